@@ -1,0 +1,140 @@
+//! The clients that pull from a registry and the web in earnest: skopeo, podman, docker, containerd's `ctr`, curl.
+//!
+//! Each call returns what the client prints on stdout, or panics with the whole command and what it said.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::process::{self, Daemon, stdout_of};
+
+/// `skopeo ARGS`. Over plain http it needs `--tls-verify=false`, or `--src-tls-verify=false` for a copy.
+pub fn skopeo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> String {
+    stdout_of(Command::new("skopeo").args(args))
+}
+
+/// The raw manifest of `docker://REFERENCE`, over plain http.
+pub fn skopeo_raw_manifest(reference: &str) -> Vec<u8> {
+    let reference = format!("docker://{reference}");
+    process::run(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &reference])).stdout
+}
+
+/// Copy `docker://REFERENCE` with all its platforms, bytes as they are, over plain http into skopeo's `dir:` format:
+/// `manifest.json`, `<hex>.manifest.json` for the children, `<hex>` for configs and layers. skopeo checks every digest
+/// on the way.
+pub fn skopeo_pull(reference: &str, folder: &Path) {
+    fs::create_dir_all(folder).unwrap_or_else(|error| panic!("create {}: {error}", folder.display()));
+    let [source, target] = [format!("docker://{reference}"), format!("dir:{}", folder.display())];
+    skopeo(["copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false", &source, &target]);
+}
+
+/// `curl -sSf ARGS`: an error status is a failure.
+pub fn curl<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Vec<u8> {
+    process::run(Command::new("curl").args(["-sSf", "--noproxy", "*"]).args(args)).stdout
+}
+
+/// podman with a store of its own.
+#[derive(Debug)]
+pub struct Podman {
+    folder: TempDir,
+}
+
+impl Podman {
+    /// An empty store, which goes when this is dropped.
+    pub fn new() -> Self {
+        Self { folder: TempDir::new().expect("make a temporary folder") }
+    }
+
+    /// `podman ARGS` on this store.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        let [root, run_root] = ["root", "run"].map(|name| self.folder.path().join(name));
+        let mut podman = Command::new("podman");
+        // vfs and cgroupfs: neither overlay mounts nor systemd may be at hand.
+        podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]).arg(root);
+        stdout_of(podman.arg("--runroot").arg(run_root).args(args))
+    }
+
+    /// Pull `REFERENCE` over plain http, for this machine's platform. Returns the image's id: the digest of its config.
+    pub fn pull(&self, reference: &str) -> String {
+        let id = self.run(["pull", "--quiet", "--tls-verify=false", reference]);
+        format!("sha256:{}", id.trim())
+    }
+}
+
+impl Default for Podman {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A docker daemon, with a store, a socket and a containerd of its own, that touches no network settings of the
+/// machine. Needs root. Ends when dropped.
+#[derive(Debug)]
+pub struct Dockerd {
+    // Declared before the folder: the process has to be gone when its files go.
+    daemon: Daemon,
+    folder: TempDir,
+}
+
+impl Dockerd {
+    /// Start one.
+    pub fn start() -> Self {
+        let folder = TempDir::new().expect("make a temporary folder");
+        let path = |name: &str| folder.path().join(name);
+        let socket = path("docker.sock");
+        let mut command: Vec<PathBuf> =
+            ["dockerd", "--storage-driver=vfs", "--bridge=none", "--iptables=false"]
+                .iter()
+                .map(PathBuf::from)
+                .collect();
+        for (option, value) in [
+            ("--data-root", "data"),
+            ("--exec-root", "exec"),
+            ("--pidfile", "pid"),
+            ("--config-file", "daemon.json"),
+        ] {
+            command.extend([option.into(), path(value)]);
+        }
+        // An empty configuration, in place of the machine's.
+        fs::write(path("daemon.json"), "{}").expect("write daemon.json");
+        command.extend(["--host".into(), format!("unix://{}", socket.display()).into()]);
+        let mut daemon = Daemon::spawn(command, &path("log"));
+        daemon
+            .wait_for(|log| log.contains("API listen on").then_some(()))
+            .unwrap_or_else(|log| panic!("{log}"));
+        Self { daemon, folder }
+    }
+
+    /// `docker ARGS` with this daemon.
+    pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        let host = format!("unix://{}", self.folder.path().join("docker.sock").display());
+        let config = self.folder.path().join("client");
+        stdout_of(Command::new("docker").arg("--config").arg(config).args(["--host", &host]).args(args))
+    }
+
+    /// Pull `REFERENCE` for this machine's platform (plain http is allowed on loopback). Returns the image's id: the
+    /// digest of its config.
+    pub fn pull(&self, reference: &str) -> String {
+        self.run(["pull", "--quiet", reference]);
+        self.run(["image", "inspect", "--format", "{{.Id}}", reference]).trim().to_owned()
+    }
+
+    /// `ctr ARGS` with this daemon's containerd: what Kubernetes' nodes pull with.
+    pub fn ctr<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
+        let socket = self.folder.path().join("exec/containerd/containerd.sock");
+        stdout_of(Command::new("ctr").arg("--address").arg(socket).args(["--namespace", "k8s.io"]).args(args))
+    }
+
+    /// Pull `REFERENCE` over plain http with containerd, for this machine's platform.
+    pub fn ctr_pull(&self, reference: &str) {
+        self.ctr(["images", "pull", "--plain-http", "--snapshotter", "native", reference]);
+    }
+
+    /// What the daemon has printed so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+}

@@ -1,0 +1,55 @@
+//! Real servers, real clients and real content for tests: Debian's `docker-registry` and nginx on loopback, skopeo,
+//! podman, docker and curl against them, and images of every kind made in memory from Debian packages.
+//!
+//! A test target takes it in with `#[path = "../support/mod.rs"] mod support;`. Everything panics with the whole story
+//! (command, exit status, log) rather than return an error: in a test there is nobody to handle one.
+#![allow(dead_code, unreachable_pub, reason = "every test target uses another part of this")]
+
+pub mod clients;
+pub mod image;
+pub mod package;
+pub mod process;
+pub mod registry;
+pub mod tree;
+pub mod upstream;
+pub mod web;
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256, Sha512};
+
+/// Content, cheap to share between images, files and expectations.
+pub type Bytes = Arc<[u8]>;
+
+/// `sha256:<hex>` of `bytes`: the name of a blob. Made without the library's own `Digest`, which is under test.
+pub fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
+}
+
+/// `sha512:<hex>` of `bytes`, as some lists pin a file.
+pub fn sha512(bytes: &[u8]) -> String {
+    format!("sha512:{}", hex(&Sha512::digest(bytes)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string");
+        text
+    })
+}
+
+/// `size` bytes that do not compress, always the same for the same `seed` (splitmix64).
+pub fn random_bytes(seed: u64, size: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(size + 8);
+    while bytes.len() < size {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bytes.extend_from_slice(&(word ^ (word >> 31)).to_le_bytes());
+    }
+    bytes.truncate(size);
+    bytes
+}

@@ -1,0 +1,77 @@
+//! [`Package`]: a Debian package as a source of real content.
+
+use std::env;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::process;
+
+/// The packages that `scripts/debs` fetched.
+#[derive(Debug, Clone)]
+pub struct Packages {
+    root: PathBuf,
+}
+
+/// One package of one architecture.
+#[derive(Debug, Clone)]
+pub struct Package {
+    deb: PathBuf,
+}
+
+impl Packages {
+    /// What is in `$AIRBUNDLE_DEBS`, or in `target/debs` of this project.
+    pub fn load() -> Self {
+        let root = env::var_os("AIRBUNDLE_DEBS")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debs"), PathBuf::from);
+        assert!(root.join("amd64").is_dir(), "no packages in {}: run scripts/debs first", root.display());
+        Self { root }
+    }
+
+    /// The package `name` for `architecture` (`amd64` or `arm64`).
+    pub fn get(&self, architecture: &str, name: &str) -> Package {
+        let folder = self.root.join(architecture);
+        let prefix = format!("{name}_");
+        let deb = fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .map(|entry| entry.expect("read a folder").path())
+            .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&prefix)))
+            .unwrap_or_else(|| panic!("no {name} in {}: run scripts/debs first", folder.display()));
+        Package { deb }
+    }
+}
+
+impl Package {
+    /// Its content, as an uncompressed tar.
+    pub fn tar(&self) -> Vec<u8> {
+        process::run(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&self.deb)).stdout
+    }
+
+    /// One regular file of it, such as `usr/bin/hello`.
+    pub fn file(&self, path: &str) -> Vec<u8> {
+        let tar = self.tar();
+        let mut archive = tar::Archive::new(tar.as_slice());
+        let mut entry = archive
+            .entries()
+            .expect("read a tar")
+            .map(|entry| entry.expect("read a tar"))
+            .find(|entry| {
+                entry
+                    .path()
+                    .expect("read a tar")
+                    .strip_prefix("./")
+                    .is_ok_and(|found| found == Path::new(path))
+            })
+            .unwrap_or_else(|| panic!("no {path} in {}", self.deb.display()));
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).expect("read a tar");
+        bytes
+    }
+
+    /// The `.deb` itself.
+    pub fn deb(&self) -> Vec<u8> {
+        fs::read(&self.deb).unwrap_or_else(|error| panic!("read {}: {error}", self.deb.display()))
+    }
+}

@@ -1,0 +1,103 @@
+//! [`Daemon`]: a server process that lives exactly as long as its owner.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a server may take to answer for the first time, or to end. Generous: the machine may be busy with other
+/// tests.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server process. It gets SIGTERM when this is dropped, and also when the test process dies without a chance to
+/// drop anything (a `static`, a `kill -9`): a watcher holds a pipe from here, and acts when that closes.
+#[derive(Debug)]
+pub struct Daemon {
+    name: String,
+    child: Child,
+    lifeline: Option<ChildStdin>,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Start `command`, with its stdout and stderr going to the file `log`.
+    pub fn spawn<S: AsRef<OsStr>>(command: impl IntoIterator<Item = S>, log: &Path) -> Self {
+        const WATCH: &str =
+            r#"exec 3<&0 </dev/null; (cat <&3; kill -TERM $$) >/dev/null 2>&1 & exec "$@" 3<&-"#;
+        let command: Vec<_> = command.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        let name = command[0].to_string_lossy().into_owned();
+        let output = File::create(log).unwrap_or_else(|error| panic!("create {}: {error}", log.display()));
+        let mut child = Command::new("sh")
+            .args(["-c", WATCH, "sh"])
+            .args(&command)
+            .stdin(Stdio::piped())
+            .stdout(output.try_clone().expect("duplicate the log's descriptor"))
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+        let lifeline = child.stdin.take();
+        Self { name, child, lifeline, log: log.to_owned() }
+    }
+
+    /// Ask `ready` until it has an answer. An error (the log) if the process ends before that; a panic if neither
+    /// happens.
+    pub fn wait_for<T>(&mut self, mut ready: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
+        let start = Instant::now();
+        loop {
+            if let Some(answer) = ready(&self.log()) {
+                return Ok(answer);
+            }
+            if let Some(status) = self.child.try_wait().expect("wait for a child") {
+                return Err(format!("{} ended with {status}; its log:\n{}", self.name, self.log()));
+            }
+            assert!(start.elapsed() < PATIENCE, "{} does not come up; its log:\n{}", self.name, self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// All that it has printed so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// End the process and wait until it is gone.
+    pub fn stop(&mut self) {
+        if self.lifeline.take().is_none() {
+            return;
+        }
+        let start = Instant::now();
+        while !matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+            if start.elapsed() > PATIENCE {
+                self.child.kill().ok();
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Run `command` to its end. Panics with the whole command line and its output if it fails.
+pub fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}\n--- stdout\n{}\n--- stderr\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    output
+}
+
+/// Run `command` to its end, for its stdout as text. Panics as [`run`] does.
+pub fn stdout_of(command: &mut Command) -> String {
+    String::from_utf8(run(command).stdout)
+        .unwrap_or_else(|error| panic!("{command:?} printed no UTF-8: {error}"))
+}

@@ -1,0 +1,141 @@
+//! [`Web`]: Debian's nginx on loopback.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::process::Daemon;
+
+/// A request that nobody but [`Web::requests`] makes; see there.
+const MARK: &str = "/.requests-so-far";
+
+/// An nginx that serves a folder. Ends when dropped.
+#[derive(Debug)]
+pub struct Web {
+    // Declared before the folder: the process has to be gone when its files go.
+    daemon: Daemon,
+    port: u16,
+    folder: TempDir,
+}
+
+/// One line of a server's access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub method: String,
+    /// Path and query, as the client wrote it.
+    pub path: String,
+    pub status: u16,
+    /// The `Range` header. Only nginx tells it.
+    pub range: Option<String>,
+}
+
+impl Web {
+    /// Serve the folder `root`, with nginx's defaults apart from `gzip off`, `sendfile on` and `autoindex on`.
+    pub fn start(root: &Path) -> Self {
+        Self::start_with(root, "")
+    }
+
+    /// The same with more directives in `location /`, such as `limit_rate 1m;`.
+    pub fn start_with(root: &Path, directives: &str) -> Self {
+        let root = root.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", root.display()));
+        // nginx cannot listen on "any free port", and between finding one and using it another process may take it.
+        for _ in 0..10 {
+            let folder = TempDir::new().expect("make a temporary folder");
+            let port = free_port();
+            let config = folder.path().join("nginx.conf");
+            fs::write(&config, configuration(folder.path(), port, &root, directives))
+                .expect("write nginx.conf");
+            let command =
+                ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
+            let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+            match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
+                Ok(_) => return Self { daemon, port, folder },
+                Err(log) => assert!(log.contains("Address already in use"), "{log}"),
+            }
+        }
+        panic!("no free port for nginx");
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The URL of `path`, which is relative to the folder that is served.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.addr())
+    }
+
+    /// Every request that was answered so far, in order.
+    pub fn requests(&self) -> Vec<Request> {
+        // A client may have its last byte before the line is written. There is one worker, so when it answers another
+        // request, the lines of those before are there.
+        ureq::get(self.url(&MARK[1..]))
+            .config()
+            .http_status_as_error(false)
+            .build()
+            .call()
+            .expect("ask nginx");
+        let log = fs::read_to_string(self.folder.path().join("access.log")).expect("read the access log");
+        log.lines().map(parse).filter(|request| request.path != MARK).collect()
+    }
+
+    /// What nginx has complained about so far.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
+    listener.local_addr().expect("find a free port").port()
+}
+
+fn parse(line: &str) -> Request {
+    let words: Vec<_> = line.split(' ').collect();
+    let [status, range, method, path] = words[..] else { panic!("access log: {line}") };
+    Request {
+        method: method.to_owned(),
+        path: path.to_owned(),
+        status: status.parse().unwrap_or_else(|_| panic!("access log: {line}")),
+        range: (range != "-").then(|| range.to_owned()),
+    }
+}
+
+fn configuration(folder: &Path, port: u16, root: &Path, directives: &str) -> String {
+    let folder = folder.display();
+    let root = root.display();
+    // `user root`: the tests' folders are private to the user who runs them. (Ignored when that is not root.)
+    format!(
+        r#"daemon off;
+user root;
+worker_processes 1;
+pid {folder}/pid;
+events {{ worker_connections 512; }}
+http {{
+    include /etc/nginx/mime.types;
+    default_type application/octet-stream;
+    log_format short '$status $http_range $request_method $request_uri';
+    access_log {folder}/access.log short;
+    client_body_temp_path {folder}/client-body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    gzip off;
+    sendfile on;
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            root "{root}";
+            autoindex on;
+            {directives}
+        }}
+    }}
+}}
+"#
+    )
+}

@@ -1,0 +1,38 @@
+//! `upstream DIR`: a stand-in for the internet, to try the programs against. Serves what the tests pack on loopback
+//! until its stdin closes, and writes into DIR what `airbundle pack` needs to know of it: `files.list`, `images.list`
+//! and `mirror.args` (one argument a line).
+
+mod support;
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use support::upstream::Upstream;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let (Some(folder), None) = (args.next().map(PathBuf::from), args.next()) else {
+        eprintln!("usage: upstream DIR");
+        return ExitCode::from(2);
+    };
+    let upstream = Upstream::kubespray_like(&folder);
+    upstream.write_lists(&folder);
+    fs::write(folder.join("mirror.args"), upstream.mirror_args().join("\n") + "\n")
+        .expect("write mirror.args");
+
+    let bytes: usize = upstream.files().iter().map(|file| file.bytes.len()).sum();
+    println!("files: {} of {bytes} bytes at http://{}/", upstream.files().len(), upstream.web.addr());
+    for file in upstream.files() {
+        println!("  {}", file.url);
+    }
+    println!("images: {} at http://{}/v2/", upstream.images().len(), upstream.registry.addr());
+    for entry in upstream.images() {
+        println!("  {} ({})", entry.reference, entry.image.platforms().join(", "));
+    }
+    // The last line: whoever started this waits for it.
+    println!("ready");
+    io::stdin().read_to_end(&mut Vec::new()).expect("wait for stdin to close");
+    ExitCode::SUCCESS
+}
