@@ -2,4 +2,17 @@
 //!
 //! The modules stand on floors; a file uses only what stands below it. `README.md` has the list.
 
+pub mod bundle;
 pub mod digest;
+pub mod event;
+#[cfg(feature = "net")]
+pub mod fetch;
+pub mod fs;
+#[cfg(feature = "net")]
+pub mod list;
+pub mod manifest;
+#[cfg(feature = "net")]
+pub mod pack;
+pub mod path;
+pub mod platform;
+pub mod reference;

@@ -1,0 +1,43 @@
+//! The bundle: its constants and limits, and the one description of its order that writer and reader share.
+//!
+//! `bundle-format.md` is the specification; a section of it is named where a constant comes from there.
+
+pub mod frame;
+pub mod index;
+pub mod layout;
+pub mod reader;
+pub mod seek_table;
+pub mod writer;
+
+/// The version of the format that this program writes; a reader takes any minor of a major that it knows.
+pub const FORMAT: (u32, u32) = (1, 0);
+
+/// The most bytes of the tar stream that one zstd frame holds, 4 MiB ("Frames").
+pub const FRAME_SIZE: usize = 4 << 20;
+
+/// The size of a tar block: headers are one, contents are padded to a multiple of it.
+pub const BLOCK: usize = 512;
+
+/// The most blobs that one bundle may name.
+pub const BLOB_LIMIT: usize = 1 << 20;
+
+/// The largest `index.json` that is read, in bytes.
+pub const INDEX_LIMIT: u64 = 64 << 20;
+
+/// The most bytes that all manifests of a bundle may have together; a reader holds them in memory.
+pub const MANIFESTS_LIMIT: u64 = 64 << 20;
+
+/// The name of the first entry.
+pub const OCI_LAYOUT: &str = "oci-layout";
+
+/// The content of the first entry (OCI image-layout, "oci-layout file").
+pub const OCI_LAYOUT_CONTENT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// The name of the second entry.
+pub const INDEX_JSON: &str = "index.json";
+
+/// `size` rounded up to whole tar blocks.
+#[must_use]
+pub const fn padded(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK as u64)
+}

@@ -1,0 +1,396 @@
+//! zstd frames (RFC 8878, section 3.1): one at a time out of a stream, and one made of bytes.
+//!
+//! A frame of a bundle is independent, states its content size, ends with a checksum of the content, and holds
+//! at most [`FRAME_SIZE`] bytes. That is what lets a reader find the end of a frame without decoding it, decode
+//! several at once in bounded memory, and say which of them is damaged.
+
+use std::io::{self, Read};
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::bundle::FRAME_SIZE;
+
+const MAGIC: u32 = 0xFD2F_B528;
+/// The skippable frame that fills up the room kept for the head.
+pub const PADDING_MAGIC: u32 = 0x184D_2A50;
+/// The skippable frame of the seek table, as zstd's seekable format asks for.
+pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
+/// The largest skippable frame that is read, in bytes.
+pub const SKIPPABLE_LIMIT: u32 = 64 << 20;
+/// What a frame may be larger than its content: headers, block headers, checksum.
+const OVERHEAD: usize = 1 << 10;
+/// The largest block (RFC 8878, section 3.1.1.2.4).
+const BLOCK_LIMIT: usize = 128 << 10;
+
+/// A frame as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Frame {
+    /// A zstd frame; `bytes` is all of it, header and checksum included.
+    Data {
+        /// The frame.
+        bytes: Vec<u8>,
+        /// What it decodes to has this many bytes.
+        content_size: usize,
+    },
+    /// A skippable frame: padding or a seek table.
+    Skippable {
+        /// Which of the sixteen magic numbers it has.
+        magic: u32,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+}
+
+impl Frame {
+    /// What it decodes to has this many bytes; 0 for a skippable frame.
+    #[must_use]
+    pub fn content_size(&self) -> usize {
+        match self {
+            Self::Data { content_size, .. } => *content_size,
+            Self::Skippable { .. } => 0,
+        }
+    }
+}
+
+/// Why there is no frame, or none that decodes.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The input could not be read.
+    #[error("cannot read the bundle")]
+    Read(#[source] io::Error),
+    /// The input ends inside a frame.
+    #[error("the bundle ends in the middle of a frame: it is truncated")]
+    Truncated,
+    /// No zstd frame begins here.
+    #[error("no zstd frame begins here")]
+    Magic,
+    /// A frame that no bundle has.
+    #[error("a zstd frame {0}")]
+    Foreign(&'static str),
+    /// The content is not what the frame's checksum says.
+    #[error("the content of a zstd frame is damaged")]
+    Damaged,
+    /// The seek table is damaged.
+    #[error("the seek table does not fit the frames")]
+    SeekTable,
+    /// There is something behind the seek table.
+    #[error("something follows the end of the bundle")]
+    Trailing,
+    /// All frames have been read.
+    #[error("the bundle has ended")]
+    End,
+}
+
+/// Reads frames one after the other, never more than one frame ahead.
+pub struct FrameReader<R> {
+    input: R,
+    offset: u64,
+}
+
+impl<R: Read> FrameReader<R> {
+    /// A reader of `input`, whose next byte is at `offset` of the bundle.
+    pub fn new(input: R, offset: u64) -> Self {
+        Self { input, offset }
+    }
+
+    /// Where the next frame begins, in bytes from the start of the bundle.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next frame, or nothing at the end of the input.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let mut magic = [0; 4];
+        match self.fill(&mut magic)? {
+            0 => return Ok(None),
+            4 => {}
+            _ => return Err(FrameError::Truncated),
+        }
+        let magic = u32::from_le_bytes(magic);
+        match magic {
+            MAGIC => self.data_frame().map(Some),
+            0x184D_2A50..=0x184D_2A5F => self.skippable_frame(magic).map(Some),
+            _ => Err(FrameError::Magic),
+        }
+    }
+
+    fn skippable_frame(&mut self, magic: u32) -> Result<Frame, FrameError> {
+        let mut len = [0; 4];
+        self.exact(&mut len)?;
+        let len = u32::from_le_bytes(len);
+        if len > SKIPPABLE_LIMIT {
+            return Err(FrameError::Foreign("has a skippable part that is too large"));
+        }
+        let mut payload = Vec::new();
+        self.append(&mut payload, len as usize)?;
+        Ok(Frame::Skippable { magic, payload })
+    }
+
+    fn data_frame(&mut self) -> Result<Frame, FrameError> {
+        let mut bytes = MAGIC.to_le_bytes().to_vec();
+        self.append(&mut bytes, 1)?;
+        let header = Header::parse(bytes[4])?;
+        self.append(&mut bytes, header.rest)?;
+        let content_size = header.content_size(&bytes);
+        if content_size > FRAME_SIZE as u64 {
+            return Err(FrameError::Foreign("is larger than the 4 MiB that a bundle's frames have at most"));
+        }
+        let content_size = usize::try_from(content_size).expect("at most FRAME_SIZE");
+        bytes.reserve(content_size.min(BLOCK_LIMIT));
+        loop {
+            let start = bytes.len();
+            self.append(&mut bytes, 3)?;
+            let block = u32::from_le_bytes([bytes[start], bytes[start + 1], bytes[start + 2], 0]);
+            let size = (block >> 3) as usize;
+            let stored = match block >> 1 & 3 {
+                0 | 2 => size,
+                1 => 1,
+                _ => return Err(FrameError::Foreign("has a block of the reserved type")),
+            };
+            if size > BLOCK_LIMIT || bytes.len() + stored > content_size + OVERHEAD {
+                return Err(FrameError::Foreign("is larger than what it holds"));
+            }
+            self.append(&mut bytes, stored)?;
+            if block & 1 == 1 {
+                break;
+            }
+        }
+        self.append(&mut bytes, 4)?;
+        Ok(Frame::Data { bytes, content_size })
+    }
+
+    /// Appends exactly `len` bytes of the input, allocating no more than has really come.
+    fn append(&mut self, bytes: &mut Vec<u8>, len: usize) -> Result<(), FrameError> {
+        let end = bytes.len() + len;
+        while bytes.len() < end {
+            let start = bytes.len();
+            bytes.resize(end.min(start + BLOCK_LIMIT), 0);
+            self.exact(&mut bytes[start..])?;
+        }
+        Ok(())
+    }
+
+    fn exact(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
+        if self.fill(bytes)? == bytes.len() { Ok(()) } else { Err(FrameError::Truncated) }
+    }
+
+    /// Reads until `bytes` is full or the input ends; says how many were read.
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, FrameError> {
+        let mut len = 0;
+        while len < bytes.len() {
+            match self.input.read(&mut bytes[len..]) {
+                Ok(0) => break,
+                Ok(read) => len += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(FrameError::Read(error)),
+            }
+        }
+        self.offset += len as u64;
+        Ok(len)
+    }
+}
+
+/// What the frame header descriptor says (RFC 8878, section 3.1.1.1.1).
+struct Header {
+    /// How many bytes of the header are still to come.
+    rest: usize,
+    /// How many of those are the content size, the last ones.
+    size_field: usize,
+}
+
+impl Header {
+    fn parse(descriptor: u8) -> Result<Self, FrameError> {
+        let single_segment = descriptor >> 5 & 1 == 1;
+        if descriptor & 0b11 != 0 {
+            return Err(FrameError::Foreign("needs a dictionary"));
+        }
+        if descriptor & 0b1000 != 0 {
+            return Err(FrameError::Foreign("sets a reserved bit"));
+        }
+        if descriptor & 0b100 == 0 {
+            return Err(FrameError::Foreign("has no checksum: it was not written by airbundle"));
+        }
+        let size_field = match descriptor >> 6 {
+            0 if single_segment => 1,
+            0 => {
+                return Err(FrameError::Foreign("does not state its size: it was not written by airbundle"));
+            }
+            1 => 2,
+            2 => 4,
+            _ => 8,
+        };
+        Ok(Self { rest: usize::from(!single_segment) + size_field, size_field })
+    }
+
+    fn content_size(&self, bytes: &[u8]) -> u64 {
+        let mut field = [0; 8];
+        field[..self.size_field].copy_from_slice(&bytes[bytes.len() - self.size_field..]);
+        u64::from_le_bytes(field) + if self.size_field == 2 { 256 } else { 0 }
+    }
+}
+
+/// What the data frame `bytes` holds; `content_size` as its header says.
+pub fn decode(bytes: &[u8], content_size: usize) -> Result<Vec<u8>, FrameError> {
+    let mut content = Vec::with_capacity(content_size);
+    let size =
+        zstd::bulk::Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(bytes, &mut content));
+    match size {
+        Ok(size) if size == content_size => Ok(content),
+        _ => Err(FrameError::Damaged),
+    }
+}
+
+/// A frame that holds `content` (at most [`FRAME_SIZE`] bytes): compressed at `level`, or stored where
+/// compression saves less than one part in fifty.
+///
+/// The result depends on nothing but its arguments and the version of this program.
+#[must_use]
+pub fn encode(content: &[u8], level: i32) -> Vec<u8> {
+    assert!(content.len() <= FRAME_SIZE, "a frame of {} bytes; please report", content.len());
+    if !compresses(content) {
+        return store(content);
+    }
+    let mut zstd = zstd::bulk::Compressor::new(level).expect("a zstd context; please report");
+    zstd.include_checksum(true).expect("zstd takes the parameter; please report");
+    let frame = zstd.compress(content).expect("zstd compresses any bytes; please report");
+    if frame.len() < content.len() - content.len() / 50 { frame } else { store(content) }
+}
+
+/// Whether a sample of `content`, 16 pieces of 4 KiB, shrinks at zstd's fastest level.
+///
+/// Layers and archives are compressed already, and zstd would take a hundred times as long as this to find
+/// that out for every block of them.
+fn compresses(content: &[u8]) -> bool {
+    const PIECE: usize = 4 << 10;
+    const PIECES: usize = 16;
+    if content.len() <= PIECE * PIECES * 2 {
+        return true;
+    }
+    let step = content.len() / PIECES;
+    let sample: Vec<u8> = content.chunks(step).flat_map(|chunk| &chunk[..chunk.len().min(PIECE)]).copied().collect();
+    let shrunk = zstd::bulk::compress(&sample, 1).expect("zstd compresses any bytes; please report");
+    shrunk.len() < sample.len() - sample.len() / 50
+}
+
+/// A frame of raw blocks.
+#[must_use]
+pub fn store(content: &[u8]) -> Vec<u8> {
+    let blocks = content.len().div_ceil(BLOCK_LIMIT).max(1);
+    let mut frame = Vec::with_capacity(stored_len(content.len()));
+    frame.extend_from_slice(&MAGIC.to_le_bytes());
+    frame.push(0b1010_0100); // a content size of four bytes, single segment, checksum
+    frame.extend_from_slice(&u32::try_from(content.len()).expect("at most FRAME_SIZE").to_le_bytes());
+    for index in 0..blocks {
+        let block = &content[index * BLOCK_LIMIT..content.len().min((index + 1) * BLOCK_LIMIT)];
+        let header = u32::try_from(block.len()).expect("at most BLOCK_LIMIT") << 3 | u32::from(index + 1 == blocks);
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(block);
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the checksum is the low four bytes of the hash")]
+    frame.extend_from_slice(&(xxh64(content, 0) as u32).to_le_bytes());
+    frame
+}
+
+/// How long the frame is that [`store`] makes of `content_size` bytes; [`encode`] makes no longer one.
+#[must_use]
+pub fn stored_len(content_size: usize) -> usize {
+    9 + 3 * content_size.div_ceil(BLOCK_LIMIT).max(1) + content_size + 4
+}
+
+/// A skippable frame (RFC 8878, section 3.1.2).
+#[must_use]
+pub fn skippable(magic: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("less than SKIPPABLE_LIMIT; please report");
+    [&magic.to_le_bytes(), &len.to_le_bytes(), payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that do not compress.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .flatten()
+        .take(len)
+        .collect()
+    }
+
+    fn read_one(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        FrameReader::new(bytes, 0).next_frame()
+    }
+
+    #[test]
+    fn what_is_encoded_reads_and_decodes_to_the_same() {
+        for content in [
+            vec![],
+            vec![7],
+            vec![0; 300],
+            noise(255),
+            noise(256),
+            noise(70_000),
+            vec![0; FRAME_SIZE],
+            noise(FRAME_SIZE),
+            noise(BLOCK_LIMIT * 3),
+        ] {
+            for frame in [encode(&content, 3), store(&content)] {
+                assert!(frame.len() <= stored_len(content.len()));
+                let Some(Frame::Data { bytes, content_size }) = read_one(&frame).unwrap() else { panic!() };
+                assert_eq!((bytes.len(), content_size), (frame.len(), content.len()));
+                assert_eq!(decode(&bytes, content_size).unwrap(), content);
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_stored_and_text_is_compressed() {
+        assert_eq!(encode(&noise(1 << 20), 19), store(&noise(1 << 20)));
+        assert!(encode(&b"text ".repeat(100_000), 3).len() < 1000);
+    }
+
+    #[test]
+    fn a_skippable_frame_keeps_its_payload() {
+        let frame = skippable(PADDING_MAGIC, b"abc");
+        let expected = Frame::Skippable { magic: PADDING_MAGIC, payload: b"abc".to_vec() };
+        assert_eq!(read_one(&frame).unwrap(), Some(expected));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_never_a_shorter_frame() {
+        let frame = encode(&noise(1000), 3);
+        assert!(read_one(&[]).unwrap().is_none());
+        for len in 1..frame.len() {
+            assert!(read_one(&frame[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_an_error_or_changes_nothing() {
+        let content = [noise(300), vec![0; 300]].concat();
+        for frame in [encode(&content, 3), store(&content)] {
+            for bit in 0..frame.len() * 8 {
+                let mut bad = frame.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let Ok(Some(Frame::Data { bytes, content_size })) = read_one(&bad) else { continue };
+                if let Ok(decoded) = decode(&bytes, content_size) {
+                    assert_eq!(decoded, content, "bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn frames_that_would_need_unbounded_memory_are_refused() {
+        let bomb = zstd::bulk::compress(&vec![0; FRAME_SIZE + 1], 3).unwrap();
+        assert!(matches!(read_one(&bomb), Err(FrameError::Foreign(_))));
+        let huge = [&PADDING_MAGIC.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
+        assert!(matches!(read_one(&huge), Err(FrameError::Foreign(_))));
+        assert!(matches!(read_one(b"PK\x03\x04"), Err(FrameError::Magic)));
+    }
+}

@@ -1,0 +1,341 @@
+//! The order of a bundle: which entry stands where in its tar stream ("Order of the entries").
+//!
+//! The order follows from `index.json` and the manifests alone. The writer keeps it and the reader insists on
+//! it, so a tar header can tell a reader nothing that the hashed documents have not told it before, and the
+//! place of every blob is known without looking for it.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::bundle::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
+use crate::bundle::{BLOB_LIMIT, BLOCK, INDEX_JSON, MANIFESTS_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::digest::Digest;
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError};
+
+/// How deep indexes may be nested.
+const DEPTH_LIMIT: usize = 8;
+
+/// A blob of the bundle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// An image and all that the bundle holds of it.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// How `index.json` names it.
+    pub indexed: IndexedImage,
+    /// Its manifests, each before the ones that it names.
+    pub manifests: Vec<Blob>,
+}
+
+/// Everything that a bundle holds, in the order of its tar stream.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The size of `index.json` in bytes.
+    pub index_size: u64,
+    /// All manifests, the file set's first: they stand right behind `index.json`.
+    pub manifests: Vec<Blob>,
+    /// All other blobs: configs, then layers, then files.
+    pub blobs: Vec<Blob>,
+    /// The images.
+    pub images: Vec<Image>,
+    /// The files.
+    pub files: Vec<IndexedFile>,
+    /// What the manifests say, by digest.
+    pub parsed: HashMap<Digest, Manifest>,
+}
+
+/// One entry of the tar stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the archive.
+    pub name: String,
+    /// Its blob; nothing for `oci-layout` and `index.json`.
+    pub digest: Option<Digest>,
+    /// The size of its content in bytes.
+    pub size: u64,
+    /// Where its header begins in the tar stream.
+    pub offset: u64,
+}
+
+/// Why the documents of a bundle describe no layout.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// A manifest that cannot be read.
+    #[error("the manifest `{0}` is refused")]
+    Manifest(Digest, #[source] ManifestError),
+    /// A file set that cannot be read.
+    #[error("the file set `{0}` is refused")]
+    Files(Digest, #[source] IndexError),
+    /// One blob, two sizes.
+    #[error("`{0}` is said to have {1} bytes at one place and {2} bytes at another")]
+    Sizes(Digest, u64, u64),
+    /// More than a reader is ready to hold.
+    #[error("it names {0}, more than the {1} that a bundle may have")]
+    Limit(&'static str, u64),
+}
+
+/// Walks over the manifests of an index in the bundle's order, parents first.
+///
+/// The reader does not know a manifest before it has read it, the writer knows all of them: both call
+/// [`Walk::next`] and answer with [`Walk::supply`] until nothing is left.
+pub struct Walk {
+    index: Index,
+    /// What is still to be visited, the next one last: the image, how deep, the manifest.
+    stack: Vec<(usize, usize, Wanted)>,
+    visited: HashSet<(usize, Digest)>,
+    sizes: HashMap<Digest, u64>,
+    manifests: Vec<Blob>,
+    total: u64,
+    parsed: HashMap<Digest, Manifest>,
+    files: Vec<IndexedFile>,
+    members: Vec<Vec<Blob>>,
+    pending: Option<(usize, usize, Wanted)>,
+}
+
+/// A manifest that is to be supplied next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its media type.
+    pub media_type: String,
+    /// The blob.
+    pub blob: Blob,
+    file_set: bool,
+}
+
+impl Walk {
+    /// A walk over what `index` names.
+    pub fn new(index: Index) -> Result<Self, LayoutError> {
+        let mut walk = Self {
+            stack: Vec::new(),
+            visited: HashSet::new(),
+            sizes: HashMap::new(),
+            manifests: Vec::new(),
+            total: 0,
+            parsed: HashMap::new(),
+            files: Vec::new(),
+            members: vec![Vec::new(); index.images.len()],
+            pending: None,
+            index: Index::default(),
+        };
+        for (number, image) in index.images.iter().enumerate().rev() {
+            let blob = Blob { digest: image.digest, size: image.size };
+            walk.push(number, 0, Wanted { media_type: image.media_type.clone(), blob, file_set: false })?;
+        }
+        if let Some((digest, size)) = index.files {
+            let media_type = crate::manifest::OCI_MANIFEST.to_owned();
+            walk.push(usize::MAX, 0, Wanted { media_type, blob: Blob { digest, size }, file_set: true })?;
+        }
+        walk.index = index;
+        Ok(walk)
+    }
+
+    /// The next manifest of the bundle, each one once; nothing when all were supplied.
+    pub fn next(&mut self) -> Result<Option<Wanted>, LayoutError> {
+        while let Some((image, depth, wanted)) = self.stack.pop() {
+            if !self.visited.insert((image, wanted.blob.digest)) {
+                continue;
+            }
+            if self.visited.len() > BLOB_LIMIT {
+                return Err(LayoutError::Limit("manifests in its images", BLOB_LIMIT as u64));
+            }
+            if let Some(members) = self.members.get_mut(image) {
+                members.push(wanted.blob);
+            }
+            if self.parsed.contains_key(&wanted.blob.digest) && !wanted.file_set {
+                self.descend(image, depth, wanted.blob.digest)?;
+                continue;
+            }
+            self.pending = Some((image, depth, wanted.clone()));
+            return Ok(Some(wanted));
+        }
+        Ok(None)
+    }
+
+    /// The bytes of the manifest that [`Walk::next`] asked for; their digest has been checked.
+    pub fn supply(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
+        let (image, depth, wanted) = self.pending.take().expect("`next` asked for it; please report");
+        let digest = wanted.blob.digest;
+        self.manifests.push(wanted.blob);
+        if wanted.file_set {
+            let set = FileSet::parse(bytes).map_err(|error| LayoutError::Files(digest, error))?;
+            for file in &set.files {
+                self.note_size(Blob { digest: file.digest, size: file.size })?;
+            }
+            self.files = set.files;
+            return Ok(());
+        }
+        let manifest =
+            Manifest::parse(&wanted.media_type, bytes).map_err(|error| LayoutError::Manifest(digest, error))?;
+        if let Manifest::Image { config, layers } = &manifest {
+            for blob in std::iter::once(config).chain(layers) {
+                self.note_size(Blob { digest: blob.digest, size: blob.size })?;
+            }
+        }
+        self.parsed.insert(digest, manifest);
+        self.descend(image, depth, digest)
+    }
+
+    /// The layout, once [`Walk::next`] has nothing more.
+    #[must_use]
+    pub fn finish(self, index_size: u64) -> Layout {
+        let mut placed: HashSet<Digest> = self.manifests.iter().map(|blob| blob.digest).collect();
+        let mut blobs = Vec::new();
+        let mut place = |blob: Blob| {
+            if placed.insert(blob.digest) {
+                blobs.push(blob);
+            }
+        };
+        let of_images = || {
+            self.members.iter().flatten().filter_map(|blob| match self.parsed.get(&blob.digest) {
+                Some(Manifest::Image { config, layers }) => Some((config, layers)),
+                _ => None,
+            })
+        };
+        if self.index.files.is_some() {
+            place(empty_config());
+        }
+        of_images().for_each(|(config, _)| place(config.into()));
+        of_images().flat_map(|(_, layers)| layers).for_each(|layer| place(layer.into()));
+        self.files.iter().for_each(|file| place(Blob { digest: file.digest, size: file.size }));
+
+        let images = self.index.images.into_iter().zip(self.members);
+        let images = images.map(|(indexed, manifests)| Image { indexed, manifests });
+        Layout {
+            index_size,
+            images: images.collect(),
+            manifests: self.manifests,
+            blobs,
+            files: self.files,
+            parsed: self.parsed,
+        }
+    }
+
+    /// Puts the children of an index on the stack, without those that the image leaves out.
+    fn descend(&mut self, image: usize, depth: usize, digest: Digest) -> Result<(), LayoutError> {
+        let Some(Manifest::Index(children)) = self.parsed.get(&digest) else { return Ok(()) };
+        if depth + 1 >= DEPTH_LIMIT {
+            return Err(LayoutError::Limit("nested indexes", DEPTH_LIMIT as u64));
+        }
+        let omitted = &self.index.images[image].omitted;
+        let kept: Vec<Wanted> = children
+            .iter()
+            .rev()
+            .filter(|child| !omitted.contains(&child.digest))
+            .map(|child| Wanted { media_type: child.media_type.clone(), blob: child.into(), file_set: false })
+            .collect();
+        kept.into_iter().try_for_each(|wanted| self.push(image, depth + 1, wanted))
+    }
+
+    fn push(&mut self, image: usize, depth: usize, wanted: Wanted) -> Result<(), LayoutError> {
+        if wanted.blob.size > MANIFEST_LIMIT && !wanted.file_set {
+            return Err(LayoutError::Limit("a manifest of too many bytes", MANIFEST_LIMIT));
+        }
+        if !self.sizes.contains_key(&wanted.blob.digest) {
+            self.total = self.total.saturating_add(wanted.blob.size);
+            if self.total > MANIFESTS_LIMIT {
+                return Err(LayoutError::Limit("manifests of too many bytes", MANIFESTS_LIMIT));
+            }
+        }
+        self.note_size(wanted.blob)?;
+        self.stack.push((image, depth, wanted));
+        Ok(())
+    }
+
+    fn note_size(&mut self, blob: Blob) -> Result<(), LayoutError> {
+        let first = *self.sizes.entry(blob.digest).or_insert(blob.size);
+        if first != blob.size {
+            return Err(LayoutError::Sizes(blob.digest, first, blob.size));
+        }
+        if self.sizes.len() > BLOB_LIMIT {
+            return Err(LayoutError::Limit("blobs", BLOB_LIMIT as u64));
+        }
+        Ok(())
+    }
+}
+
+impl Layout {
+    /// Every entry of the tar stream, in order.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        let files = [(OCI_LAYOUT, OCI_LAYOUT_CONTENT.len() as u64), (INDEX_JSON, self.index_size)];
+        let files = files.into_iter().map(|(name, size)| (name.to_owned(), None, size));
+        let blobs = self.manifests.iter().chain(&self.blobs);
+        let blobs = blobs.map(|blob| (blob_name(blob.digest), Some(blob.digest), blob.size));
+        files.chain(blobs).scan(0, |offset, (name, digest, size)| {
+            let entry = Entry { name, digest, size, offset: *offset };
+            *offset += BLOCK as u64 + padded(size);
+            Some(entry)
+        })
+    }
+
+    /// The configs and layers of `image` that the bundle holds, each once.
+    #[must_use]
+    pub fn blobs_of(&self, image: &Image) -> Vec<Blob> {
+        let mut seen = HashSet::new();
+        let mut blobs = Vec::new();
+        for manifest in &image.manifests {
+            if let Some(Manifest::Image { config, layers }) = self.parsed.get(&manifest.digest) {
+                let all = std::iter::once(config).chain(layers).map(Blob::from);
+                blobs.extend(all.filter(|blob| seen.insert(blob.digest)));
+            }
+        }
+        blobs
+    }
+
+    /// The bytes of all blobs, manifests included.
+    #[must_use]
+    pub fn total_size(&self) -> u64 {
+        self.manifests.iter().chain(&self.blobs).map(|blob| blob.size).sum()
+    }
+
+    /// For every blob, what it belongs to: references of images and paths of files, as a person knows them.
+    #[must_use]
+    pub fn owners(&self) -> HashMap<Digest, Vec<String>> {
+        let mut owners: HashMap<Digest, Vec<String>> = HashMap::new();
+        for image in &self.images {
+            for blob in image.manifests.iter().chain(&self.blobs_of(image)) {
+                owners.entry(blob.digest).or_default().push(image.indexed.reference.to_string());
+            }
+        }
+        for file in &self.files {
+            owners.entry(file.digest).or_default().push(file.path.to_string());
+        }
+        owners
+    }
+}
+
+impl From<&Descriptor> for Blob {
+    fn from(descriptor: &Descriptor) -> Self {
+        Self { digest: descriptor.digest, size: descriptor.size }
+    }
+}
+
+/// The name of a blob's entry (OCI image-layout, "blobs").
+#[must_use]
+pub fn blob_name(digest: Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// The header of an entry: the same 512 bytes for the same name and size, always.
+#[must_use]
+pub fn tar_header(name: &str, size: u64) -> [u8; BLOCK] {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name).expect("entry names fit a ustar header; please report");
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_cksum();
+    *header.as_bytes()
+}
+
+fn empty_config() -> Blob {
+    let content = super::index::EMPTY_CONFIG;
+    Blob { digest: Digest::of(content), size: content.len() as u64 }
+}

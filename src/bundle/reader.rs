@@ -1,0 +1,439 @@
+//! [`BundleReader`]: reads a bundle, front to back, from a file or a pipe.
+//!
+//! What a hostile or damaged bundle can do, and what stands against it:
+//!
+//! - *an entry that escapes, links, or comes twice*: no name, type or size is taken from a tar header. What the
+//!   hashed documents say decides, and a header that is not byte for byte the one they ask for ends the reading.
+//! - *a bomb*: a frame states its size before it is decoded, and it is at most 4 MiB; documents have limits; the
+//!   number of frames in memory is bounded.
+//! - *wrong bytes*: every frame has a checksum and every blob a digest, and the caller gets nothing whole before
+//!   both are checked.
+//! - *a seek table that lies*: it is used to find the next frame behind a damaged one, and frames that it cuts
+//!   in any other way do not parse.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+
+use crate::bundle::frame::{self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC};
+use crate::bundle::index::{Index, IndexError};
+use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, blob_name, tar_header};
+use crate::bundle::seek_table::{self, Entry};
+use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::digest::Digest;
+use crate::fs::{self, FsError};
+
+/// Why a bundle cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be opened.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The input is something else.
+    #[error("this is no airbundle bundle: {0}")]
+    NotABundle(String),
+    /// A frame is damaged or missing.
+    #[error("`{object}` cannot be read: damage at byte {offset} of the bundle")]
+    Damaged {
+        /// The entry that was being read.
+        object: String,
+        /// Where the frame begins, in bytes from the start of the bundle.
+        offset: u64,
+        /// What is wrong with it.
+        #[source]
+        source: FrameError,
+    },
+    /// An entry that the documents of the bundle do not ask for.
+    #[error("where `{expected}` belongs, the archive has {found}: it is damaged, or not written by airbundle")]
+    Unexpected {
+        /// The name of the entry that should be there.
+        expected: String,
+        /// What is there, described for a person.
+        found: String,
+    },
+    /// A blob with other bytes than its name says.
+    #[error("`{0}` is damaged: its bytes do not have this digest")]
+    Digest(Digest),
+    /// An `index.json` that is refused.
+    #[error("`index.json` is refused")]
+    Index(#[from] IndexError),
+    /// Manifests that are refused.
+    #[error("the bundle is refused")]
+    Layout(#[from] LayoutError),
+}
+
+/// What the documents at the front of a bundle say.
+pub struct Contents {
+    /// The digest of `index.json`: the identity of the bundle.
+    pub identity: Digest,
+    /// Everything in the bundle, in its order.
+    pub layout: Layout,
+    /// The bytes of all manifests.
+    pub manifests: HashMap<Digest, Vec<u8>>,
+}
+
+/// A run of bytes of the tar stream, shared without copying.
+#[derive(Clone)]
+pub struct Slice {
+    content: Arc<Vec<u8>>,
+    start: usize,
+    end: usize,
+}
+
+impl std::ops::Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.content[self.start..self.end]
+    }
+}
+
+/// The next bytes of the stream, or that they are lost.
+pub enum Piece {
+    /// Bytes as they were packed.
+    Data(Slice),
+    /// Bytes that a damaged frame held.
+    Hole {
+        /// How many.
+        len: u64,
+        /// Where the frame begins, in bytes from the start of the bundle.
+        offset: u64,
+    },
+}
+
+/// Reads a bundle; see the module.
+pub struct BundleReader {
+    chunks: Receiver<Chunk>,
+    current: Option<Current>,
+}
+
+struct Current {
+    content: Result<Arc<Vec<u8>>, FrameError>,
+    len: usize,
+    used: usize,
+    offset: u64,
+}
+
+/// A frame on its way through the cores: what it decodes to comes later.
+struct Chunk {
+    offset: u64,
+    len: usize,
+    content: Receiver<Result<Vec<u8>, FrameError>>,
+    /// Nothing comes behind a frame whose end cannot be found.
+    last: bool,
+}
+
+impl BundleReader {
+    /// Opens the bundle `path`.
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        let mut file = fs::open(path)?;
+        let kind = file.metadata().map_err(FsError::at("open", path))?.file_type();
+        if kind.is_dir() {
+            return Err(ReadError::NotABundle("it is a folder".into()));
+        }
+        if !kind.is_file() {
+            return Ok(Self::stream(file));
+        }
+        let table = seek_table::read(&mut file).map_err(FsError::at("read", path))?;
+        file.seek(SeekFrom::Start(0)).map_err(FsError::at("read", path))?;
+        Ok(match table {
+            Some(table) => Self::start(move |feeder| feeder.by_table(&file, &table)),
+            None => Self::stream(file),
+        })
+    }
+
+    /// Reads a bundle from a pipe or anything else that cannot seek.
+    pub fn stream(input: impl Read + Send + 'static) -> Self {
+        Self::start(move |feeder| feeder.by_frames(input))
+    }
+
+    fn start(feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
+        // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
+        let (sender, chunks) = sync_channel(rayon::current_num_threads().min(6) + 2);
+        std::thread::spawn(move || feed(&mut Feeder { chunks: sender, seen: Vec::new() }));
+        Self { chunks, current: None }
+    }
+
+    /// Reads the documents at the front. What is in the bundle is known after this, and nothing else was read.
+    pub fn contents(&mut self) -> Result<Contents, ReadError> {
+        let layout = self.document(OCI_LAYOUT, OCI_LAYOUT_CONTENT.len() as u64).map_err(first_failure)?;
+        if layout != OCI_LAYOUT_CONTENT {
+            return Err(ReadError::NotABundle(format!("its `{OCI_LAYOUT}` has another content")));
+        }
+        let index = self.index_document()?;
+        let identity = Digest::of(&index);
+        let mut manifests = HashMap::new();
+        let mut walk = Walk::new(Index::parse(&index)?)?;
+        while let Some(wanted) = walk.next()? {
+            let blob = wanted.blob;
+            let bytes = self.document(&blob_name(blob.digest), blob.size)?;
+            if Digest::of(&bytes) != blob.digest {
+                return Err(ReadError::Digest(blob.digest));
+            }
+            walk.supply(&bytes)?;
+            manifests.insert(blob.digest, bytes);
+        }
+        Ok(Contents { identity, layout: walk.finish(index.len() as u64), manifests })
+    }
+
+    /// Reads the entry of `blob`, which must be the next one, and gives its content to `take` piece by piece.
+    /// The digest is the caller's to check: hashing has other threads.
+    pub fn blob<E: From<ReadError>>(
+        &mut self,
+        blob: &Blob,
+        mut take: impl FnMut(Slice) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let name = blob_name(blob.digest);
+        self.header(&name, blob.size)?;
+        let mut left = blob.size;
+        while left > 0 {
+            let slice = self.data(&name, left)?;
+            left -= slice.len() as u64;
+            take(slice)?;
+        }
+        self.zeros(&name, padded(blob.size) - blob.size)?;
+        Ok(())
+    }
+
+    /// Reads the end of the archive; fails if anything is missing or follows.
+    pub fn end(&mut self) -> Result<(), ReadError> {
+        let name = "the end of the archive";
+        self.zeros(name, 2 * BLOCK as u64)?;
+        match self.data(name, 1) {
+            Err(ReadError::Damaged { source: FrameError::End, .. }) => Ok(()),
+            Err(error) => Err(error),
+            Ok(_) => Err(unexpected(name, "more bytes".into())),
+        }
+    }
+
+    /// The next bytes of the stream, at most `max`, or how many of them are lost; an error if no further frame
+    /// can be found.
+    pub fn piece(&mut self, max: u64) -> Result<Piece, (u64, FrameError)> {
+        loop {
+            if let Some(current) = self.current.as_mut().filter(|current| current.used < current.len) {
+                let len = (current.len - current.used).min(usize::try_from(max).unwrap_or(usize::MAX));
+                let start = current.used;
+                current.used += len;
+                return Ok(match &current.content {
+                    Ok(content) => Piece::Data(Slice { content: content.clone(), start, end: start + len }),
+                    Err(_) => Piece::Hole { len: len as u64, offset: current.offset },
+                });
+            }
+            self.next_chunk()?;
+        }
+    }
+
+    fn next_chunk(&mut self) -> Result<(), (u64, FrameError)> {
+        let Ok(chunk) = self.chunks.recv() else { return Err((0, FrameError::End)) };
+        let content = chunk.content.recv().expect("a frame is always decoded; please report");
+        match content {
+            Err(error) if chunk.last => Err((chunk.offset, error)),
+            content => {
+                let content = content.map(Arc::new);
+                self.current = Some(Current { content, len: chunk.len, used: 0, offset: chunk.offset });
+                Ok(())
+            }
+        }
+    }
+
+    /// At most `max` bytes of the entry `object`.
+    fn data(&mut self, object: &str, max: u64) -> Result<Slice, ReadError> {
+        let damaged = |offset, source| ReadError::Damaged { object: object.to_owned(), offset, source };
+        match self.piece(max) {
+            Ok(Piece::Data(slice)) => Ok(slice),
+            Ok(Piece::Hole { offset, .. }) => {
+                let current = self.current.as_mut().expect("the hole is in it");
+                let error = std::mem::replace(&mut current.content, Err(FrameError::Damaged));
+                Err(damaged(offset, error.err().unwrap_or(FrameError::Damaged)))
+            }
+            Err((offset, error)) => Err(damaged(offset, error)),
+        }
+    }
+
+    fn exact(&mut self, object: &str, len: u64) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < len {
+            bytes.extend_from_slice(&self.data(object, len - bytes.len() as u64)?);
+        }
+        Ok(bytes)
+    }
+
+    fn zeros(&mut self, object: &str, len: u64) -> Result<(), ReadError> {
+        match self.exact(object, len)?.iter().all(|byte| *byte == 0) {
+            true => Ok(()),
+            false => Err(unexpected(object, "bytes that are not zero in its padding".into())),
+        }
+    }
+
+    fn header(&mut self, name: &str, size: u64) -> Result<(), ReadError> {
+        let header = self.exact(name, BLOCK as u64)?;
+        if header == tar_header(name, size) { Ok(()) } else { Err(unexpected(name, describe(&header))) }
+    }
+
+    fn document(&mut self, name: &str, size: u64) -> Result<Vec<u8>, ReadError> {
+        self.header(name, size)?;
+        let bytes = self.exact(name, size)?;
+        self.zeros(name, padded(size) - size)?;
+        Ok(bytes)
+    }
+
+    /// The one document whose size only its header tells.
+    fn index_document(&mut self) -> Result<Vec<u8>, ReadError> {
+        let header = self.exact(INDEX_JSON, BLOCK as u64)?;
+        let size = tar::Header::from_byte_slice(&header).entry_size().unwrap_or(u64::MAX);
+        if size > INDEX_LIMIT || header != tar_header(INDEX_JSON, size) {
+            return Err(unexpected(INDEX_JSON, describe(&header)));
+        }
+        let bytes = self.exact(INDEX_JSON, size)?;
+        self.zeros(INDEX_JSON, padded(size) - size)?;
+        Ok(bytes)
+    }
+}
+
+/// The thread that reads the input and sends its frames to be decoded.
+struct Feeder {
+    chunks: SyncSender<Chunk>,
+    /// The frames so far, to be compared with the seek table at the end.
+    seen: Vec<Entry>,
+}
+
+/// The reader has been dropped: nothing more is wanted.
+struct Gone;
+
+impl Feeder {
+    /// Frames one after the other, as they come.
+    fn by_frames(&mut self, input: impl Read) {
+        let mut frames = FrameReader::new(BufReader::with_capacity(256 << 10, input), 0);
+        loop {
+            let offset = frames.offset();
+            let sent = match frames.next_frame() {
+                Ok(Some(Frame::Skippable { magic: SEEK_TABLE_MAGIC, payload })) => {
+                    let sound = seek_table::decode(&payload).is_some_and(|table| table == self.seen);
+                    if !sound {
+                        self.fail(offset, FrameError::SeekTable);
+                    } else if !matches!(frames.next_frame(), Ok(None)) {
+                        self.fail(offset, FrameError::Trailing);
+                    }
+                    return;
+                }
+                Ok(Some(frame)) => self.frame(offset, frame, frames.offset() - offset),
+                Ok(None) => return self.fail(offset, FrameError::Truncated),
+                Err(error) => return self.fail(offset, error),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Frames where the seek table says that they are: a damaged one does not hide the next.
+    fn by_table(&mut self, file: &File, table: &[Entry]) {
+        let mut input = BufReader::with_capacity(256 << 10, file);
+        let mut offset = 0;
+        for entry in table {
+            let mut bytes = vec![0; entry.compressed.min(2 * crate::bundle::FRAME_SIZE as u32) as usize];
+            if let Err(error) = input.read_exact(&mut bytes) {
+                return self.fail(offset, FrameError::Read(error));
+            }
+            let mut frames = FrameReader::new(&bytes[..], offset);
+            let end = offset + u64::from(entry.compressed);
+            let sent = match frames.next_frame() {
+                Ok(Some(frame)) if frames.offset() == end && frame.content_size() == entry.decompressed as usize => {
+                    self.frame(offset, frame, u64::from(entry.compressed))
+                }
+                Ok(_) => self.hole(offset, entry, FrameError::Damaged),
+                Err(error) => self.hole(offset, entry, error),
+            };
+            if sent.is_err() {
+                return;
+            }
+            offset = end;
+        }
+    }
+
+    fn frame(&mut self, offset: u64, frame: Frame, compressed: u64) -> Result<(), Gone> {
+        let decompressed = frame.content_size();
+        self.seen.push(Entry {
+            compressed: u32::try_from(compressed).unwrap_or(u32::MAX),
+            decompressed: u32::try_from(decompressed).unwrap_or(u32::MAX),
+        });
+        match frame {
+            Frame::Data { bytes, content_size } => {
+                let (sender, content) = channel();
+                rayon::spawn_fifo(move || {
+                    let _ = sender.send(frame::decode(&bytes, content_size));
+                });
+                self.send(Chunk { offset, len: content_size, content, last: false })
+            }
+            Frame::Skippable { magic: PADDING_MAGIC, payload } if payload.iter().all(|byte| *byte == 0) => Ok(()),
+            Frame::Skippable { .. } => {
+                self.fail(offset, FrameError::Foreign("is a skippable one that no bundle has"));
+                Err(Gone)
+            }
+        }
+    }
+
+    fn hole(&mut self, offset: u64, entry: &Entry, error: FrameError) -> Result<(), Gone> {
+        let (sender, content) = channel();
+        let last = entry.decompressed == 0;
+        let _ = sender.send(Err(error));
+        self.send(Chunk { offset, len: entry.decompressed as usize, content, last })
+    }
+
+    fn fail(&mut self, offset: u64, error: FrameError) {
+        let (sender, content) = channel();
+        let _ = sender.send(Err(error));
+        let _ = self.send(Chunk { offset, len: 0, content, last: true });
+    }
+
+    fn send(&mut self, chunk: Chunk) -> Result<(), Gone> {
+        self.chunks.send(chunk).map_err(|_| Gone)
+    }
+}
+
+fn unexpected(expected: &str, found: String) -> ReadError {
+    ReadError::Unexpected { expected: expected.to_owned(), found }
+}
+
+/// What is wrong with the very first entry is most likely that this is no bundle at all.
+fn first_failure(error: ReadError) -> ReadError {
+    match error {
+        ReadError::Damaged { offset: 0, source: FrameError::Magic, .. } => {
+            ReadError::NotABundle("it does not begin with a zstd frame".into())
+        }
+        ReadError::Damaged { offset: 0, source: FrameError::Truncated, .. } => {
+            ReadError::NotABundle("it is empty, or ends within its first frame".into())
+        }
+        ReadError::Damaged { offset: 0, source: FrameError::Foreign(why), .. } => {
+            ReadError::NotABundle(format!("it begins with a zstd frame that {why}"))
+        }
+        ReadError::Unexpected { found, .. } => ReadError::NotABundle(format!("its first entry is {found}")),
+        other => other,
+    }
+}
+
+/// Says what a tar header holds, for an error: nothing of it is ever used.
+fn describe(header: &[u8]) -> String {
+    let tar = tar::Header::from_byte_slice(header);
+    if header.iter().all(|byte| *byte == 0) {
+        return "its end".into();
+    }
+    if tar.as_ustar().is_none() && tar.as_gnu().is_none() {
+        return "no tar header".into();
+    }
+    let name: String = String::from_utf8_lossy(&tar.path_bytes()).escape_debug().take(200).collect();
+    match tar.entry_type() {
+        kind if kind.is_file() => format!("the file `{name}` of {} bytes", tar.entry_size().unwrap_or(0)),
+        kind if kind.is_symlink() => format!("the symbolic link `{name}`"),
+        kind if kind.is_hard_link() => format!("the hard link `{name}`"),
+        kind if kind.is_dir() => format!("the folder `{name}`"),
+        kind if kind.is_fifo() => format!("the FIFO `{name}`"),
+        kind if kind.is_character_special() || kind.is_block_special() => format!("the device `{name}`"),
+        kind if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() => "a PAX header".into(),
+        kind if kind.is_gnu_longname() || kind.is_gnu_longlink() => "a GNU long name".into(),
+        kind => format!("an entry `{name}` of type {:?}", char::from(kind.as_byte())),
+    }
+}

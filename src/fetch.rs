@@ -1,0 +1,37 @@
+//! The network in: registries and web servers, read with retries, by byte range, several at a time.
+
+pub mod auth;
+pub mod error;
+pub mod files;
+pub mod http;
+pub mod queue;
+pub mod registry;
+pub mod resolve;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+
+/// Runs `work` on every item with `jobs` threads and returns the results in the order of the items.
+///
+/// The work waits for the network, not for a core: that is why this is not rayon.
+pub fn in_parallel<T: Sync, R: Send>(jobs: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let (sender, results) = channel();
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.clamp(1, items.len().max(1)) {
+            let (sender, next, work) = (sender.clone(), &next, &work);
+            scope.spawn(move || {
+                while let Some((index, item)) = {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    items.get(index).map(|item| (index, item))
+                } {
+                    sender.send((index, work(item))).expect("the receiver outlives the threads");
+                }
+            });
+        }
+        drop(sender);
+        let mut results: Vec<_> = results.iter().collect();
+        results.sort_by_key(|(index, _)| *index);
+        results.into_iter().map(|(_, result)| result).collect()
+    })
+}

@@ -1,0 +1,108 @@
+//! [`FetchError`]: why something could not be fetched, whether it may pass, and what to do.
+
+use std::time::Duration;
+
+use crate::digest::Digest;
+use crate::manifest::ManifestError;
+
+/// Why `object` could not be fetched. The object is named as the list names it, with the URL that was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot fetch `{object}`: {problem}")]
+pub struct FetchError {
+    /// What was to be fetched.
+    pub object: String,
+    /// What went wrong.
+    #[source]
+    pub source: Option<reqwest::Error>,
+    /// The same for a person.
+    pub problem: Problem,
+}
+
+/// What went wrong with a transfer.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// No answer: no such host, nobody listens, a broken or silent connection.
+    #[error("no answer from {0} (after {1} tries)")]
+    Network(String, u32),
+    /// An answer that says no.
+    #[error("{url} answered {status}{hint}")]
+    Status {
+        /// The URL that was asked.
+        url: String,
+        /// The status code.
+        status: u16,
+        /// What that means and what to do.
+        hint: String,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The bytes are not the ones that were asked for.
+    #[error("its {what} is {found}, and {expected} was expected (fetched twice from {url})")]
+    Mismatch {
+        /// `sha256`, `sha512` or `size`.
+        what: &'static str,
+        /// What came.
+        found: String,
+        /// What the list, the manifest or the registry said.
+        expected: String,
+        /// Where it came from.
+        url: String,
+    },
+    /// An answer that makes no sense.
+    #[error("{url} answered {what}")]
+    Protocol {
+        /// The URL that was asked.
+        url: String,
+        /// What is wrong with the answer.
+        what: String,
+    },
+    /// The registry asks for a token from a place where no token must be asked for.
+    #[error("its registry sends for a token to {0}, which is not a place that it may send to")]
+    Realm(String),
+    /// A manifest that no site could serve.
+    #[error("the manifest {digest}: {error}")]
+    Manifest {
+        /// Its digest.
+        digest: Digest,
+        /// Why it is refused.
+        error: ManifestError,
+    },
+    /// A platform that the image does not have.
+    #[error("it has no {wanted}; it has {available}")]
+    Platform {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        available: String,
+    },
+}
+
+impl FetchError {
+    /// A problem with `object`.
+    pub fn new(object: impl Into<String>, problem: Problem) -> Self {
+        Self { object: object.into(), source: None, problem }
+    }
+
+    /// The same problem of a larger object.
+    #[must_use]
+    pub fn of(mut self, object: &str) -> Self {
+        object.clone_into(&mut self.object);
+        self
+    }
+
+    /// Whether the same request may well succeed later.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match &self.problem {
+            Problem::Network(..) => true,
+            Problem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    /// Whether the bytes were wrong, and not the way to them.
+    #[must_use]
+    pub fn is_mismatch(&self) -> bool {
+        matches!(self.problem, Problem::Mismatch { .. })
+    }
+}

@@ -1,0 +1,675 @@
+//! [`Queue`]: fetches many blobs at once and hands them out one after the other.
+//!
+//! The bundle wants its blobs in one order and the network gives them in another. Between the two stands a
+//! window of memory over the wanted order: the workers ask for the next *lease*, a range of the first blob that
+//! has one left, as long as all that has arrived and was not yet taken fits into the window. So every
+//! connection works near the front, one huge blob is fetched over all of them, and nothing is put aside on the
+//! disk. Whoever completes a piece hashes what can be hashed, so that the taker gets checked bytes.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
+use sha2::{Digest as _, Sha512};
+
+use crate::bundle::FRAME_SIZE;
+use crate::digest::{Digest, Hasher, to_hex};
+use crate::event::{Event, Report};
+use crate::fetch::error::{FetchError, Problem};
+use crate::fetch::files::{self, RemoteFile};
+use crate::fetch::http::{self, Http};
+use crate::fetch::registry::Registry;
+
+/// What is handed out at once: what a frame of the bundle holds.
+const PIECE: u64 = FRAME_SIZE as u64;
+/// What is asked for at once of a blob that is larger.
+const LEASE: u64 = 2 * PIECE;
+/// How much may have arrived, or have been asked for, and not be taken yet.
+const WINDOW: u64 = 64 << 20;
+/// How much more of it the blob at the front may take, so that it never waits for those behind it.
+const FRONT: u64 = 32 << 20;
+/// What is read from a connection at once.
+const READ: usize = 256 << 10;
+
+/// A blob to be fetched.
+pub struct Task {
+    /// What it is, for a person: the line of the list that it is needed for.
+    pub object: String,
+    /// The digest that it must have.
+    pub digest: Option<Digest>,
+    /// The sha512 that it must have.
+    pub sha512: Option<[u8; 64]>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
+    /// Where it is.
+    pub source: Source,
+}
+
+/// Where a blob is.
+pub enum Source {
+    /// In a registry.
+    Registry {
+        /// Which one.
+        registry: Arc<Registry>,
+        /// In which repository.
+        repository: String,
+        /// Under which digest.
+        digest: Digest,
+    },
+    /// On a web server.
+    Web(RemoteFile),
+}
+
+/// What comes next of a blob.
+pub enum Next {
+    /// Its next bytes.
+    Piece(Vec<u8>),
+    /// It came wrong and comes again from its beginning.
+    Restart,
+    /// It is complete, and has this digest and size.
+    End(Digest, u64),
+}
+
+/// Fetches blobs; see the module.
+pub struct Queue<'a> {
+    http: &'a Http,
+    report: &'a dyn Report,
+    tasks: Vec<Task>,
+    jobs: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    progress: Vec<Progress>,
+    /// The task that is being taken.
+    front: usize,
+    /// Bytes that were asked for and not taken, of all tasks.
+    used: u64,
+    /// How many workers read a blob that cannot be had in parts.
+    streams: usize,
+    failure: Option<FetchError>,
+    stopped: bool,
+}
+
+/// How far a task is.
+struct Progress {
+    size: Option<u64>,
+    ranges: bool,
+    /// Counts the fresh starts: what belongs to an earlier one is dropped.
+    generation: u32,
+    /// Up to where it was asked for.
+    assigned: u64,
+    streaming: bool,
+    /// What has arrived and was not taken, by offset.
+    arrived: BTreeMap<u64, Arc<Vec<u8>>>,
+    hashed: u64,
+    taken: u64,
+    /// Nothing while somebody hashes.
+    hashes: Option<Hashes>,
+    with_sha512: bool,
+    /// Whether the taker has to forget what it took.
+    restart: bool,
+    mismatches: u32,
+    outcome: Option<Digest>,
+    /// Bytes of this task in [`State::used`].
+    used: u64,
+    announced: bool,
+}
+
+#[derive(Clone, Default)]
+struct Hashes {
+    sha256: Hasher,
+    sha512: Option<Sha512>,
+}
+
+/// What a worker has to fetch.
+#[derive(Clone, Copy)]
+struct Lease {
+    task: usize,
+    generation: u32,
+    first: u64,
+    /// One behind the last byte; nothing: until the body ends.
+    end: Option<u64>,
+}
+
+/// Why a worker leaves its lease.
+enum Leave {
+    Failed(FetchError),
+    /// The task has begun afresh, or nobody wants anything any more.
+    Obsolete,
+}
+
+impl From<FetchError> for Leave {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Fetches `tasks` with `jobs` connections while `take` takes them from the queue, in their order.
+pub fn run<R>(
+    http: &Http,
+    report: &dyn Report,
+    jobs: usize,
+    tasks: Vec<Task>,
+    take: impl FnOnce(&Queue<'_>) -> R,
+) -> R {
+    let progress = tasks.iter().map(Progress::new).collect();
+    let state = State { progress, front: 0, used: 0, streams: 0, failure: None, stopped: false };
+    let jobs = jobs.max(1);
+    let queue = Queue { http, report, tasks, jobs, state: Mutex::new(state), changed: Condvar::new() };
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| queue.work());
+        }
+        // Also when `take` panics: the scope waits for the workers.
+        let _stop = Stop(&queue);
+        take(&queue)
+    })
+}
+
+struct Stop<'a, 'b>(&'a Queue<'b>);
+
+impl Drop for Stop<'_, '_> {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.0.state.lock() {
+            state.stopped = true;
+        }
+        self.0.changed.notify_all();
+    }
+}
+
+impl Queue<'_> {
+    /// What comes next of task `task`. Tasks are taken in their order, each until its end.
+    pub fn next(&self, task: usize) -> Result<Next, FetchError> {
+        let mut state = self.lock();
+        if state.front != task {
+            state.front = task;
+            self.changed.notify_all();
+        }
+        loop {
+            let progress = &mut state.progress[task];
+            if std::mem::take(&mut progress.restart) {
+                return Ok(Next::Restart);
+            }
+            if progress.taken < progress.hashed {
+                let piece = progress.arrived.remove(&progress.taken).expect("hashed pieces stay; please report");
+                progress.taken += piece.len() as u64;
+                state.release(task, piece.len() as u64);
+                self.changed.notify_all();
+                drop(state);
+                return Ok(Next::Piece(Arc::unwrap_or_clone(piece)));
+            }
+            if let Some(digest) = progress.outcome {
+                return Ok(Next::End(digest, progress.taken));
+            }
+            if let Some(failure) = state.failure.take() {
+                return Err(failure);
+            }
+            state = self.changed.wait(state).expect("no worker panics; please report");
+        }
+    }
+
+    fn work(&self) {
+        while let Some(lease) = self.next_lease() {
+            let result = if lease.end.is_some() { self.fetch_range(lease) } else { self.fetch_stream(lease) };
+            if lease.end.is_none() {
+                self.lock().streams -= 1;
+            }
+            if let Err(Leave::Failed(failure)) = result {
+                let mut state = self.lock();
+                state.failure.get_or_insert(failure);
+                state.stopped = true;
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until there is something to fetch; nothing when all is done.
+    fn next_lease(&self) -> Option<Lease> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(lease) = state.assign(self.jobs) {
+                let progress = &mut state.progress[lease.task];
+                if !std::mem::replace(&mut progress.announced, true) {
+                    let object = self.tasks[lease.task].object.clone();
+                    self.report.event(&Event::Begin { id: lease.task as u64, object, bytes: progress.size });
+                }
+                return Some(lease);
+            }
+            state = self.changed.wait(state).expect("no worker panics; please report");
+        }
+    }
+
+    /// Fetches a lease of known length, over several requests if connections break.
+    fn fetch_range(&self, lease: Lease) -> Result<(), Leave> {
+        let end = lease.end.expect("a range has an end");
+        let whole = lease.first == 0 && self.size(lease.task) == Some(end);
+        let mut at = lease.first;
+        let mut piece = Vec::new();
+        self.retry(lease, |progressed| {
+            if at == end {
+                return self.complete(lease); // an empty blob
+            }
+            let from = at + piece.len() as u64;
+            let range = if whole && from == 0 { None } else { Some((from, end - 1)) };
+            let mut response = self.request(lease.task, range)?;
+            if let Some((first, last)) = range {
+                let size = self.size(lease.task);
+                let right = response.status() == StatusCode::PARTIAL_CONTENT
+                    && http::content_range(&response)
+                        .is_some_and(|(f, l, s)| (f, l) == (first, last) && (s.is_none() || s == size));
+                if !right {
+                    return self.give_up_ranges(lease);
+                }
+            }
+            while at < end {
+                let len = PIECE.min(end - at);
+                self.fill(lease, &mut response, &mut piece, len, progressed)?;
+                if (piece.len() as u64) < len {
+                    return Err(self.wrong_size(lease.task, at + piece.len() as u64, &response));
+                }
+                self.deliver(lease, at, std::mem::take(&mut piece))?;
+                at += len;
+            }
+            if whole && range.is_none() && response.read(&mut [0]).is_ok_and(|more| more > 0) {
+                return Err(self.wrong_size(lease.task, end + 1, &response));
+            }
+            Ok(())
+        })
+    }
+
+    /// Fetches a blob that cannot be had in parts. A broken connection means to read it all again, and to skip
+    /// what is there already; without a digest that would tell, it means to begin afresh.
+    fn fetch_stream(&self, lease: Lease) -> Result<(), Leave> {
+        let mut at = lease.first;
+        let mut first_try = true;
+        self.retry(lease, |progressed| {
+            let task = &self.tasks[lease.task];
+            if !std::mem::replace(&mut first_try, false) && at > 0 && task.digest.is_none() && task.sha512.is_none() {
+                self.start_afresh(lease);
+                return Err(Leave::Obsolete);
+            }
+            let mut response = self.request(lease.task, None)?;
+            let mut position = 0;
+            loop {
+                let mut piece = Vec::new();
+                let skip = at.saturating_sub(position).min(PIECE);
+                let len = if skip > 0 { skip } else { PIECE };
+                if skip == 0 {
+                    self.reserve(lease, PIECE)?;
+                }
+                let filled = self.fill(lease, &mut response, &mut piece, len, progressed);
+                if skip == 0 {
+                    self.release(lease, PIECE - if filled.is_ok() { piece.len() as u64 } else { 0 });
+                }
+                filled?;
+                let ended = (piece.len() as u64) < len;
+                position += piece.len() as u64;
+                if skip == 0 && !piece.is_empty() {
+                    self.deliver(lease, at, piece)?;
+                    at = position;
+                }
+                if ended {
+                    return match self.size(lease.task) {
+                        Some(size) if size != position => Err(self.wrong_size(lease.task, position, &response)),
+                        _ => self.ended(lease, position),
+                    };
+                }
+            }
+        })
+    }
+
+    /// Repeats `attempt` while it fails in ways that may pass; the count starts again when something came.
+    fn retry(&self, lease: Lease, mut attempt: impl FnMut(&mut bool) -> Result<(), Leave>) -> Result<(), Leave> {
+        let mut tries = 1;
+        loop {
+            let mut progressed = false;
+            let mut error = match attempt(&mut progressed) {
+                Err(Leave::Failed(error)) => error,
+                other => return other,
+            };
+            if progressed {
+                tries = 1;
+            }
+            if error.is_mismatch() {
+                return self.mismatch(lease, error);
+            }
+            if !error.may_pass() || tries >= self.http.tries() {
+                if let Problem::Network(_, count) = &mut error.problem {
+                    *count = tries;
+                }
+                return Err(error.into());
+            }
+            let wait = self.http.delay(self.report, &error, tries);
+            let wait = self.changed.wait_timeout_while(self.lock(), wait, |state| !state.stopped);
+            if wait.expect("no worker panics; please report").0.stopped {
+                return Err(Leave::Obsolete);
+            }
+            tries += 1;
+        }
+    }
+
+    fn request(&self, task: usize, range: Option<(u64, u64)>) -> Result<Response, FetchError> {
+        let Task { object, source, .. } = &self.tasks[task];
+        match source {
+            Source::Registry { registry, repository, digest } => {
+                registry.blob(self.report, object, repository, *digest, range)
+            }
+            Source::Web(file) => files::get(self.http, object, file, range),
+        }
+    }
+
+    /// Reads until `piece` has `len` bytes or the body ends.
+    fn fill(
+        &self,
+        lease: Lease,
+        response: &mut Response,
+        piece: &mut Vec<u8>,
+        len: u64,
+        progressed: &mut bool,
+    ) -> Result<(), Leave> {
+        let len = usize::try_from(len).expect("at most a piece");
+        piece.reserve_exact(len - piece.len());
+        while piece.len() < len {
+            let start = piece.len();
+            piece.resize(len.min(start + READ), 0);
+            let read = response.read(&mut piece[start..]);
+            piece.truncate(start + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => return Ok(()),
+                Ok(read) => {
+                    *progressed = true;
+                    self.report.event(&Event::Progress { id: lease.task as u64, bytes: read as u64 });
+                }
+                Err(error) => {
+                    let url = http::plain(response.url());
+                    return Err(http::broken(&self.tasks[lease.task].object, &url, error).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a piece into the window and hashes what can be hashed.
+    fn deliver(&self, lease: Lease, offset: u64, piece: Vec<u8>) -> Result<(), Leave> {
+        let mut state = self.lock();
+        if state.obsolete(lease) {
+            return Err(Leave::Obsolete);
+        }
+        state.progress[lease.task].arrived.insert(offset, Arc::new(piece));
+        loop {
+            let progress = &mut state.progress[lease.task];
+            let Some(piece) = progress.arrived.get(&progress.hashed).cloned() else { break };
+            // Somebody else is at it, and will find the piece.
+            let Some(mut hashes) = progress.hashes.take() else { return Ok(()) };
+            drop(state);
+            hashes.sha256.update(&piece);
+            if let Some(sha512) = &mut hashes.sha512 {
+                sha512.update(&*piece);
+            }
+            let len = piece.len() as u64;
+            drop(piece);
+            state = self.lock();
+            if state.obsolete(lease) {
+                return Err(Leave::Obsolete);
+            }
+            let progress = &mut state.progress[lease.task];
+            progress.hashes = Some(hashes);
+            progress.hashed += len;
+            self.changed.notify_all();
+        }
+        drop(state);
+        self.complete(lease)
+    }
+
+    /// The body of a stream has ended.
+    fn ended(&self, lease: Lease, size: u64) -> Result<(), Leave> {
+        let mut state = self.lock();
+        if state.obsolete(lease) {
+            return Err(Leave::Obsolete);
+        }
+        state.progress[lease.task].size = Some(size);
+        drop(state);
+        self.complete(lease)
+    }
+
+    /// Compares the digest if all has been hashed.
+    fn complete(&self, lease: Lease) -> Result<(), Leave> {
+        let mut state = self.lock();
+        let progress = &mut state.progress[lease.task];
+        if progress.generation != lease.generation
+            || progress.outcome.is_some()
+            || progress.size != Some(progress.hashed)
+        {
+            return Ok(());
+        }
+        let Some(hashes) = progress.hashes.clone() else { return Ok(()) };
+        let task = &self.tasks[lease.task];
+        let digest = hashes.sha256.finish();
+        let url = || self.place(lease.task);
+        let mismatch = |what, found: String, expected: String| {
+            let problem = Problem::Mismatch { what, found, expected, url: url() };
+            Leave::Failed(FetchError::new(task.object.clone(), problem))
+        };
+        if let Some(expected) = task.digest.filter(|expected| *expected != digest) {
+            return Err(mismatch("sha256", digest.hex(), expected.hex()));
+        }
+        if let Some((expected, found)) = task.sha512.zip(hashes.sha512.map(Sha512::finalize)) {
+            if expected[..] != found[..] {
+                return Err(mismatch("sha512", to_hex(&found), to_hex(&expected)));
+            }
+        }
+        progress.outcome = Some(digest);
+        self.report.event(&Event::Done { id: lease.task as u64 });
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Wrong bytes: once is an accident on the way, twice is what the server has.
+    fn mismatch(&self, lease: Lease, error: FetchError) -> Result<(), Leave> {
+        let mut state = self.lock();
+        if state.obsolete(lease) {
+            return Err(Leave::Obsolete);
+        }
+        state.progress[lease.task].mismatches += 1;
+        if state.progress[lease.task].mismatches > 1 {
+            return Err(error.into());
+        }
+        state.start_afresh(lease.task);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn start_afresh(&self, lease: Lease) {
+        let mut state = self.lock();
+        if !state.obsolete(lease) {
+            state.start_afresh(lease.task);
+        }
+        self.changed.notify_all();
+    }
+
+    /// The server does not do what it was asked for: read the blob from its beginning instead.
+    fn give_up_ranges(&self, lease: Lease) -> Result<(), Leave> {
+        let mut state = self.lock();
+        if !state.obsolete(lease) {
+            let task = &self.tasks[lease.task];
+            let keep = task.digest.is_some() || task.sha512.is_some();
+            let hashing = state.progress[lease.task].hashes.is_none();
+            state.progress[lease.task].ranges = false;
+            if keep && !hashing {
+                state.drop_unhashed(lease.task);
+            } else {
+                state.start_afresh(lease.task);
+            }
+        }
+        self.changed.notify_all();
+        Err(Leave::Obsolete)
+    }
+
+    fn wrong_size(&self, task: usize, found: u64, response: &Response) -> Leave {
+        let expected = self.size(task).unwrap_or_default();
+        let problem = Problem::Mismatch {
+            what: "size",
+            found: if found > expected { format!("more than {expected}") } else { found.to_string() },
+            expected: expected.to_string(),
+            url: http::plain(response.url()),
+        };
+        FetchError::new(self.tasks[task].object.clone(), problem).into()
+    }
+
+    /// Waits for room in the window.
+    fn reserve(&self, lease: Lease, bytes: u64) -> Result<(), Leave> {
+        let mut state = self.lock();
+        loop {
+            if state.obsolete(lease) {
+                return Err(Leave::Obsolete);
+            }
+            if state.fits(lease.task, bytes) {
+                state.reserve(lease.task, bytes);
+                return Ok(());
+            }
+            state = self.changed.wait(state).expect("no worker panics; please report");
+        }
+    }
+
+    fn release(&self, lease: Lease, bytes: u64) {
+        let mut state = self.lock();
+        if !state.obsolete(lease) {
+            state.release(lease.task, bytes);
+        }
+        self.changed.notify_all();
+    }
+
+    fn place(&self, task: usize) -> String {
+        match &self.tasks[task].source {
+            Source::Registry { repository, digest, .. } => format!("the registry, {repository}@{digest}"),
+            Source::Web(file) => http::plain(&file.url),
+        }
+    }
+
+    fn size(&self, task: usize) -> Option<u64> {
+        self.lock().progress[task].size
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no worker panics; please report")
+    }
+}
+
+impl State {
+    /// The next lease, if there is something to fetch and room for it.
+    fn assign(&mut self, jobs: usize) -> Option<Lease> {
+        for task in self.front..self.progress.len() {
+            let progress = &self.progress[task];
+            if progress.outcome.is_some() {
+                continue;
+            }
+            let generation = progress.generation;
+            if let Some(size) = progress.size.filter(|_| progress.ranges) {
+                let (first, end) = (progress.assigned, size.min(progress.assigned + LEASE));
+                if first == end && !(size == 0 && !progress.announced) {
+                    continue;
+                }
+                if !self.fits(task, end - first) {
+                    return None;
+                }
+                self.reserve(task, end - first);
+                self.progress[task].assigned = end;
+                return Some(Lease { task, generation, first, end: Some(end) });
+            }
+            if progress.streaming {
+                continue;
+            }
+            // Streams behind the front must leave a worker to those before them.
+            if task != self.front && self.streams + 1 >= jobs || !self.fits(task, PIECE) {
+                return None;
+            }
+            self.streams += 1;
+            let first = progress.hashed;
+            self.progress[task].streaming = true;
+            return Some(Lease { task, generation, first, end: None });
+        }
+        None
+    }
+
+    fn fits(&self, task: usize, bytes: u64) -> bool {
+        self.used + bytes <= WINDOW || task == self.front && self.progress[task].used + bytes <= FRONT
+    }
+
+    fn reserve(&mut self, task: usize, bytes: u64) {
+        self.used += bytes;
+        self.progress[task].used += bytes;
+    }
+
+    fn release(&mut self, task: usize, bytes: u64) {
+        self.used -= bytes;
+        self.progress[task].used -= bytes;
+    }
+
+    fn obsolete(&self, lease: Lease) -> bool {
+        self.stopped || self.progress[lease.task].generation != lease.generation
+    }
+
+    /// Forgets everything that has come of a task.
+    fn start_afresh(&mut self, task: usize) {
+        self.release(task, self.progress[task].used);
+        let progress = &mut self.progress[task];
+        progress.generation += 1;
+        progress.restart |= progress.taken > 0;
+        progress.arrived.clear();
+        (progress.assigned, progress.hashed, progress.taken) = (0, 0, 0);
+        progress.streaming = false;
+        progress.announced = false;
+        let sha512 = progress.with_sha512.then(Sha512::new);
+        progress.hashes = Some(Hashes { sha256: Hasher::new(), sha512 });
+    }
+
+    /// Forgets what has come of a task behind the part that is hashed.
+    fn drop_unhashed(&mut self, task: usize) {
+        let progress = &mut self.progress[task];
+        progress.generation += 1;
+        progress.streaming = false;
+        let hashed = progress.hashed;
+        progress.arrived.retain(|offset, _| *offset < hashed);
+        let kept = progress.arrived.values().map(|piece| piece.len() as u64).sum::<u64>();
+        let surplus = progress.used - kept;
+        self.release(task, surplus);
+    }
+}
+
+impl Progress {
+    fn new(task: &Task) -> Self {
+        let (size, ranges) = match &task.source {
+            Source::Registry { .. } => (task.size, true),
+            // Parts of something that has neither a digest nor a tag could be parts of two versions.
+            Source::Web(file) => {
+                let told_apart = file.etag.is_some() || task.digest.is_some() || task.sha512.is_some();
+                (task.size, file.ranges && told_apart)
+            }
+        };
+        let with_sha512 = task.sha512.is_some();
+        Self {
+            size,
+            ranges,
+            generation: 0,
+            assigned: 0,
+            streaming: false,
+            arrived: BTreeMap::new(),
+            hashed: 0,
+            taken: 0,
+            hashes: Some(Hashes { sha256: Hasher::new(), sha512: with_sha512.then(Sha512::new) }),
+            with_sha512,
+            restart: false,
+            mismatches: 0,
+            outcome: None,
+            used: 0,
+            announced: false,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! [`Registry`]: the pull side of a registry (OCI distribution-spec, "Pull").
+
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock};
+
+use reqwest::blocking::{RequestBuilder, Response};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
+use reqwest::{StatusCode, Url};
+
+use crate::digest::Digest;
+use crate::event::Report;
+use crate::fetch::auth::Challenge;
+use crate::fetch::error::{FetchError, Problem};
+use crate::fetch::http::{self, Http};
+use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
+
+/// Where the images of one host are pulled from.
+pub struct Registry {
+    http: Http,
+    place: Place,
+    /// What the mirror puts before the repository: `quay.io/`, or nothing.
+    prefix: String,
+    lax: bool,
+    base: OnceLock<Url>,
+    /// The tokens so far, by repository.
+    tokens: Mutex<HashMap<String, String>>,
+}
+
+/// How a registry is reached.
+enum Place {
+    /// At this URL.
+    Url(Url),
+    /// At this host, by https, or by http if there is no https: for loopback and `--insecure-registry` only.
+    EitherScheme(String),
+}
+
+impl Registry {
+    /// The registry of `host`, or the mirror for it; `insecure`: any certificate will do, or plain http.
+    pub fn new(http: Http, host: &str, mirror: Option<&Url>, insecure: bool) -> Result<Self, url::ParseError> {
+        let (place, prefix) = match mirror {
+            Some(url) => {
+                let path = url.path().trim_matches('/');
+                let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+                (Place::Url(url.join("/")?), prefix)
+            }
+            None if insecure || is_loopback(host) => {
+                Url::parse(&format!("https://{host}/"))?;
+                (Place::EitherScheme(host.to_owned()), String::new())
+            }
+            None => {
+                let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
+                (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new())
+            }
+        };
+        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), tokens: Mutex::default() })
+    }
+
+    /// Reads a manifest by tag or digest: its media type and its exact bytes.
+    pub fn manifest(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<(String, Vec<u8>), FetchError> {
+        let repository = format!("{}{repository}", self.prefix);
+        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
+        self.http.retry(report, || {
+            let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
+            let response = self.get(report, object, &repository, &url, |request| request.header(ACCEPT, &accept))?;
+            let header = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+            Ok((media_type, http::body(object, response, MANIFEST_LIMIT)?))
+        })
+    }
+
+    /// Asks for the bytes `first..=last` of a blob; one try, the caller repeats.
+    pub fn blob(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        digest: Digest,
+        range: Option<(u64, u64)>,
+    ) -> Result<Response, FetchError> {
+        let repository = format!("{}{repository}", self.prefix);
+        let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
+        self.get(report, object, &repository, &url, |request| match range {
+            Some((first, last)) => request.header(RANGE, format!("bytes={first}-{last}")),
+            None => request,
+        })
+    }
+
+    /// Sends a request with the token of the repository, and once more with a new one if that is asked for.
+    fn get(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        url: &Url,
+        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let send = || {
+            let mut request = headers(self.http.get(url.clone(), self.lax));
+            if let Some(token) = self.tokens().get(repository) {
+                request = request.bearer_auth(token);
+            }
+            http::send_any(object, request)
+        };
+        let response = send()?;
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return http::check(object, response);
+        }
+        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
+        let challenge = challenges.iter().find_map(|value| Challenge::parse(value.to_str().ok()?));
+        let Some(challenge) = challenge else { return http::check(object, response) };
+        let token = challenge.token(&self.http, report, object, self.base(object)?, repository)?;
+        self.tokens().insert(repository.to_owned(), token);
+        http::check(object, send()?)
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+        self.tokens.lock().expect("nothing panics while it holds the tokens; please report")
+    }
+
+    fn url(&self, object: &str, path: &str) -> Result<Url, FetchError> {
+        let base = self.base(object)?;
+        base.join(&format!("v2/{path}")).map_err(|error| {
+            let what = format!("nothing: `{path}` makes no URL ({error})");
+            FetchError::new(object, Problem::Protocol { url: http::plain(base), what })
+        })
+    }
+
+    fn base(&self, object: &str) -> Result<&Url, FetchError> {
+        let host = match &self.place {
+            Place::Url(url) => return Ok(url),
+            Place::EitherScheme(host) => host,
+        };
+        if let Some(base) = self.base.get() {
+            return Ok(base);
+        }
+        let mut failure = None;
+        for scheme in ["https", "http"] {
+            let url = Url::parse(&format!("{scheme}://{host}/v2/")).expect("checked by `new`");
+            match http::send_any(object, self.http.get(url.clone(), self.lax)) {
+                Ok(_) => return Ok(self.base.get_or_init(|| url.join("/").expect("a root"))),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.expect("two tries failed"))
+    }
+}
+
+/// Whether a host of a reference is this machine.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    let Ok(url) = Url::parse(&format!("http://{host}/")) else { return false };
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}

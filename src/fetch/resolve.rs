@@ -1,0 +1,318 @@
+//! From what a list names to what must be fetched: manifests, digests, sizes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use reqwest::Url;
+
+use crate::bundle::index::IndexedImage;
+use crate::digest::Digest;
+use crate::event::{Event, Report};
+use crate::fetch::error::{FetchError, Problem};
+use crate::fetch::files::{self, RemoteFile};
+use crate::fetch::http::{self, Http};
+use crate::fetch::in_parallel;
+use crate::fetch::registry::Registry;
+use crate::list::{FileEntry, ImageEntry, Lists};
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
+use crate::platform::Platform;
+
+/// How deep indexes may be nested.
+const DEPTH_LIMIT: usize = 7;
+
+/// Where things are fetched from, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Upstream {
+    /// URLs that stand for hosts, of files and images alike.
+    pub mirrors: HashMap<String, Url>,
+    /// Hosts of registries without a certificate, or with one that nobody knows.
+    pub insecure: Vec<String>,
+    /// How many connections at once.
+    pub jobs: usize,
+    /// How often a request is sent in all, while it fails in ways that may pass.
+    pub tries: u32,
+}
+
+/// What lists resolved to.
+pub struct Resolved {
+    /// The images, sorted by reference.
+    pub images: Vec<ResolvedImage>,
+    /// The files, sorted by path, with what is known of them.
+    pub files: Vec<(FileEntry, RemoteFile)>,
+    /// The bytes of all manifests.
+    pub manifests: HashMap<Digest, Vec<u8>>,
+}
+
+/// What one image resolved to.
+pub struct ResolvedImage {
+    /// Its entry in the index of the bundle.
+    pub indexed: IndexedImage,
+    /// Where its blobs are fetched from.
+    pub registry: Arc<Registry>,
+}
+
+/// Asks for everything that `lists` name; the failures of all of them together.
+pub fn resolve(
+    http: &Http,
+    upstream: &Upstream,
+    platforms: &[Platform],
+    lists: Lists,
+    report: &dyn Report,
+) -> Result<Resolved, Vec<FetchError>> {
+    let objects = Some((lists.files.len() + lists.images.len()) as u64);
+    report.event(&Event::Stage { name: "resolving", bytes: None, objects });
+    let registries = registries(http, upstream, &lists)?;
+    let images = in_parallel(upstream.jobs, &lists.images, |entry| {
+        let registry = &registries[entry.reference.host()];
+        let mut resolver = Resolver::new(report, registry, entry, platforms);
+        resolver.image().map(|indexed| (resolver.manifests, indexed, registry.clone()))
+    });
+    let files = in_parallel(upstream.jobs, &lists.files, |entry| {
+        let mirror = entry.url.host_str().and_then(|host| upstream.mirror(host, entry.url.port()));
+        files::probe(http, report, entry.url.as_str(), files::mirrored(&entry.url, mirror))
+    });
+
+    let mut failures = Vec::new();
+    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests: HashMap::new() };
+    for image in images {
+        match image {
+            Ok((manifests, indexed, registry)) => {
+                resolved.manifests.extend(manifests);
+                resolved.images.push(ResolvedImage { indexed, registry });
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    for (entry, file) in lists.files.into_iter().zip(files) {
+        match file {
+            Ok(file) => resolved.files.push((entry, file)),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    resolved.images.sort_by_cached_key(|image| image.indexed.reference.to_string());
+    resolved.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
+    if failures.is_empty() { Ok(resolved) } else { Err(failures) }
+}
+
+impl Upstream {
+    fn mirror(&self, host: &str, port: Option<u16>) -> Option<&Url> {
+        let with_port = port.and_then(|port| self.mirrors.get(&format!("{host}:{port}")));
+        with_port.or_else(|| self.mirrors.get(host))
+    }
+}
+
+fn registries(
+    http: &Http,
+    upstream: &Upstream,
+    lists: &Lists,
+) -> Result<HashMap<String, Arc<Registry>>, Vec<FetchError>> {
+    let mut registries = HashMap::new();
+    for entry in &lists.images {
+        let host = entry.reference.host();
+        if registries.contains_key(host) {
+            continue;
+        }
+        let insecure = upstream.insecure.iter().any(|insecure| insecure == host);
+        let registry = Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
+            let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
+            vec![FetchError::new(entry.reference.to_string(), problem)]
+        })?;
+        registries.insert(host.to_owned(), Arc::new(registry));
+    }
+    Ok(registries)
+}
+
+/// Resolves one image.
+struct Resolver<'a> {
+    report: &'a dyn Report,
+    registry: &'a Registry,
+    entry: &'a ImageEntry,
+    object: String,
+    wanted: &'a [Platform],
+    manifests: HashMap<Digest, Vec<u8>>,
+    omitted: BTreeSet<Digest>,
+    /// What of `wanted` was found.
+    found: BTreeSet<Platform>,
+    /// All platforms that the image has.
+    available: BTreeSet<String>,
+}
+
+impl<'a> Resolver<'a> {
+    fn new(
+        report: &'a dyn Report,
+        registry: &'a Registry,
+        entry: &'a ImageEntry,
+        platforms: &'a [Platform],
+    ) -> Self {
+        Self {
+            report,
+            registry,
+            entry,
+            object: entry.reference.to_string(),
+            wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
+            manifests: HashMap::new(),
+            omitted: BTreeSet::new(),
+            found: BTreeSet::new(),
+            available: BTreeSet::new(),
+        }
+    }
+
+    fn image(&mut self) -> Result<IndexedImage, FetchError> {
+        let reference = &self.entry.reference;
+        let name = match reference.digest() {
+            Some(digest) => digest.to_string(),
+            None => reference.tag().expect("a reference has a tag or a digest").to_owned(),
+        };
+        let (media_type, bytes) =
+            self.registry.manifest(self.report, &self.object, reference.repository(), &name)?;
+        let digest = Digest::of(&bytes);
+        if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
+            return Err(self.mismatch("sha256", digest.hex(), expected.hex()));
+        }
+        let size = bytes.len() as u64;
+        let media_type = announced(&media_type, &bytes);
+        self.manifest(&media_type, digest, bytes, 0)?;
+        self.check_platforms()?;
+        Ok(IndexedImage {
+            reference: reference.clone(),
+            media_type,
+            digest,
+            size,
+            omitted: std::mem::take(&mut self.omitted),
+        })
+    }
+
+    /// Reads a manifest and those that it names.
+    fn manifest(&mut self, media_type: &str, digest: Digest, bytes: Vec<u8>, depth: usize) -> Result<(), FetchError> {
+        let refuse = |error| FetchError::new(&self.object, Problem::Manifest { digest, error });
+        let manifest = Manifest::parse(media_type, &bytes).map_err(refuse)?;
+        self.manifests.insert(digest, bytes);
+        match manifest {
+            Manifest::Image { config, layers } => {
+                if let Some(layer) = layers.iter().find(|layer| layer.foreign) {
+                    let what = format!(
+                        "a manifest with the layer {}, which lies outside the registry (`{}`): that is not \
+                         supported",
+                        layer.digest, layer.media_type
+                    );
+                    return Err(FetchError::new(&self.object, Problem::Protocol { url: self.place(), what }));
+                }
+                // Below an index, the index has said it.
+                if depth == 0 && !self.wanted.is_empty() {
+                    self.single_platform(&config)?;
+                }
+                Ok(())
+            }
+            Manifest::Index(children) => {
+                if depth >= DEPTH_LIMIT {
+                    let what = format!("with indexes nested more than {DEPTH_LIMIT} deep");
+                    return Err(FetchError::new(&self.object, Problem::Protocol { url: self.place(), what }));
+                }
+                for child in self.select(children) {
+                    let bytes = self.child(&child)?;
+                    self.manifest(&child.media_type, child.digest, bytes, depth + 1)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The children of an index that are wanted; notes the others as left out.
+    fn select(&mut self, children: Vec<Descriptor>) -> Vec<Descriptor> {
+        let known = |child: &Descriptor| child.platform.clone().filter(|platform| platform.os != "unknown");
+        for platform in children.iter().filter_map(known) {
+            self.available.insert(platform.to_string());
+            self.found.extend(self.wanted.iter().filter(|wanted| wanted.selects(&platform)).cloned());
+        }
+        if self.wanted.is_empty() {
+            return children;
+        }
+        let wanted = |platform: &Platform| self.wanted.iter().any(|wanted| wanted.selects(platform));
+        let selected: BTreeSet<Digest> = children
+            .iter()
+            .filter(|child| known(child).is_some_and(|platform| wanted(&platform)))
+            .map(|child| child.digest)
+            .collect();
+        // An attestation goes with its image; what has no platform cannot be told apart by it.
+        let (kept, omitted): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| {
+            selected.contains(&child.digest)
+                || match child.attests {
+                    Some(image) => selected.contains(&image),
+                    None => child.platform.is_none(),
+                }
+        });
+        self.omitted.extend(omitted.iter().map(|child| child.digest));
+        kept
+    }
+
+    fn child(&self, child: &Descriptor) -> Result<Vec<u8>, FetchError> {
+        let repository = self.entry.reference.repository();
+        let (_, bytes) =
+            self.registry.manifest(self.report, &self.object, repository, &child.digest.to_string())?;
+        self.check_bytes(child, &bytes)?;
+        Ok(bytes)
+    }
+
+    /// The platform of an image without an index stands in its config.
+    fn single_platform(&mut self, config: &Descriptor) -> Result<(), FetchError> {
+        if config.size > MANIFEST_LIMIT {
+            return Ok(()); // no image config has this size
+        }
+        let repository = self.entry.reference.repository();
+        let response = self.registry.blob(self.report, &self.object, repository, config.digest, None)?;
+        let bytes = http::body(&self.object, response, MANIFEST_LIMIT)?;
+        self.check_bytes(config, &bytes)?;
+        match config_platform(&config.media_type, &bytes) {
+            Some(platform) => {
+                self.available.insert(platform.to_string());
+                self.found.extend(self.wanted.iter().filter(|wanted| wanted.selects(&platform)).cloned());
+            }
+            // An artifact is for all platforms.
+            None => self.found.extend(self.wanted.iter().cloned()),
+        }
+        Ok(())
+    }
+
+    /// A platform that the line itself asks for must be there. What the command line asks for, for all images,
+    /// is a filter: one of them is enough.
+    fn check_platforms(&self) -> Result<(), FetchError> {
+        let missing: Vec<_> =
+            self.wanted.iter().filter(|wanted| !self.found.contains(wanted)).map(Platform::to_string).collect();
+        let strict = !self.entry.platforms.is_empty();
+        if missing.is_empty() || !strict && !self.found.is_empty() || self.available.is_empty() {
+            return Ok(());
+        }
+        let available: Vec<_> = self.available.iter().map(String::as_str).collect();
+        let problem = Problem::Platform { wanted: missing.join(", "), available: available.join(", ") };
+        Err(FetchError::new(&self.object, problem))
+    }
+
+    fn check_bytes(&self, expected: &Descriptor, bytes: &[u8]) -> Result<(), FetchError> {
+        let digest = Digest::of(bytes);
+        if bytes.len() as u64 != expected.size {
+            return Err(self.mismatch("size", bytes.len().to_string(), expected.size.to_string()));
+        }
+        if digest != expected.digest {
+            return Err(self.mismatch("sha256", digest.hex(), expected.digest.hex()));
+        }
+        Ok(())
+    }
+
+    fn mismatch(&self, what: &'static str, found: String, expected: String) -> FetchError {
+        FetchError::new(&self.object, Problem::Mismatch { what, found, expected, url: self.place() })
+    }
+
+    fn place(&self) -> String {
+        format!("the registry of {}", self.entry.reference.host())
+    }
+}
+
+/// What a document is: what the registry says, or, where that is nothing useful, what the document itself says.
+fn announced(header: &str, bytes: &[u8]) -> String {
+    if !matches!(header, "" | "application/json" | "application/octet-stream" | "text/plain") {
+        return header.to_owned();
+    }
+    let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+    let media_type = value.as_ref().and_then(|value| value.get("mediaType")?.as_str());
+    media_type.unwrap_or(header).to_owned()
+}

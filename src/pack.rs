@@ -1,0 +1,295 @@
+//! Packing: lists in, one bundle out.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
+use crate::bundle::layout::{Blob, Layout, LayoutError, Walk};
+use crate::bundle::writer::{BundleWriter, Claim, Head, head_room, partial_path};
+use crate::digest::Digest;
+use crate::event::{Event, Report};
+use crate::fetch::error::FetchError;
+use crate::fetch::http::Http;
+use crate::fetch::queue::{self, Next, Queue, Source, Task};
+use crate::fetch::resolve::{Resolved, Upstream, resolve};
+use crate::fs::{self, FsError};
+use crate::list::{Checksum, Lists};
+use crate::platform::Platform;
+
+/// What to pack, from where, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The bundle to be written.
+    pub output: PathBuf,
+    /// The platforms of images to be taken, where the list does not say; empty: all.
+    pub platforms: Vec<Platform>,
+    /// zstd's compression level, 1 to 22.
+    pub level: i32,
+    /// Where things are fetched from.
+    pub upstream: Upstream,
+}
+
+/// What was packed.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The digest of `index.json`.
+    pub identity: Digest,
+    /// How many files.
+    pub files: usize,
+    /// How many images.
+    pub images: usize,
+    /// How many different blobs, manifests included.
+    pub blobs: usize,
+    /// The bytes of all blobs.
+    pub bytes: u64,
+    /// The bytes that would have come on top if nothing were shared between images and files.
+    pub bytes_shared: u64,
+    /// The size of the bundle in bytes.
+    pub bundle_size: u64,
+    /// How long it took.
+    #[serde(serialize_with = "as_seconds", rename = "seconds")]
+    pub time: Duration,
+}
+
+/// Why nothing was packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// The bundle cannot be written.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Something cannot be fetched; all of what is known to fail.
+    #[error("{} of what the lists name cannot be fetched", .0.len())]
+    Fetch(Vec<FetchError>),
+    /// What was fetched contradicts itself.
+    #[error("what the registries serve does not go together")]
+    Layout(#[from] LayoutError),
+}
+
+/// Packs what `lists` name. Nothing is at `options.output` before the bundle is complete and on the disk.
+pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summary, PackError> {
+    let start = Instant::now();
+    let claim = Claim::new(&options.output)?;
+    let cleaner = RemovePartial(&options.output);
+    let http = Http::new(options.upstream.tries);
+    let resolved = resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
+    let mut plan = Plan::new(resolved)?;
+    let mut writer = BundleWriter::begin_bundle(claim, plan.head_room(), options.level)?;
+
+    let bytes = Some(plan.layout.total_size());
+    report.event(&Event::Stage { name: "fetching", bytes, objects: Some(plan.tasks.len() as u64) });
+    let tasks = std::mem::take(&mut plan.tasks);
+    let blobs = queue::run(&http, report, options.upstream.jobs, tasks, |queue| plan.write(&mut writer, queue))?;
+    report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
+    let head = plan.head();
+    let written = writer.finish(&head)?;
+    std::mem::forget(cleaner);
+
+    Ok(Summary {
+        identity: written.identity,
+        files: plan.files.files.len(),
+        images: plan.layout.images.len(),
+        blobs: blobs.len() + usize::from(head.files.is_some()),
+        bytes: blobs.values().sum::<u64>() + head.files.map_or(0, |files| files.len() as u64),
+        bytes_shared: plan.shared(&blobs),
+        bundle_size: written.size,
+        time: start.elapsed(),
+    })
+}
+
+/// A failed run leaves nothing behind. (One that is killed does; the next run begins it again.)
+struct RemovePartial<'a>(&'a Path);
+
+impl Drop for RemovePartial<'_> {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&partial_path(self.0)); // it already failed, and said why
+    }
+}
+
+/// What will be written, in the order of the bundle.
+struct Plan {
+    /// The order; for files that no list pins with a stand-in for the digest that nobody knows yet.
+    layout: Layout,
+    manifests: HashMap<Digest, Vec<u8>>,
+    files: FileSet,
+    /// What has to be fetched, in the same order.
+    tasks: Vec<Task>,
+    /// For the stand-ins: which file.
+    unpinned: HashMap<Digest, usize>,
+}
+
+impl Plan {
+    fn new(resolved: Resolved) -> Result<Self, LayoutError> {
+        let Resolved { images, files: remote_files, mut manifests } = resolved;
+        let mut unpinned = HashMap::new();
+        let mut files = FileSet::default();
+        for (number, (entry, remote)) in remote_files.iter().enumerate() {
+            let digest = if let Some(Checksum::Sha256(digest)) = &entry.checksum {
+                *digest
+            } else {
+                let stand_in = Digest::of(format!("stand-in for {}", entry.url).as_bytes());
+                unpinned.insert(stand_in, number);
+                stand_in
+            };
+            let (path, url) = (entry.path.clone(), entry.url.to_string());
+            files.files.push(IndexedFile { path, url, digest, size: remote.size.unwrap_or(0) });
+        }
+        let layout = layout(&images.iter().map(|image| image.indexed.clone()).collect::<Vec<_>>(), &files, &manifests)?;
+
+        let mut sources = HashMap::new();
+        for (image, source) in layout.images.iter().zip(&images) {
+            for blob in layout.blobs_of(image) {
+                sources.entry(blob.digest).or_insert(source);
+            }
+        }
+        let mut remote: HashMap<Digest, _> = HashMap::new();
+        for (file, entry) in files.files.iter().zip(&remote_files) {
+            remote.entry(file.digest).or_insert(entry);
+        }
+        let mut tasks = Vec::new();
+        for blob in &layout.blobs {
+            if let Some(image) = sources.get(&blob.digest) {
+                tasks.push(Task {
+                    object: format!("{} {}", image.indexed.reference, short(blob.digest)),
+                    digest: Some(blob.digest),
+                    sha512: None,
+                    size: Some(blob.size),
+                    source: Source::Registry {
+                        registry: image.registry.clone(),
+                        repository: image.indexed.reference.repository().to_owned(),
+                        digest: blob.digest,
+                    },
+                });
+            } else if let Some((entry, file)) = remote.get(&blob.digest) {
+                let sha512 = match &entry.checksum {
+                    Some(Checksum::Sha512(bytes)) => Some(*bytes),
+                    _ => None,
+                };
+                tasks.push(Task {
+                    object: entry.url.to_string(),
+                    digest: (!unpinned.contains_key(&blob.digest)).then_some(blob.digest),
+                    sha512,
+                    size: file.size,
+                    source: Source::Web(file.clone()),
+                });
+            } else {
+                manifests.insert(blob.digest, EMPTY_CONFIG.to_vec());
+            }
+        }
+        Ok(Self { layout, manifests, files, tasks, unpinned })
+    }
+
+    /// The room for the head, whatever sizes the files will turn out to have.
+    fn head_room(&self) -> u64 {
+        let mut files = self.files.clone();
+        files.files.iter_mut().for_each(|file| file.size = u64::MAX);
+        let files = (!files.files.is_empty()).then(|| files.to_json().len());
+        let mut index = self.index();
+        index.files = files.map(|_| (Digest::of(b""), u64::MAX));
+        head_room(index.to_json().len(), files)
+    }
+
+    /// Writes all blobs but the file set's manifest, which stands in the head; says which, and their sizes.
+    fn write(&mut self, writer: &mut BundleWriter, queue: &Queue<'_>) -> Result<HashMap<Digest, u64>, PackError> {
+        let mut written = HashMap::new();
+        let file_set = usize::from(!self.files.files.is_empty());
+        let blobs: Vec<Blob> =
+            self.layout.manifests[file_set..].iter().chain(&self.layout.blobs).copied().collect();
+        let mut task = 0;
+        for blob in blobs {
+            if let Some(bytes) = self.manifests.get(&blob.digest) {
+                writer.begin(Some((blob.digest, blob.size)));
+                writer.write(bytes)?;
+                writer.end(blob.digest)?;
+                written.insert(blob.digest, blob.size);
+                continue;
+            }
+            let unpinned = self.unpinned.get(&blob.digest).copied();
+            let known = (unpinned.is_none() && self.is_sized(blob)).then_some((blob.digest, blob.size));
+            writer.begin(known);
+            let (digest, size) = loop {
+                match queue.next(task).map_err(|failure| PackError::Fetch(vec![failure]))? {
+                    Next::Piece(piece) => writer.write_piece(piece)?,
+                    Next::Restart => {
+                        writer.take_back()?;
+                        writer.begin(known);
+                    }
+                    Next::End(digest, size) => break (digest, size),
+                }
+            };
+            task += 1;
+            for file in self.files.files.iter_mut().filter(|file| file.digest == blob.digest) {
+                (file.digest, file.size) = (digest, size);
+            }
+            // What no list pinned may turn out to be there already.
+            if written.insert(digest, size).is_some() {
+                writer.take_back()?;
+            } else {
+                writer.end(digest)?;
+            }
+        }
+        Ok(written)
+    }
+
+    /// Whether the size of a blob is known: that of a file is what the server says, if it does.
+    fn is_sized(&self, blob: Blob) -> bool {
+        blob.size > 0 || !self.files.files.iter().any(|file| file.digest == blob.digest)
+    }
+
+    fn index(&self) -> Index {
+        let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
+        Index { files: None, images }
+    }
+
+    /// The head, when all digests are known.
+    fn head(&self) -> Head {
+        let files = (!self.files.files.is_empty()).then(|| self.files.to_json());
+        let mut index = self.index();
+        index.files = files.as_deref().map(|files| (Digest::of(files), files.len() as u64));
+        Head { index: index.to_json(), files }
+    }
+
+    /// What all images and files have together, less what the blobs have.
+    fn shared(&self, blobs: &HashMap<Digest, u64>) -> u64 {
+        let images = self.layout.images.iter();
+        let of_images: u64 = images
+            .flat_map(|image| image.manifests.iter().copied().chain(self.layout.blobs_of(image)))
+            .map(|blob| blob.size)
+            .sum();
+        let of_files: u64 = self.files.files.iter().map(|file| file.size).sum();
+        let mut needed: HashSet<Digest> = blobs.keys().copied().collect();
+        needed.remove(&Digest::of(EMPTY_CONFIG));
+        (of_images + of_files).saturating_sub(needed.iter().map(|digest| blobs[digest]).sum())
+    }
+}
+
+/// The order of the bundle, from documents that are all known.
+fn layout(
+    images: &[IndexedImage],
+    files: &FileSet,
+    manifests: &HashMap<Digest, Vec<u8>>,
+) -> Result<Layout, LayoutError> {
+    let file_set = files.to_json();
+    let mut index = Index { files: None, images: images.to_vec() };
+    if !files.files.is_empty() {
+        index.files = Some((Digest::of(&file_set), file_set.len() as u64));
+    }
+    let mut walk = Walk::new(index.clone())?;
+    while let Some(wanted) = walk.next()? {
+        let bytes = manifests.get(&wanted.blob.digest).unwrap_or(&file_set);
+        walk.supply(bytes)?;
+    }
+    Ok(walk.finish(index.to_json().len() as u64))
+}
+
+/// The first digits of a digest: enough for a person to tell two layers apart.
+fn short(digest: Digest) -> String {
+    digest.hex()[..12].to_owned()
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}

@@ -1,0 +1,133 @@
+//! [`Platform`]: the operating system and processor that an image is for.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An operating system and a processor in Go's words, as in a descriptor's `platform` (OCI image-spec, image
+/// index).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Platform {
+    /// Go's `GOOS`, such as `linux`.
+    pub os: String,
+    /// Go's `GOARCH`, such as `amd64`.
+    pub architecture: String,
+    /// The variant of the processor, such as `v7` of `arm`.
+    pub variant: Option<String>,
+}
+
+/// Why a text is no [`Platform`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected `os/architecture` or `os/architecture/variant` in lower case, such as `linux/amd64`")]
+pub struct ParsePlatformError;
+
+impl Platform {
+    /// Whether somebody who asks for this platform means `candidate`, too: `linux/amd64` means every variant of
+    /// it, `linux/amd64/v3` only that one. What containerd takes as one is one here: `arm64` and `arm64/v8`,
+    /// `amd64` and `amd64/v1`, `arm` and `arm/v7`.
+    #[must_use]
+    pub fn selects(&self, candidate: &Self) -> bool {
+        let variant = self.normal_variant();
+        self.os == candidate.os
+            && self.architecture == candidate.architecture
+            && (variant.is_none() || variant == candidate.normal_variant())
+    }
+
+    fn normal_variant(&self) -> Option<&str> {
+        match (self.architecture.as_str(), self.variant.as_deref()) {
+            ("arm64", Some("v8")) | ("amd64", Some("v1")) => None,
+            ("arm", None) => Some("v7"),
+            (_, variant) => variant,
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+/// `x86_64` and `aarch64`, as `uname -m` has them, are taken for `amd64` and `arm64`.
+impl FromStr for Platform {
+    type Err = ParsePlatformError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split('/');
+        let mut part = || parts.next().map(|part| is_part(part).then_some(part).ok_or(ParsePlatformError));
+        let (Some(os), Some(architecture), variant, None) = (part(), part(), part(), part()) else {
+            return Err(ParsePlatformError);
+        };
+        let architecture = match architecture? {
+            "x86_64" | "x86-64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        Ok(Self {
+            os: os?.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.transpose()?.map(str::to_owned),
+        })
+    }
+}
+
+fn is_part(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_or_three_parts_parse_and_the_names_of_uname_are_translated() {
+        for (text, canonical) in [
+            ("linux/amd64", "linux/amd64"),
+            ("linux/arm/v7", "linux/arm/v7"),
+            ("linux/x86_64", "linux/amd64"),
+            ("linux/aarch64/v8", "linux/arm64/v8"),
+            ("windows/amd64", "windows/amd64"),
+        ] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), canonical);
+        }
+        for bad in [
+            "",
+            "linux",
+            "amd64",
+            "linux/",
+            "/amd64",
+            "linux/arm/v7/x",
+            "Linux/amd64",
+            "linux/amd 64",
+            "linux//v7",
+            "linux/arm/",
+        ] {
+            assert_eq!(bad.parse::<Platform>(), Err(ParsePlatformError), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_platform_selects_its_variants_unless_it_names_one() {
+        for (wanted, candidate, selected) in [
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/amd64", "linux/amd64/v1", true),
+            ("linux/amd64/v1", "linux/amd64", true),
+            ("linux/amd64", "linux/amd64/v3", true),
+            ("linux/amd64/v3", "linux/amd64", false),
+            ("linux/amd64/v3", "linux/amd64/v3", true),
+            ("linux/amd64", "linux/arm64", false),
+            ("linux/amd64", "windows/amd64", false),
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/arm64/v8", "linux/arm64", true),
+            ("linux/arm", "linux/arm/v7", true),
+            ("linux/arm/v7", "linux/arm", true),
+            ("linux/arm", "linux/arm/v6", false),
+            ("linux/arm/v6", "linux/arm/v6", true),
+            ("linux/arm/v6", "linux/arm", false),
+        ] {
+            let (wanted, candidate): (Platform, Platform) =
+                (wanted.parse().unwrap(), candidate.parse().unwrap());
+            assert_eq!(wanted.selects(&candidate), selected, "{wanted} {candidate}");
+        }
+    }
+}
