@@ -281,11 +281,11 @@ impl Lists {
     }
 }
 
-/// The path that `wget -x` gives the file at `url`: the host, with a port that is not the scheme's own, then the
-/// path. Escapes are decoded, except that of `/`; empty components vanish; a folder's file is `index.html`; a
-/// query stays in the name.
+/// The path that `wget -x` gives the file at `url`: the host, with a port that is not the scheme's own, then
+/// the path. Escapes are decoded, except that of `/`; empty components vanish; a folder's file is
+/// `index.html`; a query stays in the name.
 ///
-/// An error if the path, once decoded, is not one that a [`RelPath`] can be.
+/// An error if a [`RelPath`] cannot be what the decoded path is.
 pub fn wget_path(url: &Url) -> Result<RelPath, PathError> {
     // wget drops the brackets of IPv6, too.
     let mut path = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();

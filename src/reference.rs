@@ -53,9 +53,7 @@ pub enum ReferenceError {
     #[error("expected `/` and a repository after the host")]
     MissingRepository { at: usize },
     /// The repository is not as Docker Distribution wants it.
-    #[error(
-        "expected a repository: lower-case letters and digits, parted by `/`, `.`, `_`, `__` or any number of `-`"
-    )]
+    #[error("expected a repository: lower-case letters and digits, parted by `/`, `.`, `_`, `__` or dashes")]
     Repository { at: usize },
     /// The repository has more than [`MAX_NAME`] bytes.
     #[error("the repository is longer than {MAX_NAME} bytes")]
@@ -96,7 +94,7 @@ impl ReferenceError {
 }
 
 impl Reference {
-    /// The registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if one is stated.
+    /// The registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if stated.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -443,7 +441,8 @@ mod tests {
     fn an_error_says_what_is_wrong_and_where() {
         let tag =
             "expected a tag: at most 128 of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`";
-        let repository = "expected a repository: lower-case letters and digits, parted by `/`, `.`, `_`, `__` or any number of `-`";
+        let repository =
+            "expected a repository: lower-case letters and digits, parted by `/`, `.`, `_`, `__` or dashes";
         let host = "expected a host: a domain name, an IPv4 address, or an IPv6 address in brackets";
         let port = "expected a port from 1 to 65535";
         let digest = "expected `sha256:` and 64 lower-case hex digits after `@`";
