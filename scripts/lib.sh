@@ -1,0 +1,68 @@
+# What scripts/test and scripts/demo have in common: to have at hand what they need. To be sourced by bash.
+# shellcheck shell=bash
+
+# The servers and clients that the tests and the demo run.
+servers_and_clients=(apache2-utils containerd curl docker-registry docker.io nginx podman skopeo zstd)
+# What building needs besides Rust.
+build_tools=(build-essential ca-certificates pkg-config)
+
+note() {
+    printf '\n==> %s\n' "$*"
+}
+
+fail() {
+    printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# Install the Debian packages that are missing. Debian starts a server when it installs it; nothing here needs that, so
+# such a server is stopped. One that was there before is left alone: every server of ours has a port of its own.
+install_packages() {
+    local package service missing=()
+    for package in "$@"; do
+        [[ $(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+    done
+    ((${#missing[@]})) || return 0
+    note "Installing ${missing[*]}"
+    ((EUID == 0)) || fail "these packages are missing, and only root can install them: ${missing[*]}"
+    command -v apt-get >/dev/null || fail "this is no Debian: install by hand what does the work of ${missing[*]}"
+    apt-get -qq update </dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" </dev/null >/dev/null
+    for package in "${missing[@]}"; do
+        case $package in
+            docker.io) service=docker ;;
+            docker-registry | nginx | containerd) service=$package ;;
+            *) continue ;;
+        esac
+        if [[ -d /run/systemd/system ]]; then
+            systemctl stop "$service.socket" "$service.service" 2>/dev/null || true
+        else
+            service "$service" stop >/dev/null 2>&1 || true
+        fi
+    done
+}
+
+# Whether Debian has a package of at least this version.
+available() {
+    local candidate
+    candidate=$(apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p')
+    [[ -n $candidate && $candidate != '(none)' ]] && dpkg --compare-versions "$candidate" ge "$2"
+}
+
+# Have cargo, rustfmt and clippy. Debian's `rustc` is older than this project needs; its `rustc-web` (which follows what
+# browsers need) may do, or its `rustup`.
+install_rust() {
+    local needed
+    needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
+    PATH=$PATH:$HOME/.cargo/bin
+    command -v cargo >/dev/null && return
+    command -v apt-get >/dev/null && apt-get -qq update </dev/null
+    if available rustc-web "$needed"; then
+        install_packages cargo-web rustc-web rustfmt-web rust-web-clippy
+    elif available rustup 1; then
+        install_packages rustup
+        rustup default stable
+    else
+        fail "no Rust here, and Debian has none of version $needed or newer: install it as https://rustup.rs tells"
+    fi
+}
