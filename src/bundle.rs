@@ -4,6 +4,7 @@
 
 pub mod frame;
 pub mod index;
+pub mod lanes;
 pub mod layout;
 pub mod reader;
 pub mod seek_table;

@@ -3,6 +3,7 @@
 //! The modules stand on floors; a file uses only what stands below it. `README.md` has the list.
 
 pub mod bundle;
+pub mod cli;
 pub mod digest;
 pub mod event;
 #[cfg(feature = "net")]
@@ -16,3 +17,6 @@ pub mod pack;
 pub mod path;
 pub mod platform;
 pub mod reference;
+pub mod site;
+pub mod unpack;
+pub mod verify;

@@ -126,6 +126,13 @@ impl Plan {
         let Resolved { images, files: remote_files, mut manifests } = resolved;
         let mut unpinned = HashMap::new();
         let mut files = FileSet::default();
+        // Two URLs may be pinned to one digest, and only one of the servers say how large it is.
+        let mut sizes = HashMap::new();
+        for (entry, remote) in &remote_files {
+            if let (Some(Checksum::Sha256(digest)), Some(size)) = (&entry.checksum, remote.size) {
+                sizes.entry(*digest).or_insert(size);
+            }
+        }
         for (number, (entry, remote)) in remote_files.iter().enumerate() {
             let digest = if let Some(Checksum::Sha256(digest)) = &entry.checksum {
                 *digest
@@ -135,7 +142,8 @@ impl Plan {
                 stand_in
             };
             let (path, url) = (entry.path.clone(), entry.url.to_string());
-            files.files.push(IndexedFile { path, url, digest, size: remote.size.unwrap_or(0) });
+            let size = sizes.get(&digest).copied().or(remote.size).unwrap_or(0);
+            files.files.push(IndexedFile { path, url, digest, size });
         }
         let layout = layout(&images.iter().map(|image| image.indexed.clone()).collect::<Vec<_>>(), &files, &manifests)?;
 

@@ -1,1 +1,24 @@
-fn main() {}
+//! `airbundle`: the side with a network.
+
+use airbundle::cli;
+use clap::{Parser, Subcommand};
+
+/// Pack files and container images into one bundle for a site without network
+#[derive(Debug, Parser)]
+#[command(name = "airbundle", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Pack(cli::pack::Pack),
+}
+
+fn main() -> std::process::ExitCode {
+    let Cli { verb } = Cli::parse();
+    cli::main(|| match verb {
+        Verb::Pack(pack) => pack.run(),
+    })
+}

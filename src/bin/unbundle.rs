@@ -1,1 +1,28 @@
-fn main() {}
+//! `unbundle`: the side without a network.
+
+use airbundle::cli;
+use clap::{Parser, Subcommand};
+
+/// Unpack a bundle into a site that nginx and a registry serve
+#[derive(Debug, Parser)]
+#[command(name = "unbundle", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Unpack(cli::unpack::Unpack),
+    Ls(cli::ls::Ls),
+    Verify(cli::verify::Verify),
+}
+
+fn main() -> std::process::ExitCode {
+    let Cli { verb } = Cli::parse();
+    cli::main(|| match verb {
+        Verb::Unpack(unpack) => unpack.run(),
+        Verb::Ls(ls) => ls.run(),
+        Verb::Verify(verify) => verify.run(),
+    })
+}

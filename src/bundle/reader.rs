@@ -91,6 +91,12 @@ impl std::ops::Deref for Slice {
     }
 }
 
+impl From<Vec<u8>> for Slice {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { start: 0, end: bytes.len(), content: Arc::new(bytes) }
+    }
+}
+
 /// The next bytes of the stream, or that they are lost.
 pub enum Piece {
     /// Bytes as they were packed.
@@ -108,6 +114,7 @@ pub enum Piece {
 pub struct BundleReader {
     chunks: Receiver<Chunk>,
     current: Option<Current>,
+    is_file: bool,
 }
 
 struct Current {
@@ -140,21 +147,21 @@ impl BundleReader {
         let table = seek_table::read(&mut file).map_err(FsError::at("read", path))?;
         file.seek(SeekFrom::Start(0)).map_err(FsError::at("read", path))?;
         Ok(match table {
-            Some(table) => Self::start(move |feeder| feeder.by_table(&file, &table)),
-            None => Self::stream(file),
+            Some(table) => Self::start(true, move |feeder| feeder.by_table(&file, &table)),
+            None => Self::start(true, move |feeder| feeder.by_frames(file)),
         })
     }
 
     /// Reads a bundle from a pipe or anything else that cannot seek.
     pub fn stream(input: impl Read + Send + 'static) -> Self {
-        Self::start(move |feeder| feeder.by_frames(input))
+        Self::start(false, move |feeder| feeder.by_frames(input))
     }
 
-    fn start(feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
+    fn start(is_file: bool, feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
         // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
         let (sender, chunks) = sync_channel(rayon::current_num_threads().min(6) + 2);
         std::thread::spawn(move || feed(&mut Feeder { chunks: sender, seen: Vec::new() }));
-        Self { chunks, current: None }
+        Self { chunks, current: None, is_file }
     }
 
     /// Reads the documents at the front. What is in the bundle is known after this, and nothing else was read.
@@ -196,6 +203,12 @@ impl BundleReader {
         }
         self.zeros(&name, padded(blob.size) - blob.size)?;
         Ok(())
+    }
+
+    /// Whether nobody minds if the rest is not read. Who writes into a pipe does.
+    #[must_use]
+    pub fn can_stop(&self) -> bool {
+        self.is_file
     }
 
     /// Reads the end of the archive; fails if anything is missing or follows.

@@ -1,0 +1,66 @@
+//! The command line: one file a verb, and what they share.
+
+pub mod exit;
+pub mod ls;
+#[cfg(feature = "net")]
+pub mod pack;
+pub mod progress;
+pub mod unpack;
+pub mod verify;
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::path::Path;
+
+use crate::bundle::reader::{BundleReader, ReadError};
+use crate::cli::exit::{Code, Failure};
+
+/// Runs a verb and ends the process with its exit code; a failure is told on stderr.
+pub fn main(run: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCode {
+    // What is written for others to serve must be readable for them, whatever the shell's mask is.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let code = run().unwrap_or_else(|failure| {
+        for message in &failure.messages {
+            eprintln!("error: {message}");
+        }
+        failure.code
+    });
+    std::process::ExitCode::from(code as u8)
+}
+
+/// Opens a bundle; `-` is stdin.
+fn open_bundle(path: &Path) -> Result<BundleReader, ReadError> {
+    if path == Path::new("-") { Ok(BundleReader::stream(io::stdin())) } else { BundleReader::open(path) }
+}
+
+/// Writes to stdout. That nobody reads it to the end (`| head`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Failure::new(Code::File, format!("cannot write to stdout: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// `value` as one line of JSON.
+fn json(value: &impl serde::Serialize) -> String {
+    let mut text = serde_json::to_string(value).expect("plain structs become JSON; please report");
+    text.push('\n');
+    text
+}
+
+/// An error and its causes on one line, each once.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,176 @@
+//! `unbundle ls`: what is in this bundle?
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::bundle::layout::{Image, Layout};
+use crate::bundle::reader::{BundleReader, ReadError};
+use crate::cli::exit::{Code, Failure};
+use crate::cli::{json, open_bundle, print};
+use crate::digest::Digest;
+use crate::event::human_bytes;
+use crate::manifest::{MANIFEST_LIMIT, Manifest, config_platform};
+
+/// List the images and files of a bundle
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// The bundle, or - for stdin
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listing {
+    identity: Digest,
+    images: Vec<ListedImage>,
+    files: Vec<ListedFile>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedImage {
+    reference: String,
+    digest: Digest,
+    media_type: String,
+    /// Those that the bundle holds; none for an artifact.
+    platforms: Vec<String>,
+    /// Bytes of its manifests, configs and layers, those that it shares with others included.
+    size: u64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedFile {
+    path: String,
+    url: String,
+    size: u64,
+    digest: Digest,
+}
+
+impl Ls {
+    /// Lists.
+    pub fn run(self) -> Result<Code, Failure> {
+        let listing = list(open_bundle(&self.bundle)?)?;
+        print(&if self.json { json(&listing) } else { text(&listing) })?;
+        Ok(Code::Success)
+    }
+}
+
+fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
+    let contents = reader.contents()?;
+    let layout = &contents.layout;
+    let configs = configs(&mut reader, layout)?;
+    let images = layout.images.iter().map(|image| {
+        let all = image.manifests.iter().copied().chain(layout.blobs_of(image));
+        ListedImage {
+            reference: image.indexed.reference.to_string(),
+            digest: image.indexed.digest,
+            media_type: image.indexed.media_type.clone(),
+            platforms: platforms(image, layout, &configs),
+            size: all.map(|blob| blob.size).sum(),
+        }
+    });
+    let files = layout.files.iter().map(|file| ListedFile {
+        path: file.path.to_string(),
+        url: file.url.clone(),
+        size: file.size,
+        digest: file.digest,
+    });
+    Ok(Listing { identity: contents.identity, images: images.collect(), files: files.collect() })
+}
+
+/// The configs of images without an index: nothing else says what platform they are for.
+fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest, Vec<u8>>, ReadError> {
+    let single = |image: &Image| match layout.parsed.get(&image.indexed.digest) {
+        Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config.digest),
+        _ => None,
+    };
+    let mut wanted: BTreeSet<Digest> = layout.images.iter().filter_map(single).collect();
+    let mut configs = HashMap::new();
+    for blob in &layout.blobs {
+        // They stand right behind the manifests.
+        if wanted.is_empty() {
+            break;
+        }
+        let mut bytes = Vec::new();
+        let is_wanted = wanted.remove(&blob.digest);
+        reader.blob::<ReadError>(blob, |slice| {
+            if is_wanted {
+                bytes.extend_from_slice(&slice);
+            }
+            Ok(())
+        })?;
+        if is_wanted {
+            if Digest::of(&bytes) != blob.digest {
+                return Err(ReadError::Digest(blob.digest));
+            }
+            configs.insert(blob.digest, bytes);
+        }
+    }
+    Ok(configs)
+}
+
+fn platforms(image: &Image, layout: &Layout, configs: &HashMap<Digest, Vec<u8>>) -> Vec<String> {
+    let held: BTreeSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
+    let mut platforms = BTreeSet::new();
+    for manifest in &image.manifests {
+        match layout.parsed.get(&manifest.digest) {
+            Some(Manifest::Index(children)) => {
+                let children = children.iter().filter(|child| held.contains(&child.digest));
+                let known = children.filter_map(|child| child.platform.as_ref());
+                platforms.extend(known.filter(|platform| platform.os != "unknown").map(ToString::to_string));
+            }
+            Some(Manifest::Image { config, .. }) if manifest.digest == image.indexed.digest => {
+                let bytes = configs.get(&config.digest).map_or(&[][..], Vec::as_slice);
+                platforms.extend(config_platform(&config.media_type, bytes).map(|platform| platform.to_string()));
+            }
+            _ => {}
+        }
+    }
+    platforms.into_iter().collect()
+}
+
+fn text(listing: &Listing) -> String {
+    let images = listing.images.iter().map(|image| {
+        let platforms = if image.platforms.is_empty() { "-".into() } else { image.platforms.join(",") };
+        [image.reference.clone(), human_bytes(image.size), platforms, image.digest.to_string()]
+    });
+    let files = listing
+        .files
+        .iter()
+        .map(|file| [file.path.clone(), human_bytes(file.size), String::new(), file.digest.to_string()]);
+    let mut text = String::new();
+    table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], images.collect());
+    if !listing.images.is_empty() && !listing.files.is_empty() {
+        text.push('\n');
+    }
+    table(&mut text, ["FILE", "SIZE", "", "SHA256"], files.collect());
+    text
+}
+
+/// Columns as wide as their widest cell; the second one, a number, is aligned to the right.
+fn table(text: &mut String, head: [&str; 4], rows: Vec<[String; 4]>) {
+    if rows.is_empty() {
+        return;
+    }
+    let head = head.map(str::to_owned);
+    let width = |column: usize| {
+        std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
+    let widths = [width(0), width(1), width(2)];
+    for [first, second, third, last] in std::iter::once(&head).chain(&rows) {
+        let _ = write!(text, "{first:0$}  {second:>1$}", widths[0], widths[1]);
+        if widths[2] > 0 {
+            let _ = write!(text, "  {third:0$}", widths[2]);
+        }
+        let _ = writeln!(text, "  {last}");
+    }
+}

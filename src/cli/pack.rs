@@ -1,0 +1,134 @@
+//! `airbundle pack`: lists in, one bundle out.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use reqwest::Url;
+
+use crate::cli::exit::{Code, Failure};
+use crate::cli::progress::Output;
+use crate::cli::{chain, json, print};
+use crate::event::human_bytes;
+use crate::fetch::error::FetchError;
+use crate::fetch::resolve::Upstream;
+use crate::list::{ListError, Lists};
+use crate::pack::{Options, PackError, Summary, pack};
+use crate::platform::Platform;
+
+/// Fetch everything that lists name, and write it into one bundle
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// A list of files and images, or a folder with files.list and images.list
+    #[arg(required = true, value_name = "LIST")]
+    lists: Vec<PathBuf>,
+    /// The bundle to be written; the name usually ends in .tar.zst
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Take these platforms of images that have several, such as linux/amd64 (default: all)
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    platform: Vec<Platform>,
+    /// Fetch over this many connections at once
+    #[arg(long, short, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    /// Compress at this zstd level
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
+    level: i32,
+    /// Repeat a request that failed in a way that may pass this many times
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    retries: u32,
+    /// Take any certificate, or plain http, from this registry
+    #[arg(long, value_name = "HOST")]
+    insecure_registry: Vec<String>,
+    /// Fetch what is on HOST, files and images alike, from URL instead; a path in URL comes before theirs
+    #[arg(long, value_name = "HOST=URL", value_parser = parse_mirror)]
+    mirror: Vec<(String, Url)>,
+    #[command(flatten)]
+    out: Output,
+}
+
+impl Pack {
+    /// Packs.
+    pub fn run(self) -> Result<Code, Failure> {
+        let lists = Lists::read(&self.lists).map_err(list_failure)?;
+        let mut mirrors = HashMap::new();
+        for (host, url) in self.mirror {
+            if mirrors.insert(host.clone(), url).is_some() {
+                return Err(Failure::new(Code::Usage, format!("`--mirror` is given twice for `{host}`")));
+            }
+        }
+        let upstream = Upstream {
+            mirrors,
+            insecure: self.insecure_registry,
+            jobs: self.jobs.into(),
+            tries: self.retries.saturating_add(1),
+        };
+        let (output, platforms, level) = (self.output, self.platform, self.level);
+        let options = Options { output, platforms, level, upstream };
+        let reporter = self.out.reporter();
+        let result = pack(lists, &options, &*reporter);
+        drop(reporter);
+        let summary = result.map_err(pack_failure)?;
+        print(&self.out.result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })))?;
+        Ok(Code::Success)
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Event<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    summary: &'a Summary,
+}
+
+fn text(summary: &Summary, options: &Options) -> String {
+    format!(
+        "{} files and {} images: {} blobs, {} fetched, {} saved by sharing\n{}: {}, {:.1} s\nidentity {}\n",
+        summary.files,
+        summary.images,
+        summary.blobs,
+        human_bytes(summary.bytes),
+        human_bytes(summary.bytes_shared),
+        options.output.display(),
+        human_bytes(summary.bundle_size),
+        summary.time.as_secs_f64(),
+        summary.identity,
+    )
+}
+
+fn list_failure(error: ListError) -> Failure {
+    let code = if matches!(error, ListError::Read { .. }) { Code::File } else { Code::List };
+    match error {
+        ListError::Problems(problems) => {
+            Failure { code, messages: problems.iter().map(ToString::to_string).collect() }
+        }
+        error => Failure::new(code, chain(&error)),
+    }
+}
+
+fn pack_failure(error: PackError) -> Failure {
+    match error {
+        PackError::Fetch(failures) => {
+            let mismatch = failures.iter().any(FetchError::is_mismatch);
+            let messages = failures.iter().map(|failure| chain(failure)).collect();
+            Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
+        }
+        PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
+        PackError::Layout(error) => Failure::new(Code::Fetch, chain(&error)),
+    }
+}
+
+fn parse_mirror(text: &str) -> Result<(String, Url), String> {
+    let (host, url) = text.split_once('=').ok_or("expected HOST=URL")?;
+    if host.is_empty() || host.contains('/') {
+        return Err(format!("`{host}` is no host"));
+    }
+    let url = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err(format!("`{url}` does not begin with http:// or https:// and a host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err("the URL may have a host and a path, and nothing else".into());
+    }
+    Ok((host.to_ascii_lowercase(), url))
+}

@@ -1,0 +1,74 @@
+//! `unbundle unpack`: a bundle in, a site out.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::exit::{Code, Failure};
+use crate::cli::progress::Output;
+use crate::cli::{json, open_bundle, print};
+use crate::event::human_bytes;
+use crate::reference::RepositoryTemplate;
+use crate::unpack::{Options, Summary, unpack};
+
+/// Write the site: files for nginx, and the storage of a registry
+#[derive(Debug, Args)]
+pub struct Unpack {
+    /// The bundle, or - for stdin
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
+    /// The folder of the site; created if it is not there
+    site: PathBuf,
+    /// Put the files here instead of SITE/files
+    #[arg(long, value_name = "DIR")]
+    files: Option<PathBuf>,
+    /// Put the storage of the registry here instead of SITE/registry (what /var/lib/registry is to a registry)
+    #[arg(long, value_name = "DIR")]
+    registry: Option<PathBuf>,
+    /// Name the repositories like this; may be given several times [default: k8s/{host}/{repository}]
+    #[arg(long, value_name = "TEMPLATE")]
+    repository_template: Vec<RepositoryTemplate>,
+    #[command(flatten)]
+    out: Output,
+}
+
+impl Unpack {
+    /// Unpacks.
+    pub fn run(self) -> Result<Code, Failure> {
+        let mut templates = self.repository_template;
+        if templates.is_empty() {
+            templates.push(RepositoryTemplate::default());
+        }
+        let options = Options { site: self.site, files: self.files, registry: self.registry, templates };
+        let reader = open_bundle(&self.bundle)?;
+        let reporter = self.out.reporter();
+        let result = unpack(reader, &options, &*reporter);
+        drop(reporter);
+        let summary = result?;
+        print(&self.out.result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })))?;
+        Ok(Code::Success)
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Event<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    summary: &'a Summary,
+}
+
+fn text(summary: &Summary, options: &Options) -> String {
+    let what = format!("{}: {} files and {} images", options.site.display(), summary.files, summary.images);
+    if summary.is_unchanged() {
+        return format!("{what}, all there and right: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
+    }
+    format!(
+        "{what}\n{} written ({}), {} of them repaired, {} there before; {} links; {:.1} s\n",
+        summary.written,
+        human_bytes(summary.bytes_written),
+        summary.repaired,
+        summary.kept,
+        summary.links_written,
+        summary.time.as_secs_f64(),
+    )
+}

@@ -1,0 +1,56 @@
+//! `unbundle verify`: is this bundle sound, and if not, what is damaged?
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::exit::{Code, Failure};
+use crate::cli::progress::Output;
+use crate::cli::{json, open_bundle, print};
+use crate::event::human_bytes;
+use crate::verify::{Damage, Verdict, verify};
+
+/// Read a bundle to its end and name everything that is damaged
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The bundle, or - for stdin
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
+    #[command(flatten)]
+    out: Output,
+}
+
+impl Verify {
+    /// Verifies.
+    pub fn run(self) -> Result<Code, Failure> {
+        let reader = open_bundle(&self.bundle)?;
+        let reporter = self.out.reporter();
+        let result = verify(reader, &*reporter);
+        drop(reporter);
+        let verdict = result?;
+        print(&self.out.result(|| text(&verdict), || json(&verdict)))?;
+        if verdict.damage.is_empty() {
+            return Ok(Code::Success);
+        }
+        let message = format!("{}: {} of {} objects are damaged", self.bundle.display(), verdict.damage.len(), verdict.blobs);
+        Err(Failure::new(Code::Damaged, message))
+    }
+}
+
+fn text(verdict: &Verdict) -> String {
+    let mut text = String::new();
+    for Damage { object, owners, offsets, problem } in &verdict.damage {
+        let offsets: Vec<_> = offsets.iter().map(u64::to_string).collect();
+        let at = if offsets.is_empty() { String::new() } else { format!(" at byte {}", offsets.join(", ")) };
+        let _ = writeln!(text, "damaged: {object}: {problem}{at}");
+        for owner in owners {
+            let _ = writeln!(text, "  needed by {owner}");
+        }
+    }
+    if verdict.damage.is_empty() {
+        let _ = writeln!(text, "sound: {} blobs, {}", verdict.blobs, human_bytes(verdict.bytes));
+        let _ = writeln!(text, "identity {}", verdict.identity);
+    }
+    text
+}

@@ -1,0 +1,90 @@
+//! What of a site is there already: presence proves nothing, so everything is hashed.
+
+use std::io::Read;
+
+use cap_std::fs::{File, PermissionsExt};
+use rayon::prelude::*;
+
+use crate::bundle::layout::Blob;
+use crate::digest::{Digest, Hasher};
+use crate::event::{Event, Report};
+use crate::fs::FsError;
+use crate::path::RelPath;
+use crate::site::root::Root;
+
+/// Who runs nginx or a registry must be able to read a file.
+const READABLE: u32 = 0o444;
+
+/// A file that the site is to have.
+pub struct Target {
+    /// What it holds.
+    pub blob: Blob,
+    /// Which root it is below.
+    pub root: usize,
+    /// Where.
+    pub path: RelPath,
+    /// The name that it has while it is written: the digest, and a number if one blob has several places.
+    pub staged: String,
+}
+
+/// How a file of the site is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It is there, complete and right.
+    Right,
+    /// It is complete and right in the staging area: a run was killed just before it could move it.
+    Staged,
+    /// It is not there.
+    Missing,
+    /// It is there, with other bytes.
+    Wrong,
+}
+
+/// Looks at every target, on all cores.
+pub fn check(targets: &[Target], roots: &[Root], report: &dyn Report) -> Result<Vec<State>, FsError> {
+    targets.par_iter().map(|target| look(target, &roots[target.root], report)).collect()
+}
+
+fn look(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsError> {
+    if let Some(file) = root.existing(&target.path)? {
+        let path = || root.path(&target.path);
+        if !holds(&file, target.blob, report).map_err(FsError::at("read", path()))? {
+            return Ok(State::Wrong);
+        }
+        let mut permissions = file.metadata().map_err(FsError::at("read", path()))?.permissions();
+        if permissions.mode() & READABLE != READABLE {
+            permissions.set_mode(permissions.mode() | READABLE);
+            file.set_permissions(permissions).map_err(FsError::at("make readable", path()))?;
+        }
+        return Ok(State::Right);
+    }
+    if let Some(file) = root.staging().existing(&target.staged)? {
+        let path = root.staging().path(&target.staged);
+        if holds(&file, target.blob, report).map_err(FsError::at("read", path))? {
+            return Ok(State::Staged);
+        }
+    }
+    Ok(State::Missing)
+}
+
+/// Whether the file has the size and the digest of `blob`.
+fn holds(file: &File, blob: Blob, report: &dyn Report) -> std::io::Result<bool> {
+    if file.metadata()?.len() != blob.size {
+        return Ok(false);
+    }
+    Ok(hash(file, report)? == blob.digest)
+}
+
+fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finish()),
+            len => {
+                hasher.update(&buffer[..len]);
+                report.event(&Event::Progress { id: 0, bytes: len as u64 });
+            }
+        }
+    }
+}

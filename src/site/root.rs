@@ -1,0 +1,197 @@
+//! [`Root`]: a folder of the site that is written to, and the staging area beside it.
+//!
+//! All file calls below a root go through a handle of its folder (cap-std: `openat2` with `RESOLVE_BENEATH` where
+//! the kernel has it), so that no path and no link that somebody put there leads out of it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cap_std::ambient_authority;
+use cap_std::fs::{Dir, File, OpenOptions};
+
+use crate::fs::{FsError, create_dir_all};
+use crate::path::RelPath;
+
+/// The name of the staging folder; nothing serves it.
+pub const STAGING: &str = ".unbundle";
+const LOCK: &str = "lock";
+
+/// A folder that is written to.
+pub struct Root {
+    dir: Dir,
+    path: PathBuf,
+    staging: Arc<Staging>,
+}
+
+/// Where files stand until they are complete: in the same file system as their final place.
+pub struct Staging {
+    dir: Dir,
+    path: PathBuf,
+    _lock: fs::File,
+}
+
+/// Why a root cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The file system says no.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another process is writing to it.
+    #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
+    Busy(PathBuf),
+}
+
+impl Staging {
+    /// Opens the staging folder of `base` and locks it until the last user is gone.
+    pub fn open(base: &Path) -> Result<Arc<Self>, RootError> {
+        let path = base.join(STAGING);
+        create_dir_all(&path)?;
+        let lock_path = path.join(LOCK);
+        let options = || fs::File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = options().map_err(FsError::at("create", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(RootError::Busy(base.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(FsError::at("lock", &lock_path)(error).into()),
+        }
+        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(FsError::at("open", &path))?;
+        Ok(Arc::new(Self { dir, path, _lock: lock }))
+    }
+
+    /// Creates a file, or empties the one that is there.
+    pub fn create(&self, name: &str) -> Result<File, FsError> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        self.dir.open_with(name, &options).map_err(FsError::at("create", self.path.join(name)))
+    }
+
+    /// Opens a file that is there.
+    pub fn existing(&self, name: &str) -> Result<Option<File>, FsError> {
+        regular(self.dir.open(name), || self.path.join(name))
+    }
+
+    /// Removes a file; that it is not there is no error.
+    pub fn remove(&self, name: &str) -> Result<(), FsError> {
+        match self.dir.remove_file(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(FsError::at("remove", self.path.join(name))),
+        }
+    }
+
+    /// Removes everything that `keep` does not want: what a run that was killed left behind.
+    pub fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
+        let entries = self.dir.entries().map_err(FsError::at("list", &self.path))?;
+        for entry in entries {
+            let entry = entry.map_err(FsError::at("list", &self.path))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name != LOCK && !keep(&name) {
+                self.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings everything written to the file system so far to the disk.
+    pub fn sync(&self) -> Result<(), FsError> {
+        rustix::fs::syncfs(&self.dir).map_err(|error| FsError::at("sync", &self.path)(error.into()))
+    }
+
+    /// The path of a staged file, for messages.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Free room: bytes and, where the file system counts them, inodes.
+    pub fn free(&self) -> Result<(u64, Option<u64>), FsError> {
+        let stat = rustix::fs::fstatvfs(&self.dir).map_err(|error| FsError::at("ask for the free space of", &self.path)(error.into()))?;
+        let inodes = (stat.f_files > 0).then_some(stat.f_favail);
+        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+    }
+}
+
+impl Root {
+    /// Opens the folder `path`, which is created if it is not there. Files are staged with `site` if that is in
+    /// the same file system, and in a folder of its own otherwise.
+    pub fn open(path: &Path, site: Option<&Arc<Staging>>) -> Result<Self, RootError> {
+        create_dir_all(path)?;
+        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(FsError::at("open", path));
+        let staging = match site {
+            Some(site) if device(&site.path)? == device(path)? => site.clone(),
+            _ => Staging::open(path)?,
+        };
+        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(FsError::at("open", path))?;
+        Ok(Self { dir, path: path.to_owned(), staging })
+    }
+
+    /// Where files of this root are staged.
+    #[must_use]
+    pub fn staging(&self) -> &Arc<Staging> {
+        &self.staging
+    }
+
+    /// The path of a file, for messages.
+    #[must_use]
+    pub fn path(&self, file: &RelPath) -> PathBuf {
+        self.path.join(file)
+    }
+
+    /// Opens a regular file that is there; anything else in its place counts as nothing.
+    pub fn existing(&self, file: &RelPath) -> Result<Option<File>, FsError> {
+        match self.dir.symlink_metadata(file) {
+            Ok(meta) if !meta.is_file() => Ok(None),
+            _ => regular(self.dir.open(file), || self.path(file)),
+        }
+    }
+
+    /// Moves a staged file to its place.
+    pub fn place(&self, staged: &str, file: &RelPath) -> Result<(), FsError> {
+        let at = |action| FsError::at(action, self.path(file));
+        match self.staging.dir.rename(staged, &self.dir, file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = file.as_ref().parent().unwrap_or(Path::new(""));
+                self.dir.create_dir_all(parent).map_err(at("create the folder of"))?;
+                self.staging.dir.rename(staged, &self.dir, file).map_err(at("move to"))
+            }
+            result => result.map_err(at("move to")),
+        }
+    }
+
+    /// Creates a folder, and says whether it was missing.
+    pub fn folder(&self, folder: &RelPath) -> Result<bool, FsError> {
+        if self.dir.is_dir(folder) {
+            return Ok(false);
+        }
+        self.dir.create_dir_all(folder).map_err(FsError::at("create folder", self.path(folder)))?;
+        Ok(true)
+    }
+
+    /// Creates an empty file.
+    pub fn touch(&self, file: &RelPath) -> Result<(), FsError> {
+        let parent = file.as_ref().parent().unwrap_or(Path::new(""));
+        let created = self.dir.create_dir_all(parent).and_then(|()| self.dir.create(file));
+        created.map(drop).map_err(FsError::at("create", self.path(file)))
+    }
+
+    /// Removes a file and its folder; that they are not there is no error.
+    pub fn remove_with_folder(&self, file: &RelPath) -> Result<(), FsError> {
+        let parent = file.as_ref().parent().unwrap_or(Path::new(""));
+        match self.dir.remove_file(file).and_then(|()| self.dir.remove_dir(parent)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result.map_err(FsError::at("remove", self.path(file))),
+        }
+    }
+}
+
+fn regular(file: io::Result<File>, path: impl FnOnce() -> PathBuf) -> Result<Option<File>, FsError> {
+    match file {
+        Ok(file) => Ok(Some(file)),
+        // `NotADirectory`: something else stands where a folder belongs; writing there will say so.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(FsError::at("open", path())(error)),
+    }
+}

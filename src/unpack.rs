@@ -1,0 +1,466 @@
+//! Unpacking: a bundle in, a site out, in one pass.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::bundle::lanes::Lanes;
+use crate::bundle::layout::{Blob, Layout};
+use crate::bundle::reader::{BundleReader, Contents, ReadError};
+use crate::digest::Digest;
+use crate::event::{Event, Report};
+use crate::fs::FsError;
+use crate::path::RelPath;
+use crate::reference::RepositoryTemplate;
+use crate::site::check::{State, Target, check};
+use crate::site::commit::{CommitError, Committer, StagedFiles, distinct};
+use crate::site::root::{Root, RootError, Staging};
+use crate::site::storage::{FENCE, Links, NamesError, blob_path};
+
+/// What a small file costs on the disk, with its folder.
+const SMALL_FILE: u64 = 8 << 10;
+/// How many link files are staged before they are moved.
+const LINK_BATCH: usize = 1024;
+
+/// Where the parts of a bundle go.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder of the site.
+    pub site: PathBuf,
+    /// Where the files go; `<site>/files` if nothing is said.
+    pub files: Option<PathBuf>,
+    /// Where the storage of the registry goes; `<site>/registry` if nothing is said.
+    pub registry: Option<PathBuf>,
+    /// The names of the images; at least one.
+    pub templates: Vec<RepositoryTemplate>,
+}
+
+/// What a run has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// How many files the bundle has.
+    pub files: usize,
+    /// How many images.
+    pub images: usize,
+    /// How many blobs and files were written.
+    pub written: usize,
+    /// How many of those were there with wrong bytes.
+    pub repaired: usize,
+    /// How many were there and right.
+    pub kept: usize,
+    /// How many link files (tags and the like) were written.
+    pub links_written: usize,
+    /// How many bytes were written.
+    pub bytes_written: u64,
+    /// How long it took.
+    #[serde(serialize_with = "as_seconds", rename = "seconds")]
+    pub time: Duration,
+}
+
+impl Summary {
+    /// Whether the site was complete before.
+    #[must_use]
+    pub fn is_unchanged(&self) -> bool {
+        self.written == 0 && self.links_written == 0
+    }
+}
+
+/// Why a site is not complete. What was complete before still is, and what was added is whole.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The bundle cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The bundle is damaged somewhere.
+    #[error("the bundle is damaged in {owners}")]
+    Damaged {
+        /// The images and files that it hits.
+        owners: String,
+        /// What is wrong.
+        #[source]
+        source: ReadError,
+    },
+    /// The file system says no.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another process is writing.
+    #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
+    Busy(PathBuf),
+    /// Images cannot have their names.
+    #[error(transparent)]
+    Names(#[from] NamesError),
+    /// There is not enough room.
+    #[error(
+        "`{}` has {} free and {} is needed: nothing was written", path.display(), human(*available),
+        human(*needed)
+    )]
+    Space {
+        /// The folder whose file system is too small.
+        path: PathBuf,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes free.
+        available: u64,
+    },
+    /// There are not enough inodes.
+    #[error("`{}` has room for {available} more files and {needed} are needed: nothing was written", path.display())]
+    Inodes {
+        /// The folder whose file system has too few.
+        path: PathBuf,
+        /// Inodes needed.
+        needed: u64,
+        /// Inodes free.
+        available: u64,
+    },
+}
+
+impl From<RootError> for UnpackError {
+    fn from(error: RootError) -> Self {
+        match error {
+            RootError::Fs(error) => Self::Fs(error),
+            RootError::Busy(path) => Self::Busy(path),
+        }
+    }
+}
+
+/// Unpacks the bundle that `reader` reads.
+pub fn unpack(mut reader: BundleReader, options: &Options, report: &dyn Report) -> Result<Summary, UnpackError> {
+    let start = Instant::now();
+    let contents = reader.contents()?;
+    let layout = &contents.layout;
+    let links = Links::new(layout, &options.templates)?;
+    let roots = open_roots(options, layout)?;
+    let targets = targets(layout);
+    let mut summary = Summary { files: layout.files.len(), images: layout.images.len(), ..Summary::default() };
+
+    report.event(&Event::Stage { name: "checking what is there", bytes: None, objects: Some(targets.len() as u64) });
+    let states = check(&targets, &roots, report)?;
+    for staging in distinct(&roots) {
+        let staged = |name: &str| {
+            targets.iter().zip(&states).any(|(target, state)| *state == State::Staged && target.staged == name)
+        };
+        staging.clear(staged)?;
+    }
+    let links = missing_links(&links, &roots)?;
+    check_space(&targets, &states, &links, &roots)?;
+
+    let todo = Todo::new(&targets, &states);
+    summary.kept = states.iter().filter(|state| **state == State::Right).count();
+    summary.repaired = states.iter().filter(|state| **state == State::Wrong).count();
+    summary.bytes_written = todo.bytes;
+    let fence = registry_root(&roots).filter(|_| states.iter().any(|state| *state != State::Right));
+    if let Some(root) = fence {
+        root.touch(&fence_path())?;
+    }
+    report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects: Some(todo.blobs.len() as u64) });
+    summary.written = place_staged(&targets, &states, &roots)?;
+    summary.written += write_blobs(&mut reader, &contents, &targets, &roots, &todo, report)?;
+    summary.links_written = write_links(&links, &roots)?;
+    if let Some(root) = registry_root(&roots) {
+        root.remove_with_folder(&fence_path())?;
+    }
+    for staging in distinct(&roots) {
+        if !summary.is_unchanged() {
+            staging.sync()?;
+        }
+    }
+    summary.time = start.elapsed();
+    Ok(summary)
+}
+
+const FILES: usize = 0;
+const REGISTRY: usize = 1;
+
+/// The folders that are written to: files first, then registry. One that the bundle has nothing for is not made.
+fn open_roots(options: &Options, layout: &Layout) -> Result<Vec<Root>, UnpackError> {
+    let mut site = None;
+    let mut open = |explicit: &Option<PathBuf>, name: &str| match explicit {
+        Some(path) => Root::open(path, None),
+        None => {
+            if site.is_none() {
+                site = Some(Staging::open(&options.site)?);
+            }
+            Root::open(&options.site.join(name), site.as_ref())
+        }
+    };
+    let mut roots = vec![open(&options.files, "files")?];
+    if !layout.images.is_empty() {
+        roots.push(open(&options.registry, "registry")?);
+    }
+    Ok(roots)
+}
+
+fn registry_root(roots: &[Root]) -> Option<&Root> {
+    roots.get(REGISTRY)
+}
+
+/// Every file that the site is to have, but for links.
+fn targets(layout: &Layout) -> Vec<Target> {
+    let mut sorted: BTreeMap<(usize, RelPath), Blob> = BTreeMap::new();
+    for image in &layout.images {
+        for blob in image.manifests.iter().copied().chain(layout.blobs_of(image)) {
+            sorted.insert((REGISTRY, blob_path(blob.digest)), blob);
+        }
+    }
+    let prefix = RelPath::parse("k8s").expect("a plain name");
+    for file in &layout.files {
+        let blob = Blob { digest: file.digest, size: file.size };
+        sorted.insert((FILES, prefix.join(&file.path)), blob);
+    }
+    let mut places: HashMap<Digest, usize> = HashMap::new();
+    let targets = sorted.into_iter().map(|((root, path), blob)| {
+        let place = places.entry(blob.digest).or_default();
+        *place += 1;
+        Target { blob, root, path, staged: format!("{}.{place}", blob.digest.hex()) }
+    });
+    targets.collect()
+}
+
+/// The blobs that are to be written, and to which targets each.
+struct Todo {
+    blobs: HashMap<Digest, Vec<usize>>,
+    bytes: u64,
+}
+
+impl Todo {
+    fn new(targets: &[Target], states: &[State]) -> Self {
+        let mut todo = Self { blobs: HashMap::new(), bytes: 0 };
+        for (number, (target, state)) in targets.iter().zip(states).enumerate() {
+            if matches!(state, State::Missing | State::Wrong) {
+                todo.blobs.entry(target.blob.digest).or_default().push(number);
+                todo.bytes += target.blob.size;
+            }
+        }
+        todo
+    }
+}
+
+/// Moves what an earlier run has staged and not moved.
+fn place_staged(targets: &[Target], states: &[State], roots: &[Root]) -> Result<usize, FsError> {
+    let staged: Vec<_> = targets.iter().zip(states).filter(|(_, state)| **state == State::Staged).collect();
+    if !staged.is_empty() {
+        distinct(roots).into_iter().try_for_each(|staging| staging.sync())?;
+    }
+    for (target, _) in &staged {
+        roots[target.root].place(&target.staged, &target.path)?;
+    }
+    Ok(staged.len())
+}
+
+/// Reads the bundle to its end, or to the last blob that is needed, and writes what is to be written.
+fn write_blobs(
+    reader: &mut BundleReader,
+    contents: &Contents,
+    targets: &[Target],
+    roots: &[Root],
+    todo: &Todo,
+    report: &dyn Report,
+) -> Result<usize, UnpackError> {
+    let layout = &contents.layout;
+    let blobs: Vec<Blob> = layout.manifests.iter().chain(&layout.blobs).copied().collect();
+    let expected: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+    let committer = Committer { roots, targets, expected: &expected, report };
+    let failed = AtomicBool::new(false);
+    let (mut lanes, ended) = Lanes::start();
+    let (read, committed) = std::thread::scope(|scope| {
+        let committed = scope.spawn(|| {
+            let ended = ended; // gone when this thread ends: nobody waits for an end that nobody takes
+            let result = committer.run(&ended);
+            failed.store(result.is_err(), Ordering::Relaxed);
+            result
+        });
+        let mut feeder = Feeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
+        let read = feeder.feed(reader, contents, &blobs);
+        lanes.finish();
+        (read, committed.join().expect("the committer does not panic; please report"))
+    });
+    match (read, committed) {
+        (_, Err(CommitError::Fs(error))) => Err(error.into()),
+        (Ok(()), Ok(placed)) => Ok(placed),
+        (Ok(()), Err(CommitError::Wrong(wrong))) => {
+            let digest = wrong[0].0;
+            Err(damaged(layout, &[digest], ReadError::Digest(digest)))
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Hands the blobs that are needed to the lanes.
+struct Feeder<'a> {
+    lanes: &'a mut Lanes<StagedFiles>,
+    targets: &'a [Target],
+    roots: &'a [Root],
+    todo: &'a Todo,
+    report: &'a dyn Report,
+    failed: &'a AtomicBool,
+}
+
+impl Feeder<'_> {
+    fn feed(&mut self, reader: &mut BundleReader, contents: &Contents, blobs: &[Blob]) -> Result<(), UnpackError> {
+        let mut left = self.todo.blobs.len();
+        for (number, blob) in blobs.iter().enumerate() {
+            if (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let needed = self.todo.blobs.get(&blob.digest);
+            if let Some(bytes) = contents.manifests.get(&blob.digest) {
+                if let Some(places) = needed {
+                    left -= 1;
+                    self.begin(number, *blob, places)?;
+                    self.lanes.data(bytes.clone().into());
+                    self.lanes.end();
+                }
+                continue;
+            }
+            let result = match needed {
+                None => reader.blob(blob, |_| Ok(())),
+                Some(places) => {
+                    left -= 1;
+                    self.begin(number, *blob, places)?;
+                    let read = reader.blob(blob, |slice| {
+                        let bytes = slice.len() as u64;
+                        self.report.event(&Event::Progress { id: number as u64, bytes });
+                        self.lanes.data(slice);
+                        Ok(())
+                    });
+                    if read.is_ok() {
+                        self.lanes.end();
+                    } else {
+                        self.lanes.abandon();
+                    }
+                    read
+                }
+            };
+            result.map_err(|error| damaged(&contents.layout, &[blob.digest], error))?;
+        }
+        // Everything that is installed has been checked; what the end looks like matters to `verify`.
+        if let Err(error) = reader.end() {
+            let message = format!("all that was unpacked is right, but the end of the bundle is not: {error}");
+            self.report.event(&Event::Warning { message });
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, number: usize, blob: Blob, places: &[usize]) -> Result<(), UnpackError> {
+        let files = StagedFiles::create(self.targets, places, self.roots)?;
+        let object = self.targets[places[0]].path.to_string();
+        self.report.event(&Event::Begin { id: number as u64, object, bytes: Some(blob.size) });
+        self.lanes.begin(number, files);
+        Ok(())
+    }
+}
+
+/// Names what the damage of some blobs hits.
+fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
+    const SHOWN: usize = 5;
+    let all = layout.owners();
+    let mut owners: Vec<String> =
+        blobs.iter().filter_map(|digest| all.get(digest)).flatten().map(|owner| format!("`{owner}`")).collect();
+    owners.dedup();
+    let more = owners.len().saturating_sub(SHOWN);
+    owners.truncate(SHOWN);
+    let mut owners = owners.join(", ");
+    if more > 0 {
+        owners.push_str(&format!(" and {more} more"));
+    }
+    UnpackError::Damaged { owners, source }
+}
+
+/// The links that are not there or name something else, stage by stage, and the folders that are not there.
+struct MissingLinks {
+    stages: Vec<Vec<(RelPath, Digest)>>,
+    folders: Vec<RelPath>,
+}
+
+fn missing_links(links: &Links, roots: &[Root]) -> Result<MissingLinks, FsError> {
+    use std::io::Read;
+    let Some(root) = registry_root(roots) else {
+        return Ok(MissingLinks { stages: Vec::new(), folders: Vec::new() });
+    };
+    let mut stages = Vec::new();
+    for stage in links.stages() {
+        let mut missing = Vec::new();
+        for (path, digest) in stage {
+            let mut content = Vec::new();
+            if let Some(file) = root.existing(path)? {
+                file.take(100).read_to_end(&mut content).map_err(FsError::at("read", root.path(path)))?;
+            }
+            if content != digest.to_string().as_bytes() {
+                missing.push((path.clone(), *digest));
+            }
+        }
+        stages.push(missing);
+    }
+    Ok(MissingLinks { stages, folders: links.folders.iter().cloned().collect() })
+}
+
+/// Writes links, each stage when the one before it is on the disk; says how many.
+fn write_links(links: &MissingLinks, roots: &[Root]) -> Result<usize, FsError> {
+    use std::io::Write;
+    let Some(root) = registry_root(roots) else { return Ok(0) };
+    let staging = root.staging();
+    let mut written = 0;
+    for folder in &links.folders {
+        written += usize::from(root.folder(folder)?);
+    }
+    for stage in &links.stages {
+        for batch in stage.chunks(LINK_BATCH) {
+            for (number, (_, digest)) in batch.iter().enumerate() {
+                let name = format!("link.{number}");
+                let mut file = staging.create(&name)?;
+                file.write_all(digest.to_string().as_bytes()).map_err(FsError::at("write", staging.path(&name)))?;
+            }
+            // Carries what the stage before has moved, too.
+            staging.sync()?;
+            for (number, (path, _)) in batch.iter().enumerate() {
+                root.place(&format!("link.{number}"), path)?;
+            }
+        }
+        written += stage.len();
+    }
+    Ok(written)
+}
+
+/// Fails if there is less room than is needed, before anything was written.
+fn check_space(targets: &[Target], states: &[State], links: &MissingLinks, roots: &[Root]) -> Result<(), UnpackError> {
+    for staging in distinct(roots) {
+        let (mut bytes, mut files) = (0, 0);
+        for (target, state) in targets.iter().zip(states) {
+            let here = std::sync::Arc::ptr_eq(roots[target.root].staging(), staging);
+            if here && matches!(state, State::Missing | State::Wrong) {
+                bytes += target.blob.size.next_multiple_of(SMALL_FILE) + SMALL_FILE;
+                files += 3; // with the folders of a blob
+            }
+        }
+        if registry_root(roots).is_some_and(|root| std::sync::Arc::ptr_eq(root.staging(), staging)) {
+            let count = links.stages.iter().map(Vec::len).sum::<usize>() as u64;
+            bytes += count * SMALL_FILE;
+            files += count * 2;
+        }
+        let (available, inodes) = staging.free()?;
+        let path = || staging.path("").parent().map(Path::to_owned).unwrap_or_default();
+        if files > 0 && bytes > available {
+            return Err(UnpackError::Space { path: path(), needed: bytes, available });
+        }
+        if let Some(available) = inodes.filter(|available| files > *available) {
+            return Err(UnpackError::Inodes { path: path(), needed: files, available });
+        }
+    }
+    Ok(())
+}
+
+fn fence_path() -> RelPath {
+    RelPath::parse(FENCE).expect("a plain path")
+}
+
+fn human(bytes: u64) -> String {
+    crate::event::human_bytes(bytes)
+}
+
+fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
