@@ -29,6 +29,8 @@ pub struct Root {
 /// Where files stand until they are complete: in the same file system as their final place.
 pub struct Staging {
     dir: Dir,
+    /// The same folder, open for reading: the handle of a `Dir` is good for paths only.
+    readable: fs::File,
     path: PathBuf,
     _lock: fs::File,
 }
@@ -58,7 +60,8 @@ impl Staging {
             Err(fs::TryLockError::Error(error)) => return Err(FsError::at("lock", &lock_path)(error).into()),
         }
         let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(FsError::at("open", &path))?;
-        Ok(Arc::new(Self { dir, path, _lock: lock }))
+        let readable = crate::fs::open(&path)?;
+        Ok(Arc::new(Self { dir, readable, path, _lock: lock }))
     }
 
     /// Creates a file, or empties the one that is there.
@@ -97,7 +100,7 @@ impl Staging {
 
     /// Brings everything written to the file system so far to the disk.
     pub fn sync(&self) -> Result<(), FsError> {
-        rustix::fs::syncfs(&self.dir).map_err(|error| FsError::at("sync", &self.path)(error.into()))
+        rustix::fs::syncfs(&self.readable).map_err(|error| FsError::at("sync", &self.path)(error.into()))
     }
 
     /// The path of a staged file, for messages.
@@ -108,7 +111,7 @@ impl Staging {
 
     /// Free room: bytes and, where the file system counts them, inodes.
     pub fn free(&self) -> Result<(u64, Option<u64>), FsError> {
-        let stat = rustix::fs::fstatvfs(&self.dir).map_err(|error| FsError::at("ask for the free space of", &self.path)(error.into()))?;
+        let stat = rustix::fs::fstatvfs(&self.readable).map_err(|error| FsError::at("ask for the free space of", &self.path)(error.into()))?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
         Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
     }

@@ -1,0 +1,91 @@
+//! The two programs under test.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// How a program ended and what it said.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Starts `airbundle`.
+pub fn airbundle<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Finished {
+    run(airbundle_command().args(args))
+}
+
+/// Starts `unbundle`.
+pub fn unbundle<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Finished {
+    run(unbundle_command().args(args))
+}
+
+/// Starts `unbundle` with the file `input` on stdin.
+pub fn unbundle_from<S: AsRef<OsStr>>(input: &Path, args: impl IntoIterator<Item = S>) -> Finished {
+    // Through a pipe: a file on stdin could seek.
+    let mut cat = Command::new("cat").arg(input).stdout(Stdio::piped()).spawn().expect("starting cat");
+    let pipe = cat.stdout.take().expect("a pipe");
+    let finished = run(unbundle_command().args(args).stdin(pipe));
+    let status = cat.wait().expect("waiting for cat");
+    assert!(finished.code != Some(0) || status.success(), "the pipe was not read to its end: {status}");
+    finished
+}
+
+/// `airbundle`, with nothing of the environment that would change what it does.
+pub fn airbundle_command() -> Command {
+    command(env!("CARGO_BIN_EXE_airbundle"))
+}
+
+/// `unbundle`, likewise.
+pub fn unbundle_command() -> Command {
+    command(env!("CARGO_BIN_EXE_unbundle"))
+}
+
+fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+fn run(command: &mut Command) -> Finished {
+    let output = command.output().expect("starting the program");
+    let text = |bytes| String::from_utf8(bytes).expect("the programs print UTF-8");
+    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+impl Finished {
+    /// Asserts that it has succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+
+    /// Asserts that it has failed with this code, and that one line of stderr has all these words.
+    #[track_caller]
+    pub fn failed(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        let told = self.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(told, "no line with {words:?} in {self:#?}");
+        assert!(!self.stderr.contains("panicked"), "{self:#?}");
+        self
+    }
+
+    /// The last line of stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        let line = self.stdout.lines().last().expect("some output");
+        serde_json::from_str(line).expect("JSON in the last line")
+    }
+}
+
+/// Opens a file that must be there.
+pub fn open(path: &Path) -> File {
+    File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
