@@ -27,6 +27,10 @@ install_packages() {
     ((EUID == 0)) || fail "these packages are missing, and only root can install them: ${missing[*]}"
     command -v apt-get >/dev/null || fail "this is no Debian: install by hand what does the work of ${missing[*]}"
     apt-get -qq update </dev/null
+    # Its client is a package of its own since Debian 13.
+    if [[ " ${missing[*]} " == *' docker.io '* ]] && available docker-cli 0; then
+        missing+=(docker-cli)
+    fi
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "${missing[@]}" </dev/null >/dev/null
     for package in "${missing[@]}"; do
         case $package in
