@@ -75,14 +75,16 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
     let claim = Claim::new(&options.output)?;
     let cleaner = RemovePartial(&options.output);
     let http = Http::new(options.upstream.tries);
-    let resolved = resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
+    let resolved =
+        resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
     let mut plan = Plan::new(resolved)?;
     let mut writer = BundleWriter::begin_bundle(claim, plan.head_room(), options.level)?;
 
     let bytes = Some(plan.layout.total_size());
     report.event(&Event::Stage { name: "fetching", bytes, objects: Some(plan.tasks.len() as u64) });
     let tasks = std::mem::take(&mut plan.tasks);
-    let blobs = queue::run(&http, report, options.upstream.jobs, tasks, |queue| plan.write(&mut writer, queue))?;
+    let blobs =
+        queue::run(&http, report, options.upstream.jobs, tasks, |queue| plan.write(&mut writer, queue))?;
     report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
     let head = plan.head();
     let written = writer.finish(&head)?;
@@ -145,7 +147,11 @@ impl Plan {
             let size = sizes.get(&digest).copied().or(remote.size).unwrap_or(0);
             files.files.push(IndexedFile { path, url, digest, size });
         }
-        let layout = layout(&images.iter().map(|image| image.indexed.clone()).collect::<Vec<_>>(), &files, &manifests)?;
+        let layout = layout(
+            &images.iter().map(|image| image.indexed.clone()).collect::<Vec<_>>(),
+            &files,
+            &manifests,
+        )?;
 
         let mut sources = HashMap::new();
         for (image, source) in layout.images.iter().zip(&images) {
@@ -201,7 +207,11 @@ impl Plan {
     }
 
     /// Writes all blobs but the file set's manifest, which stands in the head; says which, and their sizes.
-    fn write(&mut self, writer: &mut BundleWriter, queue: &Queue<'_>) -> Result<HashMap<Digest, u64>, PackError> {
+    fn write(
+        &mut self,
+        writer: &mut BundleWriter,
+        queue: &Queue<'_>,
+    ) -> Result<HashMap<Digest, u64>, PackError> {
         let mut written = HashMap::new();
         let file_set = usize::from(!self.files.files.is_empty());
         let blobs: Vec<Blob> =
@@ -286,7 +296,7 @@ fn layout(
         index.files = Some((Digest::of(&file_set), file_set.len() as u64));
     }
     let mut walk = Walk::new(index.clone())?;
-    while let Some(wanted) = walk.next()? {
+    while let Some(wanted) = walk.next_manifest()? {
         let bytes = manifests.get(&wanted.blob.digest).unwrap_or(&file_set);
         walk.supply(bytes)?;
     }

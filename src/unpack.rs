@@ -1,7 +1,9 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -128,22 +130,30 @@ impl From<RootError> for UnpackError {
 }
 
 /// Unpacks the bundle that `reader` reads.
-pub fn unpack(mut reader: BundleReader, options: &Options, report: &dyn Report) -> Result<Summary, UnpackError> {
+pub fn unpack(
+    mut reader: BundleReader,
+    options: &Options,
+    report: &dyn Report,
+) -> Result<Summary, UnpackError> {
     let start = Instant::now();
     let contents = reader.contents()?;
     let layout = &contents.layout;
     let links = Links::new(layout, &options.templates)?;
-    let roots = open_roots(options, layout)?;
-    let targets = targets(layout);
-    let mut summary = Summary { files: layout.files.len(), images: layout.images.len(), ..Summary::default() };
+    let roots = Roots::open(options, layout)?;
+    let targets = targets(layout, &roots);
+    let mut summary =
+        Summary { files: layout.files.len(), images: layout.images.len(), ..Summary::default() };
 
-    report.event(&Event::Stage { name: "checking what is there", bytes: None, objects: Some(targets.len() as u64) });
-    let states = check(&targets, &roots, report)?;
-    for staging in distinct(&roots) {
-        let staged = |name: &str| {
-            targets.iter().zip(&states).any(|(target, state)| *state == State::Staged && target.staged == name)
-        };
-        staging.clear(staged)?;
+    report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
+    let states = check(&targets, &roots.all, report)?;
+    let staged: HashSet<&str> = targets
+        .iter()
+        .zip(&states)
+        .filter(|(_, state)| **state == State::Staged)
+        .map(|(target, _)| target.staged.as_str())
+        .collect();
+    for staging in distinct(&roots.all) {
+        staging.clear(|name| staged.contains(name))?;
     }
     let links = missing_links(&links, &roots)?;
     check_space(&targets, &states, &links, &roots)?;
@@ -152,64 +162,86 @@ pub fn unpack(mut reader: BundleReader, options: &Options, report: &dyn Report) 
     summary.kept = states.iter().filter(|state| **state == State::Right).count();
     summary.repaired = states.iter().filter(|state| **state == State::Wrong).count();
     summary.bytes_written = todo.bytes;
-    let fence = registry_root(&roots).filter(|_| states.iter().any(|state| *state != State::Right));
-    if let Some(root) = fence {
-        root.touch(&fence_path())?;
+    if summary.kept < targets.len() {
+        if let Some(root) = roots.registry() {
+            root.touch(&fence_path())?;
+        }
+        let objects = Some(todo.blobs.len() as u64);
+        report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
+        summary.written = place_staged(&targets, &states, &roots.all)?;
     }
-    report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects: Some(todo.blobs.len() as u64) });
-    summary.written = place_staged(&targets, &states, &roots)?;
-    summary.written += write_blobs(&mut reader, &contents, &targets, &roots, &todo, report)?;
+    summary.written += write_blobs(&mut reader, &contents, &targets, &roots.all, &todo, report)?;
     summary.links_written = write_links(&links, &roots)?;
-    if let Some(root) = registry_root(&roots) {
+    if let Some(root) = roots.registry() {
         root.remove_with_folder(&fence_path())?;
     }
-    for staging in distinct(&roots) {
-        if !summary.is_unchanged() {
-            staging.sync()?;
-        }
+    if !summary.is_unchanged() {
+        distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
     summary.time = start.elapsed();
     Ok(summary)
 }
 
-const FILES: usize = 0;
-const REGISTRY: usize = 1;
-
-/// The folders that are written to: files first, then registry. One that the bundle has nothing for is not made.
-fn open_roots(options: &Options, layout: &Layout) -> Result<Vec<Root>, UnpackError> {
-    let mut site = None;
-    let mut open = |explicit: &Option<PathBuf>, name: &str| match explicit {
-        Some(path) => Root::open(path, None),
-        None => {
-            if site.is_none() {
-                site = Some(Staging::open(&options.site)?);
-            }
-            Root::open(&options.site.join(name), site.as_ref())
-        }
-    };
-    let mut roots = vec![open(&options.files, "files")?];
-    if !layout.images.is_empty() {
-        roots.push(open(&options.registry, "registry")?);
-    }
-    Ok(roots)
+/// The folders that are written to.
+struct Roots {
+    all: Vec<Root>,
+    /// Which of them takes the files, and which the storage of the registry. One that the bundle has nothing for
+    /// is not made.
+    files: Option<usize>,
+    registry: Option<usize>,
 }
 
-fn registry_root(roots: &[Root]) -> Option<&Root> {
-    roots.get(REGISTRY)
+impl Roots {
+    fn open(options: &Options, layout: &Layout) -> Result<Self, UnpackError> {
+        let mut roots = Self { all: Vec::new(), files: None, registry: None };
+        let mut site = None;
+        if !layout.files.is_empty() {
+            roots.files = Some(roots.add(options, options.files.as_deref(), "files", &mut site)?);
+        }
+        if !layout.images.is_empty() {
+            roots.registry = Some(roots.add(options, options.registry.as_deref(), "registry", &mut site)?);
+        }
+        Ok(roots)
+    }
+
+    /// Opens `elsewhere`, or the folder `name` of the site; says its number.
+    fn add(
+        &mut self,
+        options: &Options,
+        elsewhere: Option<&Path>,
+        name: &str,
+        site: &mut Option<Arc<Staging>>,
+    ) -> Result<usize, UnpackError> {
+        let root = if let Some(path) = elsewhere {
+            Root::open(path, None)?
+        } else {
+            let staging = match site {
+                Some(staging) => staging,
+                None => site.insert(Staging::open(&options.site)?),
+            };
+            Root::open(&options.site.join(name), Some(staging))?
+        };
+        self.all.push(root);
+        Ok(self.all.len() - 1)
+    }
+
+    fn registry(&self) -> Option<&Root> {
+        self.registry.map(|number| &self.all[number])
+    }
 }
 
 /// Every file that the site is to have, but for links.
-fn targets(layout: &Layout) -> Vec<Target> {
+fn targets(layout: &Layout, roots: &Roots) -> Vec<Target> {
     let mut sorted: BTreeMap<(usize, RelPath), Blob> = BTreeMap::new();
-    for image in &layout.images {
+    for (image, root) in layout.images.iter().filter_map(|image| roots.registry.map(|root| (image, root))) {
         for blob in image.manifests.iter().copied().chain(layout.blobs_of(image)) {
-            sorted.insert((REGISTRY, blob_path(blob.digest)), blob);
+            sorted.insert((root, blob_path(blob.digest)), blob);
         }
     }
     let prefix = RelPath::parse("k8s").expect("a plain name");
-    for file in &layout.files {
+    for (file, root) in layout.files.iter().filter_map(|file| roots.files.map(|root| (file, root))) {
         let blob = Blob { digest: file.digest, size: file.size };
-        sorted.insert((FILES, prefix.join(&file.path)), blob);
+        sorted.insert((root, prefix.join(&file.path)), blob);
     }
     let mut places: HashMap<Digest, usize> = HashMap::new();
     let targets = sorted.into_iter().map(|((root, path), blob)| {
@@ -266,8 +298,8 @@ fn write_blobs(
     let committer = Committer { roots, targets, expected: &expected, report };
     let failed = AtomicBool::new(false);
     let (mut lanes, ended) = Lanes::start();
-    let (read, committed) = std::thread::scope(|scope| {
-        let committed = scope.spawn(|| {
+    let (read, placed) = std::thread::scope(|scope| {
+        let commits = scope.spawn(|| {
             let ended = ended; // gone when this thread ends: nobody waits for an end that nobody takes
             let result = committer.run(&ended);
             failed.store(result.is_err(), Ordering::Relaxed);
@@ -276,9 +308,9 @@ fn write_blobs(
         let mut feeder = Feeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
         let read = feeder.feed(reader, contents, &blobs);
         lanes.finish();
-        (read, committed.join().expect("the committer does not panic; please report"))
+        (read, commits.join().expect("the committer does not panic; please report"))
     });
-    match (read, committed) {
+    match (read, placed) {
         (_, Err(CommitError::Fs(error))) => Err(error.into()),
         (Ok(()), Ok(placed)) => Ok(placed),
         (Ok(()), Err(CommitError::Wrong(wrong))) => {
@@ -300,7 +332,12 @@ struct Feeder<'a> {
 }
 
 impl Feeder<'_> {
-    fn feed(&mut self, reader: &mut BundleReader, contents: &Contents, blobs: &[Blob]) -> Result<(), UnpackError> {
+    fn feed(
+        &mut self,
+        reader: &mut BundleReader,
+        contents: &Contents,
+        blobs: &[Blob],
+    ) -> Result<(), UnpackError> {
         let mut left = self.todo.blobs.len();
         for (number, blob) in blobs.iter().enumerate() {
             if (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
@@ -339,7 +376,8 @@ impl Feeder<'_> {
         }
         // Everything that is installed has been checked; what the end looks like matters to `verify`.
         if let Err(error) = reader.end() {
-            let message = format!("all that was unpacked is right, but the end of the bundle is not: {error}");
+            let message =
+                format!("all that was unpacked is right, but the end of the bundle is not: {error}");
             self.report.event(&Event::Warning { message });
         }
         Ok(())
@@ -358,14 +396,18 @@ impl Feeder<'_> {
 fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
     const SHOWN: usize = 5;
     let all = layout.owners();
-    let mut owners: Vec<String> =
-        blobs.iter().filter_map(|digest| all.get(digest)).flatten().map(|owner| format!("`{owner}`")).collect();
+    let mut owners: Vec<String> = blobs
+        .iter()
+        .filter_map(|digest| all.get(digest))
+        .flatten()
+        .map(|owner| format!("`{owner}`"))
+        .collect();
     owners.dedup();
     let more = owners.len().saturating_sub(SHOWN);
     owners.truncate(SHOWN);
     let mut owners = owners.join(", ");
     if more > 0 {
-        owners.push_str(&format!(" and {more} more"));
+        let _ = write!(owners, " and {more} more"); // a String takes everything
     }
     UnpackError::Damaged { owners, source }
 }
@@ -376,9 +418,9 @@ struct MissingLinks {
     folders: Vec<RelPath>,
 }
 
-fn missing_links(links: &Links, roots: &[Root]) -> Result<MissingLinks, FsError> {
+fn missing_links(links: &Links, roots: &Roots) -> Result<MissingLinks, FsError> {
     use std::io::Read;
-    let Some(root) = registry_root(roots) else {
+    let Some(root) = roots.registry() else {
         return Ok(MissingLinks { stages: Vec::new(), folders: Vec::new() });
     };
     let mut stages = Vec::new();
@@ -399,9 +441,9 @@ fn missing_links(links: &Links, roots: &[Root]) -> Result<MissingLinks, FsError>
 }
 
 /// Writes links, each stage when the one before it is on the disk; says how many.
-fn write_links(links: &MissingLinks, roots: &[Root]) -> Result<usize, FsError> {
+fn write_links(links: &MissingLinks, roots: &Roots) -> Result<usize, FsError> {
     use std::io::Write;
-    let Some(root) = registry_root(roots) else { return Ok(0) };
+    let Some(root) = roots.registry() else { return Ok(0) };
     let staging = root.staging();
     let mut written = 0;
     for folder in &links.folders {
@@ -412,7 +454,8 @@ fn write_links(links: &MissingLinks, roots: &[Root]) -> Result<usize, FsError> {
             for (number, (_, digest)) in batch.iter().enumerate() {
                 let name = format!("link.{number}");
                 let mut file = staging.create(&name)?;
-                file.write_all(digest.to_string().as_bytes()).map_err(FsError::at("write", staging.path(&name)))?;
+                file.write_all(digest.to_string().as_bytes())
+                    .map_err(FsError::at("write", staging.path(&name)))?;
             }
             // Carries what the stage before has moved, too.
             staging.sync()?;
@@ -426,17 +469,22 @@ fn write_links(links: &MissingLinks, roots: &[Root]) -> Result<usize, FsError> {
 }
 
 /// Fails if there is less room than is needed, before anything was written.
-fn check_space(targets: &[Target], states: &[State], links: &MissingLinks, roots: &[Root]) -> Result<(), UnpackError> {
-    for staging in distinct(roots) {
+fn check_space(
+    targets: &[Target],
+    states: &[State],
+    links: &MissingLinks,
+    roots: &Roots,
+) -> Result<(), UnpackError> {
+    for staging in distinct(&roots.all) {
         let (mut bytes, mut files) = (0, 0);
         for (target, state) in targets.iter().zip(states) {
-            let here = std::sync::Arc::ptr_eq(roots[target.root].staging(), staging);
+            let here = Arc::ptr_eq(roots.all[target.root].staging(), staging);
             if here && matches!(state, State::Missing | State::Wrong) {
                 bytes += target.blob.size.next_multiple_of(SMALL_FILE) + SMALL_FILE;
                 files += 3; // with the folders of a blob
             }
         }
-        if registry_root(roots).is_some_and(|root| std::sync::Arc::ptr_eq(root.staging(), staging)) {
+        if roots.registry().is_some_and(|root| Arc::ptr_eq(root.staging(), staging)) {
             let count = links.stages.iter().map(Vec::len).sum::<usize>() as u64;
             bytes += count * SMALL_FILE;
             files += count * 2;

@@ -46,12 +46,17 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     let layout = &contents.layout;
     let entries: Vec<Entry> = layout.entries().skip(2 + layout.manifests.len()).collect();
     let bytes = entries.iter().map(|entry| entry.size).sum();
-    report.event(&Event::Stage { name: "verifying", bytes: Some(bytes), objects: Some(entries.len() as u64) });
+    report.event(&Event::Stage {
+        name: "verifying",
+        bytes: Some(bytes),
+        objects: Some(entries.len() as u64),
+    });
 
     let mut found = Found::default();
     let (mut lanes, ended) = Lanes::start();
     let hashed = std::thread::scope(|scope| {
-        let hashed = scope.spawn(move || ended.iter().map(|ended| (ended.number, ended.result)).collect::<Vec<_>>());
+        let hashed =
+            scope.spawn(move || ended.iter().map(|ended| (ended.number, ended.result)).collect::<Vec<_>>());
         for (number, entry) in entries.iter().enumerate() {
             if found.unreadable.is_some() {
                 break;
@@ -68,10 +73,10 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
         }
     }
     let mut damage = found.damage(&entries, layout);
-    if found.unreadable.is_none() {
-        if let Err(error) = reader.end() {
-            damage.push(tail(&error));
-        }
+    if found.unreadable.is_none()
+        && let Err(error) = reader.end()
+    {
+        damage.push(tail(&error));
     }
     let checked = layout.manifests.len() + entries.len();
     Ok(Verdict { identity: contents.identity, blobs: checked, bytes: layout.total_size(), damage })
@@ -163,8 +168,11 @@ impl Found {
                 problem: problem.to_owned(),
             }
         };
-        let mut all: Vec<_> =
-            self.problems.iter().map(|(number, (offsets, problem))| damage(*number, offsets, problem)).collect();
+        let mut all: Vec<_> = self
+            .problems
+            .iter()
+            .map(|(number, (offsets, problem))| damage(*number, offsets, problem))
+            .collect();
         if let Some((first, offset, why)) = &self.unreadable {
             all.extend((*first..entries.len()).map(|number| damage(number, &[*offset].into(), why)));
         }

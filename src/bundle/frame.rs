@@ -267,7 +267,8 @@ fn compresses(content: &[u8]) -> bool {
         return true;
     }
     let step = content.len() / PIECES;
-    let sample: Vec<u8> = content.chunks(step).flat_map(|chunk| &chunk[..chunk.len().min(PIECE)]).copied().collect();
+    let sample: Vec<u8> =
+        content.chunks(step).flat_map(|chunk| &chunk[..chunk.len().min(PIECE)]).copied().collect();
     let shrunk = zstd::bulk::compress(&sample, 1).expect("zstd compresses any bytes; please report");
     shrunk.len() < sample.len() - sample.len() / 50
 }
@@ -282,7 +283,8 @@ pub fn store(content: &[u8]) -> Vec<u8> {
     frame.extend_from_slice(&u32::try_from(content.len()).expect("at most FRAME_SIZE").to_le_bytes());
     for index in 0..blocks {
         let block = &content[index * BLOCK_LIMIT..content.len().min((index + 1) * BLOCK_LIMIT)];
-        let header = u32::try_from(block.len()).expect("at most BLOCK_LIMIT") << 3 | u32::from(index + 1 == blocks);
+        let header =
+            u32::try_from(block.len()).expect("at most BLOCK_LIMIT") << 3 | u32::from(index + 1 == blocks);
         frame.extend_from_slice(&header.to_le_bytes()[..3]);
         frame.extend_from_slice(block);
     }

@@ -159,7 +159,9 @@ impl Index {
         }
         let Annotated { annotations } = serde_json::from_slice(bytes)?;
         check_version(annotations.get(ANNOTATION_FORMAT).ok_or(IndexError::NotABundle)?)?;
-        if let Some(feature) = annotations.get(ANNOTATION_REQUIRES).and_then(|all| all.split_whitespace().next()) {
+        if let Some(feature) =
+            annotations.get(ANNOTATION_REQUIRES).and_then(|all| all.split_whitespace().next())
+        {
             return Err(IndexError::Requires(feature.to_owned()));
         }
         let document: Document = serde_json::from_slice(bytes)?;
@@ -270,9 +272,11 @@ impl FileSet {
         for (number, entry) in document.layers.unwrap_or_default().into_iter().enumerate() {
             entry.check_encoding()?;
             let refuse = |why: String| IndexError::Entry(number, why);
-            let title = entry.annotations.get(TITLE).ok_or_else(|| refuse(format!("no `{TITLE}` annotation")))?;
+            let title =
+                entry.annotations.get(TITLE).ok_or_else(|| refuse(format!("no `{TITLE}` annotation")))?;
             files.push(IndexedFile {
-                path: RelPath::parse(title).map_err(|error| refuse(format!("`{}`: {error}", title.escape_debug())))?,
+                path: RelPath::parse(title)
+                    .map_err(|error| refuse(format!("`{}`: {error}", title.escape_debug())))?,
                 url: entry.annotations.get(ANNOTATION_URL).cloned().unwrap_or_default(),
                 digest: entry.digest,
                 size: entry.size,
@@ -336,7 +340,11 @@ mod tests {
         let name = "\"org.opencontainers.image.ref.name\":\"registry.k8s.io/pause:3.9\"";
         for (from, to, message) in [
             (format, "\"a\":\"b\"", "not written by airbundle"),
-            (format, "\"dev.airbundle.format\":\"1.0\",\"dev.airbundle.requires\":\"delta x\"", "needs `delta`"),
+            (
+                format,
+                "\"dev.airbundle.format\":\"1.0\",\"dev.airbundle.requires\":\"delta x\"",
+                "needs `delta`",
+            ),
             (name, "\"a\":\"b\"", "no `org.opencontainers.image.ref.name`"),
             (name, &format!("{name},\"dev.airbundle.encoding\":\"gunzip\""), "encoding `gunzip`"),
             ("pause:3.9\"", "../pause:3.9\"", "`registry.k8s.io/../pause:3.9`"),
@@ -361,8 +369,15 @@ mod tests {
         let set = FileSet { files: vec![file("dl.k8s.io/kubelet"), file("get.helm.sh/helm.tar.gz")] };
         assert_eq!(FileSet::parse(&set.to_json()).unwrap(), set);
         let text = String::from_utf8(set.to_json()).unwrap();
-        for bad in ["../../etc/passwd", "/etc/passwd", "get.helm.sh/helm.tar.gz", "get.helm.sh", "get.helm.sh/HELM.tar.gz", "a//b", "a\\u0000b"]
-        {
+        for bad in [
+            "../../etc/passwd",
+            "/etc/passwd",
+            "get.helm.sh/helm.tar.gz",
+            "get.helm.sh",
+            "get.helm.sh/HELM.tar.gz",
+            "a//b",
+            "a\\u0000b",
+        ] {
             let text = text.replace("title\":\"dl.k8s.io/kubelet", &format!("title\":\"{bad}"));
             assert!(FileSet::parse(text.as_bytes()).is_err(), "{bad}");
         }

@@ -82,7 +82,7 @@ pub enum LayoutError {
 /// Walks over the manifests of an index in the bundle's order, parents first.
 ///
 /// The reader does not know a manifest before it has read it, the writer knows all of them: both call
-/// [`Walk::next`] and answer with [`Walk::supply`] until nothing is left.
+/// [`Walk::next_manifest`] and answer with [`Walk::supply`] until nothing is left.
 pub struct Walk {
     index: Index,
     /// What is still to be visited, the next one last: the image, how deep, the manifest.
@@ -135,7 +135,7 @@ impl Walk {
     }
 
     /// The next manifest of the bundle, each one once; nothing when all were supplied.
-    pub fn next(&mut self) -> Result<Option<Wanted>, LayoutError> {
+    pub fn next_manifest(&mut self) -> Result<Option<Wanted>, LayoutError> {
         while let Some((image, depth, wanted)) = self.stack.pop() {
             if !self.visited.insert((image, wanted.blob.digest)) {
                 continue;
@@ -156,9 +156,10 @@ impl Walk {
         Ok(None)
     }
 
-    /// The bytes of the manifest that [`Walk::next`] asked for; their digest has been checked.
+    /// The bytes of the manifest that [`Walk::next_manifest`] asked for; their digest has been checked.
     pub fn supply(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
-        let (image, depth, wanted) = self.pending.take().expect("`next` asked for it; please report");
+        let (image, depth, wanted) =
+            self.pending.take().expect("`next_manifest` asked for it; please report");
         let digest = wanted.blob.digest;
         self.manifests.push(wanted.blob);
         if wanted.file_set {
@@ -169,8 +170,8 @@ impl Walk {
             self.files = set.files;
             return Ok(());
         }
-        let manifest =
-            Manifest::parse(&wanted.media_type, bytes).map_err(|error| LayoutError::Manifest(digest, error))?;
+        let manifest = Manifest::parse(&wanted.media_type, bytes)
+            .map_err(|error| LayoutError::Manifest(digest, error))?;
         if let Manifest::Image { config, layers } = &manifest {
             for blob in std::iter::once(config).chain(layers) {
                 self.note_size(Blob { digest: blob.digest, size: blob.size })?;
@@ -180,7 +181,7 @@ impl Walk {
         self.descend(image, depth, digest)
     }
 
-    /// The layout, once [`Walk::next`] has nothing more.
+    /// The layout, once [`Walk::next_manifest`] has nothing more.
     #[must_use]
     pub fn finish(self, index_size: u64) -> Layout {
         let mut placed: HashSet<Digest> = self.manifests.iter().map(|blob| blob.digest).collect();

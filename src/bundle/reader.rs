@@ -22,7 +22,7 @@ use crate::bundle::frame::{self, Frame, FrameError, FrameReader, PADDING_MAGIC, 
 use crate::bundle::index::{Index, IndexError};
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, blob_name, tar_header};
 use crate::bundle::seek_table::{self, Entry};
-use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
 
@@ -47,7 +47,9 @@ pub enum ReadError {
         source: FrameError,
     },
     /// An entry that the documents of the bundle do not ask for.
-    #[error("where `{expected}` belongs, the archive has {found}: it is damaged, or not written by airbundle")]
+    #[error(
+        "where `{expected}` belongs, the archive has {found}: it is damaged, or not written by airbundle"
+    )]
     Unexpected {
         /// The name of the entry that should be there.
         expected: String,
@@ -174,7 +176,7 @@ impl BundleReader {
         let identity = Digest::of(&index);
         let mut manifests = HashMap::new();
         let mut walk = Walk::new(Index::parse(&index)?)?;
-        while let Some(wanted) = walk.next()? {
+        while let Some(wanted) = walk.next_manifest()? {
             let blob = wanted.blob;
             let bytes = self.document(&blob_name(blob.digest), blob.size)?;
             if Digest::of(&bytes) != blob.digest {
@@ -275,10 +277,10 @@ impl BundleReader {
     }
 
     fn zeros(&mut self, object: &str, len: u64) -> Result<(), ReadError> {
-        match self.exact(object, len)?.iter().all(|byte| *byte == 0) {
-            true => Ok(()),
-            false => Err(unexpected(object, "bytes that are not zero in its padding".into())),
+        if self.exact(object, len)?.iter().all(|byte| *byte == 0) {
+            return Ok(());
         }
+        Err(unexpected(object, "bytes that are not zero in its padding".into()))
     }
 
     fn header(&mut self, name: &str, size: u64) -> Result<(), ReadError> {
@@ -347,18 +349,20 @@ impl Feeder {
         let mut input = BufReader::with_capacity(256 << 10, file);
         let mut offset = 0;
         for entry in table {
-            let mut bytes = vec![0; entry.compressed.min(2 * crate::bundle::FRAME_SIZE as u32) as usize];
+            let mut bytes = vec![0; (entry.compressed as usize).min(2 * FRAME_SIZE)];
             if let Err(error) = input.read_exact(&mut bytes) {
                 return self.fail(offset, FrameError::Read(error));
             }
             let mut frames = FrameReader::new(&bytes[..], offset);
             let end = offset + u64::from(entry.compressed);
             let sent = match frames.next_frame() {
-                Ok(Some(frame)) if frames.offset() == end && frame.content_size() == entry.decompressed as usize => {
+                Ok(Some(frame))
+                    if frames.offset() == end && frame.content_size() == entry.decompressed as usize =>
+                {
                     self.frame(offset, frame, u64::from(entry.compressed))
                 }
-                Ok(_) => self.hole(offset, entry, FrameError::Damaged),
-                Err(error) => self.hole(offset, entry, error),
+                Ok(_) => self.hole(offset, *entry, FrameError::Damaged),
+                Err(error) => self.hole(offset, *entry, error),
             };
             if sent.is_err() {
                 return;
@@ -381,7 +385,9 @@ impl Feeder {
                 });
                 self.send(Chunk { offset, len: content_size, content, last: false })
             }
-            Frame::Skippable { magic: PADDING_MAGIC, payload } if payload.iter().all(|byte| *byte == 0) => Ok(()),
+            Frame::Skippable { magic: PADDING_MAGIC, payload } if payload.iter().all(|byte| *byte == 0) => {
+                Ok(())
+            }
             Frame::Skippable { .. } => {
                 self.fail(offset, FrameError::Foreign("is a skippable one that no bundle has"));
                 Err(Gone)
@@ -389,7 +395,7 @@ impl Feeder {
         }
     }
 
-    fn hole(&mut self, offset: u64, entry: &Entry, error: FrameError) -> Result<(), Gone> {
+    fn hole(&mut self, offset: u64, entry: Entry, error: FrameError) -> Result<(), Gone> {
         let (sender, content) = channel();
         let last = entry.decompressed == 0;
         let _ = sender.send(Err(error));

@@ -26,7 +26,8 @@ pub fn encode(entries: &[Entry]) -> Vec<u8> {
         payload.extend_from_slice(&entry.compressed.to_le_bytes());
         payload.extend_from_slice(&entry.decompressed.to_le_bytes());
     }
-    payload.extend_from_slice(&u32::try_from(entries.len()).expect("few frames; please report").to_le_bytes());
+    payload
+        .extend_from_slice(&u32::try_from(entries.len()).expect("few frames; please report").to_le_bytes());
     payload.push(0); // no checksums here: every frame has its own
     payload.extend_from_slice(&FOOTER_MAGIC.to_le_bytes());
     frame::skippable(SEEK_TABLE_MAGIC, &payload)
@@ -56,17 +57,21 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     if len < (8 + FOOTER_LEN) as u64 {
         return Ok(None);
     }
-    input.seek(SeekFrom::End(-(FOOTER_LEN as i64)))?;
+    input.seek(SeekFrom::Start(len - FOOTER_LEN as u64))?;
     input.read_exact(&mut footer)?;
     let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
     let payload_len = count * ENTRY_LEN as u64 + FOOTER_LEN as u64;
-    if footer[5..] != FOOTER_MAGIC.to_le_bytes() || payload_len > u64::from(SKIPPABLE_LIMIT) || payload_len + 8 > len {
+    if footer[5..] != FOOTER_MAGIC.to_le_bytes()
+        || payload_len > u64::from(SKIPPABLE_LIMIT)
+        || payload_len + 8 > len
+    {
         return Ok(None);
     }
     input.seek(SeekFrom::Start(len - payload_len - 8))?;
     let mut header = [0; 8];
     input.read_exact(&mut header)?;
-    if header[..4] != SEEK_TABLE_MAGIC.to_le_bytes() || header[4..] != (payload_len as u32).to_le_bytes() {
+    let payload_field = u32::try_from(payload_len).expect("at most SKIPPABLE_LIMIT").to_le_bytes();
+    if header[..4] != SEEK_TABLE_MAGIC.to_le_bytes() || header[4..] != payload_field {
         return Ok(None);
     }
     let mut payload = Vec::new();

@@ -174,8 +174,13 @@ impl BundleWriter {
     pub fn end(&mut self, digest: Digest) -> Result<(), FsError> {
         let mut entry = self.entry.take().expect("`begin` comes first; please report");
         let header = tar_header(&blob_name(digest), entry.size);
-        assert!(entry.header.is_none_or(|known| known == header), "`{digest}` is another blob; please report");
-        entry.buffer.resize(entry.buffer.len() + usize::try_from(padded(entry.size) - entry.size).expect("< 512"), 0);
+        assert!(
+            entry.header.is_none_or(|known| known == header),
+            "`{digest}` is another blob; please report"
+        );
+        entry
+            .buffer
+            .resize(entry.buffer.len() + usize::try_from(padded(entry.size) - entry.size).expect("< 512"), 0);
         if let Some(own) = entry.own {
             if entry.header.is_none() {
                 self.late_headers.push((own.header, header));

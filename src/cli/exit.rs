@@ -70,9 +70,10 @@ impl From<UnpackError> for Failure {
 fn read_code(error: &ReadError) -> Code {
     match error {
         ReadError::Fs(_) => Code::File,
-        ReadError::NotABundle(_) | ReadError::Layout(_) => Code::NotABundle,
-        ReadError::Index(IndexError::Syntax(_)) => Code::Damaged,
-        ReadError::Index(_) => Code::NotABundle,
-        ReadError::Damaged { .. } | ReadError::Unexpected { .. } | ReadError::Digest(_) => Code::Damaged,
+        ReadError::Index(IndexError::Syntax(_))
+        | ReadError::Damaged { .. }
+        | ReadError::Unexpected { .. }
+        | ReadError::Digest(_) => Code::Damaged,
+        ReadError::NotABundle(_) | ReadError::Layout(_) | ReadError::Index(_) => Code::NotABundle,
     }
 }

@@ -130,7 +130,8 @@ fn platforms(image: &Image, layout: &Layout, configs: &HashMap<Digest, Vec<u8>>)
             }
             Some(Manifest::Image { config, .. }) if manifest.digest == image.indexed.digest => {
                 let bytes = configs.get(&config.digest).map_or(&[][..], Vec::as_slice);
-                platforms.extend(config_platform(&config.media_type, bytes).map(|platform| platform.to_string()));
+                platforms
+                    .extend(config_platform(&config.media_type, bytes).map(|platform| platform.to_string()));
             }
             _ => {}
         }
@@ -148,25 +149,25 @@ fn text(listing: &Listing) -> String {
         .iter()
         .map(|file| [file.path.clone(), human_bytes(file.size), String::new(), file.digest.to_string()]);
     let mut text = String::new();
-    table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], images.collect());
+    table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], &images.collect::<Vec<_>>());
     if !listing.images.is_empty() && !listing.files.is_empty() {
         text.push('\n');
     }
-    table(&mut text, ["FILE", "SIZE", "", "SHA256"], files.collect());
+    table(&mut text, ["FILE", "SIZE", "", "SHA256"], &files.collect::<Vec<_>>());
     text
 }
 
 /// Columns as wide as their widest cell; the second one, a number, is aligned to the right.
-fn table(text: &mut String, head: [&str; 4], rows: Vec<[String; 4]>) {
+fn table(text: &mut String, head: [&str; 4], rows: &[[String; 4]]) {
     if rows.is_empty() {
         return;
     }
     let head = head.map(str::to_owned);
     let width = |column: usize| {
-        std::iter::once(&head).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
+        std::iter::once(&head).chain(rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
     };
     let widths = [width(0), width(1), width(2)];
-    for [first, second, third, last] in std::iter::once(&head).chain(&rows) {
+    for [first, second, third, last] in std::iter::once(&head).chain(rows) {
         let _ = write!(text, "{first:0$}  {second:>1$}", widths[0], widths[1]);
         if widths[2] > 0 {
             let _ = write!(text, "  {third:0$}", widths[2]);

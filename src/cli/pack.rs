@@ -69,7 +69,11 @@ impl Pack {
         let result = pack(lists, &options, &*reporter);
         drop(reporter);
         let summary = result.map_err(pack_failure)?;
-        print(&self.out.result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })))?;
+        print(
+            &self
+                .out
+                .result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })),
+        )?;
         Ok(Code::Success)
     }
 }
@@ -127,7 +131,11 @@ fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(format!("`{url}` does not begin with http:// or https:// and a host"));
     }
-    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
         return Err("the URL may have a host and a path, and nothing else".into());
     }
     Ok((host.to_ascii_lowercase(), url))

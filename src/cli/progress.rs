@@ -127,7 +127,9 @@ impl Report for Terminal {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("a template that was tried; please report").progress_chars("=> ")
+    ProgressStyle::with_template(template)
+        .expect("a template that was tried; please report")
+        .progress_chars("=> ")
 }
 
 /// Plain lines on stderr.
@@ -167,7 +169,9 @@ impl Report for Json {
         let mut meter = self.meter.lock().expect("no panic while it counts; please report");
         let line = match event {
             Event::Progress { bytes, .. } => match meter.count(*bytes) {
-                Some(()) => serde_json::json!({"event": "progress", "bytes": meter.done, "total": meter.total}),
+                Some(()) => {
+                    serde_json::json!({"event": "progress", "bytes": meter.done, "total": meter.total})
+                }
                 None => return,
             },
             Event::Stage { bytes, .. } => {
@@ -209,7 +213,11 @@ impl Meter {
     fn line(&self) -> String {
         let rate = self.done as f64 / self.start.elapsed().as_secs_f64();
         let done = human_bytes(self.done);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and small")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is positive and small"
+        )]
         let speed = human_bytes(rate as u64);
         match self.total {
             Some(total) if total > 0 => {

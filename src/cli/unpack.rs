@@ -45,7 +45,11 @@ impl Unpack {
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);
         let summary = result?;
-        print(&self.out.result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })))?;
+        print(
+            &self
+                .out
+                .result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })),
+        )?;
         Ok(Code::Success)
     }
 }

@@ -33,7 +33,12 @@ impl Verify {
         if verdict.damage.is_empty() {
             return Ok(Code::Success);
         }
-        let message = format!("{}: {} of {} objects are damaged", self.bundle.display(), verdict.damage.len(), verdict.blobs);
+        let message = format!(
+            "{}: {} of {} objects are damaged",
+            self.bundle.display(),
+            verdict.damage.len(),
+            verdict.blobs
+        );
         Err(Failure::new(Code::Damaged, message))
     }
 }

@@ -75,12 +75,13 @@ impl Challenge {
             http::body(object, response, TOKEN_LIMIT)
         })?;
         let answer: Option<Answer> = serde_json::from_slice(&body).ok();
-        answer.and_then(|answer| answer.token.or(answer.access_token)).filter(|token| !token.is_empty()).ok_or_else(
-            || {
+        answer
+            .and_then(|answer| answer.token.or(answer.access_token))
+            .filter(|token| !token.is_empty())
+            .ok_or_else(|| {
                 let what = "without a token in it".to_owned();
                 FetchError::new(object, Problem::Protocol { url: http::plain(&url), what })
-            },
-        )
+            })
     }
 
     /// A registry must not make this program ask hosts of the network that it runs in.

@@ -1,7 +1,7 @@
 //! Files by URL: where they are asked for, and what can be known of them before they are fetched.
 
 use reqwest::blocking::Response;
-use reqwest::header::{CONTENT_ENCODING, ETAG, IF_RANGE, RANGE};
+use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{StatusCode, Url};
 
 use crate::event::Report;
@@ -33,7 +33,7 @@ pub fn mirrored(url: &Url, mirror: Option<&Url>) -> Url {
 
 /// Asks for the first byte of a file, to learn that it is there, how large it is, and whether it can be had in
 /// parts. A HEAD would be the obvious request; signed storage URLs refuse it.
-pub fn probe(http: &Http, report: &dyn Report, object: &str, url: Url) -> Result<RemoteFile, FetchError> {
+pub fn probe(http: &Http, report: &dyn Report, object: &str, url: &Url) -> Result<RemoteFile, FetchError> {
     http.retry(report, || {
         let response = http::send_any(object, http.get(url.clone(), false).header(RANGE, "bytes=0-0"))?;
         let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
@@ -75,7 +75,7 @@ pub fn get(
 }
 
 fn refuse_encoding(object: &str, response: &Response) -> Result<(), FetchError> {
-    match response.headers().get(CONTENT_ENCODING).map(|value| value.as_bytes()) {
+    match response.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
         Some(encoding) => {
             let what = format!("with `Content-Encoding: {}`, unasked", String::from_utf8_lossy(encoding));

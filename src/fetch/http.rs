@@ -49,7 +49,6 @@ impl Http {
     }
 
     /// A GET request; `lax` takes any certificate.
-    #[must_use]
     pub fn get(&self, url: Url, lax: bool) -> RequestBuilder {
         // A file is what its URL gives, not what some server would make of it on the way.
         let client = if lax { &self.lax } else { &self.client };
@@ -93,7 +92,8 @@ impl Http {
             Problem::Status { retry_after, .. } => *retry_after,
             _ => None,
         };
-        let wait = asked.unwrap_or_else(|| jitter(FIRST_WAIT * 2_u32.pow((tries - 1).min(10)))).min(LONGEST_WAIT);
+        let wait =
+            asked.unwrap_or_else(|| jitter(FIRST_WAIT * 2_u32.pow((tries - 1).min(10)))).min(LONGEST_WAIT);
         let reason = match &error.source {
             Some(source) => format!("{}: {}", error.problem, root_cause(source)),
             None => error.problem.to_string(),
@@ -121,7 +121,8 @@ pub fn check(object: &str, response: Response) -> Result<Response, FetchError> {
         return Ok(response);
     }
     let url = plain(response.url());
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(seconds);
+    let retry_after =
+        response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(seconds);
     let mut hint = match status {
         StatusCode::NOT_FOUND => " (not found): it does not exist under this name".to_owned(),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -148,6 +149,7 @@ pub fn body(object: &str, response: Response, limit: u64) -> Result<Vec<u8>, Fet
 }
 
 /// The range that an answer of status 206 holds (RFC 9110, section 14.4): first byte, last byte, whole size.
+#[must_use]
 pub fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
     let value = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
@@ -157,6 +159,7 @@ pub fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
 }
 
 /// A connection that broke while a body was read.
+#[must_use]
 pub fn broken(object: &str, url: &str, error: std::io::Error) -> FetchError {
     let source = error.into_inner().and_then(|inner| inner.downcast().ok()).map(|inner| *inner);
     FetchError { source, ..FetchError::new(object, Problem::Network(url.to_owned(), 1)) }

@@ -95,6 +95,7 @@ struct State {
 }
 
 /// How far a task is.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 struct Progress {
     size: Option<u64>,
     ranges: bool,
@@ -195,7 +196,8 @@ impl Queue<'_> {
                 return Ok(Next::Restart);
             }
             if progress.taken < progress.hashed {
-                let piece = progress.arrived.remove(&progress.taken).expect("hashed pieces stay; please report");
+                let piece =
+                    progress.arrived.remove(&progress.taken).expect("hashed pieces stay; please report");
                 progress.taken += piece.len() as u64;
                 state.release(task, piece.len() as u64);
                 self.changed.notify_all();
@@ -291,7 +293,11 @@ impl Queue<'_> {
         let mut first_try = true;
         self.retry(lease, |progressed| {
             let task = &self.tasks[lease.task];
-            if !std::mem::replace(&mut first_try, false) && at > 0 && task.digest.is_none() && task.sha512.is_none() {
+            if !std::mem::replace(&mut first_try, false)
+                && at > 0
+                && task.digest.is_none()
+                && task.sha512.is_none()
+            {
                 self.start_afresh(lease);
                 return Err(Leave::Obsolete);
             }
@@ -317,7 +323,9 @@ impl Queue<'_> {
                 }
                 if ended {
                     return match self.size(lease.task) {
-                        Some(size) if size != position => Err(self.wrong_size(lease.task, position, &response)),
+                        Some(size) if size != position => {
+                            Err(self.wrong_size(lease.task, position, &response))
+                        }
                         _ => self.ended(lease, position),
                     };
                 }
@@ -326,7 +334,11 @@ impl Queue<'_> {
     }
 
     /// Repeats `attempt` while it fails in ways that may pass; the count starts again when something came.
-    fn retry(&self, lease: Lease, mut attempt: impl FnMut(&mut bool) -> Result<(), Leave>) -> Result<(), Leave> {
+    fn retry(
+        &self,
+        lease: Lease,
+        mut attempt: impl FnMut(&mut bool) -> Result<(), Leave>,
+    ) -> Result<(), Leave> {
         let mut tries = 1;
         loop {
             let mut progressed = false;
@@ -460,10 +472,10 @@ impl Queue<'_> {
         if let Some(expected) = task.digest.filter(|expected| *expected != digest) {
             return Err(mismatch("sha256", digest.hex(), expected.hex()));
         }
-        if let Some((expected, found)) = task.sha512.zip(hashes.sha512.map(Sha512::finalize)) {
-            if expected[..] != found[..] {
-                return Err(mismatch("sha512", to_hex(&found), to_hex(&expected)));
-            }
+        if let Some((expected, found)) = task.sha512.zip(hashes.sha512.map(Sha512::finalize))
+            && expected[..] != found[..]
+        {
+            return Err(mismatch("sha512", to_hex(&found), to_hex(&expected)));
         }
         progress.outcome = Some(digest);
         self.report.event(&Event::Done { id: lease.task as u64 });
@@ -573,7 +585,8 @@ impl State {
             let generation = progress.generation;
             if let Some(size) = progress.size.filter(|_| progress.ranges) {
                 let (first, end) = (progress.assigned, size.min(progress.assigned + LEASE));
-                if first == end && !(size == 0 && !progress.announced) {
+                let is_new_and_empty = size == 0 && !progress.announced;
+                if first == end && !is_new_and_empty {
                     continue;
                 }
                 if !self.fits(task, end - first) {

@@ -36,7 +36,12 @@ enum Place {
 
 impl Registry {
     /// The registry of `host`, or the mirror for it; `insecure`: any certificate will do, or plain http.
-    pub fn new(http: Http, host: &str, mirror: Option<&Url>, insecure: bool) -> Result<Self, url::ParseError> {
+    pub fn new(
+        http: Http,
+        host: &str,
+        mirror: Option<&Url>,
+        insecure: bool,
+    ) -> Result<Self, url::ParseError> {
         let (place, prefix) = match mirror {
             Some(url) => {
                 let path = url.path().trim_matches('/');
@@ -67,9 +72,11 @@ impl Registry {
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
-            let response = self.get(report, object, &repository, &url, |request| request.header(ACCEPT, &accept))?;
+            let response =
+                self.get(report, object, &repository, &url, |request| request.header(ACCEPT, &accept))?;
             let header = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            let media_type = header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
+            let media_type =
+                header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
             Ok((media_type, http::body(object, response, MANIFEST_LIMIT)?))
         })
     }

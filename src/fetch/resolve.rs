@@ -69,7 +69,7 @@ pub fn resolve(
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
         let mirror = entry.url.host_str().and_then(|host| upstream.mirror(host, entry.url.port()));
-        files::probe(http, report, entry.url.as_str(), files::mirrored(&entry.url, mirror))
+        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
     });
 
     let mut failures = Vec::new();
@@ -113,10 +113,11 @@ fn registries(
             continue;
         }
         let insecure = upstream.insecure.iter().any(|insecure| insecure == host);
-        let registry = Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
-            let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
-            vec![FetchError::new(entry.reference.to_string(), problem)]
-        })?;
+        let registry =
+            Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
+                let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
+                vec![FetchError::new(entry.reference.to_string(), problem)]
+            })?;
         registries.insert(host.to_owned(), Arc::new(registry));
     }
     Ok(registries)
@@ -183,7 +184,13 @@ impl<'a> Resolver<'a> {
     }
 
     /// Reads a manifest and those that it names.
-    fn manifest(&mut self, media_type: &str, digest: Digest, bytes: Vec<u8>, depth: usize) -> Result<(), FetchError> {
+    fn manifest(
+        &mut self,
+        media_type: &str,
+        digest: Digest,
+        bytes: Vec<u8>,
+        depth: usize,
+    ) -> Result<(), FetchError> {
         let refuse = |error| FetchError::new(&self.object, Problem::Manifest { digest, error });
         let manifest = Manifest::parse(media_type, &bytes).map_err(refuse)?;
         self.manifests.insert(digest, bytes);
@@ -276,8 +283,12 @@ impl<'a> Resolver<'a> {
     /// A platform that the line itself asks for must be there. What the command line asks for, for all images,
     /// is a filter: one of them is enough.
     fn check_platforms(&self) -> Result<(), FetchError> {
-        let missing: Vec<_> =
-            self.wanted.iter().filter(|wanted| !self.found.contains(wanted)).map(Platform::to_string).collect();
+        let missing: Vec<_> = self
+            .wanted
+            .iter()
+            .filter(|wanted| !self.found.contains(wanted))
+            .map(Platform::to_string)
+            .collect();
         let strict = !self.entry.platforms.is_empty();
         if missing.is_empty() || !strict && !self.found.is_empty() || self.available.is_empty() {
             return Ok(());

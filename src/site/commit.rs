@@ -147,6 +147,7 @@ impl Committer<'_> {
 }
 
 /// The staging areas of `roots`, each once.
+#[must_use]
 pub fn distinct(roots: &[Root]) -> Vec<&Arc<Staging>> {
     let mut distinct: Vec<&Arc<Staging>> = Vec::new();
     for root in roots {

@@ -111,7 +111,8 @@ impl Staging {
 
     /// Free room: bytes and, where the file system counts them, inodes.
     pub fn free(&self) -> Result<(u64, Option<u64>), FsError> {
-        let stat = rustix::fs::fstatvfs(&self.readable).map_err(|error| FsError::at("ask for the free space of", &self.path)(error.into()))?;
+        let stat = rustix::fs::fstatvfs(&self.readable)
+            .map_err(|error| FsError::at("ask for the free space of", &self.path)(error.into()))?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
         Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
     }
@@ -122,7 +123,8 @@ impl Root {
     /// the same file system, and in a folder of its own otherwise.
     pub fn open(path: &Path, site: Option<&Arc<Staging>>) -> Result<Self, RootError> {
         create_dir_all(path)?;
-        let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(FsError::at("open", path));
+        let device =
+            |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(FsError::at("open", path));
         let staging = match site {
             Some(site) if device(&site.path)? == device(path)? => site.clone(),
             _ => Staging::open(path)?,
@@ -194,7 +196,9 @@ fn regular(file: io::Result<File>, path: impl FnOnce() -> PathBuf) -> Result<Opt
     match file {
         Ok(file) => Ok(Some(file)),
         // `NotADirectory`: something else stands where a folder belongs; writing there will say so.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
         Err(error) => Err(FsError::at("open", path())(error)),
     }
 }

@@ -88,6 +88,7 @@ impl Links {
     }
 
     /// The stages, in the order in which they may appear.
+    #[must_use]
     pub fn stages(&self) -> [&BTreeMap<RelPath, Digest>; 4] {
         [&self.inner, &self.roots, &self.history, &self.tags]
     }
@@ -101,7 +102,8 @@ impl Links {
         manifests: &[crate::bundle::layout::Blob],
     ) {
         let base = format!("{BASE}/repositories/{repository}");
-        let link = |place: &str, digest: Digest| path(&format!("{base}/{place}/sha256/{}/link", digest.hex()));
+        let link =
+            |place: &str, digest: Digest| path(&format!("{base}/{place}/sha256/{}/link", digest.hex()));
         for manifest in manifests {
             let revision = link("_manifests/revisions", manifest.digest);
             if manifest.digest == root {
