@@ -49,7 +49,7 @@ impl Package {
         process::run(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&self.deb)).stdout
     }
 
-    /// One regular file of it, such as `usr/bin/hello`.
+    /// One regular file of it, such as `bin/hello`, wherever this release of Debian has it: there or under `usr`.
     pub fn file(&self, path: &str) -> Vec<u8> {
         let tar = self.tar();
         let mut archive = tar::Archive::new(tar.as_slice());
@@ -58,11 +58,9 @@ impl Package {
             .expect("read a tar")
             .map(|entry| entry.expect("read a tar"))
             .find(|entry| {
-                entry
-                    .path()
-                    .expect("read a tar")
-                    .strip_prefix("./")
-                    .is_ok_and(|found| found == Path::new(path))
+                let found = entry.path().expect("read a tar");
+                let found = found.strip_prefix("./").unwrap_or(&found);
+                found.strip_prefix("usr").unwrap_or(found) == Path::new(path)
             })
             .unwrap_or_else(|| panic!("no {path} in {}", self.deb.display()));
         let mut bytes = Vec::new();

@@ -246,7 +246,7 @@ fn kubespray_images(packages: &Packages) -> Vec<UpstreamImage> {
         Image::index(Oci, vec![nginx.clone(), Image::index(Oci, vec![calico.clone(), etcd.clone()])]);
 
     vec![
-        kube("kube-apiserver", "libssl3"),
+        kube("kube-apiserver", "perl-base"),
         kube("kube-controller-manager", "kmod"),
         kube("kube-scheduler", "hello"),
         kube("kube-proxy", "iproute2"),
@@ -292,7 +292,7 @@ fn kubespray_files(packages: &Packages) -> Vec<UpstreamFile> {
     vec![
         UpstreamFile::new(
             &release("amd64/kubelet"),
-            file("amd64", "libssl3", "usr/lib/x86_64-linux-gnu/libcrypto.so.3"),
+            file("amd64", "libc6", "lib/x86_64-linux-gnu/libc.so.6"),
         ),
         UpstreamFile::new(&release("amd64/kubectl"), bash.clone()),
         UpstreamFile::new(&release("amd64/kubeadm"), file("amd64", "busybox-static", "bin/busybox")),
@@ -324,7 +324,7 @@ fn kubespray_files(packages: &Packages) -> Vec<UpstreamFile> {
         .not_pinned(),
         UpstreamFile::new(
             &github("k0sproject/k0s/releases/download/v1.29.5+k0s.0/k0s-v1.29.5+k0s.0-amd64"),
-            file("amd64", "hello", "usr/bin/hello"),
+            file("amd64", "hello", "bin/hello"),
         ),
         UpstreamFile::new(
             &github("kata-containers/kata-containers/releases/download/3.1.3/empty"),
@@ -332,7 +332,7 @@ fn kubespray_files(packages: &Packages) -> Vec<UpstreamFile> {
         ),
         UpstreamFile::new(
             "https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz",
-            archive(&[("linux-amd64/helm", &file("amd64", "curl", "usr/bin/curl"))]),
+            archive(&[("linux-amd64/helm", &file("amd64", "curl", "bin/curl"))]),
         ),
         UpstreamFile::new(
             "https://storage.googleapis.com/gvisor/releases/release/20230807/x86_64/runsc",
