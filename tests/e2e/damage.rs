@@ -1,1 +1,471 @@
-//! To be written.
+//! Bundles that are damaged, cut, hostile, or none: each is refused with a clear error, and never a wrong byte or
+//! anything outside the site.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use airbundle::bundle::frame;
+use airbundle::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
+use airbundle::bundle::layout::{Walk, blob_name, tar_header};
+use airbundle::bundle::seek_table::{self, Entry};
+use airbundle::bundle::writer::{BundleWriter, Claim, Head, head_room};
+use airbundle::bundle::{FRAME_SIZE, reader::BundleReader};
+use airbundle::digest::Digest;
+use airbundle::event::Silent;
+use airbundle::reference::RepositoryTemplate;
+use airbundle::unpack;
+use airbundle::verify::verify;
+use tempfile::TempDir;
+
+use crate::program::{unbundle, unbundle_from};
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::random_bytes;
+use crate::support::tree::Tree;
+
+/// What goes into a bundle, made without a network.
+struct Content {
+    images: Vec<(&'static str, Image)>,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Content {
+    /// Two images that share a layer and one file, in a few kilobytes.
+    fn small() -> Self {
+        let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
+        let image = |seed| {
+            let top = Layer::random(seed, 300, Compression::Gzip);
+            Image::new(Format::Oci, "linux/amd64", &[base.clone(), top])
+        };
+        Self {
+            images: vec![("quay.io/a/one:v1", image(1)), ("quay.io/a/two:v1", image(2))],
+            files: vec![("dl.k8s.io/kubelet", random_bytes(3, 200))],
+        }
+    }
+
+    /// Three images with layers of several frames, and two files, one of them large.
+    fn large() -> Self {
+        let image = |seed| {
+            let layer = Layer::random(seed, 9 << 20, Compression::None);
+            Image::new(Format::Docker, "linux/amd64", &[layer])
+        };
+        Self {
+            images: vec![("quay.io/a/one:v1", image(1)), ("quay.io/a/two:v1", image(2)), ("quay.io/b/three:v1", image(3))],
+            files: vec![("dl.k8s.io/kubectl", random_bytes(4, 5 << 20)), ("dl.k8s.io/kubelet", random_bytes(5, 1000))],
+        }
+    }
+
+    fn write(&self, target: &Path) {
+        let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
+        blobs.insert(Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.to_vec());
+        let mut index = Index::default();
+        for (reference, image) in &self.images {
+            blobs.extend(image.parts().iter().map(|(digest, bytes)| (digest.parse().unwrap(), bytes.to_vec())));
+            let manifests = image.manifests();
+            blobs.extend(manifests.iter().map(|(_, bytes)| (Digest::of(bytes), bytes.to_vec())));
+            let (root, bytes) = &manifests[0];
+            index.images.push(IndexedImage {
+                reference: reference.parse().unwrap(),
+                media_type: root.media_type.clone(),
+                digest: Digest::of(bytes),
+                size: bytes.len() as u64,
+                omitted: [].into(),
+            });
+        }
+        let files = self.files.iter().map(|(path, bytes)| {
+            blobs.insert(Digest::of(bytes), bytes.clone());
+            let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+            IndexedFile { path: path.parse().unwrap(), url: format!("https://{path}"), digest, size }
+        });
+        let files = FileSet { files: files.collect() }.to_json();
+        index.files = Some((Digest::of(&files), files.len() as u64));
+        blobs.insert(Digest::of(&files), files.clone());
+        let json = index.to_json();
+
+        let mut walk = Walk::new(index).unwrap();
+        while let Some(wanted) = walk.next_manifest().unwrap() {
+            walk.supply(&blobs[&wanted.blob.digest]).unwrap();
+        }
+        let layout = walk.finish(json.len() as u64);
+        let room = head_room(json.len(), Some(files.len()));
+        let mut writer = BundleWriter::begin_bundle(Claim::new(target).unwrap(), room, 3).unwrap();
+        for blob in layout.manifests[1..].iter().chain(&layout.blobs) {
+            writer.begin(Some((blob.digest, blob.size)));
+            writer.write(&blobs[&blob.digest]).unwrap();
+            writer.end(blob.digest).unwrap();
+        }
+        writer.finish(&Head { index: json, files: Some(files) }).unwrap();
+    }
+}
+
+/// A bundle of `content`, and the site that it makes.
+struct Sound {
+    folder: TempDir,
+    bundle: PathBuf,
+    bytes: Vec<u8>,
+    site: Tree,
+}
+
+impl Sound {
+    fn new(content: &Content) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("sound.tar.zst");
+        content.write(&bundle);
+        let site = folder.path().join("site");
+        unpack_to(&bundle, &site).expect("a sound bundle unpacks");
+        Self { bytes: fs::read(&bundle).unwrap(), bundle, site: Tree::of(&site), folder }
+    }
+
+    /// A copy with other bytes.
+    fn changed(&self, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join("changed.tar.zst");
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A changed bundle is either said to be damaged, or unpacks to the very same site.
+    fn is_detected_or_harmless(&self, bytes: &[u8], what: &str) {
+        let bundle = self.changed(bytes);
+        let sound = BundleReader::open(&bundle)
+            .and_then(|reader| verify(reader, &Silent))
+            .is_ok_and(|verdict| verdict.damage.is_empty());
+        if sound {
+            self.unpacks_right(&bundle, what);
+        }
+    }
+
+    fn unpacks_right(&self, bundle: &Path, what: &str) {
+        let site = self.path("other");
+        unpack_to(bundle, &site).unwrap_or_else(|error| panic!("{what}: verify finds nothing, and unpack {error}"));
+        assert_eq!(Tree::of(&site).difference(&self.site), Vec::<String>::new(), "{what}");
+        fs::remove_dir_all(site).unwrap();
+    }
+}
+
+fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::Summary, unpack::UnpackError> {
+    let templates = vec![RepositoryTemplate::default()];
+    let options = unpack::Options { site: site.to_owned(), files: None, registry: None, templates };
+    unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
+}
+
+/// Every visible file is one that the sound site has, with the same bytes.
+fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
+    if !site.exists() {
+        return;
+    }
+    for (path, entry) in &Tree::of(site).0 {
+        let staging = path.starts_with(".unbundle") || path.to_string_lossy().contains("unbundle-in-progress");
+        if !staging {
+            assert_eq!(Some(entry), sound.site.0.get(path), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn one_flipped_bit_in_any_byte_is_detected_or_harmless() {
+    let sound = Sound::new(&Content::small());
+    for (number, _) in sound.bytes.iter().enumerate() {
+        let mut bytes = sound.bytes.clone();
+        bytes[number] ^= 1 << (number % 8);
+        sound.is_detected_or_harmless(&bytes, &format!("bit {} of byte {number}", number % 8));
+    }
+}
+
+#[test]
+#[ignore = "a campaign of some minutes: every bit"]
+fn every_flipped_bit_is_detected_or_harmless() {
+    let sound = Sound::new(&Content::small());
+    for bit in 0..sound.bytes.len() * 8 {
+        let mut bytes = sound.bytes.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        sound.is_detected_or_harmless(&bytes, &format!("bit {bit}"));
+    }
+}
+
+#[test]
+fn every_truncation_is_detected() {
+    let sound = Sound::new(&Content::small());
+    for len in (0..sound.bytes.len()).step_by(3) {
+        let bundle = sound.changed(&sound.bytes[..len]);
+        let verdict = BundleReader::open(&bundle).and_then(|reader| verify(reader, &Silent));
+        assert!(verdict.is_err() || verdict.is_ok_and(|verdict| !verdict.damage.is_empty()), "{len}");
+        let site = sound.path("cut");
+        if unpack_to(&bundle, &site).is_ok() {
+            // All blobs were there, and only the tail was not.
+            assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{len}");
+        } else {
+            nothing_wrong_is_visible(&sound, &site);
+        }
+        let _ = fs::remove_dir_all(site);
+    }
+}
+
+#[test]
+fn junk_behind_the_end_is_damage_to_verify_and_harmless_to_unpack() {
+    let sound = Sound::new(&Content::small());
+    for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &sound.bytes] {
+        let bundle = sound.changed(&[&sound.bytes, junk].concat());
+        unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of", "damaged"]);
+        sound.unpacks_right(&bundle, "junk at the end");
+    }
+}
+
+#[test]
+fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
+    let content = Content::large();
+    let sound = Sound::new(&content);
+    let layer = &content.images[1].1.parts();
+    let layer = layer.values().max_by_key(|bytes| bytes.len()).unwrap();
+    let needle = &layer[6 << 20..(6 << 20) + 64];
+    let place = sound.bytes.windows(64).position(|window| window == needle).expect("the layer is stored as it is");
+    let mut bytes = sound.bytes.clone();
+    bytes[place] ^= 0x10;
+    let bundle = sound.changed(&bytes);
+
+    let digest = blob_name(Digest::of(layer));
+    for finished in [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])] {
+        let finished = finished.failed(7, &["1 of", "objects are damaged"]);
+        assert!(finished.stdout.contains(&format!("damaged: {digest}: a damaged frame at byte ")), "{finished:#?}");
+        assert!(finished.stdout.contains("needed by quay.io/a/two:v1"), "{finished:#?}");
+        assert!(!finished.stdout.contains("one:v1") && !finished.stdout.contains("kubectl"), "{finished:#?}");
+    }
+    let json = unbundle(["verify".as_ref(), "--json".as_ref(), bundle.as_os_str()]).json();
+    assert_eq!(json["damage"][0]["owners"][0], "quay.io/a/two:v1");
+    let offset = json["damage"][0]["offsets"][0].as_u64().unwrap();
+    assert!(offset <= place as u64 && place as u64 - offset < 2 * FRAME_SIZE as u64, "{offset} for {place}");
+
+    let site = sound.path("hit");
+    let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
+    finished.failed(7, &["damaged", "`quay.io/a/two:v1`", "damage at byte"]);
+    nothing_wrong_is_visible(&sound, &site);
+    assert!(!site.join("registry/docker/registry/v2/repositories").exists(), "links of an incomplete site");
+    // With a good copy it goes on where it was.
+    let finished = unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+    let summary = finished.ok().json();
+    assert!(summary["kept"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+}
+
+#[test]
+fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
+    let sound = Sound::new(&Content::large());
+    let bundle = sound.changed(&sound.bytes[..sound.bytes.len() / 2]);
+    let site = sound.path("cut");
+    let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
+    finished.failed(7, &["damaged in `quay.io/", "truncated"]);
+    nothing_wrong_is_visible(&sound, &site);
+    let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["objects are damaged"]);
+    assert!(finished.stdout.contains("needed by dl.k8s.io/kubectl"), "{finished:#?}");
+}
+
+#[test]
+fn what_is_no_bundle_is_said_to_be_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let tar = crate::support::image::tar_of(&[("hello", b"hello")]);
+    for (name, bytes, code, words) in [
+        ("empty", vec![], 8, "empty"),
+        ("text", b"hello, this is no bundle".to_vec(), 8, "does not begin with a zstd frame"),
+        ("tar", tar.clone(), 8, "does not begin with a zstd frame"),
+        ("gzip", crate::support::image::gzip(&tar, flate2::Compression::default()), 8, "does not begin with a zstd frame"),
+        ("plain.tar.zst", zstd::bulk::compress(&tar, 3).unwrap(), 8, "zstd frame that has no checksum"),
+        ("frames.tar.zst", [frame::encode(&tar, 3), seek_table::encode(&[])].concat(), 8, "first entry is the file `hello`"),
+        ("oci.tar.zst", archive(vec![file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), file("index.json", br#"{"schemaVersion":2,"manifests":[]}"#)]), 8, "not written by airbundle"),
+        ("layout.tar.zst", archive(vec![file("oci-layout", br#"{"imageLayoutVersion":"9.0.0"}"#)]), 8, "`oci-layout`"),
+    ] {
+        fs::write(path(name), bytes).unwrap();
+        for verb in ["ls", "verify"] {
+            unbundle([verb.as_ref(), path(name).as_os_str()]).failed(code, &[words]);
+        }
+        let site = path("site");
+        unbundle(["unpack".as_ref(), path(name).as_os_str(), site.as_os_str()]).failed(code, &[words]);
+        assert!(!site.exists(), "{name}: something was written");
+    }
+    unbundle(["ls".as_ref(), folder.path().as_os_str()]).failed(8, &["folder"]);
+    unbundle(["ls".as_ref(), path("missing").as_os_str()]).failed(6, &["missing", "No such file"]);
+}
+
+/// An entry of an archive: its header and content.
+type Raw = (Vec<u8>, Vec<u8>);
+
+fn file(name: &str, content: &[u8]) -> Raw {
+    (tar_header(name, content.len() as u64).to_vec(), content.to_vec())
+}
+
+/// An archive of any entries, in sound frames with a sound seek table.
+fn archive(entries: Vec<Raw>) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for (header, content) in entries {
+        stream.extend(header);
+        stream.extend(&content);
+        stream.resize(stream.len().next_multiple_of(512), 0);
+    }
+    stream.resize(stream.len() + 1024, 0);
+    let (mut bytes, mut table) = (Vec::new(), Vec::new());
+    for content in stream.chunks(FRAME_SIZE) {
+        let frame = frame::encode(content, 3);
+        table.push(Entry { compressed: frame.len() as u32, decompressed: content.len() as u32 });
+        bytes.extend(frame);
+    }
+    bytes.extend(seek_table::encode(&table));
+    bytes
+}
+
+fn special(name: &str, kind: tar::EntryType, link: &str) -> Raw {
+    let mut header = tar::Header::new_ustar();
+    header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_size(0);
+    header.set_mode(0o777);
+    header.set_entry_type(kind);
+    if !link.is_empty() {
+        header.set_link_name_literal(link).unwrap();
+    }
+    header.set_cksum();
+    (header.as_bytes().to_vec(), Vec::new())
+}
+
+#[test]
+fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let content = random_bytes(1, 100);
+    let files = FileSet {
+        files: vec![IndexedFile {
+            path: "dl.k8s.io/kubelet".parse().unwrap(),
+            url: "https://dl.k8s.io/kubelet".into(),
+            digest: Digest::of(&content),
+            size: 100,
+        }],
+    };
+    let manifest = files.to_json();
+    let index = Index { files: Some((Digest::of(&manifest), manifest.len() as u64)), images: vec![] };
+    let head = || {
+        vec![
+            file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+            file("index.json", &index.to_json()),
+            file(&blob_name(Digest::of(&manifest)), &manifest),
+        ]
+    };
+    let config = || file(&blob_name(Digest::of(EMPTY_CONFIG)), EMPTY_CONFIG);
+    let blob = || file(&blob_name(Digest::of(&content)), &content);
+    let named = |name: &str| {
+        let mut raw = special(name, tar::EntryType::Regular, "");
+        raw.1 = Vec::new();
+        raw
+    };
+    use tar::EntryType as Kind;
+    let mut huge = tar::Header::new_ustar();
+    huge.set_path("index.json").unwrap();
+    huge.set_size(u64::MAX / 2);
+    huge.set_cksum();
+    let mut not_utf8 = named("xxxx");
+    not_utf8.0[..4].copy_from_slice(b"\xff\xfe\n\x1b");
+    let pax = || {
+        let mut raw = special("pax", Kind::XHeader, "");
+        raw.1 = b"30 path=../../../etc/passwd\n".to_vec();
+        raw
+    };
+    let with_middle = |raw: Raw| [head(), vec![raw, config(), blob()]].concat();
+    let cases: Vec<(&str, Vec<Raw>, &str)> = vec![
+        ("traversal", with_middle(named("../../../../tmp/escaped")), "the file `../../../../tmp/escaped`"),
+        ("absolute", with_middle(named("/tmp/escaped")), "the file `/tmp/escaped`"),
+        ("symbolic link", with_middle(special("blobs", Kind::Symlink, "/etc")), "the symbolic link `blobs`"),
+        ("hard link", with_middle(special("x", Kind::Link, "/etc/passwd")), "the hard link `x`"),
+        ("device", with_middle(special("sda", Kind::Block, "")), "the device `sda`"),
+        ("character device", with_middle(special("null", Kind::Char, "")), "the device `null`"),
+        ("fifo", with_middle(special("pipe", Kind::Fifo, "")), "the FIFO `pipe`"),
+        ("folder", with_middle(special("blobs/", Kind::Directory, "")), "the folder `blobs/`"),
+        ("pax", with_middle(pax()), "a PAX header"),
+        ("gnu long name", with_middle(special("././@LongLink", Kind::GNULongName, "")), "a GNU long name"),
+        ("not utf-8", with_middle(not_utf8), "\\u{1b}"),
+        ("over-long", with_middle(named(&"n".repeat(100))), "nnnn"),
+        ("duplicate", [head(), vec![config(), config(), blob()]].concat(), "the file `blobs/sha256/44136fa"),
+        ("missing", [head(), vec![blob()]].concat(), "the file `blobs/sha256/"),
+        ("swapped", [head(), vec![blob(), config()]].concat(), "the file `blobs/sha256/"),
+        ("absent", [head(), vec![config()]].concat(), "its end"),
+        ("huge index", vec![file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), (huge.as_bytes().to_vec(), vec![])], "where `index.json` belongs"),
+        ("two indexes", [head(), vec![file("index.json", &index.to_json()), config(), blob()]].concat(), "the file `index.json`"),
+    ];
+    for (name, entries, found) in cases {
+        let bundle = folder.path().join("hostile.tar.zst");
+        fs::write(&bundle, archive(entries)).unwrap();
+        let site = folder.path().join("site");
+        let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
+        finished.failed(7, &["belongs, the archive has", found.trim_start_matches("where `index.json` belongs")]);
+        let made = if site.exists() { Tree::of(&site).files().map(Path::to_owned).collect() } else { Vec::new() };
+        let right = [Path::new(".unbundle/lock"), Path::new("files/k8s/dl.k8s.io/kubelet")];
+        assert!(made.iter().all(|path| right.contains(&path.as_path())), "{name}: {made:?}");
+        assert!(!Path::new("/tmp/escaped").exists() && !folder.path().join("tmp").exists(), "{name}");
+        let verdict = unbundle(["verify".as_ref(), bundle.as_os_str()]);
+        assert_eq!(verdict.code, Some(7), "{name}: {verdict:#?}");
+        if site.exists() {
+            fs::remove_dir_all(site).unwrap();
+        }
+    }
+    // The same entries in their order are a bundle.
+    let bundle = folder.path().join("right.tar.zst");
+    fs::write(&bundle, archive([head(), vec![config(), blob()]].concat())).unwrap();
+    unbundle(["verify".as_ref(), bundle.as_os_str()]).ok();
+}
+
+#[test]
+fn an_index_that_no_reader_may_accept_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let sound = String::from_utf8(Index::default().to_json()).unwrap();
+    let format = r#""dev.airbundle.format":"1.0""#;
+    let descriptor = |name: &str, annotations: &str| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":2,"annotations":{{"org.opencontainers.image.ref.name":"{name}"{annotations}}}}}"#,
+            Digest::of(b"{}")
+        )
+    };
+    let with = |descriptor: &str| sound.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
+    for (index, words) in [
+        (sound.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
+        (sound.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
+        (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
+        (with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)), "encoding `recompress`"),
+        (with(&descriptor("../../a:1", "")), "../../a:1"),
+        (with(&descriptor("quay.io/a:1", "").replace("\"size\":2", "\"size\":99999999")), "a manifest of too many bytes"),
+        (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "stands here twice"),
+    ] {
+        assert!(index != sound, "{words}: nothing was replaced");
+        let bundle = folder.path().join("refused.tar.zst");
+        let layout = file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+        fs::write(&bundle, archive(vec![layout, file("index.json", index.as_bytes())])).unwrap();
+        for verb in ["ls", "verify"] {
+            unbundle([verb.as_ref(), bundle.as_os_str()]).failed(8, &[words]);
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_would_decode_to_more_than_a_reader_holds_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("bomb.tar.zst");
+    let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
+    zstd.include_checksum(true).unwrap();
+    fs::write(&bundle, zstd.compress(&vec![0; 1 << 30]).unwrap()).unwrap();
+    unbundle(["ls".as_ref(), bundle.as_os_str()]).failed(8, &["larger than the 4 MiB"]);
+}
+
+#[test]
+fn a_seek_table_that_lies_is_damage_and_never_wrong_bytes() {
+    let sound = Sound::new(&Content::small());
+    let start = sound.bytes.len() - 9 - 8 * 3;
+    // The first two entries exchanged, so that the sums are right.
+    let mut bytes = sound.bytes.clone();
+    let (a, b) = (bytes[start..start + 8].to_vec(), bytes[start + 8..start + 16].to_vec());
+    bytes[start..start + 8].copy_from_slice(&b);
+    bytes[start + 8..start + 16].copy_from_slice(&a);
+    assert_ne!(bytes, sound.bytes);
+    let bundle = sound.changed(&bytes);
+    let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]);
+    assert_eq!(finished.code, Some(7), "{finished:#?}");
+    let site = sound.path("lied");
+    let _ = unpack_to(&bundle, &site);
+    nothing_wrong_is_visible(&sound, &site);
+}

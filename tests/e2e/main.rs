@@ -1,5 +1,7 @@
 //! From lists to pulls, with both programs as a user starts them, real servers at both ends and real clients.
 
+#![allow(unreachable_pub, reason = "a test target has no outside")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
