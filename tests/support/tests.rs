@@ -78,15 +78,20 @@ fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
         let by_tag = format!("{}/{reference}", upstream.registry.addr());
         let (name, _) = by_tag.rsplit_once(':').expect("a tag");
         let by_digest = format!("{name}@{}", image.root.digest);
+        let zstd = reference.contains("kube-vip");
         let id = &image.for_platform(platform).and_then(Image::config).expect("an image for amd64").digest;
         for reference in [&by_tag, &by_digest] {
             assert_eq!(clients::skopeo_raw_manifest(reference), image.manifest[..], "{reference}");
             assert_eq!(&podman.pull(reference), id, "{reference}");
             dockerd.ctr_pull(reference);
             // Docker 20.10 does not know zstd.
-            if !reference.contains("kube-vip") {
+            if !zstd {
                 assert_eq!(&dockerd.pull(reference), id, "{reference}");
             }
+        }
+        // skopeo 1.18 does not copy an index of images with zstd layers unchanged.
+        if zstd {
+            continue;
         }
         let copy = folder.path().join("copies").join(&image.root.digest);
         clients::skopeo_pull(&by_tag, &copy);
