@@ -17,9 +17,9 @@ use crate::event::{Event, Report};
 use crate::fs::FsError;
 use crate::path::RelPath;
 use crate::reference::RepositoryTemplate;
-use crate::site::check::{State, Target, check};
+use crate::site::check::{State, Target, check, is_readable};
 use crate::site::commit::{CommitError, Committer, StagedFiles, distinct};
-use crate::site::root::{Root, RootError, Staging};
+use crate::site::root::{Root, RootError, Stagings};
 use crate::site::storage::{FENCE, Links, NamesError, blob_path};
 
 /// What a small file costs on the disk, with its folder.
@@ -50,7 +50,7 @@ pub struct Summary {
     pub images: usize,
     /// How many blobs and files were written.
     pub written: usize,
-    /// How many of those were there with wrong bytes.
+    /// How many were there with wrong bytes, or could not be read by everybody.
     pub repaired: usize,
     /// How many were there and right.
     pub kept: usize,
@@ -67,7 +67,7 @@ impl Summary {
     /// Whether the site was complete before.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
-        self.written == 0 && self.links_written == 0
+        self.written == 0 && self.repaired == 0 && self.links_written == 0
     }
 }
 
@@ -160,12 +160,13 @@ pub fn unpack(
 
     let todo = Todo::new(&targets, &states);
     summary.kept = states.iter().filter(|state| **state == State::Right).count();
-    summary.repaired = states.iter().filter(|state| **state == State::Wrong).count();
+    summary.repaired = states.iter().filter(|state| matches!(state, State::Wrong | State::Opened)).count();
     summary.bytes_written = todo.bytes;
+    // Also when nothing but links is missing: until they are there, the blobs are nobody's.
+    if let Some(root) = roots.registry().filter(|_| summary.kept < targets.len() || !links.is_empty()) {
+        root.touch(&fence_path())?;
+    }
     if summary.kept < targets.len() {
-        if let Some(root) = roots.registry() {
-            root.touch(&fence_path())?;
-        }
         let objects = Some(todo.blobs.len() as u64);
         report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
         summary.written = place_staged(&targets, &states, &roots.all)?;
@@ -194,12 +195,13 @@ struct Roots {
 impl Roots {
     fn open(options: &Options, layout: &Layout) -> Result<Self, UnpackError> {
         let mut roots = Self { all: Vec::new(), files: None, registry: None };
-        let mut site = None;
+        let mut stagings = Stagings::default();
         if !layout.files.is_empty() {
-            roots.files = Some(roots.add(options, options.files.as_deref(), "files", &mut site)?);
+            roots.files = Some(roots.add(options, options.files.as_deref(), "files", &mut stagings)?);
         }
         if !layout.images.is_empty() {
-            roots.registry = Some(roots.add(options, options.registry.as_deref(), "registry", &mut site)?);
+            let elsewhere = options.registry.as_deref();
+            roots.registry = Some(roots.add(options, elsewhere, "registry", &mut stagings)?);
         }
         Ok(roots)
     }
@@ -210,18 +212,12 @@ impl Roots {
         options: &Options,
         elsewhere: Option<&Path>,
         name: &str,
-        site: &mut Option<Arc<Staging>>,
+        stagings: &mut Stagings,
     ) -> Result<usize, UnpackError> {
-        let root = if let Some(path) = elsewhere {
-            Root::open(path, None)?
-        } else {
-            let staging = match site {
-                Some(staging) => staging,
-                None => site.insert(Staging::open(&options.site)?),
-            };
-            Root::open(&options.site.join(name), Some(staging))?
-        };
-        self.all.push(root);
+        self.all.push(match elsewhere {
+            Some(path) => Root::open(path, path, stagings)?,
+            None => Root::open(&options.site.join(name), &options.site, stagings)?,
+        });
         Ok(self.all.len() - 1)
     }
 
@@ -412,10 +408,17 @@ fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError 
     UnpackError::Damaged { owners, source }
 }
 
-/// The links that are not there or name something else, stage by stage, and the folders that are not there.
+/// The links that are not there, name something else or cannot be read by everybody, stage by stage, and the folders
+/// that must be there.
 struct MissingLinks {
     stages: Vec<Vec<(RelPath, Digest)>>,
     folders: Vec<RelPath>,
+}
+
+impl MissingLinks {
+    fn is_empty(&self) -> bool {
+        self.stages.iter().all(Vec::is_empty)
+    }
 }
 
 fn missing_links(links: &Links, roots: &Roots) -> Result<MissingLinks, FsError> {
@@ -428,10 +431,13 @@ fn missing_links(links: &Links, roots: &Roots) -> Result<MissingLinks, FsError> 
         let mut missing = Vec::new();
         for (path, digest) in stage {
             let mut content = Vec::new();
+            let mut readable = false;
             if let Some(file) = root.existing(path)? {
-                file.take(100).read_to_end(&mut content).map_err(FsError::at("read", root.path(path)))?;
+                let at = || FsError::at("read", root.path(path));
+                readable = is_readable(&file.metadata().map_err(at())?.permissions());
+                file.take(100).read_to_end(&mut content).map_err(at())?;
             }
-            if content != digest.to_string().as_bytes() {
+            if !readable || content != digest.to_string().as_bytes() {
                 missing.push((path.clone(), *digest));
             }
         }

@@ -67,7 +67,7 @@ fn text(summary: &Summary, options: &Options) -> String {
         return format!("{what}, all there and right: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
     }
     format!(
-        "{what}\n{} written ({}), {} of them repaired, {} there before; {} links; {:.1} s\n",
+        "{what}\n{} written ({}), {} repaired, {} there before; {} links; {:.1} s\n",
         summary.written,
         human_bytes(summary.bytes_written),
         summary.repaired,

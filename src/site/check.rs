@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use cap_std::fs::{File, PermissionsExt};
+use cap_std::fs::{File, Permissions, PermissionsExt};
 use rayon::prelude::*;
 
 use crate::bundle::layout::Blob;
@@ -32,6 +32,8 @@ pub struct Target {
 pub enum State {
     /// It is there, complete and right.
     Right,
+    /// It is there, complete and right, and not everybody could read it: now everybody can.
+    Opened,
     /// It is complete and right in the staging area: a run was killed just before it could move it.
     Staged,
     /// It is not there.
@@ -52,11 +54,12 @@ fn look(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsEr
             return Ok(State::Wrong);
         }
         let mut permissions = file.metadata().map_err(FsError::at("read", path()))?.permissions();
-        if permissions.mode() & READABLE != READABLE {
-            permissions.set_mode(permissions.mode() | READABLE);
-            file.set_permissions(permissions).map_err(FsError::at("make readable", path()))?;
+        if is_readable(&permissions) {
+            return Ok(State::Right);
         }
-        return Ok(State::Right);
+        permissions.set_mode(permissions.mode() | READABLE);
+        file.set_permissions(permissions).map_err(FsError::at("make readable", path()))?;
+        return Ok(State::Opened);
     }
     if let Some(file) = root.staging().existing(&target.staged)? {
         let path = root.staging().path(&target.staged);
@@ -65,6 +68,11 @@ fn look(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsEr
         }
     }
     Ok(State::Missing)
+}
+
+/// Whether everybody can read a file: who serves it may be another user.
+pub fn is_readable(permissions: &Permissions) -> bool {
+    permissions.mode() & READABLE == READABLE
 }
 
 /// Whether the file has the size and the digest of `blob`.

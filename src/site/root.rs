@@ -35,6 +35,10 @@ pub struct Staging {
     _lock: fs::File,
 }
 
+/// The staging folders that are in use. Their locks are why each is opened once, whatever the names it goes by.
+#[derive(Default)]
+pub struct Stagings(Vec<Arc<Staging>>);
+
 /// Why a root cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
@@ -46,11 +50,28 @@ pub enum RootError {
     Busy(PathBuf),
 }
 
-impl Staging {
-    /// Opens the staging folder of `base` and locks it until the last user is gone.
-    pub fn open(base: &Path) -> Result<Arc<Self>, RootError> {
+impl Stagings {
+    /// The staging folder of `base`, which is created if it is not there, and locked until the last user is gone.
+    pub fn of(&mut self, base: &Path) -> Result<Arc<Staging>, RootError> {
         let path = base.join(STAGING);
         create_dir_all(&path)?;
+        let identity = |path: &Path| {
+            let meta = fs::metadata(path).map_err(FsError::at("open", path))?;
+            Ok::<_, FsError>((meta.dev(), meta.ino()))
+        };
+        for staging in &self.0 {
+            if identity(&staging.path)? == identity(&path)? {
+                return Ok(staging.clone());
+            }
+        }
+        let staging = Arc::new(Staging::open(base, path)?);
+        self.0.push(staging.clone());
+        Ok(staging)
+    }
+}
+
+impl Staging {
+    fn open(base: &Path, path: PathBuf) -> Result<Self, RootError> {
         let lock_path = path.join(LOCK);
         let options = || fs::File::options().create(true).truncate(false).write(true).open(&lock_path);
         let lock = options().map_err(FsError::at("create", &lock_path))?;
@@ -61,7 +82,7 @@ impl Staging {
         }
         let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(FsError::at("open", &path))?;
         let readable = crate::fs::open(&path)?;
-        Ok(Arc::new(Self { dir, readable, path, _lock: lock }))
+        Ok(Self { dir, readable, path, _lock: lock })
     }
 
     /// Creates a file, or empties the one that is there.
@@ -119,16 +140,14 @@ impl Staging {
 }
 
 impl Root {
-    /// Opens the folder `path`, which is created if it is not there. Files are staged with `site` if that is in
-    /// the same file system, and in a folder of its own otherwise.
-    pub fn open(path: &Path, site: Option<&Arc<Staging>>) -> Result<Self, RootError> {
+    /// Opens the folder `path`, which is created if it is not there. Files are staged in `base` if that is in the
+    /// same file system, and in the folder itself otherwise.
+    pub fn open(path: &Path, base: &Path, stagings: &mut Stagings) -> Result<Self, RootError> {
+        let staging = stagings.of(base)?;
         create_dir_all(path)?;
         let device =
             |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(FsError::at("open", path));
-        let staging = match site {
-            Some(site) if device(&site.path)? == device(path)? => site.clone(),
-            _ => Staging::open(path)?,
-        };
+        let staging = if device(&staging.path)? == device(path)? { staging } else { stagings.of(path)? };
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(FsError::at("open", path))?;
         Ok(Self { dir, path: path.to_owned(), staging })
     }
