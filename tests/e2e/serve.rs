@@ -107,14 +107,6 @@ fn unpack_with(bundle: &Path, site: &Path, options: &[&str]) -> Finished {
     unbundle(args)
 }
 
-/// Whether anything under `root` has `digest` in its path, its name apart.
-fn holds(root: &Path, digest: &str) -> bool {
-    let hex = digest.strip_prefix("sha256:").expect("a sha256");
-    walkdir::WalkDir::new(root)
-        .into_iter()
-        .any(|entry| entry.expect("walk a tree").path().to_string_lossy().contains(hex))
-}
-
 /// The name of an image on the site, by default.
 fn site_name(image: &UpstreamImage) -> String {
     format!("k8s/{}", image.name())
@@ -331,7 +323,13 @@ fn a_selection_of_platforms_keeps_the_bytes_of_the_index_and_leaves_the_other_pl
         let copy = folder.path().join("copy");
         let [from, to] = [format!("docker://{pulled}"), format!("dir:{}", copy.display())];
         clients::skopeo([
-            "copy", "--quiet", "--override-arch", "amd64", "--src-tls-verify=false", from.as_str(), to.as_str(),
+            "copy",
+            "--quiet",
+            "--override-arch",
+            "amd64",
+            "--src-tls-verify=false",
+            from.as_str(),
+            to.as_str(),
         ]);
         assert_eq!(fs::read(copy.join("manifest.json")).expect("skopeo copied it"), image.manifest[..]);
     }
@@ -394,12 +392,20 @@ fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
         (
             "registry.k8s.io/pause:3.9 platform=linux/amd64,linux/s390x",
             &[][..],
-            &["`registry.k8s.io/pause:3.9`", "no linux/s390x", "it has linux/amd64, linux/arm/v7, linux/arm64"],
+            &[
+                "`registry.k8s.io/pause:3.9`",
+                "no linux/s390x",
+                "it has linux/amd64, linux/arm/v7, linux/arm64",
+            ],
         ),
         (
             "registry.k8s.io/pause:3.9 platform=linux/arm/v6",
             &[],
-            &["`registry.k8s.io/pause:3.9`", "no linux/arm/v6", "it has linux/amd64, linux/arm/v7, linux/arm64"],
+            &[
+                "`registry.k8s.io/pause:3.9`",
+                "no linux/arm/v6",
+                "it has linux/amd64, linux/arm/v7, linux/arm64",
+            ],
         ),
         (
             "quay.io/calico/node:v3.27.3 platform=linux/arm64",
@@ -467,12 +473,10 @@ fn a_template_under_which_two_images_collide_is_refused_before_anything_is_writt
         &["--repository-template", "x/{repository}"][..],
         &["--repository-template", "k8s/{host}/{repository}", "--repository-template", "{repository}"],
     ] {
-        unpack_with(&bundle, &site, templates).failed(2, &[
-            "`docker.io/twin/app:1`",
-            "`quay.io/twin/app:1`",
-            "twin/app:1`",
-            "--repository-template",
-        ]);
+        unpack_with(&bundle, &site, templates).failed(
+            2,
+            &["`docker.io/twin/app:1`", "`quay.io/twin/app:1`", "twin/app:1`", "--repository-template"],
+        );
         assert!(!site.exists(), "something was written");
     }
     unpack(&bundle, &site).ok();
@@ -501,7 +505,9 @@ fn files_and_registry_go_elsewhere_and_are_served_from_there() {
     assert_eq!([&files, &storage].map(|root| tree::stamps(root)), before);
 
     // Both in one place, and one of them in the place of the site itself.
-    for (site, files, storage) in [("s1", "both", "both"), ("s2", "s2", "s2/registry"), ("s3", "s3/files", "s3")] {
+    for (site, files, storage) in
+        [("s1", "both", "both"), ("s2", "s2", "s2/registry"), ("s3", "s3/files", "s3")]
+    {
         let (site, files, storage) = (path(site), path(files), path(storage));
         let options =
             ["--files", files.to_str().expect("plain"), "--registry", storage.to_str().expect("plain")];
@@ -577,7 +583,10 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
         let bytes = fs::read(path).expect("read a file");
         fs::write(path, &bytes[..bytes.len() - 1]).expect("write a file");
     };
-    let extend = |path: &Path| fs::write(path, [fs::read(path).expect("read a file"), b"\n".to_vec()].concat()).expect("write a file");
+    let extend = |path: &Path| {
+        fs::write(path, [fs::read(path).expect("read a file"), b"\n".to_vec()].concat())
+            .expect("write a file")
+    };
     let empty = |path: &Path| fs::write(path, "").expect("write a file");
     let remove = |path: &Path| fs::remove_file(path).expect("remove a file");
     let hide = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o600)).expect("change a mode");
@@ -625,7 +634,9 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
         if elsewhere.exists() {
             fs::remove_file(elsewhere).expect("remove a file");
         }
-        failures.extend(right.difference(&Tree::of(&site)).iter().map(|line| format!("{what}: not repaired: {line}")));
+        failures.extend(
+            right.difference(&Tree::of(&site)).iter().map(|line| format!("{what}: not repaired: {line}")),
+        );
         let changed = changed_files(&site, &before);
         if changed != BTreeSet::from([path.clone()]) {
             failures.push(format!("{what}: {changed:?} were touched"));
@@ -644,7 +655,8 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
     fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
     unpack(&bundle, &site).ok();
     failures.extend(right.difference(&Tree::of(&site)));
-    failures.extend(changed_files(&site, &before).iter().map(|path| format!("{} was touched", path.display())));
+    failures
+        .extend(changed_files(&site, &before).iter().map(|path| format!("{} was touched", path.display())));
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
@@ -689,7 +701,11 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     let registry = Registry::start(&site.join("registry"));
     registry.assert_serves(name, "latest", &new);
     registry.assert_serves(name, None, &old);
-    registry.assert_serves("k8s/registry.k8s.io/pause", "3.9", world.upstream.image("registry.k8s.io/pause:3.9"));
+    registry.assert_serves(
+        "k8s/registry.k8s.io/pause",
+        "3.9",
+        world.upstream.image("registry.k8s.io/pause:3.9"),
+    );
     assert_eq!(registry.garbage_collect(&[]), [""; 0]);
     let pushed = folder.path().join("pushed");
     {
@@ -716,9 +732,12 @@ fn a_pipe_is_as_good_as_a_file() {
     let bundle = world.bundle.to_str().expect("a plain path");
     for args in [&["verify"][..], &["ls"], &["ls", "--json"]] {
         let from_file = unbundle(args.iter().chain(&[bundle])).ok();
-        let from_pipe = unbundle_from(&world.bundle, args.iter().chain(&["-"])).ok();
+        // What `ls` tells stands at the beginning: it need not wait for the end, so that `cat` may fail.
+        let piped = r#"cat "$1" | "$2" $3 -"#;
+        let mut from_pipe = Command::new("sh");
+        from_pipe.args(["-c", piped, "sh", bundle, env!("CARGO_BIN_EXE_unbundle"), &args.join(" ")]);
         assert!(!from_file.stdout.is_empty());
-        assert_eq!(from_pipe.stdout, from_file.stdout, "{args:?}");
+        assert_eq!(process::stdout_of(&mut from_pipe), from_file.stdout, "{args:?}");
     }
 }
 
@@ -735,13 +754,15 @@ fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
     let names: BTreeSet<_> = listed.iter().filter(|name| !name.ends_with('/')).map(PathBuf::from).collect();
     assert_eq!(extracted.files().map(Path::to_owned).collect::<BTreeSet<_>>(), names);
 
-    let read = |path: &str| fs::read(folder.path().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let read =
+        |path: &str| fs::read(folder.path().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     let parse = |path: &str| -> Value { serde_json::from_slice(&read(path)).expect("JSON") };
     assert_eq!(parse("oci-layout")["imageLayoutVersion"], "1.0.0");
     let mut blobs = BTreeMap::new();
     for path in names.iter().filter(|path| path.starts_with("blobs")) {
         let bytes = fs::read(folder.path().join(path)).expect("read a blob");
-        let name = path.strip_prefix("blobs").expect("it starts with that").to_string_lossy().replace('/', ":");
+        let name =
+            path.strip_prefix("blobs").expect("it starts with that").to_string_lossy().replace('/', ":");
         assert_eq!(sha256(&bytes), name);
         blobs.insert(name, bytes);
     }
@@ -891,8 +912,11 @@ fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_not
     let storage = site.join("registry");
     let base = storage.join("docker/registry/v2");
     let config = folder.path().join("config.yml");
-    fs::write(&config, format!("version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\n", storage.display()))
-        .expect("write config.yml");
+    fs::write(
+        &config,
+        format!("version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\n", storage.display()),
+    )
+    .expect("write config.yml");
 
     let mut fed = Fed::start(&world.bundle, &site);
     fed.send(1, 2);
@@ -919,13 +943,34 @@ fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_not
 }
 
 #[test]
+fn the_fence_stands_also_while_nothing_but_links_is_missing() {
+    let world = world();
+    let folder = folder();
+    let site = folder.path().join("site");
+    unpack(&world.bundle, &site).ok();
+    let base = site.join("registry/docker/registry/v2");
+    // Its blobs are nobody's now.
+    let manifests = base.join("repositories/k8s/quay.io/cilium/cilium/_manifests");
+    fs::remove_dir_all(manifests.join("revisions")).expect("remove the revisions");
+
+    let mut fed = Fed::start(&world.bundle, &site);
+    fed.send(1, 2);
+    wait_until("the fence", || base.join("blobs/unbundle-in-progress/data").is_file());
+    assert!(!manifests.join("revisions").exists());
+    fed.finish();
+    assert!(!base.join("blobs/unbundle-in-progress").exists());
+    tree::assert_same(&world.site, &site);
+}
+
+#[test]
 fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_when_all_is_there() {
     let world = world();
     let folder = folder();
     let reference = "quay.io/meanwhile/app:latest";
     let version = |seed: u64| {
         let layers = [Layer::random(seed, 200_000, Compression::Gzip)];
-        let images = ["linux/amd64", "linux/arm64"].map(|platform| Image::new(Format::Oci, platform, &layers));
+        let images =
+            ["linux/amd64", "linux/arm64"].map(|platform| Image::new(Format::Oci, platform, &layers));
         Image::index(Format::Oci, images.to_vec())
     };
     let [old, new] = [70, 71].map(version);
