@@ -86,9 +86,9 @@ impl Report for Terminal {
             Event::Stage { name, bytes, .. } => {
                 let template = match bytes {
                     Some(_) => {
-                        "{prefix:12} [{wide_bar:.cyan}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left"
+                        "{prefix:12} [{wide_bar:.cyan}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left"
                     }
-                    None => "{prefix:12} {bytes} {elapsed}",
+                    None => "{prefix:12} {decimal_bytes} {elapsed}",
                 };
                 self.total.set_style(style(template));
                 self.total.set_prefix(*name);
@@ -102,7 +102,9 @@ impl Report for Terminal {
             }
             Event::Begin { id, object, bytes: Some(bytes) } if *bytes >= BAR_MINIMUM => {
                 let bar = self.all.insert_before(&self.total, ProgressBar::new(*bytes));
-                bar.set_style(style("  {wide_msg} [{bar:20.green}] {bytes:>10}/{total_bytes:10}"));
+                bar.set_style(style(
+                    "  {wide_msg} [{bar:20.green}] {decimal_bytes:>10}/{decimal_total_bytes:10}",
+                ));
                 bar.set_message(object.clone());
                 if let Some(old) = bars.insert(*id, bar) {
                     self.all.remove(&old);

@@ -71,6 +71,7 @@ fn look(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsEr
 }
 
 /// Whether everybody can read a file: who serves it may be another user.
+#[must_use]
 pub fn is_readable(permissions: &Permissions) -> bool {
     permissions.mode() & READABLE == READABLE
 }
