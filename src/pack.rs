@@ -1,6 +1,7 @@
 //! Packing: lists in, one bundle out.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,7 @@ pub enum PackError {
 pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summary, PackError> {
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
-    let cleaner = RemovePartial(&options.output);
+    let cleaner = RemovePartial { output: &options.output, _lock: claim.lock()? };
     let http = Http::new(options.upstream.tries);
     let resolved =
         resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
@@ -103,11 +104,15 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
 }
 
 /// A failed run leaves nothing behind. (One that is killed does; the next run begins it again.)
-struct RemovePartial<'a>(&'a Path);
+struct RemovePartial<'a> {
+    output: &'a Path,
+    /// Held until it is removed: nobody else can have begun to write it.
+    _lock: File,
+}
 
 impl Drop for RemovePartial<'_> {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&partial_path(self.0)); // it already failed, and said why
+        let _ = fs::remove_file(&partial_path(self.output)); // it already failed, and said why
     }
 }
 
@@ -128,8 +133,12 @@ impl Plan {
         let Resolved { images, files: remote_files, mut manifests } = resolved;
         let mut unpinned = HashMap::new();
         let mut files = FileSet::default();
-        // Two URLs may be pinned to one digest, and only one of the servers say how large it is.
-        let mut sizes = HashMap::new();
+        // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
+        // servers says how large it is.
+        let images_alone: Vec<_> = images.iter().map(|image| image.indexed.clone()).collect();
+        let of_images = layout(&images_alone, &FileSet::default(), &manifests)?;
+        let of_images = of_images.manifests.iter().chain(&of_images.blobs);
+        let mut sizes: HashMap<Digest, u64> = of_images.map(|blob| (blob.digest, blob.size)).collect();
         for (entry, remote) in &remote_files {
             if let (Some(Checksum::Sha256(digest)), Some(size)) = (&entry.checksum, remote.size) {
                 sizes.entry(*digest).or_insert(size);
@@ -147,11 +156,7 @@ impl Plan {
             let size = sizes.get(&digest).copied().or(remote.size).unwrap_or(0);
             files.files.push(IndexedFile { path, url, digest, size });
         }
-        let layout = layout(
-            &images.iter().map(|image| image.indexed.clone()).collect::<Vec<_>>(),
-            &files,
-            &manifests,
-        )?;
+        let layout = layout(&images_alone, &files, &manifests)?;
 
         let mut sources = HashMap::new();
         for (image, source) in layout.images.iter().zip(&images) {
@@ -186,7 +191,7 @@ impl Plan {
                     object: entry.url.to_string(),
                     digest: (!unpinned.contains_key(&blob.digest)).then_some(blob.digest),
                     sha512,
-                    size: file.size,
+                    size: (blob.size > 0).then_some(blob.size).or(file.size),
                     source: Source::Web(file.clone()),
                 });
             } else {

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -62,15 +62,35 @@ impl Claim {
             let source = io::ErrorKind::IsADirectory.into();
             return Err(FsError { action: "create", path: target.to_owned(), source });
         }
-        let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-        let file = file.map_err(FsError::at("create", &partial))?;
-        file.try_lock().map_err(|error| FsError {
-            action: "lock (is another `airbundle` writing it?)",
-            path: partial.clone(),
-            source: error.into(),
-        })?;
-        Ok(Self { file, partial, target: target.to_owned() })
+        loop {
+            let mut options = File::options();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
+            let file = file.map_err(FsError::at("create", &partial))?;
+            file.try_lock().map_err(|error| FsError {
+                action: "lock (is another `airbundle` writing it?)",
+                path: partial.clone(),
+                source: error.into(),
+            })?;
+            // Whoever held the lock may have finished just now: then this is the bundle, and must not be touched.
+            if is_at(&file, &partial).map_err(FsError::at("open", &partial))? {
+                return Ok(Self { file, partial, target: target.to_owned() });
+            }
+        }
+    }
+
+    /// Another handle of the same lock, which lasts until all are gone.
+    pub fn lock(&self) -> Result<File, FsError> {
+        self.file.try_clone().map_err(FsError::at("open", &self.partial))
+    }
+}
+
+/// Whether `file` is what now has the name `path`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let here = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
+use reqwest::header::ETAG;
 use sha2::{Digest as _, Sha512};
 
 use crate::bundle::FRAME_SIZE;
@@ -45,6 +46,13 @@ pub struct Task {
     pub size: Option<u64>,
     /// Where it is.
     pub source: Source,
+}
+
+impl Task {
+    /// Whether there is something to check its bytes against.
+    fn is_pinned(&self) -> bool {
+        self.digest.is_some() || self.sha512.is_some()
+    }
 }
 
 /// Where a blob is.
@@ -114,6 +122,10 @@ struct Progress {
     /// Whether the taker has to forget what it took.
     restart: bool,
     mismatches: u32,
+    /// The furthest that a connection has come which reads from the beginning.
+    furthest: u64,
+    /// How often such a connection has broken since then.
+    breaks: u32,
     outcome: Option<Digest>,
     /// Bytes of this task in [`State::used`].
     used: u64,
@@ -139,7 +151,7 @@ struct Lease {
 /// Why a worker leaves its lease.
 enum Leave {
     Failed(FetchError),
-    /// The task has begun afresh, or nobody wants anything any more.
+    /// The task has begun afresh or is complete, or nobody wants anything any more.
     Obsolete,
 }
 
@@ -264,6 +276,7 @@ impl Queue<'_> {
             if let Some((first, last)) = range {
                 let size = self.size(lease.task);
                 let right = response.status() == StatusCode::PARTIAL_CONTENT
+                    && self.is_same_version(lease.task, &response)
                     && http::content_range(&response)
                         .is_some_and(|(f, l, s)| (f, l) == (first, last) && (s.is_none() || s == size));
                 if !right {
@@ -276,28 +289,34 @@ impl Queue<'_> {
                 if (piece.len() as u64) < len {
                     return Err(self.wrong_size(lease.task, at + piece.len() as u64, &response));
                 }
+                // Before the last piece is handed on: what is complete is not taken back.
+                if whole && range.is_none() && at + len == end && !is_at_end(&mut response) {
+                    return Err(self.wrong_size(lease.task, end + 1, &response));
+                }
                 self.deliver(lease, at, std::mem::take(&mut piece))?;
                 at += len;
-            }
-            if whole && range.is_none() && response.read(&mut [0]).is_ok_and(|more| more > 0) {
-                return Err(self.wrong_size(lease.task, end + 1, &response));
             }
             Ok(())
         })
     }
 
+    /// Whether an answer comes from the version of a file that was looked at first. `If-Range` has asked for
+    /// that, and not every server knows it.
+    fn is_same_version(&self, task: usize, response: &Response) -> bool {
+        let Source::Web(RemoteFile { etag: Some(expected), .. }) = &self.tasks[task].source else {
+            return true;
+        };
+        response.headers().get(ETAG).is_none_or(|etag| etag.as_bytes() == expected.as_bytes())
+    }
+
     /// Fetches a blob that cannot be had in parts. A broken connection means to read it all again, and to skip
-    /// what is there already; without a digest that would tell, it means to begin afresh.
+    /// what is there already; without a digest that would tell, it means to begin afresh. Only what comes further
+    /// than all connections before is progress.
     fn fetch_stream(&self, lease: Lease) -> Result<(), Leave> {
         let mut at = lease.first;
         let mut first_try = true;
         self.retry(lease, |progressed| {
-            let task = &self.tasks[lease.task];
-            if !std::mem::replace(&mut first_try, false)
-                && at > 0
-                && task.digest.is_none()
-                && task.sha512.is_none()
-            {
+            if !std::mem::replace(&mut first_try, false) && at > 0 && !self.tasks[lease.task].is_pinned() {
                 self.start_afresh(lease);
                 return Err(Leave::Obsolete);
             }
@@ -310,27 +329,44 @@ impl Queue<'_> {
                 if skip == 0 {
                     self.reserve(lease, PIECE)?;
                 }
-                let filled = self.fill(lease, &mut response, &mut piece, len, progressed);
+                let filled = self.fill(lease, &mut response, &mut piece, len, &mut false);
                 if skip == 0 {
                     self.release(lease, PIECE - if filled.is_ok() { piece.len() as u64 } else { 0 });
                 }
-                filled?;
-                let ended = (piece.len() as u64) < len;
                 position += piece.len() as u64;
+                *progressed |= self.has_come(lease, position);
+                filled?;
+                let size = self.size(lease.task);
+                let ended = (piece.len() as u64) < len || size == Some(position) && is_at_end(&mut response);
+                // Before anything of it is handed on: what is complete is not taken back.
+                if size.is_some_and(|size| position > size || position == size && !ended) {
+                    return Err(self.wrong_size(lease.task, position + 1, &response));
+                }
+                // The end is also wrong if it comes before what earlier answers had.
+                if ended && size.unwrap_or(at).max(at) > position {
+                    return Err(self.wrong_size(lease.task, position, &response));
+                }
                 if skip == 0 && !piece.is_empty() {
                     self.deliver(lease, at, piece)?;
                     at = position;
                 }
                 if ended {
-                    return match self.size(lease.task) {
-                        Some(size) if size != position => {
-                            Err(self.wrong_size(lease.task, position, &response))
-                        }
-                        _ => self.ended(lease, position),
-                    };
+                    return self.ended(lease, position);
                 }
             }
         })
+    }
+
+    /// Notes how far a connection has come that reads a blob from its beginning; says whether none before came
+    /// as far.
+    fn has_come(&self, lease: Lease, position: u64) -> bool {
+        let mut state = self.lock();
+        let progress = &mut state.progress[lease.task];
+        if position <= progress.furthest {
+            return false;
+        }
+        (progress.furthest, progress.breaks) = (position, 0);
+        true
     }
 
     /// Repeats `attempt` while it fails in ways that may pass; the count starts again when something came.
@@ -339,13 +375,17 @@ impl Queue<'_> {
         lease: Lease,
         mut attempt: impl FnMut(&mut bool) -> Result<(), Leave>,
     ) -> Result<(), Leave> {
-        let mut tries = 1;
+        let mut tries = 1 + self.lock().progress[lease.task].breaks;
         loop {
             let mut progressed = false;
             let mut error = match attempt(&mut progressed) {
                 Err(Leave::Failed(error)) => error,
                 other => return other,
             };
+            // A failure of what nobody wants any more is none.
+            if self.lock().obsolete(lease) {
+                return Err(Leave::Obsolete);
+            }
             if progressed {
                 tries = 1;
             }
@@ -483,7 +523,7 @@ impl Queue<'_> {
         Ok(())
     }
 
-    /// Wrong bytes: once is an accident on the way, twice is what the server has.
+    /// Wrong bytes: once is an accident on the way, or another version by now; twice is what the server has.
     fn mismatch(&self, lease: Lease, error: FetchError) -> Result<(), Leave> {
         let mut state = self.lock();
         if state.obsolete(lease) {
@@ -493,14 +533,21 @@ impl Queue<'_> {
         if state.progress[lease.task].mismatches > 1 {
             return Err(error.into());
         }
+        let of_size = matches!(error.problem, Problem::Mismatch { what: "size", .. });
+        if of_size && self.tasks[lease.task].digest.is_none() {
+            // What the server said before is out of date, and nobody else knows a size.
+            (state.progress[lease.task].size, state.progress[lease.task].ranges) = (None, false);
+        }
         state.start_afresh(lease.task);
         self.changed.notify_all();
         Ok(())
     }
 
+    /// A connection has broken, and what has come so far proves nothing about what comes next.
     fn start_afresh(&self, lease: Lease) {
         let mut state = self.lock();
         if !state.obsolete(lease) {
+            state.progress[lease.task].breaks += 1;
             state.start_afresh(lease.task);
         }
         self.changed.notify_all();
@@ -510,8 +557,7 @@ impl Queue<'_> {
     fn give_up_ranges(&self, lease: Lease) -> Result<(), Leave> {
         let mut state = self.lock();
         if !state.obsolete(lease) {
-            let task = &self.tasks[lease.task];
-            let keep = task.digest.is_some() || task.sha512.is_some();
+            let keep = self.tasks[lease.task].is_pinned();
             let hashing = state.progress[lease.task].hashes.is_none();
             state.progress[lease.task].ranges = false;
             if keep && !hashing {
@@ -525,13 +571,12 @@ impl Queue<'_> {
     }
 
     fn wrong_size(&self, task: usize, found: u64, response: &Response) -> Leave {
-        let expected = self.size(task).unwrap_or_default();
-        let problem = Problem::Mismatch {
-            what: "size",
-            found: if found > expected { format!("more than {expected}") } else { found.to_string() },
-            expected: expected.to_string(),
-            url: http::plain(response.url()),
+        let (found, expected) = match self.size(task) {
+            Some(size) if found > size => (format!("more than {size}"), size.to_string()),
+            Some(size) => (found.to_string(), size.to_string()),
+            None => (found.to_string(), "what an earlier answer had".to_owned()),
         };
+        let problem = Problem::Mismatch { what: "size", found, expected, url: http::plain(response.url()) };
         FetchError::new(self.tasks[task].object.clone(), problem).into()
     }
 
@@ -572,6 +617,11 @@ impl Queue<'_> {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no worker panics; please report")
     }
+}
+
+/// Whether a body has nothing more. One that breaks here would have had.
+fn is_at_end(response: &mut Response) -> bool {
+    matches!(response.read(&mut [0]), Ok(0))
 }
 
 impl State {
@@ -626,7 +676,8 @@ impl State {
     }
 
     fn obsolete(&self, lease: Lease) -> bool {
-        self.stopped || self.progress[lease.task].generation != lease.generation
+        let progress = &self.progress[lease.task];
+        self.stopped || progress.generation != lease.generation || progress.outcome.is_some()
     }
 
     /// Forgets everything that has come of a task.
@@ -662,7 +713,7 @@ impl Progress {
             Source::Registry { .. } => (task.size, true),
             // Parts of something that has neither a digest nor a tag could be parts of two versions.
             Source::Web(file) => {
-                let told_apart = file.etag.is_some() || task.digest.is_some() || task.sha512.is_some();
+                let told_apart = file.etag.is_some() || task.is_pinned();
                 (task.size, file.ranges && told_apart)
             }
         };
@@ -680,6 +731,8 @@ impl Progress {
             with_sha512,
             restart: false,
             mismatches: 0,
+            furthest: 0,
+            breaks: 0,
             outcome: None,
             used: 0,
             announced: false,

@@ -98,6 +98,19 @@ impl Registry {
         })
     }
 
+    /// Reads all of a blob that must not have more than `limit` bytes. Its digest is for the caller to check.
+    pub fn small_blob(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        digest: Digest,
+        limit: u64,
+    ) -> Result<Vec<u8>, FetchError> {
+        self.http
+            .retry(report, || http::body(object, self.blob(report, object, repository, digest, None)?, limit))
+    }
+
     /// Sends a request with the token of the repository, and once more with a new one if that is asked for.
     fn get(
         &self,

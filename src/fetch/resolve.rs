@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::files::{self, RemoteFile};
-use crate::fetch::http::{self, Http};
+use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
 use crate::fetch::registry::Registry;
 use crate::list::{FileEntry, ImageEntry, Lists};
@@ -266,8 +266,8 @@ impl<'a> Resolver<'a> {
             return Ok(()); // no image config has this size
         }
         let repository = self.entry.reference.repository();
-        let response = self.registry.blob(self.report, &self.object, repository, config.digest, None)?;
-        let bytes = http::body(&self.object, response, MANIFEST_LIMIT)?;
+        let bytes =
+            self.registry.small_blob(self.report, &self.object, repository, config.digest, MANIFEST_LIMIT)?;
         self.check_bytes(config, &bytes)?;
         match config_platform(&config.media_type, &bytes) {
             Some(platform) => {

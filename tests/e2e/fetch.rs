@@ -1,1 +1,1029 @@
-//! To be written.
+//! What `airbundle pack` makes of servers that are wrong, broken, slow or lying: the right bundle, or an error that
+//! names the object and the reason, and nothing at the output's name.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::mpsc::channel;
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Finished, airbundle, airbundle_command, unbundle};
+use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
+use crate::support::image::{
+    Compression, DOCKER_LIST, DOCKER_MANIFEST, Format, Image, Layer, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
+};
+use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
+use crate::support::web::free_port;
+use crate::support::{random_bytes, sha256, sha512};
+
+const FILES: &str = "files.example";
+const REGISTRY: &str = "registry.example";
+
+/// A folder with a list, and the bundle that is to come of it.
+struct Job {
+    folder: TempDir,
+}
+
+impl Job {
+    fn new(list: &str) -> Self {
+        let folder = tempdir().expect("make a temporary folder");
+        fs::write(folder.path().join("all.list"), list).expect("write a list");
+        Self { folder }
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.path().join("out.tar.zst")
+    }
+
+    fn args(&self, more: &[String]) -> Vec<String> {
+        let path = |name: &str| self.folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        let mut args = vec!["pack".to_owned(), path("all.list"), "-o".to_owned(), path("out.tar.zst")];
+        args.extend_from_slice(more);
+        args
+    }
+
+    fn run(&self, more: &[String]) -> Finished {
+        airbundle(self.args(more))
+    }
+
+    /// Packs, and returns the bundle.
+    #[track_caller]
+    fn bundle(&self, more: &[String]) -> Vec<u8> {
+        self.run(more).ok();
+        let bundle = fs::read(self.output()).expect("read the bundle");
+        assert_eq!(self.left(), ["all.list", "out.tar.zst"]);
+        bundle
+    }
+
+    /// Packs, which must fail with this code and a line with all these words, and leave nothing behind.
+    #[track_caller]
+    fn fails(&self, more: &[String], code: i32, words: &[&str]) -> Finished {
+        let finished = self.run(more).failed(code, words);
+        assert_eq!(self.left(), ["all.list"], "{finished:#?}");
+        finished
+    }
+
+    fn left(&self) -> Vec<String> {
+        names(self.folder.path())
+    }
+}
+
+/// One line of stderr has all these words.
+#[track_caller]
+fn says(finished: &Finished, words: &[&str]) {
+    let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(told, "no line with {words:?} in {finished:#?}");
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("list a folder");
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("list a folder").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// Comes to `fake` for everything.
+fn to(fake: &Fake, more: &[&str]) -> Vec<String> {
+    let mut args = [fake.mirror(FILES), fake.mirror(REGISTRY)].concat();
+    args.extend(strings(more));
+    args
+}
+
+#[track_caller]
+fn assert_same(found: &[u8], expected: &[u8], what: &str) {
+    assert!(found == expected, "{what}: {} and not {}", sha256(found), sha256(expected));
+}
+
+/// A small and a large blob as file and as layer: the large ones are fetched in two parts, the second of them
+/// with a piece that has arrived and been taken before the rest.
+struct Sample {
+    list: String,
+    content: Content,
+    bundle: Vec<u8>,
+}
+
+const LARGE: usize = 13 << 20;
+
+fn sample_image() -> Image {
+    let layers = [
+        Layer::files(&[("etc/motd", b"hello")], Compression::Gzip),
+        Layer::random(11, LARGE, Compression::Gzip),
+    ];
+    Image::new(Format::Oci, "linux/amd64", &layers)
+}
+
+fn sample() -> &'static Sample {
+    static SAMPLE: OnceLock<Sample> = OnceLock::new();
+    SAMPLE.get_or_init(|| {
+        let (small, large) = (random_bytes(1, 300_000), random_bytes(2, LARGE + 1));
+        let list = format!(
+            "https://{FILES}/small {}\nhttps://{FILES}/large {}\n{REGISTRY}/team/app:1\n",
+            sha256(&small),
+            sha512(&large)
+        );
+        let mut content = Content::default();
+        content.file(&format!("https://{FILES}/small"), small);
+        content.file(&format!("https://{FILES}/large"), large);
+        content.image(&format!("{REGISTRY}/team/app:1"), &sample_image());
+        let fake = Fake::honest(content.clone());
+        let bundle = Job::new(&list).bundle(&to(&fake, &[]));
+        Sample { list, content, bundle }
+    })
+}
+
+/// The sample without its checksums.
+fn unpinned(list: &str) -> String {
+    list.lines().map(|line| format!("{}\n", line.split(' ').next().expect("a word"))).collect()
+}
+
+/// Packs the sample from a server with this twist; the bundle must be that of an honest one.
+#[track_caller]
+fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
+    let Sample { list, content, bundle } = sample();
+    let fake = Fake::start(content.clone(), twist);
+    assert_same(&Job::new(list).bundle(&to(&fake, more)), bundle, "the bundle");
+    fake
+}
+
+/// Packs the sample from a server with this twist, which must fail.
+#[track_caller]
+fn goes_wrong(
+    more: &[&str],
+    code: i32,
+    words: &[&str],
+    twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
+) -> Fake {
+    let Sample { list, content, .. } = sample();
+    let fake = Fake::start(content.clone(), twist);
+    Job::new(list).fails(&to(&fake, more), code, words);
+    fake
+}
+
+// ---- The honest server -------------------------------------------------------------------------------------------
+
+#[test]
+fn a_bundle_is_the_same_whether_checksums_were_known_or_not_and_however_many_connections_fetched_it() {
+    let Sample { list, content, bundle } = sample();
+    let fake = Fake::honest(content.clone());
+    for jobs in ["1", "2", "32"] {
+        assert_same(&Job::new(list).bundle(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&Job::new(&unpinned(list)).bundle(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+    }
+}
+
+#[test]
+fn an_empty_file_is_packed_pinned_or_not() {
+    let mut content = Content::default();
+    content.file(&format!("https://{FILES}/empty"), Vec::new());
+    content.file(&format!("https://{FILES}/other"), b"other".to_vec());
+    let pinned = format!("https://{FILES}/empty {}\nhttps://{FILES}/other\n", sha256(b""));
+    let fake = Fake::honest(content.clone());
+    let bundle = Job::new(&pinned).bundle(&to(&fake, &[]));
+    assert_same(&Job::new(&unpinned(&pinned)).bundle(&to(&fake, &[])), &bundle, "not pinned");
+    let chunked = Fake::start(content, |seen, reply| match seen.path.ends_with("empty") {
+        true => Reply { framing: Framing::Chunked, ..Reply::ok(b"") },
+        false => reply,
+    });
+    assert_same(&Job::new(&pinned).bundle(&to(&chunked, &[])), &bundle, "chunked");
+}
+
+// ---- Ranges and lengths ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_server_that_ignores_range_gives_the_same_bundle() {
+    for jobs in ["1", "2", "8"] {
+        comes_right(&["--jobs", jobs], |seen, _| sample().content.answer(&without_range(seen)));
+    }
+}
+
+/// What an honest server without ranges would have been asked.
+fn without_range(seen: &Seen) -> Seen {
+    seen.without("range")
+}
+
+#[test]
+fn a_server_that_ignores_range_only_for_some_parts_gives_the_same_bundle() {
+    for jobs in ["1", "8"] {
+        comes_right(&["--jobs", jobs], |seen, reply| match seen.range() {
+            Some((first, _)) if first > 0 => sample().content.answer(&without_range(seen)),
+            _ => reply,
+        });
+    }
+}
+
+#[test]
+fn a_server_that_answers_another_range_gives_the_same_bundle() {
+    for jobs in ["1", "8"] {
+        comes_right(&["--jobs", jobs], |seen, mut reply| match seen.range() {
+            Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
+                reply.body.rotate_left(1);
+                reply.with("content-range", &format!("bytes {}-{}/{}", first + 1, last + 1, LARGE + 1))
+            }
+            _ => reply,
+        });
+    }
+}
+
+#[test]
+fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
+    comes_right(&[], |seen, reply| match seen.range() {
+        Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
+            reply.with("content-range", &format!("bytes {first}-{last}/{}", LARGE * 2))
+        }
+        _ => reply,
+    });
+}
+
+#[test]
+fn a_server_that_sends_parts_of_another_version_is_found_out() {
+    // Without checksums: only the entity tag tells that the file is another one by now.
+    let url = format!("https://{FILES}/large");
+    let (mut old, mut new) = (Content::default(), Content::default());
+    old.file(&url, random_bytes(5, 20 << 20));
+    new.file(&url, random_bytes(6, 20 << 20));
+    let honest = Job::new(&url).bundle(&to(&Fake::honest(new.clone()), &[]));
+    for jobs in ["1", "8"] {
+        let (new, twisted) = (new.clone(), new.clone());
+        let fake = Fake::start(old.clone(), move |seen, reply| match seen.nth {
+            0 | 1 => reply,
+            // One server honours `If-Range`, the other does not know it.
+            _ if jobs == "1" => new.answer(seen),
+            _ => twisted.answer(&seen.without("if-range")),
+        });
+        assert_same(&Job::new(&url).bundle(&to(&fake, &["--jobs", jobs])), &honest, jobs);
+    }
+}
+
+#[test]
+fn a_file_that_is_replaced_after_it_was_looked_at_is_packed_as_it_is_now() {
+    let url = format!("https://{FILES}/page");
+    for (old, new) in [(9 << 20, 10 << 20), (10 << 20, 9 << 20), (1000, 2000), (2000, 1000), (0, 5), (5, 0)] {
+        let mut contents = [Content::default(), Content::default()];
+        contents[0].file(&url, random_bytes(7, old));
+        contents[1].file(&url, random_bytes(8, new));
+        let [old_content, new_content] = contents;
+        let honest = Job::new(&url).bundle(&to(&Fake::honest(new_content.clone()), &[]));
+        let fake = Fake::start(old_content, move |seen, reply| match seen.is_probe() {
+            true => reply,
+            false => new_content.answer(seen),
+        });
+        assert_same(&Job::new(&url).bundle(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
+    }
+}
+
+#[test]
+fn a_body_without_a_length_gives_the_same_bundle_pinned_or_not() {
+    let Sample { list, content, bundle } = sample();
+    for list in [list, &unpinned(list)] {
+        let fake = Fake::start(content.clone(), |seen, reply| Reply {
+            framing: Framing::Chunked,
+            ..if seen.is_transfer() || seen.is_probe() { content.answer(&without_range(seen)) } else { reply }
+        });
+        assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, list);
+    }
+}
+
+#[test]
+fn a_wrong_length_once_is_got_over_and_always_is_an_error() {
+    for difference in [1000, -1000] {
+        let claim = move |reply: Reply| {
+            let length = reply.body.len().checked_add_signed(difference).expect("small");
+            Reply { framing: Framing::Claimed(length), ..reply }
+        };
+        comes_right(&[], move |seen, reply| match seen.nth {
+            0 if seen.path.contains("/blobs/") && reply.body.len() > 1000 => claim(reply),
+            1 if seen.path.ends_with("/small") => claim(reply),
+            _ => reply,
+        });
+        let word = if difference > 0 { "more than 300000" } else { "its size is 299000" };
+        goes_wrong(&["--retries", "1"], 5, &[FILES, "/small`", word], move |seen, reply| {
+            if seen.is_transfer() && seen.path.ends_with("/small") { claim(reply) } else { reply }
+        });
+    }
+}
+
+#[test]
+fn more_bytes_than_a_manifest_says_are_an_error() {
+    // The digest would be right after the last byte that belongs to it.
+    for jobs in ["1", "8"] {
+        goes_wrong(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
+            if seen.path.contains("/blobs/") && reply.status == 200 && reply.body.len() < 1000 {
+                reply.body.extend_from_slice(b"junk");
+            }
+            reply
+        });
+    }
+}
+
+#[test]
+fn a_body_without_end_is_an_error_where_the_size_is_known() {
+    goes_wrong(&[], 5, &["/small`", "more than 300000"], move |seen, reply| {
+        if !seen.path.ends_with("/small") {
+            return reply;
+        }
+        let endless = Reply { framing: Framing::Chunked, ..Reply::ok(&vec![7; 64 << 20]) };
+        if seen.is_probe() { reply.with("content-range", "bytes 0-0/300000") } else { endless }
+    });
+}
+
+// ---- Broken connections ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_connection_that_breaks_every_64_kib_is_resumed_until_all_is_there() {
+    let bytes = random_bytes(3, 400_000);
+    let image = Image::new(Format::Docker, "linux/amd64", &[Layer::random(4, 300_000, Compression::Gzip)]);
+    let mut content = Content::default();
+    content.file(&format!("https://{FILES}/flaky"), bytes.clone());
+    content.image(&format!("{REGISTRY}/flaky:1"), &image);
+    let list = format!("https://{FILES}/flaky {}\n{REGISTRY}/flaky:1\n", sha256(&bytes));
+    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let fake = Fake::start(content, |_, reply| Reply { cut: Some(64 << 10), ..reply });
+    // One retry: the count begins again with what has come.
+    assert_same(&Job::new(&list).bundle(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
+    let ranges: Vec<_> =
+        fake.seen_of("flaky").iter().filter_map(Seen::range).map(|(first, _)| first).collect();
+    assert!(ranges.iter().filter(|first| **first > 0).count() >= 10, "it was resumed by ranges: {ranges:?}");
+}
+
+#[test]
+fn a_connection_that_breaks_where_there_are_no_ranges_begins_again() {
+    let Sample { list, content, bundle } = sample();
+    for list in [list, &unpinned(list)] {
+        let fake = Fake::start(content.clone(), |seen, reply| {
+            if !seen.is_transfer() && !seen.is_probe() {
+                return reply;
+            }
+            let cut = (!seen.is_probe() && seen.nth < 2 && seen.path.contains("large")).then_some(9 << 20);
+            Reply { cut, ..content.answer(&without_range(seen)) }
+        });
+        assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, list);
+    }
+}
+
+#[test]
+fn a_connection_that_always_breaks_at_the_same_place_is_an_error_in_the_end() {
+    let Sample { list, content, .. } = sample();
+    for (list, cut) in
+        [(list, 9 << 20), (&unpinned(list), 9 << 20), (list, 100_000), (&unpinned(list), 100_000)]
+    {
+        let fake = Fake::start(content.clone(), move |seen, reply| {
+            if !seen.is_transfer() && !seen.is_probe() {
+                return reply;
+            }
+            let cut = (!seen.is_probe() && seen.path.ends_with("large")).then_some(cut);
+            Reply { cut, ..content.answer(&without_range(seen)) }
+        });
+        Job::new(list).fails(&to(&fake, &["--retries", "1"]), 4, &["/large`", "no answer"]);
+    }
+}
+
+#[test]
+fn a_second_answer_that_ends_before_what_is_there_already_is_not_taken_for_the_end() {
+    let Sample { list, content, bundle } = sample();
+    for list in [list, &unpinned(list)] {
+        let fake = Fake::start(content.clone(), |seen, reply| {
+            if !seen.path.ends_with("/large") {
+                return reply;
+            }
+            let whole = Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) };
+            match seen.nth {
+                1 => Reply { cut: Some(9 << 20), ..whole },
+                2 => Reply { framing: Framing::Chunked, ..Reply::ok(b"try again later") },
+                _ => whole,
+            }
+        });
+        let job = Job::new(list);
+        if list == &sample().list {
+            assert_same(&job.bundle(&to(&fake, &[])), bundle, list);
+        } else {
+            // Nothing tells that the second answer is not the file.
+            job.bundle(&to(&fake, &[]));
+        }
+    }
+}
+
+// ---- Wrong bytes -------------------------------------------------------------------------------------------------
+
+#[test]
+fn wrong_bytes_once_are_got_over() {
+    for jobs in ["1", "2", "8"] {
+        let answered = Mutex::new(BTreeSet::new());
+        let fake = comes_right(&["--jobs", jobs], move |seen, mut reply| {
+            // The first answer for every byte: the whole of a small blob, both parts of a large one.
+            let part = (seen.path.clone(), seen.range());
+            let first = seen.is_transfer() && answered.lock().expect("no panic").insert(part);
+            if first && reply.body.len() > 100 {
+                let last = reply.body.len() - 1;
+                reply.body[last] ^= 1;
+            }
+            reply
+        });
+        assert!(fake.seen_of("/large").len() > 3);
+    }
+}
+
+#[test]
+fn wrong_bytes_twice_name_the_url_and_both_checksums() {
+    let Sample { list, content, .. } = sample();
+    let [small, large] = [(1, 300_000), (2, LARGE + 1)].map(|(seed, size)| random_bytes(seed, size));
+    let flipped = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        bytes[0] ^= 1;
+        bytes
+    };
+    let fake = Fake::honest(content.clone());
+    for (right, wrong, url) in [
+        (sha256(&small), sha256(&flipped(&small)), format!("https://{FILES}/small")),
+        (sha512(&large), sha512(&flipped(&large)), format!("https://{FILES}/large")),
+    ] {
+        let list = list.replace(&right, &wrong);
+        let hex = |text: &str| text.split_once(':').expect("a checksum").1.to_owned();
+        let words = [&url, &right[..6], &hex(&right), &hex(&wrong), &fake.addr()];
+        Job::new(&list).fails(&to(&fake, &[]), 5, &words.map(|word| word as &str));
+    }
+}
+
+#[test]
+fn a_false_docker_content_digest_is_ignored_because_the_bytes_decide() {
+    comes_right(&[], |_, reply| reply.with("docker-content-digest", &sha256(b"something else")));
+}
+
+#[test]
+fn an_unasked_content_encoding_is_refused() {
+    goes_wrong(&[], 4, &["/small`", "Content-Encoding: gzip"], |seen, reply| {
+        if seen.path.ends_with("/small") { reply.with("content-encoding", "gzip") } else { reply }
+    });
+}
+
+// ---- Statuses ----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_server_that_is_busy_for_a_while_is_asked_again() {
+    let fake = comes_right(&["--jobs", "2"], |seen, reply| match seen.nth {
+        0 => Reply::status(503).with("retry-after", "0"),
+        1 => Reply::status(429).with("retry-after", "0"),
+        2 => Reply::status(500).with("retry-after", "0"),
+        _ => reply,
+    });
+    assert_eq!(fake.seen_of("/manifests/").len(), 4);
+}
+
+#[test]
+fn the_config_that_tells_a_platform_is_asked_for_again_too() {
+    let fake = comes_right(&["--platform", "linux/amd64"], |seen, reply| match seen.nth {
+        0 if seen.path.contains("/blobs/") => Reply::status(503).with("retry-after", "0"),
+        _ => reply,
+    });
+    assert!(fake.seen_of("/blobs/").iter().any(|seen| seen.nth == 2), "asked, asked again, fetched");
+}
+
+#[test]
+fn a_server_that_fails_always_is_asked_as_often_as_said_and_no_more() {
+    for (status, code, words) in [
+        (500, 4, ["/small`", "answered 500"]),
+        (503, 4, ["/small`", "answered 503"]),
+        (429, 4, ["/small`", "--mirror"]),
+    ] {
+        let fake = goes_wrong(&["--retries", "2"], code, &words, move |seen, reply| {
+            let busy = || Reply::status(status).with("retry-after", "0");
+            if seen.path.ends_with("/small") { busy() } else { reply }
+        });
+        assert_eq!(fake.seen_of("/small").len(), 3, "{status}");
+    }
+    let fake = goes_wrong(&["--retries", "2"], 4, &["/large`", "answered 500"], move |seen, reply| {
+        let fails = seen.path.ends_with("/large") && seen.range().is_some_and(|(first, _)| first > 0);
+        if fails { Reply::status(500).with("retry-after", "0") } else { reply }
+    });
+    assert_eq!(
+        fake.seen_of("/large").iter().filter(|seen| seen.range().is_some_and(|range| range.0 > 0)).count(),
+        3
+    );
+}
+
+#[test]
+fn what_is_not_there_is_reported_together_for_all_images_and_files() {
+    let folder = tempdir().expect("make a temporary folder");
+    let tiny = Image::new(Format::Docker, "linux/amd64", &[Layer::empty()]);
+    let upstream = Upstream::start(
+        folder.path(),
+        vec![UpstreamImage::new("quay.io/a/tiny:1", tiny.clone())],
+        vec![UpstreamFile::new("https://dl.k8s.io/there", b"there".to_vec())],
+    );
+    let nothing = sha256(b"nothing");
+    let list = format!(
+        "quay.io/a/tiny:1\nquay.io/a/tiny:2\nquay.io/b/other:1\nquay.io/a/tiny@{nothing}\n\
+         https://dl.k8s.io/there\nhttps://dl.k8s.io/not-there\n"
+    );
+    let finished = Job::new(&list).fails(&upstream.mirror_args(), 4, &["https://dl.k8s.io/not-there", "404"]);
+    for object in ["quay.io/a/tiny:2", "quay.io/b/other:1", &format!("quay.io/a/tiny@{nothing}")] {
+        says(&finished, &[object, "404", "not found"]);
+    }
+    assert_eq!(
+        finished.stderr.lines().filter(|line| line.starts_with("error: ")).count(),
+        4,
+        "{finished:#?}"
+    );
+}
+
+#[test]
+fn hosts_that_do_not_answer_are_named() {
+    let port = free_port();
+    let list = format!(
+        "http://127.0.0.1:{port}/file\n127.0.0.1:{port}/image:1\nhttps://no-such-host.invalid/file\n\
+         no-such-host.invalid/image:1\n"
+    );
+    let finished = Job::new(&list).fails(&strings(&["--retries", "0"]), 4, &["no-such-host.invalid/image:1"]);
+    for object in [
+        format!("`http://127.0.0.1:{port}/file`"),
+        format!("`127.0.0.1:{port}/image:1`"),
+        "`https://no-such-host.invalid/file`".to_owned(),
+        "`no-such-host.invalid/image:1`".to_owned(),
+    ] {
+        says(&finished, &[&object, "no answer from"]);
+    }
+    says(&finished, &["127.0.0.1", "refused"]);
+}
+
+// ---- Redirects and tokens ----------------------------------------------------------------------------------------
+
+#[test]
+fn a_redirect_loop_is_an_error() {
+    let fake = goes_wrong(&["--retries", "3"], 4, &["/small`", "redirect"], |seen, reply| {
+        if seen.path.contains("/small") { Reply::redirect("small?again") } else { reply }
+    });
+    assert!(fake.seen_of("/small").len() <= 12, "it is followed for a while and not asked for again");
+}
+
+#[test]
+fn a_token_is_sent_to_its_registry_and_nowhere_else() {
+    let Sample { list, content, bundle } = sample();
+    let storage = Fake::honest(content.clone());
+    let storage_addr = storage.addr();
+    let own_addr: &'static OnceLock<String> = Box::leak(Box::default());
+    let fake = Fake::start(content.clone(), move |seen, reply| {
+        if seen.path.starts_with("/token?") {
+            assert!(seen.header("authorization").is_none(), "an anonymous token");
+            return Reply::ok(br#"{"access_token":"s3cret"}"#);
+        }
+        if !seen.path.starts_with("/v2/") {
+            return Reply::redirect(&format!("http://{storage_addr}{}", seen.path));
+        }
+        if seen.header("authorization") != Some("Bearer s3cret") {
+            let own = own_addr.get().expect("set before the first request");
+            let challenge =
+                format!(r#"Bearer realm="http://{own}/token",service="here",scope="repository:x:pull""#);
+            return Reply::status(401).with("www-authenticate", &challenge);
+        }
+        match seen.path.contains("/blobs/") {
+            true => Reply::redirect(&format!("http://{storage_addr}{}", seen.path)),
+            false => reply,
+        }
+    });
+    own_addr.set(fake.addr()).expect("set once");
+    assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, "the bundle");
+
+    let tokens = fake.seen_of("/token?");
+    assert!(
+        tokens[0].path.contains("service=here") && tokens[0].path.contains("scope=repository"),
+        "{tokens:?}"
+    );
+    for seen in fake.seen() {
+        let allowed = seen.path.starts_with("/v2/");
+        assert!(allowed || seen.header("authorization").is_none(), "{seen:?}");
+    }
+    let stored = storage.seen();
+    assert!(stored.iter().any(|seen| seen.path.contains("/blobs/")), "blobs came over the redirect");
+    assert!(stored.iter().any(|seen| seen.path.ends_with("/small")), "files, too");
+    for seen in stored {
+        assert!(!format!("{seen:?}").contains("s3cret"), "{seen:?}");
+    }
+}
+
+#[test]
+fn a_registry_that_asks_for_no_token_that_can_be_had_is_an_error() {
+    for challenge in [None, Some("Basic realm=\"x\""), Some("Bearer realm=\"nowhere\"")] {
+        let fake = goes_wrong(&[], 4, &["team/app:1", "401", "no access"], move |seen, reply| {
+            let no = Reply::status(401);
+            match challenge {
+                _ if !seen.path.starts_with("/v2/") => reply,
+                Some(challenge) => no.with("www-authenticate", challenge),
+                None => no,
+            }
+        });
+        assert_eq!(fake.seen_of("/v2/").len(), 1, "asking again would not help");
+    }
+}
+
+#[test]
+fn a_registry_cannot_send_for_a_token_into_the_own_network() {
+    let other = Fake::honest(Content::default());
+    for realm in [
+        "http://10.0.0.1/token".to_owned(),
+        "https://169.254.169.254/latest/meta-data".to_owned(),
+        format!("http://localhost:{}/token", other.addr().rsplit_once(':').expect("a port").1),
+    ] {
+        let challenge = format!("Bearer realm=\"{realm}\"");
+        goes_wrong(&[], 4, &["team/app:1", "not a place"], move |seen, reply| {
+            match seen.path.starts_with("/v2/") {
+                true => Reply::status(401).with("www-authenticate", &challenge),
+                false => reply,
+            }
+        });
+    }
+    assert!(other.seen().is_empty());
+}
+
+// ---- Manifests ---------------------------------------------------------------------------------------------------
+
+/// Packs one image from an honest server whose manifests are these, by media type; the first one has the tag.
+#[track_caller]
+fn refuses(manifests: &[(&str, Value)], words: &[&str]) {
+    refuses_with(manifests, 4, words);
+}
+
+#[track_caller]
+fn refuses_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
+    let name = format!("{REGISTRY}/team/odd");
+    let mut content = Content::default();
+    for (number, (media_type, json)) in manifests.iter().enumerate() {
+        let bytes = json.to_string().into_bytes();
+        content.manifest(&name, &sha256(&bytes), media_type, bytes.clone());
+        if number == 0 {
+            content.manifest(&name, "1", media_type, bytes);
+        }
+    }
+    for blob in [&b"{}"[..], b"layer"] {
+        content.blob(&name, &sha256(blob), blob);
+    }
+    let job = Job::new(&format!("{name}:1\n"));
+    let mut all = vec!["team/odd:1"];
+    all.extend_from_slice(words);
+    job.fails(&to(&Fake::honest(content), &["--retries", "0"]), code, &all);
+}
+
+fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": sha256(bytes), "size": bytes.len() })
+}
+
+fn odd_image() -> Value {
+    json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, b"{}"),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", b"layer")],
+    })
+}
+
+fn with(mut json: Value, pointer: &str, value: Value) -> Value {
+    *json.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;
+    json
+}
+
+#[test]
+fn manifests_that_no_site_could_serve_are_refused_by_name() {
+    refuses(
+        &[(
+            "application/vnd.docker.distribution.manifest.v1+prettyjws",
+            json!({ "schemaVersion": 1, "fsLayers": [] }),
+        )],
+        &["schema 1"],
+    );
+    let mut both = odd_image();
+    both["manifests"] = json!([]);
+    refuses(&[(OCI_MANIFEST, both)], &["both `manifests` and `layers`"]);
+    let odd = "application/vnd.example.unknown.v7+json";
+    refuses(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "not supported"]);
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let mut layer = descriptor(foreign, b"layer");
+    layer["urls"] = json!(["https://elsewhere.example/layer"]);
+    let image = with(odd_image(), "/layers/0", layer);
+    refuses(&[(OCI_MANIFEST, image)], &[&sha256(b"layer"), "outside the registry", foreign]);
+    refuses(&[(DOCKER_MANIFEST, odd_image())], &["announced as", OCI_MANIFEST]);
+}
+
+#[test]
+fn an_index_whose_child_is_missing_or_has_another_size_is_refused() {
+    let child = odd_image();
+    let bytes = child.to_string().into_bytes();
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": DOCKER_LIST,
+        "manifests": [with(descriptor(OCI_MANIFEST, &bytes), "/size", json!(bytes.len()))],
+    });
+    refuses(&[(DOCKER_LIST, index.clone())], &["404", &sha256(&bytes)]);
+    let longer = with(index, "/manifests/0/size", json!(bytes.len() + 1));
+    refuses_with(
+        &[(DOCKER_LIST, longer), (OCI_MANIFEST, child)],
+        5,
+        &["size", &bytes.len().to_string(), &(bytes.len() + 1).to_string()],
+    );
+}
+
+#[test]
+fn a_blob_with_another_size_than_its_manifest_says_is_refused() {
+    // As many bytes as are said come, and more or fewer are there.
+    for (pointer, said) in
+        [("/config/size", 1), ("/config/size", 3), ("/layers/0/size", 4), ("/layers/0/size", 6)]
+    {
+        let image = with(odd_image(), pointer, json!(said));
+        refuses_with(&[(OCI_MANIFEST, image)], 5, &["size is", &format!("{said} was expected")]);
+    }
+}
+
+#[test]
+fn an_index_within_an_index_is_packed() {
+    let child = |platform: &str| {
+        Image::new(
+            Format::Oci,
+            platform,
+            &[Layer::files(&[("etc/motd", platform.as_bytes())], Compression::Gzip)],
+        )
+    };
+    let inner = Image::index(Format::Oci, vec![child("linux/amd64"), child("linux/arm64")]);
+    let outer = Image::index(Format::Oci, vec![inner, child("linux/s390x")]);
+    let folder = tempdir().expect("make a temporary folder");
+    let images = vec![UpstreamImage::new("quay.io/nested:1", outer.clone())];
+    let upstream = Upstream::start(folder.path(), images, Vec::new());
+    let job = Job::new("quay.io/nested:1\n");
+    let mut args = upstream.mirror_args();
+    args.push("--json".to_owned());
+    let summary = job.run(&args).ok().json();
+    assert_eq!(summary["blobs"], outer.blobs().len());
+    assert_eq!(outer.root.media_type, OCI_INDEX);
+    unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
+}
+
+// ---- Real servers with real damage --------------------------------------------------------------------------------
+
+#[test]
+fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
+    let folder = tempdir().expect("make a temporary folder");
+    let image = sample_image();
+    let images = vec![UpstreamImage::new("quay.io/team/app:1", image.clone())];
+    let upstream = Upstream::start(folder.path(), images, Vec::new());
+    for (descriptor, bytes) in &image.parts[1..] {
+        let hex = &descriptor.digest[7..];
+        let data =
+            folder.path().join(format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+        let mut flipped = bytes.to_vec();
+        let last = flipped.len() - 1;
+        flipped[last] ^= 1;
+        let short = &hex[..12];
+        fs::write(&data, &flipped).expect("damage a layer");
+        let words = ["quay.io/team/app:1", short, "sha256", hex, &sha256(&flipped)[7..]];
+        Job::new("quay.io/team/app:1\n").fails(&upstream.mirror_args(), 5, &words);
+        for (damaged, word) in [(&bytes[..last], "size"), (&[bytes, &b"more"[..]].concat(), "more than")] {
+            fs::write(&data, damaged).expect("damage a layer");
+            let words = ["quay.io/team/app:1", short, word];
+            let finished = Job::new("quay.io/team/app:1\n").run(&upstream.mirror_args());
+            // Where parts are asked for, the registry itself says that there are more: the bytes are right then.
+            if damaged.len() > LARGE && finished.code == Some(0) {
+                continue;
+            }
+            finished.failed(5, &words);
+        }
+        fs::write(&data, bytes).expect("repair the layer");
+    }
+    Job::new("quay.io/team/app:1\n").bundle(&upstream.mirror_args());
+}
+
+// ---- Sharing -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
+    let folder = tempdir().expect("make a temporary folder");
+    let image = Image::new(
+        Format::Oci,
+        "linux/amd64",
+        &[Layer::random(21, 9 << 20, Compression::Gzip), Layer::files(&[("a", b"a")], Compression::Gzip)],
+    );
+    let layers: Vec<_> = image.parts[1..].iter().map(|(_, bytes)| bytes.to_vec()).collect();
+    let other = random_bytes(22, 10 << 20);
+    let file =
+        |name: &str, bytes: &[u8]| UpstreamFile::new(&format!("https://{FILES}/{name}"), bytes.to_vec());
+    let files = vec![
+        file("a-other", &other),
+        file("b-other", &other),
+        file("c-large-layer", &layers[0]),
+        file("d-small-layer", &layers[1]),
+        file("e-manifest", &image.manifest),
+        file("f-config", &image.parts[0].1),
+        file("g-empty-config", b"{}"),
+        file("h-alone", b"alone"),
+    ];
+    let images = vec![UpstreamImage::new(&format!("{REGISTRY}/x:1"), image.clone())];
+    let upstream = Upstream::start(folder.path(), images, files.clone());
+    let mut args = upstream.mirror_args();
+    args.push("--json".to_owned());
+    let list = |pinned: &dyn Fn(usize) -> bool| {
+        let lines = files.iter().enumerate().map(|(number, file)| match &file.checksum {
+            Some(checksum) if pinned(number) => format!("{} {checksum}\n", file.url),
+            _ => format!("{}\n", file.url),
+        });
+        format!("{REGISTRY}/x:1\n{}", lines.collect::<String>())
+    };
+    let pinned = Job::new(&list(&|_| true));
+    let summary = pinned.run(&args).ok().json();
+    // Image: manifest, config, two layers. Files: their list, the empty config, `other`, `alone`.
+    assert_eq!(summary["blobs"], 8, "{summary}");
+    let bundle = fs::read(pinned.output()).expect("read the bundle");
+    for (what, list) in [
+        ("none pinned", list(&|_| false)),
+        ("the first half pinned", list(&|number| number % 2 == 0)),
+        ("the second half pinned", list(&|number| number % 2 == 1)),
+    ] {
+        for jobs in ["1", "8"] {
+            let mut args = upstream.mirror_args();
+            args.extend(strings(&["--jobs", jobs]));
+            assert_same(&Job::new(&list).bundle(&args), &bundle, what);
+        }
+    }
+}
+
+#[test]
+fn a_pinned_file_of_unknown_size_that_equals_another_blob_is_in_the_bundle_once() {
+    let image = sample_image();
+    let layer = image.parts[1].1.to_vec();
+    let mut content = Content::default();
+    content.image(&format!("{REGISTRY}/x:1"), &image);
+    content.file(&format!("https://{FILES}/a"), layer.clone());
+    let other = random_bytes(23, 100_000);
+    for name in ["c", "d"] {
+        content.file(&format!("https://{FILES}/{name}"), other.clone());
+    }
+    let lines = [("a", &layer), ("c", &other), ("d", &other)]
+        .map(|(name, bytes)| format!("https://{FILES}/{name} {}\n", sha256(bytes)));
+    let list = format!("{REGISTRY}/x:1\n{}", lines.concat());
+    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let chunked = Fake::start(content.clone(), move |seen, reply| {
+        let unknown = seen.path.ends_with("/a") || seen.path.ends_with("/c");
+        if unknown {
+            Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) }
+        } else {
+            reply
+        }
+    });
+    assert_same(&Job::new(&list).bundle(&to(&chunked, &[])), &honest, "sizes unknown");
+}
+
+#[test]
+fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_error_and_no_panic() {
+    let bytes = random_bytes(24, 5000);
+    let mut content = Content::default();
+    let mut list = String::new();
+    for name in ["a", "b"] {
+        content.file(&format!("https://{FILES}/{name}"), bytes.clone());
+        list.push_str(&format!("https://{FILES}/{name} {}\n", sha256(&bytes)));
+    }
+    let fake = Fake::start(content.clone(), move |seen, reply| match seen.path.ends_with("/a") {
+        true => Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) },
+        false if seen.is_probe() => reply.with("content-range", "bytes 0-0/4999"),
+        false => reply,
+    });
+    let finished = Job::new(&list).run(&to(&fake, &[]));
+    assert!(matches!(finished.code, Some(0 | 5)), "{finished:#?}");
+}
+
+// ---- Load --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connections() {
+    let folder = tempdir().expect("make a temporary folder");
+    let note = |number: usize| Layer::files(&[("n", number.to_string().as_bytes())], Compression::Gzip);
+    let huge = Image::new(
+        Format::Oci,
+        "linux/amd64",
+        &[note(0), Layer::random(31, 70 << 20, Compression::None), note(1)],
+    );
+    let many = Image::new(Format::Docker, "linux/amd64", &(2..60).map(note).collect::<Vec<_>>());
+    let images = vec![
+        UpstreamImage::new("quay.io/huge:1", huge.clone()),
+        UpstreamImage::new("quay.io/many:1", many.clone()),
+    ];
+    let mut files: Vec<_> = (0..20_u32)
+        .map(|number| {
+            UpstreamFile::new(
+                &format!("https://dl.k8s.io/{number}"),
+                random_bytes(40 + u64::from(number), 1 << (number + 2)),
+            )
+        })
+        .collect();
+    files.push(UpstreamFile::new("https://dl.k8s.io/large", random_bytes(32, 30 << 20)).not_pinned());
+    let upstream = Upstream::start(folder.path(), images, files.clone());
+    let job = Job::new(&format!("{}{}", upstream.images_list(), upstream.files_list()));
+    let mut first: Option<Vec<u8>> = None;
+    for jobs in ["8", "1", "2", "32"] {
+        let mut args = upstream.mirror_args();
+        args.extend(strings(&["--jobs", jobs]));
+        let bundle = job.bundle(&args);
+        match &first {
+            None => first = Some(bundle),
+            Some(first) => assert_same(&bundle, first, jobs),
+        }
+    }
+    let site = folder.path().join("site");
+    unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
+    for file in &files {
+        let found = fs::read(site.join("files/k8s").join(file.path())).expect("an unpacked file");
+        assert_same(&found, &file.bytes, &file.url);
+    }
+    let blobs = site.join("registry/docker/registry/v2/blobs/sha256");
+    for (digest, bytes) in huge.blobs().into_iter().chain(many.blobs()) {
+        let hex = &digest[7..];
+        assert_same(
+            &fs::read(blobs.join(&hex[..2]).join(hex).join("data")).expect("a blob"),
+            &bytes,
+            &digest,
+        );
+    }
+}
+
+#[test]
+fn hundreds_of_tiny_blobs_are_packed() {
+    let folder = tempdir().expect("make a temporary folder");
+    let layers: Vec<_> = (0..400_u32)
+        .map(|number| Layer::files(&[("n", number.to_string().as_bytes())], Compression::None))
+        .collect();
+    let images = vec![UpstreamImage::new("quay.io/many:1", Image::new(Format::Oci, "linux/amd64", &layers))];
+    let upstream = Upstream::start(folder.path(), images, Vec::new());
+    let bundles: BTreeSet<_> = ["1", "8"]
+        .map(|jobs| {
+            let mut args = upstream.mirror_args();
+            args.extend(strings(&["--jobs", jobs]));
+            sha256(&Job::new("quay.io/many:1\n").bundle(&args))
+        })
+        .into();
+    assert_eq!(bundles.len(), 1);
+}
+
+#[test]
+fn a_slow_server_with_many_blobs_gives_the_same_bundle_with_any_number_of_connections() {
+    let mut content = Content::default();
+    let mut list = String::new();
+    for number in 0..24_u64 {
+        let url = format!("https://{FILES}/{number}");
+        let bytes = random_bytes(50 + number, if number % 5 == 0 { 200_000 } else { 20_000 });
+        list.push_str(&format!("{url} {}\n", sha256(&bytes)));
+        content.file(&url, bytes);
+    }
+    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    thread::scope(|scope| {
+        for jobs in ["1", "2", "8"] {
+            for ranges in [true, false] {
+                let (content, list, honest) = (content.clone(), &list, &honest);
+                scope.spawn(move || {
+                    let fake = Fake::start(content.clone(), move |seen, reply| {
+                        let reply = if ranges { reply } else { content.answer(&without_range(seen)) };
+                        Reply { pause: Duration::from_millis(15), ..reply }
+                    });
+                    assert_same(&Job::new(list).bundle(&to(&fake, &["--jobs", jobs])), honest, jobs);
+                });
+            }
+        }
+    });
+}
+
+// ---- Two at once -------------------------------------------------------------------------------------------------
+
+#[test]
+fn of_two_packs_to_one_output_one_wins_and_the_other_says_so() {
+    let Sample { list, content, bundle } = sample();
+    let (reached, wait_reached) = channel();
+    let (go, wait_go) = channel::<()>();
+    let gate = Mutex::new(Some((reached, wait_go)));
+    // The first one hangs in its first transfer until the second one has ended.
+    let fake = Fake::start(content.clone(), move |seen, reply| {
+        if seen.is_transfer() {
+            if let Some((reached, wait_go)) = gate.lock().expect("no panic").take() {
+                reached.send(()).expect("somebody waits");
+                let _ = wait_go.recv(); // until the other end is dropped
+            }
+        }
+        reply
+    });
+    let job = Job::new(list);
+    let args = job.args(&to(&fake, &[]));
+    let first =
+        airbundle_command().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    wait_reached.recv().expect("the first one comes to its transfers");
+    let out = job.output();
+    airbundle(&args).failed(6, &["out.tar.zst.partial", "is another `airbundle` writing it?"]);
+    assert!(!out.exists());
+    drop(go);
+    let output = first.wait_with_output().expect("wait for the first one");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_same(&fs::read(&out).expect("read the bundle"), bundle, "the bundle");
+    assert_eq!(job.left(), ["all.list", "out.tar.zst"]);
+}

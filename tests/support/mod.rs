@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test target uses another part of this")]
 
 pub mod clients;
+pub mod fake;
 pub mod image;
 pub mod package;
 pub mod process;

@@ -1,0 +1,277 @@
+//! [`Fake`]: an HTTP server on loopback that misbehaves in ways that no real one can be asked for.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use super::Bytes;
+use super::image::Image;
+
+/// What an honest server would have: bytes by path, each with its media type.
+#[derive(Debug, Clone, Default)]
+pub struct Content(BTreeMap<String, (String, Bytes)>);
+
+/// A request, as it came.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Path and query.
+    pub path: String,
+    /// How many requests for the same path came before it.
+    pub nth: usize,
+    headers: Vec<(String, String)>,
+}
+
+/// How a client learns where a body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// By its true length.
+    Length,
+    /// By this length, whatever it has.
+    Claimed(usize),
+    /// By chunks.
+    Chunked,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    pub framing: Framing,
+    /// The connection breaks after as many bytes of the body.
+    pub cut: Option<usize>,
+    /// How long it rests after each 16 KiB of the body.
+    pub pause: Duration,
+}
+
+/// The server. Ends when dropped.
+#[derive(Debug)]
+pub struct Fake {
+    addr: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Content {
+    /// A file that a list has by this URL, to be reached over [`Fake::mirror`].
+    pub fn file(&mut self, url: &str, bytes: impl Into<Bytes>) {
+        let (_, path) = url.split_once("://").expect("a URL");
+        self.put(&format!("/{path}"), "application/octet-stream", bytes);
+    }
+
+    /// An image that a list has by this reference `host/repository:tag`, likewise.
+    pub fn image(&mut self, reference: &str, image: &Image) {
+        let (name, tag) = reference.rsplit_once(':').expect("a tag");
+        for (digest, bytes) in image.parts() {
+            self.blob(name, &digest, bytes);
+        }
+        for (descriptor, bytes) in image.manifests() {
+            self.manifest(name, &descriptor.digest, &descriptor.media_type, Bytes::clone(&bytes));
+        }
+        self.manifest(name, tag, &image.root.media_type, Bytes::clone(&image.manifest));
+    }
+
+    /// A manifest, by tag or digest.
+    pub fn manifest(&mut self, name: &str, reference: &str, media_type: &str, bytes: impl Into<Bytes>) {
+        self.put(&format!("/v2/{name}/manifests/{reference}"), media_type, bytes);
+    }
+
+    /// A config or a layer.
+    pub fn blob(&mut self, name: &str, digest: &str, bytes: impl Into<Bytes>) {
+        self.put(&format!("/v2/{name}/blobs/{digest}"), "application/octet-stream", bytes);
+    }
+
+    fn put(&mut self, path: &str, media_type: &str, bytes: impl Into<Bytes>) {
+        self.0.insert(path.to_owned(), (media_type.to_owned(), bytes.into()));
+    }
+
+    /// The answer of an honest server: ranges, a strong entity tag, 404.
+    pub fn answer(&self, seen: &Seen) -> Reply {
+        let Some((media_type, bytes)) = self.0.get(&seen.path) else { return Reply::status(404) };
+        let etag = format!("\"{}\"", &super::sha256(&bytes[..bytes.len().min(64)])[7..23]);
+        let mut reply = Reply::ok(bytes).with("content-type", media_type).with("etag", &etag);
+        let current = seen.header("if-range").is_none_or(|tag| tag == etag);
+        if let Some((first, last)) = seen.range().filter(|_| current) {
+            if first >= bytes.len() {
+                return Reply::status(416).with("content-range", &format!("bytes */{}", bytes.len()));
+            }
+            let last = last.min(bytes.len() - 1);
+            reply.status = 206;
+            reply.body = bytes[first..=last].to_vec();
+            reply = reply.with("content-range", &format!("bytes {first}-{last}/{}", bytes.len()));
+        }
+        reply
+    }
+}
+
+impl Seen {
+    /// The value of a header, by its name in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// First and last byte of a `Range` header.
+    pub fn range(&self) -> Option<(usize, usize)> {
+        let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some((first.parse().expect("a number"), last.parse().expect("a closed range")))
+    }
+
+    /// The same without a header.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let headers = self.headers.iter().filter(|(key, _)| key != name).cloned().collect();
+        Self { headers, ..self.clone() }
+    }
+
+    /// Whether it only asks for the first byte, to learn what there is.
+    pub fn is_probe(&self) -> bool {
+        self.range() == Some((0, 0))
+    }
+
+    /// Whether it is for a file or a blob, and no probe.
+    pub fn is_transfer(&self) -> bool {
+        !self.path.contains("/manifests/") && !self.is_probe()
+    }
+}
+
+impl Reply {
+    /// 200 with a body.
+    pub fn ok(body: &[u8]) -> Self {
+        let (headers, framing, pause) = (Vec::new(), Framing::Length, Duration::ZERO);
+        Self { status: 200, headers, body: body.to_vec(), framing, cut: None, pause }
+    }
+
+    /// A status without a body.
+    pub fn status(status: u16) -> Self {
+        Self { status, ..Self::ok(b"") }
+    }
+
+    /// 302 to there.
+    pub fn redirect(location: &str) -> Self {
+        Self::status(302).with("location", location)
+    }
+
+    /// The same with another header, in place of one of that name.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self = self.without(name);
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The same without a header.
+    #[must_use]
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(key, _)| key != name);
+        self
+    }
+}
+
+impl Fake {
+    /// Serve `content`, each answer as `twist` wants it.
+    pub fn start(content: Content, twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
+        let addr = listener.local_addr().expect("find a free port");
+        let fake = Self { addr, seen: Arc::default(), stopped: Arc::default() };
+        let (seen, stopped) = (Arc::clone(&fake.seen), Arc::clone(&fake.stopped));
+        let answer = Arc::new(move |seen: &Seen| twist(seen, content.answer(seen)));
+        thread::spawn(move || {
+            for connection in listener.incoming() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                thread::spawn(move || {
+                    // A client that goes away is no fault of the server's.
+                    let _ = connection.and_then(|connection| serve(connection, &seen, &*answer));
+                });
+            }
+        });
+        fake
+    }
+
+    /// Serve `content` as an honest server does.
+    pub fn honest(content: Content) -> Self {
+        Self::start(content, |_, reply| reply)
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn addr(&self) -> String {
+        self.addr.to_string()
+    }
+
+    /// What makes `airbundle` come here in place of `host`: `--mirror host=URL`.
+    pub fn mirror(&self, host: &str) -> [String; 2] {
+        ["--mirror".to_owned(), format!("{host}=http://{}/{host}", self.addr)]
+    }
+
+    /// Every request so far, in order.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no panic").clone()
+    }
+
+    /// The requests for paths that contain `part`.
+    pub fn seen_of(&self, part: &str) -> Vec<Seen> {
+        self.seen().into_iter().filter(|seen| seen.path.contains(part)).collect()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(self.addr); // wakes the listener up
+    }
+}
+
+/// One request a connection.
+fn serve(connection: TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen) -> Reply) -> io::Result<()> {
+    let mut lines = BufReader::new(connection.try_clone()?).lines();
+    let Some(request) = lines.next().transpose()? else { return Ok(()) };
+    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut headers = Vec::new();
+    for line in lines {
+        let line = line?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let seen = {
+        let mut log = log.lock().expect("no panic");
+        let nth = log.iter().filter(|seen| seen.path == path).count();
+        log.push(Seen { path, nth, headers });
+        log.last().expect("pushed").clone()
+    };
+    send(connection, &answer(&seen))
+}
+
+fn send(mut connection: TcpStream, reply: &Reply) -> io::Result<()> {
+    write!(connection, "HTTP/1.1 {} Fake\r\nconnection: close\r\n", reply.status)?;
+    for (name, value) in &reply.headers {
+        write!(connection, "{name}: {value}\r\n")?;
+    }
+    match reply.framing {
+        Framing::Length => write!(connection, "content-length: {}\r\n\r\n", reply.body.len())?,
+        Framing::Claimed(length) => write!(connection, "content-length: {length}\r\n\r\n")?,
+        Framing::Chunked => write!(connection, "transfer-encoding: chunked\r\n\r\n")?,
+    }
+    let body = &reply.body[..reply.cut.unwrap_or(usize::MAX).min(reply.body.len())];
+    let step = if reply.pause.is_zero() { 256 << 10 } else { 16 << 10 };
+    for part in body.chunks(step) {
+        if reply.framing == Framing::Chunked {
+            write!(connection, "{:x}\r\n", part.len())?;
+        }
+        connection.write_all(part)?;
+        if reply.framing == Framing::Chunked {
+            connection.write_all(b"\r\n")?;
+        }
+        thread::sleep(reply.pause);
+    }
+    if reply.framing == Framing::Chunked && reply.cut.is_none() {
+        connection.write_all(b"0\r\n\r\n")?;
+    }
+    Ok(())
+}
