@@ -32,24 +32,23 @@ pub(crate) struct World {
     _folder: Shared,
 }
 
-/// A folder that is removed when this process ends: nothing drops a `static`.
+/// A folder that is removed when this process ends, with all temporary folders in it: nothing drops a `static`.
 struct Shared {
     path: PathBuf,
-    _watcher: ChildStdin,
+    /// Waits for the end of a pipe that ends with this process.
+    _watcher: Child,
 }
 
 impl Shared {
     fn new() -> Self {
+        const WATCH: &str = r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
         let path = TempDir::new().expect("make a temporary folder").keep();
-        let mut watcher = Command::new("sh")
-            .args(["-c", r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1""#, "sh"])
-            .arg(&path)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start sh");
-        Self { path, _watcher: watcher.stdin.take().expect("a pipe") }
+        // Those of the servers, which nobody drops either.
+        tempfile::env::override_temp_dir(&path).ok();
+        let mut watcher = Command::new("sh");
+        watcher.args(["-c", WATCH, "sh"]).arg(&path).stdin(Stdio::piped());
+        let watcher = watcher.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start sh");
+        Self { path, _watcher: watcher }
     }
 }
 
@@ -547,22 +546,79 @@ fn changed_files(root: &Path, before: &Stamps) -> BTreeSet<PathBuf> {
         .collect()
 }
 
+/// A small site: images of every platform, and the small files.
+struct Small {
+    bundle: PathBuf,
+    site: PathBuf,
+    right: Tree,
+    _folder: TempDir,
+}
+
+impl Small {
+    const IMAGE: &str = "registry.k8s.io/pause:3.9";
+
+    fn new() -> Self {
+        let (world, folder) = (world(), folder());
+        let small = world.upstream.files().iter().filter(|file| file.bytes.len() < 300_000);
+        let mut lines: Vec<_> = small.map(|file| file.url.as_str()).collect();
+        lines.extend([Self::IMAGE, "docker.io/library/nginx:1.25.2-alpine"]);
+        let bundle = world.pack_lines(folder.path(), &lines, &[]);
+        let site = folder.path().join("site");
+        unpack(&bundle, &site).ok();
+        let right = Tree::of(&site);
+        Self { bundle, site, right, _folder: folder }
+    }
+
+    /// Unpacks again, and adds to `failures` what is not as it was, and what was touched apart from `expected`.
+    fn repair(&self, what: &str, before: &Stamps, expected: &[&Path], failures: &mut Vec<String>) {
+        let told = unpack(&self.bundle, &self.site).ok();
+        if told.stdout.contains("nothing to do") {
+            failures.push(format!("{what}: it says that there was nothing to do"));
+        }
+        let wrong = self.right.difference(&Tree::of(&self.site));
+        failures.extend(wrong.iter().map(|line| format!("{what}: not repaired: {line}")));
+        let changed = changed_files(&self.site, before);
+        if changed != expected.iter().map(|&path| path.to_owned()).collect() {
+            failures.push(format!("{what}: {changed:?} were touched"));
+        }
+    }
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("read a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("write a file");
+}
+
+fn truncate(path: &Path) {
+    let bytes = fs::read(path).expect("read a file");
+    fs::write(path, &bytes[..bytes.len() - 1]).expect("write a file");
+}
+
+fn extend(path: &Path) {
+    let bytes = fs::read(path).expect("read a file");
+    fs::write(path, [&bytes[..], b"\n"].concat()).expect("write a file");
+}
+
+fn empty(path: &Path) {
+    fs::write(path, "").expect("write a file");
+}
+
+fn remove(path: &Path) {
+    fs::remove_file(path).expect("remove a file");
+}
+
+fn hide(path: &Path) {
+    fs::set_permissions(path, Permissions::from_mode(0o600)).expect("change a mode");
+}
+
 #[test]
 fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
     type Harm<'a> = (&'a str, PathBuf, &'a dyn Fn(&Path));
 
-    let world = world();
-    let folder = folder();
-    let reference = "registry.k8s.io/pause:3.9";
-    let files: Vec<_> = world.upstream.files().iter().filter(|file| file.bytes.len() < 300_000).collect();
-    let mut lines: Vec<_> = files.iter().map(|file| file.url.as_str()).collect();
-    lines.extend([reference, "docker.io/library/nginx:1.25.2-alpine"]);
-    let bundle = world.pack_lines(folder.path(), &lines, &[]);
-    let site = folder.path().join("site");
-    unpack(&bundle, &site).ok();
-    let right = Tree::of(&site);
-
-    let image = world.upstream.image(reference);
+    let (world, small) = (world(), Small::new());
+    let image = world.upstream.image(Small::IMAGE);
     let child = image.for_platform("linux/arm64").expect("it is for arm64");
     let [config, layer] = [0, 1].map(|part| child.parts[part].0.digest.as_str());
     let storage = Path::new("registry");
@@ -570,32 +626,14 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
     let link = |place: &str, digest: &str| name.join(place).join(digest.replace(':', "/")).join("link");
     let current = name.join("_manifests/tags/3.9/current/link");
     let file = |part: &str| {
-        let file = files.iter().find(|file| file.url.contains(part)).expect("there is such a file");
-        Path::new("files/k8s").join(file.path())
+        let file = world.upstream.files().iter().find(|file| file.url.contains(part));
+        Path::new("files/k8s").join(file.expect("there is such a file").path())
     };
-    let flip = |path: &Path| {
-        let mut bytes = fs::read(path).expect("read a file");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(path, bytes).expect("write a file");
-    };
-    let truncate = |path: &Path| {
-        let bytes = fs::read(path).expect("read a file");
-        fs::write(path, &bytes[..bytes.len() - 1]).expect("write a file");
-    };
-    let extend = |path: &Path| {
-        fs::write(path, [fs::read(path).expect("read a file"), b"\n".to_vec()].concat())
-            .expect("write a file")
-    };
-    let empty = |path: &Path| fs::write(path, "").expect("write a file");
-    let remove = |path: &Path| fs::remove_file(path).expect("remove a file");
-    let hide = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o600)).expect("change a mode");
+    let redirect = |path: &Path| fs::write(path, &child.root.digest).expect("write a file");
     let link_away = |path: &Path| {
-        let elsewhere = path.with_file_name("elsewhere");
-        fs::rename(path, &elsewhere).expect("rename a file");
-        std::os::unix::fs::symlink("elsewhere", path).expect("make a link");
+        remove(path);
+        std::os::unix::fs::symlink("/etc/passwd", path).expect("make a link");
     };
-    let redirect = |path: &Path| fs::write(path, &image.children[0].root.digest).expect("write a file");
     let harms: &[Harm] = &[
         ("a layer is one byte short", blob(storage, layer), &truncate),
         ("a layer has a wrong bit", blob(storage, layer), &flip),
@@ -618,45 +656,57 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
         ("a file has a wrong bit", file("calico"), &flip),
         ("a file is missing", file("calico"), &remove),
         ("a file is for its owner only", file("calico"), &hide),
+        ("a file is a link to another", file("calico"), &link_away),
         ("an empty file is missing", file("empty"), &remove),
         ("an empty file has content", file("empty"), &extend),
-        ("a file is a link to something", file("calico"), &link_away),
     ];
     let mut failures = Vec::new();
     for (what, path, harm) in harms {
-        let before = tree::stamps(&site);
-        harm(&site.join(path));
-        let told = unpack(&bundle, &site).ok();
-        if told.stdout.contains("nothing to do") {
-            failures.push(format!("{what}: it says that there was nothing to do"));
-        }
-        let elsewhere = site.join(path).with_file_name("elsewhere");
-        if elsewhere.exists() {
-            fs::remove_file(elsewhere).expect("remove a file");
-        }
-        failures.extend(
-            right.difference(&Tree::of(&site)).iter().map(|line| format!("{what}: not repaired: {line}")),
-        );
-        let changed = changed_files(&site, &before);
-        if changed != BTreeSet::from([path.clone()]) {
-            failures.push(format!("{what}: {changed:?} were touched"));
-        }
-        unpack(&bundle, &site).ok();
+        let before = tree::stamps(&small.site);
+        harm(&small.site.join(path));
+        small.repair(what, &before, &[path], &mut failures);
     }
+    let before = tree::stamps(&small.site);
+    fs::remove_dir(small.site.join(&name).join("_uploads")).expect("remove a folder");
+    small.repair("a folder is missing", &before, &[], &mut failures);
+    // All at once, as far as they do not undo each other.
+    let before = tree::stamps(&small.site);
+    let several = [&harms[1], &harms[4], &harms[8], &harms[15], &harms[18], &harms[23]];
+    for (_, path, harm) in several {
+        harm(&small.site.join(path));
+    }
+    let paths = several.map(|(_, path, _)| path.as_path());
+    small.repair("several harms", &before, &paths, &mut failures);
+    assert!(failures.is_empty(), "{failures:#?}");
+}
 
-    // A folder that is missing, and what a killed run may have left behind.
-    let before = tree::stamps(&site);
-    fs::remove_dir(site.join(&name).join("_uploads")).expect("remove a folder");
-    let staging = site.join(".unbundle");
-    fs::write(staging.join(format!("{}.1", &layer["sha256:".len()..])), "half of it").expect("write a file");
-    fs::write(staging.join("link.0"), "sha256:").expect("write a file");
-    fs::write(staging.join("something"), "else").expect("write a file");
-    let fence = site.join("registry/docker/registry/v2/blobs/unbundle-in-progress");
+#[test]
+fn what_a_killed_run_left_behind_is_cleared_or_used_and_nothing_else_is_touched() {
+    let (world, small) = (world(), Small::new());
+    let layer = &world.upstream.image(Small::IMAGE).children[0].parts[1];
+    let staged = small.site.join(".unbundle").join(format!("{}.1", &layer.0.digest["sha256:".len()..]));
+    let place = blob(Path::new("registry"), &layer.0.digest);
+    let fence = small.site.join("registry/docker/registry/v2/blobs/unbundle-in-progress");
+    let mut failures = Vec::new();
+    for (what, content) in [("half of a blob", &layer.1[..layer.1.len() / 2]), ("a whole blob", &layer.1)] {
+        let before = tree::stamps(&small.site);
+        remove(&small.site.join(&place));
+        fs::write(&staged, content).expect("write a file");
+        for name in ["link.0", "something"] {
+            fs::write(staged.with_file_name(name), "sha256:").expect("write a file");
+        }
+        fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
+        small.repair(what, &before, &[&place], &mut failures);
+    }
+    // And where nothing is missing but the end of the cleaning.
+    let before = tree::stamps(&small.site);
+    fs::write(&staged, "half").expect("write a file");
     fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
-    unpack(&bundle, &site).ok();
-    failures.extend(right.difference(&Tree::of(&site)));
-    failures
-        .extend(changed_files(&site, &before).iter().map(|path| format!("{} was touched", path.display())));
+    unpack(&small.bundle, &small.site).ok();
+    failures.extend(small.right.difference(&Tree::of(&small.site)));
+    failures.extend(
+        changed_files(&small.site, &before).iter().map(|path| format!("{} was touched", path.display())),
+    );
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
