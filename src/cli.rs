@@ -21,7 +21,8 @@ pub fn main(run: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCo
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let code = run().unwrap_or_else(|failure| {
         for message in &failure.messages {
-            eprintln!("error: {message}");
+            // In one piece; a log that is gone or full has no reader, and the exit code still tells.
+            let _ = io::stderr().write_all(format!("error: {message}\n").as_bytes());
         }
         failure.code
     });
@@ -47,6 +48,17 @@ fn json(value: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string(value).expect("plain structs become JSON; please report");
     text.push('\n');
     text
+}
+
+/// The last line of `--json`: the result, told apart from the events before it.
+fn summary_json(result: &impl serde::Serialize) -> String {
+    #[derive(serde::Serialize)]
+    struct Event<'a, T> {
+        event: &'static str,
+        #[serde(flatten)]
+        result: &'a T,
+    }
+    json(&Event { event: "summary", result })
 }
 
 /// An error and its causes on one line, each once.

@@ -219,10 +219,15 @@ impl Plan {
     ) -> Result<HashMap<Digest, u64>, PackError> {
         let mut written = HashMap::new();
         let file_set = usize::from(!self.files.files.is_empty());
-        let blobs: Vec<Blob> =
-            self.layout.manifests[file_set..].iter().chain(&self.layout.blobs).copied().collect();
+        for manifest in &self.layout.manifests[file_set..] {
+            writer.begin(Some((manifest.digest, manifest.size)));
+            writer.write(&self.manifests[&manifest.digest])?;
+            writer.end(manifest.digest)?;
+            written.insert(manifest.digest, manifest.size);
+        }
+        writer.end_manifests()?;
         let mut task = 0;
-        for blob in blobs {
+        for blob in self.layout.blobs.clone() {
             if let Some(bytes) = self.manifests.get(&blob.digest) {
                 writer.begin(Some((blob.digest, blob.size)));
                 writer.write(bytes)?;
@@ -283,9 +288,12 @@ impl Plan {
             .map(|blob| blob.size)
             .sum();
         let of_files: u64 = self.files.files.iter().map(|file| file.size).sum();
-        let mut needed: HashSet<Digest> = blobs.keys().copied().collect();
-        needed.remove(&Digest::of(EMPTY_CONFIG));
-        (of_images + of_files).saturating_sub(needed.iter().map(|digest| blobs[digest]).sum())
+        let in_images = self.layout.images.iter().flat_map(|image| {
+            image.manifests.iter().copied().chain(self.layout.blobs_of(image)).map(|blob| blob.digest)
+        });
+        let different: HashSet<Digest> =
+            in_images.chain(self.files.files.iter().map(|file| file.digest)).collect();
+        (of_images + of_files) - different.iter().map(|digest| blobs[digest]).sum::<u64>()
     }
 }
 

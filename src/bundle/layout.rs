@@ -340,3 +340,124 @@ fn empty_config() -> Blob {
     let content = super::index::EMPTY_CONFIG;
     Blob { digest: Digest::of(content), size: content.len() as u64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::FORMAT;
+    use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
+
+    #[test]
+    fn a_header_states_any_size() {
+        for size in [0, 1, 511, (8 << 30) - 1, 8 << 30, 1 << 40] {
+            let bytes = tar_header(&blob_name(Digest::of(b"")), size);
+            let header = tar::Header::from_byte_slice(&bytes);
+            assert_eq!(header.entry_size().unwrap(), size);
+            assert_eq!(header.cksum().unwrap(), checksum(&bytes));
+        }
+    }
+
+    /// POSIX ustar: the sum of all bytes, those of the checksum counted as spaces.
+    fn checksum(header: &[u8; BLOCK]) -> u32 {
+        header
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| u32::from(if (148..156).contains(&at) { b' ' } else { *byte }))
+            .sum()
+    }
+
+    fn descriptor(media_type: &str, bytes: &[u8], size: u64) -> String {
+        format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":{size}}}"#, Digest::of(bytes))
+    }
+
+    fn image(layers: &[&str]) -> Vec<u8> {
+        let layers: Vec<_> = layers.iter().map(|name| descriptor("layer", name.as_bytes(), 5)).collect();
+        format!(
+            r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
+            descriptor("config", b"config", 6),
+            layers.join(",")
+        )
+        .into_bytes()
+    }
+
+    fn index(children: &[&[u8]]) -> Vec<u8> {
+        let children: Vec<_> =
+            children.iter().map(|child| descriptor(OCI_MANIFEST, child, child.len() as u64)).collect();
+        format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, children.join(",")).into_bytes()
+    }
+
+    fn indexed(name: &str, root: &[u8], omitted: &[&[u8]]) -> IndexedImage {
+        IndexedImage {
+            reference: name.parse().unwrap(),
+            media_type: OCI_INDEX.into(),
+            digest: Digest::of(root),
+            size: root.len() as u64,
+            omitted: omitted.iter().map(|bytes| Digest::of(bytes)).collect(),
+        }
+    }
+
+    fn walk(images: Vec<IndexedImage>, documents: &[&[u8]]) -> Result<Layout, LayoutError> {
+        let mut walk = Walk::new(Index { files: None, images })?;
+        while let Some(wanted) = walk.next_manifest()? {
+            walk.supply(
+                documents.iter().find(|bytes| Digest::of(bytes) == wanted.blob.digest).expect("known"),
+            )?;
+        }
+        Ok(walk.finish(100))
+    }
+
+    #[test]
+    fn blobs_stand_once_in_the_order_in_which_they_are_first_named() {
+        let (amd64, arm64) = (image(&["a", "shared"]), image(&["shared", "b"]));
+        let root = index(&[&amd64, &arm64]);
+        let layout = walk(vec![indexed("quay.io/x:1", &root, &[])], &[&root, &amd64, &arm64]).unwrap();
+        let digests = |blobs: &[Blob]| blobs.iter().map(|blob| blob.digest).collect::<Vec<_>>();
+        assert_eq!(digests(&layout.manifests), [&root, &amd64, &arm64].map(|bytes| Digest::of(bytes)));
+        assert_eq!(
+            digests(&layout.blobs),
+            ["config", "a", "shared", "b"].map(|name| Digest::of(name.as_bytes()))
+        );
+        let offsets: Vec<_> = layout.entries().map(|entry| entry.offset).take(3).collect();
+        assert_eq!(offsets, [0, 1024, 1024 + 1024]);
+    }
+
+    #[test]
+    fn what_one_image_omits_another_may_hold() {
+        let (amd64, arm64) = (image(&["a"]), image(&["b"]));
+        let root = index(&[&amd64, &arm64]);
+        let images = vec![indexed("quay.io/x:1", &root, &[&arm64]), indexed("quay.io/x:2", &root, &[])];
+        let layout = walk(images, &[&root, &amd64, &arm64]).unwrap();
+        assert_eq!(layout.images.iter().map(|image| image.manifests.len()).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(layout.manifests.len(), 3);
+    }
+
+    #[test]
+    fn one_digest_with_two_sizes_is_refused() {
+        let amd64 = image(&["a"]);
+        let other = String::from_utf8(image(&["a", "b"]))
+            .unwrap()
+            .replacen("\"size\":5", "\"size\":6", 1)
+            .into_bytes();
+        let root = index(&[&amd64, &other]);
+        let error = walk(vec![indexed("quay.io/x:1", &root, &[])], &[&root, &amd64, &other]).unwrap_err();
+        assert!(matches!(error, LayoutError::Sizes(..)), "{error}");
+    }
+
+    #[test]
+    fn indexes_that_nest_too_deep_are_refused() {
+        let mut documents = vec![image(&["a"])];
+        for _ in 0..=DEPTH_LIMIT {
+            let last = documents.last().unwrap();
+            let child = descriptor(
+                if documents.len() == 1 { OCI_MANIFEST } else { OCI_INDEX },
+                last,
+                last.len() as u64,
+            );
+            documents.push(format!(r#"{{"schemaVersion":2,"manifests":[{child}]}}"#).into_bytes());
+        }
+        let known: Vec<&[u8]> = documents.iter().map(Vec::as_slice).collect();
+        let error = walk(vec![indexed("quay.io/x:1", known.last().unwrap(), &[])], &known).unwrap_err();
+        assert!(error.to_string().contains("nested"), "{error}");
+        assert_eq!(FORMAT.0, 1, "the limit is part of the format");
+    }
+}

@@ -207,7 +207,8 @@ impl BundleReader {
         Ok(())
     }
 
-    /// Whether nobody minds if the rest is not read. Who writes into a pipe does.
+    /// Whether the rest can be left unread without anybody noticing. Who writes into a pipe does notice, and a
+    /// script would take the success of `unpack` for a failure.
     #[must_use]
     pub fn can_stop(&self) -> bool {
         self.is_file

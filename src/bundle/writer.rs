@@ -215,6 +215,12 @@ impl BundleWriter {
         Ok(())
     }
 
+    /// Ends the frame that small blobs share. Called behind the last manifest: a damaged blob must not take the
+    /// documents with it that say what everything is.
+    pub fn end_manifests(&mut self) -> Result<(), FsError> {
+        self.end_shared_frame()
+    }
+
     /// Takes the blob that is being written back, as if it had never begun.
     pub fn take_back(&mut self) -> Result<(), FsError> {
         if let Some(own) = self.entry.take().and_then(|entry| entry.own) {

@@ -8,7 +8,7 @@ use reqwest::Url;
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::cli::{chain, json, print};
+use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
 use crate::fetch::error::FetchError;
 use crate::fetch::resolve::Upstream;
@@ -69,20 +69,9 @@ impl Pack {
         let result = pack(lists, &options, &*reporter);
         drop(reporter);
         let summary = result.map_err(pack_failure)?;
-        print(
-            &self
-                .out
-                .result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })),
-        )?;
+        print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
         Ok(Code::Success)
     }
-}
-
-#[derive(serde::Serialize)]
-struct Event<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    summary: &'a Summary,
 }
 
 fn text(summary: &Summary, options: &Options) -> String {

@@ -90,14 +90,13 @@ impl Report for Terminal {
                     }
                     None => "{prefix:12} {decimal_bytes} {elapsed}",
                 };
-                self.total.set_style(style(template));
-                self.total.set_prefix(*name);
-                self.total.set_position(0);
                 self.total.reset();
                 match bytes {
                     Some(bytes) => self.total.set_length(*bytes),
                     None => self.total.unset_length(),
                 }
+                self.total.set_prefix(*name);
+                self.total.set_style(style(template));
                 self.total.tick();
             }
             Event::Begin { id, object, bytes: Some(bytes) } if *bytes >= BAR_MINIMUM => {

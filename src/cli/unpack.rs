@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::cli::{json, open_bundle, print};
+use crate::cli::{open_bundle, print, summary_json};
 use crate::event::human_bytes;
 use crate::reference::RepositoryTemplate;
 use crate::unpack::{Options, Summary, unpack};
@@ -45,20 +45,9 @@ impl Unpack {
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);
         let summary = result?;
-        print(
-            &self
-                .out
-                .result(|| text(&summary, &options), || json(&Event { event: "summary", summary: &summary })),
-        )?;
+        print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
         Ok(Code::Success)
     }
-}
-
-#[derive(serde::Serialize)]
-struct Event<'a> {
-    event: &'static str,
-    #[serde(flatten)]
-    summary: &'a Summary,
 }
 
 fn text(summary: &Summary, options: &Options) -> String {

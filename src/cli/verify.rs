@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::cli::{json, open_bundle, print};
+use crate::cli::{open_bundle, print, summary_json};
 use crate::event::human_bytes;
 use crate::verify::{Damage, Verdict, verify};
 
@@ -29,7 +29,7 @@ impl Verify {
         let result = verify(reader, &*reporter);
         drop(reporter);
         let verdict = result?;
-        print(&self.out.result(|| text(&verdict), || json(&verdict)))?;
+        print(&self.out.result(|| text(&verdict), || summary_json(&verdict)))?;
         if verdict.damage.is_empty() {
             return Ok(Code::Success);
         }

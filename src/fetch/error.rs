@@ -22,7 +22,7 @@ pub struct FetchError {
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// No answer: no such host, nobody listens, a broken or silent connection.
-    #[error("no answer from {0} (after {1} tries)")]
+    #[error("no answer from {0} (tried {1}×)")]
     Network(String, u32),
     /// An answer that says no.
     #[error("{url} answered {status}{hint}")]

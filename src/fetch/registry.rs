@@ -159,15 +159,21 @@ impl Registry {
         if let Some(base) = self.base.get() {
             return Ok(base);
         }
-        let mut failure = None;
-        for scheme in ["https", "http"] {
+        let ask = |scheme: &str| {
             let url = Url::parse(&format!("{scheme}://{host}/v2/")).expect("checked by `new`");
-            match http::send_any(object, self.http.get(url.clone(), self.lax)) {
-                Ok(_) => return Ok(self.base.get_or_init(|| url.join("/").expect("a root"))),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.expect("two tries failed"))
+            http::send_any(object, self.http.get(url, self.lax))
+        };
+        let https = ask("https");
+        // A server that speaks TLS has an answer to plain http, too: that it does not want it.
+        let is_plain =
+            |answer: &Response| answer.status().is_success() || answer.status() == StatusCode::UNAUTHORIZED;
+        let scheme = match https {
+            Ok(_) => "https",
+            Err(failure) if !ask("http").is_ok_and(|answer| is_plain(&answer)) => return Err(failure),
+            Err(_) => "http",
+        };
+        let base = Url::parse(&format!("{scheme}://{host}/")).expect("checked by `new`");
+        Ok(self.base.get_or_init(|| base))
     }
 }
 

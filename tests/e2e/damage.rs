@@ -1,7 +1,7 @@
 //! Bundles that are damaged, cut, hostile, or none: each is refused with a clear error, and never a wrong byte or
 //! anything outside the site.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ use airbundle::event::Silent;
 use airbundle::reference::RepositoryTemplate;
 use airbundle::unpack;
 use airbundle::verify::verify;
+use tar::EntryType as Kind;
 use tempfile::TempDir;
 
 use crate::program::{unbundle, unbundle_from};
@@ -50,8 +51,15 @@ impl Content {
             Image::new(Format::Docker, "linux/amd64", &[layer])
         };
         Self {
-            images: vec![("quay.io/a/one:v1", image(1)), ("quay.io/a/two:v1", image(2)), ("quay.io/b/three:v1", image(3))],
-            files: vec![("dl.k8s.io/kubectl", random_bytes(4, 5 << 20)), ("dl.k8s.io/kubelet", random_bytes(5, 1000))],
+            images: vec![
+                ("quay.io/a/one:v1", image(1)),
+                ("quay.io/a/two:v1", image(2)),
+                ("quay.io/b/three:v1", image(3)),
+            ],
+            files: vec![
+                ("dl.k8s.io/kubectl", random_bytes(4, 5 << 20)),
+                ("dl.k8s.io/kubelet", random_bytes(5, 1000)),
+            ],
         }
     }
 
@@ -60,7 +68,9 @@ impl Content {
         blobs.insert(Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.to_vec());
         let mut index = Index::default();
         for (reference, image) in &self.images {
-            blobs.extend(image.parts().iter().map(|(digest, bytes)| (digest.parse().unwrap(), bytes.to_vec())));
+            blobs.extend(
+                image.parts().iter().map(|(digest, bytes)| (digest.parse().unwrap(), bytes.to_vec())),
+            );
             let manifests = image.manifests();
             blobs.extend(manifests.iter().map(|(_, bytes)| (Digest::of(bytes), bytes.to_vec())));
             let (root, bytes) = &manifests[0];
@@ -89,7 +99,10 @@ impl Content {
         let layout = walk.finish(json.len() as u64);
         let room = head_room(json.len(), Some(files.len()));
         let mut writer = BundleWriter::begin_bundle(Claim::new(target).unwrap(), room, 3).unwrap();
-        for blob in layout.manifests[1..].iter().chain(&layout.blobs) {
+        for (number, blob) in layout.manifests[1..].iter().chain(&layout.blobs).enumerate() {
+            if number + 1 == layout.manifests.len() {
+                writer.end_manifests().unwrap();
+            }
             writer.begin(Some((blob.digest, blob.size)));
             writer.write(&blobs[&blob.digest]).unwrap();
             writer.end(blob.digest).unwrap();
@@ -140,7 +153,8 @@ impl Sound {
 
     fn unpacks_right(&self, bundle: &Path, what: &str) {
         let site = self.path("other");
-        unpack_to(bundle, &site).unwrap_or_else(|error| panic!("{what}: verify finds nothing, and unpack {error}"));
+        unpack_to(bundle, &site)
+            .unwrap_or_else(|error| panic!("{what}: verify finds nothing, and unpack {error}"));
         assert_eq!(Tree::of(&site).difference(&self.site), Vec::<String>::new(), "{what}");
         fs::remove_dir_all(site).unwrap();
     }
@@ -158,7 +172,8 @@ fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
         return;
     }
     for (path, entry) in &Tree::of(site).0 {
-        let staging = path.starts_with(".unbundle") || path.to_string_lossy().contains("unbundle-in-progress");
+        let staging =
+            path.starts_with(".unbundle") || path.to_string_lossy().contains("unbundle-in-progress");
         if !staging {
             assert_eq!(Some(entry), sound.site.0.get(path), "{}", path.display());
         }
@@ -221,15 +236,21 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
     let layer = &content.images[1].1.parts();
     let layer = layer.values().max_by_key(|bytes| bytes.len()).unwrap();
     let needle = &layer[6 << 20..(6 << 20) + 64];
-    let place = sound.bytes.windows(64).position(|window| window == needle).expect("the layer is stored as it is");
+    let place =
+        sound.bytes.windows(64).position(|window| window == needle).expect("the layer is stored as it is");
     let mut bytes = sound.bytes.clone();
     bytes[place] ^= 0x10;
     let bundle = sound.changed(&bytes);
 
     let digest = blob_name(Digest::of(layer));
-    for finished in [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])] {
+    for finished in
+        [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
+    {
         let finished = finished.failed(7, &["1 of", "objects are damaged"]);
-        assert!(finished.stdout.contains(&format!("damaged: {digest}: a damaged frame at byte ")), "{finished:#?}");
+        assert!(
+            finished.stdout.contains(&format!("damaged: {digest}: a damaged frame at byte ")),
+            "{finished:#?}"
+        );
         assert!(finished.stdout.contains("needed by quay.io/a/two:v1"), "{finished:#?}");
         assert!(!finished.stdout.contains("one:v1") && !finished.stdout.contains("kubectl"), "{finished:#?}");
     }
@@ -244,10 +265,27 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
     nothing_wrong_is_visible(&sound, &site);
     assert!(!site.join("registry/docker/registry/v2/repositories").exists(), "links of an incomplete site");
     // With a good copy it goes on where it was.
-    let finished = unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+    let finished =
+        unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
     let summary = finished.ok().json();
     assert!(summary["kept"].as_u64().unwrap() > 0, "{summary}");
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+}
+
+#[test]
+fn damage_behind_the_manifests_leaves_readable_what_says_what_is_damaged() {
+    let sound = Sound::new(&Content::small());
+    let table = seek_table::read(&mut std::io::Cursor::new(&sound.bytes)).unwrap().unwrap();
+    // The head, the room that was kept for it, the manifests, and all else.
+    let [head, padding, manifests, rest] = table[..] else { panic!("another number of frames: {table:?}") };
+    assert_eq!(padding.decompressed, 0);
+    let middle = head.compressed + padding.compressed + manifests.compressed + rest.compressed / 2;
+    let mut bytes = sound.bytes.clone();
+    bytes[middle as usize] ^= 1;
+    let verdict = verify(BundleReader::open(&sound.changed(&bytes)).unwrap(), &Silent).expect("a verdict");
+    let owners: BTreeSet<_> =
+        verdict.damage.iter().flat_map(|damage| &damage.owners).map(String::as_str).collect();
+    assert_eq!(owners, ["dl.k8s.io/kubelet", "quay.io/a/one:v1", "quay.io/a/two:v1"].into());
 }
 
 #[test]
@@ -271,11 +309,34 @@ fn what_is_no_bundle_is_said_to_be_none() {
         ("empty", vec![], 8, "empty"),
         ("text", b"hello, this is no bundle".to_vec(), 8, "does not begin with a zstd frame"),
         ("tar", tar.clone(), 8, "does not begin with a zstd frame"),
-        ("gzip", crate::support::image::gzip(&tar, flate2::Compression::default()), 8, "does not begin with a zstd frame"),
+        (
+            "gzip",
+            crate::support::image::gzip(&tar, flate2::Compression::default()),
+            8,
+            "does not begin with a zstd frame",
+        ),
         ("plain.tar.zst", zstd::bulk::compress(&tar, 3).unwrap(), 8, "zstd frame that has no checksum"),
-        ("frames.tar.zst", [frame::encode(&tar, 3), seek_table::encode(&[])].concat(), 8, "first entry is the file `hello`"),
-        ("oci.tar.zst", archive(vec![file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), file("index.json", br#"{"schemaVersion":2,"manifests":[]}"#)]), 8, "not written by airbundle"),
-        ("layout.tar.zst", archive(vec![file("oci-layout", br#"{"imageLayoutVersion":"9.0.0"}"#)]), 8, "`oci-layout`"),
+        (
+            "frames.tar.zst",
+            [frame::encode(&tar, 3), seek_table::encode(&[])].concat(),
+            8,
+            "first entry is the file `hello`",
+        ),
+        (
+            "oci.tar.zst",
+            archive(vec![
+                file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+                file("index.json", br#"{"schemaVersion":2,"manifests":[]}"#),
+            ]),
+            8,
+            "not written by airbundle",
+        ),
+        (
+            "layout.tar.zst",
+            archive(vec![file("oci-layout", br#"{"imageLayoutVersion":"9.0.0"}"#)]),
+            8,
+            "`oci-layout`",
+        ),
     ] {
         fs::write(path(name), bytes).unwrap();
         for verb in ["ls", "verify"] {
@@ -308,14 +369,15 @@ fn archive(entries: Vec<Raw>) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for content in stream.chunks(FRAME_SIZE) {
         let frame = frame::encode(content, 3);
-        table.push(Entry { compressed: frame.len() as u32, decompressed: content.len() as u32 });
+        let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
+        table.push(Entry { compressed: size(&frame), decompressed: size(content) });
         bytes.extend(frame);
     }
     bytes.extend(seek_table::encode(&table));
     bytes
 }
 
-fn special(name: &str, kind: tar::EntryType, link: &str) -> Raw {
+fn special(name: &str, kind: Kind, link: &str) -> Raw {
     let mut header = tar::Header::new_ustar();
     header.as_ustar_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
     header.set_size(0);
@@ -352,11 +414,10 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
     let config = || file(&blob_name(Digest::of(EMPTY_CONFIG)), EMPTY_CONFIG);
     let blob = || file(&blob_name(Digest::of(&content)), &content);
     let named = |name: &str| {
-        let mut raw = special(name, tar::EntryType::Regular, "");
+        let mut raw = special(name, Kind::Regular, "");
         raw.1 = Vec::new();
         raw
     };
-    use tar::EntryType as Kind;
     let mut huge = tar::Header::new_ustar();
     huge.set_path("index.json").unwrap();
     huge.set_size(u64::MAX / 2);
@@ -386,16 +447,29 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
         ("missing", [head(), vec![blob()]].concat(), "the file `blobs/sha256/"),
         ("swapped", [head(), vec![blob(), config()]].concat(), "the file `blobs/sha256/"),
         ("absent", [head(), vec![config()]].concat(), "its end"),
-        ("huge index", vec![file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), (huge.as_bytes().to_vec(), vec![])], "where `index.json` belongs"),
-        ("two indexes", [head(), vec![file("index.json", &index.to_json()), config(), blob()]].concat(), "the file `index.json`"),
+        (
+            "huge index",
+            vec![
+                file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
+                (huge.as_bytes().to_vec(), vec![]),
+            ],
+            "where `index.json` belongs",
+        ),
+        (
+            "two indexes",
+            [head(), vec![file("index.json", &index.to_json()), config(), blob()]].concat(),
+            "the file `index.json`",
+        ),
     ];
     for (name, entries, found) in cases {
         let bundle = folder.path().join("hostile.tar.zst");
         fs::write(&bundle, archive(entries)).unwrap();
         let site = folder.path().join("site");
         let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
-        finished.failed(7, &["belongs, the archive has", found.trim_start_matches("where `index.json` belongs")]);
-        let made = if site.exists() { Tree::of(&site).files().map(Path::to_owned).collect() } else { Vec::new() };
+        finished
+            .failed(7, &["belongs, the archive has", found.trim_start_matches("where `index.json` belongs")]);
+        let made =
+            if site.exists() { Tree::of(&site).files().map(Path::to_owned).collect() } else { Vec::new() };
         let right = [Path::new(".unbundle/lock"), Path::new("files/k8s/dl.k8s.io/kubelet")];
         assert!(made.iter().all(|path| right.contains(&path.as_path())), "{name}: {made:?}");
         assert!(!Path::new("/tmp/escaped").exists() && !folder.path().join("tmp").exists(), "{name}");
@@ -422,14 +496,21 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
             Digest::of(b"{}")
         )
     };
-    let with = |descriptor: &str| sound.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
+    let with =
+        |descriptor: &str| sound.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
     for (index, words) in [
         (sound.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
         (sound.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
         (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
-        (with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)), "encoding `recompress`"),
+        (
+            with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)),
+            "encoding `recompress`",
+        ),
         (with(&descriptor("../../a:1", "")), "../../a:1"),
-        (with(&descriptor("quay.io/a:1", "").replace("\"size\":2", "\"size\":99999999")), "a manifest of too many bytes"),
+        (
+            with(&descriptor("quay.io/a:1", "").replace("\"size\":2", "\"size\":99999999")),
+            "a manifest of too many bytes",
+        ),
         (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "stands here twice"),
     ] {
         assert!(index != sound, "{words}: nothing was replaced");

@@ -9,6 +9,8 @@ mod program;
 
 mod cli;
 mod damage;
+mod docs;
 mod fetch;
 mod kill;
+mod secure;
 mod serve;

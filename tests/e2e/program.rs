@@ -1,7 +1,6 @@
 //! The two programs under test.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -83,9 +82,4 @@ impl Finished {
         let line = self.stdout.lines().last().expect("some output");
         serde_json::from_str(line).expect("JSON in the last line")
     }
-}
-
-/// Opens a file that must be there.
-pub fn open(path: &Path) -> File {
-    File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

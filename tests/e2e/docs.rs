@@ -1,0 +1,88 @@
+//! What README.md and bundle-format.md say is true.
+
+use std::collections::BTreeSet;
+
+use airbundle::bundle::index::{FileSet, Index};
+use airbundle::bundle::{FORMAT, OCI_LAYOUT_CONTENT};
+use airbundle::cli::exit::Code;
+
+use crate::program::{airbundle, unbundle};
+
+const README: &str = include_str!("../../README.md");
+const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
+
+/// The blocks of code in `page` that are marked as `language`.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let begin = format!("\n```{language}\n");
+    page.split(&begin).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_json_example_of_the_format_is_read_and_written_as_it_stands_there() {
+    let [layout, index, files] = &blocks(FORMAT_PAGE, "json")[..] else { panic!("three examples are known") };
+    let compact = |text: &str| {
+        let mut bytes = Vec::new();
+        // Without folding it through a map: the order of members is part of the example.
+        let mut in_string = false;
+        for byte in text.bytes() {
+            in_string ^= byte == b'"';
+            if in_string || !byte.is_ascii_whitespace() {
+                bytes.push(byte);
+            }
+        }
+        bytes
+    };
+    assert_eq!(compact(layout), OCI_LAYOUT_CONTENT);
+    assert_eq!(Index::parse(index.as_bytes()).unwrap().to_json(), compact(index));
+    assert_eq!(FileSet::parse(files.as_bytes()).unwrap().to_json(), compact(files));
+}
+
+#[test]
+fn the_format_page_is_of_the_version_that_is_written() {
+    assert!(FORMAT_PAGE.starts_with(&format!("# The bundle format, version {}.{}\n", FORMAT.0, FORMAT.1)));
+}
+
+#[test]
+fn the_readme_lists_the_exit_codes_that_there_are() {
+    let table = README.split("### Exit codes").nth(1).unwrap().split("\n\n").nth(1).unwrap();
+    let listed: BTreeSet<u8> =
+        table.lines().filter_map(|line| line.split('|').nth(1)?.trim().parse().ok()).collect();
+    let codes = [
+        Code::Success,
+        Code::Usage,
+        Code::List,
+        Code::Fetch,
+        Code::Mismatch,
+        Code::File,
+        Code::Damaged,
+        Code::NotABundle,
+        Code::Busy,
+        Code::Space,
+    ];
+    assert_eq!(listed, codes.map(|code| code as u8).into());
+}
+
+#[test]
+fn the_readme_names_every_option_and_no_other() {
+    let options = |text: &str| -> BTreeSet<String> {
+        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+            .filter(|word| word.starts_with("--") && word.len() > 2)
+            .map(str::to_owned)
+            .collect()
+    };
+    let in_tables: BTreeSet<String> =
+        README.lines().filter(|line| line.starts_with("| `-")).flat_map(options).collect();
+    let mut in_help = options(&airbundle(["pack", "--help"]).ok().stdout);
+    in_help.extend(options(&unbundle(["unpack", "--help"]).ok().stdout));
+    in_help.remove("--help");
+    assert_eq!(in_tables, in_help);
+}
+
+#[test]
+fn the_lists_in_the_readme_are_valid() {
+    let list = blocks(README, "text").into_iter().find(|block| block.contains("generate_list.sh")).unwrap();
+    let mut lists = airbundle::list::Lists::default();
+    let mut problems = Vec::new();
+    lists.parse_into("README.md".as_ref(), &list, &mut problems);
+    assert_eq!((problems, lists.files.len(), lists.images.len()), (vec![], 2, 3));
+}
