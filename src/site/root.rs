@@ -204,10 +204,14 @@ impl Root {
     /// Removes a file and its folder; that they are not there is no error.
     pub fn remove_with_folder(&self, file: &RelPath) -> Result<(), FsError> {
         let parent = file.as_ref().parent().unwrap_or(Path::new(""));
-        match self.dir.remove_file(file).and_then(|()| self.dir.remove_dir(parent)) {
+        // The folder may be there without the file: where a run was killed between the two.
+        let gone = |result: io::Result<()>| match result {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(FsError::at("remove", self.path(file))),
-        }
+            result => result,
+        };
+        gone(self.dir.remove_file(file))
+            .and_then(|()| gone(self.dir.remove_dir(parent)))
+            .map_err(FsError::at("remove", self.path(file)))
     }
 }
 

@@ -145,7 +145,8 @@ fn sample() -> &'static Sample {
 
 /// The sample without its checksums.
 fn unpinned(list: &str) -> String {
-    list.lines().map(|line| format!("{}\n", line.split(' ').next().expect("a word"))).collect()
+    let urls: Vec<_> = list.lines().map(|line| line.split(' ').next().expect("a word")).collect();
+    urls.join("\n")
 }
 
 /// Packs the sample from a server with this twist; the bundle must be that of an honest one.
@@ -192,9 +193,9 @@ fn an_empty_file_is_packed_pinned_or_not() {
     let fake = Fake::honest(content.clone());
     let bundle = Job::new(&pinned).bundle(&to(&fake, &[]));
     assert_same(&Job::new(&unpinned(&pinned)).bundle(&to(&fake, &[])), &bundle, "not pinned");
-    let chunked = Fake::start(content, |seen, reply| match seen.path.ends_with("empty") {
-        true => Reply { framing: Framing::Chunked, ..Reply::ok(b"") },
-        false => reply,
+    let chunked = Fake::start(content, |seen, reply| {
+        let empty = Reply { framing: Framing::Chunked, ..Reply::ok(b"") };
+        if seen.path.ends_with("empty") { empty } else { reply }
     });
     assert_same(&Job::new(&pinned).bundle(&to(&chunked, &[])), &bundle, "chunked");
 }
@@ -275,10 +276,10 @@ fn a_file_that_is_replaced_after_it_was_looked_at_is_packed_as_it_is_now() {
         contents[1].file(&url, random_bytes(8, new));
         let [old_content, new_content] = contents;
         let honest = Job::new(&url).bundle(&to(&Fake::honest(new_content.clone()), &[]));
-        let fake = Fake::start(old_content, move |seen, reply| match seen.is_probe() {
-            true => reply,
-            false => new_content.answer(seen),
-        });
+        let fake = Fake::start(
+            old_content,
+            move |seen, reply| if seen.is_probe() { reply } else { new_content.answer(seen) },
+        );
         assert_same(&Job::new(&url).bundle(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
     }
 }
@@ -586,10 +587,8 @@ fn a_token_is_sent_to_its_registry_and_nowhere_else() {
                 format!(r#"Bearer realm="http://{own}/token",service="here",scope="repository:x:pull""#);
             return Reply::status(401).with("www-authenticate", &challenge);
         }
-        match seen.path.contains("/blobs/") {
-            true => Reply::redirect(&format!("http://{storage_addr}{}", seen.path)),
-            false => reply,
-        }
+        let redirect = Reply::redirect(&format!("http://{storage_addr}{}", seen.path));
+        if seen.path.contains("/blobs/") { redirect } else { reply }
     });
     own_addr.set(fake.addr()).expect("set once");
     assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, "the bundle");
@@ -636,10 +635,8 @@ fn a_registry_cannot_send_for_a_token_into_the_own_network() {
     ] {
         let challenge = format!("Bearer realm=\"{realm}\"");
         goes_wrong(&[], 4, &["team/app:1", "not a place"], move |seen, reply| {
-            match seen.path.starts_with("/v2/") {
-                true => Reply::status(401).with("www-authenticate", &challenge),
-                false => reply,
-            }
+            let challenged = Reply::status(401).with("www-authenticate", &challenge);
+            if seen.path.starts_with("/v2/") { challenged } else { reply }
         });
     }
     assert!(other.seen().is_empty());
@@ -885,7 +882,7 @@ fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_er
     let mut list = String::new();
     for name in ["a", "b"] {
         content.file(&format!("https://{FILES}/{name}"), bytes.clone());
-        list.push_str(&format!("https://{FILES}/{name} {}\n", sha256(&bytes)));
+        list += &[&format!("https://{FILES}/{name}"), " ", &sha256(&bytes), "\n"].concat();
     }
     let fake = Fake::start(content.clone(), move |seen, reply| match seen.path.ends_with("/a") {
         true => Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) },
@@ -975,7 +972,7 @@ fn a_slow_server_with_many_blobs_gives_the_same_bundle_with_any_number_of_connec
     for number in 0..24_u64 {
         let url = format!("https://{FILES}/{number}");
         let bytes = random_bytes(50 + number, if number % 5 == 0 { 200_000 } else { 20_000 });
-        list.push_str(&format!("{url} {}\n", sha256(&bytes)));
+        list += &[&url, " ", &sha256(&bytes), "\n"].concat();
         content.file(&url, bytes);
     }
     let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
@@ -1005,11 +1002,10 @@ fn of_two_packs_to_one_output_one_wins_and_the_other_says_so() {
     let gate = Mutex::new(Some((reached, wait_go)));
     // The first one hangs in its first transfer until the second one has ended.
     let fake = Fake::start(content.clone(), move |seen, reply| {
-        if seen.is_transfer() {
-            if let Some((reached, wait_go)) = gate.lock().expect("no panic").take() {
-                reached.send(()).expect("somebody waits");
-                let _ = wait_go.recv(); // until the other end is dropped
-            }
+        let first = gate.lock().expect("no panic").take_if(|_| seen.is_transfer());
+        if let Some((reached, wait_go)) = first {
+            reached.send(()).expect("somebody waits");
+            let _ = wait_go.recv(); // until the other end is dropped
         }
         reply
     });

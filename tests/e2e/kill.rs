@@ -1,1 +1,684 @@
-//! To be written.
+//! Programs that are killed, and file systems that say no: whatever happens when, everything visible is complete, and
+//! the next run finishes the work as if nothing had been.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Finished, airbundle, airbundle_command, unbundle, unbundle_command, unbundle_from};
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process::run;
+use crate::support::tree::{Kind, Tree};
+use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
+use crate::support::{random_bytes, sha256};
+
+const STORAGE: &str = "registry/docker/registry/v2";
+const FENCE: &str = "registry/docker/registry/v2/blobs/unbundle-in-progress";
+const NO_SPACE: &str = "No space left on device";
+
+/// Lists, servers for them, the bundle, and the site that it makes, all from undisturbed runs.
+struct Sample {
+    upstream: Upstream,
+    folder: TempDir,
+    bundle: PathBuf,
+    site: Tree,
+    /// How long it takes to pack, and to unpack.
+    times: [Duration; 2],
+}
+
+impl Sample {
+    fn new(images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
+        let folder = tempdir().expect("make a temporary folder");
+        let upstream = Upstream::start(folder.path(), images, files);
+        upstream.write_lists(&folder.path().join("lists"));
+        let bundle = folder.path().join("undisturbed.tar.zst");
+        let site = folder.path().join("undisturbed");
+        let mut sample =
+            Self { upstream, folder, bundle, site: Tree(BTreeMap::new()), times: [Duration::ZERO; 2] };
+        let start = Instant::now();
+        airbundle(sample.pack(&sample.bundle)).ok();
+        sample.times[0] = start.elapsed();
+        let start = Instant::now();
+        unbundle(sample.unpack(&site)).ok();
+        sample.times[1] = start.elapsed();
+        sample.site = Tree::of(&site);
+        sample
+    }
+
+    fn pack(&self, output: &Path) -> Vec<String> {
+        let lists = self.folder.path().join("lists");
+        let mut args = vec!["pack".to_owned(), text(&lists), "-o".to_owned(), text(output), "-q".to_owned()];
+        args.extend(self.upstream.mirror_args());
+        args
+    }
+
+    fn unpack(&self, site: &Path) -> Vec<String> {
+        ["unpack", &text(&self.bundle), &text(site), "-q"].map(str::to_owned).into()
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(&self.bundle).expect("read the bundle")
+    }
+
+    /// Runs `unbundle` to its end, which makes of the site what an undisturbed run makes of nothing.
+    #[track_caller]
+    fn complete(&self, site: &Path, what: &str) {
+        unbundle(self.unpack(site)).ok();
+        let difference = Tree::of(site).difference(&self.site);
+        assert!(
+            difference.is_empty(),
+            "{what}: not as an undisturbed run leaves it:\n{}",
+            difference.join("\n")
+        );
+        assert_eq!(names(&site.join(".unbundle")), ["lock"], "{what}");
+    }
+
+    /// Asserts that all that can be seen of a site is complete and right, and that links and tags name only what is
+    /// there.
+    #[track_caller]
+    fn assert_sound(&self, site: &Path, what: &str) {
+        if !site.exists() {
+            return;
+        }
+        let tree = visible(site);
+        for (path, entry) in &tree.0 {
+            let expected = self.site.0.get(path);
+            assert!(
+                expected == Some(entry) || path.starts_with(FENCE),
+                "{what}: {} is {entry:?} and not {expected:?}",
+                path.display()
+            );
+            if path.file_name().is_some_and(|name| name == "link") {
+                let digest = fs::read_to_string(site.join(path)).expect("read a link");
+                assert!(tree.0.contains_key(&data(&digest)), "{what}: {} names nothing", path.display());
+                if path.ends_with("current/link") {
+                    let repository = path.ancestors().nth(5).expect("a tag is below a repository");
+                    assert_whole(site, repository, &digest, what);
+                }
+            }
+        }
+    }
+}
+
+/// Asserts that a repository has everything that a manifest names, with the links that lead there.
+#[track_caller]
+fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
+    let link = |place: &str, digest: &str| {
+        let link = repository.join(place).join(digest.replace(':', "/")).join("link");
+        assert!(site.join(&link).exists(), "{what}: a tag needs {}", link.display());
+        let data = data(digest);
+        assert!(site.join(&data).exists(), "{what}: a tag needs {}", data.display());
+    };
+    link("_manifests/revisions", digest);
+    let bytes = fs::read(site.join(data(digest))).expect("read a manifest");
+    let manifest: Value = serde_json::from_slice(&bytes).expect("a manifest is JSON");
+    let digests = |name: &str| {
+        let entries = manifest[name].as_array().cloned().unwrap_or_default();
+        entries.into_iter().map(|entry| entry["digest"].as_str().expect("a digest").to_owned())
+    };
+    digests("manifests").for_each(|digest| assert_whole(site, repository, &digest, what));
+    digests("layers").for_each(|digest| link("_layers", &digest));
+    if let Some(config) = manifest["config"]["digest"].as_str() {
+        link("_layers", config);
+    }
+}
+
+/// What nginx and a registry see of a site.
+fn visible(site: &Path) -> Tree {
+    let parts = ["files", "registry"].map(|part| (part, site.join(part)));
+    let entries = parts.iter().filter(|(_, path)| path.exists()).flat_map(|(part, path)| {
+        Tree::of(path).0.into_iter().map(move |(path, entry)| (Path::new(part).join(path), entry))
+    });
+    Tree(entries.collect())
+}
+
+fn data(digest: &str) -> PathBuf {
+    let hex = &digest["sha256:".len()..];
+    Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("list {}: {error}", folder.display()));
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.expect("list a folder").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+fn note(text: &str) -> Layer {
+    Layer::files(&[("etc/motd", text.as_bytes())], Compression::Gzip)
+}
+
+/// A few tiny things of each kind.
+fn small() -> &'static Sample {
+    static SMALL: OnceLock<Sample> = OnceLock::new();
+    SMALL.get_or_init(|| {
+        let child = |platform: &str| Image::new(Format::Docker, platform, &[note("common"), note(platform)]);
+        let index = Image::index(Format::Docker, vec![child("linux/amd64"), child("linux/arm64")]);
+        let layer = note("common").bytes;
+        Sample::new(
+            vec![
+                UpstreamImage::new("quay.io/team/app:1", index),
+                UpstreamImage::new("quay.io/team/tool@", Image::artifact("application/x.y", &[("f", b"f")])),
+            ],
+            vec![
+                UpstreamFile::new("https://dl.k8s.io/a/file", b"file".to_vec()),
+                UpstreamFile::new("https://dl.k8s.io/a/empty", Vec::new()),
+                UpstreamFile::new("https://dl.k8s.io/b/layer", layer),
+            ],
+        )
+    })
+}
+
+/// Enough to be killed in the middle of something.
+fn large() -> &'static Sample {
+    static LARGE: OnceLock<Sample> = OnceLock::new();
+    LARGE.get_or_init(|| {
+        let mut layers =
+            vec![Layer::random(1, 9 << 20, Compression::Gzip), Layer::random(2, 5 << 20, Compression::None)];
+        layers.extend((0..100_u32).map(|number| note(&number.to_string())));
+        let mut files: Vec<_> = (0..40_u64)
+            .map(|number| {
+                UpstreamFile::new(&format!("https://dl.k8s.io/{number}"), random_bytes(number, 9000))
+            })
+            .collect();
+        files.push(UpstreamFile::new("https://dl.k8s.io/large", random_bytes(3, 13 << 20)));
+        files.push(UpstreamFile::new("https://dl.k8s.io/unpinned", random_bytes(4, 6 << 20)).not_pinned());
+        let image = Image::new(Format::Oci, "linux/amd64", &layers);
+        Sample::new(vec![UpstreamImage::new("quay.io/team/app:1", image)], files)
+    })
+}
+
+/// Calls `work` with moments of a run that takes `time`, always the same ones and spread evenly, until it says `count`
+/// times that it has killed something. Where the run turns out to be quicker, the moments move forward.
+fn at_moments(count: usize, mut time: Duration, mut work: impl FnMut(usize, Duration) -> bool) {
+    let mut killed = 0;
+    for number in 0_u32..200 {
+        let moment = (f64::from(number + 1) * 0.618_033_988_749_895).fract();
+        if work(number as usize, time.mul_f64(moment)) {
+            killed += 1;
+        } else {
+            time = time.mul_f64(0.9);
+        }
+        if killed == count {
+            return;
+        }
+    }
+    panic!("killed {killed} times of {count}");
+}
+
+fn start(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start a program")
+}
+
+/// Waits for the moment and sends the signal; whether that ended it.
+fn kill_after(mut child: Child, delay: Duration, signal: Signal) -> bool {
+    thread::sleep(delay);
+    let _ = kill_process(Pid::from_child(&child), signal); // it may have ended
+    let status = child.wait().expect("wait for a child");
+    assert!(status.success() || status.signal() == Some(signal.as_raw()), "{status}");
+    !status.success()
+}
+
+#[test]
+fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
+    let sample = large();
+    let expected = sample.bytes();
+    at_moments(16, sample.times[0], |number, moment| {
+        let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
+        let folder = tempdir().expect("make a temporary folder");
+        let output = folder.path().join("out.tar.zst");
+        let old = (number % 2 == 1).then_some(&b"an older bundle"[..]);
+        if let Some(old) = old {
+            fs::write(&output, old).expect("write a file");
+        }
+        let child = start(airbundle_command().args(sample.pack(&output)));
+        let killed = kill_after(child, moment, signal);
+        let found = fs::read(&output).ok();
+        assert!(
+            found.as_deref() == old || found.as_deref() == Some(&expected),
+            "{moment:?}: something incomplete is at the output's name"
+        );
+        airbundle(sample.pack(&output)).ok();
+        let found = fs::read(&output).expect("read the bundle");
+        assert!(found == expected, "{moment:?}: {} and not {}", sha256(&found), sha256(&expected));
+        assert_eq!(names(folder.path()), ["out.tar.zst"]);
+        killed
+    });
+}
+
+#[test]
+fn an_unpack_that_is_killed_at_random_leaves_only_what_is_complete_and_the_next_one_finishes() {
+    let sample = large();
+    at_moments(12, sample.times[1], |number, moment| {
+        let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
+        let folder = tempdir().expect("make a temporary folder");
+        let site = folder.path().join("site");
+        let what = format!("killed after {moment:?}");
+        let child = start(unbundle_command().args(sample.unpack(&site)));
+        let killed = kill_after(child, moment, signal);
+        sample.assert_sound(&site, &what);
+        sample.complete(&site, &what);
+        killed
+    });
+}
+
+#[test]
+fn an_unpack_that_is_killed_again_and_again_comes_to_its_end() {
+    let sample = large();
+    let folder = tempdir().expect("make a temporary folder");
+    let site = folder.path().join("site");
+    at_moments(12, sample.times[1].mul_f64(0.6), |_, moment| {
+        let child = start(unbundle_command().args(sample.unpack(&site)));
+        let killed = kill_after(child, moment, Signal::KILL);
+        sample.assert_sound(&site, &format!("killed after {moment:?}"));
+        killed
+    });
+    sample.complete(&site, "at last");
+}
+
+// ---- At every system call ----------------------------------------------------------------------------------------
+
+/// A system call that changes something: its name, and how many of this name the same thread made up to it, which is
+/// how strace counts.
+type Call = (String, usize);
+
+/// The calls by which a program changes the file system.
+fn mutations(program: &Command) -> BTreeSet<Call> {
+    const CALLS: &str = "trace=mkdir,mkdirat,open,openat,openat2,creat,write,pwrite64,ftruncate,fallocate,\
+                         fchmod,fchmodat,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,\
+                         unlinkat,rmdir";
+    let folder = tempdir().expect("make a temporary folder");
+    let log = folder.path().join("log");
+    run(Command::new("strace")
+        .args(["-f", "-qq", "-e", CALLS, "-o"])
+        .arg(&log)
+        .arg(program.get_program())
+        .args(program.get_args()));
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut calls = BTreeSet::new();
+    for line in fs::read_to_string(&log).expect("read strace's log").lines() {
+        let (thread, rest) = line.split_once(' ').expect("a thread");
+        let Some((name, arguments)) = rest.trim_start().split_once('(') else { continue };
+        if name.contains(' ') {
+            continue; // `<... write resumed>`
+        }
+        let count = counts.entry((thread.to_owned(), name.to_owned())).or_default();
+        *count += 1;
+        if !name.starts_with("open") || arguments.contains("O_CREAT") {
+            calls.insert((name.to_owned(), *count));
+        }
+    }
+    calls
+}
+
+/// A program with this done to it (`write:error=ENOSPC:when=3`); whether that happened, and whether it kept the
+/// program from saying something.
+fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
+    let folder = tempdir().expect("make a temporary folder");
+    let log = folder.path().join("log");
+    let (name, _) = injection.split_once(':').expect("a name");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", &format!("trace={name}"), "-e", &format!("inject={injection}"), "-o"]);
+    strace.arg(&log).arg(program.get_program()).args(program.get_args());
+    let output = strace.output().expect("start strace");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let finished =
+        Finished { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) };
+    let log = fs::read_to_string(&log).expect("read strace's log");
+    let happened = log.contains("(INJECTED)") || log.contains("+++ killed by SIGKILL");
+    let mute = log.lines().any(|line| line.contains("write(2,") && line.contains("(INJECTED)"));
+    (finished, happened, mute)
+}
+
+/// Does something for every item, a few at a time.
+fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(item);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_the_next_one_finishes() {
+    let sample = small();
+    let folder = tempdir().expect("make a temporary folder");
+    let calls: Vec<Call> = mutations(unbundle_command().args(sample.unpack(&folder.path().join("traced"))))
+        .into_iter()
+        .collect();
+    let killed = AtomicUsize::new(0);
+    each(&calls, |(name, number)| {
+        let what = format!("{name} {number}");
+        let site = folder.path().join(&what);
+        let (finished, happened, _) = injected(
+            &format!("{name}:signal=SIGKILL:when={number}"),
+            unbundle_command().args(sample.unpack(&site)),
+        );
+        // Which thread gets which work is not always the same.
+        assert!(happened || finished.code == Some(0), "{what}: {finished:#?}");
+        killed.fetch_add(usize::from(happened), Ordering::Relaxed);
+        sample.assert_sound(&site, &what);
+        sample.complete(&site, &what);
+        fs::remove_dir_all(&site).expect("remove a folder");
+    });
+    let killed = killed.into_inner();
+    assert!(killed >= 60 && killed * 10 >= calls.len() * 8, "killed {killed} times at {} calls", calls.len());
+}
+
+#[test]
+fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
+    let sample = small();
+    let expected = sample.bytes();
+    let folder = tempdir().expect("make a temporary folder");
+    let traced = folder.path().join("traced.tar.zst");
+    // Its threads also write to each other and to the network.
+    let calls: Vec<Call> = mutations(airbundle_command().args(sample.pack(&traced)))
+        .into_iter()
+        .filter(|(name, number)| name != "write" || *number <= 20)
+        .collect();
+    let killed = AtomicUsize::new(0);
+    each(&calls, |(name, number)| {
+        let what = format!("{name} {number}");
+        let folder = tempdir().expect("make a temporary folder");
+        let output = folder.path().join("out.tar.zst");
+        let (finished, happened, _) = injected(
+            &format!("{name}:signal=SIGKILL:when={number}"),
+            airbundle_command().args(sample.pack(&output)),
+        );
+        assert!(happened || finished.code == Some(0), "{what}: {finished:#?}");
+        killed.fetch_add(usize::from(happened), Ordering::Relaxed);
+        let found = fs::read(&output).ok();
+        assert!(found.is_none_or(|found| found == expected), "{what}: something incomplete is at the name");
+        airbundle(sample.pack(&output)).ok();
+        assert!(fs::read(&output).expect("read the bundle") == expected, "{what}: another bundle");
+        assert_eq!(names(folder.path()), ["out.tar.zst"], "{what}");
+    });
+    assert!(killed.into_inner() >= 8, "of {calls:?}");
+}
+
+#[test]
+fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finishes() {
+    let sample = small();
+    let folder = tempdir().expect("make a temporary folder");
+    // What was there before: other content of the same site, which must stay.
+    let before = |site: &Path| {
+        fs::create_dir_all(site.join("files/k8s/other")).expect("create a folder");
+        fs::write(site.join("files/k8s/other/file"), b"older").expect("write a file");
+    };
+    let traced = folder.path().join("traced");
+    before(&traced);
+    let calls: Vec<(Call, &str)> = mutations(unbundle_command().args(sample.unpack(&traced)))
+        .into_iter()
+        .map(|call| {
+            let synced = call.0.contains("sync") || call.0.starts_with("unlink");
+            (call, if synced { "EIO" } else { "ENOSPC" })
+        })
+        .collect();
+    let failed = AtomicUsize::new(0);
+    each(&calls, |((name, number), error)| {
+        let what = format!("{name} {number} {error}");
+        let site = folder.path().join(&what);
+        before(&site);
+        let (finished, happened, mute) = injected(
+            &format!("{name}:error={error}:when={number}"),
+            unbundle_command().args(sample.unpack(&site)),
+        );
+        if happened {
+            let reason = if *error == "EIO" { "Input/output error" } else { NO_SPACE };
+            let words = ["error: cannot ", &text(&site), reason];
+            if mute {
+                assert_eq!(finished.code, Some(6), "{what}: {finished:#?}");
+            } else {
+                finished.failed(6, &words);
+            }
+            failed.fetch_add(1, Ordering::Relaxed);
+        } else {
+            finished.ok();
+        }
+        let other = site.join("files/k8s/other");
+        assert_eq!(fs::read(other.join("file")).expect("what was there stays"), b"older", "{what}");
+        fs::remove_dir_all(other).expect("remove a folder");
+        sample.assert_sound(&site, &what);
+        sample.complete(&site, &what);
+        fs::remove_dir_all(&site).expect("remove a folder");
+    });
+    assert!(failed.into_inner() >= 60, "of {} calls", calls.len());
+}
+
+#[test]
+fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
+    let sample = small();
+    let folder = tempdir().expect("make a temporary folder");
+    let output = folder.path().join("out.tar.zst");
+    let program = airbundle_command().get_program().to_owned();
+    for (injection, reason) in [
+        ("fsync:error=EIO:when=1", "Input/output error"),
+        ("fsync:error=EIO:when=2", "Input/output error"),
+        ("rename:error=ENOSPC:when=1", NO_SPACE),
+        ("ftruncate:error=EIO:when=1", "Input/output error"),
+    ] {
+        let mut strace = Command::new("strace");
+        let inject = format!("inject={injection}");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,rename,ftruncate", "-e", &inject]);
+        let ended = strace.arg(&program).args(sample.pack(&output)).output().expect("start strace");
+        let finished = Finished {
+            code: ended.status.code(),
+            stdout: String::new(),
+            stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
+        };
+        finished.failed(6, &["error: cannot ", &text(folder.path()), reason]);
+        // The second sync is that of the folder: the bundle has its name by then, and is whole.
+        if injection.ends_with("when=2") {
+            assert_eq!(fs::read(&output).expect("read the bundle"), sample.bytes());
+            fs::remove_file(&output).expect("remove the bundle");
+        }
+        assert_eq!(names(folder.path()), [""; 0], "{injection}");
+    }
+}
+
+// ---- File systems that are full or read-only ---------------------------------------------------------------------
+
+/// A small file system of its own. Unmounted when dropped. Needs root.
+struct Mount(TempDir);
+
+impl Mount {
+    fn new(options: &str) -> Self {
+        let folder = tempdir().expect("make a temporary folder");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder.path()));
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remount(&self, options: &str) {
+        run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path()));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status(); // a test that fails tells more
+    }
+}
+
+#[test]
+fn a_pack_onto_a_full_disk_names_the_file_and_leaves_nothing() {
+    let sample = large();
+    for size in ["size=4k", "size=64k", "size=12m", "size=32m"] {
+        let mount = Mount::new(size);
+        let output = mount.path().join("out.tar.zst");
+        airbundle(sample.pack(&output)).failed(6, &["error: cannot write", "out.tar.zst.partial", NO_SPACE]);
+        assert_eq!(names(mount.path()), [""; 0], "{size}");
+    }
+}
+
+#[test]
+fn an_unpack_that_has_no_room_writes_nothing_and_says_how_much_it_needs() {
+    let sample = large();
+    for (options, words) in [
+        ("size=1m", ["free and", "is needed: nothing was written"]),
+        ("size=30m", ["free and", "is needed: nothing was written"]),
+        ("size=100m,nr_inodes=100", ["room for", "are needed: nothing was written"]),
+    ] {
+        let mount = Mount::new(options);
+        let site = mount.path().join("site");
+        unbundle(sample.unpack(&site)).failed(10, &[&text(&site), words[0], words[1]]);
+        let tree = Tree::of(&site);
+        assert_eq!(tree.files().collect::<Vec<_>>(), [Path::new(".unbundle/lock")], "{options}");
+        mount.remount("size=200m,nr_inodes=10000");
+        sample.complete(&site, options);
+    }
+}
+
+#[test]
+fn a_disk_that_others_fill_meanwhile_is_an_error_and_the_next_unpack_finishes() {
+    let sample = large();
+    let bytes = sample.bytes();
+    let mount = Mount::new("size=60m");
+    let site = mount.path().join("site");
+    let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(&bytes[..bytes.len() / 3]).expect("feed the first part");
+    wait_for(&site.join(FENCE));
+    let filler = mount.path().join("filler");
+    assert!(fs::write(&filler, vec![1; 60 << 20]).is_err(), "it is full now");
+    let _ = stdin.write_all(&bytes[bytes.len() / 3..]); // it may have ended before
+    drop(stdin);
+    ended(child).failed(6, &["error: cannot ", &text(&site), NO_SPACE]);
+    sample.assert_sound(&site, "full");
+    fs::remove_file(filler).expect("make room");
+    sample.complete(&site, "room again");
+}
+
+#[test]
+fn a_site_that_cannot_be_written_is_refused_and_stays_as_it_is() {
+    let sample = small();
+    let mount = Mount::new("size=10m");
+    let [site, fresh] = ["site", "fresh"].map(|name| mount.path().join(name));
+    unbundle(sample.unpack(&site)).ok();
+    let damaged = site.join("files/k8s/dl.k8s.io/a/file");
+    fs::write(&damaged, b"x").expect("damage a file");
+    let before = Tree::of(mount.path());
+    mount.remount("ro");
+    for site in [&site, &fresh] {
+        unbundle(sample.unpack(site)).failed(6, &["error: cannot ", &text(site), "Read-only file system"]);
+    }
+    airbundle(sample.pack(&mount.path().join("b.tar.zst")))
+        .failed(6, &["b.tar.zst", "Read-only file system"]);
+    assert_eq!(Tree::of(mount.path()), before);
+
+    let folder = tempdir().expect("make a temporary folder");
+    let file = folder.path().join("file");
+    fs::write(&file, b"file").expect("write a file");
+    for site in [file.clone(), file.join("below")] {
+        unbundle(sample.unpack(&site)).failed(6, &["error: cannot ", &text(&file), "Not a directory"]);
+    }
+    airbundle(sample.pack(&file.join("b.tar.zst"))).failed(6, &["b.tar.zst", "Not a directory"]);
+    assert_eq!(fs::read(&file).expect("read a file"), b"file");
+}
+
+// ---- Pipes and neighbours ----------------------------------------------------------------------------------------
+
+fn wait_for(path: &Path) {
+    let start = Instant::now();
+    while !path.exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{} does not come", path.display());
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn ended(child: Child) -> Finished {
+    let output = child.wait_with_output().expect("wait for a child");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+#[test]
+fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
+    let sample = large();
+    let bytes = sample.bytes();
+    let folder = tempdir().expect("make a temporary folder");
+    let site = folder.path().join("site");
+    let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(&bytes[..bytes.len() / 2]).expect("feed the first half");
+    wait_for(&site.join(FENCE));
+    for _ in 0..3 {
+        unbundle(sample.unpack(&site)).failed(9, &["another `unbundle` is writing to", &text(&site)]);
+        sample.assert_sound(&site, "while another one is at work");
+    }
+    stdin.write_all(&bytes[bytes.len() / 2..]).expect("feed the second half");
+    drop(stdin);
+    ended(child).ok();
+    assert_eq!(Tree::of(&site).difference(&sample.site), [""; 0]);
+    sample.complete(&site, "once more");
+}
+
+#[test]
+fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_keeps_what_came() {
+    let sample = large();
+    let bytes = sample.bytes();
+    let folder = tempdir().expect("make a temporary folder");
+    for tenths in [3, 5, 7, 9] {
+        let site = folder.path().join(format!("site-{tenths}"));
+        let part = folder.path().join("part");
+        fs::write(&part, &bytes[..bytes.len() / 10 * tenths]).expect("write a part");
+        let finished = unbundle_from(&part, ["unpack", "-", &text(&site), "-q"]);
+        let owner = if tenths < 5 { "`quay.io/team/app:1`" } else { "`dl.k8s.io/" };
+        finished.failed(7, &["error: the bundle is damaged in", owner]);
+        sample.assert_sound(&site, "cut off");
+        let mut args = sample.unpack(&site);
+        args.pop();
+        args.push("--json".to_owned());
+        let summary = unbundle(args).ok().json();
+        assert!(summary["kept"].as_u64() > Some(0), "{summary}");
+        assert!(summary["written"].as_u64() > Some(0), "{summary}");
+        assert_eq!(Tree::of(&site).difference(&sample.site), [""; 0]);
+    }
+}
+
+#[test]
+fn an_unpack_that_is_killed_while_it_waits_for_a_pipe_is_finished_by_the_next_one() {
+    let sample = large();
+    let bytes = sample.bytes();
+    let folder = tempdir().expect("make a temporary folder");
+    for tenths in [2, 6, 8] {
+        let site = folder.path().join(format!("site-{tenths}"));
+        let mut child =
+            start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(&bytes[..bytes.len() / 10 * tenths]).expect("feed a part");
+        wait_for(&site.join(FENCE));
+        assert!(kill_after(child, Duration::ZERO, Signal::KILL));
+        sample.assert_sound(&site, "killed");
+        let visible = visible(&site);
+        assert!(!visible.0.iter().any(|(path, entry)| {
+            path.ends_with("current/link") && matches!(entry.kind, Kind::File { .. })
+        }));
+        sample.complete(&site, "killed");
+    }
+}
