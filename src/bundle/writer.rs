@@ -373,7 +373,7 @@ impl Output {
         });
         self.pending.push_back((decompressed, receiver));
         // Enough for every core to have one at work and one waiting, and a bound for the memory.
-        self.drain(rayon::current_num_threads().min(12) + 2)
+        self.drain(rayon::current_num_threads().min(6) + 2)
     }
 
     /// Writes the frames that were added first, until only `left` are still to be written.

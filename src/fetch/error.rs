@@ -37,7 +37,7 @@ pub enum Problem {
         retry_after: Option<Duration>,
     },
     /// The bytes are not the ones that were asked for.
-    #[error("its {what} is {found}, and {expected} was expected (fetched twice from {url})")]
+    #[error("its {what} is {found}, and {expected} was expected (from {url})")]
     Mismatch {
         /// `sha256`, `sha512` or `size`.
         what: &'static str,

@@ -28,9 +28,9 @@ const PIECE: u64 = FRAME_SIZE as u64;
 /// What is asked for at once of a blob that is larger.
 const LEASE: u64 = 2 * PIECE;
 /// How much may have arrived, or have been asked for, and not be taken yet.
-const WINDOW: u64 = 64 << 20;
+const WINDOW: u64 = 48 << 20;
 /// How much more of it the blob at the front may take, so that it never waits for those behind it.
-const FRONT: u64 = 32 << 20;
+const FRONT: u64 = 16 << 20;
 /// What is read from a connection at once.
 const READ: usize = 256 << 10;
 
@@ -524,13 +524,16 @@ impl Queue<'_> {
     }
 
     /// Wrong bytes: once is an accident on the way, or another version by now; twice is what the server has.
-    fn mismatch(&self, lease: Lease, error: FetchError) -> Result<(), Leave> {
+    fn mismatch(&self, lease: Lease, mut error: FetchError) -> Result<(), Leave> {
         let mut state = self.lock();
         if state.obsolete(lease) {
             return Err(Leave::Obsolete);
         }
         state.progress[lease.task].mismatches += 1;
         if state.progress[lease.task].mismatches > 1 {
+            if let Problem::Mismatch { url, .. } = &mut error.problem {
+                url.push_str(", twice");
+            }
             return Err(error.into());
         }
         let of_size = matches!(error.problem, Problem::Mismatch { what: "size", .. });
