@@ -384,7 +384,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     let verified = unbundle(["verify", "--json", text(&little.bundle)]).ok();
     events(&verified);
     let verdict = verified.json();
-    assert_fields(&verdict, &["identity", "blobs", "bytes", "damage"]);
+    assert_fields(&verdict, &["event", "identity", "blobs", "bytes", "damage"]);
     assert_eq!((&verdict["identity"], &verdict["blobs"]), (&summary["identity"], &summary["blobs"]));
     assert_eq!(verdict["damage"], Value::Array(Vec::new()));
 
