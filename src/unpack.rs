@@ -310,8 +310,8 @@ fn write_blobs(
         (_, Err(CommitError::Fs(error))) => Err(error.into()),
         (Ok(()), Ok(placed)) => Ok(placed),
         (Ok(()), Err(CommitError::Wrong(wrong))) => {
-            let digest = wrong[0].0;
-            Err(damaged(layout, &[digest], ReadError::Digest(digest)))
+            let digests: Vec<Digest> = wrong.iter().map(|blob| blob.0).collect();
+            Err(damaged(layout, &digests, ReadError::Digest(digests[0])))
         }
         (Err(error), _) => Err(error),
     }
@@ -335,40 +335,40 @@ impl Feeder<'_> {
         blobs: &[Blob],
     ) -> Result<(), UnpackError> {
         let mut left = self.todo.blobs.len();
+        let mut damage = None;
         for (number, blob) in blobs.iter().enumerate() {
             if (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
-                return Ok(());
+                break;
             }
-            let needed = self.todo.blobs.get(&blob.digest);
-            if let Some(bytes) = contents.manifests.get(&blob.digest) {
-                if let Some(places) = needed {
-                    left -= 1;
+            let places = self.todo.blobs.get(&blob.digest);
+            left -= usize::from(places.is_some());
+            let read = match (contents.manifests.get(&blob.digest), places) {
+                (Some(_), None) => Ok(()),
+                (Some(bytes), Some(places)) => {
                     self.begin(number, *blob, places)?;
                     self.lanes.data(bytes.clone().into());
                     self.lanes.end();
+                    Ok(())
                 }
-                continue;
-            }
-            let result = match needed {
-                None => reader.blob(blob, |_| Ok(())),
-                Some(places) => {
-                    left -= 1;
+                (None, None) => reader.skip(blob),
+                (None, Some(places)) => {
                     self.begin(number, *blob, places)?;
-                    let read = reader.blob(blob, |slice| {
-                        let bytes = slice.len() as u64;
-                        self.report.event(&Event::Progress { id: number as u64, bytes });
-                        self.lanes.data(slice);
-                        Ok(())
-                    });
-                    if read.is_ok() {
-                        self.lanes.end();
-                    } else {
-                        self.lanes.abandon();
-                    }
-                    read
+                    self.blob(reader, number, blob)
                 }
             };
-            result.map_err(|error| damaged(&contents.layout, &[blob.digest], error))?;
+            // What is damaged costs only itself: the rest is there for the next run, with a better copy.
+            if let Err(error) = read {
+                damage.get_or_insert((Vec::new(), error)).0.push(blob.digest);
+                if reader.is_lost() {
+                    break;
+                }
+            }
+        }
+        if let Some((blobs, error)) = damage {
+            return Err(damaged(&contents.layout, &blobs, error));
+        }
+        if left == 0 && reader.can_stop() {
+            return Ok(());
         }
         // Everything that is installed has been checked; what the end looks like matters to `verify`.
         if let Err(error) = reader.end() {
@@ -377,6 +377,21 @@ impl Feeder<'_> {
             self.report.event(&Event::Warning { message });
         }
         Ok(())
+    }
+
+    fn blob(&mut self, reader: &mut BundleReader, number: usize, blob: &Blob) -> Result<(), ReadError> {
+        let read = reader.blob(blob, |slice| {
+            let bytes = slice.len() as u64;
+            self.report.event(&Event::Progress { id: number as u64, bytes });
+            self.lanes.data(slice);
+            Ok(())
+        });
+        if read.is_ok() {
+            self.lanes.end();
+        } else {
+            self.lanes.abandon();
+        }
+        read
     }
 
     fn begin(&mut self, number: usize, blob: Blob, places: &[usize]) -> Result<(), UnpackError> {
@@ -392,13 +407,13 @@ impl Feeder<'_> {
 fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
     const SHOWN: usize = 5;
     let all = layout.owners();
+    let mut seen = HashSet::new();
     let mut owners: Vec<String> = blobs
         .iter()
-        .filter_map(|digest| all.get(digest))
-        .flatten()
+        .flat_map(|digest| all.get(digest).cloned().unwrap_or_else(|| vec![digest.to_string()]))
+        .filter(|owner| seen.insert(owner.clone()))
         .map(|owner| format!("`{owner}`"))
         .collect();
-    owners.dedup();
     let more = owners.len().saturating_sub(SHOWN);
     owners.truncate(SHOWN);
     let mut owners = owners.join(", ");

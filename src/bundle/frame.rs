@@ -65,7 +65,7 @@ pub enum FrameError {
     #[error("no zstd frame begins here")]
     Magic,
     /// A frame that no bundle has.
-    #[error("a zstd frame {0}")]
+    #[error("there is a zstd frame {0}")]
     Foreign(&'static str),
     /// The content is not what the frame's checksum says.
     #[error("the content of a zstd frame is damaged")]
@@ -119,7 +119,7 @@ impl<R: Read> FrameReader<R> {
         self.exact(&mut len)?;
         let len = u32::from_le_bytes(len);
         if len > SKIPPABLE_LIMIT {
-            return Err(FrameError::Foreign("has a skippable part that is too large"));
+            return Err(FrameError::Foreign("that has a skippable part that is too large"));
         }
         let mut payload = Vec::new();
         self.append(&mut payload, len as usize)?;
@@ -133,7 +133,9 @@ impl<R: Read> FrameReader<R> {
         self.append(&mut bytes, header.rest)?;
         let content_size = header.content_size(&bytes);
         if content_size > FRAME_SIZE as u64 {
-            return Err(FrameError::Foreign("is larger than the 4 MiB that a bundle's frames have at most"));
+            return Err(FrameError::Foreign(
+                "that is larger than the 4 MiB that a bundle's frames have at most",
+            ));
         }
         let content_size = usize::try_from(content_size).expect("at most FRAME_SIZE");
         bytes.reserve(content_size.min(BLOCK_LIMIT));
@@ -145,10 +147,10 @@ impl<R: Read> FrameReader<R> {
             let stored = match block >> 1 & 3 {
                 0 | 2 => size,
                 1 => 1,
-                _ => return Err(FrameError::Foreign("has a block of the reserved type")),
+                _ => return Err(FrameError::Foreign("that has a block of the reserved type")),
             };
             if size > BLOCK_LIMIT || bytes.len() + stored > content_size + OVERHEAD {
-                return Err(FrameError::Foreign("is larger than what it holds"));
+                return Err(FrameError::Foreign("that is larger than what it holds"));
             }
             self.append(&mut bytes, stored)?;
             if block & 1 == 1 {
@@ -202,18 +204,20 @@ impl Header {
     fn parse(descriptor: u8) -> Result<Self, FrameError> {
         let single_segment = descriptor >> 5 & 1 == 1;
         if descriptor & 0b11 != 0 {
-            return Err(FrameError::Foreign("needs a dictionary"));
+            return Err(FrameError::Foreign("that needs a dictionary"));
         }
         if descriptor & 0b1000 != 0 {
-            return Err(FrameError::Foreign("sets a reserved bit"));
+            return Err(FrameError::Foreign("that sets a reserved bit"));
         }
         if descriptor & 0b100 == 0 {
-            return Err(FrameError::Foreign("has no checksum: it was not written by airbundle"));
+            return Err(FrameError::Foreign("that has no checksum: it was not written by airbundle"));
         }
         let size_field = match descriptor >> 6 {
             0 if single_segment => 1,
             0 => {
-                return Err(FrameError::Foreign("does not state its size: it was not written by airbundle"));
+                return Err(FrameError::Foreign(
+                    "that does not state its size: it was not written by airbundle",
+                ));
             }
             1 => 2,
             2 => 4,

@@ -18,11 +18,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
-use crate::bundle::frame::{self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC};
+use crate::bundle::frame::{
+    self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT,
+};
 use crate::bundle::index::{Index, IndexError};
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, blob_name, tar_header};
 use crate::bundle::seek_table::{self, Entry};
-use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
 
@@ -117,6 +119,12 @@ pub struct BundleReader {
     chunks: Receiver<Chunk>,
     current: Option<Current>,
     is_file: bool,
+    /// How far the tar stream has been read.
+    position: u64,
+    /// Where the last frame began, in bytes from the start of the bundle.
+    offset: u64,
+    /// Whether nothing behind an error can be read.
+    lost: bool,
 }
 
 struct Current {
@@ -162,8 +170,8 @@ impl BundleReader {
     fn start(is_file: bool, feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
         // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
         let (sender, chunks) = sync_channel(rayon::current_num_threads().min(6) + 2);
-        std::thread::spawn(move || feed(&mut Feeder { chunks: sender, seen: Vec::new() }));
-        Self { chunks, current: None, is_file }
+        std::thread::spawn(move || feed(&mut Feeder::new(sender)));
+        Self { chunks, current: None, is_file, position: 0, offset: 0, lost: false }
     }
 
     /// Reads the documents at the front. What is in the bundle is known after this, and nothing else was read.
@@ -189,8 +197,42 @@ impl BundleReader {
     }
 
     /// Reads the entry of `blob`, which must be the next one, and gives its content to `take` piece by piece.
-    /// The digest is the caller's to check: hashing has other threads.
+    /// The digest is the caller's to check: hashing has other threads. After an error the next entry can be read,
+    /// unless [`BundleReader::is_lost`].
     pub fn blob<E: From<ReadError>>(
+        &mut self,
+        blob: &Blob,
+        take: impl FnMut(Slice) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let end = self.position + BLOCK as u64 + padded(blob.size);
+        let read = self.entry(blob, take);
+        if read.is_err() {
+            self.skip_to(end);
+        }
+        read
+    }
+
+    /// Passes over the entry of `blob`, which nobody needs: what is damaged in it does not matter, as long as it is
+    /// the entry that belongs there.
+    pub fn skip(&mut self, blob: &Blob) -> Result<(), ReadError> {
+        let name = blob_name(blob.digest);
+        let end = self.position + BLOCK as u64 + padded(blob.size);
+        let header = self.header(&name, blob.size);
+        self.skip_to(end);
+        match header {
+            Err(error) if self.lost => Err(error),
+            _ if self.lost => self.data(&name, 1).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether an error leaves nothing to be read behind it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    fn entry<E: From<ReadError>>(
         &mut self,
         blob: &Blob,
         mut take: impl FnMut(Slice) -> Result<(), E>,
@@ -205,6 +247,12 @@ impl BundleReader {
         }
         self.zeros(&name, padded(blob.size) - blob.size)?;
         Ok(())
+    }
+
+    fn skip_to(&mut self, end: u64) {
+        while self.position < end && !self.lost {
+            self.lost |= self.piece(end - self.position).is_err();
+        }
     }
 
     /// Whether the rest can be left unread without anybody noticing. Who writes into a pipe does notice, and a
@@ -233,6 +281,7 @@ impl BundleReader {
                 let len = (current.len - current.used).min(usize::try_from(max).unwrap_or(usize::MAX));
                 let start = current.used;
                 current.used += len;
+                self.position += len as u64;
                 return Ok(match &current.content {
                     Ok(content) => Piece::Data(Slice { content: content.clone(), start, end: start + len }),
                     Err(_) => Piece::Hole { len: len as u64, offset: current.offset },
@@ -243,7 +292,8 @@ impl BundleReader {
     }
 
     fn next_chunk(&mut self) -> Result<(), (u64, FrameError)> {
-        let Ok(chunk) = self.chunks.recv() else { return Err((0, FrameError::End)) };
+        let Ok(chunk) = self.chunks.recv() else { return Err((self.offset, FrameError::End)) };
+        self.offset = chunk.offset;
         let content = chunk.content.recv().expect("a frame is always decoded; please report");
         match content {
             Err(error) if chunk.last => Err((chunk.offset, error)),
@@ -265,7 +315,10 @@ impl BundleReader {
                 let error = std::mem::replace(&mut current.content, Err(FrameError::Damaged));
                 Err(damaged(offset, error.err().unwrap_or(FrameError::Damaged)))
             }
-            Err((offset, error)) => Err(damaged(offset, error)),
+            Err((offset, error)) => {
+                self.lost = true;
+                Err(damaged(offset, error))
+            }
         }
     }
 
@@ -286,7 +339,12 @@ impl BundleReader {
 
     fn header(&mut self, name: &str, size: u64) -> Result<(), ReadError> {
         let header = self.exact(name, BLOCK as u64)?;
-        if header == tar_header(name, size) { Ok(()) } else { Err(unexpected(name, describe(&header))) }
+        if header == tar_header(name, size) {
+            return Ok(());
+        }
+        // Whatever stands there, it is not what the documents say, and so is nothing behind it.
+        self.lost = true;
+        Err(unexpected(name, describe(&header)))
     }
 
     fn document(&mut self, name: &str, size: u64) -> Result<Vec<u8>, ReadError> {
@@ -312,35 +370,50 @@ impl BundleReader {
 /// The thread that reads the input and sends its frames to be decoded.
 struct Feeder {
     chunks: SyncSender<Chunk>,
-    /// The frames so far, to be compared with the seek table at the end.
+    /// The frames so far, to be compared with the seek table at the end of a pipe.
     seen: Vec<Entry>,
+    /// Damage that hits no content: told when all content has been sent.
+    deferred: Option<(u64, FrameError)>,
 }
 
 /// The reader has been dropped: nothing more is wanted.
 struct Gone;
 
 impl Feeder {
+    fn new(chunks: SyncSender<Chunk>) -> Self {
+        Self { chunks, seen: Vec::new(), deferred: None }
+    }
+
     /// Frames one after the other, as they come.
     fn by_frames(&mut self, input: impl Read) {
         let mut frames = FrameReader::new(BufReader::with_capacity(256 << 10, input), 0);
         loop {
             let offset = frames.offset();
-            let sent = match frames.next_frame() {
+            match frames.next_frame() {
                 Ok(Some(Frame::Skippable { magic: SEEK_TABLE_MAGIC, payload })) => {
-                    let sound = seek_table::decode(&payload).is_some_and(|table| table == self.seen);
-                    if !sound {
-                        self.fail(offset, FrameError::SeekTable);
-                    } else if !matches!(frames.next_frame(), Ok(None)) {
-                        self.fail(offset, FrameError::Trailing);
+                    if seek_table::decode(&payload).is_none_or(|table| table != self.seen) {
+                        self.defer(offset, FrameError::SeekTable);
                     }
-                    return;
+                    let offset = frames.offset();
+                    if !matches!(frames.next_frame(), Ok(None)) {
+                        self.defer(offset, FrameError::Trailing);
+                    }
+                    return self.end();
                 }
-                Ok(Some(frame)) => self.frame(offset, frame, frames.offset() - offset),
+                Ok(Some(_)) if self.seen.len() >= SKIPPABLE_LIMIT as usize / 8 => {
+                    return self.fail(offset, FrameError::Foreign("more than a bundle may have"));
+                }
+                Ok(Some(frame)) => {
+                    self.seen.push(Entry {
+                        compressed: u32::try_from(frames.offset() - offset).unwrap_or(u32::MAX),
+                        decompressed: u32::try_from(frame.content_size()).unwrap_or(u32::MAX),
+                    });
+                    if self.frame(offset, frame).is_err() {
+                        return;
+                    }
+                }
                 Ok(None) => return self.fail(offset, FrameError::Truncated),
                 Err(error) => return self.fail(offset, error),
-            };
-            if sent.is_err() {
-                return;
             }
         }
     }
@@ -350,17 +423,17 @@ impl Feeder {
         let mut input = BufReader::with_capacity(256 << 10, file);
         let mut offset = 0;
         for entry in table {
-            let mut bytes = vec![0; (entry.compressed as usize).min(2 * FRAME_SIZE)];
-            if let Err(error) = input.read_exact(&mut bytes) {
-                return self.fail(offset, FrameError::Read(error));
-            }
-            let mut frames = FrameReader::new(&bytes[..], offset);
             let end = offset + u64::from(entry.compressed);
-            let sent = match frames.next_frame() {
-                Ok(Some(frame))
-                    if frames.offset() == end && frame.content_size() == entry.decompressed as usize =>
-                {
-                    self.frame(offset, frame, u64::from(entry.compressed))
+            let mut frames = FrameReader::new((&mut input).take(u64::from(entry.compressed)), offset);
+            let frame = frames.next_frame();
+            let is_whole = frames.offset() == end;
+            let sent = match frame {
+                Ok(Some(frame)) if is_whole => {
+                    // The frame has a checksum, and the table has none.
+                    if frame.content_size() != entry.decompressed as usize {
+                        self.defer(offset, FrameError::SeekTable);
+                    }
+                    self.frame(offset, frame)
                 }
                 Ok(_) => self.hole(offset, *entry, FrameError::Damaged),
                 Err(error) => self.hole(offset, *entry, error),
@@ -368,41 +441,54 @@ impl Feeder {
             if sent.is_err() {
                 return;
             }
+            if !is_whole && let Err(error) = input.seek(SeekFrom::Start(end)) {
+                return self.fail(end, FrameError::Read(error));
+            }
             offset = end;
         }
+        self.end();
     }
 
-    fn frame(&mut self, offset: u64, frame: Frame, compressed: u64) -> Result<(), Gone> {
-        let decompressed = frame.content_size();
-        self.seen.push(Entry {
-            compressed: u32::try_from(compressed).unwrap_or(u32::MAX),
-            decompressed: u32::try_from(decompressed).unwrap_or(u32::MAX),
-        });
+    fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
         match frame {
             Frame::Data { bytes, content_size } => {
                 let (sender, content) = channel();
                 rayon::spawn_fifo(move || {
-                    let _ = sender.send(frame::decode(&bytes, content_size));
+                    let _ = sender.send(frame::decode(&bytes, content_size)); // nobody wants it after an error
                 });
                 self.send(Chunk { offset, len: content_size, content, last: false })
             }
-            Frame::Skippable { magic: PADDING_MAGIC, payload } if payload.iter().all(|byte| *byte == 0) => {
+            Frame::Skippable { magic, payload } => {
+                if magic != PADDING_MAGIC || payload.iter().any(|byte| *byte != 0) {
+                    self.defer(offset, FrameError::Foreign("that no bundle has"));
+                }
                 Ok(())
-            }
-            Frame::Skippable { .. } => {
-                self.fail(offset, FrameError::Foreign("is a skippable one that no bundle has"));
-                Err(Gone)
             }
         }
     }
 
+    /// A frame that is damaged, of known size.
     fn hole(&mut self, offset: u64, entry: Entry, error: FrameError) -> Result<(), Gone> {
+        if entry.decompressed == 0 {
+            self.defer(offset, error);
+            return Ok(());
+        }
         let (sender, content) = channel();
-        let last = entry.decompressed == 0;
         let _ = sender.send(Err(error));
-        self.send(Chunk { offset, len: entry.decompressed as usize, content, last })
+        self.send(Chunk { offset, len: entry.decompressed as usize, content, last: false })
     }
 
+    fn defer(&mut self, offset: u64, error: FrameError) {
+        self.deferred.get_or_insert((offset, error));
+    }
+
+    fn end(&mut self) {
+        if let Some((offset, error)) = self.deferred.take() {
+            self.fail(offset, error);
+        }
+    }
+
+    /// Nothing can be read behind `offset`.
     fn fail(&mut self, offset: u64, error: FrameError) {
         let (sender, content) = channel();
         let _ = sender.send(Err(error));
@@ -428,7 +514,7 @@ fn first_failure(error: ReadError) -> ReadError {
             ReadError::NotABundle("it is empty, or ends within its first frame".into())
         }
         ReadError::Damaged { offset: 0, source: FrameError::Foreign(why), .. } => {
-            ReadError::NotABundle(format!("it begins with a zstd frame that {why}"))
+            ReadError::NotABundle(format!("it begins with a zstd frame {why}"))
         }
         ReadError::Unexpected { found, .. } => ReadError::NotABundle(format!("its first entry is {found}")),
         other => other,
