@@ -28,6 +28,10 @@ pub const INDEX_LIMIT: u64 = 64 << 20;
 /// The most bytes that all manifests of a bundle may have together; a reader holds them in memory.
 pub const MANIFESTS_LIMIT: u64 = 64 << 20;
 
+/// How often the images of a bundle may name a manifest, a config or a layer, all of them together: what many
+/// images share is counted for each of them.
+pub const NAMED_LIMIT: usize = 1 << 20;
+
 /// The name of the first entry.
 pub const OCI_LAYOUT: &str = "oci-layout";
 

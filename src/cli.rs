@@ -19,6 +19,10 @@ use crate::cli::exit::{Code, Failure};
 pub fn main(run: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCode {
     // What is written for others to serve must be readable for them, whatever the shell's mask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // A file that has many places is open at each of them. Where the limit cannot be raised, its error will say so.
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let most = rustix::process::Rlimit { current: files.maximum, ..files };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
     let code = run().unwrap_or_else(|failure| {
         for message in &failure.messages {
             // In one piece; a log that is gone or full has no reader, and the exit code still tells.

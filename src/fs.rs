@@ -35,25 +35,9 @@ pub fn open(path: &Path) -> Result<File, FsError> {
     File::open(path).map_err(FsError::at("open", path))
 }
 
-/// Creates a file for reading and writing, or empties the one that is there.
-pub fn create(path: &Path) -> Result<File, FsError> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(path)
-        .map_err(FsError::at("create", path))
-}
-
 /// Creates a folder and those above it.
 pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
     fs::create_dir_all(path).map_err(FsError::at("create folder", path))
-}
-
-/// Reads a whole file as text, or says where it is no UTF-8.
-pub fn read(path: &Path) -> Result<Vec<u8>, FsError> {
-    fs::read(path).map_err(FsError::at("read", path))
 }
 
 /// Removes a file; that it is not there is no error.

@@ -294,12 +294,6 @@ pub fn is_repository_name(text: &str) -> bool {
     text.len() <= MAX_NAME && repository_fault(text).is_none()
 }
 
-/// Whether `text` can be a tag: `[A-Za-z0-9_][A-Za-z0-9._-]{0,127}`.
-#[must_use]
-pub fn is_tag(text: &str) -> bool {
-    tag_fault(text).is_none()
-}
-
 /// Which repository of the site an image becomes: a repository name in which `{repository}` and, if wanted,
 /// `{host}` stand for those of the image. The default is `k8s/{host}/{repository}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -591,7 +585,7 @@ mod tests {
         for (text, expected) in
             [("v1.2_x-y", true), ("_", true), ("", false), (".", false), ("-a", false), ("a/b", false)]
         {
-            assert_eq!(is_tag(text), expected, "{text}");
+            assert_eq!(tag_fault(text).is_none(), expected, "{text}");
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -406,7 +405,7 @@ impl Feeder<'_> {
 /// Names what the damage of some blobs hits.
 fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
     const SHOWN: usize = 5;
-    let all = layout.owners();
+    let all = layout.owners(&blobs.iter().copied().collect());
     let mut seen = HashSet::new();
     let mut owners: Vec<String> = blobs
         .iter()
@@ -496,18 +495,23 @@ fn check_space(
     links: &MissingLinks,
     roots: &Roots,
 ) -> Result<(), UnpackError> {
+    let mut devices = BTreeMap::new();
     for staging in distinct(&roots.all) {
-        let (mut bytes, mut files) = (0, 0);
+        devices.entry(staging.device()?).or_insert(staging);
+    }
+    for (device, staging) in devices {
+        let here = |root: &Root| root.staging().device().is_ok_and(|other| other == device);
+        let (mut bytes, mut files) = (0_u64, 0);
+        let roots_here: Vec<bool> = roots.all.iter().map(here).collect();
         for (target, state) in targets.iter().zip(states) {
-            let here = Arc::ptr_eq(roots.all[target.root].staging(), staging);
-            if here && matches!(state, State::Missing | State::Wrong) {
-                bytes += target.blob.size.next_multiple_of(SMALL_FILE) + SMALL_FILE;
+            if roots_here[target.root] && matches!(state, State::Missing | State::Wrong) {
+                bytes = bytes.saturating_add(target.blob.size.next_multiple_of(SMALL_FILE) + SMALL_FILE);
                 files += 3; // with the folders of a blob
             }
         }
-        if roots.registry().is_some_and(|root| Arc::ptr_eq(root.staging(), staging)) {
+        if roots.registry().is_some_and(here) {
             let count = links.stages.iter().map(Vec::len).sum::<usize>() as u64;
-            bytes += count * SMALL_FILE;
+            bytes = bytes.saturating_add(count * SMALL_FILE);
             files += count * 2;
         }
         let (available, inodes) = staging.free()?;

@@ -1,6 +1,6 @@
 //! Verifying: reads a whole bundle, checks every blob, and names everything that is damaged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -158,7 +158,11 @@ impl Found {
     }
 
     fn damage(&self, entries: &[Entry], layout: &Layout) -> Vec<Damage> {
-        let owners = layout.owners();
+        let lost = self.unreadable.as_ref().map_or(entries.len(), |(first, ..)| *first)..entries.len();
+        let hit: HashSet<Digest> = (self.problems.keys().copied().chain(lost.clone()))
+            .filter_map(|number| entries[number].digest)
+            .collect();
+        let owners = if hit.is_empty() { HashMap::new() } else { layout.owners(&hit) };
         let damage = |number: usize, offsets: &BTreeSet<u64>, problem: &str| {
             let entry = &entries[number];
             Damage {
@@ -170,11 +174,11 @@ impl Found {
         };
         let mut all: Vec<_> = self
             .problems
-            .iter()
+            .range(..lost.start)
             .map(|(number, (offsets, problem))| damage(*number, offsets, problem))
             .collect();
-        if let Some((first, offset, why)) = &self.unreadable {
-            all.extend((*first..entries.len()).map(|number| damage(number, &[*offset].into(), why)));
+        if let Some((_, offset, why)) = &self.unreadable {
+            all.extend(lost.map(|number| damage(number, &[*offset].into(), why)));
         }
         all
     }

@@ -7,12 +7,17 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::bundle::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
-use crate::bundle::{BLOB_LIMIT, BLOCK, INDEX_JSON, MANIFESTS_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::{
+    BLOB_LIMIT, BLOCK, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded,
+};
 use crate::digest::Digest;
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError};
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 8;
+/// The most bytes that all blobs may have together: up to here a JSON number is exact (RFC 8259, section 6), and
+/// sums of sizes are far from overflowing.
+const SIZE_LIMIT: u64 = 1 << 53;
 
 /// A blob of the bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +79,12 @@ pub enum LayoutError {
     /// One blob, two sizes.
     #[error("`{0}` is said to have {1} bytes at one place and {2} bytes at another")]
     Sizes(Digest, u64, u64),
+    /// One document in two roles.
+    #[error("`{0}` is both the file set and a manifest of an image")]
+    Roles(Digest),
+    /// A size that no file has.
+    #[error("`{0}` is said to have {1} bytes: that is more than 2^53, or makes the bundle larger than that")]
+    Size(Digest, u64),
     /// More than a reader is ready to hold.
     #[error("it names {0}, more than the {1} that a bundle may have")]
     Limit(&'static str, u64),
@@ -90,7 +101,12 @@ pub struct Walk {
     visited: HashSet<(usize, Digest)>,
     sizes: HashMap<Digest, u64>,
     manifests: Vec<Blob>,
-    total: u64,
+    /// The bytes of the manifests so far.
+    manifest_bytes: u64,
+    /// The bytes of all blobs so far.
+    bytes: u64,
+    /// How often the images have named something so far.
+    named: usize,
     parsed: HashMap<Digest, Manifest>,
     files: Vec<IndexedFile>,
     members: Vec<Vec<Blob>>,
@@ -115,7 +131,9 @@ impl Walk {
             visited: HashSet::new(),
             sizes: HashMap::new(),
             manifests: Vec::new(),
-            total: 0,
+            manifest_bytes: 0,
+            bytes: 0,
+            named: 0,
             parsed: HashMap::new(),
             files: Vec::new(),
             members: vec![Vec::new(); index.images.len()],
@@ -140,15 +158,20 @@ impl Walk {
             if !self.visited.insert((image, wanted.blob.digest)) {
                 continue;
             }
-            if self.visited.len() > BLOB_LIMIT {
-                return Err(LayoutError::Limit("manifests in its images", BLOB_LIMIT as u64));
+            if self.index.files.is_some_and(|(files, _)| files == wanted.blob.digest) != wanted.file_set {
+                return Err(LayoutError::Roles(wanted.blob.digest));
             }
+            self.note_named(1)?;
             if let Some(members) = self.members.get_mut(image) {
                 members.push(wanted.blob);
             }
-            if self.parsed.contains_key(&wanted.blob.digest) && !wanted.file_set {
+            if self.parsed.contains_key(&wanted.blob.digest) {
                 self.descend(image, depth, wanted.blob.digest)?;
                 continue;
+            }
+            self.manifest_bytes += wanted.blob.size;
+            if self.manifest_bytes > MANIFESTS_LIMIT {
+                return Err(LayoutError::Limit("manifests of too many bytes", MANIFESTS_LIMIT));
             }
             self.pending = Some((image, depth, wanted.clone()));
             return Ok(Some(wanted));
@@ -218,6 +241,12 @@ impl Walk {
 
     /// Puts the children of an index on the stack, without those that the image leaves out.
     fn descend(&mut self, image: usize, depth: usize, digest: Digest) -> Result<(), LayoutError> {
+        let named = match self.parsed.get(&digest) {
+            Some(Manifest::Image { layers, .. }) => 1 + layers.len(),
+            Some(Manifest::Index(children)) => children.len(),
+            None => 0,
+        };
+        self.note_named(named)?;
         let Some(Manifest::Index(children)) = self.parsed.get(&digest) else { return Ok(()) };
         if depth + 1 >= DEPTH_LIMIT {
             return Err(LayoutError::Limit("nested indexes", DEPTH_LIMIT as u64));
@@ -236,24 +265,33 @@ impl Walk {
         if wanted.blob.size > MANIFEST_LIMIT && !wanted.file_set {
             return Err(LayoutError::Limit("a manifest of too many bytes", MANIFEST_LIMIT));
         }
-        if !self.sizes.contains_key(&wanted.blob.digest) {
-            self.total = self.total.saturating_add(wanted.blob.size);
-            if self.total > MANIFESTS_LIMIT {
-                return Err(LayoutError::Limit("manifests of too many bytes", MANIFESTS_LIMIT));
-            }
-        }
         self.note_size(wanted.blob)?;
         self.stack.push((image, depth, wanted));
         Ok(())
     }
 
     fn note_size(&mut self, blob: Blob) -> Result<(), LayoutError> {
-        let first = *self.sizes.entry(blob.digest).or_insert(blob.size);
-        if first != blob.size {
-            return Err(LayoutError::Sizes(blob.digest, first, blob.size));
+        match self.sizes.insert(blob.digest, blob.size) {
+            Some(first) if first != blob.size => {
+                return Err(LayoutError::Sizes(blob.digest, first, blob.size));
+            }
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        self.bytes = self.bytes.saturating_add(blob.size);
+        if self.bytes > SIZE_LIMIT {
+            return Err(LayoutError::Size(blob.digest, blob.size));
         }
         if self.sizes.len() > BLOB_LIMIT {
             return Err(LayoutError::Limit("blobs", BLOB_LIMIT as u64));
+        }
+        Ok(())
+    }
+
+    fn note_named(&mut self, count: usize) -> Result<(), LayoutError> {
+        self.named += count;
+        if self.named > NAMED_LIMIT {
+            return Err(LayoutError::Limit("manifests and blobs in its images", NAMED_LIMIT as u64));
         }
         Ok(())
     }
@@ -293,16 +331,18 @@ impl Layout {
         self.manifests.iter().chain(&self.blobs).map(|blob| blob.size).sum()
     }
 
-    /// For every blob, what it belongs to: references of images and paths of files, as a person knows them.
+    /// What each of `blobs` belongs to: references of images and paths of files, as a person knows them.
     #[must_use]
-    pub fn owners(&self) -> HashMap<Digest, Vec<String>> {
+    pub fn owners(&self, blobs: &HashSet<Digest>) -> HashMap<Digest, Vec<String>> {
         let mut owners: HashMap<Digest, Vec<String>> = HashMap::new();
         for image in &self.images {
             for blob in image.manifests.iter().chain(&self.blobs_of(image)) {
-                owners.entry(blob.digest).or_default().push(image.indexed.reference.to_string());
+                if blobs.contains(&blob.digest) {
+                    owners.entry(blob.digest).or_default().push(image.indexed.reference.to_string());
+                }
             }
         }
-        for file in &self.files {
+        for file in self.files.iter().filter(|file| blobs.contains(&file.digest)) {
             owners.entry(file.digest).or_default().push(file.path.to_string());
         }
         owners
@@ -429,6 +469,59 @@ mod tests {
         let layout = walk(images, &[&root, &amd64, &arm64]).unwrap();
         assert_eq!(layout.images.iter().map(|image| image.manifests.len()).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(layout.manifests.len(), 3);
+    }
+
+    #[test]
+    fn what_many_images_share_is_counted_for_each_of_them() {
+        let names: Vec<_> = (0..30_000).map(|number| number.to_string()).collect();
+        let amd64 = image(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let images = |count| {
+            (0..count).map(|tag| {
+                let image = indexed(&format!("quay.io/x:{tag}"), &amd64, &[]);
+                IndexedImage { media_type: OCI_MANIFEST.into(), ..image }
+            })
+        };
+        assert!(walk(images(30).collect(), &[&amd64]).is_ok());
+        let error = walk(images(40).collect(), &[&amd64]).unwrap_err();
+        assert!(matches!(error, LayoutError::Limit("manifests and blobs in its images", _)), "{error}");
+    }
+
+    #[test]
+    fn manifests_are_counted_where_they_are_read_also_when_they_were_named_as_layers_before() {
+        // Every manifest but the first is a layer of the one before it, so that its size is known early.
+        let mut documents: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..20 {
+            let layer = documents
+                .last()
+                .map_or(descriptor("layer", b"x", 1), |bytes| descriptor("layer", bytes, bytes.len() as u64));
+            let config = descriptor("config", b"config", 6);
+            let padding = " ".repeat(usize::try_from(MANIFEST_LIMIT).unwrap() - 1000);
+            documents.push(
+                format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]{padding}}}"#).into(),
+            );
+        }
+        documents.reverse();
+        let images = documents.iter().enumerate().map(|(tag, bytes)| IndexedImage {
+            media_type: OCI_MANIFEST.into(),
+            ..indexed(&format!("quay.io/x:{tag}"), bytes, &[])
+        });
+        let all: Vec<&[u8]> = documents.iter().map(Vec::as_slice).collect();
+        let error = walk(images.collect(), &all).unwrap_err();
+        assert!(matches!(error, LayoutError::Limit("manifests of too many bytes", _)), "{error}");
+    }
+
+    #[test]
+    fn sizes_that_no_disk_has_are_refused() {
+        let size = |size: u64| {
+            let config = descriptor("config", b"config", 6);
+            let layer = descriptor("layer", b"a", size);
+            format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#).into_bytes()
+        };
+        for (bytes, sound) in [(size(1 << 52), true), (size(1 << 53), false), (size(u64::MAX), false)] {
+            let image =
+                IndexedImage { media_type: OCI_MANIFEST.into(), ..indexed("quay.io/x:1", &bytes, &[]) };
+            assert_eq!(walk(vec![image], &[&bytes]).is_ok(), sound, "{}", String::from_utf8_lossy(&bytes));
+        }
     }
 
     #[test]

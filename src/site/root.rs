@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ pub struct Root {
     dir: Dir,
     path: PathBuf,
     staging: Arc<Staging>,
+    /// Held as long as the root is: the same storage can be reached as a part of a site and by itself.
+    _lock: Arc<fs::File>,
 }
 
 /// Where files stand until they are complete: in the same file system as their final place.
@@ -35,9 +37,12 @@ pub struct Staging {
     _lock: fs::File,
 }
 
-/// The staging folders that are in use. Their locks are why each is opened once, whatever the names it goes by.
+/// The staging folders and the locks that are in use: each is taken once, whatever the names it goes by.
 #[derive(Default)]
-pub struct Stagings(Vec<Arc<Staging>>);
+pub struct Stagings {
+    stagings: Vec<Arc<Staging>>,
+    locks: Vec<((u64, u64), Arc<fs::File>)>,
+}
 
 /// Why a root cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,32 +59,54 @@ impl Stagings {
     /// The staging folder of `base`, which is created if it is not there, and locked until the last user is gone.
     pub fn of(&mut self, base: &Path) -> Result<Arc<Staging>, RootError> {
         let path = base.join(STAGING);
-        create_dir_all(&path)?;
-        let identity = |path: &Path| {
-            let meta = fs::metadata(path).map_err(FsError::at("open", path))?;
-            Ok::<_, FsError>((meta.dev(), meta.ino()))
-        };
-        for staging in &self.0 {
+        create_dir_all(base)?;
+        // Nobody but the user who writes has to see what is not complete.
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(FsError::at("create folder", &path))?,
+        }
+        for staging in &self.stagings {
             if identity(&staging.path)? == identity(&path)? {
                 return Ok(staging.clone());
             }
         }
         let staging = Arc::new(Staging::open(base, path)?);
-        self.0.push(staging.clone());
+        self.stagings.push(staging.clone());
         Ok(staging)
+    }
+
+    /// The lock of a folder that is written to.
+    fn lock(&mut self, path: &Path) -> Result<Arc<fs::File>, RootError> {
+        let identity = identity(path)?;
+        if let Some((_, lock)) = self.locks.iter().find(|(other, _)| *other == identity) {
+            return Ok(lock.clone());
+        }
+        let lock = Arc::new(crate::fs::open(path)?);
+        take(&lock, path)?;
+        self.locks.push((identity, lock.clone()));
+        Ok(lock)
+    }
+}
+
+fn identity(path: &Path) -> Result<(u64, u64), FsError> {
+    let meta = fs::metadata(path).map_err(FsError::at("open", path))?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// Locks `file` or says that another process has. A file system that knows no locks is used without.
+fn take(file: &fs::File, what: &Path) -> Result<(), RootError> {
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => Err(RootError::Busy(what.to_owned())),
+        Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(()),
     }
 }
 
 impl Staging {
     fn open(base: &Path, path: PathBuf) -> Result<Self, RootError> {
         let lock_path = path.join(LOCK);
-        let options = || fs::File::options().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = options().map_err(FsError::at("create", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(RootError::Busy(base.to_owned())),
-            Err(fs::TryLockError::Error(error)) => return Err(FsError::at("lock", &lock_path)(error).into()),
-        }
+        let lock = fs::File::options().create(true).truncate(false).write(true).open(&lock_path);
+        let lock = lock.map_err(FsError::at("create", &lock_path))?;
+        take(&lock, base)?;
         let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(FsError::at("open", &path))?;
         let readable = crate::fs::open(&path)?;
         Ok(Self { dir, readable, path, _lock: lock })
@@ -130,6 +157,11 @@ impl Staging {
         self.path.join(name)
     }
 
+    /// The device that it lies on: stagings with the same one share their room.
+    pub fn device(&self) -> Result<u64, FsError> {
+        Ok(self.readable.metadata().map_err(FsError::at("open", &self.path))?.dev())
+    }
+
     /// Free room: bytes and, where the file system counts them, inodes.
     pub fn free(&self) -> Result<(u64, Option<u64>), FsError> {
         let stat = rustix::fs::fstatvfs(&self.readable)
@@ -145,11 +177,10 @@ impl Root {
     pub fn open(path: &Path, base: &Path, stagings: &mut Stagings) -> Result<Self, RootError> {
         let staging = stagings.of(base)?;
         create_dir_all(path)?;
-        let device =
-            |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(FsError::at("open", path));
-        let staging = if device(&staging.path)? == device(path)? { staging } else { stagings.of(path)? };
+        let staging = if mount(&staging.path)? == mount(path)? { staging } else { stagings.of(path)? };
+        let lock = stagings.lock(path)?;
         let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(FsError::at("open", path))?;
-        Ok(Self { dir, path: path.to_owned(), staging })
+        Ok(Self { dir, path: path.to_owned(), staging, _lock: lock })
     }
 
     /// Where files of this root are staged.
@@ -213,6 +244,15 @@ impl Root {
             .and_then(|()| gone(self.dir.remove_dir(parent)))
             .map_err(FsError::at("remove", self.path(file)))
     }
+}
+
+/// What a file can be renamed within: the device, and the mount where the kernel tells it (Linux 5.8), because one
+/// file system can be mounted at two places.
+fn mount(path: &Path) -> Result<(u64, Option<u64>), FsError> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    let id = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok();
+    let id = id.filter(|found| found.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|found| found.stx_mnt_id);
+    Ok((identity(path)?.0, id))
 }
 
 fn regular(file: io::Result<File>, path: impl FnOnce() -> PathBuf) -> Result<Option<File>, FsError> {

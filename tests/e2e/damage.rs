@@ -25,12 +25,12 @@ use crate::support::random_bytes;
 use crate::support::tree::Tree;
 
 /// What goes into a bundle, made without a network.
-struct Content {
+struct Content<'a> {
     images: Vec<(&'static str, Image)>,
-    files: Vec<(&'static str, Vec<u8>)>,
+    files: Vec<(&'a str, Vec<u8>)>,
 }
 
-impl Content {
+impl Content<'_> {
     /// Two images that share a layer and one file, in a few kilobytes.
     fn small() -> Self {
         let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
@@ -64,6 +64,11 @@ impl Content {
     }
 
     fn write(&self, target: &Path) {
+        self.write_with_room(target, 0);
+    }
+
+    /// Keeps `more` bytes of room for the head than are needed.
+    fn write_with_room(&self, target: &Path, more: u64) {
         let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
         blobs.insert(Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.to_vec());
         let mut index = Index::default();
@@ -97,7 +102,7 @@ impl Content {
             walk.supply(&blobs[&wanted.blob.digest]).unwrap();
         }
         let layout = walk.finish(json.len() as u64);
-        let room = head_room(json.len(), Some(files.len()));
+        let room = head_room(json.len(), Some(files.len())) + more;
         let mut writer = BundleWriter::begin_bundle(Claim::new(target).unwrap(), room, 3).unwrap();
         for (number, blob) in layout.manifests[1..].iter().chain(&layout.blobs).enumerate() {
             if number + 1 == layout.manifests.len() {
@@ -120,7 +125,7 @@ struct Sound {
 }
 
 impl Sound {
-    fn new(content: &Content) -> Self {
+    fn new(content: &Content<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("sound.tar.zst");
         content.write(&bundle);
@@ -270,6 +275,108 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
     let summary = finished.ok().json();
     assert!(summary["kept"].as_u64().unwrap() > 0, "{summary}");
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+}
+
+/// Flips a bit in the middle of `content`, which the bundle holds as it is.
+fn flip_in(bundle: &mut [u8], content: &[u8]) {
+    let middle = content.len() / 2;
+    let needle = &content[middle..middle + 64];
+    let place = bundle.windows(64).position(|window| window == needle).expect("it is stored as it is");
+    bundle[place] ^= 0x10;
+}
+
+fn largest(image: &Image) -> Vec<u8> {
+    image.parts().values().max_by_key(|bytes| bytes.len()).expect("it has layers").to_vec()
+}
+
+#[test]
+fn everything_that_is_damaged_is_named_at_once_and_all_the_rest_is_kept_for_the_next_run() {
+    let content = Content::large();
+    let sound = Sound::new(&content);
+    let mut bytes = sound.bytes.clone();
+    flip_in(&mut bytes, &largest(&content.images[0].1));
+    flip_in(&mut bytes, &content.files[0].1);
+    let bundle = sound.changed(&bytes);
+    let site = sound.path("hit");
+    let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
+    finished.failed(7, &["damaged in `quay.io/a/one:v1`, `dl.k8s.io/kubectl`:", "damage at byte"]);
+    nothing_wrong_is_visible(&sound, &site);
+    let repair = unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+    let summary = repair.ok().json();
+    assert_eq!(summary["written"], 2, "{summary}");
+    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+}
+
+#[test]
+fn damage_in_what_a_site_has_already_does_not_keep_it_from_being_repaired() {
+    let content = Content::large();
+    let sound = Sound::new(&content);
+    let site = sound.path("site");
+    fs::remove_file(site.join("files/k8s/dl.k8s.io/kubectl")).unwrap();
+    let mut bytes = sound.bytes.clone();
+    flip_in(&mut bytes, &largest(&content.images[2].1));
+    let bundle = sound.changed(&bytes);
+    unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of"]);
+    unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]).ok();
+    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+}
+
+#[test]
+fn damage_that_hits_no_content_is_told_and_does_no_harm() {
+    let sound = Sound::new(&Content::small());
+    let table = seek_table::read(&mut std::io::Cursor::new(&sound.bytes)).unwrap().unwrap();
+    let in_padding = table[0].compressed as usize + 8 + table[1].compressed as usize / 2;
+    // What the table says of the size of the last frame's content.
+    let in_table = sound.bytes.len() - 9 - 4;
+    for (what, place) in [("padding", in_padding), ("seek table", in_table)] {
+        let mut bytes = sound.bytes.clone();
+        bytes[place] ^= 1;
+        let bundle = sound.changed(&bytes);
+        for finished in
+            [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
+        {
+            let finished = finished.failed(7, &["1 of"]);
+            assert!(finished.stdout.contains("damaged: the end of the bundle"), "{what}: {finished:#?}");
+        }
+        sound.unpacks_right(&bundle, what);
+        let site = sound.path("piped");
+        unbundle_from(&bundle, ["unpack".as_ref(), "-".as_ref(), site.as_os_str()]).ok();
+        fs::remove_dir_all(site).unwrap();
+    }
+}
+
+#[test]
+fn one_blob_may_have_more_places_than_a_process_has_open_files_at_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bundle, site) = (folder.path().join("copies.tar.zst"), folder.path().join("site"));
+    let names: Vec<String> = (0..300).map(|number| format!("dl.k8s.io/{number}")).collect();
+    let files = names.iter().map(|name| (&**name, b"the same".to_vec())).collect();
+    Content { images: vec![], files }.write(&bundle);
+    let mut limited = std::process::Command::new("sh");
+    limited.args([
+        "-c",
+        r#"ulimit -S -n 64; exec "$0" "$@""#,
+        env!("CARGO_BIN_EXE_unbundle"),
+        "unpack",
+        "-q",
+    ]);
+    let output = limited.args([&bundle, &site]).output().expect("start a shell");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(names.iter().all(|name| fs::read(site.join("files/k8s").join(name)).unwrap() == b"the same"));
+}
+
+#[test]
+fn a_bundle_with_much_room_behind_its_head_reads_as_any_other() {
+    let content = Content::small();
+    let sound = Sound::new(&content);
+    let bundle = sound.path("roomy.tar.zst");
+    content.write_with_room(&bundle, 12 << 20);
+    for finished in
+        [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
+    {
+        finished.ok();
+    }
+    sound.unpacks_right(&bundle, "12 MiB of padding");
 }
 
 #[test]

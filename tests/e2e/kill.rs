@@ -617,6 +617,65 @@ fn ended(child: Child) -> Finished {
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
+/// A folder that is shown at another place, too. Unmounted when dropped. Needs root.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(folder: &Path, place: &Path) -> Self {
+        for folder in [folder, place] {
+            fs::create_dir_all(folder).expect("make a folder");
+        }
+        run(Command::new("mount").arg("--bind").args([folder, place]));
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status(); // a test that fails tells more
+    }
+}
+
+#[test]
+fn parts_of_a_site_may_be_mounts_of_one_file_system() {
+    let sample = small();
+    let folder = tempfile::tempdir().expect("make a folder");
+    let site = folder.path().join("site");
+    let _bound = Bound::new(&folder.path().join("data"), &site.join("registry"));
+    unbundle(sample.unpack(&site)).ok();
+    let difference = Tree::of(&site).difference(&sample.site);
+    let own = |line: &String| line.starts_with("registry/.unbundle");
+    assert!(difference.iter().all(own), "{difference:#?}");
+    assert_eq!(names(&site.join("registry/.unbundle")), ["lock"]);
+}
+
+#[test]
+fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
+    let sample = large();
+    let mount = Mount::new("size=30m");
+    let [files, registry] = ["files", "registry"].map(|name| text(&mount.path().join(name)));
+    let elsewhere = tempfile::tempdir().expect("make a folder");
+    let mut args = sample.unpack(elsewhere.path());
+    args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
+    // Either part fits; both of them do not.
+    unbundle(&args).failed(10, &["free and", "is needed: nothing was written"]);
+    mount.remount("size=60m");
+    unbundle(&args).ok();
+}
+
+#[test]
+fn the_storage_of_a_site_is_locked_by_whatever_name_it_is_reached() {
+    let sample = small();
+    let folder = tempfile::tempdir().expect("make a folder");
+    let site = folder.path().join("site");
+    unbundle(sample.unpack(&site)).ok();
+    let lock = fs::File::open(site.join("registry")).expect("open the storage");
+    lock.lock().expect("lock it");
+    unbundle(sample.unpack(&site)).failed(9, &["another `unbundle`", "registry"]);
+    drop(lock);
+    unbundle(sample.unpack(&site)).ok();
+}
+
 #[test]
 fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
     let sample = large();
