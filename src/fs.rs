@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// A file call that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} `{}`", path.display())]
+#[error("cannot {action} `{}`{}", path.display(), self.advice())]
 pub struct FsError {
     /// What was tried, as a verb: `create`, `write`, `sync`, …
     pub action: &'static str,
@@ -23,6 +23,24 @@ impl FsError {
         move |source| Self { action, path: path.as_ref().to_owned(), source }
     }
 
+    /// What to do about it, where that is not plain from what the operating system says.
+    fn advice(&self) -> &'static str {
+        match self.source.kind() {
+            io::ErrorKind::IsADirectory | io::ErrorKind::DirectoryNotEmpty => {
+                " (a folder stands where a file belongs: move it away)"
+            }
+            // `AlreadyExists`: files are created over what is there, so it can only be a folder that is not.
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                " (a file stands where a folder belongs: move it away)"
+            }
+            io::ErrorKind::CrossesDevices => {
+                " (it is another file system: name its folder with `--files` or `--registry`)"
+            }
+            io::ErrorKind::InvalidFilename => " (the file system takes no such name: use another one)",
+            _ => "",
+        }
+    }
+
     /// Whether the file system (or the user's quota) is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -33,6 +51,18 @@ impl FsError {
 /// Opens a file for reading.
 pub fn open(path: &Path) -> Result<File, FsError> {
     File::open(path).map_err(FsError::at("open", path))
+}
+
+/// Reads a whole file of at most `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
+    use io::Read as _;
+    let mut bytes = Vec::new();
+    let file = open(path)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(FsError::at("read", path))?;
+    if bytes.len() as u64 > limit {
+        return Err(FsError::at("read", path)(io::ErrorKind::FileTooLarge.into()));
+    }
+    Ok(bytes)
 }
 
 /// Creates a folder and those above it.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
+use crate::bundle::index::{About, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk};
 use crate::bundle::writer::{BundleWriter, Claim, Head, head_room, partial_path};
 use crate::digest::Digest;
@@ -31,6 +31,8 @@ pub struct Options {
     pub level: i32,
     /// Where things are fetched from.
     pub upstream: Upstream,
+    /// What the bundle is to say of itself.
+    pub about: About,
 }
 
 /// What was packed.
@@ -78,7 +80,7 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
     let http = Http::new(options.upstream.tries);
     let resolved =
         resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
-    let mut plan = Plan::new(resolved)?;
+    let mut plan = Plan::new(resolved, options.about.clone())?;
     let mut writer = BundleWriter::begin_bundle(claim, plan.head_room(), options.level)?;
 
     let bytes = Some(plan.layout.total_size());
@@ -118,6 +120,7 @@ impl Drop for RemovePartial<'_> {
 
 /// What will be written, in the order of the bundle.
 struct Plan {
+    about: About,
     /// The order; for files that no list pins with a stand-in for the digest that nobody knows yet.
     layout: Layout,
     manifests: HashMap<Digest, Vec<u8>>,
@@ -129,7 +132,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(resolved: Resolved) -> Result<Self, LayoutError> {
+    fn new(resolved: Resolved, about: About) -> Result<Self, LayoutError> {
         let Resolved { images, files: remote_files, mut manifests } = resolved;
         let mut unpinned = HashMap::new();
         let mut files = FileSet::default();
@@ -198,7 +201,7 @@ impl Plan {
                 manifests.insert(blob.digest, EMPTY_CONFIG.to_vec());
             }
         }
-        Ok(Self { layout, manifests, files, tasks, unpinned })
+        Ok(Self { about, layout, manifests, files, tasks, unpinned })
     }
 
     /// The room for the head, whatever sizes the files will turn out to have.
@@ -269,7 +272,7 @@ impl Plan {
 
     fn index(&self) -> Index {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
-        Index { files: None, images }
+        Index { files: None, images, about: self.about.clone() }
     }
 
     /// The head, when all digests are known.
@@ -304,7 +307,7 @@ fn layout(
     manifests: &HashMap<Digest, Vec<u8>>,
 ) -> Result<Layout, LayoutError> {
     let file_set = files.to_json();
-    let mut index = Index { files: None, images: images.to_vec() };
+    let mut index = Index { images: images.to_vec(), ..Index::default() };
     if !files.files.is_empty() {
         index.files = Some((Digest::of(&file_set), file_set.len() as u64));
     }

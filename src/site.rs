@@ -2,5 +2,6 @@
 
 pub mod check;
 pub mod commit;
+pub mod record;
 pub mod root;
 pub mod storage;

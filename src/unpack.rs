@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,8 @@ use crate::path::RelPath;
 use crate::reference::RepositoryTemplate;
 use crate::site::check::{State, Target, check, is_readable};
 use crate::site::commit::{CommitError, Committer, StagedFiles, distinct};
-use crate::site::root::{Root, RootError, Stagings};
+use crate::site::record::Record;
+use crate::site::root::{Root, RootError, Staging, Stagings};
 use crate::site::storage::{FENCE, Links, NamesError, blob_path};
 
 /// What a small file costs on the disk, with its folder.
@@ -178,8 +180,27 @@ pub fn unpack(
     if !summary.is_unchanged() {
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
+    record(&contents, options, &roots)?;
     summary.time = start.elapsed();
     Ok(summary)
+}
+
+/// Notes what the site holds now. A record that cannot be read is no reason to keep what is right from being served:
+/// it is begun anew.
+fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), FsError> {
+    let place = |elsewhere: Option<&PathBuf>, name: &str| match elsewhere {
+        Some(path) => std::path::absolute(path).map_err(FsError::at("find", path)),
+        None => Ok(name.into()),
+    };
+    let fresh =
+        Record::new(place(options.files.as_ref(), "files")?, place(options.registry.as_ref(), "registry")?);
+    let mut record = match Record::read(&options.site) {
+        Ok(known) if known.has_places_of(&fresh) => known,
+        _ => fresh,
+    };
+    record.add(contents, &options.templates, &options.site);
+    record.write(&options.site, &roots.site.path("record"))?;
+    Ok(())
 }
 
 /// The folders that are written to.
@@ -189,12 +210,15 @@ struct Roots {
     /// is not made.
     files: Option<usize>,
     registry: Option<usize>,
+    /// The staging folder of the site itself: its lock, and the record before it has its place.
+    site: Arc<Staging>,
 }
 
 impl Roots {
     fn open(options: &Options, layout: &Layout) -> Result<Self, UnpackError> {
-        let mut roots = Self { all: Vec::new(), files: None, registry: None };
         let mut stagings = Stagings::default();
+        let site = stagings.of(&options.site)?;
+        let mut roots = Self { all: Vec::new(), files: None, registry: None, site };
         if !layout.files.is_empty() {
             roots.files = Some(roots.add(options, options.files.as_deref(), "files", &mut stagings)?);
         }

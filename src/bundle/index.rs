@@ -20,6 +20,7 @@ const FILE_MEDIA_TYPE: &str = "application/octet-stream";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const TITLE: &str = "org.opencontainers.image.title";
+const CREATED: &str = "org.opencontainers.image.created";
 const ANNOTATION_FORMAT: &str = "dev.airbundle.format";
 const ANNOTATION_REQUIRES: &str = "dev.airbundle.requires";
 const ANNOTATION_ENCODING: &str = "dev.airbundle.encoding";
@@ -33,6 +34,17 @@ pub struct Index {
     pub files: Option<(Digest, u64)>,
     /// The images, sorted by reference.
     pub images: Vec<IndexedImage>,
+    /// What the bundle says of itself.
+    pub about: About,
+}
+
+/// What a bundle says of itself, for people: nothing depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// A title, such as `Kubespray v2.25.0`.
+    pub title: Option<String>,
+    /// When it was packed (RFC 3339). Only where whoever packs says so: the same input makes the same bundle.
+    pub created: Option<String>,
 }
 
 /// One image of a bundle.
@@ -138,6 +150,10 @@ impl Index {
             annotations: BTreeMap::new(),
         });
         let images = self.images.iter().map(IndexedImage::entry);
+        let format = Some(format!("{}.{}", FORMAT.0, FORMAT.1));
+        let About { title, created } = self.about.clone();
+        let annotations = [(ANNOTATION_FORMAT, format), (TITLE, title), (CREATED, created)];
+        let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&Document {
             schema_version: 2,
             media_type: OCI_INDEX.into(),
@@ -145,7 +161,7 @@ impl Index {
             config: None,
             layers: None,
             manifests: Some(files.into_iter().chain(images).collect()),
-            annotations: [(ANNOTATION_FORMAT.to_owned(), format!("{}.{}", FORMAT.0, FORMAT.1))].into(),
+            annotations: annotations.collect(),
         })
     }
 
@@ -165,7 +181,11 @@ impl Index {
             return Err(IndexError::Requires(feature.to_owned()));
         }
         let document: Document = serde_json::from_slice(bytes)?;
-        let mut index = Self::default();
+        let about = About {
+            title: document.annotations.get(TITLE).cloned(),
+            created: document.annotations.get(CREATED).cloned(),
+        };
+        let mut index = Self { about, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
             let refuse = |why: &str| IndexError::Entry(number, why.to_owned());
@@ -312,6 +332,10 @@ mod tests {
                 size: 12,
                 omitted: [Digest::of(b"a"), Digest::of(b"b")].into(),
             }],
+            about: About {
+                title: Some("Kubespray v2.25.0".into()),
+                created: Some("2026-11-23T20:00:00Z".into()),
+            },
         }
     }
 

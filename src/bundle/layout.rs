@@ -4,14 +4,14 @@
 //! it, so a tar header can tell a reader nothing that the hashed documents have not told it before, and the
 //! place of every blob is known without looking for it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
 use crate::bundle::{
     BLOB_LIMIT, BLOCK, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded,
 };
 use crate::digest::Digest;
-use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError};
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 8;
@@ -325,6 +325,44 @@ impl Layout {
         blobs
     }
 
+    /// The platforms of which the bundle holds `image`; none for an artifact. `config` reads a config: nothing else
+    /// says what platform an image without an index is for.
+    #[must_use]
+    pub fn platforms(&self, image: &Image, config: impl Fn(Digest) -> Option<Vec<u8>>) -> Vec<String> {
+        let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
+        let mut platforms = BTreeSet::new();
+        for manifest in &image.manifests {
+            match self.parsed.get(&manifest.digest) {
+                Some(Manifest::Index(children)) => {
+                    let children = children.iter().filter(|child| held.contains(&child.digest));
+                    let known = children.filter_map(|child| child.platform.as_ref());
+                    platforms
+                        .extend(known.filter(|platform| platform.os != "unknown").map(ToString::to_string));
+                }
+                Some(Manifest::Image { config: of, .. }) if manifest.digest == image.indexed.digest => {
+                    let bytes = config(of.digest).unwrap_or_default();
+                    platforms
+                        .extend(config_platform(&of.media_type, &bytes).map(|platform| platform.to_string()));
+                }
+                _ => {}
+            }
+        }
+        platforms.into_iter().collect()
+    }
+
+    /// The media types of the manifests of `image`.
+    #[must_use]
+    pub fn media_types(&self, image: &Image) -> HashMap<Digest, String> {
+        let mut types: HashMap<Digest, String> =
+            [(image.indexed.digest, image.indexed.media_type.clone())].into();
+        for manifest in &image.manifests {
+            if let Some(Manifest::Index(children)) = self.parsed.get(&manifest.digest) {
+                types.extend(children.iter().map(|child| (child.digest, child.media_type.clone())));
+            }
+        }
+        types
+    }
+
     /// The bytes of all blobs, manifests included.
     #[must_use]
     pub fn total_size(&self) -> u64 {
@@ -437,7 +475,7 @@ mod tests {
     }
 
     fn walk(images: Vec<IndexedImage>, documents: &[&[u8]]) -> Result<Layout, LayoutError> {
-        let mut walk = Walk::new(Index { files: None, images })?;
+        let mut walk = Walk::new(Index { images, ..Index::default() })?;
         while let Some(wanted) = walk.next_manifest()? {
             walk.supply(
                 documents.iter().find(|bytes| Digest::of(bytes) == wanted.blob.digest).expect("known"),

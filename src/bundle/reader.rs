@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use crate::bundle::frame::{
     self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT,
 };
-use crate::bundle::index::{Index, IndexError};
+use crate::bundle::index::{About, Index, IndexError};
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, blob_name, tar_header};
 use crate::bundle::seek_table::{self, Entry};
 use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
@@ -73,6 +73,8 @@ pub enum ReadError {
 pub struct Contents {
     /// The digest of `index.json`: the identity of the bundle.
     pub identity: Digest,
+    /// What the bundle says of itself.
+    pub about: About,
     /// Everything in the bundle, in its order.
     pub layout: Layout,
     /// The bytes of all manifests.
@@ -183,7 +185,9 @@ impl BundleReader {
         let index = self.index_document()?;
         let identity = Digest::of(&index);
         let mut manifests = HashMap::new();
-        let mut walk = Walk::new(Index::parse(&index)?)?;
+        let parsed = Index::parse(&index)?;
+        let about = parsed.about.clone();
+        let mut walk = Walk::new(parsed)?;
         while let Some(wanted) = walk.next_manifest()? {
             let blob = wanted.blob;
             let bytes = self.document(&blob_name(blob.digest), blob.size)?;
@@ -193,7 +197,7 @@ impl BundleReader {
             walk.supply(&bytes)?;
             manifests.insert(blob.digest, bytes);
         }
-        Ok(Contents { identity, layout: walk.finish(index.len() as u64), manifests })
+        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64), manifests })
     }
 
     /// Reads the entry of `blob`, which must be the next one, and gives its content to `take` piece by piece.

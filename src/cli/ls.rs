@@ -13,7 +13,7 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::{json, open_bundle, print};
 use crate::digest::Digest;
 use crate::event::human_bytes;
-use crate::manifest::{MANIFEST_LIMIT, Manifest, config_platform};
+use crate::manifest::{MANIFEST_LIMIT, Manifest};
 
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
@@ -30,6 +30,10 @@ pub struct Ls {
 #[serde(rename_all = "camelCase")]
 struct Listing {
     identity: Digest,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<String>,
     images: Vec<ListedImage>,
     files: Vec<ListedFile>,
 }
@@ -74,7 +78,7 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
             reference: image.indexed.reference.to_string(),
             digest: image.indexed.digest,
             media_type: image.indexed.media_type.clone(),
-            platforms: platforms(image, layout, &configs),
+            platforms: layout.platforms(image, |digest| configs.get(&digest).cloned()),
             size: all.map(|blob| blob.size).sum(),
         }
     });
@@ -84,7 +88,13 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
         size: file.size,
         digest: file.digest,
     });
-    Ok(Listing { identity: contents.identity, images: images.collect(), files: files.collect() })
+    Ok(Listing {
+        identity: contents.identity,
+        title: contents.about.title.clone(),
+        created: contents.about.created.clone(),
+        images: images.collect(),
+        files: files.collect(),
+    })
 }
 
 /// The configs of images without an index: nothing else says what platform they are for.
@@ -116,27 +126,6 @@ fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest,
         }
     }
     Ok(configs)
-}
-
-fn platforms(image: &Image, layout: &Layout, configs: &HashMap<Digest, Vec<u8>>) -> Vec<String> {
-    let held: BTreeSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
-    let mut platforms = BTreeSet::new();
-    for manifest in &image.manifests {
-        match layout.parsed.get(&manifest.digest) {
-            Some(Manifest::Index(children)) => {
-                let children = children.iter().filter(|child| held.contains(&child.digest));
-                let known = children.filter_map(|child| child.platform.as_ref());
-                platforms.extend(known.filter(|platform| platform.os != "unknown").map(ToString::to_string));
-            }
-            Some(Manifest::Image { config, .. }) if manifest.digest == image.indexed.digest => {
-                let bytes = configs.get(&config.digest).map_or(&[][..], Vec::as_slice);
-                platforms
-                    .extend(config_platform(&config.media_type, bytes).map(|platform| platform.to_string()));
-            }
-            _ => {}
-        }
-    }
-    platforms.into_iter().collect()
 }
 
 fn text(listing: &Listing) -> String {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use reqwest::Url;
 
+use crate::bundle::index::About;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::cli::{chain, print, summary_json};
@@ -43,6 +44,9 @@ pub struct Pack {
     /// Fetch what is on HOST, files and images alike, from URL instead; a path in URL comes before theirs
     #[arg(long, value_name = "HOST=URL", value_parser = parse_mirror)]
     mirror: Vec<(String, Url)>,
+    /// Call the bundle this, for people: shown by `ls` and on the site's page
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
     #[command(flatten)]
     out: Output,
 }
@@ -64,7 +68,8 @@ impl Pack {
             tries: self.retries.saturating_add(1),
         };
         let (output, platforms, level) = (self.output, self.platform, self.level);
-        let options = Options { output, platforms, level, upstream };
+        let about = About { title: self.title, created: created()? };
+        let options = Options { output, platforms, level, upstream, about };
         let reporter = self.out.reporter();
         let result = pack(lists, &options, &*reporter);
         drop(reporter);
@@ -72,6 +77,24 @@ impl Pack {
         print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
         Ok(Code::Success)
     }
+}
+
+/// When the bundle is said to be packed: at `SOURCE_DATE_EPOCH` (reproducible-builds.org), in seconds since 1970, as
+/// the clock would make other bytes of the same input.
+fn created() -> Result<Option<String>, Failure> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    let time = seconds.and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let time = time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok());
+    let wrong = || {
+        Failure::new(
+            Code::Usage,
+            format!("`SOURCE_DATE_EPOCH` is `{}`: expected seconds since 1970", text.display()),
+        )
+    };
+    time.map(Some).ok_or_else(wrong)
 }
 
 fn text(summary: &Summary, options: &Options) -> String {

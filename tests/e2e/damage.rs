@@ -510,7 +510,7 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
         }],
     };
     let manifest = files.to_json();
-    let index = Index { files: Some((Digest::of(&manifest), manifest.len() as u64)), images: vec![] };
+    let index = Index { files: Some((Digest::of(&manifest), manifest.len() as u64)), ..Index::default() };
     let head = || {
         vec![
             file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
