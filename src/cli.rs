@@ -5,6 +5,7 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod site;
 pub mod unpack;
 pub mod verify;
 

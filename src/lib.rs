@@ -4,6 +4,7 @@
 
 pub mod bundle;
 pub mod cli;
+pub mod conf;
 pub mod digest;
 pub mod event;
 #[cfg(feature = "net")]

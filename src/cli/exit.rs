@@ -29,6 +29,8 @@ pub enum Code {
     Busy = 9,
     /// There is not enough room; nothing was written.
     Space = 10,
+    /// The site cannot be served: its certificate, an engine, a port.
+    Serve = 11,
 }
 
 /// Why a program ends with another code than success.

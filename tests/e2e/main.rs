@@ -14,3 +14,4 @@ mod fetch;
 mod kill;
 mod secure;
 mod serve;
+mod site;
