@@ -206,8 +206,10 @@ impl<'a> Known<'a> {
         };
         let mut text = String::new();
         for release in RELEASES.iter().filter(|release| release.version == best.version) {
-            // Most images are for both architectures; what tells them apart is files.
-            if !entries(release.files).any(|url| self.has(url)) {
+            // Images are for several architectures, and some files for all: the others tell them apart.
+            let others = RELEASES.iter().filter(|other| other.architecture != release.architecture);
+            let common: BTreeSet<&str> = others.flat_map(|other| entries(other.files)).collect();
+            if !entries(release.files).any(|url| !common.contains(url) && self.has(url)) {
                 continue;
             }
             let (version, architecture) = (release.version, release.architecture);

@@ -87,6 +87,8 @@ for place in /etc /usr/local/share/ca-certificates; do
     mount --bind "$HOST_COPY$place" "$place"
 done
 mount -t tmpfs tmpfs /run
+export HOME="$HOST_COPY/root"
+mkdir -p "$HOME"
 mkdir /run/lock
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 engine() {
@@ -133,8 +135,9 @@ for reference in registry.k8s.io/pause:3.9 quay.io/coreos/etcd:v3.5.12 docker.io
     skopeo copy -q --all --preserve-digests "docker://$NAME/k8s/${reference%:*}@$digest" "dir:$HOST_COPY/pulled"
     podman pull -q "$NAME/k8s/$reference"
     podman pull -q "$NAME/k8s/${reference%:*}@$digest"
-    docker pull -q "$NAME/k8s/$reference"
-    docker pull -q "$NAME/k8s/${reference%:*}@$digest"
+    # Layers in zstd, which Docker 20.10 does not know.
+    [ "${reference%%/*}" = ghcr.io ] || docker pull -q "$NAME/k8s/$reference"
+    [ "${reference%%/*}" = ghcr.io ] || docker pull -q "$NAME/k8s/${reference%:*}@$digest"
     # As a mirror, by its real name: what a node of Kubernetes does.
     ctr --address /run/docker/containerd/containerd.sock -n k8s.io images pull --hosts-dir /etc/containerd/certs.d \
         --snapshotter native $CTR "$reference"
