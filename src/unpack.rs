@@ -28,6 +28,10 @@ const SMALL_FILE: u64 = 8 << 10;
 /// How many link files are staged before they are moved.
 const LINK_BATCH: usize = 1024;
 
+/// How to go on from here, for the people at the site: it is there when nothing else is.
+const GUIDE: &str = "README.md";
+const GUIDE_TEXT: &[u8] = include_bytes!("../docs/site.md");
+
 /// Where the parts of a bundle go.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -181,6 +185,7 @@ pub fn unpack(
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
     record(&contents, options, &roots)?;
+    guide(&options.site)?;
     summary.time = start.elapsed();
     Ok(summary)
 }
@@ -201,6 +206,16 @@ fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), F
     record.add(contents, &options.templates, &options.site);
     record.write(&options.site, &roots.site.path("record"))?;
     Ok(())
+}
+
+/// Puts the guide for the people at the site beside it, unless one is there: it is theirs to write into.
+fn guide(site: &Path) -> Result<(), FsError> {
+    use std::io::Write as _;
+    let path = site.join(GUIDE);
+    match std::fs::File::create_new(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        file => file.and_then(|mut file| file.write_all(GUIDE_TEXT)).map_err(FsError::at("create", &path)),
+    }
 }
 
 /// The folders that are written to.
