@@ -12,5 +12,6 @@ mod damage;
 mod docs;
 mod fetch;
 mod kill;
+mod second_reader;
 mod secure;
 mod serve;
