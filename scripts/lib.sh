@@ -1,8 +1,12 @@
-# What scripts/test and scripts/demo have in common: to have at hand what they need. To be sourced by bash.
+# What the other scripts have in common: to say what they do, and to have at hand what they need. To be sourced by bash,
+# in the folder of the project.
 # shellcheck shell=bash
+# shellcheck disable=SC2034 # who sources it uses the lists
 
-# The servers and clients that the tests and the demo run.
-servers_and_clients=(apache2-utils containerd curl docker-registry docker.io nginx openssl podman skopeo strace zstd)
+# What the tests, the demo and the benchmark run: servers, clients and tools.
+servers_and_clients=(
+    apache2-utils containerd curl docker-registry docker.io nginx openssl podman python3 skopeo strace zstd
+)
 # What building needs besides Rust.
 build_tools=(build-essential ca-certificates pkg-config)
 

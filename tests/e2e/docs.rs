@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use airbundle::bundle::frame::SKIPPABLE_LIMIT;
 use airbundle::bundle::index::{FileSet, Index};
-use airbundle::bundle::{FORMAT, OCI_LAYOUT_CONTENT};
+use airbundle::bundle::layout::tar_header;
+use airbundle::bundle::{
+    BLOB_LIMIT, FORMAT, FRAME_SIZE, INDEX_LIMIT, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
+};
 use airbundle::cli::exit::Code;
+use airbundle::manifest::MANIFEST_LIMIT;
 
 use crate::program::{airbundle, unbundle};
 
@@ -40,6 +45,44 @@ fn every_json_example_of_the_format_is_read_and_written_as_it_stands_there() {
 #[test]
 fn the_format_page_is_of_the_version_that_is_written() {
     assert!(FORMAT_PAGE.starts_with(&format!("# The bundle format, version {}.{}\n", FORMAT.0, FORMAT.1)));
+}
+
+#[test]
+fn the_tar_header_on_the_format_page_is_the_one_that_is_written() {
+    let blocks = blocks(FORMAT_PAGE, "text");
+    let dump = blocks.iter().find(|block| block.contains("6f 63 69")).unwrap();
+    let mut header = [0; 512];
+    for line in dump.lines() {
+        let at: usize = line[..3].trim().parse().unwrap();
+        for (byte, digits) in header[at..].iter_mut().zip(line[5..52].split(' ')) {
+            *byte = u8::from_str_radix(digits, 16).unwrap();
+        }
+    }
+    assert_eq!(header, tar_header(OCI_LAYOUT, OCI_LAYOUT_CONTENT.len() as u64));
+}
+
+#[test]
+fn the_limits_on_the_format_page_are_those_of_the_program() {
+    let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
+    for (what, limit) in [
+        ("content of a frame", mebibytes(FRAME_SIZE as u64)),
+        ("payload of a skippable frame", mebibytes(SKIPPABLE_LIMIT.into())),
+        ("`index.json`", mebibytes(INDEX_LIMIT)),
+        ("the manifest or index of an image", mebibytes(MANIFEST_LIMIT)),
+        ("all manifests together", mebibytes(MANIFESTS_LIMIT)),
+        ("digests", thousands(BLOB_LIMIT)),
+        ("what images name", thousands(NAMED_LIMIT)),
+        ("frames before the seek table", thousands((SKIPPABLE_LIMIT as usize - 9) / 8)),
+    ] {
+        assert!(FORMAT_PAGE.contains(&format!("\n| {what} | {limit} |")), "{what}: {limit}");
+    }
+}
+
+/// A number with a comma before every three digits.
+fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap());
+    groups.collect::<Vec<_>>().join(",")
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod damage;
 mod docs;
 mod fetch;
 mod kill;
+mod second_reader;
 mod secure;
 mod serve;
 mod site;

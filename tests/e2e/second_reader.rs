@@ -1,0 +1,87 @@
+//! bundle-format.md is enough to read a bundle: a reader that was written from it alone, in another language, finds what
+//! `unbundle` finds, and nothing that contradicts the page.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use airbundle::bundle::reader::BundleReader;
+use serde_json::{Value, json};
+
+use crate::program::unbundle;
+use crate::serve::{folder, world};
+
+const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/second-reader.py");
+
+/// What the second reader says of a bundle; its message if it refuses it.
+fn second_reader(bundle: &Path) -> Result<Value, String> {
+    let output = Command::new("python3").arg(READER).arg(bundle).output().expect("start python3");
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!message.contains("Traceback"), "{message}");
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).expect("it prints JSON"))
+    } else {
+        Err(message)
+    }
+}
+
+/// The second reader and `unbundle` see the same in a bundle.
+#[track_caller]
+fn agree(bundle: &Path) {
+    let second = second_reader(bundle).expect("what airbundle packs is as the page says");
+    let listed = unbundle(["ls".as_ref(), "--json".as_ref(), bundle.as_os_str()]).ok().json();
+    let contents = BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("it is sound");
+    let layout = &contents.layout;
+
+    assert_eq!(second["identity"], listed["identity"]);
+    let images = listed["images"].as_array().expect("a list").iter().zip(&layout.images);
+    let images = images.map(|(image, known)| {
+        let [reference, digest, media_type, size] =
+            ["reference", "digest", "mediaType", "size"].map(|name| image[name].clone());
+        let omitted: Vec<_> = known.indexed.omitted.iter().map(ToString::to_string).collect();
+        json!({"reference": reference, "digest": digest, "mediaType": media_type, "omitted": omitted, "size": size})
+    });
+    assert_eq!(second["images"], images.collect::<Value>());
+    let files = listed["files"].as_array().expect("a list").iter().map(|file| {
+        let sha256 = file["digest"].as_str().and_then(|digest| digest.strip_prefix("sha256:"));
+        json!({"path": file["path"], "sha256": sha256, "size": file["size"], "url": file["url"]})
+    });
+    assert_eq!(second["files"], files.collect::<Value>());
+    let blobs = layout.manifests.iter().chain(&layout.blobs).map(|blob| blob.digest.to_string());
+    assert_eq!(second["blobs"], blobs.map(Value::from).collect::<Value>());
+}
+
+#[test]
+fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
+    let world = world();
+    agree(&world.bundle);
+    let folder = folder();
+    let etcd = world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("it is there");
+    for (lines, options) in [
+        // Platforms that are left out, also of an index in an index, and a large file that no list pins.
+        (
+            vec!["registry.k8s.io/pause:3.9", "quay.io/metallb/controller:v0.13.9", etcd.url.as_str()],
+            vec!["--platform", "linux/arm64", "--title", "Some \"title\" \\ ü"],
+        ),
+        (vec!["registry.k8s.io/pause:3.9"], vec!["--level", "19"]),
+        (vec![etcd.url.as_str()], vec![]),
+    ] {
+        agree(&world.pack_lines(folder.path(), &lines, &options));
+    }
+}
+
+#[test]
+fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
+    let world = world();
+    let folder = folder();
+    let lines = ["registry.k8s.io/pause:3.9", "https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz"];
+    let bundle = world.pack_lines(folder.path(), &lines, &["--platform", "linux/arm/v7"]);
+    let sound = fs::read(&bundle).expect("read the bundle");
+    for number in (0..sound.len()).step_by(sound.len() / 50) {
+        let mut bytes = sound.clone();
+        bytes[number] ^= 1 << (number % 8);
+        fs::write(&bundle, bytes).expect("write the bundle");
+        let message = second_reader(&bundle).expect_err(&format!("bit {} of byte {number}", number % 8));
+        assert!(!message.is_empty(), "bit {} of byte {number}", number % 8);
+    }
+}
