@@ -151,13 +151,21 @@ answers() {
     esac
 }
 
+# Whether anything listens on a port: curl ends with 7 where nothing does.
 is_taken() {
-    [ "$(ask "http://127.0.0.1:$1/")" != 000 ] && [ -n "$(ask "http://127.0.0.1:$1/")" ] && has curl
+    has curl || return 1
+    curl --silent --max-time 3 --noproxy '*' --output /dev/null "http://127.0.0.1:$1/" && return 0
+    [ $? != 7 ]
 }
 
 runs() {
     case $engine in
-    compose) [ -n "$(compose ps -q 2>/dev/null)" ] ;;
+    compose)
+        for container in $(compose ps -q 2>/dev/null); do
+            [ "$(docker inspect -f '{{.State.Running}}' "$container" 2>/dev/null)" != true ] || return 0
+        done
+        return 1
+        ;;
     docker | podman) [ "$("$engine" inspect -f '{{.State.Running}}' "airbundle-$files_port" 2>/dev/null)" = true ] ;;
     nginx) [ -s "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null ;;
     esac
@@ -178,6 +186,9 @@ wait_until_both_answer() {
     page=$(ask "$scheme://127.0.0.1:$files_port/")
     if [ "$page" = 403 ]; then
         echo "site: the files answer 403: the user of nginx cannot read $files; every folder above it needs \`chmod o+x\`" >&2
+        if has getenforce && [ "$(getenforce)" = Enforcing ]; then
+            echo "site: or SELinux does not let it: chcon -R -t httpd_sys_content_t $files $registry $conf" >&2
+        fi
     fi
 }
 
@@ -211,16 +222,15 @@ start() {
     case $engine in
     compose)
         load docker
+        runs && again=yes
         compose up --detach || fail 'compose could not start the site: see above'
+        # What is mounted may have changed without compose noticing.
+        [ -z "${again:-}" ] || compose restart || fail 'compose could not restart the site: see above'
         ;;
     docker | podman)
         load "$engine"
-        if runs; then
-            :
-        else
-            "$engine" rm --force "airbundle-$files_port" >/dev/null 2>&1
-            contain "$engine" >/dev/null || fail "$engine could not start the site: see above"
-        fi
+        "$engine" rm --force "airbundle-$files_port" >/dev/null 2>&1
+        contain "$engine" >/dev/null || fail "$engine could not start the site: see above"
         ;;
     nginx)
         mkdir -p "$run" || fail "cannot make $run"

@@ -45,7 +45,7 @@ put() {
         return
     fi
     mkdir -p "$(dirname "$1")"
-    if [ -e "$1" ] && [ ! -e "$1$mark" ] && ! grep -q 'Made by `unbundle site`\|BEGIN CERTIFICATE' "$1"; then
+    if [ -e "$1" ] && [ ! -e "$1$mark" ] && ! grep -q 'Made by .unbundle site.\|BEGIN CERTIFICATE' "$1"; then
         mv "$1" "$1$mark"
         said "$1 was there: it is $1$mark now"
     fi
@@ -88,13 +88,13 @@ if has_ca; then
     name="airbundle-$host.crt"
     if [ -d "$root/usr/local/share/ca-certificates" ]; then
         ca | put "$root/usr/local/share/ca-certificates/$name"
-        update=update-ca-certificates
+        update='update-ca-certificates'
     elif [ -d "$root/etc/pki/ca-trust/source/anchors" ]; then
         ca | put "$root/etc/pki/ca-trust/source/anchors/$name"
         update='update-ca-trust extract'
     elif [ -d "$root/etc/pki/trust/anchors" ]; then
         ca | put "$root/etc/pki/trust/anchors/$name"
-        update=update-ca-certificates
+        update='update-ca-certificates'
     else
         update=
         said "no folder for certificates of the system is known here: add $root/etc/docker/certs.d/$registry/ca.crt by hand"
