@@ -1,5 +1,6 @@
 //! What a bundle becomes on the host: a tree of files and the storage of a registry.
 
+pub mod catalogue;
 pub mod check;
 pub mod commit;
 pub mod record;
