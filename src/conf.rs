@@ -23,6 +23,7 @@ use crate::conf::tls::{Issued, TlsError};
 use crate::conf::users::UserError;
 use crate::fs::{self, FsError};
 use crate::reference::Reference;
+use crate::site::catalogue::Page;
 use crate::site::record::{Record, RecordError};
 
 /// The folder of a site that all of it is written to.
@@ -108,6 +109,8 @@ pub struct Configured {
     pub kept: Vec<String>,
     /// What was done about the certificate.
     pub issued: Issued,
+    /// Whether the catalogue could be put among the files: theirs may be a disk that cannot be written.
+    pub page: Result<(), FsError>,
 }
 
 /// Why a site has no configuration.
@@ -169,7 +172,8 @@ pub fn configure(site: &Path, elsewhere: Option<&Path>, changes: Changes) -> Res
     generated.put("kubespray/offline.yml", kubespray::offline(&setup).as_bytes(), 0o644)?;
     generated.put("site", script::script(&setup).as_bytes(), 0o755)?;
     let (written, kept) = generated.finish()?;
-    Ok(Configured { setup, written, kept, issued })
+    let page = write_page(&setup);
+    Ok(Configured { setup, written, kept, issued, page })
 }
 
 impl Changes {
@@ -287,6 +291,18 @@ impl Setup {
         };
         self.record.images.iter().map(|image| &image.reference).rfind(serves).cloned()
     }
+}
+
+/// Puts the catalogue among the files, unless somebody else's page is there.
+fn write_page(setup: &Setup) -> Result<(), FsError> {
+    let path = setup.files.join("index.html");
+    let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
+    match std::fs::read(&path) {
+        Ok(old) if old == html.as_bytes() => return Ok(()),
+        Ok(old) if !Page::is(&String::from_utf8_lossy(&old)) => return Ok(()),
+        _ => {}
+    }
+    generated::replace(&path, html.as_bytes(), 0o644)
 }
 
 fn read_settings(conf: &Path) -> Option<Settings> {

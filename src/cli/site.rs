@@ -118,7 +118,7 @@ fn command(path: &Path, arguments: &[&str], password: Option<String>) -> Result<
 }
 
 fn text(configured: &Configured, apply: bool, start: bool) -> String {
-    let Configured { setup, written, kept, issued } = configured;
+    let Configured { setup, written, kept, issued, page } = configured;
     let conf = setup.conf.display();
     let mut text = format!(
         "{}: {} files and {} images\n",
@@ -133,6 +133,14 @@ fn text(configured: &Configured, apply: bool, start: bool) -> String {
     };
     for name in kept {
         let _ = writeln!(text, "kept: {conf}/{name} was edited; what it would be now is {conf}/{name}.new");
+    }
+    if let Err(error) = page {
+        let _ = writeln!(
+            text,
+            "the page {} is not there: {}",
+            setup.files.join("index.html").display(),
+            chain(error)
+        );
     }
     let _ = match issued {
         Issued::Off => writeln!(text, "certificate: none; clients speak plain http"),
@@ -200,7 +208,7 @@ fn summary(configured: &Configured) -> String {
         user: Option<&'a str>,
         certificate_until: Option<String>,
     }
-    let Configured { setup, written, kept, issued } = configured;
+    let Configured { setup, written, kept, issued, .. } = configured;
     json(&Summary {
         conf: &setup.conf,
         written,

@@ -14,6 +14,7 @@ use crate::digest::Digest;
 use crate::event::human_bytes;
 use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
 
+const GENERATOR: &str = "airbundle";
 const STYLE: &str = include_str!("catalogue/style.css");
 const SCRIPT: &str = include_str!("catalogue/script.js");
 
@@ -57,6 +58,12 @@ impl Page<'_> {
         page.into_string()
     }
 
+    /// Whether `html` is such a page, of whatever site.
+    #[must_use]
+    pub fn is(html: &str) -> bool {
+        html.contains(&format!(r#"<meta name="generator" content="{GENERATOR}">"#))
+    }
+
     fn head(&self) -> Markup {
         html! {
             head {
@@ -64,6 +71,7 @@ impl Page<'_> {
                 meta http-equiv="Content-Security-Policy" content=(security_policy());
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
+                meta name="generator" content=(GENERATOR);
                 title { (self.title()) " · Catalogue" }
                 // Without an icon of its own, a browser asks the server for one.
                 link rel="icon" href="data:,";

@@ -157,6 +157,7 @@ grep -i '^content-type: application/gzip' "$HOST_COPY/headers"
 curl -r 1000-1999 -o "$HOST_COPY/part" "$URL/$path"
 dd if="$SITE/files/$path" bs=1000 skip=1 count=1 status=none | cmp - "$HOST_COPY/part"
 curl "$URL/k8s/" | grep -q 'get.helm.sh'
+curl "$URL/" | grep -q 'name="generator" content="airbundle"'
 cat >"$HOST_COPY/play.yml" <<END
 - hosts: localhost
   connection: local
@@ -288,6 +289,11 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
     assert!(again.stdout.contains("all there and as it should be"), "{again:#?}");
     assert_eq!(crate::support::tree::Tree::of(&site.path()).difference(&before), Vec::<String>::new());
 
+    let page = site.path().join("files/index.html");
+    let text = fs::read_to_string(&page).expect("a catalogue");
+    assert!(
+        text.contains(&format!("docker pull hub.site.test:{}/k8s/registry.k8s.io/pause:3.9", site.ports[1]))
+    );
     fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit");
     let finished = site.configure(&["--host", "other.site.test"]);
     // `--host` stands twice: an error of the command line, and nothing has changed.
@@ -298,6 +304,10 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
     assert!(kept.stdout.contains("conf/nginx.conf was edited"), "{kept:#?}");
     assert!(kept.stdout.contains("the names or addresses have changed"), "{kept:#?}");
     assert_eq!(site.read("nginx.conf"), "# mine\n");
+    assert!(fs::read_to_string(&page).unwrap().contains("docker pull other.site.test:"));
+    fs::write(&page, "<h1>mine</h1>").unwrap();
+    unbundle(["site".into(), site.path()]).ok();
+    assert_eq!(fs::read_to_string(&page).unwrap(), "<h1>mine</h1>");
     assert!(site.read("nginx.conf.new").contains("server {"));
     assert!(site.read("kubespray/offline.yml").contains("other.site.test"));
     // The authority is the same: clients need not be told.
