@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
-use crate::bundle::layout::{Blob, Layout, LayoutError, Walk};
+use crate::bundle::layout::{Layout, LayoutError, Walk};
 use crate::bundle::writer::{BundleWriter, Claim, Head, head_room, partial_path};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -122,16 +122,24 @@ struct Plan {
     layout: Layout,
     manifests: HashMap<Digest, Vec<u8>>,
     files: FileSet,
-    /// What has to be fetched, in the same order.
+    /// Where the blobs of the layout come from, one for each.
+    origins: Vec<Origin>,
+    /// Those of them that have to be fetched, in the same order.
     tasks: Vec<Task>,
-    /// For the stand-ins: which file.
-    unpinned: HashMap<Digest, usize>,
+}
+
+/// Where the bytes of a blob come from.
+enum Origin {
+    /// They are here already.
+    Held(Vec<u8>),
+    /// The next task fetches them; with digest and size, if both are known before.
+    Fetched(Option<(Digest, u64)>),
 }
 
 impl Plan {
     fn new(resolved: Resolved) -> Result<Self, LayoutError> {
-        let Resolved { images, files: remote_files, mut manifests } = resolved;
-        let mut unpinned = HashMap::new();
+        let Resolved { images, files: remote_files, manifests } = resolved;
+        let mut unpinned = HashSet::new();
         let mut files = FileSet::default();
         // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
         // servers says how large it is.
@@ -144,12 +152,12 @@ impl Plan {
                 sizes.entry(*digest).or_insert(size);
             }
         }
-        for (number, (entry, remote)) in remote_files.iter().enumerate() {
+        for (entry, remote) in &remote_files {
             let digest = if let Some(Checksum::Sha256(digest)) = &entry.checksum {
                 *digest
             } else {
                 let stand_in = Digest::of(format!("stand-in for {}", entry.url).as_bytes());
-                unpinned.insert(stand_in, number);
+                unpinned.insert(stand_in);
                 stand_in
             };
             let (path, url) = (entry.path.clone(), entry.url.to_string());
@@ -168,9 +176,9 @@ impl Plan {
         for (file, entry) in files.files.iter().zip(&remote_files) {
             remote.entry(file.digest).or_insert(entry);
         }
-        let mut tasks = Vec::new();
+        let (mut origins, mut tasks) = (Vec::new(), Vec::new());
         for blob in &layout.blobs {
-            if let Some(image) = sources.get(&blob.digest) {
+            let origin = if let Some(image) = sources.get(&blob.digest) {
                 tasks.push(Task {
                     object: format!("{} {}", image.indexed.reference, short(blob.digest)),
                     digest: Some(blob.digest),
@@ -182,23 +190,31 @@ impl Plan {
                         digest: blob.digest,
                     },
                 });
+                Origin::Fetched(Some((blob.digest, blob.size)))
+            } else if let Some(bytes) = manifests.get(&blob.digest) {
+                Origin::Held(bytes.clone())
             } else if let Some((entry, file)) = remote.get(&blob.digest) {
                 let sha512 = match &entry.checksum {
                     Some(Checksum::Sha512(bytes)) => Some(*bytes),
                     _ => None,
                 };
+                let digest = (!unpinned.contains(&blob.digest)).then_some(blob.digest);
+                // The size is what the server says, if it does.
+                let size = (blob.size > 0).then_some(blob.size);
                 tasks.push(Task {
                     object: entry.url.to_string(),
-                    digest: (!unpinned.contains_key(&blob.digest)).then_some(blob.digest),
+                    digest,
                     sha512,
-                    size: (blob.size > 0).then_some(blob.size).or(file.size),
+                    size: size.or(file.size),
                     source: Source::Web(file.clone()),
                 });
+                Origin::Fetched(digest.zip(size))
             } else {
-                manifests.insert(blob.digest, EMPTY_CONFIG.to_vec());
-            }
+                Origin::Held(EMPTY_CONFIG.to_vec())
+            };
+            origins.push(origin);
         }
-        Ok(Self { layout, manifests, files, tasks, unpinned })
+        Ok(Self { layout, manifests, files, origins, tasks })
     }
 
     /// The room for the head, whatever sizes the files will turn out to have.
@@ -226,29 +242,20 @@ impl Plan {
             written.insert(manifest.digest, manifest.size);
         }
         writer.end_manifests()?;
-        let mut task = 0;
-        for blob in self.layout.blobs.clone() {
-            if let Some(bytes) = self.manifests.get(&blob.digest) {
-                writer.begin(Some((blob.digest, blob.size)));
-                writer.write(bytes)?;
-                writer.end(blob.digest)?;
-                written.insert(blob.digest, blob.size);
-                continue;
-            }
-            let unpinned = self.unpinned.get(&blob.digest).copied();
-            let known = (unpinned.is_none() && self.is_sized(blob)).then_some((blob.digest, blob.size));
-            writer.begin(known);
-            let (digest, size) = loop {
-                match queue.next(task).map_err(|failure| PackError::Fetch(vec![failure]))? {
-                    Next::Piece(piece) => writer.write_piece(piece)?,
-                    Next::Restart => {
-                        writer.take_back()?;
-                        writer.begin(known);
-                    }
-                    Next::End(digest, size) => break (digest, size),
+        let mut tasks = 0..;
+        for (blob, origin) in self.layout.blobs.iter().zip(&self.origins) {
+            let (digest, size) = match origin {
+                Origin::Held(bytes) => {
+                    let known = (blob.digest, bytes.len() as u64);
+                    writer.begin(Some(known));
+                    writer.write(bytes)?;
+                    known
+                }
+                Origin::Fetched(known) => {
+                    let task = tasks.next().expect("numbers do not end");
+                    fetch(writer, queue, task, *known)?
                 }
             };
-            task += 1;
             for file in self.files.files.iter_mut().filter(|file| file.digest == blob.digest) {
                 (file.digest, file.size) = (digest, size);
             }
@@ -260,11 +267,6 @@ impl Plan {
             }
         }
         Ok(written)
-    }
-
-    /// Whether the size of a blob is known: that of a file is what the server says, if it does.
-    fn is_sized(&self, blob: Blob) -> bool {
-        blob.size > 0 || !self.files.files.iter().any(|file| file.digest == blob.digest)
     }
 
     fn index(&self) -> Index {
@@ -294,6 +296,26 @@ impl Plan {
         let different: HashSet<Digest> =
             in_images.chain(self.files.files.iter().map(|file| file.digest)).collect();
         (of_images + of_files) - different.iter().map(|digest| blobs[digest]).sum::<u64>()
+    }
+}
+
+/// Writes what a task fetches; says its digest and size.
+fn fetch(
+    writer: &mut BundleWriter,
+    queue: &Queue<'_>,
+    task: usize,
+    known: Option<(Digest, u64)>,
+) -> Result<(Digest, u64), PackError> {
+    writer.begin(known);
+    loop {
+        match queue.next(task).map_err(|failure| PackError::Fetch(vec![failure]))? {
+            Next::Piece(piece) => writer.write_piece(piece)?,
+            Next::Restart => {
+                writer.take_back()?;
+                writer.begin(known);
+            }
+            Next::End(digest, size) => return Ok((digest, size)),
+        }
     }
 }
 

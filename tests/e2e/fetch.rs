@@ -762,6 +762,39 @@ fn an_index_within_an_index_is_packed() {
     unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
 }
 
+/// An index that names its arm64 image twice, once without a platform. It is wanted for the latter alone.
+fn index_with_a_child_twice() -> (Content, Image) {
+    let child = |platform: &str| {
+        let layer = Layer::files(&[("etc/motd", platform.as_bytes())], Compression::Gzip);
+        Image::new(Format::Oci, platform, &[layer])
+    };
+    let arm64 = child("linux/arm64");
+    let untold = Image { platform: None, ..arm64.clone() };
+    let index = Image::index(Format::Oci, vec![child("linux/amd64"), arm64, untold]);
+    let mut content = Content::default();
+    content.image(&format!("{REGISTRY}/twice:1"), &index);
+    (content, index)
+}
+
+#[test]
+fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
+    let (mut content, index) = index_with_a_child_twice();
+    let manifest = index.children[1].manifest.to_vec();
+    let other = random_bytes(25, 1000);
+    let url = |name: &str| format!("https://{FILES}/{name}");
+    content.file(&url("a"), manifest.clone());
+    content.file(&url("b"), other.clone());
+    let list = format!("{REGISTRY}/twice:1\n{} {}\n{}\n", url("a"), sha256(&manifest), url("b"));
+    let job = Job::new(&list);
+    job.bundle(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
+    let site = job.folder.path().join("site");
+    unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
+    for (name, bytes) in [("a", manifest), ("b", other)] {
+        let found = fs::read(site.join("files/k8s").join(FILES).join(name)).expect("an unpacked file");
+        assert_same(&found, &bytes, name);
+    }
+}
+
 // ---- Real servers with real damage --------------------------------------------------------------------------------
 
 #[test]
