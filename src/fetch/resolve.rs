@@ -131,6 +131,7 @@ struct Resolver<'a> {
     object: String,
     wanted: &'a [Platform],
     manifests: HashMap<Digest, Vec<u8>>,
+    /// What some index names and does not want; another one may.
     omitted: BTreeSet<Digest>,
     /// What of `wanted` was found.
     found: BTreeSet<Platform>,
@@ -174,13 +175,10 @@ impl<'a> Resolver<'a> {
         let media_type = announced(&media_type, &bytes);
         self.manifest(&media_type, digest, bytes, 0)?;
         self.check_platforms()?;
-        Ok(IndexedImage {
-            reference: reference.clone(),
-            media_type,
-            digest,
-            size,
-            omitted: std::mem::take(&mut self.omitted),
-        })
+        // What is left out is left out wherever it is named, so nothing may be that is wanted somewhere.
+        self.omitted.retain(|digest| !self.manifests.contains_key(digest));
+        let omitted = std::mem::take(&mut self.omitted);
+        Ok(IndexedImage { reference: reference.clone(), media_type, digest, size, omitted })
     }
 
     /// Reads a manifest and those that it names.

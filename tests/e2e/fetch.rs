@@ -777,6 +777,25 @@ fn index_with_a_child_twice() -> (Content, Image) {
 }
 
 #[test]
+fn an_image_that_is_wanted_for_one_reason_is_not_left_out_for_another() {
+    let (twice, index) = index_with_a_child_twice();
+    // The same between two indexes: one has the image for arm64, the other for nobody in particular.
+    let [amd64, arm64, untold] = &index.children[..] else { panic!("three children") };
+    let for_arm64 = Image::index(Format::Oci, vec![amd64.clone(), arm64.clone()]);
+    let for_all = Image::index(Format::Oci, vec![untold.clone()]);
+    let outer = Image::index(Format::Oci, vec![for_arm64, for_all]);
+    let mut nested = Content::default();
+    nested.image(&format!("{REGISTRY}/twice:1"), &outer);
+    for (content, image) in [(twice, index), (nested, outer)] {
+        let job = Job::new(&format!("{REGISTRY}/twice:1\n"));
+        let fake = Fake::honest(content);
+        let summary = job.run(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
+        assert_eq!(summary["blobs"], image.blobs().len(), "{summary}");
+        unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
+    }
+}
+
+#[test]
 fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
     let (mut content, index) = index_with_a_child_twice();
     let manifest = index.children[1].manifest.to_vec();
