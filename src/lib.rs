@@ -9,6 +9,7 @@ pub mod event;
 #[cfg(feature = "net")]
 pub mod fetch;
 pub mod fs;
+pub mod image;
 #[cfg(feature = "net")]
 pub mod list;
 pub mod manifest;
