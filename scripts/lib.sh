@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 # The servers and clients that the tests and the demo run.
-servers_and_clients=(apache2-utils containerd curl docker-registry docker.io nginx openssl podman skopeo strace zstd)
+servers_and_clients=(apache2-utils containerd curl docker-registry docker.io iproute2 nginx openssl podman skopeo strace zstd)
 # What building needs besides Rust.
 build_tools=(build-essential ca-certificates pkg-config)
 
