@@ -10,6 +10,7 @@ pub mod event;
 #[cfg(feature = "net")]
 pub mod fetch;
 pub mod fs;
+pub mod image;
 #[cfg(feature = "net")]
 pub mod list;
 pub mod manifest;

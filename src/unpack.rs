@@ -1,7 +1,6 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -443,22 +442,7 @@ impl Feeder<'_> {
 
 /// Names what the damage of some blobs hits.
 fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
-    const SHOWN: usize = 5;
-    let all = layout.owners(&blobs.iter().copied().collect());
-    let mut seen = HashSet::new();
-    let mut owners: Vec<String> = blobs
-        .iter()
-        .flat_map(|digest| all.get(digest).cloned().unwrap_or_else(|| vec![digest.to_string()]))
-        .filter(|owner| seen.insert(owner.clone()))
-        .map(|owner| format!("`{owner}`"))
-        .collect();
-    let more = owners.len().saturating_sub(SHOWN);
-    owners.truncate(SHOWN);
-    let mut owners = owners.join(", ");
-    if more > 0 {
-        let _ = write!(owners, " and {more} more"); // a String takes everything
-    }
-    UnpackError::Damaged { owners, source }
+    UnpackError::Damaged { owners: layout.owners_text(blobs), source }
 }
 
 /// The links that are not there, name something else or cannot be read by everybody, stage by stage, and the folders

@@ -49,9 +49,9 @@ pub struct BundleWriter {
 
 /// The right to write a bundle: `<target>.partial`, open and locked.
 pub struct Claim {
-    file: File,
-    partial: PathBuf,
-    target: PathBuf,
+    pub(crate) file: File,
+    pub(crate) partial: PathBuf,
+    pub(crate) target: PathBuf,
 }
 
 /// Why a bundle must not be written.
@@ -428,14 +428,14 @@ impl Output {
 }
 
 /// A thread that brings what was written to the disk while more is written.
-struct Flusher {
+pub(crate) struct Flusher {
     unflushed: u64,
     wake: Option<Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Flusher {
-    fn start(file: &File) -> Self {
+    pub(crate) fn start(file: &File) -> Self {
         let (wake, woken) = channel();
         // Without a second handle everything is left to the sync at the end.
         let thread = file.try_clone().ok().map(|file| {
@@ -450,7 +450,7 @@ impl Flusher {
         Self { unflushed: 0, wake: Some(wake), thread }
     }
 
-    fn wrote(&mut self, bytes: u64) {
+    pub(crate) fn wrote(&mut self, bytes: u64) {
         self.unflushed += bytes;
         if self.unflushed >= FLUSH_STEP {
             self.unflushed = 0;
@@ -460,7 +460,7 @@ impl Flusher {
         }
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.wake = None;
         match self.thread.take() {
             Some(thread) => thread.join().expect("the flusher does not panic; please report"),

@@ -3,6 +3,7 @@
 use crate::bundle::index::IndexError;
 use crate::bundle::reader::ReadError;
 use crate::cli::chain;
+use crate::image::error::ImageError;
 use crate::unpack::UnpackError;
 
 /// How a program ends.
@@ -64,6 +65,19 @@ impl From<UnpackError> for Failure {
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let code = match &error {
+            ImageError::Read(error) => read_code(error),
+            ImageError::Damaged { .. } => Code::Damaged,
+            ImageError::Fs(_) => Code::File,
+            ImageError::Busy(_) => Code::Busy,
+            ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
         };
         Self::new(code, chain(&error))
     }

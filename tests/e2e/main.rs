@@ -12,6 +12,7 @@ mod cli;
 mod damage;
 mod docs;
 mod fetch;
+mod image;
 mod kill;
 mod second_reader;
 mod secure;

@@ -80,16 +80,25 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// Start one.
+    /// Start one that pulls and loads. Its containers have no network.
     pub fn start() -> Self {
+        Self::start_with(&[], &["--bridge=none", "--iptables=false"])
+    }
+
+    /// Start one that runs containers, too, in a network of its own: the ports that they publish are open for
+    /// [`Dockerd::inside`] alone.
+    pub fn start_apart() -> Self {
+        const LOOPBACK: &str = r#"ip link set lo up && exec "$@""#;
+        let apart = ["unshare", "--net", "--mount", "sh", "-c", LOOPBACK, "sh"];
+        Self::start_with(&apart, &["--iptables=false", "--ip6tables=false"])
+    }
+
+    fn start_with(before: &[&str], options: &[&str]) -> Self {
         let folder = TempDir::new().expect("make a temporary folder");
         let path = |name: &str| folder.path().join(name);
         let socket = path("docker.sock");
-        let mut command: Vec<PathBuf> =
-            ["dockerd", "--storage-driver=vfs", "--bridge=none", "--iptables=false"]
-                .iter()
-                .map(PathBuf::from)
-                .collect();
+        let words = before.iter().chain(&["dockerd", "--storage-driver=vfs"]).chain(options);
+        let mut command: Vec<PathBuf> = words.map(PathBuf::from).collect();
         for (option, value) in [
             ("--data-root", "data"),
             ("--exec-root", "exec"),
@@ -106,6 +115,13 @@ impl Dockerd {
             .wait_for(|log| log.contains("API listen on").then_some(()))
             .unwrap_or_else(|log| panic!("{log}"));
         Self { daemon, folder }
+    }
+
+    /// `program` in the network of this daemon.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.daemon.pid())).arg("--").arg(program);
+        command
     }
 
     /// `docker ARGS` with this daemon.
