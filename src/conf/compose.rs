@@ -38,7 +38,7 @@ pub fn file(setup: &Setup) -> String {
     let _ = write!(
         text,
         "  # The image's own entry point starts the registry; versions 2 and 3 take the same arguments.\n  \
-         registry:\n    image: {registry}\n    restart: unless-stopped\n    command: [serve, {conf}/registry.yml]\n    \
+         registry:\n    image: {registry}\n    restart: unless-stopped\n    command: [{conf}/registry.yml]\n    \
          environment:\n      OTEL_TRACES_EXPORTER: none\n    ports:\n      - \"{registry_port}:{registry_port}\"\n    \
          volumes:\n      - {conf}:{conf}:ro,z\n      - {root}:{root}:ro,z\n",
         root = setup.registry.display()

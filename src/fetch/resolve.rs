@@ -74,8 +74,8 @@ pub fn resolve(
         resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
-        let mirrors = names(&entry.url).into_iter().filter_map(|name| upstream.mirrors.get(&name));
-        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirrors.last()))
+        let mut mirrors = names(&entry.url).into_iter().filter_map(|name| upstream.mirrors.get(&name));
+        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirrors.next_back()))
     });
 
     let mut failures = Vec::new();

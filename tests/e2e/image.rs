@@ -618,7 +618,7 @@ fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_sa
     patiently("that the archive is begun", || partial(&archive).exists().then_some(()));
     // A second one does not disturb the first.
     let (_, second) = build("registry", &sample.bundle, folder.path(), &[]);
-    second.failed(6, &["another `airbundle`"]);
+    second.failed(9, &["another `airbundle`"]);
     child.kill().expect("kill airbundle");
     child.wait().expect("wait for airbundle");
     assert!(!archive.exists() && partial(&archive).exists());

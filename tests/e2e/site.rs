@@ -12,8 +12,11 @@ use airbundle::manifest::OCI_INDEX;
 use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
 use tempfile::TempDir;
 
-use crate::program::{Finished, unbundle, unbundle_command};
+use crate::program::{Finished, airbundle, unbundle, unbundle_command};
 use crate::serve::{unpack, world};
+use crate::support::bases;
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 
 /// A site of its own that servers' users can read, with free ports.
@@ -87,13 +90,14 @@ for place in /etc /usr/local/share/ca-certificates; do
     mount --bind "$HOST_COPY$place" "$place"
 done
 mount -t tmpfs tmpfs /run
+ip link set lo up
 export HOME="$HOST_COPY/root"
 mkdir -p "$HOME"
 mkdir /run/lock
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
 engine() {
     dockerd --storage-driver=vfs --data-root "$HOST_COPY/docker" --exec-root /run/docker --pidfile /run/docker.pid \
-        --host unix:///run/docker.sock --bridge=none --iptables=false >"$HOST_COPY/dockerd.log" 2>&1 &
+        --host unix:///run/docker.sock --iptables=false --ip6tables=false "$@" >"$HOST_COPY/dockerd.log" 2>&1 &
     for _ in $(seq 300); do docker info >/dev/null 2>&1 && return; sleep 0.1; done
     cat "$HOST_COPY/dockerd.log" >&2
     exit 1
@@ -104,7 +108,7 @@ podman() {
 "#;
         let [files, registry] = self.ports.map(|port| port.to_string());
         let output = Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
+            .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
             .arg(format!("{prelude}{script}"))
             .envs([("FILES", files), ("REGISTRY", registry)])
             .env("HOST_COPY", &host)
@@ -437,6 +441,102 @@ for _ in $(seq 100); do curl -so /dev/null --cacert $CONF/ca.crt "https://localh
 curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://localhost:$REGISTRY/v2/"
 "#,
     );
+}
+
+// ---- Engines -----------------------------------------------------------------------------------------------------
+
+/// A site that holds the images of its own servers, and one more.
+fn with_servers(registry: bool) -> Site {
+    let site = Site::empty();
+    let path = |name: &str| site.folder.path().join(name);
+    let mut images = vec![
+        UpstreamImage::new(
+            "docker.io/library/nginx:1.25.2-alpine",
+            bases::nginx(Format::Docker, "linux/amd64"),
+        ),
+        UpstreamImage::new(
+            "registry.k8s.io/pause:3.9",
+            Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::Gzip)]),
+        ),
+    ];
+    if registry {
+        let image = bases::registry(Format::Docker, "linux/amd64");
+        images.push(UpstreamImage::new("docker.io/library/registry:2.8.1", image));
+    }
+    let files = vec![UpstreamFile::new("https://dl.k8s.io/kubelet", b"kubelet".to_vec())];
+    let upstream = Upstream::start(&path("upstream"), images, files);
+    let lists = upstream.write_lists(&path("lists"));
+    let bundle = path("servers.tar.zst");
+    let mut args = ["pack", &lists.display().to_string(), "-o", &bundle.display().to_string()]
+        .map(str::to_owned)
+        .to_vec();
+    args.extend(upstream.mirror_args());
+    airbundle(args).ok();
+    unpack(&bundle, &site.path()).ok();
+    site
+}
+
+/// Starts the site with an engine that has no image yet, takes from it, and stops it.
+const BY_ITSELF: &str = r#"
+sh $CONF/trust.sh
+export SITE_ENGINE=$ENGINE
+"$CONF/site" start
+"$CONF/site" status
+curl -sSf --noproxy '*' "https://hub.site.test:$FILES/k8s/dl.k8s.io/kubelet" | grep -q '^kubelet$'
+skopeo copy -q "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" "dir:$HOST_COPY/pulled"
+# Again: it restarts what runs.
+"$CONF/site" start
+"$CONF/site" logs
+"#;
+
+#[test]
+fn compose_runs_nginx_and_a_registry_with_nothing_but_the_site() {
+    let site = with_servers(true);
+    site.configure(&[]).ok();
+    let said = site.on_a_host(&format!(
+        r#"engine
+ENGINE=compose
+{BY_ITSELF}
+docker ps --format '{{{{.Image}}}}'
+for _ in $(seq 60); do
+    test "$(docker ps --filter health=healthy -q | wc -l)" = 2 && break
+    sleep 1
+done
+test "$(docker ps --filter health=healthy -q | wc -l)" = 2
+# The key of the authority is not for containers.
+docker exec "$(docker ps -q --filter ancestor=nginx:1.25.2-alpine)" /bin/busybox ls -A "$CONF/ca" >"$HOST_COPY/ca"
+test ! -s "$HOST_COPY/ca"
+"$CONF/site" stop
+test -z "$(docker ps -aq)"
+if "$CONF/site" status; then exit 1; fi"#
+    ));
+    for words in [
+        "loading docker.io/library/nginx:1.25.2-alpine",
+        "running with compose",
+        "registry:2.8.1",
+        "site: stopped",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registry() {
+    let site = with_servers(false);
+    site.configure_user(&["--user", "carla"]).ok();
+    for engine in ["docker", "compose"] {
+        let script = BY_ITSELF
+            .replace("curl ", "curl -u carla:geheim ")
+            .replace("copy -q", "copy -q --src-creds carla:geheim");
+        let said = site.on_a_host(&format!(
+            "engine\nENGINE={engine}\n{script}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
+        ));
+        assert!(
+            said.contains(&format!("running with {engine}")) && said.contains("user:     carla"),
+            "{said}"
+        );
+        fs::remove_dir_all(site.folder.path().join("host")).expect("forget that host");
+    }
 }
 
 // ---- Kubespray ---------------------------------------------------------------------------------------------------
