@@ -1,6 +1,7 @@
 //! The command line: one file a verb, and what they share.
 
 pub mod exit;
+pub mod images;
 pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;

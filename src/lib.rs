@@ -5,12 +5,14 @@
 pub mod bundle;
 pub mod cli;
 pub mod digest;
+pub mod engine;
 pub mod event;
 #[cfg(feature = "net")]
 pub mod fetch;
 pub mod fs;
 #[cfg(feature = "net")]
 pub mod list;
+pub mod load;
 pub mod manifest;
 #[cfg(feature = "net")]
 pub mod pack;

@@ -16,6 +16,7 @@ enum Verb {
     Unpack(cli::unpack::Unpack),
     Ls(cli::ls::Ls),
     Verify(cli::verify::Verify),
+    Images(cli::images::Images),
 }
 
 fn main() -> std::process::ExitCode {
@@ -24,5 +25,6 @@ fn main() -> std::process::ExitCode {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
         Verb::Verify(verify) => verify.run(),
+        Verb::Images(images) => images.run(),
     })
 }
