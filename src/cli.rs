@@ -2,6 +2,7 @@
 
 pub mod exit;
 pub mod image;
+pub mod images;
 pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;

@@ -17,6 +17,7 @@ enum Verb {
     Ls(cli::ls::Ls),
     Verify(cli::verify::Verify),
     Site(cli::site::Site),
+    Images(cli::images::Images),
 }
 
 fn main() -> std::process::ExitCode {
@@ -26,5 +27,6 @@ fn main() -> std::process::ExitCode {
         Verb::Ls(ls) => ls.run(),
         Verb::Verify(verify) => verify.run(),
         Verb::Site(site) => site.run(),
+        Verb::Images(images) => images.run(),
     })
 }

@@ -101,6 +101,7 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
         Code::NotABundle,
         Code::Busy,
         Code::Space,
+        Code::Engine,
         Code::Serve,
     ];
     assert_eq!(listed, codes.map(|code| code as u8).into());

@@ -346,10 +346,10 @@ fn what_cannot_be_is_refused_by_name() {
     );
     let pair = |crt: &str, key: &str| format!("{},{}", pem(crt), pem(key));
     site.configure(&["--tls", &pair("old.crt", "good.key")])
-        .failed(11, &["old.crt", "expired on", "--tls auto"]);
+        .failed(12, &["old.crt", "expired on", "--tls auto"]);
     site.configure(&["--tls", &pair("good.crt", "other.key")])
-        .failed(11, &["other.key", "is not that of", "good.crt"]);
-    site.configure(&["--tls", &pair("good.key", "good.key")]).failed(11, &["good.key", "no certificate"]);
+        .failed(12, &["other.key", "is not that of", "good.crt"]);
+    site.configure(&["--tls", &pair("good.key", "good.key")]).failed(12, &["good.key", "no certificate"]);
     site.configure(&["--tls", &pair("good.crt", "missing")]).failed(6, &["missing", "No such file"]);
     site.configure(&["--tls", "perhaps"]).failed(2, &["--tls", "expected auto, off, or CERT,KEY"]);
     site.configure_user(&["--user", "a:b"]).failed(2, &["`a:b` is no user name"]);
