@@ -59,11 +59,11 @@ pub fn nginx(format: Format, platform: &str) -> Image {
     let mime_types = fs::read("/etc/nginx/mime.types").expect("nginx is installed");
     files.extend([
         file("docker-entrypoint.sh", 0o755, ENTRYPOINT),
-        file("etc/group", 0o644, b"root:x:0:\nnginx:x:101:\n"),
+        file("etc/group", 0o644, b"root:x:0:\nnginx:x:101:\nnogroup:x:65534:\n"),
         file("etc/nginx/conf.d/default.conf", 0o644, WELCOME_CONF),
         file("etc/nginx/mime.types", 0o644, &mime_types),
         file("etc/nginx/nginx.conf", 0o644, NGINX_CONF),
-        file("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\nnginx:x:101:101::/:/bin/false\n"),
+        file("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\nnginx:x:101:101::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n"),
         file("usr/share/nginx/html/50x.html", 0o644, b"An error occurred.\n"),
         file("usr/share/nginx/html/index.html", 0o644, b"Welcome to nginx!\n"),
     ]);
