@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::bundle::frame::SKIPPABLE_LIMIT;
 use crate::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::layout::{Layout, LayoutError, Walk};
 use crate::bundle::writer::{BundleWriter, Claim, Head, head_room, partial_path};
+use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fetch::error::FetchError;
@@ -67,7 +69,22 @@ pub enum PackError {
     Fetch(Vec<FetchError>),
     /// What was fetched contradicts itself.
     #[error("what the registries serve does not go together")]
-    Layout(#[from] LayoutError),
+    Layout(#[source] LayoutError),
+    /// A bundle that a reader would refuse.
+    #[error(
+        "a bundle of all this would have {0}, more than the {1} that it may have: split the lists, and pack a \
+         bundle of each part"
+    )]
+    Limit(&'static str, u64),
+}
+
+impl From<LayoutError> for PackError {
+    fn from(error: LayoutError) -> Self {
+        match error {
+            LayoutError::Limit(what, limit) => Self::Limit(what, limit),
+            error => Self::Layout(error),
+        }
+    }
 }
 
 /// Packs what `lists` name. Nothing is at `options.output` before the bundle is complete and on the disk.
@@ -79,7 +96,7 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
     let resolved =
         resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
     let mut plan = Plan::new(resolved)?;
-    let mut writer = BundleWriter::begin_bundle(claim, plan.head_room(), options.level)?;
+    let mut writer = BundleWriter::begin_bundle(claim, plan.head_room()?, options.level)?;
 
     let bytes = Some(plan.layout.total_size());
     report.event(&Event::Stage { name: "fetching", bytes, objects: Some(plan.tasks.len() as u64) });
@@ -137,7 +154,7 @@ enum Origin {
 }
 
 impl Plan {
-    fn new(resolved: Resolved) -> Result<Self, LayoutError> {
+    fn new(resolved: Resolved) -> Result<Self, PackError> {
         let Resolved { images, files: remote_files, manifests } = resolved;
         let mut unpinned = HashSet::new();
         let mut files = FileSet::default();
@@ -218,13 +235,14 @@ impl Plan {
     }
 
     /// The room for the head, whatever sizes the files will turn out to have.
-    fn head_room(&self) -> u64 {
+    fn head_room(&self) -> Result<u64, PackError> {
         let mut files = self.files.clone();
         files.files.iter_mut().for_each(|file| file.size = u64::MAX);
         let files = (!files.files.is_empty()).then(|| files.to_json().len());
         let mut index = self.index();
         index.files = files.map(|_| (Digest::of(b""), u64::MAX));
-        head_room(index.to_json().len(), files)
+        let of_images = self.layout.manifests.iter().skip(usize::from(files.is_some()));
+        checked_head_room(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())
     }
 
     /// Writes all blobs but the file set's manifest, which stands in the head; says which, and their sizes.
@@ -299,6 +317,23 @@ impl Plan {
     }
 }
 
+/// The room for a head with documents of these sizes, if no reader would refuse them; `manifests` are the bytes of
+/// those of the images. The walk that made the layout has looked at all other limits.
+fn checked_head_room(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PackError> {
+    let room = head_room(index, files);
+    for (what, bytes, limit) in [
+        ("an `index.json` of too many bytes", index as u64, INDEX_LIMIT),
+        ("manifests of too many bytes", manifests + files.unwrap_or(0) as u64, MANIFESTS_LIMIT),
+        // Where it compresses to nothing, all of it becomes padding.
+        ("an `index.json` and a list of files of too many bytes", room, SKIPPABLE_LIMIT.into()),
+    ] {
+        if bytes > limit {
+            return Err(PackError::Limit(what, limit));
+        }
+    }
+    Ok(room)
+}
+
 /// Writes what a task fetches; says its digest and size.
 fn fetch(
     writer: &mut BundleWriter,
@@ -345,4 +380,71 @@ fn short(digest: Digest) -> String {
 
 fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fetch::registry::Registry;
+    use crate::fetch::resolve::ResolvedImage;
+    use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
+
+    #[test]
+    fn documents_that_a_reader_would_refuse_are_refused_before_anything_is_written() {
+        const LIMIT: usize = 64 << 20;
+        for (index, files, manifests, refused) in [
+            (1000, None, 0, None),
+            (1000, Some(LIMIT / 2), LIMIT as u64 / 2, None),
+            (LIMIT + 1, None, 0, Some("`index.json` of too many bytes, more than the 67108864 ")),
+            (1000, Some(1), LIMIT as u64, Some("manifests of too many bytes, more than the 67108864 ")),
+            (LIMIT / 2, Some(LIMIT / 2), 0, Some("`index.json` and a list of files")),
+        ] {
+            match (checked_head_room(index, files, manifests), refused) {
+                (Ok(room), None) => assert_eq!(room, head_room(index, files)),
+                (Err(error), Some(words)) => {
+                    let text = error.to_string();
+                    assert!(text.contains(words) && text.contains("split the lists"), "{text}");
+                }
+                (result, _) => panic!("{index} {files:?} {manifests}: {result:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn images_with_more_manifests_than_a_reader_visits_are_refused() {
+        let registry = Registry::new(Http::new(1), "quay.io", None, false).unwrap();
+        let registry = Arc::new(registry);
+        let mut manifests = HashMap::new();
+        let mut keep = |json: serde_json::Value| {
+            let bytes = json.to_string().into_bytes();
+            let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+            manifests.insert(digest, bytes);
+            (digest, size)
+        };
+        let config = serde_json::json!({"mediaType": "a/b", "digest": Digest::of(EMPTY_CONFIG), "size": 2});
+        let children: Vec<_> = (0..1050)
+            .map(|n| {
+                let (digest, size) =
+                    keep(serde_json::json!({"schemaVersion": 2, "n": n, "config": config, "layers": []}));
+                serde_json::json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": size})
+            })
+            .collect();
+        let (digest, size) = keep(serde_json::json!({"schemaVersion": 2, "manifests": children}));
+        let images = (0..1000).map(|n| ResolvedImage {
+            indexed: IndexedImage {
+                reference: format!("quay.io/a/b:{n}").parse().unwrap(),
+                media_type: OCI_INDEX.to_owned(),
+                digest,
+                size,
+                omitted: std::collections::BTreeSet::new(),
+            },
+            registry: registry.clone(),
+        });
+        let resolved = Resolved { images: images.collect(), files: Vec::new(), manifests };
+        let Err(error) = Plan::new(resolved) else { panic!("it is planned") };
+        let text = error.to_string();
+        assert!(text.contains("more than the 1048576 ") && text.contains("split the lists"), "{text}");
+    }
 }

@@ -107,7 +107,7 @@ fn pack_failure(error: PackError) -> Failure {
             Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
         }
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
-        PackError::Layout(error) => Failure::new(Code::Fetch, chain(&error)),
+        PackError::Layout(_) | PackError::Limit(..) => Failure::new(Code::Fetch, chain(&error)),
     }
 }
 

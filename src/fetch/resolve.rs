@@ -1,10 +1,11 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
 
+use crate::bundle::MANIFESTS_LIMIT;
 use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -62,10 +63,11 @@ pub fn resolve(
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "resolving", bytes: None, objects });
     let registries = registries(http, upstream, &lists)?;
+    let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
         let registry = &registries[entry.reference.host()];
-        let mut resolver = Resolver::new(report, registry, entry, platforms);
-        resolver.image().map(|indexed| (resolver.manifests, indexed, registry.clone()))
+        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests);
+        resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
         let mirror = entry.url.host_str().and_then(|host| upstream.mirror(host, entry.url.port()));
@@ -73,13 +75,14 @@ pub fn resolve(
     });
 
     let mut failures = Vec::new();
-    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests: HashMap::new() };
+    let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
+    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests };
+    let mut is_full = false;
     for image in images {
         match image {
-            Ok((manifests, indexed, registry)) => {
-                resolved.manifests.extend(manifests);
-                resolved.images.push(ResolvedImage { indexed, registry });
-            }
+            Ok(image) => resolved.images.push(image),
+            // Every image that comes after it is one too many, too.
+            Err(FetchError { problem: Problem::Limit(_), .. }) if std::mem::replace(&mut is_full, true) => {}
             Err(failure) => failures.push(failure),
         }
     }
@@ -123,6 +126,32 @@ fn registries(
     Ok(registries)
 }
 
+const NO_PANIC: &str = "nothing panics while it holds the manifests; please report";
+
+/// The manifests of all images so far. They are held in memory, here as in a reader.
+struct Manifests {
+    by_digest: HashMap<Digest, Vec<u8>>,
+    /// How many bytes more there may be.
+    room: u64,
+}
+
+impl Manifests {
+    fn new(limit: u64) -> Self {
+        Self { by_digest: HashMap::new(), room: limit }
+    }
+
+    /// Keeps a manifest; says whether there was room for it.
+    fn keep(&mut self, digest: Digest, bytes: Vec<u8>) -> bool {
+        if self.by_digest.contains_key(&digest) {
+            return true;
+        }
+        let Some(room) = self.room.checked_sub(bytes.len() as u64) else { return false };
+        self.room = room;
+        self.by_digest.insert(digest, bytes);
+        true
+    }
+}
+
 /// Resolves one image.
 struct Resolver<'a> {
     report: &'a dyn Report,
@@ -130,7 +159,9 @@ struct Resolver<'a> {
     entry: &'a ImageEntry,
     object: String,
     wanted: &'a [Platform],
-    manifests: HashMap<Digest, Vec<u8>>,
+    manifests: &'a Mutex<Manifests>,
+    /// What of them is wanted for this image.
+    kept: BTreeSet<Digest>,
     /// What some index names and does not want; another one may.
     omitted: BTreeSet<Digest>,
     /// What of `wanted` was found.
@@ -145,6 +176,7 @@ impl<'a> Resolver<'a> {
         registry: &'a Registry,
         entry: &'a ImageEntry,
         platforms: &'a [Platform],
+        manifests: &'a Mutex<Manifests>,
     ) -> Self {
         Self {
             report,
@@ -152,7 +184,8 @@ impl<'a> Resolver<'a> {
             entry,
             object: entry.reference.to_string(),
             wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
-            manifests: HashMap::new(),
+            manifests,
+            kept: BTreeSet::new(),
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
             available: BTreeSet::new(),
@@ -176,7 +209,7 @@ impl<'a> Resolver<'a> {
         self.manifest(&media_type, digest, bytes, 0)?;
         self.check_platforms()?;
         // What is left out is left out wherever it is named, so nothing may be that is wanted somewhere.
-        self.omitted.retain(|digest| !self.manifests.contains_key(digest));
+        self.omitted.retain(|digest| !self.kept.contains(digest));
         let omitted = std::mem::take(&mut self.omitted);
         Ok(IndexedImage { reference: reference.clone(), media_type, digest, size, omitted })
     }
@@ -191,7 +224,10 @@ impl<'a> Resolver<'a> {
     ) -> Result<(), FetchError> {
         let refuse = |error| FetchError::new(&self.object, Problem::Manifest { digest, error });
         let manifest = Manifest::parse(media_type, &bytes).map_err(refuse)?;
-        self.manifests.insert(digest, bytes);
+        self.kept.insert(digest);
+        if !self.manifests.lock().expect(NO_PANIC).keep(digest, bytes) {
+            return Err(FetchError::new(&self.object, Problem::Limit(MANIFESTS_LIMIT)));
+        }
         match manifest {
             Manifest::Image { config, layers } => {
                 if let Some(layer) = layers.iter().find(|layer| layer.foreign) {
@@ -324,4 +360,17 @@ fn announced(header: &str, bytes: &[u8]) -> String {
     let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
     let media_type = value.as_ref().and_then(|value| value.get("mediaType")?.as_str());
     media_type.unwrap_or(header).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_manifest_takes_room_once_and_there_is_no_more_than_said() {
+        let mut manifests = Manifests::new(8);
+        let mut keep = |bytes: &[u8]| manifests.keep(Digest::of(bytes), bytes.to_vec());
+        assert_eq!([keep(b"five!"), keep(b"five!"), keep(b"four"), keep(b"two")], [true, true, false, true]);
+        assert_eq!((manifests.by_digest.len(), manifests.room), (2, 0));
+    }
 }

@@ -814,6 +814,24 @@ fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
     }
 }
 
+#[test]
+fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once() {
+    // Twenty of 3.9 MiB, and two names for the first.
+    let mut content = Content::default();
+    let mut list = String::new();
+    for number in [0, 0].into_iter().chain(1..20) {
+        let mut image = odd_image();
+        image["annotations"] =
+            json!({ "number": number.to_string(), "padding": "x".repeat((39 << 20) / 10) });
+        let name = format!("{REGISTRY}/padded/n{}", list.len());
+        content.manifest(&name, "1", OCI_MANIFEST, image.to_string().into_bytes());
+        list += &[&name, ":1\n"].concat();
+    }
+    let job = Job::new(&list);
+    let finished = job.fails(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
+    assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
+}
+
 // ---- Real servers with real damage --------------------------------------------------------------------------------
 
 #[test]
