@@ -248,6 +248,19 @@ fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
 }
 
 #[test]
+fn a_first_byte_of_nothing_or_of_an_unknown_size_gives_the_same_bundle_pinned_or_not() {
+    let Sample { list, content, bundle } = sample();
+    for range in ["bytes 0-0/0", "bytes 0-0/*", "bytes 0-0/-1", "bytes */0"] {
+        for list in [list, &unpinned(list)] {
+            let fake = Fake::start(content.clone(), move |seen, reply| {
+                if seen.is_probe() { reply.with("content-range", range) } else { reply }
+            });
+            assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, range);
+        }
+    }
+}
+
+#[test]
 fn a_server_that_sends_parts_of_another_version_is_found_out() {
     // Without checksums: only the entity tag tells that the file is another one by now.
     let url = format!("https://{FILES}/large");
