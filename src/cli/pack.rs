@@ -37,7 +37,7 @@ pub struct Pack {
     /// Repeat a request that failed in a way that may pass this many times
     #[arg(long, default_value_t = 4, value_name = "N")]
     retries: u32,
-    /// Take any certificate, or plain http, from this registry
+    /// Take any certificate, or plain http, from this registry or mirror
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
     /// Fetch what is on HOST, files and images alike, from URL instead; a path in URL comes before theirs

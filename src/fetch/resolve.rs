@@ -26,7 +26,7 @@ const DEPTH_LIMIT: usize = 7;
 pub struct Upstream {
     /// URLs that stand for hosts, of files and images alike.
     pub mirrors: HashMap<String, Url>,
-    /// Hosts of registries without a certificate, or with one that nobody knows.
+    /// Hosts of registries or of their mirrors without a certificate, or with one that nobody knows.
     pub insecure: Vec<String>,
     /// How many connections at once.
     pub jobs: usize,
@@ -102,6 +102,15 @@ impl Upstream {
         let with_port = port.and_then(|port| self.mirrors.get(&format!("{host}:{port}")));
         with_port.or_else(|| self.mirrors.get(host))
     }
+
+    /// Whether `insecure`, a host with or without a port, is where the images of `host` are pulled from.
+    fn is_place_of(&self, insecure: &str, host: &str) -> bool {
+        let Some(mirror) = self.mirrors.get(host) else { return insecure == host };
+        let (Some(there), Some(port)) = (mirror.host_str(), mirror.port_or_known_default()) else {
+            return false;
+        };
+        insecure == there || insecure == format!("{there}:{port}")
+    }
 }
 
 fn registries(
@@ -115,7 +124,7 @@ fn registries(
         if registries.contains_key(host) {
             continue;
         }
-        let insecure = upstream.insecure.iter().any(|insecure| insecure == host);
+        let insecure = upstream.insecure.iter().any(|insecure| upstream.is_place_of(insecure, host));
         let registry =
             Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
                 let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
