@@ -15,6 +15,7 @@ use crate::fetch::resolve::Upstream;
 use crate::list::{ListError, Lists};
 use crate::pack::{Options, PackError, Summary, pack};
 use crate::platform::Platform;
+use crate::reference::canonical_host;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
@@ -38,7 +39,7 @@ pub struct Pack {
     #[arg(long, default_value_t = 4, value_name = "N")]
     retries: u32,
     /// Take any certificate, or plain http, from this registry or mirror
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
     insecure_registry: Vec<String>,
     /// Fetch what is on HOST, files and images alike, from URL instead; a path in URL comes before theirs
     #[arg(long, value_name = "HOST=URL", value_parser = parse_mirror)]
@@ -113,9 +114,7 @@ fn pack_failure(error: PackError) -> Failure {
 
 fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     let (host, url) = text.split_once('=').ok_or("expected HOST=URL")?;
-    if host.is_empty() || host.contains('/') {
-        return Err(format!("`{host}` is no host"));
-    }
+    let host = parse_host(host)?;
     let url = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(format!("`{url}` does not begin with http:// or https:// and a host"));
@@ -127,5 +126,13 @@ fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     {
         return Err("the URL may have a host and a path, and nothing else".into());
     }
-    Ok((host.to_ascii_lowercase(), url))
+    Ok((host, url))
+}
+
+/// A host as references have it. Not more is asked of it: if nothing of the lists has to do with it, there is a warning.
+fn parse_host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') {
+        return Err(format!("`{text}` is no host"));
+    }
+    Ok(canonical_host(text))
 }

@@ -110,6 +110,14 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
             &["--mirror", "Quay.IO=http://127.0.0.1:1", "--mirror", "quay.io=http://127.0.0.1:1"],
             &["`--mirror`", "twice", "`quay.io`"],
         ),
+        (
+            &["--mirror", "docker.io=http://127.0.0.1:1", "--mirror", "index.docker.io=http://127.0.0.1:1"],
+            &["`--mirror`", "twice", "`docker.io`"],
+        ),
+        (
+            &["--insecure-registry", "https://quay.io"],
+            &[malformed, "--insecure-registry", "`https://quay.io` is no host"],
+        ),
         (&["--quiet", "--json"], &["--quiet", "--json", "cannot be used"]),
         (&["--nothing"], &["--nothing"]),
     ] {

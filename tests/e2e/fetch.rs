@@ -200,6 +200,37 @@ fn an_empty_file_is_packed_pinned_or_not() {
     assert_same(&Job::new(&pinned).bundle(&to(&chunked, &[])), &bundle, "chunked");
 }
 
+#[test]
+fn a_host_on_the_command_line_is_the_same_in_any_case_and_under_any_name_of_docker_hub() {
+    let mut content = Content::default();
+    content.image("docker.io/team/app:1", &sample_image());
+    content.file(&format!("https://{FILES}/file"), b"file".to_vec());
+    let fake = Fake::honest(content);
+    let job = Job::new(&format!("docker.io/team/app:1\nhttps://{FILES}/file\n"));
+    let files = format!("{}=http://{}/{FILES}", FILES.to_uppercase(), fake.addr());
+    for hub in ["docker.io", "index.docker.io", "Registry-1.Docker.IO"] {
+        let hub = format!("{hub}=http://{}/docker.io", fake.addr());
+        let finished = job.run(&strings(&["--mirror", &hub, "--mirror", &files])).ok();
+        assert!(!finished.stderr.contains("warning"), "{finished:#?}");
+    }
+}
+
+#[test]
+fn a_mirror_or_an_insecure_registry_that_nothing_comes_from_is_warned_of() {
+    let Sample { list, content, .. } = sample();
+    let fake = Fake::honest(content.clone());
+    let typo = format!("file.example=http://{}", fake.addr());
+    let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
+    let finished = Job::new(list).run(&args).ok();
+    says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
+    // Its images come from the mirror.
+    says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
+    assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
+    let finished = Job::new(list).run(&to(&fake, &["--json", "--mirror", &typo])).ok();
+    let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
+    assert!(warning.is_some_and(|line| line.contains("file.example")), "{finished:#?}");
+}
+
 // ---- Ranges and lengths ------------------------------------------------------------------------------------------
 
 #[test]

@@ -214,3 +214,12 @@ fn a_mirror_is_insecure_if_it_is_named_itself() {
         }
     }
 }
+
+#[test]
+fn an_insecure_registry_may_be_named_in_capitals() {
+    let job = Job::new();
+    let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
+    let name = tls.addr.replace("127.0.0.1", "localhost");
+    job.pack(&name, &[]).failed(4, &["no answer", "certificate"]);
+    job.pack(&name, &["--insecure-registry", &name.to_uppercase()]).ok();
+}
