@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::bundle::frame::SKIPPABLE_LIMIT;
 use crate::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::layout::{Layout, LayoutError, Walk};
-use crate::bundle::writer::{BundleWriter, Claim, Head, head_room, partial_path};
+use crate::bundle::writer::{BundleWriter, Claim, ClaimError, Head, head_room, partial_path};
 use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -64,6 +64,9 @@ pub enum PackError {
     /// The bundle cannot be written.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// Another process is writing it.
+    #[error("another `airbundle` is writing `{}`: wait until it is done", .0.display())]
+    Busy(PathBuf),
     /// Something cannot be fetched; all of what is known to fail.
     #[error("{} of what the lists name cannot be fetched", .0.len())]
     Fetch(Vec<FetchError>),
@@ -76,6 +79,15 @@ pub enum PackError {
          bundle of each part"
     )]
     Limit(&'static str, u64),
+}
+
+impl From<ClaimError> for PackError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Fs(error) => Self::Fs(error),
+            ClaimError::Busy(path) => Self::Busy(path),
+        }
+    }
 }
 
 impl From<LayoutError> for PackError {
@@ -317,8 +329,8 @@ impl Plan {
     }
 }
 
-/// The room for a head with documents of these sizes, if no reader would refuse them; `manifests` are the bytes of
-/// those of the images. The walk that made the layout has looked at all other limits.
+/// The room for a head with documents of these sizes, if no reader would refuse them; `manifests` are the bytes
+/// of those of the images. The walk that made the layout has looked at all other limits.
 fn checked_head_room(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PackError> {
     let room = head_room(index, files);
     for (what, bytes, limit) in [

@@ -108,6 +108,7 @@ fn pack_failure(error: PackError) -> Failure {
             Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
         }
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
+        PackError::Busy(_) => Failure::new(Code::Busy, chain(&error)),
         PackError::Layout(_) | PackError::Limit(..) => Failure::new(Code::Fetch, chain(&error)),
     }
 }
@@ -129,7 +130,7 @@ fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     Ok((host, url))
 }
 
-/// A host as references have it. Not more is asked of it: if nothing of the lists has to do with it, there is a warning.
+/// A host as references have it. Whether it is one is not looked at: there is a warning if no list names it.
 fn parse_host(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') {
         return Err(format!("`{text}` is no host"));

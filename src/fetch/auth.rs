@@ -47,8 +47,8 @@ impl Challenge {
         Some(Self { realm: realm?, service, scope })
     }
 
-    /// Fetches an anonymous token for pulling `repository` of the registry at `base`; `lax` takes any certificate from
-    /// that host, and from no other.
+    /// Fetches an anonymous token for pulling `repository` of the registry at `base`; `lax` takes any certificate
+    /// from that host, and from no other.
     pub fn token(
         &self,
         http: &Http,

@@ -56,9 +56,9 @@ impl Http {
         client.get(url).header(ACCEPT_ENCODING, "identity")
     }
 
-    /// Sends a GET request with `headers` and a `token`, and returns the answer whatever its status. `lax` takes any
-    /// certificate from the host of `url`; another host to which that one leads is asked as if it had not been said,
-    /// and without the token.
+    /// Sends a GET request with `headers` and a `token`, and returns the answer whatever its status. `lax` takes
+    /// any certificate from the host of `url`; another host to which that one leads is asked as if it had not been
+    /// said, and without the token.
     pub fn ask(
         &self,
         object: &str,
@@ -264,8 +264,8 @@ fn follow_here(attempt: redirect::Attempt) -> redirect::Action {
     if is_here || fault(&attempt).is_some() { follow(attempt) } else { attempt.stop() }
 }
 
-/// Why a redirect must not be followed. One from https to http is refused: what comes over it could be anybody's,
-/// and not everything has a checksum.
+/// Why a redirect must not be followed. One from https to http is refused: what comes over it could be
+/// anybody's, and not everything has a checksum.
 fn fault(attempt: &redirect::Attempt) -> Option<String> {
     if attempt.previous().len() > REDIRECT_LIMIT {
         return Some(format!("more than {REDIRECT_LIMIT} redirects"));

@@ -35,7 +35,8 @@ enum Place {
 }
 
 impl Registry {
-    /// The registry of `host`, or the mirror for it; `insecure`: any certificate of that place will do, or plain http.
+    /// The registry of `host`, or the mirror for it; `insecure`: any certificate of that place will do, or plain
+    /// http.
     pub fn new(
         http: Http,
         host: &str,

@@ -1129,7 +1129,7 @@ fn of_two_packs_to_one_output_one_wins_and_the_other_says_so() {
         airbundle_command().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     wait_reached.recv().expect("the first one comes to its transfers");
     let out = job.output();
-    airbundle(&args).failed(6, &["out.tar.zst.partial", "is another `airbundle` writing it?"]);
+    airbundle(&args).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
     assert!(!out.exists());
     drop(go);
     let output = first.wait_with_output().expect("wait for the first one");
