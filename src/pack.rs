@@ -51,6 +51,9 @@ pub struct Summary {
     pub blobs: usize,
     /// The bytes of all blobs.
     pub bytes: u64,
+    /// The bytes of all that was fetched, without what came again after a failure. The list of files is made here,
+    /// and a file that no list pins may turn out to be there already.
+    pub bytes_fetched: u64,
     /// The bytes that would have come on top if nothing were shared between images and files.
     pub bytes_shared: u64,
     /// The size of the bundle in bytes.
@@ -112,10 +115,11 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
     let mut plan = Plan::new(resolved, options.about.clone())?;
     let mut writer = BundleWriter::begin_bundle(claim, plan.head_room()?, options.level)?;
 
-    let bytes = Some(plan.layout.total_size());
-    report.event(&Event::Stage { name: "fetching", bytes, objects: Some(plan.tasks.len() as u64) });
     let tasks = std::mem::take(&mut plan.tasks);
-    let blobs =
+    let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
+    let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
+    report.event(&Event::Stage { name: "fetching", bytes, objects: Some(tasks.len() as u64) });
+    let Written { blobs, fetched } =
         queue::run(&http, report, options.upstream.jobs, tasks, |queue| plan.write(&mut writer, queue))?;
     report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
     let head = plan.head();
@@ -128,6 +132,7 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
         images: plan.layout.images.len(),
         blobs: blobs.len() + usize::from(head.files.is_some()),
         bytes: blobs.values().sum::<u64>() + head.files.map_or(0, |files| files.len() as u64),
+        bytes_fetched: fetched,
         bytes_shared: plan.shared(&blobs),
         bundle_size: written.size,
         time: start.elapsed(),
@@ -158,6 +163,15 @@ struct Plan {
     origins: Vec<Origin>,
     /// Those of them that have to be fetched, in the same order.
     tasks: Vec<Task>,
+}
+
+/// What was written.
+#[derive(Default)]
+struct Written {
+    /// The blobs with their sizes.
+    blobs: HashMap<Digest, u64>,
+    /// How many bytes were fetched for them.
+    fetched: u64,
 }
 
 /// Where the bytes of a blob come from.
@@ -260,19 +274,16 @@ impl Plan {
         checked_head_room(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())
     }
 
-    /// Writes all blobs but the file set's manifest, which stands in the head; says which, and their sizes.
-    fn write(
-        &mut self,
-        writer: &mut BundleWriter,
-        queue: &Queue<'_>,
-    ) -> Result<HashMap<Digest, u64>, PackError> {
-        let mut written = HashMap::new();
+    /// Writes all blobs but the file set's manifest, which stands in the head.
+    fn write(&mut self, writer: &mut BundleWriter, queue: &Queue<'_>) -> Result<Written, PackError> {
+        let mut written = Written::default();
         let file_set = usize::from(!self.files.files.is_empty());
         for manifest in &self.layout.manifests[file_set..] {
             writer.begin(Some((manifest.digest, manifest.size)));
             writer.write(&self.manifests[&manifest.digest])?;
             writer.end(manifest.digest)?;
-            written.insert(manifest.digest, manifest.size);
+            written.blobs.insert(manifest.digest, manifest.size);
+            written.fetched += manifest.size;
         }
         writer.end_manifests()?;
         let mut tasks = 0..;
@@ -286,14 +297,16 @@ impl Plan {
                 }
                 Origin::Fetched(known) => {
                     let task = tasks.next().expect("numbers do not end");
-                    fetch(writer, queue, task, *known)?
+                    let (digest, size) = fetch(writer, queue, task, *known)?;
+                    written.fetched += size;
+                    (digest, size)
                 }
             };
             for file in self.files.files.iter_mut().filter(|file| file.digest == blob.digest) {
                 (file.digest, file.size) = (digest, size);
             }
             // What no list pinned may turn out to be there already.
-            if written.insert(digest, size).is_some() {
+            if written.blobs.insert(digest, size).is_some() {
                 writer.take_back()?;
             } else {
                 writer.end(digest)?;

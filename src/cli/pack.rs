@@ -104,7 +104,7 @@ fn text(summary: &Summary, options: &Options) -> String {
         summary.files,
         summary.images,
         summary.blobs,
-        human_bytes(summary.bytes),
+        human_bytes(summary.bytes_fetched),
         human_bytes(summary.bytes_shared),
         options.output.display(),
         human_bytes(summary.bundle_size),

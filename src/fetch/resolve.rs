@@ -74,8 +74,8 @@ pub fn resolve(
         resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
-        let mut mirrors = names(&entry.url).into_iter().filter_map(|name| upstream.mirrors.get(&name));
-        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirrors.next_back()))
+        let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
+        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
     });
 
     let mut failures = Vec::new();
@@ -129,11 +129,12 @@ impl Upstream {
     }
 }
 
-/// The names under which there may be a mirror for the host of a URL, the one that counts most last.
+/// The names under which there may be a mirror for the host of a URL: with the port, if there is one, before
+/// without.
 fn names(url: &Url) -> Vec<String> {
     let host = url.host_str().map(canonical_host);
     let with_port = host.iter().zip(url.port()).map(|(host, port)| format!("{host}:{port}")).next();
-    host.into_iter().chain(with_port).collect()
+    with_port.into_iter().chain(host).collect()
 }
 
 fn registries(

@@ -869,7 +869,7 @@ fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once()
             json!({ "number": number.to_string(), "padding": "x".repeat((39 << 20) / 10) });
         let name = format!("{REGISTRY}/padded/n{}", list.len());
         content.manifest(&name, "1", OCI_MANIFEST, image.to_string().into_bytes());
-        list += &format!("{name}:1\n");
+        list += &[&name, ":1\n"].concat();
     }
     let job = Job::new(&list);
     let finished = job.fails(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
@@ -949,6 +949,20 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
     let summary = pinned.run(&args).ok().json();
     // Image: manifest, config, two layers. Files: their list, the empty config, `other`, `alone`.
     assert_eq!(summary["blobs"], 8, "{summary}");
+    let of_image: usize = image.blobs().values().map(|bytes| bytes.len()).sum();
+    let of_files: usize = files.iter().map(|file| file.bytes.len()).sum();
+    let different = of_image + other.len() + b"{}alone".len();
+    let counted = |summary: &Value, fetched: usize| {
+        assert_eq!(summary["bytesFetched"], fetched, "{summary}");
+        // All is in the bundle once, and the list of files on top.
+        assert_eq!(summary["bytesShared"], of_image + of_files - different, "{summary}");
+        assert!(summary["bytes"].as_u64() > Some(different as u64), "{summary}");
+    };
+    counted(&summary, different);
+    let unpinned = Job::new(&list(&|_| false)).run(&args).ok().json();
+    // Nobody knew that they are the same before they were there.
+    counted(&unpinned, of_image + of_files);
+    assert_eq!(unpinned["bytes"], summary["bytes"]);
     let bundle = fs::read(pinned.output()).expect("read the bundle");
     for (what, list) in [
         ("none pinned", list(&|_| false)),

@@ -63,7 +63,11 @@ pub fn nginx(format: Format, platform: &str) -> Image {
         file("etc/nginx/conf.d/default.conf", 0o644, WELCOME_CONF),
         file("etc/nginx/mime.types", 0o644, &mime_types),
         file("etc/nginx/nginx.conf", 0o644, NGINX_CONF),
-        file("etc/passwd", 0o644, b"root:x:0:0::/root:/bin/sh\nnginx:x:101:101::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n"),
+        file(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0::/root:/bin/sh\nnginx:x:101:101::/:/bin/false\nnobody:x:65534:65534::/:/bin/false\n",
+        ),
         file("usr/share/nginx/html/50x.html", 0o644, b"An error occurred.\n"),
         file("usr/share/nginx/html/index.html", 0o644, b"Welcome to nginx!\n"),
     ]);
