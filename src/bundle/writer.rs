@@ -65,17 +65,6 @@ pub enum ClaimError {
     Busy(PathBuf),
 }
 
-/// Why a bundle must not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
-    /// It cannot be.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// Another process is writing it.
-    #[error("another `airbundle` is writing `{}`", .0.display())]
-    Busy(PathBuf),
-}
-
 impl Claim {
     /// Claims `target`; fails if it cannot be written, or if somebody else is writing it.
     pub fn new(target: &Path) -> Result<Self, ClaimError> {
