@@ -498,10 +498,11 @@ fn compose_runs_nginx_and_a_registry_with_nothing_but_the_site() {
 ENGINE=compose
 {BY_ITSELF}
 docker ps --format '{{{{.Image}}}}'
-for _ in $(seq 60); do
+for _ in $(seq 40); do
     test "$(docker ps --filter health=healthy -q | wc -l)" = 2 && break
     sleep 1
 done
+docker ps -q | xargs docker inspect -f '{{{{.Config.Image}}}} {{{{json .State.Health}}}}'
 test "$(docker ps --filter health=healthy -q | wc -l)" = 2
 # The key of the authority is not for containers.
 docker exec "$(docker ps -q --filter ancestor=nginx:1.25.2-alpine)" /bin/busybox ls -A "$CONF/ca" >"$HOST_COPY/ca"

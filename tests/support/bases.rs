@@ -104,7 +104,13 @@ pub fn registry(format: Format, platform: &str) -> Image {
 
 fn shell() -> Layer {
     let busybox = Packages::load().get("amd64", "busybox-static").file("bin/busybox");
-    tree(&[], &[("bin/busybox".to_owned(), 0o755, busybox.into())])
+    let mut files = vec![("bin/busybox".to_owned(), 0o755, busybox.into())];
+    // What Alpine's images have of it, too: health checks call them.
+    files.extend(["sh", "wget", "grep"].map(|name| {
+        let script = format!("#!/bin/busybox sh\nexec /bin/busybox {name} \"$@\"\n");
+        file(&format!("bin/{name}"), 0o755, script.as_bytes())
+    }));
+    tree(&[], &files)
 }
 
 fn tree(folders: &[&str], files: &[(String, u32, Bytes)]) -> Layer {
