@@ -11,6 +11,7 @@ mod cli;
 mod damage;
 mod docs;
 mod fetch;
+mod images;
 mod kill;
 mod secure;
 mod serve;
