@@ -99,7 +99,8 @@ impl Engine {
             Self::Containerd { .. } => command.arg("version"),
         };
         let Finished { status, out, said } = run(command, drop).map_err(|error| self.not_started(error))?;
-        if !status.success() {
+        // Docker 24 to 26 call it a success that there is no daemon to tell its version.
+        if !status.success() || out.starts_with(char::is_whitespace) {
             return Err(EngineError::Silent { engine: self.name(), client: self.client(), said });
         }
         let taker = match self {

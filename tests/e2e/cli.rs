@@ -30,7 +30,7 @@ fn text(path: &Path) -> &str {
 fn the_help_of_every_verb_names_its_arguments_and_options() {
     for (program, args, words) in [
         (AIRBUNDLE, &["--help"][..], &["pack", "--version"][..]),
-        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "--version"]),
+        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "images", "--version"]),
         (
             AIRBUNDLE,
             &["pack", "--help"],
@@ -69,6 +69,25 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
         ),
         (UNBUNDLE, &["ls", "--help"], &["<BUNDLE>", "--json", "- for stdin"]),
         (UNBUNDLE, &["verify", "--help"], &["<BUNDLE>", "--quiet", "--json", "- for stdin"]),
+        (
+            UNBUNDLE,
+            &["images", "--help"],
+            &[
+                "<SITE>",
+                "[REF]...",
+                "--load <ENGINE>",
+                "docker",
+                "podman",
+                "containerd",
+                "oci-archive",
+                "--platform <OS/ARCH>",
+                "--namespace <NAME>",
+                "default: k8s.io",
+                "--output <FILE>",
+                "--quiet",
+                "--json",
+            ],
+        ),
     ] {
         let output = Command::new(program).args(args).output().expect("start the program");
         let help = String::from_utf8(output.stdout).expect("UTF-8");

@@ -13,6 +13,7 @@ mod damage;
 mod docs;
 mod fetch;
 mod image;
+mod images;
 mod kill;
 mod second_reader;
 mod secure;

@@ -112,7 +112,7 @@ fn site_name(image: &UpstreamImage) -> String {
 }
 
 /// Where the storage of a registry has a blob.
-fn blob(registry: &Path, digest: &str) -> PathBuf {
+pub(crate) fn blob(registry: &Path, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").expect("a sha256");
     registry.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
