@@ -52,8 +52,17 @@ compose() {
     fi
 }
 
+# Whether an engine is here and its daemon, if it has one, answers. (Some versions of `docker info` succeed without.)
+runs_engine() {
+    has "$1" || return 1
+    case $1 in
+    docker) [ -n "$(docker version --format '{{.Server.Version}}' 2>/dev/null)" ] ;;
+    podman) podman info >/dev/null 2>&1 ;;
+    esac
+}
+
 has_compose() {
-    has docker && docker info >/dev/null 2>&1 && { docker compose version >/dev/null 2>&1 || has docker-compose; }
+    runs_engine docker && { docker compose version >/dev/null 2>&1 || has docker-compose; }
 }
 
 choose() {
@@ -64,7 +73,7 @@ choose() {
         ;;
     docker | podman)
         has "$SITE_ENGINE" || fail "there is no $SITE_ENGINE here"
-        "$SITE_ENGINE" info >/dev/null 2>&1 || fail "$SITE_ENGINE does not answer: is it running?"
+        runs_engine "$SITE_ENGINE" || fail "$SITE_ENGINE does not answer: is it running?"
         engine=$SITE_ENGINE
         ;;
     nginx)
@@ -75,9 +84,9 @@ choose() {
         # An engine is of use only with the images of the servers.
         if has_compose && images_are_near docker; then
             engine=compose
-        elif has docker && docker info >/dev/null 2>&1 && images_are_near docker; then
+        elif runs_engine docker && images_are_near docker; then
             engine=docker
-        elif has podman && podman info >/dev/null 2>&1 && images_are_near podman; then
+        elif runs_engine podman && images_are_near podman; then
             engine=podman
         elif has nginx || has /usr/sbin/nginx; then
             engine=nginx

@@ -540,6 +540,38 @@ fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registr
     }
 }
 
+#[test]
+fn podman_runs_nginx_alone() {
+    let site = with_servers(false);
+    site.configure(&[]).ok();
+    let said = site.on_a_host(&format!(
+        r#"
+unset -f podman
+mkdir -p /etc/containers
+# Neither overlay mounts nor systemd may be at hand, and no network but this one.
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "/run/podman"\n' "$HOST_COPY/podman" >/etc/containers/storage.conf
+printf '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n[containers]\nnetns = "host"\n' >/etc/containers/containers.conf
+ENGINE=podman
+{BY_ITSELF}
+test "$(podman ps -q | wc -l)" = 1
+"$CONF/site" stop; test -z "$(podman ps -aq)"
+"#
+    ));
+    assert!(said.contains("running with podman"), "{said}");
+}
+
+#[test]
+fn one_command_configures_starts_and_trusts() {
+    let site = Site::full();
+    let said = site.on_a_host(
+        r#"SITE_ENGINE=nginx "$UNBUNDLE" site "$SITE" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" \
+    --registry-port "$REGISTRY" --apply --start
+curl -sSf --noproxy '*' "https://hub.site.test:$FILES/" | grep -q '<main'
+skopeo inspect --raw "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" >/dev/null"#,
+    );
+    assert!(said.contains("site: running with nginx"), "{said}");
+}
+
 // ---- Kubespray ---------------------------------------------------------------------------------------------------
 
 /// What a list names.
