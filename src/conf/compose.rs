@@ -18,7 +18,7 @@ pub fn file(setup: &Setup) -> String {
     let config = if registry.is_some() { "nginx-files.conf" } else { "nginx.conf" };
     let mut text = format!(
         "# Made by `unbundle site`, which keeps what you edit here. `./site start` uses it; by hand:\n\
-         #   docker compose -p airbundle -f {conf}/compose.yaml up -d\n\
+         #   docker compose -p airbundle-{files_port} -f {conf}/compose.yaml up -d\n\
          services:\n  nginx:\n    image: {nginx}\n    restart: unless-stopped\n    command: [nginx, -c, {conf}/{config}, \
          -g, \"daemon off; pid /tmp/nginx.pid;\"]\n    ports:\n      - \"{files_port}:{files_port}\"\n"
     );
