@@ -184,7 +184,7 @@ pub fn unpack(
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
     record(&contents, options, &roots)?;
-    guide(&options.site)?;
+    guide(&options.site, &roots)?;
     summary.time = start.elapsed();
     Ok(summary)
 }
@@ -208,13 +208,15 @@ fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), F
 }
 
 /// Puts the guide for the people at the site beside it, unless one is there: it is theirs to write into.
-fn guide(site: &Path) -> Result<(), FsError> {
+fn guide(site: &Path, roots: &Roots) -> Result<(), FsError> {
     use std::io::Write as _;
-    let path = site.join(GUIDE);
-    match std::fs::File::create_new(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        file => file.and_then(|mut file| file.write_all(GUIDE_TEXT)).map_err(FsError::at("create", &path)),
+    let (path, scratch) = (site.join(GUIDE), roots.site.path("guide"));
+    if std::fs::symlink_metadata(&path).is_ok() {
+        return Ok(());
     }
+    let mut file = std::fs::File::create(&scratch).map_err(FsError::at("create", &scratch))?;
+    file.write_all(GUIDE_TEXT).and_then(|()| file.sync_all()).map_err(FsError::at("write", &scratch))?;
+    crate::fs::rename_durably(&scratch, &path)
 }
 
 /// The folders that are written to.
