@@ -1,10 +1,13 @@
 //! The command line: one file a verb, and what they share.
 
 pub mod exit;
+pub mod image;
+pub mod images;
 pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod site;
 pub mod unpack;
 pub mod verify;
 

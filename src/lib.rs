@@ -4,13 +4,17 @@
 
 pub mod bundle;
 pub mod cli;
+pub mod conf;
 pub mod digest;
+pub mod engine;
 pub mod event;
 #[cfg(feature = "net")]
 pub mod fetch;
 pub mod fs;
+pub mod image;
 #[cfg(feature = "net")]
 pub mod list;
+pub mod load;
 pub mod manifest;
 #[cfg(feature = "net")]
 pub mod pack;

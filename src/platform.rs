@@ -21,6 +21,27 @@ pub struct Platform {
 pub struct ParsePlatformError;
 
 impl Platform {
+    /// The platform that this program runs on.
+    #[must_use]
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            "powerpc64" => "ppc64",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+
+    /// Whether the two are one platform, however each of them is written.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.selects(other) && other.selects(self)
+    }
+
     /// Whether somebody who asks for this platform means `candidate`, too: `linux/amd64` means every variant of
     /// it, `linux/amd64/v3` only that one. What containerd takes as one is one here: `arm64` and `arm64/v8`,
     /// `amd64` and `amd64/v1`, `arm` and `arm/v7`.
@@ -104,6 +125,20 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<Platform>(), Err(ParsePlatformError), "{bad}");
         }
+    }
+
+    #[test]
+    fn one_platform_may_be_written_in_two_ways() {
+        for (one, other, same) in [
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/arm", "linux/arm/v7", true),
+            ("linux/amd64", "linux/amd64/v3", false),
+            ("linux/amd64", "linux/386", false),
+        ] {
+            let (one, other): (Platform, Platform) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((one.is_same(&other), other.is_same(&one)), (same, same), "{one} {other}");
+        }
+        assert!(Platform::host().is_same(&Platform::host()));
     }
 
     #[test]

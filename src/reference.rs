@@ -224,10 +224,16 @@ fn parse_host(text: &str) -> Result<String, ReferenceError> {
     match port {
         Some((_, port)) if is_port(port) => Ok(format!("{name}:{port}")),
         Some((at, _)) => Err(ReferenceError::Port { at }),
-        None if matches!(name.as_str(), "index.docker.io" | "registry-1.docker.io") => {
-            Ok(DOCKER_HUB.to_owned())
-        }
-        None => Ok(name),
+        None => Ok(canonical_host(&name)),
+    }
+}
+
+/// A host as references have it: in lower case, and Docker Hub under its one name.
+#[must_use]
+pub fn canonical_host(host: &str) -> String {
+    match host.to_ascii_lowercase().as_str() {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
+        host => host.to_owned(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +26,10 @@ use crate::site::storage::{FENCE, Links, NamesError, blob_path};
 const SMALL_FILE: u64 = 8 << 10;
 /// How many link files are staged before they are moved.
 const LINK_BATCH: usize = 1024;
+
+/// How to go on from here, for the people at the site: it is there when nothing else is.
+const GUIDE: &str = "README.md";
+const GUIDE_TEXT: &[u8] = include_bytes!("../docs/site.md");
 
 /// Where the parts of a bundle go.
 #[derive(Debug, Clone)]
@@ -181,6 +184,7 @@ pub fn unpack(
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
     record(&contents, options, &roots)?;
+    guide(&options.site)?;
     summary.time = start.elapsed();
     Ok(summary)
 }
@@ -201,6 +205,16 @@ fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), F
     record.add(contents, &options.templates, &options.site);
     record.write(&options.site, &roots.site.path("record"))?;
     Ok(())
+}
+
+/// Puts the guide for the people at the site beside it, unless one is there: it is theirs to write into.
+fn guide(site: &Path) -> Result<(), FsError> {
+    use std::io::Write as _;
+    let path = site.join(GUIDE);
+    match std::fs::File::create_new(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        file => file.and_then(|mut file| file.write_all(GUIDE_TEXT)).map_err(FsError::at("create", &path)),
+    }
 }
 
 /// The folders that are written to.
@@ -428,22 +442,7 @@ impl Feeder<'_> {
 
 /// Names what the damage of some blobs hits.
 fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
-    const SHOWN: usize = 5;
-    let all = layout.owners(&blobs.iter().copied().collect());
-    let mut seen = HashSet::new();
-    let mut owners: Vec<String> = blobs
-        .iter()
-        .flat_map(|digest| all.get(digest).cloned().unwrap_or_else(|| vec![digest.to_string()]))
-        .filter(|owner| seen.insert(owner.clone()))
-        .map(|owner| format!("`{owner}`"))
-        .collect();
-    let more = owners.len().saturating_sub(SHOWN);
-    owners.truncate(SHOWN);
-    let mut owners = owners.join(", ");
-    if more > 0 {
-        let _ = write!(owners, " and {more} more"); // a String takes everything
-    }
-    UnpackError::Damaged { owners, source }
+    UnpackError::Damaged { owners: layout.owners_text(blobs), source }
 }
 
 /// The links that are not there, name something else or cannot be read by everybody, stage by stage, and the folders

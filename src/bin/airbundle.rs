@@ -14,11 +14,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Pack(cli::pack::Pack),
+    Image(cli::image::Image),
 }
 
 fn main() -> std::process::ExitCode {
     let Cli { verb } = Cli::parse();
     cli::main(|| match verb {
         Verb::Pack(pack) => pack.run(),
+        Verb::Image(image) => image.run(),
     })
 }

@@ -16,6 +16,8 @@ enum Verb {
     Unpack(cli::unpack::Unpack),
     Ls(cli::ls::Ls),
     Verify(cli::verify::Verify),
+    Site(cli::site::Site),
+    Images(cli::images::Images),
 }
 
 fn main() -> std::process::ExitCode {
@@ -24,5 +26,7 @@ fn main() -> std::process::ExitCode {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
         Verb::Verify(verify) => verify.run(),
+        Verb::Site(site) => site.run(),
+        Verb::Images(images) => images.run(),
     })
 }

@@ -385,6 +385,24 @@ impl Layout {
         }
         owners
     }
+
+    /// What some of `blobs` belong to, for an error: each once, and the first few of many.
+    #[must_use]
+    pub fn owners_text(&self, blobs: &[Digest]) -> String {
+        const SHOWN: usize = 5;
+        let all = self.owners(&blobs.iter().copied().collect());
+        let mut seen = HashSet::new();
+        let mut owners: Vec<String> = blobs
+            .iter()
+            .flat_map(|digest| all.get(digest).cloned().unwrap_or_else(|| vec![digest.to_string()]))
+            .filter(|owner| seen.insert(owner.clone()))
+            .map(|owner| format!("`{owner}`"))
+            .collect();
+        let more = owners.len().saturating_sub(SHOWN);
+        owners.truncate(SHOWN);
+        let owners = owners.join(", ");
+        if more > 0 { format!("{owners} and {more} more") } else { owners }
+    }
 }
 
 impl From<&Descriptor> for Blob {

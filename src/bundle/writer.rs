@@ -6,7 +6,7 @@
 //! digest was known early or late.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -49,27 +49,37 @@ pub struct BundleWriter {
 
 /// The right to write a bundle: `<target>.partial`, open and locked.
 pub struct Claim {
-    file: File,
-    partial: PathBuf,
-    target: PathBuf,
+    pub(crate) file: File,
+    pub(crate) partial: PathBuf,
+    pub(crate) target: PathBuf,
+}
+
+/// Why a bundle must not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// It cannot be.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another process is writing it.
+    #[error("another `airbundle` is writing `{}`", .0.display())]
+    Busy(PathBuf),
 }
 
 impl Claim {
     /// Claims `target`; fails if it cannot be written, or if somebody else is writing it.
-    pub fn new(target: &Path) -> Result<Self, FsError> {
+    pub fn new(target: &Path) -> Result<Self, ClaimError> {
         let partial = partial_path(target);
         if target.is_dir() {
             let source = io::ErrorKind::IsADirectory.into();
-            return Err(FsError { action: "create", path: target.to_owned(), source });
+            return Err(FsError { action: "create", path: target.to_owned(), source }.into());
         }
         loop {
             let mut options = File::options();
             let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
             let file = file.map_err(FsError::at("create", &partial))?;
-            file.try_lock().map_err(|error| FsError {
-                action: "lock (is another `airbundle` writing it?)",
-                path: partial.clone(),
-                source: error.into(),
+            file.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => ClaimError::Busy(target.to_owned()),
+                TryLockError::Error(source) => FsError::at("lock", &partial)(source).into(),
             })?;
             // Whoever held the lock may have finished just now: then this is the bundle, and must not be touched.
             if is_at(&file, &partial).map_err(FsError::at("open", &partial))? {
@@ -418,14 +428,14 @@ impl Output {
 }
 
 /// A thread that brings what was written to the disk while more is written.
-struct Flusher {
+pub(crate) struct Flusher {
     unflushed: u64,
     wake: Option<Sender<()>>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Flusher {
-    fn start(file: &File) -> Self {
+    pub(crate) fn start(file: &File) -> Self {
         let (wake, woken) = channel();
         // Without a second handle everything is left to the sync at the end.
         let thread = file.try_clone().ok().map(|file| {
@@ -440,7 +450,7 @@ impl Flusher {
         Self { unflushed: 0, wake: Some(wake), thread }
     }
 
-    fn wrote(&mut self, bytes: u64) {
+    pub(crate) fn wrote(&mut self, bytes: u64) {
         self.unflushed += bytes;
         if self.unflushed >= FLUSH_STEP {
             self.unflushed = 0;
@@ -450,7 +460,7 @@ impl Flusher {
         }
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.wake = None;
         match self.thread.take() {
             Some(thread) => thread.join().expect("the flusher does not panic; please report"),

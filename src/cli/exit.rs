@@ -3,6 +3,11 @@
 use crate::bundle::index::IndexError;
 use crate::bundle::reader::ReadError;
 use crate::cli::chain;
+use crate::engine::EngineError;
+use crate::image::error::ImageError;
+use crate::load::LoadError;
+use crate::site::image::{BlobError, ImageError as SiteImageError};
+use crate::site::record::RecordError;
 use crate::unpack::UnpackError;
 
 /// How a program ends.
@@ -21,7 +26,7 @@ pub enum Code {
     Mismatch = 5,
     /// The file system here says no: not there, not writable, full.
     File = 6,
-    /// The bundle is damaged.
+    /// The bundle is damaged, or the site is.
     Damaged = 7,
     /// The input is no bundle, or one that this version does not read.
     NotABundle = 8,
@@ -29,6 +34,10 @@ pub enum Code {
     Busy = 9,
     /// There is not enough room; nothing was written.
     Space = 10,
+    /// A container engine is missing, does not answer, or has not taken an image.
+    Engine = 11,
+    /// The site cannot be served: its certificate, a server that does not start.
+    Serve = 12,
 }
 
 /// Why a program ends with another code than success.
@@ -64,6 +73,52 @@ impl From<UnpackError> for Failure {
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
         };
         Self::new(code, chain(&error))
+    }
+}
+
+impl From<RecordError> for Failure {
+    fn from(error: RecordError) -> Self {
+        let code = match &error {
+            RecordError::Fs(_) | RecordError::Missing(_) => Code::File,
+            RecordError::Syntax(..) => Code::Damaged,
+            RecordError::Version(..) => Code::NotABundle,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let code = match &error {
+            ImageError::Read(error) => read_code(error),
+            ImageError::Damaged { .. } => Code::Damaged,
+            ImageError::Fs(_) => Code::File,
+            ImageError::Busy(_) => Code::Busy,
+            ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<Vec<LoadError>> for Failure {
+    /// The first error gives the code.
+    fn from(errors: Vec<LoadError>) -> Self {
+        let image = |error: &SiteImageError| match error {
+            SiteImageError::Blob { source: BlobError::Fs(_), .. } => Code::File,
+            SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } | SiteImageError::Reference(_) => {
+                Code::Damaged
+            }
+            SiteImageError::Artifact { .. }
+            | SiteImageError::Platform { .. }
+            | SiteImageError::NoTag { .. } => Code::Usage,
+        };
+        let code = errors.first().map_or(Code::Success, |error| match error {
+            LoadError::Image(error) | LoadError::Engine(EngineError::Damaged(error)) => image(error),
+            LoadError::Engine(_) => Code::Engine,
+            LoadError::Fs(_) | LoadError::Stdout(..) => Code::File,
+            LoadError::OneFile(..) | LoadError::Nothing(_) => Code::Usage,
+        });
+        Self { code, messages: errors.iter().map(|error| chain(error)).collect() }
     }
 }
 

@@ -40,14 +40,14 @@ struct Listing {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ListedImage {
-    reference: String,
-    digest: Digest,
-    media_type: String,
-    /// Those that the bundle holds; none for an artifact.
-    platforms: Vec<String>,
+pub(super) struct ListedImage {
+    pub(super) reference: String,
+    pub(super) digest: Digest,
+    pub(super) media_type: String,
+    /// Those that are there; none for an artifact.
+    pub(super) platforms: Vec<String>,
     /// Bytes of its manifests, configs and layers, those that it shares with others included.
-    size: u64,
+    pub(super) size: u64,
 }
 
 #[derive(Serialize)]
@@ -129,20 +129,26 @@ fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest,
 }
 
 fn text(listing: &Listing) -> String {
-    let images = listing.images.iter().map(|image| {
-        let platforms = if image.platforms.is_empty() { "-".into() } else { image.platforms.join(",") };
-        [image.reference.clone(), human_bytes(image.size), platforms, image.digest.to_string()]
-    });
     let files = listing
         .files
         .iter()
         .map(|file| [file.path.clone(), human_bytes(file.size), String::new(), file.digest.to_string()]);
-    let mut text = String::new();
-    table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], &images.collect::<Vec<_>>());
+    let mut text = images(&listing.images);
     if !listing.images.is_empty() && !listing.files.is_empty() {
         text.push('\n');
     }
     table(&mut text, ["FILE", "SIZE", "", "SHA256"], &files.collect::<Vec<_>>());
+    text
+}
+
+/// A table of images.
+pub(super) fn images(images: &[ListedImage]) -> String {
+    let rows = images.iter().map(|image| {
+        let platforms = if image.platforms.is_empty() { "-".into() } else { image.platforms.join(",") };
+        [image.reference.clone(), human_bytes(image.size), platforms, image.digest.to_string()]
+    });
+    let mut text = String::new();
+    table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], &rows.collect::<Vec<_>>());
     text
 }
 

@@ -16,6 +16,7 @@ use crate::fetch::resolve::Upstream;
 use crate::list::{ListError, Lists};
 use crate::pack::{Options, PackError, Summary, pack};
 use crate::platform::Platform;
+use crate::reference::canonical_host;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
@@ -38,8 +39,8 @@ pub struct Pack {
     /// Repeat a request that failed in a way that may pass this many times
     #[arg(long, default_value_t = 4, value_name = "N")]
     retries: u32,
-    /// Take any certificate, or plain http, from this registry
-    #[arg(long, value_name = "HOST")]
+    /// Take any certificate, or plain http, from this registry or mirror
+    #[arg(long, value_name = "HOST", value_parser = parse_host)]
     insecure_registry: Vec<String>,
     /// Fetch what is on HOST, files and images alike, from URL instead; a path in URL comes before theirs
     #[arg(long, value_name = "HOST=URL", value_parser = parse_mirror)]
@@ -103,7 +104,7 @@ fn text(summary: &Summary, options: &Options) -> String {
         summary.files,
         summary.images,
         summary.blobs,
-        human_bytes(summary.bytes),
+        human_bytes(summary.bytes_fetched),
         human_bytes(summary.bytes_shared),
         options.output.display(),
         human_bytes(summary.bundle_size),
@@ -130,15 +131,14 @@ fn pack_failure(error: PackError) -> Failure {
             Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
         }
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
-        PackError::Layout(error) => Failure::new(Code::Fetch, chain(&error)),
+        PackError::Busy(_) => Failure::new(Code::Busy, chain(&error)),
+        PackError::Layout(_) | PackError::Limit(..) => Failure::new(Code::Fetch, chain(&error)),
     }
 }
 
 fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     let (host, url) = text.split_once('=').ok_or("expected HOST=URL")?;
-    if host.is_empty() || host.contains('/') {
-        return Err(format!("`{host}` is no host"));
-    }
+    let host = parse_host(host)?;
     let url = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(format!("`{url}` does not begin with http:// or https:// and a host"));
@@ -150,5 +150,13 @@ fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     {
         return Err("the URL may have a host and a path, and nothing else".into());
     }
-    Ok((host.to_ascii_lowercase(), url))
+    Ok((host, url))
+}
+
+/// A host as references have it. Whether it is one is not looked at: there is a warning if no list names it.
+fn parse_host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains('/') {
+        return Err(format!("`{text}` is no host"));
+    }
+    Ok(canonical_host(text))
 }

@@ -1,6 +1,6 @@
 //! Events for whoever watches: bars on a terminal, plain lines in a log, JSON for a program.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::event::{Event, Report, Silent, human_bytes};
 
-/// Objects smaller than this get no bar of their own: it would be gone before it is read.
+/// Objects smaller than this get no line of their own: it would be gone before it is read.
 const BAR_MINIMUM: u64 = 1 << 20;
 /// How often a log says how far the work is.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -68,6 +68,10 @@ impl Terminal {
         Self { all, total, bars: Mutex::default() }
     }
 
+    fn show(&self, bar: &ProgressBar) {
+        self.all.insert_before(&self.total, bar.clone());
+    }
+
     fn line(&self, line: String) {
         let _ = self.all.println(line); // a terminal that is gone has no reader
     }
@@ -99,21 +103,34 @@ impl Report for Terminal {
                 self.total.set_style(style(template));
                 self.total.tick();
             }
-            Event::Begin { id, object, bytes: Some(bytes) } if *bytes >= BAR_MINIMUM => {
-                let bar = self.all.insert_before(&self.total, ProgressBar::new(*bytes));
-                bar.set_style(style(
-                    "  {wide_msg} [{bar:20.green}] {decimal_bytes:>10}/{decimal_total_bytes:10}",
-                ));
+            Event::Begin { bytes: Some(bytes), .. } if *bytes < BAR_MINIMUM => {}
+            Event::Begin { id, object, bytes } => {
+                let bar = ProgressBar::with_draw_target(*bytes, ProgressDrawTarget::hidden());
+                bar.set_style(style(match bytes {
+                    Some(_) => "  {wide_msg} [{bar:20.green}] {decimal_bytes:>10}/{decimal_total_bytes:10}",
+                    None => "  {wide_msg} {spinner:.green} {decimal_bytes:>10}",
+                }));
                 bar.set_message(object.clone());
+                if bytes.is_some() {
+                    self.show(&bar);
+                }
                 if let Some(old) = bars.insert(*id, bar) {
                     self.all.remove(&old);
                 }
             }
-            Event::Begin { .. } => {}
             Event::Progress { id, bytes } => {
+                let bar = bars.get(id);
+                let counts_late = bar.is_some_and(|bar| bar.length().is_none());
+                if counts_late {
+                    self.total.inc_length(*bytes);
+                }
                 self.total.inc(*bytes);
-                if let Some(bar) = bars.get(id) {
+                if let Some(bar) = bar {
+                    let before = bar.position();
                     bar.inc(*bytes);
+                    if counts_late && before < BAR_MINIMUM && bar.position() >= BAR_MINIMUM {
+                        self.show(bar);
+                    }
                 }
             }
             Event::Done { id } => {
@@ -131,6 +148,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .expect("a template that was tried; please report")
         .progress_chars("=> ")
+        .tick_chars("-\\|/ ")
 }
 
 /// Plain lines on stderr.
@@ -148,11 +166,12 @@ impl Report for Lines {
                 let bytes = bytes.map(|bytes| format!(", {}", human_bytes(bytes))).unwrap_or_default();
                 format!("{name}{objects}{bytes}")
             }
-            Event::Progress { bytes, .. } => match meter.count(*bytes) {
+            Event::Progress { id, bytes } => match meter.count(*id, *bytes) {
                 Some(()) => meter.line(),
                 None => return,
             },
-            Event::Begin { .. } | Event::Done { .. } => return,
+            Event::Begin { id, bytes, .. } => return meter.begin_object(*id, *bytes),
+            Event::Done { .. } => return,
             Event::Retry { object, reason, wait } => retry_line(object, reason, *wait),
             Event::Warning { message } => format!("warning: {message}"),
         };
@@ -169,7 +188,7 @@ impl Report for Json {
     fn event(&self, event: &Event) {
         let mut meter = self.meter.lock().expect("no panic while it counts; please report");
         let line = match event {
-            Event::Progress { bytes, .. } => match meter.count(*bytes) {
+            Event::Progress { id, bytes } => match meter.count(*id, *bytes) {
                 Some(()) => {
                     serde_json::json!({"event": "progress", "bytes": meter.done, "total": meter.total})
                 }
@@ -177,6 +196,10 @@ impl Report for Json {
             },
             Event::Stage { bytes, .. } => {
                 meter.begin(*bytes);
+                serde_json::json!(event)
+            }
+            Event::Begin { id, bytes, .. } => {
+                meter.begin_object(*id, *bytes);
                 serde_json::json!(event)
             }
             event => serde_json::json!(event),
@@ -189,6 +212,8 @@ impl Report for Json {
 struct Meter {
     interval: Duration,
     total: Option<u64>,
+    /// What is no part of the total before it comes.
+    unsized_objects: HashSet<u64>,
     done: u64,
     start: Instant,
     told: Instant,
@@ -197,16 +222,25 @@ struct Meter {
 impl Meter {
     fn new(interval: Duration) -> Self {
         let now = Instant::now();
-        Self { interval, total: None, done: 0, start: now, told: now }
+        Self { interval, total: None, unsized_objects: HashSet::new(), done: 0, start: now, told: now }
     }
 
     fn begin(&mut self, total: Option<u64>) {
         *self = Self { total, ..Self::new(self.interval) };
     }
 
+    fn begin_object(&mut self, id: u64, bytes: Option<u64>) {
+        if bytes.is_none() {
+            self.unsized_objects.insert(id);
+        }
+    }
+
     /// Counts, and says when it is time to tell.
-    fn count(&mut self, bytes: u64) -> Option<()> {
+    fn count(&mut self, id: u64, bytes: u64) -> Option<()> {
         self.done += bytes;
+        if let Some(total) = self.total.as_mut().filter(|_| self.unsized_objects.contains(&id)) {
+            *total += bytes;
+        }
         (self.told.elapsed() >= self.interval).then(|| self.told = Instant::now())
     }
 
@@ -233,4 +267,25 @@ impl Meter {
 
 fn retry_line(object: &str, reason: &str, wait: Duration) -> String {
     format!("retry: `{object}` in {:.1} s: {reason}", wait.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1_000_000;
+
+    #[test]
+    fn what_comes_of_unknown_length_adds_to_the_total_of_a_log() {
+        let mut meter = Meter::new(Duration::ZERO);
+        meter.begin(Some(10 * MB));
+        meter.begin_object(1, Some(10 * MB));
+        meter.begin_object(2, None);
+        meter.count(1, 5 * MB);
+        meter.count(2, 3 * MB);
+        assert_eq!((meter.done, meter.total), (8 * MB, Some(13 * MB)));
+        meter.begin(None);
+        meter.count(2, MB);
+        assert_eq!((meter.done, meter.total), (MB, None));
+    }
 }

@@ -1,6 +1,6 @@
 //! `unbundle unpack`: a bundle in, a site out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -45,8 +45,24 @@ impl Unpack {
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);
         let summary = result?;
-        print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
+        let text = || text(&summary, &options) + &next(&options.site, &summary);
+        print(&self.out.result(text, || summary_json(&summary)))?;
         Ok(Code::Success)
+    }
+}
+
+/// What to do next: the configuration is made of what the site holds.
+fn next(site: &Path, summary: &Summary) -> String {
+    let configured = site.join("conf/settings.json").exists();
+    match (configured, summary.is_unchanged()) {
+        (true, true) => String::new(),
+        (true, false) => {
+            format!(
+                "now: unbundle site {0} && {0}/conf/site start   (its configuration is of before)\n",
+                site.display()
+            )
+        }
+        (false, _) => format!("next: unbundle site {0}   ({0}/README.md says more)\n", site.display()),
     }
 }
 

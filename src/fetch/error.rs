@@ -67,6 +67,12 @@ pub enum Problem {
         /// Why it is refused.
         error: ManifestError,
     },
+    /// More manifests than a bundle may have.
+    #[error(
+        "with its manifests, those of all images have more than the {0} bytes that a bundle may have: split the \
+         lists, and pack a bundle of each part"
+    )]
+    Limit(u64),
     /// A platform that the image does not have.
     #[error("it has no {wanted}; it has {available}")]
     Platform {

@@ -41,7 +41,8 @@ pub fn probe(http: &Http, report: &dyn Report, object: &str, url: &Url) -> Resul
         let file = |size, ranges| RemoteFile { url: url.clone(), size, ranges, etag: etag.clone() };
         match response.status() {
             StatusCode::PARTIAL_CONTENT => match http::content_range(&response) {
-                Some((0, 0, Some(size))) => Ok(file(Some(size), true)),
+                // A file of no bytes has no first one: who sends it and says so is wrong about the size.
+                Some((0, 0, Some(size))) if size > 0 => Ok(file(Some(size), true)),
                 _ => Ok(file(None, false)),
             },
             // There is no first byte.

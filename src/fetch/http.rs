@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::Duration;
 
 use reqwest::blocking::{Client, RequestBuilder, Response};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, RETRY_AFTER};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, LOCATION, RETRY_AFTER};
 use reqwest::{StatusCode, Url, redirect};
 
 use crate::event::{Event, Report};
@@ -33,7 +33,7 @@ impl Http {
     /// Reads the proxy settings of the environment. A request that can pass later is sent `tries` times in all.
     #[must_use]
     pub fn new(tries: u32) -> Self {
-        let builder = || {
+        let builder = |follow: fn(redirect::Attempt) -> redirect::Action| {
             Client::builder()
                 .user_agent(concat!("airbundle/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -43,16 +43,39 @@ impl Http {
         };
         // A second initialisation by another `Http` of this process changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = builder().build().expect("a client without files of its own; please report");
-        let lax = builder().tls_danger_accept_invalid_certs(true).build().expect("as above; please report");
+        let client = builder(follow).build().expect("a client without files of its own; please report");
+        let lax = builder(follow_here).tls_danger_accept_invalid_certs(true).build();
+        let lax = lax.expect("as above; please report");
         Self { client, lax, tries: tries.max(1) }
     }
 
-    /// A GET request; `lax` takes any certificate.
+    /// A GET request; `lax` takes any certificate, and follows no redirect to another host.
     pub fn get(&self, url: Url, lax: bool) -> RequestBuilder {
         // A file is what its URL gives, not what some server would make of it on the way.
         let client = if lax { &self.lax } else { &self.client };
         client.get(url).header(ACCEPT_ENCODING, "identity")
+    }
+
+    /// Sends a GET request with `headers` and a `token`, and returns the answer whatever its status. `lax` takes
+    /// any certificate from the host of `url`; another host to which that one leads is asked as if it had not been
+    /// said, and without the token.
+    pub fn ask(
+        &self,
+        object: &str,
+        url: &Url,
+        lax: bool,
+        token: Option<&str>,
+        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let mut request = headers(self.get(url.clone(), lax));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = send_any(object, request)?;
+        match leads_to(&response).filter(|_| lax) {
+            Some(elsewhere) => send_any(object, headers(self.get(elsewhere, false))),
+            None => Ok(response),
+        }
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or has failed as often as is allowed.
@@ -220,15 +243,33 @@ fn jitter(wait: Duration) -> Duration {
     wait.mul_f64(0.75 + 0.5 * (random as f64 / u64::MAX as f64))
 }
 
-/// reqwest itself keeps credentials from other origins. A redirect from https to http is refused: what comes
-/// over it could be anybody's, and not everything has a checksum.
+/// Where a redirect leads that was not followed.
+fn leads_to(response: &Response) -> Option<Url> {
+    let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
+    response.url().join(location.to_str().ok()?).ok()
+}
+
+/// reqwest itself keeps credentials from other origins.
 fn follow(attempt: redirect::Attempt) -> redirect::Action {
+    match fault(&attempt) {
+        Some(fault) => attempt.error(fault),
+        None => attempt.follow(),
+    }
+}
+
+/// The same, but stops where it leads to another host.
+fn follow_here(attempt: redirect::Attempt) -> redirect::Action {
+    let is_here = attempt.previous().last().is_some_and(|url| url.host() == attempt.url().host());
+    if is_here || fault(&attempt).is_some() { follow(attempt) } else { attempt.stop() }
+}
+
+/// Why a redirect must not be followed. One from https to http is refused: what comes over it could be
+/// anybody's, and not everything has a checksum.
+fn fault(attempt: &redirect::Attempt) -> Option<String> {
     if attempt.previous().len() > REDIRECT_LIMIT {
-        return attempt.error(format!("more than {REDIRECT_LIMIT} redirects"));
+        return Some(format!("more than {REDIRECT_LIMIT} redirects"));
     }
     let secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    if secure && attempt.url().scheme() != "https" {
-        return attempt.error("it leads from https to http");
-    }
-    attempt.follow()
+    (secure && attempt.url().scheme() != "https").then(|| "it leads from https to http".to_owned())
 }

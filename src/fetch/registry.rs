@@ -35,13 +35,15 @@ enum Place {
 }
 
 impl Registry {
-    /// The registry of `host`, or the mirror for it; `insecure`: any certificate will do, or plain http.
+    /// The registry of `host`, or the mirror for it; `insecure`: any certificate of that place will do, or plain
+    /// http.
     pub fn new(
         http: Http,
         host: &str,
         mirror: Option<&Url>,
         insecure: bool,
     ) -> Result<Self, url::ParseError> {
+        let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
         let (place, prefix) = match mirror {
             Some(url) => {
                 let path = url.path().trim_matches('/');
@@ -52,10 +54,7 @@ impl Registry {
                 Url::parse(&format!("https://{host}/"))?;
                 (Place::EitherScheme(host.to_owned()), String::new())
             }
-            None => {
-                let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
-                (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new())
-            }
+            None => (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new()),
         };
         Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), tokens: Mutex::default() })
     }
@@ -121,11 +120,8 @@ impl Registry {
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
         let send = || {
-            let mut request = headers(self.http.get(url.clone(), self.lax));
-            if let Some(token) = self.tokens().get(repository) {
-                request = request.bearer_auth(token);
-            }
-            http::send_any(object, request)
+            let token = self.tokens().get(repository).cloned();
+            self.http.ask(object, url, self.lax, token.as_deref(), &headers)
         };
         let response = send()?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -134,7 +130,7 @@ impl Registry {
         let challenges = response.headers().get_all(WWW_AUTHENTICATE);
         let challenge = challenges.iter().find_map(|value| Challenge::parse(value.to_str().ok()?));
         let Some(challenge) = challenge else { return http::check(object, response) };
-        let token = challenge.token(&self.http, report, object, self.base(object)?, repository)?;
+        let token = challenge.token(&self.http, report, object, self.base(object)?, self.lax, repository)?;
         self.tokens().insert(repository.to_owned(), token);
         http::check(object, send()?)
     }
@@ -186,5 +182,22 @@ pub fn is_loopback(host: &str) -> bool {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_hub_is_asked_where_it_answers_insecure_or_not() {
+        for insecure in [false, true] {
+            let registry = Registry::new(Http::new(1), "docker.io", None, insecure).unwrap();
+            let host = match &registry.place {
+                Place::Url(url) => url.host_str().unwrap(),
+                Place::EitherScheme(host) => host,
+            };
+            assert_eq!(host, "registry-1.docker.io");
+        }
     }
 }

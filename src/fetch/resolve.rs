@@ -1,10 +1,11 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
 
+use crate::bundle::MANIFESTS_LIMIT;
 use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -16,16 +17,17 @@ use crate::fetch::registry::Registry;
 use crate::list::{FileEntry, ImageEntry, Lists};
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
 use crate::platform::Platform;
+use crate::reference::canonical_host;
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 7;
 
-/// Where things are fetched from, and how.
+/// Where things are fetched from, and how. Hosts are as [`canonical_host`] has them.
 #[derive(Debug, Clone, Default)]
 pub struct Upstream {
     /// URLs that stand for hosts, of files and images alike.
     pub mirrors: HashMap<String, Url>,
-    /// Hosts of registries without a certificate, or with one that nobody knows.
+    /// Hosts of registries or of their mirrors without a certificate, or with one that nobody knows.
     pub insecure: Vec<String>,
     /// How many connections at once.
     pub jobs: usize,
@@ -61,25 +63,30 @@ pub fn resolve(
 ) -> Result<Resolved, Vec<FetchError>> {
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "resolving", bytes: None, objects });
+    for message in upstream.unused(&lists) {
+        report.event(&Event::Warning { message });
+    }
     let registries = registries(http, upstream, &lists)?;
+    let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
         let registry = &registries[entry.reference.host()];
-        let mut resolver = Resolver::new(report, registry, entry, platforms);
-        resolver.image().map(|indexed| (resolver.manifests, indexed, registry.clone()))
+        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests);
+        resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
-        let mirror = entry.url.host_str().and_then(|host| upstream.mirror(host, entry.url.port()));
+        let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
         files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
     });
 
     let mut failures = Vec::new();
-    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests: HashMap::new() };
+    let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
+    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests };
+    let mut is_full = false;
     for image in images {
         match image {
-            Ok((manifests, indexed, registry)) => {
-                resolved.manifests.extend(manifests);
-                resolved.images.push(ResolvedImage { indexed, registry });
-            }
+            Ok(image) => resolved.images.push(image),
+            // Every image that comes after it is one too many, too.
+            Err(FetchError { problem: Problem::Limit(_), .. }) if std::mem::replace(&mut is_full, true) => {}
             Err(failure) => failures.push(failure),
         }
     }
@@ -95,10 +102,39 @@ pub fn resolve(
 }
 
 impl Upstream {
-    fn mirror(&self, host: &str, port: Option<u16>) -> Option<&Url> {
-        let with_port = port.and_then(|port| self.mirrors.get(&format!("{host}:{port}")));
-        with_port.or_else(|| self.mirrors.get(host))
+    /// Whether `insecure`, a host with or without a port, is where the images of `host` are pulled from.
+    fn is_place_of(&self, insecure: &str, host: &str) -> bool {
+        let Some(mirror) = self.mirrors.get(host) else { return insecure == host };
+        let (Some(there), Some(port)) = (mirror.host_str(), mirror.port_or_known_default()) else {
+            return false;
+        };
+        insecure == canonical_host(there) || insecure == format!("{there}:{port}")
     }
+
+    /// A warning for each host that was named and that nothing of the lists has to do with: most likely a typo.
+    fn unused(&self, lists: &Lists) -> Vec<String> {
+        let registries: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
+        let of_files: BTreeSet<String> = lists.files.iter().flat_map(|entry| names(&entry.url)).collect();
+        let mirrors: BTreeSet<&String> = self.mirrors.keys().collect();
+        let mirrors = mirrors
+            .into_iter()
+            .filter(|host| !registries.contains(host.as_str()) && !of_files.contains(*host))
+            .map(|host| format!("`--mirror {host}=…` is not used: no list names this host"));
+        let insecure: BTreeSet<&String> = self.insecure.iter().collect();
+        let insecure = insecure
+            .into_iter()
+            .filter(|host| !registries.iter().any(|registry| self.is_place_of(host, registry)))
+            .map(|host| format!("`--insecure-registry {host}` is not used: no image comes from this host"));
+        mirrors.chain(insecure).collect()
+    }
+}
+
+/// The names under which there may be a mirror for the host of a URL: with the port, if there is one, before
+/// without.
+fn names(url: &Url) -> Vec<String> {
+    let host = url.host_str().map(canonical_host);
+    let with_port = host.iter().zip(url.port()).map(|(host, port)| format!("{host}:{port}")).next();
+    with_port.into_iter().chain(host).collect()
 }
 
 fn registries(
@@ -112,7 +148,7 @@ fn registries(
         if registries.contains_key(host) {
             continue;
         }
-        let insecure = upstream.insecure.iter().any(|insecure| insecure == host);
+        let insecure = upstream.insecure.iter().any(|insecure| upstream.is_place_of(insecure, host));
         let registry =
             Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
                 let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
@@ -123,6 +159,32 @@ fn registries(
     Ok(registries)
 }
 
+const NO_PANIC: &str = "nothing panics while it holds the manifests; please report";
+
+/// The manifests of all images so far. They are held in memory, here as in a reader.
+struct Manifests {
+    by_digest: HashMap<Digest, Vec<u8>>,
+    /// How many bytes more there may be.
+    room: u64,
+}
+
+impl Manifests {
+    fn new(limit: u64) -> Self {
+        Self { by_digest: HashMap::new(), room: limit }
+    }
+
+    /// Keeps a manifest; says whether there was room for it.
+    fn keep(&mut self, digest: Digest, bytes: Vec<u8>) -> bool {
+        if self.by_digest.contains_key(&digest) {
+            return true;
+        }
+        let Some(room) = self.room.checked_sub(bytes.len() as u64) else { return false };
+        self.room = room;
+        self.by_digest.insert(digest, bytes);
+        true
+    }
+}
+
 /// Resolves one image.
 struct Resolver<'a> {
     report: &'a dyn Report,
@@ -130,7 +192,10 @@ struct Resolver<'a> {
     entry: &'a ImageEntry,
     object: String,
     wanted: &'a [Platform],
-    manifests: HashMap<Digest, Vec<u8>>,
+    manifests: &'a Mutex<Manifests>,
+    /// What of them is wanted for this image.
+    kept: BTreeSet<Digest>,
+    /// What some index names and does not want; another one may.
     omitted: BTreeSet<Digest>,
     /// What of `wanted` was found.
     found: BTreeSet<Platform>,
@@ -144,6 +209,7 @@ impl<'a> Resolver<'a> {
         registry: &'a Registry,
         entry: &'a ImageEntry,
         platforms: &'a [Platform],
+        manifests: &'a Mutex<Manifests>,
     ) -> Self {
         Self {
             report,
@@ -151,7 +217,8 @@ impl<'a> Resolver<'a> {
             entry,
             object: entry.reference.to_string(),
             wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
-            manifests: HashMap::new(),
+            manifests,
+            kept: BTreeSet::new(),
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
             available: BTreeSet::new(),
@@ -174,13 +241,10 @@ impl<'a> Resolver<'a> {
         let media_type = announced(&media_type, &bytes);
         self.manifest(&media_type, digest, bytes, 0)?;
         self.check_platforms()?;
-        Ok(IndexedImage {
-            reference: reference.clone(),
-            media_type,
-            digest,
-            size,
-            omitted: std::mem::take(&mut self.omitted),
-        })
+        // What is left out is left out wherever it is named, so nothing may be that is wanted somewhere.
+        self.omitted.retain(|digest| !self.kept.contains(digest));
+        let omitted = std::mem::take(&mut self.omitted);
+        Ok(IndexedImage { reference: reference.clone(), media_type, digest, size, omitted })
     }
 
     /// Reads a manifest and those that it names.
@@ -193,7 +257,10 @@ impl<'a> Resolver<'a> {
     ) -> Result<(), FetchError> {
         let refuse = |error| FetchError::new(&self.object, Problem::Manifest { digest, error });
         let manifest = Manifest::parse(media_type, &bytes).map_err(refuse)?;
-        self.manifests.insert(digest, bytes);
+        self.kept.insert(digest);
+        if !self.manifests.lock().expect(NO_PANIC).keep(digest, bytes) {
+            return Err(FetchError::new(&self.object, Problem::Limit(MANIFESTS_LIMIT)));
+        }
         match manifest {
             Manifest::Image { config, layers } => {
                 if let Some(layer) = layers.iter().find(|layer| layer.foreign) {
@@ -326,4 +393,44 @@ fn announced(header: &str, bytes: &[u8]) -> String {
     let value: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
     let media_type = value.as_ref().and_then(|value| value.get("mediaType")?.as_str());
     media_type.unwrap_or(header).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_nothing_of_the_lists_has_to_do_with_are_warned_of_once() {
+        let mut lists = Lists::default();
+        let text = "quay.io/a:1\nindex.docker.io/a/b:1\nr.example:5000/a:1\nm.example/a:1\n\
+                    https://dl.k8s.io/a\nhttps://f.example:8443/a\n";
+        lists.parse_into("all.list".as_ref(), text, &mut Vec::new());
+        let url = |url: &str| url.parse::<Url>().unwrap();
+        let harbor = url("https://harbor.example:8443/m");
+        let named = ["quay.io", "docker.io", "m.example", "dl.k8s.io", "f.example", "f.example:8443"];
+        let mut upstream = Upstream {
+            mirrors: named.map(|host| (host.to_owned(), harbor.clone())).into(),
+            insecure: ["harbor.example", "harbor.example:8443", "r.example:5000"].map(str::to_owned).into(),
+            ..Upstream::default()
+        };
+        assert_eq!(upstream.unused(&lists), [""; 0]);
+        for host in ["qay.io", "r.example", "dl.k8s.io:443"] {
+            upstream.mirrors.insert(host.to_owned(), harbor.clone());
+        }
+        let insecure = ["harbor.example:443", "quay.io", "quay.io", "dl.k8s.io", "r.example"];
+        upstream.insecure = insecure.map(str::to_owned).into();
+        let warnings = upstream.unused(&lists);
+        let hosts: Vec<_> = warnings.iter().map(|text| text.split([' ', '=', '`']).nth(2).unwrap()).collect();
+        let expected = ["dl.k8s.io:443", "qay.io", "r.example"];
+        let insecure = ["dl.k8s.io", "harbor.example:443", "quay.io", "r.example"];
+        assert_eq!(hosts, [&expected[..], &insecure].concat(), "{warnings:#?}");
+    }
+
+    #[test]
+    fn each_manifest_takes_room_once_and_there_is_no_more_than_said() {
+        let mut manifests = Manifests::new(8);
+        let mut keep = |bytes: &[u8]| manifests.keep(Digest::of(bytes), bytes.to_vec());
+        assert_eq!([keep(b"five!"), keep(b"five!"), keep(b"four"), keep(b"two")], [true, true, false, true]);
+        assert_eq!((manifests.by_digest.len(), manifests.room), (2, 0));
+    }
 }

@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::program::{Finished, airbundle, airbundle_command, unbundle, unbundle_command};
 use crate::serve::{World, folder, unpack, world, write_list};
+use crate::support::fake::{Content, Fake, Framing, Reply};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::Web;
@@ -28,7 +30,7 @@ fn text(path: &Path) -> &str {
 fn the_help_of_every_verb_names_its_arguments_and_options() {
     for (program, args, words) in [
         (AIRBUNDLE, &["--help"][..], &["pack", "--version"][..]),
-        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "--version"]),
+        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "images", "--version"]),
         (
             AIRBUNDLE,
             &["pack", "--help"],
@@ -67,6 +69,25 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
         ),
         (UNBUNDLE, &["ls", "--help"], &["<BUNDLE>", "--json", "- for stdin"]),
         (UNBUNDLE, &["verify", "--help"], &["<BUNDLE>", "--quiet", "--json", "- for stdin"]),
+        (
+            UNBUNDLE,
+            &["images", "--help"],
+            &[
+                "<SITE>",
+                "[REF]...",
+                "--load <ENGINE>",
+                "docker",
+                "podman",
+                "containerd",
+                "oci-archive",
+                "--platform <OS/ARCH>",
+                "--namespace <NAME>",
+                "default: k8s.io",
+                "--output <FILE>",
+                "--quiet",
+                "--json",
+            ],
+        ),
     ] {
         let output = Command::new(program).args(args).output().expect("start the program");
         let help = String::from_utf8(output.stdout).expect("UTF-8");
@@ -109,6 +130,14 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
         (
             &["--mirror", "Quay.IO=http://127.0.0.1:1", "--mirror", "quay.io=http://127.0.0.1:1"],
             &["`--mirror`", "twice", "`quay.io`"],
+        ),
+        (
+            &["--mirror", "docker.io=http://127.0.0.1:1", "--mirror", "index.docker.io=http://127.0.0.1:1"],
+            &["`--mirror`", "twice", "`docker.io`"],
+        ),
+        (
+            &["--insecure-registry", "https://quay.io"],
+            &[malformed, "--insecure-registry", "`https://quay.io` is no host"],
         ),
         (&["--quiet", "--json"], &["--quiet", "--json", "cannot be used"]),
         (&["--nothing"], &["--nothing"]),
@@ -316,6 +345,19 @@ fn assert_fields(object: &Value, fields: &[&str]) {
     assert_eq!(found, expected, "{object}");
 }
 
+const PACK_SUMMARY: [&str; 10] = [
+    "event",
+    "identity",
+    "files",
+    "images",
+    "blobs",
+    "bytes",
+    "bytesFetched",
+    "bytesShared",
+    "bundleSize",
+    "seconds",
+];
+
 #[test]
 fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     let little = Little::new();
@@ -329,10 +371,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     let object = |name: &str| lines.iter().any(|line| line["event"] == "begin" && line["object"] == name);
     assert!(object("https://dl.k8s.io/a/other"), "{}", packed.stdout);
     let summary = packed.json();
-    assert_fields(
-        &summary,
-        &["event", "identity", "files", "images", "blobs", "bytes", "bytesShared", "bundleSize", "seconds"],
-    );
+    assert_fields(&summary, &PACK_SUMMARY);
     assert_eq!(
         (&summary["event"], &summary["files"], &summary["images"]),
         (&"summary".into(), &2.into(), &3.into())
@@ -415,6 +454,27 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     );
     let other = little.upstream.files()[0].bytes.len();
     assert_eq!(summary["bytesWritten"], blobs.values().sum::<usize>() + other);
+}
+
+#[test]
+fn json_tells_what_is_fetched_from_what_is_in_the_bundle() {
+    let little = Little::new();
+    let packed = little.pack(&["--json"]).ok();
+    let (lines, summary) = (events(&packed), packed.json());
+    let blobs = little.blobs();
+    let fetched: usize = blobs.values().sum();
+    assert_eq!(summary["bytesFetched"], fetched, "{summary}");
+    let verdict = unbundle(["verify", "--json", text(&little.bundle)]).ok().json();
+    assert_eq!(summary["bytes"], verdict["bytes"]);
+    assert!(summary["bytes"].as_u64() > Some(fetched as u64), "the list of files, too: {summary}");
+    // The manifests are there before the fetching begins.
+    let images = little.upstream.images().iter();
+    let manifests = images.flat_map(|entry| entry.image.manifests());
+    let manifests: BTreeMap<_, _> =
+        manifests.map(|(descriptor, _)| (descriptor.digest, descriptor.size)).collect();
+    let stage = lines.iter().find(|line| line["name"] == "fetching").expect("a stage");
+    assert_eq!(stage["bytes"], fetched as u64 - manifests.values().sum::<u64>());
+    assert_eq!(stage["objects"], blobs.len() - manifests.len());
 }
 
 #[test]
@@ -539,6 +599,37 @@ fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result
     }
     let quiet = on_a_terminal(AIRBUNDLE, &little.pack_args(&["--quiet"])).ok();
     assert_eq!(quiet.stdout, "");
+}
+
+#[test]
+fn a_transfer_of_unknown_length_shows_a_spinner_and_its_bytes_and_no_bar() {
+    let folder = folder();
+    let mut content = Content::default();
+    content.file("https://dl.k8s.io/unknown", random_bytes(92, 3 << 20));
+    let fake = Fake::start(content.clone(), move |seen, _| Reply {
+        framing: Framing::Chunked,
+        pause: Duration::from_millis(8),
+        ..content.answer(&seen.without("range"))
+    });
+    let list = write_list(folder.path(), &["https://dl.k8s.io/unknown"]);
+    let bundle = folder.path().join("bundle.tar.zst");
+    let args = ["pack", text(&list), "--output", text(&bundle)].map(str::to_owned);
+    let finished = on_a_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
+    let plain = without_colour(&finished.stdout);
+    let lines = plain.split(['\r', '\n']).filter(|line| line.contains("dl.k8s.io/unknown"));
+    // The line is as wide as the terminal, and the total follows.
+    let lines: Vec<_> = lines.filter_map(|line| line.split("fetching").next()).collect();
+    assert!(lines.iter().any(|line| line.trim_end().ends_with(" MB")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains(['[', '='])), "{lines:#?}");
+    assert!(plain.contains("fetching ") && !plain.contains("0 B/"), "{plain:#?}");
+}
+
+/// A terminal's output without its escape sequences.
+fn without_colour(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default();
+    let others = parts.map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()).get(1..));
+    std::iter::once(first).chain(others.map(Option::unwrap_or_default)).collect()
 }
 
 #[test]

@@ -473,6 +473,11 @@ fn archive(entries: Vec<Raw>) -> Vec<u8> {
         stream.resize(stream.len().next_multiple_of(512), 0);
     }
     stream.resize(stream.len() + 1024, 0);
+    framed(&stream)
+}
+
+/// Any bytes in sound frames with a sound seek table.
+pub(crate) fn framed(stream: &[u8]) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for content in stream.chunks(FRAME_SIZE) {
         let frame = frame::encode(content, 3);

@@ -101,6 +101,8 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
         Code::NotABundle,
         Code::Busy,
         Code::Space,
+        Code::Engine,
+        Code::Serve,
     ];
     assert_eq!(listed, codes.map(|code| code as u8).into());
 }
@@ -116,7 +118,10 @@ fn the_readme_names_every_option_and_no_other() {
     let in_tables: BTreeSet<String> =
         README.lines().filter(|line| line.starts_with("| `-")).flat_map(options).collect();
     let mut in_help = options(&airbundle(["pack", "--help"]).ok().stdout);
-    in_help.extend(options(&unbundle(["unpack", "--help"]).ok().stdout));
+    in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
+    for verb in ["unpack", "images", "site"] {
+        in_help.extend(options(&unbundle([verb, "--help"]).ok().stdout));
+    }
     in_help.remove("--help");
     assert_eq!(in_tables, in_help);
 }

@@ -200,6 +200,37 @@ fn an_empty_file_is_packed_pinned_or_not() {
     assert_same(&Job::new(&pinned).bundle(&to(&chunked, &[])), &bundle, "chunked");
 }
 
+#[test]
+fn a_host_on_the_command_line_is_the_same_in_any_case_and_under_any_name_of_docker_hub() {
+    let mut content = Content::default();
+    content.image("docker.io/team/app:1", &sample_image());
+    content.file(&format!("https://{FILES}/file"), b"file".to_vec());
+    let fake = Fake::honest(content);
+    let job = Job::new(&format!("docker.io/team/app:1\nhttps://{FILES}/file\n"));
+    let files = format!("{}=http://{}/{FILES}", FILES.to_uppercase(), fake.addr());
+    for hub in ["docker.io", "index.docker.io", "Registry-1.Docker.IO"] {
+        let hub = format!("{hub}=http://{}/docker.io", fake.addr());
+        let finished = job.run(&strings(&["--mirror", &hub, "--mirror", &files])).ok();
+        assert!(!finished.stderr.contains("warning"), "{finished:#?}");
+    }
+}
+
+#[test]
+fn a_mirror_or_an_insecure_registry_that_nothing_comes_from_is_warned_of() {
+    let Sample { list, content, .. } = sample();
+    let fake = Fake::honest(content.clone());
+    let typo = format!("file.example=http://{}", fake.addr());
+    let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
+    let finished = Job::new(list).run(&args).ok();
+    says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
+    // Its images come from the mirror.
+    says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
+    assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
+    let finished = Job::new(list).run(&to(&fake, &["--json", "--mirror", &typo])).ok();
+    let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
+    assert!(warning.is_some_and(|line| line.contains("file.example")), "{finished:#?}");
+}
+
 // ---- Ranges and lengths ------------------------------------------------------------------------------------------
 
 #[test]
@@ -245,6 +276,19 @@ fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
         }
         _ => reply,
     });
+}
+
+#[test]
+fn a_first_byte_of_nothing_or_of_an_unknown_size_gives_the_same_bundle_pinned_or_not() {
+    let Sample { list, content, bundle } = sample();
+    for range in ["bytes 0-0/0", "bytes 0-0/*", "bytes 0-0/-1", "bytes */0"] {
+        for list in [list, &unpinned(list)] {
+            let fake = Fake::start(content.clone(), move |seen, reply| {
+                if seen.is_probe() { reply.with("content-range", range) } else { reply }
+            });
+            assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, range);
+        }
+    }
 }
 
 #[test]
@@ -762,6 +806,76 @@ fn an_index_within_an_index_is_packed() {
     unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
 }
 
+/// An index that names its arm64 image twice, once without a platform. It is wanted for the latter alone.
+fn index_with_a_child_twice() -> (Content, Image) {
+    let child = |platform: &str| {
+        let layer = Layer::files(&[("etc/motd", platform.as_bytes())], Compression::Gzip);
+        Image::new(Format::Oci, platform, &[layer])
+    };
+    let arm64 = child("linux/arm64");
+    let untold = Image { platform: None, ..arm64.clone() };
+    let index = Image::index(Format::Oci, vec![child("linux/amd64"), arm64, untold]);
+    let mut content = Content::default();
+    content.image(&format!("{REGISTRY}/twice:1"), &index);
+    (content, index)
+}
+
+#[test]
+fn an_image_that_is_wanted_for_one_reason_is_not_left_out_for_another() {
+    let (twice, index) = index_with_a_child_twice();
+    // The same between two indexes: one has the image for arm64, the other for nobody in particular.
+    let [amd64, arm64, untold] = &index.children[..] else { panic!("three children") };
+    let for_arm64 = Image::index(Format::Oci, vec![amd64.clone(), arm64.clone()]);
+    let for_all = Image::index(Format::Oci, vec![untold.clone()]);
+    let outer = Image::index(Format::Oci, vec![for_arm64, for_all]);
+    let mut nested = Content::default();
+    nested.image(&format!("{REGISTRY}/twice:1"), &outer);
+    for (content, image) in [(twice, index), (nested, outer)] {
+        let job = Job::new(&format!("{REGISTRY}/twice:1\n"));
+        let fake = Fake::honest(content);
+        let summary = job.run(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
+        assert_eq!(summary["blobs"], image.blobs().len(), "{summary}");
+        unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
+    }
+}
+
+#[test]
+fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
+    let (mut content, index) = index_with_a_child_twice();
+    let manifest = index.children[1].manifest.to_vec();
+    let other = random_bytes(25, 1000);
+    let url = |name: &str| format!("https://{FILES}/{name}");
+    content.file(&url("a"), manifest.clone());
+    content.file(&url("b"), other.clone());
+    let list = format!("{REGISTRY}/twice:1\n{} {}\n{}\n", url("a"), sha256(&manifest), url("b"));
+    let job = Job::new(&list);
+    job.bundle(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
+    let site = job.folder.path().join("site");
+    unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
+    for (name, bytes) in [("a", manifest), ("b", other)] {
+        let found = fs::read(site.join("files/k8s").join(FILES).join(name)).expect("an unpacked file");
+        assert_same(&found, &bytes, name);
+    }
+}
+
+#[test]
+fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once() {
+    // Twenty of 3.9 MiB, and two names for the first.
+    let mut content = Content::default();
+    let mut list = String::new();
+    for number in [0, 0].into_iter().chain(1..20) {
+        let mut image = odd_image();
+        image["annotations"] =
+            json!({ "number": number.to_string(), "padding": "x".repeat((39 << 20) / 10) });
+        let name = format!("{REGISTRY}/padded/n{}", list.len());
+        content.manifest(&name, "1", OCI_MANIFEST, image.to_string().into_bytes());
+        list += &[&name, ":1\n"].concat();
+    }
+    let job = Job::new(&list);
+    let finished = job.fails(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
+    assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
+}
+
 // ---- Real servers with real damage --------------------------------------------------------------------------------
 
 #[test]
@@ -835,6 +949,20 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
     let summary = pinned.run(&args).ok().json();
     // Image: manifest, config, two layers. Files: their list, the empty config, `other`, `alone`.
     assert_eq!(summary["blobs"], 8, "{summary}");
+    let of_image: usize = image.blobs().values().map(|bytes| bytes.len()).sum();
+    let of_files: usize = files.iter().map(|file| file.bytes.len()).sum();
+    let different = of_image + other.len() + b"{}alone".len();
+    let counted = |summary: &Value, fetched: usize| {
+        assert_eq!(summary["bytesFetched"], fetched, "{summary}");
+        // All is in the bundle once, and the list of files on top.
+        assert_eq!(summary["bytesShared"], of_image + of_files - different, "{summary}");
+        assert!(summary["bytes"].as_u64() > Some(different as u64), "{summary}");
+    };
+    counted(&summary, different);
+    let unpinned = Job::new(&list(&|_| false)).run(&args).ok().json();
+    // Nobody knew that they are the same before they were there.
+    counted(&unpinned, of_image + of_files);
+    assert_eq!(unpinned["bytes"], summary["bytes"]);
     let bundle = fs::read(pinned.output()).expect("read the bundle");
     for (what, list) in [
         ("none pinned", list(&|_| false)),
@@ -1015,7 +1143,7 @@ fn of_two_packs_to_one_output_one_wins_and_the_other_says_so() {
         airbundle_command().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     wait_reached.recv().expect("the first one comes to its transfers");
     let out = job.output();
-    airbundle(&args).failed(6, &["out.tar.zst.partial", "is another `airbundle` writing it?"]);
+    airbundle(&args).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
     assert!(!out.exists());
     drop(go);
     let output = first.wait_with_output().expect("wait for the first one");

@@ -7,11 +7,16 @@ mod support;
 
 mod program;
 
+mod catalogue;
 mod cli;
 mod damage;
 mod docs;
 mod fetch;
+mod image;
+mod images;
 mod kill;
+mod release;
 mod second_reader;
 mod secure;
 mod serve;
+mod site;

@@ -52,7 +52,8 @@ fn command(program: &str) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> Finished {
+/// Runs one of them to its end.
+pub fn run(command: &mut Command) -> Finished {
     let output = command.output().expect("starting the program");
     let text = |bytes| String::from_utf8(bytes).expect("the programs print UTF-8");
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

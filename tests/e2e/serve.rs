@@ -33,14 +33,14 @@ pub(crate) struct World {
 }
 
 /// A folder that is removed when this process ends, with all temporary folders in it: nothing drops a `static`.
-struct Shared {
-    path: PathBuf,
+pub(crate) struct Shared {
+    pub(crate) path: PathBuf,
     /// Waits for the end of a pipe that ends with this process.
     _watcher: Child,
 }
 
 impl Shared {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         const WATCH: &str = r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
         let path = TempDir::new().expect("make a temporary folder").keep();
         // Those of the servers, which nobody drops either.
@@ -112,7 +112,7 @@ fn site_name(image: &UpstreamImage) -> String {
 }
 
 /// Where the storage of a registry has a blob.
-fn blob(registry: &Path, digest: &str) -> PathBuf {
+pub(crate) fn blob(registry: &Path, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").expect("a sha256");
     registry.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }

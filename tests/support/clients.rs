@@ -48,6 +48,16 @@ impl Podman {
         Self { folder: TempDir::new().expect("make a temporary folder") }
     }
 
+    /// What makes any podman use this store, by `CONTAINERS_STORAGE_CONF`.
+    pub fn storage_conf(&self) -> PathBuf {
+        let [root, run_root, file] =
+            ["root", "run", "storage.conf"].map(|name| self.folder.path().join(name));
+        let [root, run_root] = [root.display(), run_root.display()];
+        let text = format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{root}\"\nrunroot = \"{run_root}\"\n");
+        fs::write(&file, text).expect("write storage.conf");
+        file
+    }
+
     /// `podman ARGS` on this store.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let [root, run_root] = ["root", "run"].map(|name| self.folder.path().join(name));
@@ -80,16 +90,34 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
-    /// Start one.
+    /// Start one that pulls and loads. Its containers have no network.
     pub fn start() -> Self {
+        Self::start_with(&[], "vfs", &["--bridge=none", "--iptables=false"], "{}")
+    }
+
+    /// Start one that runs containers, too, in a network of its own: the ports that they publish are open for
+    /// [`Dockerd::inside`] alone.
+    pub fn start_apart() -> Self {
+        const LOOPBACK: &str = r#"ip link set lo up && exec "$@""#;
+        let apart = ["unshare", "--net", "--mount", "sh", "-c", LOOPBACK, "sh"];
+        Self::start_with(&apart, "vfs", &["--iptables=false", "--ip6tables=false"], "{}")
+    }
+
+    /// Start one that keeps its images in containerd, and so their digests. Docker 26 can.
+    pub fn start_with_containerd_store() -> Self {
+        let configuration = r#"{ "features": { "containerd-snapshotter": true } }"#;
+        Self::start_with(&[], "native", &["--bridge=none", "--iptables=false"], configuration)
+    }
+
+    /// Start one by the words `before`, with this storage driver, these options, and this configuration in place of
+    /// the machine's.
+    fn start_with(before: &[&str], driver: &str, options: &[&str], configuration: &str) -> Self {
         let folder = TempDir::new().expect("make a temporary folder");
         let path = |name: &str| folder.path().join(name);
         let socket = path("docker.sock");
-        let mut command: Vec<PathBuf> =
-            ["dockerd", "--storage-driver=vfs", "--bridge=none", "--iptables=false"]
-                .iter()
-                .map(PathBuf::from)
-                .collect();
+        let driver = format!("--storage-driver={driver}");
+        let words = before.iter().copied().chain(["dockerd", &*driver]).chain(options.iter().copied());
+        let mut command: Vec<PathBuf> = words.map(PathBuf::from).collect();
         for (option, value) in [
             ("--data-root", "data"),
             ("--exec-root", "exec"),
@@ -98,8 +126,7 @@ impl Dockerd {
         ] {
             command.extend([option.into(), path(value)]);
         }
-        // An empty configuration, in place of the machine's.
-        fs::write(path("daemon.json"), "{}").expect("write daemon.json");
+        fs::write(path("daemon.json"), configuration).expect("write daemon.json");
         command.extend(["--host".into(), format!("unix://{}", socket.display()).into()]);
         let mut daemon = Daemon::spawn(command, &path("log"));
         daemon
@@ -108,9 +135,32 @@ impl Dockerd {
         Self { daemon, folder }
     }
 
+    /// `program` in the network of this daemon.
+    pub fn inside(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.daemon.pid())).arg("--").arg(program);
+        command
+    }
+
+    /// Where it listens: `DOCKER_HOST`.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.folder.path().join("docker.sock").display())
+    }
+
+    /// Where its containerd listens: `CONTAINERD_ADDRESS`.
+    pub fn containerd(&self) -> PathBuf {
+        self.folder.path().join("exec/containerd/containerd.sock")
+    }
+
+    /// The first number of its version.
+    pub fn version(&self) -> u32 {
+        let version = self.run(["version", "--format", "{{.Server.Version}}"]);
+        version.split('.').next().and_then(|number| number.parse().ok()).expect("a version of docker")
+    }
+
     /// `docker ARGS` with this daemon.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
-        let host = format!("unix://{}", self.folder.path().join("docker.sock").display());
+        let host = self.host();
         let config = self.folder.path().join("client");
         stdout_of(Command::new("docker").arg("--config").arg(config).args(["--host", &host]).args(args))
     }
@@ -124,8 +174,13 @@ impl Dockerd {
 
     /// `ctr ARGS` with this daemon's containerd: what Kubernetes' nodes pull with.
     pub fn ctr<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
-        let socket = self.folder.path().join("exec/containerd/containerd.sock");
-        stdout_of(Command::new("ctr").arg("--address").arg(socket).args(["--namespace", "k8s.io"]).args(args))
+        stdout_of(
+            Command::new("ctr")
+                .arg("--address")
+                .arg(self.containerd())
+                .args(["--namespace", "k8s.io"])
+                .args(args),
+        )
     }
 
     /// Pull `REFERENCE` over plain http with containerd, for this machine's platform.

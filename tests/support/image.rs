@@ -4,7 +4,7 @@
 //! indents by three spaces, OCI indexes by two and end in a newline, OCI manifests are compact), so that code that
 //! parses a manifest and writes it again cannot pass for code that keeps it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
 use flate2::{Compression as GzipLevel, GzBuilder};
@@ -88,6 +88,26 @@ impl Layer {
         Self::tar(&tar_of(files), compression, GzipLevel::default())
     }
 
+    /// Files as `(path, mode, content)`, with all folders above them, and `folders` besides.
+    pub fn tree(folders: &[&str], files: &[(&str, u32, Bytes)], compression: Compression) -> Self {
+        let mut all: BTreeSet<&str> = folders.iter().copied().collect();
+        for path in folders.iter().copied().chain(files.iter().map(|(path, ..)| *path)) {
+            all.extend(path.match_indices('/').map(|(at, _)| &path[..at]));
+        }
+        let mut tar = tar::Builder::new(Vec::new());
+        let folders = all.into_iter().map(|path| (path, tar::EntryType::Directory, 0o755, &[][..]));
+        let files = files.iter().map(|(path, mode, bytes)| (*path, tar::EntryType::Regular, *mode, &**bytes));
+        for (path, kind, mode, bytes) in folders.chain(files) {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_size(bytes.len() as u64);
+            tar.append_data(&mut header, path, bytes).expect("write a tar in memory");
+        }
+        let tar = tar.into_inner().expect("write a tar in memory");
+        Self::tar(&tar, compression, GzipLevel::fast())
+    }
+
     /// One file of `size` bytes that do not compress, always the same for the same `seed`.
     pub fn random(seed: u64, size: usize, compression: Compression) -> Self {
         let tar = tar_of(&[("random", &random_bytes(seed, size))]);
@@ -140,13 +160,19 @@ impl Descriptor {
 impl Image {
     /// A container image for one platform.
     pub fn new(format: Format, platform: &str, layers: &[Layer]) -> Self {
+        let settings = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] });
+        Self::with_settings(format, platform, layers, settings)
+    }
+
+    /// The same with these settings (entrypoint, volumes, …) in its config.
+    pub fn with_settings(format: Format, platform: &str, layers: &[Layer], settings: Value) -> Self {
         let (manifest_type, config_type) = match format {
             Format::Docker => (DOCKER_MANIFEST, DOCKER_CONFIG),
             Format::Oci => (OCI_MANIFEST, OCI_CONFIG),
         };
         let mut config = platform_json(platform);
         config["created"] = EPOCH.into();
-        config["config"] = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] });
+        config["config"] = settings;
         config["rootfs"] = json!({ "type": "layers", "diff_ids": layers.iter().map(|layer| &layer.diff_id).collect::<Vec<_>>() });
         config["history"] = layers.iter().map(|_| json!({ "created": EPOCH, "created_by": "ADD" })).collect();
 

@@ -5,6 +5,8 @@
 //! (command, exit status, log) rather than return an error: in a test there is nobody to handle one.
 #![allow(dead_code, unreachable_pub, reason = "every test target uses another part of this")]
 
+pub mod bases;
+pub mod browser;
 pub mod clients;
 pub mod fake;
 pub mod image;

@@ -1,0 +1,334 @@
+//! What makes a site run: configuration for nginx, a registry, compose, systemd, TLS, clients and Kubespray, all of it
+//! made of the record of the site and a few settings.
+
+pub mod compose;
+pub mod generated;
+pub mod kubespray;
+pub mod nginx;
+pub mod registry;
+pub mod script;
+pub mod systemd;
+pub mod tls;
+pub mod trust;
+pub mod users;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::conf::generated::Generated;
+use crate::conf::tls::{Issued, TlsError};
+use crate::conf::users::UserError;
+use crate::fs::{self, FsError};
+use crate::reference::Reference;
+use crate::site::catalogue::Page;
+use crate::site::record::{Record, RecordError};
+
+/// The folder of a site that all of it is written to.
+pub const CONF: &str = "conf";
+/// The folder of the certificate authority in it: no server reads the key, and no container sees it.
+const CA: &str = "ca";
+const SETTINGS: &str = "settings.json";
+
+/// How a site is to be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// The name by which clients know this host.
+    pub host: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// The port of the files.
+    pub files_port: u16,
+    /// The port of the registry.
+    pub registry_port: u16,
+    /// Whether clients speak https, and with which certificate.
+    pub tls: Tls,
+    /// Who may read the site; nothing: everybody.
+    pub user: Option<String>,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tls {
+    /// From a certificate authority of the site's own.
+    Auto,
+    /// From these files, both PEM: certificate (with its chain) and key.
+    Files(PathBuf, PathBuf),
+    /// None: plain http.
+    Off,
+}
+
+/// What is to be changed of the settings; the rest stays as it was, or has its default.
+#[derive(Debug, Clone, Default)]
+pub struct Changes {
+    /// See [`Settings`].
+    pub host: Option<String>,
+    /// See [`Settings`].
+    pub ip: Option<IpAddr>,
+    /// See [`Settings`].
+    pub files_port: Option<u16>,
+    /// See [`Settings`].
+    pub registry_port: Option<u16>,
+    /// See [`Settings`].
+    pub tls: Option<Tls>,
+    /// The user and the password; nothing in it: no user.
+    pub user: Option<Option<(String, String)>>,
+}
+
+/// Everything that the generated files are made of. All paths are absolute.
+#[derive(Debug)]
+pub struct Setup {
+    /// The folder of the site.
+    pub site: PathBuf,
+    /// The folder that nginx serves.
+    pub files: PathBuf,
+    /// What `/var/lib/registry` is to a registry.
+    pub registry: PathBuf,
+    /// Where all of this is written.
+    pub conf: PathBuf,
+    /// How the site is served.
+    pub settings: Settings,
+    /// What it holds.
+    pub record: Record,
+    /// The site's own certificate authority, PEM, if it has one.
+    pub ca: Option<String>,
+}
+
+/// What a run has done.
+#[derive(Debug)]
+pub struct Configured {
+    /// All that it knows.
+    pub setup: Setup,
+    /// What was written, by name in the folder of the configuration.
+    pub written: Vec<String>,
+    /// What somebody has edited: it was kept, and what it would have been is beside it, as `NAME.new`.
+    pub kept: Vec<String>,
+    /// What was done about the certificate.
+    pub issued: Issued,
+    /// Whether the catalogue could be put among the files: theirs may be a disk that cannot be written.
+    pub page: Result<(), FsError>,
+}
+
+/// Why a site has no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// Nobody knows what the site holds.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The file system says no.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The user.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// A path that some of the generated files could not hold.
+    #[error(
+        "`{}` has a character that nginx, compose or a shell would read as something else: use letters, digits and \
+         `._+@/-`", .0.display()
+    )]
+    Path(PathBuf),
+    /// A name that is none.
+    #[error("`{0}` is no host name: use lower-case letters, digits, `-` and `.`")]
+    Host(String),
+    /// One port for two servers.
+    #[error("files and registry cannot both have port {0}")]
+    Ports(u16),
+}
+
+/// Writes the configuration of `site`, into its own folder or `elsewhere`. What was edited since it was last written
+/// is kept.
+pub fn configure(site: &Path, elsewhere: Option<&Path>, changes: Changes) -> Result<Configured, ConfError> {
+    let record = Record::read(site)?;
+    let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
+    let conf = match elsewhere {
+        Some(folder) => std::path::absolute(folder).map_err(FsError::at("find", folder))?,
+        None => site.join(CONF),
+    };
+    let (files, registry) = (record.files_root(&site), record.registry_root(&site));
+    for path in [&site, &conf, &files, &registry] {
+        check_path(path)?;
+    }
+    let password = changes.user.clone().flatten();
+    let settings = changes.onto(read_settings(&conf))?;
+    fs::create_dir_all(&conf)?;
+    let (issued, ca) = tls::provide(&settings, &conf.join("tls"), &conf.join(CA))?;
+    let setup = Setup { site, files, registry, conf, settings, record, ca };
+    users::provide(&setup, password)?;
+
+    let mut generated = Generated::open(&setup.conf)?;
+    generated.put(SETTINGS, &pretty(&setup.settings), 0o644)?;
+    nginx::generate(&setup, &mut generated)?;
+    generated.put("registry.yml", registry::config(&setup).as_bytes(), 0o644)?;
+    generated.put("compose.yaml", compose::file(&setup).as_bytes(), 0o644)?;
+    systemd::generate(&setup, &mut generated)?;
+    trust::generate(&setup, &mut generated)?;
+    generated.put("kubespray/offline.yml", kubespray::offline(&setup).as_bytes(), 0o644)?;
+    generated.put("site", script::script(&setup).as_bytes(), 0o755)?;
+    let (written, kept) = generated.finish()?;
+    let page = write_page(&setup);
+    Ok(Configured { setup, written, kept, issued, page })
+}
+
+impl Changes {
+    fn onto(self, known: Option<Settings>) -> Result<Settings, ConfError> {
+        let mut settings = known.unwrap_or_else(|| Settings {
+            host: "hub.kubespray.local".into(),
+            ip: own_address(),
+            files_port: 8080,
+            registry_port: 5000,
+            tls: Tls::Auto,
+            user: None,
+        });
+        let Settings { host, ip, files_port, registry_port, tls, user } = &mut settings;
+        *host = self.host.unwrap_or_else(|| host.clone());
+        *ip = self.ip.unwrap_or(*ip);
+        *files_port = self.files_port.unwrap_or(*files_port);
+        *registry_port = self.registry_port.unwrap_or(*registry_port);
+        *tls = self.tls.unwrap_or_else(|| tls.clone());
+        if let Some(changed) = self.user {
+            *user = changed.map(|(name, _)| name);
+        }
+        let label = |label: &str| {
+            let inner = label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+            (1..=63).contains(&label.len()) && inner && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if host.len() > 253 || !host.split('.').all(label) {
+            return Err(ConfError::Host(host.clone()));
+        }
+        if files_port == registry_port {
+            return Err(ConfError::Ports(*files_port));
+        }
+        Ok(settings)
+    }
+}
+
+impl Setup {
+    /// Whether clients speak https.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.settings.tls != Tls::Off
+    }
+
+    /// `https` or `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+
+    /// `https://HOST:PORT` of the files.
+    #[must_use]
+    pub fn files_url(&self) -> String {
+        format!("{}://{}:{}", self.scheme(), self.settings.host, self.settings.files_port)
+    }
+
+    /// `HOST:PORT` of the registry, as it stands before the name of an image.
+    #[must_use]
+    pub fn registry_host(&self) -> String {
+        format!("{}:{}", self.settings.host, self.settings.registry_port)
+    }
+
+    /// `https://HOST:PORT` of the registry.
+    #[must_use]
+    pub fn registry_url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.registry_host())
+    }
+
+    /// Certificate and key that the servers use, if they do.
+    #[must_use]
+    pub fn certificate(&self) -> Option<(PathBuf, PathBuf)> {
+        self.is_tls().then(|| (self.conf.join("tls/server.crt"), self.conf.join("tls/server.key")))
+    }
+
+    /// Users and what their passwords become, if only they may read.
+    #[must_use]
+    pub fn htpasswd(&self) -> Option<PathBuf> {
+        self.settings.user.is_some().then(|| self.conf.join("htpasswd"))
+    }
+
+    /// What stands before the repositories of a host on this site, such as `k8s/quay.io`, for each host whose
+    /// repositories all have one. With several templates the one that keeps the host is preferred.
+    #[must_use]
+    pub fn prefixes(&self) -> Vec<(String, String)> {
+        let mut hosts: Vec<(String, Option<BTreeSet<String>>)> = Vec::new();
+        for image in &self.record.images {
+            let Ok(reference) = image.reference.parse::<Reference>() else { continue };
+            let found: BTreeSet<String> = image
+                .repositories
+                .iter()
+                .filter_map(|name| name.strip_suffix(reference.repository()))
+                .filter(|prefix| prefix.is_empty() || prefix.ends_with('/'))
+                .map(|prefix| prefix.trim_end_matches('/').to_owned())
+                .collect();
+            match hosts.iter_mut().find(|(host, _)| host == reference.host()) {
+                Some((_, Some(common))) => common.retain(|prefix| found.contains(prefix)),
+                Some((_, None)) => {}
+                None => hosts.push((reference.host().to_owned(), Some(found))),
+            }
+        }
+        let best = |host: &str, prefixes: BTreeSet<String>| {
+            let own = prefixes.iter().find(|prefix| prefix.split('/').any(|part| part == host)).cloned();
+            own.or_else(|| prefixes.into_iter().next())
+        };
+        hosts
+            .into_iter()
+            .filter_map(|(host, prefixes)| best(&host, prefixes?).map(|prefix| (host, prefix)))
+            .collect()
+    }
+
+    /// The image of the site that runs a server: the last one whose repository ends in `name`.
+    #[must_use]
+    pub fn server_image(&self, name: &str) -> Option<String> {
+        let serves = |reference: &&String| {
+            let parsed = reference.parse::<Reference>().ok();
+            parsed.is_some_and(|parsed| parsed.repository().rsplit('/').next() == Some(name))
+        };
+        self.record.images.iter().map(|image| &image.reference).rfind(serves).cloned()
+    }
+}
+
+/// Puts the catalogue among the files, unless somebody else's page is there.
+fn write_page(setup: &Setup) -> Result<(), FsError> {
+    let path = setup.files.join("index.html");
+    let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
+    match std::fs::read(&path) {
+        Ok(old) if old == html.as_bytes() => return Ok(()),
+        Ok(old) if !Page::is(&String::from_utf8_lossy(&old)) => return Ok(()),
+        _ => {}
+    }
+    generated::replace(&path, html.as_bytes(), 0o644)
+}
+
+fn read_settings(conf: &Path) -> Option<Settings> {
+    let bytes = fs::read(&conf.join(SETTINGS), 1 << 20).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn pretty(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("plain structs become JSON; please report");
+    bytes.push(b'\n');
+    bytes
+}
+
+fn check_path(path: &Path) -> Result<(), ConfError> {
+    let harmless = |c: char| c.is_ascii_alphanumeric() || "._+@/-".contains(c);
+    match path.to_str() {
+        Some(text) if text.chars().all(harmless) => Ok(()),
+        _ => Err(ConfError::Path(path.to_owned())),
+    }
+}
+
+/// The address by which others most likely reach this host: the one it would send from. Nothing is sent.
+fn own_address() -> IpAddr {
+    let asked = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    asked.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+}

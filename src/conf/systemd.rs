@@ -1,0 +1,48 @@
+//! systemd units that run the same servers without an engine.
+
+use crate::conf::Setup;
+use crate::conf::generated::Generated;
+use crate::fs::FsError;
+
+/// Writes the units: `airbundle-site` is all that most need; the other two are nginx and a registry beside it.
+pub fn generate(setup: &Setup, generated: &mut Generated) -> Result<(), FsError> {
+    let conf = setup.conf.display();
+    let nginx = |config: &str| {
+        let run = format!("-c {conf}/{config} -g");
+        format!(
+            "RuntimeDirectory=airbundle-%N\nExecStartPre=/usr/sbin/nginx -t {run} 'pid /run/airbundle-%N/pid;'\n\
+             ExecStart=/usr/sbin/nginx {run} 'daemon off; pid /run/airbundle-%N/pid;'\nExecReload=/bin/kill -HUP \
+             $MAINPID\nKillSignal=SIGQUIT"
+        )
+    };
+    let units = [
+        (
+            "airbundle-site",
+            "files and images of the site (nginx)",
+            nginx("nginx.conf"),
+            "airbundle-files.service airbundle-registry.service",
+        ),
+        ("airbundle-files", "files of the site (nginx)", nginx("nginx-files.conf"), "airbundle-site.service"),
+        (
+            "airbundle-registry",
+            "images of the site (Docker Distribution)",
+            format!("ExecStart=/usr/bin/docker-registry serve {conf}/registry.yml"),
+            "airbundle-site.service",
+        ),
+    ];
+    for (name, description, service, conflicts) in units {
+        let unit = format!(
+            "# Made by `unbundle site`, which keeps what you edit here. To install:\n\
+             #   cp {conf}/systemd/{name}.service /etc/systemd/system/ && systemctl enable --now {name}\n\
+             [Unit]\nDescription=airbundle: {description}\nAfter=network-online.target\nWants=network-online.target\n\
+             Conflicts={conflicts}\nRequiresMountsFor={site} {files} {registry}\n\n\
+             [Service]\n{service}\nRestart=on-failure\nRestartSec=5\nNoNewPrivileges=yes\nProtectHome=read-only\n\
+             ProtectSystem=full\n\n[Install]\nWantedBy=multi-user.target\n",
+            site = setup.site.display(),
+            files = setup.files.display(),
+            registry = setup.registry.display(),
+        );
+        generated.put(&format!("systemd/{name}.service"), unit.as_bytes(), 0o644)?;
+    }
+    Ok(())
+}

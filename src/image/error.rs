@@ -1,0 +1,50 @@
+//! [`ImageError`]: all that can keep an image from being built.
+
+use std::path::PathBuf;
+
+use crate::bundle::reader::ReadError;
+use crate::bundle::writer::ClaimError;
+use crate::fs::FsError;
+use crate::image::base::BaseError;
+use crate::site::storage::NamesError;
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The bundle cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The bundle is damaged somewhere.
+    #[error("the bundle is damaged in {owners}")]
+    Damaged {
+        /// The images and files that it hits.
+        owners: String,
+        /// What is wrong.
+        #[source]
+        source: ReadError,
+    },
+    /// The file system says no.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another process is writing the same archive.
+    #[error("another `airbundle` is writing `{}`: wait until it is done, or choose another name", .0.display())]
+    Busy(PathBuf),
+    /// Images cannot have their names.
+    #[error(transparent)]
+    Names(#[from] NamesError),
+    /// There is nothing to build on.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// There is nothing to serve.
+    #[error("the bundle has no files: there is nothing to serve")]
+    NoFiles,
+}
+
+impl From<ClaimError> for ImageError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Fs(error) => Self::Fs(error),
+            ClaimError::Busy(path) => Self::Busy(path),
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! [`Page`]: the catalogue of a site, for whoever has to find something in it.
+//!
+//! One HTML file that needs nothing else: style and script are in it, and its content security policy allows these two
+//! and no request at all. Everything can be read without the script, which adds the search and the copy buttons.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::digest::Digest;
+use crate::event::human_bytes;
+use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
+
+const GENERATOR: &str = "airbundle";
+const STYLE: &str = include_str!("catalogue/style.css");
+const SCRIPT: &str = include_str!("catalogue/script.js");
+
+/// What a path may have that stands for itself in a URL (RFC 3986, "unreserved"), and the `/`.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// The catalogue of a site, to be put into the root of its files: links are relative to that.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    /// What the site holds.
+    pub record: &'a Record,
+    /// Where its registry is, as clients name it: `hub.kubespray.local:5000`.
+    pub registry: &'a str,
+}
+
+impl Page<'_> {
+    /// The page. The same for the same record and registry, at any time.
+    #[must_use]
+    pub fn html(&self) -> String {
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                (self.head())
+                body {
+                    (self.header())
+                    (self.bar())
+                    main {
+                        (self.images())
+                        (self.files())
+                    }
+                    footer {
+                        p {
+                            code { "unbundle" }
+                            " checked everything here against its digest when it unpacked it, and made this page, "
+                            "which asks no other server for anything."
+                        }
+                    }
+                }
+            }
+        };
+        page.into_string()
+    }
+
+    /// Whether `html` is such a page, of whatever site.
+    #[must_use]
+    pub fn is(html: &str) -> bool {
+        html.contains(&format!(r#"<meta name="generator" content="{GENERATOR}">"#))
+    }
+
+    fn head(&self) -> Markup {
+        html! {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(security_policy());
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="generator" content=(GENERATOR);
+                title { (self.title()) " · Catalogue" }
+                // Without an icon of its own, a browser asks the server for one.
+                link rel="icon" href="data:,";
+                style { (PreEscaped(STYLE)) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    }
+
+    fn title(&self) -> &str {
+        match &self.record.bundles[..] {
+            [RecordedBundle { title: Some(title), .. }] => title,
+            _ => "Images and files",
+        }
+    }
+
+    fn header(&self) -> Markup {
+        let Record { bundles, .. } = self.record;
+        html! {
+            header {
+                p.eyebrow { "Catalogue" }
+                h1 { (self.title()) }
+                @if let [bundle] = &bundles[..] {
+                    (facts(bundle))
+                } @else {
+                    ol.bundles reversed aria-label="Bundles" {
+                        @for bundle in bundles.iter().rev() {
+                            li {
+                                h2 { (bundle.title.as_deref().unwrap_or("A bundle without a title")) }
+                                (facts(bundle))
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What stays in sight: the search, and where to go; the script tells there how much was found.
+    fn bar(&self) -> Markup {
+        let Record { images, files, .. } = self.record;
+        html! {
+            div.bar {
+                div.search role="search" hidden {
+                    label.unseen for="search" { "Search images and files" }
+                    input #search type="search" placeholder="Search images and files" autocomplete="off"
+                        autocapitalize="off" spellcheck="false";
+                }
+                nav aria-label="Sections" {
+                    p { a href="#images" { "Images" } " " span.count { (images.len()) } }
+                    p { a href="#files" { "Files" } " " span.count { (files.len()) } }
+                }
+            }
+        }
+    }
+
+    fn images(&self) -> Markup {
+        html! {
+            section #images aria-labelledby="images-heading" {
+                h2 #images-heading { "Images" }
+                @if self.record.images.is_empty() {
+                    p.note { "This site has no images." }
+                } @else {
+                    p.note {
+                        "In the registry " code { (self.registry) } ". " code { "podman" } ", " code { "nerdctl" } " and "
+                        code { "crictl" } " pull in the same way as " code { "docker" } ". A size counts all that "
+                        "the image needs, shared or not."
+                    }
+                    table.images role="table" aria-labelledby="images-heading" {
+                        thead role="rowgroup" {
+                            tr role="row" {
+                                th role="columnheader" scope="col" { "Image" }
+                                th role="columnheader" scope="col" { "Pull command" }
+                                th role="columnheader" scope="col" { "Platforms" }
+                                th role="columnheader" scope="col" { "Size" }
+                                th role="columnheader" scope="col" { "Digest" }
+                            }
+                        }
+                        tbody role="rowgroup" {
+                            @for image in &self.record.images { (self.image(image)) }
+                        }
+                    }
+                    p.none hidden { "No image matches." }
+                }
+            }
+        }
+    }
+
+    fn image(&self, image: &RecordedImage) -> Markup {
+        let reference = &image.reference;
+        // A digest and a tag have no `/`.
+        let name_at = reference.rfind('/').map_or(0, |slash| slash + 1);
+        let (place, name) = reference.split_at(name_at);
+        let (name, version) = name.split_at(name.find(['@', ':']).unwrap_or(name.len()));
+        html! {
+            tr role="row" {
+                th role="rowheader" scope="row" {
+                    span.place { (place) } b { (name) }
+                    span.version .digest[version.starts_with('@')] { (version) }
+                }
+                td.pull role="cell" {
+                    @for repository in &image.repositories {
+                        @if let Some(name) = self.pull_name(repository, image) {
+                            p { code data-copy={ "the command that pulls " (reference) } { "docker pull " (breakable(&name)) } }
+                        }
+                    }
+                }
+                td.platforms role="cell" {
+                    @for platform in &image.platforms { span { (platform) } " " }
+                    @if image.platforms.is_empty() { span { "artifact" } }
+                }
+                td.size role="cell" { (size(image.size)) }
+                td role="cell" {
+                    @if let Some(digest) = image.digest() { (digest_text(&digest.to_string(), "digest", reference)) }
+                }
+            }
+        }
+    }
+
+    /// What a client calls `image` in this repository.
+    fn pull_name(&self, repository: &str, image: &RecordedImage) -> Option<String> {
+        let Self { registry, .. } = self;
+        match &image.tag {
+            Some(tag) => Some(format!("{registry}/{repository}:{tag}")),
+            None => Some(format!("{registry}/{repository}@{}", image.digest()?)),
+        }
+    }
+
+    fn files(&self) -> Markup {
+        html! {
+            section #files aria-labelledby="files-heading" {
+                h2 #files-heading { "Files" }
+                @if self.record.files.is_empty() {
+                    p.note { "This site has no files." }
+                } @else {
+                    p.note { "The address under a file is where it was fetched from." }
+                    table.files role="table" aria-labelledby="files-heading" {
+                        thead role="rowgroup" {
+                            tr role="row" {
+                                th role="columnheader" scope="col" { "File" }
+                                th role="columnheader" scope="col" { "Source" }
+                                th role="columnheader" scope="col" { "Size" }
+                                th role="columnheader" scope="col" { "SHA-256" }
+                            }
+                        }
+                        tbody role="rowgroup" {
+                            @for file in &self.record.files { (self::file(file)) }
+                        }
+                    }
+                    p.none hidden { "No file matches." }
+                }
+            }
+        }
+    }
+}
+
+fn file(file: &RecordedFile) -> Markup {
+    let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+    html! {
+        tr role="row" {
+            th role="rowheader" scope="row" {
+                a href=(link(&file.path)) data-copy={ "the link to " (name) } { (name) }
+            }
+            td.source role="cell" { (breakable(&file.url)) }
+            td.size role="cell" { (size(file.size)) }
+            td role="cell" { (digest_text(&file.digest.hex(), "SHA-256", name)) }
+        }
+    }
+}
+
+/// A text in which a line may end after each `/`.
+fn breakable(text: &str) -> Markup {
+    html! { @for part in text.split_inclusive('/') { (part) wbr; } }
+}
+
+/// When a bundle was packed, and its identity.
+fn facts(bundle: &RecordedBundle) -> Markup {
+    html! {
+        dl {
+            @if let Some(created) = &bundle.created {
+                div { dt { "Packed" } dd { time datetime=(created) { (date(created)) } } }
+            }
+            div {
+                dt { "Identity" }
+                dd { (digest_text(&bundle.identity.to_string(), "identity", "the bundle")) }
+            }
+        }
+    }
+}
+
+/// A digest, in full: the style shortens it where the script has put a button beside it.
+fn digest_text(digest: &str, what: &str, of: &str) -> Markup {
+    html! { code.digest title=(digest) data-copy={ "the " (what) " of " (of) } { (digest) } }
+}
+
+fn size(bytes: u64) -> Markup {
+    html! { span title={ (bytes) " bytes" } { (human_bytes(bytes)) } }
+}
+
+/// A date for a person; what is none stays as it is.
+fn date(rfc3339: &str) -> String {
+    match OffsetDateTime::parse(rfc3339, &Rfc3339).map(|date| date.to_utc()) {
+        Ok(date) => format!(
+            "{} {} {}, {:02}:{:02} UTC",
+            date.day(),
+            date.month(),
+            date.year(),
+            date.hour(),
+            date.minute()
+        ),
+        Err(_) => rfc3339.to_owned(),
+    }
+}
+
+/// The link to a file. It begins with `./` so that nothing at its begin can be taken for a scheme or a host.
+fn link(path: &str) -> String {
+    format!("./{}", utf8_percent_encode(path, ENCODED))
+}
+
+/// Style and script of this page, its empty icon, and pictures within the style; nothing else.
+fn security_policy() -> String {
+    let hash = |text: &str| BASE64_STANDARD.encode(Digest::of(text.as_bytes()).as_bytes());
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; base-uri 'none'; \
+         form-action 'none'",
+        hash(STYLE),
+        hash(SCRIPT)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::record::RecordedManifest;
+
+    const REGISTRY: &str = "hub.example:5000";
+
+    fn record() -> Record {
+        Record::new("files".into(), "registry".into())
+    }
+
+    fn bundle(title: Option<&str>) -> RecordedBundle {
+        RecordedBundle { identity: Digest::of(b"bundle"), title: title.map(str::to_owned), created: None }
+    }
+
+    fn image(reference: &str, repositories: &[&str], tag: Option<&str>) -> RecordedImage {
+        RecordedImage {
+            reference: reference.to_owned(),
+            repositories: repositories.iter().map(|&name| name.to_owned()).collect(),
+            tag: tag.map(str::to_owned),
+            platforms: vec!["linux/amd64".to_owned()],
+            size: 1,
+            manifests: vec![RecordedManifest { digest: Digest::of(b"image"), media_type: String::new() }],
+        }
+    }
+
+    fn file(path: &str, url: &str) -> RecordedFile {
+        RecordedFile {
+            path: path.to_owned(),
+            url: url.to_owned(),
+            size: 1_234_567,
+            digest: Digest::of(b"file"),
+        }
+    }
+
+    fn html(record: &Record) -> String {
+        Page { record, registry: REGISTRY }.html().replace("<wbr>", "")
+    }
+
+    /// What stands between `before` and `after`, wherever it does.
+    fn between<'a>(html: &'a str, before: &str, after: &str) -> Vec<&'a str> {
+        html.split(before).skip(1).map(|rest| rest.split(after).next().unwrap()).collect()
+    }
+
+    #[test]
+    fn no_text_of_the_record_can_become_markup() {
+        const HOSTILE: &str = r#"<i>"'&amp;</i>"#;
+        let mut record = record();
+        record.bundles = vec![bundle(Some(HOSTILE)), bundle(None)];
+        record.bundles[1].created = Some(HOSTILE.to_owned());
+        record.images = vec![image(HOSTILE, &[HOSTILE], Some(HOSTILE))];
+        record.images[0].platforms = vec![HOSTILE.to_owned()];
+        record.files = vec![file(HOSTILE, HOSTILE)];
+        let html = Page { record: &record, registry: HOSTILE }.html();
+        let plain = html.matches(HOSTILE.split_at(3).0).count() + html.matches(r#""'&amp;"#).count();
+        assert_eq!(plain, 0, "{html}");
+        assert!(html.matches("&lt;i&gt;&quot;'&amp;amp;").count() > 10, "{html}");
+    }
+
+    #[test]
+    fn a_link_leads_to_its_file_whatever_the_name_is() {
+        for (path, href) in [
+            ("k8s/dl.k8s.io/v1.29.5/kubectl", "./k8s/dl.k8s.io/v1.29.5/kubectl"),
+            ("k8s/h/a b#c?d%20~_-.txt", "./k8s/h/a%20b%23c%3Fd%2520~_-.txt"),
+            ("k8s/h/ü/<&\"'+;=@:", "./k8s/h/%C3%BC/%3C%26%22%27%2B%3B%3D%40%3A"),
+            ("javascript:alert(1)", "./javascript%3Aalert%281%29"),
+            ("//elsewhere.example/x", ".///elsewhere.example/x"),
+        ] {
+            assert_eq!(link(path), href);
+        }
+        let mut record = record();
+        record.files = vec![file("k8s/h/a b#c", "https://h/a%20b%23c")];
+        let html = html(&record);
+        assert!(html.contains(r#"href="./k8s/h/a%20b%23c""#), "{html}");
+        assert!(html.contains(">a b#c</a>") && html.contains(">https://h/a%20b%23c</td>"), "{html}");
+        assert!(html.contains(r#"title="1234567 bytes">1.2 MB<"#), "{html}");
+        assert!(html.contains(&format!(">{}</code>", Digest::of(b"file").hex())), "{html}");
+    }
+
+    #[test]
+    fn every_repository_has_a_command_with_the_tag_or_else_the_digest() {
+        let digest = Digest::of(b"image");
+        let commands = |image: RecordedImage| -> Vec<String> {
+            let mut record = record();
+            record.images = vec![image];
+            let html = html(&record);
+            between(&html, ">docker pull ", "<").into_iter().map(str::to_owned).collect()
+        };
+        assert_eq!(
+            commands(image("quay.io/a/b:v1", &["k8s/quay.io/a/b", "a/b"], Some("v1"))),
+            ["hub.example:5000/a/b:v1", "hub.example:5000/k8s/quay.io/a/b:v1"]
+        );
+        assert_eq!(
+            commands(image(&format!("quay.io/a/b@{digest}"), &["a/b"], None)),
+            [format!("hub.example:5000/a/b@{digest}")]
+        );
+        let mut nameless = image("quay.io/a/b", &["a/b"], None);
+        nameless.manifests.clear();
+        assert!(commands(nameless).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_referred_to_but_files_of_the_site_and_places_of_the_page() {
+        let mut record = record();
+        record.bundles = vec![bundle(Some("https://elsewhere.example"))];
+        record.images = vec![image("quay.io/a/b:v1", &["a/b"], Some("v1"))];
+        record.files = vec![file("k8s/h/a", "https://elsewhere.example/a")];
+        let html = html(&record);
+        let targets: Vec<_> = ["href=\"", "src=\"", "url('"]
+            .into_iter()
+            .flat_map(|before| between(&html, before, ":"))
+            .collect();
+        assert!(!targets.is_empty());
+        for target in targets {
+            assert!(["data", "./", "#"].iter().any(|start| target.starts_with(start)), "{target}");
+        }
+        for tag in ["@import", "<base", "<form", "<iframe", "<img"] {
+            assert!(!html.contains(tag), "{tag}");
+        }
+        assert_eq!(between(&html, "<link ", ">"), [r#"rel="icon" href="data:,""#]);
+    }
+
+    #[test]
+    fn the_one_bundle_gives_the_page_its_title_and_several_are_listed_the_last_one_first() {
+        let title = |bundles: Vec<RecordedBundle>| {
+            let mut record = record();
+            record.bundles = bundles;
+            let html = html(&record);
+            let listed = between(&html, "<li><h2>", "<").into_iter().map(str::to_owned).collect::<Vec<_>>();
+            (between(&html, "<h1>", "<")[0].to_owned(), listed.join(", "))
+        };
+        let none = String::new;
+        assert_eq!(title(vec![]), ("Images and files".to_owned(), none()));
+        assert_eq!(title(vec![bundle(None)]), ("Images and files".to_owned(), none()));
+        assert_eq!(title(vec![bundle(Some("June"))]), ("June".to_owned(), none()));
+        assert_eq!(
+            title(vec![bundle(Some("June")), bundle(None), bundle(Some("July"))]),
+            ("Images and files".to_owned(), "July, A bundle without a title, June".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_date_is_told_in_words_and_in_utc() {
+        for (rfc3339, text) in [
+            ("2024-06-01T12:34:56Z", "1 June 2024, 12:34 UTC"),
+            ("2024-12-31T23:30:00-01:00", "1 January 2025, 00:30 UTC"),
+            ("some day", "some day"),
+        ] {
+            assert_eq!(date(rfc3339), text);
+        }
+    }
+}

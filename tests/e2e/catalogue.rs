@@ -1,0 +1,363 @@
+//! The catalogue, as nginx serves it and a browser shows it.
+
+use std::fs;
+
+use airbundle::digest::Digest;
+use airbundle::list::Lists;
+use airbundle::reference::RepositoryTemplate;
+use airbundle::site::catalogue::Page;
+use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::browser::Browser;
+use crate::support::web::Web;
+
+const FILES: &str = include_str!("../../manifests/kubespray-v2.25.0/files.list");
+const IMAGES: &str = include_str!("../../manifests/kubespray-v2.25.0/images.list");
+const REGISTRY: &str = "hub.kubespray.local:5000";
+
+const ESCAPE: &str = "\u{e00c}";
+const CONTROL: &str = "\u{e009}";
+
+/// A browser that shows the catalogue of a site.
+struct Shown {
+    browser: Browser,
+    web: Web,
+    _folder: TempDir,
+}
+
+impl Shown {
+    fn new(record: &Record) -> Self {
+        let folder = TempDir::new().unwrap();
+        for file in &record.files {
+            let path = folder.path().join(&file.path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, &file.url).unwrap();
+        }
+        fs::write(folder.path().join("index.html"), Page { record, registry: REGISTRY }.html()).unwrap();
+        let (browser, web) = (Browser::start(), Web::start(folder.path()));
+        browser.open(&web.url(""));
+        Self { browser, web, _folder: folder }
+    }
+
+    /// The row headers that can be seen, those of the section `name`.
+    fn rows(&self, name: &str) -> Vec<String> {
+        let script = "[...document.querySelectorAll('#NAME tbody th')].filter((th) => th.checkVisibility())";
+        let rows =
+            self.browser.run(&format!("return {}.map((th) => th.innerText)", script.replace("NAME", name)));
+        serde_json::from_value(rows).unwrap()
+    }
+
+    /// What the page says about how much it shows.
+    fn counts(&self) -> Value {
+        self.browser.run("return document.querySelector('nav').innerText.replace(/\\s+/g, ' ')")
+    }
+
+    /// What Ctrl-V brings.
+    fn pasted(&self) -> Value {
+        self.browser.type_into("#search", &format!("{CONTROL}av"));
+        let pasted = self.browser.run("return document.getElementById('search').value");
+        self.browser.type_into("#search", ESCAPE);
+        pasted
+    }
+}
+
+/// All that Kubespray v2.25.0 needs.
+fn kubespray() -> Record {
+    let (mut lists, mut problems) = (Lists::default(), Vec::new());
+    lists.parse_into("files.list".as_ref(), FILES, &mut problems);
+    lists.parse_into("images.list".as_ref(), IMAGES, &mut problems);
+    assert_eq!(problems, []);
+    let mut record = Record::new("files".into(), "registry".into());
+    record.bundles.push(RecordedBundle {
+        identity: Digest::of(b"bundle"),
+        title: Some("Kubespray v2.25.0".to_owned()),
+        created: Some("2024-06-01T12:34:56Z".to_owned()),
+    });
+    for entry in &lists.images {
+        let repository = RepositoryTemplate::default().apply(&entry.reference).unwrap();
+        record.images.push(image(&entry.reference.to_string(), &repository, entry.reference.tag()));
+    }
+    for entry in &lists.files {
+        record.files.push(file(&format!("k8s/{}", entry.path), entry.url.as_str()));
+    }
+    record
+}
+
+fn image(reference: &str, repository: &str, tag: Option<&str>) -> RecordedImage {
+    let digest = Digest::of(reference.as_bytes());
+    RecordedImage {
+        reference: reference.to_owned(),
+        repositories: [repository.to_owned()].into(),
+        tag: tag.map(str::to_owned),
+        platforms: vec!["linux/amd64".to_owned()],
+        size: 12_345_678,
+        manifests: vec![RecordedManifest { digest, media_type: String::new() }],
+    }
+}
+
+fn file(path: &str, url: &str) -> RecordedFile {
+    RecordedFile {
+        path: path.to_owned(),
+        url: url.to_owned(),
+        size: 12_345_678,
+        digest: Digest::of(url.as_bytes()),
+    }
+}
+
+#[test]
+fn the_search_shows_what_has_all_its_words() {
+    let mut record = kubespray();
+    record.files.push(file("k8s/f.example/Größe 1#.bin", "https://f.example/1"));
+    let page = Shown::new(&record);
+    let shown = |query: &str| {
+        page.browser.type_into("#search", &format!("{ESCAPE}{query}"));
+        (page.rows("images"), page.rows("files"), page.counts())
+    };
+    assert_eq!(page.counts(), "Images 57 Files 24");
+
+    let (images, files, counts) = shown("CILIUM oper");
+    assert_eq!((images, files), (vec!["quay.io/cilium/operator:v1.15.4".to_owned()], vec![]));
+    assert_eq!(counts, "Images 1 of 57 Files 0 of 24");
+    // By what it is called here, by what cannot be seen in full, by where it leads to.
+    assert_eq!(shown("5000/k8s/registry.k8s.io/pause").0, ["registry.k8s.io/pause:3.9"]);
+    let digest = Digest::of(b"registry.k8s.io/pause:3.9").hex();
+    assert_eq!(shown(&digest[48..]).0, ["registry.k8s.io/pause:3.9"]);
+    assert_eq!(shown("k8s/f.example/größe 1#").1, ["Größe 1#.bin"]);
+    let (images, files, counts) = shown("nowhere");
+    assert_eq!((images.len(), files.len(), counts), (0, 0, json!("Images 0 of 57 Files 0 of 24")));
+    let told = page.browser.run("return document.querySelector('main').innerText");
+    for text in ["No image matches.", "No file matches."] {
+        assert!(told.as_str().unwrap().contains(text), "{told}");
+    }
+
+    let (images, files, counts) = shown("");
+    assert_eq!((images.len(), files.len(), counts), (57, 24, json!("Images 57 Files 24")));
+}
+
+#[test]
+fn a_thousand_images_and_a_thousand_files_are_searched_as_well() {
+    let mut record = Record::new("files".into(), "registry".into());
+    for n in 0..1000 {
+        record.images.push(image(&format!("r.example/app-{n}:v1"), &format!("team/app-{n}"), Some("v1")));
+        record.files.push(file(&format!("k8s/f.example/{n}.bin"), &format!("https://f.example/{n}.bin")));
+    }
+    let page = Shown::new(&record);
+    assert_eq!((page.rows("images").len(), page.rows("files").len()), (1000, 1000));
+    page.browser.type_into("#search", "-99");
+    assert_eq!(page.counts(), "Images 11 of 1000 Files 0 of 1000");
+    page.browser.type_into("#search", &format!("{ESCAPE}/999."));
+    assert_eq!((page.rows("images"), page.rows("files")), (vec![], vec!["999.bin".to_owned()]));
+}
+
+#[test]
+fn what_is_copied_is_complete_over_plain_http_too() {
+    let page = Shown::new(&kubespray());
+    let copied = |what: &str| {
+        page.browser.click(&format!("button[aria-label='Copy {what}']"));
+        let told = format!(
+            "return [...document.querySelectorAll('[role=status]')].some((e) => e.textContent === 'Copied {what}')"
+        );
+        page.browser.wait_for(&told);
+        page.pasted()
+    };
+    // Loopback is a secure context; a site is none, and has no such clipboard.
+    for clipboard in ["navigator.clipboard", "undefined"] {
+        let shadow = format!("Object.defineProperty(navigator, 'clipboard', {{ value: {clipboard} }})");
+        page.browser.open(&page.web.url(""));
+        page.browser.run(&shadow);
+        let pause = "registry.k8s.io/pause:3.9";
+        assert_eq!(
+            copied(&format!("the command that pulls {pause}")),
+            format!("docker pull {REGISTRY}/k8s/{pause}")
+        );
+        let digest = Digest::of(pause.as_bytes());
+        assert_eq!(copied(&format!("the digest of {pause}")), digest.to_string());
+        let kubelet = "dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet";
+        assert_eq!(copied("the link to kubelet"), page.web.url(&format!("k8s/{kubelet}")));
+        let sha256 = Digest::of(format!("https://{kubelet}").as_bytes()).hex();
+        assert_eq!(copied("the SHA-256 of kubelet"), sha256);
+        assert_eq!(copied("the identity of the bundle"), Digest::of(b"bundle").to_string());
+    }
+}
+
+#[test]
+fn without_the_script_all_of_it_can_be_read() {
+    let record = kubespray();
+    let page = Shown::new(&record);
+    page.browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
+    page.browser.open(&page.web.url(""));
+    // `innerText` is what can be seen; nothing of it may be cut off by the style.
+    let cut =
+        "return [...document.querySelectorAll('body *')].filter((e) => e.scrollWidth > e.clientWidth + 1
+        && getComputedStyle(e).overflowX !== 'visible' && !e.matches('.unseen')).map((e) => e.outerHTML)";
+    assert_eq!(page.browser.run(cut), json!([]));
+    let text = page.browser.run("return document.body.innerText");
+    let text = text.as_str().unwrap();
+    let reads = |part: &str| assert!(text.contains(part), "no `{part}` in {text}");
+    for part in ["Kubespray v2.25.0", "1 June 2024, 12:34 UTC", "linux/amd64", "12.3 MB", "57", "23"] {
+        reads(part);
+    }
+    for RecordedImage { reference, repositories, tag, .. } in &record.images {
+        reads(reference);
+        reads(&Digest::of(reference.as_bytes()).to_string());
+        let repository = repositories.first().unwrap();
+        reads(&format!("docker pull {REGISTRY}/{repository}:{}", tag.as_ref().unwrap()));
+    }
+    for RecordedFile { path, url, digest, .. } in &record.files {
+        reads(path.rsplit('/').next().unwrap());
+        reads(url);
+        reads(&digest.hex());
+    }
+    let useless =
+        "return [...document.querySelectorAll('input, button')].filter((e) => e.checkVisibility()).length";
+    assert_eq!(page.browser.run(useless), 0);
+}
+
+#[test]
+fn every_link_leads_to_its_file() {
+    let mut record = kubespray();
+    for name in [
+        "a b",
+        "100%",
+        "%41",
+        "a#b",
+        "a?b=c&d",
+        "ü ✓ 日本",
+        "<i>\"'`",
+        "a+b;c,d@e:f=g$h!(i)*[j]{k}|l^m~",
+        "...",
+    ] {
+        record
+            .files
+            .push(file(&format!("k8s/odd.example/x:y/{name}"), &format!("https://odd.example/{name}")));
+    }
+    let page = Shown::new(&record);
+    let links =
+        page.browser.run("return [...document.querySelectorAll('#files tbody a')].map((a) => a.href)");
+    let links = links.as_array().unwrap();
+    assert_eq!(links.len(), record.files.len());
+    for (link, file) in links.iter().zip(&record.files) {
+        let mut answer =
+            ureq::get(link.as_str().unwrap()).call().unwrap_or_else(|error| panic!("{link}: {error}"));
+        assert_eq!(answer.body_mut().read_to_string().unwrap(), file.url);
+    }
+}
+
+#[test]
+fn the_page_asks_for_nothing_and_may_not() {
+    let mut record = kubespray();
+    record.bundles[0].title = Some("<script>window.hostile = 1</script>".to_owned());
+    let page = Shown::new(&record);
+    let own = page.web.url("");
+    let asked = page.browser.requests();
+    assert!(asked.iter().all(|url| *url == own || url.starts_with("data:")), "{asked:?}");
+    assert!(asked.contains(&own), "{asked:?}");
+    let paths: Vec<_> = page.web.requests().into_iter().map(|request| request.path).collect();
+    assert_eq!(paths, ["/"]);
+    assert_eq!(page.browser.console(), Vec::<Value>::new());
+
+    // Whatever got into it, the policy would stop it, even if it stayed on this server.
+    let tries = "
+        const add = (name, attributes) => document.body.append(Object.assign(document.createElement(name), attributes));
+        add('script', { textContent: 'window.hostile = 1' });
+        add('style', { textContent: 'h1 { color: red }' });
+        add('img', { src: 'picture' });
+        add('iframe', { src: 'frame' });
+        add('link', { rel: 'stylesheet', href: 'style' });
+        document.querySelector('h1').setAttribute('onclick', 'window.hostile = 1');
+        document.querySelector('h1').click();
+        return fetch('fetched').catch(() => getComputedStyle(document.querySelector('h1')).color)";
+    let colour = page.browser.run("return getComputedStyle(document.querySelector('h1')).color");
+    assert_eq!(page.browser.run(tries), colour);
+    assert_eq!(page.browser.run("return window.hostile ?? 'none'"), "none");
+    assert_eq!(page.web.requests().len(), 1);
+    assert!(page.browser.console().len() >= 6, "the browser tells what it has stopped");
+}
+
+#[test]
+fn it_fits_every_screen_and_can_be_read_by_day_and_night() {
+    let mut record = kubespray();
+    record.bundles[0].title = Some("W".repeat(200));
+    let long = "long-name".repeat(13);
+    let digest = Digest::of(long.as_bytes());
+    record.images.push(image(&format!("r.example/{long}@{digest}"), &long, None));
+    record.images.push(image(&format!("r.example/{long}:{long}"), &long, Some(&long)));
+    record.images[0].platforms = vec!["linux/riscv64".to_owned(); 9];
+    record.files.push(file(&format!("k8s/{long}/{long}"), &format!("https://{long}/{long}")));
+    let page = Shown::new(&record);
+    for width in [320, 390, 800, 801, 1400, 2560] {
+        let size = json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500 });
+        page.browser.command("Emulation.setDeviceMetricsOverride", &size);
+        let beyond =
+            "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth";
+        assert_eq!(page.browser.run(beyond), 0, "{width}");
+    }
+    let mut pages = Vec::new();
+    for scheme in ["light", "dark"] {
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        page.browser.command("Emulation.setEmulatedMedia", &media);
+        let weak = page.browser.run(WEAK_CONTRAST);
+        assert_eq!(weak, json!([]), "{scheme}: less than 4.5 to 1");
+        pages.push(page.browser.run("return getComputedStyle(document.body).backgroundColor"));
+    }
+    assert_ne!(pages[0], pages[1]);
+}
+
+/// The elements whose text has less contrast than WCAG 2.2 wants at level AA (1.4.3).
+const WEAK_CONTRAST: &str = "
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => parts(colour).slice(0, 3)
+        .map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const background = (element) => {
+        const colour = getComputedStyle(element).backgroundColor;
+        return (parts(colour)[3] ?? 1) === 0 ? background(element.parentElement) : colour;
+    };
+    const isText = (node) => node.nodeType === Node.TEXT_NODE && node.data.trim();
+    return [...document.querySelectorAll('body *')]
+        .filter((e) => e.checkVisibility() && ([...e.childNodes].some(isText) || e.matches('button, input')))
+        .filter((e) => {
+            const [a, b] = [luminance(getComputedStyle(e).color), luminance(background(e))];
+            return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5;
+        })
+        .map((e) => e.outerHTML)";
+
+#[test]
+fn whoever_hears_the_page_finds_tables_landmarks_and_names() {
+    let page = Shown::new(&kubespray());
+    // Of these elements some browsers forget what they are when the style lays them out in another way.
+    let silent =
+        "return document.querySelectorAll(':is(table, thead, tbody, tr, th, td):not([role])').length";
+    assert_eq!(page.browser.run(silent), 0);
+    // As this browser tells it to a screen reader.
+    let told = page.browser.accessibility();
+    let count = |role: &str| told.iter().filter(|(known, _)| known == role).count();
+    for (role, times) in [
+        ("banner", 1),
+        ("search", 1),
+        ("navigation", 1),
+        ("main", 1),
+        ("contentinfo", 1),
+        ("region", 2),
+        ("table", 2),
+        ("row", 2 + 57 + 23),
+        ("rowheader", 57 + 23),
+        ("columnheader", 5 + 4),
+        ("cell", 57 * 4 + 23 * 3),
+    ] {
+        assert_eq!(count(role), times, "{role}");
+    }
+    for expected in [
+        ("searchbox", "Search images and files"),
+        ("table", "Images"),
+        ("table", "Files"),
+        ("columnheader", "Pull command"),
+        ("link", "kubelet"),
+        ("button", "Copy the digest of registry.k8s.io/pause:3.9"),
+    ] {
+        assert!(told.iter().any(|(role, name)| (role.as_str(), name.as_str()) == expected), "{expected:?}");
+    }
+    assert!(told.iter().all(|(role, name)| role != "button" || !name.is_empty()));
+}

@@ -1,0 +1,635 @@
+//! Images of what is in a bundle: docker runs them, and what they serve is what was packed. Every other client takes
+//! the archive, and the same bundle always makes the same one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::damage::framed;
+use crate::program::{Finished, airbundle, airbundle_command};
+use crate::serve::{Shared, folder, unpack};
+use crate::support::bases;
+use crate::support::clients::{self, Dockerd, Podman};
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process;
+use crate::support::tree::{Kind, Tree};
+use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
+use crate::support::{random_bytes, sha256};
+
+const NGINX: &str = "docker.io/library/nginx:1.25.2-alpine";
+const REGISTRY: &str = "docker.io/library/registry:2.8.1";
+
+/// A bundle with two images that others can be built on, and the site that it makes: made once, for all tests.
+struct Sample {
+    upstream: Upstream,
+    lists: PathBuf,
+    bundle: PathBuf,
+    site: PathBuf,
+    _folder: Shared,
+}
+
+fn sample() -> &'static Sample {
+    static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
+        let shared = Shared::new();
+        let path = |name: &str| shared.path.join(name);
+        let upstream = Upstream::start(&path("upstream"), images(), files());
+        let lists = upstream.write_lists(&path("lists"));
+        let (bundle, site) = (path("all.tar.zst"), path("site"));
+        let sample = Sample { upstream, lists, bundle, site, _folder: shared };
+        sample.pack(&sample.lists, &sample.bundle);
+        unpack(&sample.bundle, &sample.site).ok();
+        sample
+    });
+    &SAMPLE
+}
+
+impl Sample {
+    fn pack(&self, list: &Path, bundle: &Path) {
+        let mut args = vec!["pack".into(), list.to_owned(), "--output".into(), bundle.to_owned()];
+        args.extend(self.upstream.mirror_args().into_iter().map(PathBuf::from));
+        airbundle(args).ok();
+    }
+}
+
+fn images() -> Vec<UpstreamImage> {
+    let random = |seed: u64, size: usize| Layer::random(seed, size, Compression::Gzip);
+    let shared = random(1, 300_000);
+    let nginx = bases::nginx(Format::Oci, "linux/amd64");
+    let attestation = Image::attestation(&nginx);
+    let arm64 = Image::new(Format::Oci, "linux/arm64", &[random(2, 1000)]);
+    let pause = ["linux/amd64", "linux/arm64"].map(|platform| {
+        Image::new(
+            Format::Docker,
+            platform,
+            &[Layer::files(&[("pause", platform.as_bytes())], Compression::Gzip)],
+        )
+    });
+    let app = |seed: u64| Image::new(Format::Oci, "linux/amd64", &[shared.clone(), random(seed, 900_000)]);
+    let large =
+        Image::new(Format::Docker, "linux/amd64", &[shared.clone(), random(3, 5 << 20), Layer::empty()]);
+    let artifact = Image::artifact("application/example", &[("a", b"a"), ("b", b"{}")]);
+    vec![
+        UpstreamImage::new(NGINX, Image::index(Format::Oci, vec![nginx, arm64, attestation])),
+        UpstreamImage::new(REGISTRY, bases::registry(Format::Docker, "linux/amd64")),
+        UpstreamImage::new("registry.k8s.io/pause:3.9", Image::index(Format::Docker, pause.to_vec())),
+        UpstreamImage::new("quay.io/a/one:v1", app(4)),
+        UpstreamImage::new("quay.io/b/two:v1", app(5)),
+        UpstreamImage::new("quay.io/c/three@", app(6)),
+        UpstreamImage::new("quay.io/d/large:v1", large),
+        UpstreamImage::new("ghcr.io/x/artifact:1", artifact),
+    ]
+}
+
+fn files() -> Vec<UpstreamFile> {
+    let runc = random_bytes(10, 700_000);
+    let kubelet = random_bytes(11, 1_500_000);
+    let long = format!("https://dl.k8s.io/{}/{}/file", "folder".repeat(40), "ü".repeat(100));
+    // To the byte a layer of an image: one blob, whatever it is called.
+    let layer = Layer::random(1, 300_000, Compression::Gzip).bytes;
+    vec![
+        UpstreamFile::new("https://dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet", kubelet.clone()),
+        UpstreamFile::new(
+            "https://dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet.sha256",
+            &sha256(&kubelet).as_bytes()[7..],
+        ),
+        UpstreamFile::new(
+            "https://github.com/opencontainers/runc/releases/download/v1/runc.amd64",
+            runc.clone(),
+        ),
+        UpstreamFile::new("https://github.com/containers/crun/releases/download/1/crun", runc),
+        UpstreamFile::new("https://github.com/k0s/k0s/releases/download/v1.29.5+k0s.0/k0s.tar.gz", layer),
+        UpstreamFile::new("https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz", random_bytes(12, 3 << 20)),
+        UpstreamFile::new("https://get.helm.sh/empty", Vec::new()),
+        UpstreamFile::new("https://get.helm.sh/.hidden", b"hidden".to_vec()),
+        UpstreamFile::new(&long, b"a long name".to_vec()),
+    ]
+}
+
+/// `airbundle image`, into `folder`; returns the archive.
+fn build(kind: &str, bundle: &Path, folder: &Path, options: &[&str]) -> (PathBuf, Finished) {
+    let output = folder.join(format!("{kind}.tar"));
+    let mut args = vec!["image".into(), bundle.to_owned(), "--kind".into(), kind.into(), "-o".into()];
+    args.push(output.clone());
+    args.extend(options.iter().map(PathBuf::from));
+    (output, airbundle(args))
+}
+
+/// The digest of a file.
+fn digest(path: &Path) -> String {
+    sha256(&fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display())))
+}
+
+/// The entries of a tar archive.
+fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let mut archive = tar::Archive::new(archive);
+    let entries = archive.entries().expect("read a tar").map(|entry| {
+        let mut entry = entry.expect("read a tar");
+        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("a plain name");
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).expect("read a tar");
+        (name, bytes)
+    });
+    entries.collect()
+}
+
+/// An archive, taken apart.
+struct Opened {
+    config: Value,
+    manifest: Value,
+    /// The tar archives of the layers that are not the base's.
+    layers: Vec<Vec<u8>>,
+}
+
+impl Opened {
+    /// Reads an archive, and checks that all that is named in it is there, and nothing else.
+    fn read(path: &Path) -> Self {
+        let mut entries = entries(&fs::read(path).expect("read the archive"));
+        let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).expect("JSON") };
+        let index = json(&entries.remove("index.json").expect("an index"));
+        let docker = json(&entries.remove("manifest.json").expect("a list for docker"));
+        assert_eq!(json(&entries.remove("oci-layout").expect("a version"))["imageLayoutVersion"], "1.0.0");
+        for (name, bytes) in &entries {
+            assert_eq!(*name, format!("blobs/{}", sha256(bytes).replace(':', "/")));
+        }
+        let mut used = BTreeSet::new();
+        let mut blob = |digest: &Value| {
+            let name = format!("blobs/{}", digest.as_str().expect("a digest").replace(':', "/"));
+            used.insert(name.clone());
+            entries.get(&name).unwrap_or_else(|| panic!("no {name}")).clone()
+        };
+        let manifest = json(&blob(&index["manifests"][0]["digest"]));
+        let config = json(&blob(&manifest["config"]["digest"]));
+        let layers = manifest["layers"].as_array().expect("a list").iter();
+        let layers: Vec<_> =
+            layers.map(|layer| (layer["mediaType"].clone(), blob(&layer["digest"]))).collect();
+        assert_eq!(used, entries.keys().cloned().collect());
+
+        let path = |digest: &Value| format!("blobs/{}", digest.as_str().expect("a digest").replace(':', "/"));
+        let all = manifest["layers"].as_array().expect("a list").iter();
+        assert_eq!(docker[0]["Layers"], all.map(|layer| path(&layer["digest"])).collect::<Value>());
+        assert_eq!(docker[0]["Config"], path(&manifest["config"]["digest"]));
+        let layers = layers
+            .into_iter()
+            .filter(|(media_type, _)| media_type == "application/vnd.oci.image.layer.v1.tar");
+        let layers: Vec<_> = layers.map(|(_, bytes)| bytes).collect();
+        let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("a list");
+        for (diff_id, layer) in diff_ids.iter().rev().zip(layers.iter().rev()) {
+            assert_eq!(*diff_id, sha256(layer));
+        }
+        Self { config, manifest, layers }
+    }
+}
+
+/// Asks until there is an answer.
+fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    panic!("{what} does not happen");
+}
+
+/// `curl` in the network of `docker`: the head and the body of the answer.
+fn get(docker: &Dockerd, url: &str, options: &[&str]) -> Option<(String, Vec<u8>)> {
+    let mut curl = docker.inside("curl");
+    curl.args(["-sS", "--noproxy", "*", "--globoff", "--include", "--http1.1"]).args(options).arg(url);
+    let output = curl.output().expect("start curl");
+    let end = output.stdout.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+    let head = String::from_utf8(output.stdout[..end].to_vec()).expect("a plain head");
+    Some((head.to_lowercase(), output.stdout[end + 4..].to_vec()))
+}
+
+#[test]
+fn docker_runs_nginx_with_all_files_and_a_registry_with_all_images() {
+    let sample = sample();
+    let folder = folder();
+    let docker = Dockerd::start_apart();
+    let options = ["--build", "3", "--kubespray", "v2.25.0", "--layer-size", "2M", "--json"];
+    for (kind, name) in [("files", "kubespray-files:v3-v2.25.0"), ("registry", "kubespray-images:v3-v2.25.0")]
+    {
+        let (archive, built) = build(kind, &sample.bundle, folder.path(), &options);
+        let summary = built.ok().json();
+        let loaded = docker.run(["load".as_ref(), "--input".as_ref(), archive.as_os_str()]);
+        assert!(loaded.contains(&format!("Loaded image: {name}")), "{loaded}");
+        let inspected: Value = serde_json::from_str(&docker.run(["image", "inspect", name])).expect("JSON");
+        assert_eq!(inspected[0]["Id"], summary["id"]);
+        assert_eq!(inspected[0]["Config"]["Volumes"], Value::Null);
+        assert_eq!(inspected[0]["Config"]["Labels"]["org.opencontainers.image.version"], "v3-v2.25.0");
+        let history = docker.run(["history", "--format", "{{.Comment}}", name]);
+        assert!(history.contains("quay.io/d/large") == (kind == "registry"), "{history}");
+    }
+
+    docker.run(["run", "--detach", "--name", "files", "--publish", "8080:80", "kubespray-files:v3-v2.25.0"]);
+    assert_nginx_serves(&docker, "http://127.0.0.1:8080", sample.upstream.files());
+    docker.run([
+        "run",
+        "--detach",
+        "--name",
+        "images",
+        "--publish",
+        "5000:5000",
+        "kubespray-images:v3-v2.25.0",
+    ]);
+    assert_registry_serves(&docker, "127.0.0.1:5000", sample.upstream.images(), folder.path());
+    // No container has begun by copying gigabytes into a volume.
+    assert_eq!(docker.run(["volume", "ls", "--quiet"]), "");
+    docker.run(["rm", "--force", "files", "images"]);
+}
+
+fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
+    let (head, listing) = patiently("that nginx answers", || get(docker, &format!("{server}/"), &[]));
+    let listing = String::from_utf8(listing).expect("a page");
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    assert!(listing.contains(r#"href="k8s/""#) && !listing.contains("Welcome"), "{listing}");
+    for file in files {
+        let url = format!("{server}/k8s/{}", file.path());
+        let (head, body) = get(docker, &url, &["--header", "accept-encoding: gzip"]).expect("an answer");
+        if url.contains("/.hidden") {
+            assert!(head.starts_with("http/1.1 403"), "{url}: {head}");
+            continue;
+        }
+        assert!(head.starts_with("http/1.1 200") && !head.contains("content-encoding"), "{url}: {head}");
+        let media_type =
+            if url.ends_with(".sha256") { "text/plain; charset=utf-8" } else { "application/octet-stream" };
+        assert!(head.contains(&format!("content-type: {media_type}\r\n")), "{url}: {head}");
+        // What cannot tell one version from another is not told.
+        assert!(!head.contains("etag") && !head.contains("last-modified"), "{url}: {head}");
+        assert!(body[..] == file.bytes[..], "{url} has other bytes");
+        if file.bytes.len() > 4 {
+            let (head, body) = get(docker, &url, &["--range", "2-4"]).expect("an answer");
+            assert!(head.starts_with("http/1.1 206"), "{url}: {head}");
+            assert_eq!(body, file.bytes[2..=4], "{url}");
+        }
+    }
+}
+
+fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImage], folder: &Path) {
+    patiently("that the registry answers", || get(docker, &format!("http://{server}/v2/"), &[]));
+    let skopeo = |args: &[&str]| process::run(docker.inside("skopeo").args(args)).stdout;
+    for entry in images {
+        let name = format!("docker://{server}/k8s/{}", entry.name());
+        let by_digest = format!("{name}@{}", entry.image.root.digest);
+        let by_tag = entry.tag().map(|tag| format!("{name}:{tag}"));
+        for reference in by_tag.iter().chain([&by_digest]) {
+            let raw = skopeo(&["inspect", "--raw", "--tls-verify=false", reference]);
+            assert_eq!(raw, entry.image.manifest[..], "{reference}");
+        }
+        if entry.image.root.media_type.contains("docker") {
+            let copy = folder.join(entry.name().replace('/', "_"));
+            let copy = copy.to_str().expect("a plain path");
+            let target = format!("dir:{copy}");
+            skopeo(&[
+                "copy",
+                "--quiet",
+                "--all",
+                "--preserve-digests",
+                "--src-tls-verify=false",
+                &by_digest,
+                &target,
+            ]);
+            for (digest, bytes) in entry.image.parts() {
+                let file = Path::new(copy).join(&digest["sha256:".len()..]);
+                assert_eq!(fs::read(file).expect("skopeo copied it"), bytes[..], "{by_digest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
+    let sample = sample();
+    let folder = folder();
+    let podman = Podman::new();
+    for (kind, name, mounted, unpacked) in [
+        ("files", "kubespray-files", "usr/share/nginx/html", "files"),
+        ("registry", "kubespray-images", "var/lib/registry", "registry"),
+    ] {
+        let (archive, built) = build(kind, &sample.bundle, folder.path(), &["--layer-size", "1M", "--json"]);
+        let summary = built.ok().json();
+        let loaded =
+            podman.run(["load".as_ref(), "--quiet".as_ref(), "--input".as_ref(), archive.as_os_str()]);
+        assert!(loaded.contains(&format!("docker.io/library/{name}:latest")), "{loaded}");
+        let id = podman.run(["image", "inspect", "--format", "{{.Id}}", name]);
+        assert_eq!(format!("sha256:{}", id.trim()), summary["id"].as_str().expect("an id"));
+        let root = PathBuf::from(podman.run(["image", "mount", name]).trim());
+        let unpacked = Tree::of(&sample.site.join(unpacked));
+        let difference = Tree::of(&root.join(mounted)).difference(&unpacked);
+        assert_eq!(difference, [""; 0], "{kind}");
+        podman.run(["image", "unmount", name]);
+    }
+}
+
+#[test]
+fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
+    let sample = sample();
+    let folder = folder();
+    let docker = Dockerd::start();
+    let names = ["--tag", "site.local:5000/infra/files:v1", "--tag", "site.local:5000/infra/files:latest"];
+    let (archive, built) = build("files", &sample.bundle, folder.path(), &[&names[..], &["--json"]].concat());
+    let summary = built.ok().json();
+    assert_eq!(summary["names"], json!([names[1], names[3]]));
+    docker.ctr(["images", "import", "--snapshotter", "native"].map(Path::new).into_iter().chain([&*archive]));
+    let listed = docker.ctr(["images", "list"]);
+    let path = archive.display();
+    for name in [names[1], names[3]] {
+        let line = listed.lines().find(|line| line.starts_with(&format!("{name} ")));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {listed}"));
+        assert!(line.contains(summary["digest"].as_str().expect("a digest")), "{line}");
+        let raw = clients::skopeo(["inspect", "--raw", &format!("oci-archive:{path}:{name}")]);
+        assert_eq!(sha256(raw.as_bytes()), summary["digest"].as_str().expect("a digest"));
+        let inspected = clients::skopeo(["inspect", &format!("docker-archive:{path}:{name}")]);
+        let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
+        assert_eq!(inspected["Labels"]["org.opencontainers.image.title"], "files");
+    }
+    let (archive, built) = build("registry", &sample.bundle, folder.path(), &["--json"]);
+    let summary = built.ok().json();
+    // The only image of an archive needs no name; skopeo checks every digest on the way.
+    let source = format!("oci-archive:{}", archive.display());
+    clients::skopeo(["inspect", &source]);
+    let copy = folder.path().join("copy");
+    clients::skopeo(["copy", "--quiet", &source, &format!("dir:{}", copy.display())]);
+    assert_eq!(digest(&copy.join("manifest.json")), summary["digest"].as_str().expect("a digest"));
+}
+
+#[test]
+fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_threads() {
+    let sample = sample();
+    let folder = folder();
+    for kind in ["files", "registry"] {
+        let (archive, built) = build(kind, &sample.bundle, folder.path(), &["-q"]);
+        assert_eq!(built.ok().stdout, "");
+        let expected = digest(&archive);
+        build(kind, &sample.bundle, folder.path(), &[]).1.ok();
+        assert_eq!(digest(&archive), expected, "{kind}");
+        for threads in ["1", "7"] {
+            let bundle = fs::File::open(&sample.bundle).expect("open the bundle");
+            let mut cat =
+                Command::new("cat").stdin(bundle).stdout(Stdio::piped()).spawn().expect("start cat");
+            let mut airbundle = airbundle_command();
+            airbundle.args(["image", "-", "--kind", kind, "-o"]).arg(&archive);
+            airbundle.env("RAYON_NUM_THREADS", threads).stdin(cat.stdout.take().expect("a pipe"));
+            process::run(&mut airbundle);
+            assert!(cat.wait().expect("wait for cat").success(), "the pipe was not read to its end");
+            assert_eq!(digest(&archive), expected, "{kind} with {threads} threads");
+        }
+        // As it is on the base, and nothing of the machine in it.
+        let opened = Opened::read(&archive);
+        assert_eq!(opened.config["created"], "1970-01-01T00:00:00Z");
+        for layer in &opened.layers {
+            let mut layer = tar::Archive::new(&layer[..]);
+            for entry in layer.entries().expect("read a tar") {
+                let entry = entry.expect("read a tar");
+                let header = entry.header();
+                let mode = if header.entry_type().is_dir() { 0o755 } else { 0o644 };
+                let numbers = [header.uid(), header.gid(), header.mtime(), header.mode().map(u64::from)];
+                assert_eq!(numbers.map(|number| number.expect("a number")), [0, 0, 0, mode]);
+                assert_eq!((header.username(), header.groupname()), (Ok(Some("")), Ok(Some(""))));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
+    let sample = sample();
+    let folder = folder();
+    for (kind, reference, port) in [("files", NGINX, "80/tcp"), ("registry", REGISTRY, "5000/tcp")] {
+        let (archive, built) = build(kind, &sample.bundle, folder.path(), &["--json"]);
+        built.ok();
+        let Opened { config, manifest, layers } = Opened::read(&archive);
+        let base = sample.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
+        let (_, of_base) = &base.parts[0];
+        let of_base: Value = serde_json::from_slice(of_base).expect("JSON");
+        for key in ["Entrypoint", "Cmd", "Env", "StopSignal"] {
+            assert_eq!(config["config"][key], of_base["config"][key], "{key}");
+        }
+        assert_eq!(config["config"]["ExposedPorts"], json!({ port: {} }));
+        assert_eq!(config["config"].get("Volumes"), None);
+        assert_eq!((&config["os"], &config["architecture"]), (&json!("linux"), &json!("amd64")));
+        let labels = &config["config"]["Labels"];
+        assert_eq!(labels["org.opencontainers.image.base.name"], reference);
+        assert_eq!(labels["org.opencontainers.image.base.digest"], base.root.digest);
+        assert!(labels["dev.airbundle.bundle"].as_str().is_some_and(|id| id.starts_with("sha256:")));
+        assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(base.parts.len() - 1 + layers.len()));
+        let history = config["history"].as_array().expect("a list");
+        assert_eq!(history.len(), base.parts.len() - 1 + layers.len());
+    }
+}
+
+#[test]
+fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
+    let sample = sample();
+    let folder = folder();
+    let (archive, built) =
+        build("registry", &sample.bundle, folder.path(), &["--layer-size", "1M", "--json"]);
+    let layers = Opened::read(&archive).layers;
+    assert_eq!(built.ok().json()["layers"], layers.len());
+    assert!(layers.len() > 6, "{}", layers.len());
+    let blobs = |layer: &[u8]| {
+        let entries = entries(layer).into_iter().filter(|(name, _)| name.ends_with("/data"));
+        entries.map(|(_, bytes)| bytes.len()).collect::<Vec<_>>()
+    };
+    for layer in &layers {
+        let blobs = blobs(layer);
+        assert!(blobs.iter().sum::<usize>() <= 1 << 20 || blobs.len() == 1, "{blobs:?}");
+    }
+
+    let reference = "quay.io/b/two:v2";
+    let new = Image::new(Format::Oci, "linux/amd64", &[Layer::random(99, 900_000, Compression::Gzip)]);
+    sample.upstream.registry.push("quay.io/b/two", "v2", &new);
+    let lists = folder.path().join("lists");
+    fs::create_dir(&lists).expect("make a folder");
+    let list = sample.upstream.images_list().replace("quay.io/b/two:v1", reference);
+    fs::write(lists.join("images.list"), list).expect("write a list");
+    let bundle = folder.path().join("new.tar.zst");
+    sample.pack(&lists, &bundle);
+    build("registry", &bundle, folder.path(), &["--layer-size", "1M"]).1.ok();
+    let old: BTreeSet<_> = layers.iter().map(|layer| sha256(layer)).collect();
+    let new: BTreeSet<_> = Opened::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
+    // That of the image, and that of the tags.
+    assert_eq!(new.difference(&old).count(), 2);
+}
+
+#[test]
+fn a_content_with_two_names_stands_in_the_image_once() {
+    let sample = sample();
+    let folder = folder();
+    let (archive, built) = build("files", &sample.bundle, folder.path(), &["--layer-size", "1"]);
+    built.ok();
+    let mut links = BTreeMap::new();
+    for layer in Opened::read(&archive).layers {
+        let mut layer = tar::Archive::new(&layer[..]);
+        for entry in layer.entries().expect("read a tar") {
+            let entry = entry.expect("read a tar");
+            if let Some(target) = entry.link_name_bytes() {
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("a plain name");
+                links.insert(text(&entry.path_bytes()), text(&target));
+            }
+        }
+    }
+    let at = |path: &str| format!("usr/share/nginx/html/k8s/github.com/{path}");
+    let [runc, crun] =
+        ["opencontainers/runc/releases/download/v1/runc.amd64", "containers/crun/releases/download/1/crun"]
+            .map(at);
+    assert_eq!(links, [(runc, crun)].into());
+}
+
+#[test]
+fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
+    let sample = sample();
+    let folder = folder();
+    let failed = |kind: &str, options: &[&str], words: &[&str]| {
+        let (archive, finished) = build(kind, &sample.bundle, folder.path(), options);
+        finished.failed(2, words);
+        assert!(!archive.exists() && !partial(&archive).exists());
+    };
+    failed(
+        "files",
+        &["--base", "quay.io/x/nginx:1"],
+        &["no image `quay.io/x/nginx:1`", "--base", NGINX, REGISTRY],
+    );
+    failed(
+        "files",
+        &["--platform", "linux/s390x"],
+        &["not for `linux/s390x`", "`linux/amd64`, `linux/arm64`"],
+    );
+    failed("registry", &["--platform", "linux/arm64"], &["not for `linux/arm64`", "`linux/amd64`"]);
+    failed("files", &["--base", "ghcr.io/x/artifact:1"], &["ghcr.io/x/artifact:1", "no container image"]);
+    failed("files", &["--repository-template", "{repository}"], &["--kind registry"]);
+    failed("files", &["--tag", "files"], &["a tag"]);
+    failed("files", &["--build", "3", "--kubespray", "v2 25"], &["a tag"]);
+    let arm64 = ["--platform", "linux/arm64", "--json"];
+    assert_eq!(
+        build("files", &sample.bundle, folder.path(), &arm64).1.ok().json()["platform"],
+        "linux/arm64"
+    );
+
+    let second = "quay.io/other/nginx:1";
+    sample.upstream.registry.push("quay.io/other/nginx", "1", sample.upstream.image(NGINX));
+    let list = folder.path().join("images.list");
+    fs::write(&list, format!("{NGINX}\n{second}\n")).expect("write a list");
+    let bundle = folder.path().join("two.tar.zst");
+    sample.pack(&list, &bundle);
+    let (_, finished) = build("files", &bundle, folder.path(), &[]);
+    finished.failed(2, &["several", NGINX, second]);
+    let (_, finished) = build("registry", &bundle, folder.path(), &["--base", second]);
+    finished.ok();
+    let (_, finished) = build("files", &bundle, folder.path(), &["--base", second]);
+    finished.failed(2, &["no files"]);
+}
+
+#[test]
+fn what_will_not_work_everywhere_is_told() {
+    let sample = sample();
+    let folder = folder();
+    let (_, finished) = build("files", &sample.bundle, folder.path(), &[]);
+    assert!(finished.ok().stderr.contains("warning: `get.helm.sh/.hidden` will not be served"));
+    let layer = Layer::random(1, 1000, Compression::Zstd);
+    sample.upstream.registry.push(
+        "quay.io/zstd/nginx",
+        "1",
+        &Image::new(Format::Oci, "linux/amd64", &[layer]),
+    );
+    let list = folder.path().join("some.list");
+    fs::write(&list, "quay.io/zstd/nginx:1\nhttps://get.helm.sh/empty\n").expect("write a list");
+    let bundle = folder.path().join("zstd.tar.zst");
+    sample.pack(&list, &bundle);
+    let (_, finished) = build("files", &bundle, folder.path(), &[]);
+    assert!(finished.ok().stderr.contains("from version 23 on"));
+}
+
+/// The name of an archive that is being written.
+fn partial(archive: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.partial", archive.display()))
+}
+
+#[test]
+fn a_damaged_bundle_makes_no_image() {
+    let sample = sample();
+    let folder = folder();
+    let sound = fs::read(&sample.bundle).expect("read the bundle");
+    let bundle = folder.path().join("damaged.tar.zst");
+    let at =
+        |bytes: &[u8]| sound.windows(64).position(|part| part == &bytes[1000..1064]).expect("it is stored");
+    let large = sample.upstream.image("quay.io/d/large:v1");
+    let (_, layer) = large.parts.iter().max_by_key(|(_, bytes)| bytes.len()).expect("it has layers");
+    let file =
+        &sample.upstream.files().iter().max_by_key(|file| file.bytes.len()).expect("there are files").bytes;
+    for (kind, offset, owner) in
+        [("registry", at(layer), "quay.io/d/large:v1"), ("files", at(file), "get.helm.sh/helm")]
+    {
+        let mut bytes = sound.clone();
+        bytes[offset] ^= 1;
+        fs::write(&bundle, bytes).expect("write a bundle");
+        let (archive, finished) = build(kind, &bundle, folder.path(), &[]);
+        finished.failed(7, &["damaged in", owner]);
+        assert!(!archive.exists() && !partial(&archive).exists());
+    }
+    // Wrong bytes in sound frames: the digest tells.
+    let mut stream = process::run(Command::new("zstd").arg("-dc").arg(&sample.bundle)).stdout;
+    let base = sample.upstream.image(NGINX).for_platform("linux/amd64").expect("it is for amd64");
+    for (kind, blob, owner) in [
+        ("registry", layer, "quay.io/d/large:v1"),
+        ("files", file, "get.helm.sh/helm"),
+        ("files", &base.parts[1].1, NGINX),
+    ] {
+        let at = stream.windows(64).position(|part| part == &blob[1000..1064]).expect("it is there");
+        stream[at] ^= 1;
+        fs::write(&bundle, framed(&stream)).expect("write a bundle");
+        stream[at] ^= 1;
+        let (archive, finished) = build(kind, &bundle, folder.path(), &[]);
+        finished.failed(7, &["damaged in", owner, "do not have this digest"]);
+        assert!(!archive.exists() && !partial(&archive).exists());
+    }
+    // What the image does not need may be damaged.
+    let mut bytes = sound.clone();
+    bytes[at(file)] ^= 1;
+    fs::write(&bundle, bytes).expect("write a bundle");
+    build("registry", &bundle, folder.path(), &[]).1.ok();
+}
+
+#[test]
+fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_same_image() {
+    let sample = sample();
+    let folder = folder();
+    let (archive, built) = build("registry", &sample.bundle, folder.path(), &[]);
+    built.ok();
+    let expected = digest(&archive);
+    fs::remove_file(&archive).expect("remove the archive");
+    let bytes = fs::read(&sample.bundle).expect("read the bundle");
+    let mut child = airbundle_command()
+        .args(["image", "-", "--kind", "registry", "-o"])
+        .arg(&archive)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("start airbundle");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads on");
+    patiently("that the archive is begun", || partial(&archive).exists().then_some(()));
+    // A second one does not disturb the first.
+    let (_, second) = build("registry", &sample.bundle, folder.path(), &[]);
+    second.failed(9, &["another `airbundle`"]);
+    child.kill().expect("kill airbundle");
+    child.wait().expect("wait for airbundle");
+    assert!(!archive.exists() && partial(&archive).exists());
+    build("registry", &sample.bundle, folder.path(), &[]).1.ok();
+    assert_eq!(digest(&archive), expected);
+    assert!(!partial(&archive).exists());
+
+    // An older image stays until the new one is complete.
+    let (_, finished) = build("registry", Path::new("/dev/null"), folder.path(), &[]);
+    finished.failed(8, &["no airbundle bundle"]);
+    assert_eq!(digest(&archive), expected);
+    let folders: Vec<_> = Tree::of(folder.path()).0.into_iter().collect();
+    assert!(matches!(&folders[..], [(_, entry)] if matches!(entry.kind, Kind::File { .. })), "{folders:?}");
+}

@@ -1,0 +1,599 @@
+//! Images of a site in docker, podman and containerd: under their own names, with their digests where the engine has
+//! any, whole or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tempfile::TempDir;
+
+use crate::program::{Finished, run, unbundle, unbundle_command};
+use crate::serve::{blob, folder, unpack, world};
+use crate::support::clients::{Dockerd, Podman, skopeo};
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process;
+use crate::support::upstream::UpstreamImage;
+
+const ENGINES: [&str; 3] = ["docker", "podman", "containerd"];
+/// What the tests of this file take this machine for, as others do.
+const HOST: &str = "linux/amd64";
+
+/// All three engines.
+struct Engines {
+    dockerd: Dockerd,
+    podman: Podman,
+}
+
+impl Engines {
+    fn start() -> Self {
+        Self { dockerd: Dockerd::start(), podman: Podman::new() }
+    }
+
+    /// `unbundle images SITE ARGS` with these engines.
+    fn images(&self, site: &Path, args: &[&str]) -> Finished {
+        run(&mut self.command(site, args))
+    }
+
+    fn command(&self, site: &Path, args: &[&str]) -> Command {
+        let mut command = images(site, args);
+        command.env("DOCKER_HOST", self.dockerd.host());
+        command.env("CONTAINERD_ADDRESS", self.dockerd.containerd()).env("CONTAINERD_SNAPSHOTTER", "native");
+        command.env("CONTAINERS_STORAGE_CONF", self.podman.storage_conf());
+        command
+    }
+
+    /// What an engine has: what it calls an image, and by which id or digest it knows it.
+    fn has(&self, engine: &str) -> BTreeMap<String, String> {
+        let lines = match engine {
+            "docker" => {
+                self.dockerd.run(["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])
+            }
+            "podman" => {
+                self.podman.run(["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.Id}}"])
+            }
+            _ => {
+                let all = self.dockerd.ctr(["images", "ls"]);
+                let rows = all.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+                return rows.map(|row| (row[0].to_owned(), row[2].to_owned())).collect();
+            }
+        };
+        let pair = |line: &str| line.split_once(' ').map(|(name, id)| (name.to_owned(), id.to_owned()));
+        lines.lines().filter_map(pair).collect()
+    }
+}
+
+fn images(site: &Path, args: &[&str]) -> Command {
+    let mut command = unbundle_command();
+    command.arg("images").arg(site).args(args);
+    command
+}
+
+/// `unbundle images SITE ARGS` where no engine is needed.
+fn list(site: &Path, args: &[&str]) -> Finished {
+    run(&mut images(site, args))
+}
+
+/// A site with these images.
+struct Sample {
+    bundle: PathBuf,
+    site: PathBuf,
+    folder: TempDir,
+}
+
+impl Sample {
+    fn new(images: &[(&str, &Image)]) -> Self {
+        let (world, folder) = (world(), folder());
+        for (reference, image) in images {
+            let name = reference.split('@').next().expect("split gives one part at least");
+            let (name, tag) = name.rsplit_once(':').map_or((name, None), |(name, tag)| (name, Some(tag)));
+            world.upstream.registry.push(name, tag, image);
+        }
+        let lines: Vec<_> = images.iter().map(|(reference, _)| *reference).collect();
+        let bundle = world.pack_lines(folder.path(), &lines, &[]);
+        let site = folder.path().join("site");
+        unpack(&bundle, &site).ok();
+        Self { bundle, site, folder }
+    }
+
+    fn blob(&self, digest: &str) -> PathBuf {
+        blob(&self.site.join("registry"), digest)
+    }
+}
+
+/// An image of one file for a platform.
+fn tiny(platform: &str, text: &str) -> Image {
+    Image::new(Format::Oci, platform, &[Layer::files(&[("etc/motd", text.as_bytes())], Compression::Gzip)])
+}
+
+/// An index of [`tiny`] images.
+fn index(platforms: &[&str], text: &str) -> Image {
+    Image::index(Format::Oci, platforms.iter().map(|platform| tiny(platform, text)).collect())
+}
+
+fn config(image: &Image) -> &str {
+    &image.config().expect("an image has a config").digest
+}
+
+/// How docker writes a name.
+fn short(name: &str) -> &str {
+    let short = name.strip_prefix("docker.io/").unwrap_or(name);
+    short.strip_prefix("library/").unwrap_or(short)
+}
+
+/// An image of the world that an engine can load for this machine.
+struct Loadable {
+    reference: &'static str,
+    /// Without tag and digest.
+    name: &'static str,
+    by_tag: Option<String>,
+    /// The digest by which an engine that keeps digests has it: the reference's, unless that is of an index in which
+    /// there is another one, which no engine follows.
+    digest: &'static str,
+    image: &'static Image,
+}
+
+fn loadable() -> Vec<Loadable> {
+    let of = |entry: &'static UpstreamImage| {
+        let image = entry.image.for_platform(HOST)?;
+        let is_nested = entry.image.children.iter().any(|child| !child.children.is_empty());
+        let digest = if is_nested { &image.root.digest } else { &entry.image.root.digest };
+        let by_tag = entry.tag().map(|tag| format!("{}:{tag}", entry.name()));
+        Some(Loadable { reference: &entry.reference, name: entry.name(), by_tag, digest, image })
+    };
+    world().upstream.images().iter().filter_map(of).collect()
+}
+
+/// One of each kind: more of them would only take time.
+fn kinds() -> Vec<Loadable> {
+    const NAMES: [&str; 8] =
+        ["pause", "nginx", "haproxy", "flannel", "kube-vip", "metallb/controller", "cilium", "calico/cni"];
+    let mut kinds = loadable();
+    kinds.retain(|image| NAMES.iter().any(|name| image.name.ends_with(name)));
+    kinds.retain(|image| !image.reference.ends_with(":latest"));
+    assert_eq!(kinds.len(), NAMES.len());
+    kinds
+}
+
+#[test]
+fn the_images_of_a_site_are_listed_as_those_of_its_bundle() {
+    let world = world();
+    let all = list(&world.site, &["--json"]).ok().json();
+    let listed = unbundle(["ls".as_ref(), "--json".as_ref(), world.bundle.as_os_str()]).ok().json();
+    let by_reference = |value: &serde_json::Value| -> BTreeMap<String, serde_json::Value> {
+        let images = value["images"].as_array().expect("a list");
+        images.iter().map(|image| (image["reference"].to_string(), image.clone())).collect()
+    };
+    assert_eq!(by_reference(&all), by_reference(&listed));
+
+    let some = list(&world.site, &["nginx:1.25.2-alpine", "kube-proxy:v1.29.5"]).ok().stdout;
+    let rows: Vec<_> = some.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(rows[0], ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"]);
+    assert_eq!(rows[1][0], "docker.io/library/nginx:1.25.2-alpine");
+    assert_eq!(rows[1][3], "linux/amd64,linux/arm/v7,linux/arm64");
+    assert_eq!(rows[2][0], "registry.k8s.io/kube-proxy:v1.29.5");
+    assert_eq!(rows.len(), 3);
+}
+
+#[test]
+fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice() {
+    let (world, engines) = (world(), Engines::start());
+    let knows_zstd = engines.dockerd.version() >= 23;
+    let load = || engines.images(&world.site, &["--load", "docker"]);
+    let check = |finished: Finished| {
+        if knows_zstd {
+            return finished.ok();
+        }
+        let words = ["docker has not taken `ghcr.io/kube-vip/kube-vip:v0.8.0`", "zstd", "Docker 23"];
+        finished.failed(11, &words)
+    };
+    let first = check(load());
+    let mut expected = BTreeMap::new();
+    for Loadable { by_tag, image, .. } in loadable() {
+        if let Some(name) = by_tag.filter(|name| knows_zstd || !name.contains("kube-vip")) {
+            assert!(first.stdout.contains(&format!("loaded: {name}")), "{first:#?}");
+            expected.insert(short(&name).to_owned(), config(image).to_owned());
+        }
+    }
+    assert_eq!(engines.has("docker"), expected);
+    for left_out in [
+        "`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18` is no container image but an artifact",
+        "`ghcr.io/aquasecurity/trivy-db:2` is no container image but an artifact",
+        "has no tag, and docker knows no image by digest",
+    ] {
+        assert!(first.stderr.contains(left_out), "{left_out}: {first:#?}");
+    }
+    let again = check(load()).stdout;
+    assert!(again.contains("there before: registry.k8s.io/pause:3.9\n"), "{again}");
+    assert!(
+        again.contains(&format!(" 0 loaded for {HOST} (0 B), {} there before", expected.len())),
+        "{again}"
+    );
+
+    // What docker makes of it is what was packed: it runs.
+    let root = folder();
+    let image = "nginx:1.25.2-alpine";
+    engines.dockerd.run([
+        "create",
+        "--pull",
+        "never",
+        "--network",
+        "none",
+        "--name",
+        "once",
+        image,
+        "busybox",
+    ]);
+    let tar = root.path().join("root.tar");
+    engines.dockerd.run(["export", "--output", tar.to_str().expect("a plain path"), "once"]);
+    process::run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(root.path()));
+    let said =
+        process::stdout_of(Command::new("chroot").arg(root.path()).args(["busybox", "echo", "it runs"]));
+    assert_eq!(said, "it runs\n");
+}
+
+#[test]
+fn docker_that_keeps_its_images_in_containerd_keeps_their_digests() {
+    if Dockerd::start().version() < 26 {
+        return; // it cannot, and the other test shows what it can
+    }
+    let engines = Engines { dockerd: Dockerd::start_with_containerd_store(), podman: Podman::new() };
+    engines.images(&world().site, &["--load", "docker"]).ok();
+    for Loadable { name, by_tag, digest, .. } in loadable() {
+        let by_digest = format!("{name}@{digest}");
+        for name in by_tag.into_iter().chain([by_digest.clone()]) {
+            let known = engines.dockerd.run(["image", "inspect", "--format", "{{.RepoDigests}}", &name]);
+            assert!(known.contains(short(&by_digest)), "{name}: {known}");
+        }
+    }
+}
+
+#[test]
+fn containerd_has_every_image_under_its_own_name_with_its_digest() {
+    let (world, engines) = (world(), Engines::start());
+    let kinds = kinds();
+    let mut args = vec!["--load", "containerd"];
+    args.extend(kinds.iter().map(|image| image.reference));
+    engines.images(&world.site, &args).ok();
+    let mut expected = BTreeMap::new();
+    for Loadable { reference, name, by_tag, digest, .. } in &kinds {
+        expected.extend(reference.contains('@').then(|| (format!("{name}@{digest}"), (*digest).to_owned())));
+        expected.extend(by_tag.clone().map(|name| (name, (*digest).to_owned())));
+    }
+    let mut has = engines.has("containerd");
+    has.retain(|name, _| !name.starts_with("sha256:")); // what CRI adds
+    assert_eq!(has, expected);
+    let check = engines.dockerd.ctr(["images", "check", "--snapshotter", "native"]);
+    let all_unpacked =
+        check.lines().skip(1).all(|line| line.contains(" complete ") && line.ends_with("true "));
+    assert!(all_unpacked || check.lines().skip(1).all(|line| line.trim_end().ends_with("true")), "{check}");
+    let again = engines.images(&world.site, &args).ok().stdout;
+    assert!(again.contains(" 0 loaded "), "{again}");
+
+    // An index has what this machine could run besides, and what is for nobody in particular.
+    let near = index(&[HOST, "linux/386", "linux/arm/v7"], "near");
+    let two = Image::index(Format::Oci, vec![tiny(HOST, "one"), tiny(HOST, "two")]);
+    let sample = Sample::new(&[("quay.io/near/near:1", &near), ("quay.io/near/two:1", &two)]);
+    engines.images(&sample.site, &["--load", "containerd", "--namespace", "other"]).ok();
+    let other = engines.dockerd.ctr(["--namespace", "other", "images", "ls"]);
+    let has =
+        |name: &str, digest: &str| other.lines().any(|line| line.starts_with(name) && line.contains(digest));
+    assert!(has("quay.io/near/near:1 ", &near.root.digest), "{other}");
+    assert!(has("quay.io/near/two:1 ", &two.children[0].root.digest), "{other}");
+    assert!(!engines.has("containerd").contains_key("quay.io/near/near:1"));
+}
+
+#[test]
+fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
+    let (world, podman) = (world(), Podman::new());
+    let load = |args: &[&str]| {
+        let mut command = images(&world.site, &[&["--load", "podman"], args].concat());
+        run(command.env("CONTAINERS_STORAGE_CONF", podman.storage_conf())).ok()
+    };
+    let kinds = kinds();
+    let references: Vec<_> = kinds.iter().map(|image| image.reference).collect();
+    load(&references);
+    for Loadable { name, by_tag, digest, image, .. } in &kinds {
+        for name in by_tag.iter().cloned().chain([format!("{name}@{digest}")]) {
+            let known =
+                podman.run(["image", "inspect", "--format", "sha256:{{.Id}} {{.RepoDigests}}", &name]);
+            assert!(known.starts_with(config(image)) && known.contains(digest), "{name}: {known}");
+        }
+    }
+    let again = load(&[&references[..], &["--json"]].concat()).json();
+    assert_eq!(again["bytes"], 0);
+    let results = again["images"].as_array().expect("a list");
+    assert!(results.iter().all(|image| image["result"] == "kept"), "{again:#}");
+    assert_eq!(results.len(), kinds.len());
+
+    // Another platform takes the place of this one, under the same name, and only if it is asked for.
+    load(&["pause:3.9", "--platform", "linux/arm64"]);
+    let architecture =
+        podman.run(["image", "inspect", "--format", "{{.Architecture}}", "registry.k8s.io/pause:3.9"]);
+    assert_eq!(architecture, "arm64\n");
+}
+
+#[test]
+fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
+    let world = world();
+    let folder = folder();
+    let output = folder.path().to_str().expect("a plain path");
+    let load = |args: &[&str]| {
+        list(&world.site, &[&["--load", "oci-archive", "--output", output, "--platform"], args].concat())
+    };
+    let all = load(&["linux/arm64"]).ok();
+    let why = "left out: `quay.io/coreos/etcd:v3.5.12` is not here for linux/arm64, only for linux/amd64";
+    assert!(all.stderr.contains(why), "{all:#?}");
+    let written: BTreeSet<_> = fs::read_dir(output)
+        .expect("read a folder")
+        .map(|entry| entry.expect("read a folder").file_name().into_string().expect("a plain name"))
+        .collect();
+    let for_arm: BTreeSet<_> = world
+        .upstream
+        .images()
+        .iter()
+        .filter(|entry| entry.image.for_platform("linux/arm64").is_some())
+        .map(|entry| format!("{}.tar", entry.reference.replace(['/', ':'], "_")))
+        .collect();
+    assert_eq!(written, for_arm);
+
+    let words =
+        ["`quay.io/coreos/etcd:v3.5.12` is not here for linux/arm64, only for linux/amd64", "--platform"];
+    load(&["linux/arm64", "etcd:v3.5.12", "pause:latest"]).failed(2, &words);
+    let words = ["`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18` is no container image but an artifact"];
+    load(&["linux/amd64", "argo-cd:6.7.18"]).failed(2, &words);
+    let words = ["no image that could be loaded for plan9/mips", "unbundle images"];
+    load(&["plan9/mips"]).failed(2, &words);
+}
+
+#[test]
+fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
+    let (world, engines) = (world(), Engines::start());
+    let folders = [folder(), folder()];
+    for folder in &folders {
+        let output = folder.path().to_str().expect("a plain path");
+        list(&world.site, &["--load", "oci-archive", "--output", output]).ok();
+    }
+    for Loadable { reference, by_tag, image, .. } in loadable() {
+        let name = by_tag.as_deref().unwrap_or(reference);
+        let file = format!("{}.tar", name.replace(['/', ':', '@'], "_"));
+        let [first, second] = [&folders[0], &folders[1]].map(|folder| folder.path().join(&file));
+        let bytes = fs::read(&first).expect("an archive for each image");
+        assert!(bytes == fs::read(&second).expect("an archive for each image"), "{file} differs");
+        let archive = format!("oci-archive:{}", first.display());
+        assert_eq!(skopeo(["inspect", "--raw", &archive]).as_bytes(), &image.manifest[..], "{file}");
+        skopeo(["inspect", &archive]);
+        let copy = folders[0].path().join("copy");
+        let _ = fs::remove_dir_all(&copy);
+        skopeo(["copy", "--quiet", "--preserve-digests", &archive, &format!("dir:{}", copy.display())]);
+        for (digest, bytes) in image.parts() {
+            let file = copy.join(&digest["sha256:".len()..]);
+            assert_eq!(fs::read(file).expect("skopeo copied it"), bytes[..], "{name}");
+        }
+    }
+    // By hand, as it would be on another machine.
+    let pause = "registry.k8s.io/pause:3.9";
+    let file = folders[0].path().join("registry.k8s.io_pause_3.9.tar");
+    let file = file.to_str().expect("a plain path");
+    engines.dockerd.run(["load", "--input", file]);
+    engines.podman.run(["load", "--input", file]);
+    engines.dockerd.ctr(["images", "import", "--snapshotter", "native", file]);
+    assert!(engines.has("docker").contains_key(pause) && engines.has("podman").contains_key(pause));
+    assert!(engines.has("containerd").contains_key(pause));
+
+    // To stdout, to a file of any name, and to the folder in which one stands.
+    let by_name = fs::read(file).expect("an archive");
+    let piped = images(&world.site, &[pause, "--load", "oci-archive", "--output", "-"]).output();
+    let piped = piped.expect("start unbundle");
+    assert!(piped.status.success() && piped.stdout == by_name, "{}", String::from_utf8_lossy(&piped.stderr));
+    let mut here = images(&world.site, &[pause, "--load", "oci-archive"]);
+    run(here.current_dir(folders[1].path().join(".."))).ok();
+    let here = folders[1].path().with_file_name("registry.k8s.io_pause_3.9.tar");
+    assert!(fs::read(&here).expect("an archive") == by_name);
+    let named = folders[1].path().join("x");
+    let output = ["--output", named.to_str().expect("a plain path")];
+    list(&world.site, &[&[pause, "--load", "oci-archive"], &output[..]].concat()).ok();
+    assert!(fs::read(&named).expect("an archive") == by_name);
+    fs::remove_file(here).expect("remove a file");
+}
+
+#[test]
+fn every_engine_takes_layers_that_are_packed_in_different_ways() {
+    let engines = Engines::start();
+    let layer = |compression| {
+        Layer::files(&[(&format!("etc/{compression:?}"), format!("{compression:?}").as_bytes())], compression)
+    };
+    let [none, gzip, zstd] = [Compression::None, Compression::Gzip, Compression::Zstd].map(layer);
+    let common =
+        Image::new(Format::Docker, HOST, &[none.clone(), gzip.clone(), Layer::empty(), none.clone()]);
+    let all = Image::new(Format::Oci, HOST, &[zstd, gzip, none]);
+    let sample = Sample::new(&[("quay.io/layers/common:1", &common), ("quay.io/layers/all:1", &all)]);
+    for engine in ENGINES {
+        engines.images(&sample.site, &["--load", engine, "quay.io/layers/common:1"]).ok();
+        assert!(engines.has(engine).contains_key("quay.io/layers/common:1"), "{engine}");
+    }
+    for engine in ["podman", "containerd"] {
+        engines.images(&sample.site, &["--load", engine]).ok();
+        assert!(engines.has(engine).contains_key("quay.io/layers/all:1"), "{engine}");
+    }
+}
+
+#[test]
+fn a_damaged_image_reaches_no_engine_and_the_others_do() {
+    let engines = Engines::start();
+    let noise = Layer::random(80, 1 << 20, Compression::Gzip);
+    let app =
+        Image::new(Format::Oci, HOST, &[noise.clone(), Layer::files(&[("a", b"a")], Compression::None)]);
+    let [app, sound] = [app, tiny(HOST, "sound")].map(|image| Image::index(Format::Oci, vec![image]));
+    let sample = Sample::new(&[("quay.io/damaged/app:1", &app), ("quay.io/damaged/sound:1", &sound)]);
+    let layer = &app.children[0].parts[2].0.digest;
+    let path = sample.blob(layer);
+    let whole = fs::read(&path).expect("a blob");
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        Some(bytes)
+    };
+    let cut = Some(whole[..whole.len() / 2].to_vec());
+    for engine in ENGINES {
+        for (bytes, problem) in [
+            (flipped(0), "is damaged"),
+            (flipped(whole.len() - 1), "is damaged"),
+            (cut.clone(), "is damaged"),
+            (Some([&whole[..], b"x"].concat()), "is damaged"),
+            (None, "is missing"),
+        ] {
+            match bytes {
+                Some(bytes) => fs::write(&path, bytes).expect("write a blob"),
+                None => fs::remove_file(&path).expect("remove a blob"),
+            }
+            let words = ["quay.io/damaged/app:1", &layer["sha256:".len()..], problem, "unbundle unpack"];
+            let told = engines.images(&sample.site, &["--load", engine]).failed(7, &words);
+            assert_eq!(told.stderr.matches("error:").count(), 1, "{told:#?}");
+            let has = engines.has(engine);
+            let names: Vec<_> = has.keys().filter(|name| !name.starts_with("sha256:")).collect();
+            assert_eq!(names, ["quay.io/damaged/sound:1"], "{engine}");
+        }
+        unpack(&sample.bundle, &sample.site).ok();
+        engines.images(&sample.site, &["--load", engine]).ok();
+        assert!(engines.has(engine).contains_key("quay.io/damaged/app:1"), "{engine}");
+    }
+
+    // Neither a file, nor a document, nor what should be one.
+    let load = |words: &[&str]| {
+        let output = sample.folder.path().join("app.tar");
+        let output = output.to_str().expect("a plain path");
+        let args = ["--load", "oci-archive", "--output", output, "damaged/app:1"];
+        list(&sample.site, &args).failed(7, words);
+        assert!(!Path::new(output).exists() && !Path::new(&format!("{output}.partial")).exists());
+    };
+    fs::write(&path, flipped(9).expect("bytes")).expect("write a blob");
+    load(&["is damaged"]);
+    fs::write(&path, &whole).expect("write a blob");
+    let manifest = &app.children[0].root.digest;
+    for digest in [&app.root.digest, manifest, &app.children[0].config().expect("a config").digest] {
+        let bytes = fs::read(sample.blob(digest)).expect("a blob");
+        fs::write(sample.blob(digest), b"{}").expect("write a blob");
+        load(&[&digest["sha256:".len()..], "is damaged", "unbundle unpack"]);
+        fs::write(sample.blob(digest), bytes).expect("write a blob");
+    }
+}
+
+/// Starts loading, and feeds the layer at `path` through a pipe: half of it, so that the engine waits for the rest.
+fn stuck(engines: &Engines, sample: &Sample, engine: &str, path: &Path, bytes: &[u8]) -> (Child, File) {
+    let _ = fs::remove_file(path);
+    process::run(Command::new("mkfifo").arg(path));
+    let mut command = engines.command(&sample.site, &["--load", engine]);
+    let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = child.expect("start unbundle");
+    let mut pipe = File::options().write(true).open(path).expect("open a pipe");
+    pipe.write_all(&bytes[..bytes.len() / 2]).expect("write into a pipe");
+    (child, pipe)
+}
+
+#[test]
+fn loading_that_is_broken_off_leaves_no_image_and_the_next_one_is_whole() {
+    let engines = Engines::start();
+    let app = Image::new(Format::Oci, HOST, &[Layer::random(81, 1 << 20, Compression::Gzip)]);
+    let sample = Sample::new(&[("quay.io/broken/off:1", &app)]);
+    let path = sample.blob(&app.parts[1].0.digest);
+    let bytes = fs::read(&path).expect("a blob");
+    for engine in ENGINES {
+        for all in [true, false] {
+            let (mut child, pipe) = stuck(&engines, &sample, engine, &path, &bytes);
+            let id = Pid::from_child(&child);
+            // Ctrl-C reaches the engine's client, too; another signal may not.
+            if all { kill_process_group(id, Signal::INT) } else { kill_process(id, Signal::KILL) }
+                .expect("it is running");
+            assert_eq!(child.wait().expect("wait for a child").code(), None);
+            drop(pipe);
+            sleep(Duration::from_millis(200));
+            assert_eq!(engines.has(engine), BTreeMap::new(), "{engine}");
+        }
+        fs::remove_file(&path).expect("remove a pipe");
+        fs::write(&path, &bytes).expect("write a blob");
+        engines.images(&sample.site, &["--load", engine]).ok();
+        assert!(engines.has(engine).contains_key("quay.io/broken/off:1"), "{engine}");
+    }
+}
+
+#[test]
+fn an_engine_that_is_not_there_or_does_not_answer_is_named_with_what_to_do() {
+    let site = &world().site;
+    for (engine, client) in ENGINES.into_iter().zip(["docker", "podman", "ctr"]) {
+        let mut command = images(site, &["--load", engine, "pause:3.9"]);
+        let words = [&format!("there is no `{client}` in PATH"), "install it", "--load"];
+        run(command.env("PATH", "/nonexistent")).failed(11, &words);
+    }
+    let mut command = images(site, &["--load", "docker", "pause:3.9"]);
+    let words = ["docker does not answer: start it", "`docker` says: "];
+    run(command.env("DOCKER_HOST", "unix:///nonexistent")).failed(11, &words);
+    let mut command = images(site, &["--load", "containerd", "pause:3.9"]);
+    let words = ["containerd does not answer: start it", "`ctr` says: ", "/nonexistent"];
+    run(command.env("CONTAINERD_ADDRESS", "/nonexistent")).failed(11, &words);
+    let engines = Engines::start();
+    let words = ["containerd has not taken `registry.k8s.io/pause:3.9`", "`ctr`: exit status: 1", "no/name"];
+    engines.images(site, &["--load", "containerd", "--namespace", "no/name", "pause:3.9"]).failed(11, &words);
+}
+
+#[test]
+fn an_engine_that_goes_away_is_not_tried_with_every_image() {
+    // No real one can be asked to.
+    const DOCKER: &str = "#!/bin/sh\n\
+        case $1 in\n\
+        info) [ ! -e \"$0.gone\" ] || { echo 'nobody listens' >&2; exit 1; } ;;\n\
+        load) touch \"$0.gone\"; echo 'Error: I am' >&2; echo 'leaving' >&2; exit 3 ;;\n\
+        *) exit 1 ;;\n\
+        esac\n";
+    let folder = folder();
+    let docker = folder.path().join("docker");
+    fs::write(&docker, DOCKER).expect("write a script");
+    fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("make it executable");
+    let mut command = images(&world().site, &["--load", "docker"]);
+    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let words =
+        ["docker has not taken `docker.io/flannel", "(`docker`: exit status: 3: Error: I am; leaving)"];
+    let told = run(command.env("PATH", path)).failed(11, &words);
+    let errors: Vec<_> = told.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 2, "{told:#?}");
+    assert!(
+        errors[1].contains("docker does not answer") && errors[1].contains("nobody listens"),
+        "{told:#?}"
+    );
+}
+
+#[test]
+fn a_name_that_is_none_or_stands_for_several_images_is_an_error_that_lists_them() {
+    let sample = Sample::new(&[
+        ("quay.io/one/app:1", &tiny(HOST, "one")),
+        ("ghcr.io/two/app:1", &tiny(HOST, "two")),
+        ("docker.io/library/app:2", &tiny(HOST, "three")),
+    ]);
+    let words = ["`app:1` may be `ghcr.io/two/app:1` or `quay.io/one/app:1`: write it out"];
+    list(&sample.site, &["app:1"]).failed(2, &words);
+    let words = ["no image of this site is `app:3`: there is ", "`docker.io/library/app:2`, "];
+    list(&sample.site, &["one/app:1", "app:3"]).failed(2, &words);
+    assert!(list(&sample.site, &["app:2"]).ok().stdout.contains("docker.io/library/app:2 "));
+
+    for (args, words) in [
+        (&["--load", "docker", "--output", "x"][..], ["`--output`", "oci-archive"]),
+        (&["--load", "podman", "--namespace", "x"], ["`--namespace`", "containerd"]),
+        (&["--load", "oci-archive", "--output", "x.tar"], ["takes one image", "name it"]),
+        (&["--load", "oci-archive", "--output", "-"], ["takes one image", "name it"]),
+        (&["--load", "oci-archive", "--output", "-", "--json", "app:2"], ["stdout cannot have both", "JSON"]),
+        (&["--load", "kaniko"], ["invalid value 'kaniko'", "--load"]),
+    ] {
+        list(&sample.site, args).failed(2, &words);
+    }
+    let words = ["is no site: it has no `site.json`", "unbundle unpack"];
+    list(sample.folder.path(), &[]).failed(6, &words);
+    let empty = folder();
+    fs::write(empty.path().join("site.json"), "{}").expect("write a file");
+    list(empty.path(), &[]).failed(7, &["site.json", "remove it and unpack again"]);
+}

@@ -1,0 +1,724 @@
+//! `unbundle site`: everything that it writes is started, and real clients pull from it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use airbundle::conf::{Changes, configure};
+use airbundle::digest::Digest;
+use airbundle::manifest::OCI_INDEX;
+use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
+use tempfile::TempDir;
+
+use crate::program::{Finished, airbundle, unbundle, unbundle_command};
+use crate::serve::{unpack, world};
+use crate::support::bases;
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
+use crate::support::web::free_port;
+
+/// A site of its own that servers' users can read, with free ports.
+struct Site {
+    folder: TempDir,
+    ports: [u16; 2],
+}
+
+impl Site {
+    /// All that the upstream has.
+    fn full() -> Self {
+        let site = Self::empty();
+        unpack(&world().bundle, &site.path()).ok();
+        site
+    }
+
+    fn empty() -> Self {
+        let folder = TempDir::new_in("/tmp").expect("make a temporary folder");
+        open_to_all(folder.path());
+        Self { folder, ports: [free_port(), free_port()] }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("site")
+    }
+
+    fn conf(&self, name: &str) -> PathBuf {
+        self.path().join("conf").join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.conf(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn args(&self, options: &[&str]) -> Vec<String> {
+        let [files, registry] = self.ports.map(|port| port.to_string());
+        let site = self.path().display().to_string();
+        let mut args =
+            ["site", &site, "--files-port", &files, "--registry-port", &registry].map(str::to_owned).to_vec();
+        args.extend(["--host", "hub.site.test", "--ip", "127.0.0.1"].map(str::to_owned));
+        args.extend(options.iter().map(|option| (*option).to_owned()));
+        args
+    }
+
+    fn configure(&self, options: &[&str]) -> Finished {
+        unbundle(self.args(options))
+    }
+
+    /// With the password `geheim`.
+    fn configure_user(&self, options: &[&str]) -> Finished {
+        use std::io::Write as _;
+        let mut command = unbundle_command();
+        command.args(self.args(options)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("start unbundle");
+        child.stdin.take().expect("a pipe").write_all(b"geheim\n").expect("give a password");
+        let output = child.wait_with_output().expect("wait for unbundle");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Runs a script on a host of its own: `/etc`, the folders of certificates and `/run` are copies that nobody else
+    /// sees. It may change them as it likes, and what it starts ends with it.
+    #[track_caller]
+    fn on_a_host(&self, script: &str) -> String {
+        let host = self.folder.path().join("host");
+        let prelude = r#"
+set -eu
+for place in /etc /usr/local/share/ca-certificates; do
+    mkdir -p "$HOST_COPY$place" "$place"
+    cp -a "$place/." "$HOST_COPY$place/"
+    mount --bind "$HOST_COPY$place" "$place"
+done
+mount -t tmpfs tmpfs /run
+ip link set lo up
+export HOME="$HOST_COPY/root"
+mkdir -p "$HOME"
+mkdir /run/lock
+unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
+engine() {
+    dockerd --storage-driver=vfs --data-root "$HOST_COPY/docker" --exec-root /run/docker --pidfile /run/docker.pid \
+        --host unix:///run/docker.sock --iptables=false --ip6tables=false "$@" >"$HOST_COPY/dockerd.log" 2>&1 &
+    for _ in $(seq 300); do docker info >/dev/null 2>&1 && return; sleep 0.1; done
+    cat "$HOST_COPY/dockerd.log" >&2
+    exit 1
+}
+podman() {
+    command podman --storage-driver vfs --cgroup-manager cgroupfs --root "$HOST_COPY/podman" --runroot /run/podman "$@"
+}
+"#;
+        let [files, registry] = self.ports.map(|port| port.to_string());
+        let output = Command::new("unshare")
+            .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
+            .arg(format!("{prelude}{script}"))
+            .envs([("FILES", files), ("REGISTRY", registry)])
+            .env("HOST_COPY", &host)
+            .env("SITE", self.path())
+            .env("CONF", self.path().join("conf"))
+            .env("DOCKER_HOST", "unix:///run/docker.sock")
+            .env("UNBUNDLE", env!("CARGO_BIN_EXE_unbundle"))
+            .stdin(Stdio::null())
+            .output()
+            .expect("start unshare");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{}\n---- stdout\n{stdout}\n---- stderr\n{stderr}", output.status);
+        stdout
+    }
+}
+
+/// So that a server that gives up root's rights can read it.
+fn open_to_all(folder: &Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("open a folder to all");
+}
+
+/// What every client does, once the host is a client of the site: `$NAME` is how clients name the registry.
+const PULLS: &str = r#"
+for reference in registry.k8s.io/pause:3.9 quay.io/coreos/etcd:v3.5.12 docker.io/library/nginx:1.25.2-alpine ghcr.io/kube-vip/kube-vip:v0.8.0; do
+    skopeo inspect --raw "docker://$NAME/k8s/$reference" >"$HOST_COPY/manifest"
+    digest=sha256:$(sha256sum <"$HOST_COPY/manifest" | cut -d' ' -f1)
+    skopeo copy -q --all --preserve-digests "docker://$NAME/k8s/${reference%:*}@$digest" "dir:$HOST_COPY/pulled"
+    podman pull -q "$NAME/k8s/$reference"
+    podman pull -q "$NAME/k8s/${reference%:*}@$digest"
+    # Layers in zstd, which Docker 20.10 does not know.
+    [ "${reference%%/*}" = ghcr.io ] || docker pull -q "$NAME/k8s/$reference"
+    [ "${reference%%/*}" = ghcr.io ] || docker pull -q "$NAME/k8s/${reference%:*}@$digest"
+    # As a mirror, by its real name: what a node of Kubernetes does.
+    ctr --address /run/docker/containerd/containerd.sock -n k8s.io images pull --hosts-dir /etc/containerd/certs.d \
+        --snapshotter native $CTR "$reference"
+    ctr --address /run/docker/containerd/containerd.sock -n k8s.io images pull --hosts-dir /etc/containerd/certs.d \
+        --snapshotter native $CTR "$NAME/k8s/${reference%:*}@$digest"
+done
+"#;
+
+/// curl and Ansible: whole, in ranges, as it is.
+const FETCHES: &str = r#"
+curl() { command curl -sSf --noproxy '*' $CURL "$@"; }
+path=k8s/get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz
+curl -H 'Accept-Encoding: gzip' -D "$HOST_COPY/headers" -o "$HOST_COPY/file" "$URL/$path"
+cmp "$HOST_COPY/file" "$SITE/files/$path"
+if grep -i '^content-encoding' "$HOST_COPY/headers"; then exit 1; fi
+grep -i '^content-type: application/gzip' "$HOST_COPY/headers"
+curl -r 1000-1999 -o "$HOST_COPY/part" "$URL/$path"
+dd if="$SITE/files/$path" bs=1000 skip=1 count=1 status=none | cmp - "$HOST_COPY/part"
+curl "$URL/k8s/" | grep -q 'get.helm.sh'
+curl "$URL/" | grep -q 'name="generator" content="airbundle"'
+cat >"$HOST_COPY/play.yml" <<END
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - get_url:
+        url: "$URL/$path"
+        dest: "$HOST_COPY/by-ansible"
+        checksum: "sha256:$(sha256sum <"$SITE/files/$path" | cut -d' ' -f1)"
+        url_username: "${USER_NAME:-}"
+        url_password: "${USER_PASSWORD:-}"
+        force_basic_auth: ${ANSIBLE_AUTH:-false}
+END
+ANSIBLE_LOCALHOST_WARNING=False ansible-playbook "$HOST_COPY/play.yml"
+cmp "$HOST_COPY/by-ansible" "$SITE/files/$path"
+"#;
+
+#[test]
+fn nginx_alone_serves_all_clients_over_https_with_the_sites_own_authority() {
+    let site = Site::full();
+    site.configure(&[]).ok();
+    let script = format!(
+        "sh $CONF/trust.sh; SITE_ENGINE=nginx $CONF/site start; engine\nNAME=hub.site.test:$REGISTRY URL=https://hub.site.test:$FILES CTR= CURL=\n\
+         {PULLS}{FETCHES}\nSITE_ENGINE=nginx $CONF/site status; SITE_ENGINE=nginx $CONF/site stop; if SITE_ENGINE=nginx $CONF/site status; then exit 1; fi"
+    );
+    let said = site.on_a_host(&script);
+    assert!(said.contains("site: running with nginx") && said.contains("site: stopped"), "{said}");
+}
+
+#[test]
+fn nginx_alone_serves_a_user_and_nobody_else() {
+    let site = Site::full();
+    site.configure_user(&["--user", "carla"]).ok();
+    let script = format!(
+        r#"export AIRBUNDLE_PASSWORD=geheim
+sh $CONF/trust.sh; SITE_ENGINE=nginx $CONF/site start; engine
+NAME=hub.site.test:$REGISTRY URL=https://hub.site.test:$FILES
+for url in "$URL/" "$URL/k8s/" "https://$NAME/v2/" "https://$NAME/v2/_catalog" "https://$NAME/v2/k8s/registry.k8s.io/pause/manifests/3.9"; do
+    for user in "" "-u carla:falsch" "-u nobody:geheim"; do
+        test "$(curl -s -o /dev/null -w '%{{http_code}}' $user "$url")" = 401
+    done
+    test "$(curl -s -o /dev/null -w '%{{http_code}}' -u carla:geheim "$url")" = 200
+done
+curl -si "https://$NAME/v2/" | grep -i '^www-authenticate: Basic'
+if docker pull "$NAME/k8s/registry.k8s.io/pause:3.9"; then exit 1; fi
+for client in skopeo podman docker; do
+    echo geheim | "$client" login -u carla --password-stdin "$NAME"
+done
+CTR='--user carla:geheim' CURL='-u carla:geheim' USER_NAME=carla USER_PASSWORD=geheim ANSIBLE_AUTH=true
+{PULLS}{FETCHES}
+# The credentials of the hosts.toml alone.
+ctr --address /run/docker/containerd/containerd.sock -n other images pull --hosts-dir /etc/containerd/certs.d --snapshotter native quay.io/coreos/etcd:v3.5.12
+if find / -xdev -name hosts.toml -path '*airbundle*' -perm /o+r; then :; fi
+test "$(stat -c %a /etc/containerd/certs.d/quay.io/hosts.toml)" = 600"#
+    );
+    site.on_a_host(&script);
+}
+
+#[test]
+fn a_registry_serves_what_registry_yml_says_plain_and_with_certificate_and_user() {
+    for (options, scheme, open) in
+        [(&["--tls", "off"][..], "http", true), (&["--tls", "auto", "--user", "carla"], "https", false)]
+    {
+        let site = Site::full();
+        site.configure_user(options).ok();
+        let script = format!(
+            r#"
+sh $CONF/trust.sh
+docker-registry serve $CONF/registry.yml >"$HOST_COPY.log" 2>&1 &
+NAME=hub.site.test:$REGISTRY
+for _ in $(seq 100); do curl -so /dev/null {scheme}://$NAME/v2/ && break; sleep 0.1; done
+if {open}; then set -- --tls-verify=false; else set -- --creds carla:geheim; fi
+test "$(curl -so /dev/null -w '%{{http_code}}' {scheme}://$NAME/v2/)" = "$({open} && echo 200 || echo 401)"
+skopeo inspect "$@" --raw "docker://$NAME/k8s/registry.k8s.io/pause:3.9" >/dev/null
+if {open}; then set -- --src-tls-verify=false; else set -- --src-creds carla:geheim; fi
+skopeo copy -q --all "$@" "docker://$NAME/k8s/registry.k8s.io/pause:3.9" "dir:$HOST_COPY/pulled"
+# It never writes.
+test "$(curl -so /dev/null -w '%{{http_code}}' -u carla:geheim -X POST {scheme}://$NAME/v2/a/blobs/uploads/)" = 405
+"#
+        );
+        site.on_a_host(&script);
+    }
+}
+
+#[test]
+fn plain_http_is_served_where_the_user_wants_it() {
+    let site = Site::full();
+    site.configure(&["--tls", "off"]).ok();
+    let script = format!(
+        r#"sh $CONF/trust.sh
+mkdir -p /etc/docker && echo "{{\"insecure-registries\": [\"hub.site.test:$REGISTRY\"]}}" >/etc/docker/daemon.json
+SITE_ENGINE=nginx $CONF/site start; engine
+NAME=hub.site.test:$REGISTRY URL=http://hub.site.test:$FILES CTR= CURL=
+skopeo() {{ verb=$1; shift; command skopeo "$verb" "$@"; }}
+{PULLS}{FETCHES}"#
+    );
+    site.on_a_host(&script);
+}
+
+#[test]
+fn a_client_is_made_and_unmade_without_a_trace() {
+    let site = Site::full();
+    site.configure(&[]).ok();
+    site.on_a_host(
+        r#"
+mkdir -p /etc/containerd/certs.d/quay.io
+echo 'server = "https://mine"' >/etc/containerd/certs.d/quay.io/hosts.toml
+update-ca-certificates >/dev/null 2>&1
+snapshot() { (cd /etc && find . -type f ! -path './ssl/certs/*' ! -name ca-certificates.conf -exec sha256sum {} + | sort -k2); }
+snapshot >"$HOST_COPY.before"
+sh $CONF/trust.sh
+getent hosts hub.site.test | grep -q 127.0.0.1
+grep -q override_path /etc/containerd/certs.d/quay.io/hosts.toml
+snapshot >"$HOST_COPY.once"
+sh $CONF/trust.sh
+snapshot | cmp - "$HOST_COPY.once"
+sh $CONF/trust.sh --remove
+snapshot | diff "$HOST_COPY.before" - >&2
+"#,
+    );
+}
+
+#[test]
+fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
+    let site = Site::full();
+    site.configure_user(&["--user", "carla"]).ok();
+    let before = crate::support::tree::Tree::of(&site.path());
+    let again = unbundle(["site".into(), site.path()]).ok();
+    assert!(again.stdout.contains("all there and as it should be"), "{again:#?}");
+    assert_eq!(crate::support::tree::Tree::of(&site.path()).difference(&before), Vec::<String>::new());
+
+    let page = site.path().join("files/index.html");
+    // A long name may be broken after each `/`.
+    let text = fs::read_to_string(&page).expect("a catalogue").replace("<wbr>", "");
+    assert!(
+        text.contains(&format!("docker pull hub.site.test:{}/k8s/registry.k8s.io/pause:3.9", site.ports[1]))
+    );
+    fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit");
+    let finished = site.configure(&["--host", "other.site.test"]);
+    // `--host` stands twice: an error of the command line, and nothing has changed.
+    assert_eq!(finished.code, Some(2), "{finished:#?}");
+    let kept =
+        unbundle(["site".as_ref(), site.path().as_os_str(), "--host".as_ref(), "other.site.test".as_ref()])
+            .ok();
+    assert!(kept.stdout.contains("conf/nginx.conf was edited"), "{kept:#?}");
+    assert!(kept.stdout.contains("the names or addresses have changed"), "{kept:#?}");
+    assert_eq!(site.read("nginx.conf"), "# mine\n");
+    assert!(fs::read_to_string(&page).unwrap().contains("docker pull other.site.test:"));
+    fs::write(&page, "<h1>mine</h1>").unwrap();
+    unbundle(["site".into(), site.path()]).ok();
+    assert_eq!(fs::read_to_string(&page).unwrap(), "<h1>mine</h1>");
+    assert!(site.read("nginx.conf.new").contains("server {"));
+    assert!(site.read("kubespray/offline.yml").contains("other.site.test"));
+    // The authority is the same: clients need not be told.
+    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), fs::read(site.conf("ca/ca.crt")).unwrap());
+    assert_eq!(fs::metadata(site.conf("ca/ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(site.conf("ca")).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_name() {
+    let site = Site::empty();
+    site.configure(&[]).failed(6, &["site", "is no site", "unbundle unpack"]);
+    fs::create_dir_all(site.path()).unwrap();
+    Record::new("files".into(), "registry".into()).write(&site.path(), &site.path().join("part")).unwrap();
+    let pem = |name: &str| site.folder.path().join(name).display().to_string();
+    let openssl = |args: &str| {
+        let status = Command::new("sh")
+            .args(["-c", &format!("cd '{}' && openssl {args} 2>/dev/null", site.folder.path().display())])
+            .status();
+        assert!(status.expect("start openssl").success(), "{args}");
+    };
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout good.key -out good.crt -days 9 -subj /CN=x -addext subjectAltName=DNS:hub.site.test",
+    );
+    openssl(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.crt -days 9 -subj /CN=y",
+    );
+    openssl("req -new -key good.key -out old.csr -subj /CN=old");
+    openssl(
+        "x509 -req -in old.csr -signkey good.key -out old.crt -days -1 || openssl x509 -req -in old.csr -signkey good.key -out old.crt -not_before 20200101000000Z -not_after 20210101000000Z",
+    );
+    let pair = |crt: &str, key: &str| format!("{},{}", pem(crt), pem(key));
+    site.configure(&["--tls", &pair("old.crt", "good.key")])
+        .failed(12, &["old.crt", "expired on", "--tls auto"]);
+    site.configure(&["--tls", &pair("good.crt", "other.key")])
+        .failed(12, &["other.key", "is not that of", "good.crt"]);
+    site.configure(&["--tls", &pair("good.key", "good.key")]).failed(12, &["good.key", "no certificate"]);
+    site.configure(&["--tls", &pair("good.crt", "missing")]).failed(6, &["missing", "No such file"]);
+    site.configure(&["--tls", "perhaps"]).failed(2, &["--tls", "expected auto, off, or CERT,KEY"]);
+    site.configure_user(&["--user", "a:b"]).failed(2, &["`a:b` is no user name"]);
+    site.configure(&["--user", "carla"]).failed(2, &["password"]);
+    let same = ["site", &site.path().display().to_string(), "--files-port", "5000"].map(str::to_owned);
+    unbundle(same).failed(2, &["5000"]);
+    let finished = site.configure(&["--tls", &pair("good.crt", "good.key")]).ok();
+    assert!(finished.stdout.contains("certificate: yours"), "{finished:#?}");
+    assert!(!finished.stdout.contains("does not name"), "{finished:#?}");
+    assert_eq!(fs::metadata(site.conf("tls/server.key")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_certificate_near_its_end_is_issued_anew_by_the_same_authority() {
+    let site = Site::full();
+    site.configure(&[]).ok();
+    let authority = fs::read(site.conf("ca.crt")).unwrap();
+    // One of the same authority, for the same names, that ends tomorrow.
+    let script = r#"
+cd "$CONF"
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/server.key -out /run/csr -subj /CN=hub.site.test 2>/dev/null
+printf 'subjectAltName=DNS:hub.site.test,DNS:localhost,IP:127.0.0.1' >/run/ext
+openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -CAserial /run/serial -days 1 -extfile /run/ext -out tls/server.crt 2>/dev/null
+"#;
+    site.on_a_host(script);
+    let finished = site.configure(&[]).ok();
+    assert!(finished.stdout.contains("the old one was near its end"), "{finished:#?}");
+    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), authority);
+    site.on_a_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
+}
+
+#[test]
+fn a_taken_port_a_missing_engine_and_files_that_nginx_cannot_read_are_told() {
+    let site = Site::full();
+    site.configure(&[]).ok();
+    let said = site.on_a_host(
+        r#"
+python3 -m http.server "$FILES" >/dev/null 2>&1 &
+for _ in $(seq 100); do curl -so /dev/null "http://127.0.0.1:$FILES/" && break; sleep 0.1; done
+SITE_ENGINE=nginx $CONF/site start 2>&1 && exit 1
+kill $!
+SITE_ENGINE=podman PATH=/nowhere /bin/sh $CONF/site start 2>&1 && exit 1
+SITE_ENGINE=none $CONF/site start 2>&1 && exit 1
+$CONF/site perhaps && exit 1
+chmod 700 "$SITE/files"
+SITE_ENGINE=nginx $CONF/site start 2>&1
+"#,
+    );
+    for words in [
+        "is taken by another program",
+        "there is no podman here",
+        "expected compose, docker, podman or nginx",
+        "site start     start both",
+        "the user of nginx cannot read",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn a_site_on_a_disk_that_cannot_be_written_is_served_with_a_configuration_elsewhere() {
+    let site = Site::full();
+    site.on_a_host(
+        r#"
+mount --bind "$SITE" "$SITE" && mount -o remount,bind,ro "$SITE"
+"$UNBUNDLE" site "$SITE" 2>&1 | grep 'Read-only file system'
+"$UNBUNDLE" site "$SITE" --conf "$HOST_COPY/conf" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
+chmod 755 "$HOST_COPY"
+SITE_ENGINE=nginx "$HOST_COPY/conf/site" start
+curl -sSf --cacert "$HOST_COPY/conf/ca.crt" -o /dev/null "https://localhost:$FILES/k8s/"
+skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://localhost:$REGISTRY/k8s/registry.k8s.io/pause:3.9" >/dev/null
+"#,
+    );
+}
+
+#[test]
+fn the_units_of_systemd_start_what_they_say() {
+    let site = Site::full();
+    site.configure(&[]).ok();
+    site.on_a_host(
+        r#"
+for unit in "$CONF"/systemd/*.service; do systemd-analyze verify "$unit"; done
+# What systemd would run, by a shell: it has no use for these units here.
+unit=$CONF/systemd/airbundle-site.service
+mkdir -p /run/airbundle-airbundle-site
+sed -n 's/^ExecStartPre=//p' "$unit" | sed 's/%N/airbundle-site/g' | sh
+sed -n 's/^ExecStart=//p' "$unit" | sed 's/%N/airbundle-site/g' | sh &
+for _ in $(seq 100); do curl -so /dev/null --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" && break; sleep 0.1; done
+curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://localhost:$REGISTRY/v2/"
+"#,
+    );
+}
+
+// ---- Engines -----------------------------------------------------------------------------------------------------
+
+/// A site that holds the images of its own servers, and one more.
+fn with_servers(registry: bool) -> Site {
+    let site = Site::empty();
+    let path = |name: &str| site.folder.path().join(name);
+    let mut images = vec![
+        UpstreamImage::new(
+            "docker.io/library/nginx:1.25.2-alpine",
+            bases::nginx(Format::Docker, "linux/amd64"),
+        ),
+        UpstreamImage::new(
+            "registry.k8s.io/pause:3.9",
+            Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::Gzip)]),
+        ),
+    ];
+    if registry {
+        let image = bases::registry(Format::Docker, "linux/amd64");
+        images.push(UpstreamImage::new("docker.io/library/registry:2.8.1", image));
+    }
+    let files = vec![UpstreamFile::new("https://dl.k8s.io/kubelet", b"kubelet".to_vec())];
+    let upstream = Upstream::start(&path("upstream"), images, files);
+    let lists = upstream.write_lists(&path("lists"));
+    let bundle = path("servers.tar.zst");
+    let mut args = ["pack", &lists.display().to_string(), "-o", &bundle.display().to_string()]
+        .map(str::to_owned)
+        .to_vec();
+    args.extend(upstream.mirror_args());
+    airbundle(args).ok();
+    unpack(&bundle, &site.path()).ok();
+    site
+}
+
+/// Starts the site with an engine that has no image yet, takes from it, and stops it.
+const BY_ITSELF: &str = r#"
+sh $CONF/trust.sh
+export SITE_ENGINE=$ENGINE
+"$CONF/site" start
+"$CONF/site" status
+curl -sSf --noproxy '*' "https://hub.site.test:$FILES/k8s/dl.k8s.io/kubelet" | grep -q '^kubelet$'
+skopeo copy -q "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" "dir:$HOST_COPY/pulled"
+# Again: it restarts what runs.
+"$CONF/site" start
+"$CONF/site" logs
+"#;
+
+#[test]
+fn compose_runs_nginx_and_a_registry_with_nothing_but_the_site() {
+    let site = with_servers(true);
+    site.configure(&[]).ok();
+    let said = site.on_a_host(&format!(
+        r#"engine
+ENGINE=compose
+{BY_ITSELF}
+docker ps --format '{{{{.Image}}}}'
+for _ in $(seq 40); do
+    test "$(docker ps --filter health=healthy -q | wc -l)" = 2 && break
+    sleep 1
+done
+docker ps -q | xargs docker inspect -f '{{{{.Config.Image}}}} {{{{json .State.Health}}}}'
+test "$(docker ps --filter health=healthy -q | wc -l)" = 2
+# The key of the authority is not for containers.
+docker exec "$(docker ps -q --filter ancestor=nginx:1.25.2-alpine)" /bin/busybox ls -A "$CONF/ca" >"$HOST_COPY/ca"
+test ! -s "$HOST_COPY/ca"
+"$CONF/site" stop
+test -z "$(docker ps -aq)"
+if "$CONF/site" status; then exit 1; fi"#
+    ));
+    for words in [
+        "loading docker.io/library/nginx:1.25.2-alpine",
+        "running with compose",
+        "registry:2.8.1",
+        "site: stopped",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
+fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registry() {
+    let site = with_servers(false);
+    site.configure_user(&["--user", "carla"]).ok();
+    for engine in ["docker", "compose"] {
+        let script = BY_ITSELF
+            .replace("curl ", "curl -u carla:geheim ")
+            .replace("copy -q", "copy -q --src-creds carla:geheim");
+        let said = site.on_a_host(&format!(
+            "engine\nENGINE={engine}\n{script}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
+        ));
+        assert!(
+            said.contains(&format!("running with {engine}")) && said.contains("user:     carla"),
+            "{said}"
+        );
+        fs::remove_dir_all(site.folder.path().join("host")).expect("forget that host");
+    }
+}
+
+#[test]
+fn podman_runs_nginx_alone() {
+    let site = with_servers(false);
+    site.configure(&[]).ok();
+    let said = site.on_a_host(&format!(
+        r#"
+unset -f podman
+mkdir -p /etc/containers
+# Neither overlay mounts nor systemd may be at hand, and no network but this one.
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "/run/podman"\n' "$HOST_COPY/podman" >/etc/containers/storage.conf
+printf '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n[containers]\nnetns = "host"\n' >/etc/containers/containers.conf
+ENGINE=podman
+{BY_ITSELF}
+test "$(podman ps -q | wc -l)" = 1
+"$CONF/site" stop; test -z "$(podman ps -aq)"
+"#
+    ));
+    assert!(said.contains("running with podman"), "{said}");
+}
+
+#[test]
+fn one_command_configures_starts_and_trusts() {
+    let site = Site::full();
+    let said = site.on_a_host(
+        r#"SITE_ENGINE=nginx "$UNBUNDLE" site "$SITE" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" \
+    --registry-port "$REGISTRY" --apply --start
+curl -sSf --noproxy '*' "https://hub.site.test:$FILES/" | grep -q '<main'
+skopeo inspect --raw "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" >/dev/null"#,
+    );
+    assert!(said.contains("site: running with nginx"), "{said}");
+}
+
+// ---- Kubespray ---------------------------------------------------------------------------------------------------
+
+/// What a list names.
+fn entries(version: &str, list: &str) -> Vec<String> {
+    let path = format!("{}/manifests/kubespray-{version}/{list}", env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(path).expect("read a list");
+    let entries = text.lines().filter_map(|line| line.split_whitespace().next());
+    entries.filter(|entry| !entry.starts_with('#')).map(str::to_owned).collect()
+}
+
+/// The record of a site with these, as unpacking them would leave it.
+fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) -> Record {
+    let mut record = Record::new("files".into(), "registry".into());
+    for url in files {
+        let path = format!("k8s/{}", url.strip_prefix("https://").expect("https"));
+        record.files.push(RecordedFile {
+            path,
+            url: url.clone(),
+            size: 1,
+            digest: Digest::of(url.as_bytes()),
+        });
+    }
+    for reference in images {
+        let (name, tag) = reference.rsplit_once(':').expect("a tag");
+        let (host, repository) = name.split_once('/').expect("a host");
+        record.images.push(RecordedImage {
+            reference: reference.clone(),
+            repositories: [format!("{}{repository}", prefix(host))].into(),
+            tag: Some(tag.to_owned()),
+            platforms: vec!["linux/amd64".into()],
+            size: 1,
+            manifests: vec![RecordedManifest {
+                digest: Digest::of(reference.as_bytes()),
+                media_type: OCI_INDEX.into(),
+            }],
+        });
+    }
+    record
+}
+
+/// `values` as Ansible makes them of `offline.yml` and these variables.
+fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
+    let folder = TempDir::new().expect("make a temporary folder");
+    let path = |name: &str| folder.path().join(name);
+    let values = serde_json::to_string(values).expect("JSON");
+    let play = format!(
+        "- hosts: localhost\n  connection: local\n  gather_facts: false\n  vars_files: ['{}']\n  vars:\n    values: {values}\n  tasks:\n    \
+         - copy: {{ dest: '{}', content: \"{{{{ values | to_json }}}}\" }}\n",
+        offline.display(),
+        path("out.json").display()
+    );
+    fs::write(path("play.yml"), play).expect("write a playbook");
+    let output = Command::new("ansible-playbook")
+        .arg(path("play.yml"))
+        .env("AIRBUNDLE_PASSWORD", "ge:heim/1")
+        .env("ANSIBLE_LOCALHOST_WARNING", "False")
+        .env("HOME", folder.path())
+        .output()
+        .expect("start ansible-playbook");
+    assert!(output.status.success(), "{output:#?}");
+    serde_json::from_slice(&fs::read(path("out.json")).expect("read the result")).expect("JSON")
+}
+
+/// How Kubespray names what its lists name: by variables that stand for hosts.
+fn shaped(entry: &str) -> String {
+    for (variable, host) in [
+        ("github_url", "https://github.com"),
+        ("dl_k8s_io_url", "https://dl.k8s.io"),
+        ("storage_googleapis_url", "https://storage.googleapis.com"),
+        ("get_helm_url", "https://get.helm.sh"),
+        ("kube_image_repo", "registry.k8s.io"),
+        ("docker_image_repo", "docker.io"),
+        ("quay_image_repo", "quay.io"),
+        ("github_image_repo", "ghcr.io"),
+    ] {
+        if let Some(rest) = entry.strip_prefix(host) {
+            return format!("{{{{ {variable} }}}}{rest}");
+        }
+    }
+    panic!("Kubespray has no variable for {entry}");
+}
+
+#[test]
+fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
+    type Prefix = fn(&str) -> String;
+    let kept: Prefix = |host| format!("k8s/{host}/");
+    let stripped: Prefix = |_| String::new();
+    for (version, list, prefix) in [
+        ("v2.25.0", "", kept),
+        ("v2.25.0", "arm64/", stripped),
+        ("v2.31.0", "", stripped),
+        ("v2.31.0", "arm64/", kept),
+    ] {
+        let (files, images) =
+            (entries(version, &format!("{list}files.list")), entries(version, &format!("{list}images.list")));
+        let site = Site::empty();
+        fs::create_dir_all(site.path()).unwrap();
+        let record = record(&files, &images, prefix);
+        record.write(&site.path(), &site.path().join("part")).unwrap();
+        configure(&site.path(), None, Changes::default()).unwrap();
+        let offline = site.conf("kubespray/offline.yml");
+        let text = fs::read_to_string(&offline).unwrap();
+        let architecture = if list.is_empty() { "amd64" } else { "arm64" };
+        assert!(
+            text.contains(&format!("Everything that Kubespray {version} lists for {architecture} is here")),
+            "{text}"
+        );
+
+        let asked =
+            evaluate(&offline, &files.iter().chain(&images).map(|entry| shaped(entry)).collect::<Vec<_>>());
+        let urls = record.files.iter().map(|file| format!("https://hub.kubespray.local:8080/{}", file.path));
+        let names = record.images.iter().map(|image| {
+            let repository = image.repositories.first().expect("it has one");
+            format!("hub.kubespray.local:5000/{repository}:{}", image.tag.as_deref().expect("it has one"))
+        });
+        assert_eq!(asked, urls.chain(names).collect::<Vec<_>>(), "{version} {architecture}");
+    }
+}
+
+#[test]
+fn offline_yml_names_what_the_site_lacks_and_carries_credentials() {
+    let files = entries("v2.25.0", "files.list");
+    let images = entries("v2.25.0", "images.list");
+    let site = Site::empty();
+    fs::create_dir_all(site.path()).unwrap();
+    let record = record(&files[1..], &images[2..], |host| format!("k8s/{host}/"));
+    record.write(&site.path(), &site.path().join("part")).unwrap();
+    site.configure_user(&["--user", "carla"]).ok();
+    let text = site.read("kubespray/offline.yml");
+    let lacking: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    assert_eq!(lacking, [&*files[0], &*images[0], &*images[1]].into(), "{text}");
+    let values = [
+        "{{ files_repo }}",
+        "{{ containerd_registry_auth[0].username }}:{{ containerd_registry_auth[0].password }}",
+        "{{ containerd_registries_mirrors | map(attribute='prefix') | sort | join(' ') }}",
+        "{{ containerd_registries_mirrors[1].mirrors[0].host }} {{ containerd_registries_mirrors[1].mirrors[0].auth.password }}",
+    ]
+    .map(str::to_owned);
+    let [files_port, registry_port] = site.ports;
+    let first = images[2].split('/').next().expect("a host");
+    assert_eq!(
+        evaluate(&site.conf("kubespray/offline.yml"), &values),
+        [
+            format!("https://carla:ge%3Aheim%2F1@hub.site.test:{files_port}/k8s"),
+            "carla:ge:heim/1".into(),
+            format!("docker.io ghcr.io hub.site.test:{registry_port} quay.io registry.k8s.io"),
+            format!("https://hub.site.test:{registry_port}/v2/k8s/{first} ge:heim/1"),
+        ]
+    );
+}
