@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::conf::generated::Generated;
 use crate::conf::tls::{Issued, TlsError};
 use crate::conf::users::UserError;
+use crate::digest::Digest;
 use crate::fs::{self, FsError};
 use crate::reference::Reference;
 use crate::site::catalogue::Page;
@@ -31,6 +32,9 @@ pub const CONF: &str = "conf";
 /// The folder of the certificate authority in it: no server reads the key, and no container sees it.
 const CA: &str = "ca";
 const SETTINGS: &str = "settings.json";
+const LOCK: &str = ".lock";
+/// Where nginx keeps what it needs while it runs, if it is not root's.
+const RUN: &str = "run";
 
 /// How a site is to be served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,6 +138,21 @@ pub enum ConfError {
          `._+@/-`", .0.display()
     )]
     Path(PathBuf),
+    /// A folder that would be served to everybody.
+    #[error(
+        "the configuration, with its keys, would be in `{}`, and that is below `{}`, which is served: give another \
+         folder with `--conf`", .0.display(), .1.display()
+    )]
+    Served(PathBuf, PathBuf),
+    /// Settings that somebody has broken.
+    #[error("`{}` cannot be read: correct or remove it", .0.display())]
+    Settings(PathBuf, #[source] serde_json::Error),
+    /// Another process is at it.
+    #[error("another `unbundle site` is writing to `{}`: wait until it is done", .0.display())]
+    Busy(PathBuf),
+    /// Clients would look for the site on themselves.
+    #[error("this host has no address but those of loopback: say with `--ip` how clients reach it")]
+    Address,
     /// A name that is none.
     #[error("`{0}` is no host name: use lower-case letters, digits, `-` and `.`")]
     Host(String),
@@ -155,22 +174,34 @@ pub fn configure(site: &Path, elsewhere: Option<&Path>, changes: Changes) -> Res
     for path in [&site, &conf, &files, &registry] {
         check_path(path)?;
     }
-    let password = changes.user.clone().flatten();
-    let settings = changes.onto(read_settings(&conf))?;
+    for root in [&files, &registry] {
+        if conf.starts_with(root) {
+            return Err(ConfError::Served(conf, root.clone()));
+        }
+    }
     fs::create_dir_all(&conf)?;
+    let _lock = lock(&conf)?;
+    let password = changes.user.clone().flatten();
+    let settings = changes.onto(read_settings(&conf)?)?;
     let (issued, ca) = tls::provide(&settings, &conf.join("tls"), &conf.join(CA))?;
     let setup = Setup { site, files, registry, conf, settings, record, ca };
     users::provide(&setup, password)?;
+    let settings = pretty(&setup.settings);
+    if std::fs::read(setup.conf.join(SETTINGS)).ok().as_ref() != Some(&settings) {
+        generated::replace(&setup.conf.join(SETTINGS), &settings, 0o644)?;
+    }
+    if !is_root() {
+        fs::create_dir_all(&setup.conf.join(RUN))?;
+    }
 
-    let mut generated = Generated::open(&setup.conf)?;
-    generated.put(SETTINGS, &pretty(&setup.settings), 0o644)?;
-    nginx::generate(&setup, &mut generated)?;
-    generated.put("registry.yml", registry::config(&setup).as_bytes(), 0o644)?;
-    generated.put("compose.yaml", compose::file(&setup).as_bytes(), 0o644)?;
-    systemd::generate(&setup, &mut generated)?;
-    trust::generate(&setup, &mut generated)?;
-    generated.put("kubespray/offline.yml", kubespray::offline(&setup).as_bytes(), 0o644)?;
-    generated.put("site", script::script(&setup).as_bytes(), 0o755)?;
+    let mut generated = Generated::open(&setup.conf);
+    nginx::generate(&setup, &mut generated);
+    generated.put("registry.yml", registry::config(&setup).as_bytes(), 0o644);
+    generated.put("compose.yaml", compose::file(&setup).as_bytes(), 0o644);
+    systemd::generate(&setup, &mut generated);
+    trust::generate(&setup, &mut generated);
+    generated.put("kubespray/offline.yml", kubespray::offline(&setup).as_bytes(), 0o644);
+    generated.put("site", script::script(&setup).as_bytes(), 0o755);
     let (written, kept) = generated.finish()?;
     let page = write_page(&setup);
     Ok(Configured { setup, written, kept, issued, page })
@@ -178,9 +209,11 @@ pub fn configure(site: &Path, elsewhere: Option<&Path>, changes: Changes) -> Res
 
 impl Changes {
     fn onto(self, known: Option<Settings>) -> Result<Settings, ConfError> {
+        let is_new = known.is_none();
+        let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let mut settings = known.unwrap_or_else(|| Settings {
             host: "hub.kubespray.local".into(),
-            ip: own_address(),
+            ip: unspecified,
             files_port: 8080,
             registry_port: 5000,
             tls: Tls::Auto,
@@ -188,13 +221,14 @@ impl Changes {
         });
         let Settings { host, ip, files_port, registry_port, tls, user } = &mut settings;
         *host = self.host.unwrap_or_else(|| host.clone());
-        *ip = self.ip.unwrap_or(*ip);
         *files_port = self.files_port.unwrap_or(*files_port);
         *registry_port = self.registry_port.unwrap_or(*registry_port);
         *tls = self.tls.unwrap_or_else(|| tls.clone());
         if let Some(changed) = self.user {
             *user = changed.map(|(name, _)| name);
         }
+        // Who is known by an address has that one.
+        *ip = self.ip.or_else(|| host.parse().ok()).unwrap_or(*ip);
         let label = |label: &str| {
             let inner = label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
             (1..=63).contains(&label.len()) && inner && !label.starts_with('-') && !label.ends_with('-')
@@ -204,6 +238,9 @@ impl Changes {
         }
         if files_port == registry_port {
             return Err(ConfError::Ports(*files_port));
+        }
+        if is_new && *ip == unspecified {
+            *ip = own_address().ok_or(ConfError::Address)?;
         }
         Ok(settings)
     }
@@ -238,6 +275,19 @@ impl Setup {
     #[must_use]
     pub fn registry_url(&self) -> String {
         format!("{}://{}", self.scheme(), self.registry_host())
+    }
+
+    /// What the site is called among the processes and containers of this host: it stays when ports change.
+    #[must_use]
+    pub fn name(&self) -> String {
+        use std::os::unix::ffi::OsStrExt as _;
+        format!("airbundle-{}", &Digest::of(self.conf.as_os_str().as_bytes()).hex()[..8])
+    }
+
+    /// Whether there is a key of an authority that no server has to see.
+    #[must_use]
+    pub fn has_authority(&self) -> bool {
+        self.conf.join(CA).exists()
     }
 
     /// Certificate and key that the servers use, if they do.
@@ -282,14 +332,16 @@ impl Setup {
             .collect()
     }
 
-    /// The image of the site that runs a server: the last one whose repository ends in `name`.
+    /// The image of the site that runs a server: the official one, or the last one whose repository ends in `name`.
     #[must_use]
     pub fn server_image(&self, name: &str) -> Option<String> {
         let serves = |reference: &&String| {
             let parsed = reference.parse::<Reference>().ok();
             parsed.is_some_and(|parsed| parsed.repository().rsplit('/').next() == Some(name))
         };
-        self.record.images.iter().map(|image| &image.reference).rfind(serves).cloned()
+        let all = || self.record.images.iter().map(|image| &image.reference).filter(serves);
+        let official = all().rfind(|reference| reference.starts_with(&format!("docker.io/library/{name}")));
+        official.or_else(|| all().next_back()).cloned()
     }
 }
 
@@ -305,9 +357,31 @@ fn write_page(setup: &Setup) -> Result<(), FsError> {
     generated::replace(&path, html.as_bytes(), 0o644)
 }
 
-fn read_settings(conf: &Path) -> Option<Settings> {
-    let bytes = fs::read(&conf.join(SETTINGS), 1 << 20).ok()?;
-    serde_json::from_slice(&bytes).ok()
+fn read_settings(conf: &Path) -> Result<Option<Settings>, ConfError> {
+    let path = conf.join(SETTINGS);
+    match fs::read(&path, 1 << 20) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|error| ConfError::Settings(path, error))
+        }
+        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One run at a time; two authorities would be one too many.
+fn lock(conf: &Path) -> Result<std::fs::File, ConfError> {
+    let path = conf.join(LOCK);
+    let options = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = options.map_err(FsError::at("create", &path))?;
+    match file.try_lock() {
+        Err(std::fs::TryLockError::WouldBlock) => Err(ConfError::Busy(conf.to_owned())),
+        // A file system without locks is used without.
+        Ok(()) | Err(std::fs::TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 fn pretty(value: &impl Serialize) -> Vec<u8> {
@@ -324,11 +398,35 @@ fn check_path(path: &Path) -> Result<(), ConfError> {
     }
 }
 
-/// The address by which others most likely reach this host: the one it would send from. Nothing is sent.
-fn own_address() -> IpAddr {
+/// The address by which others most likely reach this host: the one it would send from (nothing is sent), or, where
+/// there is no way out, the first that is not of loopback.
+fn own_address() -> Option<IpAddr> {
     let asked = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
     });
-    asked.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+    let asked = asked.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    asked.or_else(|| local_address_v4(&std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default()))
+}
+
+/// The first local address in the kernel's table of routes (`/proc/net/fib_trie`): one line names it, the next one says
+/// what it is.
+fn local_address_v4(table: &str) -> Option<IpAddr> {
+    let lines: Vec<&str> = table.lines().map(str::trim).collect();
+    let local = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
+    let mut addresses = local.filter_map(|pair| pair[0].rsplit(' ').next()?.parse::<Ipv4Addr>().ok());
+    addresses.find(|address| !address.is_loopback()).map(IpAddr::V4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_without_a_route_to_the_world() {
+        let table = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 10.0.0.0\n        \
+                     /24 link UNICAST\n        |-- 10.0.0.5\n           /32 host LOCAL\n";
+        assert_eq!(local_address_v4(table), Some(IpAddr::from([10, 0, 0, 5])));
+        assert_eq!(local_address_v4("Main:\n     |-- 127.0.0.1\n        /32 host LOCAL\n"), None);
+    }
 }

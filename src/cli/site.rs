@@ -242,12 +242,18 @@ fn parse_tls(text: &str) -> Result<Tls, String> {
 impl From<ConfError> for Failure {
     fn from(error: ConfError) -> Self {
         let code = match &error {
-            ConfError::Record(_) | ConfError::Fs(_) => Code::File,
+            ConfError::Record(_) | ConfError::Fs(_) | ConfError::Settings(..) => Code::File,
             ConfError::Tls(error) => match error {
                 TlsError::Fs(_) => Code::File,
                 _ => Code::Serve,
             },
-            ConfError::User(_) | ConfError::Path(_) | ConfError::Host(_) | ConfError::Ports(_) => Code::Usage,
+            ConfError::Busy(_) => Code::Busy,
+            ConfError::User(_)
+            | ConfError::Path(_)
+            | ConfError::Served(..)
+            | ConfError::Address
+            | ConfError::Host(_)
+            | ConfError::Ports(_) => Code::Usage,
         };
         Self::new(code, chain(&error))
     }

@@ -16,10 +16,12 @@ pub fn file(setup: &Setup) -> String {
     let conf = setup.conf.display();
     let (files_port, registry_port) = (setup.settings.files_port, setup.settings.registry_port);
     let config = if registry.is_some() { "nginx-files.conf" } else { "nginx.conf" };
+    let name = setup.name();
     let mut text = format!(
         "# Made by `unbundle site`, which keeps what you edit here. `./site start` uses it; by hand:\n\
-         #   docker compose -p airbundle-{files_port} -f {conf}/compose.yaml up -d\n\
-         services:\n  nginx:\n    image: {nginx}\n    restart: unless-stopped\n    command: [nginx, -c, {conf}/{config}, \
+         #   docker compose -p {name} -f {conf}/compose.yaml up -d\n\
+         # The version is for docker-compose before 1.27; what came later does not need it.\n\
+         version: \"3.3\"\nservices:\n  nginx:\n    image: {nginx}\n    restart: unless-stopped\n    command: [nginx, -c, {conf}/{config}, \
          -g, \"daemon off; pid /tmp/nginx.pid;\"]\n    ports:\n      - \"{files_port}:{files_port}\"\n"
     );
     if registry.is_none() {
@@ -31,7 +33,7 @@ pub fn file(setup: &Setup) -> String {
         let _ = writeln!(text, "      - {0}:{0}:ro,z", setup.registry.display());
     }
     // The key of the authority is nobody's but the user's who makes certificates.
-    let hide = if setup.ca.is_some() { format!("    tmpfs:\n      - {conf}/ca\n") } else { String::new() };
+    let hide = if setup.has_authority() { format!("    tmpfs:\n      - {conf}/ca\n") } else { String::new() };
     text += &hide;
     health(&mut text, setup, files_port, "/healthz", "200");
     let Some(registry) = registry else { return text };

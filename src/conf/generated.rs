@@ -3,7 +3,7 @@
 //! A list of digests says how each file was when it was last written. A file that is still like that may be written
 //! over; one that is not has been edited, and what it would have been goes beside it, as `NAME.new`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -16,67 +16,97 @@ const LIST: &str = ".generated.json";
 /// Files below a folder; see the module.
 pub struct Generated {
     folder: PathBuf,
-    before: BTreeMap<String, Digest>,
-    now: BTreeMap<String, Digest>,
-    written: Vec<String>,
-    kept: Vec<String>,
+    /// How each file may be without having been edited.
+    before: BTreeMap<String, BTreeSet<Digest>>,
+    files: Vec<File>,
+}
+
+struct File {
+    name: String,
+    content: Vec<u8>,
+    mode: u32,
 }
 
 impl Generated {
     /// Begins a run over `folder`, which is there.
-    pub fn open(folder: &Path) -> Result<Self, FsError> {
+    #[must_use]
+    pub fn open(folder: &Path) -> Self {
         let list = std::fs::read(folder.join(LIST)).unwrap_or_default();
         // Without a list that can be read, everything that is there counts as edited: nothing is lost.
         let before = serde_json::from_slice(&list).unwrap_or_default();
-        let (now, written, kept) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Ok(Self { folder: folder.to_owned(), before, now, written, kept })
+        Self { folder: folder.to_owned(), before, files: Vec::new() }
     }
 
-    /// Writes `content` to the file `name`, or beside it if it was edited.
-    pub fn put(&mut self, name: &str, content: &[u8], mode: u32) -> Result<(), FsError> {
-        let path = self.folder.join(name);
-        let aside = self.folder.join(format!("{name}.new"));
-        let digest = Digest::of(content);
-        let found = match std::fs::read(&path) {
-            Ok(bytes) => Some(Digest::of(&bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(FsError::at("read", &path)(error)),
-        };
-        self.now.insert(name.to_owned(), digest);
-        if found == Some(digest) {
-            return fs::remove_file(&aside);
-        }
-        if found.is_some() && found != self.before.get(name).copied() {
-            self.kept.push(name.to_owned());
-            // Still the user's at the next run.
-            match self.before.get(name) {
-                Some(before) => self.now.insert(name.to_owned(), *before),
-                None => self.now.remove(name),
-            };
-            return replace(&aside, content, mode);
-        }
-        self.written.push(name.to_owned());
-        replace(&path, content, mode)?;
-        fs::remove_file(&aside)
+    /// Takes `content` for the file `name`; nothing is written before [`Generated::finish`].
+    pub fn put(&mut self, name: &str, content: &[u8], mode: u32) {
+        self.files.push(File { name: name.to_owned(), content: content.to_owned(), mode });
     }
 
-    /// Removes what an earlier run has written and this one has not, and ends; says what was written and what was
-    /// kept.
+    /// Writes every file, beside it where it was edited, and removes what an earlier run has written and this one has
+    /// not; says what was written and what was kept.
     pub fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {
-        for (name, digest) in &self.before {
-            let path = self.folder.join(name);
-            if !self.now.contains_key(name)
-                && !self.kept.contains(name)
-                && std::fs::read(&path).is_ok_and(|bytes| Digest::of(&bytes) == *digest)
-            {
-                fs::remove_file(&path)?;
+        let (mut written, mut kept) = (Vec::new(), Vec::new());
+        let mut after: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
+        let mut todo = Vec::new();
+        for file in &self.files {
+            let digest = Digest::of(&file.content);
+            let found = self.found(&file.name)?;
+            let own = self.before.get(&file.name);
+            let is_edited =
+                found.is_some_and(|found| found != digest && !own.is_some_and(|own| own.contains(&found)));
+            if is_edited {
+                kept.push(file.name.clone());
+                after.extend(own.map(|own| (file.name.clone(), own.clone())));
+            } else {
+                after.insert(file.name.clone(), [digest].into());
+                if found != Some(digest) {
+                    written.push(file.name.clone());
+                }
+            }
+            todo.push((file, is_edited, found == Some(digest)));
+        }
+        // A run that is cut short leaves some files as they were and some as they will be: neither was edited.
+        let mut both = self.before.clone();
+        for (name, digests) in &after {
+            both.entry(name.clone()).or_default().extend(digests);
+        }
+        self.write_list(&self.before, &both)?;
+        for (File { name, content, mode }, is_edited, is_right) in todo {
+            let (path, aside) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
+            if is_edited {
+                replace(&aside, content, *mode)?;
+                continue;
+            }
+            if !is_right {
+                replace(&path, content, *mode)?;
+            }
+            fs::remove_file(&aside)?;
+        }
+        for (name, own) in &self.before {
+            let gone = !after.contains_key(name) && !kept.contains(name);
+            if gone && self.found(name)?.is_some_and(|found| own.contains(&found)) {
+                fs::remove_file(&self.folder.join(name))?;
             }
         }
-        if self.now != self.before {
-            let list = super::pretty(&self.now);
-            replace(&self.folder.join(LIST), &list, 0o644)?;
+        self.write_list(&both, &after)?;
+        Ok((written, kept))
+    }
+
+    fn found(&self, name: &str) -> Result<Option<Digest>, FsError> {
+        let path = self.folder.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(Digest::of(&bytes))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(FsError::at("read", &path)(error)),
         }
-        Ok((self.written, self.kept))
+    }
+
+    fn write_list(
+        &self,
+        old: &BTreeMap<String, BTreeSet<Digest>>,
+        new: &BTreeMap<String, BTreeSet<Digest>>,
+    ) -> Result<(), FsError> {
+        if old == new { Ok(()) } else { replace(&self.folder.join(LIST), &super::pretty(new), 0o644) }
     }
 }
 
@@ -106,9 +136,9 @@ mod tests {
     use super::*;
 
     fn run(folder: &Path, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
-        let mut generated = Generated::open(folder).unwrap();
+        let mut generated = Generated::open(folder);
         for (name, content) in files {
-            generated.put(name, content.as_bytes(), 0o644).unwrap();
+            generated.put(name, content.as_bytes(), 0o644);
         }
         generated.finish().unwrap()
     }
@@ -148,6 +178,23 @@ mod tests {
             [read(path, "a"), read(path, "b"), read(path, "c")],
             [None, Some("mine".into()), Some("1".into())]
         );
+    }
+
+    #[test]
+    fn a_run_that_fails_midway_makes_nothing_an_edited_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        run(path, &[("a", "1"), ("b/c", "1"), ("d", "1")]);
+        std::fs::remove_dir_all(path.join("b")).unwrap();
+        std::fs::write(path.join("b"), "in the way").unwrap();
+        let mut generated = Generated::open(path);
+        for name in ["a", "b/c", "d"] {
+            generated.put(name, b"2", 0o644);
+        }
+        assert!(generated.finish().is_err());
+        std::fs::remove_file(path.join("b")).unwrap();
+        assert_eq!(run(path, &[("a", "3"), ("b/c", "3"), ("d", "3")]).1, Vec::<String>::new());
+        assert_eq!(read(path, "a").as_deref(), Some("3"));
     }
 
     #[test]

@@ -79,6 +79,7 @@ pub fn offline(setup: &Setup) -> String {
         let _ = write!(
             text,
             "# The password is taken from the environment of ansible-playbook; a variable of Ansible Vault does as well.\n\
+             # Ansible before 2.17 takes it in URLs only if it has nothing but letters, digits and ._~-\n\
              airbundle_user: \"{user}\"\nairbundle_password: \"{{{{ lookup('env', 'AIRBUNDLE_PASSWORD') }}}}\"\n\n"
         );
     }
@@ -100,7 +101,12 @@ fn file_variables(setup: &Setup) -> String {
         format!("files_repo: \"{}/k8s\"\n", setup.files_url())
     };
     for (variable, host) in FILE_HOSTS {
-        let _ = writeln!(text, "{variable}: \"{{{{ files_repo }}}}/{host}\"");
+        let is_here = setup.record.files.iter().any(|file| file.path.starts_with(&format!("k8s/{host}/")));
+        let _ = if is_here {
+            writeln!(text, "{variable}: \"{{{{ files_repo }}}}/{host}\"")
+        } else {
+            writeln!(text, "# {variable}: this site has no file of {host}")
+        };
     }
     text
 }
@@ -117,7 +123,13 @@ fn image_variables(setup: &Setup) -> String {
                 let _ = writeln!(text, "{variable}: \"{{{{ registry_host }}}}/{prefix}\"");
             }
             None => {
-                let _ = writeln!(text, "# {variable}: this site has no image of {host}");
+                let is_here = |reference: &str| reference.starts_with(&format!("{host}/"));
+                let why = if setup.record.images.iter().any(|image| is_here(&image.reference)) {
+                    "the repositories of this host have no name in common here: unpack all bundles with one template"
+                } else {
+                    "this site has no image of this host"
+                };
+                let _ = writeln!(text, "# {variable} ({host}): {why}");
             }
         }
     }

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 
 use crate::conf::Setup;
 use crate::conf::generated::Generated;
-use crate::fs::FsError;
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 
 /// The places of manifests, by media type.
@@ -24,10 +23,10 @@ const VERSION: &str = "add_header Docker-Distribution-Api-Version registry/2.0 a
 
 /// Writes `nginx.conf` (everything), `nginx-files.conf` (without the registry, where a registry runs beside it), and
 /// what both need.
-pub fn generate(setup: &Setup, generated: &mut Generated) -> Result<(), FsError> {
-    generated.put("nginx.conf", config(setup, true).as_bytes(), 0o644)?;
-    generated.put("nginx-files.conf", config(setup, false).as_bytes(), 0o644)?;
-    generated.put("registry-api/manifests.conf", manifests(setup).as_bytes(), 0o644)?;
+pub fn generate(setup: &Setup, generated: &mut Generated) {
+    generated.put("nginx.conf", config(setup, true).as_bytes(), 0o644);
+    generated.put("nginx-files.conf", config(setup, false).as_bytes(), 0o644);
+    generated.put("registry-api/manifests.conf", manifests(setup).as_bytes(), 0o644);
     let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for image in &setup.record.images {
         for repository in &image.repositories {
@@ -35,14 +34,13 @@ pub fn generate(setup: &Setup, generated: &mut Generated) -> Result<(), FsError>
         }
     }
     let catalog = serde_json::json!({ "repositories": tags.keys().collect::<Vec<_>>() });
-    generated.put("registry-api/_version.json", b"{}", 0o644)?;
-    generated.put("registry-api/_catalog.json", catalog.to_string().as_bytes(), 0o644)?;
+    generated.put("registry-api/_version.json", b"{}", 0o644);
+    generated.put("registry-api/_catalog.json", catalog.to_string().as_bytes(), 0o644);
     for (repository, tags) in tags {
         let list = serde_json::json!({ "name": repository, "tags": tags });
         let name = format!("registry-api/tags/{repository}/list.json");
-        generated.put(&name, list.to_string().as_bytes(), 0o644)?;
+        generated.put(&name, list.to_string().as_bytes(), 0o644);
     }
-    Ok(())
 }
 
 fn config(setup: &Setup, with_registry: bool) -> String {
@@ -55,6 +53,12 @@ fn config(setup: &Setup, with_registry: bool) -> String {
             setup.conf.display()
         );
         servers += &registry_server(setup);
+    }
+    let mut temporary = String::new();
+    if !super::is_root() {
+        for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
+            let _ = writeln!(temporary, "    {name}_temp_path {}/run/{name};", setup.conf.display());
+        }
     }
     let what = if with_registry { "the files, and the registry's read side" } else { "the files" };
     format!(
@@ -95,7 +99,7 @@ http {{
     tcp_nopush on;
     keepalive_timeout 65;
     client_max_body_size 1m;
-{maps}{servers}}}
+{temporary}{maps}{servers}}}
 ",
         conf = setup.conf.display(),
         name = if with_registry { "nginx.conf" } else { "nginx-files.conf" },
@@ -283,9 +287,19 @@ fn manifests(setup: &Setup) -> String {
             tags.insert(path, format!("{kind}/{}/{hex}", &hex[..2]));
         }
     }
+    // nginx compares such keys without regard to case, and tags have one: where that makes two of them one, they are
+    // written as regular expressions, which have regard.
+    let mut lower: BTreeMap<String, usize> = BTreeMap::new();
+    for path in tags.keys() {
+        *lower.entry(path.to_lowercase()).or_default() += 1;
+    }
     let mut text = String::from("# Made by `unbundle site`.\nmap $uri $airbundle_tag {\n    default none;\n");
     for (path, place) in tags {
-        let _ = writeln!(text, "    \"{path}\" {place};");
+        let _ = if lower[&path.to_lowercase()] == 1 {
+            writeln!(text, "    \"{path}\" {place};")
+        } else {
+            writeln!(text, "    \"~^{}$\" {place};", path.replace('.', "\\."))
+        };
     }
     text += "}\nmap $folder$rest $airbundle_kind {\n    default none;\n";
     for (hex, kind) in kinds {

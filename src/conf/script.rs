@@ -7,7 +7,8 @@ const SCRIPT: &str = include_str!("site.sh");
 /// The content of `site`.
 #[must_use]
 pub fn script(setup: &Setup) -> String {
-    let own = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned));
+    let own = std::env::current_exe().ok().filter(|path| super::check_path(path).is_ok());
+    let own = own.and_then(|path| path.to_str().map(str::to_owned));
     let yes = |is: bool| if is { "yes" } else { "" };
     SCRIPT
         .replace("@SITE@", &setup.site.display().to_string())
@@ -19,6 +20,8 @@ pub fn script(setup: &Setup) -> String {
         .replace("@REGISTRY_PORT@", &setup.settings.registry_port.to_string())
         .replace("@SCHEME@", setup.scheme())
         .replace("@USER@", setup.settings.user.as_deref().unwrap_or_default())
+        .replace("@NAME@", &setup.name())
+        .replace("@HIDE_CA@", yes(setup.has_authority()))
         .replace("@OWN_CA@", yes(setup.ca.is_some()))
         .replace("@NGINX_IMAGE@", &setup.server_image("nginx").unwrap_or_else(|| compose::NGINX.to_owned()))
         .replace("@NGINX_IS_HERE@", yes(setup.server_image("nginx").is_some()))

@@ -10,6 +10,7 @@
 # SITE_ENGINE=compose|docker|podman|nginx makes it take that one.
 set -u
 
+name='@NAME@'
 site='@SITE@'
 conf='@CONF@'
 files='@FILES@'
@@ -20,6 +21,7 @@ registry_port='@REGISTRY_PORT@'
 scheme='@SCHEME@'
 user='@USER@'
 own_ca='@OWN_CA@'
+hide_ca='@HIDE_CA@'
 nginx_image='@NGINX_IMAGE@'
 nginx_is_here='@NGINX_IS_HERE@'
 registry_image='@REGISTRY_IMAGE@'
@@ -36,9 +38,9 @@ has() {
 
 # Where a process of this user notes that it runs.
 if [ "$(id -u)" = 0 ]; then
-    run="/run/airbundle-$files_port"
+    run="/run/$name"
 else
-    run="${XDG_RUNTIME_DIR:-/tmp}/airbundle-$(id -u)-$files_port"
+    run="$conf/run"
 fi
 pid="$run/nginx.pid"
 
@@ -46,9 +48,9 @@ pid="$run/nginx.pid"
 
 compose() {
     if docker compose version >/dev/null 2>&1; then
-        docker compose -p "airbundle-$files_port" -f "$conf/compose.yaml" "$@"
+        docker compose -p "$name" -f "$conf/compose.yaml" "$@"
     else
-        docker-compose -p "airbundle-$files_port" -f "$conf/compose.yaml" "$@"
+        docker-compose -p "$name" -f "$conf/compose.yaml" "$@"
     fi
 }
 
@@ -65,37 +67,53 @@ has_compose() {
     runs_engine docker && { docker compose version >/dev/null 2>&1 || has docker-compose; }
 }
 
+has_nginx() {
+    has nginx || [ -x /usr/sbin/nginx ]
+}
+
+can_use() {
+    case $1 in
+    compose) has_compose ;;
+    docker | podman) runs_engine "$1" ;;
+    nginx) has_nginx ;;
+    esac
+}
+
+# What runs the site already is what stops it and starts it again.
 choose() {
-    case ${SITE_ENGINE:-} in
-    compose)
-        has_compose || fail 'there is no docker with compose that answers: start it (systemctl start docker), or leave SITE_ENGINE away'
-        engine=compose
-        ;;
+    asked=${SITE_ENGINE:-}
+    case $asked in
+    '' | compose | docker | podman | nginx) ;;
+    *) fail "SITE_ENGINE is '$asked': expected compose, docker, podman or nginx" ;;
+    esac
+    for engine in compose docker podman nginx; do
+        if can_use "$engine" && runs; then
+            [ -z "$asked" ] || [ "$asked" = "$engine" ] || [ "$1" != start ] ||
+                fail "the site runs with $engine: \`$0 stop\` first"
+            return
+        fi
+    done
+    engine=$asked
+    case $engine in
+    compose) has_compose || fail 'there is no docker with compose that answers: start it (systemctl start docker), or leave SITE_ENGINE away' ;;
     docker | podman)
-        has "$SITE_ENGINE" || fail "there is no $SITE_ENGINE here"
-        runs_engine "$SITE_ENGINE" || fail "$SITE_ENGINE does not answer: is it running?"
-        engine=$SITE_ENGINE
+        has "$engine" || fail "there is no $engine here"
+        runs_engine "$engine" || fail "$engine does not answer: is it running?"
         ;;
-    nginx)
-        has nginx || has /usr/sbin/nginx || fail 'there is no nginx here'
-        engine=nginx
-        ;;
+    nginx) has_nginx || fail 'there is no nginx here' ;;
     '')
         # An engine is of use only with the images of the servers.
-        if has_compose && images_are_near docker; then
-            engine=compose
-        elif runs_engine docker && images_are_near docker; then
-            engine=docker
-        elif runs_engine podman && images_are_near podman; then
-            engine=podman
-        elif has nginx || has /usr/sbin/nginx; then
-            engine=nginx
-        else
-            fail 'nothing here can serve the site: it takes docker or podman with an nginx image in the site, or nginx.
+        for engine in compose docker podman; do
+            client=$engine
+            [ "$engine" != compose ] || client=docker
+            if can_use "$engine" && images_are_near "$client"; then
+                return
+            fi
+        done
+        engine=nginx
+        has_nginx || fail 'nothing here can serve the site: it takes docker or podman with an nginx image in the site, or nginx.
   Pack docker.io/library/nginx and docker.io/library/registry with the rest, or install nginx.'
-        fi
         ;;
-    *) fail "SITE_ENGINE is '$SITE_ENGINE': expected compose, docker, podman or nginx" ;;
     esac
 }
 
@@ -120,20 +138,25 @@ load() {
     done
 }
 
-# The command line of nginx on this host.
-nginx() {
+# nginx on this host. (Before 1.19.5 it has no `-e`, and notes in a file of its own what goes wrong early.)
+run_nginx() {
     program=nginx
-    has /usr/sbin/nginx && program=/usr/sbin/nginx
-    command "$program" -e stderr -c "$conf/nginx.conf" -g "pid $pid;" "$@"
+    [ ! -x /usr/sbin/nginx ] || program=/usr/sbin/nginx
+    if "$program" -h 2>&1 | grep -q '^  -e '; then
+        set -- -e stderr "$@"
+    fi
+    "$program" "$@" -c "$conf/nginx.conf" -g "pid $pid;"
 }
 
 # docker and podman without compose: nginx alone serves both.
 contain() {
-    # shellcheck disable=SC2086
-    "$1" run --detach --restart unless-stopped --name "airbundle-$files_port" \
+    restart=unless-stopped
+    # What podman starts again after a reboot.
+    [ "$1" != podman ] || restart=always
+    "$1" run --detach --restart "$restart" --name "$name" \
         --publish "$files_port:$files_port" --publish "$registry_port:$registry_port" \
         --volume "$conf:$conf:ro,z" --volume "$files:$files:ro,z" --volume "$registry:$registry:ro,z" \
-        ${own_ca:+--tmpfs "$conf/ca"} \
+        ${hide_ca:+--tmpfs "$conf/ca"} \
         "$nginx_image" nginx -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
 }
 
@@ -175,7 +198,7 @@ runs() {
         done
         return 1
         ;;
-    docker | podman) [ "$("$engine" inspect -f '{{.State.Running}}' "airbundle-$files_port" 2>/dev/null)" = true ] ;;
+    docker | podman) [ "$("$engine" inspect -f '{{.State.Running}}' "$name" 2>/dev/null)" = true ] ;;
     nginx) [ -s "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null ;;
     esac
 }
@@ -191,6 +214,12 @@ wait_until_both_answer() {
         fi
         sleep 0.5
     done
+    if [ -n "$user" ] && has curl; then
+        for url in "$scheme://127.0.0.1:$files_port/" "$scheme://127.0.0.1:$registry_port/v2/"; do
+            [ "$(ask "$url")" = 401 ] || fail "$url answers without a password, although the site has a user:
+  a configuration that was edited does not have it; compare it with $conf/*.new"
+        done
+    fi
     # The servers run as users of their own.
     page=$(ask "$scheme://127.0.0.1:$files_port/")
     if [ "$page" = 403 ]; then
@@ -238,15 +267,16 @@ start() {
         ;;
     docker | podman)
         load "$engine"
-        "$engine" rm --force "airbundle-$files_port" >/dev/null 2>&1
+        "$engine" rm --force "$name" >/dev/null 2>&1
         contain "$engine" >/dev/null || fail "$engine could not start the site: see above"
         ;;
     nginx)
         mkdir -p "$run" || fail "cannot make $run"
         if runs; then
-            nginx -t -q && kill -HUP "$(cat "$pid")"
+            run_nginx -t -q || fail 'the configuration is not good, and the old one stays: see above'
+            kill -HUP "$(cat "$pid")"
         else
-            nginx 2>"$run/log" || {
+            run_nginx 2>"$run/log" || {
                 cat "$run/log" >&2
                 fail 'nginx could not start: see above'
             }
@@ -261,7 +291,7 @@ start() {
 stop() {
     case $engine in
     compose) compose down ;;
-    docker | podman) "$engine" rm --force "airbundle-$files_port" >/dev/null 2>&1 || true ;;
+    docker | podman) "$engine" rm --force "$name" >/dev/null 2>&1 || true ;;
     nginx)
         if runs; then
             kill -QUIT "$(cat "$pid")"
@@ -273,6 +303,7 @@ stop() {
         fi
         ;;
     esac
+    ! runs || fail "it still runs with $engine"
     echo 'site: stopped'
 }
 
@@ -299,14 +330,14 @@ status() {
 logs() {
     case $engine in
     compose) compose logs --tail 100 ;;
-    docker | podman) "$engine" logs --tail 100 "airbundle-$files_port" ;;
+    docker | podman) "$engine" logs --tail 100 "$name" ;;
     nginx) [ ! -e "$run/log" ] || tail -n 100 "$run/log" ;;
     esac
 }
 
 case ${1:-} in
 start | stop | status | logs)
-    choose
+    choose "$1"
     "$1"
     ;;
 *)

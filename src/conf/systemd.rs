@@ -2,10 +2,9 @@
 
 use crate::conf::Setup;
 use crate::conf::generated::Generated;
-use crate::fs::FsError;
 
 /// Writes the units: `airbundle-site` is all that most need; the other two are nginx and a registry beside it.
-pub fn generate(setup: &Setup, generated: &mut Generated) -> Result<(), FsError> {
+pub fn generate(setup: &Setup, generated: &mut Generated) {
     let conf = setup.conf.display();
     let nginx = |config: &str| {
         let run = format!("-c {conf}/{config} -g");
@@ -42,7 +41,6 @@ pub fn generate(setup: &Setup, generated: &mut Generated) -> Result<(), FsError>
             files = setup.files.display(),
             registry = setup.registry.display(),
         );
-        generated.put(&format!("systemd/{name}.service"), unit.as_bytes(), 0o644)?;
+        generated.put(&format!("systemd/{name}.service"), unit.as_bytes(), 0o644);
     }
-    Ok(())
 }

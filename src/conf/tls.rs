@@ -74,6 +74,9 @@ pub enum TlsError {
         /// When.
         when: String,
     },
+    /// A key that only a passphrase opens.
+    #[error("the key `{}` is encrypted, and nobody is there to open it when the site starts: decrypt it with `openssl pkey`", .0.display())]
+    Encrypted(PathBuf),
     /// They do not belong together.
     #[error("the key `{}` is not that of the certificate `{}`", key.display(), certificate.display())]
     Pair {
@@ -108,6 +111,10 @@ pub fn provide(
 }
 
 fn take(settings: &Settings, folder: &Path, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
+    // It may have been on a stick that is gone: then the copy does.
+    let (kept_crt, kept_key) = (folder.join("server.crt"), folder.join("server.key"));
+    let is_gone = !certificate.exists() && kept_crt.exists() && kept_key.exists();
+    let (certificate, key) = if is_gone { (&*kept_crt, &*kept_key) } else { (certificate, key) };
     let crt = read(certificate)?;
     let pem_key = read(key)?;
     let facts = Facts::read(&crt)
@@ -117,6 +124,9 @@ fn take(settings: &Settings, folder: &Path, certificate: &Path, key: &Path) -> R
     }
     if !pem_key.contains("PRIVATE KEY-----") {
         return Err(TlsError::Syntax { path: key.to_owned(), what: "private key" });
+    }
+    if pem_key.contains("ENCRYPTED") {
+        return Err(TlsError::Encrypted(key.to_owned()));
     }
     // A key of a kind that cannot be read here is left to the servers to judge.
     if KeyPair::from_pem(&pem_key).is_ok_and(|key| key.public_key_raw() != facts.public_key) {
@@ -136,14 +146,17 @@ fn issue(settings: &Settings, folder: &Path, authority: &Path) -> Result<(Issued
         }
         Some(facts) if facts.until - OffsetDateTime::now_utc() < NEAR_END => "the old one was near its end",
         Some(facts) if facts.issuer != ca.subject => "the old one was of another certificate authority",
-        Some(_) if !folder.join("server.key").exists() => "the key was missing",
+        Some(facts) if !is_key_of(folder, &facts) => "the key was missing or another one's",
         Some(facts) => return Ok((Issued::Kept { until: facts.until }, Some(ca.certificate))),
     };
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, settings.host.clone());
     params.subject_alt_names = vec![
-        SanType::DnsName(settings.host.clone().try_into()?),
+        match settings.host.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(settings.host.clone().try_into()?),
+        },
         SanType::DnsName("localhost".to_owned().try_into()?),
         SanType::IpAddress(settings.ip),
         SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -155,6 +168,11 @@ fn issue(settings: &Settings, folder: &Path, authority: &Path) -> Result<(Issued
     let server = params.signed_by(&key, &ca.issuer)?;
     put_pair(folder, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
     Ok((Issued::New { why, until, authority: is_new }, Some(ca.certificate)))
+}
+
+fn is_key_of(folder: &Path, facts: &Facts) -> bool {
+    let key = std::fs::read_to_string(folder.join("server.key")).unwrap_or_default();
+    KeyPair::from_pem(&key).is_ok_and(|key| key.public_key_raw() == facts.public_key)
 }
 
 /// What a certificate for these settings has to name.

@@ -5,20 +5,19 @@ use std::fmt::Write as _;
 
 use crate::conf::Setup;
 use crate::conf::generated::Generated;
-use crate::fs::FsError;
 
 const SCRIPT: &str = include_str!("trust.sh");
 
 /// Writes `trust.sh`, `containerd/certs.d/…/hosts.toml`, `podman/…` and `ca.crt`.
-pub fn generate(setup: &Setup, generated: &mut Generated) -> Result<(), FsError> {
+pub fn generate(setup: &Setup, generated: &mut Generated) {
     for (host, toml) in hosts_tomls(setup) {
-        generated.put(&format!("containerd/certs.d/{host}/hosts.toml"), toml.as_bytes(), 0o644)?;
+        generated.put(&format!("containerd/certs.d/{host}/hosts.toml"), toml.as_bytes(), 0o644);
     }
-    generated.put("podman/airbundle.conf", podman(setup).as_bytes(), 0o644)?;
+    generated.put("podman/airbundle.conf", podman(setup).as_bytes(), 0o644);
     if let Some(ca) = &setup.ca {
-        generated.put("ca.crt", ca.as_bytes(), 0o644)?;
+        generated.put("ca.crt", ca.as_bytes(), 0o644);
     }
-    generated.put("trust.sh", script(setup).as_bytes(), 0o755)
+    generated.put("trust.sh", script(setup).as_bytes(), 0o755);
 }
 
 /// The line of `/etc/hosts` by which a node finds the site.
@@ -79,14 +78,15 @@ fn script(setup: &Setup) -> String {
     for (host, toml) in hosts_tomls(setup) {
         let _ = write!(tomls, "put_hosts_toml '{host}' <<'END'\n{toml}END\n");
     }
-    let ca = setup.ca.as_deref().unwrap_or_default();
+    // The line before it is how the script knows the file again.
+    let ca = setup.ca.as_ref().map(|ca| format!("# Made by `unbundle site`.\n{ca}")).unwrap_or_default();
     SCRIPT
         .replace("@HOST@", &setup.settings.host)
         .replace("@IP@", &setup.settings.ip.to_string())
         .replace("@REGISTRY@", &setup.registry_host())
         .replace("@USER@", setup.settings.user.as_deref().unwrap_or_default())
         .replace("@PLAIN@", if setup.is_tls() { "" } else { "yes" })
-        .replace("@CA@\n", ca)
+        .replace("@CA@\n", &ca)
         .replace("@PODMAN@\n", &podman(setup))
         .replace("@HOSTS_TOMLS@\n", &tomls)
 }

@@ -32,24 +32,27 @@ said() {
     echo "trust.sh: $*"
 }
 
-# Writes stdin to a file, or removes the file. Files of others are kept beside ours.
+is_ours() {
+    grep -q 'Made by .unbundle site.' "$1" 2>/dev/null
+}
+
+# Writes stdin to a file, or removes the file. Files of others are kept beside ours, and come back.
 put() {
     mark=".before-airbundle"
     if [ "$action" = --remove ]; then
         cat >/dev/null
-        if [ -e "$1$mark" ]; then
-            mv "$1$mark" "$1"
-        else
+        if is_ours "$1"; then
             rm -f "$1"
+            [ ! -e "$1$mark" ] || mv "$1$mark" "$1"
         fi
         return
     fi
     mkdir -p "$(dirname "$1")"
-    if [ -e "$1" ] && [ ! -e "$1$mark" ] && ! grep -q 'Made by .unbundle site.\|BEGIN CERTIFICATE' "$1"; then
+    if [ -e "$1" ] && ! is_ours "$1"; then
         mv "$1" "$1$mark"
         said "$1 was there: it is $1$mark now"
     fi
-    cat >"$1.part"
+    (umask 077 && cat >"$1.part")
     chmod "${2:-644}" "$1.part"
     mv "$1.part" "$1"
     said "wrote $1"
@@ -69,7 +72,13 @@ has_ca() {
 hosts="$root/etc/hosts"
 mkdir -p "$root/etc"
 touch "$hosts"
-if grep -v '# airbundle$' "$hosts" | grep -Eq "^[^#]*[[:space:]]$host([[:space:]]|\$)" && [ "$action" != --remove ]; then
+case $host in
+*[!0-9.]*) ;;
+*) host_is_address=yes ;;
+esac
+if [ -n "${host_is_address:-}" ]; then
+    said "$host is an address: it needs no line in $hosts"
+elif grep -v '# airbundle$' "$hosts" | grep -Eq "^[^#]*[[:space:]]$host([[:space:]]|\$)" && [ "$action" != --remove ]; then
     said "$hosts names $host already: left as it is"
 else
     # Not `mv`: in a container the file is a mount.

@@ -351,6 +351,9 @@ fn what_cannot_be_is_refused_by_name() {
         .failed(12, &["other.key", "is not that of", "good.crt"]);
     site.configure(&["--tls", &pair("good.key", "good.key")]).failed(12, &["good.key", "no certificate"]);
     site.configure(&["--tls", &pair("good.crt", "missing")]).failed(6, &["missing", "No such file"]);
+    openssl("ec -in good.key -aes256 -passout pass:secret -out locked.key");
+    site.configure(&["--tls", &pair("good.crt", "locked.key")])
+        .failed(12, &["locked.key", "encrypted", "openssl pkey"]);
     site.configure(&["--tls", "perhaps"]).failed(2, &["--tls", "expected auto, off, or CERT,KEY"]);
     site.configure_user(&["--user", "a:b"]).failed(2, &["`a:b` is no user name"]);
     site.configure(&["--user", "carla"]).failed(2, &["password"]);
@@ -360,6 +363,82 @@ fn what_cannot_be_is_refused_by_name() {
     assert!(finished.stdout.contains("certificate: yours"), "{finished:#?}");
     assert!(!finished.stdout.contains("does not name"), "{finished:#?}");
     assert_eq!(fs::metadata(site.conf("tls/server.key")).unwrap().permissions().mode() & 0o777, 0o600);
+    // The stick with the certificate is gone: the copy does.
+    fs::remove_file(pem("good.crt")).unwrap();
+    site.configure(&[]).ok();
+    // Nothing that holds keys may lie where everybody is served.
+    let served = site.path().join("files/conf").display().to_string();
+    site.configure(&["--conf", &served]).failed(2, &["which is served", "--conf"]);
+    fs::write(site.conf("settings.json"), "{").unwrap();
+    site.configure(&[]).failed(6, &["settings.json", "correct or remove it"]);
+}
+
+#[test]
+fn tags_that_differ_only_in_case_are_two_tags() {
+    let site = Site::full();
+    let mut record = Record::read(&site.path()).unwrap();
+    let image = |reference: &str| {
+        record.images.iter().find(|image| image.reference == reference).expect("it is there").clone()
+    };
+    let mut upper = image("registry.k8s.io/kube-proxy:v1.29.5");
+    let digests = [image("registry.k8s.io/pause:3.9"), upper.clone()].map(|image| image.digest().unwrap());
+    upper.repositories = ["k8s/registry.k8s.io/pause".to_owned()].into();
+    let mut lower = image("registry.k8s.io/pause:3.9");
+    (lower.tag, upper.tag) = (Some("v1.0-rc".into()), Some("v1.0-RC".into()));
+    record.images.extend([lower, upper]);
+    record.write(&site.path(), &site.path().join("part")).unwrap();
+    site.configure(&["--tls", "off"]).ok();
+    let said = site.on_a_host(
+        r#"SITE_ENGINE=nginx $CONF/site start >&2
+for tag in v1.0-rc v1.0-RC v1.0-Rc; do
+    curl -s -o /dev/null -D - "http://127.0.0.1:$REGISTRY/v2/k8s/registry.k8s.io/pause/manifests/$tag" |
+        sed -n 's/^Docker-Content-Digest: \(.*\)\r$/\1/p; s/^HTTP.* 404.*/none/p'
+done"#,
+    );
+    assert_eq!(said.lines().collect::<Vec<_>>(), [&*digests[0].to_string(), &digests[1].to_string(), "none"]);
+}
+
+#[test]
+fn what_runs_the_site_is_what_stops_it_and_an_open_site_with_a_user_is_told() {
+    let site = Site::full();
+    site.configure(&["--tls", "off"]).ok();
+    site.on_a_host(
+        r#"SITE_ENGINE=nginx $CONF/site start
+# Whatever would be chosen afresh.
+$CONF/site status
+if SITE_ENGINE=compose $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
+grep -q 'runs with nginx' "$HOST_COPY.said"
+# A port that changes while it runs.
+cp "$CONF/nginx.conf" "$HOST_COPY.conf"
+"$UNBUNDLE" site "$SITE" --files-port $((FILES + 1))
+$CONF/site start
+curl -sSf -o /dev/null "http://127.0.0.1:$((FILES + 1))/"
+# A configuration that is not good.
+echo 'bogus;' >>"$CONF/nginx.conf"
+if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
+grep -q 'the old one stays' "$HOST_COPY.said"
+# One that was edited before there was a user.
+sed -i 's/^bogus;/# mine/' "$CONF/nginx.conf"
+echo geheim | "$UNBUNDLE" site "$SITE" --user carla | grep 'nginx.conf was edited'
+if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
+grep -q 'answers without a password' "$HOST_COPY.said"
+$CONF/site stop
+if curl -s -o /dev/null "http://127.0.0.1:$((FILES + 1))/"; then exit 1; fi
+if curl -s -o /dev/null "http://127.0.0.1:$REGISTRY/"; then exit 1; fi"#,
+    );
+}
+
+#[test]
+fn a_user_without_roots_rights_runs_a_site() {
+    let site = Site::full();
+    site.on_a_host(
+        r#"chown -R nobody "$SITE"
+as_nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+as_nobody "$UNBUNDLE" site "$SITE" --tls off --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
+SITE_ENGINE=nginx as_nobody sh "$CONF/site" start
+curl -sSf -o /dev/null "http://127.0.0.1:$FILES/k8s/"
+SITE_ENGINE=nginx as_nobody sh "$CONF/site" stop"#,
+    );
 }
 
 #[test]
@@ -671,7 +750,8 @@ fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
         fs::create_dir_all(site.path()).unwrap();
         let record = record(&files, &images, prefix);
         record.write(&site.path(), &site.path().join("part")).unwrap();
-        configure(&site.path(), None, Changes::default()).unwrap();
+        let changes = Changes { ip: Some([127, 0, 0, 1].into()), ..Changes::default() };
+        configure(&site.path(), None, changes).unwrap();
         let offline = site.conf("kubespray/offline.yml");
         let text = fs::read_to_string(&offline).unwrap();
         let architecture = if list.is_empty() { "amd64" } else { "arm64" };
