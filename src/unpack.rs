@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::bundle::index::About;
 use crate::bundle::lanes::Lanes;
 use crate::bundle::layout::{Blob, Layout};
 use crate::bundle::reader::{BundleReader, Contents, ReadError};
@@ -29,7 +30,8 @@ const LINK_BATCH: usize = 1024;
 
 /// How to go on from here, for the people at the site: it is there when nothing else is.
 const GUIDE: &str = "README.md";
-const GUIDE_TEXT: &[u8] = include_bytes!("../docs/site.md");
+/// It travels in the bundle; this one is for a bundle without it.
+pub const GUIDE_TEXT: &str = include_str!("../docs/site.md");
 
 /// Where the parts of a bundle go.
 #[derive(Debug, Clone)]
@@ -184,7 +186,7 @@ pub fn unpack(
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
     record(&contents, options, &roots)?;
-    guide(&options.site, &roots)?;
+    guide(&contents.about, &options.site, &roots)?;
     summary.time = start.elapsed();
     Ok(summary)
 }
@@ -208,14 +210,15 @@ fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), F
 }
 
 /// Puts the guide for the people at the site beside it, unless one is there: it is theirs to write into.
-fn guide(site: &Path, roots: &Roots) -> Result<(), FsError> {
+fn guide(about: &About, site: &Path, roots: &Roots) -> Result<(), FsError> {
     use std::io::Write as _;
     let (path, scratch) = (site.join(GUIDE), roots.site.path("guide"));
     if std::fs::symlink_metadata(&path).is_ok() {
         return Ok(());
     }
     let mut file = std::fs::File::create(&scratch).map_err(FsError::at("create", &scratch))?;
-    file.write_all(GUIDE_TEXT).and_then(|()| file.sync_all()).map_err(FsError::at("write", &scratch))?;
+    let text = about.guide.as_deref().unwrap_or(GUIDE_TEXT);
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(FsError::at("write", &scratch))?;
     crate::fs::rename_durably(&scratch, &path)
 }
 

@@ -25,6 +25,7 @@ const ANNOTATION_FORMAT: &str = "dev.airbundle.format";
 const ANNOTATION_REQUIRES: &str = "dev.airbundle.requires";
 const ANNOTATION_ENCODING: &str = "dev.airbundle.encoding";
 const ANNOTATION_OMITTED: &str = "dev.airbundle.omitted";
+const ANNOTATION_GUIDE: &str = "dev.airbundle.guide";
 const ANNOTATION_URL: &str = "dev.airbundle.source-url";
 
 /// What `index.json` says.
@@ -45,6 +46,8 @@ pub struct About {
     pub title: Option<String>,
     /// When it was packed (RFC 3339). Only where whoever packs says so: the same input makes the same bundle.
     pub created: Option<String>,
+    /// How to go on at the site, in Markdown.
+    pub guide: Option<String>,
 }
 
 /// One image of a bundle.
@@ -151,8 +154,9 @@ impl Index {
         });
         let images = self.images.iter().map(IndexedImage::entry);
         let format = Some(format!("{}.{}", FORMAT.0, FORMAT.1));
-        let About { title, created } = self.about.clone();
-        let annotations = [(ANNOTATION_FORMAT, format), (TITLE, title), (CREATED, created)];
+        let About { title, created, guide } = self.about.clone();
+        let annotations =
+            [(ANNOTATION_FORMAT, format), (ANNOTATION_GUIDE, guide), (TITLE, title), (CREATED, created)];
         let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&Document {
             schema_version: 2,
@@ -181,10 +185,8 @@ impl Index {
             return Err(IndexError::Requires(feature.to_owned()));
         }
         let document: Document = serde_json::from_slice(bytes)?;
-        let about = About {
-            title: document.annotations.get(TITLE).cloned(),
-            created: document.annotations.get(CREATED).cloned(),
-        };
+        let said = |key| document.annotations.get(key).cloned();
+        let about = About { title: said(TITLE), created: said(CREATED), guide: said(ANNOTATION_GUIDE) };
         let mut index = Self { about, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
@@ -335,6 +337,7 @@ mod tests {
             about: About {
                 title: Some("Kubespray v2.25.0".into()),
                 created: Some("2026-11-23T20:00:00Z".into()),
+                guide: Some("# How to go on\n".into()),
             },
         }
     }

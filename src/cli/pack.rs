@@ -17,6 +17,7 @@ use crate::list::{ListError, Lists};
 use crate::pack::{Options, PackError, Summary, pack};
 use crate::platform::Platform;
 use crate::reference::canonical_host;
+use crate::unpack::GUIDE_TEXT;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
@@ -69,7 +70,8 @@ impl Pack {
             tries: self.retries.saturating_add(1),
         };
         let (output, platforms, level) = (self.output, self.platform, self.level);
-        let about = About { title: self.title, created: created()? };
+        let guide = Some(GUIDE_TEXT.to_owned());
+        let about = About { title: self.title, created: created()?, guide };
         let options = Options { output, platforms, level, upstream, about };
         let reporter = self.out.reporter();
         let result = pack(lists, &options, &*reporter);

@@ -203,7 +203,7 @@ mod tests {
             "history": [{"created_by": "COPY", "empty_layer": true}],
             "rootfs": {"type": "layers", "diff_ids": ["sha256:1"]},
         });
-        let about = About { title: None, created: Some("2026-02-03T04:05:06Z".into()) };
+        let about = About { title: None, created: Some("2026-02-03T04:05:06Z".into()), ..About::default() };
         let layer = Blob { digest: Digest::of(b"layer"), size: 5 };
         let additions = Additions {
             names: &["kubespray-images:v3".parse().unwrap()],
@@ -236,7 +236,7 @@ mod tests {
 
         // An image may say next to nothing, and a bundle no time that is one.
         let silent = json!({"rootfs": {"diff_ids": []}, "config": null});
-        let about = About { title: None, created: Some("yesterday".into()) };
+        let about = About { title: None, created: Some("yesterday".into()), ..About::default() };
         let result = config(&base, silent, &Additions { about: &about, ..additions });
         assert_eq!(result["created"], "1970-01-01T00:00:00Z");
         assert_eq!(result["config"]["ExposedPorts"], json!({"5000/tcp": {}}));

@@ -287,6 +287,14 @@ snapshot | diff "$HOST_COPY.before" - >&2
 #[test]
 fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
     let site = Site::full();
+    // The guide has travelled in the bundle.
+    assert_eq!(
+        fs::read_to_string(site.path().join("README.md")).unwrap(),
+        include_str!("../../docs/site.md")
+    );
+    let index =
+        Command::new("tar").arg("-xOf").arg(&world().bundle).arg("index.json").output().expect("start tar");
+    assert!(String::from_utf8_lossy(&index.stdout).contains("\"dev.airbundle.guide\":\"# The offline site"));
     site.configure_user(&["--user", "carla"]).ok();
     let before = crate::support::tree::Tree::of(&site.path());
     let again = unbundle(["site".into(), site.path()]).ok();
