@@ -273,12 +273,13 @@ fn registry_server(setup: &Setup) -> String {
 fn manifests(setup: &Setup) -> String {
     let kind = |media_type: &str| KINDS.iter().find(|(_, known)| *known == media_type).map(|(kind, _)| *kind);
     let (mut tags, mut kinds) = (BTreeMap::new(), BTreeMap::new());
-    for image in &setup.record.images {
-        for manifest in &image.manifests {
-            if let Some(kind) = kind(&manifest.media_type) {
-                kinds.insert(manifest.digest.hex(), kind);
-            }
+    let current = setup.record.images.iter().flat_map(|image| &image.manifests);
+    for manifest in current.chain(&setup.record.retired) {
+        if let Some(kind) = kind(&manifest.media_type) {
+            kinds.insert(manifest.digest.hex(), kind);
         }
+    }
+    for image in &setup.record.images {
         let (Some(tag), Some(root)) = (&image.tag, image.manifests.first()) else { continue };
         let Some(kind) = kind(&root.media_type) else { continue };
         let hex = root.digest.hex();

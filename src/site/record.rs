@@ -40,6 +40,9 @@ pub struct Record {
     pub images: Vec<RecordedImage>,
     /// The files, sorted by path.
     pub files: Vec<RecordedFile>,
+    /// Manifests that no tag means any more, sorted by digest: who knows their digest still gets them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<RecordedManifest>,
 }
 
 /// A bundle that was unpacked.
@@ -128,8 +131,8 @@ impl Record {
     /// The record of a site that holds nothing, whose parts are at these places.
     #[must_use]
     pub fn new(files_root: PathBuf, registry_root: PathBuf) -> Self {
-        let (bundles, images, files) = (Vec::new(), Vec::new(), Vec::new());
-        Self { format: FORMAT, files_root, registry_root, bundles, images, files }
+        let (bundles, images, files, retired) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { format: FORMAT, files_root, registry_root, bundles, images, files, retired }
     }
 
     /// Whether the parts of the site are where those of `other` are.
@@ -223,7 +226,14 @@ impl Record {
                 known.repositories.retain(|repository| !image.repositories.contains(repository));
             }
         }
-        self.images.retain(|known| !known.repositories.is_empty());
+        for known in self.images.extract_if(.., |known| known.repositories.is_empty()) {
+            // The same image comes again at once.
+            if known.digest() != image.digest() {
+                self.retired.extend(known.manifests);
+            }
+        }
+        self.retired.sort_by_key(|manifest| manifest.digest);
+        self.retired.dedup_by_key(|manifest| manifest.digest);
         self.images.push(image);
     }
 }

@@ -757,6 +757,13 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
         world.upstream.image("registry.k8s.io/pause:3.9"),
     );
     assert_eq!(registry.garbage_collect(&[]), [""; 0]);
+    // nginx alone knows both, too.
+    unbundle(["site".as_ref(), site.as_os_str(), "--ip".as_ref(), "127.0.0.1".as_ref()]).ok();
+    let known =
+        fs::read_to_string(site.join("conf/registry-api/manifests.conf")).expect("read what nginx knows");
+    for image in [&old, &new] {
+        assert!(known.contains(&image.root.digest["sha256:".len()..]), "{known}");
+    }
     let pushed = folder.path().join("pushed");
     {
         let mirror = Registry::start(&pushed);
