@@ -9,6 +9,8 @@ pub mod pack;
 pub mod progress;
 pub mod site;
 pub mod unpack;
+#[cfg(feature = "net")]
+pub mod upstream;
 pub mod verify;
 
 use std::error::Error;

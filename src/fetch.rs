@@ -7,6 +7,7 @@ pub mod http;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
+pub mod upstream;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
