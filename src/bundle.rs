@@ -6,8 +6,11 @@ pub mod frame;
 pub mod index;
 pub mod lanes;
 pub mod layout;
+pub mod old;
+pub mod partial;
 pub mod reader;
 pub mod seek_table;
+pub mod spool;
 pub mod writer;
 
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.

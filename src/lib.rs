@@ -15,12 +15,15 @@ pub mod image;
 #[cfg(feature = "net")]
 pub mod list;
 pub mod load;
+pub mod lock;
 pub mod manifest;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod path;
 pub mod platform;
 pub mod reference;
+#[cfg(feature = "net")]
+pub mod relock;
 pub mod site;
 pub mod unpack;
 pub mod verify;

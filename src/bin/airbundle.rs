@@ -14,6 +14,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Pack(cli::pack::Pack),
+    Lock(cli::lock::Lock),
+    Diff(cli::diff::Diff),
     Image(cli::image::Image),
 }
 
@@ -21,6 +23,8 @@ fn main() -> std::process::ExitCode {
     let Cli { verb } = Cli::parse();
     cli::main(|| match verb {
         Verb::Pack(pack) => pack.run(),
+        Verb::Lock(lock) => lock.run(),
+        Verb::Diff(diff) => diff.run(),
         Verb::Image(image) => image.run(),
     })
 }

@@ -6,6 +6,7 @@ use crate::cli::chain;
 use crate::engine::EngineError;
 use crate::image::error::ImageError;
 use crate::load::LoadError;
+use crate::lock::LockError;
 use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
 use crate::unpack::UnpackError;
@@ -38,6 +39,8 @@ pub enum Code {
     Engine = 11,
     /// The site cannot be served: its certificate, a server that does not start.
     Serve = 12,
+    /// What was locked is no longer what its names mean upstream.
+    Moved = 13,
 }
 
 /// Why a program ends with another code than success.
@@ -119,6 +122,13 @@ impl From<Vec<LoadError>> for Failure {
             LoadError::OneFile(..) | LoadError::Nothing(_) => Code::Usage,
         });
         Self { code, messages: errors.iter().map(|error| chain(error)).collect() }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let code = if matches!(error, LockError::Version(_)) { Code::NotABundle } else { Code::List };
+        Self::new(code, chain(&error))
     }
 }
 

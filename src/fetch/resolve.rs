@@ -21,6 +21,7 @@ use crate::platform::Platform;
 const DEPTH_LIMIT: usize = 7;
 
 /// What lists resolved to.
+#[derive(Clone, Default)]
 pub struct Resolved {
     /// The images, sorted by reference.
     pub images: Vec<ResolvedImage>,
@@ -31,6 +32,7 @@ pub struct Resolved {
 }
 
 /// What one image resolved to.
+#[derive(Clone)]
 pub struct ResolvedImage {
     /// Its entry in the index of the bundle.
     pub indexed: IndexedImage,
@@ -38,34 +40,34 @@ pub struct ResolvedImage {
     pub registry: Arc<Registry>,
 }
 
-/// Asks for everything that `lists` name; the failures of all of them together.
+/// Asks for everything that `lists` name; beside what was found, the failures of all the rest.
 pub fn resolve(
     http: &Http,
     upstream: &Upstream,
     platforms: &[Platform],
     lists: Lists,
     report: &dyn Report,
-) -> Result<Resolved, Vec<FetchError>> {
+) -> (Resolved, Vec<FetchError>) {
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "resolving", bytes: None, objects });
     for message in upstream.unused(&lists) {
         report.event(&Event::Warning { message });
     }
-    let registries = registries(http, upstream, &lists)?;
+    let registries = match registries(http, upstream, &lists) {
+        Ok(registries) => registries,
+        Err(failures) => return (Resolved::default(), failures),
+    };
     let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
         let registry = &registries[entry.reference.host()];
         let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests);
         resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
     });
-    let files = in_parallel(upstream.jobs, &lists.files, |entry| {
-        let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
-        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
-    });
+    let files = probe(http, upstream, &lists.files, report);
 
-    let mut failures = Vec::new();
     let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
-    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests };
+    let mut resolved = Resolved { manifests, ..Resolved::default() };
+    let mut failures = Vec::new();
     let mut is_full = false;
     for image in images {
         match image {
@@ -83,10 +85,23 @@ pub fn resolve(
     }
     resolved.images.sort_by_cached_key(|image| image.indexed.reference.to_string());
     resolved.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
-    if failures.is_empty() { Ok(resolved) } else { Err(failures) }
+    (resolved, failures)
 }
 
-fn registries(
+/// Asks for the beginning of files.
+pub(crate) fn probe(
+    http: &Http,
+    upstream: &Upstream,
+    files: &[FileEntry],
+    report: &dyn Report,
+) -> Vec<Result<RemoteFile, FetchError>> {
+    in_parallel(upstream.jobs, files, |entry| {
+        let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
+        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
+    })
+}
+
+pub(crate) fn registries(
     http: &Http,
     upstream: &Upstream,
     lists: &Lists,
