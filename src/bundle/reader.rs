@@ -9,7 +9,9 @@
 //! - *wrong bytes*: every frame has a checksum and every blob a digest, and the caller gets nothing whole before
 //!   both are checked.
 //! - *a seek table that lies*: it is used to find the next frame behind a damaged one, and frames that it cuts
-//!   in any other way do not parse.
+//!   in any other way do not parse. What it says of a content's size counts only where nothing else can be known, of a
+//!   frame that does not decode: so it can shift what follows a hole, as damage can, and then nothing behind it is what
+//!   the documents ask for.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -432,13 +434,10 @@ impl Feeder {
             let frame = frames.next_frame();
             let is_whole = frames.offset() == end;
             let sent = match frame {
-                Ok(Some(frame)) if is_whole => {
-                    // The frame has a checksum, and the table has none.
-                    if frame.content_size() != entry.decompressed as usize {
-                        self.defer(offset, FrameError::SeekTable);
-                    }
+                Ok(Some(frame)) if is_whole && frame.content_size() == entry.decompressed as usize => {
                     self.frame(offset, frame)
                 }
+                Ok(Some(frame)) if is_whole => self.contested(offset, *entry, frame),
                 Ok(_) => self.hole(offset, *entry, FrameError::Damaged),
                 Err(error) => self.hole(offset, *entry, error),
             };
@@ -469,6 +468,19 @@ impl Feeder {
                 Ok(())
             }
         }
+    }
+
+    /// A frame that states another content size than the table. It has a checksum, and the table has none: which of
+    /// them is wrong is known when it is decoded. Frames of a bundle that nobody damaged never come here, so this need
+    /// not be fast, and holds one frame more.
+    fn contested(&mut self, offset: u64, entry: Entry, frame: Frame) -> Result<(), Gone> {
+        if let Frame::Data { bytes, content_size } = &frame
+            && let Err(error) = frame::decode(bytes, *content_size)
+        {
+            return self.hole(offset, entry, error);
+        }
+        self.defer(offset, FrameError::SeekTable);
+        self.frame(offset, frame)
     }
 
     /// A frame that is damaged, of known size.
