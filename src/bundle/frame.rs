@@ -502,6 +502,12 @@ mod tests {
         assert!(matches!(read_one(&bomb), Err(FrameError::Foreign(_))));
         let huge = [&PADDING_MAGIC.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
         assert!(matches!(read_one(&huge), Err(FrameError::Foreign(_))));
+        // Empty blocks without end, in the header of a stored frame and of another.
+        for header in [&[STORED][..], &[STORED & !0b0010_0000, 0]] {
+            let size = u32::try_from(FRAME_SIZE).unwrap().to_le_bytes();
+            let endless = [&MAGIC.to_le_bytes(), header, &size, &vec![0; 2 * FRAME_SIZE]].concat();
+            assert!(matches!(read_one(&endless), Err(FrameError::Foreign(_))));
+        }
         assert!(matches!(read_one(b"PK\x03\x04"), Err(FrameError::Magic)));
     }
 }
