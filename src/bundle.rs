@@ -2,6 +2,7 @@
 //!
 //! `bundle-format.md` is the specification; a section of it is named where a constant comes from there.
 
+pub mod buffer;
 pub mod frame;
 pub mod index;
 pub mod lanes;
