@@ -156,7 +156,7 @@ impl From<LayoutError> for PackError {
 }
 
 /// Packs what `input` names. Nothing is at `options.output` before the bundle is complete and on the disk.
-pub fn pack(input: Input, options: &Options, report: &dyn Report) -> Result<Summary, PackError> {
+pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Summary, PackError> {
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
     let leftovers = Leftovers::of(&claim, report)?;
@@ -167,7 +167,7 @@ pub fn pack(input: Input, options: &Options, report: &dyn Report) -> Result<Summ
     let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
     let http = Http::new(options.upstream.tries);
     let means = Means { http: &http, report, jobs: options.upstream.jobs, spool: None };
-    let (mut resolved, mut failures) = find(&http, &input, options, report)?;
+    let (mut resolved, mut failures) = find(&http, input, options, report)?;
     if !failures.is_empty() && options.missing == Missing::Stop {
         return Err(PackError::Fetch(failures));
     }
@@ -176,7 +176,7 @@ pub fn pack(input: Input, options: &Options, report: &dyn Report) -> Result<Summ
     loop {
         let claim = claim.take().map_or_else(|| Claim::new(&options.output), Ok)?;
         let mut plan = Plan::new(resolved.clone(), options.about.clone())?;
-        if let Input::Lock(lock) = &input {
+        if let Input::Lock(lock) = input {
             lock.agrees(&Lock::of(&plan.layout, &[], &HashMap::new()))?;
         }
         let mut attempt = Attempt::begin(claim, &plan, options.level, report)?;

@@ -52,21 +52,18 @@ fn totals(plan: &Plan, known: &[Planned], late: &[Planned]) -> String {
     let manifests: u64 = plan.manifests().iter().map(|blob| blob.size).sum();
     let sum = |planned: &[Planned]| planned.iter().map(|planned| planned.blob.size).sum::<u64>();
     let bytes = manifests + sum(known) + sum(late);
-    let mut text = format!(
+    let text = format!(
         "{} files and {} images: {} blobs, {}",
         plan.files.files.len(),
         plan.layout.images.len(),
         plan.manifests().len() + known.len() + late.len(),
         human_bytes(bytes),
     );
-    if !late.is_empty() {
-        text.push_str(&format!(
-            "; {} files ({}) are fetched to learn their sha256, which no list has",
-            late.len(),
-            human_bytes(sum(late))
-        ));
+    if late.is_empty() {
+        return text;
     }
-    text
+    let (count, bytes) = (late.len(), human_bytes(sum(late)));
+    format!("{text}; {count} files ({bytes}) are fetched to learn their sha256, which no list has")
 }
 
 /// Fetches what `tasks` name, and keeps nothing but digests and sizes.

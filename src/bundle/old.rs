@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
-use crate::bundle::frame::{self, Frame, FrameReader};
+use crate::bundle::buffer::{Buffer, Buffers};
+use crate::bundle::frame::{self, Data, Frame, FrameReader};
 use crate::bundle::layout::{Blob, tar_header};
 use crate::bundle::reader::{BundleReader, ReadError};
 use crate::bundle::writer::BundleWriter;
@@ -71,8 +72,7 @@ impl Old {
     pub fn partial(path: &Path) -> Result<Self, FsError> {
         let mut old = Self::open(path)?;
         let mut headers = Headers::default();
-        let frames =
-            old.scan(|frame, bytes| headers.frame(frame, bytes)).map_err(FsError::at("read", path))?;
+        let frames = old.scan(|frame, data| headers.frame(frame, data)).map_err(FsError::at("read", path))?;
         let end = frames.last().map_or(0, |frame| frame.start + frame.content as u64);
         old.frames = frames;
         old.blobs = headers.blobs;
@@ -99,10 +99,11 @@ impl Old {
         let first = self.frames.partition_point(|frame| frame.start + frame.content as u64 <= place.start);
         let last = self.frames.partition_point(|frame| frame.start < end);
         let frames = self.frames.get(first..last).unwrap_or_default();
-        let (mut hasher, mut is_ours) = (Hasher::new(), None);
+        let (mut hasher, mut is_ours, buffers) = (Hasher::new(), None, frame::buffers());
         writer.begin(Some((blob.digest, blob.size)));
         for batch in frames.chunks(BATCH) {
-            let read: Vec<_> = batch.to_vec().into_par_iter().map(|frame| self.read(frame)).collect();
+            let read: Vec<_> =
+                batch.to_vec().into_par_iter().map(|frame| self.read(frame, &buffers)).collect();
             for (frame, read) in batch.iter().zip(read) {
                 let Some((bytes, content)) = read else {
                     writer.take_back()?;
@@ -130,27 +131,32 @@ impl Old {
     }
 
     /// A frame and what it decodes to; nothing if it is damaged.
-    fn read(&self, frame: OldFrame) -> Option<(Vec<u8>, Vec<u8>)> {
+    fn read(&self, frame: OldFrame, buffers: &Buffers) -> Option<(Vec<u8>, Buffer)> {
         let mut bytes = vec![0; frame.compressed];
         self.file.read_exact_at(&mut bytes, frame.offset).ok()?;
-        let content = frame::decode(&bytes, frame.content).ok()?;
-        Some((bytes, content))
+        let mut frames = FrameReader::new(bytes.as_slice(), 0, buffers);
+        let Ok(Some(Frame::Data(data))) = frames.next_frame() else { return None };
+        let is_whole = frames.offset() == bytes.len() as u64;
+        let content = data.decode(buffers).ok()?;
+        (is_whole && content.len() == frame.content).then_some((bytes, content))
     }
 
     /// All frames, one after the other; `look` at each.
-    fn scan(&self, mut look: impl FnMut(OldFrame, &[u8])) -> std::io::Result<Vec<OldFrame>> {
+    fn scan(&self, mut look: impl FnMut(OldFrame, Data)) -> std::io::Result<Vec<OldFrame>> {
         let mut file = self.file.try_clone()?;
         file.rewind()?;
-        let mut reader = FrameReader::new(BufReader::with_capacity(256 << 10, file), 0);
+        let mut reader = FrameReader::new(BufReader::new(file), 0, &frame::buffers());
         let (mut frames, mut start) = (Vec::new(), 0);
         loop {
             let offset = reader.offset();
             let Ok(Some(read)) = reader.next_frame() else { return Ok(frames) };
-            if let Frame::Data { bytes, content_size } = read {
-                let frame = OldFrame { offset, compressed: bytes.len(), start, content: content_size };
-                look(frame, &bytes);
+            let content = read.content_size();
+            if let Frame::Data(data) = read {
+                let compressed = usize::try_from(reader.offset() - offset).expect("a frame is small");
+                let frame = OldFrame { offset, compressed, start, content };
+                look(frame, data);
                 frames.push(frame);
-                start += content_size as u64;
+                start += content as u64;
             }
         }
     }
@@ -188,7 +194,7 @@ struct Headers {
 }
 
 impl Headers {
-    fn frame(&mut self, frame: OldFrame, bytes: &[u8]) {
+    fn frame(&mut self, frame: OldFrame, data: Data) {
         let end = frame.start + frame.content as u64;
         if self.is_late && frame.content == FRAME_SIZE {
             self.next = end;
@@ -196,7 +202,7 @@ impl Headers {
         if end <= self.next {
             return;
         }
-        let Ok(content) = frame::decode(bytes, frame.content) else {
+        let Ok(content) = data.decode(&frame::buffers()) else {
             self.next = end;
             return;
         };

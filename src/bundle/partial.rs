@@ -13,7 +13,7 @@ use std::path::Path;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha512};
 
-use crate::bundle::frame::{self, Frame, FrameReader};
+use crate::bundle::frame::{self, Data, Frame, FrameReader};
 use crate::bundle::layout::{Blob, blob_name, tar_header};
 use crate::bundle::writer::{FrameRecord, Kept, OwnFrames, SHARED_LIMIT};
 use crate::bundle::{BLOCK, FRAME_SIZE, padded};
@@ -87,27 +87,30 @@ pub fn salvage(
     });
     report.event(&Event::Begin { id: 0, object: path.display().to_string(), bytes: Some(len - head_room) });
     input.seek(SeekFrom::Start(head_room)).map_err(FsError::at("read", path))?;
-    let mut frames = FrameReader::new(BufReader::with_capacity(256 << 10, input), head_room);
+    let buffers = frame::buffers();
+    let mut frames = FrameReader::new(BufReader::new(input), head_room, &buffers);
     let mut walk = Walk::new(expected);
     'all: loop {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
             let offset = frames.offset();
-            let Ok(Some(Frame::Data { bytes, content_size })) = frames.next_frame() else { break };
-            batch.push((offset, bytes, content_size));
+            let Ok(Some(Frame::Data(data))) = frames.next_frame() else { break };
+            batch.push((offset, frames.offset() - offset, data));
         }
         if batch.is_empty() {
             break;
         }
-        let read = batch.iter().map(|(_, bytes, _)| bytes.len() as u64).sum();
-        let decode = |(offset, bytes, size): (u64, Vec<u8>, usize)| {
-            let record = FrameRecord { offset, compressed: bytes.len(), decompressed: size };
-            (record, frame::decode(&bytes, size))
+        let read = batch.iter().map(|(_, len, _)| len).sum();
+        let decode = |(offset, len, data): (u64, u64, Data)| {
+            let content = data.decode(&buffers);
+            let decompressed = content.as_ref().map_or(0, |content| content.len());
+            let compressed = usize::try_from(len).expect("a frame is small");
+            (FrameRecord { offset, compressed, decompressed }, content)
         };
         let decoded: Vec<_> = batch.into_par_iter().map(decode).collect();
         for (record, content) in decoded {
             let Ok(content) = content else { break 'all };
-            if !walk.frame(record, content) {
+            if !walk.frame(record, &content) {
                 break 'all;
             }
         }
@@ -153,10 +156,10 @@ impl<'a> Walk<'a> {
     }
 
     /// Takes the next frame; says whether it is what belongs there.
-    fn frame(&mut self, record: FrameRecord, content: Vec<u8>) -> bool {
+    fn frame(&mut self, record: FrameRecord, content: &[u8]) -> bool {
         let sound = match &self.large {
-            Some(_) => self.content(&content),
-            None if content.len() == BLOCK => self.header(&content) || self.small_entries(content),
+            Some(_) => self.content(content),
+            None if content.len() == BLOCK => self.header(content) || self.small_entries(content),
             None => self.small_entries(content),
         };
         if sound {
@@ -239,7 +242,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A frame of small entries: all of them, or none.
-    fn small_entries(&mut self, mut content: Vec<u8>) -> bool {
+    fn small_entries(&mut self, mut content: &[u8]) -> bool {
         let (mut done, mut position, mut seen) = (self.done, 0, Vec::new());
         let is_manifest = self.expected.get(done).is_some_and(|expected| expected.is_manifest);
         while position < content.len() {
@@ -248,7 +251,7 @@ impl<'a> Walk<'a> {
                 if content[position..] != [0; 2 * BLOCK] {
                     return false;
                 }
-                content.truncate(position);
+                content = &content[..position];
                 break;
             };
             let Some(blob) = expected.blob.filter(|blob| blob.size <= SHARED_LIMIT as u64) else {
@@ -278,7 +281,7 @@ impl<'a> Walk<'a> {
         self.done = done;
         self.seen.extend(seen);
         // Where it holds nothing but the end, it is one that belongs behind all others.
-        self.shared = (!is_manifest).then_some(content);
+        self.shared = (!is_manifest).then(|| content.to_vec());
         true
     }
 

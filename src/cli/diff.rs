@@ -10,7 +10,7 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::pack::read_lock;
 use crate::cli::{json, print};
 use crate::event::human_bytes;
-use crate::lock::{Change, Diff as Difference, Lock};
+use crate::lock::{Amount, Change, Diff as Difference, Lock};
 
 /// Say what was added, removed and changed between two locks or bundles
 #[derive(Debug, Args)]
@@ -67,18 +67,13 @@ fn text(diff: &Difference) -> String {
     let mut text = String::new();
     for (title, changes) in [("images", &diff.images), ("files", &diff.files)] {
         if !changes.is_empty() {
-            text.push_str(&format!("{title}:\n"));
-            changes.iter().for_each(|change| text.push_str(&line(change)));
+            text.extend([title, ":\n"]);
+            text.extend(changes.iter().map(line));
         }
     }
-    text.push_str(&format!(
-        "blobs: {} added ({}), {} removed ({}), {} kept ({})\n",
-        diff.added.blobs,
-        human_bytes(diff.added.bytes),
-        diff.removed.blobs,
-        human_bytes(diff.removed.bytes),
-        diff.kept.blobs,
-        human_bytes(diff.kept.bytes),
-    ));
-    text
+    let Difference { added, removed, kept, .. } = diff;
+    let amount = |amount: &Amount| format!("{} ({})", amount.blobs, human_bytes(amount.bytes));
+    let blobs =
+        format!("blobs: {} added, {} removed, {} kept\n", amount(added), amount(removed), amount(kept));
+    text + &blobs
 }

@@ -85,7 +85,7 @@ impl Pack {
             missing,
         };
         let reporter = self.out.reporter();
-        let result = pack(input, &options, &*reporter);
+        let result = pack(&input, &options, &*reporter);
         drop(reporter);
         let summary = result.map_err(pack_failure)?;
         print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
