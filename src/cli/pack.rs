@@ -162,10 +162,12 @@ fn read_input(paths: &[PathBuf]) -> Result<Input, Failure> {
 
 /// Reads `path` if it is a lock.
 pub(super) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
+    // A list may come through a pipe, which can be read once; and what cannot be read is told as a list is.
     let mut first = Vec::new();
-    let begins = File::open(path).and_then(|file| file.take(64).read_to_end(&mut first));
-    // What cannot be read is told as a list is.
-    if path.is_dir() || begins.is_err() || !Lock::is_one(&first) {
+    if !path.is_file()
+        || File::open(path).and_then(|file| file.take(64).read_to_end(&mut first)).is_err()
+        || !Lock::is_one(&first)
+    {
         return Ok(None);
     }
     let bytes = fs::read(path, INDEX_LIMIT).map_err(|error| Failure::new(Code::File, chain(&error)))?;

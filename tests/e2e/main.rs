@@ -16,6 +16,7 @@ mod image;
 mod images;
 mod kill;
 mod release;
+mod resume;
 mod second_reader;
 mod secure;
 mod serve;
