@@ -3,6 +3,8 @@
 pub mod exit;
 pub mod image;
 pub mod images;
+#[cfg(feature = "net")]
+pub mod lists;
 pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;

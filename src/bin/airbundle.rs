@@ -14,6 +14,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Pack(cli::pack::Pack),
+    Lists(cli::lists::Lists),
     Image(cli::image::Image),
 }
 
@@ -21,6 +22,7 @@ fn main() -> std::process::ExitCode {
     let Cli { verb } = Cli::parse();
     cli::main(|| match verb {
         Verb::Pack(pack) => pack.run(),
+        Verb::Lists(lists) => lists.run(),
         Verb::Image(image) => image.run(),
     })
 }
