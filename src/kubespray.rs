@@ -131,7 +131,7 @@ pub fn make(options: &Options, warn: &mut dyn FnMut(String)) -> Result<Made, Kub
     let checkout = Checkout::read(&options.source, &options.vars, options.keep_mirrors, warn)?;
     let mut made =
         Made { release: options.release.clone().or_else(|| checkout.release.clone()), ..Made::default() };
-    let mut errors = Vec::new();
+    let (mut errors, mut unpinned) = (Vec::new(), false);
     let hosts: Vec<_> = options
         .architectures
         .iter()
@@ -158,15 +158,10 @@ pub fn make(options: &Options, warn: &mut dyn FnMut(String)) -> Result<Made, Kub
             made.add_image(image);
         }
         tell(host.warnings);
-        for error in host.errors {
-            if !errors.contains(&error) {
-                errors.push(error);
-            }
-        }
+        unpinned |= host.unpinned;
+        errors.append(&mut host.errors);
     }
-    if !errors.is_empty() {
-        return Err(KubesprayError::Eval(errors));
-    }
+    failed(errors, unpinned)?;
     if options.complete {
         let mut warnings = Vec::new();
         let before = (made.files.len(), made.images.len());
@@ -177,6 +172,17 @@ pub fn make(options: &Options, warn: &mut dyn FnMut(String)) -> Result<Made, Kub
     }
     check(&made)?;
     Ok(made)
+}
+
+/// An error if there are any, each fault once.
+fn failed(errors: Vec<EvalError>, unpinned: bool) -> Result<(), KubesprayError> {
+    let mut told: Vec<EvalError> = Vec::new();
+    for error in errors {
+        if !told.iter().any(|other| other.is_same(&error)) {
+            told.push(error);
+        }
+    }
+    if told.is_empty() { Ok(()) } else { Err(KubesprayError::Eval { errors: told, unpinned }) }
 }
 
 impl Made {
@@ -257,6 +263,8 @@ struct Host<'a> {
     evaluator: Arc<Evaluator>,
     options: &'a Options,
     errors: Vec<EvalError>,
+    /// Whether one of them is about a checksum that Kubespray does not have.
+    unpinned: bool,
     warnings: Vec<String>,
 }
 
@@ -270,7 +278,7 @@ struct Download<'a> {
 
 impl<'a> Host<'a> {
     fn new(evaluator: Arc<Evaluator>, options: &'a Options) -> Self {
-        Self { evaluator, options, errors: Vec::new(), warnings: Vec::new() }
+        Self { evaluator, options, errors: Vec::new(), unpinned: false, warnings: Vec::new() }
     }
 
     fn lists(&mut self, checkout: &Checkout) -> (Vec<File>, Vec<String>) {
@@ -318,11 +326,11 @@ impl<'a> Host<'a> {
             if !self.is(download, "enabled") {
                 continue;
             }
-            if self.is(download, "file") {
-                if let Some(url) = self.kept(download.text(&self.evaluator, "url")).flatten() {
-                    let checksum = self.checksum(download);
-                    files.push(File { url, checksum });
-                }
+            if self.is(download, "file")
+                && let Some(url) = self.kept(download.text(&self.evaluator, "url")).flatten()
+            {
+                let checksum = self.checksum(download);
+                files.push(File { url, checksum });
             }
             if self.is(download, "container") {
                 images.extend(self.image(download));
@@ -368,6 +376,7 @@ impl<'a> Host<'a> {
                 None
             }
             Err(error) => {
+                self.unpinned |= error.is_undefined();
                 self.errors.push(error);
                 None
             }
@@ -388,13 +397,7 @@ impl<'a> Host<'a> {
     }
 
     fn kept<T>(&mut self, result: Result<T, EvalError>) -> Option<T> {
-        result
-            .map_err(|error| {
-                if !self.errors.contains(&error) {
-                    self.errors.push(error)
-                }
-            })
-            .ok()
+        result.map_err(|error| self.errors.push(error)).ok()
     }
 
     fn unfit(&mut self, download: &Download<'_>, found: &str, expected: &'static str) {

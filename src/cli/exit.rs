@@ -63,7 +63,12 @@ impl From<KubesprayError> for Failure {
     fn from(error: KubesprayError) -> Self {
         let code = if matches!(error, KubesprayError::Fs(_)) { Code::File } else { Code::List };
         let messages = match error {
-            KubesprayError::Eval(errors) => errors.iter().map(ToString::to_string).collect(),
+            KubesprayError::Eval { errors, unpinned } => {
+                let hint = "for a file without checksum: set a version that has one, or the variable of its checksum, \
+                            or take it as it comes with --allow-unpinned";
+                let hint = unpinned.then(|| hint.to_owned());
+                errors.iter().map(ToString::to_string).chain(hint).collect()
+            }
             KubesprayError::Entries(entries) => entries,
             error => vec![chain(&error)],
         };

@@ -36,13 +36,13 @@ struct Kubespray {
     /// For hosts of these architectures: amd64, arm64, arm, ppc64le
     #[arg(long, value_name = "ARCH", value_delimiter = ',', default_value = "amd64")]
     arch: Vec<Architecture>,
-    /// With these variables: a YAML file, or a folder of them, such as inventory/mycluster/group_vars; later ones win
+    /// With these variables: a YAML file, or a folder of them, such as an inventory has; later ones win
     #[arg(long, value_name = "FILE", num_args = 1..)]
     vars: Vec<PathBuf>,
     /// List only what hosts with these variables download
     #[arg(long)]
     enabled_only: bool,
-    /// List what Kubespray uses and its own generate_list.sh leaves out, too
+    /// List what Kubespray uses and its own list generator leaves out, too
     #[arg(long)]
     complete: bool,
     /// Take variables that say where hosts fetch from (…_url, …_repo), too

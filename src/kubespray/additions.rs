@@ -13,7 +13,7 @@ use crate::kubespray::checkout::{Checkout, Variables};
 use crate::kubespray::error::KubesprayError;
 use crate::kubespray::template::{Evaluator, is_template};
 use crate::kubespray::yaml::Yaml;
-use crate::kubespray::{Download, File, Host, Made, Options, ansible, downloads, present, version};
+use crate::kubespray::{Download, File, Host, Made, Options, ansible, downloads, failed, present, version};
 use crate::reference::Reference;
 
 /// The variable that turns an add-on on, what a list that serves it names, and what that is.
@@ -51,10 +51,10 @@ pub(super) fn add(
             add.pairs(&base, &checkout.defaults);
         }
         for role in &roles {
-            if options.enabled_only && !role.is_enabled(&base) {
+            let evaluator = evaluate(&role.variables);
+            if options.enabled_only && !role.is_enabled(&evaluator) {
                 continue;
             }
-            let evaluator = evaluate(&role.variables);
             let own: Variables = role.variables.0.iter().chain(&role.variables.1).cloned().collect();
             add.pairs(&evaluator, &own);
             add.urls(&evaluator, &own);
@@ -99,11 +99,11 @@ fn roles(checkout: &Checkout) -> Result<Vec<Role>, KubesprayError> {
 impl Role {
     /// Whether some role that depends on this one does so with these variables. What cannot be told is a yes: conditions
     /// ask about hosts, too, and of hosts nothing is known here.
-    fn is_enabled(&self, base: &Evaluator) -> bool {
+    fn is_enabled(&self, evaluator: &Evaluator) -> bool {
         let holds = |condition: &String, file: &Arc<Path>| {
             let text =
                 if is_template(condition) { condition.clone() } else { format!("{{{{ {condition} }}}}") };
-            base.text("when", &text, 1, file).map_or(true, |value| ansible::is_truthy(&value))
+            evaluator.text("when", &text, 1, file).map_or(true, |value| ansible::is_truthy(&value))
         };
         self.conditions.is_empty()
             || self.conditions.iter().any(|(all, file)| all.iter().all(|condition| holds(condition, file)))
@@ -123,7 +123,8 @@ impl Additions<'_> {
     /// Files of `downloads` that are listed under no `…_download_url`.
     fn downloads(&mut self) -> Result<(), KubesprayError> {
         let mut host = Host::new(self.base.clone(), self.options);
-        let entries = downloads(self.base).map_err(|error| KubesprayError::Eval(vec![error]))?;
+        let entries = downloads(self.base)
+            .map_err(|error| KubesprayError::Eval { errors: vec![error], unpinned: false })?;
         if self.options.enabled_only {
             // What is to be there is there.
             self.decided = entries.iter().filter_map(|download| host.image(download)).collect();
@@ -133,7 +134,7 @@ impl Additions<'_> {
             self.download(&mut host, download);
         }
         self.warnings.append(&mut host.warnings);
-        if host.errors.is_empty() { Ok(()) } else { Err(KubesprayError::Eval(host.errors)) }
+        failed(host.errors, host.unpinned)
     }
 
     fn download(&mut self, host: &mut Host<'_>, download: &Download<'_>) {

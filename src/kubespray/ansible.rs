@@ -2,6 +2,8 @@
 //!
 //! What is not here is an error that names it, if a value needs it.
 
+#![expect(clippy::needless_pass_by_value, reason = "the template engine hands arguments over by value")]
+
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
@@ -109,13 +111,9 @@ fn lookup(state: &mut State, kind: String, names: Rest<String>, kwargs: Kwargs) 
         found.push(match kind.trim_start_matches("ansible.builtin.") {
             "vars" => match state.lookup(name) {
                 Some(value) => value,
-                None => match kwargs.get::<Option<Value>>("default")? {
-                    Some(value) => value,
-                    None => {
-                        let message = format!("lookup: `{name}` is undefined");
-                        return Err(Error::new(ErrorKind::UndefinedError, message));
-                    }
-                },
+                None => kwargs.get::<Option<Value>>("default")?.ok_or_else(|| {
+                    Error::new(ErrorKind::UndefinedError, format!("lookup: `{name}` is undefined"))
+                })?,
             },
             // Nothing of this machine's environment belongs into a list.
             "env" => Value::from(""),
@@ -144,9 +142,10 @@ fn method(_: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<
             "split" => Value::from(split(value.clone(), text(0))?),
             "startswith" => Value::from(text(0).is_some_and(|start| own.starts_with(&start))),
             "endswith" => Value::from(text(0).is_some_and(|end| own.ends_with(&end))),
-            "find" => Value::from(
-                text(0).and_then(|part| own.find(&part)).map_or(-1, |at| own[..at].chars().count() as i64),
-            ),
+            "find" => {
+                let at = text(0).and_then(|part| own.find(&part));
+                at.map_or_else(|| Value::from(-1), |at| Value::from(own[..at].chars().count()))
+            }
             "lower" => Value::from(own.to_lowercase()),
             "upper" => Value::from(own.to_uppercase()),
             "strip" => Value::from(own.trim_matches(is_stripped(strip()))),

@@ -25,6 +25,9 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// A variable and its name, in the order of the files.
 pub(super) type Variables = Vec<(String, Variable)>;
 
+/// A role that another one depends on, the conditions for it, and the file that says so.
+pub(super) type Dependency = (String, Vec<String>, Arc<Path>);
+
 /// A checkout of Kubespray, and what a user has set.
 #[derive(Debug)]
 pub(super) struct Checkout {
@@ -141,10 +144,7 @@ impl Checkout {
     }
 
     /// The roles that a role depends on, the conditions, and the file that says so.
-    pub(super) fn dependencies(
-        &self,
-        role: &Path,
-    ) -> Result<Vec<(String, Vec<String>, Arc<Path>)>, KubesprayError> {
+    pub(super) fn dependencies(&self, role: &Path) -> Result<Vec<Dependency>, KubesprayError> {
         let mut all = Vec::new();
         for path in main_files(&self.root, &role.join("meta"))? {
             // What is no mapping depends on nothing.

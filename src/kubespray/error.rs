@@ -34,9 +34,14 @@ pub enum KubesprayError {
         /// What is wrong.
         message: String,
     },
-    /// Some variables come to nothing: all of them.
-    #[error("{}", lines(.0))]
-    Eval(Vec<EvalError>),
+    /// Some variables come to nothing: all of them, each once.
+    #[error("{}", lines(.errors))]
+    Eval {
+        /// Why.
+        errors: Vec<EvalError>,
+        /// Whether all that some files lack is a checksum.
+        unpinned: bool,
+    },
     /// The variables come to something that no list can name.
     #[error("{}", .0.join("\n"))]
     Entries(Vec<String>),
@@ -54,7 +59,7 @@ pub struct EvalError {
     /// Where it is set.
     pub place: Option<(Arc<Path>, usize)>,
     /// What is wrong with it.
-    pub reason: Reason,
+    pub reason: Box<Reason>,
     /// What needs it, the nearest first.
     pub needed_by: Vec<String>,
 }
@@ -95,14 +100,14 @@ impl EvalError {
         Self {
             variable: variable.to_owned(),
             place: Some((file.clone(), line)),
-            reason,
+            reason: Box::new(reason),
             needed_by: Vec::new(),
         }
     }
 
     /// An error about what is set nowhere.
     pub(super) fn nowhere(variable: &str, reason: Reason) -> Self {
-        Self { variable: variable.to_owned(), place: None, reason, needed_by: Vec::new() }
+        Self { variable: variable.to_owned(), place: None, reason: Box::new(reason), needed_by: Vec::new() }
     }
 
     pub(super) fn needed_by(mut self, variable: &str) -> Self {
@@ -112,7 +117,19 @@ impl EvalError {
 
     /// Whether `default` helps against it.
     pub(super) fn is_undefined(&self) -> bool {
-        matches!(self.reason, Reason::Undefined(_) | Reason::NoKey { .. })
+        matches!(*self.reason, Reason::Undefined(_) | Reason::NoKey { .. })
+    }
+
+    /// Whether it is about the same fault as another one, whatever needs it.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (&*self.reason, &*other.reason) {
+            (Reason::Cycle(first), Reason::Cycle(second)) => {
+                first.len() == second.len() && first.iter().all(|name| second.contains(name))
+            }
+            (first, second) => {
+                (&self.variable, &self.place, first) == (&other.variable, &other.place, second)
+            }
+        }
     }
 
     /// Whether it says where the variable is set.

@@ -111,7 +111,7 @@ impl Evaluator {
             // What was missing says more than the template engine does.
             Failed::Undefined(message) => match frame.missing {
                 Some(missing) if missing.is_placed() => missing.needed_by(path),
-                Some(missing) => error(missing.reason),
+                Some(missing) => error(*missing.reason),
                 None => error(Reason::Undefined(message)),
             },
         })
@@ -282,6 +282,9 @@ impl Object for Mapping {
     /// A key in quotes finds one without, and the other way round: a version such as `1.17` is a number in some files.
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let evaluator = self.evaluator.upgrade()?;
+        if key.is_undefined() {
+            return None; // what is missing is the key, and that is noted
+        }
         let name = key.to_string();
         let Some((_, node)) =
             self.entries.iter().find(|(node, _)| node.value.key().is_some_and(|key| key == name))
@@ -315,11 +318,10 @@ fn single_expression(text: &str) -> Option<&str> {
                 rest.next();
             }
             Some(open) if char == open => quote = None,
-            Some(_) => {}
             None if matches!(char, '\'' | '"') => quote = Some(char),
             // Two braces may close two mappings; if they close the expression, another one begins behind them.
             None if inner[at..].starts_with("{{") || inner[at..].starts_with("{%") => return None,
-            None => {}
+            _ => {}
         }
     }
     // `-` beside the braces says what happens to the space around them; there is none.

@@ -300,7 +300,8 @@ fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows(
         "`kubelet_checksums.amd64` has no `v1.9.9`",
         "`v1.9.5`",
     ];
-    run.finished.failed(3, &words).failed(3, &["--allow-unpinned"]);
+    let finished = run.finished.failed(3, &words).failed(3, &["--allow-unpinned"]);
+    assert_eq!(finished.stderr.lines().count(), 2, "{}", finished.stderr);
     assert!(fs::read_dir(run.folder.path()).unwrap().next().is_none(), "nothing is written");
 
     let run = Run::new("v2.25", &["--vars", &path, "--allow-unpinned"]).ok();
@@ -326,7 +327,7 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
             "mesh_version: \"v0.7.0\"",
             "mesh_version: \"{{ nowhere }}\"",
             &[
-                "download.yml:13",
+                "download.yml:12",
                 "`mesh_version`",
                 "`nowhere` is undefined",
                 "needed by",
@@ -336,29 +337,29 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: \"{{ 'x' | to_klingon }}\"",
-            &["download.yml:13", "`mesh_version`", "to_klingon", "unknown filter"],
+            &["download.yml:12", "`mesh_version`", "to_klingon", "unknown filter"],
         ),
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: \"{{ lookup('pipe', 'rm') }}\"",
-            &["download.yml:13", "`mesh_version`", "the lookup `pipe` is not known"],
+            &["download.yml:12", "`mesh_version`", "the lookup `pipe` is not known"],
         ),
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3030",
-            &["download.yml:13", "`mesh_version`", "encrypted with ansible-vault"],
+            &["download.yml:12", "`mesh_version`", "encrypted with ansible-vault"],
         ),
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: \"{{ 'v0' \"",
-            &["download.yml:13", "`mesh_version`", "syntax error"],
+            &["download.yml:12", "`mesh_version`", "syntax error"],
         ),
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: v0 7",
             &["Kubespray's variables give `https://files.example/mesh/v0 7"],
         ),
-        ("mesh_version: \"v0.7.0\"", "mesh_version: [", &["download.yml:", "14"]),
+        ("mesh_version: \"v0.7.0\"", "mesh_version: [", &["download.yml:13"]),
         (
             "enabled: true\n    file: true\n    sha256",
             "enabled: true\n    file: true\n    sha512: abc\n    sha255",
@@ -366,7 +367,8 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
         ),
     ] {
         let source = changed("v2.25", &[(OLD_DOWNLOAD, from, to)]);
-        Run::of(source.path(), &[]).finished.failed(3, words);
+        let finished = Run::of(source.path(), &[]).finished.failed(3, words);
+        assert_eq!(finished.stderr.lines().count(), 1, "each fault once: {}", finished.stderr);
     }
 }
 
