@@ -176,7 +176,9 @@ fn head(options: &Options, made: &Made, what: &str) -> String {
         }
     }
     for path in &options.vars {
-        let _ = write!(text, " --vars {}", path.display().to_string().replace(char::is_control, "?"));
+        // Not the folders above it: they are those of one machine.
+        let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
+        let _ = write!(text, " --vars {}", name.replace(char::is_control, "?"));
     }
     text.push_str("; order as of its generate_list.sh.\n");
     text

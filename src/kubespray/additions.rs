@@ -24,8 +24,8 @@ const EXPECTED: [(&str, &str, &str); 8] = [
     ("cinder_csi_enabled", "/openstack-cloud-controller-manager:", "the cloud controller of OpenStack"),
     ("azure_csi_enabled", "/oss/kubernetes-csi/", "the CSI images of Azure"),
     ("gcp_pd_csi_enabled", "/gcp-compute-persistent-disk-csi-driver:", "the CSI driver of Google Cloud"),
-    ("vsphere_csi_enabled", "/cloud-provider-vsphere/", "the CSI and cloud controller images of vSphere"),
-    ("upcloud_csi_enabled", "/upcloud-csi:", "the CSI driver of UpCloud"),
+    ("vsphere_csi_enabled", "vsphere/", "the CSI and cloud controller images of vSphere"),
+    ("upcloud_csi_enabled", "upcloud", "the CSI images of UpCloud"),
 ];
 /// The first Cilium that Kubespray installs by its chart.
 const CILIUM_BY_CHART: &str = "1.17";

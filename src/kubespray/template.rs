@@ -368,3 +368,106 @@ fn doubled_backslashes(text: &str) -> String {
     doubled.push_str(rest);
     doubled
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubespray::yaml;
+
+    fn evaluator(text: &str) -> Arc<Evaluator> {
+        let file: Arc<Path> = Path::new("vars.yml").into();
+        let variables = yaml::parse(text).unwrap().variables.into_iter();
+        Evaluator::new(variables.map(|(name, node)| (name, Variable { node, file: file.clone() })).collect())
+    }
+
+    /// What the variable `x` of some variables comes to.
+    fn x(text: &str) -> Result<Value, EvalError> {
+        evaluator(text).value("x")
+    }
+
+    #[test]
+    fn values_come_to_what_ansible_makes_of_them() {
+        for (text, expected) in [
+            ("x: \"{{ a }}\"\na: 1.17", Value::from(1.17)),
+            ("x: \"{{ a }}-{{ b }}\"\na: 1.17\nb: yes", Value::from("1.17-True")),
+            ("x: \"{{ a == 'b' }}\"\na: b", Value::from(true)),
+            (
+                "x: >-\n  {%- if a -%}\n  yes\n  {%- else -%}\n  no\n  {%- endif -%}\na: true",
+                Value::from("yes"),
+            ),
+            (
+                "x: >-\n  {%- if true -%}\n  {{ a + ['c'] }}\n  {%- endif -%}\na: [b]",
+                Value::from(vec!["b", "c"]),
+            ),
+            ("x: \"{{ a is defined }}\"", Value::from(false)),
+            ("x: \"{{ a | default('b') }}\"", Value::from("b")),
+            // What a variable needs may be undefined, and it is, too.
+            ("x: \"{{ a | d('b') }}\"\na: \"{{ nowhere }}\"", Value::from("b")),
+            ("x: \"{{ a | default(None) }}\"", Value::from(())),
+            ("x: \"a{{ '-b' if false }}\"", Value::from("a")),
+            ("x: \"{{ a['k'].l }}\"\na: {k: {l: \"{{ b }}\"}}\nb: c", Value::from("c")),
+            // A key in quotes finds a number, and the other way round.
+            ("x: \"{{ a['1.17'] }}{{ a[2] }}\"\na: {1.17: b, '2': c}", Value::from("bc")),
+            ("x: \"{{ (a | dict2items)[0].key }}\"\na: {z: 1, y: \"{{ nowhere }}\"}", Value::from("z")),
+            ("x: \"{{ (a | dict2items)[-1].value }}\"\na: {z: 1, y: 2}", Value::from(2)),
+            (
+                "x: \"{{ (a.keys() | select('version', '1.10', '<'))[0] }}\"\na: {1.10.2: 1, 1.9.1: 2}",
+                Value::from("1.9.1"),
+            ),
+            ("x: \"{{ (a | split('.'))[:-1] | join('.') }}\"\na: 1.35.4", Value::from("1.35")),
+            ("x: \"{{ ((a | split('.'))[1] | int) + 1 }}\"\na: 1.35.4", Value::from(36)),
+            ("x: \"{{ a.split('.')[0] }}\"\na: v1.2.3", Value::from("v1")),
+            (
+                r#"x: "{{ a | regex_replace('^v([0-9])+\\.([0-9]+)\\.[0-9]+', 'v\\1.\\2') }}""#,
+                Value::from("v1.29"),
+            ),
+            ("x: \"{{ a is version('v1.29.0', '>=') }}\"\na: v1.29.5", Value::from(true)),
+            ("x: \"{{ lookup('vars', 'a' + '_b') }}\"\na_b: c", Value::from("c")),
+            ("x: \"{{ lookup('env', 'HOME') }}\"", Value::from("")),
+            ("x: \"{{ a | bool | ternary('b', 'c') }}\"\na: 'no'", Value::from("c")),
+            ("x: \"{{ a in ['b'] and 'c' not in d }}\"\na: b\nd: {e: 1}", Value::from(true)),
+            (
+                "x: \"{{ a | combine({'c': 1}) | ansible.builtin.dict2items | length }}\"\na: {b: 1}",
+                Value::from(2),
+            ),
+            ("x: \"{{ '{{' }} a }}\"", Value::from("{{ a }}")),
+            ("x: \"{{ {'a': {'b': 'c'}}['a']['b'] }}\"", Value::from("c")),
+            ("x: \"{{ -1 }}\"", Value::from(-1)),
+            ("x: !unsafe \"{{ a }}\"", Value::from("{{ a }}")),
+        ] {
+            let text =
+                if text.contains("regex_replace") { format!("{text}\na: v1.29.5") } else { text.to_owned() };
+            assert_eq!(x(&text).as_ref(), Ok(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_comes_to_nothing_says_where_and_why() {
+        for (text, expected) in [
+            ("x: \"{{ a }}\"", "vars.yml:1: `x`: `a` is undefined"),
+            ("x: \"{{ a }}\"\na: \"{{ b }}\"", "vars.yml:2: `a`: `b` is undefined (needed by `x`)"),
+            ("x: \"{{ a[b] }}\"\na: {c: 1}\nb: d", "vars.yml:1: `x`: `a` has no `d`; it has `c`"),
+            ("x: \"{{ a[b] }}\"\na: {c: 1}", "vars.yml:1: `x`: `b` is undefined"),
+            ("x: \"{{ x }}\"", "vars.yml:1: `x`: it needs itself: `x` (needed by `x`)"),
+            (
+                "x: \"{{ a.b }}\"\na: {b: \"{{ x }}\"}",
+                "vars.yml:1: `x`: it needs itself: `x` → `a.b` (needed by `a.b`, `x`)",
+            ),
+            (
+                "x: \"{{ a | default('b') }}\"\na: \"{{ a }}\"",
+                "vars.yml:2: `a`: it needs itself: `a` (needed by `a`, `x`)",
+            ),
+            ("x: \"{{ a | ipaddr }}\"\na: b", "vars.yml:1: `x`: unknown filter: filter ipaddr is unknown"),
+            (
+                "x: \"{{ a is version('v1', '<') }}\"\na: '1'",
+                "vars.yml:1: `x`: invalid operation: the versions `1` and `v1` cannot be compared",
+            ),
+        ] {
+            assert_eq!(x(text).unwrap_err().to_string(), expected, "{text}");
+        }
+        let deep = (1..100).fold("x: \"{{ a1 }}\"\n".to_owned(), |text, n| {
+            text + &format!("a{n}: \"{{{{ a{} }}}}\"\n", n + 1)
+        });
+        assert!(x(&deep).unwrap_err().to_string().contains("too many variables"));
+    }
+}
