@@ -310,17 +310,18 @@ pub(super) fn is_template(text: &str) -> bool {
 /// The expression of a text that is one `{{ expression }}` and nothing else.
 fn single_expression(text: &str) -> Option<&str> {
     let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
-    let mut quote = None;
-    let mut rest = inner.char_indices();
-    while let Some((at, char)) = rest.next() {
-        match quote {
-            Some(_) if char == '\\' => {
-                rest.next();
+    let (mut quote, mut depth) = (None, 0_usize);
+    let mut chars = inner.chars();
+    while let Some(char) = chars.next() {
+        match (quote, char) {
+            (Some(_), '\\') => {
+                chars.next();
             }
-            Some(open) if char == open => quote = None,
-            None if matches!(char, '\'' | '"') => quote = Some(char),
-            // Two braces may close two mappings; if they close the expression, another one begins behind them.
-            None if inner[at..].starts_with("{{") || inner[at..].starts_with("{%") => return None,
+            (Some(open), _) if char == open => quote = None,
+            (None, '\'' | '"') => quote = Some(char),
+            (None, '{') => depth += 1,
+            // One that closes nothing in the expression closes the expression: more comes behind it.
+            (None, '}') => depth = depth.checked_sub(1)?,
             _ => {}
         }
     }
@@ -337,7 +338,7 @@ fn doubled_backslashes(text: &str) -> String {
     while let Some(start) = rest.find("{{") {
         let (before, expression) = rest.split_at(start + 2);
         doubled.push_str(before);
-        let mut quote = None;
+        let (mut quote, mut depth) = (None, 0_usize);
         let mut end = expression.len();
         let mut chars = expression.char_indices().peekable();
         while let Some((at, char)) = chars.next() {
@@ -355,6 +356,8 @@ fn doubled_backslashes(text: &str) -> String {
                 }
                 Some(open) if char == open => quote = None,
                 None if matches!(char, '\'' | '"') => quote = Some(char),
+                None if char == '{' => depth += 1,
+                None if char == '}' && depth > 0 => depth -= 1,
                 None if expression[at..].starts_with("}}") => {
                     end = at;
                     break;
@@ -433,6 +436,11 @@ mod tests {
             ("x: \"{{ '{{' }} a }}\"", Value::from("{{ a }}")),
             ("x: \"{{ {'a': {'b': 'c'}}['a']['b'] }}\"", Value::from("c")),
             ("x: \"{{ -1 }}\"", Value::from(-1)),
+            ("x: \"{{ a }}{{ a }}\"\na: 1", Value::from("11")),
+            (
+                "x: \"{{ {'a': {'b': 'c'}} | length }}{{ 'x.' | regex_replace('\\\\.', '') }}\"",
+                Value::from("1x"),
+            ),
             ("x: !unsafe \"{{ a }}\"", Value::from("{{ a }}")),
         ] {
             let text =
