@@ -420,10 +420,7 @@ mod tests {
             ("x: \"{{ (a | split('.'))[:-1] | join('.') }}\"\na: 1.35.4", Value::from("1.35")),
             ("x: \"{{ ((a | split('.'))[1] | int) + 1 }}\"\na: 1.35.4", Value::from(36)),
             ("x: \"{{ a.split('.')[0] }}\"\na: v1.2.3", Value::from("v1")),
-            (
-                r#"x: "{{ a | regex_replace('^v([0-9])+\\.([0-9]+)\\.[0-9]+', 'v\\1.\\2') }}""#,
-                Value::from("v1.29"),
-            ),
+            (r#"x: "{{ a | regex_replace('^(v[0-9]+)\\.([0-9]+).*$', '\\1.\\2') }}""#, Value::from("v1.29")),
             ("x: \"{{ a is version('v1.29.0', '>=') }}\"\na: v1.29.5", Value::from(true)),
             ("x: \"{{ lookup('vars', 'a' + '_b') }}\"\na_b: c", Value::from("c")),
             ("x: \"{{ lookup('env', 'HOME') }}\"", Value::from("")),
