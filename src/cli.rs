@@ -6,6 +6,8 @@ pub mod exit;
 pub mod image;
 pub mod images;
 #[cfg(feature = "net")]
+pub mod lists;
+#[cfg(feature = "net")]
 pub mod lock;
 pub mod ls;
 #[cfg(feature = "net")]

@@ -13,6 +13,8 @@ pub mod fetch;
 pub mod fs;
 pub mod image;
 #[cfg(feature = "net")]
+pub mod kubespray;
+#[cfg(feature = "net")]
 pub mod list;
 pub mod load;
 pub mod lock;

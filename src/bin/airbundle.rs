@@ -16,6 +16,7 @@ enum Verb {
     Pack(cli::pack::Pack),
     Lock(cli::lock::Lock),
     Diff(cli::diff::Diff),
+    Lists(cli::lists::Lists),
     Image(cli::image::Image),
 }
 
@@ -25,6 +26,7 @@ fn main() -> std::process::ExitCode {
         Verb::Pack(pack) => pack.run(),
         Verb::Lock(lock) => lock.run(),
         Verb::Diff(diff) => diff.run(),
+        Verb::Lists(lists) => lists.run(),
         Verb::Image(image) => image.run(),
     })
 }

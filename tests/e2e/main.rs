@@ -15,6 +15,7 @@ mod fetch;
 mod image;
 mod images;
 mod kill;
+mod kubespray;
 mod release;
 mod resume;
 mod second_reader;

@@ -112,7 +112,8 @@ fn thirty() -> (String, Content) {
         let bytes =
             random_bytes(1000 + number as u64, [500, 70_000, 5_000_000, 1_000_000, 4_194_304][number % 5]);
         let url = format!("https://{FILES}/{number}");
-        list = if number < 6 { format!("{list}{url} {}\n", sha256(&bytes)) } else { format!("{list}{url}\n") };
+        list =
+            if number < 6 { format!("{list}{url} {}\n", sha256(&bytes)) } else { format!("{list}{url}\n") };
         content.file(&url, bytes);
     }
     (list, content)
