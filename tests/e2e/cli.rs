@@ -350,7 +350,7 @@ fn assert_fields(object: &Value, fields: &[&str]) {
     assert_eq!(found, expected, "{object}");
 }
 
-const PACK_SUMMARY: [&str; 10] = [
+const PACK_SUMMARY: [&str; 13] = [
     "event",
     "identity",
     "files",
@@ -358,8 +358,11 @@ const PACK_SUMMARY: [&str; 10] = [
     "blobs",
     "bytes",
     "bytesFetched",
+    "bytesResumed",
+    "bytesReused",
     "bytesShared",
     "bundleSize",
+    "missing",
     "seconds",
 ];
 
