@@ -1,5 +1,7 @@
 //! The command line: one file a verb, and what they share.
 
+#[cfg(feature = "net")]
+pub mod credentials;
 pub mod exit;
 pub mod image;
 pub mod images;

@@ -1,9 +1,11 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
 pub mod auth;
+pub mod credentials;
 pub mod error;
 pub mod files;
 pub mod http;
+pub mod netrc;
 pub mod queue;
 pub mod registry;
 pub mod resolve;

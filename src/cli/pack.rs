@@ -44,7 +44,7 @@ impl Pack {
     /// Packs.
     pub fn run(self) -> Result<Code, Failure> {
         let lists = Lists::read(&self.lists).map_err(list_failure)?;
-        let upstream = self.upstream.upstream()?;
+        let upstream = self.upstream.upstream_for(&lists)?;
         let (output, platforms, level) = (self.output, self.platform, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let about = About { title: self.title, created: created()?, guide };

@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::time::Duration;
 
-use reqwest::blocking::{Client, RequestBuilder, Response};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, LOCATION, RETRY_AFTER};
-use reqwest::{StatusCode, Url, redirect};
+use reqwest::blocking::{Body, Client, RequestBuilder, Response};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER,
+};
+use reqwest::{Method, StatusCode, Url, redirect};
 
 use crate::event::{Event, Report};
 use crate::fetch::error::{FetchError, Problem};
@@ -51,31 +53,52 @@ impl Http {
 
     /// A GET request; `lax` takes any certificate, and follows no redirect to another host.
     pub fn get(&self, url: Url, lax: bool) -> RequestBuilder {
-        // A file is what its URL gives, not what some server would make of it on the way.
-        let client = if lax { &self.lax } else { &self.client };
-        client.get(url).header(ACCEPT_ENCODING, "identity")
+        self.request(Method::GET, url, lax)
     }
 
-    /// Sends a GET request with `headers` and a `token`, and returns the answer whatever its status. `lax` takes
-    /// any certificate from the host of `url`; another host to which that one leads is asked as if it had not been
-    /// said, and without the token.
+    fn request(&self, method: Method, url: Url, lax: bool) -> RequestBuilder {
+        // A file is what its URL gives, not what some server would make of it on the way.
+        let client = if lax { &self.lax } else { &self.client };
+        client.request(method, url).header(ACCEPT_ENCODING, "identity")
+    }
+
+    /// Sends a request with `headers` and an `authorization`, and returns the answer whatever its status. `lax`
+    /// takes any certificate from the host of `url`; another host to which that one leads is asked as if it had not
+    /// been said, and without the authorization.
     pub fn ask(
+        &self,
+        object: &str,
+        method: Method,
+        url: &Url,
+        lax: bool,
+        authorization: Option<&HeaderValue>,
+        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let mut request = headers(self.request(method.clone(), url.clone(), lax));
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let response = send_any(object, request)?;
+        match leads_to(&response).filter(|_| lax) {
+            Some(elsewhere) => send_any(object, headers(self.request(method, elsewhere, false))),
+            None => Ok(response),
+        }
+    }
+
+    /// Posts a `form` that has a secret in it, and returns the answer whatever its status.
+    pub fn post_form(
         &self,
         object: &str,
         url: &Url,
         lax: bool,
-        token: Option<&str>,
-        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+        form: String,
     ) -> Result<Response, FetchError> {
-        let mut request = headers(self.get(url.clone(), lax));
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let response = send_any(object, request)?;
-        match leads_to(&response).filter(|_| lax) {
-            Some(elsewhere) => send_any(object, headers(self.get(elsewhere, false))),
-            None => Ok(response),
-        }
+        let request = self.request(Method::POST, url.clone(), lax);
+        // A body that can be read only once cannot be sent once more to where a redirect leads.
+        let length = form.len() as u64;
+        let body = Body::sized(std::io::Cursor::new(form), length);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+        send_any(object, request)
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or has failed as often as is allowed.

@@ -1,15 +1,15 @@
 //! [`Registry`]: the pull side of a registry (OCI distribution-spec, "Pull").
 
-use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use reqwest::blocking::{RequestBuilder, Response};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
-use reqwest::{StatusCode, Url};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RANGE};
+use reqwest::{Method, StatusCode, Url};
 
 use crate::digest::Digest;
 use crate::event::Report;
-use crate::fetch::auth::Challenge;
+use crate::fetch::auth::{Asking, Auth};
+use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::http::{self, Http};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
@@ -22,8 +22,7 @@ pub struct Registry {
     prefix: String,
     lax: bool,
     base: OnceLock<Url>,
-    /// The tokens so far, by repository.
-    tokens: Mutex<HashMap<String, String>>,
+    auth: Auth,
 }
 
 /// How a registry is reached.
@@ -56,7 +55,7 @@ impl Registry {
             }
             None => (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new()),
         };
-        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), tokens: Mutex::default() })
+        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), auth: Auth::default() })
     }
 
     /// Reads a manifest by tag or digest: its media type and its exact bytes.
@@ -110,7 +109,14 @@ impl Registry {
             .retry(report, || http::body(object, self.blob(report, object, repository, digest, None)?, limit))
     }
 
-    /// Sends a request with the token of the repository, and once more with a new one if that is asked for.
+    /// The same, known to the registry by these.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Arc<Credentials>) -> Self {
+        Self { auth: Auth::new(credentials), ..self }
+    }
+
+    /// Sends a request as the user that the registry asks for, and once more if it asks anew. An answer with a
+    /// status of failure is an error.
     fn get(
         &self,
         report: &dyn Report,
@@ -119,24 +125,34 @@ impl Registry {
         url: &Url,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        let send = || {
-            let token = self.tokens().get(repository).cloned();
-            self.http.ask(object, url, self.lax, token.as_deref(), &headers)
-        };
-        let response = send()?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return http::check(object, response);
-        }
-        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenge = challenges.iter().find_map(|value| Challenge::parse(value.to_str().ok()?));
-        let Some(challenge) = challenge else { return http::check(object, response) };
-        let token = challenge.token(&self.http, report, object, self.base(object)?, self.lax, repository)?;
-        self.tokens().insert(repository.to_owned(), token);
-        http::check(object, send()?)
+        self.send(report, object, Method::GET, repository, url, headers)
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
-        self.tokens.lock().expect("nothing panics while it holds the tokens; please report")
+    fn send(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        method: Method,
+        repository: &str,
+        url: &Url,
+        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let (http, base, lax) = (&self.http, self.base(object)?, self.lax);
+        let asking = Asking { http, report, object, base, lax, repository };
+        let send =
+            |header: Option<&HeaderValue>| http.ask(object, method.clone(), url, lax, header, &headers);
+        let ask = || {
+            let header = self.auth.header(&asking)?;
+            let response = send(header.as_ref())?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return http::check(object, response);
+            }
+            match self.auth.answer(&asking, &response, header.as_ref())? {
+                Some(header) => http::check(object, send(Some(&header))?),
+                None => http::check(object, response),
+            }
+        };
+        ask().map_err(|error| self.auth.explain(&asking, error))
     }
 
     fn url(&self, object: &str, path: &str) -> Result<Url, FetchError> {

@@ -60,7 +60,8 @@ pub fn resolve(
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
         let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
-        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
+        let url = files::mirrored(&entry.url, mirror);
+        files::probe(http, report, entry.url.as_str(), &url, &upstream.credentials)
     });
 
     let mut failures = Vec::new();
@@ -103,6 +104,7 @@ fn registries(
                 let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
                 vec![FetchError::new(entry.reference.to_string(), problem)]
             })?;
+        let registry = registry.with_credentials(Arc::clone(&upstream.credentials));
         registries.insert(host.to_owned(), Arc::new(registry));
     }
     Ok(registries)
