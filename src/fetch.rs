@@ -1,5 +1,6 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
+pub mod attached;
 pub mod auth;
 pub mod credentials;
 pub mod error;

@@ -14,6 +14,7 @@ use crate::bundle::writer::{BundleWriter, Claim, ClaimError, Head, head_room, pa
 use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
+use crate::fetch::attached::Attached;
 use crate::fetch::error::FetchError;
 use crate::fetch::http::Http;
 use crate::fetch::queue::{self, Next, Queue, Source, Task};
@@ -30,6 +31,8 @@ pub struct Options {
     pub output: PathBuf,
     /// The platforms of images to be taken, where the list does not say; empty: all.
     pub platforms: Vec<Platform>,
+    /// What is to be taken that is attached to images.
+    pub with: Vec<Attached>,
     /// zstd's compression level, 1 to 22.
     pub level: i32,
     /// Where things are fetched from.
@@ -111,8 +114,8 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
     let claim = Claim::new(&options.output)?;
     let cleaner = RemovePartial { output: &options.output, _lock: claim.lock()? };
     let http = Http::new(options.upstream.tries);
-    let resolved =
-        resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
+    let resolved = resolve(&http, &options.upstream, &options.platforms, &options.with, lists, report)
+        .map_err(PackError::Fetch)?;
     let mut plan = Plan::new(resolved, options.about.clone())?;
     let mut writer = BundleWriter::begin_bundle(claim, plan.head_room()?, options.level)?;
 
@@ -185,7 +188,7 @@ enum Origin {
 
 impl Plan {
     fn new(resolved: Resolved, about: About) -> Result<Self, PackError> {
-        let Resolved { images, files: remote_files, manifests } = resolved;
+        let Resolved { images, files: remote_files, manifests, foreign } = resolved;
         let mut unpinned = HashSet::new();
         let mut files = FileSet::default();
         // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
@@ -231,10 +234,13 @@ impl Plan {
                     digest: Some(blob.digest),
                     sha512: None,
                     size: Some(blob.size),
-                    source: Source::Registry {
-                        registry: image.registry.clone(),
-                        repository: image.indexed.reference.repository().to_owned(),
-                        digest: blob.digest,
+                    source: match foreign.get(&blob.digest) {
+                        Some(file) => Source::Web(file.clone()),
+                        None => Source::Registry {
+                            registry: image.registry.clone(),
+                            repository: image.indexed.reference.repository().to_owned(),
+                            digest: blob.digest,
+                        },
                     },
                 });
                 Origin::Fetched(Some((blob.digest, blob.size)))
@@ -471,7 +477,8 @@ mod tests {
             },
             registry: registry.clone(),
         });
-        let resolved = Resolved { images: images.collect(), files: Vec::new(), manifests };
+        let foreign = HashMap::new();
+        let resolved = Resolved { images: images.collect(), files: Vec::new(), manifests, foreign };
         let Err(error) = Plan::new(resolved, About::default()) else { panic!("it is planned") };
         let text = error.to_string();
         assert!(text.contains("more than the 1048576 ") && text.contains("split the lists"), "{text}");

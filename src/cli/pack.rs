@@ -10,6 +10,7 @@ use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
+use crate::fetch::attached::Attached;
 use crate::fetch::error::FetchError;
 use crate::list::{ListError, Lists};
 use crate::pack::{Options, PackError, Summary, pack};
@@ -28,6 +29,9 @@ pub struct Pack {
     /// Take these platforms of images that have several, such as linux/amd64 (default: all)
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
+    /// Take what is attached to the images, too
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    with: Vec<Attached>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     /// Compress at this zstd level
@@ -45,10 +49,10 @@ impl Pack {
     pub fn run(self) -> Result<Code, Failure> {
         let lists = Lists::read(&self.lists).map_err(list_failure)?;
         let upstream = self.upstream.upstream_for(&lists)?;
-        let (output, platforms, level) = (self.output, self.platform, self.level);
+        let (output, platforms, with, level) = (self.output, self.platform, self.with, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let about = About { title: self.title, created: created()?, guide };
-        let options = Options { output, platforms, level, upstream, about };
+        let options = Options { output, platforms, with, level, upstream, about };
         let reporter = self.out.reporter();
         let result = pack(lists, &options, &*reporter);
         drop(reporter);

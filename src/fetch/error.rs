@@ -77,6 +77,18 @@ pub enum Problem {
          lists, and pack a bundle of each part"
     )]
     Limit(u64),
+    /// A layer that lies outside the registry, where it must not be looked for.
+    #[error(
+        "its layer {layer} lies outside its registry, and {url} is not a place that a registry may send to: {why}"
+    )]
+    Foreign {
+        /// The layer.
+        layer: Digest,
+        /// Where the manifest says that it is.
+        url: String,
+        /// What is wrong with that.
+        why: &'static str,
+    },
     /// A platform that the image does not have.
     #[error("it has no {wanted}; it has {available}")]
     Platform {
@@ -98,6 +110,15 @@ impl FetchError {
     pub fn of(mut self, object: &str) -> Self {
         object.clone_into(&mut self.object);
         self
+    }
+
+    /// The status of an answer that said no.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self.problem {
+            Problem::Status { status, .. } => Some(status),
+            _ => None,
+        }
     }
 
     /// Takes out of what a server has said what it must not have repeated.

@@ -1,21 +1,29 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+
+use reqwest::Url;
+use serde_json::Value;
 
 use crate::bundle::MANIFESTS_LIMIT;
 use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
 use crate::event::{Event, Report};
+use crate::fetch::attached::{self, Attached};
+use crate::fetch::auth::leads_inside;
+use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::files::{self, RemoteFile};
-use crate::fetch::http::Http;
+use crate::fetch::http::{self, Http};
 use crate::fetch::in_parallel;
 use crate::fetch::registry::Registry;
 use crate::fetch::upstream::{Upstream, names};
-use crate::list::{FileEntry, ImageEntry, Lists};
-use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
+use crate::list::{FileEntry, ImageEntry, Lists, Origin};
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
 use crate::platform::Platform;
+use crate::reference::Reference;
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 7;
@@ -28,6 +36,8 @@ pub struct Resolved {
     pub files: Vec<(FileEntry, RemoteFile)>,
     /// The bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
+    /// The layers that are fetched from elsewhere than their registry.
+    pub foreign: HashMap<Digest, RemoteFile>,
 }
 
 /// What one image resolved to.
@@ -43,6 +53,7 @@ pub fn resolve(
     http: &Http,
     upstream: &Upstream,
     platforms: &[Platform],
+    attached: &[Attached],
     lists: Lists,
     report: &dyn Report,
 ) -> Result<Resolved, Vec<FetchError>> {
@@ -53,11 +64,29 @@ pub fn resolve(
     }
     let registries = registries(http, upstream, &lists)?;
     let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
+    let foreign = Mutex::default();
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
         let registry = &registries[entry.reference.host()];
-        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests);
-        resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
+        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests, &foreign);
+        let indexed = resolver.image()?;
+        Ok((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept))
     });
+    let elsewhere = Elsewhere { http, upstream, report };
+    let (images, subjects): (Vec<_>, Vec<_>) = images
+        .into_iter()
+        .map(|image| match image {
+            Ok((image, kept)) => {
+                let subjects = (image.registry.clone(), image.indexed.reference.clone(), kept);
+                (Ok(image), Some(subjects))
+            }
+            Err(failure) => (Err(failure), None),
+        })
+        .unzip();
+    let listed: BTreeSet<String> = lists.images.iter().map(|entry| entry.reference.to_string()).collect();
+    let search = Search { report, attached, manifests: &manifests, foreign: &foreign, listed };
+    let attached = if attached.is_empty() { Vec::new() } else { search.run(upstream.jobs, subjects) };
+    let layers: Vec<_> = std::mem::take(&mut *foreign.lock().expect(NO_PANIC)).into_values().collect();
+    let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
         let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
         let url = files::mirrored(&entry.url, mirror);
@@ -66,13 +95,19 @@ pub fn resolve(
 
     let mut failures = Vec::new();
     let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
-    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests };
+    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests, foreign: HashMap::new() };
     let mut is_full = false;
-    for image in images {
+    for image in images.into_iter().chain(attached) {
         match image {
             Ok(image) => resolved.images.push(image),
             // Every image that comes after it is one too many, too.
             Err(FetchError { problem: Problem::Limit(_), .. }) if std::mem::replace(&mut is_full, true) => {}
+            Err(failure) => failures.push(failure),
+        }
+    }
+    for layer in foreign {
+        match layer {
+            Ok(layer) => resolved.foreign.extend(layer),
             Err(failure) => failures.push(failure),
         }
     }
@@ -136,14 +171,220 @@ impl Manifests {
     }
 }
 
+/// A layer that lies outside its registry.
+struct ForeignLayer {
+    /// The image, for a person.
+    object: String,
+    layer: Descriptor,
+    registry: Arc<Registry>,
+    repository: String,
+}
+
+/// Looks for foreign layers.
+struct Elsewhere<'a> {
+    http: &'a Http,
+    upstream: &'a Upstream,
+    report: &'a dyn Report,
+}
+
+impl Elsewhere<'_> {
+    /// The first of its URLs that has it (image-spec, descriptor, `urls`); nothing if the registry itself is the one.
+    /// Nobody there is told who asks.
+    fn find(&self, foreign: &ForeignLayer) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
+        let ForeignLayer { object, layer, registry, repository } = foreign;
+        let mut failure = None;
+        for url in &layer.urls {
+            match self.probe(foreign, url) {
+                Ok(file) if file.size.is_none_or(|size| size == layer.size) => {
+                    return Ok(Some((layer.digest, file)));
+                }
+                Ok(file) => {
+                    let (found, expected) =
+                        (file.size.unwrap_or_default().to_string(), layer.size.to_string());
+                    let problem =
+                        Problem::Mismatch { what: "size", found, expected, url: http::plain(&file.url) };
+                    failure.get_or_insert(FetchError::new(object, problem));
+                }
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match failure {
+            Some(failure) if !registry.has_blob(self.report, object, repository, layer.digest) => {
+                Err(failure)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn probe(&self, foreign: &ForeignLayer, url: &str) -> Result<RemoteFile, FetchError> {
+        let ForeignLayer { object, layer, registry, .. } = foreign;
+        let refuse = |url: String, why| {
+            Err(FetchError::new(object, Problem::Foreign { layer: layer.digest, url, why }))
+        };
+        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let Some(url) = parsed else { return refuse(format!("`{url}`"), "it is no http or https URL") };
+        let mirror = names(&url).iter().find_map(|name| self.upstream.mirrors.get(name));
+        // Where the user himself says where it is, that is no matter of the registry's.
+        if mirror.is_none() && leads_inside(&url) && !registry.is_inside(object)? {
+            return refuse(
+                http::plain(&url),
+                "it is in the network of this machine, and the registry is not",
+            );
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return refuse(http::plain(&url), "it has a user name in it");
+        }
+        let what = format!("{object} {}", layer.digest);
+        files::probe(self.http, self.report, &what, &files::mirrored(&url, mirror), &Credentials::default())
+    }
+}
+
+/// Looks for what is attached to images.
+struct Search<'a> {
+    report: &'a dyn Report,
+    attached: &'a [Attached],
+    manifests: &'a Mutex<Manifests>,
+    foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
+    /// What the lists name themselves.
+    listed: BTreeSet<String>,
+}
+
+/// A manifest to which something may be attached: whose, which, and how far from an image of the lists.
+type Subject = (Arc<Registry>, Reference, Digest);
+
+impl Search<'_> {
+    fn run(
+        &self,
+        jobs: usize,
+        images: Vec<Option<(Arc<Registry>, Reference, BTreeSet<Digest>)>>,
+    ) -> Vec<Result<ResolvedImage, FetchError>> {
+        let mut seen = BTreeSet::new();
+        let mut round: Vec<Subject> = Vec::new();
+        for (registry, reference, kept) in images.into_iter().flatten() {
+            round.extend(kept.into_iter().map(|digest| (registry.clone(), reference.clone(), digest)));
+        }
+        let mut found = BTreeMap::new();
+        let mut failures = Vec::new();
+        for _ in 0..attached::DEPTH_LIMIT {
+            // Two tags of one image are one subject.
+            round.retain(|(_, of, digest)| {
+                seen.insert((of.host().to_owned(), of.repository().to_owned(), *digest))
+            });
+            if round.is_empty() {
+                break;
+            }
+            let objects = Some(round.len() as u64);
+            self.report.event(&Event::Stage {
+                name: "looking for what is attached to",
+                bytes: None,
+                objects,
+            });
+            let results = in_parallel(jobs, &round, |subject| self.of(subject));
+            let subjects = std::mem::take(&mut round);
+            for ((registry, reference, _), result) in subjects.into_iter().zip(results) {
+                for result in result {
+                    let (image, kept) = match result {
+                        Ok(found) => found,
+                        Err(failure) => {
+                            failures.push(failure);
+                            continue;
+                        }
+                    };
+                    round
+                        .extend(kept.into_iter().map(|digest| (registry.clone(), reference.clone(), digest)));
+                    found.insert(image.indexed.reference.to_string(), image);
+                }
+            }
+        }
+        found.into_values().map(Ok).chain(failures.into_iter().map(Err)).collect()
+    }
+
+    /// What is attached to one subject, and the manifests of that.
+    fn of(
+        &self,
+        (registry, of, subject): &Subject,
+    ) -> Vec<Result<(ResolvedImage, BTreeSet<Digest>), FetchError>> {
+        let tag = attached::tag_of(*subject);
+        let mut found = Vec::new();
+        for end in Attached::tags(self.attached) {
+            found.extend(self.tag(registry, of, &format!("{tag}{end}")).transpose());
+        }
+        if Attached::with_referrers(self.attached) {
+            let object = format!("the referrers of {}/{}@{subject}", of.host(), of.repository());
+            let referrers = match registry.referrers(self.report, &object, of.repository(), *subject) {
+                Ok(Some(referrers)) if referrers.is_empty() => Ok(None),
+                Ok(Some(referrers)) => self.index(registry, of, &tag, &object, &referrers),
+                Ok(None) => self.tag(registry, of, &tag),
+                Err(failure) => Err(failure),
+            };
+            found.extend(referrers.transpose());
+        }
+        found
+    }
+
+    /// What has this tag, if there is such a tag and no list names it.
+    fn tag(
+        &self,
+        registry: &Arc<Registry>,
+        of: &Reference,
+        tag: &str,
+    ) -> Result<Option<(ResolvedImage, BTreeSet<Digest>)>, FetchError> {
+        let Some(entry) = self.entry(of, tag) else { return Ok(None) };
+        let object = entry.reference.to_string();
+        if !registry.may_have_manifest(self.report, &object, of.repository(), tag)? {
+            return Ok(None);
+        }
+        let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
+        match resolver.image() {
+            Ok(indexed) => Ok(Some((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept))),
+            // Where HEAD could not tell. What it names would have more to its error than the tag itself.
+            Err(error) if error.status() == Some(404) && resolver.kept.is_empty() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An index of what the API has told, under the tag where it would be told without the API.
+    fn index(
+        &self,
+        registry: &Arc<Registry>,
+        of: &Reference,
+        tag: &str,
+        object: &str,
+        referrers: &[Value],
+    ) -> Result<Option<(ResolvedImage, BTreeSet<Digest>)>, FetchError> {
+        let Some(entry) = self.entry(of, tag) else { return Ok(None) };
+        let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
+        let Some(bytes) = attached::index_of(referrers) else {
+            let what = "with referrers that are no descriptors".to_owned();
+            return Err(FetchError::new(object, Problem::Protocol { url: resolver.place(), what }));
+        };
+        let indexed = resolver.root(OCI_INDEX, bytes)?;
+        Ok(Some((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept)))
+    }
+
+    fn entry(&self, of: &Reference, tag: &str) -> Option<ImageEntry> {
+        let text = format!("{}/{}:{tag}", of.host(), of.repository());
+        if self.listed.contains(&text) {
+            return None;
+        }
+        let reference = text.parse().expect("a repository and a tag of hex digits; please report");
+        // No list has it; nobody asks where.
+        let origin = Origin { list: PathBuf::new(), line: 0 };
+        Some(ImageEntry { reference, platforms: Vec::new(), origin })
+    }
+}
+
 /// Resolves one image.
 struct Resolver<'a> {
     report: &'a dyn Report,
-    registry: &'a Registry,
+    registry: &'a Arc<Registry>,
     entry: &'a ImageEntry,
     object: String,
     wanted: &'a [Platform],
     manifests: &'a Mutex<Manifests>,
+    foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
     /// What of them is wanted for this image.
     kept: BTreeSet<Digest>,
     /// What some index names and does not want; another one may.
@@ -157,10 +398,11 @@ struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     fn new(
         report: &'a dyn Report,
-        registry: &'a Registry,
+        registry: &'a Arc<Registry>,
         entry: &'a ImageEntry,
         platforms: &'a [Platform],
         manifests: &'a Mutex<Manifests>,
+        foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
     ) -> Self {
         Self {
             report,
@@ -169,6 +411,7 @@ impl<'a> Resolver<'a> {
             object: entry.reference.to_string(),
             wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
             manifests,
+            foreign,
             kept: BTreeSet::new(),
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
@@ -188,14 +431,20 @@ impl<'a> Resolver<'a> {
         if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
             return Err(self.mismatch("sha256", digest.hex(), expected.hex()));
         }
-        let size = bytes.len() as u64;
         let media_type = announced(&media_type, &bytes);
-        self.manifest(&media_type, digest, bytes, 0)?;
+        self.root(&media_type, bytes)
+    }
+
+    /// The image whose manifest this is.
+    fn root(&mut self, media_type: &str, bytes: Vec<u8>) -> Result<IndexedImage, FetchError> {
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        self.manifest(media_type, digest, bytes, 0)?;
         self.check_platforms()?;
         // What is left out is left out wherever it is named, so nothing may be that is wanted somewhere.
         self.omitted.retain(|digest| !self.kept.contains(digest));
         let omitted = std::mem::take(&mut self.omitted);
-        Ok(IndexedImage { reference: reference.clone(), media_type, digest, size, omitted })
+        let (reference, media_type) = (self.entry.reference.clone(), media_type.to_owned());
+        Ok(IndexedImage { reference, media_type, digest, size, omitted })
     }
 
     /// Reads a manifest and those that it names.
@@ -214,13 +463,12 @@ impl<'a> Resolver<'a> {
         }
         match manifest {
             Manifest::Image { config, layers } => {
-                if let Some(layer) = layers.iter().find(|layer| layer.foreign) {
-                    let what = format!(
-                        "a manifest with the layer {}, which lies outside the registry (`{}`): that is not \
-                         supported",
-                        layer.digest, layer.media_type
-                    );
-                    return Err(FetchError::new(&self.object, Problem::Protocol { url: self.place(), what }));
+                for layer in layers.into_iter().filter(|layer| !layer.urls.is_empty()) {
+                    let (object, registry) = (self.object.clone(), self.registry.clone());
+                    let repository = self.entry.reference.repository().to_owned();
+                    let (digest, foreign) =
+                        (layer.digest, ForeignLayer { object, layer, registry, repository });
+                    self.foreign.lock().expect(NO_PANIC).entry(digest).or_insert(foreign);
                 }
                 // Below an index, the index has said it.
                 if depth == 0 && !self.wanted.is_empty() {
