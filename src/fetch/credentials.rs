@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use serde::Deserialize;
 
+use crate::fetch::http;
 use crate::fetch::netrc::{Netrc, NetrcError};
 use crate::fetch::registry::is_loopback;
 use crate::reference::canonical_host;
@@ -76,19 +77,33 @@ pub struct Login {
 }
 
 impl Login {
-    /// `text` without the secret, if somebody has put it there.
+    /// `text` without the secret, if a server has put it there.
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
+        const PART: usize = 8;
         let (Proof::Password(_, secret) | Proof::Identity(secret) | Proof::Token(secret)) = &self.proof;
-        let mut forms = vec![secret.reveal().to_owned(), STANDARD.encode(secret.reveal())];
+        let secret = secret.reveal();
+        let mut forms = vec![secret.to_owned(), STANDARD.encode(secret), form_urlencoded(secret)];
         if let Proof::Password(user, password) = &self.proof {
             forms.push(basic(user, password));
         }
-        forms
-            .iter()
-            .filter(|form| !form.is_empty())
-            .fold(text.to_owned(), |text, form| text.replace(form, "…"))
+        forms.retain(|form| !form.is_empty());
+        // The longest first: one may end as another does.
+        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+        let mut text = forms.iter().fold(text.to_owned(), |text, form| text.replace(form, "…"));
+        // What a server says is cut off somewhere, and the secret may be, too.
+        if let Some(at) = text.find(http::IT_SAYS) {
+            let has = |part: &[u8]| text[at..].as_bytes().windows(part.len()).any(|window| window == part);
+            if forms.iter().any(|form| form.as_bytes().windows(PART).any(has)) {
+                text.truncate(at);
+            }
+        }
+        text
     }
+}
+
+fn form_urlencoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 /// The credentials of `Authorization: Basic` (RFC 7617).
@@ -668,6 +683,9 @@ mod tests {
         let said =
             format!("no hunter2, {}, {}", basic("me", &Secret::new("hunter2")), STANDARD.encode("hunter2"));
         assert_eq!(login.scrub(&said), "no …, …, …");
+        assert_eq!(login.scrub("401; it says \"denied\""), "401; it says \"denied\"");
+        let long = Login { proof: Proof::Identity(Secret::new("0123456789abcdef")), source: String::new() };
+        assert_eq!(long.scrub("401; it says \"not 0123456789\""), "401");
     }
 
     #[test]

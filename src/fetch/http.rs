@@ -23,6 +23,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait before a retry, also where the server asks for a longer one.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
 
+/// Begins what a server says itself, in an error.
+pub const IT_SAYS: &str = "; it says \"";
+
 /// Sends requests.
 #[derive(Clone)]
 pub struct Http {
@@ -251,7 +254,7 @@ fn server_message(response: Response) -> String {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text) else { return String::new() };
     let message = value["errors"][0]["message"].as_str().unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
-    if message.is_empty() { message } else { format!("; it says \"{message}\"") }
+    if message.is_empty() { message } else { format!("{IT_SAYS}{message}\"") }
 }
 
 fn seconds(value: &str) -> Option<Duration> {

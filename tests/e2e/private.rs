@@ -125,8 +125,8 @@ impl Job {
 /// The storage of a registry with `team/app:1` and `team/other:1`, behind a registry that asks for something.
 struct Private {
     addr: String,
-    folder: TempDir,
     daemon: Daemon,
+    _folder: TempDir,
 }
 
 impl Private {
@@ -152,7 +152,7 @@ impl Private {
         let command = ["docker-registry".as_ref(), "serve".as_ref(), config.as_os_str()];
         let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
         daemon.wait_for(|log| log.contains("listening on").then_some(())).expect("a private registry");
-        Self { addr, folder, daemon }
+        Self { addr, daemon, _folder: folder }
     }
 
     fn with_htpasswd() -> Self {
@@ -441,8 +441,7 @@ fn a_real_registry_takes_tokens_for_nobody_for_a_password_and_for_an_identity_to
     {
         let job = Job { secrets: forms("wrong-secret"), ..Job::new(&registry.list()) };
         job.docker(&registry.addr, &entry);
-        let finished = job.run(&["--retries", "3"]).failed(4, &["/token", "401", "…", "the credentials of"]);
-        assert!(finished.stderr.contains("config.json"), "{finished:#?}");
+        job.run(&["--retries", "3"]).failed(4, &["/token", "401", "the credentials of", "config.json"]);
     }
 }
 
@@ -546,7 +545,7 @@ fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
             let realm = format!("Bearer realm=\"http://{}/token\"", seen.header("host").expect("a host"));
             return Reply::status(401).with("www-authenticate", &realm);
         }
-        Reply { pause: Duration::from_millis(2), ..reply }
+        Reply { pause: Duration::from_millis(3), ..reply }
     });
     (fake, refused)
 }
@@ -560,7 +559,7 @@ fn a_token_that_ends_during_a_long_pull_is_replaced_before_if_it_says_so_and_aft
                 let mut job = Job::new(&format!("{}/team/long:1\n", fake.addr()));
                 job.secrets.push("tok3n-".to_owned());
                 job.docker(&fake.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
-                job.packs(&["--jobs", "2", "--retries", "0"]);
+                job.packs(&["--jobs", "1", "--retries", "0"]);
                 let (tokens, refused) = (fake.seen_of("/token").len(), refused.load(Ordering::Relaxed));
                 assert!(tokens >= 3, "{tokens} tokens");
                 // Those that were asked for with none at all, or with one that they did not know to be over.
@@ -649,7 +648,7 @@ fn who_a_registry_redirects_to_cannot_ask_for_a_credential() {
         let addr = thief.addr();
         let registry = guarded(
             "Basic realm=\"x\"",
-            |_| true,
+            |seen| seen.path != "/v2/",
             move |seen, reply| {
                 let path = &seen.path;
                 if path.contains("/blobs/") {
