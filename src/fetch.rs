@@ -5,6 +5,7 @@ pub mod auth;
 pub mod credentials;
 pub mod error;
 pub mod files;
+pub mod foreign;
 pub mod http;
 pub mod netrc;
 pub mod queue;

@@ -1,5 +1,5 @@
 //! Who a registry takes this program for: the challenge of a 401 and what answers it, a token or a password (Docker
-//! Registry HTTP API, "Token Authentication Specification" and "OAuth2"; RFC 9110, section 11).
+//! Registry HTTP API, "Token Authentication Specification" and its page on `OAuth2`; RFC 9110, section 11).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -207,13 +207,12 @@ impl Auth {
         }
         let Problem::Status { status: 401 | 403, hint, .. } = &mut error.problem else { return error };
         let host = host(asking.base);
-        match login {
-            Some(login) => hint.push_str(&format!("; asked {}", with(login, asking.base))),
-            None if host == "docker.io" => {
-                hint.push_str("; asked without credentials: `docker login` gets some")
-            }
-            None => hint.push_str(&format!("; asked without credentials: `docker login {host}` gets some")),
-        }
+        let asked = match login {
+            Some(login) => format!("; asked with {}", those_of(login, asking.base)),
+            None if host == "docker.io" => "; asked without credentials: `docker login` gets some".to_owned(),
+            None => format!("; asked without credentials: `docker login {host}` gets some"),
+        };
+        hint.push_str(&asked);
         error
     }
 
@@ -378,11 +377,7 @@ fn sealed(asking: &Asking<'_>, url: &Url, text: &str) -> Result<HeaderValue, Fet
     Ok(header)
 }
 
-/// `with the credentials of FILE for HOST`.
-fn with(login: &Login, base: &Url) -> String {
-    format!("with {}", those_of(login, base))
-}
-
+/// `the credentials of FILE for HOST`.
 fn those_of(login: &Login, base: &Url) -> String {
     format!("the credentials of {} for `{}`", login.source, host(base))
 }

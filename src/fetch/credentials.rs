@@ -93,7 +93,7 @@ impl Login {
         let mut text = forms.iter().fold(text.to_owned(), |text, form| text.replace(form, "…"));
         // What a server says is cut off somewhere, and the secret may be, too.
         if let Some(at) = text.find(http::IT_SAYS) {
-            let has = |part: &[u8]| text[at..].as_bytes().windows(part.len()).any(|window| window == part);
+            let has = |part: &[u8]| text.as_bytes()[at..].windows(part.len()).any(|window| window == part);
             if forms.iter().any(|form| form.as_bytes().windows(PART).any(has)) {
                 text.truncate(at);
             }
@@ -125,8 +125,11 @@ pub struct Credentials {
     files: Vec<AuthFile>,
     netrc: Option<Netrc>,
     /// What helpers have answered, by name and server.
-    helped: Mutex<HashMap<(String, String), (Instant, Option<Proof>)>>,
+    helped: Mutex<HashMap<Question, (Instant, Option<Proof>)>>,
 }
+
+/// The name of a helper, and the server that it is asked for.
+type Question = (String, String);
 
 /// What the command line says.
 #[derive(Debug, Clone)]

@@ -124,7 +124,7 @@ impl Registry {
         let asked = self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let accept = |request: RequestBuilder| request.header(ACCEPT, &accept);
-            self.send(report, object, Method::HEAD, &repository, &url, accept)
+            self.send(report, object, &Method::HEAD, &repository, &url, accept)
         });
         match asked {
             Ok(_) => Ok(true),
@@ -191,7 +191,7 @@ impl Registry {
         let repository = format!("{}{repository}", self.prefix);
         let asked = self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
-            self.send(report, object, Method::HEAD, &repository, &url, |request| request)
+            self.send(report, object, &Method::HEAD, &repository, &url, |request| request)
         });
         asked.is_ok()
     }
@@ -217,14 +217,14 @@ impl Registry {
         url: &Url,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        self.send(report, object, Method::GET, repository, url, headers)
+        self.send(report, object, &Method::GET, repository, url, headers)
     }
 
     fn send(
         &self,
         report: &dyn Report,
         object: &str,
-        method: Method,
+        method: &Method,
         repository: &str,
         url: &Url,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use reqwest::Url;
 use serde_json::Value;
 
 use crate::bundle::MANIFESTS_LIMIT;
@@ -12,11 +11,10 @@ use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fetch::attached::{self, Attached};
-use crate::fetch::auth::leads_inside;
-use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::files::{self, RemoteFile};
-use crate::fetch::http::{self, Http};
+use crate::fetch::foreign::{Elsewhere, ForeignLayer};
+use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
 use crate::fetch::registry::Registry;
 use crate::fetch::upstream::{Upstream, names};
@@ -72,16 +70,11 @@ pub fn resolve(
         Ok((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept))
     });
     let elsewhere = Elsewhere { http, upstream, report };
-    let (images, subjects): (Vec<_>, Vec<_>) = images
-        .into_iter()
-        .map(|image| match image {
-            Ok((image, kept)) => {
-                let subjects = (image.registry.clone(), image.indexed.reference.clone(), kept);
-                (Ok(image), Some(subjects))
-            }
-            Err(failure) => (Err(failure), None),
-        })
-        .unzip();
+    let mut subjects = Vec::new();
+    for (image, kept) in images.iter().flatten() {
+        let subject = |digest| (image.registry.clone(), image.indexed.reference.clone(), digest);
+        subjects.extend(kept.iter().copied().map(subject));
+    }
     let listed: BTreeSet<String> = lists.images.iter().map(|entry| entry.reference.to_string()).collect();
     let search = Search { report, attached, manifests: &manifests, foreign: &foreign, listed };
     let attached = if attached.is_empty() { Vec::new() } else { search.run(upstream.jobs, subjects) };
@@ -97,7 +90,8 @@ pub fn resolve(
     let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
     let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests, foreign: HashMap::new() };
     let mut is_full = false;
-    for image in images.into_iter().chain(attached) {
+    let images = images.into_iter().map(|image| image.map(|(image, _)| image));
+    for image in images.chain(attached) {
         match image {
             Ok(image) => resolved.images.push(image),
             // Every image that comes after it is one too many, too.
@@ -171,76 +165,6 @@ impl Manifests {
     }
 }
 
-/// A layer that lies outside its registry.
-struct ForeignLayer {
-    /// The image, for a person.
-    object: String,
-    layer: Descriptor,
-    registry: Arc<Registry>,
-    repository: String,
-}
-
-/// Looks for foreign layers.
-struct Elsewhere<'a> {
-    http: &'a Http,
-    upstream: &'a Upstream,
-    report: &'a dyn Report,
-}
-
-impl Elsewhere<'_> {
-    /// The first of its URLs that has it (image-spec, descriptor, `urls`); nothing if the registry itself is the one.
-    /// Nobody there is told who asks.
-    fn find(&self, foreign: &ForeignLayer) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
-        let ForeignLayer { object, layer, registry, repository } = foreign;
-        let mut failure = None;
-        for url in &layer.urls {
-            match self.probe(foreign, url) {
-                Ok(file) if file.size.is_none_or(|size| size == layer.size) => {
-                    return Ok(Some((layer.digest, file)));
-                }
-                Ok(file) => {
-                    let (found, expected) =
-                        (file.size.unwrap_or_default().to_string(), layer.size.to_string());
-                    let problem =
-                        Problem::Mismatch { what: "size", found, expected, url: http::plain(&file.url) };
-                    failure.get_or_insert(FetchError::new(object, problem));
-                }
-                Err(error) => {
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        match failure {
-            Some(failure) if !registry.has_blob(self.report, object, repository, layer.digest) => {
-                Err(failure)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn probe(&self, foreign: &ForeignLayer, url: &str) -> Result<RemoteFile, FetchError> {
-        let ForeignLayer { object, layer, registry, .. } = foreign;
-        let refuse = |url: String, why| {
-            Err(FetchError::new(object, Problem::Foreign { layer: layer.digest, url, why }))
-        };
-        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(url) = parsed else { return refuse(format!("`{url}`"), "it is no http or https URL") };
-        let mirror = names(&url).iter().find_map(|name| self.upstream.mirrors.get(name));
-        // Where the user himself says where it is, that is no matter of the registry's.
-        if mirror.is_none() && leads_inside(&url) && !registry.is_inside(object)? {
-            return refuse(
-                http::plain(&url),
-                "it is in the network of this machine, and the registry is not",
-            );
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return refuse(http::plain(&url), "it has a user name in it");
-        }
-        let what = format!("{object} {}", layer.digest);
-        files::probe(self.http, self.report, &what, &files::mirrored(&url, mirror), &Credentials::default())
-    }
-}
-
 /// Looks for what is attached to images.
 struct Search<'a> {
     report: &'a dyn Report,
@@ -251,20 +175,14 @@ struct Search<'a> {
     listed: BTreeSet<String>,
 }
 
-/// A manifest to which something may be attached: whose, which, and how far from an image of the lists.
+/// A manifest to which something may be attached: where it is.
 type Subject = (Arc<Registry>, Reference, Digest);
+/// An image, and the manifests that are kept of it.
+type Found = (ResolvedImage, BTreeSet<Digest>);
 
 impl Search<'_> {
-    fn run(
-        &self,
-        jobs: usize,
-        images: Vec<Option<(Arc<Registry>, Reference, BTreeSet<Digest>)>>,
-    ) -> Vec<Result<ResolvedImage, FetchError>> {
+    fn run(&self, jobs: usize, mut round: Vec<Subject>) -> Vec<Result<ResolvedImage, FetchError>> {
         let mut seen = BTreeSet::new();
-        let mut round: Vec<Subject> = Vec::new();
-        for (registry, reference, kept) in images.into_iter().flatten() {
-            round.extend(kept.into_iter().map(|digest| (registry.clone(), reference.clone(), digest)));
-        }
         let mut found = BTreeMap::new();
         let mut failures = Vec::new();
         for _ in 0..attached::DEPTH_LIMIT {
@@ -302,10 +220,7 @@ impl Search<'_> {
     }
 
     /// What is attached to one subject, and the manifests of that.
-    fn of(
-        &self,
-        (registry, of, subject): &Subject,
-    ) -> Vec<Result<(ResolvedImage, BTreeSet<Digest>), FetchError>> {
+    fn of(&self, (registry, of, subject): &Subject) -> Vec<Result<Found, FetchError>> {
         let tag = attached::tag_of(*subject);
         let mut found = Vec::new();
         for end in Attached::tags(self.attached) {
@@ -325,12 +240,7 @@ impl Search<'_> {
     }
 
     /// What has this tag, if there is such a tag and no list names it.
-    fn tag(
-        &self,
-        registry: &Arc<Registry>,
-        of: &Reference,
-        tag: &str,
-    ) -> Result<Option<(ResolvedImage, BTreeSet<Digest>)>, FetchError> {
+    fn tag(&self, registry: &Arc<Registry>, of: &Reference, tag: &str) -> Result<Option<Found>, FetchError> {
         let Some(entry) = self.entry(of, tag) else { return Ok(None) };
         let object = entry.reference.to_string();
         if !registry.may_have_manifest(self.report, &object, of.repository(), tag)? {
@@ -353,7 +263,7 @@ impl Search<'_> {
         tag: &str,
         object: &str,
         referrers: &[Value],
-    ) -> Result<Option<(ResolvedImage, BTreeSet<Digest>)>, FetchError> {
+    ) -> Result<Option<Found>, FetchError> {
         let Some(entry) = self.entry(of, tag) else { return Ok(None) };
         let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
         let Some(bytes) = attached::index_of(referrers) else {

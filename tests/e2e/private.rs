@@ -17,6 +17,7 @@ use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
 use crate::program::{Finished, airbundle_command};
+use crate::secure::TlsFake;
 use crate::support::fake::{Content, Fake, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::process::{Daemon, run};
@@ -639,6 +640,45 @@ fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
             received_nothing(&[&other, &hop], &job.secrets);
         }
     }
+}
+
+#[test]
+fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registry() {
+    let mut blobs = Content::default();
+    blobs.image("team/a:1", &image());
+    // The same host by https at another port, which is asked with any certificate.
+    let other = TlsFake::start("127.0.0.1", blobs.clone(), |_, _, reply| reply);
+    let target = other.addr.clone();
+    let registry = guarded(
+        "Basic realm=\"x\"",
+        |seen| seen.header("authorization").is_some(),
+        move |seen, reply| {
+            let path = &seen.path;
+            if path.contains("/blobs/") { Reply::redirect(&format!("https://{target}{path}")) } else { reply }
+        },
+    );
+    let job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+    job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+    job.packs(&["--insecure-registry", &registry.addr()]);
+    received_nothing(&[&other.fake], &job.secrets);
+
+    // From https to http at another port: nobody is asked at all.
+    let plain = Fake::honest(blobs.clone());
+    let target = plain.addr();
+    let registry = TlsFake::start("127.0.0.1", blobs, move |_, seen, reply| {
+        let path = &seen.path;
+        if seen.header("authorization").is_none() {
+            Reply::status(401).with("www-authenticate", "Basic realm=\"x\"")
+        } else if path.contains("/blobs/") {
+            Reply::redirect(&format!("http://{target}{path}"))
+        } else {
+            reply
+        }
+    });
+    let job = Job::new(&format!("{}/team/a:1\n", registry.addr));
+    job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from https to http"]);
+    assert!(plain.seen().is_empty());
 }
 
 #[test]

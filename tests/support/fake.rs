@@ -131,8 +131,8 @@ impl Seen {
 
     /// All of it, to be searched.
     pub fn text(&self) -> String {
-        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
-        format!("{} {}\n{headers}\n{}", self.method, self.path, self.body)
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        format!("{} {}\n{}\n\n{}", self.method, self.path, headers.join("\n"), self.body)
     }
 
     /// The same without a header.
