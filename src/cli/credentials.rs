@@ -1,9 +1,11 @@
 //! The options that say what the user is known by at registries.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, stdin};
 use std::path::PathBuf;
 
 use clap::Args;
+use reqwest::Url;
 
 use crate::cli::exit::{Code, Failure};
 use crate::fetch::credentials::{Credentials, Given, Secret};
@@ -55,29 +57,36 @@ impl CredentialsArgs {
 
 /// The registry that a password is for. It is never sent to one that was not meant.
 fn bound_to(said: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<String, Failure> {
-    let mut hosts: Vec<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
-    hosts.sort_unstable();
-    hosts.dedup();
+    let hosts: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
+    let place = |host: &&str| upstream.mirrors.get(*host).map_or((*host).to_owned(), authority);
+    let places: BTreeSet<String> = hosts.iter().map(place).collect();
+    let all = || places.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let usage = |message: String| Err(Failure::new(Code::Usage, message));
     if let Some(said) = said {
         let said = canonical_host(&said);
-        if !hosts.iter().any(|host| upstream.is_place_of(&said, host)) {
-            return usage(format!("`--registry {said}`: no image of the lists comes from there"));
+        if !places.contains(&said) {
+            return usage(format!("`--registry {said}`: the images of the lists come from {}", all()));
         }
         return Ok(said);
     }
-    match hosts[..] {
-        [] => usage("`--username` is for a registry, and the lists name no image".to_owned()),
-        [host] if !upstream.mirrors.contains_key(host) => Ok(host.to_owned()),
-        [host] => usage(format!(
-            "the images of `{host}` come from a mirror: say with `--registry HOST` that `--username` is for it"
+    match (hosts.first(), places.first()) {
+        (Some(host), Some(place)) if hosts.len() == 1 && host == place => Ok(place.clone()),
+        (Some(host), Some(place)) if hosts.len() == 1 => usage(format!(
+            "the images of `{host}` come from a mirror: say with `--registry {place}` that `--username` is for it"
         )),
-        _ => usage(format!(
+        (Some(_), _) => usage(format!(
             "the lists name {} registries: say with `--registry HOST` which of them `--username` is for ({})",
             hosts.len(),
-            hosts.join(", ")
+            all()
         )),
+        (None, _) => usage("`--username` is for a registry, and the lists name no image".to_owned()),
     }
+}
+
+/// The host of a mirror, with its port if it has one of its own.
+fn authority(mirror: &Url) -> String {
+    let host = canonical_host(mirror.host_str().unwrap_or_default());
+    mirror.port().map_or(host.clone(), |port| format!("{host}:{port}"))
 }
 
 fn read_password() -> Result<Secret, Failure> {

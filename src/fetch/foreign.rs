@@ -90,3 +90,38 @@ impl Elsewhere<'_> {
         files::probe(self.http, self.report, &what, &files::mirrored(&url, mirror), &Credentials::default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Silent;
+
+    #[test]
+    fn a_registry_out_there_cannot_send_into_the_own_network() {
+        let http = Http::new(1);
+        let elsewhere = Elsewhere { http: &http, upstream: &Upstream::default(), report: &Silent };
+        let registry = Registry::new(http.clone(), "registry.example", None, false).unwrap();
+        let layer = Descriptor {
+            media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".to_owned(),
+            digest: Digest::of(b""),
+            size: 0,
+            platform: None,
+            attests: None,
+            urls: Vec::new(),
+        };
+        let (object, repository) = ("registry.example/a:1".to_owned(), "a".to_owned());
+        let foreign = ForeignLayer { object, layer, registry: Arc::new(registry), repository };
+        for url in [
+            "http://127.0.0.1/layer",
+            "http://169.254.169.254/latest",
+            "https://10.0.0.1/layer",
+            "https://[::1]/layer",
+            "http://localhost:8080/layer",
+            "file:///etc/passwd",
+            "https://user:secret@a.example/layer",
+        ] {
+            let error = elsewhere.probe(&foreign, url).unwrap_err();
+            assert!(matches!(error.problem, Problem::Foreign { .. }), "{url}: {error}");
+        }
+    }
+}

@@ -164,11 +164,22 @@ fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
     expected.extend([tag(root, ".att"), tag(root, ""), tag(&sbom, "")]);
     expected.sort();
     assert_eq!(job.references(), expected);
+    let listing = unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str()]).ok().stdout;
+    assert!(listing.contains("and 5 attached") && !listing.contains("sha256-"), "{listing}");
     let bundle = fs::read(job.path("out.tar.zst")).expect("read the bundle");
     job.pack(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
     assert!(fs::read(job.path("out.tar.zst")).expect("read the bundle") == bundle, "the same bytes");
 
     let site = job.site();
+    // An engine has no place for signatures, and nobody is told so.
+    let archives = job.path("archives");
+    fs::create_dir(&archives).expect("make a folder");
+    let (site_path, archives) = (job.path("site"), archives.to_str().expect("UTF-8").to_owned());
+    let load =
+        ["images", site_path.to_str().expect("UTF-8"), "--load", "oci-archive", "--platform", "linux/amd64"];
+    let loaded = unbundle([&load[..], &["-o", &archives]].concat()).ok();
+    assert!(!loaded.stderr.contains("left out"), "{loaded:#?}");
+    assert_eq!(fs::read_dir(&archives).expect("list a folder").count(), 2);
     let repository = repository_at(&site, "team/app");
     for (tag, image) in &attached {
         site.assert_serves(&repository, &**tag, image);

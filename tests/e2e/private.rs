@@ -234,7 +234,7 @@ fn a_password_on_stdin_is_for_one_registry() {
     let words = ["401", "`--username`", &format!("for `{}`", registry.addr)];
     run(&job, &["--registry", &registry.addr], "wrong").failed(4, &words);
     run(&job, &[], "").failed(2, &["no password"]);
-    run(&job, &["--registry", &other.addr], PASSWORD).failed(2, &["--registry", "no image"]);
+    run(&job, &["--registry", &other.addr], PASSWORD).failed(2, &["--registry", "come from", &registry.addr]);
     job.run(&["--username", USER]).failed(2, &["--password-stdin"]);
 
     let both = Job::new(&(registry.list() + &other.list()));
@@ -575,6 +575,25 @@ fn a_token_that_ends_during_a_long_pull_is_replaced_before_if_it_says_so_and_aft
 }
 
 #[test]
+fn one_token_is_asked_for_by_many_connections() {
+    let layers: Vec<_> =
+        (0..60_u8).map(|number| Layer::files(&[("n", &[number])], Compression::Gzip)).collect();
+    let mut content = Content::default();
+    content.image("team/many:1", &Image::new(Format::Oci, "linux/amd64", &layers));
+    let fake = Fake::start(content, |seen, reply| {
+        if seen.path.starts_with("/token") {
+            thread::sleep(Duration::from_millis(200));
+            return Reply::ok(br#"{"token":"tok"}"#);
+        }
+        let realm = format!("Bearer realm=\"http://{}/token\"", seen.header("host").expect("a host"));
+        let is_known = seen.header("authorization") == Some("Bearer tok");
+        if is_known { reply } else { Reply::status(401).with("www-authenticate", &realm) }
+    });
+    Job::new(&format!("{}/team/many:1\n", fake.addr())).packs(&["--jobs", "16"]);
+    assert_eq!(fake.seen_of("/token").len(), 1);
+}
+
+#[test]
 fn a_new_token_that_is_refused_too_is_an_error_and_no_loop() {
     let fake = guarded(
         "Bearer realm=\"http://{host}/token\"",
@@ -785,7 +804,7 @@ fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     command.args(["--registry", &mirror.addr()]);
     job.run_with(command, PASSWORD).ok();
     let command = job.command(&["--mirror", &url, "--username", "mirror", "--password-stdin"]);
-    job.run_with(command, PASSWORD).failed(2, &["quay.io", "mirror", "--registry HOST"]);
+    job.run_with(command, PASSWORD).failed(2, &["quay.io", "mirror", "--registry 127."]);
 }
 
 // ---- Files -------------------------------------------------------------------------------------------------------
