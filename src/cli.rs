@@ -1,6 +1,8 @@
 //! The command line: one file a verb, and what they share.
 
 #[cfg(feature = "net")]
+pub mod credentials;
+#[cfg(feature = "net")]
 pub mod diff;
 pub mod exit;
 pub mod image;

@@ -1,10 +1,14 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
+pub mod attached;
 pub mod auth;
+pub mod credentials;
 pub mod error;
 pub mod files;
+pub mod foreign;
 pub mod http;
 pub mod locked;
+pub mod netrc;
 pub mod queue;
 pub mod registry;
 pub mod resolve;

@@ -132,6 +132,8 @@ fn run(
     for recorded in images {
         match job(recorded, storage, options, taker) {
             Ok(job) => jobs.push(job),
+            // Nobody misses a signature in an engine.
+            Err(error) if error.is_unfit() && !options.asked_for && is_attached(recorded) => {}
             Err(error) if error.is_unfit() && !options.asked_for => {
                 report.event(&Event::Warning { message: format!("left out: {error}") });
                 summary.skipped.push(error);
@@ -191,6 +193,11 @@ fn job(recorded: &RecordedImage, storage: &Path, options: &Options, taker: Taker
         Target::Engine(_) | Target::Stdout => None,
     };
     Ok(Job { image, archive, file })
+}
+
+/// Whether it is about another image.
+fn is_attached(image: &RecordedImage) -> bool {
+    image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())
 }
 
 /// The name of an image's file, without what skopeo would take for the end of a path.

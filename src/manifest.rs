@@ -48,8 +48,9 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
     /// For a buildkit attestation in an index: the manifest that it is about.
     pub attests: Option<Digest>,
-    /// Whether the blob lies elsewhere than in the registry (`urls`: a "foreign" layer).
-    pub foreign: bool,
+    /// For a layer that lies elsewhere than in the registry (a "foreign", or "nondistributable" one): where. Nothing
+    /// for all others, whatever `urls` they have.
+    pub urls: Vec<String>,
 }
 
 /// Why bytes are no manifest that a site could serve.
@@ -126,8 +127,11 @@ impl Descriptor {
             Some(digest) if annotation("vnd.docker.reference.type").is_some() => Some(digest.parse()?),
             _ => None,
         };
+        let media_type = descriptor.media_type().to_string();
+        let is_foreign = media_type.contains("foreign") || media_type.contains("nondistributable");
+        let urls = descriptor.urls().clone().filter(|_| is_foreign).unwrap_or_default();
         Ok(Self {
-            media_type: descriptor.media_type().to_string(),
+            media_type,
             digest: descriptor.digest().to_string().parse()?,
             size: descriptor.size(),
             platform: descriptor.platform().as_ref().map(|platform| Platform {
@@ -136,9 +140,7 @@ impl Descriptor {
                 variant: platform.variant().clone(),
             }),
             attests,
-            foreign: descriptor.urls().as_ref().is_some_and(|urls| !urls.is_empty())
-                && descriptor.media_type().to_string().contains("foreign")
-                || descriptor.media_type().to_string().contains("nondistributable"),
+            urls,
         })
     }
 }
@@ -201,6 +203,24 @@ mod tests {
         };
         assert_eq!(children[0].platform.as_ref().unwrap().to_string(), "linux/arm/v7");
         assert_eq!(children[1].attests.unwrap().to_string(), A);
+    }
+
+    #[test]
+    fn only_a_foreign_layer_lies_where_its_urls_lead() {
+        for (media_type, foreign) in [
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", true),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", false),
+        ] {
+            let urls = r#""urls":["https://a.example/1","https://b.example/1"],"#;
+            let text = image("").replace("application/vnd.oci.image.layer.v1.tar+gzip", media_type);
+            let text = text.replace("\"layers\":[{", &format!("\"layers\":[{{{urls}"));
+            let Manifest::Image { layers, .. } = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap()
+            else {
+                panic!("an index");
+            };
+            assert_eq!(layers[0].urls.len(), if foreign { 2 } else { 0 }, "{media_type}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::bundle::spool::{self, Spool};
 use crate::bundle::writer::{Claim, ClaimError, old_path};
 use crate::digest::Digest;
 use crate::event::{Event, Report, human_bytes};
+use crate::fetch::attached::Attached;
 use crate::fetch::error::FetchError;
 use crate::fetch::http::Http;
 use crate::fetch::locked::{lists_of, resolve_lock};
@@ -50,6 +51,8 @@ pub struct Options {
     pub output: PathBuf,
     /// The platforms of images to be taken, where the list does not say; empty: all.
     pub platforms: Vec<Platform>,
+    /// What is to be taken that is attached to images.
+    pub with: Vec<Attached>,
     /// zstd's compression level, 1 to 22.
     pub level: i32,
     /// Where things are fetched from.
@@ -200,7 +203,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
             }
         };
         let platforms = input.platforms(&options.platforms);
-        let lock = Lock::of(&plan.layout, &plan.files.files, &platforms);
+        let lock = plan.lock(&platforms);
         if !failures.is_empty() && options.missing == Missing::KeepGoing {
             return Err(PackError::Fetch(failures));
         }
@@ -237,7 +240,10 @@ fn find(
 ) -> Result<(Resolved, Vec<FetchError>), PackError> {
     let upstream = &options.upstream;
     match input {
-        Input::Lists(lists) => Ok(resolve(http, upstream, &options.platforms, lists.clone(), report)),
+        Input::Lists(lists) => {
+            let Options { platforms, with, .. } = options;
+            Ok(resolve(http, upstream, platforms, with, lists.clone(), report))
+        }
         Input::Lock(lock) => {
             let lists = lists_of(lock)?;
             Ok(resolve_lock(http, upstream, lock, lists, report))

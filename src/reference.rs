@@ -126,6 +126,15 @@ impl Reference {
         self.tag.as_deref()
     }
 
+    /// Whether its tag says that it is about another image: a signature, an attestation, an SBOM, or the list of
+    /// referrers (`sha256-<hex>`, with an ending or without; OCI distribution-spec, "Referrers Tag Schema").
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        let hex = self.tag.as_deref().and_then(|tag| tag.strip_prefix("sha256-"));
+        let hex = hex.map(|hex| hex.split_once('.').map_or(hex, |(hex, _)| hex));
+        hex.is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok())
+    }
+
     /// The digest of the manifest or index; `None` only if there is a tag.
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
@@ -409,6 +418,23 @@ impl FromStr for RepositoryTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_tells_what_is_attached_to_another_image() {
+        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        for (tag, expected) in [
+            (format!("sha256-{hex}"), true),
+            (format!("sha256-{hex}.sig"), true),
+            (format!("sha256-{hex}.sbom"), true),
+            (format!("sha256-{hex}0"), false),
+            (format!("sha256-{}", &hex[1..]), false),
+            (hex.to_owned(), false),
+            ("v1".to_owned(), false),
+        ] {
+            let reference: Reference = format!("quay.io/a/b:{tag}").parse().unwrap();
+            assert_eq!(reference.is_attached(), expected, "{tag}");
+        }
+    }
 
     const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::bundle::index::About;
 use crate::digest::Digest;
 use crate::event::{Event, Report, human_bytes};
+use crate::fetch::attached::Attached;
 use crate::fetch::error::FetchError;
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
@@ -15,7 +16,7 @@ use crate::fetch::queue::{self, Means, Next, Queue, Task};
 use crate::fetch::resolve::{probe, registries, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::list::Lists;
-use crate::lock::{Lock, LockError};
+use crate::lock::{Lock, LockError, LockedImage};
 use crate::pack::PackError;
 use crate::pack::plan::{Plan, Planned, of_web, wanted_platforms};
 use crate::platform::Platform;
@@ -25,12 +26,13 @@ use crate::platform::Platform;
 pub fn lock(
     lists: Lists,
     platforms: &[Platform],
+    with: &[Attached],
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = Http::new(upstream.tries);
     let wanted = wanted_platforms(&lists, platforms);
-    let (resolved, failures) = resolve(&http, upstream, platforms, lists, report);
+    let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
@@ -44,7 +46,7 @@ pub fn lock(
     for (stand_in, (digest, size)) in stand_ins.into_iter().zip(found) {
         plan.found_out(stand_in, digest, size);
     }
-    Ok(Lock::of(&plan.layout, &plan.files.files, &wanted))
+    Ok(plan.lock(&wanted))
 }
 
 /// How much it is, before anything large is fetched.
@@ -138,14 +140,17 @@ pub fn check(
             return Err(LockError::Content(text));
         }
     };
-    let images = in_parallel(upstream.jobs, &lock.images, |image| {
+    // An index that was made here has no name upstream.
+    let named = |image: &&LockedImage| image.manifests.iter().all(|manifest| manifest.content.is_none());
+    let images: Vec<&LockedImage> = lock.images.iter().filter(named).collect();
+    let found = in_parallel(upstream.jobs, &images, |image| {
         let reference = &image.reference;
         let digest = image.digest.to_string();
         let name = reference.tag().unwrap_or(&digest);
         let registry = &registries[reference.host()];
         registry.manifest(report, &reference.to_string(), reference.repository(), name)
     });
-    for (image, found) in lock.images.iter().zip(images) {
+    for (image, found) in images.into_iter().zip(found) {
         let now = match found {
             Ok((_, bytes)) if Digest::of(&bytes) == image.digest => continue,
             Ok((_, bytes)) => Now::Digest(Digest::of(&bytes)),

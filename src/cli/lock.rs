@@ -11,6 +11,8 @@ use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
+use crate::fetch::attached::Attached;
+use crate::fetch::locked::lists_of;
 use crate::fs;
 use crate::list::Lists;
 use crate::lock::Lock as Document;
@@ -38,6 +40,9 @@ pub struct Lock {
     /// Take these platforms of images that have several, such as linux/amd64 (default: all)
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', conflicts_with = "check")]
     platform: Vec<Platform>,
+    /// Take what is attached to the images, too
+    #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "check")]
+    with: Vec<Attached>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]
@@ -67,9 +72,9 @@ impl Lock {
     fn run_lock(self) -> Result<Code, Failure> {
         let path = self.output.expect("clap asks for it");
         let lists = Lists::read(&self.lists).map_err(list_failure)?;
-        let upstream = self.upstream.upstream()?;
+        let upstream = self.upstream.upstream_for(&lists)?;
         let reporter = self.out.reporter();
-        let result = lock(lists, &self.platform, &upstream, &*reporter);
+        let result = lock(lists, &self.platform, &self.with, &upstream, &*reporter);
         drop(reporter);
         let document = result.map_err(pack_failure)?;
         fs::write_durably(&path, &document.to_json())
@@ -97,7 +102,7 @@ impl Lock {
             let message = format!("`{}` is no lock: make one with `airbundle lock`", path.display());
             return Err(Failure::new(if path.exists() { Code::List } else { Code::File }, message));
         };
-        let upstream = self.upstream.upstream()?;
+        let upstream = self.upstream.upstream_for(&lists_of(&document)?)?;
         let reporter = self.out.reporter();
         let result = check(&document, self.quick, &upstream, &*reporter);
         drop(reporter);

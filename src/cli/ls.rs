@@ -14,6 +14,7 @@ use crate::cli::{json, open_bundle, print};
 use crate::digest::Digest;
 use crate::event::human_bytes;
 use crate::manifest::{MANIFEST_LIMIT, Manifest};
+use crate::reference::Reference;
 
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
@@ -141,14 +142,22 @@ fn text(listing: &Listing) -> String {
     text
 }
 
-/// A table of images.
+/// A table of images, without what is attached to them: its names are as long as they are meaningless.
 pub(super) fn images(images: &[ListedImage]) -> String {
-    let rows = images.iter().map(|image| {
+    let is_attached = |image: &&ListedImage| {
+        image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())
+    };
+    let attached = images.iter().filter(is_attached).count();
+    let rows = images.iter().filter(|image| !is_attached(image)).map(|image| {
         let platforms = if image.platforms.is_empty() { "-".into() } else { image.platforms.join(",") };
         [image.reference.clone(), human_bytes(image.size), platforms, image.digest.to_string()]
     });
     let mut text = String::new();
     table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], &rows.collect::<Vec<_>>());
+    if attached > 0 {
+        let _ =
+            writeln!(text, "and {attached} attached to them (signatures and the like): --json names them");
+    }
     text
 }
 

@@ -13,7 +13,9 @@ use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
+use crate::fetch::attached::Attached;
 use crate::fetch::error::FetchError;
+use crate::fetch::locked::lists_of;
 use crate::fs;
 use crate::list::{ListError, Lists};
 use crate::lock::Lock;
@@ -33,6 +35,9 @@ pub struct Pack {
     /// Take these platforms of images that have several, such as linux/amd64 (default: all)
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
+    /// Take what is attached to the images, too
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    with: Vec<Attached>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     /// Compress at this zstd level
@@ -61,11 +66,14 @@ impl Pack {
     /// Packs.
     pub fn run(self) -> Result<Code, Failure> {
         let input = read_input(&self.lists)?;
-        if matches!(input, Input::Lock(_)) && !self.platform.is_empty() {
-            let message = "`--platform` does not go with a lock, which has the platforms: lock anew with it";
+        if matches!(input, Input::Lock(_)) && !(self.platform.is_empty() && self.with.is_empty()) {
+            let message = "`--platform` and `--with` do not go with a lock, which says it already: lock anew";
             return Err(Failure::new(Code::Usage, message));
         }
-        let upstream = self.upstream.upstream()?;
+        let upstream = match &input {
+            Input::Lists(lists) => self.upstream.upstream_for(lists)?,
+            Input::Lock(lock) => self.upstream.upstream_for(&lists_of(lock)?)?,
+        };
         let (output, platforms, level) = (self.output, self.platform, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let about = About { title: self.title, created: created()?, guide };
@@ -77,6 +85,7 @@ impl Pack {
         let options = Options {
             output,
             platforms,
+            with: self.with,
             level,
             upstream,
             about,

@@ -1,12 +1,15 @@
 //! The options that say where things are fetched from, and how: the same for every command that fetches.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use clap::Args;
 use reqwest::Url;
 
+use crate::cli::credentials::CredentialsArgs;
 use crate::cli::exit::{Code, Failure};
 use crate::fetch::upstream::Upstream;
+use crate::list::Lists;
 use crate::reference::canonical_host;
 
 /// Where things are fetched from, and how.
@@ -25,11 +28,13 @@ pub struct UpstreamArgs {
     /// Fetch what is on HOST, files and images alike, from URL instead; a path in URL comes before theirs
     #[arg(long, value_name = "HOST=URL", value_parser = parse_mirror)]
     mirror: Vec<(String, Url)>,
+    #[command(flatten)]
+    credentials: CredentialsArgs,
 }
 
 impl UpstreamArgs {
     /// What they say, checked.
-    pub fn upstream(self) -> Result<Upstream, Failure> {
+    fn upstream(self) -> Result<Upstream, Failure> {
         let mut mirrors = HashMap::new();
         for (host, url) in self.mirror {
             if mirrors.insert(host.clone(), url).is_some() {
@@ -41,7 +46,16 @@ impl UpstreamArgs {
             insecure: self.insecure_registry,
             jobs: self.jobs.into(),
             tries: self.retries.saturating_add(1),
+            ..Upstream::default()
         })
+    }
+
+    /// The same with the credentials for what `lists` name.
+    pub fn upstream_for(mut self, lists: &Lists) -> Result<Upstream, Failure> {
+        let credentials = std::mem::take(&mut self.credentials);
+        let upstream = self.upstream()?;
+        let credentials = Arc::new(credentials.credentials(&upstream, lists)?);
+        Ok(Upstream { credentials, ..upstream })
     }
 }
 

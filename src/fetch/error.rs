@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::digest::Digest;
+use crate::fetch::credentials::CredentialsError;
 use crate::manifest::ManifestError;
 
 /// Why `object` could not be fetched. The object is named as the list names it, with the URL that was asked.
@@ -59,6 +60,9 @@ pub enum Problem {
     /// The registry asks for a token from a place where no token must be asked for.
     #[error("its registry sends for a token to {0}, which is not a place that it may send to")]
     Realm(String),
+    /// The credentials for its registry cannot be had, or must not be sent.
+    #[error("{0}")]
+    Credentials(Box<CredentialsError>),
     /// A manifest that no site could serve.
     #[error("the manifest {digest}: {error}")]
     Manifest {
@@ -73,6 +77,18 @@ pub enum Problem {
          lists, and pack a bundle of each part"
     )]
     Limit(u64),
+    /// A layer that lies outside the registry, where it must not be looked for.
+    #[error(
+        "its layer {layer} lies outside its registry, and {url} is not a place that a registry may send to: {why}"
+    )]
+    Foreign {
+        /// The layer.
+        layer: Digest,
+        /// Where the manifest says that it is.
+        url: String,
+        /// What is wrong with that.
+        why: &'static str,
+    },
     /// A platform that the image does not have.
     #[error("it has no {wanted}; it has {available}")]
     Platform {
@@ -94,6 +110,24 @@ impl FetchError {
     pub fn of(mut self, object: &str) -> Self {
         object.clone_into(&mut self.object);
         self
+    }
+
+    /// The status of an answer that said no.
+    #[must_use]
+    pub fn status(&self) -> Option<u16> {
+        match self.problem {
+            Problem::Status { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Takes out of what a server has said what it must not have repeated.
+    pub fn scrub(&mut self, scrub: impl Fn(&str) -> String) {
+        if let Problem::Status { url, hint: text, .. } | Problem::Protocol { url, what: text } =
+            &mut self.problem
+        {
+            (*url, *text) = (scrub(url), scrub(text));
+        }
     }
 
     /// Whether the same request may well succeed later.

@@ -1,10 +1,12 @@
 //! Files by URL: where they are asked for, and what can be known of them before they are fetched.
 
-use reqwest::blocking::Response;
-use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_RANGE, RANGE};
+use reqwest::blocking::{RequestBuilder, Response};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, ETAG, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{StatusCode, Url};
 
 use crate::event::Report;
+use crate::fetch::auth;
+use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::http::{self, Http};
 
@@ -19,6 +21,8 @@ pub struct RemoteFile {
     pub ranges: bool,
     /// Its strong entity tag (RFC 9110, section 8.8.3).
     pub etag: Option<String>,
+    /// What the user is known by there.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// Where `url` is asked for when there is a `mirror` for its host.
@@ -33,12 +37,26 @@ pub fn mirrored(url: &Url, mirror: Option<&Url>) -> Url {
 
 /// Asks for the first byte of a file, to learn that it is there, how large it is, and whether it can be had in
 /// parts. A HEAD would be the obvious request; signed storage URLs refuse it.
-pub fn probe(http: &Http, report: &dyn Report, object: &str, url: &Url) -> Result<RemoteFile, FetchError> {
+pub fn probe(
+    http: &Http,
+    report: &dyn Report,
+    object: &str,
+    url: &Url,
+    credentials: &Credentials,
+) -> Result<RemoteFile, FetchError> {
+    let authorization = auth::for_file(credentials, object, url)?;
     http.retry(report, || {
-        let response = http::send_any(object, http.get(url.clone(), false).header(RANGE, "bytes=0-0"))?;
+        let request = http.get(url.clone(), false).header(RANGE, "bytes=0-0");
+        let response = http::send_any(object, authorized(request, authorization.as_ref()))?;
         let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
         let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
-        let file = |size, ranges| RemoteFile { url: url.clone(), size, ranges, etag: etag.clone() };
+        let file = |size, ranges| RemoteFile {
+            url: url.clone(),
+            size,
+            ranges,
+            etag: etag.clone(),
+            authorization: authorization.clone(),
+        };
         match response.status() {
             StatusCode::PARTIAL_CONTENT => match http::content_range(&response) {
                 // A file of no bytes has no first one: who sends it and says so is wrong about the size.
@@ -63,7 +81,7 @@ pub fn get(
     file: &RemoteFile,
     range: Option<(u64, u64)>,
 ) -> Result<Response, FetchError> {
-    let mut request = http.get(file.url.clone(), false);
+    let mut request = authorized(http.get(file.url.clone(), false), file.authorization.as_ref());
     if let Some((first, last)) = range {
         request = request.header(RANGE, format!("bytes={first}-{last}"));
         if let Some(etag) = &file.etag {
@@ -73,6 +91,14 @@ pub fn get(
     let response = http::send(object, request)?;
     refuse_encoding(object, &response)?;
     Ok(response)
+}
+
+/// A redirect to another origin takes it off again.
+fn authorized(request: RequestBuilder, authorization: Option<&HeaderValue>) -> RequestBuilder {
+    match authorization {
+        Some(authorization) => request.header(AUTHORIZATION, authorization),
+        None => request,
+    }
 }
 
 fn refuse_encoding(object: &str, response: &Response) -> Result<(), FetchError> {

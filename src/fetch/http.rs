@@ -3,9 +3,11 @@
 use std::io::Read;
 use std::time::Duration;
 
-use reqwest::blocking::{Client, RequestBuilder, Response};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, LOCATION, RETRY_AFTER};
-use reqwest::{StatusCode, Url, redirect};
+use reqwest::blocking::{Body, Client, RequestBuilder, Response};
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER,
+};
+use reqwest::{Method, StatusCode, Url, redirect};
 
 use crate::event::{Event, Report};
 use crate::fetch::error::{FetchError, Problem};
@@ -20,6 +22,9 @@ const REDIRECT_LIMIT: usize = 10;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// The longest wait before a retry, also where the server asks for a longer one.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
+/// Begins what a server says itself, in an error.
+pub const IT_SAYS: &str = "; it says \"";
 
 /// Sends requests.
 #[derive(Clone)]
@@ -51,31 +56,52 @@ impl Http {
 
     /// A GET request; `lax` takes any certificate, and follows no redirect to another host.
     pub fn get(&self, url: Url, lax: bool) -> RequestBuilder {
-        // A file is what its URL gives, not what some server would make of it on the way.
-        let client = if lax { &self.lax } else { &self.client };
-        client.get(url).header(ACCEPT_ENCODING, "identity")
+        self.request(Method::GET, url, lax)
     }
 
-    /// Sends a GET request with `headers` and a `token`, and returns the answer whatever its status. `lax` takes
-    /// any certificate from the host of `url`; another host to which that one leads is asked as if it had not been
-    /// said, and without the token.
+    fn request(&self, method: Method, url: Url, lax: bool) -> RequestBuilder {
+        // A file is what its URL gives, not what some server would make of it on the way.
+        let client = if lax { &self.lax } else { &self.client };
+        client.request(method, url).header(ACCEPT_ENCODING, "identity")
+    }
+
+    /// Sends a request with `headers` and an `authorization`, and returns the answer whatever its status. `lax`
+    /// takes any certificate from the host of `url`; another host to which that one leads is asked as if it had not
+    /// been said, and without the authorization.
     pub fn ask(
+        &self,
+        object: &str,
+        method: Method,
+        url: &Url,
+        lax: bool,
+        authorization: Option<&HeaderValue>,
+        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let mut request = headers(self.request(method.clone(), url.clone(), lax));
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let response = send_any(object, request)?;
+        match leads_to(&response).filter(|_| lax) {
+            Some(elsewhere) => send_any(object, headers(self.request(method, elsewhere, false))),
+            None => Ok(response),
+        }
+    }
+
+    /// Posts a `form` that has a secret in it, and returns the answer whatever its status.
+    pub fn post_form(
         &self,
         object: &str,
         url: &Url,
         lax: bool,
-        token: Option<&str>,
-        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+        form: String,
     ) -> Result<Response, FetchError> {
-        let mut request = headers(self.get(url.clone(), lax));
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
-        let response = send_any(object, request)?;
-        match leads_to(&response).filter(|_| lax) {
-            Some(elsewhere) => send_any(object, headers(self.get(elsewhere, false))),
-            None => Ok(response),
-        }
+        let request = self.request(Method::POST, url.clone(), lax);
+        // A body that can be read only once cannot be sent once more to where a redirect leads.
+        let length = form.len() as u64;
+        let body = Body::sized(std::io::Cursor::new(form), length);
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+        send_any(object, request)
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or has failed as often as is allowed.
@@ -228,7 +254,7 @@ fn server_message(response: Response) -> String {
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text) else { return String::new() };
     let message = value["errors"][0]["message"].as_str().unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
-    if message.is_empty() { message } else { format!("; it says \"{message}\"") }
+    if message.is_empty() { message } else { format!("{IT_SAYS}{message}\"") }
 }
 
 fn seconds(value: &str) -> Option<Duration> {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fetch::error::{FetchError, Problem};
+use crate::fetch::foreign::{Elsewhere, ForeignLayer};
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
 use crate::fetch::registry::Registry;
@@ -38,17 +39,28 @@ pub fn resolve_lock(
         Err(failures) => return (Resolved::default(), failures),
     };
     let manifests = Mutex::new(HashMap::new());
+    let foreign: Mutex<HashMap<Digest, ForeignLayer>> = Mutex::default();
     let images = in_parallel(upstream.jobs, &lock.images, |image| {
         let registry = &registries[image.reference.host()];
-        let indexed = locked_image(registry, image, &manifests, report)?;
-        Ok(ResolvedImage { indexed, registry: registry.clone() })
+        let indexed = locked_image(registry, image, &manifests, &foreign, report)?;
+        let is_made = image.manifests[0].content.is_some();
+        Ok(ResolvedImage { indexed, registry: registry.clone(), is_made })
     });
+    let elsewhere = Elsewhere { http, upstream, report };
+    let layers: Vec<_> = foreign.into_inner().expect(NO_PANIC).into_values().collect();
+    let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
     let files = probe(http, upstream, &lists.files, report);
 
     let (mut resolved, mut failures) = (Resolved::default(), Vec::new());
     for image in images {
         match image {
             Ok(image) => resolved.images.push(image),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    for layer in foreign {
+        match layer {
+            Ok(layer) => resolved.foreign.extend(layer),
             Err(failure) => failures.push(failure),
         }
     }
@@ -101,9 +113,10 @@ fn text(size: Option<u64>) -> String {
 }
 
 fn locked_image(
-    registry: &Registry,
+    registry: &Arc<Registry>,
     image: &LockedImage,
     manifests: &Mutex<HashMap<Digest, Vec<u8>>>,
+    foreign: &Mutex<HashMap<Digest, ForeignLayer>>,
     report: &dyn Report,
 ) -> Result<IndexedImage, FetchError> {
     let object = image.reference.to_string();
@@ -134,8 +147,17 @@ fn locked_image(
         }
         let manifest = Manifest::parse(&locked.media_type, &bytes)
             .map_err(|error| FetchError::new(object.as_str(), Problem::Manifest { digest, error }))?;
-        if let Manifest::Index(children) = manifest {
-            omitted.extend(children.iter().map(|child| child.digest).filter(|child| !kept.contains(child)));
+        match manifest {
+            Manifest::Index(children) => {
+                omitted
+                    .extend(children.iter().map(|child| child.digest).filter(|child| !kept.contains(child)));
+            }
+            Manifest::Image { layers, .. } => {
+                for layer in layers.into_iter().filter(|layer| !layer.urls.is_empty()) {
+                    let found = ForeignLayer::new(&object, layer, registry, image.reference.repository());
+                    foreign.lock().expect(NO_PANIC).entry(found.layer.digest).or_insert(found);
+                }
+            }
         }
         if digest == image.digest {
             (media_type, size) = (locked.media_type.clone(), locked.size);

@@ -1,18 +1,22 @@
 //! [`Registry`]: the pull side of a registry (OCI distribution-spec, "Pull").
 
-use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use reqwest::blocking::{RequestBuilder, Response};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
-use reqwest::{StatusCode, Url};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LINK, RANGE};
+use reqwest::{Method, StatusCode, Url};
+use serde_json::Value;
 
 use crate::digest::Digest;
 use crate::event::Report;
-use crate::fetch::auth::Challenge;
+use crate::fetch::auth::{Asking, Auth, leads_inside};
+use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::http::{self, Http};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
+
+/// The most pages that a list of referrers may have.
+const REFERRERS_PAGES: usize = 100;
 
 /// Where the images of one host are pulled from.
 pub struct Registry {
@@ -22,8 +26,7 @@ pub struct Registry {
     prefix: String,
     lax: bool,
     base: OnceLock<Url>,
-    /// The tokens so far, by repository.
-    tokens: Mutex<HashMap<String, String>>,
+    auth: Auth,
 }
 
 /// How a registry is reached.
@@ -56,7 +59,7 @@ impl Registry {
             }
             None => (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new()),
         };
-        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), tokens: Mutex::default() })
+        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), auth: Auth::default() })
     }
 
     /// Reads a manifest by tag or digest: its media type and its exact bytes.
@@ -73,10 +76,7 @@ impl Registry {
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let response =
                 self.get(report, object, &repository, &url, |request| request.header(ACCEPT, &accept))?;
-            let header = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-            let media_type =
-                header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
-            Ok((media_type, http::body(object, response, MANIFEST_LIMIT)?))
+            Ok((media_type(&response), http::body(object, response, MANIFEST_LIMIT)?))
         })
     }
 
@@ -110,7 +110,105 @@ impl Registry {
             .retry(report, || http::body(object, self.blob(report, object, repository, digest, None)?, limit))
     }
 
-    /// Sends a request with the token of the repository, and once more with a new one if that is asked for.
+    /// Whether there is a manifest of this name. It is asked for with HEAD, which no registry counts; where a
+    /// registry does not know that, it may be there.
+    pub fn may_have_manifest(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        reference: &str,
+    ) -> Result<bool, FetchError> {
+        let repository = format!("{}{repository}", self.prefix);
+        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
+        let asked = self.http.retry(report, || {
+            let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
+            let accept = |request: RequestBuilder| request.header(ACCEPT, &accept);
+            self.send(report, object, &Method::HEAD, &repository, &url, accept)
+        });
+        match asked {
+            Ok(_) => Ok(true),
+            Err(error) => match error.status() {
+                Some(404) => Ok(false),
+                Some(405 | 501) => Ok(true),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// What names `subject` as its subject, by the referrers API (distribution-spec, "Listing Referrers"): the
+    /// descriptors of all pages. Nothing if the registry does not have that API.
+    pub fn referrers(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        subject: Digest,
+    ) -> Result<Option<Vec<Value>>, FetchError> {
+        let repository = format!("{}{repository}", self.prefix);
+        let mut url = self.url(object, &format!("{repository}/referrers/{subject}"))?;
+        let mut all = Vec::new();
+        for page in 0..REFERRERS_PAGES {
+            let answer = self.http.retry(report, || {
+                let accept = |request: RequestBuilder| request.header(ACCEPT, OCI_INDEX);
+                let response = self.get(report, object, &repository, &url, accept)?;
+                let is_index = media_type(&response) == OCI_INDEX;
+                let next = next_page(&response);
+                Ok((is_index, next, http::body(object, response, MANIFEST_LIMIT)?))
+            });
+            let (is_index, next, body) = match answer {
+                Ok(answer) => answer,
+                // As the specification has it, and as registries have it that are older.
+                Err(error) if page == 0 && matches!(error.status(), Some(400 | 404 | 405 | 406 | 501)) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
+            if page == 0 && !is_index {
+                return Ok(None);
+            }
+            let wrong = |what: &str| {
+                let what = what.to_owned();
+                Err(FetchError::new(object, Problem::Protocol { url: http::plain(&url), what }))
+            };
+            let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let Some(Value::Array(manifests)) = body.get_mut("manifests").map(Value::take) else {
+                return wrong("something that is no list of referrers");
+            };
+            all.extend(manifests);
+            match next {
+                None => return Ok(Some(all)),
+                Some(next) if next.origin() == url.origin() => url = next,
+                Some(_) => return wrong("that its list of referrers goes on at another host"),
+            }
+        }
+        let what = format!("a list of referrers of more than {REFERRERS_PAGES} pages");
+        Err(FetchError::new(object, Problem::Protocol { url: http::plain(&url), what }))
+    }
+
+    /// Whether it has a blob, and gives it to whoever asks.
+    pub fn has_blob(&self, report: &dyn Report, object: &str, repository: &str, digest: Digest) -> bool {
+        let repository = format!("{}{repository}", self.prefix);
+        let asked = self.http.retry(report, || {
+            let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
+            self.send(report, object, &Method::HEAD, &repository, &url, |request| request)
+        });
+        asked.is_ok()
+    }
+
+    /// Whether it is on this machine or in its network.
+    pub fn is_inside(&self, object: &str) -> Result<bool, FetchError> {
+        Ok(leads_inside(self.base(object)?))
+    }
+
+    /// The same, known to the registry by these.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Arc<Credentials>) -> Self {
+        Self { auth: Auth::new(credentials), ..self }
+    }
+
+    /// Sends a request as the user that the registry asks for, and once more if it asks anew. An answer with a
+    /// status of failure is an error.
     fn get(
         &self,
         report: &dyn Report,
@@ -119,24 +217,34 @@ impl Registry {
         url: &Url,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        let send = || {
-            let token = self.tokens().get(repository).cloned();
-            self.http.ask(object, url, self.lax, token.as_deref(), &headers)
-        };
-        let response = send()?;
-        if response.status() != StatusCode::UNAUTHORIZED {
-            return http::check(object, response);
-        }
-        let challenges = response.headers().get_all(WWW_AUTHENTICATE);
-        let challenge = challenges.iter().find_map(|value| Challenge::parse(value.to_str().ok()?));
-        let Some(challenge) = challenge else { return http::check(object, response) };
-        let token = challenge.token(&self.http, report, object, self.base(object)?, self.lax, repository)?;
-        self.tokens().insert(repository.to_owned(), token);
-        http::check(object, send()?)
+        self.send(report, object, &Method::GET, repository, url, headers)
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
-        self.tokens.lock().expect("nothing panics while it holds the tokens; please report")
+    fn send(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        method: &Method,
+        repository: &str,
+        url: &Url,
+        headers: impl Fn(RequestBuilder) -> RequestBuilder,
+    ) -> Result<Response, FetchError> {
+        let (http, base, lax) = (&self.http, self.base(object)?, self.lax);
+        let asking = Asking { http, report, object, base, lax, repository };
+        let send =
+            |header: Option<&HeaderValue>| http.ask(object, method.clone(), url, lax, header, &headers);
+        let ask = || {
+            let header = self.auth.header(&asking)?;
+            let response = send(header.as_ref())?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return http::check(object, response);
+            }
+            match self.auth.answer(&asking, &response, header.as_ref())? {
+                Some(header) => http::check(object, send(Some(&header))?),
+                None => http::check(object, response),
+            }
+        };
+        ask().map_err(|error| self.auth.explain(&asking, error))
     }
 
     fn url(&self, object: &str, path: &str) -> Result<Url, FetchError> {
@@ -171,6 +279,24 @@ impl Registry {
         let base = Url::parse(&format!("{scheme}://{host}/")).expect("checked by `new`");
         Ok(self.base.get_or_init(|| base))
     }
+}
+
+/// What an answer says that it is, without parameters.
+fn media_type(response: &Response) -> String {
+    let header = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned()
+}
+
+/// Where a list goes on (RFC 8288): `Link: </v2/…?last=…>; rel="next"`.
+fn next_page(response: &Response) -> Option<Url> {
+    let links = response.headers().get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    let mut links = links.flat_map(|value| value.split(",<").flat_map(|value| value.split(", <")));
+    let next = links.find(|link| {
+        let parameters = link.rsplit_once('>').map_or("", |(_, parameters)| parameters);
+        parameters.replace(['"', ' '], "").to_ascii_lowercase().split(';').any(|one| one == "rel=next")
+    })?;
+    let target = next.trim_start().trim_start_matches('<').split('>').next()?;
+    response.url().join(target).ok()
 }
 
 /// Whether a host of a reference is this machine.

@@ -1,21 +1,27 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
 
 use crate::bundle::MANIFESTS_LIMIT;
 use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
 use crate::event::{Event, Report};
+use crate::fetch::attached::{self, Attached};
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::files::{self, RemoteFile};
+use crate::fetch::foreign::{Elsewhere, ForeignLayer};
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
 use crate::fetch::registry::Registry;
 use crate::fetch::upstream::{Upstream, names};
-use crate::list::{FileEntry, ImageEntry, Lists};
-use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
+use crate::list::{FileEntry, ImageEntry, Lists, Origin};
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
 use crate::platform::Platform;
+use crate::reference::Reference;
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 7;
@@ -29,6 +35,8 @@ pub struct Resolved {
     pub files: Vec<(FileEntry, RemoteFile)>,
     /// The bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
+    /// The layers that are fetched from elsewhere than their registry.
+    pub foreign: HashMap<Digest, RemoteFile>,
 }
 
 /// What one image resolved to.
@@ -38,6 +46,8 @@ pub struct ResolvedImage {
     pub indexed: IndexedImage,
     /// Where its blobs are fetched from.
     pub registry: Arc<Registry>,
+    /// Whether its index was made here, of what the registry has answered: nobody else has it.
+    pub is_made: bool,
 }
 
 /// Asks for everything that `lists` name; beside what was found, the failures of all the rest.
@@ -45,6 +55,7 @@ pub fn resolve(
     http: &Http,
     upstream: &Upstream,
     platforms: &[Platform],
+    attached: &[Attached],
     lists: Lists,
     report: &dyn Report,
 ) -> (Resolved, Vec<FetchError>) {
@@ -58,22 +69,42 @@ pub fn resolve(
         Err(failures) => return (Resolved::default(), failures),
     };
     let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
+    let foreign = Mutex::default();
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
         let registry = &registries[entry.reference.host()];
-        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests);
-        resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
+        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests, &foreign);
+        let indexed = resolver.image()?;
+        Ok((ResolvedImage { indexed, registry: registry.clone(), is_made: false }, resolver.kept))
     });
+    let elsewhere = Elsewhere { http, upstream, report };
+    let mut subjects = Vec::new();
+    for (image, kept) in images.iter().flatten() {
+        let subject = |digest| (image.registry.clone(), image.indexed.reference.clone(), digest);
+        subjects.extend(kept.iter().copied().map(subject));
+    }
+    let listed: BTreeSet<String> = lists.images.iter().map(|entry| entry.reference.to_string()).collect();
+    let search = Search { report, attached, manifests: &manifests, foreign: &foreign, listed };
+    let attached = if attached.is_empty() { Vec::new() } else { search.run(upstream.jobs, subjects) };
+    let layers: Vec<_> = std::mem::take(&mut *foreign.lock().expect(NO_PANIC)).into_values().collect();
+    let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
     let files = probe(http, upstream, &lists.files, report);
 
     let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
     let mut resolved = Resolved { manifests, ..Resolved::default() };
     let mut failures = Vec::new();
     let mut is_full = false;
-    for image in images {
+    let images = images.into_iter().map(|image| image.map(|(image, _)| image));
+    for image in images.chain(attached) {
         match image {
             Ok(image) => resolved.images.push(image),
             // Every image that comes after it is one too many, too.
             Err(FetchError { problem: Problem::Limit(_), .. }) if std::mem::replace(&mut is_full, true) => {}
+            Err(failure) => failures.push(failure),
+        }
+    }
+    for layer in foreign {
+        match layer {
+            Ok(layer) => resolved.foreign.extend(layer),
             Err(failure) => failures.push(failure),
         }
     }
@@ -97,7 +128,8 @@ pub(crate) fn probe(
 ) -> Vec<Result<RemoteFile, FetchError>> {
     in_parallel(upstream.jobs, files, |entry| {
         let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
-        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
+        let url = files::mirrored(&entry.url, mirror);
+        files::probe(http, report, entry.url.as_str(), &url, &upstream.credentials)
     })
 }
 
@@ -118,6 +150,7 @@ pub(crate) fn registries(
                 let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
                 vec![FetchError::new(entry.reference.to_string(), problem)]
             })?;
+        let registry = registry.with_credentials(Arc::clone(&upstream.credentials));
         registries.insert(host.to_owned(), Arc::new(registry));
     }
     Ok(registries)
@@ -149,14 +182,139 @@ impl Manifests {
     }
 }
 
+/// Looks for what is attached to images.
+struct Search<'a> {
+    report: &'a dyn Report,
+    attached: &'a [Attached],
+    manifests: &'a Mutex<Manifests>,
+    foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
+    /// What the lists name themselves.
+    listed: BTreeSet<String>,
+}
+
+/// A manifest to which something may be attached: where it is.
+type Subject = (Arc<Registry>, Reference, Digest);
+/// An image, and the manifests that are kept of it.
+type Found = (ResolvedImage, BTreeSet<Digest>);
+
+impl Search<'_> {
+    fn run(&self, jobs: usize, mut round: Vec<Subject>) -> Vec<Result<ResolvedImage, FetchError>> {
+        let mut seen = BTreeSet::new();
+        let mut found = BTreeMap::new();
+        let mut failures = Vec::new();
+        for _ in 0..attached::DEPTH_LIMIT {
+            // Two tags of one image are one subject.
+            round.retain(|(_, of, digest)| {
+                seen.insert((of.host().to_owned(), of.repository().to_owned(), *digest))
+            });
+            if round.is_empty() {
+                break;
+            }
+            let objects = Some(round.len() as u64);
+            self.report.event(&Event::Stage {
+                name: "looking for what is attached to",
+                bytes: None,
+                objects,
+            });
+            let results = in_parallel(jobs, &round, |subject| self.of(subject));
+            let subjects = std::mem::take(&mut round);
+            for ((registry, reference, _), result) in subjects.into_iter().zip(results) {
+                for result in result {
+                    let (image, kept) = match result {
+                        Ok(found) => found,
+                        Err(failure) => {
+                            failures.push(failure);
+                            continue;
+                        }
+                    };
+                    round
+                        .extend(kept.into_iter().map(|digest| (registry.clone(), reference.clone(), digest)));
+                    found.insert(image.indexed.reference.to_string(), image);
+                }
+            }
+        }
+        found.into_values().map(Ok).chain(failures.into_iter().map(Err)).collect()
+    }
+
+    /// What is attached to one subject, and the manifests of that.
+    fn of(&self, (registry, of, subject): &Subject) -> Vec<Result<Found, FetchError>> {
+        let tag = attached::tag_of(*subject);
+        let mut found = Vec::new();
+        for end in Attached::tags(self.attached) {
+            found.extend(self.tag(registry, of, &format!("{tag}{end}")).transpose());
+        }
+        if Attached::with_referrers(self.attached) {
+            let object = format!("the referrers of {}/{}@{subject}", of.host(), of.repository());
+            let referrers = match registry.referrers(self.report, &object, of.repository(), *subject) {
+                Ok(Some(referrers)) if referrers.is_empty() => Ok(None),
+                Ok(Some(referrers)) => self.index(registry, of, &tag, &object, &referrers),
+                Ok(None) => self.tag(registry, of, &tag),
+                Err(failure) => Err(failure),
+            };
+            found.extend(referrers.transpose());
+        }
+        found
+    }
+
+    /// What has this tag, if there is such a tag and no list names it.
+    fn tag(&self, registry: &Arc<Registry>, of: &Reference, tag: &str) -> Result<Option<Found>, FetchError> {
+        let Some(entry) = self.entry(of, tag) else { return Ok(None) };
+        let object = entry.reference.to_string();
+        if !registry.may_have_manifest(self.report, &object, of.repository(), tag)? {
+            return Ok(None);
+        }
+        let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
+        match resolver.image() {
+            Ok(indexed) => Ok(Some((
+                ResolvedImage { indexed, registry: registry.clone(), is_made: false },
+                resolver.kept,
+            ))),
+            // Where HEAD could not tell. What it names would have more to its error than the tag itself.
+            Err(error) if error.status() == Some(404) && resolver.kept.is_empty() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An index of what the API has told, under the tag where it would be told without the API.
+    fn index(
+        &self,
+        registry: &Arc<Registry>,
+        of: &Reference,
+        tag: &str,
+        object: &str,
+        referrers: &[Value],
+    ) -> Result<Option<Found>, FetchError> {
+        let Some(entry) = self.entry(of, tag) else { return Ok(None) };
+        let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
+        let Some(bytes) = attached::index_of(referrers) else {
+            let what = "with referrers that are no descriptors".to_owned();
+            return Err(FetchError::new(object, Problem::Protocol { url: resolver.place(), what }));
+        };
+        let indexed = resolver.root(OCI_INDEX, bytes)?;
+        Ok(Some((ResolvedImage { indexed, registry: registry.clone(), is_made: true }, resolver.kept)))
+    }
+
+    fn entry(&self, of: &Reference, tag: &str) -> Option<ImageEntry> {
+        let text = format!("{}/{}:{tag}", of.host(), of.repository());
+        if self.listed.contains(&text) {
+            return None;
+        }
+        let reference = text.parse().expect("a repository and a tag of hex digits; please report");
+        // No list has it; nobody asks where.
+        let origin = Origin { list: PathBuf::new(), line: 0 };
+        Some(ImageEntry { reference, platforms: Vec::new(), origin })
+    }
+}
+
 /// Resolves one image.
 struct Resolver<'a> {
     report: &'a dyn Report,
-    registry: &'a Registry,
+    registry: &'a Arc<Registry>,
     entry: &'a ImageEntry,
     object: String,
     wanted: &'a [Platform],
     manifests: &'a Mutex<Manifests>,
+    foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
     /// What of them is wanted for this image.
     kept: BTreeSet<Digest>,
     /// What some index names and does not want; another one may.
@@ -170,10 +328,11 @@ struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     fn new(
         report: &'a dyn Report,
-        registry: &'a Registry,
+        registry: &'a Arc<Registry>,
         entry: &'a ImageEntry,
         platforms: &'a [Platform],
         manifests: &'a Mutex<Manifests>,
+        foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
     ) -> Self {
         Self {
             report,
@@ -182,6 +341,7 @@ impl<'a> Resolver<'a> {
             object: entry.reference.to_string(),
             wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
             manifests,
+            foreign,
             kept: BTreeSet::new(),
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
@@ -201,14 +361,20 @@ impl<'a> Resolver<'a> {
         if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
             return Err(self.mismatch("sha256", digest.hex(), expected.hex()));
         }
-        let size = bytes.len() as u64;
         let media_type = announced(&media_type, &bytes);
-        self.manifest(&media_type, digest, bytes, 0)?;
+        self.root(&media_type, bytes)
+    }
+
+    /// The image whose manifest this is.
+    fn root(&mut self, media_type: &str, bytes: Vec<u8>) -> Result<IndexedImage, FetchError> {
+        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+        self.manifest(media_type, digest, bytes, 0)?;
         self.check_platforms()?;
         // What is left out is left out wherever it is named, so nothing may be that is wanted somewhere.
         self.omitted.retain(|digest| !self.kept.contains(digest));
         let omitted = std::mem::take(&mut self.omitted);
-        Ok(IndexedImage { reference: reference.clone(), media_type, digest, size, omitted })
+        let (reference, media_type) = (self.entry.reference.clone(), media_type.to_owned());
+        Ok(IndexedImage { reference, media_type, digest, size, omitted })
     }
 
     /// Reads a manifest and those that it names.
@@ -227,13 +393,10 @@ impl<'a> Resolver<'a> {
         }
         match manifest {
             Manifest::Image { config, layers } => {
-                if let Some(layer) = layers.iter().find(|layer| layer.foreign) {
-                    let what = format!(
-                        "a manifest with the layer {}, which lies outside the registry (`{}`): that is not \
-                         supported",
-                        layer.digest, layer.media_type
-                    );
-                    return Err(FetchError::new(&self.object, Problem::Protocol { url: self.place(), what }));
+                for layer in layers.into_iter().filter(|layer| !layer.urls.is_empty()) {
+                    let repository = self.entry.reference.repository();
+                    let found = ForeignLayer::new(&self.object, layer, self.registry, repository);
+                    self.foreign.lock().expect(NO_PANIC).entry(found.layer.digest).or_insert(found);
                 }
                 // Below an index, the index has said it.
                 if depth == 0 && !self.wanted.is_empty() {

@@ -1,9 +1,11 @@
 //! [`Upstream`]: where things are fetched from, and how.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use reqwest::Url;
 
+use crate::fetch::credentials::Credentials;
 use crate::list::Lists;
 use crate::reference::canonical_host;
 
@@ -18,6 +20,8 @@ pub struct Upstream {
     pub jobs: usize,
     /// How often a request is sent in all, while it fails in ways that may pass.
     pub tries: u32,
+    /// What the user is known by, and where.
+    pub credentials: Arc<Credentials>,
 }
 
 impl Upstream {

@@ -188,7 +188,7 @@ mod tests {
                 size: 6,
                 platform: None,
                 attests: None,
-                foreign: false,
+                urls: Vec::new(),
             },
             layers: Vec::new(),
         };

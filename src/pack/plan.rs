@@ -14,6 +14,7 @@ use crate::fetch::files::RemoteFile;
 use crate::fetch::queue::{Source, Task};
 use crate::fetch::resolve::{Resolved, ResolvedImage};
 use crate::list::{Checksum, FileEntry, ImageEntry, Lists};
+use crate::lock::Lock;
 use crate::pack::PackError;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -24,6 +25,8 @@ pub(crate) struct Plan {
     /// The order; for files that no list pins with a stand-in for the digest that nobody knows yet.
     pub(crate) layout: Layout,
     pub(crate) manifests: HashMap<Digest, Vec<u8>>,
+    /// Indexes that were made here, of what registries have answered.
+    made: HashSet<Digest>,
     pub(crate) files: FileSet,
     /// The blobs of the layout behind the manifests, in its order.
     pub(crate) blobs: Vec<Planned>,
@@ -51,7 +54,7 @@ pub(crate) enum Origin {
 impl Plan {
     /// The plan for what lists resolved to.
     pub(crate) fn new(resolved: Resolved, about: About) -> Result<Self, PackError> {
-        let Resolved { images, files: remote_files, manifests } = resolved;
+        let Resolved { images, files: remote_files, manifests, foreign } = resolved;
         // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
         // servers says how large it is.
         let images_alone: Vec<_> = images.iter().map(|image| image.indexed.clone()).collect();
@@ -86,7 +89,11 @@ impl Plan {
         let mut blobs = Vec::new();
         for blob in layout.blobs.iter().copied() {
             let planned = if let Some(image) = sources.get(&blob.digest) {
-                Planned { blob, late: None, origin: Origin::Fetched(Box::new(of_image(image, blob))) }
+                Planned {
+                    blob,
+                    late: None,
+                    origin: Origin::Fetched(Box::new(of_image(image, blob, &foreign))),
+                }
             } else if let Some(bytes) = manifests.get(&blob.digest) {
                 Planned { blob, late: None, origin: Origin::Held(bytes.clone()) }
             } else if let Some((entry, file)) = remote.get(&blob.digest) {
@@ -106,7 +113,8 @@ impl Plan {
             };
             blobs.push(planned);
         }
-        Ok(Self { about, layout, manifests, files, blobs })
+        let made = images.iter().filter(|image| image.is_made).map(|image| image.indexed.digest).collect();
+        Ok(Self { about, layout, manifests, made, files, blobs })
     }
 
     /// The manifests that stand behind the head.
@@ -198,6 +206,17 @@ impl Plan {
         Head { index: index.to_json(), files }
     }
 
+    /// The lock of all this. `platforms` are those that were asked for, by image.
+    pub(crate) fn lock(&self, platforms: &HashMap<Reference, Vec<Platform>>) -> Lock {
+        let mut lock = Lock::of(&self.layout, &self.files.files, platforms);
+        for manifest in lock.images.iter_mut().flat_map(|image| &mut image.manifests) {
+            if self.made.contains(&manifest.digest) {
+                manifest.content = String::from_utf8(self.manifests[&manifest.digest].clone()).ok();
+            }
+        }
+        lock
+    }
+
     /// What all images and files have together, less what the blobs have.
     pub(crate) fn shared(&self, blobs: &HashMap<Digest, u64>) -> u64 {
         let images = self.layout.images.iter();
@@ -242,16 +261,19 @@ pub(crate) fn wanted_platforms(lists: &Lists, platforms: &[Platform]) -> HashMap
     lists.images.iter().map(|entry| (entry.reference.clone(), wanted(entry))).collect()
 }
 
-fn of_image(image: &ResolvedImage, blob: Blob) -> Task {
+fn of_image(image: &ResolvedImage, blob: Blob, foreign: &HashMap<Digest, RemoteFile>) -> Task {
     Task {
         object: format!("{} {}", image.indexed.reference, short(blob.digest)),
         digest: Some(blob.digest),
         sha512: None,
         size: Some(blob.size),
-        source: Source::Registry {
-            registry: image.registry.clone(),
-            repository: image.indexed.reference.repository().to_owned(),
-            digest: blob.digest,
+        source: match foreign.get(&blob.digest) {
+            Some(file) => Source::Web(file.clone()),
+            None => Source::Registry {
+                registry: image.registry.clone(),
+                repository: image.indexed.reference.repository().to_owned(),
+                digest: blob.digest,
+            },
         },
         begun: None,
         key: Some(blob.digest),
@@ -395,8 +417,9 @@ mod tests {
                 omitted: std::collections::BTreeSet::new(),
             },
             registry: registry.clone(),
+            is_made: false,
         });
-        let resolved = Resolved { images: images.collect(), files: Vec::new(), manifests };
+        let resolved = Resolved { images: images.collect(), manifests, ..Resolved::default() };
         let Err(error) = Plan::new(resolved, About::default()) else { panic!("it is planned") };
         let text = error.to_string();
         assert!(text.contains("more than the 1048576 ") && text.contains("split the lists"), "{text}");

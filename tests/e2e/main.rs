@@ -7,6 +7,7 @@ mod support;
 
 mod program;
 
+mod attached;
 mod catalogue;
 mod cli;
 mod damage;
@@ -16,6 +17,7 @@ mod image;
 mod images;
 mod kill;
 mod kubespray;
+mod private;
 mod release;
 mod resume;
 mod second_reader;

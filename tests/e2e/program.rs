@@ -35,7 +35,13 @@ pub fn unbundle_from<S: AsRef<OsStr>>(input: &Path, args: impl IntoIterator<Item
 
 /// `airbundle`, with nothing of the environment that would change what it does.
 pub fn airbundle_command() -> Command {
-    command(env!("CARGO_BIN_EXE_airbundle"))
+    let mut command = command(env!("CARGO_BIN_EXE_airbundle"));
+    // Nobody's credentials.
+    for name in ["REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "NETRC"] {
+        command.env_remove(name);
+    }
+    command.env("HOME", "/nonexistent").env("XDG_RUNTIME_DIR", "/nonexistent");
+    command
 }
 
 /// `unbundle`, likewise.

@@ -54,16 +54,16 @@ fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
 }
 
 /// A server that misbehaves, over https with such a certificate: nginx before it.
-struct TlsFake {
-    addr: String,
-    fake: Fake,
+pub struct TlsFake {
+    pub addr: String,
+    pub fake: Fake,
     _daemon: Daemon,
     _folder: TempDir,
 }
 
 impl TlsFake {
     /// At this address of loopback; `twist` is told where that is, as `ADDRESS:PORT`.
-    fn start(
+    pub fn start(
         ip: &str,
         content: Content,
         twist: impl Fn(&str, &Seen, Reply) -> Reply + Send + Sync + 'static,

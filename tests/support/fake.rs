@@ -1,7 +1,7 @@
 //! [`Fake`]: an HTTP server on loopback that misbehaves in ways that no real one can be asked for.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -22,6 +22,9 @@ pub struct Seen {
     pub path: String,
     /// How many requests for the same path came before it.
     pub nth: usize,
+    pub method: String,
+    /// What was posted.
+    pub body: String,
     headers: Vec<(String, String)>,
 }
 
@@ -155,6 +158,11 @@ impl Content {
         self.put(&format!("/v2/{name}/blobs/{digest}"), "application/octet-stream", bytes);
     }
 
+    /// Anything else, by its path.
+    pub fn path(&mut self, path: &str, bytes: impl Into<Bytes>) {
+        self.put(path, "application/octet-stream", bytes);
+    }
+
     fn put(&mut self, path: &str, media_type: &str, bytes: impl Into<Bytes>) {
         self.0.insert(path.to_owned(), (media_type.to_owned(), bytes.into()));
     }
@@ -188,6 +196,12 @@ impl Seen {
     pub fn range(&self) -> Option<(usize, usize)> {
         let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().expect("a number"), last.parse().expect("a closed range")))
+    }
+
+    /// All of it, to be searched.
+    pub fn text(&self) -> String {
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        format!("{} {}\n{}\n\n{}", self.method, self.path, headers.join("\n"), self.body)
     }
 
     /// The same without a header.
@@ -244,20 +258,30 @@ impl Reply {
 impl Fake {
     /// Serve `content`, each answer as `twist` wants it.
     pub fn start(content: Content, twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Self {
-        Self::serve(content, twist, None)
+        Self::serve("127.0.0.1:0", content, twist, None)
+    }
+
+    /// The same at another address of this machine.
+    pub fn start_at(
+        address: &str,
+        content: Content,
+        twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(address, content, twist, None)
     }
 
     /// Serve `content` honestly, files and blobs through a gate.
     pub fn behind(gate: &Arc<Gate>, content: Content) -> Self {
-        Self::serve(content, |_, reply| reply, Some(Arc::clone(gate)))
+        Self::serve("127.0.0.1:0", content, |_, reply| reply, Some(Arc::clone(gate)))
     }
 
     fn serve(
+        address: &str,
         content: Content,
         twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
         gate: Option<Arc<Gate>>,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
+        let listener = TcpListener::bind(address).expect("find a free port");
         let addr = listener.local_addr().expect("find a free port");
         let fake = Self { addr, seen: Arc::default(), stopped: Arc::default() };
         let (seen, stopped) = (Arc::clone(&fake.seen), Arc::clone(&fake.stopped));
@@ -318,25 +342,35 @@ fn serve(
     answer: &dyn Fn(&Seen) -> Reply,
     gate: Option<&Gate>,
 ) -> io::Result<()> {
-    let mut lines = BufReader::new(connection.try_clone()?).lines();
+    let mut reader = BufReader::new(connection.try_clone()?);
+    let mut lines = reader.by_ref().lines();
     let Some(request) = lines.next().transpose()? else { return Ok(()) };
-    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = request.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let mut headers = Vec::new();
+    let mut length = 0;
     for line in lines {
         let line = line?;
         let Some((name, value)) = line.split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().expect("a length");
+        }
     }
+    let mut body = String::new();
+    reader.take(length).read_to_string(&mut body)?;
     let seen = {
         let mut log = log.lock().expect("no panic");
         let nth = log.iter().filter(|seen| seen.path == path).count();
-        log.push(Seen { path, nth, headers });
+        log.push(Seen { path, nth, method, body, headers });
         log.last().expect("pushed").clone()
     };
     let reply = answer(&seen);
-    let gate =
-        gate.filter(|_| seen.is_transfer()).map(|gate| (gate, gate.begin(&seen.path, reply.body.len())));
-    send(connection, &reply, gate)
+    // To HEAD, the same without the body.
+    let cut = if seen.method == "HEAD" { Some(0) } else { reply.cut };
+    let gate = gate.filter(|_| seen.is_transfer() && cut.is_none());
+    let gate = gate.map(|gate| (gate, gate.begin(&seen.path, reply.body.len())));
+    send(connection, &Reply { cut, ..reply }, gate)
 }
 
 fn send(mut connection: TcpStream, reply: &Reply, gate: Option<(&Gate, usize)>) -> io::Result<()> {

@@ -1,0 +1,470 @@
+//! Everything an image has: its platforms, what is attached to it, layers that lie elsewhere, and things that are no
+//! images at all; from a registry into a bundle, and from the site's registry and nginx to the clients.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Finished, airbundle, unbundle};
+use crate::support::clients::{Dockerd, Podman, skopeo_pull, skopeo_raw_manifest};
+use crate::support::fake::{Content, Fake, Reply};
+use crate::support::image::{
+    Compression, Descriptor, Format, Image, Layer, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST,
+};
+use crate::support::process::run;
+use crate::support::registry::Registry;
+use crate::support::web::free_port;
+use crate::support::{Bytes, sha256};
+
+const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+struct Job {
+    folder: TempDir,
+}
+
+impl Job {
+    fn new(list: &str) -> Self {
+        let folder = tempdir().expect("make a temporary folder");
+        fs::write(folder.path().join("all.list"), list).expect("write a list");
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn pack(&self, more: &[&str]) -> Finished {
+        let (list, output) = (self.path("all.list"), self.path("out.tar.zst"));
+        let args = ["pack", list.to_str().expect("UTF-8"), "-o", output.to_str().expect("UTF-8")];
+        airbundle([&args, more].concat())
+    }
+
+    /// The references in the bundle.
+    fn references(&self) -> Vec<String> {
+        let listing =
+            unbundle(["ls".as_ref(), self.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
+        let images = listing["images"].as_array().expect("images").iter();
+        images.map(|image| image["reference"].as_str().expect("a reference").to_owned()).collect()
+    }
+
+    /// Unpacks, and serves the site with a registry.
+    fn site(&self) -> Registry {
+        let site = self.path("site");
+        unbundle(["unpack".as_ref(), self.path("out.tar.zst").as_os_str(), site.as_os_str()]).ok();
+        Registry::serve(&site.join("registry"))
+    }
+}
+
+fn image(platform: &str) -> Image {
+    let text = format!("for {platform}");
+    Image::new(Format::Oci, platform, &[Layer::files(&[("etc/motd", text.as_bytes())], Compression::Gzip)])
+}
+
+fn tag_of(digest: &str) -> String {
+    digest.replace(':', "-")
+}
+
+fn part(media_type: &str, bytes: &[u8]) -> (Descriptor, Bytes) {
+    (Descriptor::of(media_type, bytes), bytes.to_vec().into())
+}
+
+fn json_of(descriptor: &Descriptor) -> Value {
+    json!({ "mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size })
+}
+
+/// A manifest of these parts, the config first, with more members.
+fn manifest(parts: Vec<(Descriptor, Bytes)>, more: &Value) -> Image {
+    let layers: Vec<_> = parts[1..].iter().map(|(descriptor, _)| json_of(descriptor)).collect();
+    let mut json = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": json_of(&parts[0].0), "layers": layers,
+    });
+    for (key, value) in more.as_object().expect("an object") {
+        json[key] = value.clone();
+    }
+    let manifest: Bytes = json.to_string().into_bytes().into();
+    let (root, children, annotations) =
+        (Descriptor::of(OCI_MANIFEST, &manifest), Vec::new(), BTreeMap::new());
+    Image { root, manifest, parts, children, platform: None, annotations }
+}
+
+/// What cosign pushes: an image of one layer, which says what is signed.
+fn signature(kind: &str, subject: &Image) -> Image {
+    let payload =
+        json!({ "critical": { "image": { "docker-manifest-digest": subject.root.digest }, "type": kind } });
+    let config =
+        json!({ "architecture": "", "os": "", "rootfs": { "type": "layers", "diff_ids": [] }, "config": {} });
+    let parts = vec![
+        part(OCI_CONFIG, config.to_string().as_bytes()),
+        part(SIGNATURE, payload.to_string().as_bytes()),
+    ];
+    manifest(parts, &json!({}))
+}
+
+/// An artifact that names its subject.
+fn referrer(kind: &str, subject: &Image) -> Image {
+    let parts = vec![part(OCI_EMPTY, b"{}"), part("application/json", kind.as_bytes())];
+    manifest(parts, &json!({ "artifactType": kind, "subject": json_of(&subject.root) }))
+}
+
+/// How the referrers API names it.
+fn listed(image: &Image, kind: &str) -> Value {
+    let mut json = json_of(&image.root);
+    json["artifactType"] = kind.into();
+    json["annotations"] = json!({ "org.example.kind": kind });
+    json
+}
+
+#[test]
+fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
+    let folder = tempdir().expect("make a temporary folder");
+    let upstream = Registry::start(&folder.path().join("upstream"));
+    let index = Image::index(Format::Oci, vec![image("linux/amd64"), image("linux/arm64")]);
+    upstream.push("team/app", "1", &index);
+    upstream.push("team/app", "2", &index);
+    let (root, child, left_out) = (&index, &index.children[0], &index.children[1]);
+    let attached = [
+        (format!("{}.sig", tag_of(&root.root.digest)), signature("signature", root)),
+        (format!("{}.att", tag_of(&root.root.digest)), signature("attestation", root)),
+        (format!("{}.sbom", tag_of(&child.root.digest)), signature("sbom", child)),
+    ];
+    for (tag, image) in &attached {
+        upstream.push("team/app", &**tag, image);
+    }
+    let of_left_out = signature("signature", left_out);
+    upstream.push("team/app", &*format!("{}.sig", tag_of(&left_out.root.digest)), &of_left_out);
+    // Referrers by the fall-back tag, and one of a referrer.
+    let (sbom, of_sbom) = (referrer("application/spdx+json", root), referrer("application/x-sig", root));
+    let referrers =
+        Image { children: vec![sbom.clone()], ..index_of(&[listed(&sbom, "application/spdx+json")]) };
+    upstream.push("team/app", &*tag_of(&root.root.digest), &referrers);
+    let deeper =
+        Image { children: vec![of_sbom.clone()], ..index_of(&[listed(&of_sbom, "application/x-sig")]) };
+    upstream.push("team/app", &*tag_of(&sbom.root.digest), &deeper);
+
+    let name = format!("{}/team/app", upstream.addr());
+    let job = Job::new(&format!("{name}:1\n{name}:2\n"));
+    job.pack(&[]).ok();
+    assert_eq!(job.references(), [format!("{name}:1"), format!("{name}:2")]);
+    let before = upstream.requests().len();
+    job.pack(&["--platform", "linux/amd64", "--with", "signatures,sboms"]).ok();
+    let tag = |image: &Image, end: &str| format!("{name}:{}{end}", tag_of(&image.root.digest));
+    let mut expected = vec![format!("{name}:1"), format!("{name}:2"), tag(root, ".sig"), tag(child, ".sbom")];
+    expected.sort();
+    assert_eq!(job.references(), expected);
+    // What is not there costs a HEAD and nothing more.
+    let requests = upstream.requests().split_off(before);
+    assert!(!requests.iter().any(|request| request.method == "GET" && request.status == 404), "{requests:?}");
+
+    job.pack(&["--platform", "linux/amd64", "--with", "all"]).ok();
+    expected.extend([tag(root, ".att"), tag(root, ""), tag(&sbom, "")]);
+    expected.sort();
+    assert_eq!(job.references(), expected);
+    let listing = unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str()]).ok().stdout;
+    assert!(listing.contains("and 5 attached") && !listing.contains("sha256-"), "{listing}");
+    let bundle = fs::read(job.path("out.tar.zst")).expect("read the bundle");
+    job.pack(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
+    assert!(fs::read(job.path("out.tar.zst")).expect("read the bundle") == bundle, "the same bytes");
+
+    let site = job.site();
+    // An engine has no place for signatures, and nobody is told so.
+    let archives = job.path("archives");
+    fs::create_dir(&archives).expect("make a folder");
+    let (site_path, archives) = (job.path("site"), archives.to_str().expect("UTF-8").to_owned());
+    let load =
+        ["images", site_path.to_str().expect("UTF-8"), "--load", "oci-archive", "--platform", "linux/amd64"];
+    let loaded = unbundle([&load[..], &["-o", &archives]].concat()).ok();
+    assert!(!loaded.stderr.contains("left out"), "{loaded:#?}");
+    assert_eq!(fs::read_dir(&archives).expect("list a folder").count(), 2);
+    let repository = repository_at(&site, "team/app");
+    for (tag, image) in &attached {
+        site.assert_serves(&repository, &**tag, image);
+    }
+    site.assert_serves(&repository, &*tag_of(&root.root.digest), &referrers);
+    site.assert_serves(&repository, &*tag_of(&sbom.root.digest), &deeper);
+    let pulls = |addr: &str, name: &str| {
+        let reference = |tag: &str| format!("{addr}/{repository}:{tag}");
+        let raw = skopeo_raw_manifest(&reference(&tag_of(&root.root.digest)));
+        assert!(raw[..] == referrers.manifest[..], "{name}");
+        skopeo_pull(&reference(&attached[0].0), &job.path(name));
+        skopeo_pull(&format!("{addr}/{repository}@{}", sbom.root.digest), &job.path(&format!("{name}-sbom")));
+    };
+    pulls(site.addr(), "by-registry");
+    let alone = NginxAlone::start(&job.path("site"));
+    pulls(&alone.addr, "by-nginx");
+    assert_eq!(site.garbage_collect(&["--dry-run"]), [""; 0]);
+}
+
+/// A site that nginx serves alone, as `site start` starts it.
+struct NginxAlone {
+    addr: String,
+    script: PathBuf,
+}
+
+impl NginxAlone {
+    fn start(site: &Path) -> Self {
+        // nginx's workers are nobody in particular.
+        let above = site.parent().expect("a folder above");
+        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("let them in");
+        let [files, registry] = [free_port(), free_port()].map(|port| port.to_string());
+        let site_arg = site.to_str().expect("UTF-8");
+        let options = ["--host", "localhost", "--ip", "127.0.0.1", "--tls", "off", "--files-port", &files];
+        unbundle([&["site", site_arg][..], &options, &["--registry-port", &registry]].concat()).ok();
+        let alone = Self { addr: format!("127.0.0.1:{registry}"), script: site.join("conf/site") };
+        alone.run("start");
+        alone
+    }
+
+    fn run(&self, verb: &str) {
+        run(Command::new(&self.script).arg(verb).env("SITE_ENGINE", "nginx"));
+    }
+}
+
+impl Drop for NginxAlone {
+    fn drop(&mut self) {
+        self.run("stop");
+    }
+}
+
+/// The name of a repository at the site that ends so.
+fn repository_at(site: &Registry, end: &str) -> String {
+    let catalogue =
+        ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("ask the registry");
+    let text = catalogue.into_body().read_to_string().expect("read the catalogue");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    let names = all["repositories"].as_array().expect("repositories").iter().filter_map(Value::as_str);
+    names
+        .into_iter()
+        .find(|name| name.ends_with(end))
+        .unwrap_or_else(|| panic!("no {end} in {all}"))
+        .to_owned()
+}
+
+fn index_of(descriptors: &[Value]) -> Image {
+    let json = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors });
+    let manifest: Bytes = json.to_string().into_bytes().into();
+    let (root, annotations) = (Descriptor::of(OCI_INDEX, &manifest), BTreeMap::new());
+    Image { root, manifest, parts: Vec::new(), children: Vec::new(), platform: None, annotations }
+}
+
+#[test]
+fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_order_and_pages_they_come() {
+    let subject = image("linux/amd64");
+    let all = [referrer("application/a", &subject), referrer("application/b", &subject)];
+    let mut bundles = Vec::new();
+    for order in [[0, 1], [1, 0]] {
+        let mut content = Content::default();
+        content.image("team/app:1", &subject);
+        for image in &all {
+            content.image("team/app:unused", image);
+        }
+        let pages = order.map(|number| {
+            let kind = all[number].root.digest.clone();
+            index_of(&[listed(&all[number], &format!("application/{kind}"))]).manifest
+        });
+        let digest = subject.root.digest.clone();
+        let fake = Fake::start(content, move |seen, reply| {
+            let Some(rest) = seen.path.strip_prefix("/v2/team/app/referrers/") else {
+                // The registry itself, to who asks whether it speaks https.
+                return if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply };
+            };
+            let empty = index_of(&[]).manifest;
+            let page = |bytes: &[u8]| Reply::ok(bytes).with("content-type", OCI_INDEX);
+            match rest.split_once('?') {
+                None if rest == digest => {
+                    let next = format!("</v2/team/app/referrers/{digest}?next=1>; rel=\"next\"");
+                    page(&pages[0]).with("link", &next)
+                }
+                Some(_) => page(&pages[1]),
+                None => page(&empty),
+            }
+        });
+        let mirror = format!("registry.example=http://{}", fake.addr());
+        let job = Job::new("registry.example/team/app:1\n");
+        job.pack(&["--mirror", &mirror, "--with", "referrers"]).ok();
+        let tag = tag_of(&subject.root.digest);
+        assert_eq!(
+            job.references(),
+            ["registry.example/team/app:1".to_owned(), format!("registry.example/team/app:{tag}")]
+        );
+        let site = job.site();
+        let repository = repository_at(&site, "team/app");
+        let raw = skopeo_raw_manifest(&format!("{}/{repository}:{tag}", site.addr()));
+        let index: Value = serde_json::from_slice(&raw).expect("JSON");
+        let mut expected: Vec<_> = all.iter().map(|image| image.root.digest.clone()).collect();
+        expected.sort();
+        for (number, digest) in expected.iter().enumerate() {
+            assert_eq!(index["manifests"][number]["digest"], **digest);
+            assert_eq!(index["manifests"][number]["artifactType"], format!("application/{digest}"));
+        }
+        for image in &all {
+            site.assert_serves(&repository, None, image);
+        }
+        bundles.push(fs::read(job.path("out.tar.zst")).expect("read the bundle"));
+    }
+    assert!(bundles[0] == bundles[1], "one bundle");
+}
+
+#[test]
+fn what_is_attached_and_cannot_be_had_is_an_error_and_not_left_out() {
+    let subject = image("linux/amd64");
+    let tag = tag_of(&subject.root.digest);
+    for (part, status, kind) in
+        [(".sig", 403, "signatures"), ("/referrers/", 401, "referrers"), (".att", 500, "all")]
+    {
+        let mut content = Content::default();
+        content.image("team/app:1", &subject);
+        let fake = Fake::start(
+            content,
+            move |seen, reply| if seen.path.contains(part) { Reply::status(status) } else { reply },
+        );
+        let mirror = format!("registry.example=http://{}", fake.addr());
+        let job = Job::new("registry.example/team/app:1\n");
+        let object = if part.starts_with('.') { format!("{tag}{part}") } else { subject.root.digest.clone() };
+        let words = [&*object, &status.to_string()];
+        job.pack(&["--mirror", &mirror, "--with", kind, "--retries", "0"]).failed(4, &words);
+        assert!(!job.path("out.tar.zst").exists());
+    }
+    Job::new("registry.example/a:1\n").pack(&["--with", "everything"]).failed(2, &["everything"]);
+}
+
+// ---- Platforms ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_is() {
+    let folder = tempdir().expect("make a temporary folder");
+    let upstream = Registry::start(&folder.path().join("upstream"));
+    let all = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
+    upstream.push("team/app", "1", &Image::index(Format::Oci, all.map(image).to_vec()));
+    let name = format!("{}/team/app:1", upstream.addr());
+    for (wanted, expected) in [
+        ("linux/arm/v7", vec!["linux/arm/v7"]),
+        ("linux/arm/v6,linux/arm/v7", vec!["linux/arm/v6", "linux/arm/v7"]),
+        ("linux/arm64", vec!["linux/arm64/v8"]),
+        ("linux/amd64,linux/arm/v6", vec!["linux/amd64", "linux/arm/v6"]),
+    ] {
+        let job = Job::new(&format!("{name}\n"));
+        job.pack(&["--platform", wanted]).ok();
+        let listing =
+            unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
+        assert_eq!(listing["images"][0]["platforms"], json!(expected), "{wanted}");
+    }
+    let words = [&*name, "no linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
+    Job::new(&format!("{name}\n")).pack(&["--platform", "linux/arm/v5"]).failed(4, &words);
+    Job::new(&format!("{name} platform=linux/arm/v5\n")).pack(&[]).failed(4, &words);
+}
+
+// ---- No plain images ---------------------------------------------------------------------------------------------
+
+#[test]
+fn a_chart_an_artifact_and_an_image_with_zstd_layers_are_served_and_pulled() {
+    let folder = tempdir().expect("make a temporary folder");
+    let upstream = Registry::start(&folder.path().join("upstream"));
+    let layer = Layer::files(&[("etc/motd", b"zstd")], Compression::Zstd);
+    let all = [
+        ("charts/app", Image::helm_chart("app", "1.0.0")),
+        ("team/policy", Image::artifact("application/vnd.example.policy", &[("policy.json", b"{}")])),
+        ("team/zstd", Image::new(Format::Oci, "linux/amd64", &[layer])),
+    ];
+    let mut list = String::new();
+    for (repository, image) in &all {
+        upstream.push(repository, "1.0.0", image);
+        list += &[upstream.addr(), "/", repository, ":1.0.0\n"].concat();
+    }
+    let job = Job::new(&list);
+    job.pack(&["--platform", "linux/amd64"]).ok();
+    let site = job.site();
+    for (repository, image) in &all {
+        let repository = repository_at(&site, repository);
+        site.assert_serves(&repository, "1.0.0", image);
+        skopeo_pull(&format!("{}/{repository}:1.0.0", site.addr()), &job.path(&repository));
+    }
+    let reference = format!("{}/{}:1.0.0", site.addr(), repository_at(&site, "team/zstd"));
+    assert_eq!(Podman::new().pull(&reference), all[2].1.config().expect("a config").digest);
+    Dockerd::start().ctr_pull(&reference);
+}
+
+// ---- Foreign layers ----------------------------------------------------------------------------------------------
+
+const FOREIGN: [&str; 2] = [
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+];
+
+/// An image with a layer of this media type at these URLs.
+fn with_foreign_layer(media_type: &str, urls: &[String]) -> (Image, Bytes) {
+    let layer = Layer::random(3, 9 << 20, Compression::Gzip);
+    let config = json!({ "architecture": "amd64", "os": "windows", "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] } });
+    let mut json = json_of(&Descriptor::of(media_type, &layer.bytes));
+    json["urls"] = json!(urls);
+    let image = manifest(vec![part(OCI_CONFIG, config.to_string().as_bytes())], &json!({ "layers": [json] }));
+    (image, layer.bytes)
+}
+
+#[test]
+fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobody() {
+    for media_type in FOREIGN {
+        let mut elsewhere = Content::default();
+        let (_, bytes) = with_foreign_layer(media_type, &[]);
+        elsewhere.path("/layer", Bytes::clone(&bytes));
+        elsewhere.path("/other", b"something else".to_vec());
+        let elsewhere = Fake::honest(elsewhere);
+        let url = |path: &str| format!("http://{}/{path}", elsewhere.addr());
+        let urls = ["gone", "other", "layer"].map(url);
+        let (image, _) = with_foreign_layer(media_type, &urls);
+        let mut content = Content::default();
+        content.image("team/app:1", &image);
+        let registry =
+            Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
+        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
+        fs::write(job.path(".netrc"), "machine 127.0.0.1 login me password secret\n").expect("write a netrc");
+        let mut command = crate::program::airbundle_command();
+        command.args(["pack", "-o"]).arg(job.path("out.tar.zst")).arg(job.path("all.list"));
+        crate::program::run(command.env("HOME", job.folder.path())).ok();
+        assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
+        let site = job.site();
+        let repository = repository_at(&site, "team/app");
+        let served = site.blob(&repository, &sha256(&bytes)).expect("the layer at the site");
+        assert!(served[..] == bytes[..]);
+    }
+}
+
+#[test]
+fn a_foreign_layer_that_no_url_has_comes_from_the_registry_or_is_an_error_that_names_a_url() {
+    let elsewhere = Fake::honest(Content::default());
+    let urls = [format!("http://{}/gone", elsewhere.addr())];
+    let (image, bytes) = with_foreign_layer(FOREIGN[0], &urls);
+    for is_there in [true, false] {
+        let mut content = Content::default();
+        content.image("team/app:1", &image);
+        if is_there {
+            content.blob("team/app", &sha256(&bytes), Bytes::clone(&bytes));
+        }
+        let registry =
+            Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
+        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
+        let finished = job.pack(&[]);
+        if is_there {
+            finished.ok();
+        } else {
+            finished.failed(4, &["team/app:1", &sha256(&bytes), &urls[0], "404"]);
+        }
+    }
+}
+
+#[test]
+fn a_foreign_layer_is_not_looked_for_with_other_than_http() {
+    for url in ["file:///etc/passwd", "ftp://a.example/layer", "nothing"] {
+        let (image, bytes) = with_foreign_layer(FOREIGN[1], &[url.to_owned()]);
+        let mut content = Content::default();
+        content.image("team/app:1", &image);
+        let registry =
+            Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
+        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
+        job.pack(&[]).failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
+    }
+}
