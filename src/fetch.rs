@@ -4,9 +4,14 @@ pub mod auth;
 pub mod error;
 pub mod files;
 pub mod http;
+pub mod mirrors;
+pub mod places;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
+pub mod route;
+pub mod server;
+pub mod trust;
 pub mod upstream;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

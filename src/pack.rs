@@ -110,7 +110,7 @@ pub fn pack(lists: Lists, options: &Options, report: &dyn Report) -> Result<Summ
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
     let cleaner = RemovePartial { output: &options.output, _lock: claim.lock()? };
-    let http = Http::new(options.upstream.tries);
+    let http = Http::new(&options.upstream);
     let resolved =
         resolve(&http, &options.upstream, &options.platforms, lists, report).map_err(PackError::Fetch)?;
     let mut plan = Plan::new(resolved, options.about.clone())?;
@@ -413,10 +413,8 @@ fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S:
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::fetch::registry::Registry;
+    use crate::fetch::places::Places;
     use crate::fetch::resolve::ResolvedImage;
     use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 
@@ -443,8 +441,8 @@ mod tests {
 
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
-        let registry = Registry::new(Http::new(1), "quay.io", None, false).unwrap();
-        let registry = Arc::new(registry);
+        let upstream = Upstream::default();
+        let registry = Places::new(&Http::new(&upstream), &upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();

@@ -1,7 +1,7 @@
 //! [`Registry`]: the pull side of a registry (OCI distribution-spec, "Pull").
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE};
@@ -10,53 +10,32 @@ use reqwest::{StatusCode, Url};
 use crate::digest::Digest;
 use crate::event::Report;
 use crate::fetch::auth::Challenge;
-use crate::fetch::error::{FetchError, Problem};
+use crate::fetch::error::FetchError;
 use crate::fetch::http::{self, Http};
+use crate::fetch::server::Server;
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
 
-/// Where the images of one host are pulled from.
+/// One place where images are pulled from.
 pub struct Registry {
     http: Http,
-    place: Place,
-    /// What the mirror puts before the repository: `quay.io/`, or nothing.
-    prefix: String,
+    server: Arc<Server>,
     lax: bool,
-    base: OnceLock<Url>,
     /// The tokens so far, by repository.
     tokens: Mutex<HashMap<String, String>>,
 }
 
-/// How a registry is reached.
-enum Place {
-    /// At this URL.
-    Url(Url),
-    /// At this host, by https, or by http if there is no https: for loopback and `--insecure-registry` only.
-    EitherScheme(String),
-}
-
 impl Registry {
-    /// The registry of `host`, or the mirror for it; `insecure`: any certificate of that place will do, or plain
-    /// http.
-    pub fn new(
-        http: Http,
-        host: &str,
-        mirror: Option<&Url>,
-        insecure: bool,
-    ) -> Result<Self, url::ParseError> {
-        let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
-        let (place, prefix) = match mirror {
-            Some(url) => {
-                let path = url.path().trim_matches('/');
-                let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-                (Place::Url(url.join("/")?), prefix)
-            }
-            None if insecure || is_loopback(host) => {
-                Url::parse(&format!("https://{host}/"))?;
-                (Place::EitherScheme(host.to_owned()), String::new())
-            }
-            None => (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new()),
-        };
-        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), tokens: Mutex::default() })
+    /// The registry at `server`.
+    #[must_use]
+    pub fn new(http: Http, server: Arc<Server>) -> Self {
+        let lax = server.lax;
+        Self { http, server, lax, tokens: Mutex::default() }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Reads a manifest by tag or digest: its media type and its exact bytes.
@@ -67,12 +46,11 @@ impl Registry {
         repository: &str,
         reference: &str,
     ) -> Result<(String, Vec<u8>), FetchError> {
-        let repository = format!("{}{repository}", self.prefix);
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let response =
-                self.get(report, object, &repository, &url, |request| request.header(ACCEPT, &accept))?;
+                self.get(report, object, repository, &url, false, |request| request.header(ACCEPT, &accept))?;
             let header = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let media_type =
                 header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
@@ -80,7 +58,8 @@ impl Registry {
         })
     }
 
-    /// Asks for the bytes `first..=last` of a blob; one try, the caller repeats.
+    /// Asks for the bytes `first..=last` of a blob, or for all of it; one try, the caller repeats. `is_bulk`: see
+    /// [`Http::get_for`].
     pub fn blob(
         &self,
         report: &dyn Report,
@@ -88,10 +67,10 @@ impl Registry {
         repository: &str,
         digest: Digest,
         range: Option<(u64, u64)>,
+        is_bulk: bool,
     ) -> Result<Response, FetchError> {
-        let repository = format!("{}{repository}", self.prefix);
         let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
-        self.get(report, object, &repository, &url, |request| match range {
+        self.get(report, object, repository, &url, is_bulk, |request| match range {
             Some((first, last)) => request.header(RANGE, format!("bytes={first}-{last}")),
             None => request,
         })
@@ -106,8 +85,9 @@ impl Registry {
         digest: Digest,
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
-        self.http
-            .retry(report, || http::body(object, self.blob(report, object, repository, digest, None)?, limit))
+        self.http.retry(report, || {
+            http::body(object, self.blob(report, object, repository, digest, None, false)?, limit)
+        })
     }
 
     /// Sends a request with the token of the repository, and once more with a new one if that is asked for.
@@ -117,11 +97,12 @@ impl Registry {
         object: &str,
         repository: &str,
         url: &Url,
+        is_bulk: bool,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
         let send = || {
             let token = self.tokens().get(repository).cloned();
-            self.http.ask(object, url, self.lax, token.as_deref(), &headers)
+            self.http.ask_for(object, url, is_bulk, self.lax, token.as_deref(), &headers)
         };
         let response = send()?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -140,36 +121,11 @@ impl Registry {
     }
 
     fn url(&self, object: &str, path: &str) -> Result<Url, FetchError> {
-        let base = self.base(object)?;
-        base.join(&format!("v2/{path}")).map_err(|error| {
-            let what = format!("nothing: `{path}` makes no URL ({error})");
-            FetchError::new(object, Problem::Protocol { url: http::plain(base), what })
-        })
+        self.server.url(&self.http, object, &format!("v2/{path}"))
     }
 
     fn base(&self, object: &str) -> Result<&Url, FetchError> {
-        let host = match &self.place {
-            Place::Url(url) => return Ok(url),
-            Place::EitherScheme(host) => host,
-        };
-        if let Some(base) = self.base.get() {
-            return Ok(base);
-        }
-        let ask = |scheme: &str| {
-            let url = Url::parse(&format!("{scheme}://{host}/v2/")).expect("checked by `new`");
-            http::send_any(object, self.http.get(url, self.lax))
-        };
-        let https = ask("https");
-        // A server that speaks TLS has an answer to plain http, too: that it does not want it.
-        let is_plain =
-            |answer: &Response| answer.status().is_success() || answer.status() == StatusCode::UNAUTHORIZED;
-        let scheme = match https {
-            Ok(_) => "https",
-            Err(failure) if !ask("http").is_ok_and(|answer| is_plain(&answer)) => return Err(failure),
-            Err(_) => "http",
-        };
-        let base = Url::parse(&format!("{scheme}://{host}/")).expect("checked by `new`");
-        Ok(self.base.get_or_init(|| base))
+        self.server.base(&self.http, object)
     }
 }
 
@@ -182,22 +138,5 @@ pub fn is_loopback(host: &str) -> bool {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn docker_hub_is_asked_where_it_answers_insecure_or_not() {
-        for insecure in [false, true] {
-            let registry = Registry::new(Http::new(1), "docker.io", None, insecure).unwrap();
-            let host = match &registry.place {
-                Place::Url(url) => url.host_str().unwrap(),
-                Place::EitherScheme(host) => host,
-            };
-            assert_eq!(host, "registry-1.docker.io");
-        }
     }
 }

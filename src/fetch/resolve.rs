@@ -1,7 +1,7 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use crate::bundle::MANIFESTS_LIMIT;
 use crate::bundle::index::IndexedImage;
@@ -11,8 +11,8 @@ use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::files::{self, RemoteFile};
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
-use crate::fetch::registry::Registry;
-use crate::fetch::upstream::{Upstream, names};
+use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::upstream::Upstream;
 use crate::list::{FileEntry, ImageEntry, Lists};
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
 use crate::platform::Platform;
@@ -35,7 +35,7 @@ pub struct ResolvedImage {
     /// Its entry in the index of the bundle.
     pub indexed: IndexedImage,
     /// Where its blobs are fetched from.
-    pub registry: Arc<Registry>,
+    pub registry: MirroredRegistry,
 }
 
 /// Asks for everything that `lists` name; the failures of all of them together.
@@ -51,16 +51,18 @@ pub fn resolve(
     for message in upstream.unused(&lists) {
         report.event(&Event::Warning { message });
     }
-    let registries = registries(http, upstream, &lists)?;
+    let places = Places::new(http, upstream);
     let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
-        let registry = &registries[entry.reference.host()];
-        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests);
-        resolver.image().map(|indexed| ResolvedImage { indexed, registry: registry.clone() })
+        let registry = places.registry(entry.reference.host());
+        let mut resolver = Resolver::new(report, &registry, entry, platforms, &manifests);
+        let indexed = resolver.image();
+        indexed.map(|indexed| ResolvedImage { indexed, registry })
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
-        let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
-        files::probe(http, report, entry.url.as_str(), &files::mirrored(&entry.url, mirror))
+        let object = entry.url.as_str();
+        let places = places.file(object, &entry.url, entry.checksum.is_some())?;
+        files::probe(http, report, object, &places)
     });
 
     let mut failures = Vec::new();
@@ -84,28 +86,6 @@ pub fn resolve(
     resolved.images.sort_by_cached_key(|image| image.indexed.reference.to_string());
     resolved.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
     if failures.is_empty() { Ok(resolved) } else { Err(failures) }
-}
-
-fn registries(
-    http: &Http,
-    upstream: &Upstream,
-    lists: &Lists,
-) -> Result<HashMap<String, Arc<Registry>>, Vec<FetchError>> {
-    let mut registries = HashMap::new();
-    for entry in &lists.images {
-        let host = entry.reference.host();
-        if registries.contains_key(host) {
-            continue;
-        }
-        let insecure = upstream.insecure.iter().any(|insecure| upstream.is_place_of(insecure, host));
-        let registry =
-            Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
-                let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
-                vec![FetchError::new(entry.reference.to_string(), problem)]
-            })?;
-        registries.insert(host.to_owned(), Arc::new(registry));
-    }
-    Ok(registries)
 }
 
 const NO_PANIC: &str = "nothing panics while it holds the manifests; please report";
@@ -137,7 +117,7 @@ impl Manifests {
 /// Resolves one image.
 struct Resolver<'a> {
     report: &'a dyn Report,
-    registry: &'a Registry,
+    registry: &'a MirroredRegistry,
     entry: &'a ImageEntry,
     object: String,
     wanted: &'a [Platform],
@@ -155,7 +135,7 @@ struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     fn new(
         report: &'a dyn Report,
-        registry: &'a Registry,
+        registry: &'a MirroredRegistry,
         entry: &'a ImageEntry,
         platforms: &'a [Platform],
         manifests: &'a Mutex<Manifests>,
