@@ -15,6 +15,7 @@ mod fetch;
 mod image;
 mod images;
 mod kill;
+mod networks;
 mod release;
 mod second_reader;
 mod secure;
