@@ -108,6 +108,9 @@ fn wrong(path: &Path, error: &dyn std::error::Error) -> Failure {
 fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     let (prefix, url) = text.split_once('=').ok_or("expected HOST=URL")?;
     let (host, path) = prefix.split_once('/').unwrap_or((prefix, ""));
+    if path.starts_with('/') {
+        return Err(format!("`{prefix}` is no host, and no host with a path"));
+    }
     let prefix = format!("{}/{path}", parse_host(host)?).trim_end_matches('/').to_owned();
     let url = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {

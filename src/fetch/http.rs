@@ -264,6 +264,9 @@ impl Clients {
         if kind.is_bulk {
             builder = builder.http1_only();
         }
+        if is_without_proxies() {
+            builder = builder.no_proxy();
+        }
         if let Some(identity) = kind.identity {
             builder = builder.identity(self.trust.identities[identity].1.clone());
         }
@@ -293,7 +296,10 @@ pub fn check(object: &str, response: Response) -> Result<Response, FetchError> {
     let mut hint = match status {
         StatusCode::NOT_FOUND => " (not found): it does not exist under this name".to_owned(),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            " (no access): it is private, or does not exist".to_owned()
+            let proxy = proxy_of(response.url()).filter(|_| response.url().scheme() == "http");
+            let proxy =
+                proxy.map(|proxy| format!("; it was asked through the proxy {proxy}, which may say so"));
+            format!(" (no access): it is private, or does not exist{}", proxy.unwrap_or_default())
         }
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(": {PROXY_USER}"),
         StatusCode::TOO_MANY_REQUESTS => {
@@ -379,8 +385,17 @@ fn network(object: &str, error: reqwest::Error) -> FetchError {
 const PROXY_USER: &str = "the proxy wants a user and a password, or does not take these: they are part of its URL, \
     `HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT`";
 
+/// Whether no host is to be asked through a proxy; reqwest understands `*` as all names, and not as addresses.
+fn is_without_proxies() -> bool {
+    let value = ["NO_PROXY", "no_proxy"].into_iter().find_map(|name| std::env::var(name).ok());
+    value.is_some_and(|value| value.split(',').any(|entry| entry.trim() == "*"))
+}
+
 /// The proxy of the environment through which a URL is asked for, as it may be shown.
 fn proxy_of(url: &Url) -> Option<String> {
+    if is_without_proxies() {
+        return None;
+    }
     let proxy = Matcher::from_env().intercept(&url.as_str().parse().ok()?)?;
     Some(plain(&proxy.uri().to_string().parse().ok()?))
 }

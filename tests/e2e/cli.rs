@@ -118,6 +118,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
         (&["--mirror", "quay.io"], &[malformed, "--mirror", "expected HOST=URL"]),
         (&["--mirror", "=http://127.0.0.1"], &[malformed, "--mirror", "no host"]),
         (&["--mirror", "https://quay.io=http://127.0.0.1"], &[malformed, "--mirror", "no host"]),
+        (&["--mirror", "quay.io//a=http://127.0.0.1"], &[malformed, "--mirror", "no host"]),
         (&["--mirror", "quay.io=127.0.0.1:5000"], &[malformed, "--mirror", "127.0.0.1:5000"]),
         (&["--mirror", "quay.io=ftp://127.0.0.1"], &[malformed, "--mirror", "http:// or https://"]),
         (&["--mirror", "quay.io=http://user:word@127.0.0.1"], &[malformed, "--mirror", "nothing else"]),
@@ -739,7 +740,8 @@ fn every_exit_code_stands_for_one_kind_of_failure() {
     let missing = "https://dl.k8s.io/missing";
     pack(missing, &[]).failed(4, &[missing, "404"]);
     pack("quay.io/little/single:2", &[]).failed(4, &["quay.io/little/single:2", "404"]);
-    pack("http://127.0.0.1:1/a", &[]).failed(4, &["http://127.0.0.1:1/a", "refused"]);
+    let dead = ["--mirror", "127.0.0.1:1=http://127.0.0.1:1"];
+    pack("http://127.0.0.1:1/a", &dead).failed(4, &["http://127.0.0.1:1/a", "refused"]);
     // 5
     let wrong = sha256(b"something else");
     pack(&format!("https://dl.k8s.io/a/other {wrong}"), &[])

@@ -251,7 +251,8 @@ fn wrong_bytes_of_a_mirror_are_fetched_from_the_next_place() {
             "{finished:#?}"
         );
         // Nobody else has it.
-        let args = [&words(&both(&lying.addr()))[..], &["--mirrors-only"]].concat();
+        let lying = both(&lying.addr());
+        let args = [&words(&lying)[..], &["--mirrors-only"]].concat();
         Job::new(&list).fails(&args, 5, &["sha256", "twice"]);
     }
 }
@@ -261,16 +262,15 @@ fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
     let bytes = random_bytes(5, 24 << 20);
     let root = web_root("x", &bytes);
     let list = line("x", &bytes);
-    let slow = Web::start_with(root.path(), "limit_rate 2m;");
+    let slow = Web::start_with(root.path(), "limit_rate 4m;");
     let next = Web::start(root.path());
-    let args = [mirrors(&[slow.addr(), next.addr()]), vec!["--retries".into(), "1".into(), "--json".into()]]
-        .concat();
+    let args = mirrors(&[slow.addr(), next.addr()]);
+    let args = [&words(&args)[..], &["--retries", "1", "--jobs", "1", "--json"]].concat();
     let job = Job::new(&list);
-    let child =
-        job.command(&words(&args)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let child = job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
     let bundle = job.folder.path().join("out.tar.zst.partial");
     let start = Instant::now();
-    while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 5 << 20 {
+    while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 3 << 20 {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing comes");
         sleep(Duration::from_millis(20));
     }
@@ -564,11 +564,11 @@ fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
     for list in [format!("http://{}/x\n", plain.addr()), format!("https://{}/x\n", secure.addr())] {
         let via = |user: &str, addr: &str| Job::new(&list).with("ALL_PROXY", format!("http://{user}{addr}"));
         via("packer:s3cret@", &proxy.addr()).packs(&ca_args, &[b"hello"]);
-        for user in ["", "packer:wr0ng@"] {
-            let finished =
-                via(user, &proxy.addr()).fails(&ca_args, 4, &["the proxy wants a user", "HTTPS_PROXY="]);
-            assert!(!format!("{finished:?}").contains("wr0ng"), "{finished:#?}");
-        }
+        via("", &proxy.addr()).fails(&ca_args, 4, &["the proxy wants a user", "HTTPS_PROXY="]);
+        // This one does not say that it is the proxy who does not want that.
+        let finished =
+            via("packer:wr0ng@", &proxy.addr()).fails(&ca_args, 4, &["through the proxy", &proxy.addr()]);
+        assert!(!format!("{finished:?}").contains("wr0ng"), "{finished:#?}");
         let down = dead();
         let job = via("packer:s3cret@", &down);
         let finished = job.fails(&ca_args, 4, &["through the proxy", &down, "refused"]);
@@ -610,7 +610,7 @@ fn the_wait_that_a_server_asks_for_is_kept_in_both_forms() {
 
 #[test]
 fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
-    for header in ["100000", "Wed, 21 Oct 2115 07:28:00 GMT"] {
+    for header in ["100000", "Mon, 21 Oct 2115 07:28:00 GMT"] {
         let fake = Fake::start(Content::default(), |_, _| {
             Reply::status(429)
                 .with("retry-after", header)
