@@ -37,7 +37,7 @@ pub struct UpstreamArgs {
     /// Ask mirrors alone, never the host itself
     #[arg(long)]
     mirrors_only: bool,
-    /// Take mirrors from this file (containers-registries.conf), too. Default: $CONTAINERS_REGISTRIES_CONF
+    /// Take mirrors from this file (containers-registries.conf), too. Default: what `CONTAINERS_REGISTRIES_CONF` names
     #[arg(long, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
     /// Trust the certificate authorities in this file (PEM), too

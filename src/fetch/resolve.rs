@@ -56,8 +56,10 @@ pub fn resolve(
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
         let registry = places.registry(entry.reference.host());
         let mut resolver = Resolver::new(report, &registry, entry, platforms, &manifests);
-        let indexed = resolver.image();
-        indexed.map(|indexed| ResolvedImage { indexed, registry })
+        let indexed = resolver.image()?;
+        // A mirror may be there for tags alone.
+        registry.places(&resolver.object, entry.reference.repository(), true)?;
+        Ok(ResolvedImage { indexed, registry })
     });
     let files = in_parallel(upstream.jobs, &lists.files, |entry| {
         let object = entry.url.as_str();

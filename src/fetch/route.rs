@@ -31,7 +31,8 @@ impl Route {
     pub fn new(source: &Source) -> Self {
         match source {
             Source::Registry { registry, repository, digest } => {
-                let places = registry.places("", repository, true).unwrap_or_default().into_iter();
+                let places = registry.places("", repository, true);
+                let places = places.expect("known since the image was resolved; please report").into_iter();
                 let place = |(registry, repository)| Place::Blob { registry, repository, digest: *digest };
                 Self { places: places.map(place).collect(), etag: None }
             }

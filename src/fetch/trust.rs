@@ -69,8 +69,8 @@ impl Trust {
         }
         let with_port = url.host_str().zip(url.port_or_known_default());
         let with_port = with_port.map(|(host, port)| format!("{host}:{port}"));
-        let names = with_port.into_iter().chain(names(url));
-        names.flat_map(|name| self.identities.iter().position(|(host, _)| *host == name)).next()
+        let mut names = with_port.into_iter().chain(names(url));
+        names.find_map(|name| self.identities.iter().position(|(host, _)| *host == name))
     }
 }
 

@@ -125,7 +125,9 @@ mod tests {
         lists.parse_into("all.list".as_ref(), text, &mut Vec::new());
         let named = ["quay.io", "docker.io", "m.example", "dl.k8s.io", "f.example", "f.example:8443"];
         let mut mirrors = Mirrors::default();
-        named.iter().for_each(|host| mirrors.add(host, "https", "harbor.example:8443/m"));
+        for host in named {
+            mirrors.add(host, "https", "harbor.example:8443/m");
+        }
         let mut upstream = Upstream {
             mirrors,
             insecure: ["harbor.example", "harbor.example:8443", "r.example:5000"].map(str::to_owned).into(),

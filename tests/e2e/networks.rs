@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::program::{Finished, airbundle_command, run, unbundle};
-use crate::support::fake::{Content, Fake, Framing, Reply};
+use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::nginx::Nginx;
 use crate::support::proxy::Proxy;
@@ -322,8 +322,19 @@ fn a_pinned_file_goes_on_at_the_next_place_where_the_first_one_broke() {
     });
     let whole = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
     Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[breaks.addr(), whole.addr()])), &[&bytes]);
-    let ranges: Vec<_> = whole.seen().iter().map(|seen| seen.range()).collect();
+    let ranges: Vec<_> = whole.seen().iter().map(Seen::range).collect();
     assert!(matches!(ranges[..], [Some((first, 5_999_999))] if first > 4_000_000), "{ranges:?}");
+}
+
+#[test]
+fn a_mirror_with_a_file_that_is_cut_short_is_named() {
+    let bytes = random_bytes(14, 500_000);
+    let short = Fake::honest(content("x", &bytes[..300_000]));
+    let whole = Fake::honest(content("x", &bytes));
+    let args = mirrors(&[short.addr(), whole.addr()]);
+    // A bundle has its sizes before its bytes, and this one says that it is right.
+    let words = ["2 places", &short.addr(), "sha256", &whole.addr(), "300000"];
+    Job::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
 }
 
 #[test]
@@ -374,6 +385,27 @@ location = "{web}/{FILES}/org"
     let broken = job.file("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
     job.fails(&["--registries-conf", &broken], 2, &["broken.conf", "line 2", "locatoin"]);
     job.fails(&["--registries-conf", "/nowhere.conf"], 6, &["/nowhere.conf"]);
+}
+
+#[test]
+fn a_mirror_for_tags_alone_gives_no_layer() {
+    let mut content = Content::default();
+    content.image(&format!("{REGISTRY}/app:1"), &image(13, 1000));
+    let fake = Fake::honest(content);
+    let job = Job::new(&format!("{REGISTRY}/app:1\n"));
+    let conf = |what: &str| {
+        let mirror = format!("location = \"{}/{REGISTRY}\"\npull-from-mirror = \"{what}\"", fake.addr());
+        job.file(
+            "mirrors.conf",
+            &format!("[[registry]]\nprefix = \"{REGISTRY}\"\n[[registry.mirror]]\n{mirror}\n"),
+        )
+    };
+    for what in ["tag-only", "digest-only"] {
+        let args = ["--mirrors-only", "--registries-conf", &conf(what)];
+        job.fails(&args, 4, &["/app:1`", "no mirror is named"]);
+    }
+    assert_eq!(fake.seen_of("/blobs/").len(), 0);
+    job.packs(&["--mirrors-only", "--registries-conf", &conf("all")], &[]);
 }
 
 #[test]
@@ -499,7 +531,7 @@ fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
     );
     for number in 0..8 {
         registry.push(&format!("app{number}"), "1", &image(20 + number, 3_000_000));
-        list += &format!("{}/app{number}:1\n", nginx.addr());
+        list += &[&nginx.addr(), "/app", &number.to_string(), ":1\n"].concat();
     }
     // So that configs are asked for, too.
     let args = ["--ca-file", ca.to_str().expect("UTF-8"), "--platform", "linux/amd64"];
@@ -747,7 +779,7 @@ fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
         Reply::redirect(&format!("http://{there}{}", seen.path))
     });
     Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
-    let ranges: Vec<_> = storage.seen().iter().filter_map(|seen| seen.range()).collect();
+    let ranges: Vec<_> = storage.seen().iter().filter_map(Seen::range).collect();
     assert!(ranges.iter().any(|(first, _)| *first == 8 << 20), "{ranges:?}");
     let endless = Fake::start(content("x", &bytes), |_, _| Reply {
         framing: Framing::Chunked,

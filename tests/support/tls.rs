@@ -37,7 +37,7 @@ impl Authority {
 
     /// A certificate for a server with these names, in `NAME.crt` and `NAME.key` of `folder`.
     pub fn server(&self, folder: &Path, name: &str, names: &[&str]) -> Pair {
-        self.issue(folder, name, named(name, names))
+        self.issue(folder, name, &named(name, names))
     }
 
     /// The same, expired long ago.
@@ -45,17 +45,17 @@ impl Authority {
         let mut params = named(name, names);
         (params.not_before, params.not_after) =
             (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
-        self.issue(folder, name, params)
+        self.issue(folder, name, &params)
     }
 
     /// A certificate for a client.
     pub fn client(&self, folder: &Path, name: &str) -> Pair {
         let mut params = named(name, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(folder, name, params)
+        self.issue(folder, name, &params)
     }
 
-    fn issue(&self, folder: &Path, name: &str, params: CertificateParams) -> Pair {
+    fn issue(&self, folder: &Path, name: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("make a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
         let [certificate_file, key_file] = ["crt", "key"].map(|end| folder.join(format!("{name}.{end}")));
