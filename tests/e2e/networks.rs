@@ -1,6 +1,7 @@
 //! Networks as they are: mirrors that fail, proxies, private authorities, servers that stall and servers that are busy.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -740,6 +741,17 @@ fn a_server_that_does_not_answer_at_all_is_given_up() {
     let args = [&words(&args)[..], &["--idle-timeout", "300ms", "--retries", "1"]].concat();
     Job::new(&line("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
     assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_given_up() {
+    // The system takes the connection, and nobody says anything on it.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("find a free port");
+    let addr = silent.local_addr().expect("find a free port");
+    let start = Instant::now();
+    let args = ["--connect-timeout", "300ms", "--retries", "0"];
+    Job::new(&format!("https://{addr}/x\n")).fails(&args, 4, &["no answer", &addr.to_string(), "timed out"]);
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
