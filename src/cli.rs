@@ -1,8 +1,14 @@
 //! The command line: one file a verb, and what they share.
 
+#[cfg(feature = "net")]
+pub mod diff;
 pub mod exit;
 pub mod image;
 pub mod images;
+#[cfg(feature = "net")]
+pub mod lists;
+#[cfg(feature = "net")]
+pub mod lock;
 pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;

@@ -37,6 +37,12 @@ impl Digest {
         to_hex(&self.0)
     }
 
+    /// The digest with these raw bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw 32 bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

@@ -48,6 +48,11 @@ pub enum Event {
         #[serde(serialize_with = "as_seconds")]
         wait: Duration,
     },
+    /// Something that the user may want to know.
+    Note {
+        /// A sentence.
+        message: String,
+    },
     /// Something that is no error and that the user should know.
     Warning {
         /// A sentence.

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod error;
 pub mod files;
 pub mod http;
+pub mod locked;
 pub mod mirrors;
 pub mod places;
 pub mod queue;

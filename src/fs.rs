@@ -78,6 +78,22 @@ pub fn remove_file(path: &Path) -> Result<(), FsError> {
     }
 }
 
+/// Writes a whole file, which is there complete or not at all: under another name first, then renamed.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    use io::Write as _;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    let partial = PathBuf::from(name);
+    let mut file = File::create(&partial).map_err(FsError::at("create", &partial))?;
+    let written =
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FsError::at("write", &partial));
+    let renamed = written.and_then(|()| rename_durably(&partial, path));
+    if renamed.is_err() {
+        let _ = fs::remove_file(&partial); // it already failed, and says why
+    }
+    renamed
+}
+
 /// Renames `from` to `to` and makes the new name durable.
 pub fn rename_durably(from: &Path, to: &Path) -> Result<(), FsError> {
     fs::rename(from, to).map_err(FsError::at("rename to", to))?;

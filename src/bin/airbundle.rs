@@ -14,6 +14,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Pack(cli::pack::Pack),
+    Lock(cli::lock::Lock),
+    Diff(cli::diff::Diff),
+    Lists(cli::lists::Lists),
     Image(cli::image::Image),
 }
 
@@ -21,6 +24,9 @@ fn main() -> std::process::ExitCode {
     let Cli { verb } = Cli::parse();
     cli::main(|| match verb {
         Verb::Pack(pack) => pack.run(),
+        Verb::Lock(lock) => lock.run(),
+        Verb::Diff(diff) => diff.run(),
+        Verb::Lists(lists) => lists.run(),
         Verb::Image(image) => image.run(),
     })
 }

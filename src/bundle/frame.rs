@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::bundle::FRAME_SIZE;
+use crate::bundle::buffer::{Buffer, Buffers};
 
 const MAGIC: u32 = 0xFD2F_B528;
 /// The skippable frame that fills up the room kept for the head.
@@ -17,21 +18,18 @@ pub const PADDING_MAGIC: u32 = 0x184D_2A50;
 pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
 /// The largest skippable frame that is read, in bytes.
 pub const SKIPPABLE_LIMIT: u32 = 64 << 20;
-/// What a frame may be larger than its content: headers, block headers, checksum.
+/// What a frame may be larger than its content without its checksum: headers and block headers.
 const OVERHEAD: usize = 1 << 10;
+const CHECKSUM_LEN: usize = 4;
 /// The largest block (RFC 8878, section 3.1.1.2.4).
 const BLOCK_LIMIT: usize = 128 << 10;
+/// Of a stored frame: a content size of four bytes, single segment, checksum.
+const STORED: u8 = 0b1010_0100;
 
 /// A frame as it stands in the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// A zstd frame; `bytes` is all of it, header and checksum included.
-    Data {
-        /// The frame.
-        bytes: Vec<u8>,
-        /// What it decodes to has this many bytes.
-        content_size: usize,
-    },
+    /// A zstd frame.
+    Data(Data),
     /// A skippable frame: padding or a seek table.
     Skippable {
         /// Which of the sixteen magic numbers it has.
@@ -46,8 +44,40 @@ impl Frame {
     #[must_use]
     pub fn content_size(&self) -> usize {
         match self {
-            Self::Data { content_size, .. } => *content_size,
+            Self::Data(data) => data.content_size,
             Self::Skippable { .. } => 0,
+        }
+    }
+}
+
+/// A zstd frame that has been read and not decoded.
+pub struct Data {
+    content_size: usize,
+    body: Body,
+}
+
+enum Body {
+    /// All of the frame, header and checksum included.
+    Zstd(Buffer),
+    /// The content of a frame as [`store`] makes it, and its checksum.
+    Stored(Buffer, [u8; CHECKSUM_LEN]),
+}
+
+impl Data {
+    /// What the frame holds; as many bytes as its header says.
+    pub fn decode(self, buffers: &Buffers) -> Result<Buffer, FrameError> {
+        match self.body {
+            Body::Zstd(bytes) => {
+                let mut content = buffers.take();
+                let decode =
+                    |room: &mut [u8]| zstd::bulk::Decompressor::new()?.decompress_to_buffer(&bytes, room);
+                match content.fill_in(self.content_size, decode) {
+                    Ok(size) if size == self.content_size => Ok(content),
+                    _ => Err(FrameError::Damaged),
+                }
+            }
+            Body::Stored(content, sum) if checksum(&content) == sum => Ok(content),
+            Body::Stored(..) => Err(FrameError::Damaged),
         }
     }
 }
@@ -85,12 +115,19 @@ pub enum FrameError {
 pub struct FrameReader<R> {
     input: R,
     offset: u64,
+    buffers: Buffers,
+}
+
+/// Memory for what a frame holds, or for the frame itself.
+#[must_use]
+pub fn buffers() -> Buffers {
+    Buffers::new(FRAME_SIZE + OVERHEAD + CHECKSUM_LEN)
 }
 
 impl<R: Read> FrameReader<R> {
     /// A reader of `input`, whose next byte is at `offset` of the bundle.
-    pub fn new(input: R, offset: u64) -> Self {
-        Self { input, offset }
+    pub fn new(input: R, offset: u64, buffers: &Buffers) -> Self {
+        Self { input, offset, buffers: buffers.clone() }
     }
 
     /// Where the next frame begins, in bytes from the start of the bundle.
@@ -122,12 +159,18 @@ impl<R: Read> FrameReader<R> {
             return Err(FrameError::Foreign("that has a skippable part that is too large"));
         }
         let mut payload = Vec::new();
-        self.append(&mut payload, len as usize)?;
+        while payload.len() < len as usize {
+            // No more is allocated than has really come.
+            let start = payload.len();
+            payload.resize((len as usize).min(start + BLOCK_LIMIT), 0);
+            self.exact(&mut payload[start..])?;
+        }
         Ok(Frame::Skippable { magic, payload })
     }
 
     fn data_frame(&mut self) -> Result<Frame, FrameError> {
-        let mut bytes = MAGIC.to_le_bytes().to_vec();
+        let mut bytes = self.buffers.take();
+        bytes.push(&MAGIC.to_le_bytes());
         self.append(&mut bytes, 1)?;
         let header = Header::parse(bytes[4])?;
         self.append(&mut bytes, header.rest)?;
@@ -138,13 +181,50 @@ impl<R: Read> FrameReader<R> {
             ));
         }
         let content_size = usize::try_from(content_size).expect("at most FRAME_SIZE");
-        bytes.reserve(content_size.min(BLOCK_LIMIT));
+        let body = if bytes[4] == STORED {
+            self.stored_blocks(bytes, content_size)?
+        } else {
+            let mut block = [0; 3];
+            self.exact(&mut block)?;
+            self.blocks(bytes, block, content_size)?
+        };
+        Ok(Frame::Data(Data { content_size, body }))
+    }
+
+    /// Reads blocks as [`store`] makes them to where they are wanted, so that nobody needs to copy them, as long as
+    /// there are no others; `bytes` is the header of the frame.
+    fn stored_blocks(&mut self, mut bytes: Buffer, content_size: usize) -> Result<Body, FrameError> {
+        let mut content = self.buffers.take();
+        for size in block_sizes(content_size) {
+            let is_last = content.len() + size == content_size;
+            let mut block = [0; 3];
+            self.exact(&mut block)?;
+            if block != block_header(size, is_last) {
+                for stored in content.chunks(BLOCK_LIMIT) {
+                    bytes.push(&block_header(stored.len(), false));
+                    bytes.push(stored);
+                }
+                return self.blocks(bytes, block, content_size);
+            }
+            self.append(&mut content, size)?;
+        }
+        let mut sum = [0; CHECKSUM_LEN];
+        self.exact(&mut sum)?;
+        Ok(Body::Stored(content, sum))
+    }
+
+    /// Reads all blocks but those that are in `bytes`, and the checksum. The header of the first one is `block`.
+    fn blocks(
+        &mut self,
+        mut bytes: Buffer,
+        mut block: [u8; 3],
+        content_size: usize,
+    ) -> Result<Body, FrameError> {
         loop {
-            let start = bytes.len();
-            self.append(&mut bytes, 3)?;
-            let block = u32::from_le_bytes([bytes[start], bytes[start + 1], bytes[start + 2], 0]);
-            let size = (block >> 3) as usize;
-            let stored = match block >> 1 & 3 {
+            bytes.push(&block);
+            let header = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+            let size = (header >> 3) as usize;
+            let stored = match header >> 1 & 3 {
                 0 | 2 => size,
                 1 => 1,
                 _ => return Err(FrameError::Foreign("that has a block of the reserved type")),
@@ -153,43 +233,45 @@ impl<R: Read> FrameReader<R> {
                 return Err(FrameError::Foreign("that is larger than what it holds"));
             }
             self.append(&mut bytes, stored)?;
-            if block & 1 == 1 {
+            if header & 1 == 1 {
                 break;
             }
+            self.exact(&mut block)?;
         }
-        self.append(&mut bytes, 4)?;
-        Ok(Frame::Data { bytes, content_size })
+        self.append(&mut bytes, CHECKSUM_LEN)?;
+        Ok(Body::Zstd(bytes))
     }
 
-    /// Appends exactly `len` bytes of the input, allocating no more than has really come.
-    fn append(&mut self, bytes: &mut Vec<u8>, len: usize) -> Result<(), FrameError> {
-        let end = bytes.len() + len;
-        while bytes.len() < end {
-            let start = bytes.len();
-            bytes.resize(end.min(start + BLOCK_LIMIT), 0);
-            self.exact(&mut bytes[start..])?;
-        }
-        Ok(())
+    /// Appends exactly `len` bytes of the input.
+    fn append(&mut self, bytes: &mut Buffer, len: usize) -> Result<(), FrameError> {
+        let read = bytes.fill_in(len, |room| fill(&mut self.input, room)).map_err(FrameError::Read)?;
+        self.offset += read as u64;
+        if read == len { Ok(()) } else { Err(FrameError::Truncated) }
     }
 
     fn exact(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
         if self.fill(bytes)? == bytes.len() { Ok(()) } else { Err(FrameError::Truncated) }
     }
 
-    /// Reads until `bytes` is full or the input ends; says how many were read.
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, FrameError> {
-        let mut len = 0;
-        while len < bytes.len() {
-            match self.input.read(&mut bytes[len..]) {
-                Ok(0) => break,
-                Ok(read) => len += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(FrameError::Read(error)),
-            }
-        }
+        let len = fill(&mut self.input, bytes).map_err(FrameError::Read)?;
         self.offset += len as u64;
         Ok(len)
     }
+}
+
+/// Reads until `bytes` is full or the input ends; says how many were read.
+fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < bytes.len() {
+        match input.read(&mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
 }
 
 /// What the frame header descriptor says (RFC 8878, section 3.1.1.1.1).
@@ -233,17 +315,6 @@ impl Header {
     }
 }
 
-/// What the data frame `bytes` holds; `content_size` as its header says.
-pub fn decode(bytes: &[u8], content_size: usize) -> Result<Vec<u8>, FrameError> {
-    let mut content = Vec::with_capacity(content_size);
-    let size =
-        zstd::bulk::Decompressor::new().and_then(|mut zstd| zstd.decompress_to_buffer(bytes, &mut content));
-    match size {
-        Ok(size) if size == content_size => Ok(content),
-        _ => Err(FrameError::Damaged),
-    }
-}
-
 /// A frame that holds `content` (at most [`FRAME_SIZE`] bytes): compressed at `level`, or stored where
 /// compression saves less than one part in fifty.
 ///
@@ -280,21 +351,38 @@ fn compresses(content: &[u8]) -> bool {
 /// A frame of raw blocks.
 #[must_use]
 pub fn store(content: &[u8]) -> Vec<u8> {
-    let blocks = content.len().div_ceil(BLOCK_LIMIT).max(1);
     let mut frame = Vec::with_capacity(stored_len(content.len()));
     frame.extend_from_slice(&MAGIC.to_le_bytes());
-    frame.push(0b1010_0100); // a content size of four bytes, single segment, checksum
+    frame.push(STORED);
     frame.extend_from_slice(&u32::try_from(content.len()).expect("at most FRAME_SIZE").to_le_bytes());
-    for index in 0..blocks {
-        let block = &content[index * BLOCK_LIMIT..content.len().min((index + 1) * BLOCK_LIMIT)];
-        let header =
-            u32::try_from(block.len()).expect("at most BLOCK_LIMIT") << 3 | u32::from(index + 1 == blocks);
-        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+    let mut rest = content;
+    for size in block_sizes(content.len()) {
+        let (block, behind) = rest.split_at(size);
+        frame.extend_from_slice(&block_header(size, behind.is_empty()));
         frame.extend_from_slice(block);
+        rest = behind;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "the checksum is the low four bytes of the hash")]
-    frame.extend_from_slice(&(xxh64(content, 0) as u32).to_le_bytes());
+    frame.extend_from_slice(&checksum(content));
     frame
+}
+
+/// How the content of a stored frame is cut: there is one block at least.
+fn block_sizes(content_size: usize) -> impl Iterator<Item = usize> {
+    let blocks = content_size.div_ceil(BLOCK_LIMIT).max(1);
+    (0..blocks).map(move |number| (content_size - number * BLOCK_LIMIT).min(BLOCK_LIMIT))
+}
+
+/// The header of a raw block (RFC 8878, section 3.1.1.2).
+fn block_header(size: usize, is_last: bool) -> [u8; 3] {
+    let header = u32::try_from(size).expect("at most BLOCK_LIMIT") << 3 | u32::from(is_last);
+    let [low, middle, high, _] = header.to_le_bytes();
+    [low, middle, high]
+}
+
+/// What stands at the end of a frame with this content.
+#[expect(clippy::cast_possible_truncation, reason = "the checksum is the low four bytes of the hash")]
+fn checksum(content: &[u8]) -> [u8; CHECKSUM_LEN] {
+    (xxh64(content, 0) as u32).to_le_bytes()
 }
 
 /// How long the frame is that [`store`] makes of `content_size` bytes; [`encode`] makes no longer one.
@@ -329,7 +417,14 @@ mod tests {
     }
 
     fn read_one(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
-        FrameReader::new(bytes, 0).next_frame()
+        FrameReader::new(bytes, 0, &buffers()).next_frame()
+    }
+
+    fn decode_one(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+        match read_one(bytes)? {
+            Some(Frame::Data(data)) => Ok(data.decode(&buffers())?.to_vec()),
+            _ => Err(FrameError::Magic),
+        }
     }
 
     #[test]
@@ -347,9 +442,8 @@ mod tests {
         ] {
             for frame in [encode(&content, 3), store(&content)] {
                 assert!(frame.len() <= stored_len(content.len()));
-                let Some(Frame::Data { bytes, content_size }) = read_one(&frame).unwrap() else { panic!() };
-                assert_eq!((bytes.len(), content_size), (frame.len(), content.len()));
-                assert_eq!(decode(&bytes, content_size).unwrap(), content);
+                assert_eq!(read_one(&frame).unwrap().unwrap().content_size(), content.len());
+                assert!(decode_one(&frame).unwrap() == content);
             }
         }
     }
@@ -361,10 +455,22 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_is_stored_in_part_decodes_as_any_other() {
+        let content = [noise(2 * BLOCK_LIMIT), vec![0; 2 * BLOCK_LIMIT]].concat();
+        let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
+        zstd.include_checksum(true).unwrap();
+        let frame = zstd.compress(&content).unwrap();
+        // It begins as a stored one does, and goes on otherwise.
+        assert_eq!(frame[..12 + BLOCK_LIMIT], store(&content)[..12 + BLOCK_LIMIT]);
+        assert!(frame.len() < 3 * BLOCK_LIMIT);
+        assert!(decode_one(&frame).unwrap() == content);
+    }
+
+    #[test]
     fn a_skippable_frame_keeps_its_payload() {
         let frame = skippable(PADDING_MAGIC, b"abc");
-        let expected = Frame::Skippable { magic: PADDING_MAGIC, payload: b"abc".to_vec() };
-        assert_eq!(read_one(&frame).unwrap(), Some(expected));
+        let Some(Frame::Skippable { magic, payload }) = read_one(&frame).unwrap() else { panic!() };
+        assert_eq!((magic, &payload[..]), (PADDING_MAGIC, &b"abc"[..]));
     }
 
     #[test]
@@ -383,8 +489,7 @@ mod tests {
             for bit in 0..frame.len() * 8 {
                 let mut bad = frame.clone();
                 bad[bit / 8] ^= 1 << (bit % 8);
-                let Ok(Some(Frame::Data { bytes, content_size })) = read_one(&bad) else { continue };
-                if let Ok(decoded) = decode(&bytes, content_size) {
+                if let Ok(decoded) = decode_one(&bad) {
                     assert_eq!(decoded, content, "bit {bit}");
                 }
             }
@@ -397,6 +502,12 @@ mod tests {
         assert!(matches!(read_one(&bomb), Err(FrameError::Foreign(_))));
         let huge = [&PADDING_MAGIC.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
         assert!(matches!(read_one(&huge), Err(FrameError::Foreign(_))));
+        // Empty blocks without end, in the header of a stored frame and of another.
+        for header in [&[STORED][..], &[STORED & !0b0010_0000, 0]] {
+            let size = u32::try_from(FRAME_SIZE).unwrap().to_le_bytes();
+            let endless = [&MAGIC.to_le_bytes(), header, &size, &vec![0; 2 * FRAME_SIZE]].concat();
+            assert!(matches!(read_one(&endless), Err(FrameError::Foreign(_))));
+        }
         assert!(matches!(read_one(b"PK\x03\x04"), Err(FrameError::Magic)));
     }
 }

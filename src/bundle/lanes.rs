@@ -1,4 +1,6 @@
-//! [`Lanes`]: hashes several blobs at once while a bundle is read front to back, and hands their bytes on.
+//! [`Lanes`]: hashes and writes several blobs at once while a bundle is read front to back.
+//!
+//! A large blob is the only one at work most of the time, so a lane has a thread that hashes and one that writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,14 +11,20 @@ use crate::bundle::reader::Slice;
 use crate::digest::{Digest, Hasher};
 use crate::fs::FsError;
 
-/// How many slices may wait in one lane; each holds at most a frame.
-const QUEUE: usize = 4;
+/// How many slices may wait in one lane to be hashed; each holds at most a frame.
+const QUEUE: usize = 3;
+
+/// How many may wait to be written.
+const WRITES: usize = 2;
 
 /// How many blobs may have ended without anybody having taken them.
 const ENDED: usize = 64;
 
 /// Takes the bytes of one blob: a file that is written, or nothing where a bundle is only checked.
 pub trait Sink: Send + 'static {
+    /// Whether to write takes so long that another thread should hash meanwhile.
+    const TAKES_TIME: bool = true;
+
     /// Takes the next bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), FsError>;
 }
@@ -25,6 +33,8 @@ pub trait Sink: Send + 'static {
 pub struct Nowhere;
 
 impl Sink for Nowhere {
+    const TAKES_TIME: bool = false;
+
     fn write(&mut self, _: &[u8]) -> Result<(), FsError> {
         Ok(())
     }
@@ -40,7 +50,7 @@ pub struct Ended<S> {
     pub result: Result<(Digest, u64), FsError>,
 }
 
-/// Threads that hash; see the module. One blob stays in one lane.
+/// Threads that hash and write; see the module. One blob stays in one lane.
 pub struct Lanes<S> {
     lanes: Vec<Lane<S>>,
     current: usize,
@@ -48,7 +58,7 @@ pub struct Lanes<S> {
 
 struct Lane<S> {
     messages: SyncSender<Message<S>>,
-    /// Bytes that wait.
+    /// Bytes that wait to be hashed.
     load: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
@@ -113,31 +123,79 @@ impl<S: Sink> Lane<S> {
         let (messages, receiver) = sync_channel(QUEUE);
         let load = Arc::new(AtomicU64::new(0));
         let waiting = load.clone();
-        let thread = std::thread::spawn(move || run(&receiver, &waiting, &done));
+        let thread = std::thread::spawn(move || run(&receiver, &waiting, done));
         Self { messages, load, thread }
     }
 }
 
-fn run<S: Sink>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, done: &SyncSender<Ended<S>>) {
-    let mut open: Option<(usize, S, Hasher, Result<(), FsError>)> = None;
+fn run<S: Sink>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, done: SyncSender<Ended<S>>) {
+    let mut writer = Writer { open: None, done };
+    if !S::TAKES_TIME {
+        return hash(messages, waiting, |write| writer.take(write));
+    }
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel(WRITES);
+        scope.spawn(move || receiver.iter().for_each(|write| writer.take(write)));
+        hash(messages, waiting, |write| {
+            sender.send(write).expect("the writer does not end before its lane; please report");
+        });
+    });
+}
+
+/// Hands everything on, and hashes it: where another thread writes, both at once.
+fn hash<S>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, mut hand_on: impl FnMut(Write<S>)) {
+    let mut hasher = Hasher::new();
     for message in messages {
-        match (message, &mut open) {
-            (Message::Begin(number, sink), _) => open = Some((number, sink, Hasher::new(), Ok(()))),
-            (Message::Data(slice), Some((_, sink, hasher, result))) => {
-                if result.is_ok() {
-                    hasher.update(&slice);
-                    *result = sink.write(&slice);
-                }
+        match message {
+            Message::Begin(number, sink) => {
+                hasher = Hasher::new();
+                hand_on(Write::Begin(number, sink));
+            }
+            Message::Data(slice) => {
+                hand_on(Write::Data(slice.clone()));
+                hasher.update(&slice);
                 waiting.fetch_sub(slice.len() as u64, Ordering::Relaxed);
             }
-            (Message::End, open) => {
-                let (number, sink, hasher, result) = open.take().expect("`begin` comes first; please report");
+            Message::End => {
+                let hasher = std::mem::take(&mut hasher);
                 let len = hasher.len();
-                let result = result.map(|()| (hasher.finish(), len));
-                let _ = done.send(Ended { number, sink, result }); // nobody waits after an error
+                hand_on(Write::End(hasher.finish(), len));
             }
-            (Message::Abandon, open) => *open = None,
-            (Message::Data(_), None) => unreachable!("`begin` comes first; please report"),
+            Message::Abandon => hand_on(Write::Abandon),
+        }
+    }
+}
+
+/// What becomes of a blob beside hashing it.
+enum Write<S> {
+    Begin(usize, S),
+    Data(Slice),
+    End(Digest, u64),
+    Abandon,
+}
+
+struct Writer<S> {
+    /// The blob that is being written, its number, and whether that has failed.
+    open: Option<(usize, S, Result<(), FsError>)>,
+    done: SyncSender<Ended<S>>,
+}
+
+impl<S: Sink> Writer<S> {
+    fn take(&mut self, write: Write<S>) {
+        match (write, &mut self.open) {
+            (Write::Begin(number, sink), open) => *open = Some((number, sink, Ok(()))),
+            (Write::Data(slice), Some((_, sink, result))) => {
+                if result.is_ok() {
+                    *result = sink.write(&slice);
+                }
+            }
+            (Write::End(digest, len), open) => {
+                let (number, sink, result) = open.take().expect("`begin` comes first; please report");
+                let result = result.map(|()| (digest, len));
+                let _ = self.done.send(Ended { number, sink, result }); // nobody waits after an error
+            }
+            (Write::Abandon, open) => *open = None,
+            (Write::Data(_), None) => unreachable!("`begin` comes first; please report"),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::bundle::{
 };
 use crate::digest::Digest;
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
+use crate::platform::Platform;
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 8;
@@ -348,6 +349,17 @@ impl Layout {
             }
         }
         platforms.into_iter().collect()
+    }
+
+    /// The platforms of the manifests of `image` that its index says they are for.
+    #[must_use]
+    pub fn platforms_of_children(&self, image: &Image) -> HashMap<Digest, Platform> {
+        let children =
+            image.manifests.iter().filter_map(|manifest| match self.parsed.get(&manifest.digest) {
+                Some(Manifest::Index(children)) => Some(children),
+                _ => None,
+            });
+        children.flatten().filter_map(|child| Some((child.digest, child.platform.clone()?))).collect()
     }
 
     /// The media types of the manifests of `image`.

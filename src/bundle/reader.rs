@@ -9,7 +9,9 @@
 //! - *wrong bytes*: every frame has a checksum and every blob a digest, and the caller gets nothing whole before
 //!   both are checked.
 //! - *a seek table that lies*: it is used to find the next frame behind a damaged one, and frames that it cuts
-//!   in any other way do not parse.
+//!   in any other way do not parse. What it says of a content's size counts only where nothing else can be known, of a
+//!   frame that does not decode: so it can shift what follows a hole, as damage can, and then nothing behind it is what
+//!   the documents ask for.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
+use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::frame::{
     self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT,
 };
@@ -27,6 +30,10 @@ use crate::bundle::seek_table::{self, Entry};
 use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
+
+/// How much is read at once where a frame or a block begins. All else goes straight to its place, if it is more than
+/// this.
+const READ_AHEAD: usize = 8 << 10;
 
 /// Why a bundle cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +91,7 @@ pub struct Contents {
 /// A run of bytes of the tar stream, shared without copying.
 #[derive(Clone)]
 pub struct Slice {
-    content: Arc<Vec<u8>>,
+    content: Arc<Buffer>,
     start: usize,
     end: usize,
 }
@@ -99,7 +106,7 @@ impl std::ops::Deref for Slice {
 
 impl From<Vec<u8>> for Slice {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { start: 0, end: bytes.len(), content: Arc::new(bytes) }
+        Self { start: 0, end: bytes.len(), content: Arc::new(bytes.into()) }
     }
 }
 
@@ -130,7 +137,7 @@ pub struct BundleReader {
 }
 
 struct Current {
-    content: Result<Arc<Vec<u8>>, FrameError>,
+    content: Result<Arc<Buffer>, FrameError>,
     len: usize,
     used: usize,
     offset: u64,
@@ -140,7 +147,7 @@ struct Current {
 struct Chunk {
     offset: u64,
     len: usize,
-    content: Receiver<Result<Vec<u8>, FrameError>>,
+    content: Receiver<Result<Buffer, FrameError>>,
     /// Nothing comes behind a frame whose end cannot be found.
     last: bool,
 }
@@ -374,6 +381,7 @@ impl BundleReader {
 /// The thread that reads the input and sends its frames to be decoded.
 struct Feeder {
     chunks: SyncSender<Chunk>,
+    buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
     seen: Vec<Entry>,
     /// Damage that hits no content: told when all content has been sent.
@@ -385,12 +393,12 @@ struct Gone;
 
 impl Feeder {
     fn new(chunks: SyncSender<Chunk>) -> Self {
-        Self { chunks, seen: Vec::new(), deferred: None }
+        Self { chunks, buffers: frame::buffers(), seen: Vec::new(), deferred: None }
     }
 
     /// Frames one after the other, as they come.
     fn by_frames(&mut self, input: impl Read) {
-        let mut frames = FrameReader::new(BufReader::with_capacity(256 << 10, input), 0);
+        let mut frames = FrameReader::new(BufReader::with_capacity(READ_AHEAD, input), 0, &self.buffers);
         loop {
             let offset = frames.offset();
             match frames.next_frame() {
@@ -424,21 +432,19 @@ impl Feeder {
 
     /// Frames where the seek table says that they are: a damaged one does not hide the next.
     fn by_table(&mut self, file: &File, table: &[Entry]) {
-        let mut input = BufReader::with_capacity(256 << 10, file);
+        let mut input = BufReader::with_capacity(READ_AHEAD, file);
         let mut offset = 0;
         for entry in table {
             let end = offset + u64::from(entry.compressed);
-            let mut frames = FrameReader::new((&mut input).take(u64::from(entry.compressed)), offset);
+            let mut frames =
+                FrameReader::new((&mut input).take(u64::from(entry.compressed)), offset, &self.buffers);
             let frame = frames.next_frame();
             let is_whole = frames.offset() == end;
             let sent = match frame {
-                Ok(Some(frame)) if is_whole => {
-                    // The frame has a checksum, and the table has none.
-                    if frame.content_size() != entry.decompressed as usize {
-                        self.defer(offset, FrameError::SeekTable);
-                    }
+                Ok(Some(frame)) if is_whole && frame.content_size() == entry.decompressed as usize => {
                     self.frame(offset, frame)
                 }
+                Ok(Some(frame)) if is_whole => self.contested(offset, *entry, frame),
                 Ok(_) => self.hole(offset, *entry, FrameError::Damaged),
                 Err(error) => self.hole(offset, *entry, error),
             };
@@ -454,13 +460,15 @@ impl Feeder {
     }
 
     fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
+        let len = frame.content_size();
         match frame {
-            Frame::Data { bytes, content_size } => {
+            Frame::Data(data) => {
                 let (sender, content) = channel();
+                let buffers = self.buffers.clone();
                 rayon::spawn_fifo(move || {
-                    let _ = sender.send(frame::decode(&bytes, content_size)); // nobody wants it after an error
+                    let _ = sender.send(data.decode(&buffers)); // nobody wants it after an error
                 });
-                self.send(Chunk { offset, len: content_size, content, last: false })
+                self.send(Chunk { offset, len, content, last: false })
             }
             Frame::Skippable { magic, payload } => {
                 if magic != PADDING_MAGIC || payload.iter().any(|byte| *byte != 0) {
@@ -471,15 +479,35 @@ impl Feeder {
         }
     }
 
+    /// A frame that states another content size than the table. It has a checksum, and the table has none: which of
+    /// them is wrong is known when it is decoded. Frames of a bundle that nobody damaged never come here, so this need
+    /// not be fast, and holds one frame more.
+    fn contested(&mut self, offset: u64, entry: Entry, frame: Frame) -> Result<(), Gone> {
+        let len = frame.content_size();
+        if let Frame::Data(data) = frame {
+            match data.decode(&self.buffers) {
+                Ok(content) => self.ready(offset, len, Ok(content))?,
+                Err(error) => return self.hole(offset, entry, error),
+            }
+        }
+        self.defer(offset, FrameError::SeekTable);
+        Ok(())
+    }
+
     /// A frame that is damaged, of known size.
     fn hole(&mut self, offset: u64, entry: Entry, error: FrameError) -> Result<(), Gone> {
         if entry.decompressed == 0 {
             self.defer(offset, error);
             return Ok(());
         }
+        self.ready(offset, entry.decompressed as usize, Err(error))
+    }
+
+    /// What is known already of a frame with `len` bytes.
+    fn ready(&mut self, offset: u64, len: usize, known: Result<Buffer, FrameError>) -> Result<(), Gone> {
         let (sender, content) = channel();
-        let _ = sender.send(Err(error));
-        self.send(Chunk { offset, len: entry.decompressed as usize, content, last: false })
+        let _ = sender.send(known);
+        self.send(Chunk { offset, len, content, last: false })
     }
 
     fn defer(&mut self, offset: u64, error: FrameError) {

@@ -88,6 +88,18 @@ impl Claim {
         }
     }
 
+    /// Gives what an earlier run has left another name, and claims the first one again. Returns the name.
+    pub fn set_aside(self) -> Result<(Self, PathBuf), ClaimError> {
+        let aside = old_path(&self.partial);
+        fs::rename_durably(&self.partial, &aside)?;
+        Ok((Self::new(&self.target)?, aside))
+    }
+
+    /// How many bytes an earlier run has left.
+    pub fn size(&self) -> Result<u64, FsError> {
+        Ok(self.file.metadata().map_err(FsError::at("read", &self.partial))?.len())
+    }
+
     /// Another handle of the same lock, which lasts until all are gone.
     pub fn lock(&self) -> Result<File, FsError> {
         self.file.try_clone().map_err(FsError::at("open", &self.partial))
@@ -113,6 +125,30 @@ pub struct Written {
     pub size: u64,
 }
 
+/// A frame that stands in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameRecord {
+    /// Where it begins, in bytes from the start of the bundle.
+    pub(crate) offset: u64,
+    /// How many bytes it has there.
+    pub(crate) compressed: usize,
+    /// How many bytes of the tar stream it holds.
+    pub(crate) decompressed: usize,
+}
+
+/// What an earlier run has written of the same bundle, and how far it came: `partial.rs` finds it.
+#[derive(Default)]
+pub(crate) struct Kept {
+    /// The frames that stay.
+    pub(crate) frames: Vec<FrameRecord>,
+    /// The small entries that belong into the next frame.
+    pub(crate) shared: Vec<u8>,
+    /// The large entry that was being written, and how many bytes of it there are.
+    pub(crate) entry: Option<(OwnFrames, u64)>,
+    /// Tar headers that are still to be written: the frame and what it is to hold.
+    pub(crate) late_headers: Vec<(usize, [u8; BLOCK])>,
+}
+
 /// An entry between [`BundleWriter::begin`] and its end.
 struct OpenEntry {
     /// Its header, where digest and size are known.
@@ -126,17 +162,18 @@ struct OpenEntry {
 }
 
 /// The frames of a large entry, and what is needed to take them back.
-struct OwnFrames {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnFrames {
     /// The first frame that it caused: that of the small entries before it, or its header's.
-    first: usize,
+    pub(crate) first: usize,
     /// The frame of its header.
-    header: usize,
+    pub(crate) header: usize,
     /// The small entries before it, whose frame it ended.
-    shared: Vec<u8>,
+    pub(crate) shared: Vec<u8>,
 }
 
 /// The largest entry content that shares a frame with others.
-const SHARED_LIMIT: usize = FRAME_SIZE - BLOCK;
+pub(crate) const SHARED_LIMIT: usize = FRAME_SIZE - BLOCK;
 
 impl BundleWriter {
     /// Begins the bundle. `head_room` is what [`head_room`] says; `level` is zstd's, 1 to 22.
@@ -155,6 +192,41 @@ impl BundleWriter {
             entry: None,
             late_headers: Vec::new(),
         })
+    }
+
+    /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room and level.
+    pub(crate) fn go_on(claim: Claim, head_room: u64, level: i32, kept: Kept) -> Result<Self, FsError> {
+        let Claim { file, partial, target } = claim;
+        let mut output = Output::new(file, partial);
+        output.offset = kept.frames.last().map_or(head_room, |frame| frame.offset + frame.compressed as u64);
+        output.file.set_len(output.offset).map_err(FsError::at("truncate", &output.path))?;
+        // The earlier run may have been killed when it had already written the head.
+        output.patch(0, &padding(head_room))?;
+        output.seek_to_end()?;
+        (output.queued, output.written) = (sum(&kept.frames), sum(&kept.frames));
+        output.frames = kept.frames;
+        let entry = kept.entry.map(|(own, size)| OpenEntry {
+            header: None,
+            buffer: Vec::new(),
+            size,
+            own: Some(own),
+        });
+        let Kept { shared, late_headers, .. } = kept;
+        Ok(Self { output, target, head_room, level, shared, entry, late_headers })
+    }
+
+    /// How many bytes of the tar stream behind the head it has taken.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        let entry = self.entry.as_ref();
+        let entry = entry.map_or(0, |entry| entry.buffer.len() + if entry.own.is_none() { BLOCK } else { 0 });
+        self.output.queued + (self.shared.len() + entry) as u64
+    }
+
+    /// How many of them stand in the file: what a killed process does not lose.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.output.written
     }
 
     /// Begins a blob; `known` if its digest and size are known already.
@@ -198,6 +270,24 @@ impl BundleWriter {
             return self.compress(piece);
         }
         self.write(&piece)
+    }
+
+    /// Writes the next bytes of the blob, which make up a whole frame, as they stand in another bundle: `frame`, which
+    /// [`frame::encode`] would make of them, too. Says whether it did: only a large blob has frames of its own.
+    pub fn write_frame(&mut self, frame: Vec<u8>, content_size: usize) -> Result<(), FsError> {
+        let entry = self.entry.as_mut().expect("`begin` comes first; please report");
+        assert!(
+            entry.own.is_some() && entry.buffer.is_empty() && content_size == FRAME_SIZE,
+            "a frame in the middle of another; please report"
+        );
+        entry.size += content_size as u64;
+        self.output.frame_later(content_size, move || frame)
+    }
+
+    /// Whether the next bytes of the blob begin a frame that has no others.
+    #[must_use]
+    pub fn is_at_frame(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.own.is_some() && entry.buffer.is_empty())
     }
 
     /// Ends the blob, which has turned out to be `digest`.
@@ -340,6 +430,14 @@ pub fn partial_path(target: &Path) -> PathBuf {
     name.into()
 }
 
+/// The name of what is left of a bundle at `partial` that was to be another one.
+#[must_use]
+pub fn old_path(partial: &Path) -> PathBuf {
+    let mut name = partial.as_os_str().to_owned();
+    name.push(".old");
+    name.into()
+}
+
 fn padding(len: u64) -> Vec<u8> {
     frame::skippable(PADDING_MAGIC, &vec![0; usize::try_from(len).expect("a head fits in memory") - 8])
 }
@@ -351,19 +449,22 @@ struct Output {
     offset: u64,
     frames: Vec<FrameRecord>,
     pending: VecDeque<(usize, Receiver<Vec<u8>>)>,
+    /// How many bytes of the stream all frames hold.
+    queued: u64,
+    /// How many of them those hold that stand in the file.
+    written: u64,
     flusher: Flusher,
 }
 
-struct FrameRecord {
-    offset: u64,
-    compressed: usize,
-    decompressed: usize,
+fn sum(frames: &[FrameRecord]) -> u64 {
+    frames.iter().map(|frame| frame.decompressed as u64).sum()
 }
 
 impl Output {
     fn new(file: File, path: PathBuf) -> Self {
         let flusher = Flusher::start(&file);
-        Self { file, path, offset: 0, frames: Vec::new(), pending: VecDeque::new(), flusher }
+        let (frames, pending) = (Vec::new(), VecDeque::new());
+        Self { file, path, offset: 0, frames, pending, queued: 0, written: 0, flusher }
     }
 
     /// The number of the frame that is added next.
@@ -382,6 +483,7 @@ impl Output {
             let _ = sender.send(make()); // nobody waits for it after an error
         });
         self.pending.push_back((decompressed, receiver));
+        self.queued += decompressed as u64;
         // Enough for every core to have one at work and one waiting, and a bound for the memory.
         self.drain(rayon::current_num_threads().min(6) + 2)
     }
@@ -393,6 +495,7 @@ impl Output {
             let frame = receiver.recv().expect("a frame is always made; please report");
             self.frames.push(FrameRecord { offset: self.offset, compressed: frame.len(), decompressed });
             self.write(&frame)?;
+            self.written += decompressed as u64;
         }
         Ok(())
     }
@@ -414,11 +517,14 @@ impl Output {
         let Some(record) = self.frames.get(first) else { return Ok(()) };
         self.offset = record.offset;
         self.frames.truncate(first);
-        self.file
-            .set_len(self.offset)
-            .and_then(|()| io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.offset)))
-            .map_err(FsError::at("truncate", &self.path))?;
-        Ok(())
+        (self.queued, self.written) = (sum(&self.frames), sum(&self.frames));
+        self.file.set_len(self.offset).map_err(FsError::at("truncate", &self.path))?;
+        self.seek_to_end()
+    }
+
+    fn seek_to_end(&mut self) -> Result<(), FsError> {
+        let end = io::SeekFrom::Start(self.offset);
+        io::Seek::seek(&mut self.file, end).map(drop).map_err(FsError::at("seek in", &self.path))
     }
 
     fn finish(self) -> Result<(PathBuf, u64), FsError> {

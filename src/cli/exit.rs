@@ -5,7 +5,10 @@ use crate::bundle::reader::ReadError;
 use crate::cli::chain;
 use crate::engine::EngineError;
 use crate::image::error::ImageError;
+#[cfg(feature = "net")]
+use crate::kubespray::KubesprayError;
 use crate::load::LoadError;
+use crate::lock::LockError;
 use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
 use crate::unpack::UnpackError;
@@ -18,7 +21,7 @@ pub enum Code {
     Success = 0,
     /// The command line is wrong (clap's code).
     Usage = 2,
-    /// A list is wrong.
+    /// A list is wrong, or what it is made from.
     List = 3,
     /// Something cannot be fetched.
     Fetch = 4,
@@ -38,6 +41,8 @@ pub enum Code {
     Engine = 11,
     /// The site cannot be served: its certificate, a server that does not start.
     Serve = 12,
+    /// What was locked is no longer what its names mean upstream.
+    Moved = 13,
 }
 
 /// Why a program ends with another code than success.
@@ -53,6 +58,24 @@ impl Failure {
     /// A failure with one message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, messages: vec![message.into()] }
+    }
+}
+
+#[cfg(feature = "net")]
+impl From<KubesprayError> for Failure {
+    fn from(error: KubesprayError) -> Self {
+        let code = if matches!(error, KubesprayError::Fs(_)) { Code::File } else { Code::List };
+        let messages = match error {
+            KubesprayError::Eval { errors, unpinned } => {
+                let hint = "for a file without checksum: set a version that has one, or the variable of its checksum, \
+                            or take it as it comes with --allow-unpinned";
+                let hint = unpinned.then(|| hint.to_owned());
+                errors.iter().map(ToString::to_string).chain(hint).collect()
+            }
+            KubesprayError::Entries(entries) => entries,
+            error => vec![chain(&error)],
+        };
+        Self { code, messages }
     }
 }
 
@@ -119,6 +142,13 @@ impl From<Vec<LoadError>> for Failure {
             LoadError::OneFile(..) | LoadError::Nothing(_) => Code::Usage,
         });
         Self { code, messages: errors.iter().map(|error| chain(error)).collect() }
+    }
+}
+
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        let code = if matches!(error, LockError::Version(_)) { Code::NotABundle } else { Code::List };
+        Self::new(code, chain(&error))
     }
 }
 

@@ -1,9 +1,12 @@
 //! `airbundle pack`: lists in, one bundle out.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::bundle::INDEX_LIMIT;
 use crate::bundle::index::About;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
@@ -11,15 +14,17 @@ use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
 use crate::fetch::error::FetchError;
+use crate::fs;
 use crate::list::{ListError, Lists};
-use crate::pack::{Options, PackError, Summary, pack};
+use crate::lock::Lock;
+use crate::pack::{Input, Missing, Options, PackError, Summary, pack};
 use crate::platform::Platform;
 use crate::unpack::GUIDE_TEXT;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
 pub struct Pack {
-    /// A list of files and images, or a folder with files.list and images.list
+    /// A list of files and images, a folder with files.list and images.list, or one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
     /// The bundle to be written; the name usually ends in .tar.zst
@@ -36,6 +41,18 @@ pub struct Pack {
     /// Call the bundle this, for people: shown by `ls` and on the site's page
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
+    /// Write the lock of what was packed, too
+    #[arg(long, value_name = "FILE")]
+    write_lock: Option<PathBuf>,
+    /// Take what has not changed out of this older bundle, instead of fetching it
+    #[arg(long, value_name = "BUNDLE")]
+    reuse: Vec<PathBuf>,
+    /// When something cannot be fetched, fetch all the rest, keep it for the next run, and report every failure
+    #[arg(long)]
+    keep_going: bool,
+    /// The same, and make a bundle without what cannot be fetched; the exit code still tells
+    #[arg(long)]
+    allow_missing: bool,
     #[command(flatten)]
     out: Output,
 }
@@ -43,18 +60,45 @@ pub struct Pack {
 impl Pack {
     /// Packs.
     pub fn run(self) -> Result<Code, Failure> {
-        let lists = Lists::read(&self.lists).map_err(list_failure)?;
+        let input = read_input(&self.lists)?;
+        if matches!(input, Input::Lock(_)) && !self.platform.is_empty() {
+            let message = "`--platform` does not go with a lock, which has the platforms: lock anew with it";
+            return Err(Failure::new(Code::Usage, message));
+        }
         let upstream = self.upstream.upstream()?;
         let (output, platforms, level) = (self.output, self.platform, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let about = About { title: self.title, created: created()?, guide };
-        let options = Options { output, platforms, level, upstream, about };
+        let missing = match (self.keep_going, self.allow_missing) {
+            (_, true) => Missing::Allow,
+            (true, false) => Missing::KeepGoing,
+            (false, false) => Missing::Stop,
+        };
+        let options = Options {
+            output,
+            platforms,
+            level,
+            upstream,
+            about,
+            write_lock: self.write_lock,
+            reuse: self.reuse,
+            missing,
+        };
         let reporter = self.out.reporter();
-        let result = pack(lists, &options, &*reporter);
+        let result = pack(&input, &options, &*reporter);
         drop(reporter);
         let summary = result.map_err(pack_failure)?;
         print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
-        Ok(Code::Success)
+        if summary.missing.is_empty() {
+            return Ok(Code::Success);
+        }
+        let failure = fetch_failure(&summary.missing);
+        let what = format!(
+            "`{}` is without {} of what the lists name",
+            options.output.display(),
+            summary.missing.len()
+        );
+        Err(Failure { messages: [failure.messages, vec![what]].concat(), ..failure })
     }
 }
 
@@ -77,8 +121,14 @@ fn created() -> Result<Option<String>, Failure> {
 }
 
 fn text(summary: &Summary, options: &Options) -> String {
+    let mut others = String::new();
+    for (bytes, what) in [(summary.bytes_resumed, "there from before"), (summary.bytes_reused, "reused")] {
+        if bytes > 0 {
+            others = format!("{others}, {} {what}", human_bytes(bytes));
+        }
+    }
     format!(
-        "{} files and {} images: {} blobs, {} fetched, {} saved by sharing\n{}: {}, {:.1} s\nidentity {}\n",
+        "{} files and {} images: {} blobs, {} fetched{others}, {} saved by sharing\n{}: {}, {:.1} s\nidentity {}\n",
         summary.files,
         summary.images,
         summary.blobs,
@@ -91,7 +141,45 @@ fn text(summary: &Summary, options: &Options) -> String {
     )
 }
 
-fn list_failure(error: ListError) -> Failure {
+/// Reads lists, or one lock.
+fn read_input(paths: &[PathBuf]) -> Result<Input, Failure> {
+    let mut locks = Vec::new();
+    for path in paths {
+        if let Some(lock) = read_lock(path)? {
+            locks.push((path, lock));
+        }
+    }
+    match locks.pop() {
+        None => Ok(Input::Lists(Lists::read(paths).map_err(list_failure)?)),
+        Some((_, lock)) if paths.len() == 1 => Ok(Input::Lock(lock)),
+        Some((path, _)) => {
+            let message =
+                format!("`{}` is a lock, which stands alone: lock the lists together", path.display());
+            Err(Failure::new(Code::Usage, message))
+        }
+    }
+}
+
+/// Reads `path` if it is a lock.
+pub(super) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
+    // A list may come through a pipe, which can be read once; and what cannot be read is told as a list is.
+    let mut first = Vec::new();
+    if !path.is_file()
+        || File::open(path).and_then(|file| file.take(64).read_to_end(&mut first)).is_err()
+        || !Lock::is_one(&first)
+    {
+        return Ok(None);
+    }
+    let bytes = fs::read(path, INDEX_LIMIT).map_err(|error| Failure::new(Code::File, chain(&error)))?;
+    let lock = Lock::parse(&bytes).map_err(|error| {
+        let failure = Failure::from(error);
+        let named = |message| format!("`{}`: {message}", path.display());
+        Failure { messages: failure.messages.into_iter().map(named).collect(), ..failure }
+    })?;
+    Ok(Some(lock))
+}
+
+pub(super) fn list_failure(error: ListError) -> Failure {
     let code = if matches!(error, ListError::Read { .. }) { Code::File } else { Code::List };
     match error {
         ListError::Problems(problems) => {
@@ -101,13 +189,21 @@ fn list_failure(error: ListError) -> Failure {
     }
 }
 
-fn pack_failure(error: PackError) -> Failure {
+fn fetch_failure(failures: &[FetchError]) -> Failure {
+    let mismatch = failures.iter().any(FetchError::is_mismatch);
+    let messages = failures.iter().map(|failure| chain(failure)).collect();
+    Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
+}
+
+pub(super) fn pack_failure(error: PackError) -> Failure {
     match error {
-        PackError::Fetch(failures) => {
-            let mismatch = failures.iter().any(FetchError::is_mismatch);
-            let messages = failures.iter().map(|failure| chain(failure)).collect();
-            Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
+        PackError::Fetch(failures) => fetch_failure(&failures),
+        PackError::Reuse(path, error) => {
+            let failure = Failure::from(error);
+            let reuse = |message| format!("cannot reuse `{}`: {message}", path.display());
+            Failure { messages: failure.messages.into_iter().map(reuse).collect(), ..failure }
         }
+        PackError::Lock(error) => error.into(),
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
         PackError::Busy(_) => Failure::new(Code::Busy, chain(&error)),
         PackError::Layout(_) | PackError::Limit(..) => Failure::new(Code::Fetch, chain(&error)),

@@ -139,6 +139,7 @@ impl Report for Terminal {
                 }
             }
             Event::Retry { object, reason, wait } => self.line(retry_line(object, reason, *wait)),
+            Event::Note { message } => self.line(message.clone()),
             Event::Warning { message } => self.line(format!("warning: {message}")),
         }
     }
@@ -173,6 +174,7 @@ impl Report for Lines {
             Event::Begin { id, bytes, .. } => return meter.begin_object(*id, *bytes),
             Event::Done { .. } => return,
             Event::Retry { object, reason, wait } => retry_line(object, reason, *wait),
+            Event::Note { message } => message.clone(),
             Event::Warning { message } => format!("warning: {message}"),
         };
         let _ = writeln!(std::io::stderr(), "{line}"); // a log that is gone has no reader

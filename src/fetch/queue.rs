@@ -6,7 +6,7 @@
 //! connection works near the front, one huge blob is fetched over all of them, and nothing is put aside on the
 //! disk. Whoever completes a piece hashes what can be hashed, so that the taker gets checked bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
@@ -16,6 +16,8 @@ use reqwest::header::ETAG;
 use sha2::{Digest as _, Sha512};
 
 use crate::bundle::FRAME_SIZE;
+use crate::bundle::partial::Begun;
+use crate::bundle::spool::{Found, Spool};
 use crate::digest::{Digest, Hasher, to_hex};
 use crate::event::{Event, Report};
 use crate::fetch::error::{FetchError, Problem};
@@ -36,6 +38,7 @@ const FRONT: u64 = 16 << 20;
 const READ: usize = 256 << 10;
 
 /// A blob to be fetched.
+#[derive(Clone)]
 pub struct Task {
     /// What it is, for a person: the line of the list that it is needed for.
     pub object: String,
@@ -47,6 +50,11 @@ pub struct Task {
     pub size: Option<u64>,
     /// Where it is.
     pub source: Source,
+    /// What of it is there already, from an earlier run.
+    pub begun: Option<Begun>,
+    /// The name of what comes of it in the spool: its digest, or, where no list pins it, one that tells it from
+    /// other files and other versions of it. Nothing where that cannot be told.
+    pub key: Option<Digest>,
 }
 
 impl Task {
@@ -57,6 +65,7 @@ impl Task {
 }
 
 /// Where a blob is.
+#[derive(Clone)]
 pub enum Source {
     /// In a registry.
     Registry {
@@ -69,6 +78,15 @@ pub enum Source {
     },
     /// On a web server.
     Web(RemoteFile),
+}
+
+/// Why the tasks come to no end.
+#[derive(Debug)]
+pub struct Failed {
+    /// The one that failed.
+    pub task: usize,
+    /// Why.
+    pub failure: FetchError,
 }
 
 /// What comes next of a blob.
@@ -89,6 +107,7 @@ pub struct Queue<'a> {
     /// Where they are, one for each.
     routes: Vec<Route>,
     jobs: usize,
+    spool: Option<&'a Spool>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -101,7 +120,10 @@ struct State {
     used: u64,
     /// How many workers read a blob that cannot be had in parts.
     streams: usize,
-    failure: Option<FetchError>,
+    /// Bytes that an earlier run has left.
+    taken_in: u64,
+    /// What failed for good.
+    failure: Option<Box<Failed>>,
     stopped: bool,
 }
 
@@ -170,20 +192,33 @@ impl From<FetchError> for Leave {
     }
 }
 
-/// Fetches `tasks` with `jobs` connections while `take` takes them from the queue, in their order.
+/// How blobs are fetched.
+pub struct Means<'a> {
+    /// Sends the requests.
+    pub http: &'a Http,
+    /// Is told.
+    pub report: &'a dyn Report,
+    /// How many connections at once.
+    pub jobs: usize,
+    /// Keeps what has come and was not taken.
+    pub spool: Option<&'a Spool>,
+}
+
+/// Fetches `tasks` while `take` takes them from the queue, in their order. Of some there are pieces that an earlier
+/// run has `found`.
 pub fn run<R>(
-    http: &Http,
-    report: &dyn Report,
-    jobs: usize,
+    means: &Means<'_>,
     tasks: Vec<Task>,
+    found: Vec<Found>,
     take: impl FnOnce(&Queue<'_>) -> R,
 ) -> R {
     let progress = tasks.iter().map(Progress::new).collect();
-    let state = State { progress, front: 0, used: 0, streams: 0, failure: None, stopped: false };
-    let jobs = jobs.max(1);
+    let state = State { progress, front: 0, used: 0, streams: 0, taken_in: 0, failure: None, stopped: false };
+    let Means { http, report, jobs, spool } = *means;
+    let (jobs, state, changed) = (jobs.max(1), Mutex::new(state), Condvar::new());
     let routes = tasks.iter().map(|task| Route::new(&task.source)).collect();
-    let queue =
-        Queue { http, report, tasks, routes, jobs, state: Mutex::new(state), changed: Condvar::new() };
+    let queue = Queue { http, report, tasks, routes, jobs, spool, state, changed };
+    queue.take_in(found);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| queue.work());
@@ -206,8 +241,21 @@ impl Drop for Stop<'_, '_> {
 }
 
 impl Queue<'_> {
+    /// How many bytes of a task are there, if it goes on where an earlier run has left it.
+    #[must_use]
+    pub fn begun(&self, task: usize) -> Option<u64> {
+        self.tasks[task].begun.as_ref().map(|begun| begun.sha256.len())
+    }
+
+    /// How many bytes of all tasks an earlier run had fetched and not written.
+    #[must_use]
+    pub fn taken_in(&self) -> u64 {
+        self.lock().taken_in
+    }
+
     /// What comes next of task `task`. Tasks are taken in their order, each until its end.
-    pub fn next(&self, task: usize) -> Result<Next, FetchError> {
+    /// An error may be of another task than this one.
+    pub fn next(&self, task: usize) -> Result<Next, Box<Failed>> {
         let mut state = self.lock();
         if state.front != task {
             state.front = task;
@@ -237,6 +285,47 @@ impl Queue<'_> {
         }
     }
 
+    /// Takes in what an earlier run has left, where it spares a request.
+    fn take_in(&self, found: Vec<Found>) {
+        let numbers: HashMap<Digest, usize> =
+            self.tasks.iter().enumerate().filter_map(|(number, task)| Some((task.key?, number))).collect();
+        let mut pieces: BTreeMap<usize, BTreeMap<u64, Arc<Vec<u8>>>> = BTreeMap::new();
+        for piece in found {
+            if let Some(task) = numbers.get(&piece.key) {
+                pieces.entry(*task).or_default().insert(piece.offset, Arc::new(piece.bytes));
+            }
+        }
+        for (task, _) in self.tasks.iter().enumerate().filter(|(_, task)| task.begun.is_some()) {
+            pieces.entry(task).or_default();
+        }
+        for (task, mut pieces) in pieces {
+            let mut state = self.lock();
+            let progress = &mut state.progress[task];
+            // Pieces that overlap are of two runs that have cut it in other ways.
+            let mut end = progress.hashed;
+            pieces.retain(|offset, piece| {
+                let fits = *offset >= end
+                    && !piece.is_empty()
+                    && progress.size.is_none_or(|size| offset + piece.len() as u64 <= size);
+                end = if fits { offset + piece.len() as u64 } else { end };
+                fits
+            });
+            let len = pieces.values().map(|piece| piece.len() as u64).sum::<u64>();
+            // Who has to read it from its beginning has no use for parts.
+            if progress.ranges || progress.size == Some(progress.hashed + len) {
+                progress.arrived = pieces;
+                let lease = Lease { task, generation: progress.generation, first: 0, end: Some(0) };
+                state.taken_in += len;
+                state.reserve(task, len);
+                drop(state);
+                // That it is wrong is found where it ends; then it comes again.
+                if let Err(Leave::Failed(error)) = self.advance(lease) {
+                    let _ = self.mismatch(lease, error);
+                }
+            }
+        }
+    }
+
     fn work(&self) {
         while let Some(lease) = self.next_lease() {
             let result = if lease.end.is_some() { self.fetch_range(lease) } else { self.fetch_stream(lease) };
@@ -245,7 +334,7 @@ impl Queue<'_> {
             }
             if let Err(Leave::Failed(failure)) = result {
                 let mut state = self.lock();
-                state.failure.get_or_insert(failure);
+                state.failure.get_or_insert(Box::new(Failed { task: lease.task, failure }));
                 state.stopped = true;
             }
             self.changed.notify_all();
@@ -452,6 +541,8 @@ impl Queue<'_> {
         }
         state.forget_size(lease.task);
         state.start_afresh(lease.task);
+        drop(state);
+        self.forget(lease.task);
         self.changed.notify_all();
         Err(Leave::Obsolete)
     }
@@ -502,14 +593,33 @@ impl Queue<'_> {
         Ok(())
     }
 
-    /// Puts a piece into the window and hashes what can be hashed.
+    /// Puts a piece into the window and the spool, and hashes what can be hashed.
     fn deliver(&self, lease: Lease, offset: u64, piece: Vec<u8>) -> Result<(), Leave> {
+        let spool = self.spool.zip(self.tasks[lease.task].key);
+        // Before anybody can take it: who has taken it gives its room there free.
+        if let Some((spool, key)) = spool {
+            spool.put(key, offset, &piece);
+        }
         let mut state = self.lock();
         if state.obsolete(lease) {
+            drop(state);
+            if let Some((spool, key)) = spool {
+                spool.release(key, offset);
+            }
             return Err(Leave::Obsolete);
         }
         state.progress[lease.task].arrived.insert(offset, Arc::new(piece));
+        drop(state);
+        self.advance(lease)
+    }
+
+    /// Hashes what can be hashed.
+    fn advance(&self, lease: Lease) -> Result<(), Leave> {
+        let mut state = self.lock();
         loop {
+            if state.obsolete(lease) {
+                return Err(Leave::Obsolete);
+            }
             let progress = &mut state.progress[lease.task];
             let Some(piece) = progress.arrived.get(&progress.hashed).cloned() else { break };
             // Somebody else is at it, and will find the piece.
@@ -605,8 +715,17 @@ impl Queue<'_> {
             state.forget_size(lease.task);
         }
         state.start_afresh(lease.task);
+        drop(state);
+        self.forget(lease.task);
         self.changed.notify_all();
         Ok(())
+    }
+
+    /// What the spool has of a task is of no use any more.
+    fn forget(&self, task: usize) {
+        if let Some((spool, key)) = self.spool.zip(self.tasks[task].key) {
+            spool.forget(key);
+        }
     }
 
     /// A connection has broken, and what has come so far proves nothing about what comes next.
@@ -615,6 +734,8 @@ impl Queue<'_> {
         if !state.obsolete(lease) {
             state.progress[lease.task].breaks += 1;
             state.start_afresh(lease.task);
+            drop(state);
+            self.forget(lease.task);
         }
         self.changed.notify_all();
     }
@@ -693,7 +814,9 @@ impl State {
             }
             let generation = progress.generation;
             if let Some(size) = progress.size.filter(|_| progress.ranges) {
-                let (first, end) = (progress.assigned, size.min(progress.assigned + LEASE));
+                let first = progress.next_gap();
+                let next = progress.arrived.range(first..).next().map_or(size, |(offset, _)| *offset);
+                let end = next.min(first + LEASE);
                 let is_new_and_empty = size == 0 && !progress.announced;
                 if first == end && !is_new_and_empty {
                     continue;
@@ -785,6 +908,15 @@ impl State {
 }
 
 impl Progress {
+    /// Up to where it was asked for, or is there from an earlier run.
+    fn next_gap(&self) -> u64 {
+        let mut end = self.assigned;
+        while let Some(piece) = self.arrived.get(&end) {
+            end += piece.len() as u64;
+        }
+        end
+    }
+
     fn new(task: &Task) -> Self {
         let (size, ranges) = match &task.source {
             Source::Registry { .. } => (task.size, true),
@@ -795,18 +927,28 @@ impl Progress {
             }
         };
         let with_sha512 = task.sha512.is_some();
+        // What cannot go on begins afresh: without parts and without a digest, or with another size by now.
+        let goes_on = |begun: &&Begun| {
+            (ranges || task.is_pinned()) && size.is_none_or(|size| begun.sha256.len() <= size)
+        };
+        let begun = task.begun.as_ref().filter(goes_on);
+        let hashes = match begun {
+            Some(Begun { sha256, sha512 }) => Hashes { sha256: sha256.clone(), sha512: sha512.clone() },
+            None => Hashes { sha256: Hasher::new(), sha512: with_sha512.then(Sha512::new) },
+        };
+        let there = hashes.sha256.len();
         Self {
             size,
             ranges,
             generation: 0,
-            assigned: 0,
+            assigned: there,
             streaming: false,
             arrived: BTreeMap::new(),
-            hashed: 0,
-            taken: 0,
-            hashes: Some(Hashes { sha256: Hasher::new(), sha512: with_sha512.then(Sha512::new) }),
+            hashed: there,
+            taken: there,
+            hashes: Some(hashes),
             with_sha512,
-            restart: false,
+            restart: begun.is_none() && task.begun.is_some(),
             mismatches: 0,
             place: 0,
             began_at: 0,

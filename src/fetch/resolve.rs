@@ -21,6 +21,7 @@ use crate::platform::Platform;
 const DEPTH_LIMIT: usize = 7;
 
 /// What lists resolved to.
+#[derive(Clone, Default)]
 pub struct Resolved {
     /// The images, sorted by reference.
     pub images: Vec<ResolvedImage>,
@@ -31,6 +32,7 @@ pub struct Resolved {
 }
 
 /// What one image resolved to.
+#[derive(Clone)]
 pub struct ResolvedImage {
     /// Its entry in the index of the bundle.
     pub indexed: IndexedImage,
@@ -38,14 +40,14 @@ pub struct ResolvedImage {
     pub registry: MirroredRegistry,
 }
 
-/// Asks for everything that `lists` name; the failures of all of them together.
+/// Asks for everything that `lists` name; beside what was found, the failures of all the rest.
 pub fn resolve(
     http: &Http,
     upstream: &Upstream,
     platforms: &[Platform],
     lists: Lists,
     report: &dyn Report,
-) -> Result<Resolved, Vec<FetchError>> {
+) -> (Resolved, Vec<FetchError>) {
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "resolving", bytes: None, objects });
     for message in upstream.unused(&lists) {
@@ -61,15 +63,11 @@ pub fn resolve(
         registry.places(&resolver.object, entry.reference.repository(), true)?;
         Ok(ResolvedImage { indexed, registry })
     });
-    let files = in_parallel(upstream.jobs, &lists.files, |entry| {
-        let object = entry.url.as_str();
-        let places = places.file(object, &entry.url, entry.checksum.is_some())?;
-        files::probe(http, report, object, &places)
-    });
+    let files = probe(http, &places, upstream.jobs, &lists.files, report);
 
-    let mut failures = Vec::new();
     let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
-    let mut resolved = Resolved { images: Vec::new(), files: Vec::new(), manifests };
+    let mut resolved = Resolved { manifests, ..Resolved::default() };
+    let mut failures = Vec::new();
     let mut is_full = false;
     for image in images {
         match image {
@@ -87,7 +85,22 @@ pub fn resolve(
     }
     resolved.images.sort_by_cached_key(|image| image.indexed.reference.to_string());
     resolved.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
-    if failures.is_empty() { Ok(resolved) } else { Err(failures) }
+    (resolved, failures)
+}
+
+/// Asks for the beginning of files.
+pub(crate) fn probe(
+    http: &Http,
+    places: &Places,
+    jobs: usize,
+    files: &[FileEntry],
+    report: &dyn Report,
+) -> Vec<Result<RemoteFile, FetchError>> {
+    in_parallel(jobs, files, |entry| {
+        let object = entry.url.as_str();
+        let places = places.file(object, &entry.url, entry.checksum.is_some())?;
+        files::probe(http, report, object, &places)
+    })
 }
 
 const NO_PANIC: &str = "nothing panics while it holds the manifests; please report";

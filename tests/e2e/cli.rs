@@ -29,7 +29,12 @@ fn text(path: &Path) -> &str {
 #[test]
 fn the_help_of_every_verb_names_its_arguments_and_options() {
     for (program, args, words) in [
-        (AIRBUNDLE, &["--help"][..], &["pack", "--version"][..]),
+        (AIRBUNDLE, &["--help"][..], &["pack", "lists", "image", "--version"][..]),
+        (
+            AIRBUNDLE,
+            &["lists", "kubespray", "--help"],
+            &["--source <", "--arch <", "--vars <", "--enabled-only"],
+        ),
         (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "images", "--version"]),
         (
             AIRBUNDLE,

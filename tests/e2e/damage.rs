@@ -396,6 +396,50 @@ fn damage_behind_the_manifests_leaves_readable_what_says_what_is_damaged() {
 }
 
 #[test]
+fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothing_behind_it() {
+    let text: Vec<u8> = (0..400_000).flat_map(|number: u32| format!("{number}\n").into_bytes()).collect();
+    // More than half a frame each, so that none shares its frame with another.
+    let noise = |seed| random_bytes(seed, 2_200_000);
+    let files = [("one", noise(1)), ("two", noise(2)), ("three", text), ("four", noise(4))];
+    let content = Content { images: vec![], files: files.to_vec() };
+    let sound = Sound::new(&content);
+    let table = seek_table::read(&mut std::io::Cursor::new(&sound.bytes)).unwrap().unwrap();
+    let (mut offset, mut hit) = (0, BTreeSet::new());
+    for entry in &table {
+        let begin = offset;
+        offset += entry.compressed as usize;
+        if (entry.decompressed as usize) < FRAME_SIZE / 2 {
+            continue;
+        }
+        for bit in 0..14 * 8 {
+            let what = format!("bit {bit} of the frame at {begin}");
+            let mut bytes = sound.bytes.clone();
+            bytes[begin + bit / 8] ^= 1 << (bit % 8);
+            let bundle = sound.changed(&bytes);
+            let verdict = verify(BundleReader::open(&bundle).unwrap(), &Silent).expect(&what);
+            if verdict.damage.is_empty() {
+                sound.unpacks_right(&bundle, &what);
+                continue;
+            }
+            assert!(verdict.damage.iter().all(|damage| damage.offsets == [begin as u64].into()), "{what}");
+            let owners: Vec<_> = verdict.damage.iter().flat_map(|damage| &damage.owners).cloned().collect();
+            assert_eq!(owners.len(), 1, "{what}: {owners:?}");
+            hit.extend(owners);
+            // The lowest bit of the size that the frame states.
+            if bit == 5 * 8 {
+                let site = sound.path("hit");
+                let error = unpack_to(&bundle, &site).expect_err(&what).to_string();
+                assert!(error.contains("damaged in `") && !error.contains(','), "{what}: {error}");
+                nothing_wrong_is_visible(&sound, &site);
+                assert_eq!(fs::read_dir(site.join("files/k8s")).unwrap().count(), files.len() - 1, "{what}");
+                fs::remove_dir_all(site).unwrap();
+            }
+        }
+    }
+    assert_eq!(hit.len(), files.len(), "{hit:?}");
+}
+
+#[test]
 fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
     let sound = Sound::new(&Content::large());
     let bundle = sound.changed(&sound.bytes[..sound.bytes.len() / 2]);

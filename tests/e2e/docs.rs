@@ -118,6 +118,7 @@ fn the_readme_names_every_option_and_no_other() {
     let in_tables: BTreeSet<String> =
         README.lines().filter(|line| line.starts_with("| `-")).flat_map(options).collect();
     let mut in_help = options(&airbundle(["pack", "--help"]).ok().stdout);
+    in_help.extend(options(&airbundle(["lists", "kubespray", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
     for verb in ["unpack", "images", "site"] {
         in_help.extend(options(&unbundle([verb, "--help"]).ok().stdout));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,75 @@ pub struct Reply {
     pub step: usize,
     /// After as many bytes of the body nothing comes any more, for half a minute.
     pub stall: Option<usize>,
+}
+
+/// Lets bodies of answers through, up to some number of bytes of all of them together, and counts.
+#[derive(Debug, Default)]
+pub struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    limit: usize,
+    sent: usize,
+    transfers: Vec<Transfer>,
+}
+
+/// A body on its way, or at its end.
+#[derive(Debug, Clone)]
+pub struct Transfer {
+    pub path: String,
+    /// How much of it has gone out.
+    pub sent: usize,
+    /// How much it has.
+    pub len: usize,
+}
+
+impl Gate {
+    /// From now on, as many bytes may go through in all.
+    pub fn open(&self, limit: usize) {
+        self.state.lock().expect("no panic").limit = limit;
+        self.changed.notify_all();
+    }
+
+    /// What has gone through since the last call, as soon as nothing more does for a while.
+    pub fn settle(&self) -> Vec<Transfer> {
+        let mut before = usize::MAX;
+        loop {
+            let state = self.state.lock().expect("no panic");
+            if state.sent == before {
+                break;
+            }
+            before = state.sent;
+            drop(state);
+            thread::sleep(Duration::from_millis(250));
+        }
+        self.transfers()
+    }
+
+    /// What has gone through since the last call.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        std::mem::take(&mut self.state.lock().expect("no panic").transfers)
+    }
+
+    fn begin(&self, path: &str, len: usize) -> usize {
+        let mut state = self.state.lock().expect("no panic");
+        state.transfers.push(Transfer { path: path.to_owned(), sent: 0, len });
+        state.transfers.len() - 1
+    }
+
+    fn pass(&self, number: usize, len: usize) {
+        let mut state = self.state.lock().expect("no panic");
+        while state.sent + len > state.limit {
+            state = self.changed.wait(state).expect("no panic");
+        }
+        state.sent += len;
+        if let Some(transfer) = state.transfers.get_mut(number) {
+            transfer.sent += len;
+        }
+    }
 }
 
 /// The server. Ends when dropped.
@@ -190,6 +259,19 @@ impl Reply {
 impl Fake {
     /// Serve `content`, each answer as `twist` wants it.
     pub fn start(content: Content, twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Self {
+        Self::serve(content, twist, None)
+    }
+
+    /// Serve `content` honestly, files and blobs through a gate.
+    pub fn behind(gate: &Arc<Gate>, content: Content) -> Self {
+        Self::serve(content, |_, reply| reply, Some(Arc::clone(gate)))
+    }
+
+    fn serve(
+        content: Content,
+        twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
+        gate: Option<Arc<Gate>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
         let addr = listener.local_addr().expect("find a free port");
         let fake = Self { addr, seen: Arc::default(), stopped: Arc::default() };
@@ -200,10 +282,11 @@ impl Fake {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let (seen, answer) = (Arc::clone(&seen), Arc::clone(&answer));
+                let (seen, answer, gate) = (Arc::clone(&seen), Arc::clone(&answer), gate.clone());
                 thread::spawn(move || {
                     // A client that goes away is no fault of the server's.
-                    let _ = connection.and_then(|connection| serve(connection, &seen, &*answer));
+                    let _ =
+                        connection.and_then(|connection| serve(connection, &seen, &*answer, gate.as_deref()));
                 });
             }
         });
@@ -244,7 +327,12 @@ impl Drop for Fake {
 }
 
 /// One request a connection.
-fn serve(connection: TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen) -> Reply) -> io::Result<()> {
+fn serve(
+    connection: TcpStream,
+    log: &Mutex<Vec<Seen>>,
+    answer: &dyn Fn(&Seen) -> Reply,
+    gate: Option<&Gate>,
+) -> io::Result<()> {
     let mut lines = BufReader::new(connection.try_clone()?).lines();
     let Some(request) = lines.next().transpose()? else { return Ok(()) };
     let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -260,10 +348,13 @@ fn serve(connection: TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen) -
         log.push(Seen { path, nth, at: Instant::now(), headers });
         log.last().expect("pushed").clone()
     };
-    send(connection, &answer(&seen))
+    let reply = answer(&seen);
+    let gate =
+        gate.filter(|_| seen.is_transfer()).map(|gate| (gate, gate.begin(&seen.path, reply.body.len())));
+    send(connection, &reply, gate)
 }
 
-fn send(mut connection: TcpStream, reply: &Reply) -> io::Result<()> {
+fn send(mut connection: TcpStream, reply: &Reply, gate: Option<(&Gate, usize)>) -> io::Result<()> {
     write!(connection, "HTTP/1.1 {} Fake\r\nconnection: close\r\n", reply.status)?;
     for (name, value) in &reply.headers {
         write!(connection, "{name}: {value}\r\n")?;
@@ -275,8 +366,11 @@ fn send(mut connection: TcpStream, reply: &Reply) -> io::Result<()> {
     }
     let end = reply.cut.unwrap_or(usize::MAX).min(reply.stall.unwrap_or(usize::MAX)).min(reply.body.len());
     let body = &reply.body[..end];
-    let step = if reply.pause.is_zero() { 256 << 10 } else { reply.step };
+    let step = if reply.pause.is_zero() && gate.is_none() { 256 << 10 } else { reply.step };
     for part in body.chunks(step) {
+        if let Some((gate, number)) = gate {
+            gate.pass(number, part.len());
+        }
         if reply.framing == Framing::Chunked {
             write!(connection, "{:x}\r\n", part.len())?;
         }

@@ -1,0 +1,79 @@
+//! `airbundle diff`: what is different between two locks or bundles?
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::bundle::reader::BundleReader;
+use crate::cli::exit::{Code, Failure};
+use crate::cli::pack::read_lock;
+use crate::cli::{json, print};
+use crate::event::human_bytes;
+use crate::lock::{Amount, Change, Diff as Difference, Lock};
+
+/// Say what was added, removed and changed between two locks or bundles
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// A lock or a bundle
+    old: PathBuf,
+    /// Another one
+    new: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Diff {
+    /// Compares.
+    pub fn run(self) -> Result<Code, Failure> {
+        let (old, new) = (read(&self.old)?, read(&self.new)?);
+        let diff = Difference::between(&old, &new);
+        print(&if self.json { json(&diff) } else { text(&diff) })?;
+        Ok(Code::Success)
+    }
+}
+
+fn read(path: &Path) -> Result<Lock, Failure> {
+    if let Some(lock) = read_lock(path)? {
+        return Ok(lock);
+    }
+    let named = |failure: Failure| {
+        let named = |message| format!("`{}`: {message}", path.display());
+        Failure { messages: failure.messages.into_iter().map(named).collect(), ..failure }
+    };
+    let contents = BundleReader::open(path).and_then(|mut reader| reader.contents());
+    let layout = contents.map_err(|error| named(error.into()))?.layout;
+    Ok(Lock::of(&layout, &layout.files, &HashMap::new()))
+}
+
+fn text(diff: &Difference) -> String {
+    if diff.is_empty() {
+        return "no difference\n".to_owned();
+    }
+    let line = |change: &Change| {
+        let (sign, what) = match (&change.old, &change.new) {
+            (None, _) => ('+', "added"),
+            (_, None) => ('-', "removed"),
+            _ => ('~', "changed"),
+        };
+        let bytes = match (change.bytes_added, change.bytes_removed) {
+            (added, 0) => format!("+{}", human_bytes(added)),
+            (0, removed) => format!("-{}", human_bytes(removed)),
+            (added, removed) => format!("+{} -{}", human_bytes(added), human_bytes(removed)),
+        };
+        format!("{sign} {what:8} {}  {bytes}\n", change.name)
+    };
+    let mut text = String::new();
+    for (title, changes) in [("images", &diff.images), ("files", &diff.files)] {
+        if !changes.is_empty() {
+            text.extend([title, ":\n"]);
+            text.extend(changes.iter().map(line));
+        }
+    }
+    let Difference { added, removed, kept, .. } = diff;
+    let amount = |amount: &Amount| format!("{} ({})", amount.blobs, human_bytes(amount.bytes));
+    let blobs =
+        format!("blobs: {} added, {} removed, {} kept\n", amount(added), amount(removed), amount(kept));
+    text + &blobs
+}

@@ -1,0 +1,183 @@
+//! Locking: lists in, digests and sizes out; and whether what was locked is still what its names mean.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::bundle::index::About;
+use crate::digest::Digest;
+use crate::event::{Event, Report, human_bytes};
+use crate::fetch::error::FetchError;
+use crate::fetch::http::Http;
+use crate::fetch::in_parallel;
+use crate::fetch::locked::lists_of;
+use crate::fetch::places::Places;
+use crate::fetch::queue::{self, Means, Next, Queue, Task};
+use crate::fetch::resolve::{probe, resolve};
+use crate::fetch::upstream::Upstream;
+use crate::list::Lists;
+use crate::lock::{Lock, LockError};
+use crate::pack::PackError;
+use crate::pack::plan::{Plan, Planned, of_web, wanted_platforms};
+use crate::platform::Platform;
+
+/// Resolves everything that `lists` name. Files that no list pins are fetched to learn what they are, and nothing
+/// else is that is large.
+pub fn lock(
+    lists: Lists,
+    platforms: &[Platform],
+    upstream: &Upstream,
+    report: &dyn Report,
+) -> Result<Lock, PackError> {
+    let http = Http::new(upstream);
+    let wanted = wanted_platforms(&lists, platforms);
+    let (resolved, failures) = resolve(&http, upstream, platforms, lists, report);
+    if !failures.is_empty() {
+        return Err(PackError::Fetch(failures));
+    }
+    let mut plan = Plan::new(resolved, About::default())?;
+    let (late, known): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut plan.blobs).into_iter().partition(|planned| planned.late.is_some());
+    report.event(&Event::Note { message: totals(&plan, &known, &late) });
+    let stand_ins: Vec<Digest> = late.iter().map(|planned| planned.blob.digest).collect();
+    let tasks = late.into_iter().filter_map(Planned::into_task).collect();
+    let found = hash(&http, upstream, tasks, report).map_err(|failure| PackError::Fetch(vec![failure]))?;
+    for (stand_in, (digest, size)) in stand_ins.into_iter().zip(found) {
+        plan.found_out(stand_in, digest, size);
+    }
+    Ok(Lock::of(&plan.layout, &plan.files.files, &wanted))
+}
+
+/// How much it is, before anything large is fetched.
+fn totals(plan: &Plan, known: &[Planned], late: &[Planned]) -> String {
+    let manifests: u64 = plan.manifests().iter().map(|blob| blob.size).sum();
+    let sum = |planned: &[Planned]| planned.iter().map(|planned| planned.blob.size).sum::<u64>();
+    let bytes = manifests + sum(known) + sum(late);
+    let text = format!(
+        "{} files and {} images: {} blobs, {}",
+        plan.files.files.len(),
+        plan.layout.images.len(),
+        plan.manifests().len() + known.len() + late.len(),
+        human_bytes(bytes),
+    );
+    if late.is_empty() {
+        return text;
+    }
+    let (count, bytes) = (late.len(), human_bytes(sum(late)));
+    format!("{text}; {count} files ({bytes}) are fetched to learn their sha256, which no list has")
+}
+
+/// Fetches what `tasks` name, and keeps nothing but digests and sizes.
+fn hash(
+    http: &Http,
+    upstream: &Upstream,
+    tasks: Vec<Task>,
+    report: &dyn Report,
+) -> Result<Vec<(Digest, u64)>, FetchError> {
+    let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
+    let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
+    let count = tasks.len();
+    if count > 0 {
+        report.event(&Event::Stage { name: "hashing", bytes, objects: Some(count as u64) });
+    }
+    let means = Means { http, report, jobs: upstream.jobs, spool: None };
+    let take = |queue: &Queue<'_>| (0..count).map(|task| end(queue, task)).collect::<Result<Vec<_>, _>>();
+    queue::run(&means, tasks, Vec::new(), take).map_err(|failed| failed.failure)
+}
+
+fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::Failed>> {
+    loop {
+        if let Next::End(digest, size) = queue.next(task)? {
+            return Ok((digest, size));
+        }
+    }
+}
+
+/// What is not what it was when it was locked.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moved {
+    /// The URL or reference.
+    pub name: String,
+    /// What was locked.
+    pub locked: Digest,
+    /// What is there now.
+    pub now: Now,
+}
+
+/// What is there now.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Now {
+    /// Something else.
+    Digest(Digest),
+    /// A file of another size.
+    Size(u64),
+    /// Nothing that can be fetched; why.
+    Failure(String),
+}
+
+/// Asks for everything that `lock` names, by its names, and returns what is not what was locked, in the order of the
+/// lock. Files are fetched and hashed; with `quick` only their sizes are looked at.
+pub fn check(
+    lock: &Lock,
+    quick: bool,
+    upstream: &Upstream,
+    report: &dyn Report,
+) -> Result<Vec<Moved>, LockError> {
+    let http = Http::new(upstream);
+    let lists = lists_of(lock)?;
+    let objects = Some((lists.files.len() + lists.images.len()) as u64);
+    report.event(&Event::Stage { name: "comparing", bytes: None, objects });
+    let mut moved = Vec::new();
+    let places = Places::new(&http, upstream);
+    let images = in_parallel(upstream.jobs, &lock.images, |image| {
+        let reference = &image.reference;
+        let digest = image.digest.to_string();
+        let name = reference.tag().unwrap_or(&digest);
+        let registry = places.registry(reference.host());
+        registry.manifest(report, &reference.to_string(), reference.repository(), name)
+    });
+    for (image, found) in lock.images.iter().zip(images) {
+        let now = match found {
+            Ok((_, bytes)) if Digest::of(&bytes) == image.digest => continue,
+            Ok((_, bytes)) => Now::Digest(Digest::of(&bytes)),
+            Err(failure) => Now::Failure(failure.to_string()),
+        };
+        moved.push(Moved { name: image.reference.to_string(), locked: image.digest, now });
+    }
+    let mut files: HashMap<String, Moved> = HashMap::new();
+    let locked: HashMap<&str, _> =
+        lock.files.iter().map(|file| (file.url.as_str(), (file.digest, file.size))).collect();
+    let found = probe(&http, &places, upstream.jobs, &lists.files, report);
+    let mut tasks = Vec::new();
+    for (entry, found) in lists.files.iter().zip(found) {
+        let (digest, size) = locked[entry.url.as_str()];
+        let now = match found {
+            Err(failure) => Now::Failure(failure.to_string()),
+            Ok(file) if file.size.is_some_and(|now| now != size) => Now::Size(file.size.unwrap_or_default()),
+            Ok(_) if quick => continue,
+            Ok(file) => {
+                let mut unpinned = entry.clone();
+                unpinned.checksum = None;
+                tasks.push((of_web(&unpinned, &file, None), digest));
+                continue;
+            }
+        };
+        files.insert(entry.url.to_string(), Moved { name: entry.url.to_string(), locked: digest, now });
+    }
+    // One by one: that one cannot be fetched says nothing about the next.
+    let found = in_parallel(upstream.jobs, &tasks, |(task, _)| {
+        hash(&http, &Upstream { jobs: 2, ..upstream.clone() }, vec![task.clone()], report)
+    });
+    for ((task, locked), found) in tasks.into_iter().zip(found) {
+        let now = match found.map(|found| found[0]) {
+            Ok((digest, _)) if digest == locked => continue,
+            Ok((digest, _)) => Now::Digest(digest),
+            Err(failure) => Now::Failure(failure.to_string()),
+        };
+        files.insert(task.object.clone(), Moved { name: task.object, locked, now });
+    }
+    moved.extend(lock.files.iter().filter_map(|file| files.remove(&file.url)));
+    Ok(moved)
+}

@@ -1,0 +1,538 @@
+//! `airbundle lists kubespray`, on small trees of the shapes that its releases have (tests/kubespray), and, where there
+//! is one, on the real thing.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::program::{Finished, airbundle};
+use crate::serve::folder;
+
+/// A checkout of the older or newer shape.
+fn checkout(shape: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubespray").join(shape)
+}
+
+fn lists(source: &Path, output: &Path, options: &[&str]) -> Finished {
+    let source = source.to_str().expect("a plain path");
+    let output = output.to_str().expect("a plain path");
+    airbundle([&["lists", "kubespray", "--source", source, "-o", output], options].concat())
+}
+
+/// The lines of a list that are no comments.
+fn lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).expect("a list");
+    text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+fn first_words(lines: &[String]) -> Vec<&str> {
+    lines.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect()
+}
+
+/// What a run makes: the first words of `files.list`, and `images.list`.
+struct Run {
+    folder: TempDir,
+    finished: Finished,
+}
+
+impl Run {
+    fn new(shape: &str, options: &[&str]) -> Self {
+        Self::of(&checkout(shape), options)
+    }
+
+    fn of(source: &Path, options: &[&str]) -> Self {
+        let folder = folder();
+        let finished = lists(source, folder.path(), options);
+        Self { folder, finished }
+    }
+
+    #[track_caller]
+    fn ok(self) -> Self {
+        Self { folder: self.folder, finished: self.finished.ok() }
+    }
+
+    fn files(&self) -> Vec<String> {
+        lines(&self.folder.path().join("files.list"))
+    }
+
+    fn images(&self) -> Vec<String> {
+        lines(&self.folder.path().join("images.list"))
+    }
+
+    #[track_caller]
+    fn warned(&self, words: &[&str]) {
+        let told = self.finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(told, "no line with {words:?} in {}", self.finished.stderr);
+    }
+
+    fn silent(&self) {
+        assert_eq!(self.finished.stderr, "");
+    }
+}
+
+/// A copy of a checkout, to be changed.
+fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
+    let copy = folder();
+    for entry in walkdir::WalkDir::new(checkout(shape)) {
+        let entry = entry.expect("a fixture");
+        let to = copy.path().join(entry.path().strip_prefix(checkout(shape)).expect("it is below"));
+        if entry.file_type().is_dir() {
+            fs::create_dir_all(&to).expect("a folder");
+        } else {
+            fs::copy(entry.path(), &to).expect("a copy");
+        }
+    }
+    for (file, from, to) in changes {
+        let path = copy.path().join(file);
+        let text = fs::read_to_string(&path).expect("a fixture");
+        assert!(text.contains(from), "no `{from}` in {file}");
+        fs::write(path, text.replace(from, to)).expect("a change");
+    }
+    copy
+}
+
+/// A file of variables.
+fn vars(text: &str) -> (TempDir, String) {
+    let folder = folder();
+    let path = folder.path().join("vars.yml");
+    fs::write(&path, text).expect("a file");
+    let path = path.to_str().expect("a plain path").to_owned();
+    (folder, path)
+}
+
+const OLD: &str = "roles/kubespray-defaults/defaults/main/main.yml";
+const OLD_DOWNLOAD: &str = "roles/kubespray-defaults/defaults/main/download.yml";
+
+#[test]
+fn the_lists_of_a_release_of_the_older_shape_are_its_urls_and_downloads_in_order() {
+    let run = Run::new("v2.25", &[]).ok();
+    run.silent();
+    assert_eq!(
+        first_words(&run.files()),
+        [
+            "https://files.example/release/v1.9.5/linux/amd64/kubelet",
+            "https://files.example/etcd/v3.5.1/etcd-v3_5_1-amd64.tar.gz",
+            "https://files.example/mesh/v0.7.0/meshctl-amd64",
+            "https://files.example/sandbox/20240101/x86_64/run",
+        ]
+    );
+    assert!(run.files().iter().all(|line| line.contains(" sha256:")), "{:?}", run.files());
+    assert_eq!(
+        run.images(),
+        [
+            "hub.example/store/etcd:v3.5.1",
+            "hub.example/mesh/node:v0.7.0",
+            "hub.example/library/proxy:1.25.2-small",
+            "registry.example/namer/namer:v1.11.1",
+            "registry.example/kube-apiserver:v1.9.5",
+            "registry.example/kube-controller-manager:v1.9.5",
+            "registry.example/kube-scheduler:v1.9.5",
+            "registry.example/kube-proxy:v1.9.5",
+        ]
+    );
+    let text = fs::read_to_string(run.folder.path().join("files.list")).unwrap();
+    assert!(
+        text.starts_with("# Kubespray v2.25.9, linux/amd64: 4 files, 4 of them with the checksum"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_lists_of_a_release_of_the_newer_shape_take_versions_from_the_checksums() {
+    let run = Run::new("v2.31", &[]).ok();
+    run.silent();
+    let files = run.files();
+    assert_eq!(
+        first_words(&files),
+        [
+            "https://files.example/release/v1.35.4/amd64/kubelet",
+            "https://files.example/etcd/v3.6.10/etcd-amd64.tar.gz",
+            "https://files.example/tools/v1.35.0/tools-linux-amd64.tar.gz",
+            "https://files.example/runner/1.17/runner.amd64",
+            "https://files.example/sandbox/20260323.0/x86_64/run",
+            "https://files.example/crds/v1.5.1/standard.yaml",
+        ]
+    );
+    assert!(files[4].contains(" sha512:"), "{files:?}");
+    assert_eq!(files.iter().filter(|line| line.contains(" sha256:")).count(), 5);
+    assert_eq!(
+        run.images()[..7],
+        [
+            "hub.example/store/etcd:v3.6.10",
+            "hub.example/cilium/cilium:v1.19.3",
+            "hub.example/cilium/operator:v1.19.3",
+            "hub.example/mesh/node:v3.31.5",
+            "registry.example/namer/namer:v1.12.4",
+            "registry.example/kube-apiserver:v1.35.4",
+            "registry.example/kube-controller-manager:v1.35.4",
+        ]
+    );
+}
+
+#[test]
+fn roles_are_read_wherever_their_variables_stand() {
+    // The role `download` wins over the other's defaults, role vars over both, and a file may be `main.yaml`.
+    let run = Run::new("v2.28", &["--arch", "amd64,arm64"]).ok();
+    let files = run.files();
+    assert_eq!(files[0].split(' ').next(), Some("https://files.example/v1.32.5/amd64/kubelet"));
+    assert!(files[0].contains(" sha256:"));
+    assert_eq!(files[1..], ["https://files.example/v1.32.5/arm64/kubelet"], "a pin of 0 is none");
+    assert_eq!(run.images()[0], "registry.example/pause:3.10");
+}
+
+#[test]
+fn two_architectures_share_what_they_have_in_common() {
+    let run = Run::new("v2.25", &["--arch", "amd64,arm64"]).ok();
+    assert_eq!(run.images(), Run::new("v2.25", &[]).ok().images());
+    let (amd64, arm64) = (Run::new("v2.25", &[]).ok(), Run::new("v2.25", &["--arch", "arm64"]).ok());
+    let both: Vec<_> = amd64.files().into_iter().chain(arm64.files()).collect();
+    assert_eq!(run.files(), both);
+    assert!(both.contains(&"https://files.example/sandbox/20240101/aarch64/run".to_owned()), "pinned by 0");
+    let crds = Run::new("v2.31", &["--arch", "amd64,arm64"]).ok();
+    assert_eq!(crds.files().iter().filter(|line| line.contains("/crds/")).count(), 1);
+}
+
+#[test]
+fn only_what_is_enabled_is_listed_if_asked_for() {
+    let run = Run::new("v2.25", &["--enabled-only"]).ok();
+    assert_eq!(run.files().len(), 3, "{:?}", run.files());
+    assert!(run.files().iter().all(|line| !line.contains("sandbox")));
+    // etcd runs from a file here.
+    assert_eq!(run.images().len(), 3 + 4, "{:?}", run.images());
+
+    let (_folder, path) =
+        vars("etcd_deployment_type: docker\nnet_plugin: none\nloadbalancer_apiserver: {port: 1}\n");
+    let run = Run::new("v2.25", &["--enabled-only", "--vars", &path]).ok();
+    assert_eq!(first_words(&run.files()), ["https://files.example/release/v1.9.5/linux/amd64/kubelet"]);
+    assert_eq!(
+        run.images()[..2],
+        ["hub.example/store/etcd:v3.5.1", "registry.example/kube-apiserver:v1.9.5"]
+    );
+
+    let (_folder, path) = vars("argocd_enabled: true\n");
+    let run = Run::new("v2.31", &["--enabled-only", "--vars", &path]).ok();
+    assert!(
+        run.files()
+            .iter()
+            .any(|line| line.starts_with("https://raw.example/argo-cd/v2.14.21/install.yaml sha256:"))
+    );
+}
+
+#[test]
+fn versions_and_switches_of_the_user_count() {
+    let (_folder, path) = vars("kube_version: v1.8.9\nmesh_digest_checksum: ".to_owned().as_str());
+    let run = Run::new("v2.25", &["--vars", &path]).ok();
+    assert!(run.files()[0].contains("/v1.8.9/") && run.files()[1].contains("/v3.4.9/"), "{:?}", run.files());
+    assert!(run.images().contains(&"registry.example/namer/namer:v1.10.1".to_owned()));
+
+    let hex = "0123456789abcdef".repeat(4);
+    let (_folder, path) = vars(&format!("mesh_digest_checksum: {hex}\n"));
+    let run = Run::new("v2.25", &["--vars", &path]).ok();
+    assert!(
+        run.images().contains(&format!("hub.example/mesh/node:v0.7.0@sha256:{hex}")),
+        "{:?}",
+        run.images()
+    );
+}
+
+#[test]
+fn in_group_vars_what_is_for_all_comes_first() {
+    let folder = folder();
+    let group_vars = folder.path().join("group_vars");
+    for (file, text) in [
+        ("all/all.yml", "kube_version: v1.8.9\nmesh_version: v0.1.0\n"),
+        ("all/.hidden.yml", "kube_version: [\n"),
+        ("all/notes.txt", "no variables\n"),
+        ("k8s_cluster/k8s.yml", "kube_version: v1.9.4\n"),
+        ("etcd.yml", "mesh_version: v0.7.0\n"),
+    ] {
+        let path = group_vars.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let run = Run::new("v2.25", &["--vars", group_vars.to_str().unwrap()]).ok();
+    assert!(run.files()[0].contains("/v1.9.4/"), "{:?}", run.files());
+    assert!(run.files()[2].contains("/v0.7.0/"), "{:?}", run.files());
+}
+
+#[test]
+fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
+    let text = "files_repo: http://mirror\nfiles_url: \"{{ files_repo }}/files\"\nhub_image_repo: mirror:5000\n\
+                kubelet_download_url: \"{{ files_repo }}/kubelet\"\nyum_repo: http://mirror/yum\n";
+    let (_folder, path) = vars(text);
+    let run = Run::new("v2.25", &["--vars", &path]).ok();
+    assert_eq!(run.files(), Run::new("v2.25", &[]).ok().files());
+    assert_eq!(run.images(), Run::new("v2.25", &[]).ok().images());
+    for (line, name) in [(2, "files_url"), (3, "hub_image_repo"), (4, "kubelet_download_url")] {
+        run.warned(&[&format!("vars.yml:{line}"), &format!("`{name}`"), "--keep-mirrors"]);
+    }
+    assert_eq!(
+        run.finished.stderr.lines().count(),
+        3,
+        "what has no effect is worth no word: {}",
+        run.finished.stderr
+    );
+
+    let run = Run::new("v2.25", &["--vars", &path, "--keep-mirrors"]).ok();
+    run.silent();
+    assert!(run.files()[0].starts_with("http://mirror/kubelet sha256:"), "{:?}", run.files());
+    assert!(run.files()[1].starts_with("http://mirror/files/etcd/"), "{:?}", run.files());
+    assert_eq!(run.images()[0], "mirror:5000/store/etcd:v3.5.1");
+}
+
+#[test]
+fn what_has_no_effect_and_what_stands_twice_is_told() {
+    let (_folder, path) = vars("kubelet_checksums: {}\nkube_version: 1.35.3\nkube_version: 1.35.4\n");
+    let run = Run::new("v2.31", &["--vars", &path]).ok();
+    run.warned(&["vars.yml:1", "`kubelet_checksums`", "no effect"]);
+    run.warned(&["vars.yml:3", "`kube_version`", "twice"]);
+    assert!(run.files()[0].contains("/v1.35.4/"));
+}
+
+#[test]
+fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows() {
+    let (_folder, path) = vars("kube_version: v1.9.9\n");
+    let run = Run::new("v2.25", &["--vars", &path]);
+    let words = [
+        "download.yml:",
+        "`kubelet_binary_checksum`",
+        "`kubelet_checksums.amd64` has no `v1.9.9`",
+        "`v1.9.5`",
+    ];
+    let finished = run.finished.failed(3, &words).failed(3, &["--allow-unpinned"]);
+    assert_eq!(finished.stderr.lines().count(), 2, "{}", finished.stderr);
+    assert!(fs::read_dir(run.folder.path()).unwrap().next().is_none(), "nothing is written");
+
+    let run = Run::new("v2.25", &["--vars", &path, "--allow-unpinned"]).ok();
+    run.warned(&["`kubelet_checksums.amd64` has no `v1.9.9`", "without checksum"]);
+    assert_eq!(run.files()[0], "https://files.example/release/v1.9.9/linux/amd64/kubelet");
+    assert!(run.files()[1].contains(" sha256:"));
+
+    // The user's own checksum does as well.
+    let hex = "0123456789abcdef".repeat(4);
+    let (_folder, path) = vars(&format!("kube_version: v1.9.9\nkubelet_binary_checksum: {hex}\n"));
+    assert!(Run::new("v2.25", &["--vars", &path]).ok().files()[0].ends_with(&format!(" sha256:{hex}")));
+}
+
+#[test]
+fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
+    for (from, to, words) in [
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: \"{{ mesh_image_tag }}\"",
+            &["download.yml", "it needs itself", "`mesh_version` → `mesh_image_tag`"][..],
+        ),
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: \"{{ nowhere }}\"",
+            &[
+                "download.yml:12",
+                "`mesh_version`",
+                "`nowhere` is undefined",
+                "needed by",
+                "`meshctl_download_url`",
+            ],
+        ),
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: \"{{ 'x' | to_klingon }}\"",
+            &["download.yml:12", "`mesh_version`", "to_klingon", "unknown filter"],
+        ),
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: \"{{ lookup('pipe', 'rm') }}\"",
+            &["download.yml:12", "`mesh_version`", "the lookup `pipe` is not known"],
+        ),
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  3030",
+            &["download.yml:12", "`mesh_version`", "encrypted with ansible-vault"],
+        ),
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: \"{{ 'v0' \"",
+            &["download.yml:12", "`mesh_version`", "syntax error"],
+        ),
+        (
+            "mesh_version: \"v0.7.0\"",
+            "mesh_version: v0 7",
+            &["Kubespray's variables give `https://files.example/mesh/v0 7"],
+        ),
+        ("mesh_version: \"v0.7.0\"", "mesh_version: [", &["download.yml:13"]),
+        (
+            "enabled: true\n    file: true\n    sha256",
+            "enabled: true\n    file: true\n    sha512: abc\n    sha255",
+            &["downloads.kubelet", "it is `abc`: expected a sha256 or a sha512"],
+        ),
+    ] {
+        let source = changed("v2.25", &[(OLD_DOWNLOAD, from, to)]);
+        let finished = Run::of(source.path(), &[]).finished.failed(3, words);
+        assert_eq!(finished.stderr.lines().count(), 1, "each fault once: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn what_no_list_needs_may_be_anything() {
+    let source = changed(
+        "v2.25",
+        &[
+            (
+                OLD,
+                "net_address:",
+                "secret: !vault |\n  $ANSIBLE_VAULT;1.1;AES256\n  30\nround: \"{{ round }}\"\nnet_address:",
+            ),
+            (OLD_DOWNLOAD, "container_manager == 'sandboxed'", "nowhere_at_all"),
+        ],
+    );
+    Run::of(source.path(), &[]).ok().silent();
+    Run::of(source.path(), &["--enabled-only"]).finished.failed(3, &["`nowhere_at_all` is undefined"]);
+}
+
+#[test]
+fn what_is_no_checkout_is_refused() {
+    let empty = folder();
+    Run::of(empty.path(), &[])
+        .finished
+        .failed(3, &["is no checkout of Kubespray", "roles/kubespray_defaults"]);
+    let source = changed("v2.25", &[(OLD_DOWNLOAD, "downloads:", "other:")]);
+    Run::of(source.path(), &[]).finished.failed(3, &["is no checkout of Kubespray", "`downloads`"]);
+    let source = checkout("v2.25");
+    Run::of(&source, &["--vars", "/nowhere/vars.yml"]).finished.failed(6, &["/nowhere/vars.yml"]);
+    Run::of(&source, &["--arch", "i386"]).finished.failed(2, &["i386"]);
+}
+
+#[test]
+fn what_the_script_misses_is_added_if_asked_for() {
+    let run = Run::new("v2.25", &["--complete"]).ok();
+    let files = run.files();
+    assert_eq!(
+        files[4..],
+        ["https://raw.githubusercontent.com/argoproj/argo-cd/v2.11.0/manifests/install.yaml"],
+        "{files:?}"
+    );
+    assert_eq!(
+        run.images()[8..],
+        [
+            "registry.example/ingress-nginx/kube-webhook-certgen:v1.4.1",
+            "mcr.example/oss/kubernetes-csi/csi-attacher:v3.3.0",
+            "mcr.example/oss/kubernetes-csi/csi-resizer:v1.3.0",
+            "quay.io/argoproj/argocd:v2.11.0",
+        ]
+    );
+    run.warned(&["controller.yml.j2:8", "`item` is undefined"]);
+    run.warned(&["dex and redis"]);
+
+    let run = Run::new("v2.31", &["--complete"]).ok();
+    let files = run.files();
+    assert!(files[6].starts_with("https://raw.example/argo-cd/v2.14.21/install.yaml sha256:"), "{files:?}");
+    assert_eq!(files[7..], ["https://helm.cilium.io/cilium-1.19.3.tgz"]);
+    let images = run.images();
+    for image in [
+        "hub.example/cilium/operator-generic:v1.19.3",
+        "registry.example/cloud/openstack-cloud-controller-manager:v1.35.0",
+        "quay.io/argoproj/argocd:v2.14.21",
+    ] {
+        assert!(images.contains(&image.to_owned()), "{image}: {images:?}");
+    }
+    assert!(!images.iter().any(|image| image.contains("/scheduler:")), "a version of 0 is none: {images:?}");
+    // What is known to exist and is not there is told.
+    let source = changed(
+        "v2.31",
+        &[(
+            "roles/kubespray_defaults/defaults/main/main.yml",
+            "static_build",
+            "azure_csi_enabled: false\nstatic_build",
+        )],
+    );
+    Run::of(source.path(), &["--complete"]).ok().warned(&[
+        "not found",
+        "the CSI images of Azure",
+        "azure_csi_enabled",
+    ]);
+}
+
+#[test]
+fn what_is_added_to_what_is_enabled_is_enabled_too() {
+    let run = Run::new("v2.31", &["--enabled-only", "--complete"]).ok();
+    assert_eq!(run.images(), Run::new("v2.31", &["--enabled-only"]).ok().images());
+    let (_folder, path) = vars("kube_network_plugin: cilium\n");
+    let run = Run::new("v2.31", &["--enabled-only", "--complete", "--vars", &path]).ok();
+    assert!(run.images().contains(&"hub.example/cilium/operator-generic:v1.19.3".to_owned()));
+    assert!(run.files().contains(&"https://helm.cilium.io/cilium-1.19.3.tgz".to_owned()));
+
+    let (_folder, path) = vars("azure_csi_enabled: true\nnet_plugin: none\n");
+    let off = Run::new("v2.25", &["--enabled-only", "--complete"]).ok();
+    assert!(!off.images().iter().any(|image| image.contains("kubernetes-csi")), "{:?}", off.images());
+    let on = Run::new("v2.25", &["--enabled-only", "--complete", "--vars", &path]).ok();
+    assert!(on.images().iter().any(|image| image.ends_with("csi-attacher:v3.3.0")), "{:?}", on.images());
+    // Another role's template names it, and these settings do without.
+    assert!(!on.images().iter().any(|image| image.contains("mesh/node")), "{:?}", on.images());
+}
+
+#[test]
+fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
+    let folder = folder();
+    fs::write(folder.path().join("files.list"), "old\n").unwrap();
+    let read = || ["files.list", "images.list"].map(|name| fs::read(folder.path().join(name)).unwrap());
+    lists(&checkout("v2.31"), folder.path(), &[]).ok();
+    let first = read();
+    let json = lists(&checkout("v2.31"), folder.path(), &["--json"]).ok().json();
+    assert_eq!(first, read());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    assert_eq!(
+        (json["files"].as_u64(), json["pinned"].as_u64(), json["images"].as_u64()),
+        (Some(6), Some(6), Some(9))
+    );
+    assert_eq!((json["event"].as_str(), json["release"].as_str()), (Some("summary"), Some("v2.31.9")));
+    assert_eq!(lists(&checkout("v2.31"), folder.path(), &["--quiet"]).ok().stdout, "");
+    // What is made can be packed.
+    let mut read = airbundle::list::Lists::read(&[folder.path().to_owned()]).unwrap();
+    assert_eq!((read.files.len(), read.images.len()), (6, 9));
+    read.files.clear();
+}
+
+/// With real releases in the folder `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and what Kubespray's own script
+/// makes of it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex digits).
+#[test]
+#[ignore = "needs real releases of Kubespray: AIRBUNDLE_KUBESPRAY"]
+fn the_lists_equal_those_of_kubespray_and_those_in_manifests() {
+    let Some(releases) = std::env::var_os("AIRBUNDLE_KUBESPRAY") else {
+        eprintln!("nothing is compared: AIRBUNDLE_KUBESPRAY names no folder");
+        return;
+    };
+    let mut compared = 0;
+    for entry in fs::read_dir(releases).expect("the folder") {
+        let release = entry.expect("an entry").path();
+        if !release.join("checkout").is_dir() {
+            continue;
+        }
+        let name = release.file_name().unwrap().to_str().unwrap().to_owned();
+        for (arch, expected) in [("amd64", release.clone()), ("arm64", release.join("arm64"))] {
+            let run = Run::of(&release.join("checkout"), &["--arch", arch, "--release", &name]).ok();
+            let (files, images) = (run.files(), run.images());
+            assert_eq!(first_words(&files), lines(&expected.join("files.list")), "{name} {arch}");
+            assert_eq!(images, lines(&expected.join("images.list")), "{name} {arch}");
+            let mut pins = Vec::new();
+            for (table, algorithm) in [("checksums.tsv", "sha256"), ("checksums-sha512.tsv", "sha512")] {
+                let text = fs::read_to_string(expected.join(table)).unwrap_or_default();
+                pins.extend(text.lines().filter_map(|line| {
+                    let (url, hex) = line.split_once('\t')?;
+                    (hex.len() >= 64).then(|| format!("{url} {algorithm}:{hex}"))
+                }));
+            }
+            pins.sort();
+            let mut pinned: Vec<_> = files.iter().filter(|line| line.contains(' ')).cloned().collect();
+            pinned.sort();
+            assert_eq!(pinned, pins, "{name} {arch}");
+            let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("manifests/kubespray-{name}"));
+            let manifests = if arch == "amd64" { manifests } else { manifests.join(arch) };
+            for list in ["files.list", "images.list"] {
+                let made = fs::read_to_string(run.folder.path().join(list)).unwrap();
+                assert_eq!(made, fs::read_to_string(manifests.join(list)).unwrap(), "{name} {arch} {list}");
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared >= 2, "{compared} compared");
+}
