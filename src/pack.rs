@@ -172,9 +172,8 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         return Err(PackError::Fetch(failures));
     }
 
-    let mut claim = Some(claim);
+    let mut claim = claim;
     loop {
-        let claim = claim.take().map_or_else(|| Claim::new(&options.output), Ok)?;
         let mut plan = Plan::new(resolved.clone(), options.about.clone())?;
         if let Input::Lock(lock) = input {
             lock.agrees(&Lock::of(&plan.layout, &[], &HashMap::new()))?;
@@ -188,7 +187,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         }
         let Written { blobs, fetched, resumed, reused } = match written {
             Ok(written) => written,
-            Err(Failed::Fs(error)) => return Err(error.into()),
+            Err(Failed::Fs(error)) => return Err(leftovers.after(error).into()),
             Err(Failed::Fetch { failure, .. }) if options.missing == Missing::Stop => {
                 return Err(PackError::Fetch(vec![*failure]));
             }
@@ -196,6 +195,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
             Err(Failed::Fetch { blob, failure }) => {
                 resolved.remove_owners(&plan, blob);
                 failures.push(*failure);
+                claim = attempt.claim;
                 continue;
             }
         };
@@ -206,7 +206,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         }
         report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
         let head = plan.head();
-        let written = attempt.job.writer.finish(&head)?;
+        let written = attempt.job.writer.finish(&head).map_err(|error| leftovers.after(error))?;
         leftovers.remove()?;
         if let Some(path) = &options.write_lock {
             fs::write_durably(path, &lock.to_json())?;
@@ -260,6 +260,8 @@ impl Input {
 /// One way through a plan: the writer, and what earlier runs have left for it.
 struct Attempt {
     job: Job,
+    /// For the next one.
+    claim: Claim,
     /// What an earlier run has left that had another plan.
     aside: Option<Old>,
 }
@@ -284,8 +286,8 @@ impl Attempt {
         let aside = if aside.exists() { Old::partial(&aside).ok() } else { None };
         let keys = plan.keys(salvaged.done);
         let found = spool.begin(fingerprint, plan.late(), is_same, |key, _| keys.contains(&key))?;
-        let job = Job::begin(claim, room, level, spool, found, salvaged, &expected)?;
-        Ok(Self { job, aside })
+        let job = Job::begin(claim.again()?, room, level, spool, found, salvaged, &expected)?;
+        Ok(Self { job, claim, aside })
     }
 
     /// Whether there is nothing that would spare the next run anything.
@@ -327,6 +329,15 @@ impl<'a> Leftovers<'a> {
 
     fn do_not_matter(&self) {
         self.matters.set(false);
+    }
+
+    /// What is on a disk that is full is sound. After any other error nobody knows what really is on the disk, even
+    /// if it can still be read.
+    fn after(&self, error: FsError) -> FsError {
+        if !error.is_full() {
+            self.do_not_matter();
+        }
+        error
     }
 
     /// The bundle is there: nothing else is needed any more.

@@ -51,13 +51,15 @@ pub fn lock(
 /// How much it is, before anything large is fetched.
 fn totals(plan: &Plan, known: &[Planned], late: &[Planned]) -> String {
     let manifests: u64 = plan.manifests().iter().map(|blob| blob.size).sum();
-    let sum = |planned: &[Planned]| planned.iter().map(|planned| planned.blob.size).sum::<u64>();
+    let named = |planned: &&Planned| planned.task().is_some();
+    let sum =
+        |planned: &[Planned]| planned.iter().filter(named).map(|planned| planned.blob.size).sum::<u64>();
     let bytes = manifests + sum(known) + sum(late);
     let text = format!(
         "{} files and {} images: {} blobs, {}",
         plan.files.files.len(),
         plan.layout.images.len(),
-        plan.manifests().len() + known.len() + late.len(),
+        plan.manifests().len() + known.iter().chain(late).filter(named).count(),
         human_bytes(bytes),
     );
     if late.is_empty() {

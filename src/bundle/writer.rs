@@ -100,6 +100,11 @@ impl Claim {
         Ok(self.file.metadata().map_err(FsError::at("read", &self.partial))?.len())
     }
 
+    /// The same claim once more.
+    pub fn again(&self) -> Result<Self, FsError> {
+        Ok(Self { file: self.lock()?, partial: self.partial.clone(), target: self.target.clone() })
+    }
+
     /// Another handle of the same lock, which lasts until all are gone.
     pub fn lock(&self) -> Result<File, FsError> {
         self.file.try_clone().map_err(FsError::at("open", &self.partial))
@@ -181,6 +186,7 @@ impl BundleWriter {
         let Claim { file, partial, target } = claim;
         file.set_len(0).map_err(FsError::at("empty", &partial))?;
         let mut output = Output::new(file, partial);
+        output.seek_to_end()?;
         // What is not finished is no bundle, but already a valid sequence of frames.
         output.write(&padding(head_room))?;
         Ok(Self {

@@ -341,7 +341,7 @@ fn assert_fields(object: &Value, fields: &[&str]) {
     assert_eq!(found, expected, "{object}");
 }
 
-const PACK_SUMMARY: [&str; 10] = [
+const PACK_SUMMARY: [&str; 13] = [
     "event",
     "identity",
     "files",
@@ -349,8 +349,11 @@ const PACK_SUMMARY: [&str; 10] = [
     "blobs",
     "bytes",
     "bytesFetched",
+    "bytesResumed",
+    "bytesReused",
     "bytesShared",
     "bundleSize",
+    "missing",
     "seconds",
 ];
 

@@ -260,7 +260,6 @@ fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginn
     };
     let job = Job::new(&list);
     killed_at(&job, &content(1), (2, 3));
-    assert!(fs::metadata(job.path("out.tar.zst.partial")).expect("it is there").len() > 5_000_000);
     job.run(&Fake::honest(content(2)), &[]).ok();
     assert_same(&job.bundle(), &undisturbed(&list, &content(2), &[]), "the other version");
 }
@@ -271,7 +270,11 @@ fn a_server_that_goes_away_leaves_what_came_for_the_next_run() {
     let expected = undisturbed(&list, &content, &[]);
     let job = Job::new(&list);
     let fake = Fake::start(content.clone(), |seen, reply| {
-        if seen.path.ends_with("/7") && !seen.is_probe() { Reply::status(404) } else { reply }
+        if !seen.path.ends_with("/7") || seen.is_probe() {
+            return reply;
+        }
+        thread::sleep(Duration::from_secs(2));
+        Reply::status(404)
     });
     let finished = job.run(&fake, &[]).failed(4, &["https://files.example/7", "404"]);
     assert!(finished.stderr.contains("the same command goes on from there"), "{finished:#?}");
@@ -380,10 +383,10 @@ fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content.clone());
     let finished = lock(&job, &fake).ok();
-    assert!(finished.stderr.contains("10 files and 5 images: 30 blobs, 4"), "{finished:#?}");
-    assert!(finished.stderr.contains("4 files (9."), "{finished:#?}");
+    assert!(finished.stderr.contains("10 files and 5 images: 35 blobs, 48.4 MB;"), "{finished:#?}");
+    assert!(finished.stderr.contains("4 files (10.3 MB)"), "{finished:#?}");
     let fetched = sum(&gate.transfers());
-    assert!((9_000_000..11_000_000).contains(&fetched), "only what no list pins: {fetched}");
+    assert!((10_000_000..11_000_000).contains(&fetched), "only what no list pins: {fetched}");
     let text = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
     let document: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(document["airbundleLock"], 1);
@@ -504,8 +507,7 @@ fn the_difference_between_two_locks_or_bundles_names_what_came_and_went() {
         "- removed  registry.example/app0:1  -",
         "+ added    https://files.example/v2  +100.0 kB",
         "- removed  https://files.example/v1  -100.0 kB",
-        "blobs: 10 added (",
-        "5 kept (",
+        "blobs: 10 (409.5 kB) added, 10 (409.5 kB) removed, 5 (44.2 MB) kept",
     ] {
         assert!(text.contains(line), "no `{line}` in:\n{text}");
     }
