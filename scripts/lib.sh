@@ -6,7 +6,7 @@
 # What the tests, the demo and the benchmark run: servers, clients and tools.
 servers_and_clients=(
     ansible-core apache2-utils containerd curl docker-compose docker-registry docker.io iproute2 iptables nginx openssl
-    podman python3 python3-venv skopeo strace zstd
+    podman python3 python3-venv skopeo strace tinyproxy zstd
 )
 # What building needs besides Rust.
 build_tools=(build-essential ca-certificates pkg-config)
@@ -40,7 +40,7 @@ install_packages() {
     for package in "${missing[@]}"; do
         case $package in
             docker.io) service=docker ;;
-            docker-registry | nginx | containerd) service=$package ;;
+            docker-registry | nginx | containerd | tinyproxy) service=$package ;;
             *) continue ;;
         esac
         if [[ -d /run/systemd/system ]]; then

@@ -8,10 +8,15 @@ pub mod files;
 pub mod foreign;
 pub mod http;
 pub mod locked;
+pub mod mirrors;
 pub mod netrc;
+pub mod places;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
+pub mod route;
+pub mod server;
+pub mod trust;
 pub mod upstream;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -168,7 +168,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         .iter()
         .map(|path| Old::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error)));
     let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
-    let http = Http::new(options.upstream.tries);
+    let http = Http::new(&options.upstream);
     let means = Means { http: &http, report, jobs: options.upstream.jobs, spool: None };
     let (mut resolved, mut failures) = find(&http, input, options, report)?;
     if !failures.is_empty() && options.missing == Missing::Stop {

@@ -12,8 +12,9 @@ use crate::fetch::error::FetchError;
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
 use crate::fetch::locked::lists_of;
+use crate::fetch::places::Places;
 use crate::fetch::queue::{self, Means, Next, Queue, Task};
-use crate::fetch::resolve::{probe, registries, resolve};
+use crate::fetch::resolve::{probe, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::list::Lists;
 use crate::lock::{Lock, LockError, LockedImage};
@@ -30,7 +31,7 @@ pub fn lock(
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
-    let http = Http::new(upstream.tries);
+    let http = Http::new(upstream);
     let wanted = wanted_platforms(&lists, platforms);
     let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
     if !failures.is_empty() {
@@ -128,18 +129,12 @@ pub fn check(
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Vec<Moved>, LockError> {
-    let http = Http::new(upstream.tries);
+    let http = Http::new(upstream);
     let lists = lists_of(lock)?;
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
     let mut moved = Vec::new();
-    let registries = match registries(&http, upstream, &lists) {
-        Ok(registries) => registries,
-        Err(failures) => {
-            let text = failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-            return Err(LockError::Content(text));
-        }
-    };
+    let places = Places::new(&http, upstream);
     // An index that was made here has no name upstream.
     let named = |image: &&LockedImage| image.manifests.iter().all(|manifest| manifest.content.is_none());
     let images: Vec<&LockedImage> = lock.images.iter().filter(named).collect();
@@ -147,7 +142,7 @@ pub fn check(
         let reference = &image.reference;
         let digest = image.digest.to_string();
         let name = reference.tag().unwrap_or(&digest);
-        let registry = &registries[reference.host()];
+        let registry = places.registry(reference.host());
         registry.manifest(report, &reference.to_string(), reference.repository(), name)
     });
     for (image, found) in images.into_iter().zip(found) {
@@ -161,7 +156,7 @@ pub fn check(
     let mut files: HashMap<String, Moved> = HashMap::new();
     let locked: HashMap<&str, _> =
         lock.files.iter().map(|file| (file.url.as_str(), (file.digest, file.size))).collect();
-    let found = probe(&http, upstream, &lists.files, report);
+    let found = probe(&http, &places, upstream.jobs, &lists.files, report);
     let mut tasks = Vec::new();
     for (entry, found) in lists.files.iter().zip(found) {
         let (digest, size) = locked[entry.url.as_str()];

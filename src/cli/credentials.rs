@@ -5,12 +5,11 @@ use std::io::{Read as _, stdin};
 use std::path::PathBuf;
 
 use clap::Args;
-use reqwest::Url;
 
 use crate::cli::exit::{Code, Failure};
 use crate::fetch::credentials::{Credentials, Given, Secret};
 use crate::fetch::upstream::Upstream;
-use crate::list::Lists;
+use crate::list::{ImageEntry, Lists};
 use crate::reference::canonical_host;
 
 /// The longest password that is read, in bytes.
@@ -58,8 +57,11 @@ impl CredentialsArgs {
 /// The registry that a password is for. It is never sent to one that was not meant.
 fn bound_to(said: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<String, Failure> {
     let hosts: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
-    let place = |host: &&str| upstream.mirrors.get(*host).map_or((*host).to_owned(), authority);
-    let places: BTreeSet<String> = hosts.iter().map(place).collect();
+    let spots = lists.images.iter().flat_map(|ImageEntry { reference, .. }| {
+        let spots = |pinned| upstream.mirrors.spots(None, reference.host(), reference.repository(), pinned);
+        [false, true].into_iter().flat_map(spots).flatten()
+    });
+    let places: BTreeSet<String> = spots.map(|spot| canonical_host(&spot.host)).collect();
     let all = || places.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     let usage = |message: String| Err(Failure::new(Code::Usage, message));
     if let Some(said) = said {
@@ -70,9 +72,12 @@ fn bound_to(said: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<
         return Ok(said);
     }
     match (hosts.first(), places.first()) {
-        (Some(host), Some(place)) if hosts.len() == 1 && host == place => Ok(place.clone()),
-        (Some(host), Some(place)) if hosts.len() == 1 => usage(format!(
-            "the images of `{host}` come from a mirror: say with `--registry {place}` that `--username` is for it"
+        (Some(host), Some(place)) if hosts.len() == 1 && places.len() == 1 && host == place => {
+            Ok(place.clone())
+        }
+        (Some(host), Some(_)) if hosts.len() == 1 => usage(format!(
+            "the images of `{host}` come from a mirror: say with `--registry HOST` which place `--username` is for ({})",
+            all()
         )),
         (Some(_), _) => usage(format!(
             "the lists name {} registries: say with `--registry HOST` which of them `--username` is for ({})",
@@ -81,12 +86,6 @@ fn bound_to(said: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<
         )),
         (None, _) => usage("`--username` is for a registry, and the lists name no image".to_owned()),
     }
-}
-
-/// The host of a mirror, with its port if it has one of its own.
-fn authority(mirror: &Url) -> String {
-    let host = canonical_host(mirror.host_str().unwrap_or_default());
-    mirror.port().map_or(host.clone(), |port| format!("{host}:{port}"))
 }
 
 fn read_password() -> Result<Secret, Failure> {

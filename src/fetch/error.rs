@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::digest::Digest;
 use crate::fetch::credentials::CredentialsError;
+use crate::fetch::mirrors::NoPlace;
 use crate::manifest::ManifestError;
 
 /// Why `object` could not be fetched. The object is named as the list names it, with the URL that was asked.
@@ -25,6 +26,26 @@ pub enum Problem {
     /// No answer: no such host, nobody listens, a broken or silent connection.
     #[error("no answer from {0} (tried {1}×)")]
     Network(String, u32),
+    /// A body that comes so slowly that it does not seem to come at all.
+    #[error("{0} sends almost nothing any more (tried {1}×; see `--idle-timeout`)")]
+    Stalled(String, u32),
+    /// No connection, for a reason that will not pass: a certificate, a proxy.
+    #[error("no answer from {url}: {what}")]
+    Unreachable {
+        /// The URL that was asked.
+        url: String,
+        /// What is wrong and what to do.
+        what: String,
+    },
+    /// The time is over.
+    #[error("not done in the {} s of `--timeout`", .0.as_secs_f64())]
+    Late(Duration),
+    /// Nowhere to ask.
+    #[error("{0}")]
+    NoPlace(NoPlace),
+    /// Nothing from any place.
+    #[error("none of {} places gives it: {}", .0.len(), .0.join("; "))]
+    Places(Vec<String>, bool),
     /// An answer that says no.
     #[error("{url} answered {status}{hint}")]
     Status {
@@ -130,11 +151,72 @@ impl FetchError {
         }
     }
 
+    /// The same, if other places failed before, for these reasons.
+    #[must_use]
+    pub fn after(mut self, mut failures: Vec<String>) -> Self {
+        if !failures.is_empty() {
+            failures.push(self.reason());
+            self.problem = Problem::Places(failures, self.is_mismatch());
+            self.source = None;
+        }
+        self
+    }
+
+    /// The problem and its innermost cause, which says most.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        match &self.source {
+            Some(source) => format!("{}: {}", self.problem, root_cause(source)),
+            None => self.problem.to_string(),
+        }
+    }
+
+    /// Notes how often it was tried.
+    #[must_use]
+    pub fn tried(mut self, times: u32) -> Self {
+        if let Problem::Network(_, count) | Problem::Stalled(_, count) = &mut self.problem {
+            *count = times;
+        }
+        self
+    }
+
+    /// Whether another place may well have what this one does not give.
+    #[must_use]
+    pub fn is_of_place(&self) -> bool {
+        match &self.problem {
+            Problem::Network(..)
+            | Problem::Stalled(..)
+            | Problem::Unreachable { .. }
+            | Problem::Status { .. }
+            | Problem::Mismatch { .. }
+            | Problem::Protocol { .. }
+            | Problem::Realm(_) => true,
+            Problem::Late(_)
+            | Problem::Credentials(_)
+            | Problem::Foreign { .. }
+            | Problem::NoPlace(_)
+            | Problem::Places(..)
+            | Problem::Manifest { .. }
+            | Problem::Limit(_)
+            | Problem::Platform { .. } => false,
+        }
+    }
+
+    /// Whether the place will not give anything else either.
+    #[must_use]
+    pub fn is_of_server(&self) -> bool {
+        match &self.problem {
+            Problem::Network(..) | Problem::Stalled(..) | Problem::Unreachable { .. } => true,
+            Problem::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
     /// Whether the same request may well succeed later.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match &self.problem {
-            Problem::Network(..) => true,
+            Problem::Network(..) | Problem::Stalled(..) => true,
             Problem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
@@ -143,6 +225,16 @@ impl FetchError {
     /// Whether the bytes were wrong, and not the way to them.
     #[must_use]
     pub fn is_mismatch(&self) -> bool {
-        matches!(self.problem, Problem::Mismatch { .. })
+        matches!(self.problem, Problem::Mismatch { .. } | Problem::Places(_, true))
     }
+}
+
+/// The innermost cause of an error, which says most.
+#[must_use]
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
 }

@@ -7,12 +7,10 @@ use reqwest::Url;
 use crate::digest::Digest;
 use crate::event::Report;
 use crate::fetch::auth::leads_inside;
-use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::files::{self, RemoteFile};
 use crate::fetch::http::{self, Http};
-use crate::fetch::registry::Registry;
-use crate::fetch::upstream::{Upstream, names};
+use crate::fetch::places::{MirroredRegistry, Places};
 use crate::manifest::Descriptor;
 
 /// A layer that lies outside its registry.
@@ -22,7 +20,7 @@ pub struct ForeignLayer {
     /// What its manifest says of it.
     pub layer: Descriptor,
     /// The registry of the image.
-    pub registry: Arc<Registry>,
+    pub registry: MirroredRegistry,
     /// In which repository it would be there.
     pub repository: String,
 }
@@ -30,7 +28,7 @@ pub struct ForeignLayer {
 impl ForeignLayer {
     /// What the manifest of the image `object`, which is in `repository`, says of `layer`.
     #[must_use]
-    pub fn new(object: &str, layer: Descriptor, registry: &Arc<Registry>, repository: &str) -> Self {
+    pub fn new(object: &str, layer: Descriptor, registry: &MirroredRegistry, repository: &str) -> Self {
         let (object, registry) = (object.to_owned(), registry.clone());
         Self { object, layer, registry, repository: repository.to_owned() }
     }
@@ -41,7 +39,7 @@ pub struct Elsewhere<'a> {
     /// What sends requests.
     pub http: &'a Http,
     /// Where mirrors are.
-    pub upstream: &'a Upstream,
+    pub places: &'a Arc<Places>,
     /// Whom to tell of retries.
     pub report: &'a dyn Report,
 }
@@ -60,8 +58,8 @@ impl Elsewhere<'_> {
                 Ok(file) => {
                     let (found, expected) =
                         (file.size.unwrap_or_default().to_string(), layer.size.to_string());
-                    let problem =
-                        Problem::Mismatch { what: "size", found, expected, url: http::plain(&file.url) };
+                    let url = file.places[0].name();
+                    let problem = Problem::Mismatch { what: "size", found, expected, url };
                     failure.get_or_insert(FetchError::new(object, problem));
                 }
                 Err(error) => {
@@ -84,9 +82,10 @@ impl Elsewhere<'_> {
         };
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let Some(url) = parsed else { return refuse(format!("`{url}`"), "it is no http or https URL") };
-        let mirror = names(&url).iter().find_map(|name| self.upstream.mirrors.get(name));
+        let what = format!("{object} {}", layer.digest);
+        let (places, has_mirror) = self.places.foreign(&what, &url)?;
         // Where the user himself says where it is, that is no matter of the registry's.
-        if mirror.is_none() && leads_inside(&url) && !registry.is_inside(object)? {
+        if !has_mirror && leads_inside(&url) && !registry.is_inside(object, &foreign.repository)? {
             return refuse(
                 http::plain(&url),
                 "it is in the network of this machine, and the registry is not",
@@ -95,8 +94,7 @@ impl Elsewhere<'_> {
         if !url.username().is_empty() || url.password().is_some() {
             return refuse(http::plain(&url), "it has a user name in it");
         }
-        let what = format!("{object} {}", layer.digest);
-        files::probe(self.http, self.report, &what, &files::mirrored(&url, mirror), &Credentials::default())
+        files::probe(self.http, self.report, &what, &places)
     }
 }
 
@@ -104,12 +102,15 @@ impl Elsewhere<'_> {
 mod tests {
     use super::*;
     use crate::event::Silent;
+    use crate::fetch::upstream::Upstream;
 
     #[test]
     fn a_registry_out_there_cannot_send_into_the_own_network() {
-        let http = Http::new(1);
-        let elsewhere = Elsewhere { http: &http, upstream: &Upstream::default(), report: &Silent };
-        let registry = Registry::new(http.clone(), "registry.example", None, false).unwrap();
+        let upstream = Upstream::default();
+        let http = Http::new(&upstream);
+        let places = Places::new(&http, &upstream);
+        let elsewhere = Elsewhere { http: &http, places: &places, report: &Silent };
+        let registry = places.registry("registry.example");
         let layer = Descriptor {
             media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".to_owned(),
             digest: Digest::of(b""),
@@ -119,7 +120,7 @@ mod tests {
             urls: Vec::new(),
         };
         let (object, repository) = ("registry.example/a:1".to_owned(), "a".to_owned());
-        let foreign = ForeignLayer { object, layer, registry: Arc::new(registry), repository };
+        let foreign = ForeignLayer { object, layer, registry, repository };
         for url in [
             "http://127.0.0.1/layer",
             "http://169.254.169.254/latest",

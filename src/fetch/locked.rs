@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use crate::bundle::index::IndexedImage;
 use crate::digest::Digest;
@@ -11,8 +11,8 @@ use crate::fetch::error::{FetchError, Problem};
 use crate::fetch::foreign::{Elsewhere, ForeignLayer};
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
-use crate::fetch::registry::Registry;
-use crate::fetch::resolve::{Resolved, ResolvedImage, probe, registries};
+use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::resolve::{Resolved, ResolvedImage, probe};
 use crate::fetch::upstream::Upstream;
 use crate::list::Lists;
 use crate::lock::{Lock, LockError, LockedImage};
@@ -34,22 +34,20 @@ pub fn resolve_lock(
     for message in upstream.unused(&lists) {
         report.event(&Event::Warning { message });
     }
-    let registries = match registries(http, upstream, &lists) {
-        Ok(registries) => registries,
-        Err(failures) => return (Resolved::default(), failures),
-    };
+    let places = Places::new(http, upstream);
     let manifests = Mutex::new(HashMap::new());
     let foreign: Mutex<HashMap<Digest, ForeignLayer>> = Mutex::default();
     let images = in_parallel(upstream.jobs, &lock.images, |image| {
-        let registry = &registries[image.reference.host()];
-        let indexed = locked_image(registry, image, &manifests, &foreign, report)?;
+        let registry = places.registry(image.reference.host());
+        let indexed = locked_image(&registry, image, &manifests, &foreign, report)?;
+        registry.places(&image.reference.to_string(), image.reference.repository(), true)?;
         let is_made = image.manifests[0].content.is_some();
-        Ok(ResolvedImage { indexed, registry: registry.clone(), is_made })
+        Ok(ResolvedImage { indexed, registry, is_made })
     });
-    let elsewhere = Elsewhere { http, upstream, report };
+    let elsewhere = Elsewhere { http, places: &places, report };
     let layers: Vec<_> = foreign.into_inner().expect(NO_PANIC).into_values().collect();
     let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
-    let files = probe(http, upstream, &lists.files, report);
+    let files = probe(http, &places, upstream.jobs, &lists.files, report);
 
     let (mut resolved, mut failures) = (Resolved::default(), Vec::new());
     for image in images {
@@ -113,7 +111,7 @@ fn text(size: Option<u64>) -> String {
 }
 
 fn locked_image(
-    registry: &Arc<Registry>,
+    registry: &MirroredRegistry,
     image: &LockedImage,
     manifests: &Mutex<HashMap<Digest, Vec<u8>>>,
     foreign: &Mutex<HashMap<Digest, ForeignLayer>>,

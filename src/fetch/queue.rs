@@ -21,9 +21,10 @@ use crate::bundle::spool::{Found, Spool};
 use crate::digest::{Digest, Hasher, to_hex};
 use crate::event::{Event, Report};
 use crate::fetch::error::{FetchError, Problem};
-use crate::fetch::files::{self, RemoteFile};
+use crate::fetch::files::RemoteFile;
 use crate::fetch::http::{self, Http};
-use crate::fetch::registry::Registry;
+use crate::fetch::places::MirroredRegistry;
+use crate::fetch::route::Route;
 
 /// What is handed out at once: what a frame of the bundle holds.
 const PIECE: u64 = FRAME_SIZE as u64;
@@ -69,7 +70,7 @@ pub enum Source {
     /// In a registry.
     Registry {
         /// Which one.
-        registry: Arc<Registry>,
+        registry: MirroredRegistry,
         /// In which repository.
         repository: String,
         /// Under which digest.
@@ -103,6 +104,8 @@ pub struct Queue<'a> {
     http: &'a Http,
     report: &'a dyn Report,
     tasks: Vec<Task>,
+    /// Where they are, one for each.
+    routes: Vec<Route>,
     jobs: usize,
     spool: Option<&'a Spool>,
     state: Mutex<State>,
@@ -144,6 +147,12 @@ struct Progress {
     /// Whether the taker has to forget what it took.
     restart: bool,
     mismatches: u32,
+    /// The place of its route where it is asked for.
+    place: usize,
+    /// The one where it was when it began afresh.
+    began_at: usize,
+    /// Why the places before did not give it.
+    failures: Vec<String>,
     /// The furthest that a connection has come which reads from the beginning.
     furthest: u64,
     /// How often such a connection has broken since then.
@@ -207,7 +216,8 @@ pub fn run<R>(
     let state = State { progress, front: 0, used: 0, streams: 0, taken_in: 0, failure: None, stopped: false };
     let Means { http, report, jobs, spool } = *means;
     let (jobs, state, changed) = (jobs.max(1), Mutex::new(state), Condvar::new());
-    let queue = Queue { http, report, tasks, jobs, spool, state, changed };
+    let routes = tasks.iter().map(|task| Route::new(&task.source)).collect();
+    let queue = Queue { http, report, tasks, routes, jobs, spool, state, changed };
     queue.take_in(found);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -393,9 +403,7 @@ impl Queue<'_> {
     /// Whether an answer comes from the version of a file that was looked at first. `If-Range` has asked for
     /// that, and not every server knows it.
     fn is_same_version(&self, task: usize, response: &Response) -> bool {
-        let Source::Web(RemoteFile { etag: Some(expected), .. }) = &self.tasks[task].source else {
-            return true;
-        };
+        let Some(expected) = self.routes[task].etag(self.place(task)) else { return true };
         response.headers().get(ETAG).is_none_or(|etag| etag.as_bytes() == expected.as_bytes())
     }
 
@@ -468,7 +476,9 @@ impl Queue<'_> {
         let mut tries = 1 + self.lock().progress[lease.task].breaks;
         loop {
             let mut progressed = false;
-            let mut error = match attempt(&mut progressed) {
+            let place = self.pass_by(lease)?;
+            self.http.in_time(&self.tasks[lease.task].object)?;
+            let error = match attempt(&mut progressed) {
                 Err(Leave::Failed(error)) => error,
                 other => return other,
             };
@@ -483,12 +493,12 @@ impl Queue<'_> {
                 return self.mismatch(lease, error);
             }
             if !error.may_pass() || tries >= self.http.tries() {
-                if let Problem::Network(_, count) = &mut error.problem {
-                    *count = tries;
-                }
-                return Err(error.into());
+                self.leave_place(lease, place, error.tried(tries))?;
+                tries = 1;
+                continue;
             }
             let wait = self.http.delay(self.report, &error, tries);
+            self.http.in_time_after(&error.object, wait)?;
             let wait = self.changed.wait_timeout_while(self.lock(), wait, |state| !state.stopped);
             if wait.expect("no worker panics; please report").0.stopped {
                 return Err(Leave::Obsolete);
@@ -497,14 +507,53 @@ impl Queue<'_> {
         }
     }
 
-    fn request(&self, task: usize, range: Option<(u64, u64)>) -> Result<Response, FetchError> {
-        let Task { object, source, .. } = &self.tasks[task];
-        match source {
-            Source::Registry { registry, repository, digest } => {
-                registry.blob(self.report, object, repository, *digest, range)
-            }
-            Source::Web(file) => files::get(self.http, object, file, range),
+    /// Where a blob is asked for; leaves places behind that are known to be down.
+    fn pass_by(&self, lease: Lease) -> Result<usize, Leave> {
+        loop {
+            let place = self.place(lease.task);
+            let route = &self.routes[lease.task];
+            let Some(reason) = route.server(place).why_down().filter(|_| !route.is_last(place)) else {
+                return Ok(place);
+            };
+            self.next_place(lease, place, reason)?;
         }
+    }
+
+    /// A place has failed for good: goes on at the next one, if there is one.
+    fn leave_place(&self, lease: Lease, place: usize, error: FetchError) -> Result<(), Leave> {
+        let route = &self.routes[lease.task];
+        if route.is_last(place) || !error.is_of_place() {
+            let failures = std::mem::take(&mut self.lock().progress[lease.task].failures);
+            return Err(error.after(failures).into());
+        }
+        route.server(place).failed(self.report, &error);
+        self.next_place(lease, place, error.reason())
+    }
+
+    /// What has come stays, if there is a digest that tells whether it goes together with what comes.
+    fn next_place(&self, lease: Lease, from: usize, reason: String) -> Result<(), Leave> {
+        let mut state = self.lock();
+        if state.obsolete(lease) {
+            return Err(Leave::Obsolete);
+        }
+        if !state.leave(lease.task, from, reason) || self.tasks[lease.task].is_pinned() {
+            return Ok(());
+        }
+        state.forget_size(lease.task);
+        state.start_afresh(lease.task);
+        drop(state);
+        self.forget(lease.task);
+        self.changed.notify_all();
+        Err(Leave::Obsolete)
+    }
+
+    fn place(&self, task: usize) -> usize {
+        self.lock().progress[task].place
+    }
+
+    fn request(&self, task: usize, range: Option<(u64, u64)>) -> Result<Response, FetchError> {
+        let (object, place, size) = (&self.tasks[task].object, self.place(task), self.size(task));
+        self.routes[task].get(self.http, self.report, object, place, range, size)
     }
 
     /// Reads until `piece` has `len` bytes or the body ends.
@@ -517,6 +566,8 @@ impl Queue<'_> {
         progressed: &mut bool,
     ) -> Result<(), Leave> {
         let len = usize::try_from(len).expect("at most a piece");
+        let object = &self.tasks[lease.task].object;
+        let (mut pace, had_progressed) = (self.http.pace(), *progressed);
         piece.reserve_exact(len - piece.len());
         while piece.len() < len {
             let start = piece.len();
@@ -528,10 +579,14 @@ impl Queue<'_> {
                 Ok(read) => {
                     *progressed = true;
                     self.report.event(&Event::Progress { id: lease.task as u64, bytes: read as u64 });
+                    if piece.len() < len {
+                        pace.came(object, response.url(), read)
+                            .inspect_err(|_| *progressed = had_progressed)?;
+                    }
                 }
                 Err(error) => {
                     let url = http::plain(response.url());
-                    return Err(http::broken(&self.tasks[lease.task].object, &url, error).into());
+                    return Err(http::broken(object, &url, error).into());
                 }
             }
         }
@@ -613,7 +668,7 @@ impl Queue<'_> {
         let Some(hashes) = progress.hashes.clone() else { return Ok(()) };
         let task = &self.tasks[lease.task];
         let digest = hashes.sha256.finish();
-        let url = || self.place(lease.task);
+        let url = || self.routes[lease.task].name(progress.place);
         let mismatch = |what, found: String, expected: String| {
             let problem = Problem::Mismatch { what, found, expected, url: url() };
             Leave::Failed(FetchError::new(task.object.clone(), problem))
@@ -638,17 +693,26 @@ impl Queue<'_> {
         if state.obsolete(lease) {
             return Err(Leave::Obsolete);
         }
-        state.progress[lease.task].mismatches += 1;
-        if state.progress[lease.task].mismatches > 1 {
-            if let Problem::Mismatch { url, .. } = &mut error.problem {
-                url.push_str(", twice");
+        let progress = &mut state.progress[lease.task];
+        let place = progress.place;
+        let route = &self.routes[lease.task];
+        // What came from several places is the fault of none before it has come from one.
+        if progress.began_at == place && route.is_last(place) {
+            progress.mismatches += 1;
+            if progress.mismatches > 1 {
+                if let Problem::Mismatch { url, .. } = &mut error.problem {
+                    url.push_str(", twice");
+                }
+                return Err(error.after(std::mem::take(&mut progress.failures)).into());
             }
-            return Err(error.into());
+        } else if progress.began_at == place {
+            route.server(place).failed(self.report, &error);
+            state.leave(lease.task, place, error.reason());
         }
         let of_size = matches!(error.problem, Problem::Mismatch { what: "size", .. });
         if of_size && self.tasks[lease.task].digest.is_none() {
             // What the server said before is out of date, and nobody else knows a size.
-            (state.progress[lease.task].size, state.progress[lease.task].ranges) = (None, false);
+            state.forget_size(lease.task);
         }
         state.start_afresh(lease.task);
         drop(state);
@@ -726,13 +790,6 @@ impl Queue<'_> {
         self.changed.notify_all();
     }
 
-    fn place(&self, task: usize) -> String {
-        match &self.tasks[task].source {
-            Source::Registry { repository, digest, .. } => format!("the registry, {repository}@{digest}"),
-            Source::Web(file) => http::plain(&file.url),
-        }
-    }
-
     fn size(&self, task: usize) -> Option<u64> {
         self.lock().progress[task].size
     }
@@ -805,11 +862,29 @@ impl State {
         self.stopped || progress.generation != lease.generation || progress.outcome.is_some()
     }
 
+    /// Goes on to the next place of a task, if nobody else has done that; says whether it did.
+    fn leave(&mut self, task: usize, from: usize, reason: String) -> bool {
+        let progress = &mut self.progress[task];
+        if progress.place != from {
+            return false;
+        }
+        progress.place += 1;
+        progress.failures.push(reason);
+        (progress.furthest, progress.breaks) = (0, 0);
+        true
+    }
+
+    /// Forgets what was said of a task before it was fetched.
+    fn forget_size(&mut self, task: usize) {
+        (self.progress[task].size, self.progress[task].ranges) = (None, false);
+    }
+
     /// Forgets everything that has come of a task.
     fn start_afresh(&mut self, task: usize) {
         self.release(task, self.progress[task].used);
         let progress = &mut self.progress[task];
         progress.generation += 1;
+        progress.began_at = progress.place;
         progress.restart |= progress.taken > 0;
         progress.arrived.clear();
         (progress.assigned, progress.hashed, progress.taken) = (0, 0, 0);
@@ -875,6 +950,9 @@ impl Progress {
             with_sha512,
             restart: begun.is_none() && task.begun.is_some(),
             mismatches: 0,
+            place: 0,
+            began_at: 0,
+            failures: Vec::new(),
             furthest: 0,
             breaks: 0,
             outcome: None,

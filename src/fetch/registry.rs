@@ -1,6 +1,6 @@
 //! [`Registry`]: the pull side of a registry (OCI distribution-spec, "Pull").
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LINK, RANGE};
@@ -12,54 +12,33 @@ use crate::event::Report;
 use crate::fetch::auth::{Asking, Auth, leads_inside};
 use crate::fetch::credentials::Credentials;
 use crate::fetch::error::{FetchError, Problem};
-use crate::fetch::http::{self, Http};
+use crate::fetch::http::{self, Ask, Http};
+use crate::fetch::server::Server;
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
 
 /// The most pages that a list of referrers may have.
 const REFERRERS_PAGES: usize = 100;
 
-/// Where the images of one host are pulled from.
+/// One place where images are pulled from.
 pub struct Registry {
     http: Http,
-    place: Place,
-    /// What the mirror puts before the repository: `quay.io/`, or nothing.
-    prefix: String,
+    server: Arc<Server>,
     lax: bool,
-    base: OnceLock<Url>,
     auth: Auth,
 }
 
-/// How a registry is reached.
-enum Place {
-    /// At this URL.
-    Url(Url),
-    /// At this host, by https, or by http if there is no https: for loopback and `--insecure-registry` only.
-    EitherScheme(String),
-}
-
 impl Registry {
-    /// The registry of `host`, or the mirror for it; `insecure`: any certificate of that place will do, or plain
-    /// http.
-    pub fn new(
-        http: Http,
-        host: &str,
-        mirror: Option<&Url>,
-        insecure: bool,
-    ) -> Result<Self, url::ParseError> {
-        let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
-        let (place, prefix) = match mirror {
-            Some(url) => {
-                let path = url.path().trim_matches('/');
-                let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-                (Place::Url(url.join("/")?), prefix)
-            }
-            None if insecure || is_loopback(host) => {
-                Url::parse(&format!("https://{host}/"))?;
-                (Place::EitherScheme(host.to_owned()), String::new())
-            }
-            None => (Place::Url(Url::parse(&format!("https://{host}/"))?), String::new()),
-        };
-        Ok(Self { http, place, prefix, lax: insecure, base: OnceLock::new(), auth: Auth::default() })
+    /// The registry at `server`, which knows us by these.
+    #[must_use]
+    pub fn new(http: Http, server: Arc<Server>, credentials: Arc<Credentials>) -> Self {
+        let lax = server.lax;
+        Self { http, server, lax, auth: Auth::new(credentials) }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn server(&self) -> &Server {
+        &self.server
     }
 
     /// Reads a manifest by tag or digest: its media type and its exact bytes.
@@ -70,17 +49,17 @@ impl Registry {
         repository: &str,
         reference: &str,
     ) -> Result<(String, Vec<u8>), FetchError> {
-        let repository = format!("{}{repository}", self.prefix);
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let response =
-                self.get(report, object, &repository, &url, |request| request.header(ACCEPT, &accept))?;
+                self.get(report, object, repository, &url, false, |request| request.header(ACCEPT, &accept))?;
             Ok((media_type(&response), http::body(object, response, MANIFEST_LIMIT)?))
         })
     }
 
-    /// Asks for the bytes `first..=last` of a blob; one try, the caller repeats.
+    /// Asks for the bytes `first..=last` of a blob, or for all of it; one try, the caller repeats. `is_bulk`: see
+    /// [`Http::get_for`].
     pub fn blob(
         &self,
         report: &dyn Report,
@@ -88,10 +67,10 @@ impl Registry {
         repository: &str,
         digest: Digest,
         range: Option<(u64, u64)>,
+        is_bulk: bool,
     ) -> Result<Response, FetchError> {
-        let repository = format!("{}{repository}", self.prefix);
         let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
-        self.get(report, object, &repository, &url, |request| match range {
+        self.get(report, object, repository, &url, is_bulk, |request| match range {
             Some((first, last)) => request.header(RANGE, format!("bytes={first}-{last}")),
             None => request,
         })
@@ -106,8 +85,9 @@ impl Registry {
         digest: Digest,
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
-        self.http
-            .retry(report, || http::body(object, self.blob(report, object, repository, digest, None)?, limit))
+        self.http.retry(report, || {
+            http::body(object, self.blob(report, object, repository, digest, None, false)?, limit)
+        })
     }
 
     /// Whether there is a manifest of this name. It is asked for with HEAD, which no registry counts; where a
@@ -119,12 +99,11 @@ impl Registry {
         repository: &str,
         reference: &str,
     ) -> Result<bool, FetchError> {
-        let repository = format!("{}{repository}", self.prefix);
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         let asked = self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let accept = |request: RequestBuilder| request.header(ACCEPT, &accept);
-            self.send(report, object, &Method::HEAD, &repository, &url, accept)
+            self.send(report, object, &Method::HEAD, repository, &url, false, accept)
         });
         match asked {
             Ok(_) => Ok(true),
@@ -145,13 +124,12 @@ impl Registry {
         repository: &str,
         subject: Digest,
     ) -> Result<Option<Vec<Value>>, FetchError> {
-        let repository = format!("{}{repository}", self.prefix);
         let mut url = self.url(object, &format!("{repository}/referrers/{subject}"))?;
         let mut all = Vec::new();
         for page in 0..REFERRERS_PAGES {
             let answer = self.http.retry(report, || {
                 let accept = |request: RequestBuilder| request.header(ACCEPT, OCI_INDEX);
-                let response = self.get(report, object, &repository, &url, accept)?;
+                let response = self.get(report, object, repository, &url, false, accept)?;
                 let is_index = media_type(&response) == OCI_INDEX;
                 let next = next_page(&response);
                 Ok((is_index, next, http::body(object, response, MANIFEST_LIMIT)?))
@@ -188,10 +166,9 @@ impl Registry {
 
     /// Whether it has a blob, and gives it to whoever asks.
     pub fn has_blob(&self, report: &dyn Report, object: &str, repository: &str, digest: Digest) -> bool {
-        let repository = format!("{}{repository}", self.prefix);
         let asked = self.http.retry(report, || {
             let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
-            self.send(report, object, &Method::HEAD, &repository, &url, |request| request)
+            self.send(report, object, &Method::HEAD, repository, &url, false, |request| request)
         });
         asked.is_ok()
     }
@@ -199,12 +176,6 @@ impl Registry {
     /// Whether it is on this machine or in its network.
     pub fn is_inside(&self, object: &str) -> Result<bool, FetchError> {
         Ok(leads_inside(self.base(object)?))
-    }
-
-    /// The same, known to the registry by these.
-    #[must_use]
-    pub fn with_credentials(self, credentials: Arc<Credentials>) -> Self {
-        Self { auth: Auth::new(credentials), ..self }
     }
 
     /// Sends a request as the user that the registry asks for, and once more if it asks anew. An answer with a
@@ -215,11 +186,13 @@ impl Registry {
         object: &str,
         repository: &str,
         url: &Url,
+        is_bulk: bool,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        self.send(report, object, &Method::GET, repository, url, headers)
+        self.send(report, object, &Method::GET, repository, url, is_bulk, headers)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "they are what a request is made of")]
     fn send(
         &self,
         report: &dyn Report,
@@ -227,12 +200,14 @@ impl Registry {
         method: &Method,
         repository: &str,
         url: &Url,
+        is_bulk: bool,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
         let (http, base, lax) = (&self.http, self.base(object)?, self.lax);
         let asking = Asking { http, report, object, base, lax, repository };
-        let send =
-            |header: Option<&HeaderValue>| http.ask(object, method.clone(), url, lax, header, &headers);
+        let send = |authorization: Option<&HeaderValue>| {
+            http.ask_for(object, Ask { method: method.clone(), url, is_bulk, lax, authorization }, &headers)
+        };
         let ask = || {
             let header = self.auth.header(&asking)?;
             let response = send(header.as_ref())?;
@@ -248,36 +223,11 @@ impl Registry {
     }
 
     fn url(&self, object: &str, path: &str) -> Result<Url, FetchError> {
-        let base = self.base(object)?;
-        base.join(&format!("v2/{path}")).map_err(|error| {
-            let what = format!("nothing: `{path}` makes no URL ({error})");
-            FetchError::new(object, Problem::Protocol { url: http::plain(base), what })
-        })
+        self.server.url(&self.http, object, &format!("v2/{path}"))
     }
 
     fn base(&self, object: &str) -> Result<&Url, FetchError> {
-        let host = match &self.place {
-            Place::Url(url) => return Ok(url),
-            Place::EitherScheme(host) => host,
-        };
-        if let Some(base) = self.base.get() {
-            return Ok(base);
-        }
-        let ask = |scheme: &str| {
-            let url = Url::parse(&format!("{scheme}://{host}/v2/")).expect("checked by `new`");
-            http::send_any(object, self.http.get(url, self.lax))
-        };
-        let https = ask("https");
-        // A server that speaks TLS has an answer to plain http, too: that it does not want it.
-        let is_plain =
-            |answer: &Response| answer.status().is_success() || answer.status() == StatusCode::UNAUTHORIZED;
-        let scheme = match https {
-            Ok(_) => "https",
-            Err(failure) if !ask("http").is_ok_and(|answer| is_plain(&answer)) => return Err(failure),
-            Err(_) => "http",
-        };
-        let base = Url::parse(&format!("{scheme}://{host}/")).expect("checked by `new`");
-        Ok(self.base.get_or_init(|| base))
+        self.server.base(&self.http, object)
     }
 }
 
@@ -308,22 +258,5 @@ pub fn is_loopback(host: &str) -> bool {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn docker_hub_is_asked_where_it_answers_insecure_or_not() {
-        for insecure in [false, true] {
-            let registry = Registry::new(Http::new(1), "docker.io", None, insecure).unwrap();
-            let host = match &registry.place {
-                Place::Url(url) => url.host_str().unwrap(),
-                Place::EitherScheme(host) => host,
-            };
-            assert_eq!(host, "registry-1.docker.io");
-        }
     }
 }

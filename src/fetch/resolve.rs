@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use serde_json::Value;
 
@@ -16,8 +16,8 @@ use crate::fetch::files::{self, RemoteFile};
 use crate::fetch::foreign::{Elsewhere, ForeignLayer};
 use crate::fetch::http::Http;
 use crate::fetch::in_parallel;
-use crate::fetch::registry::Registry;
-use crate::fetch::upstream::{Upstream, names};
+use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::upstream::Upstream;
 use crate::list::{FileEntry, ImageEntry, Lists, Origin};
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
 use crate::platform::Platform;
@@ -45,7 +45,7 @@ pub struct ResolvedImage {
     /// Its entry in the index of the bundle.
     pub indexed: IndexedImage,
     /// Where its blobs are fetched from.
-    pub registry: Arc<Registry>,
+    pub registry: MirroredRegistry,
     /// Whether its index was made here, of what the registry has answered: nobody else has it.
     pub is_made: bool,
 }
@@ -64,19 +64,19 @@ pub fn resolve(
     for message in upstream.unused(&lists) {
         report.event(&Event::Warning { message });
     }
-    let registries = match registries(http, upstream, &lists) {
-        Ok(registries) => registries,
-        Err(failures) => return (Resolved::default(), failures),
-    };
+    let places = Places::new(http, upstream);
     let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
     let foreign = Mutex::default();
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
-        let registry = &registries[entry.reference.host()];
-        let mut resolver = Resolver::new(report, registry, entry, platforms, &manifests, &foreign);
+        let registry = places.registry(entry.reference.host());
+        let mut resolver = Resolver::new(report, &registry, entry, platforms, &manifests, &foreign);
         let indexed = resolver.image()?;
-        Ok((ResolvedImage { indexed, registry: registry.clone(), is_made: false }, resolver.kept))
+        // A mirror may be there for tags alone.
+        registry.places(&resolver.object, entry.reference.repository(), true)?;
+        let kept = resolver.kept;
+        Ok((ResolvedImage { indexed, registry, is_made: false }, kept))
     });
-    let elsewhere = Elsewhere { http, upstream, report };
+    let elsewhere = Elsewhere { http, places: &places, report };
     let mut subjects = Vec::new();
     for (image, kept) in images.iter().flatten() {
         let subject = |digest| (image.registry.clone(), image.indexed.reference.clone(), digest);
@@ -87,7 +87,7 @@ pub fn resolve(
     let attached = if attached.is_empty() { Vec::new() } else { search.run(upstream.jobs, subjects) };
     let layers: Vec<_> = std::mem::take(&mut *foreign.lock().expect(NO_PANIC)).into_values().collect();
     let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
-    let files = probe(http, upstream, &lists.files, report);
+    let files = probe(http, &places, upstream.jobs, &lists.files, report);
 
     let manifests = manifests.into_inner().expect(NO_PANIC).by_digest;
     let mut resolved = Resolved { manifests, ..Resolved::default() };
@@ -122,38 +122,16 @@ pub fn resolve(
 /// Asks for the beginning of files.
 pub(crate) fn probe(
     http: &Http,
-    upstream: &Upstream,
+    places: &Places,
+    jobs: usize,
     files: &[FileEntry],
     report: &dyn Report,
 ) -> Vec<Result<RemoteFile, FetchError>> {
-    in_parallel(upstream.jobs, files, |entry| {
-        let mirror = names(&entry.url).iter().find_map(|name| upstream.mirrors.get(name));
-        let url = files::mirrored(&entry.url, mirror);
-        files::probe(http, report, entry.url.as_str(), &url, &upstream.credentials)
+    in_parallel(jobs, files, |entry| {
+        let object = entry.url.as_str();
+        let places = places.file(object, &entry.url, entry.checksum.is_some())?;
+        files::probe(http, report, object, &places)
     })
-}
-
-pub(crate) fn registries(
-    http: &Http,
-    upstream: &Upstream,
-    lists: &Lists,
-) -> Result<HashMap<String, Arc<Registry>>, Vec<FetchError>> {
-    let mut registries = HashMap::new();
-    for entry in &lists.images {
-        let host = entry.reference.host();
-        if registries.contains_key(host) {
-            continue;
-        }
-        let insecure = upstream.insecure.iter().any(|insecure| upstream.is_place_of(insecure, host));
-        let registry =
-            Registry::new(http.clone(), host, upstream.mirrors.get(host), insecure).map_err(|error| {
-                let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
-                vec![FetchError::new(entry.reference.to_string(), problem)]
-            })?;
-        let registry = registry.with_credentials(Arc::clone(&upstream.credentials));
-        registries.insert(host.to_owned(), Arc::new(registry));
-    }
-    Ok(registries)
 }
 
 const NO_PANIC: &str = "nothing panics while it holds the manifests; please report";
@@ -193,7 +171,7 @@ struct Search<'a> {
 }
 
 /// A manifest to which something may be attached: where it is.
-type Subject = (Arc<Registry>, Reference, Digest);
+type Subject = (MirroredRegistry, Reference, Digest);
 /// An image, and the manifests that are kept of it.
 type Found = (ResolvedImage, BTreeSet<Digest>);
 
@@ -257,7 +235,12 @@ impl Search<'_> {
     }
 
     /// What has this tag, if there is such a tag and no list names it.
-    fn tag(&self, registry: &Arc<Registry>, of: &Reference, tag: &str) -> Result<Option<Found>, FetchError> {
+    fn tag(
+        &self,
+        registry: &MirroredRegistry,
+        of: &Reference,
+        tag: &str,
+    ) -> Result<Option<Found>, FetchError> {
         let Some(entry) = self.entry(of, tag) else { return Ok(None) };
         let object = entry.reference.to_string();
         if !registry.may_have_manifest(self.report, &object, of.repository(), tag)? {
@@ -278,7 +261,7 @@ impl Search<'_> {
     /// An index of what the API has told, under the tag where it would be told without the API.
     fn index(
         &self,
-        registry: &Arc<Registry>,
+        registry: &MirroredRegistry,
         of: &Reference,
         tag: &str,
         object: &str,
@@ -309,7 +292,7 @@ impl Search<'_> {
 /// Resolves one image.
 struct Resolver<'a> {
     report: &'a dyn Report,
-    registry: &'a Arc<Registry>,
+    registry: &'a MirroredRegistry,
     entry: &'a ImageEntry,
     object: String,
     wanted: &'a [Platform],
@@ -328,7 +311,7 @@ struct Resolver<'a> {
 impl<'a> Resolver<'a> {
     fn new(
         report: &'a dyn Report,
-        registry: &'a Arc<Registry>,
+        registry: &'a MirroredRegistry,
         entry: &'a ImageEntry,
         platforms: &'a [Platform],
         manifests: &'a Mutex<Manifests>,

@@ -1,60 +1,114 @@
 //! [`Upstream`]: where things are fetched from, and how.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::Url;
 
 use crate::fetch::credentials::Credentials;
+use crate::fetch::mirrors::{Mirrors, Spot};
+use crate::fetch::trust::Trust;
 use crate::list::Lists;
 use crate::reference::canonical_host;
 
 /// Where things are fetched from, and how. Hosts are as [`canonical_host`] has them.
 #[derive(Debug, Clone, Default)]
 pub struct Upstream {
-    /// URLs that stand for hosts, of files and images alike.
-    pub mirrors: HashMap<String, Url>,
+    /// What stands in for hosts, of files and images alike.
+    pub mirrors: Mirrors,
     /// Hosts of registries or of their mirrors without a certificate, or with one that nobody knows.
     pub insecure: Vec<String>,
+    /// Whose certificates are taken, and our own.
+    pub trust: Trust,
     /// How many connections at once.
     pub jobs: usize,
     /// How often a request is sent in all, while it fails in ways that may pass.
     pub tries: u32,
     /// What the user is known by, and where.
     pub credentials: Arc<Credentials>,
+    /// How long things may take.
+    pub limits: Limits,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Until a connection is there.
+    pub connect: Duration,
+    /// Until an answer, or its next bytes, are there. In as long, a body has to make some progress.
+    pub idle: Duration,
+    /// All of it; nothing: as long as it needs.
+    pub total: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(20), idle: Duration::from_secs(60), total: None }
+    }
 }
 
 impl Upstream {
-    /// Whether `insecure`, a host with or without a port, is where the images of `host` are pulled from.
+    /// Whether `--insecure-registry` names this place of images: a mirror with or without its port, any other as
+    /// references have it.
     #[must_use]
-    pub fn is_place_of(&self, insecure: &str, host: &str) -> bool {
-        let Some(mirror) = self.mirrors.get(host) else { return insecure == host };
-        let (Some(there), Some(port)) = (mirror.host_str(), mirror.port_or_known_default()) else {
-            return false;
-        };
-        insecure == canonical_host(there) || insecure == format!("{there}:{port}")
+    pub fn is_insecure(&self, spot: &Spot) -> bool {
+        self.insecure.iter().any(|insecure| names_spot(insecure, spot))
     }
 
     /// A warning for each host that was named and that nothing of the lists has to do with: most likely a typo.
     #[must_use]
     pub fn unused(&self, lists: &Lists) -> Vec<String> {
-        let registries: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
-        let of_files: BTreeSet<String> = lists.files.iter().flat_map(|entry| names(&entry.url)).collect();
-        let mirrors: BTreeSet<&String> = self.mirrors.keys().collect();
+        let images = lists.images.iter().map(|entry| {
+            let reference = &entry.reference;
+            (reference.host(), reference.repository(), reference.digest().is_some())
+        });
+        let images: BTreeSet<_> = images.collect();
+        let of_images = images.iter().map(|(host, repository, _)| format!("{host}/{repository}"));
+        let of_files = lists.files.iter().flat_map(|entry| {
+            let path = entry.url.path();
+            names(&entry.url).into_iter().map(move |host| format!("{host}{path}"))
+        });
+        let all: Vec<String> = of_images.chain(of_files).collect();
+        let mirrors: BTreeSet<&str> = self.mirrors.unused(&all).collect();
         let mirrors = mirrors
             .into_iter()
-            .filter(|host| !registries.contains(host.as_str()) && !of_files.contains(*host))
-            .map(|host| format!("`--mirror {host}=…` is not used: no list names this host"));
+            .map(|prefix| format!("`--mirror {prefix}=…` is not used: no list names {}", what(prefix)));
+        let spots: Vec<Spot> = images
+            .iter()
+            .flat_map(|(host, repository, _)| {
+                // The manifest may be asked for by its tag, all below it has a digest.
+                [false, true].map(|pinned| self.mirrors.spots(None, host, repository, pinned))
+            })
+            .flat_map(Result::unwrap_or_default)
+            .collect();
         let insecure: BTreeSet<&String> = self.insecure.iter().collect();
         let insecure = insecure
             .into_iter()
-            .filter(|host| !registries.iter().any(|registry| self.is_place_of(host, registry)))
+            .filter(|host| !spots.iter().any(|spot| names_spot(host, spot)))
             .map(|host| format!("`--insecure-registry {host}` is not used: no image comes from this host"));
         mirrors.chain(insecure).collect()
     }
 }
 
-/// The names under which there may be a mirror for the host of a URL: with the port, if there is one, before
+fn what(prefix: &str) -> &'static str {
+    if prefix.contains('/') { "anything that begins so" } else { "this host" }
+}
+
+/// Whether `insecure`, a host with or without a port, is this place.
+fn names_spot(insecure: &str, spot: &Spot) -> bool {
+    if insecure == canonical_host(&spot.host) {
+        return true;
+    }
+    if !spot.is_mirror {
+        return false;
+    }
+    let url = Url::parse(&format!("{}://{}/", spot.scheme.unwrap_or("https"), spot.host)).ok();
+    let parts = url.as_ref().and_then(|url| url.host_str().zip(url.port_or_known_default()));
+    parts.is_some_and(|(host, port)| insecure == canonical_host(host) || insecure == format!("{host}:{port}"))
+}
+
+/// The names under which there may be settings for the host of a URL: with the port, if there is one, before
 /// without.
 #[must_use]
 pub fn names(url: &Url) -> Vec<String> {
@@ -73,24 +127,26 @@ mod tests {
         let text = "quay.io/a:1\nindex.docker.io/a/b:1\nr.example:5000/a:1\nm.example/a:1\n\
                     https://dl.k8s.io/a\nhttps://f.example:8443/a\n";
         lists.parse_into("all.list".as_ref(), text, &mut Vec::new());
-        let url = |url: &str| url.parse::<Url>().unwrap();
-        let harbor = url("https://harbor.example:8443/m");
         let named = ["quay.io", "docker.io", "m.example", "dl.k8s.io", "f.example", "f.example:8443"];
+        let mut mirrors = Mirrors::default();
+        for host in named {
+            mirrors.add(host, "https", "harbor.example:8443/m");
+        }
         let mut upstream = Upstream {
-            mirrors: named.map(|host| (host.to_owned(), harbor.clone())).into(),
+            mirrors,
             insecure: ["harbor.example", "harbor.example:8443", "r.example:5000"].map(str::to_owned).into(),
             ..Upstream::default()
         };
         assert_eq!(upstream.unused(&lists), [""; 0]);
         for host in ["qay.io", "r.example", "dl.k8s.io:443"] {
-            upstream.mirrors.insert(host.to_owned(), harbor.clone());
+            upstream.mirrors.add(host, "https", "harbor.example:8443/m");
         }
-        let insecure = ["harbor.example:443", "quay.io", "quay.io", "dl.k8s.io", "r.example"];
+        let insecure = ["harbor.example:443", "quay.io", "dl.k8s.io", "dl.k8s.io", "r.example"];
         upstream.insecure = insecure.map(str::to_owned).into();
         let warnings = upstream.unused(&lists);
         let hosts: Vec<_> = warnings.iter().map(|text| text.split([' ', '=', '`']).nth(2).unwrap()).collect();
         let expected = ["dl.k8s.io:443", "qay.io", "r.example"];
-        let insecure = ["dl.k8s.io", "harbor.example:443", "quay.io", "r.example"];
+        let insecure = ["dl.k8s.io", "harbor.example:443", "r.example"];
         assert_eq!(hosts, [&expected[..], &insecure].concat(), "{warnings:#?}");
     }
 }

@@ -359,12 +359,11 @@ fn short(digest: Digest) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::fetch::http::Http;
-    use crate::fetch::registry::Registry;
+    use crate::fetch::places::Places;
     use crate::fetch::resolve::ResolvedImage;
+    use crate::fetch::upstream::Upstream;
     use crate::manifest::{OCI_INDEX, OCI_MANIFEST};
 
     #[test]
@@ -390,8 +389,8 @@ mod tests {
 
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
-        let registry = Registry::new(Http::new(1), "quay.io", None, false).unwrap();
-        let registry = Arc::new(registry);
+        let upstream = Upstream::default();
+        let registry = Places::new(&Http::new(&upstream), &upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();

@@ -103,6 +103,7 @@ fn strings(words: &[&str]) -> Vec<String> {
 /// Comes to `fake` for everything.
 fn to(fake: &Fake, more: &[&str]) -> Vec<String> {
     let mut args = [fake.mirror(FILES), fake.mirror(REGISTRY)].concat();
+    args.push("--mirrors-only".to_owned());
     args.extend(strings(more));
     args
 }

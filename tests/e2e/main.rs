@@ -17,6 +17,7 @@ mod image;
 mod images;
 mod kill;
 mod kubespray;
+mod networks;
 mod private;
 mod release;
 mod resume;

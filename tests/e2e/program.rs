@@ -51,9 +51,10 @@ pub fn unbundle_command() -> Command {
 
 fn command(program: &str) -> Command {
     let mut command = Command::new(program);
-    for name in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
-        command.env_remove(name);
+    for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
+        command.env_remove(name).env_remove(name.to_uppercase());
     }
+    command.env_remove("CONTAINERS_REGISTRIES_CONF").env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
     command.stdin(Stdio::null());
     command
 }

@@ -26,6 +26,11 @@ struct Job {
     folder: TempDir,
 }
 
+/// Comes to `fake` for everything.
+fn to(fake: &Fake) -> Vec<String> {
+    [&fake.mirror(FILES)[..], &fake.mirror(REGISTRY), &["--mirrors-only".to_owned()]].concat()
+}
+
 impl Job {
     fn new(list: &str) -> Self {
         let job = Self { folder: tempdir().expect("make a temporary folder") };
@@ -47,8 +52,7 @@ impl Job {
 
     fn args(&self, fake: &Fake, more: &[&str]) -> Vec<String> {
         let args = ["pack", &self.text("all.list"), "-o", &self.text("out.tar.zst"), "--retries", "0"];
-        let mirrors = [fake.mirror(FILES), fake.mirror(REGISTRY)].concat();
-        args.into_iter().chain(more.iter().copied()).map(str::to_owned).chain(mirrors).collect()
+        args.into_iter().chain(more.iter().copied()).map(str::to_owned).chain(to(fake)).collect()
     }
 
     fn run(&self, fake: &Fake, more: &[&str]) -> Finished {
@@ -361,13 +365,13 @@ fn what_is_no_bundle_cannot_be_reused_and_says_so_before_anything_is_fetched() {
 
 fn lock(job: &Job, fake: &Fake) -> Finished {
     let args = ["lock", &job.text("all.list"), "-o", &job.text("airbundle.lock.json"), "--retries", "0"];
-    airbundle(args.map(str::to_owned).into_iter().chain([fake.mirror(FILES), fake.mirror(REGISTRY)].concat()))
+    airbundle(args.map(str::to_owned).into_iter().chain(to(fake)))
 }
 
 fn check(job: &Job, fake: &Fake, more: &[&str]) -> Finished {
     let args = ["lock", "--check", &job.text("airbundle.lock.json"), "--retries", "0"];
     let args = args.into_iter().chain(more.iter().copied()).map(str::to_owned);
-    airbundle(args.chain([fake.mirror(FILES), fake.mirror(REGISTRY)].concat()))
+    airbundle(args.chain(to(fake)))
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Bytes;
 use super::image::Image;
@@ -25,6 +25,8 @@ pub struct Seen {
     pub method: String,
     /// What was posted.
     pub body: String,
+    /// When it came.
+    pub at: Instant,
     headers: Vec<(String, String)>,
 }
 
@@ -48,8 +50,12 @@ pub struct Reply {
     pub framing: Framing,
     /// The connection breaks after as many bytes of the body.
     pub cut: Option<usize>,
-    /// How long it rests after each 16 KiB of the body.
+    /// How long it rests after each `step` of the body.
     pub pause: Duration,
+    /// In bytes; without a pause of no meaning.
+    pub step: usize,
+    /// After as many bytes of the body nothing comes any more, for half a minute.
+    pub stall: Option<usize>,
 }
 
 /// Lets bodies of answers through, up to some number of bytes of all of them together, and counts.
@@ -226,7 +232,16 @@ impl Reply {
     /// 200 with a body.
     pub fn ok(body: &[u8]) -> Self {
         let (headers, framing, pause) = (Vec::new(), Framing::Length, Duration::ZERO);
-        Self { status: 200, headers, body: body.to_vec(), framing, cut: None, pause }
+        Self {
+            status: 200,
+            headers,
+            body: body.to_vec(),
+            framing,
+            cut: None,
+            pause,
+            step: 16 << 10,
+            stall: None,
+        }
     }
 
     /// A status without a body.
@@ -362,7 +377,7 @@ fn serve(
     let seen = {
         let mut log = log.lock().expect("no panic");
         let nth = log.iter().filter(|seen| seen.path == path).count();
-        log.push(Seen { path, nth, method, body, headers });
+        log.push(Seen { path, nth, method, body, at: Instant::now(), headers });
         log.last().expect("pushed").clone()
     };
     let reply = answer(&seen);
@@ -383,8 +398,9 @@ fn send(mut connection: TcpStream, reply: &Reply, gate: Option<(&Gate, usize)>) 
         Framing::Claimed(length) => write!(connection, "content-length: {length}\r\n\r\n")?,
         Framing::Chunked => write!(connection, "transfer-encoding: chunked\r\n\r\n")?,
     }
-    let body = &reply.body[..reply.cut.unwrap_or(usize::MAX).min(reply.body.len())];
-    let step = if reply.pause.is_zero() && gate.is_none() { 256 << 10 } else { 16 << 10 };
+    let end = reply.cut.unwrap_or(usize::MAX).min(reply.stall.unwrap_or(usize::MAX)).min(reply.body.len());
+    let body = &reply.body[..end];
+    let step = if reply.pause.is_zero() && gate.is_none() { 256 << 10 } else { reply.step };
     for part in body.chunks(step) {
         if let Some((gate, number)) = gate {
             gate.pass(number, part.len());
@@ -397,6 +413,9 @@ fn send(mut connection: TcpStream, reply: &Reply, gate: Option<(&Gate, usize)>) 
             connection.write_all(b"\r\n")?;
         }
         thread::sleep(reply.pause);
+    }
+    if reply.stall.is_some() {
+        thread::sleep(Duration::from_secs(30));
     }
     if reply.framing == Framing::Chunked && reply.cut.is_none() {
         connection.write_all(b"0\r\n\r\n")?;

@@ -171,6 +171,7 @@ fn an_upstream_tells_its_lists_and_mirrors() {
             &format!("dl.k8s.io=http://{web}/dl.k8s.io"),
             "--mirror",
             &format!("quay.io=http://{registry}/quay.io"),
+            "--mirrors-only",
         ]
     );
     let lists = upstream.write_lists(&folder.path().join("lists"));

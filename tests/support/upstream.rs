@@ -119,7 +119,7 @@ impl Upstream {
         Self::start(folder, kubespray_images(&packages), kubespray_files(&packages))
     }
 
-    /// What makes `airbundle` come here in place of the real hosts: `--mirror HOST=URL` for each.
+    /// What makes `airbundle` come here in place of the real hosts: `--mirror HOST=URL` for each, and `--mirrors-only`.
     pub fn mirror_args(&self) -> Vec<String> {
         let images = self.images.iter().map(|image| (image.host(), self.registry.addr().to_owned()));
         let files = self.files.iter().map(|file| (file.host(), self.web.addr()));
@@ -129,6 +129,7 @@ impl Upstream {
         mirrors
             .into_iter()
             .flat_map(|(host, addr)| ["--mirror".to_owned(), format!("{host}=http://{addr}/{host}")])
+            .chain(["--mirrors-only".to_owned()])
             .collect()
     }
 

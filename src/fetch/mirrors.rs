@@ -1,0 +1,442 @@
+//! [`Mirrors`]: which places stand in for which hosts, from the command line and from a file.
+//!
+//! The file is a containers-registries.conf(5), version 2, as podman, skopeo and CRI-O read it: who has mirrors
+//! for them has it already, it keeps the order of mirrors and of all hosts in one file, and its prefixes fit files
+//! as well. (containerd's hosts.toml is a folder for each host and knows no prefix.)
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::reference::canonical_host;
+
+/// Rules, of which the one with the longest prefix counts.
+#[derive(Debug, Clone, Default)]
+pub struct Mirrors {
+    rules: Vec<Rule>,
+    /// Whether nothing is asked for where it comes from.
+    pub only: bool,
+}
+
+/// What stands in for all whose name begins with `prefix`.
+#[derive(Debug, Clone)]
+struct Rule {
+    /// `host`, `host:port`, or one of them and a path; or the same below `*.`.
+    prefix: String,
+    mirrors: Vec<Mirror>,
+    /// Where it is if it is at none of them; nothing: where its name says.
+    origin: Option<Location>,
+    /// With an origin of its own name: that any certificate of it will do, or plain http.
+    insecure: bool,
+    blocked: bool,
+    /// From the command line, where a rule that is of no use is most likely a typo.
+    is_argument: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Mirror {
+    location: Location,
+    serves: Serves,
+}
+
+/// What comes in place of a prefix.
+#[derive(Debug, Clone)]
+struct Location {
+    /// Whether it has to be https or http; else that is found out.
+    scheme: Option<&'static str>,
+    /// `host/path`, without a slash at its end.
+    text: String,
+    insecure: bool,
+}
+
+/// What a mirror is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Serves {
+    #[default]
+    All,
+    /// What has a digest: it cannot be the wrong version.
+    DigestOnly,
+    TagOnly,
+}
+
+/// One place where something may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spot {
+    /// Whether it has to be https or http; else that is found out.
+    pub scheme: Option<&'static str>,
+    /// With the port, if that is not the usual one.
+    pub host: String,
+    /// What it is called there, without a slash at its beginning.
+    pub path: String,
+    /// Whether any certificate will do, or plain http.
+    pub insecure: bool,
+    /// Whether it stands in for another place.
+    pub is_mirror: bool,
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    /// A rule forbids it.
+    #[error("`blocked = true` of `{0}` in the file of mirrors forbids it")]
+    Blocked(String),
+    /// No mirror has it.
+    #[error("no mirror is named for it, and `--mirrors-only` is given")]
+    NoMirror,
+}
+
+/// Why a file of mirrors is not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorsError {
+    /// No TOML, or not of this form.
+    #[error("it is no containers-registries.conf of version 2: {0}")]
+    Syntax(String),
+    /// A value that cannot be.
+    #[error("`[[registry]]` number {0}: {1}")]
+    Value(usize, String),
+}
+
+impl Mirrors {
+    /// Adds a mirror for all that begins with `prefix`, behind those that it has already. `location` is
+    /// `host/path`.
+    pub fn add(&mut self, prefix: &str, scheme: &'static str, location: &str) {
+        let location = Location { scheme: Some(scheme), text: trimmed(location), insecure: false };
+        let mirror = Mirror { location, serves: Serves::All };
+        let prefix = canonical(prefix);
+        match self.rules.iter_mut().find(|rule| rule.prefix == prefix && rule.is_argument) {
+            Some(rule) => rule.mirrors.push(mirror),
+            None => self.rules.push(Rule {
+                prefix,
+                mirrors: vec![mirror],
+                origin: None,
+                insecure: false,
+                blocked: false,
+                is_argument: true,
+            }),
+        }
+    }
+
+    /// Adds what a file says. Where the command line has a rule for the same prefix, that one counts.
+    pub fn add_file(&mut self, text: &str) -> Result<(), MirrorsError> {
+        let document: Document = toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
+            let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+            MirrorsError::Syntax(format!("{line}{}", error.message()))
+        })?;
+        if document.registries.is_some() {
+            let what = "`[registries.…]` is the form of version 1";
+            return Err(MirrorsError::Syntax(what.into()));
+        }
+        for (number, registry) in document.registry.into_iter().enumerate() {
+            let rule = registry.rule().map_err(|what| MirrorsError::Value(number + 1, what))?;
+            if self.rules.iter().any(|other| !other.is_argument && other.prefix == rule.prefix) {
+                let what = format!("there is another one for `{}`", rule.prefix);
+                return Err(MirrorsError::Value(number + 1, what));
+            }
+            self.rules.push(rule);
+        }
+        Ok(())
+    }
+
+    /// Where that is to be asked for which is `path` at `host`, in this order: mirrors, then the origin.
+    /// `scheme` is the one of the origin, for files, where a rule for a host is one for all its ports;
+    /// `pinned`: there is a digest to check it against.
+    pub fn spots(
+        &self,
+        scheme: Option<&'static str>,
+        host: &str,
+        path: &str,
+        pinned: bool,
+    ) -> Result<Vec<Spot>, NoPlace> {
+        let name = format!("{}/{path}", canonical_host(host));
+        let without_port = host.rsplit_once(':').filter(|_| scheme.is_some() && !host.ends_with(']'));
+        let without_port = without_port.map(|(host, _)| format!("{}/{path}", canonical_host(host)));
+        let origin =
+            Spot { scheme, host: host.to_owned(), path: path.to_owned(), insecure: false, is_mirror: false };
+        let rule = self.rule(&name).or_else(|| self.rule(without_port.as_ref()?));
+        let Some((rule, rest)) = rule else {
+            return if self.only { Err(NoPlace::NoMirror) } else { Ok(vec![origin]) };
+        };
+        if rule.blocked {
+            return Err(NoPlace::Blocked(rule.prefix.clone()));
+        }
+        let serves = |mirror: &&Mirror| match mirror.serves {
+            Serves::All => true,
+            Serves::DigestOnly => pinned,
+            Serves::TagOnly => !pinned,
+        };
+        let mut spots: Vec<_> =
+            rule.mirrors.iter().filter(serves).map(|mirror| mirror.location.spot(rest, true)).collect();
+        if !self.only {
+            spots.push(match &rule.origin {
+                Some(location) => location.spot(rest, false),
+                None => Spot { insecure: rule.insecure, ..origin },
+            });
+        }
+        if spots.is_empty() { Err(NoPlace::NoMirror) } else { Ok(spots) }
+    }
+
+    /// The prefixes of the command line that nothing of `names`, `host/path`, begins with.
+    pub fn unused<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a str> {
+        let arguments = self.rules.iter().filter(|rule| rule.is_argument);
+        let unused = arguments.filter(|rule| !names.iter().any(|name| rest(&rule.prefix, name).is_some()));
+        unused.map(|rule| rule.prefix.as_str())
+    }
+
+    /// The rule for a name, and what of the name comes behind its prefix.
+    fn rule<'a>(&self, name: &'a str) -> Option<(&Rule, &'a str)> {
+        let rules = self.rules.iter().filter_map(|rule| Some((rule, rest(&rule.prefix, name)?)));
+        rules.max_by_key(|(rule, _)| (rule.prefix.len(), rule.is_argument))
+    }
+}
+
+impl Location {
+    fn spot(&self, rest: &str, is_mirror: bool) -> Spot {
+        let name = format!("{}{rest}", self.text);
+        let (host, path) = name.split_once('/').unwrap_or((&name, ""));
+        let (host, path) = (host.to_owned(), path.to_owned());
+        Spot { scheme: self.scheme, host, path, insecure: self.insecure, is_mirror }
+    }
+}
+
+/// What comes behind `prefix` in `name`, with the slash at its beginning, if it begins with that.
+fn rest<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
+    let rest = match prefix.strip_prefix('*') {
+        None => name.strip_prefix(prefix),
+        Some(suffix) => {
+            let at = name.find(suffix).filter(|at| *at > 0 && !name[..*at].contains('/'))?;
+            Some(&name[at + suffix.len()..])
+        }
+    }?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+}
+
+fn trimmed(text: &str) -> String {
+    text.trim_end_matches('/').to_owned()
+}
+
+fn canonical(prefix: &str) -> String {
+    let prefix = trimmed(prefix);
+    match prefix.split_once('/') {
+        Some((host, path)) => format!("{}/{path}", canonical_host(host)),
+        None => canonical_host(&prefix),
+    }
+}
+
+// ---- The file -----------------------------------------------------------------------------------------------------
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    registry: Vec<RegistryTable>,
+    /// Version 1.
+    registries: Option<IgnoredAny>,
+    // What is about short names, which lists do not have, and about credentials.
+    #[serde(rename = "unqualified-search-registries")]
+    _search: Option<IgnoredAny>,
+    #[serde(rename = "short-name-mode")]
+    _short_names: Option<IgnoredAny>,
+    #[serde(rename = "aliases")]
+    _aliases: Option<IgnoredAny>,
+    #[serde(rename = "credential-helpers")]
+    _helpers: Option<IgnoredAny>,
+    #[serde(rename = "additional-layer-store-auth-helper")]
+    _store_helper: Option<IgnoredAny>,
+}
+
+/// One `[[registry]]`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct RegistryTable {
+    prefix: Option<String>,
+    location: Option<String>,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    blocked: bool,
+    #[serde(default)]
+    mirror_by_digest_only: bool,
+    #[serde(default)]
+    mirror: Vec<MirrorTable>,
+}
+
+/// One `[[registry.mirror]]`.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct MirrorTable {
+    location: String,
+    #[serde(default)]
+    insecure: bool,
+    pull_from_mirror: Option<Serves>,
+}
+
+impl RegistryTable {
+    fn rule(self) -> Result<Rule, String> {
+        let location = self.location.filter(|text| !text.is_empty());
+        let prefix = self.prefix.filter(|text| !text.is_empty());
+        let prefix = prefix.or_else(|| location.clone()).ok_or("it has neither `prefix` nor `location`")?;
+        if prefix.contains("://") {
+            return Err(format!(
+                "`{prefix}` has a scheme: write the host, and `insecure = true` for plain http"
+            ));
+        }
+        if prefix.contains('*') && (!prefix.starts_with("*.") || prefix[1..].contains('*')) {
+            return Err(format!("`{prefix}`: a `*` stands at the beginning, before a dot"));
+        }
+        let by_digest = self.mirror_by_digest_only;
+        let mirror = |mirror: MirrorTable| {
+            if by_digest && mirror.pull_from_mirror.is_some() {
+                return Err("`mirror-by-digest-only` and `pull-from-mirror` exclude each other".to_owned());
+            }
+            let serves = if by_digest { Some(Serves::DigestOnly) } else { mirror.pull_from_mirror };
+            let location = parse_location(&mirror.location, mirror.insecure)?;
+            Ok(Mirror { location, serves: serves.unwrap_or_default() })
+        };
+        let mirrors = self.mirror.into_iter().map(mirror).collect::<Result<_, _>>()?;
+        let origin = location.map(|text| parse_location(&text, self.insecure)).transpose()?;
+        let prefix = canonical(&prefix);
+        // The name of an image stays what it is where nothing else comes in its place.
+        let origin = origin.filter(|origin| canonical(&origin.text) != prefix);
+        let (insecure, blocked) = (self.insecure, self.blocked);
+        Ok(Rule { prefix, mirrors, origin, insecure, blocked, is_argument: false })
+    }
+}
+
+fn parse_location(text: &str, insecure: bool) -> Result<Location, String> {
+    if text.contains("://") {
+        return Err(format!("`{text}` has a scheme: write the host, and `insecure = true` for plain http"));
+    }
+    let text = trimmed(text);
+    let host = text.split('/').next().unwrap_or_default();
+    if host.is_empty() || reqwest::Url::parse(&format!("https://{text}")).is_err() {
+        return Err(format!("`{text}` is no location: expected HOST or HOST/PATH"));
+    }
+    Ok(Location { scheme: None, text, insecure })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+        unqualified-search-registries = ["docker.io"]
+        short-name-mode = "enforcing"
+        [[registry]]
+        location = "quay.io"
+        [[registry.mirror]]
+        location = "one.example:5000/quay"
+        insecure = true
+        [[registry.mirror]]
+        location = "two.example"
+        [[registry]]
+        prefix = "quay.io/secret"
+        blocked = true
+        [[registry]]
+        prefix = "quay.io/moved"
+        location = "r.example/to"
+        insecure = true
+        mirror-by-digest-only = true
+        [[registry.mirror]]
+        location = "pinned.example"
+        [[registry]]
+        prefix = "*.wild.example"
+        [[registry.mirror]]
+        location = "w.example/all"
+        pull-from-mirror = "tag-only"
+        [[registry]]
+        prefix = "github.com/org"
+        [[registry.mirror]]
+        location = "files.example/gh"
+        [aliases]
+        "a" = "b/c"
+    "#;
+
+    fn file() -> Mirrors {
+        let mut mirrors = Mirrors::default();
+        mirrors.add_file(FILE).unwrap();
+        mirrors
+    }
+
+    fn places(mirrors: &Mirrors, name: &str, pinned: bool) -> String {
+        let (host, path) = name.split_once('/').unwrap();
+        match mirrors.spots(None, host, path, pinned) {
+            Ok(spots) => {
+                let text = |spot: &Spot| {
+                    let scheme = spot.scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default();
+                    let insecure = if spot.insecure { "!" } else { "" };
+                    format!("{insecure}{scheme}{}/{}", spot.host, spot.path)
+                };
+                spots.iter().map(text).collect::<Vec<_>>().join(" ")
+            }
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_of_a_file_decides_and_the_origin_comes_last() {
+        let mirrors = file();
+        for (name, pinned, expected) in [
+            ("quay.io/a/b", false, "!one.example:5000/quay/a/b two.example/a/b quay.io/a/b"),
+            (
+                "quay.io/secrets/b",
+                false,
+                "!one.example:5000/quay/secrets/b two.example/secrets/b quay.io/secrets/b",
+            ),
+            ("quay.io/moved/b", true, "pinned.example/b !r.example/to/b"),
+            ("quay.io/moved/b", false, "!r.example/to/b"),
+            ("a.b.wild.example/c", false, "w.example/all/c a.b.wild.example/c"),
+            ("a.wild.example/c", true, "a.wild.example/c"),
+            ("wild.example/c", false, "wild.example/c"),
+            ("x.example/a.wild.example/c", false, "x.example/a.wild.example/c"),
+            ("github.com/org/p/x.tar", true, "files.example/gh/p/x.tar github.com/org/p/x.tar"),
+            ("github.com/organ/p", true, "github.com/organ/p"),
+        ] {
+            assert_eq!(places(&mirrors, name, pinned), expected, "{name}");
+        }
+        assert!(places(&mirrors, "quay.io/secret/x", false).contains("forbids"));
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file_and_keeps_its_order() {
+        let mut mirrors = file();
+        mirrors.add("quay.io", "http", "a.example/quay.io/");
+        mirrors.add("quay.io", "https", "b.example");
+        mirrors.add("index.docker.io/library", "https", "lib.example/x");
+        for (name, expected) in [
+            ("quay.io/a", "http://a.example/quay.io/a https://b.example/a quay.io/a"),
+            ("quay.io/moved/a", "!r.example/to/a"),
+            ("docker.io/library/a", "https://lib.example/x/a docker.io/library/a"),
+            ("docker.io/a/b", "docker.io/a/b"),
+        ] {
+            assert_eq!(places(&mirrors, name, false), expected);
+        }
+        let names = ["quay.io/a".to_owned(), "docker.io/librar/y".to_owned()];
+        assert_eq!(mirrors.unused(&names).collect::<Vec<_>>(), ["docker.io/library"]);
+        mirrors.only = true;
+        assert_eq!(places(&mirrors, "docker.io/library/a", false), "https://lib.example/x/a");
+        assert!(places(&mirrors, "docker.io/a/b", false).contains("--mirrors-only"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_understood_says_where() {
+        for (text, words) in [
+            ("[registries.search]\nregistries = ['a']", "version 1"),
+            ("\n\n[[registry]\n", "line 3"),
+            ("[[registry]]\nlocation = 'a'\nlocatoin = 'b'", "locatoin"),
+            ("[[registry]]\ninsecure = true", "neither"),
+            ("[[registry]]\nlocation = 'https://a'", "scheme"),
+            ("[[registry]]\nprefix = 'a.*.b'", "`*`"),
+            ("[[registry]]\nlocation = 'a'\n[[registry]]\nprefix = 'a'", "number 2"),
+            ("[[registry]]\nprefix = 'a'\n[[registry.mirror]]\nlocation = ''", "no location"),
+            (
+                "[[registry]]\nprefix = 'a'\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = 'b'\n\
+                 pull-from-mirror = 'all'",
+                "exclude",
+            ),
+        ] {
+            let error = Mirrors::default().add_file(text).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! [`Route`]: the places of one blob, in order; and the same for what is asked for at once.
+
+use std::sync::Arc;
+
+use reqwest::blocking::Response;
+
+use crate::digest::Digest;
+use crate::event::Report;
+use crate::fetch::error::FetchError;
+use crate::fetch::files::{self, FilePlace};
+use crate::fetch::http::{self, Http};
+use crate::fetch::queue::Source;
+use crate::fetch::registry::Registry;
+use crate::fetch::server::Server;
+
+/// Where a blob is asked for. How far down the order it is, is for the caller to know.
+pub struct Route {
+    places: Vec<Place>,
+    /// The version of a file to which what is known of it belongs; that of the first place.
+    etag: Option<String>,
+}
+
+enum Place {
+    Blob { registry: Arc<Registry>, repository: String, digest: Digest },
+    File(FilePlace),
+}
+
+impl Route {
+    /// Where `source` is.
+    #[must_use]
+    pub fn new(source: &Source) -> Self {
+        match source {
+            Source::Registry { registry, repository, digest } => {
+                let places = registry.places("", repository, true);
+                let places = places.expect("known since the image was resolved; please report").into_iter();
+                let place = |(registry, repository)| Place::Blob { registry, repository, digest: *digest };
+                Self { places: places.map(place).collect(), etag: None }
+            }
+            Source::Web(file) => {
+                let places = file.places.iter().cloned().map(Place::File).collect();
+                Self { places, etag: file.etag.clone() }
+            }
+        }
+    }
+
+    /// Whether there is no other place behind this one.
+    #[must_use]
+    pub fn is_last(&self, place: usize) -> bool {
+        place + 1 >= self.places.len()
+    }
+
+    /// The entity tag that an answer of this place must have.
+    #[must_use]
+    pub fn etag(&self, place: usize) -> Option<&str> {
+        self.etag.as_deref().filter(|_| place == 0)
+    }
+
+    /// Who is there.
+    #[must_use]
+    pub fn server(&self, place: usize) -> &Server {
+        match &self.places[place] {
+            Place::Blob { registry, .. } => registry.server(),
+            Place::File(file) => &file.server,
+        }
+    }
+
+    /// Asks there for the bytes `first..=last`, or for all, which has `size` if that is known.
+    pub fn get(
+        &self,
+        http: &Http,
+        report: &dyn Report,
+        object: &str,
+        place: usize,
+        range: Option<(u64, u64)>,
+        size: Option<u64>,
+    ) -> Result<Response, FetchError> {
+        let is_bulk = http::is_bulk(range.map(|(first, last)| last - first + 1).or(size));
+        match &self.places[place] {
+            Place::Blob { registry, repository, digest } => {
+                registry.blob(report, object, repository, *digest, range, is_bulk)
+            }
+            Place::File(file) => files::get(http, object, file, range, self.etag(place), is_bulk),
+        }
+    }
+
+    /// The place for a person.
+    #[must_use]
+    pub fn name(&self, place: usize) -> String {
+        match &self.places[place] {
+            Place::Blob { registry, repository, digest } => {
+                format!("{}v2/{repository}/blobs/{digest}", slashed(registry.server().name()))
+            }
+            Place::File(file) => file.name(),
+        }
+    }
+}
+
+/// Asks one place after the other until one gives what is wanted. One that is down is passed by while there is
+/// another.
+pub fn in_order<P, T>(
+    report: &dyn Report,
+    places: &[P],
+    server: impl Fn(&P) -> &Server,
+    mut ask: impl FnMut(&P) -> Result<T, FetchError>,
+) -> Result<T, FetchError> {
+    let mut failures = Vec::new();
+    for (number, place) in places.iter().enumerate() {
+        let is_last = number + 1 == places.len();
+        let server = server(place);
+        if let Some(reason) = server.why_down().filter(|_| !is_last) {
+            failures.push(reason);
+            continue;
+        }
+        match ask(place) {
+            Err(error) if !is_last && error.is_of_place() => {
+                server.failed(report, &error);
+                failures.push(error.reason());
+            }
+            result => return result.map_err(|error| error.after(failures)),
+        }
+    }
+    unreachable!("there is a place for everything; please report")
+}
+
+fn slashed(name: &str) -> String {
+    format!("{}/", name.trim_end_matches('/'))
+}

@@ -1,0 +1,801 @@
+//! Networks as they are: mirrors that fail, proxies, private authorities, servers that stall and servers that are busy.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Finished, airbundle_command, run, unbundle};
+use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::nginx::Nginx;
+use crate::support::proxy::Proxy;
+use crate::support::registry::Registry;
+use crate::support::tls::Authority;
+use crate::support::web::{Web, free_port};
+use crate::support::{random_bytes, sha256};
+
+/// Hosts that nobody has: who asks them and not a mirror is found out.
+const FILES: &str = "files.invalid";
+const REGISTRY: &str = "registry.invalid";
+
+/// A list, and the bundle that is to come of it.
+struct Job {
+    folder: TempDir,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Job {
+    fn new(list: &str) -> Self {
+        let folder = tempdir().expect("make a temporary folder");
+        fs::write(folder.path().join("all.list"), list).expect("write a list");
+        Self { folder, environment: Vec::new() }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).expect("write a file");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    fn output(&self) -> PathBuf {
+        self.folder.path().join("out.tar.zst")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = airbundle_command();
+        command.arg("pack").arg(self.folder.path().join("all.list")).arg("-o").arg(self.output()).args(args);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Finished {
+        run(&mut self.command(args))
+    }
+
+    /// Packs, without a retry unless `args` have some; the bundle is sound and has `blobs`.
+    #[track_caller]
+    fn packs(&self, args: &[&str], blobs: &[&[u8]]) -> Finished {
+        let retries: &[&str] = if args.contains(&"--retries") { &[] } else { &["--retries", "0"] };
+        let finished = self.run(&[retries, args].concat()).ok();
+        self.has(blobs);
+        finished
+    }
+
+    #[track_caller]
+    fn has(&self, blobs: &[&[u8]]) {
+        unbundle(["verify".as_ref(), self.output().as_os_str()]).ok();
+        let site = self.folder.path().join("site");
+        unbundle(["unpack".as_ref(), self.output().as_os_str(), site.as_os_str()]).ok();
+        let found: Vec<_> =
+            files_below(&site).iter().map(|path| fs::read(path).expect("read a file")).collect();
+        for blob in blobs {
+            assert!(found.iter().any(|bytes| bytes == blob), "no {}", sha256(blob));
+        }
+    }
+
+    /// Fails so; one line has all these words.
+    #[track_caller]
+    fn fails(&self, args: &[&str], code: i32, words: &[&str]) -> Finished {
+        let finished = self.run(args).failed(code, words);
+        assert!(!self.output().exists());
+        finished
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries =
+        fs::read_dir(folder).expect("list a folder").map(|entry| entry.expect("list a folder").path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+fn url(name: &str) -> String {
+    format!("https://{FILES}/{name}")
+}
+
+fn line(name: &str, bytes: &[u8]) -> String {
+    format!("{} {}\n", url(name), sha256(bytes))
+}
+
+/// A server with `file`, which is `bytes`.
+fn content(name: &str, bytes: &[u8]) -> Content {
+    let mut content = Content::default();
+    content.file(&url(name), bytes.to_vec());
+    content
+}
+
+fn mirror(host: &str, addr: &str) -> [String; 2] {
+    ["--mirror".to_owned(), format!("{host}=http://{addr}/{host}")]
+}
+
+/// `--mirror` for the files at each of these addresses, in this order, and nothing else.
+fn mirrors(addrs: &[String]) -> Vec<String> {
+    let mut args: Vec<_> = addrs.iter().flat_map(|addr| mirror(FILES, addr)).collect();
+    args.push("--mirrors-only".to_owned());
+    args
+}
+
+fn words(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+/// A folder for nginx with this file.
+fn web_root(name: &str, bytes: &[u8]) -> TempDir {
+    let folder = tempdir().expect("make a temporary folder");
+    let path = folder.path().join(FILES).join(name);
+    fs::create_dir_all(path.parent().expect("a folder")).expect("make folders");
+    fs::write(path, bytes).expect("write a file");
+    folder
+}
+
+fn dead() -> String {
+    format!("127.0.0.1:{}", free_port())
+}
+
+/// The waits before retries that were told.
+fn waits(finished: &Finished) -> Vec<f64> {
+    let events = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    events
+        .filter(|event| event["event"] == "retry")
+        .map(|event| event["wait"].as_f64().expect("seconds"))
+        .collect()
+}
+
+fn image(seed: u64, size: usize) -> Image {
+    let layers = [
+        Layer::files(&[("etc/motd", b"hello")], Compression::Gzip),
+        Layer::random(seed, size, Compression::Gzip),
+    ];
+    Image::new(Format::Oci, "linux/amd64", &layers)
+}
+
+// ---- Mirrors -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn mirrors_are_asked_in_order_until_one_has_it() {
+    let bytes = random_bytes(1, 3_000_000);
+    let good = Fake::honest(content("x", &bytes));
+    for status in [401, 403, 404, 410, 429, 500, 503] {
+        let bad = Fake::start(Content::default(), move |_, _| Reply::status(status).with("retry-after", "0"));
+        let args = mirrors(&[bad.addr(), good.addr()]);
+        let job = Job::new(&line("x", &bytes));
+        let finished = job.packs(&words(&args), &[&bytes]);
+        assert_eq!(bad.seen().len(), 1, "{status}");
+        let told: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
+        assert!(
+            matches!(told[..], [line] if line.contains(&bad.addr()) && line.contains(&status.to_string())),
+            "{told:?}"
+        );
+    }
+    // The one in front is the one that is asked.
+    let unused = Fake::honest(content("x", &bytes));
+    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[good.addr(), unused.addr()])), &[&bytes]);
+    assert!(unused.seen().is_empty());
+}
+
+#[test]
+fn behind_its_mirrors_comes_the_host_itself_unless_that_is_not_wanted() {
+    let bytes = random_bytes(2, 200_000);
+    let root = web_root("x", &bytes);
+    let origin = Web::start(root.path());
+    let list = format!("{} {}\n", origin.url(&format!("{FILES}/x")), sha256(&bytes));
+    let args = ["--mirror".to_owned(), format!("{}=http://{}", origin.addr(), dead())];
+    Job::new(&list).packs(&words(&args), &[&bytes]);
+    let asked = origin.requests().len();
+    assert!(asked > 0);
+    let only = [&words(&args)[..], &["--mirrors-only", "--retries", "0"]].concat();
+    Job::new(&list).fails(&only, 4, &["no answer", "refused"]);
+    let words = ["http://", "no mirror is named", "--mirrors-only"];
+    Job::new(&list).fails(&["--mirrors-only"], 4, &words);
+    assert_eq!(origin.requests().len(), asked);
+}
+
+#[test]
+fn what_no_place_has_is_an_error_that_names_all_of_them() {
+    let (first, second) = (Fake::honest(Content::default()), dead());
+    let args = mirrors(&[first.addr(), second.clone()]);
+    let args = [&words(&args)[..], &["--retries", "1"]].concat();
+    let expected = ["/x`", "2 places", &first.addr(), "404", "not found", &second, "tried 2×", "refused"];
+    let finished = Job::new(&format!("{}\n", url("x"))).fails(&args, 4, &expected);
+    assert_eq!(first.seen().len(), 1, "404 does not pass: {finished:#?}");
+}
+
+#[test]
+fn a_mirror_that_is_down_is_found_out_once_and_not_for_each_blob() {
+    let mut content = Content::default();
+    let mut list = String::new();
+    for number in 0..40 {
+        let bytes = random_bytes(100 + number, 2000);
+        list += &line(&number.to_string(), &bytes);
+        content.file(&url(&number.to_string()), bytes);
+    }
+    let busy = Fake::start(Content::default(), |_, _| Reply::status(503));
+    let good = Fake::honest(content);
+    let args = mirrors(&[busy.addr(), good.addr()]);
+    let finished = Job::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
+    // Those of the connections that were at it together.
+    assert!(busy.seen().len() <= 4, "{}", busy.seen().len());
+    assert_eq!(finished.stderr.matches("warning").count(), 1, "{finished:#?}");
+}
+
+#[test]
+fn wrong_bytes_of_a_mirror_are_fetched_from_the_next_place() {
+    let (file, image) = (random_bytes(3, 3_000_000), image(4, 2_000_000));
+    let mut content = content("x", &file);
+    content.image(&format!("{REGISTRY}/app:1"), &image);
+    let list = format!("{}{REGISTRY}/app@{}\n", line("x", &file), image.root.digest);
+    let honest = Fake::honest(content.clone());
+    let both = |addr: &str| [mirror(FILES, addr), mirror(REGISTRY, addr)].concat();
+    for what in ["/x", "/blobs/", "/manifests/"] {
+        let lying = Fake::start(content.clone(), move |seen, mut reply| {
+            if seen.path.contains(what) && !seen.is_probe() {
+                reply.body[0] ^= 1;
+            }
+            reply
+        });
+        let args = [both(&lying.addr()), both(&honest.addr())].concat();
+        let finished = Job::new(&list).packs(&words(&args), &[&file, &image.manifest]);
+        assert!(
+            finished.stderr.contains("warning") && finished.stderr.contains(&lying.addr()),
+            "{finished:#?}"
+        );
+        // Nobody else has it.
+        let lying = both(&lying.addr());
+        let args = [&words(&lying)[..], &["--mirrors-only"]].concat();
+        Job::new(&list).fails(&args, 5, &["sha256", "twice"]);
+    }
+}
+
+#[test]
+fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
+    let bytes = random_bytes(5, 24 << 20);
+    let root = web_root("x", &bytes);
+    let list = line("x", &bytes);
+    let slow = Web::start_with(root.path(), "limit_rate 4m;");
+    let next = Web::start(root.path());
+    let args = mirrors(&[slow.addr(), next.addr()]);
+    let args = [&words(&args)[..], &["--retries", "1", "--jobs", "1", "--json"]].concat();
+    let job = Job::new(&list);
+    let child = job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let bundle = job.folder.path().join("out.tar.zst.partial");
+    let start = Instant::now();
+    while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 3 << 20 {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing comes");
+        sleep(Duration::from_millis(20));
+    }
+    drop(slow);
+    let output = child.wait_with_output().expect("wait");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stdout.matches(r#""event":"warning""#).count(), 1, "{stdout}");
+    job.has(&[&bytes]);
+    let fetched: Vec<_> = next.requests().into_iter().filter_map(|request| request.range).collect();
+    assert!(
+        !fetched.iter().any(|range| range == "bytes=0-8388607"),
+        "what was there is not fetched again: {fetched:?}"
+    );
+}
+
+#[test]
+fn a_file_without_a_checksum_is_never_put_together_from_two_places() {
+    let (old, new) = (random_bytes(6, 2_000_000), random_bytes(7, 2_000_000));
+    let breaks = Fake::start(content("x", &old), |seen, reply| {
+        let cut = seen.is_transfer().then_some(700_000);
+        Reply { cut, ..reply }
+    });
+    let whole = Fake::honest(content("x", &new));
+    let job = Job::new(&format!("{}\n", url("x")));
+    // It breaks for good once nothing new comes.
+    let never = Fake::start(content("x", &old), |seen, reply| {
+        if seen.range().is_some_and(|(first, _)| first > 0) {
+            Reply::status(503)
+        } else {
+            Reply { cut: Some(700_000), ..reply }
+        }
+    });
+    job.packs(&words(&mirrors(&[never.addr(), whole.addr()])), &[&new]);
+    // The same place goes on where it broke.
+    let args = [mirrors(&[breaks.addr()]), vec!["--retries".into(), "1".into()]].concat();
+    Job::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
+}
+
+#[test]
+fn a_pinned_file_goes_on_at_the_next_place_where_the_first_one_broke() {
+    let bytes = random_bytes(8, 6_000_000);
+    let breaks = Fake::start(content("x", &bytes), |seen, reply| {
+        if seen.range().is_some_and(|(first, _)| first > 0) {
+            Reply::status(500)
+        } else {
+            Reply { cut: Some(5_000_000), ..reply }
+        }
+    });
+    let whole = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
+    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[breaks.addr(), whole.addr()])), &[&bytes]);
+    let ranges: Vec<_> = whole.seen().iter().map(Seen::range).collect();
+    assert!(matches!(ranges[..], [Some((first, 5_999_999))] if first > 4_000_000), "{ranges:?}");
+}
+
+#[test]
+fn a_mirror_with_a_file_that_is_cut_short_is_named() {
+    let bytes = random_bytes(14, 500_000);
+    let short = Fake::honest(content("x", &bytes[..300_000]));
+    let whole = Fake::honest(content("x", &bytes));
+    let args = mirrors(&[short.addr(), whole.addr()]);
+    // A bundle has its sizes before its bytes, and this one says that it is right.
+    let words = ["2 places", &short.addr(), "sha256", &whole.addr(), "300000"];
+    Job::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
+}
+
+#[test]
+fn a_file_of_mirrors_serves_images_and_files_by_their_longest_prefix() {
+    let (file, other, image) = (random_bytes(9, 50_000), random_bytes(10, 50_000), image(11, 100_000));
+    let folder = tempdir().expect("make a temporary folder");
+    let registry = Registry::start(&folder.path().join("storage"));
+    registry.push("cache/team/app", "1", &image);
+    let root = web_root("org/x", &file);
+    fs::write(root.path().join(FILES).join("y"), &other).expect("write a file");
+    let web = Web::start(root.path());
+    let list = format!("{}{}{REGISTRY}/team/app:1\n", line("org/x", &file), line("y", &other));
+    let job = Job::new(&list);
+    let text = format!(
+        r#"
+unqualified-search-registries = ["docker.io"]
+
+[[registry]]
+location = "{REGISTRY}"
+[[registry.mirror]]
+location = "{dead}/gone"
+insecure = true
+[[registry.mirror]]
+location = "{registry}/cache"
+
+[[registry]]
+prefix = "{FILES}"
+location = "{web}/{FILES}"
+
+[[registry]]
+prefix = "{FILES}/org"
+[[registry.mirror]]
+location = "{web}/{FILES}/org"
+"#,
+        dead = dead(),
+        registry = registry.addr(),
+        web = web.addr(),
+    );
+    let conf = job.file("registries.conf", &text);
+    job.packs(&["--registries-conf", &conf], &[&file, &other, &image.manifest]);
+    let asked = web.requests().len();
+    let of_environment = Job::new(&list).with("CONTAINERS_REGISTRIES_CONF", &conf);
+    of_environment.packs(&[], &[&file]);
+    assert!(web.requests().len() > asked);
+    let blocked = job.file("blocked.conf", &format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
+    fs::remove_file(job.output()).expect("remove the bundle");
+    job.fails(&["--registries-conf", &blocked, "--retries", "0"], 4, &["/org/x`", "blocked", FILES]);
+    let broken = job.file("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
+    job.fails(&["--registries-conf", &broken], 2, &["broken.conf", "line 2", "locatoin"]);
+    job.fails(&["--registries-conf", "/nowhere.conf"], 6, &["/nowhere.conf"]);
+}
+
+#[test]
+fn a_mirror_for_tags_alone_gives_no_layer() {
+    let mut content = Content::default();
+    content.image(&format!("{REGISTRY}/app:1"), &image(13, 1000));
+    let fake = Fake::honest(content);
+    let job = Job::new(&format!("{REGISTRY}/app:1\n"));
+    let conf = |what: &str| {
+        let mirror = format!("location = \"{}/{REGISTRY}\"\npull-from-mirror = \"{what}\"", fake.addr());
+        job.file(
+            "mirrors.conf",
+            &format!("[[registry]]\nprefix = \"{REGISTRY}\"\n[[registry.mirror]]\n{mirror}\n"),
+        )
+    };
+    for what in ["tag-only", "digest-only"] {
+        let args = ["--mirrors-only", "--registries-conf", &conf(what)];
+        job.fails(&args, 4, &["/app:1`", "no mirror is named"]);
+    }
+    assert_eq!(fake.seen_of("/blobs/").len(), 0);
+    job.packs(&["--mirrors-only", "--registries-conf", &conf("all")], &[]);
+}
+
+#[test]
+fn nginx_before_a_registry_is_a_mirror_of_its_images() {
+    let image = image(12, 2_000_000);
+    let folder = tempdir().expect("make a temporary folder");
+    let registry = Registry::start(&folder.path().join("storage"));
+    registry.push("team/app", "1", &image);
+    let nginx = Nginx::start(
+        None,
+        &format!("location /v2/hub/ {{ proxy_pass http://{}/v2/; proxy_buffering off; }}", registry.addr()),
+    );
+    let location = format!("{REGISTRY}/team=http://{}/hub/team", nginx.addr());
+    let job = Job::new(&format!("{REGISTRY}/team/app:1\n"));
+    job.packs(&["--mirror", &location, "--mirrors-only"], &[&image.manifest]);
+    assert!(nginx.stop().iter().all(|request| request.path.starts_with("/v2/hub/team/app/")));
+}
+
+// ---- Certificates ------------------------------------------------------------------------------------------------
+
+const HELLO: &str = "location / { default_type text/plain; return 200 'hello'; }";
+
+#[test]
+fn a_private_authority_is_trusted_when_it_is_named() {
+    let folder = tempdir().expect("make a temporary folder");
+    let authority = Authority::new();
+    let ca = authority.file(folder.path(), "ca.pem");
+    let ca = ca.to_str().expect("UTF-8");
+    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
+    let nginx = Nginx::start(Some(&pair), HELLO);
+    let list = format!("https://{}/x {}\n", nginx.addr(), sha256(b"hello"));
+
+    let start = Instant::now();
+    Job::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
+    assert!(start.elapsed() < Duration::from_secs(5), "that does not pass, and is not tried again");
+    Job::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
+    let other = Authority::new().file(folder.path(), "other.pem");
+    let both =
+        format!("{}{}", fs::read_to_string(other).expect("read"), fs::read_to_string(ca).expect("read"));
+    let job = Job::new(&list);
+    let both = job.file("both.pem", &both);
+    job.packs(&["--ca-file", &both], &[b"hello"]);
+    Job::new(&list).with("SSL_CERT_FILE", ca).packs(&[], &[b"hello"]);
+
+    let garbage = Job::new(&list);
+    let path = garbage.file("garbage.pem", "garbage");
+    garbage.fails(&["--ca-file", &path], 2, &["garbage.pem", "BEGIN CERTIFICATE"]);
+    garbage.fails(&["--ca-file", "/nowhere.pem"], 6, &["/nowhere.pem"]);
+}
+
+#[test]
+fn a_certificate_that_is_not_right_is_explained() {
+    let folder = tempdir().expect("make a temporary folder");
+    let authority = Authority::new();
+    let ca = authority.file(folder.path(), "ca.pem");
+    let args = ["--ca-file", ca.to_str().expect("UTF-8")];
+    let named = authority.server(folder.path(), "elsewhere", &["elsewhere.invalid"]);
+    let expired = authority.expired(folder.path(), "expired", &["127.0.0.1"]);
+    for (pair, words) in [(named, ["another host", "elsewhere.invalid"]), (expired, ["expired", "clock"])] {
+        let nginx = Nginx::start(Some(&pair), HELLO);
+        let list = format!("https://{}/x\n", nginx.addr());
+        Job::new(&list).fails(&args, 4, &[words[0], words[1], &nginx.addr()]);
+    }
+}
+
+#[test]
+fn a_system_without_authorities_still_has_plain_http_and_says_what_https_needs() {
+    let folder = tempdir().expect("make a temporary folder");
+    let none = folder.path().join("none.pem");
+    fs::write(&none, "").expect("write a file");
+    let none = none.to_str().expect("UTF-8").to_owned();
+    let plain = Fake::honest(content("x", b"hello"));
+    let job = Job::new(&line("x", b"hello")).with("SSL_CERT_FILE", &none);
+    job.packs(&words(&mirrors(&[plain.addr()])), &[b"hello"]);
+    let pair = Authority::new().server(folder.path(), "server", &["127.0.0.1"]);
+    let nginx = Nginx::start(Some(&pair), HELLO);
+    let job = Job::new(&format!("https://{}/x\n", nginx.addr())).with("SSL_CERT_FILE", &none);
+    job.fails(&[], 4, &["no authorities at all", "ca-certificates", "--ca-file"]);
+}
+
+#[test]
+fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
+    let folder = tempdir().expect("make a temporary folder");
+    let authority = Authority::new();
+    let ca = authority.file(folder.path(), "ca.pem");
+    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
+    let client = authority.client(folder.path(), "packer");
+    let stranger = Authority::new().client(folder.path(), "stranger");
+    let verify = |how: &str| format!("ssl_client_certificate {}; ssl_verify_client {how};", ca.display());
+    let other = Nginx::start(Some(&pair), &format!("{} {HELLO}", verify("optional_no_ca")));
+    let redirect = format!("location /away {{ return 302 https://{}/there; }}", other.addr());
+    let nginx = Nginx::start(Some(&pair), &format!("{} {redirect} {HELLO}", verify("on")));
+    let list = format!("https://{0}/x {1}\nhttps://{0}/away {1}\n", nginx.addr(), sha256(b"hello"));
+    let ca_args = ["--ca-file", ca.to_str().expect("UTF-8")];
+    let show = |pair: &crate::support::tls::Pair| {
+        format!("{}={},{}", nginx.addr(), pair.certificate.display(), pair.key.display())
+    };
+    Job::new(&list).fails(&ca_args, 4, &["400", "--client-cert"]);
+    Job::new(&list).packs(&[&ca_args[..], &["--client-cert", &show(&client)]].concat(), &[b"hello"]);
+    // Who is not known is told so by nginx with another page.
+    Job::new(&list).fails(&[&ca_args[..], &["--client-cert", &show(&stranger)]].concat(), 4, &["/x`", "400"]);
+    let mixed = format!("{}={},{}", nginx.addr(), client.certificate.display(), stranger.key.display());
+    let mixed = [&ca_args[..], &["--client-cert", &mixed]].concat();
+    Job::new(&list).fails(&mixed, 2, &["packer.crt", "does not belong"]);
+
+    assert!(nginx.stop().iter().any(|request| request.client == "CN=packer" && request.status == 200));
+    let elsewhere = other.stop();
+    assert!(!elsewhere.is_empty());
+    assert!(elsewhere.iter().all(|request| request.client.is_empty()), "{elsewhere:?}");
+}
+
+#[test]
+fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
+    let folder = tempdir().expect("make a temporary folder");
+    let authority = Authority::new();
+    let ca = authority.file(folder.path(), "ca.pem");
+    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
+    let registry = Registry::start(&folder.path().join("storage"));
+    let mut list = String::new();
+    let nginx = Nginx::start(
+        Some(&pair),
+        &format!("location / {{ proxy_pass http://{}; proxy_set_header Host $http_host; }}", registry.addr()),
+    );
+    for number in 0..8 {
+        registry.push(&format!("app{number}"), "1", &image(20 + number, 3_000_000));
+        list += &[&nginx.addr(), "/app", &number.to_string(), ":1\n"].concat();
+    }
+    // So that configs are asked for, too.
+    let args = ["--ca-file", ca.to_str().expect("UTF-8"), "--platform", "linux/amd64"];
+    Job::new(&list).packs(&args, &[]);
+    let log = nginx.stop();
+    let (manifests, blobs): (Vec<_>, Vec<_>) =
+        log.iter().partition(|request| request.path.contains("/manifests/"));
+    assert_eq!(manifests.len(), 8);
+    assert!(manifests.iter().all(|request| request.protocol == "HTTP/2.0"), "{manifests:?}");
+    assert!(blobs.iter().any(|request| request.protocol == "HTTP/1.1"), "{blobs:?}");
+    assert!(blobs.iter().any(|request| request.protocol == "HTTP/2.0"), "{blobs:?}");
+}
+
+// ---- Proxies -----------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_proxy_of_the_environment_is_used_for_http_and_https() {
+    let folder = tempdir().expect("make a temporary folder");
+    let authority = Authority::new();
+    let ca = authority.file(folder.path(), "ca.pem");
+    let ca_args = ["--ca-file", ca.to_str().expect("UTF-8")];
+    let pair = authority.server(folder.path(), "server", &["127.0.0.1", "localhost"]);
+    let secure = Nginx::start(Some(&pair), HELLO);
+    let plain = Nginx::start(None, HELLO);
+    let http = format!("http://{}/x {}\n", plain.addr(), sha256(b"hello"));
+    let https = format!("https://{}/x {}\n", secure.addr(), sha256(b"hello"));
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        let proxy = Proxy::start();
+        Job::new(&http).with(name, format!("http://{}", proxy.addr())).packs(&[], &[b"hello"]);
+        assert!(
+            proxy.requests().iter().any(|request| request.contains(&plain.addr())),
+            "{name}: {:?}",
+            proxy.requests()
+        );
+    }
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        let proxy = Proxy::start();
+        Job::new(&https).with(name, format!("http://{}", proxy.addr())).packs(&ca_args, &[b"hello"]);
+        let tunnel = format!("CONNECT {}", secure.addr());
+        assert!(proxy.requests().contains(&tunnel), "{name}: {:?}", proxy.requests());
+    }
+    let proxy = Proxy::start();
+    let via = format!("http://{}", proxy.addr());
+    for exception in ["127.0.0.1", "127.0.0.0/8", "*", "elsewhere.invalid, 127.0.0.1"] {
+        let job = Job::new(&http).with("HTTP_PROXY", &via).with("NO_PROXY", exception);
+        job.packs(&[], &[b"hello"]);
+    }
+    let by_name = http.replace("127.0.0.1", "localhost");
+    Job::new(&by_name).with("HTTP_PROXY", &via).with("no_proxy", "localhost").packs(&[], &[b"hello"]);
+    assert_eq!(proxy.requests(), [""; 0]);
+}
+
+#[test]
+fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
+    let folder = tempdir().expect("make a temporary folder");
+    let authority = Authority::new();
+    let ca = authority.file(folder.path(), "ca.pem");
+    let ca_args = ["--ca-file", ca.to_str().expect("UTF-8"), "--retries", "0"];
+    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
+    let (secure, plain) = (Nginx::start(Some(&pair), HELLO), Nginx::start(None, HELLO));
+    let proxy = Proxy::start_with("BasicAuth packer s3cret");
+    for list in [format!("http://{}/x\n", plain.addr()), format!("https://{}/x\n", secure.addr())] {
+        let via = |user: &str, addr: &str| Job::new(&list).with("ALL_PROXY", format!("http://{user}{addr}"));
+        via("packer:s3cret@", &proxy.addr()).packs(&ca_args, &[b"hello"]);
+        via("", &proxy.addr()).fails(&ca_args, 4, &["the proxy wants a user", "HTTPS_PROXY="]);
+        // This one does not say that it is the proxy who does not want that.
+        let finished =
+            via("packer:wr0ng@", &proxy.addr()).fails(&ca_args, 4, &["through the proxy", &proxy.addr()]);
+        assert!(!format!("{finished:?}").contains("wr0ng"), "{finished:#?}");
+        let down = dead();
+        let job = via("packer:s3cret@", &down);
+        let finished = job.fails(&ca_args, 4, &["through the proxy", &down, "refused"]);
+        assert!(!format!("{finished:?}").contains("s3cret"), "{finished:#?}");
+    }
+}
+
+// ---- Time limits and retries -------------------------------------------------------------------------------------
+
+#[test]
+fn the_wait_that_a_server_asks_for_is_kept_in_both_forms() {
+    let bytes = random_bytes(30, 1000);
+    for (date, header, least, most) in [
+        (None, "2", 1.9, 2.1),
+        // By the clock of the server, which is wrong.
+        (Some("Wed, 21 Oct 2015 07:28:00 GMT"), "Wed, 21 Oct 2015 07:28:02 GMT", 1.9, 2.1),
+        (None, "Wed, 21 Oct 2015 07:28:00 GMT", 0.05, 0.5),
+        (None, "0", 0.05, 0.5),
+        (None, "nonsense", 0.3, 0.7),
+    ] {
+        for status in [429, 503] {
+            let fake = Fake::start(content("x", &bytes), move |seen, reply| {
+                if !(seen.is_probe() && seen.nth == 0) {
+                    return reply;
+                }
+                let busy = Reply::status(status).with("retry-after", header);
+                if let Some(date) = date { busy.with("date", date) } else { busy }
+            });
+            let args = mirrors(&[fake.addr()]);
+            let finished = Job::new(&line("x", &bytes)).run(&[&words(&args)[..], &["--json"]].concat()).ok();
+            let waits = waits(&finished);
+            assert!(waits.len() == 1 && (least..most).contains(&waits[0]), "{status} {header}: {waits:?}");
+            let seen = fake.seen();
+            let waited = (seen[1].at - seen[0].at).as_secs_f64();
+            assert!(waited >= waits[0], "{status} {header}: {waited}");
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
+    for header in ["100000", "Mon, 21 Oct 2115 07:28:00 GMT"] {
+        let fake = Fake::start(Content::default(), |_, _| {
+            Reply::status(429)
+                .with("retry-after", header)
+                .with("ratelimit-limit", "100;w=21600")
+                .with("ratelimit-remaining", "0;w=21600")
+        });
+        let args = mirrors(&[fake.addr()]);
+        let job = Job::new(&format!("{}\n", url("x")));
+        let start = Instant::now();
+        let finished = job.fails(
+            &[&words(&args)[..], &["--json", "--timeout", "5s"]].concat(),
+            4,
+            &["5 s", "--timeout"],
+        );
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert_eq!(waits(&finished), [120.0]);
+        job.fails(
+            &[&words(&args)[..], &["--retries", "0"]].concat(),
+            4,
+            &["429", "ratelimit-remaining: 0;w=21600"],
+        );
+    }
+}
+
+#[test]
+fn what_will_not_pass_is_asked_for_once() {
+    for status in [400, 401, 403, 404, 410, 451] {
+        let fake = Fake::start(Content::default(), move |_, _| Reply::status(status));
+        let args = [mirrors(&[fake.addr()]), mirror(REGISTRY, &fake.addr()).to_vec()].concat();
+        let list = format!("{}\n{REGISTRY}/app:1\n", url("x"));
+        Job::new(&list).fails(&words(&args), 4, &["/x`", &status.to_string()]);
+        assert_eq!(fake.seen().len(), 2, "{status}");
+    }
+}
+
+#[test]
+fn waits_between_retries_grow_and_are_never_the_same() {
+    let fake = Fake::start(Content::default(), |_, _| Reply::status(503));
+    let args = mirrors(&[fake.addr()]);
+    let finished = Job::new(&format!("{}\n", url("x")))
+        .run(&[&words(&args)[..], &["--json", "--retries", "2"]].concat());
+    let waits = waits(&finished.failed(4, &["503"]));
+    assert_eq!(waits.len(), 2);
+    assert!((0.3..0.7).contains(&waits[0]) && (0.7..1.3).contains(&waits[1]), "{waits:?}");
+}
+
+#[test]
+fn a_transfer_that_stalls_is_noticed_and_resumed() {
+    let bytes = random_bytes(31, 3_000_000);
+    let stalled = Arc::new(AtomicBool::new(false));
+    let once = stalled.clone();
+    let fake = Fake::start(content("x", &bytes), move |seen, reply| {
+        let stall = (seen.is_transfer() && !once.swap(true, Ordering::Relaxed)).then_some(1_500_000);
+        Reply { stall, ..reply }
+    });
+    let args = mirrors(&[fake.addr()]);
+    let start = Instant::now();
+    let job = Job::new(&line("x", &bytes));
+    job.run(&[&words(&args)[..], &["--idle-timeout", "1s"]].concat()).ok();
+    job.has(&[&bytes]);
+    assert!(start.elapsed() < Duration::from_secs(20));
+    let resumed =
+        fake.seen().into_iter().filter_map(|seen| seen.range()).any(|(first, _)| first == 1_500_000);
+    assert!(resumed, "{:?}", fake.seen());
+}
+
+#[test]
+fn a_transfer_that_trickles_is_resumed_or_fails() {
+    let bytes = random_bytes(32, 60_000);
+    for always in [false, true] {
+        let fake = Fake::start(content("x", &bytes), move |seen, reply| {
+            let slow = seen.is_transfer() && (always || seen.header("range").is_none());
+            if slow { Reply { pause: Duration::from_millis(100), step: 10, ..reply } } else { reply }
+        });
+        let args = mirrors(&[fake.addr()]);
+        let job = Job::new(&line("x", &bytes));
+        let args = [&words(&args)[..], &["--idle-timeout", "700ms", "--retries", "1"]].concat();
+        if always {
+            job.fails(&args, 4, &["almost nothing", "tried 2×", "--idle-timeout"]);
+        } else {
+            job.run(&args).ok();
+            job.has(&[&bytes]);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_does_not_answer_at_all_is_given_up() {
+    let fake = Fake::start(content("x", b"hello"), |_, reply| {
+        sleep(Duration::from_secs(3));
+        reply
+    });
+    let args = mirrors(&[fake.addr()]);
+    let start = Instant::now();
+    let args = [&words(&args)[..], &["--idle-timeout", "300ms", "--retries", "1"]].concat();
+    Job::new(&line("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
+    assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_connection_that_does_not_come_about_is_given_up() {
+    // The system takes the connection, and nobody says anything on it.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("find a free port");
+    let addr = silent.local_addr().expect("find a free port");
+    let start = Instant::now();
+    let args = ["--connect-timeout", "300ms", "--retries", "0"];
+    Job::new(&format!("https://{addr}/x\n")).fails(&args, 4, &["no answer", &addr.to_string(), "timed out"]);
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_time_for_all_of_it_is_kept() {
+    let bytes = random_bytes(33, 30_000_000);
+    let fake =
+        Fake::start(content("x", &bytes), |_, reply| Reply { pause: Duration::from_millis(10), ..reply });
+    let args = mirrors(&[fake.addr()]);
+    let start = Instant::now();
+    let job = Job::new(&line("x", &bytes));
+    job.fails(
+        &[&words(&args)[..], &["--timeout", "1s", "--jobs", "2"]].concat(),
+        4,
+        &["/x`", "1 s", "--timeout"],
+    );
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn a_slow_line_is_no_stalled_one() {
+    let bytes = random_bytes(34, 60_000);
+    let root = web_root("x", &bytes);
+    let web = Web::start_with(root.path(), "limit_rate 20k;");
+    let args = mirrors(&[web.addr()]);
+    Job::new(&line("x", &bytes))
+        .packs(&[&words(&args)[..], &["--idle-timeout", "1500ms"]].concat(), &[&bytes]);
+}
+
+// ---- Redirects ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
+    let bytes = random_bytes(35, 20_000_000);
+    let storage = Fake::honest(content("x", &bytes));
+    let there = storage.addr();
+    let fake = Fake::start(content("x", &bytes), move |seen, _| {
+        Reply::redirect(&format!("http://{there}{}", seen.path))
+    });
+    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
+    let ranges: Vec<_> = storage.seen().iter().filter_map(Seen::range).collect();
+    assert!(ranges.iter().any(|(first, _)| *first == 8 << 20), "{ranges:?}");
+    let endless = Fake::start(content("x", &bytes), |_, _| Reply {
+        framing: Framing::Chunked,
+        ..Reply::redirect("x?")
+    });
+    Job::new(&line("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
+}

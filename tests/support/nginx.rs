@@ -1,0 +1,87 @@
+//! [`Nginx`]: Debian's nginx with servers as a test wants them.
+
+use std::fs;
+use std::net::TcpStream;
+
+use tempfile::TempDir;
+
+use super::process::Daemon;
+use super::tls::Pair;
+use super::web::free_port;
+
+/// An nginx with one server. Ends when dropped.
+#[derive(Debug)]
+pub struct Nginx {
+    // Declared before the folder: the process has to be gone when its files go.
+    daemon: Daemon,
+    port: u16,
+    folder: TempDir,
+}
+
+/// One line of its access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    pub status: u16,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub protocol: String,
+    pub path: String,
+    /// The name in the certificate of the client, or nothing.
+    pub client: String,
+}
+
+impl Nginx {
+    /// Over https with this certificate, or over http; `directives` are those of the server.
+    pub fn start(tls: Option<&Pair>, directives: &str) -> Self {
+        for _ in 0..10 {
+            let folder = TempDir::new().expect("make a temporary folder");
+            let (here, port) = (folder.path().display(), free_port());
+            let listen = match tls {
+                Some(Pair { certificate, key }) => format!(
+                    "listen 127.0.0.1:{port} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
+                    certificate.display(),
+                    key.display()
+                ),
+                None => format!("listen 127.0.0.1:{port};"),
+            };
+            let text = format!(
+                "daemon off; user root; worker_processes 1; pid {here}/pid; events {{}}\n\
+                 http {{ log_format all '$status $server_protocol $request_uri $ssl_client_s_dn';\n\
+                 access_log {here}/access.log all;\n\
+                 client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\
+                 fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;\n\
+                 server {{ {listen} {directives} }} }}\n"
+            );
+            let config = folder.path().join("nginx.conf");
+            fs::write(&config, text).expect("write nginx.conf");
+            let command =
+                ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
+            let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+            match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
+                Ok(_) => return Self { daemon, port, folder },
+                Err(log) => assert!(log.contains("Address already in use"), "{log}"),
+            }
+        }
+        panic!("no free port for nginx");
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Every request that was answered so far, in order. It ends for that, so that all are there.
+    pub fn stop(mut self) -> Vec<Logged> {
+        self.daemon.stop();
+        let log = fs::read_to_string(self.folder.path().join("access.log")).expect("read the access log");
+        let parse = |line: &str| {
+            let words: Vec<_> = line.splitn(4, ' ').collect();
+            Logged {
+                status: words[0].parse().expect("a status"),
+                protocol: words[1].to_owned(),
+                path: words[2].to_owned(),
+                client: words[3].trim_matches('-').to_owned(),
+            }
+        };
+        log.lines().map(parse).collect()
+    }
+}

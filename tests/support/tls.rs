@@ -1,0 +1,73 @@
+//! [`Authority`]: a certificate authority of one's own, as companies have it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+/// The authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+/// A certificate with its key, in files.
+#[derive(Debug, Clone)]
+pub struct Pair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Authority {
+    /// A new one.
+    pub fn new() -> Self {
+        let mut params = named("An authority", &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("make a key");
+        let pem = params.self_signed(&key).expect("sign a certificate").pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Its certificate, in a new file `name` of `folder`.
+    pub fn file(&self, folder: &Path, name: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, &self.pem).expect("write a certificate");
+        path
+    }
+
+    /// A certificate for a server with these names, in `NAME.crt` and `NAME.key` of `folder`.
+    pub fn server(&self, folder: &Path, name: &str, names: &[&str]) -> Pair {
+        self.issue(folder, name, &named(name, names))
+    }
+
+    /// The same, expired long ago.
+    pub fn expired(&self, folder: &Path, name: &str, names: &[&str]) -> Pair {
+        let mut params = named(name, names);
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
+        self.issue(folder, name, &params)
+    }
+
+    /// A certificate for a client.
+    pub fn client(&self, folder: &Path, name: &str) -> Pair {
+        let mut params = named(name, &[]);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(folder, name, &params)
+    }
+
+    fn issue(&self, folder: &Path, name: &str, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate().expect("make a key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
+        let [certificate_file, key_file] = ["crt", "key"].map(|end| folder.join(format!("{name}.{end}")));
+        fs::write(&certificate_file, certificate.pem()).expect("write a certificate");
+        fs::write(&key_file, key.serialize_pem()).expect("write a key");
+        Pair { certificate: certificate_file, key: key_file }
+    }
+}
+
+fn named(name: &str, names: &[&str]) -> CertificateParams {
+    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names).expect("names that can be certified");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
