@@ -145,7 +145,7 @@ impl MirroredRegistry {
         repository: &str,
         reference: &str,
     ) -> Result<bool, FetchError> {
-        self.any(object, repository, |registry, repository| {
+        self.any(report, object, repository, |registry, repository| {
             Ok(registry.may_have_manifest(report, object, repository, reference)?.then_some(()))
         })
         .map(|found| found.is_some())
@@ -159,7 +159,7 @@ impl MirroredRegistry {
         repository: &str,
         subject: Digest,
     ) -> Result<Option<Vec<Value>>, FetchError> {
-        self.any(object, repository, |registry, repository| {
+        self.any(report, object, repository, |registry, repository| {
             registry.referrers(report, object, repository, subject)
         })
     }
@@ -181,22 +181,29 @@ impl MirroredRegistry {
     /// nothing about the next; the last one decides.
     fn any<T>(
         &self,
+        report: &dyn Report,
         object: &str,
         repository: &str,
         ask: impl Fn(&Registry, &str) -> Result<Option<T>, FetchError>,
     ) -> Result<Option<T>, FetchError> {
         let places = self.places(object, repository, false)?;
-        let mut answer = Ok(None);
+        let mut failures = Vec::new();
         for (number, (registry, repository)) in places.iter().enumerate() {
-            if registry.server().why_down().is_some() && number + 1 < places.len() {
+            let (server, is_last) = (registry.server(), number + 1 == places.len());
+            if let Some(reason) = server.why_down().filter(|_| !is_last) {
+                failures.push(reason);
                 continue;
             }
-            answer = ask(registry, repository);
-            if matches!(answer, Ok(Some(_))) {
-                break;
+            match ask(registry, repository) {
+                Ok(None) if !is_last => {}
+                Err(error) if !is_last && error.is_of_place() => {
+                    server.failed(report, &error);
+                    failures.push(error.reason());
+                }
+                answer => return answer.map_err(|error| error.after(failures)),
             }
         }
-        answer
+        Ok(None)
     }
 
     /// Where what is in `repository` is asked for, and in which repository there. `pinned`: by its digest.

@@ -908,9 +908,9 @@ impl State {
 }
 
 impl Progress {
-    /// Up to where it was asked for, or is there from an earlier run.
+    /// Up to where it was asked for, or is there from an earlier run; of that, some may have been taken by now.
     fn next_gap(&self) -> u64 {
-        let mut end = self.assigned;
+        let mut end = self.assigned.max(self.hashed);
         while let Some(piece) = self.arrived.get(&end) {
             end += piece.len() as u64;
         }
