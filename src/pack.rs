@@ -169,7 +169,13 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         .map(|path| Old::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error)));
     let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
     let http = Http::new(&options.upstream);
-    let means = Means { http: &http, report, jobs: options.upstream.jobs, spool: None };
+    let means = Means {
+        http: &http,
+        report,
+        jobs: options.upstream.jobs,
+        jobs_per_host: options.upstream.jobs_per_host(),
+        spool: None,
+    };
     let (mut resolved, mut failures) = find(&http, input, options, report)?;
     if !failures.is_empty() && options.missing == Missing::Stop {
         return Err(PackError::Fetch(failures));

@@ -84,7 +84,8 @@ fn hash(
     if count > 0 {
         report.event(&Event::Stage { name: "hashing", bytes, objects: Some(count as u64) });
     }
-    let means = Means { http, report, jobs: upstream.jobs, spool: None };
+    let means =
+        Means { http, report, jobs: upstream.jobs, jobs_per_host: upstream.jobs_per_host(), spool: None };
     let take = |queue: &Queue<'_>| (0..count).map(|task| end(queue, task)).collect::<Result<Vec<_>, _>>();
     queue::run(&means, tasks, Vec::new(), take).map_err(|failed| failed.failure)
 }

@@ -27,6 +27,9 @@ pub struct UpstreamArgs {
     /// Fetch over this many connections at once
     #[arg(long, short, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
+    /// Of these, at most this many to one host (default: all)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs_per_host: Option<u16>,
     /// Repeat a request that failed in a way that may pass this many times
     #[arg(long, default_value_t = 4, value_name = "N")]
     retries: u32,
@@ -96,6 +99,7 @@ impl UpstreamArgs {
             insecure: self.insecure_registry,
             trust,
             jobs: self.jobs.into(),
+            jobs_per_host: self.jobs_per_host.map(Into::into),
             tries: self.retries.saturating_add(1),
             limits: Limits { connect: self.connect_timeout, idle: self.idle_timeout, total: self.timeout },
             ..Upstream::default()

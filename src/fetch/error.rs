@@ -44,8 +44,15 @@ pub enum Problem {
     #[error("{0}")]
     NoPlace(NoPlace),
     /// Nothing from any place.
-    #[error("none of {} places gives it: {}", .0.len(), .0.join("; "))]
-    Places(Vec<String>, bool),
+    #[error("none of {} places gives it: {}", reasons.len(), reasons.join("; "))]
+    Places {
+        /// Why each of them does not.
+        reasons: Vec<String>,
+        /// Whether the last one has sent wrong bytes.
+        is_mismatch: bool,
+        /// What status it has answered with.
+        status: Option<u16>,
+    },
     /// An answer that says no.
     #[error("{url} answered {status}{hint}")]
     Status {
@@ -138,6 +145,7 @@ impl FetchError {
     pub fn status(&self) -> Option<u16> {
         match self.problem {
             Problem::Status { status, .. } => Some(status),
+            Problem::Places { status, .. } => status,
             _ => None,
         }
     }
@@ -156,7 +164,8 @@ impl FetchError {
     pub fn after(mut self, mut failures: Vec<String>) -> Self {
         if !failures.is_empty() {
             failures.push(self.reason());
-            self.problem = Problem::Places(failures, self.is_mismatch());
+            let (is_mismatch, status) = (self.is_mismatch(), self.status());
+            self.problem = Problem::Places { reasons: failures, is_mismatch, status };
             self.source = None;
         }
         self
@@ -195,7 +204,7 @@ impl FetchError {
             | Problem::Credentials(_)
             | Problem::Foreign { .. }
             | Problem::NoPlace(_)
-            | Problem::Places(..)
+            | Problem::Places { .. }
             | Problem::Manifest { .. }
             | Problem::Limit(_)
             | Problem::Platform { .. } => false,
@@ -225,7 +234,7 @@ impl FetchError {
     /// Whether the bytes were wrong, and not the way to them.
     #[must_use]
     pub fn is_mismatch(&self) -> bool {
-        matches!(self.problem, Problem::Mismatch { .. } | Problem::Places(_, true))
+        matches!(self.problem, Problem::Mismatch { .. } | Problem::Places { is_mismatch: true, .. })
     }
 }
 

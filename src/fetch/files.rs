@@ -65,6 +65,7 @@ pub fn probe(
         |(_, place)| &place.server,
         |(number, place)| {
             http.retry(report, || {
+                let _slot = place.server.slot();
                 let url = place.url(http, object)?;
                 let ask = |request: RequestBuilder| request.header(RANGE, "bytes=0-0");
                 let (lax, authorization) = (place.server.lax, place.authorization.as_ref());

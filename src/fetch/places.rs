@@ -39,7 +39,8 @@ impl Places {
     #[must_use]
     pub fn new(http: &Http, upstream: &Upstream) -> Arc<Self> {
         let (http, upstream) = (http.clone(), upstream.clone());
-        Arc::new(Self { http, upstream, servers: Servers::default(), registries: Mutex::default() })
+        let servers = Servers::new(upstream.jobs_per_host());
+        Arc::new(Self { http, upstream, servers, registries: Mutex::default() })
     }
 
     /// The images of a host.

@@ -107,6 +107,7 @@ pub struct Queue<'a> {
     /// Where they are, one for each.
     routes: Vec<Route>,
     jobs: usize,
+    jobs_per_host: usize,
     spool: Option<&'a Spool>,
     state: Mutex<State>,
     changed: Condvar,
@@ -120,6 +121,8 @@ struct State {
     used: u64,
     /// How many workers read a blob that cannot be had in parts.
     streams: usize,
+    /// How many workers ask each host, and how many of those read such a blob.
+    hosts: HashMap<usize, (usize, usize)>,
     /// Bytes that an earlier run has left.
     taken_in: u64,
     /// What failed for good.
@@ -177,6 +180,8 @@ struct Lease {
     first: u64,
     /// One behind the last byte; nothing: until the body ends.
     end: Option<u64>,
+    /// Who is asked, at first.
+    host: usize,
 }
 
 /// Why a worker leaves its lease.
@@ -200,6 +205,8 @@ pub struct Means<'a> {
     pub report: &'a dyn Report,
     /// How many connections at once.
     pub jobs: usize,
+    /// How many of them to one host.
+    pub jobs_per_host: usize,
     /// Keeps what has come and was not taken.
     pub spool: Option<&'a Spool>,
 }
@@ -213,11 +220,21 @@ pub fn run<R>(
     take: impl FnOnce(&Queue<'_>) -> R,
 ) -> R {
     let progress = tasks.iter().map(Progress::new).collect();
-    let state = State { progress, front: 0, used: 0, streams: 0, taken_in: 0, failure: None, stopped: false };
-    let Means { http, report, jobs, spool } = *means;
+    let state = State {
+        progress,
+        front: 0,
+        used: 0,
+        streams: 0,
+        hosts: HashMap::new(),
+        taken_in: 0,
+        failure: None,
+        stopped: false,
+    };
+    let Means { http, report, jobs, jobs_per_host, spool } = *means;
     let (jobs, state, changed) = (jobs.max(1), Mutex::new(state), Condvar::new());
     let routes = tasks.iter().map(|task| Route::new(&task.source)).collect();
-    let queue = Queue { http, report, tasks, routes, jobs, spool, state, changed };
+    let jobs_per_host = jobs_per_host.max(1);
+    let queue = Queue { http, report, tasks, routes, jobs, jobs_per_host, spool, state, changed };
     queue.take_in(found);
     std::thread::scope(|scope| {
         for _ in 0..jobs {
@@ -314,7 +331,7 @@ impl Queue<'_> {
             // Who has to read it from its beginning has no use for parts.
             if progress.ranges || progress.size == Some(progress.hashed + len) {
                 progress.arrived = pieces;
-                let lease = Lease { task, generation: progress.generation, first: 0, end: Some(0) };
+                let lease = Lease { task, generation: progress.generation, first: 0, end: Some(0), host: 0 };
                 state.taken_in += len;
                 state.reserve(task, len);
                 drop(state);
@@ -329,9 +346,7 @@ impl Queue<'_> {
     fn work(&self) {
         while let Some(lease) = self.next_lease() {
             let result = if lease.end.is_some() { self.fetch_range(lease) } else { self.fetch_stream(lease) };
-            if lease.end.is_none() {
-                self.lock().streams -= 1;
-            }
+            self.lock().end(&lease);
             if let Err(Leave::Failed(failure)) = result {
                 let mut state = self.lock();
                 state.failure.get_or_insert(Box::new(Failed { task: lease.task, failure }));
@@ -348,7 +363,8 @@ impl Queue<'_> {
             if state.stopped {
                 return None;
             }
-            if let Some(lease) = state.assign(self.jobs) {
+            let host = |task: usize, place: usize| self.routes[task].server(place).number();
+            if let Some(lease) = state.assign(self.jobs, self.jobs_per_host, host) {
                 let progress = &mut state.progress[lease.task];
                 if !std::mem::replace(&mut progress.announced, true) {
                     let object = self.tasks[lease.task].object.clone();
@@ -805,20 +821,26 @@ fn is_at_end(response: &mut Response) -> bool {
 }
 
 impl State {
-    /// The next lease, if there is something to fetch and room for it.
-    fn assign(&mut self, jobs: usize) -> Option<Lease> {
+    /// The next lease, if there is something to fetch and room for it. `host` is the one of a place of a task.
+    fn assign(
+        &mut self,
+        jobs: usize,
+        jobs_per_host: usize,
+        host: impl Fn(usize, usize) -> usize,
+    ) -> Option<Lease> {
         for task in self.front..self.progress.len() {
             let progress = &self.progress[task];
-            if progress.outcome.is_some() {
+            if progress.outcome.is_some() || progress.streaming {
                 continue;
             }
-            let generation = progress.generation;
+            let (generation, host) = (progress.generation, host(task, progress.place));
+            let (busy, streams) = self.hosts.get(&host).copied().unwrap_or_default();
             if let Some(size) = progress.size.filter(|_| progress.ranges) {
                 let first = progress.next_gap();
                 let next = progress.arrived.range(first..).next().map_or(size, |(offset, _)| *offset);
                 let end = next.min(first + LEASE);
                 let is_new_and_empty = size == 0 && !progress.announced;
-                if first == end && !is_new_and_empty {
+                if first == end && !is_new_and_empty || busy >= jobs_per_host {
                     continue;
                 }
                 if !self.fits(task, end - first) {
@@ -826,21 +848,35 @@ impl State {
                 }
                 self.reserve(task, end - first);
                 self.progress[task].assigned = end;
-                return Some(Lease { task, generation, first, end: Some(end) });
+                self.hosts.insert(host, (busy + 1, streams));
+                return Some(Lease { task, generation, first, end: Some(end), host });
             }
-            if progress.streaming {
+            // Streams behind the front, which may have to wait for room, must leave a worker to those before them, and
+            // one that may ask their host.
+            let is_front = task == self.front;
+            if busy >= jobs_per_host || !is_front && streams + 1 >= jobs_per_host {
                 continue;
             }
-            // Streams behind the front must leave a worker to those before them.
-            if task != self.front && self.streams + 1 >= jobs || !self.fits(task, PIECE) {
+            if !is_front && self.streams + 1 >= jobs || !self.fits(task, PIECE) {
                 return None;
             }
             self.streams += 1;
             let first = progress.hashed;
             self.progress[task].streaming = true;
-            return Some(Lease { task, generation, first, end: None });
+            self.hosts.insert(host, (busy + 1, streams + 1));
+            return Some(Lease { task, generation, first, end: None, host });
         }
         None
+    }
+
+    /// A worker has left its lease.
+    fn end(&mut self, lease: &Lease) {
+        let (busy, streams) = self.hosts.entry(lease.host).or_default();
+        *busy = busy.saturating_sub(1);
+        if lease.end.is_none() {
+            *streams = streams.saturating_sub(1);
+            self.streams -= 1;
+        }
     }
 
     fn fits(&self, task: usize, bytes: u64) -> bool {

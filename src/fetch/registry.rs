@@ -51,6 +51,7 @@ impl Registry {
     ) -> Result<(String, Vec<u8>), FetchError> {
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         self.http.retry(report, || {
+            let _slot = self.server.slot();
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let response =
                 self.get(report, object, repository, &url, false, |request| request.header(ACCEPT, &accept))?;
@@ -86,6 +87,7 @@ impl Registry {
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
         self.http.retry(report, || {
+            let _slot = self.server.slot();
             http::body(object, self.blob(report, object, repository, digest, None, false)?, limit)
         })
     }
@@ -101,6 +103,7 @@ impl Registry {
     ) -> Result<bool, FetchError> {
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
         let asked = self.http.retry(report, || {
+            let _slot = self.server.slot();
             let url = self.url(object, &format!("{repository}/manifests/{reference}"))?;
             let accept = |request: RequestBuilder| request.header(ACCEPT, &accept);
             self.send(report, object, &Method::HEAD, repository, &url, false, accept)
@@ -128,6 +131,7 @@ impl Registry {
         let mut all = Vec::new();
         for page in 0..REFERRERS_PAGES {
             let answer = self.http.retry(report, || {
+                let _slot = self.server.slot();
                 let accept = |request: RequestBuilder| request.header(ACCEPT, OCI_INDEX);
                 let response = self.get(report, object, repository, &url, false, accept)?;
                 let is_index = media_type(&response) == OCI_INDEX;
@@ -167,6 +171,7 @@ impl Registry {
     /// Whether it has a blob, and gives it to whoever asks.
     pub fn has_blob(&self, report: &dyn Report, object: &str, repository: &str, digest: Digest) -> bool {
         let asked = self.http.retry(report, || {
+            let _slot = self.server.slot();
             let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
             self.send(report, object, &Method::HEAD, repository, &url, false, |request| request)
         });

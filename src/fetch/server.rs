@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
@@ -21,6 +21,8 @@ const REST: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub struct Server {
     key: String,
+    number: usize,
+    slots: Slots,
     reach: Reach,
     /// Whether any certificate will do.
     pub lax: bool,
@@ -40,10 +42,37 @@ enum Reach {
 }
 
 /// All servers of a run.
-#[derive(Debug, Default)]
-pub struct Servers(Mutex<HashMap<String, Arc<Server>>>);
+#[derive(Debug)]
+pub struct Servers {
+    all: Mutex<HashMap<String, Arc<Server>>>,
+    /// How many requests each may have at once.
+    at_once: usize,
+}
+
+/// How many more requests a server may have at once.
+#[derive(Debug)]
+struct Slots {
+    free: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// The leave to ask a server; ends when dropped.
+pub struct Slot<'a>(&'a Slots);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().expect(NO_PANIC) += 1;
+        self.0.changed.notify_one();
+    }
+}
 
 impl Servers {
+    /// No server yet. Each is to have at most `at_once` requests for small things at once.
+    #[must_use]
+    pub fn new(at_once: usize) -> Self {
+        Self { all: Mutex::default(), at_once: at_once.max(1) }
+    }
+
     /// The server of a spot. `insecure` adds to what the spot says.
     pub fn of(&self, spot: &Spot, insecure: bool) -> Result<Arc<Server>, url::ParseError> {
         let lax = insecure || spot.insecure;
@@ -60,10 +89,13 @@ impl Servers {
             None => Reach::Url(url("https")?),
         };
         let key = format!("{reach:?} {lax}");
-        let mut servers = self.0.lock().expect(NO_PANIC);
+        let mut servers = self.all.lock().expect(NO_PANIC);
+        let number = servers.len();
         let server = servers.entry(key.clone()).or_insert_with(|| {
             let (base, down) = (OnceLock::new(), Mutex::default());
-            Arc::new(Server { key, reach, lax, base, down, has_warned: AtomicBool::new(false) })
+            let slots = Slots { free: Mutex::new(self.at_once), changed: Condvar::new() };
+            let has_warned = AtomicBool::new(false);
+            Arc::new(Server { key, number, slots, reach, lax, base, down, has_warned })
         });
         Ok(server.clone())
     }
@@ -112,6 +144,21 @@ impl Server {
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// The same as a number.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Waits until it may have one request more for something small. (The queue counts its own: what is large waits
+    /// for other things, too.)
+    pub fn slot(&self) -> Slot<'_> {
+        let free = self.slots.free.lock().expect(NO_PANIC);
+        let mut free = self.slots.changed.wait_while(free, |free| *free == 0).expect(NO_PANIC);
+        *free -= 1;
+        Slot(&self.slots)
     }
 
     /// For a person.

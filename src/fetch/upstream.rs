@@ -23,6 +23,8 @@ pub struct Upstream {
     pub trust: Trust,
     /// How many connections at once.
     pub jobs: usize,
+    /// How many of them to one host; nothing: all.
+    pub jobs_per_host: Option<usize>,
     /// How often a request is sent in all, while it fails in ways that may pass.
     pub tries: u32,
     /// What the user is known by, and where.
@@ -49,6 +51,12 @@ impl Default for Limits {
 }
 
 impl Upstream {
+    /// How many connections to one host there may be at once.
+    #[must_use]
+    pub fn jobs_per_host(&self) -> usize {
+        self.jobs_per_host.unwrap_or(self.jobs).max(1)
+    }
+
     /// Whether `--insecure-registry` names this place of images: a mirror with or without its port, any other as
     /// references have it.
     #[must_use]

@@ -44,6 +44,15 @@ impl Job {
         airbundle([&args, more].concat())
     }
 
+    /// A lock makes the bundle that is there.
+    #[track_caller]
+    fn packs_the_same_from(&self, lock: &str, more: &[&str]) {
+        let again = self.path("again.tar.zst");
+        airbundle([&["pack", lock, "-o", again.to_str().expect("UTF-8")], more].concat()).ok();
+        let bytes = |path| fs::read(path).expect("read a bundle");
+        assert!(bytes(again) == bytes(self.path("out.tar.zst")), "another bundle from the lock");
+    }
+
     /// The references in the bundle.
     fn references(&self) -> Vec<String> {
         let listing =
@@ -285,8 +294,12 @@ fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_ord
         });
         let mirror = format!("registry.example=http://{}", fake.addr());
         let job = Job::new("registry.example/team/app:1\n");
-        job.pack(&["--mirror", &mirror, "--with", "referrers"]).ok();
+        let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
+        job.pack(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
         let tag = tag_of(&subject.root.digest);
+        job.packs_the_same_from(&lock, &["--mirror", &mirror]);
+        // What was made of the answers of the API has no name there that could move.
+        airbundle(["lock", "--check", &lock, "--mirror", &mirror]).ok();
         assert_eq!(
             job.references(),
             ["registry.example/team/app:1".to_owned(), format!("registry.example/team/app:{tag}")]
@@ -426,6 +439,10 @@ fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobo
         command.args(["pack", "-o"]).arg(job.path("out.tar.zst")).arg(job.path("all.list"));
         crate::program::run(command.env("HOME", job.folder.path())).ok();
         assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
+        let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
+        let list = job.path("all.list").to_str().expect("UTF-8").to_owned();
+        airbundle(["lock", &list, "-o", &lock]).ok();
+        job.packs_the_same_from(&lock, &[]);
         let site = job.site();
         let repository = repository_at(&site, "team/app");
         let served = site.blob(&repository, &sha256(&bytes)).expect("the layer at the site");

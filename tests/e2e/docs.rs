@@ -103,6 +103,7 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
         Code::Space,
         Code::Engine,
         Code::Serve,
+        Code::Moved,
     ];
     assert_eq!(listed, codes.map(|code| code as u8).into());
 }
@@ -118,6 +119,8 @@ fn the_readme_names_every_option_and_no_other() {
     let in_tables: BTreeSet<String> =
         README.lines().filter(|line| line.starts_with("| `-")).flat_map(options).collect();
     let mut in_help = options(&airbundle(["pack", "--help"]).ok().stdout);
+    in_help.extend(options(&airbundle(["lock", "--help"]).ok().stdout));
+    in_help.extend(options(&airbundle(["diff", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["lists", "kubespray", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
     for verb in ["unpack", "images", "site"] {

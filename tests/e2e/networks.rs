@@ -799,3 +799,44 @@ fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
     });
     Job::new(&line("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
 }
+
+#[test]
+fn no_host_has_more_connections_than_it_may_have() {
+    let folder = tempdir().expect("make a temporary folder");
+    let registry = Registry::start(&folder.path().join("registry"));
+    let web = folder.path().join("web");
+    fs::create_dir_all(&web).expect("create a folder");
+    let mut list = String::new();
+    let mut blobs = Vec::new();
+    for number in 0..12 {
+        let bytes = random_bytes(number, 600_000);
+        fs::write(web.join(number.to_string()), &bytes).expect("write a file");
+        // Pinned ones come in parts, and the others are read from their beginning.
+        let pin = if number % 2 == 0 { sha256(&bytes) } else { String::new() };
+        list = format!("{list}https://{FILES}/{number} {pin}\n");
+        blobs.push(bytes);
+    }
+    for number in 0..4 {
+        let layers =
+            [0, 1, 2].map(|layer| Layer::random(100 + number * 3 + layer, 300_000, Compression::None));
+        let image = Image::new(Format::Oci, "linux/amd64", &layers);
+        registry.push(&format!("app{number}"), "1", &image);
+        list = format!("{list}{REGISTRY}/app{number}:1\n");
+    }
+    // Who comes with a third request gets 503, and nothing is repeated here.
+    let directives = format!(
+        "root {}; limit_rate 2m; location / {{ limit_conn all 2; max_ranges 0; }}\n\
+         location /v2/ {{ limit_conn all 2; proxy_pass http://{}; proxy_set_header Host $http_host; }}",
+        web.display(),
+        registry.addr()
+    );
+    let nginx = Nginx::start_with("limit_conn_zone $server_port zone=all:1m;", None, &directives);
+    let mirrors = [FILES, REGISTRY].map(|host| format!("{host}=http://{}", nginx.addr()));
+    let args = ["--mirror", &mirrors[0], "--mirror", &mirrors[1], "--mirrors-only", "--jobs", "8"];
+    let job = Job::new(&list);
+    let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
+    job.packs(&[&args[..], &["--jobs-per-host", "2"]].concat(), &blobs);
+    fs::remove_file(job.output()).expect("remove the bundle");
+    let finished = job.run(&[&args[..], &["--retries", "0"]].concat());
+    assert_eq!(finished.code, Some(4), "eight are too many, so that the limit was looked at: {finished:#?}");
+}

@@ -82,6 +82,7 @@ impl Job {
     fn command(&self, more: &[&str]) -> Command {
         let mut command = airbundle_command();
         command.arg("pack").arg(self.path("all.list")).arg("-o").arg(self.path("out.tar.zst"));
+        command.arg("--write-lock").arg(self.path("airbundle.lock.json"));
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
         command.args(more).env("HOME", self.folder.path()).env("PATH", path);
         command
@@ -111,6 +112,14 @@ impl Job {
             assert!(!finished.stdout.contains(secret) && !finished.stderr.contains(secret), "{finished:#?}");
             let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!found, "a secret in the bundle");
+            for left in ["airbundle.lock.json", "out.tar.zst.partial", "out.tar.zst.partial.spool"] {
+                let bytes = fs::read(self.path(left)).unwrap_or_default();
+                let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+                assert!(!found, "a secret in {left}");
+            }
+        }
+        if finished.code == Some(0) && bundle.exists() {
+            assert!(self.path("airbundle.lock.json").exists(), "a lock, which was looked through");
         }
         finished
     }

@@ -32,6 +32,11 @@ pub struct Logged {
 impl Nginx {
     /// Over https with this certificate, or over http; `directives` are those of the server.
     pub fn start(tls: Option<&Pair>, directives: &str) -> Self {
+        Self::start_with("", tls, directives)
+    }
+
+    /// The same with directives for all of http.
+    pub fn start_with(of_http: &str, tls: Option<&Pair>, directives: &str) -> Self {
         for _ in 0..10 {
             let folder = TempDir::new().expect("make a temporary folder");
             let (here, port) = (folder.path().display(), free_port());
@@ -45,7 +50,7 @@ impl Nginx {
             };
             let text = format!(
                 "daemon off; user root; worker_processes 1; pid {here}/pid; events {{}}\n\
-                 http {{ log_format all '$status $server_protocol $request_uri $ssl_client_s_dn';\n\
+                 http {{ {of_http} log_format all '$status $server_protocol $request_uri $ssl_client_s_dn';\n\
                  access_log {here}/access.log all;\n\
                  client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\
                  fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;\n\
