@@ -177,7 +177,9 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         spool: None,
     };
     let (mut resolved, mut failures) = find(&http, input, options, report)?;
-    if !failures.is_empty() && options.missing == Missing::Stop {
+    // Without anything at all there is no bundle, and what is there already is better left alone.
+    let is_empty = resolved.images.is_empty() && resolved.files.is_empty();
+    if !failures.is_empty() && (options.missing == Missing::Stop || is_empty) {
         return Err(PackError::Fetch(failures));
     }
 

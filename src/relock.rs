@@ -42,8 +42,11 @@ pub fn lock(
         std::mem::take(&mut plan.blobs).into_iter().partition(|planned| planned.late.is_some());
     report.event(&Event::Note { message: totals(&plan, &known, &late) });
     let stand_ins: Vec<Digest> = late.iter().map(|planned| planned.blob.digest).collect();
-    let tasks = late.into_iter().filter_map(Planned::into_task).collect();
-    let found = hash(&http, upstream, tasks, report).map_err(|failure| PackError::Fetch(vec![failure]))?;
+    let tasks: Vec<Task> = late.into_iter().filter_map(Planned::into_task).collect();
+    tell(&tasks, report);
+    let mut found = Vec::new();
+    hash(&http, upstream, tasks, report, &mut found)
+        .map_err(|failed| PackError::Fetch(vec![failed.failure]))?;
     for (stand_in, (digest, size)) in stand_ins.into_iter().zip(found) {
         plan.found_out(stand_in, digest, size);
     }
@@ -71,23 +74,57 @@ fn totals(plan: &Plan, known: &[Planned], late: &[Planned]) -> String {
     format!("{text}; {count} files ({bytes}) are fetched to learn their sha256, which no list has")
 }
 
-/// Fetches what `tasks` name, and keeps nothing but digests and sizes.
+/// Fetches what `tasks` name, and keeps nothing but digests and sizes. The first failure ends it; those before it are
+/// in `results`.
 fn hash(
     http: &Http,
     upstream: &Upstream,
     tasks: Vec<Task>,
     report: &dyn Report,
-) -> Result<Vec<(Digest, u64)>, FetchError> {
-    let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
-    let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
-    let count = tasks.len();
-    if count > 0 {
-        report.event(&Event::Stage { name: "hashing", bytes, objects: Some(count as u64) });
+    results: &mut Vec<(Digest, u64)>,
+) -> Result<(), Box<queue::Failed>> {
+    let (jobs, jobs_per_host, count) = (upstream.jobs, upstream.jobs_per_host(), tasks.len());
+    let means = Means { http, report, jobs, jobs_per_host, spool: None };
+    queue::run(&means, tasks, Vec::new(), |queue| {
+        (0..count).try_for_each(|task| {
+            results.push(end(queue, task)?);
+            Ok(())
+        })
+    })
+}
+
+/// The same; that one of them cannot be fetched says nothing about the others.
+fn hash_each(
+    http: &Http,
+    upstream: &Upstream,
+    tasks: &[Task],
+    report: &dyn Report,
+) -> Vec<Result<(Digest, u64), FetchError>> {
+    tell(tasks, report);
+    let mut results: Vec<_> = tasks.iter().map(|_| None).collect();
+    loop {
+        let left: Vec<usize> = (0..tasks.len()).filter(|task| results[*task].is_none()).collect();
+        if left.is_empty() {
+            return results.into_iter().flatten().collect();
+        }
+        let mut found = Vec::new();
+        let again = left.iter().map(|task| tasks[*task].clone()).collect();
+        let failed = hash(http, upstream, again, report, &mut found).err();
+        for (task, found) in left.iter().zip(found) {
+            results[*task] = Some(Ok(found));
+        }
+        if let Some(failed) = failed {
+            results[left[failed.task]] = Some(Err(failed.failure));
+        }
     }
-    let means =
-        Means { http, report, jobs: upstream.jobs, jobs_per_host: upstream.jobs_per_host(), spool: None };
-    let take = |queue: &Queue<'_>| (0..count).map(|task| end(queue, task)).collect::<Result<Vec<_>, _>>();
-    queue::run(&means, tasks, Vec::new(), take).map_err(|failed| failed.failure)
+}
+
+fn tell(tasks: &[Task], report: &dyn Report) {
+    let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
+    if !tasks.is_empty() {
+        let (bytes, objects) = ((!sizes.is_empty()).then(|| sizes.iter().sum()), Some(tasks.len() as u64));
+        report.event(&Event::Stage { name: "hashing", bytes, objects });
+    }
 }
 
 fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::Failed>> {
@@ -174,12 +211,10 @@ pub fn check(
         };
         files.insert(entry.url.to_string(), Moved { name: entry.url.to_string(), locked: digest, now });
     }
-    // One by one: that one cannot be fetched says nothing about the next.
-    let found = in_parallel(upstream.jobs, &tasks, |(task, _)| {
-        hash(&http, &Upstream { jobs: 2, ..upstream.clone() }, vec![task.clone()], report)
-    });
-    for ((task, locked), found) in tasks.into_iter().zip(found) {
-        let now = match found.map(|found| found[0]) {
+    let (tasks, locked): (Vec<Task>, Vec<Digest>) = tasks.into_iter().unzip();
+    let found = hash_each(&http, upstream, &tasks, report);
+    for ((task, locked), found) in tasks.into_iter().zip(locked).zip(found) {
+        let now = match found {
             Ok((digest, _)) if digest == locked => continue,
             Ok((digest, _)) => Now::Digest(digest),
             Err(failure) => Now::Failure(failure.to_string()),

@@ -88,9 +88,13 @@ impl Claim {
         }
     }
 
-    /// Gives what an earlier run has left another name, and claims the first one again. Returns the name.
+    /// Gives what an earlier run has left another name, and claims the first one again. Returns the name. Where there is
+    /// something of that name that has more, that one stays, and this is given up.
     pub fn set_aside(self) -> Result<(Self, PathBuf), ClaimError> {
         let aside = old_path(&self.partial);
+        if std::fs::metadata(&aside).is_ok_and(|old| self.size().is_ok_and(|size| old.len() >= size)) {
+            return Ok((self, aside));
+        }
         fs::rename_durably(&self.partial, &aside)?;
         Ok((Self::new(&self.target)?, aside))
     }
