@@ -843,7 +843,9 @@ impl State {
                 if first == end && !is_new_and_empty || busy >= jobs_per_host {
                     continue;
                 }
-                if !self.fits(task, end - first) {
+                // What the taker waits for always fits: an earlier run may have left more than the window, behind it.
+                let is_awaited = task == self.front && first == progress.hashed;
+                if !is_awaited && !self.fits(task, end - first) {
                     return None;
                 }
                 self.reserve(task, end - first);

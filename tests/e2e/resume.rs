@@ -191,6 +191,53 @@ fn killed_at(job: &Job, content: &Content, part: (usize, usize)) {
 }
 
 #[test]
+fn what_came_before_its_turn_is_kept_however_much_it_is() {
+    let url = format!("https://{FILES}/large");
+    let bytes = random_bytes(8, 90_000_000);
+    let list = format!("{url} {}\n", sha256(&bytes));
+    let mut content = Content::default();
+    content.file(&url, bytes);
+    let expected = undisturbed(&list, &content, &[]);
+    let job = Job::new(&list);
+    // The beginning does not come, and all that fits behind it does.
+    let fake = Fake::start(content.clone(), |seen, reply| {
+        let is_first = seen.range().is_some_and(|(first, last)| first == 0 && last > 0);
+        if is_first { Reply { pause: Duration::from_secs(30), ..reply } } else { reply }
+    });
+    let child = job.start(&fake, &["--jobs", "6"]);
+    let mut before = 0;
+    for _ in 0..120 {
+        thread::sleep(Duration::from_millis(500));
+        let len = fs::metadata(job.path("out.tar.zst.partial.spool")).map_or(0, |data| data.len());
+        if len > 36_000_000 && len == before {
+            break;
+        }
+        before = len;
+    }
+    assert!(before > 36_000_000, "{before}");
+    kill(child);
+    let gate = Arc::new(Gate::default());
+    gate.open(UNLIMITED);
+    let fake = Fake::behind(&gate, content);
+    let child = job.start(&fake, &["--jobs", "6"]);
+    assert!(ends(child, Duration::from_secs(120)), "it waits for ever, or fails");
+    assert_same(&job.bundle(), &expected, "after a kill");
+    assert!(sum(&gate.transfers()) < 56_000_000);
+}
+
+/// Whether it ends with success in this time. It ends in any case.
+fn ends(mut child: Child, time: Duration) -> bool {
+    for _ in 0..time.as_millis() / 100 {
+        if let Some(status) = child.try_wait().expect("wait") {
+            return status.success();
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    kill(child);
+    false
+}
+
+#[test]
 fn where_the_lists_have_changed_meanwhile_what_is_there_is_taken_over() {
     let (list, mut content) = thirty();
     let job = Job::new(&list);
