@@ -88,11 +88,16 @@ impl Claim {
         }
     }
 
-    /// Gives what an earlier run has left another name, and claims the first one again. Returns the name.
-    pub fn set_aside(self) -> Result<(Self, PathBuf), ClaimError> {
-        let aside = old_path(&self.partial);
-        fs::rename_durably(&self.partial, &aside)?;
-        Ok((Self::new(&self.target)?, aside))
+    /// Gives what an earlier run has left the name `aside`, and claims its own one again.
+    pub fn set_aside(self, aside: &Path) -> Result<Self, ClaimError> {
+        fs::rename_durably(&self.partial, aside)?;
+        Self::new(&self.target)
+    }
+
+    /// Forgets what an earlier run has left.
+    pub fn empty(&self) -> Result<(), FsError> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.sync_all());
+        emptied.map_err(FsError::at("empty", &self.partial))
     }
 
     /// How many bytes an earlier run has left.
@@ -436,12 +441,14 @@ pub fn partial_path(target: &Path) -> PathBuf {
     name.into()
 }
 
-/// The name of what is left of a bundle at `partial` that was to be another one.
+/// The names of what is left of bundles at `partial` that were to be other ones.
 #[must_use]
-pub fn old_path(partial: &Path) -> PathBuf {
-    let mut name = partial.as_os_str().to_owned();
-    name.push(".old");
-    name.into()
+pub fn old_paths(partial: &Path) -> [PathBuf; 2] {
+    [".old", ".older"].map(|end| {
+        let mut name = partial.as_os_str().to_owned();
+        name.push(end);
+        name.into()
+    })
 }
 
 fn padding(len: u64) -> Vec<u8> {

@@ -764,7 +764,10 @@ impl State {
                 if first == end && !is_new_and_empty {
                     continue;
                 }
-                if !self.fits(task, end - first) {
+                // What is there from an earlier run behind a gap may fill the window: the gap is filled all the same.
+                let is_awaited =
+                    task == self.front && first == progress.hashed && progress.taken == progress.hashed;
+                if !self.fits(task, end - first) && !is_awaited {
                     return None;
                 }
                 self.reserve(task, end - first);
@@ -835,7 +838,8 @@ impl State {
 impl Progress {
     /// Up to where it was asked for, or is there from an earlier run.
     fn next_gap(&self) -> u64 {
-        let mut end = self.assigned;
+        // What is there from an earlier run may have been taken already.
+        let mut end = self.assigned.max(self.hashed);
         while let Some(piece) = self.arrived.get(&end) {
             end += piece.len() as u64;
         }
