@@ -17,7 +17,7 @@ use crate::bundle::old::Old;
 use crate::bundle::partial::{Salvaged, salvage};
 use crate::bundle::reader::ReadError;
 use crate::bundle::spool::{self, Spool};
-use crate::bundle::writer::{Claim, ClaimError, old_path};
+use crate::bundle::writer::{Claim, ClaimError, old_paths};
 use crate::digest::Digest;
 use crate::event::{Event, Report, human_bytes};
 use crate::fetch::attached::Attached;
@@ -276,8 +276,8 @@ struct Attempt {
     job: Job,
     /// For the next one.
     claim: Claim,
-    /// What an earlier run has left that had another plan.
-    aside: Option<Old>,
+    /// What earlier runs have left that had other plans.
+    aside: Vec<Old>,
 }
 
 impl Attempt {
@@ -289,25 +289,61 @@ impl Attempt {
         let (mut spool, notes) = Spool::open(&partial)?;
         let is_same = notes.fingerprint == Some(fingerprint);
         let expected = plan.expected(&notes);
-        let mut aside = old_path(&partial);
+        // What cannot be read there is fetched.
+        let mut aside: Vec<Old> =
+            old_paths(&partial).iter().filter_map(|path| Old::partial(path).ok()).collect();
         let mut salvaged = Salvaged::default();
         if is_same {
             salvaged = salvage(&claim.file, &partial, room, &expected, report)?;
         } else if claim.size()? > 0 {
-            (claim, aside) = claim.set_aside()?;
+            claim = set_aside(claim, &mut aside)?;
         }
-        // What cannot be read there is fetched.
-        let aside = if aside.exists() { Old::partial(&aside).ok() } else { None };
         let keys = plan.keys(salvaged.done);
-        let found = spool.begin(fingerprint, plan.late(), is_same, |key, _| keys.contains(&key))?;
+        // What is in the bundle of the blob that has begun is not needed again.
+        let begun =
+            salvaged.open.as_ref().and_then(|begun| Some((plan.key(salvaged.done)?, begun.sha256.len())));
+        let wanted = |key, offset| {
+            keys.contains(&key) && begun.is_none_or(|(begun, len)| key != begun || offset >= len)
+        };
+        let found = spool.begin(fingerprint, plan.late(), is_same, wanted)?;
         let job = Job::begin(claim.again()?, room, level, spool, found, salvaged, &expected)?;
         Ok(Self { job, claim, aside })
     }
 
     /// Whether there is nothing that would spare the next run anything.
     fn is_worthless(&self) -> bool {
-        self.aside.is_none() && self.job.is_empty()
+        self.aside.is_empty() && self.job.is_empty()
     }
+}
+
+/// Keeps what is at `claim` beside what is `aside` already. Where that gets too much, or one has nothing that the
+/// others have not, the one is dropped that is missed least: a run that came not far must not cost what a longer one
+/// has left.
+fn set_aside(claim: Claim, aside: &mut Vec<Old>) -> Result<Claim, PackError> {
+    let names = old_paths(&claim.partial);
+    aside.push(Old::partial(&claim.partial)?);
+    loop {
+        let missed = |number: &usize| {
+            let others: Vec<&Old> =
+                aside.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
+            aside[*number].bytes_beside(&others)
+        };
+        let Some(least) = (0..aside.len()).min_by_key(missed) else { break };
+        if aside.len() <= names.len() && missed(&least) > 0 {
+            break;
+        }
+        let dropped = aside.remove(least);
+        if dropped.path() == claim.partial {
+            // Before anything says that it belongs to another plan.
+            claim.empty()?;
+            return Ok(claim);
+        }
+        fs::remove_file(dropped.path())?;
+    }
+    let free = names.iter().find(|name| aside.iter().all(|old| old.path() != name.as_path()));
+    let name = free.expect("there are fewer than names; please report");
+    aside.last_mut().expect("it was pushed above; please report").renamed(name);
+    Ok(claim.set_aside(name)?)
 }
 
 impl Resolved {
@@ -358,7 +394,7 @@ impl<'a> Leftovers<'a> {
     fn remove(&self) -> Result<(), FsError> {
         self.is_done.set(true);
         spool::remove(&self.partial)?;
-        fs::remove_file(&old_path(&self.partial))
+        old_paths(&self.partial).iter().try_for_each(|path| fs::remove_file(path))
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Old`]: an older bundle, or what is left of one, as a place where blobs are taken from that did not change.
 //!
 //! A blob that is large enough has frames of its own, and the same blob packed in the same way has the same ones: they
-//! are copied as they stand. That they are what this program would write itself is looked at with one of them.
+//! are copied as they stand. That they are what this program would write itself is looked at with each of them: what
+//! two levels or versions of zstd make of a blob is the same in some frames, and in others it is not.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -91,6 +92,21 @@ impl Old {
         self.blobs.get(&blob.digest).is_some_and(|place| place.size == blob.size)
     }
 
+    /// How many bytes of blobs it has that none of `others` has.
+    #[must_use]
+    pub fn bytes_beside(&self, others: &[&Self]) -> u64 {
+        let alone = self
+            .blobs
+            .iter()
+            .filter(|(digest, _)| !others.iter().any(|other| other.blobs.contains_key(digest)));
+        alone.map(|(_, place)| place.size).sum()
+    }
+
+    /// It has another name now.
+    pub fn renamed(&mut self, path: &Path) {
+        path.clone_into(&mut self.path);
+    }
+
     /// Writes `blob` as the next one of `writer`, which compresses at `level`. Says whether it did: where the blob
     /// turns out to be damaged, nothing is written.
     pub fn copy(&self, blob: Blob, level: i32, writer: &mut BundleWriter) -> Result<bool, FsError> {
@@ -99,13 +115,17 @@ impl Old {
         let first = self.frames.partition_point(|frame| frame.start + frame.content as u64 <= place.start);
         let last = self.frames.partition_point(|frame| frame.start < end);
         let frames = self.frames.get(first..last).unwrap_or_default();
-        let (mut hasher, mut is_ours, buffers) = (Hasher::new(), None, frame::buffers());
+        let (mut hasher, buffers) = (Hasher::new(), frame::buffers());
+        let read = |frame: OldFrame| {
+            let (bytes, content) = self.read(frame, &buffers)?;
+            let is_ours = content.len() == FRAME_SIZE && frame::encode(&content, level) == bytes;
+            Some((is_ours, bytes, content))
+        };
         writer.begin(Some((blob.digest, blob.size)));
         for batch in frames.chunks(BATCH) {
-            let read: Vec<_> =
-                batch.to_vec().into_par_iter().map(|frame| self.read(frame, &buffers)).collect();
+            let read: Vec<_> = batch.to_vec().into_par_iter().map(read).collect();
             for (frame, read) in batch.iter().zip(read) {
-                let Some((bytes, content)) = read else {
+                let Some((is_ours, bytes, content)) = read else {
                     writer.take_back()?;
                     return Ok(false);
                 };
@@ -114,8 +134,7 @@ impl Old {
                     usize::try_from((end - frame.start).min(frame.content as u64)).expect("inside a frame");
                 let part = &content[from.min(to)..to];
                 hasher.update(part);
-                let is_whole = part.len() == FRAME_SIZE && writer.is_at_frame();
-                if is_whole && *is_ours.get_or_insert_with(|| frame::encode(part, level) == bytes) {
+                if is_ours && part.len() == FRAME_SIZE && writer.is_at_frame() {
                     writer.write_frame(bytes, FRAME_SIZE)?;
                 } else {
                     writer.write(part)?;

@@ -130,6 +130,9 @@ struct Walk<'a> {
     /// The small entries in the last frame, if it can be one that the next large entry ended.
     shared: Option<Vec<u8>>,
     large: Option<Large>,
+    /// Whether a large entry whose header is written last belongs here and has turned out to be there already. Who was
+    /// killed before it was taken back has left its beginning here, which looks like that of the next one.
+    is_taken_back: bool,
 }
 
 /// A large entry that has begun.
@@ -150,6 +153,7 @@ impl<'a> Walk<'a> {
             late_headers: Vec::new(),
             shared: None,
             large: None,
+            is_taken_back: false,
         };
         walk.pass_repeated();
         walk
@@ -171,10 +175,12 @@ impl<'a> Walk<'a> {
 
     /// What a file before it has turned out to be, or what turned out to be there already, has no entry.
     fn pass_repeated(&mut self) {
-        while let Some(Expected { blob: Some(blob), is_manifest: false, .. }) = self.expected.get(self.done)
+        while let Some(Expected { blob: Some(blob), is_manifest: false, is_late, .. }) =
+            self.expected.get(self.done)
             && self.large.is_none()
             && self.seen.contains(&blob.digest)
         {
+            self.is_taken_back |= *is_late && blob.size > SHARED_LIMIT as u64;
             self.done += 1;
         }
     }
@@ -184,7 +190,7 @@ impl<'a> Walk<'a> {
         let Some(expected) = self.expected.get(self.done) else { return false };
         let is_zero = content.iter().all(|byte| *byte == 0);
         let sound = match expected.blob {
-            None => is_zero,
+            None => is_zero && !self.is_taken_back,
             Some(blob) if blob.size <= SHARED_LIMIT as u64 => false,
             Some(blob) => {
                 expected.is_late && is_zero || *content == tar_header(&blob_name(blob.digest), blob.size)
@@ -238,12 +244,14 @@ impl<'a> Walk<'a> {
         }
         self.seen.insert(blob.digest);
         self.done += 1;
+        self.is_taken_back = false;
         true
     }
 
     /// A frame of small entries: all of them, or none.
     fn small_entries(&mut self, mut content: &[u8]) -> bool {
         let (mut done, mut position, mut seen) = (self.done, 0, Vec::new());
+        let mut is_taken_back = self.is_taken_back;
         let is_manifest = self.expected.get(done).is_some_and(|expected| expected.is_manifest);
         while position < content.len() {
             let Some(expected) = self.expected.get(done) else {
@@ -261,6 +269,7 @@ impl<'a> Walk<'a> {
                 done += 1;
                 continue;
             }
+            is_taken_back = false;
             let size = usize::try_from(blob.size).expect("at most SHARED_LIMIT");
             let end = position + BLOCK + size.next_multiple_of(BLOCK);
             let Some(entry) = content.get(position..end) else { return false };
@@ -279,6 +288,7 @@ impl<'a> Walk<'a> {
             done += 1;
         }
         self.done = done;
+        self.is_taken_back = is_taken_back;
         self.seen.extend(seen);
         // Where it holds nothing but the end, it is one that belongs behind all others.
         self.shared = (!is_manifest).then(|| content.to_vec());
@@ -329,5 +339,37 @@ impl Begun {
         let found = self.sha512.clone().map(Sha512::finalize);
         self.sha256.clone().finish() == sha256
             && sha512.is_none_or(|wanted| found.is_some_and(|is| is[..] == wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::writer::{BundleWriter, Claim, head_room};
+    use crate::event::Silent;
+
+    #[test]
+    fn what_was_not_yet_taken_back_is_not_the_beginning_of_the_next_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let room = head_room(100, None);
+        let claim = Claim::new(&folder.path().join("x")).unwrap();
+        let (file, partial) = (claim.file.try_clone().unwrap(), claim.partial.clone());
+        let mut writer = BundleWriter::begin_bundle(claim, room, 1).unwrap();
+        let bytes = vec![7; 12 * FRAME_SIZE + 5];
+        let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
+        writer.begin(Some((blob.digest, blob.size)));
+        writer.write(&bytes).unwrap();
+        writer.end(blob.digest).unwrap();
+        let whole = writer.position();
+        // The same under another name, which nobody knows before it has come; killed when that is noted.
+        writer.begin(None);
+        writer.write(&bytes).unwrap();
+        assert!(writer.written() > whole + 2 * FRAME_SIZE as u64);
+        drop(writer);
+        let expected = |blob, is_late| Expected { blob, is_late, is_manifest: false, sha512: None };
+        let all = [expected(Some(blob), false), expected(Some(blob), true), expected(None, true)];
+        let found = salvage(&file, &partial, room, &all, &Silent).unwrap();
+        assert_eq!((found.done, found.bytes()), (2, whole));
+        assert!(found.open.is_none());
     }
 }

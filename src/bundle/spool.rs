@@ -11,17 +11,20 @@
 //! 0       8      magic
 //! 8       32     the fingerprint of the plan
 //! 40      8      n, how many notes there may be
-//! 48      48 × n notes: digest, size, checksum; zeros: nothing is known yet
+//! 48      8      the seed of the checksums
+//! 56      48 × n notes: digest, size, checksum; zeros: nothing is known yet
 //! …              pieces, each at a multiple of 4 KiB, the first at one of 64 KiB:
 //!                magic, key, offset in the blob, length, checksum (8 + 32 + 8 + 8 + 8), then its bytes
 //! ```
 //!
-//! Numbers are little-endian; a checksum is XXH64 of what stands before it and, of a piece, its bytes. Nothing here
-//! is trusted beyond that: what is taken from here is hashed with the blob that it belongs to. So nothing is ever
-//! synced, either; after a power failure less is kept.
+//! Numbers are little-endian; a checksum is XXH64 of what stands before it and, of a piece, its bytes. Its seed is
+//! random: pieces are looked for in the room of released ones, too, where whoever made those bytes could have put
+//! something that looks like a piece of another file. Nothing here is trusted beyond that: what is taken from here is
+//! hashed with the blob that it belongs to. So nothing is ever synced, either; after a power failure less is kept.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -33,9 +36,9 @@ use crate::bundle::FRAME_SIZE;
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
 
-const MAGIC: [u8; 8] = *b"abspool1";
+const MAGIC: [u8; 8] = *b"abspool2";
 const PIECE_MAGIC: [u8; 8] = *b"abpiece1";
-const HEADER: usize = 48;
+const HEADER: usize = 56;
 const NOTE: usize = 48;
 const PIECE_HEADER: usize = 64;
 /// Pieces begin at multiples of this.
@@ -48,6 +51,7 @@ pub struct Spool {
     path: PathBuf,
     file: File,
     pieces_at: u64,
+    seed: u64,
     state: Mutex<State>,
 }
 
@@ -89,23 +93,25 @@ impl Spool {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(FsError::at("create", &path))?;
-        let spool = Self { path, file, pieces_at: 0, state: Mutex::default() };
+        let seed = RandomState::new().build_hasher().finish();
+        let mut spool = Self { path, file, pieces_at: 0, seed, state: Mutex::default() };
         let notes = spool.notes().unwrap_or_default();
         Ok((spool, notes))
     }
 
-    fn notes(&self) -> io::Result<Notes> {
+    fn notes(&mut self) -> io::Result<Notes> {
         let mut header = [0; HEADER];
         self.file.read_exact_at(&mut header, 0)?;
         if header[..8] != MAGIC {
             return Ok(Notes::default());
         }
+        self.seed = number(&header[48..]);
         let count = number(&header[40..48]).min(1 << 20);
         let mut files = Vec::new();
         for number_of in 0..count {
             let mut note = [0; NOTE];
             self.file.read_exact_at(&mut note, note_at(number_of))?;
-            let sound = checksum(&[&number_of.to_le_bytes(), &note[..40]]) == number(&note[40..]);
+            let sound = self.checksum(&[&number_of.to_le_bytes(), &note[..40]]) == number(&note[40..]);
             files.push(sound.then(|| (digest(&note[..32]), number(&note[32..40]))));
         }
         Ok(Notes { fingerprint: Some(digest(&header[8..40])), files })
@@ -128,6 +134,7 @@ impl Spool {
             head[..8].copy_from_slice(&MAGIC);
             head[8..40].copy_from_slice(fingerprint.as_bytes());
             head[40..48].copy_from_slice(&count.to_le_bytes());
+            head[48..HEADER].copy_from_slice(&self.seed.to_le_bytes());
             self.file.write_all_at(&head, 0).map_err(at("write"))?;
         }
         Ok(found)
@@ -165,7 +172,7 @@ impl Spool {
         if self.file.read_exact_at(&mut bytes, position + PIECE_HEADER as u64).is_err() {
             return Ok(None); // it ends too early: whoever wrote it was killed
         }
-        let sound = checksum(&[&header[..56], &bytes]) == number(&header[56..]);
+        let sound = self.checksum(&[&header[..56], &bytes]) == number(&header[56..]);
         Ok(sound.then_some(Found { key, offset, bytes }))
     }
 
@@ -174,7 +181,7 @@ impl Spool {
         let mut note = [0; NOTE];
         note[..32].copy_from_slice(digest.as_bytes());
         note[32..40].copy_from_slice(&size.to_le_bytes());
-        let sum = checksum(&[&number_of.to_le_bytes(), &note[..40]]);
+        let sum = self.checksum(&[&number_of.to_le_bytes(), &note[..40]]);
         note[40..].copy_from_slice(&sum.to_le_bytes());
         if self.file.write_all_at(&note, note_at(number_of)).is_err() {
             self.lock().broken = true;
@@ -195,7 +202,7 @@ impl Spool {
         header[8..40].copy_from_slice(key.as_bytes());
         header[40..48].copy_from_slice(&offset.to_le_bytes());
         header[48..56].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let sum = checksum(&[&header[..56], bytes]);
+        let sum = self.checksum(&[&header[..56], bytes]);
         header[56..].copy_from_slice(&sum.to_le_bytes());
         let written = self
             .file
@@ -231,6 +238,14 @@ impl Spool {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lock().pieces.is_empty()
+    }
+
+    fn checksum(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = Xxh64::new(self.seed);
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.digest()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -297,14 +312,6 @@ fn digest(bytes: &[u8]) -> Digest {
     Digest::from_bytes(bytes.try_into().expect("32 bytes"))
 }
 
-fn checksum(parts: &[&[u8]]) -> u64 {
-    let mut hasher = Xxh64::new(0);
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.digest()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,8 +367,29 @@ mod tests {
         let (_, notes, found) = begin(&partial, |_, _| true);
         assert_eq!(notes.files, [None, None, None]);
         assert_eq!(found.iter().map(|piece| piece.key).collect::<Vec<_>>(), [key("b")]);
-        std::fs::write(path(&partial), b"abspool1 and too little").unwrap();
+        std::fs::write(path(&partial), b"abspool2 and too little").unwrap();
         let (_, notes, found) = begin(&partial, |_, _| true);
         assert!(notes.fingerprint.is_none() && found.is_empty());
+    }
+
+    #[test]
+    fn what_a_released_piece_holds_is_no_piece_whatever_it_looks_like() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = folder.path().join("x.partial");
+        let (spool, ..) = begin(&partial, |_, _| true);
+        // All that the maker of a file can know.
+        let mut forged = [0; PIECE_HEADER];
+        forged[..8].copy_from_slice(&PIECE_MAGIC);
+        forged[8..40].copy_from_slice(key("victim").as_bytes());
+        forged[48..56].copy_from_slice(&4_u64.to_le_bytes());
+        let mut hasher = Xxh64::new(0);
+        hasher.update(&forged[..56]);
+        hasher.update(b"evil");
+        forged[56..].copy_from_slice(&hasher.digest().to_le_bytes());
+        let before = vec![0; usize::try_from(ALIGN).unwrap() - PIECE_HEADER];
+        spool.put(key("a"), 0, &[&before[..], &forged, b"evil"].concat());
+        spool.release(key("a"), 0);
+        let (_, _, found) = begin(&partial, |of, _| of == key("victim"));
+        assert!(found.is_empty(), "{found:?}");
     }
 }

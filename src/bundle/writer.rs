@@ -88,15 +88,16 @@ impl Claim {
         }
     }
 
-    /// Gives what an earlier run has left another name, and claims the first one again. Returns the name. Where there is
-    /// something of that name that has more, that one stays, and this is given up.
-    pub fn set_aside(self) -> Result<(Self, PathBuf), ClaimError> {
-        let aside = old_path(&self.partial);
-        if std::fs::metadata(&aside).is_ok_and(|old| self.size().is_ok_and(|size| old.len() >= size)) {
-            return Ok((self, aside));
-        }
-        fs::rename_durably(&self.partial, &aside)?;
-        Ok((Self::new(&self.target)?, aside))
+    /// Gives what an earlier run has left the name `aside`, and claims its own one again.
+    pub fn set_aside(self, aside: &Path) -> Result<Self, ClaimError> {
+        fs::rename_durably(&self.partial, aside)?;
+        Self::new(&self.target)
+    }
+
+    /// Forgets what an earlier run has left.
+    pub fn empty(&self) -> Result<(), FsError> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.sync_all());
+        emptied.map_err(FsError::at("empty", &self.partial))
     }
 
     /// How many bytes an earlier run has left.
@@ -205,6 +206,7 @@ impl BundleWriter {
     }
 
     /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room and level.
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
     pub(crate) fn go_on(claim: Claim, head_room: u64, level: i32, kept: Kept) -> Result<Self, FsError> {
         let Claim { file, partial, target } = claim;
         let mut output = Output::new(file, partial);
@@ -440,12 +442,14 @@ pub fn partial_path(target: &Path) -> PathBuf {
     name.into()
 }
 
-/// The name of what is left of a bundle at `partial` that was to be another one.
+/// The names of what is left of bundles at `partial` that were to be other ones.
 #[must_use]
-pub fn old_path(partial: &Path) -> PathBuf {
-    let mut name = partial.as_os_str().to_owned();
-    name.push(".old");
-    name.into()
+pub fn old_paths(partial: &Path) -> [PathBuf; 2] {
+    [".old", ".older"].map(|end| {
+        let mut name = partial.as_os_str().to_owned();
+        name.push(end);
+        name.into()
+    })
 }
 
 fn padding(len: u64) -> Vec<u8> {

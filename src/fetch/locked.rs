@@ -1,6 +1,6 @@
 //! From a lock to what must be fetched: nothing is asked for by a name that may mean something else by now.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -98,7 +98,16 @@ pub fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
     let text: String = files.chain(images).collect();
     lists.parse_into(Path::new("lock"), &text, &mut problems);
     match problems.first() {
-        None => Ok(lists),
+        None => {
+            // What is looked up by its URL must be there under it.
+            let read: HashSet<&str> = lists.files.iter().map(|file| file.url.as_str()).collect();
+            match lock.files.iter().find(|file| !read.contains(file.url.as_str())) {
+                None => Ok(lists),
+                Some(file) => {
+                    Err(LockError::Content(format!("`{}`: no lock writes a URL like this", file.url)))
+                }
+            }
+        }
         Some(problem) => {
             let line = text.lines().nth(problem.line - 1).unwrap_or_default();
             Err(LockError::Content(format!("`{line}`: {}", problem.message)))

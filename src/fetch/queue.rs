@@ -843,9 +843,10 @@ impl State {
                 if first == end && !is_new_and_empty || busy >= jobs_per_host {
                     continue;
                 }
-                // What the taker waits for always fits: an earlier run may have left more than the window, behind it.
-                let is_awaited = task == self.front && first == progress.hashed;
-                if !is_awaited && !self.fits(task, end - first) {
+                // What is there from an earlier run behind a gap may fill the window: the gap is filled all the same.
+                let is_awaited =
+                    task == self.front && first == progress.hashed && progress.taken == progress.hashed;
+                if !self.fits(task, end - first) && !is_awaited {
                     return None;
                 }
                 self.reserve(task, end - first);

@@ -133,6 +133,11 @@ impl Plan {
         blobs.filter_map(|planned| planned.task()?.key).collect()
     }
 
+    /// The name in the spool of the entry `number`.
+    pub(crate) fn key(&self, number: usize) -> Option<Digest> {
+        self.blobs.get(number.checked_sub(self.manifests().len())?)?.task()?.key
+    }
+
     /// What tells whether the beginning of a bundle is the beginning of this one, byte for byte. `level` is the
     /// one that it is compressed at.
     pub(crate) fn fingerprint(&self, room: u64, level: i32) -> Digest {

@@ -249,7 +249,9 @@ impl Job {
             plan.found_out(digest, found.digest, found.size);
             // What no list pinned may turn out to be there already.
             if written.blobs.insert(found.digest, found.size).is_some() {
-                self.writer.take_back()?;
+                for (_, key, offset) in self.take_back()? {
+                    self.spool.release(key, offset);
+                }
             } else {
                 self.writer.end(found.digest)?;
             }
@@ -284,7 +286,7 @@ impl Job {
                     self.release();
                 }
                 Next::Restart => {
-                    self.writer.take_back()?;
+                    self.take_back()?;
                     self.writer.begin(known);
                     (at, resumed) = (0, 0);
                 }
@@ -295,6 +297,15 @@ impl Job {
                 }
             }
         }
+    }
+
+    /// Takes back what is being written. Returns what of it was on its way: positions behind the end would hold up
+    /// all that comes.
+    fn take_back(&mut self) -> Result<VecDeque<(u64, Digest, u64)>, FsError> {
+        self.writer.take_back()?;
+        let end = self.writer.position();
+        let kept = self.on_the_way.partition_point(|(position, ..)| *position <= end);
+        Ok(self.on_the_way.split_off(kept))
     }
 
     /// Gives the room of pieces free that stand in the file by now.

@@ -312,6 +312,79 @@ fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginn
 }
 
 #[test]
+fn killed_when_the_window_is_full_it_goes_on_and_fetches_nothing_that_is_there() {
+    const LEN: usize = 80_000_000;
+    let url = format!("https://{FILES}/large");
+    // Slow to compress.
+    let bytes: Vec<u8> = random_bytes(1, LEN).into_iter().map(|byte| b'0' + byte % 64).collect();
+    let pinned = format!("{url} {}\n", sha256(&bytes));
+    let mut content = Content::default();
+    content.file(&url, bytes);
+    let slow = ["--level", "12"];
+    let expected = undisturbed(&pinned, &content, &slow);
+    // Where nobody knows the size, the last frame may be the end, and comes again.
+    for (list, again) in [(pinned, 0), (format!("{url}\n"), 4 << 20)] {
+        let job = Job::new(&list);
+        let gate = Arc::new(Gate::default());
+        gate.open(UNLIMITED);
+        let fake = Fake::behind(&gate, content.clone());
+        let mut child = job.start(&fake, &slow);
+        let spool = job.path("out.tar.zst.partial.spool");
+        while fs::metadata(&spool).map_or(0, |data| data.len()) < 60_000_000 {
+            assert!(child.try_wait().expect("wait").is_none(), "the window is never full");
+            thread::sleep(Duration::from_millis(10));
+        }
+        thread::sleep(Duration::from_secs(1));
+        kill(child);
+        let first = gate.settle();
+        job.run(&fake, &slow).ok();
+        assert_same(&job.bundle(), &expected, &list);
+        let (fetched, allowed) = (sum(&first) + sum(&gate.transfers()), LEN + under_way(&first) + again);
+        assert!(fetched <= allowed, "{fetched} > {allowed} of {list}");
+    }
+}
+
+#[test]
+fn the_spool_stays_small_however_often_it_is_killed_and_whatever_is_taken_back() {
+    const LIMIT: u64 = 110_000_000;
+    const LEN: usize = 130_000_000;
+    let url = |name: &str| format!("https://{FILES}/{name}");
+    let (same, other) = (random_bytes(1, LEN), random_bytes(2, LEN));
+    let list = format!("{} {}\n{}\n{} {}\n", url("0"), sha256(&same), url("1"), url("2"), sha256(&other));
+    let mut content = Content::default();
+    content.file(&url("0"), same.clone());
+    content.file(&url("1"), same);
+    content.file(&url("2"), other);
+    let job = Job::new(&list);
+    let fake = Fake::honest(content.clone());
+    let spool = job.path("out.tar.zst.partial.spool");
+    let mut child = job.start(&fake, &[]);
+    let mut largest = 0;
+    while child.try_wait().expect("wait").is_none() {
+        largest = largest.max(fs::metadata(&spool).map_or(0, |data| data.len()));
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!((1..LIMIT).contains(&largest), "{largest}");
+    let expected = job.bundle();
+
+    fs::remove_file(job.path("out.tar.zst")).expect("remove the bundle");
+    let gate = Arc::new(Gate::default());
+    let fake = Fake::behind(&gate, content);
+    for part in 1..=8 {
+        gate.open(part * LEN / 10);
+        let child = job.start(&fake, &[]);
+        thread::sleep(Duration::from_millis(300));
+        gate.settle();
+        kill(child);
+        let len = fs::metadata(&spool).expect("it is there").len();
+        assert!(len < LIMIT, "{len} after {part}");
+    }
+    gate.open(UNLIMITED);
+    job.run(&fake, &[]).ok();
+    assert_same(&job.bundle(), &expected, "killed again and again");
+}
+
+#[test]
 fn a_server_that_goes_away_leaves_what_came_for_the_next_run() {
     let (list, content) = thirty();
     let expected = undisturbed(&list, &content, &[]);
@@ -394,6 +467,22 @@ fn an_older_bundle_spares_the_network_and_changes_no_byte() {
     job.list(&list);
     job.run(&Fake::honest(content), &["--reuse", &job.text("out.tar.zst")]).ok();
     assert_same(&job.bundle(), &expected, "over itself");
+}
+
+#[test]
+fn an_older_bundle_of_another_level_changes_no_byte_where_only_some_frames_are_the_same() {
+    // No level can do anything about the first frames.
+    let mut bytes = random_bytes(1, 2 << 22);
+    bytes.extend((0..400_000).flat_map(|number| format!("{number} and {}\n", number % 1000).into_bytes()));
+    let url = format!("https://{FILES}/mixed");
+    let list = format!("{url} {}\n", sha256(&bytes));
+    let mut content = Content::default();
+    content.file(&url, bytes);
+    let old = Job::new(&list);
+    old.run(&Fake::honest(content.clone()), &["--level", "1"]).ok();
+    let job = Job::new(&list);
+    job.run(&Fake::honest(content.clone()), &["--reuse", &old.text("out.tar.zst")]).ok();
+    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "from level 1");
 }
 
 #[test]
@@ -522,12 +611,19 @@ fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
         (text.replacen(root, &zeros, 1), 3, ["team/app0:1", "first manifest"]),
         (text[..text.len() / 2].to_owned(), 3, ["no lock", "EOF"]),
         (text.replace("https://files.example/1\"", "https://files.example/0\""), 3, ["/0`", "twice"]),
+        (
+            text.replace("https://files.example/1\"", "https://files.example:443/1\""),
+            3,
+            [":443/1`", "no lock"],
+        ),
     ] {
         fs::write(job.path("airbundle.lock.json"), changed).expect("write the lock");
         let mut args = job.args(&fake, &[]);
         args[1] = job.text("airbundle.lock.json");
         airbundle(&args).failed(code, &words);
         assert!(!job.path("out.tar.zst").exists());
+        let code = check(&job, &fake, &["--quick"]).code;
+        assert!(code.is_some_and(|code| code != 101), "{code:?}");
     }
     fs::write(job.path("airbundle.lock.json"), &text).expect("write the lock");
     let mut args = job.args(&fake, &["--platform", "linux/arm64"]);
@@ -634,4 +730,38 @@ fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
     let fetched: usize = twice.values().sum();
     assert!(fetched < 25_000_000, "{fetched}: {twice:#?}");
     assert!(Path::new(&job.text("out.tar.zst")).exists());
+}
+
+#[test]
+fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
+    let url = |number: usize| format!("https://{FILES}/{number:02}");
+    let (mut list, mut content) = (String::new(), Content::default());
+    for number in 0..40 {
+        let bytes = random_bytes(number as u64, 5_000_000);
+        list = format!("{list}{} {}\n", url(number), sha256(&bytes));
+        content.file(&url(number), bytes);
+    }
+    let without = |path: &'static str| {
+        Fake::start(content.clone(), move |seen, reply| {
+            if seen.path.ends_with(path) && !seen.is_probe() { Reply::status(404) } else { reply }
+        })
+    };
+    let job = Job::new(&list);
+    job.run(&without("/02"), &["--keep-going"]).failed(4, &["/02"]);
+    for _ in 0..2 {
+        let fake = without("/02");
+        job.run(&fake, &["--keep-going"]).failed(4, &["/02"]);
+        let fetched =
+            fake.seen().iter().filter(|seen| seen.is_transfer() && !seen.path.ends_with("/02")).count();
+        assert_eq!(fetched, 0);
+    }
+    // Without any network.
+    let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
+    job.run(&gone, &["--keep-going"]).failed(4, &["/00"]);
+    let gate = Arc::new(Gate::default());
+    gate.open(UNLIMITED);
+    job.run(&Fake::behind(&gate, content.clone()), &[]).ok();
+    assert_eq!(sum(&gate.transfers()), 5_000_000, "the one that was not there");
+    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "complete");
+    assert_eq!(job.left(), ["all.list", "out.tar.zst"].map(str::to_owned).into());
 }
