@@ -312,39 +312,6 @@ fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginn
 }
 
 #[test]
-fn killed_when_the_window_is_full_it_goes_on_and_fetches_nothing_that_is_there() {
-    const LEN: usize = 80_000_000;
-    let url = format!("https://{FILES}/large");
-    // Slow to compress.
-    let bytes: Vec<u8> = random_bytes(1, LEN).into_iter().map(|byte| b'0' + byte % 64).collect();
-    let pinned = format!("{url} {}\n", sha256(&bytes));
-    let mut content = Content::default();
-    content.file(&url, bytes);
-    let slow = ["--level", "12"];
-    let expected = undisturbed(&pinned, &content, &slow);
-    // Where nobody knows the size, the last frame may be the end, and comes again.
-    for (list, again) in [(pinned, 0), (format!("{url}\n"), 4 << 20)] {
-        let job = Job::new(&list);
-        let gate = Arc::new(Gate::default());
-        gate.open(UNLIMITED);
-        let fake = Fake::behind(&gate, content.clone());
-        let mut child = job.start(&fake, &slow);
-        let spool = job.path("out.tar.zst.partial.spool");
-        while fs::metadata(&spool).map_or(0, |data| data.len()) < 60_000_000 {
-            assert!(child.try_wait().expect("wait").is_none(), "the window is never full");
-            thread::sleep(Duration::from_millis(10));
-        }
-        thread::sleep(Duration::from_secs(1));
-        kill(child);
-        let first = gate.settle();
-        job.run(&fake, &slow).ok();
-        assert_same(&job.bundle(), &expected, &list);
-        let (fetched, allowed) = (sum(&first) + sum(&gate.transfers()), LEN + under_way(&first) + again);
-        assert!(fetched <= allowed, "{fetched} > {allowed} of {list}");
-    }
-}
-
-#[test]
 fn the_spool_stays_small_however_often_it_is_killed_and_whatever_is_taken_back() {
     const LIMIT: u64 = 110_000_000;
     const LEN: usize = 130_000_000;
