@@ -53,7 +53,7 @@ struct Args {
     #[arg(long, default_value_t = 0.0)]
     resets: f64,
     /// A span is so many MiB
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 64)]
     span: u64,
     /// Where chance begins
     #[arg(long, default_value_t = 1)]
@@ -85,10 +85,9 @@ fn main() -> io::Result<()> {
     thread::spawn(move || {
         for client in listener.incoming() {
             let number = link.carried.connections.fetch_add(1, Relaxed);
-            thread::spawn(move || {
-                if let Err(error) = client.and_then(|client| Connection::new(link, client, number)?.run()) {
-                    eprintln!("connection {number}: {error}");
-                }
+            thread::spawn(move || match client.and_then(|client| Connection::new(link, client, number)) {
+                Ok(connection) => connection.run(),
+                Err(error) => eprintln!("connection {number}: {error}"),
             });
         }
     });
@@ -177,22 +176,22 @@ impl<'a> Connection<'a> {
         Ok(Self { link, client, server, up, down, fate, broken: AtomicBool::new(false) })
     }
 
-    /// Carries both directions until both have ended. What happens to one connection is nobody else's concern, and
-    /// the ends see it: so no error leaves this.
-    fn run(&self) -> io::Result<()> {
+    /// Carries both directions until both have ended. After that the sockets are closed, and with them, if it was
+    /// so decided, the connection is reset. What happens to it the ends see: no error leaves this.
+    fn run(self) {
         let opened = Instant::now() + Duration::from_millis(self.link.args.rtt);
+        let this = &self;
         thread::scope(|scope| {
             let end = |result: io::Result<()>| {
                 if result.is_err() {
-                    self.abort();
+                    this.abort();
                 }
             };
-            scope.spawn(move || end(self.take_in(&self.client, &self.up, &self.link.up, Some(opened))));
-            scope.spawn(move || end(self.take_in(&self.server, &self.down, &self.link.down, None)));
-            scope.spawn(move || end(self.give_out(&self.server, &self.up, false)));
-            scope.spawn(move || end(self.give_out(&self.client, &self.down, true)));
+            scope.spawn(move || end(this.take_in(&this.client, &this.up, &this.link.up, Some(opened))));
+            scope.spawn(move || end(this.take_in(&this.server, &this.down, &this.link.down, None)));
+            scope.spawn(move || end(this.give_out(&this.server, &this.up, false)));
+            scope.spawn(move || end(this.give_out(&this.client, &this.down, true)));
         });
-        Ok(()) // Now the sockets are closed, and with them, if it was so decided, the connection is reset.
     }
 
     /// Reads from one end and sends it on its way.
