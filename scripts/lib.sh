@@ -75,3 +75,15 @@ install_rust() {
         fail "no Rust here, and Debian has none of version $needed or newer: install it as https://rustup.rs tells"
     fi
 }
+
+# A TCP port of loopback that nobody uses.
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# Its names in another order in each round of a benchmark: each is the first, and the last, equally often.
+turn() { # round names...
+    local by=$(($1 % ($# - 1)))
+    shift
+    echo "${@:by+1}" "${@:1:by}"
+}
