@@ -136,10 +136,8 @@ pub struct Signed {
 
 impl fmt::Display for Signed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.trusted {
-            true => write!(f, "signed by key {}, which is trusted", self.key),
-            false => write!(f, "signed by key {}, not checked: no trusted key", self.key),
-        }
+        let state = if self.trusted { "which is trusted" } else { "not checked: no trusted key" };
+        write!(f, "signed by key {}, {state}", self.key)
     }
 }
 

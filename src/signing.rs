@@ -15,6 +15,7 @@ use crate::digest::Digest;
 const KEY_ID: std::ops::Range<usize> = 54..62;
 const SEED: std::ops::Range<usize> = 62..94;
 const PUBLIC: std::ops::Range<usize> = 94..126;
+const CHECKSUM: std::ops::Range<usize> = 126..158;
 
 /// Why a text is no secret key that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +59,10 @@ impl SecretKeyFile {
         let file = SecretKeyBox::from(self.0);
         let key = match passphrase {
             Some(passphrase) => file.into_secret_key(Some(passphrase)),
-            None => file.into_unencrypted_secret_key(),
+            None => match without_checksum(&file) {
+                Some(bytes) => SecretKey::from_bytes(&bytes),
+                None => file.into_unencrypted_secret_key(),
+            },
         };
         let key = key.map_err(|error| match error.kind() {
             minisign::ErrorKind::Verify if has_passphrase => SecretKeyError::Passphrase,
@@ -66,6 +70,14 @@ impl SecretKeyFile {
         })?;
         Signer::of(&key)
     }
+}
+
+/// A key that has no checksum: minisign gives one only to keys that a passphrase protects. That its two halves go
+/// together is checked with all keys.
+fn without_checksum(file: &SecretKeyBox) -> Option<Vec<u8>> {
+    let text = file.to_string();
+    let bytes = STANDARD.decode(text.lines().nth(1)?.trim()).ok()?;
+    bytes.get(CHECKSUM)?.iter().all(|byte| *byte == 0).then_some(bytes)
 }
 
 /// What `keygen` writes.

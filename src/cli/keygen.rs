@@ -28,7 +28,7 @@ pub struct Keygen {
     /// Do not protect the secret key: whoever reads the file can sign
     #[arg(long, conflicts_with = "passphrase_stdin")]
     no_passphrase: bool,
-    /// Read the passphrase from stdin [default: AIRBUNDLE_PASSPHRASE of the environment, or ask]
+    /// Read the passphrase from stdin [default: `AIRBUNDLE_PASSPHRASE` of the environment, or ask]
     #[arg(long)]
     passphrase_stdin: bool,
 }

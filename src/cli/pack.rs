@@ -58,7 +58,7 @@ pub struct Pack {
     /// Sign the bundle with this secret key, of `airbundle keygen` or of minisign
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
-    /// Read the passphrase of that key from stdin [default: AIRBUNDLE_PASSPHRASE of the environment, or ask]
+    /// Read the passphrase of that key from stdin [default: `AIRBUNDLE_PASSPHRASE` of the environment, or ask]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
     /// When something cannot be fetched, fetch all the rest, keep it for the next run, and report every failure

@@ -25,7 +25,7 @@ const BESIDE: &str = ".minisig";
 #[derive(Debug, Args)]
 pub(super) struct TrustArgs {
     /// Take the bundle only if this key has signed it: a file as minisign has it, or the key itself; may be given several
-    /// times [default: UNBUNDLE_TRUSTED_KEY of the environment, or the files in /etc/airbundle]
+    /// times [default: `UNBUNDLE_TRUSTED_KEY` of the environment, or the files in /etc/airbundle]
     #[arg(long, value_name = "KEY")]
     trusted_key: Vec<OsString>,
 }
