@@ -148,6 +148,7 @@ pub(crate) struct FrameRecord {
 }
 
 /// What an earlier run has written of the same bundle, and how far it came: `partial.rs` finds it.
+#[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
 #[derive(Default)]
 pub(crate) struct Kept {
     /// The frames that stay.
@@ -207,6 +208,7 @@ impl BundleWriter {
     }
 
     /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room and level.
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
     pub(crate) fn go_on(claim: Claim, head_room: u64, level: i32, kept: Kept) -> Result<Self, FsError> {
         let Claim { file, partial, target } = claim;
         let mut output = Output::new(file, partial);
