@@ -148,7 +148,6 @@ pub(crate) struct FrameRecord {
 }
 
 /// What an earlier run has written of the same bundle, and how far it came: `partial.rs` finds it.
-#[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
 #[derive(Default)]
 pub(crate) struct Kept {
     /// The frames that stay.

@@ -588,3 +588,25 @@ fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
     assert!(fetched < 25_000_000, "{fetched}: {twice:#?}");
     assert!(Path::new(&job.text("out.tar.zst")).exists());
 }
+
+#[test]
+fn a_signed_bundle_goes_on_where_it_was_with_the_same_bytes() {
+    let (list, content) = thirty();
+    let keys = tempdir().expect("make a temporary folder");
+    let key = keys.path().join("test.key").display().to_string();
+    airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
+    let sign = ["--sign", &key];
+    let expected = undisturbed(&list, &content, &sign);
+    let gate = Arc::new(Gate::default());
+    let fake = Fake::behind(&gate, content);
+    let job = Job::new(&list);
+    gate.open(20_000_000);
+    let child = job.start(&fake, &sign);
+    thread::sleep(Duration::from_millis(300));
+    gate.settle();
+    kill(child);
+    gate.open(UNLIMITED);
+    let finished = job.run(&fake, &[&sign[..], &["--json"]].concat()).ok();
+    assert!(finished.json()["bytesResumed"].as_u64().is_some_and(|bytes| bytes > 0), "{finished:#?}");
+    assert_same(&job.bundle(), &expected, "signed");
+}
