@@ -5,8 +5,8 @@
 
 # What the tests, the demo and the benchmark run: servers, clients and tools.
 servers_and_clients=(
-    ansible-core apache2-utils containerd curl docker-compose docker-registry docker.io iproute2 iptables nginx openssl
-    podman python3 python3-venv skopeo strace tinyproxy zstd
+    ansible-core apache2-utils containerd curl docker-compose docker-registry docker.io iproute2 iptables minisign nginx
+    openssl podman python3 python3-venv skopeo strace tinyproxy zstd
 )
 # What building needs besides Rust.
 build_tools=(build-essential ca-certificates pkg-config)

@@ -15,7 +15,11 @@ pub mod spool;
 pub mod writer;
 
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.
-pub const FORMAT: (u32, u32) = (1, 0);
+pub const FORMAT: (u32, u32) = (1, 1);
+
+/// The version that `index.json` states. 1.1 changed nothing in the documents: with a signature and without one, a bundle
+/// has the same identity.
+pub const DOCUMENTS: (u32, u32) = (1, 0);
 
 /// The most bytes of the tar stream that one zstd frame holds, 4 MiB ("Frames").
 pub const FRAME_SIZE: usize = 4 << 20;
@@ -35,6 +39,9 @@ pub const MANIFESTS_LIMIT: u64 = 64 << 20;
 /// How often the images of a bundle may name a manifest, a config or a layer, all of them together: what many
 /// images share is counted for each of them.
 pub const NAMED_LIMIT: usize = 1 << 20;
+
+/// How many bytes are kept for a signature behind the head, those of its frame included ("The signature").
+pub const SIGNATURE_ROOM: u64 = 1 << 10;
 
 /// The name of the first entry.
 pub const OCI_LAYOUT: &str = "oci-layout";

@@ -8,6 +8,8 @@ pub mod exit;
 pub mod image;
 pub mod images;
 #[cfg(feature = "net")]
+pub mod keygen;
+#[cfg(feature = "net")]
 pub mod lists;
 #[cfg(feature = "net")]
 pub mod lock;
@@ -16,6 +18,7 @@ pub mod ls;
 pub mod pack;
 pub mod progress;
 pub mod site;
+mod trust;
 pub mod unpack;
 #[cfg(feature = "net")]
 pub mod upstream;

@@ -26,6 +26,9 @@ pub mod platform;
 pub mod reference;
 #[cfg(feature = "net")]
 pub mod relock;
+pub mod signature;
+#[cfg(feature = "net")]
+pub mod signing;
 pub mod site;
 pub mod unpack;
 pub mod verify;

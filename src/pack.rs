@@ -34,6 +34,7 @@ use crate::pack::plan::{Plan, wanted_platforms};
 use crate::pack::write::{Failed, Job, Written};
 use crate::platform::Platform;
 use crate::reference::Reference;
+use crate::signing::Signer;
 
 /// What a bundle is made of.
 #[derive(Debug, Clone)]
@@ -45,7 +46,7 @@ pub enum Input {
 }
 
 /// What to pack, from where, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Options {
     /// The bundle to be written.
     pub output: PathBuf,
@@ -65,6 +66,8 @@ pub struct Options {
     pub reuse: Vec<PathBuf>,
     /// What is to become of images and files that cannot be fetched.
     pub missing: Missing,
+    /// Who signs the bundle.
+    pub sign: Option<Signer>,
 }
 
 /// What is to become of images and files that cannot be fetched.
@@ -189,7 +192,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         if let Input::Lock(lock) = input {
             lock.agrees(&Lock::of(&plan.layout, &[], &HashMap::new()))?;
         }
-        let mut attempt = Attempt::begin(claim, &plan, options.level, report)?;
+        let mut attempt = Attempt::begin(claim, &plan, options, report)?;
         leftovers.matter();
         let olds: Vec<&Old> = reuse.iter().chain(&attempt.aside).collect();
         let written = attempt.job.write(&mut plan, &olds, &means);
@@ -216,7 +219,8 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
             return Err(PackError::Fetch(failures));
         }
         report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
-        let head = plan.head();
+        let mut head = plan.head();
+        head.signature = options.sign.as_ref().map(|signer| signer.sign(&head.index));
         let written = attempt.job.writer.finish(&head).map_err(|error| leftovers.after(error))?;
         leftovers.remove()?;
         if let Some(path) = &options.write_lock {
@@ -282,8 +286,13 @@ struct Attempt {
 
 impl Attempt {
     /// Looks at what earlier runs have left, and begins.
-    fn begin(mut claim: Claim, plan: &Plan, level: i32, report: &dyn Report) -> Result<Self, PackError> {
-        let room = plan.head_room()?;
+    fn begin(
+        mut claim: Claim,
+        plan: &Plan,
+        options: &Options,
+        report: &dyn Report,
+    ) -> Result<Self, PackError> {
+        let (level, room) = (options.level, plan.head_room(options.sign.is_some())?);
         let fingerprint = plan.fingerprint(room, level);
         let partial = claim.partial.clone();
         let (mut spool, notes) = Spool::open(&partial)?;

@@ -143,6 +143,9 @@ pub fn unpack(
 ) -> Result<Summary, UnpackError> {
     let start = Instant::now();
     let contents = reader.contents()?;
+    if let Some(signed) = &contents.signed {
+        report.event(&Event::Note { message: signed.to_string() });
+    }
     let layout = &contents.layout;
     let links = Links::new(layout, &options.templates)?;
     let roots = Roots::open(options, layout)?;

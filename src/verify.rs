@@ -10,6 +10,7 @@ use crate::bundle::layout::{Entry, Layout, tar_header};
 use crate::bundle::reader::{BundleReader, Piece, ReadError};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
+use crate::signature::Signed;
 
 /// What a bundle is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,6 +22,9 @@ pub struct Verdict {
     pub blobs: usize,
     /// The bytes of those blobs.
     pub bytes: u64,
+    /// Who has signed it.
+    #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
     /// Everything that is damaged, in the order of the bundle; nothing if the bundle is sound.
     pub damage: Vec<Damage>,
 }
@@ -79,7 +83,8 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
         damage.push(tail(&error));
     }
     let checked = layout.manifests.len() + entries.len();
-    Ok(Verdict { identity: contents.identity, blobs: checked, bytes: layout.total_size(), damage })
+    let (identity, bytes) = (contents.identity, layout.total_size());
+    Ok(Verdict { identity, blobs: checked, bytes, signed: contents.signed, damage })
 }
 
 /// What has been found so far, by the number of the entry.

@@ -3,6 +3,7 @@
 
 Demands of the bundle all that the page says of readers and of writers, and prints what it holds as JSON; or says what
 is wrong and exits with 1. Needs nothing but Python 3.8 and the program `zstd`."""
+import base64
 import hashlib
 import json
 import re
@@ -61,7 +62,7 @@ def read_frames(file):
         yield Frame(offset, file.tell() - offset, content)
 
 def check_skippable(frames):
-    """Checks the seek table and the padding; returns the frames before the padding and those behind it."""
+    """Checks what is no content; returns the frames of the head, whether it is signed, and the frames behind that."""
     demand(frames and frames[-1].magic == 0x184D2A5E, "there is no seek table at the end")
     demand(all(frame.magic or frame.size <= frame.content + 1028 for frame in frames), "a frame is too large")
     frames, table = frames[:-1], frames[-1].payload
@@ -70,8 +71,18 @@ def check_skippable(frames):
     demand(table == rows + struct.pack("<IBI", len(frames), 0, 0x8F92EAB1), "the seek table does not fit the frames")
     skippable = [number for number, frame in enumerate(frames) if frame.magic]
     padding = [frames[at].magic == 0x184D2A50 and not any(frames[at].payload) for at in skippable]
-    demand(padding == [True], "there is not the padding, and nothing else, before the seek table")
-    return frames[: skippable[0]], frames[skippable[0] + 1 :]
+    signed = bool(skippable) and frames[skippable[0]].magic == 0x184D2A51
+    demand(padding == [False] * signed + [True], "there is not the padding before the seek table, or something else")
+    demand(skippable[-1] == skippable[0] + signed, "the padding is not behind the signature")
+    demand(not signed or is_signature(frames[skippable[0]].payload), "the signature is none")
+    return frames[: skippable[0]], signed, frames[skippable[-1] + 1 :]
+
+def is_signature(text):
+    line = r"[A-Za-z0-9+/]+={0,2}\n"
+    form = f"untrusted comment: [^\n]*\n(?P<one>{line})trusted comment: [^\n]*\n(?P<all>{line})"
+    found = re.fullmatch(form, text.decode()) if len(text) <= 1016 else None
+    one, whole = (base64.b64decode(found[name]) for name in ("one", "all")) if found else (b"", b"")
+    return one[:2] == b"ED" and (len(one), len(whole)) == (74, 64)
 
 def padded(size):
     return -(-size // BLOCK) * BLOCK
@@ -272,7 +283,7 @@ class Bundle:
             files.append({"path": path, "sha256": file["digest"][7:], "size": file["size"], "url": url})
         return {"identity": self.identity, "images": images, "files": files, "blobs": [*self.manifests, *self.others]}
 
-    def check_frames(self, head, body):
+    def check_frames(self, head, signed, body):
         """The frames are cut where a writer cuts them, and the head has its room."""
         length = lambda size: BLOCK + padded(size)
         demand([frame.content for frame in head] == pieces(sum(map(length, self.head))), "the head is cut otherwise")
@@ -285,15 +296,15 @@ class Bundle:
             entry["size"] = 10**19
         documents = map(dump, [self.index, self.file_set][: len(self.head) - 1])
         stream = length(30) + sum(length(len(document)) for document in documents)
-        room = padded(stream + 109 * len(pieces(stream)) + 8)
+        room = padded(stream + 109 * len(pieces(stream)) + 8) + 1024 * signed
         demand(body[0].offset == room, f"the head has room for {body[0].offset} bytes, and not {room}")
 
 if __name__ == "__main__":
     with open(sys.argv[1], "rb") as bundle:
-        head, body = check_skippable(list(read_frames(bundle)))
+        head, signed, body = check_skippable(list(read_frames(bundle)))
     zstd = subprocess.Popen(["zstd", "-dcq", "--", sys.argv[1]], stdout=subprocess.PIPE)
     bundle = Bundle(zstd.stdout)
     demand(zstd.wait() == 0, "zstd refuses it")
     summary = bundle.summary()
-    bundle.check_frames(head, body)
+    bundle.check_frames(head, signed, body)
     print(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -18,6 +18,7 @@ enum Verb {
     Diff(cli::diff::Diff),
     Lists(cli::lists::Lists),
     Image(cli::image::Image),
+    Keygen(cli::keygen::Keygen),
 }
 
 fn main() -> std::process::ExitCode {
@@ -28,5 +29,6 @@ fn main() -> std::process::ExitCode {
         Verb::Diff(diff) => diff.run(),
         Verb::Lists(lists) => lists.run(),
         Verb::Image(image) => image.run(),
+        Verb::Keygen(keygen) => keygen.run(),
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::FORMAT;
+use crate::bundle::{DOCUMENTS, FORMAT};
 use crate::digest::Digest;
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::path::RelPath;
@@ -153,7 +153,7 @@ impl Index {
             annotations: BTreeMap::new(),
         });
         let images = self.images.iter().map(IndexedImage::entry);
-        let format = Some(format!("{}.{}", FORMAT.0, FORMAT.1));
+        let format = Some(format!("{}.{}", DOCUMENTS.0, DOCUMENTS.1));
         let About { title, created, guide } = self.about.clone();
         let annotations =
             [(ANNOTATION_FORMAT, format), (ANNOTATION_GUIDE, guide), (TITLE, title), (CREATED, created)];

@@ -12,6 +12,8 @@
 //!   in any other way do not parse. What it says of a content's size counts only where nothing else can be known, of a
 //!   frame that does not decode: so it can shift what follows a hole, as damage can, and then nothing behind it is what
 //!   the documents ask for.
+//! - *a bundle from somebody else*: with a key that is trusted, nothing that `index.json` names is read before it is
+//!   known who has signed it, but for the list of files, which stands before the signature and is only hashed.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,7 +24,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::frame::{
-    self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT,
+    self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC, SIGNATURE_MAGIC, SKIPPABLE_LIMIT,
 };
 use crate::bundle::index::{About, Index, IndexError};
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, blob_name, tar_header};
@@ -30,6 +32,7 @@ use crate::bundle::seek_table::{self, Entry};
 use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
+use crate::signature::{SIGNATURE_LIMIT, Signature, SignatureError, Signed, Trust};
 
 /// How much is read at once where a frame or a block begins. All else goes straight to its place, if it is more than
 /// this.
@@ -74,6 +77,9 @@ pub enum ReadError {
     /// Manifests that are refused.
     #[error("the bundle is refused")]
     Layout(#[from] LayoutError),
+    /// Nobody has signed it who is trusted.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
 }
 
 /// What the documents at the front of a bundle say.
@@ -86,6 +92,8 @@ pub struct Contents {
     pub layout: Layout,
     /// The bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
+    /// Who has signed it.
+    pub signed: Option<Signed>,
 }
 
 /// A run of bytes of the tar stream, shared without copying.
@@ -125,7 +133,11 @@ pub enum Piece {
 
 /// Reads a bundle; see the module.
 pub struct BundleReader {
-    chunks: Receiver<Chunk>,
+    sent: Receiver<Sent>,
+    /// A frame that was looked past for a signature.
+    next: Option<Chunk>,
+    signature: Option<Vec<u8>>,
+    trust: Trust,
     current: Option<Current>,
     is_file: bool,
     /// How far the tar stream has been read.
@@ -141,6 +153,12 @@ struct Current {
     len: usize,
     used: usize,
     offset: u64,
+}
+
+/// What comes out of the input.
+enum Sent {
+    Chunk(Chunk),
+    Signature(Vec<u8>),
 }
 
 /// A frame on its way through the cores: what it decodes to comes later.
@@ -178,9 +196,26 @@ impl BundleReader {
 
     fn start(is_file: bool, feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
         // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
-        let (sender, chunks) = sync_channel(rayon::current_num_threads().min(6) + 2);
+        let (sender, sent) = sync_channel(rayon::current_num_threads().min(6) + 2);
         std::thread::spawn(move || feed(&mut Feeder::new(sender)));
-        Self { chunks, current: None, is_file, position: 0, offset: 0, lost: false }
+        Self {
+            sent,
+            next: None,
+            signature: None,
+            trust: Trust::default(),
+            current: None,
+            is_file,
+            position: 0,
+            offset: 0,
+            lost: false,
+        }
+    }
+
+    /// Takes the bundle only if `trust` has one of its signers. [`BundleReader::contents`] looks at that before it reads
+    /// anything that `index.json` names, but for the list of files.
+    #[must_use]
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self { trust, ..self }
     }
 
     /// Reads the documents at the front. What is in the bundle is known after this, and nothing else was read.
@@ -194,6 +229,12 @@ impl BundleReader {
         let mut manifests = HashMap::new();
         let parsed = Index::parse(&index)?;
         let about = parsed.about.clone();
+        let mut signed = None;
+        // The signature stands behind the head, and the list of files is the last that belongs to it.
+        let mut is_in_head = parsed.files.is_some();
+        if !is_in_head {
+            signed = self.signed(&index)?;
+        }
         let mut walk = Walk::new(parsed)?;
         while let Some(wanted) = walk.next_manifest()? {
             let blob = wanted.blob;
@@ -201,10 +242,32 @@ impl BundleReader {
             if Digest::of(&bytes) != blob.digest {
                 return Err(ReadError::Digest(blob.digest));
             }
+            if std::mem::take(&mut is_in_head) {
+                signed = self.signed(&index)?;
+            }
             walk.supply(&bytes)?;
             manifests.insert(blob.digest, bytes);
         }
-        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64), manifests })
+        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64), manifests, signed })
+    }
+
+    /// Who has signed `index`; the head has been read.
+    fn signed(&mut self, index: &[u8]) -> Result<Option<Signed>, SignatureError> {
+        // Behind the head a frame begins. Where none does, the head is none of ours, and has no signature behind it.
+        if self.current.as_ref().is_none_or(|current| current.used == current.len) {
+            self.next = self.receive();
+        }
+        self.trust.check(index, self.signature.as_deref())
+    }
+
+    /// The next frame that holds something.
+    fn receive(&mut self) -> Option<Chunk> {
+        loop {
+            match self.sent.recv().ok()? {
+                Sent::Chunk(chunk) => return Some(chunk),
+                Sent::Signature(bytes) => self.signature = Some(bytes),
+            }
+        }
     }
 
     /// Reads the entry of `blob`, which must be the next one, and gives its content to `take` piece by piece.
@@ -303,7 +366,9 @@ impl BundleReader {
     }
 
     fn next_chunk(&mut self) -> Result<(), (u64, FrameError)> {
-        let Ok(chunk) = self.chunks.recv() else { return Err((self.offset, FrameError::End)) };
+        let Some(chunk) = self.next.take().or_else(|| self.receive()) else {
+            return Err((self.offset, FrameError::End));
+        };
         self.offset = chunk.offset;
         let content = chunk.content.recv().expect("a frame is always decoded; please report");
         match content {
@@ -380,10 +445,12 @@ impl BundleReader {
 
 /// The thread that reads the input and sends its frames to be decoded.
 struct Feeder {
-    chunks: SyncSender<Chunk>,
+    sender: SyncSender<Sent>,
     buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
     seen: Vec<Entry>,
+    /// Whether something has come that no signature may follow.
+    is_past_signature: bool,
     /// Damage that hits no content: told when all content has been sent.
     deferred: Option<(u64, FrameError)>,
 }
@@ -392,8 +459,9 @@ struct Feeder {
 struct Gone;
 
 impl Feeder {
-    fn new(chunks: SyncSender<Chunk>) -> Self {
-        Self { chunks, buffers: frame::buffers(), seen: Vec::new(), deferred: None }
+    fn new(sender: SyncSender<Sent>) -> Self {
+        let (buffers, seen) = (frame::buffers(), Vec::new());
+        Self { sender, buffers, seen, is_past_signature: false, deferred: None }
     }
 
     /// Frames one after the other, as they come.
@@ -470,7 +538,17 @@ impl Feeder {
                 });
                 self.send(Chunk { offset, len, content, last: false })
             }
+            Frame::Skippable { magic: SIGNATURE_MAGIC, payload }
+                if !self.is_past_signature && payload.len() <= SIGNATURE_LIMIT =>
+            {
+                self.is_past_signature = true;
+                if Signature::parse(&payload).is_none() {
+                    self.defer(offset, FrameError::Foreign("that should be a signature"));
+                }
+                self.sender.send(Sent::Signature(payload)).map_err(|_| Gone)
+            }
             Frame::Skippable { magic, payload } => {
+                self.is_past_signature = true;
                 if magic != PADDING_MAGIC || payload.iter().any(|byte| *byte != 0) {
                     self.defer(offset, FrameError::Foreign("that no bundle has"));
                 }
@@ -528,7 +606,7 @@ impl Feeder {
     }
 
     fn send(&mut self, chunk: Chunk) -> Result<(), Gone> {
-        self.chunks.send(chunk).map_err(|_| Gone)
+        self.sender.send(Sent::Chunk(chunk)).map_err(|_| Gone)
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use crate::bundle::frame::{self, PADDING_MAGIC};
+use crate::bundle::frame::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
 use crate::bundle::layout::{blob_name, tar_header};
 use crate::bundle::seek_table;
 use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
@@ -30,6 +30,8 @@ pub struct Head {
     pub index: Vec<u8>,
     /// The bytes of the file set's manifest, if there are files.
     pub files: Option<Vec<u8>>,
+    /// A signature of `index.json`, if the room for it was kept.
+    pub signature: Option<Vec<u8>>,
 }
 
 /// Writes a bundle; see the module.
@@ -358,6 +360,8 @@ impl BundleWriter {
         let identity = Digest::of(&head.index);
         let head_frames = head.frames(self.level);
         let mut bytes: Vec<u8> = head_frames.iter().flat_map(|(_, frame)| frame).copied().collect();
+        let signature = head.signature.as_deref().map(|text| frame::skippable(SIGNATURE_MAGIC, text));
+        bytes.extend(signature.iter().flatten());
         let room = usize::try_from(self.head_room).expect("a head fits in memory");
         let padding = room.checked_sub(bytes.len()).filter(|left| *left >= 8);
         let padding = frame::skippable(
@@ -373,7 +377,8 @@ impl BundleWriter {
         };
         let head = head_frames.iter().map(|(content, frame)| entry(frame.len(), *content));
         let body = self.output.frames.iter().map(|frame| entry(frame.compressed, frame.decompressed));
-        let table: Vec<_> = head.chain([entry(padding.len(), 0)]).chain(body).collect();
+        let skippable = signature.iter().chain([&padding]).map(|frame| entry(frame.len(), 0));
+        let table: Vec<_> = head.chain(skippable).chain(body).collect();
         self.output.write(&seek_table::encode(&table))?;
         let (partial, size) = self.output.finish()?;
         fs::rename_durably(&partial, &self.target)?;

@@ -9,6 +9,7 @@ use crate::image::error::ImageError;
 use crate::kubespray::KubesprayError;
 use crate::load::LoadError;
 use crate::lock::LockError;
+use crate::signature::SignatureError;
 use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
 use crate::unpack::UnpackError;
@@ -43,6 +44,10 @@ pub enum Code {
     Serve = 12,
     /// What was locked is no longer what its names mean upstream.
     Moved = 13,
+    /// The bundle is not signed, and has to be.
+    Unsigned = 14,
+    /// The bundle is signed by somebody who is not trusted, or its signature is wrong.
+    Signer = 15,
 }
 
 /// Why a program ends with another code than success.
@@ -159,6 +164,8 @@ fn read_code(error: &ReadError) -> Code {
         | ReadError::Damaged { .. }
         | ReadError::Unexpected { .. }
         | ReadError::Digest(_) => Code::Damaged,
+        ReadError::Signature(SignatureError::Unsigned) => Code::Unsigned,
+        ReadError::Signature(_) => Code::Signer,
         ReadError::NotABundle(_) | ReadError::Layout(_) | ReadError::Index(_) => Code::NotABundle,
     }
 }

@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::cli::{chain, open_bundle, print, summary_json};
+use crate::cli::trust::TrustArgs;
+use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
 use crate::image::name::{Name, NameError};
 use crate::image::{self, Options, Summary, build};
@@ -47,6 +48,8 @@ pub struct Image {
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     out: Output,
 }
 
@@ -79,7 +82,7 @@ impl Image {
         };
         let (output, base, platform, layer_size) = (self.output, self.base, self.platform, self.layer_size);
         let options = Options { output, kind, base, platform, names, layer_size };
-        let reader = open_bundle(&self.bundle)?;
+        let reader = self.trust.open(&self.bundle)?;
         let reporter = self.out.reporter();
         let result = build(reader, &options, &*reporter);
         drop(reporter);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,11 +11,13 @@ use serde::Serialize;
 use crate::bundle::layout::{Image, Layout};
 use crate::bundle::reader::{BundleReader, ReadError};
 use crate::cli::exit::{Code, Failure};
-use crate::cli::{json, open_bundle, print};
+use crate::cli::trust::TrustArgs;
+use crate::cli::{json, print};
 use crate::digest::Digest;
 use crate::event::human_bytes;
 use crate::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::reference::Reference;
+use crate::signature::Signed;
 
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
@@ -22,6 +25,8 @@ pub struct Ls {
     /// The bundle, or - for stdin
     #[arg(value_name = "BUNDLE")]
     bundle: PathBuf,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,6 +40,8 @@ struct Listing {
     title: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<String>,
+    #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
+    signed: Option<Signed>,
     images: Vec<ListedImage>,
     files: Vec<ListedFile>,
 }
@@ -63,7 +70,11 @@ struct ListedFile {
 impl Ls {
     /// Lists.
     pub fn run(self) -> Result<Code, Failure> {
-        let listing = list(open_bundle(&self.bundle)?)?;
+        let listing = list(self.trust.open(&self.bundle)?)?;
+        if let Some(signed) = listing.signed.as_ref().filter(|_| !self.json) {
+            // Stdout is the list, as it always was. Without a log the exit code tells whether the signature is right.
+            let _ = writeln!(std::io::stderr(), "{signed}");
+        }
         print(&if self.json { json(&listing) } else { text(&listing) })?;
         Ok(Code::Success)
     }
@@ -93,6 +104,7 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
         identity: contents.identity,
         title: contents.about.title.clone(),
         created: contents.about.created.clone(),
+        signed: contents.signed.clone(),
         images: images.collect(),
         files: files.collect(),
     })

@@ -5,10 +5,13 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::bundle::INDEX_LIMIT;
 use crate::bundle::index::About;
 use crate::cli::exit::{Code, Failure};
+use crate::cli::keygen::signer;
 use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
@@ -52,6 +55,12 @@ pub struct Pack {
     /// Take what has not changed out of this older bundle, instead of fetching it
     #[arg(long, value_name = "BUNDLE")]
     reuse: Vec<PathBuf>,
+    /// Sign the bundle with this secret key, of `airbundle keygen` or of minisign
+    #[arg(long, value_name = "KEY")]
+    sign: Option<PathBuf>,
+    /// Read the passphrase of that key from stdin [default: `AIRBUNDLE_PASSPHRASE` of the environment, or ask]
+    #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
+    passphrase_stdin: bool,
     /// When something cannot be fetched, fetch all the rest, keep it for the next run, and report every failure
     #[arg(long)]
     keep_going: bool,
@@ -76,7 +85,12 @@ impl Pack {
         };
         let (output, platforms, level) = (self.output, self.platform, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
-        let about = About { title: self.title, created: created()?, guide };
+        let date = source_date()?;
+        let created = date.and_then(|date| date.format(&Rfc3339).ok());
+        let about = About { title: self.title, created, guide };
+        // Nothing is fetched before the passphrase has turned out to be right.
+        let sign = self.sign.map(|key| signer(&key, self.passphrase_stdin)).transpose()?;
+        let sign = sign.map(|signer| signer.at(date.map(OffsetDateTime::unix_timestamp)));
         let missing = match (self.keep_going, self.allow_missing) {
             (_, true) => Missing::Allow,
             (true, false) => Missing::KeepGoing,
@@ -92,6 +106,7 @@ impl Pack {
             write_lock: self.write_lock,
             reuse: self.reuse,
             missing,
+            sign,
         };
         let reporter = self.out.reporter();
         let result = pack(&input, &options, &*reporter);
@@ -111,15 +126,16 @@ impl Pack {
     }
 }
 
-/// When the bundle is said to be packed: at `SOURCE_DATE_EPOCH` (reproducible-builds.org), in seconds since 1970, as
+/// When the bundle is said to be packed, and signed: at `SOURCE_DATE_EPOCH` (reproducible-builds.org), in seconds since 1970, as
 /// the clock would make other bytes of the same input.
-fn created() -> Result<Option<String>, Failure> {
+fn source_date() -> Result<Option<OffsetDateTime>, Failure> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     let seconds = text.to_str().and_then(|text| text.parse().ok());
-    let time = seconds.and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let time = time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok());
+    let time = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    // Years that the format has no digits for are no dates.
+    let time = time.filter(|time| time.format(&Rfc3339).is_ok());
     let wrong = || {
         Failure::new(
             Code::Usage,

@@ -6,7 +6,8 @@ use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::cli::{open_bundle, print, summary_json};
+use crate::cli::trust::TrustArgs;
+use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::reference::RepositoryTemplate;
 use crate::unpack::{Options, Summary, unpack};
@@ -29,6 +30,8 @@ pub struct Unpack {
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     out: Output,
 }
 
@@ -40,7 +43,7 @@ impl Unpack {
             templates.push(RepositoryTemplate::default());
         }
         let options = Options { site: self.site, files: self.files, registry: self.registry, templates };
-        let reader = open_bundle(&self.bundle)?;
+        let reader = self.trust.open(&self.bundle)?;
         let reporter = self.out.reporter();
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);

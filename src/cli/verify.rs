@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::cli::{open_bundle, print, summary_json};
+use crate::cli::trust::TrustArgs;
+use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::verify::{Damage, Verdict, verify};
 
@@ -18,13 +19,15 @@ pub struct Verify {
     #[arg(value_name = "BUNDLE")]
     bundle: PathBuf,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     out: Output,
 }
 
 impl Verify {
     /// Verifies.
     pub fn run(self) -> Result<Code, Failure> {
-        let reader = open_bundle(&self.bundle)?;
+        let reader = self.trust.open(&self.bundle)?;
         let reporter = self.out.reporter();
         let result = verify(reader, &*reporter);
         drop(reporter);
@@ -56,6 +59,7 @@ fn text(verdict: &Verdict) -> String {
     if verdict.damage.is_empty() {
         let _ = writeln!(text, "sound: {} blobs, {}", verdict.blobs, human_bytes(verdict.bytes));
         let _ = writeln!(text, "identity {}", verdict.identity);
+        let _ = verdict.signed.iter().try_for_each(|signed| writeln!(text, "{signed}"));
     }
     text
 }

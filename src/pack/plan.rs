@@ -8,7 +8,7 @@ use crate::bundle::layout::{Blob, Layout, LayoutError, Walk};
 use crate::bundle::partial::Expected;
 use crate::bundle::spool::Notes;
 use crate::bundle::writer::{Head, head_room};
-use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT};
+use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
 use crate::digest::Digest;
 use crate::fetch::files::RemoteFile;
 use crate::fetch::queue::{Source, Task};
@@ -180,15 +180,17 @@ impl Plan {
         manifests.chain(blobs).collect()
     }
 
-    /// The room for the head, whatever sizes the files will turn out to have.
-    pub(crate) fn head_room(&self) -> Result<u64, PackError> {
+    /// The room for the head, whatever sizes the files will turn out to have, and for its signature if there is to be
+    /// one.
+    pub(crate) fn head_room(&self, is_signed: bool) -> Result<u64, PackError> {
         let mut files = self.files.clone();
         files.files.iter_mut().for_each(|file| file.size = u64::MAX);
         let files = (!files.files.is_empty()).then(|| files.to_json().len());
         let mut index = self.index();
         index.files = files.map(|_| (Digest::of(b""), u64::MAX));
         let of_images = self.manifests().iter();
-        checked_head_room(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())
+        let room = checked_head_room(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())?;
+        Ok(if is_signed { room + SIGNATURE_ROOM } else { room })
     }
 
     fn index(&self) -> Index {
@@ -208,7 +210,7 @@ impl Plan {
         let files = (!self.files.files.is_empty()).then(|| self.files.to_json());
         let mut index = self.index();
         index.files = files.as_deref().map(|files| (Digest::of(files), files.len() as u64));
-        Head { index: index.to_json(), files }
+        Head { index: index.to_json(), files, signature: None }
     }
 
     /// The lock of all this. `platforms` are those that were asked for, by image.

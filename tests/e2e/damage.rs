@@ -112,7 +112,7 @@ impl Content<'_> {
             writer.write(&blobs[&blob.digest]).unwrap();
             writer.end(blob.digest).unwrap();
         }
-        writer.finish(&Head { index: json, files: Some(files) }).unwrap();
+        writer.finish(&Head { index: json, files: Some(files), signature: None }).unwrap();
     }
 }
 

@@ -104,6 +104,8 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
         Code::Engine,
         Code::Serve,
         Code::Moved,
+        Code::Unsigned,
+        Code::Signer,
     ];
     assert_eq!(listed, codes.map(|code| code as u8).into());
 }
@@ -123,6 +125,7 @@ fn the_readme_names_every_option_and_no_other() {
     in_help.extend(options(&airbundle(["diff", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["lists", "kubespray", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
+    in_help.extend(options(&airbundle(["keygen", "--help"]).ok().stdout));
     for verb in ["unpack", "images", "site"] {
         in_help.extend(options(&unbundle([verb, "--help"]).ok().stdout));
     }

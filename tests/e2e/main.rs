@@ -24,4 +24,5 @@ mod resume;
 mod second_reader;
 mod secure;
 mod serve;
+mod signatures;
 mod site;

@@ -37,7 +37,7 @@ pub fn unbundle_from<S: AsRef<OsStr>>(input: &Path, args: impl IntoIterator<Item
 pub fn airbundle_command() -> Command {
     let mut command = command(env!("CARGO_BIN_EXE_airbundle"));
     // Nobody's credentials.
-    for name in ["REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "NETRC"] {
+    for name in ["REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "NETRC", "AIRBUNDLE_PASSPHRASE"] {
         command.env_remove(name);
     }
     command.env("HOME", "/nonexistent").env("XDG_RUNTIME_DIR", "/nonexistent");
@@ -54,6 +54,7 @@ fn command(program: &str) -> Command {
     for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
         command.env_remove(name).env_remove(name.to_uppercase());
     }
+    command.env_remove("UNBUNDLE_TRUSTED_KEY");
     command.env_remove("CONTAINERS_REGISTRIES_CONF").env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
     command.stdin(Stdio::null());
     command

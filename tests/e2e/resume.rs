@@ -732,3 +732,25 @@ fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
     assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "complete");
     assert_eq!(job.left(), ["all.list", "out.tar.zst"].map(str::to_owned).into());
 }
+
+#[test]
+fn a_signed_bundle_goes_on_where_it_was_with_the_same_bytes() {
+    let (list, content) = thirty();
+    let keys = tempdir().expect("make a temporary folder");
+    let key = keys.path().join("test.key").display().to_string();
+    airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
+    let sign = ["--sign", &key];
+    let expected = undisturbed(&list, &content, &sign);
+    let gate = Arc::new(Gate::default());
+    let fake = Fake::behind(&gate, content);
+    let job = Job::new(&list);
+    gate.open(20_000_000);
+    let child = job.start(&fake, &sign);
+    thread::sleep(Duration::from_millis(300));
+    gate.settle();
+    kill(child);
+    gate.open(UNLIMITED);
+    let finished = job.run(&fake, &[&sign[..], &["--json"]].concat()).ok();
+    assert!(finished.json()["bytesResumed"].as_u64().is_some_and(|bytes| bytes > 0), "{finished:#?}");
+    assert_same(&job.bundle(), &expected, "signed");
+}

@@ -8,7 +8,7 @@ use std::process::Command;
 use airbundle::bundle::reader::BundleReader;
 use serde_json::{Value, json};
 
-use crate::program::unbundle;
+use crate::program::{airbundle, unbundle};
 use crate::serve::{folder, world};
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/second-reader.py");
@@ -56,6 +56,8 @@ fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
     let world = world();
     agree(&world.bundle);
     let folder = folder();
+    let key = folder.path().join("test.key").display().to_string();
+    airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     let etcd = world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("it is there");
     for (lines, options) in [
         // Platforms that are left out, also of an index in an index, and a large file that no list pins.
@@ -64,6 +66,7 @@ fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
             vec!["--platform", "linux/arm64", "--title", "Some \"title\" \\ ü"],
         ),
         (vec!["registry.k8s.io/pause:3.9"], vec!["--level", "19"]),
+        (vec!["registry.k8s.io/pause:3.9", etcd.url.as_str()], vec!["--sign", key.as_str()]),
         (vec![etcd.url.as_str()], vec![]),
     ] {
         agree(&world.pack_lines(folder.path(), &lines, &options));
