@@ -48,6 +48,12 @@ pub enum Code {
     Unsigned = 14,
     /// The bundle is signed by somebody who is not trusted, or its signature is wrong.
     Signer = 15,
+    /// Something is not there that belongs to the bundle: a volume, its end, or what a site should have had.
+    Incomplete = 16,
+    /// The medium gives errors when the bundle is read.
+    Unreadable = 17,
+    /// A command that was to be run on the way has failed.
+    Command = 18,
 }
 
 /// Why a program ends with another code than success.
