@@ -7,6 +7,7 @@ pub mod diff;
 pub mod exit;
 pub mod image;
 pub mod images;
+pub mod inventory;
 #[cfg(feature = "net")]
 pub mod keygen;
 #[cfg(feature = "net")]

@@ -12,6 +12,7 @@ pub mod event;
 pub mod fetch;
 pub mod fs;
 pub mod image;
+pub mod inventory;
 #[cfg(feature = "net")]
 pub mod kubespray;
 #[cfg(feature = "net")]
@@ -30,5 +31,6 @@ pub mod signature;
 #[cfg(feature = "net")]
 pub mod signing;
 pub mod site;
+pub mod stock;
 pub mod unpack;
 pub mod verify;

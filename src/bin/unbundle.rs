@@ -18,6 +18,7 @@ enum Verb {
     Verify(cli::verify::Verify),
     Site(cli::site::Site),
     Images(cli::images::Images),
+    Inventory(cli::inventory::Inventory),
 }
 
 fn main() -> std::process::ExitCode {
@@ -28,5 +29,6 @@ fn main() -> std::process::ExitCode {
         Verb::Verify(verify) => verify.run(),
         Verb::Site(site) => site.run(),
         Verb::Images(images) => images.run(),
+        Verb::Inventory(inventory) => inventory.run(),
     })
 }

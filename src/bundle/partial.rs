@@ -67,12 +67,14 @@ impl Salvaged {
 }
 
 /// Reads what stands in `file` behind the room for the head, as far as it is the beginning of a bundle that has
-/// these entries. Whether its frames are such as this program makes is for the caller to know.
+/// these entries. What is `elsewhere` has none, also where a file turns out to be it. Whether its frames are such as this
+/// program makes is for the caller to know.
 pub fn salvage(
     file: &File,
     path: &Path,
     head_room: u64,
     expected: &[Expected],
+    elsewhere: &[Blob],
     report: &dyn Report,
 ) -> Result<Salvaged, FsError> {
     let mut input = file.try_clone().map_err(FsError::at("open", path))?;
@@ -89,7 +91,7 @@ pub fn salvage(
     input.seek(SeekFrom::Start(head_room)).map_err(FsError::at("read", path))?;
     let buffers = frame::buffers();
     let mut frames = FrameReader::new(BufReader::new(input), head_room, &buffers);
-    let mut walk = Walk::new(expected);
+    let mut walk = Walk::new(expected, elsewhere);
     'all: loop {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
@@ -123,7 +125,7 @@ pub fn salvage(
 struct Walk<'a> {
     expected: &'a [Expected],
     done: usize,
-    /// The blobs so far: a file that turned out to be one of them is not there again.
+    /// The blobs so far, and those that are elsewhere: a file that turned out to be one of them is not there again.
     seen: HashSet<Digest>,
     frames: Vec<FrameRecord>,
     late_headers: Vec<(usize, [u8; BLOCK])>,
@@ -144,11 +146,11 @@ struct Large {
 }
 
 impl<'a> Walk<'a> {
-    fn new(expected: &'a [Expected]) -> Self {
+    fn new(expected: &'a [Expected], elsewhere: &[Blob]) -> Self {
         let mut walk = Self {
             expected,
             done: 0,
-            seen: HashSet::new(),
+            seen: elsewhere.iter().map(|blob| blob.digest).collect(),
             frames: Vec::new(),
             late_headers: Vec::new(),
             shared: None,
@@ -368,7 +370,7 @@ mod tests {
         drop(writer);
         let expected = |blob, is_late| Expected { blob, is_late, is_manifest: false, sha512: None };
         let all = [expected(Some(blob), false), expected(Some(blob), true), expected(None, true)];
-        let found = salvage(&file, &partial, room, &all, &Silent).unwrap();
+        let found = salvage(&file, &partial, room, &all, &[], &Silent).unwrap();
         assert_eq!((found.done, found.bytes()), (2, whole));
         assert!(found.open.is_none());
     }

@@ -126,6 +126,7 @@ impl From<ImageError> for Failure {
         let code = match &error {
             ImageError::Read(error) => read_code(error),
             ImageError::Damaged { .. } => Code::Damaged,
+            ImageError::Delta { .. } => Code::Incomplete,
             ImageError::Fs(_) => Code::File,
             ImageError::Busy(_) => Code::Busy,
             ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
@@ -163,7 +164,7 @@ impl From<LockError> for Failure {
     }
 }
 
-fn read_code(error: &ReadError) -> Code {
+pub(super) fn read_code(error: &ReadError) -> Code {
     match error {
         ReadError::Fs(_) => Code::File,
         ReadError::Index(IndexError::Syntax(_))
