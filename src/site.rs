@@ -10,3 +10,4 @@ pub mod record;
 pub mod root;
 pub mod scan;
 pub mod storage;
+pub mod supply;

@@ -1,23 +1,21 @@
 //! Taking stock: a site in, its inventory out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rayon::prelude::*;
 
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fs::FsError;
 use crate::inventory::Inventory;
 use crate::manifest::{Descriptor, Manifest};
+use crate::site::check::hash;
 use crate::site::record::{Record, RecordError};
 use crate::site::scan::Storage;
-
-/// How much is read at once where everything is hashed.
-const READ: usize = 256 << 10;
 
 /// Looks what `site` has. Only what a later `unpack` would find counts: blobs in the registry's storage, and files that
 /// the record names.
@@ -56,10 +54,11 @@ pub fn take(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, 
         report.event(&Event::Stage { name: "checking", bytes, objects: Some(found.len() as u64) });
         let right = found.par_iter().map(|found| {
             let (path, read) = match (found.file, &storage, &files) {
-                (Some(path), _, Some(files)) => (files.path.join(path), hash(files.dir.open(path), report)),
+                (Some(path), _, Some(files)) => {
+                    (files.path.join(path), files.dir.open(path).and_then(|file| hash(&file, report)))
+                }
                 (_, Some(storage), _) => {
-                    let open = storage.blob(found.digest)?;
-                    (storage.blob_path(found.digest), hash(Ok(open), report))
+                    (storage.blob_path(found.digest), hash(&storage.blob(found.digest)?, report))
                 }
                 _ => unreachable!("what was found has a place; please report"),
             };
@@ -134,19 +133,6 @@ fn sizes(storage: &Storage) -> Result<HashMap<Digest, Vec<u64>>, FsError> {
         }
     }
     Ok(sizes)
-}
-
-fn hash(file: io::Result<impl Read>, report: &dyn Report) -> io::Result<Digest> {
-    let (mut file, mut hasher, mut buffer) = (file?, Hasher::new(), vec![0; READ]);
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            len => {
-                hasher.update(&buffer[..len]);
-                report.event(&Event::Progress { id: 0, bytes: len as u64 });
-            }
-        }
-    }
 }
 
 fn warn(report: &dyn Report, path: &Path, what: &str) {

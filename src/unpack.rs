@@ -1,5 +1,7 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
+pub mod delta;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::site::commit::{CommitError, Committer, StagedFiles, distinct};
 use crate::site::record::Record;
 use crate::site::root::{Root, RootError, Staging, Stagings};
 use crate::site::storage::{FENCE, Links, NamesError, blob_path};
+use crate::unpack::delta::{Delta, MissingBlob};
 
 /// What a small file costs on the disk, with its folder.
 const SMALL_FILE: u64 = 8 << 10;
@@ -92,6 +95,20 @@ pub enum UnpackError {
         #[source]
         source: ReadError,
     },
+    /// The site has not what a delta leaves out. Nothing was changed.
+    #[error(
+        "`{}` lacks {} that this delta leaves out, and nothing was changed: unpack a full bundle, or pack the delta \
+         anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
+    )]
+    Incomplete {
+        /// The folder of the site.
+        site: PathBuf,
+        /// All that it lacks, in the order of the bundle.
+        missing: Vec<MissingBlob>,
+    },
+    /// What was to be copied within the site is not what it was when it was looked at.
+    #[error("`{0}` has changed on the site while it was copied: run it again")]
+    Changed(Digest),
     /// The file system says no.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -148,6 +165,7 @@ pub fn unpack(
     }
     let layout = &contents.layout;
     let links = Links::new(layout, &options.templates)?;
+    let mut delta = Delta::begin(layout, options)?;
     let roots = Roots::open(options, layout)?;
     let targets = targets(layout, &roots);
     let mut summary =
@@ -155,6 +173,7 @@ pub fn unpack(
 
     report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
     let states = check(&targets, &roots.all, report)?;
+    delta.find(layout, &targets, &states, &options.site, report)?;
     let staged: HashSet<&str> = targets
         .iter()
         .zip(&states)
@@ -180,7 +199,7 @@ pub fn unpack(
         report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
         summary.written = place_staged(&targets, &states, &roots.all)?;
     }
-    summary.written += write_blobs(&mut reader, &contents, &targets, &roots.all, &todo, report)?;
+    summary.written += write_blobs(&mut reader, &contents, &delta, &targets, &roots.all, &todo, report)?;
     summary.links_written = write_links(&links, &roots)?;
     if let Some(root) = roots.registry() {
         root.remove_with_folder(&fence_path())?;
@@ -328,6 +347,7 @@ fn place_staged(targets: &[Target], states: &[State], roots: &[Root]) -> Result<
 fn write_blobs(
     reader: &mut BundleReader,
     contents: &Contents,
+    delta: &Delta,
     targets: &[Target],
     roots: &[Root],
     todo: &Todo,
@@ -335,7 +355,7 @@ fn write_blobs(
 ) -> Result<usize, UnpackError> {
     let layout = &contents.layout;
     let blobs: Vec<Blob> = layout.manifests.iter().chain(&layout.blobs).copied().collect();
-    let expected: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+    let expected: Vec<Digest> = blobs.iter().chain(&layout.elsewhere).map(|blob| blob.digest).collect();
     let committer = Committer { roots, targets, expected: &expected, report };
     let failed = AtomicBool::new(false);
     let (mut lanes, ended) = Lanes::start();
@@ -347,7 +367,8 @@ fn write_blobs(
             result
         });
         let mut feeder = Feeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
-        let read = feeder.feed(reader, contents, &blobs);
+        let read = feeder.copy(delta, &layout.elsewhere, blobs.len());
+        let read = read.and_then(|()| feeder.feed(reader, contents, &blobs));
         lanes.finish();
         (read, commits.join().expect("the committer does not panic; please report"))
     });
@@ -356,6 +377,9 @@ fn write_blobs(
         (Ok(()), Ok(placed)) => Ok(placed),
         (Ok(()), Err(CommitError::Wrong(wrong))) => {
             let digests: Vec<Digest> = wrong.iter().map(|blob| blob.0).collect();
+            if let Some(blob) = layout.elsewhere.iter().find(|blob| digests.contains(&blob.digest)) {
+                return Err(UnpackError::Changed(blob.digest));
+            }
             Err(damaged(layout, &digests, ReadError::Digest(digests[0])))
         }
         (Err(error), _) => Err(error),
@@ -379,7 +403,7 @@ impl Feeder<'_> {
         contents: &Contents,
         blobs: &[Blob],
     ) -> Result<(), UnpackError> {
-        let mut left = self.todo.blobs.len();
+        let mut left = blobs.iter().filter(|blob| self.todo.blobs.contains_key(&blob.digest)).count();
         let mut damage = None;
         for (number, blob) in blobs.iter().enumerate() {
             if (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
@@ -559,6 +583,15 @@ fn check_space(
 
 fn fence_path() -> RelPath {
     RelPath::parse(FENCE).expect("a plain path")
+}
+
+fn amount(missing: &[MissingBlob]) -> String {
+    let bytes = human(missing.iter().map(|blob| blob.size).sum());
+    if let [blob] = missing {
+        format!("`{}` ({bytes})", blob.digest)
+    } else {
+        format!("{} blobs ({bytes})", missing.len())
+    }
 }
 
 fn human(bytes: u64) -> String {

@@ -4,6 +4,7 @@ use crate::bundle::index::IndexError;
 use crate::bundle::reader::ReadError;
 use crate::cli::chain;
 use crate::engine::EngineError;
+use crate::event::human_bytes;
 use crate::image::error::ImageError;
 #[cfg(feature = "net")]
 use crate::kubespray::KubesprayError;
@@ -13,6 +14,12 @@ use crate::signature::SignatureError;
 use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
 use crate::unpack::UnpackError;
+use crate::unpack::delta::MissingBlob;
+
+/// How many blobs that a site lacks are told to a person, …
+const LACKING: usize = 20;
+/// … and how many of those who need one.
+const LACKING_OWNERS: usize = 5;
 
 /// How a program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,14 +107,37 @@ impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         let code = match &error {
             UnpackError::Read(error) => read_code(error),
-            UnpackError::Damaged { .. } => Code::Damaged,
+            UnpackError::Damaged { .. } | UnpackError::Changed(_) => Code::Damaged,
+            UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Fs(_) => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
         };
-        Self::new(code, chain(&error))
+        let mut failure = Self::new(code, chain(&error));
+        if let UnpackError::Incomplete { missing, .. } = &error {
+            failure.messages.extend(lacking(missing));
+        }
+        failure
     }
+}
+
+/// What a site lacks, a line each; the first few of many.
+fn lacking(missing: &[MissingBlob]) -> Vec<String> {
+    let line = |blob: &MissingBlob| {
+        let state = if blob.damaged { "damaged" } else { "missing" };
+        let mut owners: Vec<_> = blob.owners.iter().map(|owner| format!("`{owner}`")).collect();
+        let more = owners.len().saturating_sub(LACKING_OWNERS);
+        owners.truncate(LACKING_OWNERS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let size = human_bytes(blob.size);
+        format!("{state}: {} ({size}), needed by {}{more}", blob.digest, owners.join(", "))
+    };
+    let mut lines: Vec<String> = missing.iter().take(LACKING).map(line).collect();
+    if missing.len() > LACKING {
+        lines.push(format!("and {} more: `--json` lists all of them", missing.len() - LACKING));
+    }
+    lines
 }
 
 impl From<RecordError> for Failure {

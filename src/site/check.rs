@@ -84,7 +84,8 @@ fn holds(file: &File, blob: Blob, report: &dyn Report) -> std::io::Result<bool> 
     Ok(hash(file, report)? == blob.digest)
 }
 
-fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
+/// The digest of what is left of a file; `report` is told how far it is.
+pub fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 256 << 10];
     loop {
