@@ -18,6 +18,7 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod prune;
 pub mod site;
 mod trust;
 pub mod unpack;

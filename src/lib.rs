@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod pack;
 pub mod path;
 pub mod platform;
+pub mod prune;
 pub mod reference;
 #[cfg(feature = "net")]
 pub mod relock;

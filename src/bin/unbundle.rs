@@ -19,6 +19,7 @@ enum Verb {
     Site(cli::site::Site),
     Images(cli::images::Images),
     Inventory(cli::inventory::Inventory),
+    Prune(cli::prune::Prune),
 }
 
 fn main() -> std::process::ExitCode {
@@ -30,5 +31,6 @@ fn main() -> std::process::ExitCode {
         Verb::Site(site) => site.run(),
         Verb::Images(images) => images.run(),
         Verb::Inventory(inventory) => inventory.run(),
+        Verb::Prune(prune) => prune.run(),
     })
 }

@@ -10,6 +10,7 @@ use crate::image::error::ImageError;
 use crate::kubespray::KubesprayError;
 use crate::load::LoadError;
 use crate::lock::LockError;
+use crate::prune::PruneError;
 use crate::signature::SignatureError;
 use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
@@ -138,6 +139,18 @@ fn lacking(missing: &[MissingBlob]) -> Vec<String> {
         lines.push(format!("and {} more: `--json` lists all of them", missing.len() - LACKING));
     }
     lines
+}
+
+impl From<PruneError> for Failure {
+    fn from(error: PruneError) -> Self {
+        let code = match error {
+            PruneError::Record(error) => return error.into(),
+            PruneError::Fs(_) | PruneError::Odd(_) => Code::File,
+            PruneError::Busy(_) => Code::Busy,
+            PruneError::Mismatch(_) => Code::Incomplete,
+        };
+        Self::new(code, chain(&error))
+    }
 }
 
 impl From<RecordError> for Failure {

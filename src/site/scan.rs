@@ -95,13 +95,18 @@ impl Storage {
 
     /// The manifest with this digest; nothing where it is missing, damaged, or none that this program reads.
     pub fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, FsError> {
+        Ok(self.read(digest)?.and_then(|bytes| Manifest::parse_unannounced(&bytes).ok()))
+    }
+
+    /// The bytes of a manifest or a config; nothing where it is missing, damaged, or larger than those are.
+    pub fn read(&self, digest: Digest) -> Result<Option<Vec<u8>>, FsError> {
         if self.size(digest)?.is_none_or(|size| size > MANIFEST_LIMIT) {
             return Ok(None);
         }
         let mut bytes = Vec::new();
         let read = self.blob(digest)?.take(MANIFEST_LIMIT).read_to_end(&mut bytes);
         read.map_err(FsError::at("read", self.path.join(blob_path(digest))))?;
-        Ok(Manifest::parse_unannounced(&bytes).ok().filter(|_| Digest::of(&bytes) == digest))
+        Ok((Digest::of(&bytes) == digest).then_some(bytes))
     }
 
     /// All repositories.
