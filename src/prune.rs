@@ -264,8 +264,9 @@ fn remove_blobs(
                 root.staging().remove(&name)?;
                 continue;
             }
-            root.staging().remove(&name)?;
+            // In this order: who is killed in between puts the blob back, and does it again.
             remove_folders(root, &place, 2)?;
+            root.staging().remove(&name)?;
             count += 1;
             bytes += blob.size;
             report.event(&Event::Progress { id: 0, bytes: blob.size });
@@ -278,6 +279,8 @@ fn remove_blobs(
 fn remove_files(plan: &Plan, root: &Root) -> Result<(), PruneError> {
     for file in &plan.files {
         root.remove(file)?;
+    }
+    for file in &plan.paths {
         remove_folders(root, file, usize::MAX)?;
     }
     root.staging().sync()?;

@@ -30,6 +30,8 @@ pub(super) struct Plan {
     pub(super) blobs: Vec<Blob>,
     /// The files that are there.
     pub(super) files: Vec<RelPath>,
+    /// The paths of all files that go: of some there may be nothing left but their folders.
+    pub(super) paths: Vec<RelPath>,
     /// What the record is to say.
     pub(super) record: Record,
     images: Vec<String>,
@@ -68,6 +70,7 @@ impl Plan {
             repositories: BTreeSet::new(),
             blobs: Vec::new(),
             files: Vec::new(),
+            paths: Vec::new(),
             record: wanted.prune_record(record, storage),
             images: Vec::new(),
             file_bytes: 0,
@@ -104,6 +107,7 @@ impl Plan {
         for file in record.files.iter().filter(|file| !stays.contains(file.path.as_str())) {
             let RecordedFile { path, size, .. } = file;
             let (Some(root), Ok(path)) = (files, RelPath::parse(path)) else { continue };
+            self.paths.push(path.clone());
             let Some(found) = root.existing(&path)? else { continue };
             let meta = found.metadata().map_err(FsError::at("open", root.path(&path)))?;
             if meta.len() == *size {
@@ -134,6 +138,9 @@ impl Plan {
         let recorded = recorded.map(|manifest| manifest.digest);
         let mut gone_manifests: BTreeSet<Digest> =
             recorded.filter(|digest| !wanted.manifests.contains(digest)).collect();
+        // Of some a run that was killed has left nothing but the folder.
+        let is_left = |name: &&&String| !repositories.contains_key(**name) && RelPath::parse(name).is_ok();
+        self.repositories.extend(known.iter().filter(is_left).map(|name| (*name).clone()));
         for (name, repository) in repositories {
             if !known.contains(name) {
                 named.extend(&repository.named);

@@ -106,6 +106,9 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
         Code::Moved,
         Code::Unsigned,
         Code::Signer,
+        Code::Incomplete,
+        Code::Unreadable,
+        Code::Command,
     ];
     assert_eq!(listed, codes.map(|code| code as u8).into());
 }

@@ -92,7 +92,8 @@ fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
     for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
         let delta = world.pack_lines(folder.path(), &lines, options);
         agree(&delta);
-        let contents = BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
+        let contents =
+            BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
         assert!(contents.layout.elsewhere.len() > 5);
     }
     // With nothing to leave out it is no delta.
