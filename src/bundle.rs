@@ -5,8 +5,10 @@
 pub mod buffer;
 pub mod frame;
 pub mod index;
+pub mod label;
 pub mod lanes;
 pub mod layout;
+pub mod medium;
 pub mod old;
 pub mod partial;
 pub mod reader;

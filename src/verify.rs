@@ -192,7 +192,7 @@ impl Found {
 /// Damage behind the last blob: nothing that is unpacked is hit.
 fn tail(error: &ReadError) -> Damage {
     let offsets = match error {
-        ReadError::Damaged { offset, .. } => [*offset].into(),
+        ReadError::Damaged { place, .. } => [place.offset].into(),
         _ => BTreeSet::new(),
     };
     let mut problem = error.to_string();

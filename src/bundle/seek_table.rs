@@ -50,6 +50,18 @@ pub fn decode(payload: &[u8]) -> Option<Vec<Entry>> {
     })
 }
 
+/// Whether `input` ends as a bundle does. The last bytes are looked at and no more.
+pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
+    let len = input.seek(SeekFrom::End(0))?;
+    let mut footer = [0; FOOTER_LEN];
+    if len < FOOTER_LEN as u64 {
+        return Ok(false);
+    }
+    input.seek(SeekFrom::Start(len - FOOTER_LEN as u64))?;
+    input.read_exact(&mut footer)?;
+    Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
+}
+
 /// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
 pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     let len = input.seek(SeekFrom::End(0))?;

@@ -447,6 +447,24 @@ pub fn partial_path(target: &Path) -> PathBuf {
     name.into()
 }
 
+/// The files that hold what is being written at `partial`: itself, and one for each further volume.
+#[must_use]
+pub fn parts(partial: &Path) -> Vec<PathBuf> {
+    let further = (2..).map(|number| part_path(partial, number)).take_while(|path| path.is_file());
+    std::iter::once(partial.to_owned()).chain(further).collect()
+}
+
+/// The file of the volume `number` of what is being written at `partial`.
+#[must_use]
+pub fn part_path(partial: &Path, number: u32) -> PathBuf {
+    if number == 1 {
+        return partial.to_owned();
+    }
+    let mut name = partial.as_os_str().to_owned();
+    name.push(format!(".{number:03}"));
+    name.into()
+}
+
 /// The names of what is left of bundles at `partial` that were to be other ones.
 #[must_use]
 pub fn old_paths(partial: &Path) -> [PathBuf; 2] {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::cli::exit::{Code, Failure};
+use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
-use crate::cli::trust::TrustArgs;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
 use crate::image::name::{Name, NameError};
@@ -17,9 +17,9 @@ use crate::reference::{Reference, RepositoryTemplate};
 /// Build an image that serves what is in a bundle: nginx with the files, or a registry with the images
 #[derive(Debug, Args)]
 pub struct Image {
-    /// The bundle, or - for stdin
-    #[arg(value_name = "BUNDLE")]
-    bundle: PathBuf,
+    /// The bundle, its first volume, or folders with its volumes; - is stdin
+    #[arg(value_name = "BUNDLE", required = true)]
+    bundle: Vec<PathBuf>,
     /// What the image serves
     #[arg(long, value_enum)]
     kind: Kind,
@@ -48,7 +48,7 @@ pub struct Image {
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     #[command(flatten)]
-    trust: TrustArgs,
+    input: InputArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -82,7 +82,7 @@ impl Image {
         };
         let (output, base, platform, layer_size) = (self.output, self.base, self.platform, self.layer_size);
         let options = Options { output, kind, base, platform, names, layer_size };
-        let reader = self.trust.open(&self.bundle)?;
+        let reader = self.input.open(&self.bundle, Gaps::Refuse)?;
         let reporter = self.out.reporter();
         let result = build(reader, &options, &*reporter);
         drop(reporter);
