@@ -733,7 +733,8 @@ impl Feeder {
                 self.frame(offset, frame)?;
             }
             Ok(Some(frame)) if is_whole => self.contested(offset, entry, frame)?,
-            Ok(_) => self.hole(offset, entry, FrameError::Damaged)?,
+            // It is not the bundle that ends there, but what the table says of the frame.
+            Ok(_) | Err(FrameError::Truncated) => self.hole(offset, entry, FrameError::Damaged)?,
             Err(error) => self.hole(offset, entry, error)?,
         }
         Ok(is_whole)

@@ -22,7 +22,7 @@ use crate::signature::Signed;
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// The bundle, its first volume, or folders with its volumes; - is stdin
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     #[command(flatten)]

@@ -15,7 +15,7 @@ use crate::unpack::{Options, Summary, unpack};
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]
 pub struct Unpack {
-    /// The bundle, its first volume, or folders with its volumes; - is stdin
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     /// The folder of the site; created if it is not there

@@ -15,7 +15,7 @@ use crate::verify::{Damage, Verdict, verify};
 /// Read a bundle to its end and name everything that is damaged
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The bundle, its first volume, or folders with its volumes; - is stdin
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     #[command(flatten)]
