@@ -497,7 +497,7 @@ fn what_is_no_bundle_is_said_to_be_none() {
         unbundle(["unpack".as_ref(), path(name).as_os_str(), site.as_os_str()]).failed(code, &[words]);
         assert!(!site.exists(), "{name}: something was written");
     }
-    let empty = path("empty");
+    let empty = path("nothing");
     fs::create_dir(&empty).unwrap();
     unbundle(["ls".as_ref(), empty.as_os_str()]).failed(8, &["there is no bundle in"]);
     unbundle(["ls".as_ref(), folder.path().as_os_str()])
