@@ -10,6 +10,7 @@ pub mod layout;
 pub mod old;
 pub mod partial;
 pub mod reader;
+pub mod recovery;
 pub mod seek_table;
 pub mod spool;
 pub mod writer;

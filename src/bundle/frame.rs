@@ -16,6 +16,8 @@ const MAGIC: u32 = 0xFD2F_B528;
 pub const PADDING_MAGIC: u32 = 0x184D_2A50;
 /// The skippable frame of a signature.
 pub const SIGNATURE_MAGIC: u32 = 0x184D_2A51;
+/// A skippable frame of recovery data.
+pub const RECOVERY_MAGIC: u32 = 0x184D_2A52;
 /// The skippable frame of the seek table, as zstd's seekable format asks for.
 pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
 /// The largest skippable frame that is read, in bytes.
