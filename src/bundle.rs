@@ -12,6 +12,7 @@ pub mod medium;
 pub mod old;
 pub mod partial;
 pub mod reader;
+pub mod recovery;
 pub mod seek_table;
 pub mod spool;
 pub mod writer;

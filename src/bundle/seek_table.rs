@@ -6,7 +6,8 @@ use crate::bundle::FRAME_SIZE;
 use crate::bundle::frame::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
 
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
-const FOOTER_LEN: usize = 9;
+/// How many bytes end a seek table, from which its length is known.
+pub(crate) const FOOTER_LEN: usize = 9;
 const ENTRY_LEN: usize = 8;
 
 /// The size of one frame, skippable ones included, the seek table's own frame not.
@@ -60,6 +61,12 @@ pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
     input.seek(SeekFrom::Start(len - FOOTER_LEN as u64))?;
     input.read_exact(&mut footer)?;
     Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
+}
+
+/// How long the frame of the seek table is that ends with `footer`, if one does.
+pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
+    let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
+    (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
 }
 
 /// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
