@@ -51,6 +51,12 @@ pub fn decode(payload: &[u8]) -> Option<Vec<Entry>> {
     })
 }
 
+/// How long the frame of the seek table is that ends with `footer`, if one does.
+pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
+    let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
+    (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
+}
+
 /// Whether `input` ends as a bundle does. The last bytes are looked at and no more.
 pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
     let len = input.seek(SeekFrom::End(0))?;
@@ -61,12 +67,6 @@ pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
     input.seek(SeekFrom::Start(len - FOOTER_LEN as u64))?;
     input.read_exact(&mut footer)?;
     Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
-}
-
-/// How long the frame of the seek table is that ends with `footer`, if one does.
-pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
-    let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
-    (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
 }
 
 /// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
