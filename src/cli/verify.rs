@@ -10,6 +10,7 @@ use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
+use crate::unpack::mended_text;
 use crate::verify::{Damage, Verdict, verify};
 
 /// Read a bundle to its end and name everything that is damaged
@@ -55,6 +56,9 @@ fn text(verdict: &Verdict) -> String {
         for owner in owners {
             let _ = writeln!(text, "  needed by {owner}");
         }
+    }
+    if let Some(mended) = mended_text(&verdict.mended) {
+        let _ = writeln!(text, "{mended}");
     }
     if verdict.damage.is_empty() {
         let _ = writeln!(text, "sound: {} blobs, {}", verdict.blobs, human_bytes(verdict.bytes));
