@@ -28,6 +28,7 @@ pub mod prune;
 pub mod reference;
 #[cfg(feature = "net")]
 pub mod relock;
+pub mod repair;
 pub mod signature;
 #[cfg(feature = "net")]
 pub mod signing;

@@ -6,7 +6,8 @@ use crate::bundle::FRAME_SIZE;
 use crate::bundle::frame::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
 
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
-const FOOTER_LEN: usize = 9;
+/// How many bytes end a seek table, from which its length is known.
+pub(crate) const FOOTER_LEN: usize = 9;
 const ENTRY_LEN: usize = 8;
 
 /// The size of one frame, skippable ones included, the seek table's own frame not.
@@ -50,6 +51,24 @@ pub fn decode(payload: &[u8]) -> Option<Vec<Entry>> {
     })
 }
 
+/// How long the frame of the seek table is that ends with `footer`, if one does.
+pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
+    let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
+    (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
+}
+
+/// Whether `input` ends as a bundle does. The last bytes are looked at and no more.
+pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
+    let len = input.seek(SeekFrom::End(0))?;
+    let mut footer = [0; FOOTER_LEN];
+    if len < FOOTER_LEN as u64 {
+        return Ok(false);
+    }
+    input.seek(SeekFrom::Start(len - FOOTER_LEN as u64))?;
+    input.read_exact(&mut footer)?;
+    Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
+}
+
 /// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
 pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     let len = input.seek(SeekFrom::End(0))?;
@@ -78,8 +97,13 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     input.take(payload_len).read_to_end(&mut payload)?;
     Ok(decode(&payload).filter(|entries| {
         entries.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() == len - payload_len - 8
-            && entries.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
+            && is_sound(entries)
     }))
+}
+
+/// Whether no frame is larger than one may be.
+pub(crate) fn is_sound(table: &[Entry]) -> bool {
+    table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
 }
 
 #[cfg(test)]

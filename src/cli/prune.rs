@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
+use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
-use crate::cli::trust::TrustArgs;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::prune::{Summary, prune};
@@ -24,7 +24,7 @@ pub struct Prune {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    trust: TrustArgs,
+    input: InputArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -38,7 +38,9 @@ impl Prune {
                 let named = |message| format!("`{}`: {message}; nothing was removed", path.display());
                 Failure { messages: failure.messages.into_iter().map(named).collect(), ..failure }
             };
-            let contents = self.trust.open(path)?.contents();
+            // The documents stand in its first volume.
+            let reader = self.input.open(std::slice::from_ref(path), Gaps::Take).map_err(named)?;
+            let contents = { reader }.contents();
             kept.push(contents.map_err(|error| named(error.into()))?);
         }
         let reporter = self.out.reporter();

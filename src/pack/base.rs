@@ -1,7 +1,6 @@
 //! [`Base`]: what a site has already, and what a bundle for it need not carry.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -39,10 +38,10 @@ impl Base {
     /// delta counts as a whole: who has unpacked it has all of it.
     pub fn add(&mut self, path: &Path) -> Result<(), BaseError> {
         let mut first = Vec::new();
-        let read = fs::open(path)?;
-        let is_file = read.metadata().is_ok_and(|meta| meta.is_file());
-        if is_file {
-            File::take(read, 64).read_to_end(&mut first).map_err(FsError::at("read", path))?;
+        // What is no file may be the name of volumes, or their folder.
+        if path.is_file() {
+            let read = fs::open(path)?.take(64).read_to_end(&mut first);
+            read.map_err(FsError::at("read", path))?;
         }
         if !Lock::is_one(&first) {
             let layout = BundleReader::open(path)?.contents()?.layout;
