@@ -246,15 +246,15 @@ fn remove_blobs(
         let repositories = repositories(Some(storage))?.by_name;
         Ok(repositories.into_values().flat_map(|repository| repository.named).collect())
     };
+    let mut named = in_use()?;
     for batch in plan.blobs.chunks(BATCH) {
-        let named = in_use()?;
         let unused: Vec<_> = batch.iter().filter(|blob| !named.contains(&blob.digest)).collect();
         let aside = |digest: Digest| format!("{ASIDE}{}", digest.hex());
         for blob in &unused {
             root.take_aside(&blob_path(blob.digest), &aside(blob.digest))?;
         }
         // Who pushes may have found one of them a moment ago, and made a link to it.
-        let named = in_use()?;
+        named = in_use()?;
         for blob in unused {
             let (name, place) = (aside(blob.digest), blob_path(blob.digest));
             if named.contains(&blob.digest) {

@@ -176,7 +176,7 @@ pub fn unpack(
         Summary { files: layout.files.len(), images: layout.images.len(), ..Summary::default() };
 
     report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
-    let states = check(&targets, &roots.all, report)?;
+    let mut states = check(&targets, &roots.all, report)?;
     delta.find(layout, &targets, &states, &options.site, report)?;
     let staged: HashSet<&str> = targets
         .iter()
@@ -201,9 +201,10 @@ pub fn unpack(
     if summary.kept < targets.len() {
         let objects = Some(todo.blobs.len() as u64);
         report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
+        delta.stage(&targets, &mut states, &roots.all, report)?;
         summary.written = place_staged(&targets, &states, &roots.all)?;
     }
-    summary.written += write_blobs(&mut reader, &contents, &delta, &targets, &roots.all, &todo, report)?;
+    summary.written += write_blobs(&mut reader, &contents, &targets, &roots.all, &todo, report)?;
     summary.links_written = write_links(&links, &roots)?;
     if let Some(root) = roots.registry() {
         root.remove_with_folder(&fence_path())?;
@@ -366,7 +367,6 @@ fn place_staged(targets: &[Target], states: &[State], roots: &[Root]) -> Result<
 fn write_blobs(
     reader: &mut BundleReader,
     contents: &Contents,
-    delta: &Delta,
     targets: &[Target],
     roots: &[Root],
     todo: &Todo,
@@ -374,7 +374,7 @@ fn write_blobs(
 ) -> Result<usize, UnpackError> {
     let layout = &contents.layout;
     let blobs: Vec<Blob> = layout.manifests.iter().chain(&layout.blobs).copied().collect();
-    let expected: Vec<Digest> = blobs.iter().chain(&layout.elsewhere).map(|blob| blob.digest).collect();
+    let expected: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
     let committer = Committer { roots, targets, expected: &expected, report };
     let failed = AtomicBool::new(false);
     let (mut lanes, ended) = Lanes::start();
@@ -386,8 +386,7 @@ fn write_blobs(
             result
         });
         let mut feeder = Feeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
-        let read = feeder.copy(delta, &layout.elsewhere, blobs.len());
-        let read = read.and_then(|()| feeder.feed(reader, contents, &blobs));
+        let read = feeder.feed(reader, contents, &blobs);
         lanes.finish();
         (read, commits.join().expect("the committer does not panic; please report"))
     });
@@ -396,9 +395,6 @@ fn write_blobs(
         (Ok(()), Ok(placed)) => Ok(placed),
         (Ok(()), Err(CommitError::Wrong(wrong))) => {
             let digests: Vec<Digest> = wrong.iter().map(|blob| blob.0).collect();
-            if let Some(blob) = layout.elsewhere.iter().find(|blob| digests.contains(&blob.digest)) {
-                return Err(UnpackError::Changed(blob.digest));
-            }
             Err(damaged(layout, &digests, ReadError::Digest(digests[0])))
         }
         (Err(error), _) => Err(error),

@@ -735,6 +735,112 @@ fn pulls_go_on_while_a_site_is_pruned() {
     }
 }
 
+#[test]
+fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged() {
+    // What stands in one place is needed in the other, and nowhere else; and a new file takes the place of the only copy
+    // of one that has another name now.
+    let release = |folder: &Path, seeds: [(&str, u64); 4], text: &str| {
+        let files = seeds.map(|(name, seed)| file(&format!("https://dl.k8s.io/{name}"), seed, 200_000));
+        let image = UpstreamImage::new("quay.io/team/app:1", image(&[&shell(), &note(text)]));
+        Release::new(folder, vec![image], files.into())
+    };
+    let folder = folder();
+    let old = release(&folder.path().join("old"), [("a", 1), ("b", 2), ("c", 3), ("d", 4)], "one");
+    let new = release(&folder.path().join("new"), [("a", 2), ("b", 1), ("c", 5), ("e", 3)], "two");
+    let [delta, pristine, site, found] =
+        ["delta.tar.zst", "pristine", "site", "inventory.json"].map(|name| folder.path().join(name));
+    unpack(&old.bundle, &pristine).ok();
+    inventory(&pristine, &found, &[]).ok();
+    new.pack(&delta, &["--base", &text(&found)]).ok();
+    assert_eq!(contents(&delta).layout.elsewhere.len(), 4, "three files and a layer");
+    let twin = folder.path().join("twin");
+    unpack(&old.bundle, &twin).ok();
+    unpack(&new.bundle, &twin).ok();
+    let expected = served(&twin).0;
+    let mut killed = 0;
+    for (call, step) in
+        [("write", 3), ("openat2", 5), ("syncfs", 1), ("fsync", 1), ("renameat", 1), ("unlinkat", 1)]
+    {
+        for nth in (1..).step_by(step) {
+            run(Command::new("rm").arg("-rf").arg(&site));
+            run(Command::new("cp").arg("-a").arg(&pristine).arg(&site));
+            let output = Command::new("strace")
+                .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"])
+                .arg(format!("inject={call}:signal=SIGKILL:when={nth}"))
+                .arg(env!("CARGO_BIN_EXE_unbundle"))
+                .args(["unpack", &text(&delta), &text(&site), "-q"])
+                .output()
+                .expect("start strace");
+            if !output.status.success() {
+                killed += 1;
+                unpack(&delta, &site).ok();
+            }
+            let difference = served(&site).0.difference(&expected);
+            assert!(difference.is_empty(), "killed at {call} {nth}: {difference:#?}");
+            if output.status.success() {
+                break;
+            }
+        }
+    }
+    assert!(killed > 20, "{killed}");
+}
+
+#[test]
+fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
+    let World { new, .. } = world();
+    let folder = folder();
+    let site = both(&folder);
+    let layer = note("gone");
+    let digest = sha256(&layer.bytes);
+    // The first blob that is taken aside stays there for some seconds.
+    let child = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat", "-e"])
+        .arg("inject=renameat:delay_exit=4000000:when=1")
+        .arg(env!("CARGO_BIN_EXE_unbundle"))
+        .args(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes", "-q"])
+        .spawn();
+    let mut child = child.expect("start strace");
+    let is_aside = || {
+        let mut names = fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().starts_with("pruned."))
+    };
+    let start = Instant::now();
+    while !is_aside() {
+        assert!(start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(), "nothing is aside");
+        thread::sleep(Duration::from_millis(10));
+    }
+    // As a registry does it at the end of an upload of what it finds there already.
+    let link = site.join(STORAGE).join("repositories/mine/app/_layers/sha256").join(&digest["sha256:".len()..]);
+    fs::create_dir_all(&link).unwrap();
+    fs::write(link.join("link"), &digest).unwrap();
+    assert!(child.wait().unwrap().success());
+    let registry = Registry::serve(&site.join("registry"));
+    assert_eq!(registry.blob("mine/app", &digest).map(|found| sha256(&found)), Some(digest));
+    // The others have gone.
+    assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
+    let left: Vec<_> =
+        fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["lock"]);
+}
+
+#[test]
+fn a_delta_is_signed_as_any_bundle_is() {
+    let folder = folder();
+    let [site, key, delta] = ["site", "test.key", "delta.tar.zst"].map(|name| folder.path().join(name));
+    unpack(&world().old.bundle, &site).ok();
+    let before = served(&site);
+    airbundle(["keygen", "--no-passphrase", "-o", &text(&key)]).ok();
+    let public = text(&key.with_extension("pub"));
+    let base = text(&world().old.lock);
+    let unpack = || unbundle(["unpack", &text(&delta), &text(&site), "--trusted-key", &public]);
+    world().new.pack(&delta, &["--base", &base]).ok();
+    unpack().failed(14, &["not signed"]);
+    assert_eq!(served(&site), before);
+    world().new.pack(&delta, &["--base", &base, "--sign", &text(&key)]).ok();
+    unpack().ok();
+    world().new.assert_served(&site);
+}
+
 /// Tells threads to end, also where a test fails.
 struct End<'a>(&'a AtomicBool);
 
