@@ -26,3 +26,4 @@ mod secure;
 mod serve;
 mod signatures;
 mod site;
+mod volumes;
