@@ -27,3 +27,4 @@ mod secure;
 mod serve;
 mod signatures;
 mod site;
+mod volumes;
