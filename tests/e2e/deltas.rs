@@ -806,11 +806,15 @@ fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
     };
     let start = Instant::now();
     while !is_aside() {
-        assert!(start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(), "nothing is aside");
+        assert!(
+            start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(),
+            "nothing is aside"
+        );
         thread::sleep(Duration::from_millis(10));
     }
     // As a registry does it at the end of an upload of what it finds there already.
-    let link = site.join(STORAGE).join("repositories/mine/app/_layers/sha256").join(&digest["sha256:".len()..]);
+    let link =
+        site.join(STORAGE).join("repositories/mine/app/_layers/sha256").join(&digest["sha256:".len()..]);
     fs::create_dir_all(&link).unwrap();
     fs::write(link.join("link"), &digest).unwrap();
     assert!(child.wait().unwrap().success());
