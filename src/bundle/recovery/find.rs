@@ -37,7 +37,7 @@ fn at_the_end(volume: &impl ReadAt, len: u64) -> Option<Found> {
         .and_then(|_| seek_table::len_before(&footer));
     [Some(0), table].into_iter().flatten().find_map(|tail| {
         let end = len.checked_sub(tail)?;
-        let mut trailer = [0; TRAILER as usize];
+        let mut trailer = vec![0; index(TRAILER)];
         read_exact_at(volume, end.checked_sub(TRAILER)?, &mut trailer).ok()?;
         let start = end.checked_sub(description::len_before(&trailer)? + FRAME_HEADER)?;
         parse_at(volume, start, &mut 1)

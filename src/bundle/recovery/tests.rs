@@ -209,12 +209,12 @@ fn more_than_the_share_is_an_error_that_says_where_and_never_wrong_bytes() {
     for groups in [1, 3] {
         let shape = shape(600_000, 50, groups);
         let right = volume(&shape, 100);
-        let lost = index(groups * (shape.numbers().spare + 1));
-        let damaged = damage(&right, 10 * SECTOR..(10 + lost) * SECTOR);
+        let blocks = index(groups * (shape.numbers().spare + 1));
+        let damaged = damage(&right, 10 * SECTOR..(10 + blocks) * SECTOR);
         let error = repaired(&damaged, damaged.len()).unwrap_err();
-        let RecoveryError::TooMuch(list) = &error else { panic!("{error}") };
-        assert_eq!(list.len(), index(groups));
-        for group in list {
+        let RecoveryError::TooMuch(groups_lost) = &error else { panic!("{error}") };
+        assert_eq!(groups_lost.len(), index(groups));
+        for group in groups_lost {
             assert_eq!((group.damaged, group.mendable), (shape.numbers().spare + 1, shape.numbers().spare));
         }
         if groups == 1 {
@@ -225,19 +225,19 @@ fn more_than_the_share_is_an_error_that_says_where_and_never_wrong_bytes() {
             );
         }
         let recovery = found(&damaged);
-        assert_eq!(recovery.damaged(&damaged, |_| ()).lost, *list);
+        assert_eq!(recovery.damaged(&damaged, |_| ()).lost, *groups_lost);
         // What is not hit can be read.
         assert!(recovery.mend(&damaged, 0..40_960).unwrap() == right[..40_960]);
         for start in (0..right.len()).step_by(SECTOR) {
             let range = start as u64..(start + SECTOR).min(right.len()) as u64;
             match recovery.mend(&damaged, range.clone()) {
                 Ok(bytes) => assert!(bytes == right[start..index(range.end)]),
-                Err(RecoveryError::TooMuch(_)) => assert!((10..10 + lost).contains(&(start / SECTOR))),
+                Err(RecoveryError::TooMuch(_)) => assert!((10..10 + blocks).contains(&(start / SECTOR))),
                 Err(error) => panic!("{error}"),
             }
         }
         // One block less, and all is well.
-        let damaged = damage(&right, 10 * SECTOR..(9 + lost) * SECTOR - (index(groups) - 1) * SECTOR);
+        let damaged = damage(&right, 10 * SECTOR..(9 + blocks) * SECTOR - (index(groups) - 1) * SECTOR);
         assert_mended(&damaged, &right, "the most");
     }
 }
@@ -311,14 +311,18 @@ fn one_description_is_enough_and_it_needs_no_seek_table() {
     }
     // All three are damaged, and each elsewhere.
     let mut damaged = right.clone();
-    [90, 150, 400].into_iter().zip(&places).for_each(|(at, place)| damaged[place + at] ^= 1);
+    for (at, place) in [90, 150, 400].into_iter().zip(&places) {
+        damaged[place + at] ^= 1;
+    }
     assert_mended(&damaged, &right, "none of the descriptions is whole");
     let bad = places.iter().map(|place| place + 72..place + 300).take(2).collect();
     let medium =
         BadMedium { bytes: damage(&right, places[2] + 90..places[2] + 91), bad, tries: Cell::new(0) };
     assert!(Recovery::find(&medium, right.len() as u64).is_none());
     let mut damaged = right.clone();
-    places.iter().for_each(|place| damaged[place + 100] ^= 1);
+    for place in &places {
+        damaged[place + 100] ^= 1;
+    }
     assert!(Recovery::find(&damaged, damaged.len() as u64).is_none());
     assert!(Recovery::find(&noise(100_000, 5), 100_000).is_none());
     assert!(Recovery::find(&Vec::new(), 0).is_none());
@@ -335,7 +339,9 @@ fn the_description_of_another_volume_that_is_packed_in_this_one_is_not_taken() {
     assert_mended(&damage(&right, last..last + 1), &right, "behind another one");
     let places: Vec<usize> = shape.descriptions().map(|place| protected.len() + index(place)).collect();
     let mut damaged = right.clone();
-    places.iter().for_each(|place| damaged[place + 100] ^= 1);
+    for place in &places {
+        damaged[place + 100] ^= 1;
+    }
     assert!(Recovery::find(&damaged, damaged.len() as u64).is_none());
 }
 
