@@ -7,6 +7,7 @@ pub mod diff;
 pub mod exit;
 pub mod image;
 pub mod images;
+mod input;
 #[cfg(feature = "net")]
 pub mod keygen;
 #[cfg(feature = "net")]
@@ -17,7 +18,9 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod repair;
 pub mod site;
+mod size;
 mod trust;
 pub mod unpack;
 #[cfg(feature = "net")]
@@ -26,9 +29,7 @@ pub mod verify;
 
 use std::error::Error;
 use std::io::{self, Write};
-use std::path::Path;
 
-use crate::bundle::reader::{BundleReader, ReadError};
 use crate::cli::exit::{Code, Failure};
 
 /// Runs a verb and ends the process with its exit code; a failure is told on stderr.
@@ -47,11 +48,6 @@ pub fn main(run: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCo
         failure.code
     });
     std::process::ExitCode::from(code as u8)
-}
-
-/// Opens a bundle; `-` is stdin.
-fn open_bundle(path: &Path) -> Result<BundleReader, ReadError> {
-    if path == Path::new("-") { Ok(BundleReader::stream(io::stdin())) } else { BundleReader::open(path) }
 }
 
 /// Writes to stdout. That nobody reads it to the end (`| head`) is no error.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::bundle::index::About;
 use crate::bundle::lanes::Lanes;
 use crate::bundle::layout::{Blob, Layout};
+use crate::bundle::medium::Place;
 use crate::bundle::reader::{BundleReader, Contents, ReadError};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -64,6 +65,9 @@ pub struct Summary {
     pub links_written: usize,
     /// How many bytes were written.
     pub bytes_written: u64,
+    /// Where the bundle was damaged and its recovery data has mended it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<Place>,
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
@@ -190,8 +194,23 @@ pub fn unpack(
     }
     record(&contents, options, &roots)?;
     guide(&contents.about, &options.site, &roots)?;
+    summary.mended = reader.mended();
+    if let Some(message) = mended_text(&summary.mended) {
+        report.event(&Event::Warning { message });
+    }
     summary.time = start.elapsed();
     Ok(summary)
+}
+
+/// What is said where recovery data was needed.
+#[must_use]
+pub fn mended_text(mended: &[Place]) -> Option<String> {
+    let count = mended.len();
+    let more = if count > 1 { format!(" and {} more places", count - 1) } else { String::new() };
+    Some(format!(
+        "the bundle is damaged at {}{more}; its recovery data has mended all of that: `unbundle repair` writes a good copy",
+        mended.first()?
+    ))
 }
 
 /// Notes what the site holds now. A record that cannot be read is no reason to keep what is right from being served:

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::bundle::BLOCK;
 use crate::bundle::lanes::{Lanes, Nowhere};
 use crate::bundle::layout::{Entry, Layout, tar_header};
+use crate::bundle::medium::Place;
 use crate::bundle::reader::{BundleReader, Piece, ReadError};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -25,6 +26,9 @@ pub struct Verdict {
     /// Who has signed it.
     #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
     pub signed: Option<Signed>,
+    /// Where frames were damaged and recovery data has mended them: those are as good as whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<Place>,
     /// Everything that is damaged, in the order of the bundle; nothing if the bundle is sound.
     pub damage: Vec<Damage>,
 }
@@ -84,7 +88,7 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     }
     let checked = layout.manifests.len() + entries.len();
     let (identity, bytes) = (contents.identity, layout.total_size());
-    Ok(Verdict { identity, blobs: checked, bytes, signed: contents.signed, damage })
+    Ok(Verdict { identity, blobs: checked, bytes, signed: contents.signed, mended: reader.mended(), damage })
 }
 
 /// What has been found so far, by the number of the entry.
@@ -192,7 +196,7 @@ impl Found {
 /// Damage behind the last blob: nothing that is unpacked is hit.
 fn tail(error: &ReadError) -> Damage {
     let offsets = match error {
-        ReadError::Damaged { offset, .. } => [*offset].into(),
+        ReadError::Damaged { place, .. } => [place.offset].into(),
         _ => BTreeSet::new(),
     };
     let mut problem = error.to_string();

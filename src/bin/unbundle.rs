@@ -16,6 +16,7 @@ enum Verb {
     Unpack(cli::unpack::Unpack),
     Ls(cli::ls::Ls),
     Verify(cli::verify::Verify),
+    Repair(cli::repair::Repair),
     Site(cli::site::Site),
     Images(cli::images::Images),
 }
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
         Verb::Verify(verify) => verify.run(),
+        Verb::Repair(repair) => repair.run(),
         Verb::Site(site) => site.run(),
         Verb::Images(images) => images.run(),
     })

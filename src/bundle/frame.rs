@@ -10,14 +10,17 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::bundle::FRAME_SIZE;
 use crate::bundle::buffer::{Buffer, Buffers};
+use crate::bundle::medium::{Absent, Problem};
 
 const MAGIC: u32 = 0xFD2F_B528;
 /// The skippable frame that fills up the room kept for the head.
 pub const PADDING_MAGIC: u32 = 0x184D_2A50;
 /// The skippable frame of a signature.
 pub const SIGNATURE_MAGIC: u32 = 0x184D_2A51;
-/// A skippable frame of recovery data.
+/// The skippable frame of recovery data.
 pub const RECOVERY_MAGIC: u32 = 0x184D_2A52;
+/// The skippable frame that labels a volume.
+pub const VOLUME_MAGIC: u32 = 0x184D_2A53;
 /// The skippable frame of the seek table, as zstd's seekable format asks for.
 pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
 /// The largest skippable frame that is read, in bytes.
@@ -68,6 +71,12 @@ enum Body {
 }
 
 impl Data {
+    /// What it decodes to has this many bytes.
+    #[must_use]
+    pub fn content_size(&self) -> usize {
+        self.content_size
+    }
+
     /// What the frame holds; as many bytes as its header says.
     pub fn decode(self, buffers: &Buffers) -> Result<Buffer, FrameError> {
         match self.body {
@@ -92,6 +101,12 @@ pub enum FrameError {
     /// The input could not be read.
     #[error("cannot read the bundle")]
     Read(#[source] io::Error),
+    /// A volume, or its end, is not there.
+    #[error("{0}")]
+    Absent(Box<Problem>),
+    /// Nobody wants what it holds: it was not read.
+    #[error("it was not read")]
+    Skipped,
     /// The input ends inside a frame.
     #[error("the bundle ends in the middle of a frame: it is truncated")]
     Truncated,
@@ -113,6 +128,23 @@ pub enum FrameError {
     /// All frames have been read.
     #[error("the bundle has ended")]
     End,
+}
+
+impl FrameError {
+    /// What keeps the input from being read.
+    #[must_use]
+    pub fn of(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Absent>()) {
+            Some(Absent(problem)) => Self::Absent(Box::new(problem.clone())),
+            None => Self::Read(error),
+        }
+    }
+
+    /// Whether the bundle may be whole, and only what was read of it is not.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Absent(_) | Self::Truncated)
+    }
 }
 
 /// Reads frames one after the other, never more than one frame ahead.
@@ -248,7 +280,7 @@ impl<R: Read> FrameReader<R> {
 
     /// Appends exactly `len` bytes of the input.
     fn append(&mut self, bytes: &mut Buffer, len: usize) -> Result<(), FrameError> {
-        let read = bytes.fill_in(len, |room| fill(&mut self.input, room)).map_err(FrameError::Read)?;
+        let read = bytes.fill_in(len, |room| fill(&mut self.input, room)).map_err(FrameError::of)?;
         self.offset += read as u64;
         if read == len { Ok(()) } else { Err(FrameError::Truncated) }
     }
@@ -258,7 +290,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, FrameError> {
-        let len = fill(&mut self.input, bytes).map_err(FrameError::Read)?;
+        let len = fill(&mut self.input, bytes).map_err(FrameError::of)?;
         self.offset += len as u64;
         Ok(len)
     }

@@ -5,9 +5,7 @@
 //! two levels or versions of zstd make of a blob is the same in some frames, and in others it is not.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, Seek as _};
-use std::os::unix::fs::FileExt as _;
+use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
@@ -15,11 +13,13 @@ use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::frame::{self, Data, Frame, FrameReader};
 use crate::bundle::layout::{Blob, tar_header};
+use crate::bundle::medium::Medium;
 use crate::bundle::reader::{BundleReader, ReadError};
+use crate::bundle::tape::parts;
 use crate::bundle::writer::BundleWriter;
 use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, padded, seek_table};
 use crate::digest::{Digest, Hasher};
-use crate::fs::{self, FsError};
+use crate::fs::FsError;
 
 /// How many frames are decoded at once: a bound for the memory.
 const BATCH: usize = 8;
@@ -27,7 +27,7 @@ const BATCH: usize = 8;
 /// The place; see the module.
 pub struct Old {
     path: PathBuf,
-    file: File,
+    medium: Medium,
     frames: Vec<OldFrame>,
     /// Where the content of each blob begins in the tar stream.
     blobs: HashMap<Digest, Place>,
@@ -55,8 +55,8 @@ impl Old {
         let mut reader = BundleReader::open(path)?;
         let contents = reader.contents()?;
         drop(reader);
-        let mut old = Self::open(path)?;
-        let table = seek_table::read(&mut old.file).map_err(FsError::at("read", path))?;
+        let mut old = Self::new(path, Medium::find(&[path.to_owned()])?);
+        let table = seek_table::read(&mut old.medium.reader(0)).map_err(FsError::at("read", path))?;
         old.frames = match table {
             Some(table) => by_table(&table),
             None => old.scan(|_, _| {}).map_err(FsError::at("read", path))?,
@@ -71,7 +71,7 @@ impl Old {
 
     /// Opens what an interrupted run has left at `path`: all whole blobs whose tar headers are there.
     pub fn partial(path: &Path) -> Result<Self, FsError> {
-        let mut old = Self::open(path)?;
+        let mut old = Self::new(path, Medium::parts(&parts(path))?);
         let mut headers = Headers::default();
         let frames = old.scan(|frame, data| headers.frame(frame, data)).map_err(FsError::at("read", path))?;
         let end = frames.last().map_or(0, |frame| frame.start + frame.content as u64);
@@ -81,9 +81,8 @@ impl Old {
         Ok(old)
     }
 
-    fn open(path: &Path) -> Result<Self, FsError> {
-        let file = fs::open(path)?;
-        Ok(Self { path: path.to_owned(), file, frames: Vec::new(), blobs: HashMap::new() })
+    fn new(path: &Path, medium: Medium) -> Self {
+        Self { path: path.to_owned(), medium, frames: Vec::new(), blobs: HashMap::new() }
     }
 
     /// Whether it has this blob.
@@ -152,7 +151,7 @@ impl Old {
     /// A frame and what it decodes to; nothing if it is damaged.
     fn read(&self, frame: OldFrame, buffers: &Buffers) -> Option<(Vec<u8>, Buffer)> {
         let mut bytes = vec![0; frame.compressed];
-        self.file.read_exact_at(&mut bytes, frame.offset).ok()?;
+        self.medium.reader(frame.offset).read_exact(&mut bytes).ok()?;
         let mut frames = FrameReader::new(bytes.as_slice(), 0, buffers);
         let Ok(Some(Frame::Data(data))) = frames.next_frame() else { return None };
         let is_whole = frames.offset() == bytes.len() as u64;
@@ -162,9 +161,7 @@ impl Old {
 
     /// All frames, one after the other; `look` at each.
     fn scan(&self, mut look: impl FnMut(OldFrame, Data)) -> std::io::Result<Vec<OldFrame>> {
-        let mut file = self.file.try_clone()?;
-        file.rewind()?;
-        let mut reader = FrameReader::new(BufReader::new(file), 0, &frame::buffers());
+        let mut reader = FrameReader::new(BufReader::new(self.medium.reader(0)), 0, &frame::buffers());
         let (mut frames, mut start) = (Vec::new(), 0);
         loop {
             let offset = reader.offset();

@@ -16,18 +16,21 @@
 //!   known who has signed it, but for the list of files, which stands before the signature and is only hashed.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::frame::{
-    self, Frame, FrameError, FrameReader, PADDING_MAGIC, SEEK_TABLE_MAGIC, SIGNATURE_MAGIC, SKIPPABLE_LIMIT,
+    self, Data, Frame, FrameError, FrameReader, PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC,
+    SIGNATURE_MAGIC, SKIPPABLE_LIMIT, VOLUME_MAGIC,
 };
 use crate::bundle::index::{About, Index, IndexError};
+use crate::bundle::label::Label;
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, blob_name, tar_header};
+use crate::bundle::medium::{Ask, InTurn, Medium, MediumError, MediumReader, Place, Problem};
 use crate::bundle::seek_table::{self, Entry};
 use crate::bundle::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::digest::Digest;
@@ -44,16 +47,22 @@ pub enum ReadError {
     /// The file cannot be opened.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// There is no bundle where it was looked for, or more than one.
+    #[error(transparent)]
+    Medium(#[from] MediumError),
+    /// Volumes are missing.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Incomplete(Vec<Problem>),
     /// The input is something else.
     #[error("this is no airbundle bundle: {0}")]
     NotABundle(String),
     /// A frame is damaged or missing.
-    #[error("`{object}` cannot be read: damage at byte {offset} of the bundle")]
+    #[error("`{object}` cannot be read: damage at {place}{}", if place.volume.is_some() { "" } else { " of the bundle" })]
     Damaged {
         /// The entry that was being read.
         object: String,
-        /// Where the frame begins, in bytes from the start of the bundle.
-        offset: u64,
+        /// Where the frame begins.
+        place: Box<Place>,
         /// What is wrong with it.
         #[source]
         source: FrameError,
@@ -140,6 +149,10 @@ pub struct BundleReader {
     trust: Trust,
     current: Option<Current>,
     is_file: bool,
+    /// What it is read from, where that can be read at any place.
+    medium: Option<Arc<Medium>>,
+    /// Where its frames are, if the medium says so.
+    table: Option<Arc<Vec<Entry>>>,
     /// How far the tar stream has been read.
     position: u64,
     /// Where the last frame began, in bytes from the start of the bundle.
@@ -171,22 +184,34 @@ struct Chunk {
 }
 
 impl BundleReader {
-    /// Opens the bundle `path`.
+    /// Opens the bundle that `path` means: its file, its first volume, a folder, or a pipe.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let mut file = fs::open(path)?;
-        let kind = file.metadata().map_err(FsError::at("open", path))?.file_type();
-        if kind.is_dir() {
-            return Err(ReadError::NotABundle("it is a folder".into()));
+        if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+            return Ok(Self::stream(fs::open(path)?));
         }
-        if !kind.is_file() {
-            return Ok(Self::stream(file));
-        }
-        let table = seek_table::read(&mut file).map_err(FsError::at("read", path))?;
-        file.seek(SeekFrom::Start(0)).map_err(FsError::at("read", path))?;
-        Ok(match table {
-            Some(table) => Self::start(true, move |feeder| feeder.by_table(&file, &table)),
-            None => Self::start(true, move |feeder| feeder.by_frames(file)),
-        })
+        Ok(Self::of_medium(Medium::find(&[path.to_owned()])?))
+    }
+
+    /// Reads a bundle that lies on `medium`, as far as it is there.
+    #[must_use]
+    pub fn of_medium(mut medium: Medium) -> Self {
+        // Where there is none, damage there hits no content.
+        let table = medium.seek_table().map(Arc::new);
+        let medium = Arc::new(medium);
+        let (source, frames) = (medium.clone(), table.clone());
+        let mut reader = Self::start(true, move |feeder| match frames {
+            Some(table) => feeder.by_table(&source, &table, TableStart::default(), None),
+            None => feeder.by_volumes(&source),
+        });
+        (reader.medium, reader.table) = (Some(medium), table);
+        reader
+    }
+
+    /// Reads the volumes of a bundle one after the other, and asks for those that are not there.
+    #[must_use]
+    pub fn in_turn(medium: &Medium, ask: Ask) -> Self {
+        let volumes = InTurn::new(medium, ask);
+        Self::start(true, move |feeder| feeder.by_frames(volumes))
     }
 
     /// Reads a bundle from a pipe or anything else that cannot seek.
@@ -195,20 +220,55 @@ impl BundleReader {
     }
 
     fn start(is_file: bool, feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
-        // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
-        let (sender, sent) = sync_channel(rayon::current_num_threads().min(6) + 2);
-        std::thread::spawn(move || feed(&mut Feeder::new(sender)));
         Self {
-            sent,
+            sent: feeder(feed),
             next: None,
             signature: None,
             trust: Trust::default(),
             current: None,
             is_file,
+            medium: None,
+            table: None,
             position: 0,
             offset: 0,
             lost: false,
         }
+    }
+
+    /// What the bundle lies on; nothing if it is read from a pipe.
+    #[must_use]
+    pub fn medium(&self) -> Option<&Medium> {
+        self.medium.as_deref()
+    }
+
+    /// Where frames were damaged and recovery data has mended them, so far.
+    #[must_use]
+    pub fn mended(&self) -> Vec<Place> {
+        self.medium.as_ref().map(|medium| medium.mended()).unwrap_or_default()
+    }
+
+    /// Where `offset` of the bundle is, for a person.
+    #[must_use]
+    pub fn place(&self, offset: u64) -> Place {
+        match &self.medium {
+            Some(medium) => medium.place(offset),
+            None => Place { offset, volume: None, volume_offset: None },
+        }
+    }
+
+    /// Reads of all that follows only the frames that hold some of `wanted`: sorted ranges of the tar stream that do not
+    /// overlap. The rest comes as holes; [`BundleReader::skip`] passes over them. Where nobody knows the places of the frames
+    /// in advance (a pipe, a damaged seek table), everything is read.
+    pub fn narrow(&mut self, wanted: Vec<Range<u64>>) {
+        let (Some(medium), Some(table)) = (self.medium.clone(), self.table.clone()) else { return };
+        let here =
+            self.position + self.current.as_ref().map_or(0, |current| current.len - current.used) as u64;
+        let Some(start) = TableStart::at(&table, here) else { return };
+        self.next = None;
+        self.sent = feeder(move |feeder| {
+            feeder.is_past_signature = true;
+            feeder.by_table(&medium, &table, start, Some(&wanted));
+        });
     }
 
     /// Takes the bundle only if `trust` has one of its signers. [`BundleReader::contents`] looks at that before it reads
@@ -383,7 +443,13 @@ impl BundleReader {
 
     /// At most `max` bytes of the entry `object`.
     fn data(&mut self, object: &str, max: u64) -> Result<Slice, ReadError> {
-        let damaged = |offset, source| ReadError::Damaged { object: object.to_owned(), offset, source };
+        let medium = self.medium.clone();
+        let damaged = |offset, source| {
+            let place = medium
+                .as_ref()
+                .map_or(Place { offset, volume: None, volume_offset: None }, |medium| medium.place(offset));
+            ReadError::Damaged { object: object.to_owned(), place: Box::new(place), source }
+        };
         match self.piece(max) {
             Ok(Piece::Data(slice)) => Ok(slice),
             Ok(Piece::Hole { offset, .. }) => {
@@ -443,12 +509,81 @@ impl BundleReader {
     }
 }
 
+/// Starts a thread that feeds; returns where it comes out.
+fn feeder(feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Receiver<Sent> {
+    // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
+    let (sender, sent) = sync_channel(rayon::current_num_threads().min(6) + 2);
+    std::thread::spawn(move || feed(&mut Feeder::new(sender)));
+    sent
+}
+
+/// Where to begin with the frames of a seek table.
+#[derive(Clone, Copy, Default)]
+struct TableStart {
+    /// The number of the first frame, …
+    frame: usize,
+    /// … where it is in the bundle, …
+    offset: u64,
+    /// … and where what it holds is in the tar stream.
+    stream: u64,
+}
+
+impl TableStart {
+    /// The first frame that holds something from `stream` on, if one begins there.
+    fn at(table: &[Entry], stream: u64) -> Option<Self> {
+        let mut start = Self::default();
+        while start.stream < stream {
+            let entry = table.get(start.frame)?;
+            start = Self {
+                frame: start.frame + 1,
+                offset: start.offset + u64::from(entry.compressed),
+                stream: start.stream + u64::from(entry.decompressed),
+            };
+        }
+        (start.stream == stream).then_some(start)
+    }
+}
+
+/// A frame as it was packed, if there is recovery data for it.
+struct Mender {
+    medium: Arc<Medium>,
+    offset: u64,
+    entry: Entry,
+}
+
+impl Mender {
+    fn frame(&self, buffers: &Buffers) -> Option<Frame> {
+        let bytes = self.medium.mend(self.offset..self.offset + u64::from(self.entry.compressed))?;
+        let mut frames = FrameReader::new(&bytes[..], self.offset, buffers);
+        let frame = frames.next_frame().ok()??;
+        let is_right = frames.offset() == self.offset + bytes.len() as u64
+            && frame.content_size() == self.entry.decompressed as usize;
+        is_right.then_some(frame)
+    }
+}
+
+/// How the frames of one volume end.
+enum VolumeEnd {
+    /// With the volume.
+    Here,
+    /// With the bundle.
+    SeekTable,
+    /// Nobody wants more.
+    Gone,
+    /// With something that cannot be read.
+    Failed(u64, FrameError),
+}
+
 /// The thread that reads the input and sends its frames to be decoded.
 struct Feeder {
     sender: SyncSender<Sent>,
     buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
     seen: Vec<Entry>,
+    /// How many bytes of the tar stream have been sent since the first label: what labels count.
+    stream: u64,
+    /// Whether something is missing in `seen`.
+    has_gap: bool,
     /// Whether something has come that no signature may follow.
     is_past_signature: bool,
     /// Damage that hits no content: told when all content has been sent.
@@ -461,27 +596,72 @@ struct Gone;
 impl Feeder {
     fn new(sender: SyncSender<Sent>) -> Self {
         let (buffers, seen) = (frame::buffers(), Vec::new());
-        Self { sender, buffers, seen, is_past_signature: false, deferred: None }
+        Self { sender, buffers, seen, stream: 0, has_gap: false, is_past_signature: false, deferred: None }
     }
 
     /// Frames one after the other, as they come.
     fn by_frames(&mut self, input: impl Read) {
-        let mut frames = FrameReader::new(BufReader::with_capacity(READ_AHEAD, input), 0, &self.buffers);
+        match self.frames(input, 0) {
+            VolumeEnd::Here => self.fail(self.end_of_seen(), FrameError::Truncated),
+            VolumeEnd::Failed(offset, error) => self.fail(offset, error),
+            VolumeEnd::SeekTable => self.end(),
+            VolumeEnd::Gone => {}
+        }
+    }
+
+    /// The frames of volumes, one volume after the other. What cannot be read of one does not hide the next: its label
+    /// says how much of the tar stream is lost.
+    fn by_volumes(&mut self, medium: &Medium) {
+        let mut rest = medium.volumes();
+        while let [volume, behind @ ..] = rest {
+            rest = behind;
+            let end = if volume.is_there() {
+                self.frames(volume.reader(medium), volume.start)
+            } else {
+                // To read there says what is missing.
+                let error = medium.read_at(&mut [0], volume.start).err().map(FrameError::of);
+                VolumeEnd::Failed(volume.start, error.unwrap_or(FrameError::Truncated))
+            };
+            let (offset, error) = match end {
+                VolumeEnd::Here if !rest.is_empty() => continue,
+                VolumeEnd::Here => (volume.start + volume.len, FrameError::Truncated),
+                VolumeEnd::Failed(offset, error) => (offset, error),
+                VolumeEnd::SeekTable => return self.end(),
+                VolumeEnd::Gone => return,
+            };
+            let next = rest.iter().position(|next| next.is_there() && next.stream.is_some());
+            let lost = next.and_then(|next| rest[next].stream?.checked_sub(self.stream));
+            let (Some(next), Some(lost)) = (next, lost.and_then(|lost| usize::try_from(lost).ok())) else {
+                return self.fail(offset, error);
+            };
+            rest = &rest[next..];
+            self.has_gap = true;
+            if lost == 0 {
+                self.defer(offset, error);
+            } else if self.ready(offset, lost, Err(error)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Frames up to the end of `input`, which begins at `start` of the bundle.
+    fn frames(&mut self, input: impl Read, start: u64) -> VolumeEnd {
+        let mut frames = FrameReader::new(BufReader::with_capacity(READ_AHEAD, input), start, &self.buffers);
         loop {
             let offset = frames.offset();
             match frames.next_frame() {
                 Ok(Some(Frame::Skippable { magic: SEEK_TABLE_MAGIC, payload })) => {
-                    if seek_table::decode(&payload).is_none_or(|table| table != self.seen) {
+                    if !self.has_gap && seek_table::decode(&payload).is_none_or(|table| table != self.seen) {
                         self.defer(offset, FrameError::SeekTable);
                     }
                     let offset = frames.offset();
                     if !matches!(frames.next_frame(), Ok(None)) {
                         self.defer(offset, FrameError::Trailing);
                     }
-                    return self.end();
+                    return VolumeEnd::SeekTable;
                 }
                 Ok(Some(_)) if self.seen.len() >= SKIPPABLE_LIMIT as usize / 8 => {
-                    return self.fail(offset, FrameError::Foreign("more than a bundle may have"));
+                    return VolumeEnd::Failed(offset, FrameError::Foreign("more than a bundle may have"));
                 }
                 Ok(Some(frame)) => {
                     self.seen.push(Entry {
@@ -489,55 +669,138 @@ impl Feeder {
                         decompressed: u32::try_from(frame.content_size()).unwrap_or(u32::MAX),
                     });
                     if self.frame(offset, frame).is_err() {
-                        return;
+                        return VolumeEnd::Gone;
                     }
                 }
-                Ok(None) => return self.fail(offset, FrameError::Truncated),
-                Err(error) => return self.fail(offset, error),
+                Ok(None) => return VolumeEnd::Here,
+                Err(error) => return VolumeEnd::Failed(offset, error),
             }
         }
     }
 
-    /// Frames where the seek table says that they are: a damaged one does not hide the next.
-    fn by_table(&mut self, file: &File, table: &[Entry]) {
-        let mut input = BufReader::with_capacity(READ_AHEAD, file);
-        let mut offset = 0;
-        for entry in table {
-            let end = offset + u64::from(entry.compressed);
-            let mut frames =
-                FrameReader::new((&mut input).take(u64::from(entry.compressed)), offset, &self.buffers);
-            let frame = frames.next_frame();
-            let is_whole = frames.offset() == end;
-            let sent = match frame {
-                Ok(Some(frame)) if is_whole && frame.content_size() == entry.decompressed as usize => {
-                    self.frame(offset, frame)
-                }
-                Ok(Some(frame)) if is_whole => self.contested(offset, *entry, frame),
-                Ok(_) => self.hole(offset, *entry, FrameError::Damaged),
-                Err(error) => self.hole(offset, *entry, error),
-            };
-            if sent.is_err() {
+    fn end_of_seen(&self) -> u64 {
+        self.seen.iter().map(|entry| u64::from(entry.compressed)).sum()
+    }
+
+    /// Frames where the seek table says that they are: a damaged one does not hide the next. Only those that hold some of
+    /// `wanted`, if anybody says so.
+    fn by_table(
+        &mut self,
+        medium: &Arc<Medium>,
+        table: &[Entry],
+        start: TableStart,
+        wanted: Option<&[Range<u64>]>,
+    ) {
+        let mut input = BufReader::with_capacity(READ_AHEAD, medium.reader(start.offset));
+        let (mut offset, mut stream) = (start.offset, start.stream);
+        // Where the input stands; nothing is read to pass over something.
+        let mut input_at = offset;
+        let mut skipped = None;
+        for entry in table.iter().skip(start.frame) {
+            let (at, end) = (offset, offset + u64::from(entry.compressed));
+            let content = stream..stream + u64::from(entry.decompressed);
+            (offset, stream) = (end, content.end);
+            if wanted.is_some_and(|wanted| !overlaps(wanted, &content)) {
+                let (_, len) = skipped.get_or_insert((at, 0));
+                *len += entry.decompressed as usize;
+                continue;
+            }
+            if let Some((at, len)) = skipped.take().filter(|(_, len)| *len > 0)
+                && self.ready(at, len, Err(FrameError::Skipped)).is_err()
+            {
                 return;
             }
-            if !is_whole && let Err(error) = input.seek(SeekFrom::Start(end)) {
-                return self.fail(end, FrameError::Read(error));
+            if input_at != at
+                && let Err(error) = input.seek(SeekFrom::Start(at))
+            {
+                return self.fail(at, FrameError::Read(error));
             }
-            offset = end;
+            if entry.decompressed == 0 && is_recovery(medium, at, *entry) {
+                input_at = at;
+                continue;
+            }
+            let sent = self.by_entry(medium, &mut input, at, *entry);
+            input_at = match sent {
+                Ok(is_whole) => {
+                    if is_whole {
+                        end
+                    } else {
+                        u64::MAX
+                    }
+                }
+                Err(Gone) => return,
+            };
+        }
+        if let Some((at, len)) = skipped.filter(|(_, len)| *len > 0)
+            && self.ready(at, len, Err(FrameError::Skipped)).is_err()
+        {
+            return;
         }
         self.end();
     }
 
-    fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
-        let len = frame.content_size();
+    /// The frame of `entry`, which is at `offset`; says whether the input stands behind it then.
+    fn by_entry(
+        &mut self,
+        medium: &Arc<Medium>,
+        input: &mut BufReader<MediumReader<'_>>,
+        offset: u64,
+        entry: Entry,
+    ) -> Result<bool, Gone> {
+        let end = offset + u64::from(entry.compressed);
+        let mut frames = FrameReader::new(input.take(u64::from(entry.compressed)), offset, &self.buffers);
+        let frame = frames.next_frame();
+        let is_whole = frames.offset() == end;
+        let mender = Mender { medium: medium.clone(), offset, entry };
         match frame {
-            Frame::Data(data) => {
-                let (sender, content) = channel();
-                let buffers = self.buffers.clone();
-                rayon::spawn_fifo(move || {
-                    let _ = sender.send(data.decode(&buffers)); // nobody wants it after an error
-                });
-                self.send(Chunk { offset, len, content, last: false })
+            Ok(Some(Frame::Data(data))) if is_whole && data.content_size() == entry.decompressed as usize => {
+                self.data(offset, data, Some(mender))?;
             }
+            Ok(Some(frame)) if is_whole && frame.content_size() == entry.decompressed as usize => {
+                self.frame(offset, frame)?;
+            }
+            Ok(Some(frame)) if is_whole => self.contested(offset, entry, frame)?,
+            // It is not the bundle that ends there, but what the table says of the frame.
+            Ok(_) | Err(FrameError::Truncated) => self.mended(&mender, FrameError::Damaged)?,
+            Err(error) => self.mended(&mender, error)?,
+        }
+        Ok(is_whole)
+    }
+
+    /// A frame that is no frame, unless recovery data knows it.
+    fn mended(&mut self, mender: &Mender, error: FrameError) -> Result<(), Gone> {
+        let (offset, entry) = (mender.offset, mender.entry);
+        match mender.frame(&self.buffers) {
+            Some(Frame::Data(data)) => self.data(offset, data, None),
+            Some(frame) => self.frame(offset, frame),
+            None => self.hole(offset, entry, error),
+        }
+    }
+
+    /// A frame that is decoded on another core, and mended there if it turns out to be damaged.
+    fn data(&mut self, offset: u64, data: Data, mender: Option<Mender>) -> Result<(), Gone> {
+        let len = data.content_size();
+        self.stream += len as u64;
+        let (sender, content) = channel();
+        let buffers = self.buffers.clone();
+        rayon::spawn_fifo(move || match (data.decode(&buffers), mender) {
+            // Not here: to mend takes a lock and all cores, and a core that waits for the others would take the next job,
+            // which would wait for the lock.
+            (Err(error), Some(mender)) => drop(std::thread::spawn(move || {
+                let right = match mender.frame(&buffers) {
+                    Some(Frame::Data(data)) => data.decode(&buffers).ok(),
+                    _ => None,
+                };
+                let _ = sender.send(right.ok_or(error)); // as below
+            })),
+            (content, _) => drop(sender.send(content)), // nobody wants it after an error
+        });
+        self.send(Chunk { offset, len, content, last: false })
+    }
+
+    fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
+        match frame {
+            Frame::Data(data) => self.data(offset, data, None),
             Frame::Skippable { magic: SIGNATURE_MAGIC, payload }
                 if !self.is_past_signature && payload.len() <= SIGNATURE_LIMIT =>
             {
@@ -546,6 +809,19 @@ impl Feeder {
                     self.defer(offset, FrameError::Foreign("that should be a signature"));
                 }
                 self.sender.send(Sent::Signature(payload)).map_err(|_| Gone)
+            }
+            Frame::Skippable { magic: VOLUME_MAGIC, payload } => {
+                self.is_past_signature = true;
+                match Label::parse(&payload) {
+                    Some(label) if label.number == 1 => self.stream = 0,
+                    Some(_) => {}
+                    None => self.defer(offset, FrameError::Foreign("that should be the label of a volume")),
+                }
+                Ok(())
+            }
+            Frame::Skippable { magic: RECOVERY_MAGIC, .. } => {
+                self.is_past_signature = true;
+                Ok(())
             }
             Frame::Skippable { magic, payload } => {
                 self.is_past_signature = true;
@@ -583,6 +859,7 @@ impl Feeder {
 
     /// What is known already of a frame with `len` bytes.
     fn ready(&mut self, offset: u64, len: usize, known: Result<Buffer, FrameError>) -> Result<(), Gone> {
+        self.stream += len as u64;
         let (sender, content) = channel();
         let _ = sender.send(known);
         self.send(Chunk { offset, len, content, last: false })
@@ -610,6 +887,20 @@ impl Feeder {
     }
 }
 
+/// Whether any of the sorted `ranges` has something of `range`.
+fn overlaps(ranges: &[Range<u64>], range: &Range<u64>) -> bool {
+    let first = ranges.partition_point(|other| other.end <= range.start);
+    ranges.get(first).is_some_and(|other| other.start < range.end)
+}
+
+/// Whether recovery data is at `offset`: a lot of bytes that nobody needs to read here.
+fn is_recovery(medium: &Medium, offset: u64, entry: Entry) -> bool {
+    let mut header = [0; 8];
+    let len = entry.compressed.wrapping_sub(8).to_le_bytes();
+    let expected = [RECOVERY_MAGIC.to_le_bytes(), len].concat();
+    medium.read_at(&mut header, offset).is_ok_and(|read| read == header.len()) && header[..] == expected
+}
+
 fn unexpected(expected: &str, found: String) -> ReadError {
     ReadError::Unexpected { expected: expected.to_owned(), found }
 }
@@ -617,13 +908,13 @@ fn unexpected(expected: &str, found: String) -> ReadError {
 /// What is wrong with the very first entry is most likely that this is no bundle at all.
 fn first_failure(error: ReadError) -> ReadError {
     match error {
-        ReadError::Damaged { offset: 0, source: FrameError::Magic, .. } => {
+        ReadError::Damaged { place, source: FrameError::Magic, .. } if place.offset == 0 => {
             ReadError::NotABundle("it does not begin with a zstd frame".into())
         }
-        ReadError::Damaged { offset: 0, source: FrameError::Truncated, .. } => {
+        ReadError::Damaged { place, source: FrameError::Truncated, .. } if place.offset == 0 => {
             ReadError::NotABundle("it is empty, or ends within its first frame".into())
         }
-        ReadError::Damaged { offset: 0, source: FrameError::Foreign(why), .. } => {
+        ReadError::Damaged { place, source: FrameError::Foreign(why), .. } if place.offset == 0 => {
             ReadError::NotABundle(format!("it begins with a zstd frame {why}"))
         }
         ReadError::Unexpected { found, .. } => ReadError::NotABundle(format!("its first entry is {found}")),

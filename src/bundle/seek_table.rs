@@ -57,6 +57,18 @@ pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
     (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
 }
 
+/// Whether `input` ends as a bundle does. The last bytes are looked at and no more.
+pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
+    let len = input.seek(SeekFrom::End(0))?;
+    let mut footer = [0; FOOTER_LEN];
+    if len < FOOTER_LEN as u64 {
+        return Ok(false);
+    }
+    input.seek(SeekFrom::Start(len - FOOTER_LEN as u64))?;
+    input.read_exact(&mut footer)?;
+    Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
+}
+
 /// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
 pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     let len = input.seek(SeekFrom::End(0))?;
@@ -85,8 +97,13 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     input.take(payload_len).read_to_end(&mut payload)?;
     Ok(decode(&payload).filter(|entries| {
         entries.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() == len - payload_len - 8
-            && entries.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
+            && is_sound(entries)
     }))
+}
+
+/// Whether no frame is larger than one may be.
+pub(crate) fn is_sound(table: &[Entry]) -> bool {
+    table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
 }
 
 #[cfg(test)]

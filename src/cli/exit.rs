@@ -1,6 +1,8 @@
 //! Exit codes: the one list, the same in the README.
 
+use crate::bundle::frame::FrameError;
 use crate::bundle::index::IndexError;
+use crate::bundle::medium::MediumError;
 use crate::bundle::reader::ReadError;
 use crate::cli::chain;
 use crate::engine::EngineError;
@@ -100,7 +102,7 @@ impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         let code = match &error {
             UnpackError::Read(error) => read_code(error),
-            UnpackError::Damaged { .. } => Code::Damaged,
+            UnpackError::Damaged { source, .. } => damage_code(source),
             UnpackError::Fs(_) => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) => Code::Usage,
@@ -125,7 +127,7 @@ impl From<ImageError> for Failure {
     fn from(error: ImageError) -> Self {
         let code = match &error {
             ImageError::Read(error) => read_code(error),
-            ImageError::Damaged { .. } => Code::Damaged,
+            ImageError::Damaged { source, .. } => damage_code(source),
             ImageError::Fs(_) => Code::File,
             ImageError::Busy(_) => Code::Busy,
             ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
@@ -163,15 +165,30 @@ impl From<LockError> for Failure {
     }
 }
 
+/// What is wrong with a blob that cannot be read.
+fn damage_code(error: &ReadError) -> Code {
+    match read_code(error) {
+        code @ (Code::Incomplete | Code::Unreadable) => code,
+        _ => Code::Damaged,
+    }
+}
+
 fn read_code(error: &ReadError) -> Code {
     match error {
-        ReadError::Fs(_) => Code::File,
+        ReadError::Fs(_) | ReadError::Medium(MediumError::Fs(_)) => Code::File,
+        ReadError::Medium(MediumError::Several(_) | MediumError::NotAVolume(_)) => Code::Usage,
+        ReadError::Incomplete(_) => Code::Incomplete,
+        ReadError::Damaged { source, .. } if source.is_absence() => Code::Incomplete,
+        ReadError::Damaged { source: FrameError::Read(_), .. } => Code::Unreadable,
         ReadError::Index(IndexError::Syntax(_))
         | ReadError::Damaged { .. }
         | ReadError::Unexpected { .. }
         | ReadError::Digest(_) => Code::Damaged,
         ReadError::Signature(SignatureError::Unsigned) => Code::Unsigned,
         ReadError::Signature(_) => Code::Signer,
-        ReadError::NotABundle(_) | ReadError::Layout(_) | ReadError::Index(_) => Code::NotABundle,
+        ReadError::Medium(MediumError::Nothing(_))
+        | ReadError::NotABundle(_)
+        | ReadError::Layout(_)
+        | ReadError::Index(_) => Code::NotABundle,
     }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::bundle::layout::{Image, Layout};
 use crate::bundle::reader::{BundleReader, ReadError};
 use crate::cli::exit::{Code, Failure};
-use crate::cli::trust::TrustArgs;
+use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::{json, print};
 use crate::digest::Digest;
 use crate::event::human_bytes;
@@ -22,11 +22,11 @@ use crate::signature::Signed;
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// The bundle, or - for stdin
-    #[arg(value_name = "BUNDLE")]
-    bundle: PathBuf,
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    #[arg(value_name = "BUNDLE", required = true)]
+    bundle: Vec<PathBuf>,
     #[command(flatten)]
-    trust: TrustArgs,
+    input: InputArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -70,7 +70,7 @@ struct ListedFile {
 impl Ls {
     /// Lists.
     pub fn run(self) -> Result<Code, Failure> {
-        let listing = list(self.trust.open(&self.bundle)?)?;
+        let listing = list(self.input.open(&self.bundle, Gaps::Take)?)?;
         if let Some(signed) = listing.signed.as_ref().filter(|_| !self.json) {
             // Stdout is the list, as it always was. Without a log the exit code tells whether the signature is right.
             let _ = writeln!(std::io::stderr(), "{signed}");

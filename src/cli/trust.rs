@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::bundle::reader::BundleReader;
+use crate::bundle::medium::Medium;
+use crate::cli::chain;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::{chain, open_bundle};
 use crate::fs::{self, FsError};
 use crate::signature::{KeyError, PublicKey, SIGNATURE_LIMIT, Trust};
 
@@ -31,12 +31,17 @@ pub(super) struct TrustArgs {
 }
 
 impl TrustArgs {
-    /// Opens a bundle; `-` is stdin. It is refused when it is read, unless one of the keys has signed it.
-    pub(super) fn open(&self, bundle: &Path) -> Result<BundleReader, Failure> {
+    /// Whom this host believes, for a bundle that comes through a pipe.
+    pub(super) fn of_stream(&self) -> Result<Trust, Failure> {
+        Ok(Trust { keys: self.keys()?, beside: None })
+    }
+
+    /// The same for one that lies on `medium`, with the signature that lies beside it.
+    pub(super) fn of(&self, medium: &Medium) -> Result<Trust, Failure> {
         let keys = self.keys()?;
         let beside =
-            beside(bundle, !keys.is_empty()).map_err(|error| Failure::new(Code::File, chain(&error)))?;
-        Ok(open_bundle(bundle)?.trusting(Trust { keys, beside }))
+            beside(medium, !keys.is_empty()).map_err(|error| Failure::new(Code::File, chain(&error)))?;
+        Ok(Trust { keys, beside })
     }
 
     /// The first place counts that says anything.
@@ -93,14 +98,11 @@ fn host_files() -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// The signature that lies beside `bundle`, and what its file is called. Where nobody is to check it, nobody needs it.
-fn beside(bundle: &Path, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
-    let mut name = bundle.as_os_str().to_owned();
-    name.push(BESIDE);
-    let path = PathBuf::from(name);
-    if bundle == Path::new("-") || !path.is_file() {
-        return Ok(None);
-    }
+/// The signature that lies beside the bundle, and what its file is called. Where nobody is to check it, nobody needs it.
+fn beside(medium: &Medium, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
+    let name = format!("{}{BESIDE}", medium.name());
+    let paths = medium.folders().iter().map(|folder| folder.join(&name));
+    let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(None) };
     match fs::read(&path, SIGNATURE_LIMIT as u64) {
         Err(_) if !is_needed => Ok(None),
         bytes => Ok(Some((path.display().to_string(), bytes?))),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
+use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
-use crate::cli::trust::TrustArgs;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::reference::RepositoryTemplate;
@@ -15,10 +15,11 @@ use crate::unpack::{Options, Summary, unpack};
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]
 pub struct Unpack {
-    /// The bundle, or - for stdin
-    #[arg(value_name = "BUNDLE")]
-    bundle: PathBuf,
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    #[arg(value_name = "BUNDLE", required = true)]
+    bundle: Vec<PathBuf>,
     /// The folder of the site; created if it is not there
+    #[arg(required = true)]
     site: PathBuf,
     /// Put the files here instead of SITE/files
     #[arg(long, value_name = "DIR")]
@@ -30,7 +31,7 @@ pub struct Unpack {
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     #[command(flatten)]
-    trust: TrustArgs,
+    input: InputArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -43,7 +44,7 @@ impl Unpack {
             templates.push(RepositoryTemplate::default());
         }
         let options = Options { site: self.site, files: self.files, registry: self.registry, templates };
-        let reader = self.trust.open(&self.bundle)?;
+        let reader = self.input.open(&self.bundle, Gaps::Refuse)?;
         let reporter = self.out.reporter();
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);

@@ -6,20 +6,21 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
+use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
-use crate::cli::trust::TrustArgs;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
+use crate::unpack::mended_text;
 use crate::verify::{Damage, Verdict, verify};
 
 /// Read a bundle to its end and name everything that is damaged
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The bundle, or - for stdin
-    #[arg(value_name = "BUNDLE")]
-    bundle: PathBuf,
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    #[arg(value_name = "BUNDLE", required = true)]
+    bundle: Vec<PathBuf>,
     #[command(flatten)]
-    trust: TrustArgs,
+    input: InputArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -27,7 +28,7 @@ pub struct Verify {
 impl Verify {
     /// Verifies.
     pub fn run(self) -> Result<Code, Failure> {
-        let reader = self.trust.open(&self.bundle)?;
+        let reader = self.input.open(&self.bundle, Gaps::Take)?;
         let reporter = self.out.reporter();
         let result = verify(reader, &*reporter);
         drop(reporter);
@@ -38,7 +39,7 @@ impl Verify {
         }
         let message = format!(
             "{}: {} of {} objects are damaged",
-            self.bundle.display(),
+            self.bundle[0].display(),
             verdict.damage.len(),
             verdict.blobs
         );
@@ -55,6 +56,9 @@ fn text(verdict: &Verdict) -> String {
         for owner in owners {
             let _ = writeln!(text, "  needed by {owner}");
         }
+    }
+    if let Some(mended) = mended_text(&verdict.mended) {
+        let _ = writeln!(text, "{mended}");
     }
     if verdict.damage.is_empty() {
         let _ = writeln!(text, "sound: {} blobs, {}", verdict.blobs, human_bytes(verdict.bytes));

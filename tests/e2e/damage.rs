@@ -445,7 +445,7 @@ fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
     let bundle = sound.changed(&sound.bytes[..sound.bytes.len() / 2]);
     let site = sound.path("cut");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
-    finished.failed(7, &["damaged in `quay.io/", "truncated"]);
+    finished.failed(16, &["damaged in `quay.io/", "truncated"]);
     nothing_wrong_is_visible(&sound, &site);
     let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["objects are damaged"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubectl"), "{finished:#?}");
@@ -497,7 +497,11 @@ fn what_is_no_bundle_is_said_to_be_none() {
         unbundle(["unpack".as_ref(), path(name).as_os_str(), site.as_os_str()]).failed(code, &[words]);
         assert!(!site.exists(), "{name}: something was written");
     }
-    unbundle(["ls".as_ref(), folder.path().as_os_str()]).failed(8, &["folder"]);
+    let empty = path("nothing");
+    fs::create_dir(&empty).unwrap();
+    unbundle(["ls".as_ref(), empty.as_os_str()]).failed(8, &["there is no bundle in"]);
+    unbundle(["ls".as_ref(), folder.path().as_os_str()])
+        .failed(2, &["there are several bundles", "oci.tar.zst"]);
     unbundle(["ls".as_ref(), path("missing").as_os_str()]).failed(6, &["missing", "No such file"]);
 }
 
