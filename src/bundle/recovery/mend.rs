@@ -517,7 +517,9 @@ impl Recovery {
                     What::Block(block) if !is_sound => {
                         sweep.bad.insert(block);
                     }
-                    What::Description if !is_sound => bytes[place.clone()].copy_from_slice(&self.description),
+                    What::Description if !is_sound => {
+                        bytes[place.clone()].copy_from_slice(&self.description);
+                    }
                     What::Header(len) if !is_sound => {
                         bytes[place.clone()].copy_from_slice(&blocks_header(len));
                     }
