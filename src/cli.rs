@@ -8,6 +8,7 @@ pub mod exit;
 pub mod image;
 pub mod images;
 mod input;
+pub mod inventory;
 #[cfg(feature = "net")]
 pub mod keygen;
 #[cfg(feature = "net")]
@@ -18,6 +19,7 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod prune;
 pub mod repair;
 pub mod site;
 mod size;

@@ -1,5 +1,7 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
+pub mod delta;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use crate::site::commit::{CommitError, Committer, StagedFiles, distinct};
 use crate::site::record::Record;
 use crate::site::root::{Root, RootError, Staging, Stagings};
 use crate::site::storage::{FENCE, Links, NamesError, blob_path};
+use crate::unpack::delta::{Delta, MissingBlob};
 
 /// What a small file costs on the disk, with its folder.
 const SMALL_FILE: u64 = 8 << 10;
@@ -96,6 +99,20 @@ pub enum UnpackError {
         #[source]
         source: ReadError,
     },
+    /// The site has not what a delta leaves out. Nothing was changed.
+    #[error(
+        "`{}` lacks {} that this delta leaves out, and nothing was changed: unpack a full bundle, or pack the delta \
+         anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
+    )]
+    Incomplete {
+        /// The folder of the site.
+        site: PathBuf,
+        /// All that it lacks, in the order of the bundle.
+        missing: Vec<MissingBlob>,
+    },
+    /// What was to be copied within the site is not what it was when it was looked at.
+    #[error("`{0}` has changed on the site while it was copied: run it again")]
+    Changed(Digest),
     /// The file system says no.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -152,13 +169,15 @@ pub fn unpack(
     }
     let layout = &contents.layout;
     let links = Links::new(layout, &options.templates)?;
+    let mut delta = Delta::begin(layout, options)?;
     let roots = Roots::open(options, layout)?;
     let targets = targets(layout, &roots);
     let mut summary =
         Summary { files: layout.files.len(), images: layout.images.len(), ..Summary::default() };
 
     report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
-    let states = check(&targets, &roots.all, report)?;
+    let mut states = check(&targets, &roots.all, report)?;
+    delta.find(layout, &targets, &states, &options.site, report)?;
     let staged: HashSet<&str> = targets
         .iter()
         .zip(&states)
@@ -182,6 +201,7 @@ pub fn unpack(
     if summary.kept < targets.len() {
         let objects = Some(todo.blobs.len() as u64);
         report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
+        delta.stage(&targets, &mut states, &roots.all, report)?;
         summary.written = place_staged(&targets, &states, &roots.all)?;
     }
     summary.written += write_blobs(&mut reader, &contents, &targets, &roots.all, &todo, report)?;
@@ -398,7 +418,7 @@ impl Feeder<'_> {
         contents: &Contents,
         blobs: &[Blob],
     ) -> Result<(), UnpackError> {
-        let mut left = self.todo.blobs.len();
+        let mut left = blobs.iter().filter(|blob| self.todo.blobs.contains_key(&blob.digest)).count();
         let mut damage = None;
         for (number, blob) in blobs.iter().enumerate() {
             if (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
@@ -578,6 +598,15 @@ fn check_space(
 
 fn fence_path() -> RelPath {
     RelPath::parse(FENCE).expect("a plain path")
+}
+
+fn amount(missing: &[MissingBlob]) -> String {
+    let bytes = human(missing.iter().map(|blob| blob.size).sum());
+    if let [blob] = missing {
+        format!("`{}` ({bytes})", blob.digest)
+    } else {
+        format!("{} blobs ({bytes})", missing.len())
+    }
 }
 
 fn human(bytes: u64) -> String {

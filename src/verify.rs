@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::bundle::BLOCK;
 use crate::bundle::lanes::{Lanes, Nowhere};
-use crate::bundle::layout::{Entry, Layout, tar_header};
+use crate::bundle::layout::{Amount, Entry, Layout, tar_header};
 use crate::bundle::medium::{Medium, Place};
 use crate::bundle::reader::{BundleReader, Piece, ReadError};
 use crate::digest::Digest;
@@ -23,6 +23,9 @@ pub struct Verdict {
     pub blobs: usize,
     /// The bytes of those blobs.
     pub bytes: u64,
+    /// Of a delta: what it leaves out, and nobody has checked.
+    #[serde(skip_serializing_if = "Amount::is_nothing")]
+    pub left_out: Amount,
     /// Who has signed it.
     #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
     pub signed: Option<Signed>,
@@ -88,7 +91,8 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     }
     let checked = layout.manifests.len() + entries.len();
     let (identity, bytes) = (contents.identity, layout.total_size());
-    Ok(Verdict { identity, blobs: checked, bytes, signed: contents.signed, mended: mended(&reader), damage })
+    let (left_out, mended) = (layout.left_out(), mended(&reader));
+    Ok(Verdict { identity, blobs: checked, bytes, left_out, signed: contents.signed, mended, damage })
 }
 
 /// Where recovery data was needed, or is damaged itself.

@@ -317,7 +317,7 @@ impl BundleReader {
             walk.supply(&bytes)?;
             manifests.insert(blob.digest, bytes);
         }
-        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64), manifests, signed })
+        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64)?, manifests, signed })
     }
 
     /// Who has signed `index`; the head has been read.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
@@ -10,7 +11,8 @@ use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::reference::RepositoryTemplate;
-use crate::unpack::{Options, Summary, unpack};
+use crate::unpack::delta::MissingBlob;
+use crate::unpack::{Options, Summary, UnpackError, unpack};
 
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]
@@ -36,6 +38,12 @@ pub struct Unpack {
     out: Output,
 }
 
+/// What is told in the place of a summary where a site lacks what a delta leaves out.
+#[derive(Serialize)]
+struct Lacking<'a> {
+    missing: &'a [MissingBlob],
+}
+
 impl Unpack {
     /// Unpacks.
     pub fn run(self) -> Result<Code, Failure> {
@@ -48,6 +56,12 @@ impl Unpack {
         let reporter = self.out.reporter();
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);
+        if let Err(UnpackError::Incomplete { missing, .. }) = &result
+            && self.out.json
+        {
+            // All of it, for a program; the error itself is for a person.
+            print(&summary_json(&Lacking { missing }))?;
+        }
         let summary = result?;
         let text = || text(&summary, &options) + &next(&options.site, &summary);
         print(&self.out.result(text, || summary_json(&summary)))?;

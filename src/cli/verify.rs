@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::bundle::layout::Amount;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
@@ -62,6 +63,11 @@ fn text(verdict: &Verdict) -> String {
     }
     if verdict.damage.is_empty() {
         let _ = writeln!(text, "sound: {} blobs, {}", verdict.blobs, human_bytes(verdict.bytes));
+        if !verdict.left_out.is_nothing() {
+            let Amount { blobs, bytes } = verdict.left_out;
+            let bytes = human_bytes(bytes);
+            let _ = writeln!(text, "a delta: {blobs} more blobs ({bytes}) must be on the site already");
+        }
         let _ = writeln!(text, "identity {}", verdict.identity);
         let _ = verdict.signed.iter().try_for_each(|signed| writeln!(text, "{signed}"));
     }

@@ -101,7 +101,7 @@ impl Content<'_> {
         while let Some(wanted) = walk.next_manifest().unwrap() {
             walk.supply(&blobs[&wanted.blob.digest]).unwrap();
         }
-        let layout = walk.finish(json.len() as u64);
+        let layout = walk.finish(json.len() as u64).unwrap();
         let room = head_room(json.len(), Some(files.len())) + more;
         let mut writer = BundleWriter::begin_bundle(Claim::new(target).unwrap(), room, 3).unwrap();
         for (number, blob) in layout.manifests[1..].iter().chain(&layout.blobs).enumerate() {

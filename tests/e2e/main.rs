@@ -11,6 +11,7 @@ mod attached;
 mod catalogue;
 mod cli;
 mod damage;
+mod deltas;
 mod docs;
 mod fetch;
 mod image;
