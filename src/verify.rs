@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::bundle::BLOCK;
 use crate::bundle::lanes::{Lanes, Nowhere};
 use crate::bundle::layout::{Amount, Entry, Layout, tar_header};
-use crate::bundle::medium::Place;
+use crate::bundle::medium::{Medium, Place};
 use crate::bundle::reader::{BundleReader, Piece, ReadError};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
@@ -91,8 +91,15 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     }
     let checked = layout.manifests.len() + entries.len();
     let (identity, bytes) = (contents.identity, layout.total_size());
-    let (left_out, mended) = (layout.left_out(), reader.mended());
+    let (left_out, mended) = (layout.left_out(), mended(&reader));
     Ok(Verdict { identity, blobs: checked, bytes, left_out, signed: contents.signed, mended, damage })
+}
+
+/// Where recovery data was needed, or is damaged itself.
+fn mended(reader: &BundleReader) -> Vec<Place> {
+    let of_recovery = reader.medium().map(Medium::damaged_recovery).unwrap_or_default();
+    let all: BTreeSet<Place> = reader.mended().into_iter().chain(of_recovery).collect();
+    all.into_iter().collect()
 }
 
 /// What has been found so far, by the number of the entry.

@@ -57,7 +57,7 @@ pub enum ReadError {
     #[error("this is no airbundle bundle: {0}")]
     NotABundle(String),
     /// A frame is damaged or missing.
-    #[error("`{object}` cannot be read: damage at {place}{}", if place.volume.is_some() { "" } else { " of the bundle" })]
+    #[error("`{object}` cannot be read{}", whereabouts(place, source))]
     Damaged {
         /// The entry that was being read.
         object: String,
@@ -89,6 +89,15 @@ pub enum ReadError {
     /// Nobody has signed it who is trusted.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+}
+
+/// Where damage is, for an error that says then what it is. What is missing is named there.
+fn whereabouts(place: &Place, source: &FrameError) -> String {
+    match source {
+        FrameError::Absent(_) => String::new(),
+        _ if place.volume.is_some() => format!(": damage at {place}"),
+        _ => format!(": damage at {place} of the bundle"),
+    }
 }
 
 /// What the documents at the front of a bundle say.

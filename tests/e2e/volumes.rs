@@ -503,12 +503,11 @@ fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
         bytes[start..start + len].copy_from_slice(&random_bytes(start as u64, len));
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
         let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
-        let is_of_content = start + len < sound.len() * 94 / 100;
-        assert_eq!(
+        assert!(
             finished.stdout.contains("its recovery data has mended all of that"),
-            is_of_content || what.contains("end") || what.contains("table"),
             "{what}: {finished:#?}"
         );
+        let is_of_content = start + len < sound.len() * 94 / 100;
         let finished = verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
         assert!(!is_of_content || finished.stderr.contains("unbundle repair"), "{what}: {finished:#?}");
         unpack(&world().bundle, &path("site")).ok();
