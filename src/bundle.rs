@@ -13,6 +13,7 @@ pub mod old;
 pub mod partial;
 pub mod reader;
 pub mod seek_table;
+pub mod select;
 pub mod spool;
 pub mod writer;
 

@@ -491,7 +491,7 @@ fn the_verdict_on_a_damaged_bundle_is_json_too() {
         upstream.images().iter().flat_map(|entry| entry.image.blobs().into_keys()).collect();
     known.extend(upstream.files().iter().map(|file| sha256(&file.bytes)));
     for damage in damage {
-        assert_fields(damage, &["object", "owners", "offsets", "problem"]);
+        assert_fields(damage, &["object", "owners", "places", "trouble", "problem"]);
         let hex = damage["object"].as_str().and_then(|object| object.strip_prefix("blobs/sha256/"));
         assert!(known.contains(&format!("sha256:{}", hex.expect("a blob"))), "{damage}");
         assert!(!damage["owners"].as_array().expect("a list").is_empty(), "{damage}");

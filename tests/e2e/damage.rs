@@ -9,13 +9,14 @@ use airbundle::bundle::frame;
 use airbundle::bundle::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use airbundle::bundle::layout::{Walk, blob_name, tar_header};
 use airbundle::bundle::seek_table::{self, Entry};
+use airbundle::bundle::select::Selection;
 use airbundle::bundle::writer::{BundleWriter, Claim, Head, head_room};
 use airbundle::bundle::{FRAME_SIZE, reader::BundleReader};
 use airbundle::digest::Digest;
 use airbundle::event::Silent;
 use airbundle::reference::RepositoryTemplate;
 use airbundle::unpack;
-use airbundle::verify::verify;
+use airbundle::verify::{Damage, verify};
 use tar::EntryType as Kind;
 use tempfile::TempDir;
 
@@ -167,7 +168,9 @@ impl Sound {
 
 fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::Summary, unpack::UnpackError> {
     let templates = vec![RepositoryTemplate::default()];
-    let options = unpack::Options { site: site.to_owned(), files: None, registry: None, templates };
+    let (select, keep_going) = (Selection::default(), false);
+    let (files, registry) = (None, None);
+    let options = unpack::Options { site: site.to_owned(), files, registry, templates, select, keep_going };
     unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
 }
 
@@ -261,7 +264,7 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
     }
     let json = unbundle(["verify".as_ref(), "--json".as_ref(), bundle.as_os_str()]).json();
     assert_eq!(json["damage"][0]["owners"][0], "quay.io/a/two:v1");
-    let offset = json["damage"][0]["offsets"][0].as_u64().unwrap();
+    let offset = json["damage"][0]["places"][0]["offset"].as_u64().unwrap();
     assert!(offset <= place as u64 && place as u64 - offset < 2 * FRAME_SIZE as u64, "{offset} for {place}");
 
     let site = sound.path("hit");
@@ -421,7 +424,9 @@ fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothin
                 sound.unpacks_right(&bundle, &what);
                 continue;
             }
-            assert!(verdict.damage.iter().all(|damage| damage.offsets == [begin as u64].into()), "{what}");
+            let offsets =
+                |damage: &Damage| damage.places.iter().map(|place| place.offset).collect::<Vec<_>>();
+            assert!(verdict.damage.iter().all(|damage| offsets(damage) == [begin as u64]), "{what}");
             let owners: Vec<_> = verdict.damage.iter().flat_map(|damage| &damage.owners).cloned().collect();
             assert_eq!(owners.len(), 1, "{what}: {owners:?}");
             hit.extend(owners);
