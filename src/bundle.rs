@@ -3,6 +3,7 @@
 //! `bundle-format.md` is the specification; a section of it is named where a constant comes from there.
 
 pub mod buffer;
+pub(crate) mod flusher;
 pub mod frame;
 pub mod index;
 pub mod label;
@@ -12,9 +13,11 @@ pub mod medium;
 pub mod old;
 pub mod partial;
 pub mod reader;
+pub mod recovery;
 pub mod seek_table;
 pub mod select;
 pub mod spool;
+pub mod tape;
 pub mod writer;
 
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.

@@ -20,6 +20,7 @@ pub mod ls;
 pub mod pack;
 pub mod progress;
 pub mod site;
+mod size;
 mod trust;
 pub mod unpack;
 #[cfg(feature = "net")]

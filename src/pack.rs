@@ -1,6 +1,7 @@
 //! Packing: lists in, one bundle out.
 
 pub(crate) mod plan;
+pub mod volumes;
 mod write;
 
 use std::cell::Cell;
@@ -11,13 +12,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::bundle::FRAME_SIZE;
+use crate::bundle::frame::stored_len;
 use crate::bundle::index::About;
+use crate::bundle::label::LABEL_LIMIT;
 use crate::bundle::layout::LayoutError;
 use crate::bundle::old::Old;
 use crate::bundle::partial::{Salvaged, salvage};
 use crate::bundle::reader::ReadError;
 use crate::bundle::spool::{self, Spool};
-use crate::bundle::writer::{Claim, ClaimError, old_paths};
+use crate::bundle::tape::{Carry, FinishedVolume, remove_parts, size_of_parts};
+use crate::bundle::writer::{Claim, ClaimError, Form, old_paths};
 use crate::digest::Digest;
 use crate::event::{Event, Report, human_bytes};
 use crate::fetch::attached::Attached;
@@ -31,6 +36,7 @@ use crate::fs::{self, FsError};
 use crate::list::Lists;
 use crate::lock::{Lock, LockError};
 use crate::pack::plan::{Plan, wanted_platforms};
+use crate::pack::volumes::{CommandError, Taker};
 use crate::pack::write::{Failed, Job, Written};
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -68,6 +74,12 @@ pub struct Options {
     pub missing: Missing,
     /// Who signs the bundle.
     pub sign: Option<Signer>,
+    /// How many bytes a volume has at most; nothing for one file.
+    pub volume_size: Option<u64>,
+    /// How much recovery data there is to be, in parts of 1,000 of what it protects.
+    pub recovery: Option<u32>,
+    /// What is to be done with each volume as soon as it is complete: a line for the shell.
+    pub on_volume: Option<String>,
 }
 
 /// What is to become of images and files that cannot be fetched.
@@ -109,9 +121,23 @@ pub struct Summary {
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
+    /// The volumes; none for one file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<PackedVolume>,
     /// Why images and files are missing that the lists name.
     #[serde(serialize_with = "as_texts")]
     pub missing: Vec<FetchError>,
+}
+
+/// A volume that was packed.
+#[derive(Debug, Serialize)]
+pub struct PackedVolume {
+    /// Where it is, or was before it was taken.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The digest of all of it.
+    pub digest: Digest,
 }
 
 /// Why nothing was packed.
@@ -135,6 +161,17 @@ pub enum PackError {
     /// An older bundle cannot be read.
     #[error("cannot reuse `{}`", .0.display())]
     Reuse(PathBuf, #[source] ReadError),
+    /// Volumes into which not even one frame fits.
+    #[error("volumes of {size} bytes are too small for this bundle: they need {needed} at least")]
+    VolumeSize {
+        /// How large they are to be.
+        size: u64,
+        /// How large they have to be.
+        needed: u64,
+    },
+    /// A volume was not taken.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// A bundle that a reader would refuse.
     #[error(
         "a bundle of all this would have {0}, more than the {1} that it may have: split the lists, and pack a \
@@ -186,6 +223,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         return Err(PackError::Fetch(failures));
     }
 
+    let mut taker = options.on_volume.clone().map(Taker::start);
     let mut claim = claim;
     loop {
         let mut plan = Plan::new(resolved.clone(), options.about.clone())?;
@@ -195,12 +233,13 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         let mut attempt = Attempt::begin(claim, &plan, options, report)?;
         leftovers.matter();
         let olds: Vec<&Old> = reuse.iter().chain(&attempt.aside).collect();
-        let written = attempt.job.write(&mut plan, &olds, &means);
+        let written = attempt.job.write(&mut plan, &olds, &means, taker.as_mut());
         if written.is_err() && attempt.is_worthless() {
             leftovers.do_not_matter();
         }
-        let Written { blobs, fetched, resumed, reused } = match written {
+        let Written { blobs, fetched, resumed, reused, volumes } = match written {
             Ok(written) => written,
+            Err(Failed::Command(error)) => return Err(error.into()),
             Err(Failed::Fs(error)) => return Err(leftovers.after(error).into()),
             Err(Failed::Fetch { failure, .. }) if options.missing == Missing::Stop => {
                 return Err(PackError::Fetch(vec![*failure]));
@@ -223,6 +262,13 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         head.signature = options.sign.as_ref().map(|signer| signer.sign(&head.index));
         let written = attempt.job.writer.finish(&head).map_err(|error| leftovers.after(error))?;
         leftovers.remove()?;
+        if let Some(taker) = &mut taker {
+            written.volumes.iter().try_for_each(|volume| taker.take(volume))?;
+            written.sums.into_iter().try_for_each(|path| taker.take_file(path))?;
+            taker.finish()?;
+        }
+        let mut volumes = [volumes, written.volumes].concat();
+        volumes.sort_by_key(|volume| volume.number);
         if let Some(path) = &options.write_lock {
             fs::write_durably(path, &lock.to_json())?;
         }
@@ -238,8 +284,15 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
             bytes_shared: plan.shared(&blobs),
             bundle_size: written.size,
             time: start.elapsed(),
+            volumes: volumes.into_iter().map(PackedVolume::from).collect(),
             missing: failures,
         });
+    }
+}
+
+impl From<FinishedVolume> for PackedVolume {
+    fn from(volume: FinishedVolume) -> Self {
+        Self { path: volume.path, size: volume.size, digest: volume.digest }
     }
 }
 
@@ -293,7 +346,8 @@ impl Attempt {
         report: &dyn Report,
     ) -> Result<Self, PackError> {
         let (level, room) = (options.level, plan.head_room(options.sign.is_some())?);
-        let fingerprint = plan.fingerprint(room, level);
+        let carry = carry(plan, room, options)?;
+        let fingerprint = plan.fingerprint(room, level, carry);
         let partial = claim.partial.clone();
         let (mut spool, notes) = Spool::open(&partial)?;
         let is_same = notes.fingerprint == Some(fingerprint);
@@ -303,7 +357,7 @@ impl Attempt {
             old_paths(&partial).iter().filter_map(|path| Old::partial(path).ok()).collect();
         let mut salvaged = Salvaged::default();
         if is_same {
-            salvaged = salvage(&claim.file, &partial, room, &expected, report)?;
+            salvaged = salvage(&partial, carry.set, room, &expected, report)?;
         } else if claim.size()? > 0 {
             claim = set_aside(claim, &mut aside)?;
         }
@@ -315,7 +369,14 @@ impl Attempt {
             keys.contains(&key) && begun.is_none_or(|(begun, len)| key != begun || offset >= len)
         };
         let found = spool.begin(fingerprint, plan.late(), is_same, wanted)?;
-        let job = Job::begin(claim.again()?, room, level, spool, found, salvaged, &expected)?;
+        let job = Job::begin(
+            claim.again()?,
+            Form { head_room: room, level, carry },
+            spool,
+            found,
+            salvaged,
+            &expected,
+        )?;
         Ok(Self { job, claim, aside })
     }
 
@@ -323,6 +384,21 @@ impl Attempt {
     fn is_worthless(&self) -> bool {
         self.aside.is_empty() && self.job.is_empty()
     }
+}
+
+/// In what form the bundle is written, if its head and every frame fit into a volume.
+fn carry(plan: &Plan, room: u64, options: &Options) -> Result<Carry, PackError> {
+    let Options { level, volume_size, recovery, .. } = *options;
+    let carry = Carry { volume_size, recovery, set: plan.set(room, level, volume_size, recovery) };
+    // A frame with its label, and the head with one.
+    let needed = (stored_len(FRAME_SIZE) as u64).max(room) + LABEL_LIMIT as u64;
+    if carry.room() < needed {
+        let share = u64::from(recovery.unwrap_or(0));
+        // Recovery data is a little longer than its share.
+        let needed = needed + needed * share / 1000 + if share > 0 { needed / 4 } else { 0 };
+        return Err(PackError::VolumeSize { size: volume_size.unwrap_or(0), needed });
+    }
+    Ok(carry)
 }
 
 /// Keeps what is at `claim` beside what is `aside` already. Where that gets too much, or one has nothing that the
@@ -347,7 +423,7 @@ fn set_aside(claim: Claim, aside: &mut Vec<Old>) -> Result<Claim, PackError> {
             claim.empty()?;
             return Ok(claim);
         }
-        fs::remove_file(dropped.path())?;
+        remove_parts(dropped.path())?;
     }
     let free = names.iter().find(|name| aside.iter().all(|old| old.path() != name.as_path()));
     let name = free.expect("there are fewer than names; please report");
@@ -403,7 +479,7 @@ impl<'a> Leftovers<'a> {
     fn remove(&self) -> Result<(), FsError> {
         self.is_done.set(true);
         spool::remove(&self.partial)?;
-        old_paths(&self.partial).iter().try_for_each(|path| fs::remove_file(path))
+        old_paths(&self.partial).iter().try_for_each(|path| remove_parts(path))
     }
 }
 
@@ -413,7 +489,7 @@ impl Drop for Leftovers<'_> {
             return;
         }
         if self.matters.get() {
-            let size = std::fs::metadata(&self.partial).map_or(0, |data| data.len());
+            let size = size_of_parts(&self.partial);
             let message = format!(
                 "what came so far is kept in `{}` ({}): the same command goes on from there",
                 self.partial.display(),
@@ -423,7 +499,7 @@ impl Drop for Leftovers<'_> {
         } else {
             // It already failed, and said why.
             let _ = spool::remove(&self.partial);
-            let _ = fs::remove_file(&self.partial);
+            let _ = remove_parts(&self.partial);
         }
     }
 }

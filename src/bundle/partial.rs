@@ -5,16 +5,19 @@
 //! that is not as it should be is dropped. So it does not matter how the earlier run ended, and there is no journal
 //! that could contradict the bundle.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::{BufReader, Seek as _, SeekFrom};
-use std::path::Path;
+use std::io::{self, BufReader, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha512};
 
-use crate::bundle::frame::{self, Data, Frame, FrameReader};
+use crate::bundle::buffer::Buffers;
+use crate::bundle::frame::{self, Data, Frame, FrameReader, VOLUME_MAGIC};
+use crate::bundle::label::Label;
 use crate::bundle::layout::{Blob, blob_name, tar_header};
+use crate::bundle::tape::{parts, size_of_parts};
 use crate::bundle::writer::{FrameRecord, Kept, OwnFrames, SHARED_LIMIT};
 use crate::bundle::{BLOCK, FRAME_SIZE, padded};
 use crate::digest::{Digest, Hasher};
@@ -66,17 +69,16 @@ impl Salvaged {
     }
 }
 
-/// Reads what stands in `file` behind the room for the head, as far as it is the beginning of a bundle that has
+/// Reads what stands at `path` behind the room for the head, as far as it is the beginning of a bundle that has
 /// these entries. Whether its frames are such as this program makes is for the caller to know.
 pub fn salvage(
-    file: &File,
     path: &Path,
+    set: Digest,
     head_room: u64,
     expected: &[Expected],
     report: &dyn Report,
 ) -> Result<Salvaged, FsError> {
-    let mut input = file.try_clone().map_err(FsError::at("open", path))?;
-    let len = input.seek(SeekFrom::End(0)).map_err(FsError::at("read", path))?;
+    let len = size_of_parts(path);
     if len <= head_room {
         return Ok(Salvaged::default());
     }
@@ -86,16 +88,14 @@ pub fn salvage(
         objects: None,
     });
     report.event(&Event::Begin { id: 0, object: path.display().to_string(), bytes: Some(len - head_room) });
-    input.seek(SeekFrom::Start(head_room)).map_err(FsError::at("read", path))?;
     let buffers = frame::buffers();
-    let mut frames = FrameReader::new(BufReader::new(input), head_room, &buffers);
+    let mut frames = Frames::new(path, set, head_room, &buffers);
     let mut walk = Walk::new(expected);
     'all: loop {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
-            let offset = frames.offset();
-            let Ok(Some(Frame::Data(data))) = frames.next_frame() else { break };
-            batch.push((offset, frames.offset() - offset, data));
+            let Some(frame) = frames.next_frame()? else { break };
+            batch.push(frame);
         }
         if batch.is_empty() {
             break;
@@ -117,7 +117,73 @@ pub fn salvage(
         report.event(&Event::Progress { id: 0, bytes: read });
     }
     report.event(&Event::Done { id: 0 });
-    Ok(walk.finish())
+    let mut salvaged = walk.finish();
+    salvaged.kept.starts = frames.starts;
+    Ok(salvaged)
+}
+
+/// The frames with content behind the head, through all volumes.
+struct Frames<'a> {
+    parts: VecDeque<PathBuf>,
+    set: Digest,
+    head_room: u64,
+    buffers: &'a Buffers,
+    /// The volume that is being read.
+    reader: Option<FrameReader<BufReader<File>>>,
+    /// Where the volumes so far begin, in bytes from the start of the bundle.
+    starts: Vec<u64>,
+}
+
+impl<'a> Frames<'a> {
+    fn new(path: &Path, set: Digest, head_room: u64, buffers: &'a Buffers) -> Self {
+        Self { parts: parts(path).into(), set, head_room, buffers, reader: None, starts: Vec::new() }
+    }
+
+    /// Where the next one begins, how long it is, and itself; nothing where anything else stands.
+    fn next_frame(&mut self) -> Result<Option<(u64, u64, Data)>, FsError> {
+        loop {
+            let Some(reader) = &mut self.reader else {
+                let Some(path) = self.parts.pop_front() else { return Ok(None) };
+                self.reader = self.open(&path).map_err(FsError::at("read", &path))?;
+                if self.reader.is_none() {
+                    self.parts.clear();
+                }
+                continue;
+            };
+            let offset = reader.offset();
+            match reader.next_frame() {
+                Ok(Some(Frame::Data(data))) => return Ok(Some((offset, reader.offset() - offset, data))),
+                // The label of the first volume.
+                Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, .. })) => {}
+                // Recovery data: that volume has been finished.
+                Ok(None | Some(Frame::Skippable { .. })) => self.reader = None,
+                Err(_) => {
+                    self.parts.clear();
+                    self.reader = None;
+                }
+            }
+        }
+    }
+
+    /// Opens the next volume behind its label; nothing if it is none of these.
+    fn open(&mut self, path: &Path) -> io::Result<Option<FrameReader<BufReader<File>>>> {
+        let mut file = File::open(path)?;
+        let (mut start, mut at) = (0, self.head_room);
+        if !self.starts.is_empty() {
+            let mut first = FrameReader::new(&mut file, 0, self.buffers);
+            let Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, payload })) = first.next_frame() else {
+                return Ok(None);
+            };
+            at = first.offset();
+            let label = Label::parse(&payload)
+                .filter(|label| label.set == self.set && label.number as usize == self.starts.len() + 1);
+            let Some(label) = label else { return Ok(None) };
+            start = label.offset;
+        }
+        file.seek(SeekFrom::Start(at))?;
+        self.starts.push(start);
+        Ok(Some(FrameReader::new(BufReader::new(file), start + at, self.buffers)))
+    }
 }
 
 struct Walk<'a> {
@@ -322,6 +388,7 @@ impl<'a> Walk<'a> {
                 shared: shared.unwrap_or_default(),
                 entry,
                 late_headers: self.late_headers,
+                starts: Vec::new(),
             },
         }
     }
@@ -353,7 +420,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let room = head_room(100, None);
         let claim = Claim::new(&folder.path().join("x")).unwrap();
-        let (file, partial) = (claim.file.try_clone().unwrap(), claim.partial.clone());
+        let partial = claim.partial.clone();
         let mut writer = BundleWriter::begin_bundle(claim, room, 1).unwrap();
         let bytes = vec![7; 12 * FRAME_SIZE + 5];
         let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
@@ -368,7 +435,7 @@ mod tests {
         drop(writer);
         let expected = |blob, is_late| Expected { blob, is_late, is_manifest: false, sha512: None };
         let all = [expected(Some(blob), false), expected(Some(blob), true), expected(None, true)];
-        let found = salvage(&file, &partial, room, &all, &Silent).unwrap();
+        let found = salvage(&partial, Digest::of(b""), room, &all, &Silent).unwrap();
         assert_eq!((found.done, found.bytes()), (2, whole));
         assert!(found.open.is_none());
     }

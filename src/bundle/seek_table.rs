@@ -6,7 +6,8 @@ use crate::bundle::FRAME_SIZE;
 use crate::bundle::frame::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
 
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
-const FOOTER_LEN: usize = 9;
+/// How many bytes end a seek table, from which its length is known.
+pub(crate) const FOOTER_LEN: usize = 9;
 const ENTRY_LEN: usize = 8;
 
 /// The size of one frame, skippable ones included, the seek table's own frame not.
@@ -48,6 +49,12 @@ pub fn decode(payload: &[u8]) -> Option<Vec<Entry>> {
             .map(|entry| Entry { compressed: number(&entry[..4]), decompressed: number(&entry[4..]) })
             .collect()
     })
+}
+
+/// How long the frame of the seek table is that ends with `footer`, if one does.
+pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
+    let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
+    (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
 }
 
 /// Whether `input` ends as a bundle does. The last bytes are looked at and no more.

@@ -6,23 +6,23 @@
 //! digest was known early or late.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
 
 use crate::bundle::frame::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
 use crate::bundle::layout::{blob_name, tar_header};
+use crate::bundle::medium::{SUMS, parse_volume_name};
 use crate::bundle::seek_table;
+use crate::bundle::tape::{
+    Carry, FinishedVolume, Tape, part_path, parts, remove_parts, remove_parts_from, volumes_of,
+};
 use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
-
-/// How many bytes are written between two requests to bring them to the disk, so that the sync at the end
-/// finds little left to do.
-const FLUSH_STEP: u64 = 64 << 20;
 
 /// The documents at the front of a bundle.
 pub struct Head {
@@ -47,6 +47,17 @@ pub struct BundleWriter {
     entry: Option<OpenEntry>,
     /// Tar headers that could not be written in their turn: the frame and what it is to hold.
     late_headers: Vec<(usize, [u8; BLOCK])>,
+    /// The volumes that are gone already, with what the seek table and the list say of them.
+    handed_over: Vec<(Extent, FinishedVolume)>,
+}
+
+/// Where a volume is in the bundle.
+struct Extent {
+    start: u64,
+    /// Where its recovery data begins, in bytes from its start.
+    len: u64,
+    /// The sizes of the frames of that.
+    recovery: Vec<u32>,
 }
 
 /// The right to write a bundle: `<target>.partial`, open and locked.
@@ -92,12 +103,16 @@ impl Claim {
 
     /// Gives what an earlier run has left the name `aside`, and claims its own one again.
     pub fn set_aside(self, aside: &Path) -> Result<Self, ClaimError> {
-        fs::rename_durably(&self.partial, aside)?;
+        remove_parts(aside)?;
+        for (part, number) in parts(&self.partial).iter().zip(1..) {
+            fs::rename_durably(part, &part_path(aside, number))?;
+        }
         Self::new(&self.target)
     }
 
     /// Forgets what an earlier run has left.
     pub fn empty(&self) -> Result<(), FsError> {
+        remove_parts_from(&self.partial, 2)?;
         let emptied = self.file.set_len(0).and_then(|()| self.file.sync_all());
         emptied.map_err(FsError::at("empty", &self.partial))
     }
@@ -128,13 +143,28 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// What a finished bundle is.
+/// What the bytes of a bundle depend on beside its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// How many bytes are kept for the head.
+    pub head_room: u64,
+    /// zstd's level, 1 to 22.
+    pub level: i32,
+    /// In how many volumes it is, and with how much recovery data.
+    pub carry: Carry,
+}
+
+/// What a finished bundle is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The digest of `index.json`: the identity of the bundle.
     pub identity: Digest,
     /// The size of the bundle in bytes.
     pub size: u64,
+    /// The volumes that were not handed over before; nothing for one file.
+    pub volumes: Vec<FinishedVolume>,
+    /// The list of all volumes.
+    pub sums: Option<PathBuf>,
 }
 
 /// A frame that stands in the file.
@@ -159,6 +189,8 @@ pub(crate) struct Kept {
     pub(crate) entry: Option<(OwnFrames, u64)>,
     /// Tar headers that are still to be written: the frame and what it is to hold.
     pub(crate) late_headers: Vec<(usize, [u8; BLOCK])>,
+    /// Where the volumes begin, in bytes from the start of the bundle.
+    pub(crate) starts: Vec<u64>,
 }
 
 /// An entry between [`BundleWriter::begin`] and its end.
@@ -188,14 +220,23 @@ pub(crate) struct OwnFrames {
 pub(crate) const SHARED_LIMIT: usize = FRAME_SIZE - BLOCK;
 
 impl BundleWriter {
-    /// Begins the bundle. `head_room` is what [`head_room`] says; `level` is zstd's, 1 to 22.
+    /// Begins the bundle, in one file. `head_room` is what [`head_room`] says; `level` is zstd's, 1 to 22.
     pub fn begin_bundle(claim: Claim, head_room: u64, level: i32) -> Result<Self, FsError> {
+        Self::begin_in(claim, Form { head_room, level, carry: Carry::plain() })
+    }
+
+    /// Begins the bundle, in the form `form`.
+    pub fn begin_in(claim: Claim, form: Form) -> Result<Self, FsError> {
+        claim.empty()?;
+        let Form { head_room, level, carry } = form;
         let Claim { file, partial, target } = claim;
-        file.set_len(0).map_err(FsError::at("empty", &partial))?;
-        let mut output = Output::new(file, partial);
-        output.seek_to_end()?;
+        let mut output = Output::new(Tape::new(file, partial, carry)?);
         // What is not finished is no bundle, but already a valid sequence of frames.
-        output.write(&padding(head_room))?;
+        output.tape.append(&padding(head_room))?;
+        if let Some(label) = carry.first_label() {
+            output.tape.append(&label)?;
+        }
+        output.begin = output.tape.end();
         Ok(Self {
             output,
             target,
@@ -204,19 +245,30 @@ impl BundleWriter {
             shared: Vec::new(),
             entry: None,
             late_headers: Vec::new(),
+            handed_over: Vec::new(),
         })
     }
 
-    /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room and level.
+    /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room, level and form.
     #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
-    pub(crate) fn go_on(claim: Claim, head_room: u64, level: i32, kept: Kept) -> Result<Self, FsError> {
+    pub(crate) fn go_on(claim: Claim, form: Form, kept: Kept) -> Result<Self, FsError> {
+        let Form { head_room, level, carry } = form;
         let Claim { file, partial, target } = claim;
-        let mut output = Output::new(file, partial);
-        output.offset = kept.frames.last().map_or(head_room, |frame| frame.offset + frame.compressed as u64);
-        output.file.set_len(output.offset).map_err(FsError::at("truncate", &output.path))?;
+        let label = carry.first_label().unwrap_or_default();
+        let begin = head_room + label.len() as u64;
+        let end_of = |frame: &FrameRecord| frame.offset + frame.compressed as u64;
+        // What follows the frames of a volume is recovery data, if anything.
+        let ends =
+            kept.starts.iter().skip(1).chain(&[u64::MAX]).map(|next| {
+                kept.frames.iter().rev().find(|frame| frame.offset < *next).map_or(begin, end_of)
+            });
+        let extents = kept.starts.iter().copied().zip(ends).take_while(|(start, end)| end > start);
+        let extents: Vec<_> = extents.collect();
+        let mut output = Output::new(Tape::go_on(file, partial, carry, &extents)?);
         // The earlier run may have been killed when it had already written the head.
-        output.patch(0, &padding(head_room))?;
-        output.seek_to_end()?;
+        output.tape.patch(0, &padding(head_room))?;
+        output.tape.patch(head_room, &label)?;
+        output.begin = begin;
         (output.queued, output.written) = (sum(&kept.frames), sum(&kept.frames));
         output.frames = kept.frames;
         let entry = kept.entry.map(|(own, size)| OpenEntry {
@@ -226,7 +278,7 @@ impl BundleWriter {
             own: Some(own),
         });
         let Kept { shared, late_headers, .. } = kept;
-        Ok(Self { output, target, head_room, level, shared, entry, late_headers })
+        Ok(Self { output, target, head_room, level, shared, entry, late_headers, handed_over: Vec::new() })
     }
 
     /// How many bytes of the tar stream behind the head it has taken.
@@ -354,7 +406,7 @@ impl BundleWriter {
         self.end_shared_frame()?;
         self.output.drain(0)?;
         for (frame, header) in std::mem::take(&mut self.late_headers) {
-            self.output.patch(self.output.frames[frame].offset, &frame::store(&header))?;
+            self.output.tape.patch(self.output.frames[frame].offset, &frame::store(&header))?;
         }
 
         let identity = Digest::of(&head.index);
@@ -369,20 +421,105 @@ impl BundleWriter {
             &vec![0; padding.expect("`head_room` was computed from the same lists; please report") - 8],
         );
         bytes.extend_from_slice(&padding);
-        self.output.patch(0, &bytes)?;
+        self.output.tape.patch(0, &bytes)?;
 
-        let entry = |compressed: usize, decompressed: usize| seek_table::Entry {
-            compressed: u32::try_from(compressed).expect("frames are small"),
-            decompressed: u32::try_from(decompressed).expect("frames are small"),
-        };
         let head = head_frames.iter().map(|(content, frame)| entry(frame.len(), *content));
-        let body = self.output.frames.iter().map(|frame| entry(frame.compressed, frame.decompressed));
         let skippable = signature.iter().chain([&padding]).map(|frame| entry(frame.len(), 0));
-        let table: Vec<_> = head.chain(skippable).chain(body).collect();
-        self.output.write(&seek_table::encode(&table))?;
-        let (partial, size) = self.output.finish()?;
-        fs::rename_durably(&partial, &self.target)?;
-        Ok(Written { identity, size })
+        let head: Vec<_> = head.chain(skippable).collect();
+        let table = self.seek_table(&head)?;
+        let Self { output, target, handed_over, .. } = self;
+        let size = output.tape.end() + table.len() as u64 + output.tape.recovery_len(table.len() as u64);
+        let is_volumes = output.tape.is_in_volumes();
+        let gone: Vec<FinishedVolume> = handed_over.into_iter().map(|(_, volume)| volume).collect();
+        let mut sums = None;
+        let volumes = output.tape.finish(&table, &target, |volumes| {
+            if is_volumes {
+                let mut all: Vec<&FinishedVolume> = gone.iter().chain(volumes).collect();
+                all.sort_by_key(|volume| volume.number);
+                sums = Some(write_sums(&target, &all)?);
+                remove_surplus(&target, all.len())?;
+            }
+            Ok(())
+        })?;
+        let volumes = if is_volumes { volumes } else { Vec::new() };
+        Ok(Written { identity, size, volumes, sums })
+    }
+
+    /// The frame of the seek table, for which there is room in the last volume.
+    fn seek_table(&mut self, head: &[seek_table::Entry]) -> Result<Vec<u8>, FsError> {
+        loop {
+            // Its length does not depend on that of the recovery data that it lists, but on how many frames that has,
+            // and that hardly ever on its own length.
+            let mut table = self.table(head, 0);
+            while let again = self.table(head, table.len() as u64)
+                && again.len() != table.len()
+            {
+                table = again;
+            }
+            if !self.output.tape.is_full_for(table.len() as u64) {
+                return Ok(self.table(head, table.len() as u64));
+            }
+            assert!(
+                self.output.frames.last().is_some_and(|frame| self.output.tape.is_in_last(frame.offset)),
+                "a seek table that fits into no volume; please report"
+            );
+            let stream = self.output.written;
+            self.output.tape.next_volume(stream)?;
+        }
+    }
+
+    fn table(&self, head: &[seek_table::Entry], tail: u64) -> Vec<u8> {
+        let mut table = head.to_vec();
+        let mut frames = self.output.frames.iter().peekable();
+        let gone =
+            self.handed_over.iter().map(|(extent, _)| (extent.start, extent.len, extent.recovery.clone()));
+        let mut volumes: Vec<_> = gone.chain(self.output.tape.volumes(tail)).collect();
+        volumes.sort_by_key(|volume| volume.0);
+        for (start, len, recovery) in volumes {
+            let mut at = if start == 0 { self.head_room } else { start };
+            while at < start + len {
+                if let Some(frame) = frames.next_if(|frame| frame.offset == at) {
+                    table.push(entry(frame.compressed, frame.decompressed));
+                    at += frame.compressed as u64;
+                    continue;
+                }
+                // What stands between them is the label, at the beginning.
+                let next = frames.peek().map_or(start + len, |frame| frame.offset.min(start + len));
+                table.push(entry(usize::try_from(next - at).expect("a label is small"), 0));
+                at = next;
+            }
+            table.extend(recovery.iter().map(|len| entry(*len as usize, 0)));
+        }
+        seek_table::encode(&table)
+    }
+
+    /// Finishes the volumes that nothing can change any more, but for the first one, and forgets them: they have their
+    /// names, and whoever takes them may remove them.
+    pub fn hand_over(&mut self) -> Result<Vec<FinishedVolume>, FsError> {
+        // What has begun may be taken back, with the frame before it.
+        let own = self.entry.as_ref().and_then(|entry| entry.own.as_ref()).map(|own| own.first);
+        let open = own.and_then(|first| self.output.frames.get(first)).map(|frame| frame.offset);
+        let end = open.unwrap_or_else(|| self.output.tape.end());
+        let mut later = Vec::new();
+        for (frame, header) in std::mem::take(&mut self.late_headers) {
+            match self.output.frames.get(frame) {
+                Some(record) => self.output.tape.patch(record.offset, &frame::store(&header))?,
+                None => later.push((frame, header)),
+            }
+        }
+        let unwritten = later.iter().map(|(frame, _)| *frame).min();
+        self.late_headers = later;
+        debug_assert!(
+            unwritten.is_none_or(|frame| frame >= self.output.frames.len()),
+            "it is not in the file yet"
+        );
+        let extents = self.output.tape.volumes(0);
+        let volumes = self.output.tape.hand_over(end, &self.target)?;
+        // The first one stays.
+        for ((start, len, recovery), volume) in extents.into_iter().skip(1).zip(&volumes) {
+            self.handed_over.push((Extent { start, len, recovery }, volume.clone()));
+        }
+        Ok(volumes)
     }
 
     /// Cuts a large entry into frames.
@@ -447,24 +584,6 @@ pub fn partial_path(target: &Path) -> PathBuf {
     name.into()
 }
 
-/// The files that hold what is being written at `partial`: itself, and one for each further volume.
-#[must_use]
-pub fn parts(partial: &Path) -> Vec<PathBuf> {
-    let further = (2..).map(|number| part_path(partial, number)).take_while(|path| path.is_file());
-    std::iter::once(partial.to_owned()).chain(further).collect()
-}
-
-/// The file of the volume `number` of what is being written at `partial`.
-#[must_use]
-pub fn part_path(partial: &Path, number: u32) -> PathBuf {
-    if number == 1 {
-        return partial.to_owned();
-    }
-    let mut name = partial.as_os_str().to_owned();
-    name.push(format!(".{number:03}"));
-    name.into()
-}
-
 /// The names of what is left of bundles at `partial` that were to be other ones.
 #[must_use]
 pub fn old_paths(partial: &Path) -> [PathBuf; 2] {
@@ -479,18 +598,53 @@ fn padding(len: u64) -> Vec<u8> {
     frame::skippable(PADDING_MAGIC, &vec![0; usize::try_from(len).expect("a head fits in memory") - 8])
 }
 
-/// The file, with the frames that are still being compressed.
+fn entry(compressed: usize, decompressed: usize) -> seek_table::Entry {
+    seek_table::Entry {
+        compressed: u32::try_from(compressed).expect("frames are small"),
+        decompressed: u32::try_from(decompressed).expect("frames are small"),
+    }
+}
+
+/// Writes the list of `volumes` beside them, in the form of `sha256sum`. What it says of other files stays.
+fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<PathBuf, FsError> {
+    let path = fs::parent(target).join(SUMS);
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let bundle = name(target);
+    let known = std::fs::read(&path).unwrap_or_default();
+    let mut text = String::new();
+    for line in String::from_utf8_lossy(&known).lines() {
+        let of =
+            line.split_once(' ').and_then(|(_, name)| parse_volume_name(name.trim_start_matches([' ', '*'])));
+        if of.is_none_or(|(of, _)| of != bundle) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    for volume in volumes {
+        let _ = writeln!(text, "{}  {}", volume.digest.hex(), name(&volume.path)); // into memory
+    }
+    fs::write_durably(&path, text.as_bytes())?;
+    Ok(path)
+}
+
+/// Removes what an earlier bundle of this name had more volumes than this one.
+fn remove_surplus(target: &Path, volumes: usize) -> Result<(), FsError> {
+    let bundle = target.file_name().unwrap_or_default().to_string_lossy();
+    let first = u32::try_from(volumes).unwrap_or(u32::MAX).saturating_add(1);
+    volumes_of(fs::parent(target), &bundle, first)?.iter().try_for_each(|(path, _)| fs::remove_file(path))
+}
+
+/// The file or the volumes, with the frames that are still being compressed.
 struct Output {
-    file: File,
-    path: PathBuf,
-    offset: u64,
+    tape: Tape,
+    /// Where the first frame behind the head begins.
+    begin: u64,
     frames: Vec<FrameRecord>,
     pending: VecDeque<(usize, Receiver<Vec<u8>>)>,
     /// How many bytes of the stream all frames hold.
     queued: u64,
     /// How many of them those hold that stand in the file.
     written: u64,
-    flusher: Flusher,
 }
 
 fn sum(frames: &[FrameRecord]) -> u64 {
@@ -498,10 +652,8 @@ fn sum(frames: &[FrameRecord]) -> u64 {
 }
 
 impl Output {
-    fn new(file: File, path: PathBuf) -> Self {
-        let flusher = Flusher::start(&file);
-        let (frames, pending) = (Vec::new(), VecDeque::new());
-        Self { file, path, offset: 0, frames, pending, queued: 0, written: 0, flusher }
+    fn new(tape: Tape) -> Self {
+        Self { tape, begin: 0, frames: Vec::new(), pending: VecDeque::new(), queued: 0, written: 0 }
     }
 
     /// The number of the frame that is added next.
@@ -530,84 +682,26 @@ impl Output {
         while self.pending.len() > left {
             let (decompressed, receiver) = self.pending.pop_front().expect("not empty");
             let frame = receiver.recv().expect("a frame is always made; please report");
-            self.frames.push(FrameRecord { offset: self.offset, compressed: frame.len(), decompressed });
-            self.write(&frame)?;
+            if self.tape.is_full_for(frame.len() as u64) {
+                self.tape.next_volume(self.written)?;
+            }
+            self.frames.push(FrameRecord { offset: self.tape.end(), compressed: frame.len(), decompressed });
+            self.tape.append(&frame)?;
             self.written += decompressed as u64;
         }
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        self.file.write_all(bytes).map_err(FsError::at("write", &self.path))?;
-        self.offset += bytes.len() as u64;
-        self.flusher.wrote(bytes.len() as u64);
-        Ok(())
-    }
-
-    fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<(), FsError> {
-        self.file.write_all_at(bytes, offset).map_err(FsError::at("write", &self.path))
-    }
-
     /// Forgets the frame `first` and all behind it.
     fn truncate(&mut self, first: usize) -> Result<(), FsError> {
         self.drain(0)?;
-        let Some(record) = self.frames.get(first) else { return Ok(()) };
-        self.offset = record.offset;
+        if first >= self.frames.len() {
+            return Ok(());
+        }
         self.frames.truncate(first);
         (self.queued, self.written) = (sum(&self.frames), sum(&self.frames));
-        self.file.set_len(self.offset).map_err(FsError::at("truncate", &self.path))?;
-        self.seek_to_end()
-    }
-
-    fn seek_to_end(&mut self) -> Result<(), FsError> {
-        let end = io::SeekFrom::Start(self.offset);
-        io::Seek::seek(&mut self.file, end).map(drop).map_err(FsError::at("seek in", &self.path))
-    }
-
-    fn finish(self) -> Result<(PathBuf, u64), FsError> {
-        self.flusher.finish().and_then(|()| self.file.sync_all()).map_err(FsError::at("sync", &self.path))?;
-        Ok((self.path, self.offset))
-    }
-}
-
-/// A thread that brings what was written to the disk while more is written.
-pub(crate) struct Flusher {
-    unflushed: u64,
-    wake: Option<Sender<()>>,
-    thread: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Flusher {
-    pub(crate) fn start(file: &File) -> Self {
-        let (wake, woken) = channel();
-        // Without a second handle everything is left to the sync at the end.
-        let thread = file.try_clone().ok().map(|file| {
-            std::thread::spawn(move || {
-                while woken.recv().is_ok() {
-                    while woken.try_recv().is_ok() {}
-                    file.sync_data()?;
-                }
-                Ok(())
-            })
-        });
-        Self { unflushed: 0, wake: Some(wake), thread }
-    }
-
-    pub(crate) fn wrote(&mut self, bytes: u64) {
-        self.unflushed += bytes;
-        if self.unflushed >= FLUSH_STEP {
-            self.unflushed = 0;
-            if let Some(wake) = &self.wake {
-                let _ = wake.send(()); // the thread has ended with an error, which `finish` returns
-            }
-        }
-    }
-
-    pub(crate) fn finish(mut self) -> io::Result<()> {
-        self.wake = None;
-        match self.thread.take() {
-            Some(thread) => thread.join().expect("the flusher does not panic; please report"),
-            None => Ok(()),
-        }
+        // To the end of the one before it: into which volume the next one goes is for that one to say.
+        self.tape
+            .truncate(self.frames.last().map_or(self.begin, |frame| frame.offset + frame.compressed as u64))
     }
 }

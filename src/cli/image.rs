@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
+use crate::cli::size::parse_size;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
 use crate::image::name::{Name, NameError};
@@ -121,30 +122,4 @@ fn text(summary: &Summary, options: &Options) -> String {
         summary.digest,
         summary.id,
     )
-}
-
-fn parse_size(text: &str) -> Result<u64, String> {
-    let (number, shift) = match text.strip_suffix(['K', 'M', 'G']) {
-        Some(number) if text.ends_with('K') => (number, 10),
-        Some(number) if text.ends_with('M') => (number, 20),
-        Some(number) => (number, 30),
-        None => (text, 0),
-    };
-    let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    size.filter(|size| *size > 0).ok_or_else(|| "expected a size, such as 512M or 1G".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units_that_are_powers_of_1024() {
-        for (text, size) in [("1", 1), ("4K", 4096), ("512M", 512 << 20), ("1G", 1 << 30)] {
-            assert_eq!(parse_size(text), Ok(size));
-        }
-        for wrong in ["", "0", "G", "1g", "1 G", "-1", "1.5G", "99999999999G"] {
-            assert!(parse_size(wrong).is_err(), "{wrong}");
-        }
-    }
 }

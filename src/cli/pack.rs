@@ -10,9 +10,11 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::bundle::INDEX_LIMIT;
 use crate::bundle::index::About;
+use crate::bundle::medium::SUMS;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::signer;
 use crate::cli::progress::Output;
+use crate::cli::size::{parse_share, parse_volume_size};
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
 use crate::event::human_bytes;
@@ -61,6 +63,15 @@ pub struct Pack {
     /// Read the passphrase of that key from stdin [default: `AIRBUNDLE_PASSPHRASE` of the environment, or ask]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
+    /// Write volumes of at most this many bytes, FILE.001 and so on: such as 1900MiB, or fat32, dvd, github-release
+    #[arg(long, value_name = "SIZE", value_parser = parse_volume_size)]
+    volume_size: Option<u64>,
+    /// Add recovery data, with which damage up to this share of each volume can be repaired, such as 5%
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    recovery: Option<u32>,
+    /// Run this shell command for each volume as soon as it is complete; its $1 is the path. It may remove the volume
+    #[arg(long, value_name = "COMMAND", requires = "volume_size", conflicts_with_all = ["keep_going", "allow_missing"])]
+    on_volume: Option<String>,
     /// When something cannot be fetched, fetch all the rest, keep it for the next run, and report every failure
     #[arg(long)]
     keep_going: bool,
@@ -107,6 +118,9 @@ impl Pack {
             reuse: self.reuse,
             missing,
             sign,
+            volume_size: self.volume_size,
+            recovery: self.recovery,
+            on_volume: self.on_volume,
         };
         let reporter = self.out.reporter();
         let result = pack(&input, &options, &*reporter);
@@ -152,8 +166,12 @@ fn text(summary: &Summary, options: &Options) -> String {
             others = format!("{others}, {} {what}", human_bytes(bytes));
         }
     }
+    let volumes = match summary.volumes.len() {
+        0 => String::new(),
+        count => format!(" in {count} volumes, and {SUMS}"),
+    };
     format!(
-        "{} files and {} images: {} blobs, {} fetched{others}, {} saved by sharing\n{}: {}, {:.1} s\nidentity {}\n",
+        "{} files and {} images: {} blobs, {} fetched{others}, {} saved by sharing\n{}: {}{volumes}, {:.1} s\nidentity {}\n",
         summary.files,
         summary.images,
         summary.blobs,
@@ -231,6 +249,8 @@ pub(super) fn pack_failure(error: PackError) -> Failure {
         PackError::Lock(error) => error.into(),
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
         PackError::Busy(_) => Failure::new(Code::Busy, chain(&error)),
+        PackError::VolumeSize { .. } => Failure::new(Code::Usage, chain(&error)),
+        PackError::Command(error) => Failure::new(Code::Command, chain(&error)),
         PackError::Layout(_) | PackError::Limit(..) => Failure::new(Code::Fetch, chain(&error)),
     }
 }

@@ -12,10 +12,11 @@ use std::sync::mpsc::Receiver;
 
 use rustix::fs::FallocateFlags;
 
+use crate::bundle::flusher::Flusher;
 use crate::bundle::lanes::Sink;
 use crate::bundle::layout::{Blob, blob_name, tar_header};
 use crate::bundle::reader::Slice;
-use crate::bundle::writer::{Claim, ClaimError, Flusher};
+use crate::bundle::writer::{Claim, ClaimError};
 use crate::bundle::{BLOCK, padded};
 use crate::digest::{Digest, Hasher};
 use crate::fs::{self, FsError};

@@ -7,6 +7,7 @@ use crate::bundle::index::{About, EMPTY_CONFIG, FileSet, Index, IndexedFile, Ind
 use crate::bundle::layout::{Blob, Layout, LayoutError, Walk};
 use crate::bundle::partial::Expected;
 use crate::bundle::spool::Notes;
+use crate::bundle::tape::Carry;
 use crate::bundle::writer::{Head, head_room};
 use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
 use crate::digest::Digest;
@@ -140,11 +141,12 @@ impl Plan {
 
     /// What tells whether the beginning of a bundle is the beginning of this one, byte for byte. `level` is the
     /// one that it is compressed at.
-    pub(crate) fn fingerprint(&self, room: u64, level: i32) -> Digest {
+    pub(crate) fn fingerprint(&self, room: u64, level: i32, carry: Carry) -> Digest {
         use std::fmt::Write as _;
         let zstd = zstd::zstd_safe::version_number();
         let mut text =
             format!("airbundle {} zstd {zstd} level {level} room {room}\n", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(text, "volumes {:?} recovery {:?}", carry.volume_size, carry.recovery); // into memory
         for blob in self.manifests() {
             let _ = writeln!(text, "{} {}", blob.digest, blob.size); // into memory
         }
@@ -152,6 +154,26 @@ impl Plan {
             let key = if let Origin::Fetched(task) = origin { task.key } else { None };
             let name = key.unwrap_or(blob.digest);
             let _ = writeln!(text, "{name} {}", blob.size);
+        }
+        Digest::of(text.as_bytes())
+    }
+
+    /// What the labels of volumes say that they belong to. It tells nothing that was not known before the first file came,
+    /// and that a list and its lock do not both say.
+    pub(crate) fn set(
+        &self,
+        room: u64,
+        level: i32,
+        volume_size: Option<u64>,
+        recovery: Option<u32>,
+    ) -> Digest {
+        use std::fmt::Write as _;
+        let mut text = format!("volumes {volume_size:?} recovery {recovery:?} level {level} room {room}\n");
+        for blob in self.manifests() {
+            let _ = writeln!(text, "{}", blob.digest); // into memory
+        }
+        for file in &self.files.files {
+            let _ = writeln!(text, "{}", file.url);
         }
         Digest::of(text.as_bytes())
     }

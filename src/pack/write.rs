@@ -8,13 +8,15 @@ use crate::bundle::layout::Blob;
 use crate::bundle::old::Old;
 use crate::bundle::partial::{Begun, Expected, Salvaged};
 use crate::bundle::spool::{Found, Spool};
-use crate::bundle::writer::{BundleWriter, Claim};
+use crate::bundle::tape::FinishedVolume;
+use crate::bundle::writer::{BundleWriter, Claim, Form};
 use crate::digest::Digest;
 use crate::event::Event;
 use crate::fetch::error::FetchError;
 use crate::fetch::queue::{self, Means, Next, Queue, Task};
 use crate::fs::FsError;
 use crate::pack::plan::{Origin, Plan, Planned};
+use crate::pack::volumes::{CommandError, Taker};
 
 /// A bundle that is being written.
 pub(crate) struct Job {
@@ -43,6 +45,8 @@ pub(crate) struct Written {
     pub(crate) resumed: u64,
     /// … and came out of older bundles.
     pub(crate) reused: u64,
+    /// The volumes that were handed over.
+    pub(crate) volumes: Vec<FinishedVolume>,
 }
 
 /// Why it was not written.
@@ -56,11 +60,19 @@ pub(crate) enum Failed {
         /// Why.
         failure: Box<FetchError>,
     },
+    /// A volume was not taken.
+    Command(CommandError),
 }
 
 impl From<FsError> for Failed {
     fn from(error: FsError) -> Self {
         Self::Fs(error)
+    }
+}
+
+impl From<CommandError> for Failed {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
     }
 }
 
@@ -88,8 +100,7 @@ impl Job {
     /// Begins a bundle, or goes on with it.
     pub(crate) fn begin(
         claim: Claim,
-        room: u64,
-        level: i32,
+        form: Form,
         spool: Spool,
         found: Vec<Found>,
         salvaged: Salvaged,
@@ -98,13 +109,13 @@ impl Job {
         let Salvaged { done, open, kept } = salvaged;
         let known = |entry: &Expected| entry.blob.expect("what is done is known; please report");
         let writer = if done == 0 {
-            BundleWriter::begin_bundle(claim, room, level)?
+            BundleWriter::begin_in(claim, form)?
         } else {
-            BundleWriter::go_on(claim, room, level, kept)?
+            BundleWriter::go_on(claim, form, kept)?
         };
         Ok(Self {
             writer,
-            level,
+            level: form.level,
             spool: Arc::new(spool),
             on_the_way: VecDeque::new(),
             done: expected[..done].iter().map(known).collect(),
@@ -125,6 +136,7 @@ impl Job {
         plan: &mut Plan,
         olds: &[&Old],
         means: &Means<'_>,
+        taker: Option<&mut Taker>,
     ) -> Result<Written, Failed> {
         let mut written = Written::default();
         let manifests = plan.manifests().to_vec();
@@ -153,7 +165,7 @@ impl Job {
         let means = Means { spool: Some(&spool), ..*means };
         let found = std::mem::take(&mut self.found);
         queue::run(&means, tasks, found, |queue| {
-            self.take(plan, steps, queue, &means, &mut written)?;
+            self.take(plan, steps, queue, &means, &mut written, taker)?;
             written.resumed += queue.taken_in();
             written.fetched -= queue.taken_in().min(written.fetched);
             Ok(written)
@@ -194,6 +206,7 @@ impl Job {
         queue: &Queue<'_>,
         means: &Means<'_>,
         written: &mut Written,
+        mut taker: Option<&mut Taker>,
     ) -> Result<(), Failed> {
         let names: Vec<Digest> = steps
             .iter()
@@ -256,6 +269,12 @@ impl Job {
                 self.writer.end(found.digest)?;
             }
             self.release();
+            if let Some(taker) = taker.as_deref_mut() {
+                for volume in self.writer.hand_over()? {
+                    taker.take(&volume)?;
+                    written.volumes.push(volume);
+                }
+            }
         }
         Ok(())
     }

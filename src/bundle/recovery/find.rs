@@ -1,0 +1,143 @@
+//! Finding the description of a volume that may be damaged anywhere.
+
+use crate::bundle::recovery::description::{self, Fields, HEAD, TEXT};
+use crate::bundle::recovery::shape::{FRAME_HEADER, Shape, TRAILER};
+use crate::bundle::recovery::{ReadAt, index, read_exact_at};
+use crate::bundle::seek_table;
+
+/// How much is searched at once.
+const WINDOW: u64 = 4 << 20;
+/// What is read alone where a window cannot be read: a sector.
+const PIECE: usize = 4 << 10;
+/// How many descriptions may look right and be damaged before the search ends. Of its own, a volume has three; each costs
+/// up to 16 MiB to be checked, and somebody may have written them so.
+const CANDIDATES: u32 = 64;
+/// What a description's frame has before its text.
+const BEFORE_TEXT: usize = 8;
+
+/// A description that is as it was written.
+pub(super) struct Found {
+    pub(super) fields: Fields,
+    pub(super) shape: Shape,
+    /// All of its frame.
+    pub(super) frame: Vec<u8>,
+}
+
+/// Finds a description in `volume`, which has `len` bytes left of what was written. What cannot be read is passed over.
+pub(super) fn find(volume: &impl ReadAt, len: u64) -> Option<Found> {
+    at_the_end(volume, len).or_else(|| anywhere(volume, len))
+}
+
+/// The description with which the section ends, if the end of the volume is as it should be.
+fn at_the_end(volume: &impl ReadAt, len: u64) -> Option<Found> {
+    let mut footer = [0; seek_table::FOOTER_LEN];
+    let table = len
+        .checked_sub(footer.len() as u64)
+        .filter(|at| read_exact_at(volume, *at, &mut footer).is_ok())
+        .and_then(|_| seek_table::len_before(&footer));
+    [Some(0), table].into_iter().flatten().find_map(|tail| {
+        let end = len.checked_sub(tail)?;
+        let mut trailer = [0; TRAILER as usize];
+        read_exact_at(volume, end.checked_sub(TRAILER)?, &mut trailer).ok()?;
+        let start = end.checked_sub(description::len_before(&trailer)? + FRAME_HEADER)?;
+        parse_at(volume, start, &mut 1)
+    })
+}
+
+/// Looks through the volume, from its end, because that is where the section is.
+fn anywhere(volume: &impl ReadAt, len: u64) -> Option<Found> {
+    let search = Search::new(TEXT);
+    let mut left = CANDIDATES;
+    let mut end = len;
+    // A text that begins in one window may end in the next one.
+    let overlap = (TEXT.len() - 1) as u64;
+    let mut bytes = vec![0; index(WINDOW + overlap)];
+    while end > 0 && left > 0 {
+        let start = end.saturating_sub(WINDOW);
+        let bytes = &mut bytes[..index((end + overlap).min(len) - start)];
+        read_what_can_be(volume, start, bytes);
+        let found = search.all(bytes).into_iter().rev().find_map(|at| {
+            let frame = (start + at as u64).checked_sub(BEFORE_TEXT as u64)?;
+            parse_at(volume, frame, &mut left)
+        });
+        if found.is_some() {
+            return found;
+        }
+        end = start;
+    }
+    None
+}
+
+/// The description whose frame begins at `offset`, if it is whole, and stands where it says itself.
+fn parse_at(volume: &impl ReadAt, offset: u64, left: &mut u32) -> Option<Found> {
+    let mut head = [0; HEAD];
+    read_exact_at(volume, offset, &mut head).ok()?;
+    let fields = Fields::parse(&head)?;
+    let shape = Shape::of(fields.numbers);
+    if !shape.descriptions().any(|place| fields.front + place == offset) {
+        return None;
+    }
+    *left = left.checked_sub(1)?;
+    let mut frame = vec![0; index(FRAME_HEADER + fields.numbers.description_len())];
+    read_exact_at(volume, offset, &mut frame).ok()?;
+    description::is_whole(&frame).then_some(Found { fields, shape, frame })
+}
+
+/// Reads what can be read, in ever smaller pieces; the rest becomes zeros.
+fn read_what_can_be(volume: &impl ReadAt, offset: u64, bytes: &mut [u8]) {
+    if read_exact_at(volume, offset, bytes).is_ok() {
+        return;
+    }
+    if bytes.len() <= PIECE {
+        bytes.fill(0);
+        return;
+    }
+    let half = (bytes.len() / 2).next_multiple_of(PIECE);
+    let (first, second) = bytes.split_at_mut(half.min(bytes.len()));
+    read_what_can_be(volume, offset, first);
+    read_what_can_be(volume, offset + half as u64, second);
+}
+
+/// Looks for a text, comparing only every few bytes (Horspool): a volume may be large.
+struct Search<'a> {
+    text: &'a [u8],
+    /// How far the text can be moved on if the last byte compared is this one.
+    steps: [usize; 256],
+}
+
+impl<'a> Search<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        let mut steps = [text.len(); 256];
+        for (at, byte) in text[..text.len() - 1].iter().enumerate() {
+            steps[usize::from(*byte)] = text.len() - 1 - at;
+        }
+        Self { text, steps }
+    }
+
+    /// Where the text begins, everywhere in `bytes`.
+    fn all(&self, bytes: &[u8]) -> Vec<usize> {
+        let (mut at, mut found) = (0, Vec::new());
+        while let Some(window) = bytes.get(at..at + self.text.len()) {
+            if window == self.text {
+                found.push(at);
+            }
+            at += self.steps[usize::from(window[window.len() - 1])];
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_wherever_it_stands() {
+        let search = Search::new(b"abcab");
+        assert_eq!(search.all(b"abcababcab"), [0, 5]);
+        assert_eq!(search.all(b"abcabcab"), [0, 3]);
+        assert_eq!(search.all(b"xabcabcaabcab"), [1, 8]);
+        assert!(search.all(b"abca").is_empty());
+        assert!(search.all(b"").is_empty());
+    }
+}

@@ -1,0 +1,105 @@
+//! Sizes and shares as a person writes them.
+
+/// Names of media, and how many bytes of a bundle one of them takes.
+const MEDIA: [(&str, u64); 3] = [
+    // The most that a file of FAT32 can have.
+    ("fat32", (4 << 30) - 1),
+    // The smaller one of the two kinds of single-layer disks (4,700,372,992 bytes), less what a file system needs.
+    ("dvd", 4480 << 20),
+    // What is attached to a release of GitHub has to have less than 2 GiB.
+    ("github-release", (2 << 30) - 1),
+];
+
+/// A number of bytes: `1900MiB`, `4GB`, `512M`. K, M and G alone stand for powers of 1,024.
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("K", 1 << 10),
+        ("M", 1 << 20),
+        ("G", 1 << 30),
+        ("", 1),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
+    let (number, factor) = unit.expect("the last one fits everything");
+    let number = number.parse::<u64>().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let size = number.and_then(|number| number.checked_mul(*factor));
+    size.filter(|size| *size > 0).ok_or_else(|| "expected a size, such as 512M, 1900MiB or 4GB".into())
+}
+
+/// How many bytes a volume has: a size, or the name of a medium.
+pub(super) fn parse_volume_size(text: &str) -> Result<u64, String> {
+    if let Some((_, size)) = MEDIA.iter().find(|(name, _)| *name == text) {
+        return Ok(*size);
+    }
+    parse_size(text).map_err(|_| "expected a size, such as 1900MiB, or fat32, dvd or github-release".into())
+}
+
+/// A share in parts of a thousand: `5%`, `0.5%`.
+pub(super) fn parse_share(text: &str) -> Result<u32, String> {
+    let wrong = || "expected a share from 0.1% to 100%, such as 5%".to_owned();
+    let (whole, part) = match text.strip_suffix('%').ok_or_else(wrong)?.split_once('.') {
+        Some((whole, part)) => (whole, part),
+        None => (text.trim_end_matches('%'), "0"),
+    };
+    let is_number = |text: &str, most: usize| {
+        (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if !is_number(whole, 3) || !is_number(part, 1) {
+        return Err(wrong());
+    }
+    let number = |text: &str| text.parse::<u32>().expect("few digits");
+    Some(number(whole) * 10 + number(part)).filter(|share| (1..=1000).contains(share)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [
+            ("1", 1),
+            ("4K", 4096),
+            ("512M", 512 << 20),
+            ("1G", 1 << 30),
+            ("1900MiB", 1900 << 20),
+            ("3KiB", 3072),
+            ("2GiB", 2 << 30),
+            ("5kB", 5000),
+            ("4GB", 4_000_000_000),
+        ] {
+            assert_eq!(parse_size(text), Ok(size));
+        }
+        for wrong in ["", "0", "G", "1g", "1 G", "-1", "+1", "1.5G", "99999999999G", "1mb"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn media_have_names() {
+        for (text, size) in [
+            ("fat32", 4_294_967_295),
+            ("github-release", 2_147_483_647),
+            ("dvd", 4_697_620_480),
+            ("8MiB", 8 << 20),
+        ] {
+            assert_eq!(parse_volume_size(text), Ok(size));
+        }
+        assert!(parse_volume_size("bluray").is_err());
+    }
+
+    #[test]
+    fn shares_are_parts_of_a_thousand() {
+        for (text, share) in [("5%", 50), ("0.5%", 5), ("100%", 1000), ("12.5%", 125), ("0.1%", 1)] {
+            assert_eq!(parse_share(text), Ok(share));
+        }
+        for wrong in ["", "%", "5", "0%", "0.05%", "101%", "-1%", "5 %", "1e1%", ".5%", "5.%", "1000%"] {
+            assert!(parse_share(wrong).is_err(), "{wrong}");
+        }
+    }
+}
