@@ -26,9 +26,9 @@ use crate::support::random_bytes;
 use crate::support::tree::Tree;
 
 /// What goes into a bundle, made without a network.
-struct Content<'a> {
-    images: Vec<(&'static str, Image)>,
-    files: Vec<(&'a str, Vec<u8>)>,
+pub(crate) struct Content<'a> {
+    pub(crate) images: Vec<(&'static str, Image)>,
+    pub(crate) files: Vec<(&'a str, Vec<u8>)>,
 }
 
 impl Content<'_> {
@@ -46,7 +46,7 @@ impl Content<'_> {
     }
 
     /// Three images with layers of several frames, and two files, one of them large.
-    fn large() -> Self {
+    pub(crate) fn large() -> Self {
         let image = |seed| {
             let layer = Layer::random(seed, 9 << 20, Compression::None);
             Image::new(Format::Docker, "linux/amd64", &[layer])
@@ -64,7 +64,7 @@ impl Content<'_> {
         }
     }
 
-    fn write(&self, target: &Path) {
+    pub(crate) fn write(&self, target: &Path) {
         self.write_with_room(target, 0);
     }
 
@@ -79,7 +79,7 @@ impl Content<'_> {
             );
             let manifests = image.manifests();
             blobs.extend(manifests.iter().map(|(_, bytes)| (Digest::of(bytes), bytes.to_vec())));
-            let (root, bytes) = &manifests[0];
+            let (root, bytes) = manifests.last().expect("an image has a manifest");
             index.images.push(IndexedImage {
                 reference: reference.parse().unwrap(),
                 media_type: root.media_type.clone(),
@@ -281,14 +281,14 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
 }
 
 /// Flips a bit in the middle of `content`, which the bundle holds as it is.
-fn flip_in(bundle: &mut [u8], content: &[u8]) {
+pub(crate) fn flip_in(bundle: &mut [u8], content: &[u8]) {
     let middle = content.len() / 2;
     let needle = &content[middle..middle + 64];
     let place = bundle.windows(64).position(|window| window == needle).expect("it is stored as it is");
     bundle[place] ^= 0x10;
 }
 
-fn largest(image: &Image) -> Vec<u8> {
+pub(crate) fn largest(image: &Image) -> Vec<u8> {
     image.parts().values().max_by_key(|bytes| bytes.len()).expect("it has layers").to_vec()
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 mod program;
 
+mod access;
 mod attached;
 mod catalogue;
 mod cli;
