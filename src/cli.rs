@@ -19,6 +19,7 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod repair;
 pub mod site;
 mod size;
 mod trust;

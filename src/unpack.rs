@@ -12,6 +12,7 @@ use crate::bundle::frame::Trouble;
 use crate::bundle::index::About;
 use crate::bundle::lanes::Lanes;
 use crate::bundle::layout::{Blob, Layout};
+use crate::bundle::medium::Place;
 use crate::bundle::reader::{BundleReader, Contents, Loss, ReadError};
 use crate::bundle::select::{Early, SelectError, Selection};
 use crate::digest::Digest;
@@ -74,6 +75,9 @@ pub struct Summary {
     pub links_written: usize,
     /// How many bytes were written.
     pub bytes_written: u64,
+    /// Where the bundle was damaged and its recovery data has mended it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<Place>,
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
@@ -245,8 +249,23 @@ pub fn unpack(
     let is_part = !options.select.is_all() || !summary.left_out.is_empty();
     record(&contents, is_part, options, &roots)?;
     guide(&contents.about, &options.site, &roots)?;
+    summary.mended = reader.mended();
+    if let Some(message) = mended_text(&summary.mended) {
+        report.event(&Event::Warning { message });
+    }
     summary.time = start.elapsed();
     Ok(summary)
+}
+
+/// What is said where recovery data was needed.
+#[must_use]
+pub fn mended_text(mended: &[Place]) -> Option<String> {
+    let count = mended.len();
+    let more = if count > 1 { format!(" and {} more places", count - 1) } else { String::new() };
+    Some(format!(
+        "the bundle is damaged at {}{more}; its recovery data has mended all of that: `unbundle repair` writes a good copy",
+        mended.first()?
+    ))
 }
 
 /// Notes what the site holds now. A record that cannot be read is no reason to keep what is right from being served:

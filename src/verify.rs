@@ -34,6 +34,9 @@ pub struct Verdict {
     pub signed: Option<Signed>,
     /// Its volumes, the first one first; a bundle in one file is one. Nothing if it came through a pipe.
     pub volumes: Vec<VolumeState>,
+    /// Where frames were damaged and recovery data has mended them: those are as good as whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mended: Vec<Place>,
     /// What is wrong with the volumes as files.
     pub problems: Vec<Problem>,
     /// Everything that is damaged or missing, in the order of the bundle; nothing if the bundle is sound.
@@ -72,11 +75,12 @@ pub struct Damage {
 }
 
 impl Verdict {
-    /// The worst of all that is wrong; nothing if the bundle is sound.
+    /// The worst of all that is wrong; nothing if the bundle is sound. What is missing of the volumes does not matter where
+    /// everything was read all the same, with the help of recovery data.
     #[must_use]
     pub fn worst(&self) -> Option<Trouble> {
-        let gaps = self.problems.iter().filter(|problem| !problem.is_harmless()).map(|_| Trouble::Missing);
-        self.damage.iter().map(|damage| damage.trouble).chain(gaps).max()
+        let gaps = self.problems.iter().filter(|problem| !self.contents_read && !problem.is_harmless());
+        self.damage.iter().map(|damage| damage.trouble).chain(gaps.map(|_| Trouble::Missing)).max()
     }
 }
 
@@ -120,7 +124,7 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
         damage.push(tail(&error));
     }
     let (identity, signed) = (contents.identity, contents.signed);
-    Ok(verdict(identity, signed, layout, true, damage, reader.medium()))
+    Ok(verdict(identity, signed, layout, true, damage, &reader))
 }
 
 /// Looks at the structure of the bundle that `reader` reads, and not at the contents: its documents are read and checked,
@@ -156,7 +160,7 @@ pub fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Option<Ver
         }
     };
     let (identity, signed) = (contents.identity, contents.signed);
-    Ok(Some(verdict(identity, signed, layout, false, damage, Some(medium))))
+    Ok(Some(verdict(identity, signed, layout, false, damage, &reader)))
 }
 
 fn verdict(
@@ -165,17 +169,19 @@ fn verdict(
     layout: &Layout,
     contents_read: bool,
     damage: Vec<Damage>,
-    medium: Option<&Medium>,
+    reader: &BundleReader,
 ) -> Verdict {
+    let (medium, mended) = (reader.medium(), reader.mended());
     let problems = medium.map(|medium| medium.problems().to_vec()).unwrap_or_default();
-    let volumes = medium.map(|medium| volumes(medium, &damage)).unwrap_or_default();
+    let volumes = medium.map(|medium| volumes(medium, &damage, &mended)).unwrap_or_default();
     let (blobs, bytes) = (layout.manifests.len() + layout.blobs.len(), layout.total_size());
-    Verdict { identity, blobs, bytes, contents_read, signed, volumes, problems, damage }
+    Verdict { identity, blobs, bytes, contents_read, signed, volumes, mended, problems, damage }
 }
 
 /// How each volume is: as the worst of what is in it.
-fn volumes(medium: &Medium, damage: &[Damage]) -> Vec<VolumeState> {
-    let mut troubles: BTreeMap<u64, Trouble> = BTreeMap::new();
+fn volumes(medium: &Medium, damage: &[Damage], mended: &[Place]) -> Vec<VolumeState> {
+    let mut troubles: BTreeMap<u64, Trouble> =
+        mended.iter().map(|place| (place.offset, Trouble::Damaged)).collect();
     for damage in damage {
         for place in &damage.places {
             let worst = troubles.entry(place.offset).or_insert(damage.trouble);

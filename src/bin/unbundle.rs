@@ -17,6 +17,7 @@ enum Verb {
     Ls(cli::ls::Ls),
     Cat(cli::cat::Cat),
     Verify(cli::verify::Verify),
+    Repair(cli::repair::Repair),
     Site(cli::site::Site),
     Images(cli::images::Images),
 }
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
         Verb::Ls(ls) => ls.run(),
         Verb::Cat(cat) => cat.run(),
         Verb::Verify(verify) => verify.run(),
+        Verb::Repair(repair) => repair.run(),
         Verb::Site(site) => site.run(),
         Verb::Images(images) => images.run(),
     })

@@ -97,6 +97,12 @@ enum Body {
 }
 
 impl Data {
+    /// What it decodes to has this many bytes.
+    #[must_use]
+    pub fn content_size(&self) -> usize {
+        self.content_size
+    }
+
     /// What the frame holds; as many bytes as its header says.
     pub fn decode(self, buffers: &Buffers) -> Result<Buffer, FrameError> {
         match self.body {

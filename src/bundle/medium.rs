@@ -9,14 +9,16 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
 use crate::bundle::frame::{self, Frame, FrameReader, VOLUME_MAGIC};
 use crate::bundle::label::Label;
+use crate::bundle::recovery::{self, Recovery};
 use crate::bundle::seek_table;
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
@@ -36,11 +38,16 @@ pub struct Medium {
     volumes: Vec<Volume>,
     /// What the first volume is called without its number, or what the file is called.
     name: String,
+    is_in_volumes: bool,
     /// Where to look for what belongs to it.
     folders: Vec<PathBuf>,
     problems: Vec<Problem>,
     /// The volume that was read last. No other one is open, so that its stick can be taken out.
     open: Mutex<Option<(usize, File)>>,
+    /// The recovery data of each volume that was looked at for it.
+    recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
+    /// What was mended so far, by the number of the volume.
+    mended: Mutex<BTreeSet<(usize, u64, u64)>>,
 }
 
 /// One part of a medium.
@@ -220,10 +227,13 @@ impl Medium {
         };
         Ok(Self {
             name: file_name(path),
+            is_in_volumes: false,
             volumes: vec![volume],
             folders: vec![fs::parent(path).to_owned()],
             problems: Vec::new(),
             open: Mutex::new(Some((0, file))),
+            recoveries: Mutex::default(),
+            mended: Mutex::default(),
         })
     }
 
@@ -268,6 +278,19 @@ impl Medium {
         &self.volumes
     }
 
+    /// Whether it lies in volumes, be it one.
+    #[must_use]
+    pub fn is_in_volumes(&self) -> bool {
+        self.is_in_volumes
+    }
+
+    /// What the volume `number`, counted from 0, is called.
+    #[must_use]
+    pub fn name_of(&self, number: usize) -> String {
+        let number = u32::try_from(number).map_or(u32::MAX, |number| number + 1);
+        if self.is_in_volumes { volume_name(&self.name, number) } else { self.name.clone() }
+    }
+
     /// What the bundle is called, without the number of a volume.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -286,10 +309,76 @@ impl Medium {
         &self.problems
     }
 
-    /// What keeps the bundle from being read whole.
+    /// What keeps the bundle from being read whole. What is cut short and has recovery data may still be read.
     #[must_use]
     pub fn gaps(&self) -> Vec<Problem> {
-        self.problems.iter().filter(|problem| !problem.is_harmless()).cloned().collect()
+        let is_gap = |problem: &&Problem| match problem {
+            Problem::Truncated { volume, .. } => {
+                let number = self.volumes.iter().position(|known| known.name == *volume);
+                number.is_none_or(|number| self.recovery(number).is_none())
+            }
+            problem => !problem.is_harmless(),
+        };
+        self.problems.iter().filter(is_gap).cloned().collect()
+    }
+
+    /// The recovery data of the volume `number`, counted from 0, if it has any.
+    #[must_use]
+    pub fn recovery(&self, number: usize) -> Option<Arc<Recovery>> {
+        let mut recoveries = self.recoveries.lock().unwrap_or_else(PoisonError::into_inner);
+        let find = || {
+            let volume = self.volumes.get(number).filter(|volume| volume.is_there())?;
+            Recovery::find(&self.bytes_of(number), volume.have).map(Arc::new)
+        };
+        recoveries.entry(number).or_insert_with(find).clone()
+    }
+
+    /// The bytes of the volume `number`, counted from 0, as they are there.
+    #[must_use]
+    pub fn bytes_of(&self, number: usize) -> VolumeBytes<'_> {
+        VolumeBytes { medium: self, number }
+    }
+
+    /// The bytes of `range` as they were packed, with the help of recovery data; nothing if there is none that can.
+    #[must_use]
+    pub fn mend(&self, range: Range<u64>) -> Option<Vec<u8>> {
+        let number = self.number_at(range.start)?;
+        let start = self.volumes[number].start;
+        let recovery = self.recovery(number)?;
+        let local = range.start - start..range.end - start;
+        if local.end > recovery.volume_len() {
+            return None;
+        }
+        let bytes = recovery.mend(&self.bytes_of(number), local.clone()).ok()?;
+        let mut mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
+        mended.insert((number, local.start, local.end));
+        Some(bytes)
+    }
+
+    /// Where frames were mended, the first one first.
+    #[must_use]
+    pub fn mended(&self) -> Vec<Place> {
+        let mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
+        mended.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
+    }
+
+    /// Reads the seek table; where it is damaged, with the help of recovery data.
+    pub(crate) fn seek_table(&mut self) -> Option<Vec<seek_table::Entry>> {
+        if let Ok(Some(table)) = seek_table::read(&mut self.reader(0)) {
+            return Some(table);
+        }
+        let last = self.volumes.len().checked_sub(1)?;
+        let recovery = self.recovery(last)?;
+        let (start, tail) = (self.volumes[last].start, recovery.section().end..recovery.volume_len());
+        if tail.is_empty() {
+            return None;
+        }
+        self.volumes[last].len = recovery.volume_len();
+        let bytes = self.mend(start + tail.start..start + tail.end)?;
+        seek_table::decode(bytes.get(8..)?).filter(|table| {
+            let frames: u64 = table.iter().map(|entry| u64::from(entry.compressed)).sum();
+            frames == start + tail.start && seek_table::is_sound(table)
+        })
     }
 
     /// Where `offset` is, for a person.
@@ -304,31 +393,36 @@ impl Medium {
     }
 
     fn volume_at(&self, offset: u64) -> Option<&Volume> {
-        self.volumes.get(self.volumes.partition_point(|volume| volume.start <= offset).checked_sub(1)?)
+        self.volumes.get(self.number_at(offset)?)
+    }
+
+    fn number_at(&self, offset: u64) -> Option<usize> {
+        self.volumes.partition_point(|volume| volume.start <= offset).checked_sub(1)
     }
 
     /// Reads at `offset`, as much as there is of `bytes` in one volume. At the end of the bundle that is nothing; where
     /// something is missing it is an error that says what.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let Some(number) = self
-            .volumes
-            .partition_point(|volume| volume.start <= offset)
-            .checked_sub(1)
-            .filter(|_| offset < self.len())
-        else {
-            return Ok(0);
-        };
+        let Some(number) = self.number_at(offset).filter(|_| offset < self.len()) else { return Ok(0) };
         let volume = &self.volumes[number];
         let at = offset - volume.start;
-        let Some(path) = volume.path.as_ref().filter(|_| at < volume.have.min(volume.len)) else {
+        if !volume.is_there() || at >= volume.have.min(volume.len) {
             return Err(io::Error::other(Absent(volume.absence())));
-        };
+        }
+        self.read_volume(number, bytes, at, volume.len)
+    }
+
+    /// Reads at `at` of a volume, up to `end` of it.
+    fn read_volume(&self, number: usize, bytes: &mut [u8], at: u64, end: u64) -> io::Result<usize> {
+        let volume = &self.volumes[number];
+        let end = volume.have.min(end);
+        let Some(path) = volume.path.as_ref().filter(|_| at < end) else { return Ok(0) };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let file = match &mut *open {
             Some((is, file)) if *is == number => file,
             open => &mut open.insert((number, File::open(path)?)).1,
         };
-        let left = usize::try_from(volume.have.min(volume.len) - at).unwrap_or(usize::MAX);
+        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
         let len = bytes.len().min(left);
         match file.read_at(&mut bytes[..len], at)? {
             // It has become shorter since it was found.
@@ -351,6 +445,21 @@ impl Volume {
         medium.reader(self.start).take(self.len)
     }
 
+    /// That it is not there, if it is not.
+    #[must_use]
+    pub fn is_missing(&self) -> Option<Problem> {
+        (!self.is_there()).then(|| self.absence())
+    }
+
+    /// Whether it is what is at `path`.
+    #[must_use]
+    pub fn is_file(&self, path: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().ok();
+        self.path
+            .as_deref()
+            .is_some_and(|own| own == path || (real(own).is_some() && real(own) == real(path)))
+    }
+
     /// Whether it is there at all.
     #[must_use]
     pub fn is_there(&self) -> bool {
@@ -363,6 +472,18 @@ impl Volume {
             None => Problem::Missing { volume },
             Some(_) => Problem::Truncated { volume, has: self.have, needs: self.len },
         }
+    }
+}
+
+/// The bytes of one volume that are there; see [`Medium::bytes_of`].
+pub struct VolumeBytes<'a> {
+    medium: &'a Medium,
+    number: usize,
+}
+
+impl recovery::ReadAt for VolumeBytes<'_> {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.medium.read_volume(self.number, bytes, offset, u64::MAX)
     }
 }
 
@@ -699,9 +820,12 @@ impl Set {
         let medium = Medium {
             volumes,
             name: self.bundle.clone(),
+            is_in_volumes: true,
             folders: self.folders.clone(),
             problems,
             open: Mutex::new(None),
+            recoveries: Mutex::default(),
+            mended: Mutex::default(),
         };
         self.with_end(medium, last)
     }
@@ -764,12 +888,23 @@ impl Set {
 
     /// Notes whether the last volume ends the bundle.
     fn with_end(&self, mut medium: Medium, last: u32) -> Medium {
-        let ends = seek_table::ends(&mut medium.reader(0)).unwrap_or(false);
         let is_last_there = medium.volumes.last().is_some_and(Volume::is_there);
-        if !ends && is_last_there {
-            let (volume, next) = (volume_name(&self.bundle, last), volume_name(&self.bundle, last + 1));
-            medium.problems.push(Problem::Unended { volume, next });
+        if !is_last_there || seek_table::ends(&mut medium.reader(0)).unwrap_or(false) {
+            return medium;
         }
+        let (volume, next) = (volume_name(&self.bundle, last), volume_name(&self.bundle, last + 1));
+        let index = medium.volumes.len() - 1;
+        let have = medium.volumes[index].have;
+        // Recovery data says how long its volume is, and whether it is the last one.
+        let problem =
+            match medium.recovery(index).map(|recovery| (recovery.volume_len(), recovery.section().end)) {
+                Some((len, end)) if end == len => Some(Problem::Missing { volume: next }),
+                Some((len, _)) if have < len => Some(Problem::Truncated { volume, has: have, needs: len }),
+                // It is only damaged.
+                Some(_) => None,
+                None => Some(Problem::Unended { volume, next }),
+            };
+        medium.problems.extend(problem);
         medium
     }
 }

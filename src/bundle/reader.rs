@@ -24,8 +24,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::frame::{
-    self, Frame, FrameError, FrameReader, PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC, SIGNATURE_MAGIC,
-    SKIPPABLE_LIMIT, Trouble, VOLUME_MAGIC,
+    self, Data, Frame, FrameError, FrameReader, PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC,
+    SIGNATURE_MAGIC, SKIPPABLE_LIMIT, Trouble, VOLUME_MAGIC,
 };
 use crate::bundle::index::{About, Index, IndexError};
 use crate::bundle::label::Label;
@@ -234,17 +234,15 @@ impl BundleReader {
         if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
             return Ok(Self::stream(fs::open(path)?));
         }
-        Self::of_medium(Medium::find(&[path.to_owned()])?)
+        Ok(Self::of_medium(Medium::find(&[path.to_owned()])?))
     }
 
     /// Reads a bundle that lies on `medium`, as far as it is there.
-    pub fn of_medium(medium: Medium) -> Result<Self, ReadError> {
+    #[must_use]
+    pub fn of_medium(mut medium: Medium) -> Self {
+        // Where there is none, damage there hits no content.
+        let table = medium.seek_table().map(Arc::new);
         let medium = Arc::new(medium);
-        let table = match seek_table::read(&mut medium.reader(0)) {
-            Ok(table) => table.map(Arc::new),
-            // Damage there hits no content.
-            Err(_) => None,
-        };
         let (source, frames) = (medium.clone(), table.clone());
         let (leave, given) = channel();
         let mut reader = Self::start(true, move |feeder| match frames {
@@ -256,7 +254,7 @@ impl BundleReader {
         });
         reader.leave = table.is_some().then_some(leave);
         (reader.medium, reader.table) = (Some(medium), table);
-        Ok(reader)
+        reader
     }
 
     /// Reads the volumes of a bundle one after the other, and asks for those that are not there.
@@ -299,6 +297,12 @@ impl BundleReader {
     #[must_use]
     pub fn table(&self) -> Option<&[Entry]> {
         self.table.as_ref().map(|table| table.as_slice())
+    }
+
+    /// Where frames were damaged and recovery data has mended them, so far.
+    #[must_use]
+    pub fn mended(&self) -> Vec<Place> {
+        self.medium.as_ref().map(|medium| medium.mended()).unwrap_or_default()
     }
 
     /// Where `offset` of the bundle is, for a person.
@@ -614,6 +618,24 @@ enum Leave {
     All,
 }
 
+/// A frame as it was packed, if there is recovery data for it.
+struct Mender {
+    medium: Arc<Medium>,
+    offset: u64,
+    entry: Entry,
+}
+
+impl Mender {
+    fn frame(&self, buffers: &Buffers) -> Option<Frame> {
+        let bytes = self.medium.mend(self.offset..self.offset + u64::from(self.entry.compressed))?;
+        let mut frames = FrameReader::new(&bytes[..], self.offset, buffers);
+        let frame = frames.next_frame().ok()??;
+        let is_right = frames.offset() == self.offset + bytes.len() as u64
+            && frame.content_size() == self.entry.decompressed as usize;
+        is_right.then_some(frame)
+    }
+}
+
 /// How the frames of one volume end.
 enum VolumeEnd {
     /// With the volume.
@@ -772,7 +794,7 @@ impl Feeder {
     /// `wanted`, if anybody says so.
     fn by_table(
         &mut self,
-        medium: &Medium,
+        medium: &Arc<Medium>,
         table: &[Entry],
         start: TableStart,
         wanted: Option<&[Range<u64>]>,
@@ -808,7 +830,7 @@ impl Feeder {
                 input_at = at;
                 continue;
             }
-            let sent = self.by_entry(&mut input, at, *entry);
+            let sent = self.by_entry(medium, &mut input, at, *entry);
             input_at = match sent {
                 Ok(is_whole) => {
                     if is_whole {
@@ -831,6 +853,7 @@ impl Feeder {
     /// The frame of `entry`, which is at `offset`; says whether the input stands behind it then.
     fn by_entry(
         &mut self,
+        medium: &Arc<Medium>,
         input: &mut BufReader<MediumReader<'_>>,
         offset: u64,
         entry: Entry,
@@ -839,30 +862,56 @@ impl Feeder {
         let mut frames = FrameReader::new(input.take(u64::from(entry.compressed)), offset, &self.buffers);
         let frame = frames.next_frame();
         let is_whole = frames.offset() == end;
+        let mender = Mender { medium: medium.clone(), offset, entry };
         match frame {
+            Ok(Some(Frame::Data(data))) if is_whole && data.content_size() == entry.decompressed as usize => {
+                self.data(offset, data, Some(mender))?;
+            }
             Ok(Some(frame)) if is_whole && frame.content_size() == entry.decompressed as usize => {
                 self.frame(offset, frame)?;
             }
             Ok(Some(frame)) if is_whole => self.contested(offset, entry, frame)?,
             // It is not the bundle that ends there, but what the table says of the frame.
-            Ok(_) | Err(FrameError::Truncated) => self.hole(offset, entry, FrameError::Damaged)?,
-            Err(error) => self.hole(offset, entry, error)?,
+            Ok(_) | Err(FrameError::Truncated) => self.mended(&mender, FrameError::Damaged)?,
+            Err(error) => self.mended(&mender, error)?,
         }
         Ok(is_whole)
     }
 
-    fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
-        let len = frame.content_size();
+    /// A frame that is no frame, unless recovery data knows it.
+    fn mended(&mut self, mender: &Mender, error: FrameError) -> Result<(), Gone> {
+        let (offset, entry) = (mender.offset, mender.entry);
+        match mender.frame(&self.buffers) {
+            Some(Frame::Data(data)) => self.data(offset, data, None),
+            Some(frame) => self.frame(offset, frame),
+            None => self.hole(offset, entry, error),
+        }
+    }
+
+    /// A frame that is decoded on another core, and mended there if it turns out to be damaged.
+    fn data(&mut self, offset: u64, data: Data, mender: Option<Mender>) -> Result<(), Gone> {
+        let len = data.content_size();
         self.stream += len as u64;
+        let (sender, content) = channel();
+        let buffers = self.buffers.clone();
+        rayon::spawn_fifo(move || match (data.decode(&buffers), mender) {
+            // Not here: to mend takes a lock and all cores, and a core that waits for the others would take the next job,
+            // which would wait for the lock.
+            (Err(error), Some(mender)) => drop(std::thread::spawn(move || {
+                let right = match mender.frame(&buffers) {
+                    Some(Frame::Data(data)) => data.decode(&buffers).ok(),
+                    _ => None,
+                };
+                let _ = sender.send(right.ok_or(error)); // as below
+            })),
+            (content, _) => drop(sender.send(content)), // nobody wants it after an error
+        });
+        self.send(Chunk { offset, len, content, last: false })
+    }
+
+    fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
         match frame {
-            Frame::Data(data) => {
-                let (sender, content) = channel();
-                let buffers = self.buffers.clone();
-                rayon::spawn_fifo(move || {
-                    let _ = sender.send(data.decode(&buffers)); // nobody wants it after an error
-                });
-                self.send(Chunk { offset, len, content, last: false })
-            }
+            Frame::Data(data) => self.data(offset, data, None),
             Frame::Skippable { magic: SIGNATURE_MAGIC, payload }
                 if !self.is_past_signature && payload.len() <= SIGNATURE_LIMIT =>
             {

@@ -97,8 +97,13 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
     input.take(payload_len).read_to_end(&mut payload)?;
     Ok(decode(&payload).filter(|entries| {
         entries.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() == len - payload_len - 8
-            && entries.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
+            && is_sound(entries)
     }))
+}
+
+/// Whether no frame is larger than one may be.
+pub(crate) fn is_sound(table: &[Entry]) -> bool {
+    table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
 }
 
 #[cfg(test)]

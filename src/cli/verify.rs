@@ -11,6 +11,7 @@ use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
+use crate::unpack::mended_text;
 use crate::verify::{Damage, Verdict, VolumeState, quick, verify};
 
 /// Read a bundle to its end and name everything that is damaged or missing
@@ -83,6 +84,9 @@ fn text(verdict: &Verdict) -> String {
         for owner in owners {
             let _ = writeln!(text, "  needed by {owner}");
         }
+    }
+    if let Some(mended) = mended_text(&verdict.mended) {
+        let _ = writeln!(text, "{mended}");
     }
     for problem in &verdict.problems {
         let _ = writeln!(text, "{problem}");
