@@ -400,7 +400,8 @@ impl Header {
         if descriptor & 0b11 != 0 {
             return Err(FrameError::Foreign("that needs a dictionary"));
         }
-        if descriptor & 0b1000 != 0 {
+        // zstd would pass over the other one, the unused bit: whoever set it has not written a bundle.
+        if descriptor & 0b1_1000 != 0 {
             return Err(FrameError::Foreign("that sets a reserved bit"));
         }
         if descriptor & 0b100 == 0 {

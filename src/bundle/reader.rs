@@ -826,7 +826,7 @@ impl Feeder {
             if entry.decompressed > 0 && !self.may_read() {
                 return;
             }
-            if entry.decompressed == 0 && is_recovery(medium, at, *entry) {
+            if entry.decompressed == 0 && self.is_past_signature && is_recovery(medium, at, *entry) {
                 input_at = at;
                 continue;
             }
@@ -931,7 +931,9 @@ impl Feeder {
                 Ok(())
             }
             Frame::Skippable { magic: RECOVERY_MAGIC, .. } => {
-                self.is_past_signature = true;
+                if !std::mem::replace(&mut self.is_past_signature, true) {
+                    self.defer(offset, FrameError::Foreign("where the padding of the head belongs"));
+                }
                 Ok(())
             }
             Frame::Skippable { magic, payload } => {

@@ -93,7 +93,9 @@ fn text(verdict: &Verdict) -> String {
     }
     if verdict.volumes.len() > 1 {
         for VolumeState { name, trouble, .. } in &verdict.volumes {
-            let _ = writeln!(text, "volume {name}: {}", trouble.map_or("sound", word));
+            if let Some(trouble) = trouble {
+                let _ = writeln!(text, "volume {name}: {}: carry it again", word(*trouble));
+            }
         }
     }
     if verdict.worst().is_none() {

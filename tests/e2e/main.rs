@@ -14,6 +14,7 @@ mod cli;
 mod damage;
 mod docs;
 mod fetch;
+mod frozen;
 mod image;
 mod images;
 mod kill;
