@@ -23,9 +23,12 @@ pub mod writer;
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.
 pub const FORMAT: (u32, u32) = (1, 1);
 
-/// The version that `index.json` states. 1.1 changed nothing in the documents: with a signature and without one, a bundle
-/// has the same identity.
+/// The version that `index.json` states, unless it leaves out blobs. Nothing else in the documents is newer: with a
+/// signature and without one, a bundle has the same identity.
 pub const DOCUMENTS: (u32, u32) = (1, 0);
+
+/// The version that `index.json` states if the bundle is a delta ("Deltas").
+pub const DELTA_DOCUMENTS: (u32, u32) = (1, 1);
 
 /// The most bytes of the tar stream that one zstd frame holds, 4 MiB ("Frames").
 pub const FRAME_SIZE: usize = 4 << 20;

@@ -28,6 +28,9 @@ pub enum CatError {
          goes by its digest"
     )]
     Nothing(String),
+    /// It belongs to the bundle, and is not in it.
+    #[error("`{0}` is left out of this delta, and is on the site that it was packed for")]
+    Elsewhere(String),
     /// It cannot be read.
     #[error("`{name}` is not whole")]
     Read {
@@ -62,6 +65,11 @@ pub fn cat(
     output: Output,
 ) -> Result<(), CatError> {
     let object = find(contents, name).ok_or_else(|| CatError::Nothing(name.to_owned()))?;
+    if let Object::Blob(blob) = &object
+        && contents.layout.elsewhere.contains(blob)
+    {
+        return Err(CatError::Elsewhere(name.to_owned()));
+    }
     match output {
         Output::Stream(stream) => write(reader, contents, name, object, stream, CatError::Stream),
         Output::File(path) => {
@@ -105,7 +113,8 @@ fn find(contents: &Contents, name: &str) -> Option<Object> {
 
 fn by_digest(contents: &Contents, digest: Digest) -> Option<Object> {
     let known = contents.manifests.get(&digest).map(|bytes| Object::Bytes(bytes.clone()));
-    let blob = || contents.layout.blobs.iter().find(|blob| blob.digest == digest);
+    let blob =
+        || contents.layout.blobs.iter().chain(&contents.layout.elsewhere).find(|blob| blob.digest == digest);
     known.or_else(|| blob().map(|blob| Object::Blob(*blob)))
 }
 

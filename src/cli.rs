@@ -9,6 +9,7 @@ pub mod exit;
 pub mod image;
 pub mod images;
 mod input;
+pub mod inventory;
 #[cfg(feature = "net")]
 pub mod keygen;
 #[cfg(feature = "net")]
@@ -19,6 +20,7 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod prune;
 pub mod repair;
 pub mod site;
 mod size;

@@ -120,6 +120,16 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// Reads `bytes` that nobody has announced: a registry's storage does not tell media types.
+    pub fn parse_unannounced(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let value: Value = serde_json::from_slice(bytes)?;
+        let itself = value.get("mediaType").and_then(Value::as_str);
+        let by_shape = if value.get("manifests").is_some() { OCI_INDEX } else { OCI_MANIFEST };
+        Self::parse(itself.unwrap_or(by_shape), bytes)
+    }
+}
+
 impl Descriptor {
     fn read(descriptor: &oci::Descriptor) -> Result<Self, ManifestError> {
         let annotation = |key| descriptor.annotations().as_ref().and_then(|map| map.get(key));

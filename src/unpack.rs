@@ -1,5 +1,7 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
+pub mod delta;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use crate::bundle::select::{Early, SelectError, Selection};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fs::FsError;
+use crate::manifest::MANIFEST_LIMIT;
 use crate::path::RelPath;
 use crate::reference::RepositoryTemplate;
 use crate::site::check::{State, Target, check, is_readable};
@@ -25,6 +28,7 @@ use crate::site::commit::{Committer, StagedFiles, distinct};
 use crate::site::record::Record;
 use crate::site::root::{Root, RootError, Staging, Stagings};
 use crate::site::storage::{FENCE, Links, NamesError, blob_path};
+use crate::unpack::delta::{Delta, MissingBlob};
 
 /// What a small file costs on the disk, with its folder.
 const SMALL_FILE: u64 = 8 << 10;
@@ -129,6 +133,20 @@ pub enum UnpackError {
     /// Nothing can be selected so.
     #[error(transparent)]
     Select(SelectError),
+    /// The site has not what a delta leaves out. Nothing was changed.
+    #[error(
+        "`{}` lacks {} that this delta leaves out, and nothing was changed: unpack a full bundle, or pack the delta \
+         anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
+    )]
+    Incomplete {
+        /// The folder of the site.
+        site: PathBuf,
+        /// All that it lacks, in the order of the bundle.
+        missing: Vec<MissingBlob>,
+    },
+    /// What was to be copied within the site is not what it was when it was looked at.
+    #[error("`{0}` has changed on the site while it was copied: run it again")]
+    Changed(Digest),
     /// The file system says no.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -193,15 +211,19 @@ pub fn unpack(
         report.event(&Event::Note { message: signed.to_string() });
     }
     let bundle = Counts { files: contents.layout.files.len(), images: contents.layout.images.len() };
-    let early = options.select.apply(&mut contents.layout, &mut reader)?;
+    let registry = options.registry.clone().unwrap_or_else(|| options.site.join("registry"));
+    let config = |digest| crate::fs::read(&registry.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+    let early = options.select.apply(&mut contents.layout, &mut reader, config)?;
     let layout = &contents.layout;
     let links = Links::new(layout, &options.templates)?;
+    let mut delta = Delta::begin(layout, options)?;
     let roots = Roots::open(options, layout)?;
     let targets = targets(layout, &roots);
     let mut summary = Summary { bundle, ..Summary::default() };
 
     report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
-    let states = check(&targets, &roots.all, report)?;
+    let mut states = check(&targets, &roots.all, report)?;
+    delta.find(layout, &targets, &states, &options.site, report)?;
     let staged: HashSet<&str> = targets
         .iter()
         .zip(&states)
@@ -225,6 +247,7 @@ pub fn unpack(
     if summary.kept < targets.len() {
         let objects = Some(todo.blobs.len() as u64);
         report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
+        delta.stage(&targets, &mut states, &roots.all, report)?;
         summary.written = place_staged(&targets, &states, &roots.all)?;
     }
     let (placed, lost) = write_blobs(&mut reader, &contents, &early, &targets, &roots.all, &todo, report)?;
@@ -482,7 +505,7 @@ impl Feeder<'_> {
         early: &Early,
         blobs: &[Blob],
     ) -> Result<Vec<(Digest, Loss)>, UnpackError> {
-        let mut left = self.todo.blobs.len();
+        let mut left = blobs.iter().filter(|blob| self.todo.blobs.contains_key(&blob.digest)).count();
         let mut lost: Vec<(Digest, Loss)> = Vec::new();
         // Why nothing can be read any more.
         let mut end: Option<Loss> = None;
@@ -677,6 +700,15 @@ fn check_space(
 
 fn fence_path() -> RelPath {
     RelPath::parse(FENCE).expect("a plain path")
+}
+
+fn amount(missing: &[MissingBlob]) -> String {
+    let bytes = human(missing.iter().map(|blob| blob.size).sum());
+    if let [blob] = missing {
+        format!("`{}` ({bytes})", blob.digest)
+    } else {
+        format!("{} blobs ({bytes})", missing.len())
+    }
 }
 
 fn human(bytes: u64) -> String {

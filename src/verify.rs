@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::bundle::BLOCK;
 use crate::bundle::frame::{self, FrameError, Trouble};
 use crate::bundle::lanes::{Lanes, Nowhere};
-use crate::bundle::layout::{Entry, Layout, tar_header};
+use crate::bundle::layout::{Amount, Entry, Layout, tar_header};
 use crate::bundle::medium::{Medium, Place, Problem};
 use crate::bundle::reader::{BundleReader, Loss, Piece, ReadError, Slice};
 use crate::bundle::seek_table;
@@ -29,6 +29,9 @@ pub struct Verdict {
     pub bytes: u64,
     /// Whether all of them were read and checked.
     pub contents_read: bool,
+    /// Of a delta: what it leaves out, and nobody has checked.
+    #[serde(skip_serializing_if = "Amount::is_nothing")]
+    pub left_out: Amount,
     /// Who has signed it.
     #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
     pub signed: Option<Signed>,
@@ -171,11 +174,30 @@ fn verdict(
     damage: Vec<Damage>,
     reader: &BundleReader,
 ) -> Verdict {
-    let (medium, mended) = (reader.medium(), reader.mended());
+    let medium = reader.medium();
+    let mended = if contents_read { mended(reader) } else { reader.mended() };
     let problems = medium.map(|medium| medium.problems().to_vec()).unwrap_or_default();
     let volumes = medium.map(|medium| volumes(medium, &damage, &mended)).unwrap_or_default();
     let (blobs, bytes) = (layout.manifests.len() + layout.blobs.len(), layout.total_size());
-    Verdict { identity, blobs, bytes, contents_read, signed, volumes, mended, problems, damage }
+    Verdict {
+        identity,
+        blobs,
+        bytes,
+        contents_read,
+        left_out: layout.left_out(),
+        signed,
+        volumes,
+        mended,
+        problems,
+        damage,
+    }
+}
+
+/// Where recovery data was needed, or is damaged itself.
+fn mended(reader: &BundleReader) -> Vec<Place> {
+    let of_recovery = reader.medium().map(Medium::damaged_recovery).unwrap_or_default();
+    let all: BTreeSet<Place> = reader.mended().into_iter().chain(of_recovery).collect();
+    all.into_iter().collect()
 }
 
 /// How each volume is: as the worst of what is in it.

@@ -20,6 +20,8 @@ enum Verb {
     Repair(cli::repair::Repair),
     Site(cli::site::Site),
     Images(cli::images::Images),
+    Inventory(cli::inventory::Inventory),
+    Prune(cli::prune::Prune),
 }
 
 fn main() -> std::process::ExitCode {
@@ -32,5 +34,7 @@ fn main() -> std::process::ExitCode {
         Verb::Repair(repair) => repair.run(),
         Verb::Site(site) => site.run(),
         Verb::Images(images) => images.run(),
+        Verb::Inventory(inventory) => inventory.run(),
+        Verb::Prune(prune) => prune.run(),
     })
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{DOCUMENTS, FORMAT};
-use crate::digest::Digest;
+use crate::bundle::{DELTA_DOCUMENTS, DOCUMENTS, FORMAT};
+use crate::digest::{Digest, ParseDigestError};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::path::RelPath;
 use crate::reference::Reference;
@@ -25,8 +25,12 @@ const ANNOTATION_FORMAT: &str = "dev.airbundle.format";
 const ANNOTATION_REQUIRES: &str = "dev.airbundle.requires";
 const ANNOTATION_ENCODING: &str = "dev.airbundle.encoding";
 const ANNOTATION_OMITTED: &str = "dev.airbundle.omitted";
+const ANNOTATION_ELSEWHERE: &str = "dev.airbundle.elsewhere";
 const ANNOTATION_GUIDE: &str = "dev.airbundle.guide";
 const ANNOTATION_URL: &str = "dev.airbundle.source-url";
+
+/// The feature that a reader of a delta must know.
+const BASE: &str = "base";
 
 /// What `index.json` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub struct Index {
     pub images: Vec<IndexedImage>,
     /// What the bundle says of itself.
     pub about: About,
+    /// Configs, layers and files that it names and does not hold, as the site has them ("Deltas").
+    pub elsewhere: BTreeSet<Digest>,
 }
 
 /// What a bundle says of itself, for people: nothing depends on it.
@@ -106,6 +112,12 @@ pub enum IndexError {
     /// A blob stored in a way that this program does not know.
     #[error("`{0}` has the encoding `{1}`, which this program does not know: use a newer `unbundle`")]
     Encoding(Digest, String),
+    /// Blobs that are left out, without what keeps an older reader from looking for them.
+    #[error("it has `{ANNOTATION_ELSEWHERE}` and not `{BASE}` in `{ANNOTATION_REQUIRES}`")]
+    Unannounced,
+    /// A text in the place of a digest.
+    #[error("`{ANNOTATION_ELSEWHERE}`: {0}")]
+    Elsewhere(ParseDigestError),
     /// An entry that contradicts the format.
     #[error("entry {0}: {1}")]
     Entry(usize, String),
@@ -153,10 +165,17 @@ impl Index {
             annotations: BTreeMap::new(),
         });
         let images = self.images.iter().map(IndexedImage::entry);
-        let format = Some(format!("{}.{}", DOCUMENTS.0, DOCUMENTS.1));
+        let is_delta = !self.elsewhere.is_empty();
+        let (major, minor) = if is_delta { DELTA_DOCUMENTS } else { DOCUMENTS };
         let About { title, created, guide } = self.about.clone();
-        let annotations =
-            [(ANNOTATION_FORMAT, format), (ANNOTATION_GUIDE, guide), (TITLE, title), (CREATED, created)];
+        let annotations = [
+            (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
+            (ANNOTATION_ELSEWHERE, is_delta.then(|| join(&self.elsewhere))),
+            (ANNOTATION_REQUIRES, is_delta.then(|| BASE.to_owned())),
+            (ANNOTATION_GUIDE, guide),
+            (TITLE, title),
+            (CREATED, created),
+        ];
         let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&Document {
             schema_version: 2,
@@ -179,15 +198,19 @@ impl Index {
         }
         let Annotated { annotations } = serde_json::from_slice(bytes)?;
         check_version(annotations.get(ANNOTATION_FORMAT).ok_or(IndexError::NotABundle)?)?;
-        if let Some(feature) =
-            annotations.get(ANNOTATION_REQUIRES).and_then(|all| all.split_whitespace().next())
-        {
+        let required = annotations.get(ANNOTATION_REQUIRES).map_or("", String::as_str);
+        if let Some(feature) = required.split_whitespace().find(|feature| *feature != BASE) {
             return Err(IndexError::Requires(feature.to_owned()));
+        }
+        let elsewhere = annotations.get(ANNOTATION_ELSEWHERE).map_or("", String::as_str);
+        let elsewhere = split(elsewhere).map_err(IndexError::Elsewhere)?;
+        if !elsewhere.is_empty() && required.trim().is_empty() {
+            return Err(IndexError::Unannounced);
         }
         let document: Document = serde_json::from_slice(bytes)?;
         let said = |key| document.annotations.get(key).cloned();
         let about = About { title: said(TITLE), created: said(CREATED), guide: said(ANNOTATION_GUIDE) };
-        let mut index = Self { about, ..Self::default() };
+        let mut index = Self { about, elsewhere, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
             let refuse = |why: &str| IndexError::Entry(number, why.to_owned());
@@ -215,8 +238,7 @@ impl IndexedImage {
         let mut annotations: BTreeMap<_, _> =
             [(REF_NAME.to_owned(), name.clone()), (CONTAINERD_NAME.to_owned(), name)].into();
         if !self.omitted.is_empty() {
-            let omitted: Vec<_> = self.omitted.iter().map(Digest::to_string).collect();
-            annotations.insert(ANNOTATION_OMITTED.to_owned(), omitted.join(" "));
+            annotations.insert(ANNOTATION_OMITTED.to_owned(), join(&self.omitted));
         }
         Entry {
             media_type: self.media_type.clone(),
@@ -244,10 +266,7 @@ impl Entry {
         let omitted = self.annotations.get(ANNOTATION_OMITTED).map_or("", String::as_str);
         Ok(IndexedImage {
             reference: name.parse().map_err(|error| format!("`{name}`: {error}"))?,
-            omitted: omitted
-                .split_whitespace()
-                .map(|digest| digest.parse::<Digest>().map_err(|error| error.to_string()))
-                .collect::<Result<_, _>>()?,
+            omitted: split(omitted).map_err(|error| error.to_string())?,
             media_type: self.media_type,
             digest: self.digest,
             size: self.size,
@@ -311,6 +330,15 @@ impl FileSet {
     }
 }
 
+/// Digests as an annotation has them.
+fn join(digests: &BTreeSet<Digest>) -> String {
+    digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn split(text: &str) -> Result<BTreeSet<Digest>, ParseDigestError> {
+    text.split_whitespace().map(str::parse).collect()
+}
+
 fn to_json(document: &Document) -> Vec<u8> {
     serde_json::to_vec(document).expect("plain structs become JSON; please report")
 }
@@ -339,6 +367,7 @@ mod tests {
                 created: Some("2026-11-23T20:00:00Z".into()),
                 guide: Some("# How to go on\n".into()),
             },
+            elsewhere: BTreeSet::new(),
         }
     }
 
@@ -352,6 +381,24 @@ mod tests {
     fn an_index_reads_as_it_was_written() {
         assert_eq!(Index::parse(&sample().to_json()).unwrap(), sample());
         assert_eq!(Index::parse(&Index::default().to_json()).unwrap(), Index::default());
+    }
+
+    #[test]
+    fn what_is_elsewhere_reads_as_it_was_written_and_no_older_reader_passes_over_it() {
+        let delta = Index { elsewhere: [Digest::of(b"a"), Digest::of(b"b")].into(), ..sample() };
+        let text = String::from_utf8(delta.to_json()).unwrap();
+        assert_eq!(Index::parse(text.as_bytes()).unwrap(), delta);
+        let requires = "\"dev.airbundle.requires\":\"base\"";
+        assert!(text.contains(requires) && text.contains("\"dev.airbundle.format\":\"1.1\""), "{text}");
+        for (from, to, message) in [
+            (requires, "\"dev.airbundle.requires\":\"base other\"", "needs `other`"),
+            (requires, "\"dev.airbundle.requires\":\" \"", "not `base`"),
+            (requires, "\"a\":\"b\"", "not `base`"),
+            ("elsewhere\":\"sha256:", "elsewhere\":\"sha512:", "is no digest"),
+        ] {
+            let error = Index::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(message), "{message}: {error}");
+        }
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub enum ReadError {
     #[error("this is no airbundle bundle: {0}")]
     NotABundle(String),
     /// A frame is damaged or missing.
-    #[error("`{object}` cannot be read: damage at {place}{}", if place.volume.is_some() { "" } else { " of the bundle" })]
+    #[error("`{object}` cannot be read{}", whereabouts(place, source))]
     Damaged {
         /// The entry that was being read.
         object: String,
@@ -126,6 +126,15 @@ impl From<&ReadError> for Loss {
             cause = error.source();
         }
         Self { trouble: error.trouble(), problem }
+    }
+}
+
+/// Where damage is, for an error that says then what it is. What is missing is named there.
+fn whereabouts(place: &Place, source: &FrameError) -> String {
+    match source {
+        FrameError::Absent(_) => String::new(),
+        _ if place.volume.is_some() => format!(": damage at {place}"),
+        _ => format!(": damage at {place} of the bundle"),
     }
 }
 
@@ -368,7 +377,7 @@ impl BundleReader {
             manifests.insert(blob.digest, bytes);
         }
         self.is_past_documents = true;
-        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64), manifests, signed, index })
+        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64)?, manifests, signed, index })
     }
 
     /// Who has signed `index`; the head has been read.

@@ -89,7 +89,7 @@ pub enum SelectError {
 pub struct Early {
     /// How many of the layout's blobs the reader is past.
     pub passed: usize,
-    /// Those of them that are wanted.
+    /// Those of them that are wanted, and others that were needed to know.
     pub blobs: HashMap<Digest, Vec<u8>>,
     /// Those that are wanted, too, and cannot be read.
     pub lost: Vec<(Digest, Loss)>,
@@ -103,13 +103,23 @@ impl Selection {
     }
 
     /// Leaves nothing in `layout` that is not wanted. `reader` has read the documents; where only a config says what
-    /// platform an image is for, it is read.
-    pub fn apply(&self, layout: &mut Layout, reader: &mut BundleReader) -> Result<Early, SelectError> {
+    /// platform an image is for, it is read, or, where a delta leaves it out, asked for from `site`.
+    pub fn apply(
+        &self,
+        layout: &mut Layout,
+        reader: &mut BundleReader,
+        site: impl Fn(Digest) -> Option<Vec<u8>>,
+    ) -> Result<Early, SelectError> {
         self.by_name(layout)?;
         if self.platforms.is_empty() {
             return Ok(Early::default());
         }
-        let early = configs(layout, reader)?;
+        let mut early = configs(layout, reader)?;
+        let elsewhere: Vec<Digest> = asked(layout)
+            .filter(|digest| layout.elsewhere.iter().any(|blob| blob.digest == *digest))
+            .collect();
+        let known = elsewhere.into_iter().filter_map(|digest| Some((digest, site(digest)?)));
+        early.blobs.extend(known.filter(|(digest, bytes)| Digest::of(bytes) == *digest));
         self.by_platform(layout, &early)?;
         Ok(early)
     }
@@ -266,13 +276,17 @@ fn place(image: &Image) -> String {
     format!("{}/{}", image.indexed.reference.host(), image.indexed.reference.repository())
 }
 
-/// Reads the configs that alone say what platform an image is for, and on the way those that are wanted, too.
-fn configs(layout: &Layout, reader: &mut BundleReader) -> Result<Early, ReadError> {
-    let single = |image: &Image| match layout.parsed.get(&image.indexed.digest) {
+/// The configs that alone say what platform an image is for.
+fn asked(layout: &Layout) -> impl Iterator<Item = Digest> {
+    layout.images.iter().filter_map(|image| match layout.parsed.get(&image.indexed.digest) {
         Some(Manifest::Image { config, .. }) if has_platform(&config.media_type) => Some(config.digest),
         _ => None,
-    };
-    let asked: HashSet<Digest> = layout.images.iter().filter_map(single).collect();
+    })
+}
+
+/// Reads the configs that alone say what platform an image is for, and on the way those that are wanted, too.
+fn configs(layout: &Layout, reader: &mut BundleReader) -> Result<Early, ReadError> {
+    let asked: HashSet<Digest> = asked(layout).collect();
     let mut early = Early::default();
     let Some(last) = layout.blobs.iter().rposition(|blob| asked.contains(&blob.digest)) else {
         return Ok(early);

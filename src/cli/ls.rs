@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::bundle::layout::{Image, Layout};
+use crate::bundle::layout::{Amount, Blob, Image, Layout};
 use crate::bundle::reader::{BundleReader, ReadError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::{json, print};
 use crate::digest::Digest;
 use crate::event::human_bytes;
-use crate::manifest::{MANIFEST_LIMIT, Manifest};
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest};
 use crate::reference::Reference;
 use crate::signature::Signed;
 
@@ -44,6 +44,11 @@ struct Listing {
     signed: Option<Signed>,
     images: Vec<ListedImage>,
     files: Vec<ListedFile>,
+    /// Of a delta: what the site must have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    elsewhere: Vec<Blob>,
+    #[serde(skip)]
+    held: Amount,
 }
 
 #[derive(Serialize)]
@@ -52,7 +57,7 @@ pub(super) struct ListedImage {
     pub(super) reference: String,
     pub(super) digest: Digest,
     pub(super) media_type: String,
-    /// Those that are there; none for an artifact.
+    /// Those that are there; none for an artifact, and `?` where only the site can tell.
     pub(super) platforms: Vec<String>,
     /// Bytes of its manifests, configs and layers, those that it shares with others included.
     pub(super) size: u64,
@@ -90,7 +95,12 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
             reference: image.indexed.reference.to_string(),
             digest: image.indexed.digest,
             media_type: image.indexed.media_type.clone(),
-            platforms: layout.platforms(image, |digest| configs.get(&digest).cloned()),
+            platforms: match single_config(image, layout) {
+                Some(config) if layout.elsewhere.iter().any(|blob| blob.digest == config.digest) => {
+                    vec!["?".to_owned()]
+                }
+                _ => layout.platforms(image, |digest| configs.get(&digest).cloned()),
+            },
             size: all.map(|blob| blob.size).sum(),
         }
     });
@@ -107,16 +117,24 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
         signed: contents.signed.clone(),
         images: images.collect(),
         files: files.collect(),
+        elsewhere: layout.elsewhere.clone(),
+        held: Amount { blobs: layout.manifests.len() + layout.blobs.len(), bytes: layout.total_size() },
     })
 }
 
-/// The configs of images without an index: nothing else says what platform they are for.
-fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest, Vec<u8>>, ReadError> {
-    let single = |image: &Image| match layout.parsed.get(&image.indexed.digest) {
-        Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config.digest),
+/// The config of an image without an index: nothing else says what platform it is for.
+fn single_config<'a>(image: &Image, layout: &'a Layout) -> Option<&'a Descriptor> {
+    match layout.parsed.get(&image.indexed.digest) {
+        Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config),
         _ => None,
-    };
-    let mut wanted: BTreeSet<Digest> = layout.images.iter().filter_map(single).collect();
+    }
+}
+
+/// The configs of images without an index.
+fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest, Vec<u8>>, ReadError> {
+    let single = layout.images.iter().filter_map(|image| single_config(image, layout));
+    let mut wanted: BTreeSet<Digest> = single.map(|config| config.digest).collect();
+    layout.elsewhere.iter().for_each(|blob| _ = wanted.remove(&blob.digest));
     let mut configs = HashMap::new();
     reader.narrow(layout.ranges(|digest| wanted.contains(&digest)));
     for blob in &layout.blobs {
@@ -151,6 +169,16 @@ fn text(listing: &Listing) -> String {
         text.push('\n');
     }
     table(&mut text, ["FILE", "SIZE", "", "SHA256"], &files.collect::<Vec<_>>());
+    if !listing.elsewhere.is_empty() {
+        let Amount { blobs, bytes } = listing.held;
+        let _ = writeln!(
+            text,
+            "\na delta: it holds {blobs} blobs ({}), and {} ({}) must be on the site already",
+            human_bytes(bytes),
+            listing.elsewhere.len(),
+            human_bytes(listing.elsewhere.iter().map(|blob| blob.size).sum())
+        );
+    }
     text
 }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::bundle::select::{Pattern, Selection};
 use crate::cli::exit::{Code, Failure};
@@ -13,6 +14,7 @@ use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::platform::Platform;
 use crate::reference::RepositoryTemplate;
+use crate::unpack::delta::MissingBlob;
 use crate::unpack::{LeftOut, Options, Summary, UnpackError, unpack};
 
 /// Write the site: files for nginx, and the storage of a registry
@@ -49,6 +51,12 @@ pub struct Unpack {
     out: Output,
 }
 
+/// What is told in the place of a summary where a site lacks what a delta leaves out.
+#[derive(Serialize)]
+struct Lacking<'a> {
+    missing: &'a [MissingBlob],
+}
+
 impl Unpack {
     /// Unpacks.
     pub fn run(self) -> Result<Code, Failure> {
@@ -70,6 +78,12 @@ impl Unpack {
         let reporter = self.out.reporter();
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);
+        if let Err(UnpackError::Incomplete { missing, .. }) = &result
+            && self.out.json
+        {
+            // All of it, for a program; the error itself is for a person.
+            print(&summary_json(&Lacking { missing }))?;
+        }
         let summary = match result {
             // Without the documents at its front nobody can say what is whole.
             Err(error @ UnpackError::Damaged { .. }) => return Err(with_hint(error.into())),

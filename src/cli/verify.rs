@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::bundle::frame::Trouble;
+use crate::bundle::layout::Amount;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
@@ -108,6 +109,11 @@ fn text(verdict: &Verdict) -> String {
                 "all there, and in the right sizes: {blobs} blobs, {bytes}; contents were not read"
             )
         };
+        if !verdict.left_out.is_nothing() {
+            let Amount { blobs, bytes } = verdict.left_out;
+            let bytes = human_bytes(bytes);
+            let _ = writeln!(text, "a delta: {blobs} more blobs ({bytes}) must be on the site already");
+        }
         let _ = writeln!(text, "identity {}", verdict.identity);
         let _ = verdict.signed.iter().try_for_each(|signed| writeln!(text, "{signed}"));
     }

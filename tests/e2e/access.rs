@@ -101,8 +101,8 @@ fn reading<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64
 fn what_is_not_needed_is_not_read() {
     let content = Content::large();
     let whole = Whole::new(&content);
-    let size = fs::metadata(&whole.bundle).expect("look at the bundle").len();
-    assert!(size > 31 * MIB, "{size}");
+    let whole_len = fs::metadata(&whole.bundle).expect("look at the bundle").len();
+    assert!(whole_len > 31 * MIB, "{whole_len}");
     let bundle = whole.bundle.as_os_str();
     let [site, out] = ["part", "out"].map(|name| whole.path(name));
     let layer = largest(&content.images[1].1).len() as u64;
@@ -137,14 +137,14 @@ fn what_is_not_needed_is_not_read() {
     let kubectl = site.join("files/k8s/dl.k8s.io/kubectl");
     let bytes = fs::read(&kubectl).expect("read a file");
     fs::remove_file(&kubectl).expect("remove it");
-    let hashed = size + MIB;
+    let hashed = whole_len + MIB;
     let (finished, read) = reading([OsStr::new("unpack"), bundle, site.as_os_str()]);
     finished.ok();
     assert!(read < hashed + bytes.len() as u64, "{read}, {hashed} of them to look at the site");
     assert_eq!(Tree::of(&site).difference(&whole.site), Vec::<String>::new());
     let (finished, all) = reading([OsStr::new("verify"), bundle]);
     finished.ok();
-    assert!(all > size && all < size + MIB, "{all} of {size}: everything once");
+    assert!(all > whole_len && all < whole_len + MIB, "{all} of {whole_len}: everything once");
 }
 
 /// Two images that share a layer, one of them for two platforms with an attestation, one of another platform, a chart, a
@@ -288,7 +288,8 @@ fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
         manifests[1..].sort_by_key(ToString::to_string);
     };
     // Sizes and all, however the parts came; only their order may be another one.
-    (multi_of(&mut expected), multi_of(&mut found));
+    multi_of(&mut expected);
+    multi_of(&mut found);
     assert_eq!(found, expected);
 
     let both = whole.path("both");

@@ -427,8 +427,8 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     let verdict = verified.json();
     assert_fields(&verdict, &VERDICT);
     assert_eq!(verdict["contentsRead"], true);
-    let size = fs::metadata(&little.bundle).expect("look at the bundle").len();
-    let volume = json!({"name": text(&little.bundle), "offset": 0, "size": size});
+    let len = fs::metadata(&little.bundle).expect("look at the bundle").len();
+    let volume = json!({"name": text(&little.bundle), "offset": 0, "size": len});
     assert_eq!((&verdict["volumes"], &verdict["problems"]), (&json!([volume]), &json!([])));
     assert_eq!((&verdict["identity"], &verdict["blobs"]), (&summary["identity"], &summary["blobs"]));
     assert_eq!(verdict["damage"], Value::Array(Vec::new()));

@@ -127,7 +127,7 @@ impl Content<'_> {
         while let Some(wanted) = walk.next_manifest().unwrap() {
             walk.supply(&blobs[&wanted.blob.digest]).unwrap();
         }
-        let layout = walk.finish(json.len() as u64);
+        let layout = walk.finish(json.len() as u64).unwrap();
         let room = head_room(json.len(), Some(files.len())) + more;
         let form = Form { head_room: room, level: 3, carry };
         let mut writer = BundleWriter::begin_in(Claim::new(target).unwrap(), form).unwrap();
