@@ -15,6 +15,7 @@ pub mod partial;
 pub mod reader;
 pub mod recovery;
 pub mod seek_table;
+pub mod select;
 pub mod spool;
 pub mod tape;
 pub mod writer;

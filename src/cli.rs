@@ -1,5 +1,6 @@
 //! The command line: one file a verb, and what they share.
 
+pub mod cat;
 #[cfg(feature = "net")]
 pub mod credentials;
 #[cfg(feature = "net")]

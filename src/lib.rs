@@ -3,6 +3,7 @@
 //! The modules stand on floors; a file uses only what stands below it. `README.md` has the list.
 
 pub mod bundle;
+pub mod cat;
 pub mod cli;
 pub mod conf;
 pub mod digest;

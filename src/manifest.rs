@@ -155,6 +155,15 @@ impl Descriptor {
     }
 }
 
+/// Whether a config of this media type states a platform: that of an artifact does not.
+#[must_use]
+pub fn has_platform(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    )
+}
+
 /// The platform that an image config states (OCI image-spec, config: `os`, `architecture`, `variant`);
 /// nothing for the config of an artifact.
 #[must_use]
@@ -165,10 +174,7 @@ pub fn config_platform(media_type: &str, bytes: &[u8]) -> Option<Platform> {
         architecture: String,
         variant: Option<String>,
     }
-    if !matches!(
-        media_type,
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-    ) {
+    if !has_platform(media_type) {
         return None;
     }
     let config: Config = serde_json::from_slice(bytes).ok()?;

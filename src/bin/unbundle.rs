@@ -15,6 +15,7 @@ struct Cli {
 enum Verb {
     Unpack(cli::unpack::Unpack),
     Ls(cli::ls::Ls),
+    Cat(cli::cat::Cat),
     Verify(cli::verify::Verify),
     Repair(cli::repair::Repair),
     Site(cli::site::Site),
@@ -28,6 +29,7 @@ fn main() -> std::process::ExitCode {
     cli::main(|| match verb {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
+        Verb::Cat(cat) => cat.run(),
         Verb::Verify(verify) => verify.run(),
         Verb::Repair(repair) => repair.run(),
         Verb::Site(site) => site.run(),

@@ -5,12 +5,14 @@
 //! place of every blob is known without looking for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 use serde::Serialize;
 
 use crate::bundle::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
 use crate::bundle::{
-    BLOB_LIMIT, BLOCK, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded,
+    BLOB_LIMIT, BLOCK, FRAME_SIZE, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
+    padded,
 };
 use crate::digest::Digest;
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
@@ -340,6 +342,62 @@ impl Layout {
             *offset += BLOCK as u64 + padded(size);
             Some(entry)
         })
+    }
+
+    /// How many bytes of the tar stream each frame holds ("Frames").
+    #[must_use]
+    pub fn cuts(&self) -> Vec<u64> {
+        const FRAME: u64 = FRAME_SIZE as u64;
+        let mut cuts = Vec::new();
+        let fill = |cuts: &mut Vec<u64>, mut len: u64| {
+            while len > 0 {
+                cuts.push(len.min(FRAME));
+                len -= len.min(FRAME);
+            }
+        };
+        // The file set is the one manifest that belongs to no image.
+        let has_files = self.manifests.first().is_some_and(|first| !self.parsed.contains_key(&first.digest));
+        let in_head = 2 + usize::from(has_files);
+        let mut shared = 0;
+        for (number, entry) in self.entries().enumerate() {
+            let len = BLOCK as u64 + padded(entry.size);
+            let is_large = len > FRAME;
+            if number == in_head || number == 2 + self.manifests.len() || (is_large && number >= in_head) {
+                fill(&mut cuts, std::mem::take(&mut shared));
+            }
+            if number < in_head {
+                shared += len;
+            } else if is_large {
+                cuts.push(BLOCK as u64);
+                fill(&mut cuts, len - BLOCK as u64);
+            } else {
+                if shared + len > FRAME {
+                    fill(&mut cuts, std::mem::take(&mut shared));
+                }
+                shared += len;
+            }
+        }
+        let last = 2 + self.manifests.len() + self.blobs.len();
+        let end = 2 * BLOCK as u64;
+        if last == in_head || last == 2 + self.manifests.len() || shared + end > FRAME {
+            fill(&mut cuts, std::mem::take(&mut shared));
+        }
+        cuts.push(shared + end);
+        cuts
+    }
+
+    /// Where in the tar stream the entries of `wanted` are; what is next to each other is one range.
+    #[must_use]
+    pub fn ranges(&self, wanted: impl Fn(Digest) -> bool) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for entry in self.entries().filter(|entry| entry.digest.is_some_and(&wanted)) {
+            let end = entry.offset + BLOCK as u64 + padded(entry.size);
+            match ranges.last_mut().filter(|last| last.end == entry.offset) {
+                Some(last) => last.end = end,
+                None => ranges.push(entry.offset..end),
+            }
+        }
+        ranges
     }
 
     /// The configs and layers of `image`, each once, also those that are elsewhere.

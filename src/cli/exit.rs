@@ -1,9 +1,10 @@
 //! Exit codes: the one list, the same in the README.
 
-use crate::bundle::frame::FrameError;
+use crate::bundle::frame::Trouble;
 use crate::bundle::index::IndexError;
 use crate::bundle::medium::MediumError;
 use crate::bundle::reader::ReadError;
+use crate::cat::CatError;
 use crate::cli::chain;
 use crate::engine::EngineError;
 use crate::event::human_bytes;
@@ -110,12 +111,12 @@ impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         let code = match &error {
             UnpackError::Read(error) => read_code(error),
-            UnpackError::Damaged { source, .. } => damage_code(source),
+            UnpackError::Damaged { source, .. } => source.trouble.into(),
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Fs(_) => Code::File,
             UnpackError::Busy(_) => Code::Busy,
-            UnpackError::Names(_) => Code::Usage,
+            UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
         };
         let mut failure = Self::new(code, chain(&error));
@@ -151,6 +152,18 @@ impl From<PruneError> for Failure {
             PruneError::Fs(_) | PruneError::Odd(_) => Code::File,
             PruneError::Busy(_) => Code::Busy,
             PruneError::Mismatch(_) => Code::Incomplete,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<CatError> for Failure {
+    fn from(error: CatError) -> Self {
+        let code = match &error {
+            CatError::Nothing(_) => Code::Usage,
+            CatError::Elsewhere(_) => Code::Incomplete,
+            CatError::Read { source, .. } => damage_code(source),
+            CatError::Fs(_) | CatError::Stream(_) => Code::File,
         };
         Self::new(code, chain(&error))
     }
@@ -210,6 +223,16 @@ impl From<LockError> for Failure {
     }
 }
 
+impl From<Trouble> for Code {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Missing => Self::Incomplete,
+            Trouble::Damaged => Self::Damaged,
+            Trouble::Unreadable => Self::Unreadable,
+        }
+    }
+}
+
 /// What is wrong with a blob that cannot be read.
 fn damage_code(error: &ReadError) -> Code {
     match read_code(error) {
@@ -223,12 +246,10 @@ pub(super) fn read_code(error: &ReadError) -> Code {
         ReadError::Fs(_) | ReadError::Medium(MediumError::Fs(_)) => Code::File,
         ReadError::Medium(MediumError::Several(_) | MediumError::NotAVolume(_)) => Code::Usage,
         ReadError::Incomplete(_) => Code::Incomplete,
-        ReadError::Damaged { source, .. } if source.is_absence() => Code::Incomplete,
-        ReadError::Damaged { source: FrameError::Read(_), .. } => Code::Unreadable,
-        ReadError::Index(IndexError::Syntax(_))
-        | ReadError::Damaged { .. }
-        | ReadError::Unexpected { .. }
-        | ReadError::Digest(_) => Code::Damaged,
+        ReadError::Damaged { source, .. } => source.trouble().into(),
+        ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
+            Code::Damaged
+        }
         ReadError::Signature(SignatureError::Unsigned) => Code::Unsigned,
         ReadError::Signature(_) => Code::Signer,
         ReadError::Medium(MediumError::Nothing(_))

@@ -136,25 +136,25 @@ fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest,
     let mut wanted: BTreeSet<Digest> = single.map(|config| config.digest).collect();
     layout.elsewhere.iter().for_each(|blob| _ = wanted.remove(&blob.digest));
     let mut configs = HashMap::new();
+    reader.narrow(layout.ranges(|digest| wanted.contains(&digest)));
     for blob in &layout.blobs {
         // They stand right behind the manifests.
         if wanted.is_empty() {
             break;
         }
+        if !wanted.remove(&blob.digest) {
+            reader.skip(blob)?;
+            continue;
+        }
         let mut bytes = Vec::new();
-        let is_wanted = wanted.remove(&blob.digest);
         reader.blob::<ReadError>(blob, |slice| {
-            if is_wanted {
-                bytes.extend_from_slice(&slice);
-            }
+            bytes.extend_from_slice(&slice);
             Ok(())
         })?;
-        if is_wanted {
-            if Digest::of(&bytes) != blob.digest {
-                return Err(ReadError::Digest(blob.digest));
-            }
-            configs.insert(blob.digest, bytes);
+        if Digest::of(&bytes) != blob.digest {
+            return Err(ReadError::Digest(blob.digest));
         }
+        configs.insert(blob.digest, bytes);
     }
     Ok(configs)
 }

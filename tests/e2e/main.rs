@@ -7,6 +7,7 @@ mod support;
 
 mod program;
 
+mod access;
 mod attached;
 mod catalogue;
 mod cli;
@@ -14,6 +15,7 @@ mod damage;
 mod deltas;
 mod docs;
 mod fetch;
+mod frozen;
 mod image;
 mod images;
 mod kill;
