@@ -60,7 +60,9 @@ impl Plan {
         repositories: &Repositories,
         report: &dyn Report,
     ) -> Result<Self, PruneError> {
-        let wanted = Wanted::of(kept);
+        let kept: Vec<(Digest, Layout)> =
+            kept.iter().map(|contents| (contents.identity, unpacked(contents, record))).collect();
+        let wanted = Wanted::of(&kept);
         wanted.compare(record, storage, files)?;
         let mut plan = Self {
             tags: Vec::new(),
@@ -187,7 +189,7 @@ impl Plan {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(kept: &'a [Contents]) -> Self {
+    fn of(kept: &'a [(Digest, Layout)]) -> Self {
         let mut wanted = Self {
             images: HashMap::new(),
             files: HashMap::new(),
@@ -196,9 +198,8 @@ impl<'a> Wanted<'a> {
             manifests: HashSet::new(),
             identities: HashSet::new(),
         };
-        for contents in kept {
-            let layout = &contents.layout;
-            wanted.identities.insert(contents.identity);
+        for (identity, layout) in kept {
+            wanted.identities.insert(*identity);
             for image in &layout.images {
                 let key = (image.indexed.reference.to_string(), image.indexed.digest);
                 wanted.images.entry(key).or_default().push((layout, image));
@@ -284,6 +285,28 @@ impl<'a> Wanted<'a> {
         });
         pruned
     }
+}
+
+/// What a bundle names, without what was not asked for when it was unpacked, or could not be read.
+fn unpacked(contents: &Contents, record: &Record) -> Layout {
+    let mut layout = contents.layout.clone();
+    let bundle = record.bundles.iter().find(|bundle| bundle.identity == contents.identity);
+    if bundle.is_none_or(|bundle| !bundle.partial) {
+        return layout;
+    }
+    layout.images.retain_mut(|image| {
+        let reference = image.indexed.reference.to_string();
+        let mut known = record.images.iter().filter(|known| known.reference == reference).peekable();
+        let is_known = known.peek().is_some();
+        if let Some(known) = known.find(|known| known.digest() == Some(image.indexed.digest)) {
+            let is_there = |digest| known.manifests.iter().any(|manifest| manifest.digest == digest);
+            image.manifests.retain(|manifest| is_there(manifest.digest));
+        }
+        is_known
+    });
+    let paths: HashSet<&str> = record.files.iter().map(|file| file.path.as_str()).collect();
+    layout.files.retain(|file| paths.contains(format!("k8s/{}", file.path).as_str()));
+    layout
 }
 
 fn problem(name: &str, is_there: bool) -> String {

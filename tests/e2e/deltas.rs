@@ -845,6 +845,33 @@ fn a_delta_is_signed_as_any_bundle_is() {
     world().new.assert_served(&site);
 }
 
+#[test]
+fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
+    let World { old, new, .. } = world();
+    let folder = folder();
+    let site = folder.path().join("site");
+    let delta = delta(&folder);
+    let only = |bundle: &Path, names: &[&str]| {
+        let mut args = vec!["unpack".to_owned(), text(bundle), text(&site)];
+        args.extend(names.iter().flat_map(|name| ["--only".to_owned(), (*name).to_owned()]));
+        unbundle(args)
+    };
+    only(&old.bundle, &["*/gone:1", "*/kubelet", "*/tool:1"]).ok();
+    // A delta needs of the site what belongs to the part that is asked for, and no more.
+    only(&delta, &["*/app:2"]).failed(16, &["quay.io/team/app:2"]);
+    only(&delta, &["*/other:1", "*/v2/kubelet", "*/tool:1"]).ok();
+    let told = prune(&site, &[&delta], &["--yes"]).ok().json();
+    assert_eq!(told["images"], serde_json::json!(["k8s/quay.io/team/gone:1"]));
+    assert_eq!(told["files"], serde_json::json!(["k8s/dl.k8s.io/v1/kubelet"]));
+    let registry = Registry::serve(&site.join("registry"));
+    registry.assert_serves("k8s/registry.k8s.io/tool", "1", &tool().image);
+    let other = new.upstream.image("quay.io/team/other:1");
+    registry.assert_serves("k8s/quay.io/team/other", "1", other);
+    assert!(registry.manifest("k8s/quay.io/team/gone", "1").is_none());
+    let kubelet = fs::read(site.join("files/k8s/dl.k8s.io/v2/kubelet")).unwrap();
+    assert_eq!(sha256(&kubelet), sha256(&random_bytes(10, 3_000_000)));
+}
+
 /// Tells threads to end, also where a test fails.
 struct End<'a>(&'a AtomicBool);
 
