@@ -856,10 +856,10 @@ fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
         args.extend(names.iter().flat_map(|name| ["--only".to_owned(), (*name).to_owned()]));
         unbundle(args)
     };
-    only(&old.bundle, &["*/gone:1", "*/kubelet", "*/tool:1"]).ok();
+    only(&old.bundle, &["**/gone:1", "**/kubelet", "**/tool:1"]).ok();
     // A delta needs of the site what belongs to the part that is asked for, and no more.
-    only(&delta, &["*/app:2"]).failed(16, &["quay.io/team/app:2"]);
-    only(&delta, &["*/other:1", "*/v2/kubelet", "*/tool:1"]).ok();
+    only(&delta, &["**/app:2"]).failed(16, &["quay.io/team/app:2"]);
+    only(&delta, &["**/other:1", "**/v2/kubelet", "**/tool:1"]).ok();
     let told = prune(&site, &[&delta], &["--yes"]).ok().json();
     assert_eq!(told["images"], serde_json::json!(["k8s/quay.io/team/gone:1"]));
     assert_eq!(told["files"], serde_json::json!(["k8s/dl.k8s.io/v1/kubelet"]));
