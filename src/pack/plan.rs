@@ -191,6 +191,9 @@ impl Plan {
         for file in &self.files.files {
             let _ = writeln!(text, "{}", file.url);
         }
+        for blob in &self.layout.elsewhere {
+            let _ = writeln!(text, "elsewhere {}", blob.digest);
+        }
         Digest::of(text.as_bytes())
     }
 
