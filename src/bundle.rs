@@ -22,8 +22,8 @@ pub mod writer;
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.
 pub const FORMAT: (u32, u32) = (1, 1);
 
-/// The version that `index.json` states. 1.1 changed nothing in the documents: with a signature and without one, a bundle
-/// has the same identity.
+/// The version that `index.json` states where it says nothing that 1.0 had no word for, so that the same content has the
+/// same identity as ever; otherwise it states [`FORMAT`].
 pub const DOCUMENTS: (u32, u32) = (1, 0);
 
 /// The most bytes of the tar stream that one zstd frame holds, 4 MiB ("Frames").

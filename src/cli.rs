@@ -2,6 +2,7 @@
 
 #[cfg(feature = "net")]
 pub mod credentials;
+mod date;
 #[cfg(feature = "net")]
 pub mod diff;
 pub mod exit;
@@ -19,6 +20,7 @@ pub mod ls;
 pub mod pack;
 pub mod progress;
 pub mod repair;
+pub mod sbom;
 pub mod site;
 mod size;
 mod trust;

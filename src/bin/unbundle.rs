@@ -15,6 +15,7 @@ struct Cli {
 enum Verb {
     Unpack(cli::unpack::Unpack),
     Ls(cli::ls::Ls),
+    Sbom(cli::sbom::Sbom),
     Verify(cli::verify::Verify),
     Repair(cli::repair::Repair),
     Site(cli::site::Site),
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
     cli::main(|| match verb {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
+        Verb::Sbom(sbom) => sbom.run(),
         Verb::Verify(verify) => verify.run(),
         Verb::Repair(repair) => repair.run(),
         Verb::Site(site) => site.run(),

@@ -398,7 +398,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     ] {
         let entry = by_name("images", "reference", reference);
         let image = little.upstream.image(reference);
-        assert_fields(&entry, &["reference", "digest", "mediaType", "platforms", "size"]);
+        assert_fields(&entry, &["reference", "digest", "mediaType", "platforms", "size", "manifests"]);
         assert_eq!(
             (&entry["digest"], &entry["mediaType"]),
             (&image.root.digest.clone().into(), &image.root.media_type.clone().into())
