@@ -6,7 +6,7 @@
 mod cyclonedx;
 mod spdx;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
@@ -48,7 +48,7 @@ pub enum Format {
 #[must_use]
 pub fn document(
     contents: &Contents,
-    configs: &HashMap<Digest, Vec<u8>>,
+    configs: &BTreeMap<Digest, Vec<u8>>,
     date: Option<OffsetDateTime>,
     format: Format,
 ) -> Vec<u8> {
@@ -104,7 +104,7 @@ enum Kind {
 }
 
 impl Inventory {
-    fn of(contents: &Contents, configs: &HashMap<Digest, Vec<u8>>, date: Option<OffsetDateTime>) -> Self {
+    fn of(contents: &Contents, configs: &BTreeMap<Digest, Vec<u8>>, date: Option<OffsetDateTime>) -> Self {
         let said =
             contents.about.created.as_deref().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
         let layout = &contents.layout;
@@ -137,7 +137,7 @@ fn timestamp(time: Option<OffsetDateTime>) -> Option<String> {
     time.format(&Rfc3339).ok()
 }
 
-fn of_image(layout: &Layout, image: &Image, configs: &HashMap<Digest, Vec<u8>>) -> Part {
+fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>) -> Part {
     let reference = &image.indexed.reference;
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);

@@ -1,6 +1,6 @@
 //! `unbundle ls`: what is in this bundle?
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -162,7 +162,7 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
     })
 }
 
-fn manifests(layout: &Layout, image: &Image, configs: &HashMap<Digest, Vec<u8>>) -> Vec<ListedManifest> {
+fn manifests(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>) -> Vec<ListedManifest> {
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);
     let children = layout.parsed.values().filter_map(|manifest| match manifest {
@@ -203,13 +203,13 @@ impl ListedBlob {
 pub(super) fn configs(
     reader: &mut BundleReader,
     layout: &Layout,
-) -> Result<HashMap<Digest, Vec<u8>>, ReadError> {
+) -> Result<BTreeMap<Digest, Vec<u8>>, ReadError> {
     let single = |image: &Image| match layout.parsed.get(&image.indexed.digest) {
         Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config.digest),
         _ => None,
     };
     let mut wanted: BTreeSet<Digest> = layout.images.iter().filter_map(single).collect();
-    let mut configs = HashMap::new();
+    let mut configs = BTreeMap::new();
     for blob in &layout.blobs {
         // They stand right behind the manifests.
         if wanted.is_empty() {

@@ -12,6 +12,7 @@ const UNKNOWN: &str = "NOASSERTION";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are SPDX's")]
 pub(super) struct Document {
     spdx_version: &'static str,
     data_license: &'static str,
@@ -60,6 +61,7 @@ struct Checksum {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are SPDX's")]
 struct ExternalRef {
     reference_category: &'static str,
     reference_type: &'static str,
@@ -68,6 +70,7 @@ struct ExternalRef {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are SPDX's")]
 struct Relationship {
     spdx_element_id: String,
     relationship_type: &'static str,

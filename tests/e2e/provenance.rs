@@ -28,10 +28,8 @@ fn string(value: &Value) -> &str {
 
 /// The version that `index.json` states.
 fn stated_version(bundle: &Path) -> String {
-    let output = Command::new("tar")
-        .args(["--zstd", "-xOf", text(bundle), "index.json"])
-        .output()
-        .expect("run tar");
+    let output =
+        Command::new("tar").args(["--zstd", "-xOf", text(bundle), "index.json"]).output().expect("run tar");
     let index: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     string(&index["annotations"]["dev.airbundle.format"]).to_owned()
 }
@@ -59,12 +57,18 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
 
         let told = unbundle(["ls", "--lock", text(&bundle)]).ok();
         assert!(told.stdout == expected && told.stderr.is_empty(), "{number}: another lock");
-        assert!(unbundle_from(&bundle, ["ls", "--lock", "-"]).ok().stdout == expected, "{number}: from a pipe");
+        assert!(
+            unbundle_from(&bundle, ["ls", "--lock", "-"]).ok().stdout == expected,
+            "{number}: from a pipe"
+        );
         // What the bundle gives, and not the file, makes the bundle.
         let told_lock = name("told.json");
         fs::write(&told_lock, &told.stdout).expect("write the lock");
         world.pack(&told_lock, &again, &[]).ok();
-        assert!(fs::read(&bundle).expect("read") == fs::read(&again).expect("read"), "{number}: another bundle");
+        assert!(
+            fs::read(&bundle).expect("read") == fs::read(&again).expect("read"),
+            "{number}: another bundle"
+        );
         // And for `diff` there is nothing between them.
         let same = airbundle(["diff", text(&lock), text(&bundle)]).ok();
         assert_eq!(same.stdout, "no difference\n");
@@ -147,7 +151,9 @@ fn assert_spdx(document: &Value) {
     assert!(namespace.starts_with("https://") && !namespace.contains(['#', ' ']), "{namespace}");
     assert_date(string(&document["creationInfo"]["created"]));
     for creator in array(&document["creationInfo"]["creators"]) {
-        assert!(["Tool: ", "Person: ", "Organization: "].iter().any(|kind| string(creator).starts_with(kind)));
+        assert!(
+            ["Tool: ", "Person: ", "Organization: "].iter().any(|kind| string(creator).starts_with(kind))
+        );
     }
     let mut ids = BTreeSet::from(["SPDXRef-DOCUMENT"]);
     for package in array(&document["packages"]) {
@@ -165,7 +171,10 @@ fn assert_spdx(document: &Value) {
             assert!(value.len() == 64 && value.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
         }
         for reference in package.get("externalRefs").map(array).into_iter().flatten() {
-            assert_eq!((&reference["referenceCategory"], &reference["referenceType"]), (&"PACKAGE-MANAGER".into(), &"purl".into()));
+            assert_eq!(
+                (&reference["referenceCategory"], &reference["referenceType"]),
+                (&"PACKAGE-MANAGER".into(), &"purl".into())
+            );
             assert!(!string(&reference["referenceLocator"]).contains([' ', '#']), "{reference}");
         }
     }
@@ -348,7 +357,10 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
         for document in [document, dated] {
             let document: Value = serde_json::from_str(&document).expect("JSON");
             let name = document.get("serialNumber").unwrap_or(&document["documentNamespace"]);
-            assert!(names.insert(name.to_string()), "documents that say different things have different names");
+            assert!(
+                names.insert(name.to_string()),
+                "documents that say different things have different names"
+            );
         }
     }
     // A bundle that says when it was packed is right.
@@ -377,6 +389,7 @@ fn what_is_no_bundle_or_not_to_be_trusted_has_no_document() {
     unbundle(["sbom", text(&world.bundle), "-o", text(&output)]).failed(6, &["out.json"]);
     airbundle(["keygen", "--no-passphrase", "-o", text(&folder.path().join("a.key"))]).ok();
     let key = folder.path().join("a.pub");
-    let refused = unbundle(["sbom", text(&world.bundle), "--trusted-key", text(&key)]).failed(14, &["not signed"]);
+    let refused =
+        unbundle(["sbom", text(&world.bundle), "--trusted-key", text(&key)]).failed(14, &["not signed"]);
     assert_eq!(refused.stdout, "");
 }

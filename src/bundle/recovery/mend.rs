@@ -506,9 +506,11 @@ impl Recovery {
                     What::Block(block) if !is_sound => {
                         sweep.bad.insert(block);
                     }
-                    What::Description if !is_sound => bytes[place.clone()].copy_from_slice(&self.description),
+                    What::Description if !is_sound => {
+                        bytes[place.clone()].copy_from_slice(&self.description);
+                    }
                     What::Header(len) if !is_sound => {
-                        bytes[place.clone()].copy_from_slice(&blocks_header(len))
+                        bytes[place.clone()].copy_from_slice(&blocks_header(len));
                     }
                     _ => {}
                 }
