@@ -35,7 +35,8 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
             &["lists", "kubespray", "--help"],
             &["--source <", "--arch <", "--vars <", "--enabled-only"],
         ),
-        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "images", "--version"]),
+        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "sbom", "images", "--version"]),
+        (AIRBUNDLE, &["sbom", "--help"], &["<BUNDLE>", "--format <", "spdx", "cyclonedx", "--output <"]),
         (
             AIRBUNDLE,
             &["pack", "--help"],
@@ -72,7 +73,7 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
                 "- for stdin",
             ],
         ),
-        (UNBUNDLE, &["ls", "--help"], &["<BUNDLE>", "--json", "- for stdin"]),
+        (UNBUNDLE, &["ls", "--help"], &["<BUNDLE>", "--json", "--lock", "- for stdin"]),
         (UNBUNDLE, &["verify", "--help"], &["<BUNDLE>", "--quiet", "--json", "- for stdin"]),
         (
             UNBUNDLE,
