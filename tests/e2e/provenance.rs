@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::program::{airbundle, airbundle_command, run, unbundle, unbundle_command, unbundle_from};
+use crate::program::{airbundle, airbundle_command, run, unbundle, unbundle_command};
 use crate::serve::{folder, world, write_list};
 
 fn text(path: &Path) -> &str {
@@ -24,6 +24,12 @@ fn array(value: &Value) -> &Vec<Value> {
 
 fn string(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no string: {value}"))
+}
+
+/// What it says of a bundle on stdin, of which it reads the beginning alone.
+fn from_stdin(bundle: &Path, args: &[&str]) -> String {
+    let bundle = fs::File::open(bundle).expect("open the bundle");
+    run(unbundle_command().args(args).stdin(bundle)).ok().stdout
 }
 
 /// The version that `index.json` states.
@@ -57,10 +63,7 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
 
         let told = unbundle(["ls", "--lock", text(&bundle)]).ok();
         assert!(told.stdout == expected && told.stderr.is_empty(), "{number}: another lock");
-        assert!(
-            unbundle_from(&bundle, ["ls", "--lock", "-"]).ok().stdout == expected,
-            "{number}: from a pipe"
-        );
+        assert!(from_stdin(&bundle, &["ls", "--lock", "-"]) == expected, "{number}: from a pipe");
         // What the bundle gives, and not the file, makes the bundle.
         let told_lock = name("told.json");
         fs::write(&told_lock, &told.stdout).expect("write the lock");
@@ -279,7 +282,7 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
     for file in array(&listing["files"]) {
         let (url, hex) = (string(&file["url"]), digest_hex(&file["digest"]));
         let name = string(&file["path"]).rsplit('/').next().expect("a name");
-        let purl = format!("pkg:generic/{name}?checksum=sha256:{hex}&download_url={url}");
+        let purl = format!("pkg:generic/{name}?checksum=sha256:{hex}&download_url={url}").replace('+', "%2B");
         described(&purl, url, &file["digest"], &file["size"], &[], "SPDXRef-Bundle");
         let (component, _) = component(components, &purl, url, &file["digest"], &file["size"]);
         assert_eq!(component["type"], "file");
@@ -342,7 +345,7 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
         let document = airbundle([&args[..], &[bundle]].concat()).ok().stdout;
         // Both programs, a file and a pipe, stdout and a file.
         assert!(document == unbundle([&args[..], &[bundle]].concat()).ok().stdout);
-        assert!(document == unbundle_from(&world.bundle, [&args[..], &["-"]].concat()).ok().stdout);
+        assert!(document == from_stdin(&world.bundle, &[&args[..], &["-"]].concat()));
         let file = folder.path().join(format);
         let written = airbundle([&args[..], &[bundle, "-o", text(&file)]].concat()).ok();
         assert_eq!(written.stdout, "");
