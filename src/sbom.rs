@@ -151,11 +151,13 @@ fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>)
             _ => None,
         };
         let platform = platform.filter(|platform| platform.os != "unknown");
-        let id = if is_root { reference.to_string() } else { format!("{reference} {digest}") };
+        // Several references of a repository share what their indexes name.
+        let repository = format!("{}/{}", reference.host(), reference.repository());
+        let id = if is_root { reference.to_string() } else { format!("manifest {repository}@{digest}") };
         Part {
             id: short_id(&id),
             kind: kind(manifest, platform.as_ref()),
-            name: format!("{}/{}", reference.host(), reference.repository()),
+            name: repository,
             version: Some(
                 reference.tag().filter(|_| is_root).map_or_else(|| digest.to_string(), str::to_owned),
             ),

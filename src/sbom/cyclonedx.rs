@@ -99,7 +99,7 @@ pub(super) fn document(inventory: &Inventory) -> Document {
     let of_bundle = Dependency { r#ref: BUNDLE.to_owned(), depends_on: parts().map(bom_ref).collect() };
     let of_indexes = parts().filter(|part| !part.children.is_empty()).map(|part| Dependency {
         r#ref: bom_ref(part),
-        depends_on: part.children.iter().map(bom_ref).collect(),
+        depends_on: part.children.iter().map(|child| nested_ref(part, child)).collect(),
     });
     Document {
         schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -112,7 +112,7 @@ pub(super) fn document(inventory: &Inventory) -> Document {
             tools: Tools { components: [Tool { r#type: "application", name: TOOL, version: VERSION }] },
             component: bundle(inventory),
         },
-        components: parts().map(component).collect(),
+        components: parts().map(|part| component(part, bom_ref(part))).collect(),
         dependencies: std::iter::once(of_bundle).chain(of_indexes).collect(),
         // All that there is in it is named here.
         compositions: [Composition { aggregate: "complete", assemblies: [BUNDLE] }],
@@ -134,7 +134,7 @@ fn bundle(inventory: &Inventory) -> Component {
     }
 }
 
-fn component(part: &Part) -> Component {
+fn component(part: &Part, bom_ref: String) -> Component {
     let properties = std::iter::once(Property { name: "airbundle:size", value: part.size.to_string() });
     let platforms = part.platforms.iter();
     let platforms =
@@ -147,7 +147,7 @@ fn component(part: &Part) -> Component {
             Kind::File => "file",
         },
         mime_type: is_mime_type(&part.media_type).then(|| part.media_type.clone()),
-        bom_ref: bom_ref(part),
+        bom_ref,
         name: part.name.clone(),
         version: part.version.clone(),
         hashes: vec![Hash { alg: "SHA-256", content: part.digest.hex() }],
@@ -156,7 +156,7 @@ fn component(part: &Part) -> Component {
             .map(|url| ExternalReference { r#type: "distribution", url })
             .into_iter()
             .collect(),
-        components: part.children.iter().map(component).collect(),
+        components: part.children.iter().map(|child| component(child, nested_ref(part, child))).collect(),
         properties: properties.chain(platforms).collect(),
     }
 }
@@ -164,6 +164,11 @@ fn component(part: &Part) -> Component {
 fn bom_ref(part: &Part) -> String {
     let kind = if part.kind == Kind::File { "file" } else { "image" };
     format!("{kind}-{}", part.id)
+}
+
+/// Of a manifest in an index: another index may have it, too, and nothing may stand in a document twice.
+fn nested_ref(parent: &Part, child: &Part) -> String {
+    format!("{}-{}", bom_ref(parent), child.id)
 }
 
 /// What CycloneDX takes as one.
