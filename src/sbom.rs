@@ -28,10 +28,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What a bundle without a title is called.
 const UNTITLED: &str = "airbundle bundle";
 
-/// What package URLs leave as it is (purl specification, "Rules for each purl component").
-const PURL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-/// In the values of qualifiers, these, too.
-const PURL_VALUE: &AsciiSet = &PURL.remove(b'/').remove(b':');
+/// What package URLs leave as it is (purl specification, "Character encoding").
+const PURL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+/// In the values of qualifiers, this, too.
+const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
 
 /// The language of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +164,7 @@ fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>)
             digest,
             size,
             media_type: media_types.get(&digest).cloned().unwrap_or_default(),
-            source: format!("docker://{}/{}@{digest}", reference.host(), reference.repository()),
+            source: url_of_manifest(reference, digest),
             purl: purl_of_image(reference, digest, platform.as_ref(), is_root),
             platforms: platform.iter().map(Platform::to_string).collect(),
             children: Vec::new(),
@@ -225,6 +225,15 @@ fn short_id(text: &str) -> String {
     Digest::of(text.as_bytes()).hex()[..24].to_owned()
 }
 
+/// Where the registry has it (distribution-spec, "Pulling manifests"): SPDX takes no location that is no URL.
+fn url_of_manifest(reference: &Reference, digest: Digest) -> String {
+    let host = match reference.host() {
+        "docker.io" => "registry-1.docker.io",
+        host => host,
+    };
+    format!("https://{host}/v2/{}/manifests/{digest}", reference.repository())
+}
+
 /// `pkg:oci/…` (purl specification, type `oci`): the name is the last part of the repository, the version the digest.
 fn purl_of_image(
     reference: &Reference,
@@ -272,13 +281,13 @@ mod tests {
                 "registry.k8s.io/pause:3.9",
                 None,
                 true,
-                format!("pkg:oci/pause@sha256%3A{hex}?repository_url=registry.k8s.io/pause&tag=3.9"),
+                format!("pkg:oci/pause@sha256:{hex}?repository_url=registry.k8s.io/pause&tag=3.9"),
             ),
             (
                 "localhost:5000/a/b_c:1",
                 Some(&platform),
                 false,
-                format!("pkg:oci/b_c@sha256%3A{hex}?arch=arm64&repository_url=localhost:5000/a/b_c"),
+                format!("pkg:oci/b_c@sha256:{hex}?arch=arm64&repository_url=localhost:5000/a/b_c"),
             ),
         ] {
             let reference = reference.parse().unwrap();

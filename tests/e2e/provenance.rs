@@ -303,9 +303,11 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
             let arch = arch.map(|arch| format!("arch={arch}&")).unwrap_or_default();
             let tag = tag.map(|tag| format!("&tag={tag}")).unwrap_or_default();
             let hex = digest_hex(digest);
-            format!("pkg:oci/{last}@sha256%3A{hex}?{arch}repository_url={repository}{tag}")
+            format!("pkg:oci/{last}@sha256:{hex}?{arch}repository_url={repository}{tag}")
         };
-        let source = |digest: &Value| format!("docker://{repository}@{}", string(digest));
+        let (host, path) = repository.split_once('/').expect("a host");
+        let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
+        let source = |digest: &Value| format!("https://{host}/v2/{path}/manifests/{}", string(digest));
         let own = manifests[0].get("platform").map(string);
         let (digest, size) = (&image["digest"], &image["size"]);
         let root = purl(digest, own, entry.tag());
