@@ -15,6 +15,7 @@ pub mod partial;
 pub mod reader;
 pub mod recovery;
 pub mod seek_table;
+pub mod select;
 pub mod spool;
 pub mod tape;
 pub mod writer;
@@ -23,8 +24,11 @@ pub mod writer;
 pub const FORMAT: (u32, u32) = (1, 1);
 
 /// The version that `index.json` states where it says nothing that 1.0 had no word for, so that the same content has the
-/// same identity as ever; otherwise it states [`FORMAT`].
+/// same identity as ever, with a signature and without one.
 pub const DOCUMENTS: (u32, u32) = (1, 0);
+
+/// The version that it states otherwise: if the bundle is a delta, or says what its lock needs.
+pub const NEWER_DOCUMENTS: (u32, u32) = (1, 1);
 
 /// The most bytes of the tar stream that one zstd frame holds, 4 MiB ("Frames").
 pub const FRAME_SIZE: usize = 4 << 20;

@@ -1,5 +1,6 @@
 //! The command line: one file a verb, and what they share.
 
+pub mod cat;
 #[cfg(feature = "net")]
 pub mod credentials;
 mod date;
@@ -9,6 +10,7 @@ pub mod exit;
 pub mod image;
 pub mod images;
 mod input;
+pub mod inventory;
 #[cfg(feature = "net")]
 pub mod keygen;
 #[cfg(feature = "net")]
@@ -19,6 +21,7 @@ pub mod ls;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
+pub mod prune;
 pub mod repair;
 pub mod sbom;
 pub mod site;

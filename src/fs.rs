@@ -81,9 +81,7 @@ pub fn remove_file(path: &Path) -> Result<(), FsError> {
 /// Writes a whole file, which is there complete or not at all: under another name first, then renamed.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
     use io::Write as _;
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    let partial = PathBuf::from(name);
+    let partial = partial(path);
     let mut file = File::create(&partial).map_err(FsError::at("create", &partial))?;
     let written =
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FsError::at("write", &partial));
@@ -92,6 +90,14 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
         let _ = fs::remove_file(&partial); // it already failed, and says why
     }
     renamed
+}
+
+/// What a file is called before it is complete.
+#[must_use]
+pub fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
 }
 
 /// Renames `from` to `to` and makes the new name durable.

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::bundle::layout::{Blob, Layout};
+use crate::bundle::layout::{Amount, Blob, Layout};
 use crate::bundle::reader::{BundleReader, Contents};
 use crate::bundle::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::digest::Digest;
@@ -100,6 +100,7 @@ pub fn build(
 ) -> Result<Summary, ImageError> {
     let start = Instant::now();
     let contents = reader.contents()?;
+    refuse_delta(&contents.layout)?;
     let (name, port, folders) = match options.kind {
         Kind::Files => ("nginx", 80, &[HTML, NGINX_CONF][..]),
         Kind::Registry(_) => ("registry", 5000, &[STORAGE][..]),
@@ -155,6 +156,16 @@ pub fn build(
         size,
         time: start.elapsed(),
     })
+}
+
+/// A site could add what is not there, an image cannot.
+fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
+    let Amount { blobs, bytes } = layout.left_out();
+    if blobs == 0 {
+        return Ok(());
+    }
+    let digests: Vec<Digest> = layout.elsewhere.iter().map(|blob| blob.digest).collect();
+    Err(ImageError::Delta { blobs, bytes, owners: layout.owners_text(&digests) })
 }
 
 fn plan(contents: &Contents, base: &Base, options: &Options) -> Result<Plan, ImageError> {

@@ -3,6 +3,7 @@
 //! The modules stand on floors; a file uses only what stands below it. `README.md` has the list.
 
 pub mod bundle;
+pub mod cat;
 pub mod cli;
 pub mod conf;
 pub mod digest;
@@ -12,6 +13,7 @@ pub mod event;
 pub mod fetch;
 pub mod fs;
 pub mod image;
+pub mod inventory;
 #[cfg(feature = "net")]
 pub mod kubespray;
 #[cfg(feature = "net")]
@@ -23,6 +25,7 @@ pub mod manifest;
 pub mod pack;
 pub mod path;
 pub mod platform;
+pub mod prune;
 pub mod reference;
 #[cfg(feature = "net")]
 pub mod relock;
@@ -32,5 +35,6 @@ pub mod signature;
 #[cfg(feature = "net")]
 pub mod signing;
 pub mod site;
+pub mod stock;
 pub mod unpack;
 pub mod verify;

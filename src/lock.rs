@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::index::IndexedFile;
-use crate::bundle::layout::{Blob, Layout};
+use crate::bundle::layout::{Amount, Blob, Layout};
 use crate::digest::Digest;
 use crate::manifest::Manifest;
 use crate::platform::Platform;
@@ -265,15 +265,6 @@ pub struct Change {
     pub bytes_added: u64,
     /// How many bytes it had that the new one has not.
     pub bytes_removed: u64,
-}
-
-/// How much.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Amount {
-    /// How many blobs.
-    pub blobs: usize,
-    /// How many bytes.
-    pub bytes: u64,
 }
 
 impl Diff {

@@ -120,6 +120,16 @@ impl Manifest {
     }
 }
 
+impl Manifest {
+    /// Reads `bytes` that nobody has announced: a registry's storage does not tell media types.
+    pub fn parse_unannounced(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let value: Value = serde_json::from_slice(bytes)?;
+        let itself = value.get("mediaType").and_then(Value::as_str);
+        let by_shape = if value.get("manifests").is_some() { OCI_INDEX } else { OCI_MANIFEST };
+        Self::parse(itself.unwrap_or(by_shape), bytes)
+    }
+}
+
 impl Descriptor {
     fn read(descriptor: &oci::Descriptor) -> Result<Self, ManifestError> {
         let annotation = |key| descriptor.annotations().as_ref().and_then(|map| map.get(key));
@@ -145,6 +155,15 @@ impl Descriptor {
     }
 }
 
+/// Whether a config of this media type states a platform: that of an artifact does not.
+#[must_use]
+pub fn has_platform(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    )
+}
+
 /// The platform that an image config states (OCI image-spec, config: `os`, `architecture`, `variant`);
 /// nothing for the config of an artifact.
 #[must_use]
@@ -155,10 +174,7 @@ pub fn config_platform(media_type: &str, bytes: &[u8]) -> Option<Platform> {
         architecture: String,
         variant: Option<String>,
     }
-    if !matches!(
-        media_type,
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
-    ) {
+    if !has_platform(media_type) {
         return None;
     }
     let config: Config = serde_json::from_slice(bytes).ok()?;

@@ -1,5 +1,6 @@
 //! Packing: lists in, one bundle out.
 
+pub mod base;
 pub(crate) mod plan;
 pub mod volumes;
 mod write;
@@ -34,6 +35,7 @@ use crate::fetch::upstream::Upstream;
 use crate::fs::{self, FsError};
 use crate::list::Lists;
 use crate::lock::{Lock, LockError};
+use crate::pack::base::{Base, BaseError};
 use crate::pack::plan::Plan;
 use crate::pack::volumes::{CommandError, Taker};
 use crate::pack::write::{Failed, Job, Written};
@@ -68,6 +70,8 @@ pub struct Options {
     pub write_lock: Option<PathBuf>,
     /// Older bundles, from which blobs are taken that did not change.
     pub reuse: Vec<PathBuf>,
+    /// What the site has: inventories, locks or bundles. The bundle leaves that out.
+    pub base: Vec<PathBuf>,
     /// What is to become of images and files that cannot be fetched.
     pub missing: Missing,
     /// Who signs the bundle.
@@ -101,10 +105,14 @@ pub struct Summary {
     pub files: usize,
     /// How many images.
     pub images: usize,
-    /// How many different blobs, manifests included.
+    /// How many different blobs it holds, manifests included.
     pub blobs: usize,
-    /// The bytes of all blobs.
+    /// The bytes of all these blobs.
     pub bytes: u64,
+    /// How many blobs it names and leaves out, as the site has them.
+    pub blobs_left_out: usize,
+    /// The bytes of those.
+    pub bytes_left_out: u64,
     /// The bytes of all that was fetched, without what came again after a failure. The list of files is made here,
     /// and a file that no list pins may turn out to be there already.
     pub bytes_fetched: u64,
@@ -156,6 +164,9 @@ pub enum PackError {
     /// A lock that cannot be packed.
     #[error("the lock is refused")]
     Lock(#[from] LockError),
+    /// What the site has cannot be read.
+    #[error("cannot take `{}` for what the site has", .0.display())]
+    Base(PathBuf, #[source] BaseError),
     /// An older bundle cannot be read.
     #[error("cannot reuse `{}`", .0.display())]
     Reuse(PathBuf, #[source] ReadError),
@@ -201,6 +212,10 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
     let leftovers = Leftovers::of(&claim, report)?;
+    let mut base = Base::default();
+    for path in &options.base {
+        base.add(path).map_err(|error| PackError::Base(path.clone(), error))?;
+    }
     let reuse = options
         .reuse
         .iter()
@@ -224,7 +239,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
     let mut taker = options.on_volume.clone().map(Taker::start);
     let mut claim = claim;
     loop {
-        let mut plan = Plan::new(resolved.clone(), options.about.clone())?;
+        let mut plan = Plan::new(resolved.clone(), options.about.clone(), &base)?;
         if let Input::Lock(lock) = input {
             lock.agrees(&Lock::of(&plan.layout, &[], &plan.manifests))?;
         }
@@ -269,12 +284,17 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         if let Some(path) = &options.write_lock {
             fs::write_durably(path, &lock.to_json())?;
         }
+        let left_out = &plan.layout.elsewhere;
+        let bytes_left_out = left_out.iter().map(|blob| blob.size).sum();
         return Ok(Summary {
             identity: written.identity,
             files: plan.files.files.len(),
             images: plan.layout.images.len(),
-            blobs: blobs.len() + usize::from(head.files.is_some()),
-            bytes: blobs.values().sum::<u64>() + head.files.map_or(0, |files| files.len() as u64),
+            blobs: blobs.len() - left_out.len() + usize::from(head.files.is_some()),
+            bytes: blobs.values().sum::<u64>() - bytes_left_out
+                + head.files.map_or(0, |files| files.len() as u64),
+            blobs_left_out: left_out.len(),
+            bytes_left_out,
             bytes_fetched: fetched,
             bytes_resumed: resumed,
             bytes_reused: reused,
@@ -342,7 +362,7 @@ impl Attempt {
             old_paths(&partial).iter().filter_map(|path| Old::partial(path).ok()).collect();
         let mut salvaged = Salvaged::default();
         if is_same {
-            salvaged = salvage(&partial, carry.set, room, &expected, report)?;
+            salvaged = salvage(&partial, carry.set, room, &expected, &plan.layout.elsewhere, report)?;
         } else if claim.size()? > 0 {
             claim = set_aside(claim, &mut aside)?;
         }

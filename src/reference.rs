@@ -130,9 +130,14 @@ impl Reference {
     /// referrers (`sha256-<hex>`, with an ending or without; OCI distribution-spec, "Referrers Tag Schema").
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        let hex = self.tag.as_deref().and_then(|tag| tag.strip_prefix("sha256-"));
-        let hex = hex.map(|hex| hex.split_once('.').map_or(hex, |(hex, _)| hex));
-        hex.is_some_and(|hex| format!("sha256:{hex}").parse::<Digest>().is_ok())
+        self.attached_to().is_some()
+    }
+
+    /// The manifest or index that this one is about, if its tag says so.
+    #[must_use]
+    pub fn attached_to(&self) -> Option<Digest> {
+        let hex = self.tag.as_deref()?.strip_prefix("sha256-")?;
+        Digest::from_hex(hex.split_once('.').map_or(hex, |(hex, _)| hex)).ok()
     }
 
     /// The digest of the manifest or index; `None` only if there is a tag.

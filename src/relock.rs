@@ -19,6 +19,7 @@ use crate::fetch::upstream::Upstream;
 use crate::list::Lists;
 use crate::lock::{Lock, LockError, LockedImage};
 use crate::pack::PackError;
+use crate::pack::base::Base;
 use crate::pack::plan::{Plan, Planned, of_web};
 use crate::platform::Platform;
 
@@ -36,7 +37,7 @@ pub fn lock(
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
-    let mut plan = Plan::new(resolved, About::default())?;
+    let mut plan = Plan::new(resolved, About::default(), &Base::default())?;
     let (late, known): (Vec<_>, Vec<_>) =
         std::mem::take(&mut plan.blobs).into_iter().partition(|planned| planned.late.is_some());
     report.event(&Event::Note { message: totals(&plan, &known, &late) });

@@ -18,7 +18,7 @@ use crate::bundle::index::IndexedFile;
 use crate::bundle::layout::{Image, Layout};
 use crate::bundle::reader::Contents;
 use crate::digest::Digest;
-use crate::manifest::{Manifest, config_platform};
+use crate::manifest::{Manifest, config_platform, has_platform};
 use crate::platform::Platform;
 use crate::reference::Reference;
 
@@ -150,13 +150,14 @@ fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>)
             }
             _ => None,
         };
+        let kind = kind(manifest, platform.as_ref());
         let platform = platform.filter(|platform| platform.os != "unknown");
         // Several references of a repository share what their indexes name.
         let repository = format!("{}/{}", reference.host(), reference.repository());
         let id = if is_root { reference.to_string() } else { format!("manifest {repository}@{digest}") };
         Part {
             id: short_id(&id),
-            kind: kind(manifest, platform.as_ref()),
+            kind,
             name: repository,
             version: Some(
                 reference.tag().filter(|_| is_root).map_or_else(|| digest.to_string(), str::to_owned),
@@ -196,7 +197,13 @@ fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>)
 
 fn kind(manifest: Option<&Manifest>, platform: Option<&Platform>) -> Kind {
     match manifest {
-        Some(Manifest::Image { .. }) if platform.is_none() => Kind::Artifact,
+        // The config of an image may be elsewhere; its platform is unknown then, and an attestation says that it is.
+        Some(Manifest::Image { config, .. })
+            if !has_platform(&config.media_type)
+                || platform.is_some_and(|platform| platform.os == "unknown") =>
+        {
+            Kind::Artifact
+        }
         _ => Kind::Container,
     }
 }

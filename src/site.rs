@@ -8,4 +8,6 @@ pub mod find;
 pub mod image;
 pub mod record;
 pub mod root;
+pub mod scan;
 pub mod storage;
+pub mod supply;

@@ -1,5 +1,7 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
+pub mod delta;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,21 +10,25 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::bundle::frame::Trouble;
 use crate::bundle::index::About;
 use crate::bundle::lanes::Lanes;
 use crate::bundle::layout::{Blob, Layout};
 use crate::bundle::medium::Place;
-use crate::bundle::reader::{BundleReader, Contents, ReadError};
+use crate::bundle::reader::{BundleReader, Contents, Loss, ReadError};
+use crate::bundle::select::{Early, SelectError, Selection};
 use crate::digest::Digest;
 use crate::event::{Event, Report};
 use crate::fs::FsError;
+use crate::manifest::MANIFEST_LIMIT;
 use crate::path::RelPath;
 use crate::reference::RepositoryTemplate;
 use crate::site::check::{State, Target, check, is_readable};
-use crate::site::commit::{CommitError, Committer, StagedFiles, distinct};
+use crate::site::commit::{Committer, StagedFiles, distinct};
 use crate::site::record::Record;
 use crate::site::root::{Root, RootError, Staging, Stagings};
 use crate::site::storage::{FENCE, Links, NamesError, blob_path};
+use crate::unpack::delta::{Delta, MissingBlob};
 
 /// What a small file costs on the disk, with its folder.
 const SMALL_FILE: u64 = 8 << 10;
@@ -45,16 +51,24 @@ pub struct Options {
     pub registry: Option<PathBuf>,
     /// The names of the images; at least one.
     pub templates: Vec<RepositoryTemplate>,
+    /// What of the bundle is wanted.
+    pub select: Selection,
+    /// Whether what is whole becomes part of the site when something else is damaged or missing.
+    pub keep_going: bool,
 }
 
 /// What a run has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// How many files the bundle has.
+    /// How many files of the bundle are on the site now.
     pub files: usize,
     /// How many images.
     pub images: usize,
+    /// How many files and images the bundle has, wanted or not.
+    pub bundle: Counts,
+    /// What was wanted and cannot be had, images first.
+    pub left_out: Vec<LeftOut>,
     /// How many blobs and files were written.
     pub written: usize,
     /// How many were there with wrong bytes, or could not be read by everybody.
@@ -71,6 +85,26 @@ pub struct Summary {
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
+}
+
+/// Files and images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// How many files.
+    pub files: usize,
+    /// How many images.
+    pub images: usize,
+}
+
+/// An image or a file that is not on the site because something of it cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its reference, or its path.
+    pub name: String,
+    /// What kind of trouble it is.
+    pub trouble: Trouble,
+    /// What is wrong, for a person.
+    pub problem: String,
 }
 
 impl Summary {
@@ -94,8 +128,25 @@ pub enum UnpackError {
         owners: String,
         /// What is wrong.
         #[source]
-        source: ReadError,
+        source: Loss,
     },
+    /// Nothing can be selected so.
+    #[error(transparent)]
+    Select(SelectError),
+    /// The site has not what a delta leaves out. Nothing was changed.
+    #[error(
+        "`{}` lacks {} that this delta leaves out, and nothing was changed: unpack a full bundle, or pack the delta \
+         anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
+    )]
+    Incomplete {
+        /// The folder of the site.
+        site: PathBuf,
+        /// All that it lacks, in the order of the bundle.
+        missing: Vec<MissingBlob>,
+    },
+    /// What was to be copied within the site is not what it was when it was looked at.
+    #[error("`{0}` has changed on the site while it was copied: run it again")]
+    Changed(Digest),
     /// The file system says no.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -130,6 +181,15 @@ pub enum UnpackError {
     },
 }
 
+impl From<SelectError> for UnpackError {
+    fn from(error: SelectError) -> Self {
+        match error {
+            SelectError::Read(error) => Self::Read(error),
+            other => Self::Select(other),
+        }
+    }
+}
+
 impl From<RootError> for UnpackError {
     fn from(error: RootError) -> Self {
         match error {
@@ -146,19 +206,24 @@ pub fn unpack(
     report: &dyn Report,
 ) -> Result<Summary, UnpackError> {
     let start = Instant::now();
-    let contents = reader.contents()?;
+    let mut contents = reader.contents()?;
     if let Some(signed) = &contents.signed {
         report.event(&Event::Note { message: signed.to_string() });
     }
+    let bundle = Counts { files: contents.layout.files.len(), images: contents.layout.images.len() };
+    let registry = options.registry.clone().unwrap_or_else(|| options.site.join("registry"));
+    let config = |digest| crate::fs::read(&registry.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+    let early = options.select.apply(&mut contents.layout, &mut reader, config)?;
     let layout = &contents.layout;
     let links = Links::new(layout, &options.templates)?;
+    let mut delta = Delta::begin(layout, options)?;
     let roots = Roots::open(options, layout)?;
     let targets = targets(layout, &roots);
-    let mut summary =
-        Summary { files: layout.files.len(), images: layout.images.len(), ..Summary::default() };
+    let mut summary = Summary { bundle, ..Summary::default() };
 
     report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
-    let states = check(&targets, &roots.all, report)?;
+    let mut states = check(&targets, &roots.all, report)?;
+    delta.find(layout, &targets, &states, &options.site, report)?;
     let staged: HashSet<&str> = targets
         .iter()
         .zip(&states)
@@ -182,9 +247,21 @@ pub fn unpack(
     if summary.kept < targets.len() {
         let objects = Some(todo.blobs.len() as u64);
         report.event(&Event::Stage { name: "unpacking", bytes: Some(todo.bytes), objects });
+        delta.stage(&targets, &mut states, &roots.all, report)?;
         summary.written = place_staged(&targets, &states, &roots.all)?;
     }
-    summary.written += write_blobs(&mut reader, &contents, &targets, &roots.all, &todo, report)?;
+    let (placed, lost) = write_blobs(&mut reader, &contents, &early, &targets, &roots.all, &todo, report)?;
+    summary.written += placed;
+    let links = if lost.is_empty() {
+        links
+    } else if options.keep_going {
+        summary.bytes_written -= todo.bytes_of(&lost, &targets);
+        summary.left_out = leave_out(&mut contents.layout, &lost);
+        missing_links(&Links::new(&contents.layout, &options.templates)?, &roots)?
+    } else {
+        return Err(damaged(layout, lost));
+    };
+    (summary.files, summary.images) = (contents.layout.files.len(), contents.layout.images.len());
     summary.links_written = write_links(&links, &roots)?;
     if let Some(root) = roots.registry() {
         root.remove_with_folder(&fence_path())?;
@@ -192,7 +269,8 @@ pub fn unpack(
     if !summary.is_unchanged() {
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
     }
-    record(&contents, options, &roots)?;
+    let is_part = !options.select.is_all() || !summary.left_out.is_empty();
+    record(&contents, is_part, options, &roots)?;
     guide(&contents.about, &options.site, &roots)?;
     summary.mended = reader.mended();
     if let Some(message) = mended_text(&summary.mended) {
@@ -215,7 +293,7 @@ pub fn mended_text(mended: &[Place]) -> Option<String> {
 
 /// Notes what the site holds now. A record that cannot be read is no reason to keep what is right from being served:
 /// it is begun anew.
-fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), FsError> {
+fn record(contents: &Contents, is_part: bool, options: &Options, roots: &Roots) -> Result<(), FsError> {
     let place = |elsewhere: Option<&PathBuf>, name: &str| match elsewhere {
         Some(path) => std::path::absolute(path).map_err(FsError::at("find", path)),
         None => Ok(name.into()),
@@ -226,7 +304,7 @@ fn record(contents: &Contents, options: &Options, roots: &Roots) -> Result<(), F
         Ok(known) if known.has_places_of(&fresh) => known,
         _ => fresh,
     };
-    record.add(contents, &options.templates, &options.site);
+    record.add(contents, is_part, &options.templates, &options.site);
     record.write(&options.site, &roots.site.path("record"))?;
     Ok(())
 }
@@ -331,6 +409,36 @@ impl Todo {
     }
 }
 
+impl Todo {
+    /// How many bytes are not written because `lost` cannot be had.
+    fn bytes_of(&self, lost: &[(Digest, Loss)], targets: &[Target]) -> u64 {
+        let places = lost.iter().filter_map(|(digest, _)| self.blobs.get(digest)).flatten();
+        places.map(|number| targets[*number].blob.size).sum()
+    }
+}
+
+/// Takes out of `layout` what needs something that is lost, and says what that is.
+fn leave_out(layout: &mut Layout, lost: &[(Digest, Loss)]) -> Vec<LeftOut> {
+    let lost: HashMap<Digest, &Loss> = lost.iter().rev().map(|(digest, why)| (*digest, why)).collect();
+    let left_out =
+        |name: String, why: &Loss| LeftOut { name, trouble: why.trouble, problem: why.problem.clone() };
+    let mut all = Vec::new();
+    let mut images = std::mem::take(&mut layout.images);
+    images.retain(|image| {
+        let blobs = image.manifests.iter().copied().chain(layout.blobs_of(image));
+        let worst = blobs.filter_map(|blob| lost.get(&blob.digest)).max_by_key(|why| why.trouble);
+        all.extend(worst.map(|why| left_out(image.indexed.reference.to_string(), why)));
+        worst.is_none()
+    });
+    layout.images = images;
+    layout.files.retain(|file| {
+        let why = lost.get(&file.digest);
+        all.extend(why.map(|why| left_out(file.path.to_string(), why)));
+        why.is_none()
+    });
+    all
+}
+
 /// Moves what an earlier run has staged and not moved.
 fn place_staged(targets: &[Target], states: &[State], roots: &[Root]) -> Result<usize, FsError> {
     let staged: Vec<_> = targets.iter().zip(states).filter(|(_, state)| **state == State::Staged).collect();
@@ -343,15 +451,17 @@ fn place_staged(targets: &[Target], states: &[State], roots: &[Root]) -> Result<
     Ok(staged.len())
 }
 
-/// Reads the bundle to its end, or to the last blob that is needed, and writes what is to be written.
+/// Reads the bundle to its end, or to the last blob that is needed, and writes what is to be written. Says how many files
+/// it placed, and what cannot be had.
 fn write_blobs(
     reader: &mut BundleReader,
     contents: &Contents,
+    early: &Early,
     targets: &[Target],
     roots: &[Root],
     todo: &Todo,
     report: &dyn Report,
-) -> Result<usize, UnpackError> {
+) -> Result<(usize, Vec<(Digest, Loss)>), UnpackError> {
     let layout = &contents.layout;
     let blobs: Vec<Blob> = layout.manifests.iter().chain(&layout.blobs).copied().collect();
     let expected: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
@@ -366,19 +476,14 @@ fn write_blobs(
             result
         });
         let mut feeder = Feeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
-        let read = feeder.feed(reader, contents, &blobs);
+        let read = feeder.feed(reader, contents, early, &blobs);
         lanes.finish();
         (read, commits.join().expect("the committer does not panic; please report"))
     });
-    match (read, placed) {
-        (_, Err(CommitError::Fs(error))) => Err(error.into()),
-        (Ok(()), Ok(placed)) => Ok(placed),
-        (Ok(()), Err(CommitError::Wrong(wrong))) => {
-            let digests: Vec<Digest> = wrong.iter().map(|blob| blob.0).collect();
-            Err(damaged(layout, &digests, ReadError::Digest(digests[0])))
-        }
-        (Err(error), _) => Err(error),
-    }
+    let placed = placed?;
+    let mut lost = read?;
+    lost.extend(placed.wrong.iter().map(|blob| (blob.0, Loss::from(&ReadError::Digest(blob.0)))));
+    Ok((placed.count, lost))
 }
 
 /// Hands the blobs that are needed to the lanes.
@@ -392,47 +497,62 @@ struct Feeder<'a> {
 }
 
 impl Feeder<'_> {
+    /// Says what cannot be had.
     fn feed(
         &mut self,
         reader: &mut BundleReader,
         contents: &Contents,
+        early: &Early,
         blobs: &[Blob],
-    ) -> Result<(), UnpackError> {
-        let mut left = self.todo.blobs.len();
-        let mut damage = None;
+    ) -> Result<Vec<(Digest, Loss)>, UnpackError> {
+        let mut left = blobs.iter().filter(|blob| self.todo.blobs.contains_key(&blob.digest)).count();
+        let mut lost: Vec<(Digest, Loss)> = Vec::new();
+        // Why nothing can be read any more.
+        let mut end: Option<Loss> = None;
+        let first = contents.layout.manifests.len() + early.passed;
+        let passed: HashSet<Digest> = blobs[..first].iter().map(|blob| blob.digest).collect();
+        let is_needed = |digest| self.todo.blobs.contains_key(&digest) && !passed.contains(&digest);
+        reader.narrow(contents.layout.ranges(is_needed));
         for (number, blob) in blobs.iter().enumerate() {
             if (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
                 break;
             }
             let places = self.todo.blobs.get(&blob.digest);
             left -= usize::from(places.is_some());
-            let read = match (contents.manifests.get(&blob.digest), places) {
-                (Some(_), None) => Ok(()),
-                (Some(bytes), Some(places)) => {
+            if number < first {
+                let Some(places) = places else { continue };
+                let known = contents.manifests.get(&blob.digest).or_else(|| early.blobs.get(&blob.digest));
+                if let Some(bytes) = known {
                     self.begin(number, *blob, places)?;
                     self.lanes.data(bytes.clone().into());
                     self.lanes.end();
-                    Ok(())
+                } else {
+                    let why = early.lost.iter().find(|(digest, _)| *digest == blob.digest);
+                    lost.push(why.cloned().expect("it was read or lost; please report"));
                 }
-                (None, None) => reader.skip(blob),
+                continue;
+            }
+            let read = match (&end, places) {
+                (Some(why), Some(_)) => Err(why.clone()),
+                (Some(_), None) => Ok(()),
+                (None, None) => reader.skip(blob).map_err(|error| Loss::from(&error)),
                 (None, Some(places)) => {
                     self.begin(number, *blob, places)?;
-                    self.blob(reader, number, blob)
+                    self.blob(reader, number, blob).map_err(|error| Loss::from(&error))
                 }
             };
             // What is damaged costs only itself: the rest is there for the next run, with a better copy.
-            if let Err(error) = read {
-                damage.get_or_insert((Vec::new(), error)).0.push(blob.digest);
+            if let Err(why) = read {
                 if reader.is_lost() {
-                    break;
+                    end.get_or_insert_with(|| why.clone());
+                }
+                if places.is_some() {
+                    lost.push((blob.digest, why));
                 }
             }
         }
-        if let Some((blobs, error)) = damage {
-            return Err(damaged(&contents.layout, &blobs, error));
-        }
-        if left == 0 && reader.can_stop() {
-            return Ok(());
+        if !lost.is_empty() || (left == 0 && reader.can_stop()) || self.failed.load(Ordering::Relaxed) {
+            return Ok(lost);
         }
         // Everything that is installed has been checked; what the end looks like matters to `verify`.
         if let Err(error) = reader.end() {
@@ -440,7 +560,7 @@ impl Feeder<'_> {
                 format!("all that was unpacked is right, but the end of the bundle is not: {error}");
             self.report.event(&Event::Warning { message });
         }
-        Ok(())
+        Ok(lost)
     }
 
     fn blob(&mut self, reader: &mut BundleReader, number: usize, blob: &Blob) -> Result<(), ReadError> {
@@ -467,9 +587,11 @@ impl Feeder<'_> {
     }
 }
 
-/// Names what the damage of some blobs hits.
-fn damaged(layout: &Layout, blobs: &[Digest], source: ReadError) -> UnpackError {
-    UnpackError::Damaged { owners: layout.owners_text(blobs), source }
+/// Names what the why of some blobs hits; the first one is the reason that is told.
+fn damaged(layout: &Layout, lost: Vec<(Digest, Loss)>) -> UnpackError {
+    let blobs: Vec<Digest> = lost.iter().map(|(digest, _)| *digest).collect();
+    let source = lost.into_iter().next().expect("something is lost; please report").1;
+    UnpackError::Damaged { owners: layout.owners_text(&blobs), source }
 }
 
 /// The links that are not there, name something else or cannot be read by everybody, stage by stage, and the folders
@@ -578,6 +700,15 @@ fn check_space(
 
 fn fence_path() -> RelPath {
     RelPath::parse(FENCE).expect("a plain path")
+}
+
+fn amount(missing: &[MissingBlob]) -> String {
+    let bytes = human(missing.iter().map(|blob| blob.size).sum());
+    if let [blob] = missing {
+        format!("`{}` ({bytes})", blob.digest)
+    } else {
+        format!("{} blobs ({bytes})", missing.len())
+    }
 }
 
 fn human(bytes: u64) -> String {

@@ -179,7 +179,12 @@ def read_index(data):
     document = parse(data, "index.json")
     notes = document.get("annotations", {})
     demand(re.fullmatch(r"1\.[0-9]+", notes.get("dev.airbundle.format", "")), "it has another format version")
-    demand(not notes.get("dev.airbundle.requires", "").split(), "it requires what this program does not know")
+    demand(set(notes.get("dev.airbundle.requires", "").split()) <= {"base"}, "it requires what this program does not know")
+    elsewhere = notes.get("dev.airbundle.elsewhere", "").split()
+    sound = elsewhere == sorted(set(elsewhere)) and all(re.fullmatch(DIGEST, digest) for digest in elsewhere)
+    demand(sound, "something else than sorted digests is elsewhere")
+    demand(bool(elsewhere) == ("dev.airbundle.requires" in notes), "a delta and what it requires do not go together")
+    demand(notes["dev.airbundle.format"] == ("1.1" if elsewhere else "1.0"), "its documents are of another version")
     entries = list(descriptors(document.get("manifests"), "index.json"))
     check_ours(document, data, entries, "index.json")
     file_set = entries.pop(0) if entries and entries[0].get("artifactType") == FILE_SET else None
@@ -188,7 +193,7 @@ def read_index(data):
     news = [note for entry in entries for note in ("platforms", "made") if f"dev.airbundle.{note}" in entry.get("annotations", {})]
     demand(notes["dev.airbundle.format"] == ("1.1" if news else "1.0"), "it states another version than it has")
     demand(names == sorted(set(names), key=str.encode), "the images are not sorted, or not different")
-    return document, file_set, images
+    return document, file_set, images, set(elsewhere)
 
 def read_file_set(data, what="the file set"):
     document = parse(data, what)
@@ -225,7 +230,7 @@ class Bundle:
         layout = b'{"imageLayoutVersion":"1.0.0"}'
         demand(read_entry(stream, "oci-layout", 30, 30)[1] == layout, "`oci-layout` has another content")
         self.identity, data = read_entry(stream, "index.json", keep=64 * MIB)
-        self.index, entry, self.images = read_index(data)
+        self.index, entry, self.images, self.elsewhere = read_index(data)
         self.head, self.file_set, self.files = [30, len(data)], None, []
         if entry:
             demand(entry["mediaType"] == OCI_MANIFEST, "the file set is no manifest")
@@ -273,6 +278,9 @@ class Bundle:
         for blob in order + self.files:
             self.note(blob)
         others = dict.fromkeys(blob["digest"] for blob in order + self.files if blob["digest"] not in self.manifests)
+        demand(self.elsewhere <= set(others), "something is elsewhere that is no config, layer or file")
+        for digest in self.elsewhere:
+            others.pop(digest)
         for digest in others:
             read_entry(self.stream, digest, self.sizes[digest])
         return list(others)
@@ -286,7 +294,8 @@ class Bundle:
         for file in self.files:
             path, url = map(file["annotations"].get, ("org.opencontainers.image.title", "dev.airbundle.source-url"))
             files.append({"path": path, "sha256": file["digest"][7:], "size": file["size"], "url": url})
-        return {"identity": self.identity, "images": images, "files": files, "blobs": [*self.manifests, *self.others]}
+        blobs, elsewhere = [*self.manifests, *self.others], sorted(self.elsewhere)
+        return {"identity": self.identity, "images": images, "files": files, "blobs": blobs, "elsewhere": elsewhere}
 
     def check_frames(self, head, signed, body):
         """The frames are cut where a writer cuts them, and the head has its room."""

@@ -15,11 +15,14 @@ struct Cli {
 enum Verb {
     Unpack(cli::unpack::Unpack),
     Ls(cli::ls::Ls),
+    Cat(cli::cat::Cat),
     Sbom(cli::sbom::Sbom),
     Verify(cli::verify::Verify),
     Repair(cli::repair::Repair),
     Site(cli::site::Site),
     Images(cli::images::Images),
+    Inventory(cli::inventory::Inventory),
+    Prune(cli::prune::Prune),
 }
 
 fn main() -> std::process::ExitCode {
@@ -27,10 +30,13 @@ fn main() -> std::process::ExitCode {
     cli::main(|| match verb {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
+        Verb::Cat(cat) => cat.run(),
         Verb::Sbom(sbom) => sbom.run(),
         Verb::Verify(verify) => verify.run(),
         Verb::Repair(repair) => repair.run(),
         Verb::Site(site) => site.run(),
         Verb::Images(images) => images.run(),
+        Verb::Inventory(inventory) => inventory.run(),
+        Verb::Prune(prune) => prune.run(),
     })
 }

@@ -6,11 +6,13 @@
 
 use std::io::{self, Read};
 
+use serde::Serialize;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::bundle::FRAME_SIZE;
 use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::medium::{Absent, Problem};
+use crate::bundle::seek_table::Entry;
 
 const MAGIC: u32 = 0xFD2F_B528;
 /// The skippable frame that fills up the room kept for the head.
@@ -32,6 +34,30 @@ const CHECKSUM_LEN: usize = 4;
 const BLOCK_LIMIT: usize = 128 << 10;
 /// Of a stored frame: a content size of four bytes, single segment, checksum.
 const STORED: u8 = 0b1010_0100;
+
+/// How many bytes of a frame say what it is.
+pub const HEAD_LEN: usize = 14;
+
+/// Whether a frame of the size that `entry` says begins with `head`: [`HEAD_LEN`] bytes, or all if there are fewer.
+#[must_use]
+pub fn begins(head: &[u8], entry: Entry) -> bool {
+    let number =
+        |at: usize| head.get(at..at + 4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
+    match number(0) {
+        Some(MAGIC) => head.get(4).is_some_and(|descriptor| {
+            Header::parse(*descriptor).is_ok_and(|header| {
+                let header_len = 5 + header.rest;
+                header_len <= head.len()
+                    && header.content_size(&head[..header_len]) == u64::from(entry.decompressed)
+                    && entry.compressed as usize <= stored_len(entry.decompressed as usize)
+            })
+        }),
+        Some(0x184D_2A50..=0x184D_2A5F) => {
+            entry.decompressed == 0 && number(4).and_then(|len| len.checked_add(8)) == Some(entry.compressed)
+        }
+        _ => false,
+    }
+}
 
 /// A frame as it stands in the file.
 pub enum Frame {
@@ -140,11 +166,56 @@ impl FrameError {
         }
     }
 
-    /// Whether the bundle may be whole, and only what was read of it is not.
+    /// The same once more: what is lost with one frame is told for all that was in it.
     #[must_use]
-    pub fn is_absence(&self) -> bool {
-        matches!(self, Self::Absent(_) | Self::Truncated)
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Read(error) => Self::Read(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+            Self::Absent(problem) => Self::Absent(problem.clone()),
+            Self::Skipped => Self::Skipped,
+            Self::Truncated => Self::Truncated,
+            Self::Magic => Self::Magic,
+            Self::Foreign(what) => Self::Foreign(what),
+            Self::Damaged => Self::Damaged,
+            Self::SeekTable => Self::SeekTable,
+            Self::Trailing => Self::Trailing,
+            Self::End => Self::End,
+        }
     }
+
+    /// What kind of trouble it is.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Absent(_) | Self::Truncated => Trouble::Missing,
+            Self::Read(_) => Trouble::Unreadable,
+            _ => Trouble::Damaged,
+        }
+    }
+
+    /// What it is, in words, with what is behind it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Read(error) => format!("the medium cannot be read: {error}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// What kind of trouble something is, the worst one last: what is to be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// It is not there: a volume, or the end of the bundle. To bring that is enough.
+    Missing,
+    /// It has other bytes than were packed. It has to be carried again.
+    Damaged,
+    /// The medium gives errors. It may go on so.
+    Unreadable,
 }
 
 /// Reads frames one after the other, never more than one frame ahead.
@@ -177,7 +248,12 @@ impl<R: Read> FrameReader<R> {
         match self.fill(&mut magic)? {
             0 => return Ok(None),
             4 => {}
-            _ => return Err(FrameError::Truncated),
+            read if MAGIC.to_le_bytes().starts_with(&magic[..read])
+                || magic[0] >> 4 == 5 && PADDING_MAGIC.to_le_bytes()[1..].starts_with(&magic[1..read]) =>
+            {
+                return Err(FrameError::Truncated);
+            }
+            _ => return Err(FrameError::Magic),
         }
         let magic = u32::from_le_bytes(magic);
         match magic {
@@ -324,7 +400,8 @@ impl Header {
         if descriptor & 0b11 != 0 {
             return Err(FrameError::Foreign("that needs a dictionary"));
         }
-        if descriptor & 0b1000 != 0 {
+        // zstd would pass over the other one, the unused bit: whoever set it has not written a bundle.
+        if descriptor & 0b1_1000 != 0 {
             return Err(FrameError::Foreign("that sets a reserved bit"));
         }
         if descriptor & 0b100 == 0 {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{DOCUMENTS, FORMAT};
-use crate::digest::Digest;
+use crate::bundle::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
+use crate::digest::{Digest, ParseDigestError};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::path::RelPath;
 use crate::platform::Platform;
@@ -30,8 +30,12 @@ const ANNOTATION_PLATFORMS: &str = "dev.airbundle.platforms";
 const ANNOTATION_MADE: &str = "dev.airbundle.made";
 /// What that one says.
 const MADE: &str = "true";
+const ANNOTATION_ELSEWHERE: &str = "dev.airbundle.elsewhere";
 const ANNOTATION_GUIDE: &str = "dev.airbundle.guide";
 const ANNOTATION_URL: &str = "dev.airbundle.source-url";
+
+/// The feature that a reader of a delta must know.
+const BASE: &str = "base";
 
 /// What `index.json` says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub struct Index {
     pub images: Vec<IndexedImage>,
     /// What the bundle says of itself.
     pub about: About,
+    /// Configs, layers and files that it names and does not hold, as the site has them ("Deltas").
+    pub elsewhere: BTreeSet<Digest>,
 }
 
 /// What a bundle says of itself, for people: nothing depends on it.
@@ -115,6 +121,12 @@ pub enum IndexError {
     /// A blob stored in a way that this program does not know.
     #[error("`{0}` has the encoding `{1}`, which this program does not know: use a newer `unbundle`")]
     Encoding(Digest, String),
+    /// Blobs that are left out, without what keeps an older reader from looking for them.
+    #[error("it has `{ANNOTATION_ELSEWHERE}` and not `{BASE}` in `{ANNOTATION_REQUIRES}`")]
+    Unannounced,
+    /// A text in the place of a digest.
+    #[error("`{ANNOTATION_ELSEWHERE}`: {0}")]
+    Elsewhere(ParseDigestError),
     /// An entry that contradicts the format.
     #[error("entry {0}: {1}")]
     Entry(usize, String),
@@ -162,12 +174,18 @@ impl Index {
             annotations: BTreeMap::new(),
         });
         let images = self.images.iter().map(IndexedImage::entry);
-        let is_new = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
-        let (major, minor) = if is_new { FORMAT } else { DOCUMENTS };
-        let format = Some(format!("{major}.{minor}"));
+        let is_delta = !self.elsewhere.is_empty();
+        let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
+        let (major, minor) = if is_delta || has_lock { NEWER_DOCUMENTS } else { DOCUMENTS };
         let About { title, created, guide } = self.about.clone();
-        let annotations =
-            [(ANNOTATION_FORMAT, format), (ANNOTATION_GUIDE, guide), (TITLE, title), (CREATED, created)];
+        let annotations = [
+            (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
+            (ANNOTATION_ELSEWHERE, is_delta.then(|| join(&self.elsewhere))),
+            (ANNOTATION_REQUIRES, is_delta.then(|| BASE.to_owned())),
+            (ANNOTATION_GUIDE, guide),
+            (TITLE, title),
+            (CREATED, created),
+        ];
         let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&Document {
             schema_version: 2,
@@ -190,15 +208,19 @@ impl Index {
         }
         let Annotated { annotations } = serde_json::from_slice(bytes)?;
         check_version(annotations.get(ANNOTATION_FORMAT).ok_or(IndexError::NotABundle)?)?;
-        if let Some(feature) =
-            annotations.get(ANNOTATION_REQUIRES).and_then(|all| all.split_whitespace().next())
-        {
+        let required = annotations.get(ANNOTATION_REQUIRES).map_or("", String::as_str);
+        if let Some(feature) = required.split_whitespace().find(|feature| *feature != BASE) {
             return Err(IndexError::Requires(feature.to_owned()));
+        }
+        let elsewhere = annotations.get(ANNOTATION_ELSEWHERE).map_or("", String::as_str);
+        let elsewhere = split(elsewhere).map_err(IndexError::Elsewhere)?;
+        if !elsewhere.is_empty() && required.trim().is_empty() {
+            return Err(IndexError::Unannounced);
         }
         let document: Document = serde_json::from_slice(bytes)?;
         let said = |key| document.annotations.get(key).cloned();
         let about = About { title: said(TITLE), created: said(CREATED), guide: said(ANNOTATION_GUIDE) };
-        let mut index = Self { about, ..Self::default() };
+        let mut index = Self { about, elsewhere, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
             let refuse = |why: &str| IndexError::Entry(number, why.to_owned());
@@ -226,8 +248,7 @@ impl IndexedImage {
         let mut annotations: BTreeMap<_, _> =
             [(REF_NAME.to_owned(), name.clone()), (CONTAINERD_NAME.to_owned(), name)].into();
         if !self.omitted.is_empty() {
-            let omitted: Vec<_> = self.omitted.iter().map(Digest::to_string).collect();
-            annotations.insert(ANNOTATION_OMITTED.to_owned(), omitted.join(" "));
+            annotations.insert(ANNOTATION_OMITTED.to_owned(), join(&self.omitted));
         }
         if !self.platforms.is_empty() {
             let platforms: Vec<_> = self.platforms.iter().map(Platform::to_string).collect();
@@ -263,10 +284,7 @@ impl Entry {
         let (omitted, platforms) = (said(ANNOTATION_OMITTED), said(ANNOTATION_PLATFORMS));
         Ok(IndexedImage {
             reference: name.parse().map_err(|error| format!("`{name}`: {error}"))?,
-            omitted: omitted
-                .split_whitespace()
-                .map(|digest| digest.parse::<Digest>().map_err(|error| error.to_string()))
-                .collect::<Result<_, _>>()?,
+            omitted: split(omitted).map_err(|error| error.to_string())?,
             platforms: platforms
                 .split_whitespace()
                 .map(|platform| platform.parse().map_err(|error| format!("`{platform}`: {error}")))
@@ -335,6 +353,15 @@ impl FileSet {
     }
 }
 
+/// Digests as an annotation has them.
+fn join(digests: &BTreeSet<Digest>) -> String {
+    digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn split(text: &str) -> Result<BTreeSet<Digest>, ParseDigestError> {
+    text.split_whitespace().map(str::parse).collect()
+}
+
 fn to_json(document: &Document) -> Vec<u8> {
     serde_json::to_vec(document).expect("plain structs become JSON; please report")
 }
@@ -365,6 +392,7 @@ mod tests {
                 created: Some("2026-11-23T20:00:00Z".into()),
                 guide: Some("# How to go on\n".into()),
             },
+            elsewhere: BTreeSet::new(),
         }
     }
 
@@ -397,6 +425,24 @@ mod tests {
             let text = String::from_utf8(index.to_json()).unwrap();
             assert!(text.contains(annotation) && text.contains("\"dev.airbundle.format\":\"1.1\""), "{text}");
             assert_eq!(Index::parse(text.as_bytes()).unwrap(), index);
+        }
+    }
+
+    #[test]
+    fn what_is_elsewhere_reads_as_it_was_written_and_no_older_reader_passes_over_it() {
+        let delta = Index { elsewhere: [Digest::of(b"a"), Digest::of(b"b")].into(), ..sample() };
+        let text = String::from_utf8(delta.to_json()).unwrap();
+        assert_eq!(Index::parse(text.as_bytes()).unwrap(), delta);
+        let requires = "\"dev.airbundle.requires\":\"base\"";
+        assert!(text.contains(requires) && text.contains("\"dev.airbundle.format\":\"1.1\""), "{text}");
+        for (from, to, message) in [
+            (requires, "\"dev.airbundle.requires\":\"base other\"", "needs `other`"),
+            (requires, "\"dev.airbundle.requires\":\" \"", "not `base`"),
+            (requires, "\"a\":\"b\"", "not `base`"),
+            ("elsewhere\":\"sha256:", "elsewhere\":\"sha512:", "is no digest"),
+        ] {
+            let error = Index::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(message), "{message}: {error}");
         }
     }
 

@@ -5,10 +5,14 @@
 //! place of every blob is known without looking for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Range;
+
+use serde::Serialize;
 
 use crate::bundle::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
 use crate::bundle::{
-    BLOB_LIMIT, BLOCK, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded,
+    BLOB_LIMIT, BLOCK, FRAME_SIZE, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
+    padded,
 };
 use crate::digest::Digest;
 use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
@@ -21,12 +25,29 @@ const DEPTH_LIMIT: usize = 8;
 const SIZE_LIMIT: u64 = 1 << 53;
 
 /// A blob of the bundle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Blob {
     /// Its digest.
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
+}
+
+/// How much.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// How many blobs.
+    pub blobs: usize,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Whether it is nothing.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.blobs == 0
+    }
 }
 
 /// An image and all that the bundle holds of it.
@@ -47,6 +68,8 @@ pub struct Layout {
     pub manifests: Vec<Blob>,
     /// All other blobs: configs, then layers, then files.
     pub blobs: Vec<Blob>,
+    /// Those that it names and does not hold, in the order in which they would stand among the others ("Deltas").
+    pub elsewhere: Vec<Blob>,
     /// The images.
     pub images: Vec<Image>,
     /// The files.
@@ -86,6 +109,9 @@ pub enum LayoutError {
     /// A size that no file has.
     #[error("`{0}` is said to have {1} bytes: that is more than 2^53, or makes the bundle larger than that")]
     Size(Digest, u64),
+    /// A blob that is left out and that nothing needs, or that is a manifest.
+    #[error("it leaves out `{0}`, which is no config, layer or file of it")]
+    Elsewhere(Digest),
     /// More than a reader is ready to hold.
     #[error("it names {0}, more than the {1} that a bundle may have")]
     Limit(&'static str, u64),
@@ -206,13 +232,13 @@ impl Walk {
     }
 
     /// The layout, once [`Walk::next_manifest`] has nothing more.
-    #[must_use]
-    pub fn finish(self, index_size: u64) -> Layout {
+    pub fn finish(self, index_size: u64) -> Result<Layout, LayoutError> {
         let mut placed: HashSet<Digest> = self.manifests.iter().map(|blob| blob.digest).collect();
-        let mut blobs = Vec::new();
+        let (mut blobs, mut elsewhere) = (Vec::new(), Vec::new());
+        let left_out = &self.index.elsewhere;
         let mut place = |blob: Blob| {
             if placed.insert(blob.digest) {
-                blobs.push(blob);
+                if left_out.contains(&blob.digest) { &mut elsewhere } else { &mut blobs }.push(blob);
             }
         };
         let of_images = || {
@@ -227,17 +253,23 @@ impl Walk {
         of_images().for_each(|(config, _)| place(config.into()));
         of_images().flat_map(|(_, layers)| layers).for_each(|layer| place(layer.into()));
         self.files.iter().for_each(|file| place(Blob { digest: file.digest, size: file.size }));
+        if elsewhere.len() < left_out.len() {
+            let found: HashSet<Digest> = elsewhere.iter().map(|blob| blob.digest).collect();
+            let wrong = left_out.iter().find(|digest| !found.contains(digest));
+            return Err(LayoutError::Elsewhere(*wrong.expect("one is not there; please report")));
+        }
 
         let images = self.index.images.into_iter().zip(self.members);
         let images = images.map(|(indexed, manifests)| Image { indexed, manifests });
-        Layout {
+        Ok(Layout {
             index_size,
             images: images.collect(),
             manifests: self.manifests,
             blobs,
+            elsewhere,
             files: self.files,
             parsed: self.parsed,
-        }
+        })
     }
 
     /// Puts the children of an index on the stack, without those that the image leaves out.
@@ -312,7 +344,63 @@ impl Layout {
         })
     }
 
-    /// The configs and layers of `image` that the bundle holds, each once.
+    /// How many bytes of the tar stream each frame holds ("Frames").
+    #[must_use]
+    pub fn cuts(&self) -> Vec<u64> {
+        const FRAME: u64 = FRAME_SIZE as u64;
+        let mut cuts = Vec::new();
+        let fill = |cuts: &mut Vec<u64>, mut len: u64| {
+            while len > 0 {
+                cuts.push(len.min(FRAME));
+                len -= len.min(FRAME);
+            }
+        };
+        // The file set is the one manifest that belongs to no image.
+        let has_files = self.manifests.first().is_some_and(|first| !self.parsed.contains_key(&first.digest));
+        let in_head = 2 + usize::from(has_files);
+        let mut shared = 0;
+        for (number, entry) in self.entries().enumerate() {
+            let len = BLOCK as u64 + padded(entry.size);
+            let is_large = len > FRAME;
+            if number == in_head || number == 2 + self.manifests.len() || (is_large && number >= in_head) {
+                fill(&mut cuts, std::mem::take(&mut shared));
+            }
+            if number < in_head {
+                shared += len;
+            } else if is_large {
+                cuts.push(BLOCK as u64);
+                fill(&mut cuts, len - BLOCK as u64);
+            } else {
+                if shared + len > FRAME {
+                    fill(&mut cuts, std::mem::take(&mut shared));
+                }
+                shared += len;
+            }
+        }
+        let last = 2 + self.manifests.len() + self.blobs.len();
+        let end = 2 * BLOCK as u64;
+        if last == in_head || last == 2 + self.manifests.len() || shared + end > FRAME {
+            fill(&mut cuts, std::mem::take(&mut shared));
+        }
+        cuts.push(shared + end);
+        cuts
+    }
+
+    /// Where in the tar stream the entries of `wanted` are; what is next to each other is one range.
+    #[must_use]
+    pub fn ranges(&self, wanted: impl Fn(Digest) -> bool) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for entry in self.entries().filter(|entry| entry.digest.is_some_and(&wanted)) {
+            let end = entry.offset + BLOCK as u64 + padded(entry.size);
+            match ranges.last_mut().filter(|last| last.end == entry.offset) {
+                Some(last) => last.end = end,
+                None => ranges.push(entry.offset..end),
+            }
+        }
+        ranges
+    }
+
+    /// The configs and layers of `image`, each once, also those that are elsewhere.
     #[must_use]
     pub fn blobs_of(&self, image: &Image) -> Vec<Blob> {
         let mut seen = HashSet::new();
@@ -375,10 +463,16 @@ impl Layout {
         types
     }
 
-    /// The bytes of all blobs, manifests included.
+    /// The bytes of all blobs that the bundle holds, manifests included.
     #[must_use]
     pub fn total_size(&self) -> u64 {
         self.manifests.iter().chain(&self.blobs).map(|blob| blob.size).sum()
+    }
+
+    /// How much of what it names it does not hold.
+    #[must_use]
+    pub fn left_out(&self) -> Amount {
+        Amount { blobs: self.elsewhere.len(), bytes: self.elsewhere.iter().map(|blob| blob.size).sum() }
     }
 
     /// What each of `blobs` belongs to: references of images and paths of files, as a person knows them.
@@ -444,7 +538,9 @@ pub fn tar_header(name: &str, size: u64) -> [u8; BLOCK] {
     *header.as_bytes()
 }
 
-fn empty_config() -> Blob {
+/// The empty config, which every bundle with files has.
+#[must_use]
+pub fn empty_config() -> Blob {
     let content = super::index::EMPTY_CONFIG;
     Blob { digest: Digest::of(content), size: content.len() as u64 }
 }
@@ -507,13 +603,22 @@ mod tests {
     }
 
     fn walk(images: Vec<IndexedImage>, documents: &[&[u8]]) -> Result<Layout, LayoutError> {
-        let mut walk = Walk::new(Index { images, ..Index::default() })?;
+        walk_delta(images, documents, &[])
+    }
+
+    fn walk_delta(
+        images: Vec<IndexedImage>,
+        documents: &[&[u8]],
+        elsewhere: &[&[u8]],
+    ) -> Result<Layout, LayoutError> {
+        let elsewhere = elsewhere.iter().map(|bytes| Digest::of(bytes)).collect();
+        let mut walk = Walk::new(Index { images, elsewhere, ..Index::default() })?;
         while let Some(wanted) = walk.next_manifest()? {
             walk.supply(
                 documents.iter().find(|bytes| Digest::of(bytes) == wanted.blob.digest).expect("known"),
             )?;
         }
-        Ok(walk.finish(100))
+        walk.finish(100)
     }
 
     #[test]
@@ -529,6 +634,27 @@ mod tests {
         );
         let offsets: Vec<_> = layout.entries().map(|entry| entry.offset).take(3).collect();
         assert_eq!(offsets, [0, 1024, 1024 + 1024]);
+    }
+
+    #[test]
+    fn what_is_elsewhere_keeps_the_others_in_their_order_and_must_be_named() {
+        let (amd64, arm64) = (image(&["a", "shared"]), image(&["shared", "b"]));
+        let root = index(&[&amd64, &arm64]);
+        let images = || vec![indexed("quay.io/x:1", &root, &[])];
+        let documents: [&[u8]; 3] = [&root, &amd64, &arm64];
+        let digests = |blobs: &[Blob]| blobs.iter().map(|blob| blob.digest).collect::<Vec<_>>();
+        let layout = walk_delta(images(), &documents, &[b"shared", b"config"]).unwrap();
+        assert_eq!(digests(&layout.blobs), [b"a", b"b"].map(|name| Digest::of(name)));
+        assert_eq!(digests(&layout.elsewhere), [&b"config"[..], b"shared"].map(Digest::of));
+        assert_eq!(layout.entries().count(), 2 + 3 + 2);
+        assert_eq!(layout.blobs_of(&layout.images[0]).len(), 4);
+        for wrong in [&b"nothing"[..], &amd64, &root] {
+            let error = walk_delta(images(), &documents, &[b"a", wrong]).unwrap_err();
+            assert!(
+                matches!(error, LayoutError::Elsewhere(digest) if digest == Digest::of(wrong)),
+                "{error}"
+            );
+        }
     }
 
     #[test]

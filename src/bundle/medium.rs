@@ -362,6 +362,17 @@ impl Medium {
         mended.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
     }
 
+    /// Where recovery data is damaged, in all volumes that are there: that hits nothing else.
+    #[must_use]
+    pub fn damaged_recovery(&self) -> Vec<Place> {
+        let of_volume = |number: usize| {
+            let damage = self.recovery(number)?.damaged_section(&self.bytes_of(number), |_| {});
+            let start = self.volumes[number].start;
+            Some(damage.ranges.into_iter().map(move |range| self.place(start + range.start)))
+        };
+        (0..self.volumes.len()).filter_map(of_volume).flatten().collect()
+    }
+
     /// Reads the seek table; where it is damaged, with the help of recovery data.
     pub(crate) fn seek_table(&mut self) -> Option<Vec<seek_table::Entry>> {
         if let Ok(Some(table)) = seek_table::read(&mut self.reader(0)) {

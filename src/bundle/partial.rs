@@ -70,12 +70,14 @@ impl Salvaged {
 }
 
 /// Reads what stands at `path` behind the room for the head, as far as it is the beginning of a bundle that has
-/// these entries. Whether its frames are such as this program makes is for the caller to know.
+/// these entries. What is `elsewhere` has none, also where a file turns out to be it. Whether its frames are such as this
+/// program makes is for the caller to know.
 pub fn salvage(
     path: &Path,
     set: Digest,
     head_room: u64,
     expected: &[Expected],
+    elsewhere: &[Blob],
     report: &dyn Report,
 ) -> Result<Salvaged, FsError> {
     let len = size_of_parts(path);
@@ -90,7 +92,7 @@ pub fn salvage(
     report.event(&Event::Begin { id: 0, object: path.display().to_string(), bytes: Some(len - head_room) });
     let buffers = frame::buffers();
     let mut frames = Frames::new(path, set, head_room, &buffers);
-    let mut walk = Walk::new(expected);
+    let mut walk = Walk::new(expected, elsewhere);
     'all: loop {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
@@ -189,7 +191,7 @@ impl<'a> Frames<'a> {
 struct Walk<'a> {
     expected: &'a [Expected],
     done: usize,
-    /// The blobs so far: a file that turned out to be one of them is not there again.
+    /// The blobs so far, and those that are elsewhere: a file that turned out to be one of them is not there again.
     seen: HashSet<Digest>,
     frames: Vec<FrameRecord>,
     late_headers: Vec<(usize, [u8; BLOCK])>,
@@ -210,11 +212,11 @@ struct Large {
 }
 
 impl<'a> Walk<'a> {
-    fn new(expected: &'a [Expected]) -> Self {
+    fn new(expected: &'a [Expected], elsewhere: &[Blob]) -> Self {
         let mut walk = Self {
             expected,
             done: 0,
-            seen: HashSet::new(),
+            seen: elsewhere.iter().map(|blob| blob.digest).collect(),
             frames: Vec::new(),
             late_headers: Vec::new(),
             shared: None,
@@ -435,7 +437,7 @@ mod tests {
         drop(writer);
         let expected = |blob, is_late| Expected { blob, is_late, is_manifest: false, sha512: None };
         let all = [expected(Some(blob), false), expected(Some(blob), true), expected(None, true)];
-        let found = salvage(&partial, Digest::of(b""), room, &all, &Silent).unwrap();
+        let found = salvage(&partial, Digest::of(b""), room, &all, &[], &Silent).unwrap();
         assert_eq!((found.done, found.bytes()), (2, whole));
         assert!(found.open.is_none());
     }

@@ -20,12 +20,12 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use crate::bundle::buffer::{Buffer, Buffers};
 use crate::bundle::frame::{
     self, Data, Frame, FrameError, FrameReader, PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC,
-    SIGNATURE_MAGIC, SKIPPABLE_LIMIT, VOLUME_MAGIC,
+    SIGNATURE_MAGIC, SKIPPABLE_LIMIT, Trouble, VOLUME_MAGIC,
 };
 use crate::bundle::index::{About, Index, IndexError};
 use crate::bundle::label::Label;
@@ -57,7 +57,7 @@ pub enum ReadError {
     #[error("this is no airbundle bundle: {0}")]
     NotABundle(String),
     /// A frame is damaged or missing.
-    #[error("`{object}` cannot be read: damage at {place}{}", if place.volume.is_some() { "" } else { " of the bundle" })]
+    #[error("`{object}` cannot be read{}", whereabouts(place, source))]
     Damaged {
         /// The entry that was being read.
         object: String,
@@ -91,10 +91,59 @@ pub enum ReadError {
     Signature(#[from] SignatureError),
 }
 
+impl ReadError {
+    /// What kind of trouble it is, of a bundle whose documents have been read.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Damaged { source, .. } => source.trouble(),
+            Self::Incomplete(_) => Trouble::Missing,
+            Self::Fs(_) => Trouble::Unreadable,
+            _ => Trouble::Damaged,
+        }
+    }
+}
+
+/// Why something that the bundle should have cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Loss {
+    /// What kind of trouble it is.
+    pub trouble: Trouble,
+    /// What is wrong, for a person.
+    pub problem: String,
+}
+
+impl From<&ReadError> for Loss {
+    fn from(error: &ReadError) -> Self {
+        let mut problem = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            let message = error.to_string();
+            if !problem.ends_with(&message) {
+                problem = format!("{problem}: {message}");
+            }
+            cause = error.source();
+        }
+        Self { trouble: error.trouble(), problem }
+    }
+}
+
+/// Where damage is, for an error that says then what it is. What is missing is named there.
+fn whereabouts(place: &Place, source: &FrameError) -> String {
+    match source {
+        FrameError::Absent(_) => String::new(),
+        _ if place.volume.is_some() => format!(": damage at {place}"),
+        _ => format!(": damage at {place} of the bundle"),
+    }
+}
+
 /// What the documents at the front of a bundle say.
 pub struct Contents {
     /// The digest of `index.json`: the identity of the bundle.
     pub identity: Digest,
+    /// The bytes of `index.json`.
+    pub index: Vec<u8>,
     /// What the bundle says of itself.
     pub about: About,
     /// Everything in the bundle, in its order.
@@ -131,12 +180,14 @@ impl From<Vec<u8>> for Slice {
 pub enum Piece {
     /// Bytes as they were packed.
     Data(Slice),
-    /// Bytes that a damaged frame held.
+    /// Bytes that a frame held which cannot be read.
     Hole {
         /// How many.
         len: u64,
         /// Where the frame begins, in bytes from the start of the bundle.
         offset: u64,
+        /// Why.
+        error: FrameError,
     },
 }
 
@@ -153,6 +204,9 @@ pub struct BundleReader {
     medium: Option<Arc<Medium>>,
     /// Where its frames are, if the medium says so.
     table: Option<Arc<Vec<Entry>>>,
+    /// While the documents are read: nobody knows yet what else is wanted, so that frames are read one by one.
+    leave: Option<Sender<Leave>>,
+    is_past_documents: bool,
     /// How far the tar stream has been read.
     position: u64,
     /// Where the last frame began, in bytes from the start of the bundle.
@@ -199,10 +253,15 @@ impl BundleReader {
         let table = medium.seek_table().map(Arc::new);
         let medium = Arc::new(medium);
         let (source, frames) = (medium.clone(), table.clone());
+        let (leave, given) = channel();
         let mut reader = Self::start(true, move |feeder| match frames {
-            Some(table) => feeder.by_table(&source, &table, TableStart::default(), None),
+            Some(table) => {
+                feeder.leave = Some(given);
+                feeder.by_table(&source, &table, TableStart::default(), None);
+            }
             None => feeder.by_volumes(&source),
         });
+        reader.leave = table.is_some().then_some(leave);
         (reader.medium, reader.table) = (Some(medium), table);
         reader
     }
@@ -229,6 +288,8 @@ impl BundleReader {
             is_file,
             medium: None,
             table: None,
+            leave: None,
+            is_past_documents: false,
             position: 0,
             offset: 0,
             lost: false,
@@ -239,6 +300,12 @@ impl BundleReader {
     #[must_use]
     pub fn medium(&self) -> Option<&Medium> {
         self.medium.as_deref()
+    }
+
+    /// Its seek table; nothing if it is read from a pipe, or has none that fits.
+    #[must_use]
+    pub fn table(&self) -> Option<&[Entry]> {
+        self.table.as_ref().map(|table| table.as_slice())
     }
 
     /// Where frames were damaged and recovery data has mended them, so far.
@@ -265,6 +332,7 @@ impl BundleReader {
             self.position + self.current.as_ref().map_or(0, |current| current.len - current.used) as u64;
         let Some(start) = TableStart::at(&table, here) else { return };
         self.next = None;
+        self.leave = None;
         self.sent = feeder(move |feeder| {
             feeder.is_past_signature = true;
             feeder.by_table(&medium, &table, start, Some(&wanted));
@@ -308,7 +376,8 @@ impl BundleReader {
             walk.supply(&bytes)?;
             manifests.insert(blob.digest, bytes);
         }
-        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64), manifests, signed })
+        self.is_past_documents = true;
+        Ok(Contents { identity, about, layout: walk.finish(index.len() as u64)?, manifests, signed, index })
     }
 
     /// Who has signed `index`; the head has been read.
@@ -322,6 +391,13 @@ impl BundleReader {
 
     /// The next frame that holds something.
     fn receive(&mut self) -> Option<Chunk> {
+        if let Some(leave) = &self.leave {
+            // Nobody takes it where everything has been read.
+            let _ = leave.send(if self.is_past_documents { Leave::All } else { Leave::One });
+            if self.is_past_documents {
+                self.leave = None;
+            }
+        }
         loop {
             match self.sent.recv().ok()? {
                 Sent::Chunk(chunk) => return Some(chunk),
@@ -418,7 +494,9 @@ impl BundleReader {
                 self.position += len as u64;
                 return Ok(match &current.content {
                     Ok(content) => Piece::Data(Slice { content: content.clone(), start, end: start + len }),
-                    Err(_) => Piece::Hole { len: len as u64, offset: current.offset },
+                    Err(error) => {
+                        Piece::Hole { len: len as u64, offset: current.offset, error: error.again() }
+                    }
                 });
             }
             self.next_chunk()?;
@@ -452,11 +530,7 @@ impl BundleReader {
         };
         match self.piece(max) {
             Ok(Piece::Data(slice)) => Ok(slice),
-            Ok(Piece::Hole { offset, .. }) => {
-                let current = self.current.as_mut().expect("the hole is in it");
-                let error = std::mem::replace(&mut current.content, Err(FrameError::Damaged));
-                Err(damaged(offset, error.err().unwrap_or(FrameError::Damaged)))
-            }
+            Ok(Piece::Hole { offset, error, .. }) => Err(damaged(offset, error)),
             Err((offset, error)) => {
                 self.lost = true;
                 Err(damaged(offset, error))
@@ -544,6 +618,15 @@ impl TableStart {
     }
 }
 
+/// How much may be read.
+#[derive(Clone, Copy)]
+enum Leave {
+    /// One frame more.
+    One,
+    /// Everything.
+    All,
+}
+
 /// A frame as it was packed, if there is recovery data for it.
 struct Mender {
     medium: Arc<Medium>,
@@ -577,6 +660,10 @@ enum VolumeEnd {
 /// The thread that reads the input and sends its frames to be decoded.
 struct Feeder {
     sender: SyncSender<Sent>,
+    /// Who says how much may be read; without anybody, it is everything.
+    leave: Option<Receiver<Leave>>,
+    /// Whether there is leave for one frame that has not been used yet.
+    has_leave: bool,
     buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
     seen: Vec<Entry>,
@@ -595,13 +682,42 @@ struct Gone;
 
 impl Feeder {
     fn new(sender: SyncSender<Sent>) -> Self {
-        let (buffers, seen) = (frame::buffers(), Vec::new());
-        Self { sender, buffers, seen, stream: 0, has_gap: false, is_past_signature: false, deferred: None }
+        Self {
+            sender,
+            leave: None,
+            has_leave: false,
+            buffers: frame::buffers(),
+            seen: Vec::new(),
+            stream: 0,
+            has_gap: false,
+            is_past_signature: false,
+            deferred: None,
+        }
+    }
+
+    /// Waits until a frame may be read; says no when nobody wants any more.
+    fn may_read(&mut self) -> bool {
+        if self.has_leave {
+            return true;
+        }
+        match self.leave.as_ref().map(Receiver::recv) {
+            None => true,
+            Some(Ok(Leave::One)) => {
+                self.has_leave = true;
+                true
+            }
+            Some(Ok(Leave::All)) => {
+                self.leave = None;
+                true
+            }
+            Some(Err(_)) => false,
+        }
     }
 
     /// Frames one after the other, as they come.
     fn by_frames(&mut self, input: impl Read) {
         match self.frames(input, 0) {
+            VolumeEnd::Here if self.seen.is_empty() => self.fail(0, FrameError::End),
             VolumeEnd::Here => self.fail(self.end_of_seen(), FrameError::Truncated),
             VolumeEnd::Failed(offset, error) => self.fail(offset, error),
             VolumeEnd::SeekTable => self.end(),
@@ -624,6 +740,7 @@ impl Feeder {
             };
             let (offset, error) = match end {
                 VolumeEnd::Here if !rest.is_empty() => continue,
+                VolumeEnd::Here if medium.is_empty() => return self.fail(0, FrameError::End),
                 VolumeEnd::Here => (volume.start + volume.len, FrameError::Truncated),
                 VolumeEnd::Failed(offset, error) => (offset, error),
                 VolumeEnd::SeekTable => return self.end(),
@@ -715,7 +832,10 @@ impl Feeder {
             {
                 return self.fail(at, FrameError::Read(error));
             }
-            if entry.decompressed == 0 && is_recovery(medium, at, *entry) {
+            if entry.decompressed > 0 && !self.may_read() {
+                return;
+            }
+            if entry.decompressed == 0 && self.is_past_signature && is_recovery(medium, at, *entry) {
                 input_at = at;
                 continue;
             }
@@ -820,7 +940,9 @@ impl Feeder {
                 Ok(())
             }
             Frame::Skippable { magic: RECOVERY_MAGIC, .. } => {
-                self.is_past_signature = true;
+                if !std::mem::replace(&mut self.is_past_signature, true) {
+                    self.defer(offset, FrameError::Foreign("where the padding of the head belongs"));
+                }
                 Ok(())
             }
             Frame::Skippable { magic, payload } => {
@@ -883,6 +1005,7 @@ impl Feeder {
     }
 
     fn send(&mut self, chunk: Chunk) -> Result<(), Gone> {
+        self.has_leave = false;
         self.sender.send(Sent::Chunk(chunk)).map_err(|_| Gone)
     }
 }
@@ -911,9 +1034,7 @@ fn first_failure(error: ReadError) -> ReadError {
         ReadError::Damaged { place, source: FrameError::Magic, .. } if place.offset == 0 => {
             ReadError::NotABundle("it does not begin with a zstd frame".into())
         }
-        ReadError::Damaged { place, source: FrameError::Truncated, .. } if place.offset == 0 => {
-            ReadError::NotABundle("it is empty, or ends within its first frame".into())
-        }
+        ReadError::Damaged { source: FrameError::End, .. } => ReadError::NotABundle("it is empty".into()),
         ReadError::Damaged { place, source: FrameError::Foreign(why), .. } if place.offset == 0 => {
             ReadError::NotABundle(format!("it begins with a zstd frame {why}"))
         }

@@ -9,9 +9,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::bundle::flusher::Flusher;
+use crate::bundle::frame::SKIPPABLE_LIMIT;
 use crate::bundle::label::Label;
 use crate::bundle::medium::{VOLUME_LIMIT, volume_name};
-use crate::bundle::recovery::{self, Shape};
+use crate::bundle::recovery::{self, LENGTH_LIMIT, Shape};
 use crate::digest::{Digest, Hasher};
 use crate::fs::{self, FsError};
 
@@ -149,6 +150,13 @@ impl Tape {
 
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), FsError> {
         let part = self.parts.last_mut().expect("there is a first one");
+        // The seek table comes on top.
+        if self.carry.recovery.is_some()
+            && part.len + bytes.len() as u64 > LENGTH_LIMIT - u64::from(SKIPPABLE_LIMIT)
+        {
+            let limit = "recovery data protects 512 GiB in one file: write volumes, with --volume-size";
+            return Err(FsError::at("write", &part.path)(io::Error::other(limit)));
+        }
         part.file.write_all(bytes).map_err(FsError::at("write", &part.path))?;
         part.len += bytes.len() as u64;
         if let Some(flusher) = &mut part.flusher {

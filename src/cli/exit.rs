@@ -1,20 +1,29 @@
 //! Exit codes: the one list, the same in the README.
 
-use crate::bundle::frame::FrameError;
+use crate::bundle::frame::Trouble;
 use crate::bundle::index::IndexError;
 use crate::bundle::medium::MediumError;
 use crate::bundle::reader::ReadError;
+use crate::cat::CatError;
 use crate::cli::chain;
 use crate::engine::EngineError;
+use crate::event::human_bytes;
 use crate::image::error::ImageError;
 #[cfg(feature = "net")]
 use crate::kubespray::KubesprayError;
 use crate::load::LoadError;
 use crate::lock::LockError;
+use crate::prune::PruneError;
 use crate::signature::SignatureError;
 use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
 use crate::unpack::UnpackError;
+use crate::unpack::delta::MissingBlob;
+
+/// How many blobs that a site lacks are told to a person, …
+const LACKING: usize = 20;
+/// … and how many of those who need one.
+const LACKING_OWNERS: usize = 5;
 
 /// How a program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,11 +111,59 @@ impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         let code = match &error {
             UnpackError::Read(error) => read_code(error),
-            UnpackError::Damaged { source, .. } => damage_code(source),
+            UnpackError::Damaged { source, .. } => source.trouble.into(),
+            UnpackError::Changed(_) => Code::Damaged,
+            UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Fs(_) => Code::File,
             UnpackError::Busy(_) => Code::Busy,
-            UnpackError::Names(_) => Code::Usage,
+            UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
+        };
+        let mut failure = Self::new(code, chain(&error));
+        if let UnpackError::Incomplete { missing, .. } = &error {
+            failure.messages.extend(lacking(missing));
+        }
+        failure
+    }
+}
+
+/// What a site lacks, a line each; the first few of many.
+fn lacking(missing: &[MissingBlob]) -> Vec<String> {
+    let line = |blob: &MissingBlob| {
+        let state = if blob.damaged { "damaged" } else { "missing" };
+        let mut owners: Vec<_> = blob.owners.iter().map(|owner| format!("`{owner}`")).collect();
+        let more = owners.len().saturating_sub(LACKING_OWNERS);
+        owners.truncate(LACKING_OWNERS);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let size = human_bytes(blob.size);
+        format!("{state}: {} ({size}), needed by {}{more}", blob.digest, owners.join(", "))
+    };
+    let mut lines: Vec<String> = missing.iter().take(LACKING).map(line).collect();
+    if missing.len() > LACKING {
+        lines.push(format!("and {} more: `--json` lists all of them", missing.len() - LACKING));
+    }
+    lines
+}
+
+impl From<PruneError> for Failure {
+    fn from(error: PruneError) -> Self {
+        let code = match error {
+            PruneError::Record(error) => return error.into(),
+            PruneError::Fs(_) | PruneError::Odd(_) => Code::File,
+            PruneError::Busy(_) => Code::Busy,
+            PruneError::Mismatch(_) => Code::Incomplete,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<CatError> for Failure {
+    fn from(error: CatError) -> Self {
+        let code = match &error {
+            CatError::Nothing(_) => Code::Usage,
+            CatError::Elsewhere(_) => Code::Incomplete,
+            CatError::Read { source, .. } => damage_code(source),
+            CatError::Fs(_) | CatError::Stream(_) => Code::File,
         };
         Self::new(code, chain(&error))
     }
@@ -128,6 +185,7 @@ impl From<ImageError> for Failure {
         let code = match &error {
             ImageError::Read(error) => read_code(error),
             ImageError::Damaged { source, .. } => damage_code(source),
+            ImageError::Delta { .. } => Code::Incomplete,
             ImageError::Fs(_) => Code::File,
             ImageError::Busy(_) => Code::Busy,
             ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
@@ -165,6 +223,16 @@ impl From<LockError> for Failure {
     }
 }
 
+impl From<Trouble> for Code {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Missing => Self::Incomplete,
+            Trouble::Damaged => Self::Damaged,
+            Trouble::Unreadable => Self::Unreadable,
+        }
+    }
+}
+
 /// What is wrong with a blob that cannot be read.
 fn damage_code(error: &ReadError) -> Code {
     match read_code(error) {
@@ -173,17 +241,15 @@ fn damage_code(error: &ReadError) -> Code {
     }
 }
 
-fn read_code(error: &ReadError) -> Code {
+pub(super) fn read_code(error: &ReadError) -> Code {
     match error {
         ReadError::Fs(_) | ReadError::Medium(MediumError::Fs(_)) => Code::File,
         ReadError::Medium(MediumError::Several(_) | MediumError::NotAVolume(_)) => Code::Usage,
         ReadError::Incomplete(_) => Code::Incomplete,
-        ReadError::Damaged { source, .. } if source.is_absence() => Code::Incomplete,
-        ReadError::Damaged { source: FrameError::Read(_), .. } => Code::Unreadable,
-        ReadError::Index(IndexError::Syntax(_))
-        | ReadError::Damaged { .. }
-        | ReadError::Unexpected { .. }
-        | ReadError::Digest(_) => Code::Damaged,
+        ReadError::Damaged { source, .. } => source.trouble().into(),
+        ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
+            Code::Damaged
+        }
         ReadError::Signature(SignatureError::Unsigned) => Code::Unsigned,
         ReadError::Signature(_) => Code::Signer,
         ReadError::Medium(MediumError::Nothing(_))

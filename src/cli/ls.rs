@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::bundle::layout::{Blob, Image, Layout};
+use crate::bundle::layout::{Amount, Blob, Image, Layout};
 use crate::bundle::reader::{BundleReader, ReadError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
@@ -48,6 +48,11 @@ struct Listing {
     signed: Option<Signed>,
     images: Vec<WholeImage>,
     files: Vec<ListedFile>,
+    /// Of a delta: what the site must have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    elsewhere: Vec<Blob>,
+    #[serde(skip)]
+    held: Amount,
 }
 
 /// An image with everything that it is made of.
@@ -91,7 +96,7 @@ pub(super) struct ListedImage {
     pub(super) reference: String,
     pub(super) digest: Digest,
     pub(super) media_type: String,
-    /// Those that are there; none for an artifact.
+    /// Those that are there; none for an artifact, and `?` where only the site can tell.
     pub(super) platforms: Vec<String>,
     /// Bytes of its manifests, configs and layers, those that it shares with others included.
     pub(super) size: u64,
@@ -136,7 +141,12 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
             reference: image.indexed.reference.to_string(),
             digest: image.indexed.digest,
             media_type: image.indexed.media_type.clone(),
-            platforms: layout.platforms(image, |digest| configs.get(&digest).cloned()),
+            platforms: match single_config(image, layout) {
+                Some(config) if layout.elsewhere.iter().any(|blob| blob.digest == config.digest) => {
+                    vec!["?".to_owned()]
+                }
+                _ => layout.platforms(image, |digest| configs.get(&digest).cloned()),
+            },
             size: all.map(|blob| blob.size).sum(),
         };
         let requested = image.indexed.platforms.iter();
@@ -159,6 +169,8 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
         signed: contents.signed.clone(),
         images: images.collect(),
         files: files.collect(),
+        elsewhere: layout.elsewhere.clone(),
+        held: Amount { blobs: layout.manifests.len() + layout.blobs.len(), bytes: layout.total_size() },
     })
 }
 
@@ -199,36 +211,42 @@ impl ListedBlob {
     }
 }
 
-/// The configs of images without an index: nothing else says what platform they are for.
+/// The config of an image without an index: nothing else says what platform it is for.
+fn single_config<'a>(image: &Image, layout: &'a Layout) -> Option<&'a Descriptor> {
+    match layout.parsed.get(&image.indexed.digest) {
+        Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config),
+        _ => None,
+    }
+}
+
+/// The configs of images without an index, as far as they are there.
 pub(super) fn configs(
     reader: &mut BundleReader,
     layout: &Layout,
 ) -> Result<BTreeMap<Digest, Vec<u8>>, ReadError> {
-    let single = |image: &Image| match layout.parsed.get(&image.indexed.digest) {
-        Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config.digest),
-        _ => None,
-    };
-    let mut wanted: BTreeSet<Digest> = layout.images.iter().filter_map(single).collect();
+    let single = layout.images.iter().filter_map(|image| single_config(image, layout));
+    let mut wanted: BTreeSet<Digest> = single.map(|config| config.digest).collect();
+    layout.elsewhere.iter().for_each(|blob| _ = wanted.remove(&blob.digest));
     let mut configs = BTreeMap::new();
+    reader.narrow(layout.ranges(|digest| wanted.contains(&digest)));
     for blob in &layout.blobs {
         // They stand right behind the manifests.
         if wanted.is_empty() {
             break;
         }
+        if !wanted.remove(&blob.digest) {
+            reader.skip(blob)?;
+            continue;
+        }
         let mut bytes = Vec::new();
-        let is_wanted = wanted.remove(&blob.digest);
         reader.blob::<ReadError>(blob, |slice| {
-            if is_wanted {
-                bytes.extend_from_slice(&slice);
-            }
+            bytes.extend_from_slice(&slice);
             Ok(())
         })?;
-        if is_wanted {
-            if Digest::of(&bytes) != blob.digest {
-                return Err(ReadError::Digest(blob.digest));
-            }
-            configs.insert(blob.digest, bytes);
+        if Digest::of(&bytes) != blob.digest {
+            return Err(ReadError::Digest(blob.digest));
         }
+        configs.insert(blob.digest, bytes);
     }
     Ok(configs)
 }
@@ -243,6 +261,16 @@ fn text(listing: &Listing) -> String {
         text.push('\n');
     }
     table(&mut text, ["FILE", "SIZE", "", "SHA256"], &files.collect::<Vec<_>>());
+    if !listing.elsewhere.is_empty() {
+        let Amount { blobs, bytes } = listing.held;
+        let _ = writeln!(
+            text,
+            "\na delta: it holds {blobs} blobs ({}), and {} ({}) must be on the site already",
+            human_bytes(bytes),
+            listing.elsewhere.len(),
+            human_bytes(listing.elsewhere.iter().map(|blob| blob.size).sum())
+        );
+    }
     text
 }
 

@@ -12,7 +12,7 @@ use crate::bundle::INDEX_LIMIT;
 use crate::bundle::index::About;
 use crate::bundle::medium::SUMS;
 use crate::cli::date::source_date;
-use crate::cli::exit::{Code, Failure};
+use crate::cli::exit::{Code, Failure, read_code};
 use crate::cli::keygen::signer;
 use crate::cli::progress::Output;
 use crate::cli::size::{parse_share, parse_volume_size};
@@ -23,8 +23,10 @@ use crate::fetch::attached::Attached;
 use crate::fetch::error::FetchError;
 use crate::fetch::locked::lists_of;
 use crate::fs;
+use crate::inventory::InventoryError;
 use crate::list::{ListError, Lists};
-use crate::lock::Lock;
+use crate::lock::{Lock, LockError};
+use crate::pack::base::BaseError;
 use crate::pack::{Input, Missing, Options, PackError, Summary, pack};
 use crate::platform::Platform;
 use crate::unpack::GUIDE_TEXT;
@@ -58,6 +60,9 @@ pub struct Pack {
     /// Take what has not changed out of this older bundle, instead of fetching it
     #[arg(long, value_name = "BUNDLE")]
     reuse: Vec<PathBuf>,
+    /// Leave out what the site has: its inventory (unbundle inventory), or a lock or bundle that it has unpacked
+    #[arg(long, value_name = "FILE")]
+    base: Vec<PathBuf>,
     /// Sign the bundle with this secret key, of `airbundle keygen` or of minisign
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
@@ -117,6 +122,7 @@ impl Pack {
             about,
             write_lock: self.write_lock,
             reuse: self.reuse,
+            base: self.base,
             missing,
             sign,
             volume_size: self.volume_size,
@@ -148,12 +154,22 @@ fn text(summary: &Summary, options: &Options) -> String {
             others = format!("{others}, {} {what}", human_bytes(bytes));
         }
     }
+    let mut left_out = String::new();
+    if summary.blobs_left_out > 0 {
+        left_out = format!(
+            "a delta: {} more blobs ({}) are left out, as the site has them\n",
+            summary.blobs_left_out,
+            human_bytes(summary.bytes_left_out)
+        );
+    } else if !options.base.is_empty() {
+        "no delta: nothing of this is in the base\n".clone_into(&mut left_out);
+    }
     let volumes = match summary.volumes.len() {
         0 => String::new(),
         count => format!(" in {count} volumes, and {SUMS}"),
     };
     format!(
-        "{} files and {} images: {} blobs, {} fetched{others}, {} saved by sharing\n{}: {}{volumes}, {:.1} s\nidentity {}\n",
+        "{} files and {} images: {} blobs, {} fetched{others}, {} saved by sharing\n{left_out}{}: {}{volumes}, {:.1} s\nidentity {}\n",
         summary.files,
         summary.images,
         summary.blobs,
@@ -227,6 +243,18 @@ pub(super) fn pack_failure(error: PackError) -> Failure {
             let failure = Failure::from(error);
             let reuse = |message| format!("cannot reuse `{}`: {message}", path.display());
             Failure { messages: failure.messages.into_iter().map(reuse).collect(), ..failure }
+        }
+        PackError::Base(path, error) => {
+            let code = match &error {
+                BaseError::Fs(_) => Code::File,
+                BaseError::Inventory(InventoryError::Version(_)) | BaseError::Lock(LockError::Version(_)) => {
+                    Code::NotABundle
+                }
+                BaseError::Inventory(_) | BaseError::Lock(_) => Code::List,
+                BaseError::Bundle(error) => read_code(error),
+            };
+            let path = path.display();
+            Failure::new(code, format!("cannot take `{path}` for what the site has: {}", chain(&error)))
         }
         PackError::Lock(error) => error.into(),
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),

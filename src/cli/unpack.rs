@@ -1,16 +1,21 @@
 //! `unbundle unpack`: a bundle in, a site out.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 
+use crate::bundle::select::{Pattern, Selection};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
+use crate::platform::Platform;
 use crate::reference::RepositoryTemplate;
-use crate::unpack::{Options, Summary, unpack};
+use crate::unpack::delta::MissingBlob;
+use crate::unpack::{LeftOut, Options, Summary, UnpackError, unpack};
 
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]
@@ -30,10 +35,26 @@ pub struct Unpack {
     /// Name the repositories like this; may be given several times [default: k8s/{host}/{repository}]
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
+    /// Unpack only images and files with this name, a reference or a path; * and ? stand for anything but /, ** for any
+    /// folders. May be given several times
+    #[arg(long, value_name = "GLOB")]
+    only: Vec<Pattern>,
+    /// Unpack images only for these platforms
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    platform: Vec<Platform>,
+    /// Where something is damaged or missing, unpack all that it does not hit
+    #[arg(long)]
+    keep_going: bool,
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
     out: Output,
+}
+
+/// What is told in the place of a summary where a site lacks what a delta leaves out.
+#[derive(Serialize)]
+struct Lacking<'a> {
+    missing: &'a [MissingBlob],
 }
 
 impl Unpack {
@@ -43,16 +64,48 @@ impl Unpack {
         if templates.is_empty() {
             templates.push(RepositoryTemplate::default());
         }
-        let options = Options { site: self.site, files: self.files, registry: self.registry, templates };
-        let reader = self.input.open(&self.bundle, Gaps::Refuse)?;
+        let select = Selection { only: self.only, platforms: self.platform };
+        let (files, registry, keep_going) = (self.files, self.registry, self.keep_going);
+        let options = Options { site: self.site, files, registry, templates, select, keep_going };
+        let gaps = if keep_going { Gaps::Take } else { Gaps::Refuse };
+        let with_hint = |mut failure: Failure| {
+            if !keep_going && matches!(failure.code, Code::Incomplete | Code::Damaged | Code::Unreadable) {
+                failure.messages.push("--keep-going unpacks all that this does not hit".to_owned());
+            }
+            failure
+        };
+        let reader = self.input.open(&self.bundle, gaps).map_err(with_hint)?;
         let reporter = self.out.reporter();
         let result = unpack(reader, &options, &*reporter);
         drop(reporter);
-        let summary = result?;
+        if let Err(UnpackError::Incomplete { missing, .. }) = &result
+            && self.out.json
+        {
+            // All of it, for a program; the error itself is for a person.
+            print(&summary_json(&Lacking { missing }))?;
+        }
+        let summary = match result {
+            // Without the documents at its front nobody can say what is whole.
+            Err(error @ UnpackError::Damaged { .. }) => return Err(with_hint(error.into())),
+            other => other?,
+        };
         let text = || text(&summary, &options) + &next(&options.site, &summary);
         print(&self.out.result(text, || summary_json(&summary)))?;
-        Ok(Code::Success)
+        match summary.left_out.iter().map(|left_out| left_out.trouble).max() {
+            None => Ok(Code::Success),
+            Some(worst) => Err(Failure::new(worst.into(), lacks(&summary, &options.site))),
+        }
     }
+}
+
+/// What is not there.
+fn lacks(summary: &Summary, site: &Path) -> String {
+    const SHOWN: usize = 5;
+    let names: Vec<_> =
+        summary.left_out.iter().take(SHOWN).map(|left_out| format!("`{}`", left_out.name)).collect();
+    let more = summary.left_out.len() - names.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{} is without {}{more}: the bundle has them not whole", site.display(), names.join(", "))
 }
 
 /// What to do next: the configuration is made of what the site holds.
@@ -71,11 +124,18 @@ fn next(site: &Path, summary: &Summary) -> String {
 }
 
 fn text(summary: &Summary, options: &Options) -> String {
-    let what = format!("{}: {} files and {} images", options.site.display(), summary.files, summary.images);
-    if summary.is_unchanged() {
+    let of =
+        |here: usize, all: usize| if here == all { here.to_string() } else { format!("{here} of {all}") };
+    let what = format!(
+        "{}: {} files and {} images",
+        options.site.display(),
+        of(summary.files, summary.bundle.files),
+        of(summary.images, summary.bundle.images)
+    );
+    if summary.is_unchanged() && summary.left_out.is_empty() {
         return format!("{what}, all there and right: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
     }
-    format!(
+    let mut text = format!(
         "{what}\n{} written ({}), {} repaired, {} there before; {} links; {:.1} s\n",
         summary.written,
         human_bytes(summary.bytes_written),
@@ -83,5 +143,9 @@ fn text(summary: &Summary, options: &Options) -> String {
         summary.kept,
         summary.links_written,
         summary.time.as_secs_f64(),
-    )
+    );
+    for LeftOut { name, problem, .. } in &summary.left_out {
+        let _ = writeln!(text, "left out: {name}: {problem}");
+    }
+    text
 }

@@ -5,20 +5,25 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::bundle::frame::Trouble;
+use crate::bundle::layout::Amount;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
 use crate::event::human_bytes;
 use crate::unpack::mended_text;
-use crate::verify::{Damage, Verdict, verify};
+use crate::verify::{Damage, Verdict, VolumeState, quick, verify};
 
-/// Read a bundle to its end and name everything that is damaged
+/// Read a bundle to its end and name everything that is damaged or missing
 #[derive(Debug, Args)]
 pub struct Verify {
     /// The bundle, its first volume, folders with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
+    /// Look at structure and sizes only, which takes no longer for a large bundle; contents are not read
+    #[arg(long)]
+    quick: bool,
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
@@ -30,29 +35,53 @@ impl Verify {
     pub fn run(self) -> Result<Code, Failure> {
         let reader = self.input.open(&self.bundle, Gaps::Take)?;
         let reporter = self.out.reporter();
-        let result = verify(reader, &*reporter);
+        let result =
+            if self.quick { quick(reader, &*reporter) } else { verify(reader, &*reporter).map(Some) };
         drop(reporter);
-        let verdict = result?;
+        let Some(verdict) = result? else {
+            let message = "--quick needs a bundle in files: what comes through a pipe, or one after the other, is read anyway";
+            return Err(Failure::new(Code::Usage, message));
+        };
         print(&self.out.result(|| text(&verdict), || summary_json(&verdict)))?;
-        if verdict.damage.is_empty() {
-            return Ok(Code::Success);
+        match verdict.worst() {
+            None => Ok(Code::Success),
+            Some(worst) => {
+                let message = format!("{}: {}", self.bundle[0].display(), count(&verdict));
+                Err(Failure::new(worst.into(), message))
+            }
         }
-        let message = format!(
-            "{}: {} of {} objects are damaged",
-            self.bundle[0].display(),
-            verdict.damage.len(),
-            verdict.blobs
-        );
-        Err(Failure::new(Code::Damaged, message))
+    }
+}
+
+/// How much is wrong, the worst first.
+fn count(verdict: &Verdict) -> String {
+    let count = |trouble| verdict.damage.iter().filter(|damage| damage.trouble == trouble).count();
+    let mut counts = [Trouble::Unreadable, Trouble::Damaged, Trouble::Missing]
+        .map(|trouble| (count(trouble), word(trouble)))
+        .into_iter()
+        .filter(|(count, _)| *count > 0);
+    let Some((first, word)) = counts.next() else { return "not all of its volumes are there".to_owned() };
+    let mut text = format!("{first} of {} objects are {word}", verdict.blobs);
+    counts.for_each(|(count, word)| {
+        let _ = write!(text, ", {count} {word}");
+    });
+    text
+}
+
+fn word(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Missing => "missing",
+        Trouble::Damaged => "damaged",
+        Trouble::Unreadable => "unreadable",
     }
 }
 
 fn text(verdict: &Verdict) -> String {
     let mut text = String::new();
-    for Damage { object, owners, offsets, problem } in &verdict.damage {
-        let offsets: Vec<_> = offsets.iter().map(u64::to_string).collect();
-        let at = if offsets.is_empty() { String::new() } else { format!(" at byte {}", offsets.join(", ")) };
-        let _ = writeln!(text, "damaged: {object}: {problem}{at}");
+    for Damage { object, owners, places, trouble, problem } in &verdict.damage {
+        let places: Vec<_> = places.iter().map(ToString::to_string).collect();
+        let at = if places.is_empty() { String::new() } else { format!(" at {}", places.join(", ")) };
+        let _ = writeln!(text, "{}: {object}: {problem}{at}", word(*trouble));
         for owner in owners {
             let _ = writeln!(text, "  needed by {owner}");
         }
@@ -60,8 +89,31 @@ fn text(verdict: &Verdict) -> String {
     if let Some(mended) = mended_text(&verdict.mended) {
         let _ = writeln!(text, "{mended}");
     }
-    if verdict.damage.is_empty() {
-        let _ = writeln!(text, "sound: {} blobs, {}", verdict.blobs, human_bytes(verdict.bytes));
+    for problem in &verdict.problems {
+        let _ = writeln!(text, "{problem}");
+    }
+    if verdict.volumes.len() > 1 {
+        for VolumeState { name, trouble, .. } in &verdict.volumes {
+            if let Some(trouble) = trouble {
+                let _ = writeln!(text, "volume {name}: {}: carry it again", word(*trouble));
+            }
+        }
+    }
+    if verdict.worst().is_none() {
+        let (blobs, bytes) = (verdict.blobs, human_bytes(verdict.bytes));
+        let _ = if verdict.contents_read {
+            writeln!(text, "sound: {blobs} blobs, {bytes}")
+        } else {
+            writeln!(
+                text,
+                "all there, and in the right sizes: {blobs} blobs, {bytes}; contents were not read"
+            )
+        };
+        if !verdict.left_out.is_nothing() {
+            let Amount { blobs, bytes } = verdict.left_out;
+            let bytes = human_bytes(bytes);
+            let _ = writeln!(text, "a delta: {blobs} more blobs ({bytes}) must be on the site already");
+        }
         let _ = writeln!(text, "identity {}", verdict.identity);
         let _ = verdict.signed.iter().try_for_each(|signed| writeln!(text, "{signed}"));
     }

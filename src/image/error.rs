@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::bundle::reader::ReadError;
 use crate::bundle::writer::ClaimError;
+use crate::event::human_bytes;
 use crate::fs::FsError;
 use crate::image::base::BaseError;
 use crate::site::storage::NamesError;
@@ -22,6 +23,19 @@ pub enum ImageError {
         /// What is wrong.
         #[source]
         source: ReadError,
+    },
+    /// The bundle is not all that it names.
+    #[error(
+        "the bundle is a delta, which leaves out {blobs} blobs ({}) of {owners}: take a full bundle, one that was \
+         packed without `--base`", human_bytes(*bytes)
+    )]
+    Delta {
+        /// How many blobs are elsewhere.
+        blobs: usize,
+        /// How many bytes those have.
+        bytes: u64,
+        /// The images and files that need them.
+        owners: String,
     },
     /// The file system says no.
     #[error(transparent)]

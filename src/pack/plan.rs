@@ -1,10 +1,10 @@
 //! [`Plan`]: what will be written, in the order of the bundle, and where each of it comes from.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::frame::SKIPPABLE_LIMIT;
 use crate::bundle::index::{About, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
-use crate::bundle::layout::{Blob, Layout, LayoutError, Walk};
+use crate::bundle::layout::{Blob, Layout, LayoutError, Walk, empty_config};
 use crate::bundle::partial::Expected;
 use crate::bundle::spool::Notes;
 use crate::bundle::tape::Carry;
@@ -17,6 +17,7 @@ use crate::fetch::resolve::{Resolved, ResolvedImage};
 use crate::list::{Checksum, FileEntry};
 use crate::lock::Lock;
 use crate::pack::PackError;
+use crate::pack::base::Base;
 
 /// What will be written; see the module.
 pub(crate) struct Plan {
@@ -25,7 +26,7 @@ pub(crate) struct Plan {
     pub(crate) layout: Layout,
     pub(crate) manifests: HashMap<Digest, Vec<u8>>,
     pub(crate) files: FileSet,
-    /// The blobs of the layout behind the manifests, in its order.
+    /// The blobs of the layout behind the manifests, in its order. What is elsewhere has no place there.
     pub(crate) blobs: Vec<Planned>,
 }
 
@@ -49,13 +50,14 @@ pub(crate) enum Origin {
 }
 
 impl Plan {
-    /// The plan for what lists resolved to.
-    pub(crate) fn new(resolved: Resolved, about: About) -> Result<Self, PackError> {
+    /// The plan for what lists resolved to. What `base` has is left out: of files, those that a list pins.
+    pub(crate) fn new(resolved: Resolved, about: About, base: &Base) -> Result<Self, PackError> {
         let Resolved { images, files: remote_files, manifests, foreign } = resolved;
         // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
         // servers says how large it is.
         let images_alone: Vec<_> = images.iter().map(|image| image.indexed.clone()).collect();
-        let of_images = layout(&images_alone, &FileSet::default(), &manifests)?;
+        let none = BTreeSet::new();
+        let of_images = layout(&images_alone, &FileSet::default(), &manifests, &none)?;
         let of_images = of_images.manifests.iter().chain(&of_images.blobs);
         let mut sizes: HashMap<Digest, u64> = of_images.map(|blob| (blob.digest, blob.size)).collect();
         for (entry, remote) in &remote_files {
@@ -67,10 +69,21 @@ impl Plan {
         for (entry, remote) in &remote_files {
             let digest = pinned(entry).unwrap_or_else(|| stand_in(entry));
             let (path, url) = (entry.path.clone(), entry.url.to_string());
-            let size = sizes.get(&digest).copied().or(remote.size).unwrap_or(0);
+            // A base knows what a server need not say.
+            let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
             files.files.push(IndexedFile { path, url, digest, size });
         }
-        let layout = layout(&images_alone, &files, &manifests)?;
+        let mut layout = self::layout(&images_alone, &files, &manifests, &none)?;
+        // The empty config is smaller than its digest.
+        let unpinned = remote_files.iter().filter(|(entry, _)| pinned(entry).is_none());
+        let unpinned: HashSet<Digest> = unpinned.map(|(entry, _)| stand_in(entry)).collect();
+        let can_go =
+            |blob: &&Blob| base.has(**blob) && **blob != empty_config() && !unpinned.contains(&blob.digest);
+        let elsewhere: BTreeSet<Digest> =
+            layout.blobs.iter().filter(can_go).map(|blob| blob.digest).collect();
+        if !elsewhere.is_empty() {
+            layout = self::layout(&images_alone, &files, &manifests, &elsewhere)?;
+        }
 
         let mut sources = HashMap::new();
         for (image, source) in layout.images.iter().zip(&images) {
@@ -145,6 +158,9 @@ impl Plan {
         for blob in self.manifests() {
             let _ = writeln!(text, "{} {}", blob.digest, blob.size); // into memory
         }
+        for blob in &self.layout.elsewhere {
+            let _ = writeln!(text, "elsewhere {}", blob.digest);
+        }
         for Planned { blob, origin, .. } in &self.blobs {
             let key = if let Origin::Fetched(task) = origin { task.key } else { None };
             let name = key.unwrap_or(blob.digest);
@@ -169,6 +185,9 @@ impl Plan {
         }
         for file in &self.files.files {
             let _ = writeln!(text, "{}", file.url);
+        }
+        for blob in &self.layout.elsewhere {
+            let _ = writeln!(text, "elsewhere {}", blob.digest);
         }
         Digest::of(text.as_bytes())
     }
@@ -212,7 +231,8 @@ impl Plan {
 
     fn index(&self) -> Index {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
-        Index { files: None, images, about: self.about.clone() }
+        let elsewhere = self.layout.elsewhere.iter().map(|blob| blob.digest).collect();
+        Index { files: None, images, about: self.about.clone(), elsewhere }
     }
 
     /// Files of which it is known now what they are.
@@ -347,9 +367,10 @@ fn layout(
     images: &[IndexedImage],
     files: &FileSet,
     manifests: &HashMap<Digest, Vec<u8>>,
+    elsewhere: &BTreeSet<Digest>,
 ) -> Result<Layout, LayoutError> {
     let file_set = files.to_json();
-    let mut index = Index { images: images.to_vec(), ..Index::default() };
+    let mut index = Index { images: images.to_vec(), elsewhere: elsewhere.clone(), ..Index::default() };
     if !files.files.is_empty() {
         index.files = Some((Digest::of(&file_set), file_set.len() as u64));
     }
@@ -358,7 +379,7 @@ fn layout(
         let bytes = manifests.get(&wanted.blob.digest).unwrap_or(&file_set);
         walk.supply(bytes)?;
     }
-    Ok(walk.finish(index.to_json().len() as u64))
+    walk.finish(index.to_json().len() as u64)
 }
 
 /// The first digits of a digest: enough for a person to tell two layers apart.
@@ -422,14 +443,16 @@ mod tests {
                 media_type: OCI_INDEX.to_owned(),
                 digest,
                 size,
-                omitted: std::collections::BTreeSet::new(),
+                omitted: BTreeSet::new(),
                 platforms: Vec::new(),
                 is_made: false,
             },
             registry: registry.clone(),
         });
         let resolved = Resolved { images: images.collect(), manifests, ..Resolved::default() };
-        let Err(error) = Plan::new(resolved, About::default()) else { panic!("it is planned") };
+        let Err(error) = Plan::new(resolved, About::default(), &Base::default()) else {
+            panic!("it is planned")
+        };
         let text = error.to_string();
         assert!(text.contains("more than the 1048576 ") && text.contains("split the lists"), "{text}");
     }

@@ -37,7 +37,7 @@ pub(crate) struct Job {
 /// What was written.
 #[derive(Default)]
 pub(crate) struct Written {
-    /// The blobs with their sizes.
+    /// The blobs with their sizes, those that are elsewhere included.
     pub(crate) blobs: HashMap<Digest, u64>,
     /// How many bytes were fetched for them, …
     pub(crate) fetched: u64,
@@ -139,6 +139,8 @@ impl Job {
         taker: Option<&mut Taker>,
     ) -> Result<Written, Failed> {
         let mut written = Written::default();
+        // A file that turns out to be one of them is left out, too.
+        written.blobs.extend(plan.layout.elsewhere.iter().map(|blob| (blob.digest, blob.size)));
         let manifests = plan.manifests().to_vec();
         for manifest in &manifests {
             if self.done.is_empty() {

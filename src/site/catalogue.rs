@@ -258,6 +258,9 @@ fn facts(bundle: &RecordedBundle) -> Markup {
                 dt { "Identity" }
                 dd { (digest_text(&bundle.identity.to_string(), "identity", "the bundle")) }
             }
+            @if bundle.partial {
+                div { dt { "Unpacked" } dd { "in part" } }
+            }
         }
     }
 }
@@ -314,7 +317,8 @@ mod tests {
     }
 
     fn bundle(title: Option<&str>) -> RecordedBundle {
-        RecordedBundle { identity: Digest::of(b"bundle"), title: title.map(str::to_owned), created: None }
+        let identity = Digest::of(b"bundle");
+        RecordedBundle { identity, title: title.map(str::to_owned), created: None, partial: false }
     }
 
     fn image(reference: &str, repositories: &[&str], tag: Option<&str>) -> RecordedImage {

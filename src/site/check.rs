@@ -1,6 +1,7 @@
 //! What of a site is there already: presence proves nothing, so everything is hashed.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use cap_std::fs::{File, Permissions, PermissionsExt};
 use rayon::prelude::*;
@@ -34,7 +35,8 @@ pub enum State {
     Right,
     /// It is there, complete and right, and not everybody could read it: now everybody can.
     Opened,
-    /// It is complete and right in the staging area: a run was killed just before it could move it.
+    /// It is complete and right in the staging area: a run was killed just before it could move it, also over something
+    /// else.
     Staged,
     /// It is not there.
     Missing,
@@ -48,26 +50,33 @@ pub fn check(targets: &[Target], roots: &[Root], report: &dyn Report) -> Result<
 }
 
 fn look(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsError> {
-    if let Some(file) = root.existing(&target.path)? {
+    let is_wrong = if let Some(file) = root.existing(&target.path)? {
         let path = || root.path(&target.path);
-        if !holds(&file, target.blob, report).map_err(FsError::at("read", path()))? {
-            return Ok(State::Wrong);
+        if holds(&file, target.blob, report).map_err(FsError::at("read", path()))? {
+            return open_to_all(&file, path);
         }
-        let mut permissions = file.metadata().map_err(FsError::at("read", path()))?.permissions();
-        if is_readable(&permissions) {
-            return Ok(State::Right);
-        }
-        permissions.set_mode(permissions.mode() | READABLE);
-        file.set_permissions(permissions).map_err(FsError::at("make readable", path()))?;
-        return Ok(State::Opened);
-    }
+        true
+    } else {
+        false
+    };
     if let Some(file) = root.staging().existing(&target.staged)? {
         let path = root.staging().path(&target.staged);
         if holds(&file, target.blob, report).map_err(FsError::at("read", path))? {
             return Ok(State::Staged);
         }
     }
-    Ok(State::Missing)
+    Ok(if is_wrong { State::Wrong } else { State::Missing })
+}
+
+/// Makes a file readable for everybody, if it is not.
+fn open_to_all(file: &File, path: impl Fn() -> PathBuf) -> Result<State, FsError> {
+    let mut permissions = file.metadata().map_err(FsError::at("read", path()))?.permissions();
+    if is_readable(&permissions) {
+        return Ok(State::Right);
+    }
+    permissions.set_mode(permissions.mode() | READABLE);
+    file.set_permissions(permissions).map_err(FsError::at("make readable", path()))?;
+    Ok(State::Opened)
 }
 
 /// Whether everybody can read a file: who serves it may be another user.
@@ -84,7 +93,8 @@ fn holds(file: &File, blob: Blob, report: &dyn Report) -> std::io::Result<bool> 
     Ok(hash(file, report)? == blob.digest)
 }
 
-fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
+/// The digest of what is left of a file; `report` is told how far it is.
+pub fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 256 << 10];
     loop {

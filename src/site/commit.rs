@@ -52,13 +52,13 @@ pub struct Committer<'a> {
     pub report: &'a dyn Report,
 }
 
-/// Why not everything was committed.
+/// What was committed.
 #[derive(Debug)]
-pub enum CommitError {
-    /// The file system says no.
-    Fs(FsError),
-    /// Blobs with wrong bytes; all others are in their places.
-    Wrong(Vec<WrongBlob>),
+pub struct Committed {
+    /// How many files are in their places.
+    pub count: usize,
+    /// Blobs with wrong bytes, which are not.
+    pub wrong: Vec<WrongBlob>,
 }
 
 impl StagedFiles {
@@ -92,8 +92,8 @@ impl Drop for StagedFile {
 }
 
 impl Committer<'_> {
-    /// Commits blobs as they end, until there are no more; says how many files it placed.
-    pub fn run(&self, ended: &Receiver<Ended<StagedFiles>>) -> Result<usize, CommitError> {
+    /// Commits blobs as they end, until there are no more.
+    pub fn run(&self, ended: &Receiver<Ended<StagedFiles>>) -> Result<Committed, FsError> {
         let mut wrong = Vec::new();
         let mut batch: Vec<StagedFile> = Vec::new();
         let (mut bytes, mut placed) = (0, 0);
@@ -103,14 +103,14 @@ impl Committer<'_> {
                 // Nothing is waiting: a good time to sync what there is.
                 Err(TryRecvError::Empty) if batch.is_empty() => ended.recv().ok(),
                 Err(TryRecvError::Empty) => {
-                    placed += self.commit(&mut batch).map_err(CommitError::Fs)?;
+                    placed += self.commit(&mut batch)?;
                     bytes = 0;
                     continue;
                 }
                 Err(TryRecvError::Disconnected) => None,
             };
             let Some(Ended { number, sink, result }) = next else { break };
-            let (digest, size) = result.map_err(CommitError::Fs)?;
+            let (digest, size) = result?;
             if digest != self.expected[number] {
                 wrong.push(WrongBlob(self.expected[number]));
                 continue;
@@ -119,12 +119,12 @@ impl Committer<'_> {
             batch.extend(sink.files);
             bytes += size;
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
-                placed += self.commit(&mut batch).map_err(CommitError::Fs)?;
+                placed += self.commit(&mut batch)?;
                 bytes = 0;
             }
         }
-        placed += self.commit(&mut batch).map_err(CommitError::Fs)?;
-        if wrong.is_empty() { Ok(placed) } else { Err(CommitError::Wrong(wrong)) }
+        placed += self.commit(&mut batch)?;
+        Ok(Committed { count: placed, wrong })
     }
 
     fn commit(&self, batch: &mut Vec<StagedFile>) -> Result<usize, FsError> {

@@ -14,7 +14,7 @@ use crate::bundle::layout::{Image, Layout};
 use crate::bundle::reader::Contents;
 use crate::digest::Digest;
 use crate::fs::{self, FsError};
-use crate::manifest::MANIFEST_LIMIT;
+use crate::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::reference::RepositoryTemplate;
 use crate::site::storage::blob_path;
 
@@ -57,6 +57,9 @@ pub struct RecordedBundle {
     /// When it was packed (RFC 3339), if it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// Whether only a part of it was unpacked: what was asked for, or what could be read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 /// An image of a site.
@@ -127,6 +130,44 @@ impl RecordedImage {
     }
 }
 
+impl RecordedImage {
+    /// Adds what the site has had of the same image before: other platforms. What its storage does not tell of them is
+    /// not recorded.
+    fn join(&mut self, before: &mut Self, storage: &Path) {
+        let held: BTreeSet<Digest> = self.manifests.iter().map(|manifest| manifest.digest).collect();
+        let mut more: Vec<RecordedManifest> = before.manifests.drain(..).collect();
+        more.retain(|manifest| !held.contains(&manifest.digest));
+        if more.is_empty() {
+            return;
+        }
+        let blobs = |manifest: &RecordedManifest| -> Option<Vec<(Digest, u64)>> {
+            let bytes = fs::read(&storage.join(blob_path(manifest.digest)), MANIFEST_LIMIT).ok()?;
+            let mut blobs = vec![(manifest.digest, bytes.len() as u64)];
+            if let Manifest::Image { config, layers } = Manifest::parse(&manifest.media_type, &bytes).ok()? {
+                blobs.extend(std::iter::once(&config).chain(&layers).map(|blob| (blob.digest, blob.size)));
+            }
+            Some(blobs)
+        };
+        let mut counted: BTreeSet<Digest> =
+            self.manifests.iter().filter_map(blobs).flatten().map(|(digest, _)| digest).collect();
+        for manifest in more {
+            let Some(blobs) = blobs(&manifest) else {
+                before.platforms.clear();
+                continue;
+            };
+            self.size += blobs
+                .into_iter()
+                .filter(|(digest, _)| counted.insert(*digest))
+                .map(|(_, size)| size)
+                .sum::<u64>();
+            self.manifests.push(manifest);
+        }
+        self.platforms.append(&mut before.platforms);
+        self.platforms.sort();
+        self.platforms.dedup();
+    }
+}
+
 impl Record {
     /// The record of a site that holds nothing, whose parts are at these places.
     #[must_use]
@@ -189,24 +230,26 @@ impl Record {
         Ok(true)
     }
 
-    /// Adds what a bundle holds, in repositories that `templates` name.
+    /// Adds what `contents` names of a bundle, in repositories that `templates` name; `partial` if that is not all of it.
     ///
     /// What names the same place anew takes it over; what it no longer names stays recorded as long as the site has
     /// it by another name.
-    pub fn add(&mut self, contents: &Contents, templates: &[RepositoryTemplate], site: &Path) {
+    pub fn add(&mut self, contents: &Contents, partial: bool, templates: &[RepositoryTemplate], site: &Path) {
         let Contents { identity, about, layout, .. } = contents;
         let bundle = RecordedBundle {
             identity: *identity,
             title: about.title.clone(),
             created: about.created.clone(),
+            partial,
         };
         match self.bundles.iter_mut().find(|known| known.identity == *identity) {
-            Some(known) => *known = bundle,
+            // What was there of it still is.
+            Some(known) => *known = RecordedBundle { partial: known.partial && partial, ..bundle },
             None => self.bundles.push(bundle),
         }
         let storage = self.registry_root(site);
         for image in &layout.images {
-            self.add_image(recorded(image, layout, templates, &storage));
+            self.add_image(recorded(image, layout, templates, &storage), &storage);
         }
         for file in &layout.files {
             let path = format!("k8s/{}", file.path);
@@ -218,10 +261,11 @@ impl Record {
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
-    fn add_image(&mut self, mut image: RecordedImage) {
+    fn add_image(&mut self, mut image: RecordedImage, storage: &Path) {
         for known in &mut self.images {
             if known.reference == image.reference && known.digest() == image.digest() {
                 image.repositories.append(&mut known.repositories);
+                image.join(known, storage);
             } else if known.tag == image.tag && known.tag.is_some() {
                 known.repositories.retain(|repository| !image.repositories.contains(repository));
             }

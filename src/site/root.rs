@@ -151,6 +151,13 @@ impl Staging {
         rustix::fs::syncfs(&self.readable).map_err(|error| FsError::at("sync", &self.path)(error.into()))
     }
 
+    /// The names of all that is there.
+    pub fn names(&self) -> Result<Vec<String>, FsError> {
+        let entries = self.dir.entries().map_err(FsError::at("list", &self.path))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        names.collect::<io::Result<_>>().map_err(FsError::at("list", &self.path))
+    }
+
     /// The path of a staged file, for messages.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -216,6 +223,37 @@ impl Root {
         }
     }
 
+    /// Moves a file that has its place back among those that are staged; that it is not there is no error.
+    pub fn take_aside(&self, file: &RelPath, staged: &str) -> Result<(), FsError> {
+        gone(self.dir.rename(file, &self.staging.dir, staged)).map_err(FsError::at("move", self.path(file)))
+    }
+
+    /// Removes a file; that it is not there is no error.
+    pub fn remove(&self, file: &RelPath) -> Result<(), FsError> {
+        gone(self.dir.remove_file(file)).map_err(FsError::at("remove", self.path(file)))
+    }
+
+    /// Removes a folder and all that is in it; that it is not there is no error.
+    pub fn remove_all(&self, folder: &RelPath) -> Result<(), FsError> {
+        gone(self.dir.remove_dir_all(folder)).map_err(FsError::at("remove", self.path(folder)))
+    }
+
+    /// Removes a folder if there is nothing in it, and says whether it is gone.
+    pub fn remove_empty(&self, folder: &RelPath) -> Result<bool, FsError> {
+        match self.dir.remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            result => gone(result).map(|()| true).map_err(FsError::at("remove", self.path(folder))),
+        }
+    }
+
+    /// Whether there is nothing in a folder, or no such folder.
+    pub fn is_empty(&self, folder: &RelPath) -> Result<bool, FsError> {
+        match self.dir.read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            entries => Ok(entries.map_err(FsError::at("list", self.path(folder)))?.next().is_none()),
+        }
+    }
+
     /// Creates a folder, and says whether it was missing.
     pub fn folder(&self, folder: &RelPath) -> Result<bool, FsError> {
         if self.dir.is_dir(folder) {
@@ -236,13 +274,17 @@ impl Root {
     pub fn remove_with_folder(&self, file: &RelPath) -> Result<(), FsError> {
         let parent = file.as_ref().parent().unwrap_or(Path::new(""));
         // The folder may be there without the file: where a run was killed between the two.
-        let gone = |result: io::Result<()>| match result {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        };
         gone(self.dir.remove_file(file))
             .and_then(|()| gone(self.dir.remove_dir(parent)))
             .map_err(FsError::at("remove", self.path(file)))
+    }
+}
+
+/// That something is not there is no error for who wants it gone.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::path::RelPath;
 use crate::reference::{RepositoryTemplate, TemplateError};
 
 /// Where everything is, below the root that is mounted as `/var/lib/registry`.
-const BASE: &str = "docker/registry/v2";
+pub(crate) const BASE: &str = "docker/registry/v2";
 
 /// A file below `blobs` that makes `garbage-collect` stop before it deletes anything, while the registry serves
 /// on: it deletes what no revision names, and revisions come last.

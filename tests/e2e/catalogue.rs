@@ -74,6 +74,7 @@ fn kubespray() -> Record {
         identity: Digest::of(b"bundle"),
         title: Some("Kubespray v2.25.0".to_owned()),
         created: Some("2024-06-01T12:34:56Z".to_owned()),
+        partial: false,
     });
     for entry in &lists.images {
         let repository = RepositoryTemplate::default().apply(&entry.reference).unwrap();

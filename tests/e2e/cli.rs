@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::program::{Finished, airbundle, airbundle_command, unbundle, unbundle_command};
@@ -342,6 +342,9 @@ fn assert_fields(object: &Value, fields: &[&str]) {
     assert_eq!(found, expected, "{object}");
 }
 
+const VERDICT: [&str; 8] =
+    ["event", "identity", "blobs", "bytes", "contentsRead", "volumes", "problems", "damage"];
+
 const PACK_SUMMARY: [&str; 13] = [
     "event",
     "identity",
@@ -423,7 +426,11 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     let verified = unbundle(["verify", "--json", text(&little.bundle)]).ok();
     events(&verified);
     let verdict = verified.json();
-    assert_fields(&verdict, &["event", "identity", "blobs", "bytes", "damage"]);
+    assert_fields(&verdict, &VERDICT);
+    assert_eq!(verdict["contentsRead"], true);
+    let len = fs::metadata(&little.bundle).expect("look at the bundle").len();
+    let volume = json!({"name": text(&little.bundle), "offset": 0, "size": len});
+    assert_eq!((&verdict["volumes"], &verdict["problems"]), (&json!([volume]), &json!([])));
     assert_eq!((&verdict["identity"], &verdict["blobs"]), (&summary["identity"], &summary["blobs"]));
     assert_eq!(verdict["damage"], Value::Array(Vec::new()));
 
@@ -438,6 +445,8 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
             "event",
             "files",
             "images",
+            "bundle",
+            "leftOut",
             "written",
             "repaired",
             "kept",
@@ -446,6 +455,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
             "seconds",
         ],
     );
+    assert_eq!((&summary["bundle"], &summary["leftOut"]), (&json!({"files": 2, "images": 3}), &json!([])));
     // The layer that is a file, too, stands at two places.
     assert_eq!(summary["written"], blobs.len() + 1);
     assert_eq!(
@@ -492,7 +502,7 @@ fn the_verdict_on_a_damaged_bundle_is_json_too() {
         upstream.images().iter().flat_map(|entry| entry.image.blobs().into_keys()).collect();
     known.extend(upstream.files().iter().map(|file| sha256(&file.bytes)));
     for damage in damage {
-        assert_fields(damage, &["object", "owners", "offsets", "problem"]);
+        assert_fields(damage, &["object", "owners", "places", "trouble", "problem"]);
         let hex = damage["object"].as_str().and_then(|object| object.strip_prefix("blobs/sha256/"));
         assert!(known.contains(&format!("sha256:{}", hex.expect("a blob"))), "{damage}");
         assert!(!damage["owners"].as_array().expect("a list").is_empty(), "{damage}");

@@ -106,6 +106,9 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
         Code::Moved,
         Code::Unsigned,
         Code::Signer,
+        Code::Incomplete,
+        Code::Unreadable,
+        Code::Command,
     ];
     assert_eq!(listed, codes.map(|code| code as u8).into());
 }
@@ -126,7 +129,7 @@ fn the_readme_names_every_option_and_no_other() {
     in_help.extend(options(&airbundle(["lists", "kubespray", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["keygen", "--help"]).ok().stdout));
-    for verb in ["unpack", "images", "site", "ls", "sbom"] {
+    for verb in ["unpack", "images", "site", "ls", "sbom", "inventory", "prune"] {
         in_help.extend(options(&unbundle([verb, "--help"]).ok().stdout));
     }
     in_help.remove("--help");

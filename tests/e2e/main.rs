@@ -7,12 +7,15 @@ mod support;
 
 mod program;
 
+mod access;
 mod attached;
 mod catalogue;
 mod cli;
 mod damage;
+mod deltas;
 mod docs;
 mod fetch;
+mod frozen;
 mod image;
 mod images;
 mod kill;
@@ -27,3 +30,4 @@ mod secure;
 mod serve;
 mod signatures;
 mod site;
+mod volumes;

@@ -66,7 +66,11 @@ impl Job {
     }
 
     fn bundle(&self) -> Vec<u8> {
-        fs::read(self.path("out.tar.zst")).expect("read the bundle")
+        if let Ok(bytes) = fs::read(self.path("out.tar.zst")) {
+            return bytes;
+        }
+        let volumes = self.left().into_iter().filter(|name| name.starts_with("out.tar.zst.0"));
+        volumes.flat_map(|name| fs::read(self.path(&name)).expect("read a volume")).collect()
     }
 
     fn left(&self) -> BTreeSet<String> {
@@ -134,36 +138,47 @@ fn under_way(transfers: &[Transfer]) -> usize {
 
 #[test]
 fn killed_at_every_point_of_thirty_blobs_it_fetches_nothing_twice_that_had_come_whole() {
-    const POINTS: usize = 30;
+    killed_at_every_point(30, &[]);
+}
+
+#[test]
+fn the_same_with_volumes_and_recovery_data() {
+    killed_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
+}
+
+/// Kills it at `points` points, and lets it finish.
+fn killed_at_every_point(points: usize, more: &[&str]) {
     let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
+    let expected = undisturbed(&list, &content, more);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content.clone());
-    Job::new(&list).run(&fake, &[]).ok();
+    let whole = Job::new(&list);
+    whole.run(&fake, more).ok();
+    let left = whole.left();
     let all = sum(&gate.transfers());
     assert!(all > 30_000_000, "{all}");
     thread::scope(|scope| {
         for worker in 0..3 {
-            let (list, content, expected) = (&list, &content, &expected);
+            let (list, content, expected, left) = (&list, &content, &expected, &left);
             scope.spawn(move || {
-                for point in (0..POINTS).filter(|point| point % 3 == worker) {
+                for point in (0..points).filter(|point| point % 3 == worker) {
                     let gate = Arc::new(Gate::default());
                     let fake = Fake::behind(&gate, content.clone());
                     let job = Job::new(list);
-                    gate.open(all * point / POINTS);
-                    let child = job.start(&fake, &["--jobs", "4"]);
+                    gate.open(all * point / points);
+                    let child = job.start(&fake, &[more, &["--jobs", "4"]].concat());
                     thread::sleep(Duration::from_millis(300));
                     let first = gate.settle();
                     kill(child);
                     gate.open(UNLIMITED);
                     let _ = gate.settle(); // what the killed one had asked for
-                    let finished = job.run(&fake, &["--json"]).ok();
+                    let finished = job.run(&fake, &[more, &["--json"]].concat()).ok();
                     let second = gate.transfers();
-                    assert_same(&job.bundle(), expected, &format!("killed at {point} of {POINTS}"));
+                    assert_same(&job.bundle(), expected, &format!("killed at {point} of {points}"));
                     let (fetched, allowed) = (sum(&first) + sum(&second), all + under_way(&first));
                     assert!(fetched <= allowed, "{point}: {fetched} > {allowed}: {first:#?} {second:#?}");
-                    assert_eq!(job.left(), ["all.list", "out.tar.zst"].map(str::to_owned).into(), "{point}");
+                    assert_eq!(job.left(), *left, "{point}");
                     let resumed = finished.json()["bytesResumed"].as_u64().expect("a number");
                     let whole = sum(&first) - under_way(&first);
                     assert!(resumed >= whole as u64, "{point}: {resumed} of {whole} are told: {finished:#?}");

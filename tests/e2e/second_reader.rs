@@ -49,6 +49,9 @@ fn agree(bundle: &Path) {
     assert_eq!(second["files"], files.collect::<Value>());
     let blobs = layout.manifests.iter().chain(&layout.blobs).map(|blob| blob.digest.to_string());
     assert_eq!(second["blobs"], blobs.map(Value::from).collect::<Value>());
+    let mut elsewhere: Vec<_> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
+    elsewhere.sort();
+    assert_eq!(second["elsewhere"], json!(elsewhere));
 }
 
 #[test]
@@ -71,6 +74,33 @@ fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
     ] {
         agree(&world.pack_lines(folder.path(), &lines, &options));
     }
+}
+
+#[test]
+fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
+    let world = world();
+    let folder = folder();
+    let pinned = world.upstream.files().iter().filter(|file| file.checksum.is_some());
+    let files: Vec<String> =
+        pinned.map(|file| format!("{} {}", file.url, file.checksum.as_deref().unwrap_or_default())).collect();
+    let mut lines: Vec<&str> = files.iter().map(String::as_str).collect();
+    lines.extend(["registry.k8s.io/pause:3.9", "quay.io/metallb/controller:v0.13.9"]);
+    let base = folder.path().join("base.tar.zst");
+    fs::rename(world.pack_lines(folder.path(), &lines[1..], &[]), &base).expect("move the base");
+    let base = base.to_str().expect("UTF-8");
+    // One file more, and the other platforms besides.
+    for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
+        let delta = world.pack_lines(folder.path(), &lines, options);
+        agree(&delta);
+        let contents =
+            BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
+        assert!(contents.layout.elsewhere.len() > 5);
+    }
+    // With nothing to leave out it is no delta.
+    let lines = [lines[0]];
+    let delta = world.pack_lines(folder.path(), &lines, &["--base", base]);
+    agree(&delta);
+    assert_eq!(second_reader(&delta).expect("it is sound")["elsewhere"], json!([]));
 }
 
 #[test]

@@ -36,6 +36,13 @@ impl Registry {
         Self::start_with(storage, "maintenance:\n    readonly:\n      enabled: true")
     }
 
+    /// The same with a memory of what blobs there are, as Debian's own configuration has it.
+    pub fn serve_with_cache(storage: &Path) -> Self {
+        let options =
+            "maintenance:\n    readonly:\n      enabled: true\n  cache:\n    blobdescriptor: inmemory";
+        Self::start_with(storage, options)
+    }
+
     fn start_with(storage: &Path, options: &str) -> Self {
         fs::create_dir_all(storage).unwrap_or_else(|error| panic!("create {}: {error}", storage.display()));
         let storage =

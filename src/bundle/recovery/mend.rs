@@ -199,8 +199,17 @@ impl Recovery {
 
     /// Reads all of the volume and says what is damaged; `progress` gets how many bytes were read since it was last called.
     pub fn damaged(&self, volume: &impl ReadAt, progress: impl FnMut(u64)) -> Damage {
+        self.damaged_in(volume, 0..self.volume_len(), progress)
+    }
+
+    /// The same of the recovery section alone, which is not needed as long as nothing else is damaged.
+    pub fn damaged_section(&self, volume: &impl ReadAt, progress: impl FnMut(u64)) -> Damage {
+        self.damaged_in(volume, self.section(), progress)
+    }
+
+    fn damaged_in(&self, volume: &impl ReadAt, range: Range<u64>, progress: impl FnMut(u64)) -> Damage {
         let nothing = |_, _: &[u8]| Ok::<(), io::Error>(());
-        let sweep = self.sweep(volume, nothing, progress).expect("nothing is written; please report");
+        let sweep = self.sweep(volume, range, nothing, progress).expect("nothing is written; please report");
         self.damage(&sweep)
     }
 
@@ -215,7 +224,8 @@ impl Recovery {
         mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
         progress: impl FnMut(u64),
     ) -> Result<Damage, RecoveryError> {
-        let sweep = self.sweep(volume, &mut write, progress).map_err(RecoveryError::Write)?;
+        let sweep =
+            self.sweep(volume, 0..self.volume_len(), &mut write, progress).map_err(RecoveryError::Write)?;
         let damage = self.damage(&sweep);
         if !damage.lost.is_empty() {
             return Err(RecoveryError::TooMuch(damage.lost));
@@ -480,20 +490,21 @@ impl Recovery {
         Ok(rows)
     }
 
-    /// Reads the volume from its beginning to its end. What is right, or is known anyhow, goes to `take`, in order.
+    /// Reads a range of the volume, which begins where a segment does. What is right, or is known anyhow, goes to `take`, in order.
     fn sweep<E>(
         &self,
         volume: &impl ReadAt,
+        range: Range<u64>,
         mut take: impl FnMut(u64, &[u8]) -> Result<(), E>,
         mut progress: impl FnMut(u64),
     ) -> Result<Sweep, E> {
         let mut sweep = Sweep::default();
         let mut bytes = Vec::new();
-        let mut offset = 0;
-        while offset < self.volume_len() {
+        let mut offset = range.start;
+        while offset < range.end {
             let mut segments = Vec::new();
             let mut end = offset;
-            for segment in self.segments(offset..self.volume_len().min(offset + READ)) {
+            for segment in self.segments(offset..range.end.min(offset + READ)) {
                 end = segment.at.end;
                 segments.push(segment);
             }

@@ -1,0 +1,1020 @@
+//! Deltas: a site says what it has, the next bundle leaves that out, the site becomes whole, and what nobody keeps goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use airbundle::bundle::reader::{BundleReader, Contents};
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Finished, airbundle, airbundle_command, unbundle};
+use crate::serve::Shared;
+use crate::support::clients;
+use crate::support::fake::{Content, Fake, Gate};
+use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process::run;
+use crate::support::registry::Registry;
+use crate::support::tree::{Tree, stamps};
+use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
+use crate::support::web::Web;
+use crate::support::{Bytes, random_bytes, sha256};
+
+const STORAGE: &str = "registry/docker/registry/v2";
+
+/// Two releases, one after the other, each with an upstream of its own, because tags move.
+struct World {
+    old: Release,
+    new: Release,
+    _folder: Shared,
+}
+
+struct Release {
+    upstream: Upstream,
+    lists: PathBuf,
+    /// All of it.
+    bundle: PathBuf,
+    lock: PathBuf,
+}
+
+impl Release {
+    fn new(folder: &Path, images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
+        let upstream = Upstream::start(folder, images, files);
+        let lists = upstream.write_lists(&folder.join("lists"));
+        let [bundle, lock] = ["full.tar.zst", "full.lock.json"].map(|name| folder.join(name));
+        let release = Self { upstream, lists, bundle, lock };
+        release.pack(&release.bundle, &["--write-lock", &text(&release.lock)]).ok();
+        release
+    }
+
+    fn pack(&self, output: &Path, options: &[&str]) -> Finished {
+        let mut args = vec!["pack".to_owned(), text(&self.lists), "-o".to_owned(), text(output)];
+        args.extend(self.upstream.mirror_args());
+        args.extend(options.iter().map(|option| (*option).to_owned()));
+        airbundle(args)
+    }
+
+    /// What it serves, by digest, without manifests.
+    fn blobs(&self) -> BTreeMap<String, Bytes> {
+        let images = self.upstream.images().iter().flat_map(|entry| entry.image.parts());
+        let files = self.upstream.files().iter().map(|file| (sha256(&file.bytes), Bytes::clone(&file.bytes)));
+        images.chain(files).collect()
+    }
+
+    /// The digests of blobs, and the URLs of files, that were asked for with GET so far.
+    fn fetched(&self) -> Vec<String> {
+        let of_registry = self.upstream.registry.requests().into_iter().filter(|request| {
+            request.method == "GET" && request.path.contains("/blobs/") && request.status < 300
+        });
+        let of_registry = of_registry.map(|request| request.path.rsplit('/').next().unwrap().to_owned());
+        // Whether a file is there is asked with its first byte.
+        let of_web = self.upstream.web.requests().into_iter();
+        let of_web = of_web.filter(|request| request.range.as_deref() != Some("bytes=0-0"));
+        let of_web = of_web.map(|request| format!("https:/{}", request.path));
+        of_registry.chain(of_web).collect()
+    }
+
+    /// Asserts that nginx and a registry serve all of it from `site`, to the byte.
+    #[track_caller]
+    fn assert_served(&self, site: &Path) {
+        let registry = Registry::serve(&site.join("registry"));
+        for entry in self.upstream.images() {
+            registry.assert_serves(&format!("k8s/{}", entry.name()), entry.tag(), &entry.image);
+        }
+        let web = Web::start(&site.join("files"));
+        for file in self.upstream.files() {
+            let found = clients::curl([web.url(&format!("k8s/{}", file.path()))]);
+            assert_eq!(sha256(&found), sha256(&file.bytes), "{}", file.url);
+        }
+    }
+}
+
+fn image(layers: &[&Layer]) -> Image {
+    Image::new(Format::Oci, "linux/amd64", &layers.iter().copied().cloned().collect::<Vec<_>>())
+}
+
+fn note(text: &str) -> Layer {
+    Layer::files(&[("etc/motd", text.as_bytes())], Compression::Gzip)
+}
+
+fn base() -> Layer {
+    Layer::random(1, 5 << 20, Compression::None)
+}
+
+fn shell() -> Layer {
+    Layer::random(2, 300_000, Compression::None)
+}
+
+fn tool() -> UpstreamImage {
+    let platform = |name: &str| Image::new(Format::Docker, name, &[note(name), shell()]);
+    let children = ["linux/amd64", "linux/arm64"].map(platform).to_vec();
+    UpstreamImage::new("registry.k8s.io/tool:1", Image::index(Format::Docker, children))
+}
+
+fn file(url: &str, seed: u64, size: usize) -> UpstreamFile {
+    UpstreamFile::new(url, random_bytes(seed, size))
+}
+
+fn old_release(folder: &Path) -> Release {
+    Release::new(
+        folder,
+        vec![
+            UpstreamImage::new("quay.io/team/app:1", image(&[&base(), &note("one")])),
+            UpstreamImage::new("quay.io/team/app:stable", image(&[&base(), &note("one")])),
+            UpstreamImage::new("quay.io/team/gone:1", image(&[&shell(), &note("gone")])),
+            tool(),
+        ],
+        vec![
+            file("https://dl.k8s.io/v1/kubelet", 10, 3_000_000),
+            file("https://dl.k8s.io/same", 11, 40_000),
+            file("https://dl.k8s.io/old/gone", 12, 50_000),
+            file("https://dl.k8s.io/unpinned-same", 13, 60_000).not_pinned(),
+            file("https://dl.k8s.io/empty", 14, 0),
+        ],
+    )
+}
+
+fn new_release(folder: &Path) -> Release {
+    Release::new(
+        folder,
+        vec![
+            UpstreamImage::new("quay.io/team/app:2", image(&[&base(), &note("two")])),
+            UpstreamImage::new("quay.io/team/app:stable", image(&[&base(), &note("two")])),
+            UpstreamImage::new("quay.io/team/other:1", Image::artifact("application/x.y", &[("f", b"f")])),
+            tool(),
+        ],
+        vec![
+            // The same bytes under another path; a layer as a file; two that turn out to be there.
+            file("https://dl.k8s.io/v2/kubelet", 10, 3_000_000),
+            UpstreamFile::new("https://dl.k8s.io/layer", shell().bytes),
+            file("https://dl.k8s.io/same", 11, 40_000),
+            file("https://dl.k8s.io/unpinned-same", 13, 60_000).not_pinned(),
+            file("https://dl.k8s.io/unpinned-kubelet", 10, 3_000_000).not_pinned(),
+            file("https://dl.k8s.io/fresh", 15, 70_000),
+            file("https://dl.k8s.io/empty", 14, 0),
+        ],
+    )
+}
+
+/// The one [`World`].
+fn world() -> &'static World {
+    static WORLD: LazyLock<World> = LazyLock::new(|| {
+        let folder = Shared::new();
+        let (old, new) = (old_release(&folder.path.join("old")), new_release(&folder.path.join("new")));
+        World { old, new, _folder: folder }
+    });
+    &WORLD
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+fn folder() -> TempDir {
+    tempdir().expect("make a temporary folder")
+}
+
+/// A site with the old release.
+fn old_site(folder: &TempDir) -> PathBuf {
+    let site = folder.path().join("site");
+    unpack(&world().old.bundle, &site).ok();
+    site
+}
+
+fn unpack(bundle: &Path, site: &Path) -> Finished {
+    unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()])
+}
+
+fn inventory(site: &Path, output: &Path, options: &[&str]) -> Finished {
+    let paths = ["inventory", &text(site), "-o", &text(output)].map(str::to_owned);
+    unbundle(paths.into_iter().chain(options.iter().map(|option| (*option).to_owned())))
+}
+
+/// The delta from the old release to the new one.
+fn delta(folder: &TempDir) -> PathBuf {
+    let path = folder.path().join("delta.tar.zst");
+    world().new.pack(&path, &["--base", &text(&world().old.lock)]).ok();
+    path
+}
+
+fn contents(bundle: &Path) -> Contents {
+    BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("a sound bundle")
+}
+
+fn data(digest: &str) -> PathBuf {
+    let hex = &digest["sha256:".len()..];
+    Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
+}
+
+/// What the new release has that the old one has, too, apart from what no list pins.
+fn shared() -> BTreeSet<String> {
+    let World { old, new, .. } = world();
+    let old = old.blobs();
+    let unpinned: BTreeSet<String> = new
+        .upstream
+        .files()
+        .iter()
+        .filter(|file| file.checksum.is_none())
+        .map(|file| sha256(&file.bytes))
+        .collect();
+    let pinned = sha256(&random_bytes(10, 3_000_000));
+    new.blobs()
+        .into_keys()
+        .filter(|digest| old.contains_key(digest) && (!unpinned.contains(digest) || *digest == pinned))
+        .collect()
+}
+
+#[test]
+fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
+    let World { old, .. } = world();
+    let folder = folder();
+    // Nobody else asks this one.
+    let new = new_release(&folder.path().join("upstream"));
+    let site = old_site(&folder);
+    let [found, delta, lock] =
+        ["site.json", "delta.tar.zst", "delta.lock.json"].map(|name| folder.path().join(name));
+    inventory(&site, &found, &[]).ok();
+    let before = new.fetched();
+    let packed =
+        new.pack(&delta, &["--base", &text(&found), "--write-lock", &text(&lock), "--json"]).ok().json();
+
+    // Nothing of it was asked for.
+    let mut fetched = new.fetched();
+    for name in before {
+        let at = fetched.iter().position(|other| *other == name).expect("a log does not shrink");
+        fetched.swap_remove(at);
+    }
+    let old_blobs = old.blobs();
+    let pinned_files: BTreeSet<&str> = new
+        .upstream
+        .files()
+        .iter()
+        .filter(|file| file.checksum.is_some() && old_blobs.contains_key(&sha256(&file.bytes)))
+        .map(|file| file.url.as_str())
+        .collect();
+    assert!(!fetched.is_empty());
+    for name in &fetched {
+        assert!(!old_blobs.contains_key(name) && !pinned_files.contains(name.as_str()), "{name} was fetched");
+    }
+    // It is not in the bundle, and the bundle says so.
+    let layout = contents(&delta).layout;
+    let elsewhere: BTreeSet<String> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
+    assert_eq!(elsewhere, shared());
+    assert!(layout.blobs.iter().all(|blob| !elsewhere.contains(&blob.digest.to_string())));
+    assert_eq!(packed["blobsLeftOut"], elsewhere.len());
+    let bytes: usize = elsewhere.iter().map(|digest| old_blobs[digest].len()).sum();
+    assert_eq!(packed["bytesLeftOut"], bytes);
+    assert_eq!(packed["blobs"], layout.manifests.len() + layout.blobs.len());
+    let [full_size, delta_size] = [&new.bundle, &delta].map(|path| fs::metadata(path).unwrap().len());
+    assert!(delta_size * 10 < full_size, "{delta_size} and {full_size}");
+    // The lock is that of all.
+    assert_eq!(fs::read_to_string(&lock).unwrap(), fs::read_to_string(&new.lock).unwrap());
+    let diff = airbundle(["diff".as_ref(), new.bundle.as_os_str(), delta.as_os_str()]).ok();
+    assert_eq!(diff.stdout, "no difference\n");
+
+    let twin = folder.path().join("twin");
+    unpack(&old.bundle, &twin).ok();
+    unpack(&new.bundle, &twin).ok();
+    unpack(&delta, &site).ok();
+    new.assert_served(&site);
+    let parts = ["files", "registry"];
+    for part in parts {
+        let difference = Tree::of(&twin.join(part)).difference(&Tree::of(&site.join(part)));
+        assert!(difference.is_empty(), "{difference:#?}");
+    }
+    let again = unpack(&delta, &site).ok();
+    assert!(again.stdout.contains("nothing to do"), "{again:#?}");
+    // Copies, and no links, which two owners of a file would share.
+    let paths = ["v1/kubelet", "v2/kubelet"].map(|name| site.join("files/k8s/dl.k8s.io").join(name));
+    let inodes = paths.map(|path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap()));
+    assert_ne!(inodes[0], inodes[1]);
+}
+
+#[test]
+fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
+    let World { old, new, .. } = world();
+    let folder = folder();
+    let found = folder.path().join("site.json");
+    inventory(&old_site(&folder), &found, &[]).ok();
+    let delta = fs::read(delta(&folder)).unwrap();
+    let path = folder.path().join("other.tar.zst");
+    for base in [&found, &old.bundle] {
+        new.pack(&path, &["--base", &text(base)]).ok();
+        assert!(fs::read(&path).unwrap() == delta, "{}", base.display());
+    }
+    // A delta counts as all that it names: who has unpacked it has that.
+    let chained = folder.path().join("chained.tar.zst");
+    fs::write(&path, &delta).unwrap();
+    let told = new.pack(&chained, &["--base", &text(&path)]).ok();
+    assert!(told.stdout.contains("a delta: "), "{told:#?}");
+    let layout = contents(&chained).layout;
+    assert!(layout.elsewhere.len() > contents(&path).layout.elsewhere.len());
+
+    // What shares nothing is a full bundle, and not another one than without a base.
+    let empty = folder.path().join("empty.json");
+    fs::write(&empty, r#"{"airbundleInventory": 1, "blobs": {}, "files": {}}"#).unwrap();
+    let told = new.pack(&path, &["--base", &text(&empty)]).ok();
+    assert!(told.stdout.contains("no delta: nothing"), "{told:#?}");
+    assert!(fs::read(&path).unwrap() == fs::read(&new.bundle).unwrap());
+    // Together with a place to copy from.
+    let told =
+        new.pack(&path, &["--base", &text(&old.lock), "--reuse", &text(&new.bundle), "--json"]).ok().json();
+    assert!(fs::read(&path).unwrap() == delta);
+    assert!(told["bytesReused"].as_u64().unwrap() > 70_000, "{told}");
+}
+
+#[test]
+fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
+    let folder = folder();
+    let output = folder.path().join("out.tar.zst");
+    let base = folder.path().join("base");
+    for (content, code, words) in [
+        (r#"{"airbundleInventory": 7}"#, 8, "inventory of version 7"),
+        (r#"{"airbundleLock": 7}"#, 8, "version 7"),
+        (
+            r#"{"airbundleInventory": 1, "blobs": {"x": 1}, "files": {}}"#,
+            3,
+            "no inventory that this program reads",
+        ),
+        ("quay.io/team/app:1\n", 8, "no airbundle bundle"),
+    ] {
+        fs::write(&base, content).unwrap();
+        let finished = world().new.pack(&output, &["--base", &text(&base)]);
+        assert!(!finished.stderr.contains("resolving"), "{finished:#?}");
+        finished.failed(code, &[&text(&base), "for what the site has", words]);
+    }
+    world().new.pack(&output, &["--base", "/nonexistent"]).failed(6, &["/nonexistent"]);
+    assert!(!output.exists());
+}
+
+#[test]
+fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
+    let folder = folder();
+    let delta = delta(&folder);
+    let site = folder.path().join("site");
+    let finished = unbundle(["unpack", &text(&delta), &text(&site), "--json"]);
+    assert!(!site.exists());
+    let missing = finished.json()["missing"].as_array().expect("a list").clone();
+    let digests: BTreeSet<String> =
+        missing.iter().map(|blob| blob["digest"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(digests, shared());
+    for blob in &missing {
+        let bytes = &world().old.blobs()[blob["digest"].as_str().unwrap()];
+        assert_eq!(blob["size"], bytes.len());
+        assert_eq!(blob["damaged"], false);
+        assert!(!blob["owners"].as_array().unwrap().is_empty(), "{blob}");
+    }
+    let finished = finished.failed(16, &["site", "lacks", "nothing was changed", "unbundle inventory"]);
+    let shell = sha256(&shell().bytes);
+    finished.failed(16, &["missing: ", &shell, "registry.k8s.io/tool:1", "dl.k8s.io/layer"]);
+}
+
+#[test]
+fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
+    let folder = folder();
+    let (site, delta) = (old_site(&folder), delta(&folder));
+    let base = base();
+    let (digest, blob) = (sha256(&base.bytes), site.join(data(&sha256(&base.bytes))));
+    let mut rotten = base.bytes.to_vec();
+    rotten[1_000_000] ^= 1;
+    for (bytes, state) in [(Some(&rotten[..]), "damaged"), (Some(&rotten[1..]), "missing"), (None, "missing")]
+    {
+        match bytes {
+            Some(bytes) => fs::write(&blob, bytes).unwrap(),
+            None => fs::remove_file(&blob).unwrap(),
+        }
+        let before = [stamps(&site.join("files")), stamps(&site.join("registry"))];
+        let record = fs::read(site.join("site.json")).unwrap();
+        let finished = unpack(&delta, &site).failed(16, &["lacks", &digest]);
+        finished.failed(16, &[state, &digest, "quay.io/team/app:2", "quay.io/team/app:stable"]);
+        assert_eq!([stamps(&site.join("files")), stamps(&site.join("registry"))], before);
+        assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
+        // The site knows what it lacks: a delta against that completes it.
+        let found = folder.path().join("found.json");
+        let told = inventory(&site, &found, &["--check"]).ok();
+        assert_eq!(told.stderr.contains(&text(&blob)), bytes.is_some(), "{told:#?}");
+        let found = fs::read_to_string(&found).unwrap();
+        assert!(!found.contains(&digest));
+    }
+    let found = folder.path().join("found.json");
+    let repairing = folder.path().join("repairing.tar.zst");
+    world().new.pack(&repairing, &["--base", &text(&found)]).ok();
+    unpack(&repairing, &site).ok();
+    world().new.assert_served(&site);
+}
+
+#[test]
+fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
+    let folder = folder();
+    let (site, delta) = (old_site(&folder), delta(&folder));
+    // The layer is a file of the new release, too, and nobody but the record knows that somebody has put it there.
+    let layer = shell().bytes;
+    let digest = sha256(&layer);
+    fs::write(site.join(data(&digest)), random_bytes(99, layer.len())).unwrap();
+    unpack(&delta, &site).failed(16, &[&digest]);
+    let copy = site.join("files/k8s/dl.k8s.io/layer");
+    fs::write(&copy, &layer).unwrap();
+    unpack(&delta, &site).ok();
+    world().new.assert_served(&site);
+}
+
+#[test]
+fn files_and_storage_elsewhere_are_found_by_the_record() {
+    let folder = folder();
+    let [site, files, registry] = ["site", "files", "registry"].map(|name| folder.path().join(name));
+    let [found, plain] = ["found.json", "plain.json"].map(|name| folder.path().join(name));
+    let args = [
+        "unpack",
+        &text(&world().old.bundle),
+        &text(&site),
+        "--files",
+        &text(&files),
+        "--registry",
+        &text(&registry),
+    ];
+    unbundle(args).ok();
+    inventory(&site, &found, &["--check"]).ok();
+    let other = tempdir().unwrap();
+    inventory(&old_site(&other), &plain, &[]).ok();
+    assert_eq!(fs::read_to_string(&found).unwrap(), fs::read_to_string(&plain).unwrap());
+    // The old folders are where the record says; what the site is to be from now on is elsewhere again.
+    let delta = delta(&folder);
+    unpack(&delta, &site).ok();
+    world().new.assert_served(&site);
+}
+
+#[test]
+fn an_inventory_has_what_is_there_and_nothing_else() {
+    let folder = folder();
+    let site = old_site(&folder);
+    let stdout = unbundle(["inventory", &text(&site)]).ok().stdout;
+    let path = folder.path().join("found.json");
+    let told = inventory(&site, &path, &["--check", "--json"]).ok().json();
+    assert_eq!(fs::read_to_string(&path).unwrap(), stdout);
+    let document: Value = serde_json::from_str(&stdout).unwrap();
+    let sizes = |name: &str| -> BTreeMap<String, u64> {
+        serde_json::from_value(document[name].clone()).expect("digests and sizes")
+    };
+    let upstream = &world().old.upstream;
+    let blobs = upstream.images().iter().flat_map(|entry| entry.image.blobs());
+    let blobs: BTreeMap<_, _> = blobs.map(|(digest, bytes)| (digest, bytes.len() as u64)).collect();
+    assert_eq!(sizes("blobs"), blobs);
+    let files = upstream.files().iter().map(|file| (sha256(&file.bytes), file.bytes.len() as u64));
+    assert_eq!(sizes("files"), files.collect());
+    assert_eq!((&told["blobs"], &told["files"]), (&blobs.len().into(), &upstream.files().len().into()));
+    assert!(stdout.len() < 100 * (blobs.len() + upstream.files().len()) + 200, "{stdout}");
+
+    // Never over the record of the site itself.
+    inventory(&site, &site.join("site.json"), &[]).failed(2, &["the site's own record"]);
+    inventory(&folder.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
+    // What is no regular file of the right size is not there.
+    let same = site.join("files/k8s/dl.k8s.io/same");
+    fs::rename(&same, folder.path().join("moved")).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("moved"), &same).unwrap();
+    fs::write(site.join("files/k8s/dl.k8s.io/v1/kubelet"), "short").unwrap();
+    let told = unbundle(["inventory", &text(&site)]).ok();
+    for (name, seed, size) in [("same", 11, 40_000), ("v1/kubelet", 10, 3_000_000)] {
+        assert!(!told.stdout.contains(&sha256(&random_bytes(seed, size))), "{name}");
+        assert!(told.stderr.contains(name), "{told:#?}");
+    }
+}
+
+#[test]
+fn ls_verify_and_image_know_a_delta() {
+    let folder = folder();
+    let delta = text(&delta(&folder));
+    let layout = contents(Path::new(&delta)).layout;
+    let told = unbundle(["ls", &delta]).ok();
+    let held = format!("a delta: it holds {} blobs", layout.manifests.len() + layout.blobs.len());
+    assert!(told.stdout.contains(&held), "{told:#?}");
+    let listed = unbundle(["ls", &delta, "--json"]).ok().json();
+    assert_eq!(listed["elsewhere"].as_array().unwrap().len(), shared().len());
+    let whole = unbundle(["ls", &text(&world().new.bundle), "--json"]).ok().json();
+    assert_eq!(listed["files"], whole["files"]);
+    let sizes = |listed: &Value| -> Vec<Value> {
+        listed["images"].as_array().unwrap().iter().map(|image| image["size"].clone()).collect()
+    };
+    assert_eq!(sizes(&listed), sizes(&whole));
+    assert!(whole["elsewhere"].is_null());
+    let told = unbundle(["verify", &delta]).ok();
+    assert!(told.stdout.contains("sound: ") && told.stdout.contains("a delta: "), "{told:#?}");
+    let told = unbundle(["verify", &delta, "--json"]).ok().json();
+    assert_eq!(told["leftOut"]["blobs"], shared().len());
+    let output = text(&folder.path().join("image.tar"));
+    airbundle(["image", &delta, "--kind", "files", "-o", &output])
+        .failed(16, &["is a delta", "quay.io/team/app:2", "full bundle"]);
+    assert!(!Path::new(&output).exists());
+}
+
+/// Prunes to its end; `--json` is among the options.
+fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
+    let mut args = vec!["prune".to_owned(), text(site), "--json".to_owned()];
+    args.extend(keep.iter().flat_map(|bundle| ["--keep".to_owned(), text(bundle)]));
+    args.extend(options.iter().map(|option| (*option).to_owned()));
+    unbundle(args)
+}
+
+/// A site with the old release, and the new one on top of it.
+fn both(folder: &TempDir) -> PathBuf {
+    let site = old_site(folder);
+    unpack(&world().new.bundle, &site).ok();
+    site
+}
+
+/// What unpacking this bundle makes of nothing.
+fn fresh(bundle: &Path) -> (Tree, String) {
+    let folder = folder();
+    let site = folder.path().join("site");
+    unpack(bundle, &site).ok();
+    served(&site)
+}
+
+/// What servers see of a site, and what its record says.
+fn served(site: &Path) -> (Tree, String) {
+    let mut all = BTreeMap::new();
+    for part in ["files", "registry"] {
+        let tree = Tree::of(&site.join(part)).0.into_iter();
+        all.extend(tree.map(|(path, entry)| (Path::new(part).join(path), entry)));
+    }
+    (Tree(all), fs::read_to_string(site.join("site.json")).expect("a record"))
+}
+
+#[track_caller]
+fn assert_like(site: &Path, expected: &(Tree, String), what: &str) {
+    let (tree, record) = served(site);
+    let difference = tree.difference(&expected.0);
+    assert!(difference.is_empty(), "{what}: {difference:#?}");
+    assert_eq!(record, expected.1, "{what}");
+    let left: Vec<_> =
+        fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["lock"], "{what}");
+}
+
+#[test]
+fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
+    let World { old, new, .. } = world();
+    let folder = folder();
+    let site = both(&folder);
+    let before = [stamps(&site.join("files")), stamps(&site.join("registry"))];
+    let record = fs::read(site.join("site.json")).unwrap();
+    let told = prune(&site, &[&new.bundle], &[]).ok().json();
+    assert_eq!([stamps(&site.join("files")), stamps(&site.join("registry"))], before);
+    assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
+    assert_eq!(told["removed"], false);
+    let names = |name: &str| -> BTreeSet<String> { serde_json::from_value(told[name].clone()).unwrap() };
+    assert_eq!(names("images"), ["app:1", "gone:1"].map(|name| format!("k8s/quay.io/team/{name}")).into());
+    assert_eq!(names("files"), ["old/gone", "v1/kubelet"].map(|name| format!("k8s/dl.k8s.io/{name}")).into());
+    // Of `app:1`, which `app:stable` was, too, and of `gone:1`: manifest, config, and the layer that is theirs alone.
+    assert_eq!((&told["blobs"], &told["fileBytes"]), (&6.into(), &3_050_000.into()));
+    let text_told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
+    assert!(text_told.contains("would remove image k8s/quay.io/team/gone:1\n"), "{text_told}");
+    assert!(
+        text_told.contains("would remove 2 images with 6 blobs") && text_told.contains("--yes"),
+        "{text_told}"
+    );
+
+    let [used, free] = [&told, &prune(&site, &[&new.bundle], &["--yes"]).ok().json()].map(|told| {
+        ["images", "files", "links", "blobs", "bytes", "fileBytes"].map(|name| told[name].clone())
+    });
+    assert_eq!(used, free, "what was told before is what has gone");
+    assert_like(&site, &fresh(&new.bundle), "pruned");
+    new.assert_served(&site);
+    let told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes"]).ok();
+    assert!(told.stdout.contains("nothing that could go"), "{told:#?}");
+    // A delta names all that the full bundle names. What has gone comes back with its bundle.
+    let delta = delta(&folder);
+    unpack(&old.bundle, &site).ok();
+    prune(&site, &[&delta], &["--yes"])
+        .failed(16, &["app:stable` is something else there", "nothing was removed"]);
+    unpack(&delta, &site).ok();
+    prune(&site, &[&delta], &["--yes"]).ok();
+    let registry = Registry::serve(&site.join("registry"));
+    assert!(registry.manifest("k8s/quay.io/team/gone", "1").is_none());
+    drop(registry);
+    new.assert_served(&site);
+}
+
+#[test]
+fn what_is_kept_must_be_what_the_site_has() {
+    let World { old, new, .. } = world();
+    let folder = folder();
+    let site = both(&folder);
+    let before = served(&site);
+    // `app:stable` means something else by now.
+    prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
+    let only_old = tempdir().unwrap();
+    let only_old = old_site(&only_old);
+    prune(&only_old, &[&new.bundle], &["--yes"]).failed(16, &["is not there", "app:2"]);
+    let broken = folder.path().join("broken.tar.zst");
+    fs::write(&broken, &fs::read(&new.bundle).unwrap()[..2000]).unwrap();
+    let finished = prune(&site, &[&new.bundle, &broken], &["--yes"]);
+    assert_ne!(finished.code, Some(0));
+    assert!(finished.stderr.contains("broken.tar.zst") && finished.stderr.contains("nothing was removed"));
+    // Both together: the one has the tag, and what it was for the other stays under its digest.
+    let told = prune(&site, &[&old.bundle, &new.bundle], &["--yes"]).ok().json();
+    assert_eq!(
+        (&told["images"], &told["files"], &told["blobs"]),
+        (&[0; 0][..].into(), &[0; 0][..].into(), &0.into())
+    );
+    assert_eq!(served(&site), before);
+
+    let blob = site.join(data(&sha256(&note("two").bytes)));
+    fs::rename(&blob, folder.path().join("aside")).unwrap();
+    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack it"]);
+    fs::rename(folder.path().join("aside"), &blob).unwrap();
+    let odd = site.join(STORAGE).join("repositories/odd");
+    std::os::unix::fs::symlink("/nonexistent", &odd).unwrap();
+    prune(&site, &[&new.bundle], &["--yes"]).failed(6, &["repositories/odd", "nothing was removed"]);
+    fs::remove_file(&odd).unwrap();
+    let lock = fs::File::open(site.join(".unbundle/lock")).unwrap();
+    lock.lock().unwrap();
+    prune(&site, &[&new.bundle], &["--yes"]).failed(9, &["another `unbundle`"]);
+    drop(lock);
+    assert_eq!(served(&site), before);
+    prune(&folder.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is no site"]);
+    assert!(!folder.path().join("none").exists());
+}
+
+#[test]
+fn what_others_have_pushed_stays_with_all_that_it_needs() {
+    let World { new, .. } = world();
+    let folder = folder();
+    let site = both(&folder);
+    let mine = image(&[&note("gone"), &note("mine")]);
+    let registry = Registry::start(&site.join("registry"));
+    // Into repositories of their own and into ours, with layers that go otherwise; under a new tag, and over one of ours.
+    registry.push("mine/app", "1", &mine);
+    registry.push("k8s/quay.io/team/app", "mine", &mine);
+    let gone = image(&[&shell(), &note("gone")]);
+    let (from, to) = ("k8s/quay.io/team/gone:1", "mine/copy:2");
+    let address = |name: &str| format!("docker://{}/{name}", registry.addr());
+    let options = ["--src-tls-verify=false", "--dest-tls-verify=false", "--preserve-digests"];
+    clients::skopeo([&["copy", "--quiet"], &options[..], &[&address(from), &address(to)]].concat());
+    let over = image(&[&note("over")]);
+    registry.push("k8s/quay.io/team/app", "1", &over);
+
+    let told = prune(&site, &[&new.bundle], &["--yes"]).ok();
+    assert!(told.stdout.contains("app:1` is not what was unpacked"), "{told:#?}");
+    registry.assert_serves("mine/app", "1", &mine);
+    registry.assert_serves("mine/copy", "2", &gone);
+    registry.assert_serves("k8s/quay.io/team/app", "mine", &mine);
+    registry.assert_serves("k8s/quay.io/team/app", "1", &over);
+    assert!(registry.manifest("k8s/quay.io/team/gone", "1").is_none());
+    let one = image(&[&base(), &note("one")]);
+    assert!(registry.manifest("k8s/quay.io/team/app", &one.root.digest).is_none());
+    assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
+    new.assert_served(&site);
+    // Nothing is left that nobody names, and nothing has gone that somebody does.
+    assert_eq!(registry.garbage_collect(&["--dry-run"]), [""; 0]);
+    // And now nobody knows any more that one of them was ours.
+    assert_eq!(prune(&site, &[&new.bundle], &["--yes"]).ok().json()["blobs"], 0);
+    registry.assert_serves("mine/copy", "2", &gone);
+}
+
+#[test]
+fn pulls_go_on_while_a_site_is_pruned() {
+    let World { new, .. } = world();
+    for _ in 0..4 {
+        let folder = folder();
+        let site = both(&folder);
+        let storage = site.join("registry");
+        let registries = [Registry::serve(&storage), Registry::serve_with_cache(&storage)];
+        let web = Web::start(&site.join("files"));
+        let (done, pulls) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            let (done, pulls, web) = (&done, &pulls, &web);
+            for registry in &registries {
+                scope.spawn(move || {
+                    while !done.load(Ordering::Relaxed) {
+                        for entry in new.upstream.images() {
+                            registry.assert_serves(
+                                &format!("k8s/{}", entry.name()),
+                                entry.tag(),
+                                &entry.image,
+                            );
+                            pulls.fetch_add(1, Ordering::Relaxed);
+                        }
+                        // Of what goes there is the whole manifest, or none.
+                        let gone = image(&[&shell(), &note("gone")]);
+                        if let Some((_, manifest)) = registry.manifest("k8s/quay.io/team/gone", "1") {
+                            assert_eq!(sha256(&manifest), gone.root.digest);
+                        }
+                    }
+                });
+            }
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    for file in new.upstream.files() {
+                        let found = clients::curl([web.url(&format!("k8s/{}", file.path()))]);
+                        assert_eq!(sha256(&found), sha256(&file.bytes), "{}", file.url);
+                        pulls.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+            // Ends the others, whatever happens.
+            let _end = End(done);
+            let pull = || {
+                let (start, before) = (Instant::now(), pulls.load(Ordering::Relaxed));
+                while pulls.load(Ordering::Relaxed) < before + 30 && start.elapsed() < Duration::from_secs(60)
+                {
+                    thread::sleep(Duration::from_millis(5));
+                }
+            };
+            pull();
+            assert_eq!(prune(&site, &[&new.bundle], &["--yes"]).ok().json()["blobs"], 6);
+            pull();
+        });
+        for registry in &registries {
+            assert!(!registry.log().contains("err.code=unknown"), "{}", registry.log());
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged() {
+    // What stands in one place is needed in the other, and nowhere else; and a new file takes the place of the only copy
+    // of one that has another name now.
+    let release = |folder: &Path, seeds: [(&str, u64); 4], text: &str| {
+        let files = seeds.map(|(name, seed)| file(&format!("https://dl.k8s.io/{name}"), seed, 200_000));
+        let image = UpstreamImage::new("quay.io/team/app:1", image(&[&shell(), &note(text)]));
+        Release::new(folder, vec![image], files.into())
+    };
+    let folder = folder();
+    let old = release(&folder.path().join("old"), [("a", 1), ("b", 2), ("c", 3), ("d", 4)], "one");
+    let new = release(&folder.path().join("new"), [("a", 2), ("b", 1), ("c", 5), ("e", 3)], "two");
+    let [delta, pristine, site, found] =
+        ["delta.tar.zst", "pristine", "site", "inventory.json"].map(|name| folder.path().join(name));
+    unpack(&old.bundle, &pristine).ok();
+    inventory(&pristine, &found, &[]).ok();
+    new.pack(&delta, &["--base", &text(&found)]).ok();
+    assert_eq!(contents(&delta).layout.elsewhere.len(), 4, "three files and a layer");
+    let twin = folder.path().join("twin");
+    unpack(&old.bundle, &twin).ok();
+    unpack(&new.bundle, &twin).ok();
+    let expected = served(&twin).0;
+    let mut killed = 0;
+    for (call, step) in
+        [("write", 3), ("openat2", 5), ("syncfs", 1), ("fsync", 1), ("renameat", 1), ("unlinkat", 1)]
+    {
+        for nth in (1..).step_by(step) {
+            run(Command::new("rm").arg("-rf").arg(&site));
+            run(Command::new("cp").arg("-a").arg(&pristine).arg(&site));
+            let output = Command::new("strace")
+                .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"])
+                .arg(format!("inject={call}:signal=SIGKILL:when={nth}"))
+                .arg(env!("CARGO_BIN_EXE_unbundle"))
+                .args(["unpack", &text(&delta), &text(&site), "-q"])
+                .output()
+                .expect("start strace");
+            if !output.status.success() {
+                killed += 1;
+                unpack(&delta, &site).ok();
+            }
+            let difference = served(&site).0.difference(&expected);
+            assert!(difference.is_empty(), "killed at {call} {nth}: {difference:#?}");
+            if output.status.success() {
+                break;
+            }
+        }
+    }
+    assert!(killed > 20, "{killed}");
+}
+
+#[test]
+fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
+    let World { new, .. } = world();
+    let folder = folder();
+    let site = both(&folder);
+    let layer = note("gone");
+    let digest = sha256(&layer.bytes);
+    // The first blob that is taken aside stays there for some seconds.
+    let child = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat", "-e"])
+        .arg("inject=renameat:delay_exit=4000000:when=1")
+        .arg(env!("CARGO_BIN_EXE_unbundle"))
+        .args(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes", "-q"])
+        .spawn();
+    let mut child = child.expect("start strace");
+    let is_aside = || {
+        let mut names = fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().starts_with("pruned."))
+    };
+    let start = Instant::now();
+    while !is_aside() {
+        assert!(
+            start.elapsed() < Duration::from_secs(60) && child.try_wait().unwrap().is_none(),
+            "nothing is aside"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+    // As a registry does it at the end of an upload of what it finds there already.
+    let link =
+        site.join(STORAGE).join("repositories/mine/app/_layers/sha256").join(&digest["sha256:".len()..]);
+    fs::create_dir_all(&link).unwrap();
+    fs::write(link.join("link"), &digest).unwrap();
+    assert!(child.wait().unwrap().success());
+    let registry = Registry::serve(&site.join("registry"));
+    assert_eq!(registry.blob("mine/app", &digest).map(|found| sha256(&found)), Some(digest));
+    // The others have gone.
+    assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
+    let left: Vec<_> =
+        fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["lock"]);
+}
+
+#[test]
+fn a_delta_is_signed_as_any_bundle_is() {
+    let folder = folder();
+    let [site, key, delta] = ["site", "test.key", "delta.tar.zst"].map(|name| folder.path().join(name));
+    unpack(&world().old.bundle, &site).ok();
+    let before = served(&site);
+    airbundle(["keygen", "--no-passphrase", "-o", &text(&key)]).ok();
+    let public = text(&key.with_extension("pub"));
+    let base = text(&world().old.lock);
+    let unpack = || unbundle(["unpack", &text(&delta), &text(&site), "--trusted-key", &public]);
+    world().new.pack(&delta, &["--base", &base]).ok();
+    unpack().failed(14, &["not signed"]);
+    assert_eq!(served(&site), before);
+    world().new.pack(&delta, &["--base", &base, "--sign", &text(&key)]).ok();
+    unpack().ok();
+    world().new.assert_served(&site);
+}
+
+/// Tells threads to end, also where a test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_the_next() {
+    let World { new, .. } = world();
+    let folder = folder();
+    let pristine = both(&folder);
+    let expected = fresh(&new.bundle);
+    let site = folder.path().join("pruned");
+    let mut killed = 0;
+    // Each thread counts its calls by name.
+    for call in ["unlink", "unlinkat", "rmdir", "rename", "renameat", "renameat2", "syncfs"] {
+        for nth in 1.. {
+            run(Command::new("rm").arg("-rf").arg(&site));
+            run(Command::new("cp").arg("-a").arg(&pristine).arg(&site));
+            let output = Command::new("strace")
+                .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e"])
+                .arg(format!("inject={call}:signal=SIGKILL:when={nth}"))
+                .arg(env!("CARGO_BIN_EXE_unbundle"))
+                .args(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes", "-q"])
+                .output()
+                .expect("start strace");
+            // All that is kept is there, to the byte.
+            let (tree, _) = served(&site);
+            for (path, entry) in &expected.0.0 {
+                assert_eq!(tree.0.get(path), Some(entry), "{call} {nth}: {}", path.display());
+            }
+            if output.status.success() {
+                break;
+            }
+            killed += 1;
+            prune(&site, &[&new.bundle], &["--yes"]).ok();
+            assert_like(&site, &expected, &format!("killed at {call} {nth}"));
+        }
+    }
+    assert!(killed > 40, "{killed}");
+}
+
+#[test]
+fn of_an_image_that_is_kept_the_platforms_go_that_no_bundle_names() {
+    let World { new, .. } = world();
+    let folder = folder();
+    let site = folder.path().join("site");
+    unpack(&new.bundle, &site).ok();
+    let keep = folder.path().join("amd64.tar.zst");
+    new.pack(&keep, &["--platform", "linux/amd64"]).ok();
+    let told = prune(&site, &[&keep], &["--yes"]).ok().json();
+    assert_eq!((&told["images"], &told["blobs"]), (&[0; 0][..].into(), &3.into()));
+    let (tree, record) = served(&site);
+    let (expected, fresh_record) = fresh(&keep);
+    assert!(tree.difference(&expected).is_empty(), "{:#?}", tree.difference(&expected));
+    let images = |text: &str| serde_json::from_str::<Value>(text).unwrap()["images"].clone();
+    assert_eq!(images(&record), images(&fresh_record));
+}
+
+const FILES: &str = "files.example";
+const REGISTRY: &str = "registry.example";
+
+/// Blobs of all sorts, and a base that has half of them: also one that a file turns out to be that no list pins.
+fn half_there() -> (String, Content, String) {
+    let (mut list, mut content, mut base) = (String::new(), Content::default(), BTreeMap::new());
+    for number in 0..4 {
+        let large = Layer::random(number, 6_000_000, Compression::None);
+        if number % 2 == 0 {
+            base.insert(sha256(&large.bytes), large.bytes.len());
+        }
+        let image = image(&[&large, &note(&number.to_string())]);
+        let reference = format!("{REGISTRY}/team/app{number}:1");
+        content.image(&reference, &image);
+        list = format!("{list}{reference}\n");
+    }
+    for number in 0..8_usize {
+        // The last two are the first two once more.
+        let bytes = random_bytes(1000 + number as u64 % 6, [5_000_000, 70_000, 900_000][number % 3]);
+        let url = format!("https://{FILES}/{number}");
+        if number < 6 {
+            list = format!("{list}{url} {}\n", sha256(&bytes));
+        } else {
+            list = format!("{list}{url}\n");
+        }
+        if number < 3 {
+            base.insert(sha256(&bytes), bytes.len());
+        }
+        content.file(&url, bytes);
+    }
+    let base = serde_json::json!({"airbundleInventory": 1, "blobs": base, "files": {}});
+    (list, content, base.to_string())
+}
+
+/// Packs what is in `folder` from `fake`.
+fn pack_from(fake: &Fake, folder: &Path, options: &[&str]) -> Command {
+    let path = |name: &str| text(&folder.join(name));
+    let mut command = airbundle_command();
+    command.args(["pack", &path("all.list"), "-o", &path("out.tar.zst"), "--retries", "0", "--mirrors-only"]);
+    command.args(fake.mirror(FILES)).args(fake.mirror(REGISTRY)).args(options);
+    command
+}
+
+#[test]
+fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
+    const POINTS: usize = 12;
+    let (list, content, base) = half_there();
+    let prepare = || {
+        let folder = folder();
+        fs::write(folder.path().join("all.list"), &list).unwrap();
+        fs::write(folder.path().join("base.json"), &base).unwrap();
+        let base = text(&folder.path().join("base.json"));
+        (folder, base)
+    };
+    let gate = Arc::new(Gate::default());
+    gate.open(usize::MAX / 2);
+    let fake = Fake::behind(&gate, content.clone());
+    let (undisturbed, base) = prepare();
+    let finished =
+        crate::program::run(&mut pack_from(&fake, undisturbed.path(), &["--base", &base, "--json"])).ok();
+    let expected = fs::read(undisturbed.path().join("out.tar.zst")).unwrap();
+    let all: usize = gate.transfers().iter().map(|transfer| transfer.sent).sum();
+    let told = finished.json();
+    assert_eq!(told["blobsLeftOut"], 5, "{told}");
+    // What no list pins had to be fetched to learn that it is there.
+    let layout = contents(&undisturbed.path().join("out.tar.zst")).layout;
+    let left_out: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
+    assert_eq!(told["bytesLeftOut"], left_out);
+    for point in 0..POINTS {
+        let gate = Arc::new(Gate::default());
+        let fake = Fake::behind(&gate, content.clone());
+        let (folder, base) = prepare();
+        // What a run without base has left is not the beginning of a delta, and serves it all the same.
+        let options: &[&str] = if point % 4 == 3 { &[] } else { &["--base", &base] };
+        gate.open(all * point / POINTS);
+        let mut command = pack_from(&fake, folder.path(), options);
+        let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(200));
+        gate.settle();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        gate.open(usize::MAX / 2);
+        crate::program::run(&mut pack_from(&fake, folder.path(), &["--base", &base])).ok();
+        let found = fs::read(folder.path().join("out.tar.zst")).unwrap();
+        assert!(found == expected, "killed at {point} of {POINTS}");
+    }
+}
+
+#[test]
+fn what_a_base_has_need_not_be_upstream_and_what_is_missing_is_told_as_always() {
+    let (list, mut content, base) = half_there();
+    let folder = folder();
+    fs::write(folder.path().join("all.list"), &list).unwrap();
+    fs::write(folder.path().join("base.json"), &base).unwrap();
+    let base = text(&folder.path().join("base.json"));
+    // A layer that the site has is gone upstream; one that it lacks is, too.
+    let [had, lacking] = [2, 3].map(|number| Layer::random(number, 6_000_000, Compression::None));
+    for (number, layer) in [(2, &had), (3, &lacking)] {
+        let digest = sha256(&layer.bytes);
+        content.blob(&format!("{REGISTRY}/team/app{number}"), &digest, Vec::new());
+    }
+    let fake = Fake::honest(content);
+    let run = |options: &[&str]| crate::program::run(&mut pack_from(&fake, folder.path(), options));
+    run(&["--base", &base, "--keep-going"]).failed(5, &["app3:1"]);
+    let finished = run(&["--base", &base, "--allow-missing"]).failed(5, &["app3:1"]);
+    assert!(!finished.stderr.contains("app2:1"), "{finished:#?}");
+    let layout = contents(&folder.path().join("out.tar.zst")).layout;
+    let names: Vec<_> = layout.images.iter().map(|image| image.indexed.reference.to_string()).collect();
+    assert_eq!(names, [0, 1, 2].map(|number| format!("{REGISTRY}/team/app{number}:1")));
+    assert!(layout.elsewhere.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));
+}

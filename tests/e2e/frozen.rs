@@ -1,0 +1,105 @@
+//! Bundles that earlier versions have written: what was once carried in can be read for ever.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use airbundle::bundle::FORMAT;
+use serde_json::{Value, json};
+
+use crate::program::{unbundle, unbundle_from};
+use crate::support::tree::{Kind, Tree};
+
+const FROZEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/frozen");
+const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
+
+/// What is frozen, by its name: a bundle in one file, or a folder with its volumes.
+fn frozen() -> Vec<(String, PathBuf)> {
+    let name = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        let name = if path.is_dir() { name } else { name.strip_suffix(".tar.zst")? };
+        Some(name.to_owned())
+    };
+    let paths = fs::read_dir(FROZEN).expect("read the folder").map(|entry| entry.expect("read it").path());
+    let mut all: Vec<_> = paths.filter_map(|path| Some((name(&path)?, path))).collect();
+    all.sort();
+    all
+}
+
+/// The versions in the table "Versions" of the page, each with what its row links to: `1.1` and `the-signature`.
+fn versions() -> Vec<(String, Vec<String>)> {
+    let table = FORMAT_PAGE.split("\n## Versions\n").nth(1).expect("there is the section");
+    let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
+    let row = |line: &str| {
+        let version = line.split('|').nth(1).expect("a row").trim().to_owned();
+        let links = line.split("](#").skip(1).filter_map(|link| Some(link.split_once(')')?.0.to_owned()));
+        (version, links.collect())
+    };
+    rows.take_while(|line| line.starts_with('|')).map(row).collect()
+}
+
+#[test]
+fn no_version_of_the_format_and_nothing_that_it_brought_is_left_out() {
+    let versions = versions();
+    let last = versions.last().expect("there are versions");
+    assert_eq!(last.0, format!("{}.{}", FORMAT.0, FORMAT.1));
+    let expected = versions.iter().flat_map(|(version, brought)| {
+        let name = |what: &String| format!("{version}-{}", what.trim_start_matches("the-"));
+        let all: Vec<_> = brought.iter().map(name).collect();
+        if all.is_empty() { vec![version.clone()] } else { all }
+    });
+    let expected: BTreeSet<String> = expected.collect();
+    let there: BTreeSet<String> = frozen().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(there, expected, "tests/frozen/README.md says how to add one");
+}
+
+#[test]
+fn every_frozen_bundle_is_read_to_its_last_byte() {
+    let content: Value =
+        serde_json::from_slice(&fs::read(Path::new(FROZEN).join("content.json")).expect("read it"))
+            .expect("JSON");
+    let site = fs::read_to_string(Path::new(FROZEN).join("site.sha256")).expect("read it");
+    let folder = tempfile::tempdir().expect("make a folder");
+    for (name, path) in frozen() {
+        unbundle(["verify".as_ref(), path.as_os_str()]).ok();
+        unbundle(["verify".as_ref(), "--quick".as_ref(), path.as_os_str()]).ok();
+        let listed = unbundle(["ls".as_ref(), "--json".as_ref(), path.as_os_str()]).ok().json();
+        for list in ["images", "files"] {
+            let (listed, expected) = (listed[list].as_array().expect("a list"), content[list].as_array());
+            let expected = expected.expect("a list");
+            assert_eq!(listed.len(), expected.len(), "{name}");
+            for (listed, expected) in listed.iter().zip(expected) {
+                // What later versions say besides is theirs.
+                let known = expected.as_object().expect("an object");
+                assert!(known.iter().all(|(key, value)| listed[key] == *value), "{name}: {listed}");
+            }
+        }
+        assert_eq!(listed["identity"], content["identity"], "{name}");
+
+        let target = folder.path().join(&name);
+        unbundle(["unpack".as_ref(), path.as_os_str(), target.as_os_str()]).ok();
+        let tree = Tree::of(&target);
+        let served =
+            tree.0.iter().filter(|(path, _)| path.starts_with("files") || path.starts_with("registry"));
+        let lines = served.filter_map(|(path, entry)| match &entry.kind {
+            Kind::File { digest, .. } => {
+                Some(format!("{}  {}\n", digest.strip_prefix("sha256:")?, path.display()))
+            }
+            _ => None,
+        });
+        let lines: BTreeSet<String> = lines.collect();
+        assert_eq!(lines, site.split_inclusive('\n').map(str::to_owned).collect(), "{name}");
+
+        if path.is_file() {
+            let piped = folder.path().join(format!("{name}-piped"));
+            unbundle_from(&path, ["unpack".as_ref(), "-".as_ref(), piped.as_os_str()]).ok();
+            assert_eq!(Tree::of(&piped).difference(&tree), Vec::<String>::new(), "{name}");
+        }
+        let key = Path::new(FROZEN).join(format!("{name}.pub"));
+        if key.exists() {
+            let args = ["verify".as_ref(), "--json".as_ref(), "--trusted-key".as_ref(), key.as_os_str()];
+            let verdict = unbundle(args.into_iter().chain([path.as_os_str()])).ok().json();
+            assert_eq!(verdict["signature"]["trusted"], json!(true), "{name}");
+        }
+    }
+}

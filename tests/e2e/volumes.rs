@@ -1,0 +1,619 @@
+//! The carry: a bundle in volumes on several media, and recovery data for media that rot.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::thread;
+use std::time::Duration;
+
+use airbundle::bundle::frame::{Frame, FrameReader, VOLUME_MAGIC, buffers};
+use airbundle::bundle::medium::Medium;
+use tempfile::tempdir;
+
+use crate::program::{Finished, airbundle, run, unbundle, unbundle_command};
+use crate::serve::{Shared, unpack, world, write_list};
+use crate::support::tree::Tree;
+use crate::support::web::Web;
+use crate::support::{random_bytes, sha256};
+
+const DAMAGED: i32 = 7;
+const INCOMPLETE: i32 = 16;
+const COMMAND: i32 = 18;
+
+/// The world's bundle in volumes, with and without recovery data: made once.
+struct Carried {
+    shared: Shared,
+    names: Vec<String>,
+}
+
+fn carried() -> &'static Carried {
+    static CARRIED: LazyLock<Carried> = LazyLock::new(|| {
+        let world = world();
+        let shared = Shared::new();
+        for (folder, options) in [("plain", &[][..]), ("safe", &["--recovery", "5%"])] {
+            let folder = shared.path.join(folder);
+            fs::create_dir(&folder).unwrap();
+            let options = [&["--volume-size", "7MiB"], options].concat();
+            world.pack(&world.lists, &folder.join("all.tar.zst"), &options).ok();
+        }
+        let names = volumes(&shared.path.join("plain"));
+        assert!(names.len() >= 6, "{names:?}");
+        Carried { shared, names }
+    });
+    &CARRIED
+}
+
+impl Carried {
+    fn plain(&self) -> PathBuf {
+        self.shared.path.join("plain")
+    }
+
+    fn safe(&self) -> PathBuf {
+        self.shared.path.join("safe")
+    }
+}
+
+/// The names of all volumes in a folder.
+fn volumes(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.contains(".tar.zst.")).collect();
+    names.sort();
+    names
+}
+
+/// A copy of a folder, by hard links: whoever changes a file puts another one in its place.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::hard_link(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::remove_file(path).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn verb(verb: &str, paths: &[&Path]) -> Finished {
+    unbundle([verb.as_ref()].into_iter().chain(paths.iter().map(|path| path.as_os_str())))
+}
+
+/// Nothing is visible that the world's site does not have, byte for byte.
+fn nothing_wrong_is_visible(site: &Path) {
+    if !site.exists() {
+        return;
+    }
+    let right = Tree::of(&world().site);
+    for (path, entry) in &Tree::of(site).0 {
+        let is_own = path.starts_with(".unbundle")
+            || path == Path::new("site.json")
+            || path.to_string_lossy().contains("unbundle-in-progress");
+        assert!(is_own || right.0.get(path) == Some(entry), "{}", path.display());
+    }
+}
+
+fn shell(folder: &Path, script: &str) -> String {
+    let output =
+        Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
+    let world = world();
+    for folder in [carried().plain(), carried().safe()] {
+        for name in volumes(&folder) {
+            assert!(fs::metadata(folder.join(&name)).unwrap().len() <= 7 << 20, "{name} is too large");
+        }
+        shell(&folder, "sha256sum --strict -c SHA256SUMS");
+        shell(&folder, "cat all.tar.zst.* | zstd -qt");
+        let joined = shell(&folder, "cat all.tar.zst.* | tar --zstd -tf - | sort");
+        let whole = shell(world.bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort");
+        assert_eq!(joined, whole);
+        let identity = |paths: &[&Path]| verb("verify", paths).ok().stdout.lines().nth(1).unwrap().to_owned();
+        let first = folder.join("all.tar.zst.001");
+        assert_eq!(identity(&[&folder]), identity(&[&world.bundle]));
+        assert_eq!(identity(&[&first]), identity(&[&folder.join("all.tar.zst")]));
+        let temporary = tempdir().unwrap();
+        // Two sticks, read-only, and nothing is written anywhere but to the site.
+        let (one, two, site) =
+            (temporary.path().join("one"), temporary.path().join("two"), temporary.path().join("site"));
+        copy(&folder, &one);
+        fs::create_dir(&two).unwrap();
+        for name in volumes(&folder).iter().skip(2).step_by(2) {
+            fs::rename(one.join(name), two.join(name)).unwrap();
+        }
+        let before = (Tree::of(&one), Tree::of(&two));
+        unbundle(["unpack".as_ref(), two.as_os_str(), one.as_os_str(), site.as_os_str()]).ok();
+        assert_eq!(before, (Tree::of(&one), Tree::of(&two)));
+        unpack(&world.bundle, &site).ok();
+        assert_eq!(Tree::of(&site).difference(&Tree::of(&world.site)), Vec::<String>::new());
+        // And from a pipe.
+        let script = format!("cat all.tar.zst.* | {} verify -", env!("CARGO_BIN_EXE_unbundle"));
+        assert!(shell(&folder, &script).starts_with("sound:"));
+    }
+}
+
+#[test]
+fn a_volume_that_is_missing_is_named_and_nothing_is_touched() {
+    for folder in [carried().plain(), carried().safe()] {
+        for (number, name) in volumes(&folder).iter().enumerate() {
+            let temporary = tempdir().unwrap();
+            let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+            copy(&folder, &stick);
+            fs::remove_file(stick.join(name)).unwrap();
+            if number % 2 == 0 {
+                fs::remove_file(stick.join("SHA256SUMS")).unwrap();
+            }
+            verb("unpack", &[&stick, &site]).failed(INCOMPLETE, &[name]);
+            assert!(!site.exists());
+            let finished = verb("verify", &[&stick]);
+            assert_ne!(finished.code, Some(0), "{finished:#?}");
+            assert!(
+                format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()),
+                "{finished:#?}"
+            );
+            // The list of what is in it stands in the first one.
+            let listed = verb("ls", &[&stick]);
+            assert_eq!(listed.code == Some(0), number > 0, "{listed:#?}");
+        }
+    }
+}
+
+#[test]
+fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
+    let folder = carried().plain();
+    for pair in carried().names.windows(2) {
+        let temporary = tempdir().unwrap();
+        let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+        copy(&folder, &stick);
+        let (one, two) = (stick.join(&pair[0]), stick.join(&pair[1]));
+        fs::rename(&one, stick.join("other")).unwrap();
+        fs::rename(&two, &one).unwrap();
+        fs::rename(stick.join("other"), &two).unwrap();
+        let finished = verb("unpack", &[&stick, &site]).ok();
+        for (name, is) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
+            let told = format!("the volume `{name}` is `{is}`, and read as that");
+            assert!(finished.stderr.contains(&told), "{finished:#?}");
+        }
+        unpack(&world().bundle, &site).ok();
+        assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
+    let world = world();
+    let folder = carried().plain();
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    // The same content packed in another way: a valid volume of another bundle.
+    world.pack(&world.lists, &path("all.tar.zst"), &["--volume-size", "7MiB", "--level", "1"]).ok();
+    let names = &carried().names;
+    for (number, name) in names.iter().enumerate() {
+        let next = &names[(number + 1) % names.len()];
+        let doubled = path("doubled");
+        copy(&folder, &doubled);
+        fs::remove_file(doubled.join(next)).unwrap();
+        fs::hard_link(doubled.join(name), doubled.join(next)).unwrap();
+        let finished = verb("unpack", &[&doubled, &path("site")]).failed(INCOMPLETE, &[next, "missing"]);
+        assert!(!path("site").exists(), "{finished:#?}");
+        let told = format!("the volume `{next}` is `{name}` once more");
+        let finished = verb("verify", &[&doubled]);
+        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&told), "{finished:#?}");
+        fs::remove_dir_all(doubled).unwrap();
+
+        let cut = path("cut");
+        copy(&folder, &cut);
+        change(&cut.join(name), |bytes| bytes.truncate(bytes.len() - 1));
+        verb("unpack", &[&cut, &path("site")]).failed(INCOMPLETE, &[name, "cut short"]);
+        assert!(!path("site").exists());
+        fs::remove_dir_all(cut).unwrap();
+
+        let foreign = path("foreign");
+        copy(&folder, &foreign);
+        fs::remove_file(foreign.join(name)).unwrap();
+        fs::copy(path(name), foreign.join(name)).unwrap();
+        verb("unpack", &[&foreign, &path("site")]).failed(INCOMPLETE, &[name, "missing"]);
+        let finished = verb("verify", &[&foreign]);
+        let told = format!("the volume `{name}` is of another bundle");
+        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&told), "{finished:#?}");
+        assert!(!path("site").exists());
+        fs::remove_dir_all(foreign).unwrap();
+    }
+}
+
+#[test]
+fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
+    let folder = carried().plain();
+    let temporary = tempdir().unwrap();
+    for (number, name) in carried().names.iter().enumerate() {
+        let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+        copy(&folder, &stick);
+        // The label, and in the middle.
+        let at = if number % 2 == 0 { 30 } else { 2_000_000 };
+        change(&stick.join(name), |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[at.min(middle)] ^= 0x10;
+        });
+        let finished = verb("verify", &[&stick]);
+        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()), "{finished:#?}");
+        let unpacked = verb("unpack", &[&stick, &site]);
+        assert!(finished.code != Some(0) || unpacked.code == Some(0), "{finished:#?} {unpacked:#?}");
+        nothing_wrong_is_visible(&site);
+        fs::remove_dir_all(stick).unwrap();
+        let _ = fs::remove_dir_all(site);
+    }
+}
+
+#[test]
+fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
+    let folder = carried().safe();
+    let medium = Medium::find(std::slice::from_ref(&folder)).unwrap();
+    let mut sets = BTreeSet::new();
+    let mut end = 0;
+    for (number, (name, volume)) in volumes(&folder).iter().zip(medium.volumes()).enumerate() {
+        let bytes = fs::read(folder.join(name)).unwrap();
+        let buffers = buffers();
+        let mut frames = FrameReader::new(&bytes[..], 0, &buffers);
+        let label: serde_json::Value = loop {
+            if let Some(Frame::Skippable { magic: VOLUME_MAGIC, payload }) = frames.next_frame().unwrap() {
+                break serde_json::from_slice(&payload).unwrap();
+            }
+        };
+        assert_eq!(label["number"], number + 1);
+        assert_eq!(label["offset"], end);
+        assert_eq!(volume.start, end);
+        end += bytes.len() as u64;
+        sets.insert(label["set"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(sets.len(), 1);
+}
+
+#[test]
+fn sticks_may_come_one_after_the_other() {
+    let folder = carried().plain();
+    let temporary = tempdir().unwrap();
+    let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+    fs::create_dir(&stick).unwrap();
+    let names = &carried().names;
+    let bring = |name: &str| {
+        for other in volumes(&stick) {
+            fs::remove_file(stick.join(other)).unwrap();
+        }
+        fs::hard_link(folder.join(name), stick.join(name)).unwrap();
+    };
+    bring(&names[0]);
+    let mut command = unbundle_command();
+    command.args(["unpack", "--wait"]).arg(&stick).arg(&site).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut said = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    for (number, name) in names.iter().enumerate().skip(1) {
+        wait_for(&mut stderr, &mut said, &format!("insert the medium with `{name}`"));
+        // No volume is open: its medium can be taken out.
+        let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
+        let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        assert!(!open.into_iter().any(|path| path.starts_with(&stick)), "{number}");
+        // Once with the wrong one in between.
+        if number == 2 {
+            bring(&names[0]);
+            fs::rename(stick.join(&names[0]), stick.join(name)).unwrap();
+            stdin.write_all(b"\n").unwrap();
+            wait_for(&mut stderr, &mut said, &format!("the volume `{name}` is `{}`", names[0]));
+        }
+        bring(name);
+        stdin.write_all(b"\n").unwrap();
+    }
+    assert!(child.wait().unwrap().success(), "{said}");
+    unpack(&world().bundle, &site).ok();
+    assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
+    // Nobody is there who could bring one.
+    bring(&names[0]);
+    let finished =
+        run(unbundle_command().args(["unpack", "--wait"]).arg(&stick).arg(temporary.path().join("new")));
+    finished.failed(INCOMPLETE, &[&names[1], "missing"]);
+}
+
+/// Reads until `words` have come.
+fn wait_for(from: &mut impl std::io::Read, said: &mut String, words: &str) {
+    let mut buffer = [0; 1000];
+    let start = said.len();
+    while !said[start..].contains(words) {
+        let len = from.read(&mut buffer).unwrap();
+        assert!(len > 0, "it ended before it said {words:?}: {said}");
+        said.push_str(&String::from_utf8_lossy(&buffer[..len]));
+    }
+}
+
+#[test]
+fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_bundle() {
+    let world = world();
+    let temporary = tempdir().unwrap();
+    let (output, cloud) = (temporary.path().join("output"), temporary.path().join("cloud"));
+    fs::create_dir(&output).unwrap();
+    fs::create_dir(&cloud).unwrap();
+    // Written one at a time, and noted with what else is on the disk.
+    let command = format!(
+        r#"du -sb --apparent-size {0} >>{1}/../usage; [ "$1" = "$AIRBUNDLE_VOLUME" ]; mv "$1" {1}/"#,
+        output.display(),
+        cloud.display()
+    );
+    let options = ["--volume-size", "7MiB", "--recovery", "5%", "--on-volume", &command, "--json"];
+    let summary = world.pack(&world.lists, &output.join("all.tar.zst"), &options).ok().json();
+    assert_eq!(fs::read_dir(&output).unwrap().count(), 0);
+    // The same bytes as without a command.
+    let safe = carried().safe();
+    assert_eq!(fs::read(cloud.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
+    shell(&cloud, "sha256sum --strict -c SHA256SUMS");
+    let told: Vec<_> =
+        summary["volumes"].as_array().unwrap().iter().map(|volume| volume["digest"].clone()).collect();
+    let names = volumes(&cloud);
+    let digests: Vec<_> = names.iter().map(|name| sha256(&fs::read(cloud.join(name)).unwrap())).collect();
+    assert_eq!(told, digests);
+    verb("verify", &[&cloud]).ok();
+    let usage = fs::read_to_string(temporary.path().join("usage")).unwrap();
+    assert_eq!(usage.lines().count(), names.len() + 1, "each of them, and the list");
+
+    // One that is not taken stops it, and the next run makes all of them.
+    let again = temporary.path().join("again");
+    fs::create_dir(&again).unwrap();
+    let mut options = vec!["--volume-size", "7MiB", "--recovery", "5%", "--on-volume"];
+    options.push(r#"case "$1" in *.003) exit 9 ;; esac; rm "$1""#);
+    let finished = world.pack(&world.lists, &again.join("all.tar.zst"), &options);
+    finished.failed(COMMAND, &["all.tar.zst.003", "exit status: 9"]);
+    world.pack(&world.lists, &again.join("all.tar.zst"), &options[..4]).ok();
+    assert_eq!(fs::read(again.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
+    assert_eq!(fs::read_dir(&again).unwrap().count(), names.len() + 1);
+    shell(&again, "sha256sum --strict -c SHA256SUMS");
+}
+
+#[test]
+fn a_large_bundle_of_many_volumes_needs_the_disk_of_a_few() {
+    let world = world();
+    let temporary = tempdir().unwrap();
+    let root = temporary.path().join("web");
+    fs::create_dir_all(root.join("big.example")).unwrap();
+    let mut lines = Vec::new();
+    for number in 0..50 {
+        let bytes = random_bytes(number, 6_000_000);
+        lines.push(format!("https://big.example/{number} {}", sha256(&bytes)));
+        fs::write(root.join(format!("big.example/{number}")), &bytes).unwrap();
+    }
+    let web = Web::start(&root);
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let list = write_list(temporary.path(), &lines);
+    let output = temporary.path().join("output");
+    fs::create_dir(&output).unwrap();
+    let usage = temporary.path().join("usage");
+    let command = format!(r#"du -s --block-size=1 {} >>{}; rm "$1""#, output.display(), usage.display());
+    let mirror = format!("big.example=http://{}/big.example", web.addr());
+    let options = ["--volume-size", "6MiB", "--on-volume", &command, "--mirror", &mirror, "--jobs", "2"];
+    world.pack(&list, &output.join("big.tar.zst"), &options).ok();
+    let most = fs::read_to_string(usage).unwrap();
+    let most =
+        most.lines().map(|line| line.split('\t').next().unwrap().parse::<u64>().unwrap()).max().unwrap();
+    // The spool, and a few volumes.
+    assert!(most < 150_000_000, "{most} bytes of 300 million were on the disk at once");
+}
+
+#[test]
+fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
+    let world = world();
+    let temporary = tempdir().unwrap();
+    let folder = temporary.path();
+    fs::write(folder.join("SHA256SUMS"), format!("{}  other.tar.zst.001\n", "0".repeat(64))).unwrap();
+    world.pack(&world.lists, &folder.join("all.tar.zst"), &["--volume-size", "7MiB"]).ok();
+    world.pack(&world.lists, &folder.join("all.tar.zst"), &["--volume-size", "12MiB"]).ok();
+    let names = volumes(folder);
+    assert!(names.len() < carried().names.len(), "{names:?}");
+    verb("verify", &[&folder.join("all.tar.zst.001")]).ok();
+    let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    let listed: Vec<_> = sums.lines().map(|line| &line[66..]).collect();
+    let expected: Vec<_> =
+        ["other.tar.zst.001"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    assert_eq!(listed, expected);
+}
+
+#[test]
+fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
+    let world = world();
+    let temporary = tempdir().unwrap();
+    let output = temporary.path().join("all.tar.zst");
+    for share in ["", "0.1%", "5%", "100%"] {
+        let mut options = vec!["--volume-size", "2MiB"];
+        if !share.is_empty() {
+            options.extend(["--recovery", share]);
+        }
+        let finished = world.pack(&world.lists, &output, &options).failed(2, &["too small", "they need"]);
+        let needed =
+            finished.stderr.split("they need ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        options[1] = &needed;
+        world.pack(&world.lists, &output, &options).ok();
+        verb("verify", &[temporary.path()]).ok();
+    }
+    for (wrong, words) in
+        [("--volume-size=1900", "too small"), ("--volume-size=bluray", "fat32"), ("--recovery=5", "5%")]
+    {
+        world.pack(&world.lists, &output, &[wrong]).failed(2, &[words]);
+    }
+}
+
+#[test]
+fn what_lies_in_a_folder_is_found_only_where_it_is_one_bundle() {
+    let temporary = tempdir().unwrap();
+    let folder = temporary.path();
+    verb("ls", &[folder]).failed(8, &["there is no bundle in"]);
+    copy(&carried().plain(), folder);
+    fs::copy(&world().bundle, folder.join("other.tar.zst")).unwrap();
+    verb("ls", &[folder]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
+    verb("ls", &[&folder.join("all.tar.zst.002")]).ok();
+    verb("ls", &[&folder.join("other.tar.zst")]).ok();
+}
+
+/// The world's bundle in one file, with recovery data.
+fn safe_file() -> &'static Path {
+    static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = carried().shared.path.join("one.tar.zst");
+        world().pack(&world().lists, &path, &["--recovery", "5%"]).ok();
+        path
+    });
+    &FILE
+}
+
+#[test]
+fn recovery_data_is_something_that_standard_tools_do_not_mind() {
+    let folder = safe_file().parent().unwrap();
+    shell(folder, "zstd -qt one.tar.zst");
+    let listed = shell(folder, "tar --zstd -tf one.tar.zst | sort");
+    assert_eq!(listed, shell(world().bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort"));
+    shell(
+        folder,
+        "skopeo inspect --raw oci-archive:one.tar.zst:quay.io/metallb/controller:v0.13.9 >/dev/null",
+    );
+    let (small, large) =
+        (fs::metadata(&world().bundle).unwrap().len(), fs::metadata(safe_file()).unwrap().len());
+    assert!(large > small + small / 20 && large < small + small * 7 / 100, "{small} {large}");
+}
+
+#[test]
+fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
+    let sound = fs::read(safe_file()).unwrap();
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    // Of what is protected.
+    let share = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
+    for (what, start, len) in [
+        ("the beginning", 0, share),
+        ("the middle", sound.len() / 2, share),
+        ("the end", sound.len() - share, share),
+        ("the seek table", sound.len() - 50, 50),
+        ("the recovery data", sound.len() - 2 * share / 3 - 20_000, share / 2),
+        ("one byte of the head", 700, 1),
+    ] {
+        let mut bytes = sound.clone();
+        bytes[start..start + len].copy_from_slice(&random_bytes(start as u64, len));
+        fs::write(path("hurt.tar.zst"), &bytes).unwrap();
+        let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
+        assert!(
+            finished.stdout.contains("its recovery data has mended all of that"),
+            "{what}: {finished:#?}"
+        );
+        let is_of_content = start + len < sound.len() * 94 / 100;
+        let finished = verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
+        assert!(!is_of_content || finished.stderr.contains("unbundle repair"), "{what}: {finished:#?}");
+        unpack(&world().bundle, &path("site")).ok();
+        assert_eq!(
+            Tree::of(&path("site")).difference(&Tree::of(&world().site)),
+            Vec::<String>::new(),
+            "{what}"
+        );
+        verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
+        assert!(fs::read(path("good.tar.zst")).unwrap() == sound, "{what}");
+        fs::remove_dir_all(path("site")).unwrap();
+    }
+    // Cut short by what the recovery data can replace.
+    fs::write(path("hurt.tar.zst"), &sound[..sound.len() - share]).unwrap();
+    verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
+    verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
+    assert!(fs::read(path("good.tar.zst")).unwrap() == sound);
+}
+
+#[test]
+fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
+    let sound = fs::read(safe_file()).unwrap();
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    let mut bytes = sound.clone();
+    let (start, len) = (sound.len() / 2, sound.len() / 8);
+    bytes[start..start + len].copy_from_slice(&random_bytes(7, len));
+    fs::write(path("hurt.tar.zst"), &bytes).unwrap();
+    let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["objects are damaged"]);
+    assert!(finished.stdout.contains("needed by"), "{finished:#?}");
+    verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
+    nothing_wrong_is_visible(&path("site"));
+    let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
+    let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
+    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be mended"]);
+    assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
+    // Without recovery data there is nothing to repair with.
+    let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
+    let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
+    verb("repair", &repair).failed(DAMAGED, &["has no recovery data"]);
+    verb("repair", &[safe_file(), Path::new("-o"), safe_file()]).failed(2, &["another place"]);
+}
+
+#[test]
+fn volumes_are_repaired_each_by_itself() {
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    let safe = carried().safe();
+    copy(&safe, &path("stick"));
+    let names = volumes(&safe);
+    for (number, name) in names.iter().enumerate() {
+        change(&path("stick").join(name), |bytes| match number % 4 {
+            0 => bytes[5000..150_000].fill(0x55),
+            1 => bytes.truncate(bytes.len() - 150_000),
+            2 => {
+                let len = bytes.len();
+                bytes[len - 100_000..].fill(0);
+            }
+            _ => {}
+        });
+    }
+    verb("unpack", &[&path("stick"), &path("site")]).ok();
+    unpack(&world().bundle, &path("site")).ok();
+    assert_eq!(Tree::of(&path("site")).difference(&Tree::of(&world().site)), Vec::<String>::new());
+    verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
+    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&safe)), Vec::<String>::new());
+    // One that is gone, and one that is beyond repair: the others have their copies, and these two are named.
+    fs::remove_file(path("stick").join(&names[1])).unwrap();
+    change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
+    let finished = verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);
+    let finished =
+        finished.failed(DAMAGED, &[&names[3], "carry it again"]).failed(DAMAGED, &[&names[1], "missing"]);
+    assert_eq!(volumes(&path("some")).len(), names.len() - 2, "{finished:#?}");
+    assert!(!path("some").join("SHA256SUMS").exists());
+}
+
+#[test]
+fn a_repair_that_is_killed_leaves_nothing_that_looks_like_a_copy() {
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    for wait in [1, 20, 60, 150] {
+        let mut command = unbundle_command();
+        command.arg("repair").arg(safe_file()).arg("-o").arg(path("good.tar.zst"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        child.wait().unwrap();
+        if path("good.tar.zst").exists() {
+            assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(safe_file()).unwrap());
+        }
+    }
+    verb("repair", &[safe_file(), Path::new("-o"), &path("good.tar.zst")]).ok();
+    assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(safe_file()).unwrap());
+    assert!(!path("good.tar.zst.partial").exists());
+}
+
+#[test]
+fn the_lock_of_a_list_makes_the_same_volumes() {
+    let world = world();
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    let lock = path("all.lock.json").display().to_string();
+    let mirrors = world.upstream.mirror_args();
+    let lists = world.lists.display().to_string();
+    let args = ["lock", &lists, "-o", &lock].into_iter().map(str::to_owned).chain(mirrors);
+    airbundle(args).ok();
+    world.pack(Path::new(&lock), &path("all.tar.zst"), &["--volume-size", "7MiB", "--recovery", "5%"]).ok();
+    assert_eq!(fs::read(path("SHA256SUMS")).unwrap(), fs::read(carried().safe().join("SHA256SUMS")).unwrap());
+}
