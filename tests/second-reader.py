@@ -226,6 +226,9 @@ def check_image(image):
     demand(image.get("artifactType") != FILE_SET, "there is a file set that is not the first entry")
     sound = omitted == sorted(set(omitted)) and all(re.fullmatch(DIGEST, digest) for digest in omitted)
     demand(sound, f"`{name}` omits something else than sorted digests")
+    platforms = notes.get("dev.airbundle.platforms", "").split()
+    sound = all(re.fullmatch(r"[a-z0-9._-]+(/[a-z0-9._-]+){1,2}", platform) for platform in platforms)
+    demand(sound, f"`{name}` was asked for what is no platform")
     return name, image, omitted
 
 def read_index(data):
@@ -243,6 +246,8 @@ def read_index(data):
     file_set = entries.pop(0) if entries and entries[0].get("artifactType") == FILE_SET else None
     images = [check_image(image) for image in entries]
     names = [name for name, _, _ in images]
+    news = [note for entry in entries for note in ("platforms", "made") if f"dev.airbundle.{note}" in entry.get("annotations", {})]
+    demand(notes["dev.airbundle.format"] == ("1.1" if news else "1.0"), "it states another version than it has")
     demand(names == sorted(set(names), key=str.encode), "the images are not sorted, or not different")
     return document, file_set, images, set(elsewhere)
 
