@@ -23,12 +23,12 @@ pub mod writer;
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.
 pub const FORMAT: (u32, u32) = (1, 1);
 
-/// The version that `index.json` states, unless it leaves out blobs. Nothing else in the documents is newer: with a
-/// signature and without one, a bundle has the same identity.
+/// The version that `index.json` states where it says nothing that 1.0 had no word for, so that the same content has the
+/// same identity as ever, with a signature and without one.
 pub const DOCUMENTS: (u32, u32) = (1, 0);
 
-/// The version that `index.json` states if the bundle is a delta ("Deltas").
-pub const DELTA_DOCUMENTS: (u32, u32) = (1, 1);
+/// The version that it states otherwise: if the bundle is a delta, or says what its lock needs.
+pub const NEWER_DOCUMENTS: (u32, u32) = (1, 1);
 
 /// The most bytes of the tar stream that one zstd frame holds, 4 MiB ("Frames").
 pub const FRAME_SIZE: usize = 4 << 20;

@@ -3,6 +3,7 @@
 pub mod cat;
 #[cfg(feature = "net")]
 pub mod credentials;
+mod date;
 #[cfg(feature = "net")]
 pub mod diff;
 pub mod exit;
@@ -22,6 +23,7 @@ pub mod pack;
 pub mod progress;
 pub mod prune;
 pub mod repair;
+pub mod sbom;
 pub mod site;
 mod size;
 mod trust;

@@ -30,6 +30,7 @@ pub mod reference;
 #[cfg(feature = "net")]
 pub mod relock;
 pub mod repair;
+pub mod sbom;
 pub mod signature;
 #[cfg(feature = "net")]
 pub mod signing;

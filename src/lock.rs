@@ -1,6 +1,6 @@
 //! [`Lock`]: what lists resolved to, every digest and size, as a document that people can read and compare.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -99,9 +99,16 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// What `layout` holds. `platforms` are those that were asked for, by image.
+    /// What `layout` holds, with what is known by now of its files, and the bytes of its `manifests`. Of a bundle it is the
+    /// lock that the bundle was packed with, or could have been.
     #[must_use]
-    pub fn of(layout: &Layout, files: &[IndexedFile], platforms: &HashMap<Reference, Vec<Platform>>) -> Self {
+    pub fn of(layout: &Layout, files: &[IndexedFile], manifests: &HashMap<Digest, Vec<u8>>) -> Self {
+        let made = layout.images.iter().filter(|image| image.indexed.is_made);
+        let made: HashSet<Digest> = made.map(|image| image.indexed.digest).collect();
+        let content = |digest| {
+            let bytes = manifests.get(&digest).filter(|_| made.contains(&digest))?;
+            String::from_utf8(bytes.clone()).ok()
+        };
         let files = files.iter().map(|file| LockedFile {
             url: file.url.clone(),
             digest: file.digest,
@@ -122,12 +129,11 @@ impl Lock {
                         .collect(),
                     _ => Vec::new(),
                 },
-                content: None,
+                content: content(blob.digest),
             };
-            let reference = image.indexed.reference.clone();
             LockedImage {
-                platforms: platforms.get(&reference).cloned().unwrap_or_default(),
-                reference,
+                platforms: image.indexed.platforms.clone(),
+                reference: image.indexed.reference.clone(),
                 digest: image.indexed.digest,
                 manifests: image.manifests.iter().map(manifest).collect(),
             }

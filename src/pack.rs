@@ -6,7 +6,6 @@ pub mod volumes;
 mod write;
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -37,11 +36,10 @@ use crate::fs::{self, FsError};
 use crate::list::Lists;
 use crate::lock::{Lock, LockError};
 use crate::pack::base::{Base, BaseError};
-use crate::pack::plan::{Plan, wanted_platforms};
+use crate::pack::plan::Plan;
 use crate::pack::volumes::{CommandError, Taker};
 use crate::pack::write::{Failed, Job, Written};
 use crate::platform::Platform;
-use crate::reference::Reference;
 use crate::signing::Signer;
 
 /// What a bundle is made of.
@@ -243,7 +241,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
     loop {
         let mut plan = Plan::new(resolved.clone(), options.about.clone(), &base)?;
         if let Input::Lock(lock) = input {
-            lock.agrees(&Lock::of(&plan.layout, &[], &HashMap::new()))?;
+            lock.agrees(&Lock::of(&plan.layout, &[], &plan.manifests))?;
         }
         let mut attempt = Attempt::begin(claim, &plan, options, report)?;
         leftovers.matter();
@@ -267,8 +265,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
                 continue;
             }
         };
-        let platforms = input.platforms(&options.platforms);
-        let lock = plan.lock(&platforms);
+        let lock = plan.lock();
         if !failures.is_empty() && options.missing == Missing::KeepGoing {
             return Err(PackError::Fetch(failures));
         }
@@ -332,18 +329,6 @@ fn find(
         Input::Lock(lock) => {
             let lists = lists_of(lock)?;
             Ok(resolve_lock(http, upstream, lock, lists, report))
-        }
-    }
-}
-
-impl Input {
-    /// The platforms that were asked for of each image.
-    fn platforms(&self, platforms: &[Platform]) -> HashMap<Reference, Vec<Platform>> {
-        match self {
-            Self::Lists(lists) => wanted_platforms(lists, platforms),
-            Self::Lock(lock) => {
-                lock.images.iter().map(|image| (image.reference.clone(), image.platforms.clone())).collect()
-            }
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::list::Lists;
 use crate::lock::{Lock, LockError, LockedImage};
 use crate::pack::PackError;
 use crate::pack::base::Base;
-use crate::pack::plan::{Plan, Planned, of_web, wanted_platforms};
+use crate::pack::plan::{Plan, Planned, of_web};
 use crate::platform::Platform;
 
 /// Resolves everything that `lists` name. Files that no list pins are fetched to learn what they are, and nothing
@@ -33,7 +33,6 @@ pub fn lock(
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = Http::new(upstream);
-    let wanted = wanted_platforms(&lists, platforms);
     let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
@@ -51,7 +50,7 @@ pub fn lock(
     for (stand_in, (digest, size)) in stand_ins.into_iter().zip(found) {
         plan.found_out(stand_in, digest, size);
     }
-    Ok(plan.lock(&wanted))
+    Ok(plan.lock())
 }
 
 /// How much it is, before anything large is fetched.

@@ -18,6 +18,7 @@ enum Verb {
     Diff(cli::diff::Diff),
     Lists(cli::lists::Lists),
     Image(cli::image::Image),
+    Sbom(cli::sbom::Sbom),
     Keygen(cli::keygen::Keygen),
 }
 
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
         Verb::Diff(diff) => diff.run(),
         Verb::Lists(lists) => lists.run(),
         Verb::Image(image) => image.run(),
+        Verb::Sbom(sbom) => sbom.run(),
         Verb::Keygen(keygen) => keygen.run(),
     })
 }

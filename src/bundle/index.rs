@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::{DELTA_DOCUMENTS, DOCUMENTS, FORMAT};
+use crate::bundle::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
 use crate::digest::{Digest, ParseDigestError};
 use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::path::RelPath;
+use crate::platform::Platform;
 use crate::reference::Reference;
 
 /// The artifact type of the file set.
@@ -25,6 +26,10 @@ const ANNOTATION_FORMAT: &str = "dev.airbundle.format";
 const ANNOTATION_REQUIRES: &str = "dev.airbundle.requires";
 const ANNOTATION_ENCODING: &str = "dev.airbundle.encoding";
 const ANNOTATION_OMITTED: &str = "dev.airbundle.omitted";
+const ANNOTATION_PLATFORMS: &str = "dev.airbundle.platforms";
+const ANNOTATION_MADE: &str = "dev.airbundle.made";
+/// What that one says.
+const MADE: &str = "true";
 const ANNOTATION_ELSEWHERE: &str = "dev.airbundle.elsewhere";
 const ANNOTATION_GUIDE: &str = "dev.airbundle.guide";
 const ANNOTATION_URL: &str = "dev.airbundle.source-url";
@@ -69,6 +74,10 @@ pub struct IndexedImage {
     pub size: u64,
     /// Manifests that its index names and that were left out, by a selection of platforms.
     pub omitted: BTreeSet<Digest>,
+    /// The platforms that were asked for, as they were; none: all that it has.
+    pub platforms: Vec<Platform>,
+    /// Whether its index was made by who packed it, of what a registry has answered: nobody else has it.
+    pub is_made: bool,
 }
 
 /// The manifest of the file set, in the order of its paths.
@@ -166,7 +175,8 @@ impl Index {
         });
         let images = self.images.iter().map(IndexedImage::entry);
         let is_delta = !self.elsewhere.is_empty();
-        let (major, minor) = if is_delta { DELTA_DOCUMENTS } else { DOCUMENTS };
+        let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
+        let (major, minor) = if is_delta || has_lock { NEWER_DOCUMENTS } else { DOCUMENTS };
         let About { title, created, guide } = self.about.clone();
         let annotations = [
             (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
@@ -240,6 +250,13 @@ impl IndexedImage {
         if !self.omitted.is_empty() {
             annotations.insert(ANNOTATION_OMITTED.to_owned(), join(&self.omitted));
         }
+        if !self.platforms.is_empty() {
+            let platforms: Vec<_> = self.platforms.iter().map(Platform::to_string).collect();
+            annotations.insert(ANNOTATION_PLATFORMS.to_owned(), platforms.join(" "));
+        }
+        if self.is_made {
+            annotations.insert(ANNOTATION_MADE.to_owned(), MADE.to_owned());
+        }
         Entry {
             media_type: self.media_type.clone(),
             artifact_type: None,
@@ -263,10 +280,16 @@ impl Entry {
         if ![OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str()) {
             return Err(format!("the media type `{}` is no manifest's", self.media_type));
         }
-        let omitted = self.annotations.get(ANNOTATION_OMITTED).map_or("", String::as_str);
+        let said = |key| self.annotations.get(key).map_or("", String::as_str);
+        let (omitted, platforms) = (said(ANNOTATION_OMITTED), said(ANNOTATION_PLATFORMS));
         Ok(IndexedImage {
             reference: name.parse().map_err(|error| format!("`{name}`: {error}"))?,
             omitted: split(omitted).map_err(|error| error.to_string())?,
+            platforms: platforms
+                .split_whitespace()
+                .map(|platform| platform.parse().map_err(|error| format!("`{platform}`: {error}")))
+                .collect::<Result<_, _>>()?,
+            is_made: said(ANNOTATION_MADE) == MADE,
             media_type: self.media_type,
             digest: self.digest,
             size: self.size,
@@ -361,6 +384,8 @@ mod tests {
                 digest: Digest::of(b"index"),
                 size: 12,
                 omitted: [Digest::of(b"a"), Digest::of(b"b")].into(),
+                platforms: Vec::new(),
+                is_made: false,
             }],
             about: About {
                 title: Some("Kubespray v2.25.0".into()),
@@ -381,6 +406,26 @@ mod tests {
     fn an_index_reads_as_it_was_written() {
         assert_eq!(Index::parse(&sample().to_json()).unwrap(), sample());
         assert_eq!(Index::parse(&Index::default().to_json()).unwrap(), Index::default());
+    }
+
+    #[test]
+    fn what_the_lock_needs_is_kept_and_states_1_1_and_all_else_stays_what_it_was() {
+        assert!(with("\"dev.airbundle.format\":\"1.0\"", "").len() < sample().to_json().len());
+        for (platforms, is_made, annotation) in [
+            (
+                &["linux/arm64/v8", "linux/amd64"][..],
+                false,
+                "\"dev.airbundle.platforms\":\"linux/arm64/v8 linux/amd64\"",
+            ),
+            (&[], true, "\"dev.airbundle.made\":\"true\""),
+        ] {
+            let mut index = sample();
+            index.images[0].platforms = platforms.iter().map(|text| text.parse().unwrap()).collect();
+            index.images[0].is_made = is_made;
+            let text = String::from_utf8(index.to_json()).unwrap();
+            assert!(text.contains(annotation) && text.contains("\"dev.airbundle.format\":\"1.1\""), "{text}");
+            assert_eq!(Index::parse(text.as_bytes()).unwrap(), index);
+        }
     }
 
     #[test]
@@ -421,6 +466,7 @@ mod tests {
             ),
             (name, "\"a\":\"b\"", "no `org.opencontainers.image.ref.name`"),
             (name, &format!("{name},\"dev.airbundle.encoding\":\"gunzip\""), "encoding `gunzip`"),
+            (name, &format!("{name},\"dev.airbundle.platforms\":\"linux\""), "`linux`: "),
             ("pause:3.9\"", "../pause:3.9\"", "`registry.k8s.io/../pause:3.9`"),
             ("image.index.v1+json\",\"digest\"", "image.config.v1+json\",\"digest\"", "no manifest's"),
             ("sha256:", "sha256:x", "does not follow"),

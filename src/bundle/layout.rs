@@ -597,6 +597,8 @@ mod tests {
             digest: Digest::of(root),
             size: root.len() as u64,
             omitted: omitted.iter().map(|bytes| Digest::of(bytes)).collect(),
+            platforms: Vec::new(),
+            is_made: false,
         }
     }
 

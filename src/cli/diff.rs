@@ -1,6 +1,5 @@
 //! `airbundle diff`: what is different between two locks or bundles?
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -44,8 +43,8 @@ fn read(path: &Path) -> Result<Lock, Failure> {
         Failure { messages: failure.messages.into_iter().map(named).collect(), ..failure }
     };
     let contents = BundleReader::open(path).and_then(|mut reader| reader.contents());
-    let layout = contents.map_err(|error| named(error.into()))?.layout;
-    Ok(Lock::of(&layout, &layout.files, &HashMap::new()))
+    let contents = contents.map_err(|error| named(error.into()))?;
+    Ok(Lock::of(&contents.layout, &contents.layout.files, &contents.manifests))
 }
 
 fn text(diff: &Difference) -> String {

@@ -63,7 +63,7 @@ impl Images {
         let record = Record::read(&self.site)?;
         let images = self.chosen(&record)?;
         let Some(kind) = self.load else {
-            print(&self.out.result(|| ls::images(&listed(&images)), || json(&Listing::of(&images))))?;
+            print(&self.out.result(|| ls::images(listed(&images).iter()), || json(&Listing::of(&images))))?;
             return Ok(Code::Success);
         };
         let options = Options {

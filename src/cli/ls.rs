@@ -1,6 +1,6 @@
 //! `unbundle ls`: what is in this bundle?
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -15,7 +15,8 @@ use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::{json, print};
 use crate::digest::Digest;
 use crate::event::human_bytes;
-use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest};
+use crate::lock::Lock;
+use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
 use crate::reference::Reference;
 use crate::signature::Signed;
 
@@ -30,6 +31,9 @@ pub struct Ls {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print the lock that the bundle was packed with, from which it can be packed again
+    #[arg(long, conflicts_with = "json")]
+    lock: bool,
 }
 
 #[derive(Serialize)]
@@ -42,13 +46,48 @@ struct Listing {
     created: Option<String>,
     #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
     signed: Option<Signed>,
-    images: Vec<ListedImage>,
+    images: Vec<WholeImage>,
     files: Vec<ListedFile>,
     /// Of a delta: what the site must have.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     elsewhere: Vec<Blob>,
     #[serde(skip)]
     held: Amount,
+}
+
+/// An image with everything that it is made of.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WholeImage {
+    #[serde(flatten)]
+    image: ListedImage,
+    /// The platforms that were asked for; left out where all were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    requested_platforms: Vec<String>,
+    manifests: Vec<ListedManifest>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedManifest {
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    platform: Option<String>,
+    /// What it is about, for an attestation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attests: Option<Digest>,
+    /// Its config and its layers; of an index nothing.
+    blobs: Vec<ListedBlob>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedBlob {
+    media_type: String,
+    digest: Digest,
+    size: u64,
 }
 
 #[derive(Serialize)]
@@ -75,7 +114,14 @@ struct ListedFile {
 impl Ls {
     /// Lists.
     pub fn run(self) -> Result<Code, Failure> {
-        let listing = list(self.input.open(&self.bundle, Gaps::Take)?)?;
+        let mut reader = self.input.open(&self.bundle, Gaps::Take)?;
+        if self.lock {
+            let contents = reader.contents()?;
+            let lock = Lock::of(&contents.layout, &contents.layout.files, &contents.manifests);
+            print(&String::from_utf8(lock.to_json()).expect("JSON is UTF-8; please report"))?;
+            return Ok(Code::Success);
+        }
+        let listing = list(reader)?;
         if let Some(signed) = listing.signed.as_ref().filter(|_| !self.json) {
             // Stdout is the list, as it always was. Without a log the exit code tells whether the signature is right.
             let _ = writeln!(std::io::stderr(), "{signed}");
@@ -91,7 +137,7 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
     let configs = configs(&mut reader, layout)?;
     let images = layout.images.iter().map(|image| {
         let all = image.manifests.iter().copied().chain(layout.blobs_of(image));
-        ListedImage {
+        let listed = ListedImage {
             reference: image.indexed.reference.to_string(),
             digest: image.indexed.digest,
             media_type: image.indexed.media_type.clone(),
@@ -102,6 +148,12 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
                 _ => layout.platforms(image, |digest| configs.get(&digest).cloned()),
             },
             size: all.map(|blob| blob.size).sum(),
+        };
+        let requested = image.indexed.platforms.iter();
+        WholeImage {
+            image: listed,
+            requested_platforms: requested.map(ToString::to_string).collect(),
+            manifests: manifests(layout, image, &configs),
         }
     });
     let files = layout.files.iter().map(|file| ListedFile {
@@ -122,6 +174,43 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
     })
 }
 
+fn manifests(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>) -> Vec<ListedManifest> {
+    let media_types = layout.media_types(image);
+    let platforms = layout.platforms_of_children(image);
+    let children = layout.parsed.values().filter_map(|manifest| match manifest {
+        Manifest::Index(children) => Some(children),
+        Manifest::Image { .. } => None,
+    });
+    let attests: HashMap<Digest, Digest> =
+        children.flatten().filter_map(|child| Some((child.digest, child.attests?))).collect();
+    let listed = |manifest: &Blob| {
+        let (mut blobs, mut platform) = (Vec::new(), platforms.get(&manifest.digest).cloned());
+        if let Some(Manifest::Image { config, layers }) = layout.parsed.get(&manifest.digest) {
+            blobs = std::iter::once(config).chain(layers).map(ListedBlob::of).collect();
+            let of_config = || config_platform(&config.media_type, configs.get(&config.digest)?);
+            platform = platform.or_else(of_config);
+        }
+        ListedManifest {
+            media_type: media_types.get(&manifest.digest).cloned().unwrap_or_default(),
+            digest: manifest.digest,
+            size: manifest.size,
+            platform: platform
+                .filter(|platform| platform.os != "unknown")
+                .map(|platform| platform.to_string()),
+            attests: attests.get(&manifest.digest).copied(),
+            blobs,
+        }
+    };
+    image.manifests.iter().map(listed).collect()
+}
+
+impl ListedBlob {
+    fn of(descriptor: &Descriptor) -> Self {
+        let Descriptor { media_type, digest, size, .. } = descriptor;
+        Self { media_type: media_type.clone(), digest: *digest, size: *size }
+    }
+}
+
 /// The config of an image without an index: nothing else says what platform it is for.
 fn single_config<'a>(image: &Image, layout: &'a Layout) -> Option<&'a Descriptor> {
     match layout.parsed.get(&image.indexed.digest) {
@@ -130,12 +219,15 @@ fn single_config<'a>(image: &Image, layout: &'a Layout) -> Option<&'a Descriptor
     }
 }
 
-/// The configs of images without an index.
-fn configs(reader: &mut BundleReader, layout: &Layout) -> Result<HashMap<Digest, Vec<u8>>, ReadError> {
+/// The configs of images without an index, as far as they are there.
+pub(super) fn configs(
+    reader: &mut BundleReader,
+    layout: &Layout,
+) -> Result<BTreeMap<Digest, Vec<u8>>, ReadError> {
     let single = layout.images.iter().filter_map(|image| single_config(image, layout));
     let mut wanted: BTreeSet<Digest> = single.map(|config| config.digest).collect();
     layout.elsewhere.iter().for_each(|blob| _ = wanted.remove(&blob.digest));
-    let mut configs = HashMap::new();
+    let mut configs = BTreeMap::new();
     reader.narrow(layout.ranges(|digest| wanted.contains(&digest)));
     for blob in &layout.blobs {
         // They stand right behind the manifests.
@@ -164,7 +256,7 @@ fn text(listing: &Listing) -> String {
         .files
         .iter()
         .map(|file| [file.path.clone(), human_bytes(file.size), String::new(), file.digest.to_string()]);
-    let mut text = images(&listing.images);
+    let mut text = images(listing.images.iter().map(|whole| &whole.image));
     if !listing.images.is_empty() && !listing.files.is_empty() {
         text.push('\n');
     }
@@ -183,12 +275,12 @@ fn text(listing: &Listing) -> String {
 }
 
 /// A table of images, without what is attached to them: its names are as long as they are meaningless.
-pub(super) fn images(images: &[ListedImage]) -> String {
+pub(super) fn images<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> String {
     let is_attached = |image: &&ListedImage| {
         image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())
     };
-    let attached = images.iter().filter(is_attached).count();
-    let rows = images.iter().filter(|image| !is_attached(image)).map(|image| {
+    let attached = images.clone().filter(is_attached).count();
+    let rows = images.filter(|image| !is_attached(image)).map(|image| {
         let platforms = if image.platforms.is_empty() { "-".into() } else { image.platforms.join(",") };
         [image.reference.clone(), human_bytes(image.size), platforms, image.digest.to_string()]
     });

@@ -11,6 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::bundle::INDEX_LIMIT;
 use crate::bundle::index::About;
 use crate::bundle::medium::SUMS;
+use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure, read_code};
 use crate::cli::keygen::signer;
 use crate::cli::progress::Output;
@@ -144,25 +145,6 @@ impl Pack {
         );
         Err(Failure { messages: [failure.messages, vec![what]].concat(), ..failure })
     }
-}
-
-/// When the bundle is said to be packed, and signed: at `SOURCE_DATE_EPOCH` (reproducible-builds.org), in seconds since 1970, as
-/// the clock would make other bytes of the same input.
-fn source_date() -> Result<Option<OffsetDateTime>, Failure> {
-    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    let seconds = text.to_str().and_then(|text| text.parse().ok());
-    let time = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-    // Years that the format has no digits for are no dates.
-    let time = time.filter(|time| time.format(&Rfc3339).is_ok());
-    let wrong = || {
-        Failure::new(
-            Code::Usage,
-            format!("`SOURCE_DATE_EPOCH` is `{}`: expected seconds since 1970", text.display()),
-        )
-    };
-    time.map(Some).ok_or_else(wrong)
 }
 
 fn text(summary: &Summary, options: &Options) -> String {

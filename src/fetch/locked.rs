@@ -41,8 +41,7 @@ pub fn resolve_lock(
         let registry = places.registry(image.reference.host());
         let indexed = locked_image(&registry, image, &manifests, &foreign, report)?;
         registry.places(&image.reference.to_string(), image.reference.repository(), true)?;
-        let is_made = image.manifests[0].content.is_some();
-        Ok(ResolvedImage { indexed, registry, is_made })
+        Ok(ResolvedImage { indexed, registry })
     });
     let elsewhere = Elsewhere { http, places: &places, report };
     let layers: Vec<_> = foreign.into_inner().expect(NO_PANIC).into_values().collect();
@@ -171,5 +170,13 @@ fn locked_image(
         }
         manifests.lock().expect(NO_PANIC).insert(digest, bytes);
     }
-    Ok(IndexedImage { reference: image.reference.clone(), media_type, digest: image.digest, size, omitted })
+    Ok(IndexedImage {
+        reference: image.reference.clone(),
+        media_type,
+        digest: image.digest,
+        size,
+        omitted,
+        platforms: image.platforms.clone(),
+        is_made: image.manifests[0].content.is_some(),
+    })
 }

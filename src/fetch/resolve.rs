@@ -46,8 +46,6 @@ pub struct ResolvedImage {
     pub indexed: IndexedImage,
     /// Where its blobs are fetched from.
     pub registry: MirroredRegistry,
-    /// Whether its index was made here, of what the registry has answered: nobody else has it.
-    pub is_made: bool,
 }
 
 /// Asks for everything that `lists` name; beside what was found, the failures of all the rest.
@@ -74,7 +72,7 @@ pub fn resolve(
         // A mirror may be there for tags alone.
         registry.places(&resolver.object, entry.reference.repository(), true)?;
         let kept = resolver.kept;
-        Ok((ResolvedImage { indexed, registry, is_made: false }, kept))
+        Ok((ResolvedImage { indexed, registry }, kept))
     });
     let elsewhere = Elsewhere { http, places: &places, report };
     let mut subjects = Vec::new();
@@ -248,10 +246,7 @@ impl Search<'_> {
         }
         let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
         match resolver.image() {
-            Ok(indexed) => Ok(Some((
-                ResolvedImage { indexed, registry: registry.clone(), is_made: false },
-                resolver.kept,
-            ))),
+            Ok(indexed) => Ok(Some((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept))),
             // Where HEAD could not tell. What it names would have more to its error than the tag itself.
             Err(error) if error.status() == Some(404) && resolver.kept.is_empty() => Ok(None),
             Err(error) => Err(error),
@@ -273,8 +268,8 @@ impl Search<'_> {
             let what = "with referrers that are no descriptors".to_owned();
             return Err(FetchError::new(object, Problem::Protocol { url: resolver.place(), what }));
         };
-        let indexed = resolver.root(OCI_INDEX, bytes)?;
-        Ok(Some((ResolvedImage { indexed, registry: registry.clone(), is_made: true }, resolver.kept)))
+        let indexed = IndexedImage { is_made: true, ..resolver.root(OCI_INDEX, bytes)? };
+        Ok(Some((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept)))
     }
 
     fn entry(&self, of: &Reference, tag: &str) -> Option<ImageEntry> {
@@ -357,7 +352,8 @@ impl<'a> Resolver<'a> {
         self.omitted.retain(|digest| !self.kept.contains(digest));
         let omitted = std::mem::take(&mut self.omitted);
         let (reference, media_type) = (self.entry.reference.clone(), media_type.to_owned());
-        Ok(IndexedImage { reference, media_type, digest, size, omitted })
+        let platforms = self.wanted.to_vec();
+        Ok(IndexedImage { reference, media_type, digest, size, omitted, platforms, is_made: false })
     }
 
     /// Reads a manifest and those that it names.

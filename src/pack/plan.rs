@@ -14,12 +14,10 @@ use crate::digest::Digest;
 use crate::fetch::files::RemoteFile;
 use crate::fetch::queue::{Source, Task};
 use crate::fetch::resolve::{Resolved, ResolvedImage};
-use crate::list::{Checksum, FileEntry, ImageEntry, Lists};
+use crate::list::{Checksum, FileEntry};
 use crate::lock::Lock;
 use crate::pack::PackError;
 use crate::pack::base::Base;
-use crate::platform::Platform;
-use crate::reference::Reference;
 
 /// What will be written; see the module.
 pub(crate) struct Plan {
@@ -27,8 +25,6 @@ pub(crate) struct Plan {
     /// The order; for files that no list pins with a stand-in for the digest that nobody knows yet.
     pub(crate) layout: Layout,
     pub(crate) manifests: HashMap<Digest, Vec<u8>>,
-    /// Indexes that were made here, of what registries have answered.
-    made: HashSet<Digest>,
     pub(crate) files: FileSet,
     /// The blobs of the layout behind the manifests, in its order. What is elsewhere has no place there.
     pub(crate) blobs: Vec<Planned>,
@@ -127,8 +123,7 @@ impl Plan {
             };
             blobs.push(planned);
         }
-        let made = images.iter().filter(|image| image.is_made).map(|image| image.indexed.digest).collect();
-        Ok(Self { about, layout, manifests, made, files, blobs })
+        Ok(Self { about, layout, manifests, files, blobs })
     }
 
     /// The manifests that stand behind the head.
@@ -255,15 +250,9 @@ impl Plan {
         Head { index: index.to_json(), files, signature: None }
     }
 
-    /// The lock of all this. `platforms` are those that were asked for, by image.
-    pub(crate) fn lock(&self, platforms: &HashMap<Reference, Vec<Platform>>) -> Lock {
-        let mut lock = Lock::of(&self.layout, &self.files.files, platforms);
-        for manifest in lock.images.iter_mut().flat_map(|image| &mut image.manifests) {
-            if self.made.contains(&manifest.digest) {
-                manifest.content = String::from_utf8(self.manifests[&manifest.digest].clone()).ok();
-            }
-        }
-        lock
+    /// The lock of all this.
+    pub(crate) fn lock(&self) -> Lock {
+        Lock::of(&self.layout, &self.files.files, &self.manifests)
     }
 
     /// What all images and files have together, less what the blobs have.
@@ -299,15 +288,6 @@ impl Planned {
             Origin::Held(_) => None,
         }
     }
-}
-
-/// The platforms that were asked for of each image.
-pub(crate) fn wanted_platforms(lists: &Lists, platforms: &[Platform]) -> HashMap<Reference, Vec<Platform>> {
-    let wanted = |entry: &ImageEntry| {
-        let own = &entry.platforms;
-        if own.is_empty() { platforms.to_vec() } else { own.clone() }
-    };
-    lists.images.iter().map(|entry| (entry.reference.clone(), wanted(entry))).collect()
 }
 
 fn of_image(image: &ResolvedImage, blob: Blob, foreign: &HashMap<Digest, RemoteFile>) -> Task {
@@ -464,9 +444,10 @@ mod tests {
                 digest,
                 size,
                 omitted: BTreeSet::new(),
+                platforms: Vec::new(),
+                is_made: false,
             },
             registry: registry.clone(),
-            is_made: false,
         });
         let resolved = Resolved { images: images.collect(), manifests, ..Resolved::default() };
         let Err(error) = Plan::new(resolved, About::default(), &Base::default()) else {

@@ -298,6 +298,9 @@ fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_ord
         job.pack(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
         let tag = tag_of(&subject.root.digest);
         job.packs_the_same_from(&lock, &["--mirror", &mirror]);
+        // The bundle says which of its indexes no registry has.
+        let told = unbundle(["ls".as_ref(), "--lock".as_ref(), job.path("out.tar.zst").as_os_str()]).ok();
+        assert_eq!(told.stdout, fs::read_to_string(&lock).expect("read the lock"));
         // What was made of the answers of the API has no name there that could move.
         airbundle(["lock", "--check", &lock, "--mirror", &mirror]).ok();
         assert_eq!(

@@ -35,7 +35,8 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
             &["lists", "kubespray", "--help"],
             &["--source <", "--arch <", "--vars <", "--enabled-only"],
         ),
-        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "images", "--version"]),
+        (UNBUNDLE, &["--help"], &["unpack", "ls", "verify", "sbom", "images", "--version"]),
+        (AIRBUNDLE, &["sbom", "--help"], &["<BUNDLE>", "--format <", "spdx", "cyclonedx", "--output <"]),
         (
             AIRBUNDLE,
             &["pack", "--help"],
@@ -75,7 +76,7 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
                 "- for stdin",
             ],
         ),
-        (UNBUNDLE, &["ls", "--help"], &["<BUNDLE>", "--json", "- for stdin"]),
+        (UNBUNDLE, &["ls", "--help"], &["<BUNDLE>", "--json", "--lock", "- for stdin"]),
         (UNBUNDLE, &["cat", "--help"], &["<BUNDLE>", "<OBJECT>", "--output <FILE>", "- for stdin"]),
         (UNBUNDLE, &["verify", "--help"], &["<BUNDLE>", "--quick", "--quiet", "--json", "- for stdin"]),
         (
@@ -405,7 +406,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     ] {
         let entry = by_name("images", "reference", reference);
         let image = little.upstream.image(reference);
-        assert_fields(&entry, &["reference", "digest", "mediaType", "platforms", "size"]);
+        assert_fields(&entry, &["reference", "digest", "mediaType", "platforms", "size", "manifests"]);
         assert_eq!(
             (&entry["digest"], &entry["mediaType"]),
             (&image.root.digest.clone().into(), &image.root.media_type.clone().into())

@@ -111,6 +111,8 @@ impl Content<'_> {
                 digest: Digest::of(bytes),
                 size: bytes.len() as u64,
                 omitted: [].into(),
+                platforms: Vec::new(),
+                is_made: false,
             });
         }
         let files = self.files.iter().map(|(path, bytes)| {

@@ -22,6 +22,7 @@ mod kill;
 mod kubespray;
 mod networks;
 mod private;
+mod provenance;
 mod release;
 mod resume;
 mod second_reader;
