@@ -195,8 +195,7 @@ fn verdict(
 
 /// Where recovery data was needed, or is damaged itself.
 fn mended(reader: &BundleReader) -> Vec<Place> {
-    let medium = reader.medium().filter(|_| reader.may_mend());
-    let of_recovery = medium.map(Medium::damaged_recovery).unwrap_or_default();
+    let of_recovery = reader.medium().map(Medium::damaged_recovery).unwrap_or_default();
     let all: BTreeSet<Place> = reader.mended().into_iter().chain(of_recovery).collect();
     all.into_iter().collect()
 }

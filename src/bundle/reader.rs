@@ -314,15 +314,6 @@ impl BundleReader {
         self.medium.as_ref().map(|medium| medium.mended()).unwrap_or_default()
     }
 
-    /// Whether there is recovery data. Where no seek table tells, there may be some; to look for it is to read everything.
-    #[must_use]
-    pub fn may_mend(&self) -> bool {
-        match (&self.medium, &self.table) {
-            (Some(medium), Some(table)) => may_mend(medium, table),
-            (medium, _) => medium.is_some(),
-        }
-    }
-
     /// Where `offset` of the bundle is, for a person.
     #[must_use]
     pub fn place(&self, offset: u64) -> Place {
