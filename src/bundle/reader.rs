@@ -630,12 +630,17 @@ enum Leave {
 /// A frame as it was packed, if there is recovery data for it.
 struct Mender {
     medium: Arc<Medium>,
+    /// Where there is none, nothing is searched for it.
+    may_mend: bool,
     offset: u64,
     entry: Entry,
 }
 
 impl Mender {
     fn frame(&self, buffers: &Buffers) -> Option<Frame> {
+        if !self.may_mend {
+            return None;
+        }
         let bytes = self.medium.mend(self.offset..self.offset + u64::from(self.entry.compressed))?;
         let mut frames = FrameReader::new(&bytes[..], self.offset, buffers);
         let frame = frames.next_frame().ok()??;
@@ -662,8 +667,10 @@ struct Feeder {
     sender: SyncSender<Sent>,
     /// Who says how much may be read; without anybody, it is everything.
     leave: Option<Receiver<Leave>>,
-    /// Whether there is leave for one frame that has not been used yet.
-    has_leave: bool,
+    /// For how many frames there is leave that has not been used yet.
+    leaves: u32,
+    /// Whether there is recovery data.
+    may_mend: bool,
     buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
     seen: Vec<Entry>,
@@ -685,7 +692,8 @@ impl Feeder {
         Self {
             sender,
             leave: None,
-            has_leave: false,
+            leaves: 0,
+            may_mend: false,
             buffers: frame::buffers(),
             seen: Vec::new(),
             stream: 0,
@@ -697,13 +705,13 @@ impl Feeder {
 
     /// Waits until a frame may be read; says no when nobody wants any more.
     fn may_read(&mut self) -> bool {
-        if self.has_leave {
+        if self.leaves > 0 {
             return true;
         }
         match self.leave.as_ref().map(Receiver::recv) {
             None => true,
             Some(Ok(Leave::One)) => {
-                self.has_leave = true;
+                self.leaves += 1;
                 true
             }
             Some(Ok(Leave::All)) => {
@@ -808,6 +816,7 @@ impl Feeder {
         start: TableStart,
         wanted: Option<&[Range<u64>]>,
     ) {
+        self.may_mend = may_mend(medium, table);
         let mut input = BufReader::with_capacity(READ_AHEAD, medium.reader(start.offset));
         let (mut offset, mut stream) = (start.offset, start.stream);
         // Where the input stands; nothing is read to pass over something.
@@ -872,7 +881,7 @@ impl Feeder {
         let mut frames = FrameReader::new(input.take(u64::from(entry.compressed)), offset, &self.buffers);
         let frame = frames.next_frame();
         let is_whole = frames.offset() == end;
-        let mender = Mender { medium: medium.clone(), offset, entry };
+        let mender = Mender { medium: medium.clone(), may_mend: self.may_mend, offset, entry };
         match frame {
             Ok(Some(Frame::Data(data))) if is_whole && data.content_size() == entry.decompressed as usize => {
                 self.data(offset, data, Some(mender))?;
@@ -1006,7 +1015,7 @@ impl Feeder {
     }
 
     fn send(&mut self, chunk: Chunk) -> Result<(), Gone> {
-        self.has_leave = false;
+        self.leaves = self.leaves.saturating_sub(1);
         self.sender.send(Sent::Chunk(chunk)).map_err(|_| Gone)
     }
 }
@@ -1023,6 +1032,18 @@ fn is_recovery(medium: &Medium, offset: u64, entry: Entry) -> bool {
     let len = entry.compressed.wrapping_sub(8).to_le_bytes();
     let expected = [RECOVERY_MAGIC.to_le_bytes(), len].concat();
     medium.read_at(&mut header, offset).is_ok_and(|read| read == header.len()) && header[..] == expected
+}
+
+/// Whether any frame of `table` is recovery data, or may be.
+fn may_mend(medium: &Medium, table: &[Entry]) -> bool {
+    let mut offset = 0;
+    table.iter().any(|entry| {
+        let at = offset;
+        offset += u64::from(entry.compressed);
+        let mut magic = [0; 4];
+        entry.decompressed == 0
+            && (medium.read_at(&mut magic, at).is_err() || magic == RECOVERY_MAGIC.to_le_bytes())
+    })
 }
 
 fn unexpected(expected: &str, found: String) -> ReadError {
