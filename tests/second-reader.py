@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""A second reader of bundles, written from bundle-format.md alone. Usage: second-reader.py BUNDLE
+"""A second reader of bundles, written from bundle-format.md alone. Usage: second-reader.py BUNDLE, or all its VOLUMES
 
 Demands of the bundle all that the page says of readers and of writers, and prints what it holds as JSON; or says what
 is wrong and exits with 1. Needs nothing but Python 3.8 and the program `zstd`."""
 import base64
 import hashlib
 import json
+import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from collections import namedtuple
 
@@ -61,21 +64,74 @@ def read_frames(file):
         exact(file, 4)  # the checksum, which `zstd` looks at
         yield Frame(offset, file.tell() - offset, content)
 
-def check_skippable(frames):
-    """Checks what is no content; returns the frames of the head, whether it is signed, and the frames behind that."""
+def check_skippable(frames, volumes):
+    """Checks what is no content; returns the frames of the head, whether it is signed, where the padding ends, and the
+    frames with content behind that. `volumes` are the lengths of the files."""
     demand(frames and frames[-1].magic == 0x184D2A5E, "there is no seek table at the end")
     demand(all(frame.magic or frame.size <= frame.content + 1028 for frame in frames), "a frame is too large")
-    frames, table = frames[:-1], frames[-1].payload
+    frames, table, tail = frames[:-1], frames[-1].payload, frames[-1].size
     demand(len(frames) <= 8_388_606, "there are too many frames")
     rows = b"".join(struct.pack("<II", frame.size, frame.content) for frame in frames)
     demand(table == rows + struct.pack("<IBI", len(frames), 0, 0x8F92EAB1), "the seek table does not fit the frames")
-    skippable = [number for number, frame in enumerate(frames) if frame.magic]
-    padding = [frames[at].magic == 0x184D2A50 and not any(frames[at].payload) for at in skippable]
-    signed = bool(skippable) and frames[skippable[0]].magic == 0x184D2A51
-    demand(padding == [False] * signed + [True], "there is not the padding before the seek table, or something else")
-    demand(skippable[-1] == skippable[0] + signed, "the padding is not behind the signature")
-    demand(not signed or is_signature(frames[skippable[0]].payload), "the signature is none")
-    return frames[: skippable[0]], signed, frames[skippable[-1] + 1 :]
+    head = [frame.magic for frame in frames].index(0x184D2A50) if any(frame.magic for frame in frames) else 0
+    signed = head > 0 and frames[head - 1].magic == 0x184D2A51
+    demand(not signed or is_signature(frames[head - 1].payload), "the signature is none")
+    padding, rest = frames[head], frames[head + 1 :]
+    demand(not any(padding.payload), "there is something in the padding")
+    head = frames[: head - signed]
+    demand(not any(frame.magic for frame in head), "there is something else in the head")
+    check_volumes(rest, volumes, padding.offset + padding.size)
+    check_recovery(rest, volumes, tail)
+    demand(all(frame.magic in (None, 0x184D2A52, 0x184D2A53) for frame in rest), "there is a foreign skippable frame")
+    return head, signed, padding.offset + padding.size, [frame for frame in rest if not frame.magic]
+
+def check_volumes(frames, volumes, first):
+    """The labels are those of these volumes."""
+    labels = [frame for frame in frames if frame.magic == 0x184D2A53]
+    demand(len(labels) == len(volumes) or (len(volumes), labels) == (1, []), "there is not one label a volume")
+    starts = [sum(volumes[:number]) for number in range(len(volumes))]
+    sets = set()
+    for number, (label, start) in enumerate(zip(labels, starts), 1):
+        demand(label.offset == (start or first) and len(label.payload) <= 1024, f"the label {number} is misplaced")
+        found = json.loads(label.payload)
+        stream = sum(frame.content or 0 for frame in frames if frame.offset < label.offset)
+        sets.add(found.pop("set"))
+        expected = {"airbundleVolume": 1, "number": number, "offset": start, "stream": stream}
+        demand(found == expected, f"the label {number} says something else")
+    demand(len(sets) <= 1 and all(re.fullmatch(DIGEST, known) for known in sets), "the labels are of several bundles")
+
+def check_recovery(frames, volumes, tail):
+    """The recovery data of each volume has the form that it must have, for the length of what it protects."""
+    found = [frame for frame in frames if frame.magic == 0x184D2A52]
+    for number, length in enumerate(volumes):
+        start, table = sum(volumes[:number]), tail if number == len(volumes) - 1 else 0
+        section = [frame for frame in found if start <= frame.offset < start + length]
+        demand(bool(section) == bool(found), "not every volume has recovery data")
+        if not section:
+            continue
+        texts = [frame.payload for frame in section if frame.payload[:16] == b"airbundle repair"]
+        demand(len(texts) == 3 and len(set(texts)) == 1, "there are not three descriptions, all the same")
+        demand(section[0].payload == section[-1].payload == texts[0], "the descriptions are misplaced")
+        version, block, front, size, behind, share, groups, spare, zero = struct.unpack("<IIQQQIIII", texts[0][16:64])
+        demand((version, zero, behind) == (1, 0, table), "the description is of another volume")
+        demand(front == section[0].offset - start and size == sum(frame.size for frame in section), "it is misplaced")
+        demand(front + size + behind == length, "the description has other lengths")
+        demand(hashlib.sha256(texts[0][:-32]).digest() == texts[0][-32:], "the description is damaged")
+        protected = front + behind
+        blocks, spares = -(-protected // block), groups * spare
+        demand(len(texts[0]) == 104 + 8 * (blocks + spares), "the description has another length")
+        right = 4096
+        while protected > right * (1024 if right < 65536 else 524288):
+            right *= 2
+        most = max(
+            rows for rows in range(1, 2048)
+            if rows + (1 << (-(-rows * share // 1000) + 1).bit_length()) <= min(2048, (128 << 20) // right)
+        )
+        rows = -(-blocks // groups)
+        wanted = right, max(1, -(-blocks // most)), -(-rows * share // 1000) + 2
+        demand((block, groups, spare) == wanted, "the description has other numbers")
+        halves = 1 + (protected * (share + 67) // 1000) // (1 << 24)
+        demand(len(section) == 3 + 2 * halves, "the recovery blocks are cut otherwise")
 
 def is_signature(text):
     line = r"[A-Za-z0-9+/]+={0,2}\n"
@@ -297,7 +353,7 @@ class Bundle:
         blobs, elsewhere = [*self.manifests, *self.others], sorted(self.elsewhere)
         return {"identity": self.identity, "images": images, "files": files, "blobs": blobs, "elsewhere": elsewhere}
 
-    def check_frames(self, head, signed, body):
+    def check_frames(self, head, signed, end, body):
         """The frames are cut where a writer cuts them, and the head has its room."""
         length = lambda size: BLOCK + padded(size)
         demand([frame.content for frame in head] == pieces(sum(map(length, self.head))), "the head is cut otherwise")
@@ -311,14 +367,21 @@ class Bundle:
         documents = map(dump, [self.index, self.file_set][: len(self.head) - 1])
         stream = length(30) + sum(length(len(document)) for document in documents)
         room = padded(stream + 109 * len(pieces(stream)) + 8) + 1024 * signed
-        demand(body[0].offset == room, f"the head has room for {body[0].offset} bytes, and not {room}")
+        demand(end == room, f"the head has room for {end} bytes, and not {room}")
 
 if __name__ == "__main__":
-    with open(sys.argv[1], "rb") as bundle:
-        head, signed, body = check_skippable(list(read_frames(bundle)))
-    zstd = subprocess.Popen(["zstd", "-dcq", "--", sys.argv[1]], stdout=subprocess.PIPE)
+    volumes = [os.path.getsize(path) for path in sys.argv[1:]]
+    with tempfile.TemporaryFile() as joined:
+        for path in sys.argv[1:]:
+            with open(path, "rb") as volume:
+                shutil.copyfileobj(volume, joined)
+        joined.seek(0)
+        with open(joined.fileno(), "rb", closefd=False) as bundle:
+            head, signed, end, body = check_skippable(list(read_frames(bundle)), volumes)
+        joined.seek(0)
+        zstd = subprocess.Popen(["zstd", "-dcq"], stdin=joined, stdout=subprocess.PIPE)
     bundle = Bundle(zstd.stdout)
     demand(zstd.wait() == 0, "zstd refuses it")
     summary = bundle.summary()
-    bundle.check_frames(head, signed, body)
+    bundle.check_frames(head, signed, end, body)
     print(json.dumps(summary, indent=2, ensure_ascii=False))

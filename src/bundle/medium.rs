@@ -12,6 +12,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -46,6 +47,7 @@ pub struct Medium {
     open: Mutex<Option<(usize, File)>>,
     /// The recovery data of each volume that was looked at for it.
     recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
+    has_recovery: AtomicBool,
     /// What was mended so far, by the number of the volume.
     mended: Mutex<BTreeSet<(usize, u64, u64)>>,
 }
@@ -233,6 +235,7 @@ impl Medium {
             problems: Vec::new(),
             open: Mutex::new(Some((0, file))),
             recoveries: Mutex::default(),
+            has_recovery: AtomicBool::new(false),
             mended: Mutex::default(),
         })
     }
@@ -362,9 +365,21 @@ impl Medium {
         mended.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
     }
 
-    /// Where recovery data is damaged, in all volumes that are there: that hits nothing else.
+    /// Somebody has come across recovery data. Without any, nobody need search all of the bundle for it.
+    pub(crate) fn note_recovery(&self) {
+        self.has_recovery.store(true, Ordering::Relaxed);
+    }
+
+    /// Where recovery data is damaged, in all volumes that are there: that hits nothing else. Nothing as long as nobody has
+    /// come across any.
     #[must_use]
     pub fn damaged_recovery(&self) -> Vec<Place> {
+        let is_found = |recoveries: &HashMap<_, Option<_>>| recoveries.values().any(Option::is_some);
+        if !self.has_recovery.load(Ordering::Relaxed)
+            && !is_found(&self.recoveries.lock().unwrap_or_else(PoisonError::into_inner))
+        {
+            return Vec::new();
+        }
         let of_volume = |number: usize| {
             let damage = self.recovery(number)?.damaged_section(&self.bytes_of(number), |_| {});
             let start = self.volumes[number].start;
@@ -836,6 +851,7 @@ impl Set {
             problems,
             open: Mutex::new(None),
             recoveries: Mutex::default(),
+            has_recovery: AtomicBool::new(false),
             mended: Mutex::default(),
         };
         self.with_end(medium, last)

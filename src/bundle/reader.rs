@@ -836,6 +836,7 @@ impl Feeder {
                 return;
             }
             if entry.decompressed == 0 && self.is_past_signature && is_recovery(medium, at, *entry) {
+                medium.note_recovery();
                 input_at = at;
                 continue;
             }

@@ -337,3 +337,35 @@ fn bytes_of(reader: &mut BundleReader, blob: &Blob) -> Result<Vec<u8>, ReadError
     })?;
     if Digest::of(&bytes) == blob.digest { Ok(bytes) } else { Err(ReadError::Digest(blob.digest)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stays_within_a_folder_and_two_stars_do_not() {
+        for (pattern, name, matches) in [
+            ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9", true),
+            ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.90", false),
+            ("registry.k8s.io/*", "registry.k8s.io/pause:3.9", true),
+            ("registry.k8s.io/*", "registry.k8s.io/coredns/coredns:v1", false),
+            ("registry.k8s.io/**", "registry.k8s.io/coredns/coredns:v1", true),
+            ("**/coredns:*", "registry.k8s.io/coredns/coredns:v1", true),
+            ("**/kubectl", "dl.k8s.io/release/v1/bin/linux/amd64/kubectl", true),
+            ("dl.k8s.io/**/amd64/*", "dl.k8s.io/release/v1/bin/linux/amd64/kubectl", true),
+            ("dl.k8s.io/**/amd64/*", "dl.k8s.io/release/v1/bin/linux/arm64/kubectl", false),
+            ("*/pause:3.?", "registry.k8s.io/pause:3.9", true),
+            ("*/pause:3.[0-8]", "registry.k8s.io/pause:3.9", false),
+            ("*/pause:{3.8,3.9}", "registry.k8s.io/pause:3.9", true),
+            ("Registry.k8s.io/*", "registry.k8s.io/pause:3.9", false),
+            // What the name itself has is meant as it stands.
+            ("[::1]:5000/a:1", "[::1]:5000/a:1", true),
+            ("pause:3.9", "registry.k8s.io/pause:3.9", false),
+        ] {
+            assert_eq!(pattern.parse::<Pattern>().unwrap().matches(name), matches, "{pattern} {name}");
+        }
+        for bad in ["a[b", "{a", "a]{b"] {
+            assert!(bad.parse::<Pattern>().is_err(), "{bad}");
+        }
+    }
+}

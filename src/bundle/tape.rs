@@ -342,8 +342,10 @@ impl recovery::ReadAt for Protected<'_> {
 /// Where the volume `number` of the bundle `target` is.
 #[must_use]
 pub fn volume_path(target: &Path, number: u32) -> PathBuf {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(volume_name(&name, number))
+    // Not by way of text: what is no UTF-8 keeps its name, too.
+    let mut path = target.as_os_str().to_owned();
+    path.push(volume_name("", number));
+    path.into()
 }
 
 /// The files that hold what is being written at `partial`: itself, and one for each further volume.

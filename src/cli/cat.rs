@@ -15,7 +15,7 @@ use crate::cli::input::{Gaps, InputArgs};
 /// are known to be right, and if they are not, the exit code is 7.
 #[derive(Debug, Args)]
 pub struct Cat {
-    /// The bundle, its first volume, or folders with its volumes; - is stdin
+    /// The bundle, its first volume, folders with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     /// What to write: the digest of a blob, the path of a file, the reference of an image (its manifest or index), or

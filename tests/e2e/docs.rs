@@ -129,7 +129,7 @@ fn the_readme_names_every_option_and_no_other() {
     in_help.extend(options(&airbundle(["lists", "kubespray", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
     in_help.extend(options(&airbundle(["keygen", "--help"]).ok().stdout));
-    for verb in ["unpack", "images", "site", "ls", "sbom", "inventory", "prune"] {
+    for verb in ["unpack", "ls", "verify", "cat", "repair", "sbom", "images", "site", "inventory", "prune"] {
         in_help.extend(options(&unbundle([verb, "--help"]).ok().stdout));
     }
     in_help.remove("--help");

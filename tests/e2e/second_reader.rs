@@ -2,7 +2,7 @@
 //! `unbundle` finds, and nothing that contradicts the page.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use airbundle::bundle::reader::BundleReader;
@@ -15,7 +15,12 @@ const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/second-reader.p
 
 /// What the second reader says of a bundle; its message if it refuses it.
 fn second_reader(bundle: &Path) -> Result<Value, String> {
-    let output = Command::new("python3").arg(READER).arg(bundle).output().expect("start python3");
+    second_reader_of(&[bundle.to_owned()])
+}
+
+/// The same of a bundle in volumes.
+fn second_reader_of(volumes: &[PathBuf]) -> Result<Value, String> {
+    let output = Command::new("python3").arg(READER).args(volumes).output().expect("start python3");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!message.contains("Traceback"), "{message}");
     if output.status.success() {
@@ -28,7 +33,12 @@ fn second_reader(bundle: &Path) -> Result<Value, String> {
 /// The second reader and `unbundle` see the same in a bundle.
 #[track_caller]
 fn agree(bundle: &Path) {
-    let second = second_reader(bundle).expect("what airbundle packs is as the page says");
+    agree_on(bundle, &[bundle.to_owned()]);
+}
+
+#[track_caller]
+fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
+    let second = second_reader_of(volumes).expect("what airbundle packs is as the page says");
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), bundle.as_os_str()]).ok().json();
     let contents = BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("it is sound");
     let layout = &contents.layout;
@@ -116,5 +126,28 @@ fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
         fs::write(&bundle, bytes).expect("write the bundle");
         let message = second_reader(&bundle).expect_err(&format!("bit {} of byte {number}", number % 8));
         assert!(!message.is_empty(), "bit {} of byte {number}", number % 8);
+    }
+}
+
+#[test]
+fn a_reader_made_from_the_format_page_alone_reads_volumes_and_recovery_data() {
+    let world = world();
+    let folder = folder();
+    for options in [&["--recovery", "5%"][..], &["--recovery", "0.1%"], &["--recovery", "100%"]] {
+        let bundle = folder.path().join("all.tar.zst");
+        world.pack(&world.lists, &bundle, options).ok();
+        agree(&bundle);
+        fs::remove_file(&bundle).expect("remove the bundle");
+        world.pack(&world.lists, &bundle, &[options, &["--volume-size", "12MiB"]].concat()).ok();
+        let entries = fs::read_dir(folder.path())
+            .expect("read the folder")
+            .map(|entry| entry.expect("an entry").path());
+        let mut volumes: Vec<_> =
+            entries.filter(|path| path.to_string_lossy().contains(".tar.zst.0")).collect();
+        volumes.sort();
+        assert!(volumes.len() > 3);
+        agree_on(folder.path(), &volumes);
+        volumes.swap(1, 2);
+        second_reader_of(&volumes).expect_err("these are in another order");
     }
 }
