@@ -1,6 +1,7 @@
 //! Sizes and shares as a person writes them.
 
 /// Names of media, and how many bytes of a bundle one of them takes.
+#[cfg(feature = "net")]
 const MEDIA: [(&str, u64); 3] = [
     // The most that a file of FAT32 can have.
     ("fat32", (4 << 30) - 1),
@@ -32,6 +33,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 }
 
 /// How many bytes a volume has: a size, or the name of a medium.
+#[cfg(feature = "net")]
 pub(super) fn parse_volume_size(text: &str) -> Result<u64, String> {
     if let Some((_, size)) = MEDIA.iter().find(|(name, _)| *name == text) {
         return Ok(*size);
@@ -40,6 +42,7 @@ pub(super) fn parse_volume_size(text: &str) -> Result<u64, String> {
 }
 
 /// A share in parts of a thousand: `5%`, `0.5%`.
+#[cfg(feature = "net")]
 pub(super) fn parse_share(text: &str) -> Result<u32, String> {
     let wrong = || "expected a share from 0.1% to 100%, such as 5%".to_owned();
     let (whole, part) = match text.strip_suffix('%').ok_or_else(wrong)?.split_once('.') {
@@ -56,7 +59,7 @@ pub(super) fn parse_share(text: &str) -> Result<u32, String> {
     Some(number(whole) * 10 + number(part)).filter(|share| (1..=1000).contains(share)).ok_or_else(wrong)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "net"))]
 mod tests {
     use super::*;
 

@@ -89,20 +89,20 @@ fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
     let (last, others) = world.upstream.images().split_last().expect("images");
     let lines: Vec<&str> = others.iter().map(|entry| entry.reference.as_str()).collect();
     let base = world.pack_lines(folder.path(), &lines, &[]);
-    let list = write_list(folder.path(), &[lines, vec![last.reference.as_str()]].concat());
-    world.pack(&list, &delta, &["--base", text(&base), "--write-lock", text(&lock)]).ok();
+    let everything = write_list(folder.path(), &[lines, vec![last.reference.as_str()]].concat());
+    world.pack(&everything, &delta, &["--base", text(&base), "--write-lock", text(&lock)]).ok();
     let told = unbundle(["ls", "--lock", text(&delta)]).ok().stdout;
     assert!(told == fs::read_to_string(&lock).expect("read the lock"), "another lock");
-    world.pack(&list, &full, &[]).ok();
+    world.pack(&everything, &full, &[]).ok();
     assert!(told == unbundle(["ls", "--lock", text(&full)]).ok().stdout, "the lock of less");
     for format in ["spdx", "cyclonedx"] {
         let document = |bundle: &Path| {
             let text = unbundle(["sbom", "--format", format, text(bundle)]).ok().stdout;
             let document: Value = serde_json::from_str(&text).expect("JSON");
             if format == "spdx" {
-                assert_spdx(&document)
+                assert_spdx(&document);
             } else {
-                assert_cyclonedx(&document)
+                assert_cyclonedx(&document);
             }
             let parts = array(document.get("packages").unwrap_or(&document["components"]));
             let name = |part: &Value| {
