@@ -240,14 +240,14 @@ def read_index(data):
     sound = elsewhere == sorted(set(elsewhere)) and all(re.fullmatch(DIGEST, digest) for digest in elsewhere)
     demand(sound, "something else than sorted digests is elsewhere")
     demand(bool(elsewhere) == ("dev.airbundle.requires" in notes), "a delta and what it requires do not go together")
-    demand(notes["dev.airbundle.format"] == ("1.1" if elsewhere else "1.0"), "its documents are of another version")
     entries = list(descriptors(document.get("manifests"), "index.json"))
     check_ours(document, data, entries, "index.json")
     file_set = entries.pop(0) if entries and entries[0].get("artifactType") == FILE_SET else None
     images = [check_image(image) for image in entries]
     names = [name for name, _, _ in images]
-    news = [note for entry in entries for note in ("platforms", "made") if f"dev.airbundle.{note}" in entry.get("annotations", {})]
-    demand(notes["dev.airbundle.format"] == ("1.1" if news else "1.0"), "it states another version than it has")
+    newer = {"dev.airbundle.platforms", "dev.airbundle.made"}
+    is_newer = bool(elsewhere) or any(newer & set(entry.get("annotations", {})) for entry in entries)
+    demand(notes["dev.airbundle.format"] == ("1.1" if is_newer else "1.0"), "its documents are of another version")
     demand(names == sorted(set(names), key=str.encode), "the images are not sorted, or not different")
     return document, file_set, images, set(elsewhere)
 

@@ -177,9 +177,9 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
 fn manifests(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>) -> Vec<ListedManifest> {
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);
-    let children = layout.parsed.values().filter_map(|manifest| match manifest {
-        Manifest::Index(children) => Some(children),
-        Manifest::Image { .. } => None,
+    let children = image.manifests.iter().filter_map(|manifest| match layout.parsed.get(&manifest.digest) {
+        Some(Manifest::Index(children)) => Some(children),
+        _ => None,
     });
     let attests: HashMap<Digest, Digest> =
         children.flatten().filter_map(|child| Some((child.digest, child.attests?))).collect();

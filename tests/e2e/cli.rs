@@ -349,13 +349,15 @@ fn assert_fields(object: &Value, fields: &[&str]) {
 const VERDICT: [&str; 8] =
     ["event", "identity", "blobs", "bytes", "contentsRead", "volumes", "problems", "damage"];
 
-const PACK_SUMMARY: [&str; 13] = [
+const PACK_SUMMARY: [&str; 15] = [
     "event",
     "identity",
     "files",
     "images",
     "blobs",
     "bytes",
+    "blobsLeftOut",
+    "bytesLeftOut",
     "bytesFetched",
     "bytesResumed",
     "bytesReused",

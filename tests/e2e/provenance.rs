@@ -80,6 +80,41 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
 }
 
 #[test]
+fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
+    let world = world();
+    let folder = folder();
+    let name = |name: &str| folder.path().join(name);
+    let (delta, lock, full) = (name("delta.tar.zst"), name("lock.json"), name("full.tar.zst"));
+    // The site has all of it but what one image of the list needs.
+    let (last, others) = world.upstream.images().split_last().expect("images");
+    let lines: Vec<&str> = others.iter().map(|entry| entry.reference.as_str()).collect();
+    let base = world.pack_lines(folder.path(), &lines, &[]);
+    let everything = write_list(folder.path(), &[lines, vec![last.reference.as_str()]].concat());
+    world.pack(&everything, &delta, &["--base", text(&base), "--write-lock", text(&lock)]).ok();
+    let told = unbundle(["ls", "--lock", text(&delta)]).ok().stdout;
+    assert!(told == fs::read_to_string(&lock).expect("read the lock"), "another lock");
+    world.pack(&everything, &full, &[]).ok();
+    assert!(told == unbundle(["ls", "--lock", text(&full)]).ok().stdout, "the lock of less");
+    for format in ["spdx", "cyclonedx"] {
+        let document = |bundle: &Path| {
+            let text = unbundle(["sbom", "--format", format, text(bundle)]).ok().stdout;
+            let document: Value = serde_json::from_str(&text).expect("JSON");
+            if format == "spdx" {
+                assert_spdx(&document);
+            } else {
+                assert_cyclonedx(&document);
+            }
+            let parts = array(document.get("packages").unwrap_or(&document["components"]));
+            let name = |part: &Value| {
+                (part["name"].clone(), part.get("primaryPackagePurpose").unwrap_or(&part["type"]).clone())
+            };
+            parts.iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(document(&delta), document(&full));
+    }
+}
+
+#[test]
 fn volumes_give_back_the_lock_too() {
     let world = world();
     let folder = folder();
