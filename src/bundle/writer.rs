@@ -227,7 +227,8 @@ impl BundleWriter {
 
     /// Begins the bundle, in the form `form`.
     pub fn begin_in(claim: Claim, form: Form) -> Result<Self, FsError> {
-        claim.empty()?;
+        remove_parts_from(&claim.partial, 2)?;
+        claim.file.set_len(0).map_err(FsError::at("empty", &claim.partial))?;
         let Form { head_room, level, carry } = form;
         let Claim { file, partial, target } = claim;
         let mut output = Output::new(Tape::new(file, partial, carry)?);

@@ -534,10 +534,14 @@ fn a_server_that_is_busy_for_a_while_is_asked_again() {
 
 #[test]
 fn the_config_that_tells_a_platform_is_asked_for_again_too() {
-    let fake = comes_right(&["--platform", "linux/amd64"], |seen, reply| match seen.nth {
+    let Sample { list, content, .. } = sample();
+    let more = ["--platform", "linux/amd64"];
+    let fake = Fake::start(content.clone(), |seen, reply| match seen.nth {
         0 if seen.path.contains("/blobs/") => Reply::status(503).with("retry-after", "0"),
         _ => reply,
     });
+    let expected = Job::new(list).bundle(&to(&Fake::honest(content.clone()), &more));
+    assert_same(&Job::new(list).bundle(&to(&fake, &more)), &expected, "the bundle");
     assert!(fake.seen_of("/blobs/").iter().any(|seen| seen.nth == 2), "asked, asked again, fetched");
 }
 

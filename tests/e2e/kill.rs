@@ -721,7 +721,7 @@ fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_kee
         fs::write(&part, &bytes[..bytes.len() / 10 * tenths]).expect("write a part");
         let finished = unbundle_from(&part, ["unpack", "-", &text(&site), "-q"]);
         let owner = if tenths < 5 { "`quay.io/team/app:1`" } else { "`dl.k8s.io/" };
-        finished.failed(7, &["error: the bundle is damaged in", owner]);
+        finished.failed(16, &["error: the bundle is damaged in", owner]);
         sample.assert_sound(&site, "cut off");
         let mut args = sample.unpack(&site);
         args.pop();
