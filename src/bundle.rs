@@ -2,23 +2,11 @@
 //!
 //! `bundle-format.md` is the specification; a section of it is named where a constant comes from there.
 
-pub mod buffer;
-pub(crate) mod flusher;
-pub mod frame;
-pub mod index;
-pub mod label;
-pub mod lanes;
-pub mod layout;
-pub mod medium;
-pub mod old;
-pub mod partial;
-pub mod reader;
+pub mod format;
+pub mod read;
 pub mod recovery;
-pub mod seek_table;
-pub mod select;
-pub mod spool;
-pub mod tape;
-pub mod writer;
+pub mod reuse;
+pub mod write;
 
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.
 pub const FORMAT: (u32, u32) = (1, 1);

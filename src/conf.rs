@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::fs::{self, FsError};
 use crate::conf::generated::Generated;
 use crate::conf::tls::{Issued, TlsError};
 use crate::conf::users::UserError;
-use crate::digest::Digest;
-use crate::fs::{self, FsError};
-use crate::reference::Reference;
+use crate::oci::digest::Digest;
+use crate::oci::reference::Reference;
 use crate::site::catalogue::Page;
 use crate::site::record::{Record, RecordError};
 

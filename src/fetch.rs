@@ -1,23 +1,13 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
-pub mod attached;
-pub mod auth;
-pub mod credentials;
-pub mod error;
-pub mod files;
-pub mod foreign;
-pub mod http;
-pub mod locked;
 pub mod mirrors;
-pub mod netrc;
 pub mod places;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
 pub mod route;
-pub mod server;
-pub mod trust;
 pub mod upstream;
+pub mod web;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;

@@ -3,6 +3,9 @@
 //! What is signed is `index.json`, byte for byte. Its digest is the identity of the bundle and it names everything else
 //! by digest, so this one check makes all that is checked against it trusted.
 
+#[cfg(feature = "net")]
+pub mod signing;
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,11 +1,8 @@
 //! What a bundle becomes on the host: a tree of files and the storage of a registry.
 
-pub mod archive;
 pub mod catalogue;
 pub mod check;
 pub mod commit;
-pub mod find;
-pub mod image;
 pub mod record;
 pub mod root;
 pub mod scan;

@@ -17,8 +17,8 @@ mod code;
 mod description;
 mod encode;
 mod find;
-mod mend;
-mod shape;
+mod geometry;
+mod repair;
 
 use std::fs::File;
 use std::io;
@@ -26,8 +26,8 @@ use std::io;
 use xxhash_rust::xxh64::Xxh64;
 
 pub use encode::encode;
-pub use mend::{Damage, LostGroup, Recovery, RecoveryError};
-pub use shape::{LENGTH_LIMIT, PAYLOAD_LIMIT, SHARES, Shape, largest_front};
+pub use geometry::{LENGTH_LIMIT, PAYLOAD_LIMIT, SHARES, Shape, largest_front};
+pub use repair::{Damage, LostGroup, Recovery, RecoveryError};
 
 /// Bytes that are read at any place: a volume, or what of it is protected.
 pub trait ReadAt {

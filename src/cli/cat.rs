@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::cat::{CatError, Output, cat};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
+use crate::commands::cat::{CatError, Output, cat};
 
 /// Write one object of a bundle to stdout, or into a file
 ///

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::exit::{Code, Failure};
-use crate::fetch::credentials::{Credentials, Given, Secret};
+use crate::documents::list::{ImageEntry, Lists};
 use crate::fetch::upstream::Upstream;
-use crate::list::{ImageEntry, Lists};
-use crate::reference::canonical_host;
+use crate::net::credentials::{Credentials, Given, Secret};
+use crate::oci::reference::canonical_host;
 
 /// The longest password that is read, in bytes.
 const PASSWORD_LIMIT: u64 = 64 << 10;

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::bundle::layout::Amount;
-use crate::bundle::reader::BundleReader;
+use crate::base::event::human_bytes;
+use crate::bundle::format::layout::Amount;
+use crate::bundle::read::reader::BundleReader;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::pack::read_lock;
 use crate::cli::{json, print};
-use crate::event::human_bytes;
-use crate::lock::{Change, Diff as Difference, Lock};
+use crate::documents::lock::{Change, Diff as Difference, Lock};
 
 /// Say what was added, removed and changed between two locks or bundles
 #[derive(Debug, Args)]

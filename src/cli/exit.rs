@@ -1,24 +1,24 @@
 //! Exit codes: the one list, the same in the README.
 
-use crate::bundle::frame::Trouble;
-use crate::bundle::index::IndexError;
-use crate::bundle::medium::MediumError;
-use crate::bundle::reader::ReadError;
-use crate::cat::CatError;
+use crate::base::event::human_bytes;
+use crate::bundle::format::index::IndexError;
+use crate::bundle::read::frame::Trouble;
+use crate::bundle::read::reader::ReadError;
+use crate::bundle::read::volume_set::MediumError;
 use crate::cli::chain;
-use crate::engine::EngineError;
-use crate::event::human_bytes;
-use crate::image::error::ImageError;
+use crate::commands::cat::CatError;
+use crate::commands::image::error::ImageError;
+use crate::commands::images::LoadError;
+use crate::commands::images::engine::EngineError;
+use crate::commands::images::image::{BlobError, ImageError as SiteImageError};
 #[cfg(feature = "net")]
-use crate::kubespray::KubesprayError;
-use crate::load::LoadError;
-use crate::lock::LockError;
-use crate::prune::PruneError;
+use crate::commands::lists::KubesprayError;
+use crate::commands::prune::PruneError;
+use crate::commands::unpack::UnpackError;
+use crate::commands::unpack::delta::MissingBlob;
+use crate::documents::lock::LockError;
 use crate::signature::SignatureError;
-use crate::site::image::{BlobError, ImageError as SiteImageError};
 use crate::site::record::RecordError;
-use crate::unpack::UnpackError;
-use crate::unpack::delta::MissingBlob;
 
 /// How many blobs that a site lacks are told to a person, …
 const LACKING: usize = 20;

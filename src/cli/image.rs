@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::base::event::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::size::parse_size;
 use crate::cli::{chain, print, summary_json};
-use crate::event::human_bytes;
-use crate::image::name::{Name, NameError};
-use crate::image::{self, Options, Summary, build};
-use crate::platform::Platform;
-use crate::reference::{Reference, RepositoryTemplate};
+use crate::commands::image::name::{Name, NameError};
+use crate::commands::image::{self, Options, Summary, build};
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, RepositoryTemplate};
 
 /// Build an image that serves what is in a bundle: nginx with the files, or a registry with the images
 #[derive(Debug, Args)]

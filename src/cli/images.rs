@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::base::event::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::ls::{self, ListedImage};
 use crate::cli::progress::Output;
 use crate::cli::{chain, json, print, summary_json};
-use crate::digest::Digest;
-use crate::engine::Engine;
-use crate::event::human_bytes;
-use crate::load::{Loaded, Options, Summary, Target, load};
-use crate::platform::Platform;
+use crate::commands::images::engine::Engine;
+use crate::commands::images::{Loaded, Options, Summary, Target, load};
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 use crate::site::record::{Record, RecordedImage};
 
 /// The namespace of Kubernetes' images in containerd.

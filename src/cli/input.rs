@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::bundle::medium::{Ask, Medium, Problem};
-use crate::bundle::reader::{BundleReader, ReadError};
+use crate::bundle::read::reader::{BundleReader, ReadError};
+use crate::bundle::read::volume_set::{Ask, Medium, Problem};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
 

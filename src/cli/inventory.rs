@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::base::event::human_bytes;
+use crate::base::fs;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::cli::{chain, print, summary_json};
-use crate::event::human_bytes;
-use crate::fs;
-use crate::inventory::Inventory as Document;
+use crate::commands::inventory::take;
+use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;
-use crate::stock::take;
 
 /// Write down what a site has, so that the next bundle can leave it out (airbundle pack --base)
 #[derive(Debug, Args)]

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::{chain, print};
-use crate::fs::{self, FsError};
-use crate::signing::{SecretKeyFile, Signer, generate};
+use crate::signature::signing::{SecretKeyFile, Signer, generate};
 
 /// The passphrase of the secret key.
 const VARIABLE: &str = "AIRBUNDLE_PASSPHRASE";

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::base::event::Event;
+use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
-use crate::event::Event;
-use crate::fs::{self, FsError};
-use crate::kubespray::{Architecture, Made, Options, make};
-use crate::list::NAMES;
+use crate::commands::lists::{Architecture, Made, Options, make};
+use crate::documents::list::NAMES;
 
 /// Make lists of files and images
 #[derive(Debug, Args)]
@@ -105,7 +105,7 @@ impl Kubespray {
         drop(reporter);
         let made = made?;
         write(&self.output, &options, &made)
-            .map_err(|error| Failure::new(Code::File, super::chain(&error)))?;
+            .map_err(|error| Failure::new(Code::File, crate::cli::chain(&error)))?;
         let summary = Summary {
             release: made.release.as_deref(),
             architectures: options.architectures.iter().map(ToString::to_string).collect(),

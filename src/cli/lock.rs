@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use crate::base::event::human_bytes;
+use crate::base::fs;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::pack::{list_failure, pack_failure, read_lock};
 use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
-use crate::event::human_bytes;
-use crate::fetch::attached::Attached;
-use crate::fetch::locked::lists_of;
-use crate::fs;
-use crate::list::Lists;
-use crate::lock::Lock as Document;
-use crate::platform::Platform;
-use crate::relock::{Moved, Now, check, lock};
+use crate::commands::lock::{Moved, Now, check, lock};
+use crate::documents::list::Lists;
+use crate::documents::lock::Lock as Document;
+use crate::fetch::resolve::locked::lists_of;
+use crate::fetch::resolve::referrers::Attached;
+use crate::oci::platform::Platform;
 
 /// Resolve everything that lists name to digests and sizes, or look whether that has changed
 ///

@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::bundle::layout::{Amount, Blob, Image, Layout};
-use crate::bundle::reader::{BundleReader, ReadError};
+use crate::base::event::human_bytes;
+use crate::bundle::format::layout::{Amount, Blob, Image, Layout};
+use crate::bundle::read::reader::{BundleReader, ReadError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::{json, print};
-use crate::digest::Digest;
-use crate::event::human_bytes;
-use crate::lock::Lock;
-use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
-use crate::reference::Reference;
+use crate::documents::lock::Lock;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
+use crate::oci::reference::Reference;
 use crate::signature::Signed;
 
 /// List the images and files of a bundle

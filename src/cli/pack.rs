@@ -8,9 +8,11 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::base::event::human_bytes;
+use crate::base::fs;
 use crate::bundle::INDEX_LIMIT;
-use crate::bundle::index::About;
-use crate::bundle::medium::SUMS;
+use crate::bundle::format::index::About;
+use crate::bundle::read::volume_set::SUMS;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure, read_code};
 use crate::cli::keygen::signer;
@@ -18,18 +20,16 @@ use crate::cli::progress::Output;
 use crate::cli::size::{parse_share, parse_volume_size};
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::{chain, print, summary_json};
-use crate::event::human_bytes;
-use crate::fetch::attached::Attached;
-use crate::fetch::error::FetchError;
-use crate::fetch::locked::lists_of;
-use crate::fs;
-use crate::inventory::InventoryError;
-use crate::list::{ListError, Lists};
-use crate::lock::{Lock, LockError};
-use crate::pack::base::BaseError;
-use crate::pack::{Input, Missing, Options, PackError, Summary, pack};
-use crate::platform::Platform;
-use crate::unpack::GUIDE_TEXT;
+use crate::commands::pack::{Input, Missing, Options, PackError, Summary, pack};
+use crate::commands::unpack::GUIDE_TEXT;
+use crate::documents::inventory::InventoryError;
+use crate::documents::list::{ListError, Lists};
+use crate::documents::lock::{Lock, LockError};
+use crate::fetch::resolve::locked::lists_of;
+use crate::fetch::resolve::referrers::Attached;
+use crate::net::error::FetchError;
+use crate::oci::platform::Platform;
+use crate::plan::base::BaseError;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::bundle::medium::Medium;
-use crate::bundle::reader::ReadError;
+use crate::base::event::human_bytes;
+use crate::base::fs;
+use crate::bundle::read::reader::ReadError;
+use crate::bundle::read::volume_set::Medium;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::cli::{chain, print, summary_json};
-use crate::event::human_bytes;
-use crate::fs;
-use crate::repair::{RepairError, Summary, repair};
+use crate::commands::repair::{RepairError, Summary, repair};
 
 /// Write a good copy of a bundle that is damaged, with its recovery data (`pack --recovery`)
 #[derive(Debug, Args)]

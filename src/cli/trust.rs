@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::bundle::medium::Medium;
+use crate::base::fs::{self, FsError};
+use crate::bundle::read::volume_set::Medium;
 use crate::cli::chain;
 use crate::cli::exit::{Code, Failure};
-use crate::fs::{self, FsError};
 use crate::signature::{KeyError, PublicKey, SIGNATURE_LIMIT, Trust};
 
 /// One key, or the file of one.

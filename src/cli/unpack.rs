@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::bundle::select::{Pattern, Selection};
+use crate::base::event::human_bytes;
+use crate::bundle::read::select::{Pattern, Selection};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
-use crate::event::human_bytes;
-use crate::platform::Platform;
-use crate::reference::RepositoryTemplate;
-use crate::unpack::delta::MissingBlob;
-use crate::unpack::{LeftOut, Options, Summary, UnpackError, unpack};
+use crate::commands::unpack::delta::MissingBlob;
+use crate::commands::unpack::{LeftOut, Options, Summary, UnpackError, unpack};
+use crate::oci::platform::Platform;
+use crate::oci::reference::RepositoryTemplate;
 
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]

@@ -7,15 +7,15 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Url;
 
+use crate::base::fs;
 use crate::cli::chain;
 use crate::cli::credentials::CredentialsArgs;
 use crate::cli::exit::{Code, Failure};
+use crate::documents::list::Lists;
 use crate::fetch::mirrors::Mirrors;
-use crate::fetch::trust::Trust;
 use crate::fetch::upstream::{Limits, Upstream};
-use crate::fs;
-use crate::list::Lists;
-use crate::reference::canonical_host;
+use crate::net::tls::Trust;
+use crate::oci::reference::canonical_host;
 
 /// The largest file of certificates or mirrors that is read, in bytes.
 const FILE_LIMIT: u64 = 16 << 20;

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::bundle::frame::Trouble;
-use crate::bundle::layout::Amount;
+use crate::base::event::human_bytes;
+use crate::bundle::format::layout::Amount;
+use crate::bundle::read::frame::Trouble;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::{print, summary_json};
-use crate::event::human_bytes;
-use crate::unpack::mended_text;
-use crate::verify::{Damage, Verdict, VolumeState, quick, verify};
+use crate::commands::unpack::mended_text;
+use crate::commands::verify::{Damage, Verdict, VolumeState, quick, verify};
 
 /// Read a bundle to its end and name everything that is damaged or missing
 #[derive(Debug, Args)]

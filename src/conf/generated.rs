@@ -8,8 +8,8 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::digest::Digest;
-use crate::fs::{self, FsError};
+use crate::base::fs::{self, FsError};
+use crate::oci::digest::Digest;
 
 const LIST: &str = ".generated.json";
 
@@ -106,7 +106,7 @@ impl Generated {
         old: &BTreeMap<String, BTreeSet<Digest>>,
         new: &BTreeMap<String, BTreeSet<Digest>>,
     ) -> Result<(), FsError> {
-        if old == new { Ok(()) } else { replace(&self.folder.join(LIST), &super::pretty(new), 0o644) }
+        if old == new { Ok(()) } else { replace(&self.folder.join(LIST), &crate::conf::pretty(new), 0o644) }
     }
 }
 

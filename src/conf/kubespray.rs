@@ -150,7 +150,7 @@ fn containerd(setup: &Setup, release: Option<&Release>) -> String {
             !path.is_empty()
         );
         if headers && setup.settings.tls == Tls::Auto {
-            let _ = writeln!(text, "        ca: {}", super::trust::containerd_ca(setup));
+            let _ = writeln!(text, "        ca: {}", crate::conf::trust::containerd_ca(setup));
         }
         if setup.settings.user.is_some() && headers {
             text += "        header:\n          authorization: \"Basic {{ (airbundle_user + ':' + airbundle_password) | \
@@ -164,7 +164,7 @@ fn containerd(setup: &Setup, release: Option<&Release>) -> String {
     let mut text = String::from("\ncontainerd_registries_mirrors:\n");
     text += &mirror(&registry, "", &url);
     for (host, prefix) in setup.prefixes().iter().filter(|(_, prefix)| !prefix.is_empty()) {
-        text += &mirror(host, prefix, &super::trust::server_of(host));
+        text += &mirror(host, prefix, &crate::conf::trust::server_of(host));
     }
     if setup.settings.user.is_some() {
         let _ = write!(

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use crate::conf::Setup;
 use crate::conf::generated::Generated;
-use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 
 /// The places of manifests, by media type.
 const KINDS: [(&str, &str); 4] = [
@@ -55,7 +55,7 @@ fn config(setup: &Setup, with_registry: bool) -> String {
         servers += &registry_server(setup);
     }
     let mut temporary = String::new();
-    if !super::is_root() {
+    if !crate::conf::is_root() {
         for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             let _ = writeln!(temporary, "    {name}_temp_path {}/run/{name};", setup.conf.display());
         }

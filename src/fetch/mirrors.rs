@@ -7,7 +7,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::reference::canonical_host;
+use crate::oci::reference::canonical_host;
 
 /// Rules, of which the one with the longest prefix counts.
 #[derive(Debug, Clone, Default)]

@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex};
 use reqwest::Url;
 use serde_json::Value;
 
-use crate::digest::Digest;
-use crate::event::Report;
-use crate::fetch::auth;
-use crate::fetch::error::{FetchError, Problem};
-use crate::fetch::files::FilePlace;
-use crate::fetch::http::Http;
+use crate::base::event::Report;
 use crate::fetch::mirrors::Spot;
 use crate::fetch::registry::Registry;
 use crate::fetch::route;
-use crate::fetch::server::Servers;
 use crate::fetch::upstream::Upstream;
+use crate::fetch::web::FilePlace;
+use crate::net::auth;
+use crate::net::error::{FetchError, Problem};
+use crate::net::http::Http;
+use crate::net::server::Servers;
+use crate::oci::digest::Digest;
 
 /// All places of a run.
 pub struct Places {

@@ -15,16 +15,16 @@ use reqwest::blocking::Response;
 use reqwest::header::ETAG;
 use sha2::{Digest as _, Sha512};
 
+use crate::base::event::{Event, Report};
 use crate::bundle::FRAME_SIZE;
-use crate::bundle::partial::Begun;
-use crate::bundle::spool::{Found, Spool};
-use crate::digest::{Digest, Hasher, to_hex};
-use crate::event::{Event, Report};
-use crate::fetch::error::{FetchError, Problem};
-use crate::fetch::files::RemoteFile;
-use crate::fetch::http::{self, Http};
+use crate::bundle::write::partial::Begun;
+use crate::bundle::write::spool::{Found, Spool};
 use crate::fetch::places::MirroredRegistry;
 use crate::fetch::route::Route;
+use crate::fetch::web::RemoteFile;
+use crate::net::error::{FetchError, Problem};
+use crate::net::http::{self, Http};
+use crate::oci::digest::{Digest, Hasher, to_hex};
 
 /// What is handed out at once: what a frame of the bundle holds.
 const PIECE: u64 = FRAME_SIZE as u64;

@@ -7,14 +7,14 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LINK, RANGE};
 use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
-use crate::digest::Digest;
-use crate::event::Report;
-use crate::fetch::auth::{Asking, Auth, leads_inside};
-use crate::fetch::credentials::Credentials;
-use crate::fetch::error::{FetchError, Problem};
-use crate::fetch::http::{self, Ask, Http};
-use crate::fetch::server::Server;
-use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
+use crate::base::event::Report;
+use crate::net::auth::{Asking, Auth, leads_inside};
+use crate::net::credentials::Credentials;
+use crate::net::error::{FetchError, Problem};
+use crate::net::http::{self, Ask, Http};
+use crate::net::server::Server;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
 
 /// The most pages that a list of referrers may have.
 const REFERRERS_PAGES: usize = 100;

@@ -1,27 +1,31 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
+pub mod foreign;
+pub mod locked;
+pub mod referrers;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use serde_json::Value;
 
+use crate::base::event::{Event, Report};
 use crate::bundle::MANIFESTS_LIMIT;
-use crate::bundle::index::IndexedImage;
-use crate::digest::Digest;
-use crate::event::{Event, Report};
-use crate::fetch::attached::{self, Attached};
-use crate::fetch::error::{FetchError, Problem};
-use crate::fetch::files::{self, RemoteFile};
-use crate::fetch::foreign::{Elsewhere, ForeignLayer};
-use crate::fetch::http::Http;
+use crate::bundle::format::index::IndexedImage;
+use crate::documents::list::{FileEntry, ImageEntry, Lists, Origin};
 use crate::fetch::in_parallel;
 use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::resolve::foreign::{Elsewhere, ForeignLayer};
+use crate::fetch::resolve::referrers::Attached;
 use crate::fetch::upstream::Upstream;
-use crate::list::{FileEntry, ImageEntry, Lists, Origin};
-use crate::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
-use crate::platform::Platform;
-use crate::reference::Reference;
+use crate::fetch::web::{self, RemoteFile};
+use crate::net::error::{FetchError, Problem};
+use crate::net::http::Http;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
 
 /// How deep indexes may be nested.
 const DEPTH_LIMIT: usize = 7;
@@ -128,7 +132,7 @@ pub(crate) fn probe(
     in_parallel(jobs, files, |entry| {
         let object = entry.url.as_str();
         let places = places.file(object, &entry.url, entry.checksum.is_some())?;
-        files::probe(http, report, object, &places)
+        web::probe(http, report, object, &places)
     })
 }
 
@@ -178,7 +182,7 @@ impl Search<'_> {
         let mut seen = BTreeSet::new();
         let mut found = BTreeMap::new();
         let mut failures = Vec::new();
-        for _ in 0..attached::DEPTH_LIMIT {
+        for _ in 0..referrers::DEPTH_LIMIT {
             // Two tags of one image are one subject.
             round.retain(|(_, of, digest)| {
                 seen.insert((of.host().to_owned(), of.repository().to_owned(), *digest))
@@ -214,7 +218,7 @@ impl Search<'_> {
 
     /// What is attached to one subject, and the manifests of that.
     fn of(&self, (registry, of, subject): &Subject) -> Vec<Result<Found, FetchError>> {
-        let tag = attached::tag_of(*subject);
+        let tag = referrers::tag_of(*subject);
         let mut found = Vec::new();
         for end in Attached::tags(self.attached) {
             found.extend(self.tag(registry, of, &format!("{tag}{end}")).transpose());
@@ -264,7 +268,7 @@ impl Search<'_> {
     ) -> Result<Option<Found>, FetchError> {
         let Some(entry) = self.entry(of, tag) else { return Ok(None) };
         let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
-        let Some(bytes) = attached::index_of(referrers) else {
+        let Some(bytes) = referrers::index_of(referrers) else {
             let what = "with referrers that are no descriptors".to_owned();
             return Err(FetchError::new(object, Problem::Protocol { url: resolver.place(), what }));
         };

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use reqwest::blocking::Response;
 
-use crate::digest::Digest;
-use crate::event::Report;
-use crate::fetch::error::FetchError;
-use crate::fetch::files::{self, FilePlace};
-use crate::fetch::http::{self, Http};
+use crate::base::event::Report;
 use crate::fetch::queue::Source;
 use crate::fetch::registry::Registry;
-use crate::fetch::server::Server;
+use crate::fetch::web::{self, FilePlace};
+use crate::net::error::FetchError;
+use crate::net::http::{self, Http};
+use crate::net::server::Server;
+use crate::oci::digest::Digest;
 
 /// Where a blob is asked for. How far down the order it is, is for the caller to know.
 pub struct Route {
@@ -79,7 +79,7 @@ impl Route {
             Place::Blob { registry, repository, digest } => {
                 registry.blob(report, object, repository, *digest, range, is_bulk)
             }
-            Place::File(file) => files::get(http, object, file, range, self.etag(place), is_bulk),
+            Place::File(file) => web::get(http, object, file, range, self.etag(place), is_bulk),
         }
     }
 

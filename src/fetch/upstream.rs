@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use reqwest::Url;
 
-use crate::fetch::credentials::Credentials;
+use crate::documents::list::Lists;
 use crate::fetch::mirrors::{Mirrors, Spot};
-use crate::fetch::trust::Trust;
-use crate::list::Lists;
-use crate::reference::canonical_host;
+use crate::net::credentials::Credentials;
+use crate::net::tls::Trust;
+use crate::oci::reference::canonical_host;
 
 /// Where things are fetched from, and how. Hosts are as [`canonical_host`] has them.
 #[derive(Debug, Clone, Default)]

@@ -10,8 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::digest::Digest;
-use crate::event::human_bytes;
+use crate::base::event::human_bytes;
+use crate::oci::digest::Digest;
 use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
 
 const GENERATOR: &str = "airbundle";

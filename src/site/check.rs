@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use cap_std::fs::{File, Permissions, PermissionsExt};
 use rayon::prelude::*;
 
-use crate::bundle::layout::Blob;
-use crate::digest::{Digest, Hasher};
-use crate::event::{Event, Report};
-use crate::fs::FsError;
-use crate::path::RelPath;
+use crate::base::event::{Event, Report};
+use crate::base::fs::FsError;
+use crate::base::path::RelPath;
+use crate::bundle::format::layout::Blob;
+use crate::oci::digest::{Digest, Hasher};
 use crate::site::root::Root;
 
 /// Who runs nginx or a registry must be able to read a file.

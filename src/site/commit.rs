@@ -8,10 +8,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
-use crate::bundle::lanes::{Ended, Sink};
-use crate::digest::Digest;
-use crate::event::{Event, Report};
-use crate::fs::FsError;
+use crate::base::event::{Event, Report};
+use crate::base::fs::FsError;
+use crate::base::pipeline::{Ended, Sink};
+use crate::oci::digest::Digest;
 use crate::site::check::Target;
 use crate::site::root::{Root, Staging};
 

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::layout::{Image, Layout};
-use crate::bundle::reader::Contents;
-use crate::digest::Digest;
-use crate::fs::{self, FsError};
-use crate::manifest::{MANIFEST_LIMIT, Manifest};
-use crate::reference::RepositoryTemplate;
+use crate::base::fs::{self, FsError};
+use crate::bundle::format::layout::{Image, Layout};
+use crate::bundle::read::reader::Contents;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
+use crate::oci::reference::RepositoryTemplate;
 use crate::site::storage::blob_path;
 
 /// Its name in the folder of the site.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, OpenOptions};
 
-use crate::fs::{FsError, create_dir_all};
-use crate::path::RelPath;
+use crate::base::fs::{FsError, create_dir_all};
+use crate::base::path::RelPath;
 
 /// The name of the staging folder; nothing serves it.
 pub const STAGING: &str = ".unbundle";
@@ -81,7 +81,7 @@ impl Stagings {
         if let Some((_, lock)) = self.locks.iter().find(|(other, _)| *other == identity) {
             return Ok(lock.clone());
         }
-        let lock = Arc::new(crate::fs::open(path)?);
+        let lock = Arc::new(crate::base::fs::open(path)?);
         take(&lock, path)?;
         self.locks.push((identity, lock.clone()));
         Ok(lock)
@@ -108,7 +108,7 @@ impl Staging {
         let lock = lock.map_err(FsError::at("create", &lock_path))?;
         take(&lock, base)?;
         let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(FsError::at("open", &path))?;
-        let readable = crate::fs::open(&path)?;
+        let readable = crate::base::fs::open(&path)?;
         Ok(Self { dir, readable, path, _lock: lock })
     }
 

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File};
 
-use crate::digest::Digest;
-use crate::fs::FsError;
-use crate::manifest::{MANIFEST_LIMIT, Manifest};
+use crate::base::fs::FsError;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::site::storage::{BASE, blob_path};
 
 /// The most bytes of a link file that are read; a right one has 71.

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::bundle::layout::Layout;
-use crate::digest::Digest;
-use crate::manifest::Manifest;
-use crate::path::RelPath;
-use crate::reference::{RepositoryTemplate, TemplateError};
+use crate::base::path::RelPath;
+use crate::bundle::format::layout::Layout;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::Manifest;
+use crate::oci::reference::{RepositoryTemplate, TemplateError};
 
 /// Where everything is, below the root that is mounted as `/var/lib/registry`.
 pub(crate) const BASE: &str = "docker/registry/v2";
@@ -99,7 +99,7 @@ impl Links {
         tag: Option<&str>,
         root: Digest,
         layout: &Layout,
-        manifests: &[crate::bundle::layout::Blob],
+        manifests: &[crate::bundle::format::layout::Blob],
     ) {
         let base = format!("{BASE}/repositories/{repository}");
         let link =

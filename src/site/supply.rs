@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File};
 
-use crate::bundle::layout::{Blob, Layout};
-use crate::digest::Digest;
-use crate::event::Report;
-use crate::fs::FsError;
-use crate::path::RelPath;
+use crate::base::event::Report;
+use crate::base::fs::FsError;
+use crate::base::path::RelPath;
+use crate::bundle::format::layout::{Blob, Layout};
+use crate::oci::digest::Digest;
 use crate::site::check::hash;
 use crate::site::record::Record;
 use crate::site::storage::blob_path;

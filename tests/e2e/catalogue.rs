@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use airbundle::digest::Digest;
-use airbundle::list::Lists;
-use airbundle::reference::RepositoryTemplate;
+use airbundle::documents::list::Lists;
+use airbundle::oci::digest::Digest;
+use airbundle::oci::reference::RepositoryTemplate;
 use airbundle::site::catalogue::Page;
 use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
 use serde_json::{Value, json};

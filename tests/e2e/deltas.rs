@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use airbundle::bundle::reader::{BundleReader, Contents};
+use airbundle::bundle::read::reader::{BundleReader, Contents};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 

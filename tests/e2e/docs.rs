@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use airbundle::bundle::frame::SKIPPABLE_LIMIT;
-use airbundle::bundle::index::{FileSet, Index};
-use airbundle::bundle::layout::tar_header;
+use airbundle::bundle::format::index::{FileSet, Index};
+use airbundle::bundle::format::layout::tar_header;
+use airbundle::bundle::read::frame::SKIPPABLE_LIMIT;
 use airbundle::bundle::{
     BLOB_LIMIT, FORMAT, FRAME_SIZE, INDEX_LIMIT, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
 };
 use airbundle::cli::exit::Code;
-use airbundle::manifest::MANIFEST_LIMIT;
+use airbundle::oci::manifest::MANIFEST_LIMIT;
 
 use crate::program::{airbundle, unbundle};
 
@@ -139,7 +139,7 @@ fn the_readme_names_every_option_and_no_other() {
 #[test]
 fn the_lists_in_the_readme_are_valid() {
     let list = blocks(README, "text").into_iter().find(|block| block.contains("generate_list.sh")).unwrap();
-    let mut lists = airbundle::list::Lists::default();
+    let mut lists = airbundle::documents::list::Lists::default();
     let mut problems = Vec::new();
     lists.parse_into("README.md".as_ref(), &list, &mut problems);
     assert_eq!((problems, lists.files.len(), lists.images.len()), (vec![], 2, 3));

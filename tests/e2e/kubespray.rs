@@ -487,7 +487,7 @@ fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
     assert_eq!((json["event"].as_str(), json["release"].as_str()), (Some("summary"), Some("v2.31.9")));
     assert_eq!(lists(&checkout("v2.31"), folder.path(), &["--quiet"]).ok().stdout, "");
     // What is made can be packed.
-    let mut read = airbundle::list::Lists::read(&[folder.path().to_owned()]).unwrap();
+    let mut read = airbundle::documents::list::Lists::read(&[folder.path().to_owned()]).unwrap();
     assert_eq!((read.files.len(), read.images.len()), (6, 9));
     read.files.clear();
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use airbundle::bundle::reader::BundleReader;
+use airbundle::bundle::read::reader::BundleReader;
 use serde_json::{Value, json};
 
 use crate::program::{airbundle, unbundle};

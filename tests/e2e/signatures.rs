@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use airbundle::bundle::frame::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
-use airbundle::bundle::seek_table;
+use airbundle::bundle::format::seek_table;
+use airbundle::bundle::read::frame::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
 use tempfile::{TempDir, tempdir};
 
 use crate::program::{Finished, airbundle_command, run, unbundle, unbundle_command, unbundle_from};

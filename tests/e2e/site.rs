@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use airbundle::conf::{Changes, configure};
-use airbundle::digest::Digest;
-use airbundle::manifest::OCI_INDEX;
+use airbundle::oci::digest::Digest;
+use airbundle::oci::manifest::OCI_INDEX;
 use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
 use tempfile::TempDir;
 

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
-use airbundle::bundle::frame::{Frame, FrameReader, VOLUME_MAGIC, buffers};
-use airbundle::bundle::medium::Medium;
+use airbundle::bundle::read::frame::{Frame, FrameReader, VOLUME_MAGIC, buffers};
+use airbundle::bundle::read::volume_set::Medium;
 use tempfile::tempdir;
 
 use crate::program::{Finished, airbundle, run, unbundle, unbundle_command};

@@ -1,9 +1,9 @@
 //! The description: what stands in a recovery section three times, and says how to use all the rest of it.
 
-use crate::bundle::frame::{self, RECOVERY_MAGIC};
+use crate::bundle::read::frame::{self, RECOVERY_MAGIC};
+use crate::bundle::recovery::geometry::{FIELDS, FRAME_HEADER, Numbers, PAYLOAD_LIMIT, Shape, TRAILER};
 use crate::bundle::recovery::index;
-use crate::bundle::recovery::shape::{FIELDS, FRAME_HEADER, Numbers, PAYLOAD_LIMIT, Shape, TRAILER};
-use crate::digest::Digest;
+use crate::oci::digest::Digest;
 
 /// What a description begins with, by which it is found.
 pub(super) const TEXT: &[u8; 16] = b"airbundle repair";

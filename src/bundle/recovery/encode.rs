@@ -6,9 +6,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reed_solomon_simd::engine::DefaultEngine;
 
-use crate::bundle::frame::RECOVERY_MAGIC;
+use crate::bundle::read::frame::RECOVERY_MAGIC;
 use crate::bundle::recovery::code::{Encoder, transform};
-use crate::bundle::recovery::shape::{FRAME_HEADER, Holds, Numbers, Shape};
+use crate::bundle::recovery::geometry::{FRAME_HEADER, Holds, Numbers, Shape};
 use crate::bundle::recovery::{ReadAt, checksum, description, index, read_exact_at};
 
 /// How much memory the groups may have that are encoded at once.

@@ -3,12 +3,12 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::encode::encode_within;
-use super::shape::Numbers;
 use super::*;
-use crate::bundle::frame::{self, Frame, FrameReader, RECOVERY_MAGIC};
-use crate::bundle::seek_table;
-use crate::digest::Digest;
+use crate::bundle::format::seek_table;
+use crate::bundle::read::frame::{self, Frame, FrameReader, RECOVERY_MAGIC};
+use crate::bundle::recovery::encode::encode_within;
+use crate::bundle::recovery::geometry::Numbers;
+use crate::oci::digest::Digest;
 
 const SECTOR: usize = 4096;
 

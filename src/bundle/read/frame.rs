@@ -1,0 +1,626 @@
+//! zstd frames (RFC 8878, section 3.1): one at a time out of a stream, and one made of bytes.
+//!
+//! A frame of a bundle is independent, states its content size, ends with a checksum of the content, and holds
+//! at most [`FRAME_SIZE`] bytes. That is what lets a reader find the end of a frame without decoding it, decode
+//! several at once in bounded memory, and say which of them is damaged.
+
+use std::io::{self, Read};
+
+use serde::Serialize;
+use xxhash_rust::xxh64::xxh64;
+
+use crate::base::buffer::{Buffer, Buffers};
+use crate::bundle::FRAME_SIZE;
+use crate::bundle::format::seek_table::Entry;
+use crate::bundle::read::volume_set::{Absent, Problem};
+
+const MAGIC: u32 = 0xFD2F_B528;
+/// The skippable frame that fills up the room kept for the head.
+pub const PADDING_MAGIC: u32 = 0x184D_2A50;
+/// The skippable frame of a signature.
+pub const SIGNATURE_MAGIC: u32 = 0x184D_2A51;
+/// The skippable frame of recovery data.
+pub const RECOVERY_MAGIC: u32 = 0x184D_2A52;
+/// The skippable frame that labels a volume.
+pub const VOLUME_MAGIC: u32 = 0x184D_2A53;
+/// The skippable frame of the seek table, as zstd's seekable format asks for.
+pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
+/// The largest skippable frame that is read, in bytes.
+pub const SKIPPABLE_LIMIT: u32 = 64 << 20;
+/// What a frame may be larger than its content without its checksum: headers and block headers.
+const OVERHEAD: usize = 1 << 10;
+const CHECKSUM_LEN: usize = 4;
+/// The largest block (RFC 8878, section 3.1.1.2.4).
+const BLOCK_LIMIT: usize = 128 << 10;
+/// Of a stored frame: a content size of four bytes, single segment, checksum.
+const STORED: u8 = 0b1010_0100;
+
+/// How many bytes of a frame say what it is.
+pub const HEAD_LEN: usize = 14;
+
+/// Whether a frame of the size that `entry` says begins with `head`: [`HEAD_LEN`] bytes, or all if there are fewer.
+#[must_use]
+pub fn begins(head: &[u8], entry: Entry) -> bool {
+    let number =
+        |at: usize| head.get(at..at + 4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
+    match number(0) {
+        Some(MAGIC) => head.get(4).is_some_and(|descriptor| {
+            Header::parse(*descriptor).is_ok_and(|header| {
+                let header_len = 5 + header.rest;
+                header_len <= head.len()
+                    && header.content_size(&head[..header_len]) == u64::from(entry.decompressed)
+                    && entry.compressed as usize <= stored_len(entry.decompressed as usize)
+            })
+        }),
+        Some(0x184D_2A50..=0x184D_2A5F) => {
+            entry.decompressed == 0 && number(4).and_then(|len| len.checked_add(8)) == Some(entry.compressed)
+        }
+        _ => false,
+    }
+}
+
+/// A frame as it stands in the file.
+pub enum Frame {
+    /// A zstd frame.
+    Data(Data),
+    /// A skippable frame: padding or a seek table.
+    Skippable {
+        /// Which of the sixteen magic numbers it has.
+        magic: u32,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+}
+
+impl Frame {
+    /// What it decodes to has this many bytes; 0 for a skippable frame.
+    #[must_use]
+    pub fn content_size(&self) -> usize {
+        match self {
+            Self::Data(data) => data.content_size,
+            Self::Skippable { .. } => 0,
+        }
+    }
+}
+
+/// A zstd frame that has been read and not decoded.
+pub struct Data {
+    content_size: usize,
+    body: Body,
+}
+
+enum Body {
+    /// All of the frame, header and checksum included.
+    Zstd(Buffer),
+    /// The content of a frame as [`store`] makes it, and its checksum.
+    Stored(Buffer, [u8; CHECKSUM_LEN]),
+}
+
+impl Data {
+    /// What it decodes to has this many bytes.
+    #[must_use]
+    pub fn content_size(&self) -> usize {
+        self.content_size
+    }
+
+    /// What the frame holds; as many bytes as its header says.
+    pub fn decode(self, buffers: &Buffers) -> Result<Buffer, FrameError> {
+        match self.body {
+            Body::Zstd(bytes) => {
+                let mut content = buffers.take();
+                let decode =
+                    |room: &mut [u8]| zstd::bulk::Decompressor::new()?.decompress_to_buffer(&bytes, room);
+                match content.fill_in(self.content_size, decode) {
+                    Ok(size) if size == self.content_size => Ok(content),
+                    _ => Err(FrameError::Damaged),
+                }
+            }
+            Body::Stored(content, sum) if checksum(&content) == sum => Ok(content),
+            Body::Stored(..) => Err(FrameError::Damaged),
+        }
+    }
+}
+
+/// Why there is no frame, or none that decodes.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The input could not be read.
+    #[error("cannot read the bundle")]
+    Read(#[source] io::Error),
+    /// A volume, or its end, is not there.
+    #[error("{0}")]
+    Absent(Box<Problem>),
+    /// Nobody wants what it holds: it was not read.
+    #[error("it was not read")]
+    Skipped,
+    /// The input ends inside a frame.
+    #[error("the bundle ends in the middle of a frame: it is truncated")]
+    Truncated,
+    /// No zstd frame begins here.
+    #[error("no zstd frame begins here")]
+    Magic,
+    /// A frame that no bundle has.
+    #[error("there is a zstd frame {0}")]
+    Foreign(&'static str),
+    /// The content is not what the frame's checksum says.
+    #[error("the content of a zstd frame is damaged")]
+    Damaged,
+    /// The seek table is damaged.
+    #[error("the seek table does not fit the frames")]
+    SeekTable,
+    /// There is something behind the seek table.
+    #[error("something follows the end of the bundle")]
+    Trailing,
+    /// All frames have been read.
+    #[error("the bundle has ended")]
+    End,
+}
+
+impl FrameError {
+    /// What keeps the input from being read.
+    #[must_use]
+    pub fn of(error: io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Absent>()) {
+            Some(Absent(problem)) => Self::Absent(Box::new(problem.clone())),
+            None => Self::Read(error),
+        }
+    }
+
+    /// The same once more: what is lost with one frame is told for all that was in it.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Read(error) => Self::Read(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+            Self::Absent(problem) => Self::Absent(problem.clone()),
+            Self::Skipped => Self::Skipped,
+            Self::Truncated => Self::Truncated,
+            Self::Magic => Self::Magic,
+            Self::Foreign(what) => Self::Foreign(what),
+            Self::Damaged => Self::Damaged,
+            Self::SeekTable => Self::SeekTable,
+            Self::Trailing => Self::Trailing,
+            Self::End => Self::End,
+        }
+    }
+
+    /// What kind of trouble it is.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Absent(_) | Self::Truncated => Trouble::Missing,
+            Self::Read(_) => Trouble::Unreadable,
+            _ => Trouble::Damaged,
+        }
+    }
+
+    /// What it is, in words, with what is behind it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Read(error) => format!("the medium cannot be read: {error}"),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// What kind of trouble something is, the worst one last: what is to be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// It is not there: a volume, or the end of the bundle. To bring that is enough.
+    Missing,
+    /// It has other bytes than were packed. It has to be carried again.
+    Damaged,
+    /// The medium gives errors. It may go on so.
+    Unreadable,
+}
+
+/// Reads frames one after the other, never more than one frame ahead.
+pub struct FrameReader<R> {
+    input: R,
+    offset: u64,
+    buffers: Buffers,
+}
+
+/// Memory for what a frame holds, or for the frame itself.
+#[must_use]
+pub fn buffers() -> Buffers {
+    Buffers::new(FRAME_SIZE + OVERHEAD + CHECKSUM_LEN)
+}
+
+impl<R: Read> FrameReader<R> {
+    /// A reader of `input`, whose next byte is at `offset` of the bundle.
+    pub fn new(input: R, offset: u64, buffers: &Buffers) -> Self {
+        Self { input, offset, buffers: buffers.clone() }
+    }
+
+    /// Where the next frame begins, in bytes from the start of the bundle.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next frame, or nothing at the end of the input.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let mut magic = [0; 4];
+        match self.fill(&mut magic)? {
+            0 => return Ok(None),
+            4 => {}
+            read if MAGIC.to_le_bytes().starts_with(&magic[..read])
+                || magic[0] >> 4 == 5 && PADDING_MAGIC.to_le_bytes()[1..].starts_with(&magic[1..read]) =>
+            {
+                return Err(FrameError::Truncated);
+            }
+            _ => return Err(FrameError::Magic),
+        }
+        let magic = u32::from_le_bytes(magic);
+        match magic {
+            MAGIC => self.data_frame().map(Some),
+            0x184D_2A50..=0x184D_2A5F => self.skippable_frame(magic).map(Some),
+            _ => Err(FrameError::Magic),
+        }
+    }
+
+    fn skippable_frame(&mut self, magic: u32) -> Result<Frame, FrameError> {
+        let mut len = [0; 4];
+        self.exact(&mut len)?;
+        let len = u32::from_le_bytes(len);
+        if len > SKIPPABLE_LIMIT {
+            return Err(FrameError::Foreign("that has a skippable part that is too large"));
+        }
+        let mut payload = Vec::new();
+        while payload.len() < len as usize {
+            // No more is allocated than has really come.
+            let start = payload.len();
+            payload.resize((len as usize).min(start + BLOCK_LIMIT), 0);
+            self.exact(&mut payload[start..])?;
+        }
+        Ok(Frame::Skippable { magic, payload })
+    }
+
+    fn data_frame(&mut self) -> Result<Frame, FrameError> {
+        let mut bytes = self.buffers.take();
+        bytes.push(&MAGIC.to_le_bytes());
+        self.append(&mut bytes, 1)?;
+        let header = Header::parse(bytes[4])?;
+        self.append(&mut bytes, header.rest)?;
+        let content_size = header.content_size(&bytes);
+        if content_size > FRAME_SIZE as u64 {
+            return Err(FrameError::Foreign(
+                "that is larger than the 4 MiB that a bundle's frames have at most",
+            ));
+        }
+        let content_size = usize::try_from(content_size).expect("at most FRAME_SIZE");
+        let body = if bytes[4] == STORED {
+            self.stored_blocks(bytes, content_size)?
+        } else {
+            let mut block = [0; 3];
+            self.exact(&mut block)?;
+            self.blocks(bytes, block, content_size)?
+        };
+        Ok(Frame::Data(Data { content_size, body }))
+    }
+
+    /// Reads blocks as [`store`] makes them to where they are wanted, so that nobody needs to copy them, as long as
+    /// there are no others; `bytes` is the header of the frame.
+    fn stored_blocks(&mut self, mut bytes: Buffer, content_size: usize) -> Result<Body, FrameError> {
+        let mut content = self.buffers.take();
+        for size in block_sizes(content_size) {
+            let is_last = content.len() + size == content_size;
+            let mut block = [0; 3];
+            self.exact(&mut block)?;
+            if block != block_header(size, is_last) {
+                for stored in content.chunks(BLOCK_LIMIT) {
+                    bytes.push(&block_header(stored.len(), false));
+                    bytes.push(stored);
+                }
+                return self.blocks(bytes, block, content_size);
+            }
+            self.append(&mut content, size)?;
+        }
+        let mut sum = [0; CHECKSUM_LEN];
+        self.exact(&mut sum)?;
+        Ok(Body::Stored(content, sum))
+    }
+
+    /// Reads all blocks but those that are in `bytes`, and the checksum. The header of the first one is `block`.
+    fn blocks(
+        &mut self,
+        mut bytes: Buffer,
+        mut block: [u8; 3],
+        content_size: usize,
+    ) -> Result<Body, FrameError> {
+        loop {
+            bytes.push(&block);
+            let header = u32::from_le_bytes([block[0], block[1], block[2], 0]);
+            let size = (header >> 3) as usize;
+            let stored = match header >> 1 & 3 {
+                0 | 2 => size,
+                1 => 1,
+                _ => return Err(FrameError::Foreign("that has a block of the reserved type")),
+            };
+            if size > BLOCK_LIMIT || bytes.len() + stored > content_size + OVERHEAD {
+                return Err(FrameError::Foreign("that is larger than what it holds"));
+            }
+            self.append(&mut bytes, stored)?;
+            if header & 1 == 1 {
+                break;
+            }
+            self.exact(&mut block)?;
+        }
+        self.append(&mut bytes, CHECKSUM_LEN)?;
+        Ok(Body::Zstd(bytes))
+    }
+
+    /// Appends exactly `len` bytes of the input.
+    fn append(&mut self, bytes: &mut Buffer, len: usize) -> Result<(), FrameError> {
+        let read = bytes.fill_in(len, |room| fill(&mut self.input, room)).map_err(FrameError::of)?;
+        self.offset += read as u64;
+        if read == len { Ok(()) } else { Err(FrameError::Truncated) }
+    }
+
+    fn exact(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
+        if self.fill(bytes)? == bytes.len() { Ok(()) } else { Err(FrameError::Truncated) }
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<usize, FrameError> {
+        let len = fill(&mut self.input, bytes).map_err(FrameError::of)?;
+        self.offset += len as u64;
+        Ok(len)
+    }
+}
+
+/// Reads until `bytes` is full or the input ends; says how many were read.
+fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < bytes.len() {
+        match input.read(&mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+/// What the frame header descriptor says (RFC 8878, section 3.1.1.1.1).
+struct Header {
+    /// How many bytes of the header are still to come.
+    rest: usize,
+    /// How many of those are the content size, the last ones.
+    size_field: usize,
+}
+
+impl Header {
+    fn parse(descriptor: u8) -> Result<Self, FrameError> {
+        let single_segment = descriptor >> 5 & 1 == 1;
+        if descriptor & 0b11 != 0 {
+            return Err(FrameError::Foreign("that needs a dictionary"));
+        }
+        // zstd would pass over the other one, the unused bit: whoever set it has not written a bundle.
+        if descriptor & 0b1_1000 != 0 {
+            return Err(FrameError::Foreign("that sets a reserved bit"));
+        }
+        if descriptor & 0b100 == 0 {
+            return Err(FrameError::Foreign("that has no checksum: it was not written by airbundle"));
+        }
+        let size_field = match descriptor >> 6 {
+            0 if single_segment => 1,
+            0 => {
+                return Err(FrameError::Foreign(
+                    "that does not state its size: it was not written by airbundle",
+                ));
+            }
+            1 => 2,
+            2 => 4,
+            _ => 8,
+        };
+        Ok(Self { rest: usize::from(!single_segment) + size_field, size_field })
+    }
+
+    fn content_size(&self, bytes: &[u8]) -> u64 {
+        let mut field = [0; 8];
+        field[..self.size_field].copy_from_slice(&bytes[bytes.len() - self.size_field..]);
+        u64::from_le_bytes(field) + if self.size_field == 2 { 256 } else { 0 }
+    }
+}
+
+/// A frame that holds `content` (at most [`FRAME_SIZE`] bytes): compressed at `level`, or stored where
+/// compression saves less than one part in fifty.
+///
+/// The result depends on nothing but its arguments and the version of this program.
+#[must_use]
+pub fn encode(content: &[u8], level: i32) -> Vec<u8> {
+    assert!(content.len() <= FRAME_SIZE, "a frame of {} bytes; please report", content.len());
+    if !compresses(content) {
+        return store(content);
+    }
+    let mut zstd = zstd::bulk::Compressor::new(level).expect("a zstd context; please report");
+    zstd.include_checksum(true).expect("zstd takes the parameter; please report");
+    let frame = zstd.compress(content).expect("zstd compresses any bytes; please report");
+    if frame.len() < content.len() - content.len() / 50 { frame } else { store(content) }
+}
+
+/// Whether a sample of `content`, 16 pieces of 4 KiB, shrinks at zstd's fastest level.
+///
+/// Layers and archives are compressed already, and zstd would take a hundred times as long as this to find
+/// that out for every block of them.
+fn compresses(content: &[u8]) -> bool {
+    const PIECE: usize = 4 << 10;
+    const PIECES: usize = 16;
+    if content.len() <= PIECE * PIECES * 2 {
+        return true;
+    }
+    let step = content.len() / PIECES;
+    let sample: Vec<u8> =
+        content.chunks(step).flat_map(|chunk| &chunk[..chunk.len().min(PIECE)]).copied().collect();
+    let shrunk = zstd::bulk::compress(&sample, 1).expect("zstd compresses any bytes; please report");
+    shrunk.len() < sample.len() - sample.len() / 50
+}
+
+/// A frame of raw blocks.
+#[must_use]
+pub fn store(content: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(stored_len(content.len()));
+    frame.extend_from_slice(&MAGIC.to_le_bytes());
+    frame.push(STORED);
+    frame.extend_from_slice(&u32::try_from(content.len()).expect("at most FRAME_SIZE").to_le_bytes());
+    let mut rest = content;
+    for size in block_sizes(content.len()) {
+        let (block, behind) = rest.split_at(size);
+        frame.extend_from_slice(&block_header(size, behind.is_empty()));
+        frame.extend_from_slice(block);
+        rest = behind;
+    }
+    frame.extend_from_slice(&checksum(content));
+    frame
+}
+
+/// How the content of a stored frame is cut: there is one block at least.
+fn block_sizes(content_size: usize) -> impl Iterator<Item = usize> {
+    let blocks = content_size.div_ceil(BLOCK_LIMIT).max(1);
+    (0..blocks).map(move |number| (content_size - number * BLOCK_LIMIT).min(BLOCK_LIMIT))
+}
+
+/// The header of a raw block (RFC 8878, section 3.1.1.2).
+fn block_header(size: usize, is_last: bool) -> [u8; 3] {
+    let header = u32::try_from(size).expect("at most BLOCK_LIMIT") << 3 | u32::from(is_last);
+    let [low, middle, high, _] = header.to_le_bytes();
+    [low, middle, high]
+}
+
+/// What stands at the end of a frame with this content.
+#[expect(clippy::cast_possible_truncation, reason = "the checksum is the low four bytes of the hash")]
+fn checksum(content: &[u8]) -> [u8; CHECKSUM_LEN] {
+    (xxh64(content, 0) as u32).to_le_bytes()
+}
+
+/// How long the frame is that [`store`] makes of `content_size` bytes; [`encode`] makes no longer one.
+#[must_use]
+pub fn stored_len(content_size: usize) -> usize {
+    9 + 3 * content_size.div_ceil(BLOCK_LIMIT).max(1) + content_size + 4
+}
+
+/// A skippable frame (RFC 8878, section 3.1.2).
+#[must_use]
+pub fn skippable(magic: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("less than SKIPPABLE_LIMIT; please report");
+    [&magic.to_le_bytes(), &len.to_le_bytes(), payload].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that do not compress.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .flatten()
+        .take(len)
+        .collect()
+    }
+
+    fn read_one(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        FrameReader::new(bytes, 0, &buffers()).next_frame()
+    }
+
+    fn decode_one(bytes: &[u8]) -> Result<Vec<u8>, FrameError> {
+        match read_one(bytes)? {
+            Some(Frame::Data(data)) => Ok(data.decode(&buffers())?.to_vec()),
+            _ => Err(FrameError::Magic),
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_reads_and_decodes_to_the_same() {
+        for content in [
+            vec![],
+            vec![7],
+            vec![0; 300],
+            noise(255),
+            noise(256),
+            noise(70_000),
+            vec![0; FRAME_SIZE],
+            noise(FRAME_SIZE),
+            noise(BLOCK_LIMIT * 3),
+        ] {
+            for frame in [encode(&content, 3), store(&content)] {
+                assert!(frame.len() <= stored_len(content.len()));
+                assert_eq!(read_one(&frame).unwrap().unwrap().content_size(), content.len());
+                assert!(decode_one(&frame).unwrap() == content);
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_stored_and_text_is_compressed() {
+        assert_eq!(encode(&noise(1 << 20), 19), store(&noise(1 << 20)));
+        assert!(encode(&b"text ".repeat(100_000), 3).len() < 1000);
+    }
+
+    #[test]
+    fn a_frame_that_is_stored_in_part_decodes_as_any_other() {
+        let content = [noise(2 * BLOCK_LIMIT), vec![0; 2 * BLOCK_LIMIT]].concat();
+        let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
+        zstd.include_checksum(true).unwrap();
+        let frame = zstd.compress(&content).unwrap();
+        // It begins as a stored one does, and goes on otherwise.
+        assert_eq!(frame[..12 + BLOCK_LIMIT], store(&content)[..12 + BLOCK_LIMIT]);
+        assert!(frame.len() < 3 * BLOCK_LIMIT);
+        assert!(decode_one(&frame).unwrap() == content);
+    }
+
+    #[test]
+    fn a_skippable_frame_keeps_its_payload() {
+        let frame = skippable(PADDING_MAGIC, b"abc");
+        let Some(Frame::Skippable { magic, payload }) = read_one(&frame).unwrap() else { panic!() };
+        assert_eq!((magic, &payload[..]), (PADDING_MAGIC, &b"abc"[..]));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_never_a_shorter_frame() {
+        let frame = encode(&noise(1000), 3);
+        assert!(read_one(&[]).unwrap().is_none());
+        for len in 1..frame.len() {
+            assert!(read_one(&frame[..len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_an_error_or_changes_nothing() {
+        let content = [noise(300), vec![0; 300]].concat();
+        for frame in [encode(&content, 3), store(&content)] {
+            for bit in 0..frame.len() * 8 {
+                let mut bad = frame.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                if let Ok(decoded) = decode_one(&bad) {
+                    assert_eq!(decoded, content, "bit {bit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn frames_that_would_need_unbounded_memory_are_refused() {
+        let bomb = zstd::bulk::compress(&vec![0; FRAME_SIZE + 1], 3).unwrap();
+        assert!(matches!(read_one(&bomb), Err(FrameError::Foreign(_))));
+        let huge = [&PADDING_MAGIC.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
+        assert!(matches!(read_one(&huge), Err(FrameError::Foreign(_))));
+        // Empty blocks without end, in the header of a stored frame and of another.
+        for header in [&[STORED][..], &[STORED & !0b0010_0000, 0]] {
+            let size = u32::try_from(FRAME_SIZE).unwrap().to_le_bytes();
+            let endless = [&MAGIC.to_le_bytes(), header, &size, &vec![0; 2 * FRAME_SIZE]].concat();
+            assert!(matches!(read_one(&endless), Err(FrameError::Foreign(_))));
+        }
+        assert!(matches!(read_one(b"PK\x03\x04"), Err(FrameError::Magic)));
+    }
+}

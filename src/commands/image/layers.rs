@@ -1,0 +1,306 @@
+//! What goes into which layer of the image.
+//!
+//! A bundle is read once, front to back, so the blobs of a layer are a run of those of the bundle, in its order. A run
+//! that is too large is cut where the name (of a repository, or of what a file belongs to) has the least digest, and
+//! its parts again as long as they are too large. So the cuts depend on which names there are, hardly on sizes, and
+//! not on versions: of a bundle in which a few images have changed, a few layers change, and the others are what
+//! whoever has the last image holds already. (Filling layers one after the other would move every cut behind the first
+//! change; sorting blobs by digest would spread the changes over all layers.)
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use crate::base::path::RelPath;
+use crate::bundle::format::layout::Blob;
+use crate::bundle::read::reader::Contents;
+use crate::commands::image::entry::{END, Entry};
+use crate::oci::digest::Digest;
+use crate::oci::manifest::Manifest;
+use crate::oci::reference::RepositoryTemplate;
+use crate::site::storage::{Links, NamesError, blob_path};
+
+/// What nginx serves in the official images.
+pub const HTML: &str = "usr/share/nginx/html";
+/// The folder of nginx' configuration there.
+pub const NGINX_CONF: &str = "etc/nginx/conf.d";
+/// What a registry serves in the official images.
+pub const STORAGE: &str = "var/lib/registry";
+
+/// Where the files stand below [`HTML`].
+const PREFIX: &str = "k8s";
+/// Hides what the base has in a folder (OCI image-spec, layer, "Opaque Whiteout"): nginx' welcome page.
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// The layers that are put on the base.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// In the order in which they are written, which is that of the bundle.
+    pub layers: Vec<Layer>,
+    /// Whether the first of them is the last one of the image: what changes with every bundle goes on top.
+    pub first_is_top: bool,
+}
+
+/// One layer.
+#[derive(Debug)]
+pub struct Layer {
+    /// What is in it, for people.
+    pub title: String,
+    /// Its entries: folders first, parents before children, then files in the order of the bundle.
+    pub entries: Vec<Entry>,
+}
+
+impl Layer {
+    /// The size of its tar archive in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.entries.iter().map(Entry::size).sum::<u64>() + END
+    }
+
+    /// A layer of these entries and all folders above them, besides `folders`.
+    fn new(title: String, folders: impl IntoIterator<Item = String>, files: Vec<Entry>) -> Self {
+        let mut all = BTreeSet::new();
+        let folders: Vec<_> = folders.into_iter().map(|folder| folder + "/").collect();
+        for path in folders.iter().map(String::as_str).chain(files.iter().map(Entry::path)) {
+            let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+            // Where the innermost is known, so are those above it.
+            for parent in parents.rev() {
+                if !all.insert(parent.to_owned()) {
+                    break;
+                }
+            }
+        }
+        let entries = all.into_iter().map(Entry::Folder).chain(files).collect();
+        Self { title, entries }
+    }
+}
+
+/// How large layers may become.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most bytes of blobs in a layer, where it has more than one.
+    pub size: u64,
+    /// The most layers; if there were more, they become larger.
+    pub count: usize,
+}
+
+/// The layers that make nginx serve the files.
+#[must_use]
+pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Plan {
+    let layout = &contents.layout;
+    let mut paths: HashMap<Digest, Vec<&RelPath>> = HashMap::new();
+    for file in &layout.files {
+        paths.entry(file.digest).or_default().push(&file.path);
+    }
+    let blobs = layout.manifests.iter().chain(&layout.blobs);
+    let items = blobs.filter_map(|blob| Some((*blob, paths.get(&blob.digest)?)));
+    let items: Vec<_> = items.map(|(blob, paths)| Item { blob, group: project(paths[0]) }).collect();
+
+    let conf = Entry::Bytes(format!("{NGINX_CONF}/default.conf"), conf.to_vec());
+    let opaque = Entry::Bytes(format!("{HTML}/{OPAQUE}"), Vec::new());
+    let mut layers = vec![Layer::new("the configuration of nginx".into(), [], vec![conf, opaque])];
+    for run in cut(&items, limits) {
+        let mut files = Vec::new();
+        for Item { blob, .. } in run {
+            let mut names = paths[&blob.digest].iter().map(|path| format!("{HTML}/{PREFIX}/{path}"));
+            let first = names.next().expect("a file has a path");
+            files.push(of_blob(first.clone(), *blob, contents));
+            files.extend(names.map(|name| Entry::Link(name, first.clone())));
+        }
+        layers.push(Layer::new(title("files", run), [], files));
+    }
+    Plan { layers, first_is_top: false }
+}
+
+/// The layers that make a registry serve the images, named by each of `templates`.
+pub fn of_images(
+    contents: &Contents,
+    templates: &[RepositoryTemplate],
+    limits: Limits,
+) -> Result<Plan, NamesError> {
+    let layout = &contents.layout;
+    let links = Links::new(layout, templates)?;
+    let mut configs = HashSet::new();
+    let mut documents = HashSet::new();
+    let mut owners: HashMap<Digest, String> = HashMap::new();
+    for image in &layout.images {
+        let reference = &image.indexed.reference;
+        for blob in layout.blobs_of(image) {
+            let owner = || format!("{}/{}", reference.host(), reference.repository());
+            owners.entry(blob.digest).or_insert_with(owner);
+        }
+        for manifest in &image.manifests {
+            documents.insert(manifest.digest);
+            if let Some(Manifest::Image { config, .. }) = layout.parsed.get(&manifest.digest) {
+                configs.insert(config.digest);
+            }
+        }
+    }
+    let place = |path: &RelPath| format!("{STORAGE}/{path}");
+    let data = |blob: &Blob| of_blob(place(&blob_path(blob.digest)), *blob, contents);
+
+    // In the order of the bundle: manifests, configs, then layers. The links are made here, and may stand anywhere.
+    let links_by_path: BTreeMap<_, _> = links.stages().into_iter().flatten().collect();
+    let links_by_path = links_by_path.into_iter();
+    let mut top: Vec<_> = links_by_path
+        .map(|(path, digest)| Entry::Bytes(place(path), digest.to_string().into_bytes()))
+        .collect();
+    let is_document = |blob: &&Blob| documents.contains(&blob.digest) || owners.contains_key(&blob.digest);
+    top.extend(layout.manifests.iter().filter(is_document).map(data));
+    top.extend(layout.blobs.iter().filter(|blob| configs.contains(&blob.digest)).map(data));
+
+    let items = layout.blobs.iter().filter(|blob| !configs.contains(&blob.digest));
+    let items = items.filter_map(|blob| Some(Item { blob: *blob, group: owners.get(&blob.digest)?.clone() }));
+    let items: Vec<_> = items.collect();
+    let folders = links.folders.iter().map(place);
+    let mut layers = vec![Layer::new("manifests, configs, repositories and tags".into(), folders, top)];
+    for run in cut(&items, limits) {
+        let files = run.iter().map(|item| data(&item.blob)).collect();
+        layers.push(Layer::new(title("layers of", run), [], files));
+    }
+    Ok(Plan { layers, first_is_top: true })
+}
+
+/// A blob of the bundle at `path`; out of the memory, where it is there already.
+fn of_blob(path: String, blob: Blob, contents: &Contents) -> Entry {
+    match contents.manifests.get(&blob.digest) {
+        Some(bytes) => Entry::Bytes(path, bytes.clone()),
+        None => Entry::Blob(path, blob),
+    }
+}
+
+/// A blob, and the name of what it belongs to.
+struct Item {
+    blob: Blob,
+    group: String,
+}
+
+/// What a file belongs to: the host of its URL and the folder below it, which is seldom a version.
+fn project(path: &RelPath) -> String {
+    let folders = path.components().count() - 1;
+    path.components().take(folders.clamp(1, 2)).collect::<Vec<_>>().join("/")
+}
+
+fn title(what: &str, run: &[Item]) -> String {
+    match run {
+        [first, .., last] if first.group != last.group => {
+            format!("{what} {} to {}", first.group, last.group)
+        }
+        _ => format!("{what} {}", run[0].group),
+    }
+}
+
+/// Cuts `items` into runs that keep to the limits.
+fn cut(items: &[Item], mut limits: Limits) -> Vec<&[Item]> {
+    let mut sums = vec![0];
+    let mut ranks = Vec::new();
+    for (number, item) in items.iter().enumerate() {
+        sums.push(sums[number] + item.blob.size);
+        // Between two names rather than between the blobs of one.
+        let is_inner = number > 0 && items[number - 1].group == item.group;
+        ranks.push((is_inner, if is_inner { item.blob.digest } else { Digest::of(item.group.as_bytes()) }));
+    }
+    loop {
+        let mut runs = Vec::new();
+        let mut left = vec![(0, items.len())];
+        while let Some((start, end)) = left.pop() {
+            if sums[end] - sums[start] <= limits.size || end - start <= 1 {
+                runs.push(&items[start..end]);
+                continue;
+            }
+            let at = (start + 1..end).min_by_key(|at| ranks[*at]).expect("two at least");
+            left.push((at, end));
+            left.push((start, at));
+        }
+        runs.retain(|run| !run.is_empty());
+        if runs.len() <= limits.count.max(1) {
+            return runs;
+        }
+        limits.size = limits.size.saturating_mul(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(sizes: &[(&str, u64)]) -> Vec<Item> {
+        let item = |(number, (group, size)): (usize, &(&str, u64))| {
+            let digest = Digest::of(format!("{group} {number} {size}").as_bytes());
+            Item { blob: Blob { digest, size: *size }, group: (*group).to_owned() }
+        };
+        sizes.iter().enumerate().map(item).collect()
+    }
+
+    fn runs(items: &[Item], size: u64, count: usize) -> Vec<Vec<u64>> {
+        let runs = cut(items, Limits { size, count });
+        runs.into_iter().map(|run| run.iter().map(|item| item.blob.size).collect()).collect()
+    }
+
+    #[test]
+    fn runs_keep_to_the_size_but_for_blobs_that_are_larger_by_themselves() {
+        assert_eq!(runs(&items(&[]), 10, 9), [[0; 0]; 0]);
+        assert_eq!(runs(&items(&[("a", 5), ("b", 5)]), 10, 9), [[5, 5]]);
+        assert_eq!(runs(&items(&[("a", 5), ("b", 6)]), 10, 9), [[5], [6]]);
+        assert_eq!(runs(&items(&[("a", 1), ("b", 99), ("c", 1)]), 10, 9), [[1], [99], [1]]);
+        let many: Vec<_> = (1..100).map(|size| ("a", size)).collect();
+        let many = items(&many);
+        for run in runs(&many, 120, 1000) {
+            assert!(run.iter().sum::<u64>() <= 120, "{run:?}");
+        }
+        assert_eq!(runs(&many, 120, 1000).concat(), (1..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn there_are_never_more_layers_than_a_daemon_takes() {
+        let many: Vec<_> = (0..1000).map(|_| ("a", 1000)).collect();
+        let many = items(&many);
+        for count in [1, 2, 10, 100] {
+            let runs = runs(&many, 1, count);
+            assert!(runs.len() <= count && runs.len() * 8 > count, "{} of {count}", runs.len());
+        }
+    }
+
+    #[test]
+    fn names_are_kept_together_where_they_fit() {
+        let items = items(&[("a", 4), ("a", 4), ("b", 4), ("b", 4), ("c", 4), ("c", 4)]);
+        assert_eq!(runs(&items, 8, 9), [[4, 4], [4, 4], [4, 4]]);
+    }
+
+    #[test]
+    fn a_changed_or_added_name_changes_few_runs() {
+        let names: Vec<String> = (0..200).map(|number| format!("quay.io/{number:03}/image")).collect();
+        let of = |changed: &str| {
+            let sizes: Vec<_> = names
+                .iter()
+                .map(|name| (name.as_str(), if name == changed { 75 } else { 50 + name.len() as u64 }))
+                .collect();
+            let items = items(&sizes);
+            let runs = cut(&items, Limits { size: 500, count: 1000 });
+            let runs = runs.iter().map(|run| run.iter().map(|item| item.blob.digest).collect::<Vec<_>>());
+            runs.collect::<BTreeSet<_>>()
+        };
+        let before = of("");
+        assert!(before.len() > 20, "{}", before.len());
+        for changed in &names {
+            assert!(of(changed).difference(&before).count() <= 2, "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_file_belongs_to_its_host_and_the_folder_below() {
+        for (path, group) in [
+            ("get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz", "get.helm.sh"),
+            ("dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet", "dl.k8s.io/release"),
+            ("github.com/etcd-io/etcd/releases/download/v3.5.12/x.tar.gz", "github.com/etcd-io"),
+        ] {
+            assert_eq!(project(&path.parse().unwrap()), group);
+        }
+    }
+
+    #[test]
+    fn every_folder_comes_once_and_before_what_is_in_it() {
+        let files = ["a/b/c/x", "a/z", "y"].map(|path| Entry::Bytes(path.into(), Vec::new()));
+        let layer = Layer::new(String::new(), ["a/b/empty".to_owned()], files.into());
+        let paths: Vec<_> = layer.entries.iter().map(Entry::path).collect();
+        assert_eq!(paths, ["a", "a/b", "a/b/c", "a/b/empty", "a/b/c/x", "a/z", "y"]);
+    }
+}

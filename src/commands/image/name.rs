@@ -1,0 +1,100 @@
+//! [`Name`]: what the image is called where it is loaded.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::oci::reference::{Reference, ReferenceError};
+
+/// A name with a tag. Without a host it is a short one, as people write it: docker, podman and containerd all take
+/// `kubespray-files:v3` for `docker.io/library/kubespray-files:v3`. [`Display`](fmt::Display) gives the short name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(Reference);
+
+/// Why a text is no [`Name`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// Not a reference, or one without a tag.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// A name by digest.
+    #[error("an image that is being made has no digest yet: expected a name and a tag")]
+    Digest,
+}
+
+impl Name {
+    /// The name with its host, such as `docker.io/library/kubespray-files:v3`.
+    #[must_use]
+    pub fn full(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// The repository without the host and what stands before its last `/`.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        self.0.repository().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The tag.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        self.0.tag().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let full = self.full();
+        let official = full.strip_prefix("docker.io/library/").filter(|rest| !rest.contains('/'));
+        f.write_str(official.or_else(|| full.strip_prefix("docker.io/")).unwrap_or(&full))
+    }
+}
+
+impl FromStr for Name {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let reference: Reference = match text.parse() {
+            Err(ReferenceError::MissingHost { .. }) => format!("docker.io/{text}").parse()?,
+            result => result?,
+        };
+        if reference.digest().is_some() {
+            return Err(NameError::Digest);
+        }
+        Ok(Self(reference))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_full_and_a_short_form() {
+        for (text, full, short) in [
+            ("kubespray-files:v3", "docker.io/library/kubespray-files:v3", "kubespray-files:v3"),
+            ("a/files:v3", "docker.io/a/files:v3", "a/files:v3"),
+            ("docker.io/library/files:v3", "docker.io/library/files:v3", "files:v3"),
+            ("docker.io/library/a/files:v3", "docker.io/library/a/files:v3", "library/a/files:v3"),
+            ("site.local:5000/a/files:1", "site.local:5000/a/files:1", "site.local:5000/a/files:1"),
+            ("site.local/library/files:1", "site.local/library/files:1", "site.local/library/files:1"),
+        ] {
+            let name: Name = text.parse().unwrap();
+            assert_eq!((name.full().as_str(), name.to_string().as_str()), (full, short));
+        }
+    }
+
+    #[test]
+    fn a_name_needs_a_tag_and_has_no_digest() {
+        let digest = format!("files:1@sha256:{}", "0".repeat(64));
+        for (text, message) in [
+            ("files", "a tag"),
+            ("Files:1", "a repository"),
+            ("files:-1", "a tag"),
+            ("", "empty"),
+            (&digest, "no digest yet"),
+        ] {
+            let error = text.parse::<Name>().unwrap_err().to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+}

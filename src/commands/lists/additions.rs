@@ -1,0 +1,350 @@
+//! What Kubespray uses and its own script does not list.
+//!
+//! Most of it can be read off the checkout: pairs of `…_image_repo` and `…_image_tag` that no entry of `downloads` uses,
+//! entries of `downloads` whose URL is no `…_download_url`, and the images that templates of the roles name. What cannot
+//! is known here: what Cilium's chart and Argo CD's manifest bring along. What is known to be missing and is not found
+//! is told by name.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::commands::lists::checkout::{Checkout, Variables};
+use crate::commands::lists::error::KubesprayError;
+use crate::commands::lists::template::{Evaluator, is_template};
+use crate::commands::lists::yaml::Yaml;
+use crate::commands::lists::{
+    Download, File, Host, Made, Options, ansible, downloads, failed, present, version,
+};
+use crate::oci::reference::Reference;
+
+/// The variable that turns an add-on on, what a list that serves it names, and what that is.
+const EXPECTED: [(&str, &str, &str); 8] = [
+    ("argocd_enabled", "/argo-cd/", "Argo CD's install.yaml"),
+    ("argocd_enabled", "/argoproj/argocd:", "the image of Argo CD"),
+    ("ingress_nginx_enabled", "/kube-webhook-certgen:", "kube-webhook-certgen of ingress-nginx"),
+    ("cinder_csi_enabled", "/openstack-cloud-controller-manager:", "the cloud controller of OpenStack"),
+    ("azure_csi_enabled", "/oss/kubernetes-csi/", "the CSI images of Azure"),
+    ("gcp_pd_csi_enabled", "/gcp-compute-persistent-disk-csi-driver:", "the CSI driver of Google Cloud"),
+    ("vsphere_csi_enabled", "vsphere/", "the CSI and cloud controller images of vSphere"),
+    ("upcloud_csi_enabled", "upcloud", "the CSI images of UpCloud"),
+];
+/// The first Cilium that Kubespray installs by its chart.
+const CILIUM_BY_CHART: &str = "1.17";
+const CILIUM_VALUES: &str = "roles/network_plugin/cilium/templates/values.yaml.j2";
+const CILIUM_ROLE: &str = "roles/network_plugin/cilium";
+const ARGOCD_ROLE: &str = "roles/kubernetes-apps/argocd";
+
+/// Adds to `made` what is not in it.
+pub(super) fn add(
+    checkout: &Checkout,
+    options: &Options,
+    made: &mut Made,
+    warnings: &mut Vec<String>,
+) -> Result<(), KubesprayError> {
+    let roles = roles(checkout)?;
+    for architecture in &options.architectures {
+        let evaluate =
+            |role: &(Variables, Variables)| Evaluator::new(checkout.variables(architecture.fact(), role));
+        let base = evaluate(&Default::default());
+        let mut add = Additions { base: &base, options, decided: BTreeSet::new(), made, warnings };
+        add.downloads()?;
+        if !options.enabled_only {
+            add.pairs(&base, &checkout.defaults);
+        }
+        for role in &roles {
+            let evaluator = evaluate(&role.variables);
+            if options.enabled_only && !role.is_enabled(&evaluator) {
+                continue;
+            }
+            let own: Variables = role.variables.0.iter().chain(&role.variables.1).cloned().collect();
+            add.pairs(&evaluator, &own);
+            add.urls(&evaluator, &own);
+            for (path, text) in checkout.templates(&role.folder)? {
+                add.template(&evaluator, &path, &text);
+            }
+        }
+        add.cilium(checkout);
+        let argocd = roles.iter().find(|role| role.folder == Path::new(ARGOCD_ROLE));
+        add.argocd(&argocd.map_or_else(|| base.clone(), |role| evaluate(&role.variables)));
+        add.look_for_expected();
+    }
+    Ok(())
+}
+
+/// A role that is not about downloads.
+struct Role {
+    folder: std::path::PathBuf,
+    variables: (Variables, Variables),
+    /// The conditions of the roles that depend on it, one list for each, and where they stand. None if none does.
+    conditions: Vec<(Vec<String>, Arc<Path>)>,
+}
+
+fn roles(checkout: &Checkout) -> Result<Vec<Role>, KubesprayError> {
+    let folders = checkout.other_roles()?;
+    let mut roles = Vec::new();
+    for folder in &folders {
+        let (folder, variables) = (folder.clone(), checkout.role(folder)?);
+        roles.push(Role { folder, variables, conditions: Vec::new() });
+    }
+    for folder in &folders {
+        for (name, conditions, file) in checkout.dependencies(folder)? {
+            let target = Path::new("roles").join(name);
+            if let Some(role) = roles.iter_mut().find(|role| role.folder == target) {
+                role.conditions.push((conditions, file));
+            }
+        }
+    }
+    Ok(roles)
+}
+
+impl Role {
+    /// Whether some role that depends on this one does so with these variables. What cannot be told is a yes: conditions
+    /// ask about hosts, too, and of hosts nothing is known here.
+    fn is_enabled(&self, evaluator: &Evaluator) -> bool {
+        let holds = |condition: &String, file: &Arc<Path>| {
+            let text =
+                if is_template(condition) { condition.clone() } else { format!("{{{{ {condition} }}}}") };
+            evaluator.text("when", &text, 1, file).map_or(true, |value| ansible::is_truthy(&value))
+        };
+        self.conditions.is_empty()
+            || self.conditions.iter().any(|(all, file)| all.iter().all(|condition| holds(condition, file)))
+    }
+}
+
+struct Additions<'a> {
+    base: &'a Arc<Evaluator>,
+    options: &'a Options,
+    /// Images of `downloads` that these settings leave out.
+    decided: BTreeSet<String>,
+    made: &'a mut Made,
+    warnings: &'a mut Vec<String>,
+}
+
+impl Additions<'_> {
+    /// Files of `downloads` that are listed under no `…_download_url`.
+    fn downloads(&mut self) -> Result<(), KubesprayError> {
+        let mut host = Host::new(self.base.clone(), self.options);
+        let entries = downloads(self.base)
+            .map_err(|error| KubesprayError::Eval { errors: vec![error], unpinned: false })?;
+        if self.options.enabled_only {
+            // What is to be there is there.
+            self.decided = entries.iter().filter_map(|download| host.image(download)).collect();
+            return Ok(());
+        }
+        for download in entries.iter().filter(|download| download.fields.contains_key("url")) {
+            self.download(&mut host, download);
+        }
+        self.warnings.append(&mut host.warnings);
+        failed(host.errors, host.unpinned)
+    }
+
+    fn download(&mut self, host: &mut Host<'_>, download: &Download<'_>) {
+        let Some(url) = host.kept(download.text(self.base, "url")).flatten() else { return };
+        if !self.made.files.iter().any(|file| file.url == url) {
+            let checksum = host.checksum(download);
+            self.made.files.push(File { url, checksum });
+        }
+    }
+
+    /// Images of a pair of variables, one for the repository and one for the tag.
+    fn pairs(&mut self, evaluator: &Evaluator, variables: &Variables) {
+        let names: BTreeSet<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        for (repo, _) in variables {
+            let Some(stem) = repo.strip_suffix("_repo") else { continue };
+            let tag = format!("{stem}_tag");
+            if !names.contains(tag.as_str()) {
+                continue;
+            }
+            let text = |name: &str| present(&evaluator.value(name).ok()?);
+            if let (Some(repo), Some(tag)) = (text(repo), text(&tag)) {
+                // A version of 0 says that there is none for this Kubernetes.
+                if !matches!(tag.as_str(), "0" | "v0") {
+                    self.image(&format!("{repo}:{tag}"));
+                }
+            }
+        }
+    }
+
+    /// Files that other roles fetch.
+    fn urls(&mut self, evaluator: &Evaluator, variables: &Variables) {
+        for (name, variable) in variables.iter().filter(|(name, _)| name.ends_with("download_url")) {
+            match evaluator.value(name) {
+                Ok(value) => self.made.files.extend(present(&value).and_then(|url| {
+                    let is_new = !self.made.files.iter().any(|file| file.url == url);
+                    is_new.then_some(File { url, checksum: None })
+                })),
+                Err(error) => self.warnings.push(format!(
+                    "{}:{}: a file is left out: {error}",
+                    variable.file.display(),
+                    variable.node.line
+                )),
+            }
+        }
+    }
+
+    /// Images that a template of a role names: `image: …`, whatever its conditions.
+    fn template(&mut self, evaluator: &Evaluator, path: &Arc<Path>, text: &str) {
+        for (line, number) in text.lines().zip(1..) {
+            let line = line.trim_start().trim_start_matches("- ").trim_start();
+            let Some(value) = line.strip_prefix("image:").map(unquoted).filter(|value| !value.is_empty())
+            else {
+                continue;
+            };
+            match evaluator.text("image", value, number, path) {
+                Ok(value) => {
+                    let image = value.to_string();
+                    if is_image(&image) {
+                        self.image(&image);
+                    } else {
+                        self.warnings.push(format!(
+                            "{}:{number}: `{image}` is left out: it is no image with host and tag",
+                            path.display()
+                        ));
+                    }
+                }
+                Err(error) => self.warnings.push(format!("an image is left out: {error}")),
+            }
+        }
+    }
+
+    /// Cilium's chart, and the operator that it starts, whose name has a suffix there.
+    fn cilium(&mut self, checkout: &Checkout) {
+        let text = |name: &str| present(&self.base.value(name).ok()?);
+        let (Some(repo), Some(tag), Some(cilium)) =
+            (text("cilium_operator_image_repo"), text("cilium_operator_image_tag"), text("cilium_version"))
+        else {
+            return;
+        };
+        let is_used = !self.options.enabled_only
+            || text("kube_network_plugin").is_some_and(|plugin| plugin == "cilium")
+            || self.base.value("cilium_deploy_additionally").is_ok_and(|value| ansible::is_truthy(&value));
+        let number = cilium.trim_start_matches('v');
+        let by_chart = if checkout.has(CILIUM_ROLE) {
+            checkout.has(CILIUM_VALUES)
+        } else {
+            version::compare(number, CILIUM_BY_CHART).is_some_and(std::cmp::Ordering::is_ge)
+        };
+        if is_used && by_chart {
+            self.image(&format!("{repo}-generic:{tag}"));
+            self.file(&format!("https://helm.cilium.io/cilium-{number}.tgz"));
+        }
+    }
+
+    /// Argo CD's manifest, where `downloads` does not have it, and the image that has its version.
+    fn argocd(&mut self, evaluator: &Evaluator) {
+        let text = |name: &str| present(&evaluator.value(name).ok()?);
+        let Some(argocd) = text("argocd_version") else { return };
+        let is_enabled = evaluator.value("argocd_enabled").is_ok_and(|value| ansible::is_truthy(&value));
+        if self.options.enabled_only && !is_enabled {
+            return;
+        }
+        let tag = format!("v{}", argocd.trim_start_matches('v'));
+        if !self.made.files.iter().any(|file| file.url.contains("/argo-cd/")) {
+            self.file(&format!(
+                "https://raw.githubusercontent.com/argoproj/argo-cd/{tag}/manifests/install.yaml"
+            ));
+        }
+        self.image(&format!("quay.io/argoproj/argocd:{tag}"));
+        self.warnings.push(format!(
+            "the images of dex and redis are left out: only the install.yaml of Argo CD {tag} names their tags"
+        ));
+    }
+
+    fn look_for_expected(&mut self) {
+        for (enabled, part, what) in EXPECTED {
+            let Ok(value) = self.base.value(enabled) else { continue };
+            if self.options.enabled_only && !ansible::is_truthy(&value) {
+                continue;
+            }
+            let in_files = self.made.files.iter().any(|file| file.url.contains(part));
+            if !in_files && !self.made.images.iter().any(|image| image.contains(part)) {
+                self.warnings.push(format!("not found in this checkout: {what} (`{enabled}`)"));
+            }
+        }
+    }
+
+    fn image(&mut self, image: &str) {
+        if is_image(image) && !self.decided.contains(image) {
+            self.made.add_image(image.to_owned());
+        }
+    }
+
+    fn file(&mut self, url: &str) {
+        self.made.add_file(File { url: url.to_owned(), checksum: None }, self.warnings);
+    }
+}
+
+/// A list names images with their host, and with a tag or a digest.
+fn is_image(text: &str) -> bool {
+    text.parse::<Reference>().is_ok()
+}
+
+/// The value behind `image:`, without its quotes and what stands behind it.
+fn unquoted(value: &str) -> &str {
+    let value = value.trim();
+    let inner = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.split_once(*quote));
+    // Quotes may stand inside of the expression, too.
+    match inner {
+        Some((inner, _)) if inner.matches("{{").count() == inner.matches("}}").count() => inner,
+        Some(_) => value.trim_matches(['"', '\'']),
+        None => value.split(" #").next().unwrap_or(value).trim(),
+    }
+}
+
+/// The roles that a `meta/main.yml` names, with their conditions.
+pub(super) fn dependencies(value: &Yaml) -> Vec<(String, Vec<String>)> {
+    let Yaml::List(nodes) = value else { return Vec::new() };
+    let text = |value: &Yaml| match value {
+        Yaml::Text(text) | Yaml::Raw(text) => Some(text.clone()),
+        Yaml::Bool(value) => Some(value.to_string()),
+        _ => None,
+    };
+    let dependency = |value: &Yaml| {
+        let Yaml::Map(entries) = value else { return text(value).map(|role| (role, Vec::new())) };
+        let field = |name: &str| {
+            entries
+                .iter()
+                .find(|(key, _)| key.value.key().as_deref() == Some(name))
+                .map(|(_, node)| &node.value)
+        };
+        let role = field("role").or_else(|| field("name")).and_then(text)?;
+        let conditions = match field("when") {
+            Some(Yaml::List(nodes)) => nodes.iter().filter_map(|node| text(&node.value)).collect(),
+            Some(value) => text(value).into_iter().collect(),
+            None => Vec::new(),
+        };
+        Some((role, conditions))
+    };
+    nodes.iter().filter_map(|node| dependency(&node.value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_of_a_line_has_no_quotes_and_no_comment() {
+        for (line, value) in [
+            (" quay.io/a/b:1", "quay.io/a/b:1"),
+            (" \"{{ repo }}:{{ tag }}\"", "{{ repo }}:{{ tag }}"),
+            (" '{{ repo }}:1' # why", "{{ repo }}:1"),
+            (" {{ repo }}:{{ tag }}  # why", "{{ repo }}:{{ tag }}"),
+            (" \"{{ repo if x == \"y\" else other }}:1\"", "{{ repo if x == \"y\" else other }}:1"),
+            ("", ""),
+        ] {
+            assert_eq!(unquoted(line), value, "{line}");
+        }
+    }
+
+    #[test]
+    fn dependencies_have_a_role_and_conditions() {
+        let text = "dependencies:\n  - plain\n  - role: apps/one\n    when: one_enabled\n  - role: apps/two\n    when:\n      - a\n      - b\n";
+        let document = crate::commands::lists::yaml::parse(text).unwrap();
+        let found = dependencies(&document.variables[0].1.value);
+        let expected = [("plain", vec![]), ("apps/one", vec!["one_enabled"]), ("apps/two", vec!["a", "b"])];
+        let expected =
+            expected.map(|(role, all)| (role.to_owned(), all.into_iter().map(str::to_owned).collect()));
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,478 @@
+//! [`Evaluator`]: variables whose values are Jinja templates, evaluated as Ansible does, each when it is needed.
+//!
+//! A value that is one `{{ expression }}` keeps the expression's type; every other template becomes text, which is read
+//! once more if it looks like a list or a mapping. What is undefined stays so until something is done with it, so
+//! that `default` sees through a variable whose own value needs an undefined one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Enumerator, Object, ObjectRepr, Value, ValueKind};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+
+use crate::commands::lists::ansible;
+use crate::commands::lists::error::{EvalError, Reason};
+use crate::commands::lists::yaml::{Node, Yaml};
+
+/// How many values may need each other in a row. Kubespray's longest chain has about ten.
+const DEPTH_LIMIT: usize = 50;
+
+/// A variable as some file sets it.
+#[derive(Clone, Debug)]
+pub(super) struct Variable {
+    pub(super) node: Node,
+    pub(super) file: Arc<Path>,
+}
+
+/// The variables of one host, and what they come to.
+pub(super) struct Evaluator {
+    variables: HashMap<String, Variable>,
+    environment: Environment<'static>,
+    /// For the values that it hands out, which evaluate what is in them when they are asked.
+    this: Weak<Evaluator>,
+    state: Mutex<State>,
+}
+
+/// What is under way, and what is known.
+#[derive(Default)]
+struct State {
+    /// What is being evaluated, the outermost first.
+    frames: Vec<Frame>,
+    known: HashMap<String, Result<Value, EvalError>>,
+    /// A failure that is no matter of an undefined value, on its way out through the templates that need it.
+    failure: Option<EvalError>,
+}
+
+/// A value that is being evaluated.
+struct Frame {
+    /// Its name, such as `downloads.etcd.url`.
+    path: String,
+    /// What it asked for last and did not get: what an error about an undefined value is about.
+    missing: Option<EvalError>,
+}
+
+impl Evaluator {
+    /// Variables, those of the host included.
+    pub(super) fn new(variables: HashMap<String, Variable>) -> Arc<Self> {
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        // As Ansible sets it.
+        let syntax = SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build();
+        environment.set_syntax(syntax.expect("the delimiters are the default ones; please report"));
+        environment.set_debug(false);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        ansible::add_to(&mut environment);
+        Arc::new_cyclic(|this| Self { variables, environment, this: this.clone(), state: Mutex::default() })
+    }
+
+    /// A variable's definition.
+    pub(super) fn variable(&self, name: &str) -> Option<&Variable> {
+        self.variables.get(name)
+    }
+
+    /// What a variable comes to.
+    pub(super) fn value(&self, name: &str) -> Result<Value, EvalError> {
+        let Some(variable) = self.variables.get(name) else {
+            return Err(EvalError::nowhere(name, Reason::Undefined(format!("`{name}` is undefined"))));
+        };
+        if let Some(known) = self.state().known.get(name) {
+            return known.clone();
+        }
+        let result = self.node(name, &variable.node, &variable.file);
+        // What failed because of a value that is still under way may come to something another time.
+        if self.state().frames.is_empty() || result.is_ok() {
+            self.state().known.insert(name.to_owned(), result.clone());
+        }
+        result
+    }
+
+    /// What a value comes to that stands in `file` and is called `path`.
+    pub(super) fn node(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, EvalError> {
+        let error = |reason| EvalError::new(path, file, node.line, reason);
+        {
+            let mut state = self.state();
+            if let Some(start) = state.frames.iter().position(|frame| frame.path == path) {
+                let around = state.frames[start..].iter().map(|frame| frame.path.clone()).collect();
+                return Err(error(Reason::Cycle(around)));
+            }
+            if state.frames.len() >= DEPTH_LIMIT {
+                return Err(error(Reason::Deep));
+            }
+            state.frames.push(Frame { path: path.to_owned(), missing: None });
+        }
+        let result = self.evaluate(path, node, file);
+        let frame = self.state().frames.pop().expect("it was pushed above; please report");
+        result.map_err(|failed| match failed {
+            Failed::Own(reason) => error(reason),
+            Failed::Inner(inner) => inner.needed_by(path),
+            // What was missing says more than the template engine does.
+            Failed::Undefined(message) => match frame.missing {
+                Some(missing) if missing.is_placed() => missing.needed_by(path),
+                Some(missing) => error(*missing.reason),
+                None => error(Reason::Undefined(message)),
+            },
+        })
+    }
+
+    /// What a text comes to that is no variable, such as a line of a template of some role.
+    pub(super) fn text(
+        &self,
+        what: &str,
+        text: &str,
+        line: usize,
+        file: &Arc<Path>,
+    ) -> Result<Value, EvalError> {
+        self.node(what, &Node { line, value: Yaml::Text(text.to_owned()) }, file)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it is held; please report")
+    }
+
+    fn evaluate(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, Failed> {
+        Ok(match &node.value {
+            Yaml::Null => Value::from(()),
+            Yaml::Bool(value) => Value::from(*value),
+            Yaml::Int(number) => Value::from(*number),
+            Yaml::Float(number) => Value::from(*number),
+            Yaml::Raw(text) => Value::from(text.as_str()),
+            Yaml::Vault => return Err(Failed::Own(Reason::Vault)),
+            Yaml::Text(text) if !is_template(text) => Value::from(text.as_str()),
+            Yaml::Text(text) => self.template(text)?,
+            Yaml::List(nodes) => {
+                let values = nodes.iter().zip(0..).map(|(node, index)| {
+                    self.node(&format!("{path}[{index}]"), node, file).map_err(Failed::Inner)
+                });
+                Value::from(values.collect::<Result<Vec<_>, _>>()?)
+            }
+            Yaml::Map(entries) => Value::from_object(Mapping {
+                evaluator: self.this.clone(),
+                path: path.to_owned(),
+                file: file.clone(),
+                entries: entries.clone(),
+            }),
+        })
+    }
+
+    fn template(&self, text: &str) -> Result<Value, Failed> {
+        let text = doubled_backslashes(text);
+        let scope = Value::from_object(Scope(self.this.clone()));
+        let result = match single_expression(&text) {
+            Some(expression) => {
+                self.environment.compile_expression(expression).and_then(|expression| expression.eval(scope))
+            }
+            None => self.environment.render_str(&text, scope).map(|text| self.literal(text)),
+        };
+        if let Some(inner) = self.state().failure.take() {
+            return Err(Failed::Inner(inner));
+        }
+        match result {
+            Ok(value) if value.is_undefined() => Err(Failed::Undefined("the value is undefined".to_owned())),
+            Ok(value) => Ok(value),
+            Err(error) if error.kind() == ErrorKind::UndefinedError => Err(Failed::Undefined(reason(&error))),
+            Err(error) => Err(Failed::Own(Reason::Template(reason(&error)))),
+        }
+    }
+
+    /// The list, mapping or boolean that a text looks like. Python's literals are Jinja's, too; names in it are none.
+    fn literal(&self, text: String) -> Value {
+        let looks = text.starts_with(['[', '{']) || matches!(text.as_str(), "True" | "False");
+        let parsed = || {
+            let value = self.environment.compile_expression(text.trim_end()).ok()?.eval(()).ok()?;
+            matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Bool).then_some(value)
+        };
+        if looks { parsed() } else { None }.unwrap_or_else(|| Value::from(text))
+    }
+
+    /// Notes that what is being evaluated asked for something that is not there.
+    fn missing(&self, error: EvalError) {
+        if let Some(frame) = self.state().frames.last_mut() {
+            frame.missing = Some(error);
+        }
+    }
+
+    /// A value for a template that asked for it: if it is undefined, nothing; if it failed otherwise, the template
+    /// fails, too.
+    fn hand_out(&self, result: Result<Value, EvalError>) -> Option<Value> {
+        match result {
+            Ok(value) => Some(value),
+            Err(error) if error.is_undefined() => {
+                self.missing(error);
+                None
+            }
+            Err(error) => {
+                self.state().failure.get_or_insert(error);
+                Some(Value::from(minijinja::Error::new(ErrorKind::InvalidOperation, "a value failed")))
+            }
+        }
+    }
+}
+
+/// Why a value comes to nothing.
+enum Failed {
+    /// By its own fault.
+    Own(Reason),
+    /// As a value that it needs comes to nothing.
+    Inner(EvalError),
+    /// As something is undefined, which the template engine describes so.
+    Undefined(String),
+}
+
+fn reason(error: &minijinja::Error) -> String {
+    let kind = error.kind().to_string();
+    error.detail().map_or_else(|| kind.clone(), |detail| format!("{kind}: {detail}"))
+}
+
+/// All variables, for a template.
+struct Scope(Weak<Evaluator>);
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("variables")
+    }
+}
+
+impl Object for Scope {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let evaluator = self.0.upgrade()?;
+        let name = key.as_str()?;
+        // Python's and Ansible's own names are looked for after the variables.
+        if evaluator.variables.contains_key(name) || !ansible::is_global(name) {
+            return evaluator.hand_out(evaluator.value(name));
+        }
+        None
+    }
+}
+
+/// A mapping whose values are evaluated when something asks for them.
+struct Mapping {
+    evaluator: Weak<Evaluator>,
+    path: String,
+    file: Arc<Path>,
+    entries: Vec<(Node, Node)>,
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)
+    }
+}
+
+impl Mapping {
+    fn keys(&self) -> Vec<Value> {
+        let key = |node: &Node| match &node.value {
+            Yaml::Int(number) => Value::from(*number),
+            Yaml::Float(number) => Value::from(*number),
+            Yaml::Bool(value) => Value::from(*value),
+            Yaml::Null => Value::from(()),
+            other => Value::from(other.key().unwrap_or_default()),
+        };
+        self.entries.iter().map(|(node, _)| key(node)).collect()
+    }
+}
+
+impl Object for Mapping {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Map
+    }
+
+    /// A key in quotes finds one without, and the other way round: a version such as `1.17` is a number in some files.
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let evaluator = self.evaluator.upgrade()?;
+        if key.is_undefined() {
+            return None; // what is missing is the key, and that is noted
+        }
+        let name = key.to_string();
+        let Some((_, node)) =
+            self.entries.iter().find(|(node, _)| node.value.key().is_some_and(|key| key == name))
+        else {
+            let keys: Vec<_> = self.entries.iter().filter_map(|(node, _)| node.value.key()).collect();
+            let reason = Reason::NoKey { map: self.path.clone(), key: name.clone(), keys };
+            evaluator.missing(EvalError::nowhere(&format!("{}.{name}", self.path), reason));
+            return None;
+        };
+        evaluator.hand_out(evaluator.node(&format!("{}.{name}", self.path), node, &self.file))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.keys())
+    }
+}
+
+/// Whether Ansible would take a text for a template.
+pub(super) fn is_template(text: &str) -> bool {
+    ["{{", "{%", "{#"].iter().any(|start| text.contains(start))
+}
+
+/// The expression of a text that is one `{{ expression }}` and nothing else.
+fn single_expression(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
+    let (mut quote, mut depth) = (None, 0_usize);
+    let mut chars = inner.chars();
+    while let Some(char) = chars.next() {
+        match (quote, char) {
+            (Some(_), '\\') => {
+                chars.next();
+            }
+            (Some(open), _) if char == open => quote = None,
+            (None, '\'' | '"') => quote = Some(char),
+            (None, '{') => depth += 1,
+            // One that closes nothing in the expression closes the expression: more comes behind it.
+            (None, '}') => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+    }
+    // `-` beside the braces says what happens to the space around them; there is none.
+    let inner = inner.strip_prefix('-').unwrap_or(inner);
+    quote.is_none().then(|| inner.strip_suffix('-').unwrap_or(inner).trim())
+}
+
+/// `text` with every backslash in a quoted text of an expression twice, so that `regex_replace('\.', '\1')` means what
+/// it says: in Ansible a backslash in an expression is no escape, unless of a quote.
+fn doubled_backslashes(text: &str) -> String {
+    let mut doubled = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("{{") {
+        let (before, expression) = rest.split_at(start + 2);
+        doubled.push_str(before);
+        let (mut quote, mut depth) = (None, 0_usize);
+        let mut end = expression.len();
+        let mut chars = expression.char_indices().peekable();
+        while let Some((at, char)) = chars.next() {
+            match quote {
+                Some(open) if char == '\\' => {
+                    let escapes_quote = chars.peek().is_some_and(|(_, next)| *next == open);
+                    doubled.push_str(if escapes_quote { "\\" } else { "\\\\" });
+                    if let Some((_, next)) = chars.next() {
+                        doubled.push_str(if next == '\\' { "\\\\" } else { "" });
+                        if next != '\\' {
+                            doubled.push(next);
+                        }
+                    }
+                    continue;
+                }
+                Some(open) if char == open => quote = None,
+                None if matches!(char, '\'' | '"') => quote = Some(char),
+                None if char == '{' => depth += 1,
+                None if char == '}' && depth > 0 => depth -= 1,
+                None if expression[at..].starts_with("}}") => {
+                    end = at;
+                    break;
+                }
+                _ => {}
+            }
+            doubled.push(char);
+        }
+        rest = &expression[end..];
+    }
+    doubled.push_str(rest);
+    doubled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::lists::yaml;
+
+    fn evaluator(text: &str) -> Arc<Evaluator> {
+        let file: Arc<Path> = Path::new("vars.yml").into();
+        let variables = yaml::parse(text).unwrap().variables.into_iter();
+        Evaluator::new(variables.map(|(name, node)| (name, Variable { node, file: file.clone() })).collect())
+    }
+
+    /// What the variable `x` of some variables comes to.
+    fn x(text: &str) -> Result<Value, EvalError> {
+        evaluator(text).value("x")
+    }
+
+    #[test]
+    fn values_come_to_what_ansible_makes_of_them() {
+        for (text, expected) in [
+            ("x: \"{{ a }}\"\na: 1.17", Value::from(1.17)),
+            ("x: \"{{ a }}-{{ b }}\"\na: 1.17\nb: yes", Value::from("1.17-True")),
+            ("x: \"{{ a == 'b' }}\"\na: b", Value::from(true)),
+            (
+                "x: >-\n  {%- if a -%}\n  yes\n  {%- else -%}\n  no\n  {%- endif -%}\na: true",
+                Value::from("yes"),
+            ),
+            (
+                "x: >-\n  {%- if true -%}\n  {{ a + ['c'] }}\n  {%- endif -%}\na: [b]",
+                Value::from(vec!["b", "c"]),
+            ),
+            ("x: \"{{ a is defined }}\"", Value::from(false)),
+            ("x: \"{{ a | default('b') }}\"", Value::from("b")),
+            // What a variable needs may be undefined, and it is, too.
+            ("x: \"{{ a | d('b') }}\"\na: \"{{ nowhere }}\"", Value::from("b")),
+            ("x: \"{{ a | default(None) }}\"", Value::from(())),
+            ("x: \"a{{ '-b' if false }}\"", Value::from("a")),
+            ("x: \"{{ a['k'].l }}\"\na: {k: {l: \"{{ b }}\"}}\nb: c", Value::from("c")),
+            // A key in quotes finds a number, and the other way round.
+            ("x: \"{{ a['1.17'] }}{{ a[2] }}\"\na: {1.17: b, '2': c}", Value::from("bc")),
+            ("x: \"{{ (a | dict2items)[0].key }}\"\na: {z: 1, y: \"{{ nowhere }}\"}", Value::from("z")),
+            ("x: \"{{ (a | dict2items)[-1].value }}\"\na: {z: 1, y: 2}", Value::from(2)),
+            (
+                "x: \"{{ (a.keys() | select('version', '1.10', '<'))[0] }}\"\na: {1.10.2: 1, 1.9.1: 2}",
+                Value::from("1.9.1"),
+            ),
+            ("x: \"{{ (a | split('.'))[:-1] | join('.') }}\"\na: 1.35.4", Value::from("1.35")),
+            ("x: \"{{ ((a | split('.'))[1] | int) + 1 }}\"\na: 1.35.4", Value::from(36)),
+            ("x: \"{{ a.split('.')[0] }}\"\na: v1.2.3", Value::from("v1")),
+            (r#"x: "{{ a | regex_replace('^(v[0-9]+)\\.([0-9]+).*$', '\\1.\\2') }}""#, Value::from("v1.29")),
+            ("x: \"{{ a is version('v1.29.0', '>=') }}\"\na: v1.29.5", Value::from(true)),
+            ("x: \"{{ lookup('vars', 'a' + '_b') }}\"\na_b: c", Value::from("c")),
+            ("x: \"{{ lookup('env', 'HOME') }}\"", Value::from("")),
+            ("x: \"{{ a | bool | ternary('b', 'c') }}\"\na: 'no'", Value::from("c")),
+            ("x: \"{{ a in ['b'] and 'c' not in d }}\"\na: b\nd: {e: 1}", Value::from(true)),
+            (
+                "x: \"{{ a | combine({'c': 1}) | ansible.builtin.dict2items | length }}\"\na: {b: 1}",
+                Value::from(2),
+            ),
+            ("x: \"{{ '{{' }} a }}\"", Value::from("{{ a }}")),
+            ("x: \"{{ {'a': {'b': 'c'}}['a']['b'] }}\"", Value::from("c")),
+            ("x: \"{{ -1 }}\"", Value::from(-1)),
+            ("x: \"{{ a }}{{ a }}\"\na: 1", Value::from("11")),
+            (
+                "x: \"{{ {'a': {'b': 'c'}} | length }}{{ 'x.' | regex_replace('\\\\.', '') }}\"",
+                Value::from("1x"),
+            ),
+            ("x: !unsafe \"{{ a }}\"", Value::from("{{ a }}")),
+        ] {
+            let text =
+                if text.contains("regex_replace") { format!("{text}\na: v1.29.5") } else { text.to_owned() };
+            assert_eq!(x(&text).as_ref(), Ok(&expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_comes_to_nothing_says_where_and_why() {
+        for (text, expected) in [
+            ("x: \"{{ a }}\"", "vars.yml:1: `x`: `a` is undefined"),
+            ("x: \"{{ a }}\"\na: \"{{ b }}\"", "vars.yml:2: `a`: `b` is undefined (needed by `x`)"),
+            ("x: \"{{ a[b] }}\"\na: {c: 1}\nb: d", "vars.yml:1: `x`: `a` has no `d`; it has `c`"),
+            ("x: \"{{ a[b] }}\"\na: {c: 1}", "vars.yml:1: `x`: `b` is undefined"),
+            ("x: \"{{ x }}\"", "vars.yml:1: `x`: it needs itself: `x` (needed by `x`)"),
+            (
+                "x: \"{{ a.b }}\"\na: {b: \"{{ x }}\"}",
+                "vars.yml:1: `x`: it needs itself: `x` → `a.b` (needed by `a.b`, `x`)",
+            ),
+            (
+                "x: \"{{ a | default('b') }}\"\na: \"{{ a }}\"",
+                "vars.yml:2: `a`: it needs itself: `a` (needed by `a`, `x`)",
+            ),
+            ("x: \"{{ a | ipaddr }}\"\na: b", "vars.yml:1: `x`: unknown filter: filter ipaddr is unknown"),
+            (
+                "x: \"{{ a is version('v1', '<') }}\"\na: '1'",
+                "vars.yml:1: `x`: invalid operation: the versions `1` and `v1` cannot be compared",
+            ),
+        ] {
+            assert_eq!(x(text).unwrap_err().to_string(), expected, "{text}");
+        }
+        let deep = (1..100).fold("x: \"{{ a1 }}\"\n".to_owned(), |text, n| {
+            text + &format!("a{n}: \"{{{{ a{} }}}}\"\n", n + 1)
+        });
+        assert!(x(&deep).unwrap_err().to_string().contains("too many variables"));
+    }
+}
