@@ -3,7 +3,7 @@
 //! Memory that a process has not used before costs it a page fault every 4 KiB, and an allocator gives blocks of this
 //! size back to the system as soon as they are free: on the way of some gigabytes that takes longer than to copy them.
 
-use std::io;
+use std::io::{self, Read};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,5 +82,27 @@ impl Drop for Buffer {
             let bytes = std::mem::take(&mut self.bytes);
             home.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
         }
+    }
+}
+
+/// A run of bytes of the tar stream, shared without copying.
+#[derive(Clone)]
+pub struct Slice {
+    pub(crate) content: Arc<Buffer>,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl std::ops::Deref for Slice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.content[self.start..self.end]
+    }
+}
+
+impl From<Vec<u8>> for Slice {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { start: 0, end: bytes.len(), content: Arc::new(bytes.into()) }
     }
 }

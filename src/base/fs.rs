@@ -1,8 +1,12 @@
 //! File calls whose errors carry the path.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 /// A file call that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
@@ -119,4 +123,8 @@ pub fn parent(path: &Path) -> &Path {
         Some(_) => Path::new("."),
         None => path,
     }
+}
+
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned()
 }

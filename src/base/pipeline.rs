@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use crate::base::buffer::Slice;
 use crate::base::fs::FsError;
-use crate::bundle::read::reader::Slice;
 use crate::oci::digest::{Digest, Hasher};
 
 /// How many slices may wait in one lane to be hashed; each holds at most a frame.

@@ -1,6 +1,11 @@
 //! Reading a bundle: frames, volumes, and the reader that verifies both.
 
-pub mod frame;
+pub mod discover;
+pub mod error;
+pub mod feeder;
+pub mod frame_reader;
+pub mod in_turn;
+pub mod problem;
 pub mod reader;
 pub mod select;
 pub mod volume_set;

@@ -13,13 +13,14 @@ use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use crate::base::buffer::{Buffer, Buffers};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::{Blob, tar_header};
-use crate::bundle::format::seek_table;
-use crate::bundle::read::frame::{self, Data, Frame, FrameReader};
-use crate::bundle::read::reader::{BundleReader, ReadError};
+use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, frame, padded, seek_table};
+use crate::bundle::read::discover;
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::frame_reader::{self, Data, Frame, FrameReader};
+use crate::bundle::read::reader::BundleReader;
 use crate::bundle::read::volume_set::Medium;
-use crate::bundle::write::volume_writer::parts;
+use crate::bundle::write::parts::parts;
 use crate::bundle::write::writer::BundleWriter;
-use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, padded};
 use crate::oci::digest::{Digest, Hasher};
 
 /// How many frames are decoded at once: a bound for the memory.
@@ -56,7 +57,7 @@ impl Old {
         let mut reader = BundleReader::open(path)?;
         let contents = reader.contents()?;
         drop(reader);
-        let mut old = Self::new(path, Medium::find(&[path.to_owned()])?);
+        let mut old = Self::new(path, discover::find(&[path.to_owned()])?);
         let table = seek_table::read(&mut old.medium.reader(0)).map_err(FsError::at("read", path))?;
         old.frames = match table {
             Some(table) => by_table(&table),
@@ -115,7 +116,7 @@ impl Old {
         let first = self.frames.partition_point(|frame| frame.start + frame.content as u64 <= place.start);
         let last = self.frames.partition_point(|frame| frame.start < end);
         let frames = self.frames.get(first..last).unwrap_or_default();
-        let (mut hasher, buffers) = (Hasher::new(), frame::buffers());
+        let (mut hasher, buffers) = (Hasher::new(), frame_reader::buffers());
         let read = |frame: OldFrame| {
             let (bytes, content) = self.read(frame, &buffers)?;
             let is_ours = content.len() == FRAME_SIZE && frame::encode(&content, level) == bytes;
@@ -162,7 +163,7 @@ impl Old {
 
     /// All frames, one after the other; `look` at each.
     fn scan(&self, mut look: impl FnMut(OldFrame, Data)) -> std::io::Result<Vec<OldFrame>> {
-        let mut reader = FrameReader::new(BufReader::new(self.medium.reader(0)), 0, &frame::buffers());
+        let mut reader = FrameReader::new(BufReader::new(self.medium.reader(0)), 0, &frame_reader::buffers());
         let (mut frames, mut start) = (Vec::new(), 0);
         loop {
             let offset = reader.offset();
@@ -219,7 +220,7 @@ impl Headers {
         if end <= self.next {
             return;
         }
-        let Ok(content) = data.decode(&frame::buffers()) else {
+        let Ok(content) = data.decode(&frame_reader::buffers()) else {
             self.next = end;
             return;
         };

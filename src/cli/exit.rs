@@ -2,23 +2,24 @@
 
 use crate::base::event::human_bytes;
 use crate::bundle::format::index::IndexError;
-use crate::bundle::read::frame::Trouble;
-use crate::bundle::read::reader::ReadError;
-use crate::bundle::read::volume_set::MediumError;
+use crate::bundle::read::discover::MediumError;
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::problem::Trouble;
 use crate::cli::chain;
 use crate::commands::cat::CatError;
 use crate::commands::image::error::ImageError;
 use crate::commands::images::LoadError;
 use crate::commands::images::engine::EngineError;
 use crate::commands::images::image::{BlobError, ImageError as SiteImageError};
-#[cfg(feature = "net")]
-use crate::commands::lists::KubesprayError;
 use crate::commands::prune::PruneError;
 use crate::commands::unpack::UnpackError;
 use crate::commands::unpack::delta::MissingBlob;
 use crate::documents::lock::LockError;
 use crate::signature::SignatureError;
 use crate::site::record::RecordError;
+
+#[cfg(feature = "net")]
+use crate::commands::lists::KubesprayError;
 
 /// How many blobs that a site lacks are told to a person, …
 const LACKING: usize = 20;

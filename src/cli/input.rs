@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::bundle::read::reader::{BundleReader, ReadError};
-use crate::bundle::read::volume_set::{Ask, Medium, Problem};
+use crate::bundle::read::discover;
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::in_turn::Ask;
+use crate::bundle::read::problem::Problem;
+use crate::bundle::read::reader::BundleReader;
+use crate::bundle::read::volume_set::Medium;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
 
@@ -52,7 +56,7 @@ impl InputArgs {
             };
             return Ok(reader.trusting(self.trust.of_stream()?));
         }
-        let medium = Medium::find(bundles).map_err(ReadError::from)?;
+        let medium = discover::find(bundles).map_err(ReadError::from)?;
         let trust = self.trust.of(&medium)?;
         Ok(self.reader(medium, gaps)?.trusting(trust))
     }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::base::event::human_bytes;
 use crate::bundle::format::layout::{Amount, Blob, Image, Layout};
-use crate::bundle::read::reader::{BundleReader, ReadError};
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::reader::BundleReader;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::{json, print};

@@ -10,9 +10,9 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::base::event::human_bytes;
 use crate::base::fs;
-use crate::bundle::INDEX_LIMIT;
+use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::About;
-use crate::bundle::read::volume_set::SUMS;
+use crate::bundle::format::volume_name::SUMS;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure, read_code};
 use crate::cli::keygen::signer;

@@ -7,8 +7,8 @@ use clap::Args;
 
 use crate::base::event::human_bytes;
 use crate::base::fs;
-use crate::bundle::read::reader::ReadError;
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::discover;
+use crate::bundle::read::error::ReadError;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::cli::{chain, print, summary_json};
@@ -31,7 +31,7 @@ pub struct Repair {
 impl Repair {
     /// Repairs.
     pub fn run(self) -> Result<Code, Failure> {
-        let medium = Medium::find(&self.bundle).map_err(ReadError::from)?;
+        let medium = discover::find(&self.bundle).map_err(ReadError::from)?;
         if medium.is_in_volumes() {
             fs::create_dir_all(&self.output).map_err(|error| Failure::new(Code::File, chain(&error)))?;
         }

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::base::event::human_bytes;
 use crate::bundle::format::layout::Amount;
-use crate::bundle::read::frame::Trouble;
+use crate::bundle::read::problem::Trouble;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;

@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::base::buffer::Slice;
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::Blob;
-use crate::bundle::read::reader::{BundleReader, Contents, ReadError, Slice};
-use crate::bundle::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
+use crate::bundle::format::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::reference::Reference;
 

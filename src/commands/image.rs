@@ -20,8 +20,8 @@ use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::bundle::format::layout::{Amount, Blob, Layout};
+use crate::bundle::format::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::bundle::read::reader::{BundleReader, Contents};
-use crate::bundle::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::commands::image::archive::Archive;
 use crate::commands::image::base::Base;
 use crate::commands::image::documents::{Additions, Documents};

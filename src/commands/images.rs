@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::{FsError, remove_file, rename_durably};
-use crate::bundle::write::writer::partial_path;
+use crate::bundle::write::claim::partial_path;
 use crate::commands::images::archive::{Archive, ArchiveError, Taker};
 use crate::commands::images::engine::{Engine, EngineError, Ready};
 use crate::commands::images::image::{ImageError, SiteImage};

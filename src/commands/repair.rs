@@ -9,9 +9,11 @@ use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::{self, FsError};
-use crate::bundle::read::volume_set::{Medium, Problem, SUMS};
+use crate::bundle::format::volume_name::SUMS;
+use crate::bundle::read::problem::Problem;
+use crate::bundle::read::volume_set::Medium;
 use crate::bundle::recovery::RecoveryError;
-use crate::bundle::write::writer::{Claim, ClaimError};
+use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::oci::digest::{Digest, Hasher};
 
 /// What was written.

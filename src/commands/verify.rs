@@ -6,14 +6,15 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use crate::base::buffer::Slice;
 use crate::base::event::{Event, Report};
 use crate::base::pipeline::{Lanes, Nowhere};
-use crate::bundle::BLOCK;
 use crate::bundle::format::layout::{Amount, Entry, Layout, tar_header};
-use crate::bundle::format::seek_table;
-use crate::bundle::read::frame::{self, FrameError, Trouble};
-use crate::bundle::read::reader::{BundleReader, Loss, Piece, ReadError, Slice};
-use crate::bundle::read::volume_set::{Medium, Place, Problem};
+use crate::bundle::format::{BLOCK, frame, seek_table};
+use crate::bundle::read::error::{Loss, ReadError};
+use crate::bundle::read::problem::{FrameError, Place, Problem, Trouble};
+use crate::bundle::read::reader::{BundleReader, Piece};
+use crate::bundle::read::volume_set::Medium;
 use crate::oci::digest::Digest;
 use crate::signature::Signed;
 
@@ -231,7 +232,7 @@ fn volumes(medium: &Medium, damage: &[Damage], mended: &[Place]) -> Vec<VolumeSt
 }
 
 fn end(entry: &Entry) -> u64 {
-    entry.offset + BLOCK as u64 + crate::bundle::padded(entry.size)
+    entry.offset + BLOCK as u64 + crate::bundle::format::padded(entry.size)
 }
 
 /// A frame that does not begin as it should.
@@ -352,7 +353,7 @@ impl Found {
             lanes.abandon();
         }
         let mut zero = true;
-        let padding = crate::bundle::padded(entry.size) - entry.size;
+        let padding = crate::bundle::format::padded(entry.size) - entry.size;
         self.pieces(reader, number, padding, |slice| zero &= slice.iter().all(|byte| *byte == 0));
         if !zero {
             self.damaged(number, "bytes that are not zero in its padding");

@@ -16,7 +16,7 @@ use reqwest::header::ETAG;
 use sha2::{Digest as _, Sha512};
 
 use crate::base::event::{Event, Report};
-use crate::bundle::FRAME_SIZE;
+use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::write::partial::Begun;
 use crate::bundle::write::spool::{Found, Spool};
 use crate::fetch::places::MirroredRegistry;

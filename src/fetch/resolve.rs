@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use serde_json::Value;
 
 use crate::base::event::{Event, Report};
-use crate::bundle::MANIFESTS_LIMIT;
+use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::{FileEntry, ImageEntry, Lists, Origin};
 use crate::fetch::in_parallel;

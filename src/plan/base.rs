@@ -5,9 +5,10 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::base::fs::{self, FsError};
-use crate::bundle::INDEX_LIMIT;
+use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::layout::Blob;
-use crate::bundle::read::reader::{BundleReader, ReadError};
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::reader::BundleReader;
 use crate::documents::inventory::{Inventory, InventoryError};
 use crate::documents::lock::{Lock, LockError};
 use crate::oci::digest::Digest;

@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::format::index::{About, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::format::layout::{Blob, Layout, LayoutError, Walk, empty_config};
-use crate::bundle::read::frame::SKIPPABLE_LIMIT;
+use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
+use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
 use crate::bundle::write::partial::Expected;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::Carry;
 use crate::bundle::write::writer::{Head, head_room};
-use crate::bundle::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
 use crate::commands::pack::PackError;
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;

@@ -1,13 +1,12 @@
 //! Signing, in the form of minisign: its files of keys, and signatures that are the same for the same bundle.
 
-use minisign::{KeyPair, SecretKey, SecretKeyBox};
-use ring::signature::Ed25519KeyPair;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use blake2::{Blake2b512, Digest as _};
+use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use ring::signature::Ed25519KeyPair;
 
-use crate::bundle::INDEX_JSON;
+use crate::bundle::format::INDEX_JSON;
 use crate::oci::digest::Digest;
 
 /// Where the number of the key stands in a secret key of minisign, and behind it the key: 32 bytes that are secret, and

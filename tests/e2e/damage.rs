@@ -1,6 +1,7 @@
 //! Bundles that are damaged, cut, hostile, or none: each is refused with a clear error, and never a wrong byte or
 //! anything outside the site.
 
+use airbundle::bundle::format::frame;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Cursor;
@@ -10,16 +11,18 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use airbundle::base::event::Silent;
-use airbundle::bundle::FRAME_SIZE;
+use airbundle::bundle::format::FRAME_SIZE;
 use airbundle::bundle::format::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use airbundle::bundle::format::label::Label;
 use airbundle::bundle::format::layout::{Walk, blob_name, tar_header};
 use airbundle::bundle::format::seek_table::{self, Entry};
-use airbundle::bundle::read::frame::{self, Frame, FrameReader, Trouble};
+use airbundle::bundle::read::frame_reader::{self, Frame, FrameReader};
+use airbundle::bundle::read::problem::Trouble;
 use airbundle::bundle::read::reader::BundleReader;
 use airbundle::bundle::read::select::Selection;
+use airbundle::bundle::write::claim::Claim;
 use airbundle::bundle::write::volume_writer::Carry;
-use airbundle::bundle::write::writer::{BundleWriter, Claim, Form, Head, head_room};
+use airbundle::bundle::write::writer::{BundleWriter, Form, Head, head_room};
 use airbundle::cli::exit::{Code, Failure};
 use airbundle::commands::unpack;
 use airbundle::commands::verify::{Damage, verify};
@@ -296,7 +299,7 @@ fn every_flipped_bit_of_a_small_bundle_is_found_and_none_makes_a_wrong_byte() {
     // What may change without anybody noticing: bits of a block that zstd has compressed, of which nothing depends. What
     // comes out has the same checksum, and the same digest. Of headers, checksums, padding and seek table there is none.
     let unnoticed = unnoticed.into_inner().unwrap();
-    let (starts, buffers) = (frame_starts(&sound.bytes), frame::buffers());
+    let (starts, buffers) = (frame_starts(&sound.bytes), frame_reader::buffers());
     let decoded = |bytes: &[u8]| match FrameReader::new(bytes, 0, &buffers).next_frame() {
         Ok(Some(Frame::Data(data))) => data.decode(&buffers).ok().map(|content| content.to_vec()),
         _ => None,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use airbundle::bundle::format::index::{FileSet, Index};
 use airbundle::bundle::format::layout::tar_header;
-use airbundle::bundle::read::frame::SKIPPABLE_LIMIT;
-use airbundle::bundle::{
+use airbundle::bundle::format::skippable::SKIPPABLE_LIMIT;
+use airbundle::bundle::format::{
     BLOB_LIMIT, FORMAT, FRAME_SIZE, INDEX_LIMIT, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
 };
 use airbundle::cli::exit::Code;

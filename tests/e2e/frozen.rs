@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use airbundle::bundle::FORMAT;
+use airbundle::bundle::format::FORMAT;
 use serde_json::{Value, json};
 
 use crate::program::{unbundle, unbundle_from};

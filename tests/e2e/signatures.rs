@@ -1,6 +1,7 @@
 //! Signatures: what minisign makes of ours, what we make of minisign's, and that nothing of a bundle reaches the disk which
 //! nobody has signed who is trusted.
 
+use airbundle::bundle::format::skippable;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use airbundle::bundle::format::seek_table;
-use airbundle::bundle::read::frame::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
+use airbundle::bundle::format::skippable::{PADDING_MAGIC, SIGNATURE_MAGIC};
+use airbundle::bundle::read::frame_reader;
 use tempfile::{TempDir, tempdir};
 
 use crate::program::{Finished, airbundle_command, run, unbundle, unbundle_command, unbundle_from};
@@ -140,7 +142,7 @@ fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
     let skipped = 1 + usize::from(table[first + 1].decompressed == 0);
     let len = |entries: &[seek_table::Entry]| entries.iter().map(|e| e.compressed as usize).sum::<usize>();
     let (begin, room) = (len(&table[..first]), len(&table[first..first + skipped]));
-    let padding = frame::skippable(PADDING_MAGIC, &vec![0; room - signature_frame.len() - 8]);
+    let padding = skippable::encode(PADDING_MAGIC, &vec![0; room - signature_frame.len() - 8]);
     let entry = |len: usize| seek_table::Entry { compressed: len.try_into().unwrap(), decompressed: 0 };
     let mut entries = table[..first].to_vec();
     entries.extend((!signature_frame.is_empty()).then(|| entry(signature_frame.len())));
@@ -231,7 +233,7 @@ fn what_nobody_trusted_has_signed_does_not_reach_the_disk() {
     let (begin, end) = signature(&two);
     fs::write(&changed, replaced(&bytes, &two[begin - 8..end])).unwrap();
     desk.refused(&changed, "ours.pub", SIGNER, &["not one of this `index.json`"]);
-    fs::write(&changed, replaced(&bytes, &frame::skippable(SIGNATURE_MAGIC, b"junk"))).unwrap();
+    fs::write(&changed, replaced(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
     desk.refused(&changed, "ours.pub", SIGNER, &["no signature of minisign"]);
     unbundle(["verify", changed.to_str().unwrap()]).failed(7, &["1 of"]);
 }

@@ -1,5 +1,6 @@
 //! The carry: a bundle in volumes on several media, and recovery data for media that rot.
 
+use airbundle::bundle::read::discover;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
@@ -9,7 +10,8 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
-use airbundle::bundle::read::frame::{Frame, FrameReader, VOLUME_MAGIC, buffers};
+use airbundle::bundle::format::skippable::VOLUME_MAGIC;
+use airbundle::bundle::read::frame_reader::{Frame, FrameReader, buffers};
 use airbundle::bundle::read::volume_set::Medium;
 use tempfile::tempdir;
 
@@ -256,7 +258,7 @@ fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
 #[test]
 fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
     let folder = carried().safe();
-    let medium = Medium::find(std::slice::from_ref(&folder)).unwrap();
+    let medium = discover::find(std::slice::from_ref(&folder)).unwrap();
     let mut sets = BTreeSet::new();
     let mut end = 0;
     for (number, (name, volume)) in volumes(&folder).iter().zip(medium.volumes()).enumerate() {

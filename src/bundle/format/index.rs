@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::base::path::RelPath;
-use crate::bundle::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
+use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::platform::Platform;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::read::frame::{self, VOLUME_MAGIC};
+use crate::bundle::format::skippable::{self, VOLUME_MAGIC};
 use crate::oci::digest::Digest;
 
 /// The only version so far. One that a reader does not know tells it nothing.
@@ -36,7 +36,7 @@ impl Label {
     #[must_use]
     pub fn to_frame(&self) -> Vec<u8> {
         let payload = serde_json::to_vec(self).expect("plain structs become JSON; please report");
-        frame::skippable(VOLUME_MAGIC, &payload)
+        skippable::encode(VOLUME_MAGIC, &payload)
     }
 
     /// Reads the payload of such a frame; nothing if it is something else.

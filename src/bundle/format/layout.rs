@@ -10,10 +10,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::bundle::format::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
-use crate::bundle::{
-    BLOB_LIMIT, BLOCK, FRAME_SIZE, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
-    padded,
-};
+use crate::bundle::format::{BLOB_LIMIT, BLOCK, FRAME_SIZE, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
 use crate::oci::platform::Platform;
@@ -548,7 +545,7 @@ pub fn empty_config() -> Blob {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::FORMAT;
+    use crate::bundle::format::FORMAT;
     use crate::oci::manifest::{OCI_INDEX, OCI_MANIFEST};
 
     #[test]

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use crate::bundle::FRAME_SIZE;
-use crate::bundle::read::frame::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
+use crate::bundle::format::FRAME_SIZE;
+use crate::bundle::format::skippable::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
 
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
 /// How many bytes end a seek table, from which its length is known.
@@ -31,7 +31,7 @@ pub fn encode(entries: &[Entry]) -> Vec<u8> {
         .extend_from_slice(&u32::try_from(entries.len()).expect("few frames; please report").to_le_bytes());
     payload.push(0); // no checksums here: every frame has its own
     payload.extend_from_slice(&FOOTER_MAGIC.to_le_bytes());
-    frame::skippable(SEEK_TABLE_MAGIC, &payload)
+    skippable::encode(SEEK_TABLE_MAGIC, &payload)
 }
 
 /// The entries in the payload of a seek table's frame, or nothing if it is none.

@@ -9,9 +9,10 @@ use std::str::FromStr;
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::bundle::MANIFESTS_LIMIT;
+use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::layout::{Blob, Image, Layout, LayoutError};
-use crate::bundle::read::reader::{BundleReader, Loss, ReadError};
+use crate::bundle::read::error::{Loss, ReadError};
+use crate::bundle::read::reader::BundleReader;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, Manifest, config_platform, has_platform};
 use crate::oci::platform::Platform;

@@ -1,8 +1,8 @@
 //! The description: what stands in a recovery section three times, and says how to use all the rest of it.
 
-use crate::bundle::read::frame::{self, RECOVERY_MAGIC};
+use crate::bundle::format::skippable::{self, RECOVERY_MAGIC};
+use crate::bundle::recovery::blocks::index;
 use crate::bundle::recovery::geometry::{FIELDS, FRAME_HEADER, Numbers, PAYLOAD_LIMIT, Shape, TRAILER};
-use crate::bundle::recovery::index;
 use crate::oci::digest::Digest;
 
 /// What a description begins with, by which it is found.
@@ -47,7 +47,7 @@ pub(super) fn encode(shape: &Shape, tail: u64, data: &[u64], spares: &[u64]) -> 
     payload.extend_from_slice(&numbers.description_len().to_le_bytes());
     let digest = Digest::of(&payload);
     payload.extend_from_slice(digest.as_bytes());
-    frame::skippable(RECOVERY_MAGIC, &payload)
+    skippable::encode(RECOVERY_MAGIC, &payload)
 }
 
 /// How long the description's payload is that ends with these [`TRAILER`] bytes, if one does.

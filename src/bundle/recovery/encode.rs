@@ -6,10 +6,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 use reed_solomon_simd::engine::DefaultEngine;
 
-use crate::bundle::read::frame::RECOVERY_MAGIC;
+use crate::bundle::format::skippable::RECOVERY_MAGIC;
+use crate::bundle::recovery::blocks::{ReadAt, checksum, index, read_exact_at};
 use crate::bundle::recovery::code::{Encoder, transform};
+use crate::bundle::recovery::description;
 use crate::bundle::recovery::geometry::{FRAME_HEADER, Holds, Numbers, Shape};
-use crate::bundle::recovery::{ReadAt, checksum, description, index, read_exact_at};
 
 /// How much memory the groups may have that are encoded at once.
 const MEMORY: u64 = 160 << 20;

@@ -1,9 +1,9 @@
 //! Finding the description of a volume that may be damaged anywhere.
 
 use crate::bundle::format::seek_table;
+use crate::bundle::recovery::blocks::{ReadAt, index, read_exact_at};
 use crate::bundle::recovery::description::{self, Fields, HEAD, TEXT};
 use crate::bundle::recovery::geometry::{FRAME_HEADER, Shape, TRAILER};
-use crate::bundle::recovery::{ReadAt, index, read_exact_at};
 
 /// How much is searched at once.
 const WINDOW: u64 = 4 << 20;

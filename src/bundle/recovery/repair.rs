@@ -1,18 +1,18 @@
 //! [`Recovery`]: a volume with its recovery data, as whole as it can be made.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use std::{fmt, io};
 
 use rayon::prelude::*;
 use reed_solomon_simd::engine::DefaultEngine;
 
+use crate::bundle::recovery::blocks::{ReadAt, checksum, index, read_exact_at};
 use crate::bundle::recovery::encode::blocks_header;
 use crate::bundle::recovery::find::{Found, find};
 use crate::bundle::recovery::geometry::{FRAME_HEADER, Frame, Holds, Numbers, Shape};
-use crate::bundle::recovery::{ReadAt, checksum, code, description, index, read_exact_at};
+use crate::bundle::recovery::{code, description};
 
 /// How much is read at once.
 const READ: u64 = 8 << 20;

@@ -1,11 +1,15 @@
 //! Volumes that are written, damaged and mended.
 
 use std::cell::Cell;
+use std::io;
 use std::ops::Range;
 
 use super::*;
+
 use crate::bundle::format::seek_table;
-use crate::bundle::read::frame::{self, Frame, FrameReader, RECOVERY_MAGIC};
+use crate::bundle::format::skippable::{self, RECOVERY_MAGIC};
+use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
+use crate::bundle::recovery::blocks::{ReadAt, index};
 use crate::bundle::recovery::encode::encode_within;
 use crate::bundle::recovery::geometry::Numbers;
 use crate::oci::digest::Digest;
@@ -124,7 +128,7 @@ fn volumes_of_all_lengths_are_found_whole_and_are_runs_of_skippable_frames() {
             assert_mended(&right, &right, &format!("{len} {share} {tail}"));
 
             let section = &right[len - tail..right.len() - tail];
-            let mut frames = FrameReader::new(section, 0, &frame::buffers());
+            let mut frames = FrameReader::new(section, 0, &frame_reader::buffers());
             let mut lengths = Vec::new();
             while let Some(frame) = frames.next_frame().unwrap() {
                 let Frame::Skippable { magic: RECOVERY_MAGIC, payload } = frame else {
@@ -362,7 +366,7 @@ fn a_description_with_numbers_that_are_no_shape_is_none() {
             let digest = Digest::of(&payload[..len - 32]);
             payload[len - 32..].copy_from_slice(digest.as_bytes());
             let mut forged = right[..start].to_vec();
-            forged.extend(frame::skippable(RECOVERY_MAGIC, &payload));
+            forged.extend(skippable::encode(RECOVERY_MAGIC, &payload));
             if let Some(recovery) = Recovery::find(&forged, forged.len() as u64) {
                 // A share, or a tail within the last block, is one that might have been.
                 assert!(field == 48 || (field == 40 && value < 4096), "{field} {value}");

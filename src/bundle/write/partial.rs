@@ -18,10 +18,12 @@ use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::label::Label;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
-use crate::bundle::read::frame::{self, Data, Frame, FrameReader, VOLUME_MAGIC};
-use crate::bundle::write::volume_writer::{parts, size_of_parts};
-use crate::bundle::write::writer::{FrameRecord, Kept, OwnFrames, SHARED_LIMIT};
-use crate::bundle::{BLOCK, FRAME_SIZE, padded};
+use crate::bundle::format::skippable::VOLUME_MAGIC;
+use crate::bundle::format::{BLOCK, FRAME_SIZE, padded};
+use crate::bundle::read::frame_reader::{self, Data, Frame, FrameReader};
+use crate::bundle::write::frames::FrameRecord;
+use crate::bundle::write::parts::{parts, size_of_parts};
+use crate::bundle::write::writer::{Kept, OwnFrames, SHARED_LIMIT};
 use crate::oci::digest::{Digest, Hasher};
 
 /// How many frames are decoded at once: a bound for the memory.
@@ -90,7 +92,7 @@ pub fn salvage(
         objects: None,
     });
     report.event(&Event::Begin { id: 0, object: path.display().to_string(), bytes: Some(len - head_room) });
-    let buffers = frame::buffers();
+    let buffers = frame_reader::buffers();
     let mut frames = Frames::new(path, set, head_room, &buffers);
     let mut walk = Walk::new(expected, elsewhere);
     'all: loop {
@@ -415,7 +417,8 @@ impl Begun {
 mod tests {
     use super::*;
     use crate::base::event::Silent;
-    use crate::bundle::write::writer::{BundleWriter, Claim, head_room};
+    use crate::bundle::write::claim::Claim;
+    use crate::bundle::write::writer::{BundleWriter, head_room};
 
     #[test]
     fn what_was_not_yet_taken_back_is_not_the_beginning_of_the_next_file() {

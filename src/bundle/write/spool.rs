@@ -33,7 +33,7 @@ use std::sync::{Mutex, MutexGuard};
 use xxhash_rust::xxh64::Xxh64;
 
 use crate::base::fs::{self, FsError};
-use crate::bundle::FRAME_SIZE;
+use crate::bundle::format::FRAME_SIZE;
 use crate::oci::digest::Digest;
 
 const MAGIC: [u8; 8] = *b"abspool2";

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use crate::base::flusher::Flusher;
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::label::Label;
-use crate::bundle::read::frame::SKIPPABLE_LIMIT;
-use crate::bundle::read::volume_set::{VOLUME_LIMIT, volume_name};
+use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
+use crate::bundle::format::volume_name::VOLUME_LIMIT;
 use crate::bundle::recovery::{self, LENGTH_LIMIT, Shape};
+use crate::bundle::write::parts::{part_path, remove_parts_from, volume_path};
 use crate::oci::digest::{Digest, Hasher};
 
 /// In what form a bundle is carried.
@@ -337,61 +338,4 @@ impl recovery::ReadAt for Protected<'_> {
         bytes[..len].copy_from_slice(&self.tail[at..at + len]);
         Ok(len)
     }
-}
-
-/// Where the volume `number` of the bundle `target` is.
-#[must_use]
-pub fn volume_path(target: &Path, number: u32) -> PathBuf {
-    // Not by way of text: what is no UTF-8 keeps its name, too.
-    let mut path = target.as_os_str().to_owned();
-    path.push(volume_name("", number));
-    path.into()
-}
-
-/// The files that hold what is being written at `partial`: itself, and one for each further volume.
-#[must_use]
-pub fn parts(partial: &Path) -> Vec<PathBuf> {
-    let further = (2..).map(|number| part_path(partial, number)).take_while(|path| path.is_file());
-    std::iter::once(partial.to_owned()).chain(further).collect()
-}
-
-/// How many bytes of what is being written at `partial` there are.
-#[must_use]
-pub fn size_of_parts(partial: &Path) -> u64 {
-    parts(partial).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum()
-}
-
-/// Removes what is being written at `partial`.
-pub fn remove_parts(partial: &Path) -> Result<(), FsError> {
-    remove_parts_from(partial, 2)?;
-    fs::remove_file(partial)
-}
-
-pub(crate) fn remove_parts_from(partial: &Path, number: u32) -> Result<(), FsError> {
-    let Some(name) = partial.file_name().map(|name| name.to_string_lossy().into_owned()) else {
-        return Ok(());
-    };
-    for (path, _) in volumes_of(fs::parent(partial), &name, number)? {
-        fs::remove_file(&path)?;
-    }
-    Ok(())
-}
-
-/// The volumes of `bundle` in `folder` whose number is `from` at least.
-pub(crate) fn volumes_of(folder: &Path, bundle: &str, from: u32) -> Result<Vec<(PathBuf, u32)>, FsError> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(FsError::at("read", folder))? {
-        let entry = entry.map_err(FsError::at("read", folder))?;
-        let name = entry.file_name();
-        let volume = name.to_str().and_then(crate::bundle::read::volume_set::parse_volume_name);
-        if let Some((_, number)) = volume.filter(|(of, number)| *of == bundle && *number >= from) {
-            found.push((entry.path(), number));
-        }
-    }
-    Ok(found)
-}
-
-/// The file of the volume `number` of what is being written at `partial`.
-pub(crate) fn part_path(partial: &Path, number: u32) -> PathBuf {
-    if number == 1 { partial.to_owned() } else { volume_path(partial, number) }
 }

@@ -5,23 +5,19 @@
 //! and they are written last. The room depends only on what the lists say, so the bytes do not tell whether a
 //! digest was known early or late.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
 
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::{blob_name, tar_header};
-use crate::bundle::format::seek_table;
-use crate::bundle::read::frame::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
-use crate::bundle::read::volume_set::{SUMS, parse_volume_name};
-use crate::bundle::write::volume_writer::{
-    Carry, FinishedVolume, Tape, part_path, parts, remove_parts, remove_parts_from, volumes_of,
-};
-use crate::bundle::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::format::skippable::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
+use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
+use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded, seek_table};
+use crate::bundle::write::claim::Claim;
+use crate::bundle::write::frames::{FrameRecord, Output, sum};
+use crate::bundle::write::parts::{remove_parts_from, volumes_of};
+use crate::bundle::write::volume_writer::{Carry, FinishedVolume, Tape};
 use crate::oci::digest::Digest;
 
 /// The documents at the front of a bundle.
@@ -60,89 +56,6 @@ struct Extent {
     recovery: Vec<u32>,
 }
 
-/// The right to write a bundle: `<target>.partial`, open and locked.
-pub struct Claim {
-    pub(crate) file: File,
-    pub(crate) partial: PathBuf,
-    pub(crate) target: PathBuf,
-}
-
-/// Why a bundle must not be written.
-#[derive(Debug, thiserror::Error)]
-pub enum ClaimError {
-    /// It cannot be.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// Another process is writing it.
-    #[error("another `airbundle` is writing `{}`", .0.display())]
-    Busy(PathBuf),
-}
-
-impl Claim {
-    /// Claims `target`; fails if it cannot be written, or if somebody else is writing it.
-    pub fn new(target: &Path) -> Result<Self, ClaimError> {
-        let partial = partial_path(target);
-        if target.is_dir() {
-            let source = io::ErrorKind::IsADirectory.into();
-            return Err(FsError { action: "create", path: target.to_owned(), source }.into());
-        }
-        loop {
-            let mut options = File::options();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-            let file = file.map_err(FsError::at("create", &partial))?;
-            file.try_lock().map_err(|error| match error {
-                TryLockError::WouldBlock => ClaimError::Busy(target.to_owned()),
-                TryLockError::Error(source) => FsError::at("lock", &partial)(source).into(),
-            })?;
-            // Whoever held the lock may have finished just now: then this is the bundle, and must not be touched.
-            if is_at(&file, &partial).map_err(FsError::at("open", &partial))? {
-                return Ok(Self { file, partial, target: target.to_owned() });
-            }
-        }
-    }
-
-    /// Gives what an earlier run has left the name `aside`, and claims its own one again.
-    pub fn set_aside(self, aside: &Path) -> Result<Self, ClaimError> {
-        remove_parts(aside)?;
-        for (part, number) in parts(&self.partial).iter().zip(1..) {
-            fs::rename_durably(part, &part_path(aside, number))?;
-        }
-        Self::new(&self.target)
-    }
-
-    /// Forgets what an earlier run has left.
-    pub fn empty(&self) -> Result<(), FsError> {
-        remove_parts_from(&self.partial, 2)?;
-        let emptied = self.file.set_len(0).and_then(|()| self.file.sync_all());
-        emptied.map_err(FsError::at("empty", &self.partial))
-    }
-
-    /// How many bytes an earlier run has left.
-    pub fn size(&self) -> Result<u64, FsError> {
-        Ok(self.file.metadata().map_err(FsError::at("read", &self.partial))?.len())
-    }
-
-    /// The same claim once more.
-    pub fn again(&self) -> Result<Self, FsError> {
-        Ok(Self { file: self.lock()?, partial: self.partial.clone(), target: self.target.clone() })
-    }
-
-    /// Another handle of the same lock, which lasts until all are gone.
-    pub fn lock(&self) -> Result<File, FsError> {
-        self.file.try_clone().map_err(FsError::at("open", &self.partial))
-    }
-}
-
-/// Whether `file` is what now has the name `path`.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let here = file.metadata()?;
-    match std::fs::metadata(path) {
-        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// What the bytes of a bundle depend on beside its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
@@ -165,17 +78,6 @@ pub struct Written {
     pub volumes: Vec<FinishedVolume>,
     /// The list of all volumes.
     pub sums: Option<PathBuf>,
-}
-
-/// A frame that stands in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FrameRecord {
-    /// Where it begins, in bytes from the start of the bundle.
-    pub(crate) offset: u64,
-    /// How many bytes it has there.
-    pub(crate) compressed: usize,
-    /// How many bytes of the tar stream it holds.
-    pub(crate) decompressed: usize,
 }
 
 /// What an earlier run has written of the same bundle, and how far it came: `partial.rs` finds it.
@@ -413,11 +315,11 @@ impl BundleWriter {
         let identity = Digest::of(&head.index);
         let head_frames = head.frames(self.level);
         let mut bytes: Vec<u8> = head_frames.iter().flat_map(|(_, frame)| frame).copied().collect();
-        let signature = head.signature.as_deref().map(|text| frame::skippable(SIGNATURE_MAGIC, text));
+        let signature = head.signature.as_deref().map(|text| skippable::encode(SIGNATURE_MAGIC, text));
         bytes.extend(signature.iter().flatten());
         let room = usize::try_from(self.head_room).expect("a head fits in memory");
         let padding = room.checked_sub(bytes.len()).filter(|left| *left >= 8);
-        let padding = frame::skippable(
+        let padding = skippable::encode(
             PADDING_MAGIC,
             &vec![0; padding.expect("`head_room` was computed from the same lists; please report") - 8],
         );
@@ -577,26 +479,8 @@ pub fn head_room(index: usize, files: Option<usize>) -> u64 {
     (stream + frames + 8).next_multiple_of(BLOCK) as u64
 }
 
-/// The name that `target` has while it is being written.
-#[must_use]
-pub fn partial_path(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
-}
-
-/// The names of what is left of bundles at `partial` that were to be other ones.
-#[must_use]
-pub fn old_paths(partial: &Path) -> [PathBuf; 2] {
-    [".old", ".older"].map(|end| {
-        let mut name = partial.as_os_str().to_owned();
-        name.push(end);
-        name.into()
-    })
-}
-
 fn padding(len: u64) -> Vec<u8> {
-    frame::skippable(PADDING_MAGIC, &vec![0; usize::try_from(len).expect("a head fits in memory") - 8])
+    skippable::encode(PADDING_MAGIC, &vec![0; usize::try_from(len).expect("a head fits in memory") - 8])
 }
 
 fn entry(compressed: usize, decompressed: usize) -> seek_table::Entry {
@@ -633,76 +517,4 @@ fn remove_surplus(target: &Path, volumes: usize) -> Result<(), FsError> {
     let bundle = target.file_name().unwrap_or_default().to_string_lossy();
     let first = u32::try_from(volumes).unwrap_or(u32::MAX).saturating_add(1);
     volumes_of(fs::parent(target), &bundle, first)?.iter().try_for_each(|(path, _)| fs::remove_file(path))
-}
-
-/// The file or the volumes, with the frames that are still being compressed.
-struct Output {
-    tape: Tape,
-    /// Where the first frame behind the head begins.
-    begin: u64,
-    frames: Vec<FrameRecord>,
-    pending: VecDeque<(usize, Receiver<Vec<u8>>)>,
-    /// How many bytes of the stream all frames hold.
-    queued: u64,
-    /// How many of them those hold that stand in the file.
-    written: u64,
-}
-
-fn sum(frames: &[FrameRecord]) -> u64 {
-    frames.iter().map(|frame| frame.decompressed as u64).sum()
-}
-
-impl Output {
-    fn new(tape: Tape) -> Self {
-        Self { tape, begin: 0, frames: Vec::new(), pending: VecDeque::new(), queued: 0, written: 0 }
-    }
-
-    /// The number of the frame that is added next.
-    fn next_frame(&self) -> usize {
-        self.frames.len() + self.pending.len()
-    }
-
-    /// Adds a frame that `make` makes on another core; the file keeps the order of the calls.
-    fn frame_later(
-        &mut self,
-        decompressed: usize,
-        make: impl FnOnce() -> Vec<u8> + Send + 'static,
-    ) -> Result<(), FsError> {
-        let (sender, receiver) = channel();
-        rayon::spawn_fifo(move || {
-            let _ = sender.send(make()); // nobody waits for it after an error
-        });
-        self.pending.push_back((decompressed, receiver));
-        self.queued += decompressed as u64;
-        // Enough for every core to have one at work and one waiting, and a bound for the memory.
-        self.drain(rayon::current_num_threads().min(6) + 2)
-    }
-
-    /// Writes the frames that were added first, until only `left` are still to be written.
-    fn drain(&mut self, left: usize) -> Result<(), FsError> {
-        while self.pending.len() > left {
-            let (decompressed, receiver) = self.pending.pop_front().expect("not empty");
-            let frame = receiver.recv().expect("a frame is always made; please report");
-            if self.tape.is_full_for(frame.len() as u64) {
-                self.tape.next_volume(self.written)?;
-            }
-            self.frames.push(FrameRecord { offset: self.tape.end(), compressed: frame.len(), decompressed });
-            self.tape.append(&frame)?;
-            self.written += decompressed as u64;
-        }
-        Ok(())
-    }
-
-    /// Forgets the frame `first` and all behind it.
-    fn truncate(&mut self, first: usize) -> Result<(), FsError> {
-        self.drain(0)?;
-        if first >= self.frames.len() {
-            return Ok(());
-        }
-        self.frames.truncate(first);
-        (self.queued, self.written) = (sum(&self.frames), sum(&self.frames));
-        // To the end of the one before it: into which volume the next one goes is for that one to say.
-        self.tape
-            .truncate(self.frames.last().map_or(self.begin, |frame| frame.offset + frame.compressed as u64))
-    }
 }

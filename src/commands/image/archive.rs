@@ -12,13 +12,13 @@ use std::sync::mpsc::Receiver;
 
 use rustix::fs::FallocateFlags;
 
+use crate::base::buffer::Slice;
 use crate::base::flusher::Flusher;
 use crate::base::fs::{self, FsError};
 use crate::base::pipeline::Sink;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
-use crate::bundle::read::reader::Slice;
-use crate::bundle::write::writer::{Claim, ClaimError};
-use crate::bundle::{BLOCK, padded};
+use crate::bundle::format::{BLOCK, padded};
+use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::oci::digest::{Digest, Hasher};
 
 /// How many bytes of small entries are gathered before they are written.

@@ -3,7 +3,7 @@
 use tar::EntryType;
 
 use crate::bundle::format::layout::Blob;
-use crate::bundle::{BLOCK, padded};
+use crate::bundle::format::{BLOCK, padded};
 
 /// The zeros that end a tar archive.
 pub const END: u64 = 2 * BLOCK as u64;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::base::event::human_bytes;
 use crate::base::fs::FsError;
-use crate::bundle::read::reader::ReadError;
-use crate::bundle::write::writer::ClaimError;
+use crate::bundle::read::error::ReadError;
+use crate::bundle::write::claim::ClaimError;
 use crate::commands::image::base::BaseError;
 use crate::site::storage::NamesError;
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
-use crate::bundle::{BLOCK, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::format::{BLOCK, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::commands::images::image::{BlobError, Document, ImageError, SiteImage};
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::manifest::OCI_INDEX;

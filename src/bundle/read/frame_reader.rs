@@ -6,58 +6,11 @@
 
 use std::io::{self, Read};
 
-use serde::Serialize;
-use xxhash_rust::xxh64::xxh64;
-
 use crate::base::buffer::{Buffer, Buffers};
-use crate::bundle::FRAME_SIZE;
-use crate::bundle::format::seek_table::Entry;
-use crate::bundle::read::volume_set::{Absent, Problem};
-
-const MAGIC: u32 = 0xFD2F_B528;
-/// The skippable frame that fills up the room kept for the head.
-pub const PADDING_MAGIC: u32 = 0x184D_2A50;
-/// The skippable frame of a signature.
-pub const SIGNATURE_MAGIC: u32 = 0x184D_2A51;
-/// The skippable frame of recovery data.
-pub const RECOVERY_MAGIC: u32 = 0x184D_2A52;
-/// The skippable frame that labels a volume.
-pub const VOLUME_MAGIC: u32 = 0x184D_2A53;
-/// The skippable frame of the seek table, as zstd's seekable format asks for.
-pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
-/// The largest skippable frame that is read, in bytes.
-pub const SKIPPABLE_LIMIT: u32 = 64 << 20;
-/// What a frame may be larger than its content without its checksum: headers and block headers.
-const OVERHEAD: usize = 1 << 10;
-const CHECKSUM_LEN: usize = 4;
-/// The largest block (RFC 8878, section 3.1.1.2.4).
-const BLOCK_LIMIT: usize = 128 << 10;
-/// Of a stored frame: a content size of four bytes, single segment, checksum.
-const STORED: u8 = 0b1010_0100;
-
-/// How many bytes of a frame say what it is.
-pub const HEAD_LEN: usize = 14;
-
-/// Whether a frame of the size that `entry` says begins with `head`: [`HEAD_LEN`] bytes, or all if there are fewer.
-#[must_use]
-pub fn begins(head: &[u8], entry: Entry) -> bool {
-    let number =
-        |at: usize| head.get(at..at + 4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
-    match number(0) {
-        Some(MAGIC) => head.get(4).is_some_and(|descriptor| {
-            Header::parse(*descriptor).is_ok_and(|header| {
-                let header_len = 5 + header.rest;
-                header_len <= head.len()
-                    && header.content_size(&head[..header_len]) == u64::from(entry.decompressed)
-                    && entry.compressed as usize <= stored_len(entry.decompressed as usize)
-            })
-        }),
-        Some(0x184D_2A50..=0x184D_2A5F) => {
-            entry.decompressed == 0 && number(4).and_then(|len| len.checked_add(8)) == Some(entry.compressed)
-        }
-        _ => false,
-    }
-}
+use crate::bundle::format::FRAME_SIZE;
+use crate::bundle::format::frame::{BLOCK_LIMIT, CHECKSUM_LEN, Header, MAGIC, OVERHEAD, STORED, block_header, block_sizes, checksum, encode, store, stored_len};
+use crate::bundle::format::skippable::{self, PADDING_MAGIC, SKIPPABLE_LIMIT};
+use crate::bundle::read::problem::FrameError;
 
 /// A frame as it stands in the file.
 pub enum Frame {
@@ -119,103 +72,6 @@ impl Data {
             Body::Stored(..) => Err(FrameError::Damaged),
         }
     }
-}
-
-/// Why there is no frame, or none that decodes.
-#[derive(Debug, thiserror::Error)]
-pub enum FrameError {
-    /// The input could not be read.
-    #[error("cannot read the bundle")]
-    Read(#[source] io::Error),
-    /// A volume, or its end, is not there.
-    #[error("{0}")]
-    Absent(Box<Problem>),
-    /// Nobody wants what it holds: it was not read.
-    #[error("it was not read")]
-    Skipped,
-    /// The input ends inside a frame.
-    #[error("the bundle ends in the middle of a frame: it is truncated")]
-    Truncated,
-    /// No zstd frame begins here.
-    #[error("no zstd frame begins here")]
-    Magic,
-    /// A frame that no bundle has.
-    #[error("there is a zstd frame {0}")]
-    Foreign(&'static str),
-    /// The content is not what the frame's checksum says.
-    #[error("the content of a zstd frame is damaged")]
-    Damaged,
-    /// The seek table is damaged.
-    #[error("the seek table does not fit the frames")]
-    SeekTable,
-    /// There is something behind the seek table.
-    #[error("something follows the end of the bundle")]
-    Trailing,
-    /// All frames have been read.
-    #[error("the bundle has ended")]
-    End,
-}
-
-impl FrameError {
-    /// What keeps the input from being read.
-    #[must_use]
-    pub fn of(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<Absent>()) {
-            Some(Absent(problem)) => Self::Absent(Box::new(problem.clone())),
-            None => Self::Read(error),
-        }
-    }
-
-    /// The same once more: what is lost with one frame is told for all that was in it.
-    #[must_use]
-    pub fn again(&self) -> Self {
-        match self {
-            Self::Read(error) => Self::Read(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(error.kind(), error.to_string()),
-            }),
-            Self::Absent(problem) => Self::Absent(problem.clone()),
-            Self::Skipped => Self::Skipped,
-            Self::Truncated => Self::Truncated,
-            Self::Magic => Self::Magic,
-            Self::Foreign(what) => Self::Foreign(what),
-            Self::Damaged => Self::Damaged,
-            Self::SeekTable => Self::SeekTable,
-            Self::Trailing => Self::Trailing,
-            Self::End => Self::End,
-        }
-    }
-
-    /// What kind of trouble it is.
-    #[must_use]
-    pub fn trouble(&self) -> Trouble {
-        match self {
-            Self::Absent(_) | Self::Truncated => Trouble::Missing,
-            Self::Read(_) => Trouble::Unreadable,
-            _ => Trouble::Damaged,
-        }
-    }
-
-    /// What it is, in words, with what is behind it.
-    #[must_use]
-    pub fn text(&self) -> String {
-        match self {
-            Self::Read(error) => format!("the medium cannot be read: {error}"),
-            other => other.to_string(),
-        }
-    }
-}
-
-/// What kind of trouble something is, the worst one last: what is to be done about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Trouble {
-    /// It is not there: a volume, or the end of the bundle. To bring that is enough.
-    Missing,
-    /// It has other bytes than were packed. It has to be carried again.
-    Damaged,
-    /// The medium gives errors. It may go on so.
-    Unreadable,
 }
 
 /// Reads frames one after the other, never more than one frame ahead.
@@ -386,131 +242,6 @@ fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
     Ok(len)
 }
 
-/// What the frame header descriptor says (RFC 8878, section 3.1.1.1.1).
-struct Header {
-    /// How many bytes of the header are still to come.
-    rest: usize,
-    /// How many of those are the content size, the last ones.
-    size_field: usize,
-}
-
-impl Header {
-    fn parse(descriptor: u8) -> Result<Self, FrameError> {
-        let single_segment = descriptor >> 5 & 1 == 1;
-        if descriptor & 0b11 != 0 {
-            return Err(FrameError::Foreign("that needs a dictionary"));
-        }
-        // zstd would pass over the other one, the unused bit: whoever set it has not written a bundle.
-        if descriptor & 0b1_1000 != 0 {
-            return Err(FrameError::Foreign("that sets a reserved bit"));
-        }
-        if descriptor & 0b100 == 0 {
-            return Err(FrameError::Foreign("that has no checksum: it was not written by airbundle"));
-        }
-        let size_field = match descriptor >> 6 {
-            0 if single_segment => 1,
-            0 => {
-                return Err(FrameError::Foreign(
-                    "that does not state its size: it was not written by airbundle",
-                ));
-            }
-            1 => 2,
-            2 => 4,
-            _ => 8,
-        };
-        Ok(Self { rest: usize::from(!single_segment) + size_field, size_field })
-    }
-
-    fn content_size(&self, bytes: &[u8]) -> u64 {
-        let mut field = [0; 8];
-        field[..self.size_field].copy_from_slice(&bytes[bytes.len() - self.size_field..]);
-        u64::from_le_bytes(field) + if self.size_field == 2 { 256 } else { 0 }
-    }
-}
-
-/// A frame that holds `content` (at most [`FRAME_SIZE`] bytes): compressed at `level`, or stored where
-/// compression saves less than one part in fifty.
-///
-/// The result depends on nothing but its arguments and the version of this program.
-#[must_use]
-pub fn encode(content: &[u8], level: i32) -> Vec<u8> {
-    assert!(content.len() <= FRAME_SIZE, "a frame of {} bytes; please report", content.len());
-    if !compresses(content) {
-        return store(content);
-    }
-    let mut zstd = zstd::bulk::Compressor::new(level).expect("a zstd context; please report");
-    zstd.include_checksum(true).expect("zstd takes the parameter; please report");
-    let frame = zstd.compress(content).expect("zstd compresses any bytes; please report");
-    if frame.len() < content.len() - content.len() / 50 { frame } else { store(content) }
-}
-
-/// Whether a sample of `content`, 16 pieces of 4 KiB, shrinks at zstd's fastest level.
-///
-/// Layers and archives are compressed already, and zstd would take a hundred times as long as this to find
-/// that out for every block of them.
-fn compresses(content: &[u8]) -> bool {
-    const PIECE: usize = 4 << 10;
-    const PIECES: usize = 16;
-    if content.len() <= PIECE * PIECES * 2 {
-        return true;
-    }
-    let step = content.len() / PIECES;
-    let sample: Vec<u8> =
-        content.chunks(step).flat_map(|chunk| &chunk[..chunk.len().min(PIECE)]).copied().collect();
-    let shrunk = zstd::bulk::compress(&sample, 1).expect("zstd compresses any bytes; please report");
-    shrunk.len() < sample.len() - sample.len() / 50
-}
-
-/// A frame of raw blocks.
-#[must_use]
-pub fn store(content: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(stored_len(content.len()));
-    frame.extend_from_slice(&MAGIC.to_le_bytes());
-    frame.push(STORED);
-    frame.extend_from_slice(&u32::try_from(content.len()).expect("at most FRAME_SIZE").to_le_bytes());
-    let mut rest = content;
-    for size in block_sizes(content.len()) {
-        let (block, behind) = rest.split_at(size);
-        frame.extend_from_slice(&block_header(size, behind.is_empty()));
-        frame.extend_from_slice(block);
-        rest = behind;
-    }
-    frame.extend_from_slice(&checksum(content));
-    frame
-}
-
-/// How the content of a stored frame is cut: there is one block at least.
-fn block_sizes(content_size: usize) -> impl Iterator<Item = usize> {
-    let blocks = content_size.div_ceil(BLOCK_LIMIT).max(1);
-    (0..blocks).map(move |number| (content_size - number * BLOCK_LIMIT).min(BLOCK_LIMIT))
-}
-
-/// The header of a raw block (RFC 8878, section 3.1.1.2).
-fn block_header(size: usize, is_last: bool) -> [u8; 3] {
-    let header = u32::try_from(size).expect("at most BLOCK_LIMIT") << 3 | u32::from(is_last);
-    let [low, middle, high, _] = header.to_le_bytes();
-    [low, middle, high]
-}
-
-/// What stands at the end of a frame with this content.
-#[expect(clippy::cast_possible_truncation, reason = "the checksum is the low four bytes of the hash")]
-fn checksum(content: &[u8]) -> [u8; CHECKSUM_LEN] {
-    (xxh64(content, 0) as u32).to_le_bytes()
-}
-
-/// How long the frame is that [`store`] makes of `content_size` bytes; [`encode`] makes no longer one.
-#[must_use]
-pub fn stored_len(content_size: usize) -> usize {
-    9 + 3 * content_size.div_ceil(BLOCK_LIMIT).max(1) + content_size + 4
-}
-
-/// A skippable frame (RFC 8878, section 3.1.2).
-#[must_use]
-pub fn skippable(magic: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).expect("less than SKIPPABLE_LIMIT; please report");
-    [&magic.to_le_bytes(), &len.to_le_bytes(), payload].concat()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -581,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_skippable_frame_keeps_its_payload() {
-        let frame = skippable(PADDING_MAGIC, b"abc");
+        let frame = skippable::encode(PADDING_MAGIC, b"abc");
         let Some(Frame::Skippable { magic, payload }) = read_one(&frame).unwrap() else { panic!() };
         assert_eq!((magic, &payload[..]), (PADDING_MAGIC, &b"abc"[..]));
     }

@@ -1,0 +1,92 @@
+//! [`InTurn`]: reads volumes one after the other and asks for the next drive.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::base::fs::file_name;
+use crate::bundle::format::seek_table;
+use crate::bundle::format::volume_name::volume_name;
+use crate::bundle::read::discover::label_of;
+use crate::bundle::read::problem::{Absent, Problem};
+use crate::bundle::read::volume_set::Medium;
+use crate::oci::digest::Digest;
+
+/// Asks somebody for what is missing; says whether it may be there now.
+pub type Ask = Box<dyn FnMut(&Problem) -> bool + Send>;
+
+/// Reads the volumes of a bundle one after the other, and asks for those that are not there: sticks of which only one is
+/// there at a time.
+pub struct InTurn {
+    pub(crate) bundle: String,
+    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) ask: Ask,
+    /// What the label of the first volume says, once it has been read.
+    pub(crate) set: Option<Digest>,
+    /// The volume that is being read, and whether it is the last one.
+    pub(crate) open: Option<(File, bool)>,
+    pub(crate) number: u32,
+}
+
+impl InTurn {
+    /// Reads the volumes of `medium`, wherever they are.
+    #[must_use]
+    pub fn new(medium: &Medium, ask: Ask) -> Self {
+        let (bundle, folders) = (medium.name.clone(), medium.folders.clone());
+        Self { bundle, folders, ask, set: None, open: None, number: 0 }
+    }
+
+    pub(crate) fn next_volume(&mut self) -> io::Result<()> {
+        // The medium can be taken out now.
+        self.open = None;
+        self.number += 1;
+        loop {
+            let volume = volume_name(&self.bundle, self.number);
+            let problem =
+                match self.folders.iter().map(|folder| folder.join(&volume)).find(|path| path.is_file()) {
+                    None => Problem::Missing { volume },
+                    Some(path) => match self.look(&path)? {
+                        None => return Ok(()),
+                        Some(problem) => problem,
+                    },
+                };
+            if !(self.ask)(&problem) {
+                return Err(io::Error::other(Absent(problem)));
+            }
+        }
+    }
+
+    /// Opens the volume, unless it is another one than is wanted.
+    pub(crate) fn look(&mut self, path: &Path) -> io::Result<Option<Problem>> {
+        let label = label_of(path).map_err(|error| error.source)?;
+        let volume = file_name(path);
+        if let Some(label) = label {
+            if label.set != *self.set.get_or_insert(label.set) {
+                return Ok(Some(Problem::Foreign { volume }));
+            }
+            if label.number != self.number {
+                let is = volume_name(&self.bundle, label.number);
+                return Ok(Some(Problem::Renamed { volume, is }));
+            }
+        }
+        let mut file = File::open(path)?;
+        let is_last = seek_table::ends(&mut file)?;
+        file.seek(SeekFrom::Start(0))?;
+        self.open = Some((file, is_last));
+        Ok(None)
+    }
+}
+
+impl Read for InTurn {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match &mut self.open {
+                Some((file, is_last)) => match file.read(bytes)? {
+                    0 if !bytes.is_empty() && !*is_last => self.next_volume()?,
+                    read => return Ok(read),
+                },
+                None => self.next_volume()?,
+            }
+        }
+    }
+}
