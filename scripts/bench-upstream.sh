@@ -49,7 +49,7 @@ push() { # repository file
 }
 descriptor() { printf '{"mediaType":"%s","digest":"sha256:%s","size":%s}' "$1" "$(digest "$2")" "$(stat -c %s "$2")"; }
 
-echo "making the upstream" >&2
+echo "creating the upstream" >&2
 : >blobs.urls
 printf '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}' >config
 noise 1000 30000000 >base

@@ -68,8 +68,8 @@ def read_frames(file):
         yield Frame(offset, file.tell() - offset, content)
 
 def check_skippable(frames, volumes):
-    """Checks the skippable frames. Returns the frames of the head, whether the bundle is signed, the end of the padding,
-    and the zstd frames after it. `volumes` are the sizes of the files."""
+    """Checks the skippable frames. Returns the frames of the head, whether the bundle is signed, the end of the
+    padding, and the zstd frames after it. `volumes` are the sizes of the files."""
     check(frames and frames[-1].magic == 0x184D2A5E, "no seek table at the end")
     check(all(frame.magic or frame.size <= frame.content + 1028 for frame in frames), "frame too large")
     frames, table, tail = frames[:-1], frames[-1].payload, frames[-1].size
@@ -95,7 +95,7 @@ def check_volumes(frames, volumes, first):
     starts = [sum(volumes[:number]) for number in range(len(volumes))]
     sets = set()
     for number, (label, start) in enumerate(zip(labels, starts), 1):
-        check(label.offset == (start or first) and len(label.payload) <= 1024, f"label {number}: misplaced or too large")
+        check(label.offset == (start or first) and len(label.payload) <= 1024, f"label {number}: invalid frame")
         found = json.loads(label.payload)
         stream = sum(frame.content or 0 for frame in frames if frame.offset < label.offset)
         sets.add(found.pop("set"))
@@ -115,7 +115,8 @@ def check_recovery(frames, volumes, tail):
         texts = [frame.payload for frame in section if frame.payload[:16] == b"airbundle repair"]
         check(len(texts) == 3 and len(set(texts)) == 1, "expected three identical descriptions")
         check(section[0].payload == section[-1].payload == texts[0], "descriptions at unexpected positions")
-        version, block, front, size, back, per_mille, groups, parity, zero = struct.unpack("<IIQQQIIII", texts[0][16:64])
+        numbers = struct.unpack("<IIQQQIIII", texts[0][16:64])
+        version, block, front, size, back, per_mille, groups, parity, zero = numbers
         check((version, zero, back) == (1, 0, table), "the description does not match the volume")
         check(front == section[0].offset - start and size == sum(frame.size for frame in section), "unexpected section")
         check(front + size + back == length, "lengths in the description do not match the volume")
@@ -250,7 +251,7 @@ def read_index(data):
     names = [name for name, _, _ in images]
     newer = {"dev.airbundle.platforms", "dev.airbundle.made"}
     is_newer = bool(elsewhere) or any(newer & set(entry.get("annotations", {})) for entry in entries)
-    check(notes["dev.airbundle.format"] == ("1.1" if is_newer else "1.0"), "format version and annotations do not match")
+    check(notes["dev.airbundle.format"] == ("1.1" if is_newer else "1.0"), "format version mismatch")
     check(names == sorted(set(names), key=str.encode), "references not sorted or not unique")
     return document, file_set, images, set(elsewhere)
 
@@ -278,7 +279,7 @@ def read_manifest(media_type, data, digest):
     document = parse(data, digest)
     check(document["schemaVersion"] != 1, f"{digest}: Docker schema 1 is not supported")
     check(document.get("mediaType", media_type) == media_type, f"{digest}: media type mismatch with the descriptor")
-    check("manifests" not in document or not {"layers", "config"} & set(document), f"{digest}: index and manifest at once")
+    check("manifests" not in document or not {"layers", "config"} & set(document), f"{digest}: ambiguous document")
     if media_type in INDEXES:
         return descriptors(document.get("manifests"), digest)
     return descriptors([document.get("config")], digest) + descriptors(document.get("layers"), digest)
