@@ -1,7 +1,8 @@
-# The upstream of the benchmarks: docker-registry and nginx on loopback, with 2 GB of blobs. To be sourced by bash, in an
-# empty folder that is `work`, with scripts/lib.sh; `pids` gets what is to be killed at the end.
+# The upstream of the benchmarks: docker-registry and nginx on loopback, with 2 GB of blobs. Source it with bash after
+# scripts/lib.sh, in the empty directory `$work`. It appends the process IDs of the servers to `pids`; the caller kills
+# them.
 # shellcheck shell=bash
-# shellcheck disable=SC2034,SC2154 # who sources it uses and sets them
+# shellcheck disable=SC2034,SC2154 # set and used by the caller
 
 registry=127.0.0.1:$(free_port)
 web=127.0.0.1:$(free_port)
@@ -36,8 +37,8 @@ for _ in $(seq 100); do
     sleep 0.1
 done
 
-# What does not compress stands for gzip layers and archives; what does, for plain binaries.
-# (Their sources end by a closed pipe, which is no failure.)
+# `noise` does not compress, like gzip layers and archives. `binaries` compresses, like executables.
+# `head` closes the pipe early, which must not count as a failure.
 noise() { (set +o pipefail; openssl enc -aes-128-ctr -nosalt -K "$(printf '%032x' "$1")" -iv 0 </dev/zero 2>/dev/null | head -c "$2"); }
 binaries() { (set +o pipefail; find /usr/lib /usr/bin -type f -size +64k -print0 | sort -z | xargs -0 cat 2>/dev/null | tail -c +"$1" | head -c "$2"); }
 digest() { sha256sum "$1" | cut -c1-64; }
@@ -48,7 +49,7 @@ push() { # repository file
 }
 descriptor() { printf '{"mediaType":"%s","digest":"sha256:%s","size":%s}' "$1" "$(digest "$2")" "$(stat -c %s "$2")"; }
 
-echo "making the upstream" >&2
+echo "creating the upstream" >&2
 : >blobs.urls
 printf '{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}' >config
 noise 1000 30000000 >base
@@ -77,6 +78,6 @@ for file in kubelet kubectl archive.tar.gz; do
     echo "https://dl.k8s.io/$file sha256:$(digest web/dl.k8s.io/$file)" >>files.list
     echo "http://$web/dl.k8s.io/$file" >>blobs.urls
 done
-# Each blob once, as airbundle fetches it; a file has no digest in its URL and is different from all others.
+# Each blob once, as in airbundle. The URL of a file has no digest, and every file is unique.
 awk -F 'sha256:' '!seen[$NF]++' blobs.urls >download.urls
 upstream=$(($(find web -type f -printf '%s+')$(find registry -name data -printf '%s+')0))

@@ -1,14 +1,14 @@
-# What the other scripts have in common: to say what they do, and to have at hand what they need. To be sourced by bash,
-# in the folder of the project.
+# Functions that the other scripts share: messages and the installation of dependencies. Source it with bash from the
+# root directory of the repository.
 # shellcheck shell=bash
-# shellcheck disable=SC2034 # who sources it uses the lists
+# shellcheck disable=SC2034 # used by the caller
 
-# What the tests, the demo and the benchmark run: servers, clients and tools.
+# Servers, clients and tools for the tests, the demo and the benchmarks.
 servers_and_clients=(
     ansible-core apache2-utils containerd curl docker-compose docker-registry docker.io iproute2 iptables minisign nginx
     openssl podman python3 python3-venv skopeo strace tinyproxy zstd
 )
-# What building needs besides Rust.
+# Build dependencies besides Rust.
 build_tools=(build-essential ca-certificates pkg-config)
 
 note() {
@@ -20,8 +20,8 @@ fail() {
     exit 1
 }
 
-# Install the Debian packages that are missing. Debian starts a server when it installs it; nothing here needs that, so
-# such a server is stopped. One that was there before is left alone: every server of ours has a port of its own.
+# Installs missing Debian packages. Debian starts a service when it installs it, so this function stops the services
+# that it installed. It does not stop services that were installed before.
 install_packages() {
     local package service missing=()
     for package in "$@"; do
@@ -29,10 +29,10 @@ install_packages() {
     done
     ((${#missing[@]})) || return 0
     note "Installing ${missing[*]}"
-    ((EUID == 0)) || fail "these packages are missing, and only root can install them: ${missing[*]}"
-    command -v apt-get >/dev/null || fail "this is no Debian: install by hand what does the work of ${missing[*]}"
+    ((EUID == 0)) || fail "cannot install packages: permission denied. Run as root, or install: ${missing[*]}"
+    command -v apt-get >/dev/null || fail "cannot install packages: apt-get not found. Install the equivalent of: ${missing[*]}"
     apt-get -qq update </dev/null
-    # Its client is a package of its own since Debian 13.
+    # Since Debian 13, the Docker client is a separate package.
     if [[ " ${missing[*]} " == *' docker.io '* ]] && available docker-cli 0; then
         missing+=(docker-cli)
     fi
@@ -51,15 +51,15 @@ install_packages() {
     done
 }
 
-# Whether Debian has a package of at least this version.
+# True if apt has the package in at least this version.
 available() {
     local candidate
     candidate=$(apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p')
     [[ -n $candidate && $candidate != '(none)' ]] && dpkg --compare-versions "$candidate" ge "$2"
 }
 
-# Have cargo, rustfmt and clippy. Debian's `rustc` is older than this project needs; its `rustc-web` (which follows what
-# browsers need) may do, or its `rustup`.
+# Installs cargo, rustfmt and clippy if cargo is missing. `rustc` of Debian is too old, so this uses `rustc-web`
+# (updated for web browsers) if it is recent enough, or `rustup`.
 install_rust() {
     local needed
     needed=$(sed -n 's/^rust-version = "\(.*\)"$/\1/p' Cargo.toml)
@@ -72,16 +72,16 @@ install_rust() {
         install_packages rustup
         rustup default stable
     else
-        fail "no Rust here, and Debian has none of version $needed or newer: install it as https://rustup.rs tells"
+        fail "cargo not found, and apt has no Rust $needed or newer. Install Rust with https://rustup.rs"
     fi
 }
 
-# A TCP port of loopback that nobody uses.
+# Prints an unused TCP port on loopback.
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
-# Its names in another order in each round of a benchmark: each is the first, and the last, equally often.
+# Prints the names, rotated by the number of the round: each name is first, and last, equally often.
 turn() { # round names...
     local by=$(($1 % ($# - 1)))
     shift

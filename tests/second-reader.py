@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""A second reader of bundles, written from bundle-format.md alone. Usage: second-reader.py BUNDLE, or all its VOLUMES
+"""A second implementation of a bundle reader, written from bundle-format.md alone.
 
-Demands of the bundle all that the page says of readers and of writers, and prints what it holds as JSON; or says what
-is wrong and exits with 1. Needs nothing but Python 3.8 and the program `zstd`."""
+Usage: second-reader.py BUNDLE
+       second-reader.py VOLUME...
+
+Checks all requirements of bundle-format.md for writers and readers. If the bundle is valid, prints its content as JSON.
+Otherwise prints an error and exits with status 1. Requires Python 3.8 and `zstd`."""
 import base64
 import hashlib
 import json
@@ -24,121 +27,122 @@ KINDS = {OCI_MANIFEST, "application/vnd.docker.distribution.manifest.v2+json"} |
 MEMBERS = "schemaVersion mediaType artifactType config digest size layers manifests annotations urls platform".split()
 DIGEST, LABEL, WORD = "sha256:[0-9a-f]{64}", "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", "[a-z0-9]+"
 REFERENCE = re.compile(
-    r"(?=[^/]*[.:]|localhost/)"  # what makes a host of it
-    r"(?!docker\.io/[^/]*$|(?:index|registry-1)\.docker\.io/)"  # Docker Hub has one form
+    r"(?=[^/]*[.:]|localhost/)"  # the first component is a host
+    r"(?!docker\.io/[^/]*$|(?:index|registry-1)\.docker\.io/)"  # Docker Hub has one canonical form
     rf"(?P<host>(?:{LABEL}(?:\.{LABEL})*|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]*))?)"
     rf"/(?P<repository>{WORD}(?:(?:/|\.|__?|-+){WORD})*)"
     rf"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}(?:@{DIGEST})?|@{DIGEST})"
 )
 Frame = namedtuple("Frame", "offset size content magic payload", defaults=(0, None, b""))
 
-def demand(condition, message):
+def check(condition, message):
     condition or sys.exit(message)
 
 def exact(source, length):
     data = source.read(length)
-    demand(len(data) == length, "the bundle is truncated")
+    check(len(data) == length, "unexpected end of the bundle")
     return data
 
 def read_frames(file):
-    """All frames of the file; nothing is decoded."""
+    """Yields all frames of the file, without decoding them."""
     number = lambda length: int.from_bytes(exact(file, length), "little")
     while file.peek(1):
         offset, magic = file.tell(), number(4)
         if 0x184D2A50 <= magic <= 0x184D2A5F:
-            demand((length := number(4)) <= 64 * MIB, f"the skippable frame at {offset} is too large")
+            check((length := number(4)) <= 64 * MIB, f"skippable frame at {offset}: too large")
             yield Frame(offset, 8 + length, magic=magic, payload=exact(file, length))
             continue
-        demand(magic == 0xFD2FB528, f"no frame begins at {offset}")
+        check(magic == 0xFD2FB528, f"no frame starts at {offset}")
         single, field = (flags := number(1)) >> 5 & 1, flags >> 6
-        # A checksum and a content size; no dictionary, and nothing reserved.
-        demand(flags & 15 == 4 and (single or field), f"the frame at {offset} is no bundle's")
-        exact(file, 1 - single)  # the window
+        # Requires a checksum and a content size. Refuses a dictionary and reserved bits.
+        check(flags & 15 == 4 and (single or field), f"frame at {offset}: invalid frame header")
+        exact(file, 1 - single)  # window descriptor
         content = number(1 << field) + (256 if field == 1 else 0)
-        demand(content <= FRAME, f"the frame at {offset} holds too much")
+        check(content <= FRAME, f"frame at {offset}: content too large")
         last = False
         while not last:
             last, kind, size = (block := number(3)) & 1, block >> 1 & 3, block >> 3
-            demand(kind != 3 and size <= 128 << 10, f"the frame at {offset} has a foreign block")
+            check(kind != 3 and size <= 128 << 10, f"frame at {offset}: invalid block")
             exact(file, 1 if kind == 1 else size)
-        exact(file, 4)  # the checksum, which `zstd` looks at
+        exact(file, 4)  # checksum, verified by `zstd`
         yield Frame(offset, file.tell() - offset, content)
 
 def check_skippable(frames, volumes):
-    """Checks what is no content; returns the frames of the head, whether it is signed, where the padding ends, and the
-    frames with content behind that. `volumes` are the lengths of the files."""
-    demand(frames and frames[-1].magic == 0x184D2A5E, "there is no seek table at the end")
-    demand(all(frame.magic or frame.size <= frame.content + 1028 for frame in frames), "a frame is too large")
+    """Checks the skippable frames. Returns the frames of the head, whether the bundle is signed, the end of the
+    padding, and the zstd frames after it. `volumes` are the sizes of the files."""
+    check(frames and frames[-1].magic == 0x184D2A5E, "no seek table at the end")
+    check(all(frame.magic or frame.size <= frame.content + 1028 for frame in frames), "frame too large")
     frames, table, tail = frames[:-1], frames[-1].payload, frames[-1].size
-    demand(len(frames) <= 8_388_606, "there are too many frames")
+    check(len(frames) <= 8_388_606, "too many frames")
     rows = b"".join(struct.pack("<II", frame.size, frame.content) for frame in frames)
-    demand(table == rows + struct.pack("<IBI", len(frames), 0, 0x8F92EAB1), "the seek table does not fit the frames")
+    check(table == rows + struct.pack("<IBI", len(frames), 0, 0x8F92EAB1), "the seek table does not match the frames")
     head = [frame.magic for frame in frames].index(0x184D2A50) if any(frame.magic for frame in frames) else 0
     signed = head > 0 and frames[head - 1].magic == 0x184D2A51
-    demand(not signed or is_signature(frames[head - 1].payload), "the signature is none")
+    check(not signed or is_signature(frames[head - 1].payload), "invalid signature frame")
     padding, rest = frames[head], frames[head + 1 :]
-    demand(not any(padding.payload), "there is something in the padding")
+    check(not any(padding.payload), "the padding is not all zeros")
     head = frames[: head - signed]
-    demand(not any(frame.magic for frame in head), "there is something else in the head")
+    check(not any(frame.magic for frame in head), "unexpected skippable frame in the head")
     check_volumes(rest, volumes, padding.offset + padding.size)
     check_recovery(rest, volumes, tail)
-    demand(all(frame.magic in (None, 0x184D2A52, 0x184D2A53) for frame in rest), "there is a foreign skippable frame")
+    check(all(frame.magic in (None, 0x184D2A52, 0x184D2A53) for frame in rest), "unexpected skippable frame")
     return head, signed, padding.offset + padding.size, [frame for frame in rest if not frame.magic]
 
 def check_volumes(frames, volumes, first):
-    """The labels are those of these volumes."""
+    """Checks that the labels match the volumes."""
     labels = [frame for frame in frames if frame.magic == 0x184D2A53]
-    demand(len(labels) == len(volumes) or (len(volumes), labels) == (1, []), "there is not one label a volume")
+    check(len(labels) == len(volumes) or (len(volumes), labels) == (1, []), "expected one label per volume")
     starts = [sum(volumes[:number]) for number in range(len(volumes))]
     sets = set()
     for number, (label, start) in enumerate(zip(labels, starts), 1):
-        demand(label.offset == (start or first) and len(label.payload) <= 1024, f"the label {number} is misplaced")
+        check(label.offset == (start or first) and len(label.payload) <= 1024, f"label {number}: invalid frame")
         found = json.loads(label.payload)
         stream = sum(frame.content or 0 for frame in frames if frame.offset < label.offset)
         sets.add(found.pop("set"))
         expected = {"airbundleVolume": 1, "number": number, "offset": start, "stream": stream}
-        demand(found == expected, f"the label {number} says something else")
-    demand(len(sets) <= 1 and all(re.fullmatch(DIGEST, known) for known in sets), "the labels are of several bundles")
+        check(found == expected, f"label {number}: does not match the volume")
+    check(len(sets) <= 1 and all(re.fullmatch(DIGEST, known) for known in sets), "labels of different volume sets")
 
 def check_recovery(frames, volumes, tail):
-    """The recovery data of each volume has the form that it must have, for the length of what it protects."""
+    """Checks that each volume has recovery data with the required geometry and layout."""
     found = [frame for frame in frames if frame.magic == 0x184D2A52]
     for number, length in enumerate(volumes):
         start, table = sum(volumes[:number]), tail if number == len(volumes) - 1 else 0
         section = [frame for frame in found if start <= frame.offset < start + length]
-        demand(bool(section) == bool(found), "not every volume has recovery data")
+        check(bool(section) == bool(found), "not all volumes have recovery data")
         if not section:
             continue
         texts = [frame.payload for frame in section if frame.payload[:16] == b"airbundle repair"]
-        demand(len(texts) == 3 and len(set(texts)) == 1, "there are not three descriptions, all the same")
-        demand(section[0].payload == section[-1].payload == texts[0], "the descriptions are misplaced")
-        version, block, front, size, behind, share, groups, spare, zero = struct.unpack("<IIQQQIIII", texts[0][16:64])
-        demand((version, zero, behind) == (1, 0, table), "the description is of another volume")
-        demand(front == section[0].offset - start and size == sum(frame.size for frame in section), "it is misplaced")
-        demand(front + size + behind == length, "the description has other lengths")
-        demand(hashlib.sha256(texts[0][:-32]).digest() == texts[0][-32:], "the description is damaged")
-        protected = front + behind
-        blocks, spares = -(-protected // block), groups * spare
-        demand(len(texts[0]) == 104 + 8 * (blocks + spares), "the description has another length")
-        right = 4096
-        while protected > right * (1024 if right < 65536 else 524288):
-            right *= 2
+        check(len(texts) == 3 and len(set(texts)) == 1, "expected three identical descriptions")
+        check(section[0].payload == section[-1].payload == texts[0], "descriptions at unexpected positions")
+        numbers = struct.unpack("<IIQQQIIII", texts[0][16:64])
+        version, block, front, size, back, per_mille, groups, parity, zero = numbers
+        check((version, zero, back) == (1, 0, table), "the description does not match the volume")
+        check(front == section[0].offset - start and size == sum(frame.size for frame in section), "unexpected section")
+        check(front + size + back == length, "lengths in the description do not match the volume")
+        check(hashlib.sha256(texts[0][:-32]).digest() == texts[0][-32:], "corrupt description: SHA-256 mismatch")
+        protected = front + back
+        blocks, parity_blocks = -(-protected // block), groups * parity
+        check(len(texts[0]) == 104 + 8 * (blocks + parity_blocks), "unexpected length of the description")
+        smallest = 4096
+        while protected > smallest * (1024 if smallest < 65536 else 524288):
+            smallest *= 2
         most = max(
             rows for rows in range(1, 2048)
-            if rows + (1 << (-(-rows * share // 1000) + 1).bit_length()) <= min(2048, (128 << 20) // right)
+            if rows + (1 << (-(-rows * per_mille // 1000) + 1).bit_length()) <= min(2048, (128 << 20) // smallest)
         )
         rows = -(-blocks // groups)
-        wanted = right, max(1, -(-blocks // most)), -(-rows * share // 1000) + 2
-        demand((block, groups, spare) == wanted, "the description has other numbers")
-        halves = 1 + (protected * (share + 67) // 1000) // (1 << 24)
-        demand(len(section) == 3 + 2 * halves, "the recovery blocks are cut otherwise")
+        expected = smallest, max(1, -(-blocks // most)), -(-rows * per_mille // 1000) + 2
+        check((block, groups, parity) == expected, "unexpected geometry in the description")
+        halves = 1 + (protected * (per_mille + 67) // 1000) // (1 << 24)
+        check(len(section) == 3 + 2 * halves, "unexpected frame boundaries of the parity blocks")
 
 def is_signature(text):
     line = r"[A-Za-z0-9+/]+={0,2}\n"
-    form = f"untrusted comment: [^\n]*\n(?P<one>{line})trusted comment: [^\n]*\n(?P<all>{line})"
+    form = f"untrusted comment: [^\n]*\n(?P<one>{line})trusted comment: [^\n]*\n(?P<two>{line})"
     found = re.fullmatch(form, text.decode()) if len(text) <= 1016 else None
-    one, whole = (base64.b64decode(found[name]) for name in ("one", "all")) if found else (b"", b"")
-    return one[:2] == b"ED" and (len(one), len(whole)) == (74, 64)
+    one, two = (base64.b64decode(found[name]) for name in ("one", "two")) if found else (b"", b"")
+    return one[:2] == b"ED" and (len(one), len(two)) == (74, 64)
 
 def padded(size):
     return -(-size // BLOCK) * BLOCK
@@ -147,7 +151,7 @@ def pieces(length):
     return [FRAME] * (length // FRAME) + [length % FRAME] * (length % FRAME > 0)
 
 def cuts(manifests, others):
-    """What the frames behind the head hold, from the lengths of the entries; and whether a frame must be stored."""
+    """Yields the content size of each frame after the head, and whether the frame must be stored."""
     for entries in manifests, [*others, 2 * BLOCK]:
         shared = 0
         for length in entries:
@@ -169,77 +173,77 @@ def header(digest, size):
     return head + b"%07o\0" % sum(head + b" " * 8 + tail) + tail
 
 def read_entry(stream, name, size=None, keep=None):
-    """Reads the next entry, which must be this one; returns its digest and, of one that is to be kept, its content."""
+    """Reads the next entry, which must have this name. Returns its digest and, with `keep`, its content."""
     found = exact(stream, BLOCK)
-    if size is None:  # index.json: only its header says it
+    if size is None:  # index.json: the size is known from its header only
         size = int(found[124:135], 8) if re.fullmatch(rb"[0-7]{11}\0", found[124:136]) else 0
-    demand(found == header(name, size), f"where `{name}` belongs, there is another header")
-    demand(keep is None or size <= keep, f"`{name}` is too large")
+    check(found == header(name, size), f"`{name}`: unexpected tar header")
+    check(keep is None or size <= keep, f"`{name}`: too large")
     hashed, content, left = hashlib.sha256(), [], size
     while left:
         hashed.update(data := exact(stream, min(left, MIB)))
         left -= len(data)
         content += [data] if keep else []
-    demand(not any(exact(stream, padded(size) - size)), f"there is something behind `{name}`")
+    check(not any(exact(stream, padded(size) - size)), f"`{name}`: not followed by zeros")
     digest = "sha256:" + hashed.hexdigest()
-    demand(name in (digest, "oci-layout", "index.json"), f"`{name}` has other bytes")
+    check(name in (digest, "oci-layout", "index.json"), f"`{name}`: digest mismatch, got {digest}")
     return digest, b"".join(content)
 
 def parse(data, what):
     def members(pairs):
         names = [name for name, _ in pairs if name in MEMBERS]
-        demand(len(names) == len(set(names)), f"{what} has a member twice")
+        check(len(names) == len(set(names)), f"{what}: duplicate member")
         return dict(pairs)
     try:
         document = json.loads(data.decode(), object_pairs_hook=members)
     except ValueError as error:
-        sys.exit(f"{what} is no JSON: {error}")
-    demand(isinstance(document, dict) and type(document.get("schemaVersion")) is int, f"{what}: no `schemaVersion`")
+        sys.exit(f"{what}: invalid JSON: {error}")
+    check(isinstance(document, dict) and type(document.get("schemaVersion")) is int, f"{what}: missing `schemaVersion`")
     return document
 
 def dump(document):
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 def descriptors(values, what):
-    demand(isinstance(values, list), f"{what} lacks what it is to name")
+    check(isinstance(values, list), f"{what}: missing descriptors")
     for value in values:
-        demand(isinstance(value, dict) and isinstance(value.get("mediaType"), str), f"{what}: no media type")
-        demand(re.fullmatch(DIGEST, str(value.get("digest"))), f"{what}: no digest")
-        demand(type(value.get("size")) is int and 0 <= value["size"] <= 1 << 53, f"{what}: no size")
+        check(isinstance(value, dict) and isinstance(value.get("mediaType"), str), f"{what}: missing `mediaType`")
+        check(re.fullmatch(DIGEST, str(value.get("digest"))), f"{what}: invalid digest")
+        check(type(value.get("size")) is int and 0 <= value["size"] <= 1 << 53, f"{what}: invalid size")
     return values
 
 def check_ours(document, data, entries, what):
-    demand(data == dump(document), f"{what} has white space, or escapes what needs none")
+    check(data == dump(document), f"{what}: not in canonical JSON form")
     for value in [document, *entries]:
         members, notes = [name for name in value if name in MEMBERS], value.get("annotations", {})
-        demand(members == sorted(members, key=MEMBERS.index), f"{what} has its members in another order")
-        demand(list(notes) == sorted(notes, key=str.encode), f"{what}: the annotations are not sorted")
-        demand("dev.airbundle.encoding" not in notes, f"{what} has an encoding, and this program knows none")
+        check(members == sorted(members, key=MEMBERS.index), f"{what}: unexpected order of members")
+        check(list(notes) == sorted(notes, key=str.encode), f"{what}: annotations not sorted")
+        check("dev.airbundle.encoding" not in notes, f"{what}: unknown encoding")
 
 def check_image(image):
     notes = image.get("annotations", {})
     name, omitted = notes.get("org.opencontainers.image.ref.name", ""), notes.get("dev.airbundle.omitted", "").split()
     match = REFERENCE.fullmatch(name)
-    demand(match and int(match["port"] or 1) <= 65535, f"`{name}` is no reference")
-    demand(max(len(match["host"]), len(match["repository"])) <= 255, f"`{name}` is too long")
-    demand(notes.get("io.containerd.image.name") == name, f"`{name}` has another name for containerd")
-    demand(image.get("artifactType") != FILE_SET, "there is a file set that is not the first entry")
-    sound = omitted == sorted(set(omitted)) and all(re.fullmatch(DIGEST, digest) for digest in omitted)
-    demand(sound, f"`{name}` omits something else than sorted digests")
+    check(match and int(match["port"] or 1) <= 65535, f"`{name}`: invalid reference")
+    check(max(len(match["host"]), len(match["repository"])) <= 255, f"`{name}`: too long")
+    check(notes.get("io.containerd.image.name") == name, f"`{name}`: mismatch with `io.containerd.image.name`")
+    check(image.get("artifactType") != FILE_SET, "the file set is not the first entry")
+    valid = omitted == sorted(set(omitted)) and all(re.fullmatch(DIGEST, digest) for digest in omitted)
+    check(valid, f"`{name}`: `dev.airbundle.omitted` is not a sorted list of digests")
     platforms = notes.get("dev.airbundle.platforms", "").split()
-    sound = all(re.fullmatch(r"[a-z0-9._-]+(/[a-z0-9._-]+){1,2}", platform) for platform in platforms)
-    demand(sound, f"`{name}` was asked for what is no platform")
+    valid = all(re.fullmatch(r"[a-z0-9._-]+(/[a-z0-9._-]+){1,2}", platform) for platform in platforms)
+    check(valid, f"`{name}`: invalid platform in `dev.airbundle.platforms`")
     return name, image, omitted
 
 def read_index(data):
     document = parse(data, "index.json")
     notes = document.get("annotations", {})
-    demand(re.fullmatch(r"1\.[0-9]+", notes.get("dev.airbundle.format", "")), "it has another format version")
-    demand(set(notes.get("dev.airbundle.requires", "").split()) <= {"base"}, "it requires what this program does not know")
+    check(re.fullmatch(r"1\.[0-9]+", notes.get("dev.airbundle.format", "")), "unsupported format version")
+    check(set(notes.get("dev.airbundle.requires", "").split()) <= {"base"}, "unsupported `dev.airbundle.requires`")
     elsewhere = notes.get("dev.airbundle.elsewhere", "").split()
-    sound = elsewhere == sorted(set(elsewhere)) and all(re.fullmatch(DIGEST, digest) for digest in elsewhere)
-    demand(sound, "something else than sorted digests is elsewhere")
-    demand(bool(elsewhere) == ("dev.airbundle.requires" in notes), "a delta and what it requires do not go together")
+    valid = elsewhere == sorted(set(elsewhere)) and all(re.fullmatch(DIGEST, digest) for digest in elsewhere)
+    check(valid, "`dev.airbundle.elsewhere` is not a sorted list of digests")
+    check(bool(elsewhere) == ("dev.airbundle.requires" in notes), "a delta must require `base`")
     entries = list(descriptors(document.get("manifests"), "index.json"))
     check_ours(document, data, entries, "index.json")
     file_set = entries.pop(0) if entries and entries[0].get("artifactType") == FILE_SET else None
@@ -247,8 +251,8 @@ def read_index(data):
     names = [name for name, _, _ in images]
     newer = {"dev.airbundle.platforms", "dev.airbundle.made"}
     is_newer = bool(elsewhere) or any(newer & set(entry.get("annotations", {})) for entry in entries)
-    demand(notes["dev.airbundle.format"] == ("1.1" if is_newer else "1.0"), "its documents are of another version")
-    demand(names == sorted(set(names), key=str.encode), "the images are not sorted, or not different")
+    check(notes["dev.airbundle.format"] == ("1.1" if is_newer else "1.0"), "format version mismatch")
+    check(names == sorted(set(names), key=str.encode), "references not sorted or not unique")
     return document, file_set, images, set(elsewhere)
 
 def read_file_set(data, what="the file set"):
@@ -256,26 +260,26 @@ def read_file_set(data, what="the file set"):
     files, [config] = descriptors(document.get("layers"), what), descriptors([document.get("config")], what)
     check_ours(document, data, [config, *files], what)
     is_empty = config["digest"] == "sha256:" + hashlib.sha256(b"{}").hexdigest()
-    demand(document.get("artifactType") == FILE_SET and is_empty, "the file set is something else")
+    check(document.get("artifactType") == FILE_SET and is_empty, "invalid file set")
     paths = [file.get("annotations", {}).get("org.opencontainers.image.title", "") for file in files]
     for path in paths:
-        sound = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in path.split("/"))
-        sound &= len(path.encode()) <= 4000 and not re.search(r"[\\\0-\x1f\x7f-\x9f]", path)
-        demand(sound, f"{path!r} is no path")
-    demand(paths == sorted(paths, key=str.encode), "the files are not sorted")
+        valid = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in path.split("/"))
+        valid &= len(path.encode()) <= 4000 and not re.search(r"[\\\0-\x1f\x7f-\x9f]", path)
+        check(valid, f"{path!r}: invalid path")
+    check(paths == sorted(paths, key=str.encode), "files not sorted")
     nfc = lambda text: unicodedata.normalize("NFC", text)
     cased = lambda text: "".join(letter.lower() for letter in "".join(letter.upper() for letter in text))
     keys = [nfc(cased(nfc(path))) for path in paths]
-    folders = {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
-    demand(len(set(keys)) == len(keys) and not folders & set(keys), "there are paths that collide")
+    parents = {key[:at] for key in keys for at, letter in enumerate(key) if letter == "/"}
+    check(len(set(keys)) == len(keys) and not parents & set(keys), "colliding paths")
     return document, files
 
 def read_manifest(media_type, data, digest):
-    """What it names: its children, or its config and layers."""
+    """Returns the descriptors in a manifest: the children of an index, or config and layers."""
     document = parse(data, digest)
-    demand(document["schemaVersion"] != 1, f"{digest} is of schema 1")
-    demand(document.get("mediaType", media_type) == media_type, f"{digest} is announced as something else")
-    demand("manifests" not in document or not {"layers", "config"} & set(document), f"{digest} is two things at once")
+    check(document["schemaVersion"] != 1, f"{digest}: Docker schema 1 is not supported")
+    check(document.get("mediaType", media_type) == media_type, f"{digest}: media type mismatch with the descriptor")
+    check("manifests" not in document or not {"layers", "config"} & set(document), f"{digest}: ambiguous document")
     if media_type in INDEXES:
         return descriptors(document.get("manifests"), digest)
     return descriptors([document.get("config")], digest) + descriptors(document.get("layers"), digest)
@@ -284,12 +288,12 @@ class Bundle:
     def __init__(self, stream):
         self.stream, self.manifests, self.named, self.sizes, self.held = stream, {}, 0, {}, []
         layout = b'{"imageLayoutVersion":"1.0.0"}'
-        demand(read_entry(stream, "oci-layout", 30, 30)[1] == layout, "`oci-layout` has another content")
+        check(read_entry(stream, "oci-layout", 30, 30)[1] == layout, "`oci-layout`: unexpected content")
         self.identity, data = read_entry(stream, "index.json", keep=64 * MIB)
         self.index, entry, self.images, self.elsewhere = read_index(data)
         self.head, self.file_set, self.files = [30, len(data)], None, []
         if entry:
-            demand(entry["mediaType"] == OCI_MANIFEST, "the file set is no manifest")
+            check(entry["mediaType"] == OCI_MANIFEST, "unexpected media type of the file set")
             self.file_set, self.files = read_file_set(self.read_document(entry, 64 * MIB))
             self.manifests[entry["digest"]], self.named = None, 1
             self.head.append(entry["size"])
@@ -297,32 +301,32 @@ class Bundle:
             self.held.append({})
             self.visit(image, 1, omitted)
         self.others = self.read_others()
-        demand(not any(exact(stream, 2 * BLOCK)) and not stream.read(1), "there is no end where the end belongs")
-        demand(max(len(self.sizes), self.named) <= MIB and sum(self.sizes.values()) <= 1 << 53, "it holds too much")
+        check(not any(exact(stream, 2 * BLOCK)) and not stream.read(1), "no end of archive after the last entry")
+        check(max(len(self.sizes), self.named) <= MIB and sum(self.sizes.values()) <= 1 << 53, "limit exceeded")
 
     def note(self, named):
         size = self.sizes.setdefault(named["digest"], named["size"])
-        demand(size == named["size"], f"`{named['digest']}` has two sizes")
+        check(size == named["size"], f"`{named['digest']}`: two different sizes")
 
     def read_document(self, entry, limit):
         self.note(entry)
-        demand(entry["size"] + sum(map(self.sizes.get, self.manifests)) <= 64 * MIB, "the manifests are too large")
+        check(entry["size"] + sum(map(self.sizes.get, self.manifests)) <= 64 * MIB, "total size of manifests too large")
         return read_entry(self.stream, entry["digest"], entry["size"], limit)[1]
 
     def visit(self, named, indexes, omitted):
-        """Reads a manifest of the last image, and those below it."""
+        """Reads a manifest of the current image, and its children."""
         self.note(named)
         digest, media_type = named["digest"], named["mediaType"]
         if digest in self.held[-1]:
             return
-        demand(media_type in KINDS, f"`{media_type}` is no manifest's media type")
+        check(media_type in KINDS, f"`{media_type}`: unsupported media type of a manifest")
         if digest not in self.manifests:
             self.manifests[digest] = read_manifest(media_type, self.read_document(named, 4 * MIB), digest)
         names, is_index = self.manifests[digest], media_type in INDEXES
-        demand(names is not None, "the file set is an image, too")
+        check(names is not None, "the file set is also an image")
         self.named += 1 + len(names)
         self.held[-1][digest] = [] if is_index else names
-        demand(not is_index or indexes <= 7, "there are indexes that are nested too deep")
+        check(not is_index or indexes <= 7, "indexes nested too deeply")
         for child in names if is_index else []:
             if child["digest"] not in omitted:
                 self.visit(child, indexes + 1, omitted)
@@ -334,7 +338,7 @@ class Bundle:
         for blob in order + self.files:
             self.note(blob)
         others = dict.fromkeys(blob["digest"] for blob in order + self.files if blob["digest"] not in self.manifests)
-        demand(self.elsewhere <= set(others), "something is elsewhere that is no config, layer or file")
+        check(self.elsewhere <= set(others), "a delta omits an unknown blob")
         for digest in self.elsewhere:
             others.pop(digest)
         for digest in others:
@@ -354,20 +358,20 @@ class Bundle:
         return {"identity": self.identity, "images": images, "files": files, "blobs": blobs, "elsewhere": elsewhere}
 
     def check_frames(self, head, signed, end, body):
-        """The frames are cut where a writer cuts them, and the head has its room."""
+        """Checks the frame boundaries and the reserved header space."""
         length = lambda size: BLOCK + padded(size)
-        demand([frame.content for frame in head] == pieces(sum(map(length, self.head))), "the head is cut otherwise")
+        check([frame.content for frame in head] == pieces(sum(map(length, self.head))), "unexpected frames in the head")
         manifests = list(self.manifests)[len(self.head) - 2 :]
         expected = list(cuts(*([length(self.sizes[digest]) for digest in blobs] for blobs in (manifests, self.others))))
-        demand([frame.content for frame in body] == [content for content, _ in expected], "it is cut otherwise")
+        check([frame.content for frame in body] == [content for content, _ in expected], "unexpected frame boundaries")
         headers = (frame for frame, (_, stored) in zip(body, expected) if stored)
-        demand(all(frame.size == 9 + 3 + BLOCK + 4 for frame in headers), "there is a header that is not stored")
+        check(all(frame.size == 9 + 3 + BLOCK + 4 for frame in headers), "a header frame is not stored")
         for entry in self.files + self.index["manifests"][: len(self.head) - 2]:
             entry["size"] = 10**19
         documents = map(dump, [self.index, self.file_set][: len(self.head) - 1])
         stream = length(30) + sum(length(len(document)) for document in documents)
-        room = padded(stream + 109 * len(pieces(stream)) + 8) + 1024 * signed
-        demand(end == room, f"the head has room for {end} bytes, and not {room}")
+        space = padded(stream + 109 * len(pieces(stream)) + 8) + 1024 * signed
+        check(end == space, f"reserved header space: expected {space} bytes, got {end}")
 
 if __name__ == "__main__":
     volumes = [os.path.getsize(path) for path in sys.argv[1:]]
@@ -381,7 +385,7 @@ if __name__ == "__main__":
         joined.seek(0)
         zstd = subprocess.Popen(["zstd", "-dcq"], stdin=joined, stdout=subprocess.PIPE)
     bundle = Bundle(zstd.stdout)
-    demand(zstd.wait() == 0, "zstd refuses it")
+    check(zstd.wait() == 0, "zstd cannot decode the bundle")
     summary = bundle.summary()
     bundle.check_frames(head, signed, end, body)
     print(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Runs the site: the files and the registry. Made by `unbundle site`, which keeps what you edit here.
+# Runs the site: the file server and the registry. Made by `unbundle site`, which keeps local edits.
 #
-#   site start     start both, wait until they answer, print the URLs
-#   site stop      stop them
-#   site status    what runs, and whether it answers; exit 0 only if both answer
-#   site logs      what the servers have written
+#   site start     start both servers, wait until they respond, print the URLs
+#   site stop      stop both servers
+#   site status    print the state of both servers; exit status 0 if both respond
+#   site logs      print the server logs
 #
-# It takes docker with compose, docker, podman or nginx, the first of them that can be used here.
-# SITE_ENGINE=compose|docker|podman|nginx makes it take that one.
+# The engine is the first that is available of: docker with compose, docker, podman, nginx.
+# Set SITE_ENGINE=compose|docker|podman|nginx to choose one.
 set -u
 
 name='@NAME@'
@@ -36,7 +36,7 @@ has() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# Where a process of this user notes that it runs.
+# Directory for the PID file and the log.
 if [ "$(id -u)" = 0 ]; then
     run="/run/$name"
 else
@@ -54,8 +54,8 @@ compose() {
     fi
 }
 
-# Whether an engine is here and its daemon, if it has one, answers. (Some versions of `docker info` succeed without.)
-runs_engine() {
+# True if an engine is installed and its daemon, if any, responds. (Some versions of `docker info` succeed without one.)
+engine_responds() {
     has "$1" || return 1
     case $1 in
     docker) [ -n "$(docker version --format '{{.Server.Version}}' 2>/dev/null)" ] ;;
@@ -64,7 +64,7 @@ runs_engine() {
 }
 
 has_compose() {
-    runs_engine docker && { docker compose version >/dev/null 2>&1 || has docker-compose; }
+    engine_responds docker && { docker compose version >/dev/null 2>&1 || has docker-compose; }
 }
 
 has_nginx() {
@@ -74,55 +74,55 @@ has_nginx() {
 can_use() {
     case $1 in
     compose) has_compose ;;
-    docker | podman) runs_engine "$1" ;;
+    docker | podman) engine_responds "$1" ;;
     nginx) has_nginx ;;
     esac
 }
 
-# What runs the site already is what stops it and starts it again.
-choose() {
-    asked=${SITE_ENGINE:-}
-    case $asked in
+# Sets `engine`. If the site is running, this is the engine that runs it.
+choose_engine() {
+    requested=${SITE_ENGINE:-}
+    case $requested in
     '' | compose | docker | podman | nginx) ;;
-    *) fail "SITE_ENGINE is '$asked': expected compose, docker, podman or nginx" ;;
+    *) fail "invalid SITE_ENGINE '$requested': expected compose, docker, podman or nginx" ;;
     esac
     for engine in compose docker podman nginx; do
         if can_use "$engine" && runs; then
-            [ -z "$asked" ] || [ "$asked" = "$engine" ] || [ "$1" != start ] ||
-                fail "the site runs with $engine: \`$0 stop\` first"
+            [ -z "$requested" ] || [ "$requested" = "$engine" ] || [ "$1" != start ] ||
+                fail "the site is already running with $engine: run \`$0 stop\` first"
             return
         fi
     done
-    engine=$asked
+    engine=$requested
     case $engine in
-    compose) has_compose || fail 'there is no docker with compose that answers: start it (systemctl start docker), or leave SITE_ENGINE away' ;;
+    compose) has_compose || fail 'docker with compose is not installed or not running: start it (systemctl start docker), or unset SITE_ENGINE' ;;
     docker | podman)
-        has "$engine" || fail "there is no $engine here"
-        runs_engine "$engine" || fail "$engine does not answer: is it running?"
+        has "$engine" || fail "$engine: command not found"
+        engine_responds "$engine" || fail "$engine does not respond: is it running?"
         ;;
-    nginx) has_nginx || fail 'there is no nginx here' ;;
+    nginx) has_nginx || fail 'nginx: command not found' ;;
     '')
-        # An engine is of use only with the images of the servers.
+        # A container engine also needs the image of nginx.
         for engine in compose docker podman; do
             client=$engine
             [ "$engine" != compose ] || client=docker
-            if can_use "$engine" && images_are_near "$client"; then
+            if can_use "$engine" && has_nginx_image "$client"; then
                 return
             fi
         done
         engine=nginx
-        has_nginx || fail 'nothing here can serve the site: it takes docker or podman with an nginx image in the site, or nginx.
-  Pack docker.io/library/nginx and docker.io/library/registry with the rest, or install nginx.'
+        has_nginx || fail 'cannot serve the site: requires docker or podman with an nginx image in the site, or nginx.
+  Pack docker.io/library/nginx and docker.io/library/registry into the bundle, or install nginx.'
         ;;
     esac
 }
 
-images_are_near() {
+has_nginx_image() {
     [ -n "$nginx_is_here" ] || "$1" image inspect "$nginx_image" >/dev/null 2>&1
 }
 
-# Hands the images of the servers to an engine that does not have them.
-load() {
+# Loads the server images that the engine lacks.
+load_images() {
     for image in "$nginx_image" "$registry_image"; do
         [ -n "$image" ] || continue
         "$1" image inspect "$image" >/dev/null 2>&1 && continue
@@ -131,14 +131,14 @@ load() {
         elif has unbundle; then
             program=unbundle
         else
-            fail "$1 does not have $image, and \`unbundle\` is not here to load it from the site"
+            fail "cannot load $image into $1: unbundle: command not found"
         fi
         echo "site: loading $image"
-        "$program" images "$site" "$image" --load "$1" || fail "cannot load $image"
+        "$program" images "$site" "$image" --load "$1" || fail "cannot load $image into $1"
     done
 }
 
-# nginx on this host. (Before 1.19.5 it has no `-e`, and notes in a file of its own what goes wrong early.)
+# Runs nginx on this host. (Before 1.19.5 it has no `-e`, and writes early errors to its default log.)
 run_nginx() {
     program=nginx
     [ ! -x /usr/sbin/nginx ] || program=/usr/sbin/nginx
@@ -148,10 +148,10 @@ run_nginx() {
     "$program" "$@" -c "$conf/nginx.conf" -g "pid $pid;"
 }
 
-# docker and podman without compose: nginx alone serves both.
-contain() {
+# Runs docker or podman without compose: one nginx container serves files and images.
+run_container() {
     restart=unless-stopped
-    # What podman starts again after a reboot.
+    # After a reboot, podman restarts only containers with this policy.
     [ "$1" != podman ] || restart=always
     "$1" run --detach --restart "$restart" --name "$name" \
         --publish "$files_port:$files_port" --publish "$registry_port:$registry_port" \
@@ -160,10 +160,10 @@ contain() {
         "$nginx_image" nginx -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
 }
 
-# ---- Whether it answers --------------------------------------------------------------------------------------------
+# ---- Health checks -------------------------------------------------------------------------------------------------
 
-# The status of an answer, or nothing.
-ask() {
+# Prints the HTTP status of a URL, or "unknown" without curl and wget.
+http_status() {
     if has curl; then
         curl --silent --insecure --max-time 5 --noproxy '*' --output /dev/null --write-out '%{http_code}' "$1" 2>/dev/null
     elif has wget; then
@@ -174,17 +174,17 @@ ask() {
     fi
 }
 
-# Whether the server on a port is ours: says what is wrong otherwise.
-answers() {
-    status=$(ask "$scheme://127.0.0.1:$1$2")
+# True if the server on a port responds to a path.
+responds() {
+    status=$(http_status "$scheme://127.0.0.1:$1$2")
     case $status in
     200 | 401 | unknown) return 0 ;;
     *) return 1 ;;
     esac
 }
 
-# Whether anything listens on a port: curl ends with 7 where nothing does.
-is_taken() {
+# True if a process listens on a port. (curl exits with 7 if the connection is refused.)
+is_port_in_use() {
     has curl || return 1
     curl --silent --max-time 3 --noproxy '*' --output /dev/null "http://127.0.0.1:$1/" && return 0
     [ $? != 7 ]
@@ -203,29 +203,29 @@ runs() {
     esac
 }
 
-wait_until_both_answer() {
+wait_until_both_respond() {
     left=60
-    until answers "$files_port" /healthz && answers "$registry_port" /v2/; do
+    until responds "$files_port" /healthz && responds "$registry_port" /v2/; do
         left=$((left - 1))
         if [ "$left" = 0 ] || ! runs; then
-            echo "site: it does not answer; what the servers say:" >&2
+            echo "site: the servers do not respond; their logs:" >&2
             logs >&2
-            fail "not started: see above"
+            fail "cannot start the site: see the logs above"
         fi
         sleep 0.5
     done
     if [ -n "$user" ] && has curl; then
         for url in "$scheme://127.0.0.1:$files_port/" "$scheme://127.0.0.1:$registry_port/v2/"; do
-            [ "$(ask "$url")" = 401 ] || fail "$url answers without a password, although the site has a user:
-  a configuration that was edited does not have it; compare it with $conf/*.new"
+            [ "$(http_status "$url")" = 401 ] || fail "$url does not require a password, although the site has a user:
+  an edited configuration file lacks the user; compare it with $conf/*.new"
         done
     fi
-    # The servers run as users of their own.
-    page=$(ask "$scheme://127.0.0.1:$files_port/")
+    # The servers run as another user.
+    page=$(http_status "$scheme://127.0.0.1:$files_port/")
     if [ "$page" = 403 ]; then
-        echo "site: the files answer 403: the user of nginx cannot read $files; every folder above it needs \`chmod o+x\`" >&2
+        echo "site: the file server returns 403: the user of nginx cannot read $files; every parent directory needs \`chmod o+x\`" >&2
         if has getenforce && [ "$(getenforce)" = Enforcing ]; then
-            echo "site: or SELinux does not let it: chcon -R -t httpd_sys_content_t $files $registry $conf" >&2
+            echo "site: SELinux may also deny access: run \`chcon -R -t httpd_sys_content_t $files $registry $conf\`" >&2
         fi
     fi
 }
@@ -236,12 +236,12 @@ urls() {
     if [ -n "$user" ]; then
         echo "user:     $user"
     else
-        echo "user:     none; everybody who reaches this host may read"
+        echo "user:     none; anyone who can reach this host can read"
     fi
     if [ -n "$own_ca" ]; then
-        echo "clients:  run $conf/trust.sh on them"
+        echo "clients:  run $conf/trust.sh on each client"
         if has openssl && ! openssl x509 -checkend 5184000 -noout -in "$conf/tls/server.crt" >/dev/null 2>&1; then
-            echo "site: the certificate is near its end: run \`unbundle site $site\`, then stop and start" >&2
+            echo "site: the server certificate expires in less than 60 days: run \`unbundle site $site\`, then stop and start the site" >&2
         fi
     fi
 }
@@ -251,39 +251,39 @@ urls() {
 start() {
     if ! runs; then
         for port in "$files_port" "$registry_port"; do
-            if is_taken "$port"; then
+            if is_port_in_use "$port"; then
                 has ss && ss -ltnp "sport = :$port" 2>/dev/null | tail -n +2 >&2
-                fail "port $port is taken by another program: stop it, or choose another port with \`unbundle site\`"
+                fail "port $port is already in use: stop the other program, or choose another port with \`unbundle site\`"
             fi
         done
     fi
     case $engine in
     compose)
-        load docker
+        load_images docker
         runs && again=yes
-        compose up --detach || fail 'compose could not start the site: see above'
-        # What is mounted may have changed without compose noticing.
-        [ -z "${again:-}" ] || compose restart || fail 'compose could not restart the site: see above'
+        compose up --detach || fail 'compose cannot start the site: see above'
+        # compose does not detect changes of mounted files.
+        [ -z "${again:-}" ] || compose restart || fail 'compose cannot restart the site: see above'
         ;;
     docker | podman)
-        load "$engine"
+        load_images "$engine"
         "$engine" rm --force "$name" >/dev/null 2>&1
-        contain "$engine" >/dev/null || fail "$engine could not start the site: see above"
+        run_container "$engine" >/dev/null || fail "$engine cannot start the site: see above"
         ;;
     nginx)
-        mkdir -p "$run" || fail "cannot make $run"
+        mkdir -p "$run" || fail "cannot create $run"
         if runs; then
-            run_nginx -t -q || fail 'the configuration is not good, and the old one stays: see above'
+            run_nginx -t -q || fail 'invalid configuration, the previous one stays active: see above'
             kill -HUP "$(cat "$pid")"
         else
             run_nginx 2>"$run/log" || {
                 cat "$run/log" >&2
-                fail 'nginx could not start: see above'
+                fail 'nginx cannot start: see above'
             }
         fi
         ;;
     esac
-    wait_until_both_answer
+    wait_until_both_respond
     echo "site: running with $engine"
     urls
 }
@@ -303,7 +303,7 @@ stop() {
         fi
         ;;
     esac
-    ! runs || fail "it still runs with $engine"
+    ! runs || fail "cannot stop the site: still running with $engine"
     echo 'site: stopped'
 }
 
@@ -315,10 +315,10 @@ status() {
     for server in "files $files_port /healthz" "registry $registry_port /v2/"; do
         # shellcheck disable=SC2086
         set -- $server
-        if answers "$2" "$3"; then
-            echo "$1: answers on port $2"
+        if responds "$2" "$3"; then
+            echo "$1: responds on port $2"
         else
-            echo "$1: does not answer on port $2"
+            echo "$1: does not respond on port $2"
             bad=yes
         fi
     done
@@ -337,7 +337,7 @@ logs() {
 
 case ${1:-} in
 start | stop | status | logs)
-    choose "$1"
+    choose_engine "$1"
     "$1"
     ;;
 *)

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes this node know and trust the site: its name, its certificate authority, and the site as a mirror for
-# containerd, podman and CRI-O. Made by `unbundle site`. Run it as root on every node; again after a change, and with
-# `--remove` to take everything back.
+# Configures this node as a client of the site: adds its host name to /etc/hosts, trusts its CA (certificate authority),
+# and sets the site as a mirror for containerd, podman and CRI-O. Made by `unbundle site`. Run it as root on every node,
+# and re-run it after a change. `--remove` undoes the configuration.
 #
 #   sh trust.sh [--remove]
 #
-# Where the site has a user, give the password in AIRBUNDLE_PASSWORD, and containerd will use it.
+# If the site has a user, set AIRBUNDLE_PASSWORD to its password, for the configuration of containerd.
 set -eu
 
 host='@HOST@'
@@ -13,7 +13,7 @@ ip='@IP@'
 registry='@REGISTRY@'
 user='@USER@'
 plain='@PLAIN@'
-# For an image of a node: the folder that stands for `/`.
+# Root directory to modify instead of `/`, for a node image.
 root=${ROOT:-}
 
 case ${1:-} in
@@ -24,11 +24,11 @@ case ${1:-} in
     ;;
 esac
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
-    echo "trust.sh: run it as root: it writes below /etc" >&2
+    echo "trust.sh: cannot write to /etc: permission denied. Run as root" >&2
     exit 1
 fi
 
-said() {
+log() {
     echo "trust.sh: $*"
 }
 
@@ -36,7 +36,8 @@ is_ours() {
     grep -q 'Made by .unbundle site.' "$1" 2>/dev/null
 }
 
-# Writes stdin to a file, or removes the file. Files of others are kept beside ours, and come back.
+# Writes stdin to a file. With --remove, removes the file. A file that this script did not write is renamed first, and
+# restored on removal.
 put() {
     mark=".before-airbundle"
     if [ "$action" = --remove ]; then
@@ -50,12 +51,12 @@ put() {
     mkdir -p "$(dirname "$1")"
     if [ -e "$1" ] && ! is_ours "$1"; then
         mv "$1" "$1$mark"
-        said "$1 was there: it is $1$mark now"
+        log "renamed existing $1 to $1$mark"
     fi
     (umask 077 && cat >"$1.part")
     chmod "${2:-644}" "$1.part"
     mv "$1.part" "$1"
-    said "wrote $1"
+    log "wrote $1"
 }
 
 ca() {
@@ -68,7 +69,7 @@ has_ca() {
     ca | grep -q 'BEGIN CERTIFICATE'
 }
 
-# The name. A line of ours is replaced, one of somebody else's left alone.
+# The host name. Replaces only a line that this script added.
 hosts="$root/etc/hosts"
 mkdir -p "$root/etc"
 touch "$hosts"
@@ -77,11 +78,11 @@ case $host in
 *) host_is_address=yes ;;
 esac
 if [ -n "${host_is_address:-}" ]; then
-    said "$host is an address: it needs no line in $hosts"
+    log "$host is an IP address: $hosts is not changed"
 elif grep -v '# airbundle$' "$hosts" | grep -Eq "^[^#]*[[:space:]]$host([[:space:]]|\$)" && [ "$action" != --remove ]; then
-    said "$hosts names $host already: left as it is"
+    log "$hosts already contains $host: not changed"
 else
-    # Not `mv`: in a container the file is a mount.
+    # Not `mv`, because the file is a mount point in a container.
     kept=$(grep -v "[[:space:]]$host # airbundle\$" "$hosts" || true)
     {
         [ -z "$kept" ] || printf '%s\n' "$kept"
@@ -89,10 +90,10 @@ else
     } >"$hosts.part"
     cat "$hosts.part" >"$hosts"
     rm -f "$hosts.part"
-    said "$hosts: $ip $host"
+    log "$hosts: $ip $host"
 fi
 
-# The certificate authority: for the system (curl, Ansible, containerd, CRI-O) and for docker and podman.
+# The CA certificate, for the system trust store (curl, Ansible, containerd, CRI-O) and for docker and podman.
 if has_ca; then
     name="airbundle-$host.crt"
     if [ -d "$root/usr/local/share/ca-certificates" ]; then
@@ -106,17 +107,17 @@ if has_ca; then
         update='update-ca-certificates'
     else
         update=
-        said "no folder for certificates of the system is known here: add $root/etc/docker/certs.d/$registry/ca.crt by hand"
+        log "no system trust store found: add $root/etc/docker/certs.d/$registry/ca.crt to it manually"
     fi
     if [ -n "$update" ] && [ -z "$root" ]; then
-        $update >/dev/null 2>&1 || said "\`$update\` failed: run it by hand"
+        $update >/dev/null 2>&1 || log "\`$update\` failed: run it manually"
     fi
-    for folder in docker containers containerd; do
-        ca | put "$root/etc/$folder/certs.d/$registry/ca.crt"
+    for client in docker containers containerd; do
+        ca | put "$root/etc/$client/certs.d/$registry/ca.crt"
     done
 fi
 if [ -n "$plain" ]; then
-    said "the site speaks plain http: docker needs \"insecure-registries\": [\"$registry\"] in /etc/docker/daemon.json"
+    log "the site uses plain HTTP: docker needs \"insecure-registries\": [\"$registry\"] in /etc/docker/daemon.json"
 fi
 
 podman() {
@@ -126,7 +127,7 @@ END
 }
 podman | put "$root/etc/containers/registries.conf.d/50-airbundle.conf"
 
-# containerd reads these where its configuration has config_path = "/etc/containerd/certs.d".
+# containerd reads these files if its configuration has config_path = "/etc/containerd/certs.d".
 put_hosts_toml() {
     mode=644
     (umask 077 && cat >"$root/etc/.airbundle.part")
@@ -141,5 +142,5 @@ put_hosts_toml() {
 }
 @HOSTS_TOMLS@
 if [ -n "$user" ] && [ -z "${AIRBUNDLE_PASSWORD:-}" ] && [ "$action" != --remove ]; then
-    said "the site has the user $user: with AIRBUNDLE_PASSWORD containerd would use it; docker and podman: login $registry"
+    log "the site requires the user $user: set AIRBUNDLE_PASSWORD for containerd; for docker and podman, run \`login $registry\`"
 fi

@@ -65,13 +65,13 @@ fn the_tar_header_on_the_format_page_is_the_one_that_is_written() {
 fn the_limits_on_the_format_page_are_those_of_the_program() {
     let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
     for (what, limit) in [
-        ("content of a frame", mebibytes(FRAME_SIZE as u64)),
+        ("frame content", mebibytes(FRAME_SIZE as u64)),
         ("payload of a skippable frame", mebibytes(SKIPPABLE_LIMIT.into())),
         ("`index.json`", mebibytes(INDEX_LIMIT)),
-        ("the manifest or index of an image", mebibytes(MANIFEST_LIMIT)),
-        ("all manifests together", mebibytes(MANIFESTS_LIMIT)),
-        ("digests", thousands(BLOB_LIMIT)),
-        ("what images name", thousands(NAMED_LIMIT)),
+        ("image manifest or index", mebibytes(MANIFEST_LIMIT)),
+        ("all manifests", mebibytes(MANIFESTS_LIMIT)),
+        ("distinct digests", thousands(BLOB_LIMIT)),
+        ("manifests and descriptors of images", thousands(NAMED_LIMIT)),
         ("frames before the seek table", thousands((SKIPPABLE_LIMIT as usize - 9) / 8)),
     ] {
         assert!(FORMAT_PAGE.contains(&format!("\n| {what} | {limit} |")), "{what}: {limit}");

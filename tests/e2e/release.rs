@@ -93,7 +93,7 @@ fn a_tag_becomes_bundles_in_parts_programs_images_and_checksums() {
     for (args, words) in [
         (["latest", "amd64", &dist], "expected v<BUILD>-<KUBESPRAY>"),
         (["v3-9.25.0", "mips", &dist], "expected amd64 or arm64"),
-        (["v3-9.26.0", "amd64", &dist], "make the lists of Kubespray v9.26.0 first"),
+        (["v3-9.26.0", "amd64", &dist], "Generate the lists of Kubespray v9.26.0 first"),
     ] {
         script("pack-release", &args, &environment).failed(1, &[words]);
     }

@@ -415,7 +415,7 @@ fn what_runs_the_site_is_what_stops_it_and_an_open_site_with_a_user_is_told() {
 # Whatever would be chosen afresh.
 $CONF/site status
 if SITE_ENGINE=compose $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
-grep -q 'runs with nginx' "$HOST_COPY.said"
+grep -q 'running with nginx' "$HOST_COPY.said"
 # A port that changes while it runs.
 cp "$CONF/nginx.conf" "$HOST_COPY.conf"
 "$UNBUNDLE" site "$SITE" --files-port $((FILES + 1))
@@ -424,12 +424,12 @@ curl -sSf -o /dev/null "http://127.0.0.1:$((FILES + 1))/"
 # A configuration that is not good.
 echo 'bogus;' >>"$CONF/nginx.conf"
 if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
-grep -q 'the old one stays' "$HOST_COPY.said"
+grep -q 'the previous one stays active' "$HOST_COPY.said"
 # One that was edited before there was a user.
 sed -i 's/^bogus;/# mine/' "$CONF/nginx.conf"
 echo geheim | "$UNBUNDLE" site "$SITE" --user carla | grep 'nginx.conf was edited'
 if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
-grep -q 'answers without a password' "$HOST_COPY.said"
+grep -q 'does not require a password' "$HOST_COPY.said"
 $CONF/site stop
 if curl -s -o /dev/null "http://127.0.0.1:$((FILES + 1))/"; then exit 1; fi
 if curl -s -o /dev/null "http://127.0.0.1:$REGISTRY/"; then exit 1; fi"#,
@@ -486,8 +486,8 @@ SITE_ENGINE=nginx $CONF/site start 2>&1
 "#,
     );
     for words in [
-        "is taken by another program",
-        "there is no podman here",
+        "is already in use",
+        "podman: command not found",
         "expected compose, docker, podman or nginx",
         "site start     start both",
         "the user of nginx cannot read",

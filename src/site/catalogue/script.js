@@ -1,4 +1,4 @@
-// What the page can do beyond being read: search, and copy.
+// Adds search and copy buttons to the page.
 'use strict';
 
 document.documentElement.classList.add('js');
@@ -8,10 +8,10 @@ document.addEventListener('DOMContentLoaded', () => {
   addCopyButtons();
 });
 
-// Shows the rows that have all words of the query, as it is typed, and how many there are.
+// Shows only the rows that contain all words of the query, and their number. Updates on every input.
 function setUpSearch() {
   const input = document.getElementById('search');
-  const told = addStatus();
+  const status = addStatus();
   const sections = [...document.querySelectorAll('main section')].map((section) => ({
     name: section.id,
     count: document.querySelector(`nav a[href="#${section.id}"] + .count`),
@@ -34,7 +34,7 @@ function setUpSearch() {
         none.hidden = shown > 0;
       }
     }
-    told.textContent = words.length ? sections.map(({ name, count }) => `${count.textContent} ${name}`).join(', ') : '';
+    status.textContent = words.length ? sections.map(({ name, count }) => `${count.textContent} ${name}`).join(', ') : '';
   }
 
   input.addEventListener('input', search);
@@ -43,12 +43,12 @@ function setUpSearch() {
     input.value = '';
     search();
   });
-  // A browser that comes back to the page has kept the query.
+  // On navigation back to the page, the browser restores the query.
   window.addEventListener('pageshow', search);
   document.querySelector('.search').hidden = false;
 }
 
-// All that a row can be found by: what stands in it, and the paths that its links lead to.
+// Returns the searchable text of a row: its text and the paths of its links.
 function searchable(row) {
   const links = [...row.querySelectorAll('a')].map((link) => decodeURIComponent(link.getAttribute('href')));
   return fold([row.textContent, ...links].join('\n'));
@@ -58,9 +58,9 @@ function fold(text) {
   return text.normalize().toLowerCase();
 }
 
-// A button beside everything that is marked with `data-copy`, which says what it is.
+// Adds a button after each element with `data-copy`. The attribute is the description of the copied text.
 function addCopyButtons() {
-  const told = addStatus();
+  const status = addStatus();
   for (const source of document.querySelectorAll('[data-copy]')) {
     const button = document.createElement('button');
     button.type = 'button';
@@ -76,13 +76,13 @@ function addCopyButtons() {
     const source = button.previousElementSibling;
     const done = await copy(source.href ?? source.textContent);
     const mark = done ? 'done' : 'failed';
-    told.textContent = done ? `Copied ${source.dataset.copy}` : `Could not copy ${source.dataset.copy}`;
+    status.textContent = done ? `Copied ${source.dataset.copy}` : `Could not copy ${source.dataset.copy}`;
     button.classList.add(mark);
     setTimeout(() => button.classList.remove(mark), 1500);
   });
 }
 
-// What a screen reader reads aloud when its text changes.
+// Adds an element whose text a screen reader announces when it changes.
 function addStatus() {
   const status = document.createElement('p');
   status.className = 'unseen';
@@ -91,13 +91,13 @@ function addStatus() {
   return status;
 }
 
-// Whether `text` could be copied.
+// Copies `text` to the clipboard. Returns true on success.
 async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    // Over plain http there is no `navigator.clipboard`, and elsewhere it may be forbidden. The old way works then.
+    // `navigator.clipboard` is not available over plain HTTP, and can be denied. Fall back to `execCommand`.
   }
   const focused = document.activeElement;
   const area = document.createElement('textarea');
