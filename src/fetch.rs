@@ -1,11 +1,13 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
+pub mod endpoint;
 pub mod mirrors;
 pub mod places;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
 pub mod route;
+pub mod source;
 pub mod upstream;
 pub mod web;
 

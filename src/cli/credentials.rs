@@ -9,7 +9,8 @@ use clap::Args;
 use crate::cli::exit::{Code, Failure};
 use crate::documents::list::{ImageEntry, Lists};
 use crate::fetch::upstream::Upstream;
-use crate::net::credentials::{Credentials, Given, Secret};
+use crate::net::credentials::{Credentials, Given};
+use crate::net::secret::Secret;
 use crate::oci::reference::canonical_host;
 
 /// The longest password that is read, in bytes.

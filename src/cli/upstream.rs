@@ -13,7 +13,8 @@ use crate::cli::credentials::CredentialsArgs;
 use crate::cli::exit::{Code, Failure};
 use crate::documents::list::Lists;
 use crate::fetch::mirrors::Mirrors;
-use crate::fetch::upstream::{Limits, Upstream};
+use crate::fetch::upstream::Upstream;
+use crate::net::limits::Limits;
 use crate::net::tls::Trust;
 use crate::oci::reference::canonical_host;
 

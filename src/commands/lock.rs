@@ -32,7 +32,7 @@ pub fn lock(
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
-    let http = Http::new(upstream);
+    let http = upstream.http();
     let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
@@ -167,7 +167,7 @@ pub fn check(
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Vec<Moved>, LockError> {
-    let http = Http::new(upstream);
+    let http = upstream.http();
     let lists = lists_of(lock)?;
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });

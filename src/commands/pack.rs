@@ -221,7 +221,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         .iter()
         .map(|path| Old::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error)));
     let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
-    let http = Http::new(&options.upstream);
+    let http = options.upstream.http();
     let means = Means {
         http: &http,
         report,

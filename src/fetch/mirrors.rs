@@ -7,6 +7,8 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use crate::net::endpoint::Spot;
+use crate::net::error::NoPlace;
 use crate::oci::reference::canonical_host;
 
 /// Rules, of which the one with the longest prefix counts.
@@ -57,32 +59,6 @@ enum Serves {
     /// What has a digest: it cannot be the wrong version.
     DigestOnly,
     TagOnly,
-}
-
-/// One place where something may be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spot {
-    /// Whether it has to be https or http; else that is found out.
-    pub scheme: Option<&'static str>,
-    /// With the port, if that is not the usual one.
-    pub host: String,
-    /// What it is called there, without a slash at its beginning.
-    pub path: String,
-    /// Whether any certificate will do, or plain http.
-    pub insecure: bool,
-    /// Whether it stands in for another place.
-    pub is_mirror: bool,
-}
-
-/// Why there is no place.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoPlace {
-    /// A rule forbids it.
-    #[error("`blocked = true` of `{0}` in the file of mirrors forbids it")]
-    Blocked(String),
-    /// No mirror has it.
-    #[error("no mirror is named for it, and `--mirrors-only` is given")]
-    NoMirror,
 }
 
 /// Why a file of mirrors is not understood.

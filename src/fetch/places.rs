@@ -7,12 +7,11 @@ use reqwest::Url;
 use serde_json::Value;
 
 use crate::base::event::Report;
-use crate::fetch::mirrors::Spot;
+use crate::fetch::endpoint::{self, FilePlace};
 use crate::fetch::registry::Registry;
-use crate::fetch::route;
 use crate::fetch::upstream::Upstream;
-use crate::fetch::web::FilePlace;
 use crate::net::auth;
+use crate::net::endpoint::Spot;
 use crate::net::error::{FetchError, Problem};
 use crate::net::http::Http;
 use crate::net::server::Servers;
@@ -100,7 +99,7 @@ impl MirroredRegistry {
     ) -> Result<(String, Vec<u8>), FetchError> {
         let digest: Option<Digest> = reference.parse().ok();
         let places = self.places(object, repository, digest.is_some())?;
-        route::in_order(
+        endpoint::in_order(
             report,
             &places,
             |(registry, _)| registry.server(),
@@ -124,7 +123,7 @@ impl MirroredRegistry {
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
         let places = self.places(object, repository, true)?;
-        route::in_order(
+        endpoint::in_order(
             report,
             &places,
             |(registry, _)| registry.server(),

@@ -19,21 +19,24 @@ use crate::base::event::{Event, Report};
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::write::partial::Begun;
 use crate::bundle::write::spool::{Found, Spool};
-use crate::fetch::places::MirroredRegistry;
 use crate::fetch::route::Route;
-use crate::fetch::web::RemoteFile;
+use crate::fetch::source::Source;
 use crate::net::error::{FetchError, Problem};
 use crate::net::http::{self, Http};
 use crate::oci::digest::{Digest, Hasher, to_hex};
 
 /// What is handed out at once: what a frame of the bundle holds.
 const PIECE: u64 = FRAME_SIZE as u64;
+
 /// What is asked for at once of a blob that is larger.
 const LEASE: u64 = 2 * PIECE;
+
 /// How much may have arrived, or have been asked for, and not be taken yet.
 const WINDOW: u64 = 48 << 20;
+
 /// How much more of it the blob at the front may take, so that it never waits for those behind it.
 const FRONT: u64 = 16 << 20;
+
 /// What is read from a connection at once.
 const READ: usize = 256 << 10;
 
@@ -62,22 +65,6 @@ impl Task {
     fn is_pinned(&self) -> bool {
         self.digest.is_some() || self.sha512.is_some()
     }
-}
-
-/// Where a blob is.
-#[derive(Clone)]
-pub enum Source {
-    /// In a registry.
-    Registry {
-        /// Which one.
-        registry: MirroredRegistry,
-        /// In which repository.
-        repository: String,
-        /// Under which digest.
-        digest: Digest,
-    },
-    /// On a web server.
-    Web(RemoteFile),
 }
 
 /// Why the tasks come to no end.

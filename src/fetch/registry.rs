@@ -8,9 +8,10 @@ use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
 use crate::base::event::Report;
-use crate::net::auth::{Asking, Auth, leads_inside};
+use crate::net::auth::{Asking, Auth};
 use crate::net::credentials::Credentials;
 use crate::net::error::{FetchError, Problem};
+use crate::net::host::leads_inside;
 use crate::net::http::{self, Ask, Http};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
@@ -252,16 +253,4 @@ fn next_page(response: &Response) -> Option<Url> {
     })?;
     let target = next.trim_start().trim_start_matches('<').split('>').next()?;
     response.url().join(target).ok()
-}
-
-/// Whether a host of a reference is this machine.
-#[must_use]
-pub fn is_loopback(host: &str) -> bool {
-    let Ok(url) = Url::parse(&format!("http://{host}/")) else { return false };
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
-    }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use reqwest::blocking::Response;
 
 use crate::base::event::Report;
-use crate::fetch::queue::Source;
+use crate::fetch::endpoint::{FilePlace, slashed};
 use crate::fetch::registry::Registry;
-use crate::fetch::web::{self, FilePlace};
+use crate::fetch::source::Source;
+use crate::fetch::web;
 use crate::net::error::FetchError;
 use crate::net::http::{self, Http};
 use crate::net::server::Server;
@@ -93,35 +94,4 @@ impl Route {
             Place::File(file) => file.name(),
         }
     }
-}
-
-/// Asks one place after the other until one gives what is wanted. One that is down is passed by while there is
-/// another.
-pub fn in_order<P, T>(
-    report: &dyn Report,
-    places: &[P],
-    server: impl Fn(&P) -> &Server,
-    mut ask: impl FnMut(&P) -> Result<T, FetchError>,
-) -> Result<T, FetchError> {
-    let mut failures = Vec::new();
-    for (number, place) in places.iter().enumerate() {
-        let is_last = number + 1 == places.len();
-        let server = server(place);
-        if let Some(reason) = server.why_down().filter(|_| !is_last) {
-            failures.push(reason);
-            continue;
-        }
-        match ask(place) {
-            Err(error) if !is_last && error.is_of_place() => {
-                server.failed(report, &error);
-                failures.push(error.reason());
-            }
-            result => return result.map_err(|error| error.after(failures)),
-        }
-    }
-    unreachable!("there is a place for everything; please report")
-}
-
-fn slashed(name: &str) -> String {
-    format!("{}/", name.trim_end_matches('/'))
 }

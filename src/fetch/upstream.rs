@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use reqwest::Url;
 
 use crate::documents::list::Lists;
-use crate::fetch::mirrors::{Mirrors, Spot};
+use crate::fetch::mirrors::Mirrors;
 use crate::net::credentials::Credentials;
+use crate::net::endpoint::Spot;
+use crate::net::host::names;
+use crate::net::http::Http;
+use crate::net::limits::Limits;
 use crate::net::tls::Trust;
 use crate::oci::reference::canonical_host;
 
@@ -33,24 +36,13 @@ pub struct Upstream {
     pub limits: Limits,
 }
 
-/// How long things may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Until a connection is there.
-    pub connect: Duration,
-    /// Until an answer, or its next bytes, are there. In as long, a body has to make some progress.
-    pub idle: Duration,
-    /// All of it; nothing: as long as it needs.
-    pub total: Option<Duration>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { connect: Duration::from_secs(20), idle: Duration::from_secs(60), total: None }
-    }
-}
-
 impl Upstream {
+    /// Returns an HTTP client with these settings. Its total time limit starts now.
+    #[must_use]
+    pub fn http(&self) -> Http {
+        Http::new(self.trust.clone(), self.limits, self.tries)
+    }
+
     /// How many connections to one host there may be at once.
     #[must_use]
     pub fn jobs_per_host(&self) -> usize {
@@ -114,15 +106,6 @@ fn names_spot(insecure: &str, spot: &Spot) -> bool {
     let url = Url::parse(&format!("{}://{}/", spot.scheme.unwrap_or("https"), spot.host)).ok();
     let parts = url.as_ref().and_then(|url| url.host_str().zip(url.port_or_known_default()));
     parts.is_some_and(|(host, port)| insecure == canonical_host(host) || insecure == format!("{host}:{port}"))
-}
-
-/// The names under which there may be settings for the host of a URL: with the port, if there is one, before
-/// without.
-#[must_use]
-pub fn names(url: &Url) -> Vec<String> {
-    let host = url.host_str().map(canonical_host);
-    let with_port = host.iter().zip(url.port()).map(|(host, port)| format!("{host}:{port}")).next();
-    with_port.into_iter().chain(host).collect()
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! Files by URL: where they are asked for, and what can be known of them before they are fetched.
 
-use std::sync::Arc;
-
 use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_RANGE, RANGE};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, StatusCode};
 
 use crate::base::event::Report;
-use crate::fetch::route;
+use crate::fetch::endpoint::{self, FilePlace};
 use crate::net::error::{FetchError, Problem};
 use crate::net::http::{self, Ask, Http};
-use crate::net::server::Server;
 
 /// A file on a web server.
 #[derive(Debug, Clone)]
@@ -25,31 +22,6 @@ pub struct RemoteFile {
     pub etag: Option<String>,
 }
 
-/// One place where a file may be.
-#[derive(Debug, Clone)]
-pub struct FilePlace {
-    /// Who has it.
-    pub server: Arc<Server>,
-    /// Its path there, with a query if it has one.
-    pub path: String,
-    /// What the user is known by there.
-    pub authorization: Option<HeaderValue>,
-}
-
-impl FilePlace {
-    /// For a person.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let path = self.path.split('?').next().unwrap_or_default();
-        format!("{}/{path}", self.server.name().trim_end_matches('/'))
-    }
-
-    /// The URL.
-    pub fn url(&self, http: &Http, object: &str) -> Result<Url, FetchError> {
-        self.server.url(http, object, &self.path)
-    }
-}
-
 /// Asks for the first byte of a file, to learn that it is there, how large it is, and whether it can be had in
 /// parts; of its places, the first that has it. A HEAD would be the obvious request; signed storage URLs refuse it.
 pub fn probe(
@@ -59,7 +31,7 @@ pub fn probe(
     places: &[FilePlace],
 ) -> Result<RemoteFile, FetchError> {
     let numbered: Vec<_> = places.iter().enumerate().collect();
-    route::in_order(
+    endpoint::in_order(
         report,
         &numbered,
         |(_, place)| &place.server,

@@ -2,7 +2,6 @@
 //! Registry HTTP API, "Token Authentication Specification" and its page on `OAuth2`; RFC 9110, section 11).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -12,14 +11,18 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 
 use crate::base::event::Report;
-use crate::net::credentials::{Credentials, CredentialsError, Login, Proof, basic, may_carry};
+use crate::net::credentials::{Credentials, CredentialsError, basic, may_carry};
 use crate::net::error::{FetchError, Problem};
+use crate::net::host::leads_inside;
 use crate::net::http::{self, Http};
+use crate::net::secret::{Login, Proof};
 
 /// The largest answer of a token server that is read, in bytes.
 const TOKEN_LIMIT: u64 = 256 << 10;
+
 /// How long a token is good that does not say so (distribution, "Token Authentication Specification").
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
+
 /// A token is replaced as long before its end, if it lives four times as long: a request takes its time.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 
@@ -390,31 +393,6 @@ fn host(base: &Url) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it asks for a token; please report")
-}
-
-/// Whether a URL says itself that it leads to this machine or into its network.
-#[must_use]
-pub fn leads_inside(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(ip)) => is_inside(ip.into()),
-        Some(url::Host::Ipv6(ip)) => is_inside(ip.into()),
-        None => true,
-    }
-}
-
-/// Whether an address is loopback, private or link-local.
-fn is_inside(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
-        IpAddr::V6(ip) => {
-            ip.to_ipv4_mapped().is_some_and(|ip| is_inside(ip.into()))
-                || ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-        }
-    }
 }
 
 #[cfg(test)]

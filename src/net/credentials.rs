@@ -5,7 +5,6 @@
 //! asked for it. No text of an error and no `Debug` has a byte of a secret in it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,93 +17,22 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use serde::Deserialize;
 
-use crate::fetch::registry::is_loopback;
-use crate::net::http;
+use crate::net::host::is_loopback;
 use crate::net::netrc::{Netrc, NetrcError};
+use crate::net::secret::{Login, Proof, Secret};
 use crate::oci::reference::canonical_host;
 
 /// The largest file of credentials, and the largest answer of a helper, that is read, in bytes.
 const LIMIT: u64 = 4 << 20;
+
 /// How long a helper may take. Some ask a service far away.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How long the answer of a helper is kept. Some give out what is good for an hour, and a pack may take longer.
 const HELPER_MEMORY: Duration = Duration::from_secs(300);
+
 /// How docker calls its Hub.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
-
-/// A password or a token: nothing prints it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Takes it out of sight.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, to be sent.
-    #[must_use]
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("…")
-    }
-}
-
-/// What a user is known by.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
-    /// A name and a password.
-    Password(String, Secret),
-    /// What a token server gives tokens for (OAuth 2: a refresh token).
-    Identity(Secret),
-    /// The token itself.
-    Token(Secret),
-}
-
-/// What a user is known by, and where that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
-    /// What is sent.
-    pub proof: Proof,
-    /// Where it was found, for a person.
-    pub source: String,
-}
-
-impl Login {
-    /// `text` without the secret, if a server has put it there.
-    #[must_use]
-    pub fn scrub(&self, text: &str) -> String {
-        const PART: usize = 8;
-        let (Proof::Password(_, secret) | Proof::Identity(secret) | Proof::Token(secret)) = &self.proof;
-        let secret = secret.reveal();
-        let mut forms = vec![secret.to_owned(), STANDARD.encode(secret), form_urlencoded(secret)];
-        if let Proof::Password(user, password) = &self.proof {
-            forms.push(basic(user, password));
-        }
-        forms.retain(|form| !form.is_empty());
-        // The longest first: one may end as another does.
-        forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        let mut text = forms.iter().fold(text.to_owned(), |text, form| text.replace(form, "…"));
-        // What a server says is cut off somewhere, and the secret may be, too.
-        if let Some(at) = text.find(http::IT_SAYS) {
-            let has = |part: &[u8]| text.as_bytes()[at..].windows(part.len()).any(|window| window == part);
-            if forms.iter().any(|form| form.as_bytes().windows(PART).any(has)) {
-                text.truncate(at);
-            }
-        }
-        text
-    }
-}
-
-fn form_urlencoded(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
 
 /// The credentials of `Authorization: Basic` (RFC 7617).
 #[must_use]

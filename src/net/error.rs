@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::fetch::mirrors::NoPlace;
 use crate::net::credentials::CredentialsError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::ManifestError;
@@ -246,4 +245,15 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+/// Why there is no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    /// A rule forbids it.
+    #[error("`blocked = true` of `{0}` in the file of mirrors forbids it")]
+    Blocked(String),
+    /// No mirror has it.
+    #[error("no mirror is named for it, and `--mirrors-only` is given")]
+    NoMirror,
 }

@@ -7,35 +7,36 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::blocking::{Body, Client, ClientBuilder, RequestBuilder, Response};
-use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION,
-    RETRY_AFTER,
-};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Method, StatusCode, Url, redirect};
 use rustls::{AlertDescription, CertificateError};
 
 use crate::base::event::{Event, Report};
-use crate::fetch::upstream::{Limits, Upstream};
 use crate::net::error::{FetchError, Problem, root_cause};
+use crate::net::limits::Limits;
+use crate::net::secret::IT_SAYS;
 use crate::net::tls::{self, Trust};
 
 /// At most as many redirects (browsers and curl allow more; no registry needs them).
 const REDIRECT_LIMIT: usize = 10;
+
 /// The first wait before a retry; it doubles with each.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
+
 /// The longest wait before a retry, also where the server asks for a longer one.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
+
 /// The shortest one, also where the server asks for none.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+
 /// A body that brings fewer bytes a second counts as stalled. A modem brings more.
 const SLOWEST: u64 = 1 << 10;
+
 /// A manifest, or what a token server says, is there in this time or counts as stalled.
 const SMALL_BODY: Duration = Duration::from_secs(300);
+
 /// From as many bytes on, a request has a connection of its own.
 const BULK: u64 = 1 << 20;
-
-/// Begins what a server says itself, in an error.
-pub const IT_SAYS: &str = "; it says \"";
 
 /// Sends requests.
 #[derive(Clone)]
@@ -89,13 +90,12 @@ impl Kind {
 impl Http {
     /// Reads the proxy settings of the environment. The time of `--timeout` begins now.
     #[must_use]
-    pub fn new(upstream: &Upstream) -> Self {
+    pub fn new(trust: Trust, limits: Limits, tries: u32) -> Self {
         // A second initialisation by another `Http` of this process changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let limits = upstream.limits;
-        let clients = Clients { trust: upstream.trust.clone(), limits, made: Mutex::default() };
+        let clients = Clients { trust, limits, made: Mutex::default() };
         let deadline = limits.total.and_then(|total| Instant::now().checked_add(total));
-        Self { clients: Arc::new(clients), tries: upstream.tries.max(1), limits, deadline }
+        Self { clients: Arc::new(clients), tries: tries.max(1), limits, deadline }
     }
 
     /// A GET request for something small; `lax` takes any certificate, and follows no redirect to another host.

@@ -9,9 +9,9 @@ use reqwest::blocking::Response;
 use reqwest::{StatusCode, Url};
 
 use crate::base::event::{Event, Report};
-use crate::fetch::mirrors::Spot;
-use crate::fetch::registry::is_loopback;
+use crate::net::endpoint::Spot;
 use crate::net::error::{FetchError, Problem};
+use crate::net::host::is_loopback;
 use crate::net::http::{self, Http};
 
 /// How long a place that was down is not asked again while there is another one.

@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::fetch::upstream::names;
+use crate::net::host::names;
 
 /// Whose certificates are taken besides those of the system's authorities, and our own.
 #[derive(Debug, Clone, Default)]

@@ -13,8 +13,9 @@ use crate::bundle::write::writer::{Head, head_room};
 use crate::commands::pack::PackError;
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
-use crate::fetch::queue::{Source, Task};
+use crate::fetch::queue::Task;
 use crate::fetch::resolve::{Resolved, ResolvedImage};
+use crate::fetch::source::Source;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
 use crate::plan::base::Base;
@@ -420,7 +421,7 @@ mod tests {
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
         let upstream = Upstream::default();
-        let registry = Places::new(&Http::new(&upstream), &upstream).registry("quay.io");
+        let registry = Places::new(&upstream.http(), &upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();

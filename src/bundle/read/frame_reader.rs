@@ -8,7 +8,7 @@ use std::io::{self, Read};
 
 use crate::base::buffer::{Buffer, Buffers};
 use crate::bundle::format::FRAME_SIZE;
-use crate::bundle::format::frame::{BLOCK_LIMIT, CHECKSUM_LEN, Header, MAGIC, OVERHEAD, STORED, block_header, block_sizes, checksum, encode, store, stored_len};
+use crate::bundle::format::frame::{BLOCK_LIMIT, CHECKSUM_LEN, Header, MAGIC, OVERHEAD, STORED, block_header, block_sizes, checksum, store, stored_len};
 use crate::bundle::format::skippable::{self, PADDING_MAGIC, SKIPPABLE_LIMIT};
 use crate::bundle::read::problem::FrameError;
 

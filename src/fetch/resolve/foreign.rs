@@ -7,8 +7,8 @@ use reqwest::Url;
 use crate::base::event::Report;
 use crate::fetch::places::{MirroredRegistry, Places};
 use crate::fetch::web::{self, RemoteFile};
-use crate::net::auth::leads_inside;
 use crate::net::error::{FetchError, Problem};
+use crate::net::host::leads_inside;
 use crate::net::http::{self, Http};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_registry_out_there_cannot_send_into_the_own_network() {
         let upstream = Upstream::default();
-        let http = Http::new(&upstream);
+        let http = upstream.http();
         let places = Places::new(&http, &upstream);
         let elsewhere = Elsewhere { http: &http, places: &places, report: &Silent };
         let registry = places.registry("registry.example");
