@@ -3,7 +3,7 @@
 //! Memory that a process has not used before costs it a page fault every 4 KiB, and an allocator gives blocks of this
 //! size back to the system as soon as they are free: on the way of some gigabytes that takes longer than to copy them.
 
-use std::io::{self, Read};
+use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -2,11 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek};
-use std::os::unix::fs::FileExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
-
-use serde::Serialize;
 
 /// A file call that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]

@@ -394,7 +394,7 @@ mod tests {
     use crate::fetch::places::Places;
     use crate::fetch::resolve::ResolvedImage;
     use crate::fetch::upstream::Upstream;
-    use crate::net::http::Http;
+
     use crate::oci::manifest::{OCI_INDEX, OCI_MANIFEST};
 
     #[test]

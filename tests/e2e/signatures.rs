@@ -10,7 +10,6 @@ use std::process::{Command, Stdio};
 
 use airbundle::bundle::format::seek_table;
 use airbundle::bundle::format::skippable::{PADDING_MAGIC, SIGNATURE_MAGIC};
-use airbundle::bundle::read::frame_reader;
 use tempfile::{TempDir, tempdir};
 
 use crate::program::{Finished, airbundle_command, run, unbundle, unbundle_command, unbundle_from};

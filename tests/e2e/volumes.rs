@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use airbundle::bundle::format::skippable::VOLUME_MAGIC;
 use airbundle::bundle::read::frame_reader::{Frame, FrameReader, buffers};
-use airbundle::bundle::read::volume_set::Medium;
 use tempfile::tempdir;
 
 use crate::program::{Finished, airbundle, run, unbundle, unbundle_command};

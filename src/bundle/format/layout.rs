@@ -10,7 +10,10 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::bundle::format::index::{FileSet, Index, IndexError, IndexedFile, IndexedImage};
-use crate::bundle::format::{BLOB_LIMIT, BLOCK, FRAME_SIZE, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::format::{
+    BLOB_LIMIT, BLOCK, FRAME_SIZE, INDEX_JSON, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
+    padded,
+};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
 use crate::oci::platform::Platform;

@@ -1,7 +1,5 @@
 //! [`ReadError`]: why a bundle cannot be read.
 
-use std::io::Read;
-
 use crate::base::fs::FsError;
 use crate::bundle::format::index::IndexError;
 use crate::bundle::format::layout::LayoutError;

@@ -8,7 +8,9 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use crate::base::buffer::{Buffer, Buffers};
 use crate::bundle::format::label::Label;
 use crate::bundle::format::seek_table::{self, Entry};
-use crate::bundle::format::skippable::{PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC, SIGNATURE_MAGIC, SKIPPABLE_LIMIT, VOLUME_MAGIC};
+use crate::bundle::format::skippable::{
+    PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC, SIGNATURE_MAGIC, SKIPPABLE_LIMIT, VOLUME_MAGIC,
+};
 use crate::bundle::read::frame_reader::{self, Data, Frame, FrameReader};
 use crate::bundle::read::problem::FrameError;
 use crate::bundle::read::volume_set::{Medium, MediumReader};

@@ -8,8 +8,10 @@ use std::io::{self, Read};
 
 use crate::base::buffer::{Buffer, Buffers};
 use crate::bundle::format::FRAME_SIZE;
-use crate::bundle::format::frame::{BLOCK_LIMIT, CHECKSUM_LEN, Header, MAGIC, OVERHEAD, STORED, block_header, block_sizes, checksum, store, stored_len};
-use crate::bundle::format::skippable::{self, PADDING_MAGIC, SKIPPABLE_LIMIT};
+use crate::bundle::format::frame::{
+    BLOCK_LIMIT, CHECKSUM_LEN, Header, MAGIC, OVERHEAD, STORED, block_header, block_sizes, checksum,
+};
+use crate::bundle::format::skippable::{PADDING_MAGIC, SKIPPABLE_LIMIT};
 use crate::bundle::read::problem::FrameError;
 
 /// A frame as it stands in the file.
@@ -245,6 +247,10 @@ fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::format::frame::encode;
+    use crate::bundle::format::frame::store;
+    use crate::bundle::format::frame::stored_len;
+    use crate::bundle::format::skippable;
 
     /// Bytes that do not compress.
     fn noise(len: usize) -> Vec<u8> {

@@ -16,7 +16,7 @@
 //!   known who has signed it, but for the list of files, which stands before the signature and is only hashed.
 
 use std::collections::HashMap;
-use std::io::{Read, Seek};
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;

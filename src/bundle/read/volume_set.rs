@@ -13,8 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
-
 use crate::base::fs::{self, FsError, file_name};
 use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;

@@ -1,6 +1,5 @@
 //! [`Claim`]: the right to write an output, as the locked `<output>.partial`.
 
-use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt;

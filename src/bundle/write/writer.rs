@@ -6,14 +6,15 @@
 //! digest was known early or late.
 
 use std::fmt::Write as _;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::{blob_name, tar_header};
 use crate::bundle::format::skippable::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
 use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
-use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded, seek_table};
+use crate::bundle::format::{
+    BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded, seek_table,
+};
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::frames::{FrameRecord, Output, sum};
 use crate::bundle::write::parts::{remove_parts_from, volumes_of};
