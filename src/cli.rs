@@ -18,6 +18,7 @@ pub mod lists;
 #[cfg(feature = "net")]
 pub mod lock;
 pub mod ls;
+pub(crate) mod output;
 #[cfg(feature = "net")]
 pub mod pack;
 pub mod progress;
@@ -32,7 +33,6 @@ pub mod unpack;
 pub mod upstream;
 pub mod verify;
 
-use std::error::Error;
 use std::io::{self, Write};
 
 use crate::cli::exit::{Code, Failure};
@@ -53,47 +53,4 @@ pub fn main(run: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCo
         failure.code
     });
     std::process::ExitCode::from(code as u8)
-}
-
-/// Writes to stdout. That nobody reads it to the end (`| head`) is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Failure::new(Code::File, format!("cannot write to stdout: {error}"))),
-        Ok(()) => Ok(()),
-    }
-}
-
-/// `value` as one line of JSON.
-fn json(value: &impl serde::Serialize) -> String {
-    let mut text = serde_json::to_string(value).expect("plain structs become JSON; please report");
-    text.push('\n');
-    text
-}
-
-/// The last line of `--json`: the result, told apart from the events before it.
-fn summary_json(result: &impl serde::Serialize) -> String {
-    #[derive(serde::Serialize)]
-    struct Event<'a, T> {
-        event: &'static str,
-        #[serde(flatten)]
-        result: &'a T,
-    }
-    json(&Event { event: "summary", result })
-}
-
-/// An error and its causes on one line, each once.
-#[must_use]
-pub fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -13,5 +13,6 @@ pub mod pack;
 pub mod prune;
 pub mod repair;
 pub mod sbom;
+pub mod site;
 pub mod unpack;
 pub mod verify;

@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "net")]
+use std::io::ErrorKind;
+
 /// A file call that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`{}", path.display(), self.advice())]
@@ -124,4 +127,10 @@ pub fn parent(path: &Path) -> &Path {
 
 pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned()
+}
+
+/// A file that is not there, or whose folder is none.
+#[cfg(feature = "net")]
+pub(crate) fn is_missing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

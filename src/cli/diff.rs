@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::base::event::human_bytes;
+use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Amount;
 use crate::bundle::read::reader::BundleReader;
 use crate::cli::exit::{Code, Failure};
+use crate::cli::output::{json, print};
 use crate::cli::pack::read_lock;
-use crate::cli::{json, print};
 use crate::documents::lock::{Change, Diff as Difference, Lock};
 
 /// Say what was added, removed and changed between two locks or bundles

@@ -1,19 +1,18 @@
 //! Exit codes: the one list, the same in the README.
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
+use crate::base::units::human_bytes;
 use crate::bundle::format::index::IndexError;
 use crate::bundle::read::discover::MediumError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::Trouble;
-use crate::cli::chain;
 use crate::commands::cat::CatError;
 use crate::commands::image::error::ImageError;
 use crate::commands::images::LoadError;
 use crate::commands::images::engine::EngineError;
 use crate::commands::images::image::{BlobError, ImageError as SiteImageError};
-use crate::commands::prune::PruneError;
-use crate::commands::unpack::UnpackError;
-use crate::commands::unpack::delta::MissingBlob;
+use crate::commands::prune::error::PruneError;
+use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::documents::lock::LockError;
 use crate::signature::SignatureError;
 use crate::site::record::RecordError;

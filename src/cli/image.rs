@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
+use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::cli::size::parse_size;
-use crate::cli::{chain, print, summary_json};
 use crate::commands::image::name::{Name, NameError};
 use crate::commands::image::{self, Options, Summary, build};
 use crate::oci::platform::Platform;

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
+use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::ls::{self, ListedImage};
+use crate::cli::output::{json, print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{chain, json, print, summary_json};
 use crate::commands::images::engine::Engine;
 use crate::commands::images::{Loaded, Options, Summary, Target, load};
 use crate::oci::digest::Digest;

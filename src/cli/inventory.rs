@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
 use crate::base::fs;
+use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{chain, print, summary_json};
 use crate::commands::inventory::take;
 use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;

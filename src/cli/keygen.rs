@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::base::error_chain::chain;
 use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
-use crate::cli::{chain, print};
+use crate::cli::output::print;
 use crate::signature::signing::{SecretKeyFile, Signer, generate};
 
 /// The passphrase of the secret key.

@@ -9,9 +9,11 @@ use serde::Serialize;
 use crate::base::event::Event;
 use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{print, summary_json};
-use crate::commands::lists::{Architecture, Made, Options, make};
+use crate::commands::lists::made::Made;
+use crate::commands::lists::make;
+use crate::commands::lists::options::{Architecture, Options};
 use crate::documents::list::NAMES;
 
 /// Make lists of files and images
@@ -105,7 +107,7 @@ impl Kubespray {
         drop(reporter);
         let made = made?;
         write(&self.output, &options, &made)
-            .map_err(|error| Failure::new(Code::File, crate::cli::chain(&error)))?;
+            .map_err(|error| Failure::new(Code::File, crate::base::error_chain::chain(&error)))?;
         let summary = Summary {
             release: made.release.as_deref(),
             architectures: options.architectures.iter().map(ToString::to_string).collect(),

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
 use crate::base::fs;
+use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
+use crate::cli::output::{print, summary_json};
 use crate::cli::pack::{list_failure, pack_failure, read_lock};
 use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
-use crate::cli::{chain, print, summary_json};
 use crate::commands::lock::{Moved, Now, check, lock};
 use crate::documents::list::Lists;
 use crate::documents::lock::Lock as Document;

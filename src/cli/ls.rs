@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::event::human_bytes;
+use crate::base::units::human_bytes;
 use crate::bundle::format::layout::{Amount, Blob, Image, Layout};
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::reader::BundleReader;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
-use crate::cli::{json, print};
+use crate::cli::output::{json, print};
 use crate::documents::lock::Lock;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};

@@ -8,18 +8,19 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
 use crate::base::fs;
+use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::About;
 use crate::bundle::format::volume_name::SUMS;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure, read_code};
 use crate::cli::keygen::signer;
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::cli::size::{parse_share, parse_volume_size};
 use crate::cli::upstream::UpstreamArgs;
-use crate::cli::{chain, print, summary_json};
 use crate::commands::pack::{Input, Missing, Options, PackError, Summary, pack};
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
@@ -261,6 +262,6 @@ pub(super) fn pack_failure(error: PackError) -> Failure {
         PackError::Busy(_) => Failure::new(Code::Busy, chain(&error)),
         PackError::VolumeSize { .. } => Failure::new(Code::Usage, chain(&error)),
         PackError::Command(error) => Failure::new(Code::Command, chain(&error)),
-        PackError::Layout(_) | PackError::Limit(..) => Failure::new(Code::Fetch, chain(&error)),
+        PackError::Plan(_) => Failure::new(Code::Fetch, chain(&error)),
     }
 }

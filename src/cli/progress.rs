@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::base::event::{Event, Report, Silent, human_bytes};
+use crate::base::event::{Event, Report, Silent};
+use crate::base::units::human_bytes;
 
 /// Objects smaller than this get no line of their own: it would be gone before it is read.
 const BAR_MINIMUM: u64 = 1 << 20;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::base::event::human_bytes;
+use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{print, summary_json};
-use crate::commands::prune::{Summary, prune};
+use crate::commands::prune::prune;
+use crate::commands::prune::summary::Summary;
 
 /// Remove from a site what none of these bundles names; without --yes, say what that is
 #[derive(Debug, Args)]

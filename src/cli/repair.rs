@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::base::event::human_bytes;
+use crate::base::error_chain::chain;
 use crate::base::fs;
+use crate::base::units::human_bytes;
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
 use crate::cli::exit::{Code, Failure};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{chain, print, summary_json};
 use crate::commands::repair::{RepairError, Summary, repair};
 
 /// Write a good copy of a bundle that is damaged, with its recovery data (`pack --recovery`)

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::ls::configs;
-use crate::cli::{chain, print};
+use crate::cli::output::print;
 use crate::commands::sbom::{Format, document};
 
 /// List all files and images of a bundle, with source, digest, size and platform, as SPDX or CycloneDX

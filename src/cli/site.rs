@@ -9,12 +9,14 @@ use std::process::Command;
 use clap::Args;
 use serde::Serialize;
 
+use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::{chain, json, print};
+use crate::cli::output::{json, print};
+use crate::commands::site::{Changes, ConfError, Configured, configure};
+use crate::conf::setup::{Setup, Tls};
 use crate::conf::tls::{Issued, TlsError, day};
 use crate::conf::trust::hosts_line;
-use crate::conf::{Changes, ConfError, Configured, Setup, Tls, configure};
 
 /// Write what makes the site run: nginx, registry, compose, systemd, TLS, clients, Kubespray
 #[derive(Debug, Args)]

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::base::error_chain::chain;
 use crate::base::fs::{self, FsError};
 use crate::bundle::read::volume_set::Medium;
-use crate::cli::chain;
 use crate::cli::exit::{Code, Failure};
 use crate::signature::{KeyError, PublicKey, SIGNATURE_LIMIT, Trust};
 

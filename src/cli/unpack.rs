@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::event::human_bytes;
+use crate::base::units::human_bytes;
 use crate::bundle::read::select::{Pattern, Selection};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{print, summary_json};
-use crate::commands::unpack::delta::MissingBlob;
-use crate::commands::unpack::{LeftOut, Options, Summary, UnpackError, unpack};
+use crate::commands::unpack::error::{MissingBlob, UnpackError};
+use crate::commands::unpack::options::Options;
+use crate::commands::unpack::{LeftOut, Summary, unpack};
 use crate::oci::platform::Platform;
 use crate::oci::reference::RepositoryTemplate;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Url;
 
+use crate::base::error_chain::chain;
 use crate::base::fs;
-use crate::cli::chain;
 use crate::cli::credentials::CredentialsArgs;
 use crate::cli::exit::{Code, Failure};
 use crate::documents::list::Lists;

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::base::event::human_bytes;
+use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Amount;
 use crate::bundle::read::problem::Trouble;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::{print, summary_json};
 use crate::commands::unpack::mended_text;
 use crate::commands::verify::{Damage, Verdict, VolumeState, quick, verify};
 

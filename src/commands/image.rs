@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::base::event::{Event, Report};
+use crate::base::units::as_seconds;
 use crate::bundle::format::layout::{Amount, Blob, Layout};
 use crate::bundle::format::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::bundle::read::reader::{BundleReader, Contents};
@@ -204,8 +205,4 @@ fn description(contents: &Contents, options: &Options) -> String {
         Some(title) => format!("{title}: {what}"),
         None => format!("{what} of a bundle"),
     }
-}
-
-fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }

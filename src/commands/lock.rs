@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::base::event::{Event, Report, human_bytes};
+use crate::base::event::{Event, Report};
+use crate::base::units::human_bytes;
 use crate::bundle::format::index::About;
 use crate::commands::pack::PackError;
 use crate::documents::list::Lists;

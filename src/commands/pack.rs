@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::base::event::{Event, Report, human_bytes};
+use crate::base::event::{Event, Report};
 use crate::base::fs::{self, FsError};
+use crate::base::units::{as_seconds, human_bytes};
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::frame::stored_len;
 use crate::bundle::format::index::About;
 use crate::bundle::format::label::LABEL_LIMIT;
-use crate::bundle::format::layout::LayoutError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::reuse::Old;
 use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
@@ -39,7 +39,7 @@ use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::plan::base::{Base, BaseError};
-use crate::plan::plan::Plan;
+use crate::plan::plan::{Plan, PlanError};
 use crate::signature::signing::Signer;
 
 /// What a bundle is made of.
@@ -158,9 +158,9 @@ pub enum PackError {
     /// Something cannot be fetched; all of what is known to fail.
     #[error("{} of what the lists name cannot be fetched", .0.len())]
     Fetch(Vec<FetchError>),
-    /// What was fetched contradicts itself.
-    #[error("what the registries serve does not go together")]
-    Layout(#[source] LayoutError),
+    /// What was fetched makes no bundle.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A lock that cannot be packed.
     #[error("the lock is refused")]
     Lock(#[from] LockError),
@@ -181,12 +181,6 @@ pub enum PackError {
     /// A volume was not taken.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// A bundle that a reader would refuse.
-    #[error(
-        "a bundle of all this would have {0}, more than the {1} that it may have: split the lists, and pack a \
-         bundle of each part"
-    )]
-    Limit(&'static str, u64),
 }
 
 impl From<ClaimError> for PackError {
@@ -194,15 +188,6 @@ impl From<ClaimError> for PackError {
         match error {
             ClaimError::Fs(error) => Self::Fs(error),
             ClaimError::Busy(path) => Self::Busy(path),
-        }
-    }
-}
-
-impl From<LayoutError> for PackError {
-    fn from(error: LayoutError) -> Self {
-        match error {
-            LayoutError::Limit(what, limit) => Self::Limit(what, limit),
-            error => Self::Layout(error),
         }
     }
 }
@@ -507,10 +492,6 @@ impl Drop for Leftovers<'_> {
             let _ = remove_parts(&self.partial);
         }
     }
-}
-
-fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }
 
 fn as_texts<S: serde::Serializer>(failures: &[FetchError], serializer: S) -> Result<S::Ok, S::Error> {

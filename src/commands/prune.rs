@@ -4,103 +4,33 @@
 //! First tags, then the links of what goes, then blobs that no link names any more, and the manifests last of these: they
 //! say what else there is to go. The record comes at the end, so that a run that was killed is done again from it.
 
+pub mod error;
 mod plan;
+pub mod summary;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use serde::Serialize;
+use std::time::Instant;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::read::reader::Contents;
+use crate::commands::prune::error::PruneError;
 use crate::commands::prune::plan::Plan;
+use crate::commands::prune::summary::Summary;
 use crate::oci::digest::Digest;
-use crate::site::record::{Record, RecordError};
-use crate::site::root::{Root, RootError, Staging, Stagings};
+use crate::site::record::Record;
+use crate::site::root::{Root, Staging, Stagings};
 use crate::site::scan::{Repositories, Storage};
 use crate::site::storage::{BASE, blob_path};
 
 /// How many blobs are taken aside before it is looked whether somebody has come to need one of them.
 const BATCH: usize = 64;
+
 /// How the names of blobs begin that stand aside.
 const ASIDE: &str = "pruned.";
-/// How many things are named in an error.
-const SHOWN: usize = 5;
-
-/// What has gone, or would go.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// Whether it has; otherwise it would.
-    pub removed: bool,
-    /// The names of images.
-    pub images: Vec<String>,
-    /// The paths of files.
-    pub files: Vec<String>,
-    /// How many links (tags, manifests and layers of repositories).
-    pub links: usize,
-    /// How many blobs.
-    pub blobs: usize,
-    /// The bytes of these.
-    pub bytes: u64,
-    /// The bytes of the files.
-    pub file_bytes: u64,
-    /// How long it took.
-    #[serde(serialize_with = "as_seconds", rename = "seconds")]
-    pub time: Duration,
-}
-
-impl Summary {
-    /// Whether there is nothing to remove.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        self.images.is_empty() && self.files.is_empty() && self.links == 0 && self.blobs == 0
-    }
-}
-
-/// Why nothing was removed, or not all.
-#[derive(Debug, thiserror::Error)]
-pub enum PruneError {
-    /// Nobody knows what the site holds.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The file system says no.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// Another process is writing.
-    #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
-    Busy(PathBuf),
-    /// The site is not what the kept bundles make of it.
-    #[error(
-        "nothing was removed, as the site is not what is to be kept: {}; unpack it (again), or keep other bundles",
-        first(.0)
-    )]
-    Mismatch(Vec<String>),
-    /// Something in the storage of which nobody knows what it keeps in use.
-    #[error(
-        "nothing was removed, as `{}` is neither a file nor a folder: nobody can say what a registry finds there", .0.display()
-    )]
-    Odd(PathBuf),
-}
-
-impl From<RootError> for PruneError {
-    fn from(error: RootError) -> Self {
-        match error {
-            RootError::Fs(error) => Self::Fs(error),
-            RootError::Busy(path) => Self::Busy(path),
-        }
-    }
-}
-
-fn first(all: &[String]) -> String {
-    let shown = all[..all.len().min(SHOWN)].join(", ");
-    let more = all.len().saturating_sub(SHOWN);
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
-}
 
 /// Removes from `site` what none of the bundles whose documents are `kept` names; looks only, unless `remove`.
 pub fn prune(
@@ -303,8 +233,4 @@ fn remove_folders(root: &Root, file: &RelPath, most: usize) -> Result<(), FsErro
 /// A path of the storage, of parts that are paths by themselves.
 fn path(text: &str) -> RelPath {
     RelPath::parse(text).expect("names of repositories and tags, and digests, make paths; please report")
-}
-
-fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }

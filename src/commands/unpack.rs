@@ -1,6 +1,8 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
 pub mod delta;
+pub mod error;
+pub mod options;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,48 +16,35 @@ use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::base::pipeline::Lanes;
+use crate::base::units::as_seconds;
 use crate::bundle::format::index::About;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::bundle::read::error::{Loss, ReadError};
 use crate::bundle::read::problem::{Place, Trouble};
 use crate::bundle::read::reader::{BundleReader, Contents};
-use crate::bundle::read::select::{Early, SelectError, Selection};
-use crate::commands::unpack::delta::{Delta, MissingBlob};
+use crate::bundle::read::select::Early;
+use crate::commands::unpack::delta::Delta;
+use crate::commands::unpack::error::UnpackError;
+use crate::commands::unpack::options::Options;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
-use crate::oci::reference::RepositoryTemplate;
 use crate::site::check::{State, Target, check, is_readable};
 use crate::site::commit::{Committer, StagedFiles, distinct};
 use crate::site::record::Record;
-use crate::site::root::{Root, RootError, Staging, Stagings};
-use crate::site::storage::{FENCE, Links, NamesError, blob_path};
+use crate::site::root::{Root, Staging, Stagings};
+use crate::site::storage::{FENCE, Links, blob_path};
 
 /// What a small file costs on the disk, with its folder.
 const SMALL_FILE: u64 = 8 << 10;
+
 /// How many link files are staged before they are moved.
 const LINK_BATCH: usize = 1024;
 
 /// How to go on from here, for the people at the site: it is there when nothing else is.
 const GUIDE: &str = "README.md";
+
 /// It travels in the bundle; this one is for a bundle without it.
 pub const GUIDE_TEXT: &str = include_str!("../../docs/site.md");
-
-/// Where the parts of a bundle go.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The folder of the site.
-    pub site: PathBuf,
-    /// Where the files go; `<site>/files` if nothing is said.
-    pub files: Option<PathBuf>,
-    /// Where the storage of the registry goes; `<site>/registry` if nothing is said.
-    pub registry: Option<PathBuf>,
-    /// The names of the images; at least one.
-    pub templates: Vec<RepositoryTemplate>,
-    /// What of the bundle is wanted.
-    pub select: Selection,
-    /// Whether what is whole becomes part of the site when something else is damaged or missing.
-    pub keep_going: bool,
-}
 
 /// What a run has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -112,90 +101,6 @@ impl Summary {
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
         self.written == 0 && self.repaired == 0 && self.links_written == 0
-    }
-}
-
-/// Why a site is not complete. What was complete before still is, and what was added is whole.
-#[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
-    /// The bundle cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The bundle is damaged somewhere.
-    #[error("the bundle is damaged in {owners}")]
-    Damaged {
-        /// The images and files that it hits.
-        owners: String,
-        /// What is wrong.
-        #[source]
-        source: Loss,
-    },
-    /// Nothing can be selected so.
-    #[error(transparent)]
-    Select(SelectError),
-    /// The site has not what a delta leaves out. Nothing was changed.
-    #[error(
-        "`{}` lacks {} that this delta leaves out, and nothing was changed: unpack a full bundle, or pack the delta \
-         anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
-    )]
-    Incomplete {
-        /// The folder of the site.
-        site: PathBuf,
-        /// All that it lacks, in the order of the bundle.
-        missing: Vec<MissingBlob>,
-    },
-    /// What was to be copied within the site is not what it was when it was looked at.
-    #[error("`{0}` has changed on the site while it was copied: run it again")]
-    Changed(Digest),
-    /// The file system says no.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// Another process is writing.
-    #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
-    Busy(PathBuf),
-    /// Images cannot have their names.
-    #[error(transparent)]
-    Names(#[from] NamesError),
-    /// There is not enough room.
-    #[error(
-        "`{}` has {} free and {} is needed: nothing was written", path.display(), human(*available),
-        human(*needed)
-    )]
-    Space {
-        /// The folder whose file system is too small.
-        path: PathBuf,
-        /// Bytes needed.
-        needed: u64,
-        /// Bytes free.
-        available: u64,
-    },
-    /// There are not enough inodes.
-    #[error("`{}` has room for {available} more files and {needed} are needed: nothing was written", path.display())]
-    Inodes {
-        /// The folder whose file system has too few.
-        path: PathBuf,
-        /// Inodes needed.
-        needed: u64,
-        /// Inodes free.
-        available: u64,
-    },
-}
-
-impl From<SelectError> for UnpackError {
-    fn from(error: SelectError) -> Self {
-        match error {
-            SelectError::Read(error) => Self::Read(error),
-            other => Self::Select(other),
-        }
-    }
-}
-
-impl From<RootError> for UnpackError {
-    fn from(error: RootError) -> Self {
-        match error {
-            RootError::Fs(error) => Self::Fs(error),
-            RootError::Busy(path) => Self::Busy(path),
-        }
     }
 }
 
@@ -700,21 +605,4 @@ fn check_space(
 
 fn fence_path() -> RelPath {
     RelPath::parse(FENCE).expect("a plain path")
-}
-
-fn amount(missing: &[MissingBlob]) -> String {
-    let bytes = human(missing.iter().map(|blob| blob.size).sum());
-    if let [blob] = missing {
-        format!("`{}` ({bytes})", blob.digest)
-    } else {
-        format!("{} blobs ({bytes})", missing.len())
-    }
-}
-
-fn human(bytes: u64) -> String {
-    crate::base::event::human_bytes(bytes)
-}
-
-fn as_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
 }

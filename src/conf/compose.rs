@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::conf::Setup;
+use crate::conf::setup::Setup;
 
 /// What is pulled where the site has no nginx image: by then there has to be a network.
 pub const NGINX: &str = "docker.io/library/nginx:stable";

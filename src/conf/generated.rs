@@ -106,7 +106,11 @@ impl Generated {
         old: &BTreeMap<String, BTreeSet<Digest>>,
         new: &BTreeMap<String, BTreeSet<Digest>>,
     ) -> Result<(), FsError> {
-        if old == new { Ok(()) } else { replace(&self.folder.join(LIST), &crate::conf::pretty(new), 0o644) }
+        if old == new {
+            Ok(())
+        } else {
+            replace(&self.folder.join(LIST), &crate::conf::setup::pretty(new), 0o644)
+        }
     }
 }
 

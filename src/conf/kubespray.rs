@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::conf::{Setup, Tls};
+use crate::conf::setup::{Setup, Tls};
 
 /// What a release of Kubespray asks for: its own lists, as in `manifests/`.
 struct Release {

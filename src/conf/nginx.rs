@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::conf::Setup;
 use crate::conf::generated::Generated;
+use crate::conf::setup::Setup;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 
 /// The places of manifests, by media type.
@@ -55,7 +55,7 @@ fn config(setup: &Setup, with_registry: bool) -> String {
         servers += &registry_server(setup);
     }
     let mut temporary = String::new();
-    if !crate::conf::is_root() {
+    if !crate::conf::setup::is_root() {
         for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
             let _ = writeln!(temporary, "    {name}_temp_path {}/run/{name};", setup.conf.display());
         }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use crate::conf::Setup;
+use crate::conf::setup::Setup;
 
 /// The content of `registry.yml`.
 #[must_use]

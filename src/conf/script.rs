@@ -1,13 +1,14 @@
 //! The script `site`: start, stop, status and logs, with whatever the host has.
 
-use crate::conf::{Setup, compose};
+use crate::conf::compose;
+use crate::conf::setup::{Setup, is_plain};
 
 const SCRIPT: &str = include_str!("site.sh");
 
 /// The content of `site`.
 #[must_use]
 pub fn script(setup: &Setup) -> String {
-    let own = std::env::current_exe().ok().filter(|path| crate::conf::check_path(path).is_ok());
+    let own = std::env::current_exe().ok().filter(|path| is_plain(path));
     let own = own.and_then(|path| path.to_str().map(str::to_owned));
     let yes = |is: bool| if is { "yes" } else { "" };
     SCRIPT

@@ -1,7 +1,7 @@
 //! systemd units that run the same servers without an engine.
 
-use crate::conf::Setup;
 use crate::conf::generated::Generated;
+use crate::conf::setup::Setup;
 
 /// Writes the units: `airbundle-site` is all that most need; the other two are nginx and a registry beside it.
 pub fn generate(setup: &Setup, generated: &mut Generated) {

@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use crate::base::fs::{self, FsError};
 use crate::conf::generated::replace;
-use crate::conf::{Settings, Tls};
+use crate::conf::setup::{Settings, Tls};
 use crate::oci::digest::Digest;
 
 /// How long a certificate authority is good for. Every node of the site has to be told of a new one.

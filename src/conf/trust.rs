@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use crate::conf::Setup;
 use crate::conf::generated::Generated;
+use crate::conf::setup::Setup;
 
 const SCRIPT: &str = include_str!("trust.sh");
 

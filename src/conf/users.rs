@@ -1,8 +1,8 @@
 //! The user of a site, in a file that nginx and registries read (`htpasswd`, bcrypt).
 
 use crate::base::fs::{self, FsError};
-use crate::conf::Setup;
 use crate::conf::generated::replace;
+use crate::conf::setup::Setup;
 
 /// nginx and the registry compute it anew for every request, blobs included: 2^5 rounds take some milliseconds
 /// (what `htpasswd -B` does, too), and 2^12 would make a pull wait for it more than for the network.

@@ -11,11 +11,11 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 
 use crate::base::event::Report;
-use crate::net::credentials::{Credentials, CredentialsError, basic, may_carry};
+use crate::net::credentials::{Credentials, CredentialsError, may_carry};
 use crate::net::error::{FetchError, Problem};
 use crate::net::host::leads_inside;
 use crate::net::http::{self, Http};
-use crate::net::secret::{Login, Proof};
+use crate::net::secret::{Login, Proof, basic};
 
 /// The largest answer of a token server that is read, in bytes.
 const TOKEN_LIMIT: u64 = 256 << 10;

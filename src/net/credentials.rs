@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use serde::Deserialize;
 
+use crate::base::fs::is_missing;
 use crate::net::host::is_loopback;
 use crate::net::netrc::{Netrc, NetrcError};
 use crate::net::secret::{Login, Proof, Secret};
@@ -33,12 +34,6 @@ const HELPER_MEMORY: Duration = Duration::from_secs(300);
 
 /// How docker calls its Hub.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
-
-/// The credentials of `Authorization: Basic` (RFC 7617).
-#[must_use]
-pub fn basic(user: &str, password: &Secret) -> String {
-    STANDARD.encode(format!("{user}:{}", password.reveal()))
-}
 
 /// Whether a secret may be sent to this URL: not where anybody on the way can read it, unless the user has said so.
 #[must_use]
@@ -333,11 +328,6 @@ impl AuthFile {
     }
 }
 
-/// A file that is not there, or whose folder is none.
-pub(super) fn is_missing(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
-}
-
 impl Entry {
     /// What it says; nothing inside if it is empty, as docker leaves it beside a helper; nothing if it makes no sense.
     #[expect(clippy::option_option, reason = "it is looked at where it is made")]
@@ -471,6 +461,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::secret::basic;
 
     fn url(text: &str) -> Url {
         text.parse().unwrap()

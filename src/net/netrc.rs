@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use reqwest::Url;
 
-use crate::net::credentials::is_missing;
+use crate::base::fs::is_missing;
 use crate::net::secret::{Login, Proof, Secret};
 
 /// A netrc, read when it is needed.

@@ -5,8 +5,6 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::net::credentials::basic;
-
 /// A password or a token: nothing prints it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub(crate) String);
@@ -83,3 +81,9 @@ pub(crate) fn form_urlencoded(text: &str) -> String {
 
 /// Begins what a server says itself, in an error.
 pub const IT_SAYS: &str = "; it says \"";
+
+/// The credentials of `Authorization: Basic` (RFC 7617).
+#[must_use]
+pub fn basic(user: &str, password: &Secret) -> String {
+    STANDARD.encode(format!("{user}:{}", password.reveal()))
+}

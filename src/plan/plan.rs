@@ -10,7 +10,6 @@ use crate::bundle::write::partial::Expected;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::Carry;
 use crate::bundle::write::writer::{Head, head_room};
-use crate::commands::pack::PackError;
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
 use crate::fetch::queue::Task;
@@ -50,9 +49,32 @@ pub(crate) enum Origin {
     Fetched(Box<Task>),
 }
 
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// What was fetched contradicts itself.
+    #[error("what the registries serve does not go together")]
+    Layout(#[source] LayoutError),
+    /// A bundle that a reader would refuse.
+    #[error(
+        "a bundle of all this would have {0}, more than the {1} that it may have: split the lists, and pack a \
+         bundle of each part"
+    )]
+    Limit(&'static str, u64),
+}
+
+impl From<LayoutError> for PlanError {
+    fn from(error: LayoutError) -> Self {
+        match error {
+            LayoutError::Limit(what, limit) => Self::Limit(what, limit),
+            error => Self::Layout(error),
+        }
+    }
+}
+
 impl Plan {
     /// The plan for what lists resolved to. What `base` has is left out: of files, those that a list pins.
-    pub(crate) fn new(resolved: Resolved, about: About, base: &Base) -> Result<Self, PackError> {
+    pub(crate) fn new(resolved: Resolved, about: About, base: &Base) -> Result<Self, PlanError> {
         let Resolved { images, files: remote_files, manifests, foreign } = resolved;
         // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
         // servers says how large it is.
@@ -219,7 +241,7 @@ impl Plan {
 
     /// The room for the head, whatever sizes the files will turn out to have, and for its signature if there is to be
     /// one.
-    pub(crate) fn head_room(&self, is_signed: bool) -> Result<u64, PackError> {
+    pub(crate) fn head_room(&self, is_signed: bool) -> Result<u64, PlanError> {
         let mut files = self.files.clone();
         files.files.iter_mut().for_each(|file| file.size = u64::MAX);
         let files = (!files.files.is_empty()).then(|| files.to_json().len());
@@ -348,7 +370,7 @@ fn stand_in(entry: &FileEntry) -> Digest {
 
 /// The room for a head with documents of these sizes, if no reader would refuse them; `manifests` are the bytes
 /// of those of the images. The walk that made the layout has looked at all other limits.
-fn checked_head_room(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PackError> {
+fn checked_head_room(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PlanError> {
     let room = head_room(index, files);
     for (what, bytes, limit) in [
         ("an `index.json` of too many bytes", index as u64, INDEX_LIMIT),
@@ -357,7 +379,7 @@ fn checked_head_room(index: usize, files: Option<usize>, manifests: u64) -> Resu
         ("an `index.json` and a list of files of too many bytes", room, SKIPPABLE_LIMIT.into()),
     ] {
         if bytes > limit {
-            return Err(PackError::Limit(what, limit));
+            return Err(PlanError::Limit(what, limit));
         }
     }
     Ok(room)

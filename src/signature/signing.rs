@@ -6,7 +6,6 @@ use blake2::{Blake2b512, Digest as _};
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
 use ring::signature::Ed25519KeyPair;
 
-use crate::bundle::format::INDEX_JSON;
 use crate::oci::digest::Digest;
 
 /// Where the number of the key stands in a secret key of minisign, and behind it the key: 32 bytes that are secret, and
@@ -141,7 +140,7 @@ impl Signer {
         let signature = self.key.sign(&Blake2b512::digest(index));
         let time = self.time.map(|time| format!("timestamp:{time}\t")).unwrap_or_default();
         let comment =
-            format!("{time}file:{INDEX_JSON}\thashed\tairbundle bundle, identity {}", Digest::of(index));
+            format!("{time}file:index.json\thashed\tairbundle bundle, identity {}", Digest::of(index));
         let all = self.key.sign(&[signature.as_ref(), comment.as_bytes()].concat());
         let line = STANDARD.encode([&b"ED"[..], &self.id, signature.as_ref()].concat());
         let (key, all) = (u64::from_le_bytes(self.id), STANDARD.encode(all.as_ref()));

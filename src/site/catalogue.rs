@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::base::event::human_bytes;
+use crate::base::units::human_bytes;
 use crate::oci::digest::Digest;
 use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
 

@@ -660,7 +660,7 @@ fn the_summary_of_a_pack_counts_what_was_fetched_and_what_sharing_saved() {
     // Two images have one layer, and a file is that layer, too.
     assert!(saved > 2 * 300_000, "{saved}");
     let [fetched, saved, size] =
-        [fetched as u64, saved as u64, size].map(airbundle::base::event::human_bytes);
+        [fetched as u64, saved as u64, size].map(airbundle::base::units::human_bytes);
     assert_eq!(
         line(),
         format!(
@@ -687,7 +687,7 @@ fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_
     };
     for entry in upstream.images() {
         let size: usize = entry.image.blobs().values().map(|bytes| bytes.len()).sum();
-        let size = airbundle::base::event::human_bytes(size as u64);
+        let size = airbundle::base::units::human_bytes(size as u64);
         let mut platforms = entry.image.platforms();
         platforms.retain(|platform| *platform != "unknown/unknown");
         platforms.sort_unstable();
@@ -700,7 +700,7 @@ fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_
         );
     }
     for file in upstream.files() {
-        let size = airbundle::base::event::human_bytes(file.bytes.len() as u64);
+        let size = airbundle::base::units::human_bytes(file.bytes.len() as u64);
         let (number, unit) = size.split_once(' ').expect("a unit");
         assert_eq!(row(file.path()), [file.path(), number, unit, &sha256(&file.bytes)]);
     }

@@ -187,7 +187,7 @@ impl Sound {
     }
 }
 
-fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::Summary, unpack::UnpackError> {
+fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::Summary, unpack::error::UnpackError> {
     unpack_as_told(bundle, site, false)
 }
 
@@ -195,11 +195,12 @@ fn unpack_as_told(
     bundle: &Path,
     site: &Path,
     keep_going: bool,
-) -> Result<unpack::Summary, unpack::UnpackError> {
+) -> Result<unpack::Summary, unpack::error::UnpackError> {
     let templates = vec![RepositoryTemplate::default()];
     let select = Selection::default();
     let (files, registry) = (None, None);
-    let options = unpack::Options { site: site.to_owned(), files, registry, templates, select, keep_going };
+    let options =
+        unpack::options::Options { site: site.to_owned(), files, registry, templates, select, keep_going };
     unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
 }
 

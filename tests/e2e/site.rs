@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use airbundle::conf::{Changes, configure};
+use airbundle::commands::site::{Changes, configure};
 use airbundle::oci::digest::Digest;
 use airbundle::oci::manifest::OCI_INDEX;
 use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};

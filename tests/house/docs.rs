@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// Compares `expected` with a page, or with what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` of it.
 /// With `UPDATE_DOCS` in the environment it writes the page instead.
-pub fn assert_current(page: &str, section: Option<&str>, expected: &str) {
+pub(crate) fn assert_current(page: &str, section: Option<&str>, expected: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
     let text = fs::read_to_string(&path).unwrap_or_default();
     let updated = match section {

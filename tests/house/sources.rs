@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// One file below `src`, without its tests.
-pub struct Source {
+pub(crate) struct Source {
     /// Path below `src`, such as `bundle/read/reader.rs`.
     pub path: String,
     /// Module path, such as `["bundle", "read", "reader"]`; `bin/…` for the programs.
@@ -17,7 +17,7 @@ pub struct Source {
 }
 
 /// Returns all source files except test modules, sorted by path.
-pub fn all() -> Vec<Source> {
+pub(crate) fn all() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut paths = Vec::new();
     collect(&root, &mut paths);
@@ -45,7 +45,7 @@ fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
 }
 
 /// Returns which files each file imports, by path.
-pub fn imports(sources: &[Source]) -> BTreeMap<&str, BTreeSet<&str>> {
+pub(crate) fn imports(sources: &[Source]) -> BTreeMap<&str, BTreeSet<&str>> {
     let modules: BTreeMap<&[String], &str> =
         sources.iter().map(|source| (&source.module[..], source.path.as_str())).collect();
     let mut imports = BTreeMap::new();
@@ -73,7 +73,9 @@ fn references(source: &Source, modules: &BTreeMap<&[String], &str>) -> BTreeSet<
         }
     }
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    for token in source.code.split(|c| !word(c)).filter(|token| token.contains("::")) {
+    for token in
+        source.code.split(|c| !word(c)).filter(|token| token.contains("::") && !token.ends_with("::"))
+    {
         let path: Vec<String> = token.split("::").map(str::to_owned).collect();
         found.extend(absolute(source, &path, modules));
     }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::base::event::human_bytes;
 use crate::base::fs::FsError;
+use crate::base::units::human_bytes;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::write::claim::ClaimError;
 use crate::commands::image::base::BaseError;

@@ -10,12 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::commands::lists::checkout::{Checkout, Variables};
+use crate::commands::lists::downloads::{Download, File, Host, downloads, failed, present};
 use crate::commands::lists::error::KubesprayError;
-use crate::commands::lists::template::{Evaluator, is_template};
-use crate::commands::lists::yaml::Yaml;
-use crate::commands::lists::{
-    Download, File, Host, Made, Options, ansible, downloads, failed, present, version,
-};
+use crate::commands::lists::made::Made;
+use crate::commands::lists::options::Options;
+use crate::commands::lists::roles::roles;
+use crate::commands::lists::template::Evaluator;
+use crate::commands::lists::{ansible, version};
 use crate::oci::reference::Reference;
 
 /// The variable that turns an add-on on, what a list that serves it names, and what that is.
@@ -29,10 +30,14 @@ const EXPECTED: [(&str, &str, &str); 8] = [
     ("vsphere_csi_enabled", "vsphere/", "the CSI and cloud controller images of vSphere"),
     ("upcloud_csi_enabled", "upcloud", "the CSI images of UpCloud"),
 ];
+
 /// The first Cilium that Kubespray installs by its chart.
 const CILIUM_BY_CHART: &str = "1.17";
+
 const CILIUM_VALUES: &str = "roles/network_plugin/cilium/templates/values.yaml.j2";
+
 const CILIUM_ROLE: &str = "roles/network_plugin/cilium";
+
 const ARGOCD_ROLE: &str = "roles/kubernetes-apps/argocd";
 
 /// Adds to `made` what is not in it.
@@ -70,46 +75,6 @@ pub(super) fn add(
         add.look_for_expected();
     }
     Ok(())
-}
-
-/// A role that is not about downloads.
-struct Role {
-    folder: std::path::PathBuf,
-    variables: (Variables, Variables),
-    /// The conditions of the roles that depend on it, one list for each, and where they stand. None if none does.
-    conditions: Vec<(Vec<String>, Arc<Path>)>,
-}
-
-fn roles(checkout: &Checkout) -> Result<Vec<Role>, KubesprayError> {
-    let folders = checkout.other_roles()?;
-    let mut roles = Vec::new();
-    for folder in &folders {
-        let (folder, variables) = (folder.clone(), checkout.role(folder)?);
-        roles.push(Role { folder, variables, conditions: Vec::new() });
-    }
-    for folder in &folders {
-        for (name, conditions, file) in checkout.dependencies(folder)? {
-            let target = Path::new("roles").join(name);
-            if let Some(role) = roles.iter_mut().find(|role| role.folder == target) {
-                role.conditions.push((conditions, file));
-            }
-        }
-    }
-    Ok(roles)
-}
-
-impl Role {
-    /// Whether some role that depends on this one does so with these variables. What cannot be told is a yes: conditions
-    /// ask about hosts, too, and of hosts nothing is known here.
-    fn is_enabled(&self, evaluator: &Evaluator) -> bool {
-        let holds = |condition: &String, file: &Arc<Path>| {
-            let text =
-                if is_template(condition) { condition.clone() } else { format!("{{{{ {condition} }}}}") };
-            evaluator.text("when", &text, 1, file).map_or(true, |value| ansible::is_truthy(&value))
-        };
-        self.conditions.is_empty()
-            || self.conditions.iter().any(|(all, file)| all.iter().all(|condition| holds(condition, file)))
-    }
 }
 
 struct Additions<'a> {
@@ -292,36 +257,10 @@ fn unquoted(value: &str) -> &str {
     }
 }
 
-/// The roles that a `meta/main.yml` names, with their conditions.
-pub(super) fn dependencies(value: &Yaml) -> Vec<(String, Vec<String>)> {
-    let Yaml::List(nodes) = value else { return Vec::new() };
-    let text = |value: &Yaml| match value {
-        Yaml::Text(text) | Yaml::Raw(text) => Some(text.clone()),
-        Yaml::Bool(value) => Some(value.to_string()),
-        _ => None,
-    };
-    let dependency = |value: &Yaml| {
-        let Yaml::Map(entries) = value else { return text(value).map(|role| (role, Vec::new())) };
-        let field = |name: &str| {
-            entries
-                .iter()
-                .find(|(key, _)| key.value.key().as_deref() == Some(name))
-                .map(|(_, node)| &node.value)
-        };
-        let role = field("role").or_else(|| field("name")).and_then(text)?;
-        let conditions = match field("when") {
-            Some(Yaml::List(nodes)) => nodes.iter().filter_map(|node| text(&node.value)).collect(),
-            Some(value) => text(value).into_iter().collect(),
-            None => Vec::new(),
-        };
-        Some((role, conditions))
-    };
-    nodes.iter().filter_map(|node| dependency(&node.value)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::lists::dependencies::dependencies;
 
     #[test]
     fn the_value_of_a_line_has_no_quotes_and_no_comment() {

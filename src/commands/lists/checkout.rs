@@ -9,8 +9,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::fs::{self as file_calls, FsError};
-use crate::commands::lists::additions;
+use crate::base::fs as file_calls;
+use crate::base::fs::FsError;
+use crate::commands::lists::dependencies::dependencies;
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::template::Variable;
 use crate::commands::lists::yaml::{self, Node, Yaml};
@@ -150,7 +151,7 @@ impl Checkout {
             // What is no mapping depends on nothing.
             let Ok(Some(fields)) = read_file(&self.root.join(&path), &path, &mut |_| ()) else { continue };
             for (_, variable) in fields.iter().filter(|(name, _)| name == "dependencies") {
-                let named = additions::dependencies(&variable.node.value);
+                let named = dependencies(&variable.node.value);
                 all.extend(
                     named.into_iter().map(|(name, conditions)| (name, conditions, variable.file.clone())),
                 );

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::commands::sbom::{Inventory, Kind, Part, TOOL, VERSION};
+use crate::commands::sbom::components::{Inventory, Kind, Part, TOOL, VERSION};
 
 const BUNDLE: &str = "bundle";
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::commands::sbom::{Inventory, Kind, Part, TOOL, VERSION};
+use crate::commands::sbom::components::{Inventory, Kind, Part, TOOL, VERSION};
 
 const DOCUMENT: &str = "SPDXRef-DOCUMENT";
 const BUNDLE: &str = "SPDXRef-Bundle";

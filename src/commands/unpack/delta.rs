@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use cap_std::fs::File;
 use rayon::prelude::*;
-use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::{Blob, Layout};
-use crate::commands::unpack::{Options, UnpackError};
+use crate::commands::unpack::error::{MissingBlob, UnpackError};
+use crate::commands::unpack::options::Options;
 use crate::oci::digest::{Digest, Hasher};
 use crate::site::check::{State, Target};
 use crate::site::commit::distinct;
@@ -23,20 +23,6 @@ use crate::site::supply::{Source, Supply};
 
 /// How much is copied at once.
 const PIECE: usize = 256 << 10;
-
-/// A blob that a site should have and has not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MissingBlob {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Whether something is in its place that has other bytes.
-    pub damaged: bool,
-    /// The images and files that need it.
-    pub owners: Vec<String>,
-}
 
 /// Where a blob is copied from.
 enum From {

@@ -1,0 +1,19 @@
+//! [`chain`]: an error and its causes on one line.
+
+use std::error::Error;
+
+/// An error and its causes on one line, each once.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}
