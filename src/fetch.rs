@@ -2,11 +2,11 @@
 
 pub mod endpoint;
 pub mod mirrors;
-pub mod places;
+pub mod mirrored;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
-pub mod route;
+pub mod fallback;
 pub mod source;
 pub mod upstream;
 pub mod web;

@@ -7,4 +7,4 @@ pub mod record;
 pub mod root;
 pub mod scan;
 pub mod storage;
-pub mod supply;
+pub mod locator;

@@ -1,4 +1,4 @@
-//! [`Lanes`]: hashes and writes several blobs at once while a bundle is read front to back.
+//! [`Pipeline`]: hashes and writes several blobs at once while a bundle is read front to back.
 //!
 //! A large blob is the only one at work most of the time, so a lane has a thread that hashes and one that writes.
 
@@ -30,9 +30,9 @@ pub trait Sink: Send + 'static {
 }
 
 /// Nothing is done with the bytes but hashing them.
-pub struct Nowhere;
+pub struct Discard;
 
-impl Sink for Nowhere {
+impl Sink for Discard {
     const TAKES_TIME: bool = false;
 
     fn write(&mut self, _: &[u8]) -> Result<(), FsError> {
@@ -41,7 +41,7 @@ impl Sink for Nowhere {
 }
 
 /// A blob whose last byte has come.
-pub struct Ended<S> {
+pub struct FinishedBlob<S> {
     /// The number that it was begun with.
     pub number: usize,
     /// Its sink, which has taken all bytes, unless there was an error.
@@ -51,7 +51,7 @@ pub struct Ended<S> {
 }
 
 /// Threads that hash and write; see the module. One blob stays in one lane.
-pub struct Lanes<S> {
+pub struct Pipeline<S> {
     lanes: Vec<Lane<S>>,
     current: usize,
 }
@@ -71,10 +71,10 @@ enum Message<S> {
     Abandon,
 }
 
-impl<S: Sink> Lanes<S> {
+impl<S: Sink> Pipeline<S> {
     /// Starts the threads; blobs come out of the receiver as they end, in any order.
     #[must_use]
-    pub fn start() -> (Self, Receiver<Ended<S>>) {
+    pub fn start() -> (Self, Receiver<FinishedBlob<S>>) {
         let (done, ended) = sync_channel(ENDED);
         let count = rayon::current_num_threads().clamp(2, 6);
         let lanes = (0..count).map(|_| Lane::start(done.clone())).collect();
@@ -119,7 +119,7 @@ impl<S: Sink> Lanes<S> {
 }
 
 impl<S: Sink> Lane<S> {
-    fn start(done: SyncSender<Ended<S>>) -> Self {
+    fn start(done: SyncSender<FinishedBlob<S>>) -> Self {
         let (messages, receiver) = sync_channel(QUEUE);
         let load = Arc::new(AtomicU64::new(0));
         let waiting = load.clone();
@@ -128,7 +128,7 @@ impl<S: Sink> Lane<S> {
     }
 }
 
-fn run<S: Sink>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, done: SyncSender<Ended<S>>) {
+fn run<S: Sink>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, done: SyncSender<FinishedBlob<S>>) {
     let mut writer = Writer { open: None, done };
     if !S::TAKES_TIME {
         return hash(messages, waiting, |write| writer.take(write));
@@ -177,7 +177,7 @@ enum Write<S> {
 struct Writer<S> {
     /// The blob that is being written, its number, and whether that has failed.
     open: Option<(usize, S, Result<(), FsError>)>,
-    done: SyncSender<Ended<S>>,
+    done: SyncSender<FinishedBlob<S>>,
 }
 
 impl<S: Sink> Writer<S> {
@@ -192,7 +192,7 @@ impl<S: Sink> Writer<S> {
             (Write::End(digest, len), open) => {
                 let (number, sink, result) = open.take().expect("`begin` comes first; please report");
                 let result = result.map(|()| (digest, len));
-                let _ = self.done.send(Ended { number, sink, result }); // nobody waits after an error
+                let _ = self.done.send(FinishedBlob { number, sink, result }); // nobody waits after an error
             }
             (Write::Abandon, open) => *open = None,
             (Write::Data(_), None) => unreachable!("`begin` comes first; please report"),

@@ -4,7 +4,7 @@ pub mod discover;
 pub mod error;
 pub mod feeder;
 pub mod frame_reader;
-pub mod in_turn;
+pub mod sequential;
 pub mod problem;
 pub mod reader;
 pub mod select;

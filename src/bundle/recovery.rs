@@ -23,8 +23,8 @@ mod repair;
 
 pub use blocks::ReadAt;
 pub use encode::encode;
-pub use geometry::{LENGTH_LIMIT, PAYLOAD_LIMIT, SHARES, Shape, largest_front};
-pub use repair::{Damage, LostGroup, Recovery, RecoveryError};
+pub use geometry::{Geometry, LENGTH_LIMIT, PAYLOAD_LIMIT, SHARES, largest_front};
+pub use repair::{Damage, Recovery, RecoveryError, UnrepairableGroup};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! [`Old`]: an older bundle, or what is left of one, as a place where blobs are taken from that did not change.
+//! [`ReusableBundle`]: an older bundle, or what is left of one, as a place where blobs are taken from that did not change.
 //!
 //! A blob that is large enough has frames of its own, and the same blob packed in the same way has the same ones: they
 //! are copied as they stand. That they are what this program would write itself is looked at with each of them: what
@@ -16,9 +16,9 @@ use crate::bundle::format::layout::{Blob, tar_header};
 use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, frame, padded, seek_table};
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::frame_reader::{self, Data, Frame, FrameReader};
+use crate::bundle::read::frame_reader::{self, DataFrame, Frame, FrameReader};
 use crate::bundle::read::reader::BundleReader;
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::bundle::write::parts::parts;
 use crate::bundle::write::writer::BundleWriter;
 use crate::oci::digest::{Digest, Hasher};
@@ -27,22 +27,22 @@ use crate::oci::digest::{Digest, Hasher};
 const BATCH: usize = 8;
 
 /// The place; see the module.
-pub struct Old {
+pub struct ReusableBundle {
     path: PathBuf,
-    medium: Medium,
-    frames: Vec<OldFrame>,
+    medium: VolumeSet,
+    frames: Vec<ReusableFrame>,
     /// Where the content of each blob begins in the tar stream.
-    blobs: HashMap<Digest, Place>,
+    blobs: HashMap<Digest, FrameRun>,
 }
 
 #[derive(Clone, Copy)]
-struct Place {
+struct FrameRun {
     start: u64,
     size: u64,
 }
 
 #[derive(Clone, Copy)]
-struct OldFrame {
+struct ReusableFrame {
     /// Where it is in the file, and how long.
     offset: u64,
     compressed: usize,
@@ -51,7 +51,7 @@ struct OldFrame {
     content: usize,
 }
 
-impl Old {
+impl ReusableBundle {
     /// Opens the bundle `path`.
     pub fn bundle(path: &Path) -> Result<Self, ReadError> {
         let mut reader = BundleReader::open(path)?;
@@ -65,7 +65,7 @@ impl Old {
         };
         for entry in contents.layout.entries() {
             if let Some(digest) = entry.digest {
-                old.blobs.insert(digest, Place { start: entry.offset + BLOCK as u64, size: entry.size });
+                old.blobs.insert(digest, FrameRun { start: entry.offset + BLOCK as u64, size: entry.size });
             }
         }
         Ok(old)
@@ -73,7 +73,7 @@ impl Old {
 
     /// Opens what an interrupted run has left at `path`: all whole blobs whose tar headers are there.
     pub fn partial(path: &Path) -> Result<Self, FsError> {
-        let mut old = Self::new(path, Medium::parts(&parts(path))?);
+        let mut old = Self::new(path, VolumeSet::parts(&parts(path))?);
         let mut headers = Headers::default();
         let frames = old.scan(|frame, data| headers.frame(frame, data)).map_err(FsError::at("read", path))?;
         let end = frames.last().map_or(0, |frame| frame.start + frame.content as u64);
@@ -83,7 +83,7 @@ impl Old {
         Ok(old)
     }
 
-    fn new(path: &Path, medium: Medium) -> Self {
+    fn new(path: &Path, medium: VolumeSet) -> Self {
         Self { path: path.to_owned(), medium, frames: Vec::new(), blobs: HashMap::new() }
     }
 
@@ -117,7 +117,7 @@ impl Old {
         let last = self.frames.partition_point(|frame| frame.start < end);
         let frames = self.frames.get(first..last).unwrap_or_default();
         let (mut hasher, buffers) = (Hasher::new(), frame_reader::buffers());
-        let read = |frame: OldFrame| {
+        let read = |frame: ReusableFrame| {
             let (bytes, content) = self.read(frame, &buffers)?;
             let is_ours = content.len() == FRAME_SIZE && frame::encode(&content, level) == bytes;
             Some((is_ours, bytes, content))
@@ -151,7 +151,7 @@ impl Old {
     }
 
     /// A frame and what it decodes to; nothing if it is damaged.
-    fn read(&self, frame: OldFrame, buffers: &Buffers) -> Option<(Vec<u8>, Buffer)> {
+    fn read(&self, frame: ReusableFrame, buffers: &Buffers) -> Option<(Vec<u8>, Buffer)> {
         let mut bytes = vec![0; frame.compressed];
         self.medium.reader(frame.offset).read_exact(&mut bytes).ok()?;
         let mut frames = FrameReader::new(bytes.as_slice(), 0, buffers);
@@ -162,7 +162,7 @@ impl Old {
     }
 
     /// All frames, one after the other; `look` at each.
-    fn scan(&self, mut look: impl FnMut(OldFrame, Data)) -> std::io::Result<Vec<OldFrame>> {
+    fn scan(&self, mut look: impl FnMut(ReusableFrame, DataFrame)) -> std::io::Result<Vec<ReusableFrame>> {
         let mut reader = FrameReader::new(BufReader::new(self.medium.reader(0)), 0, &frame_reader::buffers());
         let (mut frames, mut start) = (Vec::new(), 0);
         loop {
@@ -171,7 +171,7 @@ impl Old {
             let content = read.content_size();
             if let Frame::Data(data) = read {
                 let compressed = usize::try_from(reader.offset() - offset).expect("a frame is small");
-                let frame = OldFrame { offset, compressed, start, content };
+                let frame = ReusableFrame { offset, compressed, start, content };
                 look(frame, data);
                 frames.push(frame);
                 start += content as u64;
@@ -186,13 +186,13 @@ impl Old {
     }
 }
 
-fn by_table(table: &[seek_table::Entry]) -> Vec<OldFrame> {
+fn by_table(table: &[seek_table::FrameEntry]) -> Vec<ReusableFrame> {
     let (mut offset, mut start, mut frames) = (0, 0, Vec::new());
     for entry in table {
         let (compressed, content) = (entry.compressed as usize, entry.decompressed as usize);
         // What the table cannot be trusted with does not decode; this is for the memory.
         if content > 0 && content <= FRAME_SIZE && compressed <= frame::stored_len(FRAME_SIZE) {
-            frames.push(OldFrame { offset, compressed, start, content });
+            frames.push(ReusableFrame { offset, compressed, start, content });
         }
         offset += u64::from(entry.compressed);
         start += u64::from(entry.decompressed);
@@ -203,7 +203,7 @@ fn by_table(table: &[seek_table::Entry]) -> Vec<OldFrame> {
 /// Finds the tar headers in a run of frames, without decoding those that hold none.
 #[derive(Default)]
 struct Headers {
-    blobs: HashMap<Digest, Place>,
+    blobs: HashMap<Digest, FrameRun>,
     /// Up to where no header can be.
     next: u64,
     /// Whether there is a large entry before `next` whose header is still to be written, so that nobody can say
@@ -212,7 +212,7 @@ struct Headers {
 }
 
 impl Headers {
-    fn frame(&mut self, frame: OldFrame, data: Data) {
+    fn frame(&mut self, frame: ReusableFrame, data: DataFrame) {
         let end = frame.start + frame.content as u64;
         if self.is_late && frame.content == FRAME_SIZE {
             self.next = end;
@@ -235,7 +235,7 @@ impl Headers {
             self.is_late = false;
             let start = self.next + BLOCK as u64;
             if let Some(digest) = digest {
-                self.blobs.insert(digest, Place { start, size });
+                self.blobs.insert(digest, FrameRun { start, size });
             }
             self.next = start + padded(size);
         }

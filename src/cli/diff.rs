@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::base::units::human_bytes;
-use crate::bundle::format::layout::Amount;
+use crate::bundle::format::layout::Totals;
 use crate::bundle::read::reader::BundleReader;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{json, print};
@@ -72,7 +72,7 @@ fn text(diff: &Difference) -> String {
         }
     }
     let Difference { added, removed, kept, .. } = diff;
-    let amount = |amount: &Amount| format!("{} ({})", amount.blobs, human_bytes(amount.bytes));
+    let amount = |amount: &Totals| format!("{} ({})", amount.blobs, human_bytes(amount.bytes));
     let blobs =
         format!("blobs: {} added, {} removed, {} kept\n", amount(added), amount(removed), amount(kept));
     text + &blobs

@@ -3,14 +3,14 @@
 use crate::base::error_chain::chain;
 use crate::base::units::human_bytes;
 use crate::bundle::format::index::IndexError;
-use crate::bundle::read::discover::MediumError;
+use crate::bundle::read::discover::DiscoverError;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::problem::Trouble;
+use crate::bundle::read::problem::DamageKind;
 use crate::commands::cat::CatError;
 use crate::commands::image::error::ImageError;
 use crate::commands::images::LoadError;
 use crate::commands::images::engine::EngineError;
-use crate::commands::images::image::{BlobError, ImageError as SiteImageError};
+use crate::commands::images::site_image::{BlobError, SiteImageError};
 use crate::commands::prune::error::PruneError;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::documents::lock::LockError;
@@ -223,12 +223,12 @@ impl From<LockError> for Failure {
     }
 }
 
-impl From<Trouble> for Code {
-    fn from(trouble: Trouble) -> Self {
+impl From<DamageKind> for Code {
+    fn from(trouble: DamageKind) -> Self {
         match trouble {
-            Trouble::Missing => Self::Incomplete,
-            Trouble::Damaged => Self::Damaged,
-            Trouble::Unreadable => Self::Unreadable,
+            DamageKind::Missing => Self::Incomplete,
+            DamageKind::Damaged => Self::Damaged,
+            DamageKind::Unreadable => Self::Unreadable,
         }
     }
 }
@@ -243,8 +243,8 @@ fn damage_code(error: &ReadError) -> Code {
 
 pub(super) fn read_code(error: &ReadError) -> Code {
     match error {
-        ReadError::Fs(_) | ReadError::Medium(MediumError::Fs(_)) => Code::File,
-        ReadError::Medium(MediumError::Several(_) | MediumError::NotAVolume(_)) => Code::Usage,
+        ReadError::Fs(_) | ReadError::Medium(DiscoverError::Fs(_)) => Code::File,
+        ReadError::Medium(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Code::Usage,
         ReadError::Incomplete(_) => Code::Incomplete,
         ReadError::Damaged { source, .. } => source.trouble().into(),
         ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
@@ -252,7 +252,7 @@ pub(super) fn read_code(error: &ReadError) -> Code {
         }
         ReadError::Signature(SignatureError::Unsigned) => Code::Unsigned,
         ReadError::Signature(_) => Code::Signer,
-        ReadError::Medium(MediumError::Nothing(_))
+        ReadError::Medium(DiscoverError::Nothing(_))
         | ReadError::NotABundle(_)
         | ReadError::Layout(_)
         | ReadError::Index(_) => Code::NotABundle,

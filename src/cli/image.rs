@@ -12,7 +12,7 @@ use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::cli::size::parse_size;
 use crate::commands::image::name::{Name, NameError};
-use crate::commands::image::{self, Options, Summary, build};
+use crate::commands::image::{self, ImageOptions, ImageSummary, build};
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, RepositoryTemplate};
 
@@ -83,7 +83,7 @@ impl Image {
             }
         };
         let (output, base, platform, layer_size) = (self.output, self.base, self.platform, self.layer_size);
-        let options = Options { output, kind, base, platform, names, layer_size };
+        let options = ImageOptions { output, kind, base, platform, names, layer_size };
         let reader = self.input.open(&self.bundle, Gaps::Refuse)?;
         let reporter = self.out.reporter();
         let result = build(reader, &options, &*reporter);
@@ -106,7 +106,7 @@ impl Image {
     }
 }
 
-fn text(summary: &Summary, options: &Options) -> String {
+fn text(summary: &ImageSummary, options: &ImageOptions) -> String {
     let what = match options.kind {
         image::Kind::Files => format!("{} files", summary.files),
         image::Kind::Registry(_) => format!("{} images", summary.images),

@@ -14,7 +14,7 @@ use crate::cli::ls::{self, ListedImage};
 use crate::cli::output::{json, print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::images::engine::Engine;
-use crate::commands::images::{Loaded, Options, Summary, Target, load};
+use crate::commands::images::{LoadOptions, LoadSummary, Loaded, Target, load};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::site::record::{Record, RecordedImage};
@@ -67,7 +67,7 @@ impl Images {
             print(&self.out.result(|| ls::images(listed(&images).iter()), || json(&Listing::of(&images))))?;
             return Ok(Code::Success);
         };
-        let options = Options {
+        let options = LoadOptions {
             platform: self.platform.clone().unwrap_or_else(Platform::host),
             target: self.target(kind, images.len())?,
             asked_for: !self.references.is_empty(),
@@ -179,7 +179,7 @@ struct ImageResult {
 }
 
 impl Outcome {
-    fn of(summary: &Summary) -> Self {
+    fn of(summary: &LoadSummary) -> Self {
         let of = |result: &'static str| {
             move |Loaded { reference, digest, file }: &Loaded| ImageResult {
                 reference: reference.clone(),
@@ -198,7 +198,7 @@ impl Outcome {
     }
 }
 
-fn text(summary: &Summary, options: &Options) -> String {
+fn text(summary: &LoadSummary, options: &LoadOptions) -> String {
     let mut text = String::new();
     for Loaded { reference, .. } in &summary.kept {
         let _ = writeln!(text, "there before: {reference}");

@@ -7,10 +7,10 @@ use clap::Args;
 
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::in_turn::Ask;
-use crate::bundle::read::problem::Problem;
+use crate::bundle::read::sequential::AskForVolume;
+use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::reader::BundleReader;
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
 
@@ -61,11 +61,12 @@ impl InputArgs {
         Ok(self.reader(medium, gaps)?.trusting(trust))
     }
 
-    fn reader(&self, medium: Medium, gaps: Gaps) -> Result<BundleReader, Failure> {
+    fn reader(&self, medium: VolumeSet, gaps: Gaps) -> Result<BundleReader, Failure> {
         let missing = medium.gaps();
         // What is wrong with a volume that is here does not get better by waiting.
-        let is_absent =
-            |problem: &Problem| matches!(problem, Problem::Missing { .. } | Problem::Unended { .. });
+        let is_absent = |problem: &VolumeProblem| {
+            matches!(problem, VolumeProblem::Missing { .. } | VolumeProblem::Unended { .. })
+        };
         let may_wait = self.wait || (!self.no_wait && io::stdin().is_terminal());
         if medium.volumes().len() + missing.len() > 1
             && may_wait
@@ -88,10 +89,10 @@ impl InputArgs {
 }
 
 /// Asks whoever sits at the terminal.
-fn ask(folders: String) -> Ask {
+fn ask(folders: String) -> AskForVolume {
     Box::new(move |problem| {
         let text = match problem {
-            Problem::Missing { volume } => {
+            VolumeProblem::Missing { volume } => {
                 format!("\ninsert the medium with `{volume}` at `{folders}` and press Enter (Ctrl-C ends) ")
             }
             other => {

@@ -11,7 +11,7 @@ use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::commands::inventory::take;
+use crate::commands::inventory::scan;
 use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;
 
@@ -56,7 +56,7 @@ impl Inventory {
             return Err(Failure::new(Code::Usage, message));
         }
         let reporter = self.out.reporter();
-        let result = take(&self.site, self.check, &*reporter);
+        let result = scan(&self.site, self.check, &*reporter);
         drop(reporter);
         let inventory = result?;
         let Some(path) = output else {

@@ -11,9 +11,9 @@ use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::commands::lists::made::Made;
+use crate::commands::lists::made::GeneratedLists;
 use crate::commands::lists::make;
-use crate::commands::lists::options::{Architecture, Options};
+use crate::commands::lists::options::{Architecture, ListOptions};
 use crate::documents::list::NAMES;
 
 /// Make lists of files and images
@@ -92,7 +92,7 @@ impl Kubespray {
                 architectures.push(architecture);
             }
         }
-        let options = Options {
+        let options = ListOptions {
             source: self.source,
             release: self.release,
             architectures,
@@ -127,12 +127,12 @@ impl Kubespray {
     }
 }
 
-fn pinned(made: &Made) -> usize {
+fn pinned(made: &GeneratedLists) -> usize {
     made.files.iter().filter(|file| file.checksum.is_some()).count()
 }
 
 /// Both lists, each under another name first: who packs meanwhile reads an old list or a new one.
-fn write(folder: &Path, options: &Options, made: &Made) -> Result<(), FsError> {
+fn write(folder: &Path, options: &ListOptions, made: &GeneratedLists) -> Result<(), FsError> {
     fs::create_dir_all(folder)?;
     let texts = [files_list(options, made), images_list(options, made)];
     let partial = |name: &str| folder.join(format!("{name}.partial"));
@@ -147,24 +147,24 @@ fn write(folder: &Path, options: &Options, made: &Made) -> Result<(), FsError> {
     Ok(())
 }
 
-fn files_list(options: &Options, made: &Made) -> String {
+fn files_list(options: &ListOptions, made: &GeneratedLists) -> String {
     let files = made.files.len();
     let pinned = pinned(made);
     let what = format!("{files} files, {pinned} of them with the checksum that Kubespray pins");
     head(options, made, &what) + &made.files_text()
 }
 
-fn images_list(options: &Options, made: &Made) -> String {
+fn images_list(options: &ListOptions, made: &GeneratedLists) -> String {
     let by_tag = if made.images.iter().any(|image| image.contains('@')) { "" } else { ", all by tag" };
     head(options, made, &format!("{} images{by_tag}", made.images.len())) + &made.images_text()
 }
 
 /// What the list is, and how it was made. Nothing in it depends on where or when.
-fn head(options: &Options, made: &Made, what: &str) -> String {
+fn head(options: &ListOptions, made: &GeneratedLists, what: &str) -> String {
     let release = made.release.as_deref().map_or_else(String::new, |release| format!(" {release}"));
     let platforms: Vec<_> = options.architectures.iter().map(|arch| format!("linux/{arch}")).collect();
     let mut text = format!(
-        "# Kubespray{release}, {}: {what}.\n# Made by airbundle lists kubespray",
+        "# Kubespray{release}, {}: {what}.\n# GeneratedLists by airbundle lists kubespray",
         platforms.join(" and ")
     );
     for (option, is_set) in [

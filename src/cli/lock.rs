@@ -17,7 +17,7 @@ use crate::commands::lock::{Moved, Now, check, lock};
 use crate::documents::list::Lists;
 use crate::documents::lock::Lock as Document;
 use crate::fetch::resolve::locked::lists_of;
-use crate::fetch::resolve::referrers::Attached;
+use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::oci::platform::Platform;
 
 /// Resolve everything that lists name to digests and sizes, or look whether that has changed
@@ -43,7 +43,7 @@ pub struct Lock {
     platform: Vec<Platform>,
     /// Take what is attached to the images, too
     #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "check")]
-    with: Vec<Attached>,
+    with: Vec<ArtifactKind>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]

@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::base::units::human_bytes;
-use crate::bundle::format::layout::{Amount, Blob, Image, Layout};
+use crate::bundle::format::layout::{Blob, BundledImage, Layout, Totals};
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::reader::BundleReader;
 use crate::cli::exit::{Code, Failure};
@@ -53,7 +53,7 @@ struct Listing {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     elsewhere: Vec<Blob>,
     #[serde(skip)]
-    held: Amount,
+    held: Totals,
 }
 
 /// An image with everything that it is made of.
@@ -171,11 +171,15 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
         images: images.collect(),
         files: files.collect(),
         elsewhere: layout.elsewhere.clone(),
-        held: Amount { blobs: layout.manifests.len() + layout.blobs.len(), bytes: layout.total_size() },
+        held: Totals { blobs: layout.manifests.len() + layout.blobs.len(), bytes: layout.total_size() },
     })
 }
 
-fn manifests(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>) -> Vec<ListedManifest> {
+fn manifests(
+    layout: &Layout,
+    image: &BundledImage,
+    configs: &BTreeMap<Digest, Vec<u8>>,
+) -> Vec<ListedManifest> {
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);
     let children = image.manifests.iter().filter_map(|manifest| match layout.parsed.get(&manifest.digest) {
@@ -213,7 +217,7 @@ impl ListedBlob {
 }
 
 /// The config of an image without an index: nothing else says what platform it is for.
-fn single_config<'a>(image: &Image, layout: &'a Layout) -> Option<&'a Descriptor> {
+fn single_config<'a>(image: &BundledImage, layout: &'a Layout) -> Option<&'a Descriptor> {
     match layout.parsed.get(&image.indexed.digest) {
         Some(Manifest::Image { config, .. }) if config.size <= MANIFEST_LIMIT => Some(config),
         _ => None,
@@ -263,7 +267,7 @@ fn text(listing: &Listing) -> String {
     }
     table(&mut text, ["FILE", "SIZE", "", "SHA256"], &files.collect::<Vec<_>>());
     if !listing.elsewhere.is_empty() {
-        let Amount { blobs, bytes } = listing.held;
+        let Totals { blobs, bytes } = listing.held;
         let _ = writeln!(
             text,
             "\na delta: it holds {blobs} blobs ({}), and {} ({}) must be on the site already",

@@ -12,7 +12,7 @@ use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
-use crate::bundle::format::index::About;
+use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::volume_name::SUMS;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure, read_code};
@@ -21,13 +21,13 @@ use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::cli::size::{parse_share, parse_volume_size};
 use crate::cli::upstream::UpstreamArgs;
-use crate::commands::pack::{Input, Missing, Options, PackError, Summary, pack};
+use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary, pack};
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
 use crate::documents::list::{ListError, Lists};
 use crate::documents::lock::{Lock, LockError};
 use crate::fetch::resolve::locked::lists_of;
-use crate::fetch::resolve::referrers::Attached;
+use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::net::error::FetchError;
 use crate::oci::platform::Platform;
 use crate::plan::base::BaseError;
@@ -46,7 +46,7 @@ pub struct Pack {
     platform: Vec<Platform>,
     /// Take what is attached to the images, too
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
-    with: Vec<Attached>,
+    with: Vec<ArtifactKind>,
     #[command(flatten)]
     upstream: UpstreamArgs,
     /// Compress at this zstd level
@@ -105,7 +105,7 @@ impl Pack {
         let guide = Some(GUIDE_TEXT.to_owned());
         let date = source_date()?;
         let created = date.and_then(|date| date.format(&Rfc3339).ok());
-        let about = About { title: self.title, created, guide };
+        let about = BundleInfo { title: self.title, created, guide };
         // Nothing is fetched before the passphrase has turned out to be right.
         let sign = self.sign.map(|key| signer(&key, self.passphrase_stdin)).transpose()?;
         let sign = sign.map(|signer| signer.at(date.map(OffsetDateTime::unix_timestamp)));
@@ -114,7 +114,7 @@ impl Pack {
             (true, false) => Missing::KeepGoing,
             (false, false) => Missing::Stop,
         };
-        let options = Options {
+        let options = PackOptions {
             output,
             platforms,
             with: self.with,
@@ -148,7 +148,7 @@ impl Pack {
     }
 }
 
-fn text(summary: &Summary, options: &Options) -> String {
+fn text(summary: &PackSummary, options: &PackOptions) -> String {
     let mut others = String::new();
     for (bytes, what) in [(summary.bytes_resumed, "there from before"), (summary.bytes_reused, "reused")] {
         if bytes > 0 {

@@ -11,7 +11,7 @@ use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::prune::prune;
-use crate::commands::prune::summary::Summary;
+use crate::commands::prune::summary::PruneSummary;
 
 /// Remove from a site what none of these bundles names; without --yes, say what that is
 #[derive(Debug, Args)]
@@ -52,7 +52,7 @@ impl Prune {
         Ok(Code::Success)
     }
 
-    fn text(&self, summary: &Summary) -> String {
+    fn text(&self, summary: &PruneSummary) -> String {
         let site = self.site.display();
         if summary.is_nothing() {
             return format!("{site}: nothing that could go, {:.1} s\n", summary.time.as_secs_f64());
@@ -64,7 +64,7 @@ impl Prune {
                 let _ = writeln!(text, "{what} {kind} {name}");
             }
         }
-        let Summary { images, files, blobs, bytes, file_bytes, links, time, .. } = summary;
+        let PruneSummary { images, files, blobs, bytes, file_bytes, links, time, .. } = summary;
         let [bytes, file_bytes] = [bytes, file_bytes].map(|bytes| human_bytes(*bytes));
         let _ = writeln!(
             text,

@@ -13,7 +13,7 @@ use crate::bundle::read::error::ReadError;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::commands::repair::{RepairError, Summary, repair};
+use crate::commands::repair::{RepairError, RepairSummary, repair};
 
 /// Write a good copy of a bundle that is damaged, with its recovery data (`pack --recovery`)
 #[derive(Debug, Args)]
@@ -56,7 +56,7 @@ fn code(error: &RepairError) -> Code {
     }
 }
 
-fn text(summary: &Summary) -> String {
+fn text(summary: &RepairSummary) -> String {
     let mut text = String::new();
     for volume in &summary.repaired {
         let what = match volume.places {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::base::error_chain::chain;
 use crate::base::fs::{self, FsError};
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::cli::exit::{Code, Failure};
 use crate::signature::{KeyError, PublicKey, SIGNATURE_LIMIT, Trust};
 
@@ -37,7 +37,7 @@ impl TrustArgs {
     }
 
     /// The same for one that lies on `medium`, with the signature that lies beside it.
-    pub(super) fn of(&self, medium: &Medium) -> Result<Trust, Failure> {
+    pub(super) fn of(&self, medium: &VolumeSet) -> Result<Trust, Failure> {
         let keys = self.keys()?;
         let beside =
             beside(medium, !keys.is_empty()).map_err(|error| Failure::new(Code::File, chain(&error)))?;
@@ -99,7 +99,7 @@ fn host_files() -> Result<Vec<PathBuf>, FsError> {
 }
 
 /// The signature that lies beside the bundle, and what its file is called. Where nobody is to check it, nobody needs it.
-fn beside(medium: &Medium, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
+fn beside(medium: &VolumeSet, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
     let name = format!("{}{BESIDE}", medium.name());
     let paths = medium.folders().iter().map(|folder| folder.join(&name));
     let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(None) };

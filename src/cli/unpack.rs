@@ -13,8 +13,8 @@ use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
-use crate::commands::unpack::options::Options;
-use crate::commands::unpack::{LeftOut, Summary, unpack};
+use crate::commands::unpack::options::UnpackOptions;
+use crate::commands::unpack::{LeftOut, UnpackSummary, unpack};
 use crate::oci::platform::Platform;
 use crate::oci::reference::RepositoryTemplate;
 
@@ -67,7 +67,7 @@ impl Unpack {
         }
         let select = Selection { only: self.only, platforms: self.platform };
         let (files, registry, keep_going) = (self.files, self.registry, self.keep_going);
-        let options = Options { site: self.site, files, registry, templates, select, keep_going };
+        let options = UnpackOptions { site: self.site, files, registry, templates, select, keep_going };
         let gaps = if keep_going { Gaps::Take } else { Gaps::Refuse };
         let with_hint = |mut failure: Failure| {
             if !keep_going && matches!(failure.code, Code::Incomplete | Code::Damaged | Code::Unreadable) {
@@ -100,7 +100,7 @@ impl Unpack {
 }
 
 /// What is not there.
-fn lacks(summary: &Summary, site: &Path) -> String {
+fn lacks(summary: &UnpackSummary, site: &Path) -> String {
     const SHOWN: usize = 5;
     let names: Vec<_> =
         summary.left_out.iter().take(SHOWN).map(|left_out| format!("`{}`", left_out.name)).collect();
@@ -110,7 +110,7 @@ fn lacks(summary: &Summary, site: &Path) -> String {
 }
 
 /// What to do next: the configuration is made of what the site holds.
-fn next(site: &Path, summary: &Summary) -> String {
+fn next(site: &Path, summary: &UnpackSummary) -> String {
     let configured = site.join("conf/settings.json").exists();
     match (configured, summary.is_unchanged()) {
         (true, true) => String::new(),
@@ -124,7 +124,7 @@ fn next(site: &Path, summary: &Summary) -> String {
     }
 }
 
-fn text(summary: &Summary, options: &Options) -> String {
+fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
     let of =
         |here: usize, all: usize| if here == all { here.to_string() } else { format!("{here} of {all}") };
     let what = format!(

@@ -15,7 +15,7 @@ use crate::documents::list::Lists;
 use crate::fetch::mirrors::Mirrors;
 use crate::fetch::upstream::Upstream;
 use crate::net::limits::Limits;
-use crate::net::tls::Trust;
+use crate::net::tls::TlsTrust;
 use crate::oci::reference::canonical_host;
 
 /// The largest file of certificates or mirrors that is read, in bytes.
@@ -47,7 +47,7 @@ pub struct UpstreamArgs {
     /// Take mirrors from this file (containers-registries.conf), too. Default: what `CONTAINERS_REGISTRIES_CONF` names
     #[arg(long, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
-    /// Trust the certificate authorities in this file (PEM), too
+    /// TlsTrust the certificate authorities in this file (PEM), too
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
     /// Show HOST the certificate in this file (PEM), which holds its key, too, if that has no file of its own
@@ -87,7 +87,7 @@ impl UpstreamArgs {
             let text = String::from_utf8(read(&path)?).map_err(|error| wrong(&path, &error))?;
             mirrors.add_file(&text).map_err(|error| wrong(&path, &error))?;
         }
-        let mut trust = Trust::default();
+        let mut trust = TlsTrust::default();
         for path in &self.ca_file {
             trust.add_authorities(&read(path)?).map_err(|error| wrong(path, &error))?;
         }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::base::units::human_bytes;
-use crate::bundle::format::layout::Amount;
-use crate::bundle::read::problem::Trouble;
+use crate::bundle::format::layout::Totals;
+use crate::bundle::read::problem::DamageKind;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::output::{print, summary_json};
@@ -56,7 +56,7 @@ impl Verify {
 /// How much is wrong, the worst first.
 fn count(verdict: &Verdict) -> String {
     let count = |trouble| verdict.damage.iter().filter(|damage| damage.trouble == trouble).count();
-    let mut counts = [Trouble::Unreadable, Trouble::Damaged, Trouble::Missing]
+    let mut counts = [DamageKind::Unreadable, DamageKind::Damaged, DamageKind::Missing]
         .map(|trouble| (count(trouble), word(trouble)))
         .into_iter()
         .filter(|(count, _)| *count > 0);
@@ -68,11 +68,11 @@ fn count(verdict: &Verdict) -> String {
     text
 }
 
-fn word(trouble: Trouble) -> &'static str {
+fn word(trouble: DamageKind) -> &'static str {
     match trouble {
-        Trouble::Missing => "missing",
-        Trouble::Damaged => "damaged",
-        Trouble::Unreadable => "unreadable",
+        DamageKind::Missing => "missing",
+        DamageKind::Damaged => "damaged",
+        DamageKind::Unreadable => "unreadable",
     }
 }
 
@@ -110,7 +110,7 @@ fn text(verdict: &Verdict) -> String {
             )
         };
         if !verdict.left_out.is_nothing() {
-            let Amount { blobs, bytes } = verdict.left_out;
+            let Totals { blobs, bytes } = verdict.left_out;
             let bytes = human_bytes(bytes);
             let _ = writeln!(text, "a delta: {blobs} more blobs ({bytes}) must be on the site already");
         }

@@ -20,14 +20,14 @@ use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::units::as_seconds;
-use crate::bundle::format::layout::{Amount, Blob, Layout};
+use crate::bundle::format::layout::{Blob, Layout, Totals};
 use crate::bundle::format::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::bundle::read::reader::{BundleReader, Contents};
-use crate::commands::image::archive::Archive;
-use crate::commands::image::base::Base;
+use crate::commands::image::archive::ImageArchive;
+use crate::commands::image::base::BaseImage;
 use crate::commands::image::documents::{Additions, Documents};
 use crate::commands::image::error::ImageError;
-use crate::commands::image::layers::{HTML, Limits, NGINX_CONF, Plan, STORAGE};
+use crate::commands::image::layers::{HTML, LayerPlan, Limits, NGINX_CONF, STORAGE};
 use crate::commands::image::name::Name;
 use crate::commands::image::stream::{Slots, Stream};
 use crate::oci::digest::Digest;
@@ -50,7 +50,7 @@ pub enum Kind {
 
 /// What to build, and where to.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct ImageOptions {
     /// The archive to be written.
     pub output: PathBuf,
     /// What it serves.
@@ -68,7 +68,7 @@ pub struct Options {
 /// What was built.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct ImageSummary {
     /// What it is called.
     pub names: Vec<String>,
     /// The digest of its manifest.
@@ -96,9 +96,9 @@ pub struct Summary {
 /// the disk.
 pub fn build(
     mut reader: BundleReader,
-    options: &Options,
+    options: &ImageOptions,
     report: &dyn Report,
-) -> Result<Summary, ImageError> {
+) -> Result<ImageSummary, ImageError> {
     let start = Instant::now();
     let contents = reader.contents()?;
     refuse_delta(&contents.layout)?;
@@ -106,11 +106,11 @@ pub fn build(
         Kind::Files => ("nginx", 80, &[HTML, NGINX_CONF][..]),
         Kind::Registry(_) => ("registry", 5000, &[STORAGE][..]),
     };
-    let base = Base::choose(&contents.layout, options.base.as_ref(), name, options.platform.as_ref())?;
+    let base = BaseImage::choose(&contents.layout, options.base.as_ref(), name, options.platform.as_ref())?;
     let plan = plan(&contents, &base, options)?;
     warn(&contents.layout, &base, options, report);
 
-    let mut archive = Archive::create(&options.output)?;
+    let mut archive = ImageArchive::create(&options.output)?;
     let slots = Slots::reserve(&mut archive, &base, &plan);
     archive.allocate()?;
     let platform = options.platform.as_ref();
@@ -145,7 +145,7 @@ pub fn build(
     let size = archive.finish()?;
 
     let is_registry = options.kind != Kind::Files;
-    Ok(Summary {
+    Ok(ImageSummary {
         names: options.names.iter().map(ToString::to_string).collect(),
         digest,
         id,
@@ -161,7 +161,7 @@ pub fn build(
 
 /// A site could add what is not there, an image cannot.
 fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
-    let Amount { blobs, bytes } = layout.left_out();
+    let Totals { blobs, bytes } = layout.left_out();
     if blobs == 0 {
         return Ok(());
     }
@@ -169,7 +169,7 @@ fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
     Err(ImageError::Delta { blobs, bytes, owners: layout.owners_text(&digests) })
 }
 
-fn plan(contents: &Contents, base: &Base, options: &Options) -> Result<Plan, ImageError> {
+fn plan(contents: &Contents, base: &BaseImage, options: &ImageOptions) -> Result<LayerPlan, ImageError> {
     // One layer is always there, besides those with the blobs.
     let count = LAYER_LIMIT.saturating_sub(base.layers.len() + 1);
     let limits = Limits { size: options.layer_size, count };
@@ -181,7 +181,7 @@ fn plan(contents: &Contents, base: &Base, options: &Options) -> Result<Plan, Ima
 }
 
 /// Tells what will not work everywhere.
-fn warn(layout: &Layout, base: &Base, options: &Options, report: &dyn Report) {
+fn warn(layout: &Layout, base: &BaseImage, options: &ImageOptions, report: &dyn Report) {
     if base.has_zstd() {
         let reference = &base.reference;
         let message = format!("`{reference}` has layers in zstd: docker loads the image from version 23 on");
@@ -195,7 +195,7 @@ fn warn(layout: &Layout, base: &Base, options: &Options, report: &dyn Report) {
     }
 }
 
-fn description(contents: &Contents, options: &Options) -> String {
+fn description(contents: &Contents, options: &ImageOptions) -> String {
     let layout = &contents.layout;
     let what = match options.kind {
         Kind::Files => format!("{} files", layout.files.len()),

@@ -3,7 +3,7 @@
 pub mod archive;
 pub mod engine;
 pub mod find;
-pub mod image;
+pub mod site_image;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::base::fs::{FsError, remove_file, rename_durably};
 use crate::bundle::write::claim::partial_path;
 use crate::commands::images::archive::{Archive, ArchiveError, Taker};
 use crate::commands::images::engine::{Engine, EngineError, Ready};
-use crate::commands::images::image::{ImageError, SiteImage};
+use crate::commands::images::site_image::{SiteImage, SiteImageError};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -25,7 +25,7 @@ use crate::site::record::RecordedImage;
 
 /// What is to be loaded how.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct LoadOptions {
     /// For which platform.
     pub platform: Platform,
     /// Where to.
@@ -50,13 +50,13 @@ pub enum Target {
 
 /// What has become of the images.
 #[derive(Debug, Default)]
-pub struct Summary {
+pub struct LoadSummary {
     /// Those that were loaded or written.
     pub loaded: Vec<Loaded>,
     /// Those that the engine had.
     pub kept: Vec<Loaded>,
     /// Those that cannot be loaded and that nobody has asked for, each with the reason.
-    pub skipped: Vec<ImageError>,
+    pub skipped: Vec<SiteImageError>,
     /// What went wrong; the other images are loaded all the same.
     pub failed: Vec<LoadError>,
     /// How many bytes were handed over.
@@ -81,7 +81,7 @@ pub struct Loaded {
 pub enum LoadError {
     /// The site does not have it whole, or it is nothing to be loaded.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Image(#[from] SiteImageError),
     /// The engine does not have it.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -102,9 +102,14 @@ pub enum LoadError {
 }
 
 /// Loads `images`, whose blobs are in the registry's storage at `storage`.
-pub fn load(images: &[&RecordedImage], storage: &Path, options: &Options, report: &dyn Report) -> Summary {
+pub fn load(
+    images: &[&RecordedImage],
+    storage: &Path,
+    options: &LoadOptions,
+    report: &dyn Report,
+) -> LoadSummary {
     let start = Instant::now();
-    let mut summary = Summary::default();
+    let mut summary = LoadSummary::default();
     if let Err(error) = run(images, storage, options, report, &mut summary) {
         summary.failed.push(error);
     }
@@ -124,9 +129,9 @@ struct Job {
 fn run(
     images: &[&RecordedImage],
     storage: &Path,
-    options: &Options,
+    options: &LoadOptions,
     report: &dyn Report,
-    summary: &mut Summary,
+    summary: &mut LoadSummary,
 ) -> Result<(), LoadError> {
     let engine = match &options.target {
         Target::Engine(engine) => Some(engine.clone().ready()?),
@@ -189,7 +194,12 @@ fn run(
     Ok(())
 }
 
-fn job(recorded: &RecordedImage, storage: &Path, options: &Options, taker: Taker) -> Result<Job, ImageError> {
+fn job(
+    recorded: &RecordedImage,
+    storage: &Path,
+    options: &LoadOptions,
+    taker: Taker,
+) -> Result<Job, SiteImageError> {
     let image = SiteImage::open(recorded, storage, &options.platform)?;
     let archive = Archive::new(&image, taker, storage)?;
     let file = match &options.target {
@@ -297,7 +307,7 @@ impl Job {
         let reference = || self.image.reference.to_string();
         self.archive.write(output, written).map_err(|error| match error {
             ArchiveError::Output(error) => failed(error),
-            ArchiveError::Blob(source) => ImageError::Blob { reference: reference(), source }.into(),
+            ArchiveError::Blob(source) => SiteImageError::Blob { reference: reference(), source }.into(),
         })
     }
 }

@@ -22,7 +22,7 @@ use crate::site::scan::Storage;
 ///
 /// A blob has its digest from its path, a file from the record; both must have the size that a manifest or the record
 /// says. With `check` everything is hashed, too. What is wrong is left out, with a warning.
-pub fn take(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
+pub fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
     let record = Record::read(site)?;
     let storage = Storage::open(&record.registry_root(site))?;
     let files = Files::open(&record.files_root(site))?;
@@ -35,7 +35,7 @@ pub fn take(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, 
                 Some(right) if !right.contains(&size) => {
                     warn(report, &storage.blob_path(digest), "has another size");
                 }
-                _ => found.push(Found { digest, size, file: None }),
+                _ => found.push(ScannedBlobs { digest, size, file: None }),
             }
         }
     }
@@ -43,7 +43,7 @@ pub fn take(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, 
         let (file, folder) = file;
         match folder.size(&file.path)? {
             Some(found_size) if found_size == file.size => {
-                found.push(Found { digest: file.digest, size: file.size, file: Some(&file.path) });
+                found.push(ScannedBlobs { digest: file.digest, size: file.size, file: Some(&file.path) });
             }
             Some(_) => warn(report, &folder.path.join(&file.path), "has another size"),
             None => warn(report, &folder.path.join(&file.path), "is not there"),
@@ -80,7 +80,7 @@ pub fn take(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, 
 }
 
 /// Something that is there.
-struct Found<'a> {
+struct ScannedBlobs<'a> {
     digest: Digest,
     size: u64,
     /// Its path if it is a file, and no blob of the storage.

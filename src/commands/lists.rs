@@ -22,17 +22,19 @@ use std::collections::HashSet;
 
 use crate::commands::lists::checkout::Checkout;
 use crate::commands::lists::downloads::{Host, failed};
-use crate::commands::lists::made::{Made, check};
-use crate::commands::lists::options::Options;
+use crate::commands::lists::made::{GeneratedLists, check};
+use crate::commands::lists::options::ListOptions;
 use crate::commands::lists::template::Evaluator;
 
 pub use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
 
 /// Makes lists. `warn` is told what is no error and should be known.
-pub fn make(options: &Options, warn: &mut dyn FnMut(String)) -> Result<Made, KubesprayError> {
+pub fn make(options: &ListOptions, warn: &mut dyn FnMut(String)) -> Result<GeneratedLists, KubesprayError> {
     let checkout = Checkout::read(&options.source, &options.vars, options.keep_mirrors, warn)?;
-    let mut made =
-        Made { release: options.release.clone().or_else(|| checkout.release.clone()), ..Made::default() };
+    let mut made = GeneratedLists {
+        release: options.release.clone().or_else(|| checkout.release.clone()),
+        ..GeneratedLists::default()
+    };
     let (mut errors, mut unpinned) = (Vec::new(), false);
     let hosts: Vec<_> = options
         .architectures

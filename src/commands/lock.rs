@@ -6,30 +6,30 @@ use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::units::human_bytes;
-use crate::bundle::format::index::About;
+use crate::bundle::format::index::BundleInfo;
 use crate::commands::pack::PackError;
 use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::fetch::in_parallel;
-use crate::fetch::places::Places;
-use crate::fetch::queue::{self, Means, Next, Queue, Task};
+use crate::fetch::mirrored::Endpoints;
+use crate::fetch::queue::{self, FetchContext, Next, Queue, Task};
 use crate::fetch::resolve::locked::lists_of;
-use crate::fetch::resolve::referrers::Attached;
+use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::fetch::resolve::{probe, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::plan::base::Base;
-use crate::plan::plan::{Plan, Planned, of_web};
+use crate::plan::base::SiteContents;
+use crate::plan::bundle_plan::{BundlePlan, PlannedBlob, of_web};
 
 /// Resolves everything that `lists` name. Files that no list pins are fetched to learn what they are, and nothing
 /// else is that is large.
 pub fn lock(
     lists: Lists,
     platforms: &[Platform],
-    with: &[Attached],
+    with: &[ArtifactKind],
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
@@ -38,12 +38,12 @@ pub fn lock(
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
-    let mut plan = Plan::new(resolved, About::default(), &Base::default())?;
+    let mut plan = BundlePlan::new(resolved, BundleInfo::default(), &SiteContents::default())?;
     let (late, known): (Vec<_>, Vec<_>) =
         std::mem::take(&mut plan.blobs).into_iter().partition(|planned| planned.late.is_some());
     report.event(&Event::Note { message: totals(&plan, &known, &late) });
     let stand_ins: Vec<Digest> = late.iter().map(|planned| planned.blob.digest).collect();
-    let tasks: Vec<Task> = late.into_iter().filter_map(Planned::into_task).collect();
+    let tasks: Vec<Task> = late.into_iter().filter_map(PlannedBlob::into_task).collect();
     tell(&tasks, report);
     let mut found = Vec::new();
     hash(&http, upstream, tasks, report, &mut found)
@@ -55,11 +55,11 @@ pub fn lock(
 }
 
 /// How much it is, before anything large is fetched.
-fn totals(plan: &Plan, known: &[Planned], late: &[Planned]) -> String {
+fn totals(plan: &BundlePlan, known: &[PlannedBlob], late: &[PlannedBlob]) -> String {
     let manifests: u64 = plan.manifests().iter().map(|blob| blob.size).sum();
-    let named = |planned: &&Planned| planned.task().is_some();
+    let named = |planned: &&PlannedBlob| planned.task().is_some();
     let sum =
-        |planned: &[Planned]| planned.iter().filter(named).map(|planned| planned.blob.size).sum::<u64>();
+        |planned: &[PlannedBlob]| planned.iter().filter(named).map(|planned| planned.blob.size).sum::<u64>();
     let bytes = manifests + sum(known) + sum(late);
     let text = format!(
         "{} files and {} images: {} blobs, {}",
@@ -83,9 +83,9 @@ fn hash(
     tasks: Vec<Task>,
     report: &dyn Report,
     results: &mut Vec<(Digest, u64)>,
-) -> Result<(), Box<queue::Failed>> {
+) -> Result<(), Box<queue::FailedTask>> {
     let (jobs, jobs_per_host, count) = (upstream.jobs, upstream.jobs_per_host(), tasks.len());
-    let means = Means { http, report, jobs, jobs_per_host, spool: None };
+    let means = FetchContext { http, report, jobs, jobs_per_host, spool: None };
     queue::run(&means, tasks, Vec::new(), |queue| {
         (0..count).try_for_each(|task| {
             results.push(end(queue, task)?);
@@ -128,7 +128,7 @@ fn tell(tasks: &[Task], report: &dyn Report) {
     }
 }
 
-fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::Failed>> {
+fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::FailedTask>> {
     loop {
         if let Next::End(digest, size) = queue.next(task)? {
             return Ok((digest, size));
@@ -173,7 +173,7 @@ pub fn check(
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
     let mut moved = Vec::new();
-    let places = Places::new(&http, upstream);
+    let places = Endpoints::new(&http, upstream);
     // An index that was made here has no name upstream.
     let named = |image: &&LockedImage| image.manifests.iter().all(|manifest| manifest.content.is_none());
     let images: Vec<&LockedImage> = lock.images.iter().filter(named).collect();

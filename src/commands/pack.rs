@@ -15,31 +15,31 @@ use crate::base::fs::{self, FsError};
 use crate::base::units::{as_seconds, human_bytes};
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::frame::stored_len;
-use crate::bundle::format::index::About;
+use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::label::LABEL_LIMIT;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::reuse::Old;
+use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
 use crate::bundle::write::partial::{Salvaged, salvage};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
 use crate::bundle::write::spool::{self, Spool};
-use crate::bundle::write::volume_writer::{Carry, FinishedVolume};
-use crate::bundle::write::writer::Form;
+use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions};
+use crate::bundle::write::writer::WriteOptions;
 use crate::commands::pack::volumes::{CommandError, Taker};
-use crate::commands::pack::write::{Failed, Job, Written};
+use crate::commands::pack::write::{BundleJob, WriteFailure, WrittenBlobs};
 use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError};
-use crate::fetch::queue::Means;
+use crate::fetch::queue::FetchContext;
 use crate::fetch::resolve::locked::{lists_of, resolve_lock};
-use crate::fetch::resolve::referrers::Attached;
+use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::fetch::resolve::{Resolved, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::plan::base::{Base, BaseError};
-use crate::plan::plan::{Plan, PlanError};
+use crate::plan::base::{BaseError, SiteContents};
+use crate::plan::bundle_plan::{BundlePlan, PlanError};
 use crate::signature::signing::Signer;
 
 /// What a bundle is made of.
@@ -53,19 +53,19 @@ pub enum Input {
 
 /// What to pack, from where, and how.
 #[derive(Debug)]
-pub struct Options {
+pub struct PackOptions {
     /// The bundle to be written.
     pub output: PathBuf,
     /// The platforms of images to be taken, where the list does not say; empty: all.
     pub platforms: Vec<Platform>,
     /// What is to be taken that is attached to images.
-    pub with: Vec<Attached>,
+    pub with: Vec<ArtifactKind>,
     /// zstd's compression level, 1 to 22.
     pub level: i32,
     /// Where things are fetched from.
     pub upstream: Upstream,
     /// What the bundle is to say of itself.
-    pub about: About,
+    pub about: BundleInfo,
     /// Where the lock of what is packed is written, too.
     pub write_lock: Option<PathBuf>,
     /// Older bundles, from which blobs are taken that did not change.
@@ -98,7 +98,7 @@ pub enum Missing {
 /// What was packed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct PackSummary {
     /// The digest of `index.json`.
     pub identity: Digest,
     /// How many files.
@@ -193,21 +193,21 @@ impl From<ClaimError> for PackError {
 }
 
 /// Packs what `input` names. Nothing is at `options.output` before the bundle is complete and on the disk.
-pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Summary, PackError> {
+pub fn pack(input: &Input, options: &PackOptions, report: &dyn Report) -> Result<PackSummary, PackError> {
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
     let leftovers = Leftovers::of(&claim, report)?;
-    let mut base = Base::default();
+    let mut base = SiteContents::default();
     for path in &options.base {
         base.add(path).map_err(|error| PackError::Base(path.clone(), error))?;
     }
     let reuse = options
         .reuse
         .iter()
-        .map(|path| Old::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error)));
+        .map(|path| ReusableBundle::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error)));
     let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
     let http = options.upstream.http();
-    let means = Means {
+    let means = FetchContext {
         http: &http,
         report,
         jobs: options.upstream.jobs,
@@ -224,26 +224,26 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
     let mut taker = options.on_volume.clone().map(Taker::start);
     let mut claim = claim;
     loop {
-        let mut plan = Plan::new(resolved.clone(), options.about.clone(), &base)?;
+        let mut plan = BundlePlan::new(resolved.clone(), options.about.clone(), &base)?;
         if let Input::Lock(lock) = input {
             lock.agrees(&Lock::of(&plan.layout, &[], &plan.manifests))?;
         }
         let mut attempt = Attempt::begin(claim, &plan, options, report)?;
         leftovers.matter();
-        let olds: Vec<&Old> = reuse.iter().chain(&attempt.aside).collect();
+        let olds: Vec<&ReusableBundle> = reuse.iter().chain(&attempt.aside).collect();
         let written = attempt.job.write(&mut plan, &olds, &means, taker.as_mut());
         if written.is_err() && attempt.is_worthless() {
             leftovers.do_not_matter();
         }
-        let Written { blobs, fetched, resumed, reused, volumes } = match written {
+        let WrittenBlobs { blobs, fetched, resumed, reused, volumes } = match written {
             Ok(written) => written,
-            Err(Failed::Command(error)) => return Err(error.into()),
-            Err(Failed::Fs(error)) => return Err(leftovers.after(error).into()),
-            Err(Failed::Fetch { failure, .. }) if options.missing == Missing::Stop => {
+            Err(WriteFailure::Command(error)) => return Err(error.into()),
+            Err(WriteFailure::Fs(error)) => return Err(leftovers.after(error).into()),
+            Err(WriteFailure::Fetch { failure, .. }) if options.missing == Missing::Stop => {
                 return Err(PackError::Fetch(vec![*failure]));
             }
             // The same without what needs this blob. What is there already is taken over.
-            Err(Failed::Fetch { blob, failure }) => {
+            Err(WriteFailure::Fetch { blob, failure }) => {
                 resolved.remove_owners(&plan, blob);
                 failures.push(*failure);
                 claim = attempt.claim;
@@ -271,7 +271,7 @@ pub fn pack(input: &Input, options: &Options, report: &dyn Report) -> Result<Sum
         }
         let left_out = &plan.layout.elsewhere;
         let bytes_left_out = left_out.iter().map(|blob| blob.size).sum();
-        return Ok(Summary {
+        return Ok(PackSummary {
             identity: written.identity,
             files: plan.files.files.len(),
             images: plan.layout.images.len(),
@@ -302,13 +302,13 @@ impl From<FinishedVolume> for PackedVolume {
 fn find(
     http: &Http,
     input: &Input,
-    options: &Options,
+    options: &PackOptions,
     report: &dyn Report,
 ) -> Result<(Resolved, Vec<FetchError>), PackError> {
     let upstream = &options.upstream;
     match input {
         Input::Lists(lists) => {
-            let Options { platforms, with, .. } = options;
+            let PackOptions { platforms, with, .. } = options;
             Ok(resolve(http, upstream, platforms, with, lists.clone(), report))
         }
         Input::Lock(lock) => {
@@ -320,22 +320,22 @@ fn find(
 
 /// One way through a plan: the writer, and what earlier runs have left for it.
 struct Attempt {
-    job: Job,
+    job: BundleJob,
     /// For the next one.
     claim: Claim,
     /// What earlier runs have left that had other plans.
-    aside: Vec<Old>,
+    aside: Vec<ReusableBundle>,
 }
 
 impl Attempt {
     /// Looks at what earlier runs have left, and begins.
     fn begin(
         mut claim: Claim,
-        plan: &Plan,
-        options: &Options,
+        plan: &BundlePlan,
+        options: &PackOptions,
         report: &dyn Report,
     ) -> Result<Self, PackError> {
-        let (level, room) = (options.level, plan.head_room(options.sign.is_some())?);
+        let (level, room) = (options.level, plan.header_space(options.sign.is_some())?);
         let carry = carry(plan, room, options)?;
         let fingerprint = plan.fingerprint(room, level, carry);
         let partial = claim.partial.clone();
@@ -343,8 +343,8 @@ impl Attempt {
         let is_same = notes.fingerprint == Some(fingerprint);
         let expected = plan.expected(&notes);
         // What cannot be read there is fetched.
-        let mut aside: Vec<Old> =
-            old_paths(&partial).iter().filter_map(|path| Old::partial(path).ok()).collect();
+        let mut aside: Vec<ReusableBundle> =
+            old_paths(&partial).iter().filter_map(|path| ReusableBundle::partial(path).ok()).collect();
         let mut salvaged = Salvaged::default();
         if is_same {
             salvaged = salvage(&partial, carry.set, room, &expected, &plan.layout.elsewhere, report)?;
@@ -359,9 +359,9 @@ impl Attempt {
             keys.contains(&key) && begun.is_none_or(|(begun, len)| key != begun || offset >= len)
         };
         let found = spool.begin(fingerprint, plan.late(), is_same, wanted)?;
-        let job = Job::begin(
+        let job = BundleJob::begin(
             claim.again()?,
-            Form { head_room: room, level, carry },
+            WriteOptions { header_space: room, level, carry },
             spool,
             found,
             salvaged,
@@ -377,9 +377,9 @@ impl Attempt {
 }
 
 /// In what form the bundle is written, if its head and every frame fit into a volume.
-fn carry(plan: &Plan, room: u64, options: &Options) -> Result<Carry, PackError> {
-    let Options { level, volume_size, recovery, .. } = *options;
-    let carry = Carry { volume_size, recovery, set: plan.set(room, level, volume_size, recovery) };
+fn carry(plan: &BundlePlan, room: u64, options: &PackOptions) -> Result<VolumeOptions, PackError> {
+    let PackOptions { level, volume_size, recovery, .. } = *options;
+    let carry = VolumeOptions { volume_size, recovery, set: plan.set(room, level, volume_size, recovery) };
     // A frame with its label, and the head with one.
     let needed = (stored_len(FRAME_SIZE) as u64).max(room) + LABEL_LIMIT as u64;
     if carry.room() < needed {
@@ -394,12 +394,12 @@ fn carry(plan: &Plan, room: u64, options: &Options) -> Result<Carry, PackError> 
 /// Keeps what is at `claim` beside what is `aside` already. Where that gets too much, or one has nothing that the
 /// others have not, the one is dropped that is missed least: a run that came not far must not cost what a longer one
 /// has left.
-fn set_aside(claim: Claim, aside: &mut Vec<Old>) -> Result<Claim, PackError> {
+fn set_aside(claim: Claim, aside: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
     let names = old_paths(&claim.partial);
-    aside.push(Old::partial(&claim.partial)?);
+    aside.push(ReusableBundle::partial(&claim.partial)?);
     loop {
         let missed = |number: &usize| {
-            let others: Vec<&Old> =
+            let others: Vec<&ReusableBundle> =
                 aside.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
             aside[*number].bytes_beside(&others)
         };
@@ -423,7 +423,7 @@ fn set_aside(claim: Claim, aside: &mut Vec<Old>) -> Result<Claim, PackError> {
 
 impl Resolved {
     /// Forgets the images and files that need `blob`.
-    fn remove_owners(&mut self, plan: &Plan, blob: Digest) {
+    fn remove_owners(&mut self, plan: &BundlePlan, blob: Digest) {
         let owners = plan.layout.owners(&[blob].into()).remove(&blob).unwrap_or_default();
         self.images.retain(|image| !owners.contains(&image.indexed.reference.to_string()));
         self.files.retain(|(file, _)| !owners.contains(&file.path.to_string()));

@@ -18,8 +18,8 @@ use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
-use crate::commands::prune::plan::Plan;
-use crate::commands::prune::summary::Summary;
+use crate::commands::prune::plan::PrunePlan;
+use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::site::record::Record;
 use crate::site::root::{Root, Staging, Stagings};
@@ -38,7 +38,7 @@ pub fn prune(
     kept: &[Contents],
     remove: bool,
     report: &dyn Report,
-) -> Result<Summary, PruneError> {
+) -> Result<PruneSummary, PruneError> {
     let start = Instant::now();
     Record::read(site)?;
     let mut stagings = Stagings::default();
@@ -53,7 +53,7 @@ pub fn prune(
     }
     report.event(&Event::Stage { name: "looking", bytes: None, objects: None });
     let repositories = repositories(storage.as_ref())?;
-    let plan = Plan::new(&record, kept, storage.as_ref(), files.as_ref(), &repositories, report)?;
+    let plan = PrunePlan::new(&record, kept, storage.as_ref(), files.as_ref(), &repositories, report)?;
     let mut summary = plan.summary();
     if remove {
         let objects = Some((summary.links + summary.blobs + summary.files.len()) as u64);
@@ -107,7 +107,7 @@ fn put_back(root: &Root) -> Result<(), PruneError> {
 }
 
 /// Removes tags, and when they are gone what they lead to.
-fn remove_links(plan: &Plan, root: &Root) -> Result<(), PruneError> {
+fn remove_links(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     let staging: &Arc<Staging> = root.staging();
     for (repository, tag) in &plan.tags {
         root.remove(&path(&format!("{BASE}/repositories/{repository}/_manifests/tags/{tag}/current/link")))?;
@@ -166,7 +166,7 @@ fn remove_empty_repository(repository: &str, root: &Root) -> Result<(), PruneErr
 
 /// Removes the blobs that no link names; says how many, and how many bytes they had.
 fn remove_blobs(
-    plan: &Plan,
+    plan: &PrunePlan,
     root: &Root,
     storage: &Storage,
     report: &dyn Report,
@@ -206,7 +206,7 @@ fn remove_blobs(
     Ok((count, bytes))
 }
 
-fn remove_files(plan: &Plan, root: &Root) -> Result<(), PruneError> {
+fn remove_files(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     for file in &plan.files {
         root.remove(file)?;
     }

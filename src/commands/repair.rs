@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::base::event::{Event, Report};
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::volume_name::SUMS;
-use crate::bundle::read::problem::Problem;
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::problem::VolumeProblem;
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::bundle::recovery::RecoveryError;
 use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::oci::digest::{Digest, Hasher};
@@ -35,7 +35,7 @@ pub struct Repaired {
 /// What has become of a bundle.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct RepairSummary {
     /// The volumes that were written, or the one file.
     pub repaired: Vec<Repaired>,
     /// The list of all volumes, if there are several and all were written.
@@ -51,7 +51,7 @@ pub struct Summary {
 pub enum RepairError {
     /// It is not there.
     #[error("{0}")]
-    Absent(Problem),
+    Absent(VolumeProblem),
     /// It has no recovery data.
     #[error(
         "`{0}` has no recovery data that could be found: it was packed without `--recovery`, or is damaged all over; \
@@ -83,7 +83,7 @@ impl From<ClaimError> for RepairError {
 
 /// Writes a good copy of the bundle on `medium`: to `target` if it is one file, and of its volumes into the folder `target`.
 /// What cannot be repaired does not keep the others from it.
-pub fn repair(medium: &Medium, target: &Path, report: &dyn Report) -> Summary {
+pub fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
     let is_volumes = medium.is_in_volumes();
     let bytes = medium.volumes().iter().map(|volume| volume.len).sum();
     report.event(&Event::Stage {
@@ -91,8 +91,8 @@ pub fn repair(medium: &Medium, target: &Path, report: &dyn Report) -> Summary {
         bytes: Some(bytes),
         objects: Some(medium.volumes().len() as u64),
     });
-    let mut summary = Summary::default();
-    let missing = medium.problems().iter().filter(|problem| matches!(problem, Problem::Unended { .. }));
+    let mut summary = RepairSummary::default();
+    let missing = medium.problems().iter().filter(|problem| matches!(problem, VolumeProblem::Unended { .. }));
     summary.failed.extend(missing.cloned().map(RepairError::Absent));
     for (number, volume) in medium.volumes().iter().enumerate() {
         let path = if is_volumes || target.is_dir() {
@@ -126,7 +126,7 @@ pub fn repair(medium: &Medium, target: &Path, report: &dyn Report) -> Summary {
 }
 
 fn repair_volume(
-    medium: &Medium,
+    medium: &VolumeSet,
     number: usize,
     path: &Path,
     report: &dyn Report,

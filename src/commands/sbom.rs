@@ -3,7 +3,7 @@
 //! The same bundle gives the same bytes. Files are packages, too: they have a place that they were downloaded from, and SPDX
 //! has no other word for that. Layers are not listed; an image is what its manifest says.
 
-mod components;
+mod contents;
 mod cyclonedx;
 mod spdx;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::bundle::read::reader::Contents;
-use crate::commands::sbom::components::Inventory;
+use crate::commands::sbom::contents::BomContents;
 use crate::oci::digest::Digest;
 
 /// The language of a document.
@@ -35,7 +35,7 @@ pub fn document(
     date: Option<OffsetDateTime>,
     format: Format,
 ) -> Vec<u8> {
-    let inventory = Inventory::of(contents, configs, date);
+    let inventory = BomContents::of(contents, configs, date);
     match format {
         Format::Spdx => to_json(&spdx::document(&inventory)),
         Format::CycloneDx => to_json(&cyclonedx::document(&inventory)),
@@ -54,9 +54,9 @@ mod tests {
 
     use super::*;
     use crate::bundle::format::index::IndexedFile;
-    use crate::commands::sbom::components::of_file;
-    use crate::commands::sbom::components::purl_of_image;
-    use crate::commands::sbom::components::timestamp;
+    use crate::commands::sbom::contents::of_file;
+    use crate::commands::sbom::contents::purl_of_image;
+    use crate::commands::sbom::contents::timestamp;
     use crate::oci::platform::Platform;
 
     #[test]

@@ -15,24 +15,24 @@ use serde::Serialize;
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::base::path::RelPath;
-use crate::base::pipeline::Lanes;
+use crate::base::pipeline::Pipeline;
 use crate::base::units::as_seconds;
-use crate::bundle::format::index::About;
+use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::{Blob, Layout};
-use crate::bundle::read::error::{Loss, ReadError};
-use crate::bundle::read::problem::{Place, Trouble};
+use crate::bundle::read::error::{ReadError, Unavailable};
+use crate::bundle::read::problem::{DamageKind, Position};
 use crate::bundle::read::reader::{BundleReader, Contents};
-use crate::bundle::read::select::Early;
+use crate::bundle::read::select::Prefetched;
 use crate::commands::unpack::delta::Delta;
 use crate::commands::unpack::error::UnpackError;
-use crate::commands::unpack::options::Options;
+use crate::commands::unpack::options::UnpackOptions;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
 use crate::site::check::{State, Target, check, is_readable};
 use crate::site::commit::{Committer, StagedFiles, distinct};
 use crate::site::record::Record;
 use crate::site::root::{Root, Staging, Stagings};
-use crate::site::storage::{FENCE, Links, blob_path};
+use crate::site::storage::{GC_GUARD, Links, blob_path};
 
 /// What a small file costs on the disk, with its folder.
 const SMALL_FILE: u64 = 8 << 10;
@@ -49,7 +49,7 @@ pub const GUIDE_TEXT: &str = include_str!("../../docs/site.md");
 /// What a run has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct UnpackSummary {
     /// How many files of the bundle are on the site now.
     pub files: usize,
     /// How many images.
@@ -70,7 +70,7 @@ pub struct Summary {
     pub bytes_written: u64,
     /// Where the bundle was damaged and its recovery data has mended it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mended: Vec<Place>,
+    pub mended: Vec<Position>,
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
@@ -91,12 +91,12 @@ pub struct LeftOut {
     /// Its reference, or its path.
     pub name: String,
     /// What kind of trouble it is.
-    pub trouble: Trouble,
+    pub trouble: DamageKind,
     /// What is wrong, for a person.
     pub problem: String,
 }
 
-impl Summary {
+impl UnpackSummary {
     /// Whether the site was complete before.
     #[must_use]
     pub fn is_unchanged(&self) -> bool {
@@ -107,9 +107,9 @@ impl Summary {
 /// Unpacks the bundle that `reader` reads.
 pub fn unpack(
     mut reader: BundleReader,
-    options: &Options,
+    options: &UnpackOptions,
     report: &dyn Report,
-) -> Result<Summary, UnpackError> {
+) -> Result<UnpackSummary, UnpackError> {
     let start = Instant::now();
     let mut contents = reader.contents()?;
     if let Some(signed) = &contents.signed {
@@ -124,7 +124,7 @@ pub fn unpack(
     let mut delta = Delta::begin(layout, options)?;
     let roots = Roots::open(options, layout)?;
     let targets = targets(layout, &roots);
-    let mut summary = Summary { bundle, ..Summary::default() };
+    let mut summary = UnpackSummary { bundle, ..UnpackSummary::default() };
 
     report.event(&Event::Stage { name: "checking", bytes: None, objects: Some(targets.len() as u64) });
     let mut states = check(&targets, &roots.all, report)?;
@@ -141,13 +141,13 @@ pub fn unpack(
     let links = missing_links(&links, &roots)?;
     check_space(&targets, &states, &links, &roots)?;
 
-    let todo = Todo::new(&targets, &states);
+    let todo = WritePlan::new(&targets, &states);
     summary.kept = states.iter().filter(|state| **state == State::Right).count();
     summary.repaired = states.iter().filter(|state| matches!(state, State::Wrong | State::Opened)).count();
     summary.bytes_written = todo.bytes;
     // Also when nothing but links is missing: until they are there, the blobs are nobody's.
     if let Some(root) = roots.registry().filter(|_| summary.kept < targets.len() || !links.is_empty()) {
-        root.touch(&fence_path())?;
+        root.touch(&gc_guard_path())?;
     }
     if summary.kept < targets.len() {
         let objects = Some(todo.blobs.len() as u64);
@@ -169,7 +169,7 @@ pub fn unpack(
     (summary.files, summary.images) = (contents.layout.files.len(), contents.layout.images.len());
     summary.links_written = write_links(&links, &roots)?;
     if let Some(root) = roots.registry() {
-        root.remove_with_folder(&fence_path())?;
+        root.remove_with_folder(&gc_guard_path())?;
     }
     if !summary.is_unchanged() {
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
@@ -187,7 +187,7 @@ pub fn unpack(
 
 /// What is said where recovery data was needed.
 #[must_use]
-pub fn mended_text(mended: &[Place]) -> Option<String> {
+pub fn mended_text(mended: &[Position]) -> Option<String> {
     let count = mended.len();
     let more = if count > 1 { format!(" and {} more places", count - 1) } else { String::new() };
     Some(format!(
@@ -198,7 +198,7 @@ pub fn mended_text(mended: &[Place]) -> Option<String> {
 
 /// Notes what the site holds now. A record that cannot be read is no reason to keep what is right from being served:
 /// it is begun anew.
-fn record(contents: &Contents, is_part: bool, options: &Options, roots: &Roots) -> Result<(), FsError> {
+fn record(contents: &Contents, is_part: bool, options: &UnpackOptions, roots: &Roots) -> Result<(), FsError> {
     let place = |elsewhere: Option<&PathBuf>, name: &str| match elsewhere {
         Some(path) => std::path::absolute(path).map_err(FsError::at("find", path)),
         None => Ok(name.into()),
@@ -215,7 +215,7 @@ fn record(contents: &Contents, is_part: bool, options: &Options, roots: &Roots) 
 }
 
 /// Puts the guide for the people at the site beside it, unless one is there: it is theirs to write into.
-fn guide(about: &About, site: &Path, roots: &Roots) -> Result<(), FsError> {
+fn guide(about: &BundleInfo, site: &Path, roots: &Roots) -> Result<(), FsError> {
     use std::io::Write as _;
     let (path, scratch) = (site.join(GUIDE), roots.site.path("guide"));
     if std::fs::symlink_metadata(&path).is_ok() {
@@ -239,7 +239,7 @@ struct Roots {
 }
 
 impl Roots {
-    fn open(options: &Options, layout: &Layout) -> Result<Self, UnpackError> {
+    fn open(options: &UnpackOptions, layout: &Layout) -> Result<Self, UnpackError> {
         let mut stagings = Stagings::default();
         let site = stagings.of(&options.site)?;
         let mut roots = Self { all: Vec::new(), files: None, registry: None, site };
@@ -256,7 +256,7 @@ impl Roots {
     /// Opens `elsewhere`, or the folder `name` of the site; says its number.
     fn add(
         &mut self,
-        options: &Options,
+        options: &UnpackOptions,
         elsewhere: Option<&Path>,
         name: &str,
         stagings: &mut Stagings,
@@ -296,12 +296,12 @@ fn targets(layout: &Layout, roots: &Roots) -> Vec<Target> {
 }
 
 /// The blobs that are to be written, and to which targets each.
-struct Todo {
+struct WritePlan {
     blobs: HashMap<Digest, Vec<usize>>,
     bytes: u64,
 }
 
-impl Todo {
+impl WritePlan {
     fn new(targets: &[Target], states: &[State]) -> Self {
         let mut todo = Self { blobs: HashMap::new(), bytes: 0 };
         for (number, (target, state)) in targets.iter().zip(states).enumerate() {
@@ -314,19 +314,22 @@ impl Todo {
     }
 }
 
-impl Todo {
+impl WritePlan {
     /// How many bytes are not written because `lost` cannot be had.
-    fn bytes_of(&self, lost: &[(Digest, Loss)], targets: &[Target]) -> u64 {
+    fn bytes_of(&self, lost: &[(Digest, Unavailable)], targets: &[Target]) -> u64 {
         let places = lost.iter().filter_map(|(digest, _)| self.blobs.get(digest)).flatten();
         places.map(|number| targets[*number].blob.size).sum()
     }
 }
 
 /// Takes out of `layout` what needs something that is lost, and says what that is.
-fn leave_out(layout: &mut Layout, lost: &[(Digest, Loss)]) -> Vec<LeftOut> {
-    let lost: HashMap<Digest, &Loss> = lost.iter().rev().map(|(digest, why)| (*digest, why)).collect();
-    let left_out =
-        |name: String, why: &Loss| LeftOut { name, trouble: why.trouble, problem: why.problem.clone() };
+fn leave_out(layout: &mut Layout, lost: &[(Digest, Unavailable)]) -> Vec<LeftOut> {
+    let lost: HashMap<Digest, &Unavailable> = lost.iter().rev().map(|(digest, why)| (*digest, why)).collect();
+    let left_out = |name: String, why: &Unavailable| LeftOut {
+        name,
+        trouble: why.trouble,
+        problem: why.problem.clone(),
+    };
     let mut all = Vec::new();
     let mut images = std::mem::take(&mut layout.images);
     images.retain(|image| {
@@ -361,18 +364,18 @@ fn place_staged(targets: &[Target], states: &[State], roots: &[Root]) -> Result<
 fn write_blobs(
     reader: &mut BundleReader,
     contents: &Contents,
-    early: &Early,
+    early: &Prefetched,
     targets: &[Target],
     roots: &[Root],
-    todo: &Todo,
+    todo: &WritePlan,
     report: &dyn Report,
-) -> Result<(usize, Vec<(Digest, Loss)>), UnpackError> {
+) -> Result<(usize, Vec<(Digest, Unavailable)>), UnpackError> {
     let layout = &contents.layout;
     let blobs: Vec<Blob> = layout.manifests.iter().chain(&layout.blobs).copied().collect();
     let expected: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
     let committer = Committer { roots, targets, expected: &expected, report };
     let failed = AtomicBool::new(false);
-    let (mut lanes, ended) = Lanes::start();
+    let (mut lanes, ended) = Pipeline::start();
     let (read, placed) = std::thread::scope(|scope| {
         let commits = scope.spawn(|| {
             let ended = ended; // gone when this thread ends: nobody waits for an end that nobody takes
@@ -380,40 +383,40 @@ fn write_blobs(
             failed.store(result.is_err(), Ordering::Relaxed);
             result
         });
-        let mut feeder = Feeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
+        let mut feeder = BlobFeeder { lanes: &mut lanes, targets, roots, todo, report, failed: &failed };
         let read = feeder.feed(reader, contents, early, &blobs);
         lanes.finish();
         (read, commits.join().expect("the committer does not panic; please report"))
     });
     let placed = placed?;
     let mut lost = read?;
-    lost.extend(placed.wrong.iter().map(|blob| (blob.0, Loss::from(&ReadError::Digest(blob.0)))));
+    lost.extend(placed.wrong.iter().map(|blob| (blob.0, Unavailable::from(&ReadError::Digest(blob.0)))));
     Ok((placed.count, lost))
 }
 
 /// Hands the blobs that are needed to the lanes.
-struct Feeder<'a> {
-    lanes: &'a mut Lanes<StagedFiles>,
+struct BlobFeeder<'a> {
+    lanes: &'a mut Pipeline<StagedFiles>,
     targets: &'a [Target],
     roots: &'a [Root],
-    todo: &'a Todo,
+    todo: &'a WritePlan,
     report: &'a dyn Report,
     failed: &'a AtomicBool,
 }
 
-impl Feeder<'_> {
+impl BlobFeeder<'_> {
     /// Says what cannot be had.
     fn feed(
         &mut self,
         reader: &mut BundleReader,
         contents: &Contents,
-        early: &Early,
+        early: &Prefetched,
         blobs: &[Blob],
-    ) -> Result<Vec<(Digest, Loss)>, UnpackError> {
+    ) -> Result<Vec<(Digest, Unavailable)>, UnpackError> {
         let mut left = blobs.iter().filter(|blob| self.todo.blobs.contains_key(&blob.digest)).count();
-        let mut lost: Vec<(Digest, Loss)> = Vec::new();
+        let mut lost: Vec<(Digest, Unavailable)> = Vec::new();
         // Why nothing can be read any more.
-        let mut end: Option<Loss> = None;
+        let mut end: Option<Unavailable> = None;
         let first = contents.layout.manifests.len() + early.passed;
         let passed: HashSet<Digest> = blobs[..first].iter().map(|blob| blob.digest).collect();
         let is_needed = |digest| self.todo.blobs.contains_key(&digest) && !passed.contains(&digest);
@@ -440,10 +443,10 @@ impl Feeder<'_> {
             let read = match (&end, places) {
                 (Some(why), Some(_)) => Err(why.clone()),
                 (Some(_), None) => Ok(()),
-                (None, None) => reader.skip(blob).map_err(|error| Loss::from(&error)),
+                (None, None) => reader.skip(blob).map_err(|error| Unavailable::from(&error)),
                 (None, Some(places)) => {
                     self.begin(number, *blob, places)?;
-                    self.blob(reader, number, blob).map_err(|error| Loss::from(&error))
+                    self.blob(reader, number, blob).map_err(|error| Unavailable::from(&error))
                 }
             };
             // What is damaged costs only itself: the rest is there for the next run, with a better copy.
@@ -493,7 +496,7 @@ impl Feeder<'_> {
 }
 
 /// Names what the why of some blobs hits; the first one is the reason that is told.
-fn damaged(layout: &Layout, lost: Vec<(Digest, Loss)>) -> UnpackError {
+fn damaged(layout: &Layout, lost: Vec<(Digest, Unavailable)>) -> UnpackError {
     let blobs: Vec<Digest> = lost.iter().map(|(digest, _)| *digest).collect();
     let source = lost.into_iter().next().expect("something is lost; please report").1;
     UnpackError::Damaged { owners: layout.owners_text(&blobs), source }
@@ -603,6 +606,6 @@ fn check_space(
     Ok(())
 }
 
-fn fence_path() -> RelPath {
-    RelPath::parse(FENCE).expect("a plain path")
+fn gc_guard_path() -> RelPath {
+    RelPath::parse(GC_GUARD).expect("a plain path")
 }

@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use crate::base::buffer::Slice;
 use crate::base::event::{Event, Report};
-use crate::base::pipeline::{Lanes, Nowhere};
-use crate::bundle::format::layout::{Amount, Entry, Layout, tar_header};
+use crate::base::pipeline::{Discard, Pipeline};
+use crate::bundle::format::layout::{Layout, TarEntry, Totals, tar_header};
 use crate::bundle::format::{BLOCK, frame, seek_table};
-use crate::bundle::read::error::{Loss, ReadError};
-use crate::bundle::read::problem::{FrameError, Place, Problem, Trouble};
+use crate::bundle::read::error::{ReadError, Unavailable};
+use crate::bundle::read::problem::{DamageKind, FrameError, Position, VolumeProblem};
 use crate::bundle::read::reader::{BundleReader, Piece};
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 use crate::signature::Signed;
 
@@ -31,8 +31,8 @@ pub struct Verdict {
     /// Whether all of them were read and checked.
     pub contents_read: bool,
     /// Of a delta: what it leaves out, and nobody has checked.
-    #[serde(skip_serializing_if = "Amount::is_nothing")]
-    pub left_out: Amount,
+    #[serde(skip_serializing_if = "Totals::is_nothing")]
+    pub left_out: Totals,
     /// Who has signed it.
     #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
     pub signed: Option<Signed>,
@@ -40,9 +40,9 @@ pub struct Verdict {
     pub volumes: Vec<VolumeState>,
     /// Where frames were damaged and recovery data has mended them: those are as good as whole.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mended: Vec<Place>,
+    pub mended: Vec<Position>,
     /// What is wrong with the volumes as files.
-    pub problems: Vec<Problem>,
+    pub problems: Vec<VolumeProblem>,
     /// Everything that is damaged or missing, in the order of the bundle; nothing if the bundle is sound.
     pub damage: Vec<Damage>,
 }
@@ -59,7 +59,7 @@ pub struct VolumeState {
     pub size: u64,
     /// What is wrong with it: then it is to be carried again, and no other.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<DamageKind>,
 }
 
 /// Something in a bundle that is damaged or missing.
@@ -71,9 +71,9 @@ pub struct Damage {
     /// The images and files that it belongs to.
     pub owners: Vec<String>,
     /// Where the frames begin that cannot be read, as far as that is known.
-    pub places: BTreeSet<Place>,
+    pub places: BTreeSet<Position>,
     /// What kind of trouble it is.
-    pub trouble: Trouble,
+    pub trouble: DamageKind,
     /// What is wrong, for a person.
     pub problem: String,
 }
@@ -82,9 +82,9 @@ impl Verdict {
     /// The worst of all that is wrong; nothing if the bundle is sound. What is missing of the volumes does not matter where
     /// everything was read all the same, with the help of recovery data.
     #[must_use]
-    pub fn worst(&self) -> Option<Trouble> {
+    pub fn worst(&self) -> Option<DamageKind> {
         let gaps = self.problems.iter().filter(|problem| !self.contents_read && !problem.is_harmless());
-        self.damage.iter().map(|damage| damage.trouble).chain(gaps.map(|_| Trouble::Missing)).max()
+        self.damage.iter().map(|damage| damage.trouble).chain(gaps.map(|_| DamageKind::Missing)).max()
     }
 }
 
@@ -93,7 +93,7 @@ impl Verdict {
 pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, ReadError> {
     let contents = reader.contents()?;
     let layout = &contents.layout;
-    let entries: Vec<Entry> = layout.entries().skip(2 + layout.manifests.len()).collect();
+    let entries: Vec<TarEntry> = layout.entries().skip(2 + layout.manifests.len()).collect();
     let bytes = entries.iter().map(|entry| entry.size).sum();
     report.event(&Event::Stage {
         name: "verifying",
@@ -102,7 +102,7 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     });
 
     let mut found = Found::default();
-    let (mut lanes, ended) = Lanes::start();
+    let (mut lanes, ended) = Pipeline::start();
     let hashed = std::thread::scope(|scope| {
         let hashed =
             scope.spawn(move || ended.iter().map(|ended| (ended.number, ended.result)).collect::<Vec<_>>());
@@ -147,7 +147,7 @@ pub fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Option<Ver
                 objects: Some(table.len() as u64),
             });
             let (frames, mut damage) = frames(table, layout, medium);
-            let entries: Vec<Entry> = layout.entries().collect();
+            let entries: Vec<TarEntry> = layout.entries().collect();
             let mut found = Found::default();
             for BadFrame { offset, content, error } in frames {
                 let first = entries.partition_point(|entry| end(entry) <= content.start);
@@ -195,16 +195,16 @@ fn verdict(
 }
 
 /// Where recovery data was needed, or is damaged itself.
-fn mended(reader: &BundleReader) -> Vec<Place> {
-    let of_recovery = reader.medium().map(Medium::damaged_recovery).unwrap_or_default();
-    let all: BTreeSet<Place> = reader.mended().into_iter().chain(of_recovery).collect();
+fn mended(reader: &BundleReader) -> Vec<Position> {
+    let of_recovery = reader.medium().map(VolumeSet::damaged_recovery).unwrap_or_default();
+    let all: BTreeSet<Position> = reader.mended().into_iter().chain(of_recovery).collect();
     all.into_iter().collect()
 }
 
 /// How each volume is: as the worst of what is in it.
-fn volumes(medium: &Medium, damage: &[Damage], mended: &[Place]) -> Vec<VolumeState> {
-    let mut troubles: BTreeMap<u64, Trouble> =
-        mended.iter().map(|place| (place.offset, Trouble::Damaged)).collect();
+fn volumes(medium: &VolumeSet, damage: &[Damage], mended: &[Position]) -> Vec<VolumeState> {
+    let mut troubles: BTreeMap<u64, DamageKind> =
+        mended.iter().map(|place| (place.offset, DamageKind::Damaged)).collect();
     for damage in damage {
         for place in &damage.places {
             let worst = troubles.entry(place.offset).or_insert(damage.trouble);
@@ -214,7 +214,7 @@ fn volumes(medium: &Medium, damage: &[Damage], mended: &[Place]) -> Vec<VolumeSt
     let mut states = Vec::new();
     for volume in medium.volumes() {
         let is_cut = medium.problems().iter().any(|problem| match problem {
-            Problem::Missing { volume: name } | Problem::Truncated { volume: name, .. } => {
+            VolumeProblem::Missing { volume: name } | VolumeProblem::Truncated { volume: name, .. } => {
                 *name == volume.name
             }
             _ => false,
@@ -225,13 +225,13 @@ fn volumes(medium: &Medium, damage: &[Damage], mended: &[Place]) -> Vec<VolumeSt
             name: volume.name.clone(),
             offset: volume.start,
             size: volume.len,
-            trouble: inside.chain(is_cut.then_some(Trouble::Missing)).max(),
+            trouble: inside.chain(is_cut.then_some(DamageKind::Missing)).max(),
         });
     }
     states
 }
 
-fn end(entry: &Entry) -> u64 {
+fn end(entry: &TarEntry) -> u64 {
     entry.offset + BLOCK as u64 + crate::bundle::format::padded(entry.size)
 }
 
@@ -244,7 +244,11 @@ struct BadFrame {
 }
 
 /// Compares the frames of `table` with those that follow from the documents, and looks at the first bytes of each.
-fn frames(table: &[seek_table::Entry], layout: &Layout, medium: &Medium) -> (Vec<BadFrame>, Vec<Damage>) {
+fn frames(
+    table: &[seek_table::FrameEntry],
+    layout: &Layout,
+    medium: &VolumeSet,
+) -> (Vec<BadFrame>, Vec<Damage>) {
     let mut damage = Vec::new();
     let said: Vec<u64> = table.iter().map(|entry| entry.decompressed.into()).filter(|len| *len > 0).collect();
     let cuts = layout.cuts();
@@ -257,7 +261,7 @@ fn frames(table: &[seek_table::Entry], layout: &Layout, medium: &Medium) -> (Vec
             bytes(said.get(number)),
             bytes(cuts.get(number))
         );
-        damage.push(whole("the seek table", Trouble::Damaged, problem));
+        damage.push(whole("the seek table", DamageKind::Damaged, problem));
     }
     let (mut bad, mut offset, mut stream) = (Vec::new(), 0, 0);
     for entry in table {
@@ -277,14 +281,15 @@ fn frames(table: &[seek_table::Entry], layout: &Layout, medium: &Medium) -> (Vec
 }
 
 /// Why there is no seek table.
-fn no_table(medium: &Medium) -> Damage {
+fn no_table(medium: &VolumeSet) -> Damage {
     let (trouble, problem) = match seek_table::ends(&mut medium.reader(0)) {
         Ok(true) => {
-            (Trouble::Damaged, "it is damaged, or there is more or less before it than it says".to_owned())
+            (DamageKind::Damaged, "it is damaged, or there is more or less before it than it says".to_owned())
         }
-        Ok(false) => {
-            (Trouble::Missing, "it is not there: the bundle is cut short, or its end is damaged".to_owned())
-        }
+        Ok(false) => (
+            DamageKind::Missing,
+            "it is not there: the bundle is cut short, or its end is damaged".to_owned(),
+        ),
         Err(error) => {
             let error = FrameError::of(error);
             (error.trouble(), error.text())
@@ -293,20 +298,20 @@ fn no_table(medium: &Medium) -> Damage {
     whole("the seek table", trouble, problem)
 }
 
-fn without_content(place: Place, error: &FrameError) -> Damage {
+fn without_content(place: Position, error: &FrameError) -> Damage {
     Damage { places: [place].into(), ..whole("a frame without content", error.trouble(), problem(error)) }
 }
 
 /// Damage of something that no image and no file needs.
-fn whole(object: &str, trouble: Trouble, problem: String) -> Damage {
+fn whole(object: &str, trouble: DamageKind, problem: String) -> Damage {
     Damage { object: object.to_owned(), owners: Vec::new(), places: BTreeSet::new(), trouble, problem }
 }
 
 /// What is wrong with a frame, for a person.
 fn problem(error: &FrameError) -> String {
     match error.trouble() {
-        Trouble::Damaged => "a damaged frame".to_owned(),
-        Trouble::Missing | Trouble::Unreadable => error.text(),
+        DamageKind::Damaged => "a damaged frame".to_owned(),
+        DamageKind::Missing | DamageKind::Unreadable => error.text(),
     }
 }
 
@@ -321,7 +326,7 @@ struct Found {
 /// What is wrong with one entry.
 struct Noted {
     offsets: BTreeSet<u64>,
-    trouble: Trouble,
+    trouble: DamageKind,
     /// What was found first.
     problem: String,
 }
@@ -330,9 +335,9 @@ impl Found {
     fn entry(
         &mut self,
         reader: &mut BundleReader,
-        lanes: &mut Lanes<Nowhere>,
+        lanes: &mut Pipeline<Discard>,
         number: usize,
-        entry: &Entry,
+        entry: &TarEntry,
         report: &dyn Report,
     ) {
         let mut header = Vec::new();
@@ -340,7 +345,7 @@ impl Found {
         if header.len() == BLOCK && header != tar_header(&entry.name, entry.size) {
             self.damaged(number, "another tar header stands where its own belongs");
         }
-        lanes.begin(number, Nowhere);
+        lanes.begin(number, Discard);
         let mut whole = 0;
         self.pieces(reader, number, entry.size, |slice| {
             whole += slice.len() as u64;
@@ -379,7 +384,7 @@ impl Found {
     }
 
     fn damaged(&mut self, number: usize, what: &str) {
-        self.note(number, None, Trouble::Damaged, || what.to_owned());
+        self.note(number, None, DamageKind::Damaged, || what.to_owned());
     }
 
     fn lost(&mut self, number: usize, offset: u64, error: &FrameError) {
@@ -390,7 +395,7 @@ impl Found {
         &mut self,
         number: usize,
         offset: Option<u64>,
-        trouble: Trouble,
+        trouble: DamageKind,
         problem: impl FnOnce() -> String,
     ) {
         let noted = self.problems.entry(number).or_insert_with(|| Noted {
@@ -402,13 +407,13 @@ impl Found {
         noted.offsets.extend(offset);
     }
 
-    fn damage(&self, entries: &[Entry], layout: &Layout, reader: &BundleReader) -> Vec<Damage> {
+    fn damage(&self, entries: &[TarEntry], layout: &Layout, reader: &BundleReader) -> Vec<Damage> {
         let lost = self.end.as_ref().map_or(entries.len(), |(first, ..)| *first)..entries.len();
         let hit: HashSet<Digest> = (self.problems.keys().copied().chain(lost.clone()))
             .filter_map(|number| entries[number].digest)
             .collect();
         let owners = if hit.is_empty() { HashMap::new() } else { layout.owners(&hit) };
-        let damage = |number: usize, offsets: &BTreeSet<u64>, trouble: Trouble, problem: &str| {
+        let damage = |number: usize, offsets: &BTreeSet<u64>, trouble: DamageKind, problem: &str| {
             let entry = &entries[number];
             Damage {
                 object: entry.name.clone(),
@@ -437,6 +442,6 @@ fn tail(error: &ReadError) -> Damage {
         ReadError::Damaged { place, .. } => [(**place).clone()].into(),
         _ => BTreeSet::new(),
     };
-    let Loss { trouble, problem } = Loss::from(error);
+    let Unavailable { trouble, problem } = Unavailable::from(error);
     Damage { places, ..whole("the end of the bundle", trouble, problem) }
 }

@@ -50,7 +50,7 @@ pub struct FileEntry {
     /// What it must hash to, if the list says so.
     pub checksum: Option<Checksum>,
     /// The line that named it first.
-    pub origin: Origin,
+    pub origin: ListPosition,
 }
 
 /// An image, pulled from a registry.
@@ -61,19 +61,19 @@ pub struct ImageEntry {
     /// The platforms that the list asks for; empty if it does not say.
     pub platforms: Vec<Platform>,
     /// The line that named it first.
-    pub origin: Origin,
+    pub origin: ListPosition,
 }
 
 /// A line of a list. Its text is `images.list:12`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct ListPosition {
     /// The list, as it was given.
     pub list: PathBuf,
     /// The line, from 1.
     pub line: usize,
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for ListPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.list.display(), self.line)
     }
@@ -120,7 +120,7 @@ impl FromStr for Checksum {
 
 /// Something in a list that cannot be used. Its text is `images.list:12:5: expected …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ListProblem {
     /// The list, as it was given.
     pub list: PathBuf,
     /// The line, from 1.
@@ -131,7 +131,7 @@ pub struct Problem {
     pub message: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ListProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: {}", self.list.display(), self.line, self.column, self.message)
     }
@@ -162,14 +162,14 @@ pub enum ListError {
     },
     /// The lists were read, and this is wrong with them: all of it.
     #[error("{}", lines(.0))]
-    Problems(Vec<Problem>),
+    Problems(Vec<ListProblem>),
     /// The lists were read, and name nothing.
     #[error("the lists name no file and no image")]
     Empty,
 }
 
-fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+fn lines(problems: &[ListProblem]) -> String {
+    problems.iter().map(ListProblem::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl Lists {
@@ -200,17 +200,17 @@ impl Lists {
     /// Adds what `text`, the content of `list`, names. What was named before is merged: a checksum is kept,
     /// platforms are united, and an image without platforms asks for all of them. A line with a problem adds
     /// nothing; the problems of this text are added in the order of its lines.
-    pub fn parse_into(&mut self, list: &Path, text: &str, problems: &mut Vec<Problem>) {
+    pub fn parse_into(&mut self, list: &Path, text: &str, problems: &mut Vec<ListProblem>) {
         let mut found = Vec::new();
         let mut files = Vec::new();
         let mut images = Vec::new();
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (line, number) in text.split('\n').zip(1..) {
-            let origin = Origin { list: list.to_owned(), line: number };
+            let origin = ListPosition { list: list.to_owned(), line: number };
             match parse_line(line.strip_suffix('\r').unwrap_or(line), &origin) {
                 Ok(None) => {}
-                Ok(Some(Entry::File(file, column))) => files.push((file, column)),
-                Ok(Some(Entry::Image(image))) => images.push(image),
+                Ok(Some(ListEntry::File(file, column))) => files.push((file, column)),
+                Ok(Some(ListEntry::Image(image))) => images.push(image),
                 Err(faults) => found.extend(faults.into_iter().map(|fault| fault.at(&origin))),
             }
         }
@@ -220,7 +220,7 @@ impl Lists {
         problems.append(&mut found);
     }
 
-    fn add_files(&mut self, files: Vec<(FileEntry, usize)>, problems: &mut Vec<Problem>) {
+    fn add_files(&mut self, files: Vec<(FileEntry, usize)>, problems: &mut Vec<ListProblem>) {
         let mut known: HashMap<_, _> = self.files.iter().map(|file| file.url.clone()).zip(0..).collect();
         let before = self.files.len();
         let mut columns = Vec::new();
@@ -338,9 +338,9 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, ListError> {
 }
 
 /// The lines that are UTF-8; the others are problems and become empty, so that line numbers hold.
-fn readable_text(list: &Path, bytes: &[u8], problems: &mut Vec<Problem>) -> String {
+fn readable_text(list: &Path, bytes: &[u8], problems: &mut Vec<ListProblem>) -> String {
     let mut problem = |line, column, message: &str| {
-        problems.push(Problem { list: list.to_owned(), line, column, message: message.to_owned() });
+        problems.push(ListProblem { list: list.to_owned(), line, column, message: message.to_owned() });
     };
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         // What `>` writes in Windows PowerShell; told once, not for every line.
@@ -362,7 +362,7 @@ fn readable_text(list: &Path, bytes: &[u8], problems: &mut Vec<Problem>) -> Stri
 }
 
 /// What a line names.
-enum Entry {
+enum ListEntry {
     /// With the column of the URL, for problems that show only beside other lines.
     File(FileEntry, usize),
     Image(ImageEntry),
@@ -375,8 +375,13 @@ struct Fault {
 }
 
 impl Fault {
-    fn at(self, origin: &Origin) -> Problem {
-        Problem { list: origin.list.clone(), line: origin.line, column: self.column, message: self.message }
+    fn at(self, origin: &ListPosition) -> ListProblem {
+        ListProblem {
+            list: origin.list.clone(),
+            line: origin.line,
+            column: self.column,
+            message: self.message,
+        }
     }
 }
 
@@ -415,7 +420,7 @@ fn fields(line: &str) -> Vec<Field<'_>> {
     fields
 }
 
-fn parse_line(line: &str, origin: &Origin) -> Result<Option<Entry>, Vec<Fault>> {
+fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Vec<Fault>> {
     let fields = fields(line);
     for field in &fields {
         // Pasted from a web page, such a character is not seen, and would end up in a name.
@@ -428,11 +433,11 @@ fn parse_line(line: &str, origin: &Origin) -> Result<Option<Entry>, Vec<Fault>> 
     if scheme_len(first.text).is_some() {
         let (url, path) = parse_url(*first).map_err(|fault| vec![fault])?;
         let checksum = at_most_one(attributes, parse_checksum)?;
-        Ok(Some(Entry::File(FileEntry { url, path, checksum, origin: origin.clone() }, first.column)))
+        Ok(Some(ListEntry::File(FileEntry { url, path, checksum, origin: origin.clone() }, first.column)))
     } else {
         let reference = parse_reference(*first).map_err(|fault| vec![fault])?;
         let platforms = at_most_one(attributes, parse_platforms)?.unwrap_or_default();
-        Ok(Some(Entry::Image(ImageEntry { reference, platforms, origin: origin.clone() })))
+        Ok(Some(ListEntry::Image(ImageEntry { reference, platforms, origin: origin.clone() })))
     }
 }
 
@@ -539,7 +544,7 @@ mod tests {
         for (list, text) in texts {
             lists.parse_into(Path::new(list), text, &mut problems);
         }
-        (lists, problems.iter().map(Problem::to_string).collect())
+        (lists, problems.iter().map(ListProblem::to_string).collect())
     }
 
     fn manifest(folder: &str) -> PathBuf {
@@ -820,7 +825,7 @@ mod tests {
         assert_eq!(places, [(&utf8, 1, 1), (&utf8, 2, 10), (&utf8, 3, 13), (&utf16, 1, 1)]);
         assert_eq!(problems[1].message, "the line is not UTF-8");
         assert_eq!(problems[3].message, "the list is UTF-16: save it as UTF-8");
-        assert!(error.to_string().lines().eq(problems.iter().map(Problem::to_string)));
+        assert!(error.to_string().lines().eq(problems.iter().map(ListProblem::to_string)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::format::index::IndexedFile;
-use crate::bundle::format::layout::{Amount, Blob, Layout};
+use crate::bundle::format::layout::{Blob, Layout, Totals};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::platform::Platform;
@@ -242,11 +242,11 @@ pub struct Diff {
     /// Images, by reference.
     pub images: Vec<Change>,
     /// The blobs that only the new one has.
-    pub added: Amount,
+    pub added: Totals,
     /// Those that only the old one has.
-    pub removed: Amount,
+    pub removed: Totals,
     /// Those that both have.
-    pub kept: Amount,
+    pub kept: Totals,
 }
 
 /// A file or image that is not the same.
@@ -274,7 +274,7 @@ impl Diff {
         let (before, after) = (old.blobs(), new.blobs());
         let amount = |blobs: &BTreeMap<Digest, u64>, is_wanted: &dyn Fn(&Digest) -> bool| {
             let wanted = blobs.iter().filter(|(digest, _)| is_wanted(digest));
-            wanted.fold(Amount::default(), |sum, (_, size)| Amount {
+            wanted.fold(Totals::default(), |sum, (_, size)| Totals {
                 blobs: sum.blobs + 1,
                 bytes: sum.bytes + size,
             })

@@ -12,7 +12,7 @@ use crate::net::server::Server;
 
 /// One place where a file may be.
 #[derive(Debug, Clone)]
-pub struct FilePlace {
+pub struct FileEndpoint {
     /// Who has it.
     pub server: Arc<Server>,
     /// Its path there, with a query if it has one.
@@ -21,7 +21,7 @@ pub struct FilePlace {
     pub authorization: Option<HeaderValue>,
 }
 
-impl FilePlace {
+impl FileEndpoint {
     /// For a person.
     #[must_use]
     pub fn name(&self) -> String {

@@ -7,8 +7,8 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::net::endpoint::Spot;
-use crate::net::error::NoPlace;
+use crate::net::endpoint::Endpoint;
+use crate::net::error::NoEndpoint;
 use crate::oci::reference::canonical_host;
 
 /// Rules, of which the one with the longest prefix counts.
@@ -123,18 +123,23 @@ impl Mirrors {
         host: &str,
         path: &str,
         pinned: bool,
-    ) -> Result<Vec<Spot>, NoPlace> {
+    ) -> Result<Vec<Endpoint>, NoEndpoint> {
         let name = format!("{}/{path}", canonical_host(host));
         let without_port = host.rsplit_once(':').filter(|_| scheme.is_some() && !host.ends_with(']'));
         let without_port = without_port.map(|(host, _)| format!("{}/{path}", canonical_host(host)));
-        let origin =
-            Spot { scheme, host: host.to_owned(), path: path.to_owned(), insecure: false, is_mirror: false };
+        let origin = Endpoint {
+            scheme,
+            host: host.to_owned(),
+            path: path.to_owned(),
+            insecure: false,
+            is_mirror: false,
+        };
         let rule = self.rule(&name).or_else(|| self.rule(without_port.as_ref()?));
         let Some((rule, rest)) = rule else {
-            return if self.only { Err(NoPlace::NoMirror) } else { Ok(vec![origin]) };
+            return if self.only { Err(NoEndpoint::NoMirror) } else { Ok(vec![origin]) };
         };
         if rule.blocked {
-            return Err(NoPlace::Blocked(rule.prefix.clone()));
+            return Err(NoEndpoint::Blocked(rule.prefix.clone()));
         }
         let serves = |mirror: &&Mirror| match mirror.serves {
             Serves::All => true,
@@ -146,10 +151,10 @@ impl Mirrors {
         if !self.only {
             spots.push(match &rule.origin {
                 Some(location) => location.spot(rest, false),
-                None => Spot { insecure: rule.insecure, ..origin },
+                None => Endpoint { insecure: rule.insecure, ..origin },
             });
         }
-        if spots.is_empty() { Err(NoPlace::NoMirror) } else { Ok(spots) }
+        if spots.is_empty() { Err(NoEndpoint::NoMirror) } else { Ok(spots) }
     }
 
     /// The prefixes of the command line that nothing of `names`, `host/path`, begins with.
@@ -167,11 +172,11 @@ impl Mirrors {
 }
 
 impl Location {
-    fn spot(&self, rest: &str, is_mirror: bool) -> Spot {
+    fn spot(&self, rest: &str, is_mirror: bool) -> Endpoint {
         let name = format!("{}{rest}", self.text);
         let (host, path) = name.split_once('/').unwrap_or((&name, ""));
         let (host, path) = (host.to_owned(), path.to_owned());
-        Spot { scheme: self.scheme, host, path, insecure: self.insecure, is_mirror }
+        Endpoint { scheme: self.scheme, host, path, insecure: self.insecure, is_mirror }
     }
 }
 
@@ -338,7 +343,7 @@ mod tests {
         let (host, path) = name.split_once('/').unwrap();
         match mirrors.spots(None, host, path, pinned) {
             Ok(spots) => {
-                let text = |spot: &Spot| {
+                let text = |spot: &Endpoint| {
                     let scheme = spot.scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default();
                     let insecure = if spot.insecure { "!" } else { "" };
                     format!("{insecure}{scheme}{}/{}", spot.host, spot.path)

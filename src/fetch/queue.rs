@@ -18,10 +18,10 @@ use sha2::{Digest as _, Sha512};
 use crate::base::event::{Event, Report};
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::write::partial::Begun;
-use crate::bundle::write::spool::{Found, Spool};
-use crate::fetch::route::Route;
+use crate::bundle::write::spool::{Spool, SpooledPiece};
+use crate::fetch::fallback::FallbackList;
 use crate::fetch::source::Source;
-use crate::net::error::{FetchError, Problem};
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::{self, Http};
 use crate::oci::digest::{Digest, Hasher, to_hex};
 
@@ -69,7 +69,7 @@ impl Task {
 
 /// Why the tasks come to no end.
 #[derive(Debug)]
-pub struct Failed {
+pub struct FailedTask {
     /// The one that failed.
     pub task: usize,
     /// Why.
@@ -92,15 +92,15 @@ pub struct Queue<'a> {
     report: &'a dyn Report,
     tasks: Vec<Task>,
     /// Where they are, one for each.
-    routes: Vec<Route>,
+    routes: Vec<FallbackList>,
     jobs: usize,
     jobs_per_host: usize,
     spool: Option<&'a Spool>,
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
-struct State {
+struct QueueState {
     progress: Vec<Progress>,
     /// The task that is being taken.
     front: usize,
@@ -113,7 +113,7 @@ struct State {
     /// Bytes that an earlier run has left.
     taken_in: u64,
     /// What failed for good.
-    failure: Option<Box<Failed>>,
+    failure: Option<Box<FailedTask>>,
     stopped: bool,
 }
 
@@ -148,7 +148,7 @@ struct Progress {
     /// How often such a connection has broken since then.
     breaks: u32,
     outcome: Option<Digest>,
-    /// Bytes of this task in [`State::used`].
+    /// Bytes of this task in [`QueueState::used`].
     used: u64,
     announced: bool,
 }
@@ -172,20 +172,20 @@ struct Lease {
 }
 
 /// Why a worker leaves its lease.
-enum Leave {
+enum LeaseEnd {
     Failed(FetchError),
     /// The task has begun afresh or is complete, or nobody wants anything any more.
     Obsolete,
 }
 
-impl From<FetchError> for Leave {
+impl From<FetchError> for LeaseEnd {
     fn from(error: FetchError) -> Self {
         Self::Failed(error)
     }
 }
 
 /// How blobs are fetched.
-pub struct Means<'a> {
+pub struct FetchContext<'a> {
     /// Sends the requests.
     pub http: &'a Http,
     /// Is told.
@@ -201,13 +201,13 @@ pub struct Means<'a> {
 /// Fetches `tasks` while `take` takes them from the queue, in their order. Of some there are pieces that an earlier
 /// run has `found`.
 pub fn run<R>(
-    means: &Means<'_>,
+    means: &FetchContext<'_>,
     tasks: Vec<Task>,
-    found: Vec<Found>,
+    found: Vec<SpooledPiece>,
     take: impl FnOnce(&Queue<'_>) -> R,
 ) -> R {
     let progress = tasks.iter().map(Progress::new).collect();
-    let state = State {
+    let state = QueueState {
         progress,
         front: 0,
         used: 0,
@@ -217,9 +217,9 @@ pub fn run<R>(
         failure: None,
         stopped: false,
     };
-    let Means { http, report, jobs, jobs_per_host, spool } = *means;
+    let FetchContext { http, report, jobs, jobs_per_host, spool } = *means;
     let (jobs, state, changed) = (jobs.max(1), Mutex::new(state), Condvar::new());
-    let routes = tasks.iter().map(|task| Route::new(&task.source)).collect();
+    let routes = tasks.iter().map(|task| FallbackList::new(&task.source)).collect();
     let jobs_per_host = jobs_per_host.max(1);
     let queue = Queue { http, report, tasks, routes, jobs, jobs_per_host, spool, state, changed };
     queue.take_in(found);
@@ -259,7 +259,7 @@ impl Queue<'_> {
 
     /// What comes next of task `task`. Tasks are taken in their order, each until its end.
     /// An error may be of another task than this one.
-    pub fn next(&self, task: usize) -> Result<Next, Box<Failed>> {
+    pub fn next(&self, task: usize) -> Result<Next, Box<FailedTask>> {
         let mut state = self.lock();
         if state.front != task {
             state.front = task;
@@ -290,7 +290,7 @@ impl Queue<'_> {
     }
 
     /// Takes in what an earlier run has left, where it spares a request.
-    fn take_in(&self, found: Vec<Found>) {
+    fn take_in(&self, found: Vec<SpooledPiece>) {
         let numbers: HashMap<Digest, usize> =
             self.tasks.iter().enumerate().filter_map(|(number, task)| Some((task.key?, number))).collect();
         let mut pieces: BTreeMap<usize, BTreeMap<u64, Arc<Vec<u8>>>> = BTreeMap::new();
@@ -323,7 +323,7 @@ impl Queue<'_> {
                 state.reserve(task, len);
                 drop(state);
                 // That it is wrong is found where it ends; then it comes again.
-                if let Err(Leave::Failed(error)) = self.advance(lease) {
+                if let Err(LeaseEnd::Failed(error)) = self.advance(lease) {
                     let _ = self.mismatch(lease, error);
                 }
             }
@@ -334,9 +334,9 @@ impl Queue<'_> {
         while let Some(lease) = self.next_lease() {
             let result = if lease.end.is_some() { self.fetch_range(lease) } else { self.fetch_stream(lease) };
             self.lock().end(&lease);
-            if let Err(Leave::Failed(failure)) = result {
+            if let Err(LeaseEnd::Failed(failure)) = result {
                 let mut state = self.lock();
-                state.failure.get_or_insert(Box::new(Failed { task: lease.task, failure }));
+                state.failure.get_or_insert(Box::new(FailedTask { task: lease.task, failure }));
                 state.stopped = true;
             }
             self.changed.notify_all();
@@ -364,7 +364,7 @@ impl Queue<'_> {
     }
 
     /// Fetches a lease of known length, over several requests if connections break.
-    fn fetch_range(&self, lease: Lease) -> Result<(), Leave> {
+    fn fetch_range(&self, lease: Lease) -> Result<(), LeaseEnd> {
         let end = lease.end.expect("a range has an end");
         let whole = lease.first == 0 && self.size(lease.task) == Some(end);
         let mut at = lease.first;
@@ -413,13 +413,13 @@ impl Queue<'_> {
     /// Fetches a blob that cannot be had in parts. A broken connection means to read it all again, and to skip
     /// what is there already; without a digest that would tell, it means to begin afresh. Only what comes further
     /// than all connections before is progress.
-    fn fetch_stream(&self, lease: Lease) -> Result<(), Leave> {
+    fn fetch_stream(&self, lease: Lease) -> Result<(), LeaseEnd> {
         let mut at = lease.first;
         let mut first_try = true;
         self.retry(lease, |progressed| {
             if !std::mem::replace(&mut first_try, false) && at > 0 && !self.tasks[lease.task].is_pinned() {
                 self.start_afresh(lease);
-                return Err(Leave::Obsolete);
+                return Err(LeaseEnd::Obsolete);
             }
             let mut response = self.request(lease.task, None)?;
             let mut position = 0;
@@ -474,20 +474,20 @@ impl Queue<'_> {
     fn retry(
         &self,
         lease: Lease,
-        mut attempt: impl FnMut(&mut bool) -> Result<(), Leave>,
-    ) -> Result<(), Leave> {
+        mut attempt: impl FnMut(&mut bool) -> Result<(), LeaseEnd>,
+    ) -> Result<(), LeaseEnd> {
         let mut tries = 1 + self.lock().progress[lease.task].breaks;
         loop {
             let mut progressed = false;
             let place = self.pass_by(lease)?;
             self.http.in_time(&self.tasks[lease.task].object)?;
             let error = match attempt(&mut progressed) {
-                Err(Leave::Failed(error)) => error,
+                Err(LeaseEnd::Failed(error)) => error,
                 other => return other,
             };
             // A failure of what nobody wants any more is none.
             if self.lock().obsolete(lease) {
-                return Err(Leave::Obsolete);
+                return Err(LeaseEnd::Obsolete);
             }
             if progressed {
                 tries = 1;
@@ -504,14 +504,14 @@ impl Queue<'_> {
             self.http.in_time_after(&error.object, wait)?;
             let wait = self.changed.wait_timeout_while(self.lock(), wait, |state| !state.stopped);
             if wait.expect("no worker panics; please report").0.stopped {
-                return Err(Leave::Obsolete);
+                return Err(LeaseEnd::Obsolete);
             }
             tries += 1;
         }
     }
 
     /// Where a blob is asked for; leaves places behind that are known to be down.
-    fn pass_by(&self, lease: Lease) -> Result<usize, Leave> {
+    fn pass_by(&self, lease: Lease) -> Result<usize, LeaseEnd> {
         loop {
             let place = self.place(lease.task);
             let route = &self.routes[lease.task];
@@ -523,7 +523,7 @@ impl Queue<'_> {
     }
 
     /// A place has failed for good: goes on at the next one, if there is one.
-    fn leave_place(&self, lease: Lease, place: usize, error: FetchError) -> Result<(), Leave> {
+    fn leave_place(&self, lease: Lease, place: usize, error: FetchError) -> Result<(), LeaseEnd> {
         let route = &self.routes[lease.task];
         if route.is_last(place) || !error.is_of_place() {
             let failures = std::mem::take(&mut self.lock().progress[lease.task].failures);
@@ -534,10 +534,10 @@ impl Queue<'_> {
     }
 
     /// What has come stays, if there is a digest that tells whether it goes together with what comes.
-    fn next_place(&self, lease: Lease, from: usize, reason: String) -> Result<(), Leave> {
+    fn next_place(&self, lease: Lease, from: usize, reason: String) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         if state.obsolete(lease) {
-            return Err(Leave::Obsolete);
+            return Err(LeaseEnd::Obsolete);
         }
         if !state.leave(lease.task, from, reason) || self.tasks[lease.task].is_pinned() {
             return Ok(());
@@ -547,7 +547,7 @@ impl Queue<'_> {
         drop(state);
         self.forget(lease.task);
         self.changed.notify_all();
-        Err(Leave::Obsolete)
+        Err(LeaseEnd::Obsolete)
     }
 
     fn place(&self, task: usize) -> usize {
@@ -567,7 +567,7 @@ impl Queue<'_> {
         piece: &mut Vec<u8>,
         len: u64,
         progressed: &mut bool,
-    ) -> Result<(), Leave> {
+    ) -> Result<(), LeaseEnd> {
         let len = usize::try_from(len).expect("at most a piece");
         let object = &self.tasks[lease.task].object;
         let (mut pace, had_progressed) = (self.http.pace(), *progressed);
@@ -597,7 +597,7 @@ impl Queue<'_> {
     }
 
     /// Puts a piece into the window and the spool, and hashes what can be hashed.
-    fn deliver(&self, lease: Lease, offset: u64, piece: Vec<u8>) -> Result<(), Leave> {
+    fn deliver(&self, lease: Lease, offset: u64, piece: Vec<u8>) -> Result<(), LeaseEnd> {
         let spool = self.spool.zip(self.tasks[lease.task].key);
         // Before anybody can take it: who has taken it gives its room there free.
         if let Some((spool, key)) = spool {
@@ -609,7 +609,7 @@ impl Queue<'_> {
             if let Some((spool, key)) = spool {
                 spool.release(key, offset);
             }
-            return Err(Leave::Obsolete);
+            return Err(LeaseEnd::Obsolete);
         }
         state.progress[lease.task].arrived.insert(offset, Arc::new(piece));
         drop(state);
@@ -617,11 +617,11 @@ impl Queue<'_> {
     }
 
     /// Hashes what can be hashed.
-    fn advance(&self, lease: Lease) -> Result<(), Leave> {
+    fn advance(&self, lease: Lease) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         loop {
             if state.obsolete(lease) {
-                return Err(Leave::Obsolete);
+                return Err(LeaseEnd::Obsolete);
             }
             let progress = &mut state.progress[lease.task];
             let Some(piece) = progress.arrived.get(&progress.hashed).cloned() else { break };
@@ -636,7 +636,7 @@ impl Queue<'_> {
             drop(piece);
             state = self.lock();
             if state.obsolete(lease) {
-                return Err(Leave::Obsolete);
+                return Err(LeaseEnd::Obsolete);
             }
             let progress = &mut state.progress[lease.task];
             progress.hashes = Some(hashes);
@@ -648,10 +648,10 @@ impl Queue<'_> {
     }
 
     /// The body of a stream has ended.
-    fn ended(&self, lease: Lease, size: u64) -> Result<(), Leave> {
+    fn ended(&self, lease: Lease, size: u64) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         if state.obsolete(lease) {
-            return Err(Leave::Obsolete);
+            return Err(LeaseEnd::Obsolete);
         }
         state.progress[lease.task].size = Some(size);
         drop(state);
@@ -659,7 +659,7 @@ impl Queue<'_> {
     }
 
     /// Compares the digest if all has been hashed.
-    fn complete(&self, lease: Lease) -> Result<(), Leave> {
+    fn complete(&self, lease: Lease) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         let progress = &mut state.progress[lease.task];
         if progress.generation != lease.generation
@@ -673,8 +673,8 @@ impl Queue<'_> {
         let digest = hashes.sha256.finish();
         let url = || self.routes[lease.task].name(progress.place);
         let mismatch = |what, found: String, expected: String| {
-            let problem = Problem::Mismatch { what, found, expected, url: url() };
-            Leave::Failed(FetchError::new(task.object.clone(), problem))
+            let problem = FetchProblem::Mismatch { what, found, expected, url: url() };
+            LeaseEnd::Failed(FetchError::new(task.object.clone(), problem))
         };
         if let Some(expected) = task.digest.filter(|expected| *expected != digest) {
             return Err(mismatch("sha256", digest.hex(), expected.hex()));
@@ -691,10 +691,10 @@ impl Queue<'_> {
     }
 
     /// Wrong bytes: once is an accident on the way, or another version by now; twice is what the server has.
-    fn mismatch(&self, lease: Lease, mut error: FetchError) -> Result<(), Leave> {
+    fn mismatch(&self, lease: Lease, mut error: FetchError) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         if state.obsolete(lease) {
-            return Err(Leave::Obsolete);
+            return Err(LeaseEnd::Obsolete);
         }
         let progress = &mut state.progress[lease.task];
         let place = progress.place;
@@ -703,7 +703,7 @@ impl Queue<'_> {
         if progress.began_at == place && route.is_last(place) {
             progress.mismatches += 1;
             if progress.mismatches > 1 {
-                if let Problem::Mismatch { url, .. } = &mut error.problem {
+                if let FetchProblem::Mismatch { url, .. } = &mut error.problem {
                     url.push_str(", twice");
                 }
                 return Err(error.after(std::mem::take(&mut progress.failures)).into());
@@ -712,7 +712,7 @@ impl Queue<'_> {
             route.server(place).failed(self.report, &error);
             state.leave(lease.task, place, error.reason());
         }
-        let of_size = matches!(error.problem, Problem::Mismatch { what: "size", .. });
+        let of_size = matches!(error.problem, FetchProblem::Mismatch { what: "size", .. });
         if of_size && self.tasks[lease.task].digest.is_none() {
             // What the server said before is out of date, and nobody else knows a size.
             state.forget_size(lease.task);
@@ -744,7 +744,7 @@ impl Queue<'_> {
     }
 
     /// The server does not do what it was asked for: read the blob from its beginning instead.
-    fn give_up_ranges(&self, lease: Lease) -> Result<(), Leave> {
+    fn give_up_ranges(&self, lease: Lease) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         if !state.obsolete(lease) {
             let keep = self.tasks[lease.task].is_pinned();
@@ -757,25 +757,26 @@ impl Queue<'_> {
             }
         }
         self.changed.notify_all();
-        Err(Leave::Obsolete)
+        Err(LeaseEnd::Obsolete)
     }
 
-    fn wrong_size(&self, task: usize, found: u64, response: &Response) -> Leave {
+    fn wrong_size(&self, task: usize, found: u64, response: &Response) -> LeaseEnd {
         let (found, expected) = match self.size(task) {
             Some(size) if found > size => (format!("more than {size}"), size.to_string()),
             Some(size) => (found.to_string(), size.to_string()),
             None => (found.to_string(), "what an earlier answer had".to_owned()),
         };
-        let problem = Problem::Mismatch { what: "size", found, expected, url: http::plain(response.url()) };
+        let problem =
+            FetchProblem::Mismatch { what: "size", found, expected, url: http::plain(response.url()) };
         FetchError::new(self.tasks[task].object.clone(), problem).into()
     }
 
     /// Waits for room in the window.
-    fn reserve(&self, lease: Lease, bytes: u64) -> Result<(), Leave> {
+    fn reserve(&self, lease: Lease, bytes: u64) -> Result<(), LeaseEnd> {
         let mut state = self.lock();
         loop {
             if state.obsolete(lease) {
-                return Err(Leave::Obsolete);
+                return Err(LeaseEnd::Obsolete);
             }
             if state.fits(lease.task, bytes) {
                 state.reserve(lease.task, bytes);
@@ -797,7 +798,7 @@ impl Queue<'_> {
         self.lock().progress[task].size
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().expect("no worker panics; please report")
     }
 }
@@ -807,7 +808,7 @@ fn is_at_end(response: &mut Response) -> bool {
     matches!(response.read(&mut [0]), Ok(0))
 }
 
-impl State {
+impl QueueState {
     /// The next lease, if there is something to fetch and room for it. `host` is the one of a place of a task.
     fn assign(
         &mut self,

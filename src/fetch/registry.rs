@@ -8,11 +8,11 @@ use reqwest::{Method, StatusCode, Url};
 use serde_json::Value;
 
 use crate::base::event::Report;
-use crate::net::auth::{Asking, Auth};
+use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
-use crate::net::error::{FetchError, Problem};
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::leads_inside;
-use crate::net::http::{self, Ask, Http};
+use crate::net::http::{self, Http, RequestOptions};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
@@ -24,7 +24,7 @@ const REFERRERS_PAGES: usize = 100;
 pub struct Registry {
     http: Http,
     server: Arc<Server>,
-    lax: bool,
+    insecure: bool,
     auth: Auth,
 }
 
@@ -32,8 +32,8 @@ impl Registry {
     /// The registry at `server`, which knows us by these.
     #[must_use]
     pub fn new(http: Http, server: Arc<Server>, credentials: Arc<Credentials>) -> Self {
-        let lax = server.lax;
-        Self { http, server, lax, auth: Auth::new(credentials) }
+        let insecure = server.insecure;
+        Self { http, server, insecure, auth: Auth::new(credentials) }
     }
 
     /// Where it is.
@@ -152,7 +152,7 @@ impl Registry {
             }
             let wrong = |what: &str| {
                 let what = what.to_owned();
-                Err(FetchError::new(object, Problem::Protocol { url: http::plain(&url), what }))
+                Err(FetchError::new(object, FetchProblem::Protocol { url: http::plain(&url), what }))
             };
             let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
             let Some(Value::Array(manifests)) = body.get_mut("manifests").map(Value::take) else {
@@ -166,7 +166,7 @@ impl Registry {
             }
         }
         let what = format!("a list of referrers of more than {REFERRERS_PAGES} pages");
-        Err(FetchError::new(object, Problem::Protocol { url: http::plain(&url), what }))
+        Err(FetchError::new(object, FetchProblem::Protocol { url: http::plain(&url), what }))
     }
 
     /// Whether it has a blob, and gives it to whoever asks.
@@ -209,10 +209,14 @@ impl Registry {
         is_bulk: bool,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        let (http, base, lax) = (&self.http, self.base(object)?, self.lax);
-        let asking = Asking { http, report, object, base, lax, repository };
+        let (http, base, insecure) = (&self.http, self.base(object)?, self.insecure);
+        let asking = AuthContext { http, report, object, base, insecure, repository };
         let send = |authorization: Option<&HeaderValue>| {
-            http.ask_for(object, Ask { method: method.clone(), url, is_bulk, lax, authorization }, &headers)
+            http.ask_for(
+                object,
+                RequestOptions { method: method.clone(), url, is_bulk, insecure, authorization },
+                &headers,
+            )
         };
         let ask = || {
             let header = self.auth.header(&asking)?;

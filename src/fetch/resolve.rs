@@ -13,14 +13,14 @@ use serde_json::Value;
 use crate::base::event::{Event, Report};
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
-use crate::documents::list::{FileEntry, ImageEntry, Lists, Origin};
+use crate::documents::list::{FileEntry, ImageEntry, ListPosition, Lists};
 use crate::fetch::in_parallel;
-use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::resolve::foreign::{Elsewhere, ForeignLayer};
-use crate::fetch::resolve::referrers::Attached;
+use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::fetch::upstream::Upstream;
 use crate::fetch::web::{self, RemoteFile};
-use crate::net::error::{FetchError, Problem};
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
@@ -57,7 +57,7 @@ pub fn resolve(
     http: &Http,
     upstream: &Upstream,
     platforms: &[Platform],
-    attached: &[Attached],
+    attached: &[ArtifactKind],
     lists: Lists,
     report: &dyn Report,
 ) -> (Resolved, Vec<FetchError>) {
@@ -66,7 +66,7 @@ pub fn resolve(
     for message in upstream.unused(&lists) {
         report.event(&Event::Warning { message });
     }
-    let places = Places::new(http, upstream);
+    let places = Endpoints::new(http, upstream);
     let manifests = Mutex::new(Manifests::new(MANIFESTS_LIMIT));
     let foreign = Mutex::default();
     let images = in_parallel(upstream.jobs, &lists.images, |entry| {
@@ -85,7 +85,7 @@ pub fn resolve(
         subjects.extend(kept.iter().copied().map(subject));
     }
     let listed: BTreeSet<String> = lists.images.iter().map(|entry| entry.reference.to_string()).collect();
-    let search = Search { report, attached, manifests: &manifests, foreign: &foreign, listed };
+    let search = ReferrerSearch { report, attached, manifests: &manifests, foreign: &foreign, listed };
     let attached = if attached.is_empty() { Vec::new() } else { search.run(upstream.jobs, subjects) };
     let layers: Vec<_> = std::mem::take(&mut *foreign.lock().expect(NO_PANIC)).into_values().collect();
     let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
@@ -100,7 +100,8 @@ pub fn resolve(
         match image {
             Ok(image) => resolved.images.push(image),
             // Every image that comes after it is one too many, too.
-            Err(FetchError { problem: Problem::Limit(_), .. }) if std::mem::replace(&mut is_full, true) => {}
+            Err(FetchError { problem: FetchProblem::Limit(_), .. })
+                if std::mem::replace(&mut is_full, true) => {}
             Err(failure) => failures.push(failure),
         }
     }
@@ -124,7 +125,7 @@ pub fn resolve(
 /// Asks for the beginning of files.
 pub(crate) fn probe(
     http: &Http,
-    places: &Places,
+    places: &Endpoints,
     jobs: usize,
     files: &[FileEntry],
     report: &dyn Report,
@@ -163,9 +164,9 @@ impl Manifests {
 }
 
 /// Looks for what is attached to images.
-struct Search<'a> {
+struct ReferrerSearch<'a> {
     report: &'a dyn Report,
-    attached: &'a [Attached],
+    attached: &'a [ArtifactKind],
     manifests: &'a Mutex<Manifests>,
     foreign: &'a Mutex<HashMap<Digest, ForeignLayer>>,
     /// What the lists name themselves.
@@ -175,9 +176,9 @@ struct Search<'a> {
 /// A manifest to which something may be attached: where it is.
 type Subject = (MirroredRegistry, Reference, Digest);
 /// An image, and the manifests that are kept of it.
-type Found = (ResolvedImage, BTreeSet<Digest>);
+type FoundReferrer = (ResolvedImage, BTreeSet<Digest>);
 
-impl Search<'_> {
+impl ReferrerSearch<'_> {
     fn run(&self, jobs: usize, mut round: Vec<Subject>) -> Vec<Result<ResolvedImage, FetchError>> {
         let mut seen = BTreeSet::new();
         let mut found = BTreeMap::new();
@@ -217,13 +218,13 @@ impl Search<'_> {
     }
 
     /// What is attached to one subject, and the manifests of that.
-    fn of(&self, (registry, of, subject): &Subject) -> Vec<Result<Found, FetchError>> {
+    fn of(&self, (registry, of, subject): &Subject) -> Vec<Result<FoundReferrer, FetchError>> {
         let tag = referrers::tag_of(*subject);
         let mut found = Vec::new();
-        for end in Attached::tags(self.attached) {
+        for end in ArtifactKind::tags(self.attached) {
             found.extend(self.tag(registry, of, &format!("{tag}{end}")).transpose());
         }
-        if Attached::with_referrers(self.attached) {
+        if ArtifactKind::with_referrers(self.attached) {
             let object = format!("the referrers of {}/{}@{subject}", of.host(), of.repository());
             let referrers = match registry.referrers(self.report, &object, of.repository(), *subject) {
                 Ok(Some(referrers)) if referrers.is_empty() => Ok(None),
@@ -242,7 +243,7 @@ impl Search<'_> {
         registry: &MirroredRegistry,
         of: &Reference,
         tag: &str,
-    ) -> Result<Option<Found>, FetchError> {
+    ) -> Result<Option<FoundReferrer>, FetchError> {
         let Some(entry) = self.entry(of, tag) else { return Ok(None) };
         let object = entry.reference.to_string();
         if !registry.may_have_manifest(self.report, &object, of.repository(), tag)? {
@@ -265,12 +266,12 @@ impl Search<'_> {
         tag: &str,
         object: &str,
         referrers: &[Value],
-    ) -> Result<Option<Found>, FetchError> {
+    ) -> Result<Option<FoundReferrer>, FetchError> {
         let Some(entry) = self.entry(of, tag) else { return Ok(None) };
         let mut resolver = Resolver::new(self.report, registry, &entry, &[], self.manifests, self.foreign);
         let Some(bytes) = referrers::index_of(referrers) else {
             let what = "with referrers that are no descriptors".to_owned();
-            return Err(FetchError::new(object, Problem::Protocol { url: resolver.place(), what }));
+            return Err(FetchError::new(object, FetchProblem::Protocol { url: resolver.place(), what }));
         };
         let indexed = IndexedImage { is_made: true, ..resolver.root(OCI_INDEX, bytes)? };
         Ok(Some((ResolvedImage { indexed, registry: registry.clone() }, resolver.kept)))
@@ -283,7 +284,7 @@ impl Search<'_> {
         }
         let reference = text.parse().expect("a repository and a tag of hex digits; please report");
         // No list has it; nobody asks where.
-        let origin = Origin { list: PathBuf::new(), line: 0 };
+        let origin = ListPosition { list: PathBuf::new(), line: 0 };
         Some(ImageEntry { reference, platforms: Vec::new(), origin })
     }
 }
@@ -368,11 +369,11 @@ impl<'a> Resolver<'a> {
         bytes: Vec<u8>,
         depth: usize,
     ) -> Result<(), FetchError> {
-        let refuse = |error| FetchError::new(&self.object, Problem::Manifest { digest, error });
+        let refuse = |error| FetchError::new(&self.object, FetchProblem::Manifest { digest, error });
         let manifest = Manifest::parse(media_type, &bytes).map_err(refuse)?;
         self.kept.insert(digest);
         if !self.manifests.lock().expect(NO_PANIC).keep(digest, bytes) {
-            return Err(FetchError::new(&self.object, Problem::Limit(MANIFESTS_LIMIT)));
+            return Err(FetchError::new(&self.object, FetchProblem::Limit(MANIFESTS_LIMIT)));
         }
         match manifest {
             Manifest::Image { config, layers } => {
@@ -390,7 +391,10 @@ impl<'a> Resolver<'a> {
             Manifest::Index(children) => {
                 if depth >= DEPTH_LIMIT {
                     let what = format!("with indexes nested more than {DEPTH_LIMIT} deep");
-                    return Err(FetchError::new(&self.object, Problem::Protocol { url: self.place(), what }));
+                    return Err(FetchError::new(
+                        &self.object,
+                        FetchProblem::Protocol { url: self.place(), what },
+                    ));
                 }
                 for child in self.select(children) {
                     let bytes = self.child(&child)?;
@@ -471,7 +475,7 @@ impl<'a> Resolver<'a> {
             return Ok(());
         }
         let available: Vec<_> = self.available.iter().map(String::as_str).collect();
-        let problem = Problem::Platform { wanted: missing.join(", "), available: available.join(", ") };
+        let problem = FetchProblem::Platform { wanted: missing.join(", "), available: available.join(", ") };
         Err(FetchError::new(&self.object, problem))
     }
 
@@ -487,7 +491,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn mismatch(&self, what: &'static str, found: String, expected: String) -> FetchError {
-        FetchError::new(&self.object, Problem::Mismatch { what, found, expected, url: self.place() })
+        FetchError::new(&self.object, FetchProblem::Mismatch { what, found, expected, url: self.place() })
     }
 
     fn place(&self) -> String {

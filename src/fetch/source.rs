@@ -1,6 +1,6 @@
 //! [`Source`]: where a blob is fetched from.
 
-use crate::fetch::places::MirroredRegistry;
+use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
 

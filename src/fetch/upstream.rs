@@ -8,11 +8,11 @@ use reqwest::Url;
 use crate::documents::list::Lists;
 use crate::fetch::mirrors::Mirrors;
 use crate::net::credentials::Credentials;
-use crate::net::endpoint::Spot;
+use crate::net::endpoint::Endpoint;
 use crate::net::host::names;
 use crate::net::http::Http;
 use crate::net::limits::Limits;
-use crate::net::tls::Trust;
+use crate::net::tls::TlsTrust;
 use crate::oci::reference::canonical_host;
 
 /// Where things are fetched from, and how. Hosts are as [`canonical_host`] has them.
@@ -23,7 +23,7 @@ pub struct Upstream {
     /// Hosts of registries or of their mirrors without a certificate, or with one that nobody knows.
     pub insecure: Vec<String>,
     /// Whose certificates are taken, and our own.
-    pub trust: Trust,
+    pub trust: TlsTrust,
     /// How many connections at once.
     pub jobs: usize,
     /// How many of them to one host; nothing: all.
@@ -52,7 +52,7 @@ impl Upstream {
     /// Whether `--insecure-registry` names this place of images: a mirror with or without its port, any other as
     /// references have it.
     #[must_use]
-    pub fn is_insecure(&self, spot: &Spot) -> bool {
+    pub fn is_insecure(&self, spot: &Endpoint) -> bool {
         self.insecure.iter().any(|insecure| names_spot(insecure, spot))
     }
 
@@ -74,7 +74,7 @@ impl Upstream {
         let mirrors = mirrors
             .into_iter()
             .map(|prefix| format!("`--mirror {prefix}=…` is not used: no list names {}", what(prefix)));
-        let spots: Vec<Spot> = images
+        let spots: Vec<Endpoint> = images
             .iter()
             .flat_map(|(host, repository, _)| {
                 // The manifest may be asked for by its tag, all below it has a digest.
@@ -96,7 +96,7 @@ fn what(prefix: &str) -> &'static str {
 }
 
 /// Whether `insecure`, a host with or without a port, is this place.
-fn names_spot(insecure: &str, spot: &Spot) -> bool {
+fn names_spot(insecure: &str, spot: &Endpoint) -> bool {
     if insecure == canonical_host(&spot.host) {
         return true;
     }

@@ -5,15 +5,15 @@ use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Method, StatusCode};
 
 use crate::base::event::Report;
-use crate::fetch::endpoint::{self, FilePlace};
-use crate::net::error::{FetchError, Problem};
-use crate::net::http::{self, Ask, Http};
+use crate::fetch::endpoint::{self, FileEndpoint};
+use crate::net::error::{FetchError, FetchProblem};
+use crate::net::http::{self, Http, RequestOptions};
 
 /// A file on a web server.
 #[derive(Debug, Clone)]
 pub struct RemoteFile {
     /// Where it is: first the place to which all that stands here belongs, then where else it may be asked for.
-    pub places: Vec<FilePlace>,
+    pub places: Vec<FileEndpoint>,
     /// Its size in bytes, if the server says so.
     pub size: Option<u64>,
     /// Whether parts of it can be asked for.
@@ -28,7 +28,7 @@ pub fn probe(
     http: &Http,
     report: &dyn Report,
     object: &str,
-    places: &[FilePlace],
+    places: &[FileEndpoint],
 ) -> Result<RemoteFile, FetchError> {
     let numbered: Vec<_> = places.iter().enumerate().collect();
     endpoint::in_order(
@@ -40,8 +40,8 @@ pub fn probe(
                 let _slot = place.server.slot();
                 let url = place.url(http, object)?;
                 let ask = |request: RequestBuilder| request.header(RANGE, "bytes=0-0");
-                let (lax, authorization) = (place.server.lax, place.authorization.as_ref());
-                let response = http.ask(object, Method::GET, &url, lax, authorization, ask)?;
+                let (insecure, authorization) = (place.server.insecure, place.authorization.as_ref());
+                let response = http.ask(object, Method::GET, &url, insecure, authorization, ask)?;
                 let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
                 let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
                 let places = places[*number..].to_vec();
@@ -71,14 +71,14 @@ pub fn probe(
 pub fn get(
     http: &Http,
     object: &str,
-    place: &FilePlace,
+    place: &FileEndpoint,
     range: Option<(u64, u64)>,
     etag: Option<&str>,
     is_bulk: bool,
 ) -> Result<Response, FetchError> {
     let url = place.url(http, object)?;
-    let (lax, authorization) = (place.server.lax, place.authorization.as_ref());
-    let ask = Ask { method: Method::GET, url: &url, is_bulk, lax, authorization };
+    let (insecure, authorization) = (place.server.insecure, place.authorization.as_ref());
+    let ask = RequestOptions { method: Method::GET, url: &url, is_bulk, insecure, authorization };
     let response = http.ask_for(object, ask, |mut request| {
         if let Some((first, last)) = range {
             request = request.header(RANGE, format!("bytes={first}-{last}"));
@@ -98,7 +98,7 @@ fn refuse_encoding(object: &str, response: &Response) -> Result<(), FetchError> 
         None | Some(b"identity") => Ok(()),
         Some(encoding) => {
             let what = format!("with `Content-Encoding: {}`, unasked", String::from_utf8_lossy(encoding));
-            Err(FetchError::new(object, Problem::Protocol { url: http::plain(response.url()), what }))
+            Err(FetchError::new(object, FetchProblem::Protocol { url: http::plain(response.url()), what }))
         }
     }
 }

@@ -12,10 +12,10 @@ use serde::Deserialize;
 
 use crate::base::event::Report;
 use crate::net::credentials::{Credentials, CredentialsError, may_carry};
-use crate::net::error::{FetchError, Problem};
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::leads_inside;
 use crate::net::http::{self, Http};
-use crate::net::secret::{Login, Proof, basic};
+use crate::net::secret::{Credential, Login, basic};
 
 /// The largest answer of a token server that is read, in bytes.
 const TOKEN_LIMIT: u64 = 256 << 10;
@@ -109,7 +109,7 @@ fn parameter(text: &str) -> Option<(String, &str)> {
 
 /// A request to a registry, as far as it matters to who asks.
 #[derive(Clone, Copy)]
-pub struct Asking<'a> {
+pub struct AuthContext<'a> {
     /// What sends it.
     pub http: &'a Http,
     /// Whom to tell of retries.
@@ -119,7 +119,7 @@ pub struct Asking<'a> {
     /// The registry.
     pub base: &'a Url,
     /// Whether any certificate, or plain http, will do there.
-    pub lax: bool,
+    pub insecure: bool,
     /// The repository.
     pub repository: &'a str,
 }
@@ -153,7 +153,7 @@ impl Auth {
 
     /// What to send with a request; nothing before the registry has asked for something. A token that is about to
     /// end is replaced.
-    pub fn header(&self, asking: &Asking<'_>) -> Result<Option<HeaderValue>, FetchError> {
+    pub fn header(&self, asking: &AuthContext<'_>) -> Result<Option<HeaderValue>, FetchError> {
         let session = self.session(asking.repository);
         let mut session = lock(&session);
         let ended = match &session.header {
@@ -170,7 +170,7 @@ impl Auth {
     /// better.
     pub fn answer(
         &self,
-        asking: &Asking<'_>,
+        asking: &AuthContext<'_>,
         response: &Response,
         refused: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, FetchError> {
@@ -201,14 +201,14 @@ impl Auth {
 
     /// The same error, if it is one of access with the credentials that were sent; and certainly without them.
     #[must_use]
-    pub fn explain(&self, asking: &Asking<'_>, mut error: FetchError) -> FetchError {
+    pub fn explain(&self, asking: &AuthContext<'_>, mut error: FetchError) -> FetchError {
         let session = self.session(asking.repository);
         let session = lock(&session);
         let login = session.login.as_ref().and_then(Option::as_ref);
         if let Some(login) = login {
             error.scrub(|text| login.scrub(text));
         }
-        let Problem::Status { status: 401 | 403, hint, .. } = &mut error.problem else { return error };
+        let FetchProblem::Status { status: 401 | 403, hint, .. } = &mut error.problem else { return error };
         let host = host(asking.base);
         let asked = match login {
             Some(login) => format!("; asked with {}", those_of(login, asking.base)),
@@ -223,22 +223,22 @@ impl Auth {
         Arc::clone(lock(&self.sessions).entry(repository.to_owned()).or_default())
     }
 
-    fn find(&self, asking: &Asking<'_>, session: &mut Session) -> Result<Option<Login>, FetchError> {
-        let refuse = |error| FetchError::new(asking.object, Problem::Credentials(Box::new(error)));
+    fn find(&self, asking: &AuthContext<'_>, session: &mut Session) -> Result<Option<Login>, FetchError> {
+        let refuse = |error| FetchError::new(asking.object, FetchProblem::Credentials(Box::new(error)));
         let login = self.credentials.find(asking.base, asking.repository).map_err(refuse)?;
         session.login = Some(login.clone());
         Ok(login)
     }
 
     /// Name and password for all that follows.
-    fn log_in(&self, asking: &Asking<'_>, session: &mut Session) -> Result<(), FetchError> {
+    fn log_in(&self, asking: &AuthContext<'_>, session: &mut Session) -> Result<(), FetchError> {
         let Some(login) = self.find(asking, session)? else { return Ok(()) };
-        let refuse = |error| FetchError::new(asking.object, Problem::Credentials(Box::new(error)));
+        let refuse = |error| FetchError::new(asking.object, FetchProblem::Credentials(Box::new(error)));
         check_carrier(asking, asking.base, &login).map_err(refuse)?;
         let header = match &login.proof {
-            Proof::Password(user, password) => format!("Basic {}", basic(user, password)),
-            Proof::Token(token) => format!("Bearer {}", token.reveal()),
-            Proof::Identity(_) => {
+            Credential::Password(user, password) => format!("Basic {}", basic(user, password)),
+            Credential::Token(token) => format!("Bearer {}", token.reveal()),
+            Credential::Identity(_) => {
                 let (url, credentials) = (http::plain(asking.base), those_of(&login, asking.base));
                 return Err(refuse(CredentialsError::NoPassword { url, credentials }));
             }
@@ -248,16 +248,21 @@ impl Auth {
     }
 
     /// A token from the realm, with credentials if there are any.
-    fn fetch(&self, asking: &Asking<'_>, session: &mut Session, bearer: &Bearer) -> Result<(), FetchError> {
+    fn fetch(
+        &self,
+        asking: &AuthContext<'_>,
+        session: &mut Session,
+        bearer: &Bearer,
+    ) -> Result<(), FetchError> {
         if !bearer.may_ask(asking.base) {
-            return Err(FetchError::new(asking.object, Problem::Realm(http::plain(&bearer.realm))));
+            return Err(FetchError::new(asking.object, FetchProblem::Realm(http::plain(&bearer.realm))));
         }
         let login = self.find(asking, session)?;
-        if let Some(Login { proof: Proof::Token(_), .. }) = &login {
+        if let Some(Login { proof: Credential::Token(_), .. }) = &login {
             return self.log_in(asking, session);
         }
         if let Some(login) = &login {
-            let refuse = |error| FetchError::new(asking.object, Problem::Credentials(Box::new(error)));
+            let refuse = |error| FetchError::new(asking.object, FetchProblem::Credentials(Box::new(error)));
             check_carrier(asking, &bearer.realm, login).map_err(refuse)?;
         }
         let begin = Instant::now();
@@ -286,26 +291,26 @@ struct Token {
 
 impl Bearer {
     /// Asks for a token once.
-    fn ask(&self, asking: &Asking<'_>, login: Option<&Login>) -> Result<Token, FetchError> {
+    fn ask(&self, asking: &AuthContext<'_>, login: Option<&Login>) -> Result<Token, FetchError> {
         #[derive(Deserialize)]
         struct Answer {
             token: Option<String>,
             access_token: Option<String>,
             expires_in: Option<f64>,
         }
-        let Asking { http, object, base, .. } = *asking;
-        let lax = asking.lax && self.realm.host() == base.host();
+        let AuthContext { http, object, base, .. } = *asking;
+        let insecure = asking.insecure && self.realm.host() == base.host();
         let default_scope = format!("repository:{}:pull", asking.repository);
         let scope = self.scope.as_deref().unwrap_or(&default_scope);
         let mut url = self.realm.clone();
-        let response = if let Some(Login { proof: Proof::Identity(token), .. }) = login {
+        let response = if let Some(Login { proof: Credential::Identity(token), .. }) = login {
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "airbundle");
             form.append_pair("scope", scope).append_pair("refresh_token", token.reveal());
             if let Some(service) = &self.service {
                 form.append_pair("service", service);
             }
-            http.post_form(object, &url, lax, form.finish())?
+            http.post_form(object, &url, insecure, form.finish())?
         } else {
             // The challenge has several in one word, a request has one parameter for each.
             let mut query = url.query_pairs_mut();
@@ -317,17 +322,17 @@ impl Bearer {
             }
             drop(query);
             let header = match login.map(|login| &login.proof) {
-                Some(Proof::Password(user, password)) => {
+                Some(Credential::Password(user, password)) => {
                     Some(sealed(asking, base, &format!("Basic {}", basic(user, password)))?)
                 }
                 _ => None,
             };
-            http.ask(object, Method::GET, &url, lax, header.as_ref(), |request| request)?
+            http.ask(object, Method::GET, &url, insecure, header.as_ref(), |request| request)?
         };
         let body = http::body(object, http::check(object, response)?, TOKEN_LIMIT)?;
         let wrong = || {
             let what = "without a token in it".to_owned();
-            FetchError::new(object, Problem::Protocol { url: http::plain(&url), what })
+            FetchError::new(object, FetchProblem::Protocol { url: http::plain(&url), what })
         };
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| wrong())?;
         let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token);
@@ -352,9 +357,9 @@ pub fn for_file(
     object: &str,
     url: &Url,
 ) -> Result<Option<HeaderValue>, FetchError> {
-    let refuse = |error| FetchError::new(object, Problem::Credentials(Box::new(error)));
+    let refuse = |error| FetchError::new(object, FetchProblem::Credentials(Box::new(error)));
     let Some(login) = credentials.for_file(url).map_err(refuse)? else { return Ok(None) };
-    let Proof::Password(user, password) = &login.proof else { return Ok(None) };
+    let Credential::Password(user, password) = &login.proof else { return Ok(None) };
     let header = HeaderValue::from_str(&format!("Basic {}", basic(user, password)));
     let mut header = header.expect("base64 can stand in a header; please report");
     header.set_sensitive(true);
@@ -362,8 +367,8 @@ pub fn for_file(
 }
 
 /// An error if everybody on the way to `url` could read the credentials.
-fn check_carrier(asking: &Asking<'_>, url: &Url, login: &Login) -> Result<(), CredentialsError> {
-    if may_carry(url, asking.lax && url.host() == asking.base.host()) {
+fn check_carrier(asking: &AuthContext<'_>, url: &Url, login: &Login) -> Result<(), CredentialsError> {
+    if may_carry(url, asking.insecure && url.host() == asking.base.host()) {
         return Ok(());
     }
     let (url, credentials) = (http::plain(url), those_of(login, asking.base));
@@ -371,10 +376,10 @@ fn check_carrier(asking: &Asking<'_>, url: &Url, login: &Login) -> Result<(), Cr
 }
 
 /// A header that nothing prints.
-fn sealed(asking: &Asking<'_>, url: &Url, text: &str) -> Result<HeaderValue, FetchError> {
+fn sealed(asking: &AuthContext<'_>, url: &Url, text: &str) -> Result<HeaderValue, FetchError> {
     let mut header = HeaderValue::from_str(text).map_err(|_| {
         let what = "with a token that cannot be sent".to_owned();
-        FetchError::new(asking.object, Problem::Protocol { url: http::plain(url), what })
+        FetchError::new(asking.object, FetchProblem::Protocol { url: http::plain(url), what })
     })?;
     header.set_sensitive(true);
     Ok(header)

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use crate::base::fs::is_missing;
 use crate::net::host::is_loopback;
 use crate::net::netrc::{Netrc, NetrcError};
-use crate::net::secret::{Login, Proof, Secret};
+use crate::net::secret::{Credential, Login, Secret};
 use crate::oci::reference::canonical_host;
 
 /// The largest file of credentials, and the largest answer of a helper, that is read, in bytes.
@@ -48,7 +48,7 @@ pub struct Credentials {
     files: Vec<AuthFile>,
     netrc: Option<Netrc>,
     /// What helpers have answered, by name and server.
-    helped: Mutex<HashMap<Question, (Instant, Option<Proof>)>>,
+    helped: Mutex<HashMap<Question, (Instant, Option<Credential>)>>,
 }
 
 /// The name of a helper, and the server that it is asked for.
@@ -148,14 +148,14 @@ struct AuthFile {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Config {
-    auths: Option<BTreeMap<String, Entry>>,
+    auths: Option<BTreeMap<String, AuthEntry>>,
     cred_helpers: Option<BTreeMap<String, String>>,
     creds_store: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Entry {
+struct AuthEntry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -217,7 +217,7 @@ impl Credentials {
             key.path.is_empty() && key.is_of(base, repository)
         });
         if let Some(Given { user, password, .. }) = given {
-            let proof = Proof::Password(user.clone(), password.clone());
+            let proof = Credential::Password(user.clone(), password.clone());
             return Ok(Some(Login { proof, source: "`--username`".to_owned() }));
         }
         for file in &self.files {
@@ -274,7 +274,12 @@ impl Credentials {
     }
 
     /// What a helper says of `server`; it is asked once in a while.
-    fn help(&self, file: &AuthFile, name: &str, server: &str) -> Result<Option<Proof>, CredentialsError> {
+    fn help(
+        &self,
+        file: &AuthFile,
+        name: &str,
+        server: &str,
+    ) -> Result<Option<Credential>, CredentialsError> {
         // Held while it runs: a helper may ask the user, who should be asked once.
         let mut helped = self.helped.lock().expect("nothing panics while it asks a helper; please report");
         let key = (name.to_owned(), server.to_owned());
@@ -328,16 +333,16 @@ impl AuthFile {
     }
 }
 
-impl Entry {
+impl AuthEntry {
     /// What it says; nothing inside if it is empty, as docker leaves it beside a helper; nothing if it makes no sense.
     #[expect(clippy::option_option, reason = "it is looked at where it is made")]
-    fn proof(&self) -> Option<Option<Proof>> {
+    fn proof(&self) -> Option<Option<Credential>> {
         let filled = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         if let Some(token) = filled(&self.registrytoken) {
-            return Some(Some(Proof::Token(Secret(token))));
+            return Some(Some(Credential::Token(Secret(token))));
         }
         if let Some(token) = filled(&self.identitytoken) {
-            return Some(Some(Proof::Identity(Secret(token))));
+            return Some(Some(Credential::Identity(Secret(token))));
         }
         if let Some(auth) = filled(&self.auth) {
             let text = String::from_utf8(STANDARD.decode(auth.trim()).ok()?).ok()?;
@@ -350,9 +355,13 @@ impl Entry {
     }
 }
 
-fn proof(user: &str, password: &str) -> Proof {
+fn proof(user: &str, password: &str) -> Credential {
     let secret = Secret(password.to_owned());
-    if user == "<token>" { Proof::Identity(secret) } else { Proof::Password(user.to_owned(), secret) }
+    if user == "<token>" {
+        Credential::Identity(secret)
+    } else {
+        Credential::Password(user.to_owned(), secret)
+    }
 }
 
 /// How docker calls the registry at `base` to its helpers.
@@ -367,7 +376,7 @@ fn server(base: &Url) -> String {
 
 /// Asks a helper (docker-credential-helpers, "Development"): what it knows, or what is wrong with it. What it prints
 /// is not repeated: it could be the secret.
-fn ask_helper(program: &str, server: &str) -> Result<Option<Proof>, String> {
+fn ask_helper(program: &str, server: &str) -> Result<Option<Credential>, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
@@ -477,9 +486,9 @@ mod tests {
 
     fn password(login: Option<Login>) -> Option<String> {
         login.map(|login| match login.proof {
-            Proof::Password(user, password) => format!("{user}:{}", password.reveal()),
-            Proof::Identity(token) => format!("identity {}", token.reveal()),
-            Proof::Token(token) => format!("token {}", token.reveal()),
+            Credential::Password(user, password) => format!("{user}:{}", password.reveal()),
+            Credential::Identity(token) => format!("identity {}", token.reveal()),
+            Credential::Token(token) => format!("token {}", token.reveal()),
         })
     }
 
@@ -606,7 +615,8 @@ mod tests {
             format!("no hunter2, {}, {}", basic("me", &Secret::new("hunter2")), STANDARD.encode("hunter2"));
         assert_eq!(login.scrub(&said), "no …, …, …");
         assert_eq!(login.scrub("401; it says \"denied\""), "401; it says \"denied\"");
-        let long = Login { proof: Proof::Identity(Secret::new("0123456789abcdef")), source: String::new() };
+        let long =
+            Login { proof: Credential::Identity(Secret::new("0123456789abcdef")), source: String::new() };
         assert_eq!(long.scrub("401; it says \"not 0123456789\""), "401");
     }
 

@@ -1,8 +1,8 @@
-//! [`Spot`]: one address at which something is requested.
+//! [`Endpoint`]: one address at which something is requested.
 
 /// One place where something may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spot {
+pub struct Endpoint {
     /// Whether it has to be https or http; else that is found out.
     pub scheme: Option<&'static str>,
     /// With the port, if that is not the usual one.

@@ -16,12 +16,12 @@ pub struct FetchError {
     #[source]
     pub source: Option<reqwest::Error>,
     /// The same for a person.
-    pub problem: Problem,
+    pub problem: FetchProblem,
 }
 
 /// What went wrong with a transfer.
 #[derive(Debug, thiserror::Error)]
-pub enum Problem {
+pub enum FetchProblem {
     /// No answer: no such host, nobody listens, a broken or silent connection.
     #[error("no answer from {0} (tried {1}×)")]
     Network(String, u32),
@@ -41,10 +41,10 @@ pub enum Problem {
     Late(Duration),
     /// Nowhere to ask.
     #[error("{0}")]
-    NoPlace(NoPlace),
+    NoEndpoint(NoEndpoint),
     /// Nothing from any place.
     #[error("none of {} places gives it: {}", reasons.len(), reasons.join("; "))]
-    Places {
+    AllFailed {
         /// Why each of them does not.
         reasons: Vec<String>,
         /// Whether the last one has sent wrong bytes.
@@ -128,7 +128,7 @@ pub enum Problem {
 
 impl FetchError {
     /// A problem with `object`.
-    pub fn new(object: impl Into<String>, problem: Problem) -> Self {
+    pub fn new(object: impl Into<String>, problem: FetchProblem) -> Self {
         Self { object: object.into(), source: None, problem }
     }
 
@@ -143,15 +143,15 @@ impl FetchError {
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match self.problem {
-            Problem::Status { status, .. } => Some(status),
-            Problem::Places { status, .. } => status,
+            FetchProblem::Status { status, .. } => Some(status),
+            FetchProblem::AllFailed { status, .. } => status,
             _ => None,
         }
     }
 
     /// Takes out of what a server has said what it must not have repeated.
     pub fn scrub(&mut self, scrub: impl Fn(&str) -> String) {
-        if let Problem::Status { url, hint: text, .. } | Problem::Protocol { url, what: text } =
+        if let FetchProblem::Status { url, hint: text, .. } | FetchProblem::Protocol { url, what: text } =
             &mut self.problem
         {
             (*url, *text) = (scrub(url), scrub(text));
@@ -164,7 +164,7 @@ impl FetchError {
         if !failures.is_empty() {
             failures.push(self.reason());
             let (is_mismatch, status) = (self.is_mismatch(), self.status());
-            self.problem = Problem::Places { reasons: failures, is_mismatch, status };
+            self.problem = FetchProblem::AllFailed { reasons: failures, is_mismatch, status };
             self.source = None;
         }
         self
@@ -182,7 +182,7 @@ impl FetchError {
     /// Notes how often it was tried.
     #[must_use]
     pub fn tried(mut self, times: u32) -> Self {
-        if let Problem::Network(_, count) | Problem::Stalled(_, count) = &mut self.problem {
+        if let FetchProblem::Network(_, count) | FetchProblem::Stalled(_, count) = &mut self.problem {
             *count = times;
         }
         self
@@ -192,21 +192,21 @@ impl FetchError {
     #[must_use]
     pub fn is_of_place(&self) -> bool {
         match &self.problem {
-            Problem::Network(..)
-            | Problem::Stalled(..)
-            | Problem::Unreachable { .. }
-            | Problem::Status { .. }
-            | Problem::Mismatch { .. }
-            | Problem::Protocol { .. }
-            | Problem::Realm(_) => true,
-            Problem::Late(_)
-            | Problem::Credentials(_)
-            | Problem::Foreign { .. }
-            | Problem::NoPlace(_)
-            | Problem::Places { .. }
-            | Problem::Manifest { .. }
-            | Problem::Limit(_)
-            | Problem::Platform { .. } => false,
+            FetchProblem::Network(..)
+            | FetchProblem::Stalled(..)
+            | FetchProblem::Unreachable { .. }
+            | FetchProblem::Status { .. }
+            | FetchProblem::Mismatch { .. }
+            | FetchProblem::Protocol { .. }
+            | FetchProblem::Realm(_) => true,
+            FetchProblem::Late(_)
+            | FetchProblem::Credentials(_)
+            | FetchProblem::Foreign { .. }
+            | FetchProblem::NoEndpoint(_)
+            | FetchProblem::AllFailed { .. }
+            | FetchProblem::Manifest { .. }
+            | FetchProblem::Limit(_)
+            | FetchProblem::Platform { .. } => false,
         }
     }
 
@@ -214,8 +214,8 @@ impl FetchError {
     #[must_use]
     pub fn is_of_server(&self) -> bool {
         match &self.problem {
-            Problem::Network(..) | Problem::Stalled(..) | Problem::Unreachable { .. } => true,
-            Problem::Status { status, .. } => *status == 429 || *status >= 500,
+            FetchProblem::Network(..) | FetchProblem::Stalled(..) | FetchProblem::Unreachable { .. } => true,
+            FetchProblem::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }
     }
@@ -224,8 +224,8 @@ impl FetchError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match &self.problem {
-            Problem::Network(..) | Problem::Stalled(..) => true,
-            Problem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            FetchProblem::Network(..) | FetchProblem::Stalled(..) => true,
+            FetchProblem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
     }
@@ -233,7 +233,7 @@ impl FetchError {
     /// Whether the bytes were wrong, and not the way to them.
     #[must_use]
     pub fn is_mismatch(&self) -> bool {
-        matches!(self.problem, Problem::Mismatch { .. } | Problem::Places { is_mismatch: true, .. })
+        matches!(self.problem, FetchProblem::Mismatch { .. } | FetchProblem::AllFailed { is_mismatch: true, .. })
     }
 }
 
@@ -249,7 +249,7 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// Why there is no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoPlace {
+pub enum NoEndpoint {
     /// A rule forbids it.
     #[error("`blocked = true` of `{0}` in the file of mirrors forbids it")]
     Blocked(String),

@@ -15,10 +15,10 @@ use reqwest::{Method, StatusCode, Url, redirect};
 use rustls::{AlertDescription, CertificateError};
 
 use crate::base::event::{Event, Report};
-use crate::net::error::{FetchError, Problem, root_cause};
+use crate::net::error::{FetchError, FetchProblem, root_cause};
 use crate::net::limits::Limits;
 use crate::net::secret::IT_SAYS;
-use crate::net::tls::{self, Trust};
+use crate::net::tls::{self, TlsTrust};
 
 /// At most as many redirects (browsers and curl allow more; no registry needs them).
 const REDIRECT_LIMIT: usize = 10;
@@ -53,13 +53,13 @@ pub struct Http {
 
 /// Clients, made when they are needed for the first time: each has a thread, and connections, of its own.
 struct Clients {
-    trust: Trust,
+    trust: TlsTrust,
     limits: Limits,
-    made: Mutex<HashMap<Kind, Client>>,
+    made: Mutex<HashMap<ClientKind, Client>>,
 }
 
 /// A request.
-pub struct Ask<'a> {
+pub struct RequestOptions<'a> {
     /// GET or HEAD.
     pub method: Method,
     /// What is asked for.
@@ -67,33 +67,33 @@ pub struct Ask<'a> {
     /// Whether it is large enough for a connection of its own.
     pub is_bulk: bool,
     /// Whether any certificate will do.
-    pub lax: bool,
+    pub insecure: bool,
     /// Who asks. Goes to no other place.
     pub authorization: Option<&'a HeaderValue>,
 }
 
 /// What a client is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Kind {
+struct ClientKind {
     /// It takes any certificate.
-    lax: bool,
+    insecure: bool,
     /// Which certificate of ours it shows.
     identity: Option<usize>,
     /// It speaks no HTTP/2.
     is_bulk: bool,
 }
 
-impl Kind {
+impl ClientKind {
     /// What one host gets must not go to where that one sends.
     fn is_bound(self) -> bool {
-        self.lax || self.identity.is_some()
+        self.insecure || self.identity.is_some()
     }
 }
 
 impl Http {
     /// Reads the proxy settings of the environment. The time of `--timeout` begins now.
     #[must_use]
-    pub fn new(trust: Trust, limits: Limits, tries: u32) -> Self {
+    pub fn new(trust: TlsTrust, limits: Limits, tries: u32) -> Self {
         // A second initialisation by another `Http` of this process changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clients = Clients { trust, limits, made: Mutex::default() };
@@ -101,15 +101,15 @@ impl Http {
         Self { clients: Arc::new(clients), tries: tries.max(1), limits, deadline }
     }
 
-    /// A GET request for something small; `lax` takes any certificate, and follows no redirect to another host.
-    pub fn get(&self, url: Url, lax: bool) -> RequestBuilder {
-        self.request(Method::GET, url, lax, false)
+    /// A GET request for something small; `insecure` takes any certificate, and follows no redirect to another host.
+    pub fn get(&self, url: Url, insecure: bool) -> RequestBuilder {
+        self.request(Method::GET, url, insecure, false)
     }
 
     /// Small things share one connection, by HTTP/2 where the server speaks it; what `is_bulk` has one of its own: a
     /// single one would be as slow as its window on a line that is long or loses packets.
-    fn request(&self, method: Method, url: Url, lax: bool, is_bulk: bool) -> RequestBuilder {
-        let client = self.clients.get(self.kind(&url, lax, is_bulk));
+    fn request(&self, method: Method, url: Url, insecure: bool, is_bulk: bool) -> RequestBuilder {
+        let client = self.clients.get(self.kind(&url, insecure, is_bulk));
         // A file is what its URL gives, not what some server would make of it on the way.
         let request = client.request(method, url).header(ACCEPT_ENCODING, "identity");
         match self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
@@ -119,41 +119,41 @@ impl Http {
         }
     }
 
-    fn kind(&self, url: &Url, lax: bool, is_bulk: bool) -> Kind {
+    fn kind(&self, url: &Url, insecure: bool, is_bulk: bool) -> ClientKind {
         let identity = self.clients.trust.identity_for(url);
         // Without TLS there is no HTTP/2, and one client is enough.
-        Kind { lax, identity, is_bulk: is_bulk && url.scheme() == "https" }
+        ClientKind { insecure, identity, is_bulk: is_bulk && url.scheme() == "https" }
     }
 
     /// Sends a request for something small with `headers` and an `authorization`, and returns the answer whatever its
-    /// status. `lax` takes any certificate from the host of `url`; another host to which that one leads is asked as
+    /// status. `insecure` takes any certificate from the host of `url`; another host to which that one leads is asked as
     /// if it had not been said, and without the authorization.
     pub fn ask(
         &self,
         object: &str,
         method: Method,
         url: &Url,
-        lax: bool,
+        insecure: bool,
         authorization: Option<&HeaderValue>,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
-        self.ask_for(object, Ask { method, url, is_bulk: false, lax, authorization }, headers)
+        self.ask_for(object, RequestOptions { method, url, is_bulk: false, insecure, authorization }, headers)
     }
 
-    /// The same for an [`Ask`].
+    /// The same for an [`RequestOptions`].
     pub fn ask_for(
         &self,
         object: &str,
-        ask: Ask<'_>,
+        ask: RequestOptions<'_>,
         headers: impl Fn(RequestBuilder) -> RequestBuilder,
     ) -> Result<Response, FetchError> {
         self.in_time(object)?;
-        let Ask { method, url, is_bulk, lax, authorization } = ask;
-        let mut request = headers(self.request(method.clone(), url.clone(), lax, is_bulk));
+        let RequestOptions { method, url, is_bulk, insecure, authorization } = ask;
+        let mut request = headers(self.request(method.clone(), url.clone(), insecure, is_bulk));
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        let mut kind = self.kind(url, lax, is_bulk);
+        let mut kind = self.kind(url, insecure, is_bulk);
         let mut response = send_any(object, request)?;
         // What is bound to a host has not followed to another one: go on from there as if it began there.
         for _ in 0..REDIRECT_LIMIT {
@@ -166,7 +166,7 @@ impl Http {
         match leads_to(&response) {
             Some(_) => {
                 let what = format!("a redirect that is not followed: more than {REDIRECT_LIMIT} redirects");
-                Err(FetchError::new(object, Problem::Protocol { url: plain(url), what }))
+                Err(FetchError::new(object, FetchProblem::Protocol { url: plain(url), what }))
             }
             None => Ok(response),
         }
@@ -177,11 +177,11 @@ impl Http {
         &self,
         object: &str,
         url: &Url,
-        lax: bool,
+        insecure: bool,
         form: String,
     ) -> Result<Response, FetchError> {
         self.in_time(object)?;
-        let request = self.request(Method::POST, url.clone(), lax, false);
+        let request = self.request(Method::POST, url.clone(), insecure, false);
         // A body that can be read only once cannot be sent once more to where a redirect leads.
         let length = form.len() as u64;
         let body = Body::sized(std::io::Cursor::new(form), length);
@@ -220,7 +220,7 @@ impl Http {
     /// Says so to `report`.
     pub fn delay(&self, report: &dyn Report, error: &FetchError, tries: u32) -> Duration {
         let asked = match &error.problem {
-            Problem::Status { retry_after, .. } => *retry_after,
+            FetchProblem::Status { retry_after, .. } => *retry_after,
             _ => None,
         };
         let wait = asked.unwrap_or_else(|| jitter(FIRST_WAIT * 2_u32.pow((tries - 1).min(10))));
@@ -238,7 +238,7 @@ impl Http {
     pub fn in_time_after(&self, object: &str, wait: Duration) -> Result<(), FetchError> {
         match self.deadline.zip(self.limits.total) {
             Some((deadline, total)) if deadline.saturating_duration_since(Instant::now()) <= wait => {
-                Err(FetchError::new(object, Problem::Late(total)))
+                Err(FetchError::new(object, FetchProblem::Late(total)))
             }
             _ => Ok(()),
         }
@@ -268,7 +268,7 @@ impl Pace<'_> {
             return Ok(());
         }
         if u128::from(self.bytes) * 1000 < u128::from(SLOWEST) * time.as_millis() {
-            return Err(FetchError::new(object, Problem::Stalled(plain(url), 1)));
+            return Err(FetchError::new(object, FetchProblem::Stalled(plain(url), 1)));
         }
         (self.since, self.bytes) = (Instant::now(), 0);
         Ok(())
@@ -276,15 +276,15 @@ impl Pace<'_> {
 }
 
 impl Clients {
-    fn get(&self, kind: Kind) -> Client {
+    fn get(&self, kind: ClientKind) -> Client {
         let mut made = self.made.lock().expect("nothing panics while it holds the clients; please report");
         made.entry(kind).or_insert_with(|| self.make(kind)).clone()
     }
 
-    fn make(&self, kind: Kind) -> Client {
+    fn make(&self, kind: ClientKind) -> Client {
         let follow = match kind {
-            Kind { identity: Some(_), .. } => follow_on_server,
-            Kind { lax: true, .. } => follow_on_host,
+            ClientKind { identity: Some(_), .. } => follow_on_server,
+            ClientKind { insecure: true, .. } => follow_on_host,
             _ => follow,
         };
         let mut builder: ClientBuilder = Client::builder()
@@ -293,7 +293,7 @@ impl Clients {
             .timeout(self.limits.idle)
             .redirect(redirect::Policy::custom(follow))
             .referer(false);
-        builder = if kind.lax {
+        builder = if kind.insecure {
             builder.tls_danger_accept_invalid_certs(true)
         } else {
             // All that there are, and not reqwest's own choice: that one fails where the system has none, even if
@@ -348,7 +348,7 @@ pub fn check(object: &str, response: Response) -> Result<Response, FetchError> {
     };
     hint.push_str(&server_message(response));
     let status = status.as_u16();
-    Err(FetchError::new(object, Problem::Status { url, status, hint, retry_after }))
+    Err(FetchError::new(object, FetchProblem::Status { url, status, hint, retry_after }))
 }
 
 /// The whole body, if it has at most `limit` bytes.
@@ -365,12 +365,12 @@ pub fn body(object: &str, response: Response, limit: u64) -> Result<Vec<u8>, Fet
         }
         bytes.extend_from_slice(&part[..read]);
         if begin.elapsed() > SMALL_BODY {
-            return Err(FetchError::new(object, Problem::Stalled(url, 1)));
+            return Err(FetchError::new(object, FetchProblem::Stalled(url, 1)));
         }
     }
     if bytes.len() as u64 > limit {
         let what = format!("more than the {limit} bytes that this may have");
-        return Err(FetchError::new(object, Problem::Protocol { url, what }));
+        return Err(FetchError::new(object, FetchProblem::Protocol { url, what }));
     }
     Ok(bytes)
 }
@@ -389,7 +389,7 @@ pub fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
 #[must_use]
 pub fn broken(object: &str, url: &str, error: std::io::Error) -> FetchError {
     let source = error.into_inner().and_then(|inner| inner.downcast().ok()).map(|inner| *inner);
-    FetchError { source, ..FetchError::new(object, Problem::Network(url.to_owned(), 1)) }
+    FetchError { source, ..FetchError::new(object, FetchProblem::Network(url.to_owned(), 1)) }
 }
 
 /// A URL as it may be shown: without a query, where storage services put their signatures.
@@ -407,18 +407,18 @@ fn network(object: &str, error: reqwest::Error) -> FetchError {
     let mut url = error.url().map(plain).unwrap_or_default();
     if error.is_redirect() {
         let what = format!("a redirect that is not followed: {}", root_cause(&error));
-        return FetchError::new(object, Problem::Protocol { url, what });
+        return FetchError::new(object, FetchProblem::Protocol { url, what });
     }
     if let Some(what) = find_tls(&error).and_then(explain) {
-        return FetchError::new(object, Problem::Unreachable { url, what });
+        return FetchError::new(object, FetchProblem::Unreachable { url, what });
     }
     if let Some(proxy) = error.url().and_then(proxy_of).filter(|_| error.is_connect()) {
         url = format!("{url} through the proxy {proxy}");
         if root_cause(&error).contains("proxy authorization required") {
-            return FetchError::new(object, Problem::Unreachable { url, what: PROXY_USER.to_owned() });
+            return FetchError::new(object, FetchProblem::Unreachable { url, what: PROXY_USER.to_owned() });
         }
     }
-    FetchError { source: Some(error.without_url()), ..FetchError::new(object, Problem::Network(url, 1)) }
+    FetchError { source: Some(error.without_url()), ..FetchError::new(object, FetchProblem::Network(url, 1)) }
 }
 
 const PROXY_USER: &str = "the proxy wants a user and a password, or does not take these: they are part of its URL, \

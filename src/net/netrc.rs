@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use crate::base::fs::is_missing;
-use crate::net::secret::{Login, Proof, Secret};
+use crate::net::secret::{Credential, Login, Secret};
 
 /// A netrc, read when it is needed.
 #[derive(Debug)]
@@ -41,14 +41,14 @@ impl Netrc {
         let entries = entries(&text);
         let entry = entries.into_iter().find(|entry| entry.machine.eq_ignore_ascii_case(host));
         Ok(entry.map(|entry| Login {
-            proof: Proof::Password(entry.login, Secret::new(entry.password)),
+            proof: Credential::Password(entry.login, Secret::new(entry.password)),
             source: format!("`{}`", self.path.display()),
         }))
     }
 }
 
 #[derive(Default)]
-struct Entry {
+struct NetrcEntry {
     machine: String,
     login: String,
     password: String,
@@ -56,14 +56,15 @@ struct Entry {
 
 /// The entries for one machine each, in order. What is for all machines (`default`) is for none here: a list may name
 /// any host.
-fn entries(text: &str) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
+fn entries(text: &str) -> Vec<NetrcEntry> {
+    let mut entries: Vec<NetrcEntry> = Vec::new();
     let mut in_machine = false;
     let mut words = Words(text, true);
     while let Some(word) = words.next() {
         match word.as_str() {
             "machine" => {
-                entries.push(Entry { machine: words.next().unwrap_or_default(), ..Entry::default() });
+                entries
+                    .push(NetrcEntry { machine: words.next().unwrap_or_default(), ..NetrcEntry::default() });
                 in_machine = true;
             }
             "default" => in_machine = false,

@@ -31,7 +31,7 @@ impl fmt::Debug for Secret {
 
 /// What a user is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proof {
+pub enum Credential {
     /// A name and a password.
     Password(String, Secret),
     /// What a token server gives tokens for (OAuth 2: a refresh token).
@@ -44,7 +44,7 @@ pub enum Proof {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// What is sent.
-    pub proof: Proof,
+    pub proof: Credential,
     /// Where it was found, for a person.
     pub source: String,
 }
@@ -54,10 +54,11 @@ impl Login {
     #[must_use]
     pub fn scrub(&self, text: &str) -> String {
         const PART: usize = 8;
-        let (Proof::Password(_, secret) | Proof::Identity(secret) | Proof::Token(secret)) = &self.proof;
+        let (Credential::Password(_, secret) | Credential::Identity(secret) | Credential::Token(secret)) =
+            &self.proof;
         let secret = secret.reveal();
         let mut forms = vec![secret.to_owned(), STANDARD.encode(secret), form_urlencoded(secret)];
-        if let Proof::Password(user, password) = &self.proof {
+        if let Credential::Password(user, password) = &self.proof {
             forms.push(basic(user, password));
         }
         forms.retain(|form| !form.is_empty());

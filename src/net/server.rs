@@ -9,8 +9,8 @@ use reqwest::blocking::Response;
 use reqwest::{StatusCode, Url};
 
 use crate::base::event::{Event, Report};
-use crate::net::endpoint::Spot;
-use crate::net::error::{FetchError, Problem};
+use crate::net::endpoint::Endpoint;
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::is_loopback;
 use crate::net::http::{self, Http};
 
@@ -25,7 +25,7 @@ pub struct Server {
     slots: Slots,
     reach: Reach,
     /// Whether any certificate will do.
-    pub lax: bool,
+    pub insecure: bool,
     base: OnceLock<Url>,
     /// Since when it is down, and why.
     down: Mutex<Option<(Instant, String)>>,
@@ -74,28 +74,28 @@ impl Servers {
     }
 
     /// The server of a spot. `insecure` adds to what the spot says.
-    pub fn of(&self, spot: &Spot, insecure: bool) -> Result<Arc<Server>, url::ParseError> {
-        let lax = insecure || spot.insecure;
+    pub fn of(&self, spot: &Endpoint, insecure: bool) -> Result<Arc<Server>, url::ParseError> {
+        let insecure = insecure || spot.insecure;
         // Where images of Docker Hub are. (Files have a scheme.)
         let is_hub = spot.scheme.is_none() && spot.host == "docker.io";
         let host = if is_hub { "registry-1.docker.io" } else { &spot.host };
         let url = |scheme: &str| Url::parse(&format!("{scheme}://{host}/"));
         let reach = match spot.scheme {
             Some(scheme) => Reach::Url(url(scheme)?),
-            None if lax || is_loopback(host) => {
+            None if insecure || is_loopback(host) => {
                 url("https")?;
                 Reach::EitherScheme(host.to_owned())
             }
             None => Reach::Url(url("https")?),
         };
-        let key = format!("{reach:?} {lax}");
+        let key = format!("{reach:?} {insecure}");
         let mut servers = self.all.lock().expect(NO_PANIC);
         let number = servers.len();
         let server = servers.entry(key.clone()).or_insert_with(|| {
             let (base, down) = (OnceLock::new(), Mutex::default());
             let slots = Slots { free: Mutex::new(self.at_once), changed: Condvar::new() };
             let has_warned = AtomicBool::new(false);
-            Arc::new(Server { key, number, slots, reach, lax, base, down, has_warned })
+            Arc::new(Server { key, number, slots, reach, insecure, base, down, has_warned })
         });
         Ok(server.clone())
     }
@@ -113,7 +113,7 @@ impl Server {
         }
         let ask = |scheme: &str| {
             let url = Url::parse(&format!("{scheme}://{host}/v2/")).expect("checked by `of`");
-            http::send_any(object, http.get(url, self.lax))
+            http::send_any(object, http.get(url, self.insecure))
         };
         let https = ask("https");
         // A server that speaks TLS has an answer to plain http, too: that it does not want it.
@@ -136,7 +136,7 @@ impl Server {
         // A path that looks like a URL of its own must not lead away.
         base.join(&format!("./{path}")).map_err(|error| {
             let what = format!("nothing: `{path}` makes no URL ({error})");
-            FetchError::new(object, Problem::Protocol { url: http::plain(base), what })
+            FetchError::new(object, FetchProblem::Protocol { url: http::plain(base), what })
         })
     }
 

@@ -1,4 +1,4 @@
-//! [`Trust`]: whose certificates are taken, and which of ours are shown to whom.
+//! [`TlsTrust`]: whose certificates are taken, and which of ours are shown to whom.
 
 use std::sync::OnceLock;
 
@@ -12,7 +12,7 @@ use crate::net::host::names;
 
 /// Whose certificates are taken besides those of the system's authorities, and our own.
 #[derive(Debug, Clone, Default)]
-pub struct Trust {
+pub struct TlsTrust {
     /// More authorities.
     pub authorities: Vec<Certificate>,
     /// Our certificates, by the host that they are for, with its port or for all its ports.
@@ -33,7 +33,7 @@ pub enum TrustError {
     Key(rustls::Error),
 }
 
-impl Trust {
+impl TlsTrust {
     /// Adds the authorities of a PEM file; there may be several in it.
     pub fn add_authorities(&mut self, pem: &[u8]) -> Result<(), TrustError> {
         for (number, der) in certificates(pem)?.iter().enumerate() {
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn certificates_are_taken_one_or_many_and_garbage_is_not() {
-        let mut trust = Trust::default();
+        let mut trust = TlsTrust::default();
         let [one, two] = [pair().0, pair().0];
         trust.add_authorities(format!("text\n{one}\n# more\n{two}").as_bytes()).unwrap();
         assert_eq!(trust.authorities.len(), 2);
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_identity_needs_the_key_of_its_certificate_and_goes_to_its_host_alone() {
-        let mut trust = Trust::default();
+        let mut trust = TlsTrust::default();
         let ((certificate, key), (_, other)) = (pair(), pair());
         let mut add = |host: &str, certificate: &str, key: &str| {
             trust

@@ -1,4 +1,4 @@
-//! [`Base`]: what a site has already, and what a bundle for it need not carry.
+//! [`SiteContents`]: what a site has already, and what a bundle for it need not carry.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -15,7 +15,7 @@ use crate::oci::digest::Digest;
 
 /// What a site has; see the module.
 #[derive(Debug, Clone, Default)]
-pub struct Base(HashMap<Digest, u64>);
+pub struct SiteContents(HashMap<Digest, u64>);
 
 /// Why a file cannot be a base.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,7 @@ pub enum BaseError {
     Bundle(#[from] ReadError),
 }
 
-impl Base {
+impl SiteContents {
     /// Adds what a site has that this inventory tells of, or that has unpacked what this lock, or bundle, names. A
     /// delta counts as a whole: who has unpacked it has all of it.
     pub fn add(&mut self, path: &Path) -> Result<(), BaseError> {

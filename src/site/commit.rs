@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
-use crate::base::pipeline::{Ended, Sink};
+use crate::base::pipeline::{FinishedBlob, Sink};
 use crate::oci::digest::Digest;
 use crate::site::check::Target;
 use crate::site::root::{Root, Staging};
@@ -93,7 +93,7 @@ impl Drop for StagedFile {
 
 impl Committer<'_> {
     /// Commits blobs as they end, until there are no more.
-    pub fn run(&self, ended: &Receiver<Ended<StagedFiles>>) -> Result<Committed, FsError> {
+    pub fn run(&self, ended: &Receiver<FinishedBlob<StagedFiles>>) -> Result<Committed, FsError> {
         let mut wrong = Vec::new();
         let mut batch: Vec<StagedFile> = Vec::new();
         let (mut bytes, mut placed) = (0, 0);
@@ -109,7 +109,7 @@ impl Committer<'_> {
                 }
                 Err(TryRecvError::Disconnected) => None,
             };
-            let Some(Ended { number, sink, result }) = next else { break };
+            let Some(FinishedBlob { number, sink, result }) = next else { break };
             let (digest, size) = result?;
             if digest != self.expected[number] {
                 wrong.push(WrongBlob(self.expected[number]));

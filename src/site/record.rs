@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::base::fs::{self, FsError};
-use crate::bundle::format::layout::{Image, Layout};
+use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
@@ -283,7 +283,7 @@ impl Record {
 }
 
 fn recorded(
-    image: &Image,
+    image: &BundledImage,
     layout: &Layout,
     templates: &[RepositoryTemplate],
     storage: &Path,

@@ -14,7 +14,7 @@ pub(crate) const BASE: &str = "docker/registry/v2";
 
 /// A file below `blobs` that makes `garbage-collect` stop before it deletes anything, while the registry serves
 /// on: it deletes what no revision names, and revisions come last.
-pub const FENCE: &str = "docker/registry/v2/blobs/unbundle-in-progress/data";
+pub const GC_GUARD: &str = "docker/registry/v2/blobs/unbundle-in-progress/data";
 
 /// The files that name blobs, in the order in which they may appear: each stage only when the one before it is
 /// on the disk. A link file holds a digest, without a newline.

@@ -14,15 +14,15 @@ use airbundle::base::event::Silent;
 use airbundle::bundle::format::FRAME_SIZE;
 use airbundle::bundle::format::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use airbundle::bundle::format::label::Label;
-use airbundle::bundle::format::layout::{Walk, blob_name, tar_header};
-use airbundle::bundle::format::seek_table::{self, Entry};
+use airbundle::bundle::format::layout::{ManifestWalk, blob_name, tar_header};
+use airbundle::bundle::format::seek_table::{self, FrameEntry};
 use airbundle::bundle::read::frame_reader::{self, Frame, FrameReader};
-use airbundle::bundle::read::problem::Trouble;
+use airbundle::bundle::read::problem::DamageKind;
 use airbundle::bundle::read::reader::BundleReader;
 use airbundle::bundle::read::select::Selection;
 use airbundle::bundle::write::claim::Claim;
-use airbundle::bundle::write::volume_writer::Carry;
-use airbundle::bundle::write::writer::{BundleWriter, Form, Head, head_room};
+use airbundle::bundle::write::volume_writer::VolumeOptions;
+use airbundle::bundle::write::writer::{BundleHead, BundleWriter, WriteOptions, header_space};
 use airbundle::cli::exit::{Code, Failure};
 use airbundle::commands::unpack;
 use airbundle::commands::verify::{Damage, verify};
@@ -88,17 +88,17 @@ impl Content<'_> {
 
     /// Keeps `more` bytes of room for the head than are needed.
     fn write_with_room(&self, target: &Path, more: u64) {
-        self.write_in(target, more, Carry::plain());
+        self.write_in(target, more, VolumeOptions::plain());
     }
 
     /// Writes volumes with at most so many bytes.
     pub(crate) fn write_volumes(&self, target: &Path, size: u64) {
         let set = Digest::of(b"any set");
         let label = Label::new(set, 1, 0, 0).to_frame().len();
-        self.write_in(target, label as u64, Carry { volume_size: Some(size), recovery: None, set });
+        self.write_in(target, label as u64, VolumeOptions { volume_size: Some(size), recovery: None, set });
     }
 
-    fn write_in(&self, target: &Path, more: u64, carry: Carry) {
+    fn write_in(&self, target: &Path, more: u64, carry: VolumeOptions) {
         let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
         blobs.insert(Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.to_vec());
         let mut index = Index::default();
@@ -129,13 +129,13 @@ impl Content<'_> {
         blobs.insert(Digest::of(&files), files.clone());
         let json = index.to_json();
 
-        let mut walk = Walk::new(index).unwrap();
+        let mut walk = ManifestWalk::new(index).unwrap();
         while let Some(wanted) = walk.next_manifest().unwrap() {
             walk.supply(&blobs[&wanted.blob.digest]).unwrap();
         }
         let layout = walk.finish(json.len() as u64).unwrap();
-        let room = head_room(json.len(), Some(files.len())) + more;
-        let form = Form { head_room: room, level: 3, carry };
+        let room = header_space(json.len(), Some(files.len())) + more;
+        let form = WriteOptions { header_space: room, level: 3, carry };
         let mut writer = BundleWriter::begin_in(Claim::new(target).unwrap(), form).unwrap();
         for (number, blob) in layout.manifests[1..].iter().chain(&layout.blobs).enumerate() {
             if number + 1 == layout.manifests.len() {
@@ -145,7 +145,7 @@ impl Content<'_> {
             writer.write(&blobs[&blob.digest]).unwrap();
             writer.end(blob.digest).unwrap();
         }
-        writer.finish(&Head { index: json, files: Some(files), signature: None }).unwrap();
+        writer.finish(&BundleHead { index: json, files: Some(files), signature: None }).unwrap();
     }
 }
 
@@ -187,7 +187,7 @@ impl Sound {
     }
 }
 
-fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::Summary, unpack::error::UnpackError> {
+fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::UnpackSummary, unpack::error::UnpackError> {
     unpack_as_told(bundle, site, false)
 }
 
@@ -195,12 +195,12 @@ fn unpack_as_told(
     bundle: &Path,
     site: &Path,
     keep_going: bool,
-) -> Result<unpack::Summary, unpack::error::UnpackError> {
+) -> Result<unpack::UnpackSummary, unpack::error::UnpackError> {
     let templates = vec![RepositoryTemplate::default()];
     let select = Selection::default();
     let (files, registry) = (None, None);
     let options =
-        unpack::options::Options { site: site.to_owned(), files, registry, templates, select, keep_going };
+        unpack::options::UnpackOptions { site: site.to_owned(), files, registry, templates, select, keep_going };
     unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
 }
 
@@ -341,7 +341,7 @@ fn every_truncation_is_named_as_one_and_leaves_nothing_wrong() {
         for reader in [BundleReader::open(&path).unwrap(), BundleReader::stream(Cursor::new(bytes.to_vec()))]
         {
             match verify(reader, &Silent) {
-                Ok(verdict) => assert_eq!(verdict.worst(), Some(Trouble::Missing), "{len}: {verdict:?}"),
+                Ok(verdict) => assert_eq!(verdict.worst(), Some(DamageKind::Missing), "{len}: {verdict:?}"),
                 Err(error) => {
                     let code = if len == 0 { Code::NotABundle } else { Code::Incomplete };
                     assert_eq!(Failure::from(error).code, code, "{len}");
@@ -889,7 +889,7 @@ pub(crate) fn framed(stream: &[u8]) -> Vec<u8> {
     for content in stream.chunks(FRAME_SIZE) {
         let frame = frame::encode(content, 3);
         let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
-        table.push(Entry { compressed: size(&frame), decompressed: size(content) });
+        table.push(FrameEntry { compressed: size(&frame), decompressed: size(content) });
         bytes.extend(frame);
     }
     bytes.extend(seek_table::encode(&table));

@@ -24,7 +24,7 @@ use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::{random_bytes, sha256};
 
 const STORAGE: &str = "registry/docker/registry/v2";
-const FENCE: &str = "registry/docker/registry/v2/blobs/unbundle-in-progress";
+const GC_GUARD: &str = "registry/docker/registry/v2/blobs/unbundle-in-progress";
 const NO_SPACE: &str = "No space left on device";
 
 /// Lists, servers for them, the bundle, and the site that it makes, all from undisturbed runs.
@@ -95,7 +95,7 @@ impl Sample {
         for (path, entry) in &tree.0 {
             let expected = self.site.0.get(path);
             assert!(
-                expected == Some(entry) || path.starts_with(FENCE),
+                expected == Some(entry) || path.starts_with(GC_GUARD),
                 "{what}: {} is {entry:?} and not {expected:?}",
                 path.display()
             );
@@ -576,7 +576,7 @@ fn a_disk_that_others_fill_meanwhile_is_an_error_and_the_next_unpack_finishes() 
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(&bytes[..bytes.len() / 3]).expect("feed the first part");
-    wait_for(&site.join(FENCE));
+    wait_for(&site.join(GC_GUARD));
     let filler = mount.path().join("filler");
     assert!(fs::write(&filler, vec![1; 60 << 20]).is_err(), "it is full now");
     let _ = stdin.write_all(&bytes[bytes.len() / 3..]); // it may have ended before
@@ -698,7 +698,7 @@ fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(&bytes[..bytes.len() / 2]).expect("feed the first half");
-    wait_for(&site.join(FENCE));
+    wait_for(&site.join(GC_GUARD));
     for _ in 0..3 {
         unbundle(sample.unpack(&site)).failed(9, &["another `unbundle` is writing to", &text(&site)]);
         sample.assert_sound(&site, "while another one is at work");
@@ -744,7 +744,7 @@ fn an_unpack_that_is_killed_while_it_waits_for_a_pipe_is_finished_by_the_next_on
             start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
         let mut stdin = child.stdin.take().expect("a pipe");
         stdin.write_all(&bytes[..bytes.len() / 10 * tenths]).expect("feed a part");
-        wait_for(&site.join(FENCE));
+        wait_for(&site.join(GC_GUARD));
         assert!(kill_after(child, Duration::ZERO, Signal::KILL));
         sample.assert_sound(&site, "killed");
         let visible = visible(&site);

@@ -139,10 +139,11 @@ fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
     let table = seek_table::read(&mut std::io::Cursor::new(bundle)).unwrap().unwrap();
     let first = table.iter().position(|entry| entry.decompressed == 0).unwrap();
     let skipped = 1 + usize::from(table[first + 1].decompressed == 0);
-    let len = |entries: &[seek_table::Entry]| entries.iter().map(|e| e.compressed as usize).sum::<usize>();
+    let len =
+        |entries: &[seek_table::FrameEntry]| entries.iter().map(|e| e.compressed as usize).sum::<usize>();
     let (begin, room) = (len(&table[..first]), len(&table[first..first + skipped]));
     let padding = skippable::encode(PADDING_MAGIC, &vec![0; room - signature_frame.len() - 8]);
-    let entry = |len: usize| seek_table::Entry { compressed: len.try_into().unwrap(), decompressed: 0 };
+    let entry = |len: usize| seek_table::FrameEntry { compressed: len.try_into().unwrap(), decompressed: 0 };
     let mut entries = table[..first].to_vec();
     entries.extend((!signature_frame.is_empty()).then(|| entry(signature_frame.len())));
     entries.push(entry(padding.len()));

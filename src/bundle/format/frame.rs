@@ -3,7 +3,7 @@
 use xxhash_rust::xxh64::xxh64;
 
 use crate::bundle::format::FRAME_SIZE;
-use crate::bundle::format::seek_table::Entry;
+use crate::bundle::format::seek_table::FrameEntry;
 use crate::bundle::read::problem::FrameError;
 
 pub(crate) const MAGIC: u32 = 0xFD2F_B528;
@@ -24,7 +24,7 @@ pub const HEAD_LEN: usize = 14;
 
 /// Whether a frame of the size that `entry` says begins with `head`: [`HEAD_LEN`] bytes, or all if there are fewer.
 #[must_use]
-pub fn begins(head: &[u8], entry: Entry) -> bool {
+pub fn begins(head: &[u8], entry: FrameEntry) -> bool {
     let number =
         |at: usize| head.get(at..at + 4).map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four")));
     match number(0) {

@@ -45,14 +45,14 @@ pub struct Index {
     /// The images, sorted by reference.
     pub images: Vec<IndexedImage>,
     /// What the bundle says of itself.
-    pub about: About,
+    pub about: BundleInfo,
     /// Configs, layers and files that it names and does not hold, as the site has them ("Deltas").
     pub elsewhere: BTreeSet<Digest>,
 }
 
 /// What a bundle says of itself, for people: nothing depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct About {
+pub struct BundleInfo {
     /// A title, such as `Kubespray v2.25.0`.
     pub title: Option<String>,
     /// When it was packed (RFC 3339). Only where whoever packs says so: the same input makes the same bundle.
@@ -134,17 +134,17 @@ pub enum IndexError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Document {
+struct IndexDocument {
     schema_version: u32,
     media_type: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     artifact_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    config: Option<Entry>,
+    config: Option<IndexEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    layers: Option<Vec<Entry>>,
+    layers: Option<Vec<IndexEntry>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    manifests: Option<Vec<Entry>>,
+    manifests: Option<Vec<IndexEntry>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
 }
@@ -152,7 +152,7 @@ struct Document {
 /// A descriptor; `annotations` are sorted, so that the same content always gives the same bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Entry {
+struct IndexEntry {
     media_type: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     artifact_type: Option<String>,
@@ -166,7 +166,7 @@ impl Index {
     /// The bytes of `index.json`.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let files = self.files.map(|(digest, size)| Entry {
+        let files = self.files.map(|(digest, size)| IndexEntry {
             media_type: OCI_MANIFEST.into(),
             artifact_type: Some(FILES_ARTIFACT.into()),
             digest,
@@ -177,7 +177,7 @@ impl Index {
         let is_delta = !self.elsewhere.is_empty();
         let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
         let (major, minor) = if is_delta || has_lock { NEWER_DOCUMENTS } else { DOCUMENTS };
-        let About { title, created, guide } = self.about.clone();
+        let BundleInfo { title, created, guide } = self.about.clone();
         let annotations = [
             (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
             (ANNOTATION_ELSEWHERE, is_delta.then(|| join(&self.elsewhere))),
@@ -187,7 +187,7 @@ impl Index {
             (CREATED, created),
         ];
         let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
-        to_json(&Document {
+        to_json(&IndexDocument {
             schema_version: 2,
             media_type: OCI_INDEX.into(),
             artifact_type: None,
@@ -217,9 +217,9 @@ impl Index {
         if !elsewhere.is_empty() && required.trim().is_empty() {
             return Err(IndexError::Unannounced);
         }
-        let document: Document = serde_json::from_slice(bytes)?;
+        let document: IndexDocument = serde_json::from_slice(bytes)?;
         let said = |key| document.annotations.get(key).cloned();
-        let about = About { title: said(TITLE), created: said(CREATED), guide: said(ANNOTATION_GUIDE) };
+        let about = BundleInfo { title: said(TITLE), created: said(CREATED), guide: said(ANNOTATION_GUIDE) };
         let mut index = Self { about, elsewhere, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
@@ -243,7 +243,7 @@ impl Index {
 }
 
 impl IndexedImage {
-    fn entry(&self) -> Entry {
+    fn entry(&self) -> IndexEntry {
         let name = self.reference.to_string();
         let mut annotations: BTreeMap<_, _> =
             [(REF_NAME.to_owned(), name.clone()), (CONTAINERD_NAME.to_owned(), name)].into();
@@ -257,7 +257,7 @@ impl IndexedImage {
         if self.is_made {
             annotations.insert(ANNOTATION_MADE.to_owned(), MADE.to_owned());
         }
-        Entry {
+        IndexEntry {
             media_type: self.media_type.clone(),
             artifact_type: None,
             digest: self.digest,
@@ -267,7 +267,7 @@ impl IndexedImage {
     }
 }
 
-impl Entry {
+impl IndexEntry {
     fn check_encoding(&self) -> Result<(), IndexError> {
         match self.annotations.get(ANNOTATION_ENCODING) {
             Some(encoding) => Err(IndexError::Encoding(self.digest, encoding.clone())),
@@ -301,7 +301,7 @@ impl FileSet {
     /// The bytes of the manifest.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
-        let layers = self.files.iter().map(|file| Entry {
+        let layers = self.files.iter().map(|file| IndexEntry {
             media_type: FILE_MEDIA_TYPE.into(),
             artifact_type: None,
             digest: file.digest,
@@ -312,11 +312,11 @@ impl FileSet {
             ]
             .into(),
         });
-        to_json(&Document {
+        to_json(&IndexDocument {
             schema_version: 2,
             media_type: OCI_MANIFEST.into(),
             artifact_type: Some(FILES_ARTIFACT.into()),
-            config: Some(Entry {
+            config: Some(IndexEntry {
                 media_type: EMPTY_MEDIA_TYPE.into(),
                 artifact_type: None,
                 digest: Digest::of(EMPTY_CONFIG),
@@ -331,7 +331,7 @@ impl FileSet {
 
     /// Reads the manifest; refuses paths that escape or that collide.
     pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
-        let document: Document = serde_json::from_slice(bytes)?;
+        let document: IndexDocument = serde_json::from_slice(bytes)?;
         let mut files = Vec::new();
         for (number, entry) in document.layers.unwrap_or_default().into_iter().enumerate() {
             entry.check_encoding()?;
@@ -362,7 +362,7 @@ fn split(text: &str) -> Result<BTreeSet<Digest>, ParseDigestError> {
     text.split_whitespace().map(str::parse).collect()
 }
 
-fn to_json(document: &Document) -> Vec<u8> {
+fn to_json(document: &IndexDocument) -> Vec<u8> {
     serde_json::to_vec(document).expect("plain structs become JSON; please report")
 }
 
@@ -387,7 +387,7 @@ mod tests {
                 platforms: Vec::new(),
                 is_made: false,
             }],
-            about: About {
+            about: BundleInfo {
                 title: Some("Kubespray v2.25.0".into()),
                 created: Some("2026-11-23T20:00:00Z".into()),
                 guide: Some("# How to go on\n".into()),

@@ -35,14 +35,14 @@ pub struct Blob {
 
 /// How much.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Amount {
+pub struct Totals {
     /// How many blobs.
     pub blobs: usize,
     /// How many bytes.
     pub bytes: u64,
 }
 
-impl Amount {
+impl Totals {
     /// Whether it is nothing.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
@@ -52,7 +52,7 @@ impl Amount {
 
 /// An image and all that the bundle holds of it.
 #[derive(Debug, Clone)]
-pub struct Image {
+pub struct BundledImage {
     /// How `index.json` names it.
     pub indexed: IndexedImage,
     /// Its manifests, each before the ones that it names.
@@ -71,7 +71,7 @@ pub struct Layout {
     /// Those that it names and does not hold, in the order in which they would stand among the others ("Deltas").
     pub elsewhere: Vec<Blob>,
     /// The images.
-    pub images: Vec<Image>,
+    pub images: Vec<BundledImage>,
     /// The files.
     pub files: Vec<IndexedFile>,
     /// What the manifests say, by digest.
@@ -80,7 +80,7 @@ pub struct Layout {
 
 /// One entry of the tar stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct TarEntry {
     /// Its name in the archive.
     pub name: String,
     /// Its blob; nothing for `oci-layout` and `index.json`.
@@ -120,11 +120,11 @@ pub enum LayoutError {
 /// Walks over the manifests of an index in the bundle's order, parents first.
 ///
 /// The reader does not know a manifest before it has read it, the writer knows all of them: both call
-/// [`Walk::next_manifest`] and answer with [`Walk::supply`] until nothing is left.
-pub struct Walk {
+/// [`ManifestWalk::next_manifest`] and answer with [`ManifestWalk::supply`] until nothing is left.
+pub struct ManifestWalk {
     index: Index,
     /// What is still to be visited, the next one last: the image, how deep, the manifest.
-    stack: Vec<(usize, usize, Wanted)>,
+    stack: Vec<(usize, usize, WantedManifest)>,
     visited: HashSet<(usize, Digest)>,
     sizes: HashMap<Digest, u64>,
     manifests: Vec<Blob>,
@@ -137,12 +137,12 @@ pub struct Walk {
     parsed: HashMap<Digest, Manifest>,
     files: Vec<IndexedFile>,
     members: Vec<Vec<Blob>>,
-    pending: Option<(usize, usize, Wanted)>,
+    pending: Option<(usize, usize, WantedManifest)>,
 }
 
 /// A manifest that is to be supplied next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedManifest {
     /// Its media type.
     pub media_type: String,
     /// The blob.
@@ -150,7 +150,7 @@ pub struct Wanted {
     file_set: bool,
 }
 
-impl Walk {
+impl ManifestWalk {
     /// A walk over what `index` names.
     pub fn new(index: Index) -> Result<Self, LayoutError> {
         let mut walk = Self {
@@ -169,18 +169,26 @@ impl Walk {
         };
         for (number, image) in index.images.iter().enumerate().rev() {
             let blob = Blob { digest: image.digest, size: image.size };
-            walk.push(number, 0, Wanted { media_type: image.media_type.clone(), blob, file_set: false })?;
+            walk.push(
+                number,
+                0,
+                WantedManifest { media_type: image.media_type.clone(), blob, file_set: false },
+            )?;
         }
         if let Some((digest, size)) = index.files {
             let media_type = crate::oci::manifest::OCI_MANIFEST.to_owned();
-            walk.push(usize::MAX, 0, Wanted { media_type, blob: Blob { digest, size }, file_set: true })?;
+            walk.push(
+                usize::MAX,
+                0,
+                WantedManifest { media_type, blob: Blob { digest, size }, file_set: true },
+            )?;
         }
         walk.index = index;
         Ok(walk)
     }
 
     /// The next manifest of the bundle, each one once; nothing when all were supplied.
-    pub fn next_manifest(&mut self) -> Result<Option<Wanted>, LayoutError> {
+    pub fn next_manifest(&mut self) -> Result<Option<WantedManifest>, LayoutError> {
         while let Some((image, depth, wanted)) = self.stack.pop() {
             if !self.visited.insert((image, wanted.blob.digest)) {
                 continue;
@@ -206,7 +214,7 @@ impl Walk {
         Ok(None)
     }
 
-    /// The bytes of the manifest that [`Walk::next_manifest`] asked for; their digest has been checked.
+    /// The bytes of the manifest that [`ManifestWalk::next_manifest`] asked for; their digest has been checked.
     pub fn supply(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
         let (image, depth, wanted) =
             self.pending.take().expect("`next_manifest` asked for it; please report");
@@ -231,7 +239,7 @@ impl Walk {
         self.descend(image, depth, digest)
     }
 
-    /// The layout, once [`Walk::next_manifest`] has nothing more.
+    /// The layout, once [`ManifestWalk::next_manifest`] has nothing more.
     pub fn finish(self, index_size: u64) -> Result<Layout, LayoutError> {
         let mut placed: HashSet<Digest> = self.manifests.iter().map(|blob| blob.digest).collect();
         let (mut blobs, mut elsewhere) = (Vec::new(), Vec::new());
@@ -260,7 +268,7 @@ impl Walk {
         }
 
         let images = self.index.images.into_iter().zip(self.members);
-        let images = images.map(|(indexed, manifests)| Image { indexed, manifests });
+        let images = images.map(|(indexed, manifests)| BundledImage { indexed, manifests });
         Ok(Layout {
             index_size,
             images: images.collect(),
@@ -285,16 +293,20 @@ impl Walk {
             return Err(LayoutError::Limit("nested indexes", DEPTH_LIMIT as u64));
         }
         let omitted = &self.index.images[image].omitted;
-        let kept: Vec<Wanted> = children
+        let kept: Vec<WantedManifest> = children
             .iter()
             .rev()
             .filter(|child| !omitted.contains(&child.digest))
-            .map(|child| Wanted { media_type: child.media_type.clone(), blob: child.into(), file_set: false })
+            .map(|child| WantedManifest {
+                media_type: child.media_type.clone(),
+                blob: child.into(),
+                file_set: false,
+            })
             .collect();
         kept.into_iter().try_for_each(|wanted| self.push(image, depth + 1, wanted))
     }
 
-    fn push(&mut self, image: usize, depth: usize, wanted: Wanted) -> Result<(), LayoutError> {
+    fn push(&mut self, image: usize, depth: usize, wanted: WantedManifest) -> Result<(), LayoutError> {
         if wanted.blob.size > MANIFEST_LIMIT && !wanted.file_set {
             return Err(LayoutError::Limit("a manifest of too many bytes", MANIFEST_LIMIT));
         }
@@ -332,13 +344,13 @@ impl Walk {
 
 impl Layout {
     /// Every entry of the tar stream, in order.
-    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = TarEntry> {
         let files = [(OCI_LAYOUT, OCI_LAYOUT_CONTENT.len() as u64), (INDEX_JSON, self.index_size)];
         let files = files.into_iter().map(|(name, size)| (name.to_owned(), None, size));
         let blobs = self.manifests.iter().chain(&self.blobs);
         let blobs = blobs.map(|blob| (blob_name(blob.digest), Some(blob.digest), blob.size));
         files.chain(blobs).scan(0, |offset, (name, digest, size)| {
-            let entry = Entry { name, digest, size, offset: *offset };
+            let entry = TarEntry { name, digest, size, offset: *offset };
             *offset += BLOCK as u64 + padded(size);
             Some(entry)
         })
@@ -402,7 +414,7 @@ impl Layout {
 
     /// The configs and layers of `image`, each once, also those that are elsewhere.
     #[must_use]
-    pub fn blobs_of(&self, image: &Image) -> Vec<Blob> {
+    pub fn blobs_of(&self, image: &BundledImage) -> Vec<Blob> {
         let mut seen = HashSet::new();
         let mut blobs = Vec::new();
         for manifest in &image.manifests {
@@ -417,7 +429,7 @@ impl Layout {
     /// The platforms of which the bundle holds `image`; none for an artifact. `config` reads a config: nothing else
     /// says what platform an image without an index is for.
     #[must_use]
-    pub fn platforms(&self, image: &Image, config: impl Fn(Digest) -> Option<Vec<u8>>) -> Vec<String> {
+    pub fn platforms(&self, image: &BundledImage, config: impl Fn(Digest) -> Option<Vec<u8>>) -> Vec<String> {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
         let mut platforms = BTreeSet::new();
         for manifest in &image.manifests {
@@ -441,7 +453,7 @@ impl Layout {
 
     /// The platforms of the manifests of `image` that its index says they are for.
     #[must_use]
-    pub fn platforms_of_children(&self, image: &Image) -> HashMap<Digest, Platform> {
+    pub fn platforms_of_children(&self, image: &BundledImage) -> HashMap<Digest, Platform> {
         let children =
             image.manifests.iter().filter_map(|manifest| match self.parsed.get(&manifest.digest) {
                 Some(Manifest::Index(children)) => Some(children),
@@ -452,7 +464,7 @@ impl Layout {
 
     /// The media types of the manifests of `image`.
     #[must_use]
-    pub fn media_types(&self, image: &Image) -> HashMap<Digest, String> {
+    pub fn media_types(&self, image: &BundledImage) -> HashMap<Digest, String> {
         let mut types: HashMap<Digest, String> =
             [(image.indexed.digest, image.indexed.media_type.clone())].into();
         for manifest in &image.manifests {
@@ -471,8 +483,8 @@ impl Layout {
 
     /// How much of what it names it does not hold.
     #[must_use]
-    pub fn left_out(&self) -> Amount {
-        Amount { blobs: self.elsewhere.len(), bytes: self.elsewhere.iter().map(|blob| blob.size).sum() }
+    pub fn left_out(&self) -> Totals {
+        Totals { blobs: self.elsewhere.len(), bytes: self.elsewhere.iter().map(|blob| blob.size).sum() }
     }
 
     /// What each of `blobs` belongs to: references of images and paths of files, as a person knows them.
@@ -612,7 +624,7 @@ mod tests {
         elsewhere: &[&[u8]],
     ) -> Result<Layout, LayoutError> {
         let elsewhere = elsewhere.iter().map(|bytes| Digest::of(bytes)).collect();
-        let mut walk = Walk::new(Index { images, elsewhere, ..Index::default() })?;
+        let mut walk = ManifestWalk::new(Index { images, elsewhere, ..Index::default() })?;
         while let Some(wanted) = walk.next_manifest()? {
             walk.supply(
                 documents.iter().find(|bytes| Digest::of(bytes) == wanted.blob.digest).expect("known"),

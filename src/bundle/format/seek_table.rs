@@ -12,7 +12,7 @@ const ENTRY_LEN: usize = 8;
 
 /// The size of one frame, skippable ones included, the seek table's own frame not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
+pub struct FrameEntry {
     /// How many bytes it has in the bundle.
     pub compressed: u32,
     /// How many bytes it decodes to; 0 for a skippable frame.
@@ -21,7 +21,7 @@ pub struct Entry {
 
 /// The skippable frame that holds `entries`.
 #[must_use]
-pub fn encode(entries: &[Entry]) -> Vec<u8> {
+pub fn encode(entries: &[FrameEntry]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(entries.len() * ENTRY_LEN + FOOTER_LEN);
     for entry in entries {
         payload.extend_from_slice(&entry.compressed.to_le_bytes());
@@ -36,7 +36,7 @@ pub fn encode(entries: &[Entry]) -> Vec<u8> {
 
 /// The entries in the payload of a seek table's frame, or nothing if it is none.
 #[must_use]
-pub fn decode(payload: &[u8]) -> Option<Vec<Entry>> {
+pub fn decode(payload: &[u8]) -> Option<Vec<FrameEntry>> {
     let (entries, footer) = payload.split_at_checked(payload.len().checked_sub(FOOTER_LEN)?)?;
     let count = u32::from_le_bytes(footer[..4].try_into().ok()?) as usize;
     let sound = footer[4] == 0
@@ -46,7 +46,7 @@ pub fn decode(payload: &[u8]) -> Option<Vec<Entry>> {
         let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
         entries
             .chunks_exact(ENTRY_LEN)
-            .map(|entry| Entry { compressed: number(&entry[..4]), decompressed: number(&entry[4..]) })
+            .map(|entry| FrameEntry { compressed: number(&entry[..4]), decompressed: number(&entry[4..]) })
             .collect()
     })
 }
@@ -70,7 +70,7 @@ pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
 }
 
 /// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
-pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
+pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<FrameEntry>>> {
     let len = input.seek(SeekFrom::End(0))?;
     let mut footer = [0; FOOTER_LEN];
     if len < (8 + FOOTER_LEN) as u64 {
@@ -102,7 +102,7 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<Entry>>> {
 }
 
 /// Whether no frame is larger than one may be.
-pub(crate) fn is_sound(table: &[Entry]) -> bool {
+pub(crate) fn is_sound(table: &[FrameEntry]) -> bool {
     table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
 }
 
@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn a_table_is_found_at_the_end_and_only_when_it_fits() {
-        let entries = [Entry { compressed: 5, decompressed: 9 }, Entry { compressed: 3, decompressed: 0 }];
+        let entries =
+            [FrameEntry { compressed: 5, decompressed: 9 }, FrameEntry { compressed: 3, decompressed: 0 }];
         let file = [vec![0; 8], encode(&entries)].concat();
         assert_eq!(read(&mut Cursor::new(&file)).unwrap().unwrap(), entries);
         assert_eq!(read(&mut Cursor::new(&file[1..])).unwrap(), None);

@@ -12,8 +12,8 @@ use crate::bundle::format::seek_table;
 use crate::bundle::format::skippable::VOLUME_MAGIC;
 use crate::bundle::format::volume_name::{SUMS, VOLUME_LIMIT, parse_volume_name, volume_name};
 use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
-use crate::bundle::read::problem::Problem;
-use crate::bundle::read::volume_set::{Medium, Volume};
+use crate::bundle::read::problem::VolumeProblem;
+use crate::bundle::read::volume_set::{Volume, VolumeSet};
 use crate::oci::digest::Digest;
 
 /// The largest such list that is read, in bytes.
@@ -24,7 +24,7 @@ pub(crate) const HEAD_FRAMES: usize = 64;
 
 /// Why there is no bundle to be read.
 #[derive(Debug, thiserror::Error)]
-pub enum MediumError {
+pub enum DiscoverError {
     /// The file system says no.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -40,15 +40,15 @@ pub enum MediumError {
 }
 
 /// Finds the bundle that `paths` name: one file, any volume of a set, or directories that together hold one bundle.
-pub fn find(paths: &[PathBuf]) -> Result<Medium, MediumError> {
-    let mut found = Found::default();
+pub fn find(paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
+    let mut found = Discovered::default();
     paths.iter().try_for_each(|path| found.look(path))?;
     found.medium(paths)
 }
 
 /// What was found of bundles.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct Discovered {
     /// Files that are bundles by themselves.
     pub(crate) whole: BTreeSet<PathBuf>,
     /// The volumes of each bundle.
@@ -67,8 +67,8 @@ pub(crate) struct Candidate {
     pub(crate) label: Option<Label>,
 }
 
-impl Found {
-    pub(crate) fn look(&mut self, path: &Path) -> Result<(), MediumError> {
+impl Discovered {
+    pub(crate) fn look(&mut self, path: &Path) -> Result<(), DiscoverError> {
         let kind = std::fs::metadata(path);
         if kind.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
             return self.look_into(path);
@@ -87,7 +87,7 @@ impl Found {
         Ok(())
     }
 
-    pub(crate) fn look_into(&mut self, folder: &Path) -> Result<(), MediumError> {
+    pub(crate) fn look_into(&mut self, folder: &Path) -> Result<(), DiscoverError> {
         let before = (self.whole.len(), self.volumes.len(), self.folders.len());
         for path in files_in(folder)? {
             if file_name(&path).ends_with(".tar.zst") {
@@ -96,7 +96,7 @@ impl Found {
         }
         self.volumes_in(folder, |bundle| bundle.ends_with(".tar.zst"), false)?;
         if before == (self.whole.len(), self.volumes.len(), self.folders.len()) {
-            return Err(MediumError::Nothing(folder.to_owned()));
+            return Err(DiscoverError::Nothing(folder.to_owned()));
         }
         Ok(())
     }
@@ -107,7 +107,7 @@ impl Found {
         folder: &Path,
         wanted: impl Fn(&str) -> bool,
         is_named: bool,
-    ) -> Result<(), MediumError> {
+    ) -> Result<(), DiscoverError> {
         if self.folders.iter().any(|known| known == folder) {
             return Ok(());
         }
@@ -141,21 +141,21 @@ impl Found {
         }
     }
 
-    pub(crate) fn medium(mut self, paths: &[PathBuf]) -> Result<Medium, MediumError> {
+    pub(crate) fn medium(mut self, paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
         let names: Vec<String> = (self.whole.iter().map(|path| path.display().to_string()))
             .chain(self.volumes.keys().map(|bundle| volume_name(bundle, 1)))
             .collect();
         match (self.whole.len(), self.volumes.len()) {
-            (1, 0) => Ok(Medium::file(&self.whole.pop_first().expect("it was counted"))?),
+            (1, 0) => Ok(VolumeSet::file(&self.whole.pop_first().expect("it was counted"))?),
             (0, 1) => {
                 let (bundle, candidates) = self.volumes.pop_first().expect("it was counted");
                 let listed = self.listed.remove(&bundle).unwrap_or_default();
-                Ok(Set { bundle, candidates, listed, folders: self.folders }.medium())
+                Ok(SetBuilder { bundle, candidates, listed, folders: self.folders }.medium())
             }
-            (0, 0) => Err(MediumError::Nothing(paths.first().cloned().unwrap_or_default())),
+            (0, 0) => Err(DiscoverError::Nothing(paths.first().cloned().unwrap_or_default())),
             // Somebody named it.
-            (1, _) if paths.len() > 1 => Err(MediumError::NotAVolume(names[0].clone())),
-            _ => Err(MediumError::Several(names)),
+            (1, _) if paths.len() > 1 => Err(DiscoverError::NotAVolume(names[0].clone())),
+            _ => Err(DiscoverError::Several(names)),
         }
     }
 }
@@ -207,15 +207,15 @@ pub(crate) fn label_of(path: &Path) -> Result<Option<Label>, FsError> {
 }
 
 /// The volumes of one bundle, on the way to a medium.
-pub(crate) struct Set {
+pub(crate) struct SetBuilder {
     pub(crate) bundle: String,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) listed: BTreeSet<u32>,
     pub(crate) folders: Vec<PathBuf>,
 }
 
-impl Set {
-    pub(crate) fn medium(self) -> Medium {
+impl SetBuilder {
+    pub(crate) fn medium(self) -> VolumeSet {
         let mut problems = Vec::new();
         let own = self.own_set();
         let mut numbered: BTreeMap<u32, Candidate> = BTreeMap::new();
@@ -225,7 +225,7 @@ impl Set {
         for candidate in right.into_iter().chain(other) {
             let volume = file_name(&candidate.path);
             match candidate.label {
-                Some(label) if Some(label.set) != own => problems.push(Problem::Foreign { volume }),
+                Some(label) if Some(label.set) != own => problems.push(VolumeProblem::Foreign { volume }),
                 Some(label) => {
                     let is = volume_name(&self.bundle, label.number);
                     if let Some(known) = numbered.get_mut(&label.number) {
@@ -235,25 +235,25 @@ impl Set {
                                 *known = candidate;
                             }
                         } else {
-                            problems.push(Problem::Repeated { volume, is });
+                            problems.push(VolumeProblem::Repeated { volume, is });
                         }
                         continue;
                     }
                     if is != volume {
-                        problems.push(Problem::Renamed { volume, is });
+                        problems.push(VolumeProblem::Renamed { volume, is });
                     }
                     numbered.insert(label.number, candidate);
                 }
                 None if numbered.contains_key(&candidate.number) => {}
                 None => {
-                    problems.push(Problem::Unlabelled { volume });
+                    problems.push(VolumeProblem::Unlabelled { volume });
                     numbered.insert(candidate.number, candidate);
                 }
             }
         }
         let last = numbered.keys().chain(&self.listed).copied().max().unwrap_or(1);
         let volumes = self.volumes(&numbered, last, &mut problems);
-        let medium = Medium {
+        let medium = VolumeSet {
             volumes,
             name: self.bundle.clone(),
             is_in_volumes: true,
@@ -284,7 +284,7 @@ impl Set {
         &self,
         numbered: &BTreeMap<u32, Candidate>,
         last: u32,
-        problems: &mut Vec<Problem>,
+        problems: &mut Vec<VolumeProblem>,
     ) -> Vec<Volume> {
         let mut volumes: Vec<Volume> = Vec::new();
         let mut start = 0;
@@ -299,12 +299,12 @@ impl Set {
             let have = candidate.map_or(0, |candidate| candidate.len);
             let len = next.and_then(|next| next.checked_sub(start)).unwrap_or(have);
             match candidate {
-                None => problems.push(Problem::Missing { volume: name.clone() }),
+                None => problems.push(VolumeProblem::Missing { volume: name.clone() }),
                 Some(_) if have < len => {
-                    problems.push(Problem::Truncated { volume: name.clone(), has: have, needs: len });
+                    problems.push(VolumeProblem::Truncated { volume: name.clone(), has: have, needs: len });
                 }
                 Some(_) if have > len => {
-                    problems.push(Problem::Longer { volume: name.clone(), has: have, needs: len });
+                    problems.push(VolumeProblem::Longer { volume: name.clone(), has: have, needs: len });
                 }
                 Some(_) => {}
             }
@@ -324,7 +324,7 @@ impl Set {
     }
 
     /// Notes whether the last volume ends the bundle.
-    pub(crate) fn with_end(&self, mut medium: Medium, last: u32) -> Medium {
+    pub(crate) fn with_end(&self, mut medium: VolumeSet, last: u32) -> VolumeSet {
         let is_last_there = medium.volumes.last().is_some_and(Volume::is_there);
         if !is_last_there || seek_table::ends(&mut medium.reader(0)).unwrap_or(false) {
             return medium;
@@ -333,14 +333,16 @@ impl Set {
         let index = medium.volumes.len() - 1;
         let have = medium.volumes[index].have;
         // Recovery data says how long its volume is, and whether it is the last one.
-        let problem =
-            match medium.recovery(index).map(|recovery| (recovery.volume_len(), recovery.section().end)) {
-                Some((len, end)) if end == len => Some(Problem::Missing { volume: next }),
-                Some((len, _)) if have < len => Some(Problem::Truncated { volume, has: have, needs: len }),
-                // It is only damaged.
-                Some(_) => None,
-                None => Some(Problem::Unended { volume, next }),
-            };
+        let problem = match medium
+            .recovery(index)
+            .map(|recovery| (recovery.volume_len(), recovery.section().end))
+        {
+            Some((len, end)) if end == len => Some(VolumeProblem::Missing { volume: next }),
+            Some((len, _)) if have < len => Some(VolumeProblem::Truncated { volume, has: have, needs: len }),
+            // It is only damaged.
+            Some(_) => None,
+            None => Some(VolumeProblem::Unended { volume, next }),
+        };
         medium.problems.extend(problem);
         medium
     }

@@ -3,8 +3,8 @@
 use crate::base::fs::FsError;
 use crate::bundle::format::index::IndexError;
 use crate::bundle::format::layout::LayoutError;
-use crate::bundle::read::discover::MediumError;
-use crate::bundle::read::problem::{FrameError, Place, Problem, Trouble};
+use crate::bundle::read::discover::DiscoverError;
+use crate::bundle::read::problem::{DamageKind, FrameError, Position, VolumeProblem};
 use crate::oci::digest::Digest;
 use crate::signature::SignatureError;
 
@@ -16,10 +16,10 @@ pub enum ReadError {
     Fs(#[from] FsError),
     /// There is no bundle where it was looked for, or more than one.
     #[error(transparent)]
-    Medium(#[from] MediumError),
+    Medium(#[from] DiscoverError),
     /// Volumes are missing.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Incomplete(Vec<Problem>),
+    Incomplete(Vec<VolumeProblem>),
     /// The input is something else.
     #[error("this is no airbundle bundle: {0}")]
     NotABundle(String),
@@ -29,7 +29,7 @@ pub enum ReadError {
         /// The entry that was being read.
         object: String,
         /// Where the frame begins.
-        place: Box<Place>,
+        place: Box<Position>,
         /// What is wrong with it.
         #[source]
         source: FrameError,
@@ -61,12 +61,12 @@ pub enum ReadError {
 impl ReadError {
     /// What kind of trouble it is, of a bundle whose documents have been read.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn trouble(&self) -> DamageKind {
         match self {
             Self::Damaged { source, .. } => source.trouble(),
-            Self::Incomplete(_) => Trouble::Missing,
-            Self::Fs(_) => Trouble::Unreadable,
-            _ => Trouble::Damaged,
+            Self::Incomplete(_) => DamageKind::Missing,
+            Self::Fs(_) => DamageKind::Unreadable,
+            _ => DamageKind::Damaged,
         }
     }
 }
@@ -74,14 +74,14 @@ impl ReadError {
 /// Why something that the bundle should have cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
-pub struct Loss {
+pub struct Unavailable {
     /// What kind of trouble it is.
-    pub trouble: Trouble,
+    pub trouble: DamageKind,
     /// What is wrong, for a person.
     pub problem: String,
 }
 
-impl From<&ReadError> for Loss {
+impl From<&ReadError> for Unavailable {
     fn from(error: &ReadError) -> Self {
         let mut problem = error.to_string();
         let mut cause = std::error::Error::source(error);
@@ -97,7 +97,7 @@ impl From<&ReadError> for Loss {
 }
 
 /// Where damage is, for an error that says then what it is. What is missing is named there.
-pub(crate) fn whereabouts(place: &Place, source: &FrameError) -> String {
+pub(crate) fn whereabouts(place: &Position, source: &FrameError) -> String {
     match source {
         FrameError::Absent(_) => String::new(),
         _ if place.volume.is_some() => format!(": damage at {place}"),

@@ -1,4 +1,4 @@
-//! [`Feeder`]: the thread that reads frames and sends them to be decoded.
+//! [`FrameFeeder`]: the thread that reads frames and sends them to be decoded.
 
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -7,13 +7,13 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 use crate::base::buffer::{Buffer, Buffers};
 use crate::bundle::format::label::Label;
-use crate::bundle::format::seek_table::{self, Entry};
+use crate::bundle::format::seek_table::{self, FrameEntry};
 use crate::bundle::format::skippable::{
     PADDING_MAGIC, RECOVERY_MAGIC, SEEK_TABLE_MAGIC, SIGNATURE_MAGIC, SKIPPABLE_LIMIT, VOLUME_MAGIC,
 };
-use crate::bundle::read::frame_reader::{self, Data, Frame, FrameReader};
+use crate::bundle::read::frame_reader::{self, DataFrame, Frame, FrameReader};
 use crate::bundle::read::problem::FrameError;
-use crate::bundle::read::volume_set::{Medium, MediumReader};
+use crate::bundle::read::volume_set::{VolumeSet, VolumeSetReader};
 use crate::signature::{SIGNATURE_LIMIT, Signature};
 
 /// How much is read at once where a frame or a block begins. All else goes straight to its place, if it is more than
@@ -21,7 +21,7 @@ use crate::signature::{SIGNATURE_LIMIT, Signature};
 pub(crate) const READ_AHEAD: usize = 8 << 10;
 
 /// What comes out of the input.
-pub(crate) enum Sent {
+pub(crate) enum FeederMessage {
     Chunk(Chunk),
     Signature(Vec<u8>),
 }
@@ -36,16 +36,16 @@ pub(crate) struct Chunk {
 }
 
 /// Starts a thread that feeds; returns where it comes out.
-pub(crate) fn feeder(feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Receiver<Sent> {
+pub(crate) fn feeder(feed: impl FnOnce(&mut FrameFeeder) + Send + 'static) -> Receiver<FeederMessage> {
     // Every core has a frame at work and there is one more behind it; each has at most 8 MiB, both forms.
     let (sender, sent) = sync_channel(rayon::current_num_threads().min(6) + 2);
-    std::thread::spawn(move || feed(&mut Feeder::new(sender)));
+    std::thread::spawn(move || feed(&mut FrameFeeder::new(sender)));
     sent
 }
 
 /// Where to begin with the frames of a seek table.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct TableStart {
+pub(crate) struct TablePosition {
     /// The number of the first frame, …
     pub(crate) frame: usize,
     /// … where it is in the bundle, …
@@ -54,9 +54,9 @@ pub(crate) struct TableStart {
     pub(crate) stream: u64,
 }
 
-impl TableStart {
+impl TablePosition {
     /// The first frame that holds something from `stream` on, if one begins there.
-    pub(crate) fn at(table: &[Entry], stream: u64) -> Option<Self> {
+    pub(crate) fn at(table: &[FrameEntry], stream: u64) -> Option<Self> {
         let mut start = Self::default();
         while start.stream < stream {
             let entry = table.get(start.frame)?;
@@ -72,7 +72,7 @@ impl TableStart {
 
 /// How much may be read.
 #[derive(Clone, Copy)]
-pub(crate) enum Leave {
+pub(crate) enum ReadAllowance {
     /// One frame more.
     One,
     /// Everything.
@@ -80,15 +80,15 @@ pub(crate) enum Leave {
 }
 
 /// A frame as it was packed, if there is recovery data for it.
-pub(crate) struct Mender {
-    pub(crate) medium: Arc<Medium>,
+pub(crate) struct FrameRepair {
+    pub(crate) medium: Arc<VolumeSet>,
     /// Where there is none, nothing is searched for it.
     pub(crate) may_mend: bool,
     pub(crate) offset: u64,
-    pub(crate) entry: Entry,
+    pub(crate) entry: FrameEntry,
 }
 
-impl Mender {
+impl FrameRepair {
     pub(crate) fn frame(&self, buffers: &Buffers) -> Option<Frame> {
         if !self.may_mend {
             return None;
@@ -115,17 +115,17 @@ pub(crate) enum VolumeEnd {
 }
 
 /// The thread that reads the input and sends its frames to be decoded.
-pub(crate) struct Feeder {
-    pub(crate) sender: SyncSender<Sent>,
+pub(crate) struct FrameFeeder {
+    pub(crate) sender: SyncSender<FeederMessage>,
     /// Who says how much may be read; without anybody, it is everything.
-    pub(crate) leave: Option<Receiver<Leave>>,
+    pub(crate) leave: Option<Receiver<ReadAllowance>>,
     /// For how many frames there is leave that has not been used yet.
     pub(crate) leaves: u32,
     /// Whether there is recovery data.
     pub(crate) may_mend: bool,
     pub(crate) buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
-    pub(crate) seen: Vec<Entry>,
+    pub(crate) seen: Vec<FrameEntry>,
     /// How many bytes of the tar stream have been sent since the first label: what labels count.
     pub(crate) stream: u64,
     /// Whether something is missing in `seen`.
@@ -137,10 +137,10 @@ pub(crate) struct Feeder {
 }
 
 /// The reader has been dropped: nothing more is wanted.
-pub(crate) struct Gone;
+pub(crate) struct ReaderDropped;
 
-impl Feeder {
-    pub(crate) fn new(sender: SyncSender<Sent>) -> Self {
+impl FrameFeeder {
+    pub(crate) fn new(sender: SyncSender<FeederMessage>) -> Self {
         Self {
             sender,
             leave: None,
@@ -162,11 +162,11 @@ impl Feeder {
         }
         match self.leave.as_ref().map(Receiver::recv) {
             None => true,
-            Some(Ok(Leave::One)) => {
+            Some(Ok(ReadAllowance::One)) => {
                 self.leaves += 1;
                 true
             }
-            Some(Ok(Leave::All)) => {
+            Some(Ok(ReadAllowance::All)) => {
                 self.leave = None;
                 true
             }
@@ -187,7 +187,7 @@ impl Feeder {
 
     /// The frames of volumes, one volume after the other. What cannot be read of one does not hide the next: its label
     /// says how much of the tar stream is lost.
-    pub(crate) fn by_volumes(&mut self, medium: &Medium) {
+    pub(crate) fn by_volumes(&mut self, medium: &VolumeSet) {
         let mut rest = medium.volumes();
         while let [volume, behind @ ..] = rest {
             rest = behind;
@@ -241,7 +241,7 @@ impl Feeder {
                     return VolumeEnd::Failed(offset, FrameError::Foreign("more than a bundle may have"));
                 }
                 Ok(Some(frame)) => {
-                    self.seen.push(Entry {
+                    self.seen.push(FrameEntry {
                         compressed: u32::try_from(frames.offset() - offset).unwrap_or(u32::MAX),
                         decompressed: u32::try_from(frame.content_size()).unwrap_or(u32::MAX),
                     });
@@ -263,9 +263,9 @@ impl Feeder {
     /// `wanted`, if anybody says so.
     pub(crate) fn by_table(
         &mut self,
-        medium: &Arc<Medium>,
-        table: &[Entry],
-        start: TableStart,
+        medium: &Arc<VolumeSet>,
+        table: &[FrameEntry],
+        start: TablePosition,
         wanted: Option<&[Range<u64>]>,
     ) {
         self.may_mend = may_mend(medium, table);
@@ -310,7 +310,7 @@ impl Feeder {
                         u64::MAX
                     }
                 }
-                Err(Gone) => return,
+                Err(ReaderDropped) => return,
             };
         }
         if let Some((at, len)) = skipped.filter(|(_, len)| *len > 0)
@@ -324,16 +324,16 @@ impl Feeder {
     /// The frame of `entry`, which is at `offset`; says whether the input stands behind it then.
     pub(crate) fn by_entry(
         &mut self,
-        medium: &Arc<Medium>,
-        input: &mut BufReader<MediumReader<'_>>,
+        medium: &Arc<VolumeSet>,
+        input: &mut BufReader<VolumeSetReader<'_>>,
         offset: u64,
-        entry: Entry,
-    ) -> Result<bool, Gone> {
+        entry: FrameEntry,
+    ) -> Result<bool, ReaderDropped> {
         let end = offset + u64::from(entry.compressed);
         let mut frames = FrameReader::new(input.take(u64::from(entry.compressed)), offset, &self.buffers);
         let frame = frames.next_frame();
         let is_whole = frames.offset() == end;
-        let mender = Mender { medium: medium.clone(), may_mend: self.may_mend, offset, entry };
+        let mender = FrameRepair { medium: medium.clone(), may_mend: self.may_mend, offset, entry };
         match frame {
             Ok(Some(Frame::Data(data))) if is_whole && data.content_size() == entry.decompressed as usize => {
                 self.data(offset, data, Some(mender))?;
@@ -350,7 +350,7 @@ impl Feeder {
     }
 
     /// A frame that is no frame, unless recovery data knows it.
-    pub(crate) fn mended(&mut self, mender: &Mender, error: FrameError) -> Result<(), Gone> {
+    pub(crate) fn mended(&mut self, mender: &FrameRepair, error: FrameError) -> Result<(), ReaderDropped> {
         let (offset, entry) = (mender.offset, mender.entry);
         match mender.frame(&self.buffers) {
             Some(Frame::Data(data)) => self.data(offset, data, None),
@@ -360,7 +360,12 @@ impl Feeder {
     }
 
     /// A frame that is decoded on another core, and mended there if it turns out to be damaged.
-    pub(crate) fn data(&mut self, offset: u64, data: Data, mender: Option<Mender>) -> Result<(), Gone> {
+    pub(crate) fn data(
+        &mut self,
+        offset: u64,
+        data: DataFrame,
+        mender: Option<FrameRepair>,
+    ) -> Result<(), ReaderDropped> {
         let len = data.content_size();
         self.stream += len as u64;
         let (sender, content) = channel();
@@ -380,7 +385,7 @@ impl Feeder {
         self.send(Chunk { offset, len, content, last: false })
     }
 
-    pub(crate) fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), Gone> {
+    pub(crate) fn frame(&mut self, offset: u64, frame: Frame) -> Result<(), ReaderDropped> {
         match frame {
             Frame::Data(data) => self.data(offset, data, None),
             Frame::Skippable { magic: SIGNATURE_MAGIC, payload }
@@ -390,7 +395,7 @@ impl Feeder {
                 if Signature::parse(&payload).is_none() {
                     self.defer(offset, FrameError::Foreign("that should be a signature"));
                 }
-                self.sender.send(Sent::Signature(payload)).map_err(|_| Gone)
+                self.sender.send(FeederMessage::Signature(payload)).map_err(|_| ReaderDropped)
             }
             Frame::Skippable { magic: VOLUME_MAGIC, payload } => {
                 self.is_past_signature = true;
@@ -420,7 +425,12 @@ impl Feeder {
     /// A frame that states another content size than the table. It has a checksum, and the table has none: which of
     /// them is wrong is known when it is decoded. Frames of a bundle that nobody damaged never come here, so this need
     /// not be fast, and holds one frame more.
-    pub(crate) fn contested(&mut self, offset: u64, entry: Entry, frame: Frame) -> Result<(), Gone> {
+    pub(crate) fn contested(
+        &mut self,
+        offset: u64,
+        entry: FrameEntry,
+        frame: Frame,
+    ) -> Result<(), ReaderDropped> {
         let len = frame.content_size();
         if let Frame::Data(data) = frame {
             match data.decode(&self.buffers) {
@@ -433,7 +443,12 @@ impl Feeder {
     }
 
     /// A frame that is damaged, of known size.
-    pub(crate) fn hole(&mut self, offset: u64, entry: Entry, error: FrameError) -> Result<(), Gone> {
+    pub(crate) fn hole(
+        &mut self,
+        offset: u64,
+        entry: FrameEntry,
+        error: FrameError,
+    ) -> Result<(), ReaderDropped> {
         if entry.decompressed == 0 {
             self.defer(offset, error);
             return Ok(());
@@ -447,7 +462,7 @@ impl Feeder {
         offset: u64,
         len: usize,
         known: Result<Buffer, FrameError>,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), ReaderDropped> {
         self.stream += len as u64;
         let (sender, content) = channel();
         let _ = sender.send(known);
@@ -471,9 +486,9 @@ impl Feeder {
         let _ = self.send(Chunk { offset, len: 0, content, last: true });
     }
 
-    pub(crate) fn send(&mut self, chunk: Chunk) -> Result<(), Gone> {
+    pub(crate) fn send(&mut self, chunk: Chunk) -> Result<(), ReaderDropped> {
         self.leaves = self.leaves.saturating_sub(1);
-        self.sender.send(Sent::Chunk(chunk)).map_err(|_| Gone)
+        self.sender.send(FeederMessage::Chunk(chunk)).map_err(|_| ReaderDropped)
     }
 }
 
@@ -484,7 +499,7 @@ pub(crate) fn overlaps(ranges: &[Range<u64>], range: &Range<u64>) -> bool {
 }
 
 /// Whether recovery data is at `offset`: a lot of bytes that nobody needs to read here.
-pub(crate) fn is_recovery(medium: &Medium, offset: u64, entry: Entry) -> bool {
+pub(crate) fn is_recovery(medium: &VolumeSet, offset: u64, entry: FrameEntry) -> bool {
     let mut header = [0; 8];
     let len = entry.compressed.wrapping_sub(8).to_le_bytes();
     let expected = [RECOVERY_MAGIC.to_le_bytes(), len].concat();
@@ -492,7 +507,7 @@ pub(crate) fn is_recovery(medium: &Medium, offset: u64, entry: Entry) -> bool {
 }
 
 /// Whether any frame of `table` is recovery data, or may be.
-pub(crate) fn may_mend(medium: &Medium, table: &[Entry]) -> bool {
+pub(crate) fn may_mend(medium: &VolumeSet, table: &[FrameEntry]) -> bool {
     let mut offset = 0;
     table.iter().any(|entry| {
         let at = offset;

@@ -17,7 +17,7 @@ use crate::bundle::read::problem::FrameError;
 /// A frame as it stands in the file.
 pub enum Frame {
     /// A zstd frame.
-    Data(Data),
+    Data(DataFrame),
     /// A skippable frame: padding or a seek table.
     Skippable {
         /// Which of the sixteen magic numbers it has.
@@ -39,7 +39,7 @@ impl Frame {
 }
 
 /// A zstd frame that has been read and not decoded.
-pub struct Data {
+pub struct DataFrame {
     content_size: usize,
     body: Body,
 }
@@ -51,7 +51,7 @@ enum Body {
     Stored(Buffer, [u8; CHECKSUM_LEN]),
 }
 
-impl Data {
+impl DataFrame {
     /// What it decodes to has this many bytes.
     #[must_use]
     pub fn content_size(&self) -> usize {
@@ -158,7 +158,7 @@ impl<R: Read> FrameReader<R> {
             self.exact(&mut block)?;
             self.blocks(bytes, block, content_size)?
         };
-        Ok(Frame::Data(Data { content_size, body }))
+        Ok(Frame::Data(DataFrame { content_size, body }))
     }
 
     /// Reads blocks as [`store`] makes them to where they are wanted, so that nobody needs to copy them, as long as

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// What is wrong with the volumes that were found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "problem")]
-pub enum Problem {
+pub enum VolumeProblem {
     /// It is not there.
     Missing {
         /// What it is called.
@@ -64,7 +64,7 @@ pub enum Problem {
     },
 }
 
-impl Problem {
+impl VolumeProblem {
     /// Whether the bundle can be read in spite of it.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
@@ -75,7 +75,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for VolumeProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { volume } => write!(f, "the volume `{volume}` is missing"),
@@ -107,12 +107,12 @@ impl fmt::Display for Problem {
 /// Where the reading of a volume failed because of what is missing there.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Absent(pub Problem);
+pub struct MissingBytes(pub VolumeProblem);
 
 /// A place in a bundle as a person finds it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Place {
+pub struct Position {
     /// In bytes from the start of the bundle.
     pub offset: u64,
     /// The volume, if there are several.
@@ -123,7 +123,7 @@ pub struct Place {
     pub volume_offset: Option<u64>,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.volume, self.volume_offset) {
             (Some(volume), Some(offset)) => write!(f, "byte {offset} of `{volume}`"),
@@ -140,7 +140,7 @@ pub enum FrameError {
     Read(#[source] io::Error),
     /// A volume, or its end, is not there.
     #[error("{0}")]
-    Absent(Box<Problem>),
+    Absent(Box<VolumeProblem>),
     /// Nobody wants what it holds: it was not read.
     #[error("it was not read")]
     Skipped,
@@ -171,8 +171,8 @@ impl FrameError {
     /// What keeps the input from being read.
     #[must_use]
     pub fn of(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<Absent>()) {
-            Some(Absent(problem)) => Self::Absent(Box::new(problem.clone())),
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<MissingBytes>()) {
+            Some(MissingBytes(problem)) => Self::Absent(Box::new(problem.clone())),
             None => Self::Read(error),
         }
     }
@@ -199,11 +199,11 @@ impl FrameError {
 
     /// What kind of trouble it is.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn trouble(&self) -> DamageKind {
         match self {
-            Self::Absent(_) | Self::Truncated => Trouble::Missing,
-            Self::Read(_) => Trouble::Unreadable,
-            _ => Trouble::Damaged,
+            Self::Absent(_) | Self::Truncated => DamageKind::Missing,
+            Self::Read(_) => DamageKind::Unreadable,
+            _ => DamageKind::Damaged,
         }
     }
 
@@ -220,7 +220,7 @@ impl FrameError {
 /// What kind of trouble something is, the worst one last: what is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Trouble {
+pub enum DamageKind {
     /// It is not there: a volume, or the end of the bundle. To bring that is enough.
     Missing,
     /// It has other bytes than were packed. It has to be carried again.

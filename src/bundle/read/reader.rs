@@ -24,16 +24,16 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::base::buffer::{Buffer, Slice};
 use crate::base::fs;
-use crate::bundle::format::index::{About, Index};
-use crate::bundle::format::layout::{Blob, Layout, Walk, blob_name, tar_header};
-use crate::bundle::format::seek_table::Entry;
+use crate::bundle::format::index::{BundleInfo, Index};
+use crate::bundle::format::layout::{Blob, Layout, ManifestWalk, blob_name, tar_header};
+use crate::bundle::format::seek_table::FrameEntry;
 use crate::bundle::format::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::bundle::read::discover;
 use crate::bundle::read::error::{ReadError, describe, first_failure, unexpected};
-use crate::bundle::read::feeder::{Chunk, Feeder, Leave, Sent, TableStart, feeder};
-use crate::bundle::read::in_turn::{Ask, InTurn};
-use crate::bundle::read::problem::{FrameError, Place};
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::feeder::{Chunk, FeederMessage, FrameFeeder, ReadAllowance, TablePosition, feeder};
+use crate::bundle::read::sequential::{AskForVolume, SequentialVolumes};
+use crate::bundle::read::problem::{FrameError, Position};
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 use crate::signature::{SignatureError, Signed, Trust};
 
@@ -44,7 +44,7 @@ pub struct Contents {
     /// The bytes of `index.json`.
     pub index: Vec<u8>,
     /// What the bundle says of itself.
-    pub about: About,
+    pub about: BundleInfo,
     /// Everything in the bundle, in its order.
     pub layout: Layout,
     /// The bytes of all manifests.
@@ -70,7 +70,7 @@ pub enum Piece {
 
 /// Reads a bundle; see the module.
 pub struct BundleReader {
-    sent: Receiver<Sent>,
+    sent: Receiver<FeederMessage>,
     /// A frame that was looked past for a signature.
     next: Option<Chunk>,
     signature: Option<Vec<u8>>,
@@ -78,11 +78,11 @@ pub struct BundleReader {
     current: Option<Current>,
     is_file: bool,
     /// What it is read from, where that can be read at any place.
-    medium: Option<Arc<Medium>>,
+    medium: Option<Arc<VolumeSet>>,
     /// Where its frames are, if the medium says so.
-    table: Option<Arc<Vec<Entry>>>,
+    table: Option<Arc<Vec<FrameEntry>>>,
     /// While the documents are read: nobody knows yet what else is wanted, so that frames are read one by one.
-    leave: Option<Sender<Leave>>,
+    leave: Option<Sender<ReadAllowance>>,
     is_past_documents: bool,
     /// How far the tar stream has been read.
     position: u64,
@@ -110,7 +110,7 @@ impl BundleReader {
 
     /// Reads a bundle that lies on `medium`, as far as it is there.
     #[must_use]
-    pub fn of_medium(mut medium: Medium) -> Self {
+    pub fn of_medium(mut medium: VolumeSet) -> Self {
         // Where there is none, damage there hits no content.
         let table = medium.seek_table().map(Arc::new);
         let medium = Arc::new(medium);
@@ -119,7 +119,7 @@ impl BundleReader {
         let mut reader = Self::start(true, move |feeder| match frames {
             Some(table) => {
                 feeder.leave = Some(given);
-                feeder.by_table(&source, &table, TableStart::default(), None);
+                feeder.by_table(&source, &table, TablePosition::default(), None);
             }
             None => feeder.by_volumes(&source),
         });
@@ -130,8 +130,8 @@ impl BundleReader {
 
     /// Reads the volumes of a bundle one after the other, and asks for those that are not there.
     #[must_use]
-    pub fn in_turn(medium: &Medium, ask: Ask) -> Self {
-        let volumes = InTurn::new(medium, ask);
+    pub fn in_turn(medium: &VolumeSet, ask: AskForVolume) -> Self {
+        let volumes = SequentialVolumes::new(medium, ask);
         Self::start(true, move |feeder| feeder.by_frames(volumes))
     }
 
@@ -140,7 +140,7 @@ impl BundleReader {
         Self::start(false, move |feeder| feeder.by_frames(input))
     }
 
-    fn start(is_file: bool, feed: impl FnOnce(&mut Feeder) + Send + 'static) -> Self {
+    fn start(is_file: bool, feed: impl FnOnce(&mut FrameFeeder) + Send + 'static) -> Self {
         Self {
             sent: feeder(feed),
             next: None,
@@ -160,28 +160,28 @@ impl BundleReader {
 
     /// What the bundle lies on; nothing if it is read from a pipe.
     #[must_use]
-    pub fn medium(&self) -> Option<&Medium> {
+    pub fn medium(&self) -> Option<&VolumeSet> {
         self.medium.as_deref()
     }
 
     /// Its seek table; nothing if it is read from a pipe, or has none that fits.
     #[must_use]
-    pub fn table(&self) -> Option<&[Entry]> {
+    pub fn table(&self) -> Option<&[FrameEntry]> {
         self.table.as_ref().map(|table| table.as_slice())
     }
 
     /// Where frames were damaged and recovery data has mended them, so far.
     #[must_use]
-    pub fn mended(&self) -> Vec<Place> {
+    pub fn mended(&self) -> Vec<Position> {
         self.medium.as_ref().map(|medium| medium.mended()).unwrap_or_default()
     }
 
     /// Where `offset` of the bundle is, for a person.
     #[must_use]
-    pub fn place(&self, offset: u64) -> Place {
+    pub fn place(&self, offset: u64) -> Position {
         match &self.medium {
             Some(medium) => medium.place(offset),
-            None => Place { offset, volume: None, volume_offset: None },
+            None => Position { offset, volume: None, volume_offset: None },
         }
     }
 
@@ -192,7 +192,7 @@ impl BundleReader {
         let (Some(medium), Some(table)) = (self.medium.clone(), self.table.clone()) else { return };
         let here =
             self.position + self.current.as_ref().map_or(0, |current| current.len - current.used) as u64;
-        let Some(start) = TableStart::at(&table, here) else { return };
+        let Some(start) = TablePosition::at(&table, here) else { return };
         self.next = None;
         self.leave = None;
         self.sent = feeder(move |feeder| {
@@ -225,7 +225,7 @@ impl BundleReader {
         if !is_in_head {
             signed = self.signed(&index)?;
         }
-        let mut walk = Walk::new(parsed)?;
+        let mut walk = ManifestWalk::new(parsed)?;
         while let Some(wanted) = walk.next_manifest()? {
             let blob = wanted.blob;
             let bytes = self.document(&blob_name(blob.digest), blob.size)?;
@@ -255,15 +255,15 @@ impl BundleReader {
     fn receive(&mut self) -> Option<Chunk> {
         if let Some(leave) = &self.leave {
             // Nobody takes it where everything has been read.
-            let _ = leave.send(if self.is_past_documents { Leave::All } else { Leave::One });
+            let _ = leave.send(if self.is_past_documents { ReadAllowance::All } else { ReadAllowance::One });
             if self.is_past_documents {
                 self.leave = None;
             }
         }
         loop {
             match self.sent.recv().ok()? {
-                Sent::Chunk(chunk) => return Some(chunk),
-                Sent::Signature(bytes) => self.signature = Some(bytes),
+                FeederMessage::Chunk(chunk) => return Some(chunk),
+                FeederMessage::Signature(bytes) => self.signature = Some(bytes),
             }
         }
     }
@@ -385,9 +385,10 @@ impl BundleReader {
     fn data(&mut self, object: &str, max: u64) -> Result<Slice, ReadError> {
         let medium = self.medium.clone();
         let damaged = |offset, source| {
-            let place = medium
-                .as_ref()
-                .map_or(Place { offset, volume: None, volume_offset: None }, |medium| medium.place(offset));
+            let place =
+                medium.as_ref().map_or(Position { offset, volume: None, volume_offset: None }, |medium| {
+                    medium.place(offset)
+                });
             ReadError::Damaged { object: object.to_owned(), place: Box::new(place), source }
         };
         match self.piece(max) {

@@ -10,8 +10,8 @@ use std::str::FromStr;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::bundle::format::MANIFESTS_LIMIT;
-use crate::bundle::format::layout::{Blob, Image, Layout, LayoutError};
-use crate::bundle::read::error::{Loss, ReadError};
+use crate::bundle::format::layout::{Blob, BundledImage, Layout, LayoutError};
+use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::reader::BundleReader;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, Manifest, config_platform, has_platform};
@@ -87,13 +87,13 @@ pub enum SelectError {
 
 /// What had to be read of a bundle to know what of it is wanted.
 #[derive(Debug, Default)]
-pub struct Early {
+pub struct Prefetched {
     /// How many of the layout's blobs the reader is past.
     pub passed: usize,
     /// Those of them that are wanted, and others that were needed to know.
     pub blobs: HashMap<Digest, Vec<u8>>,
     /// Those that are wanted, too, and cannot be read.
-    pub lost: Vec<(Digest, Loss)>,
+    pub lost: Vec<(Digest, Unavailable)>,
 }
 
 impl Selection {
@@ -110,10 +110,10 @@ impl Selection {
         layout: &mut Layout,
         reader: &mut BundleReader,
         site: impl Fn(Digest) -> Option<Vec<u8>>,
-    ) -> Result<Early, SelectError> {
+    ) -> Result<Prefetched, SelectError> {
         self.by_name(layout)?;
         if self.platforms.is_empty() {
-            return Ok(Early::default());
+            return Ok(Prefetched::default());
         }
         let mut early = configs(layout, reader)?;
         let elsewhere: Vec<Digest> = asked(layout)
@@ -154,7 +154,7 @@ impl Selection {
         Ok(())
     }
 
-    fn by_platform(&self, layout: &mut Layout, early: &Early) -> Result<(), SelectError> {
+    fn by_platform(&self, layout: &mut Layout, early: &Prefetched) -> Result<(), SelectError> {
         let (mut found, mut present) = (BTreeSet::new(), BTreeSet::new());
         let mut images = std::mem::take(&mut layout.images);
         let had_images = !images.is_empty();
@@ -177,7 +177,7 @@ impl Selection {
     }
 
     /// What of one image is wanted.
-    fn select(&self, image: &Image, layout: &Layout, early: &Early) -> Selected {
+    fn select(&self, image: &BundledImage, layout: &Layout, early: &Prefetched) -> Selected {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
         let mut selected = Selected::default();
         let root = image.indexed.digest;
@@ -251,7 +251,7 @@ impl Selected {
 }
 
 /// The images that are wanted, and what is attached to them: nobody could check a signature that is not there.
-fn with_attached(mut images: Vec<(Image, bool)>) -> Vec<Image> {
+fn with_attached(mut images: Vec<(BundledImage, bool)>) -> Vec<BundledImage> {
     loop {
         let subjects: HashSet<(String, Digest)> = (images.iter().filter(|(_, is_wanted)| *is_wanted))
             .flat_map(|(image, _)| {
@@ -273,7 +273,7 @@ fn with_attached(mut images: Vec<(Image, bool)>) -> Vec<Image> {
 }
 
 /// The repository of an image, with its host.
-fn place(image: &Image) -> String {
+fn place(image: &BundledImage) -> String {
     format!("{}/{}", image.indexed.reference.host(), image.indexed.reference.repository())
 }
 
@@ -286,9 +286,9 @@ fn asked(layout: &Layout) -> impl Iterator<Item = Digest> {
 }
 
 /// Reads the configs that alone say what platform an image is for, and on the way those that are wanted, too.
-fn configs(layout: &Layout, reader: &mut BundleReader) -> Result<Early, ReadError> {
+fn configs(layout: &Layout, reader: &mut BundleReader) -> Result<Prefetched, ReadError> {
     let asked: HashSet<Digest> = asked(layout).collect();
-    let mut early = Early::default();
+    let mut early = Prefetched::default();
     let Some(last) = layout.blobs.iter().rposition(|blob| asked.contains(&blob.digest)) else {
         return Ok(early);
     };
@@ -303,13 +303,13 @@ fn configs(layout: &Layout, reader: &mut BundleReader) -> Result<Early, ReadErro
     }
     let held: HashSet<Digest> = held.iter().map(|blob| blob.digest).collect();
     reader.narrow(layout.ranges(|digest| held.contains(&digest)));
-    let mut end: Option<Loss> = None;
+    let mut end: Option<Unavailable> = None;
     for blob in passed {
         let is_held = held.contains(&blob.digest);
         let read = match &end {
             Some(loss) => Err(loss.clone()),
-            None if is_held => bytes_of(reader, blob).map_err(|error| Loss::from(&error)),
-            None => reader.skip(blob).map(|()| Vec::new()).map_err(|error| Loss::from(&error)),
+            None if is_held => bytes_of(reader, blob).map_err(|error| Unavailable::from(&error)),
+            None => reader.skip(blob).map(|()| Vec::new()).map_err(|error| Unavailable::from(&error)),
         };
         match read {
             Ok(bytes) if is_held => {

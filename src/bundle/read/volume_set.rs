@@ -1,4 +1,4 @@
-//! [`Medium`]: where a bundle lies, in one file or in volumes, read in place at any offset.
+//! [`VolumeSet`]: where a bundle lies, in one file or in volumes, read in place at any offset.
 //!
 //! Volumes may lie in several folders: on several sticks. Their labels say which they are, so that one that is missing,
 //! swapped, cut short or from another bundle is named before anything is read of it, and so that those behind a missing
@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::base::fs::{self, FsError, file_name};
 use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;
-use crate::bundle::read::problem::{Absent, Place, Problem};
+use crate::bundle::read::problem::{MissingBytes, Position, VolumeProblem};
 use crate::bundle::recovery::{self, Recovery};
 
 /// A bundle in one file, or in volumes; see the module.
-pub struct Medium {
+pub struct VolumeSet {
     /// The first one first, each where the one before it ends.
     pub(crate) volumes: Vec<Volume>,
     /// What the first volume is called without its number, or what the file is called.
@@ -28,7 +28,7 @@ pub struct Medium {
     pub(crate) is_in_volumes: bool,
     /// Where to look for what belongs to it.
     pub(crate) folders: Vec<PathBuf>,
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<VolumeProblem>,
     /// The volume that was read last. No other one is open, so that its stick can be taken out.
     pub(crate) open: Mutex<Option<(usize, File)>>,
     /// The recovery data of each volume that was looked at for it.
@@ -55,7 +55,7 @@ pub struct Volume {
     pub stream: Option<u64>,
 }
 
-impl Medium {
+impl VolumeSet {
     /// One file.
     pub fn file(path: &Path) -> Result<Self, FsError> {
         let file = fs::open(path)?;
@@ -142,15 +142,15 @@ impl Medium {
 
     /// What is wrong with the volumes.
     #[must_use]
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[VolumeProblem] {
         &self.problems
     }
 
     /// What keeps the bundle from being read whole. What is cut short and has recovery data may still be read.
     #[must_use]
-    pub fn gaps(&self) -> Vec<Problem> {
-        let is_gap = |problem: &&Problem| match problem {
-            Problem::Truncated { volume, .. } => {
+    pub fn gaps(&self) -> Vec<VolumeProblem> {
+        let is_gap = |problem: &&VolumeProblem| match problem {
+            VolumeProblem::Truncated { volume, .. } => {
                 let number = self.volumes.iter().position(|known| known.name == *volume);
                 number.is_none_or(|number| self.recovery(number).is_none())
             }
@@ -194,7 +194,7 @@ impl Medium {
 
     /// Where frames were mended, the first one first.
     #[must_use]
-    pub fn mended(&self) -> Vec<Place> {
+    pub fn mended(&self) -> Vec<Position> {
         let mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
         mended.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
     }
@@ -207,7 +207,7 @@ impl Medium {
     /// Where recovery data is damaged, in all volumes that are there: that hits nothing else. Nothing as long as nobody has
     /// come across any.
     #[must_use]
-    pub fn damaged_recovery(&self) -> Vec<Place> {
+    pub fn damaged_recovery(&self) -> Vec<Position> {
         let is_found = |recoveries: &HashMap<_, Option<_>>| recoveries.values().any(Option::is_some);
         if !self.has_recovery.load(Ordering::Relaxed)
             && !is_found(&self.recoveries.lock().unwrap_or_else(PoisonError::into_inner))
@@ -223,7 +223,7 @@ impl Medium {
     }
 
     /// Reads the seek table; where it is damaged, with the help of recovery data.
-    pub(crate) fn seek_table(&mut self) -> Option<Vec<seek_table::Entry>> {
+    pub(crate) fn seek_table(&mut self) -> Option<Vec<seek_table::FrameEntry>> {
         if let Ok(Some(table)) = seek_table::read(&mut self.reader(0)) {
             return Some(table);
         }
@@ -243,9 +243,9 @@ impl Medium {
 
     /// Where `offset` is, for a person.
     #[must_use]
-    pub fn place(&self, offset: u64) -> Place {
+    pub fn place(&self, offset: u64) -> Position {
         let volume = self.volume_at(offset).filter(|_| self.volumes.len() > 1);
-        Place {
+        Position {
             offset,
             volume: volume.map(|volume| volume.name.clone()),
             volume_offset: volume.map(|volume| offset - volume.start),
@@ -267,7 +267,7 @@ impl Medium {
         let volume = &self.volumes[number];
         let at = offset - volume.start;
         if !volume.is_there() || at >= volume.have.min(volume.len) {
-            return Err(io::Error::other(Absent(volume.absence())));
+            return Err(io::Error::other(MissingBytes(volume.absence())));
         }
         self.read_volume(number, bytes, at, volume.len)
     }
@@ -293,21 +293,21 @@ impl Medium {
 
     /// Reads from `start` on.
     #[must_use]
-    pub fn reader(&self, start: u64) -> MediumReader<'_> {
-        MediumReader { medium: self, position: start }
+    pub fn reader(&self, start: u64) -> VolumeSetReader<'_> {
+        VolumeSetReader { medium: self, position: start }
     }
 }
 
 impl Volume {
     /// Reads it from its start to its end; `medium` is the one that it is part of.
     #[must_use]
-    pub fn reader<'a>(&self, medium: &'a Medium) -> io::Take<MediumReader<'a>> {
+    pub fn reader<'a>(&self, medium: &'a VolumeSet) -> io::Take<VolumeSetReader<'a>> {
         medium.reader(self.start).take(self.len)
     }
 
     /// That it is not there, if it is not.
     #[must_use]
-    pub fn is_missing(&self) -> Option<Problem> {
+    pub fn is_missing(&self) -> Option<VolumeProblem> {
         (!self.is_there()).then(|| self.absence())
     }
 
@@ -326,18 +326,18 @@ impl Volume {
         self.path.is_some()
     }
 
-    fn absence(&self) -> Problem {
+    fn absence(&self) -> VolumeProblem {
         let volume = self.name.clone();
         match self.path {
-            None => Problem::Missing { volume },
-            Some(_) => Problem::Truncated { volume, has: self.have, needs: self.len },
+            None => VolumeProblem::Missing { volume },
+            Some(_) => VolumeProblem::Truncated { volume, has: self.have, needs: self.len },
         }
     }
 }
 
-/// The bytes of one volume that are there; see [`Medium::bytes_of`].
+/// The bytes of one volume that are there; see [`VolumeSet::bytes_of`].
 pub struct VolumeBytes<'a> {
-    medium: &'a Medium,
+    medium: &'a VolumeSet,
     number: usize,
 }
 
@@ -348,12 +348,12 @@ impl recovery::ReadAt for VolumeBytes<'_> {
 }
 
 /// Reads a medium front to back.
-pub struct MediumReader<'a> {
-    medium: &'a Medium,
+pub struct VolumeSetReader<'a> {
+    medium: &'a VolumeSet,
     position: u64,
 }
 
-impl Read for MediumReader<'_> {
+impl Read for VolumeSetReader<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let read = self.medium.read_at(bytes, self.position)?;
         self.position += read as u64;
@@ -361,7 +361,7 @@ impl Read for MediumReader<'_> {
     }
 }
 
-impl Seek for MediumReader<'_> {
+impl Seek for VolumeSetReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(offset) => Some(offset),

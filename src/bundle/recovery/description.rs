@@ -2,7 +2,7 @@
 
 use crate::bundle::format::skippable::{self, RECOVERY_MAGIC};
 use crate::bundle::recovery::blocks::index;
-use crate::bundle::recovery::geometry::{FIELDS, FRAME_HEADER, Numbers, PAYLOAD_LIMIT, Shape, TRAILER};
+use crate::bundle::recovery::geometry::{FIELDS, FRAME_HEADER, Geometry, Numbers, PAYLOAD_LIMIT, TRAILER};
 use crate::oci::digest::Digest;
 
 /// What a description begins with, by which it is found.
@@ -27,7 +27,7 @@ pub(super) struct Fields {
 }
 
 /// The frame of a description: `data` and `spares` are the checksums of the blocks, and of the recovery blocks.
-pub(super) fn encode(shape: &Shape, tail: u64, data: &[u64], spares: &[u64]) -> Vec<u8> {
+pub(super) fn encode(shape: &Geometry, tail: u64, data: &[u64], spares: &[u64]) -> Vec<u8> {
     let numbers = shape.numbers();
     let small = |number: u64| u32::try_from(number).expect("a sound shape; please report").to_le_bytes();
     let mut payload = Vec::with_capacity(index(numbers.description_len()));

@@ -10,7 +10,7 @@ use crate::bundle::format::skippable::RECOVERY_MAGIC;
 use crate::bundle::recovery::blocks::{ReadAt, checksum, index, read_exact_at};
 use crate::bundle::recovery::code::{Encoder, transform};
 use crate::bundle::recovery::description;
-use crate::bundle::recovery::geometry::{FRAME_HEADER, Holds, Numbers, Shape};
+use crate::bundle::recovery::geometry::{FRAME_HEADER, Geometry, Holds, Numbers};
 
 /// How much memory the groups may have that are encoded at once.
 const MEMORY: u64 = 160 << 20;
@@ -26,7 +26,7 @@ const READ: u64 = 8 << 20;
 ///
 /// An error is one of `protected`, which has to have as many bytes as the shape says, or one of `write`.
 pub fn encode(
-    shape: &Shape,
+    shape: &Geometry,
     tail: u64,
     protected: &impl ReadAt,
     write: impl FnMut(u64, &[u8]) -> io::Result<()>,
@@ -37,7 +37,7 @@ pub fn encode(
 /// The same, with `memory` for the groups that are encoded at once; or with more, if one group needs more.
 pub(super) fn encode_within(
     memory: u64,
-    shape: &Shape,
+    shape: &Geometry,
     tail: u64,
     protected: &impl ReadAt,
     mut write: impl FnMut(u64, &[u8]) -> io::Result<()>,
@@ -78,7 +78,7 @@ struct Sums {
 }
 
 fn encode_groups(
-    shape: &Shape,
+    shape: &Geometry,
     groups: Range<u64>,
     protected: &impl ReadAt,
     sums: &mut Sums,
@@ -146,7 +146,7 @@ fn read_rows(
 
 /// Writes the recovery blocks of `groups`, neighbours together.
 fn write_spares(
-    shape: &Shape,
+    shape: &Geometry,
     groups: &Range<u64>,
     encoders: &[Encoder],
     sums: &mut [u64],

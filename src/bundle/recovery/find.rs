@@ -3,7 +3,7 @@
 use crate::bundle::format::seek_table;
 use crate::bundle::recovery::blocks::{ReadAt, index, read_exact_at};
 use crate::bundle::recovery::description::{self, Fields, HEAD, TEXT};
-use crate::bundle::recovery::geometry::{FRAME_HEADER, Shape, TRAILER};
+use crate::bundle::recovery::geometry::{FRAME_HEADER, Geometry, TRAILER};
 
 /// How much is searched at once.
 const WINDOW: u64 = 4 << 20;
@@ -16,20 +16,20 @@ const CANDIDATES: u32 = 16;
 const BEFORE_TEXT: usize = 8;
 
 /// A description that is as it was written.
-pub(super) struct Found {
+pub(super) struct FoundSection {
     pub(super) fields: Fields,
-    pub(super) shape: Shape,
+    pub(super) shape: Geometry,
     /// All of its frame.
     pub(super) frame: Vec<u8>,
 }
 
 /// Finds a description in `volume`, which has `len` bytes left of what was written. What cannot be read is passed over.
-pub(super) fn find(volume: &impl ReadAt, len: u64) -> Option<Found> {
+pub(super) fn find(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
     at_the_end(volume, len).or_else(|| anywhere(volume, len))
 }
 
 /// The description with which the section ends, if the end of the volume is as it should be.
-fn at_the_end(volume: &impl ReadAt, len: u64) -> Option<Found> {
+fn at_the_end(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
     let mut footer = [0; seek_table::FOOTER_LEN];
     let table = len
         .checked_sub(footer.len() as u64)
@@ -45,7 +45,7 @@ fn at_the_end(volume: &impl ReadAt, len: u64) -> Option<Found> {
 }
 
 /// Looks through the volume, from its end, because that is where the section is.
-fn anywhere(volume: &impl ReadAt, len: u64) -> Option<Found> {
+fn anywhere(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
     let search = Search::new(TEXT);
     let mut left = CANDIDATES;
     let mut end = len;
@@ -70,32 +70,32 @@ fn anywhere(volume: &impl ReadAt, len: u64) -> Option<Found> {
 }
 
 /// The description whose frame begins at `offset`, if it is whole, or can be made so, and stands where it says itself.
-fn parse_at(volume: &impl ReadAt, offset: u64, left: &mut u32) -> Option<Found> {
+fn parse_at(volume: &impl ReadAt, offset: u64, left: &mut u32) -> Option<FoundSection> {
     let mut head = [0; HEAD];
     read_exact_at(volume, offset, &mut head).ok()?;
     let (fields, shape) = parse(&head, offset)?;
     *left = left.checked_sub(1)?;
     let mut frame = vec![0; index(FRAME_HEADER + fields.numbers.description_len())];
     if read_exact_at(volume, offset, &mut frame).is_ok() && description::is_whole(&frame) {
-        return Some(Found { fields, shape, frame });
+        return Some(FoundSection { fields, shape, frame });
     }
     // What this one says may be wrong, too.
     let frame = vote(volume, fields.front, &shape, frame.len());
     let (fields, shape) = parse(&frame[..HEAD], offset)?;
-    description::is_whole(&frame).then_some(Found { fields, shape, frame })
+    description::is_whole(&frame).then_some(FoundSection { fields, shape, frame })
 }
 
 /// What the head of a description says, if it stands at `offset`.
-fn parse(head: &[u8], offset: u64) -> Option<(Fields, Shape)> {
+fn parse(head: &[u8], offset: u64) -> Option<(Fields, Geometry)> {
     let fields = Fields::parse(head)?;
-    let shape = Shape::of(fields.numbers);
+    let shape = Geometry::of(fields.numbers);
     let is_there = shape.descriptions().any(|place| fields.front + place == offset);
     is_there.then_some((fields, shape))
 }
 
 /// What the three descriptions have in common: they are the same, so each byte is right where two agree, or where only
 /// one can be read. A long description is easily hit somewhere, and seldom twice at the same place.
-fn vote(volume: &impl ReadAt, front: u64, shape: &Shape, len: usize) -> Vec<u8> {
+fn vote(volume: &impl ReadAt, front: u64, shape: &Geometry, len: usize) -> Vec<u8> {
     let copies: Vec<(Vec<u8>, Vec<bool>)> = shape
         .descriptions()
         .map(|place| {

@@ -1,4 +1,4 @@
-//! [`Shape`]: how many blocks of which size, in how many groups, and where each stands in the recovery section.
+//! [`Geometry`]: how many blocks of which size, in how many groups, and where each stands in the recovery section.
 
 use std::ops::RangeInclusive;
 
@@ -31,14 +31,14 @@ const FRAME_STEP: u64 = 1 << 24;
 
 /// What the recovery data of one volume looks like. It depends on the length of what is protected, and on the share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shape {
+pub struct Geometry {
     numbers: Numbers,
-    frames: Vec<Frame>,
+    frames: Vec<SectionFrame>,
 }
 
 /// A frame of the section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(super) struct SectionFrame {
     /// Where it begins, in bytes from the start of the section.
     pub(super) offset: u64,
     /// Its length, header included.
@@ -151,7 +151,7 @@ fn most_rows(block: u64, per_mille: u32) -> u64 {
     (1..POINTS).rev().find(fits).expect("every share fits; please report")
 }
 
-impl Shape {
+impl Geometry {
     /// The shape for `protected_len` bytes, with recovery data for a share of `per_mille` parts of a thousand.
     ///
     /// # Panics
@@ -183,7 +183,7 @@ impl Shape {
         let mut frames = Vec::new();
         let mut offset = 0;
         let mut push = |payload, holds| {
-            frames.push(Frame { offset, len: FRAME_HEADER + payload, holds });
+            frames.push(SectionFrame { offset, len: FRAME_HEADER + payload, holds });
             offset += FRAME_HEADER + payload;
         };
         let middle = numbers.spares().div_ceil(2);
@@ -228,12 +228,12 @@ impl Shape {
     }
 
     /// All frames, with their place in the section.
-    pub(super) fn parts(&self) -> &[Frame] {
+    pub(super) fn parts(&self) -> &[SectionFrame] {
         &self.frames
     }
 
     /// The frame that has this byte of the section.
-    pub(super) fn frame_at(&self, offset: u64) -> Frame {
+    pub(super) fn frame_at(&self, offset: u64) -> SectionFrame {
         self.frames[self.frames.partition_point(|frame| frame.offset <= offset) - 1]
     }
 
@@ -302,7 +302,7 @@ mod tests {
     fn every_length_and_share_has_a_sound_shape_whose_frames_are_the_section() {
         for len in lengths() {
             for share in SHARES {
-                let shape = Shape::new(len, share);
+                let shape = Geometry::new(len, share);
                 let numbers = shape.numbers();
                 assert!(numbers.are_sound(), "{numbers:?}");
                 assert!(numbers.spare * 1000 >= numbers.rows() * u64::from(share) + 2000);
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn every_recovery_block_has_its_own_place() {
         for (len, share) in [(1, 1), (100_000, 50), (300 << 20, 50), (100 << 20, 1000)] {
-            let shape = Shape::new(len, share);
+            let shape = Geometry::new(len, share);
             let mut end = 0;
             for number in 0..shape.numbers().spares() {
                 let place = shape.place(number);
@@ -344,7 +344,7 @@ mod tests {
             }
             for front in lengths().into_iter().map(|len| len.min(LENGTH_LIMIT / 2)) {
                 let table = |frames: usize| 17 + 8 * (frames as u64 + front / (4 << 20));
-                let (shape, tail) = Shape::around(front, share, table);
+                let (shape, tail) = Geometry::around(front, share, table);
                 assert_eq!(tail, table(shape.frames().len()));
                 assert_eq!(shape.protected_len(), front + tail);
             }

@@ -10,8 +10,8 @@ use reed_solomon_simd::engine::DefaultEngine;
 
 use crate::bundle::recovery::blocks::{ReadAt, checksum, index, read_exact_at};
 use crate::bundle::recovery::encode::blocks_header;
-use crate::bundle::recovery::find::{Found, find};
-use crate::bundle::recovery::geometry::{FRAME_HEADER, Frame, Holds, Numbers, Shape};
+use crate::bundle::recovery::find::{FoundSection, find};
+use crate::bundle::recovery::geometry::{FRAME_HEADER, Geometry, Holds, Numbers, SectionFrame};
 use crate::bundle::recovery::{code, description};
 
 /// How much is read at once.
@@ -26,7 +26,7 @@ const NAMED: usize = 3;
 /// At most some 256 MiB of memory are used. Whatever a volume gives, it never gives other bytes than were packed: all
 /// blocks are checked.
 pub struct Recovery {
-    shape: Shape,
+    shape: Geometry,
     front: u64,
     tail: u64,
     /// The frame of a description.
@@ -42,7 +42,7 @@ struct Known {
     bytes: usize,
     /// Blocks that were damaged when they were read: each attempt to read a bad sector may take seconds.
     bad: BTreeSet<Block>,
-    lost: BTreeMap<u64, LostGroup>,
+    lost: BTreeMap<u64, UnrepairableGroup>,
 }
 
 /// A block: of what is protected, or of the recovery data.
@@ -77,7 +77,7 @@ pub struct Damage {
     /// How many blocks are, recovery blocks included.
     pub blocks: u64,
     /// What cannot be mended.
-    pub lost: Vec<LostGroup>,
+    pub lost: Vec<UnrepairableGroup>,
 }
 
 impl Damage {
@@ -90,7 +90,7 @@ impl Damage {
 
 /// A group that has more damaged blocks than can be mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LostGroup {
+pub struct UnrepairableGroup {
     /// Which one, from 0 on.
     pub group: u64,
     /// How many of its blocks are damaged, recovery blocks included.
@@ -101,7 +101,7 @@ pub struct LostGroup {
     pub ranges: Vec<Range<u64>>,
 }
 
-impl fmt::Display for LostGroup {
+impl fmt::Display for UnrepairableGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { group, damaged, mendable, ranges } = self;
         write!(
@@ -125,7 +125,7 @@ impl fmt::Display for LostGroup {
 pub enum RecoveryError {
     /// Too much is damaged.
     #[error("more is damaged than the recovery data can mend: {}", list(.0))]
-    TooMuch(Vec<LostGroup>),
+    TooMuch(Vec<UnrepairableGroup>),
     /// What was computed does not have its checksum.
     #[error(
         "what the recovery data makes of group {0} has wrong checksums: it was not written for these bytes"
@@ -136,8 +136,8 @@ pub enum RecoveryError {
     Write(#[source] io::Error),
 }
 
-fn list(lost: &[LostGroup]) -> String {
-    let first = lost.first().map(LostGroup::to_string).unwrap_or_default();
+fn list(lost: &[UnrepairableGroup]) -> String {
+    let first = lost.first().map(UnrepairableGroup::to_string).unwrap_or_default();
     match lost.len() {
         0 | 1 => first,
         2 => format!("{first}; and too many in one more group"),
@@ -150,7 +150,7 @@ impl Recovery {
     /// where it is if nothing is damaged, and then everywhere. Nothing if there is none, or nothing left of all three
     /// descriptions; what cannot be read counts as damaged.
     pub fn find(volume: &impl ReadAt, len: u64) -> Option<Self> {
-        let Found { fields, shape, frame } = find(volume, len)?;
+        let FoundSection { fields, shape, frame } = find(volume, len)?;
         let (front, tail) = (fields.front, fields.tail);
         Some(Self { shape, front, tail, description: frame, known: Mutex::default() })
     }
@@ -264,7 +264,7 @@ impl Recovery {
     fn segment(&self, offset: u64) -> Segment {
         let (numbers, section) = (self.numbers(), self.section());
         if section.contains(&offset) {
-            let Frame { offset: start, len, holds } = self.shape.frame_at(offset - section.start);
+            let SectionFrame { offset: start, len, holds } = self.shape.frame_at(offset - section.start);
             let start = section.start + start;
             let Holds::Blocks(first) = holds else {
                 return Segment { at: start..start + len, what: What::Description };
@@ -589,9 +589,9 @@ impl Recovery {
         Damage { ranges: merged(sweep.ranges.clone()), blocks: sweep.bad.len() as u64, lost: lost.collect() }
     }
 
-    fn lost(&self, group: u64, blocks: &[Block]) -> LostGroup {
+    fn lost(&self, group: u64, blocks: &[Block]) -> UnrepairableGroup {
         let ranges = blocks.iter().flat_map(|block| self.places(*block)).collect();
-        LostGroup {
+        UnrepairableGroup {
             group,
             damaged: blocks.len() as u64,
             mendable: self.numbers().spare,

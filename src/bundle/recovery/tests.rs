@@ -38,17 +38,17 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A shape with as many groups as a test wants; small volumes have one.
-fn shape(len: usize, per_mille: u32, groups: u64) -> Shape {
-    let chosen = *Shape::new(len as u64, per_mille).numbers();
+fn shape(len: usize, per_mille: u32, groups: u64) -> Geometry {
+    let chosen = *Geometry::new(len as u64, per_mille).numbers();
     let rows = chosen.blocks().div_ceil(groups);
     let spare = (rows * u64::from(per_mille)).div_ceil(1000) + 2;
     let numbers = Numbers { groups, spare, ..chosen };
     assert!(numbers.are_sound());
-    Shape::of(numbers)
+    Geometry::of(numbers)
 }
 
 /// The section, every byte of which has to be written once.
-fn section(shape: &Shape, tail: usize, protected: &Vec<u8>, memory: u64) -> Vec<u8> {
+fn section(shape: &Geometry, tail: usize, protected: &Vec<u8>, memory: u64) -> Vec<u8> {
     let mut section = vec![0; index(shape.section_len())];
     let mut written = vec![false; section.len()];
     encode_within(memory, shape, tail as u64, protected, |offset, bytes| {
@@ -64,7 +64,7 @@ fn section(shape: &Shape, tail: usize, protected: &Vec<u8>, memory: u64) -> Vec<
 }
 
 /// A volume with its recovery data.
-fn volume(shape: &Shape, tail: usize) -> Vec<u8> {
+fn volume(shape: &Geometry, tail: usize) -> Vec<u8> {
     let protected = noise(index(shape.protected_len()), 1);
     let section = section(shape, tail, &protected, 1 << 20);
     let (front, tail) = protected.split_at(protected.len() - tail);
@@ -118,7 +118,7 @@ fn volumes_of_all_lengths_are_found_whole_and_are_runs_of_skippable_frames() {
     let lengths = [0, 1, 4095, 4096, 4097, 8192, 100_000, 1 << 20];
     for (len, share) in lengths.into_iter().flat_map(|len| [1, 50, 1000].map(|share| (len, share))) {
         for tail in [0, 1, 33, 5000].into_iter().filter(|tail| *tail <= len) {
-            let shape = Shape::new(len as u64, share);
+            let shape = Geometry::new(len as u64, share);
             let right = volume(&shape, tail);
             let recovery = found(&right);
             assert_eq!(recovery.volume_len(), right.len() as u64);
@@ -158,7 +158,7 @@ fn the_bytes_depend_on_the_content_alone_and_stay_what_they_are() {
 
 #[test]
 fn any_byte_of_a_small_volume_may_be_wrong() {
-    let right = volume(&Shape::new(4200, 50), 33);
+    let right = volume(&Geometry::new(4200, 50), 33);
     for at in 0..right.len() {
         let damaged = damage(&right, at..at + 1);
         let (whole, damage) = repaired(&damaged, damaged.len()).unwrap();
@@ -295,7 +295,7 @@ fn one_description_is_enough_and_it_needs_no_seek_table() {
     let shape = shape(300_000, 50, 1);
     let protected = noise(300_000, 1);
     // The end of the tail is a seek table, as in a last volume.
-    let table = seek_table::encode(&[seek_table::Entry { compressed: 1, decompressed: 1 }; 9]);
+    let table = seek_table::encode(&[seek_table::FrameEntry { compressed: 1, decompressed: 1 }; 9]);
     let tail = table.len();
     let protected = [&protected[..300_000 - tail], &table].concat();
     let section = section(&shape, tail, &protected, 1 << 20);
@@ -334,9 +334,9 @@ fn one_description_is_enough_and_it_needs_no_seek_table() {
 
 #[test]
 fn the_description_of_another_volume_that_is_packed_in_this_one_is_not_taken() {
-    let inner = volume(&Shape::new(50_000, 50), 100);
+    let inner = volume(&Geometry::new(50_000, 50), 100);
     let protected = [noise(70_001, 2), inner].concat();
-    let shape = Shape::new(protected.len() as u64, 50);
+    let shape = Geometry::new(protected.len() as u64, 50);
     let section = section(&shape, 0, &protected, 1 << 20);
     let right = [&protected[..], &section].concat();
     let last = right.len() - 10;
@@ -351,7 +351,7 @@ fn the_description_of_another_volume_that_is_packed_in_this_one_is_not_taken() {
 
 #[test]
 fn a_description_with_numbers_that_are_no_shape_is_none() {
-    let right = volume(&Shape::new(50_000, 50), 0);
+    let right = volume(&Geometry::new(50_000, 50), 0);
     let start = index(found(&right).section().start);
     let len = u32::from_le_bytes(right[start + 4..start + 8].try_into().unwrap()) as usize;
     // Version, block size, front, section, tail, share, groups, recovery blocks.
@@ -378,7 +378,7 @@ fn a_description_with_numbers_that_are_no_shape_is_none() {
 
 #[test]
 fn recovery_data_for_other_bytes_is_an_error_and_not_taken() {
-    let shape = Shape::new(50_000, 50);
+    let shape = Geometry::new(50_000, 50);
     let right = volume(&shape, 0);
     let recovery = found(&right);
     // Recovery blocks whose checksums are right and which belong to other content: only a forger makes these.
@@ -420,7 +420,7 @@ fn scattered_damage_of_half_the_share_is_mended() {
 
 #[test]
 fn what_is_read_while_encoding_and_written_while_repairing_may_fail() {
-    let shape = Shape::new(50_000, 50);
+    let shape = Geometry::new(50_000, 50);
     let short = noise(49_999, 1);
     assert_eq!(encode(&shape, 0, &short, |_, _| Ok(())).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     let full = |_, _: &[u8]| Err(io::Error::from(io::ErrorKind::StorageFull));

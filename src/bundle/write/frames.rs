@@ -1,10 +1,10 @@
-//! [`Output`]: the frames of a bundle on their way to its volumes.
+//! [`FrameOutput`]: the frames of a bundle on their way to its volumes.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
 
 use crate::base::fs::FsError;
-use crate::bundle::write::volume_writer::Tape;
+use crate::bundle::write::volume_writer::VolumeWriter;
 
 /// A frame that stands in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub(crate) struct FrameRecord {
 }
 
 /// The file or the volumes, with the frames that are still being compressed.
-pub(crate) struct Output {
-    pub(crate) tape: Tape,
+pub(crate) struct FrameOutput {
+    pub(crate) tape: VolumeWriter,
     /// Where the first frame behind the head begins.
     pub(crate) begin: u64,
     pub(crate) frames: Vec<FrameRecord>,
@@ -34,8 +34,8 @@ pub(crate) fn sum(frames: &[FrameRecord]) -> u64 {
     frames.iter().map(|frame| frame.decompressed as u64).sum()
 }
 
-impl Output {
-    pub(crate) fn new(tape: Tape) -> Self {
+impl FrameOutput {
+    pub(crate) fn new(tape: VolumeWriter) -> Self {
         Self { tape, begin: 0, frames: Vec::new(), pending: VecDeque::new(), queued: 0, written: 0 }
     }
 

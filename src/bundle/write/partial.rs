@@ -20,10 +20,10 @@ use crate::bundle::format::label::Label;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
 use crate::bundle::format::skippable::VOLUME_MAGIC;
 use crate::bundle::format::{BLOCK, FRAME_SIZE, padded};
-use crate::bundle::read::frame_reader::{self, Data, Frame, FrameReader};
+use crate::bundle::read::frame_reader::{self, DataFrame, Frame, FrameReader};
 use crate::bundle::write::frames::FrameRecord;
 use crate::bundle::write::parts::{parts, size_of_parts};
-use crate::bundle::write::writer::{Kept, OwnFrames, SHARED_LIMIT};
+use crate::bundle::write::writer::{OwnFrames, ResumePoint, SHARED_LIMIT};
 use crate::oci::digest::{Digest, Hasher};
 
 /// How many frames are decoded at once: a bound for the memory.
@@ -50,7 +50,7 @@ pub struct Salvaged {
     /// The one behind them, if it is large and has begun.
     pub open: Option<Begun>,
     /// For the writer.
-    pub(crate) kept: Kept,
+    pub(crate) kept: ResumePoint,
 }
 
 /// The beginning of a large entry.
@@ -77,24 +77,28 @@ impl Salvaged {
 pub fn salvage(
     path: &Path,
     set: Digest,
-    head_room: u64,
+    header_space: u64,
     expected: &[Expected],
     elsewhere: &[Blob],
     report: &dyn Report,
 ) -> Result<Salvaged, FsError> {
     let len = size_of_parts(path);
-    if len <= head_room {
+    if len <= header_space {
         return Ok(Salvaged::default());
     }
     report.event(&Event::Stage {
         name: "checking what is there",
-        bytes: Some(len - head_room),
+        bytes: Some(len - header_space),
         objects: None,
     });
-    report.event(&Event::Begin { id: 0, object: path.display().to_string(), bytes: Some(len - head_room) });
+    report.event(&Event::Begin {
+        id: 0,
+        object: path.display().to_string(),
+        bytes: Some(len - header_space),
+    });
     let buffers = frame_reader::buffers();
-    let mut frames = Frames::new(path, set, head_room, &buffers);
-    let mut walk = Walk::new(expected, elsewhere);
+    let mut frames = Frames::new(path, set, header_space, &buffers);
+    let mut walk = PartialWalk::new(expected, elsewhere);
     'all: loop {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
@@ -105,7 +109,7 @@ pub fn salvage(
             break;
         }
         let read = batch.iter().map(|(_, len, _)| len).sum();
-        let decode = |(offset, len, data): (u64, u64, Data)| {
+        let decode = |(offset, len, data): (u64, u64, DataFrame)| {
             let content = data.decode(&buffers);
             let decompressed = content.as_ref().map_or(0, |content| content.len());
             let compressed = usize::try_from(len).expect("a frame is small");
@@ -130,7 +134,7 @@ pub fn salvage(
 struct Frames<'a> {
     parts: VecDeque<PathBuf>,
     set: Digest,
-    head_room: u64,
+    header_space: u64,
     buffers: &'a Buffers,
     /// The volume that is being read.
     reader: Option<FrameReader<BufReader<File>>>,
@@ -139,12 +143,19 @@ struct Frames<'a> {
 }
 
 impl<'a> Frames<'a> {
-    fn new(path: &Path, set: Digest, head_room: u64, buffers: &'a Buffers) -> Self {
-        Self { parts: parts(path).into(), set, head_room, buffers, reader: None, starts: Vec::new() }
+    fn new(path: &Path, set: Digest, header_space: u64, buffers: &'a Buffers) -> Self {
+        Self {
+            parts: parts(path).into(),
+            set,
+            header_space,
+            buffers,
+            reader: None,
+            starts: Vec::new(),
+        }
     }
 
     /// Where the next one begins, how long it is, and itself; nothing where anything else stands.
-    fn next_frame(&mut self) -> Result<Option<(u64, u64, Data)>, FsError> {
+    fn next_frame(&mut self) -> Result<Option<(u64, u64, DataFrame)>, FsError> {
         loop {
             let Some(reader) = &mut self.reader else {
                 let Some(path) = self.parts.pop_front() else { return Ok(None) };
@@ -172,7 +183,7 @@ impl<'a> Frames<'a> {
     /// Opens the next volume behind its label; nothing if it is none of these.
     fn open(&mut self, path: &Path) -> io::Result<Option<FrameReader<BufReader<File>>>> {
         let mut file = File::open(path)?;
-        let (mut start, mut at) = (0, self.head_room);
+        let (mut start, mut at) = (0, self.header_space);
         if !self.starts.is_empty() {
             let mut first = FrameReader::new(&mut file, 0, self.buffers);
             let Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, payload })) = first.next_frame() else {
@@ -190,7 +201,7 @@ impl<'a> Frames<'a> {
     }
 }
 
-struct Walk<'a> {
+struct PartialWalk<'a> {
     expected: &'a [Expected],
     done: usize,
     /// The blobs so far, and those that are elsewhere: a file that turned out to be one of them is not there again.
@@ -213,7 +224,7 @@ struct Large {
     before: Option<Begun>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> PartialWalk<'a> {
     fn new(expected: &'a [Expected], elsewhere: &[Blob]) -> Self {
         let mut walk = Self {
             expected,
@@ -387,7 +398,7 @@ impl<'a> Walk<'a> {
         Salvaged {
             done: self.done,
             open: self.large.map(|large| large.begun),
-            kept: Kept {
+            kept: ResumePoint {
                 frames: self.frames,
                 shared: shared.unwrap_or_default(),
                 entry,
@@ -418,12 +429,12 @@ mod tests {
     use super::*;
     use crate::base::event::Silent;
     use crate::bundle::write::claim::Claim;
-    use crate::bundle::write::writer::{BundleWriter, head_room};
+    use crate::bundle::write::writer::{BundleWriter, header_space};
 
     #[test]
     fn what_was_not_yet_taken_back_is_not_the_beginning_of_the_next_file() {
         let folder = tempfile::tempdir().unwrap();
-        let room = head_room(100, None);
+        let room = header_space(100, None);
         let claim = Claim::new(&folder.path().join("x")).unwrap();
         let partial = claim.partial.clone();
         let mut writer = BundleWriter::begin_bundle(claim, room, 1).unwrap();

@@ -52,7 +52,7 @@ pub struct Spool {
     file: File,
     pieces_at: u64,
     seed: u64,
-    state: Mutex<State>,
+    state: Mutex<SpoolState>,
 }
 
 /// What an earlier run noted.
@@ -66,7 +66,7 @@ pub struct Notes {
 
 /// A piece that an earlier run left.
 #[derive(Debug)]
-pub struct Found {
+pub struct SpooledPiece {
     /// The blob.
     pub key: Digest,
     /// Where in the blob.
@@ -76,7 +76,7 @@ pub struct Found {
 }
 
 #[derive(Default)]
-struct State {
+struct SpoolState {
     /// Where pieces stand, and in how much room.
     pieces: HashMap<(Digest, u64), (u64, u64)>,
     /// Room between them, by offset.
@@ -125,7 +125,7 @@ impl Spool {
         count: u64,
         is_same: bool,
         wanted: impl Fn(Digest, u64) -> bool,
-    ) -> Result<Vec<Found>, FsError> {
+    ) -> Result<Vec<SpooledPiece>, FsError> {
         self.pieces_at = note_at(count).next_multiple_of(NOTES_ALIGN);
         let at = |action| FsError::at(action, &self.path);
         let found = self.find(&wanted).map_err(at("read"))?;
@@ -140,7 +140,7 @@ impl Spool {
         Ok(found)
     }
 
-    fn find(&self, wanted: &impl Fn(Digest, u64) -> bool) -> io::Result<Vec<Found>> {
+    fn find(&self, wanted: &impl Fn(Digest, u64) -> bool) -> io::Result<Vec<SpooledPiece>> {
         let len = self.file.metadata()?.len();
         let mut state = self.lock();
         let mut found = Vec::new();
@@ -161,7 +161,11 @@ impl Spool {
     }
 
     /// The piece at `position`, if there is a sound one that is wanted.
-    fn piece(&self, position: u64, wanted: &impl Fn(Digest, u64) -> bool) -> io::Result<Option<Found>> {
+    fn piece(
+        &self,
+        position: u64,
+        wanted: &impl Fn(Digest, u64) -> bool,
+    ) -> io::Result<Option<SpooledPiece>> {
         let mut header = [0; PIECE_HEADER];
         self.file.read_exact_at(&mut header, position)?;
         let (key, offset, len) = (digest(&header[8..40]), number(&header[40..48]), number(&header[48..56]));
@@ -173,7 +177,7 @@ impl Spool {
             return Ok(None); // it ends too early: whoever wrote it was killed
         }
         let sound = self.checksum(&[&header[..56], &bytes]) == number(&header[56..]);
-        Ok(sound.then_some(Found { key, offset, bytes }))
+        Ok(sound.then_some(SpooledPiece { key, offset, bytes }))
     }
 
     /// Notes what file `number_of` turned out to be.
@@ -248,12 +252,12 @@ impl Spool {
         hasher.digest()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SpoolState> {
         self.state.lock().expect("nothing panics while it holds the spool; please report")
     }
 }
 
-impl State {
+impl SpoolState {
     fn allocate(&mut self, needed: u64) -> u64 {
         let fits = self.free.iter().find(|(_, len)| **len >= needed).map(|(at, len)| (*at, *len));
         let Some((at, len)) = fits else {
@@ -320,7 +324,7 @@ mod tests {
         Digest::of(text.as_bytes())
     }
 
-    fn begin(partial: &Path, wanted: impl Fn(Digest, u64) -> bool) -> (Spool, Notes, Vec<Found>) {
+    fn begin(partial: &Path, wanted: impl Fn(Digest, u64) -> bool) -> (Spool, Notes, Vec<SpooledPiece>) {
         let (mut spool, notes) = Spool::open(partial).unwrap();
         let is_same = notes.fingerprint == Some(key("plan"));
         let found = spool.begin(key("plan"), 3, is_same, wanted).unwrap();

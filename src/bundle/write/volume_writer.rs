@@ -1,4 +1,4 @@
-//! [`Tape`]: where a bundle is written to, in one file or in volumes.
+//! [`VolumeWriter`]: where a bundle is written to, in one file or in volumes.
 //!
 //! It is addressed as the bundle will be: by the bytes that stand before. A volume that is to have recovery data keeps room
 //! for it at its end, which is written when nothing of the volume changes any more.
@@ -13,13 +13,13 @@ use crate::base::fs::{self, FsError};
 use crate::bundle::format::label::Label;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::volume_name::VOLUME_LIMIT;
-use crate::bundle::recovery::{self, LENGTH_LIMIT, Shape};
+use crate::bundle::recovery::{self, LENGTH_LIMIT, Geometry};
 use crate::bundle::write::parts::{part_path, remove_parts_from, volume_path};
 use crate::oci::digest::{Digest, Hasher};
 
 /// In what form a bundle is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Carry {
+pub struct VolumeOptions {
     /// How many bytes a volume has at most; nothing for one file.
     pub volume_size: Option<u64>,
     /// How much recovery data there is, in parts of 1,000 of what it protects; nothing for none.
@@ -28,7 +28,7 @@ pub struct Carry {
     pub set: Digest,
 }
 
-impl Carry {
+impl VolumeOptions {
     /// One file without recovery data.
     #[must_use]
     pub fn plain() -> Self {
@@ -51,8 +51,8 @@ impl Carry {
         self.volume_size.map(|_| Label::new(self.set, 1, 0, 0).to_frame())
     }
 
-    fn shape(&self, len: u64) -> Option<Shape> {
-        Some(Shape::new(len, self.recovery?))
+    fn shape(&self, len: u64) -> Option<Geometry> {
+        Some(Geometry::new(len, self.recovery?))
     }
 }
 
@@ -70,15 +70,15 @@ pub struct FinishedVolume {
 }
 
 /// What is being written; see the module.
-pub(crate) struct Tape {
+pub(crate) struct VolumeWriter {
     partial: PathBuf,
-    carry: Carry,
+    carry: VolumeOptions,
     /// Those that are not handed over. The first of all is always here.
-    parts: Vec<Part>,
+    parts: Vec<VolumeFile>,
 }
 
 /// One volume, or the one file.
-struct Part {
+struct VolumeFile {
     number: u32,
     path: PathBuf,
     file: File,
@@ -88,9 +88,9 @@ struct Part {
     flusher: Option<Flusher>,
 }
 
-impl Tape {
+impl VolumeWriter {
     /// An empty one in the file `file`, whose name is `partial`.
-    pub(crate) fn new(file: File, partial: PathBuf, carry: Carry) -> Result<Self, FsError> {
+    pub(crate) fn new(file: File, partial: PathBuf, carry: VolumeOptions) -> Result<Self, FsError> {
         Self::go_on(file, partial, carry, &[(0, 0)])
     }
 
@@ -98,10 +98,10 @@ impl Tape {
     pub(crate) fn go_on(
         file: File,
         partial: PathBuf,
-        carry: Carry,
+        carry: VolumeOptions,
         extents: &[(u64, u64)],
     ) -> Result<Self, FsError> {
-        let mut parts = vec![Part::new(1, partial.clone(), file, (0, 0))];
+        let mut parts = vec![VolumeFile::new(1, partial.clone(), file, (0, 0))];
         for (number, extent) in (1..).zip(extents) {
             let path = part_path(&partial, number);
             if number == 1 {
@@ -110,7 +110,7 @@ impl Tape {
             }
             let file =
                 File::options().read(true).write(true).open(&path).map_err(FsError::at("open", &path))?;
-            parts.push(Part::new(number, path, file, *extent));
+            parts.push(VolumeFile::new(number, path, file, *extent));
         }
         let mut tape = Self { partial, carry, parts };
         remove_parts_from(&tape.partial, tape.last().number + 1)?;
@@ -188,7 +188,7 @@ impl Tape {
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(FsError::at("create", &path))?;
-        let mut part = Part::new(number, path, file, (start, start));
+        let mut part = VolumeFile::new(number, path, file, (start, start));
         part.flusher = Some(Flusher::start(&part.file));
         self.parts.push(part);
         self.append(&Label::new(self.carry.set, number, start, stream).to_frame())
@@ -221,7 +221,7 @@ impl Tape {
     /// bytes will follow behind those of the last one.
     pub(crate) fn volumes(&self, tail: u64) -> Vec<(u64, u64, Vec<u32>)> {
         let last = self.last().number;
-        let volume = |part: &Part| {
+        let volume = |part: &VolumeFile| {
             let protected = part.len + if part.number == last { tail } else { 0 };
             let frames = self.carry.shape(protected).map_or_else(Vec::new, |shape| shape.frames());
             (part.start, part.len, frames)
@@ -269,19 +269,19 @@ impl Tape {
         Ok(finished)
     }
 
-    fn last(&self) -> &Part {
+    fn last(&self) -> &VolumeFile {
         self.parts.last().expect("there is a first one; please report")
     }
 }
 
-impl Part {
+impl VolumeFile {
     /// One that begins and ends there.
     fn new(number: u32, path: PathBuf, file: File, (start, end): (u64, u64)) -> Self {
         Self { number, path, file, start, len: end - start, flusher: None }
     }
 
     /// Adds recovery data and `tail`, and brings all to the disk. Says what it is, if that `matters`.
-    fn finish(&mut self, carry: Carry, tail: &[u8], matters: bool) -> Result<(Digest, u64), FsError> {
+    fn finish(&mut self, carry: VolumeOptions, tail: &[u8], matters: bool) -> Result<(Digest, u64), FsError> {
         if let Some(flusher) = self.flusher.take() {
             flusher.finish().map_err(FsError::at("sync", &self.path))?;
         }
@@ -323,7 +323,7 @@ impl Part {
 
 /// What recovery data protects: a volume without it.
 struct Protected<'a> {
-    part: &'a Part,
+    part: &'a VolumeFile,
     tail: &'a [u8],
 }
 

@@ -16,13 +16,13 @@ use crate::bundle::format::{
     BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded, seek_table,
 };
 use crate::bundle::write::claim::Claim;
-use crate::bundle::write::frames::{FrameRecord, Output, sum};
+use crate::bundle::write::frames::{FrameOutput, FrameRecord, sum};
 use crate::bundle::write::parts::{remove_parts_from, volumes_of};
-use crate::bundle::write::volume_writer::{Carry, FinishedVolume, Tape};
+use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions, VolumeWriter};
 use crate::oci::digest::Digest;
 
 /// The documents at the front of a bundle.
-pub struct Head {
+pub struct BundleHead {
     /// The bytes of `index.json`.
     pub index: Vec<u8>,
     /// The bytes of the file set's manifest, if there are files.
@@ -33,10 +33,10 @@ pub struct Head {
 
 /// Writes a bundle; see the module.
 pub struct BundleWriter {
-    output: Output,
+    output: FrameOutput,
     /// Where the bundle will be when it is finished.
     target: PathBuf,
-    head_room: u64,
+    header_space: u64,
     level: i32,
     /// The small entries gathered for the next frame.
     shared: Vec<u8>,
@@ -59,18 +59,18 @@ struct Extent {
 
 /// What the bytes of a bundle depend on beside its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Form {
+pub struct WriteOptions {
     /// How many bytes are kept for the head.
-    pub head_room: u64,
+    pub header_space: u64,
     /// zstd's level, 1 to 22.
     pub level: i32,
     /// In how many volumes it is, and with how much recovery data.
-    pub carry: Carry,
+    pub carry: VolumeOptions,
 }
 
 /// What a finished bundle is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenBundle {
     /// The digest of `index.json`: the identity of the bundle.
     pub identity: Digest,
     /// The size of the bundle in bytes.
@@ -83,7 +83,7 @@ pub struct Written {
 
 /// What an earlier run has written of the same bundle, and how far it came: `partial.rs` finds it.
 #[derive(Default)]
-pub(crate) struct Kept {
+pub(crate) struct ResumePoint {
     /// The frames that stay.
     pub(crate) frames: Vec<FrameRecord>,
     /// The small entries that belong into the next frame.
@@ -123,20 +123,20 @@ pub(crate) struct OwnFrames {
 pub(crate) const SHARED_LIMIT: usize = FRAME_SIZE - BLOCK;
 
 impl BundleWriter {
-    /// Begins the bundle, in one file. `head_room` is what [`head_room`] says; `level` is zstd's, 1 to 22.
-    pub fn begin_bundle(claim: Claim, head_room: u64, level: i32) -> Result<Self, FsError> {
-        Self::begin_in(claim, Form { head_room, level, carry: Carry::plain() })
+    /// Begins the bundle, in one file. `header_space` is what [`header_space`] says; `level` is zstd's, 1 to 22.
+    pub fn begin_bundle(claim: Claim, header_space: u64, level: i32) -> Result<Self, FsError> {
+        Self::begin_in(claim, WriteOptions { header_space, level, carry: VolumeOptions::plain() })
     }
 
     /// Begins the bundle, in the form `form`.
-    pub fn begin_in(claim: Claim, form: Form) -> Result<Self, FsError> {
+    pub fn begin_in(claim: Claim, form: WriteOptions) -> Result<Self, FsError> {
         remove_parts_from(&claim.partial, 2)?;
         claim.file.set_len(0).map_err(FsError::at("empty", &claim.partial))?;
-        let Form { head_room, level, carry } = form;
+        let WriteOptions { header_space, level, carry } = form;
         let Claim { file, partial, target } = claim;
-        let mut output = Output::new(Tape::new(file, partial, carry)?);
+        let mut output = FrameOutput::new(VolumeWriter::new(file, partial, carry)?);
         // What is not finished is no bundle, but already a valid sequence of frames.
-        output.tape.append(&padding(head_room))?;
+        output.tape.append(&padding(header_space))?;
         if let Some(label) = carry.first_label() {
             output.tape.append(&label)?;
         }
@@ -144,7 +144,7 @@ impl BundleWriter {
         Ok(Self {
             output,
             target,
-            head_room,
+            header_space,
             level,
             shared: Vec::new(),
             entry: None,
@@ -155,11 +155,11 @@ impl BundleWriter {
 
     /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room, level and form.
     #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
-    pub(crate) fn go_on(claim: Claim, form: Form, kept: Kept) -> Result<Self, FsError> {
-        let Form { head_room, level, carry } = form;
+    pub(crate) fn go_on(claim: Claim, form: WriteOptions, kept: ResumePoint) -> Result<Self, FsError> {
+        let WriteOptions { header_space, level, carry } = form;
         let Claim { file, partial, target } = claim;
         let label = carry.first_label().unwrap_or_default();
-        let begin = head_room + label.len() as u64;
+        let begin = header_space + label.len() as u64;
         let end_of = |frame: &FrameRecord| frame.offset + frame.compressed as u64;
         // What follows the frames of a volume is recovery data, if anything.
         let ends =
@@ -168,10 +168,10 @@ impl BundleWriter {
             });
         let extents = kept.starts.iter().copied().zip(ends).take_while(|(start, end)| end > start);
         let extents: Vec<_> = extents.collect();
-        let mut output = Output::new(Tape::go_on(file, partial, carry, &extents)?);
+        let mut output = FrameOutput::new(VolumeWriter::go_on(file, partial, carry, &extents)?);
         // The earlier run may have been killed when it had already written the head.
-        output.tape.patch(0, &padding(head_room))?;
-        output.tape.patch(head_room, &label)?;
+        output.tape.patch(0, &padding(header_space))?;
+        output.tape.patch(header_space, &label)?;
         output.begin = begin;
         (output.queued, output.written) = (sum(&kept.frames), sum(&kept.frames));
         output.frames = kept.frames;
@@ -181,8 +181,17 @@ impl BundleWriter {
             size,
             own: Some(own),
         });
-        let Kept { shared, late_headers, .. } = kept;
-        Ok(Self { output, target, head_room, level, shared, entry, late_headers, handed_over: Vec::new() })
+        let ResumePoint { shared, late_headers, .. } = kept;
+        Ok(Self {
+            output,
+            target,
+            header_space,
+            level,
+            shared,
+            entry,
+            late_headers,
+            handed_over: Vec::new(),
+        })
     }
 
     /// How many bytes of the tar stream behind the head it has taken.
@@ -301,7 +310,7 @@ impl BundleWriter {
     }
 
     /// Writes the head and the seek table, brings everything to the disk, and gives the bundle its name.
-    pub fn finish(mut self, head: &Head) -> Result<Written, FsError> {
+    pub fn finish(mut self, head: &BundleHead) -> Result<WrittenBundle, FsError> {
         assert!(self.entry.is_none(), "an entry without end; please report");
         if self.shared.len() + 2 * BLOCK > FRAME_SIZE {
             self.end_shared_frame()?;
@@ -318,11 +327,15 @@ impl BundleWriter {
         let mut bytes: Vec<u8> = head_frames.iter().flat_map(|(_, frame)| frame).copied().collect();
         let signature = head.signature.as_deref().map(|text| skippable::encode(SIGNATURE_MAGIC, text));
         bytes.extend(signature.iter().flatten());
-        let room = usize::try_from(self.head_room).expect("a head fits in memory");
+        let room = usize::try_from(self.header_space).expect("a head fits in memory");
         let padding = room.checked_sub(bytes.len()).filter(|left| *left >= 8);
         let padding = skippable::encode(
             PADDING_MAGIC,
-            &vec![0; padding.expect("`head_room` was computed from the same lists; please report") - 8],
+            &vec![
+                0;
+                padding.expect("`header_space` was computed from the same lists; please report")
+                    - 8
+            ],
         );
         bytes.extend_from_slice(&padding);
         self.output.tape.patch(0, &bytes)?;
@@ -346,11 +359,11 @@ impl BundleWriter {
             Ok(())
         })?;
         let volumes = if is_volumes { volumes } else { Vec::new() };
-        Ok(Written { identity, size, volumes, sums })
+        Ok(WrittenBundle { identity, size, volumes, sums })
     }
 
     /// The frame of the seek table, for which there is room in the last volume.
-    fn seek_table(&mut self, head: &[seek_table::Entry]) -> Result<Vec<u8>, FsError> {
+    fn seek_table(&mut self, head: &[seek_table::FrameEntry]) -> Result<Vec<u8>, FsError> {
         loop {
             // Its length does not depend on that of the recovery data that it lists, but on how many frames that has,
             // and that hardly ever on its own length.
@@ -372,7 +385,7 @@ impl BundleWriter {
         }
     }
 
-    fn table(&self, head: &[seek_table::Entry], tail: u64) -> Vec<u8> {
+    fn table(&self, head: &[seek_table::FrameEntry], tail: u64) -> Vec<u8> {
         let mut table = head.to_vec();
         let mut frames = self.output.frames.iter().peekable();
         let gone =
@@ -380,7 +393,7 @@ impl BundleWriter {
         let mut volumes: Vec<_> = gone.chain(self.output.tape.volumes(tail)).collect();
         volumes.sort_by_key(|volume| volume.0);
         for (start, len, recovery) in volumes {
-            let mut at = if start == 0 { self.head_room } else { start };
+            let mut at = if start == 0 { self.header_space } else { start };
             while at < start + len {
                 if let Some(frame) = frames.next_if(|frame| frame.offset == at) {
                     table.push(entry(frame.compressed, frame.decompressed));
@@ -455,7 +468,7 @@ impl BundleWriter {
     }
 }
 
-impl Head {
+impl BundleHead {
     /// The frames of the head, each with the size of its content.
     fn frames(&self, level: i32) -> Vec<(usize, Vec<u8>)> {
         let mut stream = Vec::new();
@@ -473,7 +486,7 @@ impl Head {
 
 /// How many bytes of a bundle are kept for its head, if its documents will have at most these sizes.
 #[must_use]
-pub fn head_room(index: usize, files: Option<usize>) -> u64 {
+pub fn header_space(index: usize, files: Option<usize>) -> u64 {
     let entries = [OCI_LAYOUT_CONTENT.len(), index].into_iter().chain(files);
     let stream: usize = entries.map(|size| BLOCK + size.next_multiple_of(BLOCK)).sum();
     let frames = stream.div_ceil(FRAME_SIZE) * frame::stored_len(FRAME_SIZE).saturating_sub(FRAME_SIZE);
@@ -484,8 +497,8 @@ fn padding(len: u64) -> Vec<u8> {
     skippable::encode(PADDING_MAGIC, &vec![0; usize::try_from(len).expect("a head fits in memory") - 8])
 }
 
-fn entry(compressed: usize, decompressed: usize) -> seek_table::Entry {
-    seek_table::Entry {
+fn entry(compressed: usize, decompressed: usize) -> seek_table::FrameEntry {
+    seek_table::FrameEntry {
         compressed: u32::try_from(compressed).expect("frames are small"),
         decompressed: u32::try_from(decompressed).expect("frames are small"),
     }

@@ -1,4 +1,4 @@
-//! [`Archive`]: the tar archive of an image, written at several places at once.
+//! [`ImageArchive`]: the tar archive of an image, written at several places at once.
 //!
 //! The size of every layer is known from the start, so each has its place, whatever order the bundle gives the
 //! content in. Its name is its digest, which is known at its end: the header is written last.
@@ -24,9 +24,9 @@ use crate::oci::digest::{Digest, Hasher};
 /// How many bytes of small entries are gathered before they are written.
 const BUFFER: usize = 256 << 10;
 
-/// An archive that is being written; see the module. Nothing is at its name before [`Archive::finish`], and nothing is
+/// An archive that is being written; see the module. Nothing is at its name before [`ImageArchive::finish`], and nothing is
 /// left of one that is dropped before.
-pub struct Archive {
+pub struct ImageArchive {
     file: Arc<File>,
     partial: Arc<Path>,
     target: PathBuf,
@@ -43,7 +43,7 @@ pub struct Slot {
     size: u64,
 }
 
-impl Archive {
+impl ImageArchive {
     /// Begins an archive that will be at `target`; fails if somebody else is writing it.
     pub fn create(target: &Path) -> Result<Self, ClaimError> {
         let Claim { file, partial, target } = Claim::new(target)?;
@@ -139,7 +139,7 @@ impl Archive {
     }
 }
 
-impl Drop for Archive {
+impl Drop for ImageArchive {
     fn drop(&mut self) {
         if !self.is_finished {
             let _ = fs::remove_file(&self.partial); // it already failed, and said why

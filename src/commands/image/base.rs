@@ -1,10 +1,10 @@
-//! [`Base`]: the image of the bundle that another one is built on.
+//! [`BaseImage`]: the image of the bundle that another one is built on.
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
-use crate::bundle::format::layout::{Blob, Image, Layout};
+use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
 use crate::oci::platform::Platform;
@@ -15,7 +15,7 @@ const SHOWN: usize = 10;
 
 /// An image of the bundle, for one platform.
 #[derive(Debug, Clone)]
-pub struct Base {
+pub struct BaseImage {
     /// What the bundle calls it.
     pub reference: Reference,
     /// The digest of its manifest.
@@ -60,7 +60,7 @@ pub enum BaseError {
     Unfit(String, String),
 }
 
-impl Base {
+impl BaseImage {
     /// The image that `wanted` names; if it says nothing, the only one whose repository ends in `/name`. Of several
     /// platforms it takes `platform`; if that says nothing, linux/amd64 or the only one.
     pub fn choose(
@@ -165,15 +165,15 @@ fn choose_image<'a>(
     layout: &'a Layout,
     wanted: Option<&Reference>,
     name: &str,
-) -> Result<&'a Image, BaseError> {
-    let fits = |image: &&Image| {
+) -> Result<&'a BundledImage, BaseError> {
+    let fits = |image: &&BundledImage| {
         let found = &image.indexed.reference;
         match wanted {
             Some(wanted) => is_named(found, wanted),
             None => found.repository().rsplit('/').next() == Some(name),
         }
     };
-    let found: Vec<&Image> = layout.images.iter().filter(fits).collect();
+    let found: Vec<&BundledImage> = layout.images.iter().filter(fits).collect();
     let wanted = wanted.map_or_else(|| format!("…/{name}"), ToString::to_string);
     match found[..] {
         [image] => Ok(image),
@@ -189,7 +189,11 @@ fn is_named(found: &Reference, wanted: &Reference) -> bool {
         && wanted.digest().is_none_or(|digest| found.digest() == Some(digest))
 }
 
-fn choose_manifest(layout: &Layout, image: &Image, platform: Option<&Platform>) -> Result<Digest, BaseError> {
+fn choose_manifest(
+    layout: &Layout,
+    image: &BundledImage,
+    platform: Option<&Platform>,
+) -> Result<Digest, BaseError> {
     if let Some(Manifest::Image { .. }) = layout.parsed.get(&image.indexed.digest) {
         return Ok(image.indexed.digest);
     }
@@ -217,7 +221,7 @@ fn choose_manifest(layout: &Layout, image: &Image, platform: Option<&Platform>) 
     }
 }
 
-fn names(images: &[&Image]) -> String {
+fn names(images: &[&BundledImage]) -> String {
     list(images.iter().map(|image| image.indexed.reference.to_string()))
 }
 

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::bundle::format::index::About;
+use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::{Blob, blob_name};
-use crate::commands::image::base::{Base, oci_layer_type};
+use crate::commands::image::base::{BaseImage, oci_layer_type};
 use crate::commands::image::name::Name;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{OCI_INDEX, OCI_MANIFEST};
@@ -23,7 +23,7 @@ pub struct Additions<'a> {
     /// The digest of the bundle's index.
     pub identity: Digest,
     /// What the bundle says of itself.
-    pub about: &'a About,
+    pub about: &'a BundleInfo,
     /// Its layers, in order, each with what is in it.
     pub layers: Vec<(Blob, &'a str)>,
     /// The port that is served.
@@ -47,10 +47,10 @@ pub struct Documents {
 impl Documents {
     /// The documents of `base`, whose config is `config`, with `additions`.
     #[must_use]
-    pub fn new(base: &Base, config: Value, additions: &Additions<'_>) -> Self {
+    pub fn new(base: &BaseImage, config: Value, additions: &Additions<'_>) -> Self {
         let config = self::config(base, config, additions).to_string().into_bytes();
         let of_base = base.layers.iter().map(|layer| {
-            let media_type = oci_layer_type(&layer.media_type).expect("`Base::choose` has looked at it");
+            let media_type = oci_layer_type(&layer.media_type).expect("`BaseImage::choose` has looked at it");
             (media_type, Blob::from(layer))
         });
         let layers: Vec<_> =
@@ -94,7 +94,7 @@ fn descriptor(media_type: &str, blob: Blob) -> Value {
 }
 
 /// The base's config with what was added; all else stays as it is.
-fn config(base: &Base, mut config: Value, additions: &Additions<'_>) -> Value {
+fn config(base: &BaseImage, mut config: Value, additions: &Additions<'_>) -> Value {
     let created = created(additions.about);
     let name = &additions.names[0];
     config["created"] = created.clone().into();
@@ -128,7 +128,7 @@ fn config(base: &Base, mut config: Value, additions: &Additions<'_>) -> Value {
 }
 
 /// When the bundle says that it was packed, if that is a time: clients do not load an image of any other.
-fn created(about: &About) -> String {
+fn created(about: &BundleInfo) -> String {
     let created = about.created.as_ref().filter(|text| OffsetDateTime::parse(text, &Rfc3339).is_ok());
     created.map_or_else(|| "1970-01-01T00:00:00Z".into(), Clone::clone)
 }
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn the_config_of_the_base_stays_but_for_what_is_added() {
-        let base = Base {
+        let base = BaseImage {
             reference: "docker.io/library/registry:2".parse().unwrap(),
             manifest: Digest::of(b"manifest"),
             config: crate::oci::manifest::Descriptor {
@@ -203,7 +203,8 @@ mod tests {
             "history": [{"created_by": "COPY", "empty_layer": true}],
             "rootfs": {"type": "layers", "diff_ids": ["sha256:1"]},
         });
-        let about = About { title: None, created: Some("2026-02-03T04:05:06Z".into()), ..About::default() };
+        let about =
+            BundleInfo { title: None, created: Some("2026-02-03T04:05:06Z".into()), ..BundleInfo::default() };
         let layer = Blob { digest: Digest::of(b"layer"), size: 5 };
         let additions = Additions {
             names: &["kubespray-images:v3".parse().unwrap()],
@@ -236,7 +237,7 @@ mod tests {
 
         // An image may say next to nothing, and a bundle no time that is one.
         let silent = json!({"rootfs": {"diff_ids": []}, "config": null});
-        let about = About { title: None, created: Some("yesterday".into()), ..About::default() };
+        let about = BundleInfo { title: None, created: Some("yesterday".into()), ..BundleInfo::default() };
         let result = config(&base, silent, &Additions { about: &about, ..additions });
         assert_eq!(result["created"], "1970-01-01T00:00:00Z");
         assert_eq!(result["config"]["ExposedPorts"], json!({"5000/tcp": {}}));

@@ -1,4 +1,4 @@
-//! [`Entry`]: what a layer of the image is made of, and its form in the layer's tar archive.
+//! [`LayerEntry`]: what a layer of the image is made of, and its form in the layer's tar archive.
 
 use tar::EntryType;
 
@@ -11,7 +11,7 @@ pub const END: u64 = 2 * BLOCK as u64;
 /// One entry of a layer. Paths are relative to the root of the image; everything is root's, of the year 1970, and
 /// everybody may read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum LayerEntry {
     /// A folder.
     Folder(String),
     /// A file that was made here, or that is held in memory.
@@ -22,7 +22,7 @@ pub enum Entry {
     Link(String, String),
 }
 
-impl Entry {
+impl LayerEntry {
     /// How many bytes follow the header, before they are padded to whole blocks.
     #[must_use]
     pub fn content_size(&self) -> u64 {
@@ -131,15 +131,15 @@ mod tests {
         let deep = ["földer"; 60].join("/");
         for path in ["a", "a/b", &long(49), &long(50), &long(100), &long(120), &long(150), &deep] {
             let entries = [
-                Entry::Folder(path.to_owned()),
-                Entry::Bytes(format!("{path}/ü"), b"content".to_vec()),
-                Entry::Link(format!("{path}/y"), format!("{path}/ü")),
+                LayerEntry::Folder(path.to_owned()),
+                LayerEntry::Bytes(format!("{path}/ü"), b"content".to_vec()),
+                LayerEntry::Link(format!("{path}/y"), format!("{path}/ü")),
             ];
             let mut archive = Vec::new();
             for entry in &entries {
                 let start = archive.len();
                 archive.extend(entry.header());
-                if let Entry::Bytes(_, bytes) = entry {
+                if let LayerEntry::Bytes(_, bytes) = entry {
                     archive.extend_from_slice(bytes);
                     archive.resize(archive.len().next_multiple_of(BLOCK), 0);
                 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::Blob;
 use crate::bundle::read::reader::Contents;
-use crate::commands::image::entry::{END, Entry};
+use crate::commands::image::entry::{END, LayerEntry};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::reference::RepositoryTemplate;
@@ -32,7 +32,7 @@ const OPAQUE: &str = ".wh..wh..opq";
 
 /// The layers that are put on the base.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct LayerPlan {
     /// In the order in which they are written, which is that of the bundle.
     pub layers: Vec<Layer>,
     /// Whether the first of them is the last one of the image: what changes with every bundle goes on top.
@@ -45,21 +45,21 @@ pub struct Layer {
     /// What is in it, for people.
     pub title: String,
     /// Its entries: folders first, parents before children, then files in the order of the bundle.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<LayerEntry>,
 }
 
 impl Layer {
     /// The size of its tar archive in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.entries.iter().map(Entry::size).sum::<u64>() + END
+        self.entries.iter().map(LayerEntry::size).sum::<u64>() + END
     }
 
     /// A layer of these entries and all folders above them, besides `folders`.
-    fn new(title: String, folders: impl IntoIterator<Item = String>, files: Vec<Entry>) -> Self {
+    fn new(title: String, folders: impl IntoIterator<Item = String>, files: Vec<LayerEntry>) -> Self {
         let mut all = BTreeSet::new();
         let folders: Vec<_> = folders.into_iter().map(|folder| folder + "/").collect();
-        for path in folders.iter().map(String::as_str).chain(files.iter().map(Entry::path)) {
+        for path in folders.iter().map(String::as_str).chain(files.iter().map(LayerEntry::path)) {
             let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
             // Where the innermost is known, so are those above it.
             for parent in parents.rev() {
@@ -68,7 +68,7 @@ impl Layer {
                 }
             }
         }
-        let entries = all.into_iter().map(Entry::Folder).chain(files).collect();
+        let entries = all.into_iter().map(LayerEntry::Folder).chain(files).collect();
         Self { title, entries }
     }
 }
@@ -84,7 +84,7 @@ pub struct Limits {
 
 /// The layers that make nginx serve the files.
 #[must_use]
-pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Plan {
+pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> LayerPlan {
     let layout = &contents.layout;
     let mut paths: HashMap<Digest, Vec<&RelPath>> = HashMap::new();
     for file in &layout.files {
@@ -94,8 +94,8 @@ pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Plan {
     let items = blobs.filter_map(|blob| Some((*blob, paths.get(&blob.digest)?)));
     let items: Vec<_> = items.map(|(blob, paths)| Item { blob, group: project(paths[0]) }).collect();
 
-    let conf = Entry::Bytes(format!("{NGINX_CONF}/default.conf"), conf.to_vec());
-    let opaque = Entry::Bytes(format!("{HTML}/{OPAQUE}"), Vec::new());
+    let conf = LayerEntry::Bytes(format!("{NGINX_CONF}/default.conf"), conf.to_vec());
+    let opaque = LayerEntry::Bytes(format!("{HTML}/{OPAQUE}"), Vec::new());
     let mut layers = vec![Layer::new("the configuration of nginx".into(), [], vec![conf, opaque])];
     for run in cut(&items, limits) {
         let mut files = Vec::new();
@@ -103,11 +103,11 @@ pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Plan {
             let mut names = paths[&blob.digest].iter().map(|path| format!("{HTML}/{PREFIX}/{path}"));
             let first = names.next().expect("a file has a path");
             files.push(of_blob(first.clone(), *blob, contents));
-            files.extend(names.map(|name| Entry::Link(name, first.clone())));
+            files.extend(names.map(|name| LayerEntry::Link(name, first.clone())));
         }
         layers.push(Layer::new(title("files", run), [], files));
     }
-    Plan { layers, first_is_top: false }
+    LayerPlan { layers, first_is_top: false }
 }
 
 /// The layers that make a registry serve the images, named by each of `templates`.
@@ -115,7 +115,7 @@ pub fn of_images(
     contents: &Contents,
     templates: &[RepositoryTemplate],
     limits: Limits,
-) -> Result<Plan, NamesError> {
+) -> Result<LayerPlan, NamesError> {
     let layout = &contents.layout;
     let links = Links::new(layout, templates)?;
     let mut configs = HashSet::new();
@@ -141,7 +141,7 @@ pub fn of_images(
     let links_by_path: BTreeMap<_, _> = links.stages().into_iter().flatten().collect();
     let links_by_path = links_by_path.into_iter();
     let mut top: Vec<_> = links_by_path
-        .map(|(path, digest)| Entry::Bytes(place(path), digest.to_string().into_bytes()))
+        .map(|(path, digest)| LayerEntry::Bytes(place(path), digest.to_string().into_bytes()))
         .collect();
     let is_document = |blob: &&Blob| documents.contains(&blob.digest) || owners.contains_key(&blob.digest);
     top.extend(layout.manifests.iter().filter(is_document).map(data));
@@ -156,14 +156,14 @@ pub fn of_images(
         let files = run.iter().map(|item| data(&item.blob)).collect();
         layers.push(Layer::new(title("layers of", run), [], files));
     }
-    Ok(Plan { layers, first_is_top: true })
+    Ok(LayerPlan { layers, first_is_top: true })
 }
 
 /// A blob of the bundle at `path`; out of the memory, where it is there already.
-fn of_blob(path: String, blob: Blob, contents: &Contents) -> Entry {
+fn of_blob(path: String, blob: Blob, contents: &Contents) -> LayerEntry {
     match contents.manifests.get(&blob.digest) {
-        Some(bytes) => Entry::Bytes(path, bytes.clone()),
-        None => Entry::Blob(path, blob),
+        Some(bytes) => LayerEntry::Bytes(path, bytes.clone()),
+        None => LayerEntry::Blob(path, blob),
     }
 }
 
@@ -298,9 +298,9 @@ mod tests {
 
     #[test]
     fn every_folder_comes_once_and_before_what_is_in_it() {
-        let files = ["a/b/c/x", "a/z", "y"].map(|path| Entry::Bytes(path.into(), Vec::new()));
+        let files = ["a/b/c/x", "a/z", "y"].map(|path| LayerEntry::Bytes(path.into(), Vec::new()));
         let layer = Layer::new(String::new(), ["a/b/empty".to_owned()], files.into());
-        let paths: Vec<_> = layer.entries.iter().map(Entry::path).collect();
+        let paths: Vec<_> = layer.entries.iter().map(LayerEntry::path).collect();
         assert_eq!(paths, ["a", "a/b", "a/b/c", "a/b/empty", "a/b/c/x", "a/z", "y"]);
     }
 }

@@ -8,16 +8,16 @@ use serde_json::Value;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
-use crate::base::pipeline::{Ended, Lanes, Sink as _};
+use crate::base::pipeline::{FinishedBlob, Pipeline, Sink as _};
 use crate::bundle::format::layout::Blob;
 use crate::bundle::format::padded;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::reader::{BundleReader, Contents};
-use crate::commands::image::archive::{Archive, Copy, Message, Slot};
-use crate::commands::image::base::{Base, BaseError};
-use crate::commands::image::entry::{END, Entry};
+use crate::commands::image::archive::{Copy, ImageArchive, Message, Slot};
+use crate::commands::image::base::{BaseError, BaseImage};
+use crate::commands::image::entry::{END, LayerEntry};
 use crate::commands::image::error::ImageError;
-use crate::commands::image::layers::Plan;
+use crate::commands::image::layers::LayerPlan;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 
@@ -34,7 +34,7 @@ pub struct Slots {
 
 impl Slots {
     /// Keeps a place for every layer.
-    pub fn reserve(archive: &mut Archive, base: &Base, plan: &Plan) -> Self {
+    pub fn reserve(archive: &mut ImageArchive, base: &BaseImage, plan: &LayerPlan) -> Self {
         let mut seen = HashSet::new();
         let of_base = base.layers.iter().filter(|layer| seen.insert(layer.digest));
         let of_base = of_base.map(|layer| (layer.into(), archive.reserve(layer.size))).collect();
@@ -48,11 +48,11 @@ pub struct Stream<'a> {
     /// The bundle.
     pub contents: &'a Contents,
     /// What it is built on, and the platform that the base has to be for.
-    pub base: &'a Base,
+    pub base: &'a BaseImage,
     /// See [`Stream::base`].
     pub platform: Option<&'a Platform>,
     /// What is put on it.
-    pub plan: &'a Plan,
+    pub plan: &'a LayerPlan,
     /// Where it goes.
     pub slots: &'a Slots,
     /// Who is told.
@@ -89,10 +89,10 @@ impl From<ReadError> for Stop {
 
 impl Stream<'_> {
     /// Writes all layers.
-    pub fn run(&self, reader: &mut BundleReader, archive: &Archive) -> Result<Written, ImageError> {
+    pub fn run(&self, reader: &mut BundleReader, archive: &ImageArchive) -> Result<Written, ImageError> {
         let blobs = &self.contents.layout.blobs;
         let slots = &self.slots.layers;
-        let (mut lanes, ended) = Lanes::start();
+        let (mut lanes, ended) = Pipeline::start();
         let (pieces, received) = sync_channel(QUEUE);
         let (fed, written, checked) = std::thread::scope(|scope| {
             let written = scope.spawn(move || archive.write_layers(slots, &received));
@@ -141,7 +141,7 @@ impl Stream<'_> {
     fn needed(&self) -> (u64, u64) {
         let entries = self.plan.layers.iter().flat_map(|layer| &layer.entries);
         let in_layers = entries.filter_map(|entry| match entry {
-            Entry::Blob(_, blob) => Some(*blob),
+            LayerEntry::Blob(_, blob) => Some(*blob),
             _ => None,
         });
         let of_base = self.base.blobs().into_iter();
@@ -153,9 +153,9 @@ impl Stream<'_> {
 }
 
 /// Waits for the digests of blobs; says which one is wrong, if any.
-fn check(blobs: &[Blob], ended: &Receiver<Ended<Copy>>) -> Result<Option<Digest>, FsError> {
+fn check(blobs: &[Blob], ended: &Receiver<FinishedBlob<Copy>>) -> Result<Option<Digest>, FsError> {
     let mut outcome = Ok(None);
-    for Ended { number, result, .. } in ended {
+    for FinishedBlob { number, result, .. } in ended {
         let expected = blobs[number].digest;
         match result {
             Ok((digest, _)) if digest == expected => {}
@@ -170,10 +170,10 @@ fn check(blobs: &[Blob], ended: &Receiver<Ended<Copy>>) -> Result<Option<Digest>
 /// Hands the blobs on, as the bundle gives them.
 struct Feeder<'a, B> {
     stream: &'a Stream<'a>,
-    archive: &'a Archive,
+    archive: &'a ImageArchive,
     /// The layers of the base that were not read yet.
     copies: HashMap<Digest, Slot>,
-    lanes: &'a mut Lanes<Copy>,
+    lanes: &'a mut Pipeline<Copy>,
     pieces: SyncSender<Message>,
     /// The blobs of the bundle that were not read yet.
     blobs: B,
@@ -192,9 +192,9 @@ impl<'a, B: Iterator<Item = (usize, &'a Blob)>> Feeder<'a, B> {
             for entry in &layer.entries {
                 self.send(entry.header())?;
                 match entry {
-                    Entry::Folder(_) | Entry::Link(..) => {}
-                    Entry::Bytes(_, bytes) => self.send(bytes.clone())?,
-                    Entry::Blob(_, wanted) => {
+                    LayerEntry::Folder(_) | LayerEntry::Link(..) => {}
+                    LayerEntry::Bytes(_, bytes) => self.send(bytes.clone())?,
+                    LayerEntry::Blob(_, wanted) => {
                         while self.next(reader, Some(wanted.digest))? != Some(wanted.digest) {}
                     }
                 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
 use crate::bundle::format::{BLOCK, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
-use crate::commands::images::image::{BlobError, Document, ImageError, SiteImage};
+use crate::commands::images::site_image::{BlobError, SiteDocument, SiteImage, SiteImageError};
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::manifest::OCI_INDEX;
 use crate::site::storage::blob_path;
@@ -76,7 +76,7 @@ pub enum ArchiveError {
 
 impl Archive {
     /// The archive of `image`, whose blobs are in the registry's storage at `storage`.
-    pub fn new(image: &SiteImage, taker: Taker, storage: &Path) -> Result<Self, ImageError> {
+    pub fn new(image: &SiteImage, taker: Taker, storage: &Path) -> Result<Self, SiteImageError> {
         let index = image.index.as_ref().filter(|_| image.index_suffices && taker != Taker::File);
         let root = index.unwrap_or(&image.manifest);
         let names = names(image, taker, root.digest)?;
@@ -172,7 +172,7 @@ fn copy(blob: Blob, storage: &Path, output: &mut Counted) -> Result<(), ArchiveE
 }
 
 /// The names that an engine is to know the image by.
-fn names(image: &SiteImage, taker: Taker, root: Digest) -> Result<Vec<String>, ImageError> {
+fn names(image: &SiteImage, taker: Taker, root: Digest) -> Result<Vec<String>, SiteImageError> {
     let reference = &image.reference;
     let repository = format!("{}/{}", reference.host(), reference.repository());
     let by_tag = reference.tag().map(|tag| format!("{repository}:{tag}"));
@@ -195,12 +195,12 @@ fn names(image: &SiteImage, taker: Taker, root: Digest) -> Result<Vec<String>, I
         }
         (Some(tag), _) => Ok(vec![tag]),
         (None, Ok(digest)) => Ok(vec![digest]),
-        (None, Err(reason)) => Err(ImageError::NoTag { reference: reference.to_string(), reason }),
+        (None, Err(reason)) => Err(SiteImageError::NoTag { reference: reference.to_string(), reason }),
     }
 }
 
 /// The index of the image layout, in which every name is an entry.
-fn index_json(root: &Document, names: &[String]) -> Vec<u8> {
+fn index_json(root: &SiteDocument, names: &[String]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Index<'a> {
@@ -320,7 +320,7 @@ mod tests {
             Self { storage, recorded, layer }
         }
 
-        fn archive(&self, taker: Taker) -> Result<Archive, ImageError> {
+        fn archive(&self, taker: Taker) -> Result<Archive, SiteImageError> {
             let image = SiteImage::open(&self.recorded, self.storage.path(), &Platform::host())?;
             Archive::new(&image, taker, self.storage.path())
         }

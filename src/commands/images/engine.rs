@@ -5,7 +5,7 @@ use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 
 use crate::commands::images::archive::{Archive, ArchiveError, Taker};
-use crate::commands::images::image::{ImageError, SiteImage};
+use crate::commands::images::site_image::{SiteImage, SiteImageError};
 use crate::oci::platform::Platform;
 
 /// How much of what a client says is kept: its end, in bytes.
@@ -75,7 +75,7 @@ pub enum EngineError {
     },
     /// The image is damaged, and the engine has got nothing that it could have taken for one.
     #[error(transparent)]
-    Damaged(#[from] ImageError),
+    Damaged(#[from] SiteImageError),
 }
 
 impl Engine {
@@ -197,7 +197,7 @@ impl Ready {
         let Finished { status, said, .. } = finished.map_err(|error| self.engine.not_started(error))?;
         let reference = image.reference.to_string();
         match handed {
-            Err(ArchiveError::Blob(source)) => Err(ImageError::Blob { reference, source }.into()),
+            Err(ArchiveError::Blob(source)) => Err(SiteImageError::Blob { reference, source }.into()),
             Ok(()) if status.success() => Ok(()),
             // Where writing has failed the engine has gone before it had all, whatever it calls that.
             Ok(()) | Err(ArchiveError::Output(_)) => Err(EngineError::Refused {

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::commands::lists::checkout::{Checkout, Variables};
 use crate::commands::lists::downloads::{Download, File, Host, downloads, failed, present};
 use crate::commands::lists::error::KubesprayError;
-use crate::commands::lists::made::Made;
-use crate::commands::lists::options::Options;
+use crate::commands::lists::made::GeneratedLists;
+use crate::commands::lists::options::ListOptions;
 use crate::commands::lists::roles::roles;
 use crate::commands::lists::template::Evaluator;
 use crate::commands::lists::{ansible, version};
@@ -43,8 +43,8 @@ const ARGOCD_ROLE: &str = "roles/kubernetes-apps/argocd";
 /// Adds to `made` what is not in it.
 pub(super) fn add(
     checkout: &Checkout,
-    options: &Options,
-    made: &mut Made,
+    options: &ListOptions,
+    made: &mut GeneratedLists,
     warnings: &mut Vec<String>,
 ) -> Result<(), KubesprayError> {
     let roles = roles(checkout)?;
@@ -79,10 +79,10 @@ pub(super) fn add(
 
 struct Additions<'a> {
     base: &'a Arc<Evaluator>,
-    options: &'a Options,
+    options: &'a ListOptions,
     /// Images of `downloads` that these settings leave out.
     decided: BTreeSet<String>,
-    made: &'a mut Made,
+    made: &'a mut GeneratedLists,
     warnings: &'a mut Vec<String>,
 }
 

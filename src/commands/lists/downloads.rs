@@ -8,7 +8,7 @@ use minijinja::Value;
 
 use crate::commands::lists::ansible;
 use crate::commands::lists::checkout::Checkout;
-use crate::commands::lists::options::Options;
+use crate::commands::lists::options::ListOptions;
 use crate::commands::lists::template::Evaluator;
 use crate::commands::lists::yaml::{Node, Yaml};
 use crate::documents::list::Checksum;
@@ -46,7 +46,7 @@ pub(crate) fn failed(errors: Vec<EvalError>, unpinned: bool) -> Result<(), Kubes
 /// A host of one architecture, for which lists are made.
 pub(crate) struct Host<'a> {
     pub(crate) evaluator: Arc<Evaluator>,
-    pub(crate) options: &'a Options,
+    pub(crate) options: &'a ListOptions,
     pub(crate) errors: Vec<EvalError>,
     /// Whether one of them is about a checksum that Kubespray does not have.
     pub(crate) unpinned: bool,
@@ -62,7 +62,7 @@ pub(crate) struct Download<'a> {
 }
 
 impl<'a> Host<'a> {
-    pub(crate) fn new(evaluator: Arc<Evaluator>, options: &'a Options) -> Self {
+    pub(crate) fn new(evaluator: Arc<Evaluator>, options: &'a ListOptions) -> Self {
         Self { evaluator, options, errors: Vec::new(), unpinned: false, warnings: Vec::new() }
     }
 

@@ -1,4 +1,4 @@
-//! [`Made`]: the lists as text.
+//! [`GeneratedLists`]: the lists as text.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ pub use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
 
 /// What the lists are to say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Made {
+pub struct GeneratedLists {
     /// The release, if it is known.
     pub release: Option<String>,
     /// Files in their order, each URL once.
@@ -22,7 +22,7 @@ pub struct Made {
     pub added_images: usize,
 }
 
-impl Made {
+impl GeneratedLists {
     pub(crate) fn add_file(&mut self, file: File, warnings: &mut Vec<String>) {
         let Some(known) = self.files.iter_mut().find(|known| known.url == file.url) else {
             self.files.push(file);
@@ -78,7 +78,7 @@ pub(crate) fn text(lines: &[String], added: usize) -> String {
 }
 
 /// What cannot be in a list is told here and not to who packs.
-pub(crate) fn check(made: &Made) -> Result<(), KubesprayError> {
+pub(crate) fn check(made: &GeneratedLists) -> Result<(), KubesprayError> {
     let mut problems = Vec::new();
     let mut lists = Lists::default();
     for text in [made.files_text(), made.images_text()] {

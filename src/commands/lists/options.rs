@@ -1,4 +1,4 @@
-//! [`Options`]: what the lists are made for.
+//! [`ListOptions`]: what the lists are made for.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ pub use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
 /// What lists are made of, and for.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
-pub struct Options {
+pub struct ListOptions {
     /// The checkout.
     pub source: PathBuf,
     /// The release that the lists are said to be for, if the checkout does not say so, or not rightly.

@@ -36,7 +36,7 @@ pub(super) enum Yaml {
 
 /// What a file of variables holds.
 #[derive(Debug, Default)]
-pub(super) struct Document {
+pub(super) struct YamlDocument {
     /// The variables in their order.
     pub(super) variables: Vec<(String, Node)>,
     /// Keys that stand there twice, with the line of the one that counts.
@@ -58,14 +58,14 @@ impl YamlError {
 }
 
 /// Reads a file of variables: one document, a mapping. An empty one has none.
-pub(super) fn parse(text: &str) -> Result<Document, YamlError> {
+pub(super) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (event, span) =
             event.map_err(|error| YamlError::new(error.marker().line(), error.info().to_owned()))?;
         builder.event(event, span.start.line())?;
     }
-    let Some(root) = builder.root else { return Ok(Document::default()) };
+    let Some(root) = builder.root else { return Ok(YamlDocument::default()) };
     let entries = match root.value {
         Yaml::Map(entries) => entries,
         Yaml::Null => Vec::new(),
@@ -78,7 +78,7 @@ pub(super) fn parse(text: &str) -> Result<Document, YamlError> {
             _ => return Err(YamlError::new(key.line, "the name of a variable is no text")),
         }
     }
-    Ok(Document { variables, repeated: builder.repeated })
+    Ok(YamlDocument { variables, repeated: builder.repeated })
 }
 
 /// Folds events into nodes.

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use crate::base::event::Event;
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::Blob;
-use crate::bundle::reuse::Old;
+use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::partial::{Begun, Expected, Salvaged};
-use crate::bundle::write::spool::{Found, Spool};
+use crate::bundle::write::spool::{Spool, SpooledPiece};
 use crate::bundle::write::volume_writer::FinishedVolume;
-use crate::bundle::write::writer::{BundleWriter, Form};
+use crate::bundle::write::writer::{BundleWriter, WriteOptions};
 use crate::commands::pack::volumes::{CommandError, Taker};
-use crate::fetch::queue::{self, Means, Next, Queue, Task};
+use crate::fetch::queue::{self, FetchContext, Next, Queue, Task};
 use crate::net::error::FetchError;
 use crate::oci::digest::Digest;
-use crate::plan::plan::{Origin, Plan, Planned};
+use crate::plan::bundle_plan::{BlobOrigin, BundlePlan, PlannedBlob};
 
 /// A bundle that is being written.
-pub(crate) struct Job {
+pub(crate) struct BundleJob {
     pub(crate) writer: BundleWriter,
     level: i32,
     spool: Arc<Spool>,
@@ -30,14 +30,14 @@ pub(crate) struct Job {
     done: Vec<Blob>,
     /// The one behind them, if it has begun.
     begun: Option<Begun>,
-    found: Vec<Found>,
+    found: Vec<SpooledPiece>,
     /// Where the manifests end in the stream.
     manifests_end: u64,
 }
 
 /// What was written.
 #[derive(Default)]
-pub(crate) struct Written {
+pub(crate) struct WrittenBlobs {
     /// The blobs with their sizes, those that are elsewhere included.
     pub(crate) blobs: HashMap<Digest, u64>,
     /// How many bytes were fetched for them, …
@@ -51,7 +51,7 @@ pub(crate) struct Written {
 }
 
 /// Why it was not written.
-pub(crate) enum Failed {
+pub(crate) enum WriteFailure {
     /// The file system says no.
     Fs(FsError),
     /// A blob cannot be fetched.
@@ -65,13 +65,13 @@ pub(crate) enum Failed {
     Command(CommandError),
 }
 
-impl From<FsError> for Failed {
+impl From<FsError> for WriteFailure {
     fn from(error: FsError) -> Self {
         Self::Fs(error)
     }
 }
 
-impl From<CommandError> for Failed {
+impl From<CommandError> for WriteFailure {
     fn from(error: CommandError) -> Self {
         Self::Command(error)
     }
@@ -84,7 +84,7 @@ enum Step<'a> {
     /// Its bytes are here.
     Held(Vec<u8>),
     /// An older bundle has it. If it is damaged there, the task fetches it.
-    Copied(&'a Old, Box<Task>),
+    Copied(&'a ReusableBundle, Box<Task>),
     /// The next task of the queue fetches it.
     Fetched,
 }
@@ -97,13 +97,13 @@ struct Target {
     key: Option<Digest>,
 }
 
-impl Job {
+impl BundleJob {
     /// Begins a bundle, or goes on with it.
     pub(crate) fn begin(
         claim: Claim,
-        form: Form,
+        form: WriteOptions,
         spool: Spool,
-        found: Vec<Found>,
+        found: Vec<SpooledPiece>,
         salvaged: Salvaged,
         expected: &[Expected],
     ) -> Result<Self, FsError> {
@@ -134,12 +134,12 @@ impl Job {
     /// Writes all that `plan` names but the head.
     pub(crate) fn write(
         &mut self,
-        plan: &mut Plan,
-        olds: &[&Old],
-        means: &Means<'_>,
+        plan: &mut BundlePlan,
+        olds: &[&ReusableBundle],
+        means: &FetchContext<'_>,
         taker: Option<&mut Taker>,
-    ) -> Result<Written, Failed> {
-        let mut written = Written::default();
+    ) -> Result<WrittenBlobs, WriteFailure> {
+        let mut written = WrittenBlobs::default();
         // A file that turns out to be one of them is left out, too.
         written.blobs.extend(plan.layout.elsewhere.iter().map(|blob| (blob.digest, blob.size)));
         let manifests = plan.manifests().to_vec();
@@ -165,7 +165,7 @@ impl Job {
         let objects = Some(tasks.len() as u64);
         means.report.event(&Event::Stage { name: "fetching", bytes, objects });
         let spool = self.spool.clone();
-        let means = Means { spool: Some(&spool), ..*means };
+        let means = FetchContext { spool: Some(&spool), ..*means };
         let found = std::mem::take(&mut self.found);
         queue::run(&means, tasks, found, |queue| {
             self.take(plan, steps, queue, &means, &mut written, taker)?;
@@ -179,16 +179,16 @@ impl Job {
     fn step<'a>(
         &mut self,
         number: usize,
-        planned: Planned,
-        olds: &[&'a Old],
+        planned: PlannedBlob,
+        olds: &[&'a ReusableBundle],
         tasks: &mut Vec<Task>,
     ) -> (Target, Step<'a>) {
-        let Planned { blob, late, origin } = planned;
-        let key = if let Origin::Fetched(task) = &origin { task.key } else { None };
+        let PlannedBlob { blob, late, origin } = planned;
+        let key = if let BlobOrigin::Fetched(task) = &origin { task.key } else { None };
         let step = match origin {
             _ if number < self.done.len() => Step::Done(self.done[number]),
-            Origin::Held(bytes) => Step::Held(bytes),
-            Origin::Fetched(mut task) => {
+            BlobOrigin::Held(bytes) => Step::Held(bytes),
+            BlobOrigin::Fetched(mut task) => {
                 task.begun = if number == self.done.len() { self.begun.take() } else { None };
                 let old = olds.iter().find(|old| late.is_none() && task.begun.is_none() && old.has(blob));
                 if let Some(old) = old {
@@ -204,22 +204,22 @@ impl Job {
 
     fn take(
         &mut self,
-        plan: &mut Plan,
+        plan: &mut BundlePlan,
         steps: Vec<(Target, Step<'_>)>,
         queue: &Queue<'_>,
-        means: &Means<'_>,
-        written: &mut Written,
+        means: &FetchContext<'_>,
+        written: &mut WrittenBlobs,
         mut taker: Option<&mut Taker>,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), WriteFailure> {
         let names: Vec<Digest> = steps
             .iter()
             .filter(|(_, step)| matches!(step, Step::Fetched))
             .map(|(target, _)| target.blob.digest)
             .collect();
         let failed = |failed: FetchFailed, names: &[Digest]| match failed {
-            FetchFailed::Fs(error) => Failed::Fs(error),
+            FetchFailed::Fs(error) => WriteFailure::Fs(error),
             FetchFailed::Fetch(failed) => {
-                Failed::Fetch { blob: names[failed.task], failure: Box::new(failed.failure) }
+                WriteFailure::Fetch { blob: names[failed.task], failure: Box::new(failed.failure) }
             }
         };
         let mut tasks = 0..;
@@ -288,7 +288,7 @@ impl Job {
         queue: &Queue<'_>,
         task: usize,
         target: &Target,
-        written: &mut Written,
+        written: &mut WrittenBlobs,
     ) -> Result<Blob, FetchFailed> {
         let known = target.late.is_none().then_some((target.blob.digest, target.blob.size));
         let there = queue.begun(task);
@@ -345,7 +345,7 @@ impl Job {
 /// Why a task came to no end: of this one, or of another.
 enum FetchFailed {
     Fs(FsError),
-    Fetch(Box<queue::Failed>),
+    Fetch(Box<queue::FailedTask>),
 }
 
 impl From<FsError> for FetchFailed {

@@ -1,14 +1,14 @@
-//! [`Plan`]: what goes, and what stays because something else needs it.
+//! [`PrunePlan`]: what goes, and what stays because something else needs it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::base::path::RelPath;
-use crate::bundle::format::layout::{Blob, Image, Layout};
+use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
-use crate::commands::prune::summary::Summary;
+use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
@@ -16,7 +16,7 @@ use crate::site::root::Root;
 use crate::site::scan::{Repositories, Repository, Storage};
 
 /// What goes; see the module.
-pub(super) struct Plan {
+pub(super) struct PrunePlan {
     /// The tags, each with its repository.
     pub(super) tags: Vec<(String, String)>,
     /// The links of manifests, likewise, …
@@ -42,7 +42,7 @@ pub(super) struct Plan {
 /// What the kept bundles name.
 struct Wanted<'a> {
     /// By reference and digest.
-    images: HashMap<(String, Digest), Vec<(&'a Layout, &'a Image)>>,
+    images: HashMap<(String, Digest), Vec<(&'a Layout, &'a BundledImage)>>,
     /// By path below the root of the files.
     files: HashMap<String, HashSet<Digest>>,
     /// Manifests, configs and layers.
@@ -52,7 +52,7 @@ struct Wanted<'a> {
     identities: HashSet<Digest>,
 }
 
-impl Plan {
+impl PrunePlan {
     pub(super) fn new(
         record: &Record,
         kept: &[Contents],
@@ -88,15 +88,15 @@ impl Plan {
         Ok(plan)
     }
 
-    pub(super) fn summary(&self) -> Summary {
-        Summary {
+    pub(super) fn summary(&self) -> PruneSummary {
+        PruneSummary {
             images: self.images.clone(),
             files: self.files.iter().map(ToString::to_string).collect(),
             links: self.tags.len() + self.revisions.len() + self.layers.len(),
             blobs: self.blobs.len(),
             bytes: self.blobs.iter().map(|blob| blob.size).sum(),
             file_bytes: self.file_bytes,
-            ..Summary::default()
+            ..PruneSummary::default()
         }
     }
 

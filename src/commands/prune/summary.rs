@@ -1,4 +1,4 @@
-//! [`Summary`]: what was removed.
+//! [`PruneSummary`]: what was removed.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::base::units::as_seconds;
 /// What has gone, or would go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Summary {
+pub struct PruneSummary {
     /// Whether it has; otherwise it would.
     pub removed: bool,
     /// The names of images.
@@ -29,7 +29,7 @@ pub struct Summary {
     pub time: Duration,
 }
 
-impl Summary {
+impl PruneSummary {
     /// Whether there is nothing to remove.
     #[must_use]
     pub fn is_nothing(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::commands::sbom::components::{Inventory, Kind, Part, TOOL, VERSION};
+use crate::commands::sbom::contents::{BomContents, ItemKind, Item, TOOL, VERSION};
 
 const BUNDLE: &str = "bundle";
 
@@ -93,7 +93,7 @@ struct Composition {
     assemblies: [&'static str; 1],
 }
 
-pub(super) fn document(inventory: &Inventory) -> Document {
+pub(super) fn document(inventory: &BomContents) -> Document {
     let parts = || inventory.images.iter().chain(&inventory.files);
     // The bundle is all of these, and an index what it names: the graph that tools draw.
     let of_bundle = Dependency { r#ref: BUNDLE.to_owned(), depends_on: parts().map(bom_ref).collect() };
@@ -119,7 +119,7 @@ pub(super) fn document(inventory: &Inventory) -> Document {
     }
 }
 
-fn bundle(inventory: &Inventory) -> Component {
+fn bundle(inventory: &BomContents) -> Component {
     Component {
         r#type: "file",
         mime_type: Some("application/zstd".to_owned()),
@@ -134,7 +134,7 @@ fn bundle(inventory: &Inventory) -> Component {
     }
 }
 
-fn component(part: &Part, bom_ref: String) -> Component {
+fn component(part: &Item, bom_ref: String) -> Component {
     let properties = std::iter::once(Property { name: "airbundle:size", value: part.size.to_string() });
     let platforms = part.platforms.iter();
     let platforms =
@@ -142,9 +142,9 @@ fn component(part: &Part, bom_ref: String) -> Component {
     let source = (!part.source.is_empty()).then(|| part.source.clone());
     Component {
         r#type: match part.kind {
-            Kind::Container => "container",
-            Kind::Artifact => "data",
-            Kind::File => "file",
+            ItemKind::Container => "container",
+            ItemKind::Artifact => "data",
+            ItemKind::File => "file",
         },
         mime_type: is_mime_type(&part.media_type).then(|| part.media_type.clone()),
         bom_ref,
@@ -161,13 +161,13 @@ fn component(part: &Part, bom_ref: String) -> Component {
     }
 }
 
-fn bom_ref(part: &Part) -> String {
-    let kind = if part.kind == Kind::File { "file" } else { "image" };
+fn bom_ref(part: &Item) -> String {
+    let kind = if part.kind == ItemKind::File { "file" } else { "image" };
     format!("{kind}-{}", part.id)
 }
 
 /// Of a manifest in an index: another index may have it, too, and nothing may stand in a document twice.
-fn nested_ref(parent: &Part, child: &Part) -> String {
+fn nested_ref(parent: &Item, child: &Item) -> String {
     format!("{}-{}", bom_ref(parent), child.id)
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::commands::sbom::components::{Inventory, Kind, Part, TOOL, VERSION};
+use crate::commands::sbom::contents::{Item, ItemKind, BomContents, TOOL, VERSION};
 
 const DOCUMENT: &str = "SPDXRef-DOCUMENT";
 const BUNDLE: &str = "SPDXRef-Bundle";
@@ -77,7 +77,7 @@ struct Relationship {
     related_spdx_element: String,
 }
 
-pub(super) fn document(inventory: &Inventory) -> Document {
+pub(super) fn document(inventory: &BomContents) -> Document {
     let mut packages = vec![bundle(inventory)];
     let mut relationships = vec![relationship(DOCUMENT, "DESCRIBES", BUNDLE)];
     // What a bundle lists twice is described once.
@@ -106,7 +106,7 @@ pub(super) fn document(inventory: &Inventory) -> Document {
     }
 }
 
-fn bundle(inventory: &Inventory) -> Package {
+fn bundle(inventory: &BomContents) -> Package {
     Package {
         id: BUNDLE.to_owned(),
         name: inventory.name.clone(),
@@ -123,7 +123,7 @@ fn bundle(inventory: &Inventory) -> Package {
     }
 }
 
-fn package(part: &Part) -> Package {
+fn package(part: &Item) -> Package {
     let mut comment = format!("size: {} bytes; media type: {}", part.size, part.media_type);
     if !part.platforms.is_empty() {
         comment = format!("{comment}; platform: {}", part.platforms.join(", "));
@@ -135,9 +135,9 @@ fn package(part: &Part) -> Package {
         download_location: if part.source.is_empty() { UNKNOWN.to_owned() } else { part.source.clone() },
         files_analyzed: false,
         primary_package_purpose: match part.kind {
-            Kind::Container => "CONTAINER",
-            Kind::Artifact => "OTHER",
-            Kind::File => "FILE",
+            ItemKind::Container => "CONTAINER",
+            ItemKind::Artifact => "OTHER",
+            ItemKind::File => "FILE",
         },
         license_concluded: UNKNOWN,
         license_declared: UNKNOWN,
@@ -152,10 +152,10 @@ fn package(part: &Part) -> Package {
     }
 }
 
-fn id(part: &Part) -> String {
+fn id(part: &Item) -> String {
     let kind = match part.kind {
-        Kind::File => "File",
-        Kind::Container | Kind::Artifact => "Image",
+        ItemKind::File => "File",
+        ItemKind::Container | ItemKind::Artifact => "Image",
     };
     format!("SPDXRef-{kind}-{}", part.id)
 }

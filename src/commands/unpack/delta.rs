@@ -14,12 +14,12 @@ use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
-use crate::commands::unpack::options::Options;
+use crate::commands::unpack::options::UnpackOptions;
 use crate::oci::digest::{Digest, Hasher};
 use crate::site::check::{State, Target};
 use crate::site::commit::distinct;
 use crate::site::root::Root;
-use crate::site::supply::{Source, Supply};
+use crate::site::locator::{BlobLocator, BlobSource};
 
 /// How much is copied at once.
 const PIECE: usize = 256 << 10;
@@ -29,7 +29,7 @@ enum From {
     /// From another place that the bundle has for it, which is right.
     Target(usize),
     /// From anywhere else on the site.
-    Site(Source),
+    Site(BlobSource),
 }
 
 /// A blob that is copied.
@@ -42,7 +42,7 @@ struct Copy {
 
 /// What the site has of what a delta leaves out.
 pub(super) struct Delta {
-    supply: Supply,
+    supply: BlobLocator,
     /// What is left out and needed here.
     needed: Vec<Blob>,
     copies: Vec<Copy>,
@@ -50,11 +50,11 @@ pub(super) struct Delta {
 
 impl Delta {
     /// Looks whether everything can be there at all, before anything is created. Nothing is hashed yet.
-    pub(super) fn begin(layout: &Layout, options: &Options) -> Result<Self, UnpackError> {
+    pub(super) fn begin(layout: &Layout, options: &UnpackOptions) -> Result<Self, UnpackError> {
         let place = |elsewhere: &Option<_>, name| elsewhere.clone().unwrap_or(options.site.join(name));
         let files = place(&options.files, "files");
         let registry = place(&options.registry, "registry");
-        let supply = Supply::new(layout, &options.site, &files, &registry)?;
+        let supply = BlobLocator::new(layout, &options.site, &files, &registry)?;
         let of_images = layout.images.iter().flat_map(|image| layout.blobs_of(image));
         let named: HashSet<Digest> =
             of_images.map(|blob| blob.digest).chain(layout.files.iter().map(|file| file.digest)).collect();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::base::fs::FsError;
-use crate::bundle::read::error::{Loss, ReadError};
+use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::select::SelectError;
 use crate::oci::digest::Digest;
 use crate::site::root::RootError;
@@ -38,7 +38,7 @@ pub enum UnpackError {
         owners: String,
         /// What is wrong.
         #[source]
-        source: Loss,
+        source: Unavailable,
     },
     /// Nothing can be selected so.
     #[error(transparent)]

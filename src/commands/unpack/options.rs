@@ -1,4 +1,4 @@
-//! [`Options`]: where and what to unpack.
+//! [`UnpackOptions`]: where and what to unpack.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::oci::reference::RepositoryTemplate;
 
 /// Where the parts of a bundle go.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct UnpackOptions {
     /// The folder of the site.
     pub site: PathBuf,
     /// Where the files go; `<site>/files` if nothing is said.

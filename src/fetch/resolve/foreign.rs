@@ -5,9 +5,9 @@ use std::sync::Arc;
 use reqwest::Url;
 
 use crate::base::event::Report;
-use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::web::{self, RemoteFile};
-use crate::net::error::{FetchError, Problem};
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::leads_inside;
 use crate::net::http::{self, Http};
 use crate::oci::digest::Digest;
@@ -39,7 +39,7 @@ pub struct Elsewhere<'a> {
     /// What sends requests.
     pub http: &'a Http,
     /// Where mirrors are.
-    pub places: &'a Arc<Places>,
+    pub places: &'a Arc<Endpoints>,
     /// Whom to tell of retries.
     pub report: &'a dyn Report,
 }
@@ -59,7 +59,7 @@ impl Elsewhere<'_> {
                     let (found, expected) =
                         (file.size.unwrap_or_default().to_string(), layer.size.to_string());
                     let url = file.places[0].name();
-                    let problem = Problem::Mismatch { what: "size", found, expected, url };
+                    let problem = FetchProblem::Mismatch { what: "size", found, expected, url };
                     failure.get_or_insert(FetchError::new(object, problem));
                 }
                 Err(error) => {
@@ -78,7 +78,7 @@ impl Elsewhere<'_> {
     fn probe(&self, foreign: &ForeignLayer, url: &str) -> Result<RemoteFile, FetchError> {
         let ForeignLayer { object, layer, registry, .. } = foreign;
         let refuse = |url: String, why| {
-            Err(FetchError::new(object, Problem::Foreign { layer: layer.digest, url, why }))
+            Err(FetchError::new(object, FetchProblem::Foreign { layer: layer.digest, url, why }))
         };
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let Some(url) = parsed else { return refuse(format!("`{url}`"), "it is no http or https URL") };
@@ -108,7 +108,7 @@ mod tests {
     fn a_registry_out_there_cannot_send_into_the_own_network() {
         let upstream = Upstream::default();
         let http = upstream.http();
-        let places = Places::new(&http, &upstream);
+        let places = Endpoints::new(&http, &upstream);
         let elsewhere = Elsewhere { http: &http, places: &places, report: &Silent };
         let registry = places.registry("registry.example");
         let layer = Descriptor {
@@ -131,7 +131,7 @@ mod tests {
             "https://user:secret@a.example/layer",
         ] {
             let error = elsewhere.probe(&foreign, url).unwrap_err();
-            assert!(matches!(error.problem, Problem::Foreign { .. }), "{url}: {error}");
+            assert!(matches!(error.problem, FetchProblem::Foreign { .. }), "{url}: {error}");
         }
     }
 }

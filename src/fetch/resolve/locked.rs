@@ -9,11 +9,11 @@ use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::fetch::in_parallel;
-use crate::fetch::places::{MirroredRegistry, Places};
+use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::resolve::foreign::{Elsewhere, ForeignLayer};
 use crate::fetch::resolve::{Resolved, ResolvedImage, probe};
 use crate::fetch::upstream::Upstream;
-use crate::net::error::{FetchError, Problem};
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
@@ -34,7 +34,7 @@ pub fn resolve_lock(
     for message in upstream.unused(&lists) {
         report.event(&Event::Warning { message });
     }
-    let places = Places::new(http, upstream);
+    let places = Endpoints::new(http, upstream);
     let manifests = Mutex::new(HashMap::new());
     let foreign: Mutex<HashMap<Digest, ForeignLayer>> = Mutex::default();
     let images = in_parallel(upstream.jobs, &lock.images, |image| {
@@ -68,7 +68,7 @@ pub fn resolve_lock(
             Ok(file) if file.size.is_some() && file.size != size => {
                 let (found, expected) = (text(file.size), text(size));
                 let url = format!("{}; the lock says so", entry.url);
-                let problem = Problem::Mismatch { what: "size", found, expected, url };
+                let problem = FetchProblem::Mismatch { what: "size", found, expected, url };
                 failures.push(FetchError::new(entry.url.to_string(), problem));
             }
             Ok(mut file) => {
@@ -142,7 +142,7 @@ fn locked_image(
         };
         let mismatch = |what, found: String, expected: String| {
             let url = format!("the registry of {}, and the lock", image.reference.host());
-            FetchError::new(object.as_str(), Problem::Mismatch { what, found, expected, url })
+            FetchError::new(object.as_str(), FetchProblem::Mismatch { what, found, expected, url })
         };
         let found = Digest::of(&bytes);
         if found != digest {
@@ -152,7 +152,7 @@ fn locked_image(
             return Err(mismatch("size", bytes.len().to_string(), locked.size.to_string()));
         }
         let manifest = Manifest::parse(&locked.media_type, &bytes)
-            .map_err(|error| FetchError::new(object.as_str(), Problem::Manifest { digest, error }))?;
+            .map_err(|error| FetchError::new(object.as_str(), FetchProblem::Manifest { digest, error }))?;
         match manifest {
             Manifest::Index(children) => {
                 omitted

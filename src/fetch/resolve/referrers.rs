@@ -17,7 +17,7 @@ pub const DEPTH_LIMIT: usize = 4;
 
 /// A kind of what is attached to images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Attached {
+pub enum ArtifactKind {
     /// cosign's signatures: the tag `sha256-….sig`
     Signatures,
     /// cosign's attestations: the tag `sha256-….att`
@@ -30,7 +30,7 @@ pub enum Attached {
     All,
 }
 
-impl Attached {
+impl ArtifactKind {
     /// The ends of the tags that `kinds` have.
     #[must_use]
     pub fn tags(kinds: &[Self]) -> Vec<&'static str> {
@@ -126,11 +126,11 @@ mod tests {
 
     #[test]
     fn kinds_have_tags() {
-        use Attached::{All, Referrers, Sboms, Signatures};
-        assert_eq!(Attached::tags(&[Sboms, Signatures]), [".sig", ".sbom"]);
-        assert_eq!(Attached::tags(&[All]), [".sig", ".att", ".sbom"]);
+        use ArtifactKind::{All, Referrers, Sboms, Signatures};
+        assert_eq!(ArtifactKind::tags(&[Sboms, Signatures]), [".sig", ".sbom"]);
+        assert_eq!(ArtifactKind::tags(&[All]), [".sig", ".att", ".sbom"]);
         assert_eq!(
-            [&[Referrers], &[All], &[Sboms]].map(|kinds| Attached::with_referrers(kinds)),
+            [&[Referrers], &[All], &[Sboms]].map(|kinds| ArtifactKind::with_referrers(kinds)),
             [true, true, false]
         );
     }

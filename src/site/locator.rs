@@ -1,4 +1,4 @@
-//! [`Supply`]: where a site has the blobs that a delta leaves out.
+//! [`BlobLocator`]: where a site has the blobs that a delta leaves out.
 //!
 //! A blob is the same wherever it stands: the file of another path, or a layer of the registry's storage, is as good as
 //! one in its place. Nothing here writes.
@@ -20,28 +20,28 @@ use crate::site::record::Record;
 use crate::site::storage::blob_path;
 
 /// The places; see the module.
-pub struct Supply {
+pub struct BlobLocator {
     /// The storages of registries first.
-    places: Vec<Place>,
+    places: Vec<BlobPath>,
     /// How many of them are that.
     registries: usize,
     /// Under which paths there may be a file with this digest.
     paths: HashMap<Digest, Vec<RelPath>>,
 }
 
-struct Place {
+struct BlobPath {
     dir: Dir,
     path: PathBuf,
 }
 
 /// A file of the site that has the bytes of a blob.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct BlobSource {
     place: usize,
     path: RelPath,
 }
 
-impl Supply {
+impl BlobLocator {
     /// The places for the blobs that `layout` leaves out: the folders `files` and `registry`, and those that the record
     /// of `site` knows.
     pub fn new(layout: &Layout, site: &Path, files: &Path, registry: &Path) -> Result<Self, FsError> {
@@ -73,7 +73,7 @@ impl Supply {
     }
 
     /// A file with the bytes of this blob.
-    pub fn find(&self, blob: Blob, report: &dyn Report) -> Result<Option<Source>, FsError> {
+    pub fn find(&self, blob: Blob, report: &dyn Report) -> Result<Option<BlobSource>, FsError> {
         self.first(blob, |file, source| {
             let found = hash(file, report).map_err(FsError::at("read", self.path(source)))?;
             Ok(found == blob.digest)
@@ -81,13 +81,13 @@ impl Supply {
     }
 
     /// Opens what was found, if it is still there.
-    pub fn open(&self, source: &Source, blob: Blob) -> Result<Option<File>, FsError> {
+    pub fn open(&self, source: &BlobSource, blob: Blob) -> Result<Option<File>, FsError> {
         self.places[source.place].open(&source.path, blob.size)
     }
 
     /// Where it is, for messages.
     #[must_use]
-    pub fn path(&self, source: &Source) -> PathBuf {
+    pub fn path(&self, source: &BlobSource) -> PathBuf {
         self.places[source.place].path.join(&source.path)
     }
 
@@ -95,13 +95,13 @@ impl Supply {
     fn first(
         &self,
         blob: Blob,
-        is_it: impl Fn(&File, &Source) -> Result<bool, FsError>,
-    ) -> Result<Option<Source>, FsError> {
+        is_it: impl Fn(&File, &BlobSource) -> Result<bool, FsError>,
+    ) -> Result<Option<BlobSource>, FsError> {
         let stored = [blob_path(blob.digest)];
         let files = self.paths.get(&blob.digest).map_or(&[][..], Vec::as_slice);
         for place in 0..self.places.len() {
             for path in if place < self.registries { &stored } else { files } {
-                let source = Source { place, path: path.clone() };
+                let source = BlobSource { place, path: path.clone() };
                 if let Some(file) = self.open(&source, blob)?
                     && is_it(&file, &source)?
                 {
@@ -113,7 +113,7 @@ impl Supply {
     }
 }
 
-impl Place {
+impl BlobPath {
     /// Opens a file if it is there and has this size.
     fn open(&self, path: &RelPath, size: u64) -> Result<Option<File>, FsError> {
         let at = || FsError::at("open", self.path.join(path));
@@ -129,12 +129,12 @@ impl Place {
 }
 
 /// The folders that are there, each once.
-fn open(first: &Path, second: Option<PathBuf>) -> Result<Vec<Place>, FsError> {
+fn open(first: &Path, second: Option<PathBuf>) -> Result<Vec<BlobPath>, FsError> {
     let second = second.filter(|second| second != first);
     let mut places = Vec::new();
     for path in std::iter::once(first.to_owned()).chain(second) {
         match Dir::open_ambient_dir(&path, ambient_authority()) {
-            Ok(dir) => places.push(Place { dir, path }),
+            Ok(dir) => places.push(BlobPath { dir, path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(FsError::at("open", &path)(error)),
         }

@@ -1,4 +1,4 @@
-//! [`Inventory`]: what a document lists, whatever its format.
+//! [`BomContents`]: what a document lists, whatever its format.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::bundle::format::index::IndexedFile;
-use crate::bundle::format::layout::{Image, Layout};
+use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Manifest, config_platform, has_platform};
@@ -30,20 +30,20 @@ pub(crate) const PURL: &AsciiSet =
 pub(crate) const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
 
 /// What both languages say, each in its way.
-pub(crate) struct Inventory {
+pub(crate) struct BomContents {
     pub(crate) identity: Digest,
     pub(crate) name: String,
     /// In UTC, whole seconds, as SPDX wants it.
     pub(crate) created: String,
-    pub(crate) images: Vec<Part>,
-    pub(crate) files: Vec<Part>,
+    pub(crate) images: Vec<Item>,
+    pub(crate) files: Vec<Item>,
 }
 
 /// An image, one of its manifests, or a file.
-pub(crate) struct Part {
+pub(crate) struct Item {
     /// Made of what it is, and the same in the next bundle that has it.
     pub(crate) id: String,
-    pub(crate) kind: Kind,
+    pub(crate) kind: ItemKind,
     pub(crate) name: String,
     pub(crate) version: Option<String>,
     pub(crate) digest: Digest,
@@ -55,11 +55,11 @@ pub(crate) struct Part {
     pub(crate) source: String,
     pub(crate) purl: String,
     /// What an index has of itself in the bundle.
-    pub(crate) children: Vec<Part>,
+    pub(crate) children: Vec<Item>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ItemKind {
     /// A container image, or an index of some.
     Container,
     /// Something else that a registry serves: a chart, a signature.
@@ -67,7 +67,7 @@ pub(crate) enum Kind {
     File,
 }
 
-impl Inventory {
+impl BomContents {
     pub(crate) fn of(
         contents: &Contents,
         configs: &BTreeMap<Digest, Vec<u8>>,
@@ -99,7 +99,11 @@ impl Inventory {
     }
 }
 
-pub(crate) fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest, Vec<u8>>) -> Part {
+pub(crate) fn of_image(
+    layout: &Layout,
+    image: &BundledImage,
+    configs: &BTreeMap<Digest, Vec<u8>>,
+) -> Item {
     let reference = &image.indexed.reference;
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);
@@ -117,7 +121,7 @@ pub(crate) fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest
         // Several references of a repository share what their indexes name.
         let repository = format!("{}/{}", reference.host(), reference.repository());
         let id = if is_root { reference.to_string() } else { format!("manifest {repository}@{digest}") };
-        Part {
+        Item {
             id: short_id(&id),
             kind,
             name: repository,
@@ -150,33 +154,33 @@ pub(crate) fn of_image(layout: &Layout, image: &Image, configs: &BTreeMap<Digest
     if !root.children.is_empty() {
         root.platforms = layout.platforms(image, |_| None);
         // An index of nothing but attestations and the like is none of images.
-        if root.children.iter().all(|child| child.kind == Kind::Artifact) {
-            root.kind = Kind::Artifact;
+        if root.children.iter().all(|child| child.kind == ItemKind::Artifact) {
+            root.kind = ItemKind::Artifact;
         }
     }
     root
 }
 
-pub(crate) fn kind(manifest: Option<&Manifest>, platform: Option<&Platform>) -> Kind {
+pub(crate) fn kind(manifest: Option<&Manifest>, platform: Option<&Platform>) -> ItemKind {
     match manifest {
         // The config of an image may be elsewhere; its platform is unknown then, and an attestation says that it is.
         Some(Manifest::Image { config, .. })
             if !has_platform(&config.media_type)
                 || platform.is_some_and(|platform| platform.os == "unknown") =>
         {
-            Kind::Artifact
+            ItemKind::Artifact
         }
-        _ => Kind::Container,
+        _ => ItemKind::Container,
     }
 }
 
-pub(crate) fn of_file(file: &IndexedFile) -> Part {
+pub(crate) fn of_file(file: &IndexedFile) -> Item {
     let name = file.path.components().last().unwrap_or_default().to_owned();
     let checksum = format!("sha256:{}", file.digest.hex());
     let qualifiers = [("checksum", Some(checksum.as_str())), ("download_url", Some(file.url.as_str()))];
-    Part {
+    Item {
         id: short_id(file.path.as_str()),
-        kind: Kind::File,
+        kind: ItemKind::File,
         purl: purl("generic", &name, None, &qualifiers),
         name: file.path.to_string(),
         version: None,

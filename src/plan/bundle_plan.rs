@@ -1,15 +1,15 @@
-//! [`Plan`]: what will be written, in the order of the bundle, and where each of it comes from.
+//! [`BundlePlan`]: what will be written, in the order of the bundle, and where each of it comes from.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::bundle::format::index::{About, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
-use crate::bundle::format::layout::{Blob, Layout, LayoutError, Walk, empty_config};
+use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
+use crate::bundle::format::layout::{Blob, Layout, LayoutError, ManifestWalk, empty_config};
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
 use crate::bundle::write::partial::Expected;
 use crate::bundle::write::spool::Notes;
-use crate::bundle::write::volume_writer::Carry;
-use crate::bundle::write::writer::{Head, head_room};
+use crate::bundle::write::volume_writer::VolumeOptions;
+use crate::bundle::write::writer::{BundleHead, header_space};
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
 use crate::fetch::queue::Task;
@@ -17,32 +17,32 @@ use crate::fetch::resolve::{Resolved, ResolvedImage};
 use crate::fetch::source::Source;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
-use crate::plan::base::Base;
+use crate::plan::base::SiteContents;
 
 /// What will be written; see the module.
-pub(crate) struct Plan {
-    about: About,
+pub(crate) struct BundlePlan {
+    about: BundleInfo,
     /// The order; for files that no list pins with a stand-in for the digest that nobody knows yet.
     pub(crate) layout: Layout,
     pub(crate) manifests: HashMap<Digest, Vec<u8>>,
     pub(crate) files: FileSet,
     /// The blobs of the layout behind the manifests, in its order. What is elsewhere has no place there.
-    pub(crate) blobs: Vec<Planned>,
+    pub(crate) blobs: Vec<PlannedBlob>,
 }
 
 /// A blob that will be written.
-pub(crate) struct Planned {
+pub(crate) struct PlannedBlob {
     /// It, with a stand-in where no list pins it, and size 0 where nobody knows it.
     pub(crate) blob: Blob,
     /// Its number among those whose digest or size is known only when it has come: the header of such a blob is
     /// written last.
     pub(crate) late: Option<u64>,
     /// Where its bytes come from.
-    pub(crate) origin: Origin,
+    pub(crate) origin: BlobOrigin,
 }
 
 /// Where the bytes of a blob come from.
-pub(crate) enum Origin {
+pub(crate) enum BlobOrigin {
     /// They are here already.
     Held(Vec<u8>),
     /// From the network.
@@ -72,9 +72,9 @@ impl From<LayoutError> for PlanError {
     }
 }
 
-impl Plan {
+impl BundlePlan {
     /// The plan for what lists resolved to. What `base` has is left out: of files, those that a list pins.
-    pub(crate) fn new(resolved: Resolved, about: About, base: &Base) -> Result<Self, PlanError> {
+    pub(crate) fn new(resolved: Resolved, about: BundleInfo, base: &SiteContents) -> Result<Self, PlanError> {
         let Resolved { images, files: remote_files, manifests, foreign } = resolved;
         // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
         // servers says how large it is.
@@ -122,27 +122,27 @@ impl Plan {
         let mut blobs = Vec::new();
         for blob in layout.blobs.iter().copied() {
             let planned = if let Some(image) = sources.get(&blob.digest) {
-                Planned {
+                PlannedBlob {
                     blob,
                     late: None,
-                    origin: Origin::Fetched(Box::new(of_image(image, blob, &foreign))),
+                    origin: BlobOrigin::Fetched(Box::new(of_image(image, blob, &foreign))),
                 }
             } else if let Some(bytes) = manifests.get(&blob.digest) {
-                Planned { blob, late: None, origin: Origin::Held(bytes.clone()) }
+                PlannedBlob { blob, late: None, origin: BlobOrigin::Held(bytes.clone()) }
             } else if let Some((entry, file)) = remote.get(&blob.digest) {
                 let is_known = pinned(entry).is_some() && blob.size > 0;
                 let late = if is_known { None } else { late.next() };
-                Planned {
+                PlannedBlob {
                     blob,
                     late,
-                    origin: Origin::Fetched(Box::new(of_web(
+                    origin: BlobOrigin::Fetched(Box::new(of_web(
                         entry,
                         file,
                         (blob.size > 0).then_some(blob.size),
                     ))),
                 }
             } else {
-                Planned { blob, late: None, origin: Origin::Held(EMPTY_CONFIG.to_vec()) }
+                PlannedBlob { blob, late: None, origin: BlobOrigin::Held(EMPTY_CONFIG.to_vec()) }
             };
             blobs.push(planned);
         }
@@ -172,7 +172,7 @@ impl Plan {
 
     /// What tells whether the beginning of a bundle is the beginning of this one, byte for byte. `level` is the
     /// one that it is compressed at.
-    pub(crate) fn fingerprint(&self, room: u64, level: i32, carry: Carry) -> Digest {
+    pub(crate) fn fingerprint(&self, room: u64, level: i32, carry: VolumeOptions) -> Digest {
         use std::fmt::Write as _;
         let zstd = zstd::zstd_safe::version_number();
         let mut text =
@@ -184,8 +184,8 @@ impl Plan {
         for blob in &self.layout.elsewhere {
             let _ = writeln!(text, "elsewhere {}", blob.digest);
         }
-        for Planned { blob, origin, .. } in &self.blobs {
-            let key = if let Origin::Fetched(task) = origin { task.key } else { None };
+        for PlannedBlob { blob, origin, .. } in &self.blobs {
+            let key = if let BlobOrigin::Fetched(task) = origin { task.key } else { None };
             let name = key.unwrap_or(blob.digest);
             let _ = writeln!(text, "{name} {}", blob.size);
         }
@@ -241,14 +241,14 @@ impl Plan {
 
     /// The room for the head, whatever sizes the files will turn out to have, and for its signature if there is to be
     /// one.
-    pub(crate) fn head_room(&self, is_signed: bool) -> Result<u64, PlanError> {
+    pub(crate) fn header_space(&self, is_signed: bool) -> Result<u64, PlanError> {
         let mut files = self.files.clone();
         files.files.iter_mut().for_each(|file| file.size = u64::MAX);
         let files = (!files.files.is_empty()).then(|| files.to_json().len());
         let mut index = self.index();
         index.files = files.map(|_| (Digest::of(b""), u64::MAX));
         let of_images = self.manifests().iter();
-        let room = checked_head_room(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())?;
+        let room = checked_header_space(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())?;
         Ok(if is_signed { room + SIGNATURE_ROOM } else { room })
     }
 
@@ -266,11 +266,11 @@ impl Plan {
     }
 
     /// The head, when all digests are known.
-    pub(crate) fn head(&self) -> Head {
+    pub(crate) fn head(&self) -> BundleHead {
         let files = (!self.files.files.is_empty()).then(|| self.files.to_json());
         let mut index = self.index();
         index.files = files.as_deref().map(|files| (Digest::of(files), files.len() as u64));
-        Head { index: index.to_json(), files, signature: None }
+        BundleHead { index: index.to_json(), files, signature: None }
     }
 
     /// The lock of all this.
@@ -295,20 +295,20 @@ impl Plan {
     }
 }
 
-impl Planned {
+impl PlannedBlob {
     /// What fetches it.
     pub(crate) fn into_task(self) -> Option<Task> {
         match self.origin {
-            Origin::Fetched(task) => Some(*task),
-            Origin::Held(_) => None,
+            BlobOrigin::Fetched(task) => Some(*task),
+            BlobOrigin::Held(_) => None,
         }
     }
 
     /// What fetches it.
     pub(crate) fn task(&self) -> Option<&Task> {
         match &self.origin {
-            Origin::Fetched(task) => Some(task),
-            Origin::Held(_) => None,
+            BlobOrigin::Fetched(task) => Some(task),
+            BlobOrigin::Held(_) => None,
         }
     }
 }
@@ -370,8 +370,8 @@ fn stand_in(entry: &FileEntry) -> Digest {
 
 /// The room for a head with documents of these sizes, if no reader would refuse them; `manifests` are the bytes
 /// of those of the images. The walk that made the layout has looked at all other limits.
-fn checked_head_room(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PlanError> {
-    let room = head_room(index, files);
+fn checked_header_space(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PlanError> {
+    let room = header_space(index, files);
     for (what, bytes, limit) in [
         ("an `index.json` of too many bytes", index as u64, INDEX_LIMIT),
         ("manifests of too many bytes", manifests + files.unwrap_or(0) as u64, MANIFESTS_LIMIT),
@@ -397,7 +397,7 @@ fn layout(
     if !files.files.is_empty() {
         index.files = Some((Digest::of(&file_set), file_set.len() as u64));
     }
-    let mut walk = Walk::new(index.clone())?;
+    let mut walk = ManifestWalk::new(index.clone())?;
     while let Some(wanted) = walk.next_manifest()? {
         let bytes = manifests.get(&wanted.blob.digest).unwrap_or(&file_set);
         walk.supply(bytes)?;
@@ -413,7 +413,7 @@ fn short(digest: Digest) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fetch::places::Places;
+    use crate::fetch::mirrored::Endpoints;
     use crate::fetch::resolve::ResolvedImage;
     use crate::fetch::upstream::Upstream;
 
@@ -429,8 +429,8 @@ mod tests {
             (1000, Some(1), LIMIT as u64, Some("manifests of too many bytes, more than the 67108864 ")),
             (LIMIT / 2, Some(LIMIT / 2), 0, Some("`index.json` and a list of files")),
         ] {
-            match (checked_head_room(index, files, manifests), refused) {
-                (Ok(room), None) => assert_eq!(room, head_room(index, files)),
+            match (checked_header_space(index, files, manifests), refused) {
+                (Ok(room), None) => assert_eq!(room, header_space(index, files)),
                 (Err(error), Some(words)) => {
                     let text = error.to_string();
                     assert!(text.contains(words) && text.contains("split the lists"), "{text}");
@@ -443,7 +443,7 @@ mod tests {
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
         let upstream = Upstream::default();
-        let registry = Places::new(&upstream.http(), &upstream).registry("quay.io");
+        let registry = Endpoints::new(&upstream.http(), &upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();
@@ -473,7 +473,7 @@ mod tests {
             registry: registry.clone(),
         });
         let resolved = Resolved { images: images.collect(), manifests, ..Resolved::default() };
-        let Err(error) = Plan::new(resolved, About::default(), &Base::default()) else {
+        let Err(error) = BundlePlan::new(resolved, BundleInfo::default(), &SiteContents::default()) else {
             panic!("it is planned")
         };
         let text = error.to_string();

@@ -1,4 +1,4 @@
-//! [`Places`]: the places of everything that is fetched in one run, each known once.
+//! [`Endpoints`]: the places of everything that is fetched in one run, each known once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -7,18 +7,18 @@ use reqwest::Url;
 use serde_json::Value;
 
 use crate::base::event::Report;
-use crate::fetch::endpoint::{self, FilePlace};
+use crate::fetch::endpoint::{self, FileEndpoint};
 use crate::fetch::registry::Registry;
 use crate::fetch::upstream::Upstream;
 use crate::net::auth;
-use crate::net::endpoint::Spot;
-use crate::net::error::{FetchError, Problem};
+use crate::net::endpoint::Endpoint;
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::Http;
 use crate::net::server::Servers;
 use crate::oci::digest::Digest;
 
 /// All places of a run.
-pub struct Places {
+pub struct Endpoints {
     http: Http,
     upstream: Upstream,
     servers: Servers,
@@ -29,11 +29,11 @@ pub struct Places {
 /// Where the images of one host are pulled from: its mirrors and the host itself.
 #[derive(Clone)]
 pub struct MirroredRegistry {
-    places: Arc<Places>,
+    places: Arc<Endpoints>,
     host: String,
 }
 
-impl Places {
+impl Endpoints {
     /// What `upstream` says.
     #[must_use]
     pub fn new(http: &Http, upstream: &Upstream) -> Arc<Self> {
@@ -49,7 +49,7 @@ impl Places {
     }
 
     /// Where the file at `url` is asked for, in this order. `pinned`: there is a checksum of it.
-    pub fn file(&self, object: &str, url: &Url, pinned: bool) -> Result<Vec<FilePlace>, FetchError> {
+    pub fn file(&self, object: &str, url: &Url, pinned: bool) -> Result<Vec<FileEndpoint>, FetchError> {
         let mut places = self.file_places(object, url, pinned)?.0;
         for place in &mut places {
             // What the user is known by at one place is no matter of the others'.
@@ -61,7 +61,7 @@ impl Places {
 
     /// Where a layer is asked for that lies at `url`, outside its registry, and whether there is a mirror for it.
     /// Nobody there is told who asks.
-    pub fn foreign(&self, object: &str, url: &Url) -> Result<(Vec<FilePlace>, bool), FetchError> {
+    pub fn foreign(&self, object: &str, url: &Url) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
         self.file_places(object, url, true)
     }
 
@@ -70,18 +70,18 @@ impl Places {
         object: &str,
         url: &Url,
         pinned: bool,
-    ) -> Result<(Vec<FilePlace>, bool), FetchError> {
+    ) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
         let scheme = if url.scheme() == "http" { "http" } else { "https" };
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let path = url.path().strip_prefix('/').unwrap_or_default();
         let spots = self.upstream.mirrors.spots(Some(scheme), &format!("{host}{port}"), path, pinned);
-        let spots = spots.map_err(|error| FetchError::new(object, Problem::NoPlace(error)))?;
+        let spots = spots.map_err(|error| FetchError::new(object, FetchProblem::NoEndpoint(error)))?;
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
         let has_mirror = spots.iter().any(|spot| spot.is_mirror);
-        let place = |spot: Spot| {
+        let place = |spot: Endpoint| {
             let server = self.servers.of(&spot, false).map_err(|error| no_url(object, &spot.host, error))?;
-            Ok(FilePlace { server, path: format!("{}{query}", spot.path), authorization: None })
+            Ok(FileEndpoint { server, path: format!("{}{query}", spot.path), authorization: None })
         };
         Ok((spots.into_iter().map(place).collect::<Result<_, FetchError>>()?, has_mirror))
     }
@@ -213,9 +213,9 @@ impl MirroredRegistry {
         repository: &str,
         pinned: bool,
     ) -> Result<Vec<(Arc<Registry>, String)>, FetchError> {
-        let Places { http, upstream, servers, registries } = &*self.places;
+        let Endpoints { http, upstream, servers, registries } = &*self.places;
         let spots = upstream.mirrors.spots(None, &self.host, repository, pinned);
-        let spots = spots.map_err(|error| FetchError::new(object, Problem::NoPlace(error)))?;
+        let spots = spots.map_err(|error| FetchError::new(object, FetchProblem::NoEndpoint(error)))?;
         let mut registries = registries.lock().expect("nothing panics while it holds this; please report");
         spots
             .into_iter()
@@ -247,11 +247,12 @@ fn check(
     let found = Digest::of(bytes);
     let Some(expected) = expected.filter(|expected| *expected != found) else { return Ok(()) };
     let url = format!("{} as {repository}@{expected}, twice", registry.server().name());
-    let problem = Problem::Mismatch { what: "sha256", found: found.hex(), expected: expected.hex(), url };
+    let problem =
+        FetchProblem::Mismatch { what: "sha256", found: found.hex(), expected: expected.hex(), url };
     Err(FetchError::new(object, problem))
 }
 
 fn no_url(object: &str, host: &str, error: url::ParseError) -> FetchError {
-    let problem = Problem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
+    let problem = FetchProblem::Protocol { url: host.to_owned(), what: format!("nothing: {error}") };
     FetchError::new(object, problem)
 }

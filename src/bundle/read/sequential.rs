@@ -1,4 +1,4 @@
-//! [`InTurn`]: reads volumes one after the other and asks for the next drive.
+//! [`SequentialVolumes`]: reads volumes one after the other and asks for the next drive.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -8,19 +8,19 @@ use crate::base::fs::file_name;
 use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;
 use crate::bundle::read::discover::label_of;
-use crate::bundle::read::problem::{Absent, Problem};
-use crate::bundle::read::volume_set::Medium;
+use crate::bundle::read::problem::{MissingBytes, VolumeProblem};
+use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 
 /// Asks somebody for what is missing; says whether it may be there now.
-pub type Ask = Box<dyn FnMut(&Problem) -> bool + Send>;
+pub type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
 
 /// Reads the volumes of a bundle one after the other, and asks for those that are not there: sticks of which only one is
 /// there at a time.
-pub struct InTurn {
+pub struct SequentialVolumes {
     pub(crate) bundle: String,
     pub(crate) folders: Vec<PathBuf>,
-    pub(crate) ask: Ask,
+    pub(crate) ask: AskForVolume,
     /// What the label of the first volume says, once it has been read.
     pub(crate) set: Option<Digest>,
     /// The volume that is being read, and whether it is the last one.
@@ -28,10 +28,10 @@ pub struct InTurn {
     pub(crate) number: u32,
 }
 
-impl InTurn {
+impl SequentialVolumes {
     /// Reads the volumes of `medium`, wherever they are.
     #[must_use]
-    pub fn new(medium: &Medium, ask: Ask) -> Self {
+    pub fn new(medium: &VolumeSet, ask: AskForVolume) -> Self {
         let (bundle, folders) = (medium.name.clone(), medium.folders.clone());
         Self { bundle, folders, ask, set: None, open: None, number: 0 }
     }
@@ -44,29 +44,29 @@ impl InTurn {
             let volume = volume_name(&self.bundle, self.number);
             let problem =
                 match self.folders.iter().map(|folder| folder.join(&volume)).find(|path| path.is_file()) {
-                    None => Problem::Missing { volume },
+                    None => VolumeProblem::Missing { volume },
                     Some(path) => match self.look(&path)? {
                         None => return Ok(()),
                         Some(problem) => problem,
                     },
                 };
             if !(self.ask)(&problem) {
-                return Err(io::Error::other(Absent(problem)));
+                return Err(io::Error::other(MissingBytes(problem)));
             }
         }
     }
 
     /// Opens the volume, unless it is another one than is wanted.
-    pub(crate) fn look(&mut self, path: &Path) -> io::Result<Option<Problem>> {
+    pub(crate) fn look(&mut self, path: &Path) -> io::Result<Option<VolumeProblem>> {
         let label = label_of(path).map_err(|error| error.source)?;
         let volume = file_name(path);
         if let Some(label) = label {
             if label.set != *self.set.get_or_insert(label.set) {
-                return Ok(Some(Problem::Foreign { volume }));
+                return Ok(Some(VolumeProblem::Foreign { volume }));
             }
             if label.number != self.number {
                 let is = volume_name(&self.bundle, label.number);
-                return Ok(Some(Problem::Renamed { volume, is }));
+                return Ok(Some(VolumeProblem::Renamed { volume, is }));
             }
         }
         let mut file = File::open(path)?;
@@ -77,7 +77,7 @@ impl InTurn {
     }
 }
 
-impl Read for InTurn {
+impl Read for SequentialVolumes {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             match &mut self.open {

@@ -1,11 +1,11 @@
-//! [`Route`]: the places of one blob, in order; and the same for what is asked for at once.
+//! [`FallbackList`]: the places of one blob, in order; and the same for what is asked for at once.
 
 use std::sync::Arc;
 
 use reqwest::blocking::Response;
 
 use crate::base::event::Report;
-use crate::fetch::endpoint::{FilePlace, slashed};
+use crate::fetch::endpoint::{FileEndpoint, slashed};
 use crate::fetch::registry::Registry;
 use crate::fetch::source::Source;
 use crate::fetch::web;
@@ -15,18 +15,18 @@ use crate::net::server::Server;
 use crate::oci::digest::Digest;
 
 /// Where a blob is asked for. How far down the order it is, is for the caller to know.
-pub struct Route {
-    places: Vec<Place>,
+pub struct FallbackList {
+    places: Vec<TaskEndpoint>,
     /// The version of a file to which what is known of it belongs; that of the first place.
     etag: Option<String>,
 }
 
-enum Place {
+enum TaskEndpoint {
     Blob { registry: Arc<Registry>, repository: String, digest: Digest },
-    File(FilePlace),
+    File(FileEndpoint),
 }
 
-impl Route {
+impl FallbackList {
     /// Where `source` is.
     #[must_use]
     pub fn new(source: &Source) -> Self {
@@ -34,11 +34,12 @@ impl Route {
             Source::Registry { registry, repository, digest } => {
                 let places = registry.places("", repository, true);
                 let places = places.expect("known since the image was resolved; please report").into_iter();
-                let place = |(registry, repository)| Place::Blob { registry, repository, digest: *digest };
+                let place =
+                    |(registry, repository)| TaskEndpoint::Blob { registry, repository, digest: *digest };
                 Self { places: places.map(place).collect(), etag: None }
             }
             Source::Web(file) => {
-                let places = file.places.iter().cloned().map(Place::File).collect();
+                let places = file.places.iter().cloned().map(TaskEndpoint::File).collect();
                 Self { places, etag: file.etag.clone() }
             }
         }
@@ -60,8 +61,8 @@ impl Route {
     #[must_use]
     pub fn server(&self, place: usize) -> &Server {
         match &self.places[place] {
-            Place::Blob { registry, .. } => registry.server(),
-            Place::File(file) => &file.server,
+            TaskEndpoint::Blob { registry, .. } => registry.server(),
+            TaskEndpoint::File(file) => &file.server,
         }
     }
 
@@ -77,10 +78,10 @@ impl Route {
     ) -> Result<Response, FetchError> {
         let is_bulk = http::is_bulk(range.map(|(first, last)| last - first + 1).or(size));
         match &self.places[place] {
-            Place::Blob { registry, repository, digest } => {
+            TaskEndpoint::Blob { registry, repository, digest } => {
                 registry.blob(report, object, repository, *digest, range, is_bulk)
             }
-            Place::File(file) => web::get(http, object, file, range, self.etag(place), is_bulk),
+            TaskEndpoint::File(file) => web::get(http, object, file, range, self.etag(place), is_bulk),
         }
     }
 
@@ -88,10 +89,10 @@ impl Route {
     #[must_use]
     pub fn name(&self, place: usize) -> String {
         match &self.places[place] {
-            Place::Blob { registry, repository, digest } => {
+            TaskEndpoint::Blob { registry, repository, digest } => {
                 format!("{}v2/{repository}/blobs/{digest}", slashed(registry.server().name()))
             }
-            Place::File(file) => file.name(),
+            TaskEndpoint::File(file) => file.name(),
         }
     }
 }

@@ -27,16 +27,16 @@ pub struct SiteImage {
     /// Its layers, in order; one blob may stand here twice.
     pub layers: Vec<Descriptor>,
     /// The manifest that the reference means, if that is an index.
-    pub index: Option<Document>,
+    pub index: Option<SiteDocument>,
     /// The manifest of this platform.
-    pub manifest: Document,
+    pub manifest: SiteDocument,
     /// Whether who gets the index, and of its images this one, finds there what a machine like this one asks for.
     pub index_suffices: bool,
 }
 
 /// A manifest or an index, with its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub struct SiteDocument {
     /// Its media type.
     pub media_type: String,
     /// Its digest.
@@ -47,7 +47,7 @@ pub struct Document {
 
 /// Why there is no such image.
 #[derive(Debug, thiserror::Error)]
-pub enum ImageError {
+pub enum SiteImageError {
     /// It is something else than a container image.
     #[error("`{reference}` is no container image but an artifact (`{media_type}`), which no engine can load")]
     Artifact {
@@ -127,7 +127,7 @@ impl From<FsError> for BlobError {
     }
 }
 
-impl ImageError {
+impl SiteImageError {
     /// Whether the image is whole and it is only that no engine, or not this one, can take it.
     #[must_use]
     pub fn is_unfit(&self) -> bool {
@@ -138,20 +138,26 @@ impl ImageError {
 impl SiteImage {
     /// Reads the manifests of `recorded` in the registry's storage at `storage`, and chooses the image for
     /// `platform`.
-    pub fn open(recorded: &RecordedImage, storage: &Path, platform: &Platform) -> Result<Self, ImageError> {
+    pub fn open(
+        recorded: &RecordedImage,
+        storage: &Path,
+        platform: &Platform,
+    ) -> Result<Self, SiteImageError> {
         let reference = &recorded.reference;
-        let parsed = reference.parse().map_err(|_| ImageError::Reference(reference.clone()))?;
-        let found = Storage(storage).choose(recorded, platform).map_err(|error| match error {
-            Problem::Blob(source) => ImageError::Blob { reference: reference.clone(), source },
-            Problem::Manifest(source) => ImageError::Manifest { reference: reference.clone(), source },
+        let parsed = reference.parse().map_err(|_| SiteImageError::Reference(reference.clone()))?;
+        let found = RegistryStorage(storage).choose(recorded, platform).map_err(|error| match error {
+            StorageProblem::Blob(source) => SiteImageError::Blob { reference: reference.clone(), source },
+            StorageProblem::Manifest(source) => {
+                SiteImageError::Manifest { reference: reference.clone(), source }
+            }
         })?;
         let Some(Choice { mut documents, config, layers, index_suffices, .. }) = found else {
             let (wanted, present) = (platform.clone(), recorded.platforms.clone());
-            return Err(ImageError::Platform { reference: reference.clone(), wanted, present });
+            return Err(SiteImageError::Platform { reference: reference.clone(), wanted, present });
         };
         if let Some(media_type) = not_of_an_image(&config, &layers) {
             let media_type = media_type.to_owned();
-            return Err(ImageError::Artifact { reference: reference.clone(), media_type });
+            return Err(SiteImageError::Artifact { reference: reference.clone(), media_type });
         }
         let manifest = documents.pop().expect("a choice ends in a manifest; please report");
         let index = (!documents.is_empty()).then(|| documents.swap_remove(0));
@@ -182,7 +188,7 @@ fn not_of_an_image<'a>(config: &'a Descriptor, layers: &'a [Descriptor]) -> Opti
 
 /// A path from the manifest that a reference means to that of an image.
 struct Choice {
-    documents: Vec<Document>,
+    documents: Vec<SiteDocument>,
     config: Descriptor,
     layers: Vec<Descriptor>,
     /// The platform that it is for, if something says so.
@@ -190,28 +196,28 @@ struct Choice {
     index_suffices: bool,
 }
 
-enum Problem {
+enum StorageProblem {
     Blob(BlobError),
     Manifest(ManifestError),
 }
 
-impl From<BlobError> for Problem {
+impl From<BlobError> for StorageProblem {
     fn from(error: BlobError) -> Self {
         Self::Blob(error)
     }
 }
 
-impl From<ManifestError> for Problem {
+impl From<ManifestError> for StorageProblem {
     fn from(error: ManifestError) -> Self {
         Self::Manifest(error)
     }
 }
 
 /// The root of a registry's storage.
-struct Storage<'a>(&'a Path);
+struct RegistryStorage<'a>(&'a Path);
 
-impl Storage<'_> {
-    fn choose(&self, recorded: &RecordedImage, wanted: &Platform) -> Result<Option<Choice>, Problem> {
+impl RegistryStorage<'_> {
+    fn choose(&self, recorded: &RecordedImage, wanted: &Platform) -> Result<Option<Choice>, StorageProblem> {
         let Some(root) = recorded.manifests.first() else { return Ok(None) };
         let root = self.document(root.digest, &root.media_type)?;
         let mut choices = Vec::new();
@@ -235,11 +241,11 @@ impl Storage<'_> {
     /// Adds all images that the last of `documents` leads to; `platform` is what the one before it says of it.
     fn collect(
         &self,
-        documents: Vec<Document>,
+        documents: Vec<SiteDocument>,
         platform: Option<&Platform>,
         is_here: &dyn Fn(Digest) -> bool,
         found: &mut Vec<Choice>,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StorageProblem> {
         match parse(documents.last())? {
             Manifest::Image { config, layers } => {
                 let platform =
@@ -265,8 +271,8 @@ impl Storage<'_> {
         Ok(config_platform(&config.media_type, &self.read(config.digest)?))
     }
 
-    fn document(&self, digest: Digest, media_type: &str) -> Result<Document, BlobError> {
-        Ok(Document { media_type: media_type.to_owned(), digest, bytes: self.read(digest)? })
+    fn document(&self, digest: Digest, media_type: &str) -> Result<SiteDocument, BlobError> {
+        Ok(SiteDocument { media_type: media_type.to_owned(), digest, bytes: self.read(digest)? })
     }
 
     fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
@@ -276,7 +282,7 @@ impl Storage<'_> {
     }
 }
 
-fn parse(document: Option<&Document>) -> Result<Manifest, ManifestError> {
+fn parse(document: Option<&SiteDocument>) -> Result<Manifest, ManifestError> {
     let document = document.expect("a path begins with a document; please report");
     Manifest::parse(&document.media_type, &document.bytes)
 }
