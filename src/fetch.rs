@@ -1,12 +1,12 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
 pub mod endpoint;
-pub mod mirrors;
+pub mod fallback;
 pub mod mirrored;
+pub mod mirrors;
 pub mod queue;
 pub mod registry;
 pub mod resolve;
-pub mod fallback;
 pub mod source;
 pub mod upstream;
 pub mod web;

@@ -3,8 +3,8 @@
 pub mod catalogue;
 pub mod check;
 pub mod commit;
+pub mod locator;
 pub mod record;
 pub mod root;
 pub mod scan;
 pub mod storage;
-pub mod locator;

@@ -13,13 +13,13 @@ use support::upstream::Upstream;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
-    let (Some(folder), None) = (args.next().map(PathBuf::from), args.next()) else {
+    let (Some(directory), None) = (args.next().map(PathBuf::from), args.next()) else {
         eprintln!("usage: upstream DIR");
         return ExitCode::from(2);
     };
-    let upstream = Upstream::kubespray_like(&folder);
-    upstream.write_lists(&folder);
-    fs::write(folder.join("mirror.args"), upstream.mirror_args().join("\n") + "\n")
+    let upstream = Upstream::kubespray_like(&directory);
+    upstream.write_lists(&directory);
+    fs::write(directory.join("mirror.args"), upstream.mirror_args().join("\n") + "\n")
         .expect("write mirror.args");
 
     let bytes: usize = upstream.files().iter().map(|file| file.bytes.len()).sum();

@@ -31,14 +31,14 @@ impl FsError {
     fn advice(&self) -> &'static str {
         match self.source.kind() {
             io::ErrorKind::IsADirectory | io::ErrorKind::DirectoryNotEmpty => {
-                " (a folder stands where a file belongs: move it away)"
+                " (a directory stands where a file belongs: move it away)"
             }
-            // `AlreadyExists`: files are created over what is there, so it can only be a folder that is not.
+            // `AlreadyExists`: files are created over what is there, so it can only be a directory that is not.
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                " (a file stands where a folder belongs: move it away)"
+                " (a file stands where a directory belongs: move it away)"
             }
             io::ErrorKind::CrossesDevices => {
-                " (it is another file system: name its folder with `--files` or `--registry`)"
+                " (it is another file system: name its directory with `--files` or `--registry`)"
             }
             io::ErrorKind::InvalidFilename => " (the file system takes no such name: use another one)",
             _ => "",
@@ -69,9 +69,9 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
     Ok(bytes)
 }
 
-/// Creates a folder and those above it.
+/// Creates a directory and those above it.
 pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
-    fs::create_dir_all(path).map_err(FsError::at("create folder", path))
+    fs::create_dir_all(path).map_err(FsError::at("create directory", path))
 }
 
 /// Removes a file; that it is not there is no error.
@@ -110,12 +110,12 @@ pub fn rename_durably(from: &Path, to: &Path) -> Result<(), FsError> {
     sync_dir(parent(to))
 }
 
-/// Makes the names in a folder durable.
+/// Makes the names in a directory durable.
 pub fn sync_dir(path: &Path) -> Result<(), FsError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::at("sync folder", path))
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::at("sync directory", path))
 }
 
-/// The folder that holds `path`; `.` for a bare name.
+/// The directory that holds `path`; `.` for a bare name.
 #[must_use]
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
@@ -129,7 +129,7 @@ pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned()
 }
 
-/// A file that is not there, or whose folder is none.
+/// A file that is not there, or whose directory is none.
 #[cfg(feature = "net")]
 pub(crate) fn is_missing(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)

@@ -1,4 +1,4 @@
-//! [`RelPath`]: a relative path from outside, parsed once into a type that cannot escape its folder.
+//! [`RelPath`]: a relative path from outside, parsed once into a type that cannot escape its directory.
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use unicode_normalization::UnicodeNormalization as _;
 
-/// The most bytes a path may have: below Linux' `PATH_MAX` of 4096, which counts the folder before it, too.
+/// The most bytes a path may have: below Linux' `PATH_MAX` of 4096, which counts the directory before it, too.
 pub const MAX_PATH: usize = 4000;
 
 /// The most bytes one component may have: `NAME_MAX` of every common file system.
@@ -138,8 +138,8 @@ impl AsRef<Path> for RelPath {
     }
 }
 
-/// Two of `paths` that cannot both be files of one folder, in their order: the same path twice, two with one
-/// [`RelPath::collision_key`], or one that is a folder of the other (`a` and `a/b`).
+/// Two of `paths` that cannot both be files of one directory, in their order: the same path twice, two with one
+/// [`RelPath::collision_key`], or one that is a directory of the other (`a` and `a/b`).
 pub fn find_collision<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<(RelPath, RelPath)> {
     let paths: Vec<_> = paths.collect();
     let (first, second) = collisions(&paths).into_iter().min_by_key(|&(_, second)| second)?;
@@ -148,7 +148,7 @@ pub fn find_collision<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<(R
 
 /// Every path that cannot stand beside another, as (the other's index, its own), the smaller index first.
 pub(crate) fn collisions(paths: &[&RelPath]) -> Vec<(usize, usize)> {
-    // With the separator sorted below every other character, all that lies in a folder follows it at once.
+    // With the separator sorted below every other character, all that lies in a directory follows it at once.
     let mut keys: Vec<_> = paths
         .iter()
         .enumerate()
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collision_is_one_path_twice_or_one_key_twice_or_a_file_that_is_a_folder() {
+    fn a_collision_is_one_path_twice_or_one_key_twice_or_a_file_that_is_a_directory() {
         for (texts, expected) in [
             ("", None),
             ("a b a.b a-b ab/c", None),

@@ -15,7 +15,7 @@ use crate::commands::cat::{CatError, Output, cat};
 /// are known to be right, and if they are not, the exit code is 7.
 #[derive(Debug, Args)]
 pub struct Cat {
-    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     /// What to write: the digest of a blob, the path of a file, the reference of an image (its manifest or index), or

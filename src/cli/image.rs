@@ -19,7 +19,7 @@ use crate::oci::reference::{Reference, RepositoryTemplate};
 /// Build an image that serves what is in a bundle: nginx with the files, or a registry with the images
 #[derive(Debug, Args)]
 pub struct Image {
-    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     /// What the image serves

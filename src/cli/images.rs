@@ -25,7 +25,7 @@ const NAMESPACE: &str = "k8s.io";
 /// List the images of a site, or load them into the container engine of this machine
 #[derive(Debug, Args)]
 pub struct Images {
-    /// The folder of the site
+    /// The directory of the site
     site: PathBuf,
     /// These images only: registry.k8s.io/pause:3.9, nginx:1.25 as docker's users write it, or the end of a name
     #[arg(value_name = "REF")]
@@ -39,7 +39,7 @@ pub struct Images {
     /// The namespace of containerd [default: k8s.io]
     #[arg(long, value_name = "NAME", requires = "load")]
     namespace: Option<String>,
-    /// Write the oci-archive here: a file, a folder, or - for stdout [default: NAME.tar, for each image]
+    /// Write the oci-archive here: a file, a directory, or - for stdout [default: NAME.tar, for each image]
     #[arg(long, short, value_name = "FILE", requires = "load")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -112,10 +112,12 @@ impl Images {
             (Kind::Docker, _) => Target::Engine(Engine::Docker),
             (Kind::Podman, _) => Target::Engine(Engine::Podman),
             (Kind::Containerd, _) => Target::Engine(Engine::Containerd { namespace: namespace() }),
-            (Kind::OciArchive, None) => Target::Folder(PathBuf::new()),
-            (Kind::OciArchive, Some(folder)) if folder.is_dir() => Target::Folder(folder.to_owned()),
+            (Kind::OciArchive, None) => Target::Directory(PathBuf::new()),
+            (Kind::OciArchive, Some(directory)) if directory.is_dir() => {
+                Target::Directory(directory.to_owned())
+            }
             (Kind::OciArchive, Some(_)) if images != 1 => {
-                return usage("`--output` takes one image: name it, or name a folder that is there");
+                return usage("`--output` takes one image: name it, or name a directory that is there");
             }
             (Kind::OciArchive, Some(stdout)) if stdout == Path::new("-") => {
                 if self.out.json {

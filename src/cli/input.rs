@@ -1,4 +1,4 @@
-//! Where a bundle is: its file, its volumes, folders with them, or stdin; what every verb that reads one shares.
+//! Where a bundle is: its file, its volumes, directories with them, or stdin; what every verb that reads one shares.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,9 +7,9 @@ use clap::Args;
 
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::sequential::AskForVolume;
 use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::reader::BundleReader;
+use crate::bundle::read::sequential::AskForVolume;
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
@@ -73,9 +73,9 @@ impl InputArgs {
             && !missing.is_empty()
             && missing.iter().all(is_absent)
         {
-            let folders: Vec<_> =
-                medium.folders().iter().map(|folder| folder.display().to_string()).collect();
-            return Ok(BundleReader::in_turn(&medium, ask(folders.join("` or `"))));
+            let directories: Vec<_> =
+                medium.directories().iter().map(|directory| directory.display().to_string()).collect();
+            return Ok(BundleReader::in_turn(&medium, ask(directories.join("` or `"))));
         }
         if gaps == Gaps::Refuse && !missing.is_empty() {
             let messages = missing.iter().map(ToString::to_string).collect();
@@ -89,14 +89,18 @@ impl InputArgs {
 }
 
 /// Asks whoever sits at the terminal.
-fn ask(folders: String) -> AskForVolume {
+fn ask(directories: String) -> AskForVolume {
     Box::new(move |problem| {
         let text = match problem {
             VolumeProblem::Missing { volume } => {
-                format!("\ninsert the medium with `{volume}` at `{folders}` and press Enter (Ctrl-C ends) ")
+                format!(
+                    "\ninsert the medium with `{volume}` at `{directories}` and press Enter (Ctrl-C ends) "
+                )
             }
             other => {
-                format!("\n{other}: insert the right medium at `{folders}` and press Enter (Ctrl-C ends) ")
+                format!(
+                    "\n{other}: insert the right medium at `{directories}` and press Enter (Ctrl-C ends) "
+                )
             }
         };
         let _ = io::stderr().write_all(text.as_bytes());

@@ -18,7 +18,7 @@ use crate::site::record::RECORD;
 /// Write down what a site has, so that the next bundle can leave it out (airbundle pack --base)
 #[derive(Debug, Args)]
 pub struct Inventory {
-    /// The folder of the site
+    /// The directory of the site
     site: PathBuf,
     /// Where the inventory goes [default: stdout]
     #[arg(long, short, value_name = "FILE")]

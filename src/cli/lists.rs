@@ -38,7 +38,7 @@ struct Kubespray {
     /// For hosts of these architectures: amd64, arm64, arm, ppc64le
     #[arg(long, value_name = "ARCH", value_delimiter = ',', default_value = "amd64")]
     arch: Vec<Architecture>,
-    /// With these variables: a YAML file, or a folder of them, such as an inventory has; later ones win
+    /// With these variables: a YAML file, or a directory of them, such as an inventory has; later ones win
     #[arg(long, value_name = "FILE", num_args = 1..)]
     vars: Vec<PathBuf>,
     /// List only what hosts with these variables download
@@ -56,7 +56,7 @@ struct Kubespray {
     /// The release that the lists are for (default: what the checkout says)
     #[arg(long, value_name = "VERSION")]
     release: Option<String>,
-    /// The folder for files.list and images.list
+    /// The directory for files.list and images.list
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
@@ -132,17 +132,17 @@ fn pinned(made: &GeneratedLists) -> usize {
 }
 
 /// Both lists, each under another name first: who packs meanwhile reads an old list or a new one.
-fn write(folder: &Path, options: &ListOptions, made: &GeneratedLists) -> Result<(), FsError> {
-    fs::create_dir_all(folder)?;
+fn write(directory: &Path, options: &ListOptions, made: &GeneratedLists) -> Result<(), FsError> {
+    fs::create_dir_all(directory)?;
     let texts = [files_list(options, made), images_list(options, made)];
-    let partial = |name: &str| folder.join(format!("{name}.partial"));
+    let partial = |name: &str| directory.join(format!("{name}.partial"));
     for (name, text) in NAMES.iter().zip(texts) {
         let path = partial(name);
         std::fs::write(&path, text).map_err(FsError::at("write", &path))?;
         fs::open(&path)?.sync_all().map_err(FsError::at("sync", &path))?;
     }
     for name in NAMES {
-        fs::rename_durably(&partial(name), &folder.join(name))?;
+        fs::rename_durably(&partial(name), &directory.join(name))?;
     }
     Ok(())
 }
@@ -178,7 +178,7 @@ fn head(options: &ListOptions, made: &GeneratedLists, what: &str) -> String {
         }
     }
     for path in &options.vars {
-        // Not the folders above it: they are those of one machine.
+        // Not the directories above it: they are those of one machine.
         let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
         let _ = write!(text, " --vars {}", name.replace(char::is_control, "?"));
     }

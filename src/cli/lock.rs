@@ -26,7 +26,7 @@ use crate::oci::platform::Platform;
 /// for again by its name; the exit code is 13 if something else is there now.
 #[derive(Debug, Args)]
 pub struct Lock {
-    /// A list of files and images, or a folder with files.list and images.list; with --check, one lock
+    /// A list of files and images, or a directory with files.list and images.list; with --check, one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
     /// The lock to be written; the name usually is airbundle.lock.json

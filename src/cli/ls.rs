@@ -24,7 +24,7 @@ use crate::signature::Signed;
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
 pub struct Ls {
-    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     #[command(flatten)]

@@ -35,7 +35,7 @@ use crate::plan::base::BaseError;
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
 pub struct Pack {
-    /// A list of files and images, a folder with files.list and images.list, or one lock
+    /// A list of files and images, a directory with files.list and images.list, or one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
     /// The bundle to be written; the name usually ends in .tar.zst

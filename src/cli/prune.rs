@@ -16,7 +16,7 @@ use crate::commands::prune::summary::PruneSummary;
 /// Remove from a site what none of these bundles names; without --yes, say what that is
 #[derive(Debug, Args)]
 pub struct Prune {
-    /// The folder of the site
+    /// The directory of the site
     site: PathBuf,
     /// Keep what this bundle names; all that are to be kept, also deltas
     #[arg(long, value_name = "BUNDLE", required = true, num_args = 1..)]

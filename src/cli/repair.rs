@@ -18,10 +18,10 @@ use crate::commands::repair::{RepairError, RepairSummary, repair};
 /// Write a good copy of a bundle that is damaged, with its recovery data (`pack --recovery`)
 #[derive(Debug, Args)]
 pub struct Repair {
-    /// The bundle, its first volume, or folders with its volumes
+    /// The bundle, its first volume, or directories with its volumes
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// Where the copy is written: a file, or a folder for volumes; a volume that cannot be repaired leaves the others their
+    /// Where the copy is written: a file, or a directory for volumes; a volume that cannot be repaired leaves the others their
     /// copies
     #[arg(long, short, value_name = "PATH")]
     output: PathBuf,

@@ -19,7 +19,7 @@ use crate::commands::sbom::{Format, document};
 /// `SOURCE_DATE_EPOCH` of the environment; or in 1970.
 #[derive(Debug, Args)]
 pub struct Sbom {
-    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     /// The language: SPDX 2.3 or CycloneDX 1.6, both as JSON

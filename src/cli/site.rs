@@ -22,7 +22,7 @@ use crate::conf::trust::hosts_line;
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, clippy::struct_field_names, reason = "each is an option of its own")]
 pub struct Site {
-    /// The folder of the site
+    /// The directory of the site
     site: PathBuf,
     /// Write it here instead of SITE/conf: for a site on a disk that cannot be written
     #[arg(long, value_name = "DIR")]

@@ -101,7 +101,7 @@ fn host_files() -> Result<Vec<PathBuf>, FsError> {
 /// The signature that lies beside the bundle, and what its file is called. Where nobody is to check it, nobody needs it.
 fn beside(medium: &VolumeSet, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
     let name = format!("{}{BESIDE}", medium.name());
-    let paths = medium.folders().iter().map(|folder| folder.join(&name));
+    let paths = medium.directories().iter().map(|directory| directory.join(&name));
     let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(None) };
     match fs::read(&path, SIGNATURE_LIMIT as u64) {
         Err(_) if !is_needed => Ok(None),

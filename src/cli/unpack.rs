@@ -21,10 +21,10 @@ use crate::oci::reference::RepositoryTemplate;
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]
 pub struct Unpack {
-    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// The folder of the site; created if it is not there
+    /// The directory of the site; created if it is not there
     #[arg(required = true)]
     site: PathBuf,
     /// Put the files here instead of SITE/files
@@ -37,7 +37,7 @@ pub struct Unpack {
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     /// Unpack only images and files with this name, a reference or a path; * and ? stand for anything but /, ** for any
-    /// folders. May be given several times
+    /// directories. May be given several times
     #[arg(long, value_name = "GLOB")]
     only: Vec<Pattern>,
     /// Unpack images only for these platforms

@@ -12,13 +12,13 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::commands::unpack::mended_text;
+use crate::commands::unpack::repaired_text;
 use crate::commands::verify::{Damage, Verdict, VolumeState, quick, verify};
 
 /// Read a bundle to its end and name everything that is damaged or missing
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The bundle, its first volume, folders with its volumes, or - for stdin
+    /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
     /// Look at structure and sizes only, which takes no longer for a large bundle; contents are not read
@@ -86,8 +86,8 @@ fn text(verdict: &Verdict) -> String {
             let _ = writeln!(text, "  needed by {owner}");
         }
     }
-    if let Some(mended) = mended_text(&verdict.mended) {
-        let _ = writeln!(text, "{mended}");
+    if let Some(repaired) = repaired_text(&verdict.repaired) {
+        let _ = writeln!(text, "{repaired}");
     }
     for problem in &verdict.problems {
         let _ = writeln!(text, "{problem}");

@@ -102,7 +102,7 @@ pub fn build(
     let start = Instant::now();
     let contents = reader.contents()?;
     refuse_delta(&contents.layout)?;
-    let (name, port, folders) = match options.kind {
+    let (name, port, directories) = match options.kind {
         Kind::Files => ("nginx", 80, &[HTML, NGINX_CONF][..]),
         Kind::Registry(_) => ("registry", 5000, &[STORAGE][..]),
     };
@@ -134,7 +134,7 @@ pub fn build(
         about: &contents.about,
         layers,
         port,
-        folders,
+        directories,
     };
     let documents = Documents::new(&base, written.config, &additions);
     let id = archive.append_blob(&documents.config)?.digest;

@@ -40,8 +40,8 @@ pub struct LoadOptions {
 pub enum Target {
     /// Into an engine.
     Engine(Engine),
-    /// Each into a file of its own, in this folder.
-    Folder(PathBuf),
+    /// Each into a file of its own, in this directory.
+    Directory(PathBuf),
     /// Into this file: for one image.
     File(PathBuf),
     /// To stdout: for one image.
@@ -203,7 +203,7 @@ fn job(
     let image = SiteImage::open(recorded, storage, &options.platform)?;
     let archive = Archive::new(&image, taker, storage)?;
     let file = match &options.target {
-        Target::Folder(folder) => Some(folder.join(file_name(&image.reference))),
+        Target::Directory(directory) => Some(directory.join(file_name(&image.reference))),
         Target::File(path) => Some(path.clone()),
         Target::Engine(_) | Target::Stdout => None,
     };

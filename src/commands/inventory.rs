@@ -40,13 +40,13 @@ pub fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, 
         }
     }
     for file in record.files.iter().filter_map(|file| Some((file, files.as_ref()?))) {
-        let (file, folder) = file;
-        match folder.size(&file.path)? {
+        let (file, directory) = file;
+        match directory.size(&file.path)? {
             Some(found_size) if found_size == file.size => {
                 found.push(ScannedBlobs { digest: file.digest, size: file.size, file: Some(&file.path) });
             }
-            Some(_) => warn(report, &folder.path.join(&file.path), "has another size"),
-            None => warn(report, &folder.path.join(&file.path), "is not there"),
+            Some(_) => warn(report, &directory.path.join(&file.path), "has another size"),
+            None => warn(report, &directory.path.join(&file.path), "is not there"),
         }
     }
     if check {
@@ -87,7 +87,7 @@ struct ScannedBlobs<'a> {
     file: Option<&'a str>,
 }
 
-/// The folder of the files.
+/// The directory of the files.
 struct Files {
     dir: Dir,
     path: PathBuf,

@@ -73,7 +73,7 @@ pub fn prune(
     Ok(summary)
 }
 
-/// Opens a folder of the site and locks it, if it is there.
+/// Opens a directory of the site and locks it, if it is there.
 fn root(path: &Path, site: &Path, stagings: &mut Stagings) -> Result<Option<Root>, PruneError> {
     if !path.is_dir() {
         return Ok(None);
@@ -123,9 +123,9 @@ fn remove_links(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     // A manifest tells which layers go with it, also to the next run, as long as it has its own link.
     for (place, links) in [("_layers", &plan.layers), ("_manifests/revisions", &plan.revisions)] {
         for (repository, digest) in links {
-            let folder = format!("{BASE}/repositories/{repository}/{place}/sha256/{}", digest.hex());
-            root.remove(&path(&format!("{folder}/link")))?;
-            root.remove_empty(&path(&folder))?;
+            let directory = format!("{BASE}/repositories/{repository}/{place}/sha256/{}", digest.hex());
+            root.remove(&path(&format!("{directory}/link")))?;
+            root.remove_empty(&path(&directory))?;
         }
         staging.sync()?;
     }
@@ -135,11 +135,11 @@ fn remove_links(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     Ok(())
 }
 
-/// A registry lists repositories by their folders: one with nothing in it goes, with those above that held nothing else.
+/// A registry lists repositories by their directories: one with nothing in it goes, with those above that held nothing else.
 /// One into which somebody pushes just now is not empty.
 fn remove_empty_repository(repository: &str, root: &Root) -> Result<(), PruneError> {
     let base = format!("{BASE}/repositories/{repository}");
-    // While there is anything in it, its empty folders stay as they are: registries look for them.
+    // While there is anything in it, its empty directories stay as they are: registries look for them.
     for part in ["_layers/sha256", "_manifests/revisions/sha256", "_manifests/tags", "_uploads"] {
         if !root.is_empty(&path(&format!("{base}/{part}")))? {
             return Ok(());
@@ -195,7 +195,7 @@ fn remove_blobs(
                 continue;
             }
             // In this order: who is killed in between puts the blob back, and does it again.
-            remove_folders(root, &place, 2)?;
+            remove_directories(root, &place, 2)?;
             root.staging().remove(&name)?;
             count += 1;
             bytes += blob.size;
@@ -211,14 +211,14 @@ fn remove_files(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
         root.remove(file)?;
     }
     for file in &plan.paths {
-        remove_folders(root, file, usize::MAX)?;
+        remove_directories(root, file, usize::MAX)?;
     }
     root.staging().sync()?;
     Ok(())
 }
 
-/// Removes at most so many folders above `file`, from the lowest on, as far as they are empty.
-fn remove_folders(root: &Root, file: &RelPath, most: usize) -> Result<(), FsError> {
+/// Removes at most so many directories above `file`, from the lowest on, as far as they are empty.
+fn remove_directories(root: &Root, file: &RelPath, most: usize) -> Result<(), FsError> {
     let mut path_above = file.as_str();
     for _ in 0..most {
         let Some((above, _)) = path_above.rsplit_once('/') else { break };

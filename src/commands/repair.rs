@@ -81,7 +81,7 @@ impl From<ClaimError> for RepairError {
     }
 }
 
-/// Writes a good copy of the bundle on `medium`: to `target` if it is one file, and of its volumes into the folder `target`.
+/// Writes a good copy of the bundle on `medium`: to `target` if it is one file, and of its volumes into the directory `target`.
 /// What cannot be repaired does not keep the others from it.
 pub fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
     let is_volumes = medium.is_in_volumes();

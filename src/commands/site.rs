@@ -41,7 +41,7 @@ pub struct Changes {
 pub struct Configured {
     /// All that it knows.
     pub setup: Setup,
-    /// What was written, by name in the folder of the configuration.
+    /// What was written, by name in the directory of the configuration.
     pub written: Vec<String>,
     /// What somebody has edited: it was kept, and what it would have been is beside it, as `NAME.new`.
     pub kept: Vec<String>,
@@ -72,10 +72,10 @@ pub enum ConfError {
          `._+@/-`", .0.display()
     )]
     Path(PathBuf),
-    /// A folder that would be served to everybody.
+    /// A directory that would be served to everybody.
     #[error(
         "the configuration, with its keys, would be in `{}`, and that is below `{}`, which is served: give another \
-         folder with `--conf`", .0.display(), .1.display()
+         directory with `--conf`", .0.display(), .1.display()
     )]
     Served(PathBuf, PathBuf),
     /// Settings that somebody has broken.
@@ -95,13 +95,13 @@ pub enum ConfError {
     Ports(u16),
 }
 
-/// Writes the configuration of `site`, into its own folder or `elsewhere`. What was edited since it was last written
+/// Writes the configuration of `site`, into its own directory or `elsewhere`. What was edited since it was last written
 /// is kept.
 pub fn configure(site: &Path, elsewhere: Option<&Path>, changes: Changes) -> Result<Configured, ConfError> {
     let record = Record::read(site)?;
     let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
     let conf = match elsewhere {
-        Some(folder) => std::path::absolute(folder).map_err(FsError::at("find", folder))?,
+        Some(directory) => std::path::absolute(directory).map_err(FsError::at("find", directory))?,
         None => site.join(CONF),
     };
     let (files, registry) = (record.files_root(&site), record.registry_root(&site));

@@ -34,7 +34,7 @@ use crate::site::record::Record;
 use crate::site::root::{Root, Staging, Stagings};
 use crate::site::storage::{GC_GUARD, Links, blob_path};
 
-/// What a small file costs on the disk, with its folder.
+/// What a small file costs on the disk, with its directory.
 const SMALL_FILE: u64 = 8 << 10;
 
 /// How many link files are staged before they are moved.
@@ -68,9 +68,9 @@ pub struct UnpackSummary {
     pub links_written: usize,
     /// How many bytes were written.
     pub bytes_written: u64,
-    /// Where the bundle was damaged and its recovery data has mended it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mended: Vec<Position>,
+    /// Where the bundle was damaged and its recovery data has repaired it.
+    #[serde(rename = "mended", skip_serializing_if = "Vec::is_empty")]
+    pub repaired_frames: Vec<Position>,
     /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
@@ -169,7 +169,7 @@ pub fn unpack(
     (summary.files, summary.images) = (contents.layout.files.len(), contents.layout.images.len());
     summary.links_written = write_links(&links, &roots)?;
     if let Some(root) = roots.registry() {
-        root.remove_with_folder(&gc_guard_path())?;
+        root.remove_with_directory(&gc_guard_path())?;
     }
     if !summary.is_unchanged() {
         distinct(&roots.all).into_iter().try_for_each(|staging| staging.sync())?;
@@ -177,8 +177,8 @@ pub fn unpack(
     let is_part = !options.select.is_all() || !summary.left_out.is_empty();
     record(&contents, is_part, options, &roots)?;
     guide(&contents.about, &options.site, &roots)?;
-    summary.mended = reader.mended();
-    if let Some(message) = mended_text(&summary.mended) {
+    summary.repaired_frames = reader.repaired();
+    if let Some(message) = repaired_text(&summary.repaired_frames) {
         report.event(&Event::Warning { message });
     }
     summary.time = start.elapsed();
@@ -187,12 +187,12 @@ pub fn unpack(
 
 /// What is said where recovery data was needed.
 #[must_use]
-pub fn mended_text(mended: &[Position]) -> Option<String> {
-    let count = mended.len();
+pub fn repaired_text(repaired: &[Position]) -> Option<String> {
+    let count = repaired.len();
     let more = if count > 1 { format!(" and {} more places", count - 1) } else { String::new() };
     Some(format!(
-        "the bundle is damaged at {}{more}; its recovery data has mended all of that: `unbundle repair` writes a good copy",
-        mended.first()?
+        "the bundle is damaged at {}{more}; its recovery data has repaired all of that: `unbundle repair` writes a good copy",
+        repaired.first()?
     ))
 }
 
@@ -227,14 +227,14 @@ fn guide(about: &BundleInfo, site: &Path, roots: &Roots) -> Result<(), FsError> 
     crate::base::fs::rename_durably(&scratch, &path)
 }
 
-/// The folders that are written to.
+/// The directories that are written to.
 struct Roots {
     all: Vec<Root>,
     /// Which of them takes the files, and which the storage of the registry. One that the bundle has nothing for
     /// is not made.
     files: Option<usize>,
     registry: Option<usize>,
-    /// The staging folder of the site itself: its lock, and the record before it has its place.
+    /// The staging directory of the site itself: its lock, and the record before it has its place.
     site: Arc<Staging>,
 }
 
@@ -253,7 +253,7 @@ impl Roots {
         Ok(roots)
     }
 
-    /// Opens `elsewhere`, or the folder `name` of the site; says its number.
+    /// Opens `elsewhere`, or the directory `name` of the site; says its number.
     fn add(
         &mut self,
         options: &UnpackOptions,
@@ -502,11 +502,11 @@ fn damaged(layout: &Layout, lost: Vec<(Digest, Unavailable)>) -> UnpackError {
     UnpackError::Damaged { owners: layout.owners_text(&blobs), source }
 }
 
-/// The links that are not there, name something else or cannot be read by everybody, stage by stage, and the folders
+/// The links that are not there, name something else or cannot be read by everybody, stage by stage, and the directories
 /// that must be there.
 struct MissingLinks {
     stages: Vec<Vec<(RelPath, Digest)>>,
-    folders: Vec<RelPath>,
+    directories: Vec<RelPath>,
 }
 
 impl MissingLinks {
@@ -518,7 +518,7 @@ impl MissingLinks {
 fn missing_links(links: &Links, roots: &Roots) -> Result<MissingLinks, FsError> {
     use std::io::Read;
     let Some(root) = roots.registry() else {
-        return Ok(MissingLinks { stages: Vec::new(), folders: Vec::new() });
+        return Ok(MissingLinks { stages: Vec::new(), directories: Vec::new() });
     };
     let mut stages = Vec::new();
     for stage in links.stages() {
@@ -537,7 +537,7 @@ fn missing_links(links: &Links, roots: &Roots) -> Result<MissingLinks, FsError> 
         }
         stages.push(missing);
     }
-    Ok(MissingLinks { stages, folders: links.folders.iter().cloned().collect() })
+    Ok(MissingLinks { stages, directories: links.directories.iter().cloned().collect() })
 }
 
 /// Writes links, each stage when the one before it is on the disk; says how many.
@@ -546,8 +546,8 @@ fn write_links(links: &MissingLinks, roots: &Roots) -> Result<usize, FsError> {
     let Some(root) = roots.registry() else { return Ok(0) };
     let staging = root.staging();
     let mut written = 0;
-    for folder in &links.folders {
-        written += usize::from(root.folder(folder)?);
+    for directory in &links.directories {
+        written += usize::from(root.directory(directory)?);
     }
     for stage in &links.stages {
         for batch in stage.chunks(LINK_BATCH) {
@@ -586,7 +586,7 @@ fn check_space(
         for (target, state) in targets.iter().zip(states) {
             if roots_here[target.root] && matches!(state, State::Missing | State::Wrong) {
                 bytes = bytes.saturating_add(target.blob.size.next_multiple_of(SMALL_FILE) + SMALL_FILE);
-                files += 3; // with the folders of a blob
+                files += 3; // with the directories of a blob
             }
         }
         if roots.registry().is_some_and(here) {

@@ -38,9 +38,9 @@ pub struct Verdict {
     pub signed: Option<Signed>,
     /// Its volumes, the first one first; a bundle in one file is one. Nothing if it came through a pipe.
     pub volumes: Vec<VolumeState>,
-    /// Where frames were damaged and recovery data has mended them: those are as good as whole.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub mended: Vec<Position>,
+    /// Where frames were damaged and recovery data has repaired them: those are as good as whole.
+    #[serde(rename = "mended", skip_serializing_if = "Vec::is_empty")]
+    pub repaired: Vec<Position>,
     /// What is wrong with the volumes as files.
     pub problems: Vec<VolumeProblem>,
     /// Everything that is damaged or missing, in the order of the bundle; nothing if the bundle is sound.
@@ -176,9 +176,9 @@ fn verdict(
     reader: &BundleReader,
 ) -> Verdict {
     let medium = reader.medium();
-    let mended = if contents_read { mended(reader) } else { reader.mended() };
+    let repaired = if contents_read { repaired(reader) } else { reader.repaired() };
     let problems = medium.map(|medium| medium.problems().to_vec()).unwrap_or_default();
-    let volumes = medium.map(|medium| volumes(medium, &damage, &mended)).unwrap_or_default();
+    let volumes = medium.map(|medium| volumes(medium, &damage, &repaired)).unwrap_or_default();
     let (blobs, bytes) = (layout.manifests.len() + layout.blobs.len(), layout.total_size());
     Verdict {
         identity,
@@ -188,23 +188,23 @@ fn verdict(
         left_out: layout.left_out(),
         signed,
         volumes,
-        mended,
+        repaired,
         problems,
         damage,
     }
 }
 
 /// Where recovery data was needed, or is damaged itself.
-fn mended(reader: &BundleReader) -> Vec<Position> {
+fn repaired(reader: &BundleReader) -> Vec<Position> {
     let of_recovery = reader.medium().map(VolumeSet::damaged_recovery).unwrap_or_default();
-    let all: BTreeSet<Position> = reader.mended().into_iter().chain(of_recovery).collect();
+    let all: BTreeSet<Position> = reader.repaired().into_iter().chain(of_recovery).collect();
     all.into_iter().collect()
 }
 
 /// How each volume is: as the worst of what is in it.
-fn volumes(medium: &VolumeSet, damage: &[Damage], mended: &[Position]) -> Vec<VolumeState> {
+fn volumes(medium: &VolumeSet, damage: &[Damage], repaired: &[Position]) -> Vec<VolumeState> {
     let mut troubles: BTreeMap<u64, DamageKind> =
-        mended.iter().map(|place| (place.offset, DamageKind::Damaged)).collect();
+        repaired.iter().map(|place| (place.offset, DamageKind::Damaged)).collect();
     for damage in damage {
         for place in &damage.places {
             let worst = troubles.entry(place.offset).or_insert(damage.trouble);

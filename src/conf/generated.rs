@@ -13,9 +13,9 @@ use crate::oci::digest::Digest;
 
 const LIST: &str = ".generated.json";
 
-/// Files below a folder; see the module.
+/// Files below a directory; see the module.
 pub struct Generated {
-    folder: PathBuf,
+    directory: PathBuf,
     /// How each file may be without having been edited.
     before: BTreeMap<String, BTreeSet<Digest>>,
     files: Vec<File>,
@@ -28,13 +28,13 @@ struct File {
 }
 
 impl Generated {
-    /// Begins a run over `folder`, which is there.
+    /// Begins a run over `directory`, which is there.
     #[must_use]
-    pub fn open(folder: &Path) -> Self {
-        let list = std::fs::read(folder.join(LIST)).unwrap_or_default();
+    pub fn open(directory: &Path) -> Self {
+        let list = std::fs::read(directory.join(LIST)).unwrap_or_default();
         // Without a list that can be read, everything that is there counts as edited: nothing is lost.
         let before = serde_json::from_slice(&list).unwrap_or_default();
-        Self { folder: folder.to_owned(), before, files: Vec::new() }
+        Self { directory: directory.to_owned(), before, files: Vec::new() }
     }
 
     /// Takes `content` for the file `name`; nothing is written before [`Generated::finish`].
@@ -72,7 +72,7 @@ impl Generated {
         }
         self.write_list(&self.before, &both)?;
         for (File { name, content, mode }, is_edited, is_right) in todo {
-            let (path, aside) = (self.folder.join(name), self.folder.join(format!("{name}.new")));
+            let (path, aside) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
             if is_edited {
                 replace(&aside, content, *mode)?;
                 continue;
@@ -85,7 +85,7 @@ impl Generated {
         for (name, own) in &self.before {
             let gone = !after.contains_key(name) && !kept.contains(name);
             if gone && self.found(name)?.is_some_and(|found| own.contains(&found)) {
-                fs::remove_file(&self.folder.join(name))?;
+                fs::remove_file(&self.directory.join(name))?;
             }
         }
         self.write_list(&both, &after)?;
@@ -93,7 +93,7 @@ impl Generated {
     }
 
     fn found(&self, name: &str) -> Result<Option<Digest>, FsError> {
-        let path = self.folder.join(name);
+        let path = self.directory.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(Digest::of(&bytes))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -109,17 +109,17 @@ impl Generated {
         if old == new {
             Ok(())
         } else {
-            replace(&self.folder.join(LIST), &crate::conf::setup::pretty(new), 0o644)
+            replace(&self.directory.join(LIST), &crate::conf::setup::pretty(new), 0o644)
         }
     }
 }
 
 /// Writes a file as a whole: whoever reads meanwhile sees the old one.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FsError> {
-    let folder = fs::parent(path);
-    fs::create_dir_all(folder)?;
+    let directory = fs::parent(path);
+    fs::create_dir_all(directory)?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let scratch = folder.join(format!(".{name}.part"));
+    let scratch = directory.join(format!(".{name}.part"));
     fs::remove_file(&scratch)?;
     let mut options = std::fs::OpenOptions::new();
     let mut file = options
@@ -139,22 +139,22 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FsError> {
 mod tests {
     use super::*;
 
-    fn run(folder: &Path, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
-        let mut generated = Generated::open(folder);
+    fn run(directory: &Path, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
+        let mut generated = Generated::open(directory);
         for (name, content) in files {
             generated.put(name, content.as_bytes(), 0o644);
         }
         generated.finish().unwrap()
     }
 
-    fn read(folder: &Path, name: &str) -> Option<String> {
-        std::fs::read_to_string(folder.join(name)).ok()
+    fn read(directory: &Path, name: &str) -> Option<String> {
+        std::fs::read_to_string(directory.join(name)).ok()
     }
 
     #[test]
     fn what_is_edited_is_kept_until_it_is_what_would_be_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(run(path, &[("a", "1"), ("b/c", "1")]), (names(&["a", "b/c"]), names(&[])));
         assert_eq!(run(path, &[("a", "1"), ("b/c", "1")]), (names(&[]), names(&[])));
@@ -173,8 +173,8 @@ mod tests {
 
     #[test]
     fn what_is_no_longer_made_goes_unless_it_was_edited() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
         run(path, &[("a", "1"), ("b", "1"), ("c", "1")]);
         std::fs::write(path.join("b"), "mine").unwrap();
         run(path, &[("c", "1")]);
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn a_run_that_fails_midway_makes_nothing_an_edited_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
         run(path, &[("a", "1"), ("b/c", "1"), ("d", "1")]);
         std::fs::remove_dir_all(path.join("b")).unwrap();
         std::fs::write(path.join("b"), "in the way").unwrap();
@@ -203,9 +203,9 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_the_users() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("a"), "mine").unwrap();
-        assert_eq!(run(folder.path(), &[("a", "1")]).1, ["a"]);
-        assert_eq!(read(folder.path(), "a").as_deref(), Some("mine"));
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a"), "mine").unwrap();
+        assert_eq!(run(directory.path(), &[("a", "1")]).1, ["a"]);
+        assert_eq!(read(directory.path(), "a").as_deref(), Some("mine"));
     }
 }

@@ -164,9 +164,9 @@ fn kind_locations(blobs: &str) -> String {
         let _ = write!(
             kinds,
             r#"
-        location ~ "^/-/{kind}/(?<folder>[0-9a-f]{{2}})/(?<hex>[0-9a-f]{{64}})$" {{
+        location ~ "^/-/{kind}/(?<directory>[0-9a-f]{{2}})/(?<hex>[0-9a-f]{{64}})$" {{
             internal;
-            alias {blobs}/$folder/$hex/data;
+            alias {blobs}/$directory/$hex/data;
             types {{ }}
             default_type {media_type};
             etag off;
@@ -228,16 +228,16 @@ fn registry_server(setup: &Setup) -> String {
             default_type application/json;
             alias {api}/tags/$repository/list.json;
         }}
-        location ~ "^/v2/.+/blobs/sha256:(?<folder>[0-9a-f]{{2}})(?<rest>[0-9a-f]{{62}})$" {{
-            alias {blobs}/$folder/$folder$rest/data;
+        location ~ "^/v2/.+/blobs/sha256:(?<directory>[0-9a-f]{{2}})(?<rest>[0-9a-f]{{62}})$" {{
+            alias {blobs}/$directory/$directory$rest/data;
             types {{ }}
             default_type application/octet-stream;
             {version}
             {immutable}
-            add_header Docker-Content-Digest sha256:$folder$rest;
+            add_header Docker-Content-Digest sha256:$directory$rest;
         }}
-        location ~ "^/v2/.+/manifests/sha256:(?<folder>[0-9a-f]{{2}})(?<rest>[0-9a-f]{{62}})$" {{
-            try_files /dev/null/none /-/$airbundle_kind/$folder/$folder$rest;
+        location ~ "^/v2/.+/manifests/sha256:(?<directory>[0-9a-f]{{2}})(?<rest>[0-9a-f]{{62}})$" {{
+            try_files /dev/null/none /-/$airbundle_kind/$directory/$directory$rest;
         }}
         location ~ "^/v2/.+/manifests/[^/:]+$" {{
             try_files /dev/null/none /-/$airbundle_tag;
@@ -302,7 +302,7 @@ fn manifests(setup: &Setup) -> String {
             writeln!(text, "    \"~^{}$\" {place};", path.replace('.', "\\."))
         };
     }
-    text += "}\nmap $folder$rest $airbundle_kind {\n    default none;\n";
+    text += "}\nmap $directory$rest $airbundle_kind {\n    default none;\n";
     for (hex, kind) in kinds {
         let _ = writeln!(text, "    \"{hex}\" {kind};");
     }

@@ -10,10 +10,10 @@ use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 use crate::site::record::Record;
 
-/// The folder of a site that all of it is written to.
+/// The directory of a site that all of it is written to.
 pub const CONF: &str = "conf";
 
-/// The folder of the certificate authority in it: no server reads the key, and no container sees it.
+/// The directory of the certificate authority in it: no server reads the key, and no container sees it.
 pub(crate) const CA: &str = "ca";
 
 /// How a site is to be served.
@@ -49,9 +49,9 @@ pub enum Tls {
 /// Everything that the generated files are made of. All paths are absolute.
 #[derive(Debug)]
 pub struct Setup {
-    /// The folder of the site.
+    /// The directory of the site.
     pub site: PathBuf,
-    /// The folder that nginx serves.
+    /// The directory that nginx serves.
     pub files: PathBuf,
     /// What `/var/lib/registry` is to a registry.
     pub registry: PathBuf,

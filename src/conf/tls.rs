@@ -87,7 +87,7 @@ pub enum TlsError {
     },
     /// Only half of the authority is there.
     #[error(
-        "the certificate authority in `{}` cannot be used: move the folder away, and everybody has to be told of a new \
+        "the certificate authority in `{}` cannot be used: move the directory away, and everybody has to be told of a new \
          one", .0.display()
     )]
     Authority(PathBuf, #[source] Option<rcgen::Error>),
@@ -96,23 +96,23 @@ pub enum TlsError {
     Make(#[from] rcgen::Error),
 }
 
-/// Puts `server.crt` and `server.key` into `folder` if the settings ask for them, and says what was done, and what
+/// Puts `server.crt` and `server.key` into `directory` if the settings ask for them, and says what was done, and what
 /// authority everybody has to trust. Its key is in `authority`.
 pub fn provide(
     settings: &Settings,
-    folder: &Path,
+    directory: &Path,
     authority: &Path,
 ) -> Result<(Issued, Option<String>), TlsError> {
     match &settings.tls {
         Tls::Off => Ok((Issued::Off, None)),
-        Tls::Files(certificate, key) => Ok((take(settings, folder, certificate, key)?, None)),
-        Tls::Auto => issue(settings, folder, authority),
+        Tls::Files(certificate, key) => Ok((take(settings, directory, certificate, key)?, None)),
+        Tls::Auto => issue(settings, directory, authority),
     }
 }
 
-fn take(settings: &Settings, folder: &Path, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
+fn take(settings: &Settings, directory: &Path, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
     // It may have been on a stick that is gone: then the copy does.
-    let (kept_crt, kept_key) = (folder.join("server.crt"), folder.join("server.key"));
+    let (kept_crt, kept_key) = (directory.join("server.crt"), directory.join("server.key"));
     let is_gone = !certificate.exists() && kept_crt.exists() && kept_key.exists();
     let (certificate, key) = if is_gone { (&*kept_crt, &*kept_key) } else { (certificate, key) };
     let crt = read(certificate)?;
@@ -132,13 +132,17 @@ fn take(settings: &Settings, folder: &Path, certificate: &Path, key: &Path) -> R
     if KeyPair::from_pem(&pem_key).is_ok_and(|key| key.public_key_raw() != facts.public_key) {
         return Err(TlsError::Pair { certificate: certificate.to_owned(), key: key.to_owned() });
     }
-    put_pair(folder, &crt, &pem_key)?;
+    put_pair(directory, &crt, &pem_key)?;
     Ok(Issued::Taken { until: facts.until, names_host: facts.covers(&settings.host) })
 }
 
-fn issue(settings: &Settings, folder: &Path, authority: &Path) -> Result<(Issued, Option<String>), TlsError> {
+fn issue(
+    settings: &Settings,
+    directory: &Path,
+    authority: &Path,
+) -> Result<(Issued, Option<String>), TlsError> {
     let (ca, is_new) = Authority::open(authority)?;
-    let why = match Facts::read(&std::fs::read_to_string(folder.join("server.crt")).unwrap_or_default()) {
+    let why = match Facts::read(&std::fs::read_to_string(directory.join("server.crt")).unwrap_or_default()) {
         _ if is_new => "the certificate authority is new",
         None => "there was none",
         Some(facts) if !names(settings).iter().all(|name| facts.names.contains(name)) => {
@@ -146,7 +150,7 @@ fn issue(settings: &Settings, folder: &Path, authority: &Path) -> Result<(Issued
         }
         Some(facts) if facts.until - OffsetDateTime::now_utc() < NEAR_END => "the old one was near its end",
         Some(facts) if facts.issuer != ca.subject => "the old one was of another certificate authority",
-        Some(facts) if !is_key_of(folder, &facts) => "the key was missing or another one's",
+        Some(facts) if !is_key_of(directory, &facts) => "the key was missing or another one's",
         Some(facts) => return Ok((Issued::Kept { until: facts.until }, Some(ca.certificate))),
     };
     let key = KeyPair::generate()?;
@@ -166,12 +170,12 @@ fn issue(settings: &Settings, folder: &Path, authority: &Path) -> Result<(Issued
     params.use_authority_key_identifier_extension = true;
     let until = live(&mut params, SERVER_LIFE);
     let server = params.signed_by(&key, &ca.issuer)?;
-    put_pair(folder, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
+    put_pair(directory, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
     Ok((Issued::New { why, until, authority: is_new }, Some(ca.certificate)))
 }
 
-fn is_key_of(folder: &Path, facts: &Facts) -> bool {
-    let key = std::fs::read_to_string(folder.join("server.key")).unwrap_or_default();
+fn is_key_of(directory: &Path, facts: &Facts) -> bool {
+    let key = std::fs::read_to_string(directory.join("server.key")).unwrap_or_default();
     KeyPair::from_pem(&key).is_ok_and(|key| key.public_key_raw() == facts.public_key)
 }
 
@@ -187,10 +191,10 @@ struct Authority {
 }
 
 impl Authority {
-    /// The one in `folder`, or a new one; says whether it is new.
-    fn open(folder: &Path) -> Result<(Self, bool), TlsError> {
-        let (crt, key) = (folder.join("ca.crt"), folder.join("ca.key"));
-        let refuse = |error| TlsError::Authority(folder.to_owned(), error);
+    /// The one in `directory`, or a new one; says whether it is new.
+    fn open(directory: &Path) -> Result<(Self, bool), TlsError> {
+        let (crt, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+        let refuse = |error| TlsError::Authority(directory.to_owned(), error);
         match (std::fs::read_to_string(&crt), std::fs::read_to_string(&key)) {
             (Ok(certificate), Ok(key)) => {
                 let key = KeyPair::from_pem(&key).map_err(|error| refuse(Some(error)))?;
@@ -290,20 +294,20 @@ fn live(params: &mut CertificateParams, life: Duration) -> OffsetDateTime {
     params.not_after
 }
 
-fn put_pair(folder: &Path, certificate: &str, key: &str) -> Result<(), FsError> {
+fn put_pair(directory: &Path, certificate: &str, key: &str) -> Result<(), FsError> {
     let same =
-        |name: &str, text: &str| std::fs::read(folder.join(name)).is_ok_and(|old| old == text.as_bytes());
+        |name: &str, text: &str| std::fs::read(directory.join(name)).is_ok_and(|old| old == text.as_bytes());
     if same("server.crt", certificate) && same("server.key", key) {
         return Ok(());
     }
-    replace(&folder.join("server.key"), key.as_bytes(), 0o600)?;
-    replace(&folder.join("server.crt"), certificate.as_bytes(), 0o644)
+    replace(&directory.join("server.key"), key.as_bytes(), 0o600)?;
+    replace(&directory.join("server.crt"), certificate.as_bytes(), 0o644)
 }
 
-fn make_private(folder: &Path) -> Result<(), FsError> {
+fn make_private(directory: &Path) -> Result<(), FsError> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(FsError::at("create folder", folder))
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(FsError::at("create directory", directory))
 }
 
 fn read(path: &Path) -> Result<String, TlsError> {

@@ -38,7 +38,7 @@ pub fn server_of(host: &str) -> String {
     if host == "docker.io" { "https://registry-1.docker.io".into() } else { format!("https://{host}") }
 }
 
-/// containerd's `hosts.toml` files, by the folder that they belong to below `/etc/containerd/certs.d`.
+/// containerd's `hosts.toml` files, by the directory that they belong to below `/etc/containerd/certs.d`.
 fn hosts_tomls(setup: &Setup) -> Vec<(String, String)> {
     let url = setup.registry_url();
     let ca =

@@ -28,7 +28,7 @@ use crate::oci::reference::{Reference, ReferenceError};
 /// The most bytes a list may have. Kubespray's have 5 kB; more than this is a wrong file.
 pub const MAX_LIST: u64 = 16 << 20;
 
-/// The lists that are looked for in a folder.
+/// The lists that are looked for in a directory.
 pub const NAMES: [&str; 2] = ["files.list", "images.list"];
 
 /// All that some lists name, in their order, each thing once.
@@ -140,7 +140,7 @@ impl fmt::Display for ListProblem {
 /// Why there are no [`Lists`].
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
-    /// A list or a folder cannot be read.
+    /// A list or a directory cannot be read.
     #[error("cannot read the list `{}`", path.display())]
     Read {
         /// Which.
@@ -154,8 +154,8 @@ pub enum ListError {
         /// Which.
         path: PathBuf,
     },
-    /// A folder was given that holds no list.
-    #[error("the folder `{}` holds neither `files.list` nor `images.list`", path.display())]
+    /// A directory was given that holds no list.
+    #[error("the directory `{}` holds neither `files.list` nor `images.list`", path.display())]
     NoList {
         /// Which.
         path: PathBuf,
@@ -173,7 +173,7 @@ fn lines(problems: &[ListProblem]) -> String {
 }
 
 impl Lists {
-    /// Reads lists, and the [`NAMES`] of folders. What is wrong with any of them is gathered, so that one run
+    /// Reads lists, and the [`NAMES`] of directories. What is wrong with any of them is gathered, so that one run
     /// tells everything.
     pub fn read(paths: &[PathBuf]) -> Result<Self, ListError> {
         let mut lists = Self::default();
@@ -282,7 +282,7 @@ impl Lists {
 }
 
 /// The path that `wget -x` gives the file at `url`: the host, with a port that is not the scheme's own, then
-/// the path. Escapes are decoded, except that of `/`; empty components vanish; a folder's file is
+/// the path. Escapes are decoded, except that of `/`; empty components vanish; a directory's file is
 /// `index.html`; a query stays in the name.
 ///
 /// An error if a [`RelPath`] cannot be what the decoded path is.
@@ -292,8 +292,8 @@ pub fn wget_path(url: &Url) -> Result<RelPath, PathError> {
     if let Some(port) = url.port() {
         path.extend([":", &port.to_string()]);
     }
-    let (folders, name) = url.path().rsplit_once('/').unwrap_or(("", url.path()));
-    for component in folders.split('/').filter(|component| !component.is_empty()) {
+    let (directories, name) = url.path().rsplit_once('/').unwrap_or(("", url.path()));
+    for component in directories.split('/').filter(|component| !component.is_empty()) {
         path.extend(["/", &decode(component)?]);
     }
     let name = if name.is_empty() { "index.html".to_owned() } else { decode(name)? };
@@ -472,7 +472,7 @@ fn scheme_len(text: &str) -> Option<usize> {
 }
 
 fn parse_url(field: Field) -> Result<(Url, RelPath), Fault> {
-    // `Url` mends both of these silently, as a browser does.
+    // `Url` repairs both of these silently, as a browser does.
     if let Some(offset) = field.text.find('\\') {
         return Err(field.fault_at(offset, "expected `/` instead of `\\`"));
     }
@@ -547,11 +547,11 @@ mod tests {
         (lists, problems.iter().map(ListProblem::to_string).collect())
     }
 
-    fn manifest(folder: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(folder)
+    fn manifest(directory: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(directory)
     }
 
-    /// A folder of one test alone, removed at its end.
+    /// A directory of one test alone, removed at its end.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -575,19 +575,19 @@ mod tests {
 
     #[test]
     fn the_shipped_lists_of_kubespray_read_without_a_problem() {
-        for (folder, files, sha256, sha512, images) in [
+        for (directory, files, sha256, sha512, images) in [
             ("kubespray-v2.25.0", 23, 23, 0, 57),
             ("kubespray-v2.25.0/arm64", 23, 21, 0, 57),
             ("kubespray-v2.31.0", 24, 22, 2, 48),
             ("kubespray-v2.31.0/arm64", 24, 22, 2, 48),
         ] {
-            let lists = Lists::read(&[manifest(folder)]).unwrap();
+            let lists = Lists::read(&[manifest(directory)]).unwrap();
             let count = |wanted: fn(&Checksum) -> bool| {
                 lists.files.iter().filter_map(|file| file.checksum.as_ref()).filter(|sum| wanted(sum)).count()
             };
-            assert_eq!((lists.files.len(), lists.images.len()), (files, images), "{folder}");
-            assert_eq!(count(|sum| matches!(sum, Checksum::Sha256(_))), sha256, "{folder}");
-            assert_eq!(count(|sum| matches!(sum, Checksum::Sha512(_))), sha512, "{folder}");
+            assert_eq!((lists.files.len(), lists.images.len()), (files, images), "{directory}");
+            assert_eq!(count(|sum| matches!(sum, Checksum::Sha256(_))), sha256, "{directory}");
+            assert_eq!(count(|sum| matches!(sum, Checksum::Sha512(_))), sha512, "{directory}");
             assert!(
                 lists
                     .images
@@ -600,10 +600,10 @@ mod tests {
     /// `wget -x` gives these URLs these paths: none has a port, a query, an escape or a doubled slash.
     #[test]
     fn the_paths_of_the_shipped_lists_are_their_urls_without_the_scheme() {
-        for folder in
+        for directory in
             ["kubespray-v2.25.0", "kubespray-v2.25.0/arm64", "kubespray-v2.31.0", "kubespray-v2.31.0/arm64"]
         {
-            for file in Lists::read(&[manifest(folder)]).unwrap().files {
+            for file in Lists::read(&[manifest(directory)]).unwrap().files {
                 assert_eq!(Some(file.path.as_str()), file.url.as_str().strip_prefix("https://"));
             }
         }
@@ -611,9 +611,9 @@ mod tests {
 
     #[test]
     fn the_plain_output_of_generate_list_is_valid_and_its_names_are_kept() {
-        for folder in ["kubespray-v2.25.0", "kubespray-v2.31.0"] {
+        for directory in ["kubespray-v2.25.0", "kubespray-v2.31.0"] {
             for name in NAMES {
-                let shipped = std::fs::read_to_string(manifest(folder).join(name)).unwrap();
+                let shipped = std::fs::read_to_string(manifest(directory).join(name)).unwrap();
                 let plain: Vec<_> =
                     shipped.lines().skip(2).filter_map(|line| line.split(' ').next()).collect();
                 let (lists, problems) = parse(&[(name, &plain.join("\n"))]);
@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn no_url_climbs_out_of_the_folder_of_its_host() {
+    fn no_url_climbs_out_of_the_directory_of_its_host() {
         for url in [
             "http://h/%2e%2e/%2E./a",
             "http://h/..%2f..%2fa",
@@ -829,21 +829,21 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_stands_for_the_lists_in_it() {
-        let scratch = Scratch::new("folder");
-        let folder = scratch.0.clone();
-        let read = || Lists::read(std::slice::from_ref(&folder));
+    fn a_directory_stands_for_the_lists_in_it() {
+        let scratch = Scratch::new("directory");
+        let directory = scratch.0.clone();
+        let read = || Lists::read(std::slice::from_ref(&directory));
         assert_eq!(
             read().unwrap_err().to_string(),
-            format!("the folder `{}` holds neither `files.list` nor `images.list`", folder.display())
+            format!("the directory `{}` holds neither `files.list` nor `images.list`", directory.display())
         );
         scratch.write("images.list", b"# nothing yet\n");
         assert_eq!(read().unwrap_err().to_string(), "the lists name no file and no image");
         scratch.write("images.list", b"quay.io/a:1\n");
         scratch.write("files.list", b"https://h/a\n");
         let lists = read().unwrap();
-        assert_eq!(lists.files[0].origin.list, folder.join("files.list"));
-        assert_eq!(lists.images[0].origin.list, folder.join("images.list"));
+        assert_eq!(lists.files[0].origin.list, directory.join("files.list"));
+        assert_eq!(lists.images[0].origin.list, directory.join("images.list"));
     }
 
     #[test]

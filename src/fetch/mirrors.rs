@@ -2,7 +2,7 @@
 //!
 //! The file is a containers-registries.conf(5), version 2, as podman, skopeo and CRI-O read it: who has mirrors
 //! for them has it already, it keeps the order of mirrors and of all hosts in one file, and its prefixes fit files
-//! as well. (containerd's hosts.toml is a folder for each host and knows no prefix.)
+//! as well. (containerd's hosts.toml is a directory for each host and knows no prefix.)
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;

@@ -186,7 +186,7 @@ impl Credentials {
         if let Some(path) = variable("REGISTRY_AUTH_FILE") {
             look(path, true, false);
         }
-        // Without a folder of his own in /run, a user logs in there.
+        // Without a directory of his own in /run, a user logs in there.
         let run = variable("XDG_RUNTIME_DIR").map(|run| run.join("containers"));
         let of_user = || format!("/run/containers/{}", rustix::process::geteuid().as_raw()).into();
         look(run.unwrap_or_else(of_user).join("auth.json"), false, false);
@@ -478,10 +478,10 @@ mod tests {
 
     /// A file with this content, and where it is looked for.
     fn credentials(config: &str) -> (tempfile::TempDir, Credentials) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("auth.json");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("auth.json");
         std::fs::write(&path, config).unwrap();
-        (folder, Credentials::new(Some(path), None, |_| None))
+        (directory, Credentials::new(Some(path), None, |_| None))
     }
 
     fn password(login: Option<Login>) -> Option<String> {
@@ -531,7 +531,7 @@ mod tests {
     #[test]
     fn every_form_of_an_entry_is_read_and_the_longest_namespace_wins() {
         // user:pass, other:word:with:colons
-        let (_folder, credentials) = credentials(
+        let (_directory, credentials) = credentials(
             r#"{"auths": {
                 "quay.io": {"auth": "dXNlcjpwYXNz"},
                 "quay.io/org": {"username": "org", "password": "p"},
@@ -559,8 +559,8 @@ mod tests {
 
     #[test]
     fn files_are_looked_at_in_the_order_of_podman_and_docker() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().to_owned();
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_owned();
         let look = |credentials: &Credentials| {
             password(credentials.find(&url("https://quay.io/"), "a").unwrap()).unwrap_or_default()
         };
@@ -602,7 +602,7 @@ mod tests {
             r#"{"auths": "hunter2"}"#,
             "hunter2",
         ] {
-            let (_folder, credentials) = credentials(config);
+            let (_directory, credentials) = credentials(config);
             let error = credentials.find(&url("https://quay.io/"), "a").unwrap_err();
             let text = format!("{error} {error:?}");
             assert!(text.contains("auth.json") && !text.contains("unter2"), "{text}");

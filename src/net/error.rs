@@ -233,7 +233,10 @@ impl FetchError {
     /// Whether the bytes were wrong, and not the way to them.
     #[must_use]
     pub fn is_mismatch(&self) -> bool {
-        matches!(self.problem, FetchProblem::Mismatch { .. } | FetchProblem::AllFailed { is_mismatch: true, .. })
+        matches!(
+            self.problem,
+            FetchProblem::Mismatch { .. } | FetchProblem::AllFailed { is_mismatch: true, .. }
+        )
     }
 }
 

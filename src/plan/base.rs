@@ -39,7 +39,7 @@ impl SiteContents {
     /// delta counts as a whole: who has unpacked it has all of it.
     pub fn add(&mut self, path: &Path) -> Result<(), BaseError> {
         let mut first = Vec::new();
-        // What is no file may be the name of volumes, or their folder.
+        // What is no file may be the name of volumes, or their directory.
         if path.is_file() {
             let read = fs::open(path)?.take(64).read_to_end(&mut first);
             read.map_err(FsError::at("read", path))?;

@@ -42,7 +42,7 @@ pub struct BlobSource {
 }
 
 impl BlobLocator {
-    /// The places for the blobs that `layout` leaves out: the folders `files` and `registry`, and those that the record
+    /// The places for the blobs that `layout` leaves out: the directories `files` and `registry`, and those that the record
     /// of `site` knows.
     pub fn new(layout: &Layout, site: &Path, files: &Path, registry: &Path) -> Result<Self, FsError> {
         let record = Record::read(site).ok();
@@ -128,7 +128,7 @@ impl BlobPath {
     }
 }
 
-/// The folders that are there, each once.
+/// The directories that are there, each once.
 fn open(first: &Path, second: Option<PathBuf>) -> Result<Vec<BlobPath>, FsError> {
     let second = second.filter(|second| second != first);
     let mut places = Vec::new();

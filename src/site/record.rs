@@ -18,7 +18,7 @@ use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::oci::reference::RepositoryTemplate;
 use crate::site::storage::blob_path;
 
-/// Its name in the folder of the site.
+/// Its name in the directory of the site.
 pub const RECORD: &str = "site.json";
 /// The only version of it so far.
 const FORMAT: u32 = 1;
@@ -30,7 +30,7 @@ const LIMIT: u64 = 1 << 30;
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     format: u32,
-    /// Where the files are; relative to the folder of the site, unless they were put elsewhere.
+    /// Where the files are; relative to the directory of the site, unless they were put elsewhere.
     files_root: PathBuf,
     /// Where the storage of the registry is, in the same way.
     registry_root: PathBuf,
@@ -203,13 +203,13 @@ impl Record {
         serde_json::from_slice(&bytes).map_err(syntax)
     }
 
-    /// The folder of the files, the site being at `site`.
+    /// The directory of the files, the site being at `site`.
     #[must_use]
     pub fn files_root(&self, site: &Path) -> PathBuf {
         site.join(&self.files_root)
     }
 
-    /// The folder of the registry's storage, the site being at `site`.
+    /// The directory of the registry's storage, the site being at `site`.
     #[must_use]
     pub fn registry_root(&self, site: &Path) -> PathBuf {
         site.join(&self.registry_root)

@@ -1,6 +1,6 @@
-//! [`Root`]: a folder of the site that is written to, and the staging area beside it.
+//! [`Root`]: a directory of the site that is written to, and the staging area beside it.
 //!
-//! All file calls below a root go through a handle of its folder (cap-std: `openat2` with `RESOLVE_BENEATH` where
+//! All file calls below a root go through a handle of its directory (cap-std: `openat2` with `RESOLVE_BENEATH` where
 //! the kernel has it), so that no path and no link that somebody put there leads out of it.
 
 use std::fs;
@@ -15,11 +15,11 @@ use cap_std::fs::{Dir, File, OpenOptions};
 use crate::base::fs::{FsError, create_dir_all};
 use crate::base::path::RelPath;
 
-/// The name of the staging folder; nothing serves it.
+/// The name of the staging directory; nothing serves it.
 pub const STAGING: &str = ".unbundle";
 const LOCK: &str = "lock";
 
-/// A folder that is written to.
+/// A directory that is written to.
 pub struct Root {
     dir: Dir,
     path: PathBuf,
@@ -31,13 +31,13 @@ pub struct Root {
 /// Where files stand until they are complete: in the same file system as their final place.
 pub struct Staging {
     dir: Dir,
-    /// The same folder, open for reading: the handle of a `Dir` is good for paths only.
+    /// The same directory, open for reading: the handle of a `Dir` is good for paths only.
     readable: fs::File,
     path: PathBuf,
     _lock: fs::File,
 }
 
-/// The staging folders and the locks that are in use: each is taken once, whatever the names it goes by.
+/// The staging directories and the locks that are in use: each is taken once, whatever the names it goes by.
 #[derive(Default)]
 pub struct Stagings {
     stagings: Vec<Arc<Staging>>,
@@ -56,14 +56,14 @@ pub enum RootError {
 }
 
 impl Stagings {
-    /// The staging folder of `base`, which is created if it is not there, and locked until the last user is gone.
+    /// The staging directory of `base`, which is created if it is not there, and locked until the last user is gone.
     pub fn of(&mut self, base: &Path) -> Result<Arc<Staging>, RootError> {
         let path = base.join(STAGING);
         create_dir_all(base)?;
         // Nobody but the user who writes has to see what is not complete.
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.map_err(FsError::at("create folder", &path))?,
+            result => result.map_err(FsError::at("create directory", &path))?,
         }
         for staging in &self.stagings {
             if identity(&staging.path)? == identity(&path)? {
@@ -75,7 +75,7 @@ impl Stagings {
         Ok(staging)
     }
 
-    /// The lock of a folder that is written to.
+    /// The lock of a directory that is written to.
     fn lock(&mut self, path: &Path) -> Result<Arc<fs::File>, RootError> {
         let identity = identity(path)?;
         if let Some((_, lock)) = self.locks.iter().find(|(other, _)| *other == identity) {
@@ -179,8 +179,8 @@ impl Staging {
 }
 
 impl Root {
-    /// Opens the folder `path`, which is created if it is not there. Files are staged in `base` if that is in the
-    /// same file system, and in the folder itself otherwise.
+    /// Opens the directory `path`, which is created if it is not there. Files are staged in `base` if that is in the
+    /// same file system, and in the directory itself otherwise.
     pub fn open(path: &Path, base: &Path, stagings: &mut Stagings) -> Result<Self, RootError> {
         let staging = stagings.of(base)?;
         create_dir_all(path)?;
@@ -216,7 +216,7 @@ impl Root {
         match self.staging.dir.rename(staged, &self.dir, file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let parent = file.as_ref().parent().unwrap_or(Path::new(""));
-                self.dir.create_dir_all(parent).map_err(at("create the folder of"))?;
+                self.dir.create_dir_all(parent).map_err(at("create the directory of"))?;
                 self.staging.dir.rename(staged, &self.dir, file).map_err(at("move to"))
             }
             result => result.map_err(at("move to")),
@@ -233,33 +233,33 @@ impl Root {
         gone(self.dir.remove_file(file)).map_err(FsError::at("remove", self.path(file)))
     }
 
-    /// Removes a folder and all that is in it; that it is not there is no error.
-    pub fn remove_all(&self, folder: &RelPath) -> Result<(), FsError> {
-        gone(self.dir.remove_dir_all(folder)).map_err(FsError::at("remove", self.path(folder)))
+    /// Removes a directory and all that is in it; that it is not there is no error.
+    pub fn remove_all(&self, directory: &RelPath) -> Result<(), FsError> {
+        gone(self.dir.remove_dir_all(directory)).map_err(FsError::at("remove", self.path(directory)))
     }
 
-    /// Removes a folder if there is nothing in it, and says whether it is gone.
-    pub fn remove_empty(&self, folder: &RelPath) -> Result<bool, FsError> {
-        match self.dir.remove_dir(folder) {
+    /// Removes a directory if there is nothing in it, and says whether it is gone.
+    pub fn remove_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
+        match self.dir.remove_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
-            result => gone(result).map(|()| true).map_err(FsError::at("remove", self.path(folder))),
+            result => gone(result).map(|()| true).map_err(FsError::at("remove", self.path(directory))),
         }
     }
 
-    /// Whether there is nothing in a folder, or no such folder.
-    pub fn is_empty(&self, folder: &RelPath) -> Result<bool, FsError> {
-        match self.dir.read_dir(folder) {
+    /// Whether there is nothing in a directory, or no such directory.
+    pub fn is_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
+        match self.dir.read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            entries => Ok(entries.map_err(FsError::at("list", self.path(folder)))?.next().is_none()),
+            entries => Ok(entries.map_err(FsError::at("list", self.path(directory)))?.next().is_none()),
         }
     }
 
-    /// Creates a folder, and says whether it was missing.
-    pub fn folder(&self, folder: &RelPath) -> Result<bool, FsError> {
-        if self.dir.is_dir(folder) {
+    /// Creates a directory, and says whether it was missing.
+    pub fn directory(&self, directory: &RelPath) -> Result<bool, FsError> {
+        if self.dir.is_dir(directory) {
             return Ok(false);
         }
-        self.dir.create_dir_all(folder).map_err(FsError::at("create folder", self.path(folder)))?;
+        self.dir.create_dir_all(directory).map_err(FsError::at("create directory", self.path(directory)))?;
         Ok(true)
     }
 
@@ -270,10 +270,10 @@ impl Root {
         created.map(drop).map_err(FsError::at("create", self.path(file)))
     }
 
-    /// Removes a file and its folder; that they are not there is no error.
-    pub fn remove_with_folder(&self, file: &RelPath) -> Result<(), FsError> {
+    /// Removes a file and its directory; that they are not there is no error.
+    pub fn remove_with_directory(&self, file: &RelPath) -> Result<(), FsError> {
         let parent = file.as_ref().parent().unwrap_or(Path::new(""));
-        // The folder may be there without the file: where a run was killed between the two.
+        // The directory may be there without the file: where a run was killed between the two.
         gone(self.dir.remove_file(file))
             .and_then(|()| gone(self.dir.remove_dir(parent)))
             .map_err(FsError::at("remove", self.path(file)))
@@ -300,7 +300,7 @@ fn mount(path: &Path) -> Result<(u64, Option<u64>), FsError> {
 fn regular(file: io::Result<File>, path: impl FnOnce() -> PathBuf) -> Result<Option<File>, FsError> {
     match file {
         Ok(file) => Ok(Some(file)),
-        // `NotADirectory`: something else stands where a folder belongs; writing there will say so.
+        // `NotADirectory`: something else stands where a directory belongs; writing there will say so.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }

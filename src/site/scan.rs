@@ -1,7 +1,7 @@
 //! [`Storage`]: what stands in a registry's storage, whoever has put it there.
 //!
-//! Nothing here writes. All calls go through a handle of the folder, so that no link leads out of it; what is a link and
-//! no file or folder is not followed and told.
+//! Nothing here writes. All calls go through a handle of the directory, so that no link leads out of it; what is a link and
+//! no file or directory is not followed and told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
@@ -42,7 +42,7 @@ pub struct Repository {
 pub struct Repositories {
     /// By name.
     pub by_name: BTreeMap<String, Repository>,
-    /// What is neither a file nor a folder: nobody knows what a registry makes of it.
+    /// What is neither a file nor a directory: nobody knows what a registry makes of it.
     pub odd: Vec<PathBuf>,
 }
 
@@ -60,8 +60,8 @@ impl Storage {
     pub fn blobs(&self) -> Result<BTreeMap<Digest, u64>, FsError> {
         let (mut blobs, mut odd) = (BTreeMap::new(), Vec::new());
         let base = format!("{BASE}/blobs/sha256");
-        for prefix in self.folders(&base, &mut odd)? {
-            for hex in self.folders(&format!("{base}/{prefix}"), &mut odd)? {
+        for prefix in self.directories(&base, &mut odd)? {
+            for hex in self.directories(&format!("{base}/{prefix}"), &mut odd)? {
                 let Ok(digest) = Digest::from_hex(&hex) else { continue };
                 if let Some(size) = self.size(digest)?.filter(|_| hex.starts_with(&prefix)) {
                     blobs.insert(digest, size);
@@ -115,11 +115,13 @@ impl Storage {
         let base = format!("{BASE}/repositories");
         let mut stack = vec![String::new()];
         while let Some(name) = stack.pop() {
-            let folder = below(&base, &name);
-            let (parts, names): (Vec<_>, Vec<_>) =
-                self.folders(&folder, &mut found.odd)?.into_iter().partition(|name| name.starts_with('_'));
+            let directory = below(&base, &name);
+            let (parts, names): (Vec<_>, Vec<_>) = self
+                .directories(&directory, &mut found.odd)?
+                .into_iter()
+                .partition(|name| name.starts_with('_'));
             if !parts.is_empty() {
-                let repository = self.repository(&folder, &mut found.odd)?;
+                let repository = self.repository(&directory, &mut found.odd)?;
                 found.by_name.insert(name.clone(), repository);
             }
             stack.extend(names.iter().map(|child| below(&name, child)));
@@ -127,18 +129,18 @@ impl Storage {
         Ok(found)
     }
 
-    fn repository(&self, folder: &str, odd: &mut Vec<PathBuf>) -> Result<Repository, FsError> {
+    fn repository(&self, directory: &str, odd: &mut Vec<PathBuf>) -> Result<Repository, FsError> {
         let mut repository = Repository::default();
-        for tag in self.folders(&format!("{folder}/_manifests/tags"), odd)? {
-            let digest = self.link(&format!("{folder}/_manifests/tags/{tag}/current/link"))?;
+        for tag in self.directories(&format!("{directory}/_manifests/tags"), odd)? {
+            let digest = self.link(&format!("{directory}/_manifests/tags/{tag}/current/link"))?;
             repository.named.extend(digest);
             repository.tags.insert(tag, digest);
         }
         for (place, digests) in
             [("_manifests/revisions", &mut repository.revisions), ("_layers", &mut repository.layers)]
         {
-            let place = format!("{folder}/{place}/sha256");
-            for hex in self.folders(&place, odd)? {
+            let place = format!("{directory}/{place}/sha256");
+            for hex in self.directories(&place, odd)? {
                 let Ok(digest) = Digest::from_hex(&hex) else { continue };
                 digests.insert(digest);
                 repository.named.insert(digest);
@@ -158,10 +160,10 @@ impl Storage {
         }
     }
 
-    /// The folders in a folder, sorted; none if it is not there.
-    fn folders(&self, folder: &str, odd: &mut Vec<PathBuf>) -> Result<Vec<String>, FsError> {
-        let at = || FsError::at("list", self.path.join(folder));
-        let entries = match self.dir.read_dir(folder) {
+    /// The directories in a directory, sorted; none if it is not there.
+    fn directories(&self, directory: &str, odd: &mut Vec<PathBuf>) -> Result<Vec<String>, FsError> {
+        let at = || FsError::at("list", self.path.join(directory));
+        let entries = match self.dir.read_dir(directory) {
             Err(error) if is_missing(&error) => return Ok(Vec::new()),
             entries => entries.map_err(at())?,
         };
@@ -174,7 +176,7 @@ impl Storage {
                 Ok(_) if kind.is_file() => {}
                 name => {
                     let name = name.map_or_else(PathBuf::from, PathBuf::from);
-                    odd.push(self.path.join(folder).join(name));
+                    odd.push(self.path.join(directory).join(name));
                 }
             }
         }
@@ -183,11 +185,11 @@ impl Storage {
     }
 }
 
-fn below(folder: &str, name: &str) -> String {
-    match (folder, name) {
+fn below(directory: &str, name: &str) -> String {
+    match (directory, name) {
         ("", name) => name.to_owned(),
-        (folder, "") => folder.to_owned(),
-        (folder, name) => format!("{folder}/{name}"),
+        (directory, "") => directory.to_owned(),
+        (directory, name) => format!("{directory}/{name}"),
     }
 }
 

@@ -28,8 +28,8 @@ pub struct Links {
     pub history: BTreeMap<RelPath, Digest>,
     /// What each tag is.
     pub tags: BTreeMap<RelPath, Digest>,
-    /// Folders that are there even when empty.
-    pub folders: BTreeSet<RelPath>,
+    /// Directories that are there even when empty.
+    pub directories: BTreeSet<RelPath>,
 }
 
 /// Why images cannot have the names that the templates give them.
@@ -117,8 +117,8 @@ impl Links {
                 }
             }
         }
-        for folder in ["_layers", "_uploads"] {
-            self.folders.insert(path(&format!("{base}/{folder}")));
+        for directory in ["_layers", "_uploads"] {
+            self.directories.insert(path(&format!("{base}/{directory}")));
         }
         if let Some(tag) = tag {
             let tag = format!("_manifests/tags/{tag}");

@@ -20,23 +20,23 @@ const MIB: u64 = 1 << 20;
 
 /// A bundle, and the site that all of it makes.
 struct Whole {
-    folder: TempDir,
+    directory: TempDir,
     bundle: PathBuf,
     site: Tree,
 }
 
 impl Whole {
     fn new(content: &Content<'_>) -> Self {
-        let folder = tempfile::tempdir().expect("make a folder");
-        let bundle = folder.path().join("whole.tar.zst");
+        let directory = tempfile::tempdir().expect("make a directory");
+        let bundle = directory.path().join("whole.tar.zst");
         content.write(&bundle);
-        let site = folder.path().join("whole");
+        let site = directory.path().join("whole");
         unbundle([OsStr::new("unpack"), bundle.as_os_str(), site.as_os_str()]).ok();
-        Self { site: Tree::of(&site), folder, bundle }
+        Self { site: Tree::of(&site), directory, bundle }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Runs a verb with the bundle, a site of this name, and options.

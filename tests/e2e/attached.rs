@@ -24,18 +24,18 @@ use crate::support::{Bytes, sha256};
 const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
 struct Job {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Job {
     fn new(list: &str) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        fs::write(folder.path().join("all.list"), list).expect("write a list");
-        Self { folder }
+        let directory = tempdir().expect("make a temporary directory");
+        fs::write(directory.path().join("all.list"), list).expect("write a list");
+        Self { directory }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn pack(&self, more: &[&str]) -> Finished {
@@ -130,8 +130,8 @@ fn listed(image: &Image, kind: &str) -> Value {
 
 #[test]
 fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
-    let folder = tempdir().expect("make a temporary folder");
-    let upstream = Registry::start(&folder.path().join("upstream"));
+    let directory = tempdir().expect("make a temporary directory");
+    let upstream = Registry::start(&directory.path().join("upstream"));
     let index = Image::index(Format::Oci, vec![image("linux/amd64"), image("linux/arm64")]);
     upstream.push("team/app", "1", &index);
     upstream.push("team/app", "2", &index);
@@ -182,13 +182,13 @@ fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
     let site = job.site();
     // An engine has no place for signatures, and nobody is told so.
     let archives = job.path("archives");
-    fs::create_dir(&archives).expect("make a folder");
+    fs::create_dir(&archives).expect("make a directory");
     let (site_path, archives) = (job.path("site"), archives.to_str().expect("UTF-8").to_owned());
     let load =
         ["images", site_path.to_str().expect("UTF-8"), "--load", "oci-archive", "--platform", "linux/amd64"];
     let loaded = unbundle([&load[..], &["-o", &archives]].concat()).ok();
     assert!(!loaded.stderr.contains("left out"), "{loaded:#?}");
-    assert_eq!(fs::read_dir(&archives).expect("list a folder").count(), 2);
+    assert_eq!(fs::read_dir(&archives).expect("list a directory").count(), 2);
     let repository = repository_at(&site, "team/app");
     for (tag, image) in &attached {
         site.assert_serves(&repository, &**tag, image);
@@ -217,7 +217,7 @@ struct NginxAlone {
 impl NginxAlone {
     fn start(site: &Path) -> Self {
         // nginx's workers are nobody in particular.
-        let above = site.parent().expect("a folder above");
+        let above = site.parent().expect("a directory above");
         fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("let them in");
         let [files, registry] = [free_port(), free_port()].map(|port| port.to_string());
         let site_arg = site.to_str().expect("UTF-8");
@@ -352,8 +352,8 @@ fn what_is_attached_and_cannot_be_had_is_an_error_and_not_left_out() {
 
 #[test]
 fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_is() {
-    let folder = tempdir().expect("make a temporary folder");
-    let upstream = Registry::start(&folder.path().join("upstream"));
+    let directory = tempdir().expect("make a temporary directory");
+    let upstream = Registry::start(&directory.path().join("upstream"));
     let all = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
     upstream.push("team/app", "1", &Image::index(Format::Oci, all.map(image).to_vec()));
     let name = format!("{}/team/app:1", upstream.addr());
@@ -378,8 +378,8 @@ fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_i
 
 #[test]
 fn a_chart_an_artifact_and_an_image_with_zstd_layers_are_served_and_pulled() {
-    let folder = tempdir().expect("make a temporary folder");
-    let upstream = Registry::start(&folder.path().join("upstream"));
+    let directory = tempdir().expect("make a temporary directory");
+    let upstream = Registry::start(&directory.path().join("upstream"));
     let layer = Layer::files(&[("etc/motd", b"zstd")], Compression::Zstd);
     let all = [
         ("charts/app", Image::helm_chart("app", "1.0.0")),
@@ -440,7 +440,7 @@ fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobo
         fs::write(job.path(".netrc"), "machine 127.0.0.1 login me password secret\n").expect("write a netrc");
         let mut command = crate::program::airbundle_command();
         command.args(["pack", "-o"]).arg(job.path("out.tar.zst")).arg(job.path("all.list"));
-        crate::program::run(command.env("HOME", job.folder.path())).ok();
+        crate::program::run(command.env("HOME", job.directory.path())).ok();
         assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
         let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
         let list = job.path("all.list").to_str().expect("UTF-8").to_owned();

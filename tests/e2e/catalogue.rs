@@ -24,21 +24,21 @@ const CONTROL: &str = "\u{e009}";
 struct Shown {
     browser: Browser,
     web: Web,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Shown {
     fn new(record: &Record) -> Self {
-        let folder = TempDir::new().unwrap();
+        let directory = TempDir::new().unwrap();
         for file in &record.files {
-            let path = folder.path().join(&file.path);
+            let path = directory.path().join(&file.path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, &file.url).unwrap();
         }
-        fs::write(folder.path().join("index.html"), Page { record, registry: REGISTRY }.html()).unwrap();
-        let (browser, web) = (Browser::start(), Web::start(folder.path()));
+        fs::write(directory.path().join("index.html"), Page { record, registry: REGISTRY }.html()).unwrap();
+        let (browser, web) = (Browser::start(), Web::start(directory.path()));
         browser.open(&web.url(""));
-        Self { browser, web, _folder: folder }
+        Self { browser, web, _directory: directory }
     }
 
     /// The row headers that can be seen, those of the section `name`.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::program::{Finished, airbundle, airbundle_command, unbundle, unbundle_command};
-use crate::serve::{World, folder, unpack, world, write_list};
+use crate::serve::{World, directory, unpack, world, write_list};
 use crate::support::fake::{Content, Fake, Framing, Reply};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
@@ -113,10 +113,10 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
 
 #[test]
 fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
-    let folder = folder();
-    let list = write_list(folder.path(), &["quay.io/a/b:1"]);
+    let directory = directory();
+    let list = write_list(directory.path(), &["quay.io/a/b:1"]);
     let list = text(&list);
-    let bundle = text(&folder.path().join("bundle")).to_owned();
+    let bundle = text(&directory.path().join("bundle")).to_owned();
     let pack = |options: &[&str]| airbundle([&["pack", list, "--output", &bundle], options].concat());
     let malformed = "invalid value";
     for (options, words) in [
@@ -158,17 +158,21 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
         ("K8S/{repository}", &["`K8S/{repository}`", "no valid repository name"]),
         ("k8s/{repository}:1", &["`k8s/{repository}:1`", "no valid repository name"]),
     ] {
-        let site = folder.path().join("site");
+        let site = directory.path().join("site");
         unbundle(["unpack", &bundle, text(&site), "--repository-template", template]).failed(2, words);
         assert!(!site.exists());
     }
-    assert_eq!(fs::read_dir(folder.path()).expect("list a folder").count(), 1, "only the list is there");
+    assert_eq!(
+        fs::read_dir(directory.path()).expect("list a directory").count(),
+        1,
+        "only the list is there"
+    );
 }
 
 #[test]
 fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() {
-    let folder = folder();
-    let [files, images] = ["files.list", "images.list"].map(|name| folder.path().join(name));
+    let directory = directory();
+    let [files, images] = ["files.list", "images.list"].map(|name| directory.path().join(name));
     let good = sha256(b"good");
     let lines = [
         "# files",
@@ -190,7 +194,7 @@ fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() 
     ];
     fs::write(&images, lines.join(&b'\n')).expect("write a list");
 
-    let bundle = folder.path().join("bundle");
+    let bundle = directory.path().join("bundle");
     let expected = [
         (&files, "3:30", "expected 64 hex digits after `sha256:`"),
         (&files, "4:97", "expected one such attribute, not two"),
@@ -204,7 +208,7 @@ fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() 
         (&images, "5:9", "expected a repository: lower-case"),
         (&images, "6:20", "not UTF-8"),
     ];
-    for lists in [&[files.as_path(), &images][..], &[folder.path()]] {
+    for lists in [&[files.as_path(), &images][..], &[directory.path()]] {
         let mut args = vec!["pack", "--output", text(&bundle)];
         args.extend(lists.iter().map(|path| text(path)));
         let finished = airbundle(args);
@@ -221,33 +225,37 @@ fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() 
 
 #[test]
 fn a_list_that_names_nothing_or_is_not_there_is_an_error() {
-    let folder = folder();
-    let bundle = folder.path().join("bundle");
+    let directory = directory();
+    let bundle = directory.path().join("bundle");
     let pack = |list: &Path| airbundle(["pack", text(list), "--output", text(&bundle)]);
     for content in ["", "\n\n", "# nothing\n  # at all\n"] {
-        let list = folder.path().join("empty.list");
+        let list = directory.path().join("empty.list");
         fs::write(&list, content).expect("write a list");
         pack(&list).failed(3, &["name no file and no image"]);
     }
-    let nowhere = folder.path().join("nowhere.list");
+    let nowhere = directory.path().join("nowhere.list");
     pack(&nowhere).failed(6, &["cannot read", text(&nowhere), "No such file"]);
-    let without = folder.path().join("without");
-    fs::create_dir(&without).expect("make a folder");
+    let without = directory.path().join("without");
+    fs::create_dir(&without).expect("make a directory");
     pack(&without).failed(3, &[text(&without), "`files.list`", "`images.list`"]);
     assert!(!bundle.exists());
 }
 
 #[test]
 fn an_output_that_cannot_be_written_is_an_error_before_anything_is_fetched() {
-    let folder = folder();
+    let directory = directory();
     // Nobody listens there: asking would be another error.
-    let list = write_list(folder.path(), &["http://127.0.0.1:1/file"]);
+    let list = write_list(directory.path(), &["http://127.0.0.1:1/file"]);
     let pack = |output: &Path| airbundle(["pack", text(&list), "--output", text(output)]);
-    let nowhere = folder.path().join("nowhere/bundle");
+    let nowhere = directory.path().join("nowhere/bundle");
     pack(&nowhere).failed(6, &["cannot create", text(&nowhere), "No such file"]);
-    pack(folder.path()).failed(6, &["cannot create", text(folder.path()), "is a directory"]);
+    pack(directory.path()).failed(6, &["cannot create", text(directory.path()), "is a directory"]);
     pack(&list.join("bundle")).failed(6, &["cannot create", text(&list), "Not a directory"]);
-    assert_eq!(fs::read_dir(folder.path()).expect("list a folder").count(), 1, "only the list is there");
+    assert_eq!(
+        fs::read_dir(directory.path()).expect("list a directory").count(),
+        1,
+        "only the list is there"
+    );
 }
 
 /// A bundle of little, with what is in it: two images that share a layer, and files of which one is that layer.
@@ -255,12 +263,12 @@ struct Little {
     upstream: Upstream,
     bundle: std::path::PathBuf,
     list: std::path::PathBuf,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Little {
     fn new() -> Self {
-        let folder = folder();
+        let directory = directory();
         let shared = Layer::random(90, 300_000, Compression::Gzip);
         let image = |platform: &str, text: &str| {
             let own = Layer::files(&[("own", text.as_bytes())], Compression::Gzip);
@@ -276,10 +284,10 @@ impl Little {
             UpstreamFile::new("https://dl.k8s.io/a/layer", &*shared.bytes),
             UpstreamFile::new("https://dl.k8s.io/a/other", random_bytes(91, 2 << 20)).not_pinned(),
         ];
-        let upstream = Upstream::start(&folder.path().join("upstream"), images, files);
-        let list = upstream.write_lists(&folder.path().join("lists"));
-        let bundle = folder.path().join("bundle.tar.zst");
-        Self { upstream, bundle, list, folder }
+        let upstream = Upstream::start(&directory.path().join("upstream"), images, files);
+        let list = upstream.write_lists(&directory.path().join("lists"));
+        let bundle = directory.path().join("bundle.tar.zst");
+        Self { upstream, bundle, list, directory }
     }
 
     fn pack(&self, options: &[&str]) -> Finished {
@@ -440,7 +448,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     assert_eq!((&verdict["identity"], &verdict["blobs"]), (&summary["identity"], &summary["blobs"]));
     assert_eq!(verdict["damage"], Value::Array(Vec::new()));
 
-    let site = little.folder.path().join("site");
+    let site = little.directory.path().join("site");
     let unpacked = unbundle(["unpack", "--json", text(&little.bundle), text(&site)]).ok();
     assert_eq!(unpacked.stderr, "");
     events(&unpacked);
@@ -496,8 +504,8 @@ fn json_tells_what_is_fetched_from_what_is_in_the_bundle() {
 #[test]
 fn the_verdict_on_a_damaged_bundle_is_json_too() {
     let World { upstream, bundle, .. } = world();
-    let folder = folder();
-    let damaged = folder.path().join("damaged.tar.zst");
+    let directory = directory();
+    let damaged = directory.path().join("damaged.tar.zst");
     fs::copy(bundle, &damaged).expect("copy the bundle");
     flip(&damaged);
     let verified = unbundle(["verify", "--json", text(&damaged)]).failed(7, &["objects are damaged"]);
@@ -526,7 +534,7 @@ fn flip(path: &Path) {
 #[test]
 fn quiet_prints_nothing_but_errors() {
     let little = Little::new();
-    let site = little.folder.path().join("site");
+    let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
     for finished in [
         little.pack(&["--quiet"]),
@@ -548,7 +556,7 @@ fn quiet_prints_nothing_but_errors() {
 #[test]
 fn a_log_gets_plain_lines_and_stdout_the_result_alone() {
     let little = Little::new();
-    let site = little.folder.path().join("site");
+    let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
     for (finished, stages, result) in [
         (little.pack(&[]), &["resolving 5 objects", "fetching ", "finishing"][..], "2 files and 3 images: "),
@@ -587,7 +595,7 @@ fn on_a_terminal(program: &str, args: &[String]) -> Finished {
 fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result() {
     let little = Little::new();
     // Slow enough for a bar to be drawn: one is not drawn more often than eight times a second.
-    let slow = Web::start_with(&little.folder.path().join("upstream/files"), "limit_rate 1m;");
+    let slow = Web::start_with(&little.directory.path().join("upstream/files"), "limit_rate 1m;");
     let mut args = little.pack_args(&[]);
     let mirror = args.iter_mut().find(|arg| arg.starts_with("dl.k8s.io=")).expect("a mirror");
     *mirror = format!("dl.k8s.io=http://{}/dl.k8s.io", slow.addr());
@@ -608,7 +616,7 @@ fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result
     assert!(!result.contains('['), "{result:?}");
 
     let bundle = text(&little.bundle).to_owned();
-    let site = text(&little.folder.path().join("site")).to_owned();
+    let site = text(&little.directory.path().join("site")).to_owned();
     for args in [&["verify".to_owned(), bundle.clone()][..], &["unpack".to_owned(), bundle, site]] {
         let finished = on_a_terminal(UNBUNDLE, args).ok();
         assert!(finished.stdout.contains("\u{1b}["), "{finished:#?}");
@@ -619,7 +627,7 @@ fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result
 
 #[test]
 fn a_transfer_of_unknown_length_shows_a_spinner_and_its_bytes_and_no_bar() {
-    let folder = folder();
+    let directory = directory();
     let mut content = Content::default();
     content.file("https://dl.k8s.io/unknown", random_bytes(92, 3 << 20));
     let fake = Fake::start(content.clone(), move |seen, _| Reply {
@@ -627,8 +635,8 @@ fn a_transfer_of_unknown_length_shows_a_spinner_and_its_bytes_and_no_bar() {
         pause: Duration::from_millis(8),
         ..content.answer(&seen.without("range"))
     });
-    let list = write_list(folder.path(), &["https://dl.k8s.io/unknown"]);
-    let bundle = folder.path().join("bundle.tar.zst");
+    let list = write_list(directory.path(), &["https://dl.k8s.io/unknown"]);
+    let bundle = directory.path().join("bundle.tar.zst");
     let args = ["pack", text(&list), "--output", text(&bundle)].map(str::to_owned);
     let finished = on_a_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
     let plain = without_colour(&finished.stdout);
@@ -718,14 +726,14 @@ fn output_that_nobody_reads_to_its_end_is_no_failure() {
     assert!(output.status.success(), "{output:?}");
     assert!(output.stdout.starts_with(b"IMAGE "), "{output:?}");
 
-    let folder = folder();
+    let directory = directory();
     for args in [
         &["ls", text(bundle)][..],
         &["ls", "--json", text(bundle)],
         &["verify", text(bundle)],
         &["verify", "--json", text(bundle)],
-        &["unpack", text(bundle), text(folder.path())],
-        &["unpack", "--json", text(bundle), text(folder.path())],
+        &["unpack", text(bundle), text(directory.path())],
+        &["unpack", "--json", text(bundle), text(directory.path())],
     ] {
         let (reader, writer) = std::io::pipe().expect("make a pipe");
         drop(reader);
@@ -748,9 +756,9 @@ fn output_that_cannot_be_written_is_a_failure() {
 #[test]
 fn every_exit_code_stands_for_one_kind_of_failure() {
     let little = Little::new();
-    let path = |name: &str| little.folder.path().join(name);
+    let path = |name: &str| little.directory.path().join(name);
     let pack = |line: &str, options: &[&str]| {
-        let (list, output) = (write_list(little.folder.path(), &[line]), path("other.tar.zst"));
+        let (list, output) = (write_list(little.directory.path(), &[line]), path("other.tar.zst"));
         let mut args = vec!["pack", text(&list), "--output", text(&output), "--retries", "0"];
         args.extend(options);
         let mirrors = little.upstream.mirror_args();
@@ -797,7 +805,7 @@ fn every_exit_code_stands_for_one_kind_of_failure() {
     unbundle(["unpack", bundle, text(&site)]).ok();
     // 10, in a file system that nobody else sees, and that goes with the process.
     let small = path("small");
-    fs::create_dir(&small).expect("make a folder");
+    fs::create_dir(&small).expect("make a directory");
     let script = r#"mount -t tmpfs -o size=1m none "$1" && "$2" unpack "$3" "$1/site"; code=$?; ls -A "$1/site"; exit $code"#;
     let output = Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])

@@ -151,7 +151,7 @@ impl Content<'_> {
 
 /// A bundle of `content`, and the site that it makes.
 struct Sound {
-    folder: TempDir,
+    directory: TempDir,
     bundle: PathBuf,
     bytes: Vec<u8>,
     site: Tree,
@@ -159,23 +159,23 @@ struct Sound {
 
 impl Sound {
     fn new(content: &Content<'_>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let bundle = folder.path().join("sound.tar.zst");
+        let directory = tempfile::tempdir().unwrap();
+        let bundle = directory.path().join("sound.tar.zst");
         content.write(&bundle);
-        let site = folder.path().join("site");
+        let site = directory.path().join("site");
         unpack_to(&bundle, &site).expect("a sound bundle unpacks");
-        Self { bytes: fs::read(&bundle).unwrap(), bundle, site: Tree::of(&site), folder }
+        Self { bytes: fs::read(&bundle).unwrap(), bundle, site: Tree::of(&site), directory }
     }
 
     /// A copy with other bytes.
     fn changed(&self, bytes: &[u8]) -> PathBuf {
-        let path = self.folder.path().join("changed.tar.zst");
+        let path = self.directory.path().join("changed.tar.zst");
         fs::write(&path, bytes).unwrap();
         path
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn unpacks_right(&self, bundle: &Path, what: &str) {
@@ -199,8 +199,14 @@ fn unpack_as_told(
     let templates = vec![RepositoryTemplate::default()];
     let select = Selection::default();
     let (files, registry) = (None, None);
-    let options =
-        unpack::options::UnpackOptions { site: site.to_owned(), files, registry, templates, select, keep_going };
+    let options = unpack::options::UnpackOptions {
+        site: site.to_owned(),
+        files,
+        registry,
+        templates,
+        select,
+        keep_going,
+    };
     unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
 }
 
@@ -249,8 +255,8 @@ fn is_whole(reader: BundleReader) -> bool {
 }
 
 /// Unpacks what is whole of a changed bundle: what is there is right, and what is not is named.
-fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], folder: &Path, what: &str) {
-    let (bundle, site) = (folder.join("changed.tar.zst"), folder.join("site"));
+fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &Path, what: &str) {
+    let (bundle, site) = (directory.join("changed.tar.zst"), directory.join("site"));
     fs::write(&bundle, bytes).unwrap();
     let result = unpack_as_told(&bundle, &site, true);
     nothing_wrong_is_visible(sound, &site);
@@ -277,12 +283,12 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], folder: &Path
 fn every_flipped_bit_of_a_small_bundle_is_found_and_none_makes_a_wrong_byte() {
     let content = Content::smallest();
     let sound = Sound::new(&content);
-    let folder = in_memory();
+    let directory = in_memory();
     let unnoticed = Mutex::new(Vec::new());
     for_each_below(sound.bytes.len() * 8, |bit| {
         let mut bytes = sound.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
-        let own = folder.path().join(format!("{:?}", std::thread::current().id()));
+        let own = directory.path().join(format!("{:?}", std::thread::current().id()));
         fs::create_dir_all(&own).unwrap();
         let path = own.join("verified.tar.zst");
         fs::write(&path, &bytes).unwrap();
@@ -332,9 +338,9 @@ fn frame_starts(bytes: &[u8]) -> Vec<usize> {
 fn every_truncation_is_named_as_one_and_leaves_nothing_wrong() {
     let content = Content::smallest();
     let sound = Sound::new(&content);
-    let folder = in_memory();
+    let directory = in_memory();
     for_each_below(sound.bytes.len(), |len| {
-        let own = folder.path().join(format!("{:?}", std::thread::current().id()));
+        let own = directory.path().join(format!("{:?}", std::thread::current().id()));
         fs::create_dir_all(&own).unwrap();
         let (bytes, path) = (&sound.bytes[..len], own.join("cut.tar.zst"));
         fs::write(&path, bytes).unwrap();
@@ -522,16 +528,16 @@ fn what_the_site_has_whole_of_an_image_stays_when_a_newer_one_is_damaged() {
 fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
     let content = Content::large();
     let sound = Sound::new(&content);
-    let folder = sound.path("volumes");
-    fs::create_dir(&folder).unwrap();
-    content.write_volumes(&folder.join("all.tar.zst"), 10 << 20);
+    let directory = sound.path("volumes");
+    fs::create_dir(&directory).unwrap();
+    content.write_volumes(&directory.join("all.tar.zst"), 10 << 20);
     let verify = |code: i32| {
-        let finished = unbundle(["verify".as_ref(), "--json".as_ref(), folder.as_os_str()]);
+        let finished = unbundle(["verify".as_ref(), "--json".as_ref(), directory.as_os_str()]);
         assert_eq!(finished.code, Some(code), "{finished:#?}");
         finished.json()
     };
     assert_eq!(verify(0)["volumes"].as_array().unwrap().len(), 4);
-    fs::remove_file(folder.join("all.tar.zst.003")).unwrap();
+    fs::remove_file(directory.join("all.tar.zst.003")).unwrap();
     let verdict = verify(16);
     let troubles: Vec<_> =
         verdict["volumes"].as_array().unwrap().iter().map(|volume| &volume["trouble"]).collect();
@@ -540,14 +546,14 @@ fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
     let damage = verdict["damage"].as_array().unwrap();
     assert!(damage.iter().all(|damage| damage["trouble"] == "missing"), "{verdict}");
     assert!(damage.iter().all(|damage| damage["places"][0]["volume"] == "all.tar.zst.003"), "{verdict}");
-    let quick = unbundle(["verify".as_ref(), "--quick".as_ref(), folder.as_os_str()]);
+    let quick = unbundle(["verify".as_ref(), "--quick".as_ref(), directory.as_os_str()]);
     quick.failed(16, &["missing"]);
 
     let site = sound.path("part");
-    unbundle(["unpack".as_ref(), folder.as_os_str(), site.as_os_str()])
+    unbundle(["unpack".as_ref(), directory.as_os_str(), site.as_os_str()])
         .failed(16, &["--keep-going unpacks all that this does not hit"]);
     assert!(!site.exists());
-    let args = ["unpack".as_ref(), folder.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
+    let args = ["unpack".as_ref(), directory.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
     let finished = unbundle(args).failed(16, &["is without", "`quay.io/b/three:v1`"]);
     assert!(finished.stdout.contains("the volume `all.tar.zst.003` is missing"), "{finished:#?}");
     nothing_wrong_is_visible(&sound, &site);
@@ -558,7 +564,7 @@ fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
 
     // Damaged, too: the worst gives the code, and each volume says what it has.
-    let second = folder.join("all.tar.zst.002");
+    let second = directory.join("all.tar.zst.002");
     let mut bytes = fs::read(&second).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -615,8 +621,8 @@ fn the_quick_look_finds_what_does_not_fit_and_says_that_it_read_no_contents() {
 
 /// `unbundle`, whose reads of the medium fail as `injection` says, and whether one did.
 fn with_read_errors(injection: &str, args: &[&std::ffi::OsStr]) -> (Finished, bool) {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
     let mut strace = Command::new("strace");
     let inject = format!("inject=pread64:error=EIO:{injection}");
     let bundle = args.iter().find(|arg| arg.to_string_lossy().ends_with(".tar.zst")).expect("a bundle");
@@ -704,8 +710,8 @@ fn damage_that_hits_no_content_is_told_and_does_no_harm() {
 
 #[test]
 fn one_blob_may_have_more_places_than_a_process_has_open_files_at_first() {
-    let folder = tempfile::tempdir().unwrap();
-    let (bundle, site) = (folder.path().join("copies.tar.zst"), folder.path().join("site"));
+    let directory = tempfile::tempdir().unwrap();
+    let (bundle, site) = (directory.path().join("copies.tar.zst"), directory.path().join("site"));
     let names: Vec<String> = (0..300).map(|number| format!("dl.k8s.io/{number}")).collect();
     let files = names.iter().map(|name| (&**name, b"the same".to_vec())).collect();
     Content { images: vec![], files }.write(&bundle);
@@ -812,8 +818,8 @@ fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
 
 #[test]
 fn what_is_no_bundle_is_said_to_be_none() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
     let tar = crate::support::image::tar_of(&[("hello", b"hello")]);
     for (name, bytes, code, words) in [
         ("empty", vec![], 8, "empty"),
@@ -859,7 +865,7 @@ fn what_is_no_bundle_is_said_to_be_none() {
     let empty = path("nothing");
     fs::create_dir(&empty).unwrap();
     unbundle(["ls".as_ref(), empty.as_os_str()]).failed(8, &["there is no bundle in"]);
-    unbundle(["ls".as_ref(), folder.path().as_os_str()])
+    unbundle(["ls".as_ref(), directory.path().as_os_str()])
         .failed(2, &["there are several bundles", "oci.tar.zst"]);
     unbundle(["ls".as_ref(), path("missing").as_os_str()]).failed(6, &["missing", "No such file"]);
 }
@@ -911,7 +917,7 @@ fn special(name: &str, kind: Kind, link: &str) -> Raw {
 
 #[test]
 fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let content = random_bytes(1, 100);
     let files = FileSet {
         files: vec![IndexedFile {
@@ -952,12 +958,12 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
     let cases: Vec<(&str, Vec<Raw>, &str)> = vec![
         ("traversal", with_middle(named("../../../../tmp/escaped")), "the file `../../../../tmp/escaped`"),
         ("absolute", with_middle(named("/tmp/escaped")), "the file `/tmp/escaped`"),
-        ("symbolic link", with_middle(special("blobs", Kind::Symlink, "/etc")), "the symbolic link `blobs`"),
+        ("symlink", with_middle(special("blobs", Kind::Symlink, "/etc")), "the symlink `blobs`"),
         ("hard link", with_middle(special("x", Kind::Link, "/etc/passwd")), "the hard link `x`"),
         ("device", with_middle(special("sda", Kind::Block, "")), "the device `sda`"),
         ("character device", with_middle(special("null", Kind::Char, "")), "the device `null`"),
         ("fifo", with_middle(special("pipe", Kind::Fifo, "")), "the FIFO `pipe`"),
-        ("folder", with_middle(special("blobs/", Kind::Directory, "")), "the folder `blobs/`"),
+        ("directory", with_middle(special("blobs/", Kind::Directory, "")), "the directory `blobs/`"),
         ("pax", with_middle(pax()), "a PAX header"),
         ("gnu long name", with_middle(special("././@LongLink", Kind::GNULongName, "")), "a GNU long name"),
         ("not utf-8", with_middle(not_utf8), "\\u{1b}"),
@@ -981,9 +987,9 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
         ),
     ];
     for (name, entries, found) in cases {
-        let bundle = folder.path().join("hostile.tar.zst");
+        let bundle = directory.path().join("hostile.tar.zst");
         fs::write(&bundle, archive(entries)).unwrap();
-        let site = folder.path().join("site");
+        let site = directory.path().join("site");
         let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
         finished
             .failed(7, &["belongs, the archive has", found.trim_start_matches("where `index.json` belongs")]);
@@ -991,7 +997,7 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
             if site.exists() { Tree::of(&site).files().map(Path::to_owned).collect() } else { Vec::new() };
         let right = [Path::new(".unbundle/lock"), Path::new("files/k8s/dl.k8s.io/kubelet")];
         assert!(made.iter().all(|path| right.contains(&path.as_path())), "{name}: {made:?}");
-        assert!(!Path::new("/tmp/escaped").exists() && !folder.path().join("tmp").exists(), "{name}");
+        assert!(!Path::new("/tmp/escaped").exists() && !directory.path().join("tmp").exists(), "{name}");
         let verdict = unbundle(["verify".as_ref(), bundle.as_os_str()]);
         assert_eq!(verdict.code, Some(7), "{name}: {verdict:#?}");
         if site.exists() {
@@ -999,14 +1005,14 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
         }
     }
     // The same entries in their order are a bundle.
-    let bundle = folder.path().join("right.tar.zst");
+    let bundle = directory.path().join("right.tar.zst");
     fs::write(&bundle, archive([head(), vec![config(), blob()]].concat())).unwrap();
     unbundle(["verify".as_ref(), bundle.as_os_str()]).ok();
 }
 
 #[test]
 fn an_index_that_no_reader_may_accept_is_refused_by_name() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let sound = String::from_utf8(Index::default().to_json()).unwrap();
     let format = r#""dev.airbundle.format":"1.0""#;
     let descriptor = |name: &str, annotations: &str| {
@@ -1033,7 +1039,7 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
         (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "stands here twice"),
     ] {
         assert!(index != sound, "{words}: nothing was replaced");
-        let bundle = folder.path().join("refused.tar.zst");
+        let bundle = directory.path().join("refused.tar.zst");
         let layout = file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
         fs::write(&bundle, archive(vec![layout, file("index.json", index.as_bytes())])).unwrap();
         for verb in ["ls", "verify"] {
@@ -1044,8 +1050,8 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
 
 #[test]
 fn a_frame_that_would_decode_to_more_than_a_reader_holds_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let bundle = folder.path().join("bomb.tar.zst");
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("bomb.tar.zst");
     let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
     zstd.include_checksum(true).unwrap();
     fs::write(&bundle, zstd.compress(&vec![0; 1 << 30]).unwrap()).unwrap();

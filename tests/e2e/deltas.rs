@@ -31,7 +31,7 @@ const STORAGE: &str = "registry/docker/registry/v2";
 struct World {
     old: Release,
     new: Release,
-    _folder: Shared,
+    _directory: Shared,
 }
 
 struct Release {
@@ -43,10 +43,10 @@ struct Release {
 }
 
 impl Release {
-    fn new(folder: &Path, images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
-        let upstream = Upstream::start(folder, images, files);
-        let lists = upstream.write_lists(&folder.join("lists"));
-        let [bundle, lock] = ["full.tar.zst", "full.lock.json"].map(|name| folder.join(name));
+    fn new(directory: &Path, images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
+        let upstream = Upstream::start(directory, images, files);
+        let lists = upstream.write_lists(&directory.join("lists"));
+        let [bundle, lock] = ["full.tar.zst", "full.lock.json"].map(|name| directory.join(name));
         let release = Self { upstream, lists, bundle, lock };
         release.pack(&release.bundle, &["--write-lock", &text(&release.lock)]).ok();
         release
@@ -120,9 +120,9 @@ fn file(url: &str, seed: u64, size: usize) -> UpstreamFile {
     UpstreamFile::new(url, random_bytes(seed, size))
 }
 
-fn old_release(folder: &Path) -> Release {
+fn old_release(directory: &Path) -> Release {
     Release::new(
-        folder,
+        directory,
         vec![
             UpstreamImage::new("quay.io/team/app:1", image(&[&base(), &note("one")])),
             UpstreamImage::new("quay.io/team/app:stable", image(&[&base(), &note("one")])),
@@ -139,9 +139,9 @@ fn old_release(folder: &Path) -> Release {
     )
 }
 
-fn new_release(folder: &Path) -> Release {
+fn new_release(directory: &Path) -> Release {
     Release::new(
-        folder,
+        directory,
         vec![
             UpstreamImage::new("quay.io/team/app:2", image(&[&base(), &note("two")])),
             UpstreamImage::new("quay.io/team/app:stable", image(&[&base(), &note("two")])),
@@ -164,9 +164,9 @@ fn new_release(folder: &Path) -> Release {
 /// The one [`World`].
 fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let folder = Shared::new();
-        let (old, new) = (old_release(&folder.path.join("old")), new_release(&folder.path.join("new")));
-        World { old, new, _folder: folder }
+        let directory = Shared::new();
+        let (old, new) = (old_release(&directory.path.join("old")), new_release(&directory.path.join("new")));
+        World { old, new, _directory: directory }
     });
     &WORLD
 }
@@ -175,13 +175,13 @@ fn text(path: &Path) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
-fn folder() -> TempDir {
-    tempdir().expect("make a temporary folder")
+fn directory() -> TempDir {
+    tempdir().expect("make a temporary directory")
 }
 
 /// A site with the old release.
-fn old_site(folder: &TempDir) -> PathBuf {
-    let site = folder.path().join("site");
+fn old_site(directory: &TempDir) -> PathBuf {
+    let site = directory.path().join("site");
     unpack(&world().old.bundle, &site).ok();
     site
 }
@@ -196,8 +196,8 @@ fn inventory(site: &Path, output: &Path, options: &[&str]) -> Finished {
 }
 
 /// The delta from the old release to the new one.
-fn delta(folder: &TempDir) -> PathBuf {
-    let path = folder.path().join("delta.tar.zst");
+fn delta(directory: &TempDir) -> PathBuf {
+    let path = directory.path().join("delta.tar.zst");
     world().new.pack(&path, &["--base", &text(&world().old.lock)]).ok();
     path
 }
@@ -232,12 +232,12 @@ fn shared() -> BTreeSet<String> {
 #[test]
 fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     let World { old, .. } = world();
-    let folder = folder();
+    let directory = directory();
     // Nobody else asks this one.
-    let new = new_release(&folder.path().join("upstream"));
-    let site = old_site(&folder);
+    let new = new_release(&directory.path().join("upstream"));
+    let site = old_site(&directory);
     let [found, delta, lock] =
-        ["site.json", "delta.tar.zst", "delta.lock.json"].map(|name| folder.path().join(name));
+        ["site.json", "delta.tar.zst", "delta.lock.json"].map(|name| directory.path().join(name));
     inventory(&site, &found, &[]).ok();
     let before = new.fetched();
     let packed =
@@ -277,7 +277,7 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     let diff = airbundle(["diff".as_ref(), new.bundle.as_os_str(), delta.as_os_str()]).ok();
     assert_eq!(diff.stdout, "no difference\n");
 
-    let twin = folder.path().join("twin");
+    let twin = directory.path().join("twin");
     unpack(&old.bundle, &twin).ok();
     unpack(&new.bundle, &twin).ok();
     unpack(&delta, &site).ok();
@@ -298,17 +298,17 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
 #[test]
 fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
     let World { old, new, .. } = world();
-    let folder = folder();
-    let found = folder.path().join("site.json");
-    inventory(&old_site(&folder), &found, &[]).ok();
-    let delta = fs::read(delta(&folder)).unwrap();
-    let path = folder.path().join("other.tar.zst");
+    let directory = directory();
+    let found = directory.path().join("site.json");
+    inventory(&old_site(&directory), &found, &[]).ok();
+    let delta = fs::read(delta(&directory)).unwrap();
+    let path = directory.path().join("other.tar.zst");
     for base in [&found, &old.bundle] {
         new.pack(&path, &["--base", &text(base)]).ok();
         assert!(fs::read(&path).unwrap() == delta, "{}", base.display());
     }
     // A delta counts as all that it names: who has unpacked it has that.
-    let chained = folder.path().join("chained.tar.zst");
+    let chained = directory.path().join("chained.tar.zst");
     fs::write(&path, &delta).unwrap();
     let told = new.pack(&chained, &["--base", &text(&path)]).ok();
     assert!(told.stdout.contains("a delta: "), "{told:#?}");
@@ -316,7 +316,7 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
     assert!(layout.elsewhere.len() > contents(&path).layout.elsewhere.len());
 
     // What shares nothing is a full bundle, and not another one than without a base.
-    let empty = folder.path().join("empty.json");
+    let empty = directory.path().join("empty.json");
     fs::write(&empty, r#"{"airbundleInventory": 1, "blobs": {}, "files": {}}"#).unwrap();
     let told = new.pack(&path, &["--base", &text(&empty)]).ok();
     assert!(told.stdout.contains("no delta: nothing"), "{told:#?}");
@@ -330,9 +330,9 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
 
 #[test]
 fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
-    let folder = folder();
-    let output = folder.path().join("out.tar.zst");
-    let base = folder.path().join("base");
+    let directory = directory();
+    let output = directory.path().join("out.tar.zst");
+    let base = directory.path().join("base");
     for (content, code, words) in [
         (r#"{"airbundleInventory": 7}"#, 8, "inventory of version 7"),
         (r#"{"airbundleLock": 7}"#, 8, "version 7"),
@@ -354,9 +354,9 @@ fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
 
 #[test]
 fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
-    let folder = folder();
-    let delta = delta(&folder);
-    let site = folder.path().join("site");
+    let directory = directory();
+    let delta = delta(&directory);
+    let site = directory.path().join("site");
     let finished = unbundle(["unpack", &text(&delta), &text(&site), "--json"]);
     assert!(!site.exists());
     let missing = finished.json()["missing"].as_array().expect("a list").clone();
@@ -376,8 +376,8 @@ fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
 
 #[test]
 fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
-    let folder = folder();
-    let (site, delta) = (old_site(&folder), delta(&folder));
+    let directory = directory();
+    let (site, delta) = (old_site(&directory), delta(&directory));
     let base = base();
     let (digest, blob) = (sha256(&base.bytes), site.join(data(&sha256(&base.bytes))));
     let mut rotten = base.bytes.to_vec();
@@ -395,14 +395,14 @@ fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
         assert_eq!([stamps(&site.join("files")), stamps(&site.join("registry"))], before);
         assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
         // The site knows what it lacks: a delta against that completes it.
-        let found = folder.path().join("found.json");
+        let found = directory.path().join("found.json");
         let told = inventory(&site, &found, &["--check"]).ok();
         assert_eq!(told.stderr.contains(&text(&blob)), bytes.is_some(), "{told:#?}");
         let found = fs::read_to_string(&found).unwrap();
         assert!(!found.contains(&digest));
     }
-    let found = folder.path().join("found.json");
-    let repairing = folder.path().join("repairing.tar.zst");
+    let found = directory.path().join("found.json");
+    let repairing = directory.path().join("repairing.tar.zst");
     world().new.pack(&repairing, &["--base", &text(&found)]).ok();
     unpack(&repairing, &site).ok();
     world().new.assert_served(&site);
@@ -410,8 +410,8 @@ fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
 
 #[test]
 fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
-    let folder = folder();
-    let (site, delta) = (old_site(&folder), delta(&folder));
+    let directory = directory();
+    let (site, delta) = (old_site(&directory), delta(&directory));
     // The layer is a file of the new release, too, and nobody but the record knows that somebody has put it there.
     let layer = shell().bytes;
     let digest = sha256(&layer);
@@ -425,9 +425,9 @@ fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
 
 #[test]
 fn files_and_storage_elsewhere_are_found_by_the_record() {
-    let folder = folder();
-    let [site, files, registry] = ["site", "files", "registry"].map(|name| folder.path().join(name));
-    let [found, plain] = ["found.json", "plain.json"].map(|name| folder.path().join(name));
+    let directory = directory();
+    let [site, files, registry] = ["site", "files", "registry"].map(|name| directory.path().join(name));
+    let [found, plain] = ["found.json", "plain.json"].map(|name| directory.path().join(name));
     let args = [
         "unpack",
         &text(&world().old.bundle),
@@ -442,18 +442,18 @@ fn files_and_storage_elsewhere_are_found_by_the_record() {
     let other = tempdir().unwrap();
     inventory(&old_site(&other), &plain, &[]).ok();
     assert_eq!(fs::read_to_string(&found).unwrap(), fs::read_to_string(&plain).unwrap());
-    // The old folders are where the record says; what the site is to be from now on is elsewhere again.
-    let delta = delta(&folder);
+    // The old directories are where the record says; what the site is to be from now on is elsewhere again.
+    let delta = delta(&directory);
     unpack(&delta, &site).ok();
     world().new.assert_served(&site);
 }
 
 #[test]
 fn an_inventory_has_what_is_there_and_nothing_else() {
-    let folder = folder();
-    let site = old_site(&folder);
+    let directory = directory();
+    let site = old_site(&directory);
     let stdout = unbundle(["inventory", &text(&site)]).ok().stdout;
-    let path = folder.path().join("found.json");
+    let path = directory.path().join("found.json");
     let told = inventory(&site, &path, &["--check", "--json"]).ok().json();
     assert_eq!(fs::read_to_string(&path).unwrap(), stdout);
     let document: Value = serde_json::from_str(&stdout).unwrap();
@@ -471,11 +471,11 @@ fn an_inventory_has_what_is_there_and_nothing_else() {
 
     // Never over the record of the site itself.
     inventory(&site, &site.join("site.json"), &[]).failed(2, &["the site's own record"]);
-    inventory(&folder.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
+    inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
     // What is no regular file of the right size is not there.
     let same = site.join("files/k8s/dl.k8s.io/same");
-    fs::rename(&same, folder.path().join("moved")).unwrap();
-    std::os::unix::fs::symlink(folder.path().join("moved"), &same).unwrap();
+    fs::rename(&same, directory.path().join("moved")).unwrap();
+    std::os::unix::fs::symlink(directory.path().join("moved"), &same).unwrap();
     fs::write(site.join("files/k8s/dl.k8s.io/v1/kubelet"), "short").unwrap();
     let told = unbundle(["inventory", &text(&site)]).ok();
     for (name, seed, size) in [("same", 11, 40_000), ("v1/kubelet", 10, 3_000_000)] {
@@ -486,8 +486,8 @@ fn an_inventory_has_what_is_there_and_nothing_else() {
 
 #[test]
 fn ls_verify_and_image_know_a_delta() {
-    let folder = folder();
-    let delta = text(&delta(&folder));
+    let directory = directory();
+    let delta = text(&delta(&directory));
     let layout = contents(Path::new(&delta)).layout;
     let told = unbundle(["ls", &delta]).ok();
     let held = format!("a delta: it holds {} blobs", layout.manifests.len() + layout.blobs.len());
@@ -505,7 +505,7 @@ fn ls_verify_and_image_know_a_delta() {
     assert!(told.stdout.contains("sound: ") && told.stdout.contains("a delta: "), "{told:#?}");
     let told = unbundle(["verify", &delta, "--json"]).ok().json();
     assert_eq!(told["leftOut"]["blobs"], shared().len());
-    let output = text(&folder.path().join("image.tar"));
+    let output = text(&directory.path().join("image.tar"));
     airbundle(["image", &delta, "--kind", "files", "-o", &output])
         .failed(16, &["is a delta", "quay.io/team/app:2", "full bundle"]);
     assert!(!Path::new(&output).exists());
@@ -520,16 +520,16 @@ fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
 }
 
 /// A site with the old release, and the new one on top of it.
-fn both(folder: &TempDir) -> PathBuf {
-    let site = old_site(folder);
+fn both(directory: &TempDir) -> PathBuf {
+    let site = old_site(directory);
     unpack(&world().new.bundle, &site).ok();
     site
 }
 
 /// What unpacking this bundle makes of nothing.
 fn fresh(bundle: &Path) -> (Tree, String) {
-    let folder = folder();
-    let site = folder.path().join("site");
+    let directory = directory();
+    let site = directory.path().join("site");
     unpack(bundle, &site).ok();
     served(&site)
 }
@@ -558,8 +558,8 @@ fn assert_like(site: &Path, expected: &(Tree, String), what: &str) {
 #[test]
 fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
     let World { old, new, .. } = world();
-    let folder = folder();
-    let site = both(&folder);
+    let directory = directory();
+    let site = both(&directory);
     let before = [stamps(&site.join("files")), stamps(&site.join("registry"))];
     let record = fs::read(site.join("site.json")).unwrap();
     let told = prune(&site, &[&new.bundle], &[]).ok().json();
@@ -587,7 +587,7 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
     let told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes"]).ok();
     assert!(told.stdout.contains("nothing that could go"), "{told:#?}");
     // A delta names all that the full bundle names. What has gone comes back with its bundle.
-    let delta = delta(&folder);
+    let delta = delta(&directory);
     unpack(&old.bundle, &site).ok();
     prune(&site, &[&delta], &["--yes"])
         .failed(16, &["app:stable` is something else there", "nothing was removed"]);
@@ -602,15 +602,15 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
 #[test]
 fn what_is_kept_must_be_what_the_site_has() {
     let World { old, new, .. } = world();
-    let folder = folder();
-    let site = both(&folder);
+    let directory = directory();
+    let site = both(&directory);
     let before = served(&site);
     // `app:stable` means something else by now.
     prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
     let only_old = tempdir().unwrap();
     let only_old = old_site(&only_old);
     prune(&only_old, &[&new.bundle], &["--yes"]).failed(16, &["is not there", "app:2"]);
-    let broken = folder.path().join("broken.tar.zst");
+    let broken = directory.path().join("broken.tar.zst");
     fs::write(&broken, &fs::read(&new.bundle).unwrap()[..2000]).unwrap();
     let finished = prune(&site, &[&new.bundle, &broken], &["--yes"]);
     assert_ne!(finished.code, Some(0));
@@ -624,9 +624,9 @@ fn what_is_kept_must_be_what_the_site_has() {
     assert_eq!(served(&site), before);
 
     let blob = site.join(data(&sha256(&note("two").bytes)));
-    fs::rename(&blob, folder.path().join("aside")).unwrap();
+    fs::rename(&blob, directory.path().join("aside")).unwrap();
     prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack it"]);
-    fs::rename(folder.path().join("aside"), &blob).unwrap();
+    fs::rename(directory.path().join("aside"), &blob).unwrap();
     let odd = site.join(STORAGE).join("repositories/odd");
     std::os::unix::fs::symlink("/nonexistent", &odd).unwrap();
     prune(&site, &[&new.bundle], &["--yes"]).failed(6, &["repositories/odd", "nothing was removed"]);
@@ -636,15 +636,15 @@ fn what_is_kept_must_be_what_the_site_has() {
     prune(&site, &[&new.bundle], &["--yes"]).failed(9, &["another `unbundle`"]);
     drop(lock);
     assert_eq!(served(&site), before);
-    prune(&folder.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is no site"]);
-    assert!(!folder.path().join("none").exists());
+    prune(&directory.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is no site"]);
+    assert!(!directory.path().join("none").exists());
 }
 
 #[test]
 fn what_others_have_pushed_stays_with_all_that_it_needs() {
     let World { new, .. } = world();
-    let folder = folder();
-    let site = both(&folder);
+    let directory = directory();
+    let site = both(&directory);
     let mine = image(&[&note("gone"), &note("mine")]);
     let registry = Registry::start(&site.join("registry"));
     // Into repositories of their own and into ours, with layers that go otherwise; under a new tag, and over one of ours.
@@ -680,8 +680,8 @@ fn what_others_have_pushed_stays_with_all_that_it_needs() {
 fn pulls_go_on_while_a_site_is_pruned() {
     let World { new, .. } = world();
     for _ in 0..4 {
-        let folder = folder();
-        let site = both(&folder);
+        let directory = directory();
+        let site = both(&directory);
         let storage = site.join("registry");
         let registries = [Registry::serve(&storage), Registry::serve_with_cache(&storage)];
         let web = Web::start(&site.join("files"));
@@ -739,21 +739,21 @@ fn pulls_go_on_while_a_site_is_pruned() {
 fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged() {
     // What stands in one place is needed in the other, and nowhere else; and a new file takes the place of the only copy
     // of one that has another name now.
-    let release = |folder: &Path, seeds: [(&str, u64); 4], text: &str| {
+    let release = |directory: &Path, seeds: [(&str, u64); 4], text: &str| {
         let files = seeds.map(|(name, seed)| file(&format!("https://dl.k8s.io/{name}"), seed, 200_000));
         let image = UpstreamImage::new("quay.io/team/app:1", image(&[&shell(), &note(text)]));
-        Release::new(folder, vec![image], files.into())
+        Release::new(directory, vec![image], files.into())
     };
-    let folder = folder();
-    let old = release(&folder.path().join("old"), [("a", 1), ("b", 2), ("c", 3), ("d", 4)], "one");
-    let new = release(&folder.path().join("new"), [("a", 2), ("b", 1), ("c", 5), ("e", 3)], "two");
+    let directory = directory();
+    let old = release(&directory.path().join("old"), [("a", 1), ("b", 2), ("c", 3), ("d", 4)], "one");
+    let new = release(&directory.path().join("new"), [("a", 2), ("b", 1), ("c", 5), ("e", 3)], "two");
     let [delta, pristine, site, found] =
-        ["delta.tar.zst", "pristine", "site", "inventory.json"].map(|name| folder.path().join(name));
+        ["delta.tar.zst", "pristine", "site", "inventory.json"].map(|name| directory.path().join(name));
     unpack(&old.bundle, &pristine).ok();
     inventory(&pristine, &found, &[]).ok();
     new.pack(&delta, &["--base", &text(&found)]).ok();
     assert_eq!(contents(&delta).layout.elsewhere.len(), 4, "three files and a layer");
-    let twin = folder.path().join("twin");
+    let twin = directory.path().join("twin");
     unpack(&old.bundle, &twin).ok();
     unpack(&new.bundle, &twin).ok();
     let expected = served(&twin).0;
@@ -788,8 +788,8 @@ fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged()
 #[test]
 fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
     let World { new, .. } = world();
-    let folder = folder();
-    let site = both(&folder);
+    let directory = directory();
+    let site = both(&directory);
     let layer = note("gone");
     let digest = sha256(&layer.bytes);
     // The first blob that is taken aside stays there for some seconds.
@@ -829,8 +829,8 @@ fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
 
 #[test]
 fn a_delta_is_signed_as_any_bundle_is() {
-    let folder = folder();
-    let [site, key, delta] = ["site", "test.key", "delta.tar.zst"].map(|name| folder.path().join(name));
+    let directory = directory();
+    let [site, key, delta] = ["site", "test.key", "delta.tar.zst"].map(|name| directory.path().join(name));
     unpack(&world().old.bundle, &site).ok();
     let before = served(&site);
     airbundle(["keygen", "--no-passphrase", "-o", &text(&key)]).ok();
@@ -848,9 +848,9 @@ fn a_delta_is_signed_as_any_bundle_is() {
 #[test]
 fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
     let World { old, new, .. } = world();
-    let folder = folder();
-    let site = folder.path().join("site");
-    let delta = delta(&folder);
+    let directory = directory();
+    let site = directory.path().join("site");
+    let delta = delta(&directory);
     let only = |bundle: &Path, names: &[&str]| {
         let mut args = vec!["unpack".to_owned(), text(bundle), text(&site)];
         args.extend(names.iter().flat_map(|name| ["--only".to_owned(), (*name).to_owned()]));
@@ -884,10 +884,10 @@ impl Drop for End<'_> {
 #[test]
 fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_the_next() {
     let World { new, .. } = world();
-    let folder = folder();
-    let pristine = both(&folder);
+    let directory = directory();
+    let pristine = both(&directory);
     let expected = fresh(&new.bundle);
-    let site = folder.path().join("pruned");
+    let site = directory.path().join("pruned");
     let mut killed = 0;
     // Each thread counts its calls by name.
     for call in ["unlink", "unlinkat", "rmdir", "rename", "renameat", "renameat2", "syncfs"] {
@@ -920,10 +920,10 @@ fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_
 #[test]
 fn of_an_image_that_is_kept_the_platforms_go_that_no_bundle_names() {
     let World { new, .. } = world();
-    let folder = folder();
-    let site = folder.path().join("site");
+    let directory = directory();
+    let site = directory.path().join("site");
     unpack(&new.bundle, &site).ok();
-    let keep = folder.path().join("amd64.tar.zst");
+    let keep = directory.path().join("amd64.tar.zst");
     new.pack(&keep, &["--platform", "linux/amd64"]).ok();
     let told = prune(&site, &[&keep], &["--yes"]).ok().json();
     assert_eq!((&told["images"], &told["blobs"]), (&[0; 0][..].into(), &3.into()));
@@ -968,9 +968,9 @@ fn half_there() -> (String, Content, String) {
     (list, content, base.to_string())
 }
 
-/// Packs what is in `folder` from `fake`.
-fn pack_from(fake: &Fake, folder: &Path, options: &[&str]) -> Command {
-    let path = |name: &str| text(&folder.join(name));
+/// Packs what is in `directory` from `fake`.
+fn pack_from(fake: &Fake, directory: &Path, options: &[&str]) -> Command {
+    let path = |name: &str| text(&directory.join(name));
     let mut command = airbundle_command();
     command.args(["pack", &path("all.list"), "-o", &path("out.tar.zst"), "--retries", "0", "--mirrors-only"]);
     command.args(fake.mirror(FILES)).args(fake.mirror(REGISTRY)).args(options);
@@ -982,11 +982,11 @@ fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
     const POINTS: usize = 12;
     let (list, content, base) = half_there();
     let prepare = || {
-        let folder = folder();
-        fs::write(folder.path().join("all.list"), &list).unwrap();
-        fs::write(folder.path().join("base.json"), &base).unwrap();
-        let base = text(&folder.path().join("base.json"));
-        (folder, base)
+        let directory = directory();
+        fs::write(directory.path().join("all.list"), &list).unwrap();
+        fs::write(directory.path().join("base.json"), &base).unwrap();
+        let base = text(&directory.path().join("base.json"));
+        (directory, base)
     };
     let gate = Arc::new(Gate::default());
     gate.open(usize::MAX / 2);
@@ -1005,19 +1005,19 @@ fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
         let fake = Fake::behind(&gate, content.clone());
-        let (folder, base) = prepare();
+        let (directory, base) = prepare();
         // What a run without base has left is not the beginning of a delta, and serves it all the same.
         let options: &[&str] = if point % 4 == 3 { &[] } else { &["--base", &base] };
         gate.open(all * point / POINTS);
-        let mut command = pack_from(&fake, folder.path(), options);
+        let mut command = pack_from(&fake, directory.path(), options);
         let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_millis(200));
         gate.settle();
         child.kill().unwrap();
         child.wait().unwrap();
         gate.open(usize::MAX / 2);
-        crate::program::run(&mut pack_from(&fake, folder.path(), &["--base", &base])).ok();
-        let found = fs::read(folder.path().join("out.tar.zst")).unwrap();
+        crate::program::run(&mut pack_from(&fake, directory.path(), &["--base", &base])).ok();
+        let found = fs::read(directory.path().join("out.tar.zst")).unwrap();
         assert!(found == expected, "killed at {point} of {POINTS}");
     }
 }
@@ -1025,10 +1025,10 @@ fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
 #[test]
 fn what_a_base_has_need_not_be_upstream_and_what_is_missing_is_told_as_always() {
     let (list, mut content, base) = half_there();
-    let folder = folder();
-    fs::write(folder.path().join("all.list"), &list).unwrap();
-    fs::write(folder.path().join("base.json"), &base).unwrap();
-    let base = text(&folder.path().join("base.json"));
+    let directory = directory();
+    fs::write(directory.path().join("all.list"), &list).unwrap();
+    fs::write(directory.path().join("base.json"), &base).unwrap();
+    let base = text(&directory.path().join("base.json"));
     // A layer that the site has is gone upstream; one that it lacks is, too.
     let [had, lacking] = [2, 3].map(|number| Layer::random(number, 6_000_000, Compression::None));
     for (number, layer) in [(2, &had), (3, &lacking)] {
@@ -1036,11 +1036,11 @@ fn what_a_base_has_need_not_be_upstream_and_what_is_missing_is_told_as_always() 
         content.blob(&format!("{REGISTRY}/team/app{number}"), &digest, Vec::new());
     }
     let fake = Fake::honest(content);
-    let run = |options: &[&str]| crate::program::run(&mut pack_from(&fake, folder.path(), options));
+    let run = |options: &[&str]| crate::program::run(&mut pack_from(&fake, directory.path(), options));
     run(&["--base", &base, "--keep-going"]).failed(5, &["app3:1"]);
     let finished = run(&["--base", &base, "--allow-missing"]).failed(5, &["app3:1"]);
     assert!(!finished.stderr.contains("app2:1"), "{finished:#?}");
-    let layout = contents(&folder.path().join("out.tar.zst")).layout;
+    let layout = contents(&directory.path().join("out.tar.zst")).layout;
     let names: Vec<_> = layout.images.iter().map(|image| image.indexed.reference.to_string()).collect();
     assert_eq!(names, [0, 1, 2].map(|number| format!("{REGISTRY}/team/app{number}:1")));
     assert!(layout.elsewhere.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));

@@ -27,24 +27,24 @@ const REGISTRY: &str = "registry.example";
 const PARTIAL: &str = "out.tar.zst.partial";
 const SPOOL: &str = "out.tar.zst.partial.spool";
 
-/// A folder with a list, and the bundle that is to come of it.
+/// A directory with a list, and the bundle that is to come of it.
 struct Job {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Job {
     fn new(list: &str) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        fs::write(folder.path().join("all.list"), list).expect("write a list");
-        Self { folder }
+        let directory = tempdir().expect("make a temporary directory");
+        fs::write(directory.path().join("all.list"), list).expect("write a list");
+        Self { directory }
     }
 
     fn output(&self) -> PathBuf {
-        self.folder.path().join("out.tar.zst")
+        self.directory.path().join("out.tar.zst")
     }
 
     fn args(&self, more: &[String]) -> Vec<String> {
-        let path = |name: &str| self.folder.path().join(name).to_str().expect("UTF-8").to_owned();
+        let path = |name: &str| self.directory.path().join(name).to_str().expect("UTF-8").to_owned();
         let mut args = vec!["pack".to_owned(), path("all.list"), "-o".to_owned(), path("out.tar.zst")];
         args.extend_from_slice(more);
         args
@@ -76,7 +76,7 @@ impl Job {
     }
 
     fn left(&self) -> Vec<String> {
-        names(self.folder.path())
+        names(self.directory.path())
     }
 }
 
@@ -87,10 +87,10 @@ fn says(finished: &Finished, words: &[&str]) {
     assert!(told, "no line with {words:?} in {finished:#?}");
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("list a folder");
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).expect("list a directory");
     let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("list a folder").file_name().to_string_lossy().into_owned())
+        .map(|entry| entry.expect("list a directory").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
     names
@@ -570,10 +570,10 @@ fn a_server_that_fails_always_is_asked_as_often_as_said_and_no_more() {
 
 #[test]
 fn what_is_not_there_is_reported_together_for_all_images_and_files() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let tiny = Image::new(Format::Docker, "linux/amd64", &[Layer::empty()]);
     let upstream = Upstream::start(
-        folder.path(),
+        directory.path(),
         vec![UpstreamImage::new("quay.io/a/tiny:1", tiny.clone())],
         vec![UpstreamFile::new("https://dl.k8s.io/there", b"there".to_vec())],
     );
@@ -800,9 +800,9 @@ fn an_index_within_an_index_is_packed() {
     };
     let inner = Image::index(Format::Oci, vec![child("linux/amd64"), child("linux/arm64")]);
     let outer = Image::index(Format::Oci, vec![inner, child("linux/s390x")]);
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let images = vec![UpstreamImage::new("quay.io/nested:1", outer.clone())];
-    let upstream = Upstream::start(folder.path(), images, Vec::new());
+    let upstream = Upstream::start(directory.path(), images, Vec::new());
     let job = Job::new("quay.io/nested:1\n");
     let mut args = upstream.mirror_args();
     args.push("--json".to_owned());
@@ -856,7 +856,7 @@ fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
     let list = format!("{REGISTRY}/twice:1\n{} {}\n{}\n", url("a"), sha256(&manifest), url("b"));
     let job = Job::new(&list);
     job.bundle(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
-    let site = job.folder.path().join("site");
+    let site = job.directory.path().join("site");
     unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
     for (name, bytes) in [("a", manifest), ("b", other)] {
         let found = fs::read(site.join("files/k8s").join(FILES).join(name)).expect("an unpacked file");
@@ -886,14 +886,15 @@ fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once()
 
 #[test]
 fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let image = sample_image();
     let images = vec![UpstreamImage::new("quay.io/team/app:1", image.clone())];
-    let upstream = Upstream::start(folder.path(), images, Vec::new());
+    let upstream = Upstream::start(directory.path(), images, Vec::new());
     for (descriptor, bytes) in &image.parts[1..] {
         let hex = &descriptor.digest[7..];
-        let data =
-            folder.path().join(format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
+        let data = directory
+            .path()
+            .join(format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
         let mut flipped = bytes.to_vec();
         let last = flipped.len() - 1;
         flipped[last] ^= 1;
@@ -920,7 +921,7 @@ fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
 
 #[test]
 fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let image = Image::new(
         Format::Oci,
         "linux/amd64",
@@ -941,7 +942,7 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
         file("h-alone", b"alone"),
     ];
     let images = vec![UpstreamImage::new(&format!("{REGISTRY}/x:1"), image.clone())];
-    let upstream = Upstream::start(folder.path(), images, files.clone());
+    let upstream = Upstream::start(directory.path(), images, files.clone());
     let mut args = upstream.mirror_args();
     args.push("--json".to_owned());
     let list = |pinned: &dyn Fn(usize) -> bool| {
@@ -1031,7 +1032,7 @@ fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_er
 
 #[test]
 fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connections() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let note = |number: usize| Layer::files(&[("n", number.to_string().as_bytes())], Compression::Gzip);
     let huge = Image::new(
         Format::Oci,
@@ -1052,7 +1053,7 @@ fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connection
         })
         .collect();
     files.push(UpstreamFile::new("https://dl.k8s.io/large", random_bytes(32, 30 << 20)).not_pinned());
-    let upstream = Upstream::start(folder.path(), images, files.clone());
+    let upstream = Upstream::start(directory.path(), images, files.clone());
     let job = Job::new(&format!("{}{}", upstream.images_list(), upstream.files_list()));
     let mut first: Option<Vec<u8>> = None;
     for jobs in ["8", "1", "2", "32"] {
@@ -1064,7 +1065,7 @@ fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connection
             Some(first) => assert_same(&bundle, first, jobs),
         }
     }
-    let site = folder.path().join("site");
+    let site = directory.path().join("site");
     unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
     for file in &files {
         let found = fs::read(site.join("files/k8s").join(file.path())).expect("an unpacked file");
@@ -1083,12 +1084,12 @@ fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connection
 
 #[test]
 fn hundreds_of_tiny_blobs_are_packed() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let layers: Vec<_> = (0..400_u32)
         .map(|number| Layer::files(&[("n", number.to_string().as_bytes())], Compression::None))
         .collect();
     let images = vec![UpstreamImage::new("quay.io/many:1", Image::new(Format::Oci, "linux/amd64", &layers))];
-    let upstream = Upstream::start(folder.path(), images, Vec::new());
+    let upstream = Upstream::start(directory.path(), images, Vec::new());
     let bundles: BTreeSet<_> = ["1", "8"]
         .map(|jobs| {
             let mut args = upstream.mirror_args();

@@ -13,14 +13,14 @@ use crate::support::tree::{Kind, Tree};
 const FROZEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/frozen");
 const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
-/// What is frozen, by its name: a bundle in one file, or a folder with its volumes.
+/// What is frozen, by its name: a bundle in one file, or a directory with its volumes.
 fn frozen() -> Vec<(String, PathBuf)> {
     let name = |path: &Path| {
         let name = path.file_name()?.to_str()?;
         let name = if path.is_dir() { name } else { name.strip_suffix(".tar.zst")? };
         Some(name.to_owned())
     };
-    let paths = fs::read_dir(FROZEN).expect("read the folder").map(|entry| entry.expect("read it").path());
+    let paths = fs::read_dir(FROZEN).expect("read the directory").map(|entry| entry.expect("read it").path());
     let mut all: Vec<_> = paths.filter_map(|path| Some((name(&path)?, path))).collect();
     all.sort();
     all
@@ -62,9 +62,9 @@ fn json_of(name: &str) -> Value {
     serde_json::from_slice(&fs::read(Path::new(FROZEN).join(name)).expect("read it")).expect("JSON")
 }
 
-/// A folder for the site of a bundle: that of a delta has what it was packed for.
-fn site(folder: &Path, name: &str) -> PathBuf {
-    let site = folder.join(name);
+/// A directory for the site of a bundle: that of a delta has what it was packed for.
+fn site(directory: &Path, name: &str) -> PathBuf {
+    let site = directory.join(name);
     if name.contains("-deltas") {
         let base = Path::new(FROZEN).join("1.0.tar.zst");
         unbundle(["unpack".as_ref(), base.as_os_str(), site.as_os_str()]).ok();
@@ -76,7 +76,7 @@ fn site(folder: &Path, name: &str) -> PathBuf {
 fn every_frozen_bundle_is_read_to_its_last_byte() {
     let (content, identities) = (json_of("content.json"), json_of("identities.json"));
     let expected_site = fs::read_to_string(Path::new(FROZEN).join("site.sha256")).expect("read it");
-    let folder = tempfile::tempdir().expect("make a folder");
+    let directory = tempfile::tempdir().expect("make a directory");
     for (name, path) in frozen() {
         unbundle(["verify".as_ref(), path.as_os_str()]).ok();
         unbundle(["verify".as_ref(), "--quick".as_ref(), path.as_os_str()]).ok();
@@ -93,7 +93,7 @@ fn every_frozen_bundle_is_read_to_its_last_byte() {
         }
         assert_eq!(listed["identity"], identities[&name], "{name}");
 
-        let target = site(folder.path(), &name);
+        let target = site(directory.path(), &name);
         unbundle(["unpack".as_ref(), path.as_os_str(), target.as_os_str()]).ok();
         let tree = Tree::of(&target);
         let served =
@@ -108,7 +108,7 @@ fn every_frozen_bundle_is_read_to_its_last_byte() {
         assert_eq!(lines, expected_site.split_inclusive('\n').map(str::to_owned).collect(), "{name}");
 
         if path.is_file() {
-            let piped = site(folder.path(), &format!("{name}-piped"));
+            let piped = site(directory.path(), &format!("{name}-piped"));
             unbundle_from(&path, ["unpack".as_ref(), "-".as_ref(), piped.as_os_str()]).ok();
             assert_eq!(Tree::of(&piped).difference(&tree), Vec::<String>::new(), "{name}");
         }

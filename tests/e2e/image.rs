@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::damage::framed;
 use crate::program::{Finished, airbundle, airbundle_command};
-use crate::serve::{Shared, folder, unpack};
+use crate::serve::{Shared, directory, unpack};
 use crate::support::bases;
 use crate::support::clients::{self, Dockerd, Podman};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -32,7 +32,7 @@ struct Sample {
     lists: PathBuf,
     bundle: PathBuf,
     site: PathBuf,
-    _folder: Shared,
+    _directory: Shared,
 }
 
 fn sample() -> &'static Sample {
@@ -42,7 +42,7 @@ fn sample() -> &'static Sample {
         let upstream = Upstream::start(&path("upstream"), images(), files());
         let lists = upstream.write_lists(&path("lists"));
         let (bundle, site) = (path("all.tar.zst"), path("site"));
-        let sample = Sample { upstream, lists, bundle, site, _folder: shared };
+        let sample = Sample { upstream, lists, bundle, site, _directory: shared };
         sample.pack(&sample.lists, &sample.bundle);
         unpack(&sample.bundle, &sample.site).ok();
         sample
@@ -90,7 +90,7 @@ fn images() -> Vec<UpstreamImage> {
 fn files() -> Vec<UpstreamFile> {
     let runc = random_bytes(10, 700_000);
     let kubelet = random_bytes(11, 1_500_000);
-    let long = format!("https://dl.k8s.io/{}/{}/file", "folder".repeat(40), "ü".repeat(100));
+    let long = format!("https://dl.k8s.io/{}/{}/file", "directory".repeat(40), "ü".repeat(100));
     // To the byte a layer of an image: one blob, whatever it is called.
     let layer = Layer::random(1, 300_000, Compression::Gzip).bytes;
     vec![
@@ -112,9 +112,9 @@ fn files() -> Vec<UpstreamFile> {
     ]
 }
 
-/// `airbundle image`, into `folder`; returns the archive.
-fn build(kind: &str, bundle: &Path, folder: &Path, options: &[&str]) -> (PathBuf, Finished) {
-    let output = folder.join(format!("{kind}.tar"));
+/// `airbundle image`, into `directory`; returns the archive.
+fn build(kind: &str, bundle: &Path, directory: &Path, options: &[&str]) -> (PathBuf, Finished) {
+    let output = directory.join(format!("{kind}.tar"));
     let mut args = vec!["image".into(), bundle.to_owned(), "--kind".into(), kind.into(), "-o".into()];
     args.push(output.clone());
     args.extend(options.iter().map(PathBuf::from));
@@ -211,12 +211,12 @@ fn get(docker: &Dockerd, url: &str, options: &[&str]) -> Option<(String, Vec<u8>
 #[test]
 fn docker_runs_nginx_with_all_files_and_a_registry_with_all_images() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     let docker = Dockerd::start_apart();
     let options = ["--build", "3", "--kubespray", "v2.25.0", "--layer-size", "2M", "--json"];
     for (kind, name) in [("files", "kubespray-files:v3-v2.25.0"), ("registry", "kubespray-images:v3-v2.25.0")]
     {
-        let (archive, built) = build(kind, &sample.bundle, folder.path(), &options);
+        let (archive, built) = build(kind, &sample.bundle, directory.path(), &options);
         let summary = built.ok().json();
         let loaded = docker.run(["load".as_ref(), "--input".as_ref(), archive.as_os_str()]);
         assert!(loaded.contains(&format!("Loaded image: {name}")), "{loaded}");
@@ -239,7 +239,7 @@ fn docker_runs_nginx_with_all_files_and_a_registry_with_all_images() {
         "5000:5000",
         "kubespray-images:v3-v2.25.0",
     ]);
-    assert_registry_serves(&docker, "127.0.0.1:5000", sample.upstream.images(), folder.path());
+    assert_registry_serves(&docker, "127.0.0.1:5000", sample.upstream.images(), directory.path());
     // No container has begun by copying gigabytes into a volume.
     assert_eq!(docker.run(["volume", "ls", "--quiet"]), "");
     docker.run(["rm", "--force", "files", "images"]);
@@ -272,7 +272,7 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
     }
 }
 
-fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImage], folder: &Path) {
+fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImage], directory: &Path) {
     patiently("that the registry answers", || get(docker, &format!("http://{server}/v2/"), &[]));
     let skopeo = |args: &[&str]| process::run(docker.inside("skopeo").args(args)).stdout;
     for entry in images {
@@ -284,7 +284,7 @@ fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImag
             assert_eq!(raw, entry.image.manifest[..], "{reference}");
         }
         if entry.image.root.media_type.contains("docker") {
-            let copy = folder.join(entry.name().replace('/', "_"));
+            let copy = directory.join(entry.name().replace('/', "_"));
             let copy = copy.to_str().expect("a plain path");
             let target = format!("dir:{copy}");
             skopeo(&[
@@ -307,13 +307,14 @@ fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImag
 #[test]
 fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     let podman = Podman::new();
     for (kind, name, mounted, unpacked) in [
         ("files", "kubespray-files", "usr/share/nginx/html", "files"),
         ("registry", "kubespray-images", "var/lib/registry", "registry"),
     ] {
-        let (archive, built) = build(kind, &sample.bundle, folder.path(), &["--layer-size", "1M", "--json"]);
+        let (archive, built) =
+            build(kind, &sample.bundle, directory.path(), &["--layer-size", "1M", "--json"]);
         let summary = built.ok().json();
         let loaded =
             podman.run(["load".as_ref(), "--quiet".as_ref(), "--input".as_ref(), archive.as_os_str()]);
@@ -331,10 +332,11 @@ fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
 #[test]
 fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     let docker = Dockerd::start();
     let names = ["--tag", "site.local:5000/infra/files:v1", "--tag", "site.local:5000/infra/files:latest"];
-    let (archive, built) = build("files", &sample.bundle, folder.path(), &[&names[..], &["--json"]].concat());
+    let (archive, built) =
+        build("files", &sample.bundle, directory.path(), &[&names[..], &["--json"]].concat());
     let summary = built.ok().json();
     assert_eq!(summary["names"], json!([names[1], names[3]]));
     docker.ctr(["images", "import", "--snapshotter", "native"].map(Path::new).into_iter().chain([&*archive]));
@@ -350,12 +352,12 @@ fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
         let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
         assert_eq!(inspected["Labels"]["org.opencontainers.image.title"], "files");
     }
-    let (archive, built) = build("registry", &sample.bundle, folder.path(), &["--json"]);
+    let (archive, built) = build("registry", &sample.bundle, directory.path(), &["--json"]);
     let summary = built.ok().json();
     // The only image of an archive needs no name; skopeo checks every digest on the way.
     let source = format!("oci-archive:{}", archive.display());
     clients::skopeo(["inspect", &source]);
-    let copy = folder.path().join("copy");
+    let copy = directory.path().join("copy");
     clients::skopeo(["copy", "--quiet", &source, &format!("dir:{}", copy.display())]);
     assert_eq!(digest(&copy.join("manifest.json")), summary["digest"].as_str().expect("a digest"));
 }
@@ -363,12 +365,12 @@ fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
 #[test]
 fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_threads() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     for kind in ["files", "registry"] {
-        let (archive, built) = build(kind, &sample.bundle, folder.path(), &["-q"]);
+        let (archive, built) = build(kind, &sample.bundle, directory.path(), &["-q"]);
         assert_eq!(built.ok().stdout, "");
         let expected = digest(&archive);
-        build(kind, &sample.bundle, folder.path(), &[]).1.ok();
+        build(kind, &sample.bundle, directory.path(), &[]).1.ok();
         assert_eq!(digest(&archive), expected, "{kind}");
         for threads in ["1", "7"] {
             let bundle = fs::File::open(&sample.bundle).expect("open the bundle");
@@ -401,9 +403,9 @@ fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_t
 #[test]
 fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     for (kind, reference, port) in [("files", NGINX, "80/tcp"), ("registry", REGISTRY, "5000/tcp")] {
-        let (archive, built) = build(kind, &sample.bundle, folder.path(), &["--json"]);
+        let (archive, built) = build(kind, &sample.bundle, directory.path(), &["--json"]);
         built.ok();
         let Opened { config, manifest, layers } = Opened::read(&archive);
         let base = sample.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
@@ -428,9 +430,9 @@ fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
 #[test]
 fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     let (archive, built) =
-        build("registry", &sample.bundle, folder.path(), &["--layer-size", "1M", "--json"]);
+        build("registry", &sample.bundle, directory.path(), &["--layer-size", "1M", "--json"]);
     let layers = Opened::read(&archive).layers;
     assert_eq!(built.ok().json()["layers"], layers.len());
     assert!(layers.len() > 6, "{}", layers.len());
@@ -446,13 +448,13 @@ fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
     let reference = "quay.io/b/two:v2";
     let new = Image::new(Format::Oci, "linux/amd64", &[Layer::random(99, 900_000, Compression::Gzip)]);
     sample.upstream.registry.push("quay.io/b/two", "v2", &new);
-    let lists = folder.path().join("lists");
-    fs::create_dir(&lists).expect("make a folder");
+    let lists = directory.path().join("lists");
+    fs::create_dir(&lists).expect("make a directory");
     let list = sample.upstream.images_list().replace("quay.io/b/two:v1", reference);
     fs::write(lists.join("images.list"), list).expect("write a list");
-    let bundle = folder.path().join("new.tar.zst");
+    let bundle = directory.path().join("new.tar.zst");
     sample.pack(&lists, &bundle);
-    build("registry", &bundle, folder.path(), &["--layer-size", "1M"]).1.ok();
+    build("registry", &bundle, directory.path(), &["--layer-size", "1M"]).1.ok();
     let old: BTreeSet<_> = layers.iter().map(|layer| sha256(layer)).collect();
     let new: BTreeSet<_> = Opened::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
     // That of the image, and that of the tags.
@@ -462,8 +464,8 @@ fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
 #[test]
 fn a_content_with_two_names_stands_in_the_image_once() {
     let sample = sample();
-    let folder = folder();
-    let (archive, built) = build("files", &sample.bundle, folder.path(), &["--layer-size", "1"]);
+    let directory = directory();
+    let (archive, built) = build("files", &sample.bundle, directory.path(), &["--layer-size", "1"]);
     built.ok();
     let mut links = BTreeMap::new();
     for layer in Opened::read(&archive).layers {
@@ -486,9 +488,9 @@ fn a_content_with_two_names_stands_in_the_image_once() {
 #[test]
 fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     let failed = |kind: &str, options: &[&str], words: &[&str]| {
-        let (archive, finished) = build(kind, &sample.bundle, folder.path(), options);
+        let (archive, finished) = build(kind, &sample.bundle, directory.path(), options);
         finished.failed(2, words);
         assert!(!archive.exists() && !partial(&archive).exists());
     };
@@ -509,29 +511,29 @@ fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
     failed("files", &["--build", "3", "--kubespray", "v2 25"], &["a tag"]);
     let arm64 = ["--platform", "linux/arm64", "--json"];
     assert_eq!(
-        build("files", &sample.bundle, folder.path(), &arm64).1.ok().json()["platform"],
+        build("files", &sample.bundle, directory.path(), &arm64).1.ok().json()["platform"],
         "linux/arm64"
     );
 
     let second = "quay.io/other/nginx:1";
     sample.upstream.registry.push("quay.io/other/nginx", "1", sample.upstream.image(NGINX));
-    let list = folder.path().join("images.list");
+    let list = directory.path().join("images.list");
     fs::write(&list, format!("{NGINX}\n{second}\n")).expect("write a list");
-    let bundle = folder.path().join("two.tar.zst");
+    let bundle = directory.path().join("two.tar.zst");
     sample.pack(&list, &bundle);
-    let (_, finished) = build("files", &bundle, folder.path(), &[]);
+    let (_, finished) = build("files", &bundle, directory.path(), &[]);
     finished.failed(2, &["several", NGINX, second]);
-    let (_, finished) = build("registry", &bundle, folder.path(), &["--base", second]);
+    let (_, finished) = build("registry", &bundle, directory.path(), &["--base", second]);
     finished.ok();
-    let (_, finished) = build("files", &bundle, folder.path(), &["--base", second]);
+    let (_, finished) = build("files", &bundle, directory.path(), &["--base", second]);
     finished.failed(2, &["no files"]);
 }
 
 #[test]
 fn what_will_not_work_everywhere_is_told() {
     let sample = sample();
-    let folder = folder();
-    let (_, finished) = build("files", &sample.bundle, folder.path(), &[]);
+    let directory = directory();
+    let (_, finished) = build("files", &sample.bundle, directory.path(), &[]);
     assert!(finished.ok().stderr.contains("warning: `get.helm.sh/.hidden` will not be served"));
     let layer = Layer::random(1, 1000, Compression::Zstd);
     sample.upstream.registry.push(
@@ -539,11 +541,11 @@ fn what_will_not_work_everywhere_is_told() {
         "1",
         &Image::new(Format::Oci, "linux/amd64", &[layer]),
     );
-    let list = folder.path().join("some.list");
+    let list = directory.path().join("some.list");
     fs::write(&list, "quay.io/zstd/nginx:1\nhttps://get.helm.sh/empty\n").expect("write a list");
-    let bundle = folder.path().join("zstd.tar.zst");
+    let bundle = directory.path().join("zstd.tar.zst");
     sample.pack(&list, &bundle);
-    let (_, finished) = build("files", &bundle, folder.path(), &[]);
+    let (_, finished) = build("files", &bundle, directory.path(), &[]);
     assert!(finished.ok().stderr.contains("from version 23 on"));
 }
 
@@ -555,9 +557,9 @@ fn partial(archive: &Path) -> PathBuf {
 #[test]
 fn a_damaged_bundle_makes_no_image() {
     let sample = sample();
-    let folder = folder();
+    let directory = directory();
     let sound = fs::read(&sample.bundle).expect("read the bundle");
-    let bundle = folder.path().join("damaged.tar.zst");
+    let bundle = directory.path().join("damaged.tar.zst");
     let at =
         |bytes: &[u8]| sound.windows(64).position(|part| part == &bytes[1000..1064]).expect("it is stored");
     let large = sample.upstream.image("quay.io/d/large:v1");
@@ -570,7 +572,7 @@ fn a_damaged_bundle_makes_no_image() {
         let mut bytes = sound.clone();
         bytes[offset] ^= 1;
         fs::write(&bundle, bytes).expect("write a bundle");
-        let (archive, finished) = build(kind, &bundle, folder.path(), &[]);
+        let (archive, finished) = build(kind, &bundle, directory.path(), &[]);
         finished.failed(7, &["damaged in", owner]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
@@ -586,7 +588,7 @@ fn a_damaged_bundle_makes_no_image() {
         stream[at] ^= 1;
         fs::write(&bundle, framed(&stream)).expect("write a bundle");
         stream[at] ^= 1;
-        let (archive, finished) = build(kind, &bundle, folder.path(), &[]);
+        let (archive, finished) = build(kind, &bundle, directory.path(), &[]);
         finished.failed(7, &["damaged in", owner, "do not have this digest"]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
@@ -594,14 +596,14 @@ fn a_damaged_bundle_makes_no_image() {
     let mut bytes = sound.clone();
     bytes[at(file)] ^= 1;
     fs::write(&bundle, bytes).expect("write a bundle");
-    build("registry", &bundle, folder.path(), &[]).1.ok();
+    build("registry", &bundle, directory.path(), &[]).1.ok();
 }
 
 #[test]
 fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_same_image() {
     let sample = sample();
-    let folder = folder();
-    let (archive, built) = build("registry", &sample.bundle, folder.path(), &[]);
+    let directory = directory();
+    let (archive, built) = build("registry", &sample.bundle, directory.path(), &[]);
     built.ok();
     let expected = digest(&archive);
     fs::remove_file(&archive).expect("remove the archive");
@@ -617,19 +619,22 @@ fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_sa
     pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads on");
     patiently("that the archive is begun", || partial(&archive).exists().then_some(()));
     // A second one does not disturb the first.
-    let (_, second) = build("registry", &sample.bundle, folder.path(), &[]);
+    let (_, second) = build("registry", &sample.bundle, directory.path(), &[]);
     second.failed(9, &["another `airbundle`"]);
     child.kill().expect("kill airbundle");
     child.wait().expect("wait for airbundle");
     assert!(!archive.exists() && partial(&archive).exists());
-    build("registry", &sample.bundle, folder.path(), &[]).1.ok();
+    build("registry", &sample.bundle, directory.path(), &[]).1.ok();
     assert_eq!(digest(&archive), expected);
     assert!(!partial(&archive).exists());
 
     // An older image stays until the new one is complete.
-    let (_, finished) = build("registry", Path::new("/dev/null"), folder.path(), &[]);
+    let (_, finished) = build("registry", Path::new("/dev/null"), directory.path(), &[]);
     finished.failed(8, &["no airbundle bundle"]);
     assert_eq!(digest(&archive), expected);
-    let folders: Vec<_> = Tree::of(folder.path()).0.into_iter().collect();
-    assert!(matches!(&folders[..], [(_, entry)] if matches!(entry.kind, Kind::File { .. })), "{folders:?}");
+    let directories: Vec<_> = Tree::of(directory.path()).0.into_iter().collect();
+    assert!(
+        matches!(&directories[..], [(_, entry)] if matches!(entry.kind, Kind::File { .. })),
+        "{directories:?}"
+    );
 }

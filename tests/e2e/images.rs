@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::program::{Finished, run, unbundle, unbundle_command};
-use crate::serve::{blob, folder, unpack, world};
+use crate::serve::{blob, directory, unpack, world};
 use crate::support::clients::{Dockerd, Podman, skopeo};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::process;
@@ -84,22 +84,22 @@ fn list(site: &Path, args: &[&str]) -> Finished {
 struct Sample {
     bundle: PathBuf,
     site: PathBuf,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Sample {
     fn new(images: &[(&str, &Image)]) -> Self {
-        let (world, folder) = (world(), folder());
+        let (world, directory) = (world(), directory());
         for (reference, image) in images {
             let name = reference.split('@').next().expect("split gives one part at least");
             let (name, tag) = name.rsplit_once(':').map_or((name, None), |(name, tag)| (name, Some(tag)));
             world.upstream.registry.push(name, tag, image);
         }
         let lines: Vec<_> = images.iter().map(|(reference, _)| *reference).collect();
-        let bundle = world.pack_lines(folder.path(), &lines, &[]);
-        let site = folder.path().join("site");
+        let bundle = world.pack_lines(directory.path(), &lines, &[]);
+        let site = directory.path().join("site");
         unpack(&bundle, &site).ok();
-        Self { bundle, site, folder }
+        Self { bundle, site, directory }
     }
 
     fn blob(&self, digest: &str) -> PathBuf {
@@ -221,7 +221,7 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
     );
 
     // What docker makes of it is what was packed: it runs.
-    let root = folder();
+    let root = directory();
     let image = "nginx:1.25.2-alpine";
     engines.dockerd.run([
         "create",
@@ -326,8 +326,8 @@ fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
 #[test]
 fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
     let world = world();
-    let folder = folder();
-    let output = folder.path().to_str().expect("a plain path");
+    let directory = directory();
+    let output = directory.path().to_str().expect("a plain path");
     let load = |args: &[&str]| {
         list(&world.site, &[&["--load", "oci-archive", "--output", output, "--platform"], args].concat())
     };
@@ -335,8 +335,8 @@ fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
     let why = "left out: `quay.io/coreos/etcd:v3.5.12` is not here for linux/arm64, only for linux/amd64";
     assert!(all.stderr.contains(why), "{all:#?}");
     let written: BTreeSet<_> = fs::read_dir(output)
-        .expect("read a folder")
-        .map(|entry| entry.expect("read a folder").file_name().into_string().expect("a plain name"))
+        .expect("read a directory")
+        .map(|entry| entry.expect("read a directory").file_name().into_string().expect("a plain name"))
         .collect();
     let for_arm: BTreeSet<_> = world
         .upstream
@@ -359,21 +359,22 @@ fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
 #[test]
 fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
     let (world, engines) = (world(), Engines::start());
-    let folders = [folder(), folder()];
-    for folder in &folders {
-        let output = folder.path().to_str().expect("a plain path");
+    let directories = [directory(), directory()];
+    for directory in &directories {
+        let output = directory.path().to_str().expect("a plain path");
         list(&world.site, &["--load", "oci-archive", "--output", output]).ok();
     }
     for Loadable { reference, by_tag, image, .. } in loadable() {
         let name = by_tag.as_deref().unwrap_or(reference);
         let file = format!("{}.tar", name.replace(['/', ':', '@'], "_"));
-        let [first, second] = [&folders[0], &folders[1]].map(|folder| folder.path().join(&file));
+        let [first, second] =
+            [&directories[0], &directories[1]].map(|directory| directory.path().join(&file));
         let bytes = fs::read(&first).expect("an archive for each image");
         assert!(bytes == fs::read(&second).expect("an archive for each image"), "{file} differs");
         let archive = format!("oci-archive:{}", first.display());
         assert_eq!(skopeo(["inspect", "--raw", &archive]).as_bytes(), &image.manifest[..], "{file}");
         skopeo(["inspect", &archive]);
-        let copy = folders[0].path().join("copy");
+        let copy = directories[0].path().join("copy");
         let _ = fs::remove_dir_all(&copy);
         skopeo(["copy", "--quiet", "--preserve-digests", &archive, &format!("dir:{}", copy.display())]);
         for (digest, bytes) in image.parts() {
@@ -383,7 +384,7 @@ fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
     }
     // By hand, as it would be on another machine.
     let pause = "registry.k8s.io/pause:3.9";
-    let file = folders[0].path().join("registry.k8s.io_pause_3.9.tar");
+    let file = directories[0].path().join("registry.k8s.io_pause_3.9.tar");
     let file = file.to_str().expect("a plain path");
     engines.dockerd.run(["load", "--input", file]);
     engines.podman.run(["load", "--input", file]);
@@ -391,16 +392,16 @@ fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
     assert!(engines.has("docker").contains_key(pause) && engines.has("podman").contains_key(pause));
     assert!(engines.has("containerd").contains_key(pause));
 
-    // To stdout, to a file of any name, and to the folder in which one stands.
+    // To stdout, to a file of any name, and to the directory in which one stands.
     let by_name = fs::read(file).expect("an archive");
     let piped = images(&world.site, &[pause, "--load", "oci-archive", "--output", "-"]).output();
     let piped = piped.expect("start unbundle");
     assert!(piped.status.success() && piped.stdout == by_name, "{}", String::from_utf8_lossy(&piped.stderr));
     let mut here = images(&world.site, &[pause, "--load", "oci-archive"]);
-    run(here.current_dir(folders[1].path().join(".."))).ok();
-    let here = folders[1].path().with_file_name("registry.k8s.io_pause_3.9.tar");
+    run(here.current_dir(directories[1].path().join(".."))).ok();
+    let here = directories[1].path().with_file_name("registry.k8s.io_pause_3.9.tar");
     assert!(fs::read(&here).expect("an archive") == by_name);
-    let named = folders[1].path().join("x");
+    let named = directories[1].path().join("x");
     let output = ["--output", named.to_str().expect("a plain path")];
     list(&world.site, &[&[pause, "--load", "oci-archive"], &output[..]].concat()).ok();
     assert!(fs::read(&named).expect("an archive") == by_name);
@@ -471,7 +472,7 @@ fn a_damaged_image_reaches_no_engine_and_the_others_do() {
 
     // Neither a file, nor a document, nor what should be one.
     let load = |words: &[&str]| {
-        let output = sample.folder.path().join("app.tar");
+        let output = sample.directory.path().join("app.tar");
         let output = output.to_str().expect("a plain path");
         let args = ["--load", "oci-archive", "--output", output, "damaged/app:1"];
         list(&sample.site, &args).failed(7, words);
@@ -556,12 +557,12 @@ fn an_engine_that_goes_away_is_not_tried_with_every_image() {
         load) touch \"$0.gone\"; echo 'Error: I am' >&2; echo 'leaving' >&2; exit 3 ;;\n\
         *) exit 1 ;;\n\
         esac\n";
-    let folder = folder();
-    let docker = folder.path().join("docker");
+    let directory = directory();
+    let docker = directory.path().join("docker");
     fs::write(&docker, DOCKER).expect("write a script");
     fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("make it executable");
     let mut command = images(&world().site, &["--load", "docker"]);
-    let path = format!("{}:/usr/bin:/bin", folder.path().display());
+    let path = format!("{}:/usr/bin:/bin", directory.path().display());
     let words =
         ["docker has not taken `docker.io/flannel", "(`docker`: exit status: 3: Error: I am; leaving)"];
     let told = run(command.env("PATH", path)).failed(11, &words);
@@ -597,8 +598,8 @@ fn a_name_that_is_none_or_stands_for_several_images_is_an_error_that_lists_them(
         list(&sample.site, args).failed(2, &words);
     }
     let words = ["is no site: it has no `site.json`", "unbundle unpack"];
-    list(sample.folder.path(), &[]).failed(6, &words);
-    let empty = folder();
+    list(sample.directory.path(), &[]).failed(6, &words);
+    let empty = directory();
     fs::write(empty.path().join("site.json"), "{}").expect("write a file");
     list(empty.path(), &[]).failed(7, &["site.json", "remove it and unpack again"]);
 }

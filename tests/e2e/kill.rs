@@ -30,7 +30,7 @@ const NO_SPACE: &str = "No space left on device";
 /// Lists, servers for them, the bundle, and the site that it makes, all from undisturbed runs.
 struct Sample {
     upstream: Upstream,
-    folder: TempDir,
+    directory: TempDir,
     bundle: PathBuf,
     site: Tree,
     /// How long it takes to pack, and to unpack.
@@ -39,13 +39,13 @@ struct Sample {
 
 impl Sample {
     fn new(images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        let upstream = Upstream::start(folder.path(), images, files);
-        upstream.write_lists(&folder.path().join("lists"));
-        let bundle = folder.path().join("undisturbed.tar.zst");
-        let site = folder.path().join("undisturbed");
+        let directory = tempdir().expect("make a temporary directory");
+        let upstream = Upstream::start(directory.path(), images, files);
+        upstream.write_lists(&directory.path().join("lists"));
+        let bundle = directory.path().join("undisturbed.tar.zst");
+        let site = directory.path().join("undisturbed");
         let mut sample =
-            Self { upstream, folder, bundle, site: Tree(BTreeMap::new()), times: [Duration::ZERO; 2] };
+            Self { upstream, directory, bundle, site: Tree(BTreeMap::new()), times: [Duration::ZERO; 2] };
         let start = Instant::now();
         airbundle(sample.pack(&sample.bundle)).ok();
         sample.times[0] = start.elapsed();
@@ -57,7 +57,7 @@ impl Sample {
     }
 
     fn pack(&self, output: &Path) -> Vec<String> {
-        let lists = self.folder.path().join("lists");
+        let lists = self.directory.path().join("lists");
         let mut args = vec!["pack".to_owned(), text(&lists), "-o".to_owned(), text(output), "-q".to_owned()];
         args.extend(self.upstream.mirror_args());
         args
@@ -148,10 +148,11 @@ fn data(digest: &str) -> PathBuf {
     Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("list {}: {error}", folder.display()));
+fn names(directory: &Path) -> Vec<String> {
+    let entries =
+        fs::read_dir(directory).unwrap_or_else(|error| panic!("list {}: {error}", directory.display()));
     let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("list a folder").file_name().to_string_lossy().into_owned())
+        .map(|entry| entry.expect("list a directory").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
     names
@@ -242,8 +243,8 @@ fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is
     let expected = sample.bytes();
     at_moments(16, sample.times[0], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
-        let folder = tempdir().expect("make a temporary folder");
-        let output = folder.path().join("out.tar.zst");
+        let directory = tempdir().expect("make a temporary directory");
+        let output = directory.path().join("out.tar.zst");
         let old = (number % 2 == 1).then_some(&b"an older bundle"[..]);
         if let Some(old) = old {
             fs::write(&output, old).expect("write a file");
@@ -258,7 +259,7 @@ fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is
         airbundle(sample.pack(&output)).ok();
         let found = fs::read(&output).expect("read the bundle");
         assert!(found == expected, "{moment:?}: {} and not {}", sha256(&found), sha256(&expected));
-        assert_eq!(names(folder.path()), ["out.tar.zst"]);
+        assert_eq!(names(directory.path()), ["out.tar.zst"]);
         killed
     });
 }
@@ -268,8 +269,8 @@ fn an_unpack_that_is_killed_at_random_leaves_only_what_is_complete_and_the_next_
     let sample = large();
     at_moments(12, sample.times[1], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
-        let folder = tempdir().expect("make a temporary folder");
-        let site = folder.path().join("site");
+        let directory = tempdir().expect("make a temporary directory");
+        let site = directory.path().join("site");
         let what = format!("killed after {moment:?}");
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, signal);
@@ -282,8 +283,8 @@ fn an_unpack_that_is_killed_at_random_leaves_only_what_is_complete_and_the_next_
 #[test]
 fn an_unpack_that_is_killed_again_and_again_comes_to_its_end() {
     let sample = large();
-    let folder = tempdir().expect("make a temporary folder");
-    let site = folder.path().join("site");
+    let directory = tempdir().expect("make a temporary directory");
+    let site = directory.path().join("site");
     at_moments(12, sample.times[1].mul_f64(0.6), |_, moment| {
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, Signal::KILL);
@@ -304,8 +305,8 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
     const CALLS: &str = "trace=mkdir,mkdirat,open,openat,openat2,creat,write,pwrite64,ftruncate,fallocate,\
                          fchmod,fchmodat,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,\
                          unlinkat,rmdir";
-    let folder = tempdir().expect("make a temporary folder");
-    let log = folder.path().join("log");
+    let directory = tempdir().expect("make a temporary directory");
+    let log = directory.path().join("log");
     run(Command::new("strace")
         .args(["-f", "-qq", "-e", CALLS, "-o"])
         .arg(&log)
@@ -331,8 +332,8 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
 /// A program with this done to it (`write:error=ENOSPC:when=3`); whether that happened, and whether it kept the
 /// program from saying something.
 fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
-    let folder = tempdir().expect("make a temporary folder");
-    let log = folder.path().join("log");
+    let directory = tempdir().expect("make a temporary directory");
+    let log = directory.path().join("log");
     let (name, _) = injection.split_once(':').expect("a name");
     let mut strace = Command::new("strace");
     strace.args(["-f", "-qq", "-e", &format!("trace={name}"), "-e", &format!("inject={injection}"), "-o"]);
@@ -364,14 +365,15 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
 #[test]
 fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_the_next_one_finishes() {
     let sample = small();
-    let folder = tempdir().expect("make a temporary folder");
-    let calls: Vec<Call> = mutations(unbundle_command().args(sample.unpack(&folder.path().join("traced"))))
-        .into_iter()
-        .collect();
+    let directory = tempdir().expect("make a temporary directory");
+    let calls: Vec<Call> =
+        mutations(unbundle_command().args(sample.unpack(&directory.path().join("traced"))))
+            .into_iter()
+            .collect();
     let killed = AtomicUsize::new(0);
     each(&calls, |(name, number)| {
         let what = format!("{name} {number}");
-        let site = folder.path().join(&what);
+        let site = directory.path().join(&what);
         let (finished, happened, _) = injected(
             &format!("{name}:signal=SIGKILL:when={number}"),
             unbundle_command().args(sample.unpack(&site)),
@@ -381,7 +383,7 @@ fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_
         killed.fetch_add(usize::from(happened), Ordering::Relaxed);
         sample.assert_sound(&site, &what);
         sample.complete(&site, &what);
-        fs::remove_dir_all(&site).expect("remove a folder");
+        fs::remove_dir_all(&site).expect("remove a directory");
     });
     let killed = killed.into_inner();
     assert!(killed >= 60 && killed * 10 >= calls.len() * 8, "killed {killed} times at {} calls", calls.len());
@@ -391,8 +393,8 @@ fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_
 fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
     let sample = small();
     let expected = sample.bytes();
-    let folder = tempdir().expect("make a temporary folder");
-    let traced = folder.path().join("traced.tar.zst");
+    let directory = tempdir().expect("make a temporary directory");
+    let traced = directory.path().join("traced.tar.zst");
     // Its threads also write to each other and to the network.
     let calls: Vec<Call> = mutations(airbundle_command().args(sample.pack(&traced)))
         .into_iter()
@@ -401,8 +403,8 @@ fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_n
     let killed = AtomicUsize::new(0);
     each(&calls, |(name, number)| {
         let what = format!("{name} {number}");
-        let folder = tempdir().expect("make a temporary folder");
-        let output = folder.path().join("out.tar.zst");
+        let directory = tempdir().expect("make a temporary directory");
+        let output = directory.path().join("out.tar.zst");
         let (finished, happened, _) = injected(
             &format!("{name}:signal=SIGKILL:when={number}"),
             airbundle_command().args(sample.pack(&output)),
@@ -413,7 +415,7 @@ fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_n
         assert!(found.is_none_or(|found| found == expected), "{what}: something incomplete is at the name");
         airbundle(sample.pack(&output)).ok();
         assert!(fs::read(&output).expect("read the bundle") == expected, "{what}: another bundle");
-        assert_eq!(names(folder.path()), ["out.tar.zst"], "{what}");
+        assert_eq!(names(directory.path()), ["out.tar.zst"], "{what}");
     });
     assert!(killed.into_inner() >= 8, "of {calls:?}");
 }
@@ -421,13 +423,13 @@ fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_n
 #[test]
 fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finishes() {
     let sample = small();
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     // What was there before: other content of the same site, which must stay.
     let before = |site: &Path| {
-        fs::create_dir_all(site.join("files/k8s/other")).expect("create a folder");
+        fs::create_dir_all(site.join("files/k8s/other")).expect("create a directory");
         fs::write(site.join("files/k8s/other/file"), b"older").expect("write a file");
     };
-    let traced = folder.path().join("traced");
+    let traced = directory.path().join("traced");
     before(&traced);
     let calls: Vec<(Call, &str)> = mutations(unbundle_command().args(sample.unpack(&traced)))
         .into_iter()
@@ -439,7 +441,7 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
     let failed = AtomicUsize::new(0);
     each(&calls, |((name, number), error)| {
         let what = format!("{name} {number} {error}");
-        let site = folder.path().join(&what);
+        let site = directory.path().join(&what);
         before(&site);
         let (finished, happened, mute) = injected(
             &format!("{name}:error={error}:when={number}"),
@@ -459,10 +461,10 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
         }
         let other = site.join("files/k8s/other");
         assert_eq!(fs::read(other.join("file")).expect("what was there stays"), b"older", "{what}");
-        fs::remove_dir_all(other).expect("remove a folder");
+        fs::remove_dir_all(other).expect("remove a directory");
         sample.assert_sound(&site, &what);
         sample.complete(&site, &what);
-        fs::remove_dir_all(&site).expect("remove a folder");
+        fs::remove_dir_all(&site).expect("remove a directory");
     });
     assert!(failed.into_inner() >= 60, "of {} calls", calls.len());
 }
@@ -470,8 +472,8 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
 #[test]
 fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
     let sample = small();
-    let folder = tempdir().expect("make a temporary folder");
-    let output = folder.path().join("out.tar.zst");
+    let directory = tempdir().expect("make a temporary directory");
+    let output = directory.path().join("out.tar.zst");
     let program = airbundle_command().get_program().to_owned();
     for (injection, reason) in [
         ("fsync:error=EIO:when=1", "Input/output error"),
@@ -488,8 +490,8 @@ fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
             stdout: String::new(),
             stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
         };
-        finished.failed(6, &["error: cannot ", &text(folder.path()), reason]);
-        // The second sync is that of the folder: the bundle has its name by then, and is whole.
+        finished.failed(6, &["error: cannot ", &text(directory.path()), reason]);
+        // The second sync is that of the directory: the bundle has its name by then, and is whole.
         if injection.ends_with("when=2") {
             assert_eq!(fs::read(&output).expect("read the bundle"), sample.bytes());
             fs::remove_file(&output).expect("remove the bundle");
@@ -503,7 +505,7 @@ fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
             assert_eq!(fs::read(&output).expect("read the bundle"), sample.bytes(), "{injection}");
             fs::remove_file(&output).expect("remove the bundle");
         }
-        assert_eq!(names(folder.path()), [""; 0], "{injection}");
+        assert_eq!(names(directory.path()), [""; 0], "{injection}");
     }
 }
 
@@ -514,9 +516,9 @@ struct Mount(TempDir);
 
 impl Mount {
     fn new(options: &str) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder.path()));
-        Self(folder)
+        let directory = tempdir().expect("make a temporary directory");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()));
+        Self(directory)
     }
 
     fn path(&self) -> &Path {
@@ -604,8 +606,8 @@ fn a_site_that_cannot_be_written_is_refused_and_stays_as_it_is() {
         .failed(6, &["b.tar.zst", "Read-only file system"]);
     assert_eq!(Tree::of(mount.path()), before);
 
-    let folder = tempdir().expect("make a temporary folder");
-    let file = folder.path().join("file");
+    let directory = tempdir().expect("make a temporary directory");
+    let file = directory.path().join("file");
     fs::write(&file, b"file").expect("write a file");
     for site in [file.clone(), file.join("below")] {
         unbundle(sample.unpack(&site)).failed(6, &["error: cannot ", &text(&file), "a file stands where"]);
@@ -630,15 +632,15 @@ fn ended(child: Child) -> Finished {
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// A folder that is shown at another place, too. Unmounted when dropped. Needs root.
+/// A directory that is shown at another place, too. Unmounted when dropped. Needs root.
 struct Bound(PathBuf);
 
 impl Bound {
-    fn new(folder: &Path, place: &Path) -> Self {
-        for folder in [folder, place] {
-            fs::create_dir_all(folder).expect("make a folder");
+    fn new(directory: &Path, place: &Path) -> Self {
+        for directory in [directory, place] {
+            fs::create_dir_all(directory).expect("make a directory");
         }
-        run(Command::new("mount").arg("--bind").args([folder, place]));
+        run(Command::new("mount").arg("--bind").args([directory, place]));
         Self(place.to_owned())
     }
 }
@@ -652,9 +654,9 @@ impl Drop for Bound {
 #[test]
 fn parts_of_a_site_may_be_mounts_of_one_file_system() {
     let sample = small();
-    let folder = tempfile::tempdir().expect("make a folder");
-    let site = folder.path().join("site");
-    let _bound = Bound::new(&folder.path().join("data"), &site.join("registry"));
+    let directory = tempfile::tempdir().expect("make a directory");
+    let site = directory.path().join("site");
+    let _bound = Bound::new(&directory.path().join("data"), &site.join("registry"));
     unbundle(sample.unpack(&site)).ok();
     let difference = Tree::of(&site).difference(&sample.site);
     let own = |line: &String| line.starts_with("registry/.unbundle");
@@ -667,7 +669,7 @@ fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
     let sample = large();
     let mount = Mount::new("size=30m");
     let [files, registry] = ["files", "registry"].map(|name| text(&mount.path().join(name)));
-    let elsewhere = tempfile::tempdir().expect("make a folder");
+    let elsewhere = tempfile::tempdir().expect("make a directory");
     let mut args = sample.unpack(elsewhere.path());
     args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
     // Either part fits; both of them do not.
@@ -679,8 +681,8 @@ fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
 #[test]
 fn the_storage_of_a_site_is_locked_by_whatever_name_it_is_reached() {
     let sample = small();
-    let folder = tempfile::tempdir().expect("make a folder");
-    let site = folder.path().join("site");
+    let directory = tempfile::tempdir().expect("make a directory");
+    let site = directory.path().join("site");
     unbundle(sample.unpack(&site)).ok();
     let lock = fs::File::open(site.join("registry")).expect("open the storage");
     lock.lock().expect("lock it");
@@ -693,8 +695,8 @@ fn the_storage_of_a_site_is_locked_by_whatever_name_it_is_reached() {
 fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
     let sample = large();
     let bytes = sample.bytes();
-    let folder = tempdir().expect("make a temporary folder");
-    let site = folder.path().join("site");
+    let directory = tempdir().expect("make a temporary directory");
+    let site = directory.path().join("site");
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(&bytes[..bytes.len() / 2]).expect("feed the first half");
@@ -714,10 +716,10 @@ fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
 fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_keeps_what_came() {
     let sample = large();
     let bytes = sample.bytes();
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     for tenths in [3, 5, 7, 9] {
-        let site = folder.path().join(format!("site-{tenths}"));
-        let part = folder.path().join("part");
+        let site = directory.path().join(format!("site-{tenths}"));
+        let part = directory.path().join("part");
         fs::write(&part, &bytes[..bytes.len() / 10 * tenths]).expect("write a part");
         let finished = unbundle_from(&part, ["unpack", "-", &text(&site), "-q"]);
         let owner = if tenths < 5 { "`quay.io/team/app:1`" } else { "`dl.k8s.io/" };
@@ -737,9 +739,9 @@ fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_kee
 fn an_unpack_that_is_killed_while_it_waits_for_a_pipe_is_finished_by_the_next_one() {
     let sample = large();
     let bytes = sample.bytes();
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     for tenths in [2, 6, 8] {
-        let site = folder.path().join(format!("site-{tenths}"));
+        let site = directory.path().join(format!("site-{tenths}"));
         let mut child =
             start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
         let mut stdin = child.stdin.take().expect("a pipe");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::program::{Finished, airbundle};
-use crate::serve::folder;
+use crate::serve::directory;
 
 /// A checkout of the older or newer shape.
 fn checkout(shape: &str) -> PathBuf {
@@ -32,7 +32,7 @@ fn first_words(lines: &[String]) -> Vec<&str> {
 
 /// What a run makes: the first words of `files.list`, and `images.list`.
 struct Run {
-    folder: TempDir,
+    directory: TempDir,
     finished: Finished,
 }
 
@@ -42,22 +42,22 @@ impl Run {
     }
 
     fn of(source: &Path, options: &[&str]) -> Self {
-        let folder = folder();
-        let finished = lists(source, folder.path(), options);
-        Self { folder, finished }
+        let directory = directory();
+        let finished = lists(source, directory.path(), options);
+        Self { directory, finished }
     }
 
     #[track_caller]
     fn ok(self) -> Self {
-        Self { folder: self.folder, finished: self.finished.ok() }
+        Self { directory: self.directory, finished: self.finished.ok() }
     }
 
     fn files(&self) -> Vec<String> {
-        lines(&self.folder.path().join("files.list"))
+        lines(&self.directory.path().join("files.list"))
     }
 
     fn images(&self) -> Vec<String> {
-        lines(&self.folder.path().join("images.list"))
+        lines(&self.directory.path().join("images.list"))
     }
 
     #[track_caller]
@@ -73,12 +73,12 @@ impl Run {
 
 /// A copy of a checkout, to be changed.
 fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
-    let copy = folder();
+    let copy = directory();
     for entry in walkdir::WalkDir::new(checkout(shape)) {
         let entry = entry.expect("a fixture");
         let to = copy.path().join(entry.path().strip_prefix(checkout(shape)).expect("it is below"));
         if entry.file_type().is_dir() {
-            fs::create_dir_all(&to).expect("a folder");
+            fs::create_dir_all(&to).expect("a directory");
         } else {
             fs::copy(entry.path(), &to).expect("a copy");
         }
@@ -94,11 +94,11 @@ fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
 
 /// A file of variables.
 fn vars(text: &str) -> (TempDir, String) {
-    let folder = folder();
-    let path = folder.path().join("vars.yml");
+    let directory = directory();
+    let path = directory.path().join("vars.yml");
     fs::write(&path, text).expect("a file");
     let path = path.to_str().expect("a plain path").to_owned();
-    (folder, path)
+    (directory, path)
 }
 
 const OLD: &str = "roles/kubespray-defaults/defaults/main/main.yml";
@@ -131,7 +131,7 @@ fn the_lists_of_a_release_of_the_older_shape_are_its_urls_and_downloads_in_order
             "registry.example/kube-proxy:v1.9.5",
         ]
     );
-    let text = fs::read_to_string(run.folder.path().join("files.list")).unwrap();
+    let text = fs::read_to_string(run.directory.path().join("files.list")).unwrap();
     assert!(
         text.starts_with("# Kubespray v2.25.9, linux/amd64: 4 files, 4 of them with the checksum"),
         "{text}"
@@ -201,7 +201,7 @@ fn only_what_is_enabled_is_listed_if_asked_for() {
     // etcd runs from a file here.
     assert_eq!(run.images().len(), 3 + 4, "{:?}", run.images());
 
-    let (_folder, path) =
+    let (_directory, path) =
         vars("etcd_deployment_type: docker\nnet_plugin: none\nloadbalancer_apiserver: {port: 1}\n");
     let run = Run::new("v2.25", &["--enabled-only", "--vars", &path]).ok();
     assert_eq!(first_words(&run.files()), ["https://files.example/release/v1.9.5/linux/amd64/kubelet"]);
@@ -210,7 +210,7 @@ fn only_what_is_enabled_is_listed_if_asked_for() {
         ["hub.example/store/etcd:v3.5.1", "registry.example/kube-apiserver:v1.9.5"]
     );
 
-    let (_folder, path) = vars("argocd_enabled: true\n");
+    let (_directory, path) = vars("argocd_enabled: true\n");
     let run = Run::new("v2.31", &["--enabled-only", "--vars", &path]).ok();
     assert!(
         run.files()
@@ -221,13 +221,13 @@ fn only_what_is_enabled_is_listed_if_asked_for() {
 
 #[test]
 fn versions_and_switches_of_the_user_count() {
-    let (_folder, path) = vars("kube_version: v1.8.9\nmesh_digest_checksum: ".to_owned().as_str());
+    let (_directory, path) = vars("kube_version: v1.8.9\nmesh_digest_checksum: ".to_owned().as_str());
     let run = Run::new("v2.25", &["--vars", &path]).ok();
     assert!(run.files()[0].contains("/v1.8.9/") && run.files()[1].contains("/v3.4.9/"), "{:?}", run.files());
     assert!(run.images().contains(&"registry.example/namer/namer:v1.10.1".to_owned()));
 
     let hex = "0123456789abcdef".repeat(4);
-    let (_folder, path) = vars(&format!("mesh_digest_checksum: {hex}\n"));
+    let (_directory, path) = vars(&format!("mesh_digest_checksum: {hex}\n"));
     let run = Run::new("v2.25", &["--vars", &path]).ok();
     assert!(
         run.images().contains(&format!("hub.example/mesh/node:v0.7.0@sha256:{hex}")),
@@ -238,8 +238,8 @@ fn versions_and_switches_of_the_user_count() {
 
 #[test]
 fn in_group_vars_what_is_for_all_comes_first() {
-    let folder = folder();
-    let group_vars = folder.path().join("group_vars");
+    let directory = directory();
+    let group_vars = directory.path().join("group_vars");
     for (file, text) in [
         ("all/all.yml", "kube_version: v1.8.9\nmesh_version: v0.1.0\n"),
         ("all/.hidden.yml", "kube_version: [\n"),
@@ -260,7 +260,7 @@ fn in_group_vars_what_is_for_all_comes_first() {
 fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
     let text = "files_repo: http://mirror\nfiles_url: \"{{ files_repo }}/files\"\nhub_image_repo: mirror:5000\n\
                 kubelet_download_url: \"{{ files_repo }}/kubelet\"\nyum_repo: http://mirror/yum\n";
-    let (_folder, path) = vars(text);
+    let (_directory, path) = vars(text);
     let run = Run::new("v2.25", &["--vars", &path]).ok();
     assert_eq!(run.files(), Run::new("v2.25", &[]).ok().files());
     assert_eq!(run.images(), Run::new("v2.25", &[]).ok().images());
@@ -283,7 +283,7 @@ fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
 
 #[test]
 fn what_has_no_effect_and_what_stands_twice_is_told() {
-    let (_folder, path) = vars("kubelet_checksums: {}\nkube_version: 1.35.3\nkube_version: 1.35.4\n");
+    let (_directory, path) = vars("kubelet_checksums: {}\nkube_version: 1.35.3\nkube_version: 1.35.4\n");
     let run = Run::new("v2.31", &["--vars", &path]).ok();
     run.warned(&["vars.yml:1", "`kubelet_checksums`", "no effect"]);
     run.warned(&["vars.yml:3", "`kube_version`", "twice"]);
@@ -292,7 +292,7 @@ fn what_has_no_effect_and_what_stands_twice_is_told() {
 
 #[test]
 fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows() {
-    let (_folder, path) = vars("kube_version: v1.9.9\n");
+    let (_directory, path) = vars("kube_version: v1.9.9\n");
     let run = Run::new("v2.25", &["--vars", &path]);
     let words = [
         "download.yml:",
@@ -302,7 +302,7 @@ fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows(
     ];
     let finished = run.finished.failed(3, &words).failed(3, &["--allow-unpinned"]);
     assert_eq!(finished.stderr.lines().count(), 2, "{}", finished.stderr);
-    assert!(fs::read_dir(run.folder.path()).unwrap().next().is_none(), "nothing is written");
+    assert!(fs::read_dir(run.directory.path()).unwrap().next().is_none(), "nothing is written");
 
     let run = Run::new("v2.25", &["--vars", &path, "--allow-unpinned"]).ok();
     run.warned(&["`kubelet_checksums.amd64` has no `v1.9.9`", "without checksum"]);
@@ -311,7 +311,7 @@ fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows(
 
     // The user's own checksum does as well.
     let hex = "0123456789abcdef".repeat(4);
-    let (_folder, path) = vars(&format!("kube_version: v1.9.9\nkubelet_binary_checksum: {hex}\n"));
+    let (_directory, path) = vars(&format!("kube_version: v1.9.9\nkubelet_binary_checksum: {hex}\n"));
     assert!(Run::new("v2.25", &["--vars", &path]).ok().files()[0].ends_with(&format!(" sha256:{hex}")));
 }
 
@@ -391,7 +391,7 @@ fn what_no_list_needs_may_be_anything() {
 
 #[test]
 fn what_is_no_checkout_is_refused() {
-    let empty = folder();
+    let empty = directory();
     Run::of(empty.path(), &[])
         .finished
         .failed(3, &["is no checkout of Kubespray", "roles/kubespray_defaults"]);
@@ -456,12 +456,12 @@ fn what_the_script_misses_is_added_if_asked_for() {
 fn what_is_added_to_what_is_enabled_is_enabled_too() {
     let run = Run::new("v2.31", &["--enabled-only", "--complete"]).ok();
     assert_eq!(run.images(), Run::new("v2.31", &["--enabled-only"]).ok().images());
-    let (_folder, path) = vars("kube_network_plugin: cilium\n");
+    let (_directory, path) = vars("kube_network_plugin: cilium\n");
     let run = Run::new("v2.31", &["--enabled-only", "--complete", "--vars", &path]).ok();
     assert!(run.images().contains(&"hub.example/cilium/operator-generic:v1.19.3".to_owned()));
     assert!(run.files().contains(&"https://helm.cilium.io/cilium-1.19.3.tgz".to_owned()));
 
-    let (_folder, path) = vars("azure_csi_enabled: true\nnet_plugin: none\n");
+    let (_directory, path) = vars("azure_csi_enabled: true\nnet_plugin: none\n");
     let off = Run::new("v2.25", &["--enabled-only", "--complete"]).ok();
     assert!(!off.images().iter().any(|image| image.contains("kubernetes-csi")), "{:?}", off.images());
     let on = Run::new("v2.25", &["--enabled-only", "--complete", "--vars", &path]).ok();
@@ -472,37 +472,37 @@ fn what_is_added_to_what_is_enabled_is_enabled_too() {
 
 #[test]
 fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
-    let folder = folder();
-    fs::write(folder.path().join("files.list"), "old\n").unwrap();
-    let read = || ["files.list", "images.list"].map(|name| fs::read(folder.path().join(name)).unwrap());
-    lists(&checkout("v2.31"), folder.path(), &[]).ok();
+    let directory = directory();
+    fs::write(directory.path().join("files.list"), "old\n").unwrap();
+    let read = || ["files.list", "images.list"].map(|name| fs::read(directory.path().join(name)).unwrap());
+    lists(&checkout("v2.31"), directory.path(), &[]).ok();
     let first = read();
-    let json = lists(&checkout("v2.31"), folder.path(), &["--json"]).ok().json();
+    let json = lists(&checkout("v2.31"), directory.path(), &["--json"]).ok().json();
     assert_eq!(first, read());
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     assert_eq!(
         (json["files"].as_u64(), json["pinned"].as_u64(), json["images"].as_u64()),
         (Some(6), Some(6), Some(9))
     );
     assert_eq!((json["event"].as_str(), json["release"].as_str()), (Some("summary"), Some("v2.31.9")));
-    assert_eq!(lists(&checkout("v2.31"), folder.path(), &["--quiet"]).ok().stdout, "");
+    assert_eq!(lists(&checkout("v2.31"), directory.path(), &["--quiet"]).ok().stdout, "");
     // What is made can be packed.
-    let mut read = airbundle::documents::list::Lists::read(&[folder.path().to_owned()]).unwrap();
+    let mut read = airbundle::documents::list::Lists::read(&[directory.path().to_owned()]).unwrap();
     assert_eq!((read.files.len(), read.images.len()), (6, 9));
     read.files.clear();
 }
 
-/// With real releases in the folder `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and what Kubespray's own script
+/// With real releases in the directory `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and what Kubespray's own script
 /// makes of it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex digits).
 #[test]
 #[ignore = "needs real releases of Kubespray: AIRBUNDLE_KUBESPRAY"]
 fn the_lists_equal_those_of_kubespray_and_those_in_manifests() {
     let Some(releases) = std::env::var_os("AIRBUNDLE_KUBESPRAY") else {
-        eprintln!("nothing is compared: AIRBUNDLE_KUBESPRAY names no folder");
+        eprintln!("nothing is compared: AIRBUNDLE_KUBESPRAY names no directory");
         return;
     };
     let mut compared = 0;
-    for entry in fs::read_dir(releases).expect("the folder") {
+    for entry in fs::read_dir(releases).expect("the directory") {
         let release = entry.expect("an entry").path();
         if !release.join("checkout").is_dir() {
             continue;
@@ -528,7 +528,7 @@ fn the_lists_equal_those_of_kubespray_and_those_in_manifests() {
             let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("manifests/kubespray-{name}"));
             let manifests = if arch == "amd64" { manifests } else { manifests.join(arch) };
             for list in ["files.list", "images.list"] {
-                let made = fs::read_to_string(run.folder.path().join(list)).unwrap();
+                let made = fs::read_to_string(run.directory.path().join(list)).unwrap();
                 assert_eq!(made, fs::read_to_string(manifests.join(list)).unwrap(), "{name} {arch} {list}");
             }
             compared += 1;

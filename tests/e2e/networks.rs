@@ -28,15 +28,15 @@ const REGISTRY: &str = "registry.invalid";
 
 /// A list, and the bundle that is to come of it.
 struct Job {
-    folder: TempDir,
+    directory: TempDir,
     environment: Vec<(&'static str, String)>,
 }
 
 impl Job {
     fn new(list: &str) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        fs::write(folder.path().join("all.list"), list).expect("write a list");
-        Self { folder, environment: Vec::new() }
+        let directory = tempdir().expect("make a temporary directory");
+        fs::write(directory.path().join("all.list"), list).expect("write a list");
+        Self { directory, environment: Vec::new() }
     }
 
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -45,18 +45,23 @@ impl Job {
     }
 
     fn file(&self, name: &str, content: &str) -> String {
-        let path = self.folder.path().join(name);
+        let path = self.directory.path().join(name);
         fs::write(&path, content).expect("write a file");
         path.to_str().expect("UTF-8").to_owned()
     }
 
     fn output(&self) -> PathBuf {
-        self.folder.path().join("out.tar.zst")
+        self.directory.path().join("out.tar.zst")
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = airbundle_command();
-        command.arg("pack").arg(self.folder.path().join("all.list")).arg("-o").arg(self.output()).args(args);
+        command
+            .arg("pack")
+            .arg(self.directory.path().join("all.list"))
+            .arg("-o")
+            .arg(self.output())
+            .args(args);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -77,7 +82,7 @@ impl Job {
     #[track_caller]
     fn has(&self, blobs: &[&[u8]]) {
         unbundle(["verify".as_ref(), self.output().as_os_str()]).ok();
-        let site = self.folder.path().join("site");
+        let site = self.directory.path().join("site");
         unbundle(["unpack".as_ref(), self.output().as_os_str(), site.as_os_str()]).ok();
         let found: Vec<_> =
             files_below(&site).iter().map(|path| fs::read(path).expect("read a file")).collect();
@@ -95,9 +100,10 @@ impl Job {
     }
 }
 
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let entries =
-        fs::read_dir(folder).expect("list a folder").map(|entry| entry.expect("list a folder").path());
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory)
+        .expect("list a directory")
+        .map(|entry| entry.expect("list a directory").path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
 }
 
@@ -131,13 +137,13 @@ fn words(args: &[String]) -> Vec<&str> {
     args.iter().map(String::as_str).collect()
 }
 
-/// A folder for nginx with this file.
+/// A directory for nginx with this file.
 fn web_root(name: &str, bytes: &[u8]) -> TempDir {
-    let folder = tempdir().expect("make a temporary folder");
-    let path = folder.path().join(FILES).join(name);
-    fs::create_dir_all(path.parent().expect("a folder")).expect("make folders");
+    let directory = tempdir().expect("make a temporary directory");
+    let path = directory.path().join(FILES).join(name);
+    fs::create_dir_all(path.parent().expect("a directory")).expect("make directories");
     fs::write(path, bytes).expect("write a file");
-    folder
+    directory
 }
 
 fn dead() -> String {
@@ -269,7 +275,7 @@ fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
     let args = [&words(&args)[..], &["--retries", "1", "--jobs", "1", "--json"]].concat();
     let job = Job::new(&list);
     let child = job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    let bundle = job.folder.path().join("out.tar.zst.partial");
+    let bundle = job.directory.path().join("out.tar.zst.partial");
     let start = Instant::now();
     while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 3 << 20 {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing comes");
@@ -341,8 +347,8 @@ fn a_mirror_with_a_file_that_is_cut_short_is_named() {
 #[test]
 fn a_file_of_mirrors_serves_images_and_files_by_their_longest_prefix() {
     let (file, other, image) = (random_bytes(9, 50_000), random_bytes(10, 50_000), image(11, 100_000));
-    let folder = tempdir().expect("make a temporary folder");
-    let registry = Registry::start(&folder.path().join("storage"));
+    let directory = tempdir().expect("make a temporary directory");
+    let registry = Registry::start(&directory.path().join("storage"));
     registry.push("cache/team/app", "1", &image);
     let root = web_root("org/x", &file);
     fs::write(root.path().join(FILES).join("y"), &other).expect("write a file");
@@ -412,8 +418,8 @@ fn a_mirror_for_tags_alone_gives_no_layer() {
 #[test]
 fn nginx_before_a_registry_is_a_mirror_of_its_images() {
     let image = image(12, 2_000_000);
-    let folder = tempdir().expect("make a temporary folder");
-    let registry = Registry::start(&folder.path().join("storage"));
+    let directory = tempdir().expect("make a temporary directory");
+    let registry = Registry::start(&directory.path().join("storage"));
     registry.push("team/app", "1", &image);
     let nginx = Nginx::start(
         None,
@@ -431,11 +437,11 @@ const HELLO: &str = "location / { default_type text/plain; return 200 'hello'; }
 
 #[test]
 fn a_private_authority_is_trusted_when_it_is_named() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
-    let ca = authority.file(folder.path(), "ca.pem");
+    let ca = authority.file(directory.path(), "ca.pem");
     let ca = ca.to_str().expect("UTF-8");
-    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
+    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
     let list = format!("https://{}/x {}\n", nginx.addr(), sha256(b"hello"));
 
@@ -443,7 +449,7 @@ fn a_private_authority_is_trusted_when_it_is_named() {
     Job::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
     assert!(start.elapsed() < Duration::from_secs(5), "that does not pass, and is not tried again");
     Job::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
-    let other = Authority::new().file(folder.path(), "other.pem");
+    let other = Authority::new().file(directory.path(), "other.pem");
     let both =
         format!("{}{}", fs::read_to_string(other).expect("read"), fs::read_to_string(ca).expect("read"));
     let job = Job::new(&list);
@@ -459,12 +465,12 @@ fn a_private_authority_is_trusted_when_it_is_named() {
 
 #[test]
 fn a_certificate_that_is_not_right_is_explained() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
-    let ca = authority.file(folder.path(), "ca.pem");
+    let ca = authority.file(directory.path(), "ca.pem");
     let args = ["--ca-file", ca.to_str().expect("UTF-8")];
-    let named = authority.server(folder.path(), "elsewhere", &["elsewhere.invalid"]);
-    let expired = authority.expired(folder.path(), "expired", &["127.0.0.1"]);
+    let named = authority.server(directory.path(), "elsewhere", &["elsewhere.invalid"]);
+    let expired = authority.expired(directory.path(), "expired", &["127.0.0.1"]);
     for (pair, words) in [(named, ["another host", "elsewhere.invalid"]), (expired, ["expired", "clock"])] {
         let nginx = Nginx::start(Some(&pair), HELLO);
         let list = format!("https://{}/x\n", nginx.addr());
@@ -474,14 +480,14 @@ fn a_certificate_that_is_not_right_is_explained() {
 
 #[test]
 fn a_system_without_authorities_still_has_plain_http_and_says_what_https_needs() {
-    let folder = tempdir().expect("make a temporary folder");
-    let none = folder.path().join("none.pem");
+    let directory = tempdir().expect("make a temporary directory");
+    let none = directory.path().join("none.pem");
     fs::write(&none, "").expect("write a file");
     let none = none.to_str().expect("UTF-8").to_owned();
     let plain = Fake::honest(content("x", b"hello"));
     let job = Job::new(&line("x", b"hello")).with("SSL_CERT_FILE", &none);
     job.packs(&words(&mirrors(&[plain.addr()])), &[b"hello"]);
-    let pair = Authority::new().server(folder.path(), "server", &["127.0.0.1"]);
+    let pair = Authority::new().server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
     let job = Job::new(&format!("https://{}/x\n", nginx.addr())).with("SSL_CERT_FILE", &none);
     job.fails(&[], 4, &["no authorities at all", "ca-certificates", "--ca-file"]);
@@ -489,12 +495,12 @@ fn a_system_without_authorities_still_has_plain_http_and_says_what_https_needs()
 
 #[test]
 fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
-    let ca = authority.file(folder.path(), "ca.pem");
-    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
-    let client = authority.client(folder.path(), "packer");
-    let stranger = Authority::new().client(folder.path(), "stranger");
+    let ca = authority.file(directory.path(), "ca.pem");
+    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let client = authority.client(directory.path(), "packer");
+    let stranger = Authority::new().client(directory.path(), "stranger");
     let verify = |how: &str| format!("ssl_client_certificate {}; ssl_verify_client {how};", ca.display());
     let other = Nginx::start(Some(&pair), &format!("{} {HELLO}", verify("optional_no_ca")));
     let redirect = format!("location /away {{ return 302 https://{}/there; }}", other.addr());
@@ -520,11 +526,11 @@ fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
 
 #[test]
 fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
-    let ca = authority.file(folder.path(), "ca.pem");
-    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
-    let registry = Registry::start(&folder.path().join("storage"));
+    let ca = authority.file(directory.path(), "ca.pem");
+    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let registry = Registry::start(&directory.path().join("storage"));
     let mut list = String::new();
     let nginx = Nginx::start(
         Some(&pair),
@@ -550,11 +556,11 @@ fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
 
 #[test]
 fn a_proxy_of_the_environment_is_used_for_http_and_https() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
-    let ca = authority.file(folder.path(), "ca.pem");
+    let ca = authority.file(directory.path(), "ca.pem");
     let ca_args = ["--ca-file", ca.to_str().expect("UTF-8")];
-    let pair = authority.server(folder.path(), "server", &["127.0.0.1", "localhost"]);
+    let pair = authority.server(directory.path(), "server", &["127.0.0.1", "localhost"]);
     let secure = Nginx::start(Some(&pair), HELLO);
     let plain = Nginx::start(None, HELLO);
     let http = format!("http://{}/x {}\n", plain.addr(), sha256(b"hello"));
@@ -587,11 +593,11 @@ fn a_proxy_of_the_environment_is_used_for_http_and_https() {
 
 #[test]
 fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
-    let folder = tempdir().expect("make a temporary folder");
+    let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
-    let ca = authority.file(folder.path(), "ca.pem");
+    let ca = authority.file(directory.path(), "ca.pem");
     let ca_args = ["--ca-file", ca.to_str().expect("UTF-8"), "--retries", "0"];
-    let pair = authority.server(folder.path(), "server", &["127.0.0.1"]);
+    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
     let (secure, plain) = (Nginx::start(Some(&pair), HELLO), Nginx::start(None, HELLO));
     let proxy = Proxy::start_with("BasicAuth packer s3cret");
     for list in [format!("http://{}/x\n", plain.addr()), format!("https://{}/x\n", secure.addr())] {
@@ -802,10 +808,10 @@ fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
 
 #[test]
 fn no_host_has_more_connections_than_it_may_have() {
-    let folder = tempdir().expect("make a temporary folder");
-    let registry = Registry::start(&folder.path().join("registry"));
-    let web = folder.path().join("web");
-    fs::create_dir_all(&web).expect("create a folder");
+    let directory = tempdir().expect("make a temporary directory");
+    let registry = Registry::start(&directory.path().join("registry"));
+    let web = directory.path().join("web");
+    fs::create_dir_all(&web).expect("create a directory");
     let mut list = String::new();
     let mut blobs = Vec::new();
     for number in 0..12 {

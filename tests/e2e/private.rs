@@ -43,27 +43,27 @@ fn forms(secret: &str) -> Vec<String> {
     vec![plain, query, STANDARD.encode(secret), basic(USER, secret), URL_SAFE_NO_PAD.encode(secret)]
 }
 
-/// A folder to pack in, which is also the user's home.
+/// A directory to pack in, which is also the user's home.
 struct Job {
-    folder: TempDir,
+    directory: TempDir,
     secrets: Vec<String>,
 }
 
 impl Job {
     fn new(list: &str) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        fs::write(folder.path().join("all.list"), list).expect("write a list");
-        Self { folder, secrets: forms(PASSWORD) }
+        let directory = tempdir().expect("make a temporary directory");
+        fs::write(directory.path().join("all.list"), list).expect("write a list");
+        Self { directory, secrets: forms(PASSWORD) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// Puts a file into the home.
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
         fs::write(&path, text).expect("write a file");
         path
     }
@@ -84,7 +84,7 @@ impl Job {
         command.arg("pack").arg(self.path("all.list")).arg("-o").arg(self.path("out.tar.zst"));
         command.arg("--write-lock").arg(self.path("airbundle.lock.json"));
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
-        command.args(more).env("HOME", self.folder.path()).env("PATH", path);
+        command.args(more).env("HOME", self.directory.path()).env("PATH", path);
         command
     }
 
@@ -136,37 +136,37 @@ impl Job {
 struct Private {
     addr: String,
     daemon: Daemon,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Private {
-    /// `auth` is what the registry's configuration says, with `{folder}` for a folder of its own.
+    /// `auth` is what the registry's configuration says, with `{directory}` for a directory of its own.
     fn start(auth: &str) -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        let storage = folder.path().join("storage");
+        let directory = tempdir().expect("make a temporary directory");
+        let storage = directory.path().join("storage");
         let open = Registry::start(&storage);
         for repository in ["team/app", "team/other"] {
             open.push(repository, "1", &image());
         }
         drop(open);
         let addr = format!("127.0.0.1:{}", free_port());
-        let here = folder.path().display();
-        let auth = auth.replace("{folder}", &here.to_string());
-        let config = folder.path().join("config.yml");
+        let here = directory.path().display();
+        let auth = auth.replace("{directory}", &here.to_string());
+        let config = directory.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {here}/storage}}}}\n\
              http: {{addr: \"{addr}\"}}\nauth: {auth}\n"
         );
         fs::write(&config, text).expect("write config.yml");
-        fs::write(folder.path().join("htpasswd"), htpasswd()).expect("write htpasswd");
+        fs::write(directory.path().join("htpasswd"), htpasswd()).expect("write htpasswd");
         let command = ["docker-registry".as_ref(), "serve".as_ref(), config.as_os_str()];
-        let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+        let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
         daemon.wait_for(|log| log.contains("listening on").then_some(())).expect("a private registry");
-        Self { addr, daemon, _folder: folder }
+        Self { addr, daemon, _directory: directory }
     }
 
     fn with_htpasswd() -> Self {
-        Self::start("{htpasswd: {realm: here, path: \"{folder}/htpasswd\"}}")
+        Self::start("{htpasswd: {realm: here, path: \"{directory}/htpasswd\"}}")
     }
 
     fn list(&self) -> String {
@@ -216,10 +216,10 @@ fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_
         ("XDG_CONFIG_HOME", "containers/auth.json"),
         ("DOCKER_CONFIG", "config.json"),
     ] {
-        let folder = job.path(variable);
+        let directory = job.path(variable);
         job.write(&format!("{variable}/{name}"), &auths);
         let mut command = job.command(&[]);
-        command.env(variable, if variable.ends_with("FILE") { folder.join(name) } else { folder });
+        command.env(variable, if variable.ends_with("FILE") { directory.join(name) } else { directory });
         job.run_with(command, "").ok();
     }
     let old = json!({ &registry.addr: entry }).to_string();
@@ -339,15 +339,15 @@ fn a_helper_that_is_missing_or_broken_is_an_error_that_names_it_and_repeats_noth
 /// A token server for a real registry: it lets in whom it knows, and everybody to `team/other`.
 struct TokenServer {
     fake: Fake,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 const IDENTITY: &str = "1dentity-token-0815";
 
 impl TokenServer {
     fn start() -> Self {
-        let folder = tempdir().expect("make a temporary folder");
-        let (key, certificate) = (folder.path().join("key.pem"), folder.path().join("cert.pem"));
+        let directory = tempdir().expect("make a temporary directory");
+        let (key, certificate) = (directory.path().join("key.pem"), directory.path().join("cert.pem"));
         run(Command::new("openssl")
             .args([
                 "req",
@@ -367,14 +367,14 @@ impl TokenServer {
         let pem = fs::read_to_string(&certificate).expect("read the certificate");
         let der: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
         let fake = Fake::start(Content::default(), move |seen, _| grant(seen, &key, &der));
-        Self { fake, folder }
+        Self { fake, directory }
     }
 
     fn registry(&self) -> Private {
         Private::start(&format!(
             "{{token: {{realm: \"http://{}/token\", service: reg.example, issuer: tokens, rootcertbundle: {}}}}}",
             self.fake.addr(),
-            self.folder.path().join("cert.pem").display()
+            self.directory.path().join("cert.pem").display()
         ))
     }
 }

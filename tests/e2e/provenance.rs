@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::program::{airbundle, airbundle_command, run, unbundle, unbundle_command};
-use crate::serve::{folder, world, write_list};
+use crate::serve::{directory, world, write_list};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
@@ -43,7 +43,7 @@ fn stated_version(bundle: &Path) -> String {
 #[test]
 fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let index = world.upstream.images().iter().find(|entry| entry.image.platforms().len() > 1).expect("one");
     // Platforms that a line asks for, others by an option, one that the image has not, and all.
     let lists: [(&[&str], String); 3] = [
@@ -52,7 +52,7 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
         (&[], world.upstream.images_list() + &world.upstream.files_list()),
     ];
     for (number, (options, lines)) in lists.iter().enumerate() {
-        let name = |name: &str| folder.path().join(format!("{number}-{name}"));
+        let name = |name: &str| directory.path().join(format!("{number}-{name}"));
         let (list, lock) = (name("all.list"), name("lock.json"));
         fs::write(&list, lines).expect("write a list");
         let (bundle, again) = (name("one.tar.zst"), name("two.tar.zst"));
@@ -82,14 +82,14 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
 #[test]
 fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
     let world = world();
-    let folder = folder();
-    let name = |name: &str| folder.path().join(name);
+    let directory = directory();
+    let name = |name: &str| directory.path().join(name);
     let (delta, lock, full) = (name("delta.tar.zst"), name("lock.json"), name("full.tar.zst"));
     // The site has all of it but what one image of the list needs.
     let (last, others) = world.upstream.images().split_last().expect("images");
     let lines: Vec<&str> = others.iter().map(|entry| entry.reference.as_str()).collect();
-    let base = world.pack_lines(folder.path(), &lines, &[]);
-    let everything = write_list(folder.path(), &[lines, vec![last.reference.as_str()]].concat());
+    let base = world.pack_lines(directory.path(), &lines, &[]);
+    let everything = write_list(directory.path(), &[lines, vec![last.reference.as_str()]].concat());
     world.pack(&everything, &delta, &["--base", text(&base), "--write-lock", text(&lock)]).ok();
     let told = unbundle(["ls", "--lock", text(&delta)]).ok().stdout;
     assert!(told == fs::read_to_string(&lock).expect("read the lock"), "another lock");
@@ -117,19 +117,19 @@ fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
 #[test]
 fn volumes_give_back_the_lock_too() {
     let world = world();
-    let folder = folder();
-    let (bundle, lock) = (folder.path().join("all.tar.zst"), folder.path().join("lock.json"));
+    let directory = directory();
+    let (bundle, lock) = (directory.path().join("all.tar.zst"), directory.path().join("lock.json"));
     let options = ["--platform", "linux/amd64", "--volume-size", "16MiB", "--write-lock", text(&lock)];
     world.pack(&world.lists, &bundle, &options).ok();
-    let told = unbundle(["ls", "--lock", text(folder.path())]).ok();
+    let told = unbundle(["ls", "--lock", text(directory.path())]).ok();
     assert!(told.stdout == fs::read_to_string(&lock).expect("read the lock"), "another lock");
 }
 
 #[test]
 fn the_listing_has_every_manifest_and_every_blob_of_every_image() {
     let world = world();
-    let folder = folder();
-    let bundle = folder.path().join("some.tar.zst");
+    let directory = directory();
+    let bundle = directory.path().join("some.tar.zst");
     world.pack(&world.lists, &bundle, &["--platform", "linux/amd64", "--title", "All of it"]).ok();
     let listing = unbundle(["ls", "--json", text(&bundle)]).ok().json();
     assert_eq!(listing["title"], "All of it");
@@ -372,7 +372,7 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
 #[test]
 fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let bundle = text(&world.bundle);
     let created = |document: &str| {
         let document: Value = serde_json::from_str(document).expect("JSON");
@@ -386,7 +386,7 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
         // Both programs, a file and a pipe, stdout and a file.
         assert!(document == unbundle([&args[..], &[bundle]].concat()).ok().stdout);
         assert!(document == from_stdin(&world.bundle, &[&args[..], &["-"]].concat()));
-        let file = folder.path().join(format);
+        let file = directory.path().join(format);
         let written = airbundle([&args[..], &[bundle, "-o", text(&file)]].concat()).ok();
         assert_eq!(written.stdout, "");
         assert!(document == fs::read_to_string(&file).expect("read it") && document.ends_with("}\n"));
@@ -407,8 +407,8 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
         }
     }
     // A bundle that says when it was packed is right.
-    let list = write_list(folder.path(), &[&world.upstream.images()[0].reference]);
-    let dated = folder.path().join("dated.tar.zst");
+    let list = write_list(directory.path(), &[&world.upstream.images()[0].reference]);
+    let dated = directory.path().join("dated.tar.zst");
     let mut pack = airbundle_command();
     pack.args(["pack", text(&list), "-o", text(&dated), "--title", "With a date"]);
     run(pack.args(world.upstream.mirror_args()).env("SOURCE_DATE_EPOCH", "1600000000")).ok();
@@ -422,16 +422,16 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
 #[test]
 fn what_is_no_bundle_or_not_to_be_trusted_has_no_document() {
     let world = world();
-    let folder = folder();
-    let path = folder.path().join("some");
+    let directory = directory();
+    let path = directory.path().join("some");
     fs::write(&path, "something else").expect("write a file");
     unbundle(["sbom", text(&path)]).failed(8, &["no airbundle bundle"]);
-    unbundle(["sbom", text(&folder.path().join("none"))]).failed(6, &["none"]);
+    unbundle(["sbom", text(&directory.path().join("none"))]).failed(6, &["none"]);
     unbundle(["sbom", text(&world.bundle), "--format", "xml"]).failed(2, &["xml"]);
-    let output = folder.path().join("no/such/folder/out.json");
+    let output = directory.path().join("no/such/directory/out.json");
     unbundle(["sbom", text(&world.bundle), "-o", text(&output)]).failed(6, &["out.json"]);
-    airbundle(["keygen", "--no-passphrase", "-o", text(&folder.path().join("a.key"))]).ok();
-    let key = folder.path().join("a.pub");
+    airbundle(["keygen", "--no-passphrase", "-o", text(&directory.path().join("a.key"))]).ok();
+    let key = directory.path().join("a.pub");
     let refused =
         unbundle(["sbom", text(&world.bundle), "--trusted-key", text(&key)]).failed(14, &["not signed"]);
     assert_eq!(refused.stdout, "");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::program::{Finished, unbundle};
-use crate::serve::folder;
+use crate::serve::directory;
 use crate::support::bases;
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::random_bytes;
@@ -25,8 +25,8 @@ fn script(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Finished {
 
 #[test]
 fn a_tag_becomes_bundles_in_parts_programs_images_and_checksums() {
-    let folder = folder();
-    let path = |name: &str| folder.path().join(name);
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
     let images = vec![
         UpstreamImage::new(
             "docker.io/library/nginx:1.25.2-alpine",

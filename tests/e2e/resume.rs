@@ -21,9 +21,9 @@ const FILES: &str = "files.example";
 const REGISTRY: &str = "registry.example";
 const UNLIMITED: usize = usize::MAX / 2;
 
-/// A folder with a list, and the bundle that is to come of it.
+/// A directory with a list, and the bundle that is to come of it.
 struct Job {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 /// Comes to `fake` for everything.
@@ -33,7 +33,7 @@ fn to(fake: &Fake) -> Vec<String> {
 
 impl Job {
     fn new(list: &str) -> Self {
-        let job = Self { folder: tempdir().expect("make a temporary folder") };
+        let job = Self { directory: tempdir().expect("make a temporary directory") };
         job.list(list);
         job
     }
@@ -43,7 +43,7 @@ impl Job {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn text(&self, name: &str) -> String {
@@ -74,7 +74,7 @@ impl Job {
     }
 
     fn left(&self) -> BTreeSet<String> {
-        let entries = fs::read_dir(self.folder.path()).expect("read a folder");
+        let entries = fs::read_dir(self.directory.path()).expect("read a directory");
         entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect()
     }
 }
@@ -751,7 +751,7 @@ fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
 #[test]
 fn a_signed_bundle_goes_on_where_it_was_with_the_same_bytes() {
     let (list, content) = thirty();
-    let keys = tempdir().expect("make a temporary folder");
+    let keys = tempdir().expect("make a temporary directory");
     let key = keys.path().join("test.key").display().to_string();
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     let sign = ["--sign", &key];

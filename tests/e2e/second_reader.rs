@@ -9,7 +9,7 @@ use airbundle::bundle::read::reader::BundleReader;
 use serde_json::{Value, json};
 
 use crate::program::{airbundle, unbundle};
-use crate::serve::{folder, world};
+use crate::serve::{directory, world};
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/second-reader.py");
 
@@ -68,8 +68,8 @@ fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
 fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
     let world = world();
     agree(&world.bundle);
-    let folder = folder();
-    let key = folder.path().join("test.key").display().to_string();
+    let directory = directory();
+    let key = directory.path().join("test.key").display().to_string();
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     let etcd = world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("it is there");
     for (lines, options) in [
@@ -82,25 +82,25 @@ fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
         (vec!["registry.k8s.io/pause:3.9", etcd.url.as_str()], vec!["--sign", key.as_str()]),
         (vec![etcd.url.as_str()], vec![]),
     ] {
-        agree(&world.pack_lines(folder.path(), &lines, &options));
+        agree(&world.pack_lines(directory.path(), &lines, &options));
     }
 }
 
 #[test]
 fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let pinned = world.upstream.files().iter().filter(|file| file.checksum.is_some());
     let files: Vec<String> =
         pinned.map(|file| format!("{} {}", file.url, file.checksum.as_deref().unwrap_or_default())).collect();
     let mut lines: Vec<&str> = files.iter().map(String::as_str).collect();
     lines.extend(["registry.k8s.io/pause:3.9", "quay.io/metallb/controller:v0.13.9"]);
-    let base = folder.path().join("base.tar.zst");
-    fs::rename(world.pack_lines(folder.path(), &lines[1..], &[]), &base).expect("move the base");
+    let base = directory.path().join("base.tar.zst");
+    fs::rename(world.pack_lines(directory.path(), &lines[1..], &[]), &base).expect("move the base");
     let base = base.to_str().expect("UTF-8");
     // One file more, and the other platforms besides.
     for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
-        let delta = world.pack_lines(folder.path(), &lines, options);
+        let delta = world.pack_lines(directory.path(), &lines, options);
         agree(&delta);
         let contents =
             BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
@@ -108,7 +108,7 @@ fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
     }
     // With nothing to leave out it is no delta.
     let lines = [lines[0]];
-    let delta = world.pack_lines(folder.path(), &lines, &["--base", base]);
+    let delta = world.pack_lines(directory.path(), &lines, &["--base", base]);
     agree(&delta);
     assert_eq!(second_reader(&delta).expect("it is sound")["elsewhere"], json!([]));
 }
@@ -116,9 +116,9 @@ fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
 #[test]
 fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let lines = ["registry.k8s.io/pause:3.9", "https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz"];
-    let bundle = world.pack_lines(folder.path(), &lines, &["--platform", "linux/arm/v7"]);
+    let bundle = world.pack_lines(directory.path(), &lines, &["--platform", "linux/arm/v7"]);
     let sound = fs::read(&bundle).expect("read the bundle");
     for number in (0..sound.len()).step_by(sound.len() / 50) {
         let mut bytes = sound.clone();
@@ -132,21 +132,21 @@ fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
 #[test]
 fn a_reader_made_from_the_format_page_alone_reads_volumes_and_recovery_data() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     for options in [&["--recovery", "5%"][..], &["--recovery", "0.1%"], &["--recovery", "100%"]] {
-        let bundle = folder.path().join("all.tar.zst");
+        let bundle = directory.path().join("all.tar.zst");
         world.pack(&world.lists, &bundle, options).ok();
         agree(&bundle);
         fs::remove_file(&bundle).expect("remove the bundle");
         world.pack(&world.lists, &bundle, &[options, &["--volume-size", "12MiB"]].concat()).ok();
-        let entries = fs::read_dir(folder.path())
-            .expect("read the folder")
+        let entries = fs::read_dir(directory.path())
+            .expect("read the directory")
             .map(|entry| entry.expect("an entry").path());
         let mut volumes: Vec<_> =
             entries.filter(|path| path.to_string_lossy().contains(".tar.zst.0")).collect();
         volumes.sort();
         assert!(volumes.len() > 3);
-        agree_on(folder.path(), &volumes);
+        agree_on(directory.path(), &volumes);
         volumes.swap(1, 2);
         second_reader_of(&volumes).expect_err("these are in another order");
     }

@@ -21,10 +21,10 @@ struct TlsRegistry {
 }
 
 impl TlsRegistry {
-    fn serve(storage: &Path, folder: &Path) -> Self {
-        let (key, certificate) = certificate(folder);
+    fn serve(storage: &Path, directory: &Path) -> Self {
+        let (key, certificate) = certificate(directory);
         let addr = format!("127.0.0.1:{}", free_port());
-        let config = folder.join("tls.yml");
+        let config = directory.join("tls.yml");
         let text = format!(
             "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
              http: {{addr: \"{addr}\", tls: {{certificate: {}, key: {}}}}}\n",
@@ -34,15 +34,15 @@ impl TlsRegistry {
         );
         fs::write(&config, text).unwrap();
         let command = ["docker-registry".as_ref(), "serve".as_ref(), config.as_os_str()];
-        let mut daemon = Daemon::spawn(command, &folder.join("tls.log"));
+        let mut daemon = Daemon::spawn(command, &directory.join("tls.log"));
         daemon.wait_for(|log| log.contains("listening on").then_some(())).expect("a registry with TLS");
         Self { addr, _daemon: daemon }
     }
 }
 
 /// A key and a certificate that it has signed itself.
-fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
-    let (key, certificate) = (folder.join("key.pem"), folder.join("cert.pem"));
+fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
+    let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
     run(Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
         .args(["-days", "2", "-subj", "/CN=registry", "-addext", "subjectAltName=IP:127.0.0.1,IP:127.0.0.2"])
@@ -58,7 +58,7 @@ pub struct TlsFake {
     pub addr: String,
     pub fake: Fake,
     _daemon: Daemon,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl TlsFake {
@@ -68,12 +68,12 @@ impl TlsFake {
         content: Content,
         twist: impl Fn(&str, &Seen, Reply) -> Reply + Send + Sync + 'static,
     ) -> Self {
-        let folder = tempdir().unwrap();
+        let directory = tempdir().unwrap();
         let addr = format!("{ip}:{}", free_port());
         let own = addr.clone();
         let fake = Fake::start(content, move |seen, reply| twist(&own, seen, reply));
-        let (key, certificate) = certificate(folder.path());
-        let (here, behind) = (folder.path().display(), fake.addr());
+        let (key, certificate) = certificate(directory.path());
+        let (here, behind) = (directory.path().display(), fake.addr());
         let text = format!(
             "daemon off; user root; worker_processes 1; pid {here}/pid; events {{}}\n\
              http {{ access_log off; client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\
@@ -83,18 +83,18 @@ impl TlsFake {
             certificate.display(),
             key.display()
         );
-        let config = folder.path().join("nginx.conf");
+        let config = directory.path().join("nginx.conf");
         fs::write(&config, text).unwrap();
         let command = ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
-        let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+        let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
         daemon.wait_for(|_| TcpStream::connect(&addr).ok()).unwrap_or_else(|log| panic!("{log}"));
-        Self { addr, fake, _daemon: daemon, _folder: folder }
+        Self { addr, fake, _daemon: daemon, _directory: directory }
     }
 }
 
 /// A registry with one image, which is to be packed.
 struct Job {
-    folder: TempDir,
+    directory: TempDir,
     content: Content,
 }
 
@@ -103,14 +103,14 @@ impl Job {
         let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
         let mut content = Content::default();
         content.image("app:v1", &image);
-        Self { folder: tempdir().unwrap(), content }
+        Self { directory: tempdir().unwrap(), content }
     }
 
     /// Packs `app:v1` of this host.
     fn pack(&self, host: &str, more: &[&str]) -> Finished {
-        let list = self.folder.path().join("images.list");
+        let list = self.directory.path().join("images.list");
         fs::write(&list, format!("{host}/app:v1\n")).unwrap();
-        let output = self.folder.path().join("out.tar.zst");
+        let output = self.directory.path().join("out.tar.zst");
         let args = ["pack", list.to_str().unwrap(), "-o", output.to_str().unwrap(), "--retries", "0"];
         airbundle([&args, more].concat())
     }
@@ -118,16 +118,16 @@ impl Job {
 
 #[test]
 fn a_certificate_that_nobody_knows_is_refused_unless_the_registry_is_said_to_be_insecure() {
-    let folder = tempdir().unwrap();
-    let storage = folder.path().join("storage");
+    let directory = tempdir().unwrap();
+    let storage = directory.path().join("storage");
     let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
     let plain = Registry::start(&storage);
     plain.push("app", "v1", &image);
-    let tls = TlsRegistry::serve(&storage, folder.path());
+    let tls = TlsRegistry::serve(&storage, directory.path());
 
-    let list = folder.path().join("images.list");
+    let list = directory.path().join("images.list");
     fs::write(&list, format!("{}/app:v1\n", tls.addr)).unwrap();
-    let output = folder.path().join("out.tar.zst");
+    let output = directory.path().join("out.tar.zst");
     let pack = |more: &[&str]| {
         let mut args = vec!["pack", list.to_str().unwrap(), "-o", output.to_str().unwrap(), "--retries", "0"];
         args.extend(more);

@@ -29,10 +29,10 @@ pub(crate) struct World {
     pub(crate) lists: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) site: PathBuf,
-    _folder: Shared,
+    _directory: Shared,
 }
 
-/// A folder that is removed when this process ends, with all temporary folders in it: nothing drops a `static`.
+/// A directory that is removed when this process ends, with all temporary directories in it: nothing drops a `static`.
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
     /// Waits for the end of a pipe that ends with this process.
@@ -42,7 +42,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new() -> Self {
         const WATCH: &str = r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
-        let path = TempDir::new().expect("make a temporary folder").keep();
+        let path = TempDir::new().expect("make a temporary directory").keep();
         // Those of the servers, which nobody drops either.
         tempfile::env::override_temp_dir(&path).ok();
         let mut watcher = Command::new("sh");
@@ -60,7 +60,7 @@ pub(crate) fn world() -> &'static World {
         let upstream = Upstream::kubespray_like(&path("upstream"));
         let lists = upstream.write_lists(&path("lists"));
         let (bundle, site) = (path("all.tar.zst"), path("site"));
-        let world = World { upstream, lists, bundle, site, _folder: shared };
+        let world = World { upstream, lists, bundle, site, _directory: shared };
         world.pack(&world.lists, &world.bundle, &[]).ok();
         unpack(&world.bundle, &world.site).ok();
         world
@@ -69,7 +69,7 @@ pub(crate) fn world() -> &'static World {
 }
 
 impl World {
-    /// Packs `list`, which may be a folder of lists, from this upstream.
+    /// Packs `list`, which may be a directory of lists, from this upstream.
     pub(crate) fn pack(&self, list: &Path, output: &Path, options: &[&str]) -> Finished {
         let mut args: Vec<_> = ["pack".into(), list.into(), "--output".into(), output.into()].to_vec();
         args.extend(self.upstream.mirror_args().into_iter().map(PathBuf::from));
@@ -77,23 +77,23 @@ impl World {
         airbundle(args)
     }
 
-    /// Packs these lines into a bundle in `folder`.
-    pub(crate) fn pack_lines(&self, folder: &Path, lines: &[&str], options: &[&str]) -> PathBuf {
-        let bundle = folder.join("bundle.tar.zst");
-        self.pack(&write_list(folder, lines), &bundle, options).ok();
+    /// Packs these lines into a bundle in `directory`.
+    pub(crate) fn pack_lines(&self, directory: &Path, lines: &[&str], options: &[&str]) -> PathBuf {
+        let bundle = directory.join("bundle.tar.zst");
+        self.pack(&write_list(directory, lines), &bundle, options).ok();
         bundle
     }
 }
 
 /// A list of these lines.
-pub(crate) fn write_list(folder: &Path, lines: &[&str]) -> PathBuf {
-    let list = folder.join("some.list");
+pub(crate) fn write_list(directory: &Path, lines: &[&str]) -> PathBuf {
+    let list = directory.join("some.list");
     fs::write(&list, lines.join("\n")).expect("write a list");
     list
 }
 
-pub(crate) fn folder() -> TempDir {
-    TempDir::new().expect("make a temporary folder")
+pub(crate) fn directory() -> TempDir {
+    TempDir::new().expect("make a temporary directory")
 }
 
 pub(crate) fn unpack(bundle: &Path, site: &Path) -> Finished {
@@ -135,7 +135,7 @@ fn the_registry_gives_every_image_by_tag_and_by_digest_byte_for_byte() {
 fn skopeo_reads_every_manifest_and_copies_each_kind_of_image_with_all_its_platforms() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
-    let folder = folder();
+    let directory = directory();
     for entry in world.upstream.images() {
         let name = format!("{}/{}", registry.addr(), site_name(entry));
         let by_digest = format!("{name}@{}", entry.image.root.digest);
@@ -155,7 +155,7 @@ fn skopeo_reads_every_manifest_and_copies_each_kind_of_image_with_all_its_platfo
         "ghcr.io/argoproj/argo-helm/argo-cd:6.7.18",
     ] {
         let image = world.upstream.image(reference);
-        let copy = folder.path().join(reference.replace('/', "_"));
+        let copy = directory.path().join(reference.replace('/', "_"));
         clients::skopeo_pull(&format!("{}/k8s/{reference}", registry.addr()), &copy);
         assert_eq!(fs::read(copy.join("manifest.json")).expect("skopeo copied it"), image.manifest[..]);
         for (digest, bytes) in image.parts() {
@@ -240,9 +240,9 @@ fn nginx_serves_every_file_whole_and_in_ranges_as_it_is() {
 
 #[test]
 fn garbage_collection_removes_nothing_of_a_site() {
-    let folder = folder();
-    unpack(&world().bundle, folder.path()).ok();
-    let storage = folder.path().join("registry");
+    let directory = directory();
+    unpack(&world().bundle, directory.path()).ok();
+    let storage = directory.path().join("registry");
     let before = (Tree::of(&storage), tree::stamps(&storage));
     let registry = Registry::start(&storage);
     assert_eq!(registry.garbage_collect(&[]), [""; 0]);
@@ -252,14 +252,14 @@ fn garbage_collection_removes_nothing_of_a_site() {
 #[test]
 fn the_storage_is_what_pushing_the_same_images_leaves() {
     let world = world();
-    let folder = folder();
-    let registry = Registry::start(folder.path());
+    let directory = directory();
+    let registry = Registry::start(directory.path());
     for entry in world.upstream.images() {
         registry.push(&site_name(entry), entry.tag(), &entry.image);
     }
     drop(registry);
-    assert_eq!(tree::diff(folder.path(), &world.site.join("registry")), "");
-    tree::assert_same(folder.path(), &world.site.join("registry"));
+    assert_eq!(tree::diff(directory.path(), &world.site.join("registry")), "");
+    tree::assert_same(directory.path(), &world.site.join("registry"));
 }
 
 /// The image without what is for another platform, attestations of those included: what is left of it by a selection.
@@ -298,10 +298,10 @@ fn assert_selection(registry: &Registry, bundle: &Path, image: &UpstreamImage, k
 #[test]
 fn a_selection_of_platforms_keeps_the_bytes_of_the_index_and_leaves_the_other_platforms_out() {
     let world = world();
-    let folder = folder();
-    let bundle = folder.path().join("amd64.tar.zst");
+    let directory = directory();
+    let bundle = directory.path().join("amd64.tar.zst");
     world.pack(&world.lists, &bundle, &["--platform", "linux/amd64"]).ok();
-    let site = folder.path().join("site");
+    let site = directory.path().join("site");
     unpack(&bundle, &site).ok();
     let registry = Registry::start(&site.join("registry"));
     let mut left_out = BTreeMap::new();
@@ -319,7 +319,7 @@ fn a_selection_of_platforms_keeps_the_bytes_of_the_index_and_leaves_the_other_pl
         let image = world.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
         let pulled = format!("{}/k8s/{reference}", registry.addr());
         assert_eq!(podman.pull(&pulled), image.config().expect("an image has a config").digest);
-        let copy = folder.path().join("copy");
+        let copy = directory.path().join("copy");
         let [from, to] = [format!("docker://{pulled}"), format!("dir:{}", copy.display())];
         clients::skopeo([
             "copy",
@@ -346,9 +346,9 @@ fn several_platforms_and_variants_can_be_selected() {
         (&["--platform", "linux/arm"], &["linux/arm/v7"]),
         (&["--platform", "linux/aarch64"], &["linux/arm64"]),
     ] {
-        let folder = folder();
-        let bundle = world.pack_lines(folder.path(), &references, options);
-        let site = folder.path().join("site");
+        let directory = directory();
+        let bundle = world.pack_lines(directory.path(), &references, options);
+        let site = directory.path().join("site");
         unpack(&bundle, &site).ok();
         let registry = Registry::serve(&site.join("registry"));
         for entry in world.upstream.images().iter().filter(|entry| references.contains(&&*entry.reference)) {
@@ -360,12 +360,12 @@ fn several_platforms_and_variants_can_be_selected() {
 #[test]
 fn a_platform_on_the_line_of_an_image_is_for_that_image_alone() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     // The second one has the first one's index among its children.
     let [nginx, nested] = ["docker.io/library/nginx:1.25.2-alpine", "quay.io/metallb/controller:v0.13.9"];
     let lines = [&*format!("{nginx} platform=linux/amd64"), nested];
-    let bundle = world.pack_lines(folder.path(), &lines, &["--platform", "linux/amd64,linux/arm64"]);
-    let site = folder.path().join("site");
+    let bundle = world.pack_lines(directory.path(), &lines, &["--platform", "linux/amd64,linux/arm64"]);
+    let site = directory.path().join("site");
     unpack(&bundle, &site).ok();
     let registry = Registry::start(&site.join("registry"));
     for (reference, keep) in [(nginx, &["linux/amd64"][..]), (nested, &["linux/amd64", "linux/arm64"])] {
@@ -384,8 +384,8 @@ fn a_platform_on_the_line_of_an_image_is_for_that_image_alone() {
 #[test]
 fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
     let world = world();
-    let folder = folder();
-    let bundle = folder.path().join("bundle.tar.zst");
+    let directory = directory();
+    let bundle = directory.path().join("bundle.tar.zst");
     for (line, options, words) in [
         // What a line asks for must be there, all of it.
         (
@@ -418,27 +418,31 @@ fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
             &["`quay.io/calico/node:v3.27.3`", "no linux/arm64, linux/s390x", "it has linux/amd64"],
         ),
     ] {
-        let list = write_list(folder.path(), &[line]);
+        let list = write_list(directory.path(), &[line]);
         world.pack(&list, &bundle, options).failed(4, words);
-        assert_eq!(fs::read_dir(folder.path()).expect("list a folder").count(), 1, "only the list is there");
+        assert_eq!(
+            fs::read_dir(directory.path()).expect("list a directory").count(),
+            1,
+            "only the list is there"
+        );
     }
     let options = ["--platform", "linux/amd64,linux/arm64"];
-    world.pack_lines(folder.path(), &["quay.io/calico/node:v3.27.3"], &options);
+    world.pack_lines(directory.path(), &["quay.io/calico/node:v3.27.3"], &options);
 }
 
 #[test]
 fn every_template_gives_every_image_a_name() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let references =
         ["registry.k8s.io/pause:3.9", "quay.io/coreos/etcd:v3.5.12", "docker.io/library/nginx:1.25.2-alpine"];
-    let bundle = world.pack_lines(folder.path(), &references, &[]);
-    let site = folder.path().join("site");
+    let bundle = world.pack_lines(directory.path(), &references, &[]);
+    let site = directory.path().join("site");
     let templates =
         ["--repository-template", "{repository}", "--repository-template", "k8s/{host}/{repository}"];
     unpack_with(&bundle, &site, &templates).ok();
     let registry = Registry::start(&site.join("registry"));
-    let pushed = folder.path().join("pushed");
+    let pushed = directory.path().join("pushed");
     let mirror = Registry::start(&pushed);
     for reference in references {
         let image = world.upstream.image(reference);
@@ -457,7 +461,7 @@ fn every_template_gives_every_image_a_name() {
 #[test]
 fn a_template_under_which_two_images_collide_is_refused_before_anything_is_written() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let image = |text: &str| {
         Image::new(Format::Oci, "linux/amd64", &[Layer::files(&[("a", text.as_bytes())], Compression::Gzip)])
     };
@@ -466,8 +470,8 @@ fn a_template_under_which_two_images_collide_is_refused_before_anything_is_writt
         let (name, tag) = reference.rsplit_once(':').expect("a tag");
         world.upstream.registry.push(name, tag, &image(reference));
     }
-    let bundle = world.pack_lines(folder.path(), &references, &[]);
-    let site = folder.path().join("site");
+    let bundle = world.pack_lines(directory.path(), &references, &[]);
+    let site = directory.path().join("site");
     for templates in [
         &["--repository-template", "x/{repository}"][..],
         &["--repository-template", "k8s/{host}/{repository}", "--repository-template", "{repository}"],
@@ -484,8 +488,8 @@ fn a_template_under_which_two_images_collide_is_refused_before_anything_is_writt
 #[test]
 fn files_and_registry_go_elsewhere_and_are_served_from_there() {
     let world = world();
-    let folder = folder();
-    let path = |name: &str| folder.path().join(name);
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
     let (site, files, storage) = (path("site"), path("a/www"), path("b/registry"));
     let options = ["--files", files.to_str().expect("plain"), "--registry", storage.to_str().expect("plain")];
     unpack_with(&world.bundle, &site, &options).ok();
@@ -519,23 +523,23 @@ fn files_and_registry_go_elsewhere_and_are_served_from_there() {
 #[test]
 fn a_second_unpack_changes_nothing_and_says_so() {
     let world = world();
-    let folder = folder();
-    unpack(&world.bundle, folder.path()).ok();
-    tree::assert_same(&world.site, folder.path());
-    let before = tree::stamps(folder.path());
-    let again = unpack(&world.bundle, folder.path()).ok();
+    let directory = directory();
+    unpack(&world.bundle, directory.path()).ok();
+    tree::assert_same(&world.site, directory.path());
+    let before = tree::stamps(directory.path());
+    let again = unpack(&world.bundle, directory.path()).ok();
     assert!(again.stdout.contains("nothing to do"), "{again:?}");
-    assert_eq!(tree::stamps(folder.path()), before);
-    let json = unpack_with(&world.bundle, folder.path(), &["--json"]).ok().json();
+    assert_eq!(tree::stamps(directory.path()), before);
+    let json = unpack_with(&world.bundle, directory.path(), &["--json"]).ok().json();
     assert_eq!(
         ["written", "linksWritten", "repaired", "bytesWritten"].map(|key| json[key].as_u64()),
         [Some(0); 4],
         "{json}"
     );
-    assert_eq!(tree::stamps(folder.path()), before);
+    assert_eq!(tree::stamps(directory.path()), before);
 }
 
-/// The files, not the folders, whose stamps are not the same.
+/// The files, not the directories, whose stamps are not the same.
 fn changed_files(root: &Path, before: &Stamps) -> BTreeSet<PathBuf> {
     let after = tree::stamps(root);
     let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
@@ -551,22 +555,22 @@ struct Small {
     bundle: PathBuf,
     site: PathBuf,
     right: Tree,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Small {
     const IMAGE: &str = "registry.k8s.io/pause:3.9";
 
     fn new() -> Self {
-        let (world, folder) = (world(), folder());
+        let (world, directory) = (world(), directory());
         let small = world.upstream.files().iter().filter(|file| file.bytes.len() < 300_000);
         let mut lines: Vec<_> = small.map(|file| file.url.as_str()).collect();
         lines.extend([Self::IMAGE, "docker.io/library/nginx:1.25.2-alpine"]);
-        let bundle = world.pack_lines(folder.path(), &lines, &[]);
-        let site = folder.path().join("site");
+        let bundle = world.pack_lines(directory.path(), &lines, &[]);
+        let site = directory.path().join("site");
         unpack(&bundle, &site).ok();
         let right = Tree::of(&site);
-        Self { bundle, site, right, _folder: folder }
+        Self { bundle, site, right, _directory: directory }
     }
 
     /// Unpacks again, and adds to `failures` what is not as it was, and what was touched apart from `expected`.
@@ -667,8 +671,8 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
         small.repair(what, &before, &[path], &mut failures);
     }
     let before = tree::stamps(&small.site);
-    fs::remove_dir(small.site.join(&name).join("_uploads")).expect("remove a folder");
-    small.repair("a folder is missing", &before, &[], &mut failures);
+    fs::remove_dir(small.site.join(&name).join("_uploads")).expect("remove a directory");
+    small.repair("a directory is missing", &before, &[], &mut failures);
     // All at once, as far as they do not undo each other.
     let before = tree::stamps(&small.site);
     let several = [&harms[1], &harms[4], &harms[8], &harms[15], &harms[18], &harms[23]];
@@ -711,19 +715,19 @@ fn what_a_killed_run_left_behind_is_cleared_or_used_and_nothing_else_is_touched(
 }
 
 #[test]
-fn a_folder_in_the_place_of_a_blob_is_an_error_that_names_it() {
+fn a_directory_in_the_place_of_a_blob_is_an_error_that_names_it() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let reference = "registry.k8s.io/pause:3.9";
-    let bundle = world.pack_lines(folder.path(), &[reference], &[]);
-    let site = folder.path().join("site");
+    let bundle = world.pack_lines(directory.path(), &[reference], &[]);
+    let site = directory.path().join("site");
     unpack(&bundle, &site).ok();
     let right = Tree::of(&site);
     let data = blob(&site.join("registry"), &world.upstream.image(reference).root.digest);
     fs::remove_file(&data).expect("remove a file");
-    fs::create_dir(&data).expect("make a folder");
+    fs::create_dir(&data).expect("make a directory");
     unpack(&bundle, &site).failed(6, &[data.to_str().expect("a plain path")]);
-    fs::remove_dir(&data).expect("remove a folder");
+    fs::remove_dir(&data).expect("remove a directory");
     unpack(&bundle, &site).ok();
     assert_eq!(right.difference(&Tree::of(&site)), [""; 0]);
 }
@@ -731,19 +735,19 @@ fn a_folder_in_the_place_of_a_blob_is_an_error_that_names_it() {
 #[test]
 fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let version = |text: &str| {
         let layer = |name: &str, text: &str| Layer::files(&[(name, text.as_bytes())], Compression::Gzip);
         Image::new(Format::Docker, "linux/amd64", &[layer("base", "the same"), layer("app", text)])
     };
     let [old, new] = ["old", "new"].map(version);
     let reference = "quay.io/moving/app:latest";
-    let site = folder.path().join("site");
+    let site = directory.path().join("site");
     let mut bundles = Vec::new();
     for (name, image) in [("old", &old), ("new", &new)] {
         world.upstream.registry.push("quay.io/moving/app", "latest", image);
-        let place = folder.path().join(name);
-        fs::create_dir(&place).expect("make a folder");
+        let place = directory.path().join(name);
+        fs::create_dir(&place).expect("make a directory");
         bundles.push(world.pack_lines(&place, &[reference, "registry.k8s.io/pause:3.9"], &[]));
         unpack(&bundles[bundles.len() - 1], &site).ok();
     }
@@ -764,7 +768,7 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     for image in [&old, &new] {
         assert!(known.contains(&image.root.digest["sha256:".len()..]), "{known}");
     }
-    let pushed = folder.path().join("pushed");
+    let pushed = directory.path().join("pushed");
     {
         let mirror = Registry::start(&pushed);
         mirror.push(name, "latest", &old);
@@ -782,10 +786,10 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
 #[test]
 fn a_pipe_is_as_good_as_a_file() {
     let world = world();
-    let folder = folder();
-    let site = folder.path().to_str().expect("a plain path");
+    let directory = directory();
+    let site = directory.path().to_str().expect("a plain path");
     unbundle_from(&world.bundle, ["unpack", "-", site]).ok();
-    tree::assert_same(&world.site, folder.path());
+    tree::assert_same(&world.site, directory.path());
     let bundle = world.bundle.to_str().expect("a plain path");
     for args in [&["verify"][..], &["ls"], &["ls", "--json"]] {
         let from_file = unbundle(args.iter().chain(&[bundle])).ok();
@@ -801,23 +805,25 @@ fn a_pipe_is_as_good_as_a_file() {
 #[test]
 fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     process::run(Command::new("zstd").arg("-t").arg(&world.bundle));
     let listed = process::stdout_of(Command::new("tar").args(["--zstd", "-tf"]).arg(&world.bundle));
     let listed: Vec<_> = listed.lines().collect();
     assert_eq!(listed.iter().collect::<HashSet<_>>().len(), listed.len(), "an entry stands there twice");
-    process::run(Command::new("tar").args(["--zstd", "-xf"]).arg(&world.bundle).arg("-C").arg(folder.path()));
-    let extracted = Tree::of(folder.path());
+    process::run(
+        Command::new("tar").args(["--zstd", "-xf"]).arg(&world.bundle).arg("-C").arg(directory.path()),
+    );
+    let extracted = Tree::of(directory.path());
     let names: BTreeSet<_> = listed.iter().filter(|name| !name.ends_with('/')).map(PathBuf::from).collect();
     assert_eq!(extracted.files().map(Path::to_owned).collect::<BTreeSet<_>>(), names);
 
     let read =
-        |path: &str| fs::read(folder.path().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        |path: &str| fs::read(directory.path().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     let parse = |path: &str| -> Value { serde_json::from_slice(&read(path)).expect("JSON") };
     assert_eq!(parse("oci-layout")["imageLayoutVersion"], "1.0.0");
     let mut blobs = BTreeMap::new();
     for path in names.iter().filter(|path| path.starts_with("blobs")) {
-        let bytes = fs::read(folder.path().join(path)).expect("read a blob");
+        let bytes = fs::read(directory.path().join(path)).expect("read a blob");
         let name =
             path.strip_prefix("blobs").expect("it starts with that").to_string_lossy().replace('/', ":");
         assert_eq!(sha256(&bytes), name);
@@ -858,7 +864,7 @@ fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
 #[test]
 fn skopeo_reads_oci_images_out_of_the_bundle() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let mut read = 0;
     for entry in world.upstream.images() {
         // skopeo 1.9 does not look at entries of Docker's media types.
@@ -873,25 +879,25 @@ fn skopeo_reads_oci_images_out_of_the_bundle() {
     assert!(read >= 8, "{read} images");
     let reference = "quay.io/calico/node:v3.27.3";
     let source = format!("oci-archive:{}:{reference}", world.bundle.display());
-    clients::skopeo(["copy", "--quiet", &source, &format!("dir:{}", folder.path().display())]);
-    let manifest = fs::read(folder.path().join("manifest.json")).expect("skopeo copied it");
+    clients::skopeo(["copy", "--quiet", &source, &format!("dir:{}", directory.path().display())]);
+    let manifest = fs::read(directory.path().join("manifest.json")).expect("skopeo copied it");
     assert_eq!(manifest, world.upstream.image(reference).manifest[..]);
 }
 
 #[test]
 fn the_bundle_is_the_same_whatever_the_jobs_and_the_order_of_the_lists() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
-    let reversed = folder.path().join("reversed");
-    fs::create_dir(&reversed).expect("make a folder");
+    let reversed = directory.path().join("reversed");
+    fs::create_dir(&reversed).expect("make a directory");
     for name in ["images.list", "files.list"] {
         let list = fs::read_to_string(world.lists.join(name)).expect("read a list");
         let lines: Vec<_> = list.lines().rev().collect();
         fs::write(reversed.join(name), lines.join("\n")).expect("write a list");
     }
     for (list, jobs) in [(&world.lists, "1"), (&reversed, "3"), (&reversed, "16"), (&world.lists, "16")] {
-        let bundle = folder.path().join("bundle.tar.zst");
+        let bundle = directory.path().join("bundle.tar.zst");
         world.pack(list, &bundle, &["--jobs", jobs]).ok();
         assert_eq!(sha256(&fs::read(&bundle).expect("read the bundle")), expected, "{jobs} jobs");
     }
@@ -900,15 +906,15 @@ fn the_bundle_is_the_same_whatever_the_jobs_and_the_order_of_the_lists() {
 #[test]
 fn the_bundle_is_the_same_whether_the_lists_have_checksums_or_not() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
     let images = world.upstream.images_list();
     let pins: [fn(&[u8]) -> String; 3] = [|_| String::new(), sha256, sha512];
     for pin in pins {
         let files = world.upstream.files().iter().map(|file| format!("{} {}", file.url, pin(&file.bytes)));
         let files: Vec<_> = files.collect();
-        let list = write_list(folder.path(), &[&*images, &files.join("\n")]);
-        let bundle = folder.path().join("bundle.tar.zst");
+        let list = write_list(directory.path(), &[&*images, &files.join("\n")]);
+        let bundle = directory.path().join("bundle.tar.zst");
         world.pack(&list, &bundle, &[]).ok();
         assert_eq!(sha256(&fs::read(&bundle).expect("read the bundle")), expected, "{}", pin(b""));
     }
@@ -964,11 +970,11 @@ fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
 #[test]
 fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_nothing() {
     let world = world();
-    let folder = folder();
-    let site = folder.path().join("site");
+    let directory = directory();
+    let site = directory.path().join("site");
     let storage = site.join("registry");
     let base = storage.join("docker/registry/v2");
-    let config = folder.path().join("config.yml");
+    let config = directory.path().join("config.yml");
     fs::write(
         &config,
         format!("version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\n", storage.display()),
@@ -1002,8 +1008,8 @@ fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_not
 #[test]
 fn the_fence_stands_also_while_nothing_but_links_is_missing() {
     let world = world();
-    let folder = folder();
-    let site = folder.path().join("site");
+    let directory = directory();
+    let site = directory.path().join("site");
     unpack(&world.bundle, &site).ok();
     let base = site.join("registry/docker/registry/v2");
     // Its blobs are nobody's now.
@@ -1022,7 +1028,7 @@ fn the_fence_stands_also_while_nothing_but_links_is_missing() {
 #[test]
 fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_when_all_is_there() {
     let world = world();
-    let folder = folder();
+    let directory = directory();
     let reference = "quay.io/meanwhile/app:latest";
     let version = |seed: u64| {
         let layers = [Layer::random(seed, 200_000, Compression::Gzip)];
@@ -1031,12 +1037,12 @@ fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_whe
         Image::index(Format::Oci, images.to_vec())
     };
     let [old, new] = [70, 71].map(version);
-    let site = folder.path().join("site");
+    let site = directory.path().join("site");
     world.upstream.registry.push("quay.io/meanwhile/app", "latest", &old);
-    unpack(&world.pack_lines(folder.path(), &[reference], &[]), &site).ok();
+    unpack(&world.pack_lines(directory.path(), &[reference], &[]), &site).ok();
     world.upstream.registry.push("quay.io/meanwhile/app", "latest", &new);
-    let list = write_list(folder.path(), &[reference, &world.upstream.images_list()]);
-    let bundle = folder.path().join("bundle.tar.zst");
+    let list = write_list(directory.path(), &[reference, &world.upstream.images_list()]);
+    let bundle = directory.path().join("bundle.tar.zst");
     world.pack(&list, &bundle, &[]).ok();
 
     let registry = Registry::serve(&site.join("registry"));

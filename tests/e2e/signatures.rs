@@ -21,9 +21,9 @@ const UNSIGNED: i32 = 14;
 const SIGNER: i32 = 15;
 const PASSPHRASE: &str = "korrekt pferd batterie";
 
-/// A folder with keys, an upstream and bundles.
+/// A directory with keys, an upstream and bundles.
 struct Desk {
-    folder: TempDir,
+    directory: TempDir,
     fake: Fake,
 }
 
@@ -35,7 +35,7 @@ impl Desk {
         content.image("registry.example/a:1", &image);
         content.file("https://files.example/one", b"one".to_vec());
         content.file("https://files.example/two", b"two".to_vec());
-        let desk = Self { folder: tempdir().unwrap(), fake: Fake::honest(content) };
+        let desk = Self { directory: tempdir().unwrap(), fake: Fake::honest(content) };
         for name in ["ours", "other"] {
             desk.airbundle(&["keygen", "--no-passphrase", "-o", &desk.text(&format!("{name}.key"))]).ok();
         }
@@ -43,7 +43,7 @@ impl Desk {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     fn text(&self, name: &str) -> String {
@@ -51,7 +51,7 @@ impl Desk {
     }
 
     fn airbundle(&self, args: &[&str]) -> Finished {
-        run(airbundle_command().current_dir(self.folder.path()).args(args))
+        run(airbundle_command().current_dir(self.directory.path()).args(args))
     }
 
     fn pack_command(&self, name: &str, file: &str, more: &[&str]) -> Command {

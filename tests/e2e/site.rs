@@ -21,7 +21,7 @@ use crate::support::web::free_port;
 
 /// A site of its own that servers' users can read, with free ports.
 struct Site {
-    folder: TempDir,
+    directory: TempDir,
     ports: [u16; 2],
 }
 
@@ -34,13 +34,13 @@ impl Site {
     }
 
     fn empty() -> Self {
-        let folder = TempDir::new_in("/tmp").expect("make a temporary folder");
-        open_to_all(folder.path());
-        Self { folder, ports: [free_port(), free_port()] }
+        let directory = TempDir::new_in("/tmp").expect("make a temporary directory");
+        open_to_all(directory.path());
+        Self { directory, ports: [free_port(), free_port()] }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.path().join("site")
+        self.directory.path().join("site")
     }
 
     fn conf(&self, name: &str) -> PathBuf {
@@ -77,11 +77,11 @@ impl Site {
         Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Runs a script on a host of its own: `/etc`, the folders of certificates and `/run` are copies that nobody else
+    /// Runs a script on a host of its own: `/etc`, the directories of certificates and `/run` are copies that nobody else
     /// sees. It may change them as it likes, and what it starts ends with it.
     #[track_caller]
     fn on_a_host(&self, script: &str) -> String {
-        let host = self.folder.path().join("host");
+        let host = self.directory.path().join("host");
         let prelude = r#"
 set -eu
 for place in /etc /usr/local/share/ca-certificates; do
@@ -127,8 +127,8 @@ podman() {
 }
 
 /// So that a server that gives up root's rights can read it.
-fn open_to_all(folder: &Path) {
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).expect("open a folder to all");
+fn open_to_all(directory: &Path) {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("open a directory to all");
 }
 
 /// What every client does, once the host is a client of the site: `$NAME` is how clients name the registry.
@@ -335,10 +335,10 @@ fn what_cannot_be_is_refused_by_name() {
     site.configure(&[]).failed(6, &["site", "is no site", "unbundle unpack"]);
     fs::create_dir_all(site.path()).unwrap();
     Record::new("files".into(), "registry".into()).write(&site.path(), &site.path().join("part")).unwrap();
-    let pem = |name: &str| site.folder.path().join(name).display().to_string();
+    let pem = |name: &str| site.directory.path().join(name).display().to_string();
     let openssl = |args: &str| {
         let status = Command::new("sh")
-            .args(["-c", &format!("cd '{}' && openssl {args} 2>/dev/null", site.folder.path().display())])
+            .args(["-c", &format!("cd '{}' && openssl {args} 2>/dev/null", site.directory.path().display())])
             .status();
         assert!(status.expect("start openssl").success(), "{args}");
     };
@@ -535,7 +535,7 @@ curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://loca
 /// A site that holds the images of its own servers, and one more.
 fn with_servers(registry: bool) -> Site {
     let site = Site::empty();
-    let path = |name: &str| site.folder.path().join(name);
+    let path = |name: &str| site.directory.path().join(name);
     let mut images = vec![
         UpstreamImage::new(
             "docker.io/library/nginx:1.25.2-alpine",
@@ -623,7 +623,7 @@ fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registr
             said.contains(&format!("running with {engine}")) && said.contains("user:     carla"),
             "{said}"
         );
-        fs::remove_dir_all(site.folder.path().join("host")).expect("forget that host");
+        fs::remove_dir_all(site.directory.path().join("host")).expect("forget that host");
     }
 }
 
@@ -701,8 +701,8 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
 
 /// `values` as Ansible makes them of `offline.yml` and these variables.
 fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
-    let folder = TempDir::new().expect("make a temporary folder");
-    let path = |name: &str| folder.path().join(name);
+    let directory = TempDir::new().expect("make a temporary directory");
+    let path = |name: &str| directory.path().join(name);
     let values = serde_json::to_string(values).expect("JSON");
     let play = format!(
         "- hosts: localhost\n  connection: local\n  gather_facts: false\n  vars_files: ['{}']\n  vars:\n    values: {values}\n  tasks:\n    \
@@ -715,7 +715,7 @@ fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
         .arg(path("play.yml"))
         .env("AIRBUNDLE_PASSWORD", "ge:heim/1")
         .env("ANSIBLE_LOCALHOST_WARNING", "False")
-        .env("HOME", folder.path())
+        .env("HOME", directory.path())
         .output()
         .expect("start ansible-playbook");
     assert!(output.status.success(), "{output:#?}");

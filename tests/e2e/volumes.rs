@@ -34,11 +34,11 @@ fn carried() -> &'static Carried {
     static CARRIED: LazyLock<Carried> = LazyLock::new(|| {
         let world = world();
         let shared = Shared::new();
-        for (folder, options) in [("plain", &[][..]), ("safe", &["--recovery", "5%"])] {
-            let folder = shared.path.join(folder);
-            fs::create_dir(&folder).unwrap();
+        for (directory, options) in [("plain", &[][..]), ("safe", &["--recovery", "5%"])] {
+            let directory = shared.path.join(directory);
+            fs::create_dir(&directory).unwrap();
             let options = [&["--volume-size", "7MiB"], options].concat();
-            world.pack(&world.lists, &folder.join("all.tar.zst"), &options).ok();
+            world.pack(&world.lists, &directory.join("all.tar.zst"), &options).ok();
         }
         let names = volumes(&shared.path.join("plain"));
         assert!(names.len() >= 6, "{names:?}");
@@ -57,15 +57,16 @@ impl Carried {
     }
 }
 
-/// The names of all volumes in a folder.
-fn volumes(folder: &Path) -> Vec<String> {
-    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+/// The names of all volumes in a directory.
+fn volumes(directory: &Path) -> Vec<String> {
+    let names =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name.contains(".tar.zst.")).collect();
     names.sort();
     names
 }
 
-/// A copy of a folder, by hard links: whoever changes a file puts another one in its place.
+/// A copy of a directory, by hard links: whoever changes a file puts another one in its place.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -99,9 +100,12 @@ fn nothing_wrong_is_visible(site: &Path) {
     }
 }
 
-fn shell(folder: &Path, script: &str) -> String {
-    let output =
-        Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(folder).output().unwrap();
+fn shell(directory: &Path, script: &str) -> String {
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(directory)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -109,26 +113,26 @@ fn shell(folder: &Path, script: &str) -> String {
 #[test]
 fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
     let world = world();
-    for folder in [carried().plain(), carried().safe()] {
-        for name in volumes(&folder) {
-            assert!(fs::metadata(folder.join(&name)).unwrap().len() <= 7 << 20, "{name} is too large");
+    for directory in [carried().plain(), carried().safe()] {
+        for name in volumes(&directory) {
+            assert!(fs::metadata(directory.join(&name)).unwrap().len() <= 7 << 20, "{name} is too large");
         }
-        shell(&folder, "sha256sum --strict -c SHA256SUMS");
-        shell(&folder, "cat all.tar.zst.* | zstd -qt");
-        let joined = shell(&folder, "cat all.tar.zst.* | tar --zstd -tf - | sort");
+        shell(&directory, "sha256sum --strict -c SHA256SUMS");
+        shell(&directory, "cat all.tar.zst.* | zstd -qt");
+        let joined = shell(&directory, "cat all.tar.zst.* | tar --zstd -tf - | sort");
         let whole = shell(world.bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort");
         assert_eq!(joined, whole);
         let identity = |paths: &[&Path]| verb("verify", paths).ok().stdout.lines().nth(1).unwrap().to_owned();
-        let first = folder.join("all.tar.zst.001");
-        assert_eq!(identity(&[&folder]), identity(&[&world.bundle]));
-        assert_eq!(identity(&[&first]), identity(&[&folder.join("all.tar.zst")]));
+        let first = directory.join("all.tar.zst.001");
+        assert_eq!(identity(&[&directory]), identity(&[&world.bundle]));
+        assert_eq!(identity(&[&first]), identity(&[&directory.join("all.tar.zst")]));
         let temporary = tempdir().unwrap();
         // Two sticks, read-only, and nothing is written anywhere but to the site.
         let (one, two, site) =
             (temporary.path().join("one"), temporary.path().join("two"), temporary.path().join("site"));
-        copy(&folder, &one);
+        copy(&directory, &one);
         fs::create_dir(&two).unwrap();
-        for name in volumes(&folder).iter().skip(2).step_by(2) {
+        for name in volumes(&directory).iter().skip(2).step_by(2) {
             fs::rename(one.join(name), two.join(name)).unwrap();
         }
         let before = (Tree::of(&one), Tree::of(&two));
@@ -138,17 +142,17 @@ fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
         assert_eq!(Tree::of(&site).difference(&Tree::of(&world.site)), Vec::<String>::new());
         // And from a pipe.
         let script = format!("cat all.tar.zst.* | {} verify -", env!("CARGO_BIN_EXE_unbundle"));
-        assert!(shell(&folder, &script).starts_with("sound:"));
+        assert!(shell(&directory, &script).starts_with("sound:"));
     }
 }
 
 #[test]
 fn a_volume_that_is_missing_is_named_and_nothing_is_touched() {
-    for folder in [carried().plain(), carried().safe()] {
-        for (number, name) in volumes(&folder).iter().enumerate() {
+    for directory in [carried().plain(), carried().safe()] {
+        for (number, name) in volumes(&directory).iter().enumerate() {
             let temporary = tempdir().unwrap();
             let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-            copy(&folder, &stick);
+            copy(&directory, &stick);
             fs::remove_file(stick.join(name)).unwrap();
             if number % 2 == 0 {
                 fs::remove_file(stick.join("SHA256SUMS")).unwrap();
@@ -170,11 +174,11 @@ fn a_volume_that_is_missing_is_named_and_nothing_is_touched() {
 
 #[test]
 fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
-    let folder = carried().plain();
+    let directory = carried().plain();
     for pair in carried().names.windows(2) {
         let temporary = tempdir().unwrap();
         let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-        copy(&folder, &stick);
+        copy(&directory, &stick);
         let (one, two) = (stick.join(&pair[0]), stick.join(&pair[1]));
         fs::rename(&one, stick.join("other")).unwrap();
         fs::rename(&two, &one).unwrap();
@@ -192,7 +196,7 @@ fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
 #[test]
 fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
     let world = world();
-    let folder = carried().plain();
+    let directory = carried().plain();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     // The same content packed in another way: a valid volume of another bundle.
@@ -201,7 +205,7 @@ fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
     for (number, name) in names.iter().enumerate() {
         let next = &names[(number + 1) % names.len()];
         let doubled = path("doubled");
-        copy(&folder, &doubled);
+        copy(&directory, &doubled);
         fs::remove_file(doubled.join(next)).unwrap();
         fs::hard_link(doubled.join(name), doubled.join(next)).unwrap();
         let finished = verb("unpack", &[&doubled, &path("site")]).failed(INCOMPLETE, &[next, "missing"]);
@@ -212,14 +216,14 @@ fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
         fs::remove_dir_all(doubled).unwrap();
 
         let cut = path("cut");
-        copy(&folder, &cut);
+        copy(&directory, &cut);
         change(&cut.join(name), |bytes| bytes.truncate(bytes.len() - 1));
         verb("unpack", &[&cut, &path("site")]).failed(INCOMPLETE, &[name, "cut short"]);
         assert!(!path("site").exists());
         fs::remove_dir_all(cut).unwrap();
 
         let foreign = path("foreign");
-        copy(&folder, &foreign);
+        copy(&directory, &foreign);
         fs::remove_file(foreign.join(name)).unwrap();
         fs::copy(path(name), foreign.join(name)).unwrap();
         verb("unpack", &[&foreign, &path("site")]).failed(INCOMPLETE, &[name, "missing"]);
@@ -233,11 +237,11 @@ fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
 
 #[test]
 fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
-    let folder = carried().plain();
+    let directory = carried().plain();
     let temporary = tempdir().unwrap();
     for (number, name) in carried().names.iter().enumerate() {
         let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-        copy(&folder, &stick);
+        copy(&directory, &stick);
         // The label, and in the middle.
         let at = if number % 2 == 0 { 30 } else { 2_000_000 };
         change(&stick.join(name), |bytes| {
@@ -256,12 +260,12 @@ fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
 
 #[test]
 fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
-    let folder = carried().safe();
-    let medium = discover::find(std::slice::from_ref(&folder)).unwrap();
+    let directory = carried().safe();
+    let medium = discover::find(std::slice::from_ref(&directory)).unwrap();
     let mut sets = BTreeSet::new();
     let mut end = 0;
-    for (number, (name, volume)) in volumes(&folder).iter().zip(medium.volumes()).enumerate() {
-        let bytes = fs::read(folder.join(name)).unwrap();
+    for (number, (name, volume)) in volumes(&directory).iter().zip(medium.volumes()).enumerate() {
+        let bytes = fs::read(directory.join(name)).unwrap();
         let buffers = buffers();
         let mut frames = FrameReader::new(&bytes[..], 0, &buffers);
         let label: serde_json::Value = loop {
@@ -280,7 +284,7 @@ fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
 
 #[test]
 fn sticks_may_come_one_after_the_other() {
-    let folder = carried().plain();
+    let directory = carried().plain();
     let temporary = tempdir().unwrap();
     let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
     fs::create_dir(&stick).unwrap();
@@ -289,7 +293,7 @@ fn sticks_may_come_one_after_the_other() {
         for other in volumes(&stick) {
             fs::remove_file(stick.join(other)).unwrap();
         }
-        fs::hard_link(folder.join(name), stick.join(name)).unwrap();
+        fs::hard_link(directory.join(name), stick.join(name)).unwrap();
     };
     bring(&names[0]);
     let mut command = unbundle_command();
@@ -410,14 +414,14 @@ fn a_large_bundle_of_many_volumes_needs_the_disk_of_a_few() {
 fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
     let world = world();
     let temporary = tempdir().unwrap();
-    let folder = temporary.path();
-    fs::write(folder.join("SHA256SUMS"), format!("{}  other.tar.zst.001\n", "0".repeat(64))).unwrap();
-    world.pack(&world.lists, &folder.join("all.tar.zst"), &["--volume-size", "7MiB"]).ok();
-    world.pack(&world.lists, &folder.join("all.tar.zst"), &["--volume-size", "12MiB"]).ok();
-    let names = volumes(folder);
+    let directory = temporary.path();
+    fs::write(directory.join("SHA256SUMS"), format!("{}  other.tar.zst.001\n", "0".repeat(64))).unwrap();
+    world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "7MiB"]).ok();
+    world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "12MiB"]).ok();
+    let names = volumes(directory);
     assert!(names.len() < carried().names.len(), "{names:?}");
-    verb("verify", &[&folder.join("all.tar.zst.001")]).ok();
-    let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    verb("verify", &[&directory.join("all.tar.zst.001")]).ok();
+    let sums = fs::read_to_string(directory.join("SHA256SUMS")).unwrap();
     let listed: Vec<_> = sums.lines().map(|line| &line[66..]).collect();
     let expected: Vec<_> =
         ["other.tar.zst.001"].into_iter().chain(names.iter().map(String::as_str)).collect();
@@ -449,15 +453,15 @@ fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
 }
 
 #[test]
-fn what_lies_in_a_folder_is_found_only_where_it_is_one_bundle() {
+fn what_lies_in_a_directory_is_found_only_where_it_is_one_bundle() {
     let temporary = tempdir().unwrap();
-    let folder = temporary.path();
-    verb("ls", &[folder]).failed(8, &["there is no bundle in"]);
-    copy(&carried().plain(), folder);
-    fs::copy(&world().bundle, folder.join("other.tar.zst")).unwrap();
-    verb("ls", &[folder]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
-    verb("ls", &[&folder.join("all.tar.zst.002")]).ok();
-    verb("ls", &[&folder.join("other.tar.zst")]).ok();
+    let directory = temporary.path();
+    verb("ls", &[directory]).failed(8, &["there is no bundle in"]);
+    copy(&carried().plain(), directory);
+    fs::copy(&world().bundle, directory.join("other.tar.zst")).unwrap();
+    verb("ls", &[directory]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
+    verb("ls", &[&directory.join("all.tar.zst.002")]).ok();
+    verb("ls", &[&directory.join("other.tar.zst")]).ok();
 }
 
 /// The world's bundle in one file, with recovery data.
@@ -472,12 +476,12 @@ fn safe_file() -> &'static Path {
 
 #[test]
 fn recovery_data_is_something_that_standard_tools_do_not_mind() {
-    let folder = safe_file().parent().unwrap();
-    shell(folder, "zstd -qt one.tar.zst");
-    let listed = shell(folder, "tar --zstd -tf one.tar.zst | sort");
+    let directory = safe_file().parent().unwrap();
+    shell(directory, "zstd -qt one.tar.zst");
+    let listed = shell(directory, "tar --zstd -tf one.tar.zst | sort");
     assert_eq!(listed, shell(world().bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort"));
     shell(
-        folder,
+        directory,
         "skopeo inspect --raw oci-archive:one.tar.zst:quay.io/metallb/controller:v0.13.9 >/dev/null",
     );
     let (small, large) =
@@ -505,7 +509,7 @@ fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
         let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
         assert!(
-            finished.stdout.contains("its recovery data has mended all of that"),
+            finished.stdout.contains("its recovery data has repaired all of that"),
             "{what}: {finished:#?}"
         );
         let is_of_content = start + len < sound.len() * 94 / 100;
@@ -543,7 +547,7 @@ fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
     nothing_wrong_is_visible(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be mended"]);
+    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
     // Without recovery data there is nothing to repair with.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];

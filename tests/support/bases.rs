@@ -71,7 +71,7 @@ pub fn nginx(format: Format, platform: &str) -> Image {
         file("usr/share/nginx/html/50x.html", 0o644, b"An error occurred.\n"),
         file("usr/share/nginx/html/index.html", 0o644, b"Welcome to nginx!\n"),
     ]);
-    let folders = ["run", "tmp", "var/lib/nginx", "var/log/nginx"];
+    let directories = ["run", "tmp", "var/lib/nginx", "var/log/nginx"];
     let settings = json!({
         "Entrypoint": ["/docker-entrypoint.sh"],
         "Cmd": ["nginx", "-g", "daemon off;"],
@@ -80,7 +80,7 @@ pub fn nginx(format: Format, platform: &str) -> Image {
         "Labels": { "maintainer": "NGINX" },
         "StopSignal": "SIGQUIT",
     });
-    let layers = [shell(), tree(&folders, &files)];
+    let layers = [shell(), tree(&directories, &files)];
     Image::with_settings(format, platform, &layers, settings)
 }
 
@@ -113,10 +113,10 @@ fn shell() -> Layer {
     tree(&[], &files)
 }
 
-fn tree(folders: &[&str], files: &[(String, u32, Bytes)]) -> Layer {
+fn tree(directories: &[&str], files: &[(String, u32, Bytes)]) -> Layer {
     let files: Vec<_> =
         files.iter().map(|(path, mode, bytes)| (path.as_str(), *mode, Bytes::clone(bytes))).collect();
-    Layer::tree(folders, &files, Compression::Gzip)
+    Layer::tree(directories, &files, Compression::Gzip)
 }
 
 fn file(path: &str, mode: u32, bytes: &[u8]) -> (String, u32, Bytes) {

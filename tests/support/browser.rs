@@ -17,16 +17,16 @@ pub struct Browser {
     /// The URL of its session with `chromedriver`.
     session: String,
     _daemon: Daemon,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Browser {
     /// Start one. It finds no host but the local one.
     pub fn start() -> Self {
-        let folder = TempDir::new().expect("make a temporary folder");
-        let set = |name| format!("{name}={}", folder.path().display());
+        let directory = TempDir::new().expect("make a temporary directory");
+        let set = |name| format!("{name}={}", directory.path().display());
         let command = ["env", &set("HOME"), &set("TMPDIR"), "chromedriver", "--port=0"];
-        let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+        let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
         let port = daemon.wait_for(|log| {
             let (_, rest) = log.split_once("started successfully on port ")?;
             Some(rest.split_once('.')?.0.to_owned())
@@ -47,7 +47,7 @@ impl Browser {
         });
         let answer = post(&driver, &json!({ "capabilities": { "alwaysMatch": capabilities } }));
         let id = answer["sessionId"].as_str().expect("a session has an id");
-        Self { session: format!("{driver}/{id}"), _daemon: daemon, _folder: folder }
+        Self { session: format!("{driver}/{id}"), _daemon: daemon, _directory: directory }
     }
 
     /// Open the page at `url`, and wait until it is complete.
@@ -127,7 +127,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // So that it removes its profile before the folder goes.
+        // So that it removes its profile before the directory goes.
         ureq::delete(&self.session).call().ok();
     }
 }

@@ -25,9 +25,9 @@ pub fn skopeo_raw_manifest(reference: &str) -> Vec<u8> {
 /// Copy `docker://REFERENCE` with all its platforms, bytes as they are, over plain http into skopeo's `dir:` format:
 /// `manifest.json`, `<hex>.manifest.json` for the children, `<hex>` for configs and layers. skopeo checks every digest
 /// on the way.
-pub fn skopeo_pull(reference: &str, folder: &Path) {
-    fs::create_dir_all(folder).unwrap_or_else(|error| panic!("create {}: {error}", folder.display()));
-    let [source, target] = [format!("docker://{reference}"), format!("dir:{}", folder.display())];
+pub fn skopeo_pull(reference: &str, directory: &Path) {
+    fs::create_dir_all(directory).unwrap_or_else(|error| panic!("create {}: {error}", directory.display()));
+    let [source, target] = [format!("docker://{reference}"), format!("dir:{}", directory.display())];
     skopeo(["copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false", &source, &target]);
 }
 
@@ -39,19 +39,19 @@ pub fn curl<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Vec<u8> {
 /// podman with a store of its own.
 #[derive(Debug)]
 pub struct Podman {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Podman {
     /// An empty store, which goes when this is dropped.
     pub fn new() -> Self {
-        Self { folder: TempDir::new().expect("make a temporary folder") }
+        Self { directory: TempDir::new().expect("make a temporary directory") }
     }
 
     /// What makes any podman use this store, by `CONTAINERS_STORAGE_CONF`.
     pub fn storage_conf(&self) -> PathBuf {
         let [root, run_root, file] =
-            ["root", "run", "storage.conf"].map(|name| self.folder.path().join(name));
+            ["root", "run", "storage.conf"].map(|name| self.directory.path().join(name));
         let [root, run_root] = [root.display(), run_root.display()];
         let text = format!("[storage]\ndriver = \"vfs\"\ngraphroot = \"{root}\"\nrunroot = \"{run_root}\"\n");
         fs::write(&file, text).expect("write storage.conf");
@@ -60,7 +60,7 @@ impl Podman {
 
     /// `podman ARGS` on this store.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
-        let [root, run_root] = ["root", "run"].map(|name| self.folder.path().join(name));
+        let [root, run_root] = ["root", "run"].map(|name| self.directory.path().join(name));
         let mut podman = Command::new("podman");
         // vfs and cgroupfs: neither overlay mounts nor systemd may be at hand.
         podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]).arg(root);
@@ -84,9 +84,9 @@ impl Default for Podman {
 /// machine. Needs root. Ends when dropped.
 #[derive(Debug)]
 pub struct Dockerd {
-    // Declared before the folder: the process has to be gone when its files go.
+    // Declared before the directory: the process has to be gone when its files go.
     daemon: Daemon,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Dockerd {
@@ -112,8 +112,8 @@ impl Dockerd {
     /// Start one by the words `before`, with this storage driver, these options, and this configuration in place of
     /// the machine's.
     fn start_with(before: &[&str], driver: &str, options: &[&str], configuration: &str) -> Self {
-        let folder = TempDir::new().expect("make a temporary folder");
-        let path = |name: &str| folder.path().join(name);
+        let directory = TempDir::new().expect("make a temporary directory");
+        let path = |name: &str| directory.path().join(name);
         let socket = path("docker.sock");
         let driver = format!("--storage-driver={driver}");
         let words = before.iter().copied().chain(["dockerd", &*driver]).chain(options.iter().copied());
@@ -132,7 +132,7 @@ impl Dockerd {
         daemon
             .wait_for(|log| log.contains("API listen on").then_some(()))
             .unwrap_or_else(|log| panic!("{log}"));
-        Self { daemon, folder }
+        Self { daemon, directory }
     }
 
     /// `program` in the network of this daemon.
@@ -144,12 +144,12 @@ impl Dockerd {
 
     /// Where it listens: `DOCKER_HOST`.
     pub fn host(&self) -> String {
-        format!("unix://{}", self.folder.path().join("docker.sock").display())
+        format!("unix://{}", self.directory.path().join("docker.sock").display())
     }
 
     /// Where its containerd listens: `CONTAINERD_ADDRESS`.
     pub fn containerd(&self) -> PathBuf {
-        self.folder.path().join("exec/containerd/containerd.sock")
+        self.directory.path().join("exec/containerd/containerd.sock")
     }
 
     /// The first number of its version.
@@ -161,7 +161,7 @@ impl Dockerd {
     /// `docker ARGS` with this daemon.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let host = self.host();
-        let config = self.folder.path().join("client");
+        let config = self.directory.path().join("client");
         stdout_of(Command::new("docker").arg("--config").arg(config).args(["--host", &host]).args(args))
     }
 

@@ -88,16 +88,16 @@ impl Layer {
         Self::tar(&tar_of(files), compression, GzipLevel::default())
     }
 
-    /// Files as `(path, mode, content)`, with all folders above them, and `folders` besides.
-    pub fn tree(folders: &[&str], files: &[(&str, u32, Bytes)], compression: Compression) -> Self {
-        let mut all: BTreeSet<&str> = folders.iter().copied().collect();
-        for path in folders.iter().copied().chain(files.iter().map(|(path, ..)| *path)) {
+    /// Files as `(path, mode, content)`, with all directories above them, and `directories` besides.
+    pub fn tree(directories: &[&str], files: &[(&str, u32, Bytes)], compression: Compression) -> Self {
+        let mut all: BTreeSet<&str> = directories.iter().copied().collect();
+        for path in directories.iter().copied().chain(files.iter().map(|(path, ..)| *path)) {
             all.extend(path.match_indices('/').map(|(at, _)| &path[..at]));
         }
         let mut tar = tar::Builder::new(Vec::new());
-        let folders = all.into_iter().map(|path| (path, tar::EntryType::Directory, 0o755, &[][..]));
+        let directories = all.into_iter().map(|path| (path, tar::EntryType::Directory, 0o755, &[][..]));
         let files = files.iter().map(|(path, mode, bytes)| (*path, tar::EntryType::Regular, *mode, &**bytes));
-        for (path, kind, mode, bytes) in folders.chain(files) {
+        for (path, kind, mode, bytes) in directories.chain(files) {
             let mut header = tar::Header::new_ustar();
             header.set_entry_type(kind);
             header.set_mode(mode);

@@ -12,10 +12,10 @@ use super::web::free_port;
 /// An nginx with one server. Ends when dropped.
 #[derive(Debug)]
 pub struct Nginx {
-    // Declared before the folder: the process has to be gone when its files go.
+    // Declared before the directory: the process has to be gone when its files go.
     daemon: Daemon,
     port: u16,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 /// One line of its access log.
@@ -38,8 +38,8 @@ impl Nginx {
     /// The same with directives for all of http.
     pub fn start_with(of_http: &str, tls: Option<&Pair>, directives: &str) -> Self {
         for _ in 0..10 {
-            let folder = TempDir::new().expect("make a temporary folder");
-            let (here, port) = (folder.path().display(), free_port());
+            let directory = TempDir::new().expect("make a temporary directory");
+            let (here, port) = (directory.path().display(), free_port());
             let listen = match tls {
                 Some(Pair { certificate, key }) => format!(
                     "listen 127.0.0.1:{port} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
@@ -56,13 +56,13 @@ impl Nginx {
                  fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;\n\
                  server {{ {listen} {directives} }} }}\n"
             );
-            let config = folder.path().join("nginx.conf");
+            let config = directory.path().join("nginx.conf");
             fs::write(&config, text).expect("write nginx.conf");
             let command =
                 ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
-            let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+            let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
             match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
-                Ok(_) => return Self { daemon, port, folder },
+                Ok(_) => return Self { daemon, port, directory },
                 Err(log) => assert!(log.contains("Address already in use"), "{log}"),
             }
         }
@@ -77,7 +77,7 @@ impl Nginx {
     /// Every request that was answered so far, in order. It ends for that, so that all are there.
     pub fn stop(mut self) -> Vec<Logged> {
         self.daemon.stop();
-        let log = fs::read_to_string(self.folder.path().join("access.log")).expect("read the access log");
+        let log = fs::read_to_string(self.directory.path().join("access.log")).expect("read the access log");
         let parse = |line: &str| {
             let words: Vec<_> = line.splitn(4, ' ').collect();
             Logged {

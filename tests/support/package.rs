@@ -31,14 +31,14 @@ impl Packages {
 
     /// The package `name` for `architecture` (`amd64` or `arm64`).
     pub fn get(&self, architecture: &str, name: &str) -> Package {
-        let folder = self.root.join(architecture);
+        let directory = self.root.join(architecture);
         let prefix = format!("{name}_");
-        let deb = fs::read_dir(&folder)
+        let deb = fs::read_dir(&directory)
             .into_iter()
             .flatten()
-            .map(|entry| entry.expect("read a folder").path())
+            .map(|entry| entry.expect("read a directory").path())
             .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&prefix)))
-            .unwrap_or_else(|| panic!("no {name} in {}: run scripts/debs first", folder.display()));
+            .unwrap_or_else(|| panic!("no {name} in {}: run scripts/debs first", directory.display()));
         Package { deb }
     }
 }

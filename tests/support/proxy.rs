@@ -11,10 +11,10 @@ use super::web::free_port;
 /// A proxy for http and https. Ends when dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    // Declared before the folder: the process has to be gone when its files go.
+    // Declared before the directory: the process has to be gone when its files go.
     daemon: Daemon,
     port: u16,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Proxy {
@@ -26,16 +26,16 @@ impl Proxy {
     /// The same with more directives, such as `BasicAuth USER PASSWORD`.
     pub fn start_with(directives: &str) -> Self {
         for _ in 0..10 {
-            let (folder, port) = (TempDir::new().expect("make a temporary folder"), free_port());
-            let config = folder.path().join("tinyproxy.conf");
+            let (directory, port) = (TempDir::new().expect("make a temporary directory"), free_port());
+            let config = directory.path().join("tinyproxy.conf");
             let text = format!(
                 "Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 100\nLogLevel Connect\n{directives}\n"
             );
             fs::write(&config, text).expect("write tinyproxy.conf");
             let command = ["tinyproxy".as_ref(), "-d".as_ref(), "-c".as_ref(), config.as_os_str()];
-            let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+            let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
             if daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()).is_ok() {
-                return Self { daemon, port, _folder: folder };
+                return Self { daemon, port, _directory: directory };
             }
         }
         panic!("no free port for tinyproxy");

@@ -13,25 +13,25 @@ use super::process::{self, Daemon};
 use super::web::Request;
 use super::{Bytes, sha256};
 
-/// A registry that keeps its content in a folder. Ends when dropped; the content stays.
+/// A registry that keeps its content in a directory. Ends when dropped; the content stays.
 #[derive(Debug)]
 pub struct Registry {
-    // Declared before the folder: the process has to be gone when its files go.
+    // Declared before the directory: the process has to be gone when its files go.
     daemon: Daemon,
     addr: String,
     config: PathBuf,
     agent: Agent,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Registry {
-    /// Serve the storage folder (what a container has at `/var/lib/registry`), which may be empty. Pushes and deletes
+    /// Serve the storage directory (what a container has at `/var/lib/registry`), which may be empty. Pushes and deletes
     /// are allowed; nothing is cached in memory, so that what is on the disk is what is served.
     pub fn start(storage: &Path) -> Self {
         Self::start_with(storage, "delete:\n    enabled: true")
     }
 
-    /// Serve a storage folder that is there, and never write to it.
+    /// Serve a storage directory that is there, and never write to it.
     pub fn serve(storage: &Path) -> Self {
         Self::start_with(storage, "maintenance:\n    readonly:\n      enabled: true")
     }
@@ -47,14 +47,14 @@ impl Registry {
         fs::create_dir_all(storage).unwrap_or_else(|error| panic!("create {}: {error}", storage.display()));
         let storage =
             storage.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", storage.display()));
-        let folder = TempDir::new().expect("make a temporary folder");
-        let config = folder.path().join("config.yml");
+        let directory = TempDir::new().expect("make a temporary directory");
+        let config = directory.path().join("config.yml");
         fs::write(&config, configuration(&storage, options)).expect("write config.yml");
         let command = ["docker-registry".as_ref(), "serve".as_ref(), config.as_os_str()];
-        let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+        let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
         let addr = daemon.wait_for(address).unwrap_or_else(|log| panic!("{log}"));
         let agent = Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
-        Self { daemon, addr, config, agent, _folder: folder }
+        Self { daemon, addr, config, agent, _directory: directory }
     }
 
     /// `127.0.0.1:PORT`.

@@ -15,8 +15,8 @@ use support::upstream::Upstream;
 use support::web::Web;
 use tempfile::TempDir;
 
-fn folder() -> TempDir {
-    TempDir::new().expect("make a temporary folder")
+fn directory() -> TempDir {
+    TempDir::new().expect("make a temporary directory")
 }
 
 fn tiny(platform: &str) -> Image {
@@ -59,8 +59,8 @@ fn a_sparse_index_keeps_its_bytes_and_loses_children() {
 
 #[test]
 fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
-    let folder = folder();
-    let upstream = Upstream::kubespray_like(folder.path());
+    let directory = directory();
+    let upstream = Upstream::kubespray_like(directory.path());
     let (podman, dockerd) = (Podman::new(), Dockerd::start());
     for entry in upstream.images() {
         upstream.registry.assert_serves(entry.name(), entry.tag(), &entry.image);
@@ -93,7 +93,7 @@ fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
         if zstd {
             continue;
         }
-        let copy = folder.path().join("copies").join(&image.root.digest);
+        let copy = directory.path().join("copies").join(&image.root.digest);
         clients::skopeo_pull(&by_tag, &copy);
         assert_eq!(fs::read(copy.join("manifest.json")).expect("skopeo copied it"), image.manifest[..]);
         for (digest, bytes) in image.parts() {
@@ -105,8 +105,8 @@ fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
 
 #[test]
 fn a_read_only_registry_serves_the_tree_and_garbage_collection_keeps_what_is_referenced() {
-    let folder = folder();
-    let storage = folder.path().join("storage");
+    let directory = directory();
+    let storage = directory.path().join("storage");
     let image = Image::index(Format::Oci, vec![tiny("linux/amd64"), tiny("linux/arm64")]);
     {
         let registry = Registry::start(&storage);
@@ -138,9 +138,9 @@ fn a_read_only_registry_serves_the_tree_and_garbage_collection_keeps_what_is_ref
 
 #[test]
 fn nginx_answers_whole_files_and_ranges_and_tells_who_asked() {
-    let folder = folder();
-    fs::write(folder.path().join("a+b.txt"), "0123456789").expect("write a file");
-    let web = Web::start(folder.path());
+    let directory = directory();
+    fs::write(directory.path().join("a+b.txt"), "0123456789").expect("write a file");
+    let web = Web::start(directory.path());
     let url = web.url("a+b.txt");
     assert_eq!(clients::curl([&url]), b"0123456789");
     assert_eq!(clients::curl(["--range", "2-4", &url]), b"234");
@@ -154,7 +154,7 @@ fn nginx_answers_whole_files_and_ranges_and_tells_who_asked() {
 
 #[test]
 fn an_upstream_tells_its_lists_and_mirrors() {
-    let folder = folder();
+    let directory = directory();
     let image = tiny("linux/amd64");
     let digest = image.root.digest.clone();
     let images = vec![
@@ -162,7 +162,7 @@ fn an_upstream_tells_its_lists_and_mirrors() {
         support::upstream::UpstreamImage::new("quay.io/b/tiny@", image),
     ];
     let file = support::upstream::UpstreamFile::new("https://dl.k8s.io/x/y", b"y".to_vec());
-    let upstream = Upstream::start(folder.path(), images, vec![file.clone(), file.not_pinned()]);
+    let upstream = Upstream::start(directory.path(), images, vec![file.clone(), file.not_pinned()]);
     let (registry, web) = (upstream.registry.addr(), upstream.web.addr());
     assert_eq!(
         upstream.mirror_args(),
@@ -174,7 +174,7 @@ fn an_upstream_tells_its_lists_and_mirrors() {
             "--mirrors-only",
         ]
     );
-    let lists = upstream.write_lists(&folder.path().join("lists"));
+    let lists = upstream.write_lists(&directory.path().join("lists"));
     let read = |name: &str| fs::read_to_string(lists.join(name)).expect("read a list");
     let images = format!("quay.io/a/tiny:1\nquay.io/b/tiny@{digest}\n");
     assert!(read("images.list").ends_with(&images), "{}", read("images.list"));
@@ -185,10 +185,10 @@ fn an_upstream_tells_its_lists_and_mirrors() {
 
 #[test]
 fn trees_that_differ_say_where() {
-    let folder = folder();
-    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let directory = directory();
+    let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
     for root in [&one, &two] {
-        fs::create_dir_all(root.join("sub")).expect("make a folder");
+        fs::create_dir_all(root.join("sub")).expect("make a directory");
         fs::write(root.join("sub/file"), "same").expect("write a file");
     }
     tree::assert_same(&one, &two);
@@ -201,8 +201,8 @@ fn trees_that_differ_say_where() {
 
 #[test]
 fn no_server_outlives_its_owner() {
-    let folder = folder();
-    let web = Web::start(folder.path());
+    let directory = directory();
+    let web = Web::start(directory.path());
     let addr = web.addr();
     drop(web);
     let curl = Command::new("curl").args(["-s", "--noproxy", "*", &format!("http://{addr}/")]).status();

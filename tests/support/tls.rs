@@ -28,37 +28,37 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Its certificate, in a new file `name` of `folder`.
-    pub fn file(&self, folder: &Path, name: &str) -> PathBuf {
-        let path = folder.join(name);
+    /// Its certificate, in a new file `name` of `directory`.
+    pub fn file(&self, directory: &Path, name: &str) -> PathBuf {
+        let path = directory.join(name);
         fs::write(&path, &self.pem).expect("write a certificate");
         path
     }
 
-    /// A certificate for a server with these names, in `NAME.crt` and `NAME.key` of `folder`.
-    pub fn server(&self, folder: &Path, name: &str, names: &[&str]) -> Pair {
-        self.issue(folder, name, &named(name, names))
+    /// A certificate for a server with these names, in `NAME.crt` and `NAME.key` of `directory`.
+    pub fn server(&self, directory: &Path, name: &str, names: &[&str]) -> Pair {
+        self.issue(directory, name, &named(name, names))
     }
 
     /// The same, expired long ago.
-    pub fn expired(&self, folder: &Path, name: &str, names: &[&str]) -> Pair {
+    pub fn expired(&self, directory: &Path, name: &str, names: &[&str]) -> Pair {
         let mut params = named(name, names);
         (params.not_before, params.not_after) =
             (rcgen::date_time_ymd(2001, 1, 1), rcgen::date_time_ymd(2002, 1, 1));
-        self.issue(folder, name, &params)
+        self.issue(directory, name, &params)
     }
 
     /// A certificate for a client.
-    pub fn client(&self, folder: &Path, name: &str) -> Pair {
+    pub fn client(&self, directory: &Path, name: &str) -> Pair {
         let mut params = named(name, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(folder, name, &params)
+        self.issue(directory, name, &params)
     }
 
-    fn issue(&self, folder: &Path, name: &str, params: &CertificateParams) -> Pair {
+    fn issue(&self, directory: &Path, name: &str, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("make a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
-        let [certificate_file, key_file] = ["crt", "key"].map(|end| folder.join(format!("{name}.{end}")));
+        let [certificate_file, key_file] = ["crt", "key"].map(|end| directory.join(format!("{name}.{end}")));
         fs::write(&certificate_file, certificate.pem()).expect("write a certificate");
         fs::write(&key_file, key.serialize_pem()).expect("write a key");
         Pair { certificate: certificate_file, key: key_file }

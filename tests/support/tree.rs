@@ -1,4 +1,4 @@
-//! [`Tree`]: what is in a folder, for comparisons.
+//! [`Tree`]: what is in a directory, for comparisons.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::sha256;
 
-/// A snapshot of a folder: every path under it, relative, with what is there.
+/// A snapshot of a directory: every path under it, relative, with what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree(pub BTreeMap<PathBuf, Entry>);
 
@@ -27,7 +27,7 @@ pub enum Kind {
         /// `sha256:<hex>`.
         digest: String,
     },
-    Folder,
+    Directory,
     Symlink(PathBuf),
     /// A device, a socket, a pipe.
     Other,
@@ -42,7 +42,7 @@ impl Tree {
     pub fn of(root: &Path) -> Self {
         Self(walk(root, |path, metadata| {
             let kind = if metadata.is_dir() {
-                Kind::Folder
+                Kind::Directory
             } else if metadata.is_symlink() {
                 Kind::Symlink(fs::read_link(path).expect("read a link"))
             } else if metadata.is_file() {
@@ -84,7 +84,7 @@ pub fn stamps(root: &Path) -> Stamps {
     })
 }
 
-/// What `diff -r` tells about two folders; empty when they are equal.
+/// What `diff -r` tells about two directories; empty when they are equal.
 pub fn diff(one: &Path, two: &Path) -> String {
     let output =
         Command::new("diff").args(["-r", "--no-dereference"]).args([one, two]).output().expect("start diff");
@@ -92,7 +92,7 @@ pub fn diff(one: &Path, two: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Panics unless the two folders have the same paths with the same kinds, modes and content.
+/// Panics unless the two directories have the same paths with the same kinds, modes and content.
 pub fn assert_same(one: &Path, two: &Path) {
     let difference = Tree::of(one).difference(&Tree::of(two));
     assert!(

@@ -95,17 +95,17 @@ impl UpstreamFile {
 }
 
 impl Upstream {
-    /// Serve these images and files, kept under `folder`.
-    pub fn start(folder: &Path, images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
-        let web_root = folder.join("files");
+    /// Serve these images and files, kept under `directory`.
+    pub fn start(directory: &Path, images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
+        let web_root = directory.join("files");
         fs::create_dir_all(&web_root)
             .unwrap_or_else(|error| panic!("create {}: {error}", web_root.display()));
         for file in &files {
             let path = web_root.join(file.path());
-            fs::create_dir_all(path.parent().expect("a host's folder")).expect("create a folder");
+            fs::create_dir_all(path.parent().expect("a host's directory")).expect("create a directory");
             fs::write(&path, &file.bytes).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
         }
-        let registry = Registry::start(&folder.join("registry"));
+        let registry = Registry::start(&directory.join("registry"));
         for entry in &images {
             registry.push(entry.name(), entry.tag(), &entry.image);
         }
@@ -114,9 +114,9 @@ impl Upstream {
 
     /// A small Kubespray installation: images of every kind and files of every sort, some 40 MB, for amd64, arm64 and a
     /// little arm/v7.
-    pub fn kubespray_like(folder: &Path) -> Self {
+    pub fn kubespray_like(directory: &Path) -> Self {
         let packages = Packages::load();
-        Self::start(folder, kubespray_images(&packages), kubespray_files(&packages))
+        Self::start(directory, kubespray_images(&packages), kubespray_files(&packages))
     }
 
     /// What makes `airbundle` come here in place of the real hosts: `--mirror HOST=URL` for each, and `--mirrors-only`.
@@ -164,12 +164,13 @@ impl Upstream {
         format!("# The files of a small Kubespray installation\n\n{}", lines.collect::<String>())
     }
 
-    /// Write both lists into `folder`, which then serves as a `LIST` argument. Returns it.
-    pub fn write_lists(&self, folder: &Path) -> PathBuf {
-        fs::create_dir_all(folder).unwrap_or_else(|error| panic!("create {}: {error}", folder.display()));
-        fs::write(folder.join("images.list"), self.images_list()).expect("write images.list");
-        fs::write(folder.join("files.list"), self.files_list()).expect("write files.list");
-        folder.to_owned()
+    /// Write both lists into `directory`, which then serves as a `LIST` argument. Returns it.
+    pub fn write_lists(&self, directory: &Path) -> PathBuf {
+        fs::create_dir_all(directory)
+            .unwrap_or_else(|error| panic!("create {}: {error}", directory.display()));
+        fs::write(directory.join("images.list"), self.images_list()).expect("write images.list");
+        fs::write(directory.join("files.list"), self.files_list()).expect("write files.list");
+        directory.to_owned()
     }
 }
 

@@ -11,13 +11,13 @@ use super::process::Daemon;
 /// A request that nobody but [`Web::requests`] makes; see there.
 const MARK: &str = "/.requests-so-far";
 
-/// An nginx that serves a folder. Ends when dropped.
+/// An nginx that serves a directory. Ends when dropped.
 #[derive(Debug)]
 pub struct Web {
-    // Declared before the folder: the process has to be gone when its files go.
+    // Declared before the directory: the process has to be gone when its files go.
     daemon: Daemon,
     port: u16,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 /// One line of a server's access log.
@@ -32,7 +32,7 @@ pub struct Request {
 }
 
 impl Web {
-    /// Serve the folder `root`, with nginx's defaults apart from `gzip off`, `sendfile on` and `autoindex on`.
+    /// Serve the directory `root`, with nginx's defaults apart from `gzip off`, `sendfile on` and `autoindex on`.
     pub fn start(root: &Path) -> Self {
         Self::start_with(root, "")
     }
@@ -42,16 +42,16 @@ impl Web {
         let root = root.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", root.display()));
         // nginx cannot listen on "any free port", and between finding one and using it another process may take it.
         for _ in 0..10 {
-            let folder = TempDir::new().expect("make a temporary folder");
+            let directory = TempDir::new().expect("make a temporary directory");
             let port = free_port();
-            let config = folder.path().join("nginx.conf");
-            fs::write(&config, configuration(folder.path(), port, &root, directives))
+            let config = directory.path().join("nginx.conf");
+            fs::write(&config, configuration(directory.path(), port, &root, directives))
                 .expect("write nginx.conf");
             let command =
                 ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
-            let mut daemon = Daemon::spawn(command, &folder.path().join("log"));
+            let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
             match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
-                Ok(_) => return Self { daemon, port, folder },
+                Ok(_) => return Self { daemon, port, directory },
                 Err(log) => assert!(log.contains("Address already in use"), "{log}"),
             }
         }
@@ -63,7 +63,7 @@ impl Web {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The URL of `path`, which is relative to the folder that is served.
+    /// The URL of `path`, which is relative to the directory that is served.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.addr())
     }
@@ -78,7 +78,7 @@ impl Web {
             .build()
             .call()
             .expect("ask nginx");
-        let log = fs::read_to_string(self.folder.path().join("access.log")).expect("read the access log");
+        let log = fs::read_to_string(self.directory.path().join("access.log")).expect("read the access log");
         log.lines().map(parse).filter(|request| request.path != MARK).collect()
     }
 
@@ -105,26 +105,26 @@ fn parse(line: &str) -> Request {
     }
 }
 
-fn configuration(folder: &Path, port: u16, root: &Path, directives: &str) -> String {
-    let folder = folder.display();
+fn configuration(directory: &Path, port: u16, root: &Path, directives: &str) -> String {
+    let directory = directory.display();
     let root = root.display();
-    // `user root`: the tests' folders are private to the user who runs them. (Ignored when that is not root.)
+    // `user root`: the tests' directories are private to the user who runs them. (Ignored when that is not root.)
     format!(
         r#"daemon off;
 user root;
 worker_processes 1;
-pid {folder}/pid;
+pid {directory}/pid;
 events {{ worker_connections 512; }}
 http {{
     include /etc/nginx/mime.types;
     default_type application/octet-stream;
     log_format short '$status $http_range $request_method $request_uri';
-    access_log {folder}/access.log short;
-    client_body_temp_path {folder}/client-body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+    access_log {directory}/access.log short;
+    client_body_temp_path {directory}/client-body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
     gzip off;
     sendfile on;
     server {{

@@ -28,7 +28,7 @@ pub enum DiscoverError {
     /// The file system says no.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// A folder without a bundle.
+    /// A directory without a bundle.
     #[error("there is no bundle in `{}`: no name there ends in `.tar.zst` or `.tar.zst.001`", .0.display())]
     Nothing(PathBuf),
     /// There are several.
@@ -53,7 +53,7 @@ pub(crate) struct Discovered {
     pub(crate) whole: BTreeSet<PathBuf>,
     /// The volumes of each bundle.
     pub(crate) volumes: BTreeMap<String, Vec<Candidate>>,
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     /// What lists of volumes name, of each bundle.
     pub(crate) listed: HashMap<String, BTreeSet<u32>>,
 }
@@ -77,8 +77,8 @@ impl Discovered {
         if let Some((bundle, _)) = parse_volume_name(&name) {
             // `x.001` may also be the whole bundle under a name of its own.
             if is_volume(path)? {
-                let folder = fs::parent(path);
-                return self.volumes_in(folder, |other| other == bundle, true);
+                let directory = fs::parent(path);
+                return self.volumes_in(directory, |other| other == bundle, true);
             }
         } else if kind.is_err() && path.with_file_name(volume_name(&name, 1)).exists() {
             return self.volumes_in(fs::parent(path), |other| other == name, true);
@@ -87,32 +87,32 @@ impl Discovered {
         Ok(())
     }
 
-    pub(crate) fn look_into(&mut self, folder: &Path) -> Result<(), DiscoverError> {
-        let before = (self.whole.len(), self.volumes.len(), self.folders.len());
-        for path in files_in(folder)? {
+    pub(crate) fn look_into(&mut self, directory: &Path) -> Result<(), DiscoverError> {
+        let before = (self.whole.len(), self.volumes.len(), self.directories.len());
+        for path in files_in(directory)? {
             if file_name(&path).ends_with(".tar.zst") {
                 self.whole.insert(path);
             }
         }
-        self.volumes_in(folder, |bundle| bundle.ends_with(".tar.zst"), false)?;
-        if before == (self.whole.len(), self.volumes.len(), self.folders.len()) {
-            return Err(DiscoverError::Nothing(folder.to_owned()));
+        self.volumes_in(directory, |bundle| bundle.ends_with(".tar.zst"), false)?;
+        if before == (self.whole.len(), self.volumes.len(), self.directories.len()) {
+            return Err(DiscoverError::Nothing(directory.to_owned()));
         }
         Ok(())
     }
 
-    /// Takes the volumes in `folder` of the bundles that are `wanted`.
+    /// Takes the volumes in `directory` of the bundles that are `wanted`.
     pub(crate) fn volumes_in(
         &mut self,
-        folder: &Path,
+        directory: &Path,
         wanted: impl Fn(&str) -> bool,
         is_named: bool,
     ) -> Result<(), DiscoverError> {
-        if self.folders.iter().any(|known| known == folder) {
+        if self.directories.iter().any(|known| known == directory) {
             return Ok(());
         }
         let mut is_any = is_named;
-        for path in files_in(folder)? {
+        for path in files_in(directory)? {
             let name = file_name(&path);
             let Some((bundle, number)) = parse_volume_name(&name).filter(|(bundle, _)| wanted(bundle)) else {
                 continue;
@@ -124,8 +124,8 @@ impl Discovered {
             is_any = true;
         }
         if is_any {
-            self.folders.push(folder.to_owned());
-            self.read_list(&folder.join(SUMS));
+            self.directories.push(directory.to_owned());
+            self.read_list(&directory.join(SUMS));
         }
         Ok(())
     }
@@ -150,7 +150,7 @@ impl Discovered {
             (0, 1) => {
                 let (bundle, candidates) = self.volumes.pop_first().expect("it was counted");
                 let listed = self.listed.remove(&bundle).unwrap_or_default();
-                Ok(SetBuilder { bundle, candidates, listed, folders: self.folders }.medium())
+                Ok(SetBuilder { bundle, candidates, listed, directories: self.directories }.medium())
             }
             (0, 0) => Err(DiscoverError::Nothing(paths.first().cloned().unwrap_or_default())),
             // Somebody named it.
@@ -160,12 +160,12 @@ impl Discovered {
     }
 }
 
-/// The files of a folder, sorted by name.
-pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>, FsError> {
-    let entries = std::fs::read_dir(folder).map_err(FsError::at("read", folder))?;
+/// The files of a directory, sorted by name.
+pub(crate) fn files_in(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let entries = std::fs::read_dir(directory).map_err(FsError::at("read", directory))?;
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.map_err(FsError::at("read", folder))?.path();
+        let path = entry.map_err(FsError::at("read", directory))?.path();
         if path.is_file() {
             files.push(path);
         }
@@ -211,7 +211,7 @@ pub(crate) struct SetBuilder {
     pub(crate) bundle: String,
     pub(crate) candidates: Vec<Candidate>,
     pub(crate) listed: BTreeSet<u32>,
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
 }
 
 impl SetBuilder {
@@ -257,12 +257,12 @@ impl SetBuilder {
             volumes,
             name: self.bundle.clone(),
             is_in_volumes: true,
-            folders: self.folders.clone(),
+            directories: self.directories.clone(),
             problems,
             open: Mutex::new(None),
             recoveries: Mutex::default(),
             has_recovery: AtomicBool::new(false),
-            mended: Mutex::default(),
+            repaired: Mutex::default(),
         };
         self.with_end(medium, last)
     }

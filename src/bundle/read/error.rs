@@ -136,9 +136,9 @@ pub(crate) fn describe(header: &[u8]) -> String {
     let name: String = String::from_utf8_lossy(&tar.path_bytes()).escape_debug().take(200).collect();
     match tar.entry_type() {
         kind if kind.is_file() => format!("the file `{name}` of {} bytes", tar.entry_size().unwrap_or(0)),
-        kind if kind.is_symlink() => format!("the symbolic link `{name}`"),
+        kind if kind.is_symlink() => format!("the symlink `{name}`"),
         kind if kind.is_hard_link() => format!("the hard link `{name}`"),
-        kind if kind.is_dir() => format!("the folder `{name}`"),
+        kind if kind.is_dir() => format!("the directory `{name}`"),
         kind if kind.is_fifo() => format!("the FIFO `{name}`"),
         kind if kind.is_character_special() || kind.is_block_special() => format!("the device `{name}`"),
         kind if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() => "a PAX header".into(),

@@ -83,17 +83,17 @@ pub(crate) enum ReadAllowance {
 pub(crate) struct FrameRepair {
     pub(crate) medium: Arc<VolumeSet>,
     /// Where there is none, nothing is searched for it.
-    pub(crate) may_mend: bool,
+    pub(crate) may_repair: bool,
     pub(crate) offset: u64,
     pub(crate) entry: FrameEntry,
 }
 
 impl FrameRepair {
     pub(crate) fn frame(&self, buffers: &Buffers) -> Option<Frame> {
-        if !self.may_mend {
+        if !self.may_repair {
             return None;
         }
-        let bytes = self.medium.mend(self.offset..self.offset + u64::from(self.entry.compressed))?;
+        let bytes = self.medium.reconstruct(self.offset..self.offset + u64::from(self.entry.compressed))?;
         let mut frames = FrameReader::new(&bytes[..], self.offset, buffers);
         let frame = frames.next_frame().ok()??;
         let is_right = frames.offset() == self.offset + bytes.len() as u64
@@ -122,7 +122,7 @@ pub(crate) struct FrameFeeder {
     /// For how many frames there is leave that has not been used yet.
     pub(crate) leaves: u32,
     /// Whether there is recovery data.
-    pub(crate) may_mend: bool,
+    pub(crate) may_repair: bool,
     pub(crate) buffers: Buffers,
     /// The frames so far, to be compared with the seek table at the end of a pipe.
     pub(crate) seen: Vec<FrameEntry>,
@@ -145,7 +145,7 @@ impl FrameFeeder {
             sender,
             leave: None,
             leaves: 0,
-            may_mend: false,
+            may_repair: false,
             buffers: frame_reader::buffers(),
             seen: Vec::new(),
             stream: 0,
@@ -268,7 +268,7 @@ impl FrameFeeder {
         start: TablePosition,
         wanted: Option<&[Range<u64>]>,
     ) {
-        self.may_mend = may_mend(medium, table);
+        self.may_repair = may_repair(medium, table);
         let mut input = BufReader::with_capacity(READ_AHEAD, medium.reader(start.offset));
         let (mut offset, mut stream) = (start.offset, start.stream);
         // Where the input stands; nothing is read to pass over something.
@@ -333,48 +333,52 @@ impl FrameFeeder {
         let mut frames = FrameReader::new(input.take(u64::from(entry.compressed)), offset, &self.buffers);
         let frame = frames.next_frame();
         let is_whole = frames.offset() == end;
-        let mender = FrameRepair { medium: medium.clone(), may_mend: self.may_mend, offset, entry };
+        let frame_repair = FrameRepair { medium: medium.clone(), may_repair: self.may_repair, offset, entry };
         match frame {
             Ok(Some(Frame::Data(data))) if is_whole && data.content_size() == entry.decompressed as usize => {
-                self.data(offset, data, Some(mender))?;
+                self.data(offset, data, Some(frame_repair))?;
             }
             Ok(Some(frame)) if is_whole && frame.content_size() == entry.decompressed as usize => {
                 self.frame(offset, frame)?;
             }
             Ok(Some(frame)) if is_whole => self.contested(offset, entry, frame)?,
             // It is not the bundle that ends there, but what the table says of the frame.
-            Ok(_) | Err(FrameError::Truncated) => self.mended(&mender, FrameError::Damaged)?,
-            Err(error) => self.mended(&mender, error)?,
+            Ok(_) | Err(FrameError::Truncated) => self.repaired(&frame_repair, FrameError::Damaged)?,
+            Err(error) => self.repaired(&frame_repair, error)?,
         }
         Ok(is_whole)
     }
 
     /// A frame that is no frame, unless recovery data knows it.
-    pub(crate) fn mended(&mut self, mender: &FrameRepair, error: FrameError) -> Result<(), ReaderDropped> {
-        let (offset, entry) = (mender.offset, mender.entry);
-        match mender.frame(&self.buffers) {
+    pub(crate) fn repaired(
+        &mut self,
+        frame_repair: &FrameRepair,
+        error: FrameError,
+    ) -> Result<(), ReaderDropped> {
+        let (offset, entry) = (frame_repair.offset, frame_repair.entry);
+        match frame_repair.frame(&self.buffers) {
             Some(Frame::Data(data)) => self.data(offset, data, None),
             Some(frame) => self.frame(offset, frame),
             None => self.hole(offset, entry, error),
         }
     }
 
-    /// A frame that is decoded on another core, and mended there if it turns out to be damaged.
+    /// A frame that is decoded on another core, and repaired there if it turns out to be damaged.
     pub(crate) fn data(
         &mut self,
         offset: u64,
         data: DataFrame,
-        mender: Option<FrameRepair>,
+        frame_repair: Option<FrameRepair>,
     ) -> Result<(), ReaderDropped> {
         let len = data.content_size();
         self.stream += len as u64;
         let (sender, content) = channel();
         let buffers = self.buffers.clone();
-        rayon::spawn_fifo(move || match (data.decode(&buffers), mender) {
-            // Not here: to mend takes a lock and all cores, and a core that waits for the others would take the next job,
+        rayon::spawn_fifo(move || match (data.decode(&buffers), frame_repair) {
+            // Not here: to repair takes a lock and all cores, and a core that waits for the others would take the next job,
             // which would wait for the lock.
-            (Err(error), Some(mender)) => drop(std::thread::spawn(move || {
-                let right = match mender.frame(&buffers) {
+            (Err(error), Some(frame_repair)) => drop(std::thread::spawn(move || {
+                let right = match frame_repair.frame(&buffers) {
                     Some(Frame::Data(data)) => data.decode(&buffers).ok(),
                     _ => None,
                 };
@@ -507,7 +511,7 @@ pub(crate) fn is_recovery(medium: &VolumeSet, offset: u64, entry: FrameEntry) ->
 }
 
 /// Whether any frame of `table` is recovery data, or may be.
-pub(crate) fn may_mend(medium: &VolumeSet, table: &[FrameEntry]) -> bool {
+pub(crate) fn may_repair(medium: &VolumeSet, table: &[FrameEntry]) -> bool {
     let mut offset = 0;
     table.iter().any(|entry| {
         let at = offset;

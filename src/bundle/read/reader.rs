@@ -31,8 +31,8 @@ use crate::bundle::format::{BLOCK, INDEX_JSON, INDEX_LIMIT, OCI_LAYOUT, OCI_LAYO
 use crate::bundle::read::discover;
 use crate::bundle::read::error::{ReadError, describe, first_failure, unexpected};
 use crate::bundle::read::feeder::{Chunk, FeederMessage, FrameFeeder, ReadAllowance, TablePosition, feeder};
-use crate::bundle::read::sequential::{AskForVolume, SequentialVolumes};
 use crate::bundle::read::problem::{FrameError, Position};
+use crate::bundle::read::sequential::{AskForVolume, SequentialVolumes};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 use crate::signature::{SignatureError, Signed, Trust};
@@ -100,7 +100,7 @@ struct Current {
 }
 
 impl BundleReader {
-    /// Opens the bundle that `path` means: its file, its first volume, a folder, or a pipe.
+    /// Opens the bundle that `path` means: its file, its first volume, a directory, or a pipe.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
             return Ok(Self::stream(fs::open(path)?));
@@ -170,10 +170,10 @@ impl BundleReader {
         self.table.as_ref().map(|table| table.as_slice())
     }
 
-    /// Where frames were damaged and recovery data has mended them, so far.
+    /// Where frames were damaged and recovery data has repaired them, so far.
     #[must_use]
-    pub fn mended(&self) -> Vec<Position> {
-        self.medium.as_ref().map(|medium| medium.mended()).unwrap_or_default()
+    pub fn repaired(&self) -> Vec<Position> {
+        self.medium.as_ref().map(|medium| medium.repaired()).unwrap_or_default()
     }
 
     /// Where `offset` of the bundle is, for a person.

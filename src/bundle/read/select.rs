@@ -72,7 +72,7 @@ pub enum SelectError {
     /// Names that nothing has.
     #[error(
         "nothing in the bundle has the name `{}`: `unbundle ls` shows the references of its images and the paths of its \
-         files (`*` stands for no `/`, `**/` for any folders)", .0.join("`, `")
+         files (`*` stands for no `/`, `**/` for any directories)", .0.join("`, `")
     )]
     Name(Vec<String>),
     /// A platform that no image is for.
@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stays_within_a_folder_and_two_stars_do_not() {
+    fn a_star_stays_within_a_directory_and_two_stars_do_not() {
         for (pattern, name, matches) in [
             ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9", true),
             ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.90", false),

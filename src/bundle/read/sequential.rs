@@ -19,7 +19,7 @@ pub type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
 /// there at a time.
 pub struct SequentialVolumes {
     pub(crate) bundle: String,
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     pub(crate) ask: AskForVolume,
     /// What the label of the first volume says, once it has been read.
     pub(crate) set: Option<Digest>,
@@ -32,8 +32,8 @@ impl SequentialVolumes {
     /// Reads the volumes of `medium`, wherever they are.
     #[must_use]
     pub fn new(medium: &VolumeSet, ask: AskForVolume) -> Self {
-        let (bundle, folders) = (medium.name.clone(), medium.folders.clone());
-        Self { bundle, folders, ask, set: None, open: None, number: 0 }
+        let (bundle, directories) = (medium.name.clone(), medium.directories.clone());
+        Self { bundle, directories, ask, set: None, open: None, number: 0 }
     }
 
     pub(crate) fn next_volume(&mut self) -> io::Result<()> {
@@ -42,14 +42,18 @@ impl SequentialVolumes {
         self.number += 1;
         loop {
             let volume = volume_name(&self.bundle, self.number);
-            let problem =
-                match self.folders.iter().map(|folder| folder.join(&volume)).find(|path| path.is_file()) {
-                    None => VolumeProblem::Missing { volume },
-                    Some(path) => match self.look(&path)? {
-                        None => return Ok(()),
-                        Some(problem) => problem,
-                    },
-                };
+            let problem = match self
+                .directories
+                .iter()
+                .map(|directory| directory.join(&volume))
+                .find(|path| path.is_file())
+            {
+                None => VolumeProblem::Missing { volume },
+                Some(path) => match self.look(&path)? {
+                    None => return Ok(()),
+                    Some(problem) => problem,
+                },
+            };
             if !(self.ask)(&problem) {
                 return Err(io::Error::other(MissingBytes(problem)));
             }

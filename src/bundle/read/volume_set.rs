@@ -1,6 +1,6 @@
 //! [`VolumeSet`]: where a bundle lies, in one file or in volumes, read in place at any offset.
 //!
-//! Volumes may lie in several folders: on several sticks. Their labels say which they are, so that one that is missing,
+//! Volumes may lie in several directories: on several sticks. Their labels say which they are, so that one that is missing,
 //! swapped, cut short or from another bundle is named before anything is read of it, and so that those behind a missing
 //! one have their place all the same.
 
@@ -27,15 +27,15 @@ pub struct VolumeSet {
     pub(crate) name: String,
     pub(crate) is_in_volumes: bool,
     /// Where to look for what belongs to it.
-    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) directories: Vec<PathBuf>,
     pub(crate) problems: Vec<VolumeProblem>,
     /// The volume that was read last. No other one is open, so that its stick can be taken out.
     pub(crate) open: Mutex<Option<(usize, File)>>,
     /// The recovery data of each volume that was looked at for it.
     pub(crate) recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
     pub(crate) has_recovery: AtomicBool,
-    /// What was mended so far, by the number of the volume.
-    pub(crate) mended: Mutex<BTreeSet<(usize, u64, u64)>>,
+    /// What was repaired so far, by the number of the volume.
+    pub(crate) repaired: Mutex<BTreeSet<(usize, u64, u64)>>,
 }
 
 /// One part of a medium.
@@ -72,12 +72,12 @@ impl VolumeSet {
             name: file_name(path),
             is_in_volumes: false,
             volumes: vec![volume],
-            folders: vec![fs::parent(path).to_owned()],
+            directories: vec![fs::parent(path).to_owned()],
             problems: Vec::new(),
             open: Mutex::new(Some((0, file))),
             recoveries: Mutex::default(),
             has_recovery: AtomicBool::new(false),
-            mended: Mutex::default(),
+            repaired: Mutex::default(),
         })
     }
 
@@ -136,8 +136,8 @@ impl VolumeSet {
 
     /// Where its volumes lie.
     #[must_use]
-    pub fn folders(&self) -> &[PathBuf] {
-        &self.folders
+    pub fn directories(&self) -> &[PathBuf] {
+        &self.directories
     }
 
     /// What is wrong with the volumes.
@@ -178,7 +178,7 @@ impl VolumeSet {
 
     /// The bytes of `range` as they were packed, with the help of recovery data; nothing if there is none that can.
     #[must_use]
-    pub fn mend(&self, range: Range<u64>) -> Option<Vec<u8>> {
+    pub fn reconstruct(&self, range: Range<u64>) -> Option<Vec<u8>> {
         let number = self.number_at(range.start)?;
         let start = self.volumes[number].start;
         let recovery = self.recovery(number)?;
@@ -186,17 +186,17 @@ impl VolumeSet {
         if local.end > recovery.volume_len() {
             return None;
         }
-        let bytes = recovery.mend(&self.bytes_of(number), local.clone()).ok()?;
-        let mut mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
-        mended.insert((number, local.start, local.end));
+        let bytes = recovery.reconstruct(&self.bytes_of(number), local.clone()).ok()?;
+        let mut repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
+        repaired.insert((number, local.start, local.end));
         Some(bytes)
     }
 
-    /// Where frames were mended, the first one first.
+    /// Where frames were repaired, the first one first.
     #[must_use]
-    pub fn mended(&self) -> Vec<Position> {
-        let mended = self.mended.lock().unwrap_or_else(PoisonError::into_inner);
-        mended.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
+    pub fn repaired(&self) -> Vec<Position> {
+        let repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
+        repaired.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
     }
 
     /// Somebody has come across recovery data. Without any, nobody need search all of the bundle for it.
@@ -234,7 +234,7 @@ impl VolumeSet {
             return None;
         }
         self.volumes[last].len = recovery.volume_len();
-        let bytes = self.mend(start + tail.start..start + tail.end)?;
+        let bytes = self.reconstruct(start + tail.start..start + tail.end)?;
         seek_table::decode(bytes.get(8..)?).filter(|table| {
             let frames: u64 = table.iter().map(|entry| u64::from(entry.compressed)).sum();
             frames == start + tail.start && seek_table::is_sound(table)

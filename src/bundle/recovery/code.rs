@@ -169,11 +169,12 @@ pub(super) fn decode<E: Engine>(
             decoder.add_recovery_shard(*number, &bytes[stripe.clone()])?;
         }
         let result = decoder.decode()?;
-        let mut mended = Vec::with_capacity(missing.len() * STRIPE);
+        let mut repaired = Vec::with_capacity(missing.len() * STRIPE);
         for row in &missing {
-            mended.extend_from_slice(result.restored_original(*row).expect("it was missing; please report"));
+            repaired
+                .extend_from_slice(result.restored_original(*row).expect("it was missing; please report"));
         }
-        Ok(mended)
+        Ok(repaired)
     };
     let decoder = || HighRateDecoder::new(there.len(), spare, STRIPE, engine(), None);
     let columns: Vec<Result<Vec<u8>, reed_solomon_simd::Error>> = (0..block / STRIPE)
@@ -183,9 +184,9 @@ pub(super) fn decode<E: Engine>(
             |decoder, column| decode(decoder, column),
         )
         .collect();
-    for (column, mended) in columns.into_iter().enumerate() {
-        let mended = mended.expect("as many recovery blocks as are missing; please report");
-        for (row, stripe) in missing.iter().zip(mended.chunks_exact(STRIPE)) {
+    for (column, repaired) in columns.into_iter().enumerate() {
+        let repaired = repaired.expect("as many recovery blocks as are missing; please report");
+        for (row, stripe) in missing.iter().zip(repaired.chunks_exact(STRIPE)) {
             rows[row * block + column * STRIPE..][..STRIPE].copy_from_slice(stripe);
         }
     }

@@ -19,7 +19,7 @@ const FINE: u64 = 64 << 10;
 const LARGEST: u64 = 1 << 20;
 /// The most points that the code of one group has.
 const POINTS: u64 = 2048;
-/// The most bytes that the blocks of one group have, so that it is mended in memory.
+/// The most bytes that the blocks of one group have, so that it is repaired in memory.
 const GROUP_BYTES: u64 = 128 << 20;
 /// What a frame has before its payload.
 pub(super) const FRAME_HEADER: u64 = 8;

@@ -16,7 +16,7 @@ use crate::bundle::recovery::{code, description};
 
 /// How much is read at once.
 const READ: u64 = 8 << 20;
-/// How many bytes of mended blocks are kept for those who read on.
+/// How many bytes of repaired blocks are kept for those who read on.
 const KEPT: usize = 128 << 20;
 /// How many places an error names.
 const NAMED: usize = 3;
@@ -37,8 +37,8 @@ pub struct Recovery {
 /// What earlier calls have found out.
 #[derive(Default)]
 struct Known {
-    /// Mended blocks, by where they begin in the volume, and how many bytes they have together.
-    mended: BTreeMap<u64, Vec<u8>>,
+    /// Repaired blocks, by where they begin in the volume, and how many bytes they have together.
+    repaired: BTreeMap<u64, Vec<u8>>,
     bytes: usize,
     /// Blocks that were damaged when they were read: each attempt to read a bad sector may take seconds.
     bad: BTreeSet<Block>,
@@ -76,7 +76,7 @@ pub struct Damage {
     pub ranges: Vec<Range<u64>>,
     /// How many blocks are, recovery blocks included.
     pub blocks: u64,
-    /// What cannot be mended.
+    /// What cannot be repaired.
     pub lost: Vec<UnrepairableGroup>,
 }
 
@@ -88,7 +88,7 @@ impl Damage {
     }
 }
 
-/// A group that has more damaged blocks than can be mended.
+/// A group that has more damaged blocks than can be repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnrepairableGroup {
     /// Which one, from 0 on.
@@ -106,7 +106,7 @@ impl fmt::Display for UnrepairableGroup {
         let Self { group, damaged, mendable, ranges } = self;
         write!(
             f,
-            "in group {group}, {damaged} blocks are damaged and {mendable} could be mended, at bytes "
+            "in group {group}, {damaged} blocks are damaged and {mendable} could be repaired, at bytes "
         )?;
         for (number, range) in ranges.iter().take(NAMED).enumerate() {
             let comma = if number == 0 { "" } else { ", " };
@@ -124,7 +124,7 @@ impl fmt::Display for UnrepairableGroup {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// Too much is damaged.
-    #[error("more is damaged than the recovery data can mend: {}", list(.0))]
+    #[error("more is damaged than the recovery data can repair: {}", list(.0))]
     TooMuch(Vec<UnrepairableGroup>),
     /// What was computed does not have its checksum.
     #[error(
@@ -167,7 +167,7 @@ impl Recovery {
         self.front..self.front + self.shape.section_len()
     }
 
-    /// The share of what is protected that can be mended, in parts of a thousand.
+    /// The share of what is protected that can be repaired, in parts of a thousand.
     #[must_use]
     pub fn per_mille(&self) -> u32 {
         self.numbers().per_mille
@@ -175,10 +175,10 @@ impl Recovery {
 
     /// The right bytes of a range of the volume.
     ///
-    /// To mend one block, all of its group is read, which may be 128 MiB. So what was mended of a group is kept for later
+    /// To repair one block, all of its group is read, which may be 128 MiB. So what was repaired of a group is kept for later
     /// calls, as far as there is room (128 MiB, for the blocks that come next): reading on through a hole that is not
     /// larger reads every group once. Through a larger hole it is slow, and [`Recovery::repair`] is not.
-    pub fn mend(&self, volume: &impl ReadAt, range: Range<u64>) -> Result<Vec<u8>, RecoveryError> {
+    pub fn reconstruct(&self, volume: &impl ReadAt, range: Range<u64>) -> Result<Vec<u8>, RecoveryError> {
         let mut result = Vec::with_capacity(index(range.end - range.start));
         let mut bytes = vec![0; index(self.numbers().block)];
         for Segment { at, what } in self.segments(range.clone()) {
@@ -214,7 +214,7 @@ impl Recovery {
     }
 
     /// Gives out all of the volume as it was packed, every byte once, with its place; and says what of it was damaged.
-    /// What is right comes first, in order, and then what was mended, so `write` must be able to go back. `progress`
+    /// What is right comes first, in order, and then what was repaired, so `write` must be able to go back. `progress`
     /// gets how many bytes were read since it was last called.
     ///
     /// An error comes when everything that is right was given out: what was written then has holes.
@@ -357,8 +357,8 @@ impl Recovery {
     fn right_block(&self, volume: &impl ReadAt, block: Block, bytes: &mut [u8]) -> Result<(), RecoveryError> {
         let start = self.places(block).next().expect("a block has a place; please report").start;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mended) = known.mended.get(&start) {
-            bytes.copy_from_slice(mended);
+        if let Some(repaired) = known.repaired.get(&start) {
+            bytes.copy_from_slice(repaired);
             return Ok(());
         }
         if !known.bad.contains(&block) && self.read_block(volume, block, bytes) {
@@ -369,48 +369,48 @@ impl Recovery {
         if let Some(lost) = known.lost.get(&group) {
             return Err(RecoveryError::TooMuch(vec![lost.clone()]));
         }
-        let mended = self.group_noting(volume, group, &mut known.bad).and_then(|rows| {
+        let repaired = self.group_noting(volume, group, &mut known.bad).and_then(|rows| {
             Ok(match block {
-                Block::Data(_) => self.mended_rows(&rows, group, &known.bad),
-                Block::Spare(_) => self.mended_spares(&rows, group)?,
+                Block::Data(_) => self.repaired_rows(&rows, group, &known.bad),
+                Block::Spare(_) => self.repaired_spares(&rows, group)?,
             })
         });
-        let mended = mended.inspect_err(|error| {
+        let repaired = repaired.inspect_err(|error| {
             if let RecoveryError::TooMuch(lost) = error {
                 known.lost.extend(lost.iter().map(|lost| (lost.group, lost.clone())));
             }
         })?;
         let allowance = KEPT / index(self.numbers().groups);
-        known.keep(mended, start, allowance);
-        bytes.copy_from_slice(&known.mended[&start]);
+        known.keep(repaired, start, allowance);
+        bytes.copy_from_slice(&known.repaired[&start]);
         Ok(())
     }
 
     /// The blocks of `group` that are among the `bad` ones, out of all of them.
-    fn mended_rows(&self, rows: &[u8], group: u64, bad: &BTreeSet<Block>) -> BTreeMap<u64, Vec<u8>> {
-        let mut mended = BTreeMap::new();
+    fn repaired_rows(&self, rows: &[u8], group: u64, bad: &BTreeSet<Block>) -> BTreeMap<u64, Vec<u8>> {
+        let mut repaired = BTreeMap::new();
         for block in bad.iter().filter(|block| self.group_of(**block) == group) {
             if let Block::Data(number) = *block {
                 let start = self.places(*block).next().expect("a block has a place; please report").start;
-                mended.insert(start, self.row(rows, number).to_vec());
+                repaired.insert(start, self.row(rows, number).to_vec());
             }
         }
-        mended
+        repaired
     }
 
     /// All recovery blocks of `group`, made anew.
-    fn mended_spares(&self, rows: &[u8], group: u64) -> Result<BTreeMap<u64, Vec<u8>>, RecoveryError> {
+    fn repaired_spares(&self, rows: &[u8], group: u64) -> Result<BTreeMap<u64, Vec<u8>>, RecoveryError> {
         let numbers = self.numbers();
         let spares = self.spares(rows);
-        let mut mended = BTreeMap::new();
+        let mut repaired = BTreeMap::new();
         for row in 0..numbers.spare {
             let number = row * numbers.groups + group;
             let mut bytes = vec![0; index(numbers.block)];
             spares.spare(index(row), &mut bytes);
             self.check_spare(number, &bytes)?;
-            mended.insert(self.section().start + self.shape.place(number), bytes);
+            repaired.insert(self.section().start + self.shape.place(number), bytes);
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
     fn check_spare(&self, number: u64, bytes: &[u8]) -> Result<(), RecoveryError> {
@@ -429,7 +429,7 @@ impl Recovery {
         code::encode(rows, index(numbers.spare), index(numbers.block), DefaultEngine::new)
     }
 
-    /// All blocks of a group, one after the other, mended where it is needed. Those in `bad` are not read.
+    /// All blocks of a group, one after the other, repaired where it is needed. Those in `bad` are not read.
     fn group(
         &self,
         volume: &impl ReadAt,
@@ -608,25 +608,25 @@ struct Sweep {
 }
 
 impl Known {
-    /// Keeps mended blocks of one group for those who read on: the one at `start`, and those behind it, as many bytes as
+    /// Keeps repaired blocks of one group for those who read on: the one at `start`, and those behind it, as many bytes as
     /// are allowed.
-    fn keep(&mut self, mended: BTreeMap<u64, Vec<u8>>, start: u64, allowance: usize) {
+    fn keep(&mut self, repaired: BTreeMap<u64, Vec<u8>>, start: u64, allowance: usize) {
         if self.bytes >= KEPT {
             // Who reads on does not come back.
-            self.mended = self.mended.split_off(&start);
-            self.bytes = self.mended.values().map(Vec::len).sum();
+            self.repaired = self.repaired.split_off(&start);
+            self.bytes = self.repaired.values().map(Vec::len).sum();
         }
         if self.bytes >= KEPT {
-            (self.mended, self.bytes) = (BTreeMap::new(), 0);
+            (self.repaired, self.bytes) = (BTreeMap::new(), 0);
         }
         let mut kept = 0;
-        for (place, bytes) in mended.into_iter().skip_while(|(place, _)| *place < start) {
+        for (place, bytes) in repaired.into_iter().skip_while(|(place, _)| *place < start) {
             if kept > 0 && kept + bytes.len() > allowance {
                 break;
             }
             kept += bytes.len();
             self.bytes += bytes.len();
-            if let Some(old) = self.mended.insert(place, bytes) {
+            if let Some(old) = self.repaired.insert(place, bytes) {
                 self.bytes -= old.len();
             }
         }

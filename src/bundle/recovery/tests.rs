@@ -1,4 +1,4 @@
-//! Volumes that are written, damaged and mended.
+//! Volumes that are written, damaged and repaired.
 
 use std::cell::Cell;
 use std::io;
@@ -97,13 +97,13 @@ fn damage(volume: &[u8], range: Range<usize>) -> Vec<u8> {
     damaged
 }
 
-/// Repairs it, mends all of it and pieces of it, and compares.
-fn assert_mended(damaged: &Vec<u8>, right: &[u8], what: &str) {
+/// Repairs it, repairs all of it and pieces of it, and compares.
+fn assert_repaired(damaged: &Vec<u8>, right: &[u8], what: &str) {
     let (whole, damage) = repaired(damaged, damaged.len()).unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(whole == right, "{what}");
     let recovery = found(damaged);
     assert_eq!(recovery.damaged(damaged, |_| ()), damage, "{what}");
-    assert!(recovery.mend(damaged, 0..right.len() as u64).unwrap() == right, "{what}");
+    assert!(recovery.reconstruct(damaged, 0..right.len() as u64).unwrap() == right, "{what}");
     let is_damaged = |at: usize| damage.ranges.iter().any(|range| range.contains(&(at as u64)));
     for (at, byte) in right.iter().enumerate() {
         assert!(
@@ -125,7 +125,7 @@ fn volumes_of_all_lengths_are_found_whole_and_are_runs_of_skippable_frames() {
             assert_eq!(recovery.section(), (len - tail) as u64..(right.len() - tail) as u64);
             assert_eq!(recovery.per_mille(), share);
             assert!(recovery.damaged(&right, |_| ()).is_empty());
-            assert_mended(&right, &right, &format!("{len} {share} {tail}"));
+            assert_repaired(&right, &right, &format!("{len} {share} {tail}"));
 
             let section = &right[len - tail..right.len() - tail];
             let mut frames = FrameReader::new(section, 0, &frame_reader::buffers());
@@ -168,7 +168,7 @@ fn any_byte_of_a_small_volume_may_be_wrong() {
         assert!(damage.blocks <= 1 && damage.ranges.len() <= 2, "{at}: {damage:?}");
         if at % 50 == 0 {
             let range = at as u64..at as u64 + 1;
-            assert_eq!(found(&damaged).mend(&damaged, range).unwrap(), right[at..=at]);
+            assert_eq!(found(&damaged).reconstruct(&damaged, range).unwrap(), right[at..=at]);
         }
     }
 }
@@ -192,7 +192,7 @@ fn a_hole_of_the_share_may_be_anywhere() {
         let last = right.len() - hole;
         for start in steps.chain(near).map(|end| end.saturating_sub(hole).min(last)) {
             let damaged = damage(&right, start..start + hole);
-            assert_mended(&damaged, &right, &format!("{len} {tail} {share} {groups}: {start}"));
+            assert_repaired(&damaged, &right, &format!("{len} {tail} {share} {groups}: {start}"));
         }
     }
 }
@@ -202,7 +202,7 @@ fn a_volume_that_was_cut_short_within_the_share_is_made_whole() {
     let (len, share, tail) = (300_000, 100, 5000);
     let right = volume(&shape(len, share, 2), tail);
     for cut in [1, 32, 33, 34, 4096, 5000, 5001, 5100, 15_000, 29_999, 30_000] {
-        assert_mended(&right[..right.len() - cut].to_vec(), &right, &format!("{cut} cut off"));
+        assert_repaired(&right[..right.len() - cut].to_vec(), &right, &format!("{cut} cut off"));
     }
     let longer = [&right[..], b"something else"].concat();
     assert!(repaired(&longer, longer.len()).unwrap().0 == right);
@@ -224,17 +224,17 @@ fn more_than_the_share_is_an_error_that_says_where_and_never_wrong_bytes() {
         if groups == 1 {
             assert_eq!(
                 error.to_string(),
-                "more is damaged than the recovery data can mend: in group 0, 11 blocks are damaged and 10 could be \
-                 mended, at bytes 40960 to 86015"
+                "more is damaged than the recovery data can repair: in group 0, 11 blocks are damaged and 10 could be \
+                 repaired, at bytes 40960 to 86015"
             );
         }
         let recovery = found(&damaged);
         assert_eq!(recovery.damaged(&damaged, |_| ()).lost, *groups_lost);
         // What is not hit can be read.
-        assert!(recovery.mend(&damaged, 0..40_960).unwrap() == right[..40_960]);
+        assert!(recovery.reconstruct(&damaged, 0..40_960).unwrap() == right[..40_960]);
         for start in (0..right.len()).step_by(SECTOR) {
             let range = start as u64..(start + SECTOR).min(right.len()) as u64;
-            match recovery.mend(&damaged, range.clone()) {
+            match recovery.reconstruct(&damaged, range.clone()) {
                 Ok(bytes) => assert!(bytes == right[start..index(range.end)]),
                 Err(RecoveryError::TooMuch(_)) => assert!((10..10 + blocks).contains(&(start / SECTOR))),
                 Err(error) => panic!("{error}"),
@@ -242,7 +242,7 @@ fn more_than_the_share_is_an_error_that_says_where_and_never_wrong_bytes() {
         }
         // One block less, and all is well.
         let damaged = damage(&right, 10 * SECTOR..(9 + blocks) * SECTOR - (index(groups) - 1) * SECTOR);
-        assert_mended(&damaged, &right, "the most");
+        assert_repaired(&damaged, &right, "the most");
     }
 }
 
@@ -281,11 +281,12 @@ fn what_cannot_be_read_is_damage_like_any_other() {
         medium.tries.set(0);
         let recovery = Recovery::find(&medium, right.len() as u64).unwrap();
         let before = medium.tries.get();
-        let mut mended = Vec::new();
+        let mut repaired = Vec::new();
         for start in (0..right.len() as u64).step_by(50_000) {
-            mended.extend(recovery.mend(&medium, start..(start + 50_000).min(right.len() as u64)).unwrap());
+            repaired
+                .extend(recovery.reconstruct(&medium, start..(start + 50_000).min(right.len() as u64)).unwrap());
         }
-        assert!(mended == right);
+        assert!(repaired == right);
         assert!(medium.tries.get() - before <= 16, "a bad sector is tried once for each block that it is in");
     }
 }
@@ -308,9 +309,9 @@ fn one_description_is_enough_and_it_needs_no_seek_table() {
             for place in (0..3).filter(|number| *number != kept).map(|number| places[number]) {
                 damaged[place + wrong] ^= 1;
             }
-            assert_mended(&damaged, &right, &format!("only description {kept}"));
+            assert_repaired(&damaged, &right, &format!("only description {kept}"));
             damaged[right.len() - 3] ^= 1;
-            assert_mended(&damaged, &right, &format!("only description {kept}, and no seek table"));
+            assert_repaired(&damaged, &right, &format!("only description {kept}, and no seek table"));
         }
     }
     // All three are damaged, and each elsewhere.
@@ -318,7 +319,7 @@ fn one_description_is_enough_and_it_needs_no_seek_table() {
     for (at, place) in [90, 150, 400].into_iter().zip(&places) {
         damaged[place + at] ^= 1;
     }
-    assert_mended(&damaged, &right, "none of the descriptions is whole");
+    assert_repaired(&damaged, &right, "none of the descriptions is whole");
     let bad = places.iter().map(|place| place + 72..place + 300).take(2).collect();
     let medium =
         BadMedium { bytes: damage(&right, places[2] + 90..places[2] + 91), bad, tries: Cell::new(0) };
@@ -340,7 +341,7 @@ fn the_description_of_another_volume_that_is_packed_in_this_one_is_not_taken() {
     let section = section(&shape, 0, &protected, 1 << 20);
     let right = [&protected[..], &section].concat();
     let last = right.len() - 10;
-    assert_mended(&damage(&right, last..last + 1), &right, "behind another one");
+    assert_repaired(&damage(&right, last..last + 1), &right, "behind another one");
     let places: Vec<usize> = shape.descriptions().map(|place| protected.len() + index(place)).collect();
     let mut damaged = right.clone();
     for place in &places {
@@ -370,7 +371,7 @@ fn a_description_with_numbers_that_are_no_shape_is_none() {
             if let Some(recovery) = Recovery::find(&forged, forged.len() as u64) {
                 // A share, or a tail within the last block, is one that might have been.
                 assert!(field == 48 || (field == 40 && value < 4096), "{field} {value}");
-                assert!(recovery.mend(&forged, 0..45_000).unwrap() == right[..45_000]);
+                assert!(recovery.reconstruct(&forged, 0..45_000).unwrap() == right[..45_000]);
             }
         }
     }
@@ -399,11 +400,11 @@ fn recovery_data_for_other_bytes_is_an_error_and_not_taken() {
     assert!(found(&forged).damaged(&forged, |_| ()).is_empty());
     let damaged = damage(&forged, 5000..5001);
     assert!(matches!(repaired(&damaged, damaged.len()), Err(RecoveryError::Unfit(0))));
-    assert!(matches!(found(&damaged).mend(&damaged, 5000..5001), Err(RecoveryError::Unfit(0))));
+    assert!(matches!(found(&damaged).reconstruct(&damaged, 5000..5001), Err(RecoveryError::Unfit(0))));
 }
 
 #[test]
-fn scattered_damage_of_half_the_share_is_mended() {
+fn scattered_damage_of_half_the_share_is_repaired() {
     let mut random = Random(4);
     for (len, share, groups) in [(2_000_000, 100, 1), (2_000_000, 100, 4), (1_000_000, 1000, 3)] {
         let right = volume(&shape(len, share, groups), 1000);
@@ -413,7 +414,7 @@ fn scattered_damage_of_half_the_share_is_mended() {
             for _ in 0..blocks * share as usize / 2000 {
                 damaged[random.below(right.len())] ^= 0x80;
             }
-            assert_mended(&damaged, &right, &format!("{len} {share} {groups}: {round}"));
+            assert_repaired(&damaged, &right, &format!("{len} {share} {groups}: {round}"));
         }
     }
 }

@@ -144,14 +144,7 @@ struct Frames<'a> {
 
 impl<'a> Frames<'a> {
     fn new(path: &Path, set: Digest, header_space: u64, buffers: &'a Buffers) -> Self {
-        Self {
-            parts: parts(path).into(),
-            set,
-            header_space,
-            buffers,
-            reader: None,
-            starts: Vec::new(),
-        }
+        Self { parts: parts(path).into(), set, header_space, buffers, reader: None, starts: Vec::new() }
     }
 
     /// Where the next one begins, how long it is, and itself; nothing where anything else stands.
@@ -433,9 +426,9 @@ mod tests {
 
     #[test]
     fn what_was_not_yet_taken_back_is_not_the_beginning_of_the_next_file() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let room = header_space(100, None);
-        let claim = Claim::new(&folder.path().join("x")).unwrap();
+        let claim = Claim::new(&directory.path().join("x")).unwrap();
         let partial = claim.partial.clone();
         let mut writer = BundleWriter::begin_bundle(claim, room, 1).unwrap();
         let bytes = vec![7; 12 * FRAME_SIZE + 5];

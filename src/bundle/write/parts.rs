@@ -43,11 +43,11 @@ pub(crate) fn remove_parts_from(partial: &Path, number: u32) -> Result<(), FsErr
     Ok(())
 }
 
-/// The volumes of `bundle` in `folder` whose number is `from` at least.
-pub(crate) fn volumes_of(folder: &Path, bundle: &str, from: u32) -> Result<Vec<(PathBuf, u32)>, FsError> {
+/// The volumes of `bundle` in `directory` whose number is `from` at least.
+pub(crate) fn volumes_of(directory: &Path, bundle: &str, from: u32) -> Result<Vec<(PathBuf, u32)>, FsError> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(FsError::at("read", folder))? {
-        let entry = entry.map_err(FsError::at("read", folder))?;
+    for entry in std::fs::read_dir(directory).map_err(FsError::at("read", directory))? {
+        let entry = entry.map_err(FsError::at("read", directory))?;
         let name = entry.file_name();
         let volume = name.to_str().and_then(crate::bundle::format::volume_name::parse_volume_name);
         if let Some((_, number)) = volume.filter(|(of, number)| *of == bundle && *number >= from) {

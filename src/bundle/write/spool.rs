@@ -333,8 +333,8 @@ mod tests {
 
     #[test]
     fn what_was_put_is_found_again_and_what_was_released_makes_room() {
-        let folder = tempfile::tempdir().unwrap();
-        let partial = folder.path().join("x.partial");
+        let directory = tempfile::tempdir().unwrap();
+        let partial = directory.path().join("x.partial");
         let (spool, notes, found) = begin(&partial, |_, _| true);
         assert!(notes.fingerprint.is_none() && found.is_empty());
         spool.note(1, key("file"), 5);
@@ -359,8 +359,8 @@ mod tests {
 
     #[test]
     fn what_is_damaged_is_not_found() {
-        let folder = tempfile::tempdir().unwrap();
-        let partial = folder.path().join("x.partial");
+        let directory = tempfile::tempdir().unwrap();
+        let partial = directory.path().join("x.partial");
         let (spool, ..) = begin(&partial, |_, _| true);
         spool.note(0, key("file"), 5);
         spool.put(key("a"), 0, &[1; 5000]);
@@ -378,8 +378,8 @@ mod tests {
 
     #[test]
     fn what_a_released_piece_holds_is_no_piece_whatever_it_looks_like() {
-        let folder = tempfile::tempdir().unwrap();
-        let partial = folder.path().join("x.partial");
+        let directory = tempfile::tempdir().unwrap();
+        let partial = directory.path().join("x.partial");
         let (spool, ..) = begin(&partial, |_, _| true);
         // All that the maker of a file can know.
         let mut forged = [0; PIECE_HEADER];

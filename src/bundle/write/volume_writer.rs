@@ -13,7 +13,7 @@ use crate::base::fs::{self, FsError};
 use crate::bundle::format::label::Label;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::volume_name::VOLUME_LIMIT;
-use crate::bundle::recovery::{self, LENGTH_LIMIT, Geometry};
+use crate::bundle::recovery::{self, Geometry, LENGTH_LIMIT};
 use crate::bundle::write::parts::{part_path, remove_parts_from, volume_path};
 use crate::oci::digest::{Digest, Hasher};
 

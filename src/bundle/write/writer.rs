@@ -182,16 +182,7 @@ impl BundleWriter {
             own: Some(own),
         });
         let ResumePoint { shared, late_headers, .. } = kept;
-        Ok(Self {
-            output,
-            target,
-            header_space,
-            level,
-            shared,
-            entry,
-            late_headers,
-            handed_over: Vec::new(),
-        })
+        Ok(Self { output, target, header_space, level, shared, entry, late_headers, handed_over: Vec::new() })
     }
 
     /// How many bytes of the tar stream behind the head it has taken.
@@ -331,11 +322,7 @@ impl BundleWriter {
         let padding = room.checked_sub(bytes.len()).filter(|left| *left >= 8);
         let padding = skippable::encode(
             PADDING_MAGIC,
-            &vec![
-                0;
-                padding.expect("`header_space` was computed from the same lists; please report")
-                    - 8
-            ],
+            &vec![0; padding.expect("`header_space` was computed from the same lists; please report") - 8],
         );
         bytes.extend_from_slice(&padding);
         self.output.tape.patch(0, &bytes)?;

@@ -28,8 +28,8 @@ pub struct Additions<'a> {
     pub layers: Vec<(Blob, &'a str)>,
     /// The port that is served.
     pub port: u16,
-    /// The folders that have content of the bundle, from the root of the image.
-    pub folders: &'a [&'a str],
+    /// The directories that have content of the bundle, from the root of the image.
+    pub directories: &'a [&'a str],
 }
 
 /// The documents of an image.
@@ -111,7 +111,7 @@ fn config(base: &BaseImage, mut config: Value, additions: &Additions<'_>) -> Val
     object(settings, "ExposedPorts")[format!("{}/tcp", additions.port)] = json!({});
     // A new container would begin by copying all that the image has there into a volume.
     if let Some(volumes) = settings.get_mut("Volumes").and_then(Value::as_object_mut) {
-        volumes.retain(|volume, _| !additions.folders.iter().any(|folder| overlap(volume, folder)));
+        volumes.retain(|volume, _| !additions.directories.iter().any(|directory| overlap(volume, directory)));
         if volumes.is_empty() {
             settings.as_object_mut().expect("made as one").remove("Volumes");
         }
@@ -151,7 +151,7 @@ fn array<'a>(parent: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
     value.as_array_mut().expect("made as one")
 }
 
-/// Whether one of two folders is the other or in it.
+/// Whether one of two directories is the other or in it.
 fn overlap(one: &str, other: &str) -> bool {
     let mut names = [one, other].map(|path| path.split('/').filter(|name| !matches!(*name, "" | ".")));
     let [one, other] = &mut names;
@@ -213,7 +213,7 @@ mod tests {
             about: &about,
             layers: vec![(layer, "blobs")],
             port: 5000,
-            folders: &["var/lib/registry"],
+            directories: &["var/lib/registry"],
         };
         let mut expected = of_base.clone();
         expected["created"] = "2026-02-03T04:05:06Z".into();

@@ -12,8 +12,8 @@ pub const END: u64 = 2 * BLOCK as u64;
 /// everybody may read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LayerEntry {
-    /// A folder.
-    Folder(String),
+    /// A directory.
+    Directory(String),
     /// A file that was made here, or that is held in memory.
     Bytes(String, Vec<u8>),
     /// A file of the bundle.
@@ -27,7 +27,7 @@ impl LayerEntry {
     #[must_use]
     pub fn content_size(&self) -> u64 {
         match self {
-            Self::Folder(_) | Self::Link(..) => 0,
+            Self::Directory(_) | Self::Link(..) => 0,
             Self::Bytes(_, bytes) => bytes.len() as u64,
             Self::Blob(_, blob) => blob.size,
         }
@@ -43,7 +43,7 @@ impl LayerEntry {
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
-            Self::Folder(path) | Self::Bytes(path, _) | Self::Blob(path, _) | Self::Link(path, _) => path,
+            Self::Directory(path) | Self::Bytes(path, _) | Self::Blob(path, _) | Self::Link(path, _) => path,
         }
     }
 
@@ -52,7 +52,7 @@ impl LayerEntry {
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
         let (kind, mode) = match self {
-            Self::Folder(_) => (EntryType::Directory, 0o755),
+            Self::Directory(_) => (EntryType::Directory, 0o755),
             Self::Bytes(..) | Self::Blob(..) => (EntryType::Regular, 0o644),
             Self::Link(..) => (EntryType::Link, 0o644),
         };
@@ -102,7 +102,7 @@ fn split(path: &str) -> Option<(&str, &str)> {
     if path.len() <= 100 {
         return Some(("", path));
     }
-    // The slash at the end of a folder does not part it.
+    // The slash at the end of a directory does not part it.
     let slashes = path.strip_suffix('/').unwrap_or(path).match_indices('/').map(|(at, _)| at);
     let at = slashes.take_while(|at| *at <= 155).last()?;
     let name = &path[at + 1..];
@@ -131,7 +131,7 @@ mod tests {
         let deep = ["földer"; 60].join("/");
         for path in ["a", "a/b", &long(49), &long(50), &long(100), &long(120), &long(150), &deep] {
             let entries = [
-                LayerEntry::Folder(path.to_owned()),
+                LayerEntry::Directory(path.to_owned()),
                 LayerEntry::Bytes(format!("{path}/ü"), b"content".to_vec()),
                 LayerEntry::Link(format!("{path}/y"), format!("{path}/ü")),
             ];
@@ -148,9 +148,9 @@ mod tests {
             archive.extend([0; 2 * BLOCK]);
             let mut archive = tar::Archive::new(archive.as_slice());
             let mut read = archive.entries().unwrap().map(Result::unwrap);
-            let folder = read.next().unwrap();
-            assert_eq!(folder.path_bytes(), format!("{path}/").as_bytes());
-            assert!(folder.header().entry_type().is_dir());
+            let directory = read.next().unwrap();
+            assert_eq!(directory.path_bytes(), format!("{path}/").as_bytes());
+            assert!(directory.header().entry_type().is_dir());
             let mut file = read.next().unwrap();
             assert_eq!(file.path_bytes(), format!("{path}/ü").as_bytes());
             let mut content = String::new();

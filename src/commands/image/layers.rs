@@ -20,14 +20,14 @@ use crate::site::storage::{Links, NamesError, blob_path};
 
 /// What nginx serves in the official images.
 pub const HTML: &str = "usr/share/nginx/html";
-/// The folder of nginx' configuration there.
+/// The directory of nginx' configuration there.
 pub const NGINX_CONF: &str = "etc/nginx/conf.d";
 /// What a registry serves in the official images.
 pub const STORAGE: &str = "var/lib/registry";
 
 /// Where the files stand below [`HTML`].
 const PREFIX: &str = "k8s";
-/// Hides what the base has in a folder (OCI image-spec, layer, "Opaque Whiteout"): nginx' welcome page.
+/// Hides what the base has in a directory (OCI image-spec, layer, "Opaque Whiteout"): nginx' welcome page.
 const OPAQUE: &str = ".wh..wh..opq";
 
 /// The layers that are put on the base.
@@ -44,7 +44,7 @@ pub struct LayerPlan {
 pub struct Layer {
     /// What is in it, for people.
     pub title: String,
-    /// Its entries: folders first, parents before children, then files in the order of the bundle.
+    /// Its entries: directories first, parents before children, then files in the order of the bundle.
     pub entries: Vec<LayerEntry>,
 }
 
@@ -55,11 +55,11 @@ impl Layer {
         self.entries.iter().map(LayerEntry::size).sum::<u64>() + END
     }
 
-    /// A layer of these entries and all folders above them, besides `folders`.
-    fn new(title: String, folders: impl IntoIterator<Item = String>, files: Vec<LayerEntry>) -> Self {
+    /// A layer of these entries and all directories above them, besides `directories`.
+    fn new(title: String, directories: impl IntoIterator<Item = String>, files: Vec<LayerEntry>) -> Self {
         let mut all = BTreeSet::new();
-        let folders: Vec<_> = folders.into_iter().map(|folder| folder + "/").collect();
-        for path in folders.iter().map(String::as_str).chain(files.iter().map(LayerEntry::path)) {
+        let directories: Vec<_> = directories.into_iter().map(|directory| directory + "/").collect();
+        for path in directories.iter().map(String::as_str).chain(files.iter().map(LayerEntry::path)) {
             let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
             // Where the innermost is known, so are those above it.
             for parent in parents.rev() {
@@ -68,7 +68,7 @@ impl Layer {
                 }
             }
         }
-        let entries = all.into_iter().map(LayerEntry::Folder).chain(files).collect();
+        let entries = all.into_iter().map(LayerEntry::Directory).chain(files).collect();
         Self { title, entries }
     }
 }
@@ -150,8 +150,8 @@ pub fn of_images(
     let items = layout.blobs.iter().filter(|blob| !configs.contains(&blob.digest));
     let items = items.filter_map(|blob| Some(Item { blob: *blob, group: owners.get(&blob.digest)?.clone() }));
     let items: Vec<_> = items.collect();
-    let folders = links.folders.iter().map(place);
-    let mut layers = vec![Layer::new("manifests, configs, repositories and tags".into(), folders, top)];
+    let directories = links.directories.iter().map(place);
+    let mut layers = vec![Layer::new("manifests, configs, repositories and tags".into(), directories, top)];
     for run in cut(&items, limits) {
         let files = run.iter().map(|item| data(&item.blob)).collect();
         layers.push(Layer::new(title("layers of", run), [], files));
@@ -173,10 +173,10 @@ struct Item {
     group: String,
 }
 
-/// What a file belongs to: the host of its URL and the folder below it, which is seldom a version.
+/// What a file belongs to: the host of its URL and the directory below it, which is seldom a version.
 fn project(path: &RelPath) -> String {
-    let folders = path.components().count() - 1;
-    path.components().take(folders.clamp(1, 2)).collect::<Vec<_>>().join("/")
+    let directories = path.components().count() - 1;
+    path.components().take(directories.clamp(1, 2)).collect::<Vec<_>>().join("/")
 }
 
 fn title(what: &str, run: &[Item]) -> String {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_belongs_to_its_host_and_the_folder_below() {
+    fn a_file_belongs_to_its_host_and_the_directory_below() {
         for (path, group) in [
             ("get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz", "get.helm.sh"),
             ("dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet", "dl.k8s.io/release"),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn every_folder_comes_once_and_before_what_is_in_it() {
+    fn every_directory_comes_once_and_before_what_is_in_it() {
         let files = ["a/b/c/x", "a/z", "y"].map(|path| LayerEntry::Bytes(path.into(), Vec::new()));
         let layer = Layer::new(String::new(), ["a/b/empty".to_owned()], files.into());
         let paths: Vec<_> = layer.entries.iter().map(LayerEntry::path).collect();

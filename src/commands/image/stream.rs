@@ -192,7 +192,7 @@ impl<'a, B: Iterator<Item = (usize, &'a Blob)>> Feeder<'a, B> {
             for entry in &layer.entries {
                 self.send(entry.header())?;
                 match entry {
-                    LayerEntry::Folder(_) | LayerEntry::Link(..) => {}
+                    LayerEntry::Directory(_) | LayerEntry::Link(..) => {}
                     LayerEntry::Bytes(_, bytes) => self.send(bytes.clone())?,
                     LayerEntry::Blob(_, wanted) => {
                         while self.next(reader, Some(wanted.digest))? != Some(wanted.digest) {}

@@ -65,12 +65,12 @@ pub(super) fn add(
             let own: Variables = role.variables.0.iter().chain(&role.variables.1).cloned().collect();
             add.pairs(&evaluator, &own);
             add.urls(&evaluator, &own);
-            for (path, text) in checkout.templates(&role.folder)? {
+            for (path, text) in checkout.templates(&role.directory)? {
                 add.template(&evaluator, &path, &text);
             }
         }
         add.cilium(checkout);
-        let argocd = roles.iter().find(|role| role.folder == Path::new(ARGOCD_ROLE));
+        let argocd = roles.iter().find(|role| role.directory == Path::new(ARGOCD_ROLE));
         add.argocd(&argocd.map_or_else(|| base.clone(), |role| evaluate(&role.variables)));
         add.look_for_expected();
     }

@@ -59,7 +59,7 @@ fn add_filters(environment: &mut Environment<'static>) {
         "combine" => combine,
         "dict2items" => dict2items,
         "difference" => |first: Value, second: Value| sets(&first, &second, |in_first, in_second| in_first && !in_second),
-        "dirname" => |path: String| path.rsplit_once('/').map_or_else(String::new, |(folder, _)| folder.to_owned()),
+        "dirname" => |path: String| path.rsplit_once('/').map_or_else(String::new, |(directory, _)| directory.to_owned()),
         "flatten" => |value: Value| flatten(&value),
         "intersect" => |first: Value, second: Value| sets(&first, &second, |in_first, in_second| in_first && in_second),
         "items2dict" => items2dict,

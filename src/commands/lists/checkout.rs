@@ -1,7 +1,7 @@
 //! [`Checkout`]: the variables of Kubespray's roles and of a user, read in the order in which Ansible takes them.
 //!
 //! Releases differ in where a variable stands: in the role `kubespray-defaults`, `kubespray_defaults` or `download`, in
-//! its defaults or its vars, in one file or in a folder of them. So all of these are read, and a variable is asked for
+//! its defaults or its vars, in one file or in a directory of them. So all of these are read, and a variable is asked for
 //! by its name alone.
 
 use std::collections::{HashMap, HashSet};
@@ -44,7 +44,7 @@ pub(super) struct Checkout {
 }
 
 impl Checkout {
-    /// Reads the checkout at `root`, and what `user` says about it: files of variables, or folders of them.
+    /// Reads the checkout at `root`, and what `user` says about it: files of variables, or directories of them.
     ///
     /// Unless `keep_mirrors`, what says where a site fetches from is left out: lists name what the internet has.
     pub(super) fn read(
@@ -106,21 +106,21 @@ impl Checkout {
         all
     }
 
-    /// The folders of all other roles, from the checkout's root.
+    /// The directories of all other roles, from the checkout's root.
     pub(super) fn other_roles(&self) -> Result<Vec<PathBuf>, KubesprayError> {
         let mut found = Vec::new();
-        let mut folders = vec![PathBuf::from("roles")];
-        while let Some(folder) = folders.pop() {
+        let mut directories = vec![PathBuf::from("roles")];
+        while let Some(directory) = directories.pop() {
             let mut is_role = false;
-            for (name, is_folder) in entries(&self.root.join(&folder))? {
+            for (name, is_directory) in entries(&self.root.join(&directory))? {
                 let is_part = matches!(name.as_str(), "defaults" | "vars" | "templates" | "tasks" | "meta");
-                is_role |= is_folder && is_part;
-                if is_folder && !is_part {
-                    folders.push(folder.join(name));
+                is_role |= is_directory && is_part;
+                if is_directory && !is_part {
+                    directories.push(directory.join(name));
                 }
             }
-            if is_role && !ROLES.iter().any(|role| folder == Path::new("roles").join(role)) {
-                found.push(folder);
+            if is_role && !ROLES.iter().any(|role| directory == Path::new("roles").join(role)) {
+                found.push(directory);
             }
         }
         found.sort();
@@ -160,7 +160,7 @@ impl Checkout {
         Ok(all)
     }
 
-    /// Whether the checkout has this file or folder.
+    /// Whether the checkout has this file or directory.
     pub(super) fn has(&self, path: &str) -> bool {
         self.root.join(path).exists()
     }
@@ -210,9 +210,9 @@ fn read_role(root: &Path, role: &Path) -> Result<(Variables, Variables), Kubespr
     Ok((read("defaults")?, read("vars")?))
 }
 
-/// The files of a role's `defaults` or `vars`: those of the folder `main`, or one file of that name.
-fn main_files(root: &Path, folder: &Path) -> Result<Vec<PathBuf>, FsError> {
-    let main = folder.join("main");
+/// The files of a role's `defaults` or `vars`: those of the directory `main`, or one file of that name.
+fn main_files(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let main = directory.join("main");
     if root.join(&main).is_dir() {
         return Ok(files_below(root, &main)?.into_iter().filter(|path| is_variables(path)).collect());
     }
@@ -248,7 +248,7 @@ fn read_user(paths: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<Variable
     Ok(variables)
 }
 
-/// The files that a path stands for. In a folder `group_vars`, `all` is for every host and `k8s_cluster` for nearly all;
+/// The files that a path stands for. In a directory `group_vars`, `all` is for every host and `k8s_cluster` for nearly all;
 /// what is for fewer comes later, and wins.
 fn user_files(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     if !path.is_dir() {
@@ -262,9 +262,9 @@ fn user_files(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     let mut names = entries(path)?;
     names.sort_by_key(|(name, _)| rank(name));
     let mut files = Vec::new();
-    for (name, is_folder) in names {
+    for (name, is_directory) in names {
         let entry = path.join(&name);
-        if is_folder {
+        if is_directory {
             files.extend(files_below(Path::new(""), &entry)?.into_iter().filter(|path| is_variables(path)));
         } else if is_variables(&entry) {
             files.push(entry);
@@ -273,29 +273,29 @@ fn user_files(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// All files below `folder`, by name, with their paths from `root`. None if it is not there.
-fn files_below(root: &Path, folder: &Path) -> Result<Vec<PathBuf>, FsError> {
+/// All files below `directory`, by name, with their paths from `root`. None if it is not there.
+fn files_below(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let mut files = Vec::new();
-    if !root.join(folder).is_dir() {
+    if !root.join(directory).is_dir() {
         return Ok(files);
     }
-    for (name, is_folder) in entries(&root.join(folder))? {
-        let entry = folder.join(name);
-        if is_folder { files.extend(files_below(root, &entry)?) } else { files.push(entry) }
+    for (name, is_directory) in entries(&root.join(directory))? {
+        let entry = directory.join(name);
+        if is_directory { files.extend(files_below(root, &entry)?) } else { files.push(entry) }
     }
     Ok(files)
 }
 
-/// What a folder holds, by name: without hidden and backup files, and without links to folders, which could lead in
+/// What a directory holds, by name: without hidden and backup files, and without links to directories, which could lead in
 /// circles.
-fn entries(folder: &Path) -> Result<Vec<(String, bool)>, FsError> {
+fn entries(directory: &Path) -> Result<Vec<(String, bool)>, FsError> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(FsError::at("read folder", folder))? {
-        let entry = entry.map_err(FsError::at("read folder", folder))?;
-        let kind = entry.file_type().map_err(FsError::at("read folder", folder))?;
+    for entry in fs::read_dir(directory).map_err(FsError::at("read directory", directory))? {
+        let entry = entry.map_err(FsError::at("read directory", directory))?;
+        let kind = entry.file_type().map_err(FsError::at("read directory", directory))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
-        let is_link_to_folder = kind.is_symlink() && entry.path().is_dir();
-        if !name.starts_with('.') && !name.ends_with('~') && !is_link_to_folder {
+        let is_link_to_directory = kind.is_symlink() && entry.path().is_dir();
+        if !name.starts_with('.') && !name.ends_with('~') && !is_link_to_directory {
             names.push((name, kind.is_dir()));
         }
     }

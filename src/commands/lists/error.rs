@@ -16,10 +16,10 @@ pub enum KubesprayError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// The folder is no checkout of Kubespray, or of a release whose shape is not known.
+    /// The directory is no checkout of Kubespray, or of a release whose shape is not known.
     #[error("`{}` is no checkout of Kubespray, or of a release that is not known: {missing}", path.display())]
     NoCheckout {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// What was looked for in it.
         missing: String,

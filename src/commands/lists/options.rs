@@ -16,7 +16,7 @@ pub struct ListOptions {
     pub release: Option<String>,
     /// The architectures of the hosts, each once.
     pub architectures: Vec<Architecture>,
-    /// Files of variables, or folders of them: `group_vars`. Later ones win.
+    /// Files of variables, or directories of them: `group_vars`. Later ones win.
     pub vars: Vec<PathBuf>,
     /// Only what hosts with these variables download.
     pub enabled_only: bool,

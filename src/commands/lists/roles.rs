@@ -10,23 +10,23 @@ use crate::commands::lists::template::{Evaluator, is_template};
 
 /// A role that is not about downloads.
 pub(crate) struct Role {
-    pub(crate) folder: std::path::PathBuf,
+    pub(crate) directory: std::path::PathBuf,
     pub(crate) variables: (Variables, Variables),
     /// The conditions of the roles that depend on it, one list for each, and where they stand. None if none does.
     pub(crate) conditions: Vec<(Vec<String>, Arc<Path>)>,
 }
 
 pub(crate) fn roles(checkout: &Checkout) -> Result<Vec<Role>, KubesprayError> {
-    let folders = checkout.other_roles()?;
+    let directories = checkout.other_roles()?;
     let mut roles = Vec::new();
-    for folder in &folders {
-        let (folder, variables) = (folder.clone(), checkout.role(folder)?);
-        roles.push(Role { folder, variables, conditions: Vec::new() });
+    for directory in &directories {
+        let (directory, variables) = (directory.clone(), checkout.role(directory)?);
+        roles.push(Role { directory, variables, conditions: Vec::new() });
     }
-    for folder in &folders {
-        for (name, conditions, file) in checkout.dependencies(folder)? {
+    for directory in &directories {
+        for (name, conditions, file) in checkout.dependencies(directory)? {
             let target = Path::new("roles").join(name);
-            if let Some(role) = roles.iter_mut().find(|role| role.folder == target) {
+            if let Some(role) = roles.iter_mut().find(|role| role.directory == target) {
                 role.conditions.push((conditions, file));
             }
         }

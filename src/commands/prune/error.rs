@@ -29,7 +29,7 @@ pub enum PruneError {
     Mismatch(Vec<String>),
     /// Something in the storage of which nobody knows what it keeps in use.
     #[error(
-        "nothing was removed, as `{}` is neither a file nor a folder: nobody can say what a registry finds there", .0.display()
+        "nothing was removed, as `{}` is neither a file nor a directory: nobody can say what a registry finds there", .0.display()
     )]
     Odd(PathBuf),
 }

@@ -31,7 +31,7 @@ pub(super) struct PrunePlan {
     pub(super) blobs: Vec<Blob>,
     /// The files that are there.
     pub(super) files: Vec<RelPath>,
-    /// The paths of all files that go: of some there may be nothing left but their folders.
+    /// The paths of all files that go: of some there may be nothing left but their directories.
     pub(super) paths: Vec<RelPath>,
     /// What the record is to say.
     pub(super) record: Record,
@@ -141,7 +141,7 @@ impl PrunePlan {
         let recorded = recorded.map(|manifest| manifest.digest);
         let mut gone_manifests: BTreeSet<Digest> =
             recorded.filter(|digest| !wanted.manifests.contains(digest)).collect();
-        // Of some a run that was killed has left nothing but the folder.
+        // Of some a run that was killed has left nothing but the directory.
         let is_left = |name: &&&String| !repositories.contains_key(**name) && RelPath::parse(name).is_ok();
         self.repositories.extend(known.iter().filter(is_left).map(|name| (*name).clone()));
         for (name, repository) in repositories {

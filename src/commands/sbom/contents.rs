@@ -99,11 +99,7 @@ impl BomContents {
     }
 }
 
-pub(crate) fn of_image(
-    layout: &Layout,
-    image: &BundledImage,
-    configs: &BTreeMap<Digest, Vec<u8>>,
-) -> Item {
+pub(crate) fn of_image(layout: &Layout, image: &BundledImage, configs: &BTreeMap<Digest, Vec<u8>>) -> Item {
     let reference = &image.indexed.reference;
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::commands::sbom::contents::{BomContents, ItemKind, Item, TOOL, VERSION};
+use crate::commands::sbom::contents::{BomContents, Item, ItemKind, TOOL, VERSION};
 
 const BUNDLE: &str = "bundle";
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use crate::commands::sbom::contents::{Item, ItemKind, BomContents, TOOL, VERSION};
+use crate::commands::sbom::contents::{BomContents, Item, ItemKind, TOOL, VERSION};
 
 const DOCUMENT: &str = "SPDXRef-DOCUMENT";
 const BUNDLE: &str = "SPDXRef-Bundle";

@@ -18,8 +18,8 @@ use crate::commands::unpack::options::UnpackOptions;
 use crate::oci::digest::{Digest, Hasher};
 use crate::site::check::{State, Target};
 use crate::site::commit::distinct;
-use crate::site::root::Root;
 use crate::site::locator::{BlobLocator, BlobSource};
+use crate::site::root::Root;
 
 /// How much is copied at once.
 const PIECE: usize = 256 << 10;

@@ -49,7 +49,7 @@ pub enum UnpackError {
          anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
     )]
     Incomplete {
-        /// The folder of the site.
+        /// The directory of the site.
         site: PathBuf,
         /// All that it lacks, in the order of the bundle.
         missing: Vec<MissingBlob>,
@@ -72,7 +72,7 @@ pub enum UnpackError {
         human(*needed)
     )]
     Space {
-        /// The folder whose file system is too small.
+        /// The directory whose file system is too small.
         path: PathBuf,
         /// Bytes needed.
         needed: u64,
@@ -82,7 +82,7 @@ pub enum UnpackError {
     /// There are not enough inodes.
     #[error("`{}` has room for {available} more files and {needed} are needed: nothing was written", path.display())]
     Inodes {
-        /// The folder whose file system has too few.
+        /// The directory whose file system has too few.
         path: PathBuf,
         /// Inodes needed.
         needed: u64,

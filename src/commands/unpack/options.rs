@@ -8,7 +8,7 @@ use crate::oci::reference::RepositoryTemplate;
 /// Where the parts of a bundle go.
 #[derive(Debug, Clone)]
 pub struct UnpackOptions {
-    /// The folder of the site.
+    /// The directory of the site.
     pub site: PathBuf,
     /// Where the files go; `<site>/files` if nothing is said.
     pub files: Option<PathBuf>,
