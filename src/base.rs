@@ -1,10 +1,10 @@
 //! What every other module may use: file system calls, safe paths, events, and the hash/write pipeline.
 
-pub mod buffer;
-pub mod error_chain;
+pub(crate) mod buffer;
+pub(crate) mod error_chain;
 pub mod event;
 pub(crate) mod flusher;
-pub mod fs;
-pub mod path;
-pub mod pipeline;
+pub(crate) mod fs;
+pub(crate) mod path;
+pub(crate) mod pipeline;
 pub mod units;

@@ -4,6 +4,6 @@
 
 pub mod format;
 pub mod read;
-pub mod recovery;
-pub mod reuse;
+pub(crate) mod recovery;
+pub(crate) mod reuse;
 pub mod write;

@@ -1,18 +1,18 @@
 //! The verbs of both programs as library calls that emit events.
 
-pub mod cat;
-pub mod image;
-pub mod images;
-pub mod inventory;
+pub(crate) mod cat;
+pub(crate) mod image;
+pub(crate) mod images;
+pub(crate) mod inventory;
 #[cfg(feature = "net")]
-pub mod lists;
+pub(crate) mod lists;
 #[cfg(feature = "net")]
-pub mod lock;
+pub(crate) mod lock;
 #[cfg(feature = "net")]
-pub mod pack;
-pub mod prune;
-pub mod repair;
-pub mod sbom;
+pub(crate) mod pack;
+pub(crate) mod prune;
+pub(crate) mod repair;
+pub(crate) mod sbom;
 pub mod site;
 pub mod unpack;
 pub mod verify;

@@ -1,6 +1,6 @@
 //! The documents that users write or keep: lists, locks and inventories.
 
-pub mod inventory;
+pub(crate) mod inventory;
 #[cfg(feature = "net")]
 pub mod list;
-pub mod lock;
+pub(crate) mod lock;

@@ -1,15 +1,15 @@
 //! The network in: registries and web servers, read with retries, by byte range, several at a time.
 
-pub mod endpoint;
-pub mod fallback;
-pub mod mirrored;
-pub mod mirrors;
-pub mod queue;
-pub mod registry;
-pub mod resolve;
-pub mod source;
-pub mod upstream;
-pub mod web;
+pub(crate) mod endpoint;
+pub(crate) mod fallback;
+pub(crate) mod mirrored;
+pub(crate) mod mirrors;
+pub(crate) mod queue;
+pub(crate) mod registry;
+pub(crate) mod resolve;
+pub(crate) mod source;
+pub(crate) mod upstream;
+pub(crate) mod web;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
@@ -17,7 +17,11 @@ use std::sync::mpsc::channel;
 /// Runs `work` on every item with `jobs` threads and returns the results in the order of the items.
 ///
 /// The work waits for the network, not for a core: that is why this is not rayon.
-pub fn in_parallel<T: Sync, R: Send>(jobs: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn in_parallel<T: Sync, R: Send>(
+    jobs: usize,
+    items: &[T],
+    work: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let (sender, results) = channel();
     std::thread::scope(|scope| {

@@ -1,13 +1,13 @@
 //! HTTP with everything that a registry client needs: authentication, TLS trust, proxies, retries and limits.
 
-pub mod auth;
-pub mod credentials;
-pub mod endpoint;
-pub mod error;
-pub mod host;
-pub mod http;
-pub mod limits;
-pub mod netrc;
-pub mod secret;
-pub mod server;
-pub mod tls;
+pub(crate) mod auth;
+pub(crate) mod credentials;
+pub(crate) mod endpoint;
+pub(crate) mod error;
+pub(crate) mod host;
+pub(crate) mod http;
+pub(crate) mod limits;
+pub(crate) mod netrc;
+pub(crate) mod secret;
+pub(crate) mod server;
+pub(crate) mod tls;

@@ -4,7 +4,7 @@
 //! by digest, so this one check makes all that is checked against it trusted.
 
 #[cfg(feature = "net")]
-pub mod signing;
+pub(crate) mod signing;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 /// The longest signature that is read, in bytes.
-pub const SIGNATURE_LIMIT: usize = 4 << 10;
+pub(crate) const SIGNATURE_LIMIT: usize = 4 << 10;
 
 /// What a file with a key or a signature begins with, and lines before it.
 const COMMENT: &str = "untrusted comment:";
@@ -101,7 +101,7 @@ impl PublicKey {
 
 /// A signature that nobody has checked.
 #[derive(Clone)]
-pub struct Signature {
+pub(crate) struct Signature {
     signature: minisign_verify::Signature,
     key: KeyId,
 }
@@ -109,7 +109,7 @@ pub struct Signature {
 impl Signature {
     /// Reads what `minisign` writes; nothing if it is something else.
     #[must_use]
-    pub fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= SIGNATURE_LIMIT)?;
         let key = KeyId::of(text.lines().nth(1)?)?;
         Some(Self { signature: minisign_verify::Signature::decode(text).ok()?, key })

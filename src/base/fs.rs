@@ -53,12 +53,12 @@ impl FsError {
 }
 
 /// Opens a file for reading.
-pub fn open(path: &Path) -> Result<File, FsError> {
+pub(crate) fn open(path: &Path) -> Result<File, FsError> {
     File::open(path).map_err(FsError::at("open", path))
 }
 
 /// Reads a whole file of at most `limit` bytes.
-pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
     use io::Read as _;
     let mut bytes = Vec::new();
     let file = open(path)?;
@@ -70,12 +70,12 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
 }
 
 /// Creates a directory and those above it.
-pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
+pub(crate) fn create_dir_all(path: &Path) -> Result<(), FsError> {
     fs::create_dir_all(path).map_err(FsError::at("create directory", path))
 }
 
 /// Removes a file; that it is not there is no error.
-pub fn remove_file(path: &Path) -> Result<(), FsError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), FsError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result.map_err(FsError::at("remove", path)),
@@ -83,7 +83,7 @@ pub fn remove_file(path: &Path) -> Result<(), FsError> {
 }
 
 /// Writes a whole file, which is there complete or not at all: under another name first, then renamed.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
     use io::Write as _;
     let partial = partial(path);
     let mut file = File::create(&partial).map_err(FsError::at("create", &partial))?;
@@ -98,26 +98,26 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 
 /// What a file is called before it is complete.
 #[must_use]
-pub fn partial(path: &Path) -> PathBuf {
+pub(crate) fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
 }
 
 /// Renames `from` to `to` and makes the new name durable.
-pub fn rename_durably(from: &Path, to: &Path) -> Result<(), FsError> {
+pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), FsError> {
     fs::rename(from, to).map_err(FsError::at("rename to", to))?;
     sync_dir(parent(to))
 }
 
 /// Makes the names in a directory durable.
-pub fn sync_dir(path: &Path) -> Result<(), FsError> {
+pub(crate) fn sync_dir(path: &Path) -> Result<(), FsError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::at("sync directory", path))
 }
 
 /// The directory that holds `path`; `.` for a bare name.
 #[must_use]
-pub fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) => Path::new("."),

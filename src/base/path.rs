@@ -7,10 +7,10 @@ use std::str::FromStr;
 use unicode_normalization::UnicodeNormalization as _;
 
 /// The most bytes a path may have: below Linux' `PATH_MAX` of 4096, which counts the directory before it, too.
-pub const MAX_PATH: usize = 4000;
+pub(crate) const MAX_PATH: usize = 4000;
 
 /// The most bytes one component may have: `NAME_MAX` of every common file system.
-pub const MAX_COMPONENT: usize = 255;
+pub(crate) const MAX_COMPONENT: usize = 255;
 
 /// A relative path with `/` that cannot escape: no component is empty, `.` or `..`, nothing is a control
 /// character or a backslash. At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`] in a component.
@@ -140,7 +140,7 @@ impl AsRef<Path> for RelPath {
 
 /// Two of `paths` that cannot both be files of one directory, in their order: the same path twice, two with one
 /// [`RelPath::collision_key`], or one that is a directory of the other (`a` and `a/b`).
-pub fn find_collision<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<(RelPath, RelPath)> {
+pub(crate) fn find_collision<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<(RelPath, RelPath)> {
     let paths: Vec<_> = paths.collect();
     let (first, second) = collisions(&paths).into_iter().min_by_key(|&(_, second)| second)?;
     Some((paths[first].clone(), paths[second].clone()))

@@ -21,7 +21,7 @@ const WRITES: usize = 2;
 const ENDED: usize = 64;
 
 /// Takes the bytes of one blob: a file that is written, or nothing where a bundle is only checked.
-pub trait Sink: Send + 'static {
+pub(crate) trait Sink: Send + 'static {
     /// Whether to write takes so long that another thread should hash meanwhile.
     const TAKES_TIME: bool = true;
 
@@ -30,7 +30,7 @@ pub trait Sink: Send + 'static {
 }
 
 /// Nothing is done with the bytes but hashing them.
-pub struct Discard;
+pub(crate) struct Discard;
 
 impl Sink for Discard {
     const TAKES_TIME: bool = false;
@@ -41,7 +41,7 @@ impl Sink for Discard {
 }
 
 /// A blob whose last byte has come.
-pub struct FinishedBlob<S> {
+pub(crate) struct FinishedBlob<S> {
     /// The number that it was begun with.
     pub number: usize,
     /// Its sink, which has taken all bytes, unless there was an error.
@@ -51,7 +51,7 @@ pub struct FinishedBlob<S> {
 }
 
 /// Threads that hash and write; see the module. One blob stays in one lane.
-pub struct Pipeline<S> {
+pub(crate) struct Pipeline<S> {
     lanes: Vec<Lane<S>>,
     current: usize,
 }
@@ -74,7 +74,7 @@ enum Message<S> {
 impl<S: Sink> Pipeline<S> {
     /// Starts the threads; blobs come out of the receiver as they end, in any order.
     #[must_use]
-    pub fn start() -> (Self, Receiver<FinishedBlob<S>>) {
+    pub(crate) fn start() -> (Self, Receiver<FinishedBlob<S>>) {
         let (done, ended) = sync_channel(ENDED);
         let count = rayon::current_num_threads().clamp(2, 6);
         let lanes = (0..count).map(|_| Lane::start(done.clone())).collect();
@@ -82,7 +82,7 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Begins a blob.
-    pub fn begin(&mut self, number: usize, sink: S) {
+    pub(crate) fn begin(&mut self, number: usize, sink: S) {
         let load = |lane: &Lane<S>| lane.load.load(Ordering::Relaxed);
         let least = self.lanes.iter().enumerate().min_by_key(|(_, lane)| load(lane));
         self.current = least.expect("there are lanes").0;
@@ -90,23 +90,23 @@ impl<S: Sink> Pipeline<S> {
     }
 
     /// Hands on the next bytes of the blob.
-    pub fn data(&self, slice: Slice) {
+    pub(crate) fn data(&self, slice: Slice) {
         self.lanes[self.current].load.fetch_add(slice.len() as u64, Ordering::Relaxed);
         self.send(Message::Data(slice));
     }
 
     /// Ends the blob.
-    pub fn end(&self) {
+    pub(crate) fn end(&self) {
         self.send(Message::End);
     }
 
     /// Drops the blob: it will not end.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         self.send(Message::Abandon);
     }
 
     /// Waits until all blobs have ended.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         for Lane { messages, thread, .. } in self.lanes {
             drop(messages);
             thread.join().expect("no lane panics; please report");

@@ -6,7 +6,7 @@ pub mod label;
 pub mod layout;
 pub mod seek_table;
 pub mod skippable;
-pub mod volume_name;
+pub(crate) mod volume_name;
 
 /// The version of the format that this program writes; a reader takes any minor of a major that it knows.
 pub const FORMAT: (u32, u32) = (1, 1);

@@ -2,10 +2,10 @@
 
 pub mod discover;
 pub mod error;
-pub mod feeder;
+pub(crate) mod feeder;
 pub mod frame_reader;
 pub mod problem;
 pub mod reader;
 pub mod select;
-pub mod sequential;
+pub(crate) mod sequential;
 pub mod volume_set;

@@ -14,17 +14,17 @@
 //!   that way. That is no worse than writing them into the bundle: what is read is still checked as always.
 
 pub(crate) mod blocks;
-mod code;
-mod description;
-mod encode;
-mod find;
-mod geometry;
-mod repair;
+pub(crate) mod code;
+pub(crate) mod description;
+pub(crate) mod encode;
+pub(crate) mod find;
+pub(crate) mod geometry;
+pub(crate) mod repair;
 
-pub use blocks::ReadAt;
-pub use encode::encode;
-pub use geometry::{Geometry, LENGTH_LIMIT, PAYLOAD_LIMIT, SHARES, largest_front};
-pub use repair::{Damage, Recovery, RecoveryError, UnrepairableGroup};
+pub(crate) use blocks::ReadAt;
+pub(crate) use encode::encode;
+pub(crate) use geometry::{Geometry, LENGTH_LIMIT, largest_front};
+pub(crate) use repair::{Recovery, RecoveryError};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -27,7 +27,7 @@ use crate::oci::digest::{Digest, Hasher};
 const BATCH: usize = 8;
 
 /// The place; see the module.
-pub struct ReusableBundle {
+pub(crate) struct ReusableBundle {
     path: PathBuf,
     medium: VolumeSet,
     frames: Vec<ReusableFrame>,
@@ -53,7 +53,7 @@ struct ReusableFrame {
 
 impl ReusableBundle {
     /// Opens the bundle `path`.
-    pub fn bundle(path: &Path) -> Result<Self, ReadError> {
+    pub(crate) fn bundle(path: &Path) -> Result<Self, ReadError> {
         let mut reader = BundleReader::open(path)?;
         let contents = reader.contents()?;
         drop(reader);
@@ -72,7 +72,7 @@ impl ReusableBundle {
     }
 
     /// Opens what an interrupted run has left at `path`: all whole blobs whose tar headers are there.
-    pub fn partial(path: &Path) -> Result<Self, FsError> {
+    pub(crate) fn partial(path: &Path) -> Result<Self, FsError> {
         let mut old = Self::new(path, VolumeSet::parts(&parts(path))?);
         let mut headers = Headers::default();
         let frames = old.scan(|frame, data| headers.frame(frame, data)).map_err(FsError::at("read", path))?;
@@ -89,13 +89,13 @@ impl ReusableBundle {
 
     /// Whether it has this blob.
     #[must_use]
-    pub fn has(&self, blob: Blob) -> bool {
+    pub(crate) fn has(&self, blob: Blob) -> bool {
         self.blobs.get(&blob.digest).is_some_and(|place| place.size == blob.size)
     }
 
     /// How many bytes of blobs it has that none of `others` has.
     #[must_use]
-    pub fn bytes_beside(&self, others: &[&Self]) -> u64 {
+    pub(crate) fn bytes_beside(&self, others: &[&Self]) -> u64 {
         let alone = self
             .blobs
             .iter()
@@ -104,13 +104,13 @@ impl ReusableBundle {
     }
 
     /// It has another name now.
-    pub fn renamed(&mut self, path: &Path) {
+    pub(crate) fn renamed(&mut self, path: &Path) {
         path.clone_into(&mut self.path);
     }
 
     /// Writes `blob` as the next one of `writer`, which compresses at `level`. Says whether it did: where the blob
     /// turns out to be damaged, nothing is written.
-    pub fn copy(&self, blob: Blob, level: i32, writer: &mut BundleWriter) -> Result<bool, FsError> {
+    pub(crate) fn copy(&self, blob: Blob, level: i32, writer: &mut BundleWriter) -> Result<bool, FsError> {
         let place = self.blobs[&blob.digest];
         let end = place.start + place.size;
         let first = self.frames.partition_point(|frame| frame.start + frame.content as u64 <= place.start);
@@ -181,7 +181,7 @@ impl ReusableBundle {
 
     /// Where it is.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -14,7 +14,7 @@ use crate::commands::cat::{CatError, Output, cat};
 /// Of a bundle in files nothing else is read. To stdout the bytes go as they come; the last of them is held back until all
 /// are known to be right, and if they are not, the exit code is 7.
 #[derive(Debug, Args)]
-pub struct Cat {
+pub(crate) struct Cat {
     /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Cat {
 
 impl Cat {
     /// Writes.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let mut reader = self.input.open(&self.bundle, Gaps::Take)?;
         let contents = reader.contents()?;
         let mut stdout = io::stdout().lock();

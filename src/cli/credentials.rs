@@ -18,7 +18,7 @@ const PASSWORD_LIMIT: u64 = 64 << 10;
 
 /// What the user is known by at registries.
 #[derive(Debug, Default, Args)]
-pub struct CredentialsArgs {
+pub(crate) struct CredentialsArgs {
     /// Read the credentials for registries from this file alone, as `docker login` or `podman login` write it
     #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
@@ -36,7 +36,7 @@ pub struct CredentialsArgs {
 impl CredentialsArgs {
     /// Where credentials are looked for. What the command line itself says belongs to one registry, which the lists
     /// may tell.
-    pub fn credentials(self, upstream: &Upstream, lists: &Lists) -> Result<Credentials, Failure> {
+    pub(crate) fn credentials(self, upstream: &Upstream, lists: &Lists) -> Result<Credentials, Failure> {
         if let Some(path) = &self.auth_file
             && let Err(error) = std::fs::metadata(path)
         {

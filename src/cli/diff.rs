@@ -14,7 +14,7 @@ use crate::documents::lock::{Change, Diff as Difference, Lock};
 
 /// Say what was added, removed and changed between two locks or bundles
 #[derive(Debug, Args)]
-pub struct Diff {
+pub(crate) struct Diff {
     /// A lock or a bundle
     old: PathBuf,
     /// Another one
@@ -26,7 +26,7 @@ pub struct Diff {
 
 impl Diff {
     /// Compares.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let (old, new) = (read(&self.old)?, read(&self.new)?);
         let diff = Difference::between(&old, &new);
         print(&if self.json { json(&diff) } else { text(&diff) })?;

@@ -18,7 +18,7 @@ use crate::oci::reference::{Reference, RepositoryTemplate};
 
 /// Build an image that serves what is in a bundle: nginx with the files, or a registry with the images
 #[derive(Debug, Args)]
-pub struct Image {
+pub(crate) struct Image {
     /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -65,7 +65,7 @@ enum Kind {
 
 impl Image {
     /// Builds.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let wrong_name = |error: NameError| Failure::new(Code::Usage, chain(&error));
         let names = if self.tag.is_empty() { vec![self.name().map_err(wrong_name)?] } else { self.tag };
         let mut templates = self.repository_template;

@@ -24,7 +24,7 @@ const NAMESPACE: &str = "k8s.io";
 
 /// List the images of a site, or load them into the container engine of this machine
 #[derive(Debug, Args)]
-pub struct Images {
+pub(crate) struct Images {
     /// The directory of the site
     site: PathBuf,
     /// These images only: registry.k8s.io/pause:3.9, nginx:1.25 as docker's users write it, or the end of a name
@@ -60,7 +60,7 @@ enum Kind {
 
 impl Images {
     /// Lists or loads.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let record = Record::read(&self.site)?;
         let images = self.chosen(&record)?;
         let Some(kind) = self.load else {

@@ -17,7 +17,7 @@ use crate::site::record::RECORD;
 
 /// Write down what a site has, so that the next bundle can leave it out (airbundle pack --base)
 #[derive(Debug, Args)]
-pub struct Inventory {
+pub(crate) struct Inventory {
     /// The directory of the site
     site: PathBuf,
     /// Where the inventory goes [default: stdout]
@@ -41,7 +41,7 @@ struct Summary {
 
 impl Inventory {
     /// Looks.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let output = self.output.as_deref().filter(|path| *path != Path::new("-"));
         if output.is_none() && self.out.json {
             let message =

@@ -22,7 +22,7 @@ const KEY_LIMIT: u64 = 64 << 10;
 
 /// Make a key to sign bundles with: a secret one for `pack --sign`, and a public one for `unbundle --trusted-key`
 #[derive(Debug, Args)]
-pub struct Keygen {
+pub(crate) struct Keygen {
     /// The secret key; beside it, the public one, whose name ends in .pub
     #[arg(long, short, value_name = "FILE", default_value = "airbundle.key")]
     output: PathBuf,
@@ -36,7 +36,7 @@ pub struct Keygen {
 
 impl Keygen {
     /// Makes a key.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let public = self.output.with_extension("pub");
         if public == self.output {
             let message = "`--output` names the secret key, and `.pub` is the end of the public one's name";

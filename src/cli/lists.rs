@@ -18,7 +18,7 @@ use crate::documents::list::NAMES;
 
 /// Make lists of files and images
 #[derive(Debug, Args)]
-pub struct Lists {
+pub(crate) struct Lists {
     #[command(subcommand)]
     from: From,
 }
@@ -77,7 +77,7 @@ struct Summary<'a> {
 
 impl Lists {
     /// Makes them.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         match self.from {
             From::Kubespray(kubespray) => kubespray.run(),
         }

@@ -25,7 +25,7 @@ use crate::oci::platform::Platform;
 /// What a lock names is packed by digest: the same bytes at any time, or an error. With --check, everything is asked
 /// for again by its name; the exit code is 13 if something else is there now.
 #[derive(Debug, Args)]
-pub struct Lock {
+pub(crate) struct Lock {
     /// A list of files and images, or a directory with files.list and images.list; with --check, one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
@@ -66,7 +66,7 @@ struct Checked {
 
 impl Lock {
     /// Locks, or checks a lock.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         if self.check { self.run_check() } else { self.run_lock() }
     }
 

@@ -23,7 +23,7 @@ use crate::signature::Signed;
 
 /// List the images and files of a bundle
 #[derive(Debug, Args)]
-pub struct Ls {
+pub(crate) struct Ls {
     /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -114,7 +114,7 @@ struct ListedFile {
 
 impl Ls {
     /// Lists.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let mut reader = self.input.open(&self.bundle, Gaps::Take)?;
         if self.lock {
             let contents = reader.contents()?;

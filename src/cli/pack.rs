@@ -34,7 +34,7 @@ use crate::plan::base::BaseError;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
-pub struct Pack {
+pub(crate) struct Pack {
     /// A list of files and images, a directory with files.list and images.list, or one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
@@ -91,7 +91,7 @@ pub struct Pack {
 
 impl Pack {
     /// Packs.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let input = read_input(&self.lists)?;
         if matches!(input, Input::Lock(_)) && !(self.platform.is_empty() && self.with.is_empty()) {
             let message = "`--platform` and `--with` do not go with a lock, which says it already: lock anew";

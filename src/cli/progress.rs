@@ -20,7 +20,7 @@ const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the user wants to see.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct Output {
+pub(crate) struct Output {
     /// Print nothing but errors
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
@@ -32,7 +32,7 @@ pub struct Output {
 impl Output {
     /// Who takes the events.
     #[must_use]
-    pub fn reporter(self) -> Box<dyn Report> {
+    pub(crate) fn reporter(self) -> Box<dyn Report> {
         if self.quiet {
             Box::new(Silent)
         } else if self.json {
@@ -46,7 +46,7 @@ impl Output {
 
     /// The result, for a person or for a program.
     #[must_use]
-    pub fn result(self, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> String {
+    pub(crate) fn result(self, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> String {
         match self {
             Self { quiet: true, .. } => String::new(),
             Self { json: true, .. } => json(),

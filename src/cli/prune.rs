@@ -15,7 +15,7 @@ use crate::commands::prune::summary::PruneSummary;
 
 /// Remove from a site what none of these bundles names; without --yes, say what that is
 #[derive(Debug, Args)]
-pub struct Prune {
+pub(crate) struct Prune {
     /// The directory of the site
     site: PathBuf,
     /// Keep what this bundle names; all that are to be kept, also deltas
@@ -32,7 +32,7 @@ pub struct Prune {
 
 impl Prune {
     /// Prunes, or says what that would be.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let mut kept = Vec::new();
         for path in &self.keep {
             let named = |failure: Failure| {

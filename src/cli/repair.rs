@@ -17,7 +17,7 @@ use crate::commands::repair::{RepairError, RepairSummary, repair};
 
 /// Write a good copy of a bundle that is damaged, with its recovery data (`pack --recovery`)
 #[derive(Debug, Args)]
-pub struct Repair {
+pub(crate) struct Repair {
     /// The bundle, its first volume, or directories with its volumes
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -31,7 +31,7 @@ pub struct Repair {
 
 impl Repair {
     /// Repairs.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let medium = discover::find(&self.bundle).map_err(ReadError::from)?;
         if medium.is_in_volumes() {
             fs::create_dir_all(&self.output).map_err(|error| Failure::new(Code::File, chain(&error)))?;

@@ -18,7 +18,7 @@ use crate::commands::sbom::{Format, document};
 /// The same bundle gives the same document. It is said to be made when the bundle was packed, if the bundle says so; or at
 /// `SOURCE_DATE_EPOCH` of the environment; or in 1970.
 #[derive(Debug, Args)]
-pub struct Sbom {
+pub(crate) struct Sbom {
     /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -40,7 +40,7 @@ enum Language {
 
 impl Sbom {
     /// Writes the document.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let date = source_date()?;
         let mut reader = self.input.open(&self.bundle, Gaps::Take)?;
         let contents = reader.contents()?;

@@ -21,7 +21,7 @@ use crate::conf::trust::hosts_line;
 /// Write what makes the site run: nginx, registry, compose, systemd, TLS, clients, Kubespray
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, clippy::struct_field_names, reason = "each is an option of its own")]
-pub struct Site {
+pub(crate) struct Site {
     /// The directory of the site
     site: PathBuf,
     /// Write it here instead of SITE/conf: for a site on a disk that cannot be written
@@ -61,7 +61,7 @@ pub struct Site {
 
 impl Site {
     /// Writes, and does what else is asked for.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let user = match &self.user {
             Some(name) => Some(Some((name.clone(), password(name)?))),
             None => self.no_user.then_some(None),

@@ -20,7 +20,7 @@ use crate::oci::reference::RepositoryTemplate;
 
 /// Write the site: files for nginx, and the storage of a registry
 #[derive(Debug, Args)]
-pub struct Unpack {
+pub(crate) struct Unpack {
     /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -60,7 +60,7 @@ struct Lacking<'a> {
 
 impl Unpack {
     /// Unpacks.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let mut templates = self.repository_template;
         if templates.is_empty() {
             templates.push(RepositoryTemplate::default());

@@ -24,7 +24,7 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// Where things are fetched from, and how.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
-pub struct UpstreamArgs {
+pub(crate) struct UpstreamArgs {
     /// Fetch over this many connections at once
     #[arg(long, short, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
@@ -47,7 +47,7 @@ pub struct UpstreamArgs {
     /// Take mirrors from this file (containers-registries.conf), too. Default: what `CONTAINERS_REGISTRIES_CONF` names
     #[arg(long, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
-    /// TlsTrust the certificate authorities in this file (PEM), too
+    /// Trust the certificate authorities in this file (PEM), too
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
     /// Show HOST the certificate in this file (PEM), which holds its key, too, if that has no file of its own
@@ -108,7 +108,7 @@ impl UpstreamArgs {
     }
 
     /// The same with the credentials for what `lists` name.
-    pub fn upstream_for(mut self, lists: &Lists) -> Result<Upstream, Failure> {
+    pub(crate) fn upstream_for(mut self, lists: &Lists) -> Result<Upstream, Failure> {
         let credentials = std::mem::take(&mut self.credentials);
         let upstream = self.upstream()?;
         let credentials = Arc::new(credentials.credentials(&upstream, lists)?);

@@ -17,7 +17,7 @@ use crate::commands::verify::{Damage, Verdict, VolumeState, quick, verify};
 
 /// Read a bundle to its end and name everything that is damaged or missing
 #[derive(Debug, Args)]
-pub struct Verify {
+pub(crate) struct Verify {
     /// The bundle, its first volume, directories with its volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
@@ -32,7 +32,7 @@ pub struct Verify {
 
 impl Verify {
     /// Verifies.
-    pub fn run(self) -> Result<Code, Failure> {
+    pub(crate) fn run(self) -> Result<Code, Failure> {
         let reader = self.input.open(&self.bundle, Gaps::Take)?;
         let reporter = self.out.reporter();
         let result =

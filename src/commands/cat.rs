@@ -14,7 +14,7 @@ use crate::oci::digest::{Digest, Hasher};
 use crate::oci::reference::Reference;
 
 /// Where the bytes go.
-pub enum Output<'a> {
+pub(crate) enum Output<'a> {
     /// Into a file, which has its name when all of them are right.
     File(&'a Path),
     /// To somebody who reads them as they come, and gets the last ones when all of them are right.
@@ -60,7 +60,7 @@ enum Object {
 
 /// Writes the object `name`: a blob by its digest, a file by its path, the manifest of an image by its reference, or one of
 /// the two documents at the front. `reader` has read `contents`.
-pub fn cat(
+pub(crate) fn cat(
     reader: &mut BundleReader,
     contents: &Contents,
     name: &str,

@@ -4,14 +4,14 @@
 //! archive in one tar: `docker load`, `podman load`, `ctr images import` and skopeo take it. The layers are not
 //! compressed, as most of what is in them is already.
 
-pub mod archive;
-pub mod base;
-pub mod documents;
-pub mod entry;
-pub mod error;
-pub mod layers;
-pub mod name;
-pub mod stream;
+pub(crate) mod archive;
+pub(crate) mod base;
+pub(crate) mod documents;
+pub(crate) mod entry;
+pub(crate) mod error;
+pub(crate) mod layers;
+pub(crate) mod name;
+pub(crate) mod stream;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ const CONF: &[u8] = include_bytes!("image/default.conf");
 
 /// What the image serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The files, with nginx, on port 80.
     Files,
     /// The images, with a registry, on port 5000: each named by each of these templates, at least one.
@@ -50,7 +50,7 @@ pub enum Kind {
 
 /// What to build, and where to.
 #[derive(Debug, Clone)]
-pub struct ImageOptions {
+pub(crate) struct ImageOptions {
     /// The archive to be written.
     pub output: PathBuf,
     /// What it serves.
@@ -68,7 +68,7 @@ pub struct ImageOptions {
 /// What was built.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ImageSummary {
+pub(crate) struct ImageSummary {
     /// What it is called.
     pub names: Vec<String>,
     /// The digest of its manifest.
@@ -94,7 +94,7 @@ pub struct ImageSummary {
 
 /// Builds an image out of the bundle that `reader` reads. Nothing is at `options.output` before it is complete and on
 /// the disk.
-pub fn build(
+pub(crate) fn build(
     mut reader: BundleReader,
     options: &ImageOptions,
     report: &dyn Report,

@@ -1,9 +1,9 @@
 //! Loading: images of a site into the container engine of this machine, or into files that any engine loads.
 
-pub mod archive;
-pub mod engine;
-pub mod find;
-pub mod site_image;
+pub(crate) mod archive;
+pub(crate) mod engine;
+pub(crate) mod find;
+pub(crate) mod site_image;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use crate::site::record::RecordedImage;
 
 /// What is to be loaded how.
 #[derive(Debug, Clone)]
-pub struct LoadOptions {
+pub(crate) struct LoadOptions {
     /// For which platform.
     pub platform: Platform,
     /// Where to.
@@ -37,7 +37,7 @@ pub struct LoadOptions {
 
 /// Where images go.
 #[derive(Debug, Clone)]
-pub enum Target {
+pub(crate) enum Target {
     /// Into an engine.
     Engine(Engine),
     /// Each into a file of its own, in this directory.
@@ -50,7 +50,7 @@ pub enum Target {
 
 /// What has become of the images.
 #[derive(Debug, Default)]
-pub struct LoadSummary {
+pub(crate) struct LoadSummary {
     /// Those that were loaded or written.
     pub loaded: Vec<Loaded>,
     /// Those that the engine had.
@@ -67,7 +67,7 @@ pub struct LoadSummary {
 
 /// An image that is where it was to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// How the list named it.
     pub reference: String,
     /// The digest that it has there, if whoever has it knows digests.
@@ -102,7 +102,7 @@ pub enum LoadError {
 }
 
 /// Loads `images`, whose blobs are in the registry's storage at `storage`.
-pub fn load(
+pub(crate) fn load(
     images: &[&RecordedImage],
     storage: &Path,
     options: &LoadOptions,

@@ -22,7 +22,7 @@ use crate::site::scan::Storage;
 ///
 /// A blob has its digest from its path, a file from the record; both must have the size that a manifest or the record
 /// says. With `check` everything is hashed, too. What is wrong is left out, with a warning.
-pub fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
+pub(crate) fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
     let record = Record::read(site)?;
     let storage = Storage::open(&record.registry_root(site))?;
     let files = Files::open(&record.files_root(site))?;

@@ -5,18 +5,18 @@
 //! the four that kubeadm starts. To this come the checksums that Kubespray pins, and what a user has set. Ansible is not
 //! needed: the variables are YAML, and their values Jinja.
 
-mod additions;
-mod ansible;
-mod checkout;
-mod dependencies;
-mod downloads;
-mod error;
-pub mod made;
-pub mod options;
-mod roles;
-mod template;
-mod version;
-mod yaml;
+pub(crate) mod additions;
+pub(crate) mod ansible;
+pub(crate) mod checkout;
+pub(crate) mod dependencies;
+pub(crate) mod downloads;
+pub(crate) mod error;
+pub(crate) mod made;
+pub(crate) mod options;
+pub(crate) mod roles;
+pub(crate) mod template;
+pub(crate) mod version;
+pub(crate) mod yaml;
 
 use std::collections::HashSet;
 
@@ -26,10 +26,13 @@ use crate::commands::lists::made::{GeneratedLists, check};
 use crate::commands::lists::options::ListOptions;
 use crate::commands::lists::template::Evaluator;
 
-pub use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
+pub(crate) use crate::commands::lists::error::KubesprayError;
 
 /// Makes lists. `warn` is told what is no error and should be known.
-pub fn make(options: &ListOptions, warn: &mut dyn FnMut(String)) -> Result<GeneratedLists, KubesprayError> {
+pub(crate) fn make(
+    options: &ListOptions,
+    warn: &mut dyn FnMut(String),
+) -> Result<GeneratedLists, KubesprayError> {
     let checkout = Checkout::read(&options.source, &options.vars, options.keep_mirrors, warn)?;
     let mut made = GeneratedLists {
         release: options.release.clone().or_else(|| checkout.release.clone()),

@@ -26,7 +26,7 @@ use crate::plan::bundle_plan::{BundlePlan, PlannedBlob, of_web};
 
 /// Resolves everything that `lists` name. Files that no list pins are fetched to learn what they are, and nothing
 /// else is that is large.
-pub fn lock(
+pub(crate) fn lock(
     lists: Lists,
     platforms: &[Platform],
     with: &[ArtifactKind],
@@ -139,7 +139,7 @@ fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::Faile
 /// What is not what it was when it was locked.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Moved {
+pub(crate) struct Moved {
     /// The URL or reference.
     pub name: String,
     /// What was locked.
@@ -151,7 +151,7 @@ pub struct Moved {
 /// What is there now.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Now {
+pub(crate) enum Now {
     /// Something else.
     Digest(Digest),
     /// A file of another size.
@@ -162,7 +162,7 @@ pub enum Now {
 
 /// Asks for everything that `lock` names, by its names, and returns what is not what was locked, in the order of the
 /// lock. Files are fetched and hashed; with `quick` only their sizes are looked at.
-pub fn check(
+pub(crate) fn check(
     lock: &Lock,
     quick: bool,
     upstream: &Upstream,

@@ -1,7 +1,7 @@
 //! Packing: lists in, one bundle out.
 
-pub mod volumes;
-mod write;
+pub(crate) mod volumes;
+pub(crate) mod write;
 
 use std::cell::Cell;
 use std::fs::File;
@@ -44,7 +44,7 @@ use crate::signature::signing::Signer;
 
 /// What a bundle is made of.
 #[derive(Debug, Clone)]
-pub enum Input {
+pub(crate) enum Input {
     /// What lists name.
     Lists(Lists),
     /// What lists resolved to, some time ago.
@@ -53,7 +53,7 @@ pub enum Input {
 
 /// What to pack, from where, and how.
 #[derive(Debug)]
-pub struct PackOptions {
+pub(crate) struct PackOptions {
     /// The bundle to be written.
     pub output: PathBuf,
     /// The platforms of images to be taken, where the list does not say; empty: all.
@@ -86,7 +86,7 @@ pub struct PackOptions {
 
 /// What is to become of images and files that cannot be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Missing {
+pub(crate) enum Missing {
     /// The first failure ends the run.
     Stop,
     /// All others are fetched, and kept for the next run.
@@ -98,7 +98,7 @@ pub enum Missing {
 /// What was packed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PackSummary {
+pub(crate) struct PackSummary {
     /// The digest of `index.json`.
     pub identity: Digest,
     /// How many files.
@@ -137,7 +137,7 @@ pub struct PackSummary {
 
 /// A volume that was packed.
 #[derive(Debug, Serialize)]
-pub struct PackedVolume {
+pub(crate) struct PackedVolume {
     /// Where it is, or was before it was taken.
     pub path: PathBuf,
     /// Its size in bytes.
@@ -148,7 +148,7 @@ pub struct PackedVolume {
 
 /// Why nothing was packed.
 #[derive(Debug, thiserror::Error)]
-pub enum PackError {
+pub(crate) enum PackError {
     /// The bundle cannot be written.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -193,7 +193,11 @@ impl From<ClaimError> for PackError {
 }
 
 /// Packs what `input` names. Nothing is at `options.output` before the bundle is complete and on the disk.
-pub fn pack(input: &Input, options: &PackOptions, report: &dyn Report) -> Result<PackSummary, PackError> {
+pub(crate) fn pack(
+    input: &Input,
+    options: &PackOptions,
+    report: &dyn Report,
+) -> Result<PackSummary, PackError> {
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
     let leftovers = Leftovers::of(&claim, report)?;

@@ -4,9 +4,9 @@
 //! First tags, then the links of what goes, then blobs that no link names any more, and the manifests last of these: they
 //! say what else there is to go. The record comes at the end, so that a run that was killed is done again from it.
 
-pub mod error;
-mod plan;
-pub mod summary;
+pub(crate) mod error;
+pub(crate) mod plan;
+pub(crate) mod summary;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -33,7 +33,7 @@ const BATCH: usize = 64;
 const ASIDE: &str = "pruned.";
 
 /// Removes from `site` what none of the bundles whose documents are `kept` names; looks only, unless `remove`.
-pub fn prune(
+pub(crate) fn prune(
     site: &Path,
     kept: &[Contents],
     remove: bool,

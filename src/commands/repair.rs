@@ -19,7 +19,7 @@ use crate::oci::digest::{Digest, Hasher};
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Repaired {
+pub(crate) struct Repaired {
     /// The copy.
     pub path: PathBuf,
     /// Its size in bytes.
@@ -35,7 +35,7 @@ pub struct Repaired {
 /// What has become of a bundle.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RepairSummary {
+pub(crate) struct RepairSummary {
     /// The volumes that were written, or the one file.
     pub repaired: Vec<Repaired>,
     /// The list of all volumes, if there are several and all were written.
@@ -48,7 +48,7 @@ pub struct RepairSummary {
 
 /// Why there is no good copy of a volume.
 #[derive(Debug, thiserror::Error)]
-pub enum RepairError {
+pub(crate) enum RepairError {
     /// It is not there.
     #[error("{0}")]
     Absent(VolumeProblem),
@@ -83,7 +83,7 @@ impl From<ClaimError> for RepairError {
 
 /// Writes a good copy of the bundle on `medium`: to `target` if it is one file, and of its volumes into the directory `target`.
 /// What cannot be repaired does not keep the others from it.
-pub fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
+pub(crate) fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
     let is_volumes = medium.is_in_volumes();
     let bytes = medium.volumes().iter().map(|volume| volume.len).sum();
     report.event(&Event::Stage {

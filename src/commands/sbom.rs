@@ -3,9 +3,9 @@
 //! The same bundle gives the same bytes. Files are packages, too: they have a place that they were downloaded from, and SPDX
 //! has no other word for that. Layers are not listed; an image is what its manifest says.
 
-mod contents;
-mod cyclonedx;
-mod spdx;
+pub(crate) mod contents;
+pub(crate) mod cyclonedx;
+pub(crate) mod spdx;
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::oci::digest::Digest;
 
 /// The language of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// SPDX 2.3, JSON.
     Spdx,
     /// CycloneDX 1.6, JSON.
@@ -29,7 +29,7 @@ pub enum Format {
 /// platform they are for. `date` is for a bundle that does not say when it was packed; without one it is the beginning
 /// of 1970, as the clock would make other bytes each time.
 #[must_use]
-pub fn document(
+pub(crate) fn document(
     contents: &Contents,
     configs: &BTreeMap<Digest, Vec<u8>>,
     date: Option<OffsetDateTime>,

@@ -1,6 +1,6 @@
 //! Unpacking: a bundle in, a site out, in one pass.
 
-pub mod delta;
+pub(crate) mod delta;
 pub mod error;
 pub mod options;
 

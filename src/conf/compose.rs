@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use crate::conf::setup::Setup;
 
 /// What is pulled where the site has no nginx image: by then there has to be a network.
-pub const NGINX: &str = "docker.io/library/nginx:stable";
+pub(crate) const NGINX: &str = "docker.io/library/nginx:stable";
 
 /// The content of `compose.yaml`. Everything has the same path inside as outside, so that one configuration serves
 /// both, and is mounted read-only.
 #[must_use]
-pub fn file(setup: &Setup) -> String {
+pub(crate) fn file(setup: &Setup) -> String {
     let nginx = setup.server_image("nginx").unwrap_or_else(|| NGINX.to_owned());
     let registry = setup.server_image("registry");
     let conf = setup.conf.display();

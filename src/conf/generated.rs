@@ -14,7 +14,7 @@ use crate::oci::digest::Digest;
 const LIST: &str = ".generated.json";
 
 /// Files below a directory; see the module.
-pub struct Generated {
+pub(crate) struct Generated {
     directory: PathBuf,
     /// How each file may be without having been edited.
     before: BTreeMap<String, BTreeSet<Digest>>,
@@ -30,7 +30,7 @@ struct File {
 impl Generated {
     /// Begins a run over `directory`, which is there.
     #[must_use]
-    pub fn open(directory: &Path) -> Self {
+    pub(crate) fn open(directory: &Path) -> Self {
         let list = std::fs::read(directory.join(LIST)).unwrap_or_default();
         // Without a list that can be read, everything that is there counts as edited: nothing is lost.
         let before = serde_json::from_slice(&list).unwrap_or_default();
@@ -38,13 +38,13 @@ impl Generated {
     }
 
     /// Takes `content` for the file `name`; nothing is written before [`Generated::finish`].
-    pub fn put(&mut self, name: &str, content: &[u8], mode: u32) {
+    pub(crate) fn put(&mut self, name: &str, content: &[u8], mode: u32) {
         self.files.push(File { name: name.to_owned(), content: content.to_owned(), mode });
     }
 
     /// Writes every file, beside it where it was edited, and removes what an earlier run has written and this one has
     /// not; says what was written and what was kept.
-    pub fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {
+    pub(crate) fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {
         let (mut written, mut kept) = (Vec::new(), Vec::new());
         let mut after: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
         let mut todo = Vec::new();
@@ -115,7 +115,7 @@ impl Generated {
 }
 
 /// Writes a file as a whole: whoever reads meanwhile sees the old one.
-pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FsError> {
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FsError> {
     let directory = fs::parent(path);
     fs::create_dir_all(directory)?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

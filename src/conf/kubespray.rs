@@ -64,7 +64,7 @@ const IMAGE_HOSTS: [(&str, &str); 5] = [
 
 /// The content of `offline.yml`.
 #[must_use]
-pub fn offline(setup: &Setup) -> String {
+pub(crate) fn offline(setup: &Setup) -> String {
     let known = Known::of(setup);
     let release = known.release();
     let mut text = String::from(

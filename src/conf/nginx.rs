@@ -23,7 +23,7 @@ const VERSION: &str = "add_header Docker-Distribution-Api-Version registry/2.0 a
 
 /// Writes `nginx.conf` (everything), `nginx-files.conf` (without the registry, where a registry runs beside it), and
 /// what both need.
-pub fn generate(setup: &Setup, generated: &mut Generated) {
+pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     generated.put("nginx.conf", config(setup, true).as_bytes(), 0o644);
     generated.put("nginx-files.conf", config(setup, false).as_bytes(), 0o644);
     generated.put("registry-api/manifests.conf", manifests(setup).as_bytes(), 0o644);

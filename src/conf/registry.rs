@@ -7,7 +7,7 @@ use crate::conf::setup::Setup;
 
 /// The content of `registry.yml`.
 #[must_use]
-pub fn config(setup: &Setup) -> String {
+pub(crate) fn config(setup: &Setup) -> String {
     let mut text = format!(
         r"# Docker Distribution, versions 2 and 3. Made by `unbundle site`, which keeps what you edit here.
 version: 0.1

@@ -7,7 +7,7 @@ const SCRIPT: &str = include_str!("site.sh");
 
 /// The content of `site`.
 #[must_use]
-pub fn script(setup: &Setup) -> String {
+pub(crate) fn script(setup: &Setup) -> String {
     let own = std::env::current_exe().ok().filter(|path| is_plain(path));
     let own = own.and_then(|path| path.to_str().map(str::to_owned));
     let yes = |is: bool| if is { "yes" } else { "" };

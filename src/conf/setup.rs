@@ -11,7 +11,7 @@ use crate::oci::reference::Reference;
 use crate::site::record::Record;
 
 /// The directory of a site that all of it is written to.
-pub const CONF: &str = "conf";
+pub(crate) const CONF: &str = "conf";
 
 /// The directory of the certificate authority in it: no server reads the key, and no container sees it.
 pub(crate) const CA: &str = "ca";

@@ -4,7 +4,7 @@ use crate::conf::generated::Generated;
 use crate::conf::setup::Setup;
 
 /// Writes the units: `airbundle-site` is all that most need; the other two are nginx and a registry beside it.
-pub fn generate(setup: &Setup, generated: &mut Generated) {
+pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     let conf = setup.conf.display();
     let nginx = |config: &str| {
         let run = format!("-c {conf}/{config} -g");

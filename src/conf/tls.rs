@@ -98,7 +98,7 @@ pub enum TlsError {
 
 /// Puts `server.crt` and `server.key` into `directory` if the settings ask for them, and says what was done, and what
 /// authority everybody has to trust. Its key is in `authority`.
-pub fn provide(
+pub(crate) fn provide(
     settings: &Settings,
     directory: &Path,
     authority: &Path,
@@ -316,6 +316,6 @@ fn read(path: &Path) -> Result<String, TlsError> {
 
 /// A day, as a person writes it: `2026-11-23`.
 #[must_use]
-pub fn day(time: OffsetDateTime) -> String {
+pub(crate) fn day(time: OffsetDateTime) -> String {
     time.date().to_string()
 }

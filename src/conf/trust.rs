@@ -9,7 +9,7 @@ use crate::conf::setup::Setup;
 const SCRIPT: &str = include_str!("trust.sh");
 
 /// Writes `trust.sh`, `containerd/certs.d/…/hosts.toml`, `podman/…` and `ca.crt`.
-pub fn generate(setup: &Setup, generated: &mut Generated) {
+pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     for (host, toml) in hosts_tomls(setup) {
         generated.put(&format!("containerd/certs.d/{host}/hosts.toml"), toml.as_bytes(), 0o644);
     }
@@ -22,19 +22,19 @@ pub fn generate(setup: &Setup, generated: &mut Generated) {
 
 /// The line of `/etc/hosts` by which a node finds the site.
 #[must_use]
-pub fn hosts_line(setup: &Setup) -> String {
+pub(crate) fn hosts_line(setup: &Setup) -> String {
     format!("{} {}", setup.settings.ip, setup.settings.host)
 }
 
 /// Where containerd finds the certificate authority on a node, after `trust.sh`.
 #[must_use]
-pub fn containerd_ca(setup: &Setup) -> String {
+pub(crate) fn containerd_ca(setup: &Setup) -> String {
     format!("/etc/containerd/certs.d/{}/ca.crt", setup.registry_host())
 }
 
 /// The registry behind the name of a host, for when the site does not have something.
 #[must_use]
-pub fn server_of(host: &str) -> String {
+pub(crate) fn server_of(host: &str) -> String {
     if host == "docker.io" { "https://registry-1.docker.io".into() } else { format!("https://{host}") }
 }
 

@@ -27,7 +27,7 @@ pub enum UserError {
 
 /// Writes `htpasswd` for a user with a new password, leaves the one that is there otherwise, and removes it when
 /// nobody has to log in.
-pub fn provide(setup: &Setup, user: Option<(String, String)>) -> Result<(), UserError> {
+pub(crate) fn provide(setup: &Setup, user: Option<(String, String)>) -> Result<(), UserError> {
     let path = setup.conf.join("htpasswd");
     let Some((name, password)) = user else {
         if setup.settings.user.is_none() {

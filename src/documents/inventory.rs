@@ -7,14 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::oci::digest::Digest;
 
 /// The version of the document that this program writes, and the only one that it reads.
-pub const INVENTORY_VERSION: u32 = 1;
+pub(crate) const INVENTORY_VERSION: u32 = 1;
 
 /// What a site has; see the module. Names have no place in it: a blob is the same wherever it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Inventory {
+pub(crate) struct Inventory {
     /// The version of this document; it says that it is one, too.
-    pub airbundle_inventory: u32,
+    #[serde(rename = "airbundleInventory")]
+    pub version: u32,
     /// The blobs in the registry's storage, with their sizes in bytes.
     pub blobs: BTreeMap<Digest, u64>,
     /// The files, likewise.
@@ -23,7 +24,7 @@ pub struct Inventory {
 
 /// Why a text is no inventory.
 #[derive(Debug, thiserror::Error)]
-pub enum InventoryError {
+pub(crate) enum InventoryError {
     /// No JSON, or not the members that there must be.
     #[error("it is no inventory that this program reads")]
     Syntax(#[from] serde_json::Error),
@@ -37,12 +38,12 @@ pub enum InventoryError {
 impl Inventory {
     /// The inventory of a site that has this.
     #[must_use]
-    pub fn new(blobs: BTreeMap<Digest, u64>, files: BTreeMap<Digest, u64>) -> Self {
-        Self { airbundle_inventory: INVENTORY_VERSION, blobs, files }
+    pub(crate) fn new(blobs: BTreeMap<Digest, u64>, files: BTreeMap<Digest, u64>) -> Self {
+        Self { version: INVENTORY_VERSION, blobs, files }
     }
 
     /// Reads an inventory.
-    pub fn parse(bytes: &[u8]) -> Result<Self, InventoryError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InventoryError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Version {
@@ -57,14 +58,14 @@ impl Inventory {
 
     /// Whether this JSON means to be an inventory, of whatever version.
     #[must_use]
-    pub fn is_one(bytes: &[u8]) -> bool {
+    pub(crate) fn is_one(bytes: &[u8]) -> bool {
         let value = serde_json::from_slice::<serde_json::Value>(bytes);
         value.is_ok_and(|value| value.get("airbundleInventory").is_some())
     }
 
     /// The document: the same content gives the same bytes.
     #[must_use]
-    pub fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
         bytes.push(b'\n');
         bytes

@@ -12,14 +12,15 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
 /// The version of the document that this program writes, and the only one that it reads.
-pub const LOCK_VERSION: u32 = 1;
+pub(crate) const LOCK_VERSION: u32 = 1;
 
 /// What lists resolved to; see the module. Files are sorted by URL, images by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Lock {
+pub(crate) struct Lock {
     /// The version of this document; it says that it is one, too.
-    pub airbundle_lock: u32,
+    #[serde(rename = "airbundleLock")]
+    pub version: u32,
     /// The files.
     pub files: Vec<LockedFile>,
     /// The images.
@@ -29,7 +30,7 @@ pub struct Lock {
 /// A file and what its bytes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LockedFile {
+pub(crate) struct LockedFile {
     /// Where it is.
     pub url: String,
     /// Its digest.
@@ -41,7 +42,7 @@ pub struct LockedFile {
 /// An image, and everything of it that was wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LockedImage {
+pub(crate) struct LockedImage {
     /// How a list names it.
     pub reference: Reference,
     /// Which platforms of it were asked for; none: all that it has.
@@ -56,7 +57,7 @@ pub struct LockedImage {
 /// A manifest and the blobs that it names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LockedManifest {
+pub(crate) struct LockedManifest {
     /// Its media type.
     pub media_type: String,
     /// Its digest.
@@ -77,7 +78,7 @@ pub struct LockedManifest {
 /// A config or a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct LockedBlob {
+pub(crate) struct LockedBlob {
     /// Its digest.
     pub digest: Digest,
     /// Its size in bytes.
@@ -102,7 +103,7 @@ impl Lock {
     /// What `layout` holds, with what is known by now of its files, and the bytes of its `manifests`. Of a bundle it is the
     /// lock that the bundle was packed with, or could have been.
     #[must_use]
-    pub fn of(layout: &Layout, files: &[IndexedFile], manifests: &HashMap<Digest, Vec<u8>>) -> Self {
+    pub(crate) fn of(layout: &Layout, files: &[IndexedFile], manifests: &HashMap<Digest, Vec<u8>>) -> Self {
         let made = layout.images.iter().filter(|image| image.indexed.is_made);
         let made: HashSet<Digest> = made.map(|image| image.indexed.digest).collect();
         let content = |digest| {
@@ -138,15 +139,14 @@ impl Lock {
                 manifests: image.manifests.iter().map(manifest).collect(),
             }
         });
-        let mut lock =
-            Self { airbundle_lock: LOCK_VERSION, files: files.collect(), images: images.collect() };
+        let mut lock = Self { version: LOCK_VERSION, files: files.collect(), images: images.collect() };
         lock.files.sort_by(|a, b| a.url.cmp(&b.url));
         lock.images.sort_by_cached_key(|image| image.reference.to_string());
         lock
     }
 
     /// Reads a lock.
-    pub fn parse(bytes: &[u8]) -> Result<Self, LockError> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, LockError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Version {
@@ -163,7 +163,7 @@ impl Lock {
 
     /// Whether `text` is meant to be a lock, and no list.
     #[must_use]
-    pub fn is_one(text: &[u8]) -> bool {
+    pub(crate) fn is_one(text: &[u8]) -> bool {
         text.trim_ascii_start().starts_with(b"{")
     }
 
@@ -193,7 +193,7 @@ impl Lock {
     }
 
     /// Whether `other` names the same images with the same manifests and blobs. The error says what it does not.
-    pub fn agrees(&self, other: &Self) -> Result<(), LockError> {
+    pub(crate) fn agrees(&self, other: &Self) -> Result<(), LockError> {
         let parts = |image: &LockedImage| -> Vec<_> {
             image.manifests.iter().map(|of| (of.digest, of.size, of.blobs.clone())).collect()
         };
@@ -210,7 +210,7 @@ impl Lock {
 
     /// The document: the same content gives the same bytes.
     #[must_use]
-    pub fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
         bytes.push(b'\n');
         bytes
@@ -218,7 +218,7 @@ impl Lock {
 
     /// All blobs with their sizes, each once.
     #[must_use]
-    pub fn blobs(&self) -> BTreeMap<Digest, u64> {
+    pub(crate) fn blobs(&self) -> BTreeMap<Digest, u64> {
         let files = self.files.iter().map(|file| (file.digest, file.size));
         let manifests = || self.images.iter().flat_map(|image| &image.manifests);
         let of_images = manifests().flat_map(|manifest| &manifest.blobs).map(|blob| (blob.digest, blob.size));
@@ -228,7 +228,7 @@ impl Lock {
 
     /// The bytes of all blobs.
     #[must_use]
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.blobs().values().sum()
     }
 }
@@ -236,7 +236,7 @@ impl Lock {
 /// What is different between two locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Diff {
+pub(crate) struct Diff {
     /// Files, by URL.
     pub files: Vec<Change>,
     /// Images, by reference.
@@ -252,7 +252,7 @@ pub struct Diff {
 /// A file or image that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Change {
+pub(crate) struct Change {
     /// Its URL or reference.
     pub name: String,
     /// What it was, if it was there.
@@ -270,7 +270,7 @@ pub struct Change {
 impl Diff {
     /// What has to be done to `old` to make it `new`.
     #[must_use]
-    pub fn between(old: &Lock, new: &Lock) -> Self {
+    pub(crate) fn between(old: &Lock, new: &Lock) -> Self {
         let (before, after) = (old.blobs(), new.blobs());
         let amount = |blobs: &BTreeMap<Digest, u64>, is_wanted: &dyn Fn(&Digest) -> bool| {
             let wanted = blobs.iter().filter(|(digest, _)| is_wanted(digest));
@@ -290,7 +290,7 @@ impl Diff {
 
     /// Whether nothing is different.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.images.is_empty()
     }
 }

@@ -12,7 +12,7 @@ use crate::net::server::Server;
 
 /// One place where a file may be.
 #[derive(Debug, Clone)]
-pub struct FileEndpoint {
+pub(crate) struct FileEndpoint {
     /// Who has it.
     pub server: Arc<Server>,
     /// Its path there, with a query if it has one.
@@ -24,20 +24,20 @@ pub struct FileEndpoint {
 impl FileEndpoint {
     /// For a person.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         format!("{}/{path}", self.server.name().trim_end_matches('/'))
     }
 
     /// The URL.
-    pub fn url(&self, http: &Http, object: &str) -> Result<Url, FetchError> {
+    pub(crate) fn url(&self, http: &Http, object: &str) -> Result<Url, FetchError> {
         self.server.url(http, object, &self.path)
     }
 }
 
 /// Asks one place after the other until one gives what is wanted. One that is down is passed by while there is
 /// another.
-pub fn in_order<P, T>(
+pub(crate) fn in_order<P, T>(
     report: &dyn Report,
     places: &[P],
     server: impl Fn(&P) -> &Server,

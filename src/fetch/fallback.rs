@@ -15,7 +15,7 @@ use crate::net::server::Server;
 use crate::oci::digest::Digest;
 
 /// Where a blob is asked for. How far down the order it is, is for the caller to know.
-pub struct FallbackList {
+pub(crate) struct FallbackList {
     places: Vec<TaskEndpoint>,
     /// The version of a file to which what is known of it belongs; that of the first place.
     etag: Option<String>,
@@ -29,7 +29,7 @@ enum TaskEndpoint {
 impl FallbackList {
     /// Where `source` is.
     #[must_use]
-    pub fn new(source: &Source) -> Self {
+    pub(crate) fn new(source: &Source) -> Self {
         match source {
             Source::Registry { registry, repository, digest } => {
                 let places = registry.places("", repository, true);
@@ -47,19 +47,19 @@ impl FallbackList {
 
     /// Whether there is no other place behind this one.
     #[must_use]
-    pub fn is_last(&self, place: usize) -> bool {
+    pub(crate) fn is_last(&self, place: usize) -> bool {
         place + 1 >= self.places.len()
     }
 
     /// The entity tag that an answer of this place must have.
     #[must_use]
-    pub fn etag(&self, place: usize) -> Option<&str> {
+    pub(crate) fn etag(&self, place: usize) -> Option<&str> {
         self.etag.as_deref().filter(|_| place == 0)
     }
 
     /// Who is there.
     #[must_use]
-    pub fn server(&self, place: usize) -> &Server {
+    pub(crate) fn server(&self, place: usize) -> &Server {
         match &self.places[place] {
             TaskEndpoint::Blob { registry, .. } => registry.server(),
             TaskEndpoint::File(file) => &file.server,
@@ -67,7 +67,7 @@ impl FallbackList {
     }
 
     /// Asks there for the bytes `first..=last`, or for all, which has `size` if that is known.
-    pub fn get(
+    pub(crate) fn get(
         &self,
         http: &Http,
         report: &dyn Report,
@@ -87,7 +87,7 @@ impl FallbackList {
 
     /// The place for a person.
     #[must_use]
-    pub fn name(&self, place: usize) -> String {
+    pub(crate) fn name(&self, place: usize) -> String {
         match &self.places[place] {
             TaskEndpoint::Blob { registry, repository, digest } => {
                 format!("{}v2/{repository}/blobs/{digest}", slashed(registry.server().name()))

@@ -18,7 +18,7 @@ use crate::net::server::Servers;
 use crate::oci::digest::Digest;
 
 /// All places of a run.
-pub struct Endpoints {
+pub(crate) struct Endpoints {
     http: Http,
     upstream: Upstream,
     servers: Servers,
@@ -28,7 +28,7 @@ pub struct Endpoints {
 
 /// Where the images of one host are pulled from: its mirrors and the host itself.
 #[derive(Clone)]
-pub struct MirroredRegistry {
+pub(crate) struct MirroredRegistry {
     places: Arc<Endpoints>,
     host: String,
 }
@@ -36,7 +36,7 @@ pub struct MirroredRegistry {
 impl Endpoints {
     /// What `upstream` says.
     #[must_use]
-    pub fn new(http: &Http, upstream: &Upstream) -> Arc<Self> {
+    pub(crate) fn new(http: &Http, upstream: &Upstream) -> Arc<Self> {
         let (http, upstream) = (http.clone(), upstream.clone());
         let servers = Servers::new(upstream.jobs_per_host());
         Arc::new(Self { http, upstream, servers, registries: Mutex::default() })
@@ -44,12 +44,17 @@ impl Endpoints {
 
     /// The images of a host.
     #[must_use]
-    pub fn registry(self: &Arc<Self>, host: &str) -> MirroredRegistry {
+    pub(crate) fn registry(self: &Arc<Self>, host: &str) -> MirroredRegistry {
         MirroredRegistry { places: self.clone(), host: host.to_owned() }
     }
 
     /// Where the file at `url` is asked for, in this order. `pinned`: there is a checksum of it.
-    pub fn file(&self, object: &str, url: &Url, pinned: bool) -> Result<Vec<FileEndpoint>, FetchError> {
+    pub(crate) fn file(
+        &self,
+        object: &str,
+        url: &Url,
+        pinned: bool,
+    ) -> Result<Vec<FileEndpoint>, FetchError> {
         let mut places = self.file_places(object, url, pinned)?.0;
         for place in &mut places {
             // What the user is known by at one place is no matter of the others'.
@@ -61,7 +66,7 @@ impl Endpoints {
 
     /// Where a layer is asked for that lies at `url`, outside its registry, and whether there is a mirror for it.
     /// Nobody there is told who asks.
-    pub fn foreign(&self, object: &str, url: &Url) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
+    pub(crate) fn foreign(&self, object: &str, url: &Url) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
         self.file_places(object, url, true)
     }
 
@@ -90,7 +95,7 @@ impl Endpoints {
 impl MirroredRegistry {
     /// Reads a manifest by tag or digest: its media type and its exact bytes. The first place that has a tag says
     /// what it is; what has a digest may come from any.
-    pub fn manifest(
+    pub(crate) fn manifest(
         &self,
         report: &dyn Report,
         object: &str,
@@ -114,7 +119,7 @@ impl MirroredRegistry {
     }
 
     /// Reads all of a blob that must not have more than `limit` bytes.
-    pub fn small_blob(
+    pub(crate) fn small_blob(
         &self,
         report: &dyn Report,
         object: &str,
@@ -138,7 +143,7 @@ impl MirroredRegistry {
     }
 
     /// Whether any place may have a manifest of this name.
-    pub fn may_have_manifest(
+    pub(crate) fn may_have_manifest(
         &self,
         report: &dyn Report,
         object: &str,
@@ -152,7 +157,7 @@ impl MirroredRegistry {
     }
 
     /// What names `subject` as its subject, by the referrers API of the first place that has it.
-    pub fn referrers(
+    pub(crate) fn referrers(
         &self,
         report: &dyn Report,
         object: &str,
@@ -165,14 +170,20 @@ impl MirroredRegistry {
     }
 
     /// Whether any place has a blob, and gives it to whoever asks.
-    pub fn has_blob(&self, report: &dyn Report, object: &str, repository: &str, digest: Digest) -> bool {
+    pub(crate) fn has_blob(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        digest: Digest,
+    ) -> bool {
         let places = self.places(object, repository, true).unwrap_or_default();
         places.iter().any(|(registry, repository)| registry.has_blob(report, object, repository, digest))
     }
 
     /// Whether the registry itself is on this machine or in its network; where only mirrors are asked, the last of
     /// them.
-    pub fn is_inside(&self, object: &str, repository: &str) -> Result<bool, FetchError> {
+    pub(crate) fn is_inside(&self, object: &str, repository: &str) -> Result<bool, FetchError> {
         let places = self.places(object, repository, true)?;
         places.last().map_or(Ok(false), |(registry, _)| registry.is_inside(object))
     }
@@ -207,7 +218,7 @@ impl MirroredRegistry {
     }
 
     /// Where what is in `repository` is asked for, and in which repository there. `pinned`: by its digest.
-    pub fn places(
+    pub(crate) fn places(
         &self,
         object: &str,
         repository: &str,

@@ -13,7 +13,7 @@ use crate::oci::reference::canonical_host;
 
 /// Rules, of which the one with the longest prefix counts.
 #[derive(Debug, Clone, Default)]
-pub struct Mirrors {
+pub(crate) struct Mirrors {
     rules: Vec<Rule>,
     /// Whether nothing is asked for where it comes from.
     pub only: bool,
@@ -63,7 +63,7 @@ enum Serves {
 
 /// Why a file of mirrors is not understood.
 #[derive(Debug, thiserror::Error)]
-pub enum MirrorsError {
+pub(crate) enum MirrorsError {
     /// No TOML, or not of this form.
     #[error("it is no containers-registries.conf of version 2: {0}")]
     Syntax(String),
@@ -75,7 +75,7 @@ pub enum MirrorsError {
 impl Mirrors {
     /// Adds a mirror for all that begins with `prefix`, behind those that it has already. `location` is
     /// `host/path`.
-    pub fn add(&mut self, prefix: &str, scheme: &'static str, location: &str) {
+    pub(crate) fn add(&mut self, prefix: &str, scheme: &'static str, location: &str) {
         let location = Location { scheme: Some(scheme), text: trimmed(location), insecure: false };
         let mirror = Mirror { location, serves: Serves::All };
         let prefix = canonical(prefix);
@@ -93,7 +93,7 @@ impl Mirrors {
     }
 
     /// Adds what a file says. Where the command line has a rule for the same prefix, that one counts.
-    pub fn add_file(&mut self, text: &str) -> Result<(), MirrorsError> {
+    pub(crate) fn add_file(&mut self, text: &str) -> Result<(), MirrorsError> {
         let document: Document = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
             let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
@@ -117,7 +117,7 @@ impl Mirrors {
     /// Where that is to be asked for which is `path` at `host`, in this order: mirrors, then the origin.
     /// `scheme` is the one of the origin, for files, where a rule for a host is one for all its ports;
     /// `pinned`: there is a digest to check it against.
-    pub fn spots(
+    pub(crate) fn spots(
         &self,
         scheme: Option<&'static str>,
         host: &str,
@@ -158,7 +158,7 @@ impl Mirrors {
     }
 
     /// The prefixes of the command line that nothing of `names`, `host/path`, begins with.
-    pub fn unused<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn unused<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a str> {
         let arguments = self.rules.iter().filter(|rule| rule.is_argument);
         let unused = arguments.filter(|rule| !names.iter().any(|name| rest(&rule.prefix, name).is_some()));
         unused.map(|rule| rule.prefix.as_str())

@@ -42,7 +42,7 @@ const READ: usize = 256 << 10;
 
 /// A blob to be fetched.
 #[derive(Clone)]
-pub struct Task {
+pub(crate) struct Task {
     /// What it is, for a person: the line of the list that it is needed for.
     pub object: String,
     /// The digest that it must have.
@@ -69,7 +69,7 @@ impl Task {
 
 /// Why the tasks come to no end.
 #[derive(Debug)]
-pub struct FailedTask {
+pub(crate) struct FailedTask {
     /// The one that failed.
     pub task: usize,
     /// Why.
@@ -77,7 +77,7 @@ pub struct FailedTask {
 }
 
 /// What comes next of a blob.
-pub enum Next {
+pub(crate) enum Next {
     /// Its next bytes.
     Piece(Vec<u8>),
     /// It came wrong and comes again from its beginning.
@@ -87,7 +87,7 @@ pub enum Next {
 }
 
 /// Fetches blobs; see the module.
-pub struct Queue<'a> {
+pub(crate) struct Queue<'a> {
     http: &'a Http,
     report: &'a dyn Report,
     tasks: Vec<Task>,
@@ -185,7 +185,7 @@ impl From<FetchError> for LeaseEnd {
 }
 
 /// How blobs are fetched.
-pub struct FetchContext<'a> {
+pub(crate) struct FetchContext<'a> {
     /// Sends the requests.
     pub http: &'a Http,
     /// Is told.
@@ -200,7 +200,7 @@ pub struct FetchContext<'a> {
 
 /// Fetches `tasks` while `take` takes them from the queue, in their order. Of some there are pieces that an earlier
 /// run has `found`.
-pub fn run<R>(
+pub(crate) fn run<R>(
     means: &FetchContext<'_>,
     tasks: Vec<Task>,
     found: Vec<SpooledPiece>,
@@ -247,19 +247,19 @@ impl Drop for Stop<'_, '_> {
 impl Queue<'_> {
     /// How many bytes of a task are there, if it goes on where an earlier run has left it.
     #[must_use]
-    pub fn begun(&self, task: usize) -> Option<u64> {
+    pub(crate) fn begun(&self, task: usize) -> Option<u64> {
         self.tasks[task].begun.as_ref().map(|begun| begun.sha256.len())
     }
 
     /// How many bytes of all tasks an earlier run had fetched and not written.
     #[must_use]
-    pub fn taken_in(&self) -> u64 {
+    pub(crate) fn taken_in(&self) -> u64 {
         self.lock().taken_in
     }
 
     /// What comes next of task `task`. Tasks are taken in their order, each until its end.
     /// An error may be of another task than this one.
-    pub fn next(&self, task: usize) -> Result<Next, Box<FailedTask>> {
+    pub(crate) fn next(&self, task: usize) -> Result<Next, Box<FailedTask>> {
         let mut state = self.lock();
         if state.front != task {
             state.front = task;
@@ -500,7 +500,7 @@ impl Queue<'_> {
                 tries = 1;
                 continue;
             }
-            let wait = self.http.delay(self.report, &error, tries);
+            let wait = Http::delay(self.report, &error, tries);
             self.http.in_time_after(&error.object, wait)?;
             let wait = self.changed.wait_timeout_while(self.lock(), wait, |state| !state.stopped);
             if wait.expect("no worker panics; please report").0.stopped {

@@ -21,7 +21,7 @@ use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_IND
 const REFERRERS_PAGES: usize = 100;
 
 /// One place where images are pulled from.
-pub struct Registry {
+pub(crate) struct Registry {
     http: Http,
     server: Arc<Server>,
     insecure: bool,
@@ -31,19 +31,19 @@ pub struct Registry {
 impl Registry {
     /// The registry at `server`, which knows us by these.
     #[must_use]
-    pub fn new(http: Http, server: Arc<Server>, credentials: Arc<Credentials>) -> Self {
+    pub(crate) fn new(http: Http, server: Arc<Server>, credentials: Arc<Credentials>) -> Self {
         let insecure = server.insecure;
         Self { http, server, insecure, auth: Auth::new(credentials) }
     }
 
     /// Where it is.
     #[must_use]
-    pub fn server(&self) -> &Server {
+    pub(crate) fn server(&self) -> &Server {
         &self.server
     }
 
     /// Reads a manifest by tag or digest: its media type and its exact bytes.
-    pub fn manifest(
+    pub(crate) fn manifest(
         &self,
         report: &dyn Report,
         object: &str,
@@ -62,7 +62,7 @@ impl Registry {
 
     /// Asks for the bytes `first..=last` of a blob, or for all of it; one try, the caller repeats. `is_bulk`: see
     /// [`Http::get_for`].
-    pub fn blob(
+    pub(crate) fn blob(
         &self,
         report: &dyn Report,
         object: &str,
@@ -79,7 +79,7 @@ impl Registry {
     }
 
     /// Reads all of a blob that must not have more than `limit` bytes. Its digest is for the caller to check.
-    pub fn small_blob(
+    pub(crate) fn small_blob(
         &self,
         report: &dyn Report,
         object: &str,
@@ -95,7 +95,7 @@ impl Registry {
 
     /// Whether there is a manifest of this name. It is asked for with HEAD, which no registry counts; where a
     /// registry does not know that, it may be there.
-    pub fn may_have_manifest(
+    pub(crate) fn may_have_manifest(
         &self,
         report: &dyn Report,
         object: &str,
@@ -121,7 +121,7 @@ impl Registry {
 
     /// What names `subject` as its subject, by the referrers API (distribution-spec, "Listing Referrers"): the
     /// descriptors of all pages. Nothing if the registry does not have that API.
-    pub fn referrers(
+    pub(crate) fn referrers(
         &self,
         report: &dyn Report,
         object: &str,
@@ -170,7 +170,13 @@ impl Registry {
     }
 
     /// Whether it has a blob, and gives it to whoever asks.
-    pub fn has_blob(&self, report: &dyn Report, object: &str, repository: &str, digest: Digest) -> bool {
+    pub(crate) fn has_blob(
+        &self,
+        report: &dyn Report,
+        object: &str,
+        repository: &str,
+        digest: Digest,
+    ) -> bool {
         let asked = self.http.retry(report, || {
             let _slot = self.server.slot();
             let url = self.url(object, &format!("{repository}/blobs/{digest}"))?;
@@ -180,7 +186,7 @@ impl Registry {
     }
 
     /// Whether it is on this machine or in its network.
-    pub fn is_inside(&self, object: &str) -> Result<bool, FetchError> {
+    pub(crate) fn is_inside(&self, object: &str) -> Result<bool, FetchError> {
         Ok(leads_inside(self.base(object)?))
     }
 

@@ -1,8 +1,8 @@
 //! From what a list names to what must be fetched: manifests, digests, sizes.
 
-pub mod foreign;
-pub mod locked;
-pub mod referrers;
+pub(crate) mod foreign;
+pub(crate) mod locked;
+pub(crate) mod referrers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ const DEPTH_LIMIT: usize = 7;
 
 /// What lists resolved to.
 #[derive(Clone, Default)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// The images, sorted by reference.
     pub images: Vec<ResolvedImage>,
     /// The files, sorted by path, with what is known of them.
@@ -45,7 +45,7 @@ pub struct Resolved {
 
 /// What one image resolved to.
 #[derive(Clone)]
-pub struct ResolvedImage {
+pub(crate) struct ResolvedImage {
     /// Its entry in the index of the bundle.
     pub indexed: IndexedImage,
     /// Where its blobs are fetched from.
@@ -53,7 +53,7 @@ pub struct ResolvedImage {
 }
 
 /// Asks for everything that `lists` name; beside what was found, the failures of all the rest.
-pub fn resolve(
+pub(crate) fn resolve(
     http: &Http,
     upstream: &Upstream,
     platforms: &[Platform],

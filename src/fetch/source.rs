@@ -6,7 +6,7 @@ use crate::oci::digest::Digest;
 
 /// Where a blob is.
 #[derive(Clone)]
-pub enum Source {
+pub(crate) enum Source {
     /// In a registry.
     Registry {
         /// Which one.

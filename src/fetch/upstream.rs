@@ -17,7 +17,7 @@ use crate::oci::reference::canonical_host;
 
 /// Where things are fetched from, and how. Hosts are as [`canonical_host`] has them.
 #[derive(Debug, Clone, Default)]
-pub struct Upstream {
+pub(crate) struct Upstream {
     /// What stands in for hosts, of files and images alike.
     pub mirrors: Mirrors,
     /// Hosts of registries or of their mirrors without a certificate, or with one that nobody knows.
@@ -39,26 +39,26 @@ pub struct Upstream {
 impl Upstream {
     /// Returns an HTTP client with these settings. Its total time limit starts now.
     #[must_use]
-    pub fn http(&self) -> Http {
+    pub(crate) fn http(&self) -> Http {
         Http::new(self.trust.clone(), self.limits, self.tries)
     }
 
     /// How many connections to one host there may be at once.
     #[must_use]
-    pub fn jobs_per_host(&self) -> usize {
+    pub(crate) fn jobs_per_host(&self) -> usize {
         self.jobs_per_host.unwrap_or(self.jobs).max(1)
     }
 
     /// Whether `--insecure-registry` names this place of images: a mirror with or without its port, any other as
     /// references have it.
     #[must_use]
-    pub fn is_insecure(&self, spot: &Endpoint) -> bool {
+    pub(crate) fn is_insecure(&self, spot: &Endpoint) -> bool {
         self.insecure.iter().any(|insecure| names_spot(insecure, spot))
     }
 
     /// A warning for each host that was named and that nothing of the lists has to do with: most likely a typo.
     #[must_use]
-    pub fn unused(&self, lists: &Lists) -> Vec<String> {
+    pub(crate) fn unused(&self, lists: &Lists) -> Vec<String> {
         let images = lists.images.iter().map(|entry| {
             let reference = &entry.reference;
             (reference.host(), reference.repository(), reference.digest().is_some())

@@ -11,7 +11,7 @@ use crate::net::http::{self, Http, RequestOptions};
 
 /// A file on a web server.
 #[derive(Debug, Clone)]
-pub struct RemoteFile {
+pub(crate) struct RemoteFile {
     /// Where it is: first the place to which all that stands here belongs, then where else it may be asked for.
     pub places: Vec<FileEndpoint>,
     /// Its size in bytes, if the server says so.
@@ -24,7 +24,7 @@ pub struct RemoteFile {
 
 /// Asks for the first byte of a file, to learn that it is there, how large it is, and whether it can be had in
 /// parts; of its places, the first that has it. A HEAD would be the obvious request; signed storage URLs refuse it.
-pub fn probe(
+pub(crate) fn probe(
     http: &Http,
     report: &dyn Report,
     object: &str,
@@ -68,7 +68,7 @@ pub fn probe(
 
 /// Asks for the bytes `first..=last` of the file at one of its places, or for all of it; one try, the caller
 /// repeats. A part is only of use if it belongs to the version with this `etag`. `is_bulk`: see [`Http::get_for`].
-pub fn get(
+pub(crate) fn get(
     http: &Http,
     object: &str,
     place: &FileEndpoint,

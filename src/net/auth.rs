@@ -28,7 +28,7 @@ const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 
 /// What a `WWW-Authenticate` header asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Challenge {
+pub(crate) enum Challenge {
     /// A token from the realm (RFC 6750, section 3).
     Bearer(Bearer),
     /// A name and a password (RFC 7617).
@@ -37,7 +37,7 @@ pub enum Challenge {
 
 /// Where a token is to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bearer {
+pub(crate) struct Bearer {
     realm: Url,
     service: Option<String>,
     scope: Option<String>,
@@ -46,14 +46,14 @@ pub struct Bearer {
 impl Challenge {
     /// All that the headers of an answer ask for; not what is unknown or makes no sense.
     #[must_use]
-    pub fn all(headers: &HeaderMap) -> Vec<Self> {
+    pub(crate) fn all(headers: &HeaderMap) -> Vec<Self> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter();
         values.filter_map(|value| value.to_str().ok()).flat_map(Self::parse).collect()
     }
 
     /// Reads the value of one header, which may have several challenges.
     #[must_use]
-    pub fn parse(header: &str) -> Vec<Self> {
+    pub(crate) fn parse(header: &str) -> Vec<Self> {
         let mut challenges: Vec<(String, HashMap<String, String>)> = Vec::new();
         let mut rest = header.trim_start_matches([' ', '\t', ',']);
         while !rest.is_empty() {
@@ -109,7 +109,7 @@ fn parameter(text: &str) -> Option<(String, &str)> {
 
 /// A request to a registry, as far as it matters to who asks.
 #[derive(Clone, Copy)]
-pub struct AuthContext<'a> {
+pub(crate) struct AuthContext<'a> {
     /// What sends it.
     pub http: &'a Http,
     /// Whom to tell of retries.
@@ -126,7 +126,7 @@ pub struct AuthContext<'a> {
 
 /// Answers the challenges of one registry.
 #[derive(Default)]
-pub struct Auth {
+pub(crate) struct Auth {
     credentials: Arc<Credentials>,
     /// By repository: a token is for one, and so may credentials be.
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
@@ -147,13 +147,13 @@ struct Session {
 impl Auth {
     /// Answers with these credentials, and without where there are none.
     #[must_use]
-    pub fn new(credentials: Arc<Credentials>) -> Self {
+    pub(crate) fn new(credentials: Arc<Credentials>) -> Self {
         Self { credentials, sessions: Mutex::default() }
     }
 
     /// What to send with a request; nothing before the registry has asked for something. A token that is about to
     /// end is replaced.
-    pub fn header(&self, asking: &AuthContext<'_>) -> Result<Option<HeaderValue>, FetchError> {
+    pub(crate) fn header(&self, asking: &AuthContext<'_>) -> Result<Option<HeaderValue>, FetchError> {
         let session = self.session(asking.repository);
         let mut session = lock(&session);
         let ended = match &session.header {
@@ -168,7 +168,7 @@ impl Auth {
 
     /// What to send after a registry has refused a request with the header `refused`; nothing if there is nothing
     /// better.
-    pub fn answer(
+    pub(crate) fn answer(
         &self,
         asking: &AuthContext<'_>,
         response: &Response,
@@ -201,7 +201,7 @@ impl Auth {
 
     /// The same error, if it is one of access with the credentials that were sent; and certainly without them.
     #[must_use]
-    pub fn explain(&self, asking: &AuthContext<'_>, mut error: FetchError) -> FetchError {
+    pub(crate) fn explain(&self, asking: &AuthContext<'_>, mut error: FetchError) -> FetchError {
         let session = self.session(asking.repository);
         let session = lock(&session);
         let login = session.login.as_ref().and_then(Option::as_ref);
@@ -352,7 +352,7 @@ impl Bearer {
 }
 
 /// What to send with requests for a file on a web server.
-pub fn for_file(
+pub(crate) fn for_file(
     credentials: &Credentials,
     object: &str,
     url: &Url,

@@ -37,13 +37,13 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// Whether a secret may be sent to this URL: not where anybody on the way can read it, unless the user has said so.
 #[must_use]
-pub fn may_carry(url: &Url, insecure: bool) -> bool {
+pub(crate) fn may_carry(url: &Url, insecure: bool) -> bool {
     url.scheme() == "https" || insecure || url.host_str().is_some_and(is_loopback)
 }
 
 /// Where credentials are looked for. The default has none.
 #[derive(Debug, Default)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     given: Option<Given>,
     files: Vec<AuthFile>,
     netrc: Option<Netrc>,
@@ -56,7 +56,7 @@ type Question = (String, String);
 
 /// What the command line says.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub(crate) struct Given {
     /// The host of the registry, with its port if it has one of its own.
     pub host: String,
     /// The name.
@@ -67,7 +67,7 @@ pub struct Given {
 
 /// Why there are no credentials. An error names the file or the helper, and quotes neither.
 #[derive(Debug, thiserror::Error)]
-pub enum CredentialsError {
+pub(crate) enum CredentialsError {
     /// A file that is there, or was asked for, cannot be read.
     #[error("the credentials in `{}` cannot be read: {reason}", path.display())]
     Read {
@@ -166,7 +166,7 @@ struct AuthEntry {
 impl Credentials {
     /// Looks where podman and docker look, as `variable` of the environment says; with `auth_file` only there.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         auth_file: Option<PathBuf>,
         given: Option<Given>,
         variable: impl Fn(&str) -> Option<PathBuf>,
@@ -206,12 +206,13 @@ impl Credentials {
 
     /// The same, and what the command line says.
     #[must_use]
-    pub fn with_given(self, given: Given) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_given(self, given: Given) -> Self {
         Self { given: Some(given), ..self }
     }
 
     /// What the user is known by in `repository` of the registry at `base`.
-    pub fn find(&self, base: &Url, repository: &str) -> Result<Option<Login>, CredentialsError> {
+    pub(crate) fn find(&self, base: &Url, repository: &str) -> Result<Option<Login>, CredentialsError> {
         let given = self.given.as_ref().filter(|given| {
             let key = Key::parse(&given.host);
             key.path.is_empty() && key.is_of(base, repository)
@@ -229,7 +230,7 @@ impl Credentials {
     }
 
     /// Name and password for a file on a web server, from the user's netrc. They are for https and loopback alone.
-    pub fn for_file(&self, url: &Url) -> Result<Option<Login>, CredentialsError> {
+    pub(crate) fn for_file(&self, url: &Url) -> Result<Option<Login>, CredentialsError> {
         match &self.netrc {
             Some(netrc) if may_carry(url, false) => Ok(netrc.find(url)?),
             _ => Ok(None),

@@ -2,7 +2,7 @@
 
 /// One place where something may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// Whether it has to be https or http; else that is found out.
     pub scheme: Option<&'static str>,
     /// With the port, if that is not the usual one.

@@ -9,7 +9,7 @@ use crate::oci::manifest::ManifestError;
 /// Why `object` could not be fetched. The object is named as the list names it, with the URL that was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot fetch `{object}`: {problem}")]
-pub struct FetchError {
+pub(crate) struct FetchError {
     /// What was to be fetched.
     pub object: String,
     /// What went wrong.
@@ -21,7 +21,7 @@ pub struct FetchError {
 
 /// What went wrong with a transfer.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchProblem {
+pub(crate) enum FetchProblem {
     /// No answer: no such host, nobody listens, a broken or silent connection.
     #[error("no answer from {0} (tried {1}×)")]
     Network(String, u32),
@@ -128,20 +128,13 @@ pub enum FetchProblem {
 
 impl FetchError {
     /// A problem with `object`.
-    pub fn new(object: impl Into<String>, problem: FetchProblem) -> Self {
+    pub(crate) fn new(object: impl Into<String>, problem: FetchProblem) -> Self {
         Self { object: object.into(), source: None, problem }
-    }
-
-    /// The same problem of a larger object.
-    #[must_use]
-    pub fn of(mut self, object: &str) -> Self {
-        object.clone_into(&mut self.object);
-        self
     }
 
     /// The status of an answer that said no.
     #[must_use]
-    pub fn status(&self) -> Option<u16> {
+    pub(crate) fn status(&self) -> Option<u16> {
         match self.problem {
             FetchProblem::Status { status, .. } => Some(status),
             FetchProblem::AllFailed { status, .. } => status,
@@ -150,7 +143,7 @@ impl FetchError {
     }
 
     /// Takes out of what a server has said what it must not have repeated.
-    pub fn scrub(&mut self, scrub: impl Fn(&str) -> String) {
+    pub(crate) fn scrub(&mut self, scrub: impl Fn(&str) -> String) {
         if let FetchProblem::Status { url, hint: text, .. } | FetchProblem::Protocol { url, what: text } =
             &mut self.problem
         {
@@ -160,7 +153,7 @@ impl FetchError {
 
     /// The same, if other places failed before, for these reasons.
     #[must_use]
-    pub fn after(mut self, mut failures: Vec<String>) -> Self {
+    pub(crate) fn after(mut self, mut failures: Vec<String>) -> Self {
         if !failures.is_empty() {
             failures.push(self.reason());
             let (is_mismatch, status) = (self.is_mismatch(), self.status());
@@ -172,7 +165,7 @@ impl FetchError {
 
     /// The problem and its innermost cause, which says most.
     #[must_use]
-    pub fn reason(&self) -> String {
+    pub(crate) fn reason(&self) -> String {
         match &self.source {
             Some(source) => format!("{}: {}", self.problem, root_cause(source)),
             None => self.problem.to_string(),
@@ -181,7 +174,7 @@ impl FetchError {
 
     /// Notes how often it was tried.
     #[must_use]
-    pub fn tried(mut self, times: u32) -> Self {
+    pub(crate) fn tried(mut self, times: u32) -> Self {
         if let FetchProblem::Network(_, count) | FetchProblem::Stalled(_, count) = &mut self.problem {
             *count = times;
         }
@@ -190,7 +183,7 @@ impl FetchError {
 
     /// Whether another place may well have what this one does not give.
     #[must_use]
-    pub fn is_of_place(&self) -> bool {
+    pub(crate) fn is_of_place(&self) -> bool {
         match &self.problem {
             FetchProblem::Network(..)
             | FetchProblem::Stalled(..)
@@ -212,7 +205,7 @@ impl FetchError {
 
     /// Whether the place will not give anything else either.
     #[must_use]
-    pub fn is_of_server(&self) -> bool {
+    pub(crate) fn is_of_server(&self) -> bool {
         match &self.problem {
             FetchProblem::Network(..) | FetchProblem::Stalled(..) | FetchProblem::Unreachable { .. } => true,
             FetchProblem::Status { status, .. } => *status == 429 || *status >= 500,
@@ -222,7 +215,7 @@ impl FetchError {
 
     /// Whether the same request may well succeed later.
     #[must_use]
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         match &self.problem {
             FetchProblem::Network(..) | FetchProblem::Stalled(..) => true,
             FetchProblem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
@@ -232,7 +225,7 @@ impl FetchError {
 
     /// Whether the bytes were wrong, and not the way to them.
     #[must_use]
-    pub fn is_mismatch(&self) -> bool {
+    pub(crate) fn is_mismatch(&self) -> bool {
         matches!(
             self.problem,
             FetchProblem::Mismatch { .. } | FetchProblem::AllFailed { is_mismatch: true, .. }
@@ -242,7 +235,7 @@ impl FetchError {
 
 /// The innermost cause of an error, which says most.
 #[must_use]
-pub fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -252,7 +245,7 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
 
 /// Why there is no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NoEndpoint {
+pub(crate) enum NoEndpoint {
     /// A rule forbids it.
     #[error("`blocked = true` of `{0}` in the file of mirrors forbids it")]
     Blocked(String),

@@ -9,7 +9,7 @@ use crate::oci::reference::canonical_host;
 /// The names under which there may be settings for the host of a URL: with the port, if there is one, before
 /// without.
 #[must_use]
-pub fn names(url: &Url) -> Vec<String> {
+pub(crate) fn names(url: &Url) -> Vec<String> {
     let host = url.host_str().map(canonical_host);
     let with_port = host.iter().zip(url.port()).map(|(host, port)| format!("{host}:{port}")).next();
     with_port.into_iter().chain(host).collect()
@@ -17,7 +17,7 @@ pub fn names(url: &Url) -> Vec<String> {
 
 /// Whether a host of a reference is this machine.
 #[must_use]
-pub fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let Ok(url) = Url::parse(&format!("http://{host}/")) else { return false };
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -29,7 +29,7 @@ pub fn is_loopback(host: &str) -> bool {
 
 /// Whether a URL says itself that it leads to this machine or into its network.
 #[must_use]
-pub fn leads_inside(url: &Url) -> bool {
+pub(crate) fn leads_inside(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(ip)) => is_inside(ip.into()),

@@ -43,7 +43,7 @@ const BULK: u64 = 1 << 20;
 
 /// Sends requests.
 #[derive(Clone)]
-pub struct Http {
+pub(crate) struct Http {
     clients: Arc<Clients>,
     tries: u32,
     limits: Limits,
@@ -59,7 +59,7 @@ struct Clients {
 }
 
 /// A request.
-pub struct RequestOptions<'a> {
+pub(crate) struct RequestOptions<'a> {
     /// GET or HEAD.
     pub method: Method,
     /// What is asked for.
@@ -93,7 +93,7 @@ impl ClientKind {
 impl Http {
     /// Reads the proxy settings of the environment. The time of `--timeout` begins now.
     #[must_use]
-    pub fn new(trust: TlsTrust, limits: Limits, tries: u32) -> Self {
+    pub(crate) fn new(trust: TlsTrust, limits: Limits, tries: u32) -> Self {
         // A second initialisation by another `Http` of this process changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clients = Clients { trust, limits, made: Mutex::default() };
@@ -102,7 +102,7 @@ impl Http {
     }
 
     /// A GET request for something small; `insecure` takes any certificate, and follows no redirect to another host.
-    pub fn get(&self, url: Url, insecure: bool) -> RequestBuilder {
+    pub(crate) fn get(&self, url: Url, insecure: bool) -> RequestBuilder {
         self.request(Method::GET, url, insecure, false)
     }
 
@@ -128,7 +128,7 @@ impl Http {
     /// Sends a request for something small with `headers` and an `authorization`, and returns the answer whatever its
     /// status. `insecure` takes any certificate from the host of `url`; another host to which that one leads is asked as
     /// if it had not been said, and without the authorization.
-    pub fn ask(
+    pub(crate) fn ask(
         &self,
         object: &str,
         method: Method,
@@ -141,7 +141,7 @@ impl Http {
     }
 
     /// The same for an [`RequestOptions`].
-    pub fn ask_for(
+    pub(crate) fn ask_for(
         &self,
         object: &str,
         ask: RequestOptions<'_>,
@@ -173,7 +173,7 @@ impl Http {
     }
 
     /// Posts a `form` that has a secret in it, and returns the answer whatever its status.
-    pub fn post_form(
+    pub(crate) fn post_form(
         &self,
         object: &str,
         url: &Url,
@@ -190,7 +190,7 @@ impl Http {
     }
 
     /// Calls `attempt` until it succeeds, fails for good, or has failed as often as is allowed.
-    pub fn retry<T>(
+    pub(crate) fn retry<T>(
         &self,
         report: &dyn Report,
         mut attempt: impl FnMut() -> Result<T, FetchError>,
@@ -199,7 +199,7 @@ impl Http {
         loop {
             match attempt() {
                 Err(error) if error.may_pass() && tries < self.tries => {
-                    let wait = self.delay(report, &error, tries);
+                    let wait = Self::delay(report, &error, tries);
                     self.in_time_after(&error.object, wait)?;
                     std::thread::sleep(wait);
                     tries += 1;
@@ -212,13 +212,13 @@ impl Http {
 
     /// How often a request is sent in all.
     #[must_use]
-    pub fn tries(&self) -> u32 {
+    pub(crate) fn tries(&self) -> u32 {
         self.tries
     }
 
     /// How long to wait before the next try: longer from time to time, or as long as the server asks for.
     /// Says so to `report`.
-    pub fn delay(&self, report: &dyn Report, error: &FetchError, tries: u32) -> Duration {
+    pub(crate) fn delay(report: &dyn Report, error: &FetchError, tries: u32) -> Duration {
         let asked = match &error.problem {
             FetchProblem::Status { retry_after, .. } => *retry_after,
             _ => None,
@@ -230,12 +230,12 @@ impl Http {
     }
 
     /// An error if the time is over.
-    pub fn in_time(&self, object: &str) -> Result<(), FetchError> {
+    pub(crate) fn in_time(&self, object: &str) -> Result<(), FetchError> {
         self.in_time_after(object, Duration::ZERO)
     }
 
     /// An error if it is over then.
-    pub fn in_time_after(&self, object: &str, wait: Duration) -> Result<(), FetchError> {
+    pub(crate) fn in_time_after(&self, object: &str, wait: Duration) -> Result<(), FetchError> {
         match self.deadline.zip(self.limits.total) {
             Some((deadline, total)) if deadline.saturating_duration_since(Instant::now()) <= wait => {
                 Err(FetchError::new(object, FetchProblem::Late(total)))
@@ -246,13 +246,13 @@ impl Http {
 
     /// Watches over the bytes of a body.
     #[must_use]
-    pub fn pace(&self) -> Pace<'_> {
+    pub(crate) fn pace(&self) -> Pace<'_> {
         Pace { http: self, since: Instant::now(), bytes: 0 }
     }
 }
 
 /// Watches over the bytes of a body: a server that sends one from time to time would keep us for ever.
-pub struct Pace<'a> {
+pub(crate) struct Pace<'a> {
     http: &'a Http,
     since: Instant,
     bytes: u64,
@@ -260,7 +260,7 @@ pub struct Pace<'a> {
 
 impl Pace<'_> {
     /// Takes note of bytes from `url`. An error if they come too slowly, or too late.
-    pub fn came(&mut self, object: &str, url: &Url, bytes: usize) -> Result<(), FetchError> {
+    pub(crate) fn came(&mut self, object: &str, url: &Url, bytes: usize) -> Result<(), FetchError> {
         self.http.in_time(object)?;
         self.bytes += bytes as u64;
         let time = self.since.elapsed();
@@ -315,17 +315,17 @@ impl Clients {
 
 /// Whether a request for as many bytes is bulk. What nobody knows may be much.
 #[must_use]
-pub fn is_bulk(bytes: Option<u64>) -> bool {
+pub(crate) fn is_bulk(bytes: Option<u64>) -> bool {
     bytes.is_none_or(|bytes| bytes >= BULK)
 }
 
 /// Sends the request and returns the answer whatever its status.
-pub fn send_any(object: &str, request: RequestBuilder) -> Result<Response, FetchError> {
+pub(crate) fn send_any(object: &str, request: RequestBuilder) -> Result<Response, FetchError> {
     request.send().map_err(|error| network(object, error))
 }
 
 /// An error for an answer with a status of failure.
-pub fn check(object: &str, response: Response) -> Result<Response, FetchError> {
+pub(crate) fn check(object: &str, response: Response) -> Result<Response, FetchError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -352,7 +352,7 @@ pub fn check(object: &str, response: Response) -> Result<Response, FetchError> {
 }
 
 /// The whole body, if it has at most `limit` bytes.
-pub fn body(object: &str, response: Response, limit: u64) -> Result<Vec<u8>, FetchError> {
+pub(crate) fn body(object: &str, response: Response, limit: u64) -> Result<Vec<u8>, FetchError> {
     let url = plain(response.url());
     let mut bytes = Vec::new();
     let mut body = response.take(limit + 1);
@@ -377,7 +377,7 @@ pub fn body(object: &str, response: Response, limit: u64) -> Result<Vec<u8>, Fet
 
 /// The range that an answer of status 206 holds (RFC 9110, section 14.4): first byte, last byte, whole size.
 #[must_use]
-pub fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
+pub(crate) fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
     let value = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, size) = value.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -387,14 +387,14 @@ pub fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
 
 /// A connection that broke while a body was read.
 #[must_use]
-pub fn broken(object: &str, url: &str, error: std::io::Error) -> FetchError {
+pub(crate) fn broken(object: &str, url: &str, error: std::io::Error) -> FetchError {
     let source = error.into_inner().and_then(|inner| inner.downcast().ok()).map(|inner| *inner);
     FetchError { source, ..FetchError::new(object, FetchProblem::Network(url.to_owned(), 1)) }
 }
 
 /// A URL as it may be shown: without a query, where storage services put their signatures.
 #[must_use]
-pub fn plain(url: &Url) -> String {
+pub(crate) fn plain(url: &Url) -> String {
     let mut url = url.clone();
     url.set_query(None);
     url.set_fragment(None);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// How long things may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Until a connection is there.
     pub connect: Duration,
     /// Until an answer, or its next bytes, are there. In as long, a body has to make some progress.

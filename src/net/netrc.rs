@@ -9,7 +9,7 @@ use crate::net::secret::{Credential, Login, Secret};
 
 /// A netrc, read when it is needed.
 #[derive(Debug)]
-pub struct Netrc {
+pub(crate) struct Netrc {
     path: PathBuf,
     /// Whether the user has named it, so that it has to be there.
     required: bool,
@@ -18,7 +18,7 @@ pub struct Netrc {
 /// Why a netrc cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the credentials in `{}` cannot be read: {source}", path.display())]
-pub struct NetrcError {
+pub(crate) struct NetrcError {
     path: PathBuf,
     source: std::io::Error,
 }
@@ -26,12 +26,12 @@ pub struct NetrcError {
 impl Netrc {
     /// The file at `path`.
     #[must_use]
-    pub fn new(path: PathBuf, required: bool) -> Self {
+    pub(crate) fn new(path: PathBuf, required: bool) -> Self {
         Self { path, required }
     }
 
     /// Name and password for the host of `url`.
-    pub fn find(&self, url: &Url) -> Result<Option<Login>, NetrcError> {
+    pub(crate) fn find(&self, url: &Url) -> Result<Option<Login>, NetrcError> {
         let text = match std::fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if is_missing(&error) && !self.required => return Ok(None),

@@ -7,18 +7,18 @@ use base64::engine::general_purpose::STANDARD;
 
 /// A password or a token: nothing prints it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub(crate) String);
+pub(crate) struct Secret(pub(crate) String);
 
 impl Secret {
     /// Takes it out of sight.
     #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
     /// The text itself, to be sent.
     #[must_use]
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 }
@@ -31,7 +31,7 @@ impl fmt::Debug for Secret {
 
 /// What a user is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credential {
+pub(crate) enum Credential {
     /// A name and a password.
     Password(String, Secret),
     /// What a token server gives tokens for (OAuth 2: a refresh token).
@@ -42,7 +42,7 @@ pub enum Credential {
 
 /// What a user is known by, and where that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
+pub(crate) struct Login {
     /// What is sent.
     pub proof: Credential,
     /// Where it was found, for a person.
@@ -52,7 +52,7 @@ pub struct Login {
 impl Login {
     /// `text` without the secret, if a server has put it there.
     #[must_use]
-    pub fn scrub(&self, text: &str) -> String {
+    pub(crate) fn scrub(&self, text: &str) -> String {
         const PART: usize = 8;
         let (Credential::Password(_, secret) | Credential::Identity(secret) | Credential::Token(secret)) =
             &self.proof;
@@ -81,10 +81,10 @@ pub(crate) fn form_urlencoded(text: &str) -> String {
 }
 
 /// Begins what a server says itself, in an error.
-pub const IT_SAYS: &str = "; it says \"";
+pub(crate) const IT_SAYS: &str = "; it says \"";
 
 /// The credentials of `Authorization: Basic` (RFC 7617).
 #[must_use]
-pub fn basic(user: &str, password: &Secret) -> String {
+pub(crate) fn basic(user: &str, password: &Secret) -> String {
     STANDARD.encode(format!("{user}:{}", password.reveal()))
 }

@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_secs(300);
 
 /// A place, shared by all that is there: whoever finds it down finds that out for all.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     key: String,
     number: usize,
     slots: Slots,
@@ -43,7 +43,7 @@ enum Reach {
 
 /// All servers of a run.
 #[derive(Debug)]
-pub struct Servers {
+pub(crate) struct Servers {
     all: Mutex<HashMap<String, Arc<Server>>>,
     /// How many requests each may have at once.
     at_once: usize,
@@ -57,7 +57,7 @@ struct Slots {
 }
 
 /// The leave to ask a server; ends when dropped.
-pub struct Slot<'a>(&'a Slots);
+pub(crate) struct Slot<'a>(&'a Slots);
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
@@ -69,12 +69,12 @@ impl Drop for Slot<'_> {
 impl Servers {
     /// No server yet. Each is to have at most `at_once` requests for small things at once.
     #[must_use]
-    pub fn new(at_once: usize) -> Self {
+    pub(crate) fn new(at_once: usize) -> Self {
         Self { all: Mutex::default(), at_once: at_once.max(1) }
     }
 
     /// The server of a spot. `insecure` adds to what the spot says.
-    pub fn of(&self, spot: &Endpoint, insecure: bool) -> Result<Arc<Server>, url::ParseError> {
+    pub(crate) fn of(&self, spot: &Endpoint, insecure: bool) -> Result<Arc<Server>, url::ParseError> {
         let insecure = insecure || spot.insecure;
         // Where images of Docker Hub are. (Files have a scheme.)
         let is_hub = spot.scheme.is_none() && spot.host == "docker.io";
@@ -103,7 +103,7 @@ impl Servers {
 
 impl Server {
     /// Its URL, which ends in a slash and has no path. The first call may have to ask which scheme it is.
-    pub fn base(&self, http: &Http, object: &str) -> Result<&Url, FetchError> {
+    pub(crate) fn base(&self, http: &Http, object: &str) -> Result<&Url, FetchError> {
         let host = match &self.reach {
             Reach::Url(url) => return Ok(url),
             Reach::EitherScheme(host) => host,
@@ -131,7 +131,7 @@ impl Server {
     }
 
     /// The URL of a path there.
-    pub fn url(&self, http: &Http, object: &str, path: &str) -> Result<Url, FetchError> {
+    pub(crate) fn url(&self, http: &Http, object: &str, path: &str) -> Result<Url, FetchError> {
         let base = self.base(http, object)?;
         // A path that looks like a URL of its own must not lead away.
         base.join(&format!("./{path}")).map_err(|error| {
@@ -142,19 +142,19 @@ impl Server {
 
     /// What tells it apart from all others.
     #[must_use]
-    pub fn key(&self) -> &str {
+    pub(crate) fn key(&self) -> &str {
         &self.key
     }
 
     /// The same as a number.
     #[must_use]
-    pub fn number(&self) -> usize {
+    pub(crate) fn number(&self) -> usize {
         self.number
     }
 
     /// Waits until it may have one request more for something small. (The queue counts its own: what is large waits
     /// for other things, too.)
-    pub fn slot(&self) -> Slot<'_> {
+    pub(crate) fn slot(&self) -> Slot<'_> {
         let free = self.slots.free.lock().expect(NO_PANIC);
         let mut free = self.slots.changed.wait_while(free, |free| *free == 0).expect(NO_PANIC);
         *free -= 1;
@@ -163,7 +163,7 @@ impl Server {
 
     /// For a person.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         match &self.reach {
             Reach::Url(url) => url.as_str(),
             Reach::EitherScheme(host) => host,
@@ -172,13 +172,13 @@ impl Server {
 
     /// Why it need not be asked.
     #[must_use]
-    pub fn why_down(&self) -> Option<String> {
+    pub(crate) fn why_down(&self) -> Option<String> {
         let down = self.down.lock().expect(NO_PANIC);
         down.as_ref().filter(|(since, _)| since.elapsed() < REST).map(|(_, reason)| reason.clone())
     }
 
     /// Takes note that it failed and that another place is asked instead; warns of that once.
-    pub fn failed(&self, report: &dyn Report, error: &FetchError) {
+    pub(crate) fn failed(&self, report: &dyn Report, error: &FetchError) {
         let reason = error.reason();
         if !self.has_warned.swap(true, Ordering::Relaxed) {
             let name = self.name();

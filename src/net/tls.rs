@@ -12,7 +12,7 @@ use crate::net::host::names;
 
 /// Whose certificates are taken besides those of the system's authorities, and our own.
 #[derive(Debug, Clone, Default)]
-pub struct TlsTrust {
+pub(crate) struct TlsTrust {
     /// More authorities.
     pub authorities: Vec<Certificate>,
     /// Our certificates, by the host that they are for, with its port or for all its ports.
@@ -21,7 +21,7 @@ pub struct TlsTrust {
 
 /// Why a file with certificates is of no use.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
+pub(crate) enum TrustError {
     /// Nothing of what should be in it.
     #[error("there is no {0} in PEM in it (a block that begins with `-----BEGIN {1}-----`)")]
     Missing(&'static str, &'static str),
@@ -35,7 +35,7 @@ pub enum TrustError {
 
 impl TlsTrust {
     /// Adds the authorities of a PEM file; there may be several in it.
-    pub fn add_authorities(&mut self, pem: &[u8]) -> Result<(), TrustError> {
+    pub(crate) fn add_authorities(&mut self, pem: &[u8]) -> Result<(), TrustError> {
         for (number, der) in certificates(pem)?.iter().enumerate() {
             let damaged = |error: String| TrustError::Damaged("certificate", number + 1, error);
             RootCertStore::empty().add(der.clone()).map_err(|error| damaged(error.to_string()))?;
@@ -46,7 +46,12 @@ impl TlsTrust {
     }
 
     /// Adds a certificate of ours, with those between it and its authority behind it, to be shown to `host`.
-    pub fn add_identity(&mut self, host: &str, certificate: &[u8], key: &[u8]) -> Result<(), TrustError> {
+    pub(crate) fn add_identity(
+        &mut self,
+        host: &str,
+        certificate: &[u8],
+        key: &[u8],
+    ) -> Result<(), TrustError> {
         let chain = certificates(certificate)?;
         let private = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls::pki_types::pem::Error::NoItemsFound => TrustError::Missing("private key", "PRIVATE KEY"),
@@ -63,7 +68,7 @@ impl TlsTrust {
 
     /// Which identity is for the host of a URL: one that names its port before one that does not.
     #[must_use]
-    pub fn identity_for(&self, url: &Url) -> Option<usize> {
+    pub(crate) fn identity_for(&self, url: &Url) -> Option<usize> {
         if self.identities.is_empty() || url.scheme() != "https" {
             return None;
         }
@@ -91,7 +96,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> 
 
 /// The authorities of this system: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or where its distribution has them. None, if
 /// there are none: all of them may be named with `--ca-file`, or nothing be fetched by https.
-pub fn of_system() -> &'static [Certificate] {
+pub(crate) fn of_system() -> &'static [Certificate] {
     static SYSTEM: OnceLock<Vec<Certificate>> = OnceLock::new();
     SYSTEM.get_or_init(|| {
         // What cannot be read is an authority less, and an error when it would have been needed.

@@ -15,11 +15,11 @@ use crate::oci::digest::Digest;
 
 /// What a site has; see the module.
 #[derive(Debug, Clone, Default)]
-pub struct SiteContents(HashMap<Digest, u64>);
+pub(crate) struct SiteContents(HashMap<Digest, u64>);
 
 /// Why a file cannot be a base.
 #[derive(Debug, thiserror::Error)]
-pub enum BaseError {
+pub(crate) enum BaseError {
     /// It cannot be read.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -37,7 +37,7 @@ pub enum BaseError {
 impl SiteContents {
     /// Adds what a site has that this inventory tells of, or that has unpacked what this lock, or bundle, names. A
     /// delta counts as a whole: who has unpacked it has all of it.
-    pub fn add(&mut self, path: &Path) -> Result<(), BaseError> {
+    pub(crate) fn add(&mut self, path: &Path) -> Result<(), BaseError> {
         let mut first = Vec::new();
         // What is no file may be the name of volumes, or their directory.
         if path.is_file() {
@@ -60,21 +60,15 @@ impl SiteContents {
         Ok(())
     }
 
-    /// Whether there is nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The size of what has this digest.
     #[must_use]
-    pub fn size(&self, digest: Digest) -> Option<u64> {
+    pub(crate) fn size(&self, digest: Digest) -> Option<u64> {
         self.0.get(&digest).copied()
     }
 
     /// Whether this is there.
     #[must_use]
-    pub fn has(&self, blob: Blob) -> bool {
+    pub(crate) fn has(&self, blob: Blob) -> bool {
         self.size(blob.digest) == Some(blob.size)
     }
 }

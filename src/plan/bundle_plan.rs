@@ -51,7 +51,7 @@ pub(crate) enum BlobOrigin {
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError {
+pub(crate) enum PlanError {
     /// What was fetched contradicts itself.
     #[error("what the registries serve does not go together")]
     Layout(#[source] LayoutError),

@@ -17,7 +17,7 @@ const CHECKSUM: std::ops::Range<usize> = 126..158;
 
 /// Why a text is no secret key that can be used.
 #[derive(Debug, thiserror::Error)]
-pub enum SecretKeyError {
+pub(crate) enum SecretKeyError {
     /// It is something else.
     #[error("it is no secret key of minisign: {0}")]
     Syntax(String),
@@ -30,17 +30,17 @@ pub enum SecretKeyError {
 }
 
 /// A secret key as it stands in its file.
-pub struct SecretKeyFile(String);
+pub(crate) struct SecretKeyFile(String);
 
 impl SecretKeyFile {
     /// The text of a file.
     #[must_use]
-    pub fn new(text: String) -> Self {
+    pub(crate) fn new(text: String) -> Self {
         Self(text)
     }
 
     /// Whether a passphrase protects it.
-    pub fn is_protected(&self) -> Result<bool, SecretKeyError> {
+    pub(crate) fn is_protected(&self) -> Result<bool, SecretKeyError> {
         let line = self.0.lines().nth(1).unwrap_or_default().trim();
         let bytes = STANDARD.decode(line).unwrap_or_default();
         match bytes.len() {
@@ -51,7 +51,7 @@ impl SecretKeyFile {
     }
 
     /// The key, which `passphrase` protects if it is protected.
-    pub fn open(self, passphrase: Option<String>) -> Result<Signer, SecretKeyError> {
+    pub(crate) fn open(self, passphrase: Option<String>) -> Result<Signer, SecretKeyError> {
         let wrong = |error: minisign::PError| SecretKeyError::Syntax(error.to_string());
         let has_passphrase = passphrase.is_some();
         let file = SecretKeyBox::from(self.0);
@@ -79,7 +79,7 @@ fn without_checksum(file: &SecretKeyBox) -> Option<Vec<u8>> {
 }
 
 /// What `keygen` writes.
-pub struct Generated {
+pub(crate) struct Generated {
     /// The secret key, for its file.
     pub secret: String,
     /// The public one, for its file.
@@ -92,7 +92,7 @@ pub struct Generated {
 ///
 /// If the operating system has no random numbers.
 #[must_use]
-pub fn generate(passphrase: Option<String>) -> Generated {
+pub(crate) fn generate(passphrase: Option<String>) -> Generated {
     const COMMENT: &str = "airbundle secret key: whoever has it can sign in your name";
     let pair = match passphrase {
         Some(passphrase) => KeyPair::generate_encrypted_keypair(Some(passphrase)),
@@ -105,7 +105,7 @@ pub fn generate(passphrase: Option<String>) -> Generated {
 }
 
 /// Who signs a bundle.
-pub struct Signer {
+pub(crate) struct Signer {
     key: Ed25519KeyPair,
     id: [u8; 8],
     /// When it is said to be signed, in seconds since 1970.
@@ -129,14 +129,14 @@ impl Signer {
 
     /// With this time in what it signs. Without one, the same bundle has the same signature at any time.
     #[must_use]
-    pub fn at(self, time: Option<i64>) -> Self {
+    pub(crate) fn at(self, time: Option<i64>) -> Self {
         Self { time, ..self }
     }
 
     /// The signature of `index`, as minisign writes it. (Its crate mixes random numbers into what it signs, and bundles
     /// of the same lists would have other bytes each time.)
     #[must_use]
-    pub fn sign(&self, index: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, index: &[u8]) -> Vec<u8> {
         let signature = self.key.sign(&Blake2b512::digest(index));
         let time = self.time.map(|time| format!("timestamp:{time}\t")).unwrap_or_default();
         let comment =

@@ -17,7 +17,7 @@ use crate::site::root::Root;
 const READABLE: u32 = 0o444;
 
 /// A file that the site is to have.
-pub struct Target {
+pub(crate) struct Target {
     /// What it holds.
     pub blob: Blob,
     /// Which root it is below.
@@ -30,7 +30,7 @@ pub struct Target {
 
 /// How a file of the site is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// It is there, complete and right.
     Right,
     /// It is there, complete and right, and not everybody could read it: now everybody can.
@@ -45,7 +45,7 @@ pub enum State {
 }
 
 /// Looks at every target, on all cores.
-pub fn check(targets: &[Target], roots: &[Root], report: &dyn Report) -> Result<Vec<State>, FsError> {
+pub(crate) fn check(targets: &[Target], roots: &[Root], report: &dyn Report) -> Result<Vec<State>, FsError> {
     targets.par_iter().map(|target| look(target, &roots[target.root], report)).collect()
 }
 
@@ -81,7 +81,7 @@ fn open_to_all(file: &File, path: impl Fn() -> PathBuf) -> Result<State, FsError
 
 /// Whether everybody can read a file: who serves it may be another user.
 #[must_use]
-pub fn is_readable(permissions: &Permissions) -> bool {
+pub(crate) fn is_readable(permissions: &Permissions) -> bool {
     permissions.mode() & READABLE == READABLE
 }
 
@@ -94,7 +94,7 @@ fn holds(file: &File, blob: Blob, report: &dyn Report) -> std::io::Result<bool> 
 }
 
 /// The digest of what is left of a file; `report` is told how far it is.
-pub fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
+pub(crate) fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 256 << 10];
     loop {

@@ -23,7 +23,7 @@ const BATCH_FILES: usize = 128;
 const FEW: usize = 2;
 
 /// The staged files of one blob: one for each of its places.
-pub struct StagedFiles {
+pub(crate) struct StagedFiles {
     files: Vec<StagedFile>,
 }
 
@@ -38,10 +38,10 @@ struct StagedFile {
 
 /// A blob with wrong bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct WrongBlob(pub Digest);
+pub(crate) struct WrongBlob(pub Digest);
 
 /// Moves files to their places; see the module.
-pub struct Committer<'a> {
+pub(crate) struct Committer<'a> {
     /// The roots.
     pub roots: &'a [Root],
     /// The files that the site is to have.
@@ -54,7 +54,7 @@ pub struct Committer<'a> {
 
 /// What was committed.
 #[derive(Debug)]
-pub struct Committed {
+pub(crate) struct Committed {
     /// How many files are in their places.
     pub count: usize,
     /// Blobs with wrong bytes, which are not.
@@ -63,7 +63,7 @@ pub struct Committed {
 
 impl StagedFiles {
     /// Creates the staged files for the targets with these numbers.
-    pub fn create(targets: &[Target], numbers: &[usize], roots: &[Root]) -> Result<Self, FsError> {
+    pub(crate) fn create(targets: &[Target], numbers: &[usize], roots: &[Root]) -> Result<Self, FsError> {
         let create = |&number: &usize| {
             let target = &targets[number];
             let staging = roots[target.root].staging().clone();
@@ -93,7 +93,7 @@ impl Drop for StagedFile {
 
 impl Committer<'_> {
     /// Commits blobs as they end, until there are no more.
-    pub fn run(&self, ended: &Receiver<FinishedBlob<StagedFiles>>) -> Result<Committed, FsError> {
+    pub(crate) fn run(&self, ended: &Receiver<FinishedBlob<StagedFiles>>) -> Result<Committed, FsError> {
         let mut wrong = Vec::new();
         let mut batch: Vec<StagedFile> = Vec::new();
         let (mut bytes, mut placed) = (0, 0);
@@ -148,7 +148,7 @@ impl Committer<'_> {
 
 /// The staging areas of `roots`, each once.
 #[must_use]
-pub fn distinct(roots: &[Root]) -> Vec<&Arc<Staging>> {
+pub(crate) fn distinct(roots: &[Root]) -> Vec<&Arc<Staging>> {
     let mut distinct: Vec<&Arc<Staging>> = Vec::new();
     for root in roots {
         if !distinct.iter().any(|staging| Arc::ptr_eq(staging, root.staging())) {

@@ -20,7 +20,7 @@ use crate::site::record::Record;
 use crate::site::storage::blob_path;
 
 /// The places; see the module.
-pub struct BlobLocator {
+pub(crate) struct BlobLocator {
     /// The storages of registries first.
     places: Vec<BlobPath>,
     /// How many of them are that.
@@ -36,7 +36,7 @@ struct BlobPath {
 
 /// A file of the site that has the bytes of a blob.
 #[derive(Debug, Clone)]
-pub struct BlobSource {
+pub(crate) struct BlobSource {
     place: usize,
     path: RelPath,
 }
@@ -44,7 +44,7 @@ pub struct BlobSource {
 impl BlobLocator {
     /// The places for the blobs that `layout` leaves out: the directories `files` and `registry`, and those that the record
     /// of `site` knows.
-    pub fn new(layout: &Layout, site: &Path, files: &Path, registry: &Path) -> Result<Self, FsError> {
+    pub(crate) fn new(layout: &Layout, site: &Path, files: &Path, registry: &Path) -> Result<Self, FsError> {
         let record = Record::read(site).ok();
         let known_files = record.as_ref().map(|record| record.files_root(site));
         let known_registry = record.as_ref().map(|record| record.registry_root(site));
@@ -68,12 +68,12 @@ impl BlobLocator {
     }
 
     /// Whether a file of the right size is where this blob may be: without it, nothing has to be hashed.
-    pub fn may_have(&self, blob: Blob) -> Result<bool, FsError> {
+    pub(crate) fn may_have(&self, blob: Blob) -> Result<bool, FsError> {
         Ok(self.first(blob, |_, _| Ok(true))?.is_some())
     }
 
     /// A file with the bytes of this blob.
-    pub fn find(&self, blob: Blob, report: &dyn Report) -> Result<Option<BlobSource>, FsError> {
+    pub(crate) fn find(&self, blob: Blob, report: &dyn Report) -> Result<Option<BlobSource>, FsError> {
         self.first(blob, |file, source| {
             let found = hash(file, report).map_err(FsError::at("read", self.path(source)))?;
             Ok(found == blob.digest)
@@ -81,13 +81,13 @@ impl BlobLocator {
     }
 
     /// Opens what was found, if it is still there.
-    pub fn open(&self, source: &BlobSource, blob: Blob) -> Result<Option<File>, FsError> {
+    pub(crate) fn open(&self, source: &BlobSource, blob: Blob) -> Result<Option<File>, FsError> {
         self.places[source.place].open(&source.path, blob.size)
     }
 
     /// Where it is, for messages.
     #[must_use]
-    pub fn path(&self, source: &BlobSource) -> PathBuf {
+    pub(crate) fn path(&self, source: &BlobSource) -> PathBuf {
         self.places[source.place].path.join(&source.path)
     }
 

@@ -16,11 +16,11 @@ use crate::base::fs::{FsError, create_dir_all};
 use crate::base::path::RelPath;
 
 /// The name of the staging directory; nothing serves it.
-pub const STAGING: &str = ".unbundle";
+pub(crate) const STAGING: &str = ".unbundle";
 const LOCK: &str = "lock";
 
 /// A directory that is written to.
-pub struct Root {
+pub(crate) struct Root {
     dir: Dir,
     path: PathBuf,
     staging: Arc<Staging>,
@@ -29,7 +29,7 @@ pub struct Root {
 }
 
 /// Where files stand until they are complete: in the same file system as their final place.
-pub struct Staging {
+pub(crate) struct Staging {
     dir: Dir,
     /// The same directory, open for reading: the handle of a `Dir` is good for paths only.
     readable: fs::File,
@@ -39,7 +39,7 @@ pub struct Staging {
 
 /// The staging directories and the locks that are in use: each is taken once, whatever the names it goes by.
 #[derive(Default)]
-pub struct Stagings {
+pub(crate) struct Stagings {
     stagings: Vec<Arc<Staging>>,
     locks: Vec<((u64, u64), Arc<fs::File>)>,
 }
@@ -57,7 +57,7 @@ pub enum RootError {
 
 impl Stagings {
     /// The staging directory of `base`, which is created if it is not there, and locked until the last user is gone.
-    pub fn of(&mut self, base: &Path) -> Result<Arc<Staging>, RootError> {
+    pub(crate) fn of(&mut self, base: &Path) -> Result<Arc<Staging>, RootError> {
         let path = base.join(STAGING);
         create_dir_all(base)?;
         // Nobody but the user who writes has to see what is not complete.
@@ -113,19 +113,19 @@ impl Staging {
     }
 
     /// Creates a file, or empties the one that is there.
-    pub fn create(&self, name: &str) -> Result<File, FsError> {
+    pub(crate) fn create(&self, name: &str) -> Result<File, FsError> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         self.dir.open_with(name, &options).map_err(FsError::at("create", self.path.join(name)))
     }
 
     /// Opens a file that is there.
-    pub fn existing(&self, name: &str) -> Result<Option<File>, FsError> {
+    pub(crate) fn existing(&self, name: &str) -> Result<Option<File>, FsError> {
         regular(self.dir.open(name), || self.path.join(name))
     }
 
     /// Removes a file; that it is not there is no error.
-    pub fn remove(&self, name: &str) -> Result<(), FsError> {
+    pub(crate) fn remove(&self, name: &str) -> Result<(), FsError> {
         match self.dir.remove_file(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result.map_err(FsError::at("remove", self.path.join(name))),
@@ -133,7 +133,7 @@ impl Staging {
     }
 
     /// Removes everything that `keep` does not want: what a run that was killed left behind.
-    pub fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
+    pub(crate) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
         let entries = self.dir.entries().map_err(FsError::at("list", &self.path))?;
         for entry in entries {
             let entry = entry.map_err(FsError::at("list", &self.path))?;
@@ -147,12 +147,12 @@ impl Staging {
     }
 
     /// Brings everything written to the file system so far to the disk.
-    pub fn sync(&self) -> Result<(), FsError> {
+    pub(crate) fn sync(&self) -> Result<(), FsError> {
         rustix::fs::syncfs(&self.readable).map_err(|error| FsError::at("sync", &self.path)(error.into()))
     }
 
     /// The names of all that is there.
-    pub fn names(&self) -> Result<Vec<String>, FsError> {
+    pub(crate) fn names(&self) -> Result<Vec<String>, FsError> {
         let entries = self.dir.entries().map_err(FsError::at("list", &self.path))?;
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         names.collect::<io::Result<_>>().map_err(FsError::at("list", &self.path))
@@ -160,17 +160,17 @@ impl Staging {
 
     /// The path of a staged file, for messages.
     #[must_use]
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// The device that it lies on: stagings with the same one share their room.
-    pub fn device(&self) -> Result<u64, FsError> {
+    pub(crate) fn device(&self) -> Result<u64, FsError> {
         Ok(self.readable.metadata().map_err(FsError::at("open", &self.path))?.dev())
     }
 
     /// Free room: bytes and, where the file system counts them, inodes.
-    pub fn free(&self) -> Result<(u64, Option<u64>), FsError> {
+    pub(crate) fn free(&self) -> Result<(u64, Option<u64>), FsError> {
         let stat = rustix::fs::fstatvfs(&self.readable)
             .map_err(|error| FsError::at("ask for the free space of", &self.path)(error.into()))?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
@@ -181,7 +181,7 @@ impl Staging {
 impl Root {
     /// Opens the directory `path`, which is created if it is not there. Files are staged in `base` if that is in the
     /// same file system, and in the directory itself otherwise.
-    pub fn open(path: &Path, base: &Path, stagings: &mut Stagings) -> Result<Self, RootError> {
+    pub(crate) fn open(path: &Path, base: &Path, stagings: &mut Stagings) -> Result<Self, RootError> {
         let staging = stagings.of(base)?;
         create_dir_all(path)?;
         let staging = if mount(&staging.path)? == mount(path)? { staging } else { stagings.of(path)? };
@@ -192,18 +192,18 @@ impl Root {
 
     /// Where files of this root are staged.
     #[must_use]
-    pub fn staging(&self) -> &Arc<Staging> {
+    pub(crate) fn staging(&self) -> &Arc<Staging> {
         &self.staging
     }
 
     /// The path of a file, for messages.
     #[must_use]
-    pub fn path(&self, file: &RelPath) -> PathBuf {
+    pub(crate) fn path(&self, file: &RelPath) -> PathBuf {
         self.path.join(file)
     }
 
     /// Opens a regular file that is there; anything else in its place counts as nothing.
-    pub fn existing(&self, file: &RelPath) -> Result<Option<File>, FsError> {
+    pub(crate) fn existing(&self, file: &RelPath) -> Result<Option<File>, FsError> {
         match self.dir.symlink_metadata(file) {
             Ok(meta) if !meta.is_file() => Ok(None),
             _ => regular(self.dir.open(file), || self.path(file)),
@@ -211,7 +211,7 @@ impl Root {
     }
 
     /// Moves a staged file to its place.
-    pub fn place(&self, staged: &str, file: &RelPath) -> Result<(), FsError> {
+    pub(crate) fn place(&self, staged: &str, file: &RelPath) -> Result<(), FsError> {
         let at = |action| FsError::at(action, self.path(file));
         match self.staging.dir.rename(staged, &self.dir, file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -224,22 +224,22 @@ impl Root {
     }
 
     /// Moves a file that has its place back among those that are staged; that it is not there is no error.
-    pub fn take_aside(&self, file: &RelPath, staged: &str) -> Result<(), FsError> {
+    pub(crate) fn take_aside(&self, file: &RelPath, staged: &str) -> Result<(), FsError> {
         gone(self.dir.rename(file, &self.staging.dir, staged)).map_err(FsError::at("move", self.path(file)))
     }
 
     /// Removes a file; that it is not there is no error.
-    pub fn remove(&self, file: &RelPath) -> Result<(), FsError> {
+    pub(crate) fn remove(&self, file: &RelPath) -> Result<(), FsError> {
         gone(self.dir.remove_file(file)).map_err(FsError::at("remove", self.path(file)))
     }
 
     /// Removes a directory and all that is in it; that it is not there is no error.
-    pub fn remove_all(&self, directory: &RelPath) -> Result<(), FsError> {
+    pub(crate) fn remove_all(&self, directory: &RelPath) -> Result<(), FsError> {
         gone(self.dir.remove_dir_all(directory)).map_err(FsError::at("remove", self.path(directory)))
     }
 
     /// Removes a directory if there is nothing in it, and says whether it is gone.
-    pub fn remove_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
+    pub(crate) fn remove_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
         match self.dir.remove_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
             result => gone(result).map(|()| true).map_err(FsError::at("remove", self.path(directory))),
@@ -247,7 +247,7 @@ impl Root {
     }
 
     /// Whether there is nothing in a directory, or no such directory.
-    pub fn is_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
+    pub(crate) fn is_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
         match self.dir.read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             entries => Ok(entries.map_err(FsError::at("list", self.path(directory)))?.next().is_none()),
@@ -255,7 +255,7 @@ impl Root {
     }
 
     /// Creates a directory, and says whether it was missing.
-    pub fn directory(&self, directory: &RelPath) -> Result<bool, FsError> {
+    pub(crate) fn directory(&self, directory: &RelPath) -> Result<bool, FsError> {
         if self.dir.is_dir(directory) {
             return Ok(false);
         }
@@ -264,14 +264,14 @@ impl Root {
     }
 
     /// Creates an empty file.
-    pub fn touch(&self, file: &RelPath) -> Result<(), FsError> {
+    pub(crate) fn touch(&self, file: &RelPath) -> Result<(), FsError> {
         let parent = file.as_ref().parent().unwrap_or(Path::new(""));
         let created = self.dir.create_dir_all(parent).and_then(|()| self.dir.create(file));
         created.map(drop).map_err(FsError::at("create", self.path(file)))
     }
 
     /// Removes a file and its directory; that they are not there is no error.
-    pub fn remove_with_directory(&self, file: &RelPath) -> Result<(), FsError> {
+    pub(crate) fn remove_with_directory(&self, file: &RelPath) -> Result<(), FsError> {
         let parent = file.as_ref().parent().unwrap_or(Path::new(""));
         // The directory may be there without the file: where a run was killed between the two.
         gone(self.dir.remove_file(file))

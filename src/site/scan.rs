@@ -19,14 +19,14 @@ use crate::site::storage::{BASE, blob_path};
 const LINK_LIMIT: u64 = 100;
 
 /// The storage; see the module.
-pub struct Storage {
+pub(crate) struct Storage {
     dir: Dir,
     path: PathBuf,
 }
 
 /// A repository, as it stands on the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Repository {
+pub(crate) struct Repository {
     /// Its tags, and what each of them is; nothing where that cannot be read.
     pub tags: BTreeMap<String, Option<Digest>>,
     /// Its manifests.
@@ -39,7 +39,7 @@ pub struct Repository {
 
 /// All repositories of a storage.
 #[derive(Debug, Default)]
-pub struct Repositories {
+pub(crate) struct Repositories {
     /// By name.
     pub by_name: BTreeMap<String, Repository>,
     /// What is neither a file nor a directory: nobody knows what a registry makes of it.
@@ -48,7 +48,7 @@ pub struct Repositories {
 
 impl Storage {
     /// Opens the storage at `root`; nothing if it is not there.
-    pub fn open(root: &Path) -> Result<Option<Self>, FsError> {
+    pub(crate) fn open(root: &Path) -> Result<Option<Self>, FsError> {
         match Dir::open_ambient_dir(root, ambient_authority()) {
             Ok(dir) => Ok(Some(Self { dir, path: root.to_owned() })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -57,7 +57,7 @@ impl Storage {
     }
 
     /// All blobs with their sizes in bytes.
-    pub fn blobs(&self) -> Result<BTreeMap<Digest, u64>, FsError> {
+    pub(crate) fn blobs(&self) -> Result<BTreeMap<Digest, u64>, FsError> {
         let (mut blobs, mut odd) = (BTreeMap::new(), Vec::new());
         let base = format!("{BASE}/blobs/sha256");
         for prefix in self.directories(&base, &mut odd)? {
@@ -72,7 +72,7 @@ impl Storage {
     }
 
     /// The size in bytes of a blob, if it is there.
-    pub fn size(&self, digest: Digest) -> Result<Option<u64>, FsError> {
+    pub(crate) fn size(&self, digest: Digest) -> Result<Option<u64>, FsError> {
         let path = blob_path(digest);
         match self.dir.symlink_metadata(&path) {
             Ok(meta) => Ok(meta.is_file().then(|| meta.len())),
@@ -83,23 +83,23 @@ impl Storage {
 
     /// Where a blob is, for messages.
     #[must_use]
-    pub fn blob_path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {
         self.path.join(blob_path(digest))
     }
 
     /// Opens a blob that is there.
-    pub fn blob(&self, digest: Digest) -> Result<File, FsError> {
+    pub(crate) fn blob(&self, digest: Digest) -> Result<File, FsError> {
         let path = blob_path(digest);
         self.dir.open(&path).map_err(FsError::at("open", self.path.join(&path)))
     }
 
     /// The manifest with this digest; nothing where it is missing, damaged, or none that this program reads.
-    pub fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, FsError> {
+    pub(crate) fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, FsError> {
         Ok(self.read(digest)?.and_then(|bytes| Manifest::parse_unannounced(&bytes).ok()))
     }
 
     /// The bytes of a manifest or a config; nothing where it is missing, damaged, or larger than those are.
-    pub fn read(&self, digest: Digest) -> Result<Option<Vec<u8>>, FsError> {
+    pub(crate) fn read(&self, digest: Digest) -> Result<Option<Vec<u8>>, FsError> {
         if self.size(digest)?.is_none_or(|size| size > MANIFEST_LIMIT) {
             return Ok(None);
         }
@@ -110,7 +110,7 @@ impl Storage {
     }
 
     /// All repositories.
-    pub fn repositories(&self) -> Result<Repositories, FsError> {
+    pub(crate) fn repositories(&self) -> Result<Repositories, FsError> {
         let mut found = Repositories::default();
         let base = format!("{BASE}/repositories");
         let mut stack = vec![String::new()];

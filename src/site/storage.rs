@@ -14,12 +14,12 @@ pub(crate) const BASE: &str = "docker/registry/v2";
 
 /// A file below `blobs` that makes `garbage-collect` stop before it deletes anything, while the registry serves
 /// on: it deletes what no revision names, and revisions come last.
-pub const GC_GUARD: &str = "docker/registry/v2/blobs/unbundle-in-progress/data";
+pub(crate) const GC_GUARD: &str = "docker/registry/v2/blobs/unbundle-in-progress/data";
 
 /// The files that name blobs, in the order in which they may appear: each stage only when the one before it is
 /// on the disk. A link file holds a digest, without a newline.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Links {
+pub(crate) struct Links {
     /// Layers and configs of repositories, and the manifests that an index names.
     pub inner: BTreeMap<RelPath, Digest>,
     /// The manifests that a reference names.
@@ -55,14 +55,14 @@ pub enum NamesError {
 
 /// Where the bytes of a blob are.
 #[must_use]
-pub fn blob_path(digest: Digest) -> RelPath {
+pub(crate) fn blob_path(digest: Digest) -> RelPath {
     let hex = digest.hex();
     path(&format!("{BASE}/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
 impl Links {
     /// The links for all images of `layout`, named by each of `templates`.
-    pub fn new(layout: &Layout, templates: &[RepositoryTemplate]) -> Result<Self, NamesError> {
+    pub(crate) fn new(layout: &Layout, templates: &[RepositoryTemplate]) -> Result<Self, NamesError> {
         let mut links = Self::default();
         let mut names: BTreeMap<String, (Digest, String)> = BTreeMap::new();
         for image in &layout.images {
@@ -89,7 +89,7 @@ impl Links {
 
     /// The stages, in the order in which they may appear.
     #[must_use]
-    pub fn stages(&self) -> [&BTreeMap<RelPath, Digest>; 4] {
+    pub(crate) fn stages(&self) -> [&BTreeMap<RelPath, Digest>; 4] {
         [&self.inner, &self.roots, &self.history, &self.tags]
     }
 

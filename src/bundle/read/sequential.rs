@@ -13,11 +13,11 @@ use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 
 /// Asks somebody for what is missing; says whether it may be there now.
-pub type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
+pub(crate) type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
 
 /// Reads the volumes of a bundle one after the other, and asks for those that are not there: sticks of which only one is
 /// there at a time.
-pub struct SequentialVolumes {
+pub(crate) struct SequentialVolumes {
     pub(crate) bundle: String,
     pub(crate) directories: Vec<PathBuf>,
     pub(crate) ask: AskForVolume,
@@ -31,7 +31,7 @@ pub struct SequentialVolumes {
 impl SequentialVolumes {
     /// Reads the volumes of `medium`, wherever they are.
     #[must_use]
-    pub fn new(medium: &VolumeSet, ask: AskForVolume) -> Self {
+    pub(crate) fn new(medium: &VolumeSet, ask: AskForVolume) -> Self {
         let (bundle, directories) = (medium.name.clone(), medium.directories.clone());
         Self { bundle, directories, ask, set: None, open: None, number: 0 }
     }

@@ -25,7 +25,7 @@ const READ: u64 = 8 << 20;
 /// depend on nothing but `protected` and the arguments. At most some 200 MiB of memory are used.
 ///
 /// An error is one of `protected`, which has to have as many bytes as the shape says, or one of `write`.
-pub fn encode(
+pub(crate) fn encode(
     shape: &Geometry,
     tail: u64,
     protected: &impl ReadAt,

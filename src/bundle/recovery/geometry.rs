@@ -3,14 +3,14 @@
 use std::ops::RangeInclusive;
 
 /// The shares that there are, in parts of a thousand of what is protected.
-pub const SHARES: RangeInclusive<u32> = 1..=1000;
+pub(crate) const SHARES: RangeInclusive<u32> = 1..=1000;
 
 /// The most bytes that one volume may protect, 512 GiB: with more, a description would be longer than
 /// [`PAYLOAD_LIMIT`], or a block than a group in memory.
-pub const LENGTH_LIMIT: u64 = 1 << 39;
+pub(crate) const LENGTH_LIMIT: u64 = 1 << 39;
 
 /// The most bytes that a frame of the section holds.
-pub const PAYLOAD_LIMIT: u64 = 16 << 20;
+pub(crate) const PAYLOAD_LIMIT: u64 = 16 << 20;
 
 /// The smallest block, a sector of a disk.
 const SMALLEST: u64 = 4 << 10;
@@ -31,7 +31,7 @@ const FRAME_STEP: u64 = 1 << 24;
 
 /// What the recovery data of one volume looks like. It depends on the length of what is protected, and on the share.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Geometry {
+pub(crate) struct Geometry {
     numbers: Numbers,
     frames: Vec<SectionFrame>,
 }
@@ -158,7 +158,7 @@ impl Geometry {
     ///
     /// Where the share is not one of [`SHARES`] or the length is over [`LENGTH_LIMIT`]: both are for the caller to check.
     #[must_use]
-    pub fn new(protected_len: u64, per_mille: u32) -> Self {
+    pub(crate) fn new(protected_len: u64, per_mille: u32) -> Self {
         assert!(SHARES.contains(&per_mille), "a share of {per_mille}; please report");
         assert!(protected_len <= LENGTH_LIMIT, "a volume of {protected_len} bytes; please report");
         Self::of(Numbers::choose(protected_len, per_mille))
@@ -167,7 +167,8 @@ impl Geometry {
     /// The shape of a volume with `front` bytes before the section and, behind it, a tail that lists the frames: `tail`
     /// says how long it is, given how many the section has, and does not shrink as that grows. And how long the tail is.
     #[must_use]
-    pub fn around(front: u64, per_mille: u32, tail: impl Fn(usize) -> u64) -> (Self, u64) {
+    #[cfg(test)]
+    pub(crate) fn around(front: u64, per_mille: u32, tail: impl Fn(usize) -> u64) -> (Self, u64) {
         let mut frames = 0;
         loop {
             let len = tail(frames);
@@ -206,19 +207,20 @@ impl Geometry {
 
     /// How many bytes are protected.
     #[must_use]
-    pub fn protected_len(&self) -> u64 {
+    #[cfg(test)]
+    pub(crate) fn protected_len(&self) -> u64 {
         self.numbers.protected
     }
 
     /// How long the recovery section is.
     #[must_use]
-    pub fn section_len(&self) -> u64 {
+    pub(crate) fn section_len(&self) -> u64 {
         self.numbers.section_len()
     }
 
     /// How long each of its frames is, headers included, in order.
     #[must_use]
-    pub fn frames(&self) -> Vec<u32> {
+    pub(crate) fn frames(&self) -> Vec<u32> {
         self.frames.iter().map(|frame| u32::try_from(frame.len).expect("at most PAYLOAD_LIMIT")).collect()
     }
 
@@ -257,7 +259,7 @@ impl Geometry {
 /// The most bytes that a volume of `volume_len` bytes can protect and hold with their recovery data; at most one block less
 /// than the most that there are. Nothing where not even one byte has room.
 #[must_use]
-pub fn largest_front(volume_len: u64, per_mille: u32) -> Option<u64> {
+pub(crate) fn largest_front(volume_len: u64, per_mille: u32) -> Option<u64> {
     let upper = u128::from(volume_len) * 1000 / u128::from(1000 + per_mille);
     let upper = u64::try_from(upper).expect("less than the volume").min(LENGTH_LIMIT);
     let mut block = LARGEST;

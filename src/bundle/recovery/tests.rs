@@ -12,6 +12,7 @@ use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
 use crate::bundle::recovery::blocks::{ReadAt, index};
 use crate::bundle::recovery::encode::encode_within;
 use crate::bundle::recovery::geometry::Numbers;
+use crate::bundle::recovery::repair::Damage;
 use crate::oci::digest::Digest;
 
 const SECTOR: usize = 4096;
@@ -283,8 +284,9 @@ fn what_cannot_be_read_is_damage_like_any_other() {
         let before = medium.tries.get();
         let mut repaired = Vec::new();
         for start in (0..right.len() as u64).step_by(50_000) {
-            repaired
-                .extend(recovery.reconstruct(&medium, start..(start + 50_000).min(right.len() as u64)).unwrap());
+            repaired.extend(
+                recovery.reconstruct(&medium, start..(start + 50_000).min(right.len() as u64)).unwrap(),
+            );
         }
         assert!(repaired == right);
         assert!(medium.tries.get() - before <= 16, "a bad sector is tried once for each block that it is in");

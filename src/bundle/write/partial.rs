@@ -31,7 +31,7 @@ const BATCH: usize = 8;
 
 /// An entry that a bundle is to have.
 #[derive(Debug, Clone)]
-pub struct Expected {
+pub(crate) struct Expected {
     /// What it is; nothing for a file that no list pins and that has not come to its end.
     pub blob: Option<Blob>,
     /// Whether its header is written last, if it is large: digest or size were not known when it was begun.
@@ -44,7 +44,7 @@ pub struct Expected {
 
 /// What was found.
 #[derive(Default)]
-pub struct Salvaged {
+pub(crate) struct Salvaged {
     /// How many entries are complete.
     pub done: usize,
     /// The one behind them, if it is large and has begun.
@@ -55,7 +55,7 @@ pub struct Salvaged {
 
 /// The beginning of a large entry.
 #[derive(Clone)]
-pub struct Begun {
+pub(crate) struct Begun {
     /// The hash of its bytes so far, and how many there are.
     pub sha256: Hasher,
     /// The other one, if it was asked for.
@@ -63,9 +63,9 @@ pub struct Begun {
 }
 
 impl Salvaged {
-    /// How many bytes of the tar stream are kept.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
+    /// Returns how many bytes of the tar stream are kept.
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
         self.kept.frames.iter().map(|frame| frame.decompressed as u64).sum::<u64>()
             + self.kept.shared.len() as u64
     }
@@ -74,7 +74,7 @@ impl Salvaged {
 /// Reads what stands at `path` behind the room for the head, as far as it is the beginning of a bundle that has
 /// these entries. What is `elsewhere` has none, also where a file turns out to be it. Whether its frames are such as this
 /// program makes is for the caller to know.
-pub fn salvage(
+pub(crate) fn salvage(
     path: &Path,
     set: Digest,
     header_space: u64,

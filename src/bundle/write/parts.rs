@@ -7,7 +7,7 @@ use crate::bundle::format::volume_name::volume_name;
 
 /// Where the volume `number` of the bundle `target` is.
 #[must_use]
-pub fn volume_path(target: &Path, number: u32) -> PathBuf {
+pub(crate) fn volume_path(target: &Path, number: u32) -> PathBuf {
     // Not by way of text: what is no UTF-8 keeps its name, too.
     let mut path = target.as_os_str().to_owned();
     path.push(volume_name("", number));
@@ -16,19 +16,19 @@ pub fn volume_path(target: &Path, number: u32) -> PathBuf {
 
 /// The files that hold what is being written at `partial`: itself, and one for each further volume.
 #[must_use]
-pub fn parts(partial: &Path) -> Vec<PathBuf> {
+pub(crate) fn parts(partial: &Path) -> Vec<PathBuf> {
     let further = (2..).map(|number| part_path(partial, number)).take_while(|path| path.is_file());
     std::iter::once(partial.to_owned()).chain(further).collect()
 }
 
 /// How many bytes of what is being written at `partial` there are.
 #[must_use]
-pub fn size_of_parts(partial: &Path) -> u64 {
+pub(crate) fn size_of_parts(partial: &Path) -> u64 {
     parts(partial).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum()
 }
 
 /// Removes what is being written at `partial`.
-pub fn remove_parts(partial: &Path) -> Result<(), FsError> {
+pub(crate) fn remove_parts(partial: &Path) -> Result<(), FsError> {
     remove_parts_from(partial, 2)?;
     fs::remove_file(partial)
 }

@@ -47,7 +47,7 @@ const ALIGN: u64 = 4 << 10;
 const NOTES_ALIGN: u64 = 64 << 10;
 
 /// The file; see the module.
-pub struct Spool {
+pub(crate) struct Spool {
     path: PathBuf,
     file: File,
     pieces_at: u64,
@@ -57,7 +57,7 @@ pub struct Spool {
 
 /// What an earlier run noted.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub(crate) struct Notes {
     /// The fingerprint of its plan, if there was an earlier run.
     pub fingerprint: Option<Digest>,
     /// What its files turned out to be, by their number: digest and size in bytes.
@@ -66,7 +66,7 @@ pub struct Notes {
 
 /// A piece that an earlier run left.
 #[derive(Debug)]
-pub struct SpooledPiece {
+pub(crate) struct SpooledPiece {
     /// The blob.
     pub key: Digest,
     /// Where in the blob.
@@ -88,7 +88,7 @@ struct SpoolState {
 
 impl Spool {
     /// Opens the spool of the bundle that is written into `partial`, and reads the notes of an earlier run.
-    pub fn open(partial: &Path) -> Result<(Self, Notes), FsError> {
+    pub(crate) fn open(partial: &Path) -> Result<(Self, Notes), FsError> {
         let path = path(partial);
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path);
@@ -119,7 +119,7 @@ impl Spool {
 
     /// Begins, or goes on with, a plan that has `count` files which no list pins. What was noted for another plan is
     /// forgotten. Returns the pieces of an earlier run that are `wanted`; the room of all others is free.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         fingerprint: Digest,
         count: u64,
@@ -181,7 +181,7 @@ impl Spool {
     }
 
     /// Notes what file `number_of` turned out to be.
-    pub fn note(&self, number_of: u64, digest: Digest, size: u64) {
+    pub(crate) fn note(&self, number_of: u64, digest: Digest, size: u64) {
         let mut note = [0; NOTE];
         note[..32].copy_from_slice(digest.as_bytes());
         note[32..40].copy_from_slice(&size.to_le_bytes());
@@ -193,7 +193,7 @@ impl Spool {
     }
 
     /// Puts a piece here: bytes of the blob `key` from `offset` on.
-    pub fn put(&self, key: Digest, offset: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, key: Digest, offset: u64, bytes: &[u8]) {
         let needed = room(bytes.len());
         let mut state = self.lock();
         if state.broken || state.pieces.contains_key(&(key, offset)) {
@@ -220,7 +220,7 @@ impl Spool {
     }
 
     /// Gives the room of a piece free: it stands in the bundle.
-    pub fn release(&self, key: Digest, offset: u64) {
+    pub(crate) fn release(&self, key: Digest, offset: u64) {
         let mut state = self.lock();
         if let Some((position, room)) = state.pieces.remove(&(key, offset)) {
             state.release(position, room);
@@ -228,7 +228,7 @@ impl Spool {
     }
 
     /// Forgets all pieces of a blob: it came wrong.
-    pub fn forget(&self, key: Digest) {
+    pub(crate) fn forget(&self, key: Digest) {
         let mut state = self.lock();
         let pieces: Vec<_> = state.pieces.extract_if(|(of, _), _| *of == key).collect();
         for (_, (position, room)) in pieces {
@@ -240,7 +240,7 @@ impl Spool {
 
     /// Whether it holds any piece.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().pieces.is_empty()
     }
 
@@ -288,14 +288,14 @@ impl SpoolState {
 
 /// The name of the spool beside `partial`.
 #[must_use]
-pub fn path(partial: &Path) -> PathBuf {
+pub(crate) fn path(partial: &Path) -> PathBuf {
     let mut name = partial.as_os_str().to_owned();
     name.push(".spool");
     name.into()
 }
 
 /// Removes the spool of the bundle that was written into `partial`.
-pub fn remove(partial: &Path) -> Result<(), FsError> {
+pub(crate) fn remove(partial: &Path) -> Result<(), FsError> {
     fs::remove_file(&path(partial))
 }
 

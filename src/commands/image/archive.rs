@@ -26,7 +26,7 @@ const BUFFER: usize = 256 << 10;
 
 /// An archive that is being written; see the module. Nothing is at its name before [`ImageArchive::finish`], and nothing is
 /// left of one that is dropped before.
-pub struct ImageArchive {
+pub(crate) struct ImageArchive {
     file: Arc<File>,
     partial: Arc<Path>,
     target: PathBuf,
@@ -37,7 +37,7 @@ pub struct ImageArchive {
 
 /// The place of an entry.
 #[derive(Debug, Clone, Copy)]
-pub struct Slot {
+pub(crate) struct Slot {
     header: u64,
     /// The size of its content in bytes.
     size: u64,
@@ -45,7 +45,7 @@ pub struct Slot {
 
 impl ImageArchive {
     /// Begins an archive that will be at `target`; fails if somebody else is writing it.
-    pub fn create(target: &Path) -> Result<Self, ClaimError> {
+    pub(crate) fn create(target: &Path) -> Result<Self, ClaimError> {
         let Claim { file, partial, target } = Claim::new(target)?;
         let archive = Self { file: file.into(), partial: partial.into(), target, end: 0, is_finished: false };
         archive.file.set_len(0).map_err(FsError::at("empty", &archive.partial))?;
@@ -53,14 +53,14 @@ impl ImageArchive {
     }
 
     /// Keeps a place for an entry of `size` bytes.
-    pub fn reserve(&mut self, size: u64) -> Slot {
+    pub(crate) fn reserve(&mut self, size: u64) -> Slot {
         let slot = Slot { header: self.end, size };
         self.end += BLOCK as u64 + padded(size);
         slot
     }
 
     /// Takes the room for all that was reserved from the file system, so that it is known early when it is too small.
-    pub fn allocate(&self) -> Result<(), FsError> {
+    pub(crate) fn allocate(&self) -> Result<(), FsError> {
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, self.end) {
             // Not every file system can.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
@@ -69,26 +69,26 @@ impl ImageArchive {
     }
 
     /// Writes the header of a blob.
-    pub fn name(&self, slot: Slot, digest: Digest) -> Result<(), FsError> {
+    pub(crate) fn name(&self, slot: Slot, digest: Digest) -> Result<(), FsError> {
         self.write_at(slot.header, &tar_header(&blob_name(digest), slot.size))
     }
 
     /// A writer of the content of `slot`.
     #[must_use]
-    pub fn content(&self, slot: Slot) -> Content {
+    pub(crate) fn content(&self, slot: Slot) -> Content {
         let offset = slot.header + BLOCK as u64;
         Content { file: self.file.clone(), path: self.partial.clone(), offset }
     }
 
     /// Adds a whole entry.
-    pub fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), FsError> {
+    pub(crate) fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), FsError> {
         let slot = self.reserve(bytes.len() as u64);
         self.write_at(slot.header, &tar_header(name, slot.size))?;
         self.write_at(slot.header + BLOCK as u64, bytes)
     }
 
     /// Adds a whole blob.
-    pub fn append_blob(&mut self, bytes: &[u8]) -> Result<Blob, FsError> {
+    pub(crate) fn append_blob(&mut self, bytes: &[u8]) -> Result<Blob, FsError> {
         let blob = Blob { digest: Digest::of(bytes), size: bytes.len() as u64 };
         self.append(&blob_name(blob.digest), bytes)?;
         Ok(blob)
@@ -96,7 +96,11 @@ impl ImageArchive {
 
     /// Writes the layers that come out of `messages`, one after the other, each into its slot. Ends early, with fewer
     /// digests, when nothing more comes.
-    pub fn write_layers(&self, slots: &[Slot], messages: &Receiver<Message>) -> Result<Vec<Digest>, FsError> {
+    pub(crate) fn write_layers(
+        &self,
+        slots: &[Slot],
+        messages: &Receiver<Message>,
+    ) -> Result<Vec<Digest>, FsError> {
         let mut flusher = Flusher::start(&self.file);
         let at = || FsError::at("write", &self.partial);
         let mut digests = Vec::new();
@@ -125,7 +129,7 @@ impl ImageArchive {
     }
 
     /// Ends the archive, brings it to the disk and gives it its name. Returns its size in bytes.
-    pub fn finish(mut self) -> Result<u64, FsError> {
+    pub(crate) fn finish(mut self) -> Result<u64, FsError> {
         let size = self.end + 2 * BLOCK as u64; // what lies behind the last entry reads as zeros
         self.file.set_len(size).map_err(FsError::at("write", &self.partial))?;
         self.file.sync_all().map_err(FsError::at("sync", &self.partial))?;
@@ -148,7 +152,7 @@ impl Drop for ImageArchive {
 }
 
 /// What a layer is made of.
-pub enum Message {
+pub(crate) enum Message {
     /// The next bytes.
     Data(Slice),
     /// It is complete.
@@ -156,7 +160,7 @@ pub enum Message {
 }
 
 /// Writes the content of an entry, front to back.
-pub struct Content {
+pub(crate) struct Content {
     file: Arc<File>,
     path: Arc<Path>,
     offset: u64,
@@ -175,7 +179,7 @@ impl Write for Content {
 }
 
 /// A blob that is hashed, and copied where it is an entry of its own, too.
-pub struct Copy(pub Option<Content>);
+pub(crate) struct Copy(pub Option<Content>);
 
 impl Sink for Copy {
     fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {

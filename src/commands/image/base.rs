@@ -15,7 +15,7 @@ const SHOWN: usize = 10;
 
 /// An image of the bundle, for one platform.
 #[derive(Debug, Clone)]
-pub struct BaseImage {
+pub(crate) struct BaseImage {
     /// What the bundle calls it.
     pub reference: Reference,
     /// The digest of its manifest.
@@ -63,7 +63,7 @@ pub enum BaseError {
 impl BaseImage {
     /// The image that `wanted` names; if it says nothing, the only one whose repository ends in `/name`. Of several
     /// platforms it takes `platform`; if that says nothing, linux/amd64 or the only one.
-    pub fn choose(
+    pub(crate) fn choose(
         layout: &Layout,
         wanted: Option<&Reference>,
         name: &str,
@@ -90,7 +90,7 @@ impl BaseImage {
 
     /// The blobs that it consists of, each once, without its manifest.
     #[must_use]
-    pub fn blobs(&self) -> Vec<Blob> {
+    pub(crate) fn blobs(&self) -> Vec<Blob> {
         let mut seen = HashSet::new();
         let all = std::iter::once(&self.config).chain(&self.layers);
         all.filter(|blob| seen.insert(blob.digest)).map(Blob::from).collect()
@@ -98,13 +98,13 @@ impl BaseImage {
 
     /// Whether docker has to be of version 23 at least to load it.
     #[must_use]
-    pub fn has_zstd(&self) -> bool {
+    pub(crate) fn has_zstd(&self) -> bool {
         self.layers.iter().any(|layer| layer.media_type.ends_with("zstd"))
     }
 
     /// Its config, out of its checked `bytes`, and the platform that it states. An image without an index says only
     /// there what platform it is for.
-    pub fn read_config(
+    pub(crate) fn read_config(
         &self,
         bytes: &[u8],
         platform: Option<&Platform>,
@@ -137,7 +137,7 @@ impl BaseImage {
 
 /// The media type that OCI has for a layer; nothing for what is none, or one that lies elsewhere.
 #[must_use]
-pub fn oci_layer_type(media_type: &str) -> Option<&'static str> {
+pub(crate) fn oci_layer_type(media_type: &str) -> Option<&'static str> {
     Some(match media_type {
         "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
             "application/vnd.oci.image.layer.v1.tar"

@@ -15,7 +15,7 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// What is put on a base.
-pub struct Additions<'a> {
+pub(crate) struct Additions<'a> {
     /// What the image is called; the first name is that in its labels.
     pub names: &'a [Name],
     /// What is in it, for people.
@@ -33,7 +33,7 @@ pub struct Additions<'a> {
 }
 
 /// The documents of an image.
-pub struct Documents {
+pub(crate) struct Documents {
     /// The config (OCI image-spec, config); its digest is the id that docker shows.
     pub config: Vec<u8>,
     /// The manifest.
@@ -47,7 +47,7 @@ pub struct Documents {
 impl Documents {
     /// The documents of `base`, whose config is `config`, with `additions`.
     #[must_use]
-    pub fn new(base: &BaseImage, config: Value, additions: &Additions<'_>) -> Self {
+    pub(crate) fn new(base: &BaseImage, config: Value, additions: &Additions<'_>) -> Self {
         let config = self::config(base, config, additions).to_string().into_bytes();
         let of_base = base.layers.iter().map(|layer| {
             let media_type = oci_layer_type(&layer.media_type).expect("`BaseImage::choose` has looked at it");

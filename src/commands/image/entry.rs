@@ -6,12 +6,12 @@ use crate::bundle::format::layout::Blob;
 use crate::bundle::format::{BLOCK, padded};
 
 /// The zeros that end a tar archive.
-pub const END: u64 = 2 * BLOCK as u64;
+pub(crate) const END: u64 = 2 * BLOCK as u64;
 
 /// One entry of a layer. Paths are relative to the root of the image; everything is root's, of the year 1970, and
 /// everybody may read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LayerEntry {
+pub(crate) enum LayerEntry {
     /// A directory.
     Directory(String),
     /// A file that was made here, or that is held in memory.
@@ -25,7 +25,7 @@ pub enum LayerEntry {
 impl LayerEntry {
     /// How many bytes follow the header, before they are padded to whole blocks.
     #[must_use]
-    pub fn content_size(&self) -> u64 {
+    pub(crate) fn content_size(&self) -> u64 {
         match self {
             Self::Directory(_) | Self::Link(..) => 0,
             Self::Bytes(_, bytes) => bytes.len() as u64,
@@ -35,13 +35,13 @@ impl LayerEntry {
 
     /// How many bytes the archive has of it.
     #[must_use]
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.header().len() as u64 + padded(self.content_size())
     }
 
     /// Its path.
     #[must_use]
-    pub fn path(&self) -> &str {
+    pub(crate) fn path(&self) -> &str {
         match self {
             Self::Directory(path) | Self::Bytes(path, _) | Self::Blob(path, _) | Self::Link(path, _) => path,
         }
@@ -50,7 +50,7 @@ impl LayerEntry {
     /// What stands before its content: a ustar header, and a PAX header (POSIX `pax`) before that where a path is too
     /// long for it.
     #[must_use]
-    pub fn header(&self) -> Vec<u8> {
+    pub(crate) fn header(&self) -> Vec<u8> {
         let (kind, mode) = match self {
             Self::Directory(_) => (EntryType::Directory, 0o755),
             Self::Bytes(..) | Self::Blob(..) => (EntryType::Regular, 0o644),

@@ -19,11 +19,11 @@ use crate::oci::reference::RepositoryTemplate;
 use crate::site::storage::{Links, NamesError, blob_path};
 
 /// What nginx serves in the official images.
-pub const HTML: &str = "usr/share/nginx/html";
+pub(crate) const HTML: &str = "usr/share/nginx/html";
 /// The directory of nginx' configuration there.
-pub const NGINX_CONF: &str = "etc/nginx/conf.d";
+pub(crate) const NGINX_CONF: &str = "etc/nginx/conf.d";
 /// What a registry serves in the official images.
-pub const STORAGE: &str = "var/lib/registry";
+pub(crate) const STORAGE: &str = "var/lib/registry";
 
 /// Where the files stand below [`HTML`].
 const PREFIX: &str = "k8s";
@@ -32,7 +32,7 @@ const OPAQUE: &str = ".wh..wh..opq";
 
 /// The layers that are put on the base.
 #[derive(Debug, Default)]
-pub struct LayerPlan {
+pub(crate) struct LayerPlan {
     /// In the order in which they are written, which is that of the bundle.
     pub layers: Vec<Layer>,
     /// Whether the first of them is the last one of the image: what changes with every bundle goes on top.
@@ -41,7 +41,7 @@ pub struct LayerPlan {
 
 /// One layer.
 #[derive(Debug)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// What is in it, for people.
     pub title: String,
     /// Its entries: directories first, parents before children, then files in the order of the bundle.
@@ -51,7 +51,7 @@ pub struct Layer {
 impl Layer {
     /// The size of its tar archive in bytes.
     #[must_use]
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.entries.iter().map(LayerEntry::size).sum::<u64>() + END
     }
 
@@ -75,7 +75,7 @@ impl Layer {
 
 /// How large layers may become.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// The most bytes of blobs in a layer, where it has more than one.
     pub size: u64,
     /// The most layers; if there were more, they become larger.
@@ -84,7 +84,7 @@ pub struct Limits {
 
 /// The layers that make nginx serve the files.
 #[must_use]
-pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> LayerPlan {
+pub(crate) fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> LayerPlan {
     let layout = &contents.layout;
     let mut paths: HashMap<Digest, Vec<&RelPath>> = HashMap::new();
     for file in &layout.files {
@@ -111,7 +111,7 @@ pub fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> LayerPlan {
 }
 
 /// The layers that make a registry serve the images, named by each of `templates`.
-pub fn of_images(
+pub(crate) fn of_images(
     contents: &Contents,
     templates: &[RepositoryTemplate],
     limits: Limits,

@@ -8,11 +8,11 @@ use crate::oci::reference::{Reference, ReferenceError};
 /// A name with a tag. Without a host it is a short one, as people write it: docker, podman and containerd all take
 /// `kubespray-files:v3` for `docker.io/library/kubespray-files:v3`. [`Display`](fmt::Display) gives the short name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Name(Reference);
+pub(crate) struct Name(Reference);
 
 /// Why a text is no [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NameError {
+pub(crate) enum NameError {
     /// Not a reference, or one without a tag.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
@@ -24,19 +24,19 @@ pub enum NameError {
 impl Name {
     /// The name with its host, such as `docker.io/library/kubespray-files:v3`.
     #[must_use]
-    pub fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         self.0.to_string()
     }
 
     /// The repository without the host and what stands before its last `/`.
     #[must_use]
-    pub fn title(&self) -> &str {
+    pub(crate) fn title(&self) -> &str {
         self.0.repository().rsplit('/').next().unwrap_or_default()
     }
 
     /// The tag.
     #[must_use]
-    pub fn tag(&self) -> &str {
+    pub(crate) fn tag(&self) -> &str {
         self.0.tag().unwrap_or_default()
     }
 }

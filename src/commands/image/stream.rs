@@ -25,7 +25,7 @@ use crate::oci::platform::Platform;
 const QUEUE: usize = 4;
 
 /// Where everything goes in the archive.
-pub struct Slots {
+pub(crate) struct Slots {
     /// The layers of the base, each once.
     base: Vec<(Blob, Slot)>,
     /// Those that are put on it.
@@ -34,7 +34,7 @@ pub struct Slots {
 
 impl Slots {
     /// Keeps a place for every layer.
-    pub fn reserve(archive: &mut ImageArchive, base: &BaseImage, plan: &LayerPlan) -> Self {
+    pub(crate) fn reserve(archive: &mut ImageArchive, base: &BaseImage, plan: &LayerPlan) -> Self {
         let mut seen = HashSet::new();
         let of_base = base.layers.iter().filter(|layer| seen.insert(layer.digest));
         let of_base = of_base.map(|layer| (layer.into(), archive.reserve(layer.size))).collect();
@@ -44,7 +44,7 @@ impl Slots {
 }
 
 /// What is read, and what becomes of it.
-pub struct Stream<'a> {
+pub(crate) struct Stream<'a> {
     /// The bundle.
     pub contents: &'a Contents,
     /// What it is built on, and the platform that the base has to be for.
@@ -60,7 +60,7 @@ pub struct Stream<'a> {
 }
 
 /// What is known when all is written.
-pub struct Written {
+pub(crate) struct Written {
     /// The config of the base.
     pub config: Value,
     /// The platform that it states.
@@ -89,7 +89,11 @@ impl From<ReadError> for Stop {
 
 impl Stream<'_> {
     /// Writes all layers.
-    pub fn run(&self, reader: &mut BundleReader, archive: &ImageArchive) -> Result<Written, ImageError> {
+    pub(crate) fn run(
+        &self,
+        reader: &mut BundleReader,
+        archive: &ImageArchive,
+    ) -> Result<Written, ImageError> {
         let blobs = &self.contents.layout.blobs;
         let slots = &self.slots.layers;
         let (mut lanes, ended) = Pipeline::start();

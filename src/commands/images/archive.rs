@@ -29,7 +29,7 @@ const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 /// Who is to read an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taker {
+pub(crate) enum Taker {
     /// `docker load`. With its containerd image store it reads the image layout, else `manifest.json`, of which it
     /// takes nothing but tags.
     Docker {
@@ -46,7 +46,7 @@ pub enum Taker {
 
 /// A tar that an engine loads.
 #[derive(Debug)]
-pub struct Archive {
+pub(crate) struct Archive {
     entries: Vec<(String, Content)>,
     storage: PathBuf,
     /// The names that the image gets, the one that people use first.
@@ -65,7 +65,7 @@ enum Content {
 
 /// Why an archive was not written to its end.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// A blob is not what its digest says.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -76,7 +76,7 @@ pub enum ArchiveError {
 
 impl Archive {
     /// The archive of `image`, whose blobs are in the registry's storage at `storage`.
-    pub fn new(image: &SiteImage, taker: Taker, storage: &Path) -> Result<Self, SiteImageError> {
+    pub(crate) fn new(image: &SiteImage, taker: Taker, storage: &Path) -> Result<Self, SiteImageError> {
         let index = image.index.as_ref().filter(|_| image.index_suffices && taker != Taker::File);
         let root = index.unwrap_or(&image.manifest);
         let names = names(image, taker, root.digest)?;
@@ -100,14 +100,14 @@ impl Archive {
 
     /// How many bytes the tar has.
     #[must_use]
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         let entry = |content: &Content| BLOCK as u64 + padded(content.size());
         self.entries.iter().map(|(_, content)| entry(content)).sum::<u64>() + END.len() as u64
     }
 
     /// Writes the tar, and says after each piece how many bytes it had. After an error what is written is of no use
     /// to anybody.
-    pub fn write(&self, output: &mut dyn Write, written: &dyn Fn(u64)) -> Result<(), ArchiveError> {
+    pub(crate) fn write(&self, output: &mut dyn Write, written: &dyn Fn(u64)) -> Result<(), ArchiveError> {
         let mut output = Counted { output, written };
         for (name, content) in &self.entries {
             output.put(&tar_header(name, content.size()))?;

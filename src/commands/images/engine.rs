@@ -13,7 +13,7 @@ const SAID: usize = 2 << 10;
 
 /// A container engine of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Engine {
+pub(crate) enum Engine {
     /// Docker.
     Docker,
     /// Podman.
@@ -27,7 +27,7 @@ pub enum Engine {
 
 /// An engine that has answered.
 #[derive(Debug)]
-pub struct Ready {
+pub(crate) struct Ready {
     engine: Engine,
     /// What it takes.
     pub taker: Taker,
@@ -81,7 +81,7 @@ pub enum EngineError {
 impl Engine {
     /// What people call it.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Docker => "docker",
             Self::Podman => "podman",
@@ -90,7 +90,7 @@ impl Engine {
     }
 
     /// Asks whether it is there and answers.
-    pub fn ready(self) -> Result<Ready, EngineError> {
+    pub(crate) fn ready(self) -> Result<Ready, EngineError> {
         let mut command = self.command();
         let command = match self {
             // The store, and only if the daemon answers.
@@ -139,7 +139,7 @@ impl Ready {
     /// Whether the engine has all of the image already, by the names that the archive gives it. Where that is not
     /// cheap to know for sure, it has not.
     #[must_use]
-    pub fn has(&self, image: &SiteImage, archive: &Archive) -> bool {
+    pub(crate) fn has(&self, image: &SiteImage, archive: &Archive) -> bool {
         let Some(name) = archive.names.first() else { return false };
         let mut command = self.engine.command();
         match self.engine {
@@ -174,7 +174,7 @@ impl Ready {
     }
 
     /// Hands the archive of `image` to the engine; `written` is told after each piece how many bytes it had.
-    pub fn load(
+    pub(crate) fn load(
         &self,
         image: &SiteImage,
         archive: &Archive,

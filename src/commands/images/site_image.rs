@@ -19,7 +19,7 @@ const CONFIGS: [&str; 2] =
 
 /// An image of a site for one platform.
 #[derive(Debug)]
-pub struct SiteImage {
+pub(crate) struct SiteImage {
     /// How the list named it.
     pub reference: Reference,
     /// Its config.
@@ -36,7 +36,7 @@ pub struct SiteImage {
 
 /// A manifest or an index, with its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SiteDocument {
+pub(crate) struct SiteDocument {
     /// Its media type.
     pub media_type: String,
     /// Its digest.
@@ -138,7 +138,7 @@ impl SiteImageError {
 impl SiteImage {
     /// Reads the manifests of `recorded` in the registry's storage at `storage`, and chooses the image for
     /// `platform`.
-    pub fn open(
+    pub(crate) fn open(
         recorded: &RecordedImage,
         storage: &Path,
         platform: &Platform,
@@ -166,13 +166,13 @@ impl SiteImage {
 
     /// The digest that the reference means.
     #[must_use]
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.index.as_ref().unwrap_or(&self.manifest).digest
     }
 
     /// Whether it has layers that are compressed with zstd.
     #[must_use]
-    pub fn has_zstd(&self) -> bool {
+    pub(crate) fn has_zstd(&self) -> bool {
         self.layers.iter().any(|layer| layer.media_type.ends_with("zstd"))
     }
 }

@@ -41,7 +41,7 @@ const CILIUM_ROLE: &str = "roles/network_plugin/cilium";
 const ARGOCD_ROLE: &str = "roles/kubernetes-apps/argocd";
 
 /// Adds to `made` what is not in it.
-pub(super) fn add(
+pub(crate) fn add(
     checkout: &Checkout,
     options: &ListOptions,
     made: &mut GeneratedLists,

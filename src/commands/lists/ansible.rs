@@ -18,12 +18,12 @@ use crate::commands::lists::version;
 const GLOBALS: [&str; 8] = ["lookup", "query", "q", "undef", "range", "dict", "namespace", "omit"];
 
 /// Whether a name is one of the template language's own.
-pub(super) fn is_global(name: &str) -> bool {
+pub(crate) fn is_global(name: &str) -> bool {
     GLOBALS.contains(&name)
 }
 
 /// Whether a value is true for Ansible: `yes`, `on`, `1` and `true` are, as text, too.
-pub(super) fn is_truthy(value: &Value) -> bool {
+pub(crate) fn is_truthy(value: &Value) -> bool {
     match value.as_str() {
         Some(text) => {
             matches!(text.trim().to_ascii_lowercase().as_str(), "yes" | "on" | "1" | "true" | "y" | "t")
@@ -33,7 +33,7 @@ pub(super) fn is_truthy(value: &Value) -> bool {
 }
 
 /// Adds filters, tests, functions and methods. The long names of Ansible's own, `ansible.builtin.…`, are known, too.
-pub(super) fn add_to(environment: &mut Environment<'static>) {
+pub(crate) fn add_to(environment: &mut Environment<'static>) {
     add_filters(environment);
     add_tests(environment);
     environment.add_function("lookup", lookup);

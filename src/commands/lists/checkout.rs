@@ -24,19 +24,19 @@ const EXTENSIONS: [&str; 3] = ["yml", "yaml", "json"];
 const FILE_LIMIT: u64 = 16 << 20;
 
 /// A variable and its name, in the order of the files.
-pub(super) type Variables = Vec<(String, Variable)>;
+pub(crate) type Variables = Vec<(String, Variable)>;
 
 /// A role that another one depends on, the conditions for it, and the file that says so.
-pub(super) type Dependency = (String, Vec<String>, Arc<Path>);
+pub(crate) type Dependency = (String, Vec<String>, Arc<Path>);
 
 /// A checkout of Kubespray, and what a user has set.
 #[derive(Debug)]
-pub(super) struct Checkout {
+pub(crate) struct Checkout {
     root: PathBuf,
     /// What it says that it is: `v2.31.0`.
-    pub(super) release: Option<String>,
+    pub(crate) release: Option<String>,
     /// The defaults of the roles.
-    pub(super) defaults: Variables,
+    pub(crate) defaults: Variables,
     /// What the user has set, without what is not taken.
     user: Variables,
     /// The roles' own variables, which win over the user's.
@@ -47,7 +47,7 @@ impl Checkout {
     /// Reads the checkout at `root`, and what `user` says about it: files of variables, or directories of them.
     ///
     /// Unless `keep_mirrors`, what says where a site fetches from is left out: lists name what the internet has.
-    pub(super) fn read(
+    pub(crate) fn read(
         root: &Path,
         user: &[PathBuf],
         keep_mirrors: bool,
@@ -94,7 +94,7 @@ impl Checkout {
 
     /// All variables of a host of this architecture, as Ansible names it, for the roles that say what is downloaded;
     /// for another role with that role's own.
-    pub(super) fn variables(
+    pub(crate) fn variables(
         &self,
         architecture: &str,
         role: &(Variables, Variables),
@@ -107,7 +107,7 @@ impl Checkout {
     }
 
     /// The directories of all other roles, from the checkout's root.
-    pub(super) fn other_roles(&self) -> Result<Vec<PathBuf>, KubesprayError> {
+    pub(crate) fn other_roles(&self) -> Result<Vec<PathBuf>, KubesprayError> {
         let mut found = Vec::new();
         let mut directories = vec![PathBuf::from("roles")];
         while let Some(directory) = directories.pop() {
@@ -128,12 +128,12 @@ impl Checkout {
     }
 
     /// The defaults of a role and its own variables.
-    pub(super) fn role(&self, role: &Path) -> Result<(Variables, Variables), KubesprayError> {
+    pub(crate) fn role(&self, role: &Path) -> Result<(Variables, Variables), KubesprayError> {
         read_role(&self.root, role)
     }
 
     /// The texts of a role's templates, with their paths from the checkout's root. What is no text is left out.
-    pub(super) fn templates(&self, role: &Path) -> Result<Vec<(Arc<Path>, String)>, KubesprayError> {
+    pub(crate) fn templates(&self, role: &Path) -> Result<Vec<(Arc<Path>, String)>, KubesprayError> {
         let mut texts = Vec::new();
         for path in files_below(&self.root, &role.join("templates"))? {
             let bytes = file_calls::read(&self.root.join(&path), FILE_LIMIT)?;
@@ -145,7 +145,7 @@ impl Checkout {
     }
 
     /// The roles that a role depends on, the conditions, and the file that says so.
-    pub(super) fn dependencies(&self, role: &Path) -> Result<Vec<Dependency>, KubesprayError> {
+    pub(crate) fn dependencies(&self, role: &Path) -> Result<Vec<Dependency>, KubesprayError> {
         let mut all = Vec::new();
         for path in main_files(&self.root, &role.join("meta"))? {
             // What is no mapping depends on nothing.
@@ -161,7 +161,7 @@ impl Checkout {
     }
 
     /// Whether the checkout has this file or directory.
-    pub(super) fn has(&self, path: &str) -> bool {
+    pub(crate) fn has(&self, path: &str) -> bool {
         self.root.join(path).exists()
     }
 }

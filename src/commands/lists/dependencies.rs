@@ -3,7 +3,7 @@
 use crate::commands::lists::yaml::Yaml;
 
 /// The roles that a `meta/main.yml` names, with their conditions.
-pub(super) fn dependencies(value: &Yaml) -> Vec<(String, Vec<String>)> {
+pub(crate) fn dependencies(value: &Yaml) -> Vec<(String, Vec<String>)> {
     let Yaml::List(nodes) = value else { return Vec::new() };
     let text = |value: &Yaml| match value {
         Yaml::Text(text) | Yaml::Raw(text) => Some(text.clone()),

@@ -13,7 +13,7 @@ use crate::commands::lists::template::Evaluator;
 use crate::commands::lists::yaml::{Node, Yaml};
 use crate::documents::list::Checksum;
 
-pub(super) use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
+pub(crate) use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
 
 /// What kubeadm starts, as `generate_list.sh` names it.
 pub(crate) const KUBE_IMAGES: [&str; 4] =
@@ -25,7 +25,7 @@ pub(crate) const CHECKSUMS: [&str; 4] =
 
 /// A file of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File {
+pub(crate) struct File {
     /// Where it is.
     pub url: String,
     /// What it must hash to, if Kubespray says so.

@@ -96,7 +96,7 @@ pub enum Reason {
 }
 
 impl EvalError {
-    pub(super) fn new(variable: &str, file: &Arc<Path>, line: usize, reason: Reason) -> Self {
+    pub(crate) fn new(variable: &str, file: &Arc<Path>, line: usize, reason: Reason) -> Self {
         Self {
             variable: variable.to_owned(),
             place: Some((file.clone(), line)),
@@ -106,22 +106,22 @@ impl EvalError {
     }
 
     /// An error about what is set nowhere.
-    pub(super) fn nowhere(variable: &str, reason: Reason) -> Self {
+    pub(crate) fn nowhere(variable: &str, reason: Reason) -> Self {
         Self { variable: variable.to_owned(), place: None, reason: Box::new(reason), needed_by: Vec::new() }
     }
 
-    pub(super) fn needed_by(mut self, variable: &str) -> Self {
+    pub(crate) fn needed_by(mut self, variable: &str) -> Self {
         self.needed_by.push(variable.to_owned());
         self
     }
 
     /// Whether `default` helps against it.
-    pub(super) fn is_undefined(&self) -> bool {
+    pub(crate) fn is_undefined(&self) -> bool {
         matches!(*self.reason, Reason::Undefined(_) | Reason::NoKey { .. })
     }
 
     /// Whether it is about the same fault as another one, whatever needs it.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (&*self.reason, &*other.reason) {
             (Reason::Cycle(first), Reason::Cycle(second)) => {
                 first.len() == second.len() && first.iter().all(|name| second.contains(name))
@@ -133,7 +133,7 @@ impl EvalError {
     }
 
     /// Whether it says where the variable is set.
-    pub(super) fn is_placed(&self) -> bool {
+    pub(crate) fn is_placed(&self) -> bool {
         self.place.is_some()
     }
 }

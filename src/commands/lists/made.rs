@@ -5,11 +5,11 @@ use std::path::Path;
 use crate::commands::lists::downloads::File;
 use crate::documents::list::Lists;
 
-pub use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
+pub(crate) use crate::commands::lists::error::KubesprayError;
 
 /// What the lists are to say.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct GeneratedLists {
+pub(crate) struct GeneratedLists {
     /// The release, if it is known.
     pub release: Option<String>,
     /// Files in their order, each URL once.
@@ -48,7 +48,7 @@ impl GeneratedLists {
 
     /// The lines of `files.list`, without its head.
     #[must_use]
-    pub fn files_text(&self) -> String {
+    pub(crate) fn files_text(&self) -> String {
         let line = |file: &File| match &file.checksum {
             Some(checksum) => format!("{} {checksum}", file.url),
             None => file.url.clone(),
@@ -59,7 +59,7 @@ impl GeneratedLists {
 
     /// The lines of `images.list`, without its head.
     #[must_use]
-    pub fn images_text(&self) -> String {
+    pub(crate) fn images_text(&self) -> String {
         text(&self.images, self.added_images)
     }
 }

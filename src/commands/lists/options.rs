@@ -4,12 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use crate::commands::lists::error::{EvalError, KubesprayError, Reason};
-
 /// What lists are made of, and for.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
-pub struct ListOptions {
+pub(crate) struct ListOptions {
     /// The checkout.
     pub source: PathBuf,
     /// The release that the lists are said to be for, if the checkout does not say so, or not rightly.
@@ -30,7 +28,7 @@ pub struct ListOptions {
 
 /// An architecture that Kubespray knows, in Kubernetes' words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
+pub(crate) enum Architecture {
     /// `x86_64`
     Amd64,
     /// `aarch64`

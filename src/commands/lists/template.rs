@@ -22,13 +22,13 @@ const DEPTH_LIMIT: usize = 50;
 
 /// A variable as some file sets it.
 #[derive(Clone, Debug)]
-pub(super) struct Variable {
-    pub(super) node: Node,
-    pub(super) file: Arc<Path>,
+pub(crate) struct Variable {
+    pub(crate) node: Node,
+    pub(crate) file: Arc<Path>,
 }
 
 /// The variables of one host, and what they come to.
-pub(super) struct Evaluator {
+pub(crate) struct Evaluator {
     variables: HashMap<String, Variable>,
     environment: Environment<'static>,
     /// For the values that it hands out, which evaluate what is in them when they are asked.
@@ -56,7 +56,7 @@ struct Frame {
 
 impl Evaluator {
     /// Variables, those of the host included.
-    pub(super) fn new(variables: HashMap<String, Variable>) -> Arc<Self> {
+    pub(crate) fn new(variables: HashMap<String, Variable>) -> Arc<Self> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         // As Ansible sets it.
@@ -69,12 +69,12 @@ impl Evaluator {
     }
 
     /// A variable's definition.
-    pub(super) fn variable(&self, name: &str) -> Option<&Variable> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&Variable> {
         self.variables.get(name)
     }
 
     /// What a variable comes to.
-    pub(super) fn value(&self, name: &str) -> Result<Value, EvalError> {
+    pub(crate) fn value(&self, name: &str) -> Result<Value, EvalError> {
         let Some(variable) = self.variables.get(name) else {
             return Err(EvalError::nowhere(name, Reason::Undefined(format!("`{name}` is undefined"))));
         };
@@ -90,7 +90,7 @@ impl Evaluator {
     }
 
     /// What a value comes to that stands in `file` and is called `path`.
-    pub(super) fn node(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, EvalError> {
+    pub(crate) fn node(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, EvalError> {
         let error = |reason| EvalError::new(path, file, node.line, reason);
         {
             let mut state = self.state();
@@ -118,7 +118,7 @@ impl Evaluator {
     }
 
     /// What a text comes to that is no variable, such as a line of a template of some role.
-    pub(super) fn text(
+    pub(crate) fn text(
         &self,
         what: &str,
         text: &str,
@@ -303,7 +303,7 @@ impl Object for Mapping {
 }
 
 /// Whether Ansible would take a text for a template.
-pub(super) fn is_template(text: &str) -> bool {
+pub(crate) fn is_template(text: &str) -> bool {
     ["{{", "{%", "{#"].iter().any(|start| text.contains(start))
 }
 

@@ -10,7 +10,7 @@ enum Part<'a> {
 }
 
 /// How two versions stand to each other; `None` if a number meets text, which Ansible refuses to compare.
-pub(super) fn compare(first: &str, second: &str) -> Option<Ordering> {
+pub(crate) fn compare(first: &str, second: &str) -> Option<Ordering> {
     let (first, second) = (parts(first), parts(second));
     for (first, second) in first.iter().zip(&second) {
         let order = match (first, second) {
@@ -26,7 +26,7 @@ pub(super) fn compare(first: &str, second: &str) -> Option<Ordering> {
 }
 
 /// Up to `limit` of `all` that have the most in common with `wanted`, in their order.
-pub(super) fn nearest(wanted: &str, all: &[String], limit: usize) -> Vec<String> {
+pub(crate) fn nearest(wanted: &str, all: &[String], limit: usize) -> Vec<String> {
     let parts_of_wanted = parts(wanted);
     let in_common = |other: &String| {
         parts_of_wanted.iter().zip(&parts(other)).take_while(|(first, second)| first == second).count()

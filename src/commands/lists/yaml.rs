@@ -12,14 +12,14 @@ const DEPTH_LIMIT: usize = 64;
 
 /// A value, and where it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// From 1.
-    pub(super) line: usize,
-    pub(super) value: Yaml,
+    pub(crate) line: usize,
+    pub(crate) value: Yaml,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Yaml {
+pub(crate) enum Yaml {
     Null,
     Bool(bool),
     Int(i64),
@@ -36,19 +36,19 @@ pub(super) enum Yaml {
 
 /// What a file of variables holds.
 #[derive(Debug, Default)]
-pub(super) struct YamlDocument {
+pub(crate) struct YamlDocument {
     /// The variables in their order.
-    pub(super) variables: Vec<(String, Node)>,
+    pub(crate) variables: Vec<(String, Node)>,
     /// Keys that stand there twice, with the line of the one that counts.
-    pub(super) repeated: Vec<(String, usize)>,
+    pub(crate) repeated: Vec<(String, usize)>,
 }
 
 /// Why a text is no file of variables.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct YamlError {
+pub(crate) struct YamlError {
     /// From 1.
-    pub(super) line: usize,
-    pub(super) message: String,
+    pub(crate) line: usize,
+    pub(crate) message: String,
 }
 
 impl YamlError {
@@ -58,7 +58,7 @@ impl YamlError {
 }
 
 /// Reads a file of variables: one document, a mapping. An empty one has none.
-pub(super) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
+pub(crate) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (event, span) =
@@ -198,7 +198,7 @@ impl Builder {
 
 impl Yaml {
     /// What tells a key from others.
-    pub(super) fn key(&self) -> Option<String> {
+    pub(crate) fn key(&self) -> Option<String> {
         match self {
             Self::Text(text) | Self::Raw(text) => Some(text.clone()),
             Self::Int(number) => Some(number.to_string()),

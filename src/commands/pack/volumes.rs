@@ -10,7 +10,7 @@ use crate::bundle::write::volume_writer::FinishedVolume;
 
 /// Why a volume was not taken.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// There is no shell.
     #[error("cannot run the command for `{}`", .0.display())]
     Start(PathBuf, #[source] io::Error),

@@ -9,7 +9,7 @@ use crate::base::units::as_seconds;
 /// What has gone, or would go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PruneSummary {
+pub(crate) struct PruneSummary {
     /// Whether it has; otherwise it would.
     pub removed: bool,
     /// The names of images.
@@ -32,7 +32,7 @@ pub struct PruneSummary {
 impl PruneSummary {
     /// Whether there is nothing to remove.
     #[must_use]
-    pub fn is_nothing(&self) -> bool {
+    pub(crate) fn is_nothing(&self) -> bool {
         self.images.is_empty() && self.files.is_empty() && self.links == 0 && self.blobs == 0
     }
 }

@@ -14,7 +14,7 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
 
 /// A layer that lies outside its registry.
-pub struct ForeignLayer {
+pub(crate) struct ForeignLayer {
     /// The image, for a person.
     pub object: String,
     /// What its manifest says of it.
@@ -28,14 +28,19 @@ pub struct ForeignLayer {
 impl ForeignLayer {
     /// What the manifest of the image `object`, which is in `repository`, says of `layer`.
     #[must_use]
-    pub fn new(object: &str, layer: Descriptor, registry: &MirroredRegistry, repository: &str) -> Self {
+    pub(crate) fn new(
+        object: &str,
+        layer: Descriptor,
+        registry: &MirroredRegistry,
+        repository: &str,
+    ) -> Self {
         let (object, registry) = (object.to_owned(), registry.clone());
         Self { object, layer, registry, repository: repository.to_owned() }
     }
 }
 
 /// Looks for foreign layers.
-pub struct Elsewhere<'a> {
+pub(crate) struct Elsewhere<'a> {
     /// What sends requests.
     pub http: &'a Http,
     /// Where mirrors are.
@@ -47,7 +52,7 @@ pub struct Elsewhere<'a> {
 impl Elsewhere<'_> {
     /// The first of its URLs that has it (image-spec, descriptor, `urls`); nothing if the registry itself is the one.
     /// Nobody there is told who asks.
-    pub fn find(&self, foreign: &ForeignLayer) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
+    pub(crate) fn find(&self, foreign: &ForeignLayer) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
         let ForeignLayer { object, layer, registry, repository } = foreign;
         let mut failure = None;
         for url in &layer.urls {

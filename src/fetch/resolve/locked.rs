@@ -22,7 +22,7 @@ const NO_PANIC: &str = "nothing panics while it holds the manifests; please repo
 
 /// Asks for the manifests that `lock` names, by digest, and whether its files are still there; `lists` name the same
 /// images and files. Beside what was found, the failures of all the rest.
-pub fn resolve_lock(
+pub(crate) fn resolve_lock(
     http: &Http,
     upstream: &Upstream,
     lock: &Lock,
@@ -85,7 +85,7 @@ pub fn resolve_lock(
 }
 
 /// The lists that name what `lock` has, each file with its checksum.
-pub fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
+pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
     let files = lock.files.iter().map(|file| format!("{} {}\n", file.url, file.digest));
     let images = lock.images.iter().map(|image| {
         let platforms: Vec<_> = image.platforms.iter().map(ToString::to_string).collect();

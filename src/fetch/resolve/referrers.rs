@@ -13,11 +13,11 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
 
 /// How far what is attached to what is attached is followed.
-pub const DEPTH_LIMIT: usize = 4;
+pub(crate) const DEPTH_LIMIT: usize = 4;
 
 /// A kind of what is attached to images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum ArtifactKind {
+pub(crate) enum ArtifactKind {
     /// cosign's signatures: the tag `sha256-….sig`
     Signatures,
     /// cosign's attestations: the tag `sha256-….att`
@@ -33,7 +33,7 @@ pub enum ArtifactKind {
 impl ArtifactKind {
     /// The ends of the tags that `kinds` have.
     #[must_use]
-    pub fn tags(kinds: &[Self]) -> Vec<&'static str> {
+    pub(crate) fn tags(kinds: &[Self]) -> Vec<&'static str> {
         let all = [(Self::Signatures, ".sig"), (Self::Attestations, ".att"), (Self::Sboms, ".sbom")];
         let is_wanted = |kind| kinds.contains(&kind) || kinds.contains(&Self::All);
         all.into_iter().filter(|(kind, _)| is_wanted(*kind)).map(|(_, end)| end).collect()
@@ -41,14 +41,14 @@ impl ArtifactKind {
 
     /// Whether they include the referrers.
     #[must_use]
-    pub fn with_referrers(kinds: &[Self]) -> bool {
+    pub(crate) fn with_referrers(kinds: &[Self]) -> bool {
         kinds.contains(&Self::Referrers) || kinds.contains(&Self::All)
     }
 }
 
 /// The tag under which a registry without the referrers API lists them; cosign's tags begin with it.
 #[must_use]
-pub fn tag_of(subject: Digest) -> String {
+pub(crate) fn tag_of(subject: Digest) -> String {
     format!("sha256-{}", subject.hex())
 }
 
@@ -67,7 +67,7 @@ struct Referrer<'a> {
 
 /// One index of all `descriptors`, in whichever order and how often they came; nothing for one that is none.
 #[must_use]
-pub fn index_of(descriptors: &[Value]) -> Option<Vec<u8>> {
+pub(crate) fn index_of(descriptors: &[Value]) -> Option<Vec<u8>> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Index<'a> {

@@ -1,0 +1,39 @@
+//! The command line of `airbundle`, the program that packs.
+
+use clap::{Parser, Subcommand};
+
+use crate::cli;
+
+/// Pack files and container images into one bundle for an air-gapped site
+#[derive(Debug, Parser)]
+#[command(name = "airbundle", version)]
+pub(crate) struct Airbundle {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Pack(cli::pack::Pack),
+    Lock(cli::lock::Lock),
+    Diff(cli::diff::Diff),
+    Lists(cli::lists::Lists),
+    Image(cli::image::Image),
+    Sbom(cli::sbom::Sbom),
+    Keygen(cli::keygen::Keygen),
+}
+
+/// Parses the arguments of the process, runs the verb, and returns the exit code.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    let Airbundle { verb } = Airbundle::parse();
+    cli::run(|| match verb {
+        Verb::Pack(pack) => pack.run(),
+        Verb::Lock(lock) => lock.run(),
+        Verb::Diff(diff) => diff.run(),
+        Verb::Lists(lists) => lists.run(),
+        Verb::Image(image) => image.run(),
+        Verb::Sbom(sbom) => sbom.run(),
+        Verb::Keygen(keygen) => keygen.run(),
+    })
+}
