@@ -1,5 +1,6 @@
 //! The house: structure, language and documentation. No test here starts a server or a program.
 
 mod docs;
+mod language;
 mod sources;
 mod structure;
