@@ -98,7 +98,7 @@ fn reading<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64
 }
 
 #[test]
-fn what_is_not_needed_is_not_read() {
+fn unselected_parts_of_a_bundle_are_not_read() {
     let content = Content::large();
     let whole = Whole::new(&content);
     let whole_len = fs::metadata(&whole.bundle).expect("look at the bundle").len();
@@ -178,7 +178,7 @@ fn kinds() -> Content<'static> {
 }
 
 #[test]
-fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
+fn wildcards_select_images_and_files_and_the_rest_can_follow() {
     let content = kinds();
     let whole = Whole::new(&content);
     let signature = content.images[1].0;
@@ -242,7 +242,7 @@ fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
 }
 
 #[test]
-fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
+fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
     let content = kinds();
     let whole = Whole::new(&content);
     let multi = &content.images[2].1;
@@ -303,7 +303,7 @@ fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
 }
 
 #[test]
-fn what_selects_nothing_is_an_error_and_touches_nothing() {
+fn empty_selection_is_an_error_and_writes_nothing() {
     let whole = Whole::new(&kinds());
     for (options, words) in [
         (&["--only", "pause:3.9"][..], &["`pause:3.9`", "unbundle ls", "nothing in the bundle"][..]),
@@ -322,7 +322,7 @@ fn what_selects_nothing_is_an_error_and_touches_nothing() {
 }
 
 #[test]
-fn cat_writes_any_object_of_a_file_or_a_pipe() {
+fn cat_writes_any_object_from_file_or_pipe() {
     let content = kinds();
     let whole = Whole::new(&content);
     let mut objects: BTreeMap<String, Vec<u8>> = BTreeMap::new();
@@ -355,7 +355,7 @@ fn cat_writes_any_object_of_a_file_or_a_pipe() {
 }
 
 #[test]
-fn cat_completes_nothing_that_is_wrong() {
+fn cat_never_completes_corrupt_output() {
     let content = Content::large();
     let whole = Whole::new(&content);
     let (path, bytes) = &content.files[0];

@@ -129,7 +129,7 @@ fn listed(image: &Image, kind: &str) -> Value {
 }
 
 #[test]
-fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
+fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     let directory = tempdir().expect("make a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let index = Image::index(Format::Oci, vec![image("linux/amd64"), image("linux/arm64")]);
@@ -261,7 +261,7 @@ fn index_of(descriptors: &[Value]) -> Image {
 }
 
 #[test]
-fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_order_and_pages_they_come() {
+fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and_paging() {
     let subject = image("linux/amd64");
     let all = [referrer("application/a", &subject), referrer("application/b", &subject)];
     let mut bundles = Vec::new();
@@ -326,7 +326,7 @@ fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_ord
 }
 
 #[test]
-fn what_is_attached_and_cannot_be_had_is_an_error_and_not_left_out() {
+fn pack_fails_when_a_referrer_cannot_be_fetched() {
     let subject = image("linux/amd64");
     let tag = tag_of(&subject.root.digest);
     for (part, status, kind) in
@@ -351,7 +351,7 @@ fn what_is_attached_and_cannot_be_had_is_an_error_and_not_left_out() {
 // ---- Platforms ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_is() {
+fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available() {
     let directory = tempdir().expect("make a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let all = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
@@ -377,7 +377,7 @@ fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_i
 // ---- No plain images ---------------------------------------------------------------------------------------------
 
 #[test]
-fn a_chart_an_artifact_and_an_image_with_zstd_layers_are_served_and_pulled() {
+fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {
     let directory = tempdir().expect("make a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let layer = Layer::files(&[("etc/motd", b"zstd")], Compression::Zstd);
@@ -422,7 +422,7 @@ fn with_foreign_layer(media_type: &str, urls: &[String]) -> (Image, Bytes) {
 }
 
 #[test]
-fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobody() {
+fn foreign_layer_is_fetched_from_its_first_working_url_without_credentials() {
     for media_type in FOREIGN {
         let mut elsewhere = Content::default();
         let (_, bytes) = with_foreign_layer(media_type, &[]);
@@ -454,7 +454,7 @@ fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobo
 }
 
 #[test]
-fn a_foreign_layer_that_no_url_has_comes_from_the_registry_or_is_an_error_that_names_a_url() {
+fn foreign_layer_without_a_working_url_falls_back_to_the_registry_or_fails_naming_a_url() {
     let elsewhere = Fake::honest(Content::default());
     let urls = [format!("http://{}/gone", elsewhere.addr())];
     let (image, bytes) = with_foreign_layer(FOREIGN[0], &urls);
@@ -477,7 +477,7 @@ fn a_foreign_layer_that_no_url_has_comes_from_the_registry_or_is_an_error_that_n
 }
 
 #[test]
-fn a_foreign_layer_is_not_looked_for_with_other_than_http() {
+fn foreign_layer_urls_other_than_http_are_ignored() {
     for url in ["file:///etc/passwd", "ftp://a.example/layer", "nothing"] {
         let (image, bytes) = with_foreign_layer(FOREIGN[1], &[url.to_owned()]);
         let mut content = Content::default();

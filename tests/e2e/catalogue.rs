@@ -108,7 +108,7 @@ fn file(path: &str, url: &str) -> RecordedFile {
 }
 
 #[test]
-fn the_search_shows_what_has_all_its_words() {
+fn search_shows_entries_that_match_all_words() {
     let mut record = kubespray();
     record.files.push(file("k8s/f.example/Größe 1#.bin", "https://f.example/1"));
     let page = Shown::new(&record);
@@ -138,7 +138,7 @@ fn the_search_shows_what_has_all_its_words() {
 }
 
 #[test]
-fn a_thousand_images_and_a_thousand_files_are_searched_as_well() {
+fn search_works_with_a_thousand_images_and_a_thousand_files() {
     let mut record = Record::new("files".into(), "registry".into());
     for n in 0..1000 {
         record.images.push(image(&format!("r.example/app-{n}:v1"), &format!("team/app-{n}"), Some("v1")));
@@ -153,7 +153,7 @@ fn a_thousand_images_and_a_thousand_files_are_searched_as_well() {
 }
 
 #[test]
-fn what_is_copied_is_complete_over_plain_http_too() {
+fn copy_buttons_copy_complete_text_over_plain_http() {
     let page = Shown::new(&kubespray());
     let copied = |what: &str| {
         page.browser.click(&format!("button[aria-label='Copy {what}']"));
@@ -184,7 +184,7 @@ fn what_is_copied_is_complete_over_plain_http_too() {
 }
 
 #[test]
-fn without_the_script_all_of_it_can_be_read() {
+fn page_is_readable_without_javascript() {
     let record = kubespray();
     let page = Shown::new(&record);
     page.browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
@@ -247,7 +247,7 @@ fn every_link_leads_to_its_file() {
 }
 
 #[test]
-fn the_page_asks_for_nothing_and_may_not() {
+fn page_makes_no_request_and_its_csp_forbids_any() {
     let mut record = kubespray();
     record.bundles[0].title = Some("<script>window.hostile = 1</script>".to_owned());
     let page = Shown::new(&record);
@@ -278,7 +278,7 @@ fn the_page_asks_for_nothing_and_may_not() {
 }
 
 #[test]
-fn it_fits_every_screen_and_can_be_read_by_day_and_night() {
+fn page_fits_every_screen_in_light_and_dark_mode() {
     let mut record = kubespray();
     record.bundles[0].title = Some("W".repeat(200));
     let long = "long-name".repeat(13);
@@ -326,7 +326,7 @@ const WEAK_CONTRAST: &str = "
         .map((e) => e.outerHTML)";
 
 #[test]
-fn whoever_hears_the_page_finds_tables_landmarks_and_names() {
+fn screen_reader_gets_tables_landmarks_and_names() {
     let page = Shown::new(&kubespray());
     // Of these elements some browsers forget what they are when the style lays them out in another way.
     let silent =

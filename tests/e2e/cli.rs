@@ -27,7 +27,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn the_help_of_every_verb_names_its_arguments_and_options() {
+fn help_of_every_verb_names_its_arguments_and_options() {
     for (program, args, words) in [
         (AIRBUNDLE, &["--help"][..], &["pack", "lists", "image", "--version"][..]),
         (
@@ -112,7 +112,7 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
+fn usage_error_exits_with_2_and_names_the_cause() {
     let directory = directory();
     let list = write_list(directory.path(), &["quay.io/a/b:1"]);
     let list = text(&list);
@@ -170,7 +170,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() {
+fn errors_of_two_lists_are_reported_at_once_with_file_line_and_column() {
     let directory = directory();
     let [files, images] = ["files.list", "images.list"].map(|name| directory.path().join(name));
     let good = sha256(b"good");
@@ -224,7 +224,7 @@ fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() 
 }
 
 #[test]
-fn a_list_that_names_nothing_or_is_not_there_is_an_error() {
+fn empty_or_missing_list_is_an_error() {
     let directory = directory();
     let bundle = directory.path().join("bundle");
     let pack = |list: &Path| airbundle(["pack", text(list), "--output", text(&bundle)]);
@@ -242,7 +242,7 @@ fn a_list_that_names_nothing_or_is_not_there_is_an_error() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_an_error_before_anything_is_fetched() {
+fn unwritable_output_is_an_error_before_anything_is_fetched() {
     let directory = directory();
     // Nobody listens there: asking would be another error.
     let list = write_list(directory.path(), &["http://127.0.0.1:1/file"]);
@@ -376,7 +376,7 @@ const PACK_SUMMARY: [&str; 15] = [
 ];
 
 #[test]
-fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
+fn json_output_is_one_object_per_line_ending_with_the_result() {
     let little = Little::new();
     let blobs = little.blobs();
     let packed = little.pack(&["--json"]).ok();
@@ -481,7 +481,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
 }
 
 #[test]
-fn json_tells_what_is_fetched_from_what_is_in_the_bundle() {
+fn json_output_tells_fetched_bytes_from_bundled_bytes() {
     let little = Little::new();
     let packed = little.pack(&["--json"]).ok();
     let (lines, summary) = (events(&packed), packed.json());
@@ -502,7 +502,7 @@ fn json_tells_what_is_fetched_from_what_is_in_the_bundle() {
 }
 
 #[test]
-fn the_verdict_on_a_damaged_bundle_is_json_too() {
+fn verdict_on_a_corrupt_bundle_is_json_too() {
     let World { upstream, bundle, .. } = world();
     let directory = directory();
     let damaged = directory.path().join("damaged.tar.zst");
@@ -532,7 +532,7 @@ fn flip(path: &Path) {
 }
 
 #[test]
-fn quiet_prints_nothing_but_errors() {
+fn quiet_prints_errors_only() {
     let little = Little::new();
     let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
@@ -554,7 +554,7 @@ fn quiet_prints_nothing_but_errors() {
 }
 
 #[test]
-fn a_log_gets_plain_lines_and_stdout_the_result_alone() {
+fn log_gets_plain_lines_and_stdout_only_the_result() {
     let little = Little::new();
     let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
@@ -592,7 +592,7 @@ fn on_a_terminal(program: &str, args: &[String]) -> Finished {
 }
 
 #[test]
-fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result() {
+fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
     let little = Little::new();
     // Slow enough for a bar to be drawn: one is not drawn more often than eight times a second.
     let slow = Web::start_with(&little.directory.path().join("upstream/files"), "limit_rate 1m;");
@@ -626,7 +626,7 @@ fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result
 }
 
 #[test]
-fn a_transfer_of_unknown_length_shows_a_spinner_and_its_bytes_and_no_bar() {
+fn transfer_of_unknown_length_shows_a_spinner_and_bytes() {
     let directory = directory();
     let mut content = Content::default();
     content.file("https://dl.k8s.io/unknown", random_bytes(92, 3 << 20));
@@ -657,7 +657,7 @@ fn without_colour(text: &str) -> String {
 }
 
 #[test]
-fn the_summary_of_a_pack_counts_what_was_fetched_and_what_sharing_saved() {
+fn pack_summary_counts_fetched_bytes_and_deduplication_savings() {
     let little = Little::new();
     let packed = little.pack(&[]).ok();
     let size = fs::metadata(&little.bundle).expect("a bundle").len();
@@ -684,7 +684,7 @@ fn the_summary_of_a_pack_counts_what_was_fetched_and_what_sharing_saved() {
 }
 
 #[test]
-fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_files() {
+fn ls_shows_reference_digest_platforms_and_size_of_images_and_sha256_of_files() {
     let World { upstream, bundle, .. } = world();
     let listed = unbundle(["ls", text(bundle)]).ok();
     assert_eq!(listed.stderr, "");
@@ -719,7 +719,7 @@ fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_
 }
 
 #[test]
-fn output_that_nobody_reads_to_its_end_is_no_failure() {
+fn closed_stdout_pipe_is_not_an_error() {
     let World { bundle, .. } = world();
     let head = format!("set -o pipefail; {UNBUNDLE} ls {} | head -1", bundle.display());
     let output = Command::new("bash").args(["-c", &head]).output().expect("start bash");
@@ -744,7 +744,7 @@ fn output_that_nobody_reads_to_its_end_is_no_failure() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_a_failure() {
+fn unwritable_stdout_is_an_error() {
     let World { bundle, .. } = world();
     let full = File::options().write(true).open("/dev/full").expect("open /dev/full");
     let output = unbundle_command().args(["ls", text(bundle)]).stdout(full).output().expect("start unbundle");
@@ -754,7 +754,7 @@ fn output_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn every_exit_code_stands_for_one_kind_of_failure() {
+fn exit_codes_map_to_one_kind_of_failure_each() {
     let little = Little::new();
     let path = |name: &str| little.directory.path().join(name);
     let pack = |line: &str, options: &[&str]| {
@@ -820,7 +820,7 @@ fn every_exit_code_stands_for_one_kind_of_failure() {
 }
 
 #[test]
-fn a_list_may_come_through_a_pipe() {
+fn list_can_be_read_from_a_pipe() {
     // `<(generate_list.sh)` of a shell is a pipe with a name.
     let little = Little::new();
     let list = fs::read_to_string(little.list.join("files.list")).expect("read a list");

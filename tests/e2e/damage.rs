@@ -280,7 +280,7 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &P
 }
 
 #[test]
-fn every_flipped_bit_of_a_small_bundle_is_found_and_none_makes_a_wrong_byte() {
+fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes() {
     let content = Content::smallest();
     let sound = Sound::new(&content);
     let directory = in_memory();
@@ -335,7 +335,7 @@ fn frame_starts(bytes: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn every_truncation_is_named_as_one_and_leaves_nothing_wrong() {
+fn every_truncation_is_reported_and_leaves_nothing_wrong() {
     let content = Content::smallest();
     let sound = Sound::new(&content);
     let directory = in_memory();
@@ -366,7 +366,7 @@ fn every_truncation_is_named_as_one_and_leaves_nothing_wrong() {
 }
 
 #[test]
-fn junk_behind_the_end_is_damage_to_verify_and_harmless_to_unpack() {
+fn trailing_garbage_fails_verify_and_is_harmless_to_unpack() {
     let sound = Sound::new(&Content::small());
     for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &sound.bytes] {
         let bundle = sound.changed(&[&sound.bytes, junk].concat());
@@ -376,7 +376,7 @@ fn junk_behind_the_end_is_damage_to_verify_and_harmless_to_unpack() {
 }
 
 #[test]
-fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
+fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let layer = &content.images[1].1.parts();
@@ -431,7 +431,7 @@ pub(crate) fn largest(image: &Image) -> Vec<u8> {
 }
 
 #[test]
-fn everything_that_is_damaged_is_named_at_once_and_all_the_rest_is_kept_for_the_next_run() {
+fn all_damage_is_reported_at_once_and_intact_content_is_kept() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let mut bytes = sound.bytes.clone();
@@ -449,7 +449,7 @@ fn everything_that_is_damaged_is_named_at_once_and_all_the_rest_is_kept_for_the_
 }
 
 #[test]
-fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
+fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let mut bytes = sound.bytes.clone();
@@ -494,7 +494,7 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
 }
 
 #[test]
-fn what_the_site_has_whole_of_an_image_stays_when_a_newer_one_is_damaged() {
+fn damaged_update_keeps_the_intact_image_of_the_site() {
     let old = Sound::new(&Content::large());
     let site = old.path("site");
     let mut content = Content::large();
@@ -525,7 +525,7 @@ fn what_the_site_has_whole_of_an_image_stays_when_a_newer_one_is_damaged() {
 }
 
 #[test]
-fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
+fn missing_volume_does_not_stop_unpacking_the_others() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let directory = sound.path("volumes");
@@ -580,7 +580,7 @@ fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
 }
 
 #[test]
-fn the_quick_look_finds_what_does_not_fit_and_says_that_it_read_no_contents() {
+fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let quick = |bundle: &Path| unbundle(["verify".as_ref(), "--quick".as_ref(), bundle.as_os_str()]);
@@ -632,7 +632,7 @@ fn with_read_errors(injection: &str, args: &[&std::ffi::OsStr]) -> (Finished, bo
 }
 
 #[test]
-fn a_medium_that_gives_errors_is_said_to_do_so_and_the_rest_is_read() {
+fn media_errors_are_reported_and_the_rest_is_read() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let verify = ["verify".as_ref(), sound.bundle.as_os_str()];
@@ -671,7 +671,7 @@ fn a_medium_that_gives_errors_is_said_to_do_so_and_the_rest_is_read() {
 }
 
 #[test]
-fn damage_in_what_a_site_has_already_does_not_keep_it_from_being_repaired() {
+fn damage_to_blobs_a_site_has_does_not_block_its_repair() {
     let content = Content::large();
     let sound = Sound::new(&content);
     let site = sound.path("site");
@@ -685,7 +685,7 @@ fn damage_in_what_a_site_has_already_does_not_keep_it_from_being_repaired() {
 }
 
 #[test]
-fn damage_that_hits_no_content_is_told_and_does_no_harm() {
+fn damage_outside_all_content_is_reported_and_harmless() {
     let sound = Sound::new(&Content::small());
     let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
     let in_padding = table[0].compressed as usize + 8 + table[1].compressed as usize / 2;
@@ -709,7 +709,7 @@ fn damage_that_hits_no_content_is_told_and_does_no_harm() {
 }
 
 #[test]
-fn one_blob_may_have_more_places_than_a_process_has_open_files_at_first() {
+fn blob_may_have_more_copies_than_the_open_file_limit() {
     let directory = tempfile::tempdir().unwrap();
     let (bundle, site) = (directory.path().join("copies.tar.zst"), directory.path().join("site"));
     let names: Vec<String> = (0..300).map(|number| format!("dl.k8s.io/{number}")).collect();
@@ -729,7 +729,7 @@ fn one_blob_may_have_more_places_than_a_process_has_open_files_at_first() {
 }
 
 #[test]
-fn a_bundle_with_much_room_behind_its_head_reads_as_any_other() {
+fn bundle_with_large_reserved_header_space_is_read() {
     let content = Content::small();
     let sound = Sound::new(&content);
     let bundle = sound.path("roomy.tar.zst");
@@ -743,7 +743,7 @@ fn a_bundle_with_much_room_behind_its_head_reads_as_any_other() {
 }
 
 #[test]
-fn damage_behind_the_manifests_leaves_readable_what_says_what_is_damaged() {
+fn damage_after_the_manifests_can_still_be_attributed() {
     let sound = Sound::new(&Content::small());
     let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
     // The head, the room that was kept for it, the manifests, and all else.
@@ -759,7 +759,7 @@ fn damage_behind_the_manifests_leaves_readable_what_says_what_is_damaged() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothing_behind_it() {
+fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
     let text: Vec<u8> = (0..400_000).flat_map(|number: u32| format!("{number}\n").into_bytes()).collect();
     // More than half a frame each, so that none shares its frame with another.
     let noise = |seed| random_bytes(seed, 2_200_000);
@@ -805,7 +805,7 @@ fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothin
 }
 
 #[test]
-fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
+fn truncated_bundle_is_reported_with_what_was_being_read() {
     let sound = Sound::new(&Content::large());
     let bundle = sound.changed(&sound.bytes[..sound.bytes.len() / 2]);
     let site = sound.path("cut");
@@ -817,7 +817,7 @@ fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
 }
 
 #[test]
-fn what_is_no_bundle_is_said_to_be_none() {
+fn file_that_is_not_a_bundle_is_reported_as_such() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let tar = crate::support::image::tar_of(&[("hello", b"hello")]);
@@ -916,7 +916,7 @@ fn special(name: &str, kind: Kind, link: &str) -> Raw {
 }
 
 #[test]
-fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
+fn tar_entries_missing_from_the_index_are_refused_and_write_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let content = random_bytes(1, 100);
     let files = FileSet {
@@ -1011,7 +1011,7 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
 }
 
 #[test]
-fn an_index_that_no_reader_may_accept_is_refused_by_name() {
+fn invalid_index_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let sound = String::from_utf8(Index::default().to_json()).unwrap();
     let format = r#""dev.airbundle.format":"1.0""#;
@@ -1049,7 +1049,7 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
 }
 
 #[test]
-fn a_frame_that_would_decode_to_more_than_a_reader_holds_is_refused() {
+fn frame_that_decodes_beyond_the_buffer_limit_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let bundle = directory.path().join("bomb.tar.zst");
     let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
@@ -1059,7 +1059,7 @@ fn a_frame_that_would_decode_to_more_than_a_reader_holds_is_refused() {
 }
 
 #[test]
-fn a_seek_table_that_lies_is_damage_and_never_wrong_bytes() {
+fn false_seek_table_is_damage_and_never_yields_wrong_bytes() {
     let sound = Sound::new(&Content::small());
     let start = sound.bytes.len() - 9 - 8 * 3;
     // The first two entries exchanged, so that the sums are right.

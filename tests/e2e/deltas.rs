@@ -230,7 +230,7 @@ fn shared() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
+fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     let World { old, .. } = world();
     let directory = directory();
     // Nobody else asks this one.
@@ -296,7 +296,7 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
 }
 
 #[test]
-fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
+fn inventory_lock_and_bundle_are_equivalent_bases() {
     let World { old, new, .. } = world();
     let directory = directory();
     let found = directory.path().join("site.json");
@@ -329,7 +329,7 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
 }
 
 #[test]
-fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
+fn unreadable_base_is_named_before_anything_is_fetched() {
     let directory = directory();
     let output = directory.path().join("out.tar.zst");
     let base = directory.path().join("base");
@@ -353,7 +353,7 @@ fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
 }
 
 #[test]
-fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
+fn delta_onto_an_empty_site_lists_missing_blobs_and_creates_nothing() {
     let directory = directory();
     let delta = delta(&directory);
     let site = directory.path().join("site");
@@ -375,7 +375,7 @@ fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
 }
 
 #[test]
-fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
+fn corrupt_or_missing_base_blobs_are_named_before_anything_is_written() {
     let directory = directory();
     let (site, delta) = (old_site(&directory), delta(&directory));
     let base = base();
@@ -409,7 +409,7 @@ fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
 }
 
 #[test]
-fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
+fn corrupt_base_blob_is_restored_from_another_copy_on_the_site() {
     let directory = directory();
     let (site, delta) = (old_site(&directory), delta(&directory));
     // The layer is a file of the new release, too, and nobody but the record knows that somebody has put it there.
@@ -424,7 +424,7 @@ fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
 }
 
 #[test]
-fn files_and_storage_elsewhere_are_found_by_the_record() {
+fn external_files_and_storage_directories_are_found_by_the_site_record() {
     let directory = directory();
     let [site, files, registry] = ["site", "files", "registry"].map(|name| directory.path().join(name));
     let [found, plain] = ["found.json", "plain.json"].map(|name| directory.path().join(name));
@@ -449,7 +449,7 @@ fn files_and_storage_elsewhere_are_found_by_the_record() {
 }
 
 #[test]
-fn an_inventory_has_what_is_there_and_nothing_else() {
+fn inventory_lists_exactly_what_the_site_has() {
     let directory = directory();
     let site = old_site(&directory);
     let stdout = unbundle(["inventory", &text(&site)]).ok().stdout;
@@ -485,7 +485,7 @@ fn an_inventory_has_what_is_there_and_nothing_else() {
 }
 
 #[test]
-fn ls_verify_and_image_know_a_delta() {
+fn ls_verify_and_image_support_deltas() {
     let directory = directory();
     let delta = text(&delta(&directory));
     let layout = contents(Path::new(&delta)).layout;
@@ -556,7 +556,7 @@ fn assert_like(site: &Path, expected: &(Tree, String), what: &str) {
 }
 
 #[test]
-fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
+fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let World { old, new, .. } = world();
     let directory = directory();
     let site = both(&directory);
@@ -600,7 +600,7 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
 }
 
 #[test]
-fn what_is_kept_must_be_what_the_site_has() {
+fn prune_refuses_to_keep_what_the_site_does_not_have() {
     let World { old, new, .. } = world();
     let directory = directory();
     let site = both(&directory);
@@ -641,7 +641,7 @@ fn what_is_kept_must_be_what_the_site_has() {
 }
 
 #[test]
-fn what_others_have_pushed_stays_with_all_that_it_needs() {
+fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     let World { new, .. } = world();
     let directory = directory();
     let site = both(&directory);
@@ -677,7 +677,7 @@ fn what_others_have_pushed_stays_with_all_that_it_needs() {
 }
 
 #[test]
-fn pulls_go_on_while_a_site_is_pruned() {
+fn pulls_succeed_during_a_prune() {
     let World { new, .. } = world();
     for _ in 0..4 {
         let directory = directory();
@@ -736,7 +736,7 @@ fn pulls_go_on_while_a_site_is_pruned() {
 }
 
 #[test]
-fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged() {
+fn killed_delta_unpack_loses_nothing_even_if_names_were_swapped() {
     // What stands in one place is needed in the other, and nowhere else; and a new file takes the place of the only copy
     // of one that has another name now.
     let release = |directory: &Path, seeds: [(&str, u64); 4], text: &str| {
@@ -786,7 +786,7 @@ fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged()
 }
 
 #[test]
-fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
+fn prune_restores_a_blob_that_becomes_needed_meanwhile() {
     let World { new, .. } = world();
     let directory = directory();
     let site = both(&directory);
@@ -828,7 +828,7 @@ fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
 }
 
 #[test]
-fn a_delta_is_signed_as_any_bundle_is() {
+fn delta_is_signed_like_any_bundle() {
     let directory = directory();
     let [site, key, delta] = ["site", "test.key", "delta.tar.zst"].map(|name| directory.path().join(name));
     unpack(&world().old.bundle, &site).ok();
@@ -846,7 +846,7 @@ fn a_delta_is_signed_as_any_bundle_is() {
 }
 
 #[test]
-fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
+fn prune_keeps_the_selection_that_was_unpacked_of_a_bundle() {
     let World { old, new, .. } = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -882,7 +882,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_the_next() {
+fn killed_prune_removes_nothing_that_is_kept_and_is_finished_by_a_rerun() {
     let World { new, .. } = world();
     let directory = directory();
     let pristine = both(&directory);
@@ -918,7 +918,7 @@ fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_
 }
 
 #[test]
-fn of_an_image_that_is_kept_the_platforms_go_that_no_bundle_names() {
+fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
     let World { new, .. } = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -978,7 +978,7 @@ fn pack_from(fake: &Fake, directory: &Path, options: &[&str]) -> Command {
 }
 
 #[test]
-fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
+fn killed_delta_pack_resumes_to_the_same_bytes() {
     const POINTS: usize = 12;
     let (list, content, base) = half_there();
     let prepare = || {
@@ -1023,7 +1023,7 @@ fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
 }
 
 #[test]
-fn what_a_base_has_need_not_be_upstream_and_what_is_missing_is_told_as_always() {
+fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported() {
     let (list, mut content, base) = half_there();
     let directory = directory();
     fs::write(directory.path().join("all.list"), &list).unwrap();

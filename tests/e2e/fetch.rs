@@ -182,7 +182,7 @@ fn goes_wrong(
 // ---- The honest server -------------------------------------------------------------------------------------------
 
 #[test]
-fn a_bundle_is_the_same_whether_checksums_were_known_or_not_and_however_many_connections_fetched_it() {
+fn bundle_is_independent_of_known_checksums_and_connections() {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::honest(content.clone());
     for jobs in ["1", "2", "32"] {
@@ -192,7 +192,7 @@ fn a_bundle_is_the_same_whether_checksums_were_known_or_not_and_however_many_con
 }
 
 #[test]
-fn an_empty_file_is_packed_pinned_or_not() {
+fn empty_file_is_packed_pinned_or_not() {
     let mut content = Content::default();
     content.file(&format!("https://{FILES}/empty"), Vec::new());
     content.file(&format!("https://{FILES}/other"), b"other".to_vec());
@@ -208,7 +208,7 @@ fn an_empty_file_is_packed_pinned_or_not() {
 }
 
 #[test]
-fn a_host_on_the_command_line_is_the_same_in_any_case_and_under_any_name_of_docker_hub() {
+fn hosts_on_the_command_line_are_case_insensitive_and_docker_hub_aliases_are_equal() {
     let mut content = Content::default();
     content.image("docker.io/team/app:1", &sample_image());
     content.file(&format!("https://{FILES}/file"), b"file".to_vec());
@@ -223,7 +223,7 @@ fn a_host_on_the_command_line_is_the_same_in_any_case_and_under_any_name_of_dock
 }
 
 #[test]
-fn a_mirror_or_an_insecure_registry_that_nothing_comes_from_is_warned_of() {
+fn unused_mirror_or_insecure_registry_is_warned_about() {
     let Sample { list, content, .. } = sample();
     let fake = Fake::honest(content.clone());
     let typo = format!("file.example=http://{}", fake.addr());
@@ -241,7 +241,7 @@ fn a_mirror_or_an_insecure_registry_that_nothing_comes_from_is_warned_of() {
 // ---- Ranges and lengths ------------------------------------------------------------------------------------------
 
 #[test]
-fn a_server_that_ignores_range_gives_the_same_bundle() {
+fn server_that_ignores_range_yields_the_same_bundle() {
     for jobs in ["1", "2", "8"] {
         comes_right(&["--jobs", jobs], |seen, _| sample().content.answer(&without_range(seen)));
     }
@@ -253,7 +253,7 @@ fn without_range(seen: &Seen) -> Seen {
 }
 
 #[test]
-fn a_server_that_ignores_range_only_for_some_parts_gives_the_same_bundle() {
+fn server_that_ignores_range_for_some_parts_yields_the_same_bundle() {
     for jobs in ["1", "8"] {
         comes_right(&["--jobs", jobs], |seen, reply| match seen.range() {
             Some((first, _)) if first > 0 => sample().content.answer(&without_range(seen)),
@@ -263,7 +263,7 @@ fn a_server_that_ignores_range_only_for_some_parts_gives_the_same_bundle() {
 }
 
 #[test]
-fn a_server_that_answers_another_range_gives_the_same_bundle() {
+fn server_that_returns_another_range_yields_the_same_bundle() {
     for jobs in ["1", "8"] {
         comes_right(&["--jobs", jobs], |seen, mut reply| match seen.range() {
             Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
@@ -276,7 +276,7 @@ fn a_server_that_answers_another_range_gives_the_same_bundle() {
 }
 
 #[test]
-fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
+fn server_that_states_another_size_for_a_part_yields_the_same_bundle() {
     comes_right(&[], |seen, reply| match seen.range() {
         Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
             reply.with("content-range", &format!("bytes {first}-{last}/{}", LARGE * 2))
@@ -286,7 +286,7 @@ fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
 }
 
 #[test]
-fn a_first_byte_of_nothing_or_of_an_unknown_size_gives_the_same_bundle_pinned_or_not() {
+fn probe_of_an_empty_or_unknown_size_file_yields_the_same_bundle_pinned_or_not() {
     let Sample { list, content, bundle } = sample();
     for range in ["bytes 0-0/0", "bytes 0-0/*", "bytes 0-0/-1", "bytes */0"] {
         for list in [list, &unpinned(list)] {
@@ -299,7 +299,7 @@ fn a_first_byte_of_nothing_or_of_an_unknown_size_gives_the_same_bundle_pinned_or
 }
 
 #[test]
-fn a_server_that_sends_parts_of_another_version_is_found_out() {
+fn parts_of_different_versions_are_detected() {
     // Without checksums: only the entity tag tells that the file is another one by now.
     let url = format!("https://{FILES}/large");
     let (mut old, mut new) = (Content::default(), Content::default());
@@ -319,7 +319,7 @@ fn a_server_that_sends_parts_of_another_version_is_found_out() {
 }
 
 #[test]
-fn a_file_that_is_replaced_after_it_was_looked_at_is_packed_as_it_is_now() {
+fn file_replaced_after_the_probe_is_packed_in_its_new_version() {
     let url = format!("https://{FILES}/page");
     for (old, new) in [(9 << 20, 10 << 20), (10 << 20, 9 << 20), (1000, 2000), (2000, 1000), (0, 5), (5, 0)] {
         let mut contents = [Content::default(), Content::default()];
@@ -336,7 +336,7 @@ fn a_file_that_is_replaced_after_it_was_looked_at_is_packed_as_it_is_now() {
 }
 
 #[test]
-fn a_body_without_a_length_gives_the_same_bundle_pinned_or_not() {
+fn body_without_a_length_yields_the_same_bundle_pinned_or_not() {
     let Sample { list, content, bundle } = sample();
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| Reply {
@@ -348,7 +348,7 @@ fn a_body_without_a_length_gives_the_same_bundle_pinned_or_not() {
 }
 
 #[test]
-fn a_wrong_length_once_is_got_over_and_always_is_an_error() {
+fn wrong_content_length_is_tolerated_once_and_otherwise_an_error() {
     for difference in [1000, -1000] {
         let claim = move |reply: Reply| {
             let length = reply.body.len().checked_add_signed(difference).expect("small");
@@ -367,7 +367,7 @@ fn a_wrong_length_once_is_got_over_and_always_is_an_error() {
 }
 
 #[test]
-fn more_bytes_than_a_manifest_says_are_an_error() {
+fn body_longer_than_the_manifest_states_is_an_error() {
     // The digest would be right after the last byte that belongs to it.
     for jobs in ["1", "8"] {
         goes_wrong(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
@@ -380,7 +380,7 @@ fn more_bytes_than_a_manifest_says_are_an_error() {
 }
 
 #[test]
-fn a_body_without_end_is_an_error_where_the_size_is_known() {
+fn endless_body_is_an_error_when_the_size_is_known() {
     goes_wrong(&[], 5, &["/small`", "more than 300000"], move |seen, reply| {
         if !seen.path.ends_with("/small") {
             return reply;
@@ -393,7 +393,7 @@ fn a_body_without_end_is_an_error_where_the_size_is_known() {
 // ---- Broken connections ------------------------------------------------------------------------------------------
 
 #[test]
-fn a_connection_that_breaks_every_64_kib_is_resumed_until_all_is_there() {
+fn connection_that_breaks_every_64_kib_is_resumed_to_the_end() {
     let bytes = random_bytes(3, 400_000);
     let image = Image::new(Format::Docker, "linux/amd64", &[Layer::random(4, 300_000, Compression::Gzip)]);
     let mut content = Content::default();
@@ -410,7 +410,7 @@ fn a_connection_that_breaks_every_64_kib_is_resumed_until_all_is_there() {
 }
 
 #[test]
-fn a_connection_that_breaks_where_there_are_no_ranges_begins_again() {
+fn broken_connection_without_range_support_starts_over() {
     let Sample { list, content, bundle } = sample();
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| {
@@ -425,7 +425,7 @@ fn a_connection_that_breaks_where_there_are_no_ranges_begins_again() {
 }
 
 #[test]
-fn a_connection_that_always_breaks_at_the_same_place_is_an_error_in_the_end() {
+fn connection_that_always_breaks_at_one_offset_finally_fails() {
     let Sample { list, content, .. } = sample();
     for (list, cut) in
         [(list, 9 << 20), (&unpinned(list), 9 << 20), (list, 100_000), (&unpinned(list), 100_000)]
@@ -442,7 +442,7 @@ fn a_connection_that_always_breaks_at_the_same_place_is_an_error_in_the_end() {
 }
 
 #[test]
-fn a_second_answer_that_ends_before_what_is_there_already_is_not_taken_for_the_end() {
+fn shorter_second_response_is_not_mistaken_for_the_end() {
     let Sample { list, content, bundle } = sample();
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| {
@@ -469,7 +469,7 @@ fn a_second_answer_that_ends_before_what_is_there_already_is_not_taken_for_the_e
 // ---- Wrong bytes -------------------------------------------------------------------------------------------------
 
 #[test]
-fn wrong_bytes_once_are_got_over() {
+fn corrupt_bytes_are_tolerated_once() {
     for jobs in ["1", "2", "8"] {
         let answered = Mutex::new(BTreeSet::new());
         let fake = comes_right(&["--jobs", jobs], move |seen, mut reply| {
@@ -487,7 +487,7 @@ fn wrong_bytes_once_are_got_over() {
 }
 
 #[test]
-fn wrong_bytes_twice_name_the_url_and_both_checksums() {
+fn corrupt_bytes_twice_fail_naming_url_and_both_digests() {
     let Sample { list, content, .. } = sample();
     let [small, large] = [(1, 300_000), (2, LARGE + 1)].map(|(seed, size)| random_bytes(seed, size));
     let flipped = |bytes: &[u8]| {
@@ -508,12 +508,12 @@ fn wrong_bytes_twice_name_the_url_and_both_checksums() {
 }
 
 #[test]
-fn a_false_docker_content_digest_is_ignored_because_the_bytes_decide() {
+fn wrong_docker_content_digest_header_is_ignored() {
     comes_right(&[], |_, reply| reply.with("docker-content-digest", &sha256(b"something else")));
 }
 
 #[test]
-fn an_unasked_content_encoding_is_refused() {
+fn unrequested_content_encoding_is_refused() {
     goes_wrong(&[], 4, &["/small`", "Content-Encoding: gzip"], |seen, reply| {
         if seen.path.ends_with("/small") { reply.with("content-encoding", "gzip") } else { reply }
     });
@@ -522,7 +522,7 @@ fn an_unasked_content_encoding_is_refused() {
 // ---- Statuses ----------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_server_that_is_busy_for_a_while_is_asked_again() {
+fn busy_server_is_retried() {
     let fake = comes_right(&["--jobs", "2"], |seen, reply| match seen.nth {
         0 => Reply::status(503).with("retry-after", "0"),
         1 => Reply::status(429).with("retry-after", "0"),
@@ -533,7 +533,7 @@ fn a_server_that_is_busy_for_a_while_is_asked_again() {
 }
 
 #[test]
-fn the_config_that_tells_a_platform_is_asked_for_again_too() {
+fn platform_config_request_is_retried_too() {
     let Sample { list, content, .. } = sample();
     let more = ["--platform", "linux/amd64"];
     let fake = Fake::start(content.clone(), |seen, reply| match seen.nth {
@@ -546,7 +546,7 @@ fn the_config_that_tells_a_platform_is_asked_for_again_too() {
 }
 
 #[test]
-fn a_server_that_fails_always_is_asked_as_often_as_said_and_no_more() {
+fn failing_server_gets_exactly_the_configured_number_of_retries() {
     for (status, code, words) in [
         (500, 4, ["/small`", "answered 500"]),
         (503, 4, ["/small`", "answered 503"]),
@@ -569,7 +569,7 @@ fn a_server_that_fails_always_is_asked_as_often_as_said_and_no_more() {
 }
 
 #[test]
-fn what_is_not_there_is_reported_together_for_all_images_and_files() {
+fn missing_images_and_files_are_reported_together() {
     let directory = tempdir().expect("make a temporary directory");
     let tiny = Image::new(Format::Docker, "linux/amd64", &[Layer::empty()]);
     let upstream = Upstream::start(
@@ -594,7 +594,7 @@ fn what_is_not_there_is_reported_together_for_all_images_and_files() {
 }
 
 #[test]
-fn hosts_that_do_not_answer_are_named() {
+fn unreachable_hosts_are_named() {
     let port = free_port();
     let list = format!(
         "http://127.0.0.1:{port}/file\n127.0.0.1:{port}/image:1\nhttps://no-such-host.invalid/file\n\
@@ -615,7 +615,7 @@ fn hosts_that_do_not_answer_are_named() {
 // ---- Redirects and tokens ----------------------------------------------------------------------------------------
 
 #[test]
-fn a_redirect_loop_is_an_error() {
+fn redirect_loop_is_an_error() {
     let fake = goes_wrong(&["--retries", "3"], 4, &["/small`", "redirect"], |seen, reply| {
         if seen.path.contains("/small") { Reply::redirect("small?again") } else { reply }
     });
@@ -623,7 +623,7 @@ fn a_redirect_loop_is_an_error() {
 }
 
 #[test]
-fn a_token_is_sent_to_its_registry_and_nowhere_else() {
+fn token_is_sent_to_its_registry_only() {
     let Sample { list, content, bundle } = sample();
     let storage = Fake::honest(content.clone());
     let storage_addr = storage.addr();
@@ -666,7 +666,7 @@ fn a_token_is_sent_to_its_registry_and_nowhere_else() {
 }
 
 #[test]
-fn a_registry_that_asks_for_no_token_that_can_be_had_is_an_error() {
+fn registry_with_an_unusable_challenge_is_an_error() {
     for challenge in [None, Some("Basic realm=\"x\""), Some("Bearer realm=\"nowhere\"")] {
         let fake = goes_wrong(&[], 4, &["team/app:1", "401", "no access"], move |seen, reply| {
             let no = Reply::status(401);
@@ -681,7 +681,7 @@ fn a_registry_that_asks_for_no_token_that_can_be_had_is_an_error() {
 }
 
 #[test]
-fn a_registry_cannot_send_for_a_token_into_the_own_network() {
+fn registry_may_not_redirect_token_requests_into_the_private_network() {
     let other = Fake::honest(Content::default());
     for realm in [
         "http://10.0.0.1/token".to_owned(),
@@ -744,7 +744,7 @@ fn with(mut json: Value, pointer: &str, value: Value) -> Value {
 }
 
 #[test]
-fn manifests_that_no_site_could_serve_are_refused_by_name() {
+fn invalid_manifests_are_refused_by_name() {
     refuses(
         &[(
             "application/vnd.docker.distribution.manifest.v1+prettyjws",
@@ -761,7 +761,7 @@ fn manifests_that_no_site_could_serve_are_refused_by_name() {
 }
 
 #[test]
-fn an_index_whose_child_is_missing_or_has_another_size_is_refused() {
+fn index_with_a_missing_or_missized_child_is_refused() {
     let child = odd_image();
     let bytes = child.to_string().into_bytes();
     let index = json!({
@@ -779,7 +779,7 @@ fn an_index_whose_child_is_missing_or_has_another_size_is_refused() {
 }
 
 #[test]
-fn a_blob_with_another_size_than_its_manifest_says_is_refused() {
+fn blob_with_another_size_than_in_its_manifest_is_refused() {
     // As many bytes as are said come, and more or fewer are there.
     for (pointer, said) in
         [("/config/size", 1), ("/config/size", 3), ("/layers/0/size", 4), ("/layers/0/size", 6)]
@@ -790,7 +790,7 @@ fn a_blob_with_another_size_than_its_manifest_says_is_refused() {
 }
 
 #[test]
-fn an_index_within_an_index_is_packed() {
+fn nested_index_is_packed() {
     let child = |platform: &str| {
         Image::new(
             Format::Oci,
@@ -827,7 +827,7 @@ fn index_with_a_child_twice() -> (Content, Image) {
 }
 
 #[test]
-fn an_image_that_is_wanted_for_one_reason_is_not_left_out_for_another() {
+fn image_wanted_by_one_entry_is_not_omitted_by_another() {
     let (twice, index) = index_with_a_child_twice();
     // The same between two indexes: one has the image for arm64, the other for nobody in particular.
     let [amd64, arm64, untold] = &index.children[..] else { panic!("three children") };
@@ -846,7 +846,7 @@ fn an_image_that_is_wanted_for_one_reason_is_not_left_out_for_another() {
 }
 
 #[test]
-fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
+fn file_that_is_also_a_manifest_leaves_following_files_intact() {
     let (mut content, index) = index_with_a_child_twice();
     let manifest = index.children[1].manifest.to_vec();
     let other = random_bytes(25, 1000);
@@ -865,7 +865,7 @@ fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
 }
 
 #[test]
-fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once() {
+fn manifest_limit_is_an_error_that_names_an_image_once() {
     // Twenty of 3.9 MiB, and two names for the first.
     let mut content = Content::default();
     let mut list = String::new();
@@ -885,7 +885,7 @@ fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once()
 // ---- Real servers with real damage --------------------------------------------------------------------------------
 
 #[test]
-fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
+fn corrupt_layer_in_the_registry_storage_is_detected() {
     let directory = tempdir().expect("make a temporary directory");
     let image = sample_image();
     let images = vec![UpstreamImage::new("quay.io/team/app:1", image.clone())];
@@ -920,7 +920,7 @@ fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
 // ---- Sharing -----------------------------------------------------------------------------------------------------
 
 #[test]
-fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
+fn unpinned_file_equal_to_another_blob_is_stored_once() {
     let directory = tempdir().expect("make a temporary directory");
     let image = Image::new(
         Format::Oci,
@@ -985,7 +985,7 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
 }
 
 #[test]
-fn a_pinned_file_of_unknown_size_that_equals_another_blob_is_in_the_bundle_once() {
+fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
     let image = sample_image();
     let layer = image.parts[1].1.to_vec();
     let mut content = Content::default();
@@ -1011,7 +1011,7 @@ fn a_pinned_file_of_unknown_size_that_equals_another_blob_is_in_the_bundle_once(
 }
 
 #[test]
-fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_error_and_no_panic() {
+fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
     let bytes = random_bytes(24, 5000);
     let mut content = Content::default();
     let mut list = String::new();
@@ -1031,7 +1031,7 @@ fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_er
 // ---- Load --------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connections() {
+fn huge_and_small_blobs_yield_one_bundle_with_any_number_of_connections() {
     let directory = tempdir().expect("make a temporary directory");
     let note = |number: usize| Layer::files(&[("n", number.to_string().as_bytes())], Compression::Gzip);
     let huge = Image::new(
@@ -1101,7 +1101,7 @@ fn hundreds_of_tiny_blobs_are_packed() {
 }
 
 #[test]
-fn a_slow_server_with_many_blobs_gives_the_same_bundle_with_any_number_of_connections() {
+fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connections() {
     let mut content = Content::default();
     let mut list = String::new();
     for number in 0..24_u64 {
@@ -1130,7 +1130,7 @@ fn a_slow_server_with_many_blobs_gives_the_same_bundle_with_any_number_of_connec
 // ---- Two at once -------------------------------------------------------------------------------------------------
 
 #[test]
-fn of_two_packs_to_one_output_one_wins_and_the_other_says_so() {
+fn concurrent_packs_to_one_output_exclude_each_other() {
     let Sample { list, content, bundle } = sample();
     let (reached, wait_reached) = channel();
     let (go, wait_go) = channel::<()>();

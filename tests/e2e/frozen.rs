@@ -44,7 +44,7 @@ fn versions() -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
-fn no_version_of_the_format_and_nothing_that_it_brought_is_left_out() {
+fn every_format_version_and_feature_has_a_frozen_bundle() {
     let versions = versions();
     let last = versions.last().expect("there are versions");
     assert_eq!(last.0, format!("{}.{}", FORMAT.0, FORMAT.1));

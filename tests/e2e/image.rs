@@ -305,7 +305,7 @@ fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImag
 }
 
 #[test]
-fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
+fn podman_loads_the_tree_of_an_unpacked_site() {
     let sample = sample();
     let directory = directory();
     let podman = Podman::new();
@@ -330,7 +330,7 @@ fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
 }
 
 #[test]
-fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
+fn containerd_and_skopeo_load_the_archive_under_each_of_its_names() {
     let sample = sample();
     let directory = directory();
     let docker = Dockerd::start();
@@ -363,7 +363,7 @@ fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
 }
 
 #[test]
-fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_threads() {
+fn image_is_reproducible_from_file_or_pipe_with_any_number_of_threads() {
     let sample = sample();
     let directory = directory();
     for kind in ["files", "registry"] {
@@ -401,7 +401,7 @@ fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_t
 }
 
 #[test]
-fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
+fn config_is_that_of_the_base_plus_layers_and_labels_minus_the_volume() {
     let sample = sample();
     let directory = directory();
     for (kind, reference, port) in [("files", NGINX, "80/tcp"), ("registry", REGISTRY, "5000/tcp")] {
@@ -428,7 +428,7 @@ fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
 }
 
 #[test]
-fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
+fn layer_size_splits_the_content_and_a_new_version_keeps_most_layers() {
     let sample = sample();
     let directory = directory();
     let (archive, built) =
@@ -462,7 +462,7 @@ fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
 }
 
 #[test]
-fn a_content_with_two_names_stands_in_the_image_once() {
+fn content_with_two_names_is_in_the_image_once() {
     let sample = sample();
     let directory = directory();
     let (archive, built) = build("files", &sample.bundle, directory.path(), &["--layer-size", "1"]);
@@ -486,7 +486,7 @@ fn a_content_with_two_names_stands_in_the_image_once() {
 }
 
 #[test]
-fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
+fn ambiguous_base_image_fails_listing_candidates() {
     let sample = sample();
     let directory = directory();
     let failed = |kind: &str, options: &[&str], words: &[&str]| {
@@ -530,7 +530,7 @@ fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
 }
 
 #[test]
-fn what_will_not_work_everywhere_is_told() {
+fn limited_portability_of_an_image_is_warned_about() {
     let sample = sample();
     let directory = directory();
     let (_, finished) = build("files", &sample.bundle, directory.path(), &[]);
@@ -555,7 +555,7 @@ fn partial(archive: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_damaged_bundle_makes_no_image() {
+fn corrupt_bundle_makes_no_image() {
     let sample = sample();
     let directory = directory();
     let sound = fs::read(&sample.bundle).expect("read the bundle");
@@ -600,7 +600,7 @@ fn a_damaged_bundle_makes_no_image() {
 }
 
 #[test]
-fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_same_image() {
+fn killed_image_run_leaves_no_output_and_reruns_to_the_same_image() {
     let sample = sample();
     let directory = directory();
     let (archive, built) = build("registry", &sample.bundle, directory.path(), &[]);

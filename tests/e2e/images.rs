@@ -162,7 +162,7 @@ fn kinds() -> Vec<Loadable> {
 }
 
 #[test]
-fn the_images_of_a_site_are_listed_as_those_of_its_bundle() {
+fn images_of_a_site_are_listed_like_those_of_its_bundle() {
     let world = world();
     let all = list(&world.site, &["--json"]).ok().json();
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), world.bundle.as_os_str()]).ok().json();
@@ -186,7 +186,7 @@ fn the_images_of_a_site_are_listed_as_those_of_its_bundle() {
 }
 
 #[test]
-fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice() {
+fn docker_loads_every_image_under_its_own_name_and_only_once() {
     let (world, engines) = (world(), Engines::start());
     let knows_zstd = engines.dockerd.version() >= 23;
     let load = || engines.images(&world.site, &["--load", "docker"]);
@@ -243,7 +243,7 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
 }
 
 #[test]
-fn docker_that_keeps_its_images_in_containerd_keeps_their_digests() {
+fn docker_with_containerd_store_keeps_digests() {
     if Dockerd::start().version() < 26 {
         return; // it cannot, and the other test shows what it can
     }
@@ -259,7 +259,7 @@ fn docker_that_keeps_its_images_in_containerd_keeps_their_digests() {
 }
 
 #[test]
-fn containerd_has_every_image_under_its_own_name_with_its_digest() {
+fn containerd_loads_every_image_under_its_own_name_with_its_digest() {
     let (world, engines) = (world(), Engines::start());
     let kinds = kinds();
     let mut args = vec!["--load", "containerd"];
@@ -294,7 +294,7 @@ fn containerd_has_every_image_under_its_own_name_with_its_digest() {
 }
 
 #[test]
-fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
+fn podman_loads_every_image_under_its_own_name_and_digest() {
     let (world, podman) = (world(), Podman::new());
     let load = |args: &[&str]| {
         let mut command = images(&world.site, &[&["--load", "podman"], args].concat());
@@ -324,7 +324,7 @@ fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
 }
 
 #[test]
-fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
+fn image_without_the_platform_is_skipped_unless_named() {
     let world = world();
     let directory = directory();
     let output = directory.path().to_str().expect("a plain path");
@@ -357,7 +357,7 @@ fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
 }
 
 #[test]
-fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
+fn archive_is_reproducible_and_readable_by_any_tool() {
     let (world, engines) = (world(), Engines::start());
     let directories = [directory(), directory()];
     for directory in &directories {
@@ -409,7 +409,7 @@ fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
 }
 
 #[test]
-fn every_engine_takes_layers_that_are_packed_in_different_ways() {
+fn every_engine_loads_layers_of_mixed_compression() {
     let engines = Engines::start();
     let layer = |compression| {
         Layer::files(&[(&format!("etc/{compression:?}"), format!("{compression:?}").as_bytes())], compression)
@@ -430,7 +430,7 @@ fn every_engine_takes_layers_that_are_packed_in_different_ways() {
 }
 
 #[test]
-fn a_damaged_image_reaches_no_engine_and_the_others_do() {
+fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     let engines = Engines::start();
     let noise = Layer::random(80, 1 << 20, Compression::Gzip);
     let app =
@@ -503,7 +503,7 @@ fn stuck(engines: &Engines, sample: &Sample, engine: &str, path: &Path, bytes: &
 }
 
 #[test]
-fn loading_that_is_broken_off_leaves_no_image_and_the_next_one_is_whole() {
+fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
     let engines = Engines::start();
     let app = Image::new(Format::Oci, HOST, &[Layer::random(81, 1 << 20, Compression::Gzip)]);
     let sample = Sample::new(&[("quay.io/broken/off:1", &app)]);
@@ -530,7 +530,7 @@ fn loading_that_is_broken_off_leaves_no_image_and_the_next_one_is_whole() {
 }
 
 #[test]
-fn an_engine_that_is_not_there_or_does_not_answer_is_named_with_what_to_do() {
+fn missing_or_unresponsive_engine_is_named_with_a_hint() {
     let site = &world().site;
     for (engine, client) in ENGINES.into_iter().zip(["docker", "podman", "ctr"]) {
         let mut command = images(site, &["--load", engine, "pause:3.9"]);
@@ -549,7 +549,7 @@ fn an_engine_that_is_not_there_or_does_not_answer_is_named_with_what_to_do() {
 }
 
 #[test]
-fn an_engine_that_goes_away_is_not_tried_with_every_image() {
+fn engine_that_fails_is_not_retried_for_every_image() {
     // No real one can be asked to.
     const DOCKER: &str = "#!/bin/sh\n\
         case $1 in\n\
@@ -575,7 +575,7 @@ fn an_engine_that_goes_away_is_not_tried_with_every_image() {
 }
 
 #[test]
-fn a_name_that_is_none_or_stands_for_several_images_is_an_error_that_lists_them() {
+fn unknown_or_ambiguous_image_name_fails_listing_candidates() {
     let sample = Sample::new(&[
         ("quay.io/one/app:1", &tiny(HOST, "one")),
         ("ghcr.io/two/app:1", &tiny(HOST, "two")),

@@ -238,7 +238,7 @@ fn kill_after(mut child: Child, delay: Duration, signal: Signal) -> bool {
 }
 
 #[test]
-fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
+fn pack_killed_mid_run_leaves_no_output_and_reruns_to_the_same_bundle() {
     let sample = large();
     let expected = sample.bytes();
     at_moments(16, sample.times[0], |number, moment| {
@@ -265,7 +265,7 @@ fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is
 }
 
 #[test]
-fn an_unpack_that_is_killed_at_random_leaves_only_what_is_complete_and_the_next_one_finishes() {
+fn unpack_killed_at_random_leaves_only_complete_files_and_reruns() {
     let sample = large();
     at_moments(12, sample.times[1], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
@@ -281,7 +281,7 @@ fn an_unpack_that_is_killed_at_random_leaves_only_what_is_complete_and_the_next_
 }
 
 #[test]
-fn an_unpack_that_is_killed_again_and_again_comes_to_its_end() {
+fn unpack_killed_repeatedly_eventually_finishes() {
     let sample = large();
     let directory = tempdir().expect("make a temporary directory");
     let site = directory.path().join("site");
@@ -363,7 +363,7 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
 }
 
 #[test]
-fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_the_next_one_finishes() {
+fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
     let sample = small();
     let directory = tempdir().expect("make a temporary directory");
     let calls: Vec<Call> =
@@ -390,7 +390,7 @@ fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_
 }
 
 #[test]
-fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
+fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle() {
     let sample = small();
     let expected = sample.bytes();
     let directory = tempdir().expect("make a temporary directory");
@@ -421,7 +421,7 @@ fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_n
 }
 
 #[test]
-fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finishes() {
+fn unpack_fails_when_a_system_call_fails_and_reruns() {
     let sample = small();
     let directory = tempdir().expect("make a temporary directory");
     // What was there before: other content of the same site, which must stay.
@@ -470,7 +470,7 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
 }
 
 #[test]
-fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
+fn pack_fails_when_fsync_fails() {
     let sample = small();
     let directory = tempdir().expect("make a temporary directory");
     let output = directory.path().join("out.tar.zst");
@@ -537,7 +537,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_pack_onto_a_full_disk_names_the_file_and_goes_on_when_there_is_room() {
+fn pack_names_the_file_on_a_full_disk_and_resumes_once_there_is_space() {
     let sample = large();
     for size in ["size=4k", "size=64k", "size=12m", "size=32m"] {
         let mount = Mount::new(size);
@@ -552,7 +552,7 @@ fn a_pack_onto_a_full_disk_names_the_file_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn an_unpack_that_has_no_room_writes_nothing_and_says_how_much_it_needs() {
+fn unpack_writes_nothing_and_reports_the_space_it_needs_when_the_disk_is_too_small() {
     let sample = large();
     for (options, words) in [
         ("size=1m", ["free and", "is needed: nothing was written"]),
@@ -570,7 +570,7 @@ fn an_unpack_that_has_no_room_writes_nothing_and_says_how_much_it_needs() {
 }
 
 #[test]
-fn a_disk_that_others_fill_meanwhile_is_an_error_and_the_next_unpack_finishes() {
+fn unpack_fails_when_the_disk_fills_up_meanwhile_and_reruns() {
     let sample = large();
     let bytes = sample.bytes();
     let mount = Mount::new("size=60m");
@@ -590,7 +590,7 @@ fn a_disk_that_others_fill_meanwhile_is_an_error_and_the_next_unpack_finishes() 
 }
 
 #[test]
-fn a_site_that_cannot_be_written_is_refused_and_stays_as_it_is() {
+fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     let sample = small();
     let mount = Mount::new("size=10m");
     let [site, fresh] = ["site", "fresh"].map(|name| mount.path().join(name));
@@ -652,7 +652,7 @@ impl Drop for Bound {
 }
 
 #[test]
-fn parts_of_a_site_may_be_mounts_of_one_file_system() {
+fn unpack_accepts_mounts_of_one_file_system_inside_a_site() {
     let sample = small();
     let directory = tempfile::tempdir().expect("make a directory");
     let site = directory.path().join("site");
@@ -665,7 +665,7 @@ fn parts_of_a_site_may_be_mounts_of_one_file_system() {
 }
 
 #[test]
-fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
+fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
     let sample = large();
     let mount = Mount::new("size=30m");
     let [files, registry] = ["files", "registry"].map(|name| text(&mount.path().join(name)));
@@ -679,7 +679,7 @@ fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
 }
 
 #[test]
-fn the_storage_of_a_site_is_locked_by_whatever_name_it_is_reached() {
+fn storage_lock_holds_whatever_path_the_storage_is_reached_by() {
     let sample = small();
     let directory = tempfile::tempdir().expect("make a directory");
     let site = directory.path().join("site");
@@ -692,7 +692,7 @@ fn the_storage_of_a_site_is_locked_by_whatever_name_it_is_reached() {
 }
 
 #[test]
-fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
+fn concurrent_unpacks_of_one_site_exclude_each_other() {
     let sample = large();
     let bytes = sample.bytes();
     let directory = tempdir().expect("make a temporary directory");
@@ -713,7 +713,7 @@ fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
 }
 
 #[test]
-fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_keeps_what_came() {
+fn unpack_reports_where_a_truncated_pipe_ended_and_keeps_complete_blobs() {
     let sample = large();
     let bytes = sample.bytes();
     let directory = tempdir().expect("make a temporary directory");
@@ -736,7 +736,7 @@ fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_kee
 }
 
 #[test]
-fn an_unpack_that_is_killed_while_it_waits_for_a_pipe_is_finished_by_the_next_one() {
+fn unpack_killed_while_waiting_for_a_pipe_is_finished_by_a_rerun() {
     let sample = large();
     let bytes = sample.bytes();
     let directory = tempdir().expect("make a temporary directory");

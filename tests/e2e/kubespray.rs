@@ -105,7 +105,7 @@ const OLD: &str = "roles/kubespray-defaults/defaults/main/main.yml";
 const OLD_DOWNLOAD: &str = "roles/kubespray-defaults/defaults/main/download.yml";
 
 #[test]
-fn the_lists_of_a_release_of_the_older_shape_are_its_urls_and_downloads_in_order() {
+fn lists_of_an_old_layout_release_hold_its_urls_and_downloads_in_order() {
     let run = Run::new("v2.25", &[]).ok();
     run.silent();
     assert_eq!(
@@ -139,7 +139,7 @@ fn the_lists_of_a_release_of_the_older_shape_are_its_urls_and_downloads_in_order
 }
 
 #[test]
-fn the_lists_of_a_release_of_the_newer_shape_take_versions_from_the_checksums() {
+fn lists_of_a_new_layout_release_take_versions_from_the_checksums() {
     let run = Run::new("v2.31", &[]).ok();
     run.silent();
     let files = run.files();
@@ -171,7 +171,7 @@ fn the_lists_of_a_release_of_the_newer_shape_take_versions_from_the_checksums() 
 }
 
 #[test]
-fn roles_are_read_wherever_their_variables_stand() {
+fn role_variables_are_read_from_every_layout() {
     // The role `download` wins over the other's defaults, role vars over both, and a file may be `main.yaml`.
     let run = Run::new("v2.28", &["--arch", "amd64,arm64"]).ok();
     let files = run.files();
@@ -182,7 +182,7 @@ fn roles_are_read_wherever_their_variables_stand() {
 }
 
 #[test]
-fn two_architectures_share_what_they_have_in_common() {
+fn lists_of_two_architectures_share_common_entries() {
     let run = Run::new("v2.25", &["--arch", "amd64,arm64"]).ok();
     assert_eq!(run.images(), Run::new("v2.25", &[]).ok().images());
     let (amd64, arm64) = (Run::new("v2.25", &[]).ok(), Run::new("v2.25", &["--arch", "arm64"]).ok());
@@ -194,7 +194,7 @@ fn two_architectures_share_what_they_have_in_common() {
 }
 
 #[test]
-fn only_what_is_enabled_is_listed_if_asked_for() {
+fn lists_are_limited_to_enabled_components_on_request() {
     let run = Run::new("v2.25", &["--enabled-only"]).ok();
     assert_eq!(run.files().len(), 3, "{:?}", run.files());
     assert!(run.files().iter().all(|line| !line.contains("sandbox")));
@@ -220,7 +220,7 @@ fn only_what_is_enabled_is_listed_if_asked_for() {
 }
 
 #[test]
-fn versions_and_switches_of_the_user_count() {
+fn user_versions_and_switches_override_defaults() {
     let (_directory, path) = vars("kube_version: v1.8.9\nmesh_digest_checksum: ".to_owned().as_str());
     let run = Run::new("v2.25", &["--vars", &path]).ok();
     assert!(run.files()[0].contains("/v1.8.9/") && run.files()[1].contains("/v3.4.9/"), "{:?}", run.files());
@@ -237,7 +237,7 @@ fn versions_and_switches_of_the_user_count() {
 }
 
 #[test]
-fn in_group_vars_what_is_for_all_comes_first() {
+fn group_vars_all_has_the_lowest_precedence() {
     let directory = directory();
     let group_vars = directory.path().join("group_vars");
     for (file, text) in [
@@ -257,7 +257,7 @@ fn in_group_vars_what_is_for_all_comes_first() {
 }
 
 #[test]
-fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
+fn mirror_variables_are_ignored_unless_requested() {
     let text = "files_repo: http://mirror\nfiles_url: \"{{ files_repo }}/files\"\nhub_image_repo: mirror:5000\n\
                 kubelet_download_url: \"{{ files_repo }}/kubelet\"\nyum_repo: http://mirror/yum\n";
     let (_directory, path) = vars(text);
@@ -282,7 +282,7 @@ fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
 }
 
 #[test]
-fn what_has_no_effect_and_what_stands_twice_is_told() {
+fn unused_variables_and_duplicate_definitions_are_reported() {
     let (_directory, path) = vars("kubelet_checksums: {}\nkube_version: 1.35.3\nkube_version: 1.35.4\n");
     let run = Run::new("v2.31", &["--vars", &path]).ok();
     run.warned(&["vars.yml:1", "`kubelet_checksums`", "no effect"]);
@@ -291,7 +291,7 @@ fn what_has_no_effect_and_what_stands_twice_is_told() {
 }
 
 #[test]
-fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows() {
+fn unknown_kubespray_version_fails_listing_known_versions() {
     let (_directory, path) = vars("kube_version: v1.9.9\n");
     let run = Run::new("v2.25", &["--vars", &path]);
     let words = [
@@ -316,7 +316,7 @@ fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows(
 }
 
 #[test]
-fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
+fn unresolvable_value_fails_with_file_line_and_name() {
     for (from, to, words) in [
         (
             "mesh_version: \"v0.7.0\"",
@@ -373,7 +373,7 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
 }
 
 #[test]
-fn what_no_list_needs_may_be_anything() {
+fn variables_that_no_list_needs_are_never_evaluated() {
     let source = changed(
         "v2.25",
         &[
@@ -390,7 +390,7 @@ fn what_no_list_needs_may_be_anything() {
 }
 
 #[test]
-fn what_is_no_checkout_is_refused() {
+fn directory_that_is_not_a_checkout_is_refused() {
     let empty = directory();
     Run::of(empty.path(), &[])
         .finished
@@ -403,7 +403,7 @@ fn what_is_no_checkout_is_refused() {
 }
 
 #[test]
-fn what_the_script_misses_is_added_if_asked_for() {
+fn additions_missing_from_the_kubespray_script_are_listed_on_request() {
     let run = Run::new("v2.25", &["--complete"]).ok();
     let files = run.files();
     assert_eq!(
@@ -453,7 +453,7 @@ fn what_the_script_misses_is_added_if_asked_for() {
 }
 
 #[test]
-fn what_is_added_to_what_is_enabled_is_enabled_too() {
+fn additions_are_limited_to_enabled_components_too() {
     let run = Run::new("v2.31", &["--enabled-only", "--complete"]).ok();
     assert_eq!(run.images(), Run::new("v2.31", &["--enabled-only"]).ok().images());
     let (_directory, path) = vars("kube_network_plugin: cilium\n");
@@ -471,7 +471,7 @@ fn what_is_added_to_what_is_enabled_is_enabled_too() {
 }
 
 #[test]
-fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
+fn lists_overwrite_old_ones_and_are_reproducible() {
     let directory = directory();
     fs::write(directory.path().join("files.list"), "old\n").unwrap();
     let read = || ["files.list", "images.list"].map(|name| fs::read(directory.path().join(name)).unwrap());
@@ -496,7 +496,7 @@ fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
 /// makes of it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex digits).
 #[test]
 #[ignore = "needs real releases of Kubespray: AIRBUNDLE_KUBESPRAY"]
-fn the_lists_equal_those_of_kubespray_and_those_in_manifests() {
+fn lists_equal_those_of_kubespray_and_those_in_manifests() {
     let Some(releases) = std::env::var_os("AIRBUNDLE_KUBESPRAY") else {
         eprintln!("nothing is compared: AIRBUNDLE_KUBESPRAY names no directory");
         return;

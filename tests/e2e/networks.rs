@@ -170,7 +170,7 @@ fn image(seed: u64, size: usize) -> Image {
 // ---- Mirrors -----------------------------------------------------------------------------------------------------
 
 #[test]
-fn mirrors_are_asked_in_order_until_one_has_it() {
+fn mirrors_are_tried_in_order_until_one_has_the_blob() {
     let bytes = random_bytes(1, 3_000_000);
     let good = Fake::honest(content("x", &bytes));
     for status in [401, 403, 404, 410, 429, 500, 503] {
@@ -192,7 +192,7 @@ fn mirrors_are_asked_in_order_until_one_has_it() {
 }
 
 #[test]
-fn behind_its_mirrors_comes_the_host_itself_unless_that_is_not_wanted() {
+fn origin_is_the_last_fallback_unless_disabled() {
     let bytes = random_bytes(2, 200_000);
     let root = web_root("x", &bytes);
     let origin = Web::start(root.path());
@@ -209,7 +209,7 @@ fn behind_its_mirrors_comes_the_host_itself_unless_that_is_not_wanted() {
 }
 
 #[test]
-fn what_no_place_has_is_an_error_that_names_all_of_them() {
+fn blob_unavailable_everywhere_fails_naming_all_endpoints() {
     let (first, second) = (Fake::honest(Content::default()), dead());
     let args = mirrors(&[first.addr(), second.clone()]);
     let args = [&words(&args)[..], &["--retries", "1"]].concat();
@@ -219,7 +219,7 @@ fn what_no_place_has_is_an_error_that_names_all_of_them() {
 }
 
 #[test]
-fn a_mirror_that_is_down_is_found_out_once_and_not_for_each_blob() {
+fn unreachable_mirror_is_detected_once_and_not_per_blob() {
     let mut content = Content::default();
     let mut list = String::new();
     for number in 0..40 {
@@ -237,7 +237,7 @@ fn a_mirror_that_is_down_is_found_out_once_and_not_for_each_blob() {
 }
 
 #[test]
-fn wrong_bytes_of_a_mirror_are_fetched_from_the_next_place() {
+fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
     let (file, image) = (random_bytes(3, 3_000_000), image(4, 2_000_000));
     let mut content = content("x", &file);
     content.image(&format!("{REGISTRY}/app:1"), &image);
@@ -265,7 +265,7 @@ fn wrong_bytes_of_a_mirror_are_fetched_from_the_next_place() {
 }
 
 #[test]
-fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
+fn transfer_resumes_at_the_next_mirror_when_one_stops() {
     let bytes = random_bytes(5, 24 << 20);
     let root = web_root("x", &bytes);
     let list = line("x", &bytes);
@@ -295,7 +295,7 @@ fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
 }
 
 #[test]
-fn a_file_without_a_checksum_is_never_put_together_from_two_places() {
+fn unpinned_file_is_never_assembled_from_two_endpoints() {
     let (old, new) = (random_bytes(6, 2_000_000), random_bytes(7, 2_000_000));
     let breaks = Fake::start(content("x", &old), |seen, reply| {
         let cut = seen.is_transfer().then_some(700_000);
@@ -318,7 +318,7 @@ fn a_file_without_a_checksum_is_never_put_together_from_two_places() {
 }
 
 #[test]
-fn a_pinned_file_goes_on_at_the_next_place_where_the_first_one_broke() {
+fn pinned_file_resumes_at_the_next_endpoint() {
     let bytes = random_bytes(8, 6_000_000);
     let breaks = Fake::start(content("x", &bytes), |seen, reply| {
         if seen.range().is_some_and(|(first, _)| first > 0) {
@@ -334,7 +334,7 @@ fn a_pinned_file_goes_on_at_the_next_place_where_the_first_one_broke() {
 }
 
 #[test]
-fn a_mirror_with_a_file_that_is_cut_short_is_named() {
+fn mirror_with_a_truncated_file_is_named() {
     let bytes = random_bytes(14, 500_000);
     let short = Fake::honest(content("x", &bytes[..300_000]));
     let whole = Fake::honest(content("x", &bytes));
@@ -345,7 +345,7 @@ fn a_mirror_with_a_file_that_is_cut_short_is_named() {
 }
 
 #[test]
-fn a_file_of_mirrors_serves_images_and_files_by_their_longest_prefix() {
+fn mirrors_file_serves_images_and_files_by_longest_prefix() {
     let (file, other, image) = (random_bytes(9, 50_000), random_bytes(10, 50_000), image(11, 100_000));
     let directory = tempdir().expect("make a temporary directory");
     let registry = Registry::start(&directory.path().join("storage"));
@@ -395,7 +395,7 @@ location = "{web}/{FILES}/org"
 }
 
 #[test]
-fn a_mirror_for_tags_alone_gives_no_layer() {
+fn tag_only_mirror_is_not_used_for_layers() {
     let mut content = Content::default();
     content.image(&format!("{REGISTRY}/app:1"), &image(13, 1000));
     let fake = Fake::honest(content);
@@ -416,7 +416,7 @@ fn a_mirror_for_tags_alone_gives_no_layer() {
 }
 
 #[test]
-fn nginx_before_a_registry_is_a_mirror_of_its_images() {
+fn nginx_proxy_in_front_of_a_registry_works_as_a_mirror() {
     let image = image(12, 2_000_000);
     let directory = tempdir().expect("make a temporary directory");
     let registry = Registry::start(&directory.path().join("storage"));
@@ -436,7 +436,7 @@ fn nginx_before_a_registry_is_a_mirror_of_its_images() {
 const HELLO: &str = "location / { default_type text/plain; return 200 'hello'; }";
 
 #[test]
-fn a_private_authority_is_trusted_when_it_is_named() {
+fn private_ca_is_trusted_when_named() {
     let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
     let ca = authority.file(directory.path(), "ca.pem");
@@ -464,7 +464,7 @@ fn a_private_authority_is_trusted_when_it_is_named() {
 }
 
 #[test]
-fn a_certificate_that_is_not_right_is_explained() {
+fn invalid_certificates_are_explained() {
     let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
     let ca = authority.file(directory.path(), "ca.pem");
@@ -479,7 +479,7 @@ fn a_certificate_that_is_not_right_is_explained() {
 }
 
 #[test]
-fn a_system_without_authorities_still_has_plain_http_and_says_what_https_needs() {
+fn system_without_cas_supports_plain_http_and_explains_https() {
     let directory = tempdir().expect("make a temporary directory");
     let none = directory.path().join("none.pem");
     fs::write(&none, "").expect("write a file");
@@ -494,7 +494,7 @@ fn a_system_without_authorities_still_has_plain_http_and_says_what_https_needs()
 }
 
 #[test]
-fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
+fn client_certificate_is_presented_to_its_host_only() {
     let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
     let ca = authority.file(directory.path(), "ca.pem");
@@ -525,7 +525,7 @@ fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
 }
 
 #[test]
-fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
+fn small_objects_use_http_2_and_large_blobs_do_not() {
     let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
     let ca = authority.file(directory.path(), "ca.pem");
@@ -555,7 +555,7 @@ fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
 // ---- Proxies -----------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_proxy_of_the_environment_is_used_for_http_and_https() {
+fn proxy_from_the_environment_is_used_for_http_and_https() {
     let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
     let ca = authority.file(directory.path(), "ca.pem");
@@ -592,7 +592,7 @@ fn a_proxy_of_the_environment_is_used_for_http_and_https() {
 }
 
 #[test]
-fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
+fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
     let directory = tempdir().expect("make a temporary directory");
     let authority = Authority::new();
     let ca = authority.file(directory.path(), "ca.pem");
@@ -618,7 +618,7 @@ fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
 // ---- Time limits and retries -------------------------------------------------------------------------------------
 
 #[test]
-fn the_wait_that_a_server_asks_for_is_kept_in_both_forms() {
+fn retry_after_is_honored_as_seconds_and_as_date() {
     let bytes = random_bytes(30, 1000);
     for (date, header, least, most) in [
         (None, "2", 1.9, 2.1),
@@ -648,7 +648,7 @@ fn the_wait_that_a_server_asks_for_is_kept_in_both_forms() {
 }
 
 #[test]
-fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
+fn retry_after_is_capped_at_two_minutes_and_the_run_timeout() {
     for header in ["100000", "Mon, 21 Oct 2115 07:28:00 GMT"] {
         let fake = Fake::start(Content::default(), |_, _| {
             Reply::status(429)
@@ -675,7 +675,7 @@ fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
 }
 
 #[test]
-fn what_will_not_pass_is_asked_for_once() {
+fn permanent_errors_are_not_retried() {
     for status in [400, 401, 403, 404, 410, 451] {
         let fake = Fake::start(Content::default(), move |_, _| Reply::status(status));
         let args = [mirrors(&[fake.addr()]), mirror(REGISTRY, &fake.addr()).to_vec()].concat();
@@ -686,7 +686,7 @@ fn what_will_not_pass_is_asked_for_once() {
 }
 
 #[test]
-fn waits_between_retries_grow_and_are_never_the_same() {
+fn retry_delays_grow_and_are_jittered() {
     let fake = Fake::start(Content::default(), |_, _| Reply::status(503));
     let args = mirrors(&[fake.addr()]);
     let finished = Job::new(&format!("{}\n", url("x")))
@@ -697,7 +697,7 @@ fn waits_between_retries_grow_and_are_never_the_same() {
 }
 
 #[test]
-fn a_transfer_that_stalls_is_noticed_and_resumed() {
+fn stalled_transfer_is_detected_and_resumed() {
     let bytes = random_bytes(31, 3_000_000);
     let stalled = Arc::new(AtomicBool::new(false));
     let once = stalled.clone();
@@ -717,7 +717,7 @@ fn a_transfer_that_stalls_is_noticed_and_resumed() {
 }
 
 #[test]
-fn a_transfer_that_trickles_is_resumed_or_fails() {
+fn trickling_transfer_is_resumed_or_fails() {
     let bytes = random_bytes(32, 60_000);
     for always in [false, true] {
         let fake = Fake::start(content("x", &bytes), move |seen, reply| {
@@ -737,7 +737,7 @@ fn a_transfer_that_trickles_is_resumed_or_fails() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_at_all_is_given_up() {
+fn unresponsive_server_times_out() {
     let fake = Fake::start(content("x", b"hello"), |_, reply| {
         sleep(Duration::from_secs(3));
         reply
@@ -750,7 +750,7 @@ fn a_server_that_does_not_answer_at_all_is_given_up() {
 }
 
 #[test]
-fn a_connection_that_does_not_come_about_is_given_up() {
+fn connect_timeout_is_enforced() {
     // The system takes the connection, and nobody says anything on it.
     let silent = TcpListener::bind("127.0.0.1:0").expect("find a free port");
     let addr = silent.local_addr().expect("find a free port");
@@ -761,7 +761,7 @@ fn a_connection_that_does_not_come_about_is_given_up() {
 }
 
 #[test]
-fn the_time_for_all_of_it_is_kept() {
+fn run_timeout_is_enforced() {
     let bytes = random_bytes(33, 30_000_000);
     let fake =
         Fake::start(content("x", &bytes), |_, reply| Reply { pause: Duration::from_millis(10), ..reply });
@@ -777,7 +777,7 @@ fn the_time_for_all_of_it_is_kept() {
 }
 
 #[test]
-fn a_slow_line_is_no_stalled_one() {
+fn slow_link_is_not_a_stall() {
     let bytes = random_bytes(34, 60_000);
     let root = web_root("x", &bytes);
     let web = Web::start_with(root.path(), "limit_rate 20k;");
@@ -789,7 +789,7 @@ fn a_slow_line_is_no_stalled_one() {
 // ---- Redirects ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
+fn redirects_keep_the_range_header_and_a_chunked_response_disables_parts() {
     let bytes = random_bytes(35, 20_000_000);
     let storage = Fake::honest(content("x", &bytes));
     let there = storage.addr();
@@ -807,7 +807,7 @@ fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
 }
 
 #[test]
-fn no_host_has_more_connections_than_it_may_have() {
+fn connections_per_host_are_limited() {
     let directory = tempdir().expect("make a temporary directory");
     let registry = Registry::start(&directory.path().join("registry"));
     let web = directory.path().join("web");

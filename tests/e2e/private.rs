@@ -187,7 +187,7 @@ fn htpasswd() -> Vec<u8> {
 // ---- Basic -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_there_are() {
+fn private_registry_accepts_logins_from_every_credential_source() {
     let registry = Private::with_htpasswd();
     let job = Job::new(&registry.list());
     let entry = json!({ "auth": basic(USER, PASSWORD) });
@@ -228,7 +228,7 @@ fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_
 }
 
 #[test]
-fn a_password_on_stdin_is_for_one_registry() {
+fn password_on_stdin_applies_to_one_registry() {
     let (registry, other) = (Private::with_htpasswd(), Private::with_htpasswd());
     let job = Job::new(&registry.list());
     let run = |job: &Job, more: &[&str], stdin: &str| {
@@ -257,7 +257,7 @@ fn a_password_on_stdin_is_for_one_registry() {
 }
 
 #[test]
-fn a_wrong_password_is_tried_once_and_told_by_its_file_and_host() {
+fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
     let registry = Private::with_htpasswd();
     let job = Job { secrets: forms("wr0ng-secret"), ..Job::new(&format!("{}/team/app:1\n", registry.addr)) };
     let file = job.docker(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
@@ -270,7 +270,7 @@ fn a_wrong_password_is_tried_once_and_told_by_its_file_and_host() {
 // ---- Helpers -----------------------------------------------------------------------------------------------------
 
 #[test]
-fn credential_helpers_come_before_the_common_store_and_that_before_the_file() {
+fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
     let registry = Private::with_htpasswd();
     let job = Job::new(&registry.list());
     let answer = |password: &str| {
@@ -312,7 +312,7 @@ fn credential_helpers_come_before_the_common_store_and_that_before_the_file() {
 }
 
 #[test]
-fn a_helper_that_is_missing_or_broken_is_an_error_that_names_it_and_repeats_nothing() {
+fn missing_or_broken_helper_is_named_without_leaking_its_output() {
     let registry = Private::with_htpasswd();
     let job = Job::new(&registry.list());
     let config = |name: &str| job.write(".docker/config.json", json!({ "credsStore": name }).to_string());
@@ -426,7 +426,7 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
 }
 
 #[test]
-fn a_real_registry_takes_tokens_for_nobody_for_a_password_and_for_an_identity_token() {
+fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     let tokens = TokenServer::start();
     let registry = tokens.registry();
     let mut job = Job::new(&registry.list());
@@ -456,7 +456,7 @@ fn a_real_registry_takes_tokens_for_nobody_for_a_password_and_for_an_identity_to
 }
 
 #[test]
-fn a_registry_that_takes_passwords_only_does_not_get_an_identity_token() {
+fn password_only_registry_is_not_sent_an_identity_token() {
     let registry = Private::with_htpasswd();
     let job = Job { secrets: forms(IDENTITY), ..Job::new(&registry.list()) };
     job.docker(&registry.addr, &json!({ "identitytoken": IDENTITY }));
@@ -482,7 +482,7 @@ fn guarded(
 }
 
 #[test]
-fn credentials_are_by_namespace_and_a_token_is_by_repository() {
+fn credentials_apply_by_namespace_and_tokens_by_repository() {
     let users = |seen: &Seen| {
         let (header, team) = (seen.header("authorization"), seen.path.split('/').nth(3).unwrap_or_default());
         header.is_some_and(|header| header == format!("Basic {}", basic(team, PASSWORD)))
@@ -518,7 +518,7 @@ fn credentials_are_by_namespace_and_a_token_is_by_repository() {
 }
 
 #[test]
-fn a_token_of_the_file_itself_is_sent_as_it_is() {
+fn registry_token_of_the_auth_file_is_sent_verbatim() {
     let accept = |seen: &Seen| seen.header("authorization") == Some("Bearer dir3ct-token");
     for challenge in ["Bearer realm=\"http://{host}/token\"", "Basic realm=\"x\""] {
         let fake = guarded(challenge, accept, |_, reply| reply);
@@ -561,7 +561,7 @@ fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_token_that_ends_during_a_long_pull_is_replaced_before_if_it_says_so_and_after_if_not() {
+fn expiring_token_is_renewed_before_stated_expiry_or_after_rejection() {
     thread::scope(|scope| {
         for expires in [Some(1), None] {
             scope.spawn(move || {
@@ -584,7 +584,7 @@ fn a_token_that_ends_during_a_long_pull_is_replaced_before_if_it_says_so_and_aft
 }
 
 #[test]
-fn one_token_is_asked_for_by_many_connections() {
+fn one_token_request_serves_many_connections() {
     let layers: Vec<_> =
         (0..60_u8).map(|number| Layer::files(&[("n", &[number])], Compression::Gzip)).collect();
     let mut content = Content::default();
@@ -603,7 +603,7 @@ fn one_token_is_asked_for_by_many_connections() {
 }
 
 #[test]
-fn a_new_token_that_is_refused_too_is_an_error_and_no_loop() {
+fn rejected_renewed_token_is_an_error_and_no_loop() {
     let fake = guarded(
         "Bearer realm=\"http://{host}/token\"",
         |_| false,
@@ -633,7 +633,7 @@ fn received_nothing(origins: &[&Fake], secrets: &[String]) {
 }
 
 #[test]
-fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
+fn credentials_are_never_sent_to_a_redirect_target() {
     let mut blobs = Content::default();
     blobs.image("team/a:1", &image());
     let tokens = ["s3cret-token".to_owned()];
@@ -671,7 +671,7 @@ fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
 }
 
 #[test]
-fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registry() {
+fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry() {
     let mut blobs = Content::default();
     blobs.image("team/a:1", &image());
     // The same host by https at another port, which is asked with any certificate.
@@ -710,7 +710,7 @@ fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registr
 }
 
 #[test]
-fn who_a_registry_redirects_to_cannot_ask_for_a_credential() {
+fn redirect_target_cannot_request_credentials() {
     for challenge in ["Basic realm=\"x\"", "Bearer realm=\"http://{host}/token\""] {
         let thief = guarded(challenge, |_| false, |_, _| Reply::ok(br#"{"token":"x"}"#));
         let addr = thief.addr();
@@ -742,7 +742,7 @@ fn who_a_registry_redirects_to_cannot_ask_for_a_credential() {
 }
 
 #[test]
-fn a_token_server_cannot_pass_on_a_password_or_an_identity_token() {
+fn token_server_cannot_redirect_a_password_or_identity_token() {
     for status in [301, 302, 303, 307, 308] {
         for entry in [json!({ "auth": basic(USER, PASSWORD) }), json!({ "identitytoken": IDENTITY })] {
             let thief = Fake::start(Content::default(), |_, _| Reply::ok(br#"{"token":"tok"}"#));
@@ -769,7 +769,7 @@ fn a_token_server_cannot_pass_on_a_password_or_an_identity_token() {
 }
 
 #[test]
-fn over_plain_http_to_another_machine_nothing_is_sent_unless_it_is_said() {
+fn credentials_are_not_sent_over_plain_http_unless_allowed() {
     // The machine's own address is no loopback one.
     let output = run(Command::new("hostname").arg("-I")).stdout;
     let text = String::from_utf8_lossy(&output);
@@ -790,7 +790,7 @@ fn over_plain_http_to_another_machine_nothing_is_sent_unless_it_is_said() {
 }
 
 #[test]
-fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
+fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let mine = format!("Basic {}", basic("mirror", PASSWORD));
     let accept = move |seen: &Seen| seen.header("authorization") == Some(&mine);
     let mirror = guarded("Basic realm=\"x\"", accept, |_, reply| reply);
@@ -819,7 +819,7 @@ fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
 // ---- Files -------------------------------------------------------------------------------------------------------
 
 #[test]
-fn private_files_are_fetched_with_the_netrc_and_nobody_else_sees_it() {
+fn netrc_credentials_are_sent_to_their_host_only() {
     let bytes = random_bytes(9, 20 << 20);
     let mut content = Content::default();
     content.path("/private/tool", bytes.clone());

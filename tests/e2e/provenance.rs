@@ -41,7 +41,7 @@ fn stated_version(bundle: &Path) -> String {
 }
 
 #[test]
-fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again() {
+fn lock_extracted_from_a_bundle_packs_the_same_bundle() {
     let world = world();
     let directory = directory();
     let index = world.upstream.images().iter().find(|entry| entry.image.platforms().len() > 1).expect("one");
@@ -80,7 +80,7 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
 }
 
 #[test]
-fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
+fn delta_yields_the_full_lock_and_lists_all_items() {
     let world = world();
     let directory = directory();
     let name = |name: &str| directory.path().join(name);
@@ -115,7 +115,7 @@ fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
 }
 
 #[test]
-fn volumes_give_back_the_lock_too() {
+fn volumes_yield_the_lock() {
     let world = world();
     let directory = directory();
     let (bundle, lock) = (directory.path().join("all.tar.zst"), directory.path().join("lock.json"));
@@ -126,7 +126,7 @@ fn volumes_give_back_the_lock_too() {
 }
 
 #[test]
-fn the_listing_has_every_manifest_and_every_blob_of_every_image() {
+fn listing_has_every_manifest_and_blob_of_every_image() {
     let world = world();
     let directory = directory();
     let bundle = directory.path().join("some.tar.zst");
@@ -267,7 +267,7 @@ fn assert_date(date: &str) {
 }
 
 #[test]
-fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_platform() {
+fn spdx_and_cyclonedx_have_source_digest_size_and_platform_of_every_item() {
     let world = world();
     let listing = unbundle(["ls", "--json", text(&world.bundle)]).ok().json();
     let spdx = airbundle(["sbom", text(&world.bundle)]).ok();
@@ -370,7 +370,7 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
 }
 
 #[test]
-fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one() {
+fn sbom_is_reproducible_and_dated_only_on_request() {
     let world = world();
     let directory = directory();
     let bundle = text(&world.bundle);
@@ -420,7 +420,7 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
 }
 
 #[test]
-fn what_is_no_bundle_or_not_to_be_trusted_has_no_document() {
+fn sbom_of_an_invalid_or_untrusted_bundle_fails() {
     let world = world();
     let directory = directory();
     let path = directory.path().join("some");

@@ -24,7 +24,7 @@ fn script(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Finished {
 }
 
 #[test]
-fn a_tag_becomes_bundles_in_parts_programs_images_and_checksums() {
+fn tag_release_has_split_bundles_programs_images_and_checksums() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name);
     let images = vec![

@@ -137,12 +137,12 @@ fn under_way(transfers: &[Transfer]) -> usize {
 }
 
 #[test]
-fn killed_at_every_point_of_thirty_blobs_it_fetches_nothing_twice_that_had_come_whole() {
+fn pack_killed_at_any_point_never_fetches_a_complete_blob_again() {
     killed_at_every_point(30, &[]);
 }
 
 #[test]
-fn the_same_with_volumes_and_recovery_data() {
+fn resume_works_with_volumes_and_recovery_data() {
     killed_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
 }
 
@@ -206,7 +206,7 @@ fn killed_at(job: &Job, content: &Content, part: (usize, usize)) {
 }
 
 #[test]
-fn what_came_before_its_turn_is_kept_however_much_it_is() {
+fn prefetched_blobs_of_any_size_survive_a_kill() {
     let url = format!("https://{FILES}/large");
     let bytes = random_bytes(8, 90_000_000);
     let list = format!("{url} {}\n", sha256(&bytes));
@@ -253,7 +253,7 @@ fn ends(mut child: Child, time: Duration) -> bool {
 }
 
 #[test]
-fn where_the_lists_have_changed_meanwhile_what_is_there_is_taken_over() {
+fn pack_with_changed_lists_reuses_the_partial() {
     let (list, mut content) = thirty();
     let job = Job::new(&list);
     killed_at(&job, &content, (2, 3));
@@ -275,7 +275,7 @@ fn where_the_lists_have_changed_meanwhile_what_is_there_is_taken_over() {
 }
 
 #[test]
-fn garbage_in_what_is_left_costs_what_it_hits_and_never_a_wrong_byte() {
+fn corruption_in_the_partial_costs_only_what_it_hits_and_never_yields_wrong_bytes() {
     let (list, content) = thirty();
     let expected = undisturbed(&list, &content, &[]);
     for (name, damage) in [
@@ -311,7 +311,7 @@ fn garbage_in_what_is_left_costs_what_it_hits_and_never_a_wrong_byte() {
 }
 
 #[test]
-fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginning() {
+fn unpinned_file_that_changed_upstream_is_fetched_from_the_start() {
     let url = format!("https://{FILES}/large");
     let list = format!("https://{FILES}/a\n{url}\n");
     let content = |seed| {
@@ -327,7 +327,7 @@ fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginn
 }
 
 #[test]
-fn the_spool_stays_small_however_often_it_is_killed_and_whatever_is_taken_back() {
+fn spool_size_stays_bounded_over_many_kills() {
     const LIMIT: u64 = 110_000_000;
     const LEN: usize = 130_000_000;
     let url = |name: &str| format!("https://{FILES}/{name}");
@@ -367,7 +367,7 @@ fn the_spool_stays_small_however_often_it_is_killed_and_whatever_is_taken_back()
 }
 
 #[test]
-fn a_server_that_goes_away_leaves_what_came_for_the_next_run() {
+fn server_outage_keeps_completed_blobs_for_the_next_run() {
     let (list, content) = thirty();
     let expected = undisturbed(&list, &content, &[]);
     let job = Job::new(&list);
@@ -416,7 +416,7 @@ fn releases() -> [(String, Content); 2] {
 }
 
 #[test]
-fn an_older_bundle_spares_the_network_and_changes_no_byte() {
+fn reused_bundle_saves_transfers_and_changes_no_byte() {
     let [(old_list, old_content), (list, content)] = releases();
     let expected = undisturbed(&list, &content, &[]);
     for (level, damage) in [("3", false), ("1", false), ("3", true)] {
@@ -452,7 +452,7 @@ fn an_older_bundle_spares_the_network_and_changes_no_byte() {
 }
 
 #[test]
-fn an_older_bundle_of_another_level_changes_no_byte_where_only_some_frames_are_the_same() {
+fn reused_bundle_of_another_compression_level_changes_no_byte() {
     // No level can do anything about the first frames.
     let mut bytes = random_bytes(1, 2 << 22);
     bytes.extend((0..400_000).flat_map(|number| format!("{number} and {}\n", number % 1000).into_bytes()));
@@ -468,7 +468,7 @@ fn an_older_bundle_of_another_level_changes_no_byte_where_only_some_frames_are_t
 }
 
 #[test]
-fn what_is_no_bundle_cannot_be_reused_and_says_so_before_anything_is_fetched() {
+fn invalid_reuse_bundle_is_refused_before_anything_is_fetched() {
     let (list, content) = thirty();
     let job = Job::new(&list);
     let fake = Fake::honest(content);
@@ -493,7 +493,7 @@ fn check(job: &Job, fake: &Fake, more: &[&str]) -> Finished {
 }
 
 #[test]
-fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
+fn lock_packs_the_same_bytes_after_tags_moved() {
     let (list, content) = thirty();
     let expected = undisturbed(&list, &content, &[]);
     let job = Job::new(&list);
@@ -534,7 +534,7 @@ fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
 }
 
 #[test]
-fn a_file_that_has_changed_upstream_is_found_by_its_bytes_or_with_quick_by_its_size() {
+fn changed_upstream_file_is_detected_by_content_or_with_quick_by_size() {
     let url = |name: &str| format!("https://{FILES}/{name}");
     let content = |same_size: &[u8], size: &[u8]| {
         let mut content = Content::default();
@@ -571,7 +571,7 @@ fn a_file_that_has_changed_upstream_is_found_by_its_bytes_or_with_quick_by_its_s
 }
 
 #[test]
-fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
+fn edited_or_invalid_lock_is_refused_by_name() {
     let (list, content) = thirty();
     let job = Job::new(&list);
     let fake = Fake::honest(content);
@@ -619,7 +619,7 @@ fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
 }
 
 #[test]
-fn the_difference_between_two_locks_or_bundles_names_what_came_and_went() {
+fn diff_of_locks_or_bundles_names_added_and_removed_items() {
     let [(old_list, old_content), (list, content)] = releases();
     let (old, new) = (Job::new(&old_list), Job::new(&list));
     old.run(&Fake::honest(old_content), &["--write-lock", &old.text("airbundle.lock.json")]).ok();
@@ -649,7 +649,7 @@ fn the_difference_between_two_locks_or_bundles_names_what_came_and_went() {
 // ---- What cannot be fetched ----------------------------------------------------------------------------------------
 
 #[test]
-fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
+fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     let (list, content) = thirty();
     let list = format!("{list}{REGISTRY}/old/one:1\nhttps://{FILES}/missing\n");
     let mut content = content;
@@ -715,7 +715,7 @@ fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
 }
 
 #[test]
-fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
+fn keep_going_preserves_fetched_blobs_over_repeated_failures() {
     let url = |number: usize| format!("https://{FILES}/{number:02}");
     let (mut list, mut content) = (String::new(), Content::default());
     for number in 0..40 {
@@ -749,7 +749,7 @@ fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
 }
 
 #[test]
-fn a_signed_bundle_goes_on_where_it_was_with_the_same_bytes() {
+fn signed_bundle_resumes_to_the_same_bytes() {
     let (list, content) = thirty();
     let keys = tempdir().expect("make a temporary directory");
     let key = keys.path().join("test.key").display().to_string();

@@ -65,7 +65,7 @@ fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
+fn second_reader_agrees_with_unbundle() {
     let world = world();
     agree(&world.bundle);
     let directory = directory();
@@ -87,7 +87,7 @@ fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
+fn second_reader_reads_a_delta() {
     let world = world();
     let directory = directory();
     let pinned = world.upstream.files().iter().filter(|file| file.checksum.is_some());
@@ -114,7 +114,7 @@ fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
+fn second_reader_refuses_any_flipped_bit() {
     let world = world();
     let directory = directory();
     let lines = ["registry.k8s.io/pause:3.9", "https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz"];
@@ -130,7 +130,7 @@ fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_reads_volumes_and_recovery_data() {
+fn second_reader_reads_volumes_and_recovery_data() {
     let world = world();
     let directory = directory();
     for options in [&["--recovery", "5%"][..], &["--recovery", "0.1%"], &["--recovery", "100%"]] {

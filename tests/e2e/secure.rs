@@ -117,7 +117,7 @@ impl Job {
 }
 
 #[test]
-fn a_certificate_that_nobody_knows_is_refused_unless_the_registry_is_said_to_be_insecure() {
+fn unknown_ca_is_refused_unless_the_registry_is_insecure() {
     let directory = tempdir().unwrap();
     let storage = directory.path().join("storage");
     let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
@@ -147,7 +147,7 @@ fn a_certificate_that_nobody_knows_is_refused_unless_the_registry_is_said_to_be_
 }
 
 #[test]
-fn a_token_from_the_host_of_an_insecure_registry_comes_over_the_same_certificate() {
+fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
     let job = Job::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |own, seen, reply| {
         if seen.path.starts_with("/token?") {
@@ -165,7 +165,7 @@ fn a_token_from_the_host_of_an_insecure_registry_comes_over_the_same_certificate
 }
 
 #[test]
-fn another_host_to_which_an_insecure_registry_leads_needs_a_good_certificate() {
+fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
     let job = Job::new();
     for (ip, good) in [("127.0.0.1", true), ("127.0.0.2", false)] {
         let storage = TlsFake::start(ip, job.content.clone(), |_, _, reply| reply);
@@ -185,7 +185,7 @@ fn another_host_to_which_an_insecure_registry_leads_needs_a_good_certificate() {
 }
 
 #[test]
-fn an_insecure_registry_leads_to_plain_http_on_no_host() {
+fn insecure_registry_may_not_redirect_to_plain_http() {
     let job = Job::new();
     let storage = Fake::honest(job.content.clone());
     let there = storage.addr();
@@ -198,7 +198,7 @@ fn an_insecure_registry_leads_to_plain_http_on_no_host() {
 }
 
 #[test]
-fn a_mirror_is_insecure_if_it_is_named_itself() {
+fn mirror_is_insecure_only_if_named_itself() {
     let job = Job::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let (host, _) = tls.addr.split_once(':').unwrap();
@@ -216,7 +216,7 @@ fn a_mirror_is_insecure_if_it_is_named_itself() {
 }
 
 #[test]
-fn an_insecure_registry_may_be_named_in_capitals() {
+fn insecure_registry_name_is_case_insensitive() {
     let job = Job::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let name = tls.addr.replace("127.0.0.1", "localhost");

@@ -123,7 +123,7 @@ fn repository(registry: &Path, name: &str) -> PathBuf {
 }
 
 #[test]
-fn the_registry_gives_every_image_by_tag_and_by_digest_byte_for_byte() {
+fn registry_serves_every_image_by_tag_and_digest_byte_for_byte() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
     for entry in world.upstream.images() {
@@ -132,7 +132,7 @@ fn the_registry_gives_every_image_by_tag_and_by_digest_byte_for_byte() {
 }
 
 #[test]
-fn skopeo_reads_every_manifest_and_copies_each_kind_of_image_with_all_its_platforms() {
+fn skopeo_reads_every_manifest_and_copies_every_kind_of_multi_platform_image() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
     let directory = directory();
@@ -166,7 +166,7 @@ fn skopeo_reads_every_manifest_and_copies_each_kind_of_image_with_all_its_platfo
 }
 
 #[test]
-fn podman_docker_and_containerd_pull_each_kind_of_image_by_tag_and_by_digest() {
+fn podman_docker_and_containerd_pull_every_kind_of_image_by_tag_and_digest() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
     let (podman, dockerd) = (Podman::new(), Dockerd::start());
@@ -195,7 +195,7 @@ fn podman_docker_and_containerd_pull_each_kind_of_image_by_tag_and_by_digest() {
 }
 
 #[test]
-fn nginx_serves_every_file_whole_and_in_ranges_as_it_is() {
+fn nginx_serves_every_file_entire_and_by_range() {
     let world = world();
     let web = Web::start(&world.site.join("files"));
     let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
@@ -250,7 +250,7 @@ fn garbage_collection_removes_nothing_of_a_site() {
 }
 
 #[test]
-fn the_storage_is_what_pushing_the_same_images_leaves() {
+fn storage_equals_that_of_a_registry_pushed_to() {
     let world = world();
     let directory = directory();
     let registry = Registry::start(directory.path());
@@ -296,7 +296,7 @@ fn assert_selection(registry: &Registry, bundle: &Path, image: &UpstreamImage, k
 }
 
 #[test]
-fn a_selection_of_platforms_keeps_the_bytes_of_the_index_and_leaves_the_other_platforms_out() {
+fn platform_selection_keeps_index_bytes_and_omits_other_platforms() {
     let world = world();
     let directory = directory();
     let bundle = directory.path().join("amd64.tar.zst");
@@ -358,7 +358,7 @@ fn several_platforms_and_variants_can_be_selected() {
 }
 
 #[test]
-fn a_platform_on_the_line_of_an_image_is_for_that_image_alone() {
+fn platform_attribute_of_a_list_entry_applies_to_that_image_only() {
     let world = world();
     let directory = directory();
     // The second one has the first one's index among its children.
@@ -382,7 +382,7 @@ fn a_platform_on_the_line_of_an_image_is_for_that_image_alone() {
 }
 
 #[test]
-fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
+fn missing_platform_fails_listing_available_platforms() {
     let world = world();
     let directory = directory();
     let bundle = directory.path().join("bundle.tar.zst");
@@ -431,7 +431,7 @@ fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
 }
 
 #[test]
-fn every_template_gives_every_image_a_name() {
+fn repository_templates_name_every_image() {
     let world = world();
     let directory = directory();
     let references =
@@ -459,7 +459,7 @@ fn every_template_gives_every_image_a_name() {
 }
 
 #[test]
-fn a_template_under_which_two_images_collide_is_refused_before_anything_is_written() {
+fn repository_template_with_colliding_names_is_refused_before_anything_is_written() {
     let world = world();
     let directory = directory();
     let image = |text: &str| {
@@ -486,7 +486,7 @@ fn a_template_under_which_two_images_collide_is_refused_before_anything_is_writt
 }
 
 #[test]
-fn files_and_registry_go_elsewhere_and_are_served_from_there() {
+fn files_and_registry_in_other_directories_are_served_from_there() {
     let world = world();
     let directory = directory();
     let path = |name: &str| directory.path().join(name);
@@ -521,7 +521,7 @@ fn files_and_registry_go_elsewhere_and_are_served_from_there() {
 }
 
 #[test]
-fn a_second_unpack_changes_nothing_and_says_so() {
+fn second_unpack_changes_nothing_and_reports_it() {
     let world = world();
     let directory = directory();
     unpack(&world.bundle, directory.path()).ok();
@@ -618,7 +618,7 @@ fn hide(path: &Path) {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
+fn any_damage_to_a_site_is_repaired_and_nothing_else_is_touched() {
     type Harm<'a> = (&'a str, PathBuf, &'a dyn Fn(&Path));
 
     let (world, small) = (world(), Small::new());
@@ -685,7 +685,7 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
 }
 
 #[test]
-fn what_a_killed_run_left_behind_is_cleared_or_used_and_nothing_else_is_touched() {
+fn leftovers_of_a_killed_run_are_removed_or_used_and_nothing_else_is_touched() {
     let (world, small) = (world(), Small::new());
     let layer = &world.upstream.image(Small::IMAGE).children[0].parts[1];
     let staged = small.site.join(".unbundle").join(format!("{}.1", &layer.0.digest["sha256:".len()..]));
@@ -715,7 +715,7 @@ fn what_a_killed_run_left_behind_is_cleared_or_used_and_nothing_else_is_touched(
 }
 
 #[test]
-fn a_directory_in_the_place_of_a_blob_is_an_error_that_names_it() {
+fn directory_in_place_of_a_blob_is_an_error_that_names_it() {
     let world = world();
     let directory = directory();
     let reference = "registry.k8s.io/pause:3.9";
@@ -733,7 +733,7 @@ fn a_directory_in_the_place_of_a_blob_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
+fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     let world = world();
     let directory = directory();
     let version = |text: &str| {
@@ -784,7 +784,7 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
 }
 
 #[test]
-fn a_pipe_is_as_good_as_a_file() {
+fn unpack_from_a_pipe_equals_unpack_from_a_file() {
     let world = world();
     let directory = directory();
     let site = directory.path().to_str().expect("a plain path");
@@ -803,7 +803,7 @@ fn a_pipe_is_as_good_as_a_file() {
 }
 
 #[test]
-fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
+fn tar_and_zstd_read_the_bundle_as_an_oci_image_layout() {
     let world = world();
     let directory = directory();
     process::run(Command::new("zstd").arg("-t").arg(&world.bundle));
@@ -862,7 +862,7 @@ fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
 }
 
 #[test]
-fn skopeo_reads_oci_images_out_of_the_bundle() {
+fn skopeo_reads_oci_images_from_the_bundle() {
     let world = world();
     let directory = directory();
     let mut read = 0;
@@ -885,7 +885,7 @@ fn skopeo_reads_oci_images_out_of_the_bundle() {
 }
 
 #[test]
-fn the_bundle_is_the_same_whatever_the_jobs_and_the_order_of_the_lists() {
+fn bundle_is_independent_of_jobs_and_list_order() {
     let world = world();
     let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
@@ -904,7 +904,7 @@ fn the_bundle_is_the_same_whatever_the_jobs_and_the_order_of_the_lists() {
 }
 
 #[test]
-fn the_bundle_is_the_same_whether_the_lists_have_checksums_or_not() {
+fn bundle_is_independent_of_checksums_in_lists() {
     let world = world();
     let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
@@ -968,7 +968,7 @@ fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
 }
 
 #[test]
-fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_nothing() {
+fn garbage_collection_stops_at_the_gc_guard_of_an_unfinished_unpack() {
     let world = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -1006,7 +1006,7 @@ fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_not
 }
 
 #[test]
-fn the_fence_stands_also_while_nothing_but_links_is_missing() {
+fn gc_guard_remains_while_only_links_are_missing() {
     let world = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -1026,7 +1026,7 @@ fn the_fence_stands_also_while_nothing_but_links_is_missing() {
 }
 
 #[test]
-fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_when_all_is_there() {
+fn running_registry_serves_intact_bytes_or_none_and_tags_only_complete_images() {
     let world = world();
     let directory = directory();
     let reference = "quay.io/meanwhile/app:latest";

@@ -153,7 +153,7 @@ fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn minisign_verifies_what_we_sign_with_standard_tools_alone() {
+fn minisign_verifies_our_signature_with_standard_tools_alone() {
     let desk = Desk::new();
     let bundle = desk.signed();
     let bytes = fs::read(&bundle).unwrap();
@@ -173,7 +173,7 @@ fn minisign_verifies_what_we_sign_with_standard_tools_alone() {
 }
 
 #[test]
-fn we_verify_what_minisign_signs_beside_the_bundle() {
+fn unbundle_verifies_a_detached_minisign_signature() {
     let desk = Desk::new();
     let bundle = desk.pack("plain.tar.zst", &[]);
     process::run(
@@ -213,7 +213,7 @@ fn we_verify_what_minisign_signs_beside_the_bundle() {
 }
 
 #[test]
-fn what_nobody_trusted_has_signed_does_not_reach_the_disk() {
+fn bundle_without_a_trusted_signature_is_not_unpacked() {
     let desk = Desk::new();
     let plain = desk.pack("plain.tar.zst", &[]);
     let signed = desk.signed();
@@ -239,7 +239,7 @@ fn what_nobody_trusted_has_signed_does_not_reach_the_disk() {
 }
 
 #[test]
-fn one_flipped_bit_in_a_signature_is_one_too_many() {
+fn any_flipped_bit_in_a_signature_is_detected() {
     let desk = Desk::new();
     let bundle = desk.signed();
     let bytes = fs::read(&bundle).unwrap();
@@ -270,7 +270,7 @@ fn one_flipped_bit_in_a_signature_is_one_too_many() {
 }
 
 #[test]
-fn a_signature_changes_nothing_else_and_is_the_same_every_time() {
+fn signing_changes_no_other_byte_and_is_reproducible() {
     let desk = Desk::new();
     let plain = fs::read(desk.pack("plain.tar.zst", &[])).unwrap();
     assert!(!plain.windows(4).any(|window| window == SIGNATURE_MAGIC.to_le_bytes()));
@@ -297,7 +297,7 @@ fn a_signature_changes_nothing_else_and_is_the_same_every_time() {
 }
 
 #[test]
-fn without_a_trusted_key_a_signature_is_told_and_not_believed() {
+fn signature_is_reported_but_not_trusted_without_a_trusted_key() {
     let desk = Desk::new();
     let bundle = desk.signed();
     let name = bundle.to_str().unwrap();
@@ -317,7 +317,7 @@ fn without_a_trusted_key_a_signature_is_told_and_not_believed() {
 }
 
 #[test]
-fn the_key_comes_by_flag_by_environment_or_from_the_host() {
+fn trusted_key_comes_from_option_environment_or_host() {
     let desk = Desk::new();
     let (bundle, plain) = (desk.signed(), desk.pack("plain.tar.zst", &[]));
     let text = fs::read_to_string(desk.path("ours.pub")).unwrap();
@@ -360,7 +360,7 @@ verify "$PLAIN""#
 }
 
 #[test]
-fn files_that_are_no_keys_are_told_apart() {
+fn invalid_key_files_are_told_apart() {
     let desk = Desk::new();
     let bundle = desk.signed();
     let name = bundle.to_str().unwrap();
@@ -385,7 +385,7 @@ fn files_that_are_no_keys_are_told_apart() {
 }
 
 #[test]
-fn a_passphrase_comes_from_the_environment_stdin_or_a_terminal() {
+fn passphrase_comes_from_environment_stdin_or_terminal() {
     let desk = Desk::new();
     let key = desk.text("safe.key");
     let with_stdin = |command: &mut Command, text: &str| {

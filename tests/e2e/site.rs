@@ -180,7 +180,7 @@ cmp "$HOST_COPY/by-ansible" "$SITE/files/$path"
 "#;
 
 #[test]
-fn nginx_alone_serves_all_clients_over_https_with_the_sites_own_authority() {
+fn nginx_alone_serves_all_clients_over_https_with_the_sites_ca() {
     let site = Site::full();
     site.configure(&[]).ok();
     let script = format!(
@@ -192,7 +192,7 @@ fn nginx_alone_serves_all_clients_over_https_with_the_sites_own_authority() {
 }
 
 #[test]
-fn nginx_alone_serves_a_user_and_nobody_else() {
+fn nginx_alone_requires_the_configured_user() {
     let site = Site::full();
     site.configure_user(&["--user", "carla"]).ok();
     let script = format!(
@@ -221,7 +221,7 @@ test "$(stat -c %a /etc/containerd/certs.d/quay.io/hosts.toml)" = 600"#
 }
 
 #[test]
-fn a_registry_serves_what_registry_yml_says_plain_and_with_certificate_and_user() {
+fn registry_serves_according_to_registry_yml_plain_and_with_tls_and_user() {
     for (options, scheme, open) in
         [(&["--tls", "off"][..], "http", true), (&["--tls", "auto", "--user", "carla"], "https", false)]
     {
@@ -247,7 +247,7 @@ test "$(curl -so /dev/null -w '%{{http_code}}' -u carla:geheim -X POST {scheme}:
 }
 
 #[test]
-fn plain_http_is_served_where_the_user_wants_it() {
+fn plain_http_is_served_on_request() {
     let site = Site::full();
     site.configure(&["--tls", "off"]).ok();
     let script = format!(
@@ -262,7 +262,7 @@ skopeo() {{ verb=$1; shift; command skopeo "$verb" "$@"; }}
 }
 
 #[test]
-fn a_client_is_made_and_unmade_without_a_trace() {
+fn client_setup_is_reverted_without_a_trace() {
     let site = Site::full();
     site.configure(&[]).ok();
     site.on_a_host(
@@ -285,7 +285,7 @@ snapshot | diff "$HOST_COPY.before" - >&2
 }
 
 #[test]
-fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
+fn second_site_run_changes_nothing_and_keeps_edited_files() {
     let site = Site::full();
     // The guide has travelled in the bundle.
     assert_eq!(
@@ -330,7 +330,7 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_name() {
+fn invalid_settings_are_refused_by_name() {
     let site = Site::empty();
     site.configure(&[]).failed(6, &["site", "is no site", "unbundle unpack"]);
     fs::create_dir_all(site.path()).unwrap();
@@ -382,7 +382,7 @@ fn what_cannot_be_is_refused_by_name() {
 }
 
 #[test]
-fn tags_that_differ_only_in_case_are_two_tags() {
+fn tags_that_differ_only_in_case_are_distinct() {
     let site = Site::full();
     let mut record = Record::read(&site.path()).unwrap();
     let image = |reference: &str| {
@@ -407,7 +407,7 @@ done"#,
 }
 
 #[test]
-fn what_runs_the_site_is_what_stops_it_and_an_open_site_with_a_user_is_told() {
+fn site_stops_with_the_runner_that_started_it_and_an_exposed_password_is_reported() {
     let site = Site::full();
     site.configure(&["--tls", "off"]).ok();
     site.on_a_host(
@@ -437,7 +437,7 @@ if curl -s -o /dev/null "http://127.0.0.1:$REGISTRY/"; then exit 1; fi"#,
 }
 
 #[test]
-fn a_user_without_roots_rights_runs_a_site() {
+fn unprivileged_user_runs_a_site() {
     let site = Site::full();
     site.on_a_host(
         r#"chown -R nobody "$SITE"
@@ -450,7 +450,7 @@ SITE_ENGINE=nginx as_nobody sh "$CONF/site" stop"#,
 }
 
 #[test]
-fn a_certificate_near_its_end_is_issued_anew_by_the_same_authority() {
+fn expiring_certificate_is_reissued_by_the_same_ca() {
     let site = Site::full();
     site.configure(&[]).ok();
     let authority = fs::read(site.conf("ca.crt")).unwrap();
@@ -469,7 +469,7 @@ openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -C
 }
 
 #[test]
-fn a_taken_port_a_missing_engine_and_files_that_nginx_cannot_read_are_told() {
+fn used_port_missing_engine_and_unreadable_files_are_reported() {
     let site = Site::full();
     site.configure(&[]).ok();
     let said = site.on_a_host(
@@ -497,7 +497,7 @@ SITE_ENGINE=nginx $CONF/site start 2>&1
 }
 
 #[test]
-fn a_site_on_a_disk_that_cannot_be_written_is_served_with_a_configuration_elsewhere() {
+fn read_only_site_is_served_with_configuration_in_another_directory() {
     let site = Site::full();
     site.on_a_host(
         r#"
@@ -513,7 +513,7 @@ skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://localhost:$REGISTRY/
 }
 
 #[test]
-fn the_units_of_systemd_start_what_they_say() {
+fn systemd_units_start_what_they_describe() {
     let site = Site::full();
     site.configure(&[]).ok();
     site.on_a_host(
@@ -577,7 +577,7 @@ skopeo copy -q "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" 
 "#;
 
 #[test]
-fn compose_runs_nginx_and_a_registry_with_nothing_but_the_site() {
+fn compose_runs_nginx_and_a_registry_from_the_site_alone() {
     let site = with_servers(true);
     site.configure(&[]).ok();
     let said = site.on_a_host(&format!(
@@ -609,7 +609,7 @@ if "$CONF/site" status; then exit 1; fi"#
 }
 
 #[test]
-fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registry() {
+fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
     let site = with_servers(false);
     site.configure_user(&["--user", "carla"]).ok();
     for engine in ["docker", "compose"] {
@@ -648,7 +648,7 @@ test "$(podman ps -q | wc -l)" = 1
 }
 
 #[test]
-fn one_command_configures_starts_and_trusts() {
+fn site_up_configures_starts_and_trusts() {
     let site = Site::full();
     let said = site.on_a_host(
         r#"SITE_ENGINE=nginx "$UNBUNDLE" site "$SITE" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" \
@@ -742,7 +742,7 @@ fn shaped(entry: &str) -> String {
 }
 
 #[test]
-fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
+fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
     type Prefix = fn(&str) -> String;
     let kept: Prefix = |host| format!("k8s/{host}/");
     let stripped: Prefix = |_| String::new();
@@ -780,7 +780,7 @@ fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
 }
 
 #[test]
-fn offline_yml_names_what_the_site_lacks_and_carries_credentials() {
+fn offline_yml_names_missing_items_and_carries_credentials() {
     let files = entries("v2.25.0", "files.list");
     let images = entries("v2.25.0", "images.list");
     let site = Site::empty();

@@ -111,7 +111,7 @@ fn shell(directory: &Path, script: &str) -> String {
 }
 
 #[test]
-fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
+fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
     let world = world();
     for directory in [carried().plain(), carried().safe()] {
         for name in volumes(&directory) {
@@ -147,7 +147,7 @@ fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
 }
 
 #[test]
-fn a_volume_that_is_missing_is_named_and_nothing_is_touched() {
+fn missing_volume_is_named_and_nothing_is_written() {
     for directory in [carried().plain(), carried().safe()] {
         for (number, name) in volumes(&directory).iter().enumerate() {
             let temporary = tempdir().unwrap();
@@ -173,7 +173,7 @@ fn a_volume_that_is_missing_is_named_and_nothing_is_touched() {
 }
 
 #[test]
-fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
+fn renamed_volumes_are_identified_by_their_label_and_read() {
     let directory = carried().plain();
     for pair in carried().names.windows(2) {
         let temporary = tempdir().unwrap();
@@ -194,7 +194,7 @@ fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
 }
 
 #[test]
-fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
+fn duplicate_truncated_or_unrelated_volume_is_named() {
     let world = world();
     let directory = carried().plain();
     let temporary = tempdir().unwrap();
@@ -236,7 +236,7 @@ fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
 }
 
 #[test]
-fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
+fn damage_report_names_volume_and_offset() {
     let directory = carried().plain();
     let temporary = tempdir().unwrap();
     for (number, name) in carried().names.iter().enumerate() {
@@ -259,7 +259,7 @@ fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
 }
 
 #[test]
-fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
+fn volume_label_has_bundle_number_and_start_offset() {
     let directory = carried().safe();
     let medium = discover::find(std::slice::from_ref(&directory)).unwrap();
     let mut sets = BTreeSet::new();
@@ -283,7 +283,7 @@ fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
 }
 
 #[test]
-fn sticks_may_come_one_after_the_other() {
+fn drives_may_be_connected_one_after_the_other() {
     let directory = carried().plain();
     let temporary = tempdir().unwrap();
     let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
@@ -340,7 +340,7 @@ fn wait_for(from: &mut impl std::io::Read, said: &mut String, words: &str) {
 }
 
 #[test]
-fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_bundle() {
+fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundle() {
     let world = world();
     let temporary = tempdir().unwrap();
     let (output, cloud) = (temporary.path().join("output"), temporary.path().join("cloud"));
@@ -382,7 +382,7 @@ fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_b
 }
 
 #[test]
-fn a_large_bundle_of_many_volumes_needs_the_disk_of_a_few() {
+fn large_multi_volume_bundle_needs_disk_space_for_a_few_volumes_only() {
     let world = world();
     let temporary = tempdir().unwrap();
     let root = temporary.path().join("web");
@@ -411,7 +411,7 @@ fn a_large_bundle_of_many_volumes_needs_the_disk_of_a_few() {
 }
 
 #[test]
-fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
+fn repacking_with_fewer_volumes_removes_old_ones_and_keeps_other_checksum_lists() {
     let world = world();
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
@@ -429,7 +429,7 @@ fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
 }
 
 #[test]
-fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
+fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
     let world = world();
     let temporary = tempdir().unwrap();
     let output = temporary.path().join("all.tar.zst");
@@ -453,7 +453,7 @@ fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
 }
 
 #[test]
-fn what_lies_in_a_directory_is_found_only_where_it_is_one_bundle() {
+fn directory_argument_must_hold_exactly_one_bundle() {
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
     verb("ls", &[directory]).failed(8, &["there is no bundle in"]);
@@ -475,7 +475,7 @@ fn safe_file() -> &'static Path {
 }
 
 #[test]
-fn recovery_data_is_something_that_standard_tools_do_not_mind() {
+fn recovery_data_is_ignored_by_standard_tools() {
     let directory = safe_file().parent().unwrap();
     shell(directory, "zstd -qt one.tar.zst");
     let listed = shell(directory, "tar --zstd -tf one.tar.zst | sort");
@@ -490,7 +490,7 @@ fn recovery_data_is_something_that_standard_tools_do_not_mind() {
 }
 
 #[test]
-fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
+fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
     let sound = fs::read(safe_file()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
@@ -533,7 +533,7 @@ fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
 }
 
 #[test]
-fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
+fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     let sound = fs::read(safe_file()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
@@ -557,7 +557,7 @@ fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
 }
 
 #[test]
-fn volumes_are_repaired_each_by_itself() {
+fn volumes_are_repaired_independently() {
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     let safe = carried().safe();
@@ -590,7 +590,7 @@ fn volumes_are_repaired_each_by_itself() {
 }
 
 #[test]
-fn a_repair_that_is_killed_leaves_nothing_that_looks_like_a_copy() {
+fn killed_repair_leaves_no_output() {
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     for wait in [1, 20, 60, 150] {
@@ -610,7 +610,7 @@ fn a_repair_that_is_killed_leaves_nothing_that_looks_like_a_copy() {
 }
 
 #[test]
-fn the_lock_of_a_list_makes_the_same_volumes() {
+fn list_lock_packs_the_same_volumes() {
     let world = world();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
