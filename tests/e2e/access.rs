@@ -1,5 +1,4 @@
-//! A part of a bundle: by name, by platform, one object; nothing is read that is not needed, and what a site holds of a
-//! bundle it says.
+//! Partial access to a bundle: selections by name and platform, single objects, and the bytes read for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,7 +17,7 @@ use crate::support::{random_bytes, sha256};
 
 const MIB: u64 = 1 << 20;
 
-/// A bundle, and the site that all of it makes.
+/// A bundle and the site that unpacking all of it yields.
 struct Whole {
     directory: TempDir,
     bundle: PathBuf,
@@ -39,7 +38,7 @@ impl Whole {
         self.directory.path().join(name)
     }
 
-    /// Runs a verb with the bundle, a site of this name, and options.
+    /// Unpacks into the site of this name.
     fn unpack(&self, site: &str, options: &[&str]) -> Finished {
         let site = self.path(site);
         let args = [OsStr::new("unpack"), self.bundle.as_os_str(), site.as_os_str(), OsStr::new("--json")];
@@ -52,7 +51,7 @@ impl Whole {
         command.output().expect("start unbundle")
     }
 
-    /// Everything that a site of this name has is as on the whole one, but for its record.
+    /// Asserts that everything in a site except its record equals the full site, and returns its tree.
     #[track_caller]
     fn has_nothing_else(&self, site: &str) -> Tree {
         let tree = Tree::of(&self.path(site));
@@ -74,7 +73,7 @@ fn names(list: &Value, name: &str) -> Vec<String> {
     list.map(|entry| entry[name].as_str().expect("a name").to_owned()).collect()
 }
 
-/// The tags of a site: `k8s/quay.io/a/one:v1`.
+/// Returns the tags of a site, such as `k8s/quay.io/a/one:v1`.
 fn tags(tree: &Tree) -> BTreeSet<String> {
     let tag = |path: &Path| {
         let text = path.to_str()?.strip_prefix("registry/docker/registry/v2/repositories/")?;
@@ -84,11 +83,11 @@ fn tags(tree: &Tree) -> BTreeSet<String> {
     tree.files().filter_map(tag).collect()
 }
 
-/// Runs `unbundle`, and says how many bytes it has read of anything.
+/// Runs `unbundle` and returns how many bytes it read from any source.
 fn reading<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64) {
     let program = unbundle_command();
     let mut shell = Command::new("sh");
-    // What a process has read counts for who has waited for it.
+    // `/proc/PID/io` of a parent includes its reaped children.
     shell.args(["-c", r#""$@" >&2; code=$?; cat /proc/$$/io; exit $code"#, "sh"]);
     shell.arg(program.get_program()).args(args).env_remove("UNBUNDLE_TRUSTED_KEY");
     let finished = run(&mut shell);
@@ -132,7 +131,7 @@ fn unselected_parts_of_a_bundle_are_not_read() {
         assert!(read < most, "{what}: {read} of at most {most}");
     }
     assert_eq!(fs::read(out).expect("read the object"), kubelet.1);
-    // A site that has all but one file has its own bytes hashed, and of the bundle that file read.
+    // If one file of a site is missing, `unpack` hashes the site and reads only that file from the bundle.
     let site = whole.path("whole");
     let kubectl = site.join("files/k8s/dl.k8s.io/kubectl");
     let bytes = fs::read(&kubectl).expect("read a file");
@@ -147,7 +146,7 @@ fn unselected_parts_of_a_bundle_are_not_read() {
     assert!(all > whole_len && all < whole_len + MIB, "{all} of {whole_len}: everything once");
 }
 
-/// Two images that share a layer, one of them for two platforms with an attestation, one of another platform, a chart, a
+/// Two images that share a layer, a multi-platform image with an attestation, an arm64 image, a chart, a
 /// signature, and files.
 fn kinds() -> Content<'static> {
     let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
@@ -187,7 +186,7 @@ fn wildcards_select_images_and_files_and_the_rest_can_follow() {
         (vec!["quay.io/b/*:v1"], vec!["quay.io/b/arm:v1"], vec![]),
         (vec!["quay.io/b/**"], vec!["quay.io/b/arm:v1", "quay.io/b/c/deep:v1"], vec![]),
         (vec!["**/deep:v?"], vec!["quay.io/b/c/deep:v1"], vec![]),
-        // A signature comes with what it is about.
+        // A signature is selected with its subject.
         (vec!["quay.io/a/multi:v1"], vec![signature, "quay.io/a/multi:v1"], vec![]),
         (
             vec!["quay.io/a/ch*", "dl.k8s.io/**/kube[cl]*"],
@@ -225,7 +224,7 @@ fn wildcards_select_images_and_files_and_the_rest_can_follow() {
             tree.files().filter_map(|path| path.strip_prefix("files").ok()).map(Path::to_path_buf).collect();
         assert_eq!(served, files.iter().map(PathBuf::from).collect::<Vec<_>>(), "{only:?}");
 
-        // From a pipe nothing can be left unread; the site is the same.
+        // A pipe is read to its end; the site is the same.
         let piped = whole.path("piped");
         let args = [OsStr::new("unpack"), OsStr::new("-"), piped.as_os_str()];
         unbundle_from(&whole.bundle, args.into_iter().chain(options.iter().map(OsStr::new))).ok();
@@ -271,7 +270,7 @@ fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
     assert!(!known.contains_key("quay.io/b/arm:v1"));
     assert!(has(&multi.root.digest) && has(&amd64) && has(&attestation) && !has(&arm64));
 
-    // The other platform joins it.
+    // The other platform is added.
     let summary = whole.unpack("part", &["--platform", "linux/arm64", "--only", "quay.io/**"]).ok().json();
     assert_eq!((&summary["images"], &summary["files"]), (&4.into(), &0.into()));
     assert!(has(&arm64));
@@ -287,7 +286,7 @@ fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
         let manifests = multi["manifests"].as_array_mut().expect("a list");
         manifests[1..].sort_by_key(ToString::to_string);
     };
-    // Sizes and all, however the parts came; only their order may be another one.
+    // Only the order of the manifests may depend on the order of the runs.
     multi_of(&mut expected);
     multi_of(&mut found);
     assert_eq!(found, expected);
@@ -371,7 +370,7 @@ fn cat_never_completes_corrupt_output() {
     assert_eq!((written.status.code(), written.stdout.len()), (Some(7), 0));
     assert_eq!(fs::read(&out).expect("read it"), b"before");
     assert!(!whole.path("out.partial").exists());
-    // What is damaged elsewhere does not matter.
+    // Corruption of another object does not matter.
     let written = whole.cat("quay.io/a/one:v1", &[]);
     assert_eq!(written.stdout, content.images[0].1.manifest.to_vec());
 }

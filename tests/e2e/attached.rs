@@ -1,5 +1,5 @@
-//! Everything an image has: its platforms, what is attached to it, layers that lie elsewhere, and things that are no
-//! images at all; from a registry into a bundle, and from the site's registry and nginx to the clients.
+//! Platforms, referrers, cosign artifacts, foreign layers and non-image artifacts: from a registry into a
+//! bundle, and from the site's registry and nginx to clients.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,7 +44,7 @@ impl Job {
         airbundle([&args, more].concat())
     }
 
-    /// A lock makes the bundle that is there.
+    /// Asserts that a lock packs the existing bundle.
     #[track_caller]
     fn packs_the_same_from(&self, lock: &str, more: &[&str]) {
         let again = self.path("again.tar.zst");
@@ -53,7 +53,7 @@ impl Job {
         assert!(bytes(again) == bytes(self.path("out.tar.zst")), "another bundle from the lock");
     }
 
-    /// The references in the bundle.
+    /// Returns the references in the bundle.
     fn references(&self) -> Vec<String> {
         let listing =
             unbundle(["ls".as_ref(), self.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
@@ -61,7 +61,7 @@ impl Job {
         images.map(|image| image["reference"].as_str().expect("a reference").to_owned()).collect()
     }
 
-    /// Unpacks, and serves the site with a registry.
+    /// Unpacks the bundle and serves the site with a registry.
     fn site(&self) -> Registry {
         let site = self.path("site");
         unbundle(["unpack".as_ref(), self.path("out.tar.zst").as_os_str(), site.as_os_str()]).ok();
@@ -86,7 +86,7 @@ fn json_of(descriptor: &Descriptor) -> Value {
     json!({ "mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size })
 }
 
-/// A manifest of these parts, the config first, with more members.
+/// A manifest of these parts (the config first) with additional members.
 fn manifest(parts: Vec<(Descriptor, Bytes)>, more: &Value) -> Image {
     let layers: Vec<_> = parts[1..].iter().map(|(descriptor, _)| json_of(descriptor)).collect();
     let mut json = json!({
@@ -101,7 +101,7 @@ fn manifest(parts: Vec<(Descriptor, Bytes)>, more: &Value) -> Image {
     Image { root, manifest, parts, children, platform: None, annotations }
 }
 
-/// What cosign pushes: an image of one layer, which says what is signed.
+/// An image of one layer as cosign pushes it, whose payload names the signed digest.
 fn signature(kind: &str, subject: &Image) -> Image {
     let payload =
         json!({ "critical": { "image": { "docker-manifest-digest": subject.root.digest }, "type": kind } });
@@ -114,13 +114,13 @@ fn signature(kind: &str, subject: &Image) -> Image {
     manifest(parts, &json!({}))
 }
 
-/// An artifact that names its subject.
+/// An artifact with a `subject`.
 fn referrer(kind: &str, subject: &Image) -> Image {
     let parts = vec![part(OCI_EMPTY, b"{}"), part("application/json", kind.as_bytes())];
     manifest(parts, &json!({ "artifactType": kind, "subject": json_of(&subject.root) }))
 }
 
-/// How the referrers API names it.
+/// Returns the descriptor of a referrer as the referrers API lists it.
 fn listed(image: &Image, kind: &str) -> Value {
     let mut json = json_of(&image.root);
     json["artifactType"] = kind.into();
@@ -146,7 +146,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     }
     let of_left_out = signature("signature", left_out);
     upstream.push("team/app", &*format!("{}.sig", tag_of(&left_out.root.digest)), &of_left_out);
-    // Referrers by the fall-back tag, and one of a referrer.
+    // Referrers by fallback tag, and a referrer of a referrer.
     let (sbom, of_sbom) = (referrer("application/spdx+json", root), referrer("application/x-sig", root));
     let referrers =
         Image { children: vec![sbom.clone()], ..index_of(&[listed(&sbom, "application/spdx+json")]) };
@@ -165,7 +165,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     let mut expected = vec![format!("{name}:1"), format!("{name}:2"), tag(root, ".sig"), tag(child, ".sbom")];
     expected.sort();
     assert_eq!(job.references(), expected);
-    // What is not there costs a HEAD and nothing more.
+    // A missing tag costs one HEAD.
     let requests = upstream.requests().split_off(before);
     assert!(!requests.iter().any(|request| request.method == "GET" && request.status == 404), "{requests:?}");
 
@@ -180,7 +180,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     assert!(fs::read(job.path("out.tar.zst")).expect("read the bundle") == bundle, "the same bytes");
 
     let site = job.site();
-    // An engine has no place for signatures, and nobody is told so.
+    // Engines do not store signatures; skipping them is not reported.
     let archives = job.path("archives");
     fs::create_dir(&archives).expect("make a directory");
     let (site_path, archives) = (job.path("site"), archives.to_str().expect("UTF-8").to_owned());
@@ -208,7 +208,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     assert_eq!(site.garbage_collect(&["--dry-run"]), [""; 0]);
 }
 
-/// A site that nginx serves alone, as `site start` starts it.
+/// A site served by nginx alone, as `site start` runs it.
 struct NginxAlone {
     addr: String,
     script: PathBuf,
@@ -216,7 +216,7 @@ struct NginxAlone {
 
 impl NginxAlone {
     fn start(site: &Path) -> Self {
-        // nginx's workers are nobody in particular.
+        // nginx's workers run as an unprivileged user.
         let above = site.parent().expect("a directory above");
         fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("let them in");
         let [files, registry] = [free_port(), free_port()].map(|port| port.to_string());
@@ -239,7 +239,7 @@ impl Drop for NginxAlone {
     }
 }
 
-/// The name of a repository at the site that ends so.
+/// Returns the full name of the site's repository that ends with `end`.
 fn repository_at(site: &Registry, end: &str) -> String {
     let catalogue =
         ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("ask the registry");
@@ -278,7 +278,7 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         let digest = subject.root.digest.clone();
         let fake = Fake::start(content, move |seen, reply| {
             let Some(rest) = seen.path.strip_prefix("/v2/team/app/referrers/") else {
-                // The registry itself, to who asks whether it speaks https.
+                // `/v2/` is requested to detect HTTPS.
                 return if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply };
             };
             let empty = index_of(&[]).manifest;
@@ -298,10 +298,10 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         job.pack(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
         let tag = tag_of(&subject.root.digest);
         job.packs_the_same_from(&lock, &["--mirror", &mirror]);
-        // The bundle says which of its indexes no registry has.
+        // The lock marks indexes that no registry stores.
         let told = unbundle(["ls".as_ref(), "--lock".as_ref(), job.path("out.tar.zst").as_os_str()]).ok();
         assert_eq!(told.stdout, fs::read_to_string(&lock).expect("read the lock"));
-        // What was made of the answers of the API has no name there that could move.
+        // An index generated from the referrers API has no upstream tag that could move.
         airbundle(["lock", "--check", &lock, "--mirror", &mirror]).ok();
         assert_eq!(
             job.references(),
@@ -374,7 +374,8 @@ fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available
     Job::new(&format!("{name} platform=linux/arm/v5\n")).pack(&[]).failed(4, &words);
 }
 
-// ---- No plain images ---------------------------------------------------------------------------------------------
+// ---- Artifacts that are not images
+// -------------------------------------------------------------------------------
 
 #[test]
 fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {

@@ -1,4 +1,4 @@
-//! The catalogue, as nginx serves it and a browser shows it.
+//! The catalog page, served by nginx and rendered by a browser.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ const REGISTRY: &str = "hub.kubespray.local:5000";
 const ESCAPE: &str = "\u{e00c}";
 const CONTROL: &str = "\u{e009}";
 
-/// A browser that shows the catalogue of a site.
+/// A browser that shows the catalog page of a site.
 struct Shown {
     browser: Browser,
     web: Web,
@@ -41,7 +41,7 @@ impl Shown {
         Self { browser, web, _directory: directory }
     }
 
-    /// The row headers that can be seen, those of the section `name`.
+    /// Returns the visible row headers of the section `name`.
     fn rows(&self, name: &str) -> Vec<String> {
         let script = "[...document.querySelectorAll('#NAME tbody th')].filter((th) => th.checkVisibility())";
         let rows =
@@ -49,12 +49,12 @@ impl Shown {
         serde_json::from_value(rows).unwrap()
     }
 
-    /// What the page says about how much it shows.
+    /// Returns the counts that the page displays.
     fn counts(&self) -> Value {
         self.browser.run("return document.querySelector('nav').innerText.replace(/\\s+/g, ' ')")
     }
 
-    /// What Ctrl-V brings.
+    /// Returns the text that Ctrl-V pastes.
     fn pasted(&self) -> Value {
         self.browser.type_into("#search", &format!("{CONTROL}av"));
         let pasted = self.browser.run("return document.getElementById('search').value");
@@ -63,7 +63,7 @@ impl Shown {
     }
 }
 
-/// All that Kubespray v2.25.0 needs.
+/// A site record with everything Kubespray v2.25.0 needs.
 fn kubespray() -> Record {
     let (mut lists, mut problems) = (Lists::default(), Vec::new());
     lists.parse_into("files.list".as_ref(), FILES, &mut problems);
@@ -121,7 +121,7 @@ fn search_shows_entries_that_match_all_words() {
     let (images, files, counts) = shown("CILIUM oper");
     assert_eq!((images, files), (vec!["quay.io/cilium/operator:v1.15.4".to_owned()], vec![]));
     assert_eq!(counts, "Images 1 of 57 Files 0 of 24");
-    // By what it is called here, by what cannot be seen in full, by where it leads to.
+    // By the name on the site, by text that is partly hidden, by link target.
     assert_eq!(shown("5000/k8s/registry.k8s.io/pause").0, ["registry.k8s.io/pause:3.9"]);
     let digest = Digest::of(b"registry.k8s.io/pause:3.9").hex();
     assert_eq!(shown(&digest[48..]).0, ["registry.k8s.io/pause:3.9"]);
@@ -163,7 +163,7 @@ fn copy_buttons_copy_complete_text_over_plain_http() {
         page.browser.wait_for(&told);
         page.pasted()
     };
-    // Loopback is a secure context; a site is none, and has no such clipboard.
+    // Loopback is a secure context; a site over plain HTTP is not and has no `navigator.clipboard`.
     for clipboard in ["navigator.clipboard", "undefined"] {
         let shadow = format!("Object.defineProperty(navigator, 'clipboard', {{ value: {clipboard} }})");
         page.browser.open(&page.web.url(""));
@@ -189,7 +189,7 @@ fn page_is_readable_without_javascript() {
     let page = Shown::new(&record);
     page.browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     page.browser.open(&page.web.url(""));
-    // `innerText` is what can be seen; nothing of it may be cut off by the style.
+    // `innerText` is the visible text; the style must not cut any of it off.
     let cut =
         "return [...document.querySelectorAll('body *')].filter((e) => e.scrollWidth > e.clientWidth + 1
         && getComputedStyle(e).overflowX !== 'visible' && !e.matches('.unseen')).map((e) => e.outerHTML)";
@@ -259,7 +259,7 @@ fn page_makes_no_request_and_its_csp_forbids_any() {
     assert_eq!(paths, ["/"]);
     assert_eq!(page.browser.console(), Vec::<Value>::new());
 
-    // Whatever got into it, the policy would stop it, even if it stayed on this server.
+    // The CSP must block injected content even if it stays on this server.
     let tries = "
         const add = (name, attributes) => document.body.append(Object.assign(document.createElement(name), attributes));
         add('script', { textContent: 'window.hostile = 1' });
@@ -306,7 +306,7 @@ fn page_fits_every_screen_in_light_and_dark_mode() {
     assert_ne!(pages[0], pages[1]);
 }
 
-/// The elements whose text has less contrast than WCAG 2.2 wants at level AA (1.4.3).
+/// Selects the elements whose text has less contrast than WCAG 2.2 level AA requires (1.4.3).
 const WEAK_CONTRAST: &str = "
     const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
     const luminance = (colour) => parts(colour).slice(0, 3)
@@ -328,11 +328,11 @@ const WEAK_CONTRAST: &str = "
 #[test]
 fn screen_reader_gets_tables_landmarks_and_names() {
     let page = Shown::new(&kubespray());
-    // Of these elements some browsers forget what they are when the style lays them out in another way.
+    // Some browsers drop the role of these elements when their `display` changes.
     let silent =
         "return document.querySelectorAll(':is(table, thead, tbody, tr, th, td):not([role])').length";
     assert_eq!(page.browser.run(silent), 0);
-    // As this browser tells it to a screen reader.
+    // The accessibility tree that a screen reader gets.
     let told = page.browser.accessibility();
     let count = |role: &str| told.iter().filter(|(known, _)| known == role).count();
     for (role, times) in [

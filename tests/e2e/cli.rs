@@ -1,4 +1,4 @@
-//! What a user sees: help, errors, exit codes, and output for a person, a log and a program.
+//! The command line: help, errors, exit codes, and output for terminals, logs and programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ use crate::support::{random_bytes, sha256};
 const AIRBUNDLE: &str = env!("CARGO_BIN_EXE_airbundle");
 const UNBUNDLE: &str = env!("CARGO_BIN_EXE_unbundle");
 
-/// A path as an argument.
+/// Returns a path as a command-line argument.
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
@@ -244,7 +244,7 @@ fn empty_or_missing_list_is_an_error() {
 #[test]
 fn unwritable_output_is_an_error_before_anything_is_fetched() {
     let directory = directory();
-    // Nobody listens there: asking would be another error.
+    // Nothing listens there: a request would be another error.
     let list = write_list(directory.path(), &["http://127.0.0.1:1/file"]);
     let pack = |output: &Path| airbundle(["pack", text(&list), "--output", text(output)]);
     let nowhere = directory.path().join("nowhere/bundle");
@@ -258,7 +258,7 @@ fn unwritable_output_is_an_error_before_anything_is_fetched() {
     );
 }
 
-/// A bundle of little, with what is in it: two images that share a layer, and files of which one is that layer.
+/// A small bundle and its contents: two images that share a layer, and files, one of which equals that layer.
 struct Little {
     upstream: Upstream,
     bundle: std::path::PathBuf,
@@ -299,14 +299,14 @@ impl Little {
         args.iter().chain(options).map(|&arg| arg.to_owned()).chain(self.upstream.mirror_args()).collect()
     }
 
-    /// The blobs of all images and files, each once.
+    /// Returns the blobs of all images and files, deduplicated, with their sizes.
     fn blobs(&self) -> BTreeMap<String, usize> {
         let images = self.upstream.images().iter().flat_map(|entry| entry.image.blobs());
         let files = self.upstream.files().iter().map(|file| (sha256(&file.bytes), file.bytes.clone()));
         images.chain(files).map(|(digest, bytes)| (digest, bytes.len())).collect()
     }
 
-    /// The bytes of all images and files, as if they shared nothing.
+    /// Returns the total size of all images and files without deduplication.
     fn apart(&self) -> usize {
         let image =
             |entry: &UpstreamImage| entry.image.blobs().values().map(|bytes| bytes.len()).sum::<usize>();
@@ -315,7 +315,7 @@ impl Little {
     }
 }
 
-/// The lines of stdout as JSON objects: all but the last one events of the known kinds.
+/// Parses stdout as JSON lines and asserts that all but the last are events of known kinds.
 fn events(finished: &Finished) -> Vec<Value> {
     let lines: Vec<Value> = finished
         .stdout
@@ -345,7 +345,7 @@ fn events(finished: &Finished) -> Vec<Value> {
     lines
 }
 
-/// Asserts that an object has just these fields.
+/// Asserts that an object has exactly these fields.
 #[track_caller]
 fn assert_fields(object: &Value, fields: &[&str]) {
     let mut expected: Vec<_> = fields.to_vec();
@@ -394,7 +394,7 @@ fn json_output_is_one_object_per_line_ending_with_the_result() {
         (&"summary".into(), &2.into(), &3.into())
     );
     assert_eq!(summary["bundleSize"], fs::metadata(&little.bundle).expect("a bundle").len());
-    // With the manifest of the file set and its empty config.
+    // The manifest of the file set and its empty config are blobs too.
     assert_eq!(summary["blobs"], blobs.len() + 2);
     let shared = little.apart() - blobs.values().sum::<usize>();
     assert_eq!(summary["bytesShared"], shared, "{summary}");
@@ -470,7 +470,7 @@ fn json_output_is_one_object_per_line_ending_with_the_result() {
         ],
     );
     assert_eq!((&summary["bundle"], &summary["leftOut"]), (&json!({"files": 2, "images": 3}), &json!([])));
-    // The layer that is a file, too, stands at two places.
+    // The layer that is also a file is written to two paths.
     assert_eq!(summary["written"], blobs.len() + 1);
     assert_eq!(
         ["files", "images", "repaired", "kept"].map(|key| summary[key].as_u64()),
@@ -491,7 +491,7 @@ fn json_output_tells_fetched_bytes_from_bundled_bytes() {
     let verdict = unbundle(["verify", "--json", text(&little.bundle)]).ok().json();
     assert_eq!(summary["bytes"], verdict["bytes"]);
     assert!(summary["bytes"].as_u64() > Some(fetched as u64), "the list of files, too: {summary}");
-    // The manifests are there before the fetching begins.
+    // The manifests are fetched before the transfers start.
     let images = little.upstream.images().iter();
     let manifests = images.flat_map(|entry| entry.image.manifests());
     let manifests: BTreeMap<_, _> =
@@ -523,7 +523,7 @@ fn verdict_on_a_corrupt_bundle_is_json_too() {
     }
 }
 
-/// Changes one bit in the middle of a file.
+/// Flips one bit in the middle of a file.
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).expect("read a file");
     let middle = bytes.len() / 2;
@@ -575,7 +575,7 @@ fn log_gets_plain_lines_and_stdout_only_the_result() {
     }
 }
 
-/// What a program prints on a terminal, and its exit code.
+/// Runs a program on a terminal and returns its output and exit code.
 fn on_a_terminal(program: &str, args: &[String]) -> Finished {
     let quoted: Vec<_> = args.iter().map(|arg| format!("'{arg}'")).collect();
     let command = format!("stty columns 100 rows 30; exec {program} {}", quoted.join(" "));
@@ -594,7 +594,7 @@ fn on_a_terminal(program: &str, args: &[String]) -> Finished {
 #[test]
 fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
     let little = Little::new();
-    // Slow enough for a bar to be drawn: one is not drawn more often than eight times a second.
+    // Slow enough for a bar to be drawn: bars are redrawn at most eight times per second.
     let slow = Web::start_with(&little.directory.path().join("upstream/files"), "limit_rate 1m;");
     let mut args = little.pack_args(&[]);
     let mirror = args.iter_mut().find(|arg| arg.starts_with("dl.k8s.io=")).expect("a mirror");
@@ -611,7 +611,7 @@ fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
         let found = lines.clone().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "no line with {words:?} in {:#?}", lines.collect::<Vec<_>>());
     }
-    // Nothing is left of the bars where the result stands.
+    // No part of a bar remains in the result.
     let result = &finished.stdout[finished.stdout.find("2 files and 3 images: ").expect("the result")..];
     assert!(!result.contains('['), "{result:?}");
 
@@ -641,14 +641,14 @@ fn transfer_of_unknown_length_shows_a_spinner_and_bytes() {
     let finished = on_a_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
     let plain = without_colour(&finished.stdout);
     let lines = plain.split(['\r', '\n']).filter(|line| line.contains("dl.k8s.io/unknown"));
-    // The line is as wide as the terminal, and the total follows.
+    // The bar is as wide as the terminal and is followed by the total.
     let lines: Vec<_> = lines.filter_map(|line| line.split("fetching").next()).collect();
     assert!(lines.iter().any(|line| line.trim_end().ends_with(" MB")), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains(['[', '='])), "{lines:#?}");
     assert!(plain.contains("fetching ") && !plain.contains("0 B/"), "{plain:#?}");
 }
 
-/// A terminal's output without its escape sequences.
+/// Strips the escape sequences from a terminal's output.
 fn without_colour(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let first = parts.next().unwrap_or_default();
@@ -665,7 +665,7 @@ fn pack_summary_counts_fetched_bytes_and_deduplication_savings() {
     let mut line = || lines.next().unwrap_or_else(|| panic!("{packed:#?}"));
     let fetched: usize = little.blobs().values().sum();
     let saved = little.apart() - fetched;
-    // Two images have one layer, and a file is that layer, too.
+    // Two images share a layer, which is also a file.
     assert!(saved > 2 * 300_000, "{saved}");
     let [fetched, saved, size] =
         [fetched as u64, saved as u64, size].map(airbundle::base::units::human_bytes);
@@ -803,7 +803,7 @@ fn exit_codes_map_to_one_kind_of_failure_each() {
     unbundle(["unpack", bundle, text(&site)]).failed(9, &[text(&site), "another `unbundle`"]);
     drop(lock);
     unbundle(["unpack", bundle, text(&site)]).ok();
-    // 10, in a file system that nobody else sees, and that goes with the process.
+    // 10, on a file system in a private mount namespace that ends with the process.
     let small = path("small");
     fs::create_dir(&small).expect("make a directory");
     let script = r#"mount -t tmpfs -o size=1m none "$1" && "$2" unpack "$3" "$1/site"; code=$?; ls -A "$1/site"; exit $code"#;
@@ -821,7 +821,7 @@ fn exit_codes_map_to_one_kind_of_failure_each() {
 
 #[test]
 fn list_can_be_read_from_a_pipe() {
-    // `<(generate_list.sh)` of a shell is a pipe with a name.
+    // `<(generate_list.sh)` of a shell is a named pipe.
     let little = Little::new();
     let list = fs::read_to_string(little.list.join("files.list")).expect("read a list");
     let mut child = airbundle_command()

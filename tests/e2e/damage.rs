@@ -1,5 +1,5 @@
-//! Bundles that are damaged, cut, hostile, or none: each is refused with a clear error, and never a wrong byte or
-//! anything outside the site.
+//! Corrupt, truncated, hostile and invalid bundles: each is refused with a clear error, without a wrong byte
+//! and without a file outside the site.
 
 use airbundle::bundle::format::frame;
 use std::collections::{BTreeSet, HashMap};
@@ -36,14 +36,14 @@ use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::random_bytes;
 use crate::support::tree::Tree;
 
-/// What goes into a bundle, made without a network.
+/// Contents of a bundle that is written without a network.
 pub(crate) struct Content<'a> {
     pub(crate) images: Vec<(&'static str, Image)>,
     pub(crate) files: Vec<(&'a str, Vec<u8>)>,
 }
 
 impl Content<'_> {
-    /// Two images that share a layer and one file, in a few kilobytes.
+    /// Two images that share a layer, and one file, in a few kilobytes.
     fn small() -> Self {
         let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
         let image = |seed| {
@@ -56,14 +56,14 @@ impl Content<'_> {
         }
     }
 
-    /// A file and an image with two layers: as few bytes as a bundle may have.
+    /// A file and an image with two layers: the smallest possible bundle.
     fn smallest() -> Self {
         let layers = ["one", "two"].map(|text| Layer::files(&[("x", text.as_bytes())], Compression::Gzip));
         let image = Image::new(Format::Oci, "linux/amd64", &layers);
         Self { images: vec![("quay.io/a:1", image)], files: vec![("dl.io/x", b"some text".to_vec())] }
     }
 
-    /// Three images with layers of several frames, and two files, one of them large.
+    /// Three images with multi-frame layers, and two files, one of them large.
     pub(crate) fn large() -> Self {
         let image = |seed| {
             let layer = Layer::random(seed, 9 << 20, Compression::None);
@@ -86,12 +86,12 @@ impl Content<'_> {
         self.write_with_room(target, 0);
     }
 
-    /// Keeps `more` bytes of room for the head than are needed.
+    /// Writes a bundle with `more` bytes of reserved header space beyond what is needed.
     fn write_with_room(&self, target: &Path, more: u64) {
         self.write_in(target, more, VolumeOptions::plain());
     }
 
-    /// Writes volumes with at most so many bytes.
+    /// Writes volumes of at most `size` bytes.
     pub(crate) fn write_volumes(&self, target: &Path, size: u64) {
         let set = Digest::of(b"any set");
         let label = Label::new(set, 1, 0, 0).to_frame().len();
@@ -149,7 +149,7 @@ impl Content<'_> {
     }
 }
 
-/// A bundle of `content`, and the site that it makes.
+/// A bundle of `content` and the site it unpacks to.
 struct Sound {
     directory: TempDir,
     bundle: PathBuf,
@@ -167,7 +167,7 @@ impl Sound {
         Self { bytes: fs::read(&bundle).unwrap(), bundle, site: Tree::of(&site), directory }
     }
 
-    /// A copy with other bytes.
+    /// Writes a copy of the bundle with other bytes.
     fn changed(&self, bytes: &[u8]) -> PathBuf {
         let path = self.directory.path().join("changed.tar.zst");
         fs::write(&path, bytes).unwrap();
@@ -210,7 +210,7 @@ fn unpack_as_told(
     unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
 }
 
-/// Every visible file is one that the sound site has, with the same bytes.
+/// Asserts that every visible file of `site` exists in the intact site with the same bytes.
 fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
     if !site.exists() {
         return;
@@ -225,8 +225,8 @@ fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
     }
 }
 
-/// Does something for every number below `end`, on all cores but in threads of its own: what is done waits for the pool that
-/// decodes.
+/// Calls `each` for every number below `end` on all cores. Uses threads of its own, because `each` blocks on
+/// the pool that decodes.
 fn for_each_below(end: usize, each: impl Fn(usize) + Sync) {
     let (next, each) = (AtomicUsize::new(0), &each);
     std::thread::scope(|scope| {
@@ -243,18 +243,19 @@ fn for_each_below(end: usize, each: impl Fn(usize) + Sync) {
     });
 }
 
-/// Memory, where there is a place in it: tens of thousands of bundles are written there, and nobody wants them on a disk.
+/// Returns a directory in memory if there is one: tests write tens of thousands of bundles there.
 fn in_memory() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// Whether what `reader` reads is said to be whole.
+/// True if `reader` finds the bundle intact.
 fn is_whole(reader: BundleReader) -> bool {
     verify(reader, &Silent).is_ok_and(|verdict| verdict.worst().is_none())
 }
 
-/// Unpacks what is whole of a changed bundle: what is there is right, and what is not is named.
+/// Unpacks the intact parts of a changed bundle, and asserts that they are correct and that the others are
+/// named.
 fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &Path, what: &str) {
     let (bundle, site) = (directory.join("changed.tar.zst"), directory.join("site"));
     fs::write(&bundle, bytes).unwrap();
@@ -296,15 +297,15 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
         if whole {
             unnoticed.lock().unwrap().push(bit);
         }
-        // One bit of each byte: all of them would take minutes.
+        // One bit of each byte: all bits would take minutes.
         if bit % 8 == bit / 8 % 8 {
             let piped = is_whole(BundleReader::stream(Cursor::new(bytes.clone())));
             assert_eq!(whole, piped, "bit {bit}: a file and a pipe tell the same");
             keeps_going(&sound, &content, &bytes, &own, &format!("bit {bit}"));
         }
     });
-    // What may change without anybody noticing: bits of a block that zstd has compressed, of which nothing depends. What
-    // comes out has the same checksum, and the same digest. Of headers, checksums, padding and seek table there is none.
+    // Only unused bits of a block compressed by zstd may change undetected: the content has the same checksum
+    // and digest. There are none in headers, checksums, padding and the seek table.
     let unnoticed = unnoticed.into_inner().unwrap();
     let (starts, buffers) = (frame_starts(&sound.bytes), frame_reader::buffers());
     let decoded = |bytes: &[u8]| match FrameReader::new(bytes, 0, &buffers).next_frame() {
@@ -324,7 +325,7 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
     assert!(unnoticed.len() < sound.bytes.len() * 8 / 500, "{} bits: {unnoticed:?}", unnoticed.len());
 }
 
-/// Where the frames of a bundle begin.
+/// Returns the offsets of the frames of a bundle.
 fn frame_starts(bytes: &[u8]) -> Vec<usize> {
     let table = seek_table::read(&mut Cursor::new(bytes)).unwrap().unwrap();
     let mut starts = vec![0];
@@ -357,7 +358,7 @@ fn every_truncation_is_reported_and_leaves_nothing_wrong() {
         keeps_going(&sound, &content, bytes, &own, &format!("the first {len} bytes"));
         let site = own.join("site");
         match unpack_to(&path, &site) {
-            // All blobs were there, and only the tail was not.
+            // All blobs were read; only the tail is missing.
             Ok(_) => assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{len}"),
             Err(_) => nothing_wrong_is_visible(&sound, &site),
         }
@@ -410,7 +411,7 @@ fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     finished.failed(7, &["damaged", "`quay.io/a/two:v1`", "damage at byte"]);
     nothing_wrong_is_visible(&sound, &site);
     assert!(!site.join("registry/docker/registry/v2/repositories").exists(), "links of an incomplete site");
-    // With a good copy it goes on where it was.
+    // A re-run with an intact copy resumes.
     let finished =
         unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
     let summary = finished.ok().json();
@@ -418,7 +419,7 @@ fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
 }
 
-/// Flips a bit in the middle of `content`, which the bundle holds as it is.
+/// Flips a bit in the middle of `content`, which the bundle stores raw.
 pub(crate) fn flip_in(bundle: &mut [u8], content: &[u8]) {
     let middle = content.len() / 2;
     let needle = &content[middle..middle + 64];
@@ -488,7 +489,7 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     let finished = unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref()]);
     assert!(finished.stdout.contains("1 of 2 files and 2 of 3 images"), "{finished:#?}");
     assert!(finished.stdout.contains("left out: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
-    // A good copy brings the rest, and the site is as if nothing had been.
+    // An intact copy completes the site as if nothing had happened.
     unbundle([verb.as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
 }
@@ -563,7 +564,7 @@ fn missing_volume_does_not_stop_unpacking_the_others() {
     unbundle(["unpack".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
 
-    // Damaged, too: the worst gives the code, and each volume says what it has.
+    // With a second corrupt volume, the most severe problem sets the exit code and each volume is reported.
     let second = directory.join("all.tar.zst.002");
     let mut bytes = fs::read(&second).unwrap();
     let middle = bytes.len() / 2;
@@ -613,13 +614,13 @@ fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read()
         assert_eq!(finished.code, Some(code), "{what}: {finished:#?}");
         assert!(finished.stdout.contains(words), "{what}: {finished:#?}");
     }
-    // It does not read what it does not look at; it never says that this is right.
+    // `--quick` does not read contents and never calls them intact.
     let bundle = sound.changed(&flipped(last - 100));
     quick(&bundle).ok();
     unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 objects are damaged"]);
 }
 
-/// `unbundle`, whose reads of the medium fail as `injection` says, and whether one did.
+/// Runs `unbundle` with failing reads of the bundle according to `injection`; true if one failed.
 fn with_read_errors(injection: &str, args: &[&std::ffi::OsStr]) -> (Finished, bool) {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
@@ -643,7 +644,7 @@ fn media_errors_are_reported_and_the_rest_is_read() {
             break;
         }
         let what = format!("read {number}: {finished:#?}");
-        // A seek table that cannot be read is none, and was read when its turn came.
+        // An unreadable seek table is ignored at first and read later in the stream.
         assert!(finished.code == Some(17) || (finished.code == Some(0) && number < 4), "{what}");
         if finished.code == Some(17) {
             unreadable += 1;
@@ -652,7 +653,7 @@ fn media_errors_are_reported_and_the_rest_is_read() {
                 "{what}"
             );
         }
-        // All of the first ones, which read the documents; then some.
+        // Every one of the first reads, which are for the documents, then a sample.
         number += if number < 12 { 1 } else { 60 };
     }
     assert!(unreadable > 10, "{unreadable}");
@@ -664,7 +665,7 @@ fn media_errors_are_reported_and_the_rest_is_read() {
     assert!(finished.stdout.contains("left out: quay.io/a/"), "{finished:#?}");
     nothing_wrong_is_visible(&sound, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
-    // Everything from there on.
+    // Every read from there on.
     let (finished, _) = with_read_errors("when=150+", &verify);
     let finished = finished.failed(17, &["objects are unreadable"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubelet"), "{finished:#?}");
@@ -689,7 +690,7 @@ fn damage_outside_all_content_is_reported_and_harmless() {
     let sound = Sound::new(&Content::small());
     let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
     let in_padding = table[0].compressed as usize + 8 + table[1].compressed as usize / 2;
-    // What the table says of the size of the last frame's content.
+    // The size of the last frame's content in the seek table.
     let in_table = sound.bytes.len() - 9 - 4;
     for (what, place) in [("padding", in_padding), ("seek table", in_table)] {
         let mut bytes = sound.bytes.clone();
@@ -746,7 +747,7 @@ fn bundle_with_large_reserved_header_space_is_read() {
 fn damage_after_the_manifests_can_still_be_attributed() {
     let sound = Sound::new(&Content::small());
     let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
-    // The head, the room that was kept for it, the manifests, and all else.
+    // The header, its reserved space, the manifests, and the rest.
     let [head, padding, manifests, rest] = table[..] else { panic!("another number of frames: {table:?}") };
     assert_eq!(padding.decompressed, 0);
     let middle = head.compressed + padding.compressed + manifests.compressed + rest.compressed / 2;
@@ -761,7 +762,7 @@ fn damage_after_the_manifests_can_still_be_attributed() {
 #[test]
 fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
     let text: Vec<u8> = (0..400_000).flat_map(|number: u32| format!("{number}\n").into_bytes()).collect();
-    // More than half a frame each, so that none shares its frame with another.
+    // More than half a frame each, so that no two share a frame.
     let noise = |seed| random_bytes(seed, 2_200_000);
     let files = [("one", noise(1)), ("two", noise(2)), ("three", text), ("four", noise(4))];
     let content = Content { images: vec![], files: files.to_vec() };
@@ -790,7 +791,7 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
             let owners: Vec<_> = verdict.damage.iter().flat_map(|damage| &damage.owners).cloned().collect();
             assert_eq!(owners.len(), 1, "{what}: {owners:?}");
             hit.extend(owners);
-            // The lowest bit of the size that the frame states.
+            // The lowest bit of the frame's stated content size.
             if bit == 5 * 8 {
                 let site = sound.path("hit");
                 let error = unpack_to(&bundle, &site).expect_err(&what).to_string();
@@ -870,14 +871,14 @@ fn file_that_is_not_a_bundle_is_reported_as_such() {
     unbundle(["ls".as_ref(), path("missing").as_os_str()]).failed(6, &["missing", "No such file"]);
 }
 
-/// An entry of an archive: its header and content.
+/// An archive entry: its header and content.
 type Raw = (Vec<u8>, Vec<u8>);
 
 fn file(name: &str, content: &[u8]) -> Raw {
     (tar_header(name, content.len() as u64).to_vec(), content.to_vec())
 }
 
-/// An archive of any entries, in sound frames with a sound seek table.
+/// Returns an archive of arbitrary entries in valid frames with a valid seek table.
 fn archive(entries: Vec<Raw>) -> Vec<u8> {
     let mut stream = Vec::new();
     for (header, content) in entries {
@@ -889,7 +890,7 @@ fn archive(entries: Vec<Raw>) -> Vec<u8> {
     framed(&stream)
 }
 
-/// Any bytes in sound frames with a sound seek table.
+/// Returns arbitrary bytes in valid frames with a valid seek table.
 pub(crate) fn framed(stream: &[u8]) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for content in stream.chunks(FRAME_SIZE) {
@@ -1004,7 +1005,7 @@ fn tar_entries_missing_from_the_index_are_refused_and_write_nothing() {
             fs::remove_dir_all(site).unwrap();
         }
     }
-    // The same entries in their order are a bundle.
+    // The same entries in the required order are a bundle.
     let bundle = directory.path().join("right.tar.zst");
     fs::write(&bundle, archive([head(), vec![config(), blob()]].concat())).unwrap();
     unbundle(["verify".as_ref(), bundle.as_os_str()]).ok();
@@ -1062,7 +1063,7 @@ fn frame_that_decodes_beyond_the_buffer_limit_is_refused() {
 fn false_seek_table_is_damage_and_never_yields_wrong_bytes() {
     let sound = Sound::new(&Content::small());
     let start = sound.bytes.len() - 9 - 8 * 3;
-    // The first two entries exchanged, so that the sums are right.
+    // Swaps the first two entries, so that the sums stay correct.
     let mut bytes = sound.bytes.clone();
     let (a, b) = (bytes[start..start + 8].to_vec(), bytes[start + 8..start + 16].to_vec());
     bytes[start..start + 8].copy_from_slice(&b);

@@ -1,4 +1,4 @@
-//! Deltas: a site says what it has, the next bundle leaves that out, the site becomes whole, and what nobody keeps goes.
+//! Deltas: an inventory of a site, a bundle without what the site has, the complete site, and pruning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +27,7 @@ use crate::support::{Bytes, random_bytes, sha256};
 
 const STORAGE: &str = "registry/docker/registry/v2";
 
-/// Two releases, one after the other, each with an upstream of its own, because tags move.
+/// Two successive releases, each with its own upstream, because tags move.
 struct World {
     old: Release,
     new: Release,
@@ -37,7 +37,7 @@ struct World {
 struct Release {
     upstream: Upstream,
     lists: PathBuf,
-    /// All of it.
+    /// The full bundle.
     bundle: PathBuf,
     lock: PathBuf,
 }
@@ -59,27 +59,27 @@ impl Release {
         airbundle(args)
     }
 
-    /// What it serves, by digest, without manifests.
+    /// Returns the served blobs by digest, without manifests.
     fn blobs(&self) -> BTreeMap<String, Bytes> {
         let images = self.upstream.images().iter().flat_map(|entry| entry.image.parts());
         let files = self.upstream.files().iter().map(|file| (sha256(&file.bytes), Bytes::clone(&file.bytes)));
         images.chain(files).collect()
     }
 
-    /// The digests of blobs, and the URLs of files, that were asked for with GET so far.
+    /// Returns the digests of blobs and the URLs of files that were requested with GET so far.
     fn fetched(&self) -> Vec<String> {
         let of_registry = self.upstream.registry.requests().into_iter().filter(|request| {
             request.method == "GET" && request.path.contains("/blobs/") && request.status < 300
         });
         let of_registry = of_registry.map(|request| request.path.rsplit('/').next().unwrap().to_owned());
-        // Whether a file is there is asked with its first byte.
+        // A request for the first byte is a probe.
         let of_web = self.upstream.web.requests().into_iter();
         let of_web = of_web.filter(|request| request.range.as_deref() != Some("bytes=0-0"));
         let of_web = of_web.map(|request| format!("https:/{}", request.path));
         of_registry.chain(of_web).collect()
     }
 
-    /// Asserts that nginx and a registry serve all of it from `site`, to the byte.
+    /// Asserts that nginx and a registry serve the entire release from `site`, byte for byte.
     #[track_caller]
     fn assert_served(&self, site: &Path) {
         let registry = Registry::serve(&site.join("registry"));
@@ -149,7 +149,8 @@ fn new_release(directory: &Path) -> Release {
             tool(),
         ],
         vec![
-            // The same bytes under another path; a layer as a file; two that turn out to be there.
+            // The same bytes at another path, a layer as a file, and two unpinned files that equal known
+            // blobs.
             file("https://dl.k8s.io/v2/kubelet", 10, 3_000_000),
             UpstreamFile::new("https://dl.k8s.io/layer", shell().bytes),
             file("https://dl.k8s.io/same", 11, 40_000),
@@ -161,7 +162,7 @@ fn new_release(directory: &Path) -> Release {
     )
 }
 
-/// The one [`World`].
+/// Returns the shared [`World`].
 fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
         let directory = Shared::new();
@@ -211,7 +212,7 @@ fn data(digest: &str) -> PathBuf {
     Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
-/// What the new release has that the old one has, too, apart from what no list pins.
+/// Returns what both releases have in common, except unpinned files.
 fn shared() -> BTreeSet<String> {
     let World { old, new, .. } = world();
     let old = old.blobs();
@@ -233,7 +234,7 @@ fn shared() -> BTreeSet<String> {
 fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     let World { old, .. } = world();
     let directory = directory();
-    // Nobody else asks this one.
+    // A separate upstream, so that its request log has only this test's requests.
     let new = new_release(&directory.path().join("upstream"));
     let site = old_site(&directory);
     let [found, delta, lock] =
@@ -243,7 +244,7 @@ fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     let packed =
         new.pack(&delta, &["--base", &text(&found), "--write-lock", &text(&lock), "--json"]).ok().json();
 
-    // Nothing of it was asked for.
+    // Shared blobs were not requested.
     let mut fetched = new.fetched();
     for name in before {
         let at = fetched.iter().position(|other| *other == name).expect("a log does not shrink");
@@ -261,7 +262,7 @@ fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     for name in &fetched {
         assert!(!old_blobs.contains_key(name) && !pinned_files.contains(name.as_str()), "{name} was fetched");
     }
-    // It is not in the bundle, and the bundle says so.
+    // Shared blobs are omitted, and the layout marks them as external.
     let layout = contents(&delta).layout;
     let elsewhere: BTreeSet<String> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
     assert_eq!(elsewhere, shared());
@@ -272,7 +273,7 @@ fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     assert_eq!(packed["blobs"], layout.manifests.len() + layout.blobs.len());
     let [full_size, delta_size] = [&new.bundle, &delta].map(|path| fs::metadata(path).unwrap().len());
     assert!(delta_size * 10 < full_size, "{delta_size} and {full_size}");
-    // The lock is that of all.
+    // The lock is that of the full bundle.
     assert_eq!(fs::read_to_string(&lock).unwrap(), fs::read_to_string(&new.lock).unwrap());
     let diff = airbundle(["diff".as_ref(), new.bundle.as_os_str(), delta.as_os_str()]).ok();
     assert_eq!(diff.stdout, "no difference\n");
@@ -289,7 +290,7 @@ fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     }
     let again = unpack(&delta, &site).ok();
     assert!(again.stdout.contains("nothing to do"), "{again:#?}");
-    // Copies, and no links, which two owners of a file would share.
+    // Copies, because hard links would share one owner and mode.
     let paths = ["v1/kubelet", "v2/kubelet"].map(|name| site.join("files/k8s/dl.k8s.io").join(name));
     let inodes = paths.map(|path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap()));
     assert_ne!(inodes[0], inodes[1]);
@@ -307,7 +308,7 @@ fn inventory_lock_and_bundle_are_equivalent_bases() {
         new.pack(&path, &["--base", &text(base)]).ok();
         assert!(fs::read(&path).unwrap() == delta, "{}", base.display());
     }
-    // A delta counts as all that it names: who has unpacked it has that.
+    // A delta is a base for everything it names: a site that unpacked it has all of it.
     let chained = directory.path().join("chained.tar.zst");
     fs::write(&path, &delta).unwrap();
     let told = new.pack(&chained, &["--base", &text(&path)]).ok();
@@ -315,13 +316,13 @@ fn inventory_lock_and_bundle_are_equivalent_bases() {
     let layout = contents(&chained).layout;
     assert!(layout.elsewhere.len() > contents(&path).layout.elsewhere.len());
 
-    // What shares nothing is a full bundle, and not another one than without a base.
+    // A base that shares nothing yields the full bundle, byte for byte.
     let empty = directory.path().join("empty.json");
     fs::write(&empty, r#"{"airbundleInventory": 1, "blobs": {}, "files": {}}"#).unwrap();
     let told = new.pack(&path, &["--base", &text(&empty)]).ok();
     assert!(told.stdout.contains("no delta: nothing"), "{told:#?}");
     assert!(fs::read(&path).unwrap() == fs::read(&new.bundle).unwrap());
-    // Together with a place to copy from.
+    // Both kinds of base together.
     let told =
         new.pack(&path, &["--base", &text(&old.lock), "--reuse", &text(&new.bundle), "--json"]).ok().json();
     assert!(fs::read(&path).unwrap() == delta);
@@ -394,7 +395,7 @@ fn corrupt_or_missing_base_blobs_are_named_before_anything_is_written() {
         finished.failed(16, &[state, &digest, "quay.io/team/app:2", "quay.io/team/app:stable"]);
         assert_eq!([stamps(&site.join("files")), stamps(&site.join("registry"))], before);
         assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
-        // The site knows what it lacks: a delta against that completes it.
+        // An inventory lists only intact blobs: a delta against it completes the site.
         let found = directory.path().join("found.json");
         let told = inventory(&site, &found, &["--check"]).ok();
         assert_eq!(told.stderr.contains(&text(&blob)), bytes.is_some(), "{told:#?}");
@@ -412,7 +413,7 @@ fn corrupt_or_missing_base_blobs_are_named_before_anything_is_written() {
 fn corrupt_base_blob_is_restored_from_another_copy_on_the_site() {
     let directory = directory();
     let (site, delta) = (old_site(&directory), delta(&directory));
-    // The layer is a file of the new release, too, and nobody but the record knows that somebody has put it there.
+    // The layer is also a file of the new release; only the record names the path at which it was unpacked.
     let layer = shell().bytes;
     let digest = sha256(&layer);
     fs::write(site.join(data(&digest)), random_bytes(99, layer.len())).unwrap();
@@ -442,7 +443,7 @@ fn external_files_and_storage_directories_are_found_by_the_site_record() {
     let other = tempdir().unwrap();
     inventory(&old_site(&other), &plain, &[]).ok();
     assert_eq!(fs::read_to_string(&found).unwrap(), fs::read_to_string(&plain).unwrap());
-    // The old directories are where the record says; what the site is to be from now on is elsewhere again.
+    // The old directories are found by the record; the new ones are different again.
     let delta = delta(&directory);
     unpack(&delta, &site).ok();
     world().new.assert_served(&site);
@@ -469,10 +470,10 @@ fn inventory_lists_exactly_what_the_site_has() {
     assert_eq!((&told["blobs"], &told["files"]), (&blobs.len().into(), &upstream.files().len().into()));
     assert!(stdout.len() < 100 * (blobs.len() + upstream.files().len()) + 200, "{stdout}");
 
-    // Never over the record of the site itself.
+    // The record of the site itself is never overwritten.
     inventory(&site, &site.join("site.json"), &[]).failed(2, &["the site's own record"]);
     inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
-    // What is no regular file of the right size is not there.
+    // Anything but a regular file of the expected size counts as missing.
     let same = site.join("files/k8s/dl.k8s.io/same");
     fs::rename(&same, directory.path().join("moved")).unwrap();
     std::os::unix::fs::symlink(directory.path().join("moved"), &same).unwrap();
@@ -511,7 +512,7 @@ fn ls_verify_and_image_support_deltas() {
     assert!(!Path::new(&output).exists());
 }
 
-/// Prunes to its end; `--json` is among the options.
+/// Prunes with `--json` and these options.
 fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
     let mut args = vec!["prune".to_owned(), text(site), "--json".to_owned()];
     args.extend(keep.iter().flat_map(|bundle| ["--keep".to_owned(), text(bundle)]));
@@ -519,14 +520,14 @@ fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
     unbundle(args)
 }
 
-/// A site with the old release, and the new one on top of it.
+/// A site with the old release and the new one on top of it.
 fn both(directory: &TempDir) -> PathBuf {
     let site = old_site(directory);
     unpack(&world().new.bundle, &site).ok();
     site
 }
 
-/// What unpacking this bundle makes of nothing.
+/// Returns what unpacking this bundle into an empty directory yields.
 fn fresh(bundle: &Path) -> (Tree, String) {
     let directory = directory();
     let site = directory.path().join("site");
@@ -534,7 +535,7 @@ fn fresh(bundle: &Path) -> (Tree, String) {
     served(&site)
 }
 
-/// What servers see of a site, and what its record says.
+/// Returns what servers see of a site, and its record.
 fn served(site: &Path) -> (Tree, String) {
     let mut all = BTreeMap::new();
     for part in ["files", "registry"] {
@@ -569,7 +570,8 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let names = |name: &str| -> BTreeSet<String> { serde_json::from_value(told[name].clone()).unwrap() };
     assert_eq!(names("images"), ["app:1", "gone:1"].map(|name| format!("k8s/quay.io/team/{name}")).into());
     assert_eq!(names("files"), ["old/gone", "v1/kubelet"].map(|name| format!("k8s/dl.k8s.io/{name}")).into());
-    // Of `app:1`, which `app:stable` was, too, and of `gone:1`: manifest, config, and the layer that is theirs alone.
+    // Of `app:1`, which `app:stable` pointed to as well, and of `gone:1`: manifest, config and unshared
+    // layer.
     assert_eq!((&told["blobs"], &told["fileBytes"]), (&6.into(), &3_050_000.into()));
     let text_told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
     assert!(text_told.contains("would remove image k8s/quay.io/team/gone:1\n"), "{text_told}");
@@ -586,7 +588,7 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     new.assert_served(&site);
     let told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes"]).ok();
     assert!(told.stdout.contains("nothing that could go"), "{told:#?}");
-    // A delta names all that the full bundle names. What has gone comes back with its bundle.
+    // A delta names everything that the full bundle names. Pruned blobs return with their bundle.
     let delta = delta(&directory);
     unpack(&old.bundle, &site).ok();
     prune(&site, &[&delta], &["--yes"])
@@ -605,7 +607,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
     let directory = directory();
     let site = both(&directory);
     let before = served(&site);
-    // `app:stable` means something else by now.
+    // `app:stable` has moved.
     prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
     let only_old = tempdir().unwrap();
     let only_old = old_site(&only_old);
@@ -615,7 +617,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
     let finished = prune(&site, &[&new.bundle, &broken], &["--yes"]);
     assert_ne!(finished.code, Some(0));
     assert!(finished.stderr.contains("broken.tar.zst") && finished.stderr.contains("nothing was removed"));
-    // Both together: the one has the tag, and what it was for the other stays under its digest.
+    // With both kept, the new bundle has the tag and the old image remains under its digest.
     let told = prune(&site, &[&old.bundle, &new.bundle], &["--yes"]).ok().json();
     assert_eq!(
         (&told["images"], &told["files"], &told["blobs"]),
@@ -647,7 +649,8 @@ fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     let site = both(&directory);
     let mine = image(&[&note("gone"), &note("mine")]);
     let registry = Registry::start(&site.join("registry"));
-    // Into repositories of their own and into ours, with layers that go otherwise; under a new tag, and over one of ours.
+    // Into other repositories and into ours, with layers that would be pruned; under a new tag and over one
+    // of ours.
     registry.push("mine/app", "1", &mine);
     registry.push("k8s/quay.io/team/app", "mine", &mine);
     let gone = image(&[&shell(), &note("gone")]);
@@ -669,9 +672,9 @@ fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     assert!(registry.manifest("k8s/quay.io/team/app", &one.root.digest).is_none());
     assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
     new.assert_served(&site);
-    // Nothing is left that nobody names, and nothing has gone that somebody does.
+    // No unreferenced blob remains, and no referenced one is missing.
     assert_eq!(registry.garbage_collect(&["--dry-run"]), [""; 0]);
-    // And now nobody knows any more that one of them was ours.
+    // The record no longer names the image that was ours.
     assert_eq!(prune(&site, &[&new.bundle], &["--yes"]).ok().json()["blobs"], 0);
     registry.assert_serves("mine/copy", "2", &gone);
 }
@@ -699,7 +702,7 @@ fn pulls_succeed_during_a_prune() {
                             );
                             pulls.fetch_add(1, Ordering::Relaxed);
                         }
-                        // Of what goes there is the whole manifest, or none.
+                        // An image that is being pruned has its complete manifest or none.
                         let gone = image(&[&shell(), &note("gone")]);
                         if let Some((_, manifest)) = registry.manifest("k8s/quay.io/team/gone", "1") {
                             assert_eq!(sha256(&manifest), gone.root.digest);
@@ -716,7 +719,7 @@ fn pulls_succeed_during_a_prune() {
                     }
                 }
             });
-            // Ends the others, whatever happens.
+            // Stops the other threads even if an assertion fails.
             let _end = End(done);
             let pull = || {
                 let (start, before) = (Instant::now(), pulls.load(Ordering::Relaxed));
@@ -737,8 +740,8 @@ fn pulls_succeed_during_a_prune() {
 
 #[test]
 fn killed_delta_unpack_loses_nothing_even_if_names_were_swapped() {
-    // What stands in one place is needed in the other, and nowhere else; and a new file takes the place of the only copy
-    // of one that has another name now.
+    // A blob at one path is needed at the other path only, and a new file replaces the only copy of one that
+    // was renamed.
     let release = |directory: &Path, seeds: [(&str, u64); 4], text: &str| {
         let files = seeds.map(|(name, seed)| file(&format!("https://dl.k8s.io/{name}"), seed, 200_000));
         let image = UpstreamImage::new("quay.io/team/app:1", image(&[&shell(), &note(text)]));
@@ -792,7 +795,7 @@ fn prune_restores_a_blob_that_becomes_needed_meanwhile() {
     let site = both(&directory);
     let layer = note("gone");
     let digest = sha256(&layer.bytes);
-    // The first blob that is taken aside stays there for some seconds.
+    // The first blob that is moved aside stays there for some seconds.
     let child = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat", "-e"])
         .arg("inject=renameat:delay_exit=4000000:when=1")
@@ -812,7 +815,7 @@ fn prune_restores_a_blob_that_becomes_needed_meanwhile() {
         );
         thread::sleep(Duration::from_millis(10));
     }
-    // As a registry does it at the end of an upload of what it finds there already.
+    // As a registry does at the end of an upload of an existing blob.
     let link =
         site.join(STORAGE).join("repositories/mine/app/_layers/sha256").join(&digest["sha256:".len()..]);
     fs::create_dir_all(&link).unwrap();
@@ -820,7 +823,7 @@ fn prune_restores_a_blob_that_becomes_needed_meanwhile() {
     assert!(child.wait().unwrap().success());
     let registry = Registry::serve(&site.join("registry"));
     assert_eq!(registry.blob("mine/app", &digest).map(|found| sha256(&found)), Some(digest));
-    // The others have gone.
+    // The other blobs were removed.
     assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
     let left: Vec<_> =
         fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -857,7 +860,7 @@ fn prune_keeps_the_selection_that_was_unpacked_of_a_bundle() {
         unbundle(args)
     };
     only(&old.bundle, &["**/gone:1", "**/kubelet", "**/tool:1"]).ok();
-    // A delta needs of the site what belongs to the part that is asked for, and no more.
+    // A delta needs only what belongs to the selection from the site.
     only(&delta, &["**/app:2"]).failed(16, &["quay.io/team/app:2"]);
     only(&delta, &["**/other:1", "**/v2/kubelet", "**/tool:1"]).ok();
     let told = prune(&site, &[&delta], &["--yes"]).ok().json();
@@ -872,7 +875,7 @@ fn prune_keeps_the_selection_that_was_unpacked_of_a_bundle() {
     assert_eq!(sha256(&kubelet), sha256(&random_bytes(10, 3_000_000)));
 }
 
-/// Tells threads to end, also where a test fails.
+/// Stops the threads when dropped, even if a test fails.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -889,7 +892,7 @@ fn killed_prune_removes_nothing_that_is_kept_and_is_finished_by_a_rerun() {
     let expected = fresh(&new.bundle);
     let site = directory.path().join("pruned");
     let mut killed = 0;
-    // Each thread counts its calls by name.
+    // strace counts calls per thread and name.
     for call in ["unlink", "unlinkat", "rmdir", "rename", "renameat", "renameat2", "syncfs"] {
         for nth in 1.. {
             run(Command::new("rm").arg("-rf").arg(&site));
@@ -901,7 +904,7 @@ fn killed_prune_removes_nothing_that_is_kept_and_is_finished_by_a_rerun() {
                 .args(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes", "-q"])
                 .output()
                 .expect("start strace");
-            // All that is kept is there, to the byte.
+            // Everything kept is present, byte for byte.
             let (tree, _) = served(&site);
             for (path, entry) in &expected.0.0 {
                 assert_eq!(tree.0.get(path), Some(entry), "{call} {nth}: {}", path.display());
@@ -937,7 +940,7 @@ fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
 const FILES: &str = "files.example";
 const REGISTRY: &str = "registry.example";
 
-/// Blobs of all sorts, and a base that has half of them: also one that a file turns out to be that no list pins.
+/// Blobs of all kinds and a base with half of them, one of which equals an unpinned file.
 fn half_there() -> (String, Content, String) {
     let (mut list, mut content, mut base) = (String::new(), Content::default(), BTreeMap::new());
     for number in 0..4 {
@@ -951,7 +954,7 @@ fn half_there() -> (String, Content, String) {
         list = format!("{list}{reference}\n");
     }
     for number in 0..8_usize {
-        // The last two are the first two once more.
+        // The last two repeat the first two.
         let bytes = random_bytes(1000 + number as u64 % 6, [5_000_000, 70_000, 900_000][number % 3]);
         let url = format!("https://{FILES}/{number}");
         if number < 6 {
@@ -968,7 +971,7 @@ fn half_there() -> (String, Content, String) {
     (list, content, base.to_string())
 }
 
-/// Packs what is in `directory` from `fake`.
+/// Packs the list in `directory` from `fake`.
 fn pack_from(fake: &Fake, directory: &Path, options: &[&str]) -> Command {
     let path = |name: &str| text(&directory.join(name));
     let mut command = airbundle_command();
@@ -998,7 +1001,7 @@ fn killed_delta_pack_resumes_to_the_same_bytes() {
     let all: usize = gate.transfers().iter().map(|transfer| transfer.sent).sum();
     let told = finished.json();
     assert_eq!(told["blobsLeftOut"], 5, "{told}");
-    // What no list pins had to be fetched to learn that it is there.
+    // Unpinned files must be fetched to learn that the base has them.
     let layout = contents(&undisturbed.path().join("out.tar.zst")).layout;
     let left_out: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
     assert_eq!(told["bytesLeftOut"], left_out);
@@ -1006,7 +1009,7 @@ fn killed_delta_pack_resumes_to_the_same_bytes() {
         let gate = Arc::new(Gate::default());
         let fake = Fake::behind(&gate, content.clone());
         let (directory, base) = prepare();
-        // What a run without base has left is not the beginning of a delta, and serves it all the same.
+        // A partial of a run without `--base` does not start a delta, but its blobs are reused.
         let options: &[&str] = if point % 4 == 3 { &[] } else { &["--base", &base] };
         gate.open(all * point / POINTS);
         let mut command = pack_from(&fake, directory.path(), options);
@@ -1029,7 +1032,7 @@ fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported()
     fs::write(directory.path().join("all.list"), &list).unwrap();
     fs::write(directory.path().join("base.json"), &base).unwrap();
     let base = text(&directory.path().join("base.json"));
-    // A layer that the site has is gone upstream; one that it lacks is, too.
+    // Upstream lacks one layer that the site has and one that it does not have.
     let [had, lacking] = [2, 3].map(|number| Layer::random(number, 6_000_000, Compression::None));
     for (number, layer) in [(2, &had), (3, &lacking)] {
         let digest = sha256(&layer.bytes);

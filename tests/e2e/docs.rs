@@ -1,4 +1,4 @@
-//! What README.md and bundle-format.md say is true.
+//! README.md and bundle-format.md agree with the code.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use crate::program::{airbundle, unbundle};
 const README: &str = include_str!("../../README.md");
 const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
-/// The blocks of code in `page` that are marked as `language`.
+/// Returns the code blocks in `page` that are marked as `language`.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let begin = format!("\n```{language}\n");
     page.split(&begin).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
@@ -27,7 +27,7 @@ fn json_examples_of_the_format_page_round_trip() {
     let [layout, index, files] = &blocks(FORMAT_PAGE, "json")[..] else { panic!("three examples are known") };
     let compact = |text: &str| {
         let mut bytes = Vec::new();
-        // Without folding it through a map: the order of members is part of the example.
+        // Does not parse into a map: the order of members is part of the example.
         let mut in_string = false;
         for byte in text.bytes() {
             in_string ^= byte == b'"';
@@ -78,7 +78,7 @@ fn format_page_limits_equal_those_of_the_program() {
     }
 }
 
-/// A number with a comma before every three digits.
+/// Formats a number with thousands separators.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap());

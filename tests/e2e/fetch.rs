@@ -1,5 +1,5 @@
-//! What `airbundle pack` makes of servers that are wrong, broken, slow or lying: the right bundle, or an error that
-//! names the object and the reason, and nothing at the output's name.
+//! `airbundle pack` against broken, slow and lying servers: the correct bundle, or an error that names the
+//! object and the cause and leaves no output.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ const REGISTRY: &str = "registry.example";
 const PARTIAL: &str = "out.tar.zst.partial";
 const SPOOL: &str = "out.tar.zst.partial.spool";
 
-/// A directory with a list, and the bundle that is to come of it.
+/// A directory with a list and the output bundle.
 struct Job {
     directory: TempDir,
 }
@@ -54,7 +54,7 @@ impl Job {
         airbundle(self.args(more))
     }
 
-    /// Packs, and returns the bundle.
+    /// Packs, asserts success, and returns the bundle.
     #[track_caller]
     fn bundle(&self, more: &[String]) -> Vec<u8> {
         self.run(more).ok();
@@ -63,8 +63,8 @@ impl Job {
         bundle
     }
 
-    /// Packs, which must fail with this code and a line with all these words, and leave nothing behind but what
-    /// the next run can use.
+    /// Packs and asserts failure with this code, a line with all these words, and no leftovers but those that
+    /// a re-run can use.
     #[track_caller]
     fn fails(&self, more: &[String], code: i32, words: &[&str]) -> Finished {
         let finished = self.run(more).failed(code, words);
@@ -80,7 +80,7 @@ impl Job {
     }
 }
 
-/// One line of stderr has all these words.
+/// Asserts that one line of stderr has all these words.
 #[track_caller]
 fn says(finished: &Finished, words: &[&str]) {
     let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
@@ -100,7 +100,7 @@ fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// Comes to `fake` for everything.
+/// Returns the arguments that route all requests to `fake`.
 fn to(fake: &Fake, more: &[&str]) -> Vec<String> {
     let mut args = [fake.mirror(FILES), fake.mirror(REGISTRY)].concat();
     args.push("--mirrors-only".to_owned());
@@ -113,8 +113,8 @@ fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     assert!(found == expected, "{what}: {} and not {}", sha256(found), sha256(expected));
 }
 
-/// A small and a large blob as file and as layer: the large ones are fetched in two parts, the second of them
-/// with a piece that has arrived and been taken before the rest.
+/// A small and a large blob, each as file and as layer. Large ones are fetched in two parts, and a piece of
+/// the second arrives before the rest.
 struct Sample {
     list: String,
     content: Content,
@@ -150,13 +150,14 @@ fn sample() -> &'static Sample {
     })
 }
 
-/// The sample without its checksums.
+/// Strips the checksums from a list.
 fn unpinned(list: &str) -> String {
     let urls: Vec<_> = list.lines().map(|line| line.split(' ').next().expect("a word")).collect();
     urls.join("\n")
 }
 
-/// Packs the sample from a server with this twist; the bundle must be that of an honest one.
+/// Packs the sample from a server with this twist and asserts that the bundle equals that of an honest
+/// server.
 #[track_caller]
 fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
     let Sample { list, content, bundle } = sample();
@@ -165,7 +166,7 @@ fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Syn
     fake
 }
 
-/// Packs the sample from a server with this twist, which must fail.
+/// Packs the sample from a server with this twist and asserts failure.
 #[track_caller]
 fn goes_wrong(
     more: &[&str],
@@ -230,7 +231,7 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
     let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
     let finished = Job::new(list).run(&args).ok();
     says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
-    // Its images come from the mirror.
+    // Its images are fetched from the mirror.
     says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
     assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
     let finished = Job::new(list).run(&to(&fake, &["--json", "--mirror", &typo])).ok();
@@ -247,7 +248,7 @@ fn server_that_ignores_range_yields_the_same_bundle() {
     }
 }
 
-/// What an honest server without ranges would have been asked.
+/// Returns the request that a server without range support would handle.
 fn without_range(seen: &Seen) -> Seen {
     seen.without("range")
 }
@@ -300,7 +301,7 @@ fn probe_of_an_empty_or_unknown_size_file_yields_the_same_bundle_pinned_or_not()
 
 #[test]
 fn parts_of_different_versions_are_detected() {
-    // Without checksums: only the entity tag tells that the file is another one by now.
+    // Without checksums, only the entity tag reveals that the file changed.
     let url = format!("https://{FILES}/large");
     let (mut old, mut new) = (Content::default(), Content::default());
     old.file(&url, random_bytes(5, 20 << 20));
@@ -310,7 +311,7 @@ fn parts_of_different_versions_are_detected() {
         let (new, twisted) = (new.clone(), new.clone());
         let fake = Fake::start(old.clone(), move |seen, reply| match seen.nth {
             0 | 1 => reply,
-            // One server honours `If-Range`, the other does not know it.
+            // One server honors `If-Range`; the other ignores it.
             _ if jobs == "1" => new.answer(seen),
             _ => twisted.answer(&seen.without("if-range")),
         });
@@ -368,7 +369,7 @@ fn wrong_content_length_is_tolerated_once_and_otherwise_an_error() {
 
 #[test]
 fn body_longer_than_the_manifest_states_is_an_error() {
-    // The digest would be right after the last byte that belongs to it.
+    // The digest matches at the last byte that belongs to the blob.
     for jobs in ["1", "8"] {
         goes_wrong(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
             if seen.path.contains("/blobs/") && reply.status == 200 && reply.body.len() < 1000 {
@@ -402,7 +403,7 @@ fn connection_that_breaks_every_64_kib_is_resumed_to_the_end() {
     let list = format!("https://{FILES}/flaky {}\n{REGISTRY}/flaky:1\n", sha256(&bytes));
     let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
     let fake = Fake::start(content, |_, reply| Reply { cut: Some(64 << 10), ..reply });
-    // One retry: the count begins again with what has come.
+    // One retry: progress resets the retry count.
     assert_same(&Job::new(&list).bundle(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
     let ranges: Vec<_> =
         fake.seen_of("flaky").iter().filter_map(Seen::range).map(|(first, _)| first).collect();
@@ -460,7 +461,7 @@ fn shorter_second_response_is_not_mistaken_for_the_end() {
         if list == &sample().list {
             assert_same(&job.bundle(&to(&fake, &[])), bundle, list);
         } else {
-            // Nothing tells that the second answer is not the file.
+            // Nothing reveals that the second response is not the file.
             job.bundle(&to(&fake, &[]));
         }
     }
@@ -473,7 +474,7 @@ fn corrupt_bytes_are_tolerated_once() {
     for jobs in ["1", "2", "8"] {
         let answered = Mutex::new(BTreeSet::new());
         let fake = comes_right(&["--jobs", jobs], move |seen, mut reply| {
-            // The first answer for every byte: the whole of a small blob, both parts of a large one.
+            // The first response for every byte: an entire small blob, both parts of a large one.
             let part = (seen.path.clone(), seen.range());
             let first = seen.is_transfer() && answered.lock().expect("no panic").insert(part);
             if first && reply.body.len() > 100 {
@@ -699,7 +700,7 @@ fn registry_may_not_redirect_token_requests_into_the_private_network() {
 
 // ---- Manifests ---------------------------------------------------------------------------------------------------
 
-/// Packs one image from an honest server whose manifests are these, by media type; the first one has the tag.
+/// Packs one image from an honest server with these manifests by media type; the first one has the tag.
 #[track_caller]
 fn refuses(manifests: &[(&str, Value)], words: &[&str]) {
     refuses_with(manifests, 4, words);
@@ -780,7 +781,7 @@ fn index_with_a_missing_or_missized_child_is_refused() {
 
 #[test]
 fn blob_with_another_size_than_in_its_manifest_is_refused() {
-    // As many bytes as are said come, and more or fewer are there.
+    // The server sends the stated number of bytes but has more or fewer.
     for (pointer, said) in
         [("/config/size", 1), ("/config/size", 3), ("/layers/0/size", 4), ("/layers/0/size", 6)]
     {
@@ -812,7 +813,8 @@ fn nested_index_is_packed() {
     unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
 }
 
-/// An index that names its arm64 image twice, once without a platform. It is wanted for the latter alone.
+/// An index that lists its arm64 image twice, once without a platform. Only the latter entry matches the
+/// selection.
 fn index_with_a_child_twice() -> (Content, Image) {
     let child = |platform: &str| {
         let layer = Layer::files(&[("etc/motd", platform.as_bytes())], Compression::Gzip);
@@ -829,7 +831,7 @@ fn index_with_a_child_twice() -> (Content, Image) {
 #[test]
 fn image_wanted_by_one_entry_is_not_omitted_by_another() {
     let (twice, index) = index_with_a_child_twice();
-    // The same between two indexes: one has the image for arm64, the other for nobody in particular.
+    // The same across two indexes: one lists the image for arm64, the other without a platform.
     let [amd64, arm64, untold] = &index.children[..] else { panic!("three children") };
     let for_arm64 = Image::index(Format::Oci, vec![amd64.clone(), arm64.clone()]);
     let for_all = Image::index(Format::Oci, vec![untold.clone()]);
@@ -906,7 +908,8 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
             fs::write(&data, damaged).expect("damage a layer");
             let words = ["quay.io/team/app:1", short, word];
             let finished = Job::new("quay.io/team/app:1\n").run(&upstream.mirror_args());
-            // Where parts are asked for, the registry itself says that there are more: the bytes are right then.
+            // If parts are requested, the registry itself states that there are more bytes; they are correct
+            // then.
             if damaged.len() > LARGE && finished.code == Some(0) {
                 continue;
             }
@@ -917,7 +920,8 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
     Job::new("quay.io/team/app:1\n").bundle(&upstream.mirror_args());
 }
 
-// ---- Sharing -----------------------------------------------------------------------------------------------------
+// ---- Deduplication
+// -----------------------------------------------------------------------------------------------
 
 #[test]
 fn unpinned_file_equal_to_another_blob_is_stored_once() {
@@ -961,13 +965,13 @@ fn unpinned_file_equal_to_another_blob_is_stored_once() {
     let different = of_image + other.len() + b"{}alone".len();
     let counted = |summary: &Value, fetched: usize| {
         assert_eq!(summary["bytesFetched"], fetched, "{summary}");
-        // All is in the bundle once, and the list of files on top.
+        // Everything is in the bundle once, plus the list of files.
         assert_eq!(summary["bytesShared"], of_image + of_files - different, "{summary}");
         assert!(summary["bytes"].as_u64() > Some(different as u64), "{summary}");
     };
     counted(&summary, different);
     let unpinned = Job::new(&list(&|_| false)).run(&args).ok().json();
-    // Nobody knew that they are the same before they were there.
+    // Duplicates of unpinned files are known only after they were fetched.
     counted(&unpinned, of_image + of_files);
     assert_eq!(unpinned["bytes"], summary["bytes"]);
     let bundle = fs::read(pinned.output()).expect("read the bundle");
@@ -1127,7 +1131,8 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
     });
 }
 
-// ---- Two at once -------------------------------------------------------------------------------------------------
+// ---- Concurrent runs
+// ---------------------------------------------------------------------------------------------
 
 #[test]
 fn concurrent_packs_to_one_output_exclude_each_other() {
@@ -1135,7 +1140,7 @@ fn concurrent_packs_to_one_output_exclude_each_other() {
     let (reached, wait_reached) = channel();
     let (go, wait_go) = channel::<()>();
     let gate = Mutex::new(Some((reached, wait_go)));
-    // The first one hangs in its first transfer until the second one has ended.
+    // The first run hangs in its first transfer until the second one has ended.
     let fake = Fake::start(content.clone(), move |seen, reply| {
         let first = gate.lock().expect("no panic").take_if(|_| seen.is_transfer());
         if let Some((reached, wait_go)) = first {

@@ -1,5 +1,5 @@
-//! Images of what is in a bundle: docker runs them, and what they serve is what was packed. Every other client takes
-//! the archive, and the same bundle always makes the same one.
+//! Images built from a bundle: docker runs them and they serve what was packed. Every other client loads the
+//! archive, and the same bundle always yields the same archive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ use crate::support::{random_bytes, sha256};
 const NGINX: &str = "docker.io/library/nginx:1.25.2-alpine";
 const REGISTRY: &str = "docker.io/library/registry:2.8.1";
 
-/// A bundle with two images that others can be built on, and the site that it makes: made once, for all tests.
+/// A bundle with two base images, and its site. Made once for all tests.
 struct Sample {
     upstream: Upstream,
     lists: PathBuf,
@@ -91,7 +91,7 @@ fn files() -> Vec<UpstreamFile> {
     let runc = random_bytes(10, 700_000);
     let kubelet = random_bytes(11, 1_500_000);
     let long = format!("https://dl.k8s.io/{}/{}/file", "directory".repeat(40), "ü".repeat(100));
-    // To the byte a layer of an image: one blob, whatever it is called.
+    // Equals a layer of an image byte for byte: one blob under two names.
     let layer = Layer::random(1, 300_000, Compression::Gzip).bytes;
     vec![
         UpstreamFile::new("https://dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet", kubelet.clone()),
@@ -112,7 +112,7 @@ fn files() -> Vec<UpstreamFile> {
     ]
 }
 
-/// `airbundle image`, into `directory`; returns the archive.
+/// Runs `airbundle image` in `directory` and returns the archive.
 fn build(kind: &str, bundle: &Path, directory: &Path, options: &[&str]) -> (PathBuf, Finished) {
     let output = directory.join(format!("{kind}.tar"));
     let mut args = vec!["image".into(), bundle.to_owned(), "--kind".into(), kind.into(), "-o".into()];
@@ -121,12 +121,12 @@ fn build(kind: &str, bundle: &Path, directory: &Path, options: &[&str]) -> (Path
     (output, airbundle(args))
 }
 
-/// The digest of a file.
+/// Returns the digest of a file.
 fn digest(path: &Path) -> String {
     sha256(&fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display())))
 }
 
-/// The entries of a tar archive.
+/// Returns the entries of a tar archive.
 fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
     let entries = archive.entries().expect("read a tar").map(|entry| {
@@ -139,16 +139,16 @@ fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     entries.collect()
 }
 
-/// An archive, taken apart.
+/// A parsed image archive.
 struct Opened {
     config: Value,
     manifest: Value,
-    /// The tar archives of the layers that are not the base's.
+    /// The tar archives of the layers on top of the base.
     layers: Vec<Vec<u8>>,
 }
 
 impl Opened {
-    /// Reads an archive, and checks that all that is named in it is there, and nothing else.
+    /// Reads an archive and asserts that it holds exactly the blobs that it names.
     fn read(path: &Path) -> Self {
         let mut entries = entries(&fs::read(path).expect("read the archive"));
         let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).expect("JSON") };
@@ -187,7 +187,7 @@ impl Opened {
     }
 }
 
-/// Asks until there is an answer.
+/// Polls until there is a result.
 fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     for _ in 0..600 {
         if let Some(answer) = ask() {
@@ -198,7 +198,7 @@ fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     panic!("{what} does not happen");
 }
 
-/// `curl` in the network of `docker`: the head and the body of the answer.
+/// Runs `curl` in the network of `docker` and returns the header and the body of the response.
 fn get(docker: &Dockerd, url: &str, options: &[&str]) -> Option<(String, Vec<u8>)> {
     let mut curl = docker.inside("curl");
     curl.args(["-sS", "--noproxy", "*", "--globoff", "--include", "--http1.1"]).args(options).arg(url);
@@ -240,7 +240,7 @@ fn docker_runs_nginx_with_all_files_and_a_registry_with_all_images() {
         "kubespray-images:v3-v2.25.0",
     ]);
     assert_registry_serves(&docker, "127.0.0.1:5000", sample.upstream.images(), directory.path());
-    // No container has begun by copying gigabytes into a volume.
+    // No container starts by copying gigabytes into a volume.
     assert_eq!(docker.run(["volume", "ls", "--quiet"]), "");
     docker.run(["rm", "--force", "files", "images"]);
 }
@@ -261,7 +261,7 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
         let media_type =
             if url.ends_with(".sha256") { "text/plain; charset=utf-8" } else { "application/octet-stream" };
         assert!(head.contains(&format!("content-type: {media_type}\r\n")), "{url}: {head}");
-        // What cannot tell one version from another is not told.
+        // Headers that cannot distinguish versions are not sent.
         assert!(!head.contains("etag") && !head.contains("last-modified"), "{url}: {head}");
         assert!(body[..] == file.bytes[..], "{url} has other bytes");
         if file.bytes.len() > 4 {
@@ -354,7 +354,7 @@ fn containerd_and_skopeo_load_the_archive_under_each_of_its_names() {
     }
     let (archive, built) = build("registry", &sample.bundle, directory.path(), &["--json"]);
     let summary = built.ok().json();
-    // The only image of an archive needs no name; skopeo checks every digest on the way.
+    // The only image of an archive needs no name; skopeo checks every digest.
     let source = format!("oci-archive:{}", archive.display());
     clients::skopeo(["inspect", &source]);
     let copy = directory.path().join("copy");
@@ -383,7 +383,7 @@ fn image_is_reproducible_from_file_or_pipe_with_any_number_of_threads() {
             assert!(cat.wait().expect("wait for cat").success(), "the pipe was not read to its end");
             assert_eq!(digest(&archive), expected, "{kind} with {threads} threads");
         }
-        // As it is on the base, and nothing of the machine in it.
+        // As in the base, and nothing of the host.
         let opened = Opened::read(&archive);
         assert_eq!(opened.config["created"], "1970-01-01T00:00:00Z");
         for layer in &opened.layers {
@@ -457,7 +457,7 @@ fn layer_size_splits_the_content_and_a_new_version_keeps_most_layers() {
     build("registry", &bundle, directory.path(), &["--layer-size", "1M"]).1.ok();
     let old: BTreeSet<_> = layers.iter().map(|layer| sha256(layer)).collect();
     let new: BTreeSet<_> = Opened::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
-    // That of the image, and that of the tags.
+    // The layer of the image and the layer of the tags.
     assert_eq!(new.difference(&old).count(), 2);
 }
 
@@ -549,7 +549,7 @@ fn limited_portability_of_an_image_is_warned_about() {
     assert!(finished.ok().stderr.contains("from version 23 on"));
 }
 
-/// The name of an archive that is being written.
+/// Returns the path of an archive that is being written.
 fn partial(archive: &Path) -> PathBuf {
     PathBuf::from(format!("{}.partial", archive.display()))
 }
@@ -576,7 +576,7 @@ fn corrupt_bundle_makes_no_image() {
         finished.failed(7, &["damaged in", owner]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
-    // Wrong bytes in sound frames: the digest tells.
+    // Wrong bytes in valid frames: the digest reveals them.
     let mut stream = process::run(Command::new("zstd").arg("-dc").arg(&sample.bundle)).stdout;
     let base = sample.upstream.image(NGINX).for_platform("linux/amd64").expect("it is for amd64");
     for (kind, blob, owner) in [
@@ -592,7 +592,7 @@ fn corrupt_bundle_makes_no_image() {
         finished.failed(7, &["damaged in", owner, "do not have this digest"]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
-    // What the image does not need may be damaged.
+    // Parts of the bundle that the image does not need may be corrupt.
     let mut bytes = sound.clone();
     bytes[at(file)] ^= 1;
     fs::write(&bundle, bytes).expect("write a bundle");
@@ -618,7 +618,7 @@ fn killed_image_run_leaves_no_output_and_reruns_to_the_same_image() {
     let mut pipe = child.stdin.take().expect("a pipe");
     pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads on");
     patiently("that the archive is begun", || partial(&archive).exists().then_some(()));
-    // A second one does not disturb the first.
+    // A concurrent second run does not disturb the first.
     let (_, second) = build("registry", &sample.bundle, directory.path(), &[]);
     second.failed(9, &["another `airbundle`"]);
     child.kill().expect("kill airbundle");

@@ -1,5 +1,5 @@
-//! Images of a site in docker, podman and containerd: under their own names, with their digests where the engine has
-//! any, whole or not at all.
+//! Images of a site in docker, podman and containerd: under their own names, with their digests if the engine
+//! keeps digests, complete or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -22,7 +22,7 @@ use crate::support::process;
 use crate::support::upstream::UpstreamImage;
 
 const ENGINES: [&str; 3] = ["docker", "podman", "containerd"];
-/// What the tests of this file take this machine for, as others do.
+/// Platform of the machine that runs these tests.
 const HOST: &str = "linux/amd64";
 
 /// All three engines.
@@ -36,7 +36,7 @@ impl Engines {
         Self { dockerd: Dockerd::start(), podman: Podman::new() }
     }
 
-    /// `unbundle images SITE ARGS` with these engines.
+    /// Runs `unbundle images SITE ARGS` with these engines.
     fn images(&self, site: &Path, args: &[&str]) -> Finished {
         run(&mut self.command(site, args))
     }
@@ -49,7 +49,7 @@ impl Engines {
         command
     }
 
-    /// What an engine has: what it calls an image, and by which id or digest it knows it.
+    /// Returns the images of an engine: its name for each, and the ID or digest.
     fn has(&self, engine: &str) -> BTreeMap<String, String> {
         let lines = match engine {
             "docker" => {
@@ -75,7 +75,7 @@ fn images(site: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// `unbundle images SITE ARGS` where no engine is needed.
+/// Runs `unbundle images SITE ARGS` without an engine.
 fn list(site: &Path, args: &[&str]) -> Finished {
     run(&mut images(site, args))
 }
@@ -121,20 +121,20 @@ fn config(image: &Image) -> &str {
     &image.config().expect("an image has a config").digest
 }
 
-/// How docker writes a name.
+/// Returns docker's short form of a name.
 fn short(name: &str) -> &str {
     let short = name.strip_prefix("docker.io/").unwrap_or(name);
     short.strip_prefix("library/").unwrap_or(short)
 }
 
-/// An image of the world that an engine can load for this machine.
+/// An image of the world that an engine can load on this machine.
 struct Loadable {
     reference: &'static str,
-    /// Without tag and digest.
+    /// Name without tag and digest.
     name: &'static str,
     by_tag: Option<String>,
-    /// The digest by which an engine that keeps digests has it: the reference's, unless that is of an index in which
-    /// there is another one, which no engine follows.
+    /// Digest that an engine that keeps digests reports: the reference's, or that of the inner index, because
+    /// no engine follows a nested index.
     digest: &'static str,
     image: &'static Image,
 }
@@ -150,7 +150,7 @@ fn loadable() -> Vec<Loadable> {
     world().upstream.images().iter().filter_map(of).collect()
 }
 
-/// One of each kind: more of them would only take time.
+/// One image of each kind: more would only take time.
 fn kinds() -> Vec<Loadable> {
     const NAMES: [&str; 8] =
         ["pause", "nginx", "haproxy", "flannel", "kube-vip", "metallb/controller", "cilium", "calico/cni"];
@@ -168,7 +168,7 @@ fn images_of_a_site_are_listed_like_those_of_its_bundle() {
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), world.bundle.as_os_str()]).ok().json();
     let by_reference = |value: &serde_json::Value| -> BTreeMap<String, serde_json::Value> {
         let images = value["images"].as_array().expect("a list");
-        // A bundle says more of each.
+        // The listing of a bundle has more members for each.
         let same = ["reference", "digest", "mediaType", "platforms", "size"];
         let part = |image: &serde_json::Value| same.map(|name| image[name].clone()).to_vec().into();
         images.iter().map(|image| (image["reference"].to_string(), part(image))).collect()
@@ -220,7 +220,7 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
         "{again}"
     );
 
-    // What docker makes of it is what was packed: it runs.
+    // The image that docker loaded runs.
     let root = directory();
     let image = "nginx:1.25.2-alpine";
     engines.dockerd.run([
@@ -280,7 +280,7 @@ fn containerd_loads_every_image_under_its_own_name_with_its_digest() {
     let again = engines.images(&world.site, &args).ok().stdout;
     assert!(again.contains(" 0 loaded "), "{again}");
 
-    // An index has what this machine could run besides, and what is for nobody in particular.
+    // An index with platforms that this machine could also run, and one without a platform.
     let near = index(&[HOST, "linux/386", "linux/arm/v7"], "near");
     let two = Image::index(Format::Oci, vec![tiny(HOST, "one"), tiny(HOST, "two")]);
     let sample = Sample::new(&[("quay.io/near/near:1", &near), ("quay.io/near/two:1", &two)]);
@@ -316,7 +316,7 @@ fn podman_loads_every_image_under_its_own_name_and_digest() {
     assert!(results.iter().all(|image| image["result"] == "kept"), "{again:#}");
     assert_eq!(results.len(), kinds.len());
 
-    // Another platform takes the place of this one, under the same name, and only if it is asked for.
+    // Another platform replaces this one under the same name, only on request.
     load(&["pause:3.9", "--platform", "linux/arm64"]);
     let architecture =
         podman.run(["image", "inspect", "--format", "{{.Architecture}}", "registry.k8s.io/pause:3.9"]);
@@ -382,7 +382,7 @@ fn archive_is_reproducible_and_readable_by_any_tool() {
             assert_eq!(fs::read(file).expect("skopeo copied it"), bytes[..], "{name}");
         }
     }
-    // By hand, as it would be on another machine.
+    // Loaded by hand, as on another machine.
     let pause = "registry.k8s.io/pause:3.9";
     let file = directories[0].path().join("registry.k8s.io_pause_3.9.tar");
     let file = file.to_str().expect("a plain path");
@@ -392,7 +392,7 @@ fn archive_is_reproducible_and_readable_by_any_tool() {
     assert!(engines.has("docker").contains_key(pause) && engines.has("podman").contains_key(pause));
     assert!(engines.has("containerd").contains_key(pause));
 
-    // To stdout, to a file of any name, and to the directory in which one stands.
+    // To stdout, to a file of any name, and into a directory.
     let by_name = fs::read(file).expect("an archive");
     let piped = images(&world.site, &[pause, "--load", "oci-archive", "--output", "-"]).output();
     let piped = piped.expect("start unbundle");
@@ -470,7 +470,7 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
         assert!(engines.has(engine).contains_key("quay.io/damaged/app:1"), "{engine}");
     }
 
-    // Neither a file, nor a document, nor what should be one.
+    // A missing file, an invalid document, and a directory.
     let load = |words: &[&str]| {
         let output = sample.directory.path().join("app.tar");
         let output = output.to_str().expect("a plain path");
@@ -490,7 +490,8 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     }
 }
 
-/// Starts loading, and feeds the layer at `path` through a pipe: half of it, so that the engine waits for the rest.
+/// Starts loading and feeds half of the layer at `path` through a pipe, so that the engine waits for the
+/// rest.
 fn stuck(engines: &Engines, sample: &Sample, engine: &str, path: &Path, bytes: &[u8]) -> (Child, File) {
     let _ = fs::remove_file(path);
     process::run(Command::new("mkfifo").arg(path));
@@ -513,8 +514,8 @@ fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
         for all in [true, false] {
             let (mut child, pipe) = stuck(&engines, &sample, engine, &path, &bytes);
             let id = Pid::from_child(&child);
-            // As with Ctrl-C, which whoever started these tests may have told them to ignore, it reaches the client, too;
-            // another signal may not.
+            // Ctrl-C reaches the client too, but the parent of these tests may have set SIGINT to ignored;
+            // other signals may not reach it.
             if all { kill_process_group(id, Signal::TERM) } else { kill_process(id, Signal::KILL) }
                 .expect("it is running");
             assert_eq!(child.wait().expect("wait for a child").code(), None);
@@ -550,7 +551,7 @@ fn missing_or_unresponsive_engine_is_named_with_a_hint() {
 
 #[test]
 fn engine_that_fails_is_not_retried_for_every_image() {
-    // No real one can be asked to.
+    // A fake, because a real engine cannot be made to fail this way.
     const DOCKER: &str = "#!/bin/sh\n\
         case $1 in\n\
         info) [ ! -e \"$0.gone\" ] || { echo 'nobody listens' >&2; exit 1; } ;;\n\

@@ -1,5 +1,5 @@
-//! Programs that are killed, and file systems that say no: whatever happens when, everything visible is complete, and
-//! the next run finishes the work as if nothing had been.
+//! Killed programs and failing file systems: at any time everything visible is complete, and a re-run
+//! finishes as if uninterrupted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,13 +27,13 @@ const STORAGE: &str = "registry/docker/registry/v2";
 const GC_GUARD: &str = "registry/docker/registry/v2/blobs/unbundle-in-progress";
 const NO_SPACE: &str = "No space left on device";
 
-/// Lists, servers for them, the bundle, and the site that it makes, all from undisturbed runs.
+/// Lists, servers for them, the bundle and its site, all from uninterrupted runs.
 struct Sample {
     upstream: Upstream,
     directory: TempDir,
     bundle: PathBuf,
     site: Tree,
-    /// How long it takes to pack, and to unpack.
+    /// Duration of `pack` and of `unpack`.
     times: [Duration; 2],
 }
 
@@ -71,7 +71,7 @@ impl Sample {
         fs::read(&self.bundle).expect("read the bundle")
     }
 
-    /// Runs `unbundle` to its end, which makes of the site what an undisturbed run makes of nothing.
+    /// Runs `unbundle` to its end and asserts that the site equals that of an uninterrupted run.
     #[track_caller]
     fn complete(&self, site: &Path, what: &str) {
         unbundle(self.unpack(site)).ok();
@@ -84,8 +84,8 @@ impl Sample {
         assert_eq!(names(&site.join(".unbundle")), ["lock"], "{what}");
     }
 
-    /// Asserts that all that can be seen of a site is complete and right, and that links and tags name only what is
-    /// there.
+    /// Asserts that everything visible of a site is complete and correct, and that links and tags name only
+    /// existing blobs.
     #[track_caller]
     fn assert_sound(&self, site: &Path, what: &str) {
         if !site.exists() {
@@ -111,7 +111,7 @@ impl Sample {
     }
 }
 
-/// Asserts that a repository has everything that a manifest names, with the links that lead there.
+/// Asserts that a repository has everything that a manifest names, with its links.
 #[track_caller]
 fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
     let link = |place: &str, digest: &str| {
@@ -134,7 +134,7 @@ fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
     }
 }
 
-/// What nginx and a registry see of a site.
+/// Returns what nginx and a registry see of a site.
 fn visible(site: &Path) -> Tree {
     let parts = ["files", "registry"].map(|part| (part, site.join(part)));
     let entries = parts.iter().filter(|(_, path)| path.exists()).flat_map(|(part, path)| {
@@ -166,7 +166,7 @@ fn note(text: &str) -> Layer {
     Layer::files(&[("etc/motd", text.as_bytes())], Compression::Gzip)
 }
 
-/// A few tiny things of each kind.
+/// A few tiny items of each kind.
 fn small() -> &'static Sample {
     static SMALL: OnceLock<Sample> = OnceLock::new();
     SMALL.get_or_init(|| {
@@ -187,7 +187,7 @@ fn small() -> &'static Sample {
     })
 }
 
-/// Enough to be killed in the middle of something.
+/// Large enough to be killed mid-run.
 fn large() -> &'static Sample {
     static LARGE: OnceLock<Sample> = OnceLock::new();
     LARGE.get_or_init(|| {
@@ -206,8 +206,8 @@ fn large() -> &'static Sample {
     })
 }
 
-/// Calls `work` with moments of a run that takes `time`, always the same ones and spread evenly, until it says `count`
-/// times that it has killed something. Where the run turns out to be quicker, the moments move forward.
+/// Calls `work` with delays spread evenly over a run that takes `time`, deterministically, until it has
+/// killed something `count` times. If runs turn out to be quicker, the delays shrink.
 fn at_moments(count: usize, mut time: Duration, mut work: impl FnMut(usize, Duration) -> bool) {
     let mut killed = 0;
     for number in 0_u32..200 {
@@ -228,7 +228,7 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start a program")
 }
 
-/// Waits for the moment and sends the signal; whether that ended it.
+/// Sends the signal after the delay; true if it ended the child.
 fn kill_after(mut child: Child, delay: Duration, signal: Signal) -> bool {
     thread::sleep(delay);
     let _ = kill_process(Pid::from_child(&child), signal); // it may have ended
@@ -296,11 +296,11 @@ fn unpack_killed_repeatedly_eventually_finishes() {
 
 // ---- At every system call ----------------------------------------------------------------------------------------
 
-/// A system call that changes something: its name, and how many of this name the same thread made up to it, which is
-/// how strace counts.
+/// A system call that changes something: its name, and its ordinal among the calls of this name in its
+/// thread, as strace counts.
 type Call = (String, usize);
 
-/// The calls by which a program changes the file system.
+/// Returns the calls by which a program changes the file system.
 fn mutations(program: &Command) -> BTreeSet<Call> {
     const CALLS: &str = "trace=mkdir,mkdirat,open,openat,openat2,creat,write,pwrite64,ftruncate,fallocate,\
                          fchmod,fchmodat,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,\
@@ -329,8 +329,8 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
     calls
 }
 
-/// A program with this done to it (`write:error=ENOSPC:when=3`); whether that happened, and whether it kept the
-/// program from saying something.
+/// Runs a program with an injection (`write:error=ENOSPC:when=3`). Returns its result, true if the injection
+/// took effect, and true if it suppressed a message.
 fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
     let directory = tempdir().expect("make a temporary directory");
     let log = directory.path().join("log");
@@ -348,7 +348,7 @@ fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
     (finished, happened, mute)
 }
 
-/// Does something for every item, a few at a time.
+/// Calls `work` for every item, a few at a time.
 fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
@@ -378,7 +378,7 @@ fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
             &format!("{name}:signal=SIGKILL:when={number}"),
             unbundle_command().args(sample.unpack(&site)),
         );
-        // Which thread gets which work is not always the same.
+        // The assignment of work to threads varies, so the call may not happen.
         assert!(happened || finished.code == Some(0), "{what}: {finished:#?}");
         killed.fetch_add(usize::from(happened), Ordering::Relaxed);
         sample.assert_sound(&site, &what);
@@ -424,7 +424,7 @@ fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle
 fn unpack_fails_when_a_system_call_fails_and_reruns() {
     let sample = small();
     let directory = tempdir().expect("make a temporary directory");
-    // What was there before: other content of the same site, which must stay.
+    // Other content of the same site, which must stay.
     let before = |site: &Path| {
         fs::create_dir_all(site.join("files/k8s/other")).expect("create a directory");
         fs::write(site.join("files/k8s/other/file"), b"older").expect("write a file");
@@ -491,12 +491,12 @@ fn pack_fails_when_fsync_fails() {
             stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
         };
         finished.failed(6, &["error: cannot ", &text(directory.path()), reason]);
-        // The second sync is that of the directory: the bundle has its name by then, and is whole.
+        // The second sync is that of the directory: the bundle is already renamed and complete.
         if injection.ends_with("when=2") {
             assert_eq!(fs::read(&output).expect("read the bundle"), sample.bytes());
             fs::remove_file(&output).expect("remove the bundle");
         }
-        // What did not come to the disk is not to be found by the next run.
+        // Data that was not synced must not be used by the next run.
         let is_full = injection.contains("ENOSPC");
         let left = [text(&output) + ".partial", text(&output) + ".partial.spool"];
         assert!(left.iter().all(|path| Path::new(path).exists() == is_full), "{injection}");
@@ -616,7 +616,8 @@ fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     assert_eq!(fs::read(&file).expect("read a file"), b"file");
 }
 
-// ---- Pipes and neighbours ----------------------------------------------------------------------------------------
+// ---- Pipes and concurrent runs
+// -----------------------------------------------------------------------------------
 
 fn wait_for(path: &Path) {
     let start = Instant::now();
@@ -632,7 +633,7 @@ fn ended(child: Child) -> Finished {
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// A directory that is shown at another place, too. Unmounted when dropped. Needs root.
+/// A bind mount of a directory. Unmounted when dropped. Needs root.
 struct Bound(PathBuf);
 
 impl Bound {
@@ -672,7 +673,7 @@ fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
     let elsewhere = tempfile::tempdir().expect("make a directory");
     let mut args = sample.unpack(elsewhere.path());
     args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
-    // Either part fits; both of them do not.
+    // Either part fits; both together do not.
     unbundle(&args).failed(10, &["free and", "is needed: nothing was written"]);
     mount.remount("size=60m");
     unbundle(&args).ok();

@@ -1,5 +1,5 @@
-//! `airbundle lists kubespray`, on small trees of the shapes that its releases have (tests/kubespray), and, where there
-//! is one, on the real thing.
+//! `airbundle lists kubespray` on small trees with the layouts of its releases (tests/kubespray), and on real
+//! checkouts if there are any.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::program::{Finished, airbundle};
 use crate::serve::directory;
 
-/// A checkout of the older or newer shape.
+/// Returns the checkout with the layout of this release.
 fn checkout(shape: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubespray").join(shape)
 }
@@ -20,7 +20,7 @@ fn lists(source: &Path, output: &Path, options: &[&str]) -> Finished {
     airbundle([&["lists", "kubespray", "--source", source, "-o", output], options].concat())
 }
 
-/// The lines of a list that are no comments.
+/// Returns the lines of a list that are not comments.
 fn lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).expect("a list");
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
@@ -30,7 +30,7 @@ fn first_words(lines: &[String]) -> Vec<&str> {
     lines.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect()
 }
 
-/// What a run makes: the first words of `files.list`, and `images.list`.
+/// Output of a run: the first words of `files.list`, and `images.list`.
 struct Run {
     directory: TempDir,
     finished: Finished,
@@ -71,7 +71,7 @@ impl Run {
     }
 }
 
-/// A copy of a checkout, to be changed.
+/// A copy of a checkout with these changes.
 fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
     let copy = directory();
     for entry in walkdir::WalkDir::new(checkout(shape)) {
@@ -172,7 +172,8 @@ fn lists_of_a_new_layout_release_take_versions_from_the_checksums() {
 
 #[test]
 fn role_variables_are_read_from_every_layout() {
-    // The role `download` wins over the other's defaults, role vars over both, and a file may be `main.yaml`.
+    // The role `download` overrides the defaults of other roles, role vars override both, and a file may be
+    // `main.yaml`.
     let run = Run::new("v2.28", &["--arch", "amd64,arm64"]).ok();
     let files = run.files();
     assert_eq!(files[0].split(' ').next(), Some("https://files.example/v1.32.5/amd64/kubelet"));
@@ -198,7 +199,7 @@ fn lists_are_limited_to_enabled_components_on_request() {
     let run = Run::new("v2.25", &["--enabled-only"]).ok();
     assert_eq!(run.files().len(), 3, "{:?}", run.files());
     assert!(run.files().iter().all(|line| !line.contains("sandbox")));
-    // etcd runs from a file here.
+    // etcd runs from a file here, not from an image.
     assert_eq!(run.images().len(), 3 + 4, "{:?}", run.images());
 
     let (_directory, path) =
@@ -309,7 +310,7 @@ fn unknown_kubespray_version_fails_listing_known_versions() {
     assert_eq!(run.files()[0], "https://files.example/release/v1.9.9/linux/amd64/kubelet");
     assert!(run.files()[1].contains(" sha256:"));
 
-    // The user's own checksum does as well.
+    // A checksum set by the user works too.
     let hex = "0123456789abcdef".repeat(4);
     let (_directory, path) = vars(&format!("kube_version: v1.9.9\nkubelet_binary_checksum: {hex}\n"));
     assert!(Run::new("v2.25", &["--vars", &path]).ok().files()[0].ends_with(&format!(" sha256:{hex}")));
@@ -436,7 +437,7 @@ fn additions_missing_from_the_kubespray_script_are_listed_on_request() {
         assert!(images.contains(&image.to_owned()), "{image}: {images:?}");
     }
     assert!(!images.iter().any(|image| image.contains("/scheduler:")), "a version of 0 is none: {images:?}");
-    // What is known to exist and is not there is told.
+    // A known addition that is missing from the checkout is reported.
     let source = changed(
         "v2.31",
         &[(
@@ -466,7 +467,7 @@ fn additions_are_limited_to_enabled_components_too() {
     assert!(!off.images().iter().any(|image| image.contains("kubernetes-csi")), "{:?}", off.images());
     let on = Run::new("v2.25", &["--enabled-only", "--complete", "--vars", &path]).ok();
     assert!(on.images().iter().any(|image| image.ends_with("csi-attacher:v3.3.0")), "{:?}", on.images());
-    // Another role's template names it, and these settings do without.
+    // Another role's template names it, and these settings do not use that role.
     assert!(!on.images().iter().any(|image| image.contains("mesh/node")), "{:?}", on.images());
 }
 
@@ -486,14 +487,15 @@ fn lists_overwrite_old_ones_and_are_reproducible() {
     );
     assert_eq!((json["event"].as_str(), json["release"].as_str()), (Some("summary"), Some("v2.31.9")));
     assert_eq!(lists(&checkout("v2.31"), directory.path(), &["--quiet"]).ok().stdout, "");
-    // What is made can be packed.
+    // The generated lists can be packed.
     let mut read = airbundle::documents::list::Lists::read(&[directory.path().to_owned()]).unwrap();
     assert_eq!((read.files.len(), read.images.len()), (6, 9));
     read.files.clear();
 }
 
-/// With real releases in the directory `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and what Kubespray's own script
-/// makes of it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex digits).
+/// Uses real releases in the directory `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and the output of
+/// Kubespray's own script for it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex
+/// digits).
 #[test]
 #[ignore = "needs real releases of Kubespray: AIRBUNDLE_KUBESPRAY"]
 fn lists_equal_those_of_kubespray_and_those_in_manifests() {

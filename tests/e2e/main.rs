@@ -1,4 +1,4 @@
-//! From lists to pulls, with both programs as a user starts them, real servers at both ends and real clients.
+//! End to end: both programs run as a user runs them, between real servers and real clients.
 
 #![allow(unreachable_pub, reason = "a test target has no outside")]
 

@@ -1,4 +1,4 @@
-//! Networks as they are: mirrors that fail, proxies, private authorities, servers that stall and servers that are busy.
+//! Networks: failing mirrors, proxies, private CAs, stalling servers and busy servers.
 
 use std::fs;
 use std::net::TcpListener;
@@ -22,11 +22,11 @@ use crate::support::tls::Authority;
 use crate::support::web::{Web, free_port};
 use crate::support::{random_bytes, sha256};
 
-/// Hosts that nobody has: who asks them and not a mirror is found out.
+/// Host names that do not resolve: a request that bypasses the mirror fails.
 const FILES: &str = "files.invalid";
 const REGISTRY: &str = "registry.invalid";
 
-/// A list, and the bundle that is to come of it.
+/// A directory with a list and the output bundle.
 struct Job {
     directory: TempDir,
     environment: Vec<(&'static str, String)>,
@@ -70,7 +70,7 @@ impl Job {
         run(&mut self.command(args))
     }
 
-    /// Packs, without a retry unless `args` have some; the bundle is sound and has `blobs`.
+    /// Packs, without retries unless `args` set some, and asserts that the bundle is intact and has `blobs`.
     #[track_caller]
     fn packs(&self, args: &[&str], blobs: &[&[u8]]) -> Finished {
         let retries: &[&str] = if args.contains(&"--retries") { &[] } else { &["--retries", "0"] };
@@ -91,7 +91,7 @@ impl Job {
         }
     }
 
-    /// Fails so; one line has all these words.
+    /// Packs and asserts failure with this code and a line with all these words.
     #[track_caller]
     fn fails(&self, args: &[&str], code: i32, words: &[&str]) -> Finished {
         let finished = self.run(args).failed(code, words);
@@ -115,7 +115,7 @@ fn line(name: &str, bytes: &[u8]) -> String {
     format!("{} {}\n", url(name), sha256(bytes))
 }
 
-/// A server with `file`, which is `bytes`.
+/// Content of a server with one file.
 fn content(name: &str, bytes: &[u8]) -> Content {
     let mut content = Content::default();
     content.file(&url(name), bytes.to_vec());
@@ -126,7 +126,7 @@ fn mirror(host: &str, addr: &str) -> [String; 2] {
     ["--mirror".to_owned(), format!("{host}=http://{addr}/{host}")]
 }
 
-/// `--mirror` for the files at each of these addresses, in this order, and nothing else.
+/// Returns `--mirror` arguments for the files at these addresses in this order, and `--mirrors-only`.
 fn mirrors(addrs: &[String]) -> Vec<String> {
     let mut args: Vec<_> = addrs.iter().flat_map(|addr| mirror(FILES, addr)).collect();
     args.push("--mirrors-only".to_owned());
@@ -150,7 +150,7 @@ fn dead() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
-/// The waits before retries that were told.
+/// Returns the retry delays that were reported.
 fn waits(finished: &Finished) -> Vec<f64> {
     let events = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     events
@@ -185,7 +185,7 @@ fn mirrors_are_tried_in_order_until_one_has_the_blob() {
             "{told:?}"
         );
     }
-    // The one in front is the one that is asked.
+    // The first mirror is the one that gets the requests.
     let unused = Fake::honest(content("x", &bytes));
     Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[good.addr(), unused.addr()])), &[&bytes]);
     assert!(unused.seen().is_empty());
@@ -231,7 +231,7 @@ fn unreachable_mirror_is_detected_once_and_not_per_blob() {
     let good = Fake::honest(content);
     let args = mirrors(&[busy.addr(), good.addr()]);
     let finished = Job::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
-    // Those of the connections that were at it together.
+    // Requests of the connections that were open at the same time.
     assert!(busy.seen().len() <= 4, "{}", busy.seen().len());
     assert_eq!(finished.stderr.matches("warning").count(), 1, "{finished:#?}");
 }
@@ -257,7 +257,7 @@ fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
             finished.stderr.contains("warning") && finished.stderr.contains(&lying.addr()),
             "{finished:#?}"
         );
-        // Nobody else has it.
+        // No other endpoint has it.
         let lying = both(&lying.addr());
         let args = [&words(&lying)[..], &["--mirrors-only"]].concat();
         Job::new(&list).fails(&args, 5, &["sha256", "twice"]);
@@ -303,7 +303,7 @@ fn unpinned_file_is_never_assembled_from_two_endpoints() {
     });
     let whole = Fake::honest(content("x", &new));
     let job = Job::new(&format!("{}\n", url("x")));
-    // It breaks for good once nothing new comes.
+    // The transfer fails for good if a retry makes no progress.
     let never = Fake::start(content("x", &old), |seen, reply| {
         if seen.range().is_some_and(|(first, _)| first > 0) {
             Reply::status(503)
@@ -312,7 +312,7 @@ fn unpinned_file_is_never_assembled_from_two_endpoints() {
         }
     });
     job.packs(&words(&mirrors(&[never.addr(), whole.addr()])), &[&new]);
-    // The same place goes on where it broke.
+    // A retry at the same endpoint resumes where the connection broke.
     let args = [mirrors(&[breaks.addr()]), vec!["--retries".into(), "1".into()]].concat();
     Job::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
 }
@@ -339,7 +339,7 @@ fn mirror_with_a_truncated_file_is_named() {
     let short = Fake::honest(content("x", &bytes[..300_000]));
     let whole = Fake::honest(content("x", &bytes));
     let args = mirrors(&[short.addr(), whole.addr()]);
-    // A bundle has its sizes before its bytes, and this one says that it is right.
+    // The bundle states sizes before contents, and the truncated copy is consistent in itself.
     let words = ["2 places", &short.addr(), "sha256", &whole.addr(), "300000"];
     Job::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
 }
@@ -512,7 +512,7 @@ fn client_certificate_is_presented_to_its_host_only() {
     };
     Job::new(&list).fails(&ca_args, 4, &["400", "--client-cert"]);
     Job::new(&list).packs(&[&ca_args[..], &["--client-cert", &show(&client)]].concat(), &[b"hello"]);
-    // Who is not known is told so by nginx with another page.
+    // nginx reports an unknown client certificate with another page.
     Job::new(&list).fails(&[&ca_args[..], &["--client-cert", &show(&stranger)]].concat(), 4, &["/x`", "400"]);
     let mixed = format!("{}={},{}", nginx.addr(), client.certificate.display(), stranger.key.display());
     let mixed = [&ca_args[..], &["--client-cert", &mixed]].concat();
@@ -540,7 +540,7 @@ fn small_objects_use_http_2_and_large_blobs_do_not() {
         registry.push(&format!("app{number}"), "1", &image(20 + number, 3_000_000));
         list += &[&nginx.addr(), "/app", &number.to_string(), ":1\n"].concat();
     }
-    // So that configs are asked for, too.
+    // `--platform` makes `pack` request configs too.
     let args = ["--ca-file", ca.to_str().expect("UTF-8"), "--platform", "linux/amd64"];
     Job::new(&list).packs(&args, &[]);
     let log = nginx.stop();
@@ -604,7 +604,7 @@ fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
         let via = |user: &str, addr: &str| Job::new(&list).with("ALL_PROXY", format!("http://{user}{addr}"));
         via("packer:s3cret@", &proxy.addr()).packs(&ca_args, &[b"hello"]);
         via("", &proxy.addr()).fails(&ca_args, 4, &["the proxy wants a user", "HTTPS_PROXY="]);
-        // This one does not say that it is the proxy who does not want that.
+        // This response does not reveal that the proxy refused.
         let finished =
             via("packer:wr0ng@", &proxy.addr()).fails(&ca_args, 4, &["through the proxy", &proxy.addr()]);
         assert!(!format!("{finished:?}").contains("wr0ng"), "{finished:#?}");
@@ -751,7 +751,7 @@ fn unresponsive_server_times_out() {
 
 #[test]
 fn connect_timeout_is_enforced() {
-    // The system takes the connection, and nobody says anything on it.
+    // The kernel accepts the connection, and nothing is sent on it.
     let silent = TcpListener::bind("127.0.0.1:0").expect("find a free port");
     let addr = silent.local_addr().expect("find a free port");
     let start = Instant::now();
@@ -817,7 +817,7 @@ fn connections_per_host_are_limited() {
     for number in 0..12 {
         let bytes = random_bytes(number, 600_000);
         fs::write(web.join(number.to_string()), &bytes).expect("write a file");
-        // Pinned ones come in parts, and the others are read from their beginning.
+        // Pinned files are fetched in parts; the others are read from the start.
         let pin = if number % 2 == 0 { sha256(&bytes) } else { String::new() };
         list = format!("{list}https://{FILES}/{number} {pin}\n");
         blobs.push(bytes);
@@ -829,7 +829,7 @@ fn connections_per_host_are_limited() {
         registry.push(&format!("app{number}"), "1", &image);
         list = format!("{list}{REGISTRY}/app{number}:1\n");
     }
-    // Who comes with a third request gets 503, and nothing is repeated here.
+    // A third concurrent request gets 503, and nothing is retried here.
     let directives = format!(
         "root {}; limit_rate 2m; location / {{ limit_conn all 2; max_ranges 0; }}\n\
          location /v2/ {{ limit_conn all 2; proxy_pass http://{}; proxy_set_header Host $http_host; }}",

@@ -1,4 +1,5 @@
-//! Private registries and web servers: who is let in, with what, and that nobody else ever sees a byte of it.
+//! Private registries and web servers: which credential is accepted where, and that no other host ever gets a
+//! byte of one.
 
 use std::collections::HashSet;
 use std::fs;
@@ -36,14 +37,14 @@ fn basic(user: &str, password: &str) -> String {
     STANDARD.encode(format!("{user}:{password}"))
 }
 
-/// Every form in which a secret could turn up.
+/// Returns every form in which a secret could appear.
 fn forms(secret: &str) -> Vec<String> {
     let plain = secret.to_owned();
     let query: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     vec![plain, query, STANDARD.encode(secret), basic(USER, secret), URL_SAFE_NO_PAD.encode(secret)]
 }
 
-/// A directory to pack in, which is also the user's home.
+/// A directory to pack in, which is also `$HOME`.
 struct Job {
     directory: TempDir,
     secrets: Vec<String>,
@@ -60,7 +61,7 @@ impl Job {
         self.directory.path().join(name)
     }
 
-    /// Puts a file into the home.
+    /// Writes a file into `$HOME`.
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
@@ -68,12 +69,12 @@ impl Job {
         path
     }
 
-    /// `~/.docker/config.json` with this entry for `host`.
+    /// Writes `~/.docker/config.json` with this entry for `host`.
     fn docker(&self, host: &str, entry: &serde_json::Value) -> PathBuf {
         self.write(".docker/config.json", json!({ "auths": { host: entry } }).to_string())
     }
 
-    /// An executable `docker-credential-NAME`, which is then found.
+    /// Writes an executable `docker-credential-NAME` that is on `PATH`.
     fn helper(&self, name: &str, script: &str) {
         let path = self.write(&format!("bin/docker-credential-{name}"), format!("#!/bin/sh\n{script}\n"));
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make it executable");
@@ -88,7 +89,7 @@ impl Job {
         command
     }
 
-    /// Packs, and looks for the secrets in all that comes of it.
+    /// Packs and asserts that no output or file contains a secret.
     fn run(&self, more: &[&str]) -> Finished {
         self.run_with(self.command(more), "")
     }
@@ -124,7 +125,7 @@ impl Job {
         finished
     }
 
-    /// Packs from nothing.
+    /// Packs without leftovers of an earlier run, and asserts success.
     #[track_caller]
     fn packs(&self, more: &[&str]) -> Finished {
         let _ = fs::remove_file(self.path("out.tar.zst")); // there may be none yet
@@ -132,7 +133,7 @@ impl Job {
     }
 }
 
-/// The storage of a registry with `team/app:1` and `team/other:1`, behind a registry that asks for something.
+/// A storage with `team/app:1` and `team/other:1` behind a registry that requires credentials.
 struct Private {
     addr: String,
     daemon: Daemon,
@@ -140,7 +141,8 @@ struct Private {
 }
 
 impl Private {
-    /// `auth` is what the registry's configuration says, with `{directory}` for a directory of its own.
+    /// `auth` is the section of the registry's configuration; `{directory}` in it is replaced with a
+    /// directory of its own.
     fn start(auth: &str) -> Self {
         let directory = tempdir().expect("make a temporary directory");
         let storage = directory.path().join("storage");
@@ -173,7 +175,7 @@ impl Private {
         format!("{0}/team/app:1\n{0}/team/other:1\n", self.addr)
     }
 
-    /// How often it has answered so.
+    /// Returns how many responses had this status.
     fn answers(&self, status: u16) -> usize {
         let mark = format!("\" {status} ");
         self.daemon.log().lines().filter(|line| line.starts_with("127.0.0.1") && line.contains(&mark)).count()
@@ -198,7 +200,7 @@ fn private_registry_accepts_logins_from_every_credential_source() {
     job.packs(&[]);
     job.docker(&format!("http://{}/v1/", registry.addr), &json!({ "username": USER, "password": PASSWORD }));
     job.packs(&["--json"]);
-    // For another port, and for https alone.
+    // Entries for another port and for HTTPS only.
     for other in ["127.0.0.1:1", "127.0.0.1", &format!("https://{}", registry.addr)] {
         job.docker(other, &entry);
         job.run(&[]).failed(4, &["401", "without credentials"]);
@@ -251,7 +253,7 @@ fn password_on_stdin_applies_to_one_registry() {
     both.docker(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     run(&both, &["--registry", &registry.addr], PASSWORD).ok();
     both.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
-    // What the command line says comes before every file.
+    // The command line has precedence over every file.
     run(&both, &["--registry", &registry.addr], "wrong").failed(4, &["401", "`--username`"]);
     run(&both, &["--registry", &other.addr], PASSWORD).ok();
 }
@@ -263,7 +265,7 @@ fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
     let file = job.docker(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
     let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
     job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
-    // Without, and with it.
+    // Without and with the password.
     assert_eq!(registry.answers(401), 3, "{}", registry.daemon.log());
 }
 
@@ -292,7 +294,7 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
     job.helper("common", &answer("wrong"));
     config(true, true, "wrong");
     job.packs(&[]);
-    // Once, for both images.
+    // Once for both images.
     assert_eq!(
         fs::read_to_string(job.path("calls")).expect("it was called"),
         format!("get {}\n", registry.addr)
@@ -302,7 +304,7 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
     job.helper("common", &answer(PASSWORD));
     config(false, true, "wrong");
     job.packs(&[]);
-    // Who has none leaves it to the next.
+    // A helper without credentials falls through to the next source.
     job.helper("common", none);
     config(false, true, PASSWORD);
     job.packs(&[]);
@@ -336,7 +338,7 @@ fn missing_or_broken_helper_is_named_without_leaking_its_output() {
 
 // ---- Tokens ------------------------------------------------------------------------------------------------------
 
-/// A token server for a real registry: it lets in whom it knows, and everybody to `team/other`.
+/// A token server for a real registry. Grants known users everything and anonymous users `team/other`.
 struct TokenServer {
     fake: Fake,
     directory: TempDir,
@@ -379,7 +381,7 @@ impl TokenServer {
     }
 }
 
-/// What it answers: a token (RFC 7519) for what is allowed of what is asked for.
+/// Returns a token (RFC 7519) for the granted part of the requested scope.
 fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
     let query =
         if seen.method == "POST" { &seen.body } else { seen.path.split_once('?').expect("a query").1 };
@@ -394,7 +396,7 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
         _ => seen.header("authorization") == Some(&format!("Basic {}", basic(USER, PASSWORD))),
     };
     if !known && (seen.method == "POST" || seen.header("authorization").is_some()) {
-        // Even one that repeats what it got.
+        // Even an error that echoes the request.
         let said = seen.text().replace('\n', " ");
         let body = json!({ "errors": [{ "code": "DENIED", "message": format!("not {said}") }] }).to_string();
         return Reply { status: 401, ..Reply::ok(body.as_bytes()) };
@@ -431,7 +433,7 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     let registry = tokens.registry();
     let mut job = Job::new(&registry.list());
     job.secrets.extend(forms(IDENTITY));
-    // For nobody: one of the two.
+    // Anonymous: one of the two repositories.
     let finished = job.run(&[]).failed(4, &["team/app:1", "401", "without credentials"]);
     assert!(!finished.stderr.contains("team/other"), "{finished:#?}");
     let public = Job::new(&format!("{}/team/other:1\n", registry.addr));
@@ -446,7 +448,7 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     job.write(".docker/config.json", json!({ "credHelpers": { &registry.addr: "own" } }).to_string());
     job.packs(&[]);
 
-    // One that is refused, in words that repeat it.
+    // A rejected credential, echoed in the error text.
     for entry in [json!({ "auth": basic(USER, "wrong-secret") }), json!({ "identitytoken": "wrong-secret" })]
     {
         let job = Job { secrets: forms("wrong-secret"), ..Job::new(&registry.list()) };
@@ -463,7 +465,8 @@ fn password_only_registry_is_not_sent_an_identity_token() {
     job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
 }
 
-/// A registry with `team/a:1` and `team/b:1` that wants what `accept` accepts, and asks for it with `challenge`.
+/// A registry with `team/a:1` and `team/b:1` that admits requests for which `accept` is true, and sends
+/// `challenge` otherwise.
 fn guarded(
     challenge: &'static str,
     accept: impl Fn(&Seen) -> bool + Send + Sync + 'static,
@@ -529,7 +532,8 @@ fn registry_token_of_the_auth_file_is_sent_verbatim() {
     }
 }
 
-/// A registry whose tokens live for a second, with an image that takes longer; `expires` is what it says of them.
+/// A registry whose tokens live for one second, with an image that takes longer; `expires` is the lifetime it
+/// states.
 fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
     let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(8, 34 << 20, Compression::Gzip)]);
     let mut content = Content::default();
@@ -572,7 +576,7 @@ fn expiring_token_is_renewed_before_stated_expiry_or_after_rejection() {
                 job.packs(&["--jobs", "1", "--retries", "0"]);
                 let (tokens, refused) = (fake.seen_of("/token").len(), refused.load(Ordering::Relaxed));
                 assert!(tokens >= 3, "{tokens} tokens");
-                // Those that were asked for with none at all, or with one that they did not know to be over.
+                // Requests without a token, or with one that was not known to have expired.
                 if expires.is_some() {
                     assert!(refused <= 3, "{refused} were refused");
                 } else {
@@ -616,9 +620,10 @@ fn rejected_renewed_token_is_an_error_and_no_loop() {
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
 
-// ---- Nobody else -------------------------------------------------------------------------------------------------
+// ---- Other hosts
+// -------------------------------------------------------------------------------------------------
 
-/// All that `origins` have received has none of these secrets in it.
+/// Asserts that no request to `others` contains any of these secrets.
 #[track_caller]
 fn received_nothing(origins: &[&Fake], secrets: &[String]) {
     for origin in origins {
@@ -641,7 +646,7 @@ fn credentials_are_never_sent_to_a_redirect_target() {
         [("Basic realm=\"x\"", "Basic"), ("Bearer realm=\"http://{host}/token\"", "Bearer")]
     {
         for name in ["127.0.0.1", "localhost", "127.0.0.2"] {
-            // One more hop, and back to another path of the registry: it is not sent there, either.
+            // One more hop, back to another path of the registry: credentials are not sent there either.
             let other = Fake::honest(blobs.clone());
             let port = other.addr().rsplit_once(':').expect("a port").1.to_owned();
             let hop_target = format!("http://127.0.0.1:{port}");
@@ -674,7 +679,7 @@ fn credentials_are_never_sent_to_a_redirect_target() {
 fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry() {
     let mut blobs = Content::default();
     blobs.image("team/a:1", &image());
-    // The same host by https at another port, which is asked with any certificate.
+    // The same host over HTTPS at another port, with any certificate.
     let other = TlsFake::start("127.0.0.1", blobs.clone(), |_, _, reply| reply);
     let target = other.addr.clone();
     let registry = guarded(
@@ -690,7 +695,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
     job.packs(&["--insecure-registry", &registry.addr()]);
     received_nothing(&[&other.fake], &job.secrets);
 
-    // From https to http at another port: nobody is asked at all.
+    // From HTTPS to HTTP at another port: no request is made.
     let plain = Fake::honest(blobs.clone());
     let target = plain.addr();
     let registry = TlsFake::start("127.0.0.1", blobs, move |_, seen, reply| {
@@ -770,7 +775,7 @@ fn token_server_cannot_redirect_a_password_or_identity_token() {
 
 #[test]
 fn credentials_are_not_sent_over_plain_http_unless_allowed() {
-    // The machine's own address is no loopback one.
+    // The machine's own address is not loopback.
     let output = run(Command::new("hostname").arg("-I")).stdout;
     let text = String::from_utf8_lossy(&output);
     let Some(address) = text.split_whitespace().find(|address| !address.contains(':')) else {
@@ -808,7 +813,7 @@ fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let seen: HashSet<_> =
         mirror.seen().iter().filter_map(|seen| seen.header("authorization").map(str::to_owned)).collect();
     assert_eq!(seen, [format!("Basic {}", basic("mirror", PASSWORD))].into());
-    // What is on the command line is for the one that it names.
+    // Command-line credentials are for the host that they name.
     let mut command = job.command(&["--mirror", &url, "--username", "mirror", "--password-stdin"]);
     command.args(["--registry", &mirror.addr()]);
     job.run_with(command, PASSWORD).ok();
@@ -836,7 +841,7 @@ fn netrc_credentials_are_sent_to_their_host_only() {
     let job = Job::new(&url);
     let mirror = format!("files.example=http://{}", server.addr());
     job.run(&["--mirror", &mirror]).failed(4, &["/private/tool", "401"]);
-    // What is for all machines is for none, and what is for the origin is not for its mirror.
+    // `default` of the netrc does not apply, and the origin's entry does not apply to its mirror.
     job.write(
         ".netrc",
         format!("machine files.example login x password {PASSWORD}\ndefault login x password y\n"),

@@ -1,5 +1,5 @@
-//! `airbundle pack` that is killed, that fails, that has older bundles, locks, or less than was asked for: what was
-//! fetched once is not fetched again, and the bytes are those of an undisturbed run.
+//! `airbundle pack` that is killed, fails, or has older bundles, locks or missing items: nothing is fetched
+//! twice, and the bytes equal those of an uninterrupted run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,12 +21,12 @@ const FILES: &str = "files.example";
 const REGISTRY: &str = "registry.example";
 const UNLIMITED: usize = usize::MAX / 2;
 
-/// A directory with a list, and the bundle that is to come of it.
+/// A directory with a list and the output bundle.
 struct Job {
     directory: TempDir,
 }
 
-/// Comes to `fake` for everything.
+/// Returns the arguments that route all requests to `fake`.
 fn to(fake: &Fake) -> Vec<String> {
     [&fake.mirror(FILES)[..], &fake.mirror(REGISTRY), &["--mirrors-only".to_owned()]].concat()
 }
@@ -94,14 +94,14 @@ fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     );
 }
 
-/// What an undisturbed run makes of a list.
+/// Returns the bundle of an uninterrupted run.
 fn undisturbed(list: &str, content: &Content, more: &[&str]) -> Vec<u8> {
     let job = Job::new(list);
     job.run(&Fake::honest(content.clone()), more).ok();
     job.bundle()
 }
 
-/// Thirty blobs of all sorts: small and large, of images and files, pinned and not.
+/// Thirty blobs of all kinds: small and large, of images and files, pinned and unpinned.
 fn thirty() -> (String, Content) {
     let (mut list, mut content) = (String::new(), Content::default());
     for number in 0..5 {
@@ -131,7 +131,7 @@ fn sum(transfers: &[Transfer]) -> usize {
     transfers.iter().map(|transfer| transfer.sent).sum()
 }
 
-/// What of them was still under way.
+/// Returns how many bytes of incomplete transfers were sent.
 fn under_way(transfers: &[Transfer]) -> usize {
     transfers.iter().filter(|transfer| transfer.sent < transfer.len).map(|transfer| transfer.sent).sum()
 }
@@ -146,7 +146,7 @@ fn resume_works_with_volumes_and_recovery_data() {
     killed_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
 }
 
-/// Kills it at `points` points, and lets it finish.
+/// Kills `pack` at `points` points, and lets the last run finish.
 fn killed_at_every_point(points: usize, more: &[&str]) {
     let (list, content) = thirty();
     let expected = undisturbed(&list, &content, more);
@@ -188,7 +188,7 @@ fn killed_at_every_point(points: usize, more: &[&str]) {
     });
 }
 
-/// Packs until `part` of all bytes have come, and is killed.
+/// Packs until `part` of all bytes were sent, then kills it.
 fn killed_at(job: &Job, content: &Content, part: (usize, usize)) {
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content.clone());
@@ -214,7 +214,7 @@ fn prefetched_blobs_of_any_size_survive_a_kill() {
     content.file(&url, bytes);
     let expected = undisturbed(&list, &content, &[]);
     let job = Job::new(&list);
-    // The beginning does not come, and all that fits behind it does.
+    // The first blob stalls, and everything behind it is fetched as far as it fits.
     let fake = Fake::start(content.clone(), |seen, reply| {
         let is_first = seen.range().is_some_and(|(first, last)| first == 0 && last > 0);
         if is_first { Reply { pause: Duration::from_secs(30), ..reply } } else { reply }
@@ -240,7 +240,7 @@ fn prefetched_blobs_of_any_size_survive_a_kill() {
     assert!(sum(&gate.transfers()) < 56_000_000);
 }
 
-/// Whether it ends with success in this time. It ends in any case.
+/// True if the child succeeds in this time. Ends it in any case.
 fn ends(mut child: Child, time: Duration) -> bool {
     for _ in 0..time.as_millis() / 100 {
         if let Some(status) = child.try_wait().expect("wait") {
@@ -381,7 +381,7 @@ fn server_outage_keeps_completed_blobs_for_the_next_run() {
     let finished = job.run(&fake, &[]).failed(4, &["https://files.example/7", "404"]);
     assert!(finished.stderr.contains("the same command goes on from there"), "{finished:#?}");
     assert!(!job.path("out.tar.zst").exists());
-    // Still away, and before anything can be fetched: what is there stays there.
+    // Still unavailable, and before anything can be fetched: earlier blobs are kept.
     let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
     job.run(&gone, &[]).failed(4, &["404"]);
     let gate = Arc::new(Gate::default());
@@ -393,7 +393,7 @@ fn server_outage_keeps_completed_blobs_for_the_next_run() {
 
 // ---- Older bundles -------------------------------------------------------------------------------------------------
 
-/// Two releases that have most in common, with their lists.
+/// Two releases that share most of their content, with their lists.
 fn releases() -> [(String, Content); 2] {
     let shared: Vec<_> = (0..3).map(|seed| Layer::random(seed, 9_000_000, Compression::None)).collect();
     let text = "all of this compresses well\n".repeat(400_000);
@@ -443,7 +443,7 @@ fn reused_bundle_saves_transfers_and_changes_no_byte() {
             assert!(reused.is_some_and(|bytes| bytes > 40_000_000), "{finished:#?}");
         }
     }
-    // In the place of the old one.
+    // Replaces the old bundle.
     let job = Job::new(&old_list);
     job.run(&Fake::honest(old_content), &[]).ok();
     job.list(&list);
@@ -453,7 +453,7 @@ fn reused_bundle_saves_transfers_and_changes_no_byte() {
 
 #[test]
 fn reused_bundle_of_another_compression_level_changes_no_byte() {
-    // No level can do anything about the first frames.
+    // The first frames are incompressible at any level.
     let mut bytes = random_bytes(1, 2 << 22);
     bytes.extend((0..400_000).flat_map(|number| format!("{number} and {}\n", number % 1000).into_bytes()));
     let url = format!("https://{FILES}/mixed");
@@ -512,7 +512,7 @@ fn lock_packs_the_same_bytes_after_tags_moved() {
     let again = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
     assert_eq!(again, text, "the same everywhere");
 
-    // A tag moves, and a file that no list pins stays.
+    // A tag moves, and an unpinned file stays the same.
     let mut moved = content.clone();
     let other = Image::new(Format::Oci, "linux/amd64", &[Layer::random(77, 1000, Compression::None)]);
     moved.image(&format!("{REGISTRY}/team/app1:1"), &other);
@@ -563,7 +563,7 @@ fn changed_upstream_file_is_detected_by_content_or_with_quick_by_size() {
             .collect();
         assert_eq!(names, expected, "{finished:#?}");
     }
-    // What has changed is not packed.
+    // Changed items are not packed.
     let mut args = job.args(&now, &[]);
     args[1] = job.text("airbundle.lock.json");
     airbundle(&args).failed(5, &[&url("size"), "the lock"]);
@@ -646,7 +646,8 @@ fn diff_of_locks_or_bundles_names_added_and_removed_items() {
     airbundle(["diff", &old.text("all.list"), &new.text("out.tar.zst")]).failed(8, &["all.list"]);
 }
 
-// ---- What cannot be fetched ----------------------------------------------------------------------------------------
+// ---- Missing items
+// -------------------------------------------------------------------------------------------------
 
 #[test]
 fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
@@ -658,7 +659,7 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     content.manifest(&format!("{REGISTRY}/old/one"), "1", media_type, schema1.to_vec());
     let broken = |content: &Content| {
         Fake::start(content.clone(), |seen, reply| {
-            // A layer of one image and a file come wrong: that is found out only when they are fetched.
+            // A layer of one image and a file are corrupt, which is detected only when they are fetched.
             let is_wrong = seen.path.contains("/team/app2/blobs/") && reply.body.len() > 1_000_000
                 || seen.path.ends_with("/2") && !seen.is_probe();
             if is_wrong { Reply { body: vec![b'x'; reply.body.len()], ..reply } } else { reply }
@@ -682,7 +683,7 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     says_all(&finished);
     assert!(!job.path("out.tar.zst").exists());
 
-    // All the rest is there.
+    // Everything else is packed.
     let fake = broken(&content);
     let finished = job.run(&fake, &["--keep-going", "--allow-missing"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
@@ -695,7 +696,7 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     let listing = unbundle(["ls", &job.text("out.tar.zst")]).ok().stdout;
     assert!(!listing.contains("app2") && listing.contains("app3"), "{listing}");
 
-    // What comes right in the end costs only that.
+    // Items that become available cost only themselves.
     fs::remove_file(job.path("out.tar.zst")).expect("remove the bundle");
     job.run(&broken(&content), &["--keep-going"]).failed(5, &["/app2"]);
     content.file(&format!("https://{FILES}/missing"), b"found".to_vec());
@@ -737,7 +738,7 @@ fn keep_going_preserves_fetched_blobs_over_repeated_failures() {
             fake.seen().iter().filter(|seen| seen.is_transfer() && !seen.path.ends_with("/02")).count();
         assert_eq!(fetched, 0);
     }
-    // Without any network.
+    // Without a network.
     let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
     job.run(&gone, &["--keep-going"]).failed(4, &["/00"]);
     let gate = Arc::new(Gate::default());

@@ -1,5 +1,5 @@
-//! bundle-format.md is enough to read a bundle: a reader that was written from it alone, in another language, finds what
-//! `unbundle` finds, and nothing that contradicts the page.
+//! bundle-format.md suffices to read a bundle: a reader in another language, written from the page alone,
+//! agrees with `unbundle`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use crate::serve::{directory, world};
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/second-reader.py");
 
-/// What the second reader says of a bundle; its message if it refuses it.
+/// Returns the second reader's description of a bundle, or its error message.
 fn second_reader(bundle: &Path) -> Result<Value, String> {
     second_reader_of(&[bundle.to_owned()])
 }
 
-/// The same of a bundle in volumes.
+/// Returns the same for a bundle in volumes.
 fn second_reader_of(volumes: &[PathBuf]) -> Result<Value, String> {
     let output = Command::new("python3").arg(READER).args(volumes).output().expect("start python3");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -30,7 +30,7 @@ fn second_reader_of(volumes: &[PathBuf]) -> Result<Value, String> {
     }
 }
 
-/// The second reader and `unbundle` see the same in a bundle.
+/// Asserts that the second reader and `unbundle` agree about a bundle.
 #[track_caller]
 fn agree(bundle: &Path) {
     agree_on(bundle, &[bundle.to_owned()]);
@@ -73,7 +73,7 @@ fn second_reader_agrees_with_unbundle() {
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     let etcd = world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("it is there");
     for (lines, options) in [
-        // Platforms that are left out, also of an index in an index, and a large file that no list pins.
+        // Omitted platforms, also of a nested index, and a large unpinned file.
         (
             vec!["registry.k8s.io/pause:3.9", "quay.io/metallb/controller:v0.13.9", etcd.url.as_str()],
             vec!["--platform", "linux/arm64", "--title", "Some \"title\" \\ ü"],
@@ -98,7 +98,7 @@ fn second_reader_reads_a_delta() {
     let base = directory.path().join("base.tar.zst");
     fs::rename(world.pack_lines(directory.path(), &lines[1..], &[]), &base).expect("move the base");
     let base = base.to_str().expect("UTF-8");
-    // One file more, and the other platforms besides.
+    // One file more, and the other platforms.
     for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
         let delta = world.pack_lines(directory.path(), &lines, options);
         agree(&delta);
@@ -106,7 +106,7 @@ fn second_reader_reads_a_delta() {
             BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
         assert!(contents.layout.elsewhere.len() > 5);
     }
-    // With nothing to leave out it is no delta.
+    // A base that has nothing in common does not make a delta.
     let lines = [lines[0]];
     let delta = world.pack_lines(directory.path(), &lines, &["--base", base]);
     agree(&delta);

@@ -1,4 +1,4 @@
-//! TLS: a certificate that nobody knows is refused, unless the user has said otherwise for that registry.
+//! TLS: a certificate signed by an unknown CA is refused unless the registry is declared insecure.
 
 use std::fs;
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use crate::support::process::{Daemon, run};
 use crate::support::registry::Registry;
 use crate::support::web::free_port;
 
-/// The same storage once more, over https with a certificate that it has signed itself.
+/// A registry over HTTPS with a self-signed certificate, on the same storage.
 struct TlsRegistry {
     addr: String,
     _daemon: Daemon,
@@ -40,7 +40,7 @@ impl TlsRegistry {
     }
 }
 
-/// A key and a certificate that it has signed itself.
+/// Returns a key and a self-signed certificate.
 fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
     let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
     run(Command::new("openssl")
@@ -53,7 +53,7 @@ fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
     (key, certificate)
 }
 
-/// A server that misbehaves, over https with such a certificate: nginx before it.
+/// A fake server over HTTPS with a self-signed certificate: nginx in front of a [`Fake`].
 pub struct TlsFake {
     pub addr: String,
     pub fake: Fake,
@@ -62,7 +62,7 @@ pub struct TlsFake {
 }
 
 impl TlsFake {
-    /// At this address of loopback; `twist` is told where that is, as `ADDRESS:PORT`.
+    /// Starts it at this loopback address; `twist` gets its own `ADDRESS:PORT`.
     pub fn start(
         ip: &str,
         content: Content,
@@ -92,7 +92,7 @@ impl TlsFake {
     }
 }
 
-/// A registry with one image, which is to be packed.
+/// A registry with one image to pack.
 struct Job {
     directory: TempDir,
     content: Content,
@@ -134,13 +134,13 @@ fn unknown_ca_is_refused_unless_the_registry_is_insecure() {
         airbundle(args)
     };
     pack(&[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
-    // A mirror is meant as it is written.
+    // The scheme of a mirror URL is used as written.
     pack(&["--mirror", &format!("{0}=https://{0}", tls.addr)]).failed(4, &["no answer", "certificate"]);
     assert!(!output.exists());
     pack(&["--insecure-registry", &tls.addr]).ok();
     assert!(output.exists());
 
-    // A registry that has no TLS at all needs the same leave, but on loopback.
+    // A registry without TLS needs the same option, except on loopback.
     fs::write(&list, format!("{}/app:v1\n", plain.addr())).unwrap();
     pack(&[]).ok();
     pack(&["--insecure-registry", plain.addr()]).ok();
@@ -160,7 +160,7 @@ fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
     });
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
     assert!(!tls.fake.seen_of("/token?").is_empty());
-    // The realm is trusted no more than its registry is.
+    // The token server is trusted no more than its registry.
     job.pack(&tls.addr, &[]).failed(4, &["no answer", "certificate"]);
 }
 

@@ -1,5 +1,4 @@
-//! From lists to pulls: what was packed and unpacked is what nginx and a registry serve, to the byte, and what clients
-//! pull.
+//! From lists to pulls: nginx and a registry serve what was packed, byte for byte, and clients pull it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Permissions};
@@ -23,7 +22,7 @@ use crate::support::upstream::{Upstream, UpstreamImage};
 use crate::support::web::Web;
 use crate::support::{sha256, sha512};
 
-/// An upstream, the bundle of all that it has, and the site that this becomes: made once, for all tests to look at.
+/// An upstream, the bundle of everything it has, and its site. Made once for all tests, which only read it.
 pub(crate) struct World {
     pub(crate) upstream: Upstream,
     pub(crate) lists: PathBuf,
@@ -32,10 +31,11 @@ pub(crate) struct World {
     _directory: Shared,
 }
 
-/// A directory that is removed when this process ends, with all temporary directories in it: nothing drops a `static`.
+/// A directory for temporary files that is removed when this process ends, because a `static` is never
+/// dropped.
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
-    /// Waits for the end of a pipe that ends with this process.
+    /// Waits for the end of a pipe that closes when this process ends.
     _watcher: Child,
 }
 
@@ -43,7 +43,7 @@ impl Shared {
     pub(crate) fn new() -> Self {
         const WATCH: &str = r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
         let path = TempDir::new().expect("make a temporary directory").keep();
-        // Those of the servers, which nobody drops either.
+        // For the directories of servers in a `static`, which are not dropped either.
         tempfile::env::override_temp_dir(&path).ok();
         let mut watcher = Command::new("sh");
         watcher.args(["-c", WATCH, "sh"]).arg(&path).stdin(Stdio::piped());
@@ -52,7 +52,7 @@ impl Shared {
     }
 }
 
-/// The one [`World`].
+/// Returns the shared [`World`].
 pub(crate) fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
         let shared = Shared::new();
@@ -69,7 +69,7 @@ pub(crate) fn world() -> &'static World {
 }
 
 impl World {
-    /// Packs `list`, which may be a directory of lists, from this upstream.
+    /// Packs `list`, a file or a directory of lists, from this upstream.
     pub(crate) fn pack(&self, list: &Path, output: &Path, options: &[&str]) -> Finished {
         let mut args: Vec<_> = ["pack".into(), list.into(), "--output".into(), output.into()].to_vec();
         args.extend(self.upstream.mirror_args().into_iter().map(PathBuf::from));
@@ -85,7 +85,7 @@ impl World {
     }
 }
 
-/// A list of these lines.
+/// Writes a list of these lines.
 pub(crate) fn write_list(directory: &Path, lines: &[&str]) -> PathBuf {
     let list = directory.join("some.list");
     fs::write(&list, lines.join("\n")).expect("write a list");
@@ -106,18 +106,18 @@ fn unpack_with(bundle: &Path, site: &Path, options: &[&str]) -> Finished {
     unbundle(args)
 }
 
-/// The name of an image on the site, by default.
+/// Returns the default name of an image on the site.
 fn site_name(image: &UpstreamImage) -> String {
     format!("k8s/{}", image.name())
 }
 
-/// Where the storage of a registry has a blob.
+/// Returns the path of a blob in the storage of a registry.
 pub(crate) fn blob(registry: &Path, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").expect("a sha256");
     registry.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
-/// Where the storage of a registry has a repository.
+/// Returns the path of a repository in the storage of a registry.
 fn repository(registry: &Path, name: &str) -> PathBuf {
     registry.join("docker/registry/v2/repositories").join(name)
 }
@@ -175,7 +175,7 @@ fn podman_docker_and_containerd_pull_every_kind_of_image_by_tag_and_digest() {
         ("docker.io/library/nginx:1.25.2-alpine", true),
         ("docker.io/flannel/flannel:v0.22.0", true),
         ("quay.io/calico/node:v3.27.3", true),
-        // Layers in zstd, which Docker 20.10 does not know.
+        // Docker 20.10 does not support zstd layers.
         ("ghcr.io/kube-vip/kube-vip:v0.8.0", false),
     ] {
         let image = world.upstream.image(reference);
@@ -231,7 +231,7 @@ fn nginx_serves_every_file_entire_and_by_range() {
         seen.extend(file.bytes.is_empty().then_some("an empty file"));
     }
     assert_eq!(seen.len(), 2, "upstream has a name with a plus, and an empty file: {seen:?}");
-    // Those files and nothing else.
+    // Exactly those files.
     let files: BTreeSet<_> =
         world.upstream.files().iter().map(|file| Path::new("k8s").join(file.path())).collect();
     let tree = Tree::of(&world.site.join("files"));
@@ -262,7 +262,7 @@ fn storage_equals_that_of_a_registry_pushed_to() {
     tree::assert_same(directory.path(), &world.site.join("registry"));
 }
 
-/// The image without what is for another platform, attestations of those included: what is left of it by a selection.
+/// Returns the image without other platforms and their attestations: the result of a selection.
 fn selected(image: &Image, keep: &[&str]) -> Image {
     let kept: Vec<_> = image
         .children
@@ -278,7 +278,7 @@ fn selected(image: &Image, keep: &[&str]) -> Image {
     Image { children, ..sparse }
 }
 
-/// Asserts that a site and its bundle have of `image` what `keep` selects, the index as it is, and nothing else.
+/// Asserts that a site and its bundle have exactly what `keep` selects of `image`, with the unchanged index.
 fn assert_selection(registry: &Registry, bundle: &Path, image: &UpstreamImage, keep: &[&str]) -> usize {
     let name = site_name(image);
     let kept = selected(&image.image, keep);
@@ -310,7 +310,7 @@ fn platform_selection_keeps_index_bytes_and_omits_other_platforms() {
     }
     let of = |reference: &str| left_out[&reference.to_owned()];
     assert_eq!(of("registry.k8s.io/pause:3.9"), 2 * 3, "two manifests, configs and layers");
-    // Of each platform an image and its attestation, and what those have alone.
+    // For each platform an image and its attestation, and their unshared blobs.
     assert!(of("docker.io/library/nginx:1.25.2-alpine") >= 2 * (2 * 3), "{left_out:?}");
     assert_eq!(of("quay.io/calico/node:v3.27.3"), 0);
 
@@ -387,7 +387,7 @@ fn missing_platform_fails_listing_available_platforms() {
     let directory = directory();
     let bundle = directory.path().join("bundle.tar.zst");
     for (line, options, words) in [
-        // What a line asks for must be there, all of it.
+        // All platforms of a list entry must exist.
         (
             "registry.k8s.io/pause:3.9 platform=linux/amd64,linux/s390x",
             &[][..],
@@ -411,7 +411,7 @@ fn missing_platform_fails_listing_available_platforms() {
             &[],
             &["`quay.io/calico/node:v3.27.3`", "no linux/arm64", "it has linux/amd64"],
         ),
-        // Of what the command line asks for, one must be.
+        // At least one platform of the command line must exist.
         (
             "quay.io/calico/node:v3.27.3",
             &["--platform", "linux/arm64,linux/s390x"],
@@ -507,7 +507,7 @@ fn files_and_registry_in_other_directories_are_served_from_there() {
     assert!(again.stdout.contains("nothing to do"), "{again:?}");
     assert_eq!([&files, &storage].map(|root| tree::stamps(root)), before);
 
-    // Both in one place, and one of them in the place of the site itself.
+    // Both in one directory, and one of them in the directory of the site itself.
     for (site, files, storage) in
         [("s1", "both", "both"), ("s2", "s2", "s2/registry"), ("s3", "s3/files", "s3")]
     {
@@ -539,7 +539,7 @@ fn second_unpack_changes_nothing_and_reports_it() {
     assert_eq!(tree::stamps(directory.path()), before);
 }
 
-/// The files, not the directories, whose stamps are not the same.
+/// Returns the files (not the directories) whose stamps changed.
 fn changed_files(root: &Path, before: &Stamps) -> BTreeSet<PathBuf> {
     let after = tree::stamps(root);
     let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
@@ -573,7 +573,7 @@ impl Small {
         Self { bundle, site, right, _directory: directory }
     }
 
-    /// Unpacks again, and adds to `failures` what is not as it was, and what was touched apart from `expected`.
+    /// Unpacks again, and adds to `failures` what differs, and what was touched besides `expected`.
     fn repair(&self, what: &str, before: &Stamps, expected: &[&Path], failures: &mut Vec<String>) {
         let told = unpack(&self.bundle, &self.site).ok();
         if told.stdout.contains("nothing to do") {
@@ -673,7 +673,7 @@ fn any_damage_to_a_site_is_repaired_and_nothing_else_is_touched() {
     let before = tree::stamps(&small.site);
     fs::remove_dir(small.site.join(&name).join("_uploads")).expect("remove a directory");
     small.repair("a directory is missing", &before, &[], &mut failures);
-    // All at once, as far as they do not undo each other.
+    // All at once, as far as the cases do not undo each other.
     let before = tree::stamps(&small.site);
     let several = [&harms[1], &harms[4], &harms[8], &harms[15], &harms[18], &harms[23]];
     for (_, path, harm) in several {
@@ -702,7 +702,7 @@ fn leftovers_of_a_killed_run_are_removed_or_used_and_nothing_else_is_touched() {
         fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
         small.repair(what, &before, &[&place], &mut failures);
     }
-    // And where nothing is missing but the end of the cleaning.
+    // If only the end of the cleanup is missing.
     let before = tree::stamps(&small.site);
     fs::write(&staged, "half").expect("write a file");
     fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
@@ -761,7 +761,7 @@ fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
         world.upstream.image("registry.k8s.io/pause:3.9"),
     );
     assert_eq!(registry.garbage_collect(&[]), [""; 0]);
-    // nginx alone knows both, too.
+    // nginx alone serves both as well.
     unbundle(["site".as_ref(), site.as_os_str(), "--ip".as_ref(), "127.0.0.1".as_ref()]).ok();
     let known =
         fs::read_to_string(site.join("conf/registry-api/manifests.conf")).expect("read what nginx knows");
@@ -776,7 +776,7 @@ fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
         mirror.push("k8s/registry.k8s.io/pause", "3.9", world.upstream.image("registry.k8s.io/pause:3.9"));
     }
     assert_eq!(tree::diff(&pushed, &site.join("registry")), "");
-    // And back, as an operator does who rolls back.
+    // And back, as in a rollback.
     let back = unpack_with(&bundles[0], &site, &["--json"]).ok().json();
     assert_eq!((back["written"].as_u64(), back["linksWritten"].as_u64()), (Some(0), Some(1)), "{back}");
     registry.assert_serves(name, "latest", &old);
@@ -793,7 +793,7 @@ fn unpack_from_a_pipe_equals_unpack_from_a_file() {
     let bundle = world.bundle.to_str().expect("a plain path");
     for args in [&["verify"][..], &["ls"], &["ls", "--json"]] {
         let from_file = unbundle(args.iter().chain(&[bundle])).ok();
-        // What `ls` tells stands at the beginning: it need not wait for the end, so that `cat` may fail.
+        // `ls` reads only the beginning, so `cat` may fail with a broken pipe.
         let piped = r#"cat "$1" | "$2" $3 -"#;
         let mut from_pipe = Command::new("sh");
         from_pipe.args(["-c", piped, "sh", bundle, env!("CARGO_BIN_EXE_unbundle"), &args.join(" ")]);
@@ -830,7 +830,7 @@ fn tar_and_zstd_read_the_bundle_as_an_oci_image_layout() {
         blobs.insert(name, bytes);
     }
 
-    // Everything upstream has is there, and nothing is there but that and what the files need.
+    // The bundle has everything upstream has, and nothing else but what the files need.
     let mut expected: BTreeSet<String> =
         world.upstream.images().iter().flat_map(|entry| entry.image.blobs().into_keys()).collect();
     expected.extend(world.upstream.files().iter().map(|file| sha256(&file.bytes)));
@@ -867,7 +867,7 @@ fn skopeo_reads_oci_images_from_the_bundle() {
     let directory = directory();
     let mut read = 0;
     for entry in world.upstream.images() {
-        // skopeo 1.9 does not look at entries of Docker's media types.
+        // skopeo 1.9 ignores entries of Docker's media types.
         if !entry.image.root.media_type.contains("oci") {
             continue;
         }
@@ -920,7 +920,7 @@ fn bundle_is_independent_of_checksums_in_lists() {
     }
 }
 
-/// `unbundle unpack -` that gets its bundle piece by piece.
+/// An `unbundle unpack -` that gets its bundle piece by piece.
 struct Fed {
     child: Child,
     pipe: ChildStdin,
@@ -940,7 +940,7 @@ impl Fed {
         Self { child, pipe, bytes: fs::read(bundle).expect("read the bundle"), sent: 0 }
     }
 
-    /// Sends what is left up to this part of the whole.
+    /// Sends the bundle up to `part / of` of its length.
     fn send(&mut self, part: usize, of: usize) {
         let end = self.bytes.len() * part / of;
         self.pipe.write_all(&self.bytes[self.sent..end]).expect("unbundle reads on");
@@ -956,7 +956,7 @@ impl Fed {
     }
 }
 
-/// Asks until `ready` says yes.
+/// Polls until `ready` is true.
 fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if ready() {
@@ -1012,7 +1012,7 @@ fn gc_guard_remains_while_only_links_are_missing() {
     let site = directory.path().join("site");
     unpack(&world.bundle, &site).ok();
     let base = site.join("registry/docker/registry/v2");
-    // Its blobs are nobody's now.
+    // Its blobs are unreferenced now.
     let manifests = base.join("repositories/k8s/quay.io/cilium/cilium/_manifests");
     fs::remove_dir_all(manifests.join("revisions")).expect("remove the revisions");
 
@@ -1046,7 +1046,7 @@ fn running_registry_serves_intact_bytes_or_none_and_tags_only_complete_images() 
     world.pack(&list, &bundle, &[]).ok();
 
     let registry = Registry::serve(&site.join("registry"));
-    // Returns how many tags are there.
+    // Returns how many tags exist.
     let poll = || {
         let (_, tagged) = registry.manifest("k8s/quay.io/meanwhile/app", "latest").expect("the tag stays");
         let image = if tagged == new.manifest[..] { &new } else { &old };
@@ -1078,7 +1078,7 @@ fn running_registry_serves_intact_bytes_or_none_and_tags_only_complete_images() 
             fed.send(part, 4);
             assert_eq!(poll(), 0, "tags come last");
         }
-        // From here on they may come at any time.
+        // Tags may appear from here on.
         let poller = scope.spawn(|| {
             let mut rounds = 0;
             while !done.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! Signatures: what minisign makes of ours, what we make of minisign's, and that nothing of a bundle reaches the disk which
-//! nobody has signed who is trusted.
+//! Signatures: compatibility with minisign in both directions, and nothing of a bundle without a trusted
+//! signature reaches the disk.
 
 use airbundle::bundle::format::skippable;
 use std::fs;
@@ -28,7 +28,7 @@ struct Desk {
 }
 
 impl Desk {
-    /// With the keys `ours` and `other`, which need no passphrase.
+    /// Generates the keys `ours` and `other` without a passphrase.
     fn new() -> Self {
         let mut content = Content::default();
         let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::None)]);
@@ -63,7 +63,7 @@ impl Desk {
         command
     }
 
-    /// Packs, and gives back the bundle.
+    /// Packs and returns the bundle.
     #[track_caller]
     fn pack(&self, name: &str, more: &[&str]) -> PathBuf {
         run(&mut self.pack_command(name, "one", more)).ok();
@@ -74,7 +74,7 @@ impl Desk {
         self.pack("signed.tar.zst", &["--sign", &self.text("ours.key")])
     }
 
-    /// `index.json` as anybody can take it out.
+    /// Extracts `index.json` with standard tools.
     fn index(&self, bundle: &Path) -> PathBuf {
         let path = self.path("index.json");
         let out = fs::File::create(&path).unwrap();
@@ -84,7 +84,7 @@ impl Desk {
         path
     }
 
-    /// No way takes the bundle, and none leaves anything on the disk.
+    /// Asserts that no verb accepts the bundle or leaves anything on the disk.
     #[track_caller]
     fn refused(&self, bundle: &Path, trusted: &str, code: i32, words: &[&str]) {
         let (site, key) = (self.text("site"), self.text(trusted));
@@ -114,7 +114,7 @@ impl Desk {
     }
 }
 
-/// Who is refused does not read the pipe to its end.
+/// A program that refuses its input does not read the pipe to its end.
 fn unbundle_from_broken(input: &Path, args: &[&str]) -> Finished {
     run(unbundle_command().args(args).stdin(process_pipe(input)))
 }
@@ -126,7 +126,7 @@ fn process_pipe(input: &Path) -> Stdio {
     pipe.into()
 }
 
-/// The signature that stands in a bundle, and where.
+/// Returns the offset and length of the signature in a bundle.
 fn signature(bundle: &[u8]) -> (usize, usize) {
     let magic = SIGNATURE_MAGIC.to_le_bytes();
     let at = bundle.windows(4).position(|window| window == magic).expect("a signature");
@@ -134,7 +134,8 @@ fn signature(bundle: &[u8]) -> (usize, usize) {
     (at + 8, at + 8 + len as usize)
 }
 
-/// The bundle with other bytes where its signature and the padding are, as if nobody had ever signed it.
+/// Returns the bundle with other bytes in place of its signature and the padding, as if it had never been
+/// signed.
 fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
     let table = seek_table::read(&mut std::io::Cursor::new(bundle)).unwrap().unwrap();
     let first = table.iter().position(|entry| entry.decompressed == 0).unwrap();
@@ -197,12 +198,12 @@ fn unbundle_verifies_a_detached_minisign_signature() {
     };
     sign(&[]);
     desk.accepted(&bundle, "mini.pub");
-    // Also of a bundle that somebody else had signed before.
+    // Also of a bundle that was signed by another key.
     let signed = desk.signed();
     fs::copy(desk.path("plain.tar.zst.minisig"), desk.path("signed.tar.zst.minisig")).unwrap();
     desk.accepted(&signed, "mini.pub");
     desk.accepted(&signed, "ours.pub");
-    // Our programs sign with its keys.
+    // Our programs sign with keys of minisign.
     let other = desk.pack("other.tar.zst", &["--sign", &desk.text("mini.key")]);
     desk.accepted(&other, "mini.pub");
     fs::write(desk.path("plain.tar.zst.minisig"), "junk").unwrap();
@@ -245,7 +246,7 @@ fn any_flipped_bit_in_a_signature_is_detected() {
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
     let text = String::from_utf8(bytes[begin..end].to_vec()).unwrap();
-    // The comment that nobody has signed does not matter.
+    // The untrusted comment is not signed and may change.
     let begin = begin + text.find('\n').unwrap() + 1;
     let (site, key) = (desk.text("site"), desk.text("ours.pub"));
     let changed = desk.path("changed.tar.zst");
@@ -278,14 +279,14 @@ fn signing_changes_no_other_byte_and_is_reproducible() {
     assert!(signed == fs::read(desk.signed()).unwrap());
     let identity = |name: &str| unbundle(["ls", "--json", &desk.text(name)]).ok().json()["identity"].clone();
     assert_eq!(identity("plain.tar.zst"), identity("signed.tar.zst"));
-    // With a date there is a time in it.
+    // With a date, the signature has a timestamp.
     let mut command = desk.pack_command("dated.tar.zst", "one", &["--sign", &desk.text("ours.key")]);
     run(command.env("SOURCE_DATE_EPOCH", "1700000000")).ok();
     let key = desk.text("ours.pub");
     let json = unbundle(["ls", "--json", "--trusted-key", &key, &desk.text("dated.tar.zst")]).ok().json();
     let comment = json["signature"]["comment"].as_str().unwrap();
     assert!(comment.starts_with("timestamp:1700000000\t"), "{comment}");
-    // An earlier run that left all of it, unsigned, is made use of.
+    // A complete unsigned partial of an earlier run is reused.
     fs::rename(desk.path("plain.tar.zst"), desk.path("signed.tar.zst.partial")).unwrap();
     desk.signed();
     assert!(signed == fs::read(desk.path("signed.tar.zst")).unwrap());
@@ -421,7 +422,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
     run(&mut pack(&[])).failed(2, &["needs a passphrase"]);
-    // On a terminal, where it is not shown.
+    // On a terminal, which does not echo it.
     let command = pack(&[]);
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
@@ -432,7 +433,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     assert!(said.contains("Passphrase: ") && said.contains("identity sha256:"), "{said}");
     accepted();
-    // minisign opens what protects our key, too.
+    // minisign accepts the passphrase of our key.
     let mut minisign = Command::new("minisign");
     fs::write(desk.path("text"), "x").unwrap();
     minisign.args(["-S", "-s", &key, "-m"]).arg(desk.path("text"));

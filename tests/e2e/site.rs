@@ -19,14 +19,14 @@ use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 
-/// A site of its own that servers' users can read, with free ports.
+/// A site that unprivileged servers can read, with free ports.
 struct Site {
     directory: TempDir,
     ports: [u16; 2],
 }
 
 impl Site {
-    /// All that the upstream has.
+    /// A site with everything that the upstream has.
     fn full() -> Self {
         let site = Self::empty();
         unpack(&world().bundle, &site.path()).ok();
@@ -65,7 +65,7 @@ impl Site {
         unbundle(self.args(options))
     }
 
-    /// With the password `geheim`.
+    /// Configures a user with the password `geheim`.
     fn configure_user(&self, options: &[&str]) -> Finished {
         use std::io::Write as _;
         let mut command = unbundle_command();
@@ -77,8 +77,8 @@ impl Site {
         Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Runs a script on a host of its own: `/etc`, the directories of certificates and `/run` are copies that nobody else
-    /// sees. It may change them as it likes, and what it starts ends with it.
+    /// Runs a script with private copies of `/etc`, the certificate directories and `/run`. It may change
+    /// them freely, and its processes end with it.
     #[track_caller]
     fn on_a_host(&self, script: &str) -> String {
         let host = self.directory.path().join("host");
@@ -126,12 +126,12 @@ podman() {
     }
 }
 
-/// So that a server that gives up root's rights can read it.
+/// Lets servers that drop root privileges read it.
 fn open_to_all(directory: &Path) {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("open a directory to all");
 }
 
-/// What every client does, once the host is a client of the site: `$NAME` is how clients name the registry.
+/// Pulls by every client of a configured host: `$NAME` is the name of the registry.
 const PULLS: &str = r#"
 for reference in registry.k8s.io/pause:3.9 quay.io/coreos/etcd:v3.5.12 docker.io/library/nginx:1.25.2-alpine ghcr.io/kube-vip/kube-vip:v0.8.0; do
     skopeo inspect --raw "docker://$NAME/k8s/$reference" >"$HOST_COPY/manifest"
@@ -150,7 +150,7 @@ for reference in registry.k8s.io/pause:3.9 quay.io/coreos/etcd:v3.5.12 docker.io
 done
 "#;
 
-/// curl and Ansible: whole, in ranges, as it is.
+/// curl and Ansible: entire files, ranges, unchanged bytes.
 const FETCHES: &str = r#"
 curl() { command curl -sSf --noproxy '*' $CURL "$@"; }
 path=k8s/get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz
@@ -287,7 +287,7 @@ snapshot | diff "$HOST_COPY.before" - >&2
 #[test]
 fn second_site_run_changes_nothing_and_keeps_edited_files() {
     let site = Site::full();
-    // The guide has travelled in the bundle.
+    // The bundle carried the guide.
     assert_eq!(
         fs::read_to_string(site.path().join("README.md")).unwrap(),
         include_str!("../../docs/site.md")
@@ -302,14 +302,14 @@ fn second_site_run_changes_nothing_and_keeps_edited_files() {
     assert_eq!(crate::support::tree::Tree::of(&site.path()).difference(&before), Vec::<String>::new());
 
     let page = site.path().join("files/index.html");
-    // A long name may be broken after each `/`.
+    // The page may break a long name after each `/`.
     let text = fs::read_to_string(&page).expect("a catalogue").replace("<wbr>", "");
     assert!(
         text.contains(&format!("docker pull hub.site.test:{}/k8s/registry.k8s.io/pause:3.9", site.ports[1]))
     );
     fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit");
     let finished = site.configure(&["--host", "other.site.test"]);
-    // `--host` stands twice: an error of the command line, and nothing has changed.
+    // A repeated `--host` is a usage error, and nothing has changed.
     assert_eq!(finished.code, Some(2), "{finished:#?}");
     let kept =
         unbundle(["site".as_ref(), site.path().as_os_str(), "--host".as_ref(), "other.site.test".as_ref()])
@@ -323,7 +323,7 @@ fn second_site_run_changes_nothing_and_keeps_edited_files() {
     assert_eq!(fs::read_to_string(&page).unwrap(), "<h1>mine</h1>");
     assert!(site.read("nginx.conf.new").contains("server {"));
     assert!(site.read("kubespray/offline.yml").contains("other.site.test"));
-    // The authority is the same: clients need not be told.
+    // The CA is the same: clients need no update.
     assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), fs::read(site.conf("ca/ca.crt")).unwrap());
     assert_eq!(fs::metadata(site.conf("ca/ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(site.conf("ca")).unwrap().permissions().mode() & 0o777, 0o700);
@@ -371,10 +371,10 @@ fn invalid_settings_are_refused_by_name() {
     assert!(finished.stdout.contains("certificate: yours"), "{finished:#?}");
     assert!(!finished.stdout.contains("does not name"), "{finished:#?}");
     assert_eq!(fs::metadata(site.conf("tls/server.key")).unwrap().permissions().mode() & 0o777, 0o600);
-    // The stick with the certificate is gone: the copy does.
+    // The USB drive with the certificate is gone: the copy suffices.
     fs::remove_file(pem("good.crt")).unwrap();
     site.configure(&[]).ok();
-    // Nothing that holds keys may lie where everybody is served.
+    // No directory with keys may be inside a served directory.
     let served = site.path().join("files/conf").display().to_string();
     site.configure(&["--conf", &served]).failed(2, &["which is served", "--conf"]);
     fs::write(site.conf("settings.json"), "{").unwrap();
@@ -454,7 +454,7 @@ fn expiring_certificate_is_reissued_by_the_same_ca() {
     let site = Site::full();
     site.configure(&[]).ok();
     let authority = fs::read(site.conf("ca.crt")).unwrap();
-    // One of the same authority, for the same names, that ends tomorrow.
+    // A certificate of the same CA for the same names that expires tomorrow.
     let script = r#"
 cd "$CONF"
 openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/server.key -out /run/csr -subj /CN=hub.site.test 2>/dev/null
@@ -532,7 +532,7 @@ curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://loca
 
 // ---- Engines -----------------------------------------------------------------------------------------------------
 
-/// A site that holds the images of its own servers, and one more.
+/// A site with the images of its own servers, and one more.
 fn with_servers(registry: bool) -> Site {
     let site = Site::empty();
     let path = |name: &str| site.directory.path().join(name);
@@ -563,7 +563,7 @@ fn with_servers(registry: bool) -> Site {
     site
 }
 
-/// Starts the site with an engine that has no image yet, takes from it, and stops it.
+/// Starts the site with an engine without images, fetches from it, and stops it.
 const BY_ITSELF: &str = r#"
 sh $CONF/trust.sh
 export SITE_ENGINE=$ENGINE
@@ -661,7 +661,7 @@ skopeo inspect --raw "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause
 
 // ---- Kubespray ---------------------------------------------------------------------------------------------------
 
-/// What a list names.
+/// Returns the entries of a list.
 fn entries(version: &str, list: &str) -> Vec<String> {
     let path = format!("{}/manifests/kubespray-{version}/{list}", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(path).expect("read a list");
@@ -669,7 +669,7 @@ fn entries(version: &str, list: &str) -> Vec<String> {
     entries.filter(|entry| !entry.starts_with('#')).map(str::to_owned).collect()
 }
 
-/// The record of a site with these, as unpacking them would leave it.
+/// Returns the record of a site with these entries, as unpacking would write it.
 fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) -> Record {
     let mut record = Record::new("files".into(), "registry".into());
     for url in files {
@@ -699,7 +699,7 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
     record
 }
 
-/// `values` as Ansible makes them of `offline.yml` and these variables.
+/// Returns `values` as Ansible evaluates them with `offline.yml` and these variables.
 fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
     let directory = TempDir::new().expect("make a temporary directory");
     let path = |name: &str| directory.path().join(name);
@@ -722,7 +722,7 @@ fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
     serde_json::from_slice(&fs::read(path("out.json")).expect("read the result")).expect("JSON")
 }
 
-/// How Kubespray names what its lists name: by variables that stand for hosts.
+/// Returns a list entry as Kubespray writes it, with variables for hosts.
 fn shaped(entry: &str) -> String {
     for (variable, host) in [
         ("github_url", "https://github.com"),

@@ -1,4 +1,4 @@
-//! The carry: a bundle in volumes on several media, and recovery data for media that rot.
+//! Bundles in volumes on several drives, and recovery data for failing media.
 
 use airbundle::bundle::read::discover;
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ const DAMAGED: i32 = 7;
 const INCOMPLETE: i32 = 16;
 const COMMAND: i32 = 18;
 
-/// The world's bundle in volumes, with and without recovery data: made once.
+/// The world's bundle in volumes, with and without recovery data. Made once.
 struct Carried {
     shared: Shared,
     names: Vec<String>,
@@ -57,7 +57,7 @@ impl Carried {
     }
 }
 
-/// The names of all volumes in a directory.
+/// Returns the names of all volumes in a directory.
 fn volumes(directory: &Path) -> Vec<String> {
     let names =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -66,7 +66,7 @@ fn volumes(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A copy of a directory, by hard links: whoever changes a file puts another one in its place.
+/// Copies a directory by hard links: to change a file, replace it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -86,7 +86,7 @@ fn verb(verb: &str, paths: &[&Path]) -> Finished {
     unbundle([verb.as_ref()].into_iter().chain(paths.iter().map(|path| path.as_os_str())))
 }
 
-/// Nothing is visible that the world's site does not have, byte for byte.
+/// Asserts that every visible file equals one of the world's site, byte for byte.
 fn nothing_wrong_is_visible(site: &Path) {
     if !site.exists() {
         return;
@@ -127,7 +127,7 @@ fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
         assert_eq!(identity(&[&directory]), identity(&[&world.bundle]));
         assert_eq!(identity(&[&first]), identity(&[&directory.join("all.tar.zst")]));
         let temporary = tempdir().unwrap();
-        // Two sticks, read-only, and nothing is written anywhere but to the site.
+        // Two read-only drives: nothing is written except to the site.
         let (one, two, site) =
             (temporary.path().join("one"), temporary.path().join("two"), temporary.path().join("site"));
         copy(&directory, &one);
@@ -165,7 +165,7 @@ fn missing_volume_is_named_and_nothing_is_written() {
                 format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()),
                 "{finished:#?}"
             );
-            // The list of what is in it stands in the first one.
+            // The listing is in the first volume.
             let listed = verb("ls", &[&stick]);
             assert_eq!(listed.code == Some(0), number > 0, "{listed:#?}");
         }
@@ -199,7 +199,7 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
     let directory = carried().plain();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    // The same content packed in another way: a valid volume of another bundle.
+    // The same content packed with another level: a valid volume of another bundle.
     world.pack(&world.lists, &path("all.tar.zst"), &["--volume-size", "7MiB", "--level", "1"]).ok();
     let names = &carried().names;
     for (number, name) in names.iter().enumerate() {
@@ -242,7 +242,7 @@ fn damage_report_names_volume_and_offset() {
     for (number, name) in carried().names.iter().enumerate() {
         let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
         copy(&directory, &stick);
-        // The label, and in the middle.
+        // In the label, and in the middle.
         let at = if number % 2 == 0 { 30 } else { 2_000_000 };
         change(&stick.join(name), |bytes| {
             let middle = bytes.len() / 2;
@@ -304,11 +304,11 @@ fn drives_may_be_connected_one_after_the_other() {
     let mut stderr = child.stderr.take().unwrap();
     for (number, name) in names.iter().enumerate().skip(1) {
         wait_for(&mut stderr, &mut said, &format!("insert the medium with `{name}`"));
-        // No volume is open: its medium can be taken out.
+        // No volume is open: its drive can be removed.
         let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
         assert!(!open.into_iter().any(|path| path.starts_with(&stick)), "{number}");
-        // Once with the wrong one in between.
+        // Once with a wrong one in between.
         if number == 2 {
             bring(&names[0]);
             fs::rename(stick.join(&names[0]), stick.join(name)).unwrap();
@@ -321,14 +321,14 @@ fn drives_may_be_connected_one_after_the_other() {
     assert!(child.wait().unwrap().success(), "{said}");
     unpack(&world().bundle, &site).ok();
     assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
-    // Nobody is there who could bring one.
+    // No terminal to ask for another drive.
     bring(&names[0]);
     let finished =
         run(unbundle_command().args(["unpack", "--wait"]).arg(&stick).arg(temporary.path().join("new")));
     finished.failed(INCOMPLETE, &[&names[1], "missing"]);
 }
 
-/// Reads until `words` have come.
+/// Reads until `words` were printed.
 fn wait_for(from: &mut impl std::io::Read, said: &mut String, words: &str) {
     let mut buffer = [0; 1000];
     let start = said.len();
@@ -346,7 +346,7 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     let (output, cloud) = (temporary.path().join("output"), temporary.path().join("cloud"));
     fs::create_dir(&output).unwrap();
     fs::create_dir(&cloud).unwrap();
-    // Written one at a time, and noted with what else is on the disk.
+    // Written one at a time; the command records what else is on the disk.
     let command = format!(
         r#"du -sb --apparent-size {0} >>{1}/../usage; [ "$1" = "$AIRBUNDLE_VOLUME" ]; mv "$1" {1}/"#,
         output.display(),
@@ -368,7 +368,7 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     let usage = fs::read_to_string(temporary.path().join("usage")).unwrap();
     assert_eq!(usage.lines().count(), names.len() + 1, "each of them, and the list");
 
-    // One that is not taken stops it, and the next run makes all of them.
+    // A failing command stops the run, and a re-run writes all volumes.
     let again = temporary.path().join("again");
     fs::create_dir(&again).unwrap();
     let mut options = vec!["--volume-size", "7MiB", "--recovery", "5%", "--on-volume"];
@@ -406,7 +406,7 @@ fn large_multi_volume_bundle_needs_disk_space_for_a_few_volumes_only() {
     let most = fs::read_to_string(usage).unwrap();
     let most =
         most.lines().map(|line| line.split('\t').next().unwrap().parse::<u64>().unwrap()).max().unwrap();
-    // The spool, and a few volumes.
+    // The spool and a few volumes.
     assert!(most < 150_000_000, "{most} bytes of 300 million were on the disk at once");
 }
 
@@ -464,7 +464,7 @@ fn directory_argument_must_hold_exactly_one_bundle() {
     verb("ls", &[&directory.join("other.tar.zst")]).ok();
 }
 
-/// The world's bundle in one file, with recovery data.
+/// The world's bundle in one file with recovery data. Made once.
 fn safe_file() -> &'static Path {
     static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
         let path = carried().shared.path.join("one.tar.zst");
@@ -494,7 +494,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
     let sound = fs::read(safe_file()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    // Of what is protected.
+    // Of the protected bytes.
     let share = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
     for (what, start, len) in [
         ("the beginning", 0, share),
@@ -525,7 +525,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
         assert!(fs::read(path("good.tar.zst")).unwrap() == sound, "{what}");
         fs::remove_dir_all(path("site")).unwrap();
     }
-    // Cut short by what the recovery data can replace.
+    // Truncated by as much as the recovery data can restore.
     fs::write(path("hurt.tar.zst"), &sound[..sound.len() - share]).unwrap();
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
     verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
@@ -549,7 +549,7 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
     verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
-    // Without recovery data there is nothing to repair with.
+    // Without recovery data, nothing can be repaired.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
     verb("repair", &repair).failed(DAMAGED, &["has no recovery data"]);
@@ -579,7 +579,7 @@ fn volumes_are_repaired_independently() {
     assert_eq!(Tree::of(&path("site")).difference(&Tree::of(&world().site)), Vec::<String>::new());
     verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
     assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&safe)), Vec::<String>::new());
-    // One that is gone, and one that is beyond repair: the others have their copies, and these two are named.
+    // One missing volume and one beyond repair: the others are repaired, and these two are named.
     fs::remove_file(path("stick").join(&names[1])).unwrap();
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
     let finished = verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);

@@ -1,4 +1,4 @@
-//! [`Nginx`]: Debian's nginx with servers as a test wants them.
+//! [`Nginx`]: Debian's nginx with one custom server.
 
 use std::fs;
 use std::net::TcpStream;
@@ -12,30 +12,30 @@ use super::web::free_port;
 /// An nginx with one server. Ends when dropped.
 #[derive(Debug)]
 pub struct Nginx {
-    // Declared before the directory: the process has to be gone when its files go.
+    // Declared before the directory, so that the process ends before its files are removed.
     daemon: Daemon,
     port: u16,
     directory: TempDir,
 }
 
-/// One line of its access log.
+/// A line of its access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
     pub status: u16,
     /// `HTTP/1.1` or `HTTP/2.0`.
     pub protocol: String,
     pub path: String,
-    /// The name in the certificate of the client, or nothing.
+    /// Subject of the client's certificate; empty if there is none.
     pub client: String,
 }
 
 impl Nginx {
-    /// Over https with this certificate, or over http; `directives` are those of the server.
+    /// Serves HTTPS with this certificate, or HTTP; `directives` go into the `server` block.
     pub fn start(tls: Option<&Pair>, directives: &str) -> Self {
         Self::start_with("", tls, directives)
     }
 
-    /// The same with directives for all of http.
+    /// Like [`Nginx::start`], with additional directives for the `http` block.
     pub fn start_with(of_http: &str, tls: Option<&Pair>, directives: &str) -> Self {
         for _ in 0..10 {
             let directory = TempDir::new().expect("make a temporary directory");
@@ -74,7 +74,7 @@ impl Nginx {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Every request that was answered so far, in order. It ends for that, so that all are there.
+    /// Ends the server, so that the log is complete, and returns all requests in order.
     pub fn stop(mut self) -> Vec<Logged> {
         self.daemon.stop();
         let log = fs::read_to_string(self.directory.path().join("access.log")).expect("read the access log");

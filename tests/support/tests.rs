@@ -1,5 +1,4 @@
-//! Shows that the test support itself works: every server answers and every client pulls, before anything of ours is
-//! between them.
+//! Tests of the test support: every server responds and every client pulls, without our programs in between.
 
 #[path = "mod.rs"]
 mod support;
@@ -84,7 +83,7 @@ fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
             assert_eq!(clients::skopeo_raw_manifest(reference), image.manifest[..], "{reference}");
             assert_eq!(&podman.pull(reference), id, "{reference}");
             dockerd.ctr_pull(reference);
-            // Docker 20.10 does not know zstd.
+            // Docker 20.10 does not support zstd.
             if !zstd {
                 assert_eq!(&dockerd.pull(reference), id, "{reference}");
             }

@@ -1,17 +1,17 @@
-//! [`Authority`]: a certificate authority of one's own, as companies have it.
+//! [`Ca`]: a private certificate authority.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-/// The authority.
+/// A private CA, trusted only where its certificate is named.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
-/// A certificate with its key, in files.
+/// A certificate and its key, in files.
 #[derive(Debug, Clone)]
 pub struct Pair {
     pub certificate: PathBuf,
@@ -19,7 +19,6 @@ pub struct Pair {
 }
 
 impl Authority {
-    /// A new one.
     pub fn new() -> Self {
         let mut params = named("An authority", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -28,19 +27,19 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Its certificate, in a new file `name` of `directory`.
+    /// Writes its certificate to a new file `name` in `directory`.
     pub fn file(&self, directory: &Path, name: &str) -> PathBuf {
         let path = directory.join(name);
         fs::write(&path, &self.pem).expect("write a certificate");
         path
     }
 
-    /// A certificate for a server with these names, in `NAME.crt` and `NAME.key` of `directory`.
+    /// Issues a certificate for a server with these names, as `NAME.crt` and `NAME.key` in `directory`.
     pub fn server(&self, directory: &Path, name: &str, names: &[&str]) -> Pair {
         self.issue(directory, name, &named(name, names))
     }
 
-    /// The same, expired long ago.
+    /// Issues an expired server certificate.
     pub fn expired(&self, directory: &Path, name: &str, names: &[&str]) -> Pair {
         let mut params = named(name, names);
         (params.not_before, params.not_after) =
@@ -48,7 +47,7 @@ impl Authority {
         self.issue(directory, name, &params)
     }
 
-    /// A certificate for a client.
+    /// Issues a client certificate.
     pub fn client(&self, directory: &Path, name: &str) -> Pair {
         let mut params = named(name, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
