@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
-use crate::program::{Finished, airbundle, unbundle};
+use crate::pack_job::{LIST, OUTPUT, PackJob};
+use crate::program::{airbundle, unbundle};
 use crate::support::clients::{Dockerd, Podman, skopeo_pull, skopeo_raw_manifest};
 use crate::support::fake::{Content, Fake, Reply};
 use crate::support::image::{
@@ -23,49 +24,26 @@ use crate::support::{Bytes, sha256};
 
 const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-struct Job {
-    directory: TempDir,
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn pack(&self, more: &[&str]) -> Finished {
-        let (list, output) = (self.path("all.list"), self.path("out.tar.zst"));
-        let args = ["pack", list.to_str().expect("UTF-8"), "-o", output.to_str().expect("UTF-8")];
-        airbundle([&args, more].concat())
-    }
-
+impl PackJob {
     /// Asserts that a lock packs the existing bundle.
     #[track_caller]
-    fn packs_the_same_from(&self, lock: &str, more: &[&str]) {
-        let again = self.path("again.tar.zst");
-        airbundle([&["pack", lock, "-o", again.to_str().expect("UTF-8")], more].concat()).ok();
-        let bytes = |path| fs::read(path).expect("read a bundle");
-        assert!(bytes(again) == bytes(self.path("out.tar.zst")), "another bundle from the lock");
+    fn assert_lock_packs_the_same(&self, lock: &str, options: &[&str]) {
+        let again = self.text("again.tar.zst");
+        airbundle([&["pack", lock, "-o", &again], options].concat()).ok();
+        assert!(fs::read(again).expect("read a bundle") == self.bundle(), "the lock packs another bundle");
     }
 
     /// Returns the references in the bundle.
     fn references(&self) -> Vec<String> {
-        let listing =
-            unbundle(["ls".as_ref(), self.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
+        let listing = unbundle(["ls", &self.text(OUTPUT), "--json"]).ok().json();
         let images = listing["images"].as_array().expect("images").iter();
         images.map(|image| image["reference"].as_str().expect("a reference").to_owned()).collect()
     }
 
     /// Unpacks the bundle and serves the site with a registry.
-    fn site(&self) -> Registry {
-        let site = self.path("site");
-        unbundle(["unpack".as_ref(), self.path("out.tar.zst").as_os_str(), site.as_os_str()]).ok();
-        Registry::serve(&site.join("registry"))
+    fn serve_site(&self) -> Registry {
+        unbundle(["unpack", &self.text(OUTPUT), &self.text("site")]).ok();
+        Registry::serve(&self.path("site/registry"))
     }
 }
 
@@ -156,11 +134,11 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     upstream.push("team/app", &*tag_of(&sbom.root.digest), &deeper);
 
     let name = format!("{}/team/app", upstream.addr());
-    let job = Job::new(&format!("{name}:1\n{name}:2\n"));
-    job.pack(&[]).ok();
+    let job = PackJob::new(&format!("{name}:1\n{name}:2\n"));
+    job.pack().ok();
     assert_eq!(job.references(), [format!("{name}:1"), format!("{name}:2")]);
     let before = upstream.requests().len();
-    job.pack(&["--platform", "linux/amd64", "--with", "signatures,sboms"]).ok();
+    job.pack_with(&["--platform", "linux/amd64", "--with", "signatures,sboms"]).ok();
     let tag = |image: &Image, end: &str| format!("{name}:{}{end}", tag_of(&image.root.digest));
     let mut expected = vec![format!("{name}:1"), format!("{name}:2"), tag(root, ".sig"), tag(child, ".sbom")];
     expected.sort();
@@ -169,17 +147,17 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     let requests = upstream.requests().split_off(before);
     assert!(!requests.iter().any(|request| request.method == "GET" && request.status == 404), "{requests:?}");
 
-    job.pack(&["--platform", "linux/amd64", "--with", "all"]).ok();
+    job.pack_with(&["--platform", "linux/amd64", "--with", "all"]).ok();
     expected.extend([tag(root, ".att"), tag(root, ""), tag(&sbom, "")]);
     expected.sort();
     assert_eq!(job.references(), expected);
-    let listing = unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str()]).ok().stdout;
+    let listing = unbundle(["ls", &job.text(OUTPUT)]).ok().stdout;
     assert!(listing.contains("and 5 attached") && !listing.contains("sha256-"), "{listing}");
-    let bundle = fs::read(job.path("out.tar.zst")).expect("read the bundle");
-    job.pack(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
-    assert!(fs::read(job.path("out.tar.zst")).expect("read the bundle") == bundle, "the same bytes");
+    let bundle = job.bundle();
+    job.pack_with(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
+    assert!(job.bundle() == bundle, "the same bytes");
 
-    let site = job.site();
+    let site = job.serve_site();
     // Engines do not store signatures; skipping them is not reported.
     let archives = job.path("archives");
     fs::create_dir(&archives).expect("make a directory");
@@ -293,13 +271,13 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
             }
         });
         let mirror = format!("registry.example=http://{}", fake.addr());
-        let job = Job::new("registry.example/team/app:1\n");
-        let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
-        job.pack(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
+        let job = PackJob::new("registry.example/team/app:1\n");
+        let lock = job.text("airbundle.lock.json");
+        job.pack_with(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
         let tag = tag_of(&subject.root.digest);
-        job.packs_the_same_from(&lock, &["--mirror", &mirror]);
+        job.assert_lock_packs_the_same(&lock, &["--mirror", &mirror]);
         // The lock marks indexes that no registry stores.
-        let told = unbundle(["ls".as_ref(), "--lock".as_ref(), job.path("out.tar.zst").as_os_str()]).ok();
+        let told = unbundle(["ls", "--lock", &job.text(OUTPUT)]).ok();
         assert_eq!(told.stdout, fs::read_to_string(&lock).expect("read the lock"));
         // An index generated from the referrers API has no upstream tag that could move.
         airbundle(["lock", "--check", &lock, "--mirror", &mirror]).ok();
@@ -307,7 +285,7 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
             job.references(),
             ["registry.example/team/app:1".to_owned(), format!("registry.example/team/app:{tag}")]
         );
-        let site = job.site();
+        let site = job.serve_site();
         let repository = repository_at(&site, "team/app");
         let raw = skopeo_raw_manifest(&format!("{}/{repository}:{tag}", site.addr()));
         let index: Value = serde_json::from_slice(&raw).expect("JSON");
@@ -320,7 +298,7 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         for image in &all {
             site.assert_serves(&repository, None, image);
         }
-        bundles.push(fs::read(job.path("out.tar.zst")).expect("read the bundle"));
+        bundles.push(job.bundle());
     }
     assert!(bundles[0] == bundles[1], "one bundle");
 }
@@ -339,13 +317,13 @@ fn pack_fails_when_a_referrer_cannot_be_fetched() {
             move |seen, reply| if seen.path.contains(part) { Reply::status(status) } else { reply },
         );
         let mirror = format!("registry.example=http://{}", fake.addr());
-        let job = Job::new("registry.example/team/app:1\n");
+        let job = PackJob::new("registry.example/team/app:1\n");
         let object = if part.starts_with('.') { format!("{tag}{part}") } else { subject.root.digest.clone() };
         let words = [&*object, &status.to_string()];
-        job.pack(&["--mirror", &mirror, "--with", kind, "--retries", "0"]).failed(4, &words);
-        assert!(!job.path("out.tar.zst").exists());
+        job.pack_with(&["--mirror", &mirror, "--with", kind, "--retries", "0"]).failed(4, &words);
+        assert!(!job.output().exists());
     }
-    Job::new("registry.example/a:1\n").pack(&["--with", "everything"]).failed(2, &["everything"]);
+    PackJob::new("registry.example/a:1\n").pack_with(&["--with", "everything"]).failed(2, &["everything"]);
 }
 
 // ---- Platforms ---------------------------------------------------------------------------------------------------
@@ -363,15 +341,14 @@ fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available
         ("linux/arm64", vec!["linux/arm64/v8"]),
         ("linux/amd64,linux/arm/v6", vec!["linux/amd64", "linux/arm/v6"]),
     ] {
-        let job = Job::new(&format!("{name}\n"));
-        job.pack(&["--platform", wanted]).ok();
-        let listing =
-            unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
+        let job = PackJob::new(&format!("{name}\n"));
+        job.pack_with(&["--platform", wanted]).ok();
+        let listing = unbundle(["ls", &job.text(OUTPUT), "--json"]).ok().json();
         assert_eq!(listing["images"][0]["platforms"], json!(expected), "{wanted}");
     }
     let words = [&*name, "no linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
-    Job::new(&format!("{name}\n")).pack(&["--platform", "linux/arm/v5"]).failed(4, &words);
-    Job::new(&format!("{name} platform=linux/arm/v5\n")).pack(&[]).failed(4, &words);
+    PackJob::new(&format!("{name}\n")).pack_with(&["--platform", "linux/arm/v5"]).failed(4, &words);
+    PackJob::new(&format!("{name} platform=linux/arm/v5\n")).pack().failed(4, &words);
 }
 
 // ---- Artifacts that are not images
@@ -392,9 +369,9 @@ fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {
         upstream.push(repository, "1.0.0", image);
         list += &[upstream.addr(), "/", repository, ":1.0.0\n"].concat();
     }
-    let job = Job::new(&list);
-    job.pack(&["--platform", "linux/amd64"]).ok();
-    let site = job.site();
+    let job = PackJob::new(&list);
+    job.pack_with(&["--platform", "linux/amd64"]).ok();
+    let site = job.serve_site();
     for (repository, image) in &all {
         let repository = repository_at(&site, repository);
         site.assert_serves(&repository, "1.0.0", image);
@@ -437,17 +414,16 @@ fn foreign_layer_is_fetched_from_its_first_working_url_without_credentials() {
         content.image("team/app:1", &image);
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
-        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        fs::write(job.path(".netrc"), "machine 127.0.0.1 login me password secret\n").expect("write a netrc");
-        let mut command = crate::program::airbundle_command();
-        command.args(["pack", "-o"]).arg(job.path("out.tar.zst")).arg(job.path("all.list"));
-        crate::program::run(command.env("HOME", job.directory.path())).ok();
+        let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
+        job.write(".netrc", "machine 127.0.0.1 login me password secret\n");
+        let mut command = job.command::<&str>(&[]);
+        crate::program::run(command.env("HOME", job.path(""))).ok();
         assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
-        let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
-        let list = job.path("all.list").to_str().expect("UTF-8").to_owned();
+        let lock = job.text("airbundle.lock.json");
+        let list = job.text(LIST);
         airbundle(["lock", &list, "-o", &lock]).ok();
-        job.packs_the_same_from(&lock, &[]);
-        let site = job.site();
+        job.assert_lock_packs_the_same(&lock, &[]);
+        let site = job.serve_site();
         let repository = repository_at(&site, "team/app");
         let served = site.blob(&repository, &sha256(&bytes)).expect("the layer at the site");
         assert!(served[..] == bytes[..]);
@@ -467,8 +443,8 @@ fn foreign_layer_without_a_working_url_falls_back_to_the_registry_or_fails_namin
         }
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
-        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        let finished = job.pack(&[]);
+        let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
+        let finished = job.pack();
         if is_there {
             finished.ok();
         } else {
@@ -485,7 +461,7 @@ fn foreign_layer_urls_other_than_http_are_ignored() {
         content.image("team/app:1", &image);
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
-        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        job.pack(&[]).failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
+        let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
+        job.pack().failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
     }
 }

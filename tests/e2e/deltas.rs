@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -13,7 +13,8 @@ use airbundle::bundle::read::reader::{BundleReader, Contents};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle, airbundle_command, unbundle};
+use crate::pack_job::{FILES, PackJob, REGISTRY};
+use crate::program::{Finished, airbundle, unbundle};
 use crate::serve::Shared;
 use crate::support::clients;
 use crate::support::fake::{Content, Fake, Gate};
@@ -937,9 +938,6 @@ fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
     assert_eq!(images(&record), images(&fresh_record));
 }
 
-const FILES: &str = "files.example";
-const REGISTRY: &str = "registry.example";
-
 /// Blobs of all kinds and a base with half of them, one of which equals an unpinned file.
 fn half_there() -> (String, Content, String) {
     let (mut list, mut content, mut base) = (String::new(), Content::default(), BTreeMap::new());
@@ -971,67 +969,51 @@ fn half_there() -> (String, Content, String) {
     (list, content, base.to_string())
 }
 
-/// Packs the list in `directory` from `fake`.
-fn pack_from(fake: &Fake, directory: &Path, options: &[&str]) -> Command {
-    let path = |name: &str| text(&directory.join(name));
-    let mut command = airbundle_command();
-    command.args(["pack", &path("all.list"), "-o", &path("out.tar.zst"), "--retries", "0", "--mirrors-only"]);
-    command.args(fake.mirror(FILES)).args(fake.mirror(REGISTRY)).args(options);
-    command
-}
-
 #[test]
 fn killed_delta_pack_resumes_to_the_same_bytes() {
     const POINTS: usize = 12;
     let (list, content, base) = half_there();
     let prepare = || {
-        let directory = directory();
-        fs::write(directory.path().join("all.list"), &list).unwrap();
-        fs::write(directory.path().join("base.json"), &base).unwrap();
-        let base = text(&directory.path().join("base.json"));
-        (directory, base)
+        let job = PackJob::new(&list);
+        let base = job.write("base.json", &base);
+        (job, base)
     };
     let gate = Arc::new(Gate::default());
     gate.open(usize::MAX / 2);
     let fake = Fake::behind(&gate, content.clone());
-    let (undisturbed, base) = prepare();
-    let finished =
-        crate::program::run(&mut pack_from(&fake, undisturbed.path(), &["--base", &base, "--json"])).ok();
-    let expected = fs::read(undisturbed.path().join("out.tar.zst")).unwrap();
+    let (uninterrupted, base) = prepare();
+    let finished = uninterrupted.pack_from(&fake, &["--base", &base, "--json"]).ok();
+    let expected = uninterrupted.bundle();
     let all: usize = gate.transfers().iter().map(|transfer| transfer.sent).sum();
     let told = finished.json();
     assert_eq!(told["blobsLeftOut"], 5, "{told}");
     // Unpinned files must be fetched to learn that the base has them.
-    let layout = contents(&undisturbed.path().join("out.tar.zst")).layout;
+    let layout = contents(&uninterrupted.output()).layout;
     let left_out: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
     assert_eq!(told["bytesLeftOut"], left_out);
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
         let fake = Fake::behind(&gate, content.clone());
-        let (directory, base) = prepare();
+        let (job, base) = prepare();
         // A partial of a run without `--base` does not start a delta, but its blobs are reused.
         let options: &[&str] = if point % 4 == 3 { &[] } else { &["--base", &base] };
         gate.open(all * point / POINTS);
-        let mut command = pack_from(&fake, directory.path(), options);
-        let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = job.start_from(&fake, options);
         thread::sleep(Duration::from_millis(200));
         gate.settle();
         child.kill().unwrap();
         child.wait().unwrap();
         gate.open(usize::MAX / 2);
-        crate::program::run(&mut pack_from(&fake, directory.path(), &["--base", &base])).ok();
-        let found = fs::read(directory.path().join("out.tar.zst")).unwrap();
-        assert!(found == expected, "killed at {point} of {POINTS}");
+        job.pack_from(&fake, &["--base", &base]).ok();
+        assert!(job.bundle() == expected, "killed at {point} of {POINTS}");
     }
 }
 
 #[test]
 fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported() {
     let (list, mut content, base) = half_there();
-    let directory = directory();
-    fs::write(directory.path().join("all.list"), &list).unwrap();
-    fs::write(directory.path().join("base.json"), &base).unwrap();
-    let base = text(&directory.path().join("base.json"));
+    let job = PackJob::new(&list);
+    let base = job.write("base.json", &base);
     // Upstream lacks one layer that the site has and one that it does not have.
     let [had, lacking] = [2, 3].map(|number| Layer::random(number, 6_000_000, Compression::None));
     for (number, layer) in [(2, &had), (3, &lacking)] {
@@ -1039,11 +1021,10 @@ fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported()
         content.blob(&format!("{REGISTRY}/team/app{number}"), &digest, Vec::new());
     }
     let fake = Fake::honest(content);
-    let run = |options: &[&str]| crate::program::run(&mut pack_from(&fake, directory.path(), options));
-    run(&["--base", &base, "--keep-going"]).failed(5, &["app3:1"]);
-    let finished = run(&["--base", &base, "--allow-missing"]).failed(5, &["app3:1"]);
+    job.pack_from(&fake, &["--base", &base, "--keep-going"]).failed(5, &["app3:1"]);
+    let finished = job.pack_from(&fake, &["--base", &base, "--allow-missing"]).failed(5, &["app3:1"]);
     assert!(!finished.stderr.contains("app2:1"), "{finished:#?}");
-    let layout = contents(&directory.path().join("out.tar.zst")).layout;
+    let layout = contents(&job.output()).layout;
     let names: Vec<_> = layout.images.iter().map(|image| image.indexed.reference.to_string()).collect();
     assert_eq!(names, [0, 1, 2].map(|number| format!("{REGISTRY}/team/app{number}:1")));
     assert!(layout.elsewhere.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));

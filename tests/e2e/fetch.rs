@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, OnceLock};
@@ -11,9 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
-use crate::program::{Finished, airbundle, airbundle_command, unbundle};
+use crate::pack_job::{FILES, LIST, OUTPUT, PARTIAL, PackJob, REGISTRY, SPOOL, mirrors_to};
+use crate::program::{Finished, unbundle};
 use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
 use crate::support::image::{
     Compression, DOCKER_LIST, DOCKER_MANIFEST, Format, Image, Layer, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
@@ -22,61 +22,24 @@ use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 use crate::support::{random_bytes, sha256, sha512};
 
-const FILES: &str = "files.example";
-const REGISTRY: &str = "registry.example";
-const PARTIAL: &str = "out.tar.zst.partial";
-const SPOOL: &str = "out.tar.zst.partial.spool";
-
-/// A directory with a list and the output bundle.
-struct Job {
-    directory: TempDir,
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory }
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.path().join("out.tar.zst")
-    }
-
-    fn args(&self, more: &[String]) -> Vec<String> {
-        let path = |name: &str| self.directory.path().join(name).to_str().expect("UTF-8").to_owned();
-        let mut args = vec!["pack".to_owned(), path("all.list"), "-o".to_owned(), path("out.tar.zst")];
-        args.extend_from_slice(more);
-        args
-    }
-
-    fn run(&self, more: &[String]) -> Finished {
-        airbundle(self.args(more))
-    }
-
-    /// Packs, asserts success, and returns the bundle.
+impl PackJob {
+    /// Packs, asserts success without leftovers, and returns the bundle.
     #[track_caller]
-    fn bundle(&self, more: &[String]) -> Vec<u8> {
-        self.run(more).ok();
-        let bundle = fs::read(self.output()).expect("read the bundle");
-        assert_eq!(self.left(), ["all.list", "out.tar.zst"]);
-        bundle
+    fn packed(&self, options: &[String]) -> Vec<u8> {
+        self.pack_with(options).ok();
+        assert_eq!(self.file_names(), [LIST, OUTPUT]);
+        self.bundle()
     }
 
     /// Packs and asserts failure with this code, a line with all these words, and no leftovers but those that
     /// a re-run can use.
     #[track_caller]
-    fn fails(&self, more: &[String], code: i32, words: &[&str]) -> Finished {
-        let finished = self.run(more).failed(code, words);
-        let left = self.left();
+    fn fails_cleanly(&self, options: &[String], code: i32, words: &[&str]) -> Finished {
+        let finished = self.pack_with(options).failed(code, words);
         let is_kept = finished.stderr.contains("is kept in `");
-        let expected: &[_] = if is_kept { &["all.list", PARTIAL, SPOOL] } else { &["all.list"] };
-        assert_eq!(left, expected, "{finished:#?}");
+        let expected: &[_] = if is_kept { &[LIST, PARTIAL, SPOOL] } else { &[LIST] };
+        assert_eq!(self.file_names(), expected, "{finished:#?}");
         finished
-    }
-
-    fn left(&self) -> Vec<String> {
-        names(self.directory.path())
     }
 }
 
@@ -87,25 +50,13 @@ fn says(finished: &Finished, words: &[&str]) {
     assert!(told, "no line with {words:?} in {finished:#?}");
 }
 
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).expect("list a directory");
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("list a directory").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// Returns the arguments that route all requests to `fake`.
 fn to(fake: &Fake, more: &[&str]) -> Vec<String> {
-    let mut args = [fake.mirror(FILES), fake.mirror(REGISTRY)].concat();
-    args.push("--mirrors-only".to_owned());
-    args.extend(strings(more));
-    args
+    [mirrors_to(fake), strings(more)].concat()
 }
 
 #[track_caller]
@@ -145,7 +96,7 @@ fn sample() -> &'static Sample {
         content.file(&format!("https://{FILES}/large"), large);
         content.image(&format!("{REGISTRY}/team/app:1"), &sample_image());
         let fake = Fake::honest(content.clone());
-        let bundle = Job::new(&list).bundle(&to(&fake, &[]));
+        let bundle = PackJob::new(&list).packed(&to(&fake, &[]));
         Sample { list, content, bundle }
     })
 }
@@ -162,7 +113,7 @@ fn unpinned(list: &str) -> String {
 fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::start(content.clone(), twist);
-    assert_same(&Job::new(list).bundle(&to(&fake, more)), bundle, "the bundle");
+    assert_same(&PackJob::new(list).packed(&to(&fake, more)), bundle, "the bundle");
     fake
 }
 
@@ -176,7 +127,7 @@ fn goes_wrong(
 ) -> Fake {
     let Sample { list, content, .. } = sample();
     let fake = Fake::start(content.clone(), twist);
-    Job::new(list).fails(&to(&fake, more), code, words);
+    PackJob::new(list).fails_cleanly(&to(&fake, more), code, words);
     fake
 }
 
@@ -187,8 +138,8 @@ fn bundle_is_independent_of_known_checksums_and_connections() {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::honest(content.clone());
     for jobs in ["1", "2", "32"] {
-        assert_same(&Job::new(list).bundle(&to(&fake, &["--jobs", jobs])), bundle, jobs);
-        assert_same(&Job::new(&unpinned(list)).bundle(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&PackJob::new(&unpinned(list)).packed(&to(&fake, &["--jobs", jobs])), bundle, jobs);
     }
 }
 
@@ -199,13 +150,13 @@ fn empty_file_is_packed_pinned_or_not() {
     content.file(&format!("https://{FILES}/other"), b"other".to_vec());
     let pinned = format!("https://{FILES}/empty {}\nhttps://{FILES}/other\n", sha256(b""));
     let fake = Fake::honest(content.clone());
-    let bundle = Job::new(&pinned).bundle(&to(&fake, &[]));
-    assert_same(&Job::new(&unpinned(&pinned)).bundle(&to(&fake, &[])), &bundle, "not pinned");
+    let bundle = PackJob::new(&pinned).packed(&to(&fake, &[]));
+    assert_same(&PackJob::new(&unpinned(&pinned)).packed(&to(&fake, &[])), &bundle, "not pinned");
     let chunked = Fake::start(content, |seen, reply| {
         let empty = Reply { framing: Framing::Chunked, ..Reply::ok(b"") };
         if seen.path.ends_with("empty") { empty } else { reply }
     });
-    assert_same(&Job::new(&pinned).bundle(&to(&chunked, &[])), &bundle, "chunked");
+    assert_same(&PackJob::new(&pinned).packed(&to(&chunked, &[])), &bundle, "chunked");
 }
 
 #[test]
@@ -214,11 +165,11 @@ fn hosts_on_the_command_line_are_case_insensitive_and_docker_hub_aliases_are_equ
     content.image("docker.io/team/app:1", &sample_image());
     content.file(&format!("https://{FILES}/file"), b"file".to_vec());
     let fake = Fake::honest(content);
-    let job = Job::new(&format!("docker.io/team/app:1\nhttps://{FILES}/file\n"));
+    let job = PackJob::new(&format!("docker.io/team/app:1\nhttps://{FILES}/file\n"));
     let files = format!("{}=http://{}/{FILES}", FILES.to_uppercase(), fake.addr());
     for hub in ["docker.io", "index.docker.io", "Registry-1.Docker.IO"] {
         let hub = format!("{hub}=http://{}/docker.io", fake.addr());
-        let finished = job.run(&strings(&["--mirror", &hub, "--mirror", &files])).ok();
+        let finished = job.pack_with(&strings(&["--mirror", &hub, "--mirror", &files])).ok();
         assert!(!finished.stderr.contains("warning"), "{finished:#?}");
     }
 }
@@ -229,12 +180,12 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
     let fake = Fake::honest(content.clone());
     let typo = format!("file.example=http://{}", fake.addr());
     let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
-    let finished = Job::new(list).run(&args).ok();
+    let finished = PackJob::new(list).pack_with(&args).ok();
     says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
     // Its images are fetched from the mirror.
     says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
     assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
-    let finished = Job::new(list).run(&to(&fake, &["--json", "--mirror", &typo])).ok();
+    let finished = PackJob::new(list).pack_with(&to(&fake, &["--json", "--mirror", &typo])).ok();
     let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
     assert!(warning.is_some_and(|line| line.contains("file.example")), "{finished:#?}");
 }
@@ -294,7 +245,7 @@ fn probe_of_an_empty_or_unknown_size_file_yields_the_same_bundle_pinned_or_not()
             let fake = Fake::start(content.clone(), move |seen, reply| {
                 if seen.is_probe() { reply.with("content-range", range) } else { reply }
             });
-            assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, range);
+            assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, range);
         }
     }
 }
@@ -306,7 +257,7 @@ fn parts_of_different_versions_are_detected() {
     let (mut old, mut new) = (Content::default(), Content::default());
     old.file(&url, random_bytes(5, 20 << 20));
     new.file(&url, random_bytes(6, 20 << 20));
-    let honest = Job::new(&url).bundle(&to(&Fake::honest(new.clone()), &[]));
+    let honest = PackJob::new(&url).packed(&to(&Fake::honest(new.clone()), &[]));
     for jobs in ["1", "8"] {
         let (new, twisted) = (new.clone(), new.clone());
         let fake = Fake::start(old.clone(), move |seen, reply| match seen.nth {
@@ -315,7 +266,7 @@ fn parts_of_different_versions_are_detected() {
             _ if jobs == "1" => new.answer(seen),
             _ => twisted.answer(&seen.without("if-range")),
         });
-        assert_same(&Job::new(&url).bundle(&to(&fake, &["--jobs", jobs])), &honest, jobs);
+        assert_same(&PackJob::new(&url).packed(&to(&fake, &["--jobs", jobs])), &honest, jobs);
     }
 }
 
@@ -327,12 +278,12 @@ fn file_replaced_after_the_probe_is_packed_in_its_new_version() {
         contents[0].file(&url, random_bytes(7, old));
         contents[1].file(&url, random_bytes(8, new));
         let [old_content, new_content] = contents;
-        let honest = Job::new(&url).bundle(&to(&Fake::honest(new_content.clone()), &[]));
+        let honest = PackJob::new(&url).packed(&to(&Fake::honest(new_content.clone()), &[]));
         let fake = Fake::start(
             old_content,
             move |seen, reply| if seen.is_probe() { reply } else { new_content.answer(seen) },
         );
-        assert_same(&Job::new(&url).bundle(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
+        assert_same(&PackJob::new(&url).packed(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
     }
 }
 
@@ -344,7 +295,7 @@ fn body_without_a_length_yields_the_same_bundle_pinned_or_not() {
             framing: Framing::Chunked,
             ..if seen.is_transfer() || seen.is_probe() { content.answer(&without_range(seen)) } else { reply }
         });
-        assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, list);
+        assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
     }
 }
 
@@ -401,10 +352,10 @@ fn connection_that_breaks_every_64_kib_is_resumed_to_the_end() {
     content.file(&format!("https://{FILES}/flaky"), bytes.clone());
     content.image(&format!("{REGISTRY}/flaky:1"), &image);
     let list = format!("https://{FILES}/flaky {}\n{REGISTRY}/flaky:1\n", sha256(&bytes));
-    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
     let fake = Fake::start(content, |_, reply| Reply { cut: Some(64 << 10), ..reply });
     // One retry: progress resets the retry count.
-    assert_same(&Job::new(&list).bundle(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
+    assert_same(&PackJob::new(&list).packed(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
     let ranges: Vec<_> =
         fake.seen_of("flaky").iter().filter_map(Seen::range).map(|(first, _)| first).collect();
     assert!(ranges.iter().filter(|first| **first > 0).count() >= 10, "it was resumed by ranges: {ranges:?}");
@@ -421,7 +372,7 @@ fn broken_connection_without_range_support_starts_over() {
             let cut = (!seen.is_probe() && seen.nth < 2 && seen.path.contains("large")).then_some(9 << 20);
             Reply { cut, ..content.answer(&without_range(seen)) }
         });
-        assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, list);
+        assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
     }
 }
 
@@ -438,7 +389,7 @@ fn connection_that_always_breaks_at_one_offset_finally_fails() {
             let cut = (!seen.is_probe() && seen.path.ends_with("large")).then_some(cut);
             Reply { cut, ..content.answer(&without_range(seen)) }
         });
-        Job::new(list).fails(&to(&fake, &["--retries", "1"]), 4, &["/large`", "no answer"]);
+        PackJob::new(list).fails_cleanly(&to(&fake, &["--retries", "1"]), 4, &["/large`", "no answer"]);
     }
 }
 
@@ -457,12 +408,12 @@ fn shorter_second_response_is_not_mistaken_for_the_end() {
                 _ => whole,
             }
         });
-        let job = Job::new(list);
+        let job = PackJob::new(list);
         if list == &sample().list {
-            assert_same(&job.bundle(&to(&fake, &[])), bundle, list);
+            assert_same(&job.packed(&to(&fake, &[])), bundle, list);
         } else {
             // Nothing reveals that the second response is not the file.
-            job.bundle(&to(&fake, &[]));
+            job.packed(&to(&fake, &[]));
         }
     }
 }
@@ -504,7 +455,7 @@ fn corrupt_bytes_twice_fail_naming_url_and_both_digests() {
         let list = list.replace(&right, &wrong);
         let hex = |text: &str| text.split_once(':').expect("a checksum").1.to_owned();
         let words = [&url, &right[..6], &hex(&right), &hex(&wrong), &fake.addr()];
-        Job::new(&list).fails(&to(&fake, &[]), 5, &words.map(|word| word as &str));
+        PackJob::new(&list).fails_cleanly(&to(&fake, &[]), 5, &words.map(|word| word as &str));
     }
 }
 
@@ -541,8 +492,8 @@ fn platform_config_request_is_retried_too() {
         0 if seen.path.contains("/blobs/") => Reply::status(503).with("retry-after", "0"),
         _ => reply,
     });
-    let expected = Job::new(list).bundle(&to(&Fake::honest(content.clone()), &more));
-    assert_same(&Job::new(list).bundle(&to(&fake, &more)), &expected, "the bundle");
+    let expected = PackJob::new(list).packed(&to(&Fake::honest(content.clone()), &more));
+    assert_same(&PackJob::new(list).packed(&to(&fake, &more)), &expected, "the bundle");
     assert!(fake.seen_of("/blobs/").iter().any(|seen| seen.nth == 2), "asked, asked again, fetched");
 }
 
@@ -583,7 +534,11 @@ fn missing_images_and_files_are_reported_together() {
         "quay.io/a/tiny:1\nquay.io/a/tiny:2\nquay.io/b/other:1\nquay.io/a/tiny@{nothing}\n\
          https://dl.k8s.io/there\nhttps://dl.k8s.io/not-there\n"
     );
-    let finished = Job::new(&list).fails(&upstream.mirror_args(), 4, &["https://dl.k8s.io/not-there", "404"]);
+    let finished = PackJob::new(&list).fails_cleanly(
+        &upstream.mirror_args(),
+        4,
+        &["https://dl.k8s.io/not-there", "404"],
+    );
     for object in ["quay.io/a/tiny:2", "quay.io/b/other:1", &format!("quay.io/a/tiny@{nothing}")] {
         says(&finished, &[object, "404", "not found"]);
     }
@@ -601,7 +556,11 @@ fn unreachable_hosts_are_named() {
         "http://127.0.0.1:{port}/file\n127.0.0.1:{port}/image:1\nhttps://no-such-host.invalid/file\n\
          no-such-host.invalid/image:1\n"
     );
-    let finished = Job::new(&list).fails(&strings(&["--retries", "0"]), 4, &["no-such-host.invalid/image:1"]);
+    let finished = PackJob::new(&list).fails_cleanly(
+        &strings(&["--retries", "0"]),
+        4,
+        &["no-such-host.invalid/image:1"],
+    );
     for object in [
         format!("`http://127.0.0.1:{port}/file`"),
         format!("`127.0.0.1:{port}/image:1`"),
@@ -647,7 +606,7 @@ fn token_is_sent_to_its_registry_only() {
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
     own_addr.set(fake.addr()).expect("set once");
-    assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, "the bundle");
+    assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, "the bundle");
 
     let tokens = fake.seen_of("/token?");
     assert!(
@@ -720,10 +679,10 @@ fn refuses_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
     for blob in [&b"{}"[..], b"layer"] {
         content.blob(&name, &sha256(blob), blob);
     }
-    let job = Job::new(&format!("{name}:1\n"));
+    let job = PackJob::new(&format!("{name}:1\n"));
     let mut all = vec!["team/odd:1"];
     all.extend_from_slice(words);
-    job.fails(&to(&Fake::honest(content), &["--retries", "0"]), code, &all);
+    job.fails_cleanly(&to(&Fake::honest(content), &["--retries", "0"]), code, &all);
 }
 
 fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
@@ -804,10 +763,10 @@ fn nested_index_is_packed() {
     let directory = tempdir().expect("make a temporary directory");
     let images = vec![UpstreamImage::new("quay.io/nested:1", outer.clone())];
     let upstream = Upstream::start(directory.path(), images, Vec::new());
-    let job = Job::new("quay.io/nested:1\n");
+    let job = PackJob::new("quay.io/nested:1\n");
     let mut args = upstream.mirror_args();
     args.push("--json".to_owned());
-    let summary = job.run(&args).ok().json();
+    let summary = job.pack_with(&args).ok().json();
     assert_eq!(summary["blobs"], outer.blobs().len());
     assert_eq!(outer.root.media_type, OCI_INDEX);
     unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
@@ -839,9 +798,9 @@ fn image_wanted_by_one_entry_is_not_omitted_by_another() {
     let mut nested = Content::default();
     nested.image(&format!("{REGISTRY}/twice:1"), &outer);
     for (content, image) in [(twice, index), (nested, outer)] {
-        let job = Job::new(&format!("{REGISTRY}/twice:1\n"));
+        let job = PackJob::new(&format!("{REGISTRY}/twice:1\n"));
         let fake = Fake::honest(content);
-        let summary = job.run(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
+        let summary = job.pack_with(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
         assert_eq!(summary["blobs"], image.blobs().len(), "{summary}");
         unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
     }
@@ -856,9 +815,9 @@ fn file_that_is_also_a_manifest_leaves_following_files_intact() {
     content.file(&url("a"), manifest.clone());
     content.file(&url("b"), other.clone());
     let list = format!("{REGISTRY}/twice:1\n{} {}\n{}\n", url("a"), sha256(&manifest), url("b"));
-    let job = Job::new(&list);
-    job.bundle(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
-    let site = job.directory.path().join("site");
+    let job = PackJob::new(&list);
+    job.packed(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
+    let site = job.path("site");
     unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
     for (name, bytes) in [("a", manifest), ("b", other)] {
         let found = fs::read(site.join("files/k8s").join(FILES).join(name)).expect("an unpacked file");
@@ -879,8 +838,9 @@ fn manifest_limit_is_an_error_that_names_an_image_once() {
         content.manifest(&name, "1", OCI_MANIFEST, image.to_string().into_bytes());
         list += &[&name, ":1\n"].concat();
     }
-    let job = Job::new(&list);
-    let finished = job.fails(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
+    let job = PackJob::new(&list);
+    let finished =
+        job.fails_cleanly(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
     assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
 }
 
@@ -903,11 +863,11 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
         let short = &hex[..12];
         fs::write(&data, &flipped).expect("damage a layer");
         let words = ["quay.io/team/app:1", short, "sha256", hex, &sha256(&flipped)[7..]];
-        Job::new("quay.io/team/app:1\n").fails(&upstream.mirror_args(), 5, &words);
+        PackJob::new("quay.io/team/app:1\n").fails_cleanly(&upstream.mirror_args(), 5, &words);
         for (damaged, word) in [(&bytes[..last], "size"), (&[bytes, &b"more"[..]].concat(), "more than")] {
             fs::write(&data, damaged).expect("damage a layer");
             let words = ["quay.io/team/app:1", short, word];
-            let finished = Job::new("quay.io/team/app:1\n").run(&upstream.mirror_args());
+            let finished = PackJob::new("quay.io/team/app:1\n").pack_with(&upstream.mirror_args());
             // If parts are requested, the registry itself states that there are more bytes; they are correct
             // then.
             if damaged.len() > LARGE && finished.code == Some(0) {
@@ -917,7 +877,7 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
         }
         fs::write(&data, bytes).expect("repair the layer");
     }
-    Job::new("quay.io/team/app:1\n").bundle(&upstream.mirror_args());
+    PackJob::new("quay.io/team/app:1\n").packed(&upstream.mirror_args());
 }
 
 // ---- Deduplication
@@ -956,8 +916,8 @@ fn unpinned_file_equal_to_another_blob_is_stored_once() {
         });
         format!("{REGISTRY}/x:1\n{}", lines.collect::<String>())
     };
-    let pinned = Job::new(&list(&|_| true));
-    let summary = pinned.run(&args).ok().json();
+    let pinned = PackJob::new(&list(&|_| true));
+    let summary = pinned.pack_with(&args).ok().json();
     // Image: manifest, config, two layers. Files: their list, the empty config, `other`, `alone`.
     assert_eq!(summary["blobs"], 8, "{summary}");
     let of_image: usize = image.blobs().values().map(|bytes| bytes.len()).sum();
@@ -970,7 +930,7 @@ fn unpinned_file_equal_to_another_blob_is_stored_once() {
         assert!(summary["bytes"].as_u64() > Some(different as u64), "{summary}");
     };
     counted(&summary, different);
-    let unpinned = Job::new(&list(&|_| false)).run(&args).ok().json();
+    let unpinned = PackJob::new(&list(&|_| false)).pack_with(&args).ok().json();
     // Duplicates of unpinned files are known only after they were fetched.
     counted(&unpinned, of_image + of_files);
     assert_eq!(unpinned["bytes"], summary["bytes"]);
@@ -983,7 +943,7 @@ fn unpinned_file_equal_to_another_blob_is_stored_once() {
         for jobs in ["1", "8"] {
             let mut args = upstream.mirror_args();
             args.extend(strings(&["--jobs", jobs]));
-            assert_same(&Job::new(&list).bundle(&args), &bundle, what);
+            assert_same(&PackJob::new(&list).packed(&args), &bundle, what);
         }
     }
 }
@@ -1002,7 +962,7 @@ fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
     let lines = [("a", &layer), ("c", &other), ("d", &other)]
         .map(|(name, bytes)| format!("https://{FILES}/{name} {}\n", sha256(bytes)));
     let list = format!("{REGISTRY}/x:1\n{}", lines.concat());
-    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
     let chunked = Fake::start(content.clone(), move |seen, reply| {
         let unknown = seen.path.ends_with("/a") || seen.path.ends_with("/c");
         if unknown {
@@ -1011,7 +971,7 @@ fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
             reply
         }
     });
-    assert_same(&Job::new(&list).bundle(&to(&chunked, &[])), &honest, "sizes unknown");
+    assert_same(&PackJob::new(&list).packed(&to(&chunked, &[])), &honest, "sizes unknown");
 }
 
 #[test]
@@ -1028,7 +988,7 @@ fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
         false if seen.is_probe() => reply.with("content-range", "bytes 0-0/4999"),
         false => reply,
     });
-    let finished = Job::new(&list).run(&to(&fake, &[]));
+    let finished = PackJob::new(&list).pack_with(&to(&fake, &[]));
     assert!(matches!(finished.code, Some(0 | 5)), "{finished:#?}");
 }
 
@@ -1058,12 +1018,12 @@ fn huge_and_small_blobs_yield_one_bundle_with_any_number_of_connections() {
         .collect();
     files.push(UpstreamFile::new("https://dl.k8s.io/large", random_bytes(32, 30 << 20)).not_pinned());
     let upstream = Upstream::start(directory.path(), images, files.clone());
-    let job = Job::new(&format!("{}{}", upstream.images_list(), upstream.files_list()));
+    let job = PackJob::new(&format!("{}{}", upstream.images_list(), upstream.files_list()));
     let mut first: Option<Vec<u8>> = None;
     for jobs in ["8", "1", "2", "32"] {
         let mut args = upstream.mirror_args();
         args.extend(strings(&["--jobs", jobs]));
-        let bundle = job.bundle(&args);
+        let bundle = job.packed(&args);
         match &first {
             None => first = Some(bundle),
             Some(first) => assert_same(&bundle, first, jobs),
@@ -1098,7 +1058,7 @@ fn hundreds_of_tiny_blobs_are_packed() {
         .map(|jobs| {
             let mut args = upstream.mirror_args();
             args.extend(strings(&["--jobs", jobs]));
-            sha256(&Job::new("quay.io/many:1\n").bundle(&args))
+            sha256(&PackJob::new("quay.io/many:1\n").packed(&args))
         })
         .into();
     assert_eq!(bundles.len(), 1);
@@ -1114,7 +1074,7 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
         list += &[&url, " ", &sha256(&bytes), "\n"].concat();
         content.file(&url, bytes);
     }
-    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
     thread::scope(|scope| {
         for jobs in ["1", "2", "8"] {
             for ranges in [true, false] {
@@ -1124,7 +1084,7 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
                         let reply = if ranges { reply } else { content.answer(&without_range(seen)) };
                         Reply { pause: Duration::from_millis(15), ..reply }
                     });
-                    assert_same(&Job::new(list).bundle(&to(&fake, &["--jobs", jobs])), honest, jobs);
+                    assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), honest, jobs);
                 });
             }
         }
@@ -1149,17 +1109,17 @@ fn concurrent_packs_to_one_output_exclude_each_other() {
         }
         reply
     });
-    let job = Job::new(list);
-    let args = job.args(&to(&fake, &[]));
-    let first =
-        airbundle_command().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let job = PackJob::new(list);
+    let options = to(&fake, &[]);
+    let mut first = job.command(&options);
+    let first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start airbundle");
     wait_reached.recv().expect("the first one comes to its transfers");
     let out = job.output();
-    airbundle(&args).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
+    job.pack_with(&options).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
     assert!(!out.exists());
     drop(go);
     let output = first.wait_with_output().expect("wait for the first one");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_same(&fs::read(&out).expect("read the bundle"), bundle, "the bundle");
-    assert_eq!(job.left(), ["all.list", "out.tar.zst"]);
+    assert_eq!(job.file_names(), ["all.list", "out.tar.zst"]);
 }

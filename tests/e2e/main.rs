@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod pack_job;
 mod program;
 
 mod access;

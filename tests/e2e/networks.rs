@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle_command, run, unbundle};
+use crate::pack_job::{OUTPUT, PARTIAL, PackJob};
+use crate::program::{Finished, unbundle};
 use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::nginx::Nginx;
@@ -26,77 +27,26 @@ use crate::support::{random_bytes, sha256};
 const FILES: &str = "files.invalid";
 const REGISTRY: &str = "registry.invalid";
 
-/// A directory with a list and the output bundle.
-struct Job {
-    directory: TempDir,
-    environment: Vec<(&'static str, String)>,
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory, environment: Vec::new() }
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.environment.push((name, value.into()));
-        self
-    }
-
-    fn file(&self, name: &str, content: &str) -> String {
-        let path = self.directory.path().join(name);
-        fs::write(&path, content).expect("write a file");
-        path.to_str().expect("UTF-8").to_owned()
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.path().join("out.tar.zst")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = airbundle_command();
-        command
-            .arg("pack")
-            .arg(self.directory.path().join("all.list"))
-            .arg("-o")
-            .arg(self.output())
-            .args(args);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Finished {
-        run(&mut self.command(args))
-    }
-
-    /// Packs, without retries unless `args` set some, and asserts that the bundle is intact and has `blobs`.
+impl PackJob {
+    /// Packs, without retries unless `options` set some, and asserts that the bundle is intact and has `blobs`.
     #[track_caller]
-    fn packs(&self, args: &[&str], blobs: &[&[u8]]) -> Finished {
-        let retries: &[&str] = if args.contains(&"--retries") { &[] } else { &["--retries", "0"] };
-        let finished = self.run(&[retries, args].concat()).ok();
-        self.has(blobs);
+    fn packs(&self, options: &[&str], blobs: &[&[u8]]) -> Finished {
+        let retries: &[&str] = if options.contains(&"--retries") { &[] } else { &["--retries", "0"] };
+        let finished = self.pack_with(&[retries, options].concat()).ok();
+        self.assert_has(blobs);
         finished
     }
 
+    /// Asserts that the bundle is intact and has `blobs`.
     #[track_caller]
-    fn has(&self, blobs: &[&[u8]]) {
-        unbundle(["verify".as_ref(), self.output().as_os_str()]).ok();
-        let site = self.directory.path().join("site");
-        unbundle(["unpack".as_ref(), self.output().as_os_str(), site.as_os_str()]).ok();
-        let found: Vec<_> =
-            files_below(&site).iter().map(|path| fs::read(path).expect("read a file")).collect();
+    fn assert_has(&self, blobs: &[&[u8]]) {
+        unbundle(["verify", &self.text(OUTPUT)]).ok();
+        unbundle(["unpack", &self.text(OUTPUT), &self.text("site")]).ok();
+        let files = files_below(&self.path("site"));
+        let unpacked: Vec<_> = files.iter().map(|path| fs::read(path).expect("read a file")).collect();
         for blob in blobs {
-            assert!(found.iter().any(|bytes| bytes == blob), "no {}", sha256(blob));
+            assert!(unpacked.iter().any(|bytes| bytes == blob), "no {}", sha256(blob));
         }
-    }
-
-    /// Packs and asserts failure with this code and a line with all these words.
-    #[track_caller]
-    fn fails(&self, args: &[&str], code: i32, words: &[&str]) -> Finished {
-        let finished = self.run(args).failed(code, words);
-        assert!(!self.output().exists());
-        finished
     }
 }
 
@@ -176,7 +126,7 @@ fn mirrors_are_tried_in_order_until_one_has_the_blob() {
     for status in [401, 403, 404, 410, 429, 500, 503] {
         let bad = Fake::start(Content::default(), move |_, _| Reply::status(status).with("retry-after", "0"));
         let args = mirrors(&[bad.addr(), good.addr()]);
-        let job = Job::new(&line("x", &bytes));
+        let job = PackJob::new(&line("x", &bytes));
         let finished = job.packs(&words(&args), &[&bytes]);
         assert_eq!(bad.seen().len(), 1, "{status}");
         let told: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
@@ -187,7 +137,7 @@ fn mirrors_are_tried_in_order_until_one_has_the_blob() {
     }
     // The first mirror is the one that gets the requests.
     let unused = Fake::honest(content("x", &bytes));
-    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[good.addr(), unused.addr()])), &[&bytes]);
+    PackJob::new(&line("x", &bytes)).packs(&words(&mirrors(&[good.addr(), unused.addr()])), &[&bytes]);
     assert!(unused.seen().is_empty());
 }
 
@@ -198,13 +148,13 @@ fn origin_is_the_last_fallback_unless_disabled() {
     let origin = Web::start(root.path());
     let list = format!("{} {}\n", origin.url(&format!("{FILES}/x")), sha256(&bytes));
     let args = ["--mirror".to_owned(), format!("{}=http://{}", origin.addr(), dead())];
-    Job::new(&list).packs(&words(&args), &[&bytes]);
+    PackJob::new(&list).packs(&words(&args), &[&bytes]);
     let asked = origin.requests().len();
     assert!(asked > 0);
     let only = [&words(&args)[..], &["--mirrors-only", "--retries", "0"]].concat();
-    Job::new(&list).fails(&only, 4, &["no answer", "refused"]);
+    PackJob::new(&list).fails(&only, 4, &["no answer", "refused"]);
     let words = ["http://", "no mirror is named", "--mirrors-only"];
-    Job::new(&list).fails(&["--mirrors-only"], 4, &words);
+    PackJob::new(&list).fails(&["--mirrors-only"], 4, &words);
     assert_eq!(origin.requests().len(), asked);
 }
 
@@ -214,7 +164,7 @@ fn blob_unavailable_everywhere_fails_naming_all_endpoints() {
     let args = mirrors(&[first.addr(), second.clone()]);
     let args = [&words(&args)[..], &["--retries", "1"]].concat();
     let expected = ["/x`", "2 places", &first.addr(), "404", "not found", &second, "tried 2×", "refused"];
-    let finished = Job::new(&format!("{}\n", url("x"))).fails(&args, 4, &expected);
+    let finished = PackJob::new(&format!("{}\n", url("x"))).fails(&args, 4, &expected);
     assert_eq!(first.seen().len(), 1, "404 does not pass: {finished:#?}");
 }
 
@@ -230,7 +180,7 @@ fn unreachable_mirror_is_detected_once_and_not_per_blob() {
     let busy = Fake::start(Content::default(), |_, _| Reply::status(503));
     let good = Fake::honest(content);
     let args = mirrors(&[busy.addr(), good.addr()]);
-    let finished = Job::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
+    let finished = PackJob::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
     // Requests of the connections that were open at the same time.
     assert!(busy.seen().len() <= 4, "{}", busy.seen().len());
     assert_eq!(finished.stderr.matches("warning").count(), 1, "{finished:#?}");
@@ -252,7 +202,7 @@ fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
             reply
         });
         let args = [both(&lying.addr()), both(&honest.addr())].concat();
-        let finished = Job::new(&list).packs(&words(&args), &[&file, &image.manifest]);
+        let finished = PackJob::new(&list).packs(&words(&args), &[&file, &image.manifest]);
         assert!(
             finished.stderr.contains("warning") && finished.stderr.contains(&lying.addr()),
             "{finished:#?}"
@@ -260,7 +210,7 @@ fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
         // No other endpoint has it.
         let lying = both(&lying.addr());
         let args = [&words(&lying)[..], &["--mirrors-only"]].concat();
-        Job::new(&list).fails(&args, 5, &["sha256", "twice"]);
+        PackJob::new(&list).fails(&args, 5, &["sha256", "twice"]);
     }
 }
 
@@ -273,9 +223,9 @@ fn transfer_resumes_at_the_next_mirror_when_one_stops() {
     let next = Web::start(root.path());
     let args = mirrors(&[slow.addr(), next.addr()]);
     let args = [&words(&args)[..], &["--retries", "1", "--jobs", "1", "--json"]].concat();
-    let job = Job::new(&list);
+    let job = PackJob::new(&list);
     let child = job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    let bundle = job.directory.path().join("out.tar.zst.partial");
+    let bundle = job.path(PARTIAL);
     let start = Instant::now();
     while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 3 << 20 {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing comes");
@@ -286,7 +236,7 @@ fn transfer_resumes_at_the_next_mirror_when_one_stops() {
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stdout.matches(r#""event":"warning""#).count(), 1, "{stdout}");
-    job.has(&[&bytes]);
+    job.assert_has(&[&bytes]);
     let fetched: Vec<_> = next.requests().into_iter().filter_map(|request| request.range).collect();
     assert!(
         !fetched.iter().any(|range| range == "bytes=0-8388607"),
@@ -302,7 +252,7 @@ fn unpinned_file_is_never_assembled_from_two_endpoints() {
         Reply { cut, ..reply }
     });
     let whole = Fake::honest(content("x", &new));
-    let job = Job::new(&format!("{}\n", url("x")));
+    let job = PackJob::new(&format!("{}\n", url("x")));
     // The transfer fails for good if a retry makes no progress.
     let never = Fake::start(content("x", &old), |seen, reply| {
         if seen.range().is_some_and(|(first, _)| first > 0) {
@@ -314,7 +264,7 @@ fn unpinned_file_is_never_assembled_from_two_endpoints() {
     job.packs(&words(&mirrors(&[never.addr(), whole.addr()])), &[&new]);
     // A retry at the same endpoint resumes where the connection broke.
     let args = [mirrors(&[breaks.addr()]), vec!["--retries".into(), "1".into()]].concat();
-    Job::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
+    PackJob::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
 }
 
 #[test]
@@ -328,7 +278,7 @@ fn pinned_file_resumes_at_the_next_endpoint() {
         }
     });
     let whole = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
-    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[breaks.addr(), whole.addr()])), &[&bytes]);
+    PackJob::new(&line("x", &bytes)).packs(&words(&mirrors(&[breaks.addr(), whole.addr()])), &[&bytes]);
     let ranges: Vec<_> = whole.seen().iter().map(Seen::range).collect();
     assert!(matches!(ranges[..], [Some((first, 5_999_999))] if first > 4_000_000), "{ranges:?}");
 }
@@ -341,7 +291,7 @@ fn mirror_with_a_truncated_file_is_named() {
     let args = mirrors(&[short.addr(), whole.addr()]);
     // The bundle states sizes before contents, and the truncated copy is consistent in itself.
     let words = ["2 places", &short.addr(), "sha256", &whole.addr(), "300000"];
-    Job::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
+    PackJob::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
 }
 
 #[test]
@@ -354,7 +304,7 @@ fn mirrors_file_serves_images_and_files_by_longest_prefix() {
     fs::write(root.path().join(FILES).join("y"), &other).expect("write a file");
     let web = Web::start(root.path());
     let list = format!("{}{}{REGISTRY}/team/app:1\n", line("org/x", &file), line("y", &other));
-    let job = Job::new(&list);
+    let job = PackJob::new(&list);
     let text = format!(
         r#"
 unqualified-search-registries = ["docker.io"]
@@ -380,16 +330,16 @@ location = "{web}/{FILES}/org"
         registry = registry.addr(),
         web = web.addr(),
     );
-    let conf = job.file("registries.conf", &text);
+    let conf = job.write("registries.conf", &text);
     job.packs(&["--registries-conf", &conf], &[&file, &other, &image.manifest]);
     let asked = web.requests().len();
-    let of_environment = Job::new(&list).with("CONTAINERS_REGISTRIES_CONF", &conf);
+    let of_environment = PackJob::new(&list).env("CONTAINERS_REGISTRIES_CONF", &conf);
     of_environment.packs(&[], &[&file]);
     assert!(web.requests().len() > asked);
-    let blocked = job.file("blocked.conf", &format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
+    let blocked = job.write("blocked.conf", &format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
     fs::remove_file(job.output()).expect("remove the bundle");
     job.fails(&["--registries-conf", &blocked, "--retries", "0"], 4, &["/org/x`", "blocked", FILES]);
-    let broken = job.file("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
+    let broken = job.write("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
     job.fails(&["--registries-conf", &broken], 2, &["broken.conf", "line 2", "locatoin"]);
     job.fails(&["--registries-conf", "/nowhere.conf"], 6, &["/nowhere.conf"]);
 }
@@ -399,10 +349,10 @@ fn tag_only_mirror_is_not_used_for_layers() {
     let mut content = Content::default();
     content.image(&format!("{REGISTRY}/app:1"), &image(13, 1000));
     let fake = Fake::honest(content);
-    let job = Job::new(&format!("{REGISTRY}/app:1\n"));
+    let job = PackJob::new(&format!("{REGISTRY}/app:1\n"));
     let conf = |what: &str| {
         let mirror = format!("location = \"{}/{REGISTRY}\"\npull-from-mirror = \"{what}\"", fake.addr());
-        job.file(
+        job.write(
             "mirrors.conf",
             &format!("[[registry]]\nprefix = \"{REGISTRY}\"\n[[registry.mirror]]\n{mirror}\n"),
         )
@@ -426,7 +376,7 @@ fn nginx_proxy_in_front_of_a_registry_works_as_a_mirror() {
         &format!("location /v2/hub/ {{ proxy_pass http://{}/v2/; proxy_buffering off; }}", registry.addr()),
     );
     let location = format!("{REGISTRY}/team=http://{}/hub/team", nginx.addr());
-    let job = Job::new(&format!("{REGISTRY}/team/app:1\n"));
+    let job = PackJob::new(&format!("{REGISTRY}/team/app:1\n"));
     job.packs(&["--mirror", &location, "--mirrors-only"], &[&image.manifest]);
     assert!(nginx.stop().iter().all(|request| request.path.starts_with("/v2/hub/team/app/")));
 }
@@ -446,19 +396,19 @@ fn private_ca_is_trusted_when_named() {
     let list = format!("https://{}/x {}\n", nginx.addr(), sha256(b"hello"));
 
     let start = Instant::now();
-    Job::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
+    PackJob::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
     assert!(start.elapsed() < Duration::from_secs(5), "that does not pass, and is not tried again");
-    Job::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
+    PackJob::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
     let other = Authority::new().file(directory.path(), "other.pem");
     let both =
         format!("{}{}", fs::read_to_string(other).expect("read"), fs::read_to_string(ca).expect("read"));
-    let job = Job::new(&list);
-    let both = job.file("both.pem", &both);
+    let job = PackJob::new(&list);
+    let both = job.write("both.pem", &both);
     job.packs(&["--ca-file", &both], &[b"hello"]);
-    Job::new(&list).with("SSL_CERT_FILE", ca).packs(&[], &[b"hello"]);
+    PackJob::new(&list).env("SSL_CERT_FILE", ca).packs(&[], &[b"hello"]);
 
-    let garbage = Job::new(&list);
-    let path = garbage.file("garbage.pem", "garbage");
+    let garbage = PackJob::new(&list);
+    let path = garbage.write("garbage.pem", "garbage");
     garbage.fails(&["--ca-file", &path], 2, &["garbage.pem", "BEGIN CERTIFICATE"]);
     garbage.fails(&["--ca-file", "/nowhere.pem"], 6, &["/nowhere.pem"]);
 }
@@ -474,7 +424,7 @@ fn invalid_certificates_are_explained() {
     for (pair, words) in [(named, ["another host", "elsewhere.invalid"]), (expired, ["expired", "clock"])] {
         let nginx = Nginx::start(Some(&pair), HELLO);
         let list = format!("https://{}/x\n", nginx.addr());
-        Job::new(&list).fails(&args, 4, &[words[0], words[1], &nginx.addr()]);
+        PackJob::new(&list).fails(&args, 4, &[words[0], words[1], &nginx.addr()]);
     }
 }
 
@@ -485,11 +435,11 @@ fn system_without_cas_supports_plain_http_and_explains_https() {
     fs::write(&none, "").expect("write a file");
     let none = none.to_str().expect("UTF-8").to_owned();
     let plain = Fake::honest(content("x", b"hello"));
-    let job = Job::new(&line("x", b"hello")).with("SSL_CERT_FILE", &none);
+    let job = PackJob::new(&line("x", b"hello")).env("SSL_CERT_FILE", &none);
     job.packs(&words(&mirrors(&[plain.addr()])), &[b"hello"]);
     let pair = Authority::new().server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
-    let job = Job::new(&format!("https://{}/x\n", nginx.addr())).with("SSL_CERT_FILE", &none);
+    let job = PackJob::new(&format!("https://{}/x\n", nginx.addr())).env("SSL_CERT_FILE", &none);
     job.fails(&[], 4, &["no authorities at all", "ca-certificates", "--ca-file"]);
 }
 
@@ -510,13 +460,17 @@ fn client_certificate_is_presented_to_its_host_only() {
     let show = |pair: &crate::support::tls::Pair| {
         format!("{}={},{}", nginx.addr(), pair.certificate.display(), pair.key.display())
     };
-    Job::new(&list).fails(&ca_args, 4, &["400", "--client-cert"]);
-    Job::new(&list).packs(&[&ca_args[..], &["--client-cert", &show(&client)]].concat(), &[b"hello"]);
+    PackJob::new(&list).fails(&ca_args, 4, &["400", "--client-cert"]);
+    PackJob::new(&list).packs(&[&ca_args[..], &["--client-cert", &show(&client)]].concat(), &[b"hello"]);
     // nginx reports an unknown client certificate with another page.
-    Job::new(&list).fails(&[&ca_args[..], &["--client-cert", &show(&stranger)]].concat(), 4, &["/x`", "400"]);
+    PackJob::new(&list).fails(
+        &[&ca_args[..], &["--client-cert", &show(&stranger)]].concat(),
+        4,
+        &["/x`", "400"],
+    );
     let mixed = format!("{}={},{}", nginx.addr(), client.certificate.display(), stranger.key.display());
     let mixed = [&ca_args[..], &["--client-cert", &mixed]].concat();
-    Job::new(&list).fails(&mixed, 2, &["packer.crt", "does not belong"]);
+    PackJob::new(&list).fails(&mixed, 2, &["packer.crt", "does not belong"]);
 
     assert!(nginx.stop().iter().any(|request| request.client == "CN=packer" && request.status == 200));
     let elsewhere = other.stop();
@@ -542,7 +496,7 @@ fn small_objects_use_http_2_and_large_blobs_do_not() {
     }
     // `--platform` makes `pack` request configs too.
     let args = ["--ca-file", ca.to_str().expect("UTF-8"), "--platform", "linux/amd64"];
-    Job::new(&list).packs(&args, &[]);
+    PackJob::new(&list).packs(&args, &[]);
     let log = nginx.stop();
     let (manifests, blobs): (Vec<_>, Vec<_>) =
         log.iter().partition(|request| request.path.contains("/manifests/"));
@@ -567,7 +521,7 @@ fn proxy_from_the_environment_is_used_for_http_and_https() {
     let https = format!("https://{}/x {}\n", secure.addr(), sha256(b"hello"));
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
         let proxy = Proxy::start();
-        Job::new(&http).with(name, format!("http://{}", proxy.addr())).packs(&[], &[b"hello"]);
+        PackJob::new(&http).env(name, format!("http://{}", proxy.addr())).packs(&[], &[b"hello"]);
         assert!(
             proxy.requests().iter().any(|request| request.contains(&plain.addr())),
             "{name}: {:?}",
@@ -576,18 +530,18 @@ fn proxy_from_the_environment_is_used_for_http_and_https() {
     }
     for name in ["HTTPS_PROXY", "https_proxy"] {
         let proxy = Proxy::start();
-        Job::new(&https).with(name, format!("http://{}", proxy.addr())).packs(&ca_args, &[b"hello"]);
+        PackJob::new(&https).env(name, format!("http://{}", proxy.addr())).packs(&ca_args, &[b"hello"]);
         let tunnel = format!("CONNECT {}", secure.addr());
         assert!(proxy.requests().contains(&tunnel), "{name}: {:?}", proxy.requests());
     }
     let proxy = Proxy::start();
     let via = format!("http://{}", proxy.addr());
     for exception in ["127.0.0.1", "127.0.0.0/8", "*", "elsewhere.invalid, 127.0.0.1"] {
-        let job = Job::new(&http).with("HTTP_PROXY", &via).with("NO_PROXY", exception);
+        let job = PackJob::new(&http).env("HTTP_PROXY", &via).env("NO_PROXY", exception);
         job.packs(&[], &[b"hello"]);
     }
     let by_name = http.replace("127.0.0.1", "localhost");
-    Job::new(&by_name).with("HTTP_PROXY", &via).with("no_proxy", "localhost").packs(&[], &[b"hello"]);
+    PackJob::new(&by_name).env("HTTP_PROXY", &via).env("no_proxy", "localhost").packs(&[], &[b"hello"]);
     assert_eq!(proxy.requests(), [""; 0]);
 }
 
@@ -601,7 +555,8 @@ fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
     let (secure, plain) = (Nginx::start(Some(&pair), HELLO), Nginx::start(None, HELLO));
     let proxy = Proxy::start_with("BasicAuth packer s3cret");
     for list in [format!("http://{}/x\n", plain.addr()), format!("https://{}/x\n", secure.addr())] {
-        let via = |user: &str, addr: &str| Job::new(&list).with("ALL_PROXY", format!("http://{user}{addr}"));
+        let via =
+            |user: &str, addr: &str| PackJob::new(&list).env("ALL_PROXY", format!("http://{user}{addr}"));
         via("packer:s3cret@", &proxy.addr()).packs(&ca_args, &[b"hello"]);
         via("", &proxy.addr()).fails(&ca_args, 4, &["the proxy wants a user", "HTTPS_PROXY="]);
         // This response does not reveal that the proxy refused.
@@ -637,7 +592,8 @@ fn retry_after_is_honored_as_seconds_and_as_date() {
                 if let Some(date) = date { busy.with("date", date) } else { busy }
             });
             let args = mirrors(&[fake.addr()]);
-            let finished = Job::new(&line("x", &bytes)).run(&[&words(&args)[..], &["--json"]].concat()).ok();
+            let finished =
+                PackJob::new(&line("x", &bytes)).pack_with(&[&words(&args)[..], &["--json"]].concat()).ok();
             let waits = waits(&finished);
             assert!(waits.len() == 1 && (least..most).contains(&waits[0]), "{status} {header}: {waits:?}");
             let seen = fake.seen();
@@ -657,7 +613,7 @@ fn retry_after_is_capped_at_two_minutes_and_the_run_timeout() {
                 .with("ratelimit-remaining", "0;w=21600")
         });
         let args = mirrors(&[fake.addr()]);
-        let job = Job::new(&format!("{}\n", url("x")));
+        let job = PackJob::new(&format!("{}\n", url("x")));
         let start = Instant::now();
         let finished = job.fails(
             &[&words(&args)[..], &["--json", "--timeout", "5s"]].concat(),
@@ -680,7 +636,7 @@ fn permanent_errors_are_not_retried() {
         let fake = Fake::start(Content::default(), move |_, _| Reply::status(status));
         let args = [mirrors(&[fake.addr()]), mirror(REGISTRY, &fake.addr()).to_vec()].concat();
         let list = format!("{}\n{REGISTRY}/app:1\n", url("x"));
-        Job::new(&list).fails(&words(&args), 4, &["/x`", &status.to_string()]);
+        PackJob::new(&list).fails(&words(&args), 4, &["/x`", &status.to_string()]);
         assert_eq!(fake.seen().len(), 2, "{status}");
     }
 }
@@ -689,8 +645,8 @@ fn permanent_errors_are_not_retried() {
 fn retry_delays_grow_and_are_jittered() {
     let fake = Fake::start(Content::default(), |_, _| Reply::status(503));
     let args = mirrors(&[fake.addr()]);
-    let finished = Job::new(&format!("{}\n", url("x")))
-        .run(&[&words(&args)[..], &["--json", "--retries", "2"]].concat());
+    let finished = PackJob::new(&format!("{}\n", url("x")))
+        .pack_with(&[&words(&args)[..], &["--json", "--retries", "2"]].concat());
     let waits = waits(&finished.failed(4, &["503"]));
     assert_eq!(waits.len(), 2);
     assert!((0.3..0.7).contains(&waits[0]) && (0.7..1.3).contains(&waits[1]), "{waits:?}");
@@ -707,9 +663,9 @@ fn stalled_transfer_is_detected_and_resumed() {
     });
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
-    let job = Job::new(&line("x", &bytes));
-    job.run(&[&words(&args)[..], &["--idle-timeout", "1s"]].concat()).ok();
-    job.has(&[&bytes]);
+    let job = PackJob::new(&line("x", &bytes));
+    job.pack_with(&[&words(&args)[..], &["--idle-timeout", "1s"]].concat()).ok();
+    job.assert_has(&[&bytes]);
     assert!(start.elapsed() < Duration::from_secs(20));
     let resumed =
         fake.seen().into_iter().filter_map(|seen| seen.range()).any(|(first, _)| first == 1_500_000);
@@ -725,13 +681,13 @@ fn trickling_transfer_is_resumed_or_fails() {
             if slow { Reply { pause: Duration::from_millis(100), step: 10, ..reply } } else { reply }
         });
         let args = mirrors(&[fake.addr()]);
-        let job = Job::new(&line("x", &bytes));
+        let job = PackJob::new(&line("x", &bytes));
         let args = [&words(&args)[..], &["--idle-timeout", "700ms", "--retries", "1"]].concat();
         if always {
             job.fails(&args, 4, &["almost nothing", "tried 2×", "--idle-timeout"]);
         } else {
-            job.run(&args).ok();
-            job.has(&[&bytes]);
+            job.pack_with(&args).ok();
+            job.assert_has(&[&bytes]);
         }
     }
 }
@@ -745,7 +701,7 @@ fn unresponsive_server_times_out() {
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
     let args = [&words(&args)[..], &["--idle-timeout", "300ms", "--retries", "1"]].concat();
-    Job::new(&line("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
+    PackJob::new(&line("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
@@ -756,7 +712,11 @@ fn connect_timeout_is_enforced() {
     let addr = silent.local_addr().expect("find a free port");
     let start = Instant::now();
     let args = ["--connect-timeout", "300ms", "--retries", "0"];
-    Job::new(&format!("https://{addr}/x\n")).fails(&args, 4, &["no answer", &addr.to_string(), "timed out"]);
+    PackJob::new(&format!("https://{addr}/x\n")).fails(
+        &args,
+        4,
+        &["no answer", &addr.to_string(), "timed out"],
+    );
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
@@ -767,7 +727,7 @@ fn run_timeout_is_enforced() {
         Fake::start(content("x", &bytes), |_, reply| Reply { pause: Duration::from_millis(10), ..reply });
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
-    let job = Job::new(&line("x", &bytes));
+    let job = PackJob::new(&line("x", &bytes));
     job.fails(
         &[&words(&args)[..], &["--timeout", "1s", "--jobs", "2"]].concat(),
         4,
@@ -782,7 +742,7 @@ fn slow_link_is_not_a_stall() {
     let root = web_root("x", &bytes);
     let web = Web::start_with(root.path(), "limit_rate 20k;");
     let args = mirrors(&[web.addr()]);
-    Job::new(&line("x", &bytes))
+    PackJob::new(&line("x", &bytes))
         .packs(&[&words(&args)[..], &["--idle-timeout", "1500ms"]].concat(), &[&bytes]);
 }
 
@@ -796,14 +756,14 @@ fn redirects_keep_the_range_header_and_a_chunked_response_disables_parts() {
     let fake = Fake::start(content("x", &bytes), move |seen, _| {
         Reply::redirect(&format!("http://{there}{}", seen.path))
     });
-    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
+    PackJob::new(&line("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
     let ranges: Vec<_> = storage.seen().iter().filter_map(Seen::range).collect();
     assert!(ranges.iter().any(|(first, _)| *first == 8 << 20), "{ranges:?}");
     let endless = Fake::start(content("x", &bytes), |_, _| Reply {
         framing: Framing::Chunked,
         ..Reply::redirect("x?")
     });
-    Job::new(&line("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
+    PackJob::new(&line("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
 }
 
 #[test]
@@ -839,10 +799,10 @@ fn connections_per_host_are_limited() {
     let nginx = Nginx::start_with("limit_conn_zone $server_port zone=all:1m;", None, &directives);
     let mirrors = [FILES, REGISTRY].map(|host| format!("{host}=http://{}", nginx.addr()));
     let args = ["--mirror", &mirrors[0], "--mirror", &mirrors[1], "--mirrors-only", "--jobs", "8"];
-    let job = Job::new(&list);
+    let job = PackJob::new(&list);
     let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
     job.packs(&[&args[..], &["--jobs-per-host", "2"]].concat(), &blobs);
     fs::remove_file(job.output()).expect("remove the bundle");
-    let finished = job.run(&[&args[..], &["--retries", "0"]].concat());
+    let finished = job.pack_with(&[&args[..], &["--retries", "0"]].concat());
     assert_eq!(finished.code, Some(4), "eight are too many, so that the limit was looked at: {finished:#?}");
 }

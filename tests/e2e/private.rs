@@ -17,7 +17,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle_command};
+use crate::pack_job::{PARTIAL, PackJob, SPOOL};
+use crate::program::Finished;
 use crate::secure::TlsFake;
 use crate::support::fake::{Content, Fake, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -44,29 +45,24 @@ fn forms(secret: &str) -> Vec<String> {
     vec![plain, query, STANDARD.encode(secret), basic(USER, secret), URL_SAFE_NO_PAD.encode(secret)]
 }
 
-/// A directory to pack in, which is also `$HOME`.
-struct Job {
-    directory: TempDir,
+/// A [`PackJob`] whose directory is also `$HOME`, and the secrets that must not appear in its output.
+struct PrivateJob {
+    pack: PackJob,
     secrets: Vec<String>,
 }
 
-impl Job {
+impl PrivateJob {
     fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory, secrets: forms(PASSWORD) }
+        Self { pack: PackJob::new(list), secrets: forms(PASSWORD) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.pack.path(name)
     }
 
     /// Writes a file into `$HOME`.
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
-        fs::write(&path, text).expect("write a file");
-        path
+        self.pack.write(name, text).into()
     }
 
     /// Writes `~/.docker/config.json` with this entry for `host`.
@@ -81,11 +77,9 @@ impl Job {
     }
 
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = airbundle_command();
-        command.arg("pack").arg(self.path("all.list")).arg("-o").arg(self.path("out.tar.zst"));
-        command.arg("--write-lock").arg(self.path("airbundle.lock.json"));
+        let mut command = self.pack.command(&["--write-lock", &self.pack.text("airbundle.lock.json")]);
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
-        command.args(more).env("HOME", self.directory.path()).env("PATH", path);
+        command.args(more).env("HOME", self.path("")).env("PATH", path);
         command
     }
 
@@ -106,14 +100,14 @@ impl Job {
         let text = |bytes| String::from_utf8(bytes).expect("the programs print UTF-8");
         let finished =
             Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-        let bundle = self.path("out.tar.zst");
+        let bundle = self.pack.output();
         let content =
             if bundle.exists() { run(Command::new("zstd").arg("-dcq").arg(&bundle)).stdout } else { vec![] };
         for secret in &self.secrets {
             assert!(!finished.stdout.contains(secret) && !finished.stderr.contains(secret), "{finished:#?}");
             let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!found, "a secret in the bundle");
-            for left in ["airbundle.lock.json", "out.tar.zst.partial", "out.tar.zst.partial.spool"] {
+            for left in ["airbundle.lock.json", PARTIAL, SPOOL] {
                 let bytes = fs::read(self.path(left)).unwrap_or_default();
                 let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
                 assert!(!found, "a secret in {left}");
@@ -128,7 +122,7 @@ impl Job {
     /// Packs without leftovers of an earlier run, and asserts success.
     #[track_caller]
     fn packs(&self, more: &[&str]) -> Finished {
-        let _ = fs::remove_file(self.path("out.tar.zst")); // there may be none yet
+        let _ = fs::remove_file(self.pack.output()); // there may be none yet
         self.run(more).ok()
     }
 }
@@ -191,7 +185,7 @@ fn htpasswd() -> Vec<u8> {
 #[test]
 fn private_registry_accepts_logins_from_every_credential_source() {
     let registry = Private::with_htpasswd();
-    let job = Job::new(&registry.list());
+    let job = PrivateJob::new(&registry.list());
     let entry = json!({ "auth": basic(USER, PASSWORD) });
     let hint = format!("docker login {}", registry.addr);
     job.run(&[]).failed(4, &["team/app:1", "401", "asked without credentials", &hint]);
@@ -232,8 +226,8 @@ fn private_registry_accepts_logins_from_every_credential_source() {
 #[test]
 fn password_on_stdin_applies_to_one_registry() {
     let (registry, other) = (Private::with_htpasswd(), Private::with_htpasswd());
-    let job = Job::new(&registry.list());
-    let run = |job: &Job, more: &[&str], stdin: &str| {
+    let job = PrivateJob::new(&registry.list());
+    let run = |job: &PrivateJob, more: &[&str], stdin: &str| {
         let mut args = vec!["--username", USER, "--password-stdin"];
         args.extend_from_slice(more);
         job.run_with(job.command(&args), stdin)
@@ -248,7 +242,7 @@ fn password_on_stdin_applies_to_one_registry() {
     run(&job, &["--registry", &other.addr], PASSWORD).failed(2, &["--registry", "come from", &registry.addr]);
     job.run(&["--username", USER]).failed(2, &["--password-stdin"]);
 
-    let both = Job::new(&(registry.list() + &other.list()));
+    let both = PrivateJob::new(&(registry.list() + &other.list()));
     run(&both, &[], PASSWORD).failed(2, &["2 registries", "--registry HOST", &registry.addr, &other.addr]);
     both.docker(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     run(&both, &["--registry", &registry.addr], PASSWORD).ok();
@@ -261,7 +255,10 @@ fn password_on_stdin_applies_to_one_registry() {
 #[test]
 fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
     let registry = Private::with_htpasswd();
-    let job = Job { secrets: forms("wr0ng-secret"), ..Job::new(&format!("{}/team/app:1\n", registry.addr)) };
+    let job = PrivateJob {
+        secrets: forms("wr0ng-secret"),
+        ..PrivateJob::new(&format!("{}/team/app:1\n", registry.addr))
+    };
     let file = job.docker(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
     let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
     job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
@@ -274,7 +271,7 @@ fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
 #[test]
 fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
     let registry = Private::with_htpasswd();
-    let job = Job::new(&registry.list());
+    let job = PrivateJob::new(&registry.list());
     let answer = |password: &str| {
         let json = json!({ "ServerURL": registry.addr, "Username": USER, "Secret": password }).to_string();
         format!("read server; echo \"$1 $server\" >>\"$HOME/calls\"; cat <<'END'\n{json}\nEND")
@@ -316,7 +313,7 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
 #[test]
 fn missing_or_broken_helper_is_named_without_leaking_its_output() {
     let registry = Private::with_htpasswd();
-    let job = Job::new(&registry.list());
+    let job = PrivateJob::new(&registry.list());
     let config = |name: &str| job.write(".docker/config.json", json!({ "credsStore": name }).to_string());
     job.helper("failing", &format!("echo '{PASSWORD}'; echo '{PASSWORD}' >&2; exit 3"));
     job.helper("garbage", &format!("echo '{PASSWORD}'"));
@@ -431,12 +428,12 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
 fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     let tokens = TokenServer::start();
     let registry = tokens.registry();
-    let mut job = Job::new(&registry.list());
+    let mut job = PrivateJob::new(&registry.list());
     job.secrets.extend(forms(IDENTITY));
     // Anonymous: one of the two repositories.
     let finished = job.run(&[]).failed(4, &["team/app:1", "401", "without credentials"]);
     assert!(!finished.stderr.contains("team/other"), "{finished:#?}");
-    let public = Job::new(&format!("{}/team/other:1\n", registry.addr));
+    let public = PrivateJob::new(&format!("{}/team/other:1\n", registry.addr));
     public.packs(&[]);
 
     job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
@@ -451,7 +448,7 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     // A rejected credential, echoed in the error text.
     for entry in [json!({ "auth": basic(USER, "wrong-secret") }), json!({ "identitytoken": "wrong-secret" })]
     {
-        let job = Job { secrets: forms("wrong-secret"), ..Job::new(&registry.list()) };
+        let job = PrivateJob { secrets: forms("wrong-secret"), ..PrivateJob::new(&registry.list()) };
         job.docker(&registry.addr, &entry);
         job.run(&["--retries", "3"]).failed(4, &["/token", "401", "the credentials of", "config.json"]);
     }
@@ -460,7 +457,7 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
 #[test]
 fn password_only_registry_is_not_sent_an_identity_token() {
     let registry = Private::with_htpasswd();
-    let job = Job { secrets: forms(IDENTITY), ..Job::new(&registry.list()) };
+    let job = PrivateJob { secrets: forms(IDENTITY), ..PrivateJob::new(&registry.list()) };
     job.docker(&registry.addr, &json!({ "identitytoken": IDENTITY }));
     job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
 }
@@ -491,7 +488,7 @@ fn credentials_apply_by_namespace_and_tokens_by_repository() {
         header.is_some_and(|header| header == format!("Basic {}", basic(team, PASSWORD)))
     };
     let fake = guarded("Basic realm=\"x\"", users, |_, reply| reply);
-    let job = Job::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr()));
+    let job = PrivateJob::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr()));
     let entry = |user: &str| json!({ "auth": basic(user, PASSWORD) });
     let auths = json!({ "auths": {
         format!("{}/team/a", fake.addr()): entry("a"),
@@ -516,7 +513,7 @@ fn credentials_apply_by_namespace_and_tokens_by_repository() {
             None => reply,
         },
     );
-    Job::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr())).packs(&[]);
+    PrivateJob::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr())).packs(&[]);
     assert_eq!(fake.seen_of("/token").len(), 2);
 }
 
@@ -525,7 +522,10 @@ fn registry_token_of_the_auth_file_is_sent_verbatim() {
     let accept = |seen: &Seen| seen.header("authorization") == Some("Bearer dir3ct-token");
     for challenge in ["Bearer realm=\"http://{host}/token\"", "Basic realm=\"x\""] {
         let fake = guarded(challenge, accept, |_, reply| reply);
-        let job = Job { secrets: forms("dir3ct-token"), ..Job::new(&format!("{}/team/a:1\n", fake.addr())) };
+        let job = PrivateJob {
+            secrets: forms("dir3ct-token"),
+            ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr()))
+        };
         job.docker(&fake.addr(), &json!({ "registrytoken": "dir3ct-token" }));
         job.packs(&[]);
         assert!(fake.seen_of("/token").is_empty());
@@ -570,7 +570,7 @@ fn expiring_token_is_renewed_before_stated_expiry_or_after_rejection() {
         for expires in [Some(1), None] {
             scope.spawn(move || {
                 let (fake, refused) = short_lived(expires);
-                let mut job = Job::new(&format!("{}/team/long:1\n", fake.addr()));
+                let mut job = PrivateJob::new(&format!("{}/team/long:1\n", fake.addr()));
                 job.secrets.push("tok3n-".to_owned());
                 job.docker(&fake.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
                 job.packs(&["--jobs", "1", "--retries", "0"]);
@@ -602,7 +602,7 @@ fn one_token_request_serves_many_connections() {
         let is_known = seen.header("authorization") == Some("Bearer tok");
         if is_known { reply } else { Reply::status(401).with("www-authenticate", &realm) }
     });
-    Job::new(&format!("{}/team/many:1\n", fake.addr())).packs(&["--jobs", "16"]);
+    PrivateJob::new(&format!("{}/team/many:1\n", fake.addr())).packs(&["--jobs", "16"]);
     assert_eq!(fake.seen_of("/token").len(), 1);
 }
 
@@ -615,7 +615,8 @@ fn rejected_renewed_token_is_an_error_and_no_loop() {
             if seen.path.starts_with("/token") { Reply::ok(br#"{"token":"n0-use"}"#) } else { reply }
         },
     );
-    let job = Job { secrets: forms("n0-use"), ..Job::new(&format!("{}/team/a:1\n", fake.addr())) };
+    let job =
+        PrivateJob { secrets: forms("n0-use"), ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr())) };
     job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "asked without credentials"]);
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
@@ -666,7 +667,7 @@ fn credentials_are_never_sent_to_a_redirect_target() {
                     if redirected { Reply::redirect(&format!("http://{target}{}", seen.path)) } else { reply }
                 },
             );
-            let mut job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+            let mut job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
             job.secrets.extend(tokens.clone());
             job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
             job.packs(&[]);
@@ -690,7 +691,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
             if path.contains("/blobs/") { Reply::redirect(&format!("https://{target}{path}")) } else { reply }
         },
     );
-    let job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+    let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
     job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     job.packs(&["--insecure-registry", &registry.addr()]);
     received_nothing(&[&other.fake], &job.secrets);
@@ -708,7 +709,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
             reply
         }
     });
-    let job = Job::new(&format!("{}/team/a:1\n", registry.addr));
+    let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr));
     job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from https to http"]);
     assert!(plain.seen().is_empty());
@@ -731,7 +732,7 @@ fn redirect_target_cannot_request_credentials() {
                 }
             },
         );
-        let job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+        let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
         job.write(
             ".docker/config.json",
             json!({ "auths": {
@@ -762,7 +763,7 @@ fn token_server_cannot_redirect_a_password_or_identity_token() {
                     Reply { status, ..Reply::redirect(&format!("http://{addr}/stolen?{}", seen.path)) }
                 },
             );
-            let mut job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+            let mut job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
             job.secrets.extend(forms(IDENTITY));
             job.docker(&registry.addr(), &entry);
             job.run(&["--retries", "0"]);
@@ -784,7 +785,7 @@ fn credentials_are_not_sent_over_plain_http_unless_allowed() {
     let origin = Fake::start_at(&format!("{address}:0"), Content::default(), |_, _| {
         Reply::status(401).with("www-authenticate", "Basic realm=\"x\"")
     });
-    let job = Job::new("quay.io/team/a:1\n");
+    let job = PrivateJob::new("quay.io/team/a:1\n");
     job.docker(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     let mirror = format!("quay.io=http://{}", origin.addr());
     let words = ["quay.io/team/a:1", "plain http", "config.json", "--insecure-registry", &origin.addr()];
@@ -800,11 +801,11 @@ fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let accept = move |seen: &Seen| seen.header("authorization") == Some(&mine);
     let mirror = guarded("Basic realm=\"x\"", accept, |_, reply| reply);
     let url = format!("quay.io=http://{}", mirror.addr());
-    let job = Job::new("quay.io/team/a:1\n");
+    let job = PrivateJob::new("quay.io/team/a:1\n");
     job.docker("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
     let words = ["401", "asked without credentials", &format!("docker login {}", mirror.addr())];
     job.run(&["--mirror", &url]).failed(4, &words);
-    let origin = Job { secrets: forms("0rigin-only"), ..Job::new("") };
+    let origin = PrivateJob { secrets: forms("0rigin-only"), ..PrivateJob::new("") };
     received_nothing(&[&mirror], &origin.secrets);
     let entry = |user: &str, password: &str| json!({ "auth": basic(user, password) });
     let auths = json!({ "quay.io": entry(USER, "0rigin-only"), mirror.addr(): entry("mirror", PASSWORD) });
@@ -838,7 +839,7 @@ fn netrc_credentials_are_sent_to_their_host_only() {
         Reply::redirect(&format!("http://{addr}{}", seen.path))
     });
     let url = format!("https://files.example/private/tool {}\n", sha256(&bytes));
-    let job = Job::new(&url);
+    let job = PrivateJob::new(&url);
     let mirror = format!("files.example=http://{}", server.addr());
     job.run(&["--mirror", &mirror]).failed(4, &["/private/tool", "401"]);
     // `default` of the netrc does not apply, and the origin's entry does not apply to its mirror.

@@ -1,4 +1,4 @@
-//! The two programs under test, and [`PackJob`], a list and the bundle that is packed from it.
+//! The two programs under test.
 
 use std::ffi::OsStr;
 use std::path::Path;

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle};
+use crate::pack_job::{LIST, PackJob};
+use crate::program::Finished;
 use crate::support::fake::{Content, Fake, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::process::{Daemon, run};
@@ -92,63 +93,55 @@ impl TlsFake {
     }
 }
 
-/// A registry with one image to pack.
-struct Job {
-    directory: TempDir,
+/// A [`PackJob`] for `app:v1`, and the content of a registry that has it.
+struct ImageJob {
+    pack: PackJob,
     content: Content,
 }
 
-impl Job {
+impl ImageJob {
     fn new() -> Self {
-        let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
         let mut content = Content::default();
-        content.image("app:v1", &image);
-        Self { directory: tempdir().unwrap(), content }
+        content.image("app:v1", &image());
+        Self { pack: PackJob::new(""), content }
     }
 
     /// Packs `app:v1` of this host.
-    fn pack(&self, host: &str, more: &[&str]) -> Finished {
-        let list = self.directory.path().join("images.list");
-        fs::write(&list, format!("{host}/app:v1\n")).unwrap();
-        let output = self.directory.path().join("out.tar.zst");
-        let args = ["pack", list.to_str().unwrap(), "-o", output.to_str().unwrap(), "--retries", "0"];
-        airbundle([&args, more].concat())
+    fn pack(&self, host: &str, options: &[&str]) -> Finished {
+        self.pack.write(LIST, format!("{host}/app:v1\n"));
+        self.pack.pack_with(&[&["--retries", "0"], options].concat())
     }
+}
+
+fn image() -> Image {
+    Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)])
 }
 
 #[test]
 fn unknown_ca_is_refused_unless_the_registry_is_insecure() {
     let directory = tempdir().unwrap();
     let storage = directory.path().join("storage");
-    let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
     let plain = Registry::start(&storage);
-    plain.push("app", "v1", &image);
+    plain.push("app", "v1", &image());
     let tls = TlsRegistry::serve(&storage, directory.path());
 
-    let list = directory.path().join("images.list");
-    fs::write(&list, format!("{}/app:v1\n", tls.addr)).unwrap();
-    let output = directory.path().join("out.tar.zst");
-    let pack = |more: &[&str]| {
-        let mut args = vec!["pack", list.to_str().unwrap(), "-o", output.to_str().unwrap(), "--retries", "0"];
-        args.extend(more);
-        airbundle(args)
-    };
-    pack(&[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
+    let job = ImageJob::new();
+    job.pack(&tls.addr, &[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
     // The scheme of a mirror URL is used as written.
-    pack(&["--mirror", &format!("{0}=https://{0}", tls.addr)]).failed(4, &["no answer", "certificate"]);
-    assert!(!output.exists());
-    pack(&["--insecure-registry", &tls.addr]).ok();
-    assert!(output.exists());
+    let mirror = format!("{0}=https://{0}", tls.addr);
+    job.pack(&tls.addr, &["--mirror", &mirror]).failed(4, &["no answer", "certificate"]);
+    assert!(!job.pack.output().exists());
+    job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
+    assert!(job.pack.output().exists());
 
     // A registry without TLS needs the same option, except on loopback.
-    fs::write(&list, format!("{}/app:v1\n", plain.addr())).unwrap();
-    pack(&[]).ok();
-    pack(&["--insecure-registry", plain.addr()]).ok();
+    job.pack(plain.addr(), &[]).ok();
+    job.pack(plain.addr(), &["--insecure-registry", plain.addr()]).ok();
 }
 
 #[test]
 fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
-    let job = Job::new();
+    let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |own, seen, reply| {
         if seen.path.starts_with("/token?") {
             return Reply::ok(br#"{"token":"s3cret"}"#);
@@ -166,7 +159,7 @@ fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
 
 #[test]
 fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
-    let job = Job::new();
+    let job = ImageJob::new();
     for (ip, good) in [("127.0.0.1", true), ("127.0.0.2", false)] {
         let storage = TlsFake::start(ip, job.content.clone(), |_, _, reply| reply);
         let there = storage.addr.clone();
@@ -186,7 +179,7 @@ fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
 
 #[test]
 fn insecure_registry_may_not_redirect_to_plain_http() {
-    let job = Job::new();
+    let job = ImageJob::new();
     let storage = Fake::honest(job.content.clone());
     let there = storage.addr();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), move |_, seen, reply| {
@@ -199,7 +192,7 @@ fn insecure_registry_may_not_redirect_to_plain_http() {
 
 #[test]
 fn mirror_is_insecure_only_if_named_itself() {
-    let job = Job::new();
+    let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let (host, _) = tls.addr.split_once(':').unwrap();
     let mirror = format!("registry.example=https://{}", tls.addr);
@@ -217,7 +210,7 @@ fn mirror_is_insecure_only_if_named_itself() {
 
 #[test]
 fn insecure_registry_name_is_case_insensitive() {
-    let job = Job::new();
+    let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let name = tls.addr.replace("127.0.0.1", "localhost");
     job.pack(&name, &[]).failed(4, &["no answer", "certificate"]);
