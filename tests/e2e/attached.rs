@@ -326,7 +326,7 @@ fn pack_fails_when_a_referrer_cannot_be_fetched() {
     PackJob::new("registry.example/a:1\n").pack_with(&["--with", "everything"]).failed(2, &["everything"]);
 }
 
-// ---- Platforms ---------------------------------------------------------------------------------------------------
+// ---- Platforms ----
 
 #[test]
 fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available() {
@@ -351,8 +351,7 @@ fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available
     PackJob::new(&format!("{name} platform=linux/arm/v5\n")).pack().failed(4, &words);
 }
 
-// ---- Artifacts that are not images
-// -------------------------------------------------------------------------------
+// ---- Artifacts that are not images ----
 
 #[test]
 fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {
@@ -382,7 +381,7 @@ fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {
     Dockerd::start().ctr_pull(&reference);
 }
 
-// ---- Foreign layers ----------------------------------------------------------------------------------------------
+// ---- Foreign layers ----
 
 const FOREIGN: [&str; 2] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",

@@ -131,7 +131,7 @@ fn goes_wrong(
     fake
 }
 
-// ---- The honest server -------------------------------------------------------------------------------------------
+// ---- The honest server ----
 
 #[test]
 fn bundle_is_independent_of_known_checksums_and_connections() {
@@ -190,7 +190,7 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
     assert!(warning.is_some_and(|line| line.contains("file.example")), "{finished:#?}");
 }
 
-// ---- Ranges and lengths ------------------------------------------------------------------------------------------
+// ---- Ranges and lengths ----
 
 #[test]
 fn server_that_ignores_range_yields_the_same_bundle() {
@@ -342,7 +342,7 @@ fn endless_body_is_an_error_when_the_size_is_known() {
     });
 }
 
-// ---- Broken connections ------------------------------------------------------------------------------------------
+// ---- Broken connections ----
 
 #[test]
 fn connection_that_breaks_every_64_kib_is_resumed_to_the_end() {
@@ -418,7 +418,7 @@ fn shorter_second_response_is_not_mistaken_for_the_end() {
     }
 }
 
-// ---- Wrong bytes -------------------------------------------------------------------------------------------------
+// ---- Wrong bytes ----
 
 #[test]
 fn corrupt_bytes_are_tolerated_once() {
@@ -471,7 +471,7 @@ fn unrequested_content_encoding_is_refused() {
     });
 }
 
-// ---- Statuses ----------------------------------------------------------------------------------------------------
+// ---- Statuses ----
 
 #[test]
 fn busy_server_is_retried() {
@@ -572,7 +572,7 @@ fn unreachable_hosts_are_named() {
     says(&finished, &["127.0.0.1", "refused"]);
 }
 
-// ---- Redirects and tokens ----------------------------------------------------------------------------------------
+// ---- Redirects and tokens ----
 
 #[test]
 fn redirect_loop_is_an_error() {
@@ -657,7 +657,7 @@ fn registry_may_not_redirect_token_requests_into_the_private_network() {
     assert!(other.seen().is_empty());
 }
 
-// ---- Manifests ---------------------------------------------------------------------------------------------------
+// ---- Manifests ----
 
 /// Packs one image from an honest server with these manifests by media type; the first one has the tag.
 #[track_caller]
@@ -844,7 +844,7 @@ fn manifest_limit_is_an_error_that_names_an_image_once() {
     assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
 }
 
-// ---- Real servers with real damage --------------------------------------------------------------------------------
+// ---- Real servers with real damage ----
 
 #[test]
 fn corrupt_layer_in_the_registry_storage_is_detected() {
@@ -880,8 +880,7 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
     PackJob::new("quay.io/team/app:1\n").packed(&upstream.mirror_args());
 }
 
-// ---- Deduplication
-// -----------------------------------------------------------------------------------------------
+// ---- Deduplication ----
 
 #[test]
 fn unpinned_file_equal_to_another_blob_is_stored_once() {
@@ -992,7 +991,7 @@ fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
     assert!(matches!(finished.code, Some(0 | 5)), "{finished:#?}");
 }
 
-// ---- Load --------------------------------------------------------------------------------------------------------
+// ---- Load ----
 
 #[test]
 fn huge_and_small_blobs_yield_one_bundle_with_any_number_of_connections() {
@@ -1091,8 +1090,7 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
     });
 }
 
-// ---- Concurrent runs
-// ---------------------------------------------------------------------------------------------
+// ---- Concurrent runs ----
 
 #[test]
 fn concurrent_packs_to_one_output_exclude_each_other() {

@@ -294,7 +294,7 @@ fn unpack_killed_repeatedly_eventually_finishes() {
     sample.complete(&site, "at last");
 }
 
-// ---- At every system call ----------------------------------------------------------------------------------------
+// ---- At every system call ----
 
 /// A system call that changes something: its name, and its ordinal among the calls of this name in its
 /// thread, as strace counts.
@@ -509,7 +509,7 @@ fn pack_fails_when_fsync_fails() {
     }
 }
 
-// ---- File systems that are full or read-only ---------------------------------------------------------------------
+// ---- File systems that are full or read-only ----
 
 /// A small file system of its own. Unmounted when dropped. Needs root.
 struct Mount(TempDir);
@@ -616,8 +616,7 @@ fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     assert_eq!(fs::read(&file).expect("read a file"), b"file");
 }
 
-// ---- Pipes and concurrent runs
-// -----------------------------------------------------------------------------------
+// ---- Pipes and concurrent runs ----
 
 fn wait_for(path: &Path) {
     let start = Instant::now();

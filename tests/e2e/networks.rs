@@ -117,7 +117,7 @@ fn image(seed: u64, size: usize) -> Image {
     Image::new(Format::Oci, "linux/amd64", &layers)
 }
 
-// ---- Mirrors -----------------------------------------------------------------------------------------------------
+// ---- Mirrors ----
 
 #[test]
 fn mirrors_are_tried_in_order_until_one_has_the_blob() {
@@ -381,7 +381,7 @@ fn nginx_proxy_in_front_of_a_registry_works_as_a_mirror() {
     assert!(nginx.stop().iter().all(|request| request.path.starts_with("/v2/hub/team/app/")));
 }
 
-// ---- Certificates ------------------------------------------------------------------------------------------------
+// ---- Certificates ----
 
 const HELLO: &str = "location / { default_type text/plain; return 200 'hello'; }";
 
@@ -506,7 +506,7 @@ fn small_objects_use_http_2_and_large_blobs_do_not() {
     assert!(blobs.iter().any(|request| request.protocol == "HTTP/2.0"), "{blobs:?}");
 }
 
-// ---- Proxies -----------------------------------------------------------------------------------------------------
+// ---- Proxies ----
 
 #[test]
 fn proxy_from_the_environment_is_used_for_http_and_https() {
@@ -570,7 +570,7 @@ fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
     }
 }
 
-// ---- Time limits and retries -------------------------------------------------------------------------------------
+// ---- Time limits and retries ----
 
 #[test]
 fn retry_after_is_honored_as_seconds_and_as_date() {
@@ -746,7 +746,7 @@ fn slow_link_is_not_a_stall() {
         .packs(&[&words(&args)[..], &["--idle-timeout", "1500ms"]].concat(), &[&bytes]);
 }
 
-// ---- Redirects ---------------------------------------------------------------------------------------------------
+// ---- Redirects ----
 
 #[test]
 fn redirects_keep_the_range_header_and_a_chunked_response_disables_parts() {

@@ -180,7 +180,7 @@ fn htpasswd() -> Vec<u8> {
     run(Command::new("htpasswd").args(["-bnB", "-C", "4", USER, PASSWORD])).stdout
 }
 
-// ---- Basic -------------------------------------------------------------------------------------------------------
+// ---- Basic ----
 
 #[test]
 fn private_registry_accepts_logins_from_every_credential_source() {
@@ -266,7 +266,7 @@ fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
     assert_eq!(registry.answers(401), 3, "{}", registry.daemon.log());
 }
 
-// ---- Helpers -----------------------------------------------------------------------------------------------------
+// ---- Helpers ----
 
 #[test]
 fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
@@ -333,7 +333,7 @@ fn missing_or_broken_helper_is_named_without_leaking_its_output() {
     }
 }
 
-// ---- Tokens ------------------------------------------------------------------------------------------------------
+// ---- Tokens ----
 
 /// A token server for a real registry. Grants known users everything and anonymous users `team/other`.
 struct TokenServer {
@@ -621,8 +621,7 @@ fn rejected_renewed_token_is_an_error_and_no_loop() {
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
 
-// ---- Other hosts
-// -------------------------------------------------------------------------------------------------
+// ---- Other hosts ----
 
 /// Asserts that no request to `others` contains any of these secrets.
 #[track_caller]
@@ -822,7 +821,7 @@ fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     job.run_with(command, PASSWORD).failed(2, &["quay.io", "mirror", "--registry HOST", "127."]);
 }
 
-// ---- Files -------------------------------------------------------------------------------------------------------
+// ---- Files ----
 
 #[test]
 fn netrc_credentials_are_sent_to_their_host_only() {

@@ -339,7 +339,7 @@ fn server_outage_keeps_completed_blobs_for_the_next_run() {
     assert!(sum(&gate.transfers()) < 15_000_000, "most was there");
 }
 
-// ---- Older bundles -------------------------------------------------------------------------------------------------
+// ---- Older bundles ----
 
 /// Two releases that share most of their content, with their lists.
 fn releases() -> [(String, Content); 2] {
@@ -427,7 +427,7 @@ fn invalid_reuse_bundle_is_refused_before_anything_is_fetched() {
     assert_eq!(job.file_names(), [LIST]);
 }
 
-// ---- Locks ---------------------------------------------------------------------------------------------------------
+// ---- Locks ----
 
 fn lock(job: &PackJob, fake: &Fake) -> Finished {
     let args = ["lock", &job.text(LIST), "-o", &job.text("airbundle.lock.json"), "--retries", "0"];
@@ -587,8 +587,7 @@ fn diff_of_locks_or_bundles_names_added_and_removed_items() {
     airbundle(["diff", &old.text(LIST), &new.text(OUTPUT)]).failed(8, &["all.list"]);
 }
 
-// ---- Missing items
-// -------------------------------------------------------------------------------------------------
+// ---- Missing items ----
 
 #[test]
 fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {

@@ -530,7 +530,7 @@ curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://loca
     );
 }
 
-// ---- Engines -----------------------------------------------------------------------------------------------------
+// ---- Engines ----
 
 /// A site with the images of its own servers, and one more.
 fn with_servers(registry: bool) -> Site {
@@ -659,7 +659,7 @@ skopeo inspect --raw "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause
     assert!(said.contains("site: running with nginx"), "{said}");
 }
 
-// ---- Kubespray ---------------------------------------------------------------------------------------------------
+// ---- Kubespray ----
 
 /// Returns the entries of a list.
 fn entries(version: &str, list: &str) -> Vec<String> {
