@@ -232,7 +232,9 @@ impl<'a> Connection<'a> {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             let now = Instant::now();
-            while let Some((_, bytes)) = state.delivered.front().copied().filter(|(acked_at, _)| *acked_at <= now) {
+            while let Some((_, bytes)) =
+                state.delivered.front().copied().filter(|(acked_at, _)| *acked_at <= now)
+            {
                 state.delivered.pop_front();
                 state.unacknowledged -= bytes;
                 state.window = (state.window + bytes).min(max_window);
@@ -240,7 +242,8 @@ impl<'a> Connection<'a> {
             if state.unacknowledged < state.window {
                 return Ok(state.window - state.unacknowledged);
             }
-            let wait = state.delivered.front().map_or(Duration::from_secs(1), |(acked_at, _)| *acked_at - now);
+            let wait =
+                state.delivered.front().map_or(Duration::from_secs(1), |(acked_at, _)| *acked_at - now);
             state = direction.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -343,7 +346,7 @@ impl ResetSchedule {
             }
             let next = ((bytes.len() - passed) as u64).min(self.left);
             if let Some(reset_at) = self.reset_at.filter(|reset_at| self.left - next <= *reset_at) {
-                return passed + usize::try_from(self.left - reset_at).expect("within what was sent");
+                return passed + usize::try_from(self.left - reset_at).expect("within the sent bytes");
             }
             self.left -= next;
             passed += usize::try_from(next).expect("at most what was sent");

@@ -108,22 +108,22 @@ fn listed(image: &Image, kind: &str) -> Value {
 
 #[test]
 fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let index = Image::index(Format::Oci, vec![image("linux/amd64"), image("linux/arm64")]);
     upstream.push("team/app", "1", &index);
     upstream.push("team/app", "2", &index);
-    let (root, child, left_out) = (&index, &index.children[0], &index.children[1]);
-    let attached = [
+    let (root, child, omitted) = (&index, &index.children[0], &index.children[1]);
+    let artifacts = [
         (format!("{}.sig", tag_of(&root.root.digest)), signature("signature", root)),
         (format!("{}.att", tag_of(&root.root.digest)), signature("attestation", root)),
         (format!("{}.sbom", tag_of(&child.root.digest)), signature("sbom", child)),
     ];
-    for (tag, image) in &attached {
+    for (tag, image) in &artifacts {
         upstream.push("team/app", &**tag, image);
     }
-    let of_left_out = signature("signature", left_out);
-    upstream.push("team/app", &*format!("{}.sig", tag_of(&left_out.root.digest)), &of_left_out);
+    let of_omitted = signature("signature", omitted);
+    upstream.push("team/app", &*format!("{}.sig", tag_of(&omitted.root.digest)), &of_omitted);
     // Referrers by fallback tag, and a referrer of a referrer.
     let (sbom, of_sbom) = (referrer("application/spdx+json", root), referrer("application/x-sig", root));
     let referrers =
@@ -160,7 +160,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     let site = job.serve_site();
     // Engines do not store signatures; skipping them is not reported.
     let archives = job.path("archives");
-    fs::create_dir(&archives).expect("make a directory");
+    fs::create_dir(&archives).expect("create a directory");
     let (site_path, archives) = (job.path("site"), archives.to_str().expect("UTF-8").to_owned());
     let load =
         ["images", site_path.to_str().expect("UTF-8"), "--load", "oci-archive", "--platform", "linux/amd64"];
@@ -168,7 +168,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     assert!(!loaded.stderr.contains("left out"), "{loaded:#?}");
     assert_eq!(fs::read_dir(&archives).expect("list a directory").count(), 2);
     let repository = repository_at(&site, "team/app");
-    for (tag, image) in &attached {
+    for (tag, image) in &artifacts {
         site.assert_serves(&repository, &**tag, image);
     }
     site.assert_serves(&repository, &*tag_of(&root.root.digest), &referrers);
@@ -177,7 +177,7 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
         let reference = |tag: &str| format!("{addr}/{repository}:{tag}");
         let raw = skopeo_raw_manifest(&reference(&tag_of(&root.root.digest)));
         assert!(raw[..] == referrers.manifest[..], "{name}");
-        skopeo_pull(&reference(&attached[0].0), &job.path(name));
+        skopeo_pull(&reference(&artifacts[0].0), &job.path(name));
         skopeo_pull(&format!("{addr}/{repository}@{}", sbom.root.digest), &job.path(&format!("{name}-sbom")));
     };
     pulls(site.addr(), "by-registry");
@@ -195,8 +195,8 @@ struct NginxAlone {
 impl NginxAlone {
     fn start(site: &Path) -> Self {
         // nginx's workers run as an unprivileged user.
-        let above = site.parent().expect("a directory above");
-        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("let them in");
+        let above = site.parent().expect("a parent directory");
+        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("open the directory to nginx");
         let [files, registry] = [free_port(), free_port()].map(|port| port.to_string());
         let site_arg = site.to_str().expect("UTF-8");
         let options = ["--host", "localhost", "--ip", "127.0.0.1", "--tls", "off", "--files-port", &files];
@@ -220,8 +220,8 @@ impl Drop for NginxAlone {
 /// Returns the full name of the site's repository that ends with `end`.
 fn repository_at(site: &Registry, end: &str) -> String {
     let catalogue =
-        ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("ask the registry");
-    let text = catalogue.into_body().read_to_string().expect("read the catalogue");
+        ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("request the catalog");
+    let text = catalogue.into_body().read_to_string().expect("read the catalog");
     let all: Value = serde_json::from_str(&text).expect("JSON");
     let names = all["repositories"].as_array().expect("repositories").iter().filter_map(Value::as_str);
     names
@@ -330,7 +330,7 @@ fn pack_fails_when_a_referrer_cannot_be_fetched() {
 
 #[test]
 fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let all = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
     upstream.push("team/app", "1", &Image::index(Format::Oci, all.map(image).to_vec()));
@@ -355,7 +355,7 @@ fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available
 
 #[test]
 fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let layer = Layer::files(&[("etc/motd", b"zstd")], Compression::Zstd);
     let all = [

@@ -21,13 +21,13 @@ const ESCAPE: &str = "\u{e00c}";
 const CONTROL: &str = "\u{e009}";
 
 /// A browser that shows the catalog page of a site.
-struct Shown {
+struct CatalogPage {
     browser: Browser,
     web: Web,
     _directory: TempDir,
 }
 
-impl Shown {
+impl CatalogPage {
     fn new(record: &Record) -> Self {
         let directory = TempDir::new().unwrap();
         for file in &record.files {
@@ -111,7 +111,7 @@ fn file(path: &str, url: &str) -> RecordedFile {
 fn search_shows_entries_that_match_all_words() {
     let mut record = kubespray();
     record.files.push(file("k8s/f.example/Größe 1#.bin", "https://f.example/1"));
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     let shown = |query: &str| {
         page.browser.type_into("#search", &format!("{ESCAPE}{query}"));
         (page.rows("images"), page.rows("files"), page.counts())
@@ -128,9 +128,9 @@ fn search_shows_entries_that_match_all_words() {
     assert_eq!(shown("k8s/f.example/größe 1#").1, ["Größe 1#.bin"]);
     let (images, files, counts) = shown("nowhere");
     assert_eq!((images.len(), files.len(), counts), (0, 0, json!("Images 0 of 57 Files 0 of 24")));
-    let told = page.browser.run("return document.querySelector('main').innerText");
+    let nodes = page.browser.run("return document.querySelector('main').innerText");
     for text in ["No image matches.", "No file matches."] {
-        assert!(told.as_str().unwrap().contains(text), "{told}");
+        assert!(nodes.as_str().unwrap().contains(text), "{nodes}");
     }
 
     let (images, files, counts) = shown("");
@@ -144,7 +144,7 @@ fn search_works_with_a_thousand_images_and_a_thousand_files() {
         record.images.push(image(&format!("r.example/app-{n}:v1"), &format!("team/app-{n}"), Some("v1")));
         record.files.push(file(&format!("k8s/f.example/{n}.bin"), &format!("https://f.example/{n}.bin")));
     }
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     assert_eq!((page.rows("images").len(), page.rows("files").len()), (1000, 1000));
     page.browser.type_into("#search", "-99");
     assert_eq!(page.counts(), "Images 11 of 1000 Files 0 of 1000");
@@ -154,13 +154,13 @@ fn search_works_with_a_thousand_images_and_a_thousand_files() {
 
 #[test]
 fn copy_buttons_copy_complete_text_over_plain_http() {
-    let page = Shown::new(&kubespray());
+    let page = CatalogPage::new(&kubespray());
     let copied = |what: &str| {
         page.browser.click(&format!("button[aria-label='Copy {what}']"));
-        let told = format!(
+        let nodes = format!(
             "return [...document.querySelectorAll('[role=status]')].some((e) => e.textContent === 'Copied {what}')"
         );
-        page.browser.wait_for(&told);
+        page.browser.wait_for(&nodes);
         page.pasted()
     };
     // Loopback is a secure context; a site over plain HTTP is not and has no `navigator.clipboard`.
@@ -186,7 +186,7 @@ fn copy_buttons_copy_complete_text_over_plain_http() {
 #[test]
 fn page_is_readable_without_javascript() {
     let record = kubespray();
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     page.browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     page.browser.open(&page.web.url(""));
     // `innerText` is the visible text; the style must not cut any of it off.
@@ -234,7 +234,7 @@ fn every_link_leads_to_its_file() {
             .files
             .push(file(&format!("k8s/odd.example/x:y/{name}"), &format!("https://odd.example/{name}")));
     }
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     let links =
         page.browser.run("return [...document.querySelectorAll('#files tbody a')].map((a) => a.href)");
     let links = links.as_array().unwrap();
@@ -250,11 +250,11 @@ fn every_link_leads_to_its_file() {
 fn page_makes_no_request_and_its_csp_forbids_any() {
     let mut record = kubespray();
     record.bundles[0].title = Some("<script>window.hostile = 1</script>".to_owned());
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     let own = page.web.url("");
-    let asked = page.browser.requests();
-    assert!(asked.iter().all(|url| *url == own || url.starts_with("data:")), "{asked:?}");
-    assert!(asked.contains(&own), "{asked:?}");
+    let requested = page.browser.requests();
+    assert!(requested.iter().all(|url| *url == own || url.starts_with("data:")), "{requested:?}");
+    assert!(requested.contains(&own), "{requested:?}");
     let paths: Vec<_> = page.web.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/"]);
     assert_eq!(page.browser.console(), Vec::<Value>::new());
@@ -287,7 +287,7 @@ fn page_fits_every_screen_in_light_and_dark_mode() {
     record.images.push(image(&format!("r.example/{long}:{long}"), &long, Some(&long)));
     record.images[0].platforms = vec!["linux/riscv64".to_owned(); 9];
     record.files.push(file(&format!("k8s/{long}/{long}"), &format!("https://{long}/{long}")));
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     for width in [320, 390, 800, 801, 1400, 2560] {
         let size = json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500 });
         page.browser.command("Emulation.setDeviceMetricsOverride", &size);
@@ -327,14 +327,14 @@ const WEAK_CONTRAST: &str = "
 
 #[test]
 fn screen_reader_gets_tables_landmarks_and_names() {
-    let page = Shown::new(&kubespray());
+    let page = CatalogPage::new(&kubespray());
     // Some browsers drop the role of these elements when their `display` changes.
     let silent =
         "return document.querySelectorAll(':is(table, thead, tbody, tr, th, td):not([role])').length";
     assert_eq!(page.browser.run(silent), 0);
     // The accessibility tree that a screen reader gets.
-    let told = page.browser.accessibility();
-    let count = |role: &str| told.iter().filter(|(known, _)| known == role).count();
+    let nodes = page.browser.accessibility();
+    let count = |role: &str| nodes.iter().filter(|(known, _)| known == role).count();
     for (role, times) in [
         ("banner", 1),
         ("search", 1),
@@ -358,7 +358,7 @@ fn screen_reader_gets_tables_landmarks_and_names() {
         ("link", "kubelet"),
         ("button", "Copy the digest of registry.k8s.io/pause:3.9"),
     ] {
-        assert!(told.iter().any(|(role, name)| (role.as_str(), name.as_str()) == expected), "{expected:?}");
+        assert!(nodes.iter().any(|(role, name)| (role.as_str(), name.as_str()) == expected), "{expected:?}");
     }
-    assert!(told.iter().all(|(role, name)| role != "button" || !name.is_empty()));
+    assert!(nodes.iter().all(|(role, name)| role != "button" || !name.is_empty()));
 }

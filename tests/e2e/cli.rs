@@ -23,7 +23,7 @@ const UNBUNDLE: &str = env!("CARGO_BIN_EXE_unbundle");
 
 /// Returns a path as a command-line argument.
 fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
+    path.to_str().expect("a UTF-8 path")
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn empty_or_missing_list_is_an_error() {
     let nowhere = directory.path().join("nowhere.list");
     pack(&nowhere).failed(6, &["cannot read", text(&nowhere), "No such file"]);
     let without = directory.path().join("without");
-    fs::create_dir(&without).expect("make a directory");
+    fs::create_dir(&without).expect("create a directory");
     pack(&without).failed(3, &[text(&without), "`files.list`", "`images.list`"]);
     assert!(!bundle.exists());
 }
@@ -259,14 +259,14 @@ fn unwritable_output_is_an_error_before_anything_is_fetched() {
 }
 
 /// A small bundle and its contents: two images that share a layer, and files, one of which equals that layer.
-struct Little {
+struct SmallBundle {
     upstream: Upstream,
     bundle: std::path::PathBuf,
     list: std::path::PathBuf,
     directory: TempDir,
 }
 
-impl Little {
+impl SmallBundle {
     fn new() -> Self {
         let directory = directory();
         let shared = Layer::random(90, 300_000, Compression::Gzip);
@@ -322,7 +322,7 @@ fn events(finished: &Finished) -> Vec<Value> {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let (_, events) = lines.split_last().expect("a result at least");
+    let (_, events) = lines.split_last().expect("at least one result");
     for event in events {
         let fields: &[&str] = match event["event"].as_str().expect("every line is an event") {
             "stage" => &["name", "bytes", "objects"],
@@ -377,7 +377,7 @@ const PACK_SUMMARY: [&str; 15] = [
 
 #[test]
 fn json_output_is_one_object_per_line_ending_with_the_result() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     let blobs = little.blobs();
     let packed = little.pack(&["--json"]).ok();
     assert_eq!(packed.stderr, "");
@@ -442,7 +442,7 @@ fn json_output_is_one_object_per_line_ending_with_the_result() {
     let verdict = verified.json();
     assert_fields(&verdict, &VERDICT);
     assert_eq!(verdict["contentsRead"], true);
-    let len = fs::metadata(&little.bundle).expect("look at the bundle").len();
+    let len = fs::metadata(&little.bundle).expect("stat the bundle").len();
     let volume = json!({"name": text(&little.bundle), "offset": 0, "size": len});
     assert_eq!((&verdict["volumes"], &verdict["problems"]), (&json!([volume]), &json!([])));
     assert_eq!((&verdict["identity"], &verdict["blobs"]), (&summary["identity"], &summary["blobs"]));
@@ -482,7 +482,7 @@ fn json_output_is_one_object_per_line_ending_with_the_result() {
 
 #[test]
 fn json_output_tells_fetched_bytes_from_bundled_bytes() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     let packed = little.pack(&["--json"]).ok();
     let (lines, summary) = (events(&packed), packed.json());
     let blobs = little.blobs();
@@ -496,7 +496,7 @@ fn json_output_tells_fetched_bytes_from_bundled_bytes() {
     let manifests = images.flat_map(|entry| entry.image.manifests());
     let manifests: BTreeMap<_, _> =
         manifests.map(|(descriptor, _)| (descriptor.digest, descriptor.size)).collect();
-    let stage = lines.iter().find(|line| line["name"] == "fetching").expect("a stage");
+    let stage = lines.iter().find(|line| line["name"] == "fetching").expect("a staging directory");
     assert_eq!(stage["bytes"], fetched as u64 - manifests.values().sum::<u64>());
     assert_eq!(stage["objects"], blobs.len() - manifests.len());
 }
@@ -533,7 +533,7 @@ fn flip(path: &Path) {
 
 #[test]
 fn quiet_prints_errors_only() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
     for finished in [
@@ -555,7 +555,7 @@ fn quiet_prints_errors_only() {
 
 #[test]
 fn log_gets_plain_lines_and_stdout_only_the_result() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
     for (finished, stages, result) in [
@@ -593,7 +593,7 @@ fn on_a_terminal(program: &str, args: &[String]) -> Finished {
 
 #[test]
 fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     // Slow enough for a bar to be drawn: bars are redrawn at most eight times per second.
     let slow = Web::start_with(&little.directory.path().join("upstream/files"), "limit_rate 1m;");
     let mut args = little.pack_args(&[]);
@@ -612,7 +612,7 @@ fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
         assert!(found, "no line with {words:?} in {:#?}", lines.collect::<Vec<_>>());
     }
     // No part of a bar remains in the result.
-    let result = &finished.stdout[finished.stdout.find("2 files and 3 images: ").expect("the result")..];
+    let result = &finished.stdout[finished.stdout.find("2 files and 3 images: ").expect("the result line")..];
     assert!(!result.contains('['), "{result:?}");
 
     let bundle = text(&little.bundle).to_owned();
@@ -658,7 +658,7 @@ fn without_colour(text: &str) -> String {
 
 #[test]
 fn pack_summary_counts_fetched_bytes_and_deduplication_savings() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     let packed = little.pack(&[]).ok();
     let size = fs::metadata(&little.bundle).expect("a bundle").len();
     let mut lines = packed.stdout.lines();
@@ -701,7 +701,7 @@ fn ls_shows_reference_digest_platforms_and_size_of_images_and_sha256_of_files() 
         platforms.sort_unstable();
         platforms.dedup();
         let platforms = if platforms.is_empty() { "-".to_owned() } else { platforms.join(",") };
-        let (number, unit) = size.split_once(' ').expect("a unit");
+        let (number, unit) = size.split_once(' ').expect("a systemd unit");
         assert_eq!(
             row(&entry.reference),
             [&entry.reference, number, unit, &platforms, &entry.image.root.digest]
@@ -709,7 +709,7 @@ fn ls_shows_reference_digest_platforms_and_size_of_images_and_sha256_of_files() 
     }
     for file in upstream.files() {
         let size = airbundle::base::units::human_bytes(file.bytes.len() as u64);
-        let (number, unit) = size.split_once(' ').expect("a unit");
+        let (number, unit) = size.split_once(' ').expect("a systemd unit");
         assert_eq!(row(file.path()), [file.path(), number, unit, &sha256(&file.bytes)]);
     }
     assert_eq!(row("IMAGE"), ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"]);
@@ -735,7 +735,7 @@ fn closed_stdout_pipe_is_not_an_error() {
         &["unpack", text(bundle), text(directory.path())],
         &["unpack", "--json", text(bundle), text(directory.path())],
     ] {
-        let (reader, writer) = std::io::pipe().expect("make a pipe");
+        let (reader, writer) = std::io::pipe().expect("create a pipe");
         drop(reader);
         let output = unbundle_command().args(args).stdout(writer).output().expect("start unbundle");
         assert!(output.status.success(), "{args:?}: {output:?}");
@@ -755,7 +755,7 @@ fn unwritable_stdout_is_an_error() {
 
 #[test]
 fn exit_codes_map_to_one_kind_of_failure_each() {
-    let little = Little::new();
+    let little = SmallBundle::new();
     let path = |name: &str| little.directory.path().join(name);
     let pack = |line: &str, options: &[&str]| {
         let (list, output) = (write_list(little.directory.path(), &[line]), path("other.tar.zst"));
@@ -799,13 +799,13 @@ fn exit_codes_map_to_one_kind_of_failure_each() {
     // 9
     unpack(&little.bundle, &site).ok();
     let lock = File::open(site.join(".unbundle/lock")).expect("open the lock");
-    lock.lock().expect("lock it");
+    lock.lock().expect("lock the file");
     unbundle(["unpack", bundle, text(&site)]).failed(9, &[text(&site), "another `unbundle`"]);
     drop(lock);
     unbundle(["unpack", bundle, text(&site)]).ok();
     // 10, on a file system in a private mount namespace that ends with the process.
     let small = path("small");
-    fs::create_dir(&small).expect("make a directory");
+    fs::create_dir(&small).expect("create a directory");
     let script = r#"mount -t tmpfs -o size=1m none "$1" && "$2" unpack "$3" "$1/site"; code=$?; ls -A "$1/site"; exit $code"#;
     let output = Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])
@@ -822,7 +822,7 @@ fn exit_codes_map_to_one_kind_of_failure_each() {
 #[test]
 fn list_can_be_read_from_a_pipe() {
     // `<(generate_list.sh)` of a shell is a named pipe.
-    let little = Little::new();
+    let little = SmallBundle::new();
     let list = fs::read_to_string(little.list.join("files.list")).expect("read a list");
     let mut child = airbundle_command()
         .args(["pack", "/dev/stdin", "--output", text(&little.bundle)])
@@ -831,7 +831,7 @@ fn list_can_be_read_from_a_pipe() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("start airbundle");
-    child.stdin.take().expect("a pipe").write_all(list.as_bytes()).expect("it reads on");
+    child.stdin.take().expect("a pipe").write_all(list.as_bytes()).expect("the program reads its stdin");
     let output = child.wait_with_output().expect("wait for airbundle");
     assert!(output.status.success());
     assert!(output.stdout.starts_with(b"2 files and 0 images: "), "{output:?}");

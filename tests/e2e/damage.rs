@@ -83,11 +83,11 @@ impl Content<'_> {
     }
 
     pub(crate) fn write(&self, target: &Path) {
-        self.write_with_room(target, 0);
+        self.write_with_reserved_space(target, 0);
     }
 
     /// Writes a bundle with `more` bytes of reserved header space beyond what is needed.
-    fn write_with_room(&self, target: &Path, more: u64) {
+    fn write_with_reserved_space(&self, target: &Path, more: u64) {
         self.write_in(target, more, VolumeOptions::plain());
     }
 
@@ -150,20 +150,20 @@ impl Content<'_> {
 }
 
 /// A bundle of `content` and the site it unpacks to.
-struct Sound {
+struct IntactBundle {
     directory: TempDir,
     bundle: PathBuf,
     bytes: Vec<u8>,
     site: Tree,
 }
 
-impl Sound {
+impl IntactBundle {
     fn new(content: &Content<'_>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let bundle = directory.path().join("sound.tar.zst");
         content.write(&bundle);
         let site = directory.path().join("site");
-        unpack_to(&bundle, &site).expect("a sound bundle unpacks");
+        unpack_to(&bundle, &site).expect("an intact bundle unpacks");
         Self { bytes: fs::read(&bundle).unwrap(), bundle, site: Tree::of(&site), directory }
     }
 
@@ -211,7 +211,7 @@ fn unpack_as_told(
 }
 
 /// Asserts that every visible file of `site` exists in the intact site with the same bytes.
-fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
+fn assert_visible_files_intact(intact: &IntactBundle, site: &Path) {
     if !site.exists() {
         return;
     }
@@ -220,7 +220,7 @@ fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
             || path == Path::new("site.json")
             || path.to_string_lossy().contains("unbundle-in-progress");
         if !staging {
-            assert_eq!(Some(entry), sound.site.0.get(path), "{}", path.display());
+            assert_eq!(Some(entry), intact.site.0.get(path), "{}", path.display());
         }
     }
 }
@@ -250,17 +250,23 @@ fn in_memory() -> TempDir {
 }
 
 /// True if `reader` finds the bundle intact.
-fn is_whole(reader: BundleReader) -> bool {
+fn is_intact(reader: BundleReader) -> bool {
     verify(reader, &Silent).is_ok_and(|verdict| verdict.worst().is_none())
 }
 
 /// Unpacks the intact parts of a changed bundle, and asserts that they are correct and that the others are
 /// named.
-fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &Path, what: &str) {
+fn assert_keep_going(
+    intact: &IntactBundle,
+    content: &Content<'_>,
+    bytes: &[u8],
+    directory: &Path,
+    what: &str,
+) {
     let (bundle, site) = (directory.join("changed.tar.zst"), directory.join("site"));
     fs::write(&bundle, bytes).unwrap();
     let result = unpack_as_told(&bundle, &site, true);
-    nothing_wrong_is_visible(sound, &site);
+    assert_visible_files_intact(intact, &site);
     if let Ok(summary) = result {
         let is_left_out = |name: &str| summary.left_out.iter().any(|left_out| left_out.name == name);
         for (name, _) in &content.images {
@@ -274,7 +280,7 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &P
             assert_ne!(site.join("files/k8s").join(name).exists(), is_left_out(name), "{what}: {name}");
         }
         if summary.left_out.is_empty() {
-            assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{what}");
+            assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new(), "{what}");
         }
     }
     let _ = fs::remove_dir_all(site);
@@ -283,46 +289,46 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &P
 #[test]
 fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes() {
     let content = Content::smallest();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let directory = in_memory();
     let unnoticed = Mutex::new(Vec::new());
-    for_each_below(sound.bytes.len() * 8, |bit| {
-        let mut bytes = sound.bytes.clone();
+    for_each_below(intact.bytes.len() * 8, |bit| {
+        let mut bytes = intact.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let own = directory.path().join(format!("{:?}", std::thread::current().id()));
         fs::create_dir_all(&own).unwrap();
         let path = own.join("verified.tar.zst");
         fs::write(&path, &bytes).unwrap();
-        let whole = is_whole(BundleReader::open(&path).unwrap());
+        let whole = is_intact(BundleReader::open(&path).unwrap());
         if whole {
             unnoticed.lock().unwrap().push(bit);
         }
         // One bit of each byte: all bits would take minutes.
         if bit % 8 == bit / 8 % 8 {
-            let piped = is_whole(BundleReader::stream(Cursor::new(bytes.clone())));
+            let piped = is_intact(BundleReader::stream(Cursor::new(bytes.clone())));
             assert_eq!(whole, piped, "bit {bit}: a file and a pipe tell the same");
-            keeps_going(&sound, &content, &bytes, &own, &format!("bit {bit}"));
+            assert_keep_going(&intact, &content, &bytes, &own, &format!("bit {bit}"));
         }
     });
     // Only unused bits of a block compressed by zstd may change undetected: the content has the same checksum
     // and digest. There are none in headers, checksums, padding and the seek table.
     let unnoticed = unnoticed.into_inner().unwrap();
-    let (starts, buffers) = (frame_starts(&sound.bytes), frame_reader::buffers());
+    let (starts, buffers) = (frame_starts(&intact.bytes), frame_reader::buffers());
     let decoded = |bytes: &[u8]| match FrameReader::new(bytes, 0, &buffers).next_frame() {
         Ok(Some(Frame::Data(data))) => data.decode(&buffers).ok().map(|content| content.to_vec()),
         _ => None,
     };
     for bit in &unnoticed {
-        let mut bytes = sound.bytes.clone();
+        let mut bytes = intact.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let number = starts.iter().rposition(|start| *start <= bit / 8).unwrap();
         let (start, end) = (starts[number], starts.get(number + 1).copied().unwrap_or(bytes.len()));
-        let content = decoded(&sound.bytes[start..end]).expect("no other frame may change");
+        let content = decoded(&intact.bytes[start..end]).expect("only this frame changes");
         assert!(content.len() >= 256, "so that its header has two bytes of size, or a window");
         assert!((start + 4 + 1 + 2 + 3..end - 4).contains(&(bit / 8)), "bit {bit} is in no block");
         assert_eq!(decoded(&bytes[start..end]), Some(content), "bit {bit}");
     }
-    assert!(unnoticed.len() < sound.bytes.len() * 8 / 500, "{} bits: {unnoticed:?}", unnoticed.len());
+    assert!(unnoticed.len() < intact.bytes.len() * 8 / 500, "{} bits: {unnoticed:?}", unnoticed.len());
 }
 
 /// Returns the offsets of the frames of a bundle.
@@ -338,12 +344,12 @@ fn frame_starts(bytes: &[u8]) -> Vec<usize> {
 #[test]
 fn every_truncation_is_reported_and_leaves_nothing_wrong() {
     let content = Content::smallest();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let directory = in_memory();
-    for_each_below(sound.bytes.len(), |len| {
+    for_each_below(intact.bytes.len(), |len| {
         let own = directory.path().join(format!("{:?}", std::thread::current().id()));
         fs::create_dir_all(&own).unwrap();
-        let (bytes, path) = (&sound.bytes[..len], own.join("cut.tar.zst"));
+        let (bytes, path) = (&intact.bytes[..len], own.join("cut.tar.zst"));
         fs::write(&path, bytes).unwrap();
         for reader in [BundleReader::open(&path).unwrap(), BundleReader::stream(Cursor::new(bytes.to_vec()))]
         {
@@ -355,12 +361,12 @@ fn every_truncation_is_reported_and_leaves_nothing_wrong() {
                 }
             }
         }
-        keeps_going(&sound, &content, bytes, &own, &format!("the first {len} bytes"));
+        assert_keep_going(&intact, &content, bytes, &own, &format!("the first {len} bytes"));
         let site = own.join("site");
         match unpack_to(&path, &site) {
             // All blobs were read; only the tail is missing.
-            Ok(_) => assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{len}"),
-            Err(_) => nothing_wrong_is_visible(&sound, &site),
+            Ok(_) => assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new(), "{len}"),
+            Err(_) => assert_visible_files_intact(&intact, &site),
         }
         let _ = fs::remove_dir_all(site);
     });
@@ -368,26 +374,26 @@ fn every_truncation_is_reported_and_leaves_nothing_wrong() {
 
 #[test]
 fn trailing_garbage_fails_verify_and_is_harmless_to_unpack() {
-    let sound = Sound::new(&Content::small());
-    for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &sound.bytes] {
-        let bundle = sound.changed(&[&sound.bytes, junk].concat());
+    let intact = IntactBundle::new(&Content::small());
+    for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &intact.bytes] {
+        let bundle = intact.changed(&[&intact.bytes, junk].concat());
         unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of", "damaged"]);
-        sound.unpacks_right(&bundle, "junk at the end");
+        intact.unpacks_right(&bundle, "junk at the end");
     }
 }
 
 #[test]
 fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     let content = Content::large();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let layer = &content.images[1].1.parts();
     let layer = layer.values().max_by_key(|bytes| bytes.len()).unwrap();
     let needle = &layer[6 << 20..(6 << 20) + 64];
     let place =
-        sound.bytes.windows(64).position(|window| window == needle).expect("the layer is stored as it is");
-    let mut bytes = sound.bytes.clone();
+        intact.bytes.windows(64).position(|window| window == needle).expect("the layer is stored raw");
+    let mut bytes = intact.bytes.clone();
     bytes[place] ^= 0x10;
-    let bundle = sound.changed(&bytes);
+    let bundle = intact.changed(&bytes);
 
     let digest = blob_name(Digest::of(layer));
     for finished in
@@ -406,58 +412,59 @@ fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     let offset = json["damage"][0]["places"][0]["offset"].as_u64().unwrap();
     assert!(offset <= place as u64 && place as u64 - offset < 2 * FRAME_SIZE as u64, "{offset} for {place}");
 
-    let site = sound.path("hit");
+    let site = intact.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(7, &["damaged", "`quay.io/a/two:v1`", "damage at byte"]);
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     assert!(!site.join("registry/docker/registry/v2/repositories").exists(), "links of an incomplete site");
     // A re-run with an intact copy resumes.
     let finished =
-        unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+        unbundle(["unpack".as_ref(), "--json".as_ref(), intact.bundle.as_os_str(), site.as_os_str()]);
     let summary = finished.ok().json();
     assert!(summary["kept"].as_u64().unwrap() > 0, "{summary}");
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 /// Flips a bit in the middle of `content`, which the bundle stores raw.
 pub(crate) fn flip_in(bundle: &mut [u8], content: &[u8]) {
     let middle = content.len() / 2;
     let needle = &content[middle..middle + 64];
-    let place = bundle.windows(64).position(|window| window == needle).expect("it is stored as it is");
+    let place = bundle.windows(64).position(|window| window == needle).expect("the content is stored raw");
     bundle[place] ^= 0x10;
 }
 
 pub(crate) fn largest(image: &Image) -> Vec<u8> {
-    image.parts().values().max_by_key(|bytes| bytes.len()).expect("it has layers").to_vec()
+    image.parts().values().max_by_key(|bytes| bytes.len()).expect("the image has layers").to_vec()
 }
 
 #[test]
 fn all_damage_is_reported_at_once_and_intact_content_is_kept() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let mut bytes = sound.bytes.clone();
+    let intact = IntactBundle::new(&content);
+    let mut bytes = intact.bytes.clone();
     flip_in(&mut bytes, &largest(&content.images[0].1));
     flip_in(&mut bytes, &content.files[0].1);
-    let bundle = sound.changed(&bytes);
-    let site = sound.path("hit");
+    let bundle = intact.changed(&bytes);
+    let site = intact.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(7, &["damaged in `quay.io/a/one:v1`, `dl.k8s.io/kubectl`:", "damage at byte"]);
-    nothing_wrong_is_visible(&sound, &site);
-    let repair = unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+    assert_visible_files_intact(&intact, &site);
+    let repair =
+        unbundle(["unpack".as_ref(), "--json".as_ref(), intact.bundle.as_os_str(), site.as_os_str()]);
     let summary = repair.ok().json();
     assert_eq!(summary["written"], 2, "{summary}");
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 #[test]
 fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let mut bytes = sound.bytes.clone();
+    let intact = IntactBundle::new(&content);
+    let mut bytes = intact.bytes.clone();
     flip_in(&mut bytes, &largest(&content.images[0].1));
     flip_in(&mut bytes, &content.files[0].1);
-    let bundle = sound.changed(&bytes);
-    let site = sound.path("kept");
+    let bundle = intact.changed(&bytes);
+    let site = intact.path("kept");
     let [verb, going, json] = ["unpack", "--keep-going", "--json"];
     unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str()])
         .failed(7, &["--keep-going unpacks all that this does not hit"]);
@@ -466,7 +473,7 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
         let finished = if bundle.is_file() {
             unbundle(args)
         } else {
-            unbundle_from(&sound.path("changed.tar.zst"), args)
+            unbundle_from(&intact.path("changed.tar.zst"), args)
         };
         let finished = finished.failed(7, &["is without `quay.io/a/one:v1`, `dl.k8s.io/kubectl`"]);
         let summary = finished.json();
@@ -475,7 +482,7 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
         let names: Vec<_> = left_out.iter().map(|left_out| left_out["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["quay.io/a/one:v1", "dl.k8s.io/kubectl"]);
         assert!(left_out.iter().all(|left_out| left_out["trouble"] == "damaged"), "{summary}");
-        nothing_wrong_is_visible(&sound, &site);
+        assert_visible_files_intact(&intact, &site);
         let tag = |image: &str| {
             site.join(format!(
                 "registry/docker/registry/v2/repositories/k8s/quay.io/{image}/_manifests/tags/v1"
@@ -490,13 +497,13 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     assert!(finished.stdout.contains("1 of 2 files and 2 of 3 images"), "{finished:#?}");
     assert!(finished.stdout.contains("left out: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
     // An intact copy completes the site as if nothing had happened.
-    unbundle([verb.as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    unbundle([verb.as_ref(), intact.bundle.as_os_str(), site.as_os_str()]).ok();
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 #[test]
 fn damaged_update_keeps_the_intact_image_of_the_site() {
-    let old = Sound::new(&Content::large());
+    let old = IntactBundle::new(&Content::large());
     let site = old.path("site");
     let mut content = Content::large();
     let layer = Layer::random(77, 5 << 20, Compression::None);
@@ -528,8 +535,8 @@ fn damaged_update_keeps_the_intact_image_of_the_site() {
 #[test]
 fn missing_volume_does_not_stop_unpacking_the_others() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let directory = sound.path("volumes");
+    let intact = IntactBundle::new(&content);
+    let directory = intact.path("volumes");
     fs::create_dir(&directory).unwrap();
     content.write_volumes(&directory.join("all.tar.zst"), 10 << 20);
     let verify = |code: i32| {
@@ -550,19 +557,19 @@ fn missing_volume_does_not_stop_unpacking_the_others() {
     let quick = unbundle(["verify".as_ref(), "--quick".as_ref(), directory.as_os_str()]);
     quick.failed(16, &["missing"]);
 
-    let site = sound.path("part");
+    let site = intact.path("part");
     unbundle(["unpack".as_ref(), directory.as_os_str(), site.as_os_str()])
         .failed(16, &["--keep-going unpacks all that this does not hit"]);
     assert!(!site.exists());
     let args = ["unpack".as_ref(), directory.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
     let finished = unbundle(args).failed(16, &["is without", "`quay.io/b/three:v1`"]);
     assert!(finished.stdout.contains("the volume `all.tar.zst.003` is missing"), "{finished:#?}");
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
     let two = "registry/docker/registry/v2/repositories/k8s/quay.io/a/two/_manifests/tags/v1/current/link";
     assert!(site.join(two).exists(), "{finished:#?}");
-    unbundle(["unpack".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    unbundle(["unpack".as_ref(), intact.bundle.as_os_str(), site.as_os_str()]).ok();
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 
     // With a second corrupt volume, the most severe problem sets the exit code and each volume is reported.
     let second = directory.join("all.tar.zst.002");
@@ -583,39 +590,39 @@ fn missing_volume_does_not_stop_unpacking_the_others() {
 #[test]
 fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read() {
     let content = Content::large();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let quick = |bundle: &Path| unbundle(["verify".as_ref(), "--quick".as_ref(), bundle.as_os_str()]);
-    let finished = quick(&sound.bundle).ok();
+    let finished = quick(&intact.bundle).ok();
     assert!(finished.stdout.contains("contents were not read"), "{finished:#?}");
-    let json = unbundle(["verify", "--quick", "--json", sound.bundle.to_str().unwrap()]).ok().json();
+    let json = unbundle(["verify", "--quick", "--json", intact.bundle.to_str().unwrap()]).ok().json();
     assert_eq!((&json["contentsRead"], &json["damage"]), (&false.into(), &serde_json::json!([])));
-    unbundle_from(&sound.bundle, ["verify", "--quick", "-"]).failed(2, &["--quick", "pipe"]);
+    unbundle_from(&intact.bundle, ["verify", "--quick", "-"]).failed(2, &["--quick", "pipe"]);
 
-    let starts = frame_starts(&sound.bytes);
+    let starts = frame_starts(&intact.bytes);
     let [.., last, table] = starts[..] else { panic!("many frames") };
-    let len = sound.bytes.len();
-    let cut = |from: usize, to: usize| [&sound.bytes[..from], &sound.bytes[to..]].concat();
+    let len = intact.bytes.len();
+    let cut = |from: usize, to: usize| [&intact.bytes[..from], &intact.bytes[to..]].concat();
     let flipped = |at: usize| {
-        let mut bytes = sound.bytes.clone();
+        let mut bytes = intact.bytes.clone();
         bytes[at] ^= 1;
         bytes
     };
     for (what, bytes, code, words) in [
-        ("a copy that broke off", sound.bytes[..len - 1].to_vec(), 16, "cut short"),
-        ("half a copy", sound.bytes[..len / 2].to_vec(), 16, "cut short"),
+        ("a copy that broke off", intact.bytes[..len - 1].to_vec(), 16, "cut short"),
+        ("half a copy", intact.bytes[..len / 2].to_vec(), 16, "cut short"),
         ("bytes that are gone", cut(len / 2, len / 2 + 4096), 7, "seek table"),
         ("the beginning of the last frame", flipped(last), 7, "needed by dl.k8s.io/kubelet"),
         ("its size", flipped(last + 5), 7, "a damaged frame"),
         ("what the table says of a content", flipped(table + 8 + 4), 7, "seek table"),
         ("what the table says of two frames", flipped(table + 8), 7, "seek table"),
     ] {
-        let bundle = sound.changed(&bytes);
+        let bundle = intact.changed(&bytes);
         let finished = quick(&bundle);
         assert_eq!(finished.code, Some(code), "{what}: {finished:#?}");
         assert!(finished.stdout.contains(words), "{what}: {finished:#?}");
     }
     // `--quick` does not read contents and never calls them intact.
-    let bundle = sound.changed(&flipped(last - 100));
+    let bundle = intact.changed(&flipped(last - 100));
     quick(&bundle).ok();
     unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 objects are damaged"]);
 }
@@ -635,8 +642,8 @@ fn with_read_errors(injection: &str, args: &[&std::ffi::OsStr]) -> (Finished, bo
 #[test]
 fn media_errors_are_reported_and_the_rest_is_read() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let verify = ["verify".as_ref(), sound.bundle.as_os_str()];
+    let intact = IntactBundle::new(&content);
+    let verify = ["verify".as_ref(), intact.bundle.as_os_str()];
     let (mut number, mut unreadable) = (1, 0);
     loop {
         let (finished, has_failed) = with_read_errors(&format!("when={number}"), &verify);
@@ -658,12 +665,12 @@ fn media_errors_are_reported_and_the_rest_is_read() {
     }
     assert!(unreadable > 10, "{unreadable}");
 
-    let site = sound.path("part");
-    let args = ["unpack", "--keep-going", sound.bundle.to_str().unwrap(), site.to_str().unwrap()];
+    let site = intact.path("part");
+    let args = ["unpack", "--keep-going", intact.bundle.to_str().unwrap(), site.to_str().unwrap()];
     let (finished, _) = with_read_errors("when=150", &args.map(AsRef::as_ref));
     let finished = finished.failed(17, &["is without", "quay.io/a/"]);
     assert!(finished.stdout.contains("left out: quay.io/a/"), "{finished:#?}");
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
     // Every read from there on.
     let (finished, _) = with_read_errors("when=150+", &verify);
@@ -674,36 +681,36 @@ fn media_errors_are_reported_and_the_rest_is_read() {
 #[test]
 fn damage_to_blobs_a_site_has_does_not_block_its_repair() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let site = sound.path("site");
+    let intact = IntactBundle::new(&content);
+    let site = intact.path("site");
     fs::remove_file(site.join("files/k8s/dl.k8s.io/kubectl")).unwrap();
-    let mut bytes = sound.bytes.clone();
+    let mut bytes = intact.bytes.clone();
     flip_in(&mut bytes, &largest(&content.images[2].1));
-    let bundle = sound.changed(&bytes);
+    let bundle = intact.changed(&bytes);
     unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of"]);
     unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]).ok();
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 #[test]
 fn damage_outside_all_content_is_reported_and_harmless() {
-    let sound = Sound::new(&Content::small());
-    let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
+    let intact = IntactBundle::new(&Content::small());
+    let table = seek_table::read(&mut Cursor::new(&intact.bytes)).unwrap().unwrap();
     let in_padding = table[0].compressed as usize + 8 + table[1].compressed as usize / 2;
     // The size of the last frame's content in the seek table.
-    let in_table = sound.bytes.len() - 9 - 4;
+    let in_table = intact.bytes.len() - 9 - 4;
     for (what, place) in [("padding", in_padding), ("seek table", in_table)] {
-        let mut bytes = sound.bytes.clone();
+        let mut bytes = intact.bytes.clone();
         bytes[place] ^= 1;
-        let bundle = sound.changed(&bytes);
+        let bundle = intact.changed(&bytes);
         for finished in
             [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
         {
             let finished = finished.failed(7, &["1 of"]);
             assert!(finished.stdout.contains("damaged: the end of the bundle"), "{what}: {finished:#?}");
         }
-        sound.unpacks_right(&bundle, what);
-        let site = sound.path("piped");
+        intact.unpacks_right(&bundle, what);
+        let site = intact.path("piped");
         unbundle_from(&bundle, ["unpack".as_ref(), "-".as_ref(), site.as_os_str()]).ok();
         fs::remove_dir_all(site).unwrap();
     }
@@ -732,28 +739,28 @@ fn blob_may_have_more_copies_than_the_open_file_limit() {
 #[test]
 fn bundle_with_large_reserved_header_space_is_read() {
     let content = Content::small();
-    let sound = Sound::new(&content);
-    let bundle = sound.path("roomy.tar.zst");
-    content.write_with_room(&bundle, 12 << 20);
+    let intact = IntactBundle::new(&content);
+    let bundle = intact.path("roomy.tar.zst");
+    content.write_with_reserved_space(&bundle, 12 << 20);
     for finished in
         [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
     {
         finished.ok();
     }
-    sound.unpacks_right(&bundle, "12 MiB of padding");
+    intact.unpacks_right(&bundle, "12 MiB of padding");
 }
 
 #[test]
 fn damage_after_the_manifests_can_still_be_attributed() {
-    let sound = Sound::new(&Content::small());
-    let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
+    let intact = IntactBundle::new(&Content::small());
+    let table = seek_table::read(&mut Cursor::new(&intact.bytes)).unwrap().unwrap();
     // The header, its reserved space, the manifests, and the rest.
     let [head, padding, manifests, rest] = table[..] else { panic!("another number of frames: {table:?}") };
     assert_eq!(padding.decompressed, 0);
     let middle = head.compressed + padding.compressed + manifests.compressed + rest.compressed / 2;
-    let mut bytes = sound.bytes.clone();
+    let mut bytes = intact.bytes.clone();
     bytes[middle as usize] ^= 1;
-    let verdict = verify(BundleReader::open(&sound.changed(&bytes)).unwrap(), &Silent).expect("a verdict");
+    let verdict = verify(BundleReader::open(&intact.changed(&bytes)).unwrap(), &Silent).expect("a result");
     let owners: BTreeSet<_> =
         verdict.damage.iter().flat_map(|damage| &damage.owners).map(String::as_str).collect();
     assert_eq!(owners, ["dl.k8s.io/kubelet", "quay.io/a/one:v1", "quay.io/a/two:v1"].into());
@@ -766,8 +773,8 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
     let noise = |seed| random_bytes(seed, 2_200_000);
     let files = [("one", noise(1)), ("two", noise(2)), ("three", text), ("four", noise(4))];
     let content = Content { images: vec![], files: files.to_vec() };
-    let sound = Sound::new(&content);
-    let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
+    let intact = IntactBundle::new(&content);
+    let table = seek_table::read(&mut Cursor::new(&intact.bytes)).unwrap().unwrap();
     let (mut offset, mut hit) = (0, BTreeSet::new());
     for entry in &table {
         let begin = offset;
@@ -777,12 +784,12 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
         }
         for bit in 0..14 * 8 {
             let what = format!("bit {bit} of the frame at {begin}");
-            let mut bytes = sound.bytes.clone();
+            let mut bytes = intact.bytes.clone();
             bytes[begin + bit / 8] ^= 1 << (bit % 8);
-            let bundle = sound.changed(&bytes);
+            let bundle = intact.changed(&bytes);
             let verdict = verify(BundleReader::open(&bundle).unwrap(), &Silent).expect(&what);
             if verdict.damage.is_empty() {
-                sound.unpacks_right(&bundle, &what);
+                intact.unpacks_right(&bundle, &what);
                 continue;
             }
             let offsets =
@@ -793,10 +800,10 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
             hit.extend(owners);
             // The lowest bit of the frame's stated content size.
             if bit == 5 * 8 {
-                let site = sound.path("hit");
+                let site = intact.path("hit");
                 let error = unpack_to(&bundle, &site).expect_err(&what).to_string();
                 assert!(error.contains("damaged in `") && !error.contains(','), "{what}: {error}");
-                nothing_wrong_is_visible(&sound, &site);
+                assert_visible_files_intact(&intact, &site);
                 assert_eq!(fs::read_dir(site.join("files/k8s")).unwrap().count(), files.len() - 1, "{what}");
                 fs::remove_dir_all(site).unwrap();
             }
@@ -807,12 +814,12 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
 
 #[test]
 fn truncated_bundle_is_reported_with_what_was_being_read() {
-    let sound = Sound::new(&Content::large());
-    let bundle = sound.changed(&sound.bytes[..sound.bytes.len() / 2]);
-    let site = sound.path("cut");
+    let intact = IntactBundle::new(&Content::large());
+    let bundle = intact.changed(&intact.bytes[..intact.bytes.len() / 2]);
+    let site = intact.path("cut");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(16, &["damaged in `quay.io/", "truncated"]);
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(16, &["objects are missing"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubectl"), "{finished:#?}");
 }
@@ -1014,7 +1021,7 @@ fn tar_entries_missing_from_the_index_are_refused_and_write_nothing() {
 #[test]
 fn invalid_index_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
-    let sound = String::from_utf8(Index::default().to_json()).unwrap();
+    let intact = String::from_utf8(Index::default().to_json()).unwrap();
     let format = r#""dev.airbundle.format":"1.0""#;
     let descriptor = |name: &str, annotations: &str| {
         format!(
@@ -1023,11 +1030,11 @@ fn invalid_index_is_refused_by_name() {
         )
     };
     let with =
-        |descriptor: &str| sound.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
+        |descriptor: &str| intact.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
     for (index, words) in [
-        (sound.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
-        (sound.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
-        (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
+        (intact.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
+        (intact.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
+        (intact.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
         (
             with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)),
             "encoding `recompress`",
@@ -1039,7 +1046,7 @@ fn invalid_index_is_refused_by_name() {
         ),
         (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "stands here twice"),
     ] {
-        assert!(index != sound, "{words}: nothing was replaced");
+        assert!(index != intact, "{words}: nothing was replaced");
         let bundle = directory.path().join("refused.tar.zst");
         let layout = file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
         fs::write(&bundle, archive(vec![layout, file("index.json", index.as_bytes())])).unwrap();
@@ -1061,18 +1068,18 @@ fn frame_that_decodes_beyond_the_buffer_limit_is_refused() {
 
 #[test]
 fn false_seek_table_is_damage_and_never_yields_wrong_bytes() {
-    let sound = Sound::new(&Content::small());
-    let start = sound.bytes.len() - 9 - 8 * 3;
+    let intact = IntactBundle::new(&Content::small());
+    let start = intact.bytes.len() - 9 - 8 * 3;
     // Swaps the first two entries, so that the sums stay correct.
-    let mut bytes = sound.bytes.clone();
+    let mut bytes = intact.bytes.clone();
     let (a, b) = (bytes[start..start + 8].to_vec(), bytes[start + 8..start + 16].to_vec());
     bytes[start..start + 8].copy_from_slice(&b);
     bytes[start + 8..start + 16].copy_from_slice(&a);
-    assert_ne!(bytes, sound.bytes);
-    let bundle = sound.changed(&bytes);
+    assert_ne!(bytes, intact.bytes);
+    let bundle = intact.changed(&bytes);
     let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]);
     assert_eq!(finished.code, Some(7), "{finished:#?}");
-    let site = sound.path("lied");
+    let site = intact.path("lied");
     let _ = unpack_to(&bundle, &site);
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
 }

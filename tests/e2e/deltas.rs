@@ -15,7 +15,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::pack_job::{FILES, PackJob, REGISTRY};
 use crate::program::{Finished, airbundle, unbundle};
-use crate::serve::Shared;
+use crate::serve::SharedDirectory;
 use crate::support::clients;
 use crate::support::fake::{Content, Fake, Gate};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -32,7 +32,7 @@ const STORAGE: &str = "registry/docker/registry/v2";
 struct World {
     old: Release,
     new: Release,
-    _directory: Shared,
+    _directory: SharedDirectory,
 }
 
 struct Release {
@@ -166,7 +166,7 @@ fn new_release(directory: &Path) -> Release {
 /// Returns the shared [`World`].
 fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let directory = Shared::new();
+        let directory = SharedDirectory::new();
         let (old, new) = (old_release(&directory.path.join("old")), new_release(&directory.path.join("new")));
         World { old, new, _directory: directory }
     });
@@ -178,7 +178,7 @@ fn text(path: &Path) -> String {
 }
 
 fn directory() -> TempDir {
-    tempdir().expect("make a temporary directory")
+    tempdir().expect("create a temporary directory")
 }
 
 /// A site with the old release.
@@ -205,7 +205,7 @@ fn delta(directory: &TempDir) -> PathBuf {
 }
 
 fn contents(bundle: &Path) -> Contents {
-    BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("a sound bundle")
+    BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("an intact bundle")
 }
 
 fn data(digest: &str) -> PathBuf {
@@ -574,12 +574,9 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     // Of `app:1`, which `app:stable` pointed to as well, and of `gone:1`: manifest, config and unshared
     // layer.
     assert_eq!((&told["blobs"], &told["fileBytes"]), (&6.into(), &3_050_000.into()));
-    let text_told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
-    assert!(text_told.contains("would remove image k8s/quay.io/team/gone:1\n"), "{text_told}");
-    assert!(
-        text_told.contains("would remove 2 images with 6 blobs") && text_told.contains("--yes"),
-        "{text_told}"
-    );
+    let printed = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
+    assert!(printed.contains("would remove image k8s/quay.io/team/gone:1\n"), "{printed}");
+    assert!(printed.contains("would remove 2 images with 6 blobs") && printed.contains("--yes"), "{printed}");
 
     let [used, free] = [&told, &prune(&site, &[&new.bundle], &["--yes"]).ok().json()].map(|told| {
         ["images", "files", "links", "blobs", "bytes", "fileBytes"].map(|name| told[name].clone())
@@ -721,7 +718,7 @@ fn pulls_succeed_during_a_prune() {
                 }
             });
             // Stops the other threads even if an assertion fails.
-            let _end = End(done);
+            let _end = StopOnDrop(done);
             let pull = || {
                 let (start, before) = (Instant::now(), pulls.load(Ordering::Relaxed));
                 while pulls.load(Ordering::Relaxed) < before + 30 && start.elapsed() < Duration::from_secs(60)
@@ -877,9 +874,9 @@ fn prune_keeps_the_selection_that_was_unpacked_of_a_bundle() {
 }
 
 /// Stops the threads when dropped, even if a test fails.
-struct End<'a>(&'a AtomicBool);
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -939,7 +936,7 @@ fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
 }
 
 /// Blobs of all kinds and a base with half of them, one of which equals an unpinned file.
-fn half_there() -> (String, Content, String) {
+fn half_in_base() -> (String, Content, String) {
     let (mut list, mut content, mut base) = (String::new(), Content::default(), BTreeMap::new());
     for number in 0..4 {
         let large = Layer::random(number, 6_000_000, Compression::None);
@@ -972,7 +969,7 @@ fn half_there() -> (String, Content, String) {
 #[test]
 fn killed_delta_pack_resumes_to_the_same_bytes() {
     const POINTS: usize = 12;
-    let (list, content, base) = half_there();
+    let (list, content, base) = half_in_base();
     let prepare = || {
         let job = PackJob::new(&list);
         let base = job.write("base.json", &base);
@@ -989,8 +986,8 @@ fn killed_delta_pack_resumes_to_the_same_bytes() {
     assert_eq!(told["blobsLeftOut"], 5, "{told}");
     // Unpinned files must be fetched to learn that the base has them.
     let layout = contents(&uninterrupted.output()).layout;
-    let left_out: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
-    assert_eq!(told["bytesLeftOut"], left_out);
+    let omitted: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
+    assert_eq!(told["bytesLeftOut"], omitted);
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
         let fake = Fake::behind(&gate, content.clone());
@@ -1011,7 +1008,7 @@ fn killed_delta_pack_resumes_to_the_same_bytes() {
 
 #[test]
 fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported() {
-    let (list, mut content, base) = half_there();
+    let (list, mut content, base) = half_in_base();
     let job = PackJob::new(&list);
     let base = job.write("base.json", &base);
     // Upstream lacks one layer that the site has and one that it does not have.

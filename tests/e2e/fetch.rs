@@ -45,7 +45,7 @@ impl PackJob {
 
 /// Asserts that one line of stderr has all these words.
 #[track_caller]
-fn says(finished: &Finished, words: &[&str]) {
+fn assert_stderr_line(finished: &Finished, words: &[&str]) {
     let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(told, "no line with {words:?} in {finished:#?}");
 }
@@ -110,7 +110,7 @@ fn unpinned(list: &str) -> String {
 /// Packs the sample from a server with this twist and asserts that the bundle equals that of an honest
 /// server.
 #[track_caller]
-fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
+fn assert_same_bundle(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::start(content.clone(), twist);
     assert_same(&PackJob::new(list).packed(&to(&fake, more)), bundle, "the bundle");
@@ -119,7 +119,7 @@ fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Syn
 
 /// Packs the sample from a server with this twist and asserts failure.
 #[track_caller]
-fn goes_wrong(
+fn assert_fails(
     more: &[&str],
     code: i32,
     words: &[&str],
@@ -181,9 +181,12 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
     let typo = format!("file.example=http://{}", fake.addr());
     let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
     let finished = PackJob::new(list).pack_with(&args).ok();
-    says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
+    assert_stderr_line(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
     // Its images are fetched from the mirror.
-    says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
+    assert_stderr_line(
+        &finished,
+        &["warning: ", "`--insecure-registry registry.example`", "no image comes from"],
+    );
     assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
     let finished = PackJob::new(list).pack_with(&to(&fake, &["--json", "--mirror", &typo])).ok();
     let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
@@ -195,7 +198,7 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
 #[test]
 fn server_that_ignores_range_yields_the_same_bundle() {
     for jobs in ["1", "2", "8"] {
-        comes_right(&["--jobs", jobs], |seen, _| sample().content.answer(&without_range(seen)));
+        assert_same_bundle(&["--jobs", jobs], |seen, _| sample().content.respond(&without_range(seen)));
     }
 }
 
@@ -207,8 +210,8 @@ fn without_range(seen: &Seen) -> Seen {
 #[test]
 fn server_that_ignores_range_for_some_parts_yields_the_same_bundle() {
     for jobs in ["1", "8"] {
-        comes_right(&["--jobs", jobs], |seen, reply| match seen.range() {
-            Some((first, _)) if first > 0 => sample().content.answer(&without_range(seen)),
+        assert_same_bundle(&["--jobs", jobs], |seen, reply| match seen.range() {
+            Some((first, _)) if first > 0 => sample().content.respond(&without_range(seen)),
             _ => reply,
         });
     }
@@ -217,7 +220,7 @@ fn server_that_ignores_range_for_some_parts_yields_the_same_bundle() {
 #[test]
 fn server_that_returns_another_range_yields_the_same_bundle() {
     for jobs in ["1", "8"] {
-        comes_right(&["--jobs", jobs], |seen, mut reply| match seen.range() {
+        assert_same_bundle(&["--jobs", jobs], |seen, mut reply| match seen.range() {
             Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
                 reply.body.rotate_left(1);
                 reply.with("content-range", &format!("bytes {}-{}/{}", first + 1, last + 1, LARGE + 1))
@@ -229,7 +232,7 @@ fn server_that_returns_another_range_yields_the_same_bundle() {
 
 #[test]
 fn server_that_states_another_size_for_a_part_yields_the_same_bundle() {
-    comes_right(&[], |seen, reply| match seen.range() {
+    assert_same_bundle(&[], |seen, reply| match seen.range() {
         Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
             reply.with("content-range", &format!("bytes {first}-{last}/{}", LARGE * 2))
         }
@@ -263,8 +266,8 @@ fn parts_of_different_versions_are_detected() {
         let fake = Fake::start(old.clone(), move |seen, reply| match seen.nth {
             0 | 1 => reply,
             // One server honors `If-Range`; the other ignores it.
-            _ if jobs == "1" => new.answer(seen),
-            _ => twisted.answer(&seen.without("if-range")),
+            _ if jobs == "1" => new.respond(seen),
+            _ => twisted.respond(&seen.without("if-range")),
         });
         assert_same(&PackJob::new(&url).packed(&to(&fake, &["--jobs", jobs])), &honest, jobs);
     }
@@ -281,7 +284,7 @@ fn file_replaced_after_the_probe_is_packed_in_its_new_version() {
         let honest = PackJob::new(&url).packed(&to(&Fake::honest(new_content.clone()), &[]));
         let fake = Fake::start(
             old_content,
-            move |seen, reply| if seen.is_probe() { reply } else { new_content.answer(seen) },
+            move |seen, reply| if seen.is_probe() { reply } else { new_content.respond(seen) },
         );
         assert_same(&PackJob::new(&url).packed(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
     }
@@ -293,7 +296,11 @@ fn body_without_a_length_yields_the_same_bundle_pinned_or_not() {
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| Reply {
             framing: Framing::Chunked,
-            ..if seen.is_transfer() || seen.is_probe() { content.answer(&without_range(seen)) } else { reply }
+            ..if seen.is_transfer() || seen.is_probe() {
+                content.respond(&without_range(seen))
+            } else {
+                reply
+            }
         });
         assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
     }
@@ -303,16 +310,16 @@ fn body_without_a_length_yields_the_same_bundle_pinned_or_not() {
 fn wrong_content_length_is_tolerated_once_and_otherwise_an_error() {
     for difference in [1000, -1000] {
         let claim = move |reply: Reply| {
-            let length = reply.body.len().checked_add_signed(difference).expect("small");
+            let length = reply.body.len().checked_add_signed(difference).expect("a small number");
             Reply { framing: Framing::Claimed(length), ..reply }
         };
-        comes_right(&[], move |seen, reply| match seen.nth {
+        assert_same_bundle(&[], move |seen, reply| match seen.nth {
             0 if seen.path.contains("/blobs/") && reply.body.len() > 1000 => claim(reply),
             1 if seen.path.ends_with("/small") => claim(reply),
             _ => reply,
         });
         let word = if difference > 0 { "more than 300000" } else { "its size is 299000" };
-        goes_wrong(&["--retries", "1"], 5, &[FILES, "/small`", word], move |seen, reply| {
+        assert_fails(&["--retries", "1"], 5, &[FILES, "/small`", word], move |seen, reply| {
             if seen.is_transfer() && seen.path.ends_with("/small") { claim(reply) } else { reply }
         });
     }
@@ -322,7 +329,7 @@ fn wrong_content_length_is_tolerated_once_and_otherwise_an_error() {
 fn body_longer_than_the_manifest_states_is_an_error() {
     // The digest matches at the last byte that belongs to the blob.
     for jobs in ["1", "8"] {
-        goes_wrong(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
+        assert_fails(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
             if seen.path.contains("/blobs/") && reply.status == 200 && reply.body.len() < 1000 {
                 reply.body.extend_from_slice(b"junk");
             }
@@ -333,7 +340,7 @@ fn body_longer_than_the_manifest_states_is_an_error() {
 
 #[test]
 fn endless_body_is_an_error_when_the_size_is_known() {
-    goes_wrong(&[], 5, &["/small`", "more than 300000"], move |seen, reply| {
+    assert_fails(&[], 5, &["/small`", "more than 300000"], move |seen, reply| {
         if !seen.path.ends_with("/small") {
             return reply;
         }
@@ -370,7 +377,7 @@ fn broken_connection_without_range_support_starts_over() {
                 return reply;
             }
             let cut = (!seen.is_probe() && seen.nth < 2 && seen.path.contains("large")).then_some(9 << 20);
-            Reply { cut, ..content.answer(&without_range(seen)) }
+            Reply { cut, ..content.respond(&without_range(seen)) }
         });
         assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
     }
@@ -387,7 +394,7 @@ fn connection_that_always_breaks_at_one_offset_finally_fails() {
                 return reply;
             }
             let cut = (!seen.is_probe() && seen.path.ends_with("large")).then_some(cut);
-            Reply { cut, ..content.answer(&without_range(seen)) }
+            Reply { cut, ..content.respond(&without_range(seen)) }
         });
         PackJob::new(list).fails_cleanly(&to(&fake, &["--retries", "1"]), 4, &["/large`", "no answer"]);
     }
@@ -401,7 +408,7 @@ fn shorter_second_response_is_not_mistaken_for_the_end() {
             if !seen.path.ends_with("/large") {
                 return reply;
             }
-            let whole = Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) };
+            let whole = Reply { framing: Framing::Chunked, ..content.respond(&without_range(seen)) };
             match seen.nth {
                 1 => Reply { cut: Some(9 << 20), ..whole },
                 2 => Reply { framing: Framing::Chunked, ..Reply::ok(b"try again later") },
@@ -424,10 +431,10 @@ fn shorter_second_response_is_not_mistaken_for_the_end() {
 fn corrupt_bytes_are_tolerated_once() {
     for jobs in ["1", "2", "8"] {
         let answered = Mutex::new(BTreeSet::new());
-        let fake = comes_right(&["--jobs", jobs], move |seen, mut reply| {
+        let fake = assert_same_bundle(&["--jobs", jobs], move |seen, mut reply| {
             // The first response for every byte: an entire small blob, both parts of a large one.
             let part = (seen.path.clone(), seen.range());
-            let first = seen.is_transfer() && answered.lock().expect("no panic").insert(part);
+            let first = seen.is_transfer() && answered.lock().expect("the lock is not poisoned").insert(part);
             if first && reply.body.len() > 100 {
                 let last = reply.body.len() - 1;
                 reply.body[last] ^= 1;
@@ -461,12 +468,12 @@ fn corrupt_bytes_twice_fail_naming_url_and_both_digests() {
 
 #[test]
 fn wrong_docker_content_digest_header_is_ignored() {
-    comes_right(&[], |_, reply| reply.with("docker-content-digest", &sha256(b"something else")));
+    assert_same_bundle(&[], |_, reply| reply.with("docker-content-digest", &sha256(b"something else")));
 }
 
 #[test]
 fn unrequested_content_encoding_is_refused() {
-    goes_wrong(&[], 4, &["/small`", "Content-Encoding: gzip"], |seen, reply| {
+    assert_fails(&[], 4, &["/small`", "Content-Encoding: gzip"], |seen, reply| {
         if seen.path.ends_with("/small") { reply.with("content-encoding", "gzip") } else { reply }
     });
 }
@@ -475,7 +482,7 @@ fn unrequested_content_encoding_is_refused() {
 
 #[test]
 fn busy_server_is_retried() {
-    let fake = comes_right(&["--jobs", "2"], |seen, reply| match seen.nth {
+    let fake = assert_same_bundle(&["--jobs", "2"], |seen, reply| match seen.nth {
         0 => Reply::status(503).with("retry-after", "0"),
         1 => Reply::status(429).with("retry-after", "0"),
         2 => Reply::status(500).with("retry-after", "0"),
@@ -504,13 +511,13 @@ fn failing_server_gets_exactly_the_configured_number_of_retries() {
         (503, 4, ["/small`", "answered 503"]),
         (429, 4, ["/small`", "--mirror"]),
     ] {
-        let fake = goes_wrong(&["--retries", "2"], code, &words, move |seen, reply| {
+        let fake = assert_fails(&["--retries", "2"], code, &words, move |seen, reply| {
             let busy = || Reply::status(status).with("retry-after", "0");
             if seen.path.ends_with("/small") { busy() } else { reply }
         });
         assert_eq!(fake.seen_of("/small").len(), 3, "{status}");
     }
-    let fake = goes_wrong(&["--retries", "2"], 4, &["/large`", "answered 500"], move |seen, reply| {
+    let fake = assert_fails(&["--retries", "2"], 4, &["/large`", "answered 500"], move |seen, reply| {
         let fails = seen.path.ends_with("/large") && seen.range().is_some_and(|(first, _)| first > 0);
         if fails { Reply::status(500).with("retry-after", "0") } else { reply }
     });
@@ -522,7 +529,7 @@ fn failing_server_gets_exactly_the_configured_number_of_retries() {
 
 #[test]
 fn missing_images_and_files_are_reported_together() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let tiny = Image::new(Format::Docker, "linux/amd64", &[Layer::empty()]);
     let upstream = Upstream::start(
         directory.path(),
@@ -540,7 +547,7 @@ fn missing_images_and_files_are_reported_together() {
         &["https://dl.k8s.io/not-there", "404"],
     );
     for object in ["quay.io/a/tiny:2", "quay.io/b/other:1", &format!("quay.io/a/tiny@{nothing}")] {
-        says(&finished, &[object, "404", "not found"]);
+        assert_stderr_line(&finished, &[object, "404", "not found"]);
     }
     assert_eq!(
         finished.stderr.lines().filter(|line| line.starts_with("error: ")).count(),
@@ -567,16 +574,16 @@ fn unreachable_hosts_are_named() {
         "`https://no-such-host.invalid/file`".to_owned(),
         "`no-such-host.invalid/image:1`".to_owned(),
     ] {
-        says(&finished, &[&object, "no answer from"]);
+        assert_stderr_line(&finished, &[&object, "no answer from"]);
     }
-    says(&finished, &["127.0.0.1", "refused"]);
+    assert_stderr_line(&finished, &["127.0.0.1", "refused"]);
 }
 
 // ---- Redirects and tokens ----
 
 #[test]
 fn redirect_loop_is_an_error() {
-    let fake = goes_wrong(&["--retries", "3"], 4, &["/small`", "redirect"], |seen, reply| {
+    let fake = assert_fails(&["--retries", "3"], 4, &["/small`", "redirect"], |seen, reply| {
         if seen.path.contains("/small") { Reply::redirect("small?again") } else { reply }
     });
     assert!(fake.seen_of("/small").len() <= 12, "it is followed for a while and not asked for again");
@@ -597,7 +604,7 @@ fn token_is_sent_to_its_registry_only() {
             return Reply::redirect(&format!("http://{storage_addr}{}", seen.path));
         }
         if seen.header("authorization") != Some("Bearer s3cret") {
-            let own = own_addr.get().expect("set before the first request");
+            let own = own_addr.get().expect("the configuration is set before the first request");
             let challenge =
                 format!(r#"Bearer realm="http://{own}/token",service="here",scope="repository:x:pull""#);
             return Reply::status(401).with("www-authenticate", &challenge);
@@ -628,7 +635,7 @@ fn token_is_sent_to_its_registry_only() {
 #[test]
 fn registry_with_an_unusable_challenge_is_an_error() {
     for challenge in [None, Some("Basic realm=\"x\""), Some("Bearer realm=\"nowhere\"")] {
-        let fake = goes_wrong(&[], 4, &["team/app:1", "401", "no access"], move |seen, reply| {
+        let fake = assert_fails(&[], 4, &["team/app:1", "401", "no access"], move |seen, reply| {
             let no = Reply::status(401);
             match challenge {
                 _ if !seen.path.starts_with("/v2/") => reply,
@@ -649,7 +656,7 @@ fn registry_may_not_redirect_token_requests_into_the_private_network() {
         format!("http://localhost:{}/token", other.addr().rsplit_once(':').expect("a port").1),
     ] {
         let challenge = format!("Bearer realm=\"{realm}\"");
-        goes_wrong(&[], 4, &["team/app:1", "not a place"], move |seen, reply| {
+        assert_fails(&[], 4, &["team/app:1", "not a place"], move |seen, reply| {
             let challenged = Reply::status(401).with("www-authenticate", &challenge);
             if seen.path.starts_with("/v2/") { challenged } else { reply }
         });
@@ -760,7 +767,7 @@ fn nested_index_is_packed() {
     };
     let inner = Image::index(Format::Oci, vec![child("linux/amd64"), child("linux/arm64")]);
     let outer = Image::index(Format::Oci, vec![inner, child("linux/s390x")]);
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let images = vec![UpstreamImage::new("quay.io/nested:1", outer.clone())];
     let upstream = Upstream::start(directory.path(), images, Vec::new());
     let job = PackJob::new("quay.io/nested:1\n");
@@ -780,8 +787,8 @@ fn index_with_a_child_twice() -> (Content, Image) {
         Image::new(Format::Oci, platform, &[layer])
     };
     let arm64 = child("linux/arm64");
-    let untold = Image { platform: None, ..arm64.clone() };
-    let index = Image::index(Format::Oci, vec![child("linux/amd64"), arm64, untold]);
+    let without_platform = Image { platform: None, ..arm64.clone() };
+    let index = Image::index(Format::Oci, vec![child("linux/amd64"), arm64, without_platform]);
     let mut content = Content::default();
     content.image(&format!("{REGISTRY}/twice:1"), &index);
     (content, index)
@@ -791,9 +798,9 @@ fn index_with_a_child_twice() -> (Content, Image) {
 fn image_wanted_by_one_entry_is_not_omitted_by_another() {
     let (twice, index) = index_with_a_child_twice();
     // The same across two indexes: one lists the image for arm64, the other without a platform.
-    let [amd64, arm64, untold] = &index.children[..] else { panic!("three children") };
+    let [amd64, arm64, without_platform] = &index.children[..] else { panic!("three children") };
     let for_arm64 = Image::index(Format::Oci, vec![amd64.clone(), arm64.clone()]);
-    let for_all = Image::index(Format::Oci, vec![untold.clone()]);
+    let for_all = Image::index(Format::Oci, vec![without_platform.clone()]);
     let outer = Image::index(Format::Oci, vec![for_arm64, for_all]);
     let mut nested = Content::default();
     nested.image(&format!("{REGISTRY}/twice:1"), &outer);
@@ -848,7 +855,7 @@ fn manifest_limit_is_an_error_that_names_an_image_once() {
 
 #[test]
 fn corrupt_layer_in_the_registry_storage_is_detected() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let image = sample_image();
     let images = vec![UpstreamImage::new("quay.io/team/app:1", image.clone())];
     let upstream = Upstream::start(directory.path(), images, Vec::new());
@@ -861,11 +868,11 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
         let last = flipped.len() - 1;
         flipped[last] ^= 1;
         let short = &hex[..12];
-        fs::write(&data, &flipped).expect("damage a layer");
+        fs::write(&data, &flipped).expect("corrupt a layer");
         let words = ["quay.io/team/app:1", short, "sha256", hex, &sha256(&flipped)[7..]];
         PackJob::new("quay.io/team/app:1\n").fails_cleanly(&upstream.mirror_args(), 5, &words);
         for (damaged, word) in [(&bytes[..last], "size"), (&[bytes, &b"more"[..]].concat(), "more than")] {
-            fs::write(&data, damaged).expect("damage a layer");
+            fs::write(&data, damaged).expect("corrupt a layer");
             let words = ["quay.io/team/app:1", short, word];
             let finished = PackJob::new("quay.io/team/app:1\n").pack_with(&upstream.mirror_args());
             // If parts are requested, the registry itself states that there are more bytes; they are correct
@@ -884,7 +891,7 @@ fn corrupt_layer_in_the_registry_storage_is_detected() {
 
 #[test]
 fn unpinned_file_equal_to_another_blob_is_stored_once() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let image = Image::new(
         Format::Oci,
         "linux/amd64",
@@ -965,7 +972,7 @@ fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
     let chunked = Fake::start(content.clone(), move |seen, reply| {
         let unknown = seen.path.ends_with("/a") || seen.path.ends_with("/c");
         if unknown {
-            Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) }
+            Reply { framing: Framing::Chunked, ..content.respond(&without_range(seen)) }
         } else {
             reply
         }
@@ -983,7 +990,7 @@ fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
         list += &[&format!("https://{FILES}/{name}"), " ", &sha256(&bytes), "\n"].concat();
     }
     let fake = Fake::start(content.clone(), move |seen, reply| match seen.path.ends_with("/a") {
-        true => Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) },
+        true => Reply { framing: Framing::Chunked, ..content.respond(&without_range(seen)) },
         false if seen.is_probe() => reply.with("content-range", "bytes 0-0/4999"),
         false => reply,
     });
@@ -995,7 +1002,7 @@ fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
 
 #[test]
 fn huge_and_small_blobs_yield_one_bundle_with_any_number_of_connections() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let note = |number: usize| Layer::files(&[("n", number.to_string().as_bytes())], Compression::Gzip);
     let huge = Image::new(
         Format::Oci,
@@ -1047,7 +1054,7 @@ fn huge_and_small_blobs_yield_one_bundle_with_any_number_of_connections() {
 
 #[test]
 fn hundreds_of_tiny_blobs_are_packed() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let layers: Vec<_> = (0..400_u32)
         .map(|number| Layer::files(&[("n", number.to_string().as_bytes())], Compression::None))
         .collect();
@@ -1080,7 +1087,7 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
                 let (content, list, honest) = (content.clone(), &list, &honest);
                 scope.spawn(move || {
                     let fake = Fake::start(content.clone(), move |seen, reply| {
-                        let reply = if ranges { reply } else { content.answer(&without_range(seen)) };
+                        let reply = if ranges { reply } else { content.respond(&without_range(seen)) };
                         Reply { pause: Duration::from_millis(15), ..reply }
                     });
                     assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), honest, jobs);
@@ -1100,9 +1107,9 @@ fn concurrent_packs_to_one_output_exclude_each_other() {
     let gate = Mutex::new(Some((reached, wait_go)));
     // The first run hangs in its first transfer until the second one has ended.
     let fake = Fake::start(content.clone(), move |seen, reply| {
-        let first = gate.lock().expect("no panic").take_if(|_| seen.is_transfer());
+        let first = gate.lock().expect("the lock is not poisoned").take_if(|_| seen.is_transfer());
         if let Some((reached, wait_go)) = first {
-            reached.send(()).expect("somebody waits");
+            reached.send(()).expect("the receiver is alive");
             let _ = wait_go.recv(); // until the other end is dropped
         }
         reply
@@ -1111,12 +1118,12 @@ fn concurrent_packs_to_one_output_exclude_each_other() {
     let options = to(&fake, &[]);
     let mut first = job.command(&options);
     let first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start airbundle");
-    wait_reached.recv().expect("the first one comes to its transfers");
+    wait_reached.recv().expect("the first run starts its transfers");
     let out = job.output();
     job.pack_with(&options).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
     assert!(!out.exists());
     drop(go);
-    let output = first.wait_with_output().expect("wait for the first one");
+    let output = first.wait_with_output().expect("wait for the first run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_same(&fs::read(&out).expect("read the bundle"), bundle, "the bundle");
     assert_eq!(job.file_names(), ["all.list", "out.tar.zst"]);

@@ -20,7 +20,9 @@ fn frozen() -> Vec<(String, PathBuf)> {
         let name = if path.is_dir() { name } else { name.strip_suffix(".tar.zst")? };
         Some(name.to_owned())
     };
-    let paths = fs::read_dir(FROZEN).expect("read the directory").map(|entry| entry.expect("read it").path());
+    let paths = fs::read_dir(FROZEN)
+        .expect("read the directory")
+        .map(|entry| entry.expect("read the directory").path());
     let mut all: Vec<_> = paths.filter_map(|path| Some((name(&path)?, path))).collect();
     all.sort();
     all
@@ -29,7 +31,7 @@ fn frozen() -> Vec<(String, PathBuf)> {
 /// Returns the versions in the table "Versions" of the format page, each with its links: `1.1` and
 /// `the-signature`.
 fn versions() -> Vec<(String, Vec<String>)> {
-    let table = FORMAT_PAGE.split("\n## Versions\n").nth(1).expect("there is the section");
+    let table = FORMAT_PAGE.split("\n## Versions\n").nth(1).expect("the section exists");
     let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
     let mut versions: Vec<(String, Vec<String>)> = Vec::new();
     for line in rows.take_while(|line| line.starts_with('|')) {
@@ -47,7 +49,7 @@ fn versions() -> Vec<(String, Vec<String>)> {
 #[test]
 fn every_format_version_and_feature_has_a_frozen_bundle() {
     let versions = versions();
-    let last = versions.last().expect("there are versions");
+    let last = versions.last().expect("the table has versions");
     assert_eq!(last.0, format!("{}.{}", FORMAT.0, FORMAT.1));
     let expected = versions.iter().flat_map(|(version, brought)| {
         let name = |what: &String| format!("{version}-{}", what.trim_start_matches("the-"));
@@ -60,7 +62,7 @@ fn every_format_version_and_feature_has_a_frozen_bundle() {
 }
 
 fn json_of(name: &str) -> Value {
-    serde_json::from_slice(&fs::read(Path::new(FROZEN).join(name)).expect("read it")).expect("JSON")
+    serde_json::from_slice(&fs::read(Path::new(FROZEN).join(name)).expect("read the file")).expect("JSON")
 }
 
 /// Returns a directory for the site of a bundle; for a delta it holds the base.
@@ -76,8 +78,8 @@ fn site(directory: &Path, name: &str) -> PathBuf {
 #[test]
 fn every_frozen_bundle_is_read_to_its_last_byte() {
     let (content, identities) = (json_of("content.json"), json_of("identities.json"));
-    let expected_site = fs::read_to_string(Path::new(FROZEN).join("site.sha256")).expect("read it");
-    let directory = tempfile::tempdir().expect("make a directory");
+    let expected_site = fs::read_to_string(Path::new(FROZEN).join("site.sha256")).expect("read the file");
+    let directory = tempfile::tempdir().expect("create a directory");
     for (name, path) in frozen() {
         unbundle(["verify".as_ref(), path.as_os_str()]).ok();
         unbundle(["verify".as_ref(), "--quick".as_ref(), path.as_os_str()]).ok();

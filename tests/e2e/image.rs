@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::damage::framed;
 use crate::program::{Finished, airbundle, airbundle_command};
-use crate::serve::{Shared, directory, unpack};
+use crate::serve::{SharedDirectory, directory, unpack};
 use crate::support::bases;
 use crate::support::clients::{self, Dockerd, Podman};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -32,12 +32,12 @@ struct Sample {
     lists: PathBuf,
     bundle: PathBuf,
     site: PathBuf,
-    _directory: Shared,
+    _directory: SharedDirectory,
 }
 
 fn sample() -> &'static Sample {
     static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
-        let shared = Shared::new();
+        let shared = SharedDirectory::new();
         let path = |name: &str| shared.path.join(name);
         let upstream = Upstream::start(&path("upstream"), images(), files());
         let lists = upstream.write_lists(&path("lists"));
@@ -131,7 +131,7 @@ fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
     let entries = archive.entries().expect("read a tar").map(|entry| {
         let mut entry = entry.expect("read a tar");
-        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("a plain name");
+        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("a UTF-8 name");
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).expect("read a tar");
         (name, bytes)
@@ -140,14 +140,14 @@ fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A parsed image archive.
-struct Opened {
+struct ParsedArchive {
     config: Value,
     manifest: Value,
     /// The tar archives of the layers on top of the base.
     layers: Vec<Vec<u8>>,
 }
 
-impl Opened {
+impl ParsedArchive {
     /// Reads an archive and asserts that it holds exactly the blobs that it names.
     fn read(path: &Path) -> Self {
         let mut entries = entries(&fs::read(path).expect("read the archive"));
@@ -188,9 +188,9 @@ impl Opened {
 }
 
 /// Polls until there is a result.
-fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+fn poll<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     for _ in 0..600 {
-        if let Some(answer) = ask() {
+        if let Some(answer) = attempt() {
             return answer;
         }
         sleep(Duration::from_millis(50));
@@ -204,7 +204,7 @@ fn get(docker: &Dockerd, url: &str, options: &[&str]) -> Option<(String, Vec<u8>
     curl.args(["-sS", "--noproxy", "*", "--globoff", "--include", "--http1.1"]).args(options).arg(url);
     let output = curl.output().expect("start curl");
     let end = output.stdout.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let head = String::from_utf8(output.stdout[..end].to_vec()).expect("a plain head");
+    let head = String::from_utf8(output.stdout[..end].to_vec()).expect("an ASCII header");
     Some((head.to_lowercase(), output.stdout[end + 4..].to_vec()))
 }
 
@@ -246,13 +246,13 @@ fn docker_runs_nginx_with_all_files_and_a_registry_with_all_images() {
 }
 
 fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
-    let (head, listing) = patiently("that nginx answers", || get(docker, &format!("{server}/"), &[]));
+    let (head, listing) = poll("that nginx answers", || get(docker, &format!("{server}/"), &[]));
     let listing = String::from_utf8(listing).expect("a page");
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(listing.contains(r#"href="k8s/""#) && !listing.contains("Welcome"), "{listing}");
     for file in files {
         let url = format!("{server}/k8s/{}", file.path());
-        let (head, body) = get(docker, &url, &["--header", "accept-encoding: gzip"]).expect("an answer");
+        let (head, body) = get(docker, &url, &["--header", "accept-encoding: gzip"]).expect("a response");
         if url.contains("/.hidden") {
             assert!(head.starts_with("http/1.1 403"), "{url}: {head}");
             continue;
@@ -265,7 +265,7 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
         assert!(!head.contains("etag") && !head.contains("last-modified"), "{url}: {head}");
         assert!(body[..] == file.bytes[..], "{url} has other bytes");
         if file.bytes.len() > 4 {
-            let (head, body) = get(docker, &url, &["--range", "2-4"]).expect("an answer");
+            let (head, body) = get(docker, &url, &["--range", "2-4"]).expect("a response");
             assert!(head.starts_with("http/1.1 206"), "{url}: {head}");
             assert_eq!(body, file.bytes[2..=4], "{url}");
         }
@@ -273,7 +273,7 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
 }
 
 fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImage], directory: &Path) {
-    patiently("that the registry answers", || get(docker, &format!("http://{server}/v2/"), &[]));
+    poll("that the registry answers", || get(docker, &format!("http://{server}/v2/"), &[]));
     let skopeo = |args: &[&str]| process::run(docker.inside("skopeo").args(args)).stdout;
     for entry in images {
         let name = format!("docker://{server}/k8s/{}", entry.name());
@@ -285,7 +285,7 @@ fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImag
         }
         if entry.image.root.media_type.contains("docker") {
             let copy = directory.join(entry.name().replace('/', "_"));
-            let copy = copy.to_str().expect("a plain path");
+            let copy = copy.to_str().expect("a UTF-8 path");
             let target = format!("dir:{copy}");
             skopeo(&[
                 "copy",
@@ -384,7 +384,7 @@ fn image_is_reproducible_from_file_or_pipe_with_any_number_of_threads() {
             assert_eq!(digest(&archive), expected, "{kind} with {threads} threads");
         }
         // As in the base, and nothing of the host.
-        let opened = Opened::read(&archive);
+        let opened = ParsedArchive::read(&archive);
         assert_eq!(opened.config["created"], "1970-01-01T00:00:00Z");
         for layer in &opened.layers {
             let mut layer = tar::Archive::new(&layer[..]);
@@ -407,8 +407,8 @@ fn config_is_that_of_the_base_plus_layers_and_labels_minus_the_volume() {
     for (kind, reference, port) in [("files", NGINX, "80/tcp"), ("registry", REGISTRY, "5000/tcp")] {
         let (archive, built) = build(kind, &sample.bundle, directory.path(), &["--json"]);
         built.ok();
-        let Opened { config, manifest, layers } = Opened::read(&archive);
-        let base = sample.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
+        let ParsedArchive { config, manifest, layers } = ParsedArchive::read(&archive);
+        let base = sample.upstream.image(reference).for_platform("linux/amd64").expect("an image for amd64");
         let (_, of_base) = &base.parts[0];
         let of_base: Value = serde_json::from_slice(of_base).expect("JSON");
         for key in ["Entrypoint", "Cmd", "Env", "StopSignal"] {
@@ -433,7 +433,7 @@ fn layer_size_splits_the_content_and_a_new_version_keeps_most_layers() {
     let directory = directory();
     let (archive, built) =
         build("registry", &sample.bundle, directory.path(), &["--layer-size", "1M", "--json"]);
-    let layers = Opened::read(&archive).layers;
+    let layers = ParsedArchive::read(&archive).layers;
     assert_eq!(built.ok().json()["layers"], layers.len());
     assert!(layers.len() > 6, "{}", layers.len());
     let blobs = |layer: &[u8]| {
@@ -449,14 +449,14 @@ fn layer_size_splits_the_content_and_a_new_version_keeps_most_layers() {
     let new = Image::new(Format::Oci, "linux/amd64", &[Layer::random(99, 900_000, Compression::Gzip)]);
     sample.upstream.registry.push("quay.io/b/two", "v2", &new);
     let lists = directory.path().join("lists");
-    fs::create_dir(&lists).expect("make a directory");
+    fs::create_dir(&lists).expect("create a directory");
     let list = sample.upstream.images_list().replace("quay.io/b/two:v1", reference);
     fs::write(lists.join("images.list"), list).expect("write a list");
     let bundle = directory.path().join("new.tar.zst");
     sample.pack(&lists, &bundle);
     build("registry", &bundle, directory.path(), &["--layer-size", "1M"]).1.ok();
     let old: BTreeSet<_> = layers.iter().map(|layer| sha256(layer)).collect();
-    let new: BTreeSet<_> = Opened::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
+    let new: BTreeSet<_> = ParsedArchive::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
     // The layer of the image and the layer of the tags.
     assert_eq!(new.difference(&old).count(), 2);
 }
@@ -468,12 +468,12 @@ fn content_with_two_names_is_in_the_image_once() {
     let (archive, built) = build("files", &sample.bundle, directory.path(), &["--layer-size", "1"]);
     built.ok();
     let mut links = BTreeMap::new();
-    for layer in Opened::read(&archive).layers {
+    for layer in ParsedArchive::read(&archive).layers {
         let mut layer = tar::Archive::new(&layer[..]);
         for entry in layer.entries().expect("read a tar") {
             let entry = entry.expect("read a tar");
             if let Some(target) = entry.link_name_bytes() {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("a plain name");
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("a UTF-8 name");
                 links.insert(text(&entry.path_bytes()), text(&target));
             }
         }
@@ -558,18 +558,19 @@ fn partial(archive: &Path) -> PathBuf {
 fn corrupt_bundle_makes_no_image() {
     let sample = sample();
     let directory = directory();
-    let sound = fs::read(&sample.bundle).expect("read the bundle");
+    let intact = fs::read(&sample.bundle).expect("read the bundle");
     let bundle = directory.path().join("damaged.tar.zst");
-    let at =
-        |bytes: &[u8]| sound.windows(64).position(|part| part == &bytes[1000..1064]).expect("it is stored");
+    let at = |bytes: &[u8]| {
+        intact.windows(64).position(|part| part == &bytes[1000..1064]).expect("the content is stored raw")
+    };
     let large = sample.upstream.image("quay.io/d/large:v1");
-    let (_, layer) = large.parts.iter().max_by_key(|(_, bytes)| bytes.len()).expect("it has layers");
+    let (_, layer) = large.parts.iter().max_by_key(|(_, bytes)| bytes.len()).expect("the image has layers");
     let file =
-        &sample.upstream.files().iter().max_by_key(|file| file.bytes.len()).expect("there are files").bytes;
+        &sample.upstream.files().iter().max_by_key(|file| file.bytes.len()).expect("files exist").bytes;
     for (kind, offset, owner) in
         [("registry", at(layer), "quay.io/d/large:v1"), ("files", at(file), "get.helm.sh/helm")]
     {
-        let mut bytes = sound.clone();
+        let mut bytes = intact.clone();
         bytes[offset] ^= 1;
         fs::write(&bundle, bytes).expect("write a bundle");
         let (archive, finished) = build(kind, &bundle, directory.path(), &[]);
@@ -578,13 +579,14 @@ fn corrupt_bundle_makes_no_image() {
     }
     // Wrong bytes in valid frames: the digest reveals them.
     let mut stream = process::run(Command::new("zstd").arg("-dc").arg(&sample.bundle)).stdout;
-    let base = sample.upstream.image(NGINX).for_platform("linux/amd64").expect("it is for amd64");
+    let base = sample.upstream.image(NGINX).for_platform("linux/amd64").expect("an image for amd64");
     for (kind, blob, owner) in [
         ("registry", layer, "quay.io/d/large:v1"),
         ("files", file, "get.helm.sh/helm"),
         ("files", &base.parts[1].1, NGINX),
     ] {
-        let at = stream.windows(64).position(|part| part == &blob[1000..1064]).expect("it is there");
+        let at =
+            stream.windows(64).position(|part| part == &blob[1000..1064]).expect("the blob is stored raw");
         stream[at] ^= 1;
         fs::write(&bundle, framed(&stream)).expect("write a bundle");
         stream[at] ^= 1;
@@ -593,7 +595,7 @@ fn corrupt_bundle_makes_no_image() {
         assert!(!archive.exists() && !partial(&archive).exists());
     }
     // Parts of the bundle that the image does not need may be corrupt.
-    let mut bytes = sound.clone();
+    let mut bytes = intact.clone();
     bytes[at(file)] ^= 1;
     fs::write(&bundle, bytes).expect("write a bundle");
     build("registry", &bundle, directory.path(), &[]).1.ok();
@@ -616,8 +618,8 @@ fn killed_image_run_leaves_no_output_and_reruns_to_the_same_image() {
         .spawn()
         .expect("start airbundle");
     let mut pipe = child.stdin.take().expect("a pipe");
-    pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads on");
-    patiently("that the archive is begun", || partial(&archive).exists().then_some(()));
+    pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads its stdin");
+    poll("that the archive is begun", || partial(&archive).exists().then_some(()));
     // A concurrent second run does not disturb the first.
     let (_, second) = build("registry", &sample.bundle, directory.path(), &[]);
     second.failed(9, &["another `airbundle`"]);

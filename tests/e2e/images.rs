@@ -91,7 +91,7 @@ impl Sample {
     fn new(images: &[(&str, &Image)]) -> Self {
         let (world, directory) = (world(), directory());
         for (reference, image) in images {
-            let name = reference.split('@').next().expect("split gives one part at least");
+            let name = reference.split('@').next().expect("split yields at least one part");
             let (name, tag) = name.rsplit_once(':').map_or((name, None), |(name, tag)| (name, Some(tag)));
             world.upstream.registry.push(name, tag, image);
         }
@@ -206,12 +206,12 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
         }
     }
     assert_eq!(engines.has("docker"), expected);
-    for left_out in [
+    for skipped in [
         "`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18` is no container image but an artifact",
         "`ghcr.io/aquasecurity/trivy-db:2` is no container image but an artifact",
         "has no tag, and docker knows no image by digest",
     ] {
-        assert!(first.stderr.contains(left_out), "{left_out}: {first:#?}");
+        assert!(first.stderr.contains(skipped), "{skipped}: {first:#?}");
     }
     let again = check(load()).stdout;
     assert!(again.contains("there before: registry.k8s.io/pause:3.9\n"), "{again}");
@@ -235,7 +235,7 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
         "busybox",
     ]);
     let tar = root.path().join("root.tar");
-    engines.dockerd.run(["export", "--output", tar.to_str().expect("a plain path"), "once"]);
+    engines.dockerd.run(["export", "--output", tar.to_str().expect("a UTF-8 path"), "once"]);
     process::run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(root.path()));
     let said =
         process::stdout_of(Command::new("chroot").arg(root.path()).args(["busybox", "echo", "it runs"]));
@@ -327,7 +327,7 @@ fn podman_loads_every_image_under_its_own_name_and_digest() {
 fn image_without_the_platform_is_skipped_unless_named() {
     let world = world();
     let directory = directory();
-    let output = directory.path().to_str().expect("a plain path");
+    let output = directory.path().to_str().expect("a UTF-8 path");
     let load = |args: &[&str]| {
         list(&world.site, &[&["--load", "oci-archive", "--output", output, "--platform"], args].concat())
     };
@@ -336,7 +336,7 @@ fn image_without_the_platform_is_skipped_unless_named() {
     assert!(all.stderr.contains(why), "{all:#?}");
     let written: BTreeSet<_> = fs::read_dir(output)
         .expect("read a directory")
-        .map(|entry| entry.expect("read a directory").file_name().into_string().expect("a plain name"))
+        .map(|entry| entry.expect("read a directory").file_name().into_string().expect("a UTF-8 name"))
         .collect();
     let for_arm: BTreeSet<_> = world
         .upstream
@@ -361,7 +361,7 @@ fn archive_is_reproducible_and_readable_by_any_tool() {
     let (world, engines) = (world(), Engines::start());
     let directories = [directory(), directory()];
     for directory in &directories {
-        let output = directory.path().to_str().expect("a plain path");
+        let output = directory.path().to_str().expect("a UTF-8 path");
         list(&world.site, &["--load", "oci-archive", "--output", output]).ok();
     }
     for Loadable { reference, by_tag, image, .. } in loadable() {
@@ -385,7 +385,7 @@ fn archive_is_reproducible_and_readable_by_any_tool() {
     // Loaded by hand, as on another machine.
     let pause = "registry.k8s.io/pause:3.9";
     let file = directories[0].path().join("registry.k8s.io_pause_3.9.tar");
-    let file = file.to_str().expect("a plain path");
+    let file = file.to_str().expect("a UTF-8 path");
     engines.dockerd.run(["load", "--input", file]);
     engines.podman.run(["load", "--input", file]);
     engines.dockerd.ctr(["images", "import", "--snapshotter", "native", file]);
@@ -402,7 +402,7 @@ fn archive_is_reproducible_and_readable_by_any_tool() {
     let here = directories[1].path().with_file_name("registry.k8s.io_pause_3.9.tar");
     assert!(fs::read(&here).expect("an archive") == by_name);
     let named = directories[1].path().join("x");
-    let output = ["--output", named.to_str().expect("a plain path")];
+    let output = ["--output", named.to_str().expect("a UTF-8 path")];
     list(&world.site, &[&[pause, "--load", "oci-archive"], &output[..]].concat()).ok();
     assert!(fs::read(&named).expect("an archive") == by_name);
     fs::remove_file(here).expect("remove a file");
@@ -439,19 +439,19 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     let sample = Sample::new(&[("quay.io/damaged/app:1", &app), ("quay.io/damaged/sound:1", &sound)]);
     let layer = &app.children[0].parts[2].0.digest;
     let path = sample.blob(layer);
-    let whole = fs::read(&path).expect("a blob");
+    let complete = fs::read(&path).expect("a blob");
     let flipped = |at: usize| {
-        let mut bytes = whole.clone();
+        let mut bytes = complete.clone();
         bytes[at] ^= 1;
         Some(bytes)
     };
-    let cut = Some(whole[..whole.len() / 2].to_vec());
+    let cut = Some(complete[..complete.len() / 2].to_vec());
     for engine in ENGINES {
         for (bytes, problem) in [
             (flipped(0), "is damaged"),
-            (flipped(whole.len() - 1), "is damaged"),
+            (flipped(complete.len() - 1), "is damaged"),
             (cut.clone(), "is damaged"),
-            (Some([&whole[..], b"x"].concat()), "is damaged"),
+            (Some([&complete[..], b"x"].concat()), "is damaged"),
             (None, "is missing"),
         ] {
             match bytes {
@@ -473,14 +473,14 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     // A missing file, an invalid document, and a directory.
     let load = |words: &[&str]| {
         let output = sample.directory.path().join("app.tar");
-        let output = output.to_str().expect("a plain path");
+        let output = output.to_str().expect("a UTF-8 path");
         let args = ["--load", "oci-archive", "--output", output, "damaged/app:1"];
         list(&sample.site, &args).failed(7, words);
         assert!(!Path::new(output).exists() && !Path::new(&format!("{output}.partial")).exists());
     };
     fs::write(&path, flipped(9).expect("bytes")).expect("write a blob");
     load(&["is damaged"]);
-    fs::write(&path, &whole).expect("write a blob");
+    fs::write(&path, &complete).expect("write a blob");
     let manifest = &app.children[0].root.digest;
     for digest in [&app.root.digest, manifest, &app.children[0].config().expect("a config").digest] {
         let bytes = fs::read(sample.blob(digest)).expect("a blob");
@@ -517,7 +517,7 @@ fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
             // Ctrl-C reaches the client too, but the parent of these tests may have set SIGINT to ignored;
             // other signals may not reach it.
             if all { kill_process_group(id, Signal::TERM) } else { kill_process(id, Signal::KILL) }
-                .expect("it is running");
+                .expect("the program is running");
             assert_eq!(child.wait().expect("wait for a child").code(), None);
             drop(pipe);
             sleep(Duration::from_millis(200));
@@ -561,7 +561,7 @@ fn engine_that_fails_is_not_retried_for_every_image() {
     let directory = directory();
     let docker = directory.path().join("docker");
     fs::write(&docker, DOCKER).expect("write a script");
-    fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("make it executable");
+    fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("set the executable bit");
     let mut command = images(&world().site, &["--load", "docker"]);
     let path = format!("{}:/usr/bin:/bin", directory.path().display());
     let words =

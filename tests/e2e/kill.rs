@@ -39,7 +39,7 @@ struct Sample {
 
 impl Sample {
     fn new(images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let upstream = Upstream::start(directory.path(), images, files);
         upstream.write_lists(&directory.path().join("lists"));
         let bundle = directory.path().join("undisturbed.tar.zst");
@@ -87,7 +87,7 @@ impl Sample {
     /// Asserts that everything visible of a site is complete and correct, and that links and tags name only
     /// existing blobs.
     #[track_caller]
-    fn assert_sound(&self, site: &Path, what: &str) {
+    fn assert_visible_complete(&self, site: &Path, what: &str) {
         if !site.exists() {
             return;
         }
@@ -104,7 +104,7 @@ impl Sample {
                 assert!(tree.0.contains_key(&data(&digest)), "{what}: {} names nothing", path.display());
                 if path.ends_with("current/link") {
                     let repository = path.ancestors().nth(5).expect("a tag is below a repository");
-                    assert_whole(site, repository, &digest, what);
+                    assert_image_complete(site, repository, &digest, what);
                 }
             }
         }
@@ -113,7 +113,7 @@ impl Sample {
 
 /// Asserts that a repository has everything that a manifest names, with its links.
 #[track_caller]
-fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
+fn assert_image_complete(site: &Path, repository: &Path, digest: &str, what: &str) {
     let link = |place: &str, digest: &str| {
         let link = repository.join(place).join(digest.replace(':', "/")).join("link");
         assert!(site.join(&link).exists(), "{what}: a tag needs {}", link.display());
@@ -127,7 +127,7 @@ fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
         let entries = manifest[name].as_array().cloned().unwrap_or_default();
         entries.into_iter().map(|entry| entry["digest"].as_str().expect("a digest").to_owned())
     };
-    digests("manifests").for_each(|digest| assert_whole(site, repository, &digest, what));
+    digests("manifests").for_each(|digest| assert_image_complete(site, repository, &digest, what));
     digests("layers").for_each(|digest| link("_layers", &digest));
     if let Some(config) = manifest["config"]["digest"].as_str() {
         link("_layers", config);
@@ -243,7 +243,7 @@ fn pack_killed_mid_run_leaves_no_output_and_reruns_to_the_same_bundle() {
     let expected = sample.bytes();
     at_moments(16, sample.times[0], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
         let old = (number % 2 == 1).then_some(&b"an older bundle"[..]);
         if let Some(old) = old {
@@ -269,12 +269,12 @@ fn unpack_killed_at_random_leaves_only_complete_files_and_reruns() {
     let sample = large();
     at_moments(12, sample.times[1], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let site = directory.path().join("site");
         let what = format!("killed after {moment:?}");
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, signal);
-        sample.assert_sound(&site, &what);
+        sample.assert_visible_complete(&site, &what);
         sample.complete(&site, &what);
         killed
     });
@@ -283,12 +283,12 @@ fn unpack_killed_at_random_leaves_only_complete_files_and_reruns() {
 #[test]
 fn unpack_killed_repeatedly_eventually_finishes() {
     let sample = large();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let site = directory.path().join("site");
     at_moments(12, sample.times[1].mul_f64(0.6), |_, moment| {
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, Signal::KILL);
-        sample.assert_sound(&site, &format!("killed after {moment:?}"));
+        sample.assert_visible_complete(&site, &format!("killed after {moment:?}"));
         killed
     });
     sample.complete(&site, "at last");
@@ -305,7 +305,7 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
     const CALLS: &str = "trace=mkdir,mkdirat,open,openat,openat2,creat,write,pwrite64,ftruncate,fallocate,\
                          fchmod,fchmodat,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,\
                          unlinkat,rmdir";
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let log = directory.path().join("log");
     run(Command::new("strace")
         .args(["-f", "-qq", "-e", CALLS, "-o"])
@@ -332,7 +332,7 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
 /// Runs a program with an injection (`write:error=ENOSPC:when=3`). Returns its result, true if the injection
 /// took effect, and true if it suppressed a message.
 fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let log = directory.path().join("log");
     let (name, _) = injection.split_once(':').expect("a name");
     let mut strace = Command::new("strace");
@@ -365,7 +365,7 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
 #[test]
 fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
     let sample = small();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let calls: Vec<Call> =
         mutations(unbundle_command().args(sample.unpack(&directory.path().join("traced"))))
             .into_iter()
@@ -381,7 +381,7 @@ fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
         // The assignment of work to threads varies, so the call may not happen.
         assert!(happened || finished.code == Some(0), "{what}: {finished:#?}");
         killed.fetch_add(usize::from(happened), Ordering::Relaxed);
-        sample.assert_sound(&site, &what);
+        sample.assert_visible_complete(&site, &what);
         sample.complete(&site, &what);
         fs::remove_dir_all(&site).expect("remove a directory");
     });
@@ -393,7 +393,7 @@ fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
 fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle() {
     let sample = small();
     let expected = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let traced = directory.path().join("traced.tar.zst");
     // Its threads also write to each other and to the network.
     let calls: Vec<Call> = mutations(airbundle_command().args(sample.pack(&traced)))
@@ -403,7 +403,7 @@ fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle
     let killed = AtomicUsize::new(0);
     each(&calls, |(name, number)| {
         let what = format!("{name} {number}");
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
         let (finished, happened, _) = injected(
             &format!("{name}:signal=SIGKILL:when={number}"),
@@ -423,7 +423,7 @@ fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle
 #[test]
 fn unpack_fails_when_a_system_call_fails_and_reruns() {
     let sample = small();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     // Other content of the same site, which must stay.
     let before = |site: &Path| {
         fs::create_dir_all(site.join("files/k8s/other")).expect("create a directory");
@@ -460,9 +460,9 @@ fn unpack_fails_when_a_system_call_fails_and_reruns() {
             finished.ok();
         }
         let other = site.join("files/k8s/other");
-        assert_eq!(fs::read(other.join("file")).expect("what was there stays"), b"older", "{what}");
+        assert_eq!(fs::read(other.join("file")).expect("existing content stays"), b"older", "{what}");
         fs::remove_dir_all(other).expect("remove a directory");
-        sample.assert_sound(&site, &what);
+        sample.assert_visible_complete(&site, &what);
         sample.complete(&site, &what);
         fs::remove_dir_all(&site).expect("remove a directory");
     });
@@ -472,7 +472,7 @@ fn unpack_fails_when_a_system_call_fails_and_reruns() {
 #[test]
 fn pack_fails_when_fsync_fails() {
     let sample = small();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let output = directory.path().join("out.tar.zst");
     let program = airbundle_command().get_program().to_owned();
     for (injection, reason) in [
@@ -516,7 +516,7 @@ struct Mount(TempDir);
 
 impl Mount {
     fn new(options: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()));
         Self(directory)
     }
@@ -577,15 +577,15 @@ fn unpack_fails_when_the_disk_fills_up_meanwhile_and_reruns() {
     let site = mount.path().join("site");
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(&bytes[..bytes.len() / 3]).expect("feed the first part");
+    stdin.write_all(&bytes[..bytes.len() / 3]).expect("write the first part");
     wait_for(&site.join(GC_GUARD));
     let filler = mount.path().join("filler");
     assert!(fs::write(&filler, vec![1; 60 << 20]).is_err(), "it is full now");
     let _ = stdin.write_all(&bytes[bytes.len() / 3..]); // it may have ended before
     drop(stdin);
     ended(child).failed(6, &["error: cannot ", &text(&site), NO_SPACE]);
-    sample.assert_sound(&site, "full");
-    fs::remove_file(filler).expect("make room");
+    sample.assert_visible_complete(&site, "full");
+    fs::remove_file(filler).expect("free disk space");
     sample.complete(&site, "room again");
 }
 
@@ -596,7 +596,7 @@ fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     let [site, fresh] = ["site", "fresh"].map(|name| mount.path().join(name));
     unbundle(sample.unpack(&site)).ok();
     let damaged = site.join("files/k8s/dl.k8s.io/a/file");
-    fs::write(&damaged, b"x").expect("damage a file");
+    fs::write(&damaged, b"x").expect("corrupt a file");
     let before = Tree::of(mount.path());
     mount.remount("ro");
     for site in [&site, &fresh] {
@@ -606,7 +606,7 @@ fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
         .failed(6, &["b.tar.zst", "Read-only file system"]);
     assert_eq!(Tree::of(mount.path()), before);
 
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let file = directory.path().join("file");
     fs::write(&file, b"file").expect("write a file");
     for site in [file.clone(), file.join("below")] {
@@ -633,19 +633,19 @@ fn ended(child: Child) -> Finished {
 }
 
 /// A bind mount of a directory. Unmounted when dropped. Needs root.
-struct Bound(PathBuf);
+struct BindMount(PathBuf);
 
-impl Bound {
+impl BindMount {
     fn new(directory: &Path, place: &Path) -> Self {
         for directory in [directory, place] {
-            fs::create_dir_all(directory).expect("make a directory");
+            fs::create_dir_all(directory).expect("create a directory");
         }
         run(Command::new("mount").arg("--bind").args([directory, place]));
         Self(place.to_owned())
     }
 }
 
-impl Drop for Bound {
+impl Drop for BindMount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status(); // a test that fails tells more
     }
@@ -654,9 +654,9 @@ impl Drop for Bound {
 #[test]
 fn unpack_accepts_mounts_of_one_file_system_inside_a_site() {
     let sample = small();
-    let directory = tempfile::tempdir().expect("make a directory");
+    let directory = tempfile::tempdir().expect("create a directory");
     let site = directory.path().join("site");
-    let _bound = Bound::new(&directory.path().join("data"), &site.join("registry"));
+    let _bound = BindMount::new(&directory.path().join("data"), &site.join("registry"));
     unbundle(sample.unpack(&site)).ok();
     let difference = Tree::of(&site).difference(&sample.site);
     let own = |line: &String| line.starts_with("registry/.unbundle");
@@ -669,7 +669,7 @@ fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
     let sample = large();
     let mount = Mount::new("size=30m");
     let [files, registry] = ["files", "registry"].map(|name| text(&mount.path().join(name)));
-    let elsewhere = tempfile::tempdir().expect("make a directory");
+    let elsewhere = tempfile::tempdir().expect("create a directory");
     let mut args = sample.unpack(elsewhere.path());
     args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
     // Either part fits; both together do not.
@@ -681,11 +681,11 @@ fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
 #[test]
 fn storage_lock_holds_whatever_path_the_storage_is_reached_by() {
     let sample = small();
-    let directory = tempfile::tempdir().expect("make a directory");
+    let directory = tempfile::tempdir().expect("create a directory");
     let site = directory.path().join("site");
     unbundle(sample.unpack(&site)).ok();
     let lock = fs::File::open(site.join("registry")).expect("open the storage");
-    lock.lock().expect("lock it");
+    lock.lock().expect("lock the file");
     unbundle(sample.unpack(&site)).failed(9, &["another `unbundle`", "registry"]);
     drop(lock);
     unbundle(sample.unpack(&site)).ok();
@@ -695,17 +695,17 @@ fn storage_lock_holds_whatever_path_the_storage_is_reached_by() {
 fn concurrent_unpacks_of_one_site_exclude_each_other() {
     let sample = large();
     let bytes = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let site = directory.path().join("site");
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(&bytes[..bytes.len() / 2]).expect("feed the first half");
+    stdin.write_all(&bytes[..bytes.len() / 2]).expect("write the first half");
     wait_for(&site.join(GC_GUARD));
     for _ in 0..3 {
         unbundle(sample.unpack(&site)).failed(9, &["another `unbundle` is writing to", &text(&site)]);
-        sample.assert_sound(&site, "while another one is at work");
+        sample.assert_visible_complete(&site, "while another one is at work");
     }
-    stdin.write_all(&bytes[bytes.len() / 2..]).expect("feed the second half");
+    stdin.write_all(&bytes[bytes.len() / 2..]).expect("write the second half");
     drop(stdin);
     ended(child).ok();
     assert_eq!(Tree::of(&site).difference(&sample.site), [""; 0]);
@@ -716,7 +716,7 @@ fn concurrent_unpacks_of_one_site_exclude_each_other() {
 fn unpack_reports_where_a_truncated_pipe_ended_and_keeps_complete_blobs() {
     let sample = large();
     let bytes = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     for tenths in [3, 5, 7, 9] {
         let site = directory.path().join(format!("site-{tenths}"));
         let part = directory.path().join("part");
@@ -724,7 +724,7 @@ fn unpack_reports_where_a_truncated_pipe_ended_and_keeps_complete_blobs() {
         let finished = unbundle_from(&part, ["unpack", "-", &text(&site), "-q"]);
         let owner = if tenths < 5 { "`quay.io/team/app:1`" } else { "`dl.k8s.io/" };
         finished.failed(16, &["error: the bundle is damaged in", owner]);
-        sample.assert_sound(&site, "cut off");
+        sample.assert_visible_complete(&site, "cut off");
         let mut args = sample.unpack(&site);
         args.pop();
         args.push("--json".to_owned());
@@ -739,16 +739,16 @@ fn unpack_reports_where_a_truncated_pipe_ended_and_keeps_complete_blobs() {
 fn unpack_killed_while_waiting_for_a_pipe_is_finished_by_a_rerun() {
     let sample = large();
     let bytes = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     for tenths in [2, 6, 8] {
         let site = directory.path().join(format!("site-{tenths}"));
         let mut child =
             start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
         let mut stdin = child.stdin.take().expect("a pipe");
-        stdin.write_all(&bytes[..bytes.len() / 10 * tenths]).expect("feed a part");
+        stdin.write_all(&bytes[..bytes.len() / 10 * tenths]).expect("write a part");
         wait_for(&site.join(GC_GUARD));
         assert!(kill_after(child, Duration::ZERO, Signal::KILL));
-        sample.assert_sound(&site, "killed");
+        sample.assert_visible_complete(&site, "killed");
         let visible = visible(&site);
         assert!(!visible.0.iter().any(|(path, entry)| {
             path.ends_with("current/link") && matches!(entry.kind, Kind::File { .. })

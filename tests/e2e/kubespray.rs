@@ -10,13 +10,13 @@ use crate::program::{Finished, airbundle};
 use crate::serve::directory;
 
 /// Returns the checkout with the layout of this release.
-fn checkout(shape: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubespray").join(shape)
+fn checkout(layout: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubespray").join(layout)
 }
 
 fn lists(source: &Path, output: &Path, options: &[&str]) -> Finished {
-    let source = source.to_str().expect("a plain path");
-    let output = output.to_str().expect("a plain path");
+    let source = source.to_str().expect("a UTF-8 path");
+    let output = output.to_str().expect("a UTF-8 path");
     airbundle([&["lists", "kubespray", "--source", source, "-o", output], options].concat())
 }
 
@@ -37,8 +37,8 @@ struct Run {
 }
 
 impl Run {
-    fn new(shape: &str, options: &[&str]) -> Self {
-        Self::of(&checkout(shape), options)
+    fn new(layout: &str, options: &[&str]) -> Self {
+        Self::of(&checkout(layout), options)
     }
 
     fn of(source: &Path, options: &[&str]) -> Self {
@@ -72,11 +72,13 @@ impl Run {
 }
 
 /// A copy of a checkout with these changes.
-fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
+fn changed(layout: &str, changes: &[(&str, &str, &str)]) -> TempDir {
     let copy = directory();
-    for entry in walkdir::WalkDir::new(checkout(shape)) {
-        let entry = entry.expect("a fixture");
-        let to = copy.path().join(entry.path().strip_prefix(checkout(shape)).expect("it is below"));
+    for entry in walkdir::WalkDir::new(checkout(layout)) {
+        let entry = entry.expect("an entry of the fixture");
+        let to = copy
+            .path()
+            .join(entry.path().strip_prefix(checkout(layout)).expect("the path is below the root"));
         if entry.file_type().is_dir() {
             fs::create_dir_all(&to).expect("a directory");
         } else {
@@ -85,9 +87,9 @@ fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
     }
     for (file, from, to) in changes {
         let path = copy.path().join(file);
-        let text = fs::read_to_string(&path).expect("a fixture");
+        let text = fs::read_to_string(&path).expect("an entry of the fixture");
         assert!(text.contains(from), "no `{from}` in {file}");
-        fs::write(path, text.replace(from, to)).expect("a change");
+        fs::write(path, text.replace(from, to)).expect("a changed entry");
     }
     copy
 }
@@ -97,7 +99,7 @@ fn vars(text: &str) -> (TempDir, String) {
     let directory = directory();
     let path = directory.path().join("vars.yml");
     fs::write(&path, text).expect("a file");
-    let path = path.to_str().expect("a plain path").to_owned();
+    let path = path.to_str().expect("a UTF-8 path").to_owned();
     (directory, path)
 }
 

@@ -19,7 +19,7 @@ use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::nginx::Nginx;
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
-use crate::support::tls::Authority;
+use crate::support::tls::Ca;
 use crate::support::web::{Web, free_port};
 use crate::support::{random_bytes, sha256};
 
@@ -61,7 +61,7 @@ fn url(name: &str) -> String {
     format!("https://{FILES}/{name}")
 }
 
-fn line(name: &str, bytes: &[u8]) -> String {
+fn list_entry(name: &str, bytes: &[u8]) -> String {
     format!("{} {}\n", url(name), sha256(bytes))
 }
 
@@ -89,14 +89,14 @@ fn words(args: &[String]) -> Vec<&str> {
 
 /// A directory for nginx with this file.
 fn web_root(name: &str, bytes: &[u8]) -> TempDir {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let path = directory.path().join(FILES).join(name);
-    fs::create_dir_all(path.parent().expect("a directory")).expect("make directories");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("create directories");
     fs::write(path, bytes).expect("write a file");
     directory
 }
 
-fn dead() -> String {
+fn closed_port() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
@@ -122,11 +122,11 @@ fn image(seed: u64, size: usize) -> Image {
 #[test]
 fn mirrors_are_tried_in_order_until_one_has_the_blob() {
     let bytes = random_bytes(1, 3_000_000);
-    let good = Fake::honest(content("x", &bytes));
+    let working = Fake::honest(content("x", &bytes));
     for status in [401, 403, 404, 410, 429, 500, 503] {
         let bad = Fake::start(Content::default(), move |_, _| Reply::status(status).with("retry-after", "0"));
-        let args = mirrors(&[bad.addr(), good.addr()]);
-        let job = PackJob::new(&line("x", &bytes));
+        let args = mirrors(&[bad.addr(), working.addr()]);
+        let job = PackJob::new(&list_entry("x", &bytes));
         let finished = job.packs(&words(&args), &[&bytes]);
         assert_eq!(bad.seen().len(), 1, "{status}");
         let told: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
@@ -137,7 +137,8 @@ fn mirrors_are_tried_in_order_until_one_has_the_blob() {
     }
     // The first mirror is the one that gets the requests.
     let unused = Fake::honest(content("x", &bytes));
-    PackJob::new(&line("x", &bytes)).packs(&words(&mirrors(&[good.addr(), unused.addr()])), &[&bytes]);
+    PackJob::new(&list_entry("x", &bytes))
+        .packs(&words(&mirrors(&[working.addr(), unused.addr()])), &[&bytes]);
     assert!(unused.seen().is_empty());
 }
 
@@ -147,7 +148,7 @@ fn origin_is_the_last_fallback_unless_disabled() {
     let root = web_root("x", &bytes);
     let origin = Web::start(root.path());
     let list = format!("{} {}\n", origin.url(&format!("{FILES}/x")), sha256(&bytes));
-    let args = ["--mirror".to_owned(), format!("{}=http://{}", origin.addr(), dead())];
+    let args = ["--mirror".to_owned(), format!("{}=http://{}", origin.addr(), closed_port())];
     PackJob::new(&list).packs(&words(&args), &[&bytes]);
     let asked = origin.requests().len();
     assert!(asked > 0);
@@ -160,7 +161,7 @@ fn origin_is_the_last_fallback_unless_disabled() {
 
 #[test]
 fn blob_unavailable_everywhere_fails_naming_all_endpoints() {
-    let (first, second) = (Fake::honest(Content::default()), dead());
+    let (first, second) = (Fake::honest(Content::default()), closed_port());
     let args = mirrors(&[first.addr(), second.clone()]);
     let args = [&words(&args)[..], &["--retries", "1"]].concat();
     let expected = ["/x`", "2 places", &first.addr(), "404", "not found", &second, "tried 2×", "refused"];
@@ -174,12 +175,12 @@ fn unreachable_mirror_is_detected_once_and_not_per_blob() {
     let mut list = String::new();
     for number in 0..40 {
         let bytes = random_bytes(100 + number, 2000);
-        list += &line(&number.to_string(), &bytes);
+        list += &list_entry(&number.to_string(), &bytes);
         content.file(&url(&number.to_string()), bytes);
     }
     let busy = Fake::start(Content::default(), |_, _| Reply::status(503));
-    let good = Fake::honest(content);
-    let args = mirrors(&[busy.addr(), good.addr()]);
+    let working = Fake::honest(content);
+    let args = mirrors(&[busy.addr(), working.addr()]);
     let finished = PackJob::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
     // Requests of the connections that were open at the same time.
     assert!(busy.seen().len() <= 4, "{}", busy.seen().len());
@@ -191,25 +192,25 @@ fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
     let (file, image) = (random_bytes(3, 3_000_000), image(4, 2_000_000));
     let mut content = content("x", &file);
     content.image(&format!("{REGISTRY}/app:1"), &image);
-    let list = format!("{}{REGISTRY}/app@{}\n", line("x", &file), image.root.digest);
+    let list = format!("{}{REGISTRY}/app@{}\n", list_entry("x", &file), image.root.digest);
     let honest = Fake::honest(content.clone());
     let both = |addr: &str| [mirror(FILES, addr), mirror(REGISTRY, addr)].concat();
     for what in ["/x", "/blobs/", "/manifests/"] {
-        let lying = Fake::start(content.clone(), move |seen, mut reply| {
+        let corrupt = Fake::start(content.clone(), move |seen, mut reply| {
             if seen.path.contains(what) && !seen.is_probe() {
                 reply.body[0] ^= 1;
             }
             reply
         });
-        let args = [both(&lying.addr()), both(&honest.addr())].concat();
+        let args = [both(&corrupt.addr()), both(&honest.addr())].concat();
         let finished = PackJob::new(&list).packs(&words(&args), &[&file, &image.manifest]);
         assert!(
-            finished.stderr.contains("warning") && finished.stderr.contains(&lying.addr()),
+            finished.stderr.contains("warning") && finished.stderr.contains(&corrupt.addr()),
             "{finished:#?}"
         );
         // No other endpoint has it.
-        let lying = both(&lying.addr());
-        let args = [&words(&lying)[..], &["--mirrors-only"]].concat();
+        let corrupt = both(&corrupt.addr());
+        let args = [&words(&corrupt)[..], &["--mirrors-only"]].concat();
         PackJob::new(&list).fails(&args, 5, &["sha256", "twice"]);
     }
 }
@@ -218,13 +219,14 @@ fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
 fn transfer_resumes_at_the_next_mirror_when_one_stops() {
     let bytes = random_bytes(5, 24 << 20);
     let root = web_root("x", &bytes);
-    let list = line("x", &bytes);
+    let list = list_entry("x", &bytes);
     let slow = Web::start_with(root.path(), "limit_rate 4m;");
     let next = Web::start(root.path());
     let args = mirrors(&[slow.addr(), next.addr()]);
     let args = [&words(&args)[..], &["--retries", "1", "--jobs", "1", "--json"]].concat();
     let job = PackJob::new(&list);
-    let child = job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
+    let child =
+        job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the program");
     let bundle = job.path(PARTIAL);
     let start = Instant::now();
     while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 3 << 20 {
@@ -232,7 +234,7 @@ fn transfer_resumes_at_the_next_mirror_when_one_stops() {
         sleep(Duration::from_millis(20));
     }
     drop(slow);
-    let output = child.wait_with_output().expect("wait");
+    let output = child.wait_with_output().expect("wait for the child");
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stdout.matches(r#""event":"warning""#).count(), 1, "{stdout}");
@@ -251,7 +253,7 @@ fn unpinned_file_is_never_assembled_from_two_endpoints() {
         let cut = seen.is_transfer().then_some(700_000);
         Reply { cut, ..reply }
     });
-    let whole = Fake::honest(content("x", &new));
+    let intact = Fake::honest(content("x", &new));
     let job = PackJob::new(&format!("{}\n", url("x")));
     // The transfer fails for good if a retry makes no progress.
     let never = Fake::start(content("x", &old), |seen, reply| {
@@ -261,7 +263,7 @@ fn unpinned_file_is_never_assembled_from_two_endpoints() {
             Reply { cut: Some(700_000), ..reply }
         }
     });
-    job.packs(&words(&mirrors(&[never.addr(), whole.addr()])), &[&new]);
+    job.packs(&words(&mirrors(&[never.addr(), intact.addr()])), &[&new]);
     // A retry at the same endpoint resumes where the connection broke.
     let args = [mirrors(&[breaks.addr()]), vec!["--retries".into(), "1".into()]].concat();
     PackJob::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
@@ -277,9 +279,10 @@ fn pinned_file_resumes_at_the_next_endpoint() {
             Reply { cut: Some(5_000_000), ..reply }
         }
     });
-    let whole = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
-    PackJob::new(&line("x", &bytes)).packs(&words(&mirrors(&[breaks.addr(), whole.addr()])), &[&bytes]);
-    let ranges: Vec<_> = whole.seen().iter().map(Seen::range).collect();
+    let intact = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
+    PackJob::new(&list_entry("x", &bytes))
+        .packs(&words(&mirrors(&[breaks.addr(), intact.addr()])), &[&bytes]);
+    let ranges: Vec<_> = intact.seen().iter().map(Seen::range).collect();
     assert!(matches!(ranges[..], [Some((first, 5_999_999))] if first > 4_000_000), "{ranges:?}");
 }
 
@@ -287,23 +290,23 @@ fn pinned_file_resumes_at_the_next_endpoint() {
 fn mirror_with_a_truncated_file_is_named() {
     let bytes = random_bytes(14, 500_000);
     let short = Fake::honest(content("x", &bytes[..300_000]));
-    let whole = Fake::honest(content("x", &bytes));
-    let args = mirrors(&[short.addr(), whole.addr()]);
+    let intact = Fake::honest(content("x", &bytes));
+    let args = mirrors(&[short.addr(), intact.addr()]);
     // The bundle states sizes before contents, and the truncated copy is consistent in itself.
-    let words = ["2 places", &short.addr(), "sha256", &whole.addr(), "300000"];
-    PackJob::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
+    let words = ["2 places", &short.addr(), "sha256", &intact.addr(), "300000"];
+    PackJob::new(&list_entry("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
 }
 
 #[test]
 fn mirrors_file_serves_images_and_files_by_longest_prefix() {
     let (file, other, image) = (random_bytes(9, 50_000), random_bytes(10, 50_000), image(11, 100_000));
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let registry = Registry::start(&directory.path().join("storage"));
     registry.push("cache/team/app", "1", &image);
     let root = web_root("org/x", &file);
     fs::write(root.path().join(FILES).join("y"), &other).expect("write a file");
     let web = Web::start(root.path());
-    let list = format!("{}{}{REGISTRY}/team/app:1\n", line("org/x", &file), line("y", &other));
+    let list = format!("{}{}{REGISTRY}/team/app:1\n", list_entry("org/x", &file), list_entry("y", &other));
     let job = PackJob::new(&list);
     let text = format!(
         r#"
@@ -312,7 +315,7 @@ unqualified-search-registries = ["docker.io"]
 [[registry]]
 location = "{REGISTRY}"
 [[registry.mirror]]
-location = "{dead}/gone"
+location = "{closed_port}/gone"
 insecure = true
 [[registry.mirror]]
 location = "{registry}/cache"
@@ -326,7 +329,7 @@ prefix = "{FILES}/org"
 [[registry.mirror]]
 location = "{web}/{FILES}/org"
 "#,
-        dead = dead(),
+        closed_port = closed_port(),
         registry = registry.addr(),
         web = web.addr(),
     );
@@ -368,7 +371,7 @@ fn tag_only_mirror_is_not_used_for_layers() {
 #[test]
 fn nginx_proxy_in_front_of_a_registry_works_as_a_mirror() {
     let image = image(12, 2_000_000);
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let registry = Registry::start(&directory.path().join("storage"));
     registry.push("team/app", "1", &image);
     let nginx = Nginx::start(
@@ -387,11 +390,11 @@ const HELLO: &str = "location / { default_type text/plain; return 200 'hello'; }
 
 #[test]
 fn private_ca_is_trusted_when_named() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let ca = ca.to_str().expect("UTF-8");
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
     let list = format!("https://{}/x {}\n", nginx.addr(), sha256(b"hello"));
 
@@ -399,9 +402,12 @@ fn private_ca_is_trusted_when_named() {
     PackJob::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
     assert!(start.elapsed() < Duration::from_secs(5), "that does not pass, and is not tried again");
     PackJob::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
-    let other = Authority::new().file(directory.path(), "other.pem");
-    let both =
-        format!("{}{}", fs::read_to_string(other).expect("read"), fs::read_to_string(ca).expect("read"));
+    let other = Ca::new().file(directory.path(), "other.pem");
+    let both = format!(
+        "{}{}",
+        fs::read_to_string(other).expect("read the file"),
+        fs::read_to_string(ca).expect("read the file")
+    );
     let job = PackJob::new(&list);
     let both = job.write("both.pem", &both);
     job.packs(&["--ca-file", &both], &[b"hello"]);
@@ -415,12 +421,12 @@ fn private_ca_is_trusted_when_named() {
 
 #[test]
 fn invalid_certificates_are_explained() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let args = ["--ca-file", ca.to_str().expect("UTF-8")];
-    let named = authority.server(directory.path(), "elsewhere", &["elsewhere.invalid"]);
-    let expired = authority.expired(directory.path(), "expired", &["127.0.0.1"]);
+    let named = private_ca.server(directory.path(), "elsewhere", &["elsewhere.invalid"]);
+    let expired = private_ca.expired(directory.path(), "expired", &["127.0.0.1"]);
     for (pair, words) in [(named, ["another host", "elsewhere.invalid"]), (expired, ["expired", "clock"])] {
         let nginx = Nginx::start(Some(&pair), HELLO);
         let list = format!("https://{}/x\n", nginx.addr());
@@ -430,14 +436,14 @@ fn invalid_certificates_are_explained() {
 
 #[test]
 fn system_without_cas_supports_plain_http_and_explains_https() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let none = directory.path().join("none.pem");
     fs::write(&none, "").expect("write a file");
     let none = none.to_str().expect("UTF-8").to_owned();
     let plain = Fake::honest(content("x", b"hello"));
-    let job = PackJob::new(&line("x", b"hello")).env("SSL_CERT_FILE", &none);
+    let job = PackJob::new(&list_entry("x", b"hello")).env("SSL_CERT_FILE", &none);
     job.packs(&words(&mirrors(&[plain.addr()])), &[b"hello"]);
-    let pair = Authority::new().server(directory.path(), "server", &["127.0.0.1"]);
+    let pair = Ca::new().server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
     let job = PackJob::new(&format!("https://{}/x\n", nginx.addr())).env("SSL_CERT_FILE", &none);
     job.fails(&[], 4, &["no authorities at all", "ca-certificates", "--ca-file"]);
@@ -445,12 +451,12 @@ fn system_without_cas_supports_plain_http_and_explains_https() {
 
 #[test]
 fn client_certificate_is_presented_to_its_host_only() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
-    let client = authority.client(directory.path(), "packer");
-    let stranger = Authority::new().client(directory.path(), "stranger");
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
+    let client = private_ca.client(directory.path(), "packer");
+    let stranger = Ca::new().client(directory.path(), "stranger");
     let verify = |how: &str| format!("ssl_client_certificate {}; ssl_verify_client {how};", ca.display());
     let other = Nginx::start(Some(&pair), &format!("{} {HELLO}", verify("optional_no_ca")));
     let redirect = format!("location /away {{ return 302 https://{}/there; }}", other.addr());
@@ -480,10 +486,10 @@ fn client_certificate_is_presented_to_its_host_only() {
 
 #[test]
 fn small_objects_use_http_2_and_large_blobs_do_not() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
     let registry = Registry::start(&directory.path().join("storage"));
     let mut list = String::new();
     let nginx = Nginx::start(
@@ -510,11 +516,11 @@ fn small_objects_use_http_2_and_large_blobs_do_not() {
 
 #[test]
 fn proxy_from_the_environment_is_used_for_http_and_https() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let ca_args = ["--ca-file", ca.to_str().expect("UTF-8")];
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1", "localhost"]);
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1", "localhost"]);
     let secure = Nginx::start(Some(&pair), HELLO);
     let plain = Nginx::start(None, HELLO);
     let http = format!("http://{}/x {}\n", plain.addr(), sha256(b"hello"));
@@ -547,11 +553,11 @@ fn proxy_from_the_environment_is_used_for_http_and_https() {
 
 #[test]
 fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let ca_args = ["--ca-file", ca.to_str().expect("UTF-8"), "--retries", "0"];
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
     let (secure, plain) = (Nginx::start(Some(&pair), HELLO), Nginx::start(None, HELLO));
     let proxy = Proxy::start_with("BasicAuth packer s3cret");
     for list in [format!("http://{}/x\n", plain.addr()), format!("https://{}/x\n", secure.addr())] {
@@ -563,7 +569,7 @@ fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
         let finished =
             via("packer:wr0ng@", &proxy.addr()).fails(&ca_args, 4, &["through the proxy", &proxy.addr()]);
         assert!(!format!("{finished:?}").contains("wr0ng"), "{finished:#?}");
-        let down = dead();
+        let down = closed_port();
         let job = via("packer:s3cret@", &down);
         let finished = job.fails(&ca_args, 4, &["through the proxy", &down, "refused"]);
         assert!(!format!("{finished:?}").contains("s3cret"), "{finished:#?}");
@@ -592,8 +598,9 @@ fn retry_after_is_honored_as_seconds_and_as_date() {
                 if let Some(date) = date { busy.with("date", date) } else { busy }
             });
             let args = mirrors(&[fake.addr()]);
-            let finished =
-                PackJob::new(&line("x", &bytes)).pack_with(&[&words(&args)[..], &["--json"]].concat()).ok();
+            let finished = PackJob::new(&list_entry("x", &bytes))
+                .pack_with(&[&words(&args)[..], &["--json"]].concat())
+                .ok();
             let waits = waits(&finished);
             assert!(waits.len() == 1 && (least..most).contains(&waits[0]), "{status} {header}: {waits:?}");
             let seen = fake.seen();
@@ -663,7 +670,7 @@ fn stalled_transfer_is_detected_and_resumed() {
     });
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
-    let job = PackJob::new(&line("x", &bytes));
+    let job = PackJob::new(&list_entry("x", &bytes));
     job.pack_with(&[&words(&args)[..], &["--idle-timeout", "1s"]].concat()).ok();
     job.assert_has(&[&bytes]);
     assert!(start.elapsed() < Duration::from_secs(20));
@@ -681,7 +688,7 @@ fn trickling_transfer_is_resumed_or_fails() {
             if slow { Reply { pause: Duration::from_millis(100), step: 10, ..reply } } else { reply }
         });
         let args = mirrors(&[fake.addr()]);
-        let job = PackJob::new(&line("x", &bytes));
+        let job = PackJob::new(&list_entry("x", &bytes));
         let args = [&words(&args)[..], &["--idle-timeout", "700ms", "--retries", "1"]].concat();
         if always {
             job.fails(&args, 4, &["almost nothing", "tried 2×", "--idle-timeout"]);
@@ -701,7 +708,7 @@ fn unresponsive_server_times_out() {
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
     let args = [&words(&args)[..], &["--idle-timeout", "300ms", "--retries", "1"]].concat();
-    PackJob::new(&line("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
+    PackJob::new(&list_entry("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
@@ -727,7 +734,7 @@ fn run_timeout_is_enforced() {
         Fake::start(content("x", &bytes), |_, reply| Reply { pause: Duration::from_millis(10), ..reply });
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
-    let job = PackJob::new(&line("x", &bytes));
+    let job = PackJob::new(&list_entry("x", &bytes));
     job.fails(
         &[&words(&args)[..], &["--timeout", "1s", "--jobs", "2"]].concat(),
         4,
@@ -742,7 +749,7 @@ fn slow_link_is_not_a_stall() {
     let root = web_root("x", &bytes);
     let web = Web::start_with(root.path(), "limit_rate 20k;");
     let args = mirrors(&[web.addr()]);
-    PackJob::new(&line("x", &bytes))
+    PackJob::new(&list_entry("x", &bytes))
         .packs(&[&words(&args)[..], &["--idle-timeout", "1500ms"]].concat(), &[&bytes]);
 }
 
@@ -756,19 +763,19 @@ fn redirects_keep_the_range_header_and_a_chunked_response_disables_parts() {
     let fake = Fake::start(content("x", &bytes), move |seen, _| {
         Reply::redirect(&format!("http://{there}{}", seen.path))
     });
-    PackJob::new(&line("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
+    PackJob::new(&list_entry("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
     let ranges: Vec<_> = storage.seen().iter().filter_map(Seen::range).collect();
     assert!(ranges.iter().any(|(first, _)| *first == 8 << 20), "{ranges:?}");
     let endless = Fake::start(content("x", &bytes), |_, _| Reply {
         framing: Framing::Chunked,
         ..Reply::redirect("x?")
     });
-    PackJob::new(&line("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
+    PackJob::new(&list_entry("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
 }
 
 #[test]
 fn connections_per_host_are_limited() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let registry = Registry::start(&directory.path().join("registry"));
     let web = directory.path().join("web");
     fs::create_dir_all(&web).expect("create a directory");

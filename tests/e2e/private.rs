@@ -73,7 +73,7 @@ impl PrivateJob {
     /// Writes an executable `docker-credential-NAME` that is on `PATH`.
     fn helper(&self, name: &str, script: &str) {
         let path = self.write(&format!("bin/docker-credential-{name}"), format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set the executable bit");
     }
 
     fn command(&self, more: &[&str]) -> Command {
@@ -128,17 +128,17 @@ impl PrivateJob {
 }
 
 /// A storage with `team/app:1` and `team/other:1` behind a registry that requires credentials.
-struct Private {
+struct PrivateRegistry {
     addr: String,
     daemon: Daemon,
     _directory: TempDir,
 }
 
-impl Private {
+impl PrivateRegistry {
     /// `auth` is the section of the registry's configuration; `{directory}` in it is replaced with a
     /// directory of its own.
     fn start(auth: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let storage = directory.path().join("storage");
         let open = Registry::start(&storage);
         for repository in ["team/app", "team/other"] {
@@ -170,7 +170,7 @@ impl Private {
     }
 
     /// Returns how many responses had this status.
-    fn answers(&self, status: u16) -> usize {
+    fn responses(&self, status: u16) -> usize {
         let mark = format!("\" {status} ");
         self.daemon.log().lines().filter(|line| line.starts_with("127.0.0.1") && line.contains(&mark)).count()
     }
@@ -184,7 +184,7 @@ fn htpasswd() -> Vec<u8> {
 
 #[test]
 fn private_registry_accepts_logins_from_every_credential_source() {
-    let registry = Private::with_htpasswd();
+    let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob::new(&registry.list());
     let entry = json!({ "auth": basic(USER, PASSWORD) });
     let hint = format!("docker login {}", registry.addr);
@@ -199,7 +199,7 @@ fn private_registry_accepts_logins_from_every_credential_source() {
         job.docker(other, &entry);
         job.run(&[]).failed(4, &["401", "without credentials"]);
     }
-    fs::remove_dir_all(job.path(".docker")).expect("log out");
+    fs::remove_dir_all(job.path(".docker")).expect("remove the credentials");
 
     let auths = json!({ "auths": { &registry.addr: entry } }).to_string();
     let file = job.write("elsewhere/auth.json", &auths);
@@ -225,7 +225,7 @@ fn private_registry_accepts_logins_from_every_credential_source() {
 
 #[test]
 fn password_on_stdin_applies_to_one_registry() {
-    let (registry, other) = (Private::with_htpasswd(), Private::with_htpasswd());
+    let (registry, other) = (PrivateRegistry::with_htpasswd(), PrivateRegistry::with_htpasswd());
     let job = PrivateJob::new(&registry.list());
     let run = |job: &PrivateJob, more: &[&str], stdin: &str| {
         let mut args = vec!["--username", USER, "--password-stdin"];
@@ -254,7 +254,7 @@ fn password_on_stdin_applies_to_one_registry() {
 
 #[test]
 fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
-    let registry = Private::with_htpasswd();
+    let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob {
         secrets: forms("wr0ng-secret"),
         ..PrivateJob::new(&format!("{}/team/app:1\n", registry.addr))
@@ -263,16 +263,16 @@ fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
     let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
     job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
     // Without and with the password.
-    assert_eq!(registry.answers(401), 3, "{}", registry.daemon.log());
+    assert_eq!(registry.responses(401), 3, "{}", registry.daemon.log());
 }
 
 // ---- Helpers ----
 
 #[test]
 fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
-    let registry = Private::with_htpasswd();
+    let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob::new(&registry.list());
-    let answer = |password: &str| {
+    let helper_output = |password: &str| {
         let json = json!({ "ServerURL": registry.addr, "Username": USER, "Secret": password }).to_string();
         format!("read server; echo \"$1 $server\" >>\"$HOME/calls\"; cat <<'END'\n{json}\nEND")
     };
@@ -287,18 +287,18 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
         }
         job.write(".docker/config.json", config.to_string());
     };
-    job.helper("own", &answer(PASSWORD));
-    job.helper("common", &answer("wrong"));
+    job.helper("own", &helper_output(PASSWORD));
+    job.helper("common", &helper_output("wrong"));
     config(true, true, "wrong");
     job.packs(&[]);
     // Once for both images.
     assert_eq!(
-        fs::read_to_string(job.path("calls")).expect("it was called"),
+        fs::read_to_string(job.path("calls")).expect("the helper was called"),
         format!("get {}\n", registry.addr)
     );
     config(false, true, PASSWORD);
     job.run(&[]).failed(4, &["401", "`docker-credential-common`, which `", "config.json` names"]);
-    job.helper("common", &answer(PASSWORD));
+    job.helper("common", &helper_output(PASSWORD));
     config(false, true, "wrong");
     job.packs(&[]);
     // A helper without credentials falls through to the next source.
@@ -312,7 +312,7 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
 
 #[test]
 fn missing_or_broken_helper_is_named_without_leaking_its_output() {
-    let registry = Private::with_htpasswd();
+    let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob::new(&registry.list());
     let config = |name: &str| job.write(".docker/config.json", json!({ "credsStore": name }).to_string());
     job.helper("failing", &format!("echo '{PASSWORD}'; echo '{PASSWORD}' >&2; exit 3"));
@@ -345,7 +345,7 @@ const IDENTITY: &str = "1dentity-token-0815";
 
 impl TokenServer {
     fn start() -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let (key, certificate) = (directory.path().join("key.pem"), directory.path().join("cert.pem"));
         run(Command::new("openssl")
             .args([
@@ -369,8 +369,8 @@ impl TokenServer {
         Self { fake, directory }
     }
 
-    fn registry(&self) -> Private {
-        Private::start(&format!(
+    fn registry(&self) -> PrivateRegistry {
+        PrivateRegistry::start(&format!(
             "{{token: {{realm: \"http://{}/token\", service: reg.example, issuer: tokens, rootcertbundle: {}}}}}",
             self.fake.addr(),
             self.directory.path().join("cert.pem").display()
@@ -415,8 +415,8 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
         "jti": "1", "access": access,
     });
     let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-    let file = tempfile::NamedTempFile::new().expect("make a temporary file");
-    fs::write(&file, &text).expect("write what is to be signed");
+    let file = tempfile::NamedTempFile::new().expect("create a temporary file");
+    fs::write(&file, &text).expect("write the signing input");
     let signature =
         run(Command::new("openssl").args(["dgst", "-sha256", "-sign"]).arg(key).arg(file.path())).stdout;
     let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature));
@@ -456,7 +456,7 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
 
 #[test]
 fn password_only_registry_is_not_sent_an_identity_token() {
-    let registry = Private::with_htpasswd();
+    let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob { secrets: forms(IDENTITY), ..PrivateJob::new(&registry.list()) };
     job.docker(&registry.addr, &json!({ "identitytoken": IDENTITY }));
     job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
@@ -507,7 +507,7 @@ fn credentials_apply_by_namespace_and_tokens_by_repository() {
         |seen, reply| match seen.path.split_once("repository%3Ateam%2F") {
             Some((_, scope)) => {
                 assert_eq!(seen.header("authorization"), None);
-                let repository = scope.strip_suffix("%3Apull").expect("to pull");
+                let repository = scope.strip_suffix("%3Apull").expect("a pull scope");
                 Reply::ok(json!({ "token": format!("for-{repository}") }).to_string().as_bytes())
             }
             None => reply,
@@ -542,15 +542,15 @@ fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
     let refused = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&refused);
     let fake = Fake::start(content, move |seen, reply| {
-        let mut issued = issued.lock().expect("no panic");
+        let mut issued = issued.lock().expect("the lock is not poisoned");
         if seen.path.starts_with("/token") {
             assert_eq!(seen.header("authorization"), Some(&*format!("Basic {}", basic(USER, PASSWORD))));
             issued.push(Instant::now());
-            let mut answer = json!({ "token": format!("tok3n-{}", issued.len()) });
+            let mut token = json!({ "token": format!("tok3n-{}", issued.len()) });
             if let Some(seconds) = expires {
-                answer["expires_in"] = seconds.into();
+                token["expires_in"] = seconds.into();
             }
-            return Reply::ok(answer.to_string().as_bytes());
+            return Reply::ok(token.to_string().as_bytes());
         }
         let number = seen.header("authorization").and_then(|header| header.strip_prefix("Bearer tok3n-"));
         let number: usize = number.map_or(0, |number| number.parse().expect("a number"));
@@ -625,7 +625,7 @@ fn rejected_renewed_token_is_an_error_and_no_loop() {
 
 /// Asserts that no request to `others` contains any of these secrets.
 #[track_caller]
-fn received_nothing(origins: &[&Fake], secrets: &[String]) {
+fn assert_received_none(origins: &[&Fake], secrets: &[String]) {
     for origin in origins {
         let seen = origin.seen();
         assert!(!seen.is_empty(), "nobody came, so this shows nothing");
@@ -670,7 +670,7 @@ fn credentials_are_never_sent_to_a_redirect_target() {
             job.secrets.extend(tokens.clone());
             job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
             job.packs(&[]);
-            received_nothing(&[&other, &hop], &job.secrets);
+            assert_received_none(&[&other, &hop], &job.secrets);
         }
     }
 }
@@ -693,7 +693,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
     let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
     job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     job.packs(&["--insecure-registry", &registry.addr()]);
-    received_nothing(&[&other.fake], &job.secrets);
+    assert_received_none(&[&other.fake], &job.secrets);
 
     // From HTTPS to HTTP at another port: no request is made.
     let plain = Fake::honest(blobs.clone());
@@ -741,7 +741,7 @@ fn redirect_target_cannot_request_credentials() {
             .to_string(),
         );
         job.run(&[]).failed(4, &["team/a:1", "401", &thief.addr()]);
-        received_nothing(&[&thief], &job.secrets);
+        assert_received_none(&[&thief], &job.secrets);
         assert!(thief.seen_of("/token").is_empty());
     }
 }
@@ -767,7 +767,7 @@ fn token_server_cannot_redirect_a_password_or_identity_token() {
             job.docker(&registry.addr(), &entry);
             job.run(&["--retries", "0"]);
             if !thief.seen().is_empty() {
-                received_nothing(&[&thief], &job.secrets);
+                assert_received_none(&[&thief], &job.secrets);
             }
         }
     }
@@ -789,7 +789,7 @@ fn credentials_are_not_sent_over_plain_http_unless_allowed() {
     let mirror = format!("quay.io=http://{}", origin.addr());
     let words = ["quay.io/team/a:1", "plain http", "config.json", "--insecure-registry", &origin.addr()];
     job.run(&["--mirror", &mirror]).failed(4, &words);
-    received_nothing(&[&origin], &job.secrets);
+    assert_received_none(&[&origin], &job.secrets);
     job.run(&["--mirror", &mirror, "--insecure-registry", &origin.addr()]).failed(4, &["401", "config.json"]);
     assert!(origin.seen().iter().any(|seen| seen.header("authorization").is_some()));
 }
@@ -805,7 +805,7 @@ fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let words = ["401", "asked without credentials", &format!("docker login {}", mirror.addr())];
     job.run(&["--mirror", &url]).failed(4, &words);
     let origin = PrivateJob { secrets: forms("0rigin-only"), ..PrivateJob::new("") };
-    received_nothing(&[&mirror], &origin.secrets);
+    assert_received_none(&[&mirror], &origin.secrets);
     let entry = |user: &str, password: &str| json!({ "auth": basic(user, password) });
     let auths = json!({ "quay.io": entry(USER, "0rigin-only"), mirror.addr(): entry("mirror", PASSWORD) });
     job.write(".docker/config.json", json!({ "auths": auths }).to_string());
@@ -851,10 +851,10 @@ fn netrc_credentials_are_sent_to_their_host_only() {
     let netrc = format!("machine 127.0.0.1 login {USER} password \"{PASSWORD}\"\n");
     job.write(".netrc", &netrc);
     job.packs(&["--mirror", &mirror]);
-    fs::remove_file(job.path(".netrc")).expect("log out");
+    fs::remove_file(job.path(".netrc")).expect("remove the credentials");
     let path = job.write("my-netrc", &netrc);
     let mut command = job.command(&["--mirror", &mirror]);
     command.env("NETRC", path);
     job.run_with(command, "").ok();
-    received_nothing(&[&storage], &job.secrets);
+    assert_received_none(&[&storage], &job.secrets);
 }

@@ -25,10 +25,10 @@ pub fn unbundle<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Finished 
 /// Runs `unbundle` with the file `input` on stdin.
 pub fn unbundle_from<S: AsRef<OsStr>>(input: &Path, args: impl IntoIterator<Item = S>) -> Finished {
     // Through a pipe, because a file on stdin is seekable.
-    let mut cat = Command::new("cat").arg(input).stdout(Stdio::piped()).spawn().expect("starting cat");
+    let mut cat = Command::new("cat").arg(input).stdout(Stdio::piped()).spawn().expect("start cat");
     let pipe = cat.stdout.take().expect("a pipe");
     let finished = run(unbundle_command().args(args).stdin(pipe));
-    let status = cat.wait().expect("waiting for cat");
+    let status = cat.wait().expect("wait for cat");
     assert!(finished.code != Some(0) || status.success(), "the pipe was not read to its end: {status}");
     finished
 }
@@ -62,7 +62,7 @@ fn command(program: &str) -> Command {
 
 /// Runs a program to its end.
 pub fn run(command: &mut Command) -> Finished {
-    let output = command.output().expect("starting the program");
+    let output = command.output().expect("start the program");
     let text = |bytes| String::from_utf8(bytes).expect("the programs print UTF-8");
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
@@ -79,8 +79,8 @@ impl Finished {
     #[track_caller]
     pub fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
-        let told = self.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(told, "no line with {words:?} in {self:#?}");
+        let found = self.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(found, "no line with {words:?} in {self:#?}");
         assert!(!self.stderr.contains("panicked"), "{self:#?}");
         self
     }
@@ -88,7 +88,7 @@ impl Finished {
     /// Returns the last line of stdout as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        let line = self.stdout.lines().last().expect("some output");
+        let line = self.stdout.lines().last().expect("at least one line of output");
         serde_json::from_str(line).expect("JSON in the last line")
     }
 }

@@ -11,7 +11,7 @@ use crate::program::{airbundle, airbundle_command, run, unbundle, unbundle_comma
 use crate::serve::{directory, world, write_list};
 
 fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
+    path.to_str().expect("a UTF-8 path")
 }
 
 fn digest_hex(digest: &Value) -> &str {
@@ -44,7 +44,12 @@ fn stated_version(bundle: &Path) -> String {
 fn lock_extracted_from_a_bundle_packs_the_same_bundle() {
     let world = world();
     let directory = directory();
-    let index = world.upstream.images().iter().find(|entry| entry.image.platforms().len() > 1).expect("one");
+    let index = world
+        .upstream
+        .images()
+        .iter()
+        .find(|entry| entry.image.platforms().len() > 1)
+        .expect("a multi-platform image");
     // Platforms by list entry, by option, one that the image does not have, and all.
     let lists: [(&[&str], String); 3] = [
         (&["--platform", "linux/amd64"], world.upstream.images_list() + &world.upstream.files_list()),
@@ -65,11 +70,11 @@ fn lock_extracted_from_a_bundle_packs_the_same_bundle() {
         assert!(told.stdout == expected && told.stderr.is_empty(), "{number}: another lock");
         assert!(from_stdin(&bundle, &["ls", "--lock", "-"]) == expected, "{number}: from a pipe");
         // The bundle is packed from the lock that the bundle carries, not from the written file.
-        let told_lock = name("told.json");
-        fs::write(&told_lock, &told.stdout).expect("write the lock");
-        world.pack(&told_lock, &again, &[]).ok();
+        let printed_lock = name("told.json");
+        fs::write(&printed_lock, &told.stdout).expect("write the lock");
+        world.pack(&printed_lock, &again, &[]).ok();
         assert!(
-            fs::read(&bundle).expect("read") == fs::read(&again).expect("read"),
+            fs::read(&bundle).expect("read the file") == fs::read(&again).expect("read the file"),
             "{number}: another bundle"
         );
         // `diff` finds no difference between them.
@@ -328,7 +333,8 @@ fn spdx_and_cyclonedx_have_source_digest_size_and_platform_of_every_item() {
     let mut indexes = 0;
     for image in array(&listing["images"]) {
         let reference = string(&image["reference"]);
-        let entry = world.upstream.images().iter().find(|entry| entry.reference == reference).expect("it");
+        let entry =
+            world.upstream.images().iter().find(|entry| entry.reference == reference).expect("the image");
         let repository = entry.name();
         let last = repository.rsplit('/').next().expect("a name");
         let platforms: Vec<&str> = array(&image["platforms"]).iter().map(string).collect();
@@ -389,7 +395,7 @@ fn sbom_is_reproducible_and_dated_only_on_request() {
         let file = directory.path().join(format);
         let written = airbundle([&args[..], &[bundle, "-o", text(&file)]].concat()).ok();
         assert_eq!(written.stdout, "");
-        assert!(document == fs::read_to_string(&file).expect("read it") && document.ends_with("}\n"));
+        assert!(document == fs::read_to_string(&file).expect("read the file") && document.ends_with("}\n"));
         assert_eq!(created(&document), "1970-01-01T00:00:00Z");
         let of = |mut command: Command, epoch: &str| {
             run(command.env("SOURCE_DATE_EPOCH", epoch).args(args).arg(bundle))

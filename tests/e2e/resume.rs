@@ -28,8 +28,8 @@ fn pack_lists(job: &PackJob, lists: &[&str], fake: &Fake, options: &[&str]) -> F
 }
 
 fn kill(mut child: Child) {
-    child.kill().expect("kill");
-    child.wait().expect("wait");
+    child.kill().expect("kill the child");
+    child.wait().expect("wait for the child");
 }
 
 #[track_caller]
@@ -43,14 +43,14 @@ fn assert_same(found: &[u8], expected: &[u8], what: &str) {
 }
 
 /// Returns the bundle of an uninterrupted run.
-fn undisturbed(list: &str, content: &Content, more: &[&str]) -> Vec<u8> {
+fn uninterrupted(list: &str, content: &Content, more: &[&str]) -> Vec<u8> {
     let job = PackJob::new(list);
     job.pack_from(&Fake::honest(content.clone()), more).ok();
     job.bundle()
 }
 
 /// Thirty blobs of all kinds: small and large, of images and files, pinned and unpinned.
-fn thirty() -> (String, Content) {
+fn thirty_blobs() -> (String, Content) {
     let (mut list, mut content) = (String::new(), Content::default());
     for number in 0..5 {
         let large = if number % 2 == 0 { 9_000_000 } else { 300_000 };
@@ -80,7 +80,7 @@ fn sum(transfers: &[Transfer]) -> usize {
 }
 
 /// Returns how many bytes of incomplete transfers were sent.
-fn under_way(transfers: &[Transfer]) -> usize {
+fn in_flight(transfers: &[Transfer]) -> usize {
     transfers.iter().filter(|transfer| transfer.sent < transfer.len).map(|transfer| transfer.sent).sum()
 }
 
@@ -96,14 +96,14 @@ fn resume_works_with_volumes_and_recovery_data() {
 
 /// Kills `pack` at `points` points, and lets the last run finish.
 fn killed_at_every_point(points: usize, more: &[&str]) {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, more);
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, more);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content.clone());
-    let whole = PackJob::new(&list);
-    whole.pack_from(&fake, more).ok();
-    let left = whole.file_names();
+    let uninterrupted_job = PackJob::new(&list);
+    uninterrupted_job.pack_from(&fake, more).ok();
+    let left = uninterrupted_job.file_names();
     let all = sum(&gate.transfers());
     assert!(all > 30_000_000, "{all}");
     thread::scope(|scope| {
@@ -124,12 +124,15 @@ fn killed_at_every_point(points: usize, more: &[&str]) {
                     let finished = job.pack_from(&fake, &[more, &["--json"]].concat()).ok();
                     let second = gate.transfers();
                     assert_same(&job.bundle(), expected, &format!("killed at {point} of {points}"));
-                    let (fetched, allowed) = (sum(&first) + sum(&second), all + under_way(&first));
+                    let (fetched, allowed) = (sum(&first) + sum(&second), all + in_flight(&first));
                     assert!(fetched <= allowed, "{point}: {fetched} > {allowed}: {first:#?} {second:#?}");
                     assert_eq!(job.file_names(), *left, "{point}");
                     let resumed = finished.json()["bytesResumed"].as_u64().expect("a number");
-                    let whole = sum(&first) - under_way(&first);
-                    assert!(resumed >= whole as u64, "{point}: {resumed} of {whole} are told: {finished:#?}");
+                    let uninterrupted_job = sum(&first) - in_flight(&first);
+                    assert!(
+                        resumed >= uninterrupted_job as u64,
+                        "{point}: {resumed} of {uninterrupted_job} are told: {finished:#?}"
+                    );
                 }
             });
         }
@@ -160,7 +163,7 @@ fn prefetched_blobs_of_any_size_survive_a_kill() {
     let list = format!("{url} {}\n", sha256(&bytes));
     let mut content = Content::default();
     content.file(&url, bytes);
-    let expected = undisturbed(&list, &content, &[]);
+    let expected = uninterrupted(&list, &content, &[]);
     let job = PackJob::new(&list);
     // The first blob stalls, and everything behind it is fetched as far as it fits.
     let fake = Fake::start(content.clone(), |seen, reply| {
@@ -183,15 +186,15 @@ fn prefetched_blobs_of_any_size_survive_a_kill() {
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content);
     let child = job.start_from(&fake, &["--jobs", "6"]);
-    assert!(ends(child, Duration::from_secs(120)), "it waits for ever, or fails");
+    assert!(succeeds_within(child, Duration::from_secs(120)), "it waits for ever, or fails");
     assert_same(&job.bundle(), &expected, "after a kill");
     assert!(sum(&gate.transfers()) < 56_000_000);
 }
 
 /// True if the child succeeds in this time. Ends it in any case.
-fn ends(mut child: Child, time: Duration) -> bool {
+fn succeeds_within(mut child: Child, time: Duration) -> bool {
     for _ in 0..time.as_millis() / 100 {
-        if let Some(status) = child.try_wait().expect("wait") {
+        if let Some(status) = child.try_wait().expect("wait for the child") {
             return status.success();
         }
         thread::sleep(Duration::from_millis(100));
@@ -202,13 +205,13 @@ fn ends(mut child: Child, time: Duration) -> bool {
 
 #[test]
 fn pack_with_changed_lists_reuses_the_partial() {
-    let (list, mut content) = thirty();
+    let (list, mut content) = thirty_blobs();
     let job = PackJob::new(&list);
     killed_at(&job, &content, (2, 3));
     let image = Image::new(Format::Docker, "linux/amd64", &[Layer::random(7, 200_000, Compression::None)]);
     content.image(&format!("{REGISTRY}/a/new:1"), &image);
     let longer = format!("{list}{REGISTRY}/a/new:1\n");
-    let expected = undisturbed(&longer, &content, &[]);
+    let expected = uninterrupted(&longer, &content, &[]);
     job.write(LIST, &longer);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
@@ -224,8 +227,8 @@ fn pack_with_changed_lists_reuses_the_partial() {
 
 #[test]
 fn corruption_in_the_partial_costs_only_what_it_hits_and_never_yields_wrong_bytes() {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, &[]);
     for (name, damage) in [
         ("out.tar.zst.partial", 0.1),
         ("out.tar.zst.partial", 0.5),
@@ -236,16 +239,16 @@ fn corruption_in_the_partial_costs_only_what_it_hits_and_never_yields_wrong_byte
         let job = PackJob::new(&list);
         killed_at(&job, &content, (3, 4));
         let path = job.path(name);
-        let mut bytes = fs::read(&path).expect("something is left");
+        let mut bytes = fs::read(&path).expect("a partial exists");
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a place"
         )]
-        let place = (bytes.len() as f64 * damage) as usize;
-        bytes[place..].iter_mut().take(5).for_each(|byte| *byte ^= 0x55);
-        fs::write(&path, bytes).expect("write it back");
+        let offset = (bytes.len() as f64 * damage) as usize;
+        bytes[offset..].iter_mut().take(5).for_each(|byte| *byte ^= 0x55);
+        fs::write(&path, bytes).expect("write the file back");
         job.pack_from(&Fake::honest(content.clone()), &[]).ok();
         assert_same(&job.bundle(), &expected, &format!("{name} damaged at {damage}"));
     }
@@ -271,7 +274,7 @@ fn unpinned_file_that_changed_upstream_is_fetched_from_the_start() {
     let job = PackJob::new(&list);
     killed_at(&job, &content(1), (2, 3));
     job.pack_from(&Fake::honest(content(2)), &[]).ok();
-    assert_same(&job.bundle(), &undisturbed(&list, &content(2), &[]), "the other version");
+    assert_same(&job.bundle(), &uninterrupted(&list, &content(2), &[]), "the other version");
 }
 
 #[test]
@@ -290,7 +293,7 @@ fn spool_size_stays_bounded_over_many_kills() {
     let spool = job.path(SPOOL);
     let mut child = job.start_from(&fake, &[]);
     let mut largest = 0;
-    while child.try_wait().expect("wait").is_none() {
+    while child.try_wait().expect("wait for the child").is_none() {
         largest = largest.max(fs::metadata(&spool).map_or(0, |data| data.len()));
         thread::sleep(Duration::from_millis(5));
     }
@@ -306,7 +309,7 @@ fn spool_size_stays_bounded_over_many_kills() {
         thread::sleep(Duration::from_millis(300));
         gate.settle();
         kill(child);
-        let len = fs::metadata(&spool).expect("it is there").len();
+        let len = fs::metadata(&spool).expect("stat the spool").len();
         assert!(len < LIMIT, "{len} after {part}");
     }
     gate.open(UNLIMITED);
@@ -316,8 +319,8 @@ fn spool_size_stays_bounded_over_many_kills() {
 
 #[test]
 fn server_outage_keeps_completed_blobs_for_the_next_run() {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, &[]);
     let job = PackJob::new(&list);
     let fake = Fake::start(content.clone(), |seen, reply| {
         if !seen.path.ends_with("/7") || seen.is_probe() {
@@ -330,8 +333,8 @@ fn server_outage_keeps_completed_blobs_for_the_next_run() {
     assert!(finished.stderr.contains("the same command goes on from there"), "{finished:#?}");
     assert!(!job.output().exists());
     // Still unavailable, and before anything can be fetched: earlier blobs are kept.
-    let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
-    job.pack_from(&gone, &[]).failed(4, &["404"]);
+    let unavailable = Fake::start(content.clone(), |_, _| Reply::status(404));
+    job.pack_from(&unavailable, &[]).failed(4, &["404"]);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     job.pack_from(&Fake::behind(&gate, content), &[]).ok();
@@ -366,7 +369,7 @@ fn releases() -> [(String, Content); 2] {
 #[test]
 fn reused_bundle_saves_transfers_and_changes_no_byte() {
     let [(old_list, old_content), (list, content)] = releases();
-    let expected = undisturbed(&list, &content, &[]);
+    let expected = uninterrupted(&list, &content, &[]);
     for (level, damage) in [("3", false), ("1", false), ("3", true)] {
         let old = PackJob::new(&old_list);
         old.pack_from(&Fake::honest(old_content.clone()), &["--level", level]).ok();
@@ -374,7 +377,7 @@ fn reused_bundle_saves_transfers_and_changes_no_byte() {
             let mut bytes = old.bundle();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
-            fs::write(old.path(OUTPUT), bytes).expect("write it back");
+            fs::write(old.path(OUTPUT), bytes).expect("write the file back");
         }
         let job = PackJob::new(&list);
         let gate = Arc::new(Gate::default());
@@ -412,12 +415,12 @@ fn reused_bundle_of_another_compression_level_changes_no_byte() {
     old.pack_from(&Fake::honest(content.clone()), &["--level", "1"]).ok();
     let job = PackJob::new(&list);
     job.pack_from(&Fake::honest(content.clone()), &["--reuse", &old.text(OUTPUT)]).ok();
-    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "from level 1");
+    assert_same(&job.bundle(), &uninterrupted(&list, &content, &[]), "from level 1");
 }
 
 #[test]
 fn invalid_reuse_bundle_is_refused_before_anything_is_fetched() {
-    let (list, content) = thirty();
+    let (list, content) = thirty_blobs();
     let job = PackJob::new(&list);
     let fake = Fake::honest(content);
     for (name, code) in [("all.list", 8), ("not-there", 6)] {
@@ -442,8 +445,8 @@ fn check(job: &PackJob, fake: &Fake, more: &[&str]) -> Finished {
 
 #[test]
 fn lock_packs_the_same_bytes_after_tags_moved() {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, &[]);
     let job = PackJob::new(&list);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
@@ -516,7 +519,7 @@ fn changed_upstream_file_is_detected_by_content_or_with_quick_by_size() {
 
 #[test]
 fn edited_or_invalid_lock_is_refused_by_name() {
-    let (list, content) = thirty();
+    let (list, content) = thirty_blobs();
     let job = PackJob::new(&list);
     let fake = Fake::honest(content);
     lock(&job, &fake).ok();
@@ -591,7 +594,7 @@ fn diff_of_locks_or_bundles_names_added_and_removed_items() {
 
 #[test]
 fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
-    let (list, content) = thirty();
+    let (list, content) = thirty_blobs();
     let list = format!("{list}{REGISTRY}/old/one:1\nhttps://{FILES}/missing\n");
     let mut content = content;
     let schema1 = br#"{"schemaVersion":1,"name":"old/one","tag":"1","fsLayers":[],"history":[]}"#;
@@ -611,7 +614,7 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
         ["cannot fetch `registry.example/team/app2:1", "twice"],
         ["cannot fetch `https://files.example/2`", "twice"],
     ];
-    let says_all = |finished: &Finished| {
+    let has_all = |finished: &Finished| {
         for words in fails {
             let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
             assert!(told, "no {words:?} in {finished:#?}");
@@ -620,19 +623,19 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     let job = PackJob::new(&list);
     let finished = job.pack_from(&broken(&content), &["--keep-going"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
-    says_all(&finished);
+    has_all(&finished);
     assert!(!job.output().exists());
 
     // Everything else is packed.
     let fake = broken(&content);
     let finished = job.pack_from(&fake, &["--keep-going", "--allow-missing"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
-    says_all(&finished);
+    has_all(&finished);
     assert!(finished.stderr.contains("is without 4 of what the lists name"), "{finished:#?}");
     let is_missing =
         |line: &&str| ["/app2:1", "/2 ", "/old/one", "/missing"].iter().any(|part| line.contains(part));
     let rest: String = list.split_inclusive('\n').filter(|line| !is_missing(line)).collect();
-    assert_same(&job.bundle(), &undisturbed(&rest, &content, &[]), "without what is missing");
+    assert_same(&job.bundle(), &uninterrupted(&rest, &content, &[]), "without what is missing");
     let listing = unbundle(["ls", &job.text(OUTPUT)]).ok().stdout;
     assert!(!listing.contains("app2") && listing.contains("app3"), "{listing}");
 
@@ -645,7 +648,7 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     job.pack_from(&Fake::behind(&gate, content.clone()), &[]).ok();
-    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "complete");
+    assert_same(&job.bundle(), &uninterrupted(&list, &content, &[]), "complete");
     let mut twice: BTreeMap<String, usize> = BTreeMap::new();
     gate.transfers()
         .iter()
@@ -679,24 +682,24 @@ fn keep_going_preserves_fetched_blobs_over_repeated_failures() {
         assert_eq!(fetched, 0);
     }
     // Without a network.
-    let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
-    job.pack_from(&gone, &["--keep-going"]).failed(4, &["/00"]);
+    let unavailable = Fake::start(content.clone(), |_, _| Reply::status(404));
+    job.pack_from(&unavailable, &["--keep-going"]).failed(4, &["/00"]);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     job.pack_from(&Fake::behind(&gate, content.clone()), &[]).ok();
     assert_eq!(sum(&gate.transfers()), 5_000_000, "the one that was not there");
-    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "complete");
+    assert_same(&job.bundle(), &uninterrupted(&list, &content, &[]), "complete");
     assert_eq!(job.file_names(), [LIST, OUTPUT]);
 }
 
 #[test]
 fn signed_bundle_resumes_to_the_same_bytes() {
-    let (list, content) = thirty();
-    let keys = tempdir().expect("make a temporary directory");
+    let (list, content) = thirty_blobs();
+    let keys = tempdir().expect("create a temporary directory");
     let key = keys.path().join("test.key").display().to_string();
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     let sign = ["--sign", &key];
-    let expected = undisturbed(&list, &content, &sign);
+    let expected = uninterrupted(&list, &content, &sign);
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content);
     let job = PackJob::new(&list);

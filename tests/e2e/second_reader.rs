@@ -24,7 +24,7 @@ fn second_reader_of(volumes: &[PathBuf]) -> Result<Value, String> {
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!message.contains("Traceback"), "{message}");
     if output.status.success() {
-        Ok(serde_json::from_slice(&output.stdout).expect("it prints JSON"))
+        Ok(serde_json::from_slice(&output.stdout).expect("the output is JSON"))
     } else {
         Err(message)
     }
@@ -32,15 +32,16 @@ fn second_reader_of(volumes: &[PathBuf]) -> Result<Value, String> {
 
 /// Asserts that the second reader and `unbundle` agree about a bundle.
 #[track_caller]
-fn agree(bundle: &Path) {
+fn assert_agree(bundle: &Path) {
     agree_on(bundle, &[bundle.to_owned()]);
 }
 
 #[track_caller]
 fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
-    let second = second_reader_of(volumes).expect("what airbundle packs is as the page says");
+    let second = second_reader_of(volumes).expect("airbundle's bundles match the format page");
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), bundle.as_os_str()]).ok().json();
-    let contents = BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("it is sound");
+    let contents =
+        BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("the bundle is intact");
     let layout = &contents.layout;
 
     assert_eq!(second["identity"], listed["identity"]);
@@ -67,11 +68,12 @@ fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
 #[test]
 fn second_reader_agrees_with_unbundle() {
     let world = world();
-    agree(&world.bundle);
+    assert_agree(&world.bundle);
     let directory = directory();
     let key = directory.path().join("test.key").display().to_string();
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
-    let etcd = world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("it is there");
+    let etcd =
+        world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("the entry exists");
     for (lines, options) in [
         // Omitted platforms, also of a nested index, and a large unpinned file.
         (
@@ -82,7 +84,7 @@ fn second_reader_agrees_with_unbundle() {
         (vec!["registry.k8s.io/pause:3.9", etcd.url.as_str()], vec!["--sign", key.as_str()]),
         (vec![etcd.url.as_str()], vec![]),
     ] {
-        agree(&world.pack_lines(directory.path(), &lines, &options));
+        assert_agree(&world.pack_lines(directory.path(), &lines, &options));
     }
 }
 
@@ -101,16 +103,17 @@ fn second_reader_reads_a_delta() {
     // One file more, and the other platforms.
     for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
         let delta = world.pack_lines(directory.path(), &lines, options);
-        agree(&delta);
-        let contents =
-            BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
+        assert_agree(&delta);
+        let contents = BundleReader::open(&delta)
+            .and_then(|mut reader| reader.contents())
+            .expect("the bundle is intact");
         assert!(contents.layout.elsewhere.len() > 5);
     }
     // A base that has nothing in common does not make a delta.
     let lines = [lines[0]];
     let delta = world.pack_lines(directory.path(), &lines, &["--base", base]);
-    agree(&delta);
-    assert_eq!(second_reader(&delta).expect("it is sound")["elsewhere"], json!([]));
+    assert_agree(&delta);
+    assert_eq!(second_reader(&delta).expect("the bundle is intact")["elsewhere"], json!([]));
 }
 
 #[test]
@@ -119,9 +122,9 @@ fn second_reader_refuses_any_flipped_bit() {
     let directory = directory();
     let lines = ["registry.k8s.io/pause:3.9", "https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz"];
     let bundle = world.pack_lines(directory.path(), &lines, &["--platform", "linux/arm/v7"]);
-    let sound = fs::read(&bundle).expect("read the bundle");
-    for number in (0..sound.len()).step_by(sound.len() / 50) {
-        let mut bytes = sound.clone();
+    let intact = fs::read(&bundle).expect("read the bundle");
+    for number in (0..intact.len()).step_by(intact.len() / 50) {
+        let mut bytes = intact.clone();
         bytes[number] ^= 1 << (number % 8);
         fs::write(&bundle, bytes).expect("write the bundle");
         let message = second_reader(&bundle).expect_err(&format!("bit {} of byte {number}", number % 8));
@@ -136,7 +139,7 @@ fn second_reader_reads_volumes_and_recovery_data() {
     for options in [&["--recovery", "5%"][..], &["--recovery", "0.1%"], &["--recovery", "100%"]] {
         let bundle = directory.path().join("all.tar.zst");
         world.pack(&world.lists, &bundle, options).ok();
-        agree(&bundle);
+        assert_agree(&bundle);
         fs::remove_file(&bundle).expect("remove the bundle");
         world.pack(&world.lists, &bundle, &[options, &["--volume-size", "12MiB"]].concat()).ok();
         let entries = fs::read_dir(directory.path())

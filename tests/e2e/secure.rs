@@ -160,20 +160,20 @@ fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
 #[test]
 fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
     let job = ImageJob::new();
-    for (ip, good) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+    for (ip, valid) in [("127.0.0.1", true), ("127.0.0.2", false)] {
         let storage = TlsFake::start(ip, job.content.clone(), |_, _, reply| reply);
-        let there = storage.addr.clone();
+        let target = storage.addr.clone();
         let tls = TlsFake::start("127.0.0.1", job.content.clone(), move |_, seen, reply| {
-            let redirect = Reply::redirect(&format!("https://{there}{}", seen.path));
+            let redirect = Reply::redirect(&format!("https://{target}{}", seen.path));
             if seen.path.contains("/blobs/") { redirect } else { reply }
         });
         let finished = job.pack(&tls.addr, &["--insecure-registry", &tls.addr]);
-        if good {
+        if valid {
             finished.ok();
         } else {
             finished.failed(4, &["no answer", &storage.addr, "certificate"]);
         }
-        assert_eq!(storage.fake.seen().is_empty(), !good);
+        assert_eq!(storage.fake.seen().is_empty(), !valid);
     }
 }
 
@@ -181,9 +181,9 @@ fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
 fn insecure_registry_may_not_redirect_to_plain_http() {
     let job = ImageJob::new();
     let storage = Fake::honest(job.content.clone());
-    let there = storage.addr();
+    let target = storage.addr();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), move |_, seen, reply| {
-        let redirect = Reply::redirect(&format!("http://{there}{}", seen.path));
+        let redirect = Reply::redirect(&format!("http://{target}{}", seen.path));
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).failed(4, &["from https to http"]);
@@ -196,11 +196,11 @@ fn mirror_is_insecure_only_if_named_itself() {
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let (host, _) = tls.addr.split_once(':').unwrap();
     let mirror = format!("registry.example=https://{}", tls.addr);
-    for (insecure, good) in
+    for (insecure, valid) in
         [(&*tls.addr, true), (host, true), ("registry.example", false), ("127.0.0.1:1", false)]
     {
         let finished = job.pack("registry.example", &["--mirror", &mirror, "--insecure-registry", insecure]);
-        if good {
+        if valid {
             finished.ok();
         } else {
             finished.failed(4, &["no answer", &tls.addr, "certificate"]);

@@ -28,21 +28,21 @@ pub(crate) struct World {
     pub(crate) lists: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) site: PathBuf,
-    _directory: Shared,
+    _directory: SharedDirectory,
 }
 
 /// A directory for temporary files that is removed when this process ends, because a `static` is never
 /// dropped.
-pub(crate) struct Shared {
+pub(crate) struct SharedDirectory {
     pub(crate) path: PathBuf,
     /// Waits for the end of a pipe that closes when this process ends.
     _watcher: Child,
 }
 
-impl Shared {
+impl SharedDirectory {
     pub(crate) fn new() -> Self {
         const WATCH: &str = r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
-        let path = TempDir::new().expect("make a temporary directory").keep();
+        let path = TempDir::new().expect("create a temporary directory").keep();
         // For the directories of servers in a `static`, which are not dropped either.
         tempfile::env::override_temp_dir(&path).ok();
         let mut watcher = Command::new("sh");
@@ -55,7 +55,7 @@ impl Shared {
 /// Returns the shared [`World`].
 pub(crate) fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let shared = Shared::new();
+        let shared = SharedDirectory::new();
         let path = |name: &str| shared.path.join(name);
         let upstream = Upstream::kubespray_like(&path("upstream"));
         let lists = upstream.write_lists(&path("lists"));
@@ -93,7 +93,7 @@ pub(crate) fn write_list(directory: &Path, lines: &[&str]) -> PathBuf {
 }
 
 pub(crate) fn directory() -> TempDir {
-    TempDir::new().expect("make a temporary directory")
+    TempDir::new().expect("create a temporary directory")
 }
 
 pub(crate) fn unpack(bundle: &Path, site: &Path) -> Finished {
@@ -206,11 +206,11 @@ fn nginx_serves_every_file_entire_and_by_range() {
         }
         let mut response = request.call().unwrap_or_else(|error| panic!("{path}: {error}"));
         let header = |name: &str| {
-            response.headers().get(name).map(|value| value.to_str().expect("a plain header").to_owned())
+            response.headers().get(name).map(|value| value.to_str().expect("an ASCII header").to_owned())
         };
         let headers = ["content-encoding", "content-type", "content-range"].map(header);
         let mut body = Vec::new();
-        response.body_mut().as_reader().read_to_end(&mut body).expect("read an answer");
+        response.body_mut().as_reader().read_to_end(&mut body).expect("read a response");
         (response.status().as_u16(), headers, body)
     };
     let mut seen = HashSet::new();
@@ -285,14 +285,14 @@ fn assert_selection(registry: &Registry, bundle: &Path, image: &UpstreamImage, k
     registry.assert_serves(&name, image.tag(), &kept);
     let (all, kept) = (image.image.blobs(), kept.blobs());
     let entries = process::stdout_of(Command::new("tar").args(["--zstd", "-tf"]).arg(bundle));
-    let mut left_out = 0;
+    let mut omitted = 0;
     for digest in all.keys().filter(|digest| !kept.contains_key(*digest)) {
         assert!(registry.manifest(&name, digest).is_none(), "{name}@{digest} is served");
         assert!(registry.blob(&name, digest).is_none(), "{name}@{digest} is served");
         assert!(!entries.contains(&digest["sha256:".len()..]), "{digest} is in the bundle");
-        left_out += 1;
+        omitted += 1;
     }
-    left_out
+    omitted
 }
 
 #[test]
@@ -304,19 +304,19 @@ fn platform_selection_keeps_index_bytes_and_omits_other_platforms() {
     let site = directory.path().join("site");
     unpack(&bundle, &site).ok();
     let registry = Registry::start(&site.join("registry"));
-    let mut left_out = BTreeMap::new();
+    let mut omitted = BTreeMap::new();
     for entry in world.upstream.images() {
-        left_out.insert(&entry.reference, assert_selection(&registry, &bundle, entry, &["linux/amd64"]));
+        omitted.insert(&entry.reference, assert_selection(&registry, &bundle, entry, &["linux/amd64"]));
     }
-    let of = |reference: &str| left_out[&reference.to_owned()];
+    let of = |reference: &str| omitted[&reference.to_owned()];
     assert_eq!(of("registry.k8s.io/pause:3.9"), 2 * 3, "two manifests, configs and layers");
     // For each platform an image and its attestation, and their unshared blobs.
-    assert!(of("docker.io/library/nginx:1.25.2-alpine") >= 2 * (2 * 3), "{left_out:?}");
+    assert!(of("docker.io/library/nginx:1.25.2-alpine") >= 2 * (2 * 3), "{omitted:?}");
     assert_eq!(of("quay.io/calico/node:v3.27.3"), 0);
 
     let podman = Podman::new();
     for reference in ["registry.k8s.io/pause:3.9", "docker.io/library/nginx:1.25.2-alpine"] {
-        let image = world.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
+        let image = world.upstream.image(reference).for_platform("linux/amd64").expect("an image for amd64");
         let pulled = format!("{}/k8s/{reference}", registry.addr());
         assert_eq!(podman.pull(&pulled), image.config().expect("an image has a config").digest);
         let copy = directory.path().join("copy");
@@ -491,7 +491,12 @@ fn files_and_registry_in_other_directories_are_served_from_there() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name);
     let (site, files, storage) = (path("site"), path("a/www"), path("b/registry"));
-    let options = ["--files", files.to_str().expect("plain"), "--registry", storage.to_str().expect("plain")];
+    let options = [
+        "--files",
+        files.to_str().expect("a UTF-8 path"),
+        "--registry",
+        storage.to_str().expect("a UTF-8 path"),
+    ];
     unpack_with(&world.bundle, &site, &options).ok();
     assert!(!site.join("files").exists() && !site.join("registry").exists());
     assert_eq!(tree::diff(&world.site.join("files/k8s"), &files.join("k8s")), "");
@@ -512,8 +517,12 @@ fn files_and_registry_in_other_directories_are_served_from_there() {
         [("s1", "both", "both"), ("s2", "s2", "s2/registry"), ("s3", "s3/files", "s3")]
     {
         let (site, files, storage) = (path(site), path(files), path(storage));
-        let options =
-            ["--files", files.to_str().expect("plain"), "--registry", storage.to_str().expect("plain")];
+        let options = [
+            "--files",
+            files.to_str().expect("a UTF-8 path"),
+            "--registry",
+            storage.to_str().expect("a UTF-8 path"),
+        ];
         unpack_with(&world.bundle, &site, &options).ok();
         assert_eq!(tree::diff(&world.site.join("files/k8s"), &files.join("k8s")), "");
         assert_eq!(tree::diff(&world.site.join("registry/docker"), &storage.join("docker")), "");
@@ -551,14 +560,14 @@ fn changed_files(root: &Path, before: &Stamps) -> BTreeSet<PathBuf> {
 }
 
 /// A small site: images of every platform, and the small files.
-struct Small {
+struct SmallSite {
     bundle: PathBuf,
     site: PathBuf,
     right: Tree,
     _directory: TempDir,
 }
 
-impl Small {
+impl SmallSite {
     const IMAGE: &str = "registry.k8s.io/pause:3.9";
 
     fn new() -> Self {
@@ -621,22 +630,22 @@ fn hide(path: &Path) {
 fn any_damage_to_a_site_is_repaired_and_nothing_else_is_touched() {
     type Harm<'a> = (&'a str, PathBuf, &'a dyn Fn(&Path));
 
-    let (world, small) = (world(), Small::new());
-    let image = world.upstream.image(Small::IMAGE);
-    let child = image.for_platform("linux/arm64").expect("it is for arm64");
+    let (world, small) = (world(), SmallSite::new());
+    let image = world.upstream.image(SmallSite::IMAGE);
+    let child = image.for_platform("linux/arm64").expect("an image for arm64");
     let [config, layer] = [0, 1].map(|part| child.parts[part].0.digest.as_str());
     let storage = Path::new("registry");
     let name = repository(storage, "k8s/registry.k8s.io/pause");
-    let link = |place: &str, digest: &str| name.join(place).join(digest.replace(':', "/")).join("link");
+    let link = |location: &str, digest: &str| name.join(location).join(digest.replace(':', "/")).join("link");
     let current = name.join("_manifests/tags/3.9/current/link");
     let file = |part: &str| {
         let file = world.upstream.files().iter().find(|file| file.url.contains(part));
-        Path::new("files/k8s").join(file.expect("there is such a file").path())
+        Path::new("files/k8s").join(file.expect("the file exists").path())
     };
     let redirect = |path: &Path| fs::write(path, &child.root.digest).expect("write a file");
     let link_away = |path: &Path| {
         remove(path);
-        std::os::unix::fs::symlink("/etc/passwd", path).expect("make a link");
+        std::os::unix::fs::symlink("/etc/passwd", path).expect("create a link");
     };
     let harms: &[Harm] = &[
         ("a layer is one byte short", blob(storage, layer), &truncate),
@@ -686,21 +695,21 @@ fn any_damage_to_a_site_is_repaired_and_nothing_else_is_touched() {
 
 #[test]
 fn leftovers_of_a_killed_run_are_removed_or_used_and_nothing_else_is_touched() {
-    let (world, small) = (world(), Small::new());
-    let layer = &world.upstream.image(Small::IMAGE).children[0].parts[1];
+    let (world, small) = (world(), SmallSite::new());
+    let layer = &world.upstream.image(SmallSite::IMAGE).children[0].parts[1];
     let staged = small.site.join(".unbundle").join(format!("{}.1", &layer.0.digest["sha256:".len()..]));
-    let place = blob(Path::new("registry"), &layer.0.digest);
+    let location = blob(Path::new("registry"), &layer.0.digest);
     let fence = small.site.join("registry/docker/registry/v2/blobs/unbundle-in-progress");
     let mut failures = Vec::new();
     for (what, content) in [("half of a blob", &layer.1[..layer.1.len() / 2]), ("a whole blob", &layer.1)] {
         let before = tree::stamps(&small.site);
-        remove(&small.site.join(&place));
+        remove(&small.site.join(&location));
         fs::write(&staged, content).expect("write a file");
         for name in ["link.0", "something"] {
             fs::write(staged.with_file_name(name), "sha256:").expect("write a file");
         }
         fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
-        small.repair(what, &before, &[&place], &mut failures);
+        small.repair(what, &before, &[&location], &mut failures);
     }
     // If only the end of the cleanup is missing.
     let before = tree::stamps(&small.site);
@@ -725,8 +734,8 @@ fn directory_in_place_of_a_blob_is_an_error_that_names_it() {
     let right = Tree::of(&site);
     let data = blob(&site.join("registry"), &world.upstream.image(reference).root.digest);
     fs::remove_file(&data).expect("remove a file");
-    fs::create_dir(&data).expect("make a directory");
-    unpack(&bundle, &site).failed(6, &[data.to_str().expect("a plain path")]);
+    fs::create_dir(&data).expect("create a directory");
+    unpack(&bundle, &site).failed(6, &[data.to_str().expect("a UTF-8 path")]);
     fs::remove_dir(&data).expect("remove a directory");
     unpack(&bundle, &site).ok();
     assert_eq!(right.difference(&Tree::of(&site)), [""; 0]);
@@ -746,9 +755,9 @@ fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     let mut bundles = Vec::new();
     for (name, image) in [("old", &old), ("new", &new)] {
         world.upstream.registry.push("quay.io/moving/app", "latest", image);
-        let place = directory.path().join(name);
-        fs::create_dir(&place).expect("make a directory");
-        bundles.push(world.pack_lines(&place, &[reference, "registry.k8s.io/pause:3.9"], &[]));
+        let location = directory.path().join(name);
+        fs::create_dir(&location).expect("create a directory");
+        bundles.push(world.pack_lines(&location, &[reference, "registry.k8s.io/pause:3.9"], &[]));
         unpack(&bundles[bundles.len() - 1], &site).ok();
     }
     let name = "k8s/quay.io/moving/app";
@@ -764,7 +773,7 @@ fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     // nginx alone serves both as well.
     unbundle(["site".as_ref(), site.as_os_str(), "--ip".as_ref(), "127.0.0.1".as_ref()]).ok();
     let known =
-        fs::read_to_string(site.join("conf/registry-api/manifests.conf")).expect("read what nginx knows");
+        fs::read_to_string(site.join("conf/registry-api/manifests.conf")).expect("read manifests.conf");
     for image in [&old, &new] {
         assert!(known.contains(&image.root.digest["sha256:".len()..]), "{known}");
     }
@@ -787,10 +796,10 @@ fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
 fn unpack_from_a_pipe_equals_unpack_from_a_file() {
     let world = world();
     let directory = directory();
-    let site = directory.path().to_str().expect("a plain path");
+    let site = directory.path().to_str().expect("a UTF-8 path");
     unbundle_from(&world.bundle, ["unpack", "-", site]).ok();
     tree::assert_same(&world.site, directory.path());
-    let bundle = world.bundle.to_str().expect("a plain path");
+    let bundle = world.bundle.to_str().expect("a UTF-8 path");
     for args in [&["verify"][..], &["ls"], &["ls", "--json"]] {
         let from_file = unbundle(args.iter().chain(&[bundle])).ok();
         // `ls` reads only the beginning, so `cat` may fail with a broken pipe.
@@ -825,7 +834,7 @@ fn tar_and_zstd_read_the_bundle_as_an_oci_image_layout() {
     for path in names.iter().filter(|path| path.starts_with("blobs")) {
         let bytes = fs::read(directory.path().join(path)).expect("read a blob");
         let name =
-            path.strip_prefix("blobs").expect("it starts with that").to_string_lossy().replace('/', ":");
+            path.strip_prefix("blobs").expect("the prefix matches").to_string_lossy().replace('/', ":");
         assert_eq!(sha256(&bytes), name);
         blobs.insert(name, bytes);
     }
@@ -890,7 +899,7 @@ fn bundle_is_independent_of_jobs_and_list_order() {
     let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
     let reversed = directory.path().join("reversed");
-    fs::create_dir(&reversed).expect("make a directory");
+    fs::create_dir(&reversed).expect("create a directory");
     for name in ["images.list", "files.list"] {
         let list = fs::read_to_string(world.lists.join(name)).expect("read a list");
         let lines: Vec<_> = list.lines().rev().collect();
@@ -921,14 +930,14 @@ fn bundle_is_independent_of_checksums_in_lists() {
 }
 
 /// An `unbundle unpack -` that gets its bundle piece by piece.
-struct Fed {
+struct PipedUnpack {
     child: Child,
     pipe: ChildStdin,
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Fed {
+impl PipedUnpack {
     fn start(bundle: &Path, site: &Path) -> Self {
         let mut child = program::unbundle_command()
             .args(["unpack", "--quiet", "-"])
@@ -943,7 +952,7 @@ impl Fed {
     /// Sends the bundle up to `part / of` of its length.
     fn send(&mut self, part: usize, of: usize) {
         let end = self.bytes.len() * part / of;
-        self.pipe.write_all(&self.bytes[self.sent..end]).expect("unbundle reads on");
+        self.pipe.write_all(&self.bytes[self.sent..end]).expect("unbundle reads its stdin");
         self.sent = end;
     }
 
@@ -981,7 +990,7 @@ fn garbage_collection_stops_at_the_gc_guard_of_an_unfinished_unpack() {
     )
     .expect("write config.yml");
 
-    let mut fed = Fed::start(&world.bundle, &site);
+    let mut fed = PipedUnpack::start(&world.bundle, &site);
     fed.send(1, 2);
     let blobs = || {
         let files = base.join("blobs/sha256");
@@ -1016,7 +1025,7 @@ fn gc_guard_remains_while_only_links_are_missing() {
     let manifests = base.join("repositories/k8s/quay.io/cilium/cilium/_manifests");
     fs::remove_dir_all(manifests.join("revisions")).expect("remove the revisions");
 
-    let mut fed = Fed::start(&world.bundle, &site);
+    let mut fed = PipedUnpack::start(&world.bundle, &site);
     fed.send(1, 2);
     wait_until("the fence", || base.join("blobs/unbundle-in-progress/data").is_file());
     assert!(!manifests.join("revisions").exists());
@@ -1071,7 +1080,7 @@ fn running_registry_serves_intact_bytes_or_none_and_tags_only_complete_images() 
         }
         tags
     };
-    let mut fed = Fed::start(&bundle, &site);
+    let mut fed = PipedUnpack::start(&bundle, &site);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for part in 1..4 {
@@ -1089,7 +1098,7 @@ fn running_registry_serves_intact_bytes_or_none_and_tags_only_complete_images() 
         });
         fed.finish();
         done.store(true, Ordering::Relaxed);
-        assert!(poller.join().expect("every answer is right or none") > 0);
+        assert!(poller.join().expect("every response is correct or 404") > 0);
     });
     assert_eq!(poll(), world.upstream.images().iter().filter(|entry| entry.tag().is_some()).count());
     registry.assert_serves("k8s/quay.io/meanwhile/app", "latest", &new);

@@ -22,12 +22,12 @@ const SIGNER: i32 = 15;
 const PASSPHRASE: &str = "korrekt pferd batterie";
 
 /// A directory with keys, an upstream and bundles.
-struct Desk {
+struct SigningJob {
     directory: TempDir,
     fake: Fake,
 }
 
-impl Desk {
+impl SigningJob {
     /// Generates the keys `ours` and `other` without a passphrase.
     fn new() -> Self {
         let mut content = Content::default();
@@ -90,7 +90,7 @@ impl Desk {
         let (site, key) = (self.text("site"), self.text(trusted));
         let name = bundle.to_str().unwrap();
         unbundle(["unpack", "--trusted-key", &key, name, &site]).failed(code, words);
-        unbundle_from_broken(bundle, &["unpack", "--trusted-key", &key, "-", &site]).failed(code, words);
+        unbundle_from_pipe(bundle, &["unpack", "--trusted-key", &key, "-", &site]).failed(code, words);
         for verb in ["verify", "ls"] {
             let finished = unbundle([verb, "--trusted-key", &key, name]).failed(code, words);
             assert_eq!(finished.stdout, "", "{finished:#?}");
@@ -115,7 +115,7 @@ impl Desk {
 }
 
 /// A program that refuses its input does not read the pipe to its end.
-fn unbundle_from_broken(input: &Path, args: &[&str]) -> Finished {
+fn unbundle_from_pipe(input: &Path, args: &[&str]) -> Finished {
     run(unbundle_command().args(args).stdin(process_pipe(input)))
 }
 
@@ -155,7 +155,7 @@ fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
 
 #[test]
 fn minisign_verifies_our_signature_with_standard_tools_alone() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
@@ -163,9 +163,9 @@ fn minisign_verifies_our_signature_with_standard_tools_alone() {
     let mut minisign = Command::new("minisign");
     minisign.args(["-V", "-m"]).arg(desk.index(&bundle));
     minisign.arg("-x").arg(desk.path("sig")).arg("-p").arg(desk.path("ours.pub"));
-    let said = String::from_utf8(process::run(&mut minisign).stdout).unwrap();
+    let printed = String::from_utf8(process::run(&mut minisign).stdout).unwrap();
     let identity = unbundle(["ls", "--json", bundle.to_str().unwrap()]).ok().json()["identity"].clone();
-    assert!(said.contains(identity.as_str().unwrap()), "{said}");
+    assert!(printed.contains(identity.as_str().unwrap()), "{printed}");
     for arguments in [["zstd", "-tq"], ["tar", "--zstd"]] {
         let mut tool = Command::new(arguments[0]);
         tool.arg(arguments[1]).args((arguments[0] == "tar").then_some("-tf")).arg(&bundle);
@@ -175,7 +175,7 @@ fn minisign_verifies_our_signature_with_standard_tools_alone() {
 
 #[test]
 fn unbundle_verifies_a_detached_minisign_signature() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let bundle = desk.pack("plain.tar.zst", &[]);
     process::run(
         Command::new("minisign")
@@ -215,7 +215,7 @@ fn unbundle_verifies_a_detached_minisign_signature() {
 
 #[test]
 fn bundle_without_a_trusted_signature_is_not_unpacked() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let plain = desk.pack("plain.tar.zst", &[]);
     let signed = desk.signed();
     desk.accepted(&signed, "ours.pub");
@@ -241,7 +241,7 @@ fn bundle_without_a_trusted_signature_is_not_unpacked() {
 
 #[test]
 fn any_flipped_bit_in_a_signature_is_detected() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
@@ -272,7 +272,7 @@ fn any_flipped_bit_in_a_signature_is_detected() {
 
 #[test]
 fn signing_changes_no_other_byte_and_is_reproducible() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let plain = fs::read(desk.pack("plain.tar.zst", &[])).unwrap();
     assert!(!plain.windows(4).any(|window| window == SIGNATURE_MAGIC.to_le_bytes()));
     let signed = fs::read(desk.signed()).unwrap();
@@ -299,7 +299,7 @@ fn signing_changes_no_other_byte_and_is_reproducible() {
 
 #[test]
 fn signature_is_reported_but_not_trusted_without_a_trusted_key() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let name = bundle.to_str().unwrap();
     let told = unbundle(["verify", name]).ok();
@@ -319,7 +319,7 @@ fn signature_is_reported_but_not_trusted_without_a_trusted_key() {
 
 #[test]
 fn trusted_key_comes_from_option_environment_or_host() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let (bundle, plain) = (desk.signed(), desk.pack("plain.tar.zst", &[]));
     let text = fs::read_to_string(desk.path("ours.pub")).unwrap();
     let line = text.lines().nth(1).unwrap();
@@ -356,13 +356,13 @@ verify "$PLAIN""#
     unshare.env("PLAIN", &plain).env("SIGNED", &bundle).env_remove("UNBUNDLE_TRUSTED_KEY");
     let output =
         unshare.env("OURS", desk.path("ours.pub")).env("OTHER", desk.path("other.pub")).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["0", "15", "14", "0", "0", "2", "6"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["0", "15", "14", "0", "0", "2", "6"]);
 }
 
 #[test]
 fn invalid_key_files_are_told_apart() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let name = bundle.to_str().unwrap();
     let trusted = |key: &str| unbundle(["ls", "--trusted-key", key, name]);
@@ -387,7 +387,7 @@ fn invalid_key_files_are_told_apart() {
 
 #[test]
 fn passphrase_comes_from_environment_stdin_or_terminal() {
-    let desk = Desk::new();
+    let desk = SigningJob::new();
     let key = desk.text("safe.key");
     let with_stdin = |command: &mut Command, text: &str| {
         let mut child =
@@ -429,9 +429,9 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     let mut terminal = Command::new("sh");
     let typed =
         format!("(sleep 1; echo '{PASSPHRASE}'; sleep 1) | script -qec \"{}\" /dev/null", line.join(" "));
-    let said = terminal.args(["-c", &typed]).env_remove("AIRBUNDLE_PASSPHRASE").output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.contains("Passphrase: ") && said.contains("identity sha256:"), "{said}");
+    let printed = terminal.args(["-c", &typed]).env_remove("AIRBUNDLE_PASSPHRASE").output().unwrap();
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(printed.contains("Passphrase: ") && printed.contains("identity sha256:"), "{printed}");
     accepted();
     // minisign accepts the passphrase of our key.
     let mut minisign = Command::new("minisign");

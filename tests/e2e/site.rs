@@ -34,7 +34,7 @@ impl Site {
     }
 
     fn empty() -> Self {
-        let directory = TempDir::new_in("/tmp").expect("make a temporary directory");
+        let directory = TempDir::new_in("/tmp").expect("create a temporary directory");
         open_to_all(directory.path());
         Self { directory, ports: [free_port(), free_port()] }
     }
@@ -71,7 +71,7 @@ impl Site {
         let mut command = unbundle_command();
         command.args(self.args(options)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start unbundle");
-        child.stdin.take().expect("a pipe").write_all(b"geheim\n").expect("give a password");
+        child.stdin.take().expect("a pipe").write_all(b"geheim\n").expect("write the password to stdin");
         let output = child.wait_with_output().expect("wait for unbundle");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -128,7 +128,8 @@ podman() {
 
 /// Lets servers that drop root privileges read it.
 fn open_to_all(directory: &Path) {
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("open a directory to all");
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+        .expect("open the directory to all users");
 }
 
 /// Pulls by every client of a configured host: `$NAME` is the name of the registry.
@@ -303,11 +304,11 @@ fn second_site_run_changes_nothing_and_keeps_edited_files() {
 
     let page = site.path().join("files/index.html");
     // The page may break a long name after each `/`.
-    let text = fs::read_to_string(&page).expect("a catalogue").replace("<wbr>", "");
+    let text = fs::read_to_string(&page).expect("a catalog page").replace("<wbr>", "");
     assert!(
         text.contains(&format!("docker pull hub.site.test:{}/k8s/registry.k8s.io/pause:3.9", site.ports[1]))
     );
-    fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit");
+    fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit the file");
     let finished = site.configure(&["--host", "other.site.test"]);
     // A repeated `--host` is a usage error, and nothing has changed.
     assert_eq!(finished.code, Some(2), "{finished:#?}");
@@ -386,7 +387,7 @@ fn tags_that_differ_only_in_case_are_distinct() {
     let site = Site::full();
     let mut record = Record::read(&site.path()).unwrap();
     let image = |reference: &str| {
-        record.images.iter().find(|image| image.reference == reference).expect("it is there").clone()
+        record.images.iter().find(|image| image.reference == reference).expect("the entry exists").clone()
     };
     let mut upper = image("registry.k8s.io/kube-proxy:v1.29.5");
     let digests = [image("registry.k8s.io/pause:3.9"), upper.clone()].map(|image| image.digest().unwrap());
@@ -453,7 +454,7 @@ SITE_ENGINE=nginx as_nobody sh "$CONF/site" stop"#,
 fn expiring_certificate_is_reissued_by_the_same_ca() {
     let site = Site::full();
     site.configure(&[]).ok();
-    let authority = fs::read(site.conf("ca.crt")).unwrap();
+    let ca = fs::read(site.conf("ca.crt")).unwrap();
     // A certificate of the same CA for the same names that expires tomorrow.
     let script = r#"
 cd "$CONF"
@@ -464,7 +465,7 @@ openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -C
     site.on_a_host(script);
     let finished = site.configure(&[]).ok();
     assert!(finished.stdout.contains("the old one was near its end"), "{finished:#?}");
-    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), authority);
+    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), ca);
     site.on_a_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
 }
 
@@ -623,7 +624,7 @@ fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
             said.contains(&format!("running with {engine}")) && said.contains("user:     carla"),
             "{said}"
         );
-        fs::remove_dir_all(site.directory.path().join("host")).expect("forget that host");
+        fs::remove_dir_all(site.directory.path().join("host")).expect("remove the host's entry");
     }
 }
 
@@ -701,7 +702,7 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
 
 /// Returns `values` as Ansible evaluates them with `offline.yml` and these variables.
 fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
-    let directory = TempDir::new().expect("make a temporary directory");
+    let directory = TempDir::new().expect("create a temporary directory");
     let path = |name: &str| directory.path().join(name);
     let values = serde_json::to_string(values).expect("JSON");
     let play = format!(
@@ -723,7 +724,7 @@ fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
 }
 
 /// Returns a list entry as Kubespray writes it, with variables for hosts.
-fn shaped(entry: &str) -> String {
+fn with_host_variables(entry: &str) -> String {
     for (variable, host) in [
         ("github_url", "https://github.com"),
         ("dl_k8s_io_url", "https://dl.k8s.io"),
@@ -768,12 +769,14 @@ fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
             "{text}"
         );
 
-        let asked =
-            evaluate(&offline, &files.iter().chain(&images).map(|entry| shaped(entry)).collect::<Vec<_>>());
+        let asked = evaluate(
+            &offline,
+            &files.iter().chain(&images).map(|entry| with_host_variables(entry)).collect::<Vec<_>>(),
+        );
         let urls = record.files.iter().map(|file| format!("https://hub.kubespray.local:8080/{}", file.path));
         let names = record.images.iter().map(|image| {
-            let repository = image.repositories.first().expect("it has one");
-            format!("hub.kubespray.local:5000/{repository}:{}", image.tag.as_deref().expect("it has one"))
+            let repository = image.repositories.first().expect("a repository");
+            format!("hub.kubespray.local:5000/{repository}:{}", image.tag.as_deref().expect("a tag"))
         });
         assert_eq!(asked, urls.chain(names).collect::<Vec<_>>(), "{version} {architecture}");
     }
@@ -789,8 +792,8 @@ fn offline_yml_names_missing_items_and_carries_credentials() {
     record.write(&site.path(), &site.path().join("part")).unwrap();
     site.configure_user(&["--user", "carla"]).ok();
     let text = site.read("kubespray/offline.yml");
-    let lacking: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
-    assert_eq!(lacking, [&*files[0], &*images[0], &*images[1]].into(), "{text}");
+    let missing: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    assert_eq!(missing, [&*files[0], &*images[0], &*images[1]].into(), "{text}");
     let values = [
         "{{ files_repo }}",
         "{{ containerd_registry_auth[0].username }}:{{ containerd_registry_auth[0].password }}",

@@ -15,7 +15,7 @@ use airbundle::bundle::read::frame_reader::{Frame, FrameReader, buffers};
 use tempfile::tempdir;
 
 use crate::program::{Finished, airbundle, run, unbundle, unbundle_command};
-use crate::serve::{Shared, unpack, world, write_list};
+use crate::serve::{SharedDirectory, unpack, world, write_list};
 use crate::support::tree::Tree;
 use crate::support::web::Web;
 use crate::support::{random_bytes, sha256};
@@ -25,15 +25,15 @@ const INCOMPLETE: i32 = 16;
 const COMMAND: i32 = 18;
 
 /// The world's bundle in volumes, with and without recovery data. Made once.
-struct Carried {
-    shared: Shared,
+struct VolumeSets {
+    shared: SharedDirectory,
     names: Vec<String>,
 }
 
-fn carried() -> &'static Carried {
-    static CARRIED: LazyLock<Carried> = LazyLock::new(|| {
+fn volume_sets() -> &'static VolumeSets {
+    static CARRIED: LazyLock<VolumeSets> = LazyLock::new(|| {
         let world = world();
-        let shared = Shared::new();
+        let shared = SharedDirectory::new();
         for (directory, options) in [("plain", &[][..]), ("safe", &["--recovery", "5%"])] {
             let directory = shared.path.join(directory);
             fs::create_dir(&directory).unwrap();
@@ -42,12 +42,12 @@ fn carried() -> &'static Carried {
         }
         let names = volumes(&shared.path.join("plain"));
         assert!(names.len() >= 6, "{names:?}");
-        Carried { shared, names }
+        VolumeSets { shared, names }
     });
     &CARRIED
 }
 
-impl Carried {
+impl VolumeSets {
     fn plain(&self) -> PathBuf {
         self.shared.path.join("plain")
     }
@@ -87,7 +87,7 @@ fn verb(verb: &str, paths: &[&Path]) -> Finished {
 }
 
 /// Asserts that every visible file equals one of the world's site, byte for byte.
-fn nothing_wrong_is_visible(site: &Path) {
+fn assert_visible_files_intact(site: &Path) {
     if !site.exists() {
         return;
     }
@@ -113,7 +113,7 @@ fn shell(directory: &Path, script: &str) -> String {
 #[test]
 fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
     let world = world();
-    for directory in [carried().plain(), carried().safe()] {
+    for directory in [volume_sets().plain(), volume_sets().safe()] {
         for name in volumes(&directory) {
             assert!(fs::metadata(directory.join(&name)).unwrap().len() <= 7 << 20, "{name} is too large");
         }
@@ -148,25 +148,25 @@ fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
 
 #[test]
 fn missing_volume_is_named_and_nothing_is_written() {
-    for directory in [carried().plain(), carried().safe()] {
+    for directory in [volume_sets().plain(), volume_sets().safe()] {
         for (number, name) in volumes(&directory).iter().enumerate() {
             let temporary = tempdir().unwrap();
-            let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-            copy(&directory, &stick);
-            fs::remove_file(stick.join(name)).unwrap();
+            let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+            copy(&directory, &drive);
+            fs::remove_file(drive.join(name)).unwrap();
             if number % 2 == 0 {
-                fs::remove_file(stick.join("SHA256SUMS")).unwrap();
+                fs::remove_file(drive.join("SHA256SUMS")).unwrap();
             }
-            verb("unpack", &[&stick, &site]).failed(INCOMPLETE, &[name]);
+            verb("unpack", &[&drive, &site]).failed(INCOMPLETE, &[name]);
             assert!(!site.exists());
-            let finished = verb("verify", &[&stick]);
+            let finished = verb("verify", &[&drive]);
             assert_ne!(finished.code, Some(0), "{finished:#?}");
             assert!(
                 format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()),
                 "{finished:#?}"
             );
             // The listing is in the first volume.
-            let listed = verb("ls", &[&stick]);
+            let listed = verb("ls", &[&drive]);
             assert_eq!(listed.code == Some(0), number > 0, "{listed:#?}");
         }
     }
@@ -174,16 +174,16 @@ fn missing_volume_is_named_and_nothing_is_written() {
 
 #[test]
 fn renamed_volumes_are_identified_by_their_label_and_read() {
-    let directory = carried().plain();
-    for pair in carried().names.windows(2) {
+    let directory = volume_sets().plain();
+    for pair in volume_sets().names.windows(2) {
         let temporary = tempdir().unwrap();
-        let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-        copy(&directory, &stick);
-        let (one, two) = (stick.join(&pair[0]), stick.join(&pair[1]));
-        fs::rename(&one, stick.join("other")).unwrap();
+        let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+        copy(&directory, &drive);
+        let (one, two) = (drive.join(&pair[0]), drive.join(&pair[1]));
+        fs::rename(&one, drive.join("other")).unwrap();
         fs::rename(&two, &one).unwrap();
-        fs::rename(stick.join("other"), &two).unwrap();
-        let finished = verb("unpack", &[&stick, &site]).ok();
+        fs::rename(drive.join("other"), &two).unwrap();
+        let finished = verb("unpack", &[&drive, &site]).ok();
         for (name, is) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
             let told = format!("the volume `{name}` is `{is}`, and read as that");
             assert!(finished.stderr.contains(&told), "{finished:#?}");
@@ -196,12 +196,12 @@ fn renamed_volumes_are_identified_by_their_label_and_read() {
 #[test]
 fn duplicate_truncated_or_unrelated_volume_is_named() {
     let world = world();
-    let directory = carried().plain();
+    let directory = volume_sets().plain();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     // The same content packed with another level: a valid volume of another bundle.
     world.pack(&world.lists, &path("all.tar.zst"), &["--volume-size", "7MiB", "--level", "1"]).ok();
-    let names = &carried().names;
+    let names = &volume_sets().names;
     for (number, name) in names.iter().enumerate() {
         let next = &names[(number + 1) % names.len()];
         let doubled = path("doubled");
@@ -237,34 +237,34 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
 
 #[test]
 fn damage_report_names_volume_and_offset() {
-    let directory = carried().plain();
+    let directory = volume_sets().plain();
     let temporary = tempdir().unwrap();
-    for (number, name) in carried().names.iter().enumerate() {
-        let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-        copy(&directory, &stick);
+    for (number, name) in volume_sets().names.iter().enumerate() {
+        let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+        copy(&directory, &drive);
         // In the label, and in the middle.
         let at = if number % 2 == 0 { 30 } else { 2_000_000 };
-        change(&stick.join(name), |bytes| {
+        change(&drive.join(name), |bytes| {
             let middle = bytes.len() / 2;
             bytes[at.min(middle)] ^= 0x10;
         });
-        let finished = verb("verify", &[&stick]);
+        let finished = verb("verify", &[&drive]);
         assert!(format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()), "{finished:#?}");
-        let unpacked = verb("unpack", &[&stick, &site]);
+        let unpacked = verb("unpack", &[&drive, &site]);
         assert!(finished.code != Some(0) || unpacked.code == Some(0), "{finished:#?} {unpacked:#?}");
-        nothing_wrong_is_visible(&site);
-        fs::remove_dir_all(stick).unwrap();
+        assert_visible_files_intact(&site);
+        fs::remove_dir_all(drive).unwrap();
         let _ = fs::remove_dir_all(site);
     }
 }
 
 #[test]
 fn volume_label_has_bundle_number_and_start_offset() {
-    let directory = carried().safe();
-    let medium = discover::find(std::slice::from_ref(&directory)).unwrap();
+    let directory = volume_sets().safe();
+    let volume_set = discover::find(std::slice::from_ref(&directory)).unwrap();
     let mut sets = BTreeSet::new();
     let mut end = 0;
-    for (number, (name, volume)) in volumes(&directory).iter().zip(medium.volumes()).enumerate() {
+    for (number, (name, volume)) in volumes(&directory).iter().zip(volume_set.volumes()).enumerate() {
         let bytes = fs::read(directory.join(name)).unwrap();
         let buffers = buffers();
         let mut frames = FrameReader::new(&bytes[..], 0, &buffers);
@@ -284,58 +284,58 @@ fn volume_label_has_bundle_number_and_start_offset() {
 
 #[test]
 fn drives_may_be_connected_one_after_the_other() {
-    let directory = carried().plain();
+    let directory = volume_sets().plain();
     let temporary = tempdir().unwrap();
-    let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-    fs::create_dir(&stick).unwrap();
-    let names = &carried().names;
+    let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+    fs::create_dir(&drive).unwrap();
+    let names = &volume_sets().names;
     let bring = |name: &str| {
-        for other in volumes(&stick) {
-            fs::remove_file(stick.join(other)).unwrap();
+        for other in volumes(&drive) {
+            fs::remove_file(drive.join(other)).unwrap();
         }
-        fs::hard_link(directory.join(name), stick.join(name)).unwrap();
+        fs::hard_link(directory.join(name), drive.join(name)).unwrap();
     };
     bring(&names[0]);
     let mut command = unbundle_command();
-    command.args(["unpack", "--wait"]).arg(&stick).arg(&site).stdin(Stdio::piped());
+    command.args(["unpack", "--wait"]).arg(&drive).arg(&site).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let mut said = String::new();
+    let mut printed = String::new();
     let mut stderr = child.stderr.take().unwrap();
     for (number, name) in names.iter().enumerate().skip(1) {
-        wait_for(&mut stderr, &mut said, &format!("insert the medium with `{name}`"));
+        wait_for(&mut stderr, &mut printed, &format!("insert the medium with `{name}`"));
         // No volume is open: its drive can be removed.
         let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
-        assert!(!open.into_iter().any(|path| path.starts_with(&stick)), "{number}");
+        assert!(!open.into_iter().any(|path| path.starts_with(&drive)), "{number}");
         // Once with a wrong one in between.
         if number == 2 {
             bring(&names[0]);
-            fs::rename(stick.join(&names[0]), stick.join(name)).unwrap();
+            fs::rename(drive.join(&names[0]), drive.join(name)).unwrap();
             stdin.write_all(b"\n").unwrap();
-            wait_for(&mut stderr, &mut said, &format!("the volume `{name}` is `{}`", names[0]));
+            wait_for(&mut stderr, &mut printed, &format!("the volume `{name}` is `{}`", names[0]));
         }
         bring(name);
         stdin.write_all(b"\n").unwrap();
     }
-    assert!(child.wait().unwrap().success(), "{said}");
+    assert!(child.wait().unwrap().success(), "{printed}");
     unpack(&world().bundle, &site).ok();
     assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
     // No terminal to ask for another drive.
     bring(&names[0]);
     let finished =
-        run(unbundle_command().args(["unpack", "--wait"]).arg(&stick).arg(temporary.path().join("new")));
+        run(unbundle_command().args(["unpack", "--wait"]).arg(&drive).arg(temporary.path().join("new")));
     finished.failed(INCOMPLETE, &[&names[1], "missing"]);
 }
 
 /// Reads until `words` were printed.
-fn wait_for(from: &mut impl std::io::Read, said: &mut String, words: &str) {
+fn wait_for(from: &mut impl std::io::Read, printed: &mut String, words: &str) {
     let mut buffer = [0; 1000];
-    let start = said.len();
-    while !said[start..].contains(words) {
+    let start = printed.len();
+    while !printed[start..].contains(words) {
         let len = from.read(&mut buffer).unwrap();
-        assert!(len > 0, "it ended before it said {words:?}: {said}");
-        said.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        assert!(len > 0, "it ended before it said {words:?}: {printed}");
+        printed.push_str(&String::from_utf8_lossy(&buffer[..len]));
     }
 }
 
@@ -356,7 +356,7 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     let summary = world.pack(&world.lists, &output.join("all.tar.zst"), &options).ok().json();
     assert_eq!(fs::read_dir(&output).unwrap().count(), 0);
     // The same bytes as without a command.
-    let safe = carried().safe();
+    let safe = volume_sets().safe();
     assert_eq!(fs::read(cloud.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
     shell(&cloud, "sha256sum --strict -c SHA256SUMS");
     let told: Vec<_> =
@@ -419,7 +419,7 @@ fn repacking_with_fewer_volumes_removes_old_ones_and_keeps_other_checksum_lists(
     world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "7MiB"]).ok();
     world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "12MiB"]).ok();
     let names = volumes(directory);
-    assert!(names.len() < carried().names.len(), "{names:?}");
+    assert!(names.len() < volume_sets().names.len(), "{names:?}");
     verb("verify", &[&directory.join("all.tar.zst.001")]).ok();
     let sums = fs::read_to_string(directory.join("SHA256SUMS")).unwrap();
     let listed: Vec<_> = sums.lines().map(|line| &line[66..]).collect();
@@ -433,10 +433,10 @@ fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
     let world = world();
     let temporary = tempdir().unwrap();
     let output = temporary.path().join("all.tar.zst");
-    for share in ["", "0.1%", "5%", "100%"] {
+    for redundancy in ["", "0.1%", "5%", "100%"] {
         let mut options = vec!["--volume-size", "2MiB"];
-        if !share.is_empty() {
-            options.extend(["--recovery", share]);
+        if !redundancy.is_empty() {
+            options.extend(["--recovery", redundancy]);
         }
         let finished = world.pack(&world.lists, &output, &options).failed(2, &["too small", "they need"]);
         let needed =
@@ -457,7 +457,7 @@ fn directory_argument_must_hold_exactly_one_bundle() {
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
     verb("ls", &[directory]).failed(8, &["there is no bundle in"]);
-    copy(&carried().plain(), directory);
+    copy(&volume_sets().plain(), directory);
     fs::copy(&world().bundle, directory.join("other.tar.zst")).unwrap();
     verb("ls", &[directory]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
     verb("ls", &[&directory.join("all.tar.zst.002")]).ok();
@@ -467,7 +467,7 @@ fn directory_argument_must_hold_exactly_one_bundle() {
 /// The world's bundle in one file with recovery data. Made once.
 fn safe_file() -> &'static Path {
     static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = carried().shared.path.join("one.tar.zst");
+        let path = volume_sets().shared.path.join("one.tar.zst");
         world().pack(&world().lists, &path, &["--recovery", "5%"]).ok();
         path
     });
@@ -491,20 +491,20 @@ fn recovery_data_is_ignored_by_standard_tools() {
 
 #[test]
 fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
-    let sound = fs::read(safe_file()).unwrap();
+    let intact = fs::read(safe_file()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     // Of the protected bytes.
-    let share = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
+    let max_damage = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
     for (what, start, len) in [
-        ("the beginning", 0, share),
-        ("the middle", sound.len() / 2, share),
-        ("the end", sound.len() - share, share),
-        ("the seek table", sound.len() - 50, 50),
-        ("the recovery data", sound.len() - 2 * share / 3 - 20_000, share / 2),
+        ("the beginning", 0, max_damage),
+        ("the middle", intact.len() / 2, max_damage),
+        ("the end", intact.len() - max_damage, max_damage),
+        ("the seek table", intact.len() - 50, 50),
+        ("the recovery data", intact.len() - 2 * max_damage / 3 - 20_000, max_damage / 2),
         ("one byte of the head", 700, 1),
     ] {
-        let mut bytes = sound.clone();
+        let mut bytes = intact.clone();
         bytes[start..start + len].copy_from_slice(&random_bytes(start as u64, len));
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
         let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
@@ -512,7 +512,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
             finished.stdout.contains("its recovery data has repaired all of that"),
             "{what}: {finished:#?}"
         );
-        let is_of_content = start + len < sound.len() * 94 / 100;
+        let is_of_content = start + len < intact.len() * 94 / 100;
         let finished = verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
         assert!(!is_of_content || finished.stderr.contains("unbundle repair"), "{what}: {finished:#?}");
         unpack(&world().bundle, &path("site")).ok();
@@ -522,29 +522,29 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
             "{what}"
         );
         verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
-        assert!(fs::read(path("good.tar.zst")).unwrap() == sound, "{what}");
+        assert!(fs::read(path("good.tar.zst")).unwrap() == intact, "{what}");
         fs::remove_dir_all(path("site")).unwrap();
     }
     // Truncated by as much as the recovery data can restore.
-    fs::write(path("hurt.tar.zst"), &sound[..sound.len() - share]).unwrap();
+    fs::write(path("hurt.tar.zst"), &intact[..intact.len() - max_damage]).unwrap();
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
     verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
-    assert!(fs::read(path("good.tar.zst")).unwrap() == sound);
+    assert!(fs::read(path("good.tar.zst")).unwrap() == intact);
 }
 
 #[test]
 fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
-    let sound = fs::read(safe_file()).unwrap();
+    let intact = fs::read(safe_file()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    let mut bytes = sound.clone();
-    let (start, len) = (sound.len() / 2, sound.len() / 8);
+    let mut bytes = intact.clone();
+    let (start, len) = (intact.len() / 2, intact.len() / 8);
     bytes[start..start + len].copy_from_slice(&random_bytes(7, len));
     fs::write(path("hurt.tar.zst"), &bytes).unwrap();
     let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["objects are damaged"]);
     assert!(finished.stdout.contains("needed by"), "{finished:#?}");
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
-    nothing_wrong_is_visible(&path("site"));
+    assert_visible_files_intact(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
     verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be repaired"]);
@@ -560,7 +560,7 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
 fn volumes_are_repaired_independently() {
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    let safe = carried().safe();
+    let safe = volume_sets().safe();
     copy(&safe, &path("stick"));
     let names = volumes(&safe);
     for (number, name) in names.iter().enumerate() {
@@ -620,5 +620,8 @@ fn list_lock_packs_the_same_volumes() {
     let args = ["lock", &lists, "-o", &lock].into_iter().map(str::to_owned).chain(mirrors);
     airbundle(args).ok();
     world.pack(Path::new(&lock), &path("all.tar.zst"), &["--volume-size", "7MiB", "--recovery", "5%"]).ok();
-    assert_eq!(fs::read(path("SHA256SUMS")).unwrap(), fs::read(carried().safe().join("SHA256SUMS")).unwrap());
+    assert_eq!(
+        fs::read(path("SHA256SUMS")).unwrap(),
+        fs::read(volume_sets().safe().join("SHA256SUMS")).unwrap()
+    );
 }

@@ -24,7 +24,7 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser that resolves only the local host.
     pub fn start() -> Self {
-        let directory = TempDir::new().expect("make a temporary directory");
+        let directory = TempDir::new().expect("create a temporary directory");
         let set = |name| format!("{name}={}", directory.path().display());
         let command = ["env", &set("HOME"), &set("TMPDIR"), "chromedriver", "--port=0"];
         let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
@@ -104,8 +104,9 @@ impl Browser {
     /// Returns the URLs requested since the last call, including those of scheme `data:`.
     pub fn requests(&self) -> Vec<String> {
         let events = self.log("performance").into_iter().map(|entry| {
-            let message = entry["message"].as_str().expect("an event is JSON in JSON");
-            serde_json::from_str::<Value>(message).expect("an event is JSON in JSON")["message"].take()
+            let message = entry["message"].as_str().expect("an event is JSON in a JSON string");
+            serde_json::from_str::<Value>(message).expect("an event is JSON in a JSON string")["message"]
+                .take()
         });
         let requests = events.filter(|event| event["method"] == "Network.requestWillBeSent");
         requests.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
@@ -138,6 +139,6 @@ fn post(url: &str, body: &Value) -> Value {
     let mut response = request.send(body.to_string()).unwrap_or_else(|error| panic!("{url}: {error}"));
     let text = response.body_mut().read_to_string().unwrap_or_else(|error| panic!("{url}: {error}"));
     assert!(response.status().is_success(), "{url} {body}: {text}");
-    let mut answer: Value = serde_json::from_str(&text).expect("chromedriver answers JSON");
+    let mut answer: Value = serde_json::from_str(&text).expect("chromedriver responds with JSON");
     answer["value"].take()
 }

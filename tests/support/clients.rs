@@ -45,7 +45,7 @@ pub struct Podman {
 impl Podman {
     /// Creates an empty store, which is removed when this is dropped.
     pub fn new() -> Self {
-        Self { directory: TempDir::new().expect("make a temporary directory") }
+        Self { directory: TempDir::new().expect("create a temporary directory") }
     }
 
     /// Returns the file that makes any podman use this store, for `CONTAINERS_STORAGE_CONF`.
@@ -113,7 +113,7 @@ impl Dockerd {
     /// Starts one with the command prefix `before`, this storage driver, these options, and this
     /// configuration in place of the machine's.
     fn start_with(before: &[&str], driver: &str, options: &[&str], configuration: &str) -> Self {
-        let directory = TempDir::new().expect("make a temporary directory");
+        let directory = TempDir::new().expect("create a temporary directory");
         let path = |name: &str| directory.path().join(name);
         let socket = path("docker.sock");
         let driver = format!("--storage-driver={driver}");

@@ -85,7 +85,7 @@ pub struct Transfer {
 impl Gate {
     /// Raises the limit to this total number of bytes.
     pub fn open(&self, limit: usize) {
-        self.state.lock().expect("no panic").limit = limit;
+        self.state.lock().expect("the lock is not poisoned").limit = limit;
         self.changed.notify_all();
     }
 
@@ -93,7 +93,7 @@ impl Gate {
     pub fn settle(&self) -> Vec<Transfer> {
         let mut before = usize::MAX;
         loop {
-            let state = self.state.lock().expect("no panic");
+            let state = self.state.lock().expect("the lock is not poisoned");
             if state.sent == before {
                 break;
             }
@@ -106,19 +106,19 @@ impl Gate {
 
     /// Returns the transfers since the last call.
     pub fn transfers(&self) -> Vec<Transfer> {
-        std::mem::take(&mut self.state.lock().expect("no panic").transfers)
+        std::mem::take(&mut self.state.lock().expect("the lock is not poisoned").transfers)
     }
 
     fn begin(&self, path: &str, len: usize) -> usize {
-        let mut state = self.state.lock().expect("no panic");
+        let mut state = self.state.lock().expect("the lock is not poisoned");
         state.transfers.push(Transfer { path: path.to_owned(), sent: 0, len });
         state.transfers.len() - 1
     }
 
     fn pass(&self, number: usize, len: usize) {
-        let mut state = self.state.lock().expect("no panic");
+        let mut state = self.state.lock().expect("the lock is not poisoned");
         while state.sent + len > state.limit {
-            state = self.changed.wait(state).expect("no panic");
+            state = self.changed.wait(state).expect("the lock is not poisoned");
         }
         state.sent += len;
         if let Some(transfer) = state.transfers.get_mut(number) {
@@ -174,7 +174,7 @@ impl Content {
     }
 
     /// Returns the response of an honest server: ranges, a strong entity tag, 404.
-    pub fn answer(&self, seen: &Seen) -> Reply {
+    pub fn respond(&self, seen: &Seen) -> Reply {
         let Some((media_type, bytes)) = self.0.get(&seen.path) else { return Reply::status(404) };
         let etag = format!("\"{}\"", &super::sha256(&bytes[..bytes.len().min(64)])[7..23]);
         let mut reply = Reply::ok(bytes).with("content-type", media_type).with("etag", &etag);
@@ -300,17 +300,17 @@ impl Fake {
         let addr = listener.local_addr().expect("find a free port");
         let fake = Self { addr, seen: Arc::default(), stopped: Arc::default() };
         let (seen, stopped) = (Arc::clone(&fake.seen), Arc::clone(&fake.stopped));
-        let answer = Arc::new(move |seen: &Seen| twist(seen, content.answer(seen)));
+        let respond = Arc::new(move |seen: &Seen| twist(seen, content.respond(seen)));
         thread::spawn(move || {
             for connection in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let (seen, answer, gate) = (Arc::clone(&seen), Arc::clone(&answer), gate.clone());
+                let (seen, respond, gate) = (Arc::clone(&seen), Arc::clone(&respond), gate.clone());
                 thread::spawn(move || {
                     // A client may close its connection at any time.
-                    let _ =
-                        connection.and_then(|connection| serve(connection, &seen, &*answer, gate.as_deref()));
+                    let _ = connection
+                        .and_then(|connection| serve(connection, &seen, &*respond, gate.as_deref()));
                 });
             }
         });
@@ -334,7 +334,7 @@ impl Fake {
 
     /// Returns every request so far, in order.
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("no panic").clone()
+        self.seen.lock().expect("the lock is not poisoned").clone()
     }
 
     /// Returns the requests for paths that contain `part`.
@@ -354,7 +354,7 @@ impl Drop for Fake {
 fn serve(
     connection: TcpStream,
     log: &Mutex<Vec<Seen>>,
-    answer: &dyn Fn(&Seen) -> Reply,
+    respond: &dyn Fn(&Seen) -> Reply,
     gate: Option<&Gate>,
 ) -> io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
@@ -375,12 +375,12 @@ fn serve(
     let mut body = String::new();
     reader.take(length).read_to_string(&mut body)?;
     let seen = {
-        let mut log = log.lock().expect("no panic");
+        let mut log = log.lock().expect("the lock is not poisoned");
         let nth = log.iter().filter(|seen| seen.path == path).count();
         log.push(Seen { path, nth, method, body, at: Instant::now(), headers });
-        log.last().expect("pushed").clone()
+        log.last().expect("the image was pushed").clone()
     };
-    let reply = answer(&seen);
+    let reply = respond(&seen);
     // A HEAD response has no body.
     let cut = if seen.method == "HEAD" { Some(0) } else { reply.cut };
     let gate = gate.filter(|_| seen.is_transfer() && cut.is_none());

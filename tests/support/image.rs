@@ -331,7 +331,7 @@ impl Image {
             "layers": parts[1..].iter().map(|(descriptor, _)| descriptor.json()).collect::<Vec<_>>(),
         });
         if let Value::Object(more) = more {
-            json.as_object_mut().expect("made as an object").extend(more);
+            json.as_object_mut().expect("the value is an object").extend(more);
         }
         let manifest = match format {
             Format::Docker => pretty(&json, b"   "),

@@ -40,7 +40,7 @@ pub fn sha512(bytes: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string");
+        write!(text, "{byte:02x}").expect("write to a string");
         text
     })
 }

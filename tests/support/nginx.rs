@@ -38,7 +38,7 @@ impl Nginx {
     /// Like [`Nginx::start`], with additional directives for the `http` block.
     pub fn start_with(of_http: &str, tls: Option<&Pair>, directives: &str) -> Self {
         for _ in 0..10 {
-            let directory = TempDir::new().expect("make a temporary directory");
+            let directory = TempDir::new().expect("create a temporary directory");
             let (here, port) = (directory.path().display(), free_port());
             let listen = match tls {
                 Some(Pair { certificate, key }) => format!(

@@ -26,7 +26,7 @@ impl Proxy {
     /// Starts one with additional directives, such as `BasicAuth USER PASSWORD`.
     pub fn start_with(directives: &str) -> Self {
         for _ in 0..10 {
-            let (directory, port) = (TempDir::new().expect("make a temporary directory"), free_port());
+            let (directory, port) = (TempDir::new().expect("create a temporary directory"), free_port());
             let config = directory.path().join("tinyproxy.conf");
             let text = format!(
                 "Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 100\nLogLevel Connect\n{directives}\n"

@@ -47,7 +47,7 @@ impl Registry {
         fs::create_dir_all(storage).unwrap_or_else(|error| panic!("create {}: {error}", storage.display()));
         let storage =
             storage.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", storage.display()));
-        let directory = TempDir::new().expect("make a temporary directory");
+        let directory = TempDir::new().expect("create a temporary directory");
         let config = directory.path().join("config.yml");
         fs::write(&config, configuration(&storage, options)).expect("write config.yml");
         let command = ["docker-registry".as_ref(), "serve".as_ref(), config.as_os_str()];
@@ -165,9 +165,9 @@ impl Registry {
     }
 }
 
-type Answer = Response<ureq::Body>;
+type HttpResponse = Response<ureq::Body>;
 
-fn expect(status: u16, what: &str, response: Result<Answer, ureq::Error>) -> Answer {
+fn expect(status: u16, what: &str, response: Result<HttpResponse, ureq::Error>) -> HttpResponse {
     let response = response.unwrap_or_else(|error| panic!("{what}: {error}"));
     if response.status() == status {
         return response;
@@ -176,15 +176,15 @@ fn expect(status: u16, what: &str, response: Result<Answer, ureq::Error>) -> Ans
     panic!("{what}: {status} {}", String::from_utf8_lossy(&body(response)));
 }
 
-fn found(what: &str, response: Result<Answer, ureq::Error>) -> Option<Answer> {
+fn found(what: &str, response: Result<HttpResponse, ureq::Error>) -> Option<HttpResponse> {
     match response {
         Ok(response) if response.status() == 404 => None,
         response => Some(expect(200, what, response)),
     }
 }
 
-fn body(response: Answer) -> Vec<u8> {
-    response.into_body().with_config().limit(u64::MAX).read_to_vec().expect("read an answer's body")
+fn body(response: HttpResponse) -> Vec<u8> {
+    response.into_body().with_config().limit(u64::MAX).read_to_vec().expect("read a response body")
 }
 
 /// Returns the address in the log line that reports that the registry listens.

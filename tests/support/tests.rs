@@ -15,7 +15,7 @@ use support::web::Web;
 use tempfile::TempDir;
 
 fn directory() -> TempDir {
-    TempDir::new().expect("make a temporary directory")
+    TempDir::new().expect("create a temporary directory")
 }
 
 fn tiny(platform: &str) -> Image {
@@ -187,7 +187,7 @@ fn tree_difference_names_each_path() {
     let directory = directory();
     let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
     for root in [&one, &two] {
-        fs::create_dir_all(root.join("sub")).expect("make a directory");
+        fs::create_dir_all(root.join("sub")).expect("create a directory");
         fs::write(root.join("sub/file"), "same").expect("write a file");
     }
     tree::assert_same(&one, &two);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 /// A private CA, trusted only where its certificate is named.
-pub struct Authority {
+pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
@@ -18,11 +18,11 @@ pub struct Pair {
     pub key: PathBuf,
 }
 
-impl Authority {
+impl Ca {
     pub fn new() -> Self {
         let mut params = named("An authority", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("make a key");
+        let key = KeyPair::generate().expect("generate a key");
         let pem = params.self_signed(&key).expect("sign a certificate").pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
@@ -55,7 +55,7 @@ impl Authority {
     }
 
     fn issue(&self, directory: &Path, name: &str, params: &CertificateParams) -> Pair {
-        let key = KeyPair::generate().expect("make a key");
+        let key = KeyPair::generate().expect("generate a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("sign a certificate");
         let [certificate_file, key_file] = ["crt", "key"].map(|end| directory.join(format!("{name}.{end}")));
         fs::write(&certificate_file, certificate.pem()).expect("write a certificate");
@@ -66,7 +66,7 @@ impl Authority {
 
 fn named(name: &str, names: &[&str]) -> CertificateParams {
     let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-    let mut params = CertificateParams::new(names).expect("names that can be certified");
+    let mut params = CertificateParams::new(names).expect("valid subject names");
     params.distinguished_name.push(DnType::CommonName, name);
     params
 }

@@ -111,7 +111,7 @@ fn walk<T>(root: &Path, look: impl Fn(&Path, &fs::Metadata) -> T) -> BTreeMap<Pa
         .map(|entry| {
             let entry = entry.unwrap_or_else(|error| panic!("{error}"));
             let metadata = entry.path().symlink_metadata().unwrap_or_else(|error| panic!("{error}"));
-            let path = entry.path().strip_prefix(root).expect("walked from the root").to_owned();
+            let path = entry.path().strip_prefix(root).expect("the path is below the root").to_owned();
             (path, look(entry.path(), &metadata))
         })
         .collect()

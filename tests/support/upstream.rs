@@ -48,16 +48,16 @@ impl UpstreamImage {
 
     /// `host/repository`, without tag and digest.
     pub fn name(&self) -> &str {
-        let name = self.reference.split('@').next().expect("split gives one part at least");
+        let name = self.reference.split('@').next().expect("split yields at least one part");
         name.rsplit_once(':').map_or(name, |(name, _)| name)
     }
 
     pub fn host(&self) -> &str {
-        self.reference.split('/').next().expect("split gives one part at least")
+        self.reference.split('/').next().expect("split yields at least one part")
     }
 
     pub fn tag(&self) -> Option<&str> {
-        let name = self.reference.split('@').next().expect("split gives one part at least");
+        let name = self.reference.split('@').next().expect("split yields at least one part");
         name.rsplit_once(':').map(|(_, tag)| tag)
     }
 }
@@ -87,7 +87,7 @@ impl UpstreamFile {
     }
 
     pub fn host(&self) -> &str {
-        self.path().split('/').next().expect("split gives one part at least")
+        self.path().split('/').next().expect("split yields at least one part")
     }
 }
 

@@ -43,7 +43,7 @@ impl Web {
         // nginx cannot listen on any free port, and another process may use a port between finding and
         // binding it.
         for _ in 0..10 {
-            let directory = TempDir::new().expect("make a temporary directory");
+            let directory = TempDir::new().expect("create a temporary directory");
             let port = free_port();
             let config = directory.path().join("nginx.conf");
             fs::write(&config, configuration(directory.path(), port, &root, directives))
@@ -78,7 +78,7 @@ impl Web {
             .http_status_as_error(false)
             .build()
             .call()
-            .expect("ask nginx");
+            .expect("request the mark");
         let log = fs::read_to_string(self.directory.path().join("access.log")).expect("read the access log");
         log.lines().map(parse).filter(|request| request.path != MARK).collect()
     }
