@@ -84,7 +84,7 @@ fn tags(tree: &Tree) -> BTreeSet<String> {
 }
 
 /// Runs `unbundle` and returns how many bytes it read from any source.
-fn reading<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64) {
+fn run_counting_reads<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64) {
     let program = unbundle_command();
     let mut shell = Command::new("sh");
     // `/proc/PID/io` of a parent includes its reaped children.
@@ -126,7 +126,7 @@ fn unselected_parts_of_a_bundle_are_not_read() {
             layer + MIB,
         ),
     ] {
-        let (finished, read) = reading(args);
+        let (finished, read) = run_counting_reads(args);
         finished.ok();
         assert!(read < limit, "{what}: {read} of at most {limit}");
     }
@@ -137,18 +137,18 @@ fn unselected_parts_of_a_bundle_are_not_read() {
     let bytes = fs::read(&kubectl).expect("read a file");
     fs::remove_file(&kubectl).expect("remove the file");
     let hashed = bundle_len + MIB;
-    let (finished, read) = reading([OsStr::new("unpack"), bundle, site.as_os_str()]);
+    let (finished, read) = run_counting_reads([OsStr::new("unpack"), bundle, site.as_os_str()]);
     finished.ok();
     assert!(read < hashed + bytes.len() as u64, "{read}, {hashed} of them to look at the site");
     assert_eq!(Tree::of(&site).difference(&full.site), Vec::<String>::new());
-    let (finished, all) = reading([OsStr::new("verify"), bundle]);
+    let (finished, all) = run_counting_reads([OsStr::new("verify"), bundle]);
     finished.ok();
     assert!(all > bundle_len && all < bundle_len + MIB, "{all} of {bundle_len}: everything once");
 }
 
 /// Two images that share a layer, a multi-platform image with an attestation, an arm64 image, a chart, a
 /// signature, and files.
-fn kinds() -> Content<'static> {
+fn all_kinds() -> Content<'static> {
     let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
     let image = |platform, seed| {
         let top = Layer::random(seed, 3000, Compression::Gzip);
@@ -178,7 +178,7 @@ fn kinds() -> Content<'static> {
 
 #[test]
 fn wildcards_select_images_and_files_and_the_rest_can_follow() {
-    let content = kinds();
+    let content = all_kinds();
     let full = FullSite::new(&content);
     let signature = content.images[1].0;
     for (number, (only, images, files)) in [
@@ -242,7 +242,7 @@ fn wildcards_select_images_and_files_and_the_rest_can_follow() {
 
 #[test]
 fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
-    let content = kinds();
+    let content = all_kinds();
     let full = FullSite::new(&content);
     let multi = &content.images[2].1;
     let [amd64, arm64, attestation] = [0, 1, 2].map(|number| multi.children[number].root.digest.clone());
@@ -304,7 +304,7 @@ fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
 
 #[test]
 fn empty_selection_is_an_error_and_writes_nothing() {
-    let full = FullSite::new(&kinds());
+    let full = FullSite::new(&all_kinds());
     for (options, words) in [
         (&["--only", "pause:3.9"][..], &["`pause:3.9`", "unbundle ls", "nothing in the bundle"][..]),
         (&["--only", "quay.io/a/multi:v1", "--only", "*.deb"], &["`*.deb`", "nothing in the bundle"]),
@@ -323,7 +323,7 @@ fn empty_selection_is_an_error_and_writes_nothing() {
 
 #[test]
 fn cat_writes_any_object_from_file_or_pipe() {
-    let content = kinds();
+    let content = all_kinds();
     let full = FullSite::new(&content);
     let mut objects: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for (reference, image) in &content.images {

@@ -99,7 +99,7 @@ fn referrer(kind: &str, subject: &Image) -> Image {
 }
 
 /// Returns the descriptor of a referrer as the referrers API lists it.
-fn listed(image: &Image, kind: &str) -> Value {
+fn referrers_entry(image: &Image, kind: &str) -> Value {
     let mut json = json_of(&image.root);
     json["artifactType"] = kind.into();
     json["annotations"] = json!({ "org.example.kind": kind });
@@ -126,11 +126,15 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     upstream.push("team/app", &*format!("{}.sig", tag_of(&omitted.root.digest)), &of_omitted);
     // Referrers by fallback tag, and a referrer of a referrer.
     let (sbom, of_sbom) = (referrer("application/spdx+json", root), referrer("application/x-sig", root));
-    let referrers =
-        Image { children: vec![sbom.clone()], ..index_of(&[listed(&sbom, "application/spdx+json")]) };
+    let referrers = Image {
+        children: vec![sbom.clone()],
+        ..index_of(&[referrers_entry(&sbom, "application/spdx+json")])
+    };
     upstream.push("team/app", &*tag_of(&root.root.digest), &referrers);
-    let deeper =
-        Image { children: vec![of_sbom.clone()], ..index_of(&[listed(&of_sbom, "application/x-sig")]) };
+    let deeper = Image {
+        children: vec![of_sbom.clone()],
+        ..index_of(&[referrers_entry(&of_sbom, "application/x-sig")])
+    };
     upstream.push("team/app", &*tag_of(&sbom.root.digest), &deeper);
 
     let name = format!("{}/team/app", upstream.addr());
@@ -181,18 +185,18 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
         skopeo_pull(&format!("{addr}/{repository}@{}", sbom.root.digest), &job.path(&format!("{name}-sbom")));
     };
     pulls(site.addr(), "by-registry");
-    let alone = NginxAlone::start(&job.path("site"));
+    let alone = NginxSite::start(&job.path("site"));
     pulls(&alone.addr, "by-nginx");
     assert_eq!(site.garbage_collect(&["--dry-run"]), [""; 0]);
 }
 
 /// A site served by nginx alone, as `site start` runs it.
-struct NginxAlone {
+struct NginxSite {
     addr: String,
     script: PathBuf,
 }
 
-impl NginxAlone {
+impl NginxSite {
     fn start(site: &Path) -> Self {
         // nginx's workers run as an unprivileged user.
         let above = site.parent().expect("a parent directory");
@@ -211,7 +215,7 @@ impl NginxAlone {
     }
 }
 
-impl Drop for NginxAlone {
+impl Drop for NginxSite {
     fn drop(&mut self) {
         self.run("stop");
     }
@@ -251,7 +255,7 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         }
         let pages = order.map(|number| {
             let kind = all[number].root.digest.clone();
-            index_of(&[listed(&all[number], &format!("application/{kind}"))]).manifest
+            index_of(&[referrers_entry(&all[number], &format!("application/{kind}"))]).manifest
         });
         let digest = subject.root.digest.clone();
         let fake = Fake::start(content, move |seen, reply| {

@@ -307,7 +307,7 @@ impl SmallBundle {
     }
 
     /// Returns the total size of all images and files without deduplication.
-    fn apart(&self) -> usize {
+    fn size_without_sharing(&self) -> usize {
         let image =
             |entry: &UpstreamImage| entry.image.blobs().values().map(|bytes| bytes.len()).sum::<usize>();
         let files = self.upstream.files().iter().map(|file| file.bytes.len());
@@ -396,7 +396,7 @@ fn json_output_is_one_object_per_line_ending_with_the_result() {
     assert_eq!(summary["bundleSize"], fs::metadata(&little.bundle).expect("a bundle").len());
     // The manifest of the file set and its empty config are blobs too.
     assert_eq!(summary["blobs"], blobs.len() + 2);
-    let shared = little.apart() - blobs.values().sum::<usize>();
+    let shared = little.size_without_sharing() - blobs.values().sum::<usize>();
     assert_eq!(summary["bytesShared"], shared, "{summary}");
     assert!(summary["seconds"].as_f64().expect("a number") > 0.0);
 
@@ -576,7 +576,7 @@ fn log_gets_plain_lines_and_stdout_only_the_result() {
 }
 
 /// Runs a program on a terminal and returns its output and exit code.
-fn on_a_terminal(program: &str, args: &[String]) -> Finished {
+fn run_on_terminal(program: &str, args: &[String]) -> Finished {
     let quoted: Vec<_> = args.iter().map(|arg| format!("'{arg}'")).collect();
     let command = format!("stty columns 100 rows 30; exec {program} {}", quoted.join(" "));
     let output = Command::new("script")
@@ -599,7 +599,7 @@ fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
     let mut args = little.pack_args(&[]);
     let mirror = args.iter_mut().find(|arg| arg.starts_with("dl.k8s.io=")).expect("a mirror");
     *mirror = format!("dl.k8s.io=http://{}/dl.k8s.io", slow.addr());
-    let finished = on_a_terminal(AIRBUNDLE, &args).ok();
+    let finished = run_on_terminal(AIRBUNDLE, &args).ok();
     for words in [
         &["\u{1b}["][..],
         &["fetching", "[", "]", "MB/", "/s", "left"],
@@ -618,10 +618,10 @@ fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
     let bundle = text(&little.bundle).to_owned();
     let site = text(&little.directory.path().join("site")).to_owned();
     for args in [&["verify".to_owned(), bundle.clone()][..], &["unpack".to_owned(), bundle, site]] {
-        let finished = on_a_terminal(UNBUNDLE, args).ok();
+        let finished = run_on_terminal(UNBUNDLE, args).ok();
         assert!(finished.stdout.contains("\u{1b}["), "{finished:#?}");
     }
-    let quiet = on_a_terminal(AIRBUNDLE, &little.pack_args(&["--quiet"])).ok();
+    let quiet = run_on_terminal(AIRBUNDLE, &little.pack_args(&["--quiet"])).ok();
     assert_eq!(quiet.stdout, "");
 }
 
@@ -638,8 +638,8 @@ fn transfer_of_unknown_length_shows_a_spinner_and_bytes() {
     let list = write_list(directory.path(), &["https://dl.k8s.io/unknown"]);
     let bundle = directory.path().join("bundle.tar.zst");
     let args = ["pack", text(&list), "--output", text(&bundle)].map(str::to_owned);
-    let finished = on_a_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
-    let plain = without_colour(&finished.stdout);
+    let finished = run_on_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
+    let plain = strip_escapes(&finished.stdout);
     let lines = plain.split(['\r', '\n']).filter(|line| line.contains("dl.k8s.io/unknown"));
     // The bar is as wide as the terminal and is followed by the total.
     let lines: Vec<_> = lines.filter_map(|line| line.split("fetching").next()).collect();
@@ -649,7 +649,7 @@ fn transfer_of_unknown_length_shows_a_spinner_and_bytes() {
 }
 
 /// Strips the escape sequences from a terminal's output.
-fn without_colour(text: &str) -> String {
+fn strip_escapes(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let first = parts.next().unwrap_or_default();
     let others = parts.map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()).get(1..));
@@ -664,7 +664,7 @@ fn pack_summary_counts_fetched_bytes_and_deduplication_savings() {
     let mut lines = packed.stdout.lines();
     let mut line = || lines.next().unwrap_or_else(|| panic!("{packed:#?}"));
     let fetched: usize = little.blobs().values().sum();
-    let saved = little.apart() - fetched;
+    let saved = little.size_without_sharing() - fetched;
     // Two images share a layer, which is also a file.
     assert!(saved > 2 * 300_000, "{saved}");
     let [fetched, saved, size] =

@@ -1,7 +1,6 @@
 //! Corrupt, truncated, hostile and invalid bundles: each is refused with a clear error, without a wrong byte
 //! and without a file outside the site.
 
-use airbundle::bundle::format::frame;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Cursor;
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use airbundle::base::event::Silent;
 use airbundle::bundle::format::FRAME_SIZE;
+use airbundle::bundle::format::frame;
 use airbundle::bundle::format::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use airbundle::bundle::format::label::Label;
 use airbundle::bundle::format::layout::{ManifestWalk, blob_name, tar_header};
@@ -88,17 +88,17 @@ impl Content<'_> {
 
     /// Writes a bundle with `more` bytes of reserved header space beyond what is needed.
     fn write_with_reserved_space(&self, target: &Path, more: u64) {
-        self.write_in(target, more, VolumeOptions::plain());
+        self.write_with(target, more, VolumeOptions::plain());
     }
 
     /// Writes volumes of at most `size` bytes.
     pub(crate) fn write_volumes(&self, target: &Path, size: u64) {
         let set = Digest::of(b"any set");
         let label = Label::new(set, 1, 0, 0).to_frame().len();
-        self.write_in(target, label as u64, VolumeOptions { volume_size: Some(size), recovery: None, set });
+        self.write_with(target, label as u64, VolumeOptions { volume_size: Some(size), recovery: None, set });
     }
 
-    fn write_in(&self, target: &Path, more: u64, carry: VolumeOptions) {
+    fn write_with(&self, target: &Path, more: u64, carry: VolumeOptions) {
         let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
         blobs.insert(Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.to_vec());
         let mut index = Index::default();
@@ -174,11 +174,19 @@ impl IntactBundle {
         path
     }
 
+    /// Writes a copy in which the first image and the first file are corrupt.
+    fn with_first_items_corrupt(&self, content: &Content<'_>) -> PathBuf {
+        let mut bytes = self.bytes.clone();
+        flip_in(&mut bytes, &largest(&content.images[0].1));
+        flip_in(&mut bytes, &content.files[0].1);
+        self.changed(&bytes)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn unpacks_right(&self, bundle: &Path, what: &str) {
+    fn assert_unpacks_intact(&self, bundle: &Path, what: &str) {
         let site = self.path("other");
         unpack_to(bundle, &site)
             .unwrap_or_else(|error| panic!("{what}: verify finds nothing, and unpack {error}"));
@@ -188,10 +196,10 @@ impl IntactBundle {
 }
 
 fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::UnpackSummary, unpack::error::UnpackError> {
-    unpack_as_told(bundle, site, false)
+    unpack_with(bundle, site, false)
 }
 
-fn unpack_as_told(
+fn unpack_with(
     bundle: &Path,
     site: &Path,
     keep_going: bool,
@@ -265,7 +273,7 @@ fn assert_keep_going(
 ) {
     let (bundle, site) = (directory.join("changed.tar.zst"), directory.join("site"));
     fs::write(&bundle, bytes).unwrap();
-    let result = unpack_as_told(&bundle, &site, true);
+    let result = unpack_with(&bundle, &site, true);
     assert_visible_files_intact(intact, &site);
     if let Ok(summary) = result {
         let is_left_out = |name: &str| summary.left_out.iter().any(|left_out| left_out.name == name);
@@ -291,7 +299,7 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
     let content = Content::smallest();
     let intact = IntactBundle::new(&content);
     let directory = in_memory();
-    let unnoticed = Mutex::new(Vec::new());
+    let undetected = Mutex::new(Vec::new());
     for_each_below(intact.bytes.len() * 8, |bit| {
         let mut bytes = intact.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -301,7 +309,7 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
         fs::write(&path, &bytes).unwrap();
         let whole = is_intact(BundleReader::open(&path).unwrap());
         if whole {
-            unnoticed.lock().unwrap().push(bit);
+            undetected.lock().unwrap().push(bit);
         }
         // One bit of each byte: all bits would take minutes.
         if bit % 8 == bit / 8 % 8 {
@@ -312,13 +320,13 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
     });
     // Only unused bits of a block compressed by zstd may change undetected: the content has the same checksum
     // and digest. There are none in headers, checksums, padding and the seek table.
-    let unnoticed = unnoticed.into_inner().unwrap();
+    let undetected = undetected.into_inner().unwrap();
     let (starts, buffers) = (frame_starts(&intact.bytes), frame_reader::buffers());
     let decoded = |bytes: &[u8]| match FrameReader::new(bytes, 0, &buffers).next_frame() {
         Ok(Some(Frame::Data(data))) => data.decode(&buffers).ok().map(|content| content.to_vec()),
         _ => None,
     };
-    for bit in &unnoticed {
+    for bit in &undetected {
         let mut bytes = intact.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let number = starts.iter().rposition(|start| *start <= bit / 8).unwrap();
@@ -328,7 +336,7 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
         assert!((start + 4 + 1 + 2 + 3..end - 4).contains(&(bit / 8)), "bit {bit} is in no block");
         assert_eq!(decoded(&bytes[start..end]), Some(content), "bit {bit}");
     }
-    assert!(unnoticed.len() < intact.bytes.len() * 8 / 500, "{} bits: {unnoticed:?}", unnoticed.len());
+    assert!(undetected.len() < intact.bytes.len() * 8 / 500, "{} bits: {undetected:?}", undetected.len());
 }
 
 /// Returns the offsets of the frames of a bundle.
@@ -378,7 +386,7 @@ fn trailing_garbage_fails_verify_and_is_harmless_to_unpack() {
     for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &intact.bytes] {
         let bundle = intact.changed(&[&intact.bytes, junk].concat());
         unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of", "damaged"]);
-        intact.unpacks_right(&bundle, "junk at the end");
+        intact.assert_unpacks_intact(&bundle, "junk at the end");
     }
 }
 
@@ -429,8 +437,8 @@ fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
 pub(crate) fn flip_in(bundle: &mut [u8], content: &[u8]) {
     let middle = content.len() / 2;
     let needle = &content[middle..middle + 64];
-    let place = bundle.windows(64).position(|window| window == needle).expect("the content is stored raw");
-    bundle[place] ^= 0x10;
+    let offset = bundle.windows(64).position(|window| window == needle).expect("the content is stored raw");
+    bundle[offset] ^= 0x10;
 }
 
 pub(crate) fn largest(image: &Image) -> Vec<u8> {
@@ -441,10 +449,7 @@ pub(crate) fn largest(image: &Image) -> Vec<u8> {
 fn all_damage_is_reported_at_once_and_intact_content_is_kept() {
     let content = Content::large();
     let intact = IntactBundle::new(&content);
-    let mut bytes = intact.bytes.clone();
-    flip_in(&mut bytes, &largest(&content.images[0].1));
-    flip_in(&mut bytes, &content.files[0].1);
-    let bundle = intact.changed(&bytes);
+    let bundle = intact.with_first_items_corrupt(&content);
     let site = intact.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(7, &["damaged in `quay.io/a/one:v1`, `dl.k8s.io/kubectl`:", "damage at byte"]);
@@ -460,10 +465,7 @@ fn all_damage_is_reported_at_once_and_intact_content_is_kept() {
 fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     let content = Content::large();
     let intact = IntactBundle::new(&content);
-    let mut bytes = intact.bytes.clone();
-    flip_in(&mut bytes, &largest(&content.images[0].1));
-    flip_in(&mut bytes, &content.files[0].1);
-    let bundle = intact.changed(&bytes);
+    let bundle = intact.with_first_items_corrupt(&content);
     let site = intact.path("kept");
     let [verb, going, json] = ["unpack", "--keep-going", "--json"];
     unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str()])
@@ -709,7 +711,7 @@ fn damage_outside_all_content_is_reported_and_harmless() {
             let finished = finished.failed(7, &["1 of"]);
             assert!(finished.stdout.contains("damaged: the end of the bundle"), "{what}: {finished:#?}");
         }
-        intact.unpacks_right(&bundle, what);
+        intact.assert_unpacks_intact(&bundle, what);
         let site = intact.path("piped");
         unbundle_from(&bundle, ["unpack".as_ref(), "-".as_ref(), site.as_os_str()]).ok();
         fs::remove_dir_all(site).unwrap();
@@ -747,7 +749,7 @@ fn bundle_with_large_reserved_header_space_is_read() {
     {
         finished.ok();
     }
-    intact.unpacks_right(&bundle, "12 MiB of padding");
+    intact.assert_unpacks_intact(&bundle, "12 MiB of padding");
 }
 
 #[test]
@@ -789,7 +791,7 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
             let bundle = intact.changed(&bytes);
             let verdict = verify(BundleReader::open(&bundle).unwrap(), &Silent).expect(&what);
             if verdict.damage.is_empty() {
-                intact.unpacks_right(&bundle, &what);
+                intact.assert_unpacks_intact(&bundle, &what);
                 continue;
             }
             let offsets =

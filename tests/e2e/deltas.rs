@@ -522,7 +522,7 @@ fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
 }
 
 /// A site with the old release and the new one on top of it.
-fn both(directory: &TempDir) -> PathBuf {
+fn site_with_both_releases(directory: &TempDir) -> PathBuf {
     let site = old_site(directory);
     unpack(&world().new.bundle, &site).ok();
     site
@@ -561,7 +561,7 @@ fn assert_like(site: &Path, expected: &(Tree, String), what: &str) {
 fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let World { old, new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let before = [stamps(&site.join("files")), stamps(&site.join("registry"))];
     let record = fs::read(site.join("site.json")).unwrap();
     let told = prune(&site, &[&new.bundle], &[]).ok().json();
@@ -603,7 +603,7 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
 fn prune_refuses_to_keep_what_the_site_does_not_have() {
     let World { old, new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let before = served(&site);
     // `app:stable` has moved.
     prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
@@ -644,7 +644,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
 fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     let World { new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let mine = image(&[&note("gone"), &note("mine")]);
     let registry = Registry::start(&site.join("registry"));
     // Into other repositories and into ours, with layers that would be pruned; under a new tag and over one
@@ -682,7 +682,7 @@ fn pulls_succeed_during_a_prune() {
     let World { new, .. } = world();
     for _ in 0..4 {
         let directory = directory();
-        let site = both(&directory);
+        let site = site_with_both_releases(&directory);
         let storage = site.join("registry");
         let registries = [Registry::serve(&storage), Registry::serve_with_cache(&storage)];
         let web = Web::start(&site.join("files"));
@@ -790,7 +790,7 @@ fn killed_delta_unpack_loses_nothing_even_if_names_were_swapped() {
 fn prune_restores_a_blob_that_becomes_needed_meanwhile() {
     let World { new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let layer = note("gone");
     let digest = sha256(&layer.bytes);
     // The first blob that is moved aside stays there for some seconds.
@@ -886,7 +886,7 @@ impl Drop for StopOnDrop<'_> {
 fn killed_prune_removes_nothing_that_is_kept_and_is_finished_by_a_rerun() {
     let World { new, .. } = world();
     let directory = directory();
-    let pristine = both(&directory);
+    let pristine = site_with_both_releases(&directory);
     let expected = fresh(&new.bundle);
     let site = directory.path().join("pruned");
     let mut killed = 0;

@@ -45,7 +45,7 @@ impl PackJob {
 
 /// Asserts that one line of stderr has all these words.
 #[track_caller]
-fn assert_stderr_line(finished: &Finished, words: &[&str]) {
+fn says(finished: &Finished, words: &[&str]) {
     let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(told, "no line with {words:?} in {finished:#?}");
 }
@@ -181,12 +181,9 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
     let typo = format!("file.example=http://{}", fake.addr());
     let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
     let finished = PackJob::new(list).pack_with(&args).ok();
-    assert_stderr_line(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
+    says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
     // Its images are fetched from the mirror.
-    assert_stderr_line(
-        &finished,
-        &["warning: ", "`--insecure-registry registry.example`", "no image comes from"],
-    );
+    says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
     assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
     let finished = PackJob::new(list).pack_with(&to(&fake, &["--json", "--mirror", &typo])).ok();
     let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
@@ -547,7 +544,7 @@ fn missing_images_and_files_are_reported_together() {
         &["https://dl.k8s.io/not-there", "404"],
     );
     for object in ["quay.io/a/tiny:2", "quay.io/b/other:1", &format!("quay.io/a/tiny@{nothing}")] {
-        assert_stderr_line(&finished, &[object, "404", "not found"]);
+        says(&finished, &[object, "404", "not found"]);
     }
     assert_eq!(
         finished.stderr.lines().filter(|line| line.starts_with("error: ")).count(),
@@ -574,9 +571,9 @@ fn unreachable_hosts_are_named() {
         "`https://no-such-host.invalid/file`".to_owned(),
         "`no-such-host.invalid/image:1`".to_owned(),
     ] {
-        assert_stderr_line(&finished, &[&object, "no answer from"]);
+        says(&finished, &[&object, "no answer from"]);
     }
-    assert_stderr_line(&finished, &["127.0.0.1", "refused"]);
+    says(&finished, &["127.0.0.1", "refused"]);
 }
 
 // ---- Redirects and tokens ----
@@ -668,12 +665,12 @@ fn registry_may_not_redirect_token_requests_into_the_private_network() {
 
 /// Packs one image from an honest server with these manifests by media type; the first one has the tag.
 #[track_caller]
-fn refuses(manifests: &[(&str, Value)], words: &[&str]) {
-    refuses_with(manifests, 4, words);
+fn assert_refused(manifests: &[(&str, Value)], words: &[&str]) {
+    assert_refused_with(manifests, 4, words);
 }
 
 #[track_caller]
-fn refuses_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
+fn assert_refused_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
     let name = format!("{REGISTRY}/team/odd");
     let mut content = Content::default();
     for (number, (media_type, json)) in manifests.iter().enumerate() {
@@ -696,7 +693,7 @@ fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": sha256(bytes), "size": bytes.len() })
 }
 
-fn odd_image() -> Value {
+fn invalid_image() -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -712,33 +709,33 @@ fn with(mut json: Value, pointer: &str, value: Value) -> Value {
 
 #[test]
 fn invalid_manifests_are_refused_by_name() {
-    refuses(
+    assert_refused(
         &[(
             "application/vnd.docker.distribution.manifest.v1+prettyjws",
             json!({ "schemaVersion": 1, "fsLayers": [] }),
         )],
         &["schema 1"],
     );
-    let mut both = odd_image();
+    let mut both = invalid_image();
     both["manifests"] = json!([]);
-    refuses(&[(OCI_MANIFEST, both)], &["both `manifests` and `layers`"]);
+    assert_refused(&[(OCI_MANIFEST, both)], &["both `manifests` and `layers`"]);
     let odd = "application/vnd.example.unknown.v7+json";
-    refuses(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "not supported"]);
-    refuses(&[(DOCKER_MANIFEST, odd_image())], &["announced as", OCI_MANIFEST]);
+    assert_refused(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "not supported"]);
+    assert_refused(&[(DOCKER_MANIFEST, invalid_image())], &["announced as", OCI_MANIFEST]);
 }
 
 #[test]
 fn index_with_a_missing_or_missized_child_is_refused() {
-    let child = odd_image();
+    let child = invalid_image();
     let bytes = child.to_string().into_bytes();
     let index = json!({
         "schemaVersion": 2,
         "mediaType": DOCKER_LIST,
         "manifests": [with(descriptor(OCI_MANIFEST, &bytes), "/size", json!(bytes.len()))],
     });
-    refuses(&[(DOCKER_LIST, index.clone())], &["404", &sha256(&bytes)]);
+    assert_refused(&[(DOCKER_LIST, index.clone())], &["404", &sha256(&bytes)]);
     let longer = with(index, "/manifests/0/size", json!(bytes.len() + 1));
-    refuses_with(
+    assert_refused_with(
         &[(DOCKER_LIST, longer), (OCI_MANIFEST, child)],
         5,
         &["size", &bytes.len().to_string(), &(bytes.len() + 1).to_string()],
@@ -751,8 +748,8 @@ fn blob_with_another_size_than_in_its_manifest_is_refused() {
     for (pointer, said) in
         [("/config/size", 1), ("/config/size", 3), ("/layers/0/size", 4), ("/layers/0/size", 6)]
     {
-        let image = with(odd_image(), pointer, json!(said));
-        refuses_with(&[(OCI_MANIFEST, image)], 5, &["size is", &format!("{said} was expected")]);
+        let image = with(invalid_image(), pointer, json!(said));
+        assert_refused_with(&[(OCI_MANIFEST, image)], 5, &["size is", &format!("{said} was expected")]);
     }
 }
 
@@ -838,7 +835,7 @@ fn manifest_limit_is_an_error_that_names_an_image_once() {
     let mut content = Content::default();
     let mut list = String::new();
     for number in [0, 0].into_iter().chain(1..20) {
-        let mut image = odd_image();
+        let mut image = invalid_image();
         image["annotations"] =
             json!({ "number": number.to_string(), "padding": "x".repeat((39 << 20) / 10) });
         let name = format!("{REGISTRY}/padded/n{}", list.len());

@@ -122,9 +122,9 @@ fn config(image: &Image) -> &str {
 }
 
 /// Returns docker's short form of a name.
-fn short(name: &str) -> &str {
-    let short = name.strip_prefix("docker.io/").unwrap_or(name);
-    short.strip_prefix("library/").unwrap_or(short)
+fn docker_name(name: &str) -> &str {
+    let docker_name = name.strip_prefix("docker.io/").unwrap_or(name);
+    docker_name.strip_prefix("library/").unwrap_or(docker_name)
 }
 
 /// An image of the world that an engine can load on this machine.
@@ -202,7 +202,7 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
     for Loadable { by_tag, image, .. } in loadable() {
         if let Some(name) = by_tag.filter(|name| knows_zstd || !name.contains("kube-vip")) {
             assert!(first.stdout.contains(&format!("loaded: {name}")), "{first:#?}");
-            expected.insert(short(&name).to_owned(), config(image).to_owned());
+            expected.insert(docker_name(&name).to_owned(), config(image).to_owned());
         }
     }
     assert_eq!(engines.has("docker"), expected);
@@ -253,7 +253,7 @@ fn docker_with_containerd_store_keeps_digests() {
         let by_digest = format!("{name}@{digest}");
         for name in by_tag.into_iter().chain([by_digest.clone()]) {
             let known = engines.dockerd.run(["image", "inspect", "--format", "{{.RepoDigests}}", &name]);
-            assert!(known.contains(short(&by_digest)), "{name}: {known}");
+            assert!(known.contains(docker_name(&by_digest)), "{name}: {known}");
         }
     }
 }
@@ -492,7 +492,13 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
 
 /// Starts loading and feeds half of the layer at `path` through a pipe, so that the engine waits for the
 /// rest.
-fn stuck(engines: &Engines, sample: &Sample, engine: &str, path: &Path, bytes: &[u8]) -> (Child, File) {
+fn start_blocked_load(
+    engines: &Engines,
+    sample: &Sample,
+    engine: &str,
+    path: &Path,
+    bytes: &[u8],
+) -> (Child, File) {
     let _ = fs::remove_file(path);
     process::run(Command::new("mkfifo").arg(path));
     let mut command = engines.command(&sample.site, &["--load", engine]);
@@ -512,7 +518,7 @@ fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
     let bytes = fs::read(&path).expect("a blob");
     for engine in ENGINES {
         for all in [true, false] {
-            let (mut child, pipe) = stuck(&engines, &sample, engine, &path, &bytes);
+            let (mut child, pipe) = start_blocked_load(&engines, &sample, engine, &path, &bytes);
             let id = Pid::from_child(&child);
             // Ctrl-C reaches the client too, but the parent of these tests may have set SIGINT to ignored;
             // other signals may not reach it.

@@ -42,8 +42,8 @@ impl Sample {
         let directory = tempdir().expect("create a temporary directory");
         let upstream = Upstream::start(directory.path(), images, files);
         upstream.write_lists(&directory.path().join("lists"));
-        let bundle = directory.path().join("undisturbed.tar.zst");
-        let site = directory.path().join("undisturbed");
+        let bundle = directory.path().join("uninterrupted.tar.zst");
+        let site = directory.path().join("uninterrupted");
         let mut sample =
             Self { upstream, directory, bundle, site: Tree(BTreeMap::new()), times: [Duration::ZERO; 2] };
         let start = Instant::now();
@@ -78,7 +78,7 @@ impl Sample {
         let difference = Tree::of(site).difference(&self.site);
         assert!(
             difference.is_empty(),
-            "{what}: not as an undisturbed run leaves it:\n{}",
+            "{what}: differs from an uninterrupted run:\n{}",
             difference.join("\n")
         );
         assert_eq!(names(&site.join(".unbundle")), ["lock"], "{what}");
@@ -208,7 +208,7 @@ fn large() -> &'static Sample {
 
 /// Calls `work` with delays spread evenly over a run that takes `time`, deterministically, until it has
 /// killed something `count` times. If runs turn out to be quicker, the delays shrink.
-fn at_moments(count: usize, mut time: Duration, mut work: impl FnMut(usize, Duration) -> bool) {
+fn at_delays(count: usize, mut time: Duration, mut work: impl FnMut(usize, Duration) -> bool) {
     let mut killed = 0;
     for number in 0_u32..200 {
         let moment = (f64::from(number + 1) * 0.618_033_988_749_895).fract();
@@ -241,7 +241,7 @@ fn kill_after(mut child: Child, delay: Duration, signal: Signal) -> bool {
 fn pack_killed_mid_run_leaves_no_output_and_reruns_to_the_same_bundle() {
     let sample = large();
     let expected = sample.bytes();
-    at_moments(16, sample.times[0], |number, moment| {
+    at_delays(16, sample.times[0], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
         let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
@@ -267,7 +267,7 @@ fn pack_killed_mid_run_leaves_no_output_and_reruns_to_the_same_bundle() {
 #[test]
 fn unpack_killed_at_random_leaves_only_complete_files_and_reruns() {
     let sample = large();
-    at_moments(12, sample.times[1], |number, moment| {
+    at_delays(12, sample.times[1], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
         let directory = tempdir().expect("create a temporary directory");
         let site = directory.path().join("site");
@@ -285,7 +285,7 @@ fn unpack_killed_repeatedly_eventually_finishes() {
     let sample = large();
     let directory = tempdir().expect("create a temporary directory");
     let site = directory.path().join("site");
-    at_moments(12, sample.times[1].mul_f64(0.6), |_, moment| {
+    at_delays(12, sample.times[1].mul_f64(0.6), |_, moment| {
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, Signal::KILL);
         sample.assert_visible_complete(&site, &format!("killed after {moment:?}"));
@@ -301,7 +301,7 @@ fn unpack_killed_repeatedly_eventually_finishes() {
 type Call = (String, usize);
 
 /// Returns the calls by which a program changes the file system.
-fn mutations(program: &Command) -> BTreeSet<Call> {
+fn mutating_calls(program: &Command) -> BTreeSet<Call> {
     const CALLS: &str = "trace=mkdir,mkdirat,open,openat,openat2,creat,write,pwrite64,ftruncate,fallocate,\
                          fchmod,fchmodat,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,\
                          unlinkat,rmdir";
@@ -331,7 +331,7 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
 
 /// Runs a program with an injection (`write:error=ENOSPC:when=3`). Returns its result, true if the injection
 /// took effect, and true if it suppressed a message.
-fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
+fn run_with_injection(injection: &str, program: &Command) -> (Finished, bool, bool) {
     let directory = tempdir().expect("create a temporary directory");
     let log = directory.path().join("log");
     let (name, _) = injection.split_once(':').expect("a name");
@@ -349,7 +349,7 @@ fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
 }
 
 /// Calls `work` for every item, a few at a time.
-fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+fn for_each_item<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..3 {
@@ -367,14 +367,14 @@ fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
     let sample = small();
     let directory = tempdir().expect("create a temporary directory");
     let calls: Vec<Call> =
-        mutations(unbundle_command().args(sample.unpack(&directory.path().join("traced"))))
+        mutating_calls(unbundle_command().args(sample.unpack(&directory.path().join("traced"))))
             .into_iter()
             .collect();
     let killed = AtomicUsize::new(0);
-    each(&calls, |(name, number)| {
+    for_each_item(&calls, |(name, number)| {
         let what = format!("{name} {number}");
         let site = directory.path().join(&what);
-        let (finished, happened, _) = injected(
+        let (finished, happened, _) = run_with_injection(
             &format!("{name}:signal=SIGKILL:when={number}"),
             unbundle_command().args(sample.unpack(&site)),
         );
@@ -396,16 +396,16 @@ fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle
     let directory = tempdir().expect("create a temporary directory");
     let traced = directory.path().join("traced.tar.zst");
     // Its threads also write to each other and to the network.
-    let calls: Vec<Call> = mutations(airbundle_command().args(sample.pack(&traced)))
+    let calls: Vec<Call> = mutating_calls(airbundle_command().args(sample.pack(&traced)))
         .into_iter()
         .filter(|(name, number)| name != "write" || *number <= 20)
         .collect();
     let killed = AtomicUsize::new(0);
-    each(&calls, |(name, number)| {
+    for_each_item(&calls, |(name, number)| {
         let what = format!("{name} {number}");
         let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
-        let (finished, happened, _) = injected(
+        let (finished, happened, _) = run_with_injection(
             &format!("{name}:signal=SIGKILL:when={number}"),
             airbundle_command().args(sample.pack(&output)),
         );
@@ -431,7 +431,7 @@ fn unpack_fails_when_a_system_call_fails_and_reruns() {
     };
     let traced = directory.path().join("traced");
     before(&traced);
-    let calls: Vec<(Call, &str)> = mutations(unbundle_command().args(sample.unpack(&traced)))
+    let calls: Vec<(Call, &str)> = mutating_calls(unbundle_command().args(sample.unpack(&traced)))
         .into_iter()
         .map(|call| {
             let synced = call.0.contains("sync") || call.0.starts_with("unlink");
@@ -439,11 +439,11 @@ fn unpack_fails_when_a_system_call_fails_and_reruns() {
         })
         .collect();
     let failed = AtomicUsize::new(0);
-    each(&calls, |((name, number), error)| {
+    for_each_item(&calls, |((name, number), error)| {
         let what = format!("{name} {number} {error}");
         let site = directory.path().join(&what);
         before(&site);
-        let (finished, happened, mute) = injected(
+        let (finished, happened, mute) = run_with_injection(
             &format!("{name}:error={error}:when={number}"),
             unbundle_command().args(sample.unpack(&site)),
         );
@@ -583,7 +583,7 @@ fn unpack_fails_when_the_disk_fills_up_meanwhile_and_reruns() {
     assert!(fs::write(&filler, vec![1; 60 << 20]).is_err(), "it is full now");
     let _ = stdin.write_all(&bytes[bytes.len() / 3..]); // it may have ended before
     drop(stdin);
-    ended(child).failed(6, &["error: cannot ", &text(&site), NO_SPACE]);
+    wait_for_end(child).failed(6, &["error: cannot ", &text(&site), NO_SPACE]);
     sample.assert_visible_complete(&site, "full");
     fs::remove_file(filler).expect("free disk space");
     sample.complete(&site, "room again");
@@ -626,7 +626,7 @@ fn wait_for(path: &Path) {
     }
 }
 
-fn ended(child: Child) -> Finished {
+fn wait_for_end(child: Child) -> Finished {
     let output = child.wait_with_output().expect("wait for a child");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
@@ -707,7 +707,7 @@ fn concurrent_unpacks_of_one_site_exclude_each_other() {
     }
     stdin.write_all(&bytes[bytes.len() / 2..]).expect("write the second half");
     drop(stdin);
-    ended(child).ok();
+    wait_for_end(child).ok();
     assert_eq!(Tree::of(&site).difference(&sample.site), [""; 0]);
     sample.complete(&site, "once more");
 }

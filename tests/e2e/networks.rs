@@ -101,7 +101,7 @@ fn closed_port() -> String {
 }
 
 /// Returns the retry delays that were reported.
-fn waits(finished: &Finished) -> Vec<f64> {
+fn retry_delays(finished: &Finished) -> Vec<f64> {
     let events = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     events
         .filter(|event| event["event"] == "retry")
@@ -601,11 +601,14 @@ fn retry_after_is_honored_as_seconds_and_as_date() {
             let finished = PackJob::new(&list_entry("x", &bytes))
                 .pack_with(&[&words(&args)[..], &["--json"]].concat())
                 .ok();
-            let waits = waits(&finished);
-            assert!(waits.len() == 1 && (least..most).contains(&waits[0]), "{status} {header}: {waits:?}");
+            let retry_delays = retry_delays(&finished);
+            assert!(
+                retry_delays.len() == 1 && (least..most).contains(&retry_delays[0]),
+                "{status} {header}: {retry_delays:?}"
+            );
             let seen = fake.seen();
             let waited = (seen[1].at - seen[0].at).as_secs_f64();
-            assert!(waited >= waits[0], "{status} {header}: {waited}");
+            assert!(waited >= retry_delays[0], "{status} {header}: {waited}");
         }
     }
 }
@@ -628,7 +631,7 @@ fn retry_after_is_capped_at_two_minutes_and_the_run_timeout() {
             &["5 s", "--timeout"],
         );
         assert!(start.elapsed() < Duration::from_secs(5));
-        assert_eq!(waits(&finished), [120.0]);
+        assert_eq!(retry_delays(&finished), [120.0]);
         job.fails(
             &[&words(&args)[..], &["--retries", "0"]].concat(),
             4,
@@ -654,9 +657,12 @@ fn retry_delays_grow_and_are_jittered() {
     let args = mirrors(&[fake.addr()]);
     let finished = PackJob::new(&format!("{}\n", url("x")))
         .pack_with(&[&words(&args)[..], &["--json", "--retries", "2"]].concat());
-    let waits = waits(&finished.failed(4, &["503"]));
-    assert_eq!(waits.len(), 2);
-    assert!((0.3..0.7).contains(&waits[0]) && (0.7..1.3).contains(&waits[1]), "{waits:?}");
+    let retry_delays = retry_delays(&finished.failed(4, &["503"]));
+    assert_eq!(retry_delays.len(), 2);
+    assert!(
+        (0.3..0.7).contains(&retry_delays[0]) && (0.7..1.3).contains(&retry_delays[1]),
+        "{retry_delays:?}"
+    );
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 /// Returns every form in which a secret could appear.
-fn forms(secret: &str) -> Vec<String> {
+fn encodings(secret: &str) -> Vec<String> {
     let plain = secret.to_owned();
     let query: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     vec![plain, query, STANDARD.encode(secret), basic(USER, secret), URL_SAFE_NO_PAD.encode(secret)]
@@ -53,7 +53,7 @@ struct PrivateJob {
 
 impl PrivateJob {
     fn new(list: &str) -> Self {
-        Self { pack: PackJob::new(list), secrets: forms(PASSWORD) }
+        Self { pack: PackJob::new(list), secrets: encodings(PASSWORD) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -66,12 +66,12 @@ impl PrivateJob {
     }
 
     /// Writes `~/.docker/config.json` with this entry for `host`.
-    fn docker(&self, host: &str, entry: &serde_json::Value) -> PathBuf {
+    fn write_docker_config(&self, host: &str, entry: &serde_json::Value) -> PathBuf {
         self.write(".docker/config.json", json!({ "auths": { host: entry } }).to_string())
     }
 
     /// Writes an executable `docker-credential-NAME` that is on `PATH`.
-    fn helper(&self, name: &str, script: &str) {
+    fn write_helper(&self, name: &str, script: &str) {
         let path = self.write(&format!("bin/docker-credential-{name}"), format!("#!/bin/sh\n{script}\n"));
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set the executable bit");
     }
@@ -190,13 +190,16 @@ fn private_registry_accepts_logins_from_every_credential_source() {
     let hint = format!("docker login {}", registry.addr);
     job.run(&[]).failed(4, &["team/app:1", "401", "asked without credentials", &hint]);
 
-    job.docker(&registry.addr, &entry);
+    job.write_docker_config(&registry.addr, &entry);
     job.packs(&[]);
-    job.docker(&format!("http://{}/v1/", registry.addr), &json!({ "username": USER, "password": PASSWORD }));
+    job.write_docker_config(
+        &format!("http://{}/v1/", registry.addr),
+        &json!({ "username": USER, "password": PASSWORD }),
+    );
     job.packs(&["--json"]);
     // Entries for another port and for HTTPS only.
     for other in ["127.0.0.1:1", "127.0.0.1", &format!("https://{}", registry.addr)] {
-        job.docker(other, &entry);
+        job.write_docker_config(other, &entry);
         job.run(&[]).failed(4, &["401", "without credentials"]);
     }
     fs::remove_dir_all(job.path(".docker")).expect("remove the credentials");
@@ -244,9 +247,9 @@ fn password_on_stdin_applies_to_one_registry() {
 
     let both = PrivateJob::new(&(registry.list() + &other.list()));
     run(&both, &[], PASSWORD).failed(2, &["2 registries", "--registry HOST", &registry.addr, &other.addr]);
-    both.docker(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    both.write_docker_config(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     run(&both, &["--registry", &registry.addr], PASSWORD).ok();
-    both.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    both.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     // The command line has precedence over every file.
     run(&both, &["--registry", &registry.addr], "wrong").failed(4, &["401", "`--username`"]);
     run(&both, &["--registry", &other.addr], PASSWORD).ok();
@@ -256,10 +259,10 @@ fn password_on_stdin_applies_to_one_registry() {
 fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
     let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob {
-        secrets: forms("wr0ng-secret"),
+        secrets: encodings("wr0ng-secret"),
         ..PrivateJob::new(&format!("{}/team/app:1\n", registry.addr))
     };
-    let file = job.docker(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
+    let file = job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
     let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
     job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
     // Without and with the password.
@@ -277,9 +280,9 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
         format!("read server; echo \"$1 $server\" >>\"$HOME/calls\"; cat <<'END'\n{json}\nEND")
     };
     let none = "echo credentials not found in native keychain; exit 1";
-    let config = |helper: bool, store: bool, password: &str| {
+    let config = |write_helper: bool, store: bool, password: &str| {
         let mut config = json!({ "auths": { &registry.addr: { "auth": basic(USER, password) } } });
-        if helper {
+        if write_helper {
             config["credHelpers"] = json!({ &registry.addr: "own", "other.example": "missing" });
         }
         if store {
@@ -287,8 +290,8 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
         }
         job.write(".docker/config.json", config.to_string());
     };
-    job.helper("own", &helper_output(PASSWORD));
-    job.helper("common", &helper_output("wrong"));
+    job.write_helper("own", &helper_output(PASSWORD));
+    job.write_helper("common", &helper_output("wrong"));
     config(true, true, "wrong");
     job.packs(&[]);
     // Once for both images.
@@ -298,14 +301,14 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
     );
     config(false, true, PASSWORD);
     job.run(&[]).failed(4, &["401", "`docker-credential-common`, which `", "config.json` names"]);
-    job.helper("common", &helper_output(PASSWORD));
+    job.write_helper("common", &helper_output(PASSWORD));
     config(false, true, "wrong");
     job.packs(&[]);
     // A helper without credentials falls through to the next source.
-    job.helper("common", none);
+    job.write_helper("common", none);
     config(false, true, PASSWORD);
     job.packs(&[]);
-    job.helper("own", none);
+    job.write_helper("own", none);
     config(true, true, PASSWORD);
     job.packs(&[]);
 }
@@ -315,10 +318,10 @@ fn missing_or_broken_helper_is_named_without_leaking_its_output() {
     let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob::new(&registry.list());
     let config = |name: &str| job.write(".docker/config.json", json!({ "credsStore": name }).to_string());
-    job.helper("failing", &format!("echo '{PASSWORD}'; echo '{PASSWORD}' >&2; exit 3"));
-    job.helper("garbage", &format!("echo '{PASSWORD}'"));
-    job.helper("half", &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'"));
-    job.helper("deaf", "exec <&-; exit 0");
+    job.write_helper("failing", &format!("echo '{PASSWORD}'; echo '{PASSWORD}' >&2; exit 3"));
+    job.write_helper("garbage", &format!("echo '{PASSWORD}'"));
+    job.write_helper("half", &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'"));
+    job.write_helper("deaf", "exec <&-; exit 0");
     for (name, words) in [
         ("missing", "is not installed"),
         ("failing", "has failed (exit status: 3)"),
@@ -429,27 +432,30 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     let tokens = TokenServer::start();
     let registry = tokens.registry();
     let mut job = PrivateJob::new(&registry.list());
-    job.secrets.extend(forms(IDENTITY));
+    job.secrets.extend(encodings(IDENTITY));
     // Anonymous: one of the two repositories.
     let finished = job.run(&[]).failed(4, &["team/app:1", "401", "without credentials"]);
     assert!(!finished.stderr.contains("team/other"), "{finished:#?}");
     let public = PrivateJob::new(&format!("{}/team/other:1\n", registry.addr));
     public.packs(&[]);
 
-    job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     job.packs(&[]);
-    job.docker(&registry.addr, &json!({ "auth": basic("<token>", ""), "identitytoken": IDENTITY }));
+    job.write_docker_config(
+        &registry.addr,
+        &json!({ "auth": basic("<token>", ""), "identitytoken": IDENTITY }),
+    );
     job.packs(&["--json"]);
     assert!(tokens.fake.seen().iter().any(|seen| seen.method == "POST"));
-    job.helper("own", &format!("echo '{}'", json!({ "Username": "<token>", "Secret": IDENTITY })));
+    job.write_helper("own", &format!("echo '{}'", json!({ "Username": "<token>", "Secret": IDENTITY })));
     job.write(".docker/config.json", json!({ "credHelpers": { &registry.addr: "own" } }).to_string());
     job.packs(&[]);
 
     // A rejected credential, echoed in the error text.
     for entry in [json!({ "auth": basic(USER, "wrong-secret") }), json!({ "identitytoken": "wrong-secret" })]
     {
-        let job = PrivateJob { secrets: forms("wrong-secret"), ..PrivateJob::new(&registry.list()) };
-        job.docker(&registry.addr, &entry);
+        let job = PrivateJob { secrets: encodings("wrong-secret"), ..PrivateJob::new(&registry.list()) };
+        job.write_docker_config(&registry.addr, &entry);
         job.run(&["--retries", "3"]).failed(4, &["/token", "401", "the credentials of", "config.json"]);
     }
 }
@@ -457,14 +463,14 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
 #[test]
 fn password_only_registry_is_not_sent_an_identity_token() {
     let registry = PrivateRegistry::with_htpasswd();
-    let job = PrivateJob { secrets: forms(IDENTITY), ..PrivateJob::new(&registry.list()) };
-    job.docker(&registry.addr, &json!({ "identitytoken": IDENTITY }));
+    let job = PrivateJob { secrets: encodings(IDENTITY), ..PrivateJob::new(&registry.list()) };
+    job.write_docker_config(&registry.addr, &json!({ "identitytoken": IDENTITY }));
     job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
 }
 
 /// A registry with `team/a:1` and `team/b:1` that admits requests for which `accept` is true, and sends
 /// `challenge` otherwise.
-fn guarded(
+fn token_registry(
     challenge: &'static str,
     accept: impl Fn(&Seen) -> bool + Send + Sync + 'static,
     twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
@@ -487,7 +493,7 @@ fn credentials_apply_by_namespace_and_tokens_by_repository() {
         let (header, team) = (seen.header("authorization"), seen.path.split('/').nth(3).unwrap_or_default());
         header.is_some_and(|header| header == format!("Basic {}", basic(team, PASSWORD)))
     };
-    let fake = guarded("Basic realm=\"x\"", users, |_, reply| reply);
+    let fake = token_registry("Basic realm=\"x\"", users, |_, reply| reply);
     let job = PrivateJob::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr()));
     let entry = |user: &str| json!({ "auth": basic(user, PASSWORD) });
     let auths = json!({ "auths": {
@@ -498,7 +504,7 @@ fn credentials_apply_by_namespace_and_tokens_by_repository() {
     job.write(".config/containers/auth.json", auths.to_string());
     job.packs(&[]);
 
-    let fake = guarded(
+    let fake = token_registry(
         r#"Basic realm="x", Bearer realm="http://{host}/token""#,
         |seen| {
             let repository = seen.path.split('/').nth(3).unwrap_or_default();
@@ -521,12 +527,12 @@ fn credentials_apply_by_namespace_and_tokens_by_repository() {
 fn registry_token_of_the_auth_file_is_sent_verbatim() {
     let accept = |seen: &Seen| seen.header("authorization") == Some("Bearer dir3ct-token");
     for challenge in ["Bearer realm=\"http://{host}/token\"", "Basic realm=\"x\""] {
-        let fake = guarded(challenge, accept, |_, reply| reply);
+        let fake = token_registry(challenge, accept, |_, reply| reply);
         let job = PrivateJob {
-            secrets: forms("dir3ct-token"),
+            secrets: encodings("dir3ct-token"),
             ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr()))
         };
-        job.docker(&fake.addr(), &json!({ "registrytoken": "dir3ct-token" }));
+        job.write_docker_config(&fake.addr(), &json!({ "registrytoken": "dir3ct-token" }));
         job.packs(&[]);
         assert!(fake.seen_of("/token").is_empty());
     }
@@ -534,7 +540,7 @@ fn registry_token_of_the_auth_file_is_sent_verbatim() {
 
 /// A registry whose tokens live for one second, with an image that takes longer; `expires` is the lifetime it
 /// states.
-fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
+fn short_lived_token_registry(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
     let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(8, 34 << 20, Compression::Gzip)]);
     let mut content = Content::default();
     content.image("team/long:1", &image);
@@ -569,10 +575,10 @@ fn expiring_token_is_renewed_before_stated_expiry_or_after_rejection() {
     thread::scope(|scope| {
         for expires in [Some(1), None] {
             scope.spawn(move || {
-                let (fake, refused) = short_lived(expires);
+                let (fake, refused) = short_lived_token_registry(expires);
                 let mut job = PrivateJob::new(&format!("{}/team/long:1\n", fake.addr()));
                 job.secrets.push("tok3n-".to_owned());
-                job.docker(&fake.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+                job.write_docker_config(&fake.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
                 job.packs(&["--jobs", "1", "--retries", "0"]);
                 let (tokens, refused) = (fake.seen_of("/token").len(), refused.load(Ordering::Relaxed));
                 assert!(tokens >= 3, "{tokens} tokens");
@@ -608,15 +614,17 @@ fn one_token_request_serves_many_connections() {
 
 #[test]
 fn rejected_renewed_token_is_an_error_and_no_loop() {
-    let fake = guarded(
+    let fake = token_registry(
         "Bearer realm=\"http://{host}/token\"",
         |_| false,
         |seen, reply| {
             if seen.path.starts_with("/token") { Reply::ok(br#"{"token":"n0-use"}"#) } else { reply }
         },
     );
-    let job =
-        PrivateJob { secrets: forms("n0-use"), ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr())) };
+    let job = PrivateJob {
+        secrets: encodings("n0-use"),
+        ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr()))
+    };
     job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "asked without credentials"]);
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
@@ -655,7 +663,7 @@ fn credentials_are_never_sent_to_a_redirect_target() {
             });
             let hop_port = hop.addr().rsplit_once(':').expect("a port").1.to_owned();
             let target = if name == "127.0.0.2" { hop.addr() } else { format!("{name}:{hop_port}") };
-            let registry = guarded(
+            let registry = token_registry(
                 challenge,
                 move |seen| seen.header("authorization").is_some_and(|header| header.starts_with(scheme)),
                 move |seen, reply| {
@@ -668,7 +676,7 @@ fn credentials_are_never_sent_to_a_redirect_target() {
             );
             let mut job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
             job.secrets.extend(tokens.clone());
-            job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+            job.write_docker_config(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
             job.packs(&[]);
             assert_received_none(&[&other, &hop], &job.secrets);
         }
@@ -682,7 +690,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
     // The same host over HTTPS at another port, with any certificate.
     let other = TlsFake::start("127.0.0.1", blobs.clone(), |_, _, reply| reply);
     let target = other.addr.clone();
-    let registry = guarded(
+    let registry = token_registry(
         "Basic realm=\"x\"",
         |seen| seen.header("authorization").is_some(),
         move |seen, reply| {
@@ -691,7 +699,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
         },
     );
     let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
-    job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+    job.write_docker_config(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     job.packs(&["--insecure-registry", &registry.addr()]);
     assert_received_none(&[&other.fake], &job.secrets);
 
@@ -709,7 +717,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
         }
     });
     let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr));
-    job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from https to http"]);
     assert!(plain.seen().is_empty());
 }
@@ -717,9 +725,9 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
 #[test]
 fn redirect_target_cannot_request_credentials() {
     for challenge in ["Basic realm=\"x\"", "Bearer realm=\"http://{host}/token\""] {
-        let thief = guarded(challenge, |_| false, |_, _| Reply::ok(br#"{"token":"x"}"#));
+        let thief = token_registry(challenge, |_| false, |_, _| Reply::ok(br#"{"token":"x"}"#));
         let addr = thief.addr();
-        let registry = guarded(
+        let registry = token_registry(
             "Basic realm=\"x\"",
             |seen| seen.path != "/v2/",
             move |seen, reply| {
@@ -752,7 +760,7 @@ fn token_server_cannot_redirect_a_password_or_identity_token() {
         for entry in [json!({ "auth": basic(USER, PASSWORD) }), json!({ "identitytoken": IDENTITY })] {
             let thief = Fake::start(Content::default(), |_, _| Reply::ok(br#"{"token":"tok"}"#));
             let addr = thief.addr();
-            let registry = guarded(
+            let registry = token_registry(
                 "Bearer realm=\"http://{host}/token\"",
                 |seen| seen.header("authorization") == Some("Bearer tok"),
                 move |seen, reply| {
@@ -763,8 +771,8 @@ fn token_server_cannot_redirect_a_password_or_identity_token() {
                 },
             );
             let mut job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
-            job.secrets.extend(forms(IDENTITY));
-            job.docker(&registry.addr(), &entry);
+            job.secrets.extend(encodings(IDENTITY));
+            job.write_docker_config(&registry.addr(), &entry);
             job.run(&["--retries", "0"]);
             if !thief.seen().is_empty() {
                 assert_received_none(&[&thief], &job.secrets);
@@ -785,7 +793,7 @@ fn credentials_are_not_sent_over_plain_http_unless_allowed() {
         Reply::status(401).with("www-authenticate", "Basic realm=\"x\"")
     });
     let job = PrivateJob::new("quay.io/team/a:1\n");
-    job.docker(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+    job.write_docker_config(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     let mirror = format!("quay.io=http://{}", origin.addr());
     let words = ["quay.io/team/a:1", "plain http", "config.json", "--insecure-registry", &origin.addr()];
     job.run(&["--mirror", &mirror]).failed(4, &words);
@@ -798,13 +806,13 @@ fn credentials_are_not_sent_over_plain_http_unless_allowed() {
 fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let mine = format!("Basic {}", basic("mirror", PASSWORD));
     let accept = move |seen: &Seen| seen.header("authorization") == Some(&mine);
-    let mirror = guarded("Basic realm=\"x\"", accept, |_, reply| reply);
+    let mirror = token_registry("Basic realm=\"x\"", accept, |_, reply| reply);
     let url = format!("quay.io=http://{}", mirror.addr());
     let job = PrivateJob::new("quay.io/team/a:1\n");
-    job.docker("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
+    job.write_docker_config("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
     let words = ["401", "asked without credentials", &format!("docker login {}", mirror.addr())];
     job.run(&["--mirror", &url]).failed(4, &words);
-    let origin = PrivateJob { secrets: forms("0rigin-only"), ..PrivateJob::new("") };
+    let origin = PrivateJob { secrets: encodings("0rigin-only"), ..PrivateJob::new("") };
     assert_received_none(&[&mirror], &origin.secrets);
     let entry = |user: &str, password: &str| json!({ "auth": basic(user, password) });
     let auths = json!({ "quay.io": entry(USER, "0rigin-only"), mirror.addr(): entry("mirror", PASSWORD) });

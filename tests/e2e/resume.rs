@@ -86,16 +86,16 @@ fn in_flight(transfers: &[Transfer]) -> usize {
 
 #[test]
 fn pack_killed_at_any_point_never_fetches_a_complete_blob_again() {
-    killed_at_every_point(30, &[]);
+    kill_at_every_point(30, &[]);
 }
 
 #[test]
 fn resume_works_with_volumes_and_recovery_data() {
-    killed_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
+    kill_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
 }
 
 /// Kills `pack` at `points` points, and lets the last run finish.
-fn killed_at_every_point(points: usize, more: &[&str]) {
+fn kill_at_every_point(points: usize, more: &[&str]) {
     let (list, content) = thirty_blobs();
     let expected = uninterrupted(&list, &content, more);
     let gate = Arc::new(Gate::default());
@@ -140,7 +140,7 @@ fn killed_at_every_point(points: usize, more: &[&str]) {
 }
 
 /// Packs until `part` of all bytes were sent, then kills it.
-fn killed_at(job: &PackJob, content: &Content, part: (usize, usize)) {
+fn pack_and_kill_at(job: &PackJob, content: &Content, part: (usize, usize)) {
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content.clone());
     gate.open(UNLIMITED);
@@ -207,7 +207,7 @@ fn succeeds_within(mut child: Child, time: Duration) -> bool {
 fn pack_with_changed_lists_reuses_the_partial() {
     let (list, mut content) = thirty_blobs();
     let job = PackJob::new(&list);
-    killed_at(&job, &content, (2, 3));
+    pack_and_kill_at(&job, &content, (2, 3));
     let image = Image::new(Format::Docker, "linux/amd64", &[Layer::random(7, 200_000, Compression::None)]);
     content.image(&format!("{REGISTRY}/a/new:1"), &image);
     let longer = format!("{list}{REGISTRY}/a/new:1\n");
@@ -237,7 +237,7 @@ fn corruption_in_the_partial_costs_only_what_it_hits_and_never_yields_wrong_byte
         ("out.tar.zst.partial.spool", 0.5),
     ] {
         let job = PackJob::new(&list);
-        killed_at(&job, &content, (3, 4));
+        pack_and_kill_at(&job, &content, (3, 4));
         let path = job.path(name);
         let mut bytes = fs::read(&path).expect("a partial exists");
         #[expect(
@@ -272,7 +272,7 @@ fn unpinned_file_that_changed_upstream_is_fetched_from_the_start() {
         content
     };
     let job = PackJob::new(&list);
-    killed_at(&job, &content(1), (2, 3));
+    pack_and_kill_at(&job, &content(1), (2, 3));
     job.pack_from(&Fake::honest(content(2)), &[]).ok();
     assert_same(&job.bundle(), &uninterrupted(&list, &content(2), &[]), "the other version");
 }
@@ -437,7 +437,7 @@ fn lock(job: &PackJob, fake: &Fake) -> Finished {
     airbundle(args.map(str::to_owned).into_iter().chain(mirrors_to(fake)))
 }
 
-fn check(job: &PackJob, fake: &Fake, more: &[&str]) -> Finished {
+fn check_lock(job: &PackJob, fake: &Fake, more: &[&str]) -> Finished {
     let args = ["lock", "--check", &job.text("airbundle.lock.json"), "--retries", "0"];
     let args = args.into_iter().chain(more.iter().copied()).map(str::to_owned);
     airbundle(args.chain(mirrors_to(fake)))
@@ -472,8 +472,8 @@ fn lock_packs_the_same_bytes_after_tags_moved() {
     assert_same(&job.bundle(), &expected, "from the lock");
     assert!(moved_fake.seen_of("/manifests/").iter().all(|seen| seen.path.contains("/manifests/sha256:")));
 
-    check(&job, &fake, &[]).ok();
-    let finished = check(&job, &moved_fake, &[]);
+    check_lock(&job, &fake, &[]).ok();
+    let finished = check_lock(&job, &moved_fake, &[]);
     assert_eq!(finished.code, Some(13), "{finished:#?}");
     let told: Vec<_> = finished.stdout.lines().collect();
     let locked = document["images"][1]["digest"].as_str().expect("a digest");
@@ -500,7 +500,7 @@ fn changed_upstream_file_is_detected_by_content_or_with_quick_by_size() {
     for (more, expected) in
         [(&["--json"][..], vec!["bytes", "gone", "size"]), (&["--json", "--quick"], vec!["gone", "size"])]
     {
-        let finished = check(&job, &now, more);
+        let finished = check_lock(&job, &now, more);
         assert_eq!(finished.code, Some(13), "{finished:#?}");
         let names: Vec<_> = finished.json()["moved"]
             .as_array()
@@ -549,7 +549,7 @@ fn edited_or_invalid_lock_is_refused_by_name() {
         fs::write(job.path("airbundle.lock.json"), changed).expect("write the lock");
         pack_lists(&job, &["airbundle.lock.json"], &fake, &[]).failed(code, &words);
         assert!(!job.output().exists());
-        let code = check(&job, &fake, &["--quick"]).code;
+        let code = check_lock(&job, &fake, &["--quick"]).code;
         assert!(code.is_some_and(|code| code != 101), "{code:?}");
     }
     fs::write(job.path("airbundle.lock.json"), &text).expect("write the lock");
@@ -557,7 +557,7 @@ fn edited_or_invalid_lock_is_refused_by_name() {
     pack_lists(&job, &["airbundle.lock.json"], &fake, &platform).failed(2, &["--platform", "lock"]);
     pack_lists(&job, &[LIST, "airbundle.lock.json"], &fake, &platform)
         .failed(2, &["airbundle.lock.json", "stands alone"]);
-    check(&job, &fake, &["--quick"]).ok();
+    check_lock(&job, &fake, &["--quick"]).ok();
     airbundle(["lock", "--check", &job.text(LIST)]).failed(3, &["all.list", "no lock"]);
     airbundle(["lock", "--check", &job.text("missing")]).failed(6, &["missing"]);
 }

@@ -86,7 +86,7 @@ impl SigningJob {
 
     /// Asserts that no verb accepts the bundle or leaves anything on the disk.
     #[track_caller]
-    fn refused(&self, bundle: &Path, trusted: &str, code: i32, words: &[&str]) {
+    fn assert_refused(&self, bundle: &Path, trusted: &str, code: i32, words: &[&str]) {
         let (site, key) = (self.text("site"), self.text(trusted));
         let name = bundle.to_str().unwrap();
         unbundle(["unpack", "--trusted-key", &key, name, &site]).failed(code, words);
@@ -104,7 +104,7 @@ impl SigningJob {
     }
 
     #[track_caller]
-    fn accepted(&self, bundle: &Path, trusted: &str) {
+    fn assert_accepted(&self, bundle: &Path, trusted: &str) {
         let (site, key) = (self.text("site"), self.text(trusted));
         let name = bundle.to_str().unwrap();
         unbundle(["unpack", "--trusted-key", &key, name, &site]).ok();
@@ -136,7 +136,7 @@ fn signature(bundle: &[u8]) -> (usize, usize) {
 
 /// Returns the bundle with other bytes in place of its signature and the padding, as if it had never been
 /// signed.
-fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
+fn with_signature_frame(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
     let table = seek_table::read(&mut std::io::Cursor::new(bundle)).unwrap().unwrap();
     let first = table.iter().position(|entry| entry.decompressed == 0).unwrap();
     let skipped = 1 + usize::from(table[first + 1].decompressed == 0);
@@ -184,7 +184,7 @@ fn unbundle_verifies_a_detached_minisign_signature() {
             .arg("-s")
             .arg(desk.path("mini.key")),
     );
-    desk.refused(&bundle, "mini.pub", UNSIGNED, &["not signed"]);
+    desk.assert_refused(&bundle, "mini.pub", UNSIGNED, &["not signed"]);
     let sign = |extra: &[&str]| {
         let mut minisign = Command::new("minisign");
         minisign
@@ -197,15 +197,15 @@ fn unbundle_verifies_a_detached_minisign_signature() {
         process::run(minisign.arg("-x").arg(desk.path("plain.tar.zst.minisig")));
     };
     sign(&[]);
-    desk.accepted(&bundle, "mini.pub");
+    desk.assert_accepted(&bundle, "mini.pub");
     // Also of a bundle that was signed by another key.
     let signed = desk.signed();
     fs::copy(desk.path("plain.tar.zst.minisig"), desk.path("signed.tar.zst.minisig")).unwrap();
-    desk.accepted(&signed, "mini.pub");
-    desk.accepted(&signed, "ours.pub");
+    desk.assert_accepted(&signed, "mini.pub");
+    desk.assert_accepted(&signed, "ours.pub");
     // Our programs sign with keys of minisign.
     let other = desk.pack("other.tar.zst", &["--sign", &desk.text("mini.key")]);
-    desk.accepted(&other, "mini.pub");
+    desk.assert_accepted(&other, "mini.pub");
     fs::write(desk.path("plain.tar.zst.minisig"), "junk").unwrap();
     let name = bundle.to_str().unwrap();
     unbundle(["verify", "--trusted-key", &desk.text("mini.pub"), name])
@@ -218,24 +218,24 @@ fn bundle_without_a_trusted_signature_is_not_unpacked() {
     let desk = SigningJob::new();
     let plain = desk.pack("plain.tar.zst", &[]);
     let signed = desk.signed();
-    desk.accepted(&signed, "ours.pub");
-    desk.refused(&plain, "ours.pub", UNSIGNED, &["not signed"]);
-    desk.refused(&signed, "other.pub", SIGNER, &["signed by key", "not trusted"]);
+    desk.assert_accepted(&signed, "ours.pub");
+    desk.assert_refused(&plain, "ours.pub", UNSIGNED, &["not signed"]);
+    desk.assert_refused(&signed, "other.pub", SIGNER, &["signed by key", "not trusted"]);
 
     let bytes = fs::read(&signed).unwrap();
     let changed = desk.path("changed.tar.zst");
-    fs::write(&changed, replaced(&bytes, b"")).unwrap();
+    fs::write(&changed, with_signature_frame(&bytes, b"")).unwrap();
     unbundle(["verify", changed.to_str().unwrap()]).ok();
-    desk.refused(&changed, "ours.pub", UNSIGNED, &["not signed"]);
+    desk.assert_refused(&changed, "ours.pub", UNSIGNED, &["not signed"]);
 
     // The signature of another bundle.
     run(&mut desk.pack_command("two.tar.zst", "two", &["--sign", &desk.text("ours.key")])).ok();
     let two = fs::read(desk.path("two.tar.zst")).unwrap();
     let (begin, end) = signature(&two);
-    fs::write(&changed, replaced(&bytes, &two[begin - 8..end])).unwrap();
-    desk.refused(&changed, "ours.pub", SIGNER, &["not one of this `index.json`"]);
-    fs::write(&changed, replaced(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
-    desk.refused(&changed, "ours.pub", SIGNER, &["no signature of minisign"]);
+    fs::write(&changed, with_signature_frame(&bytes, &two[begin - 8..end])).unwrap();
+    desk.assert_refused(&changed, "ours.pub", SIGNER, &["not one of this `index.json`"]);
+    fs::write(&changed, with_signature_frame(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
+    desk.assert_refused(&changed, "ours.pub", SIGNER, &["no signature of minisign"]);
     unbundle(["verify", changed.to_str().unwrap()]).failed(7, &["1 of"]);
 }
 
@@ -412,14 +412,14 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     desk.airbundle(&["keygen", "--no-passphrase", "-o", &key]).failed(6, &["there already"]);
     let pack =
         |more: &[&str]| desk.pack_command("safe.tar.zst", "one", &[&["--sign", key.as_str()], more].concat());
-    let accepted = || {
-        desk.accepted(&desk.path("safe.tar.zst"), "safe.pub");
+    let assert_accepted = || {
+        desk.assert_accepted(&desk.path("safe.tar.zst"), "safe.pub");
         fs::remove_file(desk.path("safe.tar.zst")).unwrap();
     };
     with_stdin(&mut pack(&["--passphrase-stdin"]), PASSPHRASE).ok();
-    accepted();
+    assert_accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", PASSPHRASE)).ok();
-    accepted();
+    assert_accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
     run(&mut pack(&[])).failed(2, &["needs a passphrase"]);
     // On a terminal, which does not echo it.
@@ -432,7 +432,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     let printed = terminal.args(["-c", &typed]).env_remove("AIRBUNDLE_PASSPHRASE").output().unwrap();
     let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
     assert!(printed.contains("Passphrase: ") && printed.contains("identity sha256:"), "{printed}");
-    accepted();
+    assert_accepted();
     // minisign accepts the passphrase of our key.
     let mut minisign = Command::new("minisign");
     fs::write(desk.path("text"), "x").unwrap();

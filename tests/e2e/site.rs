@@ -80,7 +80,7 @@ impl Site {
     /// Runs a script with private copies of `/etc`, the certificate directories and `/run`. It may change
     /// them freely, and its processes end with it.
     #[track_caller]
-    fn on_a_host(&self, script: &str) -> String {
+    fn run_on_host(&self, script: &str) -> String {
         let host = self.directory.path().join("host");
         let prelude = r#"
 set -eu
@@ -188,7 +188,7 @@ fn nginx_alone_serves_all_clients_over_https_with_the_sites_ca() {
         "sh $CONF/trust.sh; SITE_ENGINE=nginx $CONF/site start; engine\nNAME=hub.site.test:$REGISTRY URL=https://hub.site.test:$FILES CTR= CURL=\n\
          {PULLS}{FETCHES}\nSITE_ENGINE=nginx $CONF/site status; SITE_ENGINE=nginx $CONF/site stop; if SITE_ENGINE=nginx $CONF/site status; then exit 1; fi"
     );
-    let said = site.on_a_host(&script);
+    let said = site.run_on_host(&script);
     assert!(said.contains("site: running with nginx") && said.contains("site: stopped"), "{said}");
 }
 
@@ -218,7 +218,7 @@ ctr --address /run/docker/containerd/containerd.sock -n other images pull --host
 if find / -xdev -name hosts.toml -path '*airbundle*' -perm /o+r; then :; fi
 test "$(stat -c %a /etc/containerd/certs.d/quay.io/hosts.toml)" = 600"#
     );
-    site.on_a_host(&script);
+    site.run_on_host(&script);
 }
 
 #[test]
@@ -243,7 +243,7 @@ skopeo copy -q --all "$@" "docker://$NAME/k8s/registry.k8s.io/pause:3.9" "dir:$H
 test "$(curl -so /dev/null -w '%{{http_code}}' -u carla:geheim -X POST {scheme}://$NAME/v2/a/blobs/uploads/)" = 405
 "#
         );
-        site.on_a_host(&script);
+        site.run_on_host(&script);
     }
 }
 
@@ -259,14 +259,14 @@ NAME=hub.site.test:$REGISTRY URL=http://hub.site.test:$FILES CTR= CURL=
 skopeo() {{ verb=$1; shift; command skopeo "$verb" "$@"; }}
 {PULLS}{FETCHES}"#
     );
-    site.on_a_host(&script);
+    site.run_on_host(&script);
 }
 
 #[test]
 fn client_setup_is_reverted_without_a_trace() {
     let site = Site::full();
     site.configure(&[]).ok();
-    site.on_a_host(
+    site.run_on_host(
         r#"
 mkdir -p /etc/containerd/certs.d/quay.io
 echo 'server = "https://mine"' >/etc/containerd/certs.d/quay.io/hosts.toml
@@ -397,7 +397,7 @@ fn tags_that_differ_only_in_case_are_distinct() {
     record.images.extend([lower, upper]);
     record.write(&site.path(), &site.path().join("part")).unwrap();
     site.configure(&["--tls", "off"]).ok();
-    let said = site.on_a_host(
+    let said = site.run_on_host(
         r#"SITE_ENGINE=nginx $CONF/site start >&2
 for tag in v1.0-rc v1.0-RC v1.0-Rc; do
     curl -s -o /dev/null -D - "http://127.0.0.1:$REGISTRY/v2/k8s/registry.k8s.io/pause/manifests/$tag" |
@@ -411,7 +411,7 @@ done"#,
 fn site_stops_with_the_runner_that_started_it_and_an_exposed_password_is_reported() {
     let site = Site::full();
     site.configure(&["--tls", "off"]).ok();
-    site.on_a_host(
+    site.run_on_host(
         r#"SITE_ENGINE=nginx $CONF/site start
 # Whatever would be chosen afresh.
 $CONF/site status
@@ -440,7 +440,7 @@ if curl -s -o /dev/null "http://127.0.0.1:$REGISTRY/"; then exit 1; fi"#,
 #[test]
 fn unprivileged_user_runs_a_site() {
     let site = Site::full();
-    site.on_a_host(
+    site.run_on_host(
         r#"chown -R nobody "$SITE"
 as_nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
 as_nobody "$UNBUNDLE" site "$SITE" --tls off --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
@@ -462,18 +462,18 @@ openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/
 printf 'subjectAltName=DNS:hub.site.test,DNS:localhost,IP:127.0.0.1' >/run/ext
 openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -CAserial /run/serial -days 1 -extfile /run/ext -out tls/server.crt 2>/dev/null
 "#;
-    site.on_a_host(script);
+    site.run_on_host(script);
     let finished = site.configure(&[]).ok();
     assert!(finished.stdout.contains("the old one was near its end"), "{finished:#?}");
     assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), ca);
-    site.on_a_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
+    site.run_on_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
 }
 
 #[test]
 fn used_port_missing_engine_and_unreadable_files_are_reported() {
     let site = Site::full();
     site.configure(&[]).ok();
-    let said = site.on_a_host(
+    let said = site.run_on_host(
         r#"
 python3 -m http.server "$FILES" >/dev/null 2>&1 &
 for _ in $(seq 100); do curl -so /dev/null "http://127.0.0.1:$FILES/" && break; sleep 0.1; done
@@ -500,7 +500,7 @@ SITE_ENGINE=nginx $CONF/site start 2>&1
 #[test]
 fn read_only_site_is_served_with_configuration_in_another_directory() {
     let site = Site::full();
-    site.on_a_host(
+    site.run_on_host(
         r#"
 mount --bind "$SITE" "$SITE" && mount -o remount,bind,ro "$SITE"
 "$UNBUNDLE" site "$SITE" 2>&1 | grep 'Read-only file system'
@@ -517,7 +517,7 @@ skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://localhost:$REGISTRY/
 fn systemd_units_start_what_they_describe() {
     let site = Site::full();
     site.configure(&[]).ok();
-    site.on_a_host(
+    site.run_on_host(
         r#"
 for unit in "$CONF"/systemd/*.service; do systemd-analyze verify "$unit"; done
 # What systemd would run, by a shell: it has no use for these units here.
@@ -581,7 +581,7 @@ skopeo copy -q "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" 
 fn compose_runs_nginx_and_a_registry_from_the_site_alone() {
     let site = with_servers(true);
     site.configure(&[]).ok();
-    let said = site.on_a_host(&format!(
+    let said = site.run_on_host(&format!(
         r#"engine
 ENGINE=compose
 {BY_ITSELF}
@@ -617,7 +617,7 @@ fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
         let script = BY_ITSELF
             .replace("curl ", "curl -u carla:geheim ")
             .replace("copy -q", "copy -q --src-creds carla:geheim");
-        let said = site.on_a_host(&format!(
+        let said = site.run_on_host(&format!(
             "engine\nENGINE={engine}\n{script}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
         ));
         assert!(
@@ -632,7 +632,7 @@ fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
 fn podman_runs_nginx_alone() {
     let site = with_servers(false);
     site.configure(&[]).ok();
-    let said = site.on_a_host(&format!(
+    let said = site.run_on_host(&format!(
         r#"
 unset -f podman
 mkdir -p /etc/containers
@@ -651,7 +651,7 @@ test "$(podman ps -q | wc -l)" = 1
 #[test]
 fn site_up_configures_starts_and_trusts() {
     let site = Site::full();
-    let said = site.on_a_host(
+    let said = site.run_on_host(
         r#"SITE_ENGINE=nginx "$UNBUNDLE" site "$SITE" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" \
     --registry-port "$REGISTRY" --apply --start
 curl -sSf --noproxy '*' "https://hub.site.test:$FILES/" | grep -q '<main'

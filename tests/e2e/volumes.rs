@@ -52,7 +52,7 @@ impl VolumeSets {
         self.shared.path.join("plain")
     }
 
-    fn safe(&self) -> PathBuf {
+    fn with_recovery(&self) -> PathBuf {
         self.shared.path.join("safe")
     }
 }
@@ -113,7 +113,7 @@ fn shell(directory: &Path, script: &str) -> String {
 #[test]
 fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
     let world = world();
-    for directory in [volume_sets().plain(), volume_sets().safe()] {
+    for directory in [volume_sets().plain(), volume_sets().with_recovery()] {
         for name in volumes(&directory) {
             assert!(fs::metadata(directory.join(&name)).unwrap().len() <= 7 << 20, "{name} is too large");
         }
@@ -148,7 +148,7 @@ fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
 
 #[test]
 fn missing_volume_is_named_and_nothing_is_written() {
-    for directory in [volume_sets().plain(), volume_sets().safe()] {
+    for directory in [volume_sets().plain(), volume_sets().with_recovery()] {
         for (number, name) in volumes(&directory).iter().enumerate() {
             let temporary = tempdir().unwrap();
             let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
@@ -260,7 +260,7 @@ fn damage_report_names_volume_and_offset() {
 
 #[test]
 fn volume_label_has_bundle_number_and_start_offset() {
-    let directory = volume_sets().safe();
+    let directory = volume_sets().with_recovery();
     let volume_set = discover::find(std::slice::from_ref(&directory)).unwrap();
     let mut sets = BTreeSet::new();
     let mut end = 0;
@@ -356,8 +356,11 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     let summary = world.pack(&world.lists, &output.join("all.tar.zst"), &options).ok().json();
     assert_eq!(fs::read_dir(&output).unwrap().count(), 0);
     // The same bytes as without a command.
-    let safe = volume_sets().safe();
-    assert_eq!(fs::read(cloud.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
+    let with_recovery = volume_sets().with_recovery();
+    assert_eq!(
+        fs::read(cloud.join("SHA256SUMS")).unwrap(),
+        fs::read(with_recovery.join("SHA256SUMS")).unwrap()
+    );
     shell(&cloud, "sha256sum --strict -c SHA256SUMS");
     let told: Vec<_> =
         summary["volumes"].as_array().unwrap().iter().map(|volume| volume["digest"].clone()).collect();
@@ -376,7 +379,10 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     let finished = world.pack(&world.lists, &again.join("all.tar.zst"), &options);
     finished.failed(COMMAND, &["all.tar.zst.003", "exit status: 9"]);
     world.pack(&world.lists, &again.join("all.tar.zst"), &options[..4]).ok();
-    assert_eq!(fs::read(again.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
+    assert_eq!(
+        fs::read(again.join("SHA256SUMS")).unwrap(),
+        fs::read(with_recovery.join("SHA256SUMS")).unwrap()
+    );
     assert_eq!(fs::read_dir(&again).unwrap().count(), names.len() + 1);
     shell(&again, "sha256sum --strict -c SHA256SUMS");
 }
@@ -465,7 +471,7 @@ fn directory_argument_must_hold_exactly_one_bundle() {
 }
 
 /// The world's bundle in one file with recovery data. Made once.
-fn safe_file() -> &'static Path {
+fn file_with_recovery() -> &'static Path {
     static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
         let path = volume_sets().shared.path.join("one.tar.zst");
         world().pack(&world().lists, &path, &["--recovery", "5%"]).ok();
@@ -476,7 +482,7 @@ fn safe_file() -> &'static Path {
 
 #[test]
 fn recovery_data_is_ignored_by_standard_tools() {
-    let directory = safe_file().parent().unwrap();
+    let directory = file_with_recovery().parent().unwrap();
     shell(directory, "zstd -qt one.tar.zst");
     let listed = shell(directory, "tar --zstd -tf one.tar.zst | sort");
     assert_eq!(listed, shell(world().bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort"));
@@ -485,13 +491,13 @@ fn recovery_data_is_ignored_by_standard_tools() {
         "skopeo inspect --raw oci-archive:one.tar.zst:quay.io/metallb/controller:v0.13.9 >/dev/null",
     );
     let (small, large) =
-        (fs::metadata(&world().bundle).unwrap().len(), fs::metadata(safe_file()).unwrap().len());
+        (fs::metadata(&world().bundle).unwrap().len(), fs::metadata(file_with_recovery()).unwrap().len());
     assert!(large > small + small / 20 && large < small + small * 7 / 100, "{small} {large}");
 }
 
 #[test]
 fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
-    let intact = fs::read(safe_file()).unwrap();
+    let intact = fs::read(file_with_recovery()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     // Of the protected bytes.
@@ -534,7 +540,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
 
 #[test]
 fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
-    let intact = fs::read(safe_file()).unwrap();
+    let intact = fs::read(file_with_recovery()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     let mut bytes = intact.clone();
@@ -553,16 +559,17 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
     verb("repair", &repair).failed(DAMAGED, &["has no recovery data"]);
-    verb("repair", &[safe_file(), Path::new("-o"), safe_file()]).failed(2, &["another place"]);
+    verb("repair", &[file_with_recovery(), Path::new("-o"), file_with_recovery()])
+        .failed(2, &["another place"]);
 }
 
 #[test]
 fn volumes_are_repaired_independently() {
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    let safe = volume_sets().safe();
-    copy(&safe, &path("stick"));
-    let names = volumes(&safe);
+    let with_recovery = volume_sets().with_recovery();
+    copy(&with_recovery, &path("stick"));
+    let names = volumes(&with_recovery);
     for (number, name) in names.iter().enumerate() {
         change(&path("stick").join(name), |bytes| match number % 4 {
             0 => bytes[5000..150_000].fill(0x55),
@@ -578,7 +585,7 @@ fn volumes_are_repaired_independently() {
     unpack(&world().bundle, &path("site")).ok();
     assert_eq!(Tree::of(&path("site")).difference(&Tree::of(&world().site)), Vec::<String>::new());
     verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
-    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&safe)), Vec::<String>::new());
+    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&with_recovery)), Vec::<String>::new());
     // One missing volume and one beyond repair: the others are repaired, and these two are named.
     fs::remove_file(path("stick").join(&names[1])).unwrap();
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
@@ -595,17 +602,17 @@ fn killed_repair_leaves_no_output() {
     let path = |name: &str| temporary.path().join(name);
     for wait in [1, 20, 60, 150] {
         let mut command = unbundle_command();
-        command.arg("repair").arg(safe_file()).arg("-o").arg(path("good.tar.zst"));
+        command.arg("repair").arg(file_with_recovery()).arg("-o").arg(path("good.tar.zst"));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_millis(wait));
         let _ = child.kill();
         child.wait().unwrap();
         if path("good.tar.zst").exists() {
-            assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(safe_file()).unwrap());
+            assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(file_with_recovery()).unwrap());
         }
     }
-    verb("repair", &[safe_file(), Path::new("-o"), &path("good.tar.zst")]).ok();
-    assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(safe_file()).unwrap());
+    verb("repair", &[file_with_recovery(), Path::new("-o"), &path("good.tar.zst")]).ok();
+    assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(file_with_recovery()).unwrap());
     assert!(!path("good.tar.zst.partial").exists());
 }
 
@@ -622,6 +629,6 @@ fn list_lock_packs_the_same_volumes() {
     world.pack(Path::new(&lock), &path("all.tar.zst"), &["--volume-size", "7MiB", "--recovery", "5%"]).ok();
     assert_eq!(
         fs::read(path("SHA256SUMS")).unwrap(),
-        fs::read(volume_sets().safe().join("SHA256SUMS")).unwrap()
+        fs::read(volume_sets().with_recovery().join("SHA256SUMS")).unwrap()
     );
 }

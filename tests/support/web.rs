@@ -40,23 +40,9 @@ impl Web {
     /// Like [`Web::start`], with additional directives in `location /`, such as `limit_rate 1m;`.
     pub fn start_with(root: &Path, directives: &str) -> Self {
         let root = root.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", root.display()));
-        // nginx cannot listen on any free port, and another process may use a port between finding and
-        // binding it.
-        for _ in 0..10 {
-            let directory = TempDir::new().expect("create a temporary directory");
-            let port = free_port();
-            let config = directory.path().join("nginx.conf");
-            fs::write(&config, configuration(directory.path(), port, &root, directives))
-                .expect("write nginx.conf");
-            let command =
-                ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
-            let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
-            match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
-                Ok(_) => return Self { daemon, port, directory },
-                Err(log) => assert!(log.contains("Address already in use"), "{log}"),
-            }
-        }
-        panic!("no free port for nginx");
+        let (daemon, port, directory) =
+            start_nginx(|directory, port| configuration(directory, port, &root, directives));
+        Self { daemon, port, directory }
     }
 
     /// `127.0.0.1:PORT`.
@@ -87,6 +73,23 @@ impl Web {
     pub fn log(&self) -> String {
         self.daemon.log()
     }
+}
+
+/// Starts an nginx with the configuration for a directory of its own and a free port.
+pub(super) fn start_nginx(configuration: impl Fn(&Path, u16) -> String) -> (Daemon, u16, TempDir) {
+    // nginx cannot listen on any free port, and another process may use a port between finding and binding it.
+    for _ in 0..10 {
+        let (directory, port) = (TempDir::new().expect("create a temporary directory"), free_port());
+        let config = directory.path().join("nginx.conf");
+        fs::write(&config, configuration(directory.path(), port)).expect("write nginx.conf");
+        let command = ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
+        let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
+        match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
+            Ok(_) => return (daemon, port, directory),
+            Err(log) => assert!(log.contains("Address already in use"), "{log}"),
+        }
+    }
+    panic!("no free port for nginx");
 }
 
 /// Returns a port that is free at the time of the call.
