@@ -633,7 +633,7 @@ fn transfer_of_unknown_length_shows_a_spinner_and_bytes() {
     let fake = Fake::start(content.clone(), move |seen, _| Reply {
         framing: Framing::Chunked,
         pause: Duration::from_millis(8),
-        ..content.answer(&seen.without("range"))
+        ..content.respond(&seen.without("range"))
     });
     let list = write_list(directory.path(), &["https://dl.k8s.io/unknown"]);
     let bundle = directory.path().join("bundle.tar.zst");
