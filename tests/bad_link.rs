@@ -5,12 +5,12 @@
 //! connection costs one round trip. A connection sends like TCP: ten segments at first, one more byte per
 //! acknowledged byte, and at most a window per round trip. All connections share the bandwidth of the link.
 //!
-//! A percentage of the exchanges is reset (RST, not FIN). Clients reuse connections to different degrees, so a
-//! percentage of the connections would favor clients that open few of them. Instead, an *exchange* begins when
-//! the client sends after the server has sent, and a long response is divided into *spans* of bytes, each of
-//! which can be reset as well. A doomed span breaks at a random segment. If it breaks before the first one, it
-//! looks like a connection that a middlebox has dropped. The length of a response follows from its header
-//! (HTTP/1 without TLS).
+//! A percentage of the exchanges is reset (RST, not FIN). Clients reuse connections to different degrees, so
+//! a percentage of the connections would favor clients that open few of them. Instead, an *exchange* begins
+//! when the client sends after the server has sent, and a long response is divided into *spans* of bytes,
+//! each of which can be reset as well. A doomed span breaks at a random segment. If it breaks before the
+//! first one, it looks like a connection that a middlebox has dropped. The length of a response follows from
+//! its header (HTTP/1 without TLS).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write as _};
@@ -175,8 +175,8 @@ impl<'a> Connection<'a> {
         Ok(Self { link, client, server, up, down, resets, aborted: AtomicBool::new(false) })
     }
 
-    /// Forwards both directions until both have ended. Dropping the sockets then closes or resets the connection.
-    /// Errors abort it, which both ends notice, so none is returned.
+    /// Forwards both directions until both have ended. Dropping the sockets then closes or resets the
+    /// connection. Errors abort it, which both ends notice, so none is returned.
     fn run(self) {
         let opened = Instant::now() + Duration::from_millis(self.link.args.rtt);
         let this = &self;

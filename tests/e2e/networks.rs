@@ -28,7 +28,8 @@ const FILES: &str = "files.invalid";
 const REGISTRY: &str = "registry.invalid";
 
 impl PackJob {
-    /// Packs, without retries unless `options` set some, and asserts that the bundle is intact and has `blobs`.
+    /// Packs, without retries unless `options` set some, and asserts that the bundle is intact and has
+    /// `blobs`.
     #[track_caller]
     fn packs(&self, options: &[&str], blobs: &[&[u8]]) -> Finished {
         let retries: &[&str] = if options.contains(&"--retries") { &[] } else { &["--retries", "0"] };

@@ -785,7 +785,7 @@ fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
         mirror.push("k8s/registry.k8s.io/pause", "3.9", world.upstream.image("registry.k8s.io/pause:3.9"));
     }
     assert_eq!(tree::diff(&pushed, &site.join("registry")), "");
-    // And back, as in a rollback.
+    // A rollback to the older bundle.
     let back = unpack_with(&bundles[0], &site, &["--json"]).ok().json();
     assert_eq!((back["written"].as_u64(), back["linksWritten"].as_u64()), (Some(0), Some(1)), "{back}");
     registry.assert_serves(name, "latest", &old);

@@ -140,7 +140,7 @@ fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
         assert_eq!(before, (Tree::of(&one), Tree::of(&two)));
         unpack(&world.bundle, &site).ok();
         assert_eq!(Tree::of(&site).difference(&Tree::of(&world.site)), Vec::<String>::new());
-        // And from a pipe.
+        // The same from a pipe.
         let script = format!("cat all.tar.zst.* | {} verify -", env!("CARGO_BIN_EXE_unbundle"));
         assert!(shell(&directory, &script).starts_with("sound:"));
     }
@@ -500,7 +500,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
     let intact = fs::read(file_with_recovery()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    // Of the protected bytes.
+    // 5% of the protected bytes, the redundancy of the bundle.
     let max_damage = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
     for (what, start, len) in [
         ("the beginning", 0, max_damage),

@@ -77,7 +77,8 @@ impl Web {
 
 /// Starts an nginx with the configuration for a directory of its own and a free port.
 pub(super) fn start_nginx(configuration: impl Fn(&Path, u16) -> String) -> (Daemon, u16, TempDir) {
-    // nginx cannot listen on any free port, and another process may use a port between finding and binding it.
+    // nginx cannot listen on any free port, and another process may use a port between finding and binding
+    // it.
     for _ in 0..10 {
         let (directory, port) = (TempDir::new().expect("create a temporary directory"), free_port());
         let config = directory.path().join("nginx.conf");
