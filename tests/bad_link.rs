@@ -1,16 +1,16 @@
-//! `bad-link ADDRESS SERVER`: a TCP proxy that is a long, narrow and unreliable line to one server, for
-//! `scripts/bench-pull`. Works until its stdin closes, and then tells as JSON what it has carried.
+//! `bad-link ADDRESS SERVER`: a TCP proxy that simulates a slow, lossy link to one server, for
+//! `scripts/bench-pull`. Runs until its stdin closes, then prints its counters as JSON.
 //!
-//! Latency is a delay line: what comes in goes out half a round trip later, however much is on its way. So is opening
-//! a connection, which costs one round trip. A connection sends as TCP does: ten segments at first, one byte more for
-//! every byte that is acknowledged, and never more than a window in a round trip. All connections share one line.
+//! Data is delayed by half a round trip in each direction, independent of the amount in flight. Opening a
+//! connection costs one round trip. A connection sends like TCP: ten segments at first, one more byte per
+//! acknowledged byte, and at most a window per round trip. All connections share the bandwidth of the link.
 //!
-//! A share of the connections is reset (RST, not FIN). Clients keep connections open, some for all that they fetch, so
-//! this share alone would only say how many connections a client opens. Therefore everything that could be a
-//! connection counts as one: every *exchange*, which begins when the client speaks after the server has, and within a
-//! long one every further *span* of bytes. What is doomed breaks at a random segment of the answer, or of the span;
-//! before the first one, it looks like a connection that a middlebox has forgotten. The length of an answer is what
-//! its head says (HTTP/1, without TLS).
+//! A percentage of the exchanges is reset (RST, not FIN). Clients reuse connections to different degrees, so
+//! a percentage of the connections would favor clients that open few of them. Instead, an *exchange* begins
+//! when the client sends after the server has sent, and a long response is divided into *spans* of bytes,
+//! each of which can be reset as well. A doomed span breaks at a random segment. If it breaks before the
+//! first one, it looks like a connection that a middlebox has dropped. The length of a response follows from
+//! its header (HTTP/1 without TLS).
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write as _};
@@ -23,68 +23,67 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use rustix::net::sockopt::set_socket_linger;
 
-/// What arrives at once or not at all.
+/// Bytes per segment, the unit of loss.
 const SEGMENT: u64 = 1460;
-/// What a connection may send before anything is acknowledged (RFC 6928).
+/// Initial congestion window in bytes (RFC 6928).
 const FIRST_WINDOW: usize = 10 * 1460;
-/// What is read, and takes its turn on the line, at once.
+/// Maximum number of bytes that are read and sent on the link at once.
 const CHUNK: usize = 64 << 10;
-/// How much may wait for the line, as in the buffer of a router.
+/// Maximum queue of the link, like the buffer of a router.
 const BUFFER: Duration = Duration::from_millis(10);
 
-/// A long, narrow and unreliable line to one server.
+/// A slow, lossy link to one server.
 #[derive(Parser)]
 struct Args {
-    /// Listen here
+    /// Address to listen on
     address: String,
-    /// Pass everything on to this server
+    /// Server to forward to
     server: String,
-    /// A round trip takes this many milliseconds
+    /// Round-trip time in milliseconds
     #[arg(long, default_value_t = 50)]
     rtt: u64,
-    /// All connections together get this many Mbit/s in each direction
+    /// Bandwidth of all connections together, in Mbit/s per direction
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// The most that is on its way of one connection, in KiB. The default is what Linux advertises at most, unless
-    /// it is told otherwise
+    /// Maximum window of a connection in KiB. The default is the maximum that Linux advertises by default
     #[arg(long, default_value_t = 3072)]
     window: usize,
-    /// Reset so many exchanges of a hundred, and so many spans of long ones
+    /// Percentage of exchanges, and of spans of long ones, to reset
     #[arg(long, default_value_t = 0.0)]
     resets: f64,
-    /// A span is so many MiB
+    /// Span in MiB
     #[arg(long, default_value_t = 64)]
     span: u64,
-    /// Where chance begins
+    /// Seed of the random numbers
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 #[derive(Default)]
-struct Carried {
+struct Counters {
     connections: AtomicU64,
     exchanges: AtomicU64,
     resets: AtomicU64,
-    /// Bytes that clients were sent.
+    /// Bytes sent to clients.
     bytes: AtomicU64,
 }
 
 struct Link {
     args: Args,
-    up: Line,
-    down: Line,
-    carried: Carried,
+    up: Bandwidth,
+    down: Bandwidth,
+    counters: Counters,
 }
 
 fn main() -> io::Result<()> {
     let args = Args::parse();
     let listener = TcpListener::bind(&args.address)?;
-    let (up, down) = (Line::new(args.rate), Line::new(args.rate));
-    // The proxy has its threads until the process ends.
-    let link: &Link = Box::leak(Box::new(Link { args, up, down, carried: Carried::default() }));
+    let (up, down) = (Bandwidth::new(args.rate), Bandwidth::new(args.rate));
+    // Its threads run until the process ends.
+    let link: &Link = Box::leak(Box::new(Link { args, up, down, counters: Counters::default() }));
     thread::spawn(move || {
         for client in listener.incoming() {
-            let number = link.carried.connections.fetch_add(1, Relaxed);
+            let number = link.counters.connections.fetch_add(1, Relaxed);
             thread::spawn(move || match client.and_then(|client| Connection::new(link, client, number)) {
                 Ok(connection) => connection.run(),
                 Err(error) => eprintln!("connection {number}: {error}"),
@@ -92,7 +91,7 @@ fn main() -> io::Result<()> {
         }
     });
     io::stdin().read_to_end(&mut Vec::new())?;
-    let Carried { connections, exchanges, resets, bytes } = &link.carried;
+    let Counters { connections, exchanges, resets, bytes } = &link.counters;
     println!(
         r#"{{"connections":{},"exchanges":{},"resets":{},"bytes":{}}}"#,
         connections.load(Relaxed),
@@ -103,32 +102,32 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// What all connections share in one direction.
-struct Line {
+/// Bandwidth of the link in one direction, shared by all connections.
+struct Bandwidth {
     bytes_per_second: f64,
-    /// When it has sent what it was given.
-    free: Mutex<Instant>,
+    /// Time at which all queued bytes are sent.
+    idle_at: Mutex<Instant>,
 }
 
-impl Line {
+impl Bandwidth {
     fn new(megabits: u64) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let bytes_per_second = megabits as f64 * 125_000.0;
-        Self { bytes_per_second, free: Mutex::new(Instant::now()) }
+        Self { bytes_per_second, idle_at: Mutex::new(Instant::now()) }
     }
 
-    /// Sends so many bytes, and says when the last one is on its way.
+    /// Queues `bytes`, waiting while the queue is full, and returns the time at which they are sent.
     fn send(&self, bytes: usize) -> Instant {
         #[expect(clippy::cast_precision_loss, reason = "at most a chunk")]
-        let takes = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        let duration = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
         loop {
             let wait = {
-                let mut free = lock(&self.free);
+                let mut idle_at = lock(&self.idle_at);
                 let now = Instant::now();
-                let wait = free.saturating_duration_since(now).saturating_sub(BUFFER);
+                let wait = idle_at.saturating_duration_since(now).saturating_sub(BUFFER);
                 if wait.is_zero() {
-                    *free = (*free).max(now) + takes;
-                    return *free;
+                    *idle_at = (*idle_at).max(now) + duration;
+                    return *idle_at;
                 }
                 wait
             };
@@ -141,28 +140,28 @@ struct Connection<'a> {
     link: &'a Link,
     client: TcpStream,
     server: TcpStream,
-    up: Way,
-    down: Way,
-    fate: Mutex<Fate>,
-    broken: AtomicBool,
+    up: Direction,
+    down: Direction,
+    resets: Mutex<ResetSchedule>,
+    aborted: AtomicBool,
 }
 
-/// One direction of a connection: what is on its way.
+/// One direction of a connection.
 #[derive(Default)]
-struct Way {
-    state: Mutex<OnTheWay>,
+struct Direction {
+    state: Mutex<InFlight>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct OnTheWay {
-    /// What has been sent, and when it arrives. The last one is empty.
+struct InFlight {
+    /// Sent data with its time of arrival. An empty chunk ends the stream.
     sent: VecDeque<(Instant, Vec<u8>)>,
-    /// What has arrived, and when the sender hears of it.
-    arrived: VecDeque<(Instant, usize)>,
-    /// Bytes that were sent, and that the sender has not heard of.
+    /// Lengths of delivered chunks with the time at which their acknowledgment arrives.
+    delivered: VecDeque<(Instant, usize)>,
+    /// Bytes sent and not acknowledged yet.
     unacknowledged: usize,
-    /// How many bytes these may be.
+    /// Maximum of `unacknowledged`, in bytes.
     window: usize,
 }
 
@@ -171,13 +170,13 @@ impl<'a> Connection<'a> {
         let server = TcpStream::connect(&link.args.server)?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
-        let fate = Mutex::new(Fate::new(&link.args, number));
-        let (up, down) = (Way::default(), Way::default());
-        Ok(Self { link, client, server, up, down, fate, broken: AtomicBool::new(false) })
+        let resets = Mutex::new(ResetSchedule::new(&link.args, number));
+        let (up, down) = (Direction::default(), Direction::default());
+        Ok(Self { link, client, server, up, down, resets, aborted: AtomicBool::new(false) })
     }
 
-    /// Carries both directions until both have ended. After that the sockets are closed, and with them, if it was
-    /// so decided, the connection is reset. What happens to it the ends see: no error leaves this.
+    /// Forwards both directions until both have ended. Dropping the sockets then closes or resets the
+    /// connection. Errors abort it, which both ends notice, so none is returned.
     fn run(self) {
         let opened = Instant::now() + Duration::from_millis(self.link.args.rtt);
         let this = &self;
@@ -187,164 +186,167 @@ impl<'a> Connection<'a> {
                     this.abort();
                 }
             };
-            scope.spawn(move || end(this.take_in(&this.client, &this.up, &this.link.up, Some(opened))));
-            scope.spawn(move || end(this.take_in(&this.server, &this.down, &this.link.down, None)));
-            scope.spawn(move || end(this.give_out(&this.server, &this.up, false)));
-            scope.spawn(move || end(this.give_out(&this.client, &this.down, true)));
+            scope.spawn(move || end(this.receive(&this.client, &this.up, &this.link.up, Some(opened))));
+            scope.spawn(move || end(this.receive(&this.server, &this.down, &this.link.down, None)));
+            scope.spawn(move || end(this.deliver(&this.server, &this.up, false)));
+            scope.spawn(move || end(this.deliver(&this.client, &this.down, true)));
         });
     }
 
-    /// Reads from one end and sends it on its way.
-    fn take_in(
+    /// Reads from one end and queues the data on the link.
+    fn receive(
         &self,
         mut from: &TcpStream,
-        way: &Way,
-        line: &Line,
+        direction: &Direction,
+        bandwidth: &Bandwidth,
         opened: Option<Instant>,
     ) -> io::Result<()> {
-        let most = self.link.args.window << 10;
+        let max_window = self.link.args.window << 10;
         let latency = Duration::from_millis(self.link.args.rtt) / 2;
         let mut buffer = vec![0; CHUNK];
-        lock(&way.state).window = FIRST_WINDOW.min(most);
+        lock(&direction.state).window = FIRST_WINDOW.min(max_window);
         loop {
-            let room = self.room(way, most)?;
-            let read = from.read(&mut buffer[..room.min(CHUNK)])?;
+            let free = self.wait_for_window(direction, max_window)?;
+            let read = from.read(&mut buffer[..free.min(CHUNK)])?;
             let from_client = opened.is_some();
-            if from_client && read > 0 && lock(&self.fate).asked() {
-                self.link.carried.exchanges.fetch_add(1, Relaxed);
+            if from_client && read > 0 && lock(&self.resets).client_sent() {
+                self.link.counters.exchanges.fetch_add(1, Relaxed);
             }
             let arrives = opened.map_or(Instant::now(), |opened| opened.max(Instant::now()));
-            let arrives = arrives.max(line.send(read)) + latency;
-            let mut state = lock(&way.state);
+            let arrives = arrives.max(bandwidth.send(read)) + latency;
+            let mut state = lock(&direction.state);
             state.unacknowledged += read;
             state.sent.push_back((arrives, buffer[..read].to_vec()));
-            way.changed.notify_all();
+            direction.changed.notify_all();
             if read == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Waits until something may be sent, and says how many bytes.
-    fn room(&self, way: &Way, most: usize) -> io::Result<usize> {
-        let mut state = lock(&way.state);
+    /// Waits until the window has space, and returns how many bytes fit.
+    fn wait_for_window(&self, direction: &Direction, max_window: usize) -> io::Result<usize> {
+        let mut state = lock(&direction.state);
         loop {
-            if self.broken.load(Relaxed) {
+            if self.aborted.load(Relaxed) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             let now = Instant::now();
-            while let Some((_, bytes)) = state.arrived.front().copied().filter(|(heard, _)| *heard <= now) {
-                state.arrived.pop_front();
+            while let Some((_, bytes)) =
+                state.delivered.front().copied().filter(|(acked_at, _)| *acked_at <= now)
+            {
+                state.delivered.pop_front();
                 state.unacknowledged -= bytes;
-                state.window = (state.window + bytes).min(most);
+                state.window = (state.window + bytes).min(max_window);
             }
             if state.unacknowledged < state.window {
                 return Ok(state.window - state.unacknowledged);
             }
-            let wait = state.arrived.front().map_or(Duration::from_secs(1), |(heard, _)| *heard - now);
-            state = way.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            let wait =
+                state.delivered.front().map_or(Duration::from_secs(1), |(acked_at, _)| *acked_at - now);
+            state = direction.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// Lets arrive at the other end what is on its way.
-    fn give_out(&self, mut to: &TcpStream, way: &Way, is_answer: bool) -> io::Result<()> {
+    /// Writes the data in flight to the other end when it arrives.
+    fn deliver(&self, mut to: &TcpStream, direction: &Direction, is_response: bool) -> io::Result<()> {
         let latency = Duration::from_millis(self.link.args.rtt) / 2;
         loop {
             let (arrives, bytes) = {
-                let mut state = lock(&way.state);
+                let mut state = lock(&direction.state);
                 loop {
-                    if self.broken.load(Relaxed) {
+                    if self.aborted.load(Relaxed) {
                         return Ok(());
                     }
                     if let Some(next) = state.sent.pop_front() {
                         break next;
                     }
-                    state = way.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = direction.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             };
             thread::sleep(arrives.saturating_duration_since(Instant::now()));
             if bytes.is_empty() {
                 return to.shutdown(Shutdown::Write);
             }
-            let whole = if is_answer { lock(&self.fate).answered(&bytes) } else { bytes.len() };
-            to.write_all(&bytes[..whole])?;
-            if is_answer {
-                self.link.carried.bytes.fetch_add(whole as u64, Relaxed);
+            let passed = if is_response { lock(&self.resets).server_sent(&bytes) } else { bytes.len() };
+            to.write_all(&bytes[..passed])?;
+            if is_response {
+                self.link.counters.bytes.fetch_add(passed as u64, Relaxed);
             }
-            if whole < bytes.len() {
+            if passed < bytes.len() {
                 return self.reset();
             }
-            lock(&way.state).arrived.push_back((Instant::now() + latency, bytes.len()));
-            way.changed.notify_all();
+            lock(&direction.state).delivered.push_back((Instant::now() + latency, bytes.len()));
+            direction.changed.notify_all();
         }
     }
 
-    /// Has the client see that the connection is reset: a socket that does not linger says RST when it is closed.
+    /// Resets the connection of the client: closing a socket with a linger time of zero sends RST.
     fn reset(&self) -> io::Result<()> {
-        if !self.broken.load(Relaxed) {
-            self.link.carried.resets.fetch_add(1, Relaxed);
+        if !self.aborted.load(Relaxed) {
+            self.link.counters.resets.fetch_add(1, Relaxed);
             set_socket_linger(&self.client, Some(Duration::ZERO))?;
         }
         self.abort();
         Ok(())
     }
 
-    /// Has all threads of this connection end.
+    /// Ends all threads of this connection.
     fn abort(&self) {
-        self.broken.store(true, Relaxed);
-        let _ = self.client.shutdown(Shutdown::Read); // has ended before
+        self.aborted.store(true, Relaxed);
+        let _ = self.client.shutdown(Shutdown::Read); // may be shut down already
         let _ = self.server.shutdown(Shutdown::Both); // as above
-        for way in [&self.up, &self.down] {
-            // So that nobody is between looking and waiting.
-            drop(lock(&way.state));
-            way.changed.notify_all();
+        for direction in [&self.up, &self.down] {
+            // The lock ensures that no thread is between its check of `aborted` and its wait.
+            drop(lock(&direction.state));
+            direction.changed.notify_all();
         }
     }
 }
 
-/// When a connection is reset.
-struct Fate {
-    random: u64,
+/// The points at which a connection is reset.
+struct ResetSchedule {
+    state: u64,
     resets: f64,
     span: u64,
-    /// Whether the server has spoken last, or nobody has.
-    answered: bool,
-    /// Bytes that follow in this exchange after this span.
-    rest: u64,
-    /// Bytes that follow in this span.
+    /// True if the server has sent last, or nothing was sent.
+    is_idle: bool,
+    /// Bytes left of this exchange after this span.
+    after_span: u64,
+    /// Bytes left of this span.
     left: u64,
-    /// How many of these are still there when the connection ends.
-    doomed: Option<u64>,
+    /// Value of `left` at which the connection is reset. `None`: this span passes.
+    reset_at: Option<u64>,
 }
 
-impl Fate {
+impl ResetSchedule {
     fn new(args: &Args, number: u64) -> Self {
-        let random = args.seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(number << 20);
+        let state = args.seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(number << 20);
         let (resets, span) = (args.resets, args.span << 20);
-        Self { random, resets, span, answered: true, rest: 0, left: 0, doomed: None }
+        Self { state, resets, span, is_idle: true, after_span: 0, left: 0, reset_at: None }
     }
 
-    /// The client has spoken; says whether an exchange begins with that.
-    fn asked(&mut self) -> bool {
-        std::mem::take(&mut self.answered)
+    /// Records that the client sent data. Returns true if this begins an exchange.
+    fn client_sent(&mut self) -> bool {
+        std::mem::take(&mut self.is_idle)
     }
 
-    /// The server has sent these bytes; says how many of them arrive.
-    fn answered(&mut self, bytes: &[u8]) -> usize {
-        if !std::mem::replace(&mut self.answered, true) {
-            self.rest = answer_len(bytes);
-            self.begin();
+    /// Records that the server sent these bytes. Returns how many of them pass.
+    fn server_sent(&mut self, bytes: &[u8]) -> usize {
+        if !std::mem::replace(&mut self.is_idle, true) {
+            self.after_span = response_len(bytes);
+            self.begin_span();
         }
         let mut passed = 0;
         while passed < bytes.len() {
             if self.left == 0 {
-                // More than the head has told: as if it were a span.
-                self.rest = if self.rest == 0 { self.span } else { self.rest };
-                self.begin();
+                // More bytes than the header states count as another span.
+                self.after_span = if self.after_span == 0 { self.span } else { self.after_span };
+                self.begin_span();
             }
             let next = ((bytes.len() - passed) as u64).min(self.left);
-            if let Some(doomed) = self.doomed.filter(|doomed| self.left - next <= *doomed) {
-                return passed + usize::try_from(self.left - doomed).expect("within what was sent");
+            if let Some(reset_at) = self.reset_at.filter(|reset_at| self.left - next <= *reset_at) {
+                return passed + usize::try_from(self.left - reset_at).expect("within the sent bytes");
             }
             self.left -= next;
             passed += usize::try_from(next).expect("at most what was sent");
@@ -352,40 +354,39 @@ impl Fate {
         passed
     }
 
-    /// Begins a span.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "any segment of the span will do"
     )]
-    fn begin(&mut self) {
-        self.left = self.rest.min(self.span);
-        self.rest -= self.left;
-        let is_doomed = self.chance() * 100.0 < self.resets;
-        let segment = (self.chance() * self.left.div_ceil(SEGMENT) as f64) as u64;
-        self.doomed = is_doomed.then_some(self.left - segment * SEGMENT);
+    fn begin_span(&mut self) {
+        self.left = self.after_span.min(self.span);
+        self.after_span -= self.left;
+        let is_doomed = self.random() * 100.0 < self.resets;
+        let segment = (self.random() * self.left.div_ceil(SEGMENT) as f64) as u64;
+        self.reset_at = is_doomed.then_some(self.left - segment * SEGMENT);
     }
 
-    /// A number from 0 to 1 (splitmix64).
+    /// Returns a number in [0, 1) (splitmix64).
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-    fn chance(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
+    fn random(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
-/// How long an answer is that begins with these bytes.
-fn answer_len(begin: &[u8]) -> u64 {
+/// Returns the length of the response that begins with these bytes.
+fn response_len(begin: &[u8]) -> u64 {
     let text = String::from_utf8_lossy(begin);
-    let (head, _) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let (header, _) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let fields = header.lines().filter_map(|line| line.split_once(':'));
     let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let body = lengths.next().and_then(|(_, length)| length.trim().parse().ok()).unwrap_or(0);
-    head.len() as u64 + 4 + body
+    header.len() as u64 + 4 + body
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

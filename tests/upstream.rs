@@ -1,6 +1,6 @@
-//! `upstream DIR`: a stand-in for the internet, to try the programs against. Serves what the tests pack on loopback
-//! until its stdin closes, and writes into DIR what `airbundle pack` needs to know of it: `files.list`, `images.list`
-//! and `mirror.args` (one argument a line).
+//! `upstream DIR`: a stand-in for the internet, to try the programs against. Serves the tests' content on
+//! loopback until its stdin closes, and writes the arguments for `airbundle pack` into DIR: `files.list`,
+//! `images.list` and `mirror.args` (one argument per line).
 
 mod support;
 
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     for entry in upstream.images() {
         println!("  {} ({})", entry.reference, entry.image.platforms().join(", "));
     }
-    // The last line: whoever started this waits for it.
+    // The caller waits for this last line.
     println!("ready");
     io::stdin().read_to_end(&mut Vec::new()).expect("wait for stdin to close");
     ExitCode::SUCCESS

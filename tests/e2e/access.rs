@@ -1,5 +1,4 @@
-//! A part of a bundle: by name, by platform, one object; nothing is read that is not needed, and what a site holds of a
-//! bundle it says.
+//! Partial access to a bundle: selections by name and platform, single objects, and the bytes read for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -18,16 +17,16 @@ use crate::support::{random_bytes, sha256};
 
 const MIB: u64 = 1 << 20;
 
-/// A bundle, and the site that all of it makes.
-struct Whole {
+/// A bundle and the site that unpacking all of it yields.
+struct FullSite {
     directory: TempDir,
     bundle: PathBuf,
     site: Tree,
 }
 
-impl Whole {
+impl FullSite {
     fn new(content: &Content<'_>) -> Self {
-        let directory = tempfile::tempdir().expect("make a directory");
+        let directory = tempfile::tempdir().expect("create a directory");
         let bundle = directory.path().join("whole.tar.zst");
         content.write(&bundle);
         let site = directory.path().join("whole");
@@ -39,7 +38,7 @@ impl Whole {
         self.directory.path().join(name)
     }
 
-    /// Runs a verb with the bundle, a site of this name, and options.
+    /// Unpacks into the site of this name.
     fn unpack(&self, site: &str, options: &[&str]) -> Finished {
         let site = self.path(site);
         let args = [OsStr::new("unpack"), self.bundle.as_os_str(), site.as_os_str(), OsStr::new("--json")];
@@ -52,9 +51,9 @@ impl Whole {
         command.output().expect("start unbundle")
     }
 
-    /// Everything that a site of this name has is as on the whole one, but for its record.
+    /// Asserts that everything in a site except its record equals the full site, and returns its tree.
     #[track_caller]
-    fn has_nothing_else(&self, site: &str) -> Tree {
+    fn assert_subset(&self, site: &str) -> Tree {
         let tree = Tree::of(&self.path(site));
         for (path, entry) in &tree.0 {
             if path != Path::new("site.json") {
@@ -74,7 +73,7 @@ fn names(list: &Value, name: &str) -> Vec<String> {
     list.map(|entry| entry[name].as_str().expect("a name").to_owned()).collect()
 }
 
-/// The tags of a site: `k8s/quay.io/a/one:v1`.
+/// Returns the tags of a site, such as `k8s/quay.io/a/one:v1`.
 fn tags(tree: &Tree) -> BTreeSet<String> {
     let tag = |path: &Path| {
         let text = path.to_str()?.strip_prefix("registry/docker/registry/v2/repositories/")?;
@@ -84,11 +83,11 @@ fn tags(tree: &Tree) -> BTreeSet<String> {
     tree.files().filter_map(tag).collect()
 }
 
-/// Runs `unbundle`, and says how many bytes it has read of anything.
-fn reading<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64) {
+/// Runs `unbundle` and returns how many bytes it read from any source.
+fn run_counting_reads<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64) {
     let program = unbundle_command();
     let mut shell = Command::new("sh");
-    // What a process has read counts for who has waited for it.
+    // `/proc/PID/io` of a parent includes its reaped children.
     shell.args(["-c", r#""$@" >&2; code=$?; cat /proc/$$/io; exit $code"#, "sh"]);
     shell.arg(program.get_program()).args(args).env_remove("UNBUNDLE_TRUSTED_KEY");
     let finished = run(&mut shell);
@@ -98,16 +97,16 @@ fn reading<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> (Finished, u64
 }
 
 #[test]
-fn what_is_not_needed_is_not_read() {
+fn unselected_parts_of_a_bundle_are_not_read() {
     let content = Content::large();
-    let whole = Whole::new(&content);
-    let whole_len = fs::metadata(&whole.bundle).expect("look at the bundle").len();
-    assert!(whole_len > 31 * MIB, "{whole_len}");
-    let bundle = whole.bundle.as_os_str();
-    let [site, out] = ["part", "out"].map(|name| whole.path(name));
+    let full = FullSite::new(&content);
+    let bundle_len = fs::metadata(&full.bundle).expect("stat the bundle").len();
+    assert!(bundle_len > 31 * MIB, "{bundle_len}");
+    let bundle = full.bundle.as_os_str();
+    let [site, out] = ["part", "out"].map(|name| full.path(name));
     let layer = largest(&content.images[1].1).len() as u64;
     let kubelet = &content.files[1];
-    for (what, args, most) in [
+    for (what, args, limit) in [
         ("list", vec![OsStr::new("ls"), bundle], MIB),
         ("look", vec![OsStr::new("verify"), OsStr::new("--quick"), bundle], MIB),
         (
@@ -127,29 +126,29 @@ fn what_is_not_needed_is_not_read() {
             layer + MIB,
         ),
     ] {
-        let (finished, read) = reading(args);
+        let (finished, read) = run_counting_reads(args);
         finished.ok();
-        assert!(read < most, "{what}: {read} of at most {most}");
+        assert!(read < limit, "{what}: {read} of at most {limit}");
     }
     assert_eq!(fs::read(out).expect("read the object"), kubelet.1);
-    // A site that has all but one file has its own bytes hashed, and of the bundle that file read.
-    let site = whole.path("whole");
+    // If one file of a site is missing, `unpack` hashes the site and reads only that file from the bundle.
+    let site = full.path("whole");
     let kubectl = site.join("files/k8s/dl.k8s.io/kubectl");
     let bytes = fs::read(&kubectl).expect("read a file");
-    fs::remove_file(&kubectl).expect("remove it");
-    let hashed = whole_len + MIB;
-    let (finished, read) = reading([OsStr::new("unpack"), bundle, site.as_os_str()]);
+    fs::remove_file(&kubectl).expect("remove the file");
+    let hashed = bundle_len + MIB;
+    let (finished, read) = run_counting_reads([OsStr::new("unpack"), bundle, site.as_os_str()]);
     finished.ok();
     assert!(read < hashed + bytes.len() as u64, "{read}, {hashed} of them to look at the site");
-    assert_eq!(Tree::of(&site).difference(&whole.site), Vec::<String>::new());
-    let (finished, all) = reading([OsStr::new("verify"), bundle]);
+    assert_eq!(Tree::of(&site).difference(&full.site), Vec::<String>::new());
+    let (finished, all) = run_counting_reads([OsStr::new("verify"), bundle]);
     finished.ok();
-    assert!(all > whole_len && all < whole_len + MIB, "{all} of {whole_len}: everything once");
+    assert!(all > bundle_len && all < bundle_len + MIB, "{all} of {bundle_len}: everything once");
 }
 
-/// Two images that share a layer, one of them for two platforms with an attestation, one of another platform, a chart, a
+/// Two images that share a layer, a multi-platform image with an attestation, an arm64 image, a chart, a
 /// signature, and files.
-fn kinds() -> Content<'static> {
+fn all_kinds() -> Content<'static> {
     let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
     let image = |platform, seed| {
         let top = Layer::random(seed, 3000, Compression::Gzip);
@@ -178,16 +177,16 @@ fn kinds() -> Content<'static> {
 }
 
 #[test]
-fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
-    let content = kinds();
-    let whole = Whole::new(&content);
+fn wildcards_select_images_and_files_and_the_rest_can_follow() {
+    let content = all_kinds();
+    let full = FullSite::new(&content);
     let signature = content.images[1].0;
     for (number, (only, images, files)) in [
         (vec!["quay.io/b/arm:v1"], vec!["quay.io/b/arm:v1"], vec![]),
         (vec!["quay.io/b/*:v1"], vec!["quay.io/b/arm:v1"], vec![]),
         (vec!["quay.io/b/**"], vec!["quay.io/b/arm:v1", "quay.io/b/c/deep:v1"], vec![]),
         (vec!["**/deep:v?"], vec!["quay.io/b/c/deep:v1"], vec![]),
-        // A signature comes with what it is about.
+        // A signature is selected with its subject.
         (vec!["quay.io/a/multi:v1"], vec![signature, "quay.io/a/multi:v1"], vec![]),
         (
             vec!["quay.io/a/ch*", "dl.k8s.io/**/kube[cl]*"],
@@ -201,7 +200,7 @@ fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
     {
         let options: Vec<_> = only.iter().flat_map(|only| ["--only", only]).collect();
         let site = format!("part{number}");
-        let summary = whole.unpack(&site, &options).ok().json();
+        let summary = full.unpack(&site, &options).ok().json();
         assert_eq!(
             [
                 &summary["images"],
@@ -212,10 +211,10 @@ fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
             [images.len(), files.len(), 5, 3].map(Value::from).each_ref(),
             "{only:?}"
         );
-        let tree = whole.has_nothing_else(&site);
+        let tree = full.assert_subset(&site);
         let tagged = images.iter().map(|image| format!("k8s/{image}")).collect::<BTreeSet<_>>();
         assert_eq!(tags(&tree), tagged, "{only:?}");
-        let record = record(&whole.path(&site));
+        let record = record(&full.path(&site));
         let mut sorted = images.clone();
         sorted.sort_unstable();
         assert_eq!(names(&record["images"], "reference"), sorted, "{only:?}");
@@ -225,16 +224,16 @@ fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
             tree.files().filter_map(|path| path.strip_prefix("files").ok()).map(Path::to_path_buf).collect();
         assert_eq!(served, files.iter().map(PathBuf::from).collect::<Vec<_>>(), "{only:?}");
 
-        // From a pipe nothing can be left unread; the site is the same.
-        let piped = whole.path("piped");
+        // A pipe is read to its end; the site is the same.
+        let piped = full.path("piped");
         let args = [OsStr::new("unpack"), OsStr::new("-"), piped.as_os_str()];
-        unbundle_from(&whole.bundle, args.into_iter().chain(options.iter().map(OsStr::new))).ok();
+        unbundle_from(&full.bundle, args.into_iter().chain(options.iter().map(OsStr::new))).ok();
         assert_eq!(Tree::of(&piped).difference(&tree), Vec::<String>::new(), "{only:?}");
         fs::remove_dir_all(piped).expect("remove the site");
 
-        whole.unpack(&site, &[]).ok();
+        full.unpack(&site, &[]).ok();
         assert_eq!(
-            Tree::of(&whole.path(&site)).difference(&whole.site),
+            Tree::of(&full.path(&site)).difference(&full.site),
             Vec::<String>::new(),
             "{only:?}, and then the rest"
         );
@@ -242,12 +241,12 @@ fn names_with_wildcards_select_images_and_files_and_the_rest_comes_later() {
 }
 
 #[test]
-fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
-    let content = kinds();
-    let whole = Whole::new(&content);
+fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
+    let content = all_kinds();
+    let full = FullSite::new(&content);
     let multi = &content.images[2].1;
     let [amd64, arm64, attestation] = [0, 1, 2].map(|number| multi.children[number].root.digest.clone());
-    let site = whole.path("part");
+    let site = full.path("part");
     let platforms = || {
         let listed = unbundle([OsStr::new("images"), site.as_os_str(), OsStr::new("--json")]).ok().json();
         let images = listed["images"].as_array().expect("a list").iter();
@@ -261,9 +260,9 @@ fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
         site.join(format!("registry/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2])).exists()
     };
 
-    let summary = whole.unpack("part", &["--platform", "linux/amd64"]).ok().json();
+    let summary = full.unpack("part", &["--platform", "linux/amd64"]).ok().json();
     assert_eq!((&summary["images"], &summary["files"]), (&4.into(), &3.into()));
-    let tree = whole.has_nothing_else("part");
+    let tree = full.assert_subset("part");
     assert!(!tags(&tree).contains("k8s/quay.io/b/arm:v1"));
     let known = platforms();
     assert_eq!(known["quay.io/a/multi:v1"], r#"["linux/amd64"]"#);
@@ -271,40 +270,41 @@ fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
     assert!(!known.contains_key("quay.io/b/arm:v1"));
     assert!(has(&multi.root.digest) && has(&amd64) && has(&attestation) && !has(&arm64));
 
-    // The other platform joins it.
-    let summary = whole.unpack("part", &["--platform", "linux/arm64", "--only", "quay.io/**"]).ok().json();
+    // The other platform is added.
+    let summary = full.unpack("part", &["--platform", "linux/arm64", "--only", "quay.io/**"]).ok().json();
     assert_eq!((&summary["images"], &summary["files"]), (&4.into(), &0.into()));
     assert!(has(&arm64));
     let known = platforms();
     assert_eq!(known["quay.io/a/multi:v1"], r#"["linux/amd64","linux/arm64"]"#);
     assert_eq!(known["quay.io/b/arm:v1"], r#"["linux/arm64"]"#);
-    let mut expected = record(&whole.path("whole"));
+    let mut expected = record(&full.path("whole"));
     expected["bundles"][0]["partial"] = true.into();
     let mut found = record(&site);
     let multi_of = |record: &mut Value| {
         let images = record["images"].as_array_mut().expect("a list");
-        let multi = images.iter_mut().find(|image| image["reference"] == "quay.io/a/multi:v1").expect("it");
+        let multi =
+            images.iter_mut().find(|image| image["reference"] == "quay.io/a/multi:v1").expect("the image");
         let manifests = multi["manifests"].as_array_mut().expect("a list");
         manifests[1..].sort_by_key(ToString::to_string);
     };
-    // Sizes and all, however the parts came; only their order may be another one.
+    // Only the order of the manifests may depend on the order of the runs.
     multi_of(&mut expected);
     multi_of(&mut found);
     assert_eq!(found, expected);
 
-    let both = whole.path("both");
+    let both = full.path("both");
     let piped =
-        ["unpack", "-", both.to_str().expect("a plain path"), "--platform", "linux/amd64,linux/arm64"];
-    unbundle_from(&whole.bundle, piped).ok();
-    whole.unpack("part", &[]).ok();
-    let without_record = |tree: Tree| tree.difference(&whole.site);
+        ["unpack", "-", both.to_str().expect("a UTF-8 path"), "--platform", "linux/amd64,linux/arm64"];
+    unbundle_from(&full.bundle, piped).ok();
+    full.unpack("part", &[]).ok();
+    let without_record = |tree: Tree| tree.difference(&full.site);
     assert_eq!(without_record(Tree::of(&site)), Vec::<String>::new());
     assert_eq!(without_record(Tree::of(&both)).len(), 1, "the record says that a part was asked for");
 }
 
 #[test]
-fn what_selects_nothing_is_an_error_and_touches_nothing() {
-    let whole = Whole::new(&kinds());
+fn empty_selection_is_an_error_and_writes_nothing() {
+    let full = FullSite::new(&all_kinds());
     for (options, words) in [
         (&["--only", "pause:3.9"][..], &["`pause:3.9`", "unbundle ls", "nothing in the bundle"][..]),
         (&["--only", "quay.io/a/multi:v1", "--only", "*.deb"], &["`*.deb`", "nothing in the bundle"]),
@@ -316,15 +316,15 @@ fn what_selects_nothing_is_an_error_and_touches_nothing() {
         (&["--only", "a[b"], &["invalid value", "--only"]),
         (&["--platform", "amd64"], &["invalid value", "os/architecture"]),
     ] {
-        whole.unpack("none", options).failed(2, words);
-        assert!(!whole.path("none").exists(), "{options:?}");
+        full.unpack("none", options).failed(2, words);
+        assert!(!full.path("none").exists(), "{options:?}");
     }
 }
 
 #[test]
-fn cat_writes_any_object_of_a_file_or_a_pipe() {
-    let content = kinds();
-    let whole = Whole::new(&content);
+fn cat_writes_any_object_from_file_or_pipe() {
+    let content = all_kinds();
+    let full = FullSite::new(&content);
     let mut objects: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for (reference, image) in &content.images {
         objects.insert((*reference).to_owned(), image.manifest.to_vec());
@@ -334,44 +334,44 @@ fn cat_writes_any_object_of_a_file_or_a_pipe() {
         objects.insert((*path).to_owned(), bytes.clone());
         objects.insert(sha256(bytes), bytes.clone());
     }
-    let index = whole.cat("index.json", &[]).stdout;
-    let identity = unbundle([OsStr::new("ls"), OsStr::new("--json"), whole.bundle.as_os_str()]).ok().json();
+    let index = full.cat("index.json", &[]).stdout;
+    let identity = unbundle([OsStr::new("ls"), OsStr::new("--json"), full.bundle.as_os_str()]).ok().json();
     assert_eq!(identity["identity"], sha256(&index));
     objects.insert(sha256(&index), index);
     objects.insert("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
-    let out = whole.path("out");
+    let out = full.path("out");
     for (name, bytes) in &objects {
-        let written = whole.cat(name, &[]);
+        let written = full.cat(name, &[]);
         assert!(written.status.success() && written.stdout == *bytes, "{name}: {written:?}");
-        let piped = ["cat", "-", name, "-o", out.to_str().expect("a plain path")];
-        unbundle_from(&whole.bundle, piped).ok();
+        let piped = ["cat", "-", name, "-o", out.to_str().expect("a UTF-8 path")];
+        unbundle_from(&full.bundle, piped).ok();
         assert_eq!(fs::read(&out).expect("read the object"), *bytes, "{name}");
     }
     let missing = format!("sha256:{}", "0".repeat(64));
     for name in ["quay.io/a/multi:v2", "dl.k8s.io/release", &missing, "nothing"] {
-        let finished = unbundle([OsStr::new("cat"), whole.bundle.as_os_str(), OsStr::new(name)]);
+        let finished = unbundle([OsStr::new("cat"), full.bundle.as_os_str(), OsStr::new(name)]);
         assert_eq!(finished.failed(2, &[name, "unbundle ls"]).stdout, "");
     }
 }
 
 #[test]
-fn cat_completes_nothing_that_is_wrong() {
+fn cat_never_completes_corrupt_output() {
     let content = Content::large();
-    let whole = Whole::new(&content);
+    let full = FullSite::new(&content);
     let (path, bytes) = &content.files[0];
-    let mut damaged = fs::read(&whole.bundle).expect("read the bundle");
+    let mut damaged = fs::read(&full.bundle).expect("read the bundle");
     flip_in(&mut damaged, &bytes[4 << 20..]);
-    fs::write(&whole.bundle, damaged).expect("write the bundle");
-    let written = whole.cat(path, &[]);
+    fs::write(&full.bundle, damaged).expect("write the bundle");
+    let written = full.cat(path, &[]);
     assert_eq!(written.status.code(), Some(7), "{}", String::from_utf8_lossy(&written.stderr));
     assert!(written.stdout.len() < bytes.len() && bytes.starts_with(&written.stdout));
-    let out = whole.path("out");
+    let out = full.path("out");
     fs::write(&out, "before").expect("write a file");
-    let written = whole.cat(path, &["--output", out.to_str().expect("a plain path")]);
+    let written = full.cat(path, &["--output", out.to_str().expect("a UTF-8 path")]);
     assert_eq!((written.status.code(), written.stdout.len()), (Some(7), 0));
-    assert_eq!(fs::read(&out).expect("read it"), b"before");
-    assert!(!whole.path("out.partial").exists());
-    // What is damaged elsewhere does not matter.
-    let written = whole.cat("quay.io/a/one:v1", &[]);
+    assert_eq!(fs::read(&out).expect("read the file"), b"before");
+    assert!(!full.path("out.partial").exists());
+    // Corruption of another object does not matter.
+    let written = full.cat("quay.io/a/one:v1", &[]);
     assert_eq!(written.stdout, content.images[0].1.manifest.to_vec());
 }

@@ -1,5 +1,5 @@
-//! Everything an image has: its platforms, what is attached to it, layers that lie elsewhere, and things that are no
-//! images at all; from a registry into a bundle, and from the site's registry and nginx to the clients.
+//! Platforms, referrers, cosign artifacts, foreign layers and non-image artifacts: from a registry into a
+//! bundle, and from the site's registry and nginx to clients.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
-use crate::program::{Finished, airbundle, unbundle};
+use crate::pack_job::{LIST, OUTPUT, PackJob};
+use crate::program::{airbundle, unbundle};
 use crate::support::clients::{Dockerd, Podman, skopeo_pull, skopeo_raw_manifest};
 use crate::support::fake::{Content, Fake, Reply};
 use crate::support::image::{
@@ -23,49 +24,26 @@ use crate::support::{Bytes, sha256};
 
 const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-struct Job {
-    directory: TempDir,
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn pack(&self, more: &[&str]) -> Finished {
-        let (list, output) = (self.path("all.list"), self.path("out.tar.zst"));
-        let args = ["pack", list.to_str().expect("UTF-8"), "-o", output.to_str().expect("UTF-8")];
-        airbundle([&args, more].concat())
-    }
-
-    /// A lock makes the bundle that is there.
+impl PackJob {
+    /// Asserts that a lock packs the existing bundle.
     #[track_caller]
-    fn packs_the_same_from(&self, lock: &str, more: &[&str]) {
-        let again = self.path("again.tar.zst");
-        airbundle([&["pack", lock, "-o", again.to_str().expect("UTF-8")], more].concat()).ok();
-        let bytes = |path| fs::read(path).expect("read a bundle");
-        assert!(bytes(again) == bytes(self.path("out.tar.zst")), "another bundle from the lock");
+    fn assert_lock_packs_the_same(&self, lock: &str, options: &[&str]) {
+        let again = self.text("again.tar.zst");
+        airbundle([&["pack", lock, "-o", &again], options].concat()).ok();
+        assert!(fs::read(again).expect("read a bundle") == self.bundle(), "the lock packs another bundle");
     }
 
-    /// The references in the bundle.
+    /// Returns the references in the bundle.
     fn references(&self) -> Vec<String> {
-        let listing =
-            unbundle(["ls".as_ref(), self.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
+        let listing = unbundle(["ls", &self.text(OUTPUT), "--json"]).ok().json();
         let images = listing["images"].as_array().expect("images").iter();
         images.map(|image| image["reference"].as_str().expect("a reference").to_owned()).collect()
     }
 
-    /// Unpacks, and serves the site with a registry.
-    fn site(&self) -> Registry {
-        let site = self.path("site");
-        unbundle(["unpack".as_ref(), self.path("out.tar.zst").as_os_str(), site.as_os_str()]).ok();
-        Registry::serve(&site.join("registry"))
+    /// Unpacks the bundle and serves the site with a registry.
+    fn serve_site(&self) -> Registry {
+        unbundle(["unpack", &self.text(OUTPUT), &self.text("site")]).ok();
+        Registry::serve(&self.path("site/registry"))
     }
 }
 
@@ -86,7 +64,7 @@ fn json_of(descriptor: &Descriptor) -> Value {
     json!({ "mediaType": descriptor.media_type, "digest": descriptor.digest, "size": descriptor.size })
 }
 
-/// A manifest of these parts, the config first, with more members.
+/// A manifest of these parts (the config first) with additional members.
 fn manifest(parts: Vec<(Descriptor, Bytes)>, more: &Value) -> Image {
     let layers: Vec<_> = parts[1..].iter().map(|(descriptor, _)| json_of(descriptor)).collect();
     let mut json = json!({
@@ -101,7 +79,7 @@ fn manifest(parts: Vec<(Descriptor, Bytes)>, more: &Value) -> Image {
     Image { root, manifest, parts, children, platform: None, annotations }
 }
 
-/// What cosign pushes: an image of one layer, which says what is signed.
+/// An image of one layer as cosign pushes it, whose payload names the signed digest.
 fn signature(kind: &str, subject: &Image) -> Image {
     let payload =
         json!({ "critical": { "image": { "docker-manifest-digest": subject.root.digest }, "type": kind } });
@@ -114,14 +92,14 @@ fn signature(kind: &str, subject: &Image) -> Image {
     manifest(parts, &json!({}))
 }
 
-/// An artifact that names its subject.
+/// An artifact with a `subject`.
 fn referrer(kind: &str, subject: &Image) -> Image {
     let parts = vec![part(OCI_EMPTY, b"{}"), part("application/json", kind.as_bytes())];
     manifest(parts, &json!({ "artifactType": kind, "subject": json_of(&subject.root) }))
 }
 
-/// How the referrers API names it.
-fn listed(image: &Image, kind: &str) -> Value {
+/// Returns the descriptor of a referrer as the referrers API lists it.
+fn referrers_entry(image: &Image, kind: &str) -> Value {
     let mut json = json_of(&image.root);
     json["artifactType"] = kind.into();
     json["annotations"] = json!({ "org.example.kind": kind });
@@ -129,60 +107,64 @@ fn listed(image: &Image, kind: &str) -> Value {
 }
 
 #[test]
-fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
-    let directory = tempdir().expect("make a temporary directory");
+fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
+    let directory = tempdir().expect("create a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let index = Image::index(Format::Oci, vec![image("linux/amd64"), image("linux/arm64")]);
     upstream.push("team/app", "1", &index);
     upstream.push("team/app", "2", &index);
-    let (root, child, left_out) = (&index, &index.children[0], &index.children[1]);
-    let attached = [
+    let (root, child, omitted) = (&index, &index.children[0], &index.children[1]);
+    let artifacts = [
         (format!("{}.sig", tag_of(&root.root.digest)), signature("signature", root)),
         (format!("{}.att", tag_of(&root.root.digest)), signature("attestation", root)),
         (format!("{}.sbom", tag_of(&child.root.digest)), signature("sbom", child)),
     ];
-    for (tag, image) in &attached {
+    for (tag, image) in &artifacts {
         upstream.push("team/app", &**tag, image);
     }
-    let of_left_out = signature("signature", left_out);
-    upstream.push("team/app", &*format!("{}.sig", tag_of(&left_out.root.digest)), &of_left_out);
-    // Referrers by the fall-back tag, and one of a referrer.
+    let of_omitted = signature("signature", omitted);
+    upstream.push("team/app", &*format!("{}.sig", tag_of(&omitted.root.digest)), &of_omitted);
+    // Referrers by fallback tag, and a referrer of a referrer.
     let (sbom, of_sbom) = (referrer("application/spdx+json", root), referrer("application/x-sig", root));
-    let referrers =
-        Image { children: vec![sbom.clone()], ..index_of(&[listed(&sbom, "application/spdx+json")]) };
+    let referrers = Image {
+        children: vec![sbom.clone()],
+        ..index_of(&[referrers_entry(&sbom, "application/spdx+json")])
+    };
     upstream.push("team/app", &*tag_of(&root.root.digest), &referrers);
-    let deeper =
-        Image { children: vec![of_sbom.clone()], ..index_of(&[listed(&of_sbom, "application/x-sig")]) };
+    let deeper = Image {
+        children: vec![of_sbom.clone()],
+        ..index_of(&[referrers_entry(&of_sbom, "application/x-sig")])
+    };
     upstream.push("team/app", &*tag_of(&sbom.root.digest), &deeper);
 
     let name = format!("{}/team/app", upstream.addr());
-    let job = Job::new(&format!("{name}:1\n{name}:2\n"));
-    job.pack(&[]).ok();
+    let job = PackJob::new(&format!("{name}:1\n{name}:2\n"));
+    job.pack().ok();
     assert_eq!(job.references(), [format!("{name}:1"), format!("{name}:2")]);
     let before = upstream.requests().len();
-    job.pack(&["--platform", "linux/amd64", "--with", "signatures,sboms"]).ok();
+    job.pack_with(&["--platform", "linux/amd64", "--with", "signatures,sboms"]).ok();
     let tag = |image: &Image, end: &str| format!("{name}:{}{end}", tag_of(&image.root.digest));
     let mut expected = vec![format!("{name}:1"), format!("{name}:2"), tag(root, ".sig"), tag(child, ".sbom")];
     expected.sort();
     assert_eq!(job.references(), expected);
-    // What is not there costs a HEAD and nothing more.
+    // A missing tag costs one HEAD.
     let requests = upstream.requests().split_off(before);
     assert!(!requests.iter().any(|request| request.method == "GET" && request.status == 404), "{requests:?}");
 
-    job.pack(&["--platform", "linux/amd64", "--with", "all"]).ok();
+    job.pack_with(&["--platform", "linux/amd64", "--with", "all"]).ok();
     expected.extend([tag(root, ".att"), tag(root, ""), tag(&sbom, "")]);
     expected.sort();
     assert_eq!(job.references(), expected);
-    let listing = unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str()]).ok().stdout;
+    let listing = unbundle(["ls", &job.text(OUTPUT)]).ok().stdout;
     assert!(listing.contains("and 5 attached") && !listing.contains("sha256-"), "{listing}");
-    let bundle = fs::read(job.path("out.tar.zst")).expect("read the bundle");
-    job.pack(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
-    assert!(fs::read(job.path("out.tar.zst")).expect("read the bundle") == bundle, "the same bytes");
+    let bundle = job.bundle();
+    job.pack_with(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
+    assert!(job.bundle() == bundle, "the same bytes");
 
-    let site = job.site();
-    // An engine has no place for signatures, and nobody is told so.
+    let site = job.serve_site();
+    // Engines do not store signatures; skipping them is not reported.
     let archives = job.path("archives");
-    fs::create_dir(&archives).expect("make a directory");
+    fs::create_dir(&archives).expect("create a directory");
     let (site_path, archives) = (job.path("site"), archives.to_str().expect("UTF-8").to_owned());
     let load =
         ["images", site_path.to_str().expect("UTF-8"), "--load", "oci-archive", "--platform", "linux/amd64"];
@@ -190,7 +172,7 @@ fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
     assert!(!loaded.stderr.contains("left out"), "{loaded:#?}");
     assert_eq!(fs::read_dir(&archives).expect("list a directory").count(), 2);
     let repository = repository_at(&site, "team/app");
-    for (tag, image) in &attached {
+    for (tag, image) in &artifacts {
         site.assert_serves(&repository, &**tag, image);
     }
     site.assert_serves(&repository, &*tag_of(&root.root.digest), &referrers);
@@ -199,26 +181,26 @@ fn what_cosign_has_attached_is_packed_and_served_by_a_registry_and_by_nginx() {
         let reference = |tag: &str| format!("{addr}/{repository}:{tag}");
         let raw = skopeo_raw_manifest(&reference(&tag_of(&root.root.digest)));
         assert!(raw[..] == referrers.manifest[..], "{name}");
-        skopeo_pull(&reference(&attached[0].0), &job.path(name));
+        skopeo_pull(&reference(&artifacts[0].0), &job.path(name));
         skopeo_pull(&format!("{addr}/{repository}@{}", sbom.root.digest), &job.path(&format!("{name}-sbom")));
     };
     pulls(site.addr(), "by-registry");
-    let alone = NginxAlone::start(&job.path("site"));
+    let alone = NginxSite::start(&job.path("site"));
     pulls(&alone.addr, "by-nginx");
     assert_eq!(site.garbage_collect(&["--dry-run"]), [""; 0]);
 }
 
-/// A site that nginx serves alone, as `site start` starts it.
-struct NginxAlone {
+/// A site served by nginx alone, as `site start` runs it.
+struct NginxSite {
     addr: String,
     script: PathBuf,
 }
 
-impl NginxAlone {
+impl NginxSite {
     fn start(site: &Path) -> Self {
-        // nginx's workers are nobody in particular.
-        let above = site.parent().expect("a directory above");
-        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("let them in");
+        // nginx's workers run as an unprivileged user.
+        let above = site.parent().expect("a parent directory");
+        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("open the directory to nginx");
         let [files, registry] = [free_port(), free_port()].map(|port| port.to_string());
         let site_arg = site.to_str().expect("UTF-8");
         let options = ["--host", "localhost", "--ip", "127.0.0.1", "--tls", "off", "--files-port", &files];
@@ -233,17 +215,17 @@ impl NginxAlone {
     }
 }
 
-impl Drop for NginxAlone {
+impl Drop for NginxSite {
     fn drop(&mut self) {
         self.run("stop");
     }
 }
 
-/// The name of a repository at the site that ends so.
+/// Returns the full name of the site's repository that ends with `end`.
 fn repository_at(site: &Registry, end: &str) -> String {
     let catalogue =
-        ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("ask the registry");
-    let text = catalogue.into_body().read_to_string().expect("read the catalogue");
+        ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("request the catalog");
+    let text = catalogue.into_body().read_to_string().expect("read the catalog");
     let all: Value = serde_json::from_str(&text).expect("JSON");
     let names = all["repositories"].as_array().expect("repositories").iter().filter_map(Value::as_str);
     names
@@ -261,7 +243,7 @@ fn index_of(descriptors: &[Value]) -> Image {
 }
 
 #[test]
-fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_order_and_pages_they_come() {
+fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and_paging() {
     let subject = image("linux/amd64");
     let all = [referrer("application/a", &subject), referrer("application/b", &subject)];
     let mut bundles = Vec::new();
@@ -273,12 +255,12 @@ fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_ord
         }
         let pages = order.map(|number| {
             let kind = all[number].root.digest.clone();
-            index_of(&[listed(&all[number], &format!("application/{kind}"))]).manifest
+            index_of(&[referrers_entry(&all[number], &format!("application/{kind}"))]).manifest
         });
         let digest = subject.root.digest.clone();
         let fake = Fake::start(content, move |seen, reply| {
             let Some(rest) = seen.path.strip_prefix("/v2/team/app/referrers/") else {
-                // The registry itself, to who asks whether it speaks https.
+                // `/v2/` is requested to detect HTTPS.
                 return if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply };
             };
             let empty = index_of(&[]).manifest;
@@ -293,21 +275,21 @@ fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_ord
             }
         });
         let mirror = format!("registry.example=http://{}", fake.addr());
-        let job = Job::new("registry.example/team/app:1\n");
-        let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
-        job.pack(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
+        let job = PackJob::new("registry.example/team/app:1\n");
+        let lock = job.text("airbundle.lock.json");
+        job.pack_with(&["--mirror", &mirror, "--with", "referrers", "--write-lock", &lock]).ok();
         let tag = tag_of(&subject.root.digest);
-        job.packs_the_same_from(&lock, &["--mirror", &mirror]);
-        // The bundle says which of its indexes no registry has.
-        let told = unbundle(["ls".as_ref(), "--lock".as_ref(), job.path("out.tar.zst").as_os_str()]).ok();
+        job.assert_lock_packs_the_same(&lock, &["--mirror", &mirror]);
+        // The lock marks indexes that no registry stores.
+        let told = unbundle(["ls", "--lock", &job.text(OUTPUT)]).ok();
         assert_eq!(told.stdout, fs::read_to_string(&lock).expect("read the lock"));
-        // What was made of the answers of the API has no name there that could move.
+        // An index generated from the referrers API has no upstream tag that could move.
         airbundle(["lock", "--check", &lock, "--mirror", &mirror]).ok();
         assert_eq!(
             job.references(),
             ["registry.example/team/app:1".to_owned(), format!("registry.example/team/app:{tag}")]
         );
-        let site = job.site();
+        let site = job.serve_site();
         let repository = repository_at(&site, "team/app");
         let raw = skopeo_raw_manifest(&format!("{}/{repository}:{tag}", site.addr()));
         let index: Value = serde_json::from_slice(&raw).expect("JSON");
@@ -320,13 +302,13 @@ fn referrers_of_the_api_become_an_index_under_the_fall_back_tag_in_whichever_ord
         for image in &all {
             site.assert_serves(&repository, None, image);
         }
-        bundles.push(fs::read(job.path("out.tar.zst")).expect("read the bundle"));
+        bundles.push(job.bundle());
     }
     assert!(bundles[0] == bundles[1], "one bundle");
 }
 
 #[test]
-fn what_is_attached_and_cannot_be_had_is_an_error_and_not_left_out() {
+fn pack_fails_when_a_referrer_cannot_be_fetched() {
     let subject = image("linux/amd64");
     let tag = tag_of(&subject.root.digest);
     for (part, status, kind) in
@@ -339,20 +321,20 @@ fn what_is_attached_and_cannot_be_had_is_an_error_and_not_left_out() {
             move |seen, reply| if seen.path.contains(part) { Reply::status(status) } else { reply },
         );
         let mirror = format!("registry.example=http://{}", fake.addr());
-        let job = Job::new("registry.example/team/app:1\n");
+        let job = PackJob::new("registry.example/team/app:1\n");
         let object = if part.starts_with('.') { format!("{tag}{part}") } else { subject.root.digest.clone() };
         let words = [&*object, &status.to_string()];
-        job.pack(&["--mirror", &mirror, "--with", kind, "--retries", "0"]).failed(4, &words);
-        assert!(!job.path("out.tar.zst").exists());
+        job.pack_with(&["--mirror", &mirror, "--with", kind, "--retries", "0"]).failed(4, &words);
+        assert!(!job.output().exists());
     }
-    Job::new("registry.example/a:1\n").pack(&["--with", "everything"]).failed(2, &["everything"]);
+    PackJob::new("registry.example/a:1\n").pack_with(&["--with", "everything"]).failed(2, &["everything"]);
 }
 
-// ---- Platforms ---------------------------------------------------------------------------------------------------
+// ---- Platforms ----
 
 #[test]
-fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_is() {
-    let directory = tempdir().expect("make a temporary directory");
+fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available() {
+    let directory = tempdir().expect("create a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let all = ["linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
     upstream.push("team/app", "1", &Image::index(Format::Oci, all.map(image).to_vec()));
@@ -363,22 +345,21 @@ fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_i
         ("linux/arm64", vec!["linux/arm64/v8"]),
         ("linux/amd64,linux/arm/v6", vec!["linux/amd64", "linux/arm/v6"]),
     ] {
-        let job = Job::new(&format!("{name}\n"));
-        job.pack(&["--platform", wanted]).ok();
-        let listing =
-            unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
+        let job = PackJob::new(&format!("{name}\n"));
+        job.pack_with(&["--platform", wanted]).ok();
+        let listing = unbundle(["ls", &job.text(OUTPUT), "--json"]).ok().json();
         assert_eq!(listing["images"][0]["platforms"], json!(expected), "{wanted}");
     }
     let words = [&*name, "no linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
-    Job::new(&format!("{name}\n")).pack(&["--platform", "linux/arm/v5"]).failed(4, &words);
-    Job::new(&format!("{name} platform=linux/arm/v5\n")).pack(&[]).failed(4, &words);
+    PackJob::new(&format!("{name}\n")).pack_with(&["--platform", "linux/arm/v5"]).failed(4, &words);
+    PackJob::new(&format!("{name} platform=linux/arm/v5\n")).pack().failed(4, &words);
 }
 
-// ---- No plain images ---------------------------------------------------------------------------------------------
+// ---- Artifacts that are not images ----
 
 #[test]
-fn a_chart_an_artifact_and_an_image_with_zstd_layers_are_served_and_pulled() {
-    let directory = tempdir().expect("make a temporary directory");
+fn helm_chart_oci_artifact_and_zstd_image_are_served_and_pulled() {
+    let directory = tempdir().expect("create a temporary directory");
     let upstream = Registry::start(&directory.path().join("upstream"));
     let layer = Layer::files(&[("etc/motd", b"zstd")], Compression::Zstd);
     let all = [
@@ -391,9 +372,9 @@ fn a_chart_an_artifact_and_an_image_with_zstd_layers_are_served_and_pulled() {
         upstream.push(repository, "1.0.0", image);
         list += &[upstream.addr(), "/", repository, ":1.0.0\n"].concat();
     }
-    let job = Job::new(&list);
-    job.pack(&["--platform", "linux/amd64"]).ok();
-    let site = job.site();
+    let job = PackJob::new(&list);
+    job.pack_with(&["--platform", "linux/amd64"]).ok();
+    let site = job.serve_site();
     for (repository, image) in &all {
         let repository = repository_at(&site, repository);
         site.assert_serves(&repository, "1.0.0", image);
@@ -404,7 +385,7 @@ fn a_chart_an_artifact_and_an_image_with_zstd_layers_are_served_and_pulled() {
     Dockerd::start().ctr_pull(&reference);
 }
 
-// ---- Foreign layers ----------------------------------------------------------------------------------------------
+// ---- Foreign layers ----
 
 const FOREIGN: [&str; 2] = [
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
@@ -422,7 +403,7 @@ fn with_foreign_layer(media_type: &str, urls: &[String]) -> (Image, Bytes) {
 }
 
 #[test]
-fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobody() {
+fn foreign_layer_is_fetched_from_its_first_working_url_without_credentials() {
     for media_type in FOREIGN {
         let mut elsewhere = Content::default();
         let (_, bytes) = with_foreign_layer(media_type, &[]);
@@ -436,17 +417,16 @@ fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobo
         content.image("team/app:1", &image);
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
-        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        fs::write(job.path(".netrc"), "machine 127.0.0.1 login me password secret\n").expect("write a netrc");
-        let mut command = crate::program::airbundle_command();
-        command.args(["pack", "-o"]).arg(job.path("out.tar.zst")).arg(job.path("all.list"));
-        crate::program::run(command.env("HOME", job.directory.path())).ok();
+        let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
+        job.write(".netrc", "machine 127.0.0.1 login me password secret\n");
+        let mut command = job.command::<&str>(&[]);
+        crate::program::run(command.env("HOME", job.path(""))).ok();
         assert!(elsewhere.seen().iter().all(|seen| seen.header("authorization").is_none()));
-        let lock = job.path("airbundle.lock.json").to_str().expect("UTF-8").to_owned();
-        let list = job.path("all.list").to_str().expect("UTF-8").to_owned();
+        let lock = job.text("airbundle.lock.json");
+        let list = job.text(LIST);
         airbundle(["lock", &list, "-o", &lock]).ok();
-        job.packs_the_same_from(&lock, &[]);
-        let site = job.site();
+        job.assert_lock_packs_the_same(&lock, &[]);
+        let site = job.serve_site();
         let repository = repository_at(&site, "team/app");
         let served = site.blob(&repository, &sha256(&bytes)).expect("the layer at the site");
         assert!(served[..] == bytes[..]);
@@ -454,7 +434,7 @@ fn a_foreign_layer_is_fetched_from_the_first_of_its_urls_that_has_it_and_by_nobo
 }
 
 #[test]
-fn a_foreign_layer_that_no_url_has_comes_from_the_registry_or_is_an_error_that_names_a_url() {
+fn foreign_layer_without_a_working_url_falls_back_to_the_registry_or_fails_naming_a_url() {
     let elsewhere = Fake::honest(Content::default());
     let urls = [format!("http://{}/gone", elsewhere.addr())];
     let (image, bytes) = with_foreign_layer(FOREIGN[0], &urls);
@@ -466,8 +446,8 @@ fn a_foreign_layer_that_no_url_has_comes_from_the_registry_or_is_an_error_that_n
         }
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
-        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        let finished = job.pack(&[]);
+        let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
+        let finished = job.pack();
         if is_there {
             finished.ok();
         } else {
@@ -477,14 +457,14 @@ fn a_foreign_layer_that_no_url_has_comes_from_the_registry_or_is_an_error_that_n
 }
 
 #[test]
-fn a_foreign_layer_is_not_looked_for_with_other_than_http() {
+fn foreign_layer_urls_other_than_http_are_ignored() {
     for url in ["file:///etc/passwd", "ftp://a.example/layer", "nothing"] {
         let (image, bytes) = with_foreign_layer(FOREIGN[1], &[url.to_owned()]);
         let mut content = Content::default();
         content.image("team/app:1", &image);
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
-        let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        job.pack(&[]).failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
+        let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
+        job.pack().failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
     }
 }

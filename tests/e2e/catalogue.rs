@@ -1,4 +1,4 @@
-//! The catalogue, as nginx serves it and a browser shows it.
+//! The catalog page, served by nginx and rendered by a browser.
 
 use std::fs;
 
@@ -20,14 +20,14 @@ const REGISTRY: &str = "hub.kubespray.local:5000";
 const ESCAPE: &str = "\u{e00c}";
 const CONTROL: &str = "\u{e009}";
 
-/// A browser that shows the catalogue of a site.
-struct Shown {
+/// A browser that shows the catalog page of a site.
+struct CatalogPage {
     browser: Browser,
     web: Web,
     _directory: TempDir,
 }
 
-impl Shown {
+impl CatalogPage {
     fn new(record: &Record) -> Self {
         let directory = TempDir::new().unwrap();
         for file in &record.files {
@@ -41,7 +41,7 @@ impl Shown {
         Self { browser, web, _directory: directory }
     }
 
-    /// The row headers that can be seen, those of the section `name`.
+    /// Returns the visible row headers of the section `name`.
     fn rows(&self, name: &str) -> Vec<String> {
         let script = "[...document.querySelectorAll('#NAME tbody th')].filter((th) => th.checkVisibility())";
         let rows =
@@ -49,12 +49,12 @@ impl Shown {
         serde_json::from_value(rows).unwrap()
     }
 
-    /// What the page says about how much it shows.
+    /// Returns the counts that the page displays.
     fn counts(&self) -> Value {
         self.browser.run("return document.querySelector('nav').innerText.replace(/\\s+/g, ' ')")
     }
 
-    /// What Ctrl-V brings.
+    /// Returns the text that Ctrl-V pastes.
     fn pasted(&self) -> Value {
         self.browser.type_into("#search", &format!("{CONTROL}av"));
         let pasted = self.browser.run("return document.getElementById('search').value");
@@ -63,7 +63,7 @@ impl Shown {
     }
 }
 
-/// All that Kubespray v2.25.0 needs.
+/// A site record with everything Kubespray v2.25.0 needs.
 fn kubespray() -> Record {
     let (mut lists, mut problems) = (Lists::default(), Vec::new());
     lists.parse_into("files.list".as_ref(), FILES, &mut problems);
@@ -108,10 +108,10 @@ fn file(path: &str, url: &str) -> RecordedFile {
 }
 
 #[test]
-fn the_search_shows_what_has_all_its_words() {
+fn search_shows_entries_that_match_all_words() {
     let mut record = kubespray();
     record.files.push(file("k8s/f.example/Größe 1#.bin", "https://f.example/1"));
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     let shown = |query: &str| {
         page.browser.type_into("#search", &format!("{ESCAPE}{query}"));
         (page.rows("images"), page.rows("files"), page.counts())
@@ -121,16 +121,16 @@ fn the_search_shows_what_has_all_its_words() {
     let (images, files, counts) = shown("CILIUM oper");
     assert_eq!((images, files), (vec!["quay.io/cilium/operator:v1.15.4".to_owned()], vec![]));
     assert_eq!(counts, "Images 1 of 57 Files 0 of 24");
-    // By what it is called here, by what cannot be seen in full, by where it leads to.
+    // By the name on the site, by text that is partly hidden, by link target.
     assert_eq!(shown("5000/k8s/registry.k8s.io/pause").0, ["registry.k8s.io/pause:3.9"]);
     let digest = Digest::of(b"registry.k8s.io/pause:3.9").hex();
     assert_eq!(shown(&digest[48..]).0, ["registry.k8s.io/pause:3.9"]);
     assert_eq!(shown("k8s/f.example/größe 1#").1, ["Größe 1#.bin"]);
     let (images, files, counts) = shown("nowhere");
     assert_eq!((images.len(), files.len(), counts), (0, 0, json!("Images 0 of 57 Files 0 of 24")));
-    let told = page.browser.run("return document.querySelector('main').innerText");
+    let nodes = page.browser.run("return document.querySelector('main').innerText");
     for text in ["No image matches.", "No file matches."] {
-        assert!(told.as_str().unwrap().contains(text), "{told}");
+        assert!(nodes.as_str().unwrap().contains(text), "{nodes}");
     }
 
     let (images, files, counts) = shown("");
@@ -138,13 +138,13 @@ fn the_search_shows_what_has_all_its_words() {
 }
 
 #[test]
-fn a_thousand_images_and_a_thousand_files_are_searched_as_well() {
+fn search_works_with_a_thousand_images_and_a_thousand_files() {
     let mut record = Record::new("files".into(), "registry".into());
     for n in 0..1000 {
         record.images.push(image(&format!("r.example/app-{n}:v1"), &format!("team/app-{n}"), Some("v1")));
         record.files.push(file(&format!("k8s/f.example/{n}.bin"), &format!("https://f.example/{n}.bin")));
     }
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     assert_eq!((page.rows("images").len(), page.rows("files").len()), (1000, 1000));
     page.browser.type_into("#search", "-99");
     assert_eq!(page.counts(), "Images 11 of 1000 Files 0 of 1000");
@@ -153,17 +153,17 @@ fn a_thousand_images_and_a_thousand_files_are_searched_as_well() {
 }
 
 #[test]
-fn what_is_copied_is_complete_over_plain_http_too() {
-    let page = Shown::new(&kubespray());
+fn copy_buttons_copy_complete_text_over_plain_http() {
+    let page = CatalogPage::new(&kubespray());
     let copied = |what: &str| {
         page.browser.click(&format!("button[aria-label='Copy {what}']"));
-        let told = format!(
+        let nodes = format!(
             "return [...document.querySelectorAll('[role=status]')].some((e) => e.textContent === 'Copied {what}')"
         );
-        page.browser.wait_for(&told);
+        page.browser.wait_for(&nodes);
         page.pasted()
     };
-    // Loopback is a secure context; a site is none, and has no such clipboard.
+    // Loopback is a secure context; a site over plain HTTP is not and has no `navigator.clipboard`.
     for clipboard in ["navigator.clipboard", "undefined"] {
         let shadow = format!("Object.defineProperty(navigator, 'clipboard', {{ value: {clipboard} }})");
         page.browser.open(&page.web.url(""));
@@ -184,12 +184,12 @@ fn what_is_copied_is_complete_over_plain_http_too() {
 }
 
 #[test]
-fn without_the_script_all_of_it_can_be_read() {
+fn page_is_readable_without_javascript() {
     let record = kubespray();
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     page.browser.command("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     page.browser.open(&page.web.url(""));
-    // `innerText` is what can be seen; nothing of it may be cut off by the style.
+    // `innerText` is the visible text; the style must not cut any of it off.
     let cut =
         "return [...document.querySelectorAll('body *')].filter((e) => e.scrollWidth > e.clientWidth + 1
         && getComputedStyle(e).overflowX !== 'visible' && !e.matches('.unseen')).map((e) => e.outerHTML)";
@@ -234,7 +234,7 @@ fn every_link_leads_to_its_file() {
             .files
             .push(file(&format!("k8s/odd.example/x:y/{name}"), &format!("https://odd.example/{name}")));
     }
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     let links =
         page.browser.run("return [...document.querySelectorAll('#files tbody a')].map((a) => a.href)");
     let links = links.as_array().unwrap();
@@ -247,19 +247,19 @@ fn every_link_leads_to_its_file() {
 }
 
 #[test]
-fn the_page_asks_for_nothing_and_may_not() {
+fn page_makes_no_request_and_its_csp_forbids_any() {
     let mut record = kubespray();
     record.bundles[0].title = Some("<script>window.hostile = 1</script>".to_owned());
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     let own = page.web.url("");
-    let asked = page.browser.requests();
-    assert!(asked.iter().all(|url| *url == own || url.starts_with("data:")), "{asked:?}");
-    assert!(asked.contains(&own), "{asked:?}");
+    let requested = page.browser.requests();
+    assert!(requested.iter().all(|url| *url == own || url.starts_with("data:")), "{requested:?}");
+    assert!(requested.contains(&own), "{requested:?}");
     let paths: Vec<_> = page.web.requests().into_iter().map(|request| request.path).collect();
     assert_eq!(paths, ["/"]);
     assert_eq!(page.browser.console(), Vec::<Value>::new());
 
-    // Whatever got into it, the policy would stop it, even if it stayed on this server.
+    // The CSP must block injected content even if it stays on this server.
     let tries = "
         const add = (name, attributes) => document.body.append(Object.assign(document.createElement(name), attributes));
         add('script', { textContent: 'window.hostile = 1' });
@@ -278,7 +278,7 @@ fn the_page_asks_for_nothing_and_may_not() {
 }
 
 #[test]
-fn it_fits_every_screen_and_can_be_read_by_day_and_night() {
+fn page_fits_every_screen_in_light_and_dark_mode() {
     let mut record = kubespray();
     record.bundles[0].title = Some("W".repeat(200));
     let long = "long-name".repeat(13);
@@ -287,7 +287,7 @@ fn it_fits_every_screen_and_can_be_read_by_day_and_night() {
     record.images.push(image(&format!("r.example/{long}:{long}"), &long, Some(&long)));
     record.images[0].platforms = vec!["linux/riscv64".to_owned(); 9];
     record.files.push(file(&format!("k8s/{long}/{long}"), &format!("https://{long}/{long}")));
-    let page = Shown::new(&record);
+    let page = CatalogPage::new(&record);
     for width in [320, 390, 800, 801, 1400, 2560] {
         let size = json!({ "width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500 });
         page.browser.command("Emulation.setDeviceMetricsOverride", &size);
@@ -306,7 +306,7 @@ fn it_fits_every_screen_and_can_be_read_by_day_and_night() {
     assert_ne!(pages[0], pages[1]);
 }
 
-/// The elements whose text has less contrast than WCAG 2.2 wants at level AA (1.4.3).
+/// Selects the elements whose text has less contrast than WCAG 2.2 level AA requires (1.4.3).
 const WEAK_CONTRAST: &str = "
     const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
     const luminance = (colour) => parts(colour).slice(0, 3)
@@ -326,15 +326,15 @@ const WEAK_CONTRAST: &str = "
         .map((e) => e.outerHTML)";
 
 #[test]
-fn whoever_hears_the_page_finds_tables_landmarks_and_names() {
-    let page = Shown::new(&kubespray());
-    // Of these elements some browsers forget what they are when the style lays them out in another way.
+fn screen_reader_gets_tables_landmarks_and_names() {
+    let page = CatalogPage::new(&kubespray());
+    // Some browsers drop the role of these elements when their `display` changes.
     let silent =
         "return document.querySelectorAll(':is(table, thead, tbody, tr, th, td):not([role])').length";
     assert_eq!(page.browser.run(silent), 0);
-    // As this browser tells it to a screen reader.
-    let told = page.browser.accessibility();
-    let count = |role: &str| told.iter().filter(|(known, _)| known == role).count();
+    // The accessibility tree that a screen reader gets.
+    let nodes = page.browser.accessibility();
+    let count = |role: &str| nodes.iter().filter(|(known, _)| known == role).count();
     for (role, times) in [
         ("banner", 1),
         ("search", 1),
@@ -358,7 +358,7 @@ fn whoever_hears_the_page_finds_tables_landmarks_and_names() {
         ("link", "kubelet"),
         ("button", "Copy the digest of registry.k8s.io/pause:3.9"),
     ] {
-        assert!(told.iter().any(|(role, name)| (role.as_str(), name.as_str()) == expected), "{expected:?}");
+        assert!(nodes.iter().any(|(role, name)| (role.as_str(), name.as_str()) == expected), "{expected:?}");
     }
-    assert!(told.iter().all(|(role, name)| role != "button" || !name.is_empty()));
+    assert!(nodes.iter().all(|(role, name)| role != "button" || !name.is_empty()));
 }

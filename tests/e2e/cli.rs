@@ -1,4 +1,4 @@
-//! What a user sees: help, errors, exit codes, and output for a person, a log and a program.
+//! The command line: help, errors, exit codes, and output for terminals, logs and programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -21,13 +21,13 @@ use crate::support::{random_bytes, sha256};
 const AIRBUNDLE: &str = env!("CARGO_BIN_EXE_airbundle");
 const UNBUNDLE: &str = env!("CARGO_BIN_EXE_unbundle");
 
-/// A path as an argument.
+/// Returns a path as a command-line argument.
 fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
+    path.to_str().expect("a UTF-8 path")
 }
 
 #[test]
-fn the_help_of_every_verb_names_its_arguments_and_options() {
+fn help_of_every_verb_names_its_arguments_and_options() {
     for (program, args, words) in [
         (AIRBUNDLE, &["--help"][..], &["pack", "lists", "image", "--version"][..]),
         (
@@ -112,7 +112,7 @@ fn the_help_of_every_verb_names_its_arguments_and_options() {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
+fn usage_error_exits_with_2_and_names_the_cause() {
     let directory = directory();
     let list = write_list(directory.path(), &["quay.io/a/b:1"]);
     let list = text(&list);
@@ -170,7 +170,7 @@ fn a_wrong_command_line_ends_with_2_and_says_what_is_wrong_with_it() {
 }
 
 #[test]
-fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() {
+fn errors_of_two_lists_are_reported_at_once_with_file_line_and_column() {
     let directory = directory();
     let [files, images] = ["files.list", "images.list"].map(|name| directory.path().join(name));
     let good = sha256(b"good");
@@ -224,7 +224,7 @@ fn all_that_is_wrong_with_two_lists_is_told_at_once_with_file_line_and_column() 
 }
 
 #[test]
-fn a_list_that_names_nothing_or_is_not_there_is_an_error() {
+fn empty_or_missing_list_is_an_error() {
     let directory = directory();
     let bundle = directory.path().join("bundle");
     let pack = |list: &Path| airbundle(["pack", text(list), "--output", text(&bundle)]);
@@ -236,15 +236,15 @@ fn a_list_that_names_nothing_or_is_not_there_is_an_error() {
     let nowhere = directory.path().join("nowhere.list");
     pack(&nowhere).failed(6, &["cannot read", text(&nowhere), "No such file"]);
     let without = directory.path().join("without");
-    fs::create_dir(&without).expect("make a directory");
+    fs::create_dir(&without).expect("create a directory");
     pack(&without).failed(3, &[text(&without), "`files.list`", "`images.list`"]);
     assert!(!bundle.exists());
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_an_error_before_anything_is_fetched() {
+fn unwritable_output_is_an_error_before_anything_is_fetched() {
     let directory = directory();
-    // Nobody listens there: asking would be another error.
+    // Nothing listens there: a request would be another error.
     let list = write_list(directory.path(), &["http://127.0.0.1:1/file"]);
     let pack = |output: &Path| airbundle(["pack", text(&list), "--output", text(output)]);
     let nowhere = directory.path().join("nowhere/bundle");
@@ -258,15 +258,15 @@ fn an_output_that_cannot_be_written_is_an_error_before_anything_is_fetched() {
     );
 }
 
-/// A bundle of little, with what is in it: two images that share a layer, and files of which one is that layer.
-struct Little {
+/// A small bundle and its contents: two images that share a layer, and files, one of which equals that layer.
+struct SmallBundle {
     upstream: Upstream,
     bundle: std::path::PathBuf,
     list: std::path::PathBuf,
     directory: TempDir,
 }
 
-impl Little {
+impl SmallBundle {
     fn new() -> Self {
         let directory = directory();
         let shared = Layer::random(90, 300_000, Compression::Gzip);
@@ -299,15 +299,15 @@ impl Little {
         args.iter().chain(options).map(|&arg| arg.to_owned()).chain(self.upstream.mirror_args()).collect()
     }
 
-    /// The blobs of all images and files, each once.
+    /// Returns the blobs of all images and files, deduplicated, with their sizes.
     fn blobs(&self) -> BTreeMap<String, usize> {
         let images = self.upstream.images().iter().flat_map(|entry| entry.image.blobs());
         let files = self.upstream.files().iter().map(|file| (sha256(&file.bytes), file.bytes.clone()));
         images.chain(files).map(|(digest, bytes)| (digest, bytes.len())).collect()
     }
 
-    /// The bytes of all images and files, as if they shared nothing.
-    fn apart(&self) -> usize {
+    /// Returns the total size of all images and files without deduplication.
+    fn size_without_sharing(&self) -> usize {
         let image =
             |entry: &UpstreamImage| entry.image.blobs().values().map(|bytes| bytes.len()).sum::<usize>();
         let files = self.upstream.files().iter().map(|file| file.bytes.len());
@@ -315,14 +315,14 @@ impl Little {
     }
 }
 
-/// The lines of stdout as JSON objects: all but the last one events of the known kinds.
+/// Parses stdout as JSON lines and asserts that all but the last are events of known kinds.
 fn events(finished: &Finished) -> Vec<Value> {
     let lines: Vec<Value> = finished
         .stdout
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
-    let (_, events) = lines.split_last().expect("a result at least");
+    let (_, events) = lines.split_last().expect("at least one result");
     for event in events {
         let fields: &[&str] = match event["event"].as_str().expect("every line is an event") {
             "stage" => &["name", "bytes", "objects"],
@@ -345,7 +345,7 @@ fn events(finished: &Finished) -> Vec<Value> {
     lines
 }
 
-/// Asserts that an object has just these fields.
+/// Asserts that an object has exactly these fields.
 #[track_caller]
 fn assert_fields(object: &Value, fields: &[&str]) {
     let mut expected: Vec<_> = fields.to_vec();
@@ -376,8 +376,8 @@ const PACK_SUMMARY: [&str; 15] = [
 ];
 
 #[test]
-fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
-    let little = Little::new();
+fn json_output_is_one_object_per_line_ending_with_the_result() {
+    let little = SmallBundle::new();
     let blobs = little.blobs();
     let packed = little.pack(&["--json"]).ok();
     assert_eq!(packed.stderr, "");
@@ -394,9 +394,9 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
         (&"summary".into(), &2.into(), &3.into())
     );
     assert_eq!(summary["bundleSize"], fs::metadata(&little.bundle).expect("a bundle").len());
-    // With the manifest of the file set and its empty config.
+    // The manifest of the file set and its empty config are blobs too.
     assert_eq!(summary["blobs"], blobs.len() + 2);
-    let shared = little.apart() - blobs.values().sum::<usize>();
+    let shared = little.size_without_sharing() - blobs.values().sum::<usize>();
     assert_eq!(summary["bytesShared"], shared, "{summary}");
     assert!(summary["seconds"].as_f64().expect("a number") > 0.0);
 
@@ -442,7 +442,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
     let verdict = verified.json();
     assert_fields(&verdict, &VERDICT);
     assert_eq!(verdict["contentsRead"], true);
-    let len = fs::metadata(&little.bundle).expect("look at the bundle").len();
+    let len = fs::metadata(&little.bundle).expect("stat the bundle").len();
     let volume = json!({"name": text(&little.bundle), "offset": 0, "size": len});
     assert_eq!((&verdict["volumes"], &verdict["problems"]), (&json!([volume]), &json!([])));
     assert_eq!((&verdict["identity"], &verdict["blobs"]), (&summary["identity"], &summary["blobs"]));
@@ -470,7 +470,7 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
         ],
     );
     assert_eq!((&summary["bundle"], &summary["leftOut"]), (&json!({"files": 2, "images": 3}), &json!([])));
-    // The layer that is a file, too, stands at two places.
+    // The layer that is also a file is written to two paths.
     assert_eq!(summary["written"], blobs.len() + 1);
     assert_eq!(
         ["files", "images", "repaired", "kept"].map(|key| summary[key].as_u64()),
@@ -481,8 +481,8 @@ fn json_is_one_object_a_line_and_the_last_one_is_the_result() {
 }
 
 #[test]
-fn json_tells_what_is_fetched_from_what_is_in_the_bundle() {
-    let little = Little::new();
+fn json_output_tells_fetched_bytes_from_bundled_bytes() {
+    let little = SmallBundle::new();
     let packed = little.pack(&["--json"]).ok();
     let (lines, summary) = (events(&packed), packed.json());
     let blobs = little.blobs();
@@ -491,18 +491,18 @@ fn json_tells_what_is_fetched_from_what_is_in_the_bundle() {
     let verdict = unbundle(["verify", "--json", text(&little.bundle)]).ok().json();
     assert_eq!(summary["bytes"], verdict["bytes"]);
     assert!(summary["bytes"].as_u64() > Some(fetched as u64), "the list of files, too: {summary}");
-    // The manifests are there before the fetching begins.
+    // The manifests are fetched before the transfers start.
     let images = little.upstream.images().iter();
     let manifests = images.flat_map(|entry| entry.image.manifests());
     let manifests: BTreeMap<_, _> =
         manifests.map(|(descriptor, _)| (descriptor.digest, descriptor.size)).collect();
-    let stage = lines.iter().find(|line| line["name"] == "fetching").expect("a stage");
+    let stage = lines.iter().find(|line| line["name"] == "fetching").expect("a staging directory");
     assert_eq!(stage["bytes"], fetched as u64 - manifests.values().sum::<u64>());
     assert_eq!(stage["objects"], blobs.len() - manifests.len());
 }
 
 #[test]
-fn the_verdict_on_a_damaged_bundle_is_json_too() {
+fn verdict_on_a_corrupt_bundle_is_json_too() {
     let World { upstream, bundle, .. } = world();
     let directory = directory();
     let damaged = directory.path().join("damaged.tar.zst");
@@ -523,7 +523,7 @@ fn the_verdict_on_a_damaged_bundle_is_json_too() {
     }
 }
 
-/// Changes one bit in the middle of a file.
+/// Flips one bit in the middle of a file.
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).expect("read a file");
     let middle = bytes.len() / 2;
@@ -532,8 +532,8 @@ fn flip(path: &Path) {
 }
 
 #[test]
-fn quiet_prints_nothing_but_errors() {
-    let little = Little::new();
+fn quiet_prints_errors_only() {
+    let little = SmallBundle::new();
     let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
     for finished in [
@@ -554,8 +554,8 @@ fn quiet_prints_nothing_but_errors() {
 }
 
 #[test]
-fn a_log_gets_plain_lines_and_stdout_the_result_alone() {
-    let little = Little::new();
+fn log_gets_plain_lines_and_stdout_only_the_result() {
+    let little = SmallBundle::new();
     let site = little.directory.path().join("site");
     let bundle = text(&little.bundle);
     for (finished, stages, result) in [
@@ -575,8 +575,8 @@ fn a_log_gets_plain_lines_and_stdout_the_result_alone() {
     }
 }
 
-/// What a program prints on a terminal, and its exit code.
-fn on_a_terminal(program: &str, args: &[String]) -> Finished {
+/// Runs a program on a terminal and returns its output and exit code.
+fn run_on_terminal(program: &str, args: &[String]) -> Finished {
     let quoted: Vec<_> = args.iter().map(|arg| format!("'{arg}'")).collect();
     let command = format!("stty columns 100 rows 30; exec {program} {}", quoted.join(" "));
     let output = Command::new("script")
@@ -592,14 +592,14 @@ fn on_a_terminal(program: &str, args: &[String]) -> Finished {
 }
 
 #[test]
-fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result() {
-    let little = Little::new();
-    // Slow enough for a bar to be drawn: one is not drawn more often than eight times a second.
+fn terminal_shows_an_overall_bar_a_bar_per_transfer_and_the_result() {
+    let little = SmallBundle::new();
+    // Slow enough for a bar to be drawn: bars are redrawn at most eight times per second.
     let slow = Web::start_with(&little.directory.path().join("upstream/files"), "limit_rate 1m;");
     let mut args = little.pack_args(&[]);
     let mirror = args.iter_mut().find(|arg| arg.starts_with("dl.k8s.io=")).expect("a mirror");
     *mirror = format!("dl.k8s.io=http://{}/dl.k8s.io", slow.addr());
-    let finished = on_a_terminal(AIRBUNDLE, &args).ok();
+    let finished = run_on_terminal(AIRBUNDLE, &args).ok();
     for words in [
         &["\u{1b}["][..],
         &["fetching", "[", "]", "MB/", "/s", "left"],
@@ -611,45 +611,45 @@ fn a_terminal_shows_an_overall_bar_and_one_for_each_transfer_and_then_the_result
         let found = lines.clone().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(found, "no line with {words:?} in {:#?}", lines.collect::<Vec<_>>());
     }
-    // Nothing is left of the bars where the result stands.
-    let result = &finished.stdout[finished.stdout.find("2 files and 3 images: ").expect("the result")..];
+    // No part of a bar remains in the result.
+    let result = &finished.stdout[finished.stdout.find("2 files and 3 images: ").expect("the result line")..];
     assert!(!result.contains('['), "{result:?}");
 
     let bundle = text(&little.bundle).to_owned();
     let site = text(&little.directory.path().join("site")).to_owned();
     for args in [&["verify".to_owned(), bundle.clone()][..], &["unpack".to_owned(), bundle, site]] {
-        let finished = on_a_terminal(UNBUNDLE, args).ok();
+        let finished = run_on_terminal(UNBUNDLE, args).ok();
         assert!(finished.stdout.contains("\u{1b}["), "{finished:#?}");
     }
-    let quiet = on_a_terminal(AIRBUNDLE, &little.pack_args(&["--quiet"])).ok();
+    let quiet = run_on_terminal(AIRBUNDLE, &little.pack_args(&["--quiet"])).ok();
     assert_eq!(quiet.stdout, "");
 }
 
 #[test]
-fn a_transfer_of_unknown_length_shows_a_spinner_and_its_bytes_and_no_bar() {
+fn transfer_of_unknown_length_shows_a_spinner_and_bytes() {
     let directory = directory();
     let mut content = Content::default();
     content.file("https://dl.k8s.io/unknown", random_bytes(92, 3 << 20));
     let fake = Fake::start(content.clone(), move |seen, _| Reply {
         framing: Framing::Chunked,
         pause: Duration::from_millis(8),
-        ..content.answer(&seen.without("range"))
+        ..content.respond(&seen.without("range"))
     });
     let list = write_list(directory.path(), &["https://dl.k8s.io/unknown"]);
     let bundle = directory.path().join("bundle.tar.zst");
     let args = ["pack", text(&list), "--output", text(&bundle)].map(str::to_owned);
-    let finished = on_a_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
-    let plain = without_colour(&finished.stdout);
+    let finished = run_on_terminal(AIRBUNDLE, &[&args[..], &fake.mirror("dl.k8s.io")].concat()).ok();
+    let plain = strip_escapes(&finished.stdout);
     let lines = plain.split(['\r', '\n']).filter(|line| line.contains("dl.k8s.io/unknown"));
-    // The line is as wide as the terminal, and the total follows.
+    // The bar is as wide as the terminal and is followed by the total.
     let lines: Vec<_> = lines.filter_map(|line| line.split("fetching").next()).collect();
     assert!(lines.iter().any(|line| line.trim_end().ends_with(" MB")), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.contains(['[', '='])), "{lines:#?}");
     assert!(plain.contains("fetching ") && !plain.contains("0 B/"), "{plain:#?}");
 }
 
-/// A terminal's output without its escape sequences.
-fn without_colour(text: &str) -> String {
+/// Strips the escape sequences from a terminal's output.
+fn strip_escapes(text: &str) -> String {
     let mut parts = text.split("\u{1b}[");
     let first = parts.next().unwrap_or_default();
     let others = parts.map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()).get(1..));
@@ -657,15 +657,15 @@ fn without_colour(text: &str) -> String {
 }
 
 #[test]
-fn the_summary_of_a_pack_counts_what_was_fetched_and_what_sharing_saved() {
-    let little = Little::new();
+fn pack_summary_counts_fetched_bytes_and_deduplication_savings() {
+    let little = SmallBundle::new();
     let packed = little.pack(&[]).ok();
     let size = fs::metadata(&little.bundle).expect("a bundle").len();
     let mut lines = packed.stdout.lines();
     let mut line = || lines.next().unwrap_or_else(|| panic!("{packed:#?}"));
     let fetched: usize = little.blobs().values().sum();
-    let saved = little.apart() - fetched;
-    // Two images have one layer, and a file is that layer, too.
+    let saved = little.size_without_sharing() - fetched;
+    // Two images share a layer, which is also a file.
     assert!(saved > 2 * 300_000, "{saved}");
     let [fetched, saved, size] =
         [fetched as u64, saved as u64, size].map(airbundle::base::units::human_bytes);
@@ -684,7 +684,7 @@ fn the_summary_of_a_pack_counts_what_was_fetched_and_what_sharing_saved() {
 }
 
 #[test]
-fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_files() {
+fn ls_shows_reference_digest_platforms_and_size_of_images_and_sha256_of_files() {
     let World { upstream, bundle, .. } = world();
     let listed = unbundle(["ls", text(bundle)]).ok();
     assert_eq!(listed.stderr, "");
@@ -701,7 +701,7 @@ fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_
         platforms.sort_unstable();
         platforms.dedup();
         let platforms = if platforms.is_empty() { "-".to_owned() } else { platforms.join(",") };
-        let (number, unit) = size.split_once(' ').expect("a unit");
+        let (number, unit) = size.split_once(' ').expect("a systemd unit");
         assert_eq!(
             row(&entry.reference),
             [&entry.reference, number, unit, &platforms, &entry.image.root.digest]
@@ -709,7 +709,7 @@ fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_
     }
     for file in upstream.files() {
         let size = airbundle::base::units::human_bytes(file.bytes.len() as u64);
-        let (number, unit) = size.split_once(' ').expect("a unit");
+        let (number, unit) = size.split_once(' ').expect("a systemd unit");
         assert_eq!(row(file.path()), [file.path(), number, unit, &sha256(&file.bytes)]);
     }
     assert_eq!(row("IMAGE"), ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"]);
@@ -719,7 +719,7 @@ fn ls_shows_the_reference_digest_platforms_and_size_of_images_and_the_sha256_of_
 }
 
 #[test]
-fn output_that_nobody_reads_to_its_end_is_no_failure() {
+fn closed_stdout_pipe_is_not_an_error() {
     let World { bundle, .. } = world();
     let head = format!("set -o pipefail; {UNBUNDLE} ls {} | head -1", bundle.display());
     let output = Command::new("bash").args(["-c", &head]).output().expect("start bash");
@@ -735,7 +735,7 @@ fn output_that_nobody_reads_to_its_end_is_no_failure() {
         &["unpack", text(bundle), text(directory.path())],
         &["unpack", "--json", text(bundle), text(directory.path())],
     ] {
-        let (reader, writer) = std::io::pipe().expect("make a pipe");
+        let (reader, writer) = std::io::pipe().expect("create a pipe");
         drop(reader);
         let output = unbundle_command().args(args).stdout(writer).output().expect("start unbundle");
         assert!(output.status.success(), "{args:?}: {output:?}");
@@ -744,7 +744,7 @@ fn output_that_nobody_reads_to_its_end_is_no_failure() {
 }
 
 #[test]
-fn output_that_cannot_be_written_is_a_failure() {
+fn unwritable_stdout_is_an_error() {
     let World { bundle, .. } = world();
     let full = File::options().write(true).open("/dev/full").expect("open /dev/full");
     let output = unbundle_command().args(["ls", text(bundle)]).stdout(full).output().expect("start unbundle");
@@ -754,8 +754,8 @@ fn output_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
-fn every_exit_code_stands_for_one_kind_of_failure() {
-    let little = Little::new();
+fn exit_codes_map_to_one_kind_of_failure_each() {
+    let little = SmallBundle::new();
     let path = |name: &str| little.directory.path().join(name);
     let pack = |line: &str, options: &[&str]| {
         let (list, output) = (write_list(little.directory.path(), &[line]), path("other.tar.zst"));
@@ -799,13 +799,13 @@ fn every_exit_code_stands_for_one_kind_of_failure() {
     // 9
     unpack(&little.bundle, &site).ok();
     let lock = File::open(site.join(".unbundle/lock")).expect("open the lock");
-    lock.lock().expect("lock it");
+    lock.lock().expect("lock the file");
     unbundle(["unpack", bundle, text(&site)]).failed(9, &[text(&site), "another `unbundle`"]);
     drop(lock);
     unbundle(["unpack", bundle, text(&site)]).ok();
-    // 10, in a file system that nobody else sees, and that goes with the process.
+    // 10, on a file system in a private mount namespace that ends with the process.
     let small = path("small");
-    fs::create_dir(&small).expect("make a directory");
+    fs::create_dir(&small).expect("create a directory");
     let script = r#"mount -t tmpfs -o size=1m none "$1" && "$2" unpack "$3" "$1/site"; code=$?; ls -A "$1/site"; exit $code"#;
     let output = Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])
@@ -820,9 +820,9 @@ fn every_exit_code_stands_for_one_kind_of_failure() {
 }
 
 #[test]
-fn a_list_may_come_through_a_pipe() {
-    // `<(generate_list.sh)` of a shell is a pipe with a name.
-    let little = Little::new();
+fn list_can_be_read_from_a_pipe() {
+    // `<(generate_list.sh)` of a shell is a named pipe.
+    let little = SmallBundle::new();
     let list = fs::read_to_string(little.list.join("files.list")).expect("read a list");
     let mut child = airbundle_command()
         .args(["pack", "/dev/stdin", "--output", text(&little.bundle)])
@@ -831,7 +831,7 @@ fn a_list_may_come_through_a_pipe() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("start airbundle");
-    child.stdin.take().expect("a pipe").write_all(list.as_bytes()).expect("it reads on");
+    child.stdin.take().expect("a pipe").write_all(list.as_bytes()).expect("the program reads its stdin");
     let output = child.wait_with_output().expect("wait for airbundle");
     assert!(output.status.success());
     assert!(output.stdout.starts_with(b"2 files and 0 images: "), "{output:?}");

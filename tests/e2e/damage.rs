@@ -1,7 +1,6 @@
-//! Bundles that are damaged, cut, hostile, or none: each is refused with a clear error, and never a wrong byte or
-//! anything outside the site.
+//! Corrupt, truncated, hostile and invalid bundles: each is refused with a clear error, without a wrong byte
+//! and without a file outside the site.
 
-use airbundle::bundle::format::frame;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::Cursor;
@@ -12,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use airbundle::base::event::Silent;
 use airbundle::bundle::format::FRAME_SIZE;
+use airbundle::bundle::format::frame;
 use airbundle::bundle::format::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use airbundle::bundle::format::label::Label;
 use airbundle::bundle::format::layout::{ManifestWalk, blob_name, tar_header};
@@ -36,14 +36,14 @@ use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::random_bytes;
 use crate::support::tree::Tree;
 
-/// What goes into a bundle, made without a network.
+/// Contents of a bundle that is written without a network.
 pub(crate) struct Content<'a> {
     pub(crate) images: Vec<(&'static str, Image)>,
     pub(crate) files: Vec<(&'a str, Vec<u8>)>,
 }
 
 impl Content<'_> {
-    /// Two images that share a layer and one file, in a few kilobytes.
+    /// Two images that share a layer, and one file, in a few kilobytes.
     fn small() -> Self {
         let base = Layer::files(&[("etc/os-release", b"ID=debian\n")], Compression::Gzip);
         let image = |seed| {
@@ -56,14 +56,14 @@ impl Content<'_> {
         }
     }
 
-    /// A file and an image with two layers: as few bytes as a bundle may have.
+    /// A file and an image with two layers: the smallest possible bundle.
     fn smallest() -> Self {
         let layers = ["one", "two"].map(|text| Layer::files(&[("x", text.as_bytes())], Compression::Gzip));
         let image = Image::new(Format::Oci, "linux/amd64", &layers);
         Self { images: vec![("quay.io/a:1", image)], files: vec![("dl.io/x", b"some text".to_vec())] }
     }
 
-    /// Three images with layers of several frames, and two files, one of them large.
+    /// Three images with multi-frame layers, and two files, one of them large.
     pub(crate) fn large() -> Self {
         let image = |seed| {
             let layer = Layer::random(seed, 9 << 20, Compression::None);
@@ -83,22 +83,22 @@ impl Content<'_> {
     }
 
     pub(crate) fn write(&self, target: &Path) {
-        self.write_with_room(target, 0);
+        self.write_with_reserved_space(target, 0);
     }
 
-    /// Keeps `more` bytes of room for the head than are needed.
-    fn write_with_room(&self, target: &Path, more: u64) {
-        self.write_in(target, more, VolumeOptions::plain());
+    /// Writes a bundle with `more` bytes of reserved header space beyond what is needed.
+    fn write_with_reserved_space(&self, target: &Path, more: u64) {
+        self.write_with(target, more, VolumeOptions::plain());
     }
 
-    /// Writes volumes with at most so many bytes.
+    /// Writes volumes of at most `size` bytes.
     pub(crate) fn write_volumes(&self, target: &Path, size: u64) {
         let set = Digest::of(b"any set");
         let label = Label::new(set, 1, 0, 0).to_frame().len();
-        self.write_in(target, label as u64, VolumeOptions { volume_size: Some(size), recovery: None, set });
+        self.write_with(target, label as u64, VolumeOptions { volume_size: Some(size), recovery: None, set });
     }
 
-    fn write_in(&self, target: &Path, more: u64, carry: VolumeOptions) {
+    fn write_with(&self, target: &Path, more: u64, carry: VolumeOptions) {
         let mut blobs: HashMap<Digest, Vec<u8>> = HashMap::new();
         blobs.insert(Digest::of(EMPTY_CONFIG), EMPTY_CONFIG.to_vec());
         let mut index = Index::default();
@@ -149,36 +149,44 @@ impl Content<'_> {
     }
 }
 
-/// A bundle of `content`, and the site that it makes.
-struct Sound {
+/// A bundle of `content` and the site it unpacks to.
+struct IntactBundle {
     directory: TempDir,
     bundle: PathBuf,
     bytes: Vec<u8>,
     site: Tree,
 }
 
-impl Sound {
+impl IntactBundle {
     fn new(content: &Content<'_>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let bundle = directory.path().join("sound.tar.zst");
         content.write(&bundle);
         let site = directory.path().join("site");
-        unpack_to(&bundle, &site).expect("a sound bundle unpacks");
+        unpack_to(&bundle, &site).expect("an intact bundle unpacks");
         Self { bytes: fs::read(&bundle).unwrap(), bundle, site: Tree::of(&site), directory }
     }
 
-    /// A copy with other bytes.
+    /// Writes a copy of the bundle with other bytes.
     fn changed(&self, bytes: &[u8]) -> PathBuf {
         let path = self.directory.path().join("changed.tar.zst");
         fs::write(&path, bytes).unwrap();
         path
     }
 
+    /// Writes a copy in which the first image and the first file are corrupt.
+    fn with_first_items_corrupt(&self, content: &Content<'_>) -> PathBuf {
+        let mut bytes = self.bytes.clone();
+        flip_in(&mut bytes, &largest(&content.images[0].1));
+        flip_in(&mut bytes, &content.files[0].1);
+        self.changed(&bytes)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn unpacks_right(&self, bundle: &Path, what: &str) {
+    fn assert_unpacks_intact(&self, bundle: &Path, what: &str) {
         let site = self.path("other");
         unpack_to(bundle, &site)
             .unwrap_or_else(|error| panic!("{what}: verify finds nothing, and unpack {error}"));
@@ -188,10 +196,10 @@ impl Sound {
 }
 
 fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::UnpackSummary, unpack::error::UnpackError> {
-    unpack_as_told(bundle, site, false)
+    unpack_with(bundle, site, false)
 }
 
-fn unpack_as_told(
+fn unpack_with(
     bundle: &Path,
     site: &Path,
     keep_going: bool,
@@ -210,8 +218,8 @@ fn unpack_as_told(
     unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
 }
 
-/// Every visible file is one that the sound site has, with the same bytes.
-fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
+/// Asserts that every visible file of `site` exists in the intact site with the same bytes.
+fn assert_visible_files_intact(intact: &IntactBundle, site: &Path) {
     if !site.exists() {
         return;
     }
@@ -220,13 +228,13 @@ fn nothing_wrong_is_visible(sound: &Sound, site: &Path) {
             || path == Path::new("site.json")
             || path.to_string_lossy().contains("unbundle-in-progress");
         if !staging {
-            assert_eq!(Some(entry), sound.site.0.get(path), "{}", path.display());
+            assert_eq!(Some(entry), intact.site.0.get(path), "{}", path.display());
         }
     }
 }
 
-/// Does something for every number below `end`, on all cores but in threads of its own: what is done waits for the pool that
-/// decodes.
+/// Calls `each` for every number below `end` on all cores. Uses threads of its own, because `each` blocks on
+/// the pool that decodes.
 fn for_each_below(end: usize, each: impl Fn(usize) + Sync) {
     let (next, each) = (AtomicUsize::new(0), &each);
     std::thread::scope(|scope| {
@@ -243,23 +251,30 @@ fn for_each_below(end: usize, each: impl Fn(usize) + Sync) {
     });
 }
 
-/// Memory, where there is a place in it: tens of thousands of bundles are written there, and nobody wants them on a disk.
+/// Returns a directory in memory if there is one: tests write tens of thousands of bundles there.
 fn in_memory() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
-/// Whether what `reader` reads is said to be whole.
-fn is_whole(reader: BundleReader) -> bool {
+/// True if `reader` finds the bundle intact.
+fn is_intact(reader: BundleReader) -> bool {
     verify(reader, &Silent).is_ok_and(|verdict| verdict.worst().is_none())
 }
 
-/// Unpacks what is whole of a changed bundle: what is there is right, and what is not is named.
-fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &Path, what: &str) {
+/// Unpacks the intact parts of a changed bundle, and asserts that they are correct and that the others are
+/// named.
+fn assert_keep_going(
+    intact: &IntactBundle,
+    content: &Content<'_>,
+    bytes: &[u8],
+    directory: &Path,
+    what: &str,
+) {
     let (bundle, site) = (directory.join("changed.tar.zst"), directory.join("site"));
     fs::write(&bundle, bytes).unwrap();
-    let result = unpack_as_told(&bundle, &site, true);
-    nothing_wrong_is_visible(sound, &site);
+    let result = unpack_with(&bundle, &site, true);
+    assert_visible_files_intact(intact, &site);
     if let Ok(summary) = result {
         let is_left_out = |name: &str| summary.left_out.iter().any(|left_out| left_out.name == name);
         for (name, _) in &content.images {
@@ -273,58 +288,58 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &P
             assert_ne!(site.join("files/k8s").join(name).exists(), is_left_out(name), "{what}: {name}");
         }
         if summary.left_out.is_empty() {
-            assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{what}");
+            assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new(), "{what}");
         }
     }
     let _ = fs::remove_dir_all(site);
 }
 
 #[test]
-fn every_flipped_bit_of_a_small_bundle_is_found_and_none_makes_a_wrong_byte() {
+fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes() {
     let content = Content::smallest();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let directory = in_memory();
-    let unnoticed = Mutex::new(Vec::new());
-    for_each_below(sound.bytes.len() * 8, |bit| {
-        let mut bytes = sound.bytes.clone();
+    let undetected = Mutex::new(Vec::new());
+    for_each_below(intact.bytes.len() * 8, |bit| {
+        let mut bytes = intact.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let own = directory.path().join(format!("{:?}", std::thread::current().id()));
         fs::create_dir_all(&own).unwrap();
         let path = own.join("verified.tar.zst");
         fs::write(&path, &bytes).unwrap();
-        let whole = is_whole(BundleReader::open(&path).unwrap());
+        let whole = is_intact(BundleReader::open(&path).unwrap());
         if whole {
-            unnoticed.lock().unwrap().push(bit);
+            undetected.lock().unwrap().push(bit);
         }
-        // One bit of each byte: all of them would take minutes.
+        // One bit of each byte: all bits would take minutes.
         if bit % 8 == bit / 8 % 8 {
-            let piped = is_whole(BundleReader::stream(Cursor::new(bytes.clone())));
+            let piped = is_intact(BundleReader::stream(Cursor::new(bytes.clone())));
             assert_eq!(whole, piped, "bit {bit}: a file and a pipe tell the same");
-            keeps_going(&sound, &content, &bytes, &own, &format!("bit {bit}"));
+            assert_keep_going(&intact, &content, &bytes, &own, &format!("bit {bit}"));
         }
     });
-    // What may change without anybody noticing: bits of a block that zstd has compressed, of which nothing depends. What
-    // comes out has the same checksum, and the same digest. Of headers, checksums, padding and seek table there is none.
-    let unnoticed = unnoticed.into_inner().unwrap();
-    let (starts, buffers) = (frame_starts(&sound.bytes), frame_reader::buffers());
+    // Only unused bits of a block compressed by zstd may change undetected: the content has the same checksum
+    // and digest. There are none in headers, checksums, padding and the seek table.
+    let undetected = undetected.into_inner().unwrap();
+    let (starts, buffers) = (frame_starts(&intact.bytes), frame_reader::buffers());
     let decoded = |bytes: &[u8]| match FrameReader::new(bytes, 0, &buffers).next_frame() {
         Ok(Some(Frame::Data(data))) => data.decode(&buffers).ok().map(|content| content.to_vec()),
         _ => None,
     };
-    for bit in &unnoticed {
-        let mut bytes = sound.bytes.clone();
+    for bit in &undetected {
+        let mut bytes = intact.bytes.clone();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let number = starts.iter().rposition(|start| *start <= bit / 8).unwrap();
         let (start, end) = (starts[number], starts.get(number + 1).copied().unwrap_or(bytes.len()));
-        let content = decoded(&sound.bytes[start..end]).expect("no other frame may change");
+        let content = decoded(&intact.bytes[start..end]).expect("only this frame changes");
         assert!(content.len() >= 256, "so that its header has two bytes of size, or a window");
         assert!((start + 4 + 1 + 2 + 3..end - 4).contains(&(bit / 8)), "bit {bit} is in no block");
         assert_eq!(decoded(&bytes[start..end]), Some(content), "bit {bit}");
     }
-    assert!(unnoticed.len() < sound.bytes.len() * 8 / 500, "{} bits: {unnoticed:?}", unnoticed.len());
+    assert!(undetected.len() < intact.bytes.len() * 8 / 500, "{} bits: {undetected:?}", undetected.len());
 }
 
-/// Where the frames of a bundle begin.
+/// Returns the offsets of the frames of a bundle.
 fn frame_starts(bytes: &[u8]) -> Vec<usize> {
     let table = seek_table::read(&mut Cursor::new(bytes)).unwrap().unwrap();
     let mut starts = vec![0];
@@ -335,14 +350,14 @@ fn frame_starts(bytes: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn every_truncation_is_named_as_one_and_leaves_nothing_wrong() {
+fn every_truncation_is_reported_and_leaves_nothing_wrong() {
     let content = Content::smallest();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let directory = in_memory();
-    for_each_below(sound.bytes.len(), |len| {
+    for_each_below(intact.bytes.len(), |len| {
         let own = directory.path().join(format!("{:?}", std::thread::current().id()));
         fs::create_dir_all(&own).unwrap();
-        let (bytes, path) = (&sound.bytes[..len], own.join("cut.tar.zst"));
+        let (bytes, path) = (&intact.bytes[..len], own.join("cut.tar.zst"));
         fs::write(&path, bytes).unwrap();
         for reader in [BundleReader::open(&path).unwrap(), BundleReader::stream(Cursor::new(bytes.to_vec()))]
         {
@@ -354,39 +369,39 @@ fn every_truncation_is_named_as_one_and_leaves_nothing_wrong() {
                 }
             }
         }
-        keeps_going(&sound, &content, bytes, &own, &format!("the first {len} bytes"));
+        assert_keep_going(&intact, &content, bytes, &own, &format!("the first {len} bytes"));
         let site = own.join("site");
         match unpack_to(&path, &site) {
-            // All blobs were there, and only the tail was not.
-            Ok(_) => assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{len}"),
-            Err(_) => nothing_wrong_is_visible(&sound, &site),
+            // All blobs were read; only the tail is missing.
+            Ok(_) => assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new(), "{len}"),
+            Err(_) => assert_visible_files_intact(&intact, &site),
         }
         let _ = fs::remove_dir_all(site);
     });
 }
 
 #[test]
-fn junk_behind_the_end_is_damage_to_verify_and_harmless_to_unpack() {
-    let sound = Sound::new(&Content::small());
-    for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &sound.bytes] {
-        let bundle = sound.changed(&[&sound.bytes, junk].concat());
+fn trailing_garbage_fails_verify_and_is_harmless_to_unpack() {
+    let intact = IntactBundle::new(&Content::small());
+    for junk in [&b"x"[..], b"\0\0\0\0\0\0\0\0\0\0", &frame::store(b"more"), &intact.bytes] {
+        let bundle = intact.changed(&[&intact.bytes, junk].concat());
         unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of", "damaged"]);
-        sound.unpacks_right(&bundle, "junk at the end");
+        intact.assert_unpacks_intact(&bundle, "junk at the end");
     }
 }
 
 #[test]
-fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
+fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     let content = Content::large();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let layer = &content.images[1].1.parts();
     let layer = layer.values().max_by_key(|bytes| bytes.len()).unwrap();
     let needle = &layer[6 << 20..(6 << 20) + 64];
     let place =
-        sound.bytes.windows(64).position(|window| window == needle).expect("the layer is stored as it is");
-    let mut bytes = sound.bytes.clone();
+        intact.bytes.windows(64).position(|window| window == needle).expect("the layer is stored raw");
+    let mut bytes = intact.bytes.clone();
     bytes[place] ^= 0x10;
-    let bundle = sound.changed(&bytes);
+    let bundle = intact.changed(&bytes);
 
     let digest = blob_name(Digest::of(layer));
     for finished in
@@ -405,58 +420,53 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
     let offset = json["damage"][0]["places"][0]["offset"].as_u64().unwrap();
     assert!(offset <= place as u64 && place as u64 - offset < 2 * FRAME_SIZE as u64, "{offset} for {place}");
 
-    let site = sound.path("hit");
+    let site = intact.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(7, &["damaged", "`quay.io/a/two:v1`", "damage at byte"]);
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     assert!(!site.join("registry/docker/registry/v2/repositories").exists(), "links of an incomplete site");
-    // With a good copy it goes on where it was.
+    // A re-run with an intact copy resumes.
     let finished =
-        unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+        unbundle(["unpack".as_ref(), "--json".as_ref(), intact.bundle.as_os_str(), site.as_os_str()]);
     let summary = finished.ok().json();
     assert!(summary["kept"].as_u64().unwrap() > 0, "{summary}");
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
-/// Flips a bit in the middle of `content`, which the bundle holds as it is.
+/// Flips a bit in the middle of `content`, which the bundle stores raw.
 pub(crate) fn flip_in(bundle: &mut [u8], content: &[u8]) {
     let middle = content.len() / 2;
     let needle = &content[middle..middle + 64];
-    let place = bundle.windows(64).position(|window| window == needle).expect("it is stored as it is");
-    bundle[place] ^= 0x10;
+    let offset = bundle.windows(64).position(|window| window == needle).expect("the content is stored raw");
+    bundle[offset] ^= 0x10;
 }
 
 pub(crate) fn largest(image: &Image) -> Vec<u8> {
-    image.parts().values().max_by_key(|bytes| bytes.len()).expect("it has layers").to_vec()
+    image.parts().values().max_by_key(|bytes| bytes.len()).expect("the image has layers").to_vec()
 }
 
 #[test]
-fn everything_that_is_damaged_is_named_at_once_and_all_the_rest_is_kept_for_the_next_run() {
+fn all_damage_is_reported_at_once_and_intact_content_is_kept() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let mut bytes = sound.bytes.clone();
-    flip_in(&mut bytes, &largest(&content.images[0].1));
-    flip_in(&mut bytes, &content.files[0].1);
-    let bundle = sound.changed(&bytes);
-    let site = sound.path("hit");
+    let intact = IntactBundle::new(&content);
+    let bundle = intact.with_first_items_corrupt(&content);
+    let site = intact.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(7, &["damaged in `quay.io/a/one:v1`, `dl.k8s.io/kubectl`:", "damage at byte"]);
-    nothing_wrong_is_visible(&sound, &site);
-    let repair = unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
+    assert_visible_files_intact(&intact, &site);
+    let repair =
+        unbundle(["unpack".as_ref(), "--json".as_ref(), intact.bundle.as_os_str(), site.as_os_str()]);
     let summary = repair.ok().json();
     assert_eq!(summary["written"], 2, "{summary}");
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 #[test]
-fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
+fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let mut bytes = sound.bytes.clone();
-    flip_in(&mut bytes, &largest(&content.images[0].1));
-    flip_in(&mut bytes, &content.files[0].1);
-    let bundle = sound.changed(&bytes);
-    let site = sound.path("kept");
+    let intact = IntactBundle::new(&content);
+    let bundle = intact.with_first_items_corrupt(&content);
+    let site = intact.path("kept");
     let [verb, going, json] = ["unpack", "--keep-going", "--json"];
     unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str()])
         .failed(7, &["--keep-going unpacks all that this does not hit"]);
@@ -465,7 +475,7 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
         let finished = if bundle.is_file() {
             unbundle(args)
         } else {
-            unbundle_from(&sound.path("changed.tar.zst"), args)
+            unbundle_from(&intact.path("changed.tar.zst"), args)
         };
         let finished = finished.failed(7, &["is without `quay.io/a/one:v1`, `dl.k8s.io/kubectl`"]);
         let summary = finished.json();
@@ -474,7 +484,7 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
         let names: Vec<_> = left_out.iter().map(|left_out| left_out["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["quay.io/a/one:v1", "dl.k8s.io/kubectl"]);
         assert!(left_out.iter().all(|left_out| left_out["trouble"] == "damaged"), "{summary}");
-        nothing_wrong_is_visible(&sound, &site);
+        assert_visible_files_intact(&intact, &site);
         let tag = |image: &str| {
             site.join(format!(
                 "registry/docker/registry/v2/repositories/k8s/quay.io/{image}/_manifests/tags/v1"
@@ -488,14 +498,14 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
     let finished = unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref()]);
     assert!(finished.stdout.contains("1 of 2 files and 2 of 3 images"), "{finished:#?}");
     assert!(finished.stdout.contains("left out: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
-    // A good copy brings the rest, and the site is as if nothing had been.
-    unbundle([verb.as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    // An intact copy completes the site as if nothing had happened.
+    unbundle([verb.as_ref(), intact.bundle.as_os_str(), site.as_os_str()]).ok();
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 #[test]
-fn what_the_site_has_whole_of_an_image_stays_when_a_newer_one_is_damaged() {
-    let old = Sound::new(&Content::large());
+fn damaged_update_keeps_the_intact_image_of_the_site() {
+    let old = IntactBundle::new(&Content::large());
     let site = old.path("site");
     let mut content = Content::large();
     let layer = Layer::random(77, 5 << 20, Compression::None);
@@ -525,10 +535,10 @@ fn what_the_site_has_whole_of_an_image_stays_when_a_newer_one_is_damaged() {
 }
 
 #[test]
-fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
+fn missing_volume_does_not_stop_unpacking_the_others() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let directory = sound.path("volumes");
+    let intact = IntactBundle::new(&content);
+    let directory = intact.path("volumes");
     fs::create_dir(&directory).unwrap();
     content.write_volumes(&directory.join("all.tar.zst"), 10 << 20);
     let verify = |code: i32| {
@@ -549,21 +559,21 @@ fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
     let quick = unbundle(["verify".as_ref(), "--quick".as_ref(), directory.as_os_str()]);
     quick.failed(16, &["missing"]);
 
-    let site = sound.path("part");
+    let site = intact.path("part");
     unbundle(["unpack".as_ref(), directory.as_os_str(), site.as_os_str()])
         .failed(16, &["--keep-going unpacks all that this does not hit"]);
     assert!(!site.exists());
     let args = ["unpack".as_ref(), directory.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
     let finished = unbundle(args).failed(16, &["is without", "`quay.io/b/three:v1`"]);
     assert!(finished.stdout.contains("the volume `all.tar.zst.003` is missing"), "{finished:#?}");
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
     let two = "registry/docker/registry/v2/repositories/k8s/quay.io/a/two/_manifests/tags/v1/current/link";
     assert!(site.join(two).exists(), "{finished:#?}");
-    unbundle(["unpack".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    unbundle(["unpack".as_ref(), intact.bundle.as_os_str(), site.as_os_str()]).ok();
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 
-    // Damaged, too: the worst gives the code, and each volume says what it has.
+    // With a second corrupt volume, the most severe problem sets the exit code and each volume is reported.
     let second = directory.join("all.tar.zst.002");
     let mut bytes = fs::read(&second).unwrap();
     let middle = bytes.len() / 2;
@@ -580,46 +590,46 @@ fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
 }
 
 #[test]
-fn the_quick_look_finds_what_does_not_fit_and_says_that_it_read_no_contents() {
+fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read() {
     let content = Content::large();
-    let sound = Sound::new(&content);
+    let intact = IntactBundle::new(&content);
     let quick = |bundle: &Path| unbundle(["verify".as_ref(), "--quick".as_ref(), bundle.as_os_str()]);
-    let finished = quick(&sound.bundle).ok();
+    let finished = quick(&intact.bundle).ok();
     assert!(finished.stdout.contains("contents were not read"), "{finished:#?}");
-    let json = unbundle(["verify", "--quick", "--json", sound.bundle.to_str().unwrap()]).ok().json();
+    let json = unbundle(["verify", "--quick", "--json", intact.bundle.to_str().unwrap()]).ok().json();
     assert_eq!((&json["contentsRead"], &json["damage"]), (&false.into(), &serde_json::json!([])));
-    unbundle_from(&sound.bundle, ["verify", "--quick", "-"]).failed(2, &["--quick", "pipe"]);
+    unbundle_from(&intact.bundle, ["verify", "--quick", "-"]).failed(2, &["--quick", "pipe"]);
 
-    let starts = frame_starts(&sound.bytes);
+    let starts = frame_starts(&intact.bytes);
     let [.., last, table] = starts[..] else { panic!("many frames") };
-    let len = sound.bytes.len();
-    let cut = |from: usize, to: usize| [&sound.bytes[..from], &sound.bytes[to..]].concat();
+    let len = intact.bytes.len();
+    let cut = |from: usize, to: usize| [&intact.bytes[..from], &intact.bytes[to..]].concat();
     let flipped = |at: usize| {
-        let mut bytes = sound.bytes.clone();
+        let mut bytes = intact.bytes.clone();
         bytes[at] ^= 1;
         bytes
     };
     for (what, bytes, code, words) in [
-        ("a copy that broke off", sound.bytes[..len - 1].to_vec(), 16, "cut short"),
-        ("half a copy", sound.bytes[..len / 2].to_vec(), 16, "cut short"),
+        ("a copy that broke off", intact.bytes[..len - 1].to_vec(), 16, "cut short"),
+        ("half a copy", intact.bytes[..len / 2].to_vec(), 16, "cut short"),
         ("bytes that are gone", cut(len / 2, len / 2 + 4096), 7, "seek table"),
         ("the beginning of the last frame", flipped(last), 7, "needed by dl.k8s.io/kubelet"),
         ("its size", flipped(last + 5), 7, "a damaged frame"),
         ("what the table says of a content", flipped(table + 8 + 4), 7, "seek table"),
         ("what the table says of two frames", flipped(table + 8), 7, "seek table"),
     ] {
-        let bundle = sound.changed(&bytes);
+        let bundle = intact.changed(&bytes);
         let finished = quick(&bundle);
         assert_eq!(finished.code, Some(code), "{what}: {finished:#?}");
         assert!(finished.stdout.contains(words), "{what}: {finished:#?}");
     }
-    // It does not read what it does not look at; it never says that this is right.
-    let bundle = sound.changed(&flipped(last - 100));
+    // `--quick` does not read contents and never calls them intact.
+    let bundle = intact.changed(&flipped(last - 100));
     quick(&bundle).ok();
     unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 objects are damaged"]);
 }
 
-/// `unbundle`, whose reads of the medium fail as `injection` says, and whether one did.
+/// Runs `unbundle` with failing reads of the bundle according to `injection`; true if one failed.
 fn with_read_errors(injection: &str, args: &[&std::ffi::OsStr]) -> (Finished, bool) {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
@@ -632,10 +642,10 @@ fn with_read_errors(injection: &str, args: &[&std::ffi::OsStr]) -> (Finished, bo
 }
 
 #[test]
-fn a_medium_that_gives_errors_is_said_to_do_so_and_the_rest_is_read() {
+fn media_errors_are_reported_and_the_rest_is_read() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let verify = ["verify".as_ref(), sound.bundle.as_os_str()];
+    let intact = IntactBundle::new(&content);
+    let verify = ["verify".as_ref(), intact.bundle.as_os_str()];
     let (mut number, mut unreadable) = (1, 0);
     loop {
         let (finished, has_failed) = with_read_errors(&format!("when={number}"), &verify);
@@ -643,7 +653,7 @@ fn a_medium_that_gives_errors_is_said_to_do_so_and_the_rest_is_read() {
             break;
         }
         let what = format!("read {number}: {finished:#?}");
-        // A seek table that cannot be read is none, and was read when its turn came.
+        // An unreadable seek table is ignored at first and read later in the stream.
         assert!(finished.code == Some(17) || (finished.code == Some(0) && number < 4), "{what}");
         if finished.code == Some(17) {
             unreadable += 1;
@@ -652,64 +662,64 @@ fn a_medium_that_gives_errors_is_said_to_do_so_and_the_rest_is_read() {
                 "{what}"
             );
         }
-        // All of the first ones, which read the documents; then some.
+        // Every one of the first reads, which are for the documents, then a sample.
         number += if number < 12 { 1 } else { 60 };
     }
     assert!(unreadable > 10, "{unreadable}");
 
-    let site = sound.path("part");
-    let args = ["unpack", "--keep-going", sound.bundle.to_str().unwrap(), site.to_str().unwrap()];
+    let site = intact.path("part");
+    let args = ["unpack", "--keep-going", intact.bundle.to_str().unwrap(), site.to_str().unwrap()];
     let (finished, _) = with_read_errors("when=150", &args.map(AsRef::as_ref));
     let finished = finished.failed(17, &["is without", "quay.io/a/"]);
     assert!(finished.stdout.contains("left out: quay.io/a/"), "{finished:#?}");
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
-    // Everything from there on.
+    // Every read from there on.
     let (finished, _) = with_read_errors("when=150+", &verify);
     let finished = finished.failed(17, &["objects are unreadable"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubelet"), "{finished:#?}");
 }
 
 #[test]
-fn damage_in_what_a_site_has_already_does_not_keep_it_from_being_repaired() {
+fn damage_to_blobs_a_site_has_does_not_block_its_repair() {
     let content = Content::large();
-    let sound = Sound::new(&content);
-    let site = sound.path("site");
+    let intact = IntactBundle::new(&content);
+    let site = intact.path("site");
     fs::remove_file(site.join("files/k8s/dl.k8s.io/kubectl")).unwrap();
-    let mut bytes = sound.bytes.clone();
+    let mut bytes = intact.bytes.clone();
     flip_in(&mut bytes, &largest(&content.images[2].1));
-    let bundle = sound.changed(&bytes);
+    let bundle = intact.changed(&bytes);
     unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of"]);
     unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]).ok();
-    assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
+    assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
 }
 
 #[test]
-fn damage_that_hits_no_content_is_told_and_does_no_harm() {
-    let sound = Sound::new(&Content::small());
-    let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
+fn damage_outside_all_content_is_reported_and_harmless() {
+    let intact = IntactBundle::new(&Content::small());
+    let table = seek_table::read(&mut Cursor::new(&intact.bytes)).unwrap().unwrap();
     let in_padding = table[0].compressed as usize + 8 + table[1].compressed as usize / 2;
-    // What the table says of the size of the last frame's content.
-    let in_table = sound.bytes.len() - 9 - 4;
+    // The size of the last frame's content in the seek table.
+    let in_table = intact.bytes.len() - 9 - 4;
     for (what, place) in [("padding", in_padding), ("seek table", in_table)] {
-        let mut bytes = sound.bytes.clone();
+        let mut bytes = intact.bytes.clone();
         bytes[place] ^= 1;
-        let bundle = sound.changed(&bytes);
+        let bundle = intact.changed(&bytes);
         for finished in
             [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
         {
             let finished = finished.failed(7, &["1 of"]);
             assert!(finished.stdout.contains("damaged: the end of the bundle"), "{what}: {finished:#?}");
         }
-        sound.unpacks_right(&bundle, what);
-        let site = sound.path("piped");
+        intact.assert_unpacks_intact(&bundle, what);
+        let site = intact.path("piped");
         unbundle_from(&bundle, ["unpack".as_ref(), "-".as_ref(), site.as_os_str()]).ok();
         fs::remove_dir_all(site).unwrap();
     }
 }
 
 #[test]
-fn one_blob_may_have_more_places_than_a_process_has_open_files_at_first() {
+fn blob_may_have_more_copies_than_the_open_file_limit() {
     let directory = tempfile::tempdir().unwrap();
     let (bundle, site) = (directory.path().join("copies.tar.zst"), directory.path().join("site"));
     let names: Vec<String> = (0..300).map(|number| format!("dl.k8s.io/{number}")).collect();
@@ -729,44 +739,44 @@ fn one_blob_may_have_more_places_than_a_process_has_open_files_at_first() {
 }
 
 #[test]
-fn a_bundle_with_much_room_behind_its_head_reads_as_any_other() {
+fn bundle_with_large_reserved_header_space_is_read() {
     let content = Content::small();
-    let sound = Sound::new(&content);
-    let bundle = sound.path("roomy.tar.zst");
-    content.write_with_room(&bundle, 12 << 20);
+    let intact = IntactBundle::new(&content);
+    let bundle = intact.path("roomy.tar.zst");
+    content.write_with_reserved_space(&bundle, 12 << 20);
     for finished in
         [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
     {
         finished.ok();
     }
-    sound.unpacks_right(&bundle, "12 MiB of padding");
+    intact.assert_unpacks_intact(&bundle, "12 MiB of padding");
 }
 
 #[test]
-fn damage_behind_the_manifests_leaves_readable_what_says_what_is_damaged() {
-    let sound = Sound::new(&Content::small());
-    let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
-    // The head, the room that was kept for it, the manifests, and all else.
+fn damage_after_the_manifests_can_still_be_attributed() {
+    let intact = IntactBundle::new(&Content::small());
+    let table = seek_table::read(&mut Cursor::new(&intact.bytes)).unwrap().unwrap();
+    // The header, its reserved space, the manifests, and the rest.
     let [head, padding, manifests, rest] = table[..] else { panic!("another number of frames: {table:?}") };
     assert_eq!(padding.decompressed, 0);
     let middle = head.compressed + padding.compressed + manifests.compressed + rest.compressed / 2;
-    let mut bytes = sound.bytes.clone();
+    let mut bytes = intact.bytes.clone();
     bytes[middle as usize] ^= 1;
-    let verdict = verify(BundleReader::open(&sound.changed(&bytes)).unwrap(), &Silent).expect("a verdict");
+    let verdict = verify(BundleReader::open(&intact.changed(&bytes)).unwrap(), &Silent).expect("a result");
     let owners: BTreeSet<_> =
         verdict.damage.iter().flat_map(|damage| &damage.owners).map(String::as_str).collect();
     assert_eq!(owners, ["dl.k8s.io/kubelet", "quay.io/a/one:v1", "quay.io/a/two:v1"].into());
 }
 
 #[test]
-fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothing_behind_it() {
+fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
     let text: Vec<u8> = (0..400_000).flat_map(|number: u32| format!("{number}\n").into_bytes()).collect();
-    // More than half a frame each, so that none shares its frame with another.
+    // More than half a frame each, so that no two share a frame.
     let noise = |seed| random_bytes(seed, 2_200_000);
     let files = [("one", noise(1)), ("two", noise(2)), ("three", text), ("four", noise(4))];
     let content = Content { images: vec![], files: files.to_vec() };
-    let sound = Sound::new(&content);
-    let table = seek_table::read(&mut Cursor::new(&sound.bytes)).unwrap().unwrap();
+    let intact = IntactBundle::new(&content);
+    let table = seek_table::read(&mut Cursor::new(&intact.bytes)).unwrap().unwrap();
     let (mut offset, mut hit) = (0, BTreeSet::new());
     for entry in &table {
         let begin = offset;
@@ -776,12 +786,12 @@ fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothin
         }
         for bit in 0..14 * 8 {
             let what = format!("bit {bit} of the frame at {begin}");
-            let mut bytes = sound.bytes.clone();
+            let mut bytes = intact.bytes.clone();
             bytes[begin + bit / 8] ^= 1 << (bit % 8);
-            let bundle = sound.changed(&bytes);
+            let bundle = intact.changed(&bytes);
             let verdict = verify(BundleReader::open(&bundle).unwrap(), &Silent).expect(&what);
             if verdict.damage.is_empty() {
-                sound.unpacks_right(&bundle, &what);
+                intact.assert_unpacks_intact(&bundle, &what);
                 continue;
             }
             let offsets =
@@ -790,12 +800,12 @@ fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothin
             let owners: Vec<_> = verdict.damage.iter().flat_map(|damage| &damage.owners).cloned().collect();
             assert_eq!(owners.len(), 1, "{what}: {owners:?}");
             hit.extend(owners);
-            // The lowest bit of the size that the frame states.
+            // The lowest bit of the frame's stated content size.
             if bit == 5 * 8 {
-                let site = sound.path("hit");
+                let site = intact.path("hit");
                 let error = unpack_to(&bundle, &site).expect_err(&what).to_string();
                 assert!(error.contains("damaged in `") && !error.contains(','), "{what}: {error}");
-                nothing_wrong_is_visible(&sound, &site);
+                assert_visible_files_intact(&intact, &site);
                 assert_eq!(fs::read_dir(site.join("files/k8s")).unwrap().count(), files.len() - 1, "{what}");
                 fs::remove_dir_all(site).unwrap();
             }
@@ -805,19 +815,19 @@ fn a_flipped_bit_in_the_header_of_a_frame_costs_what_is_in_this_frame_and_nothin
 }
 
 #[test]
-fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
-    let sound = Sound::new(&Content::large());
-    let bundle = sound.changed(&sound.bytes[..sound.bytes.len() / 2]);
-    let site = sound.path("cut");
+fn truncated_bundle_is_reported_with_what_was_being_read() {
+    let intact = IntactBundle::new(&Content::large());
+    let bundle = intact.changed(&intact.bytes[..intact.bytes.len() / 2]);
+    let site = intact.path("cut");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(16, &["damaged in `quay.io/", "truncated"]);
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
     let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(16, &["objects are missing"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubectl"), "{finished:#?}");
 }
 
 #[test]
-fn what_is_no_bundle_is_said_to_be_none() {
+fn file_that_is_not_a_bundle_is_reported_as_such() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let tar = crate::support::image::tar_of(&[("hello", b"hello")]);
@@ -870,14 +880,14 @@ fn what_is_no_bundle_is_said_to_be_none() {
     unbundle(["ls".as_ref(), path("missing").as_os_str()]).failed(6, &["missing", "No such file"]);
 }
 
-/// An entry of an archive: its header and content.
+/// An archive entry: its header and content.
 type Raw = (Vec<u8>, Vec<u8>);
 
 fn file(name: &str, content: &[u8]) -> Raw {
     (tar_header(name, content.len() as u64).to_vec(), content.to_vec())
 }
 
-/// An archive of any entries, in sound frames with a sound seek table.
+/// Returns an archive of arbitrary entries in valid frames with a valid seek table.
 fn archive(entries: Vec<Raw>) -> Vec<u8> {
     let mut stream = Vec::new();
     for (header, content) in entries {
@@ -889,7 +899,7 @@ fn archive(entries: Vec<Raw>) -> Vec<u8> {
     framed(&stream)
 }
 
-/// Any bytes in sound frames with a sound seek table.
+/// Returns arbitrary bytes in valid frames with a valid seek table.
 pub(crate) fn framed(stream: &[u8]) -> Vec<u8> {
     let (mut bytes, mut table) = (Vec::new(), Vec::new());
     for content in stream.chunks(FRAME_SIZE) {
@@ -916,7 +926,7 @@ fn special(name: &str, kind: Kind, link: &str) -> Raw {
 }
 
 #[test]
-fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
+fn tar_entries_missing_from_the_index_are_refused_and_write_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let content = random_bytes(1, 100);
     let files = FileSet {
@@ -1004,16 +1014,16 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
             fs::remove_dir_all(site).unwrap();
         }
     }
-    // The same entries in their order are a bundle.
+    // The same entries in the required order are a bundle.
     let bundle = directory.path().join("right.tar.zst");
     fs::write(&bundle, archive([head(), vec![config(), blob()]].concat())).unwrap();
     unbundle(["verify".as_ref(), bundle.as_os_str()]).ok();
 }
 
 #[test]
-fn an_index_that_no_reader_may_accept_is_refused_by_name() {
+fn invalid_index_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
-    let sound = String::from_utf8(Index::default().to_json()).unwrap();
+    let intact = String::from_utf8(Index::default().to_json()).unwrap();
     let format = r#""dev.airbundle.format":"1.0""#;
     let descriptor = |name: &str, annotations: &str| {
         format!(
@@ -1022,11 +1032,11 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
         )
     };
     let with =
-        |descriptor: &str| sound.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
+        |descriptor: &str| intact.replace(r#""manifests":[]"#, &format!(r#""manifests":[{descriptor}]"#));
     for (index, words) in [
-        (sound.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
-        (sound.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
-        (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
+        (intact.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
+        (intact.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
+        (intact.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
         (
             with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)),
             "encoding `recompress`",
@@ -1038,7 +1048,7 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
         ),
         (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "stands here twice"),
     ] {
-        assert!(index != sound, "{words}: nothing was replaced");
+        assert!(index != intact, "{words}: nothing was replaced");
         let bundle = directory.path().join("refused.tar.zst");
         let layout = file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
         fs::write(&bundle, archive(vec![layout, file("index.json", index.as_bytes())])).unwrap();
@@ -1049,7 +1059,7 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
 }
 
 #[test]
-fn a_frame_that_would_decode_to_more_than_a_reader_holds_is_refused() {
+fn frame_that_decodes_beyond_the_buffer_limit_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let bundle = directory.path().join("bomb.tar.zst");
     let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
@@ -1059,19 +1069,19 @@ fn a_frame_that_would_decode_to_more_than_a_reader_holds_is_refused() {
 }
 
 #[test]
-fn a_seek_table_that_lies_is_damage_and_never_wrong_bytes() {
-    let sound = Sound::new(&Content::small());
-    let start = sound.bytes.len() - 9 - 8 * 3;
-    // The first two entries exchanged, so that the sums are right.
-    let mut bytes = sound.bytes.clone();
+fn false_seek_table_is_damage_and_never_yields_wrong_bytes() {
+    let intact = IntactBundle::new(&Content::small());
+    let start = intact.bytes.len() - 9 - 8 * 3;
+    // Swaps the first two entries, so that the sums stay correct.
+    let mut bytes = intact.bytes.clone();
     let (a, b) = (bytes[start..start + 8].to_vec(), bytes[start + 8..start + 16].to_vec());
     bytes[start..start + 8].copy_from_slice(&b);
     bytes[start + 8..start + 16].copy_from_slice(&a);
-    assert_ne!(bytes, sound.bytes);
-    let bundle = sound.changed(&bytes);
+    assert_ne!(bytes, intact.bytes);
+    let bundle = intact.changed(&bytes);
     let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]);
     assert_eq!(finished.code, Some(7), "{finished:#?}");
-    let site = sound.path("lied");
+    let site = intact.path("lied");
     let _ = unpack_to(&bundle, &site);
-    nothing_wrong_is_visible(&sound, &site);
+    assert_visible_files_intact(&intact, &site);
 }

@@ -1,9 +1,9 @@
-//! Deltas: a site says what it has, the next bundle leaves that out, the site becomes whole, and what nobody keeps goes.
+//! Deltas: an inventory of a site, a bundle without what the site has, the complete site, and pruning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::thread;
@@ -13,8 +13,9 @@ use airbundle::bundle::read::reader::{BundleReader, Contents};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle, airbundle_command, unbundle};
-use crate::serve::Shared;
+use crate::pack_job::{FILES, PackJob, REGISTRY};
+use crate::program::{Finished, airbundle, unbundle};
+use crate::serve::SharedDirectory;
 use crate::support::clients;
 use crate::support::fake::{Content, Fake, Gate};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -27,17 +28,17 @@ use crate::support::{Bytes, random_bytes, sha256};
 
 const STORAGE: &str = "registry/docker/registry/v2";
 
-/// Two releases, one after the other, each with an upstream of its own, because tags move.
+/// Two successive releases, each with its own upstream, because tags move.
 struct World {
     old: Release,
     new: Release,
-    _directory: Shared,
+    _directory: SharedDirectory,
 }
 
 struct Release {
     upstream: Upstream,
     lists: PathBuf,
-    /// All of it.
+    /// The full bundle.
     bundle: PathBuf,
     lock: PathBuf,
 }
@@ -59,27 +60,27 @@ impl Release {
         airbundle(args)
     }
 
-    /// What it serves, by digest, without manifests.
+    /// Returns the served blobs by digest, without manifests.
     fn blobs(&self) -> BTreeMap<String, Bytes> {
         let images = self.upstream.images().iter().flat_map(|entry| entry.image.parts());
         let files = self.upstream.files().iter().map(|file| (sha256(&file.bytes), Bytes::clone(&file.bytes)));
         images.chain(files).collect()
     }
 
-    /// The digests of blobs, and the URLs of files, that were asked for with GET so far.
+    /// Returns the digests of blobs and the URLs of files that were requested with GET so far.
     fn fetched(&self) -> Vec<String> {
         let of_registry = self.upstream.registry.requests().into_iter().filter(|request| {
             request.method == "GET" && request.path.contains("/blobs/") && request.status < 300
         });
         let of_registry = of_registry.map(|request| request.path.rsplit('/').next().unwrap().to_owned());
-        // Whether a file is there is asked with its first byte.
+        // A request for the first byte is a probe.
         let of_web = self.upstream.web.requests().into_iter();
         let of_web = of_web.filter(|request| request.range.as_deref() != Some("bytes=0-0"));
         let of_web = of_web.map(|request| format!("https:/{}", request.path));
         of_registry.chain(of_web).collect()
     }
 
-    /// Asserts that nginx and a registry serve all of it from `site`, to the byte.
+    /// Asserts that nginx and a registry serve the entire release from `site`, byte for byte.
     #[track_caller]
     fn assert_served(&self, site: &Path) {
         let registry = Registry::serve(&site.join("registry"));
@@ -149,7 +150,8 @@ fn new_release(directory: &Path) -> Release {
             tool(),
         ],
         vec![
-            // The same bytes under another path; a layer as a file; two that turn out to be there.
+            // The same bytes at another path, a layer as a file, and two unpinned files that equal known
+            // blobs.
             file("https://dl.k8s.io/v2/kubelet", 10, 3_000_000),
             UpstreamFile::new("https://dl.k8s.io/layer", shell().bytes),
             file("https://dl.k8s.io/same", 11, 40_000),
@@ -161,10 +163,10 @@ fn new_release(directory: &Path) -> Release {
     )
 }
 
-/// The one [`World`].
+/// Returns the shared [`World`].
 fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let directory = Shared::new();
+        let directory = SharedDirectory::new();
         let (old, new) = (old_release(&directory.path.join("old")), new_release(&directory.path.join("new")));
         World { old, new, _directory: directory }
     });
@@ -176,7 +178,7 @@ fn text(path: &Path) -> String {
 }
 
 fn directory() -> TempDir {
-    tempdir().expect("make a temporary directory")
+    tempdir().expect("create a temporary directory")
 }
 
 /// A site with the old release.
@@ -203,7 +205,7 @@ fn delta(directory: &TempDir) -> PathBuf {
 }
 
 fn contents(bundle: &Path) -> Contents {
-    BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("a sound bundle")
+    BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("an intact bundle")
 }
 
 fn data(digest: &str) -> PathBuf {
@@ -211,7 +213,7 @@ fn data(digest: &str) -> PathBuf {
     Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
-/// What the new release has that the old one has, too, apart from what no list pins.
+/// Returns what both releases have in common, except unpinned files.
 fn shared() -> BTreeSet<String> {
     let World { old, new, .. } = world();
     let old = old.blobs();
@@ -230,10 +232,10 @@ fn shared() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
+fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     let World { old, .. } = world();
     let directory = directory();
-    // Nobody else asks this one.
+    // A separate upstream, so that its request log has only this test's requests.
     let new = new_release(&directory.path().join("upstream"));
     let site = old_site(&directory);
     let [found, delta, lock] =
@@ -243,7 +245,7 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     let packed =
         new.pack(&delta, &["--base", &text(&found), "--write-lock", &text(&lock), "--json"]).ok().json();
 
-    // Nothing of it was asked for.
+    // Shared blobs were not requested.
     let mut fetched = new.fetched();
     for name in before {
         let at = fetched.iter().position(|other| *other == name).expect("a log does not shrink");
@@ -261,7 +263,7 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     for name in &fetched {
         assert!(!old_blobs.contains_key(name) && !pinned_files.contains(name.as_str()), "{name} was fetched");
     }
-    // It is not in the bundle, and the bundle says so.
+    // Shared blobs are omitted, and the layout marks them as external.
     let layout = contents(&delta).layout;
     let elsewhere: BTreeSet<String> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
     assert_eq!(elsewhere, shared());
@@ -272,7 +274,7 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     assert_eq!(packed["blobs"], layout.manifests.len() + layout.blobs.len());
     let [full_size, delta_size] = [&new.bundle, &delta].map(|path| fs::metadata(path).unwrap().len());
     assert!(delta_size * 10 < full_size, "{delta_size} and {full_size}");
-    // The lock is that of all.
+    // The lock is that of the full bundle.
     assert_eq!(fs::read_to_string(&lock).unwrap(), fs::read_to_string(&new.lock).unwrap());
     let diff = airbundle(["diff".as_ref(), new.bundle.as_os_str(), delta.as_os_str()]).ok();
     assert_eq!(diff.stdout, "no difference\n");
@@ -289,14 +291,14 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     }
     let again = unpack(&delta, &site).ok();
     assert!(again.stdout.contains("nothing to do"), "{again:#?}");
-    // Copies, and no links, which two owners of a file would share.
+    // Copies, because hard links would share one owner and mode.
     let paths = ["v1/kubelet", "v2/kubelet"].map(|name| site.join("files/k8s/dl.k8s.io").join(name));
     let inodes = paths.map(|path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap()));
     assert_ne!(inodes[0], inodes[1]);
 }
 
 #[test]
-fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
+fn inventory_lock_and_bundle_are_equivalent_bases() {
     let World { old, new, .. } = world();
     let directory = directory();
     let found = directory.path().join("site.json");
@@ -307,7 +309,7 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
         new.pack(&path, &["--base", &text(base)]).ok();
         assert!(fs::read(&path).unwrap() == delta, "{}", base.display());
     }
-    // A delta counts as all that it names: who has unpacked it has that.
+    // A delta is a base for everything it names: a site that unpacked it has all of it.
     let chained = directory.path().join("chained.tar.zst");
     fs::write(&path, &delta).unwrap();
     let told = new.pack(&chained, &["--base", &text(&path)]).ok();
@@ -315,13 +317,13 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
     let layout = contents(&chained).layout;
     assert!(layout.elsewhere.len() > contents(&path).layout.elsewhere.len());
 
-    // What shares nothing is a full bundle, and not another one than without a base.
+    // A base that shares nothing yields the full bundle, byte for byte.
     let empty = directory.path().join("empty.json");
     fs::write(&empty, r#"{"airbundleInventory": 1, "blobs": {}, "files": {}}"#).unwrap();
     let told = new.pack(&path, &["--base", &text(&empty)]).ok();
     assert!(told.stdout.contains("no delta: nothing"), "{told:#?}");
     assert!(fs::read(&path).unwrap() == fs::read(&new.bundle).unwrap());
-    // Together with a place to copy from.
+    // Both kinds of base together.
     let told =
         new.pack(&path, &["--base", &text(&old.lock), "--reuse", &text(&new.bundle), "--json"]).ok().json();
     assert!(fs::read(&path).unwrap() == delta);
@@ -329,7 +331,7 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
 }
 
 #[test]
-fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
+fn unreadable_base_is_named_before_anything_is_fetched() {
     let directory = directory();
     let output = directory.path().join("out.tar.zst");
     let base = directory.path().join("base");
@@ -353,7 +355,7 @@ fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
 }
 
 #[test]
-fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
+fn delta_onto_an_empty_site_lists_missing_blobs_and_creates_nothing() {
     let directory = directory();
     let delta = delta(&directory);
     let site = directory.path().join("site");
@@ -375,7 +377,7 @@ fn onto_an_empty_site_a_delta_says_all_that_is_missing_and_creates_nothing() {
 }
 
 #[test]
-fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
+fn corrupt_or_missing_base_blobs_are_named_before_anything_is_written() {
     let directory = directory();
     let (site, delta) = (old_site(&directory), delta(&directory));
     let base = base();
@@ -394,7 +396,7 @@ fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
         finished.failed(16, &[state, &digest, "quay.io/team/app:2", "quay.io/team/app:stable"]);
         assert_eq!([stamps(&site.join("files")), stamps(&site.join("registry"))], before);
         assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
-        // The site knows what it lacks: a delta against that completes it.
+        // An inventory lists only intact blobs: a delta against it completes the site.
         let found = directory.path().join("found.json");
         let told = inventory(&site, &found, &["--check"]).ok();
         assert_eq!(told.stderr.contains(&text(&blob)), bytes.is_some(), "{told:#?}");
@@ -409,10 +411,10 @@ fn what_is_rotten_or_gone_is_named_before_anything_is_touched() {
 }
 
 #[test]
-fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
+fn corrupt_base_blob_is_restored_from_another_copy_on_the_site() {
     let directory = directory();
     let (site, delta) = (old_site(&directory), delta(&directory));
-    // The layer is a file of the new release, too, and nobody but the record knows that somebody has put it there.
+    // The layer is also a file of the new release; only the record names the path at which it was unpacked.
     let layer = shell().bytes;
     let digest = sha256(&layer);
     fs::write(site.join(data(&digest)), random_bytes(99, layer.len())).unwrap();
@@ -424,7 +426,7 @@ fn a_damaged_blob_is_made_good_from_another_place_that_has_its_bytes() {
 }
 
 #[test]
-fn files_and_storage_elsewhere_are_found_by_the_record() {
+fn external_files_and_storage_directories_are_found_by_the_site_record() {
     let directory = directory();
     let [site, files, registry] = ["site", "files", "registry"].map(|name| directory.path().join(name));
     let [found, plain] = ["found.json", "plain.json"].map(|name| directory.path().join(name));
@@ -442,14 +444,14 @@ fn files_and_storage_elsewhere_are_found_by_the_record() {
     let other = tempdir().unwrap();
     inventory(&old_site(&other), &plain, &[]).ok();
     assert_eq!(fs::read_to_string(&found).unwrap(), fs::read_to_string(&plain).unwrap());
-    // The old directories are where the record says; what the site is to be from now on is elsewhere again.
+    // The old directories are found by the record; the new ones are different again.
     let delta = delta(&directory);
     unpack(&delta, &site).ok();
     world().new.assert_served(&site);
 }
 
 #[test]
-fn an_inventory_has_what_is_there_and_nothing_else() {
+fn inventory_lists_exactly_what_the_site_has() {
     let directory = directory();
     let site = old_site(&directory);
     let stdout = unbundle(["inventory", &text(&site)]).ok().stdout;
@@ -469,10 +471,10 @@ fn an_inventory_has_what_is_there_and_nothing_else() {
     assert_eq!((&told["blobs"], &told["files"]), (&blobs.len().into(), &upstream.files().len().into()));
     assert!(stdout.len() < 100 * (blobs.len() + upstream.files().len()) + 200, "{stdout}");
 
-    // Never over the record of the site itself.
+    // The record of the site itself is never overwritten.
     inventory(&site, &site.join("site.json"), &[]).failed(2, &["the site's own record"]);
     inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
-    // What is no regular file of the right size is not there.
+    // Anything but a regular file of the expected size counts as missing.
     let same = site.join("files/k8s/dl.k8s.io/same");
     fs::rename(&same, directory.path().join("moved")).unwrap();
     std::os::unix::fs::symlink(directory.path().join("moved"), &same).unwrap();
@@ -485,7 +487,7 @@ fn an_inventory_has_what_is_there_and_nothing_else() {
 }
 
 #[test]
-fn ls_verify_and_image_know_a_delta() {
+fn ls_verify_and_image_support_deltas() {
     let directory = directory();
     let delta = text(&delta(&directory));
     let layout = contents(Path::new(&delta)).layout;
@@ -511,7 +513,7 @@ fn ls_verify_and_image_know_a_delta() {
     assert!(!Path::new(&output).exists());
 }
 
-/// Prunes to its end; `--json` is among the options.
+/// Prunes with `--json` and these options.
 fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
     let mut args = vec!["prune".to_owned(), text(site), "--json".to_owned()];
     args.extend(keep.iter().flat_map(|bundle| ["--keep".to_owned(), text(bundle)]));
@@ -519,14 +521,14 @@ fn prune(site: &Path, keep: &[&Path], options: &[&str]) -> Finished {
     unbundle(args)
 }
 
-/// A site with the old release, and the new one on top of it.
-fn both(directory: &TempDir) -> PathBuf {
+/// A site with the old release and the new one on top of it.
+fn site_with_both_releases(directory: &TempDir) -> PathBuf {
     let site = old_site(directory);
     unpack(&world().new.bundle, &site).ok();
     site
 }
 
-/// What unpacking this bundle makes of nothing.
+/// Returns what unpacking this bundle into an empty directory yields.
 fn fresh(bundle: &Path) -> (Tree, String) {
     let directory = directory();
     let site = directory.path().join("site");
@@ -534,7 +536,7 @@ fn fresh(bundle: &Path) -> (Tree, String) {
     served(&site)
 }
 
-/// What servers see of a site, and what its record says.
+/// Returns what servers see of a site, and its record.
 fn served(site: &Path) -> (Tree, String) {
     let mut all = BTreeMap::new();
     for part in ["files", "registry"] {
@@ -556,10 +558,10 @@ fn assert_like(site: &Path, expected: &(Tree, String), what: &str) {
 }
 
 #[test]
-fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
+fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let World { old, new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let before = [stamps(&site.join("files")), stamps(&site.join("registry"))];
     let record = fs::read(site.join("site.json")).unwrap();
     let told = prune(&site, &[&new.bundle], &[]).ok().json();
@@ -569,14 +571,12 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
     let names = |name: &str| -> BTreeSet<String> { serde_json::from_value(told[name].clone()).unwrap() };
     assert_eq!(names("images"), ["app:1", "gone:1"].map(|name| format!("k8s/quay.io/team/{name}")).into());
     assert_eq!(names("files"), ["old/gone", "v1/kubelet"].map(|name| format!("k8s/dl.k8s.io/{name}")).into());
-    // Of `app:1`, which `app:stable` was, too, and of `gone:1`: manifest, config, and the layer that is theirs alone.
+    // Of `app:1`, which `app:stable` pointed to as well, and of `gone:1`: manifest, config and unshared
+    // layer.
     assert_eq!((&told["blobs"], &told["fileBytes"]), (&6.into(), &3_050_000.into()));
-    let text_told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
-    assert!(text_told.contains("would remove image k8s/quay.io/team/gone:1\n"), "{text_told}");
-    assert!(
-        text_told.contains("would remove 2 images with 6 blobs") && text_told.contains("--yes"),
-        "{text_told}"
-    );
+    let printed = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
+    assert!(printed.contains("would remove image k8s/quay.io/team/gone:1\n"), "{printed}");
+    assert!(printed.contains("would remove 2 images with 6 blobs") && printed.contains("--yes"), "{printed}");
 
     let [used, free] = [&told, &prune(&site, &[&new.bundle], &["--yes"]).ok().json()].map(|told| {
         ["images", "files", "links", "blobs", "bytes", "fileBytes"].map(|name| told[name].clone())
@@ -586,7 +586,7 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
     new.assert_served(&site);
     let told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes"]).ok();
     assert!(told.stdout.contains("nothing that could go"), "{told:#?}");
-    // A delta names all that the full bundle names. What has gone comes back with its bundle.
+    // A delta names everything that the full bundle names. Pruned blobs return with their bundle.
     let delta = delta(&directory);
     unpack(&old.bundle, &site).ok();
     prune(&site, &[&delta], &["--yes"])
@@ -600,12 +600,12 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
 }
 
 #[test]
-fn what_is_kept_must_be_what_the_site_has() {
+fn prune_refuses_to_keep_what_the_site_does_not_have() {
     let World { old, new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let before = served(&site);
-    // `app:stable` means something else by now.
+    // `app:stable` has moved.
     prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
     let only_old = tempdir().unwrap();
     let only_old = old_site(&only_old);
@@ -615,7 +615,7 @@ fn what_is_kept_must_be_what_the_site_has() {
     let finished = prune(&site, &[&new.bundle, &broken], &["--yes"]);
     assert_ne!(finished.code, Some(0));
     assert!(finished.stderr.contains("broken.tar.zst") && finished.stderr.contains("nothing was removed"));
-    // Both together: the one has the tag, and what it was for the other stays under its digest.
+    // With both kept, the new bundle has the tag and the old image remains under its digest.
     let told = prune(&site, &[&old.bundle, &new.bundle], &["--yes"]).ok().json();
     assert_eq!(
         (&told["images"], &told["files"], &told["blobs"]),
@@ -641,13 +641,14 @@ fn what_is_kept_must_be_what_the_site_has() {
 }
 
 #[test]
-fn what_others_have_pushed_stays_with_all_that_it_needs() {
+fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     let World { new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let mine = image(&[&note("gone"), &note("mine")]);
     let registry = Registry::start(&site.join("registry"));
-    // Into repositories of their own and into ours, with layers that go otherwise; under a new tag, and over one of ours.
+    // Into other repositories and into ours, with layers that would be pruned; under a new tag and over one
+    // of ours.
     registry.push("mine/app", "1", &mine);
     registry.push("k8s/quay.io/team/app", "mine", &mine);
     let gone = image(&[&shell(), &note("gone")]);
@@ -669,19 +670,19 @@ fn what_others_have_pushed_stays_with_all_that_it_needs() {
     assert!(registry.manifest("k8s/quay.io/team/app", &one.root.digest).is_none());
     assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
     new.assert_served(&site);
-    // Nothing is left that nobody names, and nothing has gone that somebody does.
+    // No unreferenced blob remains, and no referenced one is missing.
     assert_eq!(registry.garbage_collect(&["--dry-run"]), [""; 0]);
-    // And now nobody knows any more that one of them was ours.
+    // The record no longer names the image that was ours.
     assert_eq!(prune(&site, &[&new.bundle], &["--yes"]).ok().json()["blobs"], 0);
     registry.assert_serves("mine/copy", "2", &gone);
 }
 
 #[test]
-fn pulls_go_on_while_a_site_is_pruned() {
+fn pulls_succeed_during_a_prune() {
     let World { new, .. } = world();
     for _ in 0..4 {
         let directory = directory();
-        let site = both(&directory);
+        let site = site_with_both_releases(&directory);
         let storage = site.join("registry");
         let registries = [Registry::serve(&storage), Registry::serve_with_cache(&storage)];
         let web = Web::start(&site.join("files"));
@@ -699,7 +700,7 @@ fn pulls_go_on_while_a_site_is_pruned() {
                             );
                             pulls.fetch_add(1, Ordering::Relaxed);
                         }
-                        // Of what goes there is the whole manifest, or none.
+                        // An image that is being pruned has its complete manifest or none.
                         let gone = image(&[&shell(), &note("gone")]);
                         if let Some((_, manifest)) = registry.manifest("k8s/quay.io/team/gone", "1") {
                             assert_eq!(sha256(&manifest), gone.root.digest);
@@ -716,8 +717,8 @@ fn pulls_go_on_while_a_site_is_pruned() {
                     }
                 }
             });
-            // Ends the others, whatever happens.
-            let _end = End(done);
+            // Stops the other threads even if an assertion fails.
+            let _end = StopOnDrop(done);
             let pull = || {
                 let (start, before) = (Instant::now(), pulls.load(Ordering::Relaxed));
                 while pulls.load(Ordering::Relaxed) < before + 30 && start.elapsed() < Duration::from_secs(60)
@@ -736,9 +737,9 @@ fn pulls_go_on_while_a_site_is_pruned() {
 }
 
 #[test]
-fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged() {
-    // What stands in one place is needed in the other, and nowhere else; and a new file takes the place of the only copy
-    // of one that has another name now.
+fn killed_delta_unpack_loses_nothing_even_if_names_were_swapped() {
+    // A blob at one path is needed at the other path only, and a new file replaces the only copy of one that
+    // was renamed.
     let release = |directory: &Path, seeds: [(&str, u64); 4], text: &str| {
         let files = seeds.map(|(name, seed)| file(&format!("https://dl.k8s.io/{name}"), seed, 200_000));
         let image = UpstreamImage::new("quay.io/team/app:1", image(&[&shell(), &note(text)]));
@@ -786,13 +787,13 @@ fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged()
 }
 
 #[test]
-fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
+fn prune_restores_a_blob_that_becomes_needed_meanwhile() {
     let World { new, .. } = world();
     let directory = directory();
-    let site = both(&directory);
+    let site = site_with_both_releases(&directory);
     let layer = note("gone");
     let digest = sha256(&layer.bytes);
-    // The first blob that is taken aside stays there for some seconds.
+    // The first blob that is moved aside stays there for some seconds.
     let child = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat", "-e"])
         .arg("inject=renameat:delay_exit=4000000:when=1")
@@ -812,7 +813,7 @@ fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
         );
         thread::sleep(Duration::from_millis(10));
     }
-    // As a registry does it at the end of an upload of what it finds there already.
+    // As a registry does at the end of an upload of an existing blob.
     let link =
         site.join(STORAGE).join("repositories/mine/app/_layers/sha256").join(&digest["sha256:".len()..]);
     fs::create_dir_all(&link).unwrap();
@@ -820,7 +821,7 @@ fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
     assert!(child.wait().unwrap().success());
     let registry = Registry::serve(&site.join("registry"));
     assert_eq!(registry.blob("mine/app", &digest).map(|found| sha256(&found)), Some(digest));
-    // The others have gone.
+    // The other blobs were removed.
     assert!(!site.join(data(&sha256(&note("one").bytes))).exists());
     let left: Vec<_> =
         fs::read_dir(site.join(".unbundle")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -828,7 +829,7 @@ fn a_blob_that_somebody_comes_to_need_while_it_goes_is_put_back() {
 }
 
 #[test]
-fn a_delta_is_signed_as_any_bundle_is() {
+fn delta_is_signed_like_any_bundle() {
     let directory = directory();
     let [site, key, delta] = ["site", "test.key", "delta.tar.zst"].map(|name| directory.path().join(name));
     unpack(&world().old.bundle, &site).ok();
@@ -846,7 +847,7 @@ fn a_delta_is_signed_as_any_bundle_is() {
 }
 
 #[test]
-fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
+fn prune_keeps_the_selection_that_was_unpacked_of_a_bundle() {
     let World { old, new, .. } = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -857,7 +858,7 @@ fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
         unbundle(args)
     };
     only(&old.bundle, &["**/gone:1", "**/kubelet", "**/tool:1"]).ok();
-    // A delta needs of the site what belongs to the part that is asked for, and no more.
+    // A delta needs only what belongs to the selection from the site.
     only(&delta, &["**/app:2"]).failed(16, &["quay.io/team/app:2"]);
     only(&delta, &["**/other:1", "**/v2/kubelet", "**/tool:1"]).ok();
     let told = prune(&site, &[&delta], &["--yes"]).ok().json();
@@ -872,24 +873,24 @@ fn of_a_bundle_that_was_unpacked_in_part_that_part_is_kept() {
     assert_eq!(sha256(&kubelet), sha256(&random_bytes(10, 3_000_000)));
 }
 
-/// Tells threads to end, also where a test fails.
-struct End<'a>(&'a AtomicBool);
+/// Stops the threads when dropped, even if a test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 #[test]
-fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_the_next() {
+fn killed_prune_removes_nothing_that_is_kept_and_is_finished_by_a_rerun() {
     let World { new, .. } = world();
     let directory = directory();
-    let pristine = both(&directory);
+    let pristine = site_with_both_releases(&directory);
     let expected = fresh(&new.bundle);
     let site = directory.path().join("pruned");
     let mut killed = 0;
-    // Each thread counts its calls by name.
+    // strace counts calls per thread and name.
     for call in ["unlink", "unlinkat", "rmdir", "rename", "renameat", "renameat2", "syncfs"] {
         for nth in 1.. {
             run(Command::new("rm").arg("-rf").arg(&site));
@@ -901,7 +902,7 @@ fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_
                 .args(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes", "-q"])
                 .output()
                 .expect("start strace");
-            // All that is kept is there, to the byte.
+            // Everything kept is present, byte for byte.
             let (tree, _) = served(&site);
             for (path, entry) in &expected.0.0 {
                 assert_eq!(tree.0.get(path), Some(entry), "{call} {nth}: {}", path.display());
@@ -918,7 +919,7 @@ fn killed_at_any_call_a_prune_has_taken_nothing_that_is_kept_and_is_finished_by_
 }
 
 #[test]
-fn of_an_image_that_is_kept_the_platforms_go_that_no_bundle_names() {
+fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
     let World { new, .. } = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -934,11 +935,8 @@ fn of_an_image_that_is_kept_the_platforms_go_that_no_bundle_names() {
     assert_eq!(images(&record), images(&fresh_record));
 }
 
-const FILES: &str = "files.example";
-const REGISTRY: &str = "registry.example";
-
-/// Blobs of all sorts, and a base that has half of them: also one that a file turns out to be that no list pins.
-fn half_there() -> (String, Content, String) {
+/// Blobs of all kinds and a base with half of them, one of which equals an unpinned file.
+fn half_in_base() -> (String, Content, String) {
     let (mut list, mut content, mut base) = (String::new(), Content::default(), BTreeMap::new());
     for number in 0..4 {
         let large = Layer::random(number, 6_000_000, Compression::None);
@@ -951,7 +949,7 @@ fn half_there() -> (String, Content, String) {
         list = format!("{list}{reference}\n");
     }
     for number in 0..8_usize {
-        // The last two are the first two once more.
+        // The last two repeat the first two.
         let bytes = random_bytes(1000 + number as u64 % 6, [5_000_000, 70_000, 900_000][number % 3]);
         let url = format!("https://{FILES}/{number}");
         if number < 6 {
@@ -968,79 +966,62 @@ fn half_there() -> (String, Content, String) {
     (list, content, base.to_string())
 }
 
-/// Packs what is in `directory` from `fake`.
-fn pack_from(fake: &Fake, directory: &Path, options: &[&str]) -> Command {
-    let path = |name: &str| text(&directory.join(name));
-    let mut command = airbundle_command();
-    command.args(["pack", &path("all.list"), "-o", &path("out.tar.zst"), "--retries", "0", "--mirrors-only"]);
-    command.args(fake.mirror(FILES)).args(fake.mirror(REGISTRY)).args(options);
-    command
-}
-
 #[test]
-fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
+fn killed_delta_pack_resumes_to_the_same_bytes() {
     const POINTS: usize = 12;
-    let (list, content, base) = half_there();
+    let (list, content, base) = half_in_base();
     let prepare = || {
-        let directory = directory();
-        fs::write(directory.path().join("all.list"), &list).unwrap();
-        fs::write(directory.path().join("base.json"), &base).unwrap();
-        let base = text(&directory.path().join("base.json"));
-        (directory, base)
+        let job = PackJob::new(&list);
+        let base = job.write("base.json", &base);
+        (job, base)
     };
     let gate = Arc::new(Gate::default());
     gate.open(usize::MAX / 2);
     let fake = Fake::behind(&gate, content.clone());
-    let (undisturbed, base) = prepare();
-    let finished =
-        crate::program::run(&mut pack_from(&fake, undisturbed.path(), &["--base", &base, "--json"])).ok();
-    let expected = fs::read(undisturbed.path().join("out.tar.zst")).unwrap();
+    let (uninterrupted, base) = prepare();
+    let finished = uninterrupted.pack_from(&fake, &["--base", &base, "--json"]).ok();
+    let expected = uninterrupted.bundle();
     let all: usize = gate.transfers().iter().map(|transfer| transfer.sent).sum();
     let told = finished.json();
     assert_eq!(told["blobsLeftOut"], 5, "{told}");
-    // What no list pins had to be fetched to learn that it is there.
-    let layout = contents(&undisturbed.path().join("out.tar.zst")).layout;
-    let left_out: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
-    assert_eq!(told["bytesLeftOut"], left_out);
+    // Unpinned files must be fetched to learn that the base has them.
+    let layout = contents(&uninterrupted.output()).layout;
+    let omitted: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
+    assert_eq!(told["bytesLeftOut"], omitted);
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
         let fake = Fake::behind(&gate, content.clone());
-        let (directory, base) = prepare();
-        // What a run without base has left is not the beginning of a delta, and serves it all the same.
+        let (job, base) = prepare();
+        // A partial of a run without `--base` does not start a delta, but its blobs are reused.
         let options: &[&str] = if point % 4 == 3 { &[] } else { &["--base", &base] };
         gate.open(all * point / POINTS);
-        let mut command = pack_from(&fake, directory.path(), options);
-        let mut child: Child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = job.start_from(&fake, options);
         thread::sleep(Duration::from_millis(200));
         gate.settle();
         child.kill().unwrap();
         child.wait().unwrap();
         gate.open(usize::MAX / 2);
-        crate::program::run(&mut pack_from(&fake, directory.path(), &["--base", &base])).ok();
-        let found = fs::read(directory.path().join("out.tar.zst")).unwrap();
-        assert!(found == expected, "killed at {point} of {POINTS}");
+        job.pack_from(&fake, &["--base", &base]).ok();
+        assert!(job.bundle() == expected, "killed at {point} of {POINTS}");
     }
 }
 
 #[test]
-fn what_a_base_has_need_not_be_upstream_and_what_is_missing_is_told_as_always() {
-    let (list, mut content, base) = half_there();
-    let directory = directory();
-    fs::write(directory.path().join("all.list"), &list).unwrap();
-    fs::write(directory.path().join("base.json"), &base).unwrap();
-    let base = text(&directory.path().join("base.json"));
-    // A layer that the site has is gone upstream; one that it lacks is, too.
+fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported() {
+    let (list, mut content, base) = half_in_base();
+    let job = PackJob::new(&list);
+    let base = job.write("base.json", &base);
+    // Upstream lacks one layer that the site has and one that it does not have.
     let [had, lacking] = [2, 3].map(|number| Layer::random(number, 6_000_000, Compression::None));
     for (number, layer) in [(2, &had), (3, &lacking)] {
         let digest = sha256(&layer.bytes);
         content.blob(&format!("{REGISTRY}/team/app{number}"), &digest, Vec::new());
     }
     let fake = Fake::honest(content);
-    let run = |options: &[&str]| crate::program::run(&mut pack_from(&fake, directory.path(), options));
-    run(&["--base", &base, "--keep-going"]).failed(5, &["app3:1"]);
-    let finished = run(&["--base", &base, "--allow-missing"]).failed(5, &["app3:1"]);
+    job.pack_from(&fake, &["--base", &base, "--keep-going"]).failed(5, &["app3:1"]);
+    let finished = job.pack_from(&fake, &["--base", &base, "--allow-missing"]).failed(5, &["app3:1"]);
     assert!(!finished.stderr.contains("app2:1"), "{finished:#?}");
-    let layout = contents(&directory.path().join("out.tar.zst")).layout;
+    let layout = contents(&job.output()).layout;
     let names: Vec<_> = layout.images.iter().map(|image| image.indexed.reference.to_string()).collect();
     assert_eq!(names, [0, 1, 2].map(|number| format!("{REGISTRY}/team/app{number}:1")));
     assert!(layout.elsewhere.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));

@@ -1,4 +1,4 @@
-//! What README.md and bundle-format.md say is true.
+//! README.md and bundle-format.md agree with the code.
 
 use std::collections::BTreeSet;
 
@@ -16,18 +16,18 @@ use crate::program::{airbundle, unbundle};
 const README: &str = include_str!("../../README.md");
 const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
-/// The blocks of code in `page` that are marked as `language`.
+/// Returns the code blocks in `page` that are marked as `language`.
 fn blocks(page: &str, language: &str) -> Vec<String> {
     let begin = format!("\n```{language}\n");
     page.split(&begin).skip(1).map(|rest| rest.split("\n```").next().unwrap().to_owned()).collect()
 }
 
 #[test]
-fn every_json_example_of_the_format_is_read_and_written_as_it_stands_there() {
+fn json_examples_of_the_format_page_round_trip() {
     let [layout, index, files] = &blocks(FORMAT_PAGE, "json")[..] else { panic!("three examples are known") };
     let compact = |text: &str| {
         let mut bytes = Vec::new();
-        // Without folding it through a map: the order of members is part of the example.
+        // Does not parse into a map: the order of members is part of the example.
         let mut in_string = false;
         for byte in text.bytes() {
             in_string ^= byte == b'"';
@@ -43,12 +43,12 @@ fn every_json_example_of_the_format_is_read_and_written_as_it_stands_there() {
 }
 
 #[test]
-fn the_format_page_is_of_the_version_that_is_written() {
+fn format_page_describes_the_written_version() {
     assert!(FORMAT_PAGE.starts_with(&format!("# The bundle format, version {}.{}\n", FORMAT.0, FORMAT.1)));
 }
 
 #[test]
-fn the_tar_header_on_the_format_page_is_the_one_that_is_written() {
+fn format_page_tar_header_equals_the_written_one() {
     let blocks = blocks(FORMAT_PAGE, "text");
     let dump = blocks.iter().find(|block| block.contains("6f 63 69")).unwrap();
     let mut header = [0; 512];
@@ -62,7 +62,7 @@ fn the_tar_header_on_the_format_page_is_the_one_that_is_written() {
 }
 
 #[test]
-fn the_limits_on_the_format_page_are_those_of_the_program() {
+fn format_page_limits_equal_those_of_the_program() {
     let mebibytes = |bytes: u64| format!("{} MiB", bytes >> 20);
     for (what, limit) in [
         ("frame content", mebibytes(FRAME_SIZE as u64)),
@@ -78,7 +78,7 @@ fn the_limits_on_the_format_page_are_those_of_the_program() {
     }
 }
 
-/// A number with a comma before every three digits.
+/// Formats a number with thousands separators.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap());
@@ -86,7 +86,7 @@ fn thousands(number: usize) -> String {
 }
 
 #[test]
-fn the_readme_lists_the_exit_codes_that_there_are() {
+fn readme_lists_all_exit_codes() {
     let table = README.split("### Exit codes").nth(1).unwrap().split("\n\n").nth(1).unwrap();
     let listed: BTreeSet<u8> =
         table.lines().filter_map(|line| line.split('|').nth(1)?.trim().parse().ok()).collect();
@@ -114,7 +114,7 @@ fn the_readme_lists_the_exit_codes_that_there_are() {
 }
 
 #[test]
-fn the_readme_names_every_option_and_no_other() {
+fn readme_names_exactly_the_existing_options() {
     let options = |text: &str| -> BTreeSet<String> {
         text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
             .filter(|word| word.starts_with("--") && word.len() > 2)
@@ -137,7 +137,7 @@ fn the_readme_names_every_option_and_no_other() {
 }
 
 #[test]
-fn the_lists_in_the_readme_are_valid() {
+fn readme_lists_are_valid() {
     let list = blocks(README, "text").into_iter().find(|block| block.contains("generate_list.sh")).unwrap();
     let mut lists = airbundle::documents::list::Lists::default();
     let mut problems = Vec::new();

@@ -1,9 +1,8 @@
-//! What `airbundle pack` makes of servers that are wrong, broken, slow or lying: the right bundle, or an error that
-//! names the object and the reason, and nothing at the output's name.
+//! `airbundle pack` against broken, slow and lying servers: the correct bundle, or an error that names the
+//! object and the cause and leaves no output.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, OnceLock};
@@ -11,9 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
-use crate::program::{Finished, airbundle, airbundle_command, unbundle};
+use crate::pack_job::{FILES, LIST, OUTPUT, PARTIAL, PackJob, REGISTRY, SPOOL, mirrors_to};
+use crate::program::{Finished, unbundle};
 use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
 use crate::support::image::{
     Compression, DOCKER_LIST, DOCKER_MANIFEST, Format, Image, Layer, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
@@ -22,90 +22,41 @@ use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 use crate::support::{random_bytes, sha256, sha512};
 
-const FILES: &str = "files.example";
-const REGISTRY: &str = "registry.example";
-const PARTIAL: &str = "out.tar.zst.partial";
-const SPOOL: &str = "out.tar.zst.partial.spool";
-
-/// A directory with a list, and the bundle that is to come of it.
-struct Job {
-    directory: TempDir,
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory }
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.path().join("out.tar.zst")
-    }
-
-    fn args(&self, more: &[String]) -> Vec<String> {
-        let path = |name: &str| self.directory.path().join(name).to_str().expect("UTF-8").to_owned();
-        let mut args = vec!["pack".to_owned(), path("all.list"), "-o".to_owned(), path("out.tar.zst")];
-        args.extend_from_slice(more);
-        args
-    }
-
-    fn run(&self, more: &[String]) -> Finished {
-        airbundle(self.args(more))
-    }
-
-    /// Packs, and returns the bundle.
+impl PackJob {
+    /// Packs, asserts success without leftovers, and returns the bundle.
     #[track_caller]
-    fn bundle(&self, more: &[String]) -> Vec<u8> {
-        self.run(more).ok();
-        let bundle = fs::read(self.output()).expect("read the bundle");
-        assert_eq!(self.left(), ["all.list", "out.tar.zst"]);
-        bundle
+    fn packed(&self, options: &[String]) -> Vec<u8> {
+        self.pack_with(options).ok();
+        assert_eq!(self.file_names(), [LIST, OUTPUT]);
+        self.bundle()
     }
 
-    /// Packs, which must fail with this code and a line with all these words, and leave nothing behind but what
-    /// the next run can use.
+    /// Packs and asserts failure with this code, a line with all these words, and no leftovers but those that
+    /// a re-run can use.
     #[track_caller]
-    fn fails(&self, more: &[String], code: i32, words: &[&str]) -> Finished {
-        let finished = self.run(more).failed(code, words);
-        let left = self.left();
+    fn fails_cleanly(&self, options: &[String], code: i32, words: &[&str]) -> Finished {
+        let finished = self.pack_with(options).failed(code, words);
         let is_kept = finished.stderr.contains("is kept in `");
-        let expected: &[_] = if is_kept { &["all.list", PARTIAL, SPOOL] } else { &["all.list"] };
-        assert_eq!(left, expected, "{finished:#?}");
+        let expected: &[_] = if is_kept { &[LIST, PARTIAL, SPOOL] } else { &[LIST] };
+        assert_eq!(self.file_names(), expected, "{finished:#?}");
         finished
     }
-
-    fn left(&self) -> Vec<String> {
-        names(self.directory.path())
-    }
 }
 
-/// One line of stderr has all these words.
+/// Asserts that one line of stderr has all these words.
 #[track_caller]
 fn says(finished: &Finished, words: &[&str]) {
     let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(told, "no line with {words:?} in {finished:#?}");
 }
 
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).expect("list a directory");
-    let mut names: Vec<_> = entries
-        .map(|entry| entry.expect("list a directory").file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
-}
-
 fn strings(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// Comes to `fake` for everything.
+/// Returns the arguments that route all requests to `fake`.
 fn to(fake: &Fake, more: &[&str]) -> Vec<String> {
-    let mut args = [fake.mirror(FILES), fake.mirror(REGISTRY)].concat();
-    args.push("--mirrors-only".to_owned());
-    args.extend(strings(more));
-    args
+    [mirrors_to(fake), strings(more)].concat()
 }
 
 #[track_caller]
@@ -113,8 +64,8 @@ fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     assert!(found == expected, "{what}: {} and not {}", sha256(found), sha256(expected));
 }
 
-/// A small and a large blob as file and as layer: the large ones are fetched in two parts, the second of them
-/// with a piece that has arrived and been taken before the rest.
+/// A small and a large blob, each as file and as layer. Large ones are fetched in two parts, and a piece of
+/// the second arrives before the rest.
 struct Sample {
     list: String,
     content: Content,
@@ -145,29 +96,30 @@ fn sample() -> &'static Sample {
         content.file(&format!("https://{FILES}/large"), large);
         content.image(&format!("{REGISTRY}/team/app:1"), &sample_image());
         let fake = Fake::honest(content.clone());
-        let bundle = Job::new(&list).bundle(&to(&fake, &[]));
+        let bundle = PackJob::new(&list).packed(&to(&fake, &[]));
         Sample { list, content, bundle }
     })
 }
 
-/// The sample without its checksums.
+/// Strips the checksums from a list.
 fn unpinned(list: &str) -> String {
     let urls: Vec<_> = list.lines().map(|line| line.split(' ').next().expect("a word")).collect();
     urls.join("\n")
 }
 
-/// Packs the sample from a server with this twist; the bundle must be that of an honest one.
+/// Packs the sample from a server with this twist and asserts that the bundle equals that of an honest
+/// server.
 #[track_caller]
-fn comes_right(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
+fn assert_same_bundle(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::start(content.clone(), twist);
-    assert_same(&Job::new(list).bundle(&to(&fake, more)), bundle, "the bundle");
+    assert_same(&PackJob::new(list).packed(&to(&fake, more)), bundle, "the bundle");
     fake
 }
 
-/// Packs the sample from a server with this twist, which must fail.
+/// Packs the sample from a server with this twist and asserts failure.
 #[track_caller]
-fn goes_wrong(
+fn assert_fails(
     more: &[&str],
     code: i32,
     words: &[&str],
@@ -175,97 +127,97 @@ fn goes_wrong(
 ) -> Fake {
     let Sample { list, content, .. } = sample();
     let fake = Fake::start(content.clone(), twist);
-    Job::new(list).fails(&to(&fake, more), code, words);
+    PackJob::new(list).fails_cleanly(&to(&fake, more), code, words);
     fake
 }
 
-// ---- The honest server -------------------------------------------------------------------------------------------
+// ---- The honest server ----
 
 #[test]
-fn a_bundle_is_the_same_whether_checksums_were_known_or_not_and_however_many_connections_fetched_it() {
+fn bundle_is_independent_of_known_checksums_and_connections() {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::honest(content.clone());
     for jobs in ["1", "2", "32"] {
-        assert_same(&Job::new(list).bundle(&to(&fake, &["--jobs", jobs])), bundle, jobs);
-        assert_same(&Job::new(&unpinned(list)).bundle(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&PackJob::new(&unpinned(list)).packed(&to(&fake, &["--jobs", jobs])), bundle, jobs);
     }
 }
 
 #[test]
-fn an_empty_file_is_packed_pinned_or_not() {
+fn empty_file_is_packed_pinned_or_not() {
     let mut content = Content::default();
     content.file(&format!("https://{FILES}/empty"), Vec::new());
     content.file(&format!("https://{FILES}/other"), b"other".to_vec());
     let pinned = format!("https://{FILES}/empty {}\nhttps://{FILES}/other\n", sha256(b""));
     let fake = Fake::honest(content.clone());
-    let bundle = Job::new(&pinned).bundle(&to(&fake, &[]));
-    assert_same(&Job::new(&unpinned(&pinned)).bundle(&to(&fake, &[])), &bundle, "not pinned");
+    let bundle = PackJob::new(&pinned).packed(&to(&fake, &[]));
+    assert_same(&PackJob::new(&unpinned(&pinned)).packed(&to(&fake, &[])), &bundle, "not pinned");
     let chunked = Fake::start(content, |seen, reply| {
         let empty = Reply { framing: Framing::Chunked, ..Reply::ok(b"") };
         if seen.path.ends_with("empty") { empty } else { reply }
     });
-    assert_same(&Job::new(&pinned).bundle(&to(&chunked, &[])), &bundle, "chunked");
+    assert_same(&PackJob::new(&pinned).packed(&to(&chunked, &[])), &bundle, "chunked");
 }
 
 #[test]
-fn a_host_on_the_command_line_is_the_same_in_any_case_and_under_any_name_of_docker_hub() {
+fn hosts_on_the_command_line_are_case_insensitive_and_docker_hub_aliases_are_equal() {
     let mut content = Content::default();
     content.image("docker.io/team/app:1", &sample_image());
     content.file(&format!("https://{FILES}/file"), b"file".to_vec());
     let fake = Fake::honest(content);
-    let job = Job::new(&format!("docker.io/team/app:1\nhttps://{FILES}/file\n"));
+    let job = PackJob::new(&format!("docker.io/team/app:1\nhttps://{FILES}/file\n"));
     let files = format!("{}=http://{}/{FILES}", FILES.to_uppercase(), fake.addr());
     for hub in ["docker.io", "index.docker.io", "Registry-1.Docker.IO"] {
         let hub = format!("{hub}=http://{}/docker.io", fake.addr());
-        let finished = job.run(&strings(&["--mirror", &hub, "--mirror", &files])).ok();
+        let finished = job.pack_with(&strings(&["--mirror", &hub, "--mirror", &files])).ok();
         assert!(!finished.stderr.contains("warning"), "{finished:#?}");
     }
 }
 
 #[test]
-fn a_mirror_or_an_insecure_registry_that_nothing_comes_from_is_warned_of() {
+fn unused_mirror_or_insecure_registry_is_warned_about() {
     let Sample { list, content, .. } = sample();
     let fake = Fake::honest(content.clone());
     let typo = format!("file.example=http://{}", fake.addr());
     let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
-    let finished = Job::new(list).run(&args).ok();
+    let finished = PackJob::new(list).pack_with(&args).ok();
     says(&finished, &["warning: ", "`--mirror file.example=…`", "no list names"]);
-    // Its images come from the mirror.
+    // Its images are fetched from the mirror.
     says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image comes from"]);
     assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
-    let finished = Job::new(list).run(&to(&fake, &["--json", "--mirror", &typo])).ok();
+    let finished = PackJob::new(list).pack_with(&to(&fake, &["--json", "--mirror", &typo])).ok();
     let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
     assert!(warning.is_some_and(|line| line.contains("file.example")), "{finished:#?}");
 }
 
-// ---- Ranges and lengths ------------------------------------------------------------------------------------------
+// ---- Ranges and lengths ----
 
 #[test]
-fn a_server_that_ignores_range_gives_the_same_bundle() {
+fn server_that_ignores_range_yields_the_same_bundle() {
     for jobs in ["1", "2", "8"] {
-        comes_right(&["--jobs", jobs], |seen, _| sample().content.answer(&without_range(seen)));
+        assert_same_bundle(&["--jobs", jobs], |seen, _| sample().content.respond(&without_range(seen)));
     }
 }
 
-/// What an honest server without ranges would have been asked.
+/// Returns the request that a server without range support would handle.
 fn without_range(seen: &Seen) -> Seen {
     seen.without("range")
 }
 
 #[test]
-fn a_server_that_ignores_range_only_for_some_parts_gives_the_same_bundle() {
+fn server_that_ignores_range_for_some_parts_yields_the_same_bundle() {
     for jobs in ["1", "8"] {
-        comes_right(&["--jobs", jobs], |seen, reply| match seen.range() {
-            Some((first, _)) if first > 0 => sample().content.answer(&without_range(seen)),
+        assert_same_bundle(&["--jobs", jobs], |seen, reply| match seen.range() {
+            Some((first, _)) if first > 0 => sample().content.respond(&without_range(seen)),
             _ => reply,
         });
     }
 }
 
 #[test]
-fn a_server_that_answers_another_range_gives_the_same_bundle() {
+fn server_that_returns_another_range_yields_the_same_bundle() {
     for jobs in ["1", "8"] {
-        comes_right(&["--jobs", jobs], |seen, mut reply| match seen.range() {
+        assert_same_bundle(&["--jobs", jobs], |seen, mut reply| match seen.range() {
             Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
                 reply.body.rotate_left(1);
                 reply.with("content-range", &format!("bytes {}-{}/{}", first + 1, last + 1, LARGE + 1))
@@ -276,8 +228,8 @@ fn a_server_that_answers_another_range_gives_the_same_bundle() {
 }
 
 #[test]
-fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
-    comes_right(&[], |seen, reply| match seen.range() {
+fn server_that_states_another_size_for_a_part_yields_the_same_bundle() {
+    assert_same_bundle(&[], |seen, reply| match seen.range() {
         Some((first, last)) if reply.status == 206 && !seen.is_probe() => {
             reply.with("content-range", &format!("bytes {first}-{last}/{}", LARGE * 2))
         }
@@ -286,91 +238,95 @@ fn a_server_that_states_another_size_with_a_part_gives_the_same_bundle() {
 }
 
 #[test]
-fn a_first_byte_of_nothing_or_of_an_unknown_size_gives_the_same_bundle_pinned_or_not() {
+fn probe_of_an_empty_or_unknown_size_file_yields_the_same_bundle_pinned_or_not() {
     let Sample { list, content, bundle } = sample();
     for range in ["bytes 0-0/0", "bytes 0-0/*", "bytes 0-0/-1", "bytes */0"] {
         for list in [list, &unpinned(list)] {
             let fake = Fake::start(content.clone(), move |seen, reply| {
                 if seen.is_probe() { reply.with("content-range", range) } else { reply }
             });
-            assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, range);
+            assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, range);
         }
     }
 }
 
 #[test]
-fn a_server_that_sends_parts_of_another_version_is_found_out() {
-    // Without checksums: only the entity tag tells that the file is another one by now.
+fn parts_of_different_versions_are_detected() {
+    // Without checksums, only the entity tag reveals that the file changed.
     let url = format!("https://{FILES}/large");
     let (mut old, mut new) = (Content::default(), Content::default());
     old.file(&url, random_bytes(5, 20 << 20));
     new.file(&url, random_bytes(6, 20 << 20));
-    let honest = Job::new(&url).bundle(&to(&Fake::honest(new.clone()), &[]));
+    let honest = PackJob::new(&url).packed(&to(&Fake::honest(new.clone()), &[]));
     for jobs in ["1", "8"] {
         let (new, twisted) = (new.clone(), new.clone());
         let fake = Fake::start(old.clone(), move |seen, reply| match seen.nth {
             0 | 1 => reply,
-            // One server honours `If-Range`, the other does not know it.
-            _ if jobs == "1" => new.answer(seen),
-            _ => twisted.answer(&seen.without("if-range")),
+            // One server honors `If-Range`; the other ignores it.
+            _ if jobs == "1" => new.respond(seen),
+            _ => twisted.respond(&seen.without("if-range")),
         });
-        assert_same(&Job::new(&url).bundle(&to(&fake, &["--jobs", jobs])), &honest, jobs);
+        assert_same(&PackJob::new(&url).packed(&to(&fake, &["--jobs", jobs])), &honest, jobs);
     }
 }
 
 #[test]
-fn a_file_that_is_replaced_after_it_was_looked_at_is_packed_as_it_is_now() {
+fn file_replaced_after_the_probe_is_packed_in_its_new_version() {
     let url = format!("https://{FILES}/page");
     for (old, new) in [(9 << 20, 10 << 20), (10 << 20, 9 << 20), (1000, 2000), (2000, 1000), (0, 5), (5, 0)] {
         let mut contents = [Content::default(), Content::default()];
         contents[0].file(&url, random_bytes(7, old));
         contents[1].file(&url, random_bytes(8, new));
         let [old_content, new_content] = contents;
-        let honest = Job::new(&url).bundle(&to(&Fake::honest(new_content.clone()), &[]));
+        let honest = PackJob::new(&url).packed(&to(&Fake::honest(new_content.clone()), &[]));
         let fake = Fake::start(
             old_content,
-            move |seen, reply| if seen.is_probe() { reply } else { new_content.answer(seen) },
+            move |seen, reply| if seen.is_probe() { reply } else { new_content.respond(seen) },
         );
-        assert_same(&Job::new(&url).bundle(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
+        assert_same(&PackJob::new(&url).packed(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
     }
 }
 
 #[test]
-fn a_body_without_a_length_gives_the_same_bundle_pinned_or_not() {
+fn body_without_a_length_yields_the_same_bundle_pinned_or_not() {
     let Sample { list, content, bundle } = sample();
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| Reply {
             framing: Framing::Chunked,
-            ..if seen.is_transfer() || seen.is_probe() { content.answer(&without_range(seen)) } else { reply }
+            ..if seen.is_transfer() || seen.is_probe() {
+                content.respond(&without_range(seen))
+            } else {
+                reply
+            }
         });
-        assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, list);
+        assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
     }
 }
 
 #[test]
-fn a_wrong_length_once_is_got_over_and_always_is_an_error() {
+fn wrong_content_length_is_tolerated_once_and_otherwise_an_error() {
     for difference in [1000, -1000] {
         let claim = move |reply: Reply| {
-            let length = reply.body.len().checked_add_signed(difference).expect("small");
+            let length = reply.body.len().checked_add_signed(difference).expect("a small number");
             Reply { framing: Framing::Claimed(length), ..reply }
         };
-        comes_right(&[], move |seen, reply| match seen.nth {
+        assert_same_bundle(&[], move |seen, reply| match seen.nth {
             0 if seen.path.contains("/blobs/") && reply.body.len() > 1000 => claim(reply),
             1 if seen.path.ends_with("/small") => claim(reply),
             _ => reply,
         });
         let word = if difference > 0 { "more than 300000" } else { "its size is 299000" };
-        goes_wrong(&["--retries", "1"], 5, &[FILES, "/small`", word], move |seen, reply| {
+        assert_fails(&["--retries", "1"], 5, &[FILES, "/small`", word], move |seen, reply| {
             if seen.is_transfer() && seen.path.ends_with("/small") { claim(reply) } else { reply }
         });
     }
 }
 
 #[test]
-fn more_bytes_than_a_manifest_says_are_an_error() {
-    // The digest would be right after the last byte that belongs to it.
+fn body_longer_than_the_manifest_states_is_an_error() {
+    // The digest matches at the last byte that belongs to the blob.
     for jobs in ["1", "8"] {
-        goes_wrong(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
+        assert_fails(&["--jobs", jobs], 5, &["team/app:1", "more than"], |seen, mut reply| {
             if seen.path.contains("/blobs/") && reply.status == 200 && reply.body.len() < 1000 {
                 reply.body.extend_from_slice(b"junk");
             }
@@ -380,8 +336,8 @@ fn more_bytes_than_a_manifest_says_are_an_error() {
 }
 
 #[test]
-fn a_body_without_end_is_an_error_where_the_size_is_known() {
-    goes_wrong(&[], 5, &["/small`", "more than 300000"], move |seen, reply| {
+fn endless_body_is_an_error_when_the_size_is_known() {
+    assert_fails(&[], 5, &["/small`", "more than 300000"], move |seen, reply| {
         if !seen.path.ends_with("/small") {
             return reply;
         }
@@ -390,27 +346,27 @@ fn a_body_without_end_is_an_error_where_the_size_is_known() {
     });
 }
 
-// ---- Broken connections ------------------------------------------------------------------------------------------
+// ---- Broken connections ----
 
 #[test]
-fn a_connection_that_breaks_every_64_kib_is_resumed_until_all_is_there() {
+fn connection_that_breaks_every_64_kib_is_resumed_to_the_end() {
     let bytes = random_bytes(3, 400_000);
     let image = Image::new(Format::Docker, "linux/amd64", &[Layer::random(4, 300_000, Compression::Gzip)]);
     let mut content = Content::default();
     content.file(&format!("https://{FILES}/flaky"), bytes.clone());
     content.image(&format!("{REGISTRY}/flaky:1"), &image);
     let list = format!("https://{FILES}/flaky {}\n{REGISTRY}/flaky:1\n", sha256(&bytes));
-    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
     let fake = Fake::start(content, |_, reply| Reply { cut: Some(64 << 10), ..reply });
-    // One retry: the count begins again with what has come.
-    assert_same(&Job::new(&list).bundle(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
+    // One retry: progress resets the retry count.
+    assert_same(&PackJob::new(&list).packed(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
     let ranges: Vec<_> =
         fake.seen_of("flaky").iter().filter_map(Seen::range).map(|(first, _)| first).collect();
     assert!(ranges.iter().filter(|first| **first > 0).count() >= 10, "it was resumed by ranges: {ranges:?}");
 }
 
 #[test]
-fn a_connection_that_breaks_where_there_are_no_ranges_begins_again() {
+fn broken_connection_without_range_support_starts_over() {
     let Sample { list, content, bundle } = sample();
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| {
@@ -418,14 +374,14 @@ fn a_connection_that_breaks_where_there_are_no_ranges_begins_again() {
                 return reply;
             }
             let cut = (!seen.is_probe() && seen.nth < 2 && seen.path.contains("large")).then_some(9 << 20);
-            Reply { cut, ..content.answer(&without_range(seen)) }
+            Reply { cut, ..content.respond(&without_range(seen)) }
         });
-        assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, list);
+        assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
     }
 }
 
 #[test]
-fn a_connection_that_always_breaks_at_the_same_place_is_an_error_in_the_end() {
+fn connection_that_always_breaks_at_one_offset_finally_fails() {
     let Sample { list, content, .. } = sample();
     for (list, cut) in
         [(list, 9 << 20), (&unpinned(list), 9 << 20), (list, 100_000), (&unpinned(list), 100_000)]
@@ -435,47 +391,47 @@ fn a_connection_that_always_breaks_at_the_same_place_is_an_error_in_the_end() {
                 return reply;
             }
             let cut = (!seen.is_probe() && seen.path.ends_with("large")).then_some(cut);
-            Reply { cut, ..content.answer(&without_range(seen)) }
+            Reply { cut, ..content.respond(&without_range(seen)) }
         });
-        Job::new(list).fails(&to(&fake, &["--retries", "1"]), 4, &["/large`", "no answer"]);
+        PackJob::new(list).fails_cleanly(&to(&fake, &["--retries", "1"]), 4, &["/large`", "no answer"]);
     }
 }
 
 #[test]
-fn a_second_answer_that_ends_before_what_is_there_already_is_not_taken_for_the_end() {
+fn shorter_second_response_is_not_mistaken_for_the_end() {
     let Sample { list, content, bundle } = sample();
     for list in [list, &unpinned(list)] {
         let fake = Fake::start(content.clone(), |seen, reply| {
             if !seen.path.ends_with("/large") {
                 return reply;
             }
-            let whole = Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) };
+            let whole = Reply { framing: Framing::Chunked, ..content.respond(&without_range(seen)) };
             match seen.nth {
                 1 => Reply { cut: Some(9 << 20), ..whole },
                 2 => Reply { framing: Framing::Chunked, ..Reply::ok(b"try again later") },
                 _ => whole,
             }
         });
-        let job = Job::new(list);
+        let job = PackJob::new(list);
         if list == &sample().list {
-            assert_same(&job.bundle(&to(&fake, &[])), bundle, list);
+            assert_same(&job.packed(&to(&fake, &[])), bundle, list);
         } else {
-            // Nothing tells that the second answer is not the file.
-            job.bundle(&to(&fake, &[]));
+            // Nothing reveals that the second response is not the file.
+            job.packed(&to(&fake, &[]));
         }
     }
 }
 
-// ---- Wrong bytes -------------------------------------------------------------------------------------------------
+// ---- Wrong bytes ----
 
 #[test]
-fn wrong_bytes_once_are_got_over() {
+fn corrupt_bytes_are_tolerated_once() {
     for jobs in ["1", "2", "8"] {
         let answered = Mutex::new(BTreeSet::new());
-        let fake = comes_right(&["--jobs", jobs], move |seen, mut reply| {
-            // The first answer for every byte: the whole of a small blob, both parts of a large one.
+        let fake = assert_same_bundle(&["--jobs", jobs], move |seen, mut reply| {
+            // The first response for every byte: an entire small blob, both parts of a large one.
             let part = (seen.path.clone(), seen.range());
-            let first = seen.is_transfer() && answered.lock().expect("no panic").insert(part);
+            let first = seen.is_transfer() && answered.lock().expect("the lock is not poisoned").insert(part);
             if first && reply.body.len() > 100 {
                 let last = reply.body.len() - 1;
                 reply.body[last] ^= 1;
@@ -487,7 +443,7 @@ fn wrong_bytes_once_are_got_over() {
 }
 
 #[test]
-fn wrong_bytes_twice_name_the_url_and_both_checksums() {
+fn corrupt_bytes_twice_fail_naming_url_and_both_digests() {
     let Sample { list, content, .. } = sample();
     let [small, large] = [(1, 300_000), (2, LARGE + 1)].map(|(seed, size)| random_bytes(seed, size));
     let flipped = |bytes: &[u8]| {
@@ -503,27 +459,27 @@ fn wrong_bytes_twice_name_the_url_and_both_checksums() {
         let list = list.replace(&right, &wrong);
         let hex = |text: &str| text.split_once(':').expect("a checksum").1.to_owned();
         let words = [&url, &right[..6], &hex(&right), &hex(&wrong), &fake.addr()];
-        Job::new(&list).fails(&to(&fake, &[]), 5, &words.map(|word| word as &str));
+        PackJob::new(&list).fails_cleanly(&to(&fake, &[]), 5, &words.map(|word| word as &str));
     }
 }
 
 #[test]
-fn a_false_docker_content_digest_is_ignored_because_the_bytes_decide() {
-    comes_right(&[], |_, reply| reply.with("docker-content-digest", &sha256(b"something else")));
+fn wrong_docker_content_digest_header_is_ignored() {
+    assert_same_bundle(&[], |_, reply| reply.with("docker-content-digest", &sha256(b"something else")));
 }
 
 #[test]
-fn an_unasked_content_encoding_is_refused() {
-    goes_wrong(&[], 4, &["/small`", "Content-Encoding: gzip"], |seen, reply| {
+fn unrequested_content_encoding_is_refused() {
+    assert_fails(&[], 4, &["/small`", "Content-Encoding: gzip"], |seen, reply| {
         if seen.path.ends_with("/small") { reply.with("content-encoding", "gzip") } else { reply }
     });
 }
 
-// ---- Statuses ----------------------------------------------------------------------------------------------------
+// ---- Statuses ----
 
 #[test]
-fn a_server_that_is_busy_for_a_while_is_asked_again() {
-    let fake = comes_right(&["--jobs", "2"], |seen, reply| match seen.nth {
+fn busy_server_is_retried() {
+    let fake = assert_same_bundle(&["--jobs", "2"], |seen, reply| match seen.nth {
         0 => Reply::status(503).with("retry-after", "0"),
         1 => Reply::status(429).with("retry-after", "0"),
         2 => Reply::status(500).with("retry-after", "0"),
@@ -533,32 +489,32 @@ fn a_server_that_is_busy_for_a_while_is_asked_again() {
 }
 
 #[test]
-fn the_config_that_tells_a_platform_is_asked_for_again_too() {
+fn platform_config_request_is_retried_too() {
     let Sample { list, content, .. } = sample();
     let more = ["--platform", "linux/amd64"];
     let fake = Fake::start(content.clone(), |seen, reply| match seen.nth {
         0 if seen.path.contains("/blobs/") => Reply::status(503).with("retry-after", "0"),
         _ => reply,
     });
-    let expected = Job::new(list).bundle(&to(&Fake::honest(content.clone()), &more));
-    assert_same(&Job::new(list).bundle(&to(&fake, &more)), &expected, "the bundle");
+    let expected = PackJob::new(list).packed(&to(&Fake::honest(content.clone()), &more));
+    assert_same(&PackJob::new(list).packed(&to(&fake, &more)), &expected, "the bundle");
     assert!(fake.seen_of("/blobs/").iter().any(|seen| seen.nth == 2), "asked, asked again, fetched");
 }
 
 #[test]
-fn a_server_that_fails_always_is_asked_as_often_as_said_and_no_more() {
+fn failing_server_gets_exactly_the_configured_number_of_retries() {
     for (status, code, words) in [
         (500, 4, ["/small`", "answered 500"]),
         (503, 4, ["/small`", "answered 503"]),
         (429, 4, ["/small`", "--mirror"]),
     ] {
-        let fake = goes_wrong(&["--retries", "2"], code, &words, move |seen, reply| {
+        let fake = assert_fails(&["--retries", "2"], code, &words, move |seen, reply| {
             let busy = || Reply::status(status).with("retry-after", "0");
             if seen.path.ends_with("/small") { busy() } else { reply }
         });
         assert_eq!(fake.seen_of("/small").len(), 3, "{status}");
     }
-    let fake = goes_wrong(&["--retries", "2"], 4, &["/large`", "answered 500"], move |seen, reply| {
+    let fake = assert_fails(&["--retries", "2"], 4, &["/large`", "answered 500"], move |seen, reply| {
         let fails = seen.path.ends_with("/large") && seen.range().is_some_and(|(first, _)| first > 0);
         if fails { Reply::status(500).with("retry-after", "0") } else { reply }
     });
@@ -569,8 +525,8 @@ fn a_server_that_fails_always_is_asked_as_often_as_said_and_no_more() {
 }
 
 #[test]
-fn what_is_not_there_is_reported_together_for_all_images_and_files() {
-    let directory = tempdir().expect("make a temporary directory");
+fn missing_images_and_files_are_reported_together() {
+    let directory = tempdir().expect("create a temporary directory");
     let tiny = Image::new(Format::Docker, "linux/amd64", &[Layer::empty()]);
     let upstream = Upstream::start(
         directory.path(),
@@ -582,7 +538,11 @@ fn what_is_not_there_is_reported_together_for_all_images_and_files() {
         "quay.io/a/tiny:1\nquay.io/a/tiny:2\nquay.io/b/other:1\nquay.io/a/tiny@{nothing}\n\
          https://dl.k8s.io/there\nhttps://dl.k8s.io/not-there\n"
     );
-    let finished = Job::new(&list).fails(&upstream.mirror_args(), 4, &["https://dl.k8s.io/not-there", "404"]);
+    let finished = PackJob::new(&list).fails_cleanly(
+        &upstream.mirror_args(),
+        4,
+        &["https://dl.k8s.io/not-there", "404"],
+    );
     for object in ["quay.io/a/tiny:2", "quay.io/b/other:1", &format!("quay.io/a/tiny@{nothing}")] {
         says(&finished, &[object, "404", "not found"]);
     }
@@ -594,13 +554,17 @@ fn what_is_not_there_is_reported_together_for_all_images_and_files() {
 }
 
 #[test]
-fn hosts_that_do_not_answer_are_named() {
+fn unreachable_hosts_are_named() {
     let port = free_port();
     let list = format!(
         "http://127.0.0.1:{port}/file\n127.0.0.1:{port}/image:1\nhttps://no-such-host.invalid/file\n\
          no-such-host.invalid/image:1\n"
     );
-    let finished = Job::new(&list).fails(&strings(&["--retries", "0"]), 4, &["no-such-host.invalid/image:1"]);
+    let finished = PackJob::new(&list).fails_cleanly(
+        &strings(&["--retries", "0"]),
+        4,
+        &["no-such-host.invalid/image:1"],
+    );
     for object in [
         format!("`http://127.0.0.1:{port}/file`"),
         format!("`127.0.0.1:{port}/image:1`"),
@@ -612,18 +576,18 @@ fn hosts_that_do_not_answer_are_named() {
     says(&finished, &["127.0.0.1", "refused"]);
 }
 
-// ---- Redirects and tokens ----------------------------------------------------------------------------------------
+// ---- Redirects and tokens ----
 
 #[test]
-fn a_redirect_loop_is_an_error() {
-    let fake = goes_wrong(&["--retries", "3"], 4, &["/small`", "redirect"], |seen, reply| {
+fn redirect_loop_is_an_error() {
+    let fake = assert_fails(&["--retries", "3"], 4, &["/small`", "redirect"], |seen, reply| {
         if seen.path.contains("/small") { Reply::redirect("small?again") } else { reply }
     });
     assert!(fake.seen_of("/small").len() <= 12, "it is followed for a while and not asked for again");
 }
 
 #[test]
-fn a_token_is_sent_to_its_registry_and_nowhere_else() {
+fn token_is_sent_to_its_registry_only() {
     let Sample { list, content, bundle } = sample();
     let storage = Fake::honest(content.clone());
     let storage_addr = storage.addr();
@@ -637,7 +601,7 @@ fn a_token_is_sent_to_its_registry_and_nowhere_else() {
             return Reply::redirect(&format!("http://{storage_addr}{}", seen.path));
         }
         if seen.header("authorization") != Some("Bearer s3cret") {
-            let own = own_addr.get().expect("set before the first request");
+            let own = own_addr.get().expect("the configuration is set before the first request");
             let challenge =
                 format!(r#"Bearer realm="http://{own}/token",service="here",scope="repository:x:pull""#);
             return Reply::status(401).with("www-authenticate", &challenge);
@@ -646,7 +610,7 @@ fn a_token_is_sent_to_its_registry_and_nowhere_else() {
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
     own_addr.set(fake.addr()).expect("set once");
-    assert_same(&Job::new(list).bundle(&to(&fake, &[])), bundle, "the bundle");
+    assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, "the bundle");
 
     let tokens = fake.seen_of("/token?");
     assert!(
@@ -666,9 +630,9 @@ fn a_token_is_sent_to_its_registry_and_nowhere_else() {
 }
 
 #[test]
-fn a_registry_that_asks_for_no_token_that_can_be_had_is_an_error() {
+fn registry_with_an_unusable_challenge_is_an_error() {
     for challenge in [None, Some("Basic realm=\"x\""), Some("Bearer realm=\"nowhere\"")] {
-        let fake = goes_wrong(&[], 4, &["team/app:1", "401", "no access"], move |seen, reply| {
+        let fake = assert_fails(&[], 4, &["team/app:1", "401", "no access"], move |seen, reply| {
             let no = Reply::status(401);
             match challenge {
                 _ if !seen.path.starts_with("/v2/") => reply,
@@ -681,7 +645,7 @@ fn a_registry_that_asks_for_no_token_that_can_be_had_is_an_error() {
 }
 
 #[test]
-fn a_registry_cannot_send_for_a_token_into_the_own_network() {
+fn registry_may_not_redirect_token_requests_into_the_private_network() {
     let other = Fake::honest(Content::default());
     for realm in [
         "http://10.0.0.1/token".to_owned(),
@@ -689,7 +653,7 @@ fn a_registry_cannot_send_for_a_token_into_the_own_network() {
         format!("http://localhost:{}/token", other.addr().rsplit_once(':').expect("a port").1),
     ] {
         let challenge = format!("Bearer realm=\"{realm}\"");
-        goes_wrong(&[], 4, &["team/app:1", "not a place"], move |seen, reply| {
+        assert_fails(&[], 4, &["team/app:1", "not a place"], move |seen, reply| {
             let challenged = Reply::status(401).with("www-authenticate", &challenge);
             if seen.path.starts_with("/v2/") { challenged } else { reply }
         });
@@ -697,16 +661,16 @@ fn a_registry_cannot_send_for_a_token_into_the_own_network() {
     assert!(other.seen().is_empty());
 }
 
-// ---- Manifests ---------------------------------------------------------------------------------------------------
+// ---- Manifests ----
 
-/// Packs one image from an honest server whose manifests are these, by media type; the first one has the tag.
+/// Packs one image from an honest server with these manifests by media type; the first one has the tag.
 #[track_caller]
-fn refuses(manifests: &[(&str, Value)], words: &[&str]) {
-    refuses_with(manifests, 4, words);
+fn assert_refused(manifests: &[(&str, Value)], words: &[&str]) {
+    assert_refused_with(manifests, 4, words);
 }
 
 #[track_caller]
-fn refuses_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
+fn assert_refused_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
     let name = format!("{REGISTRY}/team/odd");
     let mut content = Content::default();
     for (number, (media_type, json)) in manifests.iter().enumerate() {
@@ -719,17 +683,17 @@ fn refuses_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
     for blob in [&b"{}"[..], b"layer"] {
         content.blob(&name, &sha256(blob), blob);
     }
-    let job = Job::new(&format!("{name}:1\n"));
+    let job = PackJob::new(&format!("{name}:1\n"));
     let mut all = vec!["team/odd:1"];
     all.extend_from_slice(words);
-    job.fails(&to(&Fake::honest(content), &["--retries", "0"]), code, &all);
+    job.fails_cleanly(&to(&Fake::honest(content), &["--retries", "0"]), code, &all);
 }
 
 fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": sha256(bytes), "size": bytes.len() })
 }
 
-fn odd_image() -> Value {
+fn invalid_image() -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
@@ -744,34 +708,34 @@ fn with(mut json: Value, pointer: &str, value: Value) -> Value {
 }
 
 #[test]
-fn manifests_that_no_site_could_serve_are_refused_by_name() {
-    refuses(
+fn invalid_manifests_are_refused_by_name() {
+    assert_refused(
         &[(
             "application/vnd.docker.distribution.manifest.v1+prettyjws",
             json!({ "schemaVersion": 1, "fsLayers": [] }),
         )],
         &["schema 1"],
     );
-    let mut both = odd_image();
+    let mut both = invalid_image();
     both["manifests"] = json!([]);
-    refuses(&[(OCI_MANIFEST, both)], &["both `manifests` and `layers`"]);
+    assert_refused(&[(OCI_MANIFEST, both)], &["both `manifests` and `layers`"]);
     let odd = "application/vnd.example.unknown.v7+json";
-    refuses(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "not supported"]);
-    refuses(&[(DOCKER_MANIFEST, odd_image())], &["announced as", OCI_MANIFEST]);
+    assert_refused(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "not supported"]);
+    assert_refused(&[(DOCKER_MANIFEST, invalid_image())], &["announced as", OCI_MANIFEST]);
 }
 
 #[test]
-fn an_index_whose_child_is_missing_or_has_another_size_is_refused() {
-    let child = odd_image();
+fn index_with_a_missing_or_missized_child_is_refused() {
+    let child = invalid_image();
     let bytes = child.to_string().into_bytes();
     let index = json!({
         "schemaVersion": 2,
         "mediaType": DOCKER_LIST,
         "manifests": [with(descriptor(OCI_MANIFEST, &bytes), "/size", json!(bytes.len()))],
     });
-    refuses(&[(DOCKER_LIST, index.clone())], &["404", &sha256(&bytes)]);
+    assert_refused(&[(DOCKER_LIST, index.clone())], &["404", &sha256(&bytes)]);
     let longer = with(index, "/manifests/0/size", json!(bytes.len() + 1));
-    refuses_with(
+    assert_refused_with(
         &[(DOCKER_LIST, longer), (OCI_MANIFEST, child)],
         5,
         &["size", &bytes.len().to_string(), &(bytes.len() + 1).to_string()],
@@ -779,18 +743,18 @@ fn an_index_whose_child_is_missing_or_has_another_size_is_refused() {
 }
 
 #[test]
-fn a_blob_with_another_size_than_its_manifest_says_is_refused() {
-    // As many bytes as are said come, and more or fewer are there.
+fn blob_with_another_size_than_in_its_manifest_is_refused() {
+    // The server sends the stated number of bytes but has more or fewer.
     for (pointer, said) in
         [("/config/size", 1), ("/config/size", 3), ("/layers/0/size", 4), ("/layers/0/size", 6)]
     {
-        let image = with(odd_image(), pointer, json!(said));
-        refuses_with(&[(OCI_MANIFEST, image)], 5, &["size is", &format!("{said} was expected")]);
+        let image = with(invalid_image(), pointer, json!(said));
+        assert_refused_with(&[(OCI_MANIFEST, image)], 5, &["size is", &format!("{said} was expected")]);
     }
 }
 
 #[test]
-fn an_index_within_an_index_is_packed() {
+fn nested_index_is_packed() {
     let child = |platform: &str| {
         Image::new(
             Format::Oci,
@@ -800,53 +764,54 @@ fn an_index_within_an_index_is_packed() {
     };
     let inner = Image::index(Format::Oci, vec![child("linux/amd64"), child("linux/arm64")]);
     let outer = Image::index(Format::Oci, vec![inner, child("linux/s390x")]);
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let images = vec![UpstreamImage::new("quay.io/nested:1", outer.clone())];
     let upstream = Upstream::start(directory.path(), images, Vec::new());
-    let job = Job::new("quay.io/nested:1\n");
+    let job = PackJob::new("quay.io/nested:1\n");
     let mut args = upstream.mirror_args();
     args.push("--json".to_owned());
-    let summary = job.run(&args).ok().json();
+    let summary = job.pack_with(&args).ok().json();
     assert_eq!(summary["blobs"], outer.blobs().len());
     assert_eq!(outer.root.media_type, OCI_INDEX);
     unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
 }
 
-/// An index that names its arm64 image twice, once without a platform. It is wanted for the latter alone.
+/// An index that lists its arm64 image twice, once without a platform. Only the latter entry matches the
+/// selection.
 fn index_with_a_child_twice() -> (Content, Image) {
     let child = |platform: &str| {
         let layer = Layer::files(&[("etc/motd", platform.as_bytes())], Compression::Gzip);
         Image::new(Format::Oci, platform, &[layer])
     };
     let arm64 = child("linux/arm64");
-    let untold = Image { platform: None, ..arm64.clone() };
-    let index = Image::index(Format::Oci, vec![child("linux/amd64"), arm64, untold]);
+    let without_platform = Image { platform: None, ..arm64.clone() };
+    let index = Image::index(Format::Oci, vec![child("linux/amd64"), arm64, without_platform]);
     let mut content = Content::default();
     content.image(&format!("{REGISTRY}/twice:1"), &index);
     (content, index)
 }
 
 #[test]
-fn an_image_that_is_wanted_for_one_reason_is_not_left_out_for_another() {
+fn image_wanted_by_one_entry_is_not_omitted_by_another() {
     let (twice, index) = index_with_a_child_twice();
-    // The same between two indexes: one has the image for arm64, the other for nobody in particular.
-    let [amd64, arm64, untold] = &index.children[..] else { panic!("three children") };
+    // The same across two indexes: one lists the image for arm64, the other without a platform.
+    let [amd64, arm64, without_platform] = &index.children[..] else { panic!("three children") };
     let for_arm64 = Image::index(Format::Oci, vec![amd64.clone(), arm64.clone()]);
-    let for_all = Image::index(Format::Oci, vec![untold.clone()]);
+    let for_all = Image::index(Format::Oci, vec![without_platform.clone()]);
     let outer = Image::index(Format::Oci, vec![for_arm64, for_all]);
     let mut nested = Content::default();
     nested.image(&format!("{REGISTRY}/twice:1"), &outer);
     for (content, image) in [(twice, index), (nested, outer)] {
-        let job = Job::new(&format!("{REGISTRY}/twice:1\n"));
+        let job = PackJob::new(&format!("{REGISTRY}/twice:1\n"));
         let fake = Fake::honest(content);
-        let summary = job.run(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
+        let summary = job.pack_with(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
         assert_eq!(summary["blobs"], image.blobs().len(), "{summary}");
         unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
     }
 }
 
 #[test]
-fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
+fn file_that_is_also_a_manifest_leaves_following_files_intact() {
     let (mut content, index) = index_with_a_child_twice();
     let manifest = index.children[1].manifest.to_vec();
     let other = random_bytes(25, 1000);
@@ -854,9 +819,9 @@ fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
     content.file(&url("a"), manifest.clone());
     content.file(&url("b"), other.clone());
     let list = format!("{REGISTRY}/twice:1\n{} {}\n{}\n", url("a"), sha256(&manifest), url("b"));
-    let job = Job::new(&list);
-    job.bundle(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
-    let site = job.directory.path().join("site");
+    let job = PackJob::new(&list);
+    job.packed(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
+    let site = job.path("site");
     unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
     for (name, bytes) in [("a", manifest), ("b", other)] {
         let found = fs::read(site.join("files/k8s").join(FILES).join(name)).expect("an unpacked file");
@@ -865,28 +830,29 @@ fn a_file_that_is_also_a_manifest_leaves_the_files_behind_it_as_they_are() {
 }
 
 #[test]
-fn more_manifests_than_a_bundle_may_have_are_an_error_that_names_an_image_once() {
+fn manifest_limit_is_an_error_that_names_an_image_once() {
     // Twenty of 3.9 MiB, and two names for the first.
     let mut content = Content::default();
     let mut list = String::new();
     for number in [0, 0].into_iter().chain(1..20) {
-        let mut image = odd_image();
+        let mut image = invalid_image();
         image["annotations"] =
             json!({ "number": number.to_string(), "padding": "x".repeat((39 << 20) / 10) });
         let name = format!("{REGISTRY}/padded/n{}", list.len());
         content.manifest(&name, "1", OCI_MANIFEST, image.to_string().into_bytes());
         list += &[&name, ":1\n"].concat();
     }
-    let job = Job::new(&list);
-    let finished = job.fails(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
+    let job = PackJob::new(&list);
+    let finished =
+        job.fails_cleanly(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
     assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
 }
 
-// ---- Real servers with real damage --------------------------------------------------------------------------------
+// ---- Real servers with real damage ----
 
 #[test]
-fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
-    let directory = tempdir().expect("make a temporary directory");
+fn corrupt_layer_in_the_registry_storage_is_detected() {
+    let directory = tempdir().expect("create a temporary directory");
     let image = sample_image();
     let images = vec![UpstreamImage::new("quay.io/team/app:1", image.clone())];
     let upstream = Upstream::start(directory.path(), images, Vec::new());
@@ -899,14 +865,15 @@ fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
         let last = flipped.len() - 1;
         flipped[last] ^= 1;
         let short = &hex[..12];
-        fs::write(&data, &flipped).expect("damage a layer");
+        fs::write(&data, &flipped).expect("corrupt a layer");
         let words = ["quay.io/team/app:1", short, "sha256", hex, &sha256(&flipped)[7..]];
-        Job::new("quay.io/team/app:1\n").fails(&upstream.mirror_args(), 5, &words);
+        PackJob::new("quay.io/team/app:1\n").fails_cleanly(&upstream.mirror_args(), 5, &words);
         for (damaged, word) in [(&bytes[..last], "size"), (&[bytes, &b"more"[..]].concat(), "more than")] {
-            fs::write(&data, damaged).expect("damage a layer");
+            fs::write(&data, damaged).expect("corrupt a layer");
             let words = ["quay.io/team/app:1", short, word];
-            let finished = Job::new("quay.io/team/app:1\n").run(&upstream.mirror_args());
-            // Where parts are asked for, the registry itself says that there are more: the bytes are right then.
+            let finished = PackJob::new("quay.io/team/app:1\n").pack_with(&upstream.mirror_args());
+            // If parts are requested, the registry itself states that there are more bytes; they are correct
+            // then.
             if damaged.len() > LARGE && finished.code == Some(0) {
                 continue;
             }
@@ -914,14 +881,14 @@ fn a_registry_with_a_damaged_layer_on_its_disk_is_found_out() {
         }
         fs::write(&data, bytes).expect("repair the layer");
     }
-    Job::new("quay.io/team/app:1\n").bundle(&upstream.mirror_args());
+    PackJob::new("quay.io/team/app:1\n").packed(&upstream.mirror_args());
 }
 
-// ---- Sharing -----------------------------------------------------------------------------------------------------
+// ---- Deduplication ----
 
 #[test]
-fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
-    let directory = tempdir().expect("make a temporary directory");
+fn unpinned_file_equal_to_another_blob_is_stored_once() {
+    let directory = tempdir().expect("create a temporary directory");
     let image = Image::new(
         Format::Oci,
         "linux/amd64",
@@ -952,8 +919,8 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
         });
         format!("{REGISTRY}/x:1\n{}", lines.collect::<String>())
     };
-    let pinned = Job::new(&list(&|_| true));
-    let summary = pinned.run(&args).ok().json();
+    let pinned = PackJob::new(&list(&|_| true));
+    let summary = pinned.pack_with(&args).ok().json();
     // Image: manifest, config, two layers. Files: their list, the empty config, `other`, `alone`.
     assert_eq!(summary["blobs"], 8, "{summary}");
     let of_image: usize = image.blobs().values().map(|bytes| bytes.len()).sum();
@@ -961,13 +928,13 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
     let different = of_image + other.len() + b"{}alone".len();
     let counted = |summary: &Value, fetched: usize| {
         assert_eq!(summary["bytesFetched"], fetched, "{summary}");
-        // All is in the bundle once, and the list of files on top.
+        // Everything is in the bundle once, plus the list of files.
         assert_eq!(summary["bytesShared"], of_image + of_files - different, "{summary}");
         assert!(summary["bytes"].as_u64() > Some(different as u64), "{summary}");
     };
     counted(&summary, different);
-    let unpinned = Job::new(&list(&|_| false)).run(&args).ok().json();
-    // Nobody knew that they are the same before they were there.
+    let unpinned = PackJob::new(&list(&|_| false)).pack_with(&args).ok().json();
+    // Duplicates of unpinned files are known only after they were fetched.
     counted(&unpinned, of_image + of_files);
     assert_eq!(unpinned["bytes"], summary["bytes"]);
     let bundle = fs::read(pinned.output()).expect("read the bundle");
@@ -979,13 +946,13 @@ fn an_unpinned_file_that_equals_another_blob_is_in_the_bundle_once() {
         for jobs in ["1", "8"] {
             let mut args = upstream.mirror_args();
             args.extend(strings(&["--jobs", jobs]));
-            assert_same(&Job::new(&list).bundle(&args), &bundle, what);
+            assert_same(&PackJob::new(&list).packed(&args), &bundle, what);
         }
     }
 }
 
 #[test]
-fn a_pinned_file_of_unknown_size_that_equals_another_blob_is_in_the_bundle_once() {
+fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
     let image = sample_image();
     let layer = image.parts[1].1.to_vec();
     let mut content = Content::default();
@@ -998,20 +965,20 @@ fn a_pinned_file_of_unknown_size_that_equals_another_blob_is_in_the_bundle_once(
     let lines = [("a", &layer), ("c", &other), ("d", &other)]
         .map(|(name, bytes)| format!("https://{FILES}/{name} {}\n", sha256(bytes)));
     let list = format!("{REGISTRY}/x:1\n{}", lines.concat());
-    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
     let chunked = Fake::start(content.clone(), move |seen, reply| {
         let unknown = seen.path.ends_with("/a") || seen.path.ends_with("/c");
         if unknown {
-            Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) }
+            Reply { framing: Framing::Chunked, ..content.respond(&without_range(seen)) }
         } else {
             reply
         }
     });
-    assert_same(&Job::new(&list).bundle(&to(&chunked, &[])), &honest, "sizes unknown");
+    assert_same(&PackJob::new(&list).packed(&to(&chunked, &[])), &honest, "sizes unknown");
 }
 
 #[test]
-fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_error_and_no_panic() {
+fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
     let bytes = random_bytes(24, 5000);
     let mut content = Content::default();
     let mut list = String::new();
@@ -1020,19 +987,19 @@ fn a_server_that_lies_about_the_size_of_a_file_that_another_one_has_too_is_an_er
         list += &[&format!("https://{FILES}/{name}"), " ", &sha256(&bytes), "\n"].concat();
     }
     let fake = Fake::start(content.clone(), move |seen, reply| match seen.path.ends_with("/a") {
-        true => Reply { framing: Framing::Chunked, ..content.answer(&without_range(seen)) },
+        true => Reply { framing: Framing::Chunked, ..content.respond(&without_range(seen)) },
         false if seen.is_probe() => reply.with("content-range", "bytes 0-0/4999"),
         false => reply,
     });
-    let finished = Job::new(&list).run(&to(&fake, &[]));
+    let finished = PackJob::new(&list).pack_with(&to(&fake, &[]));
     assert!(matches!(finished.code, Some(0 | 5)), "{finished:#?}");
 }
 
-// ---- Load --------------------------------------------------------------------------------------------------------
+// ---- Load ----
 
 #[test]
-fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connections() {
-    let directory = tempdir().expect("make a temporary directory");
+fn huge_and_small_blobs_yield_one_bundle_with_any_number_of_connections() {
+    let directory = tempdir().expect("create a temporary directory");
     let note = |number: usize| Layer::files(&[("n", number.to_string().as_bytes())], Compression::Gzip);
     let huge = Image::new(
         Format::Oci,
@@ -1054,12 +1021,12 @@ fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connection
         .collect();
     files.push(UpstreamFile::new("https://dl.k8s.io/large", random_bytes(32, 30 << 20)).not_pinned());
     let upstream = Upstream::start(directory.path(), images, files.clone());
-    let job = Job::new(&format!("{}{}", upstream.images_list(), upstream.files_list()));
+    let job = PackJob::new(&format!("{}{}", upstream.images_list(), upstream.files_list()));
     let mut first: Option<Vec<u8>> = None;
     for jobs in ["8", "1", "2", "32"] {
         let mut args = upstream.mirror_args();
         args.extend(strings(&["--jobs", jobs]));
-        let bundle = job.bundle(&args);
+        let bundle = job.packed(&args);
         match &first {
             None => first = Some(bundle),
             Some(first) => assert_same(&bundle, first, jobs),
@@ -1084,7 +1051,7 @@ fn a_huge_blob_and_many_small_ones_give_one_bundle_with_any_number_of_connection
 
 #[test]
 fn hundreds_of_tiny_blobs_are_packed() {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let layers: Vec<_> = (0..400_u32)
         .map(|number| Layer::files(&[("n", number.to_string().as_bytes())], Compression::None))
         .collect();
@@ -1094,14 +1061,14 @@ fn hundreds_of_tiny_blobs_are_packed() {
         .map(|jobs| {
             let mut args = upstream.mirror_args();
             args.extend(strings(&["--jobs", jobs]));
-            sha256(&Job::new("quay.io/many:1\n").bundle(&args))
+            sha256(&PackJob::new("quay.io/many:1\n").packed(&args))
         })
         .into();
     assert_eq!(bundles.len(), 1);
 }
 
 #[test]
-fn a_slow_server_with_many_blobs_gives_the_same_bundle_with_any_number_of_connections() {
+fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connections() {
     let mut content = Content::default();
     let mut list = String::new();
     for number in 0..24_u64 {
@@ -1110,51 +1077,51 @@ fn a_slow_server_with_many_blobs_gives_the_same_bundle_with_any_number_of_connec
         list += &[&url, " ", &sha256(&bytes), "\n"].concat();
         content.file(&url, bytes);
     }
-    let honest = Job::new(&list).bundle(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
     thread::scope(|scope| {
         for jobs in ["1", "2", "8"] {
             for ranges in [true, false] {
                 let (content, list, honest) = (content.clone(), &list, &honest);
                 scope.spawn(move || {
                     let fake = Fake::start(content.clone(), move |seen, reply| {
-                        let reply = if ranges { reply } else { content.answer(&without_range(seen)) };
+                        let reply = if ranges { reply } else { content.respond(&without_range(seen)) };
                         Reply { pause: Duration::from_millis(15), ..reply }
                     });
-                    assert_same(&Job::new(list).bundle(&to(&fake, &["--jobs", jobs])), honest, jobs);
+                    assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), honest, jobs);
                 });
             }
         }
     });
 }
 
-// ---- Two at once -------------------------------------------------------------------------------------------------
+// ---- Concurrent runs ----
 
 #[test]
-fn of_two_packs_to_one_output_one_wins_and_the_other_says_so() {
+fn concurrent_packs_to_one_output_exclude_each_other() {
     let Sample { list, content, bundle } = sample();
     let (reached, wait_reached) = channel();
     let (go, wait_go) = channel::<()>();
     let gate = Mutex::new(Some((reached, wait_go)));
-    // The first one hangs in its first transfer until the second one has ended.
+    // The first run hangs in its first transfer until the second one has ended.
     let fake = Fake::start(content.clone(), move |seen, reply| {
-        let first = gate.lock().expect("no panic").take_if(|_| seen.is_transfer());
+        let first = gate.lock().expect("the lock is not poisoned").take_if(|_| seen.is_transfer());
         if let Some((reached, wait_go)) = first {
-            reached.send(()).expect("somebody waits");
+            reached.send(()).expect("the receiver is alive");
             let _ = wait_go.recv(); // until the other end is dropped
         }
         reply
     });
-    let job = Job::new(list);
-    let args = job.args(&to(&fake, &[]));
-    let first =
-        airbundle_command().args(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    wait_reached.recv().expect("the first one comes to its transfers");
+    let job = PackJob::new(list);
+    let options = to(&fake, &[]);
+    let mut first = job.command(&options);
+    let first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start airbundle");
+    wait_reached.recv().expect("the first run starts its transfers");
     let out = job.output();
-    airbundle(&args).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
+    job.pack_with(&options).failed(9, &["another `airbundle` is writing", "out.tar.zst`", "wait"]);
     assert!(!out.exists());
     drop(go);
-    let output = first.wait_with_output().expect("wait for the first one");
+    let output = first.wait_with_output().expect("wait for the first run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_same(&fs::read(&out).expect("read the bundle"), bundle, "the bundle");
-    assert_eq!(job.left(), ["all.list", "out.tar.zst"]);
+    assert_eq!(job.file_names(), ["all.list", "out.tar.zst"]);
 }

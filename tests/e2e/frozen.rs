@@ -1,4 +1,4 @@
-//! Bundles that earlier versions have written: what was once carried in can be read for ever.
+//! Bundles written by earlier versions stay readable.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,27 +13,30 @@ use crate::support::tree::{Kind, Tree};
 const FROZEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/frozen");
 const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
-/// What is frozen, by its name: a bundle in one file, or a directory with its volumes.
+/// Returns the frozen bundles by name: a file, or a directory of volumes.
 fn frozen() -> Vec<(String, PathBuf)> {
     let name = |path: &Path| {
         let name = path.file_name()?.to_str()?;
         let name = if path.is_dir() { name } else { name.strip_suffix(".tar.zst")? };
         Some(name.to_owned())
     };
-    let paths = fs::read_dir(FROZEN).expect("read the directory").map(|entry| entry.expect("read it").path());
+    let paths = fs::read_dir(FROZEN)
+        .expect("read the directory")
+        .map(|entry| entry.expect("read the directory").path());
     let mut all: Vec<_> = paths.filter_map(|path| Some((name(&path)?, path))).collect();
     all.sort();
     all
 }
 
-/// The versions in the table "Versions" of the page, each with what its row links to: `1.1` and `the-signature`.
+/// Returns the versions in the table "Versions" of the format page, each with its links: `1.1` and
+/// `the-signature`.
 fn versions() -> Vec<(String, Vec<String>)> {
-    let table = FORMAT_PAGE.split("\n## Versions\n").nth(1).expect("there is the section");
+    let table = FORMAT_PAGE.split("\n## Versions\n").nth(1).expect("the section exists");
     let rows = table.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
     let mut versions: Vec<(String, Vec<String>)> = Vec::new();
     for line in rows.take_while(|line| line.starts_with('|')) {
         let version = line.split('|').nth(1).expect("a row").trim();
-        // A row without one goes on with that before it.
+        // A row without a version continues the one above it.
         if !version.is_empty() {
             versions.push((version.to_owned(), Vec::new()));
         }
@@ -44,9 +47,9 @@ fn versions() -> Vec<(String, Vec<String>)> {
 }
 
 #[test]
-fn no_version_of_the_format_and_nothing_that_it_brought_is_left_out() {
+fn every_format_version_and_feature_has_a_frozen_bundle() {
     let versions = versions();
-    let last = versions.last().expect("there are versions");
+    let last = versions.last().expect("the table has versions");
     assert_eq!(last.0, format!("{}.{}", FORMAT.0, FORMAT.1));
     let expected = versions.iter().flat_map(|(version, brought)| {
         let name = |what: &String| format!("{version}-{}", what.trim_start_matches("the-"));
@@ -59,10 +62,10 @@ fn no_version_of_the_format_and_nothing_that_it_brought_is_left_out() {
 }
 
 fn json_of(name: &str) -> Value {
-    serde_json::from_slice(&fs::read(Path::new(FROZEN).join(name)).expect("read it")).expect("JSON")
+    serde_json::from_slice(&fs::read(Path::new(FROZEN).join(name)).expect("read the file")).expect("JSON")
 }
 
-/// A directory for the site of a bundle: that of a delta has what it was packed for.
+/// Returns a directory for the site of a bundle; for a delta it holds the base.
 fn site(directory: &Path, name: &str) -> PathBuf {
     let site = directory.join(name);
     if name.contains("-deltas") {
@@ -75,8 +78,8 @@ fn site(directory: &Path, name: &str) -> PathBuf {
 #[test]
 fn every_frozen_bundle_is_read_to_its_last_byte() {
     let (content, identities) = (json_of("content.json"), json_of("identities.json"));
-    let expected_site = fs::read_to_string(Path::new(FROZEN).join("site.sha256")).expect("read it");
-    let directory = tempfile::tempdir().expect("make a directory");
+    let expected_site = fs::read_to_string(Path::new(FROZEN).join("site.sha256")).expect("read the file");
+    let directory = tempfile::tempdir().expect("create a directory");
     for (name, path) in frozen() {
         unbundle(["verify".as_ref(), path.as_os_str()]).ok();
         unbundle(["verify".as_ref(), "--quick".as_ref(), path.as_os_str()]).ok();
@@ -86,7 +89,7 @@ fn every_frozen_bundle_is_read_to_its_last_byte() {
             let expected = expected.expect("a list");
             assert_eq!(listed.len(), expected.len(), "{name}");
             for (listed, expected) in listed.iter().zip(expected) {
-                // What later versions say besides is theirs.
+                // Members added by later versions are ignored.
                 let known = expected.as_object().expect("an object");
                 assert!(known.iter().all(|(key, value)| listed[key] == *value), "{name}: {listed}");
             }

@@ -1,5 +1,5 @@
-//! Images of what is in a bundle: docker runs them, and what they serve is what was packed. Every other client takes
-//! the archive, and the same bundle always makes the same one.
+//! Images built from a bundle: docker runs them and they serve what was packed. Every other client loads the
+//! archive, and the same bundle always yields the same archive.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::damage::framed;
 use crate::program::{Finished, airbundle, airbundle_command};
-use crate::serve::{Shared, directory, unpack};
+use crate::serve::{SharedDirectory, directory, unpack};
 use crate::support::bases;
 use crate::support::clients::{self, Dockerd, Podman};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -26,18 +26,18 @@ use crate::support::{random_bytes, sha256};
 const NGINX: &str = "docker.io/library/nginx:1.25.2-alpine";
 const REGISTRY: &str = "docker.io/library/registry:2.8.1";
 
-/// A bundle with two images that others can be built on, and the site that it makes: made once, for all tests.
+/// A bundle with two base images, and its site. Made once for all tests.
 struct Sample {
     upstream: Upstream,
     lists: PathBuf,
     bundle: PathBuf,
     site: PathBuf,
-    _directory: Shared,
+    _directory: SharedDirectory,
 }
 
 fn sample() -> &'static Sample {
     static SAMPLE: LazyLock<Sample> = LazyLock::new(|| {
-        let shared = Shared::new();
+        let shared = SharedDirectory::new();
         let path = |name: &str| shared.path.join(name);
         let upstream = Upstream::start(&path("upstream"), images(), files());
         let lists = upstream.write_lists(&path("lists"));
@@ -91,7 +91,7 @@ fn files() -> Vec<UpstreamFile> {
     let runc = random_bytes(10, 700_000);
     let kubelet = random_bytes(11, 1_500_000);
     let long = format!("https://dl.k8s.io/{}/{}/file", "directory".repeat(40), "ü".repeat(100));
-    // To the byte a layer of an image: one blob, whatever it is called.
+    // Equals a layer of an image byte for byte: one blob under two names.
     let layer = Layer::random(1, 300_000, Compression::Gzip).bytes;
     vec![
         UpstreamFile::new("https://dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet", kubelet.clone()),
@@ -112,7 +112,7 @@ fn files() -> Vec<UpstreamFile> {
     ]
 }
 
-/// `airbundle image`, into `directory`; returns the archive.
+/// Runs `airbundle image` in `directory` and returns the archive.
 fn build(kind: &str, bundle: &Path, directory: &Path, options: &[&str]) -> (PathBuf, Finished) {
     let output = directory.join(format!("{kind}.tar"));
     let mut args = vec!["image".into(), bundle.to_owned(), "--kind".into(), kind.into(), "-o".into()];
@@ -121,17 +121,17 @@ fn build(kind: &str, bundle: &Path, directory: &Path, options: &[&str]) -> (Path
     (output, airbundle(args))
 }
 
-/// The digest of a file.
+/// Returns the digest of a file.
 fn digest(path: &Path) -> String {
     sha256(&fs::read(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display())))
 }
 
-/// The entries of a tar archive.
+/// Returns the entries of a tar archive.
 fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let mut archive = tar::Archive::new(archive);
     let entries = archive.entries().expect("read a tar").map(|entry| {
         let mut entry = entry.expect("read a tar");
-        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("a plain name");
+        let name = String::from_utf8(entry.path_bytes().into_owned()).expect("a UTF-8 name");
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).expect("read a tar");
         (name, bytes)
@@ -139,16 +139,16 @@ fn entries(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
     entries.collect()
 }
 
-/// An archive, taken apart.
-struct Opened {
+/// A parsed image archive.
+struct ParsedArchive {
     config: Value,
     manifest: Value,
-    /// The tar archives of the layers that are not the base's.
+    /// The tar archives of the layers on top of the base.
     layers: Vec<Vec<u8>>,
 }
 
-impl Opened {
-    /// Reads an archive, and checks that all that is named in it is there, and nothing else.
+impl ParsedArchive {
+    /// Reads an archive and asserts that it holds exactly the blobs that it names.
     fn read(path: &Path) -> Self {
         let mut entries = entries(&fs::read(path).expect("read the archive"));
         let json = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).expect("JSON") };
@@ -187,10 +187,10 @@ impl Opened {
     }
 }
 
-/// Asks until there is an answer.
-fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Polls until there is a result.
+fn poll<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     for _ in 0..600 {
-        if let Some(answer) = ask() {
+        if let Some(answer) = attempt() {
             return answer;
         }
         sleep(Duration::from_millis(50));
@@ -198,13 +198,13 @@ fn patiently<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     panic!("{what} does not happen");
 }
 
-/// `curl` in the network of `docker`: the head and the body of the answer.
+/// Runs `curl` in the network of `docker` and returns the header and the body of the response.
 fn get(docker: &Dockerd, url: &str, options: &[&str]) -> Option<(String, Vec<u8>)> {
     let mut curl = docker.inside("curl");
     curl.args(["-sS", "--noproxy", "*", "--globoff", "--include", "--http1.1"]).args(options).arg(url);
     let output = curl.output().expect("start curl");
     let end = output.stdout.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
-    let head = String::from_utf8(output.stdout[..end].to_vec()).expect("a plain head");
+    let head = String::from_utf8(output.stdout[..end].to_vec()).expect("an ASCII header");
     Some((head.to_lowercase(), output.stdout[end + 4..].to_vec()))
 }
 
@@ -240,19 +240,19 @@ fn docker_runs_nginx_with_all_files_and_a_registry_with_all_images() {
         "kubespray-images:v3-v2.25.0",
     ]);
     assert_registry_serves(&docker, "127.0.0.1:5000", sample.upstream.images(), directory.path());
-    // No container has begun by copying gigabytes into a volume.
+    // No container starts by copying gigabytes into a volume.
     assert_eq!(docker.run(["volume", "ls", "--quiet"]), "");
     docker.run(["rm", "--force", "files", "images"]);
 }
 
 fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
-    let (head, listing) = patiently("that nginx answers", || get(docker, &format!("{server}/"), &[]));
+    let (head, listing) = poll("that nginx answers", || get(docker, &format!("{server}/"), &[]));
     let listing = String::from_utf8(listing).expect("a page");
     assert!(head.starts_with("http/1.1 200"), "{head}");
     assert!(listing.contains(r#"href="k8s/""#) && !listing.contains("Welcome"), "{listing}");
     for file in files {
         let url = format!("{server}/k8s/{}", file.path());
-        let (head, body) = get(docker, &url, &["--header", "accept-encoding: gzip"]).expect("an answer");
+        let (head, body) = get(docker, &url, &["--header", "accept-encoding: gzip"]).expect("a response");
         if url.contains("/.hidden") {
             assert!(head.starts_with("http/1.1 403"), "{url}: {head}");
             continue;
@@ -261,11 +261,11 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
         let media_type =
             if url.ends_with(".sha256") { "text/plain; charset=utf-8" } else { "application/octet-stream" };
         assert!(head.contains(&format!("content-type: {media_type}\r\n")), "{url}: {head}");
-        // What cannot tell one version from another is not told.
+        // Headers that cannot distinguish versions are not sent.
         assert!(!head.contains("etag") && !head.contains("last-modified"), "{url}: {head}");
         assert!(body[..] == file.bytes[..], "{url} has other bytes");
         if file.bytes.len() > 4 {
-            let (head, body) = get(docker, &url, &["--range", "2-4"]).expect("an answer");
+            let (head, body) = get(docker, &url, &["--range", "2-4"]).expect("a response");
             assert!(head.starts_with("http/1.1 206"), "{url}: {head}");
             assert_eq!(body, file.bytes[2..=4], "{url}");
         }
@@ -273,7 +273,7 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
 }
 
 fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImage], directory: &Path) {
-    patiently("that the registry answers", || get(docker, &format!("http://{server}/v2/"), &[]));
+    poll("that the registry answers", || get(docker, &format!("http://{server}/v2/"), &[]));
     let skopeo = |args: &[&str]| process::run(docker.inside("skopeo").args(args)).stdout;
     for entry in images {
         let name = format!("docker://{server}/k8s/{}", entry.name());
@@ -285,7 +285,7 @@ fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImag
         }
         if entry.image.root.media_type.contains("docker") {
             let copy = directory.join(entry.name().replace('/', "_"));
-            let copy = copy.to_str().expect("a plain path");
+            let copy = copy.to_str().expect("a UTF-8 path");
             let target = format!("dir:{copy}");
             skopeo(&[
                 "copy",
@@ -305,7 +305,7 @@ fn assert_registry_serves(docker: &Dockerd, server: &str, images: &[UpstreamImag
 }
 
 #[test]
-fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
+fn podman_loads_the_tree_of_an_unpacked_site() {
     let sample = sample();
     let directory = directory();
     let podman = Podman::new();
@@ -330,7 +330,7 @@ fn podman_loads_a_tree_that_is_that_of_an_unpacked_site() {
 }
 
 #[test]
-fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
+fn containerd_and_skopeo_load_the_archive_under_each_of_its_names() {
     let sample = sample();
     let directory = directory();
     let docker = Dockerd::start();
@@ -354,7 +354,7 @@ fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
     }
     let (archive, built) = build("registry", &sample.bundle, directory.path(), &["--json"]);
     let summary = built.ok().json();
-    // The only image of an archive needs no name; skopeo checks every digest on the way.
+    // The only image of an archive needs no name; skopeo checks every digest.
     let source = format!("oci-archive:{}", archive.display());
     clients::skopeo(["inspect", &source]);
     let copy = directory.path().join("copy");
@@ -363,7 +363,7 @@ fn containerd_and_skopeo_take_the_archive_under_each_of_its_names() {
 }
 
 #[test]
-fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_threads() {
+fn image_is_reproducible_from_file_or_pipe_with_any_number_of_threads() {
     let sample = sample();
     let directory = directory();
     for kind in ["files", "registry"] {
@@ -383,8 +383,8 @@ fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_t
             assert!(cat.wait().expect("wait for cat").success(), "the pipe was not read to its end");
             assert_eq!(digest(&archive), expected, "{kind} with {threads} threads");
         }
-        // As it is on the base, and nothing of the machine in it.
-        let opened = Opened::read(&archive);
+        // As in the base, and nothing of the host.
+        let opened = ParsedArchive::read(&archive);
         assert_eq!(opened.config["created"], "1970-01-01T00:00:00Z");
         for layer in &opened.layers {
             let mut layer = tar::Archive::new(&layer[..]);
@@ -401,14 +401,14 @@ fn the_same_bundle_makes_the_same_bytes_from_a_pipe_too_and_with_any_number_of_t
 }
 
 #[test]
-fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
+fn config_is_that_of_the_base_plus_layers_and_labels_minus_the_volume() {
     let sample = sample();
     let directory = directory();
     for (kind, reference, port) in [("files", NGINX, "80/tcp"), ("registry", REGISTRY, "5000/tcp")] {
         let (archive, built) = build(kind, &sample.bundle, directory.path(), &["--json"]);
         built.ok();
-        let Opened { config, manifest, layers } = Opened::read(&archive);
-        let base = sample.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
+        let ParsedArchive { config, manifest, layers } = ParsedArchive::read(&archive);
+        let base = sample.upstream.image(reference).for_platform("linux/amd64").expect("an image for amd64");
         let (_, of_base) = &base.parts[0];
         let of_base: Value = serde_json::from_slice(of_base).expect("JSON");
         for key in ["Entrypoint", "Cmd", "Env", "StopSignal"] {
@@ -428,12 +428,12 @@ fn the_config_is_that_of_the_base_with_layers_labels_and_without_the_volume() {
 }
 
 #[test]
-fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
+fn layer_size_splits_the_content_and_a_new_version_keeps_most_layers() {
     let sample = sample();
     let directory = directory();
     let (archive, built) =
         build("registry", &sample.bundle, directory.path(), &["--layer-size", "1M", "--json"]);
-    let layers = Opened::read(&archive).layers;
+    let layers = ParsedArchive::read(&archive).layers;
     assert_eq!(built.ok().json()["layers"], layers.len());
     assert!(layers.len() > 6, "{}", layers.len());
     let blobs = |layer: &[u8]| {
@@ -449,31 +449,31 @@ fn a_small_layer_size_cuts_the_content_and_a_new_version_keeps_most_layers() {
     let new = Image::new(Format::Oci, "linux/amd64", &[Layer::random(99, 900_000, Compression::Gzip)]);
     sample.upstream.registry.push("quay.io/b/two", "v2", &new);
     let lists = directory.path().join("lists");
-    fs::create_dir(&lists).expect("make a directory");
+    fs::create_dir(&lists).expect("create a directory");
     let list = sample.upstream.images_list().replace("quay.io/b/two:v1", reference);
     fs::write(lists.join("images.list"), list).expect("write a list");
     let bundle = directory.path().join("new.tar.zst");
     sample.pack(&lists, &bundle);
     build("registry", &bundle, directory.path(), &["--layer-size", "1M"]).1.ok();
     let old: BTreeSet<_> = layers.iter().map(|layer| sha256(layer)).collect();
-    let new: BTreeSet<_> = Opened::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
-    // That of the image, and that of the tags.
+    let new: BTreeSet<_> = ParsedArchive::read(&archive).layers.iter().map(|layer| sha256(layer)).collect();
+    // The layer of the image and the layer of the tags.
     assert_eq!(new.difference(&old).count(), 2);
 }
 
 #[test]
-fn a_content_with_two_names_stands_in_the_image_once() {
+fn content_with_two_names_is_in_the_image_once() {
     let sample = sample();
     let directory = directory();
     let (archive, built) = build("files", &sample.bundle, directory.path(), &["--layer-size", "1"]);
     built.ok();
     let mut links = BTreeMap::new();
-    for layer in Opened::read(&archive).layers {
+    for layer in ParsedArchive::read(&archive).layers {
         let mut layer = tar::Archive::new(&layer[..]);
         for entry in layer.entries().expect("read a tar") {
             let entry = entry.expect("read a tar");
             if let Some(target) = entry.link_name_bytes() {
-                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("a plain name");
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("a UTF-8 name");
                 links.insert(text(&entry.path_bytes()), text(&target));
             }
         }
@@ -486,7 +486,7 @@ fn a_content_with_two_names_stands_in_the_image_once() {
 }
 
 #[test]
-fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
+fn ambiguous_base_image_fails_listing_candidates() {
     let sample = sample();
     let directory = directory();
     let failed = |kind: &str, options: &[&str], words: &[&str]| {
@@ -530,7 +530,7 @@ fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
 }
 
 #[test]
-fn what_will_not_work_everywhere_is_told() {
+fn limited_portability_of_an_image_is_warned_about() {
     let sample = sample();
     let directory = directory();
     let (_, finished) = build("files", &sample.bundle, directory.path(), &[]);
@@ -549,42 +549,44 @@ fn what_will_not_work_everywhere_is_told() {
     assert!(finished.ok().stderr.contains("from version 23 on"));
 }
 
-/// The name of an archive that is being written.
+/// Returns the path of an archive that is being written.
 fn partial(archive: &Path) -> PathBuf {
     PathBuf::from(format!("{}.partial", archive.display()))
 }
 
 #[test]
-fn a_damaged_bundle_makes_no_image() {
+fn corrupt_bundle_makes_no_image() {
     let sample = sample();
     let directory = directory();
-    let sound = fs::read(&sample.bundle).expect("read the bundle");
+    let intact = fs::read(&sample.bundle).expect("read the bundle");
     let bundle = directory.path().join("damaged.tar.zst");
-    let at =
-        |bytes: &[u8]| sound.windows(64).position(|part| part == &bytes[1000..1064]).expect("it is stored");
+    let at = |bytes: &[u8]| {
+        intact.windows(64).position(|part| part == &bytes[1000..1064]).expect("the content is stored raw")
+    };
     let large = sample.upstream.image("quay.io/d/large:v1");
-    let (_, layer) = large.parts.iter().max_by_key(|(_, bytes)| bytes.len()).expect("it has layers");
+    let (_, layer) = large.parts.iter().max_by_key(|(_, bytes)| bytes.len()).expect("the image has layers");
     let file =
-        &sample.upstream.files().iter().max_by_key(|file| file.bytes.len()).expect("there are files").bytes;
+        &sample.upstream.files().iter().max_by_key(|file| file.bytes.len()).expect("files exist").bytes;
     for (kind, offset, owner) in
         [("registry", at(layer), "quay.io/d/large:v1"), ("files", at(file), "get.helm.sh/helm")]
     {
-        let mut bytes = sound.clone();
+        let mut bytes = intact.clone();
         bytes[offset] ^= 1;
         fs::write(&bundle, bytes).expect("write a bundle");
         let (archive, finished) = build(kind, &bundle, directory.path(), &[]);
         finished.failed(7, &["damaged in", owner]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
-    // Wrong bytes in sound frames: the digest tells.
+    // Wrong bytes in valid frames: the digest reveals them.
     let mut stream = process::run(Command::new("zstd").arg("-dc").arg(&sample.bundle)).stdout;
-    let base = sample.upstream.image(NGINX).for_platform("linux/amd64").expect("it is for amd64");
+    let base = sample.upstream.image(NGINX).for_platform("linux/amd64").expect("an image for amd64");
     for (kind, blob, owner) in [
         ("registry", layer, "quay.io/d/large:v1"),
         ("files", file, "get.helm.sh/helm"),
         ("files", &base.parts[1].1, NGINX),
     ] {
-        let at = stream.windows(64).position(|part| part == &blob[1000..1064]).expect("it is there");
+        let at =
+            stream.windows(64).position(|part| part == &blob[1000..1064]).expect("the blob is stored raw");
         stream[at] ^= 1;
         fs::write(&bundle, framed(&stream)).expect("write a bundle");
         stream[at] ^= 1;
@@ -592,15 +594,15 @@ fn a_damaged_bundle_makes_no_image() {
         finished.failed(7, &["damaged in", owner, "do not have this digest"]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
-    // What the image does not need may be damaged.
-    let mut bytes = sound.clone();
+    // Parts of the bundle that the image does not need may be corrupt.
+    let mut bytes = intact.clone();
     bytes[at(file)] ^= 1;
     fs::write(&bundle, bytes).expect("write a bundle");
     build("registry", &bundle, directory.path(), &[]).1.ok();
 }
 
 #[test]
-fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_same_image() {
+fn killed_image_run_leaves_no_output_and_reruns_to_the_same_image() {
     let sample = sample();
     let directory = directory();
     let (archive, built) = build("registry", &sample.bundle, directory.path(), &[]);
@@ -616,9 +618,9 @@ fn a_run_that_is_killed_leaves_nothing_at_the_name_and_the_next_one_makes_the_sa
         .spawn()
         .expect("start airbundle");
     let mut pipe = child.stdin.take().expect("a pipe");
-    pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads on");
-    patiently("that the archive is begun", || partial(&archive).exists().then_some(()));
-    // A second one does not disturb the first.
+    pipe.write_all(&bytes[..bytes.len() / 2]).expect("airbundle reads its stdin");
+    poll("that the archive is begun", || partial(&archive).exists().then_some(()));
+    // A concurrent second run does not disturb the first.
     let (_, second) = build("registry", &sample.bundle, directory.path(), &[]);
     second.failed(9, &["another `airbundle`"]);
     child.kill().expect("kill airbundle");

@@ -1,5 +1,5 @@
-//! Images of a site in docker, podman and containerd: under their own names, with their digests where the engine has
-//! any, whole or not at all.
+//! Images of a site in docker, podman and containerd: under their own names, with their digests if the engine
+//! keeps digests, complete or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
@@ -22,7 +22,7 @@ use crate::support::process;
 use crate::support::upstream::UpstreamImage;
 
 const ENGINES: [&str; 3] = ["docker", "podman", "containerd"];
-/// What the tests of this file take this machine for, as others do.
+/// Platform of the machine that runs these tests.
 const HOST: &str = "linux/amd64";
 
 /// All three engines.
@@ -36,7 +36,7 @@ impl Engines {
         Self { dockerd: Dockerd::start(), podman: Podman::new() }
     }
 
-    /// `unbundle images SITE ARGS` with these engines.
+    /// Runs `unbundle images SITE ARGS` with these engines.
     fn images(&self, site: &Path, args: &[&str]) -> Finished {
         run(&mut self.command(site, args))
     }
@@ -49,7 +49,7 @@ impl Engines {
         command
     }
 
-    /// What an engine has: what it calls an image, and by which id or digest it knows it.
+    /// Returns the images of an engine: its name for each, and the ID or digest.
     fn has(&self, engine: &str) -> BTreeMap<String, String> {
         let lines = match engine {
             "docker" => {
@@ -75,7 +75,7 @@ fn images(site: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// `unbundle images SITE ARGS` where no engine is needed.
+/// Runs `unbundle images SITE ARGS` without an engine.
 fn list(site: &Path, args: &[&str]) -> Finished {
     run(&mut images(site, args))
 }
@@ -91,7 +91,7 @@ impl Sample {
     fn new(images: &[(&str, &Image)]) -> Self {
         let (world, directory) = (world(), directory());
         for (reference, image) in images {
-            let name = reference.split('@').next().expect("split gives one part at least");
+            let name = reference.split('@').next().expect("split yields at least one part");
             let (name, tag) = name.rsplit_once(':').map_or((name, None), |(name, tag)| (name, Some(tag)));
             world.upstream.registry.push(name, tag, image);
         }
@@ -121,20 +121,20 @@ fn config(image: &Image) -> &str {
     &image.config().expect("an image has a config").digest
 }
 
-/// How docker writes a name.
-fn short(name: &str) -> &str {
-    let short = name.strip_prefix("docker.io/").unwrap_or(name);
-    short.strip_prefix("library/").unwrap_or(short)
+/// Returns docker's short form of a name.
+fn docker_name(name: &str) -> &str {
+    let docker_name = name.strip_prefix("docker.io/").unwrap_or(name);
+    docker_name.strip_prefix("library/").unwrap_or(docker_name)
 }
 
-/// An image of the world that an engine can load for this machine.
+/// An image of the world that an engine can load on this machine.
 struct Loadable {
     reference: &'static str,
-    /// Without tag and digest.
+    /// Name without tag and digest.
     name: &'static str,
     by_tag: Option<String>,
-    /// The digest by which an engine that keeps digests has it: the reference's, unless that is of an index in which
-    /// there is another one, which no engine follows.
+    /// Digest that an engine that keeps digests reports: the reference's, or that of the inner index, because
+    /// no engine follows a nested index.
     digest: &'static str,
     image: &'static Image,
 }
@@ -150,7 +150,7 @@ fn loadable() -> Vec<Loadable> {
     world().upstream.images().iter().filter_map(of).collect()
 }
 
-/// One of each kind: more of them would only take time.
+/// One image of each kind: more would only take time.
 fn kinds() -> Vec<Loadable> {
     const NAMES: [&str; 8] =
         ["pause", "nginx", "haproxy", "flannel", "kube-vip", "metallb/controller", "cilium", "calico/cni"];
@@ -162,13 +162,13 @@ fn kinds() -> Vec<Loadable> {
 }
 
 #[test]
-fn the_images_of_a_site_are_listed_as_those_of_its_bundle() {
+fn images_of_a_site_are_listed_like_those_of_its_bundle() {
     let world = world();
     let all = list(&world.site, &["--json"]).ok().json();
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), world.bundle.as_os_str()]).ok().json();
     let by_reference = |value: &serde_json::Value| -> BTreeMap<String, serde_json::Value> {
         let images = value["images"].as_array().expect("a list");
-        // A bundle says more of each.
+        // The listing of a bundle has more members for each.
         let same = ["reference", "digest", "mediaType", "platforms", "size"];
         let part = |image: &serde_json::Value| same.map(|name| image[name].clone()).to_vec().into();
         images.iter().map(|image| (image["reference"].to_string(), part(image))).collect()
@@ -186,7 +186,7 @@ fn the_images_of_a_site_are_listed_as_those_of_its_bundle() {
 }
 
 #[test]
-fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice() {
+fn docker_loads_every_image_under_its_own_name_and_only_once() {
     let (world, engines) = (world(), Engines::start());
     let knows_zstd = engines.dockerd.version() >= 23;
     let load = || engines.images(&world.site, &["--load", "docker"]);
@@ -202,16 +202,16 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
     for Loadable { by_tag, image, .. } in loadable() {
         if let Some(name) = by_tag.filter(|name| knows_zstd || !name.contains("kube-vip")) {
             assert!(first.stdout.contains(&format!("loaded: {name}")), "{first:#?}");
-            expected.insert(short(&name).to_owned(), config(image).to_owned());
+            expected.insert(docker_name(&name).to_owned(), config(image).to_owned());
         }
     }
     assert_eq!(engines.has("docker"), expected);
-    for left_out in [
+    for skipped in [
         "`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18` is no container image but an artifact",
         "`ghcr.io/aquasecurity/trivy-db:2` is no container image but an artifact",
         "has no tag, and docker knows no image by digest",
     ] {
-        assert!(first.stderr.contains(left_out), "{left_out}: {first:#?}");
+        assert!(first.stderr.contains(skipped), "{skipped}: {first:#?}");
     }
     let again = check(load()).stdout;
     assert!(again.contains("there before: registry.k8s.io/pause:3.9\n"), "{again}");
@@ -220,7 +220,7 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
         "{again}"
     );
 
-    // What docker makes of it is what was packed: it runs.
+    // The image that docker loaded runs.
     let root = directory();
     let image = "nginx:1.25.2-alpine";
     engines.dockerd.run([
@@ -235,7 +235,7 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
         "busybox",
     ]);
     let tar = root.path().join("root.tar");
-    engines.dockerd.run(["export", "--output", tar.to_str().expect("a plain path"), "once"]);
+    engines.dockerd.run(["export", "--output", tar.to_str().expect("a UTF-8 path"), "once"]);
     process::run(Command::new("tar").arg("-xf").arg(&tar).arg("-C").arg(root.path()));
     let said =
         process::stdout_of(Command::new("chroot").arg(root.path()).args(["busybox", "echo", "it runs"]));
@@ -243,7 +243,7 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
 }
 
 #[test]
-fn docker_that_keeps_its_images_in_containerd_keeps_their_digests() {
+fn docker_with_containerd_store_keeps_digests() {
     if Dockerd::start().version() < 26 {
         return; // it cannot, and the other test shows what it can
     }
@@ -253,13 +253,13 @@ fn docker_that_keeps_its_images_in_containerd_keeps_their_digests() {
         let by_digest = format!("{name}@{digest}");
         for name in by_tag.into_iter().chain([by_digest.clone()]) {
             let known = engines.dockerd.run(["image", "inspect", "--format", "{{.RepoDigests}}", &name]);
-            assert!(known.contains(short(&by_digest)), "{name}: {known}");
+            assert!(known.contains(docker_name(&by_digest)), "{name}: {known}");
         }
     }
 }
 
 #[test]
-fn containerd_has_every_image_under_its_own_name_with_its_digest() {
+fn containerd_loads_every_image_under_its_own_name_with_its_digest() {
     let (world, engines) = (world(), Engines::start());
     let kinds = kinds();
     let mut args = vec!["--load", "containerd"];
@@ -280,7 +280,7 @@ fn containerd_has_every_image_under_its_own_name_with_its_digest() {
     let again = engines.images(&world.site, &args).ok().stdout;
     assert!(again.contains(" 0 loaded "), "{again}");
 
-    // An index has what this machine could run besides, and what is for nobody in particular.
+    // An index with platforms that this machine could also run, and one without a platform.
     let near = index(&[HOST, "linux/386", "linux/arm/v7"], "near");
     let two = Image::index(Format::Oci, vec![tiny(HOST, "one"), tiny(HOST, "two")]);
     let sample = Sample::new(&[("quay.io/near/near:1", &near), ("quay.io/near/two:1", &two)]);
@@ -294,7 +294,7 @@ fn containerd_has_every_image_under_its_own_name_with_its_digest() {
 }
 
 #[test]
-fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
+fn podman_loads_every_image_under_its_own_name_and_digest() {
     let (world, podman) = (world(), Podman::new());
     let load = |args: &[&str]| {
         let mut command = images(&world.site, &[&["--load", "podman"], args].concat());
@@ -316,7 +316,7 @@ fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
     assert!(results.iter().all(|image| image["result"] == "kept"), "{again:#}");
     assert_eq!(results.len(), kinds.len());
 
-    // Another platform takes the place of this one, under the same name, and only if it is asked for.
+    // Another platform replaces this one under the same name, only on request.
     load(&["pause:3.9", "--platform", "linux/arm64"]);
     let architecture =
         podman.run(["image", "inspect", "--format", "{{.Architecture}}", "registry.k8s.io/pause:3.9"]);
@@ -324,10 +324,10 @@ fn podman_has_every_image_under_its_own_name_and_by_its_digest() {
 }
 
 #[test]
-fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
+fn image_without_the_platform_is_skipped_unless_named() {
     let world = world();
     let directory = directory();
-    let output = directory.path().to_str().expect("a plain path");
+    let output = directory.path().to_str().expect("a UTF-8 path");
     let load = |args: &[&str]| {
         list(&world.site, &[&["--load", "oci-archive", "--output", output, "--platform"], args].concat())
     };
@@ -336,7 +336,7 @@ fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
     assert!(all.stderr.contains(why), "{all:#?}");
     let written: BTreeSet<_> = fs::read_dir(output)
         .expect("read a directory")
-        .map(|entry| entry.expect("read a directory").file_name().into_string().expect("a plain name"))
+        .map(|entry| entry.expect("read a directory").file_name().into_string().expect("a UTF-8 name"))
         .collect();
     let for_arm: BTreeSet<_> = world
         .upstream
@@ -357,11 +357,11 @@ fn an_image_without_the_platform_is_left_out_unless_somebody_asks_for_it() {
 }
 
 #[test]
-fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
+fn archive_is_reproducible_and_readable_by_any_tool() {
     let (world, engines) = (world(), Engines::start());
     let directories = [directory(), directory()];
     for directory in &directories {
-        let output = directory.path().to_str().expect("a plain path");
+        let output = directory.path().to_str().expect("a UTF-8 path");
         list(&world.site, &["--load", "oci-archive", "--output", output]).ok();
     }
     for Loadable { reference, by_tag, image, .. } in loadable() {
@@ -382,17 +382,17 @@ fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
             assert_eq!(fs::read(file).expect("skopeo copied it"), bytes[..], "{name}");
         }
     }
-    // By hand, as it would be on another machine.
+    // Loaded by hand, as on another machine.
     let pause = "registry.k8s.io/pause:3.9";
     let file = directories[0].path().join("registry.k8s.io_pause_3.9.tar");
-    let file = file.to_str().expect("a plain path");
+    let file = file.to_str().expect("a UTF-8 path");
     engines.dockerd.run(["load", "--input", file]);
     engines.podman.run(["load", "--input", file]);
     engines.dockerd.ctr(["images", "import", "--snapshotter", "native", file]);
     assert!(engines.has("docker").contains_key(pause) && engines.has("podman").contains_key(pause));
     assert!(engines.has("containerd").contains_key(pause));
 
-    // To stdout, to a file of any name, and to the directory in which one stands.
+    // To stdout, to a file of any name, and into a directory.
     let by_name = fs::read(file).expect("an archive");
     let piped = images(&world.site, &[pause, "--load", "oci-archive", "--output", "-"]).output();
     let piped = piped.expect("start unbundle");
@@ -402,14 +402,14 @@ fn an_archive_is_the_same_every_time_and_any_tool_reads_it() {
     let here = directories[1].path().with_file_name("registry.k8s.io_pause_3.9.tar");
     assert!(fs::read(&here).expect("an archive") == by_name);
     let named = directories[1].path().join("x");
-    let output = ["--output", named.to_str().expect("a plain path")];
+    let output = ["--output", named.to_str().expect("a UTF-8 path")];
     list(&world.site, &[&[pause, "--load", "oci-archive"], &output[..]].concat()).ok();
     assert!(fs::read(&named).expect("an archive") == by_name);
     fs::remove_file(here).expect("remove a file");
 }
 
 #[test]
-fn every_engine_takes_layers_that_are_packed_in_different_ways() {
+fn every_engine_loads_layers_of_mixed_compression() {
     let engines = Engines::start();
     let layer = |compression| {
         Layer::files(&[(&format!("etc/{compression:?}"), format!("{compression:?}").as_bytes())], compression)
@@ -430,7 +430,7 @@ fn every_engine_takes_layers_that_are_packed_in_different_ways() {
 }
 
 #[test]
-fn a_damaged_image_reaches_no_engine_and_the_others_do() {
+fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     let engines = Engines::start();
     let noise = Layer::random(80, 1 << 20, Compression::Gzip);
     let app =
@@ -439,19 +439,19 @@ fn a_damaged_image_reaches_no_engine_and_the_others_do() {
     let sample = Sample::new(&[("quay.io/damaged/app:1", &app), ("quay.io/damaged/sound:1", &sound)]);
     let layer = &app.children[0].parts[2].0.digest;
     let path = sample.blob(layer);
-    let whole = fs::read(&path).expect("a blob");
+    let complete = fs::read(&path).expect("a blob");
     let flipped = |at: usize| {
-        let mut bytes = whole.clone();
+        let mut bytes = complete.clone();
         bytes[at] ^= 1;
         Some(bytes)
     };
-    let cut = Some(whole[..whole.len() / 2].to_vec());
+    let cut = Some(complete[..complete.len() / 2].to_vec());
     for engine in ENGINES {
         for (bytes, problem) in [
             (flipped(0), "is damaged"),
-            (flipped(whole.len() - 1), "is damaged"),
+            (flipped(complete.len() - 1), "is damaged"),
             (cut.clone(), "is damaged"),
-            (Some([&whole[..], b"x"].concat()), "is damaged"),
+            (Some([&complete[..], b"x"].concat()), "is damaged"),
             (None, "is missing"),
         ] {
             match bytes {
@@ -470,17 +470,17 @@ fn a_damaged_image_reaches_no_engine_and_the_others_do() {
         assert!(engines.has(engine).contains_key("quay.io/damaged/app:1"), "{engine}");
     }
 
-    // Neither a file, nor a document, nor what should be one.
+    // A missing file, an invalid document, and a directory.
     let load = |words: &[&str]| {
         let output = sample.directory.path().join("app.tar");
-        let output = output.to_str().expect("a plain path");
+        let output = output.to_str().expect("a UTF-8 path");
         let args = ["--load", "oci-archive", "--output", output, "damaged/app:1"];
         list(&sample.site, &args).failed(7, words);
         assert!(!Path::new(output).exists() && !Path::new(&format!("{output}.partial")).exists());
     };
     fs::write(&path, flipped(9).expect("bytes")).expect("write a blob");
     load(&["is damaged"]);
-    fs::write(&path, &whole).expect("write a blob");
+    fs::write(&path, &complete).expect("write a blob");
     let manifest = &app.children[0].root.digest;
     for digest in [&app.root.digest, manifest, &app.children[0].config().expect("a config").digest] {
         let bytes = fs::read(sample.blob(digest)).expect("a blob");
@@ -490,8 +490,15 @@ fn a_damaged_image_reaches_no_engine_and_the_others_do() {
     }
 }
 
-/// Starts loading, and feeds the layer at `path` through a pipe: half of it, so that the engine waits for the rest.
-fn stuck(engines: &Engines, sample: &Sample, engine: &str, path: &Path, bytes: &[u8]) -> (Child, File) {
+/// Starts loading and feeds half of the layer at `path` through a pipe, so that the engine waits for the
+/// rest.
+fn start_blocked_load(
+    engines: &Engines,
+    sample: &Sample,
+    engine: &str,
+    path: &Path,
+    bytes: &[u8],
+) -> (Child, File) {
     let _ = fs::remove_file(path);
     process::run(Command::new("mkfifo").arg(path));
     let mut command = engines.command(&sample.site, &["--load", engine]);
@@ -503,7 +510,7 @@ fn stuck(engines: &Engines, sample: &Sample, engine: &str, path: &Path, bytes: &
 }
 
 #[test]
-fn loading_that_is_broken_off_leaves_no_image_and_the_next_one_is_whole() {
+fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
     let engines = Engines::start();
     let app = Image::new(Format::Oci, HOST, &[Layer::random(81, 1 << 20, Compression::Gzip)]);
     let sample = Sample::new(&[("quay.io/broken/off:1", &app)]);
@@ -511,12 +518,12 @@ fn loading_that_is_broken_off_leaves_no_image_and_the_next_one_is_whole() {
     let bytes = fs::read(&path).expect("a blob");
     for engine in ENGINES {
         for all in [true, false] {
-            let (mut child, pipe) = stuck(&engines, &sample, engine, &path, &bytes);
+            let (mut child, pipe) = start_blocked_load(&engines, &sample, engine, &path, &bytes);
             let id = Pid::from_child(&child);
-            // As with Ctrl-C, which whoever started these tests may have told them to ignore, it reaches the client, too;
-            // another signal may not.
+            // Ctrl-C reaches the client too, but the parent of these tests may have set SIGINT to ignored;
+            // other signals may not reach it.
             if all { kill_process_group(id, Signal::TERM) } else { kill_process(id, Signal::KILL) }
-                .expect("it is running");
+                .expect("the program is running");
             assert_eq!(child.wait().expect("wait for a child").code(), None);
             drop(pipe);
             sleep(Duration::from_millis(200));
@@ -530,7 +537,7 @@ fn loading_that_is_broken_off_leaves_no_image_and_the_next_one_is_whole() {
 }
 
 #[test]
-fn an_engine_that_is_not_there_or_does_not_answer_is_named_with_what_to_do() {
+fn missing_or_unresponsive_engine_is_named_with_a_hint() {
     let site = &world().site;
     for (engine, client) in ENGINES.into_iter().zip(["docker", "podman", "ctr"]) {
         let mut command = images(site, &["--load", engine, "pause:3.9"]);
@@ -549,8 +556,8 @@ fn an_engine_that_is_not_there_or_does_not_answer_is_named_with_what_to_do() {
 }
 
 #[test]
-fn an_engine_that_goes_away_is_not_tried_with_every_image() {
-    // No real one can be asked to.
+fn engine_that_fails_is_not_retried_for_every_image() {
+    // A fake, because a real engine cannot be made to fail this way.
     const DOCKER: &str = "#!/bin/sh\n\
         case $1 in\n\
         info) [ ! -e \"$0.gone\" ] || { echo 'nobody listens' >&2; exit 1; } ;;\n\
@@ -560,7 +567,7 @@ fn an_engine_that_goes_away_is_not_tried_with_every_image() {
     let directory = directory();
     let docker = directory.path().join("docker");
     fs::write(&docker, DOCKER).expect("write a script");
-    fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("make it executable");
+    fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("set the executable bit");
     let mut command = images(&world().site, &["--load", "docker"]);
     let path = format!("{}:/usr/bin:/bin", directory.path().display());
     let words =
@@ -575,7 +582,7 @@ fn an_engine_that_goes_away_is_not_tried_with_every_image() {
 }
 
 #[test]
-fn a_name_that_is_none_or_stands_for_several_images_is_an_error_that_lists_them() {
+fn unknown_or_ambiguous_image_name_fails_listing_candidates() {
     let sample = Sample::new(&[
         ("quay.io/one/app:1", &tiny(HOST, "one")),
         ("ghcr.io/two/app:1", &tiny(HOST, "two")),

@@ -1,5 +1,5 @@
-//! Programs that are killed, and file systems that say no: whatever happens when, everything visible is complete, and
-//! the next run finishes the work as if nothing had been.
+//! Killed programs and failing file systems: at any time everything visible is complete, and a re-run
+//! finishes as if uninterrupted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,23 +27,23 @@ const STORAGE: &str = "registry/docker/registry/v2";
 const GC_GUARD: &str = "registry/docker/registry/v2/blobs/unbundle-in-progress";
 const NO_SPACE: &str = "No space left on device";
 
-/// Lists, servers for them, the bundle, and the site that it makes, all from undisturbed runs.
+/// Lists, servers for them, the bundle and its site, all from uninterrupted runs.
 struct Sample {
     upstream: Upstream,
     directory: TempDir,
     bundle: PathBuf,
     site: Tree,
-    /// How long it takes to pack, and to unpack.
+    /// Duration of `pack` and of `unpack`.
     times: [Duration; 2],
 }
 
 impl Sample {
     fn new(images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let upstream = Upstream::start(directory.path(), images, files);
         upstream.write_lists(&directory.path().join("lists"));
-        let bundle = directory.path().join("undisturbed.tar.zst");
-        let site = directory.path().join("undisturbed");
+        let bundle = directory.path().join("uninterrupted.tar.zst");
+        let site = directory.path().join("uninterrupted");
         let mut sample =
             Self { upstream, directory, bundle, site: Tree(BTreeMap::new()), times: [Duration::ZERO; 2] };
         let start = Instant::now();
@@ -71,23 +71,23 @@ impl Sample {
         fs::read(&self.bundle).expect("read the bundle")
     }
 
-    /// Runs `unbundle` to its end, which makes of the site what an undisturbed run makes of nothing.
+    /// Runs `unbundle` to its end and asserts that the site equals that of an uninterrupted run.
     #[track_caller]
     fn complete(&self, site: &Path, what: &str) {
         unbundle(self.unpack(site)).ok();
         let difference = Tree::of(site).difference(&self.site);
         assert!(
             difference.is_empty(),
-            "{what}: not as an undisturbed run leaves it:\n{}",
+            "{what}: differs from an uninterrupted run:\n{}",
             difference.join("\n")
         );
         assert_eq!(names(&site.join(".unbundle")), ["lock"], "{what}");
     }
 
-    /// Asserts that all that can be seen of a site is complete and right, and that links and tags name only what is
-    /// there.
+    /// Asserts that everything visible of a site is complete and correct, and that links and tags name only
+    /// existing blobs.
     #[track_caller]
-    fn assert_sound(&self, site: &Path, what: &str) {
+    fn assert_visible_complete(&self, site: &Path, what: &str) {
         if !site.exists() {
             return;
         }
@@ -104,16 +104,16 @@ impl Sample {
                 assert!(tree.0.contains_key(&data(&digest)), "{what}: {} names nothing", path.display());
                 if path.ends_with("current/link") {
                     let repository = path.ancestors().nth(5).expect("a tag is below a repository");
-                    assert_whole(site, repository, &digest, what);
+                    assert_image_complete(site, repository, &digest, what);
                 }
             }
         }
     }
 }
 
-/// Asserts that a repository has everything that a manifest names, with the links that lead there.
+/// Asserts that a repository has everything that a manifest names, with its links.
 #[track_caller]
-fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
+fn assert_image_complete(site: &Path, repository: &Path, digest: &str, what: &str) {
     let link = |place: &str, digest: &str| {
         let link = repository.join(place).join(digest.replace(':', "/")).join("link");
         assert!(site.join(&link).exists(), "{what}: a tag needs {}", link.display());
@@ -127,14 +127,14 @@ fn assert_whole(site: &Path, repository: &Path, digest: &str, what: &str) {
         let entries = manifest[name].as_array().cloned().unwrap_or_default();
         entries.into_iter().map(|entry| entry["digest"].as_str().expect("a digest").to_owned())
     };
-    digests("manifests").for_each(|digest| assert_whole(site, repository, &digest, what));
+    digests("manifests").for_each(|digest| assert_image_complete(site, repository, &digest, what));
     digests("layers").for_each(|digest| link("_layers", &digest));
     if let Some(config) = manifest["config"]["digest"].as_str() {
         link("_layers", config);
     }
 }
 
-/// What nginx and a registry see of a site.
+/// Returns what nginx and a registry see of a site.
 fn visible(site: &Path) -> Tree {
     let parts = ["files", "registry"].map(|part| (part, site.join(part)));
     let entries = parts.iter().filter(|(_, path)| path.exists()).flat_map(|(part, path)| {
@@ -166,7 +166,7 @@ fn note(text: &str) -> Layer {
     Layer::files(&[("etc/motd", text.as_bytes())], Compression::Gzip)
 }
 
-/// A few tiny things of each kind.
+/// A few tiny items of each kind.
 fn small() -> &'static Sample {
     static SMALL: OnceLock<Sample> = OnceLock::new();
     SMALL.get_or_init(|| {
@@ -187,7 +187,7 @@ fn small() -> &'static Sample {
     })
 }
 
-/// Enough to be killed in the middle of something.
+/// Large enough to be killed mid-run.
 fn large() -> &'static Sample {
     static LARGE: OnceLock<Sample> = OnceLock::new();
     LARGE.get_or_init(|| {
@@ -206,9 +206,9 @@ fn large() -> &'static Sample {
     })
 }
 
-/// Calls `work` with moments of a run that takes `time`, always the same ones and spread evenly, until it says `count`
-/// times that it has killed something. Where the run turns out to be quicker, the moments move forward.
-fn at_moments(count: usize, mut time: Duration, mut work: impl FnMut(usize, Duration) -> bool) {
+/// Calls `work` with delays spread evenly over a run that takes `time`, deterministically, until it has
+/// killed something `count` times. If runs turn out to be quicker, the delays shrink.
+fn at_delays(count: usize, mut time: Duration, mut work: impl FnMut(usize, Duration) -> bool) {
     let mut killed = 0;
     for number in 0_u32..200 {
         let moment = (f64::from(number + 1) * 0.618_033_988_749_895).fract();
@@ -228,7 +228,7 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start a program")
 }
 
-/// Waits for the moment and sends the signal; whether that ended it.
+/// Sends the signal after the delay; true if it ended the child.
 fn kill_after(mut child: Child, delay: Duration, signal: Signal) -> bool {
     thread::sleep(delay);
     let _ = kill_process(Pid::from_child(&child), signal); // it may have ended
@@ -238,12 +238,12 @@ fn kill_after(mut child: Child, delay: Duration, signal: Signal) -> bool {
 }
 
 #[test]
-fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
+fn pack_killed_mid_run_leaves_no_output_and_reruns_to_the_same_bundle() {
     let sample = large();
     let expected = sample.bytes();
-    at_moments(16, sample.times[0], |number, moment| {
+    at_delays(16, sample.times[0], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
         let old = (number % 2 == 1).then_some(&b"an older bundle"[..]);
         if let Some(old) = old {
@@ -265,47 +265,47 @@ fn a_pack_that_is_killed_anywhere_leaves_nothing_at_the_name_and_the_next_one_is
 }
 
 #[test]
-fn an_unpack_that_is_killed_at_random_leaves_only_what_is_complete_and_the_next_one_finishes() {
+fn unpack_killed_at_random_leaves_only_complete_files_and_reruns() {
     let sample = large();
-    at_moments(12, sample.times[1], |number, moment| {
+    at_delays(12, sample.times[1], |number, moment| {
         let signal = if number % 4 == 3 { Signal::INT } else { Signal::KILL };
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let site = directory.path().join("site");
         let what = format!("killed after {moment:?}");
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, signal);
-        sample.assert_sound(&site, &what);
+        sample.assert_visible_complete(&site, &what);
         sample.complete(&site, &what);
         killed
     });
 }
 
 #[test]
-fn an_unpack_that_is_killed_again_and_again_comes_to_its_end() {
+fn unpack_killed_repeatedly_eventually_finishes() {
     let sample = large();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let site = directory.path().join("site");
-    at_moments(12, sample.times[1].mul_f64(0.6), |_, moment| {
+    at_delays(12, sample.times[1].mul_f64(0.6), |_, moment| {
         let child = start(unbundle_command().args(sample.unpack(&site)));
         let killed = kill_after(child, moment, Signal::KILL);
-        sample.assert_sound(&site, &format!("killed after {moment:?}"));
+        sample.assert_visible_complete(&site, &format!("killed after {moment:?}"));
         killed
     });
     sample.complete(&site, "at last");
 }
 
-// ---- At every system call ----------------------------------------------------------------------------------------
+// ---- At every system call ----
 
-/// A system call that changes something: its name, and how many of this name the same thread made up to it, which is
-/// how strace counts.
+/// A system call that changes something: its name, and its ordinal among the calls of this name in its
+/// thread, as strace counts.
 type Call = (String, usize);
 
-/// The calls by which a program changes the file system.
-fn mutations(program: &Command) -> BTreeSet<Call> {
+/// Returns the calls by which a program changes the file system.
+fn mutating_calls(program: &Command) -> BTreeSet<Call> {
     const CALLS: &str = "trace=mkdir,mkdirat,open,openat,openat2,creat,write,pwrite64,ftruncate,fallocate,\
                          fchmod,fchmodat,fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,unlink,\
                          unlinkat,rmdir";
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let log = directory.path().join("log");
     run(Command::new("strace")
         .args(["-f", "-qq", "-e", CALLS, "-o"])
@@ -329,10 +329,10 @@ fn mutations(program: &Command) -> BTreeSet<Call> {
     calls
 }
 
-/// A program with this done to it (`write:error=ENOSPC:when=3`); whether that happened, and whether it kept the
-/// program from saying something.
-fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
-    let directory = tempdir().expect("make a temporary directory");
+/// Runs a program with an injection (`write:error=ENOSPC:when=3`). Returns its result, true if the injection
+/// took effect, and true if it suppressed a message.
+fn run_with_injection(injection: &str, program: &Command) -> (Finished, bool, bool) {
+    let directory = tempdir().expect("create a temporary directory");
     let log = directory.path().join("log");
     let (name, _) = injection.split_once(':').expect("a name");
     let mut strace = Command::new("strace");
@@ -348,8 +348,8 @@ fn injected(injection: &str, program: &Command) -> (Finished, bool, bool) {
     (finished, happened, mute)
 }
 
-/// Does something for every item, a few at a time.
-fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+/// Calls `work` for every item, a few at a time.
+fn for_each_item<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..3 {
@@ -363,25 +363,25 @@ fn each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
 }
 
 #[test]
-fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_the_next_one_finishes() {
+fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
     let sample = small();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let calls: Vec<Call> =
-        mutations(unbundle_command().args(sample.unpack(&directory.path().join("traced"))))
+        mutating_calls(unbundle_command().args(sample.unpack(&directory.path().join("traced"))))
             .into_iter()
             .collect();
     let killed = AtomicUsize::new(0);
-    each(&calls, |(name, number)| {
+    for_each_item(&calls, |(name, number)| {
         let what = format!("{name} {number}");
         let site = directory.path().join(&what);
-        let (finished, happened, _) = injected(
+        let (finished, happened, _) = run_with_injection(
             &format!("{name}:signal=SIGKILL:when={number}"),
             unbundle_command().args(sample.unpack(&site)),
         );
-        // Which thread gets which work is not always the same.
+        // The assignment of work to threads varies, so the call may not happen.
         assert!(happened || finished.code == Some(0), "{what}: {finished:#?}");
         killed.fetch_add(usize::from(happened), Ordering::Relaxed);
-        sample.assert_sound(&site, &what);
+        sample.assert_visible_complete(&site, &what);
         sample.complete(&site, &what);
         fs::remove_dir_all(&site).expect("remove a directory");
     });
@@ -390,22 +390,22 @@ fn an_unpack_that_is_killed_at_any_system_call_leaves_only_what_is_complete_and_
 }
 
 #[test]
-fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_next_one_is_the_same() {
+fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle() {
     let sample = small();
     let expected = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let traced = directory.path().join("traced.tar.zst");
     // Its threads also write to each other and to the network.
-    let calls: Vec<Call> = mutations(airbundle_command().args(sample.pack(&traced)))
+    let calls: Vec<Call> = mutating_calls(airbundle_command().args(sample.pack(&traced)))
         .into_iter()
         .filter(|(name, number)| name != "write" || *number <= 20)
         .collect();
     let killed = AtomicUsize::new(0);
-    each(&calls, |(name, number)| {
+    for_each_item(&calls, |(name, number)| {
         let what = format!("{name} {number}");
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
-        let (finished, happened, _) = injected(
+        let (finished, happened, _) = run_with_injection(
             &format!("{name}:signal=SIGKILL:when={number}"),
             airbundle_command().args(sample.pack(&output)),
         );
@@ -421,17 +421,17 @@ fn a_pack_that_is_killed_at_any_system_call_leaves_nothing_at_the_name_and_the_n
 }
 
 #[test]
-fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finishes() {
+fn unpack_fails_when_a_system_call_fails_and_reruns() {
     let sample = small();
-    let directory = tempdir().expect("make a temporary directory");
-    // What was there before: other content of the same site, which must stay.
+    let directory = tempdir().expect("create a temporary directory");
+    // Other content of the same site, which must stay.
     let before = |site: &Path| {
         fs::create_dir_all(site.join("files/k8s/other")).expect("create a directory");
         fs::write(site.join("files/k8s/other/file"), b"older").expect("write a file");
     };
     let traced = directory.path().join("traced");
     before(&traced);
-    let calls: Vec<(Call, &str)> = mutations(unbundle_command().args(sample.unpack(&traced)))
+    let calls: Vec<(Call, &str)> = mutating_calls(unbundle_command().args(sample.unpack(&traced)))
         .into_iter()
         .map(|call| {
             let synced = call.0.contains("sync") || call.0.starts_with("unlink");
@@ -439,11 +439,11 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
         })
         .collect();
     let failed = AtomicUsize::new(0);
-    each(&calls, |((name, number), error)| {
+    for_each_item(&calls, |((name, number), error)| {
         let what = format!("{name} {number} {error}");
         let site = directory.path().join(&what);
         before(&site);
-        let (finished, happened, mute) = injected(
+        let (finished, happened, mute) = run_with_injection(
             &format!("{name}:error={error}:when={number}"),
             unbundle_command().args(sample.unpack(&site)),
         );
@@ -460,9 +460,9 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
             finished.ok();
         }
         let other = site.join("files/k8s/other");
-        assert_eq!(fs::read(other.join("file")).expect("what was there stays"), b"older", "{what}");
+        assert_eq!(fs::read(other.join("file")).expect("existing content stays"), b"older", "{what}");
         fs::remove_dir_all(other).expect("remove a directory");
-        sample.assert_sound(&site, &what);
+        sample.assert_visible_complete(&site, &what);
         sample.complete(&site, &what);
         fs::remove_dir_all(&site).expect("remove a directory");
     });
@@ -470,9 +470,9 @@ fn a_system_call_that_fails_ends_an_unpack_with_an_error_and_the_next_one_finish
 }
 
 #[test]
-fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
+fn pack_fails_when_fsync_fails() {
     let sample = small();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let output = directory.path().join("out.tar.zst");
     let program = airbundle_command().get_program().to_owned();
     for (injection, reason) in [
@@ -491,12 +491,12 @@ fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
             stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
         };
         finished.failed(6, &["error: cannot ", &text(directory.path()), reason]);
-        // The second sync is that of the directory: the bundle has its name by then, and is whole.
+        // The second sync is that of the directory: the bundle is already renamed and complete.
         if injection.ends_with("when=2") {
             assert_eq!(fs::read(&output).expect("read the bundle"), sample.bytes());
             fs::remove_file(&output).expect("remove the bundle");
         }
-        // What did not come to the disk is not to be found by the next run.
+        // Data that was not synced must not be used by the next run.
         let is_full = injection.contains("ENOSPC");
         let left = [text(&output) + ".partial", text(&output) + ".partial.spool"];
         assert!(left.iter().all(|path| Path::new(path).exists() == is_full), "{injection}");
@@ -509,14 +509,14 @@ fn a_bundle_that_cannot_be_brought_to_the_disk_is_no_bundle() {
     }
 }
 
-// ---- File systems that are full or read-only ---------------------------------------------------------------------
+// ---- File systems that are full or read-only ----
 
 /// A small file system of its own. Unmounted when dropped. Needs root.
 struct Mount(TempDir);
 
 impl Mount {
     fn new(options: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()));
         Self(directory)
     }
@@ -537,7 +537,7 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_pack_onto_a_full_disk_names_the_file_and_goes_on_when_there_is_room() {
+fn pack_names_the_file_on_a_full_disk_and_resumes_once_there_is_space() {
     let sample = large();
     for size in ["size=4k", "size=64k", "size=12m", "size=32m"] {
         let mount = Mount::new(size);
@@ -552,7 +552,7 @@ fn a_pack_onto_a_full_disk_names_the_file_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn an_unpack_that_has_no_room_writes_nothing_and_says_how_much_it_needs() {
+fn unpack_writes_nothing_and_reports_the_space_it_needs_when_the_disk_is_too_small() {
     let sample = large();
     for (options, words) in [
         ("size=1m", ["free and", "is needed: nothing was written"]),
@@ -570,33 +570,33 @@ fn an_unpack_that_has_no_room_writes_nothing_and_says_how_much_it_needs() {
 }
 
 #[test]
-fn a_disk_that_others_fill_meanwhile_is_an_error_and_the_next_unpack_finishes() {
+fn unpack_fails_when_the_disk_fills_up_meanwhile_and_reruns() {
     let sample = large();
     let bytes = sample.bytes();
     let mount = Mount::new("size=60m");
     let site = mount.path().join("site");
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(&bytes[..bytes.len() / 3]).expect("feed the first part");
+    stdin.write_all(&bytes[..bytes.len() / 3]).expect("write the first part");
     wait_for(&site.join(GC_GUARD));
     let filler = mount.path().join("filler");
     assert!(fs::write(&filler, vec![1; 60 << 20]).is_err(), "it is full now");
     let _ = stdin.write_all(&bytes[bytes.len() / 3..]); // it may have ended before
     drop(stdin);
-    ended(child).failed(6, &["error: cannot ", &text(&site), NO_SPACE]);
-    sample.assert_sound(&site, "full");
-    fs::remove_file(filler).expect("make room");
+    wait_for_end(child).failed(6, &["error: cannot ", &text(&site), NO_SPACE]);
+    sample.assert_visible_complete(&site, "full");
+    fs::remove_file(filler).expect("free disk space");
     sample.complete(&site, "room again");
 }
 
 #[test]
-fn a_site_that_cannot_be_written_is_refused_and_stays_as_it_is() {
+fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     let sample = small();
     let mount = Mount::new("size=10m");
     let [site, fresh] = ["site", "fresh"].map(|name| mount.path().join(name));
     unbundle(sample.unpack(&site)).ok();
     let damaged = site.join("files/k8s/dl.k8s.io/a/file");
-    fs::write(&damaged, b"x").expect("damage a file");
+    fs::write(&damaged, b"x").expect("corrupt a file");
     let before = Tree::of(mount.path());
     mount.remount("ro");
     for site in [&site, &fresh] {
@@ -606,7 +606,7 @@ fn a_site_that_cannot_be_written_is_refused_and_stays_as_it_is() {
         .failed(6, &["b.tar.zst", "Read-only file system"]);
     assert_eq!(Tree::of(mount.path()), before);
 
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let file = directory.path().join("file");
     fs::write(&file, b"file").expect("write a file");
     for site in [file.clone(), file.join("below")] {
@@ -616,7 +616,7 @@ fn a_site_that_cannot_be_written_is_refused_and_stays_as_it_is() {
     assert_eq!(fs::read(&file).expect("read a file"), b"file");
 }
 
-// ---- Pipes and neighbours ----------------------------------------------------------------------------------------
+// ---- Pipes and concurrent runs ----
 
 fn wait_for(path: &Path) {
     let start = Instant::now();
@@ -626,37 +626,37 @@ fn wait_for(path: &Path) {
     }
 }
 
-fn ended(child: Child) -> Finished {
+fn wait_for_end(child: Child) -> Finished {
     let output = child.wait_with_output().expect("wait for a child");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-/// A directory that is shown at another place, too. Unmounted when dropped. Needs root.
-struct Bound(PathBuf);
+/// A bind mount of a directory. Unmounted when dropped. Needs root.
+struct BindMount(PathBuf);
 
-impl Bound {
+impl BindMount {
     fn new(directory: &Path, place: &Path) -> Self {
         for directory in [directory, place] {
-            fs::create_dir_all(directory).expect("make a directory");
+            fs::create_dir_all(directory).expect("create a directory");
         }
         run(Command::new("mount").arg("--bind").args([directory, place]));
         Self(place.to_owned())
     }
 }
 
-impl Drop for Bound {
+impl Drop for BindMount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status(); // a test that fails tells more
     }
 }
 
 #[test]
-fn parts_of_a_site_may_be_mounts_of_one_file_system() {
+fn unpack_accepts_mounts_of_one_file_system_inside_a_site() {
     let sample = small();
-    let directory = tempfile::tempdir().expect("make a directory");
+    let directory = tempfile::tempdir().expect("create a directory");
     let site = directory.path().join("site");
-    let _bound = Bound::new(&directory.path().join("data"), &site.join("registry"));
+    let _bound = BindMount::new(&directory.path().join("data"), &site.join("registry"));
     unbundle(sample.unpack(&site)).ok();
     let difference = Tree::of(&site).difference(&sample.site);
     let own = |line: &String| line.starts_with("registry/.unbundle");
@@ -665,58 +665,58 @@ fn parts_of_a_site_may_be_mounts_of_one_file_system() {
 }
 
 #[test]
-fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
+fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
     let sample = large();
     let mount = Mount::new("size=30m");
     let [files, registry] = ["files", "registry"].map(|name| text(&mount.path().join(name)));
-    let elsewhere = tempfile::tempdir().expect("make a directory");
+    let elsewhere = tempfile::tempdir().expect("create a directory");
     let mut args = sample.unpack(elsewhere.path());
     args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
-    // Either part fits; both of them do not.
+    // Either part fits; both together do not.
     unbundle(&args).failed(10, &["free and", "is needed: nothing was written"]);
     mount.remount("size=60m");
     unbundle(&args).ok();
 }
 
 #[test]
-fn the_storage_of_a_site_is_locked_by_whatever_name_it_is_reached() {
+fn storage_lock_holds_whatever_path_the_storage_is_reached_by() {
     let sample = small();
-    let directory = tempfile::tempdir().expect("make a directory");
+    let directory = tempfile::tempdir().expect("create a directory");
     let site = directory.path().join("site");
     unbundle(sample.unpack(&site)).ok();
     let lock = fs::File::open(site.join("registry")).expect("open the storage");
-    lock.lock().expect("lock it");
+    lock.lock().expect("lock the file");
     unbundle(sample.unpack(&site)).failed(9, &["another `unbundle`", "registry"]);
     drop(lock);
     unbundle(sample.unpack(&site)).ok();
 }
 
 #[test]
-fn of_two_unpacks_on_one_site_one_succeeds_and_the_other_says_so() {
+fn concurrent_unpacks_of_one_site_exclude_each_other() {
     let sample = large();
     let bytes = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let site = directory.path().join("site");
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(&bytes[..bytes.len() / 2]).expect("feed the first half");
+    stdin.write_all(&bytes[..bytes.len() / 2]).expect("write the first half");
     wait_for(&site.join(GC_GUARD));
     for _ in 0..3 {
         unbundle(sample.unpack(&site)).failed(9, &["another `unbundle` is writing to", &text(&site)]);
-        sample.assert_sound(&site, "while another one is at work");
+        sample.assert_visible_complete(&site, "while another one is at work");
     }
-    stdin.write_all(&bytes[bytes.len() / 2..]).expect("feed the second half");
+    stdin.write_all(&bytes[bytes.len() / 2..]).expect("write the second half");
     drop(stdin);
-    ended(child).ok();
+    wait_for_end(child).ok();
     assert_eq!(Tree::of(&site).difference(&sample.site), [""; 0]);
     sample.complete(&site, "once more");
 }
 
 #[test]
-fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_keeps_what_came() {
+fn unpack_reports_where_a_truncated_pipe_ended_and_keeps_complete_blobs() {
     let sample = large();
     let bytes = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     for tenths in [3, 5, 7, 9] {
         let site = directory.path().join(format!("site-{tenths}"));
         let part = directory.path().join("part");
@@ -724,7 +724,7 @@ fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_kee
         let finished = unbundle_from(&part, ["unpack", "-", &text(&site), "-q"]);
         let owner = if tenths < 5 { "`quay.io/team/app:1`" } else { "`dl.k8s.io/" };
         finished.failed(16, &["error: the bundle is damaged in", owner]);
-        sample.assert_sound(&site, "cut off");
+        sample.assert_visible_complete(&site, "cut off");
         let mut args = sample.unpack(&site);
         args.pop();
         args.push("--json".to_owned());
@@ -736,19 +736,19 @@ fn a_pipe_that_ends_too_early_is_named_by_what_it_was_in_and_the_next_unpack_kee
 }
 
 #[test]
-fn an_unpack_that_is_killed_while_it_waits_for_a_pipe_is_finished_by_the_next_one() {
+fn unpack_killed_while_waiting_for_a_pipe_is_finished_by_a_rerun() {
     let sample = large();
     let bytes = sample.bytes();
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     for tenths in [2, 6, 8] {
         let site = directory.path().join(format!("site-{tenths}"));
         let mut child =
             start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
         let mut stdin = child.stdin.take().expect("a pipe");
-        stdin.write_all(&bytes[..bytes.len() / 10 * tenths]).expect("feed a part");
+        stdin.write_all(&bytes[..bytes.len() / 10 * tenths]).expect("write a part");
         wait_for(&site.join(GC_GUARD));
         assert!(kill_after(child, Duration::ZERO, Signal::KILL));
-        sample.assert_sound(&site, "killed");
+        sample.assert_visible_complete(&site, "killed");
         let visible = visible(&site);
         assert!(!visible.0.iter().any(|(path, entry)| {
             path.ends_with("current/link") && matches!(entry.kind, Kind::File { .. })

@@ -1,5 +1,5 @@
-//! `airbundle lists kubespray`, on small trees of the shapes that its releases have (tests/kubespray), and, where there
-//! is one, on the real thing.
+//! `airbundle lists kubespray` on small trees with the layouts of its releases (tests/kubespray), and on real
+//! checkouts if there are any.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use tempfile::TempDir;
 use crate::program::{Finished, airbundle};
 use crate::serve::directory;
 
-/// A checkout of the older or newer shape.
-fn checkout(shape: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubespray").join(shape)
+/// Returns the checkout with the layout of this release.
+fn checkout(layout: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubespray").join(layout)
 }
 
 fn lists(source: &Path, output: &Path, options: &[&str]) -> Finished {
-    let source = source.to_str().expect("a plain path");
-    let output = output.to_str().expect("a plain path");
+    let source = source.to_str().expect("a UTF-8 path");
+    let output = output.to_str().expect("a UTF-8 path");
     airbundle([&["lists", "kubespray", "--source", source, "-o", output], options].concat())
 }
 
-/// The lines of a list that are no comments.
+/// Returns the lines of a list that are not comments.
 fn lines(path: &Path) -> Vec<String> {
     let text = fs::read_to_string(path).expect("a list");
     text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
@@ -30,15 +30,15 @@ fn first_words(lines: &[String]) -> Vec<&str> {
     lines.iter().map(|line| line.split(' ').next().unwrap_or_default()).collect()
 }
 
-/// What a run makes: the first words of `files.list`, and `images.list`.
+/// Output of a run: the first words of `files.list`, and `images.list`.
 struct Run {
     directory: TempDir,
     finished: Finished,
 }
 
 impl Run {
-    fn new(shape: &str, options: &[&str]) -> Self {
-        Self::of(&checkout(shape), options)
+    fn new(layout: &str, options: &[&str]) -> Self {
+        Self::of(&checkout(layout), options)
     }
 
     fn of(source: &Path, options: &[&str]) -> Self {
@@ -71,12 +71,14 @@ impl Run {
     }
 }
 
-/// A copy of a checkout, to be changed.
-fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
+/// A copy of a checkout with these changes.
+fn changed(layout: &str, changes: &[(&str, &str, &str)]) -> TempDir {
     let copy = directory();
-    for entry in walkdir::WalkDir::new(checkout(shape)) {
-        let entry = entry.expect("a fixture");
-        let to = copy.path().join(entry.path().strip_prefix(checkout(shape)).expect("it is below"));
+    for entry in walkdir::WalkDir::new(checkout(layout)) {
+        let entry = entry.expect("an entry of the fixture");
+        let to = copy
+            .path()
+            .join(entry.path().strip_prefix(checkout(layout)).expect("the path is below the root"));
         if entry.file_type().is_dir() {
             fs::create_dir_all(&to).expect("a directory");
         } else {
@@ -85,9 +87,9 @@ fn changed(shape: &str, changes: &[(&str, &str, &str)]) -> TempDir {
     }
     for (file, from, to) in changes {
         let path = copy.path().join(file);
-        let text = fs::read_to_string(&path).expect("a fixture");
+        let text = fs::read_to_string(&path).expect("an entry of the fixture");
         assert!(text.contains(from), "no `{from}` in {file}");
-        fs::write(path, text.replace(from, to)).expect("a change");
+        fs::write(path, text.replace(from, to)).expect("a changed entry");
     }
     copy
 }
@@ -97,7 +99,7 @@ fn vars(text: &str) -> (TempDir, String) {
     let directory = directory();
     let path = directory.path().join("vars.yml");
     fs::write(&path, text).expect("a file");
-    let path = path.to_str().expect("a plain path").to_owned();
+    let path = path.to_str().expect("a UTF-8 path").to_owned();
     (directory, path)
 }
 
@@ -105,7 +107,7 @@ const OLD: &str = "roles/kubespray-defaults/defaults/main/main.yml";
 const OLD_DOWNLOAD: &str = "roles/kubespray-defaults/defaults/main/download.yml";
 
 #[test]
-fn the_lists_of_a_release_of_the_older_shape_are_its_urls_and_downloads_in_order() {
+fn lists_of_an_old_layout_release_hold_its_urls_and_downloads_in_order() {
     let run = Run::new("v2.25", &[]).ok();
     run.silent();
     assert_eq!(
@@ -139,7 +141,7 @@ fn the_lists_of_a_release_of_the_older_shape_are_its_urls_and_downloads_in_order
 }
 
 #[test]
-fn the_lists_of_a_release_of_the_newer_shape_take_versions_from_the_checksums() {
+fn lists_of_a_new_layout_release_take_versions_from_the_checksums() {
     let run = Run::new("v2.31", &[]).ok();
     run.silent();
     let files = run.files();
@@ -171,8 +173,9 @@ fn the_lists_of_a_release_of_the_newer_shape_take_versions_from_the_checksums() 
 }
 
 #[test]
-fn roles_are_read_wherever_their_variables_stand() {
-    // The role `download` wins over the other's defaults, role vars over both, and a file may be `main.yaml`.
+fn role_variables_are_read_from_every_layout() {
+    // The role `download` overrides the defaults of other roles, role vars override both, and a file may be
+    // `main.yaml`.
     let run = Run::new("v2.28", &["--arch", "amd64,arm64"]).ok();
     let files = run.files();
     assert_eq!(files[0].split(' ').next(), Some("https://files.example/v1.32.5/amd64/kubelet"));
@@ -182,7 +185,7 @@ fn roles_are_read_wherever_their_variables_stand() {
 }
 
 #[test]
-fn two_architectures_share_what_they_have_in_common() {
+fn lists_of_two_architectures_share_common_entries() {
     let run = Run::new("v2.25", &["--arch", "amd64,arm64"]).ok();
     assert_eq!(run.images(), Run::new("v2.25", &[]).ok().images());
     let (amd64, arm64) = (Run::new("v2.25", &[]).ok(), Run::new("v2.25", &["--arch", "arm64"]).ok());
@@ -194,11 +197,11 @@ fn two_architectures_share_what_they_have_in_common() {
 }
 
 #[test]
-fn only_what_is_enabled_is_listed_if_asked_for() {
+fn lists_are_limited_to_enabled_components_on_request() {
     let run = Run::new("v2.25", &["--enabled-only"]).ok();
     assert_eq!(run.files().len(), 3, "{:?}", run.files());
     assert!(run.files().iter().all(|line| !line.contains("sandbox")));
-    // etcd runs from a file here.
+    // etcd runs from a file here, not from an image.
     assert_eq!(run.images().len(), 3 + 4, "{:?}", run.images());
 
     let (_directory, path) =
@@ -220,7 +223,7 @@ fn only_what_is_enabled_is_listed_if_asked_for() {
 }
 
 #[test]
-fn versions_and_switches_of_the_user_count() {
+fn user_versions_and_switches_override_defaults() {
     let (_directory, path) = vars("kube_version: v1.8.9\nmesh_digest_checksum: ".to_owned().as_str());
     let run = Run::new("v2.25", &["--vars", &path]).ok();
     assert!(run.files()[0].contains("/v1.8.9/") && run.files()[1].contains("/v3.4.9/"), "{:?}", run.files());
@@ -237,7 +240,7 @@ fn versions_and_switches_of_the_user_count() {
 }
 
 #[test]
-fn in_group_vars_what_is_for_all_comes_first() {
+fn group_vars_all_has_the_lowest_precedence() {
     let directory = directory();
     let group_vars = directory.path().join("group_vars");
     for (file, text) in [
@@ -257,7 +260,7 @@ fn in_group_vars_what_is_for_all_comes_first() {
 }
 
 #[test]
-fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
+fn mirror_variables_are_ignored_unless_requested() {
     let text = "files_repo: http://mirror\nfiles_url: \"{{ files_repo }}/files\"\nhub_image_repo: mirror:5000\n\
                 kubelet_download_url: \"{{ files_repo }}/kubelet\"\nyum_repo: http://mirror/yum\n";
     let (_directory, path) = vars(text);
@@ -282,7 +285,7 @@ fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
 }
 
 #[test]
-fn what_has_no_effect_and_what_stands_twice_is_told() {
+fn unused_variables_and_duplicate_definitions_are_reported() {
     let (_directory, path) = vars("kubelet_checksums: {}\nkube_version: 1.35.3\nkube_version: 1.35.4\n");
     let run = Run::new("v2.31", &["--vars", &path]).ok();
     run.warned(&["vars.yml:1", "`kubelet_checksums`", "no effect"]);
@@ -291,7 +294,7 @@ fn what_has_no_effect_and_what_stands_twice_is_told() {
 }
 
 #[test]
-fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows() {
+fn unknown_kubespray_version_fails_listing_known_versions() {
     let (_directory, path) = vars("kube_version: v1.9.9\n");
     let run = Run::new("v2.25", &["--vars", &path]);
     let words = [
@@ -309,14 +312,14 @@ fn a_version_that_kubespray_does_not_know_is_an_error_that_names_those_it_knows(
     assert_eq!(run.files()[0], "https://files.example/release/v1.9.9/linux/amd64/kubelet");
     assert!(run.files()[1].contains(" sha256:"));
 
-    // The user's own checksum does as well.
+    // A checksum set by the user works too.
     let hex = "0123456789abcdef".repeat(4);
     let (_directory, path) = vars(&format!("kube_version: v1.9.9\nkubelet_binary_checksum: {hex}\n"));
     assert!(Run::new("v2.25", &["--vars", &path]).ok().files()[0].ends_with(&format!(" sha256:{hex}")));
 }
 
 #[test]
-fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
+fn unresolvable_value_fails_with_file_line_and_name() {
     for (from, to, words) in [
         (
             "mesh_version: \"v0.7.0\"",
@@ -373,7 +376,7 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
 }
 
 #[test]
-fn what_no_list_needs_may_be_anything() {
+fn variables_that_no_list_needs_are_never_evaluated() {
     let source = changed(
         "v2.25",
         &[
@@ -390,7 +393,7 @@ fn what_no_list_needs_may_be_anything() {
 }
 
 #[test]
-fn what_is_no_checkout_is_refused() {
+fn directory_that_is_not_a_checkout_is_refused() {
     let empty = directory();
     Run::of(empty.path(), &[])
         .finished
@@ -403,7 +406,7 @@ fn what_is_no_checkout_is_refused() {
 }
 
 #[test]
-fn what_the_script_misses_is_added_if_asked_for() {
+fn additions_missing_from_the_kubespray_script_are_listed_on_request() {
     let run = Run::new("v2.25", &["--complete"]).ok();
     let files = run.files();
     assert_eq!(
@@ -436,7 +439,7 @@ fn what_the_script_misses_is_added_if_asked_for() {
         assert!(images.contains(&image.to_owned()), "{image}: {images:?}");
     }
     assert!(!images.iter().any(|image| image.contains("/scheduler:")), "a version of 0 is none: {images:?}");
-    // What is known to exist and is not there is told.
+    // A known addition that is missing from the checkout is reported.
     let source = changed(
         "v2.31",
         &[(
@@ -453,7 +456,7 @@ fn what_the_script_misses_is_added_if_asked_for() {
 }
 
 #[test]
-fn what_is_added_to_what_is_enabled_is_enabled_too() {
+fn additions_are_limited_to_enabled_components_too() {
     let run = Run::new("v2.31", &["--enabled-only", "--complete"]).ok();
     assert_eq!(run.images(), Run::new("v2.31", &["--enabled-only"]).ok().images());
     let (_directory, path) = vars("kube_network_plugin: cilium\n");
@@ -466,12 +469,12 @@ fn what_is_added_to_what_is_enabled_is_enabled_too() {
     assert!(!off.images().iter().any(|image| image.contains("kubernetes-csi")), "{:?}", off.images());
     let on = Run::new("v2.25", &["--enabled-only", "--complete", "--vars", &path]).ok();
     assert!(on.images().iter().any(|image| image.ends_with("csi-attacher:v3.3.0")), "{:?}", on.images());
-    // Another role's template names it, and these settings do without.
+    // Another role's template names it, and these settings do not use that role.
     assert!(!on.images().iter().any(|image| image.contains("mesh/node")), "{:?}", on.images());
 }
 
 #[test]
-fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
+fn lists_overwrite_old_ones_and_are_reproducible() {
     let directory = directory();
     fs::write(directory.path().join("files.list"), "old\n").unwrap();
     let read = || ["files.list", "images.list"].map(|name| fs::read(directory.path().join(name)).unwrap());
@@ -486,17 +489,18 @@ fn the_lists_are_written_over_old_ones_and_are_the_same_every_time() {
     );
     assert_eq!((json["event"].as_str(), json["release"].as_str()), (Some("summary"), Some("v2.31.9")));
     assert_eq!(lists(&checkout("v2.31"), directory.path(), &["--quiet"]).ok().stdout, "");
-    // What is made can be packed.
+    // The generated lists can be packed.
     let mut read = airbundle::documents::list::Lists::read(&[directory.path().to_owned()]).unwrap();
     assert_eq!((read.files.len(), read.images.len()), (6, 9));
     read.files.clear();
 }
 
-/// With real releases in the directory `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and what Kubespray's own script
-/// makes of it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex digits).
+/// Uses real releases in the directory `AIRBUNDLE_KUBESPRAY`: for each `vX`, `checkout/` and the output of
+/// Kubespray's own script for it, `files.list`, `images.list`, `arm64/…`, and `checksums*.tsv` (URL, TAB, hex
+/// digits).
 #[test]
 #[ignore = "needs real releases of Kubespray: AIRBUNDLE_KUBESPRAY"]
-fn the_lists_equal_those_of_kubespray_and_those_in_manifests() {
+fn lists_equal_those_of_kubespray_and_those_in_manifests() {
     let Some(releases) = std::env::var_os("AIRBUNDLE_KUBESPRAY") else {
         eprintln!("nothing is compared: AIRBUNDLE_KUBESPRAY names no directory");
         return;

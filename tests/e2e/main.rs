@@ -1,10 +1,11 @@
-//! From lists to pulls, with both programs as a user starts them, real servers at both ends and real clients.
+//! End to end: both programs run as a user runs them, between real servers and real clients.
 
 #![allow(unreachable_pub, reason = "a test target has no outside")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod pack_job;
 mod program;
 
 mod access;

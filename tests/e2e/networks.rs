@@ -1,9 +1,9 @@
-//! Networks as they are: mirrors that fail, proxies, private authorities, servers that stall and servers that are busy.
+//! Networks: failing mirrors, proxies, private CAs, stalling servers and busy servers.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -12,91 +12,42 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle_command, run, unbundle};
+use crate::pack_job::{OUTPUT, PARTIAL, PackJob};
+use crate::program::{Finished, unbundle};
 use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::nginx::Nginx;
 use crate::support::proxy::Proxy;
 use crate::support::registry::Registry;
-use crate::support::tls::Authority;
+use crate::support::tls::Ca;
 use crate::support::web::{Web, free_port};
 use crate::support::{random_bytes, sha256};
 
-/// Hosts that nobody has: who asks them and not a mirror is found out.
+/// Host names that do not resolve: a request that bypasses the mirror fails.
 const FILES: &str = "files.invalid";
 const REGISTRY: &str = "registry.invalid";
 
-/// A list, and the bundle that is to come of it.
-struct Job {
-    directory: TempDir,
-    environment: Vec<(&'static str, String)>,
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory, environment: Vec::new() }
-    }
-
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.environment.push((name, value.into()));
-        self
-    }
-
-    fn file(&self, name: &str, content: &str) -> String {
-        let path = self.directory.path().join(name);
-        fs::write(&path, content).expect("write a file");
-        path.to_str().expect("UTF-8").to_owned()
-    }
-
-    fn output(&self) -> PathBuf {
-        self.directory.path().join("out.tar.zst")
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = airbundle_command();
-        command
-            .arg("pack")
-            .arg(self.directory.path().join("all.list"))
-            .arg("-o")
-            .arg(self.output())
-            .args(args);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Finished {
-        run(&mut self.command(args))
-    }
-
-    /// Packs, without a retry unless `args` have some; the bundle is sound and has `blobs`.
+impl PackJob {
+    /// Packs, without retries unless `options` set some, and asserts that the bundle is intact and has
+    /// `blobs`.
     #[track_caller]
-    fn packs(&self, args: &[&str], blobs: &[&[u8]]) -> Finished {
-        let retries: &[&str] = if args.contains(&"--retries") { &[] } else { &["--retries", "0"] };
-        let finished = self.run(&[retries, args].concat()).ok();
-        self.has(blobs);
+    fn packs(&self, options: &[&str], blobs: &[&[u8]]) -> Finished {
+        let retries: &[&str] = if options.contains(&"--retries") { &[] } else { &["--retries", "0"] };
+        let finished = self.pack_with(&[retries, options].concat()).ok();
+        self.assert_has(blobs);
         finished
     }
 
+    /// Asserts that the bundle is intact and has `blobs`.
     #[track_caller]
-    fn has(&self, blobs: &[&[u8]]) {
-        unbundle(["verify".as_ref(), self.output().as_os_str()]).ok();
-        let site = self.directory.path().join("site");
-        unbundle(["unpack".as_ref(), self.output().as_os_str(), site.as_os_str()]).ok();
-        let found: Vec<_> =
-            files_below(&site).iter().map(|path| fs::read(path).expect("read a file")).collect();
+    fn assert_has(&self, blobs: &[&[u8]]) {
+        unbundle(["verify", &self.text(OUTPUT)]).ok();
+        unbundle(["unpack", &self.text(OUTPUT), &self.text("site")]).ok();
+        let files = files_below(&self.path("site"));
+        let unpacked: Vec<_> = files.iter().map(|path| fs::read(path).expect("read a file")).collect();
         for blob in blobs {
-            assert!(found.iter().any(|bytes| bytes == blob), "no {}", sha256(blob));
+            assert!(unpacked.iter().any(|bytes| bytes == blob), "no {}", sha256(blob));
         }
-    }
-
-    /// Fails so; one line has all these words.
-    #[track_caller]
-    fn fails(&self, args: &[&str], code: i32, words: &[&str]) -> Finished {
-        let finished = self.run(args).failed(code, words);
-        assert!(!self.output().exists());
-        finished
     }
 }
 
@@ -111,11 +62,11 @@ fn url(name: &str) -> String {
     format!("https://{FILES}/{name}")
 }
 
-fn line(name: &str, bytes: &[u8]) -> String {
+fn list_entry(name: &str, bytes: &[u8]) -> String {
     format!("{} {}\n", url(name), sha256(bytes))
 }
 
-/// A server with `file`, which is `bytes`.
+/// Content of a server with one file.
 fn content(name: &str, bytes: &[u8]) -> Content {
     let mut content = Content::default();
     content.file(&url(name), bytes.to_vec());
@@ -126,7 +77,7 @@ fn mirror(host: &str, addr: &str) -> [String; 2] {
     ["--mirror".to_owned(), format!("{host}=http://{addr}/{host}")]
 }
 
-/// `--mirror` for the files at each of these addresses, in this order, and nothing else.
+/// Returns `--mirror` arguments for the files at these addresses in this order, and `--mirrors-only`.
 fn mirrors(addrs: &[String]) -> Vec<String> {
     let mut args: Vec<_> = addrs.iter().flat_map(|addr| mirror(FILES, addr)).collect();
     args.push("--mirrors-only".to_owned());
@@ -139,19 +90,19 @@ fn words(args: &[String]) -> Vec<&str> {
 
 /// A directory for nginx with this file.
 fn web_root(name: &str, bytes: &[u8]) -> TempDir {
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let path = directory.path().join(FILES).join(name);
-    fs::create_dir_all(path.parent().expect("a directory")).expect("make directories");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("create directories");
     fs::write(path, bytes).expect("write a file");
     directory
 }
 
-fn dead() -> String {
+fn closed_port() -> String {
     format!("127.0.0.1:{}", free_port())
 }
 
-/// The waits before retries that were told.
-fn waits(finished: &Finished) -> Vec<f64> {
+/// Returns the retry delays that were reported.
+fn retry_delays(finished: &Finished) -> Vec<f64> {
     let events = finished.stdout.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     events
         .filter(|event| event["event"] == "retry")
@@ -167,16 +118,16 @@ fn image(seed: u64, size: usize) -> Image {
     Image::new(Format::Oci, "linux/amd64", &layers)
 }
 
-// ---- Mirrors -----------------------------------------------------------------------------------------------------
+// ---- Mirrors ----
 
 #[test]
-fn mirrors_are_asked_in_order_until_one_has_it() {
+fn mirrors_are_tried_in_order_until_one_has_the_blob() {
     let bytes = random_bytes(1, 3_000_000);
-    let good = Fake::honest(content("x", &bytes));
+    let working = Fake::honest(content("x", &bytes));
     for status in [401, 403, 404, 410, 429, 500, 503] {
         let bad = Fake::start(Content::default(), move |_, _| Reply::status(status).with("retry-after", "0"));
-        let args = mirrors(&[bad.addr(), good.addr()]);
-        let job = Job::new(&line("x", &bytes));
+        let args = mirrors(&[bad.addr(), working.addr()]);
+        let job = PackJob::new(&list_entry("x", &bytes));
         let finished = job.packs(&words(&args), &[&bytes]);
         assert_eq!(bad.seen().len(), 1, "{status}");
         let told: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
@@ -185,108 +136,110 @@ fn mirrors_are_asked_in_order_until_one_has_it() {
             "{told:?}"
         );
     }
-    // The one in front is the one that is asked.
+    // The first mirror is the one that gets the requests.
     let unused = Fake::honest(content("x", &bytes));
-    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[good.addr(), unused.addr()])), &[&bytes]);
+    PackJob::new(&list_entry("x", &bytes))
+        .packs(&words(&mirrors(&[working.addr(), unused.addr()])), &[&bytes]);
     assert!(unused.seen().is_empty());
 }
 
 #[test]
-fn behind_its_mirrors_comes_the_host_itself_unless_that_is_not_wanted() {
+fn origin_is_the_last_fallback_unless_disabled() {
     let bytes = random_bytes(2, 200_000);
     let root = web_root("x", &bytes);
     let origin = Web::start(root.path());
     let list = format!("{} {}\n", origin.url(&format!("{FILES}/x")), sha256(&bytes));
-    let args = ["--mirror".to_owned(), format!("{}=http://{}", origin.addr(), dead())];
-    Job::new(&list).packs(&words(&args), &[&bytes]);
+    let args = ["--mirror".to_owned(), format!("{}=http://{}", origin.addr(), closed_port())];
+    PackJob::new(&list).packs(&words(&args), &[&bytes]);
     let asked = origin.requests().len();
     assert!(asked > 0);
     let only = [&words(&args)[..], &["--mirrors-only", "--retries", "0"]].concat();
-    Job::new(&list).fails(&only, 4, &["no answer", "refused"]);
+    PackJob::new(&list).fails(&only, 4, &["no answer", "refused"]);
     let words = ["http://", "no mirror is named", "--mirrors-only"];
-    Job::new(&list).fails(&["--mirrors-only"], 4, &words);
+    PackJob::new(&list).fails(&["--mirrors-only"], 4, &words);
     assert_eq!(origin.requests().len(), asked);
 }
 
 #[test]
-fn what_no_place_has_is_an_error_that_names_all_of_them() {
-    let (first, second) = (Fake::honest(Content::default()), dead());
+fn blob_unavailable_everywhere_fails_naming_all_endpoints() {
+    let (first, second) = (Fake::honest(Content::default()), closed_port());
     let args = mirrors(&[first.addr(), second.clone()]);
     let args = [&words(&args)[..], &["--retries", "1"]].concat();
     let expected = ["/x`", "2 places", &first.addr(), "404", "not found", &second, "tried 2×", "refused"];
-    let finished = Job::new(&format!("{}\n", url("x"))).fails(&args, 4, &expected);
+    let finished = PackJob::new(&format!("{}\n", url("x"))).fails(&args, 4, &expected);
     assert_eq!(first.seen().len(), 1, "404 does not pass: {finished:#?}");
 }
 
 #[test]
-fn a_mirror_that_is_down_is_found_out_once_and_not_for_each_blob() {
+fn unreachable_mirror_is_detected_once_and_not_per_blob() {
     let mut content = Content::default();
     let mut list = String::new();
     for number in 0..40 {
         let bytes = random_bytes(100 + number, 2000);
-        list += &line(&number.to_string(), &bytes);
+        list += &list_entry(&number.to_string(), &bytes);
         content.file(&url(&number.to_string()), bytes);
     }
     let busy = Fake::start(Content::default(), |_, _| Reply::status(503));
-    let good = Fake::honest(content);
-    let args = mirrors(&[busy.addr(), good.addr()]);
-    let finished = Job::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
-    // Those of the connections that were at it together.
+    let working = Fake::honest(content);
+    let args = mirrors(&[busy.addr(), working.addr()]);
+    let finished = PackJob::new(&list).packs(&[&words(&args)[..], &["--jobs", "4"]].concat(), &[]);
+    // Requests of the connections that were open at the same time.
     assert!(busy.seen().len() <= 4, "{}", busy.seen().len());
     assert_eq!(finished.stderr.matches("warning").count(), 1, "{finished:#?}");
 }
 
 #[test]
-fn wrong_bytes_of_a_mirror_are_fetched_from_the_next_place() {
+fn corrupt_bytes_of_a_mirror_are_fetched_from_the_next_endpoint() {
     let (file, image) = (random_bytes(3, 3_000_000), image(4, 2_000_000));
     let mut content = content("x", &file);
     content.image(&format!("{REGISTRY}/app:1"), &image);
-    let list = format!("{}{REGISTRY}/app@{}\n", line("x", &file), image.root.digest);
+    let list = format!("{}{REGISTRY}/app@{}\n", list_entry("x", &file), image.root.digest);
     let honest = Fake::honest(content.clone());
     let both = |addr: &str| [mirror(FILES, addr), mirror(REGISTRY, addr)].concat();
     for what in ["/x", "/blobs/", "/manifests/"] {
-        let lying = Fake::start(content.clone(), move |seen, mut reply| {
+        let corrupt = Fake::start(content.clone(), move |seen, mut reply| {
             if seen.path.contains(what) && !seen.is_probe() {
                 reply.body[0] ^= 1;
             }
             reply
         });
-        let args = [both(&lying.addr()), both(&honest.addr())].concat();
-        let finished = Job::new(&list).packs(&words(&args), &[&file, &image.manifest]);
+        let args = [both(&corrupt.addr()), both(&honest.addr())].concat();
+        let finished = PackJob::new(&list).packs(&words(&args), &[&file, &image.manifest]);
         assert!(
-            finished.stderr.contains("warning") && finished.stderr.contains(&lying.addr()),
+            finished.stderr.contains("warning") && finished.stderr.contains(&corrupt.addr()),
             "{finished:#?}"
         );
-        // Nobody else has it.
-        let lying = both(&lying.addr());
-        let args = [&words(&lying)[..], &["--mirrors-only"]].concat();
-        Job::new(&list).fails(&args, 5, &["sha256", "twice"]);
+        // No other endpoint has it.
+        let corrupt = both(&corrupt.addr());
+        let args = [&words(&corrupt)[..], &["--mirrors-only"]].concat();
+        PackJob::new(&list).fails(&args, 5, &["sha256", "twice"]);
     }
 }
 
 #[test]
-fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
+fn transfer_resumes_at_the_next_mirror_when_one_stops() {
     let bytes = random_bytes(5, 24 << 20);
     let root = web_root("x", &bytes);
-    let list = line("x", &bytes);
+    let list = list_entry("x", &bytes);
     let slow = Web::start_with(root.path(), "limit_rate 4m;");
     let next = Web::start(root.path());
     let args = mirrors(&[slow.addr(), next.addr()]);
     let args = [&words(&args)[..], &["--retries", "1", "--jobs", "1", "--json"]].concat();
-    let job = Job::new(&list);
-    let child = job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start");
-    let bundle = job.directory.path().join("out.tar.zst.partial");
+    let job = PackJob::new(&list);
+    let child =
+        job.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the program");
+    let bundle = job.path(PARTIAL);
     let start = Instant::now();
     while fs::metadata(&bundle).map_or(0, |metadata| metadata.len()) < 3 << 20 {
         assert!(start.elapsed() < Duration::from_secs(60), "nothing comes");
         sleep(Duration::from_millis(20));
     }
     drop(slow);
-    let output = child.wait_with_output().expect("wait");
+    let output = child.wait_with_output().expect("wait for the child");
     let [stdout, stderr] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("UTF-8"));
     assert!(output.status.success(), "{stderr}");
     assert_eq!(stdout.matches(r#""event":"warning""#).count(), 1, "{stdout}");
-    job.has(&[&bytes]);
+    job.assert_has(&[&bytes]);
     let fetched: Vec<_> = next.requests().into_iter().filter_map(|request| request.range).collect();
     assert!(
         !fetched.iter().any(|range| range == "bytes=0-8388607"),
@@ -295,15 +248,15 @@ fn a_mirror_that_is_stopped_in_the_middle_is_gone_on_from_at_the_next_one() {
 }
 
 #[test]
-fn a_file_without_a_checksum_is_never_put_together_from_two_places() {
+fn unpinned_file_is_never_assembled_from_two_endpoints() {
     let (old, new) = (random_bytes(6, 2_000_000), random_bytes(7, 2_000_000));
     let breaks = Fake::start(content("x", &old), |seen, reply| {
         let cut = seen.is_transfer().then_some(700_000);
         Reply { cut, ..reply }
     });
-    let whole = Fake::honest(content("x", &new));
-    let job = Job::new(&format!("{}\n", url("x")));
-    // It breaks for good once nothing new comes.
+    let intact = Fake::honest(content("x", &new));
+    let job = PackJob::new(&format!("{}\n", url("x")));
+    // The transfer fails for good if a retry makes no progress.
     let never = Fake::start(content("x", &old), |seen, reply| {
         if seen.range().is_some_and(|(first, _)| first > 0) {
             Reply::status(503)
@@ -311,14 +264,14 @@ fn a_file_without_a_checksum_is_never_put_together_from_two_places() {
             Reply { cut: Some(700_000), ..reply }
         }
     });
-    job.packs(&words(&mirrors(&[never.addr(), whole.addr()])), &[&new]);
-    // The same place goes on where it broke.
+    job.packs(&words(&mirrors(&[never.addr(), intact.addr()])), &[&new]);
+    // A retry at the same endpoint resumes where the connection broke.
     let args = [mirrors(&[breaks.addr()]), vec!["--retries".into(), "1".into()]].concat();
-    Job::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
+    PackJob::new(&format!("{}\n", url("x"))).packs(&words(&args), &[&old]);
 }
 
 #[test]
-fn a_pinned_file_goes_on_at_the_next_place_where_the_first_one_broke() {
+fn pinned_file_resumes_at_the_next_endpoint() {
     let bytes = random_bytes(8, 6_000_000);
     let breaks = Fake::start(content("x", &bytes), |seen, reply| {
         if seen.range().is_some_and(|(first, _)| first > 0) {
@@ -327,34 +280,35 @@ fn a_pinned_file_goes_on_at_the_next_place_where_the_first_one_broke() {
             Reply { cut: Some(5_000_000), ..reply }
         }
     });
-    let whole = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
-    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[breaks.addr(), whole.addr()])), &[&bytes]);
-    let ranges: Vec<_> = whole.seen().iter().map(Seen::range).collect();
+    let intact = Fake::start(content("x", &bytes), |_, reply| reply.with("etag", "\"another\""));
+    PackJob::new(&list_entry("x", &bytes))
+        .packs(&words(&mirrors(&[breaks.addr(), intact.addr()])), &[&bytes]);
+    let ranges: Vec<_> = intact.seen().iter().map(Seen::range).collect();
     assert!(matches!(ranges[..], [Some((first, 5_999_999))] if first > 4_000_000), "{ranges:?}");
 }
 
 #[test]
-fn a_mirror_with_a_file_that_is_cut_short_is_named() {
+fn mirror_with_a_truncated_file_is_named() {
     let bytes = random_bytes(14, 500_000);
     let short = Fake::honest(content("x", &bytes[..300_000]));
-    let whole = Fake::honest(content("x", &bytes));
-    let args = mirrors(&[short.addr(), whole.addr()]);
-    // A bundle has its sizes before its bytes, and this one says that it is right.
-    let words = ["2 places", &short.addr(), "sha256", &whole.addr(), "300000"];
-    Job::new(&line("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
+    let intact = Fake::honest(content("x", &bytes));
+    let args = mirrors(&[short.addr(), intact.addr()]);
+    // The bundle states sizes before contents, and the truncated copy is consistent in itself.
+    let words = ["2 places", &short.addr(), "sha256", &intact.addr(), "300000"];
+    PackJob::new(&list_entry("x", &bytes)).fails(&crate::networks::words(&args), 5, &words);
 }
 
 #[test]
-fn a_file_of_mirrors_serves_images_and_files_by_their_longest_prefix() {
+fn mirrors_file_serves_images_and_files_by_longest_prefix() {
     let (file, other, image) = (random_bytes(9, 50_000), random_bytes(10, 50_000), image(11, 100_000));
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let registry = Registry::start(&directory.path().join("storage"));
     registry.push("cache/team/app", "1", &image);
     let root = web_root("org/x", &file);
     fs::write(root.path().join(FILES).join("y"), &other).expect("write a file");
     let web = Web::start(root.path());
-    let list = format!("{}{}{REGISTRY}/team/app:1\n", line("org/x", &file), line("y", &other));
-    let job = Job::new(&list);
+    let list = format!("{}{}{REGISTRY}/team/app:1\n", list_entry("org/x", &file), list_entry("y", &other));
+    let job = PackJob::new(&list);
     let text = format!(
         r#"
 unqualified-search-registries = ["docker.io"]
@@ -362,7 +316,7 @@ unqualified-search-registries = ["docker.io"]
 [[registry]]
 location = "{REGISTRY}"
 [[registry.mirror]]
-location = "{dead}/gone"
+location = "{closed_port}/gone"
 insecure = true
 [[registry.mirror]]
 location = "{registry}/cache"
@@ -376,33 +330,33 @@ prefix = "{FILES}/org"
 [[registry.mirror]]
 location = "{web}/{FILES}/org"
 "#,
-        dead = dead(),
+        closed_port = closed_port(),
         registry = registry.addr(),
         web = web.addr(),
     );
-    let conf = job.file("registries.conf", &text);
+    let conf = job.write("registries.conf", &text);
     job.packs(&["--registries-conf", &conf], &[&file, &other, &image.manifest]);
     let asked = web.requests().len();
-    let of_environment = Job::new(&list).with("CONTAINERS_REGISTRIES_CONF", &conf);
+    let of_environment = PackJob::new(&list).env("CONTAINERS_REGISTRIES_CONF", &conf);
     of_environment.packs(&[], &[&file]);
     assert!(web.requests().len() > asked);
-    let blocked = job.file("blocked.conf", &format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
+    let blocked = job.write("blocked.conf", &format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
     fs::remove_file(job.output()).expect("remove the bundle");
     job.fails(&["--registries-conf", &blocked, "--retries", "0"], 4, &["/org/x`", "blocked", FILES]);
-    let broken = job.file("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
+    let broken = job.write("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
     job.fails(&["--registries-conf", &broken], 2, &["broken.conf", "line 2", "locatoin"]);
     job.fails(&["--registries-conf", "/nowhere.conf"], 6, &["/nowhere.conf"]);
 }
 
 #[test]
-fn a_mirror_for_tags_alone_gives_no_layer() {
+fn tag_only_mirror_is_not_used_for_layers() {
     let mut content = Content::default();
     content.image(&format!("{REGISTRY}/app:1"), &image(13, 1000));
     let fake = Fake::honest(content);
-    let job = Job::new(&format!("{REGISTRY}/app:1\n"));
+    let job = PackJob::new(&format!("{REGISTRY}/app:1\n"));
     let conf = |what: &str| {
         let mirror = format!("location = \"{}/{REGISTRY}\"\npull-from-mirror = \"{what}\"", fake.addr());
-        job.file(
+        job.write(
             "mirrors.conf",
             &format!("[[registry]]\nprefix = \"{REGISTRY}\"\n[[registry.mirror]]\n{mirror}\n"),
         )
@@ -416,9 +370,9 @@ fn a_mirror_for_tags_alone_gives_no_layer() {
 }
 
 #[test]
-fn nginx_before_a_registry_is_a_mirror_of_its_images() {
+fn nginx_proxy_in_front_of_a_registry_works_as_a_mirror() {
     let image = image(12, 2_000_000);
-    let directory = tempdir().expect("make a temporary directory");
+    let directory = tempdir().expect("create a temporary directory");
     let registry = Registry::start(&directory.path().join("storage"));
     registry.push("team/app", "1", &image);
     let nginx = Nginx::start(
@@ -426,81 +380,84 @@ fn nginx_before_a_registry_is_a_mirror_of_its_images() {
         &format!("location /v2/hub/ {{ proxy_pass http://{}/v2/; proxy_buffering off; }}", registry.addr()),
     );
     let location = format!("{REGISTRY}/team=http://{}/hub/team", nginx.addr());
-    let job = Job::new(&format!("{REGISTRY}/team/app:1\n"));
+    let job = PackJob::new(&format!("{REGISTRY}/team/app:1\n"));
     job.packs(&["--mirror", &location, "--mirrors-only"], &[&image.manifest]);
     assert!(nginx.stop().iter().all(|request| request.path.starts_with("/v2/hub/team/app/")));
 }
 
-// ---- Certificates ------------------------------------------------------------------------------------------------
+// ---- Certificates ----
 
 const HELLO: &str = "location / { default_type text/plain; return 200 'hello'; }";
 
 #[test]
-fn a_private_authority_is_trusted_when_it_is_named() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+fn private_ca_is_trusted_when_named() {
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let ca = ca.to_str().expect("UTF-8");
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
     let list = format!("https://{}/x {}\n", nginx.addr(), sha256(b"hello"));
 
     let start = Instant::now();
-    Job::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
+    PackJob::new(&list).fails(&[], 4, &["authority of its certificate", "--ca-file", "--insecure-registry"]);
     assert!(start.elapsed() < Duration::from_secs(5), "that does not pass, and is not tried again");
-    Job::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
-    let other = Authority::new().file(directory.path(), "other.pem");
-    let both =
-        format!("{}{}", fs::read_to_string(other).expect("read"), fs::read_to_string(ca).expect("read"));
-    let job = Job::new(&list);
-    let both = job.file("both.pem", &both);
+    PackJob::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
+    let other = Ca::new().file(directory.path(), "other.pem");
+    let both = format!(
+        "{}{}",
+        fs::read_to_string(other).expect("read the file"),
+        fs::read_to_string(ca).expect("read the file")
+    );
+    let job = PackJob::new(&list);
+    let both = job.write("both.pem", &both);
     job.packs(&["--ca-file", &both], &[b"hello"]);
-    Job::new(&list).with("SSL_CERT_FILE", ca).packs(&[], &[b"hello"]);
+    PackJob::new(&list).env("SSL_CERT_FILE", ca).packs(&[], &[b"hello"]);
 
-    let garbage = Job::new(&list);
-    let path = garbage.file("garbage.pem", "garbage");
+    let garbage = PackJob::new(&list);
+    let path = garbage.write("garbage.pem", "garbage");
     garbage.fails(&["--ca-file", &path], 2, &["garbage.pem", "BEGIN CERTIFICATE"]);
     garbage.fails(&["--ca-file", "/nowhere.pem"], 6, &["/nowhere.pem"]);
 }
 
 #[test]
-fn a_certificate_that_is_not_right_is_explained() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+fn invalid_certificates_are_explained() {
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let args = ["--ca-file", ca.to_str().expect("UTF-8")];
-    let named = authority.server(directory.path(), "elsewhere", &["elsewhere.invalid"]);
-    let expired = authority.expired(directory.path(), "expired", &["127.0.0.1"]);
+    let named = private_ca.server(directory.path(), "elsewhere", &["elsewhere.invalid"]);
+    let expired = private_ca.expired(directory.path(), "expired", &["127.0.0.1"]);
     for (pair, words) in [(named, ["another host", "elsewhere.invalid"]), (expired, ["expired", "clock"])] {
         let nginx = Nginx::start(Some(&pair), HELLO);
         let list = format!("https://{}/x\n", nginx.addr());
-        Job::new(&list).fails(&args, 4, &[words[0], words[1], &nginx.addr()]);
+        PackJob::new(&list).fails(&args, 4, &[words[0], words[1], &nginx.addr()]);
     }
 }
 
 #[test]
-fn a_system_without_authorities_still_has_plain_http_and_says_what_https_needs() {
-    let directory = tempdir().expect("make a temporary directory");
+fn system_without_cas_supports_plain_http_and_explains_https() {
+    let directory = tempdir().expect("create a temporary directory");
     let none = directory.path().join("none.pem");
     fs::write(&none, "").expect("write a file");
     let none = none.to_str().expect("UTF-8").to_owned();
     let plain = Fake::honest(content("x", b"hello"));
-    let job = Job::new(&line("x", b"hello")).with("SSL_CERT_FILE", &none);
+    let job = PackJob::new(&list_entry("x", b"hello")).env("SSL_CERT_FILE", &none);
     job.packs(&words(&mirrors(&[plain.addr()])), &[b"hello"]);
-    let pair = Authority::new().server(directory.path(), "server", &["127.0.0.1"]);
+    let pair = Ca::new().server(directory.path(), "server", &["127.0.0.1"]);
     let nginx = Nginx::start(Some(&pair), HELLO);
-    let job = Job::new(&format!("https://{}/x\n", nginx.addr())).with("SSL_CERT_FILE", &none);
+    let job = PackJob::new(&format!("https://{}/x\n", nginx.addr())).env("SSL_CERT_FILE", &none);
     job.fails(&[], 4, &["no authorities at all", "ca-certificates", "--ca-file"]);
 }
 
 #[test]
-fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
-    let client = authority.client(directory.path(), "packer");
-    let stranger = Authority::new().client(directory.path(), "stranger");
+fn client_certificate_is_presented_to_its_host_only() {
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
+    let client = private_ca.client(directory.path(), "packer");
+    let stranger = Ca::new().client(directory.path(), "stranger");
     let verify = |how: &str| format!("ssl_client_certificate {}; ssl_verify_client {how};", ca.display());
     let other = Nginx::start(Some(&pair), &format!("{} {HELLO}", verify("optional_no_ca")));
     let redirect = format!("location /away {{ return 302 https://{}/there; }}", other.addr());
@@ -510,13 +467,17 @@ fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
     let show = |pair: &crate::support::tls::Pair| {
         format!("{}={},{}", nginx.addr(), pair.certificate.display(), pair.key.display())
     };
-    Job::new(&list).fails(&ca_args, 4, &["400", "--client-cert"]);
-    Job::new(&list).packs(&[&ca_args[..], &["--client-cert", &show(&client)]].concat(), &[b"hello"]);
-    // Who is not known is told so by nginx with another page.
-    Job::new(&list).fails(&[&ca_args[..], &["--client-cert", &show(&stranger)]].concat(), 4, &["/x`", "400"]);
+    PackJob::new(&list).fails(&ca_args, 4, &["400", "--client-cert"]);
+    PackJob::new(&list).packs(&[&ca_args[..], &["--client-cert", &show(&client)]].concat(), &[b"hello"]);
+    // nginx reports an unknown client certificate with another page.
+    PackJob::new(&list).fails(
+        &[&ca_args[..], &["--client-cert", &show(&stranger)]].concat(),
+        4,
+        &["/x`", "400"],
+    );
     let mixed = format!("{}={},{}", nginx.addr(), client.certificate.display(), stranger.key.display());
     let mixed = [&ca_args[..], &["--client-cert", &mixed]].concat();
-    Job::new(&list).fails(&mixed, 2, &["packer.crt", "does not belong"]);
+    PackJob::new(&list).fails(&mixed, 2, &["packer.crt", "does not belong"]);
 
     assert!(nginx.stop().iter().any(|request| request.client == "CN=packer" && request.status == 200));
     let elsewhere = other.stop();
@@ -525,11 +486,11 @@ fn a_certificate_of_ours_is_shown_to_its_host_and_to_no_other() {
 }
 
 #[test]
-fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+fn small_objects_use_http_2_and_large_blobs_do_not() {
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
     let registry = Registry::start(&directory.path().join("storage"));
     let mut list = String::new();
     let nginx = Nginx::start(
@@ -540,9 +501,9 @@ fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
         registry.push(&format!("app{number}"), "1", &image(20 + number, 3_000_000));
         list += &[&nginx.addr(), "/app", &number.to_string(), ":1\n"].concat();
     }
-    // So that configs are asked for, too.
+    // `--platform` makes `pack` request configs too.
     let args = ["--ca-file", ca.to_str().expect("UTF-8"), "--platform", "linux/amd64"];
-    Job::new(&list).packs(&args, &[]);
+    PackJob::new(&list).packs(&args, &[]);
     let log = nginx.stop();
     let (manifests, blobs): (Vec<_>, Vec<_>) =
         log.iter().partition(|request| request.path.contains("/manifests/"));
@@ -552,22 +513,22 @@ fn what_is_small_comes_by_http_2_and_large_blobs_do_not() {
     assert!(blobs.iter().any(|request| request.protocol == "HTTP/2.0"), "{blobs:?}");
 }
 
-// ---- Proxies -----------------------------------------------------------------------------------------------------
+// ---- Proxies ----
 
 #[test]
-fn a_proxy_of_the_environment_is_used_for_http_and_https() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+fn proxy_from_the_environment_is_used_for_http_and_https() {
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let ca_args = ["--ca-file", ca.to_str().expect("UTF-8")];
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1", "localhost"]);
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1", "localhost"]);
     let secure = Nginx::start(Some(&pair), HELLO);
     let plain = Nginx::start(None, HELLO);
     let http = format!("http://{}/x {}\n", plain.addr(), sha256(b"hello"));
     let https = format!("https://{}/x {}\n", secure.addr(), sha256(b"hello"));
     for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
         let proxy = Proxy::start();
-        Job::new(&http).with(name, format!("http://{}", proxy.addr())).packs(&[], &[b"hello"]);
+        PackJob::new(&http).env(name, format!("http://{}", proxy.addr())).packs(&[], &[b"hello"]);
         assert!(
             proxy.requests().iter().any(|request| request.contains(&plain.addr())),
             "{name}: {:?}",
@@ -576,49 +537,50 @@ fn a_proxy_of_the_environment_is_used_for_http_and_https() {
     }
     for name in ["HTTPS_PROXY", "https_proxy"] {
         let proxy = Proxy::start();
-        Job::new(&https).with(name, format!("http://{}", proxy.addr())).packs(&ca_args, &[b"hello"]);
+        PackJob::new(&https).env(name, format!("http://{}", proxy.addr())).packs(&ca_args, &[b"hello"]);
         let tunnel = format!("CONNECT {}", secure.addr());
         assert!(proxy.requests().contains(&tunnel), "{name}: {:?}", proxy.requests());
     }
     let proxy = Proxy::start();
     let via = format!("http://{}", proxy.addr());
     for exception in ["127.0.0.1", "127.0.0.0/8", "*", "elsewhere.invalid, 127.0.0.1"] {
-        let job = Job::new(&http).with("HTTP_PROXY", &via).with("NO_PROXY", exception);
+        let job = PackJob::new(&http).env("HTTP_PROXY", &via).env("NO_PROXY", exception);
         job.packs(&[], &[b"hello"]);
     }
     let by_name = http.replace("127.0.0.1", "localhost");
-    Job::new(&by_name).with("HTTP_PROXY", &via).with("no_proxy", "localhost").packs(&[], &[b"hello"]);
+    PackJob::new(&by_name).env("HTTP_PROXY", &via).env("no_proxy", "localhost").packs(&[], &[b"hello"]);
     assert_eq!(proxy.requests(), [""; 0]);
 }
 
 #[test]
-fn the_password_of_a_proxy_is_sent_to_it_and_never_shown() {
-    let directory = tempdir().expect("make a temporary directory");
-    let authority = Authority::new();
-    let ca = authority.file(directory.path(), "ca.pem");
+fn proxy_password_is_sent_to_the_proxy_and_never_printed() {
+    let directory = tempdir().expect("create a temporary directory");
+    let private_ca = Ca::new();
+    let ca = private_ca.file(directory.path(), "ca.pem");
     let ca_args = ["--ca-file", ca.to_str().expect("UTF-8"), "--retries", "0"];
-    let pair = authority.server(directory.path(), "server", &["127.0.0.1"]);
+    let pair = private_ca.server(directory.path(), "server", &["127.0.0.1"]);
     let (secure, plain) = (Nginx::start(Some(&pair), HELLO), Nginx::start(None, HELLO));
     let proxy = Proxy::start_with("BasicAuth packer s3cret");
     for list in [format!("http://{}/x\n", plain.addr()), format!("https://{}/x\n", secure.addr())] {
-        let via = |user: &str, addr: &str| Job::new(&list).with("ALL_PROXY", format!("http://{user}{addr}"));
+        let via =
+            |user: &str, addr: &str| PackJob::new(&list).env("ALL_PROXY", format!("http://{user}{addr}"));
         via("packer:s3cret@", &proxy.addr()).packs(&ca_args, &[b"hello"]);
         via("", &proxy.addr()).fails(&ca_args, 4, &["the proxy wants a user", "HTTPS_PROXY="]);
-        // This one does not say that it is the proxy who does not want that.
+        // This response does not reveal that the proxy refused.
         let finished =
             via("packer:wr0ng@", &proxy.addr()).fails(&ca_args, 4, &["through the proxy", &proxy.addr()]);
         assert!(!format!("{finished:?}").contains("wr0ng"), "{finished:#?}");
-        let down = dead();
+        let down = closed_port();
         let job = via("packer:s3cret@", &down);
         let finished = job.fails(&ca_args, 4, &["through the proxy", &down, "refused"]);
         assert!(!format!("{finished:?}").contains("s3cret"), "{finished:#?}");
     }
 }
 
-// ---- Time limits and retries -------------------------------------------------------------------------------------
+// ---- Time limits and retries ----
 
 #[test]
-fn the_wait_that_a_server_asks_for_is_kept_in_both_forms() {
+fn retry_after_is_honored_as_seconds_and_as_date() {
     let bytes = random_bytes(30, 1000);
     for (date, header, least, most) in [
         (None, "2", 1.9, 2.1),
@@ -637,18 +599,23 @@ fn the_wait_that_a_server_asks_for_is_kept_in_both_forms() {
                 if let Some(date) = date { busy.with("date", date) } else { busy }
             });
             let args = mirrors(&[fake.addr()]);
-            let finished = Job::new(&line("x", &bytes)).run(&[&words(&args)[..], &["--json"]].concat()).ok();
-            let waits = waits(&finished);
-            assert!(waits.len() == 1 && (least..most).contains(&waits[0]), "{status} {header}: {waits:?}");
+            let finished = PackJob::new(&list_entry("x", &bytes))
+                .pack_with(&[&words(&args)[..], &["--json"]].concat())
+                .ok();
+            let retry_delays = retry_delays(&finished);
+            assert!(
+                retry_delays.len() == 1 && (least..most).contains(&retry_delays[0]),
+                "{status} {header}: {retry_delays:?}"
+            );
             let seen = fake.seen();
             let waited = (seen[1].at - seen[0].at).as_secs_f64();
-            assert!(waited >= waits[0], "{status} {header}: {waited}");
+            assert!(waited >= retry_delays[0], "{status} {header}: {waited}");
         }
     }
 }
 
 #[test]
-fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
+fn retry_after_is_capped_at_two_minutes_and_the_run_timeout() {
     for header in ["100000", "Mon, 21 Oct 2115 07:28:00 GMT"] {
         let fake = Fake::start(Content::default(), |_, _| {
             Reply::status(429)
@@ -657,7 +624,7 @@ fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
                 .with("ratelimit-remaining", "0;w=21600")
         });
         let args = mirrors(&[fake.addr()]);
-        let job = Job::new(&format!("{}\n", url("x")));
+        let job = PackJob::new(&format!("{}\n", url("x")));
         let start = Instant::now();
         let finished = job.fails(
             &[&words(&args)[..], &["--json", "--timeout", "5s"]].concat(),
@@ -665,7 +632,7 @@ fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
             &["5 s", "--timeout"],
         );
         assert!(start.elapsed() < Duration::from_secs(5));
-        assert_eq!(waits(&finished), [120.0]);
+        assert_eq!(retry_delays(&finished), [120.0]);
         job.fails(
             &[&words(&args)[..], &["--retries", "0"]].concat(),
             4,
@@ -675,29 +642,32 @@ fn nobody_waits_longer_than_two_minutes_and_not_beyond_the_end() {
 }
 
 #[test]
-fn what_will_not_pass_is_asked_for_once() {
+fn permanent_errors_are_not_retried() {
     for status in [400, 401, 403, 404, 410, 451] {
         let fake = Fake::start(Content::default(), move |_, _| Reply::status(status));
         let args = [mirrors(&[fake.addr()]), mirror(REGISTRY, &fake.addr()).to_vec()].concat();
         let list = format!("{}\n{REGISTRY}/app:1\n", url("x"));
-        Job::new(&list).fails(&words(&args), 4, &["/x`", &status.to_string()]);
+        PackJob::new(&list).fails(&words(&args), 4, &["/x`", &status.to_string()]);
         assert_eq!(fake.seen().len(), 2, "{status}");
     }
 }
 
 #[test]
-fn waits_between_retries_grow_and_are_never_the_same() {
+fn retry_delays_grow_and_are_jittered() {
     let fake = Fake::start(Content::default(), |_, _| Reply::status(503));
     let args = mirrors(&[fake.addr()]);
-    let finished = Job::new(&format!("{}\n", url("x")))
-        .run(&[&words(&args)[..], &["--json", "--retries", "2"]].concat());
-    let waits = waits(&finished.failed(4, &["503"]));
-    assert_eq!(waits.len(), 2);
-    assert!((0.3..0.7).contains(&waits[0]) && (0.7..1.3).contains(&waits[1]), "{waits:?}");
+    let finished = PackJob::new(&format!("{}\n", url("x")))
+        .pack_with(&[&words(&args)[..], &["--json", "--retries", "2"]].concat());
+    let retry_delays = retry_delays(&finished.failed(4, &["503"]));
+    assert_eq!(retry_delays.len(), 2);
+    assert!(
+        (0.3..0.7).contains(&retry_delays[0]) && (0.7..1.3).contains(&retry_delays[1]),
+        "{retry_delays:?}"
+    );
 }
 
 #[test]
-fn a_transfer_that_stalls_is_noticed_and_resumed() {
+fn stalled_transfer_is_detected_and_resumed() {
     let bytes = random_bytes(31, 3_000_000);
     let stalled = Arc::new(AtomicBool::new(false));
     let once = stalled.clone();
@@ -707,9 +677,9 @@ fn a_transfer_that_stalls_is_noticed_and_resumed() {
     });
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
-    let job = Job::new(&line("x", &bytes));
-    job.run(&[&words(&args)[..], &["--idle-timeout", "1s"]].concat()).ok();
-    job.has(&[&bytes]);
+    let job = PackJob::new(&list_entry("x", &bytes));
+    job.pack_with(&[&words(&args)[..], &["--idle-timeout", "1s"]].concat()).ok();
+    job.assert_has(&[&bytes]);
     assert!(start.elapsed() < Duration::from_secs(20));
     let resumed =
         fake.seen().into_iter().filter_map(|seen| seen.range()).any(|(first, _)| first == 1_500_000);
@@ -717,7 +687,7 @@ fn a_transfer_that_stalls_is_noticed_and_resumed() {
 }
 
 #[test]
-fn a_transfer_that_trickles_is_resumed_or_fails() {
+fn trickling_transfer_is_resumed_or_fails() {
     let bytes = random_bytes(32, 60_000);
     for always in [false, true] {
         let fake = Fake::start(content("x", &bytes), move |seen, reply| {
@@ -725,19 +695,19 @@ fn a_transfer_that_trickles_is_resumed_or_fails() {
             if slow { Reply { pause: Duration::from_millis(100), step: 10, ..reply } } else { reply }
         });
         let args = mirrors(&[fake.addr()]);
-        let job = Job::new(&line("x", &bytes));
+        let job = PackJob::new(&list_entry("x", &bytes));
         let args = [&words(&args)[..], &["--idle-timeout", "700ms", "--retries", "1"]].concat();
         if always {
             job.fails(&args, 4, &["almost nothing", "tried 2×", "--idle-timeout"]);
         } else {
-            job.run(&args).ok();
-            job.has(&[&bytes]);
+            job.pack_with(&args).ok();
+            job.assert_has(&[&bytes]);
         }
     }
 }
 
 #[test]
-fn a_server_that_does_not_answer_at_all_is_given_up() {
+fn unresponsive_server_times_out() {
     let fake = Fake::start(content("x", b"hello"), |_, reply| {
         sleep(Duration::from_secs(3));
         reply
@@ -745,29 +715,33 @@ fn a_server_that_does_not_answer_at_all_is_given_up() {
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
     let args = [&words(&args)[..], &["--idle-timeout", "300ms", "--retries", "1"]].concat();
-    Job::new(&line("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
+    PackJob::new(&list_entry("x", b"hello")).fails(&args, 4, &["no answer", "tried 2×", "timed out"]);
     assert!(start.elapsed() < Duration::from_secs(3));
 }
 
 #[test]
-fn a_connection_that_does_not_come_about_is_given_up() {
-    // The system takes the connection, and nobody says anything on it.
+fn connect_timeout_is_enforced() {
+    // The kernel accepts the connection, and nothing is sent on it.
     let silent = TcpListener::bind("127.0.0.1:0").expect("find a free port");
     let addr = silent.local_addr().expect("find a free port");
     let start = Instant::now();
     let args = ["--connect-timeout", "300ms", "--retries", "0"];
-    Job::new(&format!("https://{addr}/x\n")).fails(&args, 4, &["no answer", &addr.to_string(), "timed out"]);
+    PackJob::new(&format!("https://{addr}/x\n")).fails(
+        &args,
+        4,
+        &["no answer", &addr.to_string(), "timed out"],
+    );
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
-fn the_time_for_all_of_it_is_kept() {
+fn run_timeout_is_enforced() {
     let bytes = random_bytes(33, 30_000_000);
     let fake =
         Fake::start(content("x", &bytes), |_, reply| Reply { pause: Duration::from_millis(10), ..reply });
     let args = mirrors(&[fake.addr()]);
     let start = Instant::now();
-    let job = Job::new(&line("x", &bytes));
+    let job = PackJob::new(&list_entry("x", &bytes));
     job.fails(
         &[&words(&args)[..], &["--timeout", "1s", "--jobs", "2"]].concat(),
         4,
@@ -777,38 +751,38 @@ fn the_time_for_all_of_it_is_kept() {
 }
 
 #[test]
-fn a_slow_line_is_no_stalled_one() {
+fn slow_link_is_not_a_stall() {
     let bytes = random_bytes(34, 60_000);
     let root = web_root("x", &bytes);
     let web = Web::start_with(root.path(), "limit_rate 20k;");
     let args = mirrors(&[web.addr()]);
-    Job::new(&line("x", &bytes))
+    PackJob::new(&list_entry("x", &bytes))
         .packs(&[&words(&args)[..], &["--idle-timeout", "1500ms"]].concat(), &[&bytes]);
 }
 
-// ---- Redirects ---------------------------------------------------------------------------------------------------
+// ---- Redirects ----
 
 #[test]
-fn a_redirect_takes_the_range_along_and_a_chunked_answer_is_none() {
+fn redirects_keep_the_range_header_and_a_chunked_response_disables_parts() {
     let bytes = random_bytes(35, 20_000_000);
     let storage = Fake::honest(content("x", &bytes));
     let there = storage.addr();
     let fake = Fake::start(content("x", &bytes), move |seen, _| {
         Reply::redirect(&format!("http://{there}{}", seen.path))
     });
-    Job::new(&line("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
+    PackJob::new(&list_entry("x", &bytes)).packs(&words(&mirrors(&[fake.addr()])), &[&bytes]);
     let ranges: Vec<_> = storage.seen().iter().filter_map(Seen::range).collect();
     assert!(ranges.iter().any(|(first, _)| *first == 8 << 20), "{ranges:?}");
     let endless = Fake::start(content("x", &bytes), |_, _| Reply {
         framing: Framing::Chunked,
         ..Reply::redirect("x?")
     });
-    Job::new(&line("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
+    PackJob::new(&list_entry("x", &bytes)).fails(&words(&mirrors(&[endless.addr()])), 4, &["redirect"]);
 }
 
 #[test]
-fn no_host_has_more_connections_than_it_may_have() {
-    let directory = tempdir().expect("make a temporary directory");
+fn connections_per_host_are_limited() {
+    let directory = tempdir().expect("create a temporary directory");
     let registry = Registry::start(&directory.path().join("registry"));
     let web = directory.path().join("web");
     fs::create_dir_all(&web).expect("create a directory");
@@ -817,7 +791,7 @@ fn no_host_has_more_connections_than_it_may_have() {
     for number in 0..12 {
         let bytes = random_bytes(number, 600_000);
         fs::write(web.join(number.to_string()), &bytes).expect("write a file");
-        // Pinned ones come in parts, and the others are read from their beginning.
+        // Pinned files are fetched in parts; the others are read from the start.
         let pin = if number % 2 == 0 { sha256(&bytes) } else { String::new() };
         list = format!("{list}https://{FILES}/{number} {pin}\n");
         blobs.push(bytes);
@@ -829,7 +803,7 @@ fn no_host_has_more_connections_than_it_may_have() {
         registry.push(&format!("app{number}"), "1", &image);
         list = format!("{list}{REGISTRY}/app{number}:1\n");
     }
-    // Who comes with a third request gets 503, and nothing is repeated here.
+    // A third concurrent request gets 503, and nothing is retried here.
     let directives = format!(
         "root {}; limit_rate 2m; location / {{ limit_conn all 2; max_ranges 0; }}\n\
          location /v2/ {{ limit_conn all 2; proxy_pass http://{}; proxy_set_header Host $http_host; }}",
@@ -839,10 +813,10 @@ fn no_host_has_more_connections_than_it_may_have() {
     let nginx = Nginx::start_with("limit_conn_zone $server_port zone=all:1m;", None, &directives);
     let mirrors = [FILES, REGISTRY].map(|host| format!("{host}=http://{}", nginx.addr()));
     let args = ["--mirror", &mirrors[0], "--mirror", &mirrors[1], "--mirrors-only", "--jobs", "8"];
-    let job = Job::new(&list);
+    let job = PackJob::new(&list);
     let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
     job.packs(&[&args[..], &["--jobs-per-host", "2"]].concat(), &blobs);
     fs::remove_file(job.output()).expect("remove the bundle");
-    let finished = job.run(&[&args[..], &["--retries", "0"]].concat());
+    let finished = job.pack_with(&[&args[..], &["--retries", "0"]].concat());
     assert_eq!(finished.code, Some(4), "eight are too many, so that the limit was looked at: {finished:#?}");
 }

@@ -1,4 +1,5 @@
-//! Private registries and web servers: who is let in, with what, and that nobody else ever sees a byte of it.
+//! Private registries and web servers: which credential is accepted where, and that no other host ever gets a
+//! byte of one.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,7 +17,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle_command};
+use crate::pack_job::{PARTIAL, PackJob, SPOOL};
+use crate::program::Finished;
 use crate::secure::TlsFake;
 use crate::support::fake::{Content, Fake, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
@@ -36,59 +38,52 @@ fn basic(user: &str, password: &str) -> String {
     STANDARD.encode(format!("{user}:{password}"))
 }
 
-/// Every form in which a secret could turn up.
-fn forms(secret: &str) -> Vec<String> {
+/// Returns every form in which a secret could appear.
+fn encodings(secret: &str) -> Vec<String> {
     let plain = secret.to_owned();
     let query: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
     vec![plain, query, STANDARD.encode(secret), basic(USER, secret), URL_SAFE_NO_PAD.encode(secret)]
 }
 
-/// A directory to pack in, which is also the user's home.
-struct Job {
-    directory: TempDir,
+/// A [`PackJob`] whose directory is also `$HOME`, and the secrets that must not appear in its output.
+struct PrivateJob {
+    pack: PackJob,
     secrets: Vec<String>,
 }
 
-impl Job {
+impl PrivateJob {
     fn new(list: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
-        fs::write(directory.path().join("all.list"), list).expect("write a list");
-        Self { directory, secrets: forms(PASSWORD) }
+        Self { pack: PackJob::new(list), secrets: encodings(PASSWORD) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.pack.path(name)
     }
 
-    /// Puts a file into the home.
+    /// Writes a file into `$HOME`.
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
-        fs::write(&path, text).expect("write a file");
-        path
+        self.pack.write(name, text).into()
     }
 
-    /// `~/.docker/config.json` with this entry for `host`.
-    fn docker(&self, host: &str, entry: &serde_json::Value) -> PathBuf {
+    /// Writes `~/.docker/config.json` with this entry for `host`.
+    fn write_docker_config(&self, host: &str, entry: &serde_json::Value) -> PathBuf {
         self.write(".docker/config.json", json!({ "auths": { host: entry } }).to_string())
     }
 
-    /// An executable `docker-credential-NAME`, which is then found.
-    fn helper(&self, name: &str, script: &str) {
+    /// Writes an executable `docker-credential-NAME` that is on `PATH`.
+    fn write_helper(&self, name: &str, script: &str) {
         let path = self.write(&format!("bin/docker-credential-{name}"), format!("#!/bin/sh\n{script}\n"));
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("make it executable");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("set the executable bit");
     }
 
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = airbundle_command();
-        command.arg("pack").arg(self.path("all.list")).arg("-o").arg(self.path("out.tar.zst"));
-        command.arg("--write-lock").arg(self.path("airbundle.lock.json"));
+        let mut command = self.pack.command(&["--write-lock", &self.pack.text("airbundle.lock.json")]);
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap_or_default());
-        command.args(more).env("HOME", self.directory.path()).env("PATH", path);
+        command.args(more).env("HOME", self.path("")).env("PATH", path);
         command
     }
 
-    /// Packs, and looks for the secrets in all that comes of it.
+    /// Packs and asserts that no output or file contains a secret.
     fn run(&self, more: &[&str]) -> Finished {
         self.run_with(self.command(more), "")
     }
@@ -105,14 +100,14 @@ impl Job {
         let text = |bytes| String::from_utf8(bytes).expect("the programs print UTF-8");
         let finished =
             Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) };
-        let bundle = self.path("out.tar.zst");
+        let bundle = self.pack.output();
         let content =
             if bundle.exists() { run(Command::new("zstd").arg("-dcq").arg(&bundle)).stdout } else { vec![] };
         for secret in &self.secrets {
             assert!(!finished.stdout.contains(secret) && !finished.stderr.contains(secret), "{finished:#?}");
             let found = content.windows(secret.len()).any(|window| window == secret.as_bytes());
             assert!(!found, "a secret in the bundle");
-            for left in ["airbundle.lock.json", "out.tar.zst.partial", "out.tar.zst.partial.spool"] {
+            for left in ["airbundle.lock.json", PARTIAL, SPOOL] {
                 let bytes = fs::read(self.path(left)).unwrap_or_default();
                 let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
                 assert!(!found, "a secret in {left}");
@@ -124,25 +119,26 @@ impl Job {
         finished
     }
 
-    /// Packs from nothing.
+    /// Packs without leftovers of an earlier run, and asserts success.
     #[track_caller]
     fn packs(&self, more: &[&str]) -> Finished {
-        let _ = fs::remove_file(self.path("out.tar.zst")); // there may be none yet
+        let _ = fs::remove_file(self.pack.output()); // there may be none yet
         self.run(more).ok()
     }
 }
 
-/// The storage of a registry with `team/app:1` and `team/other:1`, behind a registry that asks for something.
-struct Private {
+/// A storage with `team/app:1` and `team/other:1` behind a registry that requires credentials.
+struct PrivateRegistry {
     addr: String,
     daemon: Daemon,
     _directory: TempDir,
 }
 
-impl Private {
-    /// `auth` is what the registry's configuration says, with `{directory}` for a directory of its own.
+impl PrivateRegistry {
+    /// `auth` is the section of the registry's configuration; `{directory}` in it is replaced with a
+    /// directory of its own.
     fn start(auth: &str) -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let storage = directory.path().join("storage");
         let open = Registry::start(&storage);
         for repository in ["team/app", "team/other"] {
@@ -173,8 +169,8 @@ impl Private {
         format!("{0}/team/app:1\n{0}/team/other:1\n", self.addr)
     }
 
-    /// How often it has answered so.
-    fn answers(&self, status: u16) -> usize {
+    /// Returns how many responses had this status.
+    fn responses(&self, status: u16) -> usize {
         let mark = format!("\" {status} ");
         self.daemon.log().lines().filter(|line| line.starts_with("127.0.0.1") && line.contains(&mark)).count()
     }
@@ -184,26 +180,29 @@ fn htpasswd() -> Vec<u8> {
     run(Command::new("htpasswd").args(["-bnB", "-C", "4", USER, PASSWORD])).stdout
 }
 
-// ---- Basic -------------------------------------------------------------------------------------------------------
+// ---- Basic ----
 
 #[test]
-fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_there_are() {
-    let registry = Private::with_htpasswd();
-    let job = Job::new(&registry.list());
+fn private_registry_accepts_logins_from_every_credential_source() {
+    let registry = PrivateRegistry::with_htpasswd();
+    let job = PrivateJob::new(&registry.list());
     let entry = json!({ "auth": basic(USER, PASSWORD) });
     let hint = format!("docker login {}", registry.addr);
     job.run(&[]).failed(4, &["team/app:1", "401", "asked without credentials", &hint]);
 
-    job.docker(&registry.addr, &entry);
+    job.write_docker_config(&registry.addr, &entry);
     job.packs(&[]);
-    job.docker(&format!("http://{}/v1/", registry.addr), &json!({ "username": USER, "password": PASSWORD }));
+    job.write_docker_config(
+        &format!("http://{}/v1/", registry.addr),
+        &json!({ "username": USER, "password": PASSWORD }),
+    );
     job.packs(&["--json"]);
-    // For another port, and for https alone.
+    // Entries for another port and for HTTPS only.
     for other in ["127.0.0.1:1", "127.0.0.1", &format!("https://{}", registry.addr)] {
-        job.docker(other, &entry);
+        job.write_docker_config(other, &entry);
         job.run(&[]).failed(4, &["401", "without credentials"]);
     }
-    fs::remove_dir_all(job.path(".docker")).expect("log out");
+    fs::remove_dir_all(job.path(".docker")).expect("remove the credentials");
 
     let auths = json!({ "auths": { &registry.addr: entry } }).to_string();
     let file = job.write("elsewhere/auth.json", &auths);
@@ -228,10 +227,10 @@ fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_
 }
 
 #[test]
-fn a_password_on_stdin_is_for_one_registry() {
-    let (registry, other) = (Private::with_htpasswd(), Private::with_htpasswd());
-    let job = Job::new(&registry.list());
-    let run = |job: &Job, more: &[&str], stdin: &str| {
+fn password_on_stdin_applies_to_one_registry() {
+    let (registry, other) = (PrivateRegistry::with_htpasswd(), PrivateRegistry::with_htpasswd());
+    let job = PrivateJob::new(&registry.list());
+    let run = |job: &PrivateJob, more: &[&str], stdin: &str| {
         let mut args = vec!["--username", USER, "--password-stdin"];
         args.extend_from_slice(more);
         job.run_with(job.command(&args), stdin)
@@ -246,41 +245,44 @@ fn a_password_on_stdin_is_for_one_registry() {
     run(&job, &["--registry", &other.addr], PASSWORD).failed(2, &["--registry", "come from", &registry.addr]);
     job.run(&["--username", USER]).failed(2, &["--password-stdin"]);
 
-    let both = Job::new(&(registry.list() + &other.list()));
+    let both = PrivateJob::new(&(registry.list() + &other.list()));
     run(&both, &[], PASSWORD).failed(2, &["2 registries", "--registry HOST", &registry.addr, &other.addr]);
-    both.docker(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    both.write_docker_config(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     run(&both, &["--registry", &registry.addr], PASSWORD).ok();
-    both.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
-    // What the command line says comes before every file.
+    both.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    // The command line has precedence over every file.
     run(&both, &["--registry", &registry.addr], "wrong").failed(4, &["401", "`--username`"]);
     run(&both, &["--registry", &other.addr], PASSWORD).ok();
 }
 
 #[test]
-fn a_wrong_password_is_tried_once_and_told_by_its_file_and_host() {
-    let registry = Private::with_htpasswd();
-    let job = Job { secrets: forms("wr0ng-secret"), ..Job::new(&format!("{}/team/app:1\n", registry.addr)) };
-    let file = job.docker(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
+fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
+    let registry = PrivateRegistry::with_htpasswd();
+    let job = PrivateJob {
+        secrets: encodings("wr0ng-secret"),
+        ..PrivateJob::new(&format!("{}/team/app:1\n", registry.addr))
+    };
+    let file = job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
     let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
     job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
-    // Without, and with it.
-    assert_eq!(registry.answers(401), 3, "{}", registry.daemon.log());
+    // Without and with the password.
+    assert_eq!(registry.responses(401), 3, "{}", registry.daemon.log());
 }
 
-// ---- Helpers -----------------------------------------------------------------------------------------------------
+// ---- Helpers ----
 
 #[test]
-fn credential_helpers_come_before_the_common_store_and_that_before_the_file() {
-    let registry = Private::with_htpasswd();
-    let job = Job::new(&registry.list());
-    let answer = |password: &str| {
+fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
+    let registry = PrivateRegistry::with_htpasswd();
+    let job = PrivateJob::new(&registry.list());
+    let helper_output = |password: &str| {
         let json = json!({ "ServerURL": registry.addr, "Username": USER, "Secret": password }).to_string();
         format!("read server; echo \"$1 $server\" >>\"$HOME/calls\"; cat <<'END'\n{json}\nEND")
     };
     let none = "echo credentials not found in native keychain; exit 1";
-    let config = |helper: bool, store: bool, password: &str| {
+    let config = |write_helper: bool, store: bool, password: &str| {
         let mut config = json!({ "auths": { &registry.addr: { "auth": basic(USER, password) } } });
-        if helper {
+        if write_helper {
             config["credHelpers"] = json!({ &registry.addr: "own", "other.example": "missing" });
         }
         if store {
@@ -288,38 +290,38 @@ fn credential_helpers_come_before_the_common_store_and_that_before_the_file() {
         }
         job.write(".docker/config.json", config.to_string());
     };
-    job.helper("own", &answer(PASSWORD));
-    job.helper("common", &answer("wrong"));
+    job.write_helper("own", &helper_output(PASSWORD));
+    job.write_helper("common", &helper_output("wrong"));
     config(true, true, "wrong");
     job.packs(&[]);
-    // Once, for both images.
+    // Once for both images.
     assert_eq!(
-        fs::read_to_string(job.path("calls")).expect("it was called"),
+        fs::read_to_string(job.path("calls")).expect("the helper was called"),
         format!("get {}\n", registry.addr)
     );
     config(false, true, PASSWORD);
     job.run(&[]).failed(4, &["401", "`docker-credential-common`, which `", "config.json` names"]);
-    job.helper("common", &answer(PASSWORD));
+    job.write_helper("common", &helper_output(PASSWORD));
     config(false, true, "wrong");
     job.packs(&[]);
-    // Who has none leaves it to the next.
-    job.helper("common", none);
+    // A helper without credentials falls through to the next source.
+    job.write_helper("common", none);
     config(false, true, PASSWORD);
     job.packs(&[]);
-    job.helper("own", none);
+    job.write_helper("own", none);
     config(true, true, PASSWORD);
     job.packs(&[]);
 }
 
 #[test]
-fn a_helper_that_is_missing_or_broken_is_an_error_that_names_it_and_repeats_nothing() {
-    let registry = Private::with_htpasswd();
-    let job = Job::new(&registry.list());
+fn missing_or_broken_helper_is_named_without_leaking_its_output() {
+    let registry = PrivateRegistry::with_htpasswd();
+    let job = PrivateJob::new(&registry.list());
     let config = |name: &str| job.write(".docker/config.json", json!({ "credsStore": name }).to_string());
-    job.helper("failing", &format!("echo '{PASSWORD}'; echo '{PASSWORD}' >&2; exit 3"));
-    job.helper("garbage", &format!("echo '{PASSWORD}'"));
-    job.helper("half", &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'"));
-    job.helper("deaf", "exec <&-; exit 0");
+    job.write_helper("failing", &format!("echo '{PASSWORD}'; echo '{PASSWORD}' >&2; exit 3"));
+    job.write_helper("garbage", &format!("echo '{PASSWORD}'"));
+    job.write_helper("half", &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'"));
+    job.write_helper("deaf", "exec <&-; exit 0");
     for (name, words) in [
         ("missing", "is not installed"),
         ("failing", "has failed (exit status: 3)"),
@@ -334,9 +336,9 @@ fn a_helper_that_is_missing_or_broken_is_an_error_that_names_it_and_repeats_noth
     }
 }
 
-// ---- Tokens ------------------------------------------------------------------------------------------------------
+// ---- Tokens ----
 
-/// A token server for a real registry: it lets in whom it knows, and everybody to `team/other`.
+/// A token server for a real registry. Grants known users everything and anonymous users `team/other`.
 struct TokenServer {
     fake: Fake,
     directory: TempDir,
@@ -346,7 +348,7 @@ const IDENTITY: &str = "1dentity-token-0815";
 
 impl TokenServer {
     fn start() -> Self {
-        let directory = tempdir().expect("make a temporary directory");
+        let directory = tempdir().expect("create a temporary directory");
         let (key, certificate) = (directory.path().join("key.pem"), directory.path().join("cert.pem"));
         run(Command::new("openssl")
             .args([
@@ -370,8 +372,8 @@ impl TokenServer {
         Self { fake, directory }
     }
 
-    fn registry(&self) -> Private {
-        Private::start(&format!(
+    fn registry(&self) -> PrivateRegistry {
+        PrivateRegistry::start(&format!(
             "{{token: {{realm: \"http://{}/token\", service: reg.example, issuer: tokens, rootcertbundle: {}}}}}",
             self.fake.addr(),
             self.directory.path().join("cert.pem").display()
@@ -379,7 +381,7 @@ impl TokenServer {
     }
 }
 
-/// What it answers: a token (RFC 7519) for what is allowed of what is asked for.
+/// Returns a token (RFC 7519) for the granted part of the requested scope.
 fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
     let query =
         if seen.method == "POST" { &seen.body } else { seen.path.split_once('?').expect("a query").1 };
@@ -394,7 +396,7 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
         _ => seen.header("authorization") == Some(&format!("Basic {}", basic(USER, PASSWORD))),
     };
     if !known && (seen.method == "POST" || seen.header("authorization").is_some()) {
-        // Even one that repeats what it got.
+        // Even an error that echoes the request.
         let said = seen.text().replace('\n', " ");
         let body = json!({ "errors": [{ "code": "DENIED", "message": format!("not {said}") }] }).to_string();
         return Reply { status: 401, ..Reply::ok(body.as_bytes()) };
@@ -416,8 +418,8 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
         "jti": "1", "access": access,
     });
     let text = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-    let file = tempfile::NamedTempFile::new().expect("make a temporary file");
-    fs::write(&file, &text).expect("write what is to be signed");
+    let file = tempfile::NamedTempFile::new().expect("create a temporary file");
+    fs::write(&file, &text).expect("write the signing input");
     let signature =
         run(Command::new("openssl").args(["dgst", "-sha256", "-sign"]).arg(key).arg(file.path())).stdout;
     let token = format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature));
@@ -426,45 +428,49 @@ fn grant(seen: &Seen, key: &Path, certificate: &str) -> Reply {
 }
 
 #[test]
-fn a_real_registry_takes_tokens_for_nobody_for_a_password_and_for_an_identity_token() {
+fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     let tokens = TokenServer::start();
     let registry = tokens.registry();
-    let mut job = Job::new(&registry.list());
-    job.secrets.extend(forms(IDENTITY));
-    // For nobody: one of the two.
+    let mut job = PrivateJob::new(&registry.list());
+    job.secrets.extend(encodings(IDENTITY));
+    // Anonymous: one of the two repositories.
     let finished = job.run(&[]).failed(4, &["team/app:1", "401", "without credentials"]);
     assert!(!finished.stderr.contains("team/other"), "{finished:#?}");
-    let public = Job::new(&format!("{}/team/other:1\n", registry.addr));
+    let public = PrivateJob::new(&format!("{}/team/other:1\n", registry.addr));
     public.packs(&[]);
 
-    job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     job.packs(&[]);
-    job.docker(&registry.addr, &json!({ "auth": basic("<token>", ""), "identitytoken": IDENTITY }));
+    job.write_docker_config(
+        &registry.addr,
+        &json!({ "auth": basic("<token>", ""), "identitytoken": IDENTITY }),
+    );
     job.packs(&["--json"]);
     assert!(tokens.fake.seen().iter().any(|seen| seen.method == "POST"));
-    job.helper("own", &format!("echo '{}'", json!({ "Username": "<token>", "Secret": IDENTITY })));
+    job.write_helper("own", &format!("echo '{}'", json!({ "Username": "<token>", "Secret": IDENTITY })));
     job.write(".docker/config.json", json!({ "credHelpers": { &registry.addr: "own" } }).to_string());
     job.packs(&[]);
 
-    // One that is refused, in words that repeat it.
+    // A rejected credential, echoed in the error text.
     for entry in [json!({ "auth": basic(USER, "wrong-secret") }), json!({ "identitytoken": "wrong-secret" })]
     {
-        let job = Job { secrets: forms("wrong-secret"), ..Job::new(&registry.list()) };
-        job.docker(&registry.addr, &entry);
+        let job = PrivateJob { secrets: encodings("wrong-secret"), ..PrivateJob::new(&registry.list()) };
+        job.write_docker_config(&registry.addr, &entry);
         job.run(&["--retries", "3"]).failed(4, &["/token", "401", "the credentials of", "config.json"]);
     }
 }
 
 #[test]
-fn a_registry_that_takes_passwords_only_does_not_get_an_identity_token() {
-    let registry = Private::with_htpasswd();
-    let job = Job { secrets: forms(IDENTITY), ..Job::new(&registry.list()) };
-    job.docker(&registry.addr, &json!({ "identitytoken": IDENTITY }));
+fn password_only_registry_is_not_sent_an_identity_token() {
+    let registry = PrivateRegistry::with_htpasswd();
+    let job = PrivateJob { secrets: encodings(IDENTITY), ..PrivateJob::new(&registry.list()) };
+    job.write_docker_config(&registry.addr, &json!({ "identitytoken": IDENTITY }));
     job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
 }
 
-/// A registry with `team/a:1` and `team/b:1` that wants what `accept` accepts, and asks for it with `challenge`.
-fn guarded(
+/// A registry with `team/a:1` and `team/b:1` that admits requests for which `accept` is true, and sends
+/// `challenge` otherwise.
+fn token_registry(
     challenge: &'static str,
     accept: impl Fn(&Seen) -> bool + Send + Sync + 'static,
     twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static,
@@ -482,13 +488,13 @@ fn guarded(
 }
 
 #[test]
-fn credentials_are_by_namespace_and_a_token_is_by_repository() {
+fn credentials_apply_by_namespace_and_tokens_by_repository() {
     let users = |seen: &Seen| {
         let (header, team) = (seen.header("authorization"), seen.path.split('/').nth(3).unwrap_or_default());
         header.is_some_and(|header| header == format!("Basic {}", basic(team, PASSWORD)))
     };
-    let fake = guarded("Basic realm=\"x\"", users, |_, reply| reply);
-    let job = Job::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr()));
+    let fake = token_registry("Basic realm=\"x\"", users, |_, reply| reply);
+    let job = PrivateJob::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr()));
     let entry = |user: &str| json!({ "auth": basic(user, PASSWORD) });
     let auths = json!({ "auths": {
         format!("{}/team/a", fake.addr()): entry("a"),
@@ -498,7 +504,7 @@ fn credentials_are_by_namespace_and_a_token_is_by_repository() {
     job.write(".config/containers/auth.json", auths.to_string());
     job.packs(&[]);
 
-    let fake = guarded(
+    let fake = token_registry(
         r#"Basic realm="x", Bearer realm="http://{host}/token""#,
         |seen| {
             let repository = seen.path.split('/').nth(3).unwrap_or_default();
@@ -507,30 +513,34 @@ fn credentials_are_by_namespace_and_a_token_is_by_repository() {
         |seen, reply| match seen.path.split_once("repository%3Ateam%2F") {
             Some((_, scope)) => {
                 assert_eq!(seen.header("authorization"), None);
-                let repository = scope.strip_suffix("%3Apull").expect("to pull");
+                let repository = scope.strip_suffix("%3Apull").expect("a pull scope");
                 Reply::ok(json!({ "token": format!("for-{repository}") }).to_string().as_bytes())
             }
             None => reply,
         },
     );
-    Job::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr())).packs(&[]);
+    PrivateJob::new(&format!("{0}/team/a:1\n{0}/team/b:1\n", fake.addr())).packs(&[]);
     assert_eq!(fake.seen_of("/token").len(), 2);
 }
 
 #[test]
-fn a_token_of_the_file_itself_is_sent_as_it_is() {
+fn registry_token_of_the_auth_file_is_sent_verbatim() {
     let accept = |seen: &Seen| seen.header("authorization") == Some("Bearer dir3ct-token");
     for challenge in ["Bearer realm=\"http://{host}/token\"", "Basic realm=\"x\""] {
-        let fake = guarded(challenge, accept, |_, reply| reply);
-        let job = Job { secrets: forms("dir3ct-token"), ..Job::new(&format!("{}/team/a:1\n", fake.addr())) };
-        job.docker(&fake.addr(), &json!({ "registrytoken": "dir3ct-token" }));
+        let fake = token_registry(challenge, accept, |_, reply| reply);
+        let job = PrivateJob {
+            secrets: encodings("dir3ct-token"),
+            ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr()))
+        };
+        job.write_docker_config(&fake.addr(), &json!({ "registrytoken": "dir3ct-token" }));
         job.packs(&[]);
         assert!(fake.seen_of("/token").is_empty());
     }
 }
 
-/// A registry whose tokens live for a second, with an image that takes longer; `expires` is what it says of them.
-fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
+/// A registry whose tokens live for one second, with an image that takes longer; `expires` is the lifetime it
+/// states.
+fn short_lived_token_registry(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
     let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(8, 34 << 20, Compression::Gzip)]);
     let mut content = Content::default();
     content.image("team/long:1", &image);
@@ -538,15 +548,15 @@ fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
     let refused = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&refused);
     let fake = Fake::start(content, move |seen, reply| {
-        let mut issued = issued.lock().expect("no panic");
+        let mut issued = issued.lock().expect("the lock is not poisoned");
         if seen.path.starts_with("/token") {
             assert_eq!(seen.header("authorization"), Some(&*format!("Basic {}", basic(USER, PASSWORD))));
             issued.push(Instant::now());
-            let mut answer = json!({ "token": format!("tok3n-{}", issued.len()) });
+            let mut token = json!({ "token": format!("tok3n-{}", issued.len()) });
             if let Some(seconds) = expires {
-                answer["expires_in"] = seconds.into();
+                token["expires_in"] = seconds.into();
             }
-            return Reply::ok(answer.to_string().as_bytes());
+            return Reply::ok(token.to_string().as_bytes());
         }
         let number = seen.header("authorization").and_then(|header| header.strip_prefix("Bearer tok3n-"));
         let number: usize = number.map_or(0, |number| number.parse().expect("a number"));
@@ -561,18 +571,18 @@ fn short_lived(expires: Option<u64>) -> (Fake, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_token_that_ends_during_a_long_pull_is_replaced_before_if_it_says_so_and_after_if_not() {
+fn expiring_token_is_renewed_before_stated_expiry_or_after_rejection() {
     thread::scope(|scope| {
         for expires in [Some(1), None] {
             scope.spawn(move || {
-                let (fake, refused) = short_lived(expires);
-                let mut job = Job::new(&format!("{}/team/long:1\n", fake.addr()));
+                let (fake, refused) = short_lived_token_registry(expires);
+                let mut job = PrivateJob::new(&format!("{}/team/long:1\n", fake.addr()));
                 job.secrets.push("tok3n-".to_owned());
-                job.docker(&fake.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+                job.write_docker_config(&fake.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
                 job.packs(&["--jobs", "1", "--retries", "0"]);
                 let (tokens, refused) = (fake.seen_of("/token").len(), refused.load(Ordering::Relaxed));
                 assert!(tokens >= 3, "{tokens} tokens");
-                // Those that were asked for with none at all, or with one that they did not know to be over.
+                // Requests without a token, or with one that was not known to have expired.
                 if expires.is_some() {
                     assert!(refused <= 3, "{refused} were refused");
                 } else {
@@ -584,7 +594,7 @@ fn a_token_that_ends_during_a_long_pull_is_replaced_before_if_it_says_so_and_aft
 }
 
 #[test]
-fn one_token_is_asked_for_by_many_connections() {
+fn one_token_request_serves_many_connections() {
     let layers: Vec<_> =
         (0..60_u8).map(|number| Layer::files(&[("n", &[number])], Compression::Gzip)).collect();
     let mut content = Content::default();
@@ -598,29 +608,32 @@ fn one_token_is_asked_for_by_many_connections() {
         let is_known = seen.header("authorization") == Some("Bearer tok");
         if is_known { reply } else { Reply::status(401).with("www-authenticate", &realm) }
     });
-    Job::new(&format!("{}/team/many:1\n", fake.addr())).packs(&["--jobs", "16"]);
+    PrivateJob::new(&format!("{}/team/many:1\n", fake.addr())).packs(&["--jobs", "16"]);
     assert_eq!(fake.seen_of("/token").len(), 1);
 }
 
 #[test]
-fn a_new_token_that_is_refused_too_is_an_error_and_no_loop() {
-    let fake = guarded(
+fn rejected_renewed_token_is_an_error_and_no_loop() {
+    let fake = token_registry(
         "Bearer realm=\"http://{host}/token\"",
         |_| false,
         |seen, reply| {
             if seen.path.starts_with("/token") { Reply::ok(br#"{"token":"n0-use"}"#) } else { reply }
         },
     );
-    let job = Job { secrets: forms("n0-use"), ..Job::new(&format!("{}/team/a:1\n", fake.addr())) };
+    let job = PrivateJob {
+        secrets: encodings("n0-use"),
+        ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr()))
+    };
     job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "asked without credentials"]);
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
 
-// ---- Nobody else -------------------------------------------------------------------------------------------------
+// ---- Other hosts ----
 
-/// All that `origins` have received has none of these secrets in it.
+/// Asserts that no request to `others` contains any of these secrets.
 #[track_caller]
-fn received_nothing(origins: &[&Fake], secrets: &[String]) {
+fn assert_received_none(origins: &[&Fake], secrets: &[String]) {
     for origin in origins {
         let seen = origin.seen();
         assert!(!seen.is_empty(), "nobody came, so this shows nothing");
@@ -633,7 +646,7 @@ fn received_nothing(origins: &[&Fake], secrets: &[String]) {
 }
 
 #[test]
-fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
+fn credentials_are_never_sent_to_a_redirect_target() {
     let mut blobs = Content::default();
     blobs.image("team/a:1", &image());
     let tokens = ["s3cret-token".to_owned()];
@@ -641,7 +654,7 @@ fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
         [("Basic realm=\"x\"", "Basic"), ("Bearer realm=\"http://{host}/token\"", "Bearer")]
     {
         for name in ["127.0.0.1", "localhost", "127.0.0.2"] {
-            // One more hop, and back to another path of the registry: it is not sent there, either.
+            // One more hop, back to another path of the registry: credentials are not sent there either.
             let other = Fake::honest(blobs.clone());
             let port = other.addr().rsplit_once(':').expect("a port").1.to_owned();
             let hop_target = format!("http://127.0.0.1:{port}");
@@ -650,7 +663,7 @@ fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
             });
             let hop_port = hop.addr().rsplit_once(':').expect("a port").1.to_owned();
             let target = if name == "127.0.0.2" { hop.addr() } else { format!("{name}:{hop_port}") };
-            let registry = guarded(
+            let registry = token_registry(
                 challenge,
                 move |seen| seen.header("authorization").is_some_and(|header| header.starts_with(scheme)),
                 move |seen, reply| {
@@ -661,23 +674,23 @@ fn no_byte_of_a_credential_reaches_where_a_registry_redirects_to() {
                     if redirected { Reply::redirect(&format!("http://{target}{}", seen.path)) } else { reply }
                 },
             );
-            let mut job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+            let mut job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
             job.secrets.extend(tokens.clone());
-            job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+            job.write_docker_config(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
             job.packs(&[]);
-            received_nothing(&[&other, &hop], &job.secrets);
+            assert_received_none(&[&other, &hop], &job.secrets);
         }
     }
 }
 
 #[test]
-fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registry() {
+fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry() {
     let mut blobs = Content::default();
     blobs.image("team/a:1", &image());
-    // The same host by https at another port, which is asked with any certificate.
+    // The same host over HTTPS at another port, with any certificate.
     let other = TlsFake::start("127.0.0.1", blobs.clone(), |_, _, reply| reply);
     let target = other.addr.clone();
-    let registry = guarded(
+    let registry = token_registry(
         "Basic realm=\"x\"",
         |seen| seen.header("authorization").is_some(),
         move |seen, reply| {
@@ -685,12 +698,12 @@ fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registr
             if path.contains("/blobs/") { Reply::redirect(&format!("https://{target}{path}")) } else { reply }
         },
     );
-    let job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
-    job.docker(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+    let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
+    job.write_docker_config(&registry.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     job.packs(&["--insecure-registry", &registry.addr()]);
-    received_nothing(&[&other.fake], &job.secrets);
+    assert_received_none(&[&other.fake], &job.secrets);
 
-    // From https to http at another port: nobody is asked at all.
+    // From HTTPS to HTTP at another port: no request is made.
     let plain = Fake::honest(blobs.clone());
     let target = plain.addr();
     let registry = TlsFake::start("127.0.0.1", blobs, move |_, seen, reply| {
@@ -703,18 +716,18 @@ fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registr
             reply
         }
     });
-    let job = Job::new(&format!("{}/team/a:1\n", registry.addr));
-    job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
+    let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr));
+    job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from https to http"]);
     assert!(plain.seen().is_empty());
 }
 
 #[test]
-fn who_a_registry_redirects_to_cannot_ask_for_a_credential() {
+fn redirect_target_cannot_request_credentials() {
     for challenge in ["Basic realm=\"x\"", "Bearer realm=\"http://{host}/token\""] {
-        let thief = guarded(challenge, |_| false, |_, _| Reply::ok(br#"{"token":"x"}"#));
+        let thief = token_registry(challenge, |_| false, |_, _| Reply::ok(br#"{"token":"x"}"#));
         let addr = thief.addr();
-        let registry = guarded(
+        let registry = token_registry(
             "Basic realm=\"x\"",
             |seen| seen.path != "/v2/",
             move |seen, reply| {
@@ -726,7 +739,7 @@ fn who_a_registry_redirects_to_cannot_ask_for_a_credential() {
                 }
             },
         );
-        let job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
+        let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
         job.write(
             ".docker/config.json",
             json!({ "auths": {
@@ -736,18 +749,18 @@ fn who_a_registry_redirects_to_cannot_ask_for_a_credential() {
             .to_string(),
         );
         job.run(&[]).failed(4, &["team/a:1", "401", &thief.addr()]);
-        received_nothing(&[&thief], &job.secrets);
+        assert_received_none(&[&thief], &job.secrets);
         assert!(thief.seen_of("/token").is_empty());
     }
 }
 
 #[test]
-fn a_token_server_cannot_pass_on_a_password_or_an_identity_token() {
+fn token_server_cannot_redirect_a_password_or_identity_token() {
     for status in [301, 302, 303, 307, 308] {
         for entry in [json!({ "auth": basic(USER, PASSWORD) }), json!({ "identitytoken": IDENTITY })] {
             let thief = Fake::start(Content::default(), |_, _| Reply::ok(br#"{"token":"tok"}"#));
             let addr = thief.addr();
-            let registry = guarded(
+            let registry = token_registry(
                 "Bearer realm=\"http://{host}/token\"",
                 |seen| seen.header("authorization") == Some("Bearer tok"),
                 move |seen, reply| {
@@ -757,20 +770,20 @@ fn a_token_server_cannot_pass_on_a_password_or_an_identity_token() {
                     Reply { status, ..Reply::redirect(&format!("http://{addr}/stolen?{}", seen.path)) }
                 },
             );
-            let mut job = Job::new(&format!("{}/team/a:1\n", registry.addr()));
-            job.secrets.extend(forms(IDENTITY));
-            job.docker(&registry.addr(), &entry);
+            let mut job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr()));
+            job.secrets.extend(encodings(IDENTITY));
+            job.write_docker_config(&registry.addr(), &entry);
             job.run(&["--retries", "0"]);
             if !thief.seen().is_empty() {
-                received_nothing(&[&thief], &job.secrets);
+                assert_received_none(&[&thief], &job.secrets);
             }
         }
     }
 }
 
 #[test]
-fn over_plain_http_to_another_machine_nothing_is_sent_unless_it_is_said() {
-    // The machine's own address is no loopback one.
+fn credentials_are_not_sent_over_plain_http_unless_allowed() {
+    // The machine's own address is not loopback.
     let output = run(Command::new("hostname").arg("-I")).stdout;
     let text = String::from_utf8_lossy(&output);
     let Some(address) = text.split_whitespace().find(|address| !address.contains(':')) else {
@@ -779,28 +792,28 @@ fn over_plain_http_to_another_machine_nothing_is_sent_unless_it_is_said() {
     let origin = Fake::start_at(&format!("{address}:0"), Content::default(), |_, _| {
         Reply::status(401).with("www-authenticate", "Basic realm=\"x\"")
     });
-    let job = Job::new("quay.io/team/a:1\n");
-    job.docker(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
+    let job = PrivateJob::new("quay.io/team/a:1\n");
+    job.write_docker_config(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     let mirror = format!("quay.io=http://{}", origin.addr());
     let words = ["quay.io/team/a:1", "plain http", "config.json", "--insecure-registry", &origin.addr()];
     job.run(&["--mirror", &mirror]).failed(4, &words);
-    received_nothing(&[&origin], &job.secrets);
+    assert_received_none(&[&origin], &job.secrets);
     job.run(&["--mirror", &mirror, "--insecure-registry", &origin.addr()]).failed(4, &["401", "config.json"]);
     assert!(origin.seen().iter().any(|seen| seen.header("authorization").is_some()));
 }
 
 #[test]
-fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
+fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let mine = format!("Basic {}", basic("mirror", PASSWORD));
     let accept = move |seen: &Seen| seen.header("authorization") == Some(&mine);
-    let mirror = guarded("Basic realm=\"x\"", accept, |_, reply| reply);
+    let mirror = token_registry("Basic realm=\"x\"", accept, |_, reply| reply);
     let url = format!("quay.io=http://{}", mirror.addr());
-    let job = Job::new("quay.io/team/a:1\n");
-    job.docker("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
+    let job = PrivateJob::new("quay.io/team/a:1\n");
+    job.write_docker_config("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
     let words = ["401", "asked without credentials", &format!("docker login {}", mirror.addr())];
     job.run(&["--mirror", &url]).failed(4, &words);
-    let origin = Job { secrets: forms("0rigin-only"), ..Job::new("") };
-    received_nothing(&[&mirror], &origin.secrets);
+    let origin = PrivateJob { secrets: encodings("0rigin-only"), ..PrivateJob::new("") };
+    assert_received_none(&[&mirror], &origin.secrets);
     let entry = |user: &str, password: &str| json!({ "auth": basic(user, password) });
     let auths = json!({ "quay.io": entry(USER, "0rigin-only"), mirror.addr(): entry("mirror", PASSWORD) });
     job.write(".docker/config.json", json!({ "auths": auths }).to_string());
@@ -808,7 +821,7 @@ fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let seen: HashSet<_> =
         mirror.seen().iter().filter_map(|seen| seen.header("authorization").map(str::to_owned)).collect();
     assert_eq!(seen, [format!("Basic {}", basic("mirror", PASSWORD))].into());
-    // What is on the command line is for the one that it names.
+    // Command-line credentials are for the host that they name.
     let mut command = job.command(&["--mirror", &url, "--username", "mirror", "--password-stdin"]);
     command.args(["--registry", &mirror.addr()]);
     job.run_with(command, PASSWORD).ok();
@@ -816,10 +829,10 @@ fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     job.run_with(command, PASSWORD).failed(2, &["quay.io", "mirror", "--registry HOST", "127."]);
 }
 
-// ---- Files -------------------------------------------------------------------------------------------------------
+// ---- Files ----
 
 #[test]
-fn private_files_are_fetched_with_the_netrc_and_nobody_else_sees_it() {
+fn netrc_credentials_are_sent_to_their_host_only() {
     let bytes = random_bytes(9, 20 << 20);
     let mut content = Content::default();
     content.path("/private/tool", bytes.clone());
@@ -833,10 +846,10 @@ fn private_files_are_fetched_with_the_netrc_and_nobody_else_sees_it() {
         Reply::redirect(&format!("http://{addr}{}", seen.path))
     });
     let url = format!("https://files.example/private/tool {}\n", sha256(&bytes));
-    let job = Job::new(&url);
+    let job = PrivateJob::new(&url);
     let mirror = format!("files.example=http://{}", server.addr());
     job.run(&["--mirror", &mirror]).failed(4, &["/private/tool", "401"]);
-    // What is for all machines is for none, and what is for the origin is not for its mirror.
+    // `default` of the netrc does not apply, and the origin's entry does not apply to its mirror.
     job.write(
         ".netrc",
         format!("machine files.example login x password {PASSWORD}\ndefault login x password y\n"),
@@ -846,10 +859,10 @@ fn private_files_are_fetched_with_the_netrc_and_nobody_else_sees_it() {
     let netrc = format!("machine 127.0.0.1 login {USER} password \"{PASSWORD}\"\n");
     job.write(".netrc", &netrc);
     job.packs(&["--mirror", &mirror]);
-    fs::remove_file(job.path(".netrc")).expect("log out");
+    fs::remove_file(job.path(".netrc")).expect("remove the credentials");
     let path = job.write("my-netrc", &netrc);
     let mut command = job.command(&["--mirror", &mirror]);
     command.env("NETRC", path);
     job.run_with(command, "").ok();
-    received_nothing(&[&storage], &job.secrets);
+    assert_received_none(&[&storage], &job.secrets);
 }

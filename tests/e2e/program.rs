@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// How a program ended and what it said.
+/// Exit code and output of a program.
 #[derive(Debug)]
 pub struct Finished {
     pub code: Option<i32>,
@@ -12,31 +12,31 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Starts `airbundle`.
+/// Runs `airbundle`.
 pub fn airbundle<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Finished {
     run(airbundle_command().args(args))
 }
 
-/// Starts `unbundle`.
+/// Runs `unbundle`.
 pub fn unbundle<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Finished {
     run(unbundle_command().args(args))
 }
 
-/// Starts `unbundle` with the file `input` on stdin.
+/// Runs `unbundle` with the file `input` on stdin.
 pub fn unbundle_from<S: AsRef<OsStr>>(input: &Path, args: impl IntoIterator<Item = S>) -> Finished {
-    // Through a pipe: a file on stdin could seek.
-    let mut cat = Command::new("cat").arg(input).stdout(Stdio::piped()).spawn().expect("starting cat");
+    // Through a pipe, because a file on stdin is seekable.
+    let mut cat = Command::new("cat").arg(input).stdout(Stdio::piped()).spawn().expect("start cat");
     let pipe = cat.stdout.take().expect("a pipe");
     let finished = run(unbundle_command().args(args).stdin(pipe));
-    let status = cat.wait().expect("waiting for cat");
+    let status = cat.wait().expect("wait for cat");
     assert!(finished.code != Some(0) || status.success(), "the pipe was not read to its end: {status}");
     finished
 }
 
-/// `airbundle`, with nothing of the environment that would change what it does.
+/// Returns a command for `airbundle` without any environment that would affect it.
 pub fn airbundle_command() -> Command {
     let mut command = command(env!("CARGO_BIN_EXE_airbundle"));
-    // Nobody's credentials.
+    // No credentials of the user who runs the tests.
     for name in ["REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME", "DOCKER_CONFIG", "NETRC", "AIRBUNDLE_PASSPHRASE"] {
         command.env_remove(name);
     }
@@ -44,7 +44,7 @@ pub fn airbundle_command() -> Command {
     command
 }
 
-/// `unbundle`, likewise.
+/// Returns a command for `unbundle`, likewise.
 pub fn unbundle_command() -> Command {
     command(env!("CARGO_BIN_EXE_unbundle"))
 }
@@ -60,35 +60,35 @@ fn command(program: &str) -> Command {
     command
 }
 
-/// Runs one of them to its end.
+/// Runs a program to its end.
 pub fn run(command: &mut Command) -> Finished {
-    let output = command.output().expect("starting the program");
+    let output = command.output().expect("start the program");
     let text = |bytes| String::from_utf8(bytes).expect("the programs print UTF-8");
     Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
 impl Finished {
-    /// Asserts that it has succeeded.
+    /// Asserts success.
     #[track_caller]
     pub fn ok(self) -> Self {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self
     }
 
-    /// Asserts that it has failed with this code, and that one line of stderr has all these words.
+    /// Asserts failure with this code, and that one line of stderr has all these words.
     #[track_caller]
     pub fn failed(self, code: i32, words: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
-        let told = self.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(told, "no line with {words:?} in {self:#?}");
+        let found = self.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(found, "no line with {words:?} in {self:#?}");
         assert!(!self.stderr.contains("panicked"), "{self:#?}");
         self
     }
 
-    /// The last line of stdout as JSON.
+    /// Returns the last line of stdout as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        let line = self.stdout.lines().last().expect("some output");
+        let line = self.stdout.lines().last().expect("at least one line of output");
         serde_json::from_str(line).expect("JSON in the last line")
     }
 }

@@ -1,4 +1,4 @@
-//! Where everything in a bundle came from: the lock that it carries, the listing, and the documents for other tools.
+//! Provenance: the lock that a bundle carries, the listing, and SBOMs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,7 +11,7 @@ use crate::program::{airbundle, airbundle_command, run, unbundle, unbundle_comma
 use crate::serve::{directory, world, write_list};
 
 fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
+    path.to_str().expect("a UTF-8 path")
 }
 
 fn digest_hex(digest: &Value) -> &str {
@@ -26,13 +26,13 @@ fn string(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no string: {value}"))
 }
 
-/// What it says of a bundle on stdin, of which it reads the beginning alone.
+/// Returns the output of `airbundle` for a bundle on stdin of which it reads only the beginning.
 fn from_stdin(bundle: &Path, args: &[&str]) -> String {
     let bundle = fs::File::open(bundle).expect("open the bundle");
     run(unbundle_command().args(args).stdin(bundle)).ok().stdout
 }
 
-/// The version that `index.json` states.
+/// Returns the version that `index.json` states.
 fn stated_version(bundle: &Path) -> String {
     let output =
         Command::new("tar").args(["--zstd", "-xOf", text(bundle), "index.json"]).output().expect("run tar");
@@ -41,11 +41,16 @@ fn stated_version(bundle: &Path) -> String {
 }
 
 #[test]
-fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again() {
+fn lock_extracted_from_a_bundle_packs_the_same_bundle() {
     let world = world();
     let directory = directory();
-    let index = world.upstream.images().iter().find(|entry| entry.image.platforms().len() > 1).expect("one");
-    // Platforms that a line asks for, others by an option, one that the image has not, and all.
+    let index = world
+        .upstream
+        .images()
+        .iter()
+        .find(|entry| entry.image.platforms().len() > 1)
+        .expect("a multi-platform image");
+    // Platforms by list entry, by option, one that the image does not have, and all.
     let lists: [(&[&str], String); 3] = [
         (&["--platform", "linux/amd64"], world.upstream.images_list() + &world.upstream.files_list()),
         (&["--platform", "linux/arm64,linux/amd64"], format!("{} platform=linux/amd64\n", index.reference)),
@@ -64,15 +69,15 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
         let told = unbundle(["ls", "--lock", text(&bundle)]).ok();
         assert!(told.stdout == expected && told.stderr.is_empty(), "{number}: another lock");
         assert!(from_stdin(&bundle, &["ls", "--lock", "-"]) == expected, "{number}: from a pipe");
-        // What the bundle gives, and not the file, makes the bundle.
-        let told_lock = name("told.json");
-        fs::write(&told_lock, &told.stdout).expect("write the lock");
-        world.pack(&told_lock, &again, &[]).ok();
+        // The bundle is packed from the lock that the bundle carries, not from the written file.
+        let printed_lock = name("told.json");
+        fs::write(&printed_lock, &told.stdout).expect("write the lock");
+        world.pack(&printed_lock, &again, &[]).ok();
         assert!(
-            fs::read(&bundle).expect("read") == fs::read(&again).expect("read"),
+            fs::read(&bundle).expect("read the file") == fs::read(&again).expect("read the file"),
             "{number}: another bundle"
         );
-        // And for `diff` there is nothing between them.
+        // `diff` finds no difference between them.
         let same = airbundle(["diff", text(&lock), text(&bundle)]).ok();
         assert_eq!(same.stdout, "no difference\n");
     }
@@ -80,12 +85,12 @@ fn a_bundle_gives_back_the_lock_that_it_was_packed_with_and_that_makes_it_again(
 }
 
 #[test]
-fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
+fn delta_yields_the_full_lock_and_lists_all_items() {
     let world = world();
     let directory = directory();
     let name = |name: &str| directory.path().join(name);
     let (delta, lock, full) = (name("delta.tar.zst"), name("lock.json"), name("full.tar.zst"));
-    // The site has all of it but what one image of the list needs.
+    // The site has everything except what one image of the list needs.
     let (last, others) = world.upstream.images().split_last().expect("images");
     let lines: Vec<&str> = others.iter().map(|entry| entry.reference.as_str()).collect();
     let base = world.pack_lines(directory.path(), &lines, &[]);
@@ -115,7 +120,7 @@ fn a_delta_gives_back_the_lock_of_everything_and_names_everything() {
 }
 
 #[test]
-fn volumes_give_back_the_lock_too() {
+fn volumes_yield_the_lock() {
     let world = world();
     let directory = directory();
     let (bundle, lock) = (directory.path().join("all.tar.zst"), directory.path().join("lock.json"));
@@ -126,7 +131,7 @@ fn volumes_give_back_the_lock_too() {
 }
 
 #[test]
-fn the_listing_has_every_manifest_and_every_blob_of_every_image() {
+fn listing_has_every_manifest_and_blob_of_every_image() {
     let world = world();
     let directory = directory();
     let bundle = directory.path().join("some.tar.zst");
@@ -178,8 +183,8 @@ fn the_listing_has_every_manifest_and_every_blob_of_every_image() {
     }
 }
 
-/// The rules of SPDX 2.3 that JSON readers insist on: members, enumerations, identifiers, and that no relationship goes
-/// nowhere (SPDX 2.3, clauses 6, 7 and 11).
+/// Asserts the rules of SPDX 2.3 that JSON readers enforce: members, enumerations, identifiers, and that
+/// every relationship has a target (SPDX 2.3, clauses 6, 7 and 11).
 fn assert_spdx(document: &Value) {
     assert_eq!(document["spdxVersion"], "SPDX-2.3");
     assert_eq!(document["dataLicense"], "CC0-1.0");
@@ -224,7 +229,7 @@ fn assert_spdx(document: &Value) {
     }
 }
 
-/// Likewise those of CycloneDX 1.6.
+/// Asserts the rules of CycloneDX 1.6, likewise.
 fn assert_cyclonedx(document: &Value) {
     assert_eq!((&document["bomFormat"], &document["specVersion"]), (&"CycloneDX".into(), &"1.6".into()));
     assert_eq!(document["version"], 1);
@@ -259,7 +264,7 @@ fn assert_cyclonedx(document: &Value) {
     }
 }
 
-/// `YYYY-MM-DDThh:mm:ssZ`.
+/// Asserts the format `YYYY-MM-DDThh:mm:ssZ`.
 fn assert_date(date: &str) {
     let pattern: String =
         date.chars().map(|character| if character.is_ascii_digit() { '0' } else { character }).collect();
@@ -267,7 +272,7 @@ fn assert_date(date: &str) {
 }
 
 #[test]
-fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_platform() {
+fn spdx_and_cyclonedx_have_source_digest_size_and_platform_of_every_item() {
     let world = world();
     let listing = unbundle(["ls", "--json", text(&world.bundle)]).ok().json();
     let spdx = airbundle(["sbom", text(&world.bundle)]).ok();
@@ -288,9 +293,9 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
         .map(|one| (string(&one["spdxElementId"]), string(&one["relatedSpdxElement"])))
         .collect();
     assert!(contains.contains(&("SPDXRef-DOCUMENT", "SPDXRef-Bundle")));
-    // The purl of both, and what stands beside it.
+    // The purl of both, and the members beside it.
     let described = |purl: &str, source: &str, digest: &Value, size: &Value, platforms: &[&str], of: &str| {
-        // Two references may have one package URL: by tag, and by the digest of what the tag means.
+        // Two references can have one package URL: by tag, and by the digest that the tag points to.
         let is_it = |package: &&Value| {
             package["externalRefs"][0]["referenceLocator"] == purl
                 && contains.contains(&(of, string(&package["SPDXID"])))
@@ -328,7 +333,8 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
     let mut indexes = 0;
     for image in array(&listing["images"]) {
         let reference = string(&image["reference"]);
-        let entry = world.upstream.images().iter().find(|entry| entry.reference == reference).expect("it");
+        let entry =
+            world.upstream.images().iter().find(|entry| entry.reference == reference).expect("the image");
         let repository = entry.name();
         let last = repository.rsplit('/').next().expect("a name");
         let platforms: Vec<&str> = array(&image["platforms"]).iter().map(string).collect();
@@ -370,7 +376,7 @@ fn spdx_and_cyclonedx_name_every_file_and_image_with_source_digest_size_and_plat
 }
 
 #[test]
-fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one() {
+fn sbom_is_reproducible_and_dated_only_on_request() {
     let world = world();
     let directory = directory();
     let bundle = text(&world.bundle);
@@ -389,7 +395,7 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
         let file = directory.path().join(format);
         let written = airbundle([&args[..], &[bundle, "-o", text(&file)]].concat()).ok();
         assert_eq!(written.stdout, "");
-        assert!(document == fs::read_to_string(&file).expect("read it") && document.ends_with("}\n"));
+        assert!(document == fs::read_to_string(&file).expect("read the file") && document.ends_with("}\n"));
         assert_eq!(created(&document), "1970-01-01T00:00:00Z");
         let of = |mut command: Command, epoch: &str| {
             run(command.env("SOURCE_DATE_EPOCH", epoch).args(args).arg(bundle))
@@ -406,7 +412,7 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
             );
         }
     }
-    // A bundle that says when it was packed is right.
+    // A date stated by the bundle is used.
     let list = write_list(directory.path(), &[&world.upstream.images()[0].reference]);
     let dated = directory.path().join("dated.tar.zst");
     let mut pack = airbundle_command();
@@ -420,7 +426,7 @@ fn the_same_bundle_gives_the_same_document_and_a_date_only_if_somebody_says_one(
 }
 
 #[test]
-fn what_is_no_bundle_or_not_to_be_trusted_has_no_document() {
+fn sbom_of_an_invalid_or_untrusted_bundle_fails() {
     let world = world();
     let directory = directory();
     let path = directory.path().join("some");

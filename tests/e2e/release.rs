@@ -1,4 +1,4 @@
-//! What the workflows call makes what a release page gets.
+//! The release workflows yield the contents of a release page.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +24,7 @@ fn script(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Finished {
 }
 
 #[test]
-fn a_tag_becomes_bundles_in_parts_programs_images_and_checksums() {
+fn tag_release_has_split_bundles_programs_images_and_checksums() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name);
     let images = vec![
@@ -46,7 +46,7 @@ fn a_tag_becomes_bundles_in_parts_programs_images_and_checksums() {
     let lists = path("manifests/kubespray-v9.25.0");
     fs::create_dir_all(&lists).unwrap();
     upstream.write_lists(&lists);
-    // What nobody can pack is left out by its name.
+    // Items that cannot be packed are omitted by name.
     let mut list = fs::read_to_string(lists.join("images.list")).unwrap();
     list += "quay.io/old/schema1:v1\n";
     fs::write(lists.join("images.list"), list).unwrap();
@@ -78,7 +78,7 @@ fn a_tag_becomes_bundles_in_parts_programs_images_and_checksums() {
     ] {
         assert!(Path::new(&dist).join(file).exists(), "{file}");
     }
-    // As its user does: join the parts, look into it.
+    // As a user does: join the parts and list the contents.
     let joined = path("joined.tar.zst");
     let join = format!("cat '{dist}/{name}.tar.zst'.0* >'{}'", joined.display());
     assert!(Command::new("sh").args(["-c", &join]).status().expect("start sh").success());

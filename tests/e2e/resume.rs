@@ -1,87 +1,35 @@
-//! `airbundle pack` that is killed, that fails, that has older bundles, locks, or less than was asked for: what was
-//! fetched once is not fetched again, and the bytes are those of an undisturbed run.
+//! `airbundle pack` that is killed, fails, or has older bundles, locks or missing items: nothing is fetched
+//! twice, and the bytes equal those of an uninterrupted run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
+use std::process::Child;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::{TempDir, tempdir};
+use tempfile::tempdir;
 
-use crate::program::{Finished, airbundle, airbundle_command, unbundle};
+use crate::pack_job::{FILES, LIST, OUTPUT, PackJob, REGISTRY, SPOOL, mirrors_to};
+use crate::program::{Finished, airbundle, unbundle};
 use crate::support::fake::{Content, Fake, Gate, Reply, Transfer};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::{random_bytes, sha256};
 
-const FILES: &str = "files.example";
-const REGISTRY: &str = "registry.example";
 const UNLIMITED: usize = usize::MAX / 2;
 
-/// A directory with a list, and the bundle that is to come of it.
-struct Job {
-    directory: TempDir,
-}
-
-/// Comes to `fake` for everything.
-fn to(fake: &Fake) -> Vec<String> {
-    [&fake.mirror(FILES)[..], &fake.mirror(REGISTRY), &["--mirrors-only".to_owned()]].concat()
-}
-
-impl Job {
-    fn new(list: &str) -> Self {
-        let job = Self { directory: tempdir().expect("make a temporary directory") };
-        job.list(list);
-        job
-    }
-
-    fn list(&self, list: &str) {
-        fs::write(self.path("all.list"), list).expect("write a list");
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().expect("UTF-8").to_owned()
-    }
-
-    fn args(&self, fake: &Fake, more: &[&str]) -> Vec<String> {
-        let args = ["pack", &self.text("all.list"), "-o", &self.text("out.tar.zst"), "--retries", "0"];
-        args.into_iter().chain(more.iter().copied()).map(str::to_owned).chain(to(fake)).collect()
-    }
-
-    fn run(&self, fake: &Fake, more: &[&str]) -> Finished {
-        airbundle(self.args(fake, more))
-    }
-
-    fn start(&self, fake: &Fake, more: &[&str]) -> Child {
-        let mut command = airbundle_command();
-        command.args(self.args(fake, more)).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("start airbundle")
-    }
-
-    fn bundle(&self) -> Vec<u8> {
-        if let Ok(bytes) = fs::read(self.path("out.tar.zst")) {
-            return bytes;
-        }
-        let volumes = self.left().into_iter().filter(|name| name.starts_with("out.tar.zst.0"));
-        volumes.flat_map(|name| fs::read(self.path(&name)).expect("read a volume")).collect()
-    }
-
-    fn left(&self) -> BTreeSet<String> {
-        let entries = fs::read_dir(self.directory.path()).expect("read a directory");
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect()
-    }
+/// Packs these lists in the directory of `job` from `fake`.
+fn pack_lists(job: &PackJob, lists: &[&str], fake: &Fake, options: &[&str]) -> Finished {
+    let output = job.text(OUTPUT);
+    let args = ["pack", "-o", &output].map(str::to_owned).into_iter();
+    airbundle(args.chain(lists.iter().map(|list| job.text(list))).chain(PackJob::options_from(fake, options)))
 }
 
 fn kill(mut child: Child) {
-    child.kill().expect("kill");
-    child.wait().expect("wait");
+    child.kill().expect("kill the child");
+    child.wait().expect("wait for the child");
 }
 
 #[track_caller]
@@ -94,15 +42,15 @@ fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     );
 }
 
-/// What an undisturbed run makes of a list.
-fn undisturbed(list: &str, content: &Content, more: &[&str]) -> Vec<u8> {
-    let job = Job::new(list);
-    job.run(&Fake::honest(content.clone()), more).ok();
+/// Returns the bundle of an uninterrupted run.
+fn uninterrupted(list: &str, content: &Content, more: &[&str]) -> Vec<u8> {
+    let job = PackJob::new(list);
+    job.pack_from(&Fake::honest(content.clone()), more).ok();
     job.bundle()
 }
 
-/// Thirty blobs of all sorts: small and large, of images and files, pinned and not.
-fn thirty() -> (String, Content) {
+/// Thirty blobs of all kinds: small and large, of images and files, pinned and unpinned.
+fn thirty_blobs() -> (String, Content) {
     let (mut list, mut content) = (String::new(), Content::default());
     for number in 0..5 {
         let large = if number % 2 == 0 { 9_000_000 } else { 300_000 };
@@ -131,31 +79,31 @@ fn sum(transfers: &[Transfer]) -> usize {
     transfers.iter().map(|transfer| transfer.sent).sum()
 }
 
-/// What of them was still under way.
-fn under_way(transfers: &[Transfer]) -> usize {
+/// Returns how many bytes of incomplete transfers were sent.
+fn in_flight(transfers: &[Transfer]) -> usize {
     transfers.iter().filter(|transfer| transfer.sent < transfer.len).map(|transfer| transfer.sent).sum()
 }
 
 #[test]
-fn killed_at_every_point_of_thirty_blobs_it_fetches_nothing_twice_that_had_come_whole() {
-    killed_at_every_point(30, &[]);
+fn pack_killed_at_any_point_never_fetches_a_complete_blob_again() {
+    kill_at_every_point(30, &[]);
 }
 
 #[test]
-fn the_same_with_volumes_and_recovery_data() {
-    killed_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
+fn resume_works_with_volumes_and_recovery_data() {
+    kill_at_every_point(18, &["--volume-size", "6MiB", "--recovery", "10%"]);
 }
 
-/// Kills it at `points` points, and lets it finish.
-fn killed_at_every_point(points: usize, more: &[&str]) {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, more);
+/// Kills `pack` at `points` points, and lets the last run finish.
+fn kill_at_every_point(points: usize, more: &[&str]) {
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, more);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content.clone());
-    let whole = Job::new(&list);
-    whole.run(&fake, more).ok();
-    let left = whole.left();
+    let uninterrupted_job = PackJob::new(&list);
+    uninterrupted_job.pack_from(&fake, more).ok();
+    let left = uninterrupted_job.file_names();
     let all = sum(&gate.transfers());
     assert!(all > 30_000_000, "{all}");
     thread::scope(|scope| {
@@ -165,40 +113,43 @@ fn killed_at_every_point(points: usize, more: &[&str]) {
                 for point in (0..points).filter(|point| point % 3 == worker) {
                     let gate = Arc::new(Gate::default());
                     let fake = Fake::behind(&gate, content.clone());
-                    let job = Job::new(list);
+                    let job = PackJob::new(list);
                     gate.open(all * point / points);
-                    let child = job.start(&fake, &[more, &["--jobs", "4"]].concat());
+                    let child = job.start_from(&fake, &[more, &["--jobs", "4"]].concat());
                     thread::sleep(Duration::from_millis(300));
                     let first = gate.settle();
                     kill(child);
                     gate.open(UNLIMITED);
                     let _ = gate.settle(); // what the killed one had asked for
-                    let finished = job.run(&fake, &[more, &["--json"]].concat()).ok();
+                    let finished = job.pack_from(&fake, &[more, &["--json"]].concat()).ok();
                     let second = gate.transfers();
                     assert_same(&job.bundle(), expected, &format!("killed at {point} of {points}"));
-                    let (fetched, allowed) = (sum(&first) + sum(&second), all + under_way(&first));
+                    let (fetched, allowed) = (sum(&first) + sum(&second), all + in_flight(&first));
                     assert!(fetched <= allowed, "{point}: {fetched} > {allowed}: {first:#?} {second:#?}");
-                    assert_eq!(job.left(), *left, "{point}");
+                    assert_eq!(job.file_names(), *left, "{point}");
                     let resumed = finished.json()["bytesResumed"].as_u64().expect("a number");
-                    let whole = sum(&first) - under_way(&first);
-                    assert!(resumed >= whole as u64, "{point}: {resumed} of {whole} are told: {finished:#?}");
+                    let uninterrupted_job = sum(&first) - in_flight(&first);
+                    assert!(
+                        resumed >= uninterrupted_job as u64,
+                        "{point}: {resumed} of {uninterrupted_job} are told: {finished:#?}"
+                    );
                 }
             });
         }
     });
 }
 
-/// Packs until `part` of all bytes have come, and is killed.
-fn killed_at(job: &Job, content: &Content, part: (usize, usize)) {
+/// Packs until `part` of all bytes were sent, then kills it.
+fn pack_and_kill_at(job: &PackJob, content: &Content, part: (usize, usize)) {
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content.clone());
     gate.open(UNLIMITED);
-    Job::new(&fs::read_to_string(job.path("all.list")).expect("read the list")).run(&fake, &[]).ok();
+    PackJob::new(&fs::read_to_string(job.path(LIST)).expect("read the list")).pack_from(&fake, &[]).ok();
     let all = sum(&gate.transfers());
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content.clone());
     gate.open(all * part.0 / part.1);
-    let child = job.start(&fake, &["--jobs", "3"]);
+    let child = job.start_from(&fake, &["--jobs", "3"]);
     thread::sleep(Duration::from_millis(300));
     gate.settle();
     kill(child);
@@ -206,24 +157,24 @@ fn killed_at(job: &Job, content: &Content, part: (usize, usize)) {
 }
 
 #[test]
-fn what_came_before_its_turn_is_kept_however_much_it_is() {
+fn prefetched_blobs_of_any_size_survive_a_kill() {
     let url = format!("https://{FILES}/large");
     let bytes = random_bytes(8, 90_000_000);
     let list = format!("{url} {}\n", sha256(&bytes));
     let mut content = Content::default();
     content.file(&url, bytes);
-    let expected = undisturbed(&list, &content, &[]);
-    let job = Job::new(&list);
-    // The beginning does not come, and all that fits behind it does.
+    let expected = uninterrupted(&list, &content, &[]);
+    let job = PackJob::new(&list);
+    // The first blob stalls, and everything behind it is fetched as far as it fits.
     let fake = Fake::start(content.clone(), |seen, reply| {
         let is_first = seen.range().is_some_and(|(first, last)| first == 0 && last > 0);
         if is_first { Reply { pause: Duration::from_secs(30), ..reply } } else { reply }
     });
-    let child = job.start(&fake, &["--jobs", "6"]);
+    let child = job.start_from(&fake, &["--jobs", "6"]);
     let mut before = 0;
     for _ in 0..120 {
         thread::sleep(Duration::from_millis(500));
-        let len = fs::metadata(job.path("out.tar.zst.partial.spool")).map_or(0, |data| data.len());
+        let len = fs::metadata(job.path(SPOOL)).map_or(0, |data| data.len());
         if len > 36_000_000 && len == before {
             break;
         }
@@ -234,16 +185,16 @@ fn what_came_before_its_turn_is_kept_however_much_it_is() {
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content);
-    let child = job.start(&fake, &["--jobs", "6"]);
-    assert!(ends(child, Duration::from_secs(120)), "it waits for ever, or fails");
+    let child = job.start_from(&fake, &["--jobs", "6"]);
+    assert!(succeeds_within(child, Duration::from_secs(120)), "it waits for ever, or fails");
     assert_same(&job.bundle(), &expected, "after a kill");
     assert!(sum(&gate.transfers()) < 56_000_000);
 }
 
-/// Whether it ends with success in this time. It ends in any case.
-fn ends(mut child: Child, time: Duration) -> bool {
+/// True if the child succeeds in this time. Ends it in any case.
+fn succeeds_within(mut child: Child, time: Duration) -> bool {
     for _ in 0..time.as_millis() / 100 {
-        if let Some(status) = child.try_wait().expect("wait") {
+        if let Some(status) = child.try_wait().expect("wait for the child") {
             return status.success();
         }
         thread::sleep(Duration::from_millis(100));
@@ -253,31 +204,31 @@ fn ends(mut child: Child, time: Duration) -> bool {
 }
 
 #[test]
-fn where_the_lists_have_changed_meanwhile_what_is_there_is_taken_over() {
-    let (list, mut content) = thirty();
-    let job = Job::new(&list);
-    killed_at(&job, &content, (2, 3));
+fn pack_with_changed_lists_reuses_the_partial() {
+    let (list, mut content) = thirty_blobs();
+    let job = PackJob::new(&list);
+    pack_and_kill_at(&job, &content, (2, 3));
     let image = Image::new(Format::Docker, "linux/amd64", &[Layer::random(7, 200_000, Compression::None)]);
     content.image(&format!("{REGISTRY}/a/new:1"), &image);
     let longer = format!("{list}{REGISTRY}/a/new:1\n");
-    let expected = undisturbed(&longer, &content, &[]);
-    job.list(&longer);
+    let expected = uninterrupted(&longer, &content, &[]);
+    job.write(LIST, &longer);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
-    let finished = job.run(&Fake::behind(&gate, content), &["--json"]).ok();
+    let finished = job.pack_from(&Fake::behind(&gate, content), &["--json"]).ok();
     assert_same(&job.bundle(), &expected, "after a change of the list");
     let summary = finished.json();
     let [reused, fetched] =
         ["bytesReused", "bytesFetched"].map(|name| summary[name].as_u64().expect("a number"));
     assert!(reused > 15_000_000 && fetched < 20_000_000, "{summary}");
     assert!(sum(&gate.transfers()) < 20_000_000);
-    assert_eq!(job.left(), ["all.list", "out.tar.zst"].map(str::to_owned).into());
+    assert_eq!(job.file_names(), [LIST, OUTPUT]);
 }
 
 #[test]
-fn garbage_in_what_is_left_costs_what_it_hits_and_never_a_wrong_byte() {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
+fn corruption_in_the_partial_costs_only_what_it_hits_and_never_yields_wrong_bytes() {
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, &[]);
     for (name, damage) in [
         ("out.tar.zst.partial", 0.1),
         ("out.tar.zst.partial", 0.5),
@@ -285,33 +236,33 @@ fn garbage_in_what_is_left_costs_what_it_hits_and_never_a_wrong_byte() {
         ("out.tar.zst.partial.spool", 0.001),
         ("out.tar.zst.partial.spool", 0.5),
     ] {
-        let job = Job::new(&list);
-        killed_at(&job, &content, (3, 4));
+        let job = PackJob::new(&list);
+        pack_and_kill_at(&job, &content, (3, 4));
         let path = job.path(name);
-        let mut bytes = fs::read(&path).expect("something is left");
+        let mut bytes = fs::read(&path).expect("a partial exists");
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a place"
         )]
-        let place = (bytes.len() as f64 * damage) as usize;
-        bytes[place..].iter_mut().take(5).for_each(|byte| *byte ^= 0x55);
-        fs::write(&path, bytes).expect("write it back");
-        job.run(&Fake::honest(content.clone()), &[]).ok();
+        let offset = (bytes.len() as f64 * damage) as usize;
+        bytes[offset..].iter_mut().take(5).for_each(|byte| *byte ^= 0x55);
+        fs::write(&path, bytes).expect("write the file back");
+        job.pack_from(&Fake::honest(content.clone()), &[]).ok();
         assert_same(&job.bundle(), &expected, &format!("{name} damaged at {damage}"));
     }
     for name in ["out.tar.zst.partial", "out.tar.zst.partial.spool", "out.tar.zst.partial.old"] {
-        let job = Job::new(&list);
+        let job = PackJob::new(&list);
         fs::write(job.path(name), b"this was never a bundle".repeat(4000)).expect("write garbage");
-        job.run(&Fake::honest(content.clone()), &[]).ok();
+        job.pack_from(&Fake::honest(content.clone()), &[]).ok();
         assert_same(&job.bundle(), &expected, name);
-        assert_eq!(job.left(), ["all.list", "out.tar.zst"].map(str::to_owned).into(), "{name}");
+        assert_eq!(job.file_names(), [LIST, OUTPUT], "{name}");
     }
 }
 
 #[test]
-fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginning() {
+fn unpinned_file_that_changed_upstream_is_fetched_from_the_start() {
     let url = format!("https://{FILES}/large");
     let list = format!("https://{FILES}/a\n{url}\n");
     let content = |seed| {
@@ -320,14 +271,14 @@ fn a_file_that_no_list_pins_and_that_is_another_one_by_now_comes_from_its_beginn
         content.file(&url, random_bytes(seed, 20_000_000));
         content
     };
-    let job = Job::new(&list);
-    killed_at(&job, &content(1), (2, 3));
-    job.run(&Fake::honest(content(2)), &[]).ok();
-    assert_same(&job.bundle(), &undisturbed(&list, &content(2), &[]), "the other version");
+    let job = PackJob::new(&list);
+    pack_and_kill_at(&job, &content(1), (2, 3));
+    job.pack_from(&Fake::honest(content(2)), &[]).ok();
+    assert_same(&job.bundle(), &uninterrupted(&list, &content(2), &[]), "the other version");
 }
 
 #[test]
-fn the_spool_stays_small_however_often_it_is_killed_and_whatever_is_taken_back() {
+fn spool_size_stays_bounded_over_many_kills() {
     const LIMIT: u64 = 110_000_000;
     const LEN: usize = 130_000_000;
     let url = |name: &str| format!("https://{FILES}/{name}");
@@ -337,40 +288,40 @@ fn the_spool_stays_small_however_often_it_is_killed_and_whatever_is_taken_back()
     content.file(&url("0"), same.clone());
     content.file(&url("1"), same);
     content.file(&url("2"), other);
-    let job = Job::new(&list);
+    let job = PackJob::new(&list);
     let fake = Fake::honest(content.clone());
-    let spool = job.path("out.tar.zst.partial.spool");
-    let mut child = job.start(&fake, &[]);
+    let spool = job.path(SPOOL);
+    let mut child = job.start_from(&fake, &[]);
     let mut largest = 0;
-    while child.try_wait().expect("wait").is_none() {
+    while child.try_wait().expect("wait for the child").is_none() {
         largest = largest.max(fs::metadata(&spool).map_or(0, |data| data.len()));
         thread::sleep(Duration::from_millis(5));
     }
     assert!((1..LIMIT).contains(&largest), "{largest}");
     let expected = job.bundle();
 
-    fs::remove_file(job.path("out.tar.zst")).expect("remove the bundle");
+    fs::remove_file(job.output()).expect("remove the bundle");
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content);
     for part in 1..=8 {
         gate.open(part * LEN / 10);
-        let child = job.start(&fake, &[]);
+        let child = job.start_from(&fake, &[]);
         thread::sleep(Duration::from_millis(300));
         gate.settle();
         kill(child);
-        let len = fs::metadata(&spool).expect("it is there").len();
+        let len = fs::metadata(&spool).expect("stat the spool").len();
         assert!(len < LIMIT, "{len} after {part}");
     }
     gate.open(UNLIMITED);
-    job.run(&fake, &[]).ok();
+    job.pack_from(&fake, &[]).ok();
     assert_same(&job.bundle(), &expected, "killed again and again");
 }
 
 #[test]
-fn a_server_that_goes_away_leaves_what_came_for_the_next_run() {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
-    let job = Job::new(&list);
+fn server_outage_keeps_completed_blobs_for_the_next_run() {
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, &[]);
+    let job = PackJob::new(&list);
     let fake = Fake::start(content.clone(), |seen, reply| {
         if !seen.path.ends_with("/7") || seen.is_probe() {
             return reply;
@@ -378,22 +329,22 @@ fn a_server_that_goes_away_leaves_what_came_for_the_next_run() {
         thread::sleep(Duration::from_secs(2));
         Reply::status(404)
     });
-    let finished = job.run(&fake, &[]).failed(4, &["https://files.example/7", "404"]);
+    let finished = job.pack_from(&fake, &[]).failed(4, &["https://files.example/7", "404"]);
     assert!(finished.stderr.contains("the same command goes on from there"), "{finished:#?}");
-    assert!(!job.path("out.tar.zst").exists());
-    // Still away, and before anything can be fetched: what is there stays there.
-    let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
-    job.run(&gone, &[]).failed(4, &["404"]);
+    assert!(!job.output().exists());
+    // Still unavailable, and before anything can be fetched: earlier blobs are kept.
+    let unavailable = Fake::start(content.clone(), |_, _| Reply::status(404));
+    job.pack_from(&unavailable, &[]).failed(4, &["404"]);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
-    job.run(&Fake::behind(&gate, content), &[]).ok();
+    job.pack_from(&Fake::behind(&gate, content), &[]).ok();
     assert_same(&job.bundle(), &expected, "after a failure");
     assert!(sum(&gate.transfers()) < 15_000_000, "most was there");
 }
 
-// ---- Older bundles -------------------------------------------------------------------------------------------------
+// ---- Older bundles ----
 
-/// Two releases that have most in common, with their lists.
+/// Two releases that share most of their content, with their lists.
 fn releases() -> [(String, Content); 2] {
     let shared: Vec<_> = (0..3).map(|seed| Layer::random(seed, 9_000_000, Compression::None)).collect();
     let text = "all of this compresses well\n".repeat(400_000);
@@ -416,23 +367,23 @@ fn releases() -> [(String, Content); 2] {
 }
 
 #[test]
-fn an_older_bundle_spares_the_network_and_changes_no_byte() {
+fn reused_bundle_saves_transfers_and_changes_no_byte() {
     let [(old_list, old_content), (list, content)] = releases();
-    let expected = undisturbed(&list, &content, &[]);
+    let expected = uninterrupted(&list, &content, &[]);
     for (level, damage) in [("3", false), ("1", false), ("3", true)] {
-        let old = Job::new(&old_list);
-        old.run(&Fake::honest(old_content.clone()), &["--level", level]).ok();
+        let old = PackJob::new(&old_list);
+        old.pack_from(&Fake::honest(old_content.clone()), &["--level", level]).ok();
         if damage {
             let mut bytes = old.bundle();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
-            fs::write(old.path("out.tar.zst"), bytes).expect("write it back");
+            fs::write(old.path(OUTPUT), bytes).expect("write the file back");
         }
-        let job = Job::new(&list);
+        let job = PackJob::new(&list);
         let gate = Arc::new(Gate::default());
         gate.open(UNLIMITED);
         let fake = Fake::behind(&gate, content.clone());
-        let finished = job.run(&fake, &["--reuse", &old.text("out.tar.zst"), "--json"]).ok();
+        let finished = job.pack_from(&fake, &["--reuse", &old.text(OUTPUT), "--json"]).ok();
         assert_same(&job.bundle(), &expected, &format!("level {level}, damaged: {damage}"));
         let (fetched, reused) = (sum(&gate.transfers()), finished.json()["bytesReused"].as_u64());
         if damage {
@@ -443,60 +394,60 @@ fn an_older_bundle_spares_the_network_and_changes_no_byte() {
             assert!(reused.is_some_and(|bytes| bytes > 40_000_000), "{finished:#?}");
         }
     }
-    // In the place of the old one.
-    let job = Job::new(&old_list);
-    job.run(&Fake::honest(old_content), &[]).ok();
-    job.list(&list);
-    job.run(&Fake::honest(content), &["--reuse", &job.text("out.tar.zst")]).ok();
+    // Replaces the old bundle.
+    let job = PackJob::new(&old_list);
+    job.pack_from(&Fake::honest(old_content), &[]).ok();
+    job.write(LIST, &list);
+    job.pack_from(&Fake::honest(content), &["--reuse", &job.text(OUTPUT)]).ok();
     assert_same(&job.bundle(), &expected, "over itself");
 }
 
 #[test]
-fn an_older_bundle_of_another_level_changes_no_byte_where_only_some_frames_are_the_same() {
-    // No level can do anything about the first frames.
+fn reused_bundle_of_another_compression_level_changes_no_byte() {
+    // The first frames are incompressible at any level.
     let mut bytes = random_bytes(1, 2 << 22);
     bytes.extend((0..400_000).flat_map(|number| format!("{number} and {}\n", number % 1000).into_bytes()));
     let url = format!("https://{FILES}/mixed");
     let list = format!("{url} {}\n", sha256(&bytes));
     let mut content = Content::default();
     content.file(&url, bytes);
-    let old = Job::new(&list);
-    old.run(&Fake::honest(content.clone()), &["--level", "1"]).ok();
-    let job = Job::new(&list);
-    job.run(&Fake::honest(content.clone()), &["--reuse", &old.text("out.tar.zst")]).ok();
-    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "from level 1");
+    let old = PackJob::new(&list);
+    old.pack_from(&Fake::honest(content.clone()), &["--level", "1"]).ok();
+    let job = PackJob::new(&list);
+    job.pack_from(&Fake::honest(content.clone()), &["--reuse", &old.text(OUTPUT)]).ok();
+    assert_same(&job.bundle(), &uninterrupted(&list, &content, &[]), "from level 1");
 }
 
 #[test]
-fn what_is_no_bundle_cannot_be_reused_and_says_so_before_anything_is_fetched() {
-    let (list, content) = thirty();
-    let job = Job::new(&list);
+fn invalid_reuse_bundle_is_refused_before_anything_is_fetched() {
+    let (list, content) = thirty_blobs();
+    let job = PackJob::new(&list);
     let fake = Fake::honest(content);
     for (name, code) in [("all.list", 8), ("not-there", 6)] {
-        job.run(&fake, &["--reuse", &job.text(name)]).failed(code, &["reuse", name]);
+        job.pack_from(&fake, &["--reuse", &job.text(name)]).failed(code, &["reuse", name]);
     }
     assert!(fake.seen().is_empty());
-    assert_eq!(job.left(), ["all.list".to_owned()].into());
+    assert_eq!(job.file_names(), [LIST]);
 }
 
-// ---- Locks ---------------------------------------------------------------------------------------------------------
+// ---- Locks ----
 
-fn lock(job: &Job, fake: &Fake) -> Finished {
-    let args = ["lock", &job.text("all.list"), "-o", &job.text("airbundle.lock.json"), "--retries", "0"];
-    airbundle(args.map(str::to_owned).into_iter().chain(to(fake)))
+fn lock(job: &PackJob, fake: &Fake) -> Finished {
+    let args = ["lock", &job.text(LIST), "-o", &job.text("airbundle.lock.json"), "--retries", "0"];
+    airbundle(args.map(str::to_owned).into_iter().chain(mirrors_to(fake)))
 }
 
-fn check(job: &Job, fake: &Fake, more: &[&str]) -> Finished {
+fn check_lock(job: &PackJob, fake: &Fake, more: &[&str]) -> Finished {
     let args = ["lock", "--check", &job.text("airbundle.lock.json"), "--retries", "0"];
     let args = args.into_iter().chain(more.iter().copied()).map(str::to_owned);
-    airbundle(args.chain(to(fake)))
+    airbundle(args.chain(mirrors_to(fake)))
 }
 
 #[test]
-fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
-    let (list, content) = thirty();
-    let expected = undisturbed(&list, &content, &[]);
-    let job = Job::new(&list);
+fn lock_packs_the_same_bytes_after_tags_moved() {
+    let (list, content) = thirty_blobs();
+    let expected = uninterrupted(&list, &content, &[]);
+    let job = PackJob::new(&list);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content.clone());
@@ -512,19 +463,17 @@ fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
     let again = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
     assert_eq!(again, text, "the same everywhere");
 
-    // A tag moves, and a file that no list pins stays.
+    // A tag moves, and an unpinned file stays the same.
     let mut moved = content.clone();
     let other = Image::new(Format::Oci, "linux/amd64", &[Layer::random(77, 1000, Compression::None)]);
     moved.image(&format!("{REGISTRY}/team/app1:1"), &other);
     let moved_fake = Fake::honest(moved);
-    let mut args = job.args(&moved_fake, &[]);
-    args[1] = job.text("airbundle.lock.json");
-    airbundle(&args).ok();
+    pack_lists(&job, &["airbundle.lock.json"], &moved_fake, &[]).ok();
     assert_same(&job.bundle(), &expected, "from the lock");
     assert!(moved_fake.seen_of("/manifests/").iter().all(|seen| seen.path.contains("/manifests/sha256:")));
 
-    check(&job, &fake, &[]).ok();
-    let finished = check(&job, &moved_fake, &[]);
+    check_lock(&job, &fake, &[]).ok();
+    let finished = check_lock(&job, &moved_fake, &[]);
     assert_eq!(finished.code, Some(13), "{finished:#?}");
     let told: Vec<_> = finished.stdout.lines().collect();
     let locked = document["images"][1]["digest"].as_str().expect("a digest");
@@ -534,7 +483,7 @@ fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
 }
 
 #[test]
-fn a_file_that_has_changed_upstream_is_found_by_its_bytes_or_with_quick_by_its_size() {
+fn changed_upstream_file_is_detected_by_content_or_with_quick_by_size() {
     let url = |name: &str| format!("https://{FILES}/{name}");
     let content = |same_size: &[u8], size: &[u8]| {
         let mut content = Content::default();
@@ -543,7 +492,7 @@ fn a_file_that_has_changed_upstream_is_found_by_its_bytes_or_with_quick_by_its_s
         content.file(&url("same"), b"same".to_vec());
         content
     };
-    let job = Job::new(&["bytes", "gone", "same", "size"].map(|name| url(name) + "\n").concat());
+    let job = PackJob::new(&["bytes", "gone", "same", "size"].map(|name| url(name) + "\n").concat());
     let mut before = content(b"before", b"a");
     before.file(&url("gone"), b"here".to_vec());
     lock(&job, &Fake::honest(before)).ok();
@@ -551,7 +500,7 @@ fn a_file_that_has_changed_upstream_is_found_by_its_bytes_or_with_quick_by_its_s
     for (more, expected) in
         [(&["--json"][..], vec!["bytes", "gone", "size"]), (&["--json", "--quick"], vec!["gone", "size"])]
     {
-        let finished = check(&job, &now, more);
+        let finished = check_lock(&job, &now, more);
         assert_eq!(finished.code, Some(13), "{finished:#?}");
         let names: Vec<_> = finished.json()["moved"]
             .as_array()
@@ -563,17 +512,15 @@ fn a_file_that_has_changed_upstream_is_found_by_its_bytes_or_with_quick_by_its_s
             .collect();
         assert_eq!(names, expected, "{finished:#?}");
     }
-    // What has changed is not packed.
-    let mut args = job.args(&now, &[]);
-    args[1] = job.text("airbundle.lock.json");
-    airbundle(&args).failed(5, &[&url("size"), "the lock"]);
-    assert!(!job.path("out.tar.zst").exists());
+    // Changed items are not packed.
+    pack_lists(&job, &["airbundle.lock.json"], &now, &[]).failed(5, &[&url("size"), "the lock"]);
+    assert!(!job.output().exists());
 }
 
 #[test]
-fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
-    let (list, content) = thirty();
-    let job = Job::new(&list);
+fn edited_or_invalid_lock_is_refused_by_name() {
+    let (list, content) = thirty_blobs();
+    let job = PackJob::new(&list);
     let fake = Fake::honest(content);
     lock(&job, &fake).ok();
     let text = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
@@ -600,30 +547,27 @@ fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
         ),
     ] {
         fs::write(job.path("airbundle.lock.json"), changed).expect("write the lock");
-        let mut args = job.args(&fake, &[]);
-        args[1] = job.text("airbundle.lock.json");
-        airbundle(&args).failed(code, &words);
-        assert!(!job.path("out.tar.zst").exists());
-        let code = check(&job, &fake, &["--quick"]).code;
+        pack_lists(&job, &["airbundle.lock.json"], &fake, &[]).failed(code, &words);
+        assert!(!job.output().exists());
+        let code = check_lock(&job, &fake, &["--quick"]).code;
         assert!(code.is_some_and(|code| code != 101), "{code:?}");
     }
     fs::write(job.path("airbundle.lock.json"), &text).expect("write the lock");
-    let mut args = job.args(&fake, &["--platform", "linux/arm64"]);
-    args[1] = job.text("airbundle.lock.json");
-    airbundle(&args).failed(2, &["--platform", "lock"]);
-    args.insert(1, job.text("all.list"));
-    airbundle(&args).failed(2, &["airbundle.lock.json", "stands alone"]);
-    check(&job, &fake, &["--quick"]).ok();
-    airbundle(["lock", "--check", &job.text("all.list")]).failed(3, &["all.list", "no lock"]);
+    let platform = ["--platform", "linux/arm64"];
+    pack_lists(&job, &["airbundle.lock.json"], &fake, &platform).failed(2, &["--platform", "lock"]);
+    pack_lists(&job, &[LIST, "airbundle.lock.json"], &fake, &platform)
+        .failed(2, &["airbundle.lock.json", "stands alone"]);
+    check_lock(&job, &fake, &["--quick"]).ok();
+    airbundle(["lock", "--check", &job.text(LIST)]).failed(3, &["all.list", "no lock"]);
     airbundle(["lock", "--check", &job.text("missing")]).failed(6, &["missing"]);
 }
 
 #[test]
-fn the_difference_between_two_locks_or_bundles_names_what_came_and_went() {
+fn diff_of_locks_or_bundles_names_added_and_removed_items() {
     let [(old_list, old_content), (list, content)] = releases();
-    let (old, new) = (Job::new(&old_list), Job::new(&list));
-    old.run(&Fake::honest(old_content), &["--write-lock", &old.text("airbundle.lock.json")]).ok();
-    new.run(&Fake::honest(content.clone()), &[]).ok();
+    let (old, new) = (PackJob::new(&old_list), PackJob::new(&list));
+    old.pack_from(&Fake::honest(old_content), &["--write-lock", &old.text("airbundle.lock.json")]).ok();
+    new.pack_from(&Fake::honest(content.clone()), &[]).ok();
     lock(&new, &Fake::honest(content)).ok();
     let diff = |old: &str, new: &str| airbundle(["diff", old, new]).ok().stdout;
     let text = diff(&old.text("airbundle.lock.json"), &new.text("airbundle.lock.json"));
@@ -641,16 +585,16 @@ fn the_difference_between_two_locks_or_bundles_names_what_came_and_went() {
         assert_eq!(diff(&old.text(one), &new.text(other)), text, "locks and bundles are the same here");
         assert_eq!(diff(&old.text(one), &old.text(other)), "no difference\n");
     }
-    let json = airbundle(["diff", &old.text("out.tar.zst"), &new.text("out.tar.zst"), "--json"]).ok().json();
+    let json = airbundle(["diff", &old.text(OUTPUT), &new.text(OUTPUT), "--json"]).ok().json();
     assert_eq!(json["images"].as_array().map(Vec::len), Some(6));
-    airbundle(["diff", &old.text("all.list"), &new.text("out.tar.zst")]).failed(8, &["all.list"]);
+    airbundle(["diff", &old.text(LIST), &new.text(OUTPUT)]).failed(8, &["all.list"]);
 }
 
-// ---- What cannot be fetched ----------------------------------------------------------------------------------------
+// ---- Missing items ----
 
 #[test]
-fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
-    let (list, content) = thirty();
+fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
+    let (list, content) = thirty_blobs();
     let list = format!("{list}{REGISTRY}/old/one:1\nhttps://{FILES}/missing\n");
     let mut content = content;
     let schema1 = br#"{"schemaVersion":1,"name":"old/one","tag":"1","fsLayers":[],"history":[]}"#;
@@ -658,7 +602,7 @@ fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
     content.manifest(&format!("{REGISTRY}/old/one"), "1", media_type, schema1.to_vec());
     let broken = |content: &Content| {
         Fake::start(content.clone(), |seen, reply| {
-            // A layer of one image and a file come wrong: that is found out only when they are fetched.
+            // A layer of one image and a file are corrupt, which is detected only when they are fetched.
             let is_wrong = seen.path.contains("/team/app2/blobs/") && reply.body.len() > 1_000_000
                 || seen.path.ends_with("/2") && !seen.is_probe();
             if is_wrong { Reply { body: vec![b'x'; reply.body.len()], ..reply } } else { reply }
@@ -670,52 +614,52 @@ fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
         ["cannot fetch `registry.example/team/app2:1", "twice"],
         ["cannot fetch `https://files.example/2`", "twice"],
     ];
-    let says_all = |finished: &Finished| {
+    let has_all = |finished: &Finished| {
         for words in fails {
             let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
             assert!(told, "no {words:?} in {finished:#?}");
         }
     };
-    let job = Job::new(&list);
-    let finished = job.run(&broken(&content), &["--keep-going"]);
+    let job = PackJob::new(&list);
+    let finished = job.pack_from(&broken(&content), &["--keep-going"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
-    says_all(&finished);
-    assert!(!job.path("out.tar.zst").exists());
+    has_all(&finished);
+    assert!(!job.output().exists());
 
-    // All the rest is there.
+    // Everything else is packed.
     let fake = broken(&content);
-    let finished = job.run(&fake, &["--keep-going", "--allow-missing"]);
+    let finished = job.pack_from(&fake, &["--keep-going", "--allow-missing"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
-    says_all(&finished);
+    has_all(&finished);
     assert!(finished.stderr.contains("is without 4 of what the lists name"), "{finished:#?}");
     let is_missing =
         |line: &&str| ["/app2:1", "/2 ", "/old/one", "/missing"].iter().any(|part| line.contains(part));
     let rest: String = list.split_inclusive('\n').filter(|line| !is_missing(line)).collect();
-    assert_same(&job.bundle(), &undisturbed(&rest, &content, &[]), "without what is missing");
-    let listing = unbundle(["ls", &job.text("out.tar.zst")]).ok().stdout;
+    assert_same(&job.bundle(), &uninterrupted(&rest, &content, &[]), "without what is missing");
+    let listing = unbundle(["ls", &job.text(OUTPUT)]).ok().stdout;
     assert!(!listing.contains("app2") && listing.contains("app3"), "{listing}");
 
-    // What comes right in the end costs only that.
-    fs::remove_file(job.path("out.tar.zst")).expect("remove the bundle");
-    job.run(&broken(&content), &["--keep-going"]).failed(5, &["/app2"]);
+    // Items that become available cost only themselves.
+    fs::remove_file(job.output()).expect("remove the bundle");
+    job.pack_from(&broken(&content), &["--keep-going"]).failed(5, &["/app2"]);
     content.file(&format!("https://{FILES}/missing"), b"found".to_vec());
     let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(5, 100, Compression::None)]);
     content.image(&format!("{REGISTRY}/old/one:1"), &image);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
-    job.run(&Fake::behind(&gate, content.clone()), &[]).ok();
-    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "complete");
+    job.pack_from(&Fake::behind(&gate, content.clone()), &[]).ok();
+    assert_same(&job.bundle(), &uninterrupted(&list, &content, &[]), "complete");
     let mut twice: BTreeMap<String, usize> = BTreeMap::new();
     gate.transfers()
         .iter()
         .for_each(|transfer| *twice.entry(transfer.path.clone()).or_default() += transfer.sent);
     let fetched: usize = twice.values().sum();
     assert!(fetched < 25_000_000, "{fetched}: {twice:#?}");
-    assert!(Path::new(&job.text("out.tar.zst")).exists());
+    assert!(Path::new(&job.text(OUTPUT)).exists());
 }
 
 #[test]
-fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
+fn keep_going_preserves_fetched_blobs_over_repeated_failures() {
     let url = |number: usize| format!("https://{FILES}/{number:02}");
     let (mut list, mut content) = (String::new(), Content::default());
     for number in 0..40 {
@@ -728,44 +672,44 @@ fn what_a_run_that_keeps_going_has_fetched_stays_however_often_it_fails() {
             if seen.path.ends_with(path) && !seen.is_probe() { Reply::status(404) } else { reply }
         })
     };
-    let job = Job::new(&list);
-    job.run(&without("/02"), &["--keep-going"]).failed(4, &["/02"]);
+    let job = PackJob::new(&list);
+    job.pack_from(&without("/02"), &["--keep-going"]).failed(4, &["/02"]);
     for _ in 0..2 {
         let fake = without("/02");
-        job.run(&fake, &["--keep-going"]).failed(4, &["/02"]);
+        job.pack_from(&fake, &["--keep-going"]).failed(4, &["/02"]);
         let fetched =
             fake.seen().iter().filter(|seen| seen.is_transfer() && !seen.path.ends_with("/02")).count();
         assert_eq!(fetched, 0);
     }
-    // Without any network.
-    let gone = Fake::start(content.clone(), |_, _| Reply::status(404));
-    job.run(&gone, &["--keep-going"]).failed(4, &["/00"]);
+    // Without a network.
+    let unavailable = Fake::start(content.clone(), |_, _| Reply::status(404));
+    job.pack_from(&unavailable, &["--keep-going"]).failed(4, &["/00"]);
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
-    job.run(&Fake::behind(&gate, content.clone()), &[]).ok();
+    job.pack_from(&Fake::behind(&gate, content.clone()), &[]).ok();
     assert_eq!(sum(&gate.transfers()), 5_000_000, "the one that was not there");
-    assert_same(&job.bundle(), &undisturbed(&list, &content, &[]), "complete");
-    assert_eq!(job.left(), ["all.list", "out.tar.zst"].map(str::to_owned).into());
+    assert_same(&job.bundle(), &uninterrupted(&list, &content, &[]), "complete");
+    assert_eq!(job.file_names(), [LIST, OUTPUT]);
 }
 
 #[test]
-fn a_signed_bundle_goes_on_where_it_was_with_the_same_bytes() {
-    let (list, content) = thirty();
-    let keys = tempdir().expect("make a temporary directory");
+fn signed_bundle_resumes_to_the_same_bytes() {
+    let (list, content) = thirty_blobs();
+    let keys = tempdir().expect("create a temporary directory");
     let key = keys.path().join("test.key").display().to_string();
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     let sign = ["--sign", &key];
-    let expected = undisturbed(&list, &content, &sign);
+    let expected = uninterrupted(&list, &content, &sign);
     let gate = Arc::new(Gate::default());
     let fake = Fake::behind(&gate, content);
-    let job = Job::new(&list);
+    let job = PackJob::new(&list);
     gate.open(20_000_000);
-    let child = job.start(&fake, &sign);
+    let child = job.start_from(&fake, &sign);
     thread::sleep(Duration::from_millis(300));
     gate.settle();
     kill(child);
     gate.open(UNLIMITED);
-    let finished = job.run(&fake, &[&sign[..], &["--json"]].concat()).ok();
+    let finished = job.pack_from(&fake, &[&sign[..], &["--json"]].concat()).ok();
     assert!(finished.json()["bytesResumed"].as_u64().is_some_and(|bytes| bytes > 0), "{finished:#?}");
     assert_same(&job.bundle(), &expected, "signed");
 }

@@ -1,5 +1,5 @@
-//! bundle-format.md is enough to read a bundle: a reader that was written from it alone, in another language, finds what
-//! `unbundle` finds, and nothing that contradicts the page.
+//! bundle-format.md suffices to read a bundle: a reader in another language, written from the page alone,
+//! agrees with `unbundle`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,34 +13,35 @@ use crate::serve::{directory, world};
 
 const READER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/second-reader.py");
 
-/// What the second reader says of a bundle; its message if it refuses it.
+/// Returns the second reader's description of a bundle, or its error message.
 fn second_reader(bundle: &Path) -> Result<Value, String> {
     second_reader_of(&[bundle.to_owned()])
 }
 
-/// The same of a bundle in volumes.
+/// Returns the same for a bundle in volumes.
 fn second_reader_of(volumes: &[PathBuf]) -> Result<Value, String> {
     let output = Command::new("python3").arg(READER).args(volumes).output().expect("start python3");
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!message.contains("Traceback"), "{message}");
     if output.status.success() {
-        Ok(serde_json::from_slice(&output.stdout).expect("it prints JSON"))
+        Ok(serde_json::from_slice(&output.stdout).expect("the output is JSON"))
     } else {
         Err(message)
     }
 }
 
-/// The second reader and `unbundle` see the same in a bundle.
+/// Asserts that the second reader and `unbundle` agree about a bundle.
 #[track_caller]
-fn agree(bundle: &Path) {
+fn assert_agree(bundle: &Path) {
     agree_on(bundle, &[bundle.to_owned()]);
 }
 
 #[track_caller]
 fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
-    let second = second_reader_of(volumes).expect("what airbundle packs is as the page says");
+    let second = second_reader_of(volumes).expect("airbundle's bundles match the format page");
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), bundle.as_os_str()]).ok().json();
-    let contents = BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("it is sound");
+    let contents =
+        BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("the bundle is intact");
     let layout = &contents.layout;
 
     assert_eq!(second["identity"], listed["identity"]);
@@ -65,15 +66,16 @@ fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
+fn second_reader_agrees_with_unbundle() {
     let world = world();
-    agree(&world.bundle);
+    assert_agree(&world.bundle);
     let directory = directory();
     let key = directory.path().join("test.key").display().to_string();
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
-    let etcd = world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("it is there");
+    let etcd =
+        world.upstream.files().iter().find(|file| file.url.contains("etcd")).expect("the entry exists");
     for (lines, options) in [
-        // Platforms that are left out, also of an index in an index, and a large file that no list pins.
+        // Omitted platforms, also of a nested index, and a large unpinned file.
         (
             vec!["registry.k8s.io/pause:3.9", "quay.io/metallb/controller:v0.13.9", etcd.url.as_str()],
             vec!["--platform", "linux/arm64", "--title", "Some \"title\" \\ ü"],
@@ -82,12 +84,12 @@ fn a_reader_made_from_the_format_page_alone_finds_what_unbundle_finds() {
         (vec!["registry.k8s.io/pause:3.9", etcd.url.as_str()], vec!["--sign", key.as_str()]),
         (vec![etcd.url.as_str()], vec![]),
     ] {
-        agree(&world.pack_lines(directory.path(), &lines, &options));
+        assert_agree(&world.pack_lines(directory.path(), &lines, &options));
     }
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
+fn second_reader_reads_a_delta() {
     let world = world();
     let directory = directory();
     let pinned = world.upstream.files().iter().filter(|file| file.checksum.is_some());
@@ -98,30 +100,31 @@ fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
     let base = directory.path().join("base.tar.zst");
     fs::rename(world.pack_lines(directory.path(), &lines[1..], &[]), &base).expect("move the base");
     let base = base.to_str().expect("UTF-8");
-    // One file more, and the other platforms besides.
+    // One file more, and the other platforms.
     for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
         let delta = world.pack_lines(directory.path(), &lines, options);
-        agree(&delta);
-        let contents =
-            BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
+        assert_agree(&delta);
+        let contents = BundleReader::open(&delta)
+            .and_then(|mut reader| reader.contents())
+            .expect("the bundle is intact");
         assert!(contents.layout.elsewhere.len() > 5);
     }
-    // With nothing to leave out it is no delta.
+    // A base that has nothing in common does not make a delta.
     let lines = [lines[0]];
     let delta = world.pack_lines(directory.path(), &lines, &["--base", base]);
-    agree(&delta);
-    assert_eq!(second_reader(&delta).expect("it is sound")["elsewhere"], json!([]));
+    assert_agree(&delta);
+    assert_eq!(second_reader(&delta).expect("the bundle is intact")["elsewhere"], json!([]));
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
+fn second_reader_refuses_any_flipped_bit() {
     let world = world();
     let directory = directory();
     let lines = ["registry.k8s.io/pause:3.9", "https://get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz"];
     let bundle = world.pack_lines(directory.path(), &lines, &["--platform", "linux/arm/v7"]);
-    let sound = fs::read(&bundle).expect("read the bundle");
-    for number in (0..sound.len()).step_by(sound.len() / 50) {
-        let mut bytes = sound.clone();
+    let intact = fs::read(&bundle).expect("read the bundle");
+    for number in (0..intact.len()).step_by(intact.len() / 50) {
+        let mut bytes = intact.clone();
         bytes[number] ^= 1 << (number % 8);
         fs::write(&bundle, bytes).expect("write the bundle");
         let message = second_reader(&bundle).expect_err(&format!("bit {} of byte {number}", number % 8));
@@ -130,13 +133,13 @@ fn a_reader_made_from_the_format_page_alone_refuses_one_flipped_bit() {
 }
 
 #[test]
-fn a_reader_made_from_the_format_page_alone_reads_volumes_and_recovery_data() {
+fn second_reader_reads_volumes_and_recovery_data() {
     let world = world();
     let directory = directory();
     for options in [&["--recovery", "5%"][..], &["--recovery", "0.1%"], &["--recovery", "100%"]] {
         let bundle = directory.path().join("all.tar.zst");
         world.pack(&world.lists, &bundle, options).ok();
-        agree(&bundle);
+        assert_agree(&bundle);
         fs::remove_file(&bundle).expect("remove the bundle");
         world.pack(&world.lists, &bundle, &[options, &["--volume-size", "12MiB"]].concat()).ok();
         let entries = fs::read_dir(directory.path())

@@ -1,4 +1,4 @@
-//! TLS: a certificate that nobody knows is refused, unless the user has said otherwise for that registry.
+//! TLS: a certificate signed by an unknown CA is refused unless the registry is declared insecure.
 
 use std::fs;
 use std::net::TcpStream;
@@ -7,14 +7,15 @@ use std::process::Command;
 
 use tempfile::{TempDir, tempdir};
 
-use crate::program::{Finished, airbundle};
+use crate::pack_job::{LIST, PackJob};
+use crate::program::Finished;
 use crate::support::fake::{Content, Fake, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::process::{Daemon, run};
 use crate::support::registry::Registry;
 use crate::support::web::free_port;
 
-/// The same storage once more, over https with a certificate that it has signed itself.
+/// A registry over HTTPS with a self-signed certificate, on the same storage.
 struct TlsRegistry {
     addr: String,
     _daemon: Daemon,
@@ -40,7 +41,7 @@ impl TlsRegistry {
     }
 }
 
-/// A key and a certificate that it has signed itself.
+/// Returns a key and a self-signed certificate.
 fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
     let (key, certificate) = (directory.join("key.pem"), directory.join("cert.pem"));
     run(Command::new("openssl")
@@ -53,7 +54,7 @@ fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
     (key, certificate)
 }
 
-/// A server that misbehaves, over https with such a certificate: nginx before it.
+/// A fake server over HTTPS with a self-signed certificate: nginx in front of a [`Fake`].
 pub struct TlsFake {
     pub addr: String,
     pub fake: Fake,
@@ -62,7 +63,7 @@ pub struct TlsFake {
 }
 
 impl TlsFake {
-    /// At this address of loopback; `twist` is told where that is, as `ADDRESS:PORT`.
+    /// Starts it at this loopback address; `twist` gets its own `ADDRESS:PORT`.
     pub fn start(
         ip: &str,
         content: Content,
@@ -92,63 +93,55 @@ impl TlsFake {
     }
 }
 
-/// A registry with one image, which is to be packed.
-struct Job {
-    directory: TempDir,
+/// A [`PackJob`] for `app:v1`, and the content of a registry that has it.
+struct ImageJob {
+    pack: PackJob,
     content: Content,
 }
 
-impl Job {
+impl ImageJob {
     fn new() -> Self {
-        let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
         let mut content = Content::default();
-        content.image("app:v1", &image);
-        Self { directory: tempdir().unwrap(), content }
+        content.image("app:v1", &image());
+        Self { pack: PackJob::new(""), content }
     }
 
     /// Packs `app:v1` of this host.
-    fn pack(&self, host: &str, more: &[&str]) -> Finished {
-        let list = self.directory.path().join("images.list");
-        fs::write(&list, format!("{host}/app:v1\n")).unwrap();
-        let output = self.directory.path().join("out.tar.zst");
-        let args = ["pack", list.to_str().unwrap(), "-o", output.to_str().unwrap(), "--retries", "0"];
-        airbundle([&args, more].concat())
+    fn pack(&self, host: &str, options: &[&str]) -> Finished {
+        self.pack.write(LIST, format!("{host}/app:v1\n"));
+        self.pack.pack_with(&[&["--retries", "0"], options].concat())
     }
 }
 
-#[test]
-fn a_certificate_that_nobody_knows_is_refused_unless_the_registry_is_said_to_be_insecure() {
-    let directory = tempdir().unwrap();
-    let storage = directory.path().join("storage");
-    let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
-    let plain = Registry::start(&storage);
-    plain.push("app", "v1", &image);
-    let tls = TlsRegistry::serve(&storage, directory.path());
-
-    let list = directory.path().join("images.list");
-    fs::write(&list, format!("{}/app:v1\n", tls.addr)).unwrap();
-    let output = directory.path().join("out.tar.zst");
-    let pack = |more: &[&str]| {
-        let mut args = vec!["pack", list.to_str().unwrap(), "-o", output.to_str().unwrap(), "--retries", "0"];
-        args.extend(more);
-        airbundle(args)
-    };
-    pack(&[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
-    // A mirror is meant as it is written.
-    pack(&["--mirror", &format!("{0}=https://{0}", tls.addr)]).failed(4, &["no answer", "certificate"]);
-    assert!(!output.exists());
-    pack(&["--insecure-registry", &tls.addr]).ok();
-    assert!(output.exists());
-
-    // A registry that has no TLS at all needs the same leave, but on loopback.
-    fs::write(&list, format!("{}/app:v1\n", plain.addr())).unwrap();
-    pack(&[]).ok();
-    pack(&["--insecure-registry", plain.addr()]).ok();
+fn image() -> Image {
+    Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)])
 }
 
 #[test]
-fn a_token_from_the_host_of_an_insecure_registry_comes_over_the_same_certificate() {
-    let job = Job::new();
+fn unknown_ca_is_refused_unless_the_registry_is_insecure() {
+    let directory = tempdir().unwrap();
+    let storage = directory.path().join("storage");
+    let plain = Registry::start(&storage);
+    plain.push("app", "v1", &image());
+    let tls = TlsRegistry::serve(&storage, directory.path());
+
+    let job = ImageJob::new();
+    job.pack(&tls.addr, &[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
+    // The scheme of a mirror URL is used as written.
+    let mirror = format!("{0}=https://{0}", tls.addr);
+    job.pack(&tls.addr, &["--mirror", &mirror]).failed(4, &["no answer", "certificate"]);
+    assert!(!job.pack.output().exists());
+    job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
+    assert!(job.pack.output().exists());
+
+    // A registry without TLS needs the same option, except on loopback.
+    job.pack(plain.addr(), &[]).ok();
+    job.pack(plain.addr(), &["--insecure-registry", plain.addr()]).ok();
+}
+
+#[test]
+fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
+    let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |own, seen, reply| {
         if seen.path.starts_with("/token?") {
             return Reply::ok(br#"{"token":"s3cret"}"#);
@@ -160,37 +153,37 @@ fn a_token_from_the_host_of_an_insecure_registry_comes_over_the_same_certificate
     });
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
     assert!(!tls.fake.seen_of("/token?").is_empty());
-    // The realm is trusted no more than its registry is.
+    // The token server is trusted no more than its registry.
     job.pack(&tls.addr, &[]).failed(4, &["no answer", "certificate"]);
 }
 
 #[test]
-fn another_host_to_which_an_insecure_registry_leads_needs_a_good_certificate() {
-    let job = Job::new();
-    for (ip, good) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
+    let job = ImageJob::new();
+    for (ip, valid) in [("127.0.0.1", true), ("127.0.0.2", false)] {
         let storage = TlsFake::start(ip, job.content.clone(), |_, _, reply| reply);
-        let there = storage.addr.clone();
+        let target = storage.addr.clone();
         let tls = TlsFake::start("127.0.0.1", job.content.clone(), move |_, seen, reply| {
-            let redirect = Reply::redirect(&format!("https://{there}{}", seen.path));
+            let redirect = Reply::redirect(&format!("https://{target}{}", seen.path));
             if seen.path.contains("/blobs/") { redirect } else { reply }
         });
         let finished = job.pack(&tls.addr, &["--insecure-registry", &tls.addr]);
-        if good {
+        if valid {
             finished.ok();
         } else {
             finished.failed(4, &["no answer", &storage.addr, "certificate"]);
         }
-        assert_eq!(storage.fake.seen().is_empty(), !good);
+        assert_eq!(storage.fake.seen().is_empty(), !valid);
     }
 }
 
 #[test]
-fn an_insecure_registry_leads_to_plain_http_on_no_host() {
-    let job = Job::new();
+fn insecure_registry_may_not_redirect_to_plain_http() {
+    let job = ImageJob::new();
     let storage = Fake::honest(job.content.clone());
-    let there = storage.addr();
+    let target = storage.addr();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), move |_, seen, reply| {
-        let redirect = Reply::redirect(&format!("http://{there}{}", seen.path));
+        let redirect = Reply::redirect(&format!("http://{target}{}", seen.path));
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).failed(4, &["from https to http"]);
@@ -198,16 +191,16 @@ fn an_insecure_registry_leads_to_plain_http_on_no_host() {
 }
 
 #[test]
-fn a_mirror_is_insecure_if_it_is_named_itself() {
-    let job = Job::new();
+fn mirror_is_insecure_only_if_named_itself() {
+    let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let (host, _) = tls.addr.split_once(':').unwrap();
     let mirror = format!("registry.example=https://{}", tls.addr);
-    for (insecure, good) in
+    for (insecure, valid) in
         [(&*tls.addr, true), (host, true), ("registry.example", false), ("127.0.0.1:1", false)]
     {
         let finished = job.pack("registry.example", &["--mirror", &mirror, "--insecure-registry", insecure]);
-        if good {
+        if valid {
             finished.ok();
         } else {
             finished.failed(4, &["no answer", &tls.addr, "certificate"]);
@@ -216,8 +209,8 @@ fn a_mirror_is_insecure_if_it_is_named_itself() {
 }
 
 #[test]
-fn an_insecure_registry_may_be_named_in_capitals() {
-    let job = Job::new();
+fn insecure_registry_name_is_case_insensitive() {
+    let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let name = tls.addr.replace("127.0.0.1", "localhost");
     job.pack(&name, &[]).failed(4, &["no answer", "certificate"]);

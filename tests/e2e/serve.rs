@@ -1,5 +1,4 @@
-//! From lists to pulls: what was packed and unpacked is what nginx and a registry serve, to the byte, and what clients
-//! pull.
+//! From lists to pulls: nginx and a registry serve what was packed, byte for byte, and clients pull it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Permissions};
@@ -23,27 +22,28 @@ use crate::support::upstream::{Upstream, UpstreamImage};
 use crate::support::web::Web;
 use crate::support::{sha256, sha512};
 
-/// An upstream, the bundle of all that it has, and the site that this becomes: made once, for all tests to look at.
+/// An upstream, the bundle of everything it has, and its site. Made once for all tests, which only read it.
 pub(crate) struct World {
     pub(crate) upstream: Upstream,
     pub(crate) lists: PathBuf,
     pub(crate) bundle: PathBuf,
     pub(crate) site: PathBuf,
-    _directory: Shared,
+    _directory: SharedDirectory,
 }
 
-/// A directory that is removed when this process ends, with all temporary directories in it: nothing drops a `static`.
-pub(crate) struct Shared {
+/// A directory for temporary files that is removed when this process ends, because a `static` is never
+/// dropped.
+pub(crate) struct SharedDirectory {
     pub(crate) path: PathBuf,
-    /// Waits for the end of a pipe that ends with this process.
+    /// Waits for the end of a pipe that closes when this process ends.
     _watcher: Child,
 }
 
-impl Shared {
+impl SharedDirectory {
     pub(crate) fn new() -> Self {
         const WATCH: &str = r#"trap "" INT TERM; cat >/dev/null; rm -rf "$1" || { sleep 1; rm -rf "$1"; }"#;
-        let path = TempDir::new().expect("make a temporary directory").keep();
-        // Those of the servers, which nobody drops either.
+        let path = TempDir::new().expect("create a temporary directory").keep();
+        // For the directories of servers in a `static`, which are not dropped either.
         tempfile::env::override_temp_dir(&path).ok();
         let mut watcher = Command::new("sh");
         watcher.args(["-c", WATCH, "sh"]).arg(&path).stdin(Stdio::piped());
@@ -52,10 +52,10 @@ impl Shared {
     }
 }
 
-/// The one [`World`].
+/// Returns the shared [`World`].
 pub(crate) fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let shared = Shared::new();
+        let shared = SharedDirectory::new();
         let path = |name: &str| shared.path.join(name);
         let upstream = Upstream::kubespray_like(&path("upstream"));
         let lists = upstream.write_lists(&path("lists"));
@@ -69,7 +69,7 @@ pub(crate) fn world() -> &'static World {
 }
 
 impl World {
-    /// Packs `list`, which may be a directory of lists, from this upstream.
+    /// Packs `list`, a file or a directory of lists, from this upstream.
     pub(crate) fn pack(&self, list: &Path, output: &Path, options: &[&str]) -> Finished {
         let mut args: Vec<_> = ["pack".into(), list.into(), "--output".into(), output.into()].to_vec();
         args.extend(self.upstream.mirror_args().into_iter().map(PathBuf::from));
@@ -85,7 +85,7 @@ impl World {
     }
 }
 
-/// A list of these lines.
+/// Writes a list of these lines.
 pub(crate) fn write_list(directory: &Path, lines: &[&str]) -> PathBuf {
     let list = directory.join("some.list");
     fs::write(&list, lines.join("\n")).expect("write a list");
@@ -93,7 +93,7 @@ pub(crate) fn write_list(directory: &Path, lines: &[&str]) -> PathBuf {
 }
 
 pub(crate) fn directory() -> TempDir {
-    TempDir::new().expect("make a temporary directory")
+    TempDir::new().expect("create a temporary directory")
 }
 
 pub(crate) fn unpack(bundle: &Path, site: &Path) -> Finished {
@@ -106,24 +106,24 @@ fn unpack_with(bundle: &Path, site: &Path, options: &[&str]) -> Finished {
     unbundle(args)
 }
 
-/// The name of an image on the site, by default.
+/// Returns the default name of an image on the site.
 fn site_name(image: &UpstreamImage) -> String {
     format!("k8s/{}", image.name())
 }
 
-/// Where the storage of a registry has a blob.
+/// Returns the path of a blob in the storage of a registry.
 pub(crate) fn blob(registry: &Path, digest: &str) -> PathBuf {
     let hex = digest.strip_prefix("sha256:").expect("a sha256");
     registry.join(format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
-/// Where the storage of a registry has a repository.
+/// Returns the path of a repository in the storage of a registry.
 fn repository(registry: &Path, name: &str) -> PathBuf {
     registry.join("docker/registry/v2/repositories").join(name)
 }
 
 #[test]
-fn the_registry_gives_every_image_by_tag_and_by_digest_byte_for_byte() {
+fn registry_serves_every_image_by_tag_and_digest_byte_for_byte() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
     for entry in world.upstream.images() {
@@ -132,7 +132,7 @@ fn the_registry_gives_every_image_by_tag_and_by_digest_byte_for_byte() {
 }
 
 #[test]
-fn skopeo_reads_every_manifest_and_copies_each_kind_of_image_with_all_its_platforms() {
+fn skopeo_reads_every_manifest_and_copies_every_kind_of_multi_platform_image() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
     let directory = directory();
@@ -166,7 +166,7 @@ fn skopeo_reads_every_manifest_and_copies_each_kind_of_image_with_all_its_platfo
 }
 
 #[test]
-fn podman_docker_and_containerd_pull_each_kind_of_image_by_tag_and_by_digest() {
+fn podman_docker_and_containerd_pull_every_kind_of_image_by_tag_and_digest() {
     let world = world();
     let registry = Registry::serve(&world.site.join("registry"));
     let (podman, dockerd) = (Podman::new(), Dockerd::start());
@@ -175,7 +175,7 @@ fn podman_docker_and_containerd_pull_each_kind_of_image_by_tag_and_by_digest() {
         ("docker.io/library/nginx:1.25.2-alpine", true),
         ("docker.io/flannel/flannel:v0.22.0", true),
         ("quay.io/calico/node:v3.27.3", true),
-        // Layers in zstd, which Docker 20.10 does not know.
+        // Docker 20.10 does not support zstd layers.
         ("ghcr.io/kube-vip/kube-vip:v0.8.0", false),
     ] {
         let image = world.upstream.image(reference);
@@ -195,7 +195,7 @@ fn podman_docker_and_containerd_pull_each_kind_of_image_by_tag_and_by_digest() {
 }
 
 #[test]
-fn nginx_serves_every_file_whole_and_in_ranges_as_it_is() {
+fn nginx_serves_every_file_entire_and_by_range() {
     let world = world();
     let web = Web::start(&world.site.join("files"));
     let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
@@ -206,11 +206,11 @@ fn nginx_serves_every_file_whole_and_in_ranges_as_it_is() {
         }
         let mut response = request.call().unwrap_or_else(|error| panic!("{path}: {error}"));
         let header = |name: &str| {
-            response.headers().get(name).map(|value| value.to_str().expect("a plain header").to_owned())
+            response.headers().get(name).map(|value| value.to_str().expect("an ASCII header").to_owned())
         };
         let headers = ["content-encoding", "content-type", "content-range"].map(header);
         let mut body = Vec::new();
-        response.body_mut().as_reader().read_to_end(&mut body).expect("read an answer");
+        response.body_mut().as_reader().read_to_end(&mut body).expect("read a response");
         (response.status().as_u16(), headers, body)
     };
     let mut seen = HashSet::new();
@@ -231,7 +231,7 @@ fn nginx_serves_every_file_whole_and_in_ranges_as_it_is() {
         seen.extend(file.bytes.is_empty().then_some("an empty file"));
     }
     assert_eq!(seen.len(), 2, "upstream has a name with a plus, and an empty file: {seen:?}");
-    // Those files and nothing else.
+    // Exactly those files.
     let files: BTreeSet<_> =
         world.upstream.files().iter().map(|file| Path::new("k8s").join(file.path())).collect();
     let tree = Tree::of(&world.site.join("files"));
@@ -250,7 +250,7 @@ fn garbage_collection_removes_nothing_of_a_site() {
 }
 
 #[test]
-fn the_storage_is_what_pushing_the_same_images_leaves() {
+fn storage_equals_that_of_a_registry_pushed_to() {
     let world = world();
     let directory = directory();
     let registry = Registry::start(directory.path());
@@ -262,7 +262,7 @@ fn the_storage_is_what_pushing_the_same_images_leaves() {
     tree::assert_same(directory.path(), &world.site.join("registry"));
 }
 
-/// The image without what is for another platform, attestations of those included: what is left of it by a selection.
+/// Returns the image without other platforms and their attestations: the result of a selection.
 fn selected(image: &Image, keep: &[&str]) -> Image {
     let kept: Vec<_> = image
         .children
@@ -278,25 +278,25 @@ fn selected(image: &Image, keep: &[&str]) -> Image {
     Image { children, ..sparse }
 }
 
-/// Asserts that a site and its bundle have of `image` what `keep` selects, the index as it is, and nothing else.
+/// Asserts that a site and its bundle have exactly what `keep` selects of `image`, with the unchanged index.
 fn assert_selection(registry: &Registry, bundle: &Path, image: &UpstreamImage, keep: &[&str]) -> usize {
     let name = site_name(image);
     let kept = selected(&image.image, keep);
     registry.assert_serves(&name, image.tag(), &kept);
     let (all, kept) = (image.image.blobs(), kept.blobs());
     let entries = process::stdout_of(Command::new("tar").args(["--zstd", "-tf"]).arg(bundle));
-    let mut left_out = 0;
+    let mut omitted = 0;
     for digest in all.keys().filter(|digest| !kept.contains_key(*digest)) {
         assert!(registry.manifest(&name, digest).is_none(), "{name}@{digest} is served");
         assert!(registry.blob(&name, digest).is_none(), "{name}@{digest} is served");
         assert!(!entries.contains(&digest["sha256:".len()..]), "{digest} is in the bundle");
-        left_out += 1;
+        omitted += 1;
     }
-    left_out
+    omitted
 }
 
 #[test]
-fn a_selection_of_platforms_keeps_the_bytes_of_the_index_and_leaves_the_other_platforms_out() {
+fn platform_selection_keeps_index_bytes_and_omits_other_platforms() {
     let world = world();
     let directory = directory();
     let bundle = directory.path().join("amd64.tar.zst");
@@ -304,19 +304,19 @@ fn a_selection_of_platforms_keeps_the_bytes_of_the_index_and_leaves_the_other_pl
     let site = directory.path().join("site");
     unpack(&bundle, &site).ok();
     let registry = Registry::start(&site.join("registry"));
-    let mut left_out = BTreeMap::new();
+    let mut omitted = BTreeMap::new();
     for entry in world.upstream.images() {
-        left_out.insert(&entry.reference, assert_selection(&registry, &bundle, entry, &["linux/amd64"]));
+        omitted.insert(&entry.reference, assert_selection(&registry, &bundle, entry, &["linux/amd64"]));
     }
-    let of = |reference: &str| left_out[&reference.to_owned()];
+    let of = |reference: &str| omitted[&reference.to_owned()];
     assert_eq!(of("registry.k8s.io/pause:3.9"), 2 * 3, "two manifests, configs and layers");
-    // Of each platform an image and its attestation, and what those have alone.
-    assert!(of("docker.io/library/nginx:1.25.2-alpine") >= 2 * (2 * 3), "{left_out:?}");
+    // For each platform an image and its attestation, and their unshared blobs.
+    assert!(of("docker.io/library/nginx:1.25.2-alpine") >= 2 * (2 * 3), "{omitted:?}");
     assert_eq!(of("quay.io/calico/node:v3.27.3"), 0);
 
     let podman = Podman::new();
     for reference in ["registry.k8s.io/pause:3.9", "docker.io/library/nginx:1.25.2-alpine"] {
-        let image = world.upstream.image(reference).for_platform("linux/amd64").expect("it is for amd64");
+        let image = world.upstream.image(reference).for_platform("linux/amd64").expect("an image for amd64");
         let pulled = format!("{}/k8s/{reference}", registry.addr());
         assert_eq!(podman.pull(&pulled), image.config().expect("an image has a config").digest);
         let copy = directory.path().join("copy");
@@ -358,7 +358,7 @@ fn several_platforms_and_variants_can_be_selected() {
 }
 
 #[test]
-fn a_platform_on_the_line_of_an_image_is_for_that_image_alone() {
+fn platform_attribute_of_a_list_entry_applies_to_that_image_only() {
     let world = world();
     let directory = directory();
     // The second one has the first one's index among its children.
@@ -382,12 +382,12 @@ fn a_platform_on_the_line_of_an_image_is_for_that_image_alone() {
 }
 
 #[test]
-fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
+fn missing_platform_fails_listing_available_platforms() {
     let world = world();
     let directory = directory();
     let bundle = directory.path().join("bundle.tar.zst");
     for (line, options, words) in [
-        // What a line asks for must be there, all of it.
+        // All platforms of a list entry must exist.
         (
             "registry.k8s.io/pause:3.9 platform=linux/amd64,linux/s390x",
             &[][..],
@@ -411,7 +411,7 @@ fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
             &[],
             &["`quay.io/calico/node:v3.27.3`", "no linux/arm64", "it has linux/amd64"],
         ),
-        // Of what the command line asks for, one must be.
+        // At least one platform of the command line must exist.
         (
             "quay.io/calico/node:v3.27.3",
             &["--platform", "linux/arm64,linux/s390x"],
@@ -431,7 +431,7 @@ fn a_platform_that_an_image_does_not_have_is_an_error_that_says_which_it_has() {
 }
 
 #[test]
-fn every_template_gives_every_image_a_name() {
+fn repository_templates_name_every_image() {
     let world = world();
     let directory = directory();
     let references =
@@ -459,7 +459,7 @@ fn every_template_gives_every_image_a_name() {
 }
 
 #[test]
-fn a_template_under_which_two_images_collide_is_refused_before_anything_is_written() {
+fn repository_template_with_colliding_names_is_refused_before_anything_is_written() {
     let world = world();
     let directory = directory();
     let image = |text: &str| {
@@ -486,12 +486,17 @@ fn a_template_under_which_two_images_collide_is_refused_before_anything_is_writt
 }
 
 #[test]
-fn files_and_registry_go_elsewhere_and_are_served_from_there() {
+fn files_and_registry_in_other_directories_are_served_from_there() {
     let world = world();
     let directory = directory();
     let path = |name: &str| directory.path().join(name);
     let (site, files, storage) = (path("site"), path("a/www"), path("b/registry"));
-    let options = ["--files", files.to_str().expect("plain"), "--registry", storage.to_str().expect("plain")];
+    let options = [
+        "--files",
+        files.to_str().expect("a UTF-8 path"),
+        "--registry",
+        storage.to_str().expect("a UTF-8 path"),
+    ];
     unpack_with(&world.bundle, &site, &options).ok();
     assert!(!site.join("files").exists() && !site.join("registry").exists());
     assert_eq!(tree::diff(&world.site.join("files/k8s"), &files.join("k8s")), "");
@@ -507,13 +512,17 @@ fn files_and_registry_go_elsewhere_and_are_served_from_there() {
     assert!(again.stdout.contains("nothing to do"), "{again:?}");
     assert_eq!([&files, &storage].map(|root| tree::stamps(root)), before);
 
-    // Both in one place, and one of them in the place of the site itself.
+    // Both in one directory, and one of them in the directory of the site itself.
     for (site, files, storage) in
         [("s1", "both", "both"), ("s2", "s2", "s2/registry"), ("s3", "s3/files", "s3")]
     {
         let (site, files, storage) = (path(site), path(files), path(storage));
-        let options =
-            ["--files", files.to_str().expect("plain"), "--registry", storage.to_str().expect("plain")];
+        let options = [
+            "--files",
+            files.to_str().expect("a UTF-8 path"),
+            "--registry",
+            storage.to_str().expect("a UTF-8 path"),
+        ];
         unpack_with(&world.bundle, &site, &options).ok();
         assert_eq!(tree::diff(&world.site.join("files/k8s"), &files.join("k8s")), "");
         assert_eq!(tree::diff(&world.site.join("registry/docker"), &storage.join("docker")), "");
@@ -521,7 +530,7 @@ fn files_and_registry_go_elsewhere_and_are_served_from_there() {
 }
 
 #[test]
-fn a_second_unpack_changes_nothing_and_says_so() {
+fn second_unpack_changes_nothing_and_reports_it() {
     let world = world();
     let directory = directory();
     unpack(&world.bundle, directory.path()).ok();
@@ -539,7 +548,7 @@ fn a_second_unpack_changes_nothing_and_says_so() {
     assert_eq!(tree::stamps(directory.path()), before);
 }
 
-/// The files, not the directories, whose stamps are not the same.
+/// Returns the files (not the directories) whose stamps changed.
 fn changed_files(root: &Path, before: &Stamps) -> BTreeSet<PathBuf> {
     let after = tree::stamps(root);
     let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
@@ -551,14 +560,14 @@ fn changed_files(root: &Path, before: &Stamps) -> BTreeSet<PathBuf> {
 }
 
 /// A small site: images of every platform, and the small files.
-struct Small {
+struct SmallSite {
     bundle: PathBuf,
     site: PathBuf,
     right: Tree,
     _directory: TempDir,
 }
 
-impl Small {
+impl SmallSite {
     const IMAGE: &str = "registry.k8s.io/pause:3.9";
 
     fn new() -> Self {
@@ -573,7 +582,7 @@ impl Small {
         Self { bundle, site, right, _directory: directory }
     }
 
-    /// Unpacks again, and adds to `failures` what is not as it was, and what was touched apart from `expected`.
+    /// Unpacks again, and adds to `failures` what differs, and what was touched besides `expected`.
     fn repair(&self, what: &str, before: &Stamps, expected: &[&Path], failures: &mut Vec<String>) {
         let told = unpack(&self.bundle, &self.site).ok();
         if told.stdout.contains("nothing to do") {
@@ -618,25 +627,25 @@ fn hide(path: &Path) {
 }
 
 #[test]
-fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
+fn any_damage_to_a_site_is_repaired_and_nothing_else_is_touched() {
     type Harm<'a> = (&'a str, PathBuf, &'a dyn Fn(&Path));
 
-    let (world, small) = (world(), Small::new());
-    let image = world.upstream.image(Small::IMAGE);
-    let child = image.for_platform("linux/arm64").expect("it is for arm64");
+    let (world, small) = (world(), SmallSite::new());
+    let image = world.upstream.image(SmallSite::IMAGE);
+    let child = image.for_platform("linux/arm64").expect("an image for arm64");
     let [config, layer] = [0, 1].map(|part| child.parts[part].0.digest.as_str());
     let storage = Path::new("registry");
     let name = repository(storage, "k8s/registry.k8s.io/pause");
-    let link = |place: &str, digest: &str| name.join(place).join(digest.replace(':', "/")).join("link");
+    let link = |location: &str, digest: &str| name.join(location).join(digest.replace(':', "/")).join("link");
     let current = name.join("_manifests/tags/3.9/current/link");
     let file = |part: &str| {
         let file = world.upstream.files().iter().find(|file| file.url.contains(part));
-        Path::new("files/k8s").join(file.expect("there is such a file").path())
+        Path::new("files/k8s").join(file.expect("the file exists").path())
     };
     let redirect = |path: &Path| fs::write(path, &child.root.digest).expect("write a file");
     let link_away = |path: &Path| {
         remove(path);
-        std::os::unix::fs::symlink("/etc/passwd", path).expect("make a link");
+        std::os::unix::fs::symlink("/etc/passwd", path).expect("create a link");
     };
     let harms: &[Harm] = &[
         ("a layer is one byte short", blob(storage, layer), &truncate),
@@ -673,7 +682,7 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
     let before = tree::stamps(&small.site);
     fs::remove_dir(small.site.join(&name).join("_uploads")).expect("remove a directory");
     small.repair("a directory is missing", &before, &[], &mut failures);
-    // All at once, as far as they do not undo each other.
+    // All at once, as far as the cases do not undo each other.
     let before = tree::stamps(&small.site);
     let several = [&harms[1], &harms[4], &harms[8], &harms[15], &harms[18], &harms[23]];
     for (_, path, harm) in several {
@@ -685,24 +694,24 @@ fn whatever_is_wrong_with_a_site_is_repaired_and_nothing_else_is_touched() {
 }
 
 #[test]
-fn what_a_killed_run_left_behind_is_cleared_or_used_and_nothing_else_is_touched() {
-    let (world, small) = (world(), Small::new());
-    let layer = &world.upstream.image(Small::IMAGE).children[0].parts[1];
+fn leftovers_of_a_killed_run_are_removed_or_used_and_nothing_else_is_touched() {
+    let (world, small) = (world(), SmallSite::new());
+    let layer = &world.upstream.image(SmallSite::IMAGE).children[0].parts[1];
     let staged = small.site.join(".unbundle").join(format!("{}.1", &layer.0.digest["sha256:".len()..]));
-    let place = blob(Path::new("registry"), &layer.0.digest);
+    let location = blob(Path::new("registry"), &layer.0.digest);
     let fence = small.site.join("registry/docker/registry/v2/blobs/unbundle-in-progress");
     let mut failures = Vec::new();
     for (what, content) in [("half of a blob", &layer.1[..layer.1.len() / 2]), ("a whole blob", &layer.1)] {
         let before = tree::stamps(&small.site);
-        remove(&small.site.join(&place));
+        remove(&small.site.join(&location));
         fs::write(&staged, content).expect("write a file");
         for name in ["link.0", "something"] {
             fs::write(staged.with_file_name(name), "sha256:").expect("write a file");
         }
         fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
-        small.repair(what, &before, &[&place], &mut failures);
+        small.repair(what, &before, &[&location], &mut failures);
     }
-    // And where nothing is missing but the end of the cleaning.
+    // If only the end of the cleanup is missing.
     let before = tree::stamps(&small.site);
     fs::write(&staged, "half").expect("write a file");
     fs::create_dir(&fence).and_then(|()| fs::write(fence.join("data"), "")).expect("write a file");
@@ -715,7 +724,7 @@ fn what_a_killed_run_left_behind_is_cleared_or_used_and_nothing_else_is_touched(
 }
 
 #[test]
-fn a_directory_in_the_place_of_a_blob_is_an_error_that_names_it() {
+fn directory_in_place_of_a_blob_is_an_error_that_names_it() {
     let world = world();
     let directory = directory();
     let reference = "registry.k8s.io/pause:3.9";
@@ -725,15 +734,15 @@ fn a_directory_in_the_place_of_a_blob_is_an_error_that_names_it() {
     let right = Tree::of(&site);
     let data = blob(&site.join("registry"), &world.upstream.image(reference).root.digest);
     fs::remove_file(&data).expect("remove a file");
-    fs::create_dir(&data).expect("make a directory");
-    unpack(&bundle, &site).failed(6, &[data.to_str().expect("a plain path")]);
+    fs::create_dir(&data).expect("create a directory");
+    unpack(&bundle, &site).failed(6, &[data.to_str().expect("a UTF-8 path")]);
     fs::remove_dir(&data).expect("remove a directory");
     unpack(&bundle, &site).ok();
     assert_eq!(right.difference(&Tree::of(&site)), [""; 0]);
 }
 
 #[test]
-fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
+fn newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     let world = world();
     let directory = directory();
     let version = |text: &str| {
@@ -746,9 +755,9 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
     let mut bundles = Vec::new();
     for (name, image) in [("old", &old), ("new", &new)] {
         world.upstream.registry.push("quay.io/moving/app", "latest", image);
-        let place = directory.path().join(name);
-        fs::create_dir(&place).expect("make a directory");
-        bundles.push(world.pack_lines(&place, &[reference, "registry.k8s.io/pause:3.9"], &[]));
+        let location = directory.path().join(name);
+        fs::create_dir(&location).expect("create a directory");
+        bundles.push(world.pack_lines(&location, &[reference, "registry.k8s.io/pause:3.9"], &[]));
         unpack(&bundles[bundles.len() - 1], &site).ok();
     }
     let name = "k8s/quay.io/moving/app";
@@ -761,10 +770,10 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
         world.upstream.image("registry.k8s.io/pause:3.9"),
     );
     assert_eq!(registry.garbage_collect(&[]), [""; 0]);
-    // nginx alone knows both, too.
+    // nginx alone serves both as well.
     unbundle(["site".as_ref(), site.as_os_str(), "--ip".as_ref(), "127.0.0.1".as_ref()]).ok();
     let known =
-        fs::read_to_string(site.join("conf/registry-api/manifests.conf")).expect("read what nginx knows");
+        fs::read_to_string(site.join("conf/registry-api/manifests.conf")).expect("read manifests.conf");
     for image in [&old, &new] {
         assert!(known.contains(&image.root.digest["sha256:".len()..]), "{known}");
     }
@@ -776,7 +785,7 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
         mirror.push("k8s/registry.k8s.io/pause", "3.9", world.upstream.image("registry.k8s.io/pause:3.9"));
     }
     assert_eq!(tree::diff(&pushed, &site.join("registry")), "");
-    // And back, as an operator does who rolls back.
+    // A rollback to the older bundle.
     let back = unpack_with(&bundles[0], &site, &["--json"]).ok().json();
     assert_eq!((back["written"].as_u64(), back["linksWritten"].as_u64()), (Some(0), Some(1)), "{back}");
     registry.assert_serves(name, "latest", &old);
@@ -784,16 +793,16 @@ fn a_newer_bundle_moves_a_tag_and_keeps_the_old_digest() {
 }
 
 #[test]
-fn a_pipe_is_as_good_as_a_file() {
+fn unpack_from_a_pipe_equals_unpack_from_a_file() {
     let world = world();
     let directory = directory();
-    let site = directory.path().to_str().expect("a plain path");
+    let site = directory.path().to_str().expect("a UTF-8 path");
     unbundle_from(&world.bundle, ["unpack", "-", site]).ok();
     tree::assert_same(&world.site, directory.path());
-    let bundle = world.bundle.to_str().expect("a plain path");
+    let bundle = world.bundle.to_str().expect("a UTF-8 path");
     for args in [&["verify"][..], &["ls"], &["ls", "--json"]] {
         let from_file = unbundle(args.iter().chain(&[bundle])).ok();
-        // What `ls` tells stands at the beginning: it need not wait for the end, so that `cat` may fail.
+        // `ls` reads only the beginning, so `cat` may fail with a broken pipe.
         let piped = r#"cat "$1" | "$2" $3 -"#;
         let mut from_pipe = Command::new("sh");
         from_pipe.args(["-c", piped, "sh", bundle, env!("CARGO_BIN_EXE_unbundle"), &args.join(" ")]);
@@ -803,7 +812,7 @@ fn a_pipe_is_as_good_as_a_file() {
 }
 
 #[test]
-fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
+fn tar_and_zstd_read_the_bundle_as_an_oci_image_layout() {
     let world = world();
     let directory = directory();
     process::run(Command::new("zstd").arg("-t").arg(&world.bundle));
@@ -825,12 +834,12 @@ fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
     for path in names.iter().filter(|path| path.starts_with("blobs")) {
         let bytes = fs::read(directory.path().join(path)).expect("read a blob");
         let name =
-            path.strip_prefix("blobs").expect("it starts with that").to_string_lossy().replace('/', ":");
+            path.strip_prefix("blobs").expect("the prefix matches").to_string_lossy().replace('/', ":");
         assert_eq!(sha256(&bytes), name);
         blobs.insert(name, bytes);
     }
 
-    // Everything upstream has is there, and nothing is there but that and what the files need.
+    // The bundle has everything upstream has, and nothing else but what the files need.
     let mut expected: BTreeSet<String> =
         world.upstream.images().iter().flat_map(|entry| entry.image.blobs().into_keys()).collect();
     expected.extend(world.upstream.files().iter().map(|file| sha256(&file.bytes)));
@@ -862,12 +871,12 @@ fn tar_and_zstd_read_the_bundle_and_find_an_oci_image_layout() {
 }
 
 #[test]
-fn skopeo_reads_oci_images_out_of_the_bundle() {
+fn skopeo_reads_oci_images_from_the_bundle() {
     let world = world();
     let directory = directory();
     let mut read = 0;
     for entry in world.upstream.images() {
-        // skopeo 1.9 does not look at entries of Docker's media types.
+        // skopeo 1.9 ignores entries of Docker's media types.
         if !entry.image.root.media_type.contains("oci") {
             continue;
         }
@@ -885,12 +894,12 @@ fn skopeo_reads_oci_images_out_of_the_bundle() {
 }
 
 #[test]
-fn the_bundle_is_the_same_whatever_the_jobs_and_the_order_of_the_lists() {
+fn bundle_is_independent_of_jobs_and_list_order() {
     let world = world();
     let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
     let reversed = directory.path().join("reversed");
-    fs::create_dir(&reversed).expect("make a directory");
+    fs::create_dir(&reversed).expect("create a directory");
     for name in ["images.list", "files.list"] {
         let list = fs::read_to_string(world.lists.join(name)).expect("read a list");
         let lines: Vec<_> = list.lines().rev().collect();
@@ -904,7 +913,7 @@ fn the_bundle_is_the_same_whatever_the_jobs_and_the_order_of_the_lists() {
 }
 
 #[test]
-fn the_bundle_is_the_same_whether_the_lists_have_checksums_or_not() {
+fn bundle_is_independent_of_checksums_in_lists() {
     let world = world();
     let directory = directory();
     let expected = sha256(&fs::read(&world.bundle).expect("read the bundle"));
@@ -920,15 +929,15 @@ fn the_bundle_is_the_same_whether_the_lists_have_checksums_or_not() {
     }
 }
 
-/// `unbundle unpack -` that gets its bundle piece by piece.
-struct Fed {
+/// An `unbundle unpack -` that gets its bundle piece by piece.
+struct PipedUnpack {
     child: Child,
     pipe: ChildStdin,
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Fed {
+impl PipedUnpack {
     fn start(bundle: &Path, site: &Path) -> Self {
         let mut child = program::unbundle_command()
             .args(["unpack", "--quiet", "-"])
@@ -940,10 +949,10 @@ impl Fed {
         Self { child, pipe, bytes: fs::read(bundle).expect("read the bundle"), sent: 0 }
     }
 
-    /// Sends what is left up to this part of the whole.
+    /// Sends the bundle up to `part / of` of its length.
     fn send(&mut self, part: usize, of: usize) {
         let end = self.bytes.len() * part / of;
-        self.pipe.write_all(&self.bytes[self.sent..end]).expect("unbundle reads on");
+        self.pipe.write_all(&self.bytes[self.sent..end]).expect("unbundle reads its stdin");
         self.sent = end;
     }
 
@@ -956,7 +965,7 @@ impl Fed {
     }
 }
 
-/// Asks until `ready` says yes.
+/// Polls until `ready` is true.
 fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if ready() {
@@ -968,7 +977,7 @@ fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
 }
 
 #[test]
-fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_nothing() {
+fn garbage_collection_stops_at_the_gc_guard_of_an_unfinished_unpack() {
     let world = world();
     let directory = directory();
     let site = directory.path().join("site");
@@ -981,7 +990,7 @@ fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_not
     )
     .expect("write config.yml");
 
-    let mut fed = Fed::start(&world.bundle, &site);
+    let mut fed = PipedUnpack::start(&world.bundle, &site);
     fed.send(1, 2);
     let blobs = || {
         let files = base.join("blobs/sha256");
@@ -1006,17 +1015,17 @@ fn garbage_collection_stops_at_the_fence_of_an_unfinished_unpack_and_deletes_not
 }
 
 #[test]
-fn the_fence_stands_also_while_nothing_but_links_is_missing() {
+fn gc_guard_remains_while_only_links_are_missing() {
     let world = world();
     let directory = directory();
     let site = directory.path().join("site");
     unpack(&world.bundle, &site).ok();
     let base = site.join("registry/docker/registry/v2");
-    // Its blobs are nobody's now.
+    // Its blobs are unreferenced now.
     let manifests = base.join("repositories/k8s/quay.io/cilium/cilium/_manifests");
     fs::remove_dir_all(manifests.join("revisions")).expect("remove the revisions");
 
-    let mut fed = Fed::start(&world.bundle, &site);
+    let mut fed = PipedUnpack::start(&world.bundle, &site);
     fed.send(1, 2);
     wait_until("the fence", || base.join("blobs/unbundle-in-progress/data").is_file());
     assert!(!manifests.join("revisions").exists());
@@ -1026,7 +1035,7 @@ fn the_fence_stands_also_while_nothing_but_links_is_missing() {
 }
 
 #[test]
-fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_when_all_is_there() {
+fn running_registry_serves_intact_bytes_or_none_and_tags_only_complete_images() {
     let world = world();
     let directory = directory();
     let reference = "quay.io/meanwhile/app:latest";
@@ -1046,7 +1055,7 @@ fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_whe
     world.pack(&list, &bundle, &[]).ok();
 
     let registry = Registry::serve(&site.join("registry"));
-    // Returns how many tags are there.
+    // Returns how many tags exist.
     let poll = || {
         let (_, tagged) = registry.manifest("k8s/quay.io/meanwhile/app", "latest").expect("the tag stays");
         let image = if tagged == new.manifest[..] { &new } else { &old };
@@ -1071,14 +1080,14 @@ fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_whe
         }
         tags
     };
-    let mut fed = Fed::start(&bundle, &site);
+    let mut fed = PipedUnpack::start(&bundle, &site);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for part in 1..4 {
             fed.send(part, 4);
             assert_eq!(poll(), 0, "tags come last");
         }
-        // From here on they may come at any time.
+        // Tags may appear from here on.
         let poller = scope.spawn(|| {
             let mut rounds = 0;
             while !done.load(Ordering::Relaxed) {
@@ -1089,7 +1098,7 @@ fn a_registry_that_serves_meanwhile_gives_right_bytes_or_none_and_a_tag_only_whe
         });
         fed.finish();
         done.store(true, Ordering::Relaxed);
-        assert!(poller.join().expect("every answer is right or none") > 0);
+        assert!(poller.join().expect("every response is correct or 404") > 0);
     });
     assert_eq!(poll(), world.upstream.images().iter().filter(|entry| entry.tag().is_some()).count());
     registry.assert_serves("k8s/quay.io/meanwhile/app", "latest", &new);

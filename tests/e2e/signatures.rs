@@ -1,5 +1,5 @@
-//! Signatures: what minisign makes of ours, what we make of minisign's, and that nothing of a bundle reaches the disk which
-//! nobody has signed who is trusted.
+//! Signatures: compatibility with minisign in both directions, and nothing of a bundle without a trusted
+//! signature reaches the disk.
 
 use airbundle::bundle::format::skippable;
 use std::fs;
@@ -22,13 +22,13 @@ const SIGNER: i32 = 15;
 const PASSPHRASE: &str = "korrekt pferd batterie";
 
 /// A directory with keys, an upstream and bundles.
-struct Desk {
+struct SigningJob {
     directory: TempDir,
     fake: Fake,
 }
 
-impl Desk {
-    /// With the keys `ours` and `other`, which need no passphrase.
+impl SigningJob {
+    /// Generates the keys `ours` and `other` without a passphrase.
     fn new() -> Self {
         let mut content = Content::default();
         let image = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::None)]);
@@ -63,7 +63,7 @@ impl Desk {
         command
     }
 
-    /// Packs, and gives back the bundle.
+    /// Packs and returns the bundle.
     #[track_caller]
     fn pack(&self, name: &str, more: &[&str]) -> PathBuf {
         run(&mut self.pack_command(name, "one", more)).ok();
@@ -74,7 +74,7 @@ impl Desk {
         self.pack("signed.tar.zst", &["--sign", &self.text("ours.key")])
     }
 
-    /// `index.json` as anybody can take it out.
+    /// Extracts `index.json` with standard tools.
     fn index(&self, bundle: &Path) -> PathBuf {
         let path = self.path("index.json");
         let out = fs::File::create(&path).unwrap();
@@ -84,13 +84,13 @@ impl Desk {
         path
     }
 
-    /// No way takes the bundle, and none leaves anything on the disk.
+    /// Asserts that no verb accepts the bundle or leaves anything on the disk.
     #[track_caller]
-    fn refused(&self, bundle: &Path, trusted: &str, code: i32, words: &[&str]) {
+    fn assert_refused(&self, bundle: &Path, trusted: &str, code: i32, words: &[&str]) {
         let (site, key) = (self.text("site"), self.text(trusted));
         let name = bundle.to_str().unwrap();
         unbundle(["unpack", "--trusted-key", &key, name, &site]).failed(code, words);
-        unbundle_from_broken(bundle, &["unpack", "--trusted-key", &key, "-", &site]).failed(code, words);
+        unbundle_from_pipe(bundle, &["unpack", "--trusted-key", &key, "-", &site]).failed(code, words);
         for verb in ["verify", "ls"] {
             let finished = unbundle([verb, "--trusted-key", &key, name]).failed(code, words);
             assert_eq!(finished.stdout, "", "{finished:#?}");
@@ -104,7 +104,7 @@ impl Desk {
     }
 
     #[track_caller]
-    fn accepted(&self, bundle: &Path, trusted: &str) {
+    fn assert_accepted(&self, bundle: &Path, trusted: &str) {
         let (site, key) = (self.text("site"), self.text(trusted));
         let name = bundle.to_str().unwrap();
         unbundle(["unpack", "--trusted-key", &key, name, &site]).ok();
@@ -114,8 +114,8 @@ impl Desk {
     }
 }
 
-/// Who is refused does not read the pipe to its end.
-fn unbundle_from_broken(input: &Path, args: &[&str]) -> Finished {
+/// A program that refuses its input does not read the pipe to its end.
+fn unbundle_from_pipe(input: &Path, args: &[&str]) -> Finished {
     run(unbundle_command().args(args).stdin(process_pipe(input)))
 }
 
@@ -126,7 +126,7 @@ fn process_pipe(input: &Path) -> Stdio {
     pipe.into()
 }
 
-/// The signature that stands in a bundle, and where.
+/// Returns the offset and length of the signature in a bundle.
 fn signature(bundle: &[u8]) -> (usize, usize) {
     let magic = SIGNATURE_MAGIC.to_le_bytes();
     let at = bundle.windows(4).position(|window| window == magic).expect("a signature");
@@ -134,8 +134,9 @@ fn signature(bundle: &[u8]) -> (usize, usize) {
     (at + 8, at + 8 + len as usize)
 }
 
-/// The bundle with other bytes where its signature and the padding are, as if nobody had ever signed it.
-fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
+/// Returns the bundle with other bytes in place of its signature and the padding, as if it had never been
+/// signed.
+fn with_signature_frame(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
     let table = seek_table::read(&mut std::io::Cursor::new(bundle)).unwrap().unwrap();
     let first = table.iter().position(|entry| entry.decompressed == 0).unwrap();
     let skipped = 1 + usize::from(table[first + 1].decompressed == 0);
@@ -153,8 +154,8 @@ fn replaced(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn minisign_verifies_what_we_sign_with_standard_tools_alone() {
-    let desk = Desk::new();
+fn minisign_verifies_our_signature_with_standard_tools_alone() {
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
@@ -162,9 +163,9 @@ fn minisign_verifies_what_we_sign_with_standard_tools_alone() {
     let mut minisign = Command::new("minisign");
     minisign.args(["-V", "-m"]).arg(desk.index(&bundle));
     minisign.arg("-x").arg(desk.path("sig")).arg("-p").arg(desk.path("ours.pub"));
-    let said = String::from_utf8(process::run(&mut minisign).stdout).unwrap();
+    let printed = String::from_utf8(process::run(&mut minisign).stdout).unwrap();
     let identity = unbundle(["ls", "--json", bundle.to_str().unwrap()]).ok().json()["identity"].clone();
-    assert!(said.contains(identity.as_str().unwrap()), "{said}");
+    assert!(printed.contains(identity.as_str().unwrap()), "{printed}");
     for arguments in [["zstd", "-tq"], ["tar", "--zstd"]] {
         let mut tool = Command::new(arguments[0]);
         tool.arg(arguments[1]).args((arguments[0] == "tar").then_some("-tf")).arg(&bundle);
@@ -173,8 +174,8 @@ fn minisign_verifies_what_we_sign_with_standard_tools_alone() {
 }
 
 #[test]
-fn we_verify_what_minisign_signs_beside_the_bundle() {
-    let desk = Desk::new();
+fn unbundle_verifies_a_detached_minisign_signature() {
+    let desk = SigningJob::new();
     let bundle = desk.pack("plain.tar.zst", &[]);
     process::run(
         Command::new("minisign")
@@ -183,7 +184,7 @@ fn we_verify_what_minisign_signs_beside_the_bundle() {
             .arg("-s")
             .arg(desk.path("mini.key")),
     );
-    desk.refused(&bundle, "mini.pub", UNSIGNED, &["not signed"]);
+    desk.assert_refused(&bundle, "mini.pub", UNSIGNED, &["not signed"]);
     let sign = |extra: &[&str]| {
         let mut minisign = Command::new("minisign");
         minisign
@@ -196,15 +197,15 @@ fn we_verify_what_minisign_signs_beside_the_bundle() {
         process::run(minisign.arg("-x").arg(desk.path("plain.tar.zst.minisig")));
     };
     sign(&[]);
-    desk.accepted(&bundle, "mini.pub");
-    // Also of a bundle that somebody else had signed before.
+    desk.assert_accepted(&bundle, "mini.pub");
+    // Also of a bundle that was signed by another key.
     let signed = desk.signed();
     fs::copy(desk.path("plain.tar.zst.minisig"), desk.path("signed.tar.zst.minisig")).unwrap();
-    desk.accepted(&signed, "mini.pub");
-    desk.accepted(&signed, "ours.pub");
-    // Our programs sign with its keys.
+    desk.assert_accepted(&signed, "mini.pub");
+    desk.assert_accepted(&signed, "ours.pub");
+    // Our programs sign with keys of minisign.
     let other = desk.pack("other.tar.zst", &["--sign", &desk.text("mini.key")]);
-    desk.accepted(&other, "mini.pub");
+    desk.assert_accepted(&other, "mini.pub");
     fs::write(desk.path("plain.tar.zst.minisig"), "junk").unwrap();
     let name = bundle.to_str().unwrap();
     unbundle(["verify", "--trusted-key", &desk.text("mini.pub"), name])
@@ -213,39 +214,39 @@ fn we_verify_what_minisign_signs_beside_the_bundle() {
 }
 
 #[test]
-fn what_nobody_trusted_has_signed_does_not_reach_the_disk() {
-    let desk = Desk::new();
+fn bundle_without_a_trusted_signature_is_not_unpacked() {
+    let desk = SigningJob::new();
     let plain = desk.pack("plain.tar.zst", &[]);
     let signed = desk.signed();
-    desk.accepted(&signed, "ours.pub");
-    desk.refused(&plain, "ours.pub", UNSIGNED, &["not signed"]);
-    desk.refused(&signed, "other.pub", SIGNER, &["signed by key", "not trusted"]);
+    desk.assert_accepted(&signed, "ours.pub");
+    desk.assert_refused(&plain, "ours.pub", UNSIGNED, &["not signed"]);
+    desk.assert_refused(&signed, "other.pub", SIGNER, &["signed by key", "not trusted"]);
 
     let bytes = fs::read(&signed).unwrap();
     let changed = desk.path("changed.tar.zst");
-    fs::write(&changed, replaced(&bytes, b"")).unwrap();
+    fs::write(&changed, with_signature_frame(&bytes, b"")).unwrap();
     unbundle(["verify", changed.to_str().unwrap()]).ok();
-    desk.refused(&changed, "ours.pub", UNSIGNED, &["not signed"]);
+    desk.assert_refused(&changed, "ours.pub", UNSIGNED, &["not signed"]);
 
     // The signature of another bundle.
     run(&mut desk.pack_command("two.tar.zst", "two", &["--sign", &desk.text("ours.key")])).ok();
     let two = fs::read(desk.path("two.tar.zst")).unwrap();
     let (begin, end) = signature(&two);
-    fs::write(&changed, replaced(&bytes, &two[begin - 8..end])).unwrap();
-    desk.refused(&changed, "ours.pub", SIGNER, &["not one of this `index.json`"]);
-    fs::write(&changed, replaced(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
-    desk.refused(&changed, "ours.pub", SIGNER, &["no signature of minisign"]);
+    fs::write(&changed, with_signature_frame(&bytes, &two[begin - 8..end])).unwrap();
+    desk.assert_refused(&changed, "ours.pub", SIGNER, &["not one of this `index.json`"]);
+    fs::write(&changed, with_signature_frame(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
+    desk.assert_refused(&changed, "ours.pub", SIGNER, &["no signature of minisign"]);
     unbundle(["verify", changed.to_str().unwrap()]).failed(7, &["1 of"]);
 }
 
 #[test]
-fn one_flipped_bit_in_a_signature_is_one_too_many() {
-    let desk = Desk::new();
+fn any_flipped_bit_in_a_signature_is_detected() {
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
     let text = String::from_utf8(bytes[begin..end].to_vec()).unwrap();
-    // The comment that nobody has signed does not matter.
+    // The untrusted comment is not signed and may change.
     let begin = begin + text.find('\n').unwrap() + 1;
     let (site, key) = (desk.text("site"), desk.text("ours.pub"));
     let changed = desk.path("changed.tar.zst");
@@ -270,22 +271,22 @@ fn one_flipped_bit_in_a_signature_is_one_too_many() {
 }
 
 #[test]
-fn a_signature_changes_nothing_else_and_is_the_same_every_time() {
-    let desk = Desk::new();
+fn signing_changes_no_other_byte_and_is_reproducible() {
+    let desk = SigningJob::new();
     let plain = fs::read(desk.pack("plain.tar.zst", &[])).unwrap();
     assert!(!plain.windows(4).any(|window| window == SIGNATURE_MAGIC.to_le_bytes()));
     let signed = fs::read(desk.signed()).unwrap();
     assert!(signed == fs::read(desk.signed()).unwrap());
     let identity = |name: &str| unbundle(["ls", "--json", &desk.text(name)]).ok().json()["identity"].clone();
     assert_eq!(identity("plain.tar.zst"), identity("signed.tar.zst"));
-    // With a date there is a time in it.
+    // With a date, the signature has a timestamp.
     let mut command = desk.pack_command("dated.tar.zst", "one", &["--sign", &desk.text("ours.key")]);
     run(command.env("SOURCE_DATE_EPOCH", "1700000000")).ok();
     let key = desk.text("ours.pub");
     let json = unbundle(["ls", "--json", "--trusted-key", &key, &desk.text("dated.tar.zst")]).ok().json();
     let comment = json["signature"]["comment"].as_str().unwrap();
     assert!(comment.starts_with("timestamp:1700000000\t"), "{comment}");
-    // An earlier run that left all of it, unsigned, is made use of.
+    // A complete unsigned partial of an earlier run is reused.
     fs::rename(desk.path("plain.tar.zst"), desk.path("signed.tar.zst.partial")).unwrap();
     desk.signed();
     assert!(signed == fs::read(desk.path("signed.tar.zst")).unwrap());
@@ -297,8 +298,8 @@ fn a_signature_changes_nothing_else_and_is_the_same_every_time() {
 }
 
 #[test]
-fn without_a_trusted_key_a_signature_is_told_and_not_believed() {
-    let desk = Desk::new();
+fn signature_is_reported_but_not_trusted_without_a_trusted_key() {
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let name = bundle.to_str().unwrap();
     let told = unbundle(["verify", name]).ok();
@@ -317,8 +318,8 @@ fn without_a_trusted_key_a_signature_is_told_and_not_believed() {
 }
 
 #[test]
-fn the_key_comes_by_flag_by_environment_or_from_the_host() {
-    let desk = Desk::new();
+fn trusted_key_comes_from_option_environment_or_host() {
+    let desk = SigningJob::new();
     let (bundle, plain) = (desk.signed(), desk.pack("plain.tar.zst", &[]));
     let text = fs::read_to_string(desk.path("ours.pub")).unwrap();
     let line = text.lines().nth(1).unwrap();
@@ -355,13 +356,13 @@ verify "$PLAIN""#
     unshare.env("PLAIN", &plain).env("SIGNED", &bundle).env_remove("UNBUNDLE_TRUSTED_KEY");
     let output =
         unshare.env("OURS", desk.path("ours.pub")).env("OTHER", desk.path("other.pub")).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said.split_whitespace().collect::<Vec<_>>(), ["0", "15", "14", "0", "0", "2", "6"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["0", "15", "14", "0", "0", "2", "6"]);
 }
 
 #[test]
-fn files_that_are_no_keys_are_told_apart() {
-    let desk = Desk::new();
+fn invalid_key_files_are_told_apart() {
+    let desk = SigningJob::new();
     let bundle = desk.signed();
     let name = bundle.to_str().unwrap();
     let trusted = |key: &str| unbundle(["ls", "--trusted-key", key, name]);
@@ -385,8 +386,8 @@ fn files_that_are_no_keys_are_told_apart() {
 }
 
 #[test]
-fn a_passphrase_comes_from_the_environment_stdin_or_a_terminal() {
-    let desk = Desk::new();
+fn passphrase_comes_from_environment_stdin_or_terminal() {
+    let desk = SigningJob::new();
     let key = desk.text("safe.key");
     let with_stdin = |command: &mut Command, text: &str| {
         let mut child =
@@ -411,28 +412,28 @@ fn a_passphrase_comes_from_the_environment_stdin_or_a_terminal() {
     desk.airbundle(&["keygen", "--no-passphrase", "-o", &key]).failed(6, &["there already"]);
     let pack =
         |more: &[&str]| desk.pack_command("safe.tar.zst", "one", &[&["--sign", key.as_str()], more].concat());
-    let accepted = || {
-        desk.accepted(&desk.path("safe.tar.zst"), "safe.pub");
+    let assert_accepted = || {
+        desk.assert_accepted(&desk.path("safe.tar.zst"), "safe.pub");
         fs::remove_file(desk.path("safe.tar.zst")).unwrap();
     };
     with_stdin(&mut pack(&["--passphrase-stdin"]), PASSPHRASE).ok();
-    accepted();
+    assert_accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", PASSPHRASE)).ok();
-    accepted();
+    assert_accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
     run(&mut pack(&[])).failed(2, &["needs a passphrase"]);
-    // On a terminal, where it is not shown.
+    // On a terminal, which does not echo it.
     let command = pack(&[]);
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let line: Vec<String> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
     let mut terminal = Command::new("sh");
     let typed =
         format!("(sleep 1; echo '{PASSPHRASE}'; sleep 1) | script -qec \"{}\" /dev/null", line.join(" "));
-    let said = terminal.args(["-c", &typed]).env_remove("AIRBUNDLE_PASSPHRASE").output().unwrap();
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    assert!(said.contains("Passphrase: ") && said.contains("identity sha256:"), "{said}");
-    accepted();
-    // minisign opens what protects our key, too.
+    let printed = terminal.args(["-c", &typed]).env_remove("AIRBUNDLE_PASSPHRASE").output().unwrap();
+    let printed = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(printed.contains("Passphrase: ") && printed.contains("identity sha256:"), "{printed}");
+    assert_accepted();
+    // minisign accepts the passphrase of our key.
     let mut minisign = Command::new("minisign");
     fs::write(desk.path("text"), "x").unwrap();
     minisign.args(["-S", "-s", &key, "-m"]).arg(desk.path("text"));

@@ -19,14 +19,14 @@ use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 
-/// A site of its own that servers' users can read, with free ports.
+/// A site that unprivileged servers can read, with free ports.
 struct Site {
     directory: TempDir,
     ports: [u16; 2],
 }
 
 impl Site {
-    /// All that the upstream has.
+    /// A site with everything that the upstream has.
     fn full() -> Self {
         let site = Self::empty();
         unpack(&world().bundle, &site.path()).ok();
@@ -34,7 +34,7 @@ impl Site {
     }
 
     fn empty() -> Self {
-        let directory = TempDir::new_in("/tmp").expect("make a temporary directory");
+        let directory = TempDir::new_in("/tmp").expect("create a temporary directory");
         open_to_all(directory.path());
         Self { directory, ports: [free_port(), free_port()] }
     }
@@ -65,22 +65,22 @@ impl Site {
         unbundle(self.args(options))
     }
 
-    /// With the password `geheim`.
+    /// Configures a user with the password `geheim`.
     fn configure_user(&self, options: &[&str]) -> Finished {
         use std::io::Write as _;
         let mut command = unbundle_command();
         command.args(self.args(options)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("start unbundle");
-        child.stdin.take().expect("a pipe").write_all(b"geheim\n").expect("give a password");
+        child.stdin.take().expect("a pipe").write_all(b"geheim\n").expect("write the password to stdin");
         let output = child.wait_with_output().expect("wait for unbundle");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Finished { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Runs a script on a host of its own: `/etc`, the directories of certificates and `/run` are copies that nobody else
-    /// sees. It may change them as it likes, and what it starts ends with it.
+    /// Runs a script with private copies of `/etc`, the certificate directories and `/run`. It may change
+    /// them freely, and its processes end with it.
     #[track_caller]
-    fn on_a_host(&self, script: &str) -> String {
+    fn run_on_host(&self, script: &str) -> String {
         let host = self.directory.path().join("host");
         let prelude = r#"
 set -eu
@@ -126,12 +126,13 @@ podman() {
     }
 }
 
-/// So that a server that gives up root's rights can read it.
+/// Lets servers that drop root privileges read it.
 fn open_to_all(directory: &Path) {
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("open a directory to all");
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+        .expect("open the directory to all users");
 }
 
-/// What every client does, once the host is a client of the site: `$NAME` is how clients name the registry.
+/// Pulls by every client of a configured host: `$NAME` is the name of the registry.
 const PULLS: &str = r#"
 for reference in registry.k8s.io/pause:3.9 quay.io/coreos/etcd:v3.5.12 docker.io/library/nginx:1.25.2-alpine ghcr.io/kube-vip/kube-vip:v0.8.0; do
     skopeo inspect --raw "docker://$NAME/k8s/$reference" >"$HOST_COPY/manifest"
@@ -150,7 +151,7 @@ for reference in registry.k8s.io/pause:3.9 quay.io/coreos/etcd:v3.5.12 docker.io
 done
 "#;
 
-/// curl and Ansible: whole, in ranges, as it is.
+/// curl and Ansible: entire files, ranges, unchanged bytes.
 const FETCHES: &str = r#"
 curl() { command curl -sSf --noproxy '*' $CURL "$@"; }
 path=k8s/get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz
@@ -180,19 +181,19 @@ cmp "$HOST_COPY/by-ansible" "$SITE/files/$path"
 "#;
 
 #[test]
-fn nginx_alone_serves_all_clients_over_https_with_the_sites_own_authority() {
+fn nginx_alone_serves_all_clients_over_https_with_the_sites_ca() {
     let site = Site::full();
     site.configure(&[]).ok();
     let script = format!(
         "sh $CONF/trust.sh; SITE_ENGINE=nginx $CONF/site start; engine\nNAME=hub.site.test:$REGISTRY URL=https://hub.site.test:$FILES CTR= CURL=\n\
          {PULLS}{FETCHES}\nSITE_ENGINE=nginx $CONF/site status; SITE_ENGINE=nginx $CONF/site stop; if SITE_ENGINE=nginx $CONF/site status; then exit 1; fi"
     );
-    let said = site.on_a_host(&script);
+    let said = site.run_on_host(&script);
     assert!(said.contains("site: running with nginx") && said.contains("site: stopped"), "{said}");
 }
 
 #[test]
-fn nginx_alone_serves_a_user_and_nobody_else() {
+fn nginx_alone_requires_the_configured_user() {
     let site = Site::full();
     site.configure_user(&["--user", "carla"]).ok();
     let script = format!(
@@ -217,11 +218,11 @@ ctr --address /run/docker/containerd/containerd.sock -n other images pull --host
 if find / -xdev -name hosts.toml -path '*airbundle*' -perm /o+r; then :; fi
 test "$(stat -c %a /etc/containerd/certs.d/quay.io/hosts.toml)" = 600"#
     );
-    site.on_a_host(&script);
+    site.run_on_host(&script);
 }
 
 #[test]
-fn a_registry_serves_what_registry_yml_says_plain_and_with_certificate_and_user() {
+fn registry_serves_according_to_registry_yml_plain_and_with_tls_and_user() {
     for (options, scheme, open) in
         [(&["--tls", "off"][..], "http", true), (&["--tls", "auto", "--user", "carla"], "https", false)]
     {
@@ -242,12 +243,12 @@ skopeo copy -q --all "$@" "docker://$NAME/k8s/registry.k8s.io/pause:3.9" "dir:$H
 test "$(curl -so /dev/null -w '%{{http_code}}' -u carla:geheim -X POST {scheme}://$NAME/v2/a/blobs/uploads/)" = 405
 "#
         );
-        site.on_a_host(&script);
+        site.run_on_host(&script);
     }
 }
 
 #[test]
-fn plain_http_is_served_where_the_user_wants_it() {
+fn plain_http_is_served_on_request() {
     let site = Site::full();
     site.configure(&["--tls", "off"]).ok();
     let script = format!(
@@ -258,14 +259,14 @@ NAME=hub.site.test:$REGISTRY URL=http://hub.site.test:$FILES CTR= CURL=
 skopeo() {{ verb=$1; shift; command skopeo "$verb" "$@"; }}
 {PULLS}{FETCHES}"#
     );
-    site.on_a_host(&script);
+    site.run_on_host(&script);
 }
 
 #[test]
-fn a_client_is_made_and_unmade_without_a_trace() {
+fn client_setup_is_reverted_without_a_trace() {
     let site = Site::full();
     site.configure(&[]).ok();
-    site.on_a_host(
+    site.run_on_host(
         r#"
 mkdir -p /etc/containerd/certs.d/quay.io
 echo 'server = "https://mine"' >/etc/containerd/certs.d/quay.io/hosts.toml
@@ -285,9 +286,9 @@ snapshot | diff "$HOST_COPY.before" - >&2
 }
 
 #[test]
-fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
+fn second_site_run_changes_nothing_and_keeps_edited_files() {
     let site = Site::full();
-    // The guide has travelled in the bundle.
+    // The bundle carried the guide.
     assert_eq!(
         fs::read_to_string(site.path().join("README.md")).unwrap(),
         include_str!("../../docs/site.md")
@@ -302,14 +303,14 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
     assert_eq!(crate::support::tree::Tree::of(&site.path()).difference(&before), Vec::<String>::new());
 
     let page = site.path().join("files/index.html");
-    // A long name may be broken after each `/`.
-    let text = fs::read_to_string(&page).expect("a catalogue").replace("<wbr>", "");
+    // The page may break a long name after each `/`.
+    let text = fs::read_to_string(&page).expect("a catalog page").replace("<wbr>", "");
     assert!(
         text.contains(&format!("docker pull hub.site.test:{}/k8s/registry.k8s.io/pause:3.9", site.ports[1]))
     );
-    fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit");
+    fs::write(site.conf("nginx.conf"), "# mine\n").expect("edit the file");
     let finished = site.configure(&["--host", "other.site.test"]);
-    // `--host` stands twice: an error of the command line, and nothing has changed.
+    // A repeated `--host` is a usage error, and nothing has changed.
     assert_eq!(finished.code, Some(2), "{finished:#?}");
     let kept =
         unbundle(["site".as_ref(), site.path().as_os_str(), "--host".as_ref(), "other.site.test".as_ref()])
@@ -323,14 +324,14 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
     assert_eq!(fs::read_to_string(&page).unwrap(), "<h1>mine</h1>");
     assert!(site.read("nginx.conf.new").contains("server {"));
     assert!(site.read("kubespray/offline.yml").contains("other.site.test"));
-    // The authority is the same: clients need not be told.
+    // The CA is the same: clients need no update.
     assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), fs::read(site.conf("ca/ca.crt")).unwrap());
     assert_eq!(fs::metadata(site.conf("ca/ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(site.conf("ca")).unwrap().permissions().mode() & 0o777, 0o700);
 }
 
 #[test]
-fn what_cannot_be_is_refused_by_name() {
+fn invalid_settings_are_refused_by_name() {
     let site = Site::empty();
     site.configure(&[]).failed(6, &["site", "is no site", "unbundle unpack"]);
     fs::create_dir_all(site.path()).unwrap();
@@ -371,10 +372,10 @@ fn what_cannot_be_is_refused_by_name() {
     assert!(finished.stdout.contains("certificate: yours"), "{finished:#?}");
     assert!(!finished.stdout.contains("does not name"), "{finished:#?}");
     assert_eq!(fs::metadata(site.conf("tls/server.key")).unwrap().permissions().mode() & 0o777, 0o600);
-    // The stick with the certificate is gone: the copy does.
+    // The USB drive with the certificate is gone: the copy suffices.
     fs::remove_file(pem("good.crt")).unwrap();
     site.configure(&[]).ok();
-    // Nothing that holds keys may lie where everybody is served.
+    // No directory with keys may be inside a served directory.
     let served = site.path().join("files/conf").display().to_string();
     site.configure(&["--conf", &served]).failed(2, &["which is served", "--conf"]);
     fs::write(site.conf("settings.json"), "{").unwrap();
@@ -382,11 +383,11 @@ fn what_cannot_be_is_refused_by_name() {
 }
 
 #[test]
-fn tags_that_differ_only_in_case_are_two_tags() {
+fn tags_that_differ_only_in_case_are_distinct() {
     let site = Site::full();
     let mut record = Record::read(&site.path()).unwrap();
     let image = |reference: &str| {
-        record.images.iter().find(|image| image.reference == reference).expect("it is there").clone()
+        record.images.iter().find(|image| image.reference == reference).expect("the entry exists").clone()
     };
     let mut upper = image("registry.k8s.io/kube-proxy:v1.29.5");
     let digests = [image("registry.k8s.io/pause:3.9"), upper.clone()].map(|image| image.digest().unwrap());
@@ -396,7 +397,7 @@ fn tags_that_differ_only_in_case_are_two_tags() {
     record.images.extend([lower, upper]);
     record.write(&site.path(), &site.path().join("part")).unwrap();
     site.configure(&["--tls", "off"]).ok();
-    let said = site.on_a_host(
+    let said = site.run_on_host(
         r#"SITE_ENGINE=nginx $CONF/site start >&2
 for tag in v1.0-rc v1.0-RC v1.0-Rc; do
     curl -s -o /dev/null -D - "http://127.0.0.1:$REGISTRY/v2/k8s/registry.k8s.io/pause/manifests/$tag" |
@@ -407,10 +408,10 @@ done"#,
 }
 
 #[test]
-fn what_runs_the_site_is_what_stops_it_and_an_open_site_with_a_user_is_told() {
+fn site_stops_with_the_runner_that_started_it_and_an_exposed_password_is_reported() {
     let site = Site::full();
     site.configure(&["--tls", "off"]).ok();
-    site.on_a_host(
+    site.run_on_host(
         r#"SITE_ENGINE=nginx $CONF/site start
 # Whatever would be chosen afresh.
 $CONF/site status
@@ -437,9 +438,9 @@ if curl -s -o /dev/null "http://127.0.0.1:$REGISTRY/"; then exit 1; fi"#,
 }
 
 #[test]
-fn a_user_without_roots_rights_runs_a_site() {
+fn unprivileged_user_runs_a_site() {
     let site = Site::full();
-    site.on_a_host(
+    site.run_on_host(
         r#"chown -R nobody "$SITE"
 as_nobody() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
 as_nobody "$UNBUNDLE" site "$SITE" --tls off --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
@@ -450,29 +451,29 @@ SITE_ENGINE=nginx as_nobody sh "$CONF/site" stop"#,
 }
 
 #[test]
-fn a_certificate_near_its_end_is_issued_anew_by_the_same_authority() {
+fn expiring_certificate_is_reissued_by_the_same_ca() {
     let site = Site::full();
     site.configure(&[]).ok();
-    let authority = fs::read(site.conf("ca.crt")).unwrap();
-    // One of the same authority, for the same names, that ends tomorrow.
+    let ca = fs::read(site.conf("ca.crt")).unwrap();
+    // A certificate of the same CA for the same names that expires tomorrow.
     let script = r#"
 cd "$CONF"
 openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/server.key -out /run/csr -subj /CN=hub.site.test 2>/dev/null
 printf 'subjectAltName=DNS:hub.site.test,DNS:localhost,IP:127.0.0.1' >/run/ext
 openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -CAserial /run/serial -days 1 -extfile /run/ext -out tls/server.crt 2>/dev/null
 "#;
-    site.on_a_host(script);
+    site.run_on_host(script);
     let finished = site.configure(&[]).ok();
     assert!(finished.stdout.contains("the old one was near its end"), "{finished:#?}");
-    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), authority);
-    site.on_a_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
+    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), ca);
+    site.run_on_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
 }
 
 #[test]
-fn a_taken_port_a_missing_engine_and_files_that_nginx_cannot_read_are_told() {
+fn used_port_missing_engine_and_unreadable_files_are_reported() {
     let site = Site::full();
     site.configure(&[]).ok();
-    let said = site.on_a_host(
+    let said = site.run_on_host(
         r#"
 python3 -m http.server "$FILES" >/dev/null 2>&1 &
 for _ in $(seq 100); do curl -so /dev/null "http://127.0.0.1:$FILES/" && break; sleep 0.1; done
@@ -497,9 +498,9 @@ SITE_ENGINE=nginx $CONF/site start 2>&1
 }
 
 #[test]
-fn a_site_on_a_disk_that_cannot_be_written_is_served_with_a_configuration_elsewhere() {
+fn read_only_site_is_served_with_configuration_in_another_directory() {
     let site = Site::full();
-    site.on_a_host(
+    site.run_on_host(
         r#"
 mount --bind "$SITE" "$SITE" && mount -o remount,bind,ro "$SITE"
 "$UNBUNDLE" site "$SITE" 2>&1 | grep 'Read-only file system'
@@ -513,10 +514,10 @@ skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://localhost:$REGISTRY/
 }
 
 #[test]
-fn the_units_of_systemd_start_what_they_say() {
+fn systemd_units_start_what_they_describe() {
     let site = Site::full();
     site.configure(&[]).ok();
-    site.on_a_host(
+    site.run_on_host(
         r#"
 for unit in "$CONF"/systemd/*.service; do systemd-analyze verify "$unit"; done
 # What systemd would run, by a shell: it has no use for these units here.
@@ -530,9 +531,9 @@ curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://loca
     );
 }
 
-// ---- Engines -----------------------------------------------------------------------------------------------------
+// ---- Engines ----
 
-/// A site that holds the images of its own servers, and one more.
+/// A site with the images of its own servers, and one more.
 fn with_servers(registry: bool) -> Site {
     let site = Site::empty();
     let path = |name: &str| site.directory.path().join(name);
@@ -563,7 +564,7 @@ fn with_servers(registry: bool) -> Site {
     site
 }
 
-/// Starts the site with an engine that has no image yet, takes from it, and stops it.
+/// Starts the site with an engine without images, fetches from it, and stops it.
 const BY_ITSELF: &str = r#"
 sh $CONF/trust.sh
 export SITE_ENGINE=$ENGINE
@@ -577,10 +578,10 @@ skopeo copy -q "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" 
 "#;
 
 #[test]
-fn compose_runs_nginx_and_a_registry_with_nothing_but_the_site() {
+fn compose_runs_nginx_and_a_registry_from_the_site_alone() {
     let site = with_servers(true);
     site.configure(&[]).ok();
-    let said = site.on_a_host(&format!(
+    let said = site.run_on_host(&format!(
         r#"engine
 ENGINE=compose
 {BY_ITSELF}
@@ -609,21 +610,21 @@ if "$CONF/site" status; then exit 1; fi"#
 }
 
 #[test]
-fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registry() {
+fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
     let site = with_servers(false);
     site.configure_user(&["--user", "carla"]).ok();
     for engine in ["docker", "compose"] {
         let script = BY_ITSELF
             .replace("curl ", "curl -u carla:geheim ")
             .replace("copy -q", "copy -q --src-creds carla:geheim");
-        let said = site.on_a_host(&format!(
+        let said = site.run_on_host(&format!(
             "engine\nENGINE={engine}\n{script}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
         ));
         assert!(
             said.contains(&format!("running with {engine}")) && said.contains("user:     carla"),
             "{said}"
         );
-        fs::remove_dir_all(site.directory.path().join("host")).expect("forget that host");
+        fs::remove_dir_all(site.directory.path().join("host")).expect("remove the host's entry");
     }
 }
 
@@ -631,7 +632,7 @@ fn docker_without_compose_runs_nginx_alone_and_so_does_compose_without_a_registr
 fn podman_runs_nginx_alone() {
     let site = with_servers(false);
     site.configure(&[]).ok();
-    let said = site.on_a_host(&format!(
+    let said = site.run_on_host(&format!(
         r#"
 unset -f podman
 mkdir -p /etc/containers
@@ -648,9 +649,9 @@ test "$(podman ps -q | wc -l)" = 1
 }
 
 #[test]
-fn one_command_configures_starts_and_trusts() {
+fn site_up_configures_starts_and_trusts() {
     let site = Site::full();
-    let said = site.on_a_host(
+    let said = site.run_on_host(
         r#"SITE_ENGINE=nginx "$UNBUNDLE" site "$SITE" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" \
     --registry-port "$REGISTRY" --apply --start
 curl -sSf --noproxy '*' "https://hub.site.test:$FILES/" | grep -q '<main'
@@ -659,9 +660,9 @@ skopeo inspect --raw "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause
     assert!(said.contains("site: running with nginx"), "{said}");
 }
 
-// ---- Kubespray ---------------------------------------------------------------------------------------------------
+// ---- Kubespray ----
 
-/// What a list names.
+/// Returns the entries of a list.
 fn entries(version: &str, list: &str) -> Vec<String> {
     let path = format!("{}/manifests/kubespray-{version}/{list}", env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(path).expect("read a list");
@@ -669,7 +670,7 @@ fn entries(version: &str, list: &str) -> Vec<String> {
     entries.filter(|entry| !entry.starts_with('#')).map(str::to_owned).collect()
 }
 
-/// The record of a site with these, as unpacking them would leave it.
+/// Returns the record of a site with these entries, as unpacking would write it.
 fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) -> Record {
     let mut record = Record::new("files".into(), "registry".into());
     for url in files {
@@ -699,9 +700,9 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
     record
 }
 
-/// `values` as Ansible makes them of `offline.yml` and these variables.
+/// Returns `values` as Ansible evaluates them with `offline.yml` and these variables.
 fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
-    let directory = TempDir::new().expect("make a temporary directory");
+    let directory = TempDir::new().expect("create a temporary directory");
     let path = |name: &str| directory.path().join(name);
     let values = serde_json::to_string(values).expect("JSON");
     let play = format!(
@@ -722,8 +723,8 @@ fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
     serde_json::from_slice(&fs::read(path("out.json")).expect("read the result")).expect("JSON")
 }
 
-/// How Kubespray names what its lists name: by variables that stand for hosts.
-fn shaped(entry: &str) -> String {
+/// Returns a list entry as Kubespray writes it, with variables for hosts.
+fn with_host_variables(entry: &str) -> String {
     for (variable, host) in [
         ("github_url", "https://github.com"),
         ("dl_k8s_io_url", "https://dl.k8s.io"),
@@ -742,7 +743,7 @@ fn shaped(entry: &str) -> String {
 }
 
 #[test]
-fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
+fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
     type Prefix = fn(&str) -> String;
     let kept: Prefix = |host| format!("k8s/{host}/");
     let stripped: Prefix = |_| String::new();
@@ -768,19 +769,21 @@ fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
             "{text}"
         );
 
-        let asked =
-            evaluate(&offline, &files.iter().chain(&images).map(|entry| shaped(entry)).collect::<Vec<_>>());
+        let asked = evaluate(
+            &offline,
+            &files.iter().chain(&images).map(|entry| with_host_variables(entry)).collect::<Vec<_>>(),
+        );
         let urls = record.files.iter().map(|file| format!("https://hub.kubespray.local:8080/{}", file.path));
         let names = record.images.iter().map(|image| {
-            let repository = image.repositories.first().expect("it has one");
-            format!("hub.kubespray.local:5000/{repository}:{}", image.tag.as_deref().expect("it has one"))
+            let repository = image.repositories.first().expect("a repository");
+            format!("hub.kubespray.local:5000/{repository}:{}", image.tag.as_deref().expect("a tag"))
         });
         assert_eq!(asked, urls.chain(names).collect::<Vec<_>>(), "{version} {architecture}");
     }
 }
 
 #[test]
-fn offline_yml_names_what_the_site_lacks_and_carries_credentials() {
+fn offline_yml_names_missing_items_and_carries_credentials() {
     let files = entries("v2.25.0", "files.list");
     let images = entries("v2.25.0", "images.list");
     let site = Site::empty();
@@ -789,8 +792,8 @@ fn offline_yml_names_what_the_site_lacks_and_carries_credentials() {
     record.write(&site.path(), &site.path().join("part")).unwrap();
     site.configure_user(&["--user", "carla"]).ok();
     let text = site.read("kubespray/offline.yml");
-    let lacking: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
-    assert_eq!(lacking, [&*files[0], &*images[0], &*images[1]].into(), "{text}");
+    let missing: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    assert_eq!(missing, [&*files[0], &*images[0], &*images[1]].into(), "{text}");
     let values = [
         "{{ files_repo }}",
         "{{ containerd_registry_auth[0].username }}:{{ containerd_registry_auth[0].password }}",

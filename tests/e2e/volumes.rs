@@ -1,4 +1,4 @@
-//! The carry: a bundle in volumes on several media, and recovery data for media that rot.
+//! Bundles in volumes on several drives, and recovery data for failing media.
 
 use airbundle::bundle::read::discover;
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use airbundle::bundle::read::frame_reader::{Frame, FrameReader, buffers};
 use tempfile::tempdir;
 
 use crate::program::{Finished, airbundle, run, unbundle, unbundle_command};
-use crate::serve::{Shared, unpack, world, write_list};
+use crate::serve::{SharedDirectory, unpack, world, write_list};
 use crate::support::tree::Tree;
 use crate::support::web::Web;
 use crate::support::{random_bytes, sha256};
@@ -24,16 +24,16 @@ const DAMAGED: i32 = 7;
 const INCOMPLETE: i32 = 16;
 const COMMAND: i32 = 18;
 
-/// The world's bundle in volumes, with and without recovery data: made once.
-struct Carried {
-    shared: Shared,
+/// The world's bundle in volumes, with and without recovery data. Made once.
+struct VolumeSets {
+    shared: SharedDirectory,
     names: Vec<String>,
 }
 
-fn carried() -> &'static Carried {
-    static CARRIED: LazyLock<Carried> = LazyLock::new(|| {
+fn volume_sets() -> &'static VolumeSets {
+    static CARRIED: LazyLock<VolumeSets> = LazyLock::new(|| {
         let world = world();
-        let shared = Shared::new();
+        let shared = SharedDirectory::new();
         for (directory, options) in [("plain", &[][..]), ("safe", &["--recovery", "5%"])] {
             let directory = shared.path.join(directory);
             fs::create_dir(&directory).unwrap();
@@ -42,22 +42,22 @@ fn carried() -> &'static Carried {
         }
         let names = volumes(&shared.path.join("plain"));
         assert!(names.len() >= 6, "{names:?}");
-        Carried { shared, names }
+        VolumeSets { shared, names }
     });
     &CARRIED
 }
 
-impl Carried {
+impl VolumeSets {
     fn plain(&self) -> PathBuf {
         self.shared.path.join("plain")
     }
 
-    fn safe(&self) -> PathBuf {
+    fn with_recovery(&self) -> PathBuf {
         self.shared.path.join("safe")
     }
 }
 
-/// The names of all volumes in a directory.
+/// Returns the names of all volumes in a directory.
 fn volumes(directory: &Path) -> Vec<String> {
     let names =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -66,7 +66,7 @@ fn volumes(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A copy of a directory, by hard links: whoever changes a file puts another one in its place.
+/// Copies a directory by hard links: to change a file, replace it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -86,8 +86,8 @@ fn verb(verb: &str, paths: &[&Path]) -> Finished {
     unbundle([verb.as_ref()].into_iter().chain(paths.iter().map(|path| path.as_os_str())))
 }
 
-/// Nothing is visible that the world's site does not have, byte for byte.
-fn nothing_wrong_is_visible(site: &Path) {
+/// Asserts that every visible file equals one of the world's site, byte for byte.
+fn assert_visible_files_intact(site: &Path) {
     if !site.exists() {
         return;
     }
@@ -111,9 +111,9 @@ fn shell(directory: &Path, script: &str) -> String {
 }
 
 #[test]
-fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
+fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
     let world = world();
-    for directory in [carried().plain(), carried().safe()] {
+    for directory in [volume_sets().plain(), volume_sets().with_recovery()] {
         for name in volumes(&directory) {
             assert!(fs::metadata(directory.join(&name)).unwrap().len() <= 7 << 20, "{name} is too large");
         }
@@ -127,7 +127,7 @@ fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
         assert_eq!(identity(&[&directory]), identity(&[&world.bundle]));
         assert_eq!(identity(&[&first]), identity(&[&directory.join("all.tar.zst")]));
         let temporary = tempdir().unwrap();
-        // Two sticks, read-only, and nothing is written anywhere but to the site.
+        // Two read-only drives: nothing is written except to the site.
         let (one, two, site) =
             (temporary.path().join("one"), temporary.path().join("two"), temporary.path().join("site"));
         copy(&directory, &one);
@@ -140,50 +140,50 @@ fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
         assert_eq!(before, (Tree::of(&one), Tree::of(&two)));
         unpack(&world.bundle, &site).ok();
         assert_eq!(Tree::of(&site).difference(&Tree::of(&world.site)), Vec::<String>::new());
-        // And from a pipe.
+        // The same from a pipe.
         let script = format!("cat all.tar.zst.* | {} verify -", env!("CARGO_BIN_EXE_unbundle"));
         assert!(shell(&directory, &script).starts_with("sound:"));
     }
 }
 
 #[test]
-fn a_volume_that_is_missing_is_named_and_nothing_is_touched() {
-    for directory in [carried().plain(), carried().safe()] {
+fn missing_volume_is_named_and_nothing_is_written() {
+    for directory in [volume_sets().plain(), volume_sets().with_recovery()] {
         for (number, name) in volumes(&directory).iter().enumerate() {
             let temporary = tempdir().unwrap();
-            let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-            copy(&directory, &stick);
-            fs::remove_file(stick.join(name)).unwrap();
+            let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+            copy(&directory, &drive);
+            fs::remove_file(drive.join(name)).unwrap();
             if number % 2 == 0 {
-                fs::remove_file(stick.join("SHA256SUMS")).unwrap();
+                fs::remove_file(drive.join("SHA256SUMS")).unwrap();
             }
-            verb("unpack", &[&stick, &site]).failed(INCOMPLETE, &[name]);
+            verb("unpack", &[&drive, &site]).failed(INCOMPLETE, &[name]);
             assert!(!site.exists());
-            let finished = verb("verify", &[&stick]);
+            let finished = verb("verify", &[&drive]);
             assert_ne!(finished.code, Some(0), "{finished:#?}");
             assert!(
                 format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()),
                 "{finished:#?}"
             );
-            // The list of what is in it stands in the first one.
-            let listed = verb("ls", &[&stick]);
+            // The listing is in the first volume.
+            let listed = verb("ls", &[&drive]);
             assert_eq!(listed.code == Some(0), number > 0, "{listed:#?}");
         }
     }
 }
 
 #[test]
-fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
-    let directory = carried().plain();
-    for pair in carried().names.windows(2) {
+fn renamed_volumes_are_identified_by_their_label_and_read() {
+    let directory = volume_sets().plain();
+    for pair in volume_sets().names.windows(2) {
         let temporary = tempdir().unwrap();
-        let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-        copy(&directory, &stick);
-        let (one, two) = (stick.join(&pair[0]), stick.join(&pair[1]));
-        fs::rename(&one, stick.join("other")).unwrap();
+        let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+        copy(&directory, &drive);
+        let (one, two) = (drive.join(&pair[0]), drive.join(&pair[1]));
+        fs::rename(&one, drive.join("other")).unwrap();
         fs::rename(&two, &one).unwrap();
-        fs::rename(stick.join("other"), &two).unwrap();
-        let finished = verb("unpack", &[&stick, &site]).ok();
+        fs::rename(drive.join("other"), &two).unwrap();
+        let finished = verb("unpack", &[&drive, &site]).ok();
         for (name, is) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
             let told = format!("the volume `{name}` is `{is}`, and read as that");
             assert!(finished.stderr.contains(&told), "{finished:#?}");
@@ -194,14 +194,14 @@ fn volumes_that_changed_their_names_are_named_and_read_as_what_they_are() {
 }
 
 #[test]
-fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
+fn duplicate_truncated_or_unrelated_volume_is_named() {
     let world = world();
-    let directory = carried().plain();
+    let directory = volume_sets().plain();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    // The same content packed in another way: a valid volume of another bundle.
+    // The same content packed with another level: a valid volume of another bundle.
     world.pack(&world.lists, &path("all.tar.zst"), &["--volume-size", "7MiB", "--level", "1"]).ok();
-    let names = &carried().names;
+    let names = &volume_sets().names;
     for (number, name) in names.iter().enumerate() {
         let next = &names[(number + 1) % names.len()];
         let doubled = path("doubled");
@@ -236,35 +236,35 @@ fn a_volume_that_is_there_twice_cut_short_or_of_another_bundle_is_named() {
 }
 
 #[test]
-fn damage_in_a_volume_is_named_with_the_volume_and_where_in_it() {
-    let directory = carried().plain();
+fn damage_report_names_volume_and_offset() {
+    let directory = volume_sets().plain();
     let temporary = tempdir().unwrap();
-    for (number, name) in carried().names.iter().enumerate() {
-        let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-        copy(&directory, &stick);
-        // The label, and in the middle.
+    for (number, name) in volume_sets().names.iter().enumerate() {
+        let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+        copy(&directory, &drive);
+        // In the label, and in the middle.
         let at = if number % 2 == 0 { 30 } else { 2_000_000 };
-        change(&stick.join(name), |bytes| {
+        change(&drive.join(name), |bytes| {
             let middle = bytes.len() / 2;
             bytes[at.min(middle)] ^= 0x10;
         });
-        let finished = verb("verify", &[&stick]);
+        let finished = verb("verify", &[&drive]);
         assert!(format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()), "{finished:#?}");
-        let unpacked = verb("unpack", &[&stick, &site]);
+        let unpacked = verb("unpack", &[&drive, &site]);
         assert!(finished.code != Some(0) || unpacked.code == Some(0), "{finished:#?} {unpacked:#?}");
-        nothing_wrong_is_visible(&site);
-        fs::remove_dir_all(stick).unwrap();
+        assert_visible_files_intact(&site);
+        fs::remove_dir_all(drive).unwrap();
         let _ = fs::remove_dir_all(site);
     }
 }
 
 #[test]
-fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
-    let directory = carried().safe();
-    let medium = discover::find(std::slice::from_ref(&directory)).unwrap();
+fn volume_label_has_bundle_number_and_start_offset() {
+    let directory = volume_sets().with_recovery();
+    let volume_set = discover::find(std::slice::from_ref(&directory)).unwrap();
     let mut sets = BTreeSet::new();
     let mut end = 0;
-    for (number, (name, volume)) in volumes(&directory).iter().zip(medium.volumes()).enumerate() {
+    for (number, (name, volume)) in volumes(&directory).iter().zip(volume_set.volumes()).enumerate() {
         let bytes = fs::read(directory.join(name)).unwrap();
         let buffers = buffers();
         let mut frames = FrameReader::new(&bytes[..], 0, &buffers);
@@ -283,70 +283,70 @@ fn a_label_says_which_volume_of_which_bundle_it_is_and_where_it_begins() {
 }
 
 #[test]
-fn sticks_may_come_one_after_the_other() {
-    let directory = carried().plain();
+fn drives_may_be_connected_one_after_the_other() {
+    let directory = volume_sets().plain();
     let temporary = tempdir().unwrap();
-    let (stick, site) = (temporary.path().join("stick"), temporary.path().join("site"));
-    fs::create_dir(&stick).unwrap();
-    let names = &carried().names;
+    let (drive, site) = (temporary.path().join("stick"), temporary.path().join("site"));
+    fs::create_dir(&drive).unwrap();
+    let names = &volume_sets().names;
     let bring = |name: &str| {
-        for other in volumes(&stick) {
-            fs::remove_file(stick.join(other)).unwrap();
+        for other in volumes(&drive) {
+            fs::remove_file(drive.join(other)).unwrap();
         }
-        fs::hard_link(directory.join(name), stick.join(name)).unwrap();
+        fs::hard_link(directory.join(name), drive.join(name)).unwrap();
     };
     bring(&names[0]);
     let mut command = unbundle_command();
-    command.args(["unpack", "--wait"]).arg(&stick).arg(&site).stdin(Stdio::piped());
+    command.args(["unpack", "--wait"]).arg(&drive).arg(&site).stdin(Stdio::piped());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let mut said = String::new();
+    let mut printed = String::new();
     let mut stderr = child.stderr.take().unwrap();
     for (number, name) in names.iter().enumerate().skip(1) {
-        wait_for(&mut stderr, &mut said, &format!("insert the medium with `{name}`"));
-        // No volume is open: its medium can be taken out.
+        wait_for(&mut stderr, &mut printed, &format!("insert the medium with `{name}`"));
+        // No volume is open: its drive can be removed.
         let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
-        assert!(!open.into_iter().any(|path| path.starts_with(&stick)), "{number}");
-        // Once with the wrong one in between.
+        assert!(!open.into_iter().any(|path| path.starts_with(&drive)), "{number}");
+        // Once with a wrong one in between.
         if number == 2 {
             bring(&names[0]);
-            fs::rename(stick.join(&names[0]), stick.join(name)).unwrap();
+            fs::rename(drive.join(&names[0]), drive.join(name)).unwrap();
             stdin.write_all(b"\n").unwrap();
-            wait_for(&mut stderr, &mut said, &format!("the volume `{name}` is `{}`", names[0]));
+            wait_for(&mut stderr, &mut printed, &format!("the volume `{name}` is `{}`", names[0]));
         }
         bring(name);
         stdin.write_all(b"\n").unwrap();
     }
-    assert!(child.wait().unwrap().success(), "{said}");
+    assert!(child.wait().unwrap().success(), "{printed}");
     unpack(&world().bundle, &site).ok();
     assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
-    // Nobody is there who could bring one.
+    // No terminal to ask for another drive.
     bring(&names[0]);
     let finished =
-        run(unbundle_command().args(["unpack", "--wait"]).arg(&stick).arg(temporary.path().join("new")));
+        run(unbundle_command().args(["unpack", "--wait"]).arg(&drive).arg(temporary.path().join("new")));
     finished.failed(INCOMPLETE, &[&names[1], "missing"]);
 }
 
-/// Reads until `words` have come.
-fn wait_for(from: &mut impl std::io::Read, said: &mut String, words: &str) {
+/// Reads until `words` were printed.
+fn wait_for(from: &mut impl std::io::Read, printed: &mut String, words: &str) {
     let mut buffer = [0; 1000];
-    let start = said.len();
-    while !said[start..].contains(words) {
+    let start = printed.len();
+    while !printed[start..].contains(words) {
         let len = from.read(&mut buffer).unwrap();
-        assert!(len > 0, "it ended before it said {words:?}: {said}");
-        said.push_str(&String::from_utf8_lossy(&buffer[..len]));
+        assert!(len > 0, "it ended before it said {words:?}: {printed}");
+        printed.push_str(&String::from_utf8_lossy(&buffer[..len]));
     }
 }
 
 #[test]
-fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_bundle() {
+fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundle() {
     let world = world();
     let temporary = tempdir().unwrap();
     let (output, cloud) = (temporary.path().join("output"), temporary.path().join("cloud"));
     fs::create_dir(&output).unwrap();
     fs::create_dir(&cloud).unwrap();
-    // Written one at a time, and noted with what else is on the disk.
+    // Written one at a time; the command records what else is on the disk.
     let command = format!(
         r#"du -sb --apparent-size {0} >>{1}/../usage; [ "$1" = "$AIRBUNDLE_VOLUME" ]; mv "$1" {1}/"#,
         output.display(),
@@ -356,8 +356,11 @@ fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_b
     let summary = world.pack(&world.lists, &output.join("all.tar.zst"), &options).ok().json();
     assert_eq!(fs::read_dir(&output).unwrap().count(), 0);
     // The same bytes as without a command.
-    let safe = carried().safe();
-    assert_eq!(fs::read(cloud.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
+    let with_recovery = volume_sets().with_recovery();
+    assert_eq!(
+        fs::read(cloud.join("SHA256SUMS")).unwrap(),
+        fs::read(with_recovery.join("SHA256SUMS")).unwrap()
+    );
     shell(&cloud, "sha256sum --strict -c SHA256SUMS");
     let told: Vec<_> =
         summary["volumes"].as_array().unwrap().iter().map(|volume| volume["digest"].clone()).collect();
@@ -368,7 +371,7 @@ fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_b
     let usage = fs::read_to_string(temporary.path().join("usage")).unwrap();
     assert_eq!(usage.lines().count(), names.len() + 1, "each of them, and the list");
 
-    // One that is not taken stops it, and the next run makes all of them.
+    // A failing command stops the run, and a re-run writes all volumes.
     let again = temporary.path().join("again");
     fs::create_dir(&again).unwrap();
     let mut options = vec!["--volume-size", "7MiB", "--recovery", "5%", "--on-volume"];
@@ -376,13 +379,16 @@ fn volumes_are_handed_over_as_they_fill_so_that_the_disk_never_holds_the_whole_b
     let finished = world.pack(&world.lists, &again.join("all.tar.zst"), &options);
     finished.failed(COMMAND, &["all.tar.zst.003", "exit status: 9"]);
     world.pack(&world.lists, &again.join("all.tar.zst"), &options[..4]).ok();
-    assert_eq!(fs::read(again.join("SHA256SUMS")).unwrap(), fs::read(safe.join("SHA256SUMS")).unwrap());
+    assert_eq!(
+        fs::read(again.join("SHA256SUMS")).unwrap(),
+        fs::read(with_recovery.join("SHA256SUMS")).unwrap()
+    );
     assert_eq!(fs::read_dir(&again).unwrap().count(), names.len() + 1);
     shell(&again, "sha256sum --strict -c SHA256SUMS");
 }
 
 #[test]
-fn a_large_bundle_of_many_volumes_needs_the_disk_of_a_few() {
+fn large_multi_volume_bundle_needs_disk_space_for_a_few_volumes_only() {
     let world = world();
     let temporary = tempdir().unwrap();
     let root = temporary.path().join("web");
@@ -406,12 +412,12 @@ fn a_large_bundle_of_many_volumes_needs_the_disk_of_a_few() {
     let most = fs::read_to_string(usage).unwrap();
     let most =
         most.lines().map(|line| line.split('\t').next().unwrap().parse::<u64>().unwrap()).max().unwrap();
-    // The spool, and a few volumes.
+    // The spool and a few volumes.
     assert!(most < 150_000_000, "{most} bytes of 300 million were on the disk at once");
 }
 
 #[test]
-fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
+fn repacking_with_fewer_volumes_removes_old_ones_and_keeps_other_checksum_lists() {
     let world = world();
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
@@ -419,7 +425,7 @@ fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
     world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "7MiB"]).ok();
     world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "12MiB"]).ok();
     let names = volumes(directory);
-    assert!(names.len() < carried().names.len(), "{names:?}");
+    assert!(names.len() < volume_sets().names.len(), "{names:?}");
     verb("verify", &[&directory.join("all.tar.zst.001")]).ok();
     let sums = fs::read_to_string(directory.join("SHA256SUMS")).unwrap();
     let listed: Vec<_> = sums.lines().map(|line| &line[66..]).collect();
@@ -429,14 +435,14 @@ fn an_older_bundle_of_more_volumes_leaves_none_behind_and_other_lists_stay() {
 }
 
 #[test]
-fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
+fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
     let world = world();
     let temporary = tempdir().unwrap();
     let output = temporary.path().join("all.tar.zst");
-    for share in ["", "0.1%", "5%", "100%"] {
+    for redundancy in ["", "0.1%", "5%", "100%"] {
         let mut options = vec!["--volume-size", "2MiB"];
-        if !share.is_empty() {
-            options.extend(["--recovery", share]);
+        if !redundancy.is_empty() {
+            options.extend(["--recovery", redundancy]);
         }
         let finished = world.pack(&world.lists, &output, &options).failed(2, &["too small", "they need"]);
         let needed =
@@ -453,21 +459,21 @@ fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
 }
 
 #[test]
-fn what_lies_in_a_directory_is_found_only_where_it_is_one_bundle() {
+fn directory_argument_must_hold_exactly_one_bundle() {
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
     verb("ls", &[directory]).failed(8, &["there is no bundle in"]);
-    copy(&carried().plain(), directory);
+    copy(&volume_sets().plain(), directory);
     fs::copy(&world().bundle, directory.join("other.tar.zst")).unwrap();
     verb("ls", &[directory]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
     verb("ls", &[&directory.join("all.tar.zst.002")]).ok();
     verb("ls", &[&directory.join("other.tar.zst")]).ok();
 }
 
-/// The world's bundle in one file, with recovery data.
-fn safe_file() -> &'static Path {
+/// The world's bundle in one file with recovery data. Made once.
+fn file_with_recovery() -> &'static Path {
     static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let path = carried().shared.path.join("one.tar.zst");
+        let path = volume_sets().shared.path.join("one.tar.zst");
         world().pack(&world().lists, &path, &["--recovery", "5%"]).ok();
         path
     });
@@ -475,8 +481,8 @@ fn safe_file() -> &'static Path {
 }
 
 #[test]
-fn recovery_data_is_something_that_standard_tools_do_not_mind() {
-    let directory = safe_file().parent().unwrap();
+fn recovery_data_is_ignored_by_standard_tools() {
+    let directory = file_with_recovery().parent().unwrap();
     shell(directory, "zstd -qt one.tar.zst");
     let listed = shell(directory, "tar --zstd -tf one.tar.zst | sort");
     assert_eq!(listed, shell(world().bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort"));
@@ -485,26 +491,26 @@ fn recovery_data_is_something_that_standard_tools_do_not_mind() {
         "skopeo inspect --raw oci-archive:one.tar.zst:quay.io/metallb/controller:v0.13.9 >/dev/null",
     );
     let (small, large) =
-        (fs::metadata(&world().bundle).unwrap().len(), fs::metadata(safe_file()).unwrap().len());
+        (fs::metadata(&world().bundle).unwrap().len(), fs::metadata(file_with_recovery()).unwrap().len());
     assert!(large > small + small / 20 && large < small + small * 7 / 100, "{small} {large}");
 }
 
 #[test]
-fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
-    let sound = fs::read(safe_file()).unwrap();
+fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
+    let intact = fs::read(file_with_recovery()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    // Of what is protected.
-    let share = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
+    // 5% of the protected bytes, the redundancy of the bundle.
+    let max_damage = usize::try_from(fs::metadata(&world().bundle).unwrap().len()).unwrap() / 20;
     for (what, start, len) in [
-        ("the beginning", 0, share),
-        ("the middle", sound.len() / 2, share),
-        ("the end", sound.len() - share, share),
-        ("the seek table", sound.len() - 50, 50),
-        ("the recovery data", sound.len() - 2 * share / 3 - 20_000, share / 2),
+        ("the beginning", 0, max_damage),
+        ("the middle", intact.len() / 2, max_damage),
+        ("the end", intact.len() - max_damage, max_damage),
+        ("the seek table", intact.len() - 50, 50),
+        ("the recovery data", intact.len() - 2 * max_damage / 3 - 20_000, max_damage / 2),
         ("one byte of the head", 700, 1),
     ] {
-        let mut bytes = sound.clone();
+        let mut bytes = intact.clone();
         bytes[start..start + len].copy_from_slice(&random_bytes(start as u64, len));
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
         let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
@@ -512,7 +518,7 @@ fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
             finished.stdout.contains("its recovery data has repaired all of that"),
             "{what}: {finished:#?}"
         );
-        let is_of_content = start + len < sound.len() * 94 / 100;
+        let is_of_content = start + len < intact.len() * 94 / 100;
         let finished = verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
         assert!(!is_of_content || finished.stderr.contains("unbundle repair"), "{what}: {finished:#?}");
         unpack(&world().bundle, &path("site")).ok();
@@ -522,47 +528,48 @@ fn bad_sectors_up_to_the_share_are_read_through_wherever_they_are() {
             "{what}"
         );
         verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
-        assert!(fs::read(path("good.tar.zst")).unwrap() == sound, "{what}");
+        assert!(fs::read(path("good.tar.zst")).unwrap() == intact, "{what}");
         fs::remove_dir_all(path("site")).unwrap();
     }
-    // Cut short by what the recovery data can replace.
-    fs::write(path("hurt.tar.zst"), &sound[..sound.len() - share]).unwrap();
+    // Truncated by as much as the recovery data can restore.
+    fs::write(path("hurt.tar.zst"), &intact[..intact.len() - max_damage]).unwrap();
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
     verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
-    assert!(fs::read(path("good.tar.zst")).unwrap() == sound);
+    assert!(fs::read(path("good.tar.zst")).unwrap() == intact);
 }
 
 #[test]
-fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
-    let sound = fs::read(safe_file()).unwrap();
+fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
+    let intact = fs::read(file_with_recovery()).unwrap();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    let mut bytes = sound.clone();
-    let (start, len) = (sound.len() / 2, sound.len() / 8);
+    let mut bytes = intact.clone();
+    let (start, len) = (intact.len() / 2, intact.len() / 8);
     bytes[start..start + len].copy_from_slice(&random_bytes(7, len));
     fs::write(path("hurt.tar.zst"), &bytes).unwrap();
     let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["objects are damaged"]);
     assert!(finished.stdout.contains("needed by"), "{finished:#?}");
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
-    nothing_wrong_is_visible(&path("site"));
+    assert_visible_files_intact(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
     verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
-    // Without recovery data there is nothing to repair with.
+    // Without recovery data, nothing can be repaired.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
     verb("repair", &repair).failed(DAMAGED, &["has no recovery data"]);
-    verb("repair", &[safe_file(), Path::new("-o"), safe_file()]).failed(2, &["another place"]);
+    verb("repair", &[file_with_recovery(), Path::new("-o"), file_with_recovery()])
+        .failed(2, &["another place"]);
 }
 
 #[test]
-fn volumes_are_repaired_each_by_itself() {
+fn volumes_are_repaired_independently() {
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
-    let safe = carried().safe();
-    copy(&safe, &path("stick"));
-    let names = volumes(&safe);
+    let with_recovery = volume_sets().with_recovery();
+    copy(&with_recovery, &path("stick"));
+    let names = volumes(&with_recovery);
     for (number, name) in names.iter().enumerate() {
         change(&path("stick").join(name), |bytes| match number % 4 {
             0 => bytes[5000..150_000].fill(0x55),
@@ -578,8 +585,8 @@ fn volumes_are_repaired_each_by_itself() {
     unpack(&world().bundle, &path("site")).ok();
     assert_eq!(Tree::of(&path("site")).difference(&Tree::of(&world().site)), Vec::<String>::new());
     verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
-    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&safe)), Vec::<String>::new());
-    // One that is gone, and one that is beyond repair: the others have their copies, and these two are named.
+    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&with_recovery)), Vec::<String>::new());
+    // One missing volume and one beyond repair: the others are repaired, and these two are named.
     fs::remove_file(path("stick").join(&names[1])).unwrap();
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
     let finished = verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);
@@ -590,27 +597,27 @@ fn volumes_are_repaired_each_by_itself() {
 }
 
 #[test]
-fn a_repair_that_is_killed_leaves_nothing_that_looks_like_a_copy() {
+fn killed_repair_leaves_no_output() {
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
     for wait in [1, 20, 60, 150] {
         let mut command = unbundle_command();
-        command.arg("repair").arg(safe_file()).arg("-o").arg(path("good.tar.zst"));
+        command.arg("repair").arg(file_with_recovery()).arg("-o").arg(path("good.tar.zst"));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_millis(wait));
         let _ = child.kill();
         child.wait().unwrap();
         if path("good.tar.zst").exists() {
-            assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(safe_file()).unwrap());
+            assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(file_with_recovery()).unwrap());
         }
     }
-    verb("repair", &[safe_file(), Path::new("-o"), &path("good.tar.zst")]).ok();
-    assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(safe_file()).unwrap());
+    verb("repair", &[file_with_recovery(), Path::new("-o"), &path("good.tar.zst")]).ok();
+    assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(file_with_recovery()).unwrap());
     assert!(!path("good.tar.zst.partial").exists());
 }
 
 #[test]
-fn the_lock_of_a_list_makes_the_same_volumes() {
+fn list_lock_packs_the_same_volumes() {
     let world = world();
     let temporary = tempdir().unwrap();
     let path = |name: &str| temporary.path().join(name);
@@ -620,5 +627,8 @@ fn the_lock_of_a_list_makes_the_same_volumes() {
     let args = ["lock", &lists, "-o", &lock].into_iter().map(str::to_owned).chain(mirrors);
     airbundle(args).ok();
     world.pack(Path::new(&lock), &path("all.tar.zst"), &["--volume-size", "7MiB", "--recovery", "5%"]).ok();
-    assert_eq!(fs::read(path("SHA256SUMS")).unwrap(), fs::read(carried().safe().join("SHA256SUMS")).unwrap());
+    assert_eq!(
+        fs::read(path("SHA256SUMS")).unwrap(),
+        fs::read(volume_sets().with_recovery().join("SHA256SUMS")).unwrap()
+    );
 }

@@ -1,5 +1,5 @@
-//! Images that run, made of this machine's own nginx and docker-registry: what docker.io/library/nginx and registry are
-//! for whoever builds on them. The same places, users, entrypoints, ports and volumes.
+//! Runnable images made of this machine's nginx and docker-registry, with the paths, users, entrypoints,
+//! ports and volumes of docker.io/library/nginx and registry.
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ health:
     threshold: 3
 ";
 
-/// nginx, for this platform.
+/// Returns an nginx image for this platform.
 pub fn nginx(format: Format, platform: &str) -> Image {
     let mut files = installed("nginx", "usr/sbin/nginx");
     let mime_types = fs::read("/etc/nginx/mime.types").expect("nginx is installed");
@@ -84,7 +84,7 @@ pub fn nginx(format: Format, platform: &str) -> Image {
     Image::with_settings(format, platform, &layers, settings)
 }
 
-/// A registry, for this platform.
+/// Returns a registry image for this platform.
 pub fn registry(format: Format, platform: &str) -> Image {
     let mut files = installed("docker-registry", "bin/registry");
     files.extend([
@@ -105,7 +105,7 @@ pub fn registry(format: Format, platform: &str) -> Image {
 fn shell() -> Layer {
     let busybox = Packages::load().get("amd64", "busybox-static").file("bin/busybox");
     let mut files = vec![("bin/busybox".to_owned(), 0o755, busybox.into())];
-    // What Alpine's images have of it, too: health checks call them.
+    // Alpine's images have them too: health checks call them.
     files.extend(["sh", "wget", "grep"].map(|name| {
         let script = format!("#!/bin/busybox sh\nexec /bin/busybox {name} \"$@\"\n");
         file(&format!("bin/{name}"), 0o755, script.as_bytes())
@@ -123,14 +123,14 @@ fn file(path: &str, mode: u32, bytes: &[u8]) -> (String, u32, Bytes) {
     (path.to_owned(), mode, bytes.into())
 }
 
-/// A program of this machine, to be at `path`, and the libraries that it needs, where they are here.
+/// Returns a program of this machine as `path`, and its shared libraries at their own paths.
 fn installed(program: &str, path: &str) -> Vec<(String, u32, Bytes)> {
     let which = process::stdout_of(Command::new("sh").args(["-c", "command -v \"$1\"", "sh", program]));
     let found = PathBuf::from(which.trim());
     let read =
         |path: &str| Bytes::from(fs::read(path).unwrap_or_else(|error| panic!("read {path}: {error}")));
     let mut files = vec![(path.to_owned(), 0o755, read(which.trim()))];
-    // It fails where a program needs none.
+    // `ldd` fails for a static program.
     let libraries = Command::new("ldd").arg(found).output().expect("start ldd");
     let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
     let libraries =

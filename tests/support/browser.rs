@@ -1,4 +1,4 @@
-//! [`Browser`]: Debian's Chromium, without a window and driven with `chromedriver`.
+//! [`Browser`]: Debian's headless Chromium, driven by `chromedriver`.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,22 +8,23 @@ use tempfile::TempDir;
 
 use super::process::Daemon;
 
-/// How long something may take that the browser does at once. Generous: the machine may be busy with other tests.
+/// Timeout for actions that a browser performs at once. Generous, because the machine may be busy with other
+/// tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A browser with one window, of which every test has its own. Ends when dropped.
+/// A browser with one window. Ends when dropped.
 #[derive(Debug)]
 pub struct Browser {
-    /// The URL of its session with `chromedriver`.
+    /// URL of its `chromedriver` session.
     session: String,
     _daemon: Daemon,
     _directory: TempDir,
 }
 
 impl Browser {
-    /// Start one. It finds no host but the local one.
+    /// Starts a browser that resolves only the local host.
     pub fn start() -> Self {
-        let directory = TempDir::new().expect("make a temporary directory");
+        let directory = TempDir::new().expect("create a temporary directory");
         let set = |name| format!("{name}={}", directory.path().display());
         let command = ["env", &set("HOME"), &set("TMPDIR"), "chromedriver", "--port=0"];
         let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
@@ -36,7 +37,7 @@ impl Browser {
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
             "goog:chromeOptions": { "args": [
                 "--headless",
-                // With a pipe, it ends when chromedriver does, even if that is killed.
+                // With a pipe, the browser ends when chromedriver does, even if that is killed.
                 "--remote-debugging-pipe",
                 // Neither works for root in a container.
                 "--no-sandbox",
@@ -50,17 +51,17 @@ impl Browser {
         Self { session: format!("{driver}/{id}"), _daemon: daemon, _directory: directory }
     }
 
-    /// Open the page at `url`, and wait until it is complete.
+    /// Opens the page at `url` and waits until it is loaded.
     pub fn open(&self, url: &str) {
         self.ask("url", &json!({ "url": url }));
     }
 
-    /// What the body of a function, `script`, returns within the page; if that is a promise, what comes of it.
+    /// Runs `script`, the body of a function, in the page and returns its result; a promise is awaited.
     pub fn run(&self, script: &str) -> Value {
         self.ask("execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// Wait until what `script` returns is true.
+    /// Waits until `script` returns true.
     pub fn wait_for(&self, script: &str) {
         let start = Instant::now();
         while self.run(script) != true {
@@ -69,22 +70,22 @@ impl Browser {
         }
     }
 
-    /// Click at the first element that `selector` selects.
+    /// Clicks the first element that matches `selector`.
     pub fn click(&self, selector: &str) {
         self.ask(&format!("element/{}/click", self.element(selector)), &json!({}));
     }
 
-    /// Type into the first element that `selector` selects.
+    /// Types into the first element that matches `selector`.
     pub fn type_into(&self, selector: &str, keys: &str) {
         self.ask(&format!("element/{}/value", self.element(selector)), &json!({ "text": keys }));
     }
 
-    /// A command of the Chrome `DevTools` protocol.
+    /// Runs a command of the Chrome `DevTools` protocol.
     pub fn command(&self, name: &str, parameters: &Value) -> Value {
         self.ask("goog/cdp/execute", &json!({ "cmd": name, "params": parameters }))
     }
 
-    /// Role and name of all that a screen reader is told of.
+    /// Returns role and name of every node that a screen reader gets.
     pub fn accessibility(&self) -> Vec<(String, String)> {
         let tree = self.command("Accessibility.getFullAXTree", &json!({}));
         let nodes = tree["nodes"].as_array().expect("a tree is a list of nodes").iter();
@@ -95,16 +96,17 @@ impl Browser {
             .collect()
     }
 
-    /// What the console shows that has come since this was asked for the last time.
+    /// Returns the console messages since the last call.
     pub fn console(&self) -> Vec<Value> {
         self.log("browser")
     }
 
-    /// The URLs that were asked for since this was asked for the last time, with those of scheme `data:`.
+    /// Returns the URLs requested since the last call, including those of scheme `data:`.
     pub fn requests(&self) -> Vec<String> {
         let events = self.log("performance").into_iter().map(|entry| {
-            let message = entry["message"].as_str().expect("an event is JSON in JSON");
-            serde_json::from_str::<Value>(message).expect("an event is JSON in JSON")["message"].take()
+            let message = entry["message"].as_str().expect("an event is JSON in a JSON string");
+            serde_json::from_str::<Value>(message).expect("an event is JSON in a JSON string")["message"]
+                .take()
         });
         let requests = events.filter(|event| event["method"] == "Network.requestWillBeSent");
         requests.map(|event| event["params"]["request"]["url"].as_str().unwrap().to_owned()).collect()
@@ -127,7 +129,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // So that it removes its profile before the directory goes.
+        // chromedriver removes its profile before the directory is removed.
         ureq::delete(&self.session).call().ok();
     }
 }
@@ -137,6 +139,6 @@ fn post(url: &str, body: &Value) -> Value {
     let mut response = request.send(body.to_string()).unwrap_or_else(|error| panic!("{url}: {error}"));
     let text = response.body_mut().read_to_string().unwrap_or_else(|error| panic!("{url}: {error}"));
     assert!(response.status().is_success(), "{url} {body}: {text}");
-    let mut answer: Value = serde_json::from_str(&text).expect("chromedriver answers JSON");
+    let mut answer: Value = serde_json::from_str(&text).expect("chromedriver responds with JSON");
     answer["value"].take()
 }

@@ -1,6 +1,6 @@
-//! The clients that pull from a registry and the web in earnest: skopeo, podman, docker, containerd's `ctr`, curl.
+//! Clients that pull from a registry or a web server: skopeo, podman, docker, containerd's `ctr`, and curl.
 //!
-//! Each call returns what the client prints on stdout, or panics with the whole command and what it said.
+//! Each call returns the client's stdout, or panics with the command line and its output.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,27 +11,27 @@ use tempfile::TempDir;
 
 use super::process::{self, Daemon, stdout_of};
 
-/// `skopeo ARGS`. Over plain http it needs `--tls-verify=false`, or `--src-tls-verify=false` for a copy.
+/// Runs `skopeo ARGS`. Plain HTTP needs `--tls-verify=false`, or `--src-tls-verify=false` for a copy.
 pub fn skopeo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> String {
     stdout_of(Command::new("skopeo").args(args))
 }
 
-/// The raw manifest of `docker://REFERENCE`, over plain http.
+/// Returns the raw manifest of `docker://REFERENCE`, over plain HTTP.
 pub fn skopeo_raw_manifest(reference: &str) -> Vec<u8> {
     let reference = format!("docker://{reference}");
     process::run(Command::new("skopeo").args(["inspect", "--raw", "--tls-verify=false", &reference])).stdout
 }
 
-/// Copy `docker://REFERENCE` with all its platforms, bytes as they are, over plain http into skopeo's `dir:` format:
-/// `manifest.json`, `<hex>.manifest.json` for the children, `<hex>` for configs and layers. skopeo checks every digest
-/// on the way.
+/// Copies `docker://REFERENCE` with all its platforms, unchanged, over plain HTTP into skopeo's `dir:`
+/// format: `manifest.json`, `<hex>.manifest.json` for the children, `<hex>` for configs and layers. skopeo
+/// verifies every digest.
 pub fn skopeo_pull(reference: &str, directory: &Path) {
     fs::create_dir_all(directory).unwrap_or_else(|error| panic!("create {}: {error}", directory.display()));
     let [source, target] = [format!("docker://{reference}"), format!("dir:{}", directory.display())];
     skopeo(["copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false", &source, &target]);
 }
 
-/// `curl -sSf ARGS`: an error status is a failure.
+/// Runs `curl -sSf ARGS`: an error status is a failure.
 pub fn curl<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Vec<u8> {
     process::run(Command::new("curl").args(["-sSf", "--noproxy", "*"]).args(args)).stdout
 }
@@ -43,12 +43,12 @@ pub struct Podman {
 }
 
 impl Podman {
-    /// An empty store, which goes when this is dropped.
+    /// Creates an empty store, which is removed when this is dropped.
     pub fn new() -> Self {
-        Self { directory: TempDir::new().expect("make a temporary directory") }
+        Self { directory: TempDir::new().expect("create a temporary directory") }
     }
 
-    /// What makes any podman use this store, by `CONTAINERS_STORAGE_CONF`.
+    /// Returns the file that makes any podman use this store, for `CONTAINERS_STORAGE_CONF`.
     pub fn storage_conf(&self) -> PathBuf {
         let [root, run_root, file] =
             ["root", "run", "storage.conf"].map(|name| self.directory.path().join(name));
@@ -58,16 +58,17 @@ impl Podman {
         file
     }
 
-    /// `podman ARGS` on this store.
+    /// Runs `podman ARGS` on this store.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let [root, run_root] = ["root", "run"].map(|name| self.directory.path().join(name));
         let mut podman = Command::new("podman");
-        // vfs and cgroupfs: neither overlay mounts nor systemd may be at hand.
+        // vfs and cgroupfs, because overlay mounts and systemd may be unavailable.
         podman.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--root"]).arg(root);
         stdout_of(podman.arg("--runroot").arg(run_root).args(args))
     }
 
-    /// Pull `REFERENCE` over plain http, for this machine's platform. Returns the image's id: the digest of its config.
+    /// Pulls `REFERENCE` over plain HTTP for this machine's platform. Returns the image's ID: the digest of
+    /// its config.
     pub fn pull(&self, reference: &str) -> String {
         let id = self.run(["pull", "--quiet", "--tls-verify=false", reference]);
         format!("sha256:{}", id.trim())
@@ -80,39 +81,39 @@ impl Default for Podman {
     }
 }
 
-/// A docker daemon, with a store, a socket and a containerd of its own, that touches no network settings of the
-/// machine. Needs root. Ends when dropped.
+/// A docker daemon with a store, a socket and a containerd of its own, which leaves the machine's network
+/// settings alone. Needs root. Ends when dropped.
 #[derive(Debug)]
 pub struct Dockerd {
-    // Declared before the directory: the process has to be gone when its files go.
+    // Declared before the directory, so that the process ends before its files are removed.
     daemon: Daemon,
     directory: TempDir,
 }
 
 impl Dockerd {
-    /// Start one that pulls and loads. Its containers have no network.
+    /// Starts one that pulls and loads. Its containers have no network.
     pub fn start() -> Self {
         Self::start_with(&[], "vfs", &["--bridge=none", "--iptables=false"], "{}")
     }
 
-    /// Start one that runs containers, too, in a network of its own: the ports that they publish are open for
-    /// [`Dockerd::inside`] alone.
+    /// Starts one that also runs containers, in a network namespace of its own: published ports are reachable
+    /// only through [`Dockerd::inside`].
     pub fn start_apart() -> Self {
         const LOOPBACK: &str = r#"ip link set lo up && exec "$@""#;
         let apart = ["unshare", "--net", "--mount", "sh", "-c", LOOPBACK, "sh"];
         Self::start_with(&apart, "vfs", &["--iptables=false", "--ip6tables=false"], "{}")
     }
 
-    /// Start one that keeps its images in containerd, and so their digests. Docker 26 can.
+    /// Starts one with the containerd image store, which keeps digests. Needs Docker 26.
     pub fn start_with_containerd_store() -> Self {
         let configuration = r#"{ "features": { "containerd-snapshotter": true } }"#;
         Self::start_with(&[], "native", &["--bridge=none", "--iptables=false"], configuration)
     }
 
-    /// Start one by the words `before`, with this storage driver, these options, and this configuration in place of
-    /// the machine's.
+    /// Starts one with the command prefix `before`, this storage driver, these options, and this
+    /// configuration in place of the machine's.
     fn start_with(before: &[&str], driver: &str, options: &[&str], configuration: &str) -> Self {
-        let directory = TempDir::new().expect("make a temporary directory");
+        let directory = TempDir::new().expect("create a temporary directory");
         let path = |name: &str| directory.path().join(name);
         let socket = path("docker.sock");
         let driver = format!("--storage-driver={driver}");
@@ -135,44 +136,44 @@ impl Dockerd {
         Self { daemon, directory }
     }
 
-    /// `program` in the network of this daemon.
+    /// Returns a command for `program` in the network namespace of this daemon.
     pub fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.daemon.pid())).arg("--").arg(program);
         command
     }
 
-    /// Where it listens: `DOCKER_HOST`.
+    /// Returns the value of `DOCKER_HOST`.
     pub fn host(&self) -> String {
         format!("unix://{}", self.directory.path().join("docker.sock").display())
     }
 
-    /// Where its containerd listens: `CONTAINERD_ADDRESS`.
+    /// Returns the value of `CONTAINERD_ADDRESS`.
     pub fn containerd(&self) -> PathBuf {
         self.directory.path().join("exec/containerd/containerd.sock")
     }
 
-    /// The first number of its version.
+    /// Returns the major version.
     pub fn version(&self) -> u32 {
         let version = self.run(["version", "--format", "{{.Server.Version}}"]);
         version.split('.').next().and_then(|number| number.parse().ok()).expect("a version of docker")
     }
 
-    /// `docker ARGS` with this daemon.
+    /// Runs `docker ARGS` with this daemon.
     pub fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         let host = self.host();
         let config = self.directory.path().join("client");
         stdout_of(Command::new("docker").arg("--config").arg(config).args(["--host", &host]).args(args))
     }
 
-    /// Pull `REFERENCE` for this machine's platform (plain http is allowed on loopback). Returns the image's id: the
-    /// digest of its config.
+    /// Pulls `REFERENCE` for this machine's platform (docker allows plain HTTP on loopback). Returns the
+    /// image's ID: the digest of its config.
     pub fn pull(&self, reference: &str) -> String {
         self.run(["pull", "--quiet", reference]);
         self.run(["image", "inspect", "--format", "{{.Id}}", reference]).trim().to_owned()
     }
 
-    /// `ctr ARGS` with this daemon's containerd: what Kubernetes' nodes pull with.
+    /// Runs `ctr ARGS` with this daemon's containerd, which Kubernetes nodes pull with.
     pub fn ctr<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> String {
         stdout_of(
             Command::new("ctr")
@@ -183,12 +184,12 @@ impl Dockerd {
         )
     }
 
-    /// Pull `REFERENCE` over plain http with containerd, for this machine's platform.
+    /// Pulls `REFERENCE` over plain HTTP with containerd for this machine's platform.
     pub fn ctr_pull(&self, reference: &str) {
         self.ctr(["images", "pull", "--plain-http", "--snapshotter", "native", reference]);
     }
 
-    /// What the daemon has printed so far.
+    /// Returns the daemon's log so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }

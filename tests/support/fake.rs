@@ -1,4 +1,4 @@
-//! [`Fake`]: an HTTP server on loopback that misbehaves in ways that no real one can be asked for.
+//! [`Fake`]: an HTTP server on loopback that misbehaves in ways that no real one can be made to.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -11,54 +11,54 @@ use std::time::{Duration, Instant};
 use super::Bytes;
 use super::image::Image;
 
-/// What an honest server would have: bytes by path, each with its media type.
+/// Content of an honest server: bytes by path, each with its media type.
 #[derive(Debug, Clone, Default)]
 pub struct Content(BTreeMap<String, (String, Bytes)>);
 
-/// A request, as it came.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// Path and query.
     pub path: String,
-    /// How many requests for the same path came before it.
+    /// Number of earlier requests for the same path.
     pub nth: usize,
     pub method: String,
-    /// What was posted.
+    /// Body of a POST request.
     pub body: String,
-    /// When it came.
+    /// Time of arrival.
     pub at: Instant,
     headers: Vec<(String, String)>,
 }
 
-/// How a client learns where a body ends.
+/// Framing of a body: how a client learns its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// By its true length.
+    /// The true `Content-Length`.
     Length,
-    /// By this length, whatever it has.
+    /// This `Content-Length`, whatever the true length is.
     Claimed(usize),
-    /// By chunks.
+    /// Chunked transfer encoding.
     Chunked,
 }
 
-/// An answer.
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     pub framing: Framing,
-    /// The connection breaks after as many bytes of the body.
+    /// Breaks the connection after this many bytes of the body.
     pub cut: Option<usize>,
-    /// How long it rests after each `step` of the body.
+    /// Delay after each `step` bytes of the body.
     pub pause: Duration,
-    /// In bytes; without a pause of no meaning.
+    /// Bytes per `pause`; unused without one.
     pub step: usize,
-    /// After as many bytes of the body nothing comes any more, for half a minute.
+    /// Stalls for 30 s after this many bytes of the body.
     pub stall: Option<usize>,
 }
 
-/// Lets bodies of answers through, up to some number of bytes of all of them together, and counts.
+/// Limits the total number of body bytes sent, and counts them.
 #[derive(Debug, Default)]
 pub struct Gate {
     state: Mutex<GateState>,
@@ -72,28 +72,28 @@ struct GateState {
     transfers: Vec<Transfer>,
 }
 
-/// A body on its way, or at its end.
+/// A body in transfer or at its end.
 #[derive(Debug, Clone)]
 pub struct Transfer {
     pub path: String,
-    /// How much of it has gone out.
+    /// Bytes sent.
     pub sent: usize,
-    /// How much it has.
+    /// Total bytes.
     pub len: usize,
 }
 
 impl Gate {
-    /// From now on, as many bytes may go through in all.
+    /// Raises the limit to this total number of bytes.
     pub fn open(&self, limit: usize) {
-        self.state.lock().expect("no panic").limit = limit;
+        self.state.lock().expect("the lock is not poisoned").limit = limit;
         self.changed.notify_all();
     }
 
-    /// What has gone through since the last call, as soon as nothing more does for a while.
+    /// Waits until transfers stop making progress, and returns those since the last call.
     pub fn settle(&self) -> Vec<Transfer> {
         let mut before = usize::MAX;
         loop {
-            let state = self.state.lock().expect("no panic");
+            let state = self.state.lock().expect("the lock is not poisoned");
             if state.sent == before {
                 break;
             }
@@ -104,21 +104,21 @@ impl Gate {
         self.transfers()
     }
 
-    /// What has gone through since the last call.
+    /// Returns the transfers since the last call.
     pub fn transfers(&self) -> Vec<Transfer> {
-        std::mem::take(&mut self.state.lock().expect("no panic").transfers)
+        std::mem::take(&mut self.state.lock().expect("the lock is not poisoned").transfers)
     }
 
     fn begin(&self, path: &str, len: usize) -> usize {
-        let mut state = self.state.lock().expect("no panic");
+        let mut state = self.state.lock().expect("the lock is not poisoned");
         state.transfers.push(Transfer { path: path.to_owned(), sent: 0, len });
         state.transfers.len() - 1
     }
 
     fn pass(&self, number: usize, len: usize) {
-        let mut state = self.state.lock().expect("no panic");
+        let mut state = self.state.lock().expect("the lock is not poisoned");
         while state.sent + len > state.limit {
-            state = self.changed.wait(state).expect("no panic");
+            state = self.changed.wait(state).expect("the lock is not poisoned");
         }
         state.sent += len;
         if let Some(transfer) = state.transfers.get_mut(number) {
@@ -136,13 +136,13 @@ pub struct Fake {
 }
 
 impl Content {
-    /// A file that a list has by this URL, to be reached over [`Fake::mirror`].
+    /// Adds a file by its URL in a list, to be requested through [`Fake::mirror`].
     pub fn file(&mut self, url: &str, bytes: impl Into<Bytes>) {
         let (_, path) = url.split_once("://").expect("a URL");
         self.put(&format!("/{path}"), "application/octet-stream", bytes);
     }
 
-    /// An image that a list has by this reference `host/repository:tag`, likewise.
+    /// Adds an image by its reference `host/repository:tag` in a list, likewise.
     pub fn image(&mut self, reference: &str, image: &Image) {
         let (name, tag) = reference.rsplit_once(':').expect("a tag");
         for (digest, bytes) in image.parts() {
@@ -154,17 +154,17 @@ impl Content {
         self.manifest(name, tag, &image.root.media_type, Bytes::clone(&image.manifest));
     }
 
-    /// A manifest, by tag or digest.
+    /// Adds a manifest by tag or digest.
     pub fn manifest(&mut self, name: &str, reference: &str, media_type: &str, bytes: impl Into<Bytes>) {
         self.put(&format!("/v2/{name}/manifests/{reference}"), media_type, bytes);
     }
 
-    /// A config or a layer.
+    /// Adds a config or a layer.
     pub fn blob(&mut self, name: &str, digest: &str, bytes: impl Into<Bytes>) {
         self.put(&format!("/v2/{name}/blobs/{digest}"), "application/octet-stream", bytes);
     }
 
-    /// Anything else, by its path.
+    /// Adds anything else by its path.
     pub fn path(&mut self, path: &str, bytes: impl Into<Bytes>) {
         self.put(path, "application/octet-stream", bytes);
     }
@@ -173,8 +173,8 @@ impl Content {
         self.0.insert(path.to_owned(), (media_type.to_owned(), bytes.into()));
     }
 
-    /// The answer of an honest server: ranges, a strong entity tag, 404.
-    pub fn answer(&self, seen: &Seen) -> Reply {
+    /// Returns the response of an honest server: ranges, a strong entity tag, 404.
+    pub fn respond(&self, seen: &Seen) -> Reply {
         let Some((media_type, bytes)) = self.0.get(&seen.path) else { return Reply::status(404) };
         let etag = format!("\"{}\"", &super::sha256(&bytes[..bytes.len().min(64)])[7..23]);
         let mut reply = Reply::ok(bytes).with("content-type", media_type).with("etag", &etag);
@@ -193,36 +193,36 @@ impl Content {
 }
 
 impl Seen {
-    /// The value of a header, by its name in small letters.
+    /// Returns the value of a header by its lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// First and last byte of a `Range` header.
+    /// Returns the first and last byte of a `Range` header.
     pub fn range(&self) -> Option<(usize, usize)> {
         let (first, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
         Some((first.parse().expect("a number"), last.parse().expect("a closed range")))
     }
 
-    /// All of it, to be searched.
+    /// Returns all of it as text, to be searched.
     pub fn text(&self) -> String {
         let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         format!("{} {}\n{}\n\n{}", self.method, self.path, headers.join("\n"), self.body)
     }
 
-    /// The same without a header.
+    /// Returns the same request without a header.
     #[must_use]
     pub fn without(&self, name: &str) -> Self {
         let headers = self.headers.iter().filter(|(key, _)| key != name).cloned().collect();
         Self { headers, ..self.clone() }
     }
 
-    /// Whether it only asks for the first byte, to learn what there is.
+    /// True if it requests only the first byte, to learn the size.
     pub fn is_probe(&self) -> bool {
         self.range() == Some((0, 0))
     }
 
-    /// Whether it is for a file or a blob, and no probe.
+    /// True if it requests a file or a blob and is not a probe.
     pub fn is_transfer(&self) -> bool {
         !self.path.contains("/manifests/") && !self.is_probe()
     }
@@ -249,12 +249,12 @@ impl Reply {
         Self { status, ..Self::ok(b"") }
     }
 
-    /// 302 to there.
+    /// 302 to `location`.
     pub fn redirect(location: &str) -> Self {
         Self::status(302).with("location", location)
     }
 
-    /// The same with another header, in place of one of that name.
+    /// Returns the same response with this header set.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self = self.without(name);
@@ -262,7 +262,7 @@ impl Reply {
         self
     }
 
-    /// The same without a header.
+    /// Returns the same response without a header.
     #[must_use]
     pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(key, _)| key != name);
@@ -271,12 +271,12 @@ impl Reply {
 }
 
 impl Fake {
-    /// Serve `content`, each answer as `twist` wants it.
+    /// Serves `content`, with each response changed by `twist`.
     pub fn start(content: Content, twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Self {
         Self::serve("127.0.0.1:0", content, twist, None)
     }
 
-    /// The same at another address of this machine.
+    /// Like [`Fake::start`], at another address of this machine.
     pub fn start_at(
         address: &str,
         content: Content,
@@ -285,7 +285,7 @@ impl Fake {
         Self::serve(address, content, twist, None)
     }
 
-    /// Serve `content` honestly, files and blobs through a gate.
+    /// Serves `content` honestly, with files and blobs limited by a gate.
     pub fn behind(gate: &Arc<Gate>, content: Content) -> Self {
         Self::serve("127.0.0.1:0", content, |_, reply| reply, Some(Arc::clone(gate)))
     }
@@ -300,24 +300,24 @@ impl Fake {
         let addr = listener.local_addr().expect("find a free port");
         let fake = Self { addr, seen: Arc::default(), stopped: Arc::default() };
         let (seen, stopped) = (Arc::clone(&fake.seen), Arc::clone(&fake.stopped));
-        let answer = Arc::new(move |seen: &Seen| twist(seen, content.answer(seen)));
+        let respond = Arc::new(move |seen: &Seen| twist(seen, content.respond(seen)));
         thread::spawn(move || {
             for connection in listener.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     return;
                 }
-                let (seen, answer, gate) = (Arc::clone(&seen), Arc::clone(&answer), gate.clone());
+                let (seen, respond, gate) = (Arc::clone(&seen), Arc::clone(&respond), gate.clone());
                 thread::spawn(move || {
-                    // A client that goes away is no fault of the server's.
-                    let _ =
-                        connection.and_then(|connection| serve(connection, &seen, &*answer, gate.as_deref()));
+                    // A client may close its connection at any time.
+                    let _ = connection
+                        .and_then(|connection| serve(connection, &seen, &*respond, gate.as_deref()));
                 });
             }
         });
         fake
     }
 
-    /// Serve `content` as an honest server does.
+    /// Serves `content` as an honest server does.
     pub fn honest(content: Content) -> Self {
         Self::start(content, |_, reply| reply)
     }
@@ -327,17 +327,17 @@ impl Fake {
         self.addr.to_string()
     }
 
-    /// What makes `airbundle` come here in place of `host`: `--mirror host=URL`.
+    /// Returns the arguments that route requests for `host` here: `--mirror host=URL`.
     pub fn mirror(&self, host: &str) -> [String; 2] {
         ["--mirror".to_owned(), format!("{host}=http://{}/{host}", self.addr)]
     }
 
-    /// Every request so far, in order.
+    /// Returns every request so far, in order.
     pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().expect("no panic").clone()
+        self.seen.lock().expect("the lock is not poisoned").clone()
     }
 
-    /// The requests for paths that contain `part`.
+    /// Returns the requests for paths that contain `part`.
     pub fn seen_of(&self, part: &str) -> Vec<Seen> {
         self.seen().into_iter().filter(|seen| seen.path.contains(part)).collect()
     }
@@ -350,11 +350,11 @@ impl Drop for Fake {
     }
 }
 
-/// One request a connection.
+/// Serves one request per connection.
 fn serve(
     connection: TcpStream,
     log: &Mutex<Vec<Seen>>,
-    answer: &dyn Fn(&Seen) -> Reply,
+    respond: &dyn Fn(&Seen) -> Reply,
     gate: Option<&Gate>,
 ) -> io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
@@ -375,13 +375,13 @@ fn serve(
     let mut body = String::new();
     reader.take(length).read_to_string(&mut body)?;
     let seen = {
-        let mut log = log.lock().expect("no panic");
+        let mut log = log.lock().expect("the lock is not poisoned");
         let nth = log.iter().filter(|seen| seen.path == path).count();
         log.push(Seen { path, nth, method, body, at: Instant::now(), headers });
-        log.last().expect("pushed").clone()
+        log.last().expect("the image was pushed").clone()
     };
-    let reply = answer(&seen);
-    // To HEAD, the same without the body.
+    let reply = respond(&seen);
+    // A HEAD response has no body.
     let cut = if seen.method == "HEAD" { Some(0) } else { reply.cut };
     let gate = gate.filter(|_| seen.is_transfer() && cut.is_none());
     let gate = gate.map(|gate| (gate, gate.begin(&seen.path, reply.body.len())));

@@ -1,8 +1,8 @@
-//! [`Image`]: any graph of manifests and blobs that a registry may hold, built in memory with exact bytes.
+//! [`Image`]: an arbitrary graph of manifests and blobs, built in memory with exact bytes.
 //!
-//! The same calls always give the same bytes. The JSON is laid out as the tools of each format lay it out (Docker
-//! indents by three spaces, OCI indexes by two and end in a newline, OCI manifests are compact), so that code that
-//! parses a manifest and writes it again cannot pass for code that keeps it.
+//! The same calls always yield the same bytes. The JSON is formatted as the tools of each format do it
+//! (Docker indents by three spaces, OCI indexes by two with a final newline, OCI manifests are compact), so
+//! that code that re-serializes a manifest fails the tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -26,7 +26,7 @@ pub const HELM_CHART: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzi
 
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 
-/// Whose media types a manifest or an index uses.
+/// Media types of a manifest or an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Docker Image Manifest Version 2, Schema 2.
@@ -35,7 +35,7 @@ pub enum Format {
     Oci,
 }
 
-/// How a layer is compressed.
+/// Compression of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     None,
@@ -44,16 +44,16 @@ pub enum Compression {
     Zstd,
 }
 
-/// A layer's bytes as a registry holds them.
+/// Bytes of a layer as a registry stores them.
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub bytes: Bytes,
     pub compression: Compression,
-    /// The digest of the uncompressed tar.
+    /// Digest of the uncompressed tar.
     pub diff_id: String,
 }
 
-/// Names content, as the OCI descriptor of the same name.
+/// A descriptor (OCI image-spec).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
     pub media_type: String,
@@ -61,34 +61,34 @@ pub struct Descriptor {
     pub size: u64,
 }
 
-/// A manifest or an index with all that is under it.
+/// A manifest or an index, with everything it refers to.
 #[derive(Debug, Clone)]
 pub struct Image {
     pub root: Descriptor,
-    /// The bytes of the root manifest.
+    /// Bytes of the root manifest.
     pub manifest: Bytes,
-    /// Config and layers in the manifest's order, repeated where it repeats them; empty for an index.
+    /// Config and layers in the manifest's order, including repetitions; empty for an index.
     pub parts: Vec<(Descriptor, Bytes)>,
-    /// What an index lists, in its order.
+    /// Children of an index, in its order.
     pub children: Vec<Image>,
-    /// `os/architecture[/variant]`, when this is for one platform. It is the platform in the parent index's entry.
+    /// `os/architecture[/variant]` of a single-platform image, as in its entry of the parent index.
     pub platform: Option<String>,
-    /// The annotations in the parent index's entry.
+    /// Annotations in its entry of the parent index.
     pub annotations: BTreeMap<String, String>,
 }
 
 impl Layer {
-    /// The content of a package.
+    /// A layer with the content of a package.
     pub fn package(package: &Package, compression: Compression) -> Self {
         Self::tar(&package.tar(), compression, GzipLevel::default())
     }
 
-    /// A few files, as `(path, content)`.
+    /// A layer of files as `(path, content)`.
     pub fn files(files: &[(&str, &[u8])], compression: Compression) -> Self {
         Self::tar(&tar_of(files), compression, GzipLevel::default())
     }
 
-    /// Files as `(path, mode, content)`, with all directories above them, and `directories` besides.
+    /// A layer of files as `(path, mode, content)` with all parent directories, and `directories`.
     pub fn tree(directories: &[&str], files: &[(&str, u32, Bytes)], compression: Compression) -> Self {
         let mut all: BTreeSet<&str> = directories.iter().copied().collect();
         for path in directories.iter().copied().chain(files.iter().map(|(path, ..)| *path)) {
@@ -108,14 +108,14 @@ impl Layer {
         Self::tar(&tar, compression, GzipLevel::fast())
     }
 
-    /// One file of `size` bytes that do not compress, always the same for the same `seed`.
+    /// A layer of one incompressible file of `size` bytes, deterministic by `seed`.
     pub fn random(seed: u64, size: usize, compression: Compression) -> Self {
         let tar = tar_of(&[("random", &random_bytes(seed, size))]);
-        // Stored, not squeezed: the attempt would only take time.
+        // Raw deflate blocks: compression would only take time.
         Self::tar(&tar, compression, GzipLevel::none())
     }
 
-    /// Docker's empty layer, to the byte: the 32 bytes that stand in countless old images.
+    /// Docker's empty layer: the 32 bytes found in many old images.
     pub fn empty() -> Self {
         const GZIP: [u8; 32] = [
             0x1f, 0x8b, 0x08, 0x00, 0x00, 0x09, 0x6e, 0x88, 0x00, 0xff, 0x62, 0x18, 0x05, 0xa3, 0x60,
@@ -147,7 +147,7 @@ impl Layer {
 }
 
 impl Descriptor {
-    /// What names these bytes.
+    /// Returns the descriptor of these bytes.
     pub fn of(media_type: &str, bytes: &[u8]) -> Self {
         Self { media_type: media_type.to_owned(), digest: sha256(bytes), size: bytes.len() as u64 }
     }
@@ -164,7 +164,7 @@ impl Image {
         Self::with_settings(format, platform, layers, settings)
     }
 
-    /// The same with these settings (entrypoint, volumes, …) in its config.
+    /// Like [`Image::new`], with these settings (entrypoint, volumes, …) in its config.
     pub fn with_settings(format: Format, platform: &str, layers: &[Layer], settings: Value) -> Self {
         let (manifest_type, config_type) = match format {
             Format::Docker => (DOCKER_MANIFEST, DOCKER_CONFIG),
@@ -184,7 +184,7 @@ impl Image {
         Self { platform: Some(platform.to_owned()), ..image }
     }
 
-    /// An OCI index or a Docker manifest list of these.
+    /// An OCI index or a Docker manifest list of these images.
     pub fn index(format: Format, children: Vec<Self>) -> Self {
         let media_type = match format {
             Format::Docker => DOCKER_LIST,
@@ -199,7 +199,8 @@ impl Image {
         Self::of_manifest(media_type, manifest, Vec::new(), children)
     }
 
-    /// What buildkit puts beside an image in its index: an in-toto statement for the platform `unknown/unknown`.
+    /// An attestation as buildkit adds it to an index: an in-toto statement for the platform
+    /// `unknown/unknown`.
     pub fn attestation(subject: &Self) -> Self {
         let statement = json!({
             "_type": "https://in-toto.io/Statement/v0.1",
@@ -225,7 +226,7 @@ impl Image {
         }
     }
 
-    /// A chart, as `helm push` makes it.
+    /// A chart as `helm push` uploads it.
     pub fn helm_chart(name: &str, version: &str) -> Self {
         let chart = format!("apiVersion: v2\nname: {name}\nversion: {version}\n");
         let config = json!({ "apiVersion": "v2", "name": name, "version": version });
@@ -244,7 +245,7 @@ impl Image {
         Self::of_parts(Format::Oci, OCI_MANIFEST, parts, annotations)
     }
 
-    /// Files as an OCI artifact, as `oras push` makes it: an `artifactType` and the empty config.
+    /// Files as an OCI artifact as `oras push` uploads it: an `artifactType` and the empty config.
     pub fn artifact(artifact_type: &str, files: &[(&str, &[u8])]) -> Self {
         let mut parts = vec![part(OCI_EMPTY, b"{}".to_vec())];
         parts.extend(files.iter().map(|(_, bytes)| part("application/octet-stream", bytes.to_vec())));
@@ -256,13 +257,14 @@ impl Image {
         Self::of_parts(Format::Oci, OCI_MANIFEST, parts, more)
     }
 
-    /// The same root with only the children that `keep` wants: what a platform selection leaves of an index.
+    /// Returns the same root with only the children for which `keep` is true: the result of a platform
+    /// selection.
     pub fn sparse(&self, keep: impl Fn(&Self) -> bool) -> Self {
         let children = self.children.iter().filter(|child| keep(child)).cloned().collect();
         Self { children, ..self.clone() }
     }
 
-    /// All manifests under and with the root, each once, in the order in which a registry takes them: children first.
+    /// Returns the root and all manifests below it, deduplicated, children first, as a registry requires.
     pub fn manifests(&self) -> Vec<(Descriptor, Bytes)> {
         let mut manifests: Vec<(Descriptor, Bytes)> = Vec::new();
         for child in &self.children {
@@ -276,26 +278,26 @@ impl Image {
         manifests
     }
 
-    /// All configs and layers, by digest.
+    /// Returns all configs and layers by digest.
     pub fn parts(&self) -> BTreeMap<String, Bytes> {
         let own =
             self.parts.iter().map(|(descriptor, bytes)| (descriptor.digest.clone(), Bytes::clone(bytes)));
         self.children.iter().flat_map(Self::parts).chain(own).collect()
     }
 
-    /// Everything by digest: manifests, configs, layers.
+    /// Returns all manifests, configs and layers by digest.
     pub fn blobs(&self) -> BTreeMap<String, Bytes> {
         let manifests = self.manifests().into_iter().map(|(descriptor, bytes)| (descriptor.digest, bytes));
         self.parts().into_iter().chain(manifests).collect()
     }
 
-    /// The platforms of an index's children, or the image's own.
+    /// Returns the platforms of an index's children, or the image's own.
     pub fn platforms(&self) -> Vec<&str> {
         let own = self.platform.iter().map(String::as_str);
         self.children.iter().flat_map(Self::platforms).chain(own).collect()
     }
 
-    /// The image of this platform in here.
+    /// Returns the image for this platform.
     pub fn for_platform(&self, platform: &str) -> Option<&Self> {
         if self.platform.as_deref() == Some(platform) {
             return Some(self);
@@ -303,7 +305,8 @@ impl Image {
         self.children.iter().find_map(|child| child.for_platform(platform))
     }
 
-    /// The descriptor of an image's config: the id that docker and podman show. `None` for an index.
+    /// Returns the descriptor of an image's config, which is the ID that docker and podman show. `None`: an
+    /// index.
     pub fn config(&self) -> Option<&Descriptor> {
         self.parts.first().map(|(descriptor, _)| descriptor)
     }
@@ -319,7 +322,7 @@ impl Image {
         entry
     }
 
-    /// A manifest of a config and layers, with the fields of `more` added or replaced.
+    /// A manifest of a config and layers, with the members of `more` added or replaced.
     fn of_parts(format: Format, media_type: &str, parts: Vec<(Descriptor, Bytes)>, more: Value) -> Self {
         let mut json = json!({
             "schemaVersion": 2,
@@ -328,7 +331,7 @@ impl Image {
             "layers": parts[1..].iter().map(|(descriptor, _)| descriptor.json()).collect::<Vec<_>>(),
         });
         if let Value::Object(more) = more {
-            json.as_object_mut().expect("made as an object").extend(more);
+            json.as_object_mut().expect("the value is an object").extend(more);
         }
         let manifest = match format {
             Format::Docker => pretty(&json, b"   "),
@@ -349,14 +352,14 @@ impl Image {
     }
 }
 
-/// A gzip member without time or name.
+/// Returns a gzip member without timestamp and name.
 pub fn gzip(bytes: &[u8], level: GzipLevel) -> Vec<u8> {
     let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), level);
     encoder.write_all(bytes).expect("compress in memory");
     encoder.finish().expect("compress in memory")
 }
 
-/// An uncompressed tar of `(path, content)`.
+/// Returns an uncompressed tar of `(path, content)`.
 pub fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, bytes) in files {

@@ -1,8 +1,8 @@
-//! Real servers, real clients and real content for tests: Debian's `docker-registry` and nginx on loopback, skopeo,
-//! podman, docker and curl against them, and images of every kind made in memory from Debian packages.
+//! Real servers, clients and content for tests: Debian's `docker-registry` and nginx on loopback, skopeo,
+//! podman, docker and curl, and images of every kind made in memory from Debian packages.
 //!
-//! A test target takes it in with `#[path = "../support/mod.rs"] mod support;`. Everything panics with the whole story
-//! (command, exit status, log) rather than return an error: in a test there is nobody to handle one.
+//! A test target includes it with `#[path = "../support/mod.rs"] mod support;`. Everything panics with the
+//! details (command, exit status, log) instead of returning an error.
 #![allow(dead_code, unreachable_pub, reason = "every test target uses another part of this")]
 
 pub mod bases;
@@ -27,12 +27,12 @@ use sha2::{Digest as _, Sha256, Sha512};
 /// Content, cheap to share between images, files and expectations.
 pub type Bytes = Arc<[u8]>;
 
-/// `sha256:<hex>` of `bytes`: the name of a blob. Made without the library's own `Digest`, which is under test.
+/// Returns `sha256:<hex>` of `bytes`. Independent of the library's own `Digest`, which is under test.
 pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
-/// `sha512:<hex>` of `bytes`, as some lists pin a file.
+/// Returns `sha512:<hex>` of `bytes`.
 pub fn sha512(bytes: &[u8]) -> String {
     format!("sha512:{}", hex(&Sha512::digest(bytes)))
 }
@@ -40,12 +40,12 @@ pub fn sha512(bytes: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string");
+        write!(text, "{byte:02x}").expect("write to a string");
         text
     })
 }
 
-/// `size` bytes that do not compress, always the same for the same `seed` (splitmix64).
+/// Returns `size` incompressible bytes, deterministic by `seed` (splitmix64).
 pub fn random_bytes(seed: u64, size: usize) -> Vec<u8> {
     let mut state = seed;
     let mut bytes = Vec::with_capacity(size + 8);

@@ -1,45 +1,43 @@
-//! [`Nginx`]: Debian's nginx with servers as a test wants them.
+//! [`Nginx`]: Debian's nginx with one custom server.
 
 use std::fs;
-use std::net::TcpStream;
 
 use tempfile::TempDir;
 
 use super::process::Daemon;
 use super::tls::Pair;
-use super::web::free_port;
+use super::web::start_nginx;
 
 /// An nginx with one server. Ends when dropped.
 #[derive(Debug)]
 pub struct Nginx {
-    // Declared before the directory: the process has to be gone when its files go.
+    // Declared before the directory, so that the process ends before its files are removed.
     daemon: Daemon,
     port: u16,
     directory: TempDir,
 }
 
-/// One line of its access log.
+/// A line of its access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
     pub status: u16,
     /// `HTTP/1.1` or `HTTP/2.0`.
     pub protocol: String,
     pub path: String,
-    /// The name in the certificate of the client, or nothing.
+    /// Subject of the client's certificate; empty if there is none.
     pub client: String,
 }
 
 impl Nginx {
-    /// Over https with this certificate, or over http; `directives` are those of the server.
+    /// Serves HTTPS with this certificate, or HTTP; `directives` go into the `server` block.
     pub fn start(tls: Option<&Pair>, directives: &str) -> Self {
         Self::start_with("", tls, directives)
     }
 
-    /// The same with directives for all of http.
-    pub fn start_with(of_http: &str, tls: Option<&Pair>, directives: &str) -> Self {
-        for _ in 0..10 {
-            let directory = TempDir::new().expect("make a temporary directory");
-            let (here, port) = (directory.path().display(), free_port());
+    /// Like [`Nginx::start`], with additional directives for the `http` block.
+    pub fn start_with(http_directives: &str, tls: Option<&Pair>, directives: &str) -> Self {
+        let (daemon, port, directory) = start_nginx(|directory, port| {
+            let here = directory.display();
             let listen = match tls {
                 Some(Pair { certificate, key }) => format!(
                     "listen 127.0.0.1:{port} ssl http2; ssl_certificate {}; ssl_certificate_key {};",
@@ -48,25 +46,16 @@ impl Nginx {
                 ),
                 None => format!("listen 127.0.0.1:{port};"),
             };
-            let text = format!(
+            format!(
                 "daemon off; user root; worker_processes 1; pid {here}/pid; events {{}}\n\
-                 http {{ {of_http} log_format all '$status $server_protocol $request_uri $ssl_client_s_dn';\n\
+                 http {{ {http_directives} log_format all '$status $server_protocol $request_uri $ssl_client_s_dn';\n\
                  access_log {here}/access.log all;\n\
                  client_body_temp_path {here}/body; proxy_temp_path {here}/proxy;\n\
                  fastcgi_temp_path {here}/fastcgi; uwsgi_temp_path {here}/uwsgi; scgi_temp_path {here}/scgi;\n\
                  server {{ {listen} {directives} }} }}\n"
-            );
-            let config = directory.path().join("nginx.conf");
-            fs::write(&config, text).expect("write nginx.conf");
-            let command =
-                ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
-            let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
-            match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
-                Ok(_) => return Self { daemon, port, directory },
-                Err(log) => assert!(log.contains("Address already in use"), "{log}"),
-            }
-        }
-        panic!("no free port for nginx");
+            )
+        });
+        Self { daemon, port, directory }
     }
 
     /// `127.0.0.1:PORT`.
@@ -74,7 +63,7 @@ impl Nginx {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Every request that was answered so far, in order. It ends for that, so that all are there.
+    /// Ends the server, so that the log is complete, and returns all requests in order.
     pub fn stop(mut self) -> Vec<Logged> {
         self.daemon.stop();
         let log = fs::read_to_string(self.directory.path().join("access.log")).expect("read the access log");

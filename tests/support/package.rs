@@ -8,7 +8,7 @@ use std::process::Command;
 
 use super::process;
 
-/// The packages that `scripts/debs` fetched.
+/// The packages fetched by `scripts/debs`.
 #[derive(Debug, Clone)]
 pub struct Packages {
     root: PathBuf,
@@ -21,7 +21,7 @@ pub struct Package {
 }
 
 impl Packages {
-    /// What is in `$AIRBUNDLE_DEBS`, or in `target/debs` of this project.
+    /// Reads the packages in `$AIRBUNDLE_DEBS`, or in `target/debs` of this project.
     pub fn load() -> Self {
         let root = env::var_os("AIRBUNDLE_DEBS")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/debs"), PathBuf::from);
@@ -29,7 +29,7 @@ impl Packages {
         Self { root }
     }
 
-    /// The package `name` for `architecture` (`amd64` or `arm64`).
+    /// Returns the package `name` for `architecture` (`amd64` or `arm64`).
     pub fn get(&self, architecture: &str, name: &str) -> Package {
         let directory = self.root.join(architecture);
         let prefix = format!("{name}_");
@@ -44,12 +44,12 @@ impl Packages {
 }
 
 impl Package {
-    /// Its content, as an uncompressed tar.
+    /// Returns its content as an uncompressed tar.
     pub fn tar(&self) -> Vec<u8> {
         process::run(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&self.deb)).stdout
     }
 
-    /// One regular file of it, such as `bin/hello`, wherever this release of Debian has it: there or under `usr`.
+    /// Returns a regular file of it, at `path` or, in newer Debian releases, at `usr/path`.
     pub fn file(&self, path: &str) -> Vec<u8> {
         let tar = self.tar();
         let mut archive = tar::Archive::new(tar.as_slice());
@@ -68,7 +68,7 @@ impl Package {
         bytes
     }
 
-    /// The `.deb` itself.
+    /// Returns the bytes of the `.deb` file.
     pub fn deb(&self) -> Vec<u8> {
         fs::read(&self.deb).unwrap_or_else(|error| panic!("read {}: {error}", self.deb.display()))
     }

@@ -1,4 +1,4 @@
-//! [`Daemon`]: a server process that lives exactly as long as its owner.
+//! [`Daemon`]: a server process that ends with its owner.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -7,12 +7,12 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a server may take to answer for the first time, or to end. Generous: the machine may be busy with other
-/// tests.
+/// Timeout for the first response of a server, and for its end. Generous, because the machine may be busy
+/// with other tests.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server process. It gets SIGTERM when this is dropped, and also when the test process dies without a chance to
-/// drop anything (a `static`, a `kill -9`): a watcher holds a pipe from here, and acts when that closes.
+/// A server process. Gets SIGTERM when this is dropped, and also if the test process dies without dropping
+/// anything (a `static`, a `kill -9`): a watcher holds the read end of a pipe and acts when it closes.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
@@ -22,7 +22,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Start `command`, with its stdout and stderr going to the file `log`.
+    /// Starts `command` with stdout and stderr redirected to the file `log`.
     pub fn spawn<S: AsRef<OsStr>>(command: impl IntoIterator<Item = S>, log: &Path) -> Self {
         const WATCH: &str =
             r#"exec 3<&0 </dev/null; (cat <&3; kill -TERM $$) >/dev/null 2>&1 & exec "$@" 3<&-"#;
@@ -41,8 +41,8 @@ impl Daemon {
         Self { name, child, lifeline, log: log.to_owned() }
     }
 
-    /// Ask `ready` until it has an answer. An error (the log) if the process ends before that; a panic if neither
-    /// happens.
+    /// Polls `ready` with the log until it returns a value. If the process ends first, returns the log as an
+    /// error. Panics on a timeout.
     pub fn wait_for<T>(&mut self, mut ready: impl FnMut(&str) -> Option<T>) -> Result<T, String> {
         let start = Instant::now();
         loop {
@@ -57,17 +57,17 @@ impl Daemon {
         }
     }
 
-    /// Its process.
+    /// Returns the process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// All that it has printed so far.
+    /// Returns the output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// End the process and wait until it is gone.
+    /// Ends the process and waits for it.
     pub fn stop(&mut self) {
         if self.lifeline.take().is_none() {
             return;
@@ -88,7 +88,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Run `command` to its end. Panics with the whole command line and its output if it fails.
+/// Runs `command` to its end. Panics with the command line and its output if it fails.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
     assert!(
@@ -101,7 +101,7 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// Run `command` to its end, for its stdout as text. Panics as [`run`] does.
+/// Runs `command` to its end and returns its stdout as text. Panics like [`run`].
 pub fn stdout_of(command: &mut Command) -> String {
     String::from_utf8(run(command).stdout)
         .unwrap_or_else(|error| panic!("{command:?} printed no UTF-8: {error}"))

@@ -8,25 +8,25 @@ use tempfile::TempDir;
 use super::process::Daemon;
 use super::web::free_port;
 
-/// A proxy for http and https. Ends when dropped.
+/// A proxy for HTTP and HTTPS. Ends when dropped.
 #[derive(Debug)]
 pub struct Proxy {
-    // Declared before the directory: the process has to be gone when its files go.
+    // Declared before the directory, so that the process ends before its files are removed.
     daemon: Daemon,
     port: u16,
     _directory: TempDir,
 }
 
 impl Proxy {
-    /// One for everybody.
+    /// Starts one without authentication.
     pub fn start() -> Self {
         Self::start_with("")
     }
 
-    /// The same with more directives, such as `BasicAuth USER PASSWORD`.
+    /// Starts one with additional directives, such as `BasicAuth USER PASSWORD`.
     pub fn start_with(directives: &str) -> Self {
         for _ in 0..10 {
-            let (directory, port) = (TempDir::new().expect("make a temporary directory"), free_port());
+            let (directory, port) = (TempDir::new().expect("create a temporary directory"), free_port());
             let config = directory.path().join("tinyproxy.conf");
             let text = format!(
                 "Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 100\nLogLevel Connect\n{directives}\n"
@@ -46,7 +46,7 @@ impl Proxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The requests that it has got so far, as `GET http://…` or `CONNECT host:port`.
+    /// Returns the requests so far, as `GET http://…` or `CONNECT host:port`.
     pub fn requests(&self) -> Vec<String> {
         let log = self.daemon.log();
         let request = |line: &str| {

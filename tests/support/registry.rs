@@ -13,10 +13,10 @@ use super::process::{self, Daemon};
 use super::web::Request;
 use super::{Bytes, sha256};
 
-/// A registry that keeps its content in a directory. Ends when dropped; the content stays.
+/// A registry that stores its content in a directory. Ends when dropped; the content stays.
 #[derive(Debug)]
 pub struct Registry {
-    // Declared before the directory: the process has to be gone when its files go.
+    // Declared before the directory, so that the process ends before its files are removed.
     daemon: Daemon,
     addr: String,
     config: PathBuf,
@@ -25,18 +25,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Serve the storage directory (what a container has at `/var/lib/registry`), which may be empty. Pushes and deletes
-    /// are allowed; nothing is cached in memory, so that what is on the disk is what is served.
+    /// Serves a storage directory (`/var/lib/registry` in a container), which may be empty. Allows pushes and
+    /// deletes; caches nothing in memory, so that it serves what is on the disk.
     pub fn start(storage: &Path) -> Self {
         Self::start_with(storage, "delete:\n    enabled: true")
     }
 
-    /// Serve a storage directory that is there, and never write to it.
+    /// Serves an existing storage directory read-only.
     pub fn serve(storage: &Path) -> Self {
         Self::start_with(storage, "maintenance:\n    readonly:\n      enabled: true")
     }
 
-    /// The same with a memory of what blobs there are, as Debian's own configuration has it.
+    /// Like [`Registry::serve`], with an in-memory cache of blob descriptors as in Debian's configuration.
     pub fn serve_with_cache(storage: &Path) -> Self {
         let options =
             "maintenance:\n    readonly:\n      enabled: true\n  cache:\n    blobdescriptor: inmemory";
@@ -47,7 +47,7 @@ impl Registry {
         fs::create_dir_all(storage).unwrap_or_else(|error| panic!("create {}: {error}", storage.display()));
         let storage =
             storage.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", storage.display()));
-        let directory = TempDir::new().expect("make a temporary directory");
+        let directory = TempDir::new().expect("create a temporary directory");
         let config = directory.path().join("config.yml");
         fs::write(&config, configuration(&storage, options)).expect("write config.yml");
         let command = ["docker-registry".as_ref(), "serve".as_ref(), config.as_os_str()];
@@ -62,7 +62,7 @@ impl Registry {
         &self.addr
     }
 
-    /// Upload everything of `image`, bytes as they are; the root under `tag`, or by its digest only.
+    /// Uploads everything of `image` unchanged; the root under `tag`, or by digest only.
     pub fn push<'a>(&self, repository: &str, tag: impl Into<Option<&'a str>>, image: &Image) {
         for (digest, bytes) in image.parts() {
             self.push_blob(repository, &digest, &bytes);
@@ -76,7 +76,7 @@ impl Registry {
         }
     }
 
-    /// A manifest with its media type, by tag or digest. `None` where the registry answers 404.
+    /// Returns a manifest and its media type by tag or digest. `None`: 404.
     pub fn manifest(&self, repository: &str, reference: &str) -> Option<(String, Vec<u8>)> {
         let url = self.url(&format!("{repository}/manifests/{reference}"));
         let accept = [
@@ -91,13 +91,13 @@ impl Registry {
         Some((media_type, body(response)))
     }
 
-    /// A config or a layer. `None` where the registry answers 404.
+    /// Returns a config or a layer. `None`: 404.
     pub fn blob(&self, repository: &str, digest: &str) -> Option<Vec<u8>> {
         let url = self.url(&format!("{repository}/blobs/{digest}"));
         found(&format!("GET {url}"), self.agent.get(&url).call()).map(body)
     }
 
-    /// Fetch everything of `image` by digest, and the root by `tag` too, and compare every byte.
+    /// Asserts that everything of `image` is served by digest, and the root by `tag` too, byte for byte.
     pub fn assert_serves<'a>(&self, repository: &str, tag: impl Into<Option<&'a str>>, image: &Image) {
         let equal = |name: &str, found: Option<Vec<u8>>, expected: &Bytes| {
             let found = found.unwrap_or_else(|| panic!("{repository}: no {name}"));
@@ -125,8 +125,8 @@ impl Registry {
         }
     }
 
-    /// `docker-registry garbage-collect` with these options (such as `--dry-run`) on this storage. Returns a line for
-    /// each blob and manifest that it deletes: none, if everything is referenced.
+    /// Runs `docker-registry garbage-collect` with these options (such as `--dry-run`) on this storage.
+    /// Returns a line for each blob and manifest that it deletes.
     pub fn garbage_collect(&self, options: &[&str]) -> Vec<String> {
         let output = process::run(
             Command::new("docker-registry").arg("garbage-collect").args(options).arg(&self.config),
@@ -136,12 +136,12 @@ impl Registry {
         output.lines().filter(|line| line.contains(" eligible for deletion: ")).map(str::to_owned).collect()
     }
 
-    /// Every request that was answered so far, in order. The last ones may be missing while a client is at work.
+    /// Returns every request so far, in order. The last ones may be missing while a client is active.
     pub fn requests(&self) -> Vec<Request> {
         self.daemon.log().lines().filter_map(parse).collect()
     }
 
-    /// What the registry has printed so far.
+    /// Returns the registry's log so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }
@@ -165,9 +165,9 @@ impl Registry {
     }
 }
 
-type Answer = Response<ureq::Body>;
+type HttpResponse = Response<ureq::Body>;
 
-fn expect(status: u16, what: &str, response: Result<Answer, ureq::Error>) -> Answer {
+fn expect(status: u16, what: &str, response: Result<HttpResponse, ureq::Error>) -> HttpResponse {
     let response = response.unwrap_or_else(|error| panic!("{what}: {error}"));
     if response.status() == status {
         return response;
@@ -176,25 +176,25 @@ fn expect(status: u16, what: &str, response: Result<Answer, ureq::Error>) -> Ans
     panic!("{what}: {status} {}", String::from_utf8_lossy(&body(response)));
 }
 
-fn found(what: &str, response: Result<Answer, ureq::Error>) -> Option<Answer> {
+fn found(what: &str, response: Result<HttpResponse, ureq::Error>) -> Option<HttpResponse> {
     match response {
         Ok(response) if response.status() == 404 => None,
         response => Some(expect(200, what, response)),
     }
 }
 
-fn body(response: Answer) -> Vec<u8> {
-    response.into_body().with_config().limit(u64::MAX).read_to_vec().expect("read an answer's body")
+fn body(response: HttpResponse) -> Vec<u8> {
+    response.into_body().with_config().limit(u64::MAX).read_to_vec().expect("read a response body")
 }
 
-/// The address in the log line that says that the registry listens.
+/// Returns the address in the log line that reports that the registry listens.
 fn address(log: &str) -> Option<String> {
     let rest = &log[log.find("listening on ")? + "listening on ".len()..];
     let end = rest.find(|c: char| c != '.' && c != ':' && !c.is_ascii_digit())?;
     Some(rest[..end].to_owned())
 }
 
-/// A line of the access log, which is in Apache's format among other lines.
+/// Parses a line of the access log, which is in Apache's format among other lines.
 fn parse(line: &str) -> Option<Request> {
     let (_, rest) = line.strip_prefix("127.0.0.1 - - [")?.split_once("] \"")?;
     let (request, rest) = rest.split_once("\" ")?;

@@ -1,5 +1,4 @@
-//! Shows that the test support itself works: every server answers and every client pulls, before anything of ours is
-//! between them.
+//! Tests of the test support: every server responds and every client pulls, without our programs in between.
 
 #[path = "mod.rs"]
 mod support;
@@ -16,7 +15,7 @@ use support::web::Web;
 use tempfile::TempDir;
 
 fn directory() -> TempDir {
-    TempDir::new().expect("make a temporary directory")
+    TempDir::new().expect("create a temporary directory")
 }
 
 fn tiny(platform: &str) -> Image {
@@ -28,7 +27,7 @@ fn tiny(platform: &str) -> Image {
 }
 
 #[test]
-fn images_are_the_same_bytes_every_time() {
+fn images_are_reproducible() {
     let build = || Image::index(Format::Docker, vec![tiny("linux/amd64"), tiny("linux/arm/v7")]);
     assert_eq!(build().blobs(), build().blobs());
     assert_eq!(build().root.digest, support::sha256(&build().manifest));
@@ -36,7 +35,7 @@ fn images_are_the_same_bytes_every_time() {
 }
 
 #[test]
-fn well_known_bytes_have_their_well_known_digests() {
+fn known_bytes_have_their_known_digests() {
     let empty = Layer::empty();
     assert_eq!(
         support::sha256(&empty.bytes),
@@ -50,7 +49,7 @@ fn well_known_bytes_have_their_well_known_digests() {
 }
 
 #[test]
-fn a_sparse_index_keeps_its_bytes_and_loses_children() {
+fn sparse_index_keeps_its_bytes_and_loses_children() {
     let index = Image::index(Format::Oci, vec![tiny("linux/amd64"), tiny("linux/arm64")]);
     let sparse = index.sparse(|child| child.platform.as_deref() == Some("linux/amd64"));
     assert_eq!(sparse.manifest, index.manifest);
@@ -84,7 +83,7 @@ fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
             assert_eq!(clients::skopeo_raw_manifest(reference), image.manifest[..], "{reference}");
             assert_eq!(&podman.pull(reference), id, "{reference}");
             dockerd.ctr_pull(reference);
-            // Docker 20.10 does not know zstd.
+            // Docker 20.10 does not support zstd.
             if !zstd {
                 assert_eq!(&dockerd.pull(reference), id, "{reference}");
             }
@@ -104,7 +103,7 @@ fn skopeo_podman_docker_and_containerd_pull_what_was_pushed() {
 }
 
 #[test]
-fn a_read_only_registry_serves_the_tree_and_garbage_collection_keeps_what_is_referenced() {
+fn read_only_registry_serves_the_tree_and_garbage_collection_keeps_referenced_blobs() {
     let directory = directory();
     let storage = directory.path().join("storage");
     let image = Image::index(Format::Oci, vec![tiny("linux/amd64"), tiny("linux/arm64")]);
@@ -137,7 +136,7 @@ fn a_read_only_registry_serves_the_tree_and_garbage_collection_keeps_what_is_ref
 }
 
 #[test]
-fn nginx_answers_whole_files_and_ranges_and_tells_who_asked() {
+fn nginx_serves_files_and_ranges_and_logs_requests() {
     let directory = directory();
     fs::write(directory.path().join("a+b.txt"), "0123456789").expect("write a file");
     let web = Web::start(directory.path());
@@ -153,7 +152,7 @@ fn nginx_answers_whole_files_and_ranges_and_tells_who_asked() {
 }
 
 #[test]
-fn an_upstream_tells_its_lists_and_mirrors() {
+fn upstream_writes_its_lists_and_mirror_arguments() {
     let directory = directory();
     let image = tiny("linux/amd64");
     let digest = image.root.digest.clone();
@@ -184,11 +183,11 @@ fn an_upstream_tells_its_lists_and_mirrors() {
 }
 
 #[test]
-fn trees_that_differ_say_where() {
+fn tree_difference_names_each_path() {
     let directory = directory();
     let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
     for root in [&one, &two] {
-        fs::create_dir_all(root.join("sub")).expect("make a directory");
+        fs::create_dir_all(root.join("sub")).expect("create a directory");
         fs::write(root.join("sub/file"), "same").expect("write a file");
     }
     tree::assert_same(&one, &two);
@@ -200,7 +199,7 @@ fn trees_that_differ_say_where() {
 }
 
 #[test]
-fn no_server_outlives_its_owner() {
+fn servers_end_with_their_owner() {
     let directory = directory();
     let web = Web::start(directory.path());
     let addr = web.addr();

@@ -1,4 +1,4 @@
-//! [`Tree`]: what is in a directory, for comparisons.
+//! [`Tree`]: a snapshot of a directory, for comparisons.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,15 +8,15 @@ use std::process::Command;
 
 use super::sha256;
 
-/// A snapshot of a directory: every path under it, relative, with what is there.
+/// A snapshot of a directory: every path below it, relative, with its entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree(pub BTreeMap<PathBuf, Entry>);
 
-/// What a path is.
+/// File type, mode and content of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub kind: Kind,
-    /// The permission bits.
+    /// Permission bits.
     pub mode: u32,
 }
 
@@ -29,16 +29,16 @@ pub enum Kind {
     },
     Directory,
     Symlink(PathBuf),
-    /// A device, a socket, a pipe.
+    /// A device, a socket or a pipe.
     Other,
 }
 
-/// Which inode a path has and when that last changed, in nanoseconds: equal stamps mean that nobody rewrote, replaced,
-/// renamed or touched anything.
+/// Inode and change time (in nanoseconds) of each path: equal stamps prove that nothing was rewritten,
+/// replaced, renamed or touched.
 pub type Stamps = BTreeMap<PathBuf, (u64, i128)>;
 
 impl Tree {
-    /// What is under `root` now.
+    /// Takes a snapshot of `root`.
     pub fn of(root: &Path) -> Self {
         Self(walk(root, |path, metadata| {
             let kind = if metadata.is_dir() {
@@ -55,7 +55,7 @@ impl Tree {
         }))
     }
 
-    /// The paths of the regular files.
+    /// Returns the paths of the regular files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.0
             .iter()
@@ -63,7 +63,7 @@ impl Tree {
             .map(|(path, _)| path.as_path())
     }
 
-    /// One line for each path that is not the same in `other`; empty when they are equal.
+    /// Returns one line for each path that differs from `other`; empty if they are equal.
     pub fn difference(&self, other: &Self) -> Vec<String> {
         let paths: std::collections::BTreeSet<_> = self.0.keys().chain(other.0.keys()).collect();
         let show =
@@ -77,14 +77,14 @@ impl Tree {
     }
 }
 
-/// The stamps of everything under `root`.
+/// Returns the stamps of everything below `root`.
 pub fn stamps(root: &Path) -> Stamps {
     walk(root, |_, metadata| {
         (metadata.ino(), i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()))
     })
 }
 
-/// What `diff -r` tells about two directories; empty when they are equal.
+/// Returns the output of `diff -r` for two directories; empty if they are equal.
 pub fn diff(one: &Path, two: &Path) -> String {
     let output =
         Command::new("diff").args(["-r", "--no-dereference"]).args([one, two]).output().expect("start diff");
@@ -92,7 +92,7 @@ pub fn diff(one: &Path, two: &Path) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Panics unless the two directories have the same paths with the same kinds, modes and content.
+/// Panics unless both directories have the same paths with the same types, modes and content.
 pub fn assert_same(one: &Path, two: &Path) {
     let difference = Tree::of(one).difference(&Tree::of(two));
     assert!(
@@ -111,7 +111,7 @@ fn walk<T>(root: &Path, look: impl Fn(&Path, &fs::Metadata) -> T) -> BTreeMap<Pa
         .map(|entry| {
             let entry = entry.unwrap_or_else(|error| panic!("{error}"));
             let metadata = entry.path().symlink_metadata().unwrap_or_else(|error| panic!("{error}"));
-            let path = entry.path().strip_prefix(root).expect("walked from the root").to_owned();
+            let path = entry.path().strip_prefix(root).expect("the path is below the root").to_owned();
             (path, look(entry.path(), &metadata))
         })
         .collect()

@@ -1,5 +1,5 @@
-//! [`Upstream`]: what the internet is to `airbundle pack`, on loopback: a registry and a web server whose content goes
-//! by the names of the hosts it stands for.
+//! [`Upstream`]: the internet for `airbundle pack`, on loopback: a registry and a web server that serve as
+//! mirrors of real hosts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use super::registry::Registry;
 use super::web::Web;
 use super::{Bytes, random_bytes, sha256, sha512};
 
-/// A registry and a web server, filled. Both end when this is dropped.
+/// A registry and a web server with content. Both end when this is dropped.
 #[derive(Debug)]
 pub struct Upstream {
     pub registry: Registry,
@@ -19,7 +19,7 @@ pub struct Upstream {
     files: Vec<UpstreamFile>,
 }
 
-/// An image and the reference that a list has for it.
+/// An image and its reference in a list.
 #[derive(Debug, Clone)]
 pub struct UpstreamImage {
     /// `host/repository:tag`, `host/repository@digest` or `host/repository:tag@digest`.
@@ -27,17 +27,17 @@ pub struct UpstreamImage {
     pub image: Image,
 }
 
-/// A file and the line that a list has for it.
+/// A file and its list entry.
 #[derive(Debug, Clone)]
 pub struct UpstreamFile {
     pub url: String,
-    /// `sha256:<hex>` or `sha512:<hex>`, when the list pins it.
+    /// `sha256:<hex>` or `sha512:<hex>`. `None`: not pinned by the list.
     pub checksum: Option<String>,
     pub bytes: Bytes,
 }
 
 impl UpstreamImage {
-    /// The reference as it is in a list; with `@` at its end, the image's digest is put there.
+    /// `reference` is as in a list; if it ends with `@`, the image's digest is appended.
     pub fn new(reference: &str, image: Image) -> Self {
         let reference = match reference.strip_suffix('@') {
             Some(name) => format!("{name}@{}", image.root.digest),
@@ -48,54 +48,51 @@ impl UpstreamImage {
 
     /// `host/repository`, without tag and digest.
     pub fn name(&self) -> &str {
-        let name = self.reference.split('@').next().expect("split gives one part at least");
+        let name = self.reference.split('@').next().expect("split yields at least one part");
         name.rsplit_once(':').map_or(name, |(name, _)| name)
     }
 
-    /// The registry's host.
     pub fn host(&self) -> &str {
-        self.reference.split('/').next().expect("split gives one part at least")
+        self.reference.split('/').next().expect("split yields at least one part")
     }
 
-    /// The tag, if the reference has one.
     pub fn tag(&self) -> Option<&str> {
-        let name = self.reference.split('@').next().expect("split gives one part at least");
+        let name = self.reference.split('@').next().expect("split yields at least one part");
         name.rsplit_once(':').map(|(_, tag)| tag)
     }
 }
 
 impl UpstreamFile {
-    /// A file that its list pins by sha256.
+    /// A file pinned by SHA-256.
     pub fn new(url: &str, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self { url: url.to_owned(), checksum: Some(sha256(&bytes)), bytes }
     }
 
-    /// The same, pinned by sha512.
+    /// Returns the same file pinned by SHA-512.
     #[must_use]
     pub fn pinned_by_sha512(self) -> Self {
         Self { checksum: Some(sha512(&self.bytes)), ..self }
     }
 
-    /// The same, not pinned.
+    /// Returns the same file without a checksum.
     #[must_use]
     pub fn not_pinned(self) -> Self {
         Self { checksum: None, ..self }
     }
 
-    /// `host/path`: where `wget -x` puts it.
+    /// `host/path`, as `wget -x` stores it.
     pub fn path(&self) -> &str {
         self.url.split_once("://").expect("a URL").1
     }
 
-    /// The host.
     pub fn host(&self) -> &str {
-        self.path().split('/').next().expect("split gives one part at least")
+        self.path().split('/').next().expect("split yields at least one part")
     }
 }
 
 impl Upstream {
-    /// Serve these images and files, kept under `directory`.
+    /// Serves these images and files, stored below `directory`.
     pub fn start(directory: &Path, images: Vec<UpstreamImage>, files: Vec<UpstreamFile>) -> Self {
         let web_root = directory.join("files");
         fs::create_dir_all(&web_root)
@@ -112,14 +109,15 @@ impl Upstream {
         Self { registry, web: Web::start(&web_root), images, files }
     }
 
-    /// A small Kubespray installation: images of every kind and files of every sort, some 40 MB, for amd64, arm64 and a
-    /// little arm/v7.
+    /// Serves a small Kubespray installation: images and files of every kind, some 40 MB, for amd64, arm64
+    /// and partly arm/v7.
     pub fn kubespray_like(directory: &Path) -> Self {
         let packages = Packages::load();
         Self::start(directory, kubespray_images(&packages), kubespray_files(&packages))
     }
 
-    /// What makes `airbundle` come here in place of the real hosts: `--mirror HOST=URL` for each, and `--mirrors-only`.
+    /// Returns the arguments that route `airbundle` here: `--mirror HOST=URL` for each host, and
+    /// `--mirrors-only`.
     pub fn mirror_args(&self) -> Vec<String> {
         let images = self.images.iter().map(|image| (image.host(), self.registry.addr().to_owned()));
         let files = self.files.iter().map(|file| (file.host(), self.web.addr()));
@@ -133,29 +131,29 @@ impl Upstream {
             .collect()
     }
 
-    /// The images, in the order of the list.
+    /// Images in list order.
     pub fn images(&self) -> &[UpstreamImage] {
         &self.images
     }
 
-    /// The files, in the order of the list.
+    /// Files in list order.
     pub fn files(&self) -> &[UpstreamFile] {
         &self.files
     }
 
-    /// The image with this reference.
+    /// Returns the image with this reference.
     pub fn image(&self, reference: &str) -> &Image {
         let found = self.images.iter().find(|image| image.reference == reference);
         &found.unwrap_or_else(|| panic!("no image `{reference}` upstream")).image
     }
 
-    /// `images.list` for all images, with the real names.
+    /// Returns an `images.list` of all images with their real names.
     pub fn images_list(&self) -> String {
         let lines = self.images.iter().map(|image| format!("{}\n", image.reference));
         format!("# The images of a small Kubespray installation\n\n{}", lines.collect::<String>())
     }
 
-    /// `files.list` for all files, with the real URLs and most checksums.
+    /// Returns a `files.list` of all files with their real URLs and most checksums.
     pub fn files_list(&self) -> String {
         let lines = self.files.iter().map(|file| match &file.checksum {
             Some(checksum) => format!("{} {checksum}\n", file.url),
@@ -164,7 +162,7 @@ impl Upstream {
         format!("# The files of a small Kubespray installation\n\n{}", lines.collect::<String>())
     }
 
-    /// Write both lists into `directory`, which then serves as a `LIST` argument. Returns it.
+    /// Writes both lists into `directory` and returns it, for use as a `LIST` argument.
     pub fn write_lists(&self, directory: &Path) -> PathBuf {
         fs::create_dir_all(directory)
             .unwrap_or_else(|error| panic!("create {}: {error}", directory.display()));
@@ -183,7 +181,7 @@ fn kubespray_images(packages: &Packages) -> Vec<UpstreamImage> {
     };
     let note = |text: &str| Layer::files(&[("etc/motd", text.as_bytes())], Gzip);
 
-    // Two architectures with common layers in every kube-* image, as the real ones have.
+    // Two architectures with common layers in every kube-* image, as in the real ones.
     let [amd64, arm64] = ["amd64", "arm64"].map(|architecture| {
         [
             layer(architecture, "base-files", Gzip),
@@ -210,7 +208,7 @@ fn kubespray_images(packages: &Packages) -> Vec<UpstreamImage> {
             .to_vec(),
     );
 
-    // As buildkit makes an index: each image, then an attestation for each.
+    // As buildkit orders an index: each image, then an attestation for each.
     let attested = |images: Vec<Image>| {
         let attestations: Vec<_> = images.iter().map(Image::attestation).collect();
         Image::index(Oci, [images, attestations].concat())
@@ -258,7 +256,7 @@ fn kubespray_images(packages: &Packages) -> Vec<UpstreamImage> {
         UpstreamImage::new("registry.k8s.io/coredns/coredns:v1.11.1", coredns),
         UpstreamImage::new("quay.io/coreos/etcd:v3.5.12", etcd),
         UpstreamImage::new("quay.io/calico/node:v3.27.3", calico),
-        // By digest only, and by both.
+        // By digest only, and by tag and digest.
         UpstreamImage::new("quay.io/calico/cni@", calico_cni),
         UpstreamImage::new("quay.io/cilium/cilium:v1.15.4@", cilium),
         UpstreamImage::new("quay.io/metallb/controller:v0.13.9", nested),
@@ -288,7 +286,7 @@ fn kubespray_files(packages: &Packages) -> Vec<UpstreamFile> {
 
     let ip = file("amd64", "iproute2", "bin/ip");
     let bash = file("amd64", "bash", "bin/bash");
-    // To the byte a layer of images above: one blob, whatever it is called.
+    // Equals a layer of an image above byte for byte: one blob under two names.
     let layer = Layer::package(&packages.get("amd64", "iproute2"), Compression::Gzip).bytes;
 
     vec![

@@ -8,54 +8,41 @@ use tempfile::TempDir;
 
 use super::process::Daemon;
 
-/// A request that nobody but [`Web::requests`] makes; see there.
+/// Path that only [`Web::requests`] requests.
 const MARK: &str = "/.requests-so-far";
 
 /// An nginx that serves a directory. Ends when dropped.
 #[derive(Debug)]
 pub struct Web {
-    // Declared before the directory: the process has to be gone when its files go.
+    // Declared before the directory, so that the process ends before its files are removed.
     daemon: Daemon,
     port: u16,
     directory: TempDir,
 }
 
-/// One line of a server's access log.
+/// A line of a server's access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     pub method: String,
-    /// Path and query, as the client wrote it.
+    /// Path and query as the client sent them.
     pub path: String,
     pub status: u16,
-    /// The `Range` header. Only nginx tells it.
+    /// `Range` header. Only nginx logs it.
     pub range: Option<String>,
 }
 
 impl Web {
-    /// Serve the directory `root`, with nginx's defaults apart from `gzip off`, `sendfile on` and `autoindex on`.
+    /// Serves the directory `root` with nginx's defaults except `gzip off`, `sendfile on` and `autoindex on`.
     pub fn start(root: &Path) -> Self {
         Self::start_with(root, "")
     }
 
-    /// The same with more directives in `location /`, such as `limit_rate 1m;`.
+    /// Like [`Web::start`], with additional directives in `location /`, such as `limit_rate 1m;`.
     pub fn start_with(root: &Path, directives: &str) -> Self {
         let root = root.canonicalize().unwrap_or_else(|error| panic!("serve {}: {error}", root.display()));
-        // nginx cannot listen on "any free port", and between finding one and using it another process may take it.
-        for _ in 0..10 {
-            let directory = TempDir::new().expect("make a temporary directory");
-            let port = free_port();
-            let config = directory.path().join("nginx.conf");
-            fs::write(&config, configuration(directory.path(), port, &root, directives))
-                .expect("write nginx.conf");
-            let command =
-                ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
-            let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
-            match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
-                Ok(_) => return Self { daemon, port, directory },
-                Err(log) => assert!(log.contains("Address already in use"), "{log}"),
-            }
-        }
-        panic!("no free port for nginx");
+        let (daemon, port, directory) =
+            start_nginx(|directory, port| configuration(directory, port, &root, directives));
+        Self { daemon, port, directory }
     }
 
     /// `127.0.0.1:PORT`.
@@ -63,32 +50,50 @@ impl Web {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The URL of `path`, which is relative to the directory that is served.
+    /// Returns the URL of `path`, relative to the served directory.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/{path}", self.addr())
     }
 
-    /// Every request that was answered so far, in order.
+    /// Returns every request so far, in order.
     pub fn requests(&self) -> Vec<Request> {
-        // A client may have its last byte before the line is written. There is one worker, so when it answers another
-        // request, the lines of those before are there.
+        // nginx logs a request after its last byte is sent. It has one worker, so the response to another
+        // request implies that the lines of earlier ones are written.
         ureq::get(self.url(&MARK[1..]))
             .config()
             .http_status_as_error(false)
             .build()
             .call()
-            .expect("ask nginx");
+            .expect("request the mark");
         let log = fs::read_to_string(self.directory.path().join("access.log")).expect("read the access log");
         log.lines().map(parse).filter(|request| request.path != MARK).collect()
     }
 
-    /// What nginx has complained about so far.
+    /// Returns nginx's error log so far.
     pub fn log(&self) -> String {
         self.daemon.log()
     }
 }
 
-/// A port that was free a moment ago.
+/// Starts an nginx with the configuration for a directory of its own and a free port.
+pub(super) fn start_nginx(configuration: impl Fn(&Path, u16) -> String) -> (Daemon, u16, TempDir) {
+    // nginx cannot listen on any free port, and another process may use a port between finding and binding
+    // it.
+    for _ in 0..10 {
+        let (directory, port) = (TempDir::new().expect("create a temporary directory"), free_port());
+        let config = directory.path().join("nginx.conf");
+        fs::write(&config, configuration(directory.path(), port)).expect("write nginx.conf");
+        let command = ["nginx".as_ref(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), config.as_os_str()];
+        let mut daemon = Daemon::spawn(command, &directory.path().join("log"));
+        match daemon.wait_for(|_| TcpStream::connect(("127.0.0.1", port)).ok()) {
+            Ok(_) => return (daemon, port, directory),
+            Err(log) => assert!(log.contains("Address already in use"), "{log}"),
+        }
+    }
+    panic!("no free port for nginx");
+}
+
+/// Returns a port that is free at the time of the call.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
     listener.local_addr().expect("find a free port").port()
@@ -108,7 +113,8 @@ fn parse(line: &str) -> Request {
 fn configuration(directory: &Path, port: u16, root: &Path, directives: &str) -> String {
     let directory = directory.display();
     let root = root.display();
-    // `user root`: the tests' directories are private to the user who runs them. (Ignored when that is not root.)
+    // `user root`: the tests' directories are private to the user who runs them. nginx ignores it for other
+    // users.
     format!(
         r#"daemon off;
 user root;
