@@ -547,7 +547,7 @@ fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
     nothing_wrong_is_visible(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be repaired"]);
+    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "can be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
     // Without recovery data there is nothing to repair with.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
