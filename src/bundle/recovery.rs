@@ -1,18 +1,19 @@
 //! Recovery data: reconstructs corrupt or unreadable parts of a volume.
 //!
-//! The bytes of a volume are split into blocks, and the blocks are distributed over groups. Each group has parity
-//! blocks; as many corrupt blocks of a group as it has parity blocks can be computed from the others
-//! (`bundle-format.md`, "Recovery data"). The recovery data is a *section* of skippable frames between the *front* of
-//! a volume and its *tail*, the seek table.
+//! The bytes of a volume are split into blocks, and the blocks are distributed over groups. Each group has
+//! parity blocks; as many corrupt blocks of a group as it has parity blocks can be computed from the others
+//! (`bundle-format.md`, "Recovery data"). The recovery data is a *section* of skippable frames between the
+//! *front* of a volume and its *tail*, the seek table.
 //!
 //! Failures and defenses:
 //!
-//! - *Corrupt recovery data*: parity blocks have checksums too. The description, without which no repair is possible,
-//!   is present three times, far apart. It is found without a seek table.
+//! - *Corrupt recovery data*: parity blocks have checksums too. The description, without which no repair is
+//!   possible, is present three times, far apart. It is found without a seek table.
 //! - *Read errors*: every block that cannot be read counts as corrupt.
 //! - *Incorrect output*: each computed block is compared with its checksum and is discarded on a mismatch.
-//! - *A forged description*: its numbers have limits, which bounds the memory. Its author can make the repair produce
-//!   arbitrary bytes. Readers verify repaired data like all other data, so this equals a modified bundle.
+//! - *A forged description*: its numbers have limits, which bounds the memory. Its author can make the repair
+//!   produce arbitrary bytes. Readers verify repaired data like all other data, so this equals a modified
+//!   bundle.
 
 pub(crate) mod block_map;
 pub(crate) mod blocks;

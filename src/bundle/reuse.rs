@@ -1,8 +1,8 @@
 //! [`ReusableBundle`]: an older or partial bundle, from which unchanged blobs are copied.
 //!
-//! A large blob has its own frames. If it was packed with the same options, its frames are identical and are copied
-//! without compression. This is verified for each frame: the output of two compression levels or zstd versions can be
-//! identical for some frames of a blob and different for others.
+//! A large blob has its own frames. If it was packed with the same options, its frames are identical and are
+//! copied without compression. This is verified for each frame: the output of two compression levels or zstd
+//! versions can be identical for some frames of a blob and different for others.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _};
@@ -83,7 +83,8 @@ impl ReusableBundle {
         Ok(bundle)
     }
 
-    /// Opens the partial bundle of an interrupted run. It has all complete blobs whose tar headers are written.
+    /// Opens the partial bundle of an interrupted run. It has all complete blobs whose tar headers are
+    /// written.
     pub(crate) fn open_partial(path: &Path) -> Result<Self, FsError> {
         let mut bundle = Self::new(path, VolumeSet::parts(&parts(path))?);
         let mut headers = HeaderScan::default();
@@ -273,8 +274,8 @@ impl HeaderScan {
     }
 }
 
-/// Returns the digest and the size of an entry; the digest is `None` for `oci-layout` and `index.json`. Returns `None`
-/// if the header is not exactly as the format requires.
+/// Returns the digest and the size of an entry; the digest is `None` for `oci-layout` and `index.json`.
+/// Returns `None` if the header is not exactly as the format requires.
 fn parse_header(bytes: &[u8]) -> Option<(Option<Digest>, u64)> {
     let size = tar::Header::from_byte_slice(bytes).entry_size().ok()?;
     let name = std::str::from_utf8(&bytes[..100]).ok()?.trim_end_matches('\0');

@@ -54,8 +54,8 @@ impl RepairCache {
         Ok(())
     }
 
-    /// Repairs the group of `block`. Returns its corrupt data blocks, or all of its parity blocks if `block` is one,
-    /// by their offset in the volume.
+    /// Repairs the group of `block`. Returns its corrupt data blocks, or all of its parity blocks if `block`
+    /// is one, by their offset in the volume.
     fn repair(
         &mut self,
         map: &BlockMap,

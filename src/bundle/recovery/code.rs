@@ -1,7 +1,8 @@
 //! The code of one group: Reed–Solomon over GF(2^16), column by column.
 //!
-//! `bundle-format.md`, "The code", defines the parity blocks. The transforms are those of `reed-solomon-simd`, always
-//! its *high rate*: the crate itself selects one of two codes by numbers that a format must not depend on.
+//! `bundle-format.md`, "The code", defines the parity blocks. The transforms are those of
+//! `reed-solomon-simd`, always its *high rate*: the crate itself selects one of two codes by numbers that a
+//! format must not depend on.
 //!
 //! A column is [`STRIPE`] bytes of every block of a group. Columns are independent of each other, so they are
 //! processed in parallel. A column fits into the cache of a core.
@@ -20,8 +21,9 @@ const UNITS: usize = STRIPE / size_of::<Unit>();
 
 /// Encodes the parity blocks of a group whose rows are added one after the other.
 ///
-/// A group consists of *parts* of as many rows as the number of parity blocks, rounded up to a power of two. Only the
-/// sum of the inverse transforms of all parts is kept. The transform of this sum is the parity blocks.
+/// A group consists of *parts* of as many rows as the number of parity blocks, rounded up to a power of two.
+/// Only the sum of the inverse transforms of all parts is kept. The transform of this sum is the parity
+/// blocks.
 pub(super) struct Encoder {
     /// Number of rows per part.
     part: usize,
@@ -151,8 +153,8 @@ pub(super) fn encode<E: Engine + Sync>(
 
 /// Restores the rows of a group that are not `intact`.
 ///
-/// `parity` has intact parity blocks by row, at least as many as rows are missing. `parity_count` is the number of
-/// parity blocks of the group.
+/// `parity` has intact parity blocks by row, at least as many as rows are missing. `parity_count` is the
+/// number of parity blocks of the group.
 pub(super) fn decode<E: Engine>(
     rows: &mut [u8],
     intact: &[bool],
@@ -217,8 +219,8 @@ mod tests {
 
     const POLYNOMIAL: u32 = 0x1_002D;
 
-    /// Returns the element of GF(2^16), as a polynomial, that a number represents: the sum of the basis elements whose
-    /// bits are set.
+    /// Returns the element of GF(2^16), as a polynomial, that a number represents: the sum of the basis
+    /// elements whose bits are set.
     fn element(number: u16) -> u32 {
         const BASIS: [u16; 16] = [
             0x0001, 0xACCA, 0x3C0E, 0x163E, 0xC582, 0xED2E, 0x914C, 0x4012, 0x6C98, 0x10D8, 0x6A72, 0xB900,

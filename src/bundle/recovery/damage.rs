@@ -61,10 +61,10 @@ impl fmt::Display for UnrepairableGroup {
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
     /// More blocks of a group are corrupt than it has parity blocks.
-    #[error("cannot repair: not enough recovery data: {}", summary(.0))]
+    #[error("not enough recovery data: {}", summary(.0))]
     Unrepairable(Vec<UnrepairableGroup>),
     /// A computed block of the group does not have its checksum.
-    #[error("cannot repair group {0}: checksum mismatch: the recovery data belongs to other content")]
+    #[error("checksum mismatch in group {0} after the repair: the recovery data belongs to other content")]
     Mismatch(u64),
     /// The repaired volume cannot be written.
     #[error("cannot write the repaired volume")]

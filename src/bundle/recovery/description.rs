@@ -52,7 +52,8 @@ pub(super) fn encode(geometry: &Geometry, tail: u64, data: &[u64], parity: &[u64
     skippable::encode(RECOVERY_MAGIC, &payload)
 }
 
-/// Returns the length of the description's payload from its last [`TRAILER`] bytes. `None`: not a description.
+/// Returns the length of the description's payload from its last [`TRAILER`] bytes. `None`: not a
+/// description.
 pub(super) fn len_before(trailer: &[u8]) -> Option<u64> {
     let len = u64::from_le_bytes(trailer[..8].try_into().expect("eight bytes"));
     (FIELDS + TRAILER..=PAYLOAD_LIMIT).contains(&len).then_some(len)
@@ -89,7 +90,8 @@ pub(super) fn is_intact(frame: &[u8]) -> bool {
     Digest::of(payload).as_bytes() == digest
 }
 
-/// Returns checksum `number` of a description: those of the data blocks come first, then those of the parity blocks.
+/// Returns checksum `number` of a description: those of the data blocks come first, then those of the parity
+/// blocks.
 pub(super) fn block_checksum(frame: &[u8], number: u64) -> u64 {
     large(&frame[HEAD + index(number) * 8..][..8])
 }

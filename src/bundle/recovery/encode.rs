@@ -17,11 +17,12 @@ const MEMORY: u64 = 160 << 20;
 /// Maximum number of bytes per read and per write.
 const BUFFER: u64 = 8 << 20;
 
-/// Encodes the recovery section of `protected`: the front of a volume, directly followed by its tail of `tail` bytes.
+/// Encodes the recovery section of `protected`: the front of a volume, directly followed by its tail of
+/// `tail` bytes.
 ///
-/// `write` receives the offset from the start of the section. Each byte is written once, but not in order: `protected`
-/// is read only once, and the first parity block can depend on its last byte. The output depends on `protected`,
-/// `geometry` and `tail` only. Uses up to about 200 MiB of memory.
+/// `write` receives the offset from the start of the section. Each byte is written once, but not in order:
+/// `protected` is read only once, and the first parity block can depend on its last byte. The output depends
+/// on `protected`, `geometry` and `tail` only. Uses up to about 200 MiB of memory.
 ///
 /// Fails if `write` fails, or if `protected` cannot be read or is shorter than the geometry states.
 pub(crate) fn encode(
@@ -33,7 +34,8 @@ pub(crate) fn encode(
     encode_within(MEMORY, geometry, tail, protected, write)
 }
 
-/// Like [`encode`], with `memory` bytes for groups that are encoded at the same time, or more if one group needs more.
+/// Like [`encode`], with `memory` bytes for groups that are encoded at the same time, or more if one group
+/// needs more.
 pub(super) fn encode_within(
     memory: u64,
     geometry: &Geometry,
@@ -95,7 +97,8 @@ impl Pass<'_> {
         index(self.groups.end - self.groups.start)
     }
 
-    /// Reads the blocks of the groups and encodes them. Returns the encoders, which contain the parity blocks.
+    /// Reads the blocks of the groups and encodes them. Returns the encoders, which contain the parity
+    /// blocks.
     fn encode(&self, protected: &impl ReadAt, checksums: &mut [u64]) -> io::Result<Vec<Encoder>> {
         let numbers = self.numbers();
         let (rows, parity, block_size) =
@@ -125,7 +128,7 @@ impl Pass<'_> {
         Ok(encoders)
     }
 
-    /// Fills `bytes` with rows of the groups, from `row` on. After the end of the protected bytes, there are zeros.
+    /// Fills `bytes` with rows of the groups, starting at `row`. Pads with zeros after the protected bytes.
     fn read_rows(&self, row: u64, protected: &impl ReadAt, bytes: &mut [u8]) -> io::Result<()> {
         let numbers = self.numbers();
         // If the pass has all groups, its rows are contiguous.

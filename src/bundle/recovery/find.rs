@@ -9,8 +9,8 @@ use crate::bundle::recovery::geometry::{FRAME_HEADER, Geometry, TRAILER};
 const WINDOW: u64 = 4 << 20;
 /// Size of the smallest read in a window with read errors, in bytes: a sector.
 const PIECE: usize = 4 << 10;
-/// Maximum number of candidates that are checked. A volume has three descriptions. A check reads up to 48 MiB, and a
-/// hostile volume can contain any number of candidates.
+/// Maximum number of candidates that are checked. A volume has three descriptions. A check reads up to 48
+/// MiB, and a hostile volume can contain any number of candidates.
 const CANDIDATES: u32 = 16;
 /// Offset of the text in a description's frame.
 const TEXT_OFFSET: u64 = 8;
@@ -95,7 +95,8 @@ fn parse(head: &[u8], offset: u64) -> Option<(Fields, Geometry)> {
     is_here.then_some((fields, geometry))
 }
 
-/// Combines the three identical descriptions: takes each byte from two that agree, or from the only readable one.
+/// Combines the three identical descriptions: takes each byte from two that agree, or from the only readable
+/// one.
 ///
 /// A long description is likely to be hit somewhere, but rarely twice at the same offset.
 fn majority(volume: &impl ReadAt, front: u64, geometry: &Geometry, len: usize) -> Vec<u8> {
@@ -122,8 +123,8 @@ fn majority(volume: &impl ReadAt, front: u64, geometry: &Geometry, len: usize) -
         .collect()
 }
 
-/// Reads what is readable, in halves down to [`PIECE`]. The rest becomes zeros and `false` in `readable`, which has
-/// one value per [`PIECE`].
+/// Reads what is readable, in halves down to [`PIECE`]. The rest becomes zeros and `false` in `readable`,
+/// which has one value per [`PIECE`].
 fn read_readable(volume: &impl ReadAt, offset: u64, bytes: &mut [u8], readable: &mut [bool]) {
     if read_exact_at(volume, offset, bytes).is_ok() {
         return;

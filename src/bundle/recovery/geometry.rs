@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 /// Valid redundancies, in ‰ of the protected bytes.
 pub(crate) const REDUNDANCIES: RangeInclusive<u32> = 1..=1000;
 
-/// Maximum number of protected bytes of a volume, 512 GiB. For more, a description would exceed [`PAYLOAD_LIMIT`], or
-/// the blocks of a group would exceed [`GROUP_LIMIT`].
+/// Maximum number of protected bytes of a volume, 512 GiB. For more, a description would exceed
+/// [`PAYLOAD_LIMIT`], or the blocks of a group would exceed [`GROUP_LIMIT`].
 pub(crate) const LENGTH_LIMIT: u64 = 1 << 39;
 
 /// Maximum payload of a frame of the section, in bytes.
@@ -14,7 +14,7 @@ pub(crate) const PAYLOAD_LIMIT: u64 = 16 << 20;
 
 /// Smallest block size in bytes: a disk sector.
 const MIN_BLOCK_SIZE: u64 = 4 << 10;
-/// From this block size on, larger blocks are chosen only to keep the description short.
+/// Largest block size that is chosen for small volumes. Larger blocks only keep the description short.
 const COARSE_BLOCK_SIZE: u64 = 64 << 10;
 const MAX_BLOCK_SIZE: u64 = 1 << 20;
 /// Maximum number of points of the code of one group.
@@ -30,7 +30,8 @@ pub(super) const TRAILER: u64 = 40;
 /// Approximate number of bytes of parity blocks per frame in both halves of the section together.
 const FRAME_STEP: u64 = 1 << 24;
 
-/// The geometry of the recovery data of a volume. It depends on the number of protected bytes and on the redundancy.
+/// The geometry of the recovery data of a volume. It depends on the number of protected bytes and on the
+/// redundancy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Geometry {
     numbers: Numbers,
@@ -84,9 +85,9 @@ impl Geometry {
         Self::from_numbers(Numbers::choose(protected, per_mille))
     }
 
-    /// Chooses the geometry of a volume with `front` bytes before the section and, after it, a tail that lists the
-    /// frames. `tail` returns its length for a number of frames in the section, and must be monotonic. Also returns
-    /// the length of the tail.
+    /// Chooses the geometry of a volume with `front` bytes before the section and, after it, a tail that
+    /// lists the frames. `tail` returns its length for a number of frames in the section, and must be
+    /// monotonic. Also returns the length of the tail.
     #[must_use]
     #[cfg(test)]
     pub(crate) fn with_tail(front: u64, per_mille: u32, tail: impl Fn(usize) -> u64) -> (Self, u64) {
@@ -225,8 +226,8 @@ impl Numbers {
         FIELDS + 8 * (self.blocks() + self.parity_blocks()) + TRAILER
     }
 
-    /// Number of frames in each half of the parity blocks. It never shrinks as the length grows: otherwise, a seek
-    /// table that lists these frames and is itself protected might have no consistent length.
+    /// Number of frames in each half of the parity blocks. It never shrinks as the length grows: otherwise, a
+    /// seek table that lists these frames and is itself protected might have no consistent length.
     fn frames_per_half(&self) -> u64 {
         // The parity blocks exceed the redundancy by at most 67‰ of the protected bytes.
         1 + (self.protected * (u64::from(self.per_mille) + 67) / 1000) / FRAME_STEP
@@ -254,8 +255,9 @@ fn points(rows: u64, parity: u64) -> u64 {
     rows + parity.next_power_of_two()
 }
 
-/// Number of parity blocks for a number of rows: two more than the redundancy. A gap can start in the middle of a
-/// block, and it can extend from the data blocks into the parity blocks. Each case affects one more block.
+/// Number of parity blocks for a number of rows: two more than the redundancy. A gap can start in the middle
+/// of a block, and it can extend from the data blocks into the parity blocks. Each case affects one more
+/// block.
 fn parity_for(rows: u64, per_mille: u32) -> u64 {
     (rows * u64::from(per_mille)).div_ceil(1000) + 2
 }
@@ -266,15 +268,16 @@ fn max_rows(block_size: u64, per_mille: u32) -> u64 {
     (1..POINTS_LIMIT).rev().find(fits).expect("every redundancy fits; please report")
 }
 
-/// Returns the maximum number of protected bytes of a volume of `volume_len` bytes, recovery data included. The result
-/// can be up to one block below the maximum. `None`: the volume is too small for recovery data.
+/// Returns the maximum number of protected bytes that fit into `volume_len` bytes together with their
+/// recovery data. The result can be up to one block too small. `None`: `volume_len` is too small for recovery
+/// data.
 #[must_use]
 pub(crate) fn largest_front(volume_len: u64, per_mille: u32) -> Option<u64> {
     let upper = u128::from(volume_len) * 1000 / u128::from(1000 + per_mille);
     let upper = u64::try_from(upper).expect("less than the volume").min(LENGTH_LIMIT);
     let mut block_size = MAX_BLOCK_SIZE;
-    // No binary search: the section can grow when the protected length shrinks, because the block size or the number
-    // of groups changes. So this goes down block by block, from a length that is certainly too large.
+    // No binary search: the section can grow when the protected length shrinks, because the block size or the
+    // number of groups changes. So this goes down block by block, from a length that is certainly too large.
     loop {
         let shorter = if block_size == MIN_BLOCK_SIZE { 0 } else { max_protected(block_size / 2) };
         let mut len = upper.min(max_protected(block_size));

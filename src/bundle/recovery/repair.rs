@@ -15,17 +15,19 @@ use crate::bundle::recovery::scan::scan;
 
 /// The recovery data of a volume. Each call receives the volume itself, which must be the same one.
 ///
-/// Uses up to about 256 MiB of memory. Returns verified bytes only: all blocks are compared with their checksums.
+/// Uses up to about 256 MiB of memory. Returns verified bytes only: all blocks are compared with their
+/// checksums.
 pub struct Recovery {
     map: BlockMap,
     cache: Mutex<RepairCache>,
 }
 
 impl Recovery {
-    /// Finds the recovery data of `volume`, which has `len` bytes; a truncated volume has fewer than were written.
+    /// Finds the recovery data of `volume`, which has `len` bytes; a truncated volume has fewer than were
+    /// written.
     ///
-    /// Reads the expected position first, then searches the entire volume. Returns `None` if there is no recovery
-    /// data, or if none of the three descriptions can be restored.
+    /// Reads the expected position first, then searches the entire volume. Returns `None` if there is no
+    /// recovery data, or if none of the three descriptions can be restored.
     pub fn find(volume: &impl ReadAt, len: u64) -> Option<Self> {
         let FoundSection { fields, geometry, frame } = find(volume, len)?;
         let map = BlockMap { geometry, front: fields.front, tail: fields.tail, description: frame };
@@ -53,9 +55,9 @@ impl Recovery {
 
     /// Returns the original bytes of a range of the volume.
     ///
-    /// Repairing a block requires its entire group, up to 128 MiB. Up to 128 MiB of repaired blocks are kept for later
-    /// calls, so that sequential reads through a smaller gap read each group once. Through a larger gap,
-    /// [`Recovery::repair`] is faster.
+    /// Repairing a block requires its entire group, up to 128 MiB. Up to 128 MiB of repaired blocks are kept
+    /// for later calls, so that sequential reads through a smaller gap read each group once. Through a larger
+    /// gap, [`Recovery::repair`] is faster.
     pub fn reconstruct(&self, volume: &impl ReadAt, range: Range<u64>) -> Result<Vec<u8>, RecoveryError> {
         let map = &self.map;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +80,8 @@ impl Recovery {
         Ok(result)
     }
 
-    /// Reads the entire volume and lists its damage. `progress` receives the number of bytes read since the last call.
+    /// Reads the entire volume and lists its damage. `progress` receives the number of bytes read since the
+    /// last call.
     pub fn damage(&self, volume: &impl ReadAt, progress: impl FnMut(u64)) -> Damage {
         self.damage_in(volume, 0..self.volume_len(), progress)
     }
@@ -95,11 +98,12 @@ impl Recovery {
         scan.damage(&self.map)
     }
 
-    /// Passes the entire original volume to `write`, each byte once, with its offset. Returns the damage of `volume`.
+    /// Passes the entire original volume to `write`, each byte once, with its offset. Returns the damage of
+    /// `volume`.
     ///
-    /// Intact bytes are written first, in order, then repaired blocks; `write` must support any offset. On an error,
-    /// the output is incomplete: all intact bytes are written, and some corrupt blocks are missing. `progress` receives
-    /// the number of bytes read since the last call.
+    /// Intact bytes are written first, in order, then repaired blocks; `write` must support any offset. On an
+    /// error, the output is incomplete: all intact bytes are written, and some corrupt blocks are missing.
+    /// `progress` receives the number of bytes read since the last call.
     pub fn repair(
         &self,
         volume: &impl ReadAt,

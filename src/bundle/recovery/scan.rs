@@ -21,9 +21,9 @@ pub(super) struct Scan {
 
 /// Reads `range` of the volume, which starts at the start of a segment.
 ///
-/// Passes all bytes except corrupt blocks to `write`, in order, with their offset in the volume. Corrupt descriptions
-/// and frame headers are replaced first, since their bytes are known. `progress` receives the number of bytes read
-/// since the last call.
+/// Passes all bytes except corrupt blocks to `write`, in order, with their offset in the volume. Corrupt
+/// descriptions and frame headers are replaced first, since their bytes are known. `progress` receives the
+/// number of bytes read since the last call.
 pub(super) fn scan<E>(
     map: &BlockMap,
     volume: &impl ReadAt,

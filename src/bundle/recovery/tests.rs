@@ -99,17 +99,18 @@ fn damage(volume: &[u8], range: Range<usize>) -> Vec<u8> {
 }
 
 /// Asserts that `repair`, `reconstruct` and `damage` agree with the original volume.
-fn assert_repaired(damaged: &Vec<u8>, original: &[u8], what: &str) {
-    let (intact, damage) = repaired(damaged, damaged.len()).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(intact == original, "{what}");
+fn assert_repaired(damaged: &Vec<u8>, original: &[u8], context: &str) {
+    let (intact, damage) =
+        repaired(damaged, damaged.len()).unwrap_or_else(|error| panic!("{context}: {error}"));
+    assert!(intact == original, "{context}");
     let recovery = found(damaged);
-    assert_eq!(recovery.damage(damaged, |_| ()), damage, "{what}");
-    assert!(recovery.reconstruct(damaged, 0..original.len() as u64).unwrap() == original, "{what}");
+    assert_eq!(recovery.damage(damaged, |_| ()), damage, "{context}");
+    assert!(recovery.reconstruct(damaged, 0..original.len() as u64).unwrap() == original, "{context}");
     let is_damaged = |at: usize| damage.ranges.iter().any(|range| range.contains(&(at as u64)));
     for (at, byte) in original.iter().enumerate() {
         assert!(
             damaged.get(at) == Some(byte) || is_damaged(at),
-            "{what}: the damage at {at} was not reported"
+            "{context}: the damage at {at} was not reported"
         );
     }
 }
@@ -135,7 +136,7 @@ fn sections_of_any_length_are_found_intact_and_consist_of_skippable_frames() {
             let mut lengths = Vec::new();
             while let Some(frame) = frames.next_frame().unwrap() {
                 let Frame::Skippable { magic: RECOVERY_MAGIC, payload } = frame else {
-                    panic!("another frame")
+                    panic!("another kind of frame")
                 };
                 lengths.push(u32::try_from(payload.len() + 8).unwrap());
             }
@@ -205,7 +206,11 @@ fn a_volume_truncated_within_the_redundancy_is_repaired() {
     let (len, per_mille, tail) = (300_000, 100, 5000);
     let original = volume(&geometry(len, per_mille, 2), tail);
     for cut in [1, 32, 33, 34, 4096, 5000, 5001, 5100, 15_000, 29_999, 30_000] {
-        assert_repaired(&original[..original.len() - cut].to_vec(), &original, &format!("{cut} cut off"));
+        assert_repaired(
+            &original[..original.len() - cut].to_vec(),
+            &original,
+            &format!("{cut} bytes cut off"),
+        );
     }
     let longer = [&original[..], b"something else"].concat();
     assert!(repaired(&longer, longer.len()).unwrap().0 == original);
@@ -230,7 +235,7 @@ fn more_damage_than_the_redundancy_is_an_error_with_positions_and_never_incorrec
         if groups == 1 {
             assert_eq!(
                 error.to_string(),
-                "cannot repair: not enough recovery data: group 0 has 11 corrupt blocks, at most 10 can be repaired, \
+                "not enough recovery data: group 0 has 11 corrupt blocks, at most 10 can be repaired, \
                  at bytes 40960 to 86015"
             );
         }
@@ -294,7 +299,7 @@ fn unreadable_sectors_are_repaired_like_corrupt_ones() {
             );
         }
         assert!(repaired == original);
-        assert!(faulty.tries.get() - before <= 16, "a bad sector is read once per block that it overlaps");
+        assert!(faulty.tries.get() - before <= 16, "a bad sector is read once per block that it affects");
     }
 }
 
@@ -311,10 +316,10 @@ fn one_intact_description_is_sufficient_without_a_seek_table() {
     let original = [&protected[..front], &section, &table].concat();
     let offsets: Vec<usize> = geometry.description_offsets().map(|offset| front + index(offset)).collect();
     for kept in 0..3 {
-        for wrong in [0, 10, 40, 200] {
+        for field in [0, 10, 40, 200] {
             let mut damaged = original.clone();
             for offset in (0..3).filter(|number| *number != kept).map(|number| offsets[number]) {
-                damaged[offset + wrong] ^= 1;
+                damaged[offset + field] ^= 1;
             }
             assert_repaired(&damaged, &original, &format!("only description {kept}"));
             damaged[original.len() - 3] ^= 1;

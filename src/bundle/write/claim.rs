@@ -45,7 +45,8 @@ impl Claim {
                 TryLockError::WouldBlock => ClaimError::Busy(target.to_owned()),
                 TryLockError::Error(source) => FsError::at("lock", &partial)(source).into(),
             })?;
-            // If the previous owner has just renamed the file, it is a complete bundle and must not be changed.
+            // If the previous owner has just renamed the file, it is a complete bundle and must not be
+            // changed.
             if is_at(&file, &partial).map_err(FsError::at("open", &partial))? {
                 return Ok(Self { file, partial, target: target.to_owned() });
             }

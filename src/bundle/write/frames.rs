@@ -37,7 +37,8 @@ pub(crate) struct FrameOutput {
 }
 
 impl FrameOutput {
-    /// Resumes with `frames`, which are in `volumes` already. The next frame after the head starts at `start`.
+    /// Resumes with `frames`, which are in `volumes` already. The next frame after the head starts at
+    /// `start`.
     pub(crate) fn new(volumes: VolumeWriter, start: u64, frames: Vec<FrameRecord>) -> Self {
         let written = content_len(&frames);
         Self {
@@ -70,7 +71,8 @@ impl FrameOutput {
         self.frames.len() + self.pending.len()
     }
 
-    /// Adds the frame that `encode` returns. `encode` runs on another thread; frames are written in call order.
+    /// Adds the frame that `encode` returns. `encode` runs on another thread; frames are written in call
+    /// order.
     pub(crate) fn push(
         &mut self,
         decompressed: usize,
@@ -114,7 +116,8 @@ impl FrameOutput {
         self.frames.truncate(first);
         let written = content_len(&self.frames);
         (self.queued_bytes, self.written_bytes) = (written, written);
-        // To the end of the previous frame, even if a volume starts here: the next frame can fit into that volume.
+        // To the end of the previous frame, even if a volume starts here: the next frame can fit into that
+        // volume.
         self.volumes.truncate(self.frames.last().map_or(self.start, FrameRecord::end))
     }
 

@@ -1,7 +1,8 @@
 //! [`read_partial`]: verifies the partial bundle of an earlier run, so that the writer can resume it.
 //!
-//! The partial bundle is untrusted: every frame is decoded and every blob is hashed. Everything from the first mismatch
-//! on is dropped. So the cause of the interruption does not matter, and no journal can contradict the bundle.
+//! The partial bundle is untrusted: every frame is decoded and every blob is hashed. Everything from the
+//! first mismatch on is dropped. So the cause of the interruption does not matter, and no journal can
+//! contradict the bundle.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -44,7 +45,8 @@ pub(crate) struct ExpectedBundle<'a> {
 pub(crate) struct ExpectedEntry {
     /// `None`: an unpinned file that was not downloaded completely.
     pub blob: Option<Blob>,
-    /// True if digest or size were unknown at the start of the entry. If it is large, its header is written last.
+    /// True if digest or size were unknown at the start of the entry. If it is large, its header is written
+    /// last.
     pub is_late: bool,
     /// True for manifests, which do not share frames with other blobs.
     pub is_manifest: bool,
@@ -74,7 +76,8 @@ pub(crate) struct BlobPrefix {
 
 /// Reads the partial bundle at `path` up to the first difference from `expected`.
 ///
-/// The compression of the frames is not verified: the caller knows whether an earlier run used the same options.
+/// The compression of the frames is not verified: the caller knows whether an earlier run used the same
+/// options.
 pub(crate) fn read_partial(
     path: &Path,
     expected: &ExpectedBundle<'_>,
@@ -226,8 +229,9 @@ struct PartialVerifier<'a> {
     /// The small entries of the last frame, if a large entry can follow it.
     small_entries: Option<Vec<u8>>,
     large: Option<OpenLargeBlob>,
-    /// True if the previous entry is a large, late duplicate. If the earlier run was killed before it discarded the
-    /// duplicate, the beginning of it is here and looks like the beginning of the next late entry.
+    /// True if the previous entry is a large, late duplicate. If the earlier run was killed before it
+    /// discarded the duplicate, the beginning of it is here and looks like the beginning of the next late
+    /// entry.
     has_skipped_duplicate: bool,
 }
 
@@ -439,7 +443,8 @@ fn header_of(blob: Blob) -> [u8; BLOCK] {
     tar_header(&blob_name(blob.digest), blob.size)
 }
 
-/// Verifies the small entry at the start of `content`. Returns its length in the tar stream, `None` if it is invalid.
+/// Verifies the small entry at the start of `content`. Returns its length in the tar stream, `None` if it is
+/// invalid.
 fn small_entry_len(expected: &ExpectedEntry, blob: Blob, content: &[u8]) -> Option<usize> {
     let size = usize::try_from(blob.size).expect("at most SHARED_LIMIT");
     let len = BLOCK + size.next_multiple_of(BLOCK);

@@ -35,7 +35,7 @@ pub(crate) fn remove_parts(partial: &Path) -> Result<(), FsError> {
     fs::remove_file(partial)
 }
 
-/// Removes the parts from volume `first` on.
+/// Removes the parts of volume `first` and all later volumes.
 pub(crate) fn remove_parts_from(partial: &Path, first: u32) -> Result<(), FsError> {
     if partial.file_name().is_none() {
         return Ok(());
@@ -46,7 +46,7 @@ pub(crate) fn remove_parts_from(partial: &Path, first: u32) -> Result<(), FsErro
     Ok(())
 }
 
-/// Returns the volumes of `bundle` in `directory` from number `first` on.
+/// Returns the volumes of `bundle` in `directory` with number `first` or higher.
 pub(crate) fn volumes_of(directory: &Path, bundle: &str, first: u32) -> Result<Vec<(PathBuf, u32)>, FsError> {
     let mut volumes = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(FsError::at("read", directory))? {

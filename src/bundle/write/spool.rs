@@ -1,9 +1,10 @@
-//! [`Spool`]: `NAME.partial.spool`, the downloaded blobs and known digests that are not in `NAME.partial` yet.
+//! [`Spool`]: `NAME.partial.spool`, the downloaded data that is not in `NAME.partial` yet.
 //!
-//! A bundle is written in a fixed order, but its blobs arrive in another order. Pieces of blobs that wait in memory are
-//! also written here, so that a killed process loses only data in flight. A piece is released when it is in the
-//! bundle, and its space is used again: the file is about as large as the memory for waiting pieces. The spool also
-//! notes what `NAME.partial` cannot tell: the fingerprint of its plan, and the digests of unpinned files.
+//! A bundle is written in a fixed order, but its blobs arrive in another order. Pieces of blobs that wait in
+//! memory are also written here, so that a killed process loses only data in flight. A piece is released when
+//! it is in the bundle, and its space is used again: the file is about as large as the memory for waiting
+//! pieces. The spool also notes what `NAME.partial` cannot tell: the fingerprint of its plan, and the digests
+//! of unpinned files.
 //!
 //! ```text
 //! offset  bytes
@@ -16,10 +17,10 @@
 //!                magic, key, offset in the blob, length, checksum (8 + 32 + 8 + 8 + 8), then the bytes
 //! ```
 //!
-//! Numbers are little-endian. A checksum is XXH64 of the preceding fields and, for a piece, its bytes. The seed is
-//! random, because the search for pieces includes released space: a server could send bytes that look like a piece of
-//! another blob. Otherwise the spool is untrusted: bytes from it are hashed with their blob. So it is never synced;
-//! after a power failure, less of it is usable.
+//! Numbers are little-endian. A checksum is XXH64 of the preceding fields and, for a piece, its bytes. The
+//! seed is random, because the search for pieces includes released space: a server could send bytes that look
+//! like a piece of another blob. Otherwise the spool is untrusted: bytes from it are hashed with their blob.
+//! So it is never synced; after a power failure, less of it is usable.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -40,6 +41,9 @@ const PIECE_MAGIC: [u8; 8] = *b"abpiece1";
 const HEADER: usize = 56;
 const NOTE: usize = 48;
 const PIECE_HEADER: usize = 64;
+/// Offset of the checksum in the header of a piece, and in a note.
+const PIECE_CHECKSUM: usize = 56;
+const NOTE_CHECKSUM: usize = 40;
 /// Alignment of pieces in bytes.
 const ALIGN: u64 = 4 << 10;
 /// Alignment of the end of the notes in bytes. Another plan usually has its pieces at the same offsets.
@@ -73,10 +77,18 @@ pub(crate) struct SpooledPiece {
     pub bytes: Vec<u8>,
 }
 
+/// The space of a piece.
+struct Allocation {
+    /// Position in the file.
+    position: u64,
+    /// Length in bytes, including the header and padding.
+    len: u64,
+}
+
 #[derive(Default)]
 struct SpoolState {
-    /// The position and the allocated length of each piece, by key and offset.
-    pieces: HashMap<(Digest, u64), (u64, u64)>,
+    /// The pieces by key and offset.
+    pieces: HashMap<(Digest, u64), Allocation>,
     /// Lengths of free ranges, by position.
     free: BTreeMap<u64, u64>,
     end: u64,
@@ -106,17 +118,19 @@ impl Spool {
         self.seed = number(&header[48..]);
         let count = number(&header[40..48]).min(1 << 20);
         let mut files = Vec::new();
-        for number_of in 0..count {
+        for file in 0..count {
             let mut note = [0; NOTE];
-            self.file.read_exact_at(&mut note, note_at(number_of))?;
-            let is_intact = self.checksum(&[&number_of.to_le_bytes(), &note[..40]]) == number(&note[40..]);
-            files.push(is_intact.then(|| (digest(&note[..32]), number(&note[32..40]))));
+            self.file.read_exact_at(&mut note, note_at(file))?;
+            let (fields, checksum) = note.split_at(NOTE_CHECKSUM);
+            let is_intact = self.checksum(&[&file.to_le_bytes(), fields]) == number(checksum);
+            files.push(is_intact.then(|| (digest(&fields[..32]), number(&fields[32..]))));
         }
         Ok(Notes { fingerprint: Some(digest(&header[8..40])), files })
     }
 
-    /// Starts or resumes a plan with `count` unpinned files. Unless `is_same`, the notes of the earlier plan are
-    /// discarded. Returns the pieces of an earlier run that are `needed`; the space of all other pieces is released.
+    /// Starts or resumes a plan with `count` unpinned files. Unless `is_same`, the notes of the earlier plan
+    /// are discarded. Returns the pieces of an earlier run that are `needed`; the space of all other pieces
+    /// is released.
     pub(crate) fn begin(
         &mut self,
         fingerprint: Digest,
@@ -147,7 +161,7 @@ impl Spool {
             let mut allocated = ALIGN;
             if let Some(piece) = self.read_piece(position, needed)? {
                 allocated = allocated_len(piece.bytes.len());
-                state.pieces.insert((piece.key, piece.offset), (position, allocated));
+                state.pieces.insert((piece.key, piece.offset), Allocation { position, len: allocated });
                 found.push(piece);
             } else {
                 state.release(position, allocated);
@@ -174,53 +188,59 @@ impl Spool {
         if self.file.read_exact_at(&mut bytes, position + PIECE_HEADER as u64).is_err() {
             return Ok(None); // the writing process was killed
         }
-        let is_intact = self.checksum(&[&header[..56], &bytes]) == number(&header[56..]);
+        let (fields, checksum) = header.split_at(PIECE_CHECKSUM);
+        let is_intact = self.checksum(&[fields, &bytes]) == number(checksum);
         Ok(is_intact.then_some(SpooledPiece { key, offset, bytes }))
     }
 
-    /// Notes the digest and the size of unpinned file `number_of`.
-    pub(crate) fn note(&self, number_of: u64, digest: Digest, size: u64) {
+    /// Notes the digest and the size of unpinned file number `file`.
+    pub(crate) fn note(&self, file: u64, digest: Digest, size: u64) {
         let mut note = [0; NOTE];
         note[..32].copy_from_slice(digest.as_bytes());
-        note[32..40].copy_from_slice(&size.to_le_bytes());
-        let sum = self.checksum(&[&number_of.to_le_bytes(), &note[..40]]);
-        note[40..].copy_from_slice(&sum.to_le_bytes());
-        if self.file.write_all_at(&note, note_at(number_of)).is_err() {
+        note[32..NOTE_CHECKSUM].copy_from_slice(&size.to_le_bytes());
+        let checksum = self.checksum(&[&file.to_le_bytes(), &note[..NOTE_CHECKSUM]]);
+        note[NOTE_CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        if self.file.write_all_at(&note, note_at(file)).is_err() {
             self.lock().has_failed = true;
         }
     }
 
     /// Writes a piece: bytes of blob `key` at `offset`.
     pub(crate) fn put(&self, key: Digest, offset: u64, bytes: &[u8]) {
-        let needed = allocated_len(bytes.len());
+        let len = allocated_len(bytes.len());
         let mut state = self.lock();
         if state.has_failed || state.pieces.contains_key(&(key, offset)) {
             return;
         }
-        let position = state.allocate(needed);
+        let position = state.allocate(len);
         drop(state);
+        // The header is written last: without it, there is no piece.
+        let written = self
+            .file
+            .write_all_at(bytes, position + PIECE_HEADER as u64)
+            .and_then(|()| self.file.write_all_at(&self.piece_header(key, offset, bytes), position));
+        let mut state = self.lock();
+        match written {
+            Ok(()) => drop(state.pieces.insert((key, offset), Allocation { position, len })),
+            Err(_) => state.has_failed = true,
+        }
+    }
+
+    fn piece_header(&self, key: Digest, offset: u64, bytes: &[u8]) -> [u8; PIECE_HEADER] {
         let mut header = [0; PIECE_HEADER];
         header[..8].copy_from_slice(&PIECE_MAGIC);
         header[8..40].copy_from_slice(key.as_bytes());
         header[40..48].copy_from_slice(&offset.to_le_bytes());
-        header[48..56].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let sum = self.checksum(&[&header[..56], bytes]);
-        header[56..].copy_from_slice(&sum.to_le_bytes());
-        let written = self
-            .file
-            .write_all_at(bytes, position + PIECE_HEADER as u64)
-            .and_then(|()| self.file.write_all_at(&header, position));
-        let mut state = self.lock();
-        match written {
-            Ok(()) => drop(state.pieces.insert((key, offset), (position, needed))),
-            Err(_) => state.has_failed = true,
-        }
+        header[48..PIECE_CHECKSUM].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        let checksum = self.checksum(&[&header[..PIECE_CHECKSUM], bytes]);
+        header[PIECE_CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        header
     }
 
     /// Releases the space of a piece that is in the bundle.
     pub(crate) fn release(&self, key: Digest, offset: u64) {
         let mut state = self.lock();
-        if let Some((position, len)) = state.pieces.remove(&(key, offset)) {
+        if let Some(Allocation { position, len }) = state.pieces.remove(&(key, offset)) {
             state.release(position, len);
         }
     }
@@ -228,9 +248,10 @@ impl Spool {
     /// Discards all pieces of a blob with a digest mismatch.
     pub(crate) fn forget(&self, key: Digest) {
         let mut state = self.lock();
-        let pieces: Vec<_> = state.pieces.extract_if(|(of, _), _| *of == key).collect();
-        for (_, (position, len)) in pieces {
-            // Hides the piece from later runs. If this fails, they find another digest mismatch and fetch the blob again.
+        let pieces: Vec<_> = state.pieces.extract_if(|(piece_key, _), _| *piece_key == key).collect();
+        for (_, Allocation { position, len }) in pieces {
+            // Hides the piece from later runs. If this fails, they find another digest mismatch and fetch the
+            // blob again.
             let _ = self.file.write_all_at(&[0; 8], position);
             state.release(position, len);
         }
@@ -298,8 +319,8 @@ pub(crate) fn remove(partial: &Path) -> Result<(), FsError> {
 }
 
 /// Returns the position of a note.
-fn note_at(number_of: u64) -> u64 {
-    HEADER as u64 + number_of * NOTE as u64
+fn note_at(file: u64) -> u64 {
+    HEADER as u64 + file * NOTE as u64
 }
 
 /// Returns the allocated length of a piece of `len` bytes.
@@ -364,7 +385,7 @@ mod tests {
         spool.note(0, key("file"), 5);
         spool.put(key("a"), 0, &[1; 5000]);
         spool.put(key("b"), 0, &[1; 5000]);
-        let (position, _) = spool.lock().pieces[&(key("a"), 0)];
+        let position = spool.lock().pieces[&(key("a"), 0)].position;
         spool.file.write_all_at(&[7], position + 3000).unwrap();
         spool.file.write_all_at(&[7], note_at(0) + 3).unwrap();
         let (_, notes, found) = begin(&partial, |_, _| true);

@@ -7,8 +7,8 @@ use crate::base::fs::{self, FsError, file_name};
 use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
 use crate::bundle::write::volume_writer::FinishedVolume;
 
-/// Adds `volumes` to the list next to `target`, in the format of `sha256sum`. Replaces earlier lines of the bundle and
-/// keeps lines of other files.
+/// Adds `volumes` to the list next to `target`, in the format of `sha256sum`. Replaces earlier lines of the
+/// bundle and keeps lines of other files.
 pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<PathBuf, FsError> {
     let path = fs::parent(target).join(SUMS);
     let bundle = file_name(target);

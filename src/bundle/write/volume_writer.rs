@@ -1,7 +1,7 @@
 //! [`VolumeWriter`]: the files that a bundle is written to, one file or several volumes.
 //!
-//! Positions are offsets in the bundle, including the recovery data of earlier volumes. Recovery data is written after
-//! the other bytes of its volume, when those can no longer change.
+//! Positions are offsets in the bundle, including the recovery data of earlier volumes. Recovery data is
+//! written after the other bytes of its volume, when those can no longer change.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -109,8 +109,8 @@ impl VolumeWriter {
         Self::resume(file, partial, options, &[(0, 0)])
     }
 
-    /// Resumes a bundle. `extents` has the start of each volume and the end of its valid frames, as offsets in the
-    /// bundle. All bytes after the last extent are removed.
+    /// Resumes a bundle. `extents` has the start of each volume and the end of its valid frames, as offsets
+    /// in the bundle. All bytes after the last extent are removed.
     pub(crate) fn resume(
         file: File,
         partial: PathBuf,
@@ -196,7 +196,7 @@ impl VolumeWriter {
         self.append(&Label::new(options.set, number, start, stream).to_frame())
     }
 
-    /// Removes all bytes from `end` on.
+    /// Removes all bytes starting at `end`.
     pub(crate) fn truncate(&mut self, end: u64) -> Result<(), FsError> {
         while self.files.len() > 1 && self.last().start >= end {
             let volume = self.files.pop().expect("there are two; please report");
@@ -207,7 +207,8 @@ impl VolumeWriter {
         volume.cut()
     }
 
-    /// Returns the extents of the volumes that are not handed over. The last volume gets a tail of `tail` bytes.
+    /// Returns the extents of the volumes that are not handed over. The last volume gets a tail of `tail`
+    /// bytes.
     pub(crate) fn extents(&self, tail: u64) -> impl Iterator<Item = VolumeExtent> + '_ {
         let last = self.last().number;
         self.files.iter().map(move |volume| {
@@ -218,8 +219,8 @@ impl VolumeWriter {
         })
     }
 
-    /// Completes the volumes that end at or before `end`, renames them to their final names, and forgets them. The
-    /// first and the last volume are not handed over.
+    /// Completes the volumes that end at or before `end`, renames them to their final names, and forgets
+    /// them. The first and the last volume are not handed over.
     pub(crate) fn hand_over(&mut self, end: u64, target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
         let last = self.files.len() - 1;
         let ready = self.files[..last].iter().skip(1).take_while(|volume| volume.end() <= end).count();
@@ -233,8 +234,8 @@ impl VolumeWriter {
         Ok(finished)
     }
 
-    /// Appends `tail` and the recovery data, and syncs all files. Returns the volumes with their final names, which
-    /// [`Self::publish`] gives them; none for a bundle in one file.
+    /// Appends `tail` and the recovery data, and syncs all files. Returns the volumes with their final names,
+    /// which [`Self::publish`] gives them; none for a bundle in one file.
     pub(crate) fn complete(&mut self, tail: &[u8], target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
         let last = self.last().number;
         let mut volumes = Vec::new();
@@ -247,8 +248,8 @@ impl VolumeWriter {
         Ok(volumes)
     }
 
-    /// Renames all files to their final names. The first volume is the last one to be renamed, since there is no bundle
-    /// without it.
+    /// Renames all files to their final names. The first volume is the last one to be renamed, since there is
+    /// no bundle without it.
     pub(crate) fn publish(self, target: &Path) -> Result<(), FsError> {
         if self.options.volume_size.is_none() {
             return fs::rename_durably(&self.partial, target);

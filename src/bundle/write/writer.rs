@@ -1,8 +1,9 @@
 //! [`BundleWriter`]: writes a bundle to `NAME.partial`, front to back, and renames it when it is complete.
 //!
-//! The digests of unpinned files are known only after the download. They occur in the head (`index.json` and the file
-//! set) and in the tar headers of large files. The writer reserves space for both and writes them last. The reserved
-//! space depends on the lists only, so the bytes of a bundle do not depend on when a digest becomes known.
+//! The digests of unpinned files are known only after the download. They occur in the head (`index.json` and
+//! the file set) and in the tar headers of large files. The writer reserves space for both and writes them
+//! last. The reserved space depends on the lists only, so the bytes of a bundle do not depend on when a
+//! digest becomes known.
 
 use std::path::{Path, PathBuf};
 
@@ -157,7 +158,8 @@ impl BundleWriter {
         self.output.queued_bytes() + (self.small_entries.len() + blob) as u64
     }
 
-    /// Returns the number of these bytes that are written to the file, where they survive the end of the process.
+    /// Returns the number of these bytes that are written to the file, where they survive the end of the
+    /// process.
     #[must_use]
     pub fn written(&self) -> u64 {
         self.output.written_bytes()
@@ -237,7 +239,8 @@ impl BundleWriter {
         Ok(())
     }
 
-    /// Ends the manifests. They do not share frames with other blobs, so that a corrupt blob does not affect them.
+    /// Ends the manifests. They do not share frames with other blobs, so that a corrupt blob does not affect
+    /// them.
     pub fn end_manifests(&mut self) -> Result<(), FsError> {
         self.end_shared_frame()
     }
@@ -251,8 +254,8 @@ impl BundleWriter {
         Ok(())
     }
 
-    /// Completes the volumes that can no longer change, except the first, and renames them to their final names. The
-    /// writer does not need them any more: they can be moved or removed.
+    /// Completes the volumes that can no longer change, except the first, and renames them to their final
+    /// names. The writer does not need them any more: they can be moved or removed.
     pub fn hand_over(&mut self) -> Result<Vec<FinishedVolume>, FsError> {
         self.write_late_headers()?;
         // The current blob can still be discarded, with the shared frame before it.
@@ -316,7 +319,8 @@ impl BundleWriter {
     /// Returns the frame of the seek table. If the last volume has no space for it, starts another volume.
     fn seek_table(&mut self, head: &[FrameEntry]) -> Result<Vec<u8>, FsError> {
         loop {
-            // The table lists the frames of the recovery data, whose number can depend on the length of the table.
+            // The table lists the frames of the recovery data, whose number can depend on the length of the
+            // table.
             let mut table = self.seek_table_with_tail(head, 0);
             while let next = self.seek_table_with_tail(head, table.len() as u64)
                 && next.len() != table.len()
@@ -418,8 +422,8 @@ impl WriteOptions {
 }
 
 impl ResumePoint {
-    /// Returns the start of each volume and the end of its last valid frame. `first_end` is the end of a first volume
-    /// without frames. Volumes without valid bytes are omitted.
+    /// Returns the start of each volume and the end of its last valid frame. `first_end` is the end of a
+    /// first volume without frames. Volumes without valid bytes are omitted.
     fn extents(&self, first_end: u64) -> Vec<(u64, u64)> {
         let next_starts = self.volume_starts.iter().skip(1).chain(&[u64::MAX]);
         // Bytes after the last frame of a volume are recovery data.
