@@ -99,9 +99,15 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 /// What a file is called before it is complete.
 #[must_use]
 pub(crate) fn partial(path: &Path) -> PathBuf {
+    with_suffix(path, ".partial")
+}
+
+/// Appends `suffix` to the file name, which does not need to be UTF-8.
+#[must_use]
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
+    name.push(suffix);
+    name.into()
 }
 
 /// Renames `from` to `to` and makes the new name durable.

@@ -1,30 +1,38 @@
-//! Recovery data: what makes a bundle, or one volume of it, readable where its medium is not.
+//! Recovery data: reconstructs corrupt or unreadable parts of a volume.
 //!
-//! The bytes of a volume are cut into blocks, the blocks are dealt into groups, and every group gets recovery blocks: as
-//! many damaged blocks of a group as it has recovery blocks can be computed from the rest (`bundle-format.md`, "Recovery
-//! data"). They stand in a *section* of skippable frames between the *front* of a volume and its *tail*, the seek table.
+//! The bytes of a volume are split into blocks, and the blocks are distributed over groups. Each group has
+//! parity blocks; as many corrupt blocks of a group as it has parity blocks can be computed from the others
+//! (`bundle-format.md`, "Recovery data"). The recovery data is a *section* of skippable frames between the
+//! *front* of a volume and its *tail*, the seek table.
 //!
-//! What can go wrong, and what stands against it:
+//! Failures and defenses:
 //!
-//! - *damage in the recovery data itself*: its blocks have checksums like all others, and the description, without which
-//!   nothing works, is there three times, far from each other. It is found without a seek table, too.
-//! - *a read error*: it is damage of the blocks that it hits.
-//! - *wrong bytes*: every block that was computed is compared with its checksum, and no other is given out.
-//! - *a description that lies*: its numbers have limits, so memory has, too. Whoever writes one can make any bytes right
-//!   that way. That is no worse than writing them into the bundle: what is read is still checked as always.
+//! - *Corrupt recovery data*: parity blocks have checksums too. The description, without which no repair is
+//!   possible, is present three times, far apart. It is found without a seek table.
+//! - *Read errors*: every block that cannot be read counts as corrupt.
+//! - *Incorrect output*: each computed block is compared with its checksum and is discarded on a mismatch.
+//! - *A forged description*: its numbers have limits, which bounds the memory. Its author can make the repair
+//!   produce arbitrary bytes. Readers verify repaired data like all other data, so this equals a modified
+//!   bundle.
 
+pub(crate) mod block_map;
 pub(crate) mod blocks;
+pub(crate) mod cache;
 pub(crate) mod code;
+pub(crate) mod damage;
 pub(crate) mod description;
 pub(crate) mod encode;
 pub(crate) mod find;
 pub(crate) mod geometry;
+pub(crate) mod group;
 pub(crate) mod repair;
+pub(crate) mod scan;
 
 pub(crate) use blocks::ReadAt;
+pub(crate) use damage::RecoveryError;
 pub(crate) use encode::encode;
 pub(crate) use geometry::{Geometry, LENGTH_LIMIT, largest_front};
-pub(crate) use repair::{Recovery, RecoveryError};
+pub(crate) use repair::Recovery;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,11 +1,12 @@
-//! [`ReusableBundle`]: an older bundle, or what is left of one, as a place where blobs are taken from that did not change.
+//! [`ReusableBundle`]: an older or partial bundle, from which unchanged blobs are copied.
 //!
-//! A blob that is large enough has frames of its own, and the same blob packed in the same way has the same ones: they
-//! are copied as they stand. That they are what this program would write itself is looked at with each of them: what
-//! two levels or versions of zstd make of a blob is the same in some frames, and in others it is not.
+//! A large blob has its own frames. If it was packed with the same options, its frames are identical and are
+//! copied without compression. This is verified for each frame: the output of two compression levels or zstd
+//! versions can be identical for some frames of a blob and different for others.
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
@@ -23,176 +24,208 @@ use crate::bundle::write::parts::parts;
 use crate::bundle::write::writer::BundleWriter;
 use crate::oci::digest::{Digest, Hasher};
 
-/// How many frames are decoded at once: a bound for the memory.
+/// Number of frames that are decoded at the same time, which limits the memory.
 const BATCH: usize = 8;
 
-/// The place; see the module.
+/// A bundle to copy blobs from; see the module.
 pub(crate) struct ReusableBundle {
     path: PathBuf,
-    medium: VolumeSet,
-    frames: Vec<ReusableFrame>,
-    /// Where the content of each blob begins in the tar stream.
-    blobs: HashMap<Digest, FrameRun>,
+    volumes: VolumeSet,
+    frames: Vec<FrameLocation>,
+    blobs: HashMap<Digest, BlobLocation>,
 }
 
+/// The content of a blob in the tar stream.
 #[derive(Clone, Copy)]
-struct FrameRun {
+struct BlobLocation {
     start: u64,
     size: u64,
 }
 
 #[derive(Clone, Copy)]
-struct ReusableFrame {
-    /// Where it is in the file, and how long.
+struct FrameLocation {
+    /// Offset in the bundle.
     offset: u64,
+    /// Length in the bundle, in bytes.
     compressed: usize,
-    /// Where what it holds is in the tar stream, and how long that is.
+    /// Offset of the content in the tar stream.
     start: u64,
+    /// Length of the content in bytes.
     content: usize,
 }
 
+/// A frame that is read for a copy.
+struct ReadFrame {
+    compressed: Vec<u8>,
+    content: Buffer,
+    /// True if the writer would compress the content to the same frame.
+    is_identical: bool,
+}
+
 impl ReusableBundle {
-    /// Opens the bundle `path`.
-    pub(crate) fn bundle(path: &Path) -> Result<Self, ReadError> {
+    /// Opens a complete bundle.
+    pub(crate) fn open(path: &Path) -> Result<Self, ReadError> {
         let mut reader = BundleReader::open(path)?;
         let contents = reader.contents()?;
         drop(reader);
-        let mut old = Self::new(path, discover::find(&[path.to_owned()])?);
-        let table = seek_table::read(&mut old.medium.reader(0)).map_err(FsError::at("read", path))?;
-        old.frames = match table {
-            Some(table) => by_table(&table),
-            None => old.scan(|_, _| {}).map_err(FsError::at("read", path))?,
+        let mut bundle = Self::new(path, discover::find(&[path.to_owned()])?);
+        let table = seek_table::read(&mut bundle.volumes.reader(0)).map_err(FsError::at("read", path))?;
+        bundle.frames = match table {
+            Some(table) => frames_from_table(&table),
+            None => bundle.scan(|_, _| {}),
         };
         for entry in contents.layout.entries() {
             if let Some(digest) = entry.digest {
-                old.blobs.insert(digest, FrameRun { start: entry.offset + BLOCK as u64, size: entry.size });
+                let location = BlobLocation { start: entry.offset + BLOCK as u64, size: entry.size };
+                bundle.blobs.insert(digest, location);
             }
         }
-        Ok(old)
+        Ok(bundle)
     }
 
-    /// Opens what an interrupted run has left at `path`: all whole blobs whose tar headers are there.
-    pub(crate) fn partial(path: &Path) -> Result<Self, FsError> {
-        let mut old = Self::new(path, VolumeSet::parts(&parts(path))?);
-        let mut headers = Headers::default();
-        let frames = old.scan(|frame, data| headers.frame(frame, data)).map_err(FsError::at("read", path))?;
-        let end = frames.last().map_or(0, |frame| frame.start + frame.content as u64);
-        old.frames = frames;
-        old.blobs = headers.blobs;
-        old.blobs.retain(|_, place| place.start + place.size <= end);
-        Ok(old)
+    /// Opens the partial bundle of an interrupted run. It has all complete blobs whose tar headers are
+    /// written.
+    pub(crate) fn open_partial(path: &Path) -> Result<Self, FsError> {
+        let mut bundle = Self::new(path, VolumeSet::parts(&parts(path))?);
+        let mut headers = HeaderScan::default();
+        bundle.frames = bundle.scan(|frame, data| headers.frame(frame, data));
+        let end = bundle.frames.last().map_or(0, FrameLocation::end);
+        bundle.blobs = headers.blobs;
+        bundle.blobs.retain(|_, blob| blob.end() <= end);
+        Ok(bundle)
     }
 
-    fn new(path: &Path, medium: VolumeSet) -> Self {
-        Self { path: path.to_owned(), medium, frames: Vec::new(), blobs: HashMap::new() }
+    fn new(path: &Path, volumes: VolumeSet) -> Self {
+        Self { path: path.to_owned(), volumes, frames: Vec::new(), blobs: HashMap::new() }
     }
 
-    /// Whether it has this blob.
+    /// Path of the bundle.
     #[must_use]
-    pub(crate) fn has(&self, blob: Blob) -> bool {
-        self.blobs.get(&blob.digest).is_some_and(|place| place.size == blob.size)
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// How many bytes of blobs it has that none of `others` has.
-    #[must_use]
-    pub(crate) fn bytes_beside(&self, others: &[&Self]) -> u64 {
-        let alone = self
-            .blobs
-            .iter()
-            .filter(|(digest, _)| !others.iter().any(|other| other.blobs.contains_key(digest)));
-        alone.map(|(_, place)| place.size).sum()
-    }
-
-    /// It has another name now.
-    pub(crate) fn renamed(&mut self, path: &Path) {
+    /// Changes the path after the bundle was renamed.
+    pub(crate) fn set_path(&mut self, path: &Path) {
         path.clone_into(&mut self.path);
     }
 
-    /// Writes `blob` as the next one of `writer`, which compresses at `level`. Says whether it did: where the blob
-    /// turns out to be damaged, nothing is written.
+    /// True if the bundle has the blob with this size.
+    #[must_use]
+    pub(crate) fn has(&self, blob: Blob) -> bool {
+        self.blobs.get(&blob.digest).is_some_and(|location| location.size == blob.size)
+    }
+
+    /// Returns the total size of the blobs that none of `others` has, in bytes.
+    #[must_use]
+    pub(crate) fn unique_bytes(&self, others: &[&Self]) -> u64 {
+        let is_unique = |digest| !others.iter().any(|other| other.blobs.contains_key(digest));
+        self.blobs.iter().filter(|(digest, _)| is_unique(*digest)).map(|(_, location)| location.size).sum()
+    }
+
+    /// Copies `blob`, which this bundle [has](Self::has), to `writer`, which compresses at `level`.
+    ///
+    /// Returns false, without a change to the output, if the blob is corrupt in this bundle.
     pub(crate) fn copy(&self, blob: Blob, level: i32, writer: &mut BundleWriter) -> Result<bool, FsError> {
-        let place = self.blobs[&blob.digest];
-        let end = place.start + place.size;
-        let first = self.frames.partition_point(|frame| frame.start + frame.content as u64 <= place.start);
-        let last = self.frames.partition_point(|frame| frame.start < end);
-        let frames = self.frames.get(first..last).unwrap_or_default();
+        let location = self.blobs[&blob.digest];
         let (mut hasher, buffers) = (Hasher::new(), frame_reader::buffers());
-        let read = |frame: ReusableFrame| {
-            let (bytes, content) = self.read(frame, &buffers)?;
-            let is_ours = content.len() == FRAME_SIZE && frame::encode(&content, level) == bytes;
-            Some((is_ours, bytes, content))
-        };
-        writer.begin(Some((blob.digest, blob.size)));
-        for batch in frames.chunks(BATCH) {
-            let read: Vec<_> = batch.to_vec().into_par_iter().map(read).collect();
-            for (frame, read) in batch.iter().zip(read) {
-                let Some((is_ours, bytes, content)) = read else {
-                    writer.take_back()?;
+        let read = |frame: FrameLocation| self.read(frame, level, &buffers);
+        writer.begin_blob(Some((blob.digest, blob.size)));
+        for batch in self.frames_of(location).chunks(BATCH) {
+            let frames: Vec<_> = batch.to_vec().into_par_iter().map(read).collect();
+            for (frame, read) in batch.iter().zip(frames) {
+                let Some(read) = read else {
+                    writer.discard_blob()?;
                     return Ok(false);
                 };
-                let from = usize::try_from(place.start.saturating_sub(frame.start)).expect("inside a frame");
-                let to =
-                    usize::try_from((end - frame.start).min(frame.content as u64)).expect("inside a frame");
-                let part = &content[from.min(to)..to];
+                let part = &read.content[frame.part_of(location)];
                 hasher.update(part);
-                if is_ours && part.len() == FRAME_SIZE && writer.is_at_frame() {
-                    writer.write_frame(bytes, FRAME_SIZE)?;
+                if read.is_identical && part.len() == FRAME_SIZE && writer.is_at_frame() {
+                    writer.write_frame(read.compressed, FRAME_SIZE)?;
                 } else {
                     writer.write(part)?;
                 }
             }
         }
         if hasher.finish() != blob.digest {
-            writer.take_back()?;
+            writer.discard_blob()?;
             return Ok(false);
         }
-        writer.end(blob.digest)?;
+        writer.end_blob(blob.digest)?;
         Ok(true)
     }
 
-    /// A frame and what it decodes to; nothing if it is damaged.
-    fn read(&self, frame: ReusableFrame, buffers: &Buffers) -> Option<(Vec<u8>, Buffer)> {
-        let mut bytes = vec![0; frame.compressed];
-        self.medium.reader(frame.offset).read_exact(&mut bytes).ok()?;
-        let mut frames = FrameReader::new(bytes.as_slice(), 0, buffers);
-        let Ok(Some(Frame::Data(data))) = frames.next_frame() else { return None };
-        let is_whole = frames.offset() == bytes.len() as u64;
-        let content = data.decode(buffers).ok()?;
-        (is_whole && content.len() == frame.content).then_some((bytes, content))
+    /// Returns the frames that contain a part of the blob.
+    fn frames_of(&self, blob: BlobLocation) -> &[FrameLocation] {
+        let first = self.frames.partition_point(|frame| frame.end() <= blob.start);
+        let last = self.frames.partition_point(|frame| frame.start < blob.end());
+        self.frames.get(first..last).unwrap_or_default()
     }
 
-    /// All frames, one after the other; `look` at each.
-    fn scan(&self, mut look: impl FnMut(ReusableFrame, DataFrame)) -> std::io::Result<Vec<ReusableFrame>> {
-        let mut reader = FrameReader::new(BufReader::new(self.medium.reader(0)), 0, &frame_reader::buffers());
+    /// Returns `None` if the frame is corrupt.
+    fn read(&self, frame: FrameLocation, level: i32, buffers: &Buffers) -> Option<ReadFrame> {
+        let mut compressed = vec![0; frame.compressed];
+        self.volumes.reader(frame.offset).read_exact(&mut compressed).ok()?;
+        let mut frames = FrameReader::new(compressed.as_slice(), 0, buffers);
+        let Ok(Some(Frame::Data(data))) = frames.next_frame() else { return None };
+        let is_one_frame = frames.offset() == compressed.len() as u64;
+        let content = data.decode(buffers).ok()?;
+        if !is_one_frame || content.len() != frame.content {
+            return None;
+        }
+        let is_identical = content.len() == FRAME_SIZE && frame::encode(&content, level) == compressed;
+        Some(ReadFrame { compressed, content, is_identical })
+    }
+
+    /// Reads all frames in order, up to the first corrupt one, and calls `inspect` for each data frame.
+    fn scan(&self, mut inspect: impl FnMut(FrameLocation, DataFrame)) -> Vec<FrameLocation> {
+        let input = BufReader::new(self.volumes.reader(0));
+        let mut reader = FrameReader::new(input, 0, &frame_reader::buffers());
         let (mut frames, mut start) = (Vec::new(), 0);
         loop {
             let offset = reader.offset();
-            let Ok(Some(read)) = reader.next_frame() else { return Ok(frames) };
+            let Ok(Some(read)) = reader.next_frame() else { return frames };
             let content = read.content_size();
             if let Frame::Data(data) = read {
                 let compressed = usize::try_from(reader.offset() - offset).expect("a frame is small");
-                let frame = ReusableFrame { offset, compressed, start, content };
-                look(frame, data);
+                let frame = FrameLocation { offset, compressed, start, content };
+                inspect(frame, data);
                 frames.push(frame);
                 start += content as u64;
             }
         }
     }
+}
 
-    /// Where it is.
-    #[must_use]
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+impl BlobLocation {
+    fn end(&self) -> u64 {
+        self.start + self.size
     }
 }
 
-fn by_table(table: &[seek_table::FrameEntry]) -> Vec<ReusableFrame> {
+impl FrameLocation {
+    /// Returns the end of the content in the tar stream.
+    fn end(&self) -> u64 {
+        self.start + self.content as u64
+    }
+
+    /// Returns the range of the frame's content that belongs to the blob.
+    fn part_of(&self, blob: BlobLocation) -> Range<usize> {
+        let in_frame = |position: u64| {
+            let offset = position.saturating_sub(self.start).min(self.content as u64);
+            usize::try_from(offset).expect("at most the length of a frame")
+        };
+        in_frame(blob.start)..in_frame(blob.end())
+    }
+}
+
+fn frames_from_table(table: &[seek_table::FrameEntry]) -> Vec<FrameLocation> {
     let (mut offset, mut start, mut frames) = (0, 0, Vec::new());
     for entry in table {
         let (compressed, content) = (entry.compressed as usize, entry.decompressed as usize);
-        // What the table cannot be trusted with does not decode; this is for the memory.
+        // Limits the memory. Frames at incorrect positions fail to decode.
         if content > 0 && content <= FRAME_SIZE && compressed <= frame::stored_len(FRAME_SIZE) {
-            frames.push(ReusableFrame { offset, compressed, start, content });
+            frames.push(FrameLocation { offset, compressed, start, content });
         }
         offset += u64::from(entry.compressed);
         start += u64::from(entry.decompressed);
@@ -200,21 +233,20 @@ fn by_table(table: &[seek_table::FrameEntry]) -> Vec<ReusableFrame> {
     frames
 }
 
-/// Finds the tar headers in a run of frames, without decoding those that hold none.
+/// Finds the tar headers in consecutive frames. Decodes only frames that can contain a header.
 #[derive(Default)]
-struct Headers {
-    blobs: HashMap<Digest, FrameRun>,
-    /// Up to where no header can be.
+struct HeaderScan {
+    blobs: HashMap<Digest, BlobLocation>,
+    /// Position in the tar stream up to which there is no further header.
     next: u64,
-    /// Whether there is a large entry before `next` whose header is still to be written, so that nobody can say
-    /// where it ends.
-    is_late: bool,
+    /// True if `next` is inside a large entry whose header is not written yet, so that its end is unknown.
+    is_in_late_entry: bool,
 }
 
-impl Headers {
-    fn frame(&mut self, frame: ReusableFrame, data: DataFrame) {
-        let end = frame.start + frame.content as u64;
-        if self.is_late && frame.content == FRAME_SIZE {
+impl HeaderScan {
+    fn frame(&mut self, frame: FrameLocation, data: DataFrame) {
+        let end = frame.end();
+        if self.is_in_late_entry && frame.content == FRAME_SIZE {
             self.next = end;
         }
         if end <= self.next {
@@ -225,25 +257,26 @@ impl Headers {
             return;
         };
         while self.next < end {
-            let at = usize::try_from(self.next - frame.start).expect("inside a frame");
-            let Some(header) = content.get(at..at + BLOCK) else { return };
-            let Some((digest, size)) = parse(header) else {
-                self.is_late = !self.is_late && frame.content == BLOCK;
+            let offset = usize::try_from(self.next - frame.start).expect("inside a frame");
+            let Some(header) = content.get(offset..offset + BLOCK) else { return };
+            let Some((digest, size)) = parse_header(header) else {
+                self.is_in_late_entry = !self.is_in_late_entry && frame.content == BLOCK;
                 self.next = end;
                 return;
             };
-            self.is_late = false;
+            self.is_in_late_entry = false;
             let start = self.next + BLOCK as u64;
             if let Some(digest) = digest {
-                self.blobs.insert(digest, FrameRun { start, size });
+                self.blobs.insert(digest, BlobLocation { start, size });
             }
             self.next = start + padded(size);
         }
     }
 }
 
-/// The blob of a tar header, if it is one, and the size of the entry.
-fn parse(bytes: &[u8]) -> Option<(Option<Digest>, u64)> {
+/// Returns the digest and the size of an entry; the digest is `None` for `oci-layout` and `index.json`.
+/// Returns `None` if the header is not exactly as the format requires.
+fn parse_header(bytes: &[u8]) -> Option<(Option<Digest>, u64)> {
     let size = tar::Header::from_byte_slice(bytes).entry_size().ok()?;
     let name = std::str::from_utf8(&bytes[..100]).ok()?.trim_end_matches('\0');
     let digest = match name {

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::{FsError, remove_file, rename_durably};
-use crate::bundle::write::claim::partial_path;
 use crate::commands::images::archive::{Archive, ArchiveError, Taker};
 use crate::commands::images::engine::{Engine, EngineError, Ready};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
@@ -276,7 +275,7 @@ impl Job {
     fn to_file(&self, path: &Path, written: &dyn Fn(u64)) -> Result<(), LoadError> {
         // A pipe or a device keeps its name.
         let is_special = path.metadata().is_ok_and(|meta| !meta.is_file());
-        let partial = if is_special { path.to_owned() } else { partial_path(path) };
+        let partial = if is_special { path.to_owned() } else { crate::base::fs::partial(path) };
         let result = self.to_open_file(&partial, is_special, written);
         if is_special {
             return result;

@@ -20,7 +20,7 @@ use crate::bundle::format::label::LABEL_LIMIT;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
-use crate::bundle::write::partial::{Salvaged, salvage};
+use crate::bundle::write::partial::{ExpectedBundle, PartialBundle, read_partial};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
 use crate::bundle::write::spool::{self, Spool};
 use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions};
@@ -208,7 +208,7 @@ pub(crate) fn pack(
     let reuse = options
         .reuse
         .iter()
-        .map(|path| ReusableBundle::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error)));
+        .map(|path| ReusableBundle::open(path).map_err(|error| PackError::Reuse(path.clone(), error)));
     let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
     let http = options.upstream.http();
     let means = FetchContext {
@@ -348,27 +348,32 @@ impl Attempt {
         let expected = plan.expected(&notes);
         // What cannot be read there is fetched.
         let mut aside: Vec<ReusableBundle> =
-            old_paths(&partial).iter().filter_map(|path| ReusableBundle::partial(path).ok()).collect();
-        let mut salvaged = Salvaged::default();
+            old_paths(&partial).iter().filter_map(|path| ReusableBundle::open_partial(path).ok()).collect();
+        let mut done = PartialBundle::default();
         if is_same {
-            salvaged = salvage(&partial, carry.set, room, &expected, &plan.layout.elsewhere, report)?;
+            let expected = ExpectedBundle {
+                set: carry.set,
+                header_space: room,
+                entries: &expected,
+                external: &plan.layout.elsewhere,
+            };
+            done = read_partial(&partial, &expected, report)?;
         } else if claim.size()? > 0 {
             claim = set_aside(claim, &mut aside)?;
         }
-        let keys = plan.keys(salvaged.done);
+        let keys = plan.keys(done.complete);
         // What is in the bundle of the blob that has begun is not needed again.
-        let begun =
-            salvaged.open.as_ref().and_then(|begun| Some((plan.key(salvaged.done)?, begun.sha256.len())));
+        let begun = done.open.as_ref().and_then(|begun| Some((plan.key(done.complete)?, begun.sha256.len())));
         let wanted = |key, offset| {
             keys.contains(&key) && begun.is_none_or(|(begun, len)| key != begun || offset >= len)
         };
         let found = spool.begin(fingerprint, plan.late(), is_same, wanted)?;
         let job = BundleJob::begin(
-            claim.again()?,
-            WriteOptions { header_space: room, level, carry },
+            claim.try_clone()?,
+            WriteOptions { header_space: room, level, volumes: carry },
             spool,
             found,
-            salvaged,
+            done,
             &expected,
         )?;
         Ok(Self { job, claim, aside })
@@ -386,7 +391,7 @@ fn carry(plan: &BundlePlan, room: u64, options: &PackOptions) -> Result<VolumeOp
     let carry = VolumeOptions { volume_size, recovery, set: plan.set(room, level, volume_size, recovery) };
     // A frame with its label, and the head with one.
     let needed = (stored_len(FRAME_SIZE) as u64).max(room) + LABEL_LIMIT as u64;
-    if carry.room() < needed {
+    if carry.capacity() < needed {
         let share = u64::from(recovery.unwrap_or(0));
         // Recovery data is a little longer than its share.
         let needed = needed + needed * share / 1000 + if share > 0 { needed / 4 } else { 0 };
@@ -400,12 +405,12 @@ fn carry(plan: &BundlePlan, room: u64, options: &PackOptions) -> Result<VolumeOp
 /// has left.
 fn set_aside(claim: Claim, aside: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
     let names = old_paths(&claim.partial);
-    aside.push(ReusableBundle::partial(&claim.partial)?);
+    aside.push(ReusableBundle::open_partial(&claim.partial)?);
     loop {
         let missed = |number: &usize| {
             let others: Vec<&ReusableBundle> =
                 aside.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
-            aside[*number].bytes_beside(&others)
+            aside[*number].unique_bytes(&others)
         };
         let Some(least) = (0..aside.len()).min_by_key(missed) else { break };
         if aside.len() <= names.len() && missed(&least) > 0 {
@@ -421,7 +426,7 @@ fn set_aside(claim: Claim, aside: &mut Vec<ReusableBundle>) -> Result<Claim, Pac
     }
     let free = names.iter().find(|name| aside.iter().all(|old| old.path() != name.as_path()));
     let name = free.expect("there are fewer than names; please report");
-    aside.last_mut().expect("it was pushed above; please report").renamed(name);
+    aside.last_mut().expect("it was pushed above; please report").set_path(name);
     Ok(claim.set_aside(name)?)
 }
 

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha512};
 
 use crate::base::event::{Event, Report};
 use crate::bundle::format::FRAME_SIZE;
-use crate::bundle::write::partial::Begun;
+use crate::bundle::write::partial::BlobPrefix;
 use crate::bundle::write::spool::{Spool, SpooledPiece};
 use crate::fetch::fallback::FallbackList;
 use crate::fetch::source::Source;
@@ -54,7 +54,7 @@ pub(crate) struct Task {
     /// Where it is.
     pub source: Source,
     /// What of it is there already, from an earlier run.
-    pub begun: Option<Begun>,
+    pub begun: Option<BlobPrefix>,
     /// The name of what comes of it in the spool: its digest, or, where no list pins it, one that tells it from
     /// other files and other versions of it. Nothing where that cannot be told.
     pub key: Option<Digest>,
@@ -955,12 +955,12 @@ impl Progress {
         };
         let with_sha512 = task.sha512.is_some();
         // What cannot go on begins afresh: without parts and without a digest, or with another size by now.
-        let goes_on = |begun: &&Begun| {
+        let goes_on = |begun: &&BlobPrefix| {
             (ranges || task.is_pinned()) && size.is_none_or(|size| begun.sha256.len() <= size)
         };
         let begun = task.begun.as_ref().filter(goes_on);
         let hashes = match begun {
-            Some(Begun { sha256, sha512 }) => Hashes { sha256: sha256.clone(), sha512: sha512.clone() },
+            Some(BlobPrefix { sha256, sha512 }) => Hashes { sha256: sha256.clone(), sha512: sha512.clone() },
             None => Hashes { sha256: Hasher::new(), sha512: with_sha512.then(Sha512::new) },
         };
         let there = hashes.sha256.len();

@@ -6,10 +6,10 @@ use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, Ind
 use crate::bundle::format::layout::{Blob, Layout, LayoutError, ManifestWalk, empty_config};
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
-use crate::bundle::write::partial::Expected;
+use crate::bundle::write::head::{BundleHead, header_space};
+use crate::bundle::write::partial::ExpectedEntry;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::VolumeOptions;
-use crate::bundle::write::writer::{BundleHead, header_space};
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
 use crate::fetch::queue::Task;
@@ -216,9 +216,9 @@ impl BundlePlan {
     }
 
     /// All entries behind the head, with what an earlier run has found out.
-    pub(crate) fn expected(&self, notes: &Notes) -> Vec<Expected> {
+    pub(crate) fn expected(&self, notes: &Notes) -> Vec<ExpectedEntry> {
         let manifests = self.manifests().iter();
-        let manifests = manifests.map(|blob| Expected {
+        let manifests = manifests.map(|blob| ExpectedEntry {
             blob: Some(*blob),
             is_late: false,
             is_manifest: true,
@@ -229,7 +229,7 @@ impl BundlePlan {
                 let (digest, size) = (*notes.files.get(usize::try_from(number).ok()?)?)?;
                 Some(Blob { digest, size })
             };
-            Expected {
+            ExpectedEntry {
                 blob: planned.late.map_or(Some(planned.blob), found_out),
                 is_late: planned.late.is_some(),
                 is_manifest: false,

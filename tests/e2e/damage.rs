@@ -21,8 +21,9 @@ use airbundle::bundle::read::problem::DamageKind;
 use airbundle::bundle::read::reader::BundleReader;
 use airbundle::bundle::read::select::Selection;
 use airbundle::bundle::write::claim::Claim;
+use airbundle::bundle::write::head::{BundleHead, header_space};
 use airbundle::bundle::write::volume_writer::VolumeOptions;
-use airbundle::bundle::write::writer::{BundleHead, BundleWriter, WriteOptions, header_space};
+use airbundle::bundle::write::writer::{BundleWriter, WriteOptions};
 use airbundle::cli::exit::{Code, Failure};
 use airbundle::commands::unpack;
 use airbundle::commands::verify::{Damage, verify};
@@ -88,7 +89,7 @@ impl Content<'_> {
 
     /// Writes a bundle with `more` bytes of reserved header space beyond what is needed.
     fn write_with_reserved_space(&self, target: &Path, more: u64) {
-        self.write_with(target, more, VolumeOptions::plain());
+        self.write_with(target, more, VolumeOptions::single_file());
     }
 
     /// Writes volumes of at most `size` bytes.
@@ -135,15 +136,15 @@ impl Content<'_> {
         }
         let layout = walk.finish(json.len() as u64).unwrap();
         let room = header_space(json.len(), Some(files.len())) + more;
-        let form = WriteOptions { header_space: room, level: 3, carry };
-        let mut writer = BundleWriter::begin_in(Claim::new(target).unwrap(), form).unwrap();
+        let form = WriteOptions { header_space: room, level: 3, volumes: carry };
+        let mut writer = BundleWriter::create(Claim::new(target).unwrap(), form).unwrap();
         for (number, blob) in layout.manifests[1..].iter().chain(&layout.blobs).enumerate() {
             if number + 1 == layout.manifests.len() {
                 writer.end_manifests().unwrap();
             }
-            writer.begin(Some((blob.digest, blob.size)));
+            writer.begin_blob(Some((blob.digest, blob.size)));
             writer.write(&blobs[&blob.digest]).unwrap();
-            writer.end(blob.digest).unwrap();
+            writer.end_blob(blob.digest).unwrap();
         }
         writer.finish(&BundleHead { index: json, files: Some(files), signature: None }).unwrap();
     }

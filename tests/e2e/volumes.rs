@@ -553,7 +553,7 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     assert_visible_files_intact(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "could be repaired"]);
+    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "can be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
     // Without recovery data, nothing can be repaired.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];

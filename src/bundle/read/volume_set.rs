@@ -215,7 +215,7 @@ impl VolumeSet {
             return Vec::new();
         }
         let of_volume = |number: usize| {
-            let damage = self.recovery(number)?.damaged_section(&self.bytes_of(number), |_| {});
+            let damage = self.recovery(number)?.section_damage(&self.bytes_of(number), |_| {});
             let start = self.volumes[number].start;
             Some(damage.ranges.into_iter().map(move |range| self.place(start + range.start)))
         };

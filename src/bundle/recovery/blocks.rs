@@ -1,13 +1,13 @@
-//! Bytes that can be read at any offset, and the checksum of a block of them.
+//! [`ReadAt`]: random access to bytes, and the checksum of a block.
 
 use std::fs::File;
 use std::io;
 
 use xxhash_rust::xxh64::Xxh64;
 
-/// Bytes that are read at any place: a volume, or what of it is protected.
+/// Random access to bytes: a volume, or its protected bytes.
 pub trait ReadAt {
-    /// Reads what stands at `offset`, at most as many bytes as fit into `bytes`. None at the end, and behind it.
+    /// Reads up to `bytes.len()` bytes at `offset`. Returns the number of bytes read, 0 at or after the end.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
 }
 
@@ -38,7 +38,7 @@ impl<T: ReadAt + ?Sized> ReadAt for &T {
     }
 }
 
-/// Fills `bytes` with what stands at `offset`; an error, too, if the input ends before.
+/// Fills `bytes` from `offset`. Fails with `UnexpectedEof` if the input is too short.
 pub(crate) fn read_exact_at(
     input: &(impl ReadAt + ?Sized),
     mut offset: u64,
@@ -58,12 +58,12 @@ pub(crate) fn read_exact_at(
     Ok(())
 }
 
-/// The checksum of a block that begins with `bytes` and goes on with zeros up to its size.
-pub(crate) fn checksum(bytes: &[u8], block: usize) -> u64 {
+/// Returns the checksum (XXH64, seed 0) of `bytes` padded with zeros to `block_size`.
+pub(crate) fn checksum(bytes: &[u8], block_size: usize) -> u64 {
     const ZEROS: [u8; 4096] = [0; 4096];
     let mut hash = Xxh64::new(0);
     hash.update(bytes);
-    let mut left = block - bytes.len();
+    let mut left = block_size - bytes.len();
     while left > 0 {
         let len = left.min(ZEROS.len());
         hash.update(&ZEROS[..len]);
@@ -72,7 +72,7 @@ pub(crate) fn checksum(bytes: &[u8], block: usize) -> u64 {
     hash.digest()
 }
 
-/// A number of bytes or blocks that are in memory.
+/// Converts a number of bytes or blocks in memory.
 pub(crate) fn index(number: u64) -> usize {
-    usize::try_from(number).expect("it has a place in memory; please report")
+    usize::try_from(number).expect("it fits in memory; please report")
 }

@@ -1,65 +1,65 @@
-//! Finding the description of a volume that may be damaged anywhere.
+//! Finds the description of a volume with damage at any position.
 
 use crate::bundle::format::seek_table;
 use crate::bundle::recovery::blocks::{ReadAt, index, read_exact_at};
 use crate::bundle::recovery::description::{self, Fields, HEAD, TEXT};
 use crate::bundle::recovery::geometry::{FRAME_HEADER, Geometry, TRAILER};
 
-/// How much is searched at once.
+/// Number of bytes that are searched at a time.
 const WINDOW: u64 = 4 << 20;
-/// What is read alone where a window cannot be read: a sector.
+/// Size of the smallest read in a window with read errors, in bytes: a sector.
 const PIECE: usize = 4 << 10;
-/// How many descriptions may look right and be damaged before the search ends. Of its own, a volume has three; each costs
-/// up to 48 MiB to be checked, and somebody may have written them so.
+/// Maximum number of candidates that are checked. A volume has three descriptions. A check reads up to 48
+/// MiB, and a hostile volume can contain any number of candidates.
 const CANDIDATES: u32 = 16;
-/// What a description's frame has before its text.
-const BEFORE_TEXT: usize = 8;
+/// Offset of the text in a description's frame.
+const TEXT_OFFSET: u64 = 8;
 
-/// A description that is as it was written.
+/// A verified description.
 pub(super) struct FoundSection {
     pub(super) fields: Fields,
-    pub(super) shape: Geometry,
-    /// All of its frame.
+    pub(super) geometry: Geometry,
+    /// The complete frame.
     pub(super) frame: Vec<u8>,
 }
 
-/// Finds a description in `volume`, which has `len` bytes left of what was written. What cannot be read is passed over.
+/// Finds a description in `volume`, which has `len` bytes. Skips what cannot be read.
 pub(super) fn find(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
-    at_the_end(volume, len).or_else(|| anywhere(volume, len))
+    find_at_end(volume, len).or_else(|| search(volume, len))
 }
 
-/// The description with which the section ends, if the end of the volume is as it should be.
-fn at_the_end(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
+/// Reads the last description of the section, if the end of the volume is intact.
+fn find_at_end(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
     let mut footer = [0; seek_table::FOOTER_LEN];
     let table = len
         .checked_sub(footer.len() as u64)
-        .filter(|at| read_exact_at(volume, *at, &mut footer).is_ok())
+        .filter(|offset| read_exact_at(volume, *offset, &mut footer).is_ok())
         .and_then(|_| seek_table::len_before(&footer));
     [Some(0), table].into_iter().flatten().find_map(|tail| {
         let end = len.checked_sub(tail)?;
         let mut trailer = vec![0; index(TRAILER)];
         read_exact_at(volume, end.checked_sub(TRAILER)?, &mut trailer).ok()?;
         let start = end.checked_sub(description::len_before(&trailer)? + FRAME_HEADER)?;
-        parse_at(volume, start, &mut 1)
+        read_description(volume, start, &mut 1)
     })
 }
 
-/// Looks through the volume, from its end, because that is where the section is.
-fn anywhere(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
-    let search = Search::new(TEXT);
-    let mut left = CANDIDATES;
+/// Searches the volume backwards, since the section is near its end.
+fn search(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
+    let search = TextSearch::new(TEXT);
+    let mut candidates_left = CANDIDATES;
     let mut end = len;
-    // A text that begins in one window may end in the next one.
+    // A text can cross the boundary of two windows.
     let overlap = (TEXT.len() - 1) as u64;
-    let mut bytes = vec![0; index(WINDOW + overlap)];
-    let mut readable = vec![true; bytes.len().div_ceil(PIECE)];
-    while end > 0 && left > 0 {
+    let mut buffer = vec![0; index(WINDOW + overlap)];
+    let mut readable = vec![true; buffer.len().div_ceil(PIECE)];
+    while end > 0 && candidates_left > 0 {
         let start = end.saturating_sub(WINDOW);
-        let bytes = &mut bytes[..index((end + overlap).min(len) - start)];
-        read_what_can_be(volume, start, bytes, &mut readable[..bytes.len().div_ceil(PIECE)]);
-        let found = search.all(bytes).into_iter().rev().find_map(|at| {
-            let frame = (start + at as u64).checked_sub(BEFORE_TEXT as u64)?;
-            parse_at(volume, frame, &mut left)
+        let bytes = &mut buffer[..index((end + overlap).min(len) - start)];
+        read_readable(volume, start, bytes, &mut readable[..bytes.len().div_ceil(PIECE)]);
+        let found = search.all(bytes).into_iter().rev().find_map(|text_start| {
+            let frame_start = (start + text_start as u64).checked_sub(TEXT_OFFSET)?;
+            read_description(volume, frame_start, &mut candidates_left)
         });
         if found.is_some() {
             return found;
@@ -69,38 +69,42 @@ fn anywhere(volume: &impl ReadAt, len: u64) -> Option<FoundSection> {
     None
 }
 
-/// The description whose frame begins at `offset`, if it is whole, or can be made so, and stands where it says itself.
-fn parse_at(volume: &impl ReadAt, offset: u64, left: &mut u32) -> Option<FoundSection> {
+/// Reads the description whose frame starts at `offset`. If it is corrupt, restores it from all three.
+///
+/// Returns `None` if that fails, or if its own fields imply other positions.
+fn read_description(volume: &impl ReadAt, offset: u64, candidates_left: &mut u32) -> Option<FoundSection> {
     let mut head = [0; HEAD];
     read_exact_at(volume, offset, &mut head).ok()?;
-    let (fields, shape) = parse(&head, offset)?;
-    *left = left.checked_sub(1)?;
+    let (fields, geometry) = parse(&head, offset)?;
+    *candidates_left = candidates_left.checked_sub(1)?;
     let mut frame = vec![0; index(FRAME_HEADER + fields.numbers.description_len())];
-    if read_exact_at(volume, offset, &mut frame).is_ok() && description::is_whole(&frame) {
-        return Some(FoundSection { fields, shape, frame });
+    if read_exact_at(volume, offset, &mut frame).is_ok() && description::is_intact(&frame) {
+        return Some(FoundSection { fields, geometry, frame });
     }
-    // What this one says may be wrong, too.
-    let frame = vote(volume, fields.front, &shape, frame.len());
-    let (fields, shape) = parse(&frame[..HEAD], offset)?;
-    description::is_whole(&frame).then_some(FoundSection { fields, shape, frame })
+    let frame = majority(volume, fields.front, &geometry, frame.len());
+    // The fields themselves can be corrupt too.
+    let (fields, geometry) = parse(&frame[..HEAD], offset)?;
+    description::is_intact(&frame).then_some(FoundSection { fields, geometry, frame })
 }
 
-/// What the head of a description says, if it stands at `offset`.
+/// Parses the head of a description at `offset`. Returns `None` if it cannot be at this offset.
 fn parse(head: &[u8], offset: u64) -> Option<(Fields, Geometry)> {
     let fields = Fields::parse(head)?;
-    let shape = Geometry::of(fields.numbers);
-    let is_there = shape.descriptions().any(|place| fields.front + place == offset);
-    is_there.then_some((fields, shape))
+    let geometry = Geometry::from_numbers(fields.numbers);
+    let is_here = geometry.description_offsets().any(|start| fields.front + start == offset);
+    is_here.then_some((fields, geometry))
 }
 
-/// What the three descriptions have in common: they are the same, so each byte is right where two agree, or where only
-/// one can be read. A long description is easily hit somewhere, and seldom twice at the same place.
-fn vote(volume: &impl ReadAt, front: u64, shape: &Geometry, len: usize) -> Vec<u8> {
-    let copies: Vec<(Vec<u8>, Vec<bool>)> = shape
-        .descriptions()
-        .map(|place| {
+/// Combines the three identical descriptions: takes each byte from two that agree, or from the only readable
+/// one.
+///
+/// A long description is likely to be hit somewhere, but rarely twice at the same offset.
+fn majority(volume: &impl ReadAt, front: u64, geometry: &Geometry, len: usize) -> Vec<u8> {
+    let copies: Vec<(Vec<u8>, Vec<bool>)> = geometry
+        .description_offsets()
+        .map(|start| {
             let (mut bytes, mut readable) = (vec![0; len], vec![true; len.div_ceil(PIECE)]);
-            read_what_can_be(volume, front + place, &mut bytes, &mut readable);
+            read_readable(volume, front + start, &mut bytes, &mut readable);
             (bytes, readable)
         })
         .collect();
@@ -119,9 +123,9 @@ fn vote(volume: &impl ReadAt, front: u64, shape: &Geometry, len: usize) -> Vec<u
         .collect()
 }
 
-/// Reads what can be read, in ever smaller pieces; the rest becomes zeros, and is not `readable`, which has one value for
-/// each [`PIECE`].
-fn read_what_can_be(volume: &impl ReadAt, offset: u64, bytes: &mut [u8], readable: &mut [bool]) {
+/// Reads what is readable, in halves down to [`PIECE`]. The rest becomes zeros and `false` in `readable`,
+/// which has one value per [`PIECE`].
+fn read_readable(volume: &impl ReadAt, offset: u64, bytes: &mut [u8], readable: &mut [bool]) {
     if read_exact_at(volume, offset, bytes).is_ok() {
         return;
     }
@@ -133,18 +137,18 @@ fn read_what_can_be(volume: &impl ReadAt, offset: u64, bytes: &mut [u8], readabl
     let half = readable.len() / 2;
     let (first, second) = bytes.split_at_mut(half * PIECE);
     let (first_readable, second_readable) = readable.split_at_mut(half);
-    read_what_can_be(volume, offset, first, first_readable);
-    read_what_can_be(volume, offset + (half * PIECE) as u64, second, second_readable);
+    read_readable(volume, offset, first, first_readable);
+    read_readable(volume, offset + (half * PIECE) as u64, second, second_readable);
 }
 
-/// Looks for a text, comparing only every few bytes (Horspool): a volume may be large.
-struct Search<'a> {
+/// A text search that skips bytes (Boyer–Moore–Horspool), since a volume can be large.
+struct TextSearch<'a> {
     text: &'a [u8],
-    /// How far the text can be moved on if the last byte compared is this one.
+    /// Distance to the next comparison, by the last byte of the current one.
     steps: [usize; 256],
 }
 
-impl<'a> Search<'a> {
+impl<'a> TextSearch<'a> {
     fn new(text: &'a [u8]) -> Self {
         let mut steps = [text.len(); 256];
         for (at, byte) in text[..text.len() - 1].iter().enumerate() {
@@ -153,7 +157,7 @@ impl<'a> Search<'a> {
         Self { text, steps }
     }
 
-    /// Where the text begins, everywhere in `bytes`.
+    /// Returns the offsets of all occurrences in `bytes`.
     fn all(&self, bytes: &[u8]) -> Vec<usize> {
         let (mut at, mut found) = (0, Vec::new());
         while let Some(window) = bytes.get(at..at + self.text.len()) {
@@ -171,8 +175,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_found_wherever_it_stands() {
-        let search = Search::new(b"abcab");
+    fn all_occurrences_are_found() {
+        let search = TextSearch::new(b"abcab");
         assert_eq!(search.all(b"abcababcab"), [0, 5]);
         assert_eq!(search.all(b"abcabcab"), [0, 3]);
         assert_eq!(search.all(b"xabcabcaabcab"), [1, 8]);

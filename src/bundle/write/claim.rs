@@ -1,4 +1,4 @@
-//! [`Claim`]: the right to write an output, as the locked `<output>.partial`.
+//! [`Claim`]: the exclusive lock on the output `NAME`, held on the file `NAME.partial`.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -8,28 +8,31 @@ use std::path::{Path, PathBuf};
 use crate::base::fs::{self, FsError};
 use crate::bundle::write::parts::{part_path, parts, remove_parts, remove_parts_from};
 
-/// The right to write a bundle: `<target>.partial`, open and locked.
+/// An exclusive lock on an output file. The lock is released when all clones of the handle are dropped.
 pub struct Claim {
+    /// The locked file at `partial`.
     pub(crate) file: File,
+    /// Path of the unfinished output.
     pub(crate) partial: PathBuf,
+    /// Final path of the output.
     pub(crate) target: PathBuf,
 }
 
-/// Why a bundle must not be written.
+/// A failed attempt to lock an output.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// It cannot be.
+    /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// Another process is writing it.
+    /// Another process has the lock.
     #[error("another `airbundle` is writing `{}`", .0.display())]
     Busy(PathBuf),
 }
 
 impl Claim {
-    /// Claims `target`; fails if it cannot be written, or if somebody else is writing it.
+    /// Locks the output `target`. Fails if another process has the lock, or if `target` is a directory.
     pub fn new(target: &Path) -> Result<Self, ClaimError> {
-        let partial = partial_path(target);
+        let partial = fs::partial(target);
         if target.is_dir() {
             let source = io::ErrorKind::IsADirectory.into();
             return Err(FsError { action: "create", path: target.to_owned(), source }.into());
@@ -42,14 +45,15 @@ impl Claim {
                 TryLockError::WouldBlock => ClaimError::Busy(target.to_owned()),
                 TryLockError::Error(source) => FsError::at("lock", &partial)(source).into(),
             })?;
-            // Whoever held the lock may have finished just now: then this is the bundle, and must not be touched.
+            // If the previous owner has just renamed the file, it is a complete bundle and must not be
+            // changed.
             if is_at(&file, &partial).map_err(FsError::at("open", &partial))? {
                 return Ok(Self { file, partial, target: target.to_owned() });
             }
         }
     }
 
-    /// Gives what an earlier run has left the name `aside`, and claims its own one again.
+    /// Renames the parts of an earlier run to `aside`, and locks the output again.
     pub fn set_aside(self, aside: &Path) -> Result<Self, ClaimError> {
         remove_parts(aside)?;
         for (part, number) in parts(&self.partial).iter().zip(1..) {
@@ -58,53 +62,41 @@ impl Claim {
         Self::new(&self.target)
     }
 
-    /// Forgets what an earlier run has left.
+    /// Removes the content of an earlier run.
     pub fn empty(&self) -> Result<(), FsError> {
         remove_parts_from(&self.partial, 2)?;
         let emptied = self.file.set_len(0).and_then(|()| self.file.sync_all());
         emptied.map_err(FsError::at("empty", &self.partial))
     }
 
-    /// How many bytes an earlier run has left.
+    /// Returns the size of the first part in bytes.
     pub fn size(&self) -> Result<u64, FsError> {
         Ok(self.file.metadata().map_err(FsError::at("read", &self.partial))?.len())
     }
 
-    /// The same claim once more.
-    pub fn again(&self) -> Result<Self, FsError> {
+    /// Returns another handle of the claim, which shares its lock.
+    pub fn try_clone(&self) -> Result<Self, FsError> {
         Ok(Self { file: self.lock()?, partial: self.partial.clone(), target: self.target.clone() })
     }
 
-    /// Another handle of the same lock, which lasts until all are gone.
+    /// Returns another handle of the locked file, which shares its lock.
     pub fn lock(&self) -> Result<File, FsError> {
         self.file.try_clone().map_err(FsError::at("open", &self.partial))
     }
 }
 
-/// Whether `file` is what now has the name `path`.
+/// True if `path` is the file that is open as `file`.
 pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let here = file.metadata()?;
+    let open = file.metadata()?;
     match std::fs::metadata(path) {
-        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Ok(at_path) => Ok((open.dev(), open.ino()) == (at_path.dev(), at_path.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// The name that `target` has while it is being written.
-#[must_use]
-pub fn partial_path(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".partial");
-    name.into()
-}
-
-/// The names of what is left of bundles at `partial` that were to be other ones.
+/// Returns the paths of partial bundles of earlier runs with other plans, for [`Claim::set_aside`].
 #[must_use]
 pub fn old_paths(partial: &Path) -> [PathBuf; 2] {
-    [".old", ".older"].map(|end| {
-        let mut name = partial.as_os_str().to_owned();
-        name.push(end);
-        name.into()
-    })
+    [".old", ".older"].map(|suffix| fs::with_suffix(partial, suffix))
 }

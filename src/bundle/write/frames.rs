@@ -1,4 +1,4 @@
-//! [`FrameOutput`]: the frames of a bundle on their way to its volumes.
+//! [`FrameOutput`]: compresses frames in parallel and writes them in order.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, channel};
@@ -6,85 +6,128 @@ use std::sync::mpsc::{Receiver, channel};
 use crate::base::fs::FsError;
 use crate::bundle::write::volume_writer::VolumeWriter;
 
-/// A frame that stands in the file.
+/// A frame in the bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameRecord {
-    /// Where it begins, in bytes from the start of the bundle.
+    /// Offset in the bundle.
     pub(crate) offset: u64,
-    /// How many bytes it has there.
+    /// Length in the bundle, in bytes.
     pub(crate) compressed: usize,
-    /// How many bytes of the tar stream it holds.
+    /// Length of its content in the tar stream, in bytes.
     pub(crate) decompressed: usize,
 }
 
-/// The file or the volumes, with the frames that are still being compressed.
-pub(crate) struct FrameOutput {
-    pub(crate) tape: VolumeWriter,
-    /// Where the first frame behind the head begins.
-    pub(crate) begin: u64,
-    pub(crate) frames: Vec<FrameRecord>,
-    pub(crate) pending: VecDeque<(usize, Receiver<Vec<u8>>)>,
-    /// How many bytes of the stream all frames hold.
-    pub(crate) queued: u64,
-    /// How many of them those hold that stand in the file.
-    pub(crate) written: u64,
+impl FrameRecord {
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.compressed as u64
+    }
 }
 
-pub(crate) fn sum(frames: &[FrameRecord]) -> u64 {
-    frames.iter().map(|frame| frame.decompressed as u64).sum()
+/// The volumes of a bundle, and frames that are being compressed.
+pub(crate) struct FrameOutput {
+    pub(crate) volumes: VolumeWriter,
+    /// Offset of the first frame after the head.
+    start: u64,
+    /// The frames that are written.
+    frames: Vec<FrameRecord>,
+    /// The frames that are not written yet, with the length of their content.
+    pending: VecDeque<(usize, Receiver<Vec<u8>>)>,
+    queued_bytes: u64,
+    written_bytes: u64,
 }
 
 impl FrameOutput {
-    pub(crate) fn new(tape: VolumeWriter) -> Self {
-        Self { tape, begin: 0, frames: Vec::new(), pending: VecDeque::new(), queued: 0, written: 0 }
+    /// Resumes with `frames`, which are in `volumes` already. The next frame after the head starts at
+    /// `start`.
+    pub(crate) fn new(volumes: VolumeWriter, start: u64, frames: Vec<FrameRecord>) -> Self {
+        let written = content_len(&frames);
+        Self {
+            volumes,
+            start,
+            frames,
+            pending: VecDeque::new(),
+            queued_bytes: written,
+            written_bytes: written,
+        }
     }
 
-    /// The number of the frame that is added next.
+    /// The frames that are written.
+    pub(crate) fn frames(&self) -> &[FrameRecord] {
+        &self.frames
+    }
+
+    /// Returns the number of content bytes of all frames.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
+    }
+
+    /// Returns the number of content bytes of the frames that are written.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Returns the number of the next frame.
     pub(crate) fn next_frame(&self) -> usize {
         self.frames.len() + self.pending.len()
     }
 
-    /// Adds a frame that `make` makes on another core; the file keeps the order of the calls.
-    pub(crate) fn frame_later(
+    /// Adds the frame that `encode` returns. `encode` runs on another thread; frames are written in call
+    /// order.
+    pub(crate) fn push(
         &mut self,
         decompressed: usize,
-        make: impl FnOnce() -> Vec<u8> + Send + 'static,
+        encode: impl FnOnce() -> Vec<u8> + Send + 'static,
     ) -> Result<(), FsError> {
         let (sender, receiver) = channel();
         rayon::spawn_fifo(move || {
-            let _ = sender.send(make()); // nobody waits for it after an error
+            let _ = sender.send(encode()); // after an error, there is no receiver
         });
         self.pending.push_back((decompressed, receiver));
-        self.queued += decompressed as u64;
-        // Enough for every core to have one at work and one waiting, and a bound for the memory.
+        self.queued_bytes += decompressed as u64;
+        // One running and some waiting frames per core, and a limit on memory.
         self.drain(rayon::current_num_threads().min(6) + 2)
     }
 
-    /// Writes the frames that were added first, until only `left` are still to be written.
+    /// Writes frames until at most `left` are pending.
     pub(crate) fn drain(&mut self, left: usize) -> Result<(), FsError> {
         while self.pending.len() > left {
             let (decompressed, receiver) = self.pending.pop_front().expect("not empty");
-            let frame = receiver.recv().expect("a frame is always made; please report");
-            if self.tape.is_full_for(frame.len() as u64) {
-                self.tape.next_volume(self.written)?;
+            let frame = receiver.recv().expect("an encoder always returns; please report");
+            if self.volumes.is_full_for(frame.len() as u64) {
+                self.volumes.next_volume(self.written_bytes)?;
             }
-            self.frames.push(FrameRecord { offset: self.tape.end(), compressed: frame.len(), decompressed });
-            self.tape.append(&frame)?;
-            self.written += decompressed as u64;
+            self.frames.push(FrameRecord {
+                offset: self.volumes.end(),
+                compressed: frame.len(),
+                decompressed,
+            });
+            self.volumes.append(&frame)?;
+            self.written_bytes += decompressed as u64;
         }
         Ok(())
     }
 
-    /// Forgets the frame `first` and all behind it.
+    /// Removes frame `first` and all frames after it.
     pub(crate) fn truncate(&mut self, first: usize) -> Result<(), FsError> {
         self.drain(0)?;
         if first >= self.frames.len() {
             return Ok(());
         }
         self.frames.truncate(first);
-        (self.queued, self.written) = (sum(&self.frames), sum(&self.frames));
-        // To the end of the one before it: into which volume the next one goes is for that one to say.
-        self.tape
-            .truncate(self.frames.last().map_or(self.begin, |frame| frame.offset + frame.compressed as u64))
+        let written = content_len(&self.frames);
+        (self.queued_bytes, self.written_bytes) = (written, written);
+        // To the end of the previous frame, even if a volume starts here: the next frame can fit into that
+        // volume.
+        self.volumes.truncate(self.frames.last().map_or(self.start, FrameRecord::end))
     }
+
+    /// Starts a new volume after the last frame.
+    pub(crate) fn next_volume(&mut self) -> Result<(), FsError> {
+        self.volumes.next_volume(self.written_bytes)
+    }
+}
+
+/// Returns the number of content bytes of `frames`.
+pub(crate) fn content_len(frames: &[FrameRecord]) -> u64 {
+    frames.iter().map(|frame| frame.decompressed as u64).sum()
 }

@@ -1,9 +1,8 @@
-//! What an earlier run has left in `NAME.partial`: read, checked, and brought into the form in which the writer goes
-//! on with it.
+//! [`read_partial`]: verifies the partial bundle of an earlier run, so that the writer can resume it.
 //!
-//! Nothing there is taken on trust. Every frame is decoded and every blob hashed, and what follows the first thing
-//! that is not as it should be is dropped. So it does not matter how the earlier run ended, and there is no journal
-//! that could contradict the bundle.
+//! The partial bundle is untrusted: every frame is decoded and every blob is hashed. Everything from the
+//! first mismatch on is dropped. So the cause of the interruption does not matter, and no journal can
+//! contradict the bundle.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -13,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 use sha2::{Digest as _, Sha512};
 
-use crate::base::buffer::Buffers;
+use crate::base::buffer::{Buffer, Buffers};
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::label::Label;
@@ -23,132 +22,153 @@ use crate::bundle::format::{BLOCK, FRAME_SIZE, padded};
 use crate::bundle::read::frame_reader::{self, DataFrame, Frame, FrameReader};
 use crate::bundle::write::frames::FrameRecord;
 use crate::bundle::write::parts::{parts, size_of_parts};
-use crate::bundle::write::writer::{OwnFrames, ResumePoint, SHARED_LIMIT};
+use crate::bundle::write::writer::{LargeBlob, LateHeader, ResumePoint, SHARED_LIMIT};
 use crate::oci::digest::{Digest, Hasher};
 
-/// How many frames are decoded at once: a bound for the memory.
+/// Number of frames that are decoded at the same time, which limits the memory.
 const BATCH: usize = 8;
 
-/// An entry that a bundle is to have.
+/// The bundle that a partial bundle must be the beginning of.
+pub(crate) struct ExpectedBundle<'a> {
+    /// `set` of the volume labels.
+    pub set: Digest,
+    /// Reserved header space in bytes.
+    pub header_space: u64,
+    /// All entries after the head, in order.
+    pub entries: &'a [ExpectedEntry],
+    /// Blobs without an entry. An unpinned file that turns out to be one of them has no entry either.
+    pub external: &'a [Blob],
+}
+
+/// An entry of the expected bundle.
 #[derive(Debug, Clone)]
-pub(crate) struct Expected {
-    /// What it is; nothing for a file that no list pins and that has not come to its end.
+pub(crate) struct ExpectedEntry {
+    /// `None`: an unpinned file that was not downloaded completely.
     pub blob: Option<Blob>,
-    /// Whether its header is written last, if it is large: digest or size were not known when it was begun.
+    /// True if digest or size were unknown at the start of the entry. If it is large, its header is written
+    /// last.
     pub is_late: bool,
-    /// Whether it is a manifest: those have frames of their own.
+    /// True for manifests, which do not share frames with other blobs.
     pub is_manifest: bool,
-    /// The sha512 that it must have, too.
+    /// An additional SHA-512 that the content must have.
     pub sha512: Option<[u8; 64]>,
 }
 
-/// What was found.
+/// The valid beginning of a partial bundle.
 #[derive(Default)]
-pub(crate) struct Salvaged {
-    /// How many entries are complete.
-    pub done: usize,
-    /// The one behind them, if it is large and has begun.
-    pub open: Option<Begun>,
-    /// For the writer.
-    pub(crate) kept: ResumePoint,
+pub(crate) struct PartialBundle {
+    /// Number of complete entries.
+    pub complete: usize,
+    /// The next entry, if it is large and incomplete.
+    pub open: Option<BlobPrefix>,
+    /// The state of the writer.
+    pub resume_point: ResumePoint,
 }
 
-/// The beginning of a large entry.
+/// The hash states of the beginning of a blob.
 #[derive(Clone)]
-pub(crate) struct Begun {
-    /// The hash of its bytes so far, and how many there are.
+pub(crate) struct BlobPrefix {
+    /// Hash state; its length is the length of the beginning in bytes.
     pub sha256: Hasher,
-    /// The other one, if it was asked for.
+    /// `None`: no SHA-512 is required.
     pub sha512: Option<Sha512>,
 }
 
-impl Salvaged {
-    /// Returns how many bytes of the tar stream are kept.
-    #[cfg(test)]
-    fn bytes(&self) -> u64 {
-        self.kept.frames.iter().map(|frame| frame.decompressed as u64).sum::<u64>()
-            + self.kept.shared.len() as u64
-    }
-}
-
-/// Reads what stands at `path` behind the room for the head, as far as it is the beginning of a bundle that has
-/// these entries. What is `elsewhere` has none, also where a file turns out to be it. Whether its frames are such as this
-/// program makes is for the caller to know.
-pub(crate) fn salvage(
+/// Reads the partial bundle at `path` up to the first difference from `expected`.
+///
+/// The compression of the frames is not verified: the caller knows whether an earlier run used the same
+/// options.
+pub(crate) fn read_partial(
     path: &Path,
-    set: Digest,
-    header_space: u64,
-    expected: &[Expected],
-    elsewhere: &[Blob],
+    expected: &ExpectedBundle<'_>,
     report: &dyn Report,
-) -> Result<Salvaged, FsError> {
+) -> Result<PartialBundle, FsError> {
     let len = size_of_parts(path);
-    if len <= header_space {
-        return Ok(Salvaged::default());
+    if len <= expected.header_space {
+        return Ok(PartialBundle::default());
     }
-    report.event(&Event::Stage {
-        name: "checking what is there",
-        bytes: Some(len - header_space),
-        objects: None,
-    });
-    report.event(&Event::Begin {
-        id: 0,
-        object: path.display().to_string(),
-        bytes: Some(len - header_space),
-    });
+    let bytes = Some(len - expected.header_space);
+    report.event(&Event::Stage { name: "verifying partial bundle", bytes, objects: None });
+    report.event(&Event::Begin { id: 0, object: path.display().to_string(), bytes });
     let buffers = frame_reader::buffers();
-    let mut frames = Frames::new(path, set, header_space, &buffers);
-    let mut walk = PartialWalk::new(expected, elsewhere);
+    let mut frames = PartialFrames::new(path, expected, &buffers);
+    let mut verifier = PartialVerifier::new(expected);
     'all: loop {
-        let mut batch = Vec::new();
-        while batch.len() < BATCH {
-            let Some(frame) = frames.next_frame()? else { break };
-            batch.push(frame);
-        }
+        let batch = frames.next_batch()?;
         if batch.is_empty() {
             break;
         }
-        let read = batch.iter().map(|(_, len, _)| len).sum();
-        let decode = |(offset, len, data): (u64, u64, DataFrame)| {
-            let content = data.decode(&buffers);
-            let decompressed = content.as_ref().map_or(0, |content| content.len());
-            let compressed = usize::try_from(len).expect("a frame is small");
-            (FrameRecord { offset, compressed, decompressed }, content)
-        };
-        let decoded: Vec<_> = batch.into_par_iter().map(decode).collect();
-        for (record, content) in decoded {
-            let Ok(content) = content else { break 'all };
-            if !walk.frame(record, &content) {
+        let bytes = batch.iter().map(|frame| frame.len).sum();
+        let decode = |frame: PartialFrame| frame.decode(&buffers);
+        for decoded in batch.into_par_iter().map(decode).collect::<Vec<_>>() {
+            let Some((record, content)) = decoded else { break 'all };
+            if !verifier.accept(record, &content) {
                 break 'all;
             }
         }
-        report.event(&Event::Progress { id: 0, bytes: read });
+        report.event(&Event::Progress { id: 0, bytes });
     }
     report.event(&Event::Done { id: 0 });
-    let mut salvaged = walk.finish();
-    salvaged.kept.starts = frames.starts;
-    Ok(salvaged)
+    let mut partial = verifier.finish();
+    partial.resume_point.volume_starts = frames.volume_starts;
+    Ok(partial)
 }
 
-/// The frames with content behind the head, through all volumes.
-struct Frames<'a> {
+/// A data frame of a partial bundle.
+struct PartialFrame {
+    /// Offset in the bundle.
+    offset: u64,
+    /// Length in the bundle, in bytes.
+    len: u64,
+    data: DataFrame,
+}
+
+impl PartialFrame {
+    /// Returns `None` if the frame is corrupt.
+    fn decode(self, buffers: &Buffers) -> Option<(FrameRecord, Buffer)> {
+        let content = self.data.decode(buffers).ok()?;
+        let compressed = usize::try_from(self.len).expect("a frame is small");
+        let record = FrameRecord { offset: self.offset, compressed, decompressed: content.len() };
+        Some((record, content))
+    }
+}
+
+/// Reads the data frames after the head, across all volumes.
+struct PartialFrames<'a> {
     parts: VecDeque<PathBuf>,
     set: Digest,
     header_space: u64,
     buffers: &'a Buffers,
-    /// The volume that is being read.
+    /// The current volume.
     reader: Option<FrameReader<BufReader<File>>>,
-    /// Where the volumes so far begin, in bytes from the start of the bundle.
-    starts: Vec<u64>,
+    /// Offsets in the bundle of the volumes so far.
+    volume_starts: Vec<u64>,
 }
 
-impl<'a> Frames<'a> {
-    fn new(path: &Path, set: Digest, header_space: u64, buffers: &'a Buffers) -> Self {
-        Self { parts: parts(path).into(), set, header_space, buffers, reader: None, starts: Vec::new() }
+impl<'a> PartialFrames<'a> {
+    fn new(path: &Path, expected: &ExpectedBundle<'_>, buffers: &'a Buffers) -> Self {
+        let ExpectedBundle { set, header_space, .. } = *expected;
+        Self {
+            parts: parts(path).into(),
+            set,
+            header_space,
+            buffers,
+            reader: None,
+            volume_starts: Vec::new(),
+        }
     }
 
-    /// Where the next one begins, how long it is, and itself; nothing where anything else stands.
-    fn next_frame(&mut self) -> Result<Option<(u64, u64, DataFrame)>, FsError> {
+    fn next_batch(&mut self) -> Result<Vec<PartialFrame>, FsError> {
+        let mut batch = Vec::new();
+        while batch.len() < BATCH {
+            let Some(frame) = self.next_frame()? else { break };
+            batch.push(frame);
+        }
+        Ok(batch)
+    }
+
+    /// Returns the next data frame, or `None` at the end or at the first invalid frame.
+    fn next_frame(&mut self) -> Result<Option<PartialFrame>, FsError> {
         loop {
             let Some(reader) = &mut self.reader else {
                 let Some(path) = self.parts.pop_front() else { return Ok(None) };
@@ -160,10 +180,12 @@ impl<'a> Frames<'a> {
             };
             let offset = reader.offset();
             match reader.next_frame() {
-                Ok(Some(Frame::Data(data))) => return Ok(Some((offset, reader.offset() - offset, data))),
+                Ok(Some(Frame::Data(data))) => {
+                    return Ok(Some(PartialFrame { offset, len: reader.offset() - offset, data }));
+                }
                 // The label of the first volume.
                 Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, .. })) => {}
-                // Recovery data: that volume has been finished.
+                // Recovery data: the volume is complete.
                 Ok(None | Some(Frame::Skippable { .. })) => self.reader = None,
                 Err(_) => {
                     self.parts.clear();
@@ -173,236 +195,230 @@ impl<'a> Frames<'a> {
         }
     }
 
-    /// Opens the next volume behind its label; nothing if it is none of these.
+    /// Opens the next volume after its label. Returns `None` if the label is not the expected one.
     fn open(&mut self, path: &Path) -> io::Result<Option<FrameReader<BufReader<File>>>> {
         let mut file = File::open(path)?;
-        let (mut start, mut at) = (0, self.header_space);
-        if !self.starts.is_empty() {
-            let mut first = FrameReader::new(&mut file, 0, self.buffers);
-            let Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, payload })) = first.next_frame() else {
+        let (mut start, mut first_frame) = (0, self.header_space);
+        if !self.volume_starts.is_empty() {
+            let mut reader = FrameReader::new(&mut file, 0, self.buffers);
+            let Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, payload })) = reader.next_frame() else {
                 return Ok(None);
             };
-            at = first.offset();
-            let label = Label::parse(&payload)
-                .filter(|label| label.set == self.set && label.number as usize == self.starts.len() + 1);
+            first_frame = reader.offset();
+            let number = self.volume_starts.len() + 1;
+            let label = Label::parse(&payload);
+            let label = label.filter(|label| label.set == self.set && label.number as usize == number);
             let Some(label) = label else { return Ok(None) };
             start = label.offset;
         }
-        file.seek(SeekFrom::Start(at))?;
-        self.starts.push(start);
-        Ok(Some(FrameReader::new(BufReader::new(file), start + at, self.buffers)))
+        file.seek(SeekFrom::Start(first_frame))?;
+        self.volume_starts.push(start);
+        Ok(Some(FrameReader::new(BufReader::new(file), start + first_frame, self.buffers)))
     }
 }
 
-struct PartialWalk<'a> {
-    expected: &'a [Expected],
-    done: usize,
-    /// The blobs so far, and those that are elsewhere: a file that turned out to be one of them is not there again.
-    seen: HashSet<Digest>,
+/// Compares decoded frames with the expected entries.
+struct PartialVerifier<'a> {
+    expected: &'a [ExpectedEntry],
+    /// Number of complete entries.
+    complete: usize,
+    /// The complete and the external blobs. An unpinned file that turns out to be one of them has no entry.
+    known: HashSet<Digest>,
     frames: Vec<FrameRecord>,
-    late_headers: Vec<(usize, [u8; BLOCK])>,
-    /// The small entries in the last frame, if it can be one that the next large entry ended.
-    shared: Option<Vec<u8>>,
-    large: Option<Large>,
-    /// Whether a large entry whose header is written last belongs here and has turned out to be there already. Who was
-    /// killed before it was taken back has left its beginning here, which looks like that of the next one.
-    is_taken_back: bool,
+    late_headers: Vec<LateHeader>,
+    /// The small entries of the last frame, if a large entry can follow it.
+    small_entries: Option<Vec<u8>>,
+    large: Option<OpenLargeBlob>,
+    /// True if the previous entry is a large, late duplicate. If the earlier run was killed before it
+    /// discarded the duplicate, the beginning of it is here and looks like the beginning of the next late
+    /// entry.
+    has_skipped_duplicate: bool,
 }
 
-/// A large entry that has begun.
-struct Large {
-    own: OwnFrames,
-    begun: Begun,
-    /// The same without the last frame.
-    before: Option<Begun>,
+/// A large entry that is incomplete so far.
+struct OpenLargeBlob {
+    frames: LargeBlob,
+    prefix: BlobPrefix,
+    /// `prefix` before the last frame, for an entry of unknown size.
+    before_last_frame: Option<BlobPrefix>,
 }
 
-impl<'a> PartialWalk<'a> {
-    fn new(expected: &'a [Expected], elsewhere: &[Blob]) -> Self {
-        let mut walk = Self {
-            expected,
-            done: 0,
-            seen: elsewhere.iter().map(|blob| blob.digest).collect(),
+impl<'a> PartialVerifier<'a> {
+    fn new(expected: &ExpectedBundle<'a>) -> Self {
+        let mut verifier = Self {
+            expected: expected.entries,
+            complete: 0,
+            known: expected.external.iter().map(|blob| blob.digest).collect(),
             frames: Vec::new(),
             late_headers: Vec::new(),
-            shared: None,
+            small_entries: None,
             large: None,
-            is_taken_back: false,
+            has_skipped_duplicate: false,
         };
-        walk.pass_repeated();
-        walk
+        verifier.skip_duplicates();
+        verifier
     }
 
-    /// Takes the next frame; says whether it is what belongs there.
-    fn frame(&mut self, record: FrameRecord, content: &[u8]) -> bool {
-        let sound = match &self.large {
-            Some(_) => self.content(content),
-            None if content.len() == BLOCK => self.header(content) || self.small_entries(content),
-            None => self.small_entries(content),
-        };
-        if sound {
-            self.frames.push(record);
-            self.pass_repeated();
-        }
-        sound
-    }
-
-    /// What a file before it has turned out to be, or what turned out to be there already, has no entry.
-    fn pass_repeated(&mut self) {
-        while let Some(Expected { blob: Some(blob), is_manifest: false, is_late, .. }) =
-            self.expected.get(self.done)
-            && self.large.is_none()
-            && self.seen.contains(&blob.digest)
-        {
-            self.is_taken_back |= *is_late && blob.size > SHARED_LIMIT as u64;
-            self.done += 1;
-        }
-    }
-
-    /// The header of a large entry, alone in its frame.
-    fn header(&mut self, content: &[u8]) -> bool {
-        let Some(expected) = self.expected.get(self.done) else { return false };
-        let is_zero = content.iter().all(|byte| *byte == 0);
-        let sound = match expected.blob {
-            None => is_zero && !self.is_taken_back,
-            Some(blob) if blob.size <= SHARED_LIMIT as u64 => false,
-            Some(blob) => {
-                expected.is_late && is_zero || *content == tar_header(&blob_name(blob.digest), blob.size)
+    /// Verifies the next frame. Returns true if it is the expected one.
+    fn accept(&mut self, record: FrameRecord, content: &[u8]) -> bool {
+        let is_valid = match &self.large {
+            Some(_) => self.accept_content(content),
+            None if content.len() == BLOCK => {
+                self.accept_large_header(content) || self.accept_small_entries(content)
             }
+            None => self.accept_small_entries(content),
         };
-        if sound {
-            let header = self.frames.len();
-            let shared = self.shared.take();
-            let own = OwnFrames {
-                first: header - usize::from(shared.is_some()),
-                header,
-                shared: shared.unwrap_or_default(),
+        if is_valid {
+            self.frames.push(record);
+            self.skip_duplicates();
+        }
+        is_valid
+    }
+
+    /// Skips expected entries whose blobs are known already: the bundle does not have entries for them.
+    fn skip_duplicates(&mut self) {
+        while let Some(ExpectedEntry { blob: Some(blob), is_manifest: false, is_late, .. }) =
+            self.expected.get(self.complete)
+            && self.large.is_none()
+            && self.known.contains(&blob.digest)
+        {
+            self.has_skipped_duplicate |= *is_late && is_large(*blob);
+            self.complete += 1;
+        }
+    }
+
+    /// Verifies the header of a large entry, which has its own frame.
+    fn accept_large_header(&mut self, content: &[u8]) -> bool {
+        let Some(expected) = self.expected.get(self.complete) else { return false };
+        let is_zero = content.iter().all(|byte| *byte == 0);
+        let is_valid = match expected.blob {
+            None => is_zero && !self.has_skipped_duplicate,
+            Some(blob) if !is_large(blob) => false,
+            Some(blob) => expected.is_late && is_zero || *content == header_of(blob),
+        };
+        if is_valid {
+            let header_frame = self.frames.len();
+            let small_entries = self.small_entries.take();
+            let frames = LargeBlob {
+                first_frame: header_frame - usize::from(small_entries.is_some()),
+                header_frame,
+                small_entries: small_entries.unwrap_or_default(),
             };
             let sha512 = expected.sha512.map(|_| Sha512::new());
-            self.large = Some(Large { own, begun: Begun { sha256: Hasher::new(), sha512 }, before: None });
+            let prefix = BlobPrefix { sha256: Hasher::new(), sha512 };
+            self.large = Some(OpenLargeBlob { frames, prefix, before_last_frame: None });
         }
-        sound
+        is_valid
     }
 
-    /// A frame of a large entry's content.
-    fn content(&mut self, content: &[u8]) -> bool {
-        let expected = &self.expected[self.done];
-        let large = self.large.as_mut().expect("the caller has seen it");
-        let had = large.begun.sha256.len();
+    /// Verifies a content frame of a large entry.
+    fn accept_content(&mut self, content: &[u8]) -> bool {
+        let expected = &self.expected[self.complete];
+        let large = self.large.as_mut().expect("the caller checked it");
         let Some(blob) = expected.blob else {
             if content.len() != FRAME_SIZE {
                 return false;
             }
-            large.before = Some(large.begun.clone());
-            large.begun.update(content);
+            large.before_last_frame = Some(large.prefix.clone());
+            large.prefix.update(content);
             return true;
         };
-        let left = blob.size - had;
-        let wanted = padded(left).min(FRAME_SIZE as u64);
+        let left = blob.size - large.prefix.sha256.len();
+        let frame_len = padded(left).min(FRAME_SIZE as u64);
         let (bytes, zeros) = content.split_at(content.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-        if content.len() as u64 != wanted || zeros.iter().any(|byte| *byte != 0) {
+        if content.len() as u64 != frame_len || zeros.iter().any(|byte| *byte != 0) {
             return false;
         }
-        let before = large.begun.clone();
-        large.begun.update(bytes);
-        if large.begun.sha256.len() < blob.size {
+        let before = large.prefix.clone();
+        large.prefix.update(bytes);
+        if large.prefix.sha256.len() < blob.size {
             return true;
         }
-        if !large.begun.is(blob.digest, expected.sha512) {
-            large.begun = before;
+        if !large.prefix.matches(blob.digest, expected.sha512) {
+            large.prefix = before;
             return false;
         }
-        let Large { own, .. } = self.large.take().expect("it was there above");
         if expected.is_late {
-            self.late_headers.push((own.header, tar_header(&blob_name(blob.digest), blob.size)));
+            let late = LateHeader { frame: large.frames.header_frame, header: header_of(blob) };
+            self.late_headers.push(late);
         }
-        self.seen.insert(blob.digest);
-        self.done += 1;
-        self.is_taken_back = false;
+        self.large = None;
+        self.known.insert(blob.digest);
+        self.complete += 1;
+        self.has_skipped_duplicate = false;
         true
     }
 
-    /// A frame of small entries: all of them, or none.
-    fn small_entries(&mut self, mut content: &[u8]) -> bool {
-        let (mut done, mut position, mut seen) = (self.done, 0, Vec::new());
-        let mut is_taken_back = self.is_taken_back;
-        let is_manifest = self.expected.get(done).is_some_and(|expected| expected.is_manifest);
+    /// Verifies a frame of small entries. All of them must be valid.
+    fn accept_small_entries(&mut self, mut content: &[u8]) -> bool {
+        let (mut complete, mut position, mut seen) = (self.complete, 0, Vec::new());
+        let mut has_skipped_duplicate = self.has_skipped_duplicate;
+        let is_manifest = self.expected.get(complete).is_some_and(|expected| expected.is_manifest);
         while position < content.len() {
-            let Some(expected) = self.expected.get(done) else {
-                // Behind the last entry stands the end of the archive.
+            let Some(expected) = self.expected.get(complete) else {
+                // The end of the archive follows the last entry.
                 if content[position..] != [0; 2 * BLOCK] {
                     return false;
                 }
                 content = &content[..position];
                 break;
             };
-            let Some(blob) = expected.blob.filter(|blob| blob.size <= SHARED_LIMIT as u64) else {
-                return false;
-            };
-            if !expected.is_manifest && (self.seen.contains(&blob.digest) || seen.contains(&blob.digest)) {
-                done += 1;
+            let Some(blob) = expected.blob.filter(|blob| !is_large(*blob)) else { return false };
+            if !expected.is_manifest && (self.known.contains(&blob.digest) || seen.contains(&blob.digest)) {
+                complete += 1;
                 continue;
             }
-            is_taken_back = false;
-            let size = usize::try_from(blob.size).expect("at most SHARED_LIMIT");
-            let end = position + BLOCK + size.next_multiple_of(BLOCK);
-            let Some(entry) = content.get(position..end) else { return false };
-            let (header, bytes) = entry.split_at(BLOCK);
-            let (bytes, zeros) = bytes.split_at(size);
-            if *header != tar_header(&blob_name(blob.digest), blob.size)
-                || zeros.iter().any(|byte| *byte != 0)
-                || Digest::of(bytes) != blob.digest
-                || expected.sha512.is_some_and(|sha512| sha512[..] != Sha512::digest(bytes)[..])
-                || expected.is_manifest != is_manifest
-            {
+            has_skipped_duplicate = false;
+            let Some(len) = small_entry_len(expected, blob, &content[position..]) else { return false };
+            if expected.is_manifest != is_manifest {
                 return false;
             }
             seen.push(blob.digest);
-            position = end;
-            done += 1;
+            position += len;
+            complete += 1;
         }
-        self.done = done;
-        self.is_taken_back = is_taken_back;
-        self.seen.extend(seen);
-        // Where it holds nothing but the end, it is one that belongs behind all others.
-        self.shared = (!is_manifest).then(|| content.to_vec());
+        self.complete = complete;
+        self.has_skipped_duplicate = has_skipped_duplicate;
+        self.known.extend(seen);
+        // Empty if the frame has only the end of the archive: then it follows all entries.
+        self.small_entries = (!is_manifest).then(|| content.to_vec());
         true
     }
 
-    fn finish(mut self) -> Salvaged {
-        // Where not even the manifests are complete, it is quicker to begin anew.
-        if self.expected.get(self.done).is_some_and(|expected| expected.is_manifest) || self.frames.is_empty()
-        {
-            return Salvaged::default();
+    fn finish(mut self) -> PartialBundle {
+        // If even the manifests are incomplete, it is faster to start over.
+        let is_in_manifests = self.expected.get(self.complete).is_some_and(|expected| expected.is_manifest);
+        if is_in_manifests || self.frames.is_empty() {
+            return PartialBundle::default();
         }
-        // Where nobody knows the size, the last frame may be the end, with the zeros behind it.
-        if let Some(Large { begun, before, .. }) = &mut self.large
-            && let Some(before) = before.take()
+        // If the size is unknown, the last frame can be the end of the entry, including padding.
+        if let Some(OpenLargeBlob { prefix, before_last_frame, .. }) = &mut self.large
+            && let Some(before) = before_last_frame.take()
         {
-            *begun = before;
+            *prefix = before;
             self.frames.pop();
         }
-        // The writer may have had more for this frame.
-        let shared = self.shared.take().filter(|_| self.large.is_none());
-        if shared.is_some() {
+        // The last shared frame can be incomplete: the writer fills it up.
+        let small_entries = self.small_entries.take().filter(|_| self.large.is_none());
+        if small_entries.is_some() {
             self.frames.pop();
         }
-        let entry = self.large.as_ref().map(|large| (large.own.clone(), large.begun.sha256.len()));
-        Salvaged {
-            done: self.done,
-            open: self.large.map(|large| large.begun),
-            kept: ResumePoint {
+        let blob = self.large.as_ref().map(|large| (large.frames.clone(), large.prefix.sha256.len()));
+        PartialBundle {
+            complete: self.complete,
+            open: self.large.map(|large| large.prefix),
+            resume_point: ResumePoint {
                 frames: self.frames,
-                shared: shared.unwrap_or_default(),
-                entry,
+                small_entries: small_entries.unwrap_or_default(),
+                blob,
                 late_headers: self.late_headers,
-                starts: Vec::new(),
+                volume_starts: Vec::new(),
             },
         }
     }
 }
 
-impl Begun {
+impl BlobPrefix {
     fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
         if let Some(sha512) = &mut self.sha512 {
@@ -410,11 +426,35 @@ impl Begun {
         }
     }
 
-    fn is(&self, sha256: Digest, sha512: Option<[u8; 64]>) -> bool {
-        let found = self.sha512.clone().map(Sha512::finalize);
+    /// True if the bytes so far have these digests.
+    fn matches(&self, sha256: Digest, sha512: Option<[u8; 64]>) -> bool {
+        let actual = self.sha512.clone().map(Sha512::finalize);
         self.sha256.clone().finish() == sha256
-            && sha512.is_none_or(|wanted| found.is_some_and(|is| is[..] == wanted))
+            && sha512.is_none_or(|expected| actual.is_some_and(|actual| actual[..] == expected))
     }
+}
+
+/// True if the blob has its own frames.
+fn is_large(blob: Blob) -> bool {
+    blob.size > SHARED_LIMIT as u64
+}
+
+fn header_of(blob: Blob) -> [u8; BLOCK] {
+    tar_header(&blob_name(blob.digest), blob.size)
+}
+
+/// Verifies the small entry at the start of `content`. Returns its length in the tar stream, `None` if it is
+/// invalid.
+fn small_entry_len(expected: &ExpectedEntry, blob: Blob, content: &[u8]) -> Option<usize> {
+    let size = usize::try_from(blob.size).expect("at most SHARED_LIMIT");
+    let len = BLOCK + size.next_multiple_of(BLOCK);
+    let (header, bytes) = content.get(..len)?.split_at(BLOCK);
+    let (bytes, zeros) = bytes.split_at(size);
+    let is_valid = *header == header_of(blob)
+        && zeros.iter().all(|byte| *byte == 0)
+        && Digest::of(bytes) == blob.digest
+        && expected.sha512.is_none_or(|sha512| sha512[..] == Sha512::digest(bytes)[..]);
+    is_valid.then_some(len)
 }
 
 #[cfg(test)]
@@ -422,30 +462,38 @@ mod tests {
     use super::*;
     use crate::base::event::Silent;
     use crate::bundle::write::claim::Claim;
-    use crate::bundle::write::writer::{BundleWriter, header_space};
+    use crate::bundle::write::frames::content_len;
+    use crate::bundle::write::head::header_space;
+    use crate::bundle::write::volume_writer::VolumeOptions;
+    use crate::bundle::write::writer::{BundleWriter, WriteOptions};
 
     #[test]
-    fn what_was_not_yet_taken_back_is_not_the_beginning_of_the_next_file() {
+    fn a_duplicate_that_was_not_discarded_is_not_the_beginning_of_the_next_unpinned_file() {
         let directory = tempfile::tempdir().unwrap();
-        let room = header_space(100, None);
+        let header_space = header_space(100, None);
         let claim = Claim::new(&directory.path().join("x")).unwrap();
         let partial = claim.partial.clone();
-        let mut writer = BundleWriter::begin_bundle(claim, room, 1).unwrap();
+        let options = WriteOptions { header_space, level: 1, volumes: VolumeOptions::single_file() };
+        let mut writer = BundleWriter::create(claim, options).unwrap();
         let bytes = vec![7; 12 * FRAME_SIZE + 5];
         let blob = Blob { digest: Digest::of(&bytes), size: bytes.len() as u64 };
-        writer.begin(Some((blob.digest, blob.size)));
+        writer.begin_blob(Some((blob.digest, blob.size)));
         writer.write(&bytes).unwrap();
-        writer.end(blob.digest).unwrap();
-        let whole = writer.position();
-        // The same under another name, which nobody knows before it has come; killed when that is noted.
-        writer.begin(None);
+        writer.end_blob(blob.digest).unwrap();
+        let first_end = writer.position();
+        // The same content as an unpinned file. The run is killed after the digest is noted.
+        writer.begin_blob(None);
         writer.write(&bytes).unwrap();
-        assert!(writer.written() > whole + 2 * FRAME_SIZE as u64);
+        assert!(writer.written() > first_end + 2 * FRAME_SIZE as u64);
         drop(writer);
-        let expected = |blob, is_late| Expected { blob, is_late, is_manifest: false, sha512: None };
-        let all = [expected(Some(blob), false), expected(Some(blob), true), expected(None, true)];
-        let found = salvage(&partial, Digest::of(b""), room, &all, &[], &Silent).unwrap();
-        assert_eq!((found.done, found.bytes()), (2, whole));
+        let entry = |blob, is_late| ExpectedEntry { blob, is_late, is_manifest: false, sha512: None };
+        let entries = [entry(Some(blob), false), entry(Some(blob), true), entry(None, true)];
+        let expected =
+            ExpectedBundle { set: Digest::of(b""), header_space, entries: &entries, external: &[] };
+        let found = read_partial(&partial, &expected, &Silent).unwrap();
+        let point = &found.resume_point;
+        let position = content_len(&point.frames) + point.small_entries.len() as u64;
+        assert_eq!((found.complete, position), (2, first_end));
         assert!(found.open.is_none());
     }
 }

@@ -1,26 +1,26 @@
-//! [`Spool`]: `NAME.partial.spool`, what a run knows and holds that is not in `NAME.partial` yet.
+//! [`Spool`]: `NAME.partial.spool`, the downloaded data that is not in `NAME.partial` yet.
 //!
-//! A bundle is written in one order and its blobs come in another, so at any moment some of what has come waits in
-//! memory. It is put here, too, until it stands in the bundle: whoever kills the process loses only what was on its
-//! way. What is taken out leaves its room to the next, so the file stays as small as the memory that it stands for.
-//! And it notes what cannot be read off `NAME.partial`: of which plan that is the beginning, and what the files
-//! turned out to be that no list pins.
+//! A bundle is written in a fixed order, but its blobs arrive in another order. Pieces of blobs that wait in
+//! memory are also written here, so that a killed process loses only data in flight. A piece is released when
+//! it is in the bundle, and its space is used again: the file is about as large as the memory for waiting
+//! pieces. The spool also notes what `NAME.partial` cannot tell: the fingerprint of its plan, and the digests
+//! of unpinned files.
 //!
 //! ```text
 //! offset  bytes
 //! 0       8      magic
-//! 8       32     the fingerprint of the plan
-//! 40      8      n, how many notes there may be
-//! 48      8      the seed of the checksums
-//! 56      48 × n notes: digest, size, checksum; zeros: nothing is known yet
-//! …              pieces, each at a multiple of 4 KiB, the first at one of 64 KiB:
-//!                magic, key, offset in the blob, length, checksum (8 + 32 + 8 + 8 + 8), then its bytes
+//! 8       32     fingerprint of the plan
+//! 40      8      n, number of notes
+//! 48      8      seed of the checksums
+//! 56      48 × n notes: digest, size, checksum; zeros if unknown
+//! …              pieces, each at a multiple of 4 KiB, the first one at a multiple of 64 KiB:
+//!                magic, key, offset in the blob, length, checksum (8 + 32 + 8 + 8 + 8), then the bytes
 //! ```
 //!
-//! Numbers are little-endian; a checksum is XXH64 of what stands before it and, of a piece, its bytes. Its seed is
-//! random: pieces are looked for in the room of released ones, too, where whoever made those bytes could have put
-//! something that looks like a piece of another file. Nothing here is trusted beyond that: what is taken from here is
-//! hashed with the blob that it belongs to. So nothing is ever synced, either; after a power failure less is kept.
+//! Numbers are little-endian. A checksum is XXH64 of the preceding fields and, for a piece, its bytes. The
+//! seed is random, because the search for pieces includes released space: a server could send bytes that look
+//! like a piece of another blob. Otherwise the spool is untrusted: bytes from it are hashed with their blob.
+//! So it is never synced; after a power failure, less of it is usable.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -41,12 +41,15 @@ const PIECE_MAGIC: [u8; 8] = *b"abpiece1";
 const HEADER: usize = 56;
 const NOTE: usize = 48;
 const PIECE_HEADER: usize = 64;
-/// Pieces begin at multiples of this.
+/// Offset of the checksum in the header of a piece, and in a note.
+const PIECE_CHECKSUM: usize = 56;
+const NOTE_CHECKSUM: usize = 40;
+/// Alignment of pieces in bytes.
 const ALIGN: u64 = 4 << 10;
-/// The notes have multiples of this, so that another plan's pieces are found where this one looks for them.
+/// Alignment of the end of the notes in bytes. Another plan usually has its pieces at the same offsets.
 const NOTES_ALIGN: u64 = 64 << 10;
 
-/// The file; see the module.
+/// The spool of an unfinished bundle; see the module.
 pub(crate) struct Spool {
     path: PathBuf,
     file: File,
@@ -55,39 +58,46 @@ pub(crate) struct Spool {
     state: Mutex<SpoolState>,
 }
 
-/// What an earlier run noted.
+/// The notes of an earlier run.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    /// The fingerprint of its plan, if there was an earlier run.
+    /// Fingerprint of its plan. `None`: no earlier run.
     pub fingerprint: Option<Digest>,
-    /// What its files turned out to be, by their number: digest and size in bytes.
+    /// Digest and size in bytes of the unpinned files, by their number. `None`: unknown.
     pub files: Vec<Option<(Digest, u64)>>,
 }
 
-/// A piece that an earlier run left.
+/// A piece from an earlier run.
 #[derive(Debug)]
 pub(crate) struct SpooledPiece {
-    /// The blob.
+    /// Key of the blob.
     pub key: Digest,
-    /// Where in the blob.
+    /// Offset in the blob.
     pub offset: u64,
-    /// Its bytes.
     pub bytes: Vec<u8>,
+}
+
+/// The space of a piece.
+struct Allocation {
+    /// Position in the file.
+    position: u64,
+    /// Length in bytes, including the header and padding.
+    len: u64,
 }
 
 #[derive(Default)]
 struct SpoolState {
-    /// Where pieces stand, and in how much room.
-    pieces: HashMap<(Digest, u64), (u64, u64)>,
-    /// Room between them, by offset.
+    /// The pieces by key and offset.
+    pieces: HashMap<(Digest, u64), Allocation>,
+    /// Lengths of free ranges, by position.
     free: BTreeMap<u64, u64>,
     end: u64,
-    /// Why nothing more is put here: the disk is full, most likely. The bundle will say so; this is a help only.
-    broken: bool,
+    /// True after a write error, usually a full disk. The spool is optional, so the error is not reported.
+    has_failed: bool,
 }
 
 impl Spool {
-    /// Opens the spool of the bundle that is written into `partial`, and reads the notes of an earlier run.
+    /// Opens the spool next to `partial` and reads the notes of an earlier run.
     pub(crate) fn open(partial: &Path) -> Result<(Self, Notes), FsError> {
         let path = path(partial);
         let mut options = File::options();
@@ -95,11 +105,11 @@ impl Spool {
         let file = file.map_err(FsError::at("create", &path))?;
         let seed = RandomState::new().build_hasher().finish();
         let mut spool = Self { path, file, pieces_at: 0, seed, state: Mutex::default() };
-        let notes = spool.notes().unwrap_or_default();
+        let notes = spool.read_notes().unwrap_or_default();
         Ok((spool, notes))
     }
 
-    fn notes(&mut self) -> io::Result<Notes> {
+    fn read_notes(&mut self) -> io::Result<Notes> {
         let mut header = [0; HEADER];
         self.file.read_exact_at(&mut header, 0)?;
         if header[..8] != MAGIC {
@@ -108,137 +118,146 @@ impl Spool {
         self.seed = number(&header[48..]);
         let count = number(&header[40..48]).min(1 << 20);
         let mut files = Vec::new();
-        for number_of in 0..count {
+        for file in 0..count {
             let mut note = [0; NOTE];
-            self.file.read_exact_at(&mut note, note_at(number_of))?;
-            let sound = self.checksum(&[&number_of.to_le_bytes(), &note[..40]]) == number(&note[40..]);
-            files.push(sound.then(|| (digest(&note[..32]), number(&note[32..40]))));
+            self.file.read_exact_at(&mut note, note_at(file))?;
+            let (fields, checksum) = note.split_at(NOTE_CHECKSUM);
+            let is_intact = self.checksum(&[&file.to_le_bytes(), fields]) == number(checksum);
+            files.push(is_intact.then(|| (digest(&fields[..32]), number(&fields[32..]))));
         }
         Ok(Notes { fingerprint: Some(digest(&header[8..40])), files })
     }
 
-    /// Begins, or goes on with, a plan that has `count` files which no list pins. What was noted for another plan is
-    /// forgotten. Returns the pieces of an earlier run that are `wanted`; the room of all others is free.
+    /// Starts or resumes a plan with `count` unpinned files. Unless `is_same`, the notes of the earlier plan
+    /// are discarded. Returns the pieces of an earlier run that are `needed`; the space of all other pieces
+    /// is released.
     pub(crate) fn begin(
         &mut self,
         fingerprint: Digest,
         count: u64,
         is_same: bool,
-        wanted: impl Fn(Digest, u64) -> bool,
+        needed: impl Fn(Digest, u64) -> bool,
     ) -> Result<Vec<SpooledPiece>, FsError> {
         self.pieces_at = note_at(count).next_multiple_of(NOTES_ALIGN);
         let at = |action| FsError::at(action, &self.path);
-        let found = self.find(&wanted).map_err(at("read"))?;
+        let found = self.find_pieces(&needed).map_err(at("read"))?;
         if !is_same {
-            let mut head = vec![0; usize::try_from(self.pieces_at).expect("notes fit in memory")];
-            head[..8].copy_from_slice(&MAGIC);
-            head[8..40].copy_from_slice(fingerprint.as_bytes());
-            head[40..48].copy_from_slice(&count.to_le_bytes());
-            head[48..HEADER].copy_from_slice(&self.seed.to_le_bytes());
-            self.file.write_all_at(&head, 0).map_err(at("write"))?;
+            let mut header = vec![0; usize::try_from(self.pieces_at).expect("notes fit in memory")];
+            header[..8].copy_from_slice(&MAGIC);
+            header[8..40].copy_from_slice(fingerprint.as_bytes());
+            header[40..48].copy_from_slice(&count.to_le_bytes());
+            header[48..HEADER].copy_from_slice(&self.seed.to_le_bytes());
+            self.file.write_all_at(&header, 0).map_err(at("write"))?;
         }
         Ok(found)
     }
 
-    fn find(&self, wanted: &impl Fn(Digest, u64) -> bool) -> io::Result<Vec<SpooledPiece>> {
+    fn find_pieces(&self, needed: &impl Fn(Digest, u64) -> bool) -> io::Result<Vec<SpooledPiece>> {
         let len = self.file.metadata()?.len();
         let mut state = self.lock();
         let mut found = Vec::new();
         let mut position = self.pieces_at;
         while position + PIECE_HEADER as u64 <= len {
-            let mut room = ALIGN;
-            if let Some(piece) = self.piece(position, wanted)? {
-                room = self::room(piece.bytes.len());
-                state.pieces.insert((piece.key, piece.offset), (position, room));
+            let mut allocated = ALIGN;
+            if let Some(piece) = self.read_piece(position, needed)? {
+                allocated = allocated_len(piece.bytes.len());
+                state.pieces.insert((piece.key, piece.offset), Allocation { position, len: allocated });
                 found.push(piece);
             } else {
-                state.release(position, room);
+                state.release(position, allocated);
             }
-            position += room;
+            position += allocated;
         }
         state.end = position;
         Ok(found)
     }
 
-    /// The piece at `position`, if there is a sound one that is wanted.
-    fn piece(
+    /// Returns the piece at `position`. `None`: no intact piece, or not `needed`.
+    fn read_piece(
         &self,
         position: u64,
-        wanted: &impl Fn(Digest, u64) -> bool,
+        needed: &impl Fn(Digest, u64) -> bool,
     ) -> io::Result<Option<SpooledPiece>> {
         let mut header = [0; PIECE_HEADER];
         self.file.read_exact_at(&mut header, position)?;
         let (key, offset, len) = (digest(&header[8..40]), number(&header[40..48]), number(&header[48..56]));
-        if header[..8] != PIECE_MAGIC || len > FRAME_SIZE as u64 || !wanted(key, offset) {
+        if header[..8] != PIECE_MAGIC || len > FRAME_SIZE as u64 || !needed(key, offset) {
             return Ok(None);
         }
         let mut bytes = vec![0; usize::try_from(len).expect("at most a frame")];
         if self.file.read_exact_at(&mut bytes, position + PIECE_HEADER as u64).is_err() {
-            return Ok(None); // it ends too early: whoever wrote it was killed
+            return Ok(None); // the writing process was killed
         }
-        let sound = self.checksum(&[&header[..56], &bytes]) == number(&header[56..]);
-        Ok(sound.then_some(SpooledPiece { key, offset, bytes }))
+        let (fields, checksum) = header.split_at(PIECE_CHECKSUM);
+        let is_intact = self.checksum(&[fields, &bytes]) == number(checksum);
+        Ok(is_intact.then_some(SpooledPiece { key, offset, bytes }))
     }
 
-    /// Notes what file `number_of` turned out to be.
-    pub(crate) fn note(&self, number_of: u64, digest: Digest, size: u64) {
+    /// Notes the digest and the size of unpinned file number `file`.
+    pub(crate) fn note(&self, file: u64, digest: Digest, size: u64) {
         let mut note = [0; NOTE];
         note[..32].copy_from_slice(digest.as_bytes());
-        note[32..40].copy_from_slice(&size.to_le_bytes());
-        let sum = self.checksum(&[&number_of.to_le_bytes(), &note[..40]]);
-        note[40..].copy_from_slice(&sum.to_le_bytes());
-        if self.file.write_all_at(&note, note_at(number_of)).is_err() {
-            self.lock().broken = true;
+        note[32..NOTE_CHECKSUM].copy_from_slice(&size.to_le_bytes());
+        let checksum = self.checksum(&[&file.to_le_bytes(), &note[..NOTE_CHECKSUM]]);
+        note[NOTE_CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        if self.file.write_all_at(&note, note_at(file)).is_err() {
+            self.lock().has_failed = true;
         }
     }
 
-    /// Puts a piece here: bytes of the blob `key` from `offset` on.
+    /// Writes a piece: bytes of blob `key` at `offset`.
     pub(crate) fn put(&self, key: Digest, offset: u64, bytes: &[u8]) {
-        let needed = room(bytes.len());
+        let len = allocated_len(bytes.len());
         let mut state = self.lock();
-        if state.broken || state.pieces.contains_key(&(key, offset)) {
+        if state.has_failed || state.pieces.contains_key(&(key, offset)) {
             return;
         }
-        let position = state.allocate(needed);
+        let position = state.allocate(len);
         drop(state);
+        // The header is written last: without it, there is no piece.
+        let written = self
+            .file
+            .write_all_at(bytes, position + PIECE_HEADER as u64)
+            .and_then(|()| self.file.write_all_at(&self.piece_header(key, offset, bytes), position));
+        let mut state = self.lock();
+        match written {
+            Ok(()) => drop(state.pieces.insert((key, offset), Allocation { position, len })),
+            Err(_) => state.has_failed = true,
+        }
+    }
+
+    fn piece_header(&self, key: Digest, offset: u64, bytes: &[u8]) -> [u8; PIECE_HEADER] {
         let mut header = [0; PIECE_HEADER];
         header[..8].copy_from_slice(&PIECE_MAGIC);
         header[8..40].copy_from_slice(key.as_bytes());
         header[40..48].copy_from_slice(&offset.to_le_bytes());
-        header[48..56].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
-        let sum = self.checksum(&[&header[..56], bytes]);
-        header[56..].copy_from_slice(&sum.to_le_bytes());
-        let written = self
-            .file
-            .write_all_at(bytes, position + PIECE_HEADER as u64)
-            .and_then(|()| self.file.write_all_at(&header, position));
-        let mut state = self.lock();
-        match written {
-            Ok(()) => drop(state.pieces.insert((key, offset), (position, needed))),
-            Err(_) => state.broken = true,
-        }
+        header[48..PIECE_CHECKSUM].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
+        let checksum = self.checksum(&[&header[..PIECE_CHECKSUM], bytes]);
+        header[PIECE_CHECKSUM..].copy_from_slice(&checksum.to_le_bytes());
+        header
     }
 
-    /// Gives the room of a piece free: it stands in the bundle.
+    /// Releases the space of a piece that is in the bundle.
     pub(crate) fn release(&self, key: Digest, offset: u64) {
         let mut state = self.lock();
-        if let Some((position, room)) = state.pieces.remove(&(key, offset)) {
-            state.release(position, room);
+        if let Some(Allocation { position, len }) = state.pieces.remove(&(key, offset)) {
+            state.release(position, len);
         }
     }
 
-    /// Forgets all pieces of a blob: it came wrong.
+    /// Discards all pieces of a blob with a digest mismatch.
     pub(crate) fn forget(&self, key: Digest) {
         let mut state = self.lock();
-        let pieces: Vec<_> = state.pieces.extract_if(|(of, _), _| *of == key).collect();
-        for (_, (position, room)) in pieces {
-            // Nobody is to find it again. (Where this fails, it is hashed, found wrong, and fetched again.)
+        let pieces: Vec<_> = state.pieces.extract_if(|(piece_key, _), _| *piece_key == key).collect();
+        for (_, Allocation { position, len }) in pieces {
+            // Hides the piece from later runs. If this fails, they find another digest mismatch and fetch the
+            // blob again.
             let _ = self.file.write_all_at(&[0; 8], position);
-            state.release(position, room);
+            state.release(position, len);
         }
     }
 
-    /// Whether it holds any piece.
+    /// True if the spool has no pieces.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().pieces.is_empty()
@@ -253,11 +272,12 @@ impl Spool {
     }
 
     fn lock(&self) -> MutexGuard<'_, SpoolState> {
-        self.state.lock().expect("nothing panics while it holds the spool; please report")
+        self.state.lock().expect("no panic while the lock is held; please report")
     }
 }
 
 impl SpoolState {
+    /// Returns the position of `needed` bytes: the first free range that is large enough, or the end.
     fn allocate(&mut self, needed: u64) -> u64 {
         let fits = self.free.iter().find(|(_, len)| **len >= needed).map(|(at, len)| (*at, *len));
         let Some((at, len)) = fits else {
@@ -273,38 +293,38 @@ impl SpoolState {
     }
 
     fn release(&mut self, mut at: u64, mut len: u64) {
-        if let Some((before, room)) = self.free.range(..at).next_back().map(|(before, room)| (*before, *room))
-            && before + room == at
+        // Merges adjacent free ranges.
+        if let Some((before, before_len)) = self.free.range(..at).next_back().map(|(at, len)| (*at, *len))
+            && before + before_len == at
         {
             self.free.remove(&before);
-            (at, len) = (before, room + len);
+            (at, len) = (before, before_len + len);
         }
-        if let Some(room) = self.free.remove(&(at + len)) {
-            len += room;
+        if let Some(after_len) = self.free.remove(&(at + len)) {
+            len += after_len;
         }
         self.free.insert(at, len);
     }
 }
 
-/// The name of the spool beside `partial`.
+/// Returns the path of the spool of the unfinished bundle `partial`.
 #[must_use]
 pub(crate) fn path(partial: &Path) -> PathBuf {
-    let mut name = partial.as_os_str().to_owned();
-    name.push(".spool");
-    name.into()
+    fs::with_suffix(partial, ".spool")
 }
 
-/// Removes the spool of the bundle that was written into `partial`.
+/// Removes the spool of the unfinished bundle `partial`.
 pub(crate) fn remove(partial: &Path) -> Result<(), FsError> {
     fs::remove_file(&path(partial))
 }
 
-/// Where a note stands.
-fn note_at(number_of: u64) -> u64 {
-    HEADER as u64 + number_of * NOTE as u64
+/// Returns the position of a note.
+fn note_at(file: u64) -> u64 {
+    HEADER as u64 + file * NOTE as u64
 }
 
-fn room(len: usize) -> u64 {
+/// Returns the allocated length of a piece of `len` bytes.
+fn allocated_len(len: usize) -> u64 {
     (PIECE_HEADER as u64 + len as u64).next_multiple_of(ALIGN)
 }
 
@@ -324,15 +344,15 @@ mod tests {
         Digest::of(text.as_bytes())
     }
 
-    fn begin(partial: &Path, wanted: impl Fn(Digest, u64) -> bool) -> (Spool, Notes, Vec<SpooledPiece>) {
+    fn begin(partial: &Path, needed: impl Fn(Digest, u64) -> bool) -> (Spool, Notes, Vec<SpooledPiece>) {
         let (mut spool, notes) = Spool::open(partial).unwrap();
         let is_same = notes.fingerprint == Some(key("plan"));
-        let found = spool.begin(key("plan"), 3, is_same, wanted).unwrap();
+        let found = spool.begin(key("plan"), 3, is_same, needed).unwrap();
         (spool, notes, found)
     }
 
     #[test]
-    fn what_was_put_is_found_again_and_what_was_released_makes_room() {
+    fn pieces_are_found_again_and_released_space_is_reused() {
         let directory = tempfile::tempdir().unwrap();
         let partial = directory.path().join("x.partial");
         let (spool, notes, found) = begin(&partial, |_, _| true);
@@ -344,7 +364,7 @@ mod tests {
         let len = spool.file.metadata().unwrap().len();
         spool.release(key("a"), 0);
         spool.put(key("d"), 7, &[2; 3]);
-        assert_eq!(spool.file.metadata().unwrap().len(), len, "the room of `a` is used again");
+        assert_eq!(spool.file.metadata().unwrap().len(), len, "the space of `a` is reused");
         spool.forget(key("c"));
 
         let (spool, notes, found) = begin(&partial, |key, _| key != self::key("a"));
@@ -358,14 +378,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_is_not_found() {
+    fn corrupt_notes_and_pieces_are_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let partial = directory.path().join("x.partial");
         let (spool, ..) = begin(&partial, |_, _| true);
         spool.note(0, key("file"), 5);
         spool.put(key("a"), 0, &[1; 5000]);
         spool.put(key("b"), 0, &[1; 5000]);
-        let (position, _) = spool.lock().pieces[&(key("a"), 0)];
+        let position = spool.lock().pieces[&(key("a"), 0)].position;
         spool.file.write_all_at(&[7], position + 3000).unwrap();
         spool.file.write_all_at(&[7], note_at(0) + 3).unwrap();
         let (_, notes, found) = begin(&partial, |_, _| true);
@@ -377,11 +397,11 @@ mod tests {
     }
 
     #[test]
-    fn what_a_released_piece_holds_is_no_piece_whatever_it_looks_like() {
+    fn a_forged_piece_inside_a_released_piece_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let partial = directory.path().join("x.partial");
         let (spool, ..) = begin(&partial, |_, _| true);
-        // All that the maker of a file can know.
+        // The checksum has seed 0: a server does not know the random seed.
         let mut forged = [0; PIECE_HEADER];
         forged[..8].copy_from_slice(&PIECE_MAGIC);
         forged[8..40].copy_from_slice(key("victim").as_bytes());

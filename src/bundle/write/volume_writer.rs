@@ -1,7 +1,7 @@
-//! [`VolumeWriter`]: where a bundle is written to, in one file or in volumes.
+//! [`VolumeWriter`]: the files that a bundle is written to, one file or several volumes.
 //!
-//! It is addressed as the bundle will be: by the bytes that stand before. A volume that is to have recovery data keeps room
-//! for it at its end, which is written when nothing of the volume changes any more.
+//! Positions are offsets in the bundle, including the recovery data of earlier volumes. Recovery data is
+//! written after the other bytes of its volume, when those can no longer change.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -17,303 +17,316 @@ use crate::bundle::recovery::{self, Geometry, LENGTH_LIMIT};
 use crate::bundle::write::parts::{part_path, remove_parts_from, volume_path};
 use crate::oci::digest::{Digest, Hasher};
 
-/// In what form a bundle is carried.
+/// The volumes and recovery data of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VolumeOptions {
-    /// How many bytes a volume has at most; nothing for one file.
+    /// Maximum size of a volume in bytes. `None`: one file.
     pub volume_size: Option<u64>,
-    /// How much recovery data there is, in parts of 1,000 of what it protects; nothing for none.
+    /// Redundancy of the recovery data, in ‰ of the protected bytes. `None`: no recovery data.
     pub recovery: Option<u32>,
-    /// What the labels of its volumes say that they belong to.
+    /// `set` of the volume labels.
     pub set: Digest,
 }
 
 impl VolumeOptions {
-    /// One file without recovery data.
+    /// Options for one file without recovery data.
     #[must_use]
-    pub fn plain() -> Self {
+    pub fn single_file() -> Self {
         Self { volume_size: None, recovery: None, set: Digest::of(b"") }
     }
 
-    /// How many bytes of a volume are left for all but recovery data.
+    /// Returns the maximum size of a volume without its recovery data, in bytes.
     #[must_use]
-    pub fn room(&self) -> u64 {
+    pub fn capacity(&self) -> u64 {
         match (self.volume_size, self.recovery) {
             (None, _) => u64::MAX,
             (Some(size), None) => size,
-            (Some(size), Some(share)) => recovery::largest_front(size, share).unwrap_or(0),
+            (Some(size), Some(per_mille)) => recovery::largest_front(size, per_mille).unwrap_or(0),
         }
     }
 
-    /// The label of the first volume, if there are to be volumes.
+    /// Returns the label of the first volume. `None`: one file, which has no label.
     #[must_use]
     pub fn first_label(&self) -> Option<Vec<u8>> {
         self.volume_size.map(|_| Label::new(self.set, 1, 0, 0).to_frame())
     }
 
-    fn shape(&self, len: u64) -> Option<Geometry> {
-        Some(Geometry::new(len, self.recovery?))
+    fn geometry(&self, protected: u64) -> Option<Geometry> {
+        Some(Geometry::new(protected, self.recovery?))
+    }
+
+    fn recovery_len(&self, protected: u64) -> u64 {
+        self.geometry(protected).map_or(0, |geometry| geometry.section_len())
     }
 }
 
-/// A volume that is complete.
+/// A complete volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinishedVolume {
-    /// Where it is.
+    /// Path of the volume.
     pub path: PathBuf,
-    /// The first one is 1.
+    /// Number of the volume, from 1.
     pub number: u32,
-    /// The digest of all of it.
+    /// Digest of the entire volume.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// What is being written; see the module.
-pub(crate) struct VolumeWriter {
-    partial: PathBuf,
-    carry: VolumeOptions,
-    /// Those that are not handed over. The first of all is always here.
-    parts: Vec<VolumeFile>,
+/// The position of a volume in the bundle.
+pub(crate) struct VolumeExtent {
+    /// Offset of the volume in the bundle.
+    pub(crate) start: u64,
+    /// Number of bytes before the recovery data.
+    pub(crate) front: u64,
+    /// Lengths of the frames of the recovery data, in bytes.
+    pub(crate) recovery_frames: Vec<u32>,
 }
 
-/// One volume, or the one file.
+/// Writes a bundle to one file or to volumes; see the module.
+pub(crate) struct VolumeWriter {
+    partial: PathBuf,
+    options: VolumeOptions,
+    /// The first volume and those that are not handed over yet.
+    files: Vec<VolumeFile>,
+}
+
+/// The file of one volume, or of the entire bundle.
 struct VolumeFile {
     number: u32,
     path: PathBuf,
     file: File,
+    /// Offset of the volume in the bundle.
     start: u64,
-    /// How many bytes it has, without recovery data.
+    /// Number of bytes, without recovery data.
     len: u64,
     flusher: Option<Flusher>,
 }
 
 impl VolumeWriter {
-    /// An empty one in the file `file`, whose name is `partial`.
-    pub(crate) fn new(file: File, partial: PathBuf, carry: VolumeOptions) -> Result<Self, FsError> {
-        Self::go_on(file, partial, carry, &[(0, 0)])
+    /// Starts a bundle in `file`, whose path is `partial`.
+    pub(crate) fn create(file: File, partial: PathBuf, options: VolumeOptions) -> Result<Self, FsError> {
+        Self::resume(file, partial, options, &[(0, 0)])
     }
 
-    /// What an earlier run has written. `extents` says where each of its volumes begins, and where what stays of it ends.
-    pub(crate) fn go_on(
+    /// Resumes a bundle. `extents` has the start of each volume and the end of its valid frames, as offsets
+    /// in the bundle. All bytes after the last extent are removed.
+    pub(crate) fn resume(
         file: File,
         partial: PathBuf,
-        carry: VolumeOptions,
+        options: VolumeOptions,
         extents: &[(u64, u64)],
     ) -> Result<Self, FsError> {
-        let mut parts = vec![VolumeFile::new(1, partial.clone(), file, (0, 0))];
-        for (number, extent) in (1..).zip(extents) {
+        let first_end = extents.first().map_or(0, |(_, end)| *end);
+        let mut files = vec![VolumeFile::new(1, partial.clone(), file, (0, first_end))];
+        for (number, extent) in (2..).zip(extents.iter().skip(1)) {
             let path = part_path(&partial, number);
-            if number == 1 {
-                parts[0].len = extent.1;
-                continue;
-            }
-            let file =
-                File::options().read(true).write(true).open(&path).map_err(FsError::at("open", &path))?;
-            parts.push(VolumeFile::new(number, path, file, *extent));
+            let file = File::options().read(true).write(true).open(&path);
+            let file = file.map_err(FsError::at("open", &path))?;
+            files.push(VolumeFile::new(number, path, file, *extent));
         }
-        let mut tape = Self { partial, carry, parts };
-        remove_parts_from(&tape.partial, tape.last().number + 1)?;
-        tape.cut()?;
-        Ok(tape)
+        let mut writer = Self { partial, options, files };
+        remove_parts_from(&writer.partial, writer.last().number + 1)?;
+        writer.last_mut().cut()?;
+        Ok(writer)
     }
 
-    /// Where the next byte is written, in bytes from the start of the bundle.
+    /// Returns the end of the bundle so far.
     pub(crate) fn end(&self) -> u64 {
-        let last = self.last();
-        last.start + last.len
+        self.last().end()
     }
 
-    /// How many bytes the last volume has.
-    pub(crate) fn len(&self) -> u64 {
-        self.last().len
-    }
-
-    /// Whether `len` bytes more do not fit into this volume.
+    /// True if another `len` bytes do not fit into the last volume.
     pub(crate) fn is_full_for(&self, len: u64) -> bool {
-        self.carry.volume_size.is_some() && self.len() + len > self.carry.room()
+        self.options.volume_size.is_some() && self.last().len + len > self.options.capacity()
     }
 
-    /// Whether `offset` is in the last volume.
+    /// True if the last volume contains `offset`.
     pub(crate) fn is_in_last(&self, offset: u64) -> bool {
         offset >= self.last().start
     }
 
-    /// How many bytes of recovery data the last volume gets, if `tail` bytes follow behind what it has.
+    /// Returns the length of the last volume's recovery data if it gets a tail of `tail` bytes.
     pub(crate) fn recovery_len(&self, tail: u64) -> u64 {
-        self.carry.shape(self.last().len + tail).map_or(0, |shape| shape.section_len())
+        self.options.recovery_len(self.last().len + tail)
     }
 
-    /// Whether it is written in volumes, be it one.
-    pub(crate) fn is_in_volumes(&self) -> bool {
-        self.carry.volume_size.is_some()
-    }
-
+    /// Appends `bytes` to the last volume.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        let part = self.parts.last_mut().expect("there is a first one");
-        // The seek table comes on top.
-        if self.carry.recovery.is_some()
-            && part.len + bytes.len() as u64 > LENGTH_LIMIT - u64::from(SKIPPABLE_LIMIT)
-        {
-            let limit = "recovery data protects 512 GiB in one file: write volumes, with --volume-size";
-            return Err(FsError::at("write", &part.path)(io::Error::other(limit)));
+        let is_protected = self.options.recovery.is_some();
+        let volume = self.last_mut();
+        // Reserves space for the seek table, which is protected too.
+        if is_protected && volume.len + bytes.len() as u64 > LENGTH_LIMIT - u64::from(SKIPPABLE_LIMIT) {
+            let limit = "recovery data is limited to 512 GiB per file: split the bundle with `--volume-size`";
+            return Err(FsError::at("write", &volume.path)(io::Error::other(limit)));
         }
-        part.file.write_all(bytes).map_err(FsError::at("write", &part.path))?;
-        part.len += bytes.len() as u64;
-        if let Some(flusher) = &mut part.flusher {
+        volume.file.write_all(bytes).map_err(FsError::at("write", &volume.path))?;
+        volume.len += bytes.len() as u64;
+        if let Some(flusher) = &mut volume.flusher {
             flusher.wrote(bytes.len() as u64);
         }
         Ok(())
     }
 
-    /// Writes `bytes`, which do not reach into another volume, at `offset`.
+    /// Overwrites the bundle at `offset` with `bytes`, within one volume that is not handed over.
     pub(crate) fn patch(&mut self, offset: u64, bytes: &[u8]) -> Result<(), FsError> {
-        let part = self.parts.iter().rev().find(|part| part.start <= offset);
-        let part = part.expect("what is handed over is not changed; please report");
-        part.file.write_all_at(bytes, offset - part.start).map_err(FsError::at("write", &part.path))
+        let volume = self.files.iter().rev().find(|volume| volume.start <= offset);
+        let volume = volume.expect("a volume that was handed over is not changed; please report");
+        volume.file.write_all_at(bytes, offset - volume.start).map_err(FsError::at("write", &volume.path))
     }
 
-    /// Begins the next volume, `stream` bytes of the tar stream behind the head.
+    /// Starts the next volume. `stream` is the number of bytes of the tar stream so far, without the head.
     pub(crate) fn next_volume(&mut self, stream: u64) -> Result<(), FsError> {
-        let last = self.parts.last_mut().expect("there is a first one");
+        let options = self.options;
+        let last = self.last_mut();
         let number = last.number + 1;
-        let start = last.start + last.len + self.carry.shape(last.len).map_or(0, |shape| shape.section_len());
+        let start = last.end() + options.recovery_len(last.len);
         last.flusher.iter_mut().for_each(Flusher::close);
         let path = part_path(&self.partial, number);
         if number > VOLUME_LIMIT {
-            return Err(FsError::at("create", &path)(io::Error::other(
-                "there are too many volumes: make them larger",
-            )));
+            let limit = "too many volumes: increase `--volume-size`";
+            return Err(FsError::at("create", &path)(io::Error::other(limit)));
         }
-        let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(true).open(&path);
+        let mut create = File::options();
+        let file = create.read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(FsError::at("create", &path))?;
-        let mut part = VolumeFile::new(number, path, file, (start, start));
-        part.flusher = Some(Flusher::start(&part.file));
-        self.parts.push(part);
-        self.append(&Label::new(self.carry.set, number, start, stream).to_frame())
+        let mut volume = VolumeFile::new(number, path, file, (start, start));
+        volume.flusher = Some(Flusher::start(&volume.file));
+        self.files.push(volume);
+        self.append(&Label::new(options.set, number, start, stream).to_frame())
     }
 
-    /// Forgets all from `end` on.
+    /// Removes all bytes starting at `end`.
     pub(crate) fn truncate(&mut self, end: u64) -> Result<(), FsError> {
-        while self.parts.len() > 1 && self.last().start >= end {
-            let part = self.parts.pop().expect("it was counted");
-            fs::remove_file(&part.path)?;
+        while self.files.len() > 1 && self.last().start >= end {
+            let volume = self.files.pop().expect("there are two; please report");
+            fs::remove_file(&volume.path)?;
         }
-        let part = self.parts.last_mut().expect("there is a first one");
-        part.len = end - part.start;
-        self.cut()
+        let volume = self.last_mut();
+        volume.len = end - volume.start;
+        volume.cut()
     }
 
-    /// Brings the last file to its length, and to its end.
-    fn cut(&mut self) -> Result<(), FsError> {
-        let part = self.parts.last_mut().expect("there is a first one");
-        part.file.set_len(part.len).map_err(FsError::at("truncate", &part.path))?;
-        part.file.seek(SeekFrom::Start(part.len)).map_err(FsError::at("seek in", &part.path))?;
-        // That of a volume that had been left is closed.
-        if let Some(flusher) = part.flusher.replace(Flusher::start(&part.file)) {
-            flusher.finish().map_err(FsError::at("sync", &part.path))?;
+    /// Returns the extents of the volumes that are not handed over. The last volume gets a tail of `tail`
+    /// bytes.
+    pub(crate) fn extents(&self, tail: u64) -> impl Iterator<Item = VolumeExtent> + '_ {
+        let last = self.last().number;
+        self.files.iter().map(move |volume| {
+            let tail = if volume.number == last { tail } else { 0 };
+            let geometry = self.options.geometry(volume.len + tail);
+            let recovery_frames = geometry.map_or_else(Vec::new, |geometry| geometry.frame_lens());
+            VolumeExtent { start: volume.start, front: volume.len, recovery_frames }
+        })
+    }
+
+    /// Completes the volumes that end at or before `end`, renames them to their final names, and forgets
+    /// them. The first and the last volume are not handed over.
+    pub(crate) fn hand_over(&mut self, end: u64, target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
+        let last = self.files.len() - 1;
+        let ready = self.files[..last].iter().skip(1).take_while(|volume| volume.end() <= end).count();
+        let mut finished = Vec::new();
+        for mut file in self.files.drain(1..=ready) {
+            let size = file.complete(self.options, &[])?;
+            let volume = file.finished(target, size)?;
+            fs::rename_durably(&file.path, &volume.path)?;
+            finished.push(volume);
+        }
+        Ok(finished)
+    }
+
+    /// Appends `tail` and the recovery data, and syncs all files. Returns the volumes with their final names,
+    /// which [`Self::publish`] gives them; none for a bundle in one file.
+    pub(crate) fn complete(&mut self, tail: &[u8], target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
+        let last = self.last().number;
+        let mut volumes = Vec::new();
+        for file in &mut self.files {
+            let size = file.complete(self.options, if file.number == last { tail } else { &[] })?;
+            if self.options.volume_size.is_some() {
+                volumes.push(file.finished(target, size)?);
+            }
+        }
+        Ok(volumes)
+    }
+
+    /// Renames all files to their final names. The first volume is the last one to be renamed, since there is
+    /// no bundle without it.
+    pub(crate) fn publish(self, target: &Path) -> Result<(), FsError> {
+        if self.options.volume_size.is_none() {
+            return fs::rename_durably(&self.partial, target);
+        }
+        for file in self.files.iter().rev() {
+            fs::rename_durably(&file.path, &volume_path(target, file.number))?;
         }
         Ok(())
     }
 
-    /// Where the volumes begin, each with how many bytes it has and the sizes of the frames of its recovery data; `tail`
-    /// bytes will follow behind those of the last one.
-    pub(crate) fn volumes(&self, tail: u64) -> Vec<(u64, u64, Vec<u32>)> {
-        let last = self.last().number;
-        let volume = |part: &VolumeFile| {
-            let protected = part.len + if part.number == last { tail } else { 0 };
-            let frames = self.carry.shape(protected).map_or_else(Vec::new, |shape| shape.frames());
-            (part.start, part.len, frames)
-        };
-        self.parts.iter().map(volume).collect()
-    }
-
-    /// Finishes the volumes behind the first one that end before `end` and are not the last one, gives them their names,
-    /// and forgets them.
-    pub(crate) fn hand_over(&mut self, end: u64, target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
-        let count = self.parts.len() - 1;
-        let ready =
-            self.parts[..count].iter().skip(1).take_while(|part| part.start + part.len <= end).count();
-        let mut finished = Vec::new();
-        for mut part in self.parts.drain(1..=ready) {
-            let (digest, size) = part.finish(self.carry, &[], true)?;
-            let path = volume_path(target, part.number);
-            fs::rename_durably(&part.path, &path)?;
-            finished.push(FinishedVolume { path, number: part.number, digest, size });
-        }
-        Ok(finished)
-    }
-
-    /// Writes `tail`, brings everything to the disk, and gives it its name: the first volume last, because without it
-    /// there is no bundle. `before` runs when all is on the disk and nothing has its name.
-    pub(crate) fn finish(
-        mut self,
-        tail: &[u8],
-        target: &Path,
-        before: impl FnOnce(&[FinishedVolume]) -> Result<(), FsError>,
-    ) -> Result<Vec<FinishedVolume>, FsError> {
-        let last = self.last().number;
-        let is_volumes = self.carry.volume_size.is_some();
-        let name = |number| if is_volumes { volume_path(target, number) } else { target.to_owned() };
-        let mut finished = Vec::new();
-        for part in &mut self.parts {
-            let tail = if part.number == last { tail } else { &[] };
-            let (digest, size) = part.finish(self.carry, tail, is_volumes)?;
-            finished.push(FinishedVolume { path: name(part.number), number: part.number, digest, size });
-        }
-        before(&finished)?;
-        for (part, volume) in self.parts.iter().zip(&finished).rev() {
-            fs::rename_durably(&part.path, &volume.path)?;
-        }
-        Ok(finished)
-    }
-
     fn last(&self) -> &VolumeFile {
-        self.parts.last().expect("there is a first one; please report")
+        self.files.last().expect("there is a first volume; please report")
+    }
+
+    fn last_mut(&mut self) -> &mut VolumeFile {
+        self.files.last_mut().expect("there is a first volume; please report")
     }
 }
 
 impl VolumeFile {
-    /// One that begins and ends there.
+    /// `start` and `end` are offsets in the bundle.
     fn new(number: u32, path: PathBuf, file: File, (start, end): (u64, u64)) -> Self {
         Self { number, path, file, start, len: end - start, flusher: None }
     }
 
-    /// Adds recovery data and `tail`, and brings all to the disk. Says what it is, if that `matters`.
-    fn finish(&mut self, carry: VolumeOptions, tail: &[u8], matters: bool) -> Result<(Digest, u64), FsError> {
+    /// Returns the end of the volume's bytes, without recovery data, in the bundle.
+    fn end(&self) -> u64 {
+        self.start + self.len
+    }
+
+    /// Truncates the file to its length and seeks to its end.
+    fn cut(&mut self) -> Result<(), FsError> {
+        self.file.set_len(self.len).map_err(FsError::at("truncate", &self.path))?;
+        self.file.seek(SeekFrom::Start(self.len)).map_err(FsError::at("seek in", &self.path))?;
+        // The flusher of an earlier volume is closed, so it is replaced.
+        if let Some(flusher) = self.flusher.replace(Flusher::start(&self.file)) {
+            flusher.finish().map_err(FsError::at("sync", &self.path))?;
+        }
+        Ok(())
+    }
+
+    /// Adds recovery data and `tail`, and syncs the file. Returns its size in bytes.
+    fn complete(&mut self, options: VolumeOptions, tail: &[u8]) -> Result<u64, FsError> {
         if let Some(flusher) = self.flusher.take() {
             flusher.finish().map_err(FsError::at("sync", &self.path))?;
         }
         let mut end = self.len;
-        if let Some(shape) = carry.shape(self.len + tail.len() as u64) {
-            let protected = Protected { part: self, tail };
+        if let Some(geometry) = options.geometry(self.len + tail.len() as u64) {
+            let protected = ProtectedBytes { volume: self, tail };
             let write = |offset: u64, bytes: &[u8]| self.file.write_all_at(bytes, self.len + offset);
-            let encoded = recovery::encode(&shape, tail.len() as u64, &protected, write);
+            let encoded = recovery::encode(&geometry, tail.len() as u64, &protected, write);
             encoded.map_err(FsError::at("write", &self.path))?;
-            end += shape.section_len();
+            end += geometry.section_len();
         }
         self.file.write_all_at(tail, end).map_err(FsError::at("write", &self.path))?;
         let size = end + tail.len() as u64;
-        // An earlier run may have been killed when it was as far as this, with more behind it.
+        // A run that was killed after this point can have left a longer file.
         let synced = self.file.set_len(size).and_then(|()| self.file.sync_all());
         synced.map_err(FsError::at("sync", &self.path))?;
-        let digest = if matters {
-            self.digest(size).map_err(FsError::at("read", &self.path))?
-        } else {
-            Digest::of(b"")
-        };
-        Ok((digest, size))
+        Ok(size)
+    }
+
+    /// Returns the complete volume with its final name.
+    fn finished(&self, target: &Path, size: u64) -> Result<FinishedVolume, FsError> {
+        let digest = self.digest(size).map_err(FsError::at("read", &self.path))?;
+        let path = volume_path(target, self.number);
+        Ok(FinishedVolume { path, number: self.number, digest, size })
     }
 
     fn digest(&self, size: u64) -> io::Result<Digest> {
-        let (mut hasher, mut buffer, mut at) = (Hasher::new(), vec![0; 1 << 20], 0);
-        while at < size {
-            match FileExt::read_at(&self.file, &mut buffer, at)? {
+        let (mut hasher, mut buffer, mut offset) = (Hasher::new(), vec![0; 1 << 20], 0);
+        while offset < size {
+            match FileExt::read_at(&self.file, &mut buffer, offset)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 read => {
                     hasher.update(&buffer[..read]);
-                    at += read as u64;
+                    offset += read as u64;
                 }
             }
         }
@@ -321,21 +334,18 @@ impl VolumeFile {
     }
 }
 
-/// What recovery data protects: a volume without it.
-struct Protected<'a> {
-    part: &'a VolumeFile,
+/// The protected bytes of a volume: all bytes except the recovery data.
+struct ProtectedBytes<'a> {
+    volume: &'a VolumeFile,
     tail: &'a [u8],
 }
 
-impl recovery::ReadAt for Protected<'_> {
+impl recovery::ReadAt for ProtectedBytes<'_> {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        if let Some(left) = self.part.len.checked_sub(offset).filter(|left| *left > 0) {
+        if let Some(left) = self.volume.len.checked_sub(offset).filter(|left| *left > 0) {
             let len = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            return FileExt::read_at(&self.part.file, &mut bytes[..len], offset);
+            return FileExt::read_at(&self.volume.file, &mut bytes[..len], offset);
         }
-        let at = usize::try_from(offset - self.part.len).unwrap_or(usize::MAX).min(self.tail.len());
-        let len = bytes.len().min(self.tail.len() - at);
-        bytes[..len].copy_from_slice(&self.tail[at..at + len]);
-        Ok(len)
+        recovery::ReadAt::read_at(self.tail, offset - self.volume.len, bytes)
     }
 }

@@ -1,443 +1,402 @@
-//! [`BundleWriter`]: writes a bundle, front to back, into `NAME.partial`, and gives it its name at the end.
+//! [`BundleWriter`]: writes a bundle to `NAME.partial`, front to back, and renames it when it is complete.
 //!
-//! Two things are known only when everything has been fetched: the head (`index.json` and the file set name the
-//! digests of files that no list pinned), and, for a large such file, its tar header. Room for both is kept,
-//! and they are written last. The room depends only on what the lists say, so the bytes do not tell whether a
-//! digest was known early or late.
+//! The digests of unpinned files are known only after the download. They occur in the head (`index.json` and
+//! the file set) and in the tar headers of large files. The writer reserves space for both and writes them
+//! last. The reserved space depends on the lists only, so the bytes of a bundle do not depend on when a
+//! digest becomes known.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::{blob_name, tar_header};
-use crate::bundle::format::skippable::{self, PADDING_MAGIC, SIGNATURE_MAGIC};
-use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
-use crate::bundle::format::{
-    BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded, seek_table,
-};
+use crate::bundle::format::seek_table::{self, FrameEntry};
+use crate::bundle::format::{BLOCK, FRAME_SIZE, frame, padded};
 use crate::bundle::write::claim::Claim;
-use crate::bundle::write::frames::{FrameOutput, FrameRecord, sum};
-use crate::bundle::write::parts::{remove_parts_from, volumes_of};
-use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions, VolumeWriter};
+use crate::bundle::write::frames::{FrameOutput, FrameRecord};
+use crate::bundle::write::head::{BundleHead, frame_entry, padding};
+use crate::bundle::write::parts::volumes_of;
+use crate::bundle::write::sums::write_sums;
+use crate::bundle::write::volume_writer::{FinishedVolume, VolumeExtent, VolumeOptions, VolumeWriter};
 use crate::oci::digest::Digest;
 
-/// The documents at the front of a bundle.
-pub struct BundleHead {
-    /// The bytes of `index.json`.
-    pub index: Vec<u8>,
-    /// The bytes of the file set's manifest, if there are files.
-    pub files: Option<Vec<u8>>,
-    /// A signature of `index.json`, if the room for it was kept.
-    pub signature: Option<Vec<u8>>,
-}
+/// Maximum size of a blob that shares a frame with others, in bytes. Larger blobs have their own frames.
+pub(crate) const SHARED_LIMIT: usize = FRAME_SIZE - BLOCK;
 
 /// Writes a bundle; see the module.
 pub struct BundleWriter {
     output: FrameOutput,
-    /// Where the bundle will be when it is finished.
+    /// Final path of the bundle.
     target: PathBuf,
-    header_space: u64,
-    level: i32,
-    /// The small entries gathered for the next frame.
-    shared: Vec<u8>,
-    /// The entry that is being written.
-    entry: Option<OpenEntry>,
-    /// Tar headers that could not be written in their turn: the frame and what it is to hold.
-    late_headers: Vec<(usize, [u8; BLOCK])>,
-    /// The volumes that are gone already, with what the seek table and the list say of them.
-    handed_over: Vec<(Extent, FinishedVolume)>,
+    options: WriteOptions,
+    /// Tar entries of small blobs for the next shared frame.
+    small_entries: Vec<u8>,
+    /// The current blob.
+    blob: Option<OpenBlob>,
+    late_headers: Vec<LateHeader>,
+    handed_over: Vec<(VolumeExtent, FinishedVolume)>,
 }
 
-/// Where a volume is in the bundle.
-struct Extent {
-    start: u64,
-    /// Where its recovery data begins, in bytes from its start.
-    len: u64,
-    /// The sizes of the frames of that.
-    recovery: Vec<u32>,
-}
-
-/// What the bytes of a bundle depend on beside its content.
+/// The parameters that determine the bytes of a bundle, besides its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WriteOptions {
-    /// How many bytes are kept for the head.
+    /// [Reserved header space](crate::bundle::write::head::header_space) in bytes.
     pub header_space: u64,
-    /// zstd's level, 1 to 22.
+    /// Compression level of zstd, 1 to 22.
     pub level: i32,
-    /// In how many volumes it is, and with how much recovery data.
-    pub carry: VolumeOptions,
+    /// Volumes and recovery data.
+    pub volumes: VolumeOptions,
 }
 
-/// What a finished bundle is.
+/// A complete bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenBundle {
-    /// The digest of `index.json`: the identity of the bundle.
+    /// Digest of `index.json`, the identity of the bundle.
     pub identity: Digest,
-    /// The size of the bundle in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The volumes that were not handed over before; nothing for one file.
+    /// The volumes that were not handed over before; empty for one file.
     pub volumes: Vec<FinishedVolume>,
-    /// The list of all volumes.
+    /// Path of the checksum list of the volumes. `None`: one file.
     pub sums: Option<PathBuf>,
 }
 
-/// What an earlier run has written of the same bundle, and how far it came: `partial.rs` finds it.
+/// The state of the writer at the end of an earlier run's partial bundle.
 #[derive(Default)]
 pub(crate) struct ResumePoint {
-    /// The frames that stay.
+    /// The valid frames after the head.
     pub(crate) frames: Vec<FrameRecord>,
-    /// The small entries that belong into the next frame.
-    pub(crate) shared: Vec<u8>,
-    /// The large entry that was being written, and how many bytes of it there are.
-    pub(crate) entry: Option<(OwnFrames, u64)>,
-    /// Tar headers that are still to be written: the frame and what it is to hold.
-    pub(crate) late_headers: Vec<(usize, [u8; BLOCK])>,
-    /// Where the volumes begin, in bytes from the start of the bundle.
-    pub(crate) starts: Vec<u64>,
+    /// Tar entries of small blobs for the next shared frame.
+    pub(crate) small_entries: Vec<u8>,
+    /// The large blob that is incomplete, and the number of its bytes in `frames`.
+    pub(crate) blob: Option<(LargeBlob, u64)>,
+    pub(crate) late_headers: Vec<LateHeader>,
+    /// Offsets of the volumes in the bundle.
+    pub(crate) volume_starts: Vec<u64>,
 }
 
-/// An entry between [`BundleWriter::begin`] and its end.
-struct OpenEntry {
-    /// Its header, where digest and size are known.
+/// A tar header of a large blob whose frame is still all zeros.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LateHeader {
+    /// Number of the frame.
+    pub(crate) frame: usize,
+    pub(crate) header: [u8; BLOCK],
+}
+
+/// A blob between [`BundleWriter::begin_blob`] and [`BundleWriter::end_blob`].
+struct OpenBlob {
+    /// `None`: digest and size are not known yet.
     header: Option<[u8; BLOCK]>,
-    /// What has come of it and is in no frame yet.
+    /// Content that is not in a frame yet.
     buffer: Vec<u8>,
-    /// How many bytes of it have come.
+    /// Number of content bytes so far.
     size: u64,
-    /// Once it is too large to share a frame: where its own frames begin.
-    own: Option<OwnFrames>,
+    /// `None`: the blob still fits into a shared frame.
+    large: Option<LargeBlob>,
 }
 
-/// The frames of a large entry, and what is needed to take them back.
+/// The frames of a large blob, and the state before it for [`BundleWriter::discard_blob`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OwnFrames {
-    /// The first frame that it caused: that of the small entries before it, or its header's.
-    pub(crate) first: usize,
+pub(crate) struct LargeBlob {
+    /// The first frame that the blob caused: a shared frame that it ended, or the frame of its header.
+    pub(crate) first_frame: usize,
     /// The frame of its header.
-    pub(crate) header: usize,
-    /// The small entries before it, whose frame it ended.
-    pub(crate) shared: Vec<u8>,
+    pub(crate) header_frame: usize,
+    /// The content of the shared frame that it ended; empty if there is none.
+    pub(crate) small_entries: Vec<u8>,
 }
-
-/// The largest entry content that shares a frame with others.
-pub(crate) const SHARED_LIMIT: usize = FRAME_SIZE - BLOCK;
 
 impl BundleWriter {
-    /// Begins the bundle, in one file. `header_space` is what [`header_space`] says; `level` is zstd's, 1 to 22.
-    pub fn begin_bundle(claim: Claim, header_space: u64, level: i32) -> Result<Self, FsError> {
-        Self::begin_in(claim, WriteOptions { header_space, level, carry: VolumeOptions::plain() })
+    /// Starts a new bundle.
+    pub fn create(claim: Claim, options: WriteOptions) -> Result<Self, FsError> {
+        claim.empty()?;
+        let Claim { file, partial, target } = claim;
+        let mut volumes = VolumeWriter::create(file, partial, options.volumes)?;
+        // A partial bundle is a valid sequence of frames.
+        volumes.append(&options.reserved_space())?;
+        if let Some(label) = options.volumes.first_label() {
+            volumes.append(&label)?;
+        }
+        let start = volumes.end();
+        Ok(Self::new(FrameOutput::new(volumes, start, Vec::new()), target, options))
     }
 
-    /// Begins the bundle, in the form `form`.
-    pub fn begin_in(claim: Claim, form: WriteOptions) -> Result<Self, FsError> {
-        remove_parts_from(&claim.partial, 2)?;
-        claim.file.set_len(0).map_err(FsError::at("empty", &claim.partial))?;
-        let WriteOptions { header_space, level, carry } = form;
+    /// Resumes a bundle that an earlier run started with the same options.
+    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` resumes a bundle"))]
+    pub(crate) fn resume(claim: Claim, options: WriteOptions, point: ResumePoint) -> Result<Self, FsError> {
         let Claim { file, partial, target } = claim;
-        let mut output = FrameOutput::new(VolumeWriter::new(file, partial, carry)?);
-        // What is not finished is no bundle, but already a valid sequence of frames.
-        output.tape.append(&padding(header_space))?;
-        if let Some(label) = carry.first_label() {
-            output.tape.append(&label)?;
-        }
-        output.begin = output.tape.end();
-        Ok(Self {
+        let label = options.volumes.first_label().unwrap_or_default();
+        let start = options.header_space + label.len() as u64;
+        let extents = point.extents(start);
+        let mut volumes = VolumeWriter::resume(file, partial, options.volumes, &extents)?;
+        // The earlier run may have written the head already.
+        volumes.patch(0, &options.reserved_space())?;
+        volumes.patch(options.header_space, &label)?;
+        let ResumePoint { frames, small_entries, blob, late_headers, .. } = point;
+        let blob =
+            blob.map(|(large, size)| OpenBlob { header: None, buffer: Vec::new(), size, large: Some(large) });
+        let writer = Self::new(FrameOutput::new(volumes, start, frames), target, options);
+        Ok(Self { small_entries, blob, late_headers, ..writer })
+    }
+
+    fn new(output: FrameOutput, target: PathBuf, options: WriteOptions) -> Self {
+        Self {
             output,
             target,
-            header_space,
-            level,
-            shared: Vec::new(),
-            entry: None,
+            options,
+            small_entries: Vec::new(),
+            blob: None,
             late_headers: Vec::new(),
             handed_over: Vec::new(),
-        })
+        }
     }
 
-    /// Goes on with a bundle of which an earlier run has written `kept`, with the same head room, level and form.
-    #[cfg_attr(not(feature = "net"), expect(dead_code, reason = "only `pack` goes on with a bundle"))]
-    pub(crate) fn go_on(claim: Claim, form: WriteOptions, kept: ResumePoint) -> Result<Self, FsError> {
-        let WriteOptions { header_space, level, carry } = form;
-        let Claim { file, partial, target } = claim;
-        let label = carry.first_label().unwrap_or_default();
-        let begin = header_space + label.len() as u64;
-        let end_of = |frame: &FrameRecord| frame.offset + frame.compressed as u64;
-        // What follows the frames of a volume is recovery data, if anything.
-        let ends =
-            kept.starts.iter().skip(1).chain(&[u64::MAX]).map(|next| {
-                kept.frames.iter().rev().find(|frame| frame.offset < *next).map_or(begin, end_of)
-            });
-        let extents = kept.starts.iter().copied().zip(ends).take_while(|(start, end)| end > start);
-        let extents: Vec<_> = extents.collect();
-        let mut output = FrameOutput::new(VolumeWriter::go_on(file, partial, carry, &extents)?);
-        // The earlier run may have been killed when it had already written the head.
-        output.tape.patch(0, &padding(header_space))?;
-        output.tape.patch(header_space, &label)?;
-        output.begin = begin;
-        (output.queued, output.written) = (sum(&kept.frames), sum(&kept.frames));
-        output.frames = kept.frames;
-        let entry = kept.entry.map(|(own, size)| OpenEntry {
-            header: None,
-            buffer: Vec::new(),
-            size,
-            own: Some(own),
-        });
-        let ResumePoint { shared, late_headers, .. } = kept;
-        Ok(Self { output, target, header_space, level, shared, entry, late_headers, handed_over: Vec::new() })
-    }
-
-    /// How many bytes of the tar stream behind the head it has taken.
+    /// Returns the number of bytes of the tar stream after the head that were passed to the writer.
     #[must_use]
     pub fn position(&self) -> u64 {
-        let entry = self.entry.as_ref();
-        let entry = entry.map_or(0, |entry| entry.buffer.len() + if entry.own.is_none() { BLOCK } else { 0 });
-        self.output.queued + (self.shared.len() + entry) as u64
+        let blob = self.blob.as_ref();
+        let blob = blob.map_or(0, |blob| blob.buffer.len() + if blob.large.is_none() { BLOCK } else { 0 });
+        self.output.queued_bytes() + (self.small_entries.len() + blob) as u64
     }
 
-    /// How many of them stand in the file: what a killed process does not lose.
+    /// Returns the number of these bytes that are written to the file, where they survive the end of the
+    /// process.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.output.written
+        self.output.written_bytes()
     }
 
-    /// Begins a blob; `known` if its digest and size are known already.
-    pub fn begin(&mut self, known: Option<(Digest, u64)>) {
-        assert!(self.entry.is_none(), "an entry inside an entry; please report");
-        self.entry = Some(OpenEntry {
+    /// Begins a blob. `known` is its digest and size; `None`: they are not known yet.
+    pub fn begin_blob(&mut self, known: Option<(Digest, u64)>) {
+        assert!(self.blob.is_none(), "a blob inside a blob; please report");
+        self.blob = Some(OpenBlob {
             header: known.map(|(digest, size)| tar_header(&blob_name(digest), size)),
             buffer: Vec::new(),
             size: 0,
-            own: None,
+            large: None,
         });
     }
 
     /// Writes the next bytes of the blob.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        let entry = self.entry.as_mut().expect("`begin` comes first; please report");
-        entry.size += bytes.len() as u64;
-        if entry.own.is_none() {
-            if entry.size <= SHARED_LIMIT as u64 {
-                entry.buffer.extend_from_slice(bytes);
+        let blob = self.open_blob();
+        blob.size += bytes.len() as u64;
+        if blob.large.is_none() {
+            if blob.size <= SHARED_LIMIT as u64 {
+                blob.buffer.extend_from_slice(bytes);
                 return Ok(());
             }
-            let begun = std::mem::take(&mut entry.buffer);
-            let header = frame::store(&entry.header.unwrap_or([0; BLOCK]));
-            let shared = self.shared.clone();
-            let first = self.output.next_frame();
-            self.end_shared_frame()?;
-            let own = OwnFrames { first, header: self.output.next_frame(), shared };
-            self.output.frame_later(BLOCK, move || header)?;
-            self.entry.as_mut().expect("it was there above").own = Some(own);
-            self.append(&begun)?;
+            self.start_large_blob()?;
         }
         self.append(bytes)
     }
 
-    /// Writes the next bytes of the blob, without copying them where they make up a whole frame.
+    /// Like [`Self::write`], but avoids a copy if `piece` is exactly the content of a frame.
     pub fn write_piece(&mut self, piece: Vec<u8>) -> Result<(), FsError> {
-        let entry = self.entry.as_mut().expect("`begin` comes first; please report");
-        if entry.own.is_some() && entry.buffer.is_empty() && piece.len() == FRAME_SIZE {
-            entry.size += piece.len() as u64;
+        if self.is_at_frame() && piece.len() == FRAME_SIZE {
+            self.open_blob().size += piece.len() as u64;
             return self.compress(piece);
         }
         self.write(&piece)
     }
 
-    /// Writes the next bytes of the blob, which make up a whole frame, as they stand in another bundle: `frame`, which
-    /// [`frame::encode`] would make of them, too. Says whether it did: only a large blob has frames of its own.
+    /// Writes the next bytes of the blob as `frame`, which must be the output of [`frame::encode`].
+    ///
+    /// # Panics
+    ///
+    /// Unless [`Self::is_at_frame`] and the content has the size of a full frame.
     pub fn write_frame(&mut self, frame: Vec<u8>, content_size: usize) -> Result<(), FsError> {
-        let entry = self.entry.as_mut().expect("`begin` comes first; please report");
-        assert!(
-            entry.own.is_some() && entry.buffer.is_empty() && content_size == FRAME_SIZE,
-            "a frame in the middle of another; please report"
-        );
-        entry.size += content_size as u64;
-        self.output.frame_later(content_size, move || frame)
+        let is_full_frame = self.is_at_frame() && content_size == FRAME_SIZE;
+        assert!(is_full_frame, "a frame in the middle of another; please report");
+        self.open_blob().size += content_size as u64;
+        self.output.push(content_size, move || frame)
     }
 
-    /// Whether the next bytes of the blob begin a frame that has no others.
+    /// True if the next bytes of the blob start a frame of their own.
     #[must_use]
     pub fn is_at_frame(&self) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.own.is_some() && entry.buffer.is_empty())
+        self.blob.as_ref().is_some_and(|blob| blob.large.is_some() && blob.buffer.is_empty())
     }
 
-    /// Ends the blob, which has turned out to be `digest`.
-    pub fn end(&mut self, digest: Digest) -> Result<(), FsError> {
-        let mut entry = self.entry.take().expect("`begin` comes first; please report");
-        let header = tar_header(&blob_name(digest), entry.size);
-        assert!(
-            entry.header.is_none_or(|known| known == header),
-            "`{digest}` is another blob; please report"
-        );
-        entry
-            .buffer
-            .resize(entry.buffer.len() + usize::try_from(padded(entry.size) - entry.size).expect("< 512"), 0);
-        if let Some(own) = entry.own {
-            if entry.header.is_none() {
-                self.late_headers.push((own.header, header));
+    /// Ends the blob, whose digest is `digest`.
+    pub fn end_blob(&mut self, digest: Digest) -> Result<(), FsError> {
+        let OpenBlob { header: known, mut buffer, size, large } =
+            self.blob.take().expect("`begin_blob` was called; please report");
+        let header = tar_header(&blob_name(digest), size);
+        assert!(known.is_none_or(|known| known == header), "`{digest}` is another blob; please report");
+        let padding = usize::try_from(padded(size) - size).expect("less than a block");
+        buffer.resize(buffer.len() + padding, 0);
+        if let Some(large) = large {
+            if known.is_none() {
+                self.late_headers.push(LateHeader { frame: large.header_frame, header });
             }
-            return if entry.buffer.is_empty() { Ok(()) } else { self.compress(entry.buffer) };
+            return if buffer.is_empty() { Ok(()) } else { self.compress(buffer) };
         }
-        if self.shared.len() + BLOCK + entry.buffer.len() > FRAME_SIZE {
+        if self.small_entries.len() + BLOCK + buffer.len() > FRAME_SIZE {
             self.end_shared_frame()?;
         }
-        self.shared.extend_from_slice(&header);
-        self.shared.extend_from_slice(&entry.buffer);
+        self.small_entries.extend_from_slice(&header);
+        self.small_entries.extend_from_slice(&buffer);
         Ok(())
     }
 
-    /// Ends the frame that small blobs share. Called behind the last manifest: a damaged blob must not take the
-    /// documents with it that say what everything is.
+    /// Ends the manifests. They do not share frames with other blobs, so that a corrupt blob does not affect
+    /// them.
     pub fn end_manifests(&mut self) -> Result<(), FsError> {
         self.end_shared_frame()
     }
 
-    /// Takes the blob that is being written back, as if it had never begun.
-    pub fn take_back(&mut self) -> Result<(), FsError> {
-        if let Some(own) = self.entry.take().and_then(|entry| entry.own) {
-            self.output.truncate(own.first)?;
-            self.shared = own.shared;
+    /// Discards the current blob.
+    pub fn discard_blob(&mut self) -> Result<(), FsError> {
+        if let Some(large) = self.blob.take().and_then(|blob| blob.large) {
+            self.output.truncate(large.first_frame)?;
+            self.small_entries = large.small_entries;
         }
         Ok(())
     }
 
-    /// Writes the head and the seek table, brings everything to the disk, and gives the bundle its name.
+    /// Completes the volumes that can no longer change, except the first, and renames them to their final
+    /// names. The writer does not need them any more: they can be moved or removed.
+    pub fn hand_over(&mut self) -> Result<Vec<FinishedVolume>, FsError> {
+        self.write_late_headers()?;
+        // The current blob can still be discarded, with the shared frame before it.
+        let large = self.blob.as_ref().and_then(|blob| blob.large.as_ref());
+        let first = large.and_then(|large| self.output.frames().get(large.first_frame));
+        let end = first.map_or_else(|| self.output.volumes.end(), |frame| frame.offset);
+        let extents: Vec<VolumeExtent> = self.output.volumes.extents(0).skip(1).collect();
+        let volumes = self.output.volumes.hand_over(end, &self.target)?;
+        self.handed_over.extend(extents.into_iter().zip(volumes.iter().cloned()));
+        Ok(volumes)
+    }
+
+    /// Writes the head and the seek table, syncs all files, and renames them to their final names.
     pub fn finish(mut self, head: &BundleHead) -> Result<WrittenBundle, FsError> {
-        assert!(self.entry.is_none(), "an entry without end; please report");
-        if self.shared.len() + 2 * BLOCK > FRAME_SIZE {
+        assert!(self.blob.is_none(), "an unfinished blob; please report");
+        self.end_archive()?;
+        self.write_late_headers()?;
+        let encoded = head.encode(self.options.level, self.options.header_space);
+        self.output.volumes.patch(0, &encoded.bytes)?;
+        let table = self.seek_table(&encoded.frames)?;
+
+        let Self { output, target, handed_over, .. } = self;
+        let mut writer = output.volumes;
+        let table_len = table.len() as u64;
+        let size = writer.end() + table_len + writer.recovery_len(table_len);
+        let volumes = writer.complete(&table, &target)?;
+        let mut sums = None;
+        if !volumes.is_empty() {
+            let mut all: Vec<&FinishedVolume> =
+                handed_over.iter().map(|(_, volume)| volume).chain(&volumes).collect();
+            all.sort_by_key(|volume| volume.number);
+            sums = Some(write_sums(&target, &all)?);
+            remove_surplus(&target, all.len())?;
+        }
+        writer.publish(&target)?;
+        Ok(WrittenBundle { identity: Digest::of(&head.index), size, volumes, sums })
+    }
+
+    /// Writes the end of the tar archive and all pending frames.
+    fn end_archive(&mut self) -> Result<(), FsError> {
+        const END_LEN: usize = 2 * BLOCK;
+        if self.small_entries.len() + END_LEN > FRAME_SIZE {
             self.end_shared_frame()?;
         }
-        self.shared.resize(self.shared.len() + 2 * BLOCK, 0); // the end of a tar archive
+        self.small_entries.resize(self.small_entries.len() + END_LEN, 0);
         self.end_shared_frame()?;
-        self.output.drain(0)?;
-        for (frame, header) in std::mem::take(&mut self.late_headers) {
-            self.output.tape.patch(self.output.frames[frame].offset, &frame::store(&header))?;
-        }
-
-        let identity = Digest::of(&head.index);
-        let head_frames = head.frames(self.level);
-        let mut bytes: Vec<u8> = head_frames.iter().flat_map(|(_, frame)| frame).copied().collect();
-        let signature = head.signature.as_deref().map(|text| skippable::encode(SIGNATURE_MAGIC, text));
-        bytes.extend(signature.iter().flatten());
-        let room = usize::try_from(self.header_space).expect("a head fits in memory");
-        let padding = room.checked_sub(bytes.len()).filter(|left| *left >= 8);
-        let padding = skippable::encode(
-            PADDING_MAGIC,
-            &vec![0; padding.expect("`header_space` was computed from the same lists; please report") - 8],
-        );
-        bytes.extend_from_slice(&padding);
-        self.output.tape.patch(0, &bytes)?;
-
-        let head = head_frames.iter().map(|(content, frame)| entry(frame.len(), *content));
-        let skippable = signature.iter().chain([&padding]).map(|frame| entry(frame.len(), 0));
-        let head: Vec<_> = head.chain(skippable).collect();
-        let table = self.seek_table(&head)?;
-        let Self { output, target, handed_over, .. } = self;
-        let size = output.tape.end() + table.len() as u64 + output.tape.recovery_len(table.len() as u64);
-        let is_volumes = output.tape.is_in_volumes();
-        let gone: Vec<FinishedVolume> = handed_over.into_iter().map(|(_, volume)| volume).collect();
-        let mut sums = None;
-        let volumes = output.tape.finish(&table, &target, |volumes| {
-            if is_volumes {
-                let mut all: Vec<&FinishedVolume> = gone.iter().chain(volumes).collect();
-                all.sort_by_key(|volume| volume.number);
-                sums = Some(write_sums(&target, &all)?);
-                remove_surplus(&target, all.len())?;
-            }
-            Ok(())
-        })?;
-        let volumes = if is_volumes { volumes } else { Vec::new() };
-        Ok(WrittenBundle { identity, size, volumes, sums })
+        self.output.drain(0)
     }
 
-    /// The frame of the seek table, for which there is room in the last volume.
-    fn seek_table(&mut self, head: &[seek_table::FrameEntry]) -> Result<Vec<u8>, FsError> {
+    /// Writes the late headers whose frames are in the file already.
+    fn write_late_headers(&mut self) -> Result<(), FsError> {
+        for late in std::mem::take(&mut self.late_headers) {
+            match self.output.frames().get(late.frame).copied() {
+                Some(record) => self.output.volumes.patch(record.offset, &frame::store(&late.header))?,
+                None => self.late_headers.push(late),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the frame of the seek table. If the last volume has no space for it, starts another volume.
+    fn seek_table(&mut self, head: &[FrameEntry]) -> Result<Vec<u8>, FsError> {
         loop {
-            // Its length does not depend on that of the recovery data that it lists, but on how many frames that has,
-            // and that hardly ever on its own length.
-            let mut table = self.table(head, 0);
-            while let again = self.table(head, table.len() as u64)
-                && again.len() != table.len()
+            // The table lists the frames of the recovery data, whose number can depend on the length of the
+            // table.
+            let mut table = self.seek_table_with_tail(head, 0);
+            while let next = self.seek_table_with_tail(head, table.len() as u64)
+                && next.len() != table.len()
             {
-                table = again;
+                table = next;
             }
-            if !self.output.tape.is_full_for(table.len() as u64) {
-                return Ok(self.table(head, table.len() as u64));
+            let len = table.len() as u64;
+            if !self.output.volumes.is_full_for(len) {
+                return Ok(self.seek_table_with_tail(head, len));
             }
+            let last = self.output.frames().last();
             assert!(
-                self.output.frames.last().is_some_and(|frame| self.output.tape.is_in_last(frame.offset)),
-                "a seek table that fits into no volume; please report"
+                last.is_some_and(|frame| self.output.volumes.is_in_last(frame.offset)),
+                "the seek table does not fit into an empty volume; please report"
             );
-            let stream = self.output.written;
-            self.output.tape.next_volume(stream)?;
+            self.output.next_volume()?;
         }
     }
 
-    fn table(&self, head: &[seek_table::FrameEntry], tail: u64) -> Vec<u8> {
+    /// Returns the frame of the seek table for a last volume with a tail of `tail` bytes.
+    fn seek_table_with_tail(&self, head: &[FrameEntry], tail: u64) -> Vec<u8> {
         let mut table = head.to_vec();
-        let mut frames = self.output.frames.iter().peekable();
-        let gone =
-            self.handed_over.iter().map(|(extent, _)| (extent.start, extent.len, extent.recovery.clone()));
-        let mut volumes: Vec<_> = gone.chain(self.output.tape.volumes(tail)).collect();
-        volumes.sort_by_key(|volume| volume.0);
-        for (start, len, recovery) in volumes {
-            let mut at = if start == 0 { self.header_space } else { start };
-            while at < start + len {
-                if let Some(frame) = frames.next_if(|frame| frame.offset == at) {
-                    table.push(entry(frame.compressed, frame.decompressed));
-                    at += frame.compressed as u64;
+        let mut frames = self.output.frames().iter().peekable();
+        let remaining: Vec<VolumeExtent> = self.output.volumes.extents(tail).collect();
+        let mut extents: Vec<&VolumeExtent> =
+            self.handed_over.iter().map(|(extent, _)| extent).chain(&remaining).collect();
+        extents.sort_by_key(|extent| extent.start);
+        for extent in extents {
+            let end = extent.start + extent.front;
+            let mut offset = if extent.start == 0 { self.options.header_space } else { extent.start };
+            while offset < end {
+                if let Some(frame) = frames.next_if(|frame| frame.offset == offset) {
+                    table.push(frame_entry(frame.compressed, frame.decompressed));
+                    offset = frame.end();
                     continue;
                 }
-                // What stands between them is the label, at the beginning.
-                let next = frames.peek().map_or(start + len, |frame| frame.offset.min(start + len));
-                table.push(entry(usize::try_from(next - at).expect("a label is small"), 0));
-                at = next;
+                // The bytes before the first frame are the label.
+                let next = frames.peek().map_or(end, |frame| frame.offset.min(end));
+                table.push(frame_entry(usize::try_from(next - offset).expect("a label is small"), 0));
+                offset = next;
             }
-            table.extend(recovery.iter().map(|len| entry(*len as usize, 0)));
+            table.extend(extent.recovery_frames.iter().map(|len| frame_entry(*len as usize, 0)));
         }
         seek_table::encode(&table)
     }
 
-    /// Finishes the volumes that nothing can change any more, but for the first one, and forgets them: they have their
-    /// names, and whoever takes them may remove them.
-    pub fn hand_over(&mut self) -> Result<Vec<FinishedVolume>, FsError> {
-        // What has begun may be taken back, with the frame before it.
-        let own = self.entry.as_ref().and_then(|entry| entry.own.as_ref()).map(|own| own.first);
-        let open = own.and_then(|first| self.output.frames.get(first)).map(|frame| frame.offset);
-        let end = open.unwrap_or_else(|| self.output.tape.end());
-        let mut later = Vec::new();
-        for (frame, header) in std::mem::take(&mut self.late_headers) {
-            match self.output.frames.get(frame) {
-                Some(record) => self.output.tape.patch(record.offset, &frame::store(&header))?,
-                None => later.push((frame, header)),
-            }
-        }
-        let unwritten = later.iter().map(|(frame, _)| *frame).min();
-        self.late_headers = later;
-        debug_assert!(
-            unwritten.is_none_or(|frame| frame >= self.output.frames.len()),
-            "it is not in the file yet"
-        );
-        let extents = self.output.tape.volumes(0);
-        let volumes = self.output.tape.hand_over(end, &self.target)?;
-        // The first one stays.
-        for ((start, len, recovery), volume) in extents.into_iter().skip(1).zip(&volumes) {
-            self.handed_over.push((Extent { start, len, recovery }, volume.clone()));
-        }
-        Ok(volumes)
+    fn open_blob(&mut self) -> &mut OpenBlob {
+        self.blob.as_mut().expect("`begin_blob` was called; please report")
     }
 
-    /// Cuts a large entry into frames.
+    /// Writes the frame of the blob's header: the blob no longer fits into a shared frame.
+    fn start_large_blob(&mut self) -> Result<(), FsError> {
+        let blob = self.open_blob();
+        let content = std::mem::take(&mut blob.buffer);
+        let header = frame::store(&blob.header.unwrap_or([0; BLOCK]));
+        let small_entries = self.small_entries.clone();
+        let first_frame = self.output.next_frame();
+        self.end_shared_frame()?;
+        let large = LargeBlob { first_frame, header_frame: self.output.next_frame(), small_entries };
+        self.output.push(BLOCK, move || header)?;
+        self.open_blob().large = Some(large);
+        self.append(&content)
+    }
+
+    /// Splits the content of a large blob into frames.
     fn append(&mut self, mut bytes: &[u8]) -> Result<(), FsError> {
         while !bytes.is_empty() {
-            let entry = self.entry.as_mut().expect("only called inside an entry");
-            let (now, later) = bytes.split_at(bytes.len().min(FRAME_SIZE - entry.buffer.len()));
-            if entry.buffer.is_empty() {
-                entry.buffer.reserve_exact(FRAME_SIZE);
+            let blob = self.open_blob();
+            let (now, later) = bytes.split_at(bytes.len().min(FRAME_SIZE - blob.buffer.len()));
+            if blob.buffer.is_empty() {
+                blob.buffer.reserve_exact(FRAME_SIZE);
             }
-            entry.buffer.extend_from_slice(now);
+            blob.buffer.extend_from_slice(now);
             bytes = later;
-            if entry.buffer.len() == FRAME_SIZE {
-                let full = std::mem::take(&mut entry.buffer);
+            if blob.buffer.len() == FRAME_SIZE {
+                let full = std::mem::take(&mut blob.buffer);
                 self.compress(full)?;
             }
         }
@@ -445,77 +404,40 @@ impl BundleWriter {
     }
 
     fn end_shared_frame(&mut self) -> Result<(), FsError> {
-        let content = std::mem::take(&mut self.shared);
+        let content = std::mem::take(&mut self.small_entries);
         if content.is_empty() { Ok(()) } else { self.compress(content) }
     }
 
     fn compress(&mut self, content: Vec<u8>) -> Result<(), FsError> {
-        let level = self.level;
-        self.output.frame_later(content.len(), move || frame::encode(&content, level))
+        let level = self.options.level;
+        self.output.push(content.len(), move || frame::encode(&content, level))
     }
 }
 
-impl BundleHead {
-    /// The frames of the head, each with the size of its content.
-    fn frames(&self, level: i32) -> Vec<(usize, Vec<u8>)> {
-        let mut stream = Vec::new();
-        let digest = self.files.as_deref().map(|files| blob_name(Digest::of(files)));
-        let entries = [(OCI_LAYOUT, OCI_LAYOUT_CONTENT), (INDEX_JSON, &self.index)];
-        let files = digest.as_deref().zip(self.files.as_deref());
-        for (name, content) in entries.into_iter().chain(files) {
-            stream.extend_from_slice(&tar_header(name, content.len() as u64));
-            stream.extend_from_slice(content);
-            stream.resize(stream.len().next_multiple_of(BLOCK), 0);
-        }
-        stream.chunks(FRAME_SIZE).map(|content| (content.len(), frame::encode(content, level))).collect()
+impl WriteOptions {
+    /// Returns a padding frame that fills the reserved header space.
+    fn reserved_space(&self) -> Vec<u8> {
+        padding(usize::try_from(self.header_space).expect("a head fits in memory"))
     }
 }
 
-/// How many bytes of a bundle are kept for its head, if its documents will have at most these sizes.
-#[must_use]
-pub fn header_space(index: usize, files: Option<usize>) -> u64 {
-    let entries = [OCI_LAYOUT_CONTENT.len(), index].into_iter().chain(files);
-    let stream: usize = entries.map(|size| BLOCK + size.next_multiple_of(BLOCK)).sum();
-    let frames = stream.div_ceil(FRAME_SIZE) * frame::stored_len(FRAME_SIZE).saturating_sub(FRAME_SIZE);
-    (stream + frames + 8).next_multiple_of(BLOCK) as u64
-}
-
-fn padding(len: u64) -> Vec<u8> {
-    skippable::encode(PADDING_MAGIC, &vec![0; usize::try_from(len).expect("a head fits in memory") - 8])
-}
-
-fn entry(compressed: usize, decompressed: usize) -> seek_table::FrameEntry {
-    seek_table::FrameEntry {
-        compressed: u32::try_from(compressed).expect("frames are small"),
-        decompressed: u32::try_from(decompressed).expect("frames are small"),
+impl ResumePoint {
+    /// Returns the start of each volume and the end of its last valid frame. `first_end` is the end of a
+    /// first volume without frames. Volumes without valid bytes are omitted.
+    fn extents(&self, first_end: u64) -> Vec<(u64, u64)> {
+        let next_starts = self.volume_starts.iter().skip(1).chain(&[u64::MAX]);
+        // Bytes after the last frame of a volume are recovery data.
+        let ends = next_starts.map(|next| {
+            let last = self.frames.iter().rev().find(|frame| frame.offset < *next);
+            last.map_or(first_end, FrameRecord::end)
+        });
+        self.volume_starts.iter().copied().zip(ends).take_while(|(start, end)| end > start).collect()
     }
 }
 
-/// Writes the list of `volumes` beside them, in the form of `sha256sum`. What it says of other files stays.
-fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<PathBuf, FsError> {
-    let path = fs::parent(target).join(SUMS);
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let bundle = name(target);
-    let known = std::fs::read(&path).unwrap_or_default();
-    let mut text = String::new();
-    for line in String::from_utf8_lossy(&known).lines() {
-        let of =
-            line.split_once(' ').and_then(|(_, name)| parse_volume_name(name.trim_start_matches([' ', '*'])));
-        if of.is_none_or(|(of, _)| of != bundle) {
-            text.push_str(line);
-            text.push('\n');
-        }
-    }
-    for volume in volumes {
-        let _ = writeln!(text, "{}  {}", volume.digest.hex(), name(&volume.path)); // into memory
-    }
-    fs::write_durably(&path, text.as_bytes())?;
-    Ok(path)
-}
-
-/// Removes what an earlier bundle of this name had more volumes than this one.
+/// Removes volumes of an earlier bundle at `target` that had more volumes.
 fn remove_surplus(target: &Path, volumes: usize) -> Result<(), FsError> {
-    let bundle = target.file_name().unwrap_or_default().to_string_lossy();
+    let bundle = fs::file_name(target);
     let first = u32::try_from(volumes).unwrap_or(u32::MAX).saturating_add(1);
     volumes_of(fs::parent(target), &bundle, first)?.iter().try_for_each(|(path, _)| fs::remove_file(path))
 }

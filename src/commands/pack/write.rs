@@ -9,7 +9,7 @@ use crate::base::fs::FsError;
 use crate::bundle::format::layout::Blob;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::Claim;
-use crate::bundle::write::partial::{Begun, Expected, Salvaged};
+use crate::bundle::write::partial::{BlobPrefix, ExpectedEntry, PartialBundle};
 use crate::bundle::write::spool::{Spool, SpooledPiece};
 use crate::bundle::write::volume_writer::FinishedVolume;
 use crate::bundle::write::writer::{BundleWriter, WriteOptions};
@@ -29,7 +29,7 @@ pub(crate) struct BundleJob {
     /// The entries that are complete, from an earlier run.
     done: Vec<Blob>,
     /// The one behind them, if it has begun.
-    begun: Option<Begun>,
+    begun: Option<BlobPrefix>,
     found: Vec<SpooledPiece>,
     /// Where the manifests end in the stream.
     manifests_end: u64,
@@ -104,15 +104,15 @@ impl BundleJob {
         form: WriteOptions,
         spool: Spool,
         found: Vec<SpooledPiece>,
-        salvaged: Salvaged,
-        expected: &[Expected],
+        partial: PartialBundle,
+        expected: &[ExpectedEntry],
     ) -> Result<Self, FsError> {
-        let Salvaged { done, open, kept } = salvaged;
-        let known = |entry: &Expected| entry.blob.expect("what is done is known; please report");
+        let PartialBundle { complete: done, open, resume_point } = partial;
+        let known = |entry: &ExpectedEntry| entry.blob.expect("what is done is known; please report");
         let writer = if done == 0 {
-            BundleWriter::begin_in(claim, form)?
+            BundleWriter::create(claim, form)?
         } else {
-            BundleWriter::go_on(claim, form, kept)?
+            BundleWriter::resume(claim, form, resume_point)?
         };
         Ok(Self {
             writer,
@@ -145,9 +145,9 @@ impl BundleJob {
         let manifests = plan.manifests().to_vec();
         for manifest in &manifests {
             if self.done.is_empty() {
-                self.writer.begin(Some((manifest.digest, manifest.size)));
+                self.writer.begin_blob(Some((manifest.digest, manifest.size)));
                 self.writer.write(&plan.manifests[&manifest.digest])?;
-                self.writer.end(manifest.digest)?;
+                self.writer.end_blob(manifest.digest)?;
             }
             written.blobs.insert(manifest.digest, manifest.size);
             written.fetched += manifest.size;
@@ -233,7 +233,7 @@ impl BundleJob {
                     continue;
                 }
                 Step::Held(bytes) => {
-                    self.writer.begin(Some((digest, size)));
+                    self.writer.begin_blob(Some((digest, size)));
                     self.writer.write(&bytes)?;
                     target.blob
                 }
@@ -269,7 +269,7 @@ impl BundleJob {
                     self.spool.release(key, offset);
                 }
             } else {
-                self.writer.end(found.digest)?;
+                self.writer.end_blob(found.digest)?;
             }
             self.release();
             if let Some(taker) = taker.as_deref_mut() {
@@ -293,7 +293,7 @@ impl BundleJob {
         let known = target.late.is_none().then_some((target.blob.digest, target.blob.size));
         let there = queue.begun(task);
         if there.is_none() {
-            self.writer.begin(known);
+            self.writer.begin_blob(known);
         }
         let (mut at, mut resumed) = (there.unwrap_or(0), there.unwrap_or(0));
         loop {
@@ -309,7 +309,7 @@ impl BundleJob {
                 }
                 Next::Restart => {
                     self.take_back()?;
-                    self.writer.begin(known);
+                    self.writer.begin_blob(known);
                     (at, resumed) = (0, 0);
                 }
                 Next::End(digest, size) => {
@@ -324,7 +324,7 @@ impl BundleJob {
     /// Takes back what is being written. Returns what of it was on its way: positions behind the end would hold up
     /// all that comes.
     fn take_back(&mut self) -> Result<VecDeque<(u64, Digest, u64)>, FsError> {
-        self.writer.take_back()?;
+        self.writer.discard_blob()?;
         let end = self.writer.position();
         let kept = self.on_the_way.partition_point(|(position, ..)| *position <= end);
         Ok(self.on_the_way.split_off(kept))

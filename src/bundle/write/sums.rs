@@ -1,0 +1,30 @@
+//! `SHA256SUMS`: the checksum list next to the volumes of a bundle.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::base::fs::{self, FsError, file_name};
+use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
+use crate::bundle::write::volume_writer::FinishedVolume;
+
+/// Adds `volumes` to the list next to `target`, in the format of `sha256sum`. Replaces earlier lines of the
+/// bundle and keeps lines of other files.
+pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<PathBuf, FsError> {
+    let path = fs::parent(target).join(SUMS);
+    let bundle = file_name(target);
+    let is_of_bundle = |line: &str| {
+        let name = line.split_once(' ').map(|(_, name)| name.trim_start_matches([' ', '*']));
+        name.and_then(parse_volume_name).is_some_and(|(name, _)| name == bundle)
+    };
+    let old = std::fs::read(&path).unwrap_or_default();
+    let mut text = String::new();
+    for line in String::from_utf8_lossy(&old).lines().filter(|line| !is_of_bundle(line)) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    for volume in volumes {
+        let _ = writeln!(text, "{}  {}", volume.digest.hex(), file_name(&volume.path)); // into memory
+    }
+    fs::write_durably(&path, text.as_bytes())?;
+    Ok(path)
+}
