@@ -4,18 +4,18 @@ use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
 
-/// Where a blob is.
+/// Where a blob is fetched from.
 #[derive(Clone)]
 pub(crate) enum Source {
-    /// In a registry.
+    /// A registry.
     Registry {
-        /// Which one.
+        /// The registry and its mirrors.
         registry: MirroredRegistry,
-        /// In which repository.
+        /// The repository.
         repository: String,
-        /// Under which digest.
+        /// Digest of the blob.
         digest: Digest,
     },
-    /// On a web server.
+    /// A web server.
     Web(RemoteFile),
 }

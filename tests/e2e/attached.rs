@@ -369,7 +369,14 @@ fn platforms_are_chosen_with_their_variants_and_a_missing_one_lists_what_there_i
             unbundle(["ls".as_ref(), job.path("out.tar.zst").as_os_str(), "--json".as_ref()]).ok().json();
         assert_eq!(listing["images"][0]["platforms"], json!(expected), "{wanted}");
     }
-    let words = [&*name, "no linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
+    let words = [
+        &*name,
+        "no image for platform linux/arm/v5",
+        "linux/amd64",
+        "linux/arm/v6",
+        "linux/arm/v7",
+        "linux/arm64/v8",
+    ];
     Job::new(&format!("{name}\n")).pack(&["--platform", "linux/arm/v5"]).failed(4, &words);
     Job::new(&format!("{name} platform=linux/arm/v5\n")).pack(&[]).failed(4, &words);
 }
@@ -485,6 +492,6 @@ fn a_foreign_layer_is_not_looked_for_with_other_than_http() {
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
         let job = Job::new(&format!("{}/team/app:1\n", registry.addr()));
-        job.pack(&[]).failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
+        job.pack(&[]).failed(4, &["team/app:1", &sha256(&bytes), url, "not an HTTP or HTTPS URL"]);
     }
 }

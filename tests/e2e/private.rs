@@ -192,7 +192,7 @@ fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_
     let job = Job::new(&registry.list());
     let entry = json!({ "auth": basic(USER, PASSWORD) });
     let hint = format!("docker login {}", registry.addr);
-    job.run(&[]).failed(4, &["team/app:1", "401", "asked without credentials", &hint]);
+    job.run(&[]).failed(4, &["team/app:1", "401", "no credentials found", &hint]);
 
     job.docker(&registry.addr, &entry);
     job.packs(&[]);
@@ -201,7 +201,7 @@ fn a_registry_with_a_password_lets_in_who_has_logged_in_in_any_of_the_ways_that_
     // For another port, and for https alone.
     for other in ["127.0.0.1:1", "127.0.0.1", &format!("https://{}", registry.addr)] {
         job.docker(other, &entry);
-        job.run(&[]).failed(4, &["401", "without credentials"]);
+        job.run(&[]).failed(4, &["401", "no credentials found"]);
     }
     fs::remove_dir_all(job.path(".docker")).expect("log out");
 
@@ -261,8 +261,8 @@ fn a_wrong_password_is_tried_once_and_told_by_its_file_and_host() {
     let registry = Private::with_htpasswd();
     let job = Job { secrets: forms("wr0ng-secret"), ..Job::new(&format!("{}/team/app:1\n", registry.addr)) };
     let file = job.docker(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
-    let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
-    job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
+    let of_file = format!("sent the credentials of `{}` for `{}`", file.display(), registry.addr);
+    job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "access denied", &of_file]);
     // Without, and with it.
     assert_eq!(registry.answers(401), 3, "{}", registry.daemon.log());
 }
@@ -298,7 +298,7 @@ fn credential_helpers_come_before_the_common_store_and_that_before_the_file() {
         format!("get {}\n", registry.addr)
     );
     config(false, true, PASSWORD);
-    job.run(&[]).failed(4, &["401", "`docker-credential-common`, which `", "config.json` names"]);
+    job.run(&[]).failed(4, &["401", "`docker-credential-common`, named in `", "config.json`"]);
     job.helper("common", &answer(PASSWORD));
     config(false, true, "wrong");
     job.packs(&[]);
@@ -321,12 +321,12 @@ fn a_helper_that_is_missing_or_broken_is_an_error_that_names_it_and_repeats_noth
     job.helper("half", &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'"));
     job.helper("deaf", "exec <&-; exit 0");
     for (name, words) in [
-        ("missing", "is not installed"),
-        ("failing", "has failed (exit status: 3)"),
-        ("garbage", "is no name and secret"),
-        ("half", "is no name and secret"),
-        ("deaf", "is no name and secret"),
-        ("../bin/docker-credential-garbage", "a name that is a path"),
+        ("missing", "not installed"),
+        ("failing", "failed: exit status: 3"),
+        ("garbage", "not a user name and a secret"),
+        ("half", "not a user name and a secret"),
+        ("deaf", "not a user name and a secret"),
+        ("../bin/docker-credential-garbage", "its name is a path"),
     ] {
         let file = config(name);
         let program = format!("`docker-credential-{name}`");
@@ -432,7 +432,7 @@ fn a_real_registry_takes_tokens_for_nobody_for_a_password_and_for_an_identity_to
     let mut job = Job::new(&registry.list());
     job.secrets.extend(forms(IDENTITY));
     // For nobody: one of the two.
-    let finished = job.run(&[]).failed(4, &["team/app:1", "401", "without credentials"]);
+    let finished = job.run(&[]).failed(4, &["team/app:1", "401", "no credentials found"]);
     assert!(!finished.stderr.contains("team/other"), "{finished:#?}");
     let public = Job::new(&format!("{}/team/other:1\n", registry.addr));
     public.packs(&[]);
@@ -460,7 +460,7 @@ fn a_registry_that_takes_passwords_only_does_not_get_an_identity_token() {
     let registry = Private::with_htpasswd();
     let job = Job { secrets: forms(IDENTITY), ..Job::new(&registry.list()) };
     job.docker(&registry.addr, &json!({ "identitytoken": IDENTITY }));
-    job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
+    job.run(&[]).failed(4, &["requires a user name and a password", "config.json", "log in with a password"]);
 }
 
 /// A registry with `team/a:1` and `team/b:1` that wants what `accept` accepts, and asks for it with `challenge`.
@@ -612,7 +612,7 @@ fn a_new_token_that_is_refused_too_is_an_error_and_no_loop() {
         },
     );
     let job = Job { secrets: forms("n0-use"), ..Job::new(&format!("{}/team/a:1\n", fake.addr())) };
-    job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "asked without credentials"]);
+    job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "no credentials found"]);
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
 
@@ -705,7 +705,7 @@ fn no_byte_of_a_credential_reaches_another_port_or_scheme_of_an_insecure_registr
     });
     let job = Job::new(&format!("{}/team/a:1\n", registry.addr));
     job.docker(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
-    job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from https to http"]);
+    job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from HTTPS to HTTP"]);
     assert!(plain.seen().is_empty());
 }
 
@@ -782,7 +782,7 @@ fn over_plain_http_to_another_machine_nothing_is_sent_unless_it_is_said() {
     let job = Job::new("quay.io/team/a:1\n");
     job.docker(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     let mirror = format!("quay.io=http://{}", origin.addr());
-    let words = ["quay.io/team/a:1", "plain http", "config.json", "--insecure-registry", &origin.addr()];
+    let words = ["quay.io/team/a:1", "plain HTTP", "config.json", "--insecure-registry", &origin.addr()];
     job.run(&["--mirror", &mirror]).failed(4, &words);
     received_nothing(&[&origin], &job.secrets);
     job.run(&["--mirror", &mirror, "--insecure-registry", &origin.addr()]).failed(4, &["401", "config.json"]);
@@ -797,7 +797,7 @@ fn a_mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let url = format!("quay.io=http://{}", mirror.addr());
     let job = Job::new("quay.io/team/a:1\n");
     job.docker("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
-    let words = ["401", "asked without credentials", &format!("docker login {}", mirror.addr())];
+    let words = ["401", "no credentials found", &format!("docker login {}", mirror.addr())];
     job.run(&["--mirror", &url]).failed(4, &words);
     let origin = Job { secrets: forms("0rigin-only"), ..Job::new("") };
     received_nothing(&[&mirror], &origin.secrets);

@@ -133,9 +133,10 @@ fn a_certificate_that_nobody_knows_is_refused_unless_the_registry_is_said_to_be_
         args.extend(more);
         airbundle(args)
     };
-    pack(&[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
+    pack(&[]).failed(4, &[&format!("{}/app:v1", tls.addr), "cannot connect to"]);
     // A mirror is meant as it is written.
-    pack(&["--mirror", &format!("{0}=https://{0}", tls.addr)]).failed(4, &["no answer", "certificate"]);
+    pack(&["--mirror", &format!("{0}=https://{0}", tls.addr)])
+        .failed(4, &["cannot connect to", "certificate"]);
     assert!(!output.exists());
     pack(&["--insecure-registry", &tls.addr]).ok();
     assert!(output.exists());
@@ -161,7 +162,7 @@ fn a_token_from_the_host_of_an_insecure_registry_comes_over_the_same_certificate
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
     assert!(!tls.fake.seen_of("/token?").is_empty());
     // The realm is trusted no more than its registry is.
-    job.pack(&tls.addr, &[]).failed(4, &["no answer", "certificate"]);
+    job.pack(&tls.addr, &[]).failed(4, &["cannot connect to", "certificate"]);
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn another_host_to_which_an_insecure_registry_leads_needs_a_good_certificate() {
         if good {
             finished.ok();
         } else {
-            finished.failed(4, &["no answer", &storage.addr, "certificate"]);
+            finished.failed(4, &["cannot connect to", &storage.addr, "certificate"]);
         }
         assert_eq!(storage.fake.seen().is_empty(), !good);
     }
@@ -193,7 +194,7 @@ fn an_insecure_registry_leads_to_plain_http_on_no_host() {
         let redirect = Reply::redirect(&format!("http://{there}{}", seen.path));
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
-    job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).failed(4, &["from https to http"]);
+    job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).failed(4, &["from HTTPS to HTTP"]);
     assert!(storage.seen().is_empty());
 }
 
@@ -210,7 +211,7 @@ fn a_mirror_is_insecure_if_it_is_named_itself() {
         if good {
             finished.ok();
         } else {
-            finished.failed(4, &["no answer", &tls.addr, "certificate"]);
+            finished.failed(4, &["cannot connect to", &tls.addr, "certificate"]);
         }
     }
 }
@@ -220,6 +221,6 @@ fn an_insecure_registry_may_be_named_in_capitals() {
     let job = Job::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let name = tls.addr.replace("127.0.0.1", "localhost");
-    job.pack(&name, &[]).failed(4, &["no answer", "certificate"]);
+    job.pack(&name, &[]).failed(4, &["cannot connect to", "certificate"]);
     job.pack(&name, &["--insecure-registry", &name.to_uppercase()]).ok();
 }
