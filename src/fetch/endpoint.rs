@@ -1,4 +1,4 @@
-//! Fallback from one endpoint to the next, and [`FileEndpoint`]: a URL from which a file can be fetched.
+//! [`FileEndpoint`]: a URL of a file; and fallback from one endpoint to the next.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ impl FileEndpoint {
     }
 }
 
-/// Calls `request` with one endpoint after the other until one succeeds. Skips endpoints whose server is down, except
-/// the last one.
+/// Calls `request` with one endpoint after the other until one succeeds. Skips endpoints whose server is
+/// down, except the last one.
 pub(crate) fn first_success<E, T>(
     report: &dyn Report,
     endpoints: &[E],

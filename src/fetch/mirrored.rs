@@ -1,4 +1,4 @@
-//! [`Endpoints`]: the endpoints of all hosts of a run; [`MirroredRegistry`]: a host's images on its mirrors and itself.
+//! [`Endpoints`] of all hosts of a run; [`MirroredRegistry`]: the images of one host and its mirrors.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -60,8 +60,8 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Returns the endpoints of an external layer at `url`, and true if one of them is a mirror. The requests are
-    /// sent without credentials.
+    /// Returns the endpoints of an external layer at `url`, and true if one of them is a mirror. The requests
+    /// are sent without credentials.
     pub(crate) fn foreign(&self, object: &str, url: &Url) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
         self.without_credentials(object, url, true)
     }
@@ -96,8 +96,8 @@ impl Endpoints {
 }
 
 impl MirroredRegistry {
-    /// Reads a manifest by tag or digest. Returns its media type and its exact bytes. The first endpoint that has a
-    /// tag determines its digest; a manifest by digest can come from any endpoint.
+    /// Reads a manifest by tag or digest. Returns its media type and its exact bytes. The first endpoint that
+    /// has a tag determines its digest; a manifest by digest can come from any endpoint.
     pub(crate) fn manifest(
         &self,
         context: RequestContext<'_>,
@@ -168,8 +168,8 @@ impl MirroredRegistry {
         repositories.iter().any(|repository| repository.has_blob(context, digest))
     }
 
-    /// True if the registry itself (with `--mirrors-only`: the last mirror) is on this machine or in a private
-    /// network.
+    /// True if the registry itself (with `--mirrors-only`: the last mirror) is on this machine or in a
+    /// private network.
     pub(crate) fn is_private(
         &self,
         context: RequestContext<'_>,

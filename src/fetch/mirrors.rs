@@ -1,8 +1,8 @@
-//! [`Mirrors`]: the mirrors of hosts and prefixes, from the command line and from a containers-registries.conf(5).
+//! [`Mirrors`]: mirror rules from the command line and from a containers-registries.conf(5).
 //!
-//! The file is version 2 of the format that podman, skopeo and CRI-O read. It covers all hosts in one file, keeps the
-//! order of mirrors, and its prefixes also match file URLs. (containerd's hosts.toml is a directory per host and has no
-//! prefixes.)
+//! The file is version 2 of the format that podman, skopeo and CRI-O read. It covers all hosts in one file,
+//! keeps the order of mirrors, and its prefixes also match file URLs. (containerd's hosts.toml is a directory
+//! per host and has no prefixes.)
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -40,7 +40,7 @@ struct Mirror {
     serves: Serves,
 }
 
-/// What replaces a prefix.
+/// The replacement of a prefix.
 #[derive(Debug, Clone)]
 struct Location {
     /// `https` or `http`. `None`: detected.
@@ -113,8 +113,8 @@ impl Mirrors {
         Ok(())
     }
 
-    /// Returns the endpoints of `path` on `host`, in order: the mirrors, then the origin. `scheme` is that of a file's
-    /// URL, for which a rule for a host applies to all its ports. `pinned`: the digest is known.
+    /// Returns the endpoints of `path` on `host`, in order: the mirrors, then the origin. `scheme` is that of
+    /// a file's URL, for which a rule for a host applies to all its ports. `pinned`: the digest is known.
     pub(crate) fn endpoints(
         &self,
         scheme: Option<&'static str>,

@@ -1,11 +1,11 @@
 //! [`Queue`]: fetches many blobs concurrently and delivers them in order.
 //!
-//! The bundle needs its blobs in one order, and the network delivers them in another. Between the two is a window of
-//! memory over the required order: a worker gets the next *lease*, a range of the first blob that is not yet assigned,
-//! if everything that was requested and not yet taken fits into the window. So every connection works near the front,
-//! and a large blob is fetched over all connections. The worker that completes a piece hashes what can be hashed, so
-//! that the consumer gets verified bytes. Pieces in the window are also written to the spool, from which the next run
-//! resumes.
+//! The bundle needs its blobs in one order, and the network delivers them in another. Between the two is a
+//! window of memory over the required order: a worker gets the next *lease*, a range of the first blob that
+//! is not yet assigned, if everything that was requested and not yet consumed fits into the window. So every
+//! connection works near the front, and a large blob is fetched over all connections. The worker that
+//! completes a piece hashes it if it is next, so that the consumer gets hashed bytes. Pieces in the window
+//! are also written to the spool, from which the next run resumes.
 
 pub(crate) mod progress;
 pub(crate) mod shared;
@@ -37,7 +37,7 @@ pub(crate) struct FetchContext<'a> {
     pub jobs: usize,
     /// Maximum number of concurrent connections to one host.
     pub jobs_per_host: usize,
-    /// Stores pieces that have arrived and were not taken. `None`: they are in memory only.
+    /// Stores pieces that have arrived and were not consumed. `None`: they are in memory only.
     pub spool: Option<&'a Spool>,
 }
 
@@ -46,8 +46,8 @@ pub(crate) struct Queue<'a> {
     shared: Shared<'a>,
 }
 
-/// Fetches `tasks` while `consume` takes their bytes from the queue, in order. `spooled` are pieces that an earlier run
-/// fetched.
+/// Fetches `tasks` while `consume` reads their bytes from the queue, in order. `spooled` are pieces that an
+/// earlier run fetched.
 pub(crate) fn run<R>(
     context: &FetchContext<'_>,
     tasks: Vec<Task>,
@@ -91,8 +91,8 @@ impl Queue<'_> {
         self.shared.lock().adopted
     }
 
-    /// Waits for the next part of a task. Tasks have to be taken in order, each until its end. The error may be of
-    /// another task.
+    /// Waits for the next part of a task. Tasks have to be consumed in order, each until its end. The error
+    /// may be of another task.
     pub(crate) fn next(&self, task: usize) -> Result<Next, Box<FailedTask>> {
         let shared = &self.shared;
         let mut window = shared.lock();
@@ -105,17 +105,17 @@ impl Queue<'_> {
             if std::mem::take(&mut progress.restart) {
                 return Ok(Next::Restart);
             }
-            if progress.taken < progress.hashed {
-                let piece = progress.arrived.remove(&progress.taken);
+            if progress.consumed < progress.hashed {
+                let piece = progress.arrived.remove(&progress.consumed);
                 let piece = piece.expect("hashed pieces are kept; please report");
-                progress.taken += piece.len() as u64;
+                progress.consumed += piece.len() as u64;
                 window.release(task, piece.len() as u64);
                 shared.changed.notify_all();
                 drop(window);
                 return Ok(Next::Piece(Arc::unwrap_or_clone(piece)));
             }
             if let Some(digest) = progress.outcome {
-                return Ok(Next::End(digest, progress.taken));
+                return Ok(Next::End(digest, progress.consumed));
             }
             if let Some(failure) = window.failure.take() {
                 return Err(failure);

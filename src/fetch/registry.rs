@@ -98,8 +98,8 @@ impl Repository {
         })
     }
 
-    /// True if the repository has a manifest of this name, or if the registry does not support HEAD. (HEAD does not
-    /// count toward rate limits.)
+    /// True if the repository has a manifest of this name, or if the registry does not support HEAD. (HEAD
+    /// does not count toward rate limits.)
     pub(crate) fn may_have_manifest(
         &self,
         context: RequestContext<'_>,
@@ -185,8 +185,8 @@ impl Repository {
         })
     }
 
-    /// Sends a request, and repeats it with other credentials if the registry requires them. Fails if the response
-    /// has a status of failure.
+    /// Sends a request, and repeats it with other credentials if the registry requires them. Fails if the
+    /// response has a status of failure.
     fn send(
         &self,
         context: RequestContext<'_>,

@@ -21,8 +21,8 @@ use crate::fetch::resolve::search::{ReferrerSearch, Subject};
 use crate::net::error::FetchError;
 use crate::oci::platform::Platform;
 
-/// Resolves everything that `lists` name, and the referrers and cosign artifacts of these `kinds`. Returns the failures
-/// next to what was resolved.
+/// Resolves everything that `lists` name, and the referrers and cosign artifacts of these `kinds`. Returns
+/// the failures separately.
 pub(crate) fn resolve(
     context: &ResolveContext<'_>,
     platforms: &[Platform],

@@ -1,10 +1,10 @@
-//! [`Source`]: where a blob is fetched from.
+//! [`Source`]: the registry or web server from which a blob is fetched.
 
 use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
 
-/// Where a blob is fetched from.
+/// The registry or web server from which a blob is fetched.
 #[derive(Clone)]
 pub(crate) enum Source {
     /// A registry.

@@ -1,4 +1,4 @@
-//! [`Upstream`]: the settings for fetching: mirrors, credentials, TLS trust, concurrency, retries and timeouts.
+//! [`Upstream`]: the settings for fetching.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,8 +49,8 @@ impl Upstream {
         self.jobs_per_host.unwrap_or(self.jobs).max(1)
     }
 
-    /// True if `--insecure-registry` names this endpoint of images: a mirror with or without its port, the host itself
-    /// as in references.
+    /// True if `--insecure-registry` names this endpoint of images: a mirror with or without its port, the
+    /// host itself as in references.
     #[must_use]
     pub(crate) fn is_insecure(&self, endpoint: &Endpoint) -> bool {
         self.insecure.iter().any(|insecure| is_host_of(insecure, endpoint))

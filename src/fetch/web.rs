@@ -22,8 +22,8 @@ pub(crate) struct RemoteFile {
     pub etag: Option<String>,
 }
 
-/// Finds the first endpoint that has the file, its size, and whether it supports range requests. Requests the first
-/// byte: signed URLs of storage services reject HEAD.
+/// Finds the first endpoint that has the file, its size, and whether it supports range requests. Requests the
+/// first byte: signed URLs of storage services reject HEAD.
 pub(crate) fn probe(
     context: RequestContext<'_>,
     endpoints: &[FileEndpoint],
@@ -46,8 +46,8 @@ pub(crate) fn probe(
     )
 }
 
-/// Returns the size of a file and whether its server supports range requests, from the response to a request for its
-/// first byte.
+/// Returns the size of a file and whether its server supports range requests, from the response to a request
+/// for its first byte.
 fn size_and_ranges(
     context: RequestContext<'_>,
     response: Response,
@@ -68,8 +68,8 @@ fn size_and_ranges(
     }
 }
 
-/// Requests the bytes `first..=last` of the file from an endpoint, or all of it. Does not retry. If an `etag` is
-/// given, requests a range of that version only.
+/// Requests the bytes `first..=last` of the file from an endpoint, or all of it. Does not retry. If an `etag`
+/// is given, requests a range of that version only.
 pub(crate) fn get(
     context: RequestContext<'_>,
     endpoint: &FileEndpoint,

@@ -1,5 +1,7 @@
-//! [`Auth`]: authenticates requests to a registry with tokens or passwords (Docker Registry HTTP API, "Token
-//! Authentication Specification" and its page on `OAuth2`; RFC 9110, section 11).
+//! [`Auth`]: authenticates requests to a registry with tokens or passwords.
+//!
+//! Specifications: Docker Registry HTTP API, "Token Authentication Specification" and its page on `OAuth2`;
+//! RFC 9110, section 11.
 
 pub(crate) mod challenge;
 
@@ -27,8 +29,8 @@ const TOKEN_LIMIT: u64 = 256 << 10;
 /// Lifetime of a token without `expires_in` (distribution, "Token Authentication Specification").
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
-/// A token is replaced this long before it expires, or after three quarters of its lifetime, so that it does not
-/// expire during a request.
+/// A token is replaced this long before it expires, or after three quarters of its lifetime, so that it does
+/// not expire during a request.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 
 /// A request to a registry that may need authentication.
@@ -69,8 +71,8 @@ impl Auth {
         Self { credentials, sessions: Mutex::default() }
     }
 
-    /// Returns the header for a request. Replaces a token that is about to expire. `None`: the registry has not
-    /// required authentication so far.
+    /// Returns the header for a request. Replaces a token that is about to expire. `None`: the registry has
+    /// not required authentication so far.
     pub(crate) fn header(&self, context: &AuthContext<'_>) -> Result<Option<HeaderValue>, FetchError> {
         let session = self.session(context.repository);
         let mut session = lock(&session);
@@ -84,8 +86,8 @@ impl Auth {
         Ok(session.header.as_ref().map(|(header, _)| header.clone()))
     }
 
-    /// Returns the header for repeating a request that the registry rejected with the header `rejected`. `None`:
-    /// there is no other header to send.
+    /// Returns the header for repeating a request that the registry rejected with the header `rejected`.
+    /// `None`: there is no other header to send.
     pub(crate) fn respond(
         &self,
         context: &AuthContext<'_>,

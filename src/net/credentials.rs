@@ -1,8 +1,10 @@
-//! [`Credentials`]: finds the credentials of a registry in the command line, containers' `auth.json`
-//! (containers-auth.json(5)), docker's `config.json` and credential helpers.
+//! [`Credentials`]: the user's credentials for registries and web servers.
 //!
-//! Each credential belongs to one origin (scheme, host and port) or to a namespace of it, and is looked up when that
-//! origin requires one. Neither error messages nor `Debug` output contain any part of a secret.
+//! Credentials are from the command line, containers' `auth.json` (containers-auth.json(5)), docker's
+//! `config.json`, credential helpers, and the netrc.
+//!
+//! Each credential belongs to one origin (scheme, host and port) or to a namespace of it, and is looked up
+//! when that origin requires one. Neither error messages nor `Debug` output contain any part of a secret.
 
 pub(crate) mod auth_file;
 pub(crate) mod error;
@@ -29,7 +31,7 @@ pub(crate) fn may_carry_secrets(url: &Url, insecure: bool) -> bool {
     url.scheme() == "https" || insecure || url.host_str().is_some_and(is_loopback)
 }
 
-/// The places of credentials, in the order in which they are searched. The default has none.
+/// The sources of credentials, in the order in which they are searched. The default has none.
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
     given: Option<GivenLogin>,
@@ -50,8 +52,8 @@ pub(crate) struct GivenLogin {
 }
 
 impl Credentials {
-    /// Uses the files that podman and docker use, according to the environment in `variable`. If `auth_file` is
-    /// given, uses only that file.
+    /// Uses the files that podman and docker use, according to the environment in `variable`. If `auth_file`
+    /// is given, uses only that file.
     #[must_use]
     pub(crate) fn new(
         auth_file: Option<PathBuf>,
@@ -95,8 +97,8 @@ impl Credentials {
         Ok(None)
     }
 
-    /// Returns the credentials for a file on a web server, from the user's netrc. They are sent over HTTPS and to
-    /// loopback only.
+    /// Returns the credentials for a file on a web server, from the user's netrc. They are sent over HTTPS
+    /// and to loopback only.
     pub(crate) fn for_file(&self, url: &Url) -> Result<Option<Login>, CredentialsError> {
         match &self.netrc {
             Some(netrc) if may_carry_secrets(url, false) => Ok(netrc.find(url)?),

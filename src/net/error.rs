@@ -20,7 +20,7 @@ pub(crate) struct FetchError {
     pub problem: FetchProblem,
 }
 
-/// What went wrong with a transfer.
+/// The cause of a failed transfer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchProblem {
     /// Name resolution, connecting or reading failed, or timed out.
@@ -78,7 +78,7 @@ pub(crate) enum FetchProblem {
     /// The bytes do not match the digest, checksum or size.
     #[error("{kind} mismatch: expected {expected}, got {found} (from {url})")]
     Mismatch {
-        /// What was compared.
+        /// The compared property.
         kind: MismatchKind,
         /// The value in the list, the lock, the manifest or an earlier response.
         expected: String,
@@ -92,7 +92,7 @@ pub(crate) enum FetchProblem {
     Protocol {
         /// The requested URL.
         url: String,
-        /// What is invalid.
+        /// The violation.
         reason: String,
     },
     /// A path or host does not form a URL.

@@ -6,8 +6,8 @@ use reqwest::Url;
 
 use crate::oci::reference::canonical_host;
 
-/// Returns the names under which settings can exist for the host of a URL: first with its port, if it has one, then
-/// without.
+/// Returns the names under which settings can exist for the host of a URL: first with its port, if it has
+/// one, then without.
 #[must_use]
 pub(crate) fn names(url: &Url) -> Vec<String> {
     let host = url.host_str().map(canonical_host);

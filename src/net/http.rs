@@ -1,4 +1,4 @@
-//! [`Http`]: sends requests and follows their redirects; [`RequestContext`]: what the requests for one entry share.
+//! [`Http`]: sends requests; [`RequestContext`]: the values that all requests for one entry share.
 
 pub(crate) mod client;
 pub(crate) mod failure;
@@ -39,7 +39,7 @@ pub(crate) struct Http {
     pub retries: RetryPolicy,
 }
 
-/// What the requests for one entry share.
+/// The values that all requests for one entry share.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestContext<'a> {
     /// Sends the requests.
@@ -56,13 +56,13 @@ pub(crate) struct RequestOptions<'a> {
     pub method: Method,
     /// The URL.
     pub url: &'a Url,
-    /// Headers of this request, also sent to where redirects lead.
+    /// Headers of this request, also sent to the targets of redirects.
     pub headers: HeaderMap,
     /// True if the body is large enough for a connection of its own; see [`is_bulk`].
     pub is_bulk: bool,
     /// True if the host's certificate is not verified. Does not apply to other hosts that redirects lead to.
     pub insecure: bool,
-    /// Sent to the host only, not to where redirects lead.
+    /// Sent to the host only, not to the targets of redirects.
     pub authorization: Option<&'a HeaderValue>,
 }
 
@@ -122,14 +122,15 @@ impl Http {
     ) -> Result<Response, FetchError> {
         self.retries.check_deadline(object)?;
         let request = self.request(Method::POST, url.clone(), insecure, false);
-        // A body that can be read once only cannot be sent again to where a redirect leads.
+        // A body that can be read only once cannot be sent again to the target of a redirect.
         let length = form.len() as u64;
         let body = Body::sized(std::io::Cursor::new(form), length);
         send(object, request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body))
     }
 
-    /// Starts a request. Small requests share one connection, by HTTP/2 where available. Bulk requests get one each:
-    /// the flow-control window of a single connection limits its rate if the latency is high or packets are lost.
+    /// Starts a request. Small requests share one connection, by HTTP/2 where available. Bulk requests get
+    /// one each: the flow-control window of a single connection limits its rate if the latency is high or
+    /// packets are lost.
     fn request(&self, method: Method, url: Url, insecure: bool, is_bulk: bool) -> RequestBuilder {
         let client = self.clients.get(self.clients.kind(&url, insecure, is_bulk));
         // Checksums and sizes are those of the file itself, without a content encoding.
@@ -200,8 +201,8 @@ pub(crate) fn range_header((first, last): (u64, u64)) -> HeaderMap {
     HeaderMap::from_iter([(RANGE, range.expect("digits are valid in a header; please report"))])
 }
 
-/// Returns the range in a response with status 206 (RFC 9110, section 14.4): first byte, last byte, size of the
-/// whole.
+/// Returns the range in a response with status 206 (RFC 9110, section 14.4): first byte, last byte, total
+/// size.
 #[must_use]
 pub(crate) fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
     let value = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;

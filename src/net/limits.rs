@@ -7,8 +7,8 @@ use std::time::Duration;
 pub(crate) struct Limits {
     /// Maximum time to establish a connection.
     pub connect: Duration,
-    /// Maximum time to wait for a response or its next bytes; also the interval in which the rate of a body is
-    /// measured.
+    /// Maximum time to wait for a response or its next bytes; also the interval in which the rate of a body
+    /// is measured.
     pub idle: Duration,
     /// Maximum time of the whole run. `None`: no limit.
     pub total: Option<Duration>,

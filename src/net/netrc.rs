@@ -1,4 +1,4 @@
-//! [`Netrc`]: user names and passwords for web servers, in the format of curl, wget and git (`~/.netrc` or `$NETRC`).
+//! [`Netrc`]: user names and passwords for web servers (`~/.netrc` or `$NETRC`), as in curl.
 
 use std::path::PathBuf;
 
@@ -53,8 +53,8 @@ struct NetrcEntry {
     password: String,
 }
 
-/// Returns the entries that name a machine, in order. Ignores `default`: lists can contain any host, and the password
-/// must not be sent to all of them.
+/// Returns the entries that name a machine, in order. Ignores `default`: lists can contain any host, and the
+/// password must not be sent to all of them.
 fn entries(text: &str) -> Vec<NetrcEntry> {
     let mut entries: Vec<NetrcEntry> = Vec::new();
     let mut in_machine = false;

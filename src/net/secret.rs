@@ -46,7 +46,7 @@ pub(crate) enum Credential {
 /// A credential and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login {
-    /// What is sent.
+    /// The credential.
     pub credential: Credential,
     /// File, helper or option that contains the credential, for messages.
     pub source: String,

@@ -14,7 +14,7 @@ use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::is_loopback;
 use crate::net::http::RequestContext;
 
-/// How long a server that is down gets no requests while there is another one.
+/// Time for which a server that is down gets no requests if there is another one.
 const DOWN_TIME: Duration = Duration::from_secs(300);
 
 const NO_PANIC: &str = "nothing panics while it holds this; please report";
@@ -114,8 +114,8 @@ impl Servers {
 }
 
 impl Server {
-    /// Returns the server's URL, which ends in a slash and has no path. The first call may send requests to detect
-    /// the scheme.
+    /// Returns the server's URL, which ends in a slash and has no path. The first call may send requests to
+    /// detect the scheme.
     pub(crate) fn base(&self, context: &RequestContext<'_>) -> Result<&Url, FetchError> {
         let host = match &self.address {
             Address::Url(url) => return Ok(url),

@@ -66,7 +66,8 @@ impl TlsTrust {
         Ok(())
     }
 
-    /// Returns the index of the client certificate for a URL. One for its port takes precedence over one for all ports.
+    /// Returns the index of the client certificate for a URL. One for its port takes precedence over one for
+    /// all ports.
     #[must_use]
     pub(crate) fn identity_for(&self, url: &Url) -> Option<usize> {
         if self.identities.is_empty() || url.scheme() != "https" {
@@ -94,8 +95,9 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> 
     }
 }
 
-/// Returns the CA certificates of the system: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, or from the distribution's
-/// directory. May be empty, since `--ca-file` can name all CAs and HTTPS may not be used at all.
+/// Returns the CA certificates of the system: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, or from the
+/// distribution's directory. May be empty, since `--ca-file` can name all CAs and HTTPS may not be used at
+/// all.
 pub(crate) fn system_authorities() -> &'static [Certificate] {
     static SYSTEM: OnceLock<Vec<Certificate>> = OnceLock::new();
     SYSTEM.get_or_init(|| {

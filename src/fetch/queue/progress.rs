@@ -1,4 +1,4 @@
-//! [`Progress`]: how far a task is.
+//! [`Progress`]: the state of one task.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::fetch::queue::task::Task;
 use crate::fetch::source::Source;
 use crate::oci::digest::{Digest, Hasher};
 
-/// How far a task is. Offsets and sizes are in bytes.
+/// The state of one task. Offsets and sizes are in bytes.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(crate) struct Progress {
     /// Size of the blob. `None`: unknown.
@@ -23,16 +23,16 @@ pub(crate) struct Progress {
     pub assigned: u64,
     /// True while a worker reads the blob as a stream.
     pub streaming: bool,
-    /// Pieces that arrived and were not taken, by offset.
+    /// Pieces that arrived and were not consumed, by offset.
     pub arrived: BTreeMap<u64, Arc<Vec<u8>>>,
     /// End of the bytes that were hashed.
     pub hashed: u64,
-    /// End of the bytes that were taken.
-    pub taken: u64,
+    /// End of the bytes that were consumed.
+    pub consumed: u64,
     /// `None` while a worker hashes.
     pub hashes: Option<Hashes>,
     with_sha512: bool,
-    /// True if the consumer has to drop what it took.
+    /// True if the consumer has to drop the bytes that it consumed.
     pub restart: bool,
     /// Number of mismatches at the last endpoint.
     pub mismatches: u32,
@@ -104,7 +104,7 @@ impl Progress {
             streaming: false,
             arrived: BTreeMap::new(),
             hashed: resumed,
-            taken: resumed,
+            consumed: resumed,
             hashes: Some(hashes),
             with_sha512,
             restart: begun.is_none() && task.begun.is_some(),
@@ -129,8 +129,8 @@ impl Progress {
         end
     }
 
-    /// Removes the pieces that do not fit together: those that overlap, from runs that divided the blob differently,
-    /// and those beyond its size.
+    /// Removes the pieces that do not fit together: those that overlap, from runs that divided the blob
+    /// differently, and those beyond its size.
     pub(crate) fn retain_fitting(&self, pieces: &mut BTreeMap<u64, Arc<Vec<u8>>>) {
         let mut end = self.hashed;
         pieces.retain(|offset, piece| {
@@ -161,9 +161,9 @@ impl Progress {
     pub(crate) fn restart(&mut self) {
         self.generation += 1;
         self.start_endpoint = self.endpoint;
-        self.restart |= self.taken > 0;
+        self.restart |= self.consumed > 0;
         self.arrived.clear();
-        (self.assigned, self.hashed, self.taken) = (0, 0, 0);
+        (self.assigned, self.hashed, self.consumed) = (0, 0, 0);
         self.streaming = false;
         self.announced = false;
         self.hashes = Some(Hashes::new(self.with_sha512));

@@ -1,4 +1,4 @@
-//! [`Shared`]: what consumer and workers share, and the way of a piece from its arrival to the verified blob.
+//! [`Shared`]: the state of consumer and workers, and the way of a piece from arrival to verification.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl From<FetchError> for LeaseEnd {
     }
 }
 
-/// What consumer and workers share.
+/// The state that consumer and workers share.
 pub(crate) struct Shared<'a> {
     pub http: &'a Http,
     pub report: &'a dyn Report,
@@ -95,10 +95,10 @@ impl Shared<'_> {
         self.changed.notify_all();
     }
 
-    /// Adds a piece to the window and the spool, and hashes what can be hashed.
+    /// Adds a piece to the window and the spool, and hashes the pieces that are next.
     pub(crate) fn deliver(&self, lease: Lease, offset: u64, piece: Vec<u8>) -> Result<(), LeaseEnd> {
         let spool = self.spool.zip(self.tasks[lease.task].key);
-        // First the spool: the consumer releases the piece there once it has taken it.
+        // First the spool: the consumer releases the piece there once it has consumed it.
         if let Some((spool, key)) = spool {
             spool.put(key, offset, &piece);
         }
@@ -180,8 +180,8 @@ impl Shared<'_> {
         Ok(())
     }
 
-    /// Handles bytes that do not match. At the last endpoint, the blob is fetched once more: the bytes may have been
-    /// corrupted in transit, or be of another version by now. A second mismatch is a failure.
+    /// Handles bytes that do not match. At the last endpoint, the blob is fetched once more: the bytes may
+    /// have been corrupted in transit, or be of another version by now. A second mismatch is a failure.
     pub(crate) fn mismatch(&self, lease: Lease, mut error: FetchError) -> Result<(), LeaseEnd> {
         let mut window = self.lock_current(lease)?;
         let progress = &mut window.progress[lease.task];
@@ -224,7 +224,8 @@ impl Shared<'_> {
         self.request_context(task).error(problem).into()
     }
 
-    /// Moves from an endpoint to the next one. The bytes stay if a digest tells whether they match those that follow.
+    /// Moves from an endpoint to the next one. The bytes are kept if a digest can verify them together
+    /// with those that follow.
     pub(crate) fn next_endpoint(&self, lease: Lease, from: usize, reason: String) -> Result<(), LeaseEnd> {
         let mut window = self.lock_current(lease)?;
         let progress = &mut window.progress[lease.task];
@@ -239,7 +240,7 @@ impl Shared<'_> {
         Err(LeaseEnd::Obsolete)
     }
 
-    /// Restarts a stream after a broken connection, if nothing tells whether the bytes that follow match.
+    /// Restarts a stream after a broken connection, if no digest can verify the bytes that follow.
     pub(crate) fn restart_broken(&self, lease: Lease) {
         if let Ok(mut window) = self.lock_current(lease) {
             window.progress[lease.task].breaks += 1;
@@ -265,7 +266,7 @@ impl Shared<'_> {
         LeaseEnd::Obsolete
     }
 
-    /// Records how far a stream has come. Returns true if no stream of the blob came as far before.
+    /// Records the position of a stream. Returns true if no stream of the blob was as far before.
     pub(crate) fn record_position(&self, task: usize, position: u64) -> bool {
         let mut window = self.lock();
         let progress = &mut window.progress[task];

@@ -16,12 +16,12 @@ pub(crate) struct Task {
     pub sha512: Option<[u8; 64]>,
     /// Size in bytes. `None`: unknown.
     pub size: Option<u64>,
-    /// Where the blob is fetched from.
+    /// The registry or web server.
     pub source: Source,
     /// The hash state of the bytes that an earlier run wrote.
     pub begun: Option<Begun>,
-    /// Key of the blob's pieces in the spool: its digest, or, if no list pins it, a value that differs for other files
-    /// and other versions. `None`: versions cannot be told apart, so nothing is spooled.
+    /// Key of the blob's pieces in the spool: its digest, or, if no list pins it, a value that differs for
+    /// other files and other versions. `None`: versions cannot be told apart, so nothing is spooled.
     pub key: Option<Digest>,
 }
 

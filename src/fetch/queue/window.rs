@@ -1,4 +1,4 @@
-//! [`Window`]: the progress of all tasks, the memory that they may use, and the assignment of leases to workers.
+//! [`Window`]: the memory that all tasks may use, and the assignment of leases to workers.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -13,11 +13,11 @@ pub(crate) const PIECE: u64 = FRAME_SIZE as u64;
 /// Maximum size in bytes of a range request.
 const LEASE: u64 = 2 * PIECE;
 
-/// Maximum number of bytes that were requested or have arrived, and were not taken.
+/// Maximum number of bytes that were requested or have arrived, and were not consumed.
 const WINDOW: u64 = 48 << 20;
 
-/// Maximum number of bytes that the task at the front may use beyond the window, so that it never waits for the tasks
-/// behind it.
+/// Maximum number of bytes that the task at the front may use if the window is full, so that it never waits
+/// for the tasks behind it.
 const FRONT: u64 = 16 << 20;
 
 /// The part of a blob that a worker fetches.
@@ -52,7 +52,7 @@ struct HostLoad {
 /// The state that consumer and workers share.
 pub(crate) struct Window {
     pub progress: Vec<Progress>,
-    /// The task that is being taken.
+    /// The task that is being consumed.
     pub front: usize,
     /// Bytes from an earlier run.
     pub adopted: u64,
@@ -60,7 +60,7 @@ pub(crate) struct Window {
     pub failure: Option<Box<FailedTask>>,
     /// True if all workers have to end.
     pub stopped: bool,
-    /// Bytes that were requested or have arrived, and were not taken, of all tasks.
+    /// Bytes that were requested or have arrived, and were not consumed, of all tasks.
     used: u64,
     /// Number of workers that read streams.
     streams: usize,
@@ -82,8 +82,8 @@ impl Window {
         }
     }
 
-    /// Assigns the next lease. `host` returns the server of an endpoint of a task. `None`: there is nothing to fetch,
-    /// or no room for it.
+    /// Assigns the next lease. `host` returns the server of an endpoint of a task. `None`: there is nothing
+    /// to fetch, or no room for it.
     pub(crate) fn assign(
         &mut self,
         limits: Concurrency,
@@ -106,8 +106,8 @@ impl Window {
         None
     }
 
-    /// Assigns the next range of a task. Continues with the next task if all ranges are assigned or the host is busy;
-    /// breaks without a lease if there is no room.
+    /// Assigns the next range of a task. Continues with the next task if all ranges are assigned or the host
+    /// is busy; breaks without a lease if there is no room.
     fn assign_range(
         &mut self,
         task: usize,
@@ -124,7 +124,8 @@ impl Window {
             return ControlFlow::Continue(());
         }
         // Pieces of an earlier run may fill the window behind a gap; the gap has to be fetched all the same.
-        let is_awaited = task == self.front && first == progress.hashed && progress.taken == progress.hashed;
+        let is_awaited =
+            task == self.front && first == progress.hashed && progress.consumed == progress.hashed;
         if !self.fits(task, end - first) && !is_awaited {
             return ControlFlow::Break(None);
         }
@@ -135,8 +136,8 @@ impl Window {
         ControlFlow::Break(Some(Lease { task, generation, first, end: Some(end), host }))
     }
 
-    /// Assigns a whole task as a stream. A stream behind the front may wait for room in the window, so it must leave
-    /// one worker, and one connection of its host, to the tasks before it.
+    /// Assigns a whole task as a stream. A stream behind the front may wait for room in the window, so it
+    /// must leave one worker, and one connection of its host, to the tasks before it.
     fn assign_stream(&mut self, task: usize, host: usize, limits: Concurrency) -> ControlFlow<Option<Lease>> {
         let load = self.load(host);
         let is_front = task == self.front;
@@ -166,7 +167,8 @@ impl Window {
         }
     }
 
-    /// True if the bytes of a lease are not needed any more: the task restarted or is complete, or the queue ends.
+    /// True if the bytes of a lease are not needed any more: the task restarted or is complete, or the queue
+    /// ends.
     pub(crate) fn is_obsolete(&self, lease: Lease) -> bool {
         let progress = &self.progress[lease.task];
         self.stopped || progress.generation != lease.generation || progress.outcome.is_some()

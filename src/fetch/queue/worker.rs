@@ -69,9 +69,9 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Fetches a blob without range requests. After a broken connection, reads it again from the beginning and skips
-    /// the bytes that were delivered; without a digest, restarts the blob. Only bytes beyond the furthest position of
-    /// all connections count as progress.
+    /// Fetches a blob without range requests. After a broken connection, reads it again from the beginning
+    /// and skips the bytes that were delivered; without a digest, restarts the blob. Only bytes beyond the
+    /// furthest position of all connections count as progress.
     fn fetch_stream(&self) -> Result<(), LeaseEnd> {
         let mut delivered = self.lease.first;
         let mut is_first_try = true;
@@ -107,8 +107,8 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// Returns true if a stream has ended at `position`. Fails if the position does not match the size of the blob.
-    /// Called before the bytes are delivered: a complete blob is not revoked.
+    /// Returns true if a stream has ended at `position`. Fails if the position does not match the size of the
+    /// blob. Called before the bytes are delivered: a complete blob is not revoked.
     fn check_position(
         &self,
         response: &mut Response,
@@ -128,8 +128,8 @@ impl<'a> Worker<'a> {
         Ok(has_ended)
     }
 
-    /// Repeats `attempt` while it fails with transient errors, then falls back to the next endpoint. The count of
-    /// attempts restarts with each progress.
+    /// Repeats `attempt` while it fails with transient errors, then falls back to the next endpoint. The
+    /// count of attempts restarts with each progress.
     fn retry(&self, mut attempt: impl FnMut(&mut bool) -> Result<(), LeaseEnd>) -> Result<(), LeaseEnd> {
         let retries = &self.shared.http.retries;
         let mut tries = 1 + self.shared.lock().progress[self.lease.task].breaks;
@@ -202,7 +202,8 @@ impl<'a> Worker<'a> {
             })
     }
 
-    /// True if a response is of the version of the file that was probed. Not every server supports `If-Range`.
+    /// True if a response is of the version of the file that was probed. Not every server supports
+    /// `If-Range`.
     fn is_same_version(&self, response: &Response) -> bool {
         let (task, endpoint) = (self.lease.task, self.shared.endpoint(self.lease.task));
         let Some(expected) = self.shared.fallbacks[task].etag(endpoint) else { return true };

@@ -1,4 +1,4 @@
-//! [`ResolveContext`]: what all requests of a resolution share.
+//! [`ResolveContext`]: the values that all requests of a resolution share.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::net::error::FetchError;
 use crate::net::http::{Http, RequestContext};
 use crate::oci::digest::Digest;
 
-/// What all requests of a resolution share.
+/// The values that all requests of a resolution share.
 pub(crate) struct ResolveContext<'a> {
     /// Sends the requests.
     pub http: &'a Http,

@@ -58,8 +58,8 @@ impl ForeignLayer {
         Self { object, descriptor, registry: registry.clone(), repository }
     }
 
-    /// Finds the first URL that has the layer (image-spec, descriptor, `urls`). `None`: only the registry itself has
-    /// it. Requests to these URLs are sent without credentials.
+    /// Finds the first URL that has the layer (image-spec, descriptor, `urls`). `None`: only the registry
+    /// itself has it. Requests to these URLs are sent without credentials.
     pub(crate) fn find(
         &self,
         request: RequestContext<'_>,
@@ -99,7 +99,8 @@ impl ForeignLayer {
         let Some(url) = parsed else { return not_allowed(format!("`{url}`"), "not an HTTP or HTTPS URL") };
         let object = format!("{} {digest}", self.object);
         let (endpoints, has_mirror) = endpoints.foreign(&object, &url)?;
-        // The user may configure a private mirror. The registry must not direct requests into a private network.
+        // The user may configure a private mirror. The registry must not direct requests into a private
+        // network.
         if !has_mirror && is_private(&url) && !self.registry.is_private(request, &self.repository)? {
             return not_allowed(redacted(&url), "a private address, but the registry has a public one");
         }

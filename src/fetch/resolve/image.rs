@@ -215,8 +215,8 @@ impl<'a> ImageResolver<'a> {
         self.found.extend(self.wanted.iter().filter(|wanted| wanted.selects(platform)).cloned());
     }
 
-    /// Fails if a requested platform is missing. Platforms of the entry are all required. Platforms of the command
-    /// line filter all images, so that one of them suffices.
+    /// Fails if a requested platform is missing. Platforms of the entry are all required. Platforms of the
+    /// command line filter all images, so that one of them suffices.
     fn check_platforms(&self) -> Result<(), FetchError> {
         let missing: Vec<_> = self
             .wanted
@@ -263,7 +263,8 @@ impl<'a> ImageResolver<'a> {
     }
 }
 
-/// Returns the media type of a manifest: the one in the header, or, if that is too general, the one in the manifest.
+/// Returns the media type of a manifest: the one in the header, or, if that is too general, the one in the
+/// manifest.
 fn media_type_of(header: &str, bytes: &[u8]) -> String {
     if !matches!(header, "" | "application/json" | "application/octet-stream" | "text/plain") {
         return header.to_owned();

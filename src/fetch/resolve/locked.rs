@@ -16,8 +16,8 @@ use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 
-/// Requests the manifests that `lock` names, and probes its files. `lists` are [`lists_of`] the lock. Returns the
-/// failures next to what was resolved.
+/// Requests the manifests that `lock` names, and probes its files. `lists` are [`lists_of`] the lock. Returns
+/// the failures separately.
 pub(crate) fn resolve_lock(
     context: &ResolveContext<'_>,
     lock: &Lock,

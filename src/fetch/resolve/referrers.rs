@@ -1,8 +1,8 @@
-//! [`ArtifactKind`]: cosign artifacts and referrers of images, and the tags under which they are stored.
+//! [`ArtifactKind`]: cosign artifacts and referrers of images, and their tags.
 //!
-//! cosign stores signatures, attestations and SBOMs under tags. Referrers are manifests with the image as their subject
-//! (OCI distribution-spec, "Listing Referrers"). In a bundle, each is an image with a tag, so that registries without
-//! the referrers API can serve it.
+//! cosign stores signatures, attestations and SBOMs under tags. Referrers are manifests with the image as
+//! their subject (OCI distribution-spec, "Listing Referrers"). In a bundle, each is an image with a tag, so
+//! that registries without the referrers API can serve it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,7 +47,8 @@ impl ArtifactKind {
     }
 }
 
-/// Returns the tag of the list of referrers in a registry without the referrers API. cosign's tags begin with it.
+/// Returns the tag of the list of referrers in a registry without the referrers API. cosign's tags begin with
+/// it.
 #[must_use]
 pub(crate) fn tag_of(subject: Digest) -> String {
     format!("sha256-{}", subject.hex())

@@ -33,7 +33,7 @@ pub(crate) struct ResolvedImage {
 }
 
 impl Resolved {
-    /// Collects the results of a resolution. Returns the failures next to what was resolved.
+    /// Collects the results of a resolution. Returns the failures separately.
     pub(crate) fn collect(
         context: &ResolveContext<'_>,
         images: impl IntoIterator<Item = Result<ResolvedImage, FetchError>>,

@@ -87,8 +87,8 @@ impl ReferrerSearch<'_> {
         found
     }
 
-    /// Finds referrers by the API, or, if the registry does not have it, by their tag. Either becomes an image of this
-    /// tag.
+    /// Finds referrers by the API, or, if the registry does not have it, by their tag. Either becomes an
+    /// image of this tag.
     fn find_referrers(&self, subject: &Subject, tag: &str) -> Result<Option<ImageWithManifests>, FetchError> {
         let object = format!("the referrers of {}@{}", subject.repository(), subject.digest);
         let request = self.context.request(&object);

@@ -1,4 +1,4 @@
-//! [`Challenge`]: the authentication that a response with status 401 requires (RFC 9110, section 11.6.1).
+//! [`Challenge`]: the authentication that a 401 response requires (RFC 9110, section 11.6.1).
 
 use std::collections::HashMap;
 
@@ -92,8 +92,8 @@ fn parameter(text: &str) -> Option<(String, &str)> {
 }
 
 impl Bearer {
-    /// True if the registry at `base` may name this token server. A registry must not direct requests into the
-    /// network in which this program runs.
+    /// True if the registry at `base` may name this token server. A registry must not direct requests into
+    /// the network in which this program runs.
     pub(crate) fn is_allowed(&self, base: &Url) -> bool {
         if self.realm.host() == base.host() {
             return self.realm.scheme() == base.scheme() || self.realm.scheme() == "https";

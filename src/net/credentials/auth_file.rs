@@ -1,4 +1,4 @@
-//! [`AuthFile`]: an `auth.json`, `config.json` or `.dockercfg`, and which of its entries is for which repository.
+//! [`AuthFile`]: an `auth.json`, `config.json` or `.dockercfg` with credentials.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -96,7 +96,8 @@ impl AuthFile {
 }
 
 impl AuthConfig {
-    /// Returns the name of the credential helper for a registry: the one of its host, or the one for all hosts.
+    /// Returns the name of the credential helper for a registry: the one of its host, or the one for all
+    /// hosts.
     pub(crate) fn helper(&self, base: &Url, repository: &str) -> Option<&str> {
         let of_host = self.cred_helpers.iter().flatten().find(|(key, _)| {
             let key = AuthKey::parse(key);
@@ -106,8 +107,8 @@ impl AuthConfig {
         name.map(String::as_str).filter(|name| !name.is_empty())
     }
 
-    /// Returns the credential of the entry with the longest namespace that contains `repository`. The error is the
-    /// key of an invalid entry.
+    /// Returns the credential of the entry with the longest namespace that contains `repository`. The error
+    /// is the key of an invalid entry.
     pub(crate) fn entry(&self, base: &Url, repository: &str) -> Result<Option<Credential>, String> {
         let mut entries: Vec<_> = self
             .auths

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use crate::net::netrc::NetrcError;
 
-/// Why credentials cannot be read, or must not be sent. No variant contains a secret, nor text of a file or a helper.
+/// Why credentials cannot be read, or must not be sent. No variant contains a secret, nor text of a file or a
+/// helper.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CredentialsError {
     /// A file exists, or is named by the user, and cannot be read.
@@ -39,8 +40,8 @@ pub(crate) enum CredentialsError {
     },
     /// A credential helper failed.
     #[error(
-        "credential helper `{program}`, named in `{}`, failed: {problem}; check `echo {server} | {program} get`, or \
-         remove the helper from the file",
+        "credential helper `{program}`, named in `{}`, failed: {problem}; check `echo {server} | {program} \
+         get`, or remove the helper from the file",
         path.display()
     )]
     Helper {

@@ -21,27 +21,29 @@ const OUTPUT_LIMIT: u64 = 4 << 20;
 /// Maximum run time of a helper. Some send requests to a remote service.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long an answer is cached. Some helpers return tokens that expire after an hour, and a run may take longer.
+/// Maximum age of a cached response. Some helpers return tokens that expire after an hour, and a run may take
+/// longer.
 const CACHE_TIME: Duration = Duration::from_secs(300);
 
-/// Runs credential helpers and caches their answers.
+/// Runs credential helpers and caches their responses.
 #[derive(Debug, Default)]
 pub(crate) struct Helpers {
     /// By name of the helper and server.
-    answers: Mutex<HashMap<(String, String), (Instant, Option<Credential>)>>,
+    responses: Mutex<HashMap<(String, String), (Instant, Option<Credential>)>>,
 }
 
 impl Helpers {
     /// Returns the credential that a helper has for `server`. The error says why the helper failed.
     pub(crate) fn get(&self, name: &str, server: &str) -> Result<Option<Credential>, String> {
         // Locked while the helper runs: it may prompt the user, and must do so once only.
-        let mut answers = self.answers.lock().expect("nothing panics while it runs a helper; please report");
+        let mut responses =
+            self.responses.lock().expect("nothing panics while it runs a helper; please report");
         let key = (name.to_owned(), server.to_owned());
-        if let Some((_, credential)) = answers.get(&key).filter(|(when, _)| when.elapsed() < CACHE_TIME) {
+        if let Some((_, credential)) = responses.get(&key).filter(|(when, _)| when.elapsed() < CACHE_TIME) {
             return Ok(credential.clone());
         }
         let credential = run(&format!("{HELPER_PREFIX}{name}"), server)?;
-        answers.insert(key, (Instant::now(), credential.clone()));
+        responses.insert(key, (Instant::now(), credential.clone()));
         Ok(credential)
     }
 }
@@ -50,7 +52,7 @@ impl Helpers {
 fn run(program: &str, server: &str) -> Result<Option<Credential>, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Answer {
+    struct HelperResponse {
         username: String,
         secret: String,
     }
@@ -67,9 +69,9 @@ fn run(program: &str, server: &str) -> Result<Option<Credential>, String> {
         let has_none = String::from_utf8_lossy(&output).contains("credentials not found");
         return if has_none { Ok(None) } else { Err(status.to_string()) };
     }
-    let answer: Answer = serde_json::from_slice(&output)
+    let response: HelperResponse = serde_json::from_slice(&output)
         .map_err(|_| "its output is not a user name and a secret".to_owned())?;
-    Ok((!answer.secret.is_empty()).then(|| password_or_identity(&answer.username, &answer.secret)))
+    Ok((!response.secret.is_empty()).then(|| password_or_identity(&response.username, &response.secret)))
 }
 
 fn spawn(program: &str) -> Result<Child, String> {

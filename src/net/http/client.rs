@@ -32,8 +32,8 @@ pub(crate) struct ClientKind {
 }
 
 impl ClientKind {
-    /// True if the client's settings are valid for one host only, so that redirects to another host need another
-    /// client.
+    /// True if the client's settings are valid for one host only, so that redirects to another host need
+    /// another client.
     pub(crate) fn is_bound_to_host(self) -> bool {
         self.insecure || self.identity.is_some()
     }
@@ -72,7 +72,8 @@ impl Clients {
         builder = if kind.insecure {
             builder.tls_danger_accept_invalid_certs(true)
         } else {
-            // An explicit list of CAs: reqwest's default fails if the system has none, even if none is needed.
+            // An explicit list of CAs: reqwest's default fails if the system has none, even if none is
+            // needed.
             builder.tls_certs_only(tls::system_authorities().iter().chain(&self.trust.authorities).cloned())
         };
         if kind.is_bulk {
@@ -112,8 +113,8 @@ fn follow_if(attempt: redirect::Attempt, is_allowed: impl Fn(&Url, &Url) -> bool
     if is_allowed || redirect_error(&attempt).is_some() { follow(attempt) } else { attempt.stop() }
 }
 
-/// Returns why a redirect must not be followed. From HTTPS to HTTP is refused: anyone on the path could replace the
-/// content, and not every file has a checksum.
+/// Returns why a redirect must not be followed. From HTTPS to HTTP is refused: anyone on the path could
+/// replace the content, and not every file has a checksum.
 fn redirect_error(attempt: &redirect::Attempt) -> Option<String> {
     if attempt.previous().len() > REDIRECT_LIMIT {
         return Some(format!("more than {REDIRECT_LIMIT} redirects"));

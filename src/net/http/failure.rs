@@ -146,7 +146,8 @@ fn server_message(response: Response) -> String {
     if message.is_empty() { message } else { format!("{SERVER_MESSAGE}{message}\"") }
 }
 
-/// Returns the delay of `Retry-After` (RFC 9110, section 10.2.3): in seconds, or until a date by the server's clock.
+/// Returns the delay of `Retry-After` (RFC 9110, section 10.2.3): in seconds, or until a date by the server's
+/// clock.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let value = text(RETRY_AFTER)?;

@@ -21,7 +21,7 @@ const MIN_DELAY: Duration = Duration::from_millis(100);
 /// Minimum rate of a body in bytes per second. Even a modem is faster.
 const MIN_RATE: u64 = 1 << 10;
 
-/// How often requests are sent, and when the run has to end.
+/// The maximum number of attempts, and the deadline of the run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryPolicy {
     /// Maximum number of attempts, at least 1.
@@ -93,7 +93,8 @@ impl RetryPolicy {
     }
 }
 
-/// Measures the rate of a body. Without it, a server that sends a byte now and then could block a run forever.
+/// Measures the rate of a body. Without it, a server that sends a byte now and then could block a run
+/// forever.
 pub(crate) struct RateMonitor<'a> {
     policy: &'a RetryPolicy,
     since: Instant,
@@ -118,8 +119,8 @@ impl RateMonitor<'_> {
     }
 }
 
-/// Returns the delay after attempt number `tries`, and reports the retry. The delay doubles with each attempt, unless
-/// the server requests one.
+/// Returns the delay after attempt number `tries`, and reports the retry. The delay doubles with each
+/// attempt, unless the server requests one.
 pub(crate) fn delay(report: &dyn Report, error: &FetchError, tries: u32) -> Duration {
     let requested = match &error.problem {
         FetchProblem::Status { retry_after, .. } => *retry_after,
