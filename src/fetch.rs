@@ -1,4 +1,4 @@
-//! The network in: registries and web servers, read with retries, by byte range, several at a time.
+//! Fetches from registries and web servers, with retries, range requests and fallback to mirrors.
 
 pub(crate) mod endpoint;
 pub(crate) mod fallback;
@@ -14,9 +14,8 @@ pub(crate) mod web;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
-/// Runs `work` on every item with `jobs` threads and returns the results in the order of the items.
-///
-/// The work waits for the network, not for a core: that is why this is not rayon.
+/// Calls `work` with every item on `jobs` threads, and returns the results in the order of the items. Not
+/// rayon: the threads wait for the network.
 pub(crate) fn in_parallel<T: Sync, R: Send>(
     jobs: usize,
     items: &[T],

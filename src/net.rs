@@ -1,4 +1,4 @@
-//! HTTP with everything that a registry client needs: authentication, TLS trust, proxies, retries and limits.
+//! HTTP for a registry client: authentication, TLS trust, proxies, retries and limits.
 
 pub(crate) mod auth;
 pub(crate) mod credentials;

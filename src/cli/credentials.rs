@@ -9,7 +9,7 @@ use clap::Args;
 use crate::cli::exit::{Code, Failure};
 use crate::documents::list::{ImageEntry, Lists};
 use crate::fetch::upstream::Upstream;
-use crate::net::credentials::{Credentials, Given};
+use crate::net::credentials::{Credentials, GivenLogin};
 use crate::net::secret::Secret;
 use crate::oci::reference::canonical_host;
 
@@ -45,7 +45,7 @@ impl CredentialsArgs {
         let given = match self.username {
             Some(user) => {
                 let host = bound_to(self.registry, upstream, lists)?;
-                Some(Given { host, user, password: read_password()? })
+                Some(GivenLogin { host, user, password: read_password()? })
             }
             None => None,
         };
@@ -59,7 +59,8 @@ impl CredentialsArgs {
 fn bound_to(said: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<String, Failure> {
     let hosts: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
     let spots = lists.images.iter().flat_map(|ImageEntry { reference, .. }| {
-        let spots = |pinned| upstream.mirrors.spots(None, reference.host(), reference.repository(), pinned);
+        let spots =
+            |pinned| upstream.mirrors.endpoints(None, reference.host(), reference.repository(), pinned);
         [false, true].into_iter().flat_map(spots).flatten()
     });
     let places: BTreeSet<String> = spots.map(|spot| canonical_host(&spot.host)).collect();

@@ -11,11 +11,10 @@ use crate::commands::pack::PackError;
 use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::fetch::in_parallel;
-use crate::fetch::mirrored::Endpoints;
 use crate::fetch::queue::{self, FetchContext, Next, Queue, Task};
 use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::{probe, resolve};
+use crate::fetch::resolve::{ResolveContext, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
@@ -34,7 +33,7 @@ pub(crate) fn lock(
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = upstream.http();
-    let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
+    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), platforms, with, lists);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
@@ -173,7 +172,7 @@ pub(crate) fn check(
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
     let mut moved = Vec::new();
-    let places = Endpoints::new(&http, upstream);
+    let context = ResolveContext::new(&http, upstream, report);
     // An index that was made here has no name upstream.
     let named = |image: &&LockedImage| image.manifests.iter().all(|manifest| manifest.content.is_none());
     let images: Vec<&LockedImage> = lock.images.iter().filter(named).collect();
@@ -181,8 +180,8 @@ pub(crate) fn check(
         let reference = &image.reference;
         let digest = image.digest.to_string();
         let name = reference.tag().unwrap_or(&digest);
-        let registry = places.registry(reference.host());
-        registry.manifest(report, &reference.to_string(), reference.repository(), name)
+        let (registry, object) = (context.endpoints.registry(reference.host()), reference.to_string());
+        registry.manifest(context.request(&object), reference.repository(), name)
     });
     for (image, found) in images.into_iter().zip(found) {
         let now = match found {
@@ -195,7 +194,7 @@ pub(crate) fn check(
     let mut files: HashMap<String, Moved> = HashMap::new();
     let locked: HashMap<&str, _> =
         lock.files.iter().map(|file| (file.url.as_str(), (file.digest, file.size))).collect();
-    let found = probe(&http, &places, upstream.jobs, &lists.files, report);
+    let found = context.probe_files(&lists.files);
     let mut tasks = Vec::new();
     for (entry, found) in lists.files.iter().zip(found) {
         let (digest, size) = locked[entry.url.as_str()];

@@ -32,7 +32,7 @@ use crate::documents::lock::{Lock, LockError};
 use crate::fetch::queue::FetchContext;
 use crate::fetch::resolve::locked::{lists_of, resolve_lock};
 use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::{Resolved, resolve};
+use crate::fetch::resolve::{ResolveContext, Resolved, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
@@ -309,15 +309,15 @@ fn find(
     options: &PackOptions,
     report: &dyn Report,
 ) -> Result<(Resolved, Vec<FetchError>), PackError> {
-    let upstream = &options.upstream;
+    let context = ResolveContext::new(http, &options.upstream, report);
     match input {
         Input::Lists(lists) => {
             let PackOptions { platforms, with, .. } = options;
-            Ok(resolve(http, upstream, platforms, with, lists.clone(), report))
+            Ok(resolve(&context, platforms, with, lists.clone()))
         }
         Input::Lock(lock) => {
             let lists = lists_of(lock)?;
-            Ok(resolve_lock(http, upstream, lock, lists, report))
+            Ok(resolve_lock(&context, lock, lists))
         }
     }
 }

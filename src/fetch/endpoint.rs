@@ -1,4 +1,4 @@
-//! Endpoints of files, and requests that fall back from one endpoint to the next.
+//! [`FileEndpoint`]: a URL of a file; and fallback from one endpoint to the next.
 
 use std::sync::Arc;
 
@@ -7,61 +7,68 @@ use reqwest::header::HeaderValue;
 
 use crate::base::event::Report;
 use crate::net::error::FetchError;
-use crate::net::http::Http;
+use crate::net::http::RequestContext;
 use crate::net::server::Server;
 
-/// One place where a file may be.
+/// A URL from which a file can be fetched.
 #[derive(Debug, Clone)]
 pub(crate) struct FileEndpoint {
-    /// Who has it.
+    /// The server.
     pub server: Arc<Server>,
-    /// Its path there, with a query if it has one.
+    /// Path on the server, with the query if there is one.
     pub path: String,
-    /// What the user is known by there.
+    /// The header with the user's credentials. `None`: none are sent.
     pub authorization: Option<HeaderValue>,
 }
 
 impl FileEndpoint {
-    /// For a person.
+    /// Returns the URL without its query, for messages.
     #[must_use]
     pub(crate) fn name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         format!("{}/{path}", self.server.name().trim_end_matches('/'))
     }
 
-    /// The URL.
-    pub(crate) fn url(&self, http: &Http, object: &str) -> Result<Url, FetchError> {
-        self.server.url(http, object, &self.path)
+    pub(crate) fn url(&self, context: &RequestContext<'_>) -> Result<Url, FetchError> {
+        self.server.url(context, &self.path)
     }
 }
 
-/// Asks one place after the other until one gives what is wanted. One that is down is passed by while there is
-/// another.
-pub(crate) fn in_order<P, T>(
+/// Calls `request` with one endpoint after the other until one succeeds. Skips endpoints whose server is
+/// down, except the last one.
+pub(crate) fn first_success<E, T>(
     report: &dyn Report,
-    places: &[P],
-    server: impl Fn(&P) -> &Server,
-    mut ask: impl FnMut(&P) -> Result<T, FetchError>,
+    endpoints: &[E],
+    server: impl Fn(&E) -> &Server,
+    mut request: impl FnMut(&E) -> Result<T, FetchError>,
 ) -> Result<T, FetchError> {
+    let found = first_found(report, endpoints, server, |endpoint| request(endpoint).map(Some))?;
+    Ok(found.expect("there is at least one endpoint; please report"))
+}
+
+/// Like [`first_success`], but continues as well if an endpoint returns `None`.
+pub(crate) fn first_found<E, T>(
+    report: &dyn Report,
+    endpoints: &[E],
+    server: impl Fn(&E) -> &Server,
+    mut request: impl FnMut(&E) -> Result<Option<T>, FetchError>,
+) -> Result<Option<T>, FetchError> {
     let mut failures = Vec::new();
-    for (number, place) in places.iter().enumerate() {
-        let is_last = number + 1 == places.len();
-        let server = server(place);
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let is_last = number + 1 == endpoints.len();
+        let server = server(endpoint);
         if let Some(reason) = server.why_down().filter(|_| !is_last) {
             failures.push(reason);
             continue;
         }
-        match ask(place) {
-            Err(error) if !is_last && error.is_of_place() => {
-                server.failed(report, &error);
+        match request(endpoint) {
+            Ok(None) if !is_last => {}
+            Err(error) if !is_last && error.allows_fallback() => {
+                server.record_failure(report, &error);
                 failures.push(error.reason());
             }
             result => return result.map_err(|error| error.after(failures)),
         }
     }
-    unreachable!("there is a place for everything; please report")
-}
-
-pub(crate) fn slashed(name: &str) -> String {
-    format!("{}/", name.trim_end_matches('/'))
+    Ok(None)
 }

@@ -1,98 +1,90 @@
-//! [`FallbackList`]: the places of one blob, in order; and the same for what is asked for at once.
-
-use std::sync::Arc;
+//! [`FallbackList`]: the endpoints of one blob, in the order in which they are tried.
 
 use reqwest::blocking::Response;
 
-use crate::base::event::Report;
-use crate::fetch::endpoint::{FileEndpoint, slashed};
-use crate::fetch::registry::Registry;
+use crate::fetch::endpoint::FileEndpoint;
+use crate::fetch::registry::Repository;
 use crate::fetch::source::Source;
 use crate::fetch::web;
 use crate::net::error::FetchError;
-use crate::net::http::{self, Http};
+use crate::net::http::{RequestContext, is_bulk};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
 
-/// Where a blob is asked for. How far down the order it is, is for the caller to know.
+/// The endpoints of one blob. The caller keeps the index of the current one.
 pub(crate) struct FallbackList {
-    places: Vec<TaskEndpoint>,
-    /// The version of a file to which what is known of it belongs; that of the first place.
+    endpoints: Vec<BlobEndpoint>,
+    /// Entity tag of the file at the first endpoint.
     etag: Option<String>,
 }
 
-enum TaskEndpoint {
-    Blob { registry: Arc<Registry>, repository: String, digest: Digest },
+enum BlobEndpoint {
+    Blob { repository: Repository, digest: Digest },
     File(FileEndpoint),
 }
 
 impl FallbackList {
-    /// Where `source` is.
     #[must_use]
     pub(crate) fn new(source: &Source) -> Self {
         match source {
             Source::Registry { registry, repository, digest } => {
-                let places = registry.places("", repository, true);
-                let places = places.expect("known since the image was resolved; please report").into_iter();
-                let place =
-                    |(registry, repository)| TaskEndpoint::Blob { registry, repository, digest: *digest };
-                Self { places: places.map(place).collect(), etag: None }
+                let repositories = registry.repositories("", repository, true);
+                let repositories =
+                    repositories.expect("they were resolved with the image; please report").into_iter();
+                let endpoint = |repository| BlobEndpoint::Blob { repository, digest: *digest };
+                Self { endpoints: repositories.map(endpoint).collect(), etag: None }
             }
             Source::Web(file) => {
-                let places = file.places.iter().cloned().map(TaskEndpoint::File).collect();
-                Self { places, etag: file.etag.clone() }
+                let endpoints = file.endpoints.iter().cloned().map(BlobEndpoint::File).collect();
+                Self { endpoints, etag: file.etag.clone() }
             }
         }
     }
 
-    /// Whether there is no other place behind this one.
+    /// True if no other endpoint follows this one.
     #[must_use]
-    pub(crate) fn is_last(&self, place: usize) -> bool {
-        place + 1 >= self.places.len()
+    pub(crate) fn is_last(&self, index: usize) -> bool {
+        index + 1 >= self.endpoints.len()
     }
 
-    /// The entity tag that an answer of this place must have.
+    /// Returns the entity tag that responses of an endpoint must have.
     #[must_use]
-    pub(crate) fn etag(&self, place: usize) -> Option<&str> {
-        self.etag.as_deref().filter(|_| place == 0)
+    pub(crate) fn etag(&self, index: usize) -> Option<&str> {
+        self.etag.as_deref().filter(|_| index == 0)
     }
 
-    /// Who is there.
     #[must_use]
-    pub(crate) fn server(&self, place: usize) -> &Server {
-        match &self.places[place] {
-            TaskEndpoint::Blob { registry, .. } => registry.server(),
-            TaskEndpoint::File(file) => &file.server,
+    pub(crate) fn server(&self, index: usize) -> &Server {
+        match &self.endpoints[index] {
+            BlobEndpoint::Blob { repository, .. } => repository.server(),
+            BlobEndpoint::File(file) => &file.server,
         }
     }
 
-    /// Asks there for the bytes `first..=last`, or for all, which has `size` if that is known.
+    /// Requests the bytes `first..=last` from an endpoint, or all of the blob, of which `size` may be known.
     pub(crate) fn get(
         &self,
-        http: &Http,
-        report: &dyn Report,
-        object: &str,
-        place: usize,
+        context: RequestContext<'_>,
+        index: usize,
         range: Option<(u64, u64)>,
         size: Option<u64>,
     ) -> Result<Response, FetchError> {
-        let is_bulk = http::is_bulk(range.map(|(first, last)| last - first + 1).or(size));
-        match &self.places[place] {
-            TaskEndpoint::Blob { registry, repository, digest } => {
-                registry.blob(report, object, repository, *digest, range, is_bulk)
-            }
-            TaskEndpoint::File(file) => web::get(http, object, file, range, self.etag(place), is_bulk),
+        let is_bulk = is_bulk(range.map(|(first, last)| last - first + 1).or(size));
+        match &self.endpoints[index] {
+            BlobEndpoint::Blob { repository, digest } => repository.blob(context, *digest, range, is_bulk),
+            BlobEndpoint::File(file) => web::get(context, file, range, self.etag(index), is_bulk),
         }
     }
 
-    /// The place for a person.
+    /// Returns the URL of an endpoint, for messages.
     #[must_use]
-    pub(crate) fn name(&self, place: usize) -> String {
-        match &self.places[place] {
-            TaskEndpoint::Blob { registry, repository, digest } => {
-                format!("{}v2/{repository}/blobs/{digest}", slashed(registry.server().name()))
+    pub(crate) fn name(&self, index: usize) -> String {
+        match &self.endpoints[index] {
+            BlobEndpoint::Blob { repository, digest } => {
+                let server = repository.server().name().trim_end_matches('/');
+                format!("{server}/v2/{}/blobs/{digest}", repository.name)
             }
-            TaskEndpoint::File(file) => file.name(),
+            BlobEndpoint::File(file) => file.name(),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! [`Mirrors`]: which places stand in for which hosts, from the command line and from a file.
+//! [`Mirrors`]: mirror rules from the command line and from a containers-registries.conf(5).
 //!
-//! The file is a containers-registries.conf(5), version 2, as podman, skopeo and CRI-O read it: who has mirrors
-//! for them has it already, it keeps the order of mirrors and of all hosts in one file, and its prefixes fit files
-//! as well. (containerd's hosts.toml is a directory for each host and knows no prefix.)
+//! The file is version 2 of the format that podman, skopeo and CRI-O read. It covers all hosts in one file,
+//! keeps the order of mirrors, and its prefixes also match file URLs. (containerd's hosts.toml is a directory
+//! per host and has no prefixes.)
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -11,26 +11,26 @@ use crate::net::endpoint::Endpoint;
 use crate::net::error::NoEndpoint;
 use crate::oci::reference::canonical_host;
 
-/// Rules, of which the one with the longest prefix counts.
+/// Mirror rules. The one with the longest matching prefix applies.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mirrors {
     rules: Vec<Rule>,
-    /// Whether nothing is asked for where it comes from.
+    /// True if only mirrors are used, never the host itself.
     pub only: bool,
 }
 
-/// What stands in for all whose name begins with `prefix`.
+/// The mirrors of all names that begin with `prefix`.
 #[derive(Debug, Clone)]
 struct Rule {
-    /// `host`, `host:port`, or one of them and a path; or the same below `*.`.
+    /// `host`, `host:port`, either with a path, or `*.` and one of these.
     prefix: String,
     mirrors: Vec<Mirror>,
-    /// Where it is if it is at none of them; nothing: where its name says.
+    /// The endpoint after all mirrors. `None`: the name itself.
     origin: Option<Location>,
-    /// With an origin of its own name: that any certificate of it will do, or plain http.
+    /// True if the name itself, as an endpoint, is insecure.
     insecure: bool,
     blocked: bool,
-    /// From the command line, where a rule that is of no use is most likely a typo.
+    /// True if the rule is from the command line, where an unused rule is probably a typo.
     is_argument: bool,
 }
 
@@ -40,41 +40,40 @@ struct Mirror {
     serves: Serves,
 }
 
-/// What comes in place of a prefix.
+/// The replacement of a prefix.
 #[derive(Debug, Clone)]
 struct Location {
-    /// Whether it has to be https or http; else that is found out.
+    /// `https` or `http`. `None`: detected.
     scheme: Option<&'static str>,
-    /// `host/path`, without a slash at its end.
+    /// `host/path`, without a trailing slash.
     text: String,
     insecure: bool,
 }
 
-/// What a mirror is asked for.
+/// The requests that a mirror is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Serves {
     #[default]
     All,
-    /// What has a digest: it cannot be the wrong version.
+    /// Requests by digest, which cannot return another version.
     DigestOnly,
     TagOnly,
 }
 
-/// Why a file of mirrors is not understood.
+/// Why a mirrors file is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MirrorsError {
-    /// No TOML, or not of this form.
-    #[error("it is no containers-registries.conf of version 2: {0}")]
+    /// Not TOML, or not the expected format.
+    #[error("not a valid containers-registries.conf (version 2): {0}")]
     Syntax(String),
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("`[[registry]]` number {0}: {1}")]
     Value(usize, String),
 }
 
 impl Mirrors {
-    /// Adds a mirror for all that begins with `prefix`, behind those that it has already. `location` is
-    /// `host/path`.
+    /// Adds a mirror of `prefix` after the existing ones. `location` is `host/path`.
     pub(crate) fn add(&mut self, prefix: &str, scheme: &'static str, location: &str) {
         let location = Location { scheme: Some(scheme), text: trimmed(location), insecure: false };
         let mirror = Mirror { location, serves: Serves::All };
@@ -92,7 +91,7 @@ impl Mirrors {
         }
     }
 
-    /// Adds what a file says. Where the command line has a rule for the same prefix, that one counts.
+    /// Adds the rules of a file. A rule from the command line takes precedence over one for the same prefix.
     pub(crate) fn add_file(&mut self, text: &str) -> Result<(), MirrorsError> {
         let document: Document = toml::from_str(text).map_err(|error| {
             let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
@@ -100,13 +99,13 @@ impl Mirrors {
             MirrorsError::Syntax(format!("{line}{}", error.message()))
         })?;
         if document.registries.is_some() {
-            let what = "`[registries.…]` is the form of version 1";
+            let what = "`[registries.…]` is version 1 of the format";
             return Err(MirrorsError::Syntax(what.into()));
         }
         for (number, registry) in document.registry.into_iter().enumerate() {
             let rule = registry.rule().map_err(|what| MirrorsError::Value(number + 1, what))?;
             if self.rules.iter().any(|other| !other.is_argument && other.prefix == rule.prefix) {
-                let what = format!("there is another one for `{}`", rule.prefix);
+                let what = format!("duplicate entry for `{}`", rule.prefix);
                 return Err(MirrorsError::Value(number + 1, what));
             }
             self.rules.push(rule);
@@ -114,10 +113,9 @@ impl Mirrors {
         Ok(())
     }
 
-    /// Where that is to be asked for which is `path` at `host`, in this order: mirrors, then the origin.
-    /// `scheme` is the one of the origin, for files, where a rule for a host is one for all its ports;
-    /// `pinned`: there is a digest to check it against.
-    pub(crate) fn spots(
+    /// Returns the endpoints of `path` on `host`, in order: the mirrors, then the origin. `scheme` is that of
+    /// a file's URL, for which a rule for a host applies to all its ports. `pinned`: the digest is known.
+    pub(crate) fn endpoints(
         &self,
         scheme: Option<&'static str>,
         host: &str,
@@ -146,25 +144,25 @@ impl Mirrors {
             Serves::DigestOnly => pinned,
             Serves::TagOnly => !pinned,
         };
-        let mut spots: Vec<_> =
-            rule.mirrors.iter().filter(serves).map(|mirror| mirror.location.spot(rest, true)).collect();
+        let mut endpoints: Vec<_> =
+            rule.mirrors.iter().filter(serves).map(|mirror| mirror.location.endpoint(rest, true)).collect();
         if !self.only {
-            spots.push(match &rule.origin {
-                Some(location) => location.spot(rest, false),
+            endpoints.push(match &rule.origin {
+                Some(location) => location.endpoint(rest, false),
                 None => Endpoint { insecure: rule.insecure, ..origin },
             });
         }
-        if spots.is_empty() { Err(NoEndpoint::NoMirror) } else { Ok(spots) }
+        if endpoints.is_empty() { Err(NoEndpoint::NoMirror) } else { Ok(endpoints) }
     }
 
-    /// The prefixes of the command line that nothing of `names`, `host/path`, begins with.
+    /// Returns the prefixes from the command line that match none of `names` (`host/path`).
     pub(crate) fn unused<'a>(&'a self, names: &'a [String]) -> impl Iterator<Item = &'a str> {
         let arguments = self.rules.iter().filter(|rule| rule.is_argument);
         let unused = arguments.filter(|rule| !names.iter().any(|name| rest(&rule.prefix, name).is_some()));
         unused.map(|rule| rule.prefix.as_str())
     }
 
-    /// The rule for a name, and what of the name comes behind its prefix.
+    /// Returns the rule for a name, and the rest of the name after the prefix.
     fn rule<'a>(&self, name: &'a str) -> Option<(&Rule, &'a str)> {
         let rules = self.rules.iter().filter_map(|rule| Some((rule, rest(&rule.prefix, name)?)));
         rules.max_by_key(|(rule, _)| (rule.prefix.len(), rule.is_argument))
@@ -172,7 +170,7 @@ impl Mirrors {
 }
 
 impl Location {
-    fn spot(&self, rest: &str, is_mirror: bool) -> Endpoint {
+    fn endpoint(&self, rest: &str, is_mirror: bool) -> Endpoint {
         let name = format!("{}{rest}", self.text);
         let (host, path) = name.split_once('/').unwrap_or((&name, ""));
         let (host, path) = (host.to_owned(), path.to_owned());
@@ -180,7 +178,7 @@ impl Location {
     }
 }
 
-/// What comes behind `prefix` in `name`, with the slash at its beginning, if it begins with that.
+/// Returns the rest of `name` after `prefix`, with its leading slash. `None`: the prefix does not match.
 fn rest<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
     let rest = match prefix.strip_prefix('*') {
         None => name.strip_prefix(prefix),
@@ -204,7 +202,7 @@ fn canonical(prefix: &str) -> String {
     }
 }
 
-// ---- The file -----------------------------------------------------------------------------------------------------
+// The format of the file.
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -213,7 +211,7 @@ struct Document {
     registry: Vec<RegistryTable>,
     /// Version 1.
     registries: Option<IgnoredAny>,
-    // What is about short names, which lists do not have, and about credentials.
+    // Ignored: short names, which lists do not have, and credential helpers.
     #[serde(rename = "unqualified-search-registries")]
     _search: Option<IgnoredAny>,
     #[serde(rename = "short-name-mode")]
@@ -256,19 +254,19 @@ impl RegistryTable {
     fn rule(self) -> Result<Rule, String> {
         let location = self.location.filter(|text| !text.is_empty());
         let prefix = self.prefix.filter(|text| !text.is_empty());
-        let prefix = prefix.or_else(|| location.clone()).ok_or("it has neither `prefix` nor `location`")?;
+        let prefix = prefix.or_else(|| location.clone()).ok_or("`prefix` or `location` is missing")?;
         if prefix.contains("://") {
-            return Err(format!(
-                "`{prefix}` has a scheme: write the host, and `insecure = true` for plain http"
-            ));
+            return Err(has_scheme(&prefix));
         }
         if prefix.contains('*') && (!prefix.starts_with("*.") || prefix[1..].contains('*')) {
-            return Err(format!("`{prefix}`: a `*` stands at the beginning, before a dot"));
+            return Err(format!("`{prefix}`: `*` is supported only in a leading `*.`"));
         }
         let by_digest = self.mirror_by_digest_only;
         let mirror = |mirror: MirrorTable| {
             if by_digest && mirror.pull_from_mirror.is_some() {
-                return Err("`mirror-by-digest-only` and `pull-from-mirror` exclude each other".to_owned());
+                return Err(
+                    "`mirror-by-digest-only` and `pull-from-mirror` are mutually exclusive".to_owned()
+                );
             }
             let serves = if by_digest { Some(Serves::DigestOnly) } else { mirror.pull_from_mirror };
             let location = parse_location(&mirror.location, mirror.insecure)?;
@@ -277,7 +275,7 @@ impl RegistryTable {
         let mirrors = self.mirror.into_iter().map(mirror).collect::<Result<_, _>>()?;
         let origin = location.map(|text| parse_location(&text, self.insecure)).transpose()?;
         let prefix = canonical(&prefix);
-        // The name of an image stays what it is where nothing else comes in its place.
+        // A location equal to the prefix replaces nothing.
         let origin = origin.filter(|origin| canonical(&origin.text) != prefix);
         let (insecure, blocked) = (self.insecure, self.blocked);
         Ok(Rule { prefix, mirrors, origin, insecure, blocked, is_argument: false })
@@ -286,14 +284,18 @@ impl RegistryTable {
 
 fn parse_location(text: &str, insecure: bool) -> Result<Location, String> {
     if text.contains("://") {
-        return Err(format!("`{text}` has a scheme: write the host, and `insecure = true` for plain http"));
+        return Err(has_scheme(text));
     }
     let text = trimmed(text);
     let host = text.split('/').next().unwrap_or_default();
     if host.is_empty() || reqwest::Url::parse(&format!("https://{text}")).is_err() {
-        return Err(format!("`{text}` is no location: expected HOST or HOST/PATH"));
+        return Err(format!("invalid location `{text}`: expected HOST or HOST/PATH"));
     }
     Ok(Location { scheme: None, text, insecure })
+}
+
+fn has_scheme(text: &str) -> String {
+    format!("`{text}` has a scheme: remove it, and set `insecure = true` for plain HTTP")
 }
 
 #[cfg(test)]
@@ -339,23 +341,23 @@ mod tests {
         mirrors
     }
 
-    fn places(mirrors: &Mirrors, name: &str, pinned: bool) -> String {
+    fn endpoints(mirrors: &Mirrors, name: &str, pinned: bool) -> String {
         let (host, path) = name.split_once('/').unwrap();
-        match mirrors.spots(None, host, path, pinned) {
-            Ok(spots) => {
-                let text = |spot: &Endpoint| {
-                    let scheme = spot.scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default();
-                    let insecure = if spot.insecure { "!" } else { "" };
-                    format!("{insecure}{scheme}{}/{}", spot.host, spot.path)
+        match mirrors.endpoints(None, host, path, pinned) {
+            Ok(endpoints) => {
+                let text = |endpoint: &Endpoint| {
+                    let scheme = endpoint.scheme.map(|scheme| format!("{scheme}://")).unwrap_or_default();
+                    let insecure = if endpoint.insecure { "!" } else { "" };
+                    format!("{insecure}{scheme}{}/{}", endpoint.host, endpoint.path)
                 };
-                spots.iter().map(text).collect::<Vec<_>>().join(" ")
+                endpoints.iter().map(text).collect::<Vec<_>>().join(" ")
             }
             Err(error) => error.to_string(),
         }
     }
 
     #[test]
-    fn the_longest_prefix_of_a_file_decides_and_the_origin_comes_last() {
+    fn the_longest_prefix_of_a_file_applies_and_the_origin_is_last() {
         let mirrors = file();
         for (name, pinned, expected) in [
             ("quay.io/a/b", false, "!one.example:5000/quay/a/b two.example/a/b quay.io/a/b"),
@@ -373,13 +375,13 @@ mod tests {
             ("github.com/org/p/x.tar", true, "files.example/gh/p/x.tar github.com/org/p/x.tar"),
             ("github.com/organ/p", true, "github.com/organ/p"),
         ] {
-            assert_eq!(places(&mirrors, name, pinned), expected, "{name}");
+            assert_eq!(endpoints(&mirrors, name, pinned), expected, "{name}");
         }
-        assert!(places(&mirrors, "quay.io/secret/x", false).contains("forbids"));
+        assert!(endpoints(&mirrors, "quay.io/secret/x", false).contains("blocked"));
     }
 
     #[test]
-    fn the_command_line_goes_before_the_file_and_keeps_its_order() {
+    fn the_command_line_takes_precedence_over_the_file_and_keeps_its_order() {
         let mut mirrors = file();
         mirrors.add("quay.io", "http", "a.example/quay.io/");
         mirrors.add("quay.io", "https", "b.example");
@@ -390,30 +392,30 @@ mod tests {
             ("docker.io/library/a", "https://lib.example/x/a docker.io/library/a"),
             ("docker.io/a/b", "docker.io/a/b"),
         ] {
-            assert_eq!(places(&mirrors, name, false), expected);
+            assert_eq!(endpoints(&mirrors, name, false), expected);
         }
         let names = ["quay.io/a".to_owned(), "docker.io/librar/y".to_owned()];
         assert_eq!(mirrors.unused(&names).collect::<Vec<_>>(), ["docker.io/library"]);
         mirrors.only = true;
-        assert_eq!(places(&mirrors, "docker.io/library/a", false), "https://lib.example/x/a");
-        assert!(places(&mirrors, "docker.io/a/b", false).contains("--mirrors-only"));
+        assert_eq!(endpoints(&mirrors, "docker.io/library/a", false), "https://lib.example/x/a");
+        assert!(endpoints(&mirrors, "docker.io/a/b", false).contains("--mirrors-only"));
     }
 
     #[test]
-    fn a_file_that_is_not_understood_says_where() {
+    fn an_invalid_file_is_rejected_with_the_location_of_the_error() {
         for (text, words) in [
             ("[registries.search]\nregistries = ['a']", "version 1"),
             ("\n\n[[registry]\n", "line 3"),
             ("[[registry]]\nlocation = 'a'\nlocatoin = 'b'", "locatoin"),
-            ("[[registry]]\ninsecure = true", "neither"),
+            ("[[registry]]\ninsecure = true", "is missing"),
             ("[[registry]]\nlocation = 'https://a'", "scheme"),
             ("[[registry]]\nprefix = 'a.*.b'", "`*`"),
             ("[[registry]]\nlocation = 'a'\n[[registry]]\nprefix = 'a'", "number 2"),
-            ("[[registry]]\nprefix = 'a'\n[[registry.mirror]]\nlocation = ''", "no location"),
+            ("[[registry]]\nprefix = 'a'\n[[registry.mirror]]\nlocation = ''", "invalid location"),
             (
                 "[[registry]]\nprefix = 'a'\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = 'b'\n\
                  pull-from-mirror = 'all'",
-                "exclude",
+                "exclusive",
             ),
         ] {
             let error = Mirrors::default().add_file(text).unwrap_err().to_string();

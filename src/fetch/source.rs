@@ -1,21 +1,21 @@
-//! [`Source`]: where a blob is fetched from.
+//! [`Source`]: the registry or web server from which a blob is fetched.
 
 use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
 
-/// Where a blob is.
+/// The registry or web server from which a blob is fetched.
 #[derive(Clone)]
 pub(crate) enum Source {
-    /// In a registry.
+    /// A registry.
     Registry {
-        /// Which one.
+        /// The registry and its mirrors.
         registry: MirroredRegistry,
-        /// In which repository.
+        /// The repository.
         repository: String,
-        /// Under which digest.
+        /// Digest of the blob.
         digest: Digest,
     },
-    /// On a web server.
+    /// A web server.
     Web(RemoteFile),
 }

@@ -1,4 +1,4 @@
-//! [`Upstream`]: where things are fetched from, and how.
+//! [`Upstream`]: the settings for fetching.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use crate::net::limits::Limits;
 use crate::net::tls::TlsTrust;
 use crate::oci::reference::canonical_host;
 
-/// Where things are fetched from, and how. Hosts are as [`canonical_host`] has them.
+/// The settings for fetching. Hosts are in the form of [`canonical_host`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Upstream {
-    /// What stands in for hosts, of files and images alike.
+    /// Mirrors of files and images.
     pub mirrors: Mirrors,
-    /// Hosts of registries or of their mirrors without a certificate, or with one that nobody knows.
+    /// Hosts of registries or mirrors whose certificate is not verified, or that use plain HTTP.
     pub insecure: Vec<String>,
-    /// Whose certificates are taken, and our own.
+    /// Trusted CAs and client certificates.
     pub trust: TlsTrust,
-    /// How many connections at once.
+    /// Maximum number of concurrent connections.
     pub jobs: usize,
-    /// How many of them to one host; nothing: all.
+    /// Maximum number of concurrent connections to one host. `None`: `jobs`.
     pub jobs_per_host: Option<usize>,
-    /// How often a request is sent in all, while it fails in ways that may pass.
+    /// Maximum number of attempts if a request fails with a transient error.
     pub tries: u32,
-    /// What the user is known by, and where.
+    /// The user's credentials.
     pub credentials: Arc<Credentials>,
-    /// How long things may take.
+    /// Timeouts.
     pub limits: Limits,
 }
 
@@ -43,20 +43,20 @@ impl Upstream {
         Http::new(self.trust.clone(), self.limits, self.tries)
     }
 
-    /// How many connections to one host there may be at once.
+    /// Returns the maximum number of concurrent connections to one host.
     #[must_use]
     pub(crate) fn jobs_per_host(&self) -> usize {
         self.jobs_per_host.unwrap_or(self.jobs).max(1)
     }
 
-    /// Whether `--insecure-registry` names this place of images: a mirror with or without its port, any other as
-    /// references have it.
+    /// True if `--insecure-registry` names this endpoint of images: a mirror with or without its port, the
+    /// host itself as in references.
     #[must_use]
-    pub(crate) fn is_insecure(&self, spot: &Endpoint) -> bool {
-        self.insecure.iter().any(|insecure| names_spot(insecure, spot))
+    pub(crate) fn is_insecure(&self, endpoint: &Endpoint) -> bool {
+        self.insecure.iter().any(|insecure| is_host_of(insecure, endpoint))
     }
 
-    /// A warning for each host that was named and that nothing of the lists has to do with: most likely a typo.
+    /// Returns a warning for each mirror and insecure host that no entry of the lists uses: probably a typo.
     #[must_use]
     pub(crate) fn unused(&self, lists: &Lists) -> Vec<String> {
         let images = lists.images.iter().map(|entry| {
@@ -71,39 +71,39 @@ impl Upstream {
         });
         let all: Vec<String> = of_images.chain(of_files).collect();
         let mirrors: BTreeSet<&str> = self.mirrors.unused(&all).collect();
-        let mirrors = mirrors
-            .into_iter()
-            .map(|prefix| format!("`--mirror {prefix}=…` is not used: no list names {}", what(prefix)));
-        let spots: Vec<Endpoint> = images
+        let mirrors = mirrors.into_iter().map(|prefix| {
+            format!("`--mirror {prefix}=…` is unused: no list entry is {}", location_of(prefix))
+        });
+        let endpoints: Vec<Endpoint> = images
             .iter()
             .flat_map(|(host, repository, _)| {
-                // The manifest may be asked for by its tag, all below it has a digest.
-                [false, true].map(|pinned| self.mirrors.spots(None, host, repository, pinned))
+                // The manifest may be requested by its tag, and everything below it by digest.
+                [false, true].map(|pinned| self.mirrors.endpoints(None, host, repository, pinned))
             })
             .flat_map(Result::unwrap_or_default)
             .collect();
         let insecure: BTreeSet<&String> = self.insecure.iter().collect();
         let insecure = insecure
             .into_iter()
-            .filter(|host| !spots.iter().any(|spot| names_spot(host, spot)))
-            .map(|host| format!("`--insecure-registry {host}` is not used: no image comes from this host"));
+            .filter(|host| !endpoints.iter().any(|endpoint| is_host_of(host, endpoint)))
+            .map(|host| format!("`--insecure-registry {host}` is unused: no image is from this host"));
         mirrors.chain(insecure).collect()
     }
 }
 
-fn what(prefix: &str) -> &'static str {
-    if prefix.contains('/') { "anything that begins so" } else { "this host" }
+fn location_of(prefix: &str) -> &'static str {
+    if prefix.contains('/') { "below this prefix" } else { "on this host" }
 }
 
-/// Whether `insecure`, a host with or without a port, is this place.
-fn names_spot(insecure: &str, spot: &Endpoint) -> bool {
-    if insecure == canonical_host(&spot.host) {
+/// True if `insecure`, a host with or without a port, is the host of this endpoint.
+fn is_host_of(insecure: &str, endpoint: &Endpoint) -> bool {
+    if insecure == canonical_host(&endpoint.host) {
         return true;
     }
-    if !spot.is_mirror {
+    if !endpoint.is_mirror {
         return false;
     }
-    let url = Url::parse(&format!("{}://{}/", spot.scheme.unwrap_or("https"), spot.host)).ok();
+    let url = Url::parse(&format!("{}://{}/", endpoint.scheme.unwrap_or("https"), endpoint.host)).ok();
     let parts = url.as_ref().and_then(|url| url.host_str().zip(url.port_or_known_default()));
     parts.is_some_and(|(host, port)| insecure == canonical_host(host) || insecure == format!("{host}:{port}"))
 }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_that_nothing_of_the_lists_has_to_do_with_are_warned_of_once() {
+    fn each_unused_host_gets_one_warning() {
         let mut lists = Lists::default();
         let text = "quay.io/a:1\nindex.docker.io/a/b:1\nr.example:5000/a:1\nm.example/a:1\n\
                     https://dl.k8s.io/a\nhttps://f.example:8443/a\n";

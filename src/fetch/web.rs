@@ -1,104 +1,121 @@
-//! Files by URL: where they are asked for, and what can be known of them before they are fetched.
+//! [`RemoteFile`]: a file on a web server, and the request that finds out its size and version.
 
-use reqwest::blocking::{RequestBuilder, Response};
-use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderValue, IF_RANGE, RANGE};
+use reqwest::blocking::Response;
+use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_RANGE};
 use reqwest::{Method, StatusCode};
 
-use crate::base::event::Report;
-use crate::fetch::endpoint::{self, FileEndpoint};
-use crate::net::error::{FetchError, FetchProblem};
-use crate::net::http::{self, Http, RequestOptions};
+use crate::fetch::endpoint::{FileEndpoint, first_success};
+use crate::net::error::FetchError;
+use crate::net::http::failure::check_status;
+use crate::net::http::{RequestContext, RequestOptions, content_range, range_header};
 
 /// A file on a web server.
 #[derive(Debug, Clone)]
 pub(crate) struct RemoteFile {
-    /// Where it is: first the place to which all that stands here belongs, then where else it may be asked for.
-    pub places: Vec<FileEndpoint>,
-    /// Its size in bytes, if the server says so.
+    /// Its endpoints, in order. The other members describe the file at the first one.
+    pub endpoints: Vec<FileEndpoint>,
+    /// Size in bytes. `None`: the server does not send it.
     pub size: Option<u64>,
-    /// Whether parts of it can be asked for.
+    /// True if the server supports range requests.
     pub ranges: bool,
-    /// Its strong entity tag (RFC 9110, section 8.8.3).
+    /// Strong entity tag (RFC 9110, section 8.8.3).
     pub etag: Option<String>,
 }
 
-/// Asks for the first byte of a file, to learn that it is there, how large it is, and whether it can be had in
-/// parts; of its places, the first that has it. A HEAD would be the obvious request; signed storage URLs refuse it.
+/// Finds the first endpoint that has the file, its size, and whether it supports range requests. Requests the
+/// first byte: signed URLs of storage services reject HEAD.
 pub(crate) fn probe(
-    http: &Http,
-    report: &dyn Report,
-    object: &str,
-    places: &[FileEndpoint],
+    context: RequestContext<'_>,
+    endpoints: &[FileEndpoint],
 ) -> Result<RemoteFile, FetchError> {
-    let numbered: Vec<_> = places.iter().enumerate().collect();
-    endpoint::in_order(
-        report,
+    let numbered: Vec<_> = endpoints.iter().enumerate().collect();
+    first_success(
+        context.report,
         &numbered,
-        |(_, place)| &place.server,
-        |(number, place)| {
-            http.retry(report, || {
-                let _slot = place.server.slot();
-                let url = place.url(http, object)?;
-                let ask = |request: RequestBuilder| request.header(RANGE, "bytes=0-0");
-                let (insecure, authorization) = (place.server.insecure, place.authorization.as_ref());
-                let response = http.ask(object, Method::GET, &url, insecure, authorization, ask)?;
+        |(_, endpoint)| &endpoint.server,
+        |(number, endpoint)| {
+            context.retry(|| {
+                let _slot = endpoint.server.slot();
+                let response = send(context, endpoint, range_header((0, 0)), false)?;
                 let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
                 let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
-                let places = places[*number..].to_vec();
-                let file =
-                    |size, ranges| RemoteFile { places: places.clone(), size, ranges, etag: etag.clone() };
-                match response.status() {
-                    StatusCode::PARTIAL_CONTENT => match http::content_range(&response) {
-                        // A file of no bytes has no first one: who sends it and says so is wrong about the size.
-                        Some((0, 0, Some(size))) if size > 0 => Ok(file(Some(size), true)),
-                        _ => Ok(file(None, false)),
-                    },
-                    // There is no first byte.
-                    StatusCode::RANGE_NOT_SATISFIABLE => Ok(file(None, false)),
-                    _ => {
-                        let response = http::check(object, response)?;
-                        refuse_encoding(object, &response)?;
-                        Ok(file(response.content_length(), false))
-                    }
-                }
+                let (size, ranges) = size_and_ranges(context, response)?;
+                Ok(RemoteFile { endpoints: endpoints[*number..].to_vec(), size, ranges, etag })
             })
         },
     )
 }
 
-/// Asks for the bytes `first..=last` of the file at one of its places, or for all of it; one try, the caller
-/// repeats. A part is only of use if it belongs to the version with this `etag`. `is_bulk`: see [`Http::get_for`].
+/// Returns the size of a file and whether its server supports range requests, from the response to a request
+/// for its first byte.
+fn size_and_ranges(
+    context: RequestContext<'_>,
+    response: Response,
+) -> Result<(Option<u64>, bool), FetchError> {
+    match response.status() {
+        StatusCode::PARTIAL_CONTENT => match content_range(&response) {
+            // An empty file has no first byte: a response that contains one and states size 0 is invalid.
+            Some((0, 0, Some(size))) if size > 0 => Ok((Some(size), true)),
+            _ => Ok((None, false)),
+        },
+        // An empty file.
+        StatusCode::RANGE_NOT_SATISFIABLE => Ok((None, false)),
+        _ => {
+            let response = check_status(context.object, response)?;
+            reject_encoding(context, &response)?;
+            Ok((response.content_length(), false))
+        }
+    }
+}
+
+/// Requests the bytes `first..=last` of the file from an endpoint, or all of it. Does not retry. If an `etag`
+/// is given, requests a range of that version only.
 pub(crate) fn get(
-    http: &Http,
-    object: &str,
-    place: &FileEndpoint,
+    context: RequestContext<'_>,
+    endpoint: &FileEndpoint,
     range: Option<(u64, u64)>,
     etag: Option<&str>,
     is_bulk: bool,
 ) -> Result<Response, FetchError> {
-    let url = place.url(http, object)?;
-    let (insecure, authorization) = (place.server.insecure, place.authorization.as_ref());
-    let ask = RequestOptions { method: Method::GET, url: &url, is_bulk, insecure, authorization };
-    let response = http.ask_for(object, ask, |mut request| {
-        if let Some((first, last)) = range {
-            request = request.header(RANGE, format!("bytes={first}-{last}"));
-            if let Some(etag) = etag {
-                request = request.header(IF_RANGE, etag);
-            }
+    let mut headers = HeaderMap::new();
+    if let Some(range) = range {
+        headers = range_header(range);
+        if let Some(etag) = etag {
+            let etag = HeaderValue::from_str(etag);
+            headers.insert(IF_RANGE, etag.expect("it is from a header; please report"));
         }
-        request
-    })?;
-    let response = http::check(object, response)?;
-    refuse_encoding(object, &response)?;
+    }
+    let response = check_status(context.object, send(context, endpoint, headers, is_bulk)?)?;
+    reject_encoding(context, &response)?;
     Ok(response)
 }
 
-fn refuse_encoding(object: &str, response: &Response) -> Result<(), FetchError> {
+fn send(
+    context: RequestContext<'_>,
+    endpoint: &FileEndpoint,
+    headers: HeaderMap,
+    is_bulk: bool,
+) -> Result<Response, FetchError> {
+    let url = endpoint.url(&context)?;
+    let options = RequestOptions {
+        method: Method::GET,
+        url: &url,
+        headers,
+        is_bulk,
+        insecure: endpoint.server.insecure,
+        authorization: endpoint.authorization.as_ref(),
+    };
+    context.http.send(context.object, options)
+}
+
+/// Fails if the server encoded the content although it was not requested to.
+fn reject_encoding(context: RequestContext<'_>, response: &Response) -> Result<(), FetchError> {
     match response.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
         Some(encoding) => {
-            let what = format!("with `Content-Encoding: {}`, unasked", String::from_utf8_lossy(encoding));
-            Err(FetchError::new(object, FetchProblem::Protocol { url: http::plain(response.url()), what }))
+            let reason =
+                format!("`Content-Encoding: {}` was not requested", String::from_utf8_lossy(encoding));
+            Err(context.invalid_response(response.url(), reason))
         }
     }
 }

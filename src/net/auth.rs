@@ -1,189 +1,109 @@
-//! Who a registry takes this program for: the challenge of a 401 and what answers it, a token or a password (Docker
-//! Registry HTTP API, "Token Authentication Specification" and its page on `OAuth2`; RFC 9110, section 11).
+//! [`Auth`]: authenticates requests to a registry with tokens or passwords.
+//!
+//! Specifications: Docker Registry HTTP API, "Token Authentication Specification" and its page on `OAuth2`;
+//! RFC 9110, section 11.
+
+pub(crate) mod challenge;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
-use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::{HeaderMap, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
 
-use crate::base::event::Report;
-use crate::net::credentials::{Credentials, CredentialsError, may_carry};
+use crate::net::auth::challenge::{Bearer, Challenge};
+use crate::net::credentials::error::CredentialsError;
+use crate::net::credentials::{Credentials, may_carry_secrets};
 use crate::net::error::{FetchError, FetchProblem};
-use crate::net::host::leads_inside;
-use crate::net::http::{self, Http};
-use crate::net::secret::{Credential, Login, basic};
+use crate::net::http::failure::check_status;
+use crate::net::http::{RequestContext, RequestOptions};
+use crate::net::secret::{Credential, Login, basic, redacted};
+use crate::oci::reference::canonical_host;
 
-/// The largest answer of a token server that is read, in bytes.
+/// Maximum size in bytes of a token server's response.
 const TOKEN_LIMIT: u64 = 256 << 10;
 
-/// How long a token is good that does not say so (distribution, "Token Authentication Specification").
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Lifetime of a token without `expires_in` (distribution, "Token Authentication Specification").
+const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 
-/// A token is replaced as long before its end, if it lives four times as long: a request takes its time.
+/// A token is replaced this long before it expires, or after three quarters of its lifetime, so that it does
+/// not expire during a request.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
 
-/// What a `WWW-Authenticate` header asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Challenge {
-    /// A token from the realm (RFC 6750, section 3).
-    Bearer(Bearer),
-    /// A name and a password (RFC 7617).
-    Basic,
-}
-
-/// Where a token is to be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Bearer {
-    realm: Url,
-    service: Option<String>,
-    scope: Option<String>,
-}
-
-impl Challenge {
-    /// All that the headers of an answer ask for; not what is unknown or makes no sense.
-    #[must_use]
-    pub(crate) fn all(headers: &HeaderMap) -> Vec<Self> {
-        let values = headers.get_all(WWW_AUTHENTICATE).iter();
-        values.filter_map(|value| value.to_str().ok()).flat_map(Self::parse).collect()
-    }
-
-    /// Reads the value of one header, which may have several challenges.
-    #[must_use]
-    pub(crate) fn parse(header: &str) -> Vec<Self> {
-        let mut challenges: Vec<(String, HashMap<String, String>)> = Vec::new();
-        let mut rest = header.trim_start_matches([' ', '\t', ',']);
-        while !rest.is_empty() {
-            let end = rest.find([' ', '\t', ',', '=', '"']).unwrap_or(rest.len());
-            let (word, tail) = rest.split_at(end);
-            match (tail.trim_start().strip_prefix('='), challenges.last_mut()) {
-                (Some(value), Some((_, parameters))) if !word.is_empty() => {
-                    let Some((value, tail)) = parameter(value.trim_start()) else { break };
-                    // The first one counts, as for everybody who might want to be fooled otherwise.
-                    parameters.entry(word.to_ascii_lowercase()).or_insert(value);
-                    rest = tail;
-                }
-                _ if word.is_empty() => rest = &tail[1..],
-                _ => {
-                    challenges.push((word.to_ascii_lowercase(), HashMap::new()));
-                    rest = tail;
-                }
-            }
-            rest = rest.trim_start_matches([' ', '\t', ',']);
-        }
-        challenges.into_iter().filter_map(|(scheme, parameters)| Self::new(&scheme, parameters)).collect()
-    }
-
-    fn new(scheme: &str, mut parameters: HashMap<String, String>) -> Option<Self> {
-        match scheme {
-            "basic" => Some(Self::Basic),
-            "bearer" => {
-                let realm = Url::parse(parameters.get("realm")?).ok()?;
-                let (service, scope) = (parameters.remove("service"), parameters.remove("scope"));
-                Some(Self::Bearer(Bearer { realm, service, scope }))
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A value, in quotes or without, and what follows it.
-fn parameter(text: &str) -> Option<(String, &str)> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let (value, rest) = text.split_at(text.find([' ', '\t', ',']).unwrap_or(text.len()));
-        return Some((value.to_owned(), rest));
-    };
-    let mut value = String::new();
-    let mut chars = quoted.chars();
-    loop {
-        match chars.next()? {
-            '"' => return Some((value, chars.as_str())),
-            '\\' => value.push(chars.next()?),
-            other => value.push(other),
-        }
-    }
-}
-
-/// A request to a registry, as far as it matters to who asks.
+/// A request to a registry that may need authentication.
 #[derive(Clone, Copy)]
 pub(crate) struct AuthContext<'a> {
-    /// What sends it.
-    pub http: &'a Http,
-    /// Whom to tell of retries.
-    pub report: &'a dyn Report,
-    /// What it is for.
-    pub object: &'a str,
-    /// The registry.
+    /// Sends requests to token servers.
+    pub request: RequestContext<'a>,
+    /// URL of the registry.
     pub base: &'a Url,
-    /// Whether any certificate, or plain http, will do there.
+    /// True if the registry's certificate is not verified, or plain HTTP is allowed.
     pub insecure: bool,
     /// The repository.
     pub repository: &'a str,
 }
 
-/// Answers the challenges of one registry.
+/// Responds to the challenges of one registry.
 #[derive(Default)]
 pub(crate) struct Auth {
     credentials: Arc<Credentials>,
-    /// By repository: a token is for one, and so may credentials be.
+    /// By repository: tokens, and possibly credentials, are for one repository.
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
 }
 
-/// What is known of one repository.
+/// The state of authentication for one repository.
 #[derive(Default)]
 struct Session {
-    /// What is sent with each request, and until when that is good.
+    /// The header of requests, and when it expires.
     header: Option<(HeaderValue, Option<Instant>)>,
-    /// Where the next token is to be had.
+    /// The token server that issued the token.
     bearer: Option<Bearer>,
-    /// Whose they are, if anybody's; nothing before it was looked for.
-    #[expect(clippy::option_option, reason = "not looked for is not the same as not found")]
-    login: Option<Option<Login>>,
+    /// The credentials that were used, for messages.
+    login: Option<Login>,
 }
 
 impl Auth {
-    /// Answers with these credentials, and without where there are none.
     #[must_use]
     pub(crate) fn new(credentials: Arc<Credentials>) -> Self {
         Self { credentials, sessions: Mutex::default() }
     }
 
-    /// What to send with a request; nothing before the registry has asked for something. A token that is about to
-    /// end is replaced.
-    pub(crate) fn header(&self, asking: &AuthContext<'_>) -> Result<Option<HeaderValue>, FetchError> {
-        let session = self.session(asking.repository);
+    /// Returns the header for a request. Replaces a token that is about to expire. `None`: the registry has
+    /// not required authentication so far.
+    pub(crate) fn header(&self, context: &AuthContext<'_>) -> Result<Option<HeaderValue>, FetchError> {
+        let session = self.session(context.repository);
         let mut session = lock(&session);
-        let ended = match &session.header {
+        let is_expired = match &session.header {
             Some((_, Some(until))) => Instant::now() >= *until,
             _ => false,
         };
-        if ended && let Some(bearer) = session.bearer.clone() {
-            self.fetch(asking, &mut session, &bearer)?;
+        if is_expired && let Some(bearer) = session.bearer.clone() {
+            self.fetch_token(context, &mut session, &bearer)?;
         }
         Ok(session.header.as_ref().map(|(header, _)| header.clone()))
     }
 
-    /// What to send after a registry has refused a request with the header `refused`; nothing if there is nothing
-    /// better.
-    pub(crate) fn answer(
+    /// Returns the header for repeating a request that the registry rejected with the header `rejected`.
+    /// `None`: there is no other header to send.
+    pub(crate) fn respond(
         &self,
-        asking: &AuthContext<'_>,
+        context: &AuthContext<'_>,
         response: &Response,
-        refused: Option<&HeaderValue>,
+        rejected: Option<&HeaderValue>,
     ) -> Result<Option<HeaderValue>, FetchError> {
-        // Whoever a redirect has led to has nothing to ask for.
-        if response.url().origin() != asking.base.origin() {
+        // Only the registry itself may require credentials, not a server that it redirects to.
+        if response.url().origin() != context.base.origin() {
             return Ok(None);
         }
         let challenges = Challenge::all(response.headers());
-        let session = self.session(asking.repository);
+        let session = self.session(context.repository);
         let mut session = lock(&session);
-        // Somebody else may have been refused at the same time, and have a new one by now.
+        // Another thread may have been rejected at the same time, and have a new header by now.
         if let Some((header, _)) = &session.header
-            && Some(header) != refused
+            && Some(header) != rejected
         {
             return Ok(Some(header.clone()));
         }
@@ -192,30 +112,34 @@ impl Auth {
             Challenge::Basic => None,
         });
         if let Some(bearer) = bearer {
-            self.fetch(asking, &mut session, bearer)?;
+            self.fetch_token(context, &mut session, bearer)?;
         } else if challenges.contains(&Challenge::Basic) {
-            self.log_in(asking, &mut session)?;
+            self.log_in(context, &mut session)?;
         }
-        Ok(session.header.as_ref().map(|(header, _)| header.clone()).filter(|header| Some(header) != refused))
+        Ok(session
+            .header
+            .as_ref()
+            .map(|(header, _)| header.clone())
+            .filter(|header| Some(header) != rejected))
     }
 
-    /// The same error, if it is one of access with the credentials that were sent; and certainly without them.
+    /// Removes secrets from an error, and adds to an access error which credentials were sent.
     #[must_use]
-    pub(crate) fn explain(&self, asking: &AuthContext<'_>, mut error: FetchError) -> FetchError {
-        let session = self.session(asking.repository);
+    pub(crate) fn explain(&self, context: &AuthContext<'_>, mut error: FetchError) -> FetchError {
+        let session = self.session(context.repository);
         let session = lock(&session);
-        let login = session.login.as_ref().and_then(Option::as_ref);
+        let login = session.login.as_ref();
         if let Some(login) = login {
             error.scrub(|text| login.scrub(text));
         }
         let FetchProblem::Status { status: 401 | 403, hint, .. } = &mut error.problem else { return error };
-        let host = host(asking.base);
-        let asked = match login {
-            Some(login) => format!("; asked with {}", those_of(login, asking.base)),
-            None if host == "docker.io" => "; asked without credentials: `docker login` gets some".to_owned(),
-            None => format!("; asked without credentials: `docker login {host}` gets some"),
+        let host = login_host(context.base);
+        let note = match login {
+            Some(login) => format!("; sent {}", describe(login, context.base)),
+            None if host == "docker.io" => "; no credentials found: run `docker login`".to_owned(),
+            None => format!("; no credentials found: run `docker login {host}`"),
         };
-        hint.push_str(&asked);
+        hint.push_str(&note);
         error
     }
 
@@ -223,242 +147,195 @@ impl Auth {
         Arc::clone(lock(&self.sessions).entry(repository.to_owned()).or_default())
     }
 
-    fn find(&self, asking: &AuthContext<'_>, session: &mut Session) -> Result<Option<Login>, FetchError> {
-        let refuse = |error| FetchError::new(asking.object, FetchProblem::Credentials(Box::new(error)));
-        let login = self.credentials.find(asking.base, asking.repository).map_err(refuse)?;
-        session.login = Some(login.clone());
-        Ok(login)
+    fn find_login(
+        &self,
+        context: &AuthContext<'_>,
+        session: &mut Session,
+    ) -> Result<Option<Login>, FetchError> {
+        let login = self.credentials.find(context.base, context.repository);
+        session.login = login.map_err(|error| context.credentials_error(error))?;
+        Ok(session.login.clone())
     }
 
-    /// Name and password for all that follows.
-    fn log_in(&self, asking: &AuthContext<'_>, session: &mut Session) -> Result<(), FetchError> {
-        let Some(login) = self.find(asking, session)? else { return Ok(()) };
-        let refuse = |error| FetchError::new(asking.object, FetchProblem::Credentials(Box::new(error)));
-        check_carrier(asking, asking.base, &login).map_err(refuse)?;
-        let header = match &login.proof {
+    /// Uses the credentials themselves for all further requests.
+    fn log_in(&self, context: &AuthContext<'_>, session: &mut Session) -> Result<(), FetchError> {
+        let Some(login) = self.find_login(context, session)? else { return Ok(()) };
+        check_carrier(context, context.base, &login)?;
+        let header = match &login.credential {
             Credential::Password(user, password) => format!("Basic {}", basic(user, password)),
             Credential::Token(token) => format!("Bearer {}", token.reveal()),
             Credential::Identity(_) => {
-                let (url, credentials) = (http::plain(asking.base), those_of(&login, asking.base));
-                return Err(refuse(CredentialsError::NoPassword { url, credentials }));
+                let (url, credentials) = (redacted(context.base), describe(&login, context.base));
+                return Err(context.credentials_error(CredentialsError::NoPassword { url, credentials }));
             }
         };
-        session.header = Some((sealed(asking, asking.base, &header)?, None));
+        session.header = Some((sensitive_header(context, context.base, &header)?, None));
         Ok(())
     }
 
-    /// A token from the realm, with credentials if there are any.
-    fn fetch(
+    /// Requests a token from the token server, with credentials if there are any.
+    fn fetch_token(
         &self,
-        asking: &AuthContext<'_>,
+        context: &AuthContext<'_>,
         session: &mut Session,
         bearer: &Bearer,
     ) -> Result<(), FetchError> {
-        if !bearer.may_ask(asking.base) {
-            return Err(FetchError::new(asking.object, FetchProblem::Realm(http::plain(&bearer.realm))));
+        if !bearer.is_allowed(context.base) {
+            return Err(context.request.error(FetchProblem::Realm(redacted(&bearer.realm))));
         }
-        let login = self.find(asking, session)?;
-        if let Some(Login { proof: Credential::Token(_), .. }) = &login {
-            return self.log_in(asking, session);
+        let login = self.find_login(context, session)?;
+        if let Some(Login { credential: Credential::Token(_), .. }) = &login {
+            return self.log_in(context, session);
         }
         if let Some(login) = &login {
-            let refuse = |error| FetchError::new(asking.object, FetchProblem::Credentials(Box::new(error)));
-            check_carrier(asking, &bearer.realm, login).map_err(refuse)?;
+            check_carrier(context, &bearer.realm, login)?;
         }
         let begin = Instant::now();
-        let answer = asking.http.retry(asking.report, || {
-            bearer.ask(asking, login.as_ref()).map_err(|mut error| {
+        let token = context.request.retry(|| {
+            request_token(context, bearer, login.as_ref()).map_err(|mut error| {
                 if let Some(login) = &login {
                     error.scrub(|text| login.scrub(text));
                 }
                 error
             })
         })?;
-        let life = answer.expires_in.map_or(TOKEN_LIFE, Duration::from_secs);
-        let until = begin + life.saturating_sub(TOKEN_MARGIN.min(life / 4));
-        let header = sealed(asking, &bearer.realm, &format!("Bearer {}", answer.token))?;
+        let lifetime = token.expires_in.map_or(TOKEN_LIFETIME, Duration::from_secs);
+        let until = begin + lifetime.saturating_sub(TOKEN_MARGIN.min(lifetime / 4));
+        let header = sensitive_header(context, &bearer.realm, &format!("Bearer {}", token.token))?;
         session.header = Some((header, Some(until)));
         session.bearer = Some(bearer.clone());
         Ok(())
     }
 }
 
-/// A token, and for how many seconds it is good.
+impl AuthContext<'_> {
+    fn credentials_error(&self, error: CredentialsError) -> FetchError {
+        self.request.error(FetchProblem::Credentials(Box::new(error)))
+    }
+}
+
+/// Returns the header of requests for a file on a web server.
+pub(crate) fn file_header(
+    credentials: &Credentials,
+    object: &str,
+    url: &Url,
+) -> Result<Option<HeaderValue>, FetchError> {
+    let failed = |error| FetchError::new(object, FetchProblem::Credentials(Box::new(error)));
+    let Some(login) = credentials.for_file(url).map_err(failed)? else { return Ok(None) };
+    let Credential::Password(user, password) = &login.credential else { return Ok(None) };
+    let header = HeaderValue::from_str(&format!("Basic {}", basic(user, password)));
+    let mut header = header.expect("base64 is valid in a header; please report");
+    header.set_sensitive(true);
+    Ok(Some(header))
+}
+
+/// An access token, and its lifetime in seconds.
 struct Token {
     token: String,
     expires_in: Option<u64>,
 }
 
-impl Bearer {
-    /// Asks for a token once.
-    fn ask(&self, asking: &AuthContext<'_>, login: Option<&Login>) -> Result<Token, FetchError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-            expires_in: Option<f64>,
-        }
-        let AuthContext { http, object, base, .. } = *asking;
-        let insecure = asking.insecure && self.realm.host() == base.host();
-        let default_scope = format!("repository:{}:pull", asking.repository);
-        let scope = self.scope.as_deref().unwrap_or(&default_scope);
-        let mut url = self.realm.clone();
-        let response = if let Some(Login { proof: Credential::Identity(token), .. }) = login {
+/// Sends one request to a token server.
+fn request_token(
+    context: &AuthContext<'_>,
+    bearer: &Bearer,
+    login: Option<&Login>,
+) -> Result<Token, FetchError> {
+    #[derive(Deserialize)]
+    struct TokenResponse {
+        token: Option<String>,
+        access_token: Option<String>,
+        expires_in: Option<f64>,
+    }
+    let request = context.request;
+    let mut url = bearer.realm.clone();
+    let response = match login.map(|login| &login.credential) {
+        Some(Credential::Identity(token)) => {
             let mut form = url::form_urlencoded::Serializer::new(String::new());
             form.append_pair("grant_type", "refresh_token").append_pair("client_id", "airbundle");
-            form.append_pair("scope", scope).append_pair("refresh_token", token.reveal());
-            if let Some(service) = &self.service {
+            form.append_pair("scope", &scope(context, bearer)).append_pair("refresh_token", token.reveal());
+            if let Some(service) = &bearer.service {
                 form.append_pair("service", service);
             }
-            http.post_form(object, &url, insecure, form.finish())?
-        } else {
-            // The challenge has several in one word, a request has one parameter for each.
+            request.http.post_form(request.object, &url, is_insecure(context, &url), form.finish())?
+        }
+        credential => {
+            // A scope per parameter; the challenge separates them by spaces.
             let mut query = url.query_pairs_mut();
-            for scope in scope.split_whitespace() {
+            for scope in scope(context, bearer).split_whitespace() {
                 query.append_pair("scope", scope);
             }
-            if let Some(service) = &self.service {
+            if let Some(service) = &bearer.service {
                 query.append_pair("service", service);
             }
             drop(query);
-            let header = match login.map(|login| &login.proof) {
+            let authorization = match credential {
                 Some(Credential::Password(user, password)) => {
-                    Some(sealed(asking, base, &format!("Basic {}", basic(user, password)))?)
+                    let header = format!("Basic {}", basic(user, password));
+                    Some(sensitive_header(context, context.base, &header)?)
                 }
                 _ => None,
             };
-            http.ask(object, Method::GET, &url, insecure, header.as_ref(), |request| request)?
-        };
-        let body = http::body(object, http::check(object, response)?, TOKEN_LIMIT)?;
-        let wrong = || {
-            let what = "without a token in it".to_owned();
-            FetchError::new(object, FetchProblem::Protocol { url: http::plain(&url), what })
-        };
-        let answer: Answer = serde_json::from_slice(&body).map_err(|_| wrong())?;
-        let token = answer.token.filter(|token| !token.is_empty()).or(answer.access_token);
-        let token = token.filter(|token| !token.is_empty()).ok_or_else(wrong)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-        let expires_in = answer.expires_in.filter(|life| *life >= 1.0).map(|life| life.min(1e6) as u64);
-        Ok(Token { token, expires_in })
-    }
-
-    /// A registry must not make this program ask hosts of the network that it runs in.
-    fn may_ask(&self, base: &Url) -> bool {
-        if self.realm.host() == base.host() {
-            return self.realm.scheme() == base.scheme() || self.realm.scheme() == "https";
+            let options = RequestOptions {
+                method: Method::GET,
+                url: &url,
+                headers: HeaderMap::new(),
+                is_bulk: false,
+                insecure: is_insecure(context, &url),
+                authorization: authorization.as_ref(),
+            };
+            request.http.send(request.object, options)?
         }
-        self.realm.scheme() == "https" && !leads_inside(&self.realm)
-    }
+    };
+    let body = request.read_body(check_status(request.object, response)?, TOKEN_LIMIT)?;
+    let no_token = || request.invalid_response(&url, "no token");
+    let response: TokenResponse = serde_json::from_slice(&body).map_err(|_| no_token())?;
+    let token = response.token.filter(|token| !token.is_empty()).or(response.access_token);
+    let token = token.filter(|token| !token.is_empty()).ok_or_else(no_token)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    let expires_in = response.expires_in.filter(|life| *life >= 1.0).map(|life| life.min(1e6) as u64);
+    Ok(Token { token, expires_in })
 }
 
-/// What to send with requests for a file on a web server.
-pub(crate) fn for_file(
-    credentials: &Credentials,
-    object: &str,
-    url: &Url,
-) -> Result<Option<HeaderValue>, FetchError> {
-    let refuse = |error| FetchError::new(object, FetchProblem::Credentials(Box::new(error)));
-    let Some(login) = credentials.for_file(url).map_err(refuse)? else { return Ok(None) };
-    let Credential::Password(user, password) = &login.proof else { return Ok(None) };
-    let header = HeaderValue::from_str(&format!("Basic {}", basic(user, password)));
-    let mut header = header.expect("base64 can stand in a header; please report");
-    header.set_sensitive(true);
-    Ok(Some(header))
+/// Returns the scope of the challenge, or the one for reading the repository.
+fn scope(context: &AuthContext<'_>, bearer: &Bearer) -> String {
+    bearer.scope.clone().unwrap_or_else(|| format!("repository:{}:pull", context.repository))
 }
 
-/// An error if everybody on the way to `url` could read the credentials.
-fn check_carrier(asking: &AuthContext<'_>, url: &Url, login: &Login) -> Result<(), CredentialsError> {
-    if may_carry(url, asking.insecure && url.host() == asking.base.host()) {
+/// True if certificates of the host of `url` are not verified: it is the registry's own host.
+fn is_insecure(context: &AuthContext<'_>, url: &Url) -> bool {
+    context.insecure && url.host() == context.base.host()
+}
+
+/// Fails if the credentials would be sent to `url` unencrypted.
+fn check_carrier(context: &AuthContext<'_>, url: &Url, login: &Login) -> Result<(), FetchError> {
+    if may_carry_secrets(url, is_insecure(context, url)) {
         return Ok(());
     }
-    let (url, credentials) = (http::plain(url), those_of(login, asking.base));
-    Err(CredentialsError::Plain { credentials, url, host: host(asking.base) })
+    let (url, credentials) = (redacted(url), describe(login, context.base));
+    let host = login_host(context.base);
+    Err(context.credentials_error(CredentialsError::PlainHttp { credentials, url, host }))
 }
 
-/// A header that nothing prints.
-fn sealed(asking: &AuthContext<'_>, url: &Url, text: &str) -> Result<HeaderValue, FetchError> {
-    let mut header = HeaderValue::from_str(text).map_err(|_| {
-        let what = "with a token that cannot be sent".to_owned();
-        FetchError::new(asking.object, FetchProblem::Protocol { url: http::plain(url), what })
-    })?;
+/// Returns a header value that is never printed.
+fn sensitive_header(context: &AuthContext<'_>, url: &Url, text: &str) -> Result<HeaderValue, FetchError> {
+    let mut header = HeaderValue::from_str(text)
+        .map_err(|_| context.request.invalid_response(url, "token with invalid characters"))?;
     header.set_sensitive(true);
     Ok(header)
 }
 
-/// `the credentials of FILE for HOST`.
-fn those_of(login: &Login, base: &Url) -> String {
-    format!("the credentials of {} for `{}`", login.source, host(base))
+/// Returns `the credentials of FILE for HOST`.
+fn describe(login: &Login, base: &Url) -> String {
+    format!("the credentials of {} for `{}`", login.source, login_host(base))
 }
 
-/// The host of a registry as `docker login` wants it.
-fn host(base: &Url) -> String {
-    let host = crate::oci::reference::canonical_host(base.host_str().unwrap_or_default());
+/// Returns the host of a registry as an argument of `docker login`.
+fn login_host(base: &Url) -> String {
+    let host = canonical_host(base.host_str().unwrap_or_default());
     base.port().map_or(host.clone(), |port| format!("{host}:{port}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while it asks for a token; please report")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn bearer(realm: &str) -> Bearer {
-        match &Challenge::parse(&format!(r#"Bearer realm="{realm}""#))[..] {
-            [Challenge::Bearer(bearer)] => bearer.clone(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_challenge_names_realm_service_and_scope() {
-        let header = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull,push""#;
-        let hub = Challenge::Bearer(Bearer {
-            realm: "https://auth.docker.io/token".parse().unwrap(),
-            service: Some("registry.docker.io".into()),
-            scope: Some("repository:library/nginx:pull,push".into()),
-        });
-        let plain = Challenge::Bearer(bearer("https://a.example/"));
-        let one = |challenge: &Challenge| vec![challenge.clone()];
-        let both = vec![Challenge::Basic, hub.clone()];
-        for (text, expected) in [
-            (header, one(&hub)),
-            (&header.replace(',', " , ").replace("pull , push", "pull,push"), one(&hub)),
-            (&format!("Basic realm=\"x, Bearer realm=y\", {header}"), both.clone()),
-            (&format!("Negotiate, NTLM abc==, basic, {header}"), both),
-            (&format!("{header}, Basic realm=x"), vec![hub.clone(), Challenge::Basic]),
-            (r#"bearer REALM = "https://a.\example/" , x=y"#, one(&plain)),
-            ("BEARER realm=https://a.example/", one(&plain)),
-            (r#"Bearer realm="https://a.example/", realm="https://b.example/""#, one(&plain)),
-            ("Basic", one(&Challenge::Basic)),
-            ("Bearer", vec![]),
-            ("Bearer realm=\"no url\"", vec![]),
-            ("Bearer realm=\"https://a.example/", vec![]),
-            ("Bearer service=\"x\"", vec![]),
-            ("=,\"\"=", vec![]),
-            ("", vec![]),
-        ] {
-            assert_eq!(Challenge::parse(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn no_token_is_asked_for_inside_the_own_network_unless_the_registry_is_there() {
-        let hub: Url = "https://registry-1.docker.io/".parse().unwrap();
-        let local: Url = "http://127.0.0.1:5000/".parse().unwrap();
-        for (realm, base, may) in [
-            ("https://auth.docker.io/token", &hub, true),
-            ("http://auth.docker.io/token", &hub, false),
-            ("http://registry-1.docker.io/token", &hub, false),
-            ("https://169.254.169.254/latest", &hub, false),
-            ("https://10.0.0.1/token", &hub, false),
-            ("https://[::1]/token", &hub, false),
-            ("https://[::ffff:192.168.1.1]/token", &hub, false),
-            ("https://localhost/token", &hub, false),
-            ("http://127.0.0.1:5001/token", &local, true),
-        ] {
-            assert_eq!(bearer(realm).may_ask(base), may, "{realm} for {base}");
-        }
-    }
+    mutex.lock().expect("nothing panics while it requests a token; please report")
 }

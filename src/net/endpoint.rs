@@ -1,16 +1,16 @@
-//! [`Endpoint`]: one address at which something is requested.
+//! [`Endpoint`]: a host and a path to send requests to.
 
-/// One place where something may be.
+/// A host and a path, for images or for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Whether it has to be https or http; else that is found out.
+    /// `https` or `http`. `None`: HTTPS, or HTTP if only that is available and allowed.
     pub scheme: Option<&'static str>,
-    /// With the port, if that is not the usual one.
+    /// Host, with its port unless that is the default one.
     pub host: String,
-    /// What it is called there, without a slash at its beginning.
+    /// Repository or path of the file, without a leading slash.
     pub path: String,
-    /// Whether any certificate will do, or plain http.
+    /// True if certificates are not verified and plain HTTP is allowed.
     pub insecure: bool,
-    /// Whether it stands in for another place.
+    /// True if the endpoint is a mirror.
     pub is_mirror: bool,
 }

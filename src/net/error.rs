@@ -1,138 +1,185 @@
-//! [`FetchError`]: why something could not be fetched, whether it may pass, and what to do.
+//! [`FetchError`]: why a transfer failed, and whether a retry or another source can help.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::net::credentials::CredentialsError;
+use crate::net::credentials::error::CredentialsError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::ManifestError;
 
-/// Why `object` could not be fetched. The object is named as the list names it, with the URL that was asked.
+/// A list entry or image that could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot fetch `{object}`: {problem}")]
 pub(crate) struct FetchError {
-    /// What was to be fetched.
+    /// Name of the entry, as the list has it.
     pub object: String,
-    /// What went wrong.
+    /// The cause as the HTTP client reports it.
     #[source]
     pub source: Option<reqwest::Error>,
-    /// The same for a person.
+    /// The problem, with the URL and a hint.
     pub problem: FetchProblem,
 }
 
-/// What went wrong with a transfer.
+/// The cause of a failed transfer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchProblem {
-    /// No answer: no such host, nobody listens, a broken or silent connection.
-    #[error("no answer from {0} (tried {1}×)")]
-    Network(String, u32),
-    /// A body that comes so slowly that it does not seem to come at all.
-    #[error("{0} sends almost nothing any more (tried {1}×; see `--idle-timeout`)")]
-    Stalled(String, u32),
-    /// No connection, for a reason that will not pass: a certificate, a proxy.
-    #[error("no answer from {url}: {what}")]
-    Unreachable {
-        /// The URL that was asked.
+    /// Name resolution, connecting or reading failed, or timed out.
+    #[error("connection to {url} failed ({})", Attempts(*attempts))]
+    Network {
+        /// The requested URL.
         url: String,
-        /// What is wrong and what to do.
-        what: String,
+        /// Number of attempts.
+        attempts: u32,
     },
-    /// The time is over.
-    #[error("not done in the {} s of `--timeout`", .0.as_secs_f64())]
-    Late(Duration),
-    /// Nowhere to ask.
+    /// The body arrives too slowly.
+    #[error("transfer from {url} stalled ({}; see `--idle-timeout`)", Attempts(*attempts))]
+    Stalled {
+        /// The requested URL.
+        url: String,
+        /// Number of attempts.
+        attempts: u32,
+    },
+    /// The connection cannot be established, and a retry does not help: a certificate, or a proxy.
+    #[error("cannot connect to {url}: {reason}")]
+    Unreachable {
+        /// The requested URL.
+        url: String,
+        /// The reason and a hint.
+        reason: String,
+    },
+    /// The time limit of the run is exceeded.
+    #[error("`--timeout` of {} s exceeded", .0.as_secs_f64())]
+    TimeLimit(Duration),
+    /// No endpoint may be used.
     #[error("{0}")]
     NoEndpoint(NoEndpoint),
-    /// Nothing from any place.
-    #[error("none of {} places gives it: {}", reasons.len(), reasons.join("; "))]
+    /// Every endpoint failed.
+    #[error("not available from any of {} sources: {}", reasons.len(), reasons.join("; "))]
     AllFailed {
-        /// Why each of them does not.
+        /// The failure of each endpoint, in order.
         reasons: Vec<String>,
-        /// Whether the last one has sent wrong bytes.
+        /// True if the last endpoint sent bytes that do not match.
         is_mismatch: bool,
-        /// What status it has answered with.
+        /// Status code of the last endpoint's response.
         status: Option<u16>,
     },
-    /// An answer that says no.
-    #[error("{url} answered {status}{hint}")]
+    /// The response has a status code of failure.
+    #[error("{url} returned {status}{hint}")]
     Status {
-        /// The URL that was asked.
+        /// The requested URL.
         url: String,
         /// The status code.
         status: u16,
-        /// What that means and what to do.
+        /// The reason phrase, a hint, and the server's message.
         hint: String,
-        /// How long the server asks to wait.
+        /// Delay that the server requests before a retry.
         retry_after: Option<Duration>,
     },
-    /// The bytes are not the ones that were asked for.
-    #[error("its {what} is {found}, and {expected} was expected (from {url})")]
+    /// The bytes do not match the digest, checksum or size.
+    #[error("{kind} mismatch: expected {expected}, got {found} (from {url})")]
     Mismatch {
-        /// `sha256`, `sha512` or `size`.
-        what: &'static str,
-        /// What came.
-        found: String,
-        /// What the list, the manifest or the registry said.
+        /// The compared property.
+        kind: MismatchKind,
+        /// The value in the list, the lock, the manifest or an earlier response.
         expected: String,
-        /// Where it came from.
+        /// The value of the bytes.
+        found: String,
+        /// Source of the bytes.
         url: String,
     },
-    /// An answer that makes no sense.
-    #[error("{url} answered {what}")]
+    /// The response violates the protocol or a limit.
+    #[error("invalid response from {url}: {reason}")]
     Protocol {
-        /// The URL that was asked.
+        /// The requested URL.
         url: String,
-        /// What is wrong with the answer.
-        what: String,
+        /// The violation.
+        reason: String,
     },
-    /// The registry asks for a token from a place where no token must be asked for.
-    #[error("its registry sends for a token to {0}, which is not a place that it may send to")]
+    /// A path or host does not form a URL.
+    #[error("invalid URL `{url}`: {error}")]
+    InvalidUrl {
+        /// The text.
+        url: String,
+        /// Why it cannot be parsed.
+        error: url::ParseError,
+    },
+    /// The registry names a token server that it must not name.
+    #[error(
+        "the registry names the token server {0}, which is not allowed (plain HTTP, or a private address)"
+    )]
     Realm(String),
-    /// The credentials for its registry cannot be had, or must not be sent.
+    /// The credentials cannot be read, or must not be sent.
     #[error("{0}")]
     Credentials(Box<CredentialsError>),
-    /// A manifest that no site could serve.
-    #[error("the manifest {digest}: {error}")]
+    /// A manifest is invalid.
+    #[error("manifest {digest}: {error}")]
     Manifest {
-        /// Its digest.
+        /// Digest of the manifest.
         digest: Digest,
-        /// Why it is refused.
+        /// Why it is rejected.
         error: ManifestError,
     },
-    /// More manifests than a bundle may have.
-    #[error(
-        "with its manifests, those of all images have more than the {0} bytes that a bundle may have: split the \
-         lists, and pack a bundle of each part"
-    )]
+    /// The manifests of all images exceed the limit of a bundle.
+    #[error("the manifests of all images exceed {0} bytes: split the lists and pack a bundle from each part")]
     Limit(u64),
-    /// A layer that lies outside the registry, where it must not be looked for.
-    #[error(
-        "its layer {layer} lies outside its registry, and {url} is not a place that a registry may send to: {why}"
-    )]
+    /// The URL of an external layer is not allowed.
+    #[error("layer {layer} is external, and its URL {url} is not allowed: {reason}")]
     Foreign {
-        /// The layer.
+        /// Digest of the layer.
         layer: Digest,
-        /// Where the manifest says that it is.
+        /// The URL in the manifest.
         url: String,
-        /// What is wrong with that.
-        why: &'static str,
+        /// Why it is not allowed.
+        reason: &'static str,
     },
-    /// A platform that the image does not have.
-    #[error("it has no {wanted}; it has {available}")]
+    /// The image lacks a requested platform.
+    #[error("no image for platform {wanted}; available: {available}")]
     Platform {
-        /// What was asked for.
+        /// The requested platforms.
         wanted: String,
-        /// What there is.
+        /// The platforms of the image.
         available: String,
     },
 }
 
+/// A value that the bytes have to match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MismatchKind {
+    /// Digest of a manifest or a blob.
+    Digest,
+    /// Checksum of a file.
+    Checksum,
+    /// Size in bytes.
+    Size,
+}
+
+impl fmt::Display for MismatchKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Digest => "digest",
+            Self::Checksum => "checksum",
+            Self::Size => "size",
+        })
+    }
+}
+
+/// Why no endpoint may be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoEndpoint {
+    /// A rule of the mirrors file blocks the prefix.
+    #[error("blocked: `blocked = true` is set for `{0}` in the mirrors file")]
+    Blocked(String),
+    /// Only mirrors may be used, and none is configured.
+    #[error("no mirror configured, and `--mirrors-only` is set")]
+    NoMirror,
+}
+
 impl FetchError {
-    /// A problem with `object`.
     pub(crate) fn new(object: impl Into<String>, problem: FetchProblem) -> Self {
         Self { object: object.into(), source: None, problem }
     }
 
-    /// The status of an answer that said no.
+    /// Returns the status code of the response, if it was one of failure.
     #[must_use]
     pub(crate) fn status(&self) -> Option<u16> {
         match self.problem {
@@ -142,16 +189,16 @@ impl FetchError {
         }
     }
 
-    /// Takes out of what a server has said what it must not have repeated.
+    /// Applies `scrub` to all text that a server sent.
     pub(crate) fn scrub(&mut self, scrub: impl Fn(&str) -> String) {
-        if let FetchProblem::Status { url, hint: text, .. } | FetchProblem::Protocol { url, what: text } =
+        if let FetchProblem::Status { url, hint: text, .. } | FetchProblem::Protocol { url, reason: text } =
             &mut self.problem
         {
             (*url, *text) = (scrub(url), scrub(text));
         }
     }
 
-    /// The same, if other places failed before, for these reasons.
+    /// Adds the failures of the endpoints that were tried before.
     #[must_use]
     pub(crate) fn after(mut self, mut failures: Vec<String>) -> Self {
         if !failures.is_empty() {
@@ -163,7 +210,7 @@ impl FetchError {
         self
     }
 
-    /// The problem and its innermost cause, which says most.
+    /// Returns the problem and its innermost cause.
     #[must_use]
     pub(crate) fn reason(&self) -> String {
         match &self.source {
@@ -172,27 +219,30 @@ impl FetchError {
         }
     }
 
-    /// Notes how often it was tried.
+    /// Sets the number of attempts.
     #[must_use]
-    pub(crate) fn tried(mut self, times: u32) -> Self {
-        if let FetchProblem::Network(_, count) | FetchProblem::Stalled(_, count) = &mut self.problem {
-            *count = times;
+    pub(crate) fn with_attempts(mut self, count: u32) -> Self {
+        if let FetchProblem::Network { attempts, .. } | FetchProblem::Stalled { attempts, .. } =
+            &mut self.problem
+        {
+            *attempts = count;
         }
         self
     }
 
-    /// Whether another place may well have what this one does not give.
+    /// True if another endpoint may succeed.
     #[must_use]
-    pub(crate) fn is_of_place(&self) -> bool {
+    pub(crate) fn allows_fallback(&self) -> bool {
         match &self.problem {
-            FetchProblem::Network(..)
-            | FetchProblem::Stalled(..)
+            FetchProblem::Network { .. }
+            | FetchProblem::Stalled { .. }
             | FetchProblem::Unreachable { .. }
             | FetchProblem::Status { .. }
             | FetchProblem::Mismatch { .. }
             | FetchProblem::Protocol { .. }
+            | FetchProblem::InvalidUrl { .. }
             | FetchProblem::Realm(_) => true,
-            FetchProblem::Late(_)
+            FetchProblem::TimeLimit(_)
             | FetchProblem::Credentials(_)
             | FetchProblem::Foreign { .. }
             | FetchProblem::NoEndpoint(_)
@@ -203,27 +253,29 @@ impl FetchError {
         }
     }
 
-    /// Whether the place will not give anything else either.
+    /// True if other requests to the same server will fail as well.
     #[must_use]
-    pub(crate) fn is_of_server(&self) -> bool {
+    pub(crate) fn is_server_down(&self) -> bool {
         match &self.problem {
-            FetchProblem::Network(..) | FetchProblem::Stalled(..) | FetchProblem::Unreachable { .. } => true,
+            FetchProblem::Network { .. }
+            | FetchProblem::Stalled { .. }
+            | FetchProblem::Unreachable { .. } => true,
             FetchProblem::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }
     }
 
-    /// Whether the same request may well succeed later.
+    /// True if the same request may succeed later.
     #[must_use]
-    pub(crate) fn may_pass(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         match &self.problem {
-            FetchProblem::Network(..) | FetchProblem::Stalled(..) => true,
+            FetchProblem::Network { .. } | FetchProblem::Stalled { .. } => true,
             FetchProblem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
     }
 
-    /// Whether the bytes were wrong, and not the way to them.
+    /// True if the bytes arrived and do not match.
     #[must_use]
     pub(crate) fn is_mismatch(&self) -> bool {
         matches!(
@@ -233,7 +285,7 @@ impl FetchError {
     }
 }
 
-/// The innermost cause of an error, which says most.
+/// Returns the text of the innermost cause of an error.
 #[must_use]
 pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
@@ -243,13 +295,11 @@ pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Why there is no place.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoEndpoint {
-    /// A rule forbids it.
-    #[error("`blocked = true` of `{0}` in the file of mirrors forbids it")]
-    Blocked(String),
-    /// No mirror has it.
-    #[error("no mirror is named for it, and `--mirrors-only` is given")]
-    NoMirror,
+/// Formats a number of attempts.
+struct Attempts(u32);
+
+impl fmt::Display for Attempts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} attempt{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
 }

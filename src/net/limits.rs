@@ -1,15 +1,16 @@
-//! [`Limits`]: how long connecting, idling and a whole run may take.
+//! [`Limits`]: timeouts for connecting, for idle connections and for the whole run.
 
 use std::time::Duration;
 
-/// How long things may take.
+/// Timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Until a connection is there.
+    /// Maximum time to establish a connection.
     pub connect: Duration,
-    /// Until an answer, or its next bytes, are there. In as long, a body has to make some progress.
+    /// Maximum time to wait for a response or its next bytes; also the interval in which the rate of a body
+    /// is measured.
     pub idle: Duration,
-    /// All of it; nothing: as long as it needs.
+    /// Maximum time of the whole run. `None`: no limit.
     pub total: Option<Duration>,
 }
 

@@ -1,4 +1,4 @@
-//! [`Netrc`]: names and passwords for web servers, as curl, wget and git keep them (`~/.netrc`, or `$NETRC`).
+//! [`Netrc`]: user names and passwords for web servers (`~/.netrc` or `$NETRC`), as in curl.
 
 use std::path::PathBuf;
 
@@ -7,30 +7,29 @@ use reqwest::Url;
 use crate::base::fs::is_missing;
 use crate::net::secret::{Credential, Login, Secret};
 
-/// A netrc, read when it is needed.
+/// A netrc file, read on demand.
 #[derive(Debug)]
 pub(crate) struct Netrc {
     path: PathBuf,
-    /// Whether the user has named it, so that it has to be there.
+    /// True if the user names it, so that it has to exist.
     required: bool,
 }
 
-/// Why a netrc cannot be read.
+/// A netrc file that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the credentials in `{}` cannot be read: {source}", path.display())]
+#[error("cannot read credentials in `{}`: {source}", path.display())]
 pub(crate) struct NetrcError {
     path: PathBuf,
     source: std::io::Error,
 }
 
 impl Netrc {
-    /// The file at `path`.
     #[must_use]
     pub(crate) fn new(path: PathBuf, required: bool) -> Self {
         Self { path, required }
     }
 
-    /// Name and password for the host of `url`.
+    /// Returns the user name and password for the host of `url`.
     pub(crate) fn find(&self, url: &Url) -> Result<Option<Login>, NetrcError> {
         let text = match std::fs::read_to_string(&self.path) {
             Ok(text) => text,
@@ -41,7 +40,7 @@ impl Netrc {
         let entries = entries(&text);
         let entry = entries.into_iter().find(|entry| entry.machine.eq_ignore_ascii_case(host));
         Ok(entry.map(|entry| Login {
-            proof: Credential::Password(entry.login, Secret::new(entry.password)),
+            credential: Credential::Password(entry.login, Secret::new(entry.password)),
             source: format!("`{}`", self.path.display()),
         }))
     }
@@ -54,12 +53,12 @@ struct NetrcEntry {
     password: String,
 }
 
-/// The entries for one machine each, in order. What is for all machines (`default`) is for none here: a list may name
-/// any host.
+/// Returns the entries that name a machine, in order. Ignores `default`: lists can contain any host, and the
+/// password must not be sent to all of them.
 fn entries(text: &str) -> Vec<NetrcEntry> {
     let mut entries: Vec<NetrcEntry> = Vec::new();
     let mut in_machine = false;
-    let mut words = Words(text, true);
+    let mut words = Words { rest: text, at_line_start: true };
     while let Some(word) = words.next() {
         match word.as_str() {
             "machine" => {
@@ -83,14 +82,18 @@ fn entries(text: &str) -> Vec<NetrcEntry> {
     entries
 }
 
-/// What white space parts, with quotes and comments as curl has them; and whether it begins here.
-struct Words<'a>(&'a str, bool);
+/// Splits text at white space, with quotes and comments as in curl.
+struct Words<'a> {
+    rest: &'a str,
+    /// True if `rest` starts a line.
+    at_line_start: bool,
+}
 
 impl Words<'_> {
-    /// A macro ends at an empty line.
+    /// Skips to the empty line that ends a macro.
     fn skip_macro(&mut self) {
-        self.0 = self.0.split_once("\n\n").map_or("", |(_, rest)| rest);
-        self.1 = true;
+        self.rest = self.rest.split_once("\n\n").map_or("", |(_, rest)| rest);
+        self.at_line_start = true;
     }
 }
 
@@ -99,18 +102,18 @@ impl Iterator for Words<'_> {
 
     fn next(&mut self) -> Option<String> {
         loop {
-            let text = self.0.trim_start();
-            let is_first = self.1 || self.0[..self.0.len() - text.len()].contains('\n');
-            self.1 = false;
-            self.0 = text;
-            // Anywhere else it begins a password.
+            let text = self.rest.trim_start();
+            let is_first = self.at_line_start || self.rest[..self.rest.len() - text.len()].contains('\n');
+            self.at_line_start = false;
+            self.rest = text;
+            // A `#` within a line can be part of a password.
             let Some(comment) = text.strip_prefix('#').filter(|_| is_first) else { break };
-            self.0 = comment.find('\n').map_or("", |end| &comment[end..]);
+            self.rest = comment.find('\n').map_or("", |end| &comment[end..]);
         }
-        let Some(quoted) = self.0.strip_prefix('"') else {
-            let end = self.0.find(char::is_whitespace).unwrap_or(self.0.len());
-            let (word, rest) = self.0.split_at(end);
-            self.0 = rest;
+        let Some(quoted) = self.rest.strip_prefix('"') else {
+            let end = self.rest.find(char::is_whitespace).unwrap_or(self.rest.len());
+            let (word, rest) = self.rest.split_at(end);
+            self.rest = rest;
             return (!word.is_empty()).then(|| word.to_owned());
         };
         let mut word = String::new();
@@ -127,7 +130,7 @@ impl Iterator for Words<'_> {
                 Some(other) => word.push(other),
             }
         }
-        self.0 = chars.as_str();
+        self.rest = chars.as_str();
         Some(word)
     }
 }
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_netrc_is_read_as_curl_reads_it() {
+    fn a_netrc_is_parsed_as_curl_does() {
         let text = "# comment\nmachine a.example login me password #1\nmacdef init\nmachine macro.example\n\n\
                     machine b.example\n\tlogin \"my self\"\n\tpassword \"a\\\"b c\" account x\n\
                     default login any password thing\nmachine c.example password alone";

@@ -1,22 +1,25 @@
-//! [`Secret`] and [`Login`]: values that must not appear in output, and how a user is known to a server.
+//! [`Secret`] and [`Login`]: values that must not appear in output.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use reqwest::Url;
 
-/// A password or a token: nothing prints it.
+/// Introduces the server's own message in an error.
+pub(crate) const SERVER_MESSAGE: &str = "; server message: \"";
+
+/// A password or a token that is never printed.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
+pub(crate) struct Secret(String);
 
 impl Secret {
-    /// Takes it out of sight.
     #[must_use]
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, to be sent.
+    /// Returns the plain text, to be sent to a server.
     #[must_use]
     pub(crate) fn reveal(&self) -> &str {
         &self.0
@@ -29,44 +32,44 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a user is known by.
+/// Authenticates a user to a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credential {
-    /// A name and a password.
+    /// User name and password.
     Password(String, Secret),
-    /// What a token server gives tokens for (OAuth 2: a refresh token).
+    /// An identity token, which a token server exchanges for an access token (OAuth 2: refresh token).
     Identity(Secret),
-    /// The token itself.
+    /// An access token.
     Token(Secret),
 }
 
-/// What a user is known by, and where that was found.
+/// A credential and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Login {
-    /// What is sent.
-    pub proof: Credential,
-    /// Where it was found, for a person.
+    /// The credential.
+    pub credential: Credential,
+    /// File, helper or option that contains the credential, for messages.
     pub source: String,
 }
 
 impl Login {
-    /// `text` without the secret, if a server has put it there.
+    /// Removes the secret from `text`, in every encoding in which a server may echo it.
     #[must_use]
     pub(crate) fn scrub(&self, text: &str) -> String {
         const PART: usize = 8;
         let (Credential::Password(_, secret) | Credential::Identity(secret) | Credential::Token(secret)) =
-            &self.proof;
+            &self.credential;
         let secret = secret.reveal();
         let mut forms = vec![secret.to_owned(), STANDARD.encode(secret), form_urlencoded(secret)];
-        if let Credential::Password(user, password) = &self.proof {
+        if let Credential::Password(user, password) = &self.credential {
             forms.push(basic(user, password));
         }
         forms.retain(|form| !form.is_empty());
-        // The longest first: one may end as another does.
+        // The longest first: one form may be the suffix of another.
         forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
         let mut text = forms.iter().fold(text.to_owned(), |text, form| text.replace(form, "…"));
-        // What a server says is cut off somewhere, and the secret may be, too.
-        if let Some(at) = text.find(IT_SAYS) {
+        // The server's message is truncated, and the secret in it may be, too.
+        if let Some(at) = text.find(SERVER_MESSAGE) {
             let has = |part: &[u8]| text.as_bytes()[at..].windows(part.len()).any(|window| window == part);
             if forms.iter().any(|form| form.as_bytes().windows(PART).any(has)) {
                 text.truncate(at);
@@ -76,15 +79,24 @@ impl Login {
     }
 }
 
-pub(crate) fn form_urlencoded(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
-}
-
-/// Begins what a server says itself, in an error.
-pub(crate) const IT_SAYS: &str = "; it says \"";
-
-/// The credentials of `Authorization: Basic` (RFC 7617).
+/// Returns the credentials of `Authorization: Basic` (RFC 7617).
 #[must_use]
 pub(crate) fn basic(user: &str, password: &Secret) -> String {
     STANDARD.encode(format!("{user}:{}", password.reveal()))
+}
+
+/// Returns a URL without credentials and without its query, where storage services put their signatures.
+#[must_use]
+pub(crate) fn redacted(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Both fail only for a URL that cannot have credentials.
+    let _ = url.set_password(None);
+    let _ = url.set_username("");
+    url.to_string()
+}
+
+fn form_urlencoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

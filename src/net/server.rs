@@ -1,4 +1,4 @@
-//! [`Server`]: one place where things are asked for, and whether it is worth asking.
+//! [`Server`]: a server that requests go to, its limit of concurrent requests, and whether it is down.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,32 +12,35 @@ use crate::base::event::{Event, Report};
 use crate::net::endpoint::Endpoint;
 use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::is_loopback;
-use crate::net::http::{self, Http};
+use crate::net::http::RequestContext;
 
-/// How long a place that was down is not asked again while there is another one.
-const REST: Duration = Duration::from_secs(300);
+/// Time for which a server that is down gets no requests if there is another one.
+const DOWN_TIME: Duration = Duration::from_secs(300);
 
-/// A place, shared by all that is there: whoever finds it down finds that out for all.
+const NO_PANIC: &str = "nothing panics while it holds this; please report";
+
+/// A server, shared by all its endpoints: if one of them finds it down, it is down for all.
 #[derive(Debug)]
 pub(crate) struct Server {
-    key: String,
-    number: usize,
-    slots: Slots,
-    reach: Reach,
-    /// Whether any certificate will do.
+    /// Identifies the server by its address and its settings.
+    pub key: String,
+    /// Identifies the server within a run.
+    pub number: usize,
+    /// True if certificates are not verified.
     pub insecure: bool,
-    base: OnceLock<Url>,
-    /// Since when it is down, and why.
+    address: Address,
+    slots: Slots,
+    /// The URL, if the scheme was to be detected.
+    detected: OnceLock<Url>,
+    /// When the server went down, and why.
     down: Mutex<Option<(Instant, String)>>,
     has_warned: AtomicBool,
 }
 
-/// How a server is reached.
 #[derive(Debug)]
-enum Reach {
-    /// At this URL.
+enum Address {
     Url(Url),
-    /// At this host, by https, or by http if there is no https: for loopback and what is said to be insecure only.
+    /// A host with HTTPS, or with HTTP if it has no HTTPS. For loopback and insecure hosts only.
     EitherScheme(String),
 }
 
@@ -45,18 +48,17 @@ enum Reach {
 #[derive(Debug)]
 pub(crate) struct Servers {
     all: Mutex<HashMap<String, Arc<Server>>>,
-    /// How many requests each may have at once.
-    at_once: usize,
+    max_requests: usize,
 }
 
-/// How many more requests a server may have at once.
+/// The small requests that a server may still get.
 #[derive(Debug)]
 struct Slots {
     free: Mutex<usize>,
     changed: Condvar,
 }
 
-/// The leave to ask a server; ends when dropped.
+/// A permit for one small request; released when dropped.
 pub(crate) struct Slot<'a>(&'a Slots);
 
 impl Drop for Slot<'_> {
@@ -67,93 +69,89 @@ impl Drop for Slot<'_> {
 }
 
 impl Servers {
-    /// No server yet. Each is to have at most `at_once` requests for small things at once.
+    /// Creates an empty set. Each server gets at most `max_requests` small requests at a time.
     #[must_use]
-    pub(crate) fn new(at_once: usize) -> Self {
-        Self { all: Mutex::default(), at_once: at_once.max(1) }
+    pub(crate) fn new(max_requests: usize) -> Self {
+        Self { all: Mutex::default(), max_requests: max_requests.max(1) }
     }
 
-    /// The server of a spot. `insecure` adds to what the spot says.
-    pub(crate) fn of(&self, spot: &Endpoint, insecure: bool) -> Result<Arc<Server>, url::ParseError> {
-        let insecure = insecure || spot.insecure;
-        // Where images of Docker Hub are. (Files have a scheme.)
-        let is_hub = spot.scheme.is_none() && spot.host == "docker.io";
-        let host = if is_hub { "registry-1.docker.io" } else { &spot.host };
+    /// Returns the server of an endpoint. `insecure` applies in addition to the endpoint's own setting.
+    pub(crate) fn server_for(
+        &self,
+        endpoint: &Endpoint,
+        insecure: bool,
+    ) -> Result<Arc<Server>, url::ParseError> {
+        let insecure = insecure || endpoint.insecure;
+        // The registry of Docker Hub has another name. (An endpoint of a file has a scheme.)
+        let is_hub = endpoint.scheme.is_none() && endpoint.host == "docker.io";
+        let host = if is_hub { "registry-1.docker.io" } else { &endpoint.host };
         let url = |scheme: &str| Url::parse(&format!("{scheme}://{host}/"));
-        let reach = match spot.scheme {
-            Some(scheme) => Reach::Url(url(scheme)?),
+        let address = match endpoint.scheme {
+            Some(scheme) => Address::Url(url(scheme)?),
             None if insecure || is_loopback(host) => {
                 url("https")?;
-                Reach::EitherScheme(host.to_owned())
+                Address::EitherScheme(host.to_owned())
             }
-            None => Reach::Url(url("https")?),
+            None => Address::Url(url("https")?),
         };
-        let key = format!("{reach:?} {insecure}");
+        let key = format!("{address:?} {insecure}");
         let mut servers = self.all.lock().expect(NO_PANIC);
         let number = servers.len();
         let server = servers.entry(key.clone()).or_insert_with(|| {
-            let (base, down) = (OnceLock::new(), Mutex::default());
-            let slots = Slots { free: Mutex::new(self.at_once), changed: Condvar::new() };
-            let has_warned = AtomicBool::new(false);
-            Arc::new(Server { key, number, slots, reach, insecure, base, down, has_warned })
+            Arc::new(Server {
+                key,
+                number,
+                insecure,
+                address,
+                slots: Slots { free: Mutex::new(self.max_requests), changed: Condvar::new() },
+                detected: OnceLock::new(),
+                down: Mutex::default(),
+                has_warned: AtomicBool::new(false),
+            })
         });
         Ok(server.clone())
     }
 }
 
 impl Server {
-    /// Its URL, which ends in a slash and has no path. The first call may have to ask which scheme it is.
-    pub(crate) fn base(&self, http: &Http, object: &str) -> Result<&Url, FetchError> {
-        let host = match &self.reach {
-            Reach::Url(url) => return Ok(url),
-            Reach::EitherScheme(host) => host,
+    /// Returns the server's URL, which ends in a slash and has no path. The first call may send requests to
+    /// detect the scheme.
+    pub(crate) fn base(&self, context: &RequestContext<'_>) -> Result<&Url, FetchError> {
+        let host = match &self.address {
+            Address::Url(url) => return Ok(url),
+            Address::EitherScheme(host) => host,
         };
-        if let Some(base) = self.base.get() {
+        if let Some(base) = self.detected.get() {
             return Ok(base);
         }
-        let ask = |scheme: &str| {
-            let url = Url::parse(&format!("{scheme}://{host}/v2/")).expect("checked by `of`");
-            http::send_any(object, http.get(url, self.insecure))
+        let url = |scheme: &str, path: &str| {
+            Url::parse(&format!("{scheme}://{host}/{path}")).expect("checked by `server_for`; please report")
         };
-        let https = ask("https");
-        // A server that speaks TLS has an answer to plain http, too: that it does not want it.
-        let is_plain = |answer: &Response| {
-            answer.status().is_success()
-                || matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND)
+        let request = |scheme| context.http.get_once(context.object, url(scheme, "v2/"), self.insecure);
+        // A TLS server may respond to plain HTTP as well, with an error status.
+        let is_plain_http = |response: &Response| {
+            response.status().is_success()
+                || matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::NOT_FOUND)
         };
-        let scheme = match https {
+        let scheme = match request("https") {
             Ok(_) => "https",
-            Err(failure) if !ask("http").is_ok_and(|answer| is_plain(&answer)) => return Err(failure),
+            Err(failure) if !request("http").is_ok_and(|response| is_plain_http(&response)) => {
+                return Err(failure);
+            }
             Err(_) => "http",
         };
-        let base = Url::parse(&format!("{scheme}://{host}/")).expect("checked by `of`");
-        Ok(self.base.get_or_init(|| base))
+        Ok(self.detected.get_or_init(|| url(scheme, "")))
     }
 
-    /// The URL of a path there.
-    pub(crate) fn url(&self, http: &Http, object: &str, path: &str) -> Result<Url, FetchError> {
-        let base = self.base(http, object)?;
-        // A path that looks like a URL of its own must not lead away.
-        base.join(&format!("./{path}")).map_err(|error| {
-            let what = format!("nothing: `{path}` makes no URL ({error})");
-            FetchError::new(object, FetchProblem::Protocol { url: http::plain(base), what })
-        })
+    /// Returns the URL of a path on the server.
+    pub(crate) fn url(&self, context: &RequestContext<'_>, path: &str) -> Result<Url, FetchError> {
+        let base = self.base(context)?;
+        // With the prefix, a path that looks like an absolute URL does not lead to another server.
+        base.join(&format!("./{path}"))
+            .map_err(|error| context.error(FetchProblem::InvalidUrl { url: format!("{base}{path}"), error }))
     }
 
-    /// What tells it apart from all others.
-    #[must_use]
-    pub(crate) fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// The same as a number.
-    #[must_use]
-    pub(crate) fn number(&self) -> usize {
-        self.number
-    }
-
-    /// Waits until it may have one request more for something small. (The queue counts its own: what is large waits
-    /// for other things, too.)
+    /// Waits until the server may get one more small request. (The queue limits its own requests.)
     pub(crate) fn slot(&self) -> Slot<'_> {
         let free = self.slots.free.lock().expect(NO_PANIC);
         let mut free = self.slots.changed.wait_while(free, |free| *free == 0).expect(NO_PANIC);
@@ -161,34 +159,31 @@ impl Server {
         Slot(&self.slots)
     }
 
-    /// For a person.
+    /// Returns the URL or the host, for messages.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
-        match &self.reach {
-            Reach::Url(url) => url.as_str(),
-            Reach::EitherScheme(host) => host,
+        match &self.address {
+            Address::Url(url) => url.as_str(),
+            Address::EitherScheme(host) => host,
         }
     }
 
-    /// Why it need not be asked.
+    /// Returns why the server is down. `None`: it is not.
     #[must_use]
     pub(crate) fn why_down(&self) -> Option<String> {
         let down = self.down.lock().expect(NO_PANIC);
-        down.as_ref().filter(|(since, _)| since.elapsed() < REST).map(|(_, reason)| reason.clone())
+        down.as_ref().filter(|(since, _)| since.elapsed() < DOWN_TIME).map(|(_, reason)| reason.clone())
     }
 
-    /// Takes note that it failed and that another place is asked instead; warns of that once.
-    pub(crate) fn failed(&self, report: &dyn Report, error: &FetchError) {
+    /// Records that a request failed and that another source is used instead. Warns once.
+    pub(crate) fn record_failure(&self, report: &dyn Report, error: &FetchError) {
         let reason = error.reason();
         if !self.has_warned.swap(true, Ordering::Relaxed) {
-            let name = self.name();
-            let message = format!("another place is asked for what `{name}` does not give: {reason}");
+            let message = format!("`{}` failed, falling back to the next source: {reason}", self.name());
             report.event(&Event::Warning { message });
         }
-        if error.is_of_server() {
+        if error.is_server_down() {
             *self.down.lock().expect(NO_PANIC) = Some((Instant::now(), reason));
         }
     }
 }
-
-const NO_PANIC: &str = "nothing panics while it holds this; please report";

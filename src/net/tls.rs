@@ -1,4 +1,4 @@
-//! [`TlsTrust`]: whose certificates are taken, and which of ours are shown to whom.
+//! [`TlsTrust`]: the CAs that are trusted, and the client certificates.
 
 use std::sync::OnceLock;
 
@@ -10,42 +10,42 @@ use rustls::sign::CertifiedKey;
 
 use crate::net::host::names;
 
-/// Whose certificates are taken besides those of the system's authorities, and our own.
+/// CAs that are trusted in addition to the system's, and client certificates.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsTrust {
-    /// More authorities.
+    /// Additional CA certificates.
     pub authorities: Vec<Certificate>,
-    /// Our certificates, by the host that they are for, with its port or for all its ports.
+    /// Client certificates, each with its host, which has a port or is for all ports.
     pub identities: Vec<(String, Identity)>,
 }
 
-/// Why a file with certificates is of no use.
+/// A file without usable certificates.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrustError {
-    /// Nothing of what should be in it.
-    #[error("there is no {0} in PEM in it (a block that begins with `-----BEGIN {1}-----`)")]
+    /// The file has no block of this kind.
+    #[error("no {0} in PEM format (a block that begins with `-----BEGIN {1}-----`)")]
     Missing(&'static str, &'static str),
-    /// A block that is not what it says.
-    #[error("its {0} number {1} cannot be read: {2}")]
-    Damaged(&'static str, usize, String),
-    /// A key that is not the one of the certificate.
-    #[error("the key does not belong to the certificate: {0}")]
+    /// A block cannot be parsed.
+    #[error("cannot parse {0} number {1}: {2}")]
+    Invalid(&'static str, usize, String),
+    /// The private key belongs to another certificate.
+    #[error("private key does not match the certificate: {0}")]
     Key(rustls::Error),
 }
 
 impl TlsTrust {
-    /// Adds the authorities of a PEM file; there may be several in it.
+    /// Adds the CA certificates of a PEM file.
     pub(crate) fn add_authorities(&mut self, pem: &[u8]) -> Result<(), TrustError> {
         for (number, der) in certificates(pem)?.iter().enumerate() {
-            let damaged = |error: String| TrustError::Damaged("certificate", number + 1, error);
-            RootCertStore::empty().add(der.clone()).map_err(|error| damaged(error.to_string()))?;
-            let certificate = Certificate::from_der(der).map_err(|error| damaged(error.to_string()))?;
+            let invalid = |error: String| TrustError::Invalid("certificate", number + 1, error);
+            RootCertStore::empty().add(der.clone()).map_err(|error| invalid(error.to_string()))?;
+            let certificate = Certificate::from_der(der).map_err(|error| invalid(error.to_string()))?;
             self.authorities.push(certificate);
         }
         Ok(())
     }
 
-    /// Adds a certificate of ours, with those between it and its authority behind it, to be shown to `host`.
+    /// Adds a client certificate for `host`, followed by its intermediate certificates, and its private key.
     pub(crate) fn add_identity(
         &mut self,
         host: &str,
@@ -55,18 +55,19 @@ impl TlsTrust {
         let chain = certificates(certificate)?;
         let private = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             rustls::pki_types::pem::Error::NoItemsFound => TrustError::Missing("private key", "PRIVATE KEY"),
-            error => TrustError::Damaged("private key", 1, error.to_string()),
+            error => TrustError::Invalid("private key", 1, error.to_string()),
         })?;
         let provider = rustls::crypto::ring::default_provider();
         CertifiedKey::from_der(chain, private, &provider).map_err(TrustError::Key)?;
-        let damaged = |error: reqwest::Error| TrustError::Damaged("certificate", 1, error.to_string());
-        // The key first: of a file that holds both, its certificates are not taken twice.
+        let invalid = |error: reqwest::Error| TrustError::Invalid("certificate", 1, error.to_string());
+        // A file with both is used once, so that its certificates are not duplicated.
         let pem = if certificate == key { key.to_vec() } else { [key, b"\n", certificate].concat() };
-        self.identities.push((host.to_owned(), Identity::from_pem(&pem).map_err(damaged)?));
+        self.identities.push((host.to_owned(), Identity::from_pem(&pem).map_err(invalid)?));
         Ok(())
     }
 
-    /// Which identity is for the host of a URL: one that names its port before one that does not.
+    /// Returns the index of the client certificate for a URL. One for its port takes precedence over one for
+    /// all ports.
     #[must_use]
     pub(crate) fn identity_for(&self, url: &Url) -> Option<usize> {
         if self.identities.is_empty() || url.scheme() != "https" {
@@ -82,9 +83,9 @@ impl TlsTrust {
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> {
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let damaged = |error| TrustError::Damaged("certificate", certificates.len() + 1, format!("{error}"));
+        let invalid = |error| TrustError::Invalid("certificate", certificates.len() + 1, format!("{error}"));
         let certificate: CertificateDer<'_> =
-            certificate.map_err(|error: rustls::pki_types::pem::Error| damaged(error))?;
+            certificate.map_err(|error: rustls::pki_types::pem::Error| invalid(error))?;
         certificates.push(certificate.into_owned());
     }
     if certificates.is_empty() {
@@ -94,15 +95,16 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> 
     }
 }
 
-/// The authorities of this system: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or where its distribution has them. None, if
-/// there are none: all of them may be named with `--ca-file`, or nothing be fetched by https.
-pub(crate) fn of_system() -> &'static [Certificate] {
+/// Returns the CA certificates of the system: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, or from the
+/// distribution's directory. May be empty, since `--ca-file` can name all CAs and HTTPS may not be used at
+/// all.
+pub(crate) fn system_authorities() -> &'static [Certificate] {
     static SYSTEM: OnceLock<Vec<Certificate>> = OnceLock::new();
     SYSTEM.get_or_init(|| {
-        // What cannot be read is an authority less, and an error when it would have been needed.
+        // A certificate that cannot be read is skipped: if it is needed, the connection fails.
         let found = rustls_native_certs::load_native_certs().certs;
-        let useful = found.iter().filter(|der| RootCertStore::empty().add((*der).clone()).is_ok());
-        useful.filter_map(|der| Certificate::from_der(der).ok()).collect()
+        let valid = found.iter().filter(|der| RootCertStore::empty().add((*der).clone()).is_ok());
+        valid.filter_map(|der| Certificate::from_der(der).ok()).collect()
     })
 }
 
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_taken_one_or_many_and_garbage_is_not() {
+    fn a_file_may_have_several_certificates_and_garbage_is_rejected() {
         let mut trust = TlsTrust::default();
         let [one, two] = [pair().0, pair().0];
         trust.add_authorities(format!("text\n{one}\n# more\n{two}").as_bytes()).unwrap();
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_needs_the_key_of_its_certificate_and_goes_to_its_host_alone() {
+    fn a_client_certificate_needs_its_private_key_and_is_for_its_host_only() {
         let mut trust = TlsTrust::default();
         let ((certificate, key), (_, other)) = (pair(), pair());
         let mut add = |host: &str, certificate: &str, key: &str| {
@@ -139,7 +141,7 @@ mod tests {
                 .add_identity(host, certificate.as_bytes(), key.as_bytes())
                 .map_err(|error| error.to_string())
         };
-        assert!(add("a.example", &certificate, &other).unwrap_err().contains("does not belong"));
+        assert!(add("a.example", &certificate, &other).unwrap_err().contains("does not match"));
         assert!(add("a.example", &certificate, "").unwrap_err().contains("PRIVATE KEY"));
         assert!(add("a.example", &key, &key).unwrap_err().contains("CERTIFICATE"));
         add("a.example", &certificate, &key).unwrap();

@@ -443,7 +443,7 @@ mod tests {
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
         let upstream = Upstream::default();
-        let registry = Endpoints::new(&upstream.http(), &upstream).registry("quay.io");
+        let registry = Endpoints::new(&upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();

@@ -350,7 +350,7 @@ fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available
         let listing = unbundle(["ls", &job.text(OUTPUT), "--json"]).ok().json();
         assert_eq!(listing["images"][0]["platforms"], json!(expected), "{wanted}");
     }
-    let words = [&*name, "no linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
+    let words = [&*name, "no image for platform linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8", ];
     PackJob::new(&format!("{name}\n")).pack_with(&["--platform", "linux/arm/v5"]).failed(4, &words);
     PackJob::new(&format!("{name} platform=linux/arm/v5\n")).pack().failed(4, &words);
 }
@@ -465,6 +465,6 @@ fn foreign_layer_urls_other_than_http_are_ignored() {
         let registry =
             Fake::start(content, |seen, reply| if seen.path == "/v2/" { Reply::ok(b"{}") } else { reply });
         let job = PackJob::new(&format!("{}/team/app:1\n", registry.addr()));
-        job.pack().failed(4, &["team/app:1", &sha256(&bytes), url, "no http or https URL"]);
+        job.pack().failed(4, &["team/app:1", &sha256(&bytes), url, "not an HTTP or HTTPS URL"]);
     }
 }

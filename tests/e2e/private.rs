@@ -188,7 +188,7 @@ fn private_registry_accepts_logins_from_every_credential_source() {
     let job = PrivateJob::new(&registry.list());
     let entry = json!({ "auth": basic(USER, PASSWORD) });
     let hint = format!("docker login {}", registry.addr);
-    job.run(&[]).failed(4, &["team/app:1", "401", "asked without credentials", &hint]);
+    job.run(&[]).failed(4, &["team/app:1", "401", "no credentials found", &hint]);
 
     job.write_docker_config(&registry.addr, &entry);
     job.packs(&[]);
@@ -200,7 +200,7 @@ fn private_registry_accepts_logins_from_every_credential_source() {
     // Entries for another port and for HTTPS only.
     for other in ["127.0.0.1:1", "127.0.0.1", &format!("https://{}", registry.addr)] {
         job.write_docker_config(other, &entry);
-        job.run(&[]).failed(4, &["401", "without credentials"]);
+        job.run(&[]).failed(4, &["401", "no credentials found"]);
     }
     fs::remove_dir_all(job.path(".docker")).expect("remove the credentials");
 
@@ -263,8 +263,8 @@ fn wrong_password_is_tried_once_and_reported_with_file_and_host() {
         ..PrivateJob::new(&format!("{}/team/app:1\n", registry.addr))
     };
     let file = job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, "wr0ng-secret") }));
-    let of_file = format!("asked with the credentials of `{}` for `{}`", file.display(), registry.addr);
-    job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "no access", &of_file]);
+    let of_file = format!("sent the credentials of `{}` for `{}`", file.display(), registry.addr);
+    job.run(&["--retries", "5"]).failed(4, &["team/app:1", "401", "access denied", &of_file]);
     // Without and with the password.
     assert_eq!(registry.responses(401), 3, "{}", registry.daemon.log());
 }
@@ -300,7 +300,7 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
         format!("get {}\n", registry.addr)
     );
     config(false, true, PASSWORD);
-    job.run(&[]).failed(4, &["401", "`docker-credential-common`, which `", "config.json` names"]);
+    job.run(&[]).failed(4, &["401", "`docker-credential-common`, named in `", "config.json`"]);
     job.write_helper("common", &helper_output(PASSWORD));
     config(false, true, "wrong");
     job.packs(&[]);
@@ -323,12 +323,12 @@ fn missing_or_broken_helper_is_named_without_leaking_its_output() {
     job.write_helper("half", &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'"));
     job.write_helper("deaf", "exec <&-; exit 0");
     for (name, words) in [
-        ("missing", "is not installed"),
-        ("failing", "has failed (exit status: 3)"),
-        ("garbage", "is no name and secret"),
-        ("half", "is no name and secret"),
-        ("deaf", "is no name and secret"),
-        ("../bin/docker-credential-garbage", "a name that is a path"),
+        ("missing", "not installed"),
+        ("failing", "failed: exit status: 3"),
+        ("garbage", "not a user name and a secret"),
+        ("half", "not a user name and a secret"),
+        ("deaf", "not a user name and a secret"),
+        ("../bin/docker-credential-garbage", "its name is a path"),
     ] {
         let file = config(name);
         let program = format!("`docker-credential-{name}`");
@@ -434,7 +434,7 @@ fn registry_issues_tokens_for_anonymous_password_and_identity_token() {
     let mut job = PrivateJob::new(&registry.list());
     job.secrets.extend(encodings(IDENTITY));
     // Anonymous: one of the two repositories.
-    let finished = job.run(&[]).failed(4, &["team/app:1", "401", "without credentials"]);
+    let finished = job.run(&[]).failed(4, &["team/app:1", "401", "no credentials found"]);
     assert!(!finished.stderr.contains("team/other"), "{finished:#?}");
     let public = PrivateJob::new(&format!("{}/team/other:1\n", registry.addr));
     public.packs(&[]);
@@ -465,7 +465,7 @@ fn password_only_registry_is_not_sent_an_identity_token() {
     let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob { secrets: encodings(IDENTITY), ..PrivateJob::new(&registry.list()) };
     job.write_docker_config(&registry.addr, &json!({ "identitytoken": IDENTITY }));
-    job.run(&[]).failed(4, &["asks for a name and a password", "config.json", "log in with a password"]);
+    job.run(&[]).failed(4, &["requires a user name and a password", "config.json", "log in with a password"]);
 }
 
 /// A registry with `team/a:1` and `team/b:1` that admits requests for which `accept` is true, and sends
@@ -625,7 +625,7 @@ fn rejected_renewed_token_is_an_error_and_no_loop() {
         secrets: encodings("n0-use"),
         ..PrivateJob::new(&format!("{}/team/a:1\n", fake.addr()))
     };
-    job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "asked without credentials"]);
+    job.run(&["--retries", "9"]).failed(4, &["team/a:1", "401", "no credentials found"]);
     assert_eq!((fake.seen_of("/v2/team").len(), fake.seen_of("/token").len()), (2, 1));
 }
 
@@ -718,7 +718,7 @@ fn credentials_are_never_sent_to_another_port_or_scheme_of_an_insecure_registry(
     });
     let job = PrivateJob::new(&format!("{}/team/a:1\n", registry.addr));
     job.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));
-    job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from https to http"]);
+    job.run(&["--insecure-registry", &registry.addr]).failed(4, &["team/a:1", "from HTTPS to HTTP"]);
     assert!(plain.seen().is_empty());
 }
 
@@ -795,7 +795,7 @@ fn credentials_are_not_sent_over_plain_http_unless_allowed() {
     let job = PrivateJob::new("quay.io/team/a:1\n");
     job.write_docker_config(&origin.addr(), &json!({ "auth": basic(USER, PASSWORD) }));
     let mirror = format!("quay.io=http://{}", origin.addr());
-    let words = ["quay.io/team/a:1", "plain http", "config.json", "--insecure-registry", &origin.addr()];
+    let words = ["quay.io/team/a:1", "plain HTTP", "config.json", "--insecure-registry", &origin.addr()];
     job.run(&["--mirror", &mirror]).failed(4, &words);
     assert_received_none(&[&origin], &job.secrets);
     job.run(&["--mirror", &mirror, "--insecure-registry", &origin.addr()]).failed(4, &["401", "config.json"]);
@@ -810,7 +810,7 @@ fn mirror_gets_its_own_credentials_and_never_those_of_the_origin() {
     let url = format!("quay.io=http://{}", mirror.addr());
     let job = PrivateJob::new("quay.io/team/a:1\n");
     job.write_docker_config("quay.io", &json!({ "auth": basic(USER, "0rigin-only") }));
-    let words = ["401", "asked without credentials", &format!("docker login {}", mirror.addr())];
+    let words = ["401", "no credentials found", &format!("docker login {}", mirror.addr())];
     job.run(&["--mirror", &url]).failed(4, &words);
     let origin = PrivateJob { secrets: encodings("0rigin-only"), ..PrivateJob::new("") };
     assert_received_none(&[&mirror], &origin.secrets);

@@ -126,10 +126,10 @@ fn unknown_ca_is_refused_unless_the_registry_is_insecure() {
     let tls = TlsRegistry::serve(&storage, directory.path());
 
     let job = ImageJob::new();
-    job.pack(&tls.addr, &[]).failed(4, &[&format!("{}/app:v1", tls.addr), "no answer"]);
+    job.pack(&tls.addr, &[]).failed(4, &[&format!("{}/app:v1", tls.addr), "cannot connect to"]);
     // The scheme of a mirror URL is used as written.
     let mirror = format!("{0}=https://{0}", tls.addr);
-    job.pack(&tls.addr, &["--mirror", &mirror]).failed(4, &["no answer", "certificate"]);
+    job.pack(&tls.addr, &["--mirror", &mirror]).failed(4, &["cannot connect to", "certificate"]);
     assert!(!job.pack.output().exists());
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
     assert!(job.pack.output().exists());
@@ -154,7 +154,7 @@ fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
     job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).ok();
     assert!(!tls.fake.seen_of("/token?").is_empty());
     // The token server is trusted no more than its registry.
-    job.pack(&tls.addr, &[]).failed(4, &["no answer", "certificate"]);
+    job.pack(&tls.addr, &[]).failed(4, &["cannot connect to", "certificate"]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
         if valid {
             finished.ok();
         } else {
-            finished.failed(4, &["no answer", &storage.addr, "certificate"]);
+            finished.failed(4, &["cannot connect to", &storage.addr, "certificate"]);
         }
         assert_eq!(storage.fake.seen().is_empty(), !valid);
     }
@@ -186,7 +186,7 @@ fn insecure_registry_may_not_redirect_to_plain_http() {
         let redirect = Reply::redirect(&format!("http://{target}{}", seen.path));
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
-    job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).failed(4, &["from https to http"]);
+    job.pack(&tls.addr, &["--insecure-registry", &tls.addr]).failed(4, &["from HTTPS to HTTP"]);
     assert!(storage.seen().is_empty());
 }
 
@@ -203,7 +203,7 @@ fn mirror_is_insecure_only_if_named_itself() {
         if valid {
             finished.ok();
         } else {
-            finished.failed(4, &["no answer", &tls.addr, "certificate"]);
+            finished.failed(4, &["cannot connect to", &tls.addr, "certificate"]);
         }
     }
 }
@@ -213,6 +213,6 @@ fn insecure_registry_name_is_case_insensitive() {
     let job = ImageJob::new();
     let tls = TlsFake::start("127.0.0.1", job.content.clone(), |_, _, reply| reply);
     let name = tls.addr.replace("127.0.0.1", "localhost");
-    job.pack(&name, &[]).failed(4, &["no answer", "certificate"]);
+    job.pack(&name, &[]).failed(4, &["cannot connect to", "certificate"]);
     job.pack(&name, &["--insecure-registry", &name.to_uppercase()]).ok();
 }

@@ -169,8 +169,8 @@ impl BundleJob {
         let found = std::mem::take(&mut self.found);
         queue::run(&means, tasks, found, |queue| {
             self.take(plan, steps, queue, &means, &mut written, taker)?;
-            written.resumed += queue.taken_in();
-            written.fetched -= queue.taken_in().min(written.fetched);
+            written.resumed += queue.adopted();
+            written.fetched -= queue.adopted().min(written.fetched);
             Ok(written)
         })
     }

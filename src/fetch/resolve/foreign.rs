@@ -1,105 +1,113 @@
-//! Layers that lie outside their registry ("foreign", "nondistributable"): where they are fetched from.
+//! [`ForeignLayer`]: a layer with external URLs ("foreign", "nondistributable").
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use reqwest::Url;
 
-use crate::base::event::Report;
 use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::web::{self, RemoteFile};
-use crate::net::error::{FetchError, FetchProblem};
-use crate::net::host::leads_inside;
-use crate::net::http::{self, Http};
+use crate::net::error::{FetchError, FetchProblem, MismatchKind};
+use crate::net::host::is_private;
+use crate::net::http::RequestContext;
+use crate::net::secret::redacted;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
 
-/// A layer that lies outside its registry.
+/// The external layers of all images, by digest.
+#[derive(Default)]
+pub(crate) struct ForeignLayers(Mutex<HashMap<Digest, ForeignLayer>>);
+
+/// A layer with external URLs.
 pub(crate) struct ForeignLayer {
-    /// The image, for a person.
+    /// The image, for messages.
     pub object: String,
-    /// What its manifest says of it.
-    pub layer: Descriptor,
+    /// Its descriptor in the manifest.
+    descriptor: Descriptor,
     /// The registry of the image.
-    pub registry: MirroredRegistry,
-    /// In which repository it would be there.
-    pub repository: String,
+    registry: MirroredRegistry,
+    /// The repository of the image.
+    repository: String,
 }
 
-impl ForeignLayer {
-    /// What the manifest of the image `object`, which is in `repository`, says of `layer`.
-    #[must_use]
-    pub(crate) fn new(
-        object: &str,
-        layer: Descriptor,
-        registry: &MirroredRegistry,
-        repository: &str,
-    ) -> Self {
-        let (object, registry) = (object.to_owned(), registry.clone());
-        Self { object, layer, registry, repository: repository.to_owned() }
+impl ForeignLayers {
+    /// Adds a layer, unless there is one with this digest.
+    pub(crate) fn add(&self, layer: ForeignLayer) {
+        self.lock().entry(layer.descriptor.digest).or_insert(layer);
+    }
+
+    /// Returns all layers, and leaves the collection empty.
+    pub(crate) fn take(&self) -> Vec<ForeignLayer> {
+        std::mem::take(&mut *self.lock()).into_values().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, ForeignLayer>> {
+        self.0.lock().expect("nothing panics while it holds the layers; please report")
     }
 }
 
-/// Looks for foreign layers.
-pub(crate) struct Elsewhere<'a> {
-    /// What sends requests.
-    pub http: &'a Http,
-    /// Where mirrors are.
-    pub places: &'a Arc<Endpoints>,
-    /// Whom to tell of retries.
-    pub report: &'a dyn Report,
-}
+impl ForeignLayer {
+    #[must_use]
+    pub(crate) fn new(
+        object: &str,
+        descriptor: Descriptor,
+        registry: &MirroredRegistry,
+        repository: &str,
+    ) -> Self {
+        let (object, repository) = (object.to_owned(), repository.to_owned());
+        Self { object, descriptor, registry: registry.clone(), repository }
+    }
 
-impl Elsewhere<'_> {
-    /// The first of its URLs that has it (image-spec, descriptor, `urls`); nothing if the registry itself is the one.
-    /// Nobody there is told who asks.
-    pub(crate) fn find(&self, foreign: &ForeignLayer) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
-        let ForeignLayer { object, layer, registry, repository } = foreign;
+    /// Finds the first URL that has the layer (image-spec, descriptor, `urls`). `None`: only the registry
+    /// itself has it. Requests to these URLs are sent without credentials.
+    pub(crate) fn find(
+        &self,
+        request: RequestContext<'_>,
+        endpoints: &Arc<Endpoints>,
+    ) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
+        let Descriptor { digest, size, .. } = self.descriptor;
         let mut failure = None;
-        for url in &layer.urls {
-            match self.probe(foreign, url) {
-                Ok(file) if file.size.is_none_or(|size| size == layer.size) => {
-                    return Ok(Some((layer.digest, file)));
-                }
-                Ok(file) => {
-                    let (found, expected) =
-                        (file.size.unwrap_or_default().to_string(), layer.size.to_string());
-                    let url = file.places[0].name();
-                    let problem = FetchProblem::Mismatch { what: "size", found, expected, url };
-                    failure.get_or_insert(FetchError::new(object, problem));
-                }
-                Err(error) => {
-                    failure.get_or_insert(error);
-                }
-            }
+        for url in &self.descriptor.urls {
+            let error = match self.probe(request, endpoints, url) {
+                Ok(file) if file.size.is_none_or(|found| found == size) => return Ok(Some((digest, file))),
+                Ok(file) => request.error(FetchProblem::Mismatch {
+                    kind: MismatchKind::Size,
+                    expected: size.to_string(),
+                    found: file.size.unwrap_or_default().to_string(),
+                    url: file.endpoints[0].name(),
+                }),
+                Err(error) => error,
+            };
+            failure.get_or_insert(error);
         }
         match failure {
-            Some(failure) if !registry.has_blob(self.report, object, repository, layer.digest) => {
-                Err(failure)
-            }
+            Some(failure) if !self.registry.has_blob(request, &self.repository, digest) => Err(failure),
             _ => Ok(None),
         }
     }
 
-    fn probe(&self, foreign: &ForeignLayer, url: &str) -> Result<RemoteFile, FetchError> {
-        let ForeignLayer { object, layer, registry, .. } = foreign;
-        let refuse = |url: String, why| {
-            Err(FetchError::new(object, FetchProblem::Foreign { layer: layer.digest, url, why }))
-        };
+    fn probe(
+        &self,
+        request: RequestContext<'_>,
+        endpoints: &Arc<Endpoints>,
+        url: &str,
+    ) -> Result<RemoteFile, FetchError> {
+        let digest = self.descriptor.digest;
+        let not_allowed =
+            |url: String, reason| Err(request.error(FetchProblem::Foreign { layer: digest, url, reason }));
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(url) = parsed else { return refuse(format!("`{url}`"), "it is no http or https URL") };
-        let what = format!("{object} {}", layer.digest);
-        let (places, has_mirror) = self.places.foreign(&what, &url)?;
-        // Where the user himself says where it is, that is no matter of the registry's.
-        if !has_mirror && leads_inside(&url) && !registry.is_inside(object, &foreign.repository)? {
-            return refuse(
-                http::plain(&url),
-                "it is in the network of this machine, and the registry is not",
-            );
+        let Some(url) = parsed else { return not_allowed(format!("`{url}`"), "not an HTTP or HTTPS URL") };
+        let object = format!("{} {digest}", self.object);
+        let (endpoints, has_mirror) = endpoints.foreign(&object, &url)?;
+        // The user may configure a private mirror. The registry must not direct requests into a private
+        // network.
+        if !has_mirror && is_private(&url) && !self.registry.is_private(request, &self.repository)? {
+            return not_allowed(redacted(&url), "a private address, but the registry has a public one");
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return refuse(http::plain(&url), "it has a user name in it");
+            return not_allowed(redacted(&url), "it contains a user name");
         }
-        web::probe(self.http, self.report, &what, &places)
+        web::probe(request.with_object(&object), &endpoints)
     }
 }
 
@@ -110,13 +118,11 @@ mod tests {
     use crate::fetch::upstream::Upstream;
 
     #[test]
-    fn a_registry_out_there_cannot_send_into_the_own_network() {
+    fn a_public_registry_cannot_direct_requests_into_a_private_network() {
         let upstream = Upstream::default();
         let http = upstream.http();
-        let places = Endpoints::new(&http, &upstream);
-        let elsewhere = Elsewhere { http: &http, places: &places, report: &Silent };
-        let registry = places.registry("registry.example");
-        let layer = Descriptor {
+        let endpoints = Endpoints::new(&upstream);
+        let descriptor = Descriptor {
             media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".to_owned(),
             digest: Digest::of(b""),
             size: 0,
@@ -124,8 +130,9 @@ mod tests {
             attests: None,
             urls: Vec::new(),
         };
-        let (object, repository) = ("registry.example/a:1".to_owned(), "a".to_owned());
-        let foreign = ForeignLayer { object, layer, registry, repository };
+        let object = "registry.example/a:1";
+        let layer = ForeignLayer::new(object, descriptor, &endpoints.registry("registry.example"), "a");
+        let request = RequestContext { http: &http, report: &Silent, object };
         for url in [
             "http://127.0.0.1/layer",
             "http://169.254.169.254/latest",
@@ -135,7 +142,7 @@ mod tests {
             "file:///etc/passwd",
             "https://user:secret@a.example/layer",
         ] {
-            let error = elsewhere.probe(&foreign, url).unwrap_err();
+            let error = layer.probe(request, &endpoints, url).unwrap_err();
             assert!(matches!(error.problem, FetchProblem::Foreign { .. }), "{url}: {error}");
         }
     }

@@ -1,90 +1,47 @@
-//! From a lock to what must be fetched: nothing is asked for by a name that may mean something else by now.
+//! Resolves a lock: requests manifests by digest only, since tags may have moved.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
-use std::sync::Mutex;
 
-use crate::base::event::{Event, Report};
 use crate::bundle::format::index::IndexedImage;
-use crate::documents::list::Lists;
-use crate::documents::lock::{Lock, LockError, LockedImage};
+use crate::documents::list::{FileEntry, Lists};
+use crate::documents::lock::{Lock, LockError, LockedImage, LockedManifest};
 use crate::fetch::in_parallel;
-use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
-use crate::fetch::resolve::foreign::{Elsewhere, ForeignLayer};
-use crate::fetch::resolve::{Resolved, ResolvedImage, probe};
-use crate::fetch::upstream::Upstream;
-use crate::net::error::{FetchError, FetchProblem};
-use crate::net::http::Http;
+use crate::fetch::mirrored::MirroredRegistry;
+use crate::fetch::resolve::context::ResolveContext;
+use crate::fetch::resolve::foreign::ForeignLayer;
+use crate::fetch::resolve::resolved::{Resolved, ResolvedImage};
+use crate::fetch::web::RemoteFile;
+use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 
-const NO_PANIC: &str = "nothing panics while it holds the manifests; please report";
-
-/// Asks for the manifests that `lock` names, by digest, and whether its files are still there; `lists` name the same
-/// images and files. Beside what was found, the failures of all the rest.
+/// Requests the manifests that `lock` names, and probes its files. `lists` are [`lists_of`] the lock. Returns
+/// the failures separately.
 pub(crate) fn resolve_lock(
-    http: &Http,
-    upstream: &Upstream,
+    context: &ResolveContext<'_>,
     lock: &Lock,
     lists: Lists,
-    report: &dyn Report,
 ) -> (Resolved, Vec<FetchError>) {
-    let objects = Some((lists.files.len() + lists.images.len()) as u64);
-    report.event(&Event::Stage { name: "resolving", bytes: None, objects });
-    for message in upstream.unused(&lists) {
-        report.event(&Event::Warning { message });
-    }
-    let places = Endpoints::new(http, upstream);
-    let manifests = Mutex::new(HashMap::new());
-    let foreign: Mutex<HashMap<Digest, ForeignLayer>> = Mutex::default();
-    let images = in_parallel(upstream.jobs, &lock.images, |image| {
-        let registry = places.registry(image.reference.host());
-        let indexed = locked_image(&registry, image, &manifests, &foreign, report)?;
-        registry.places(&image.reference.to_string(), image.reference.repository(), true)?;
+    context.report_start(&lists);
+    let images = in_parallel(context.upstream.jobs, &lock.images, |image| {
+        let registry = context.endpoints.registry(image.reference.host());
+        let indexed = locked_image(context, &registry, image)?;
+        registry.repositories(&image.reference.to_string(), image.reference.repository(), true)?;
         Ok(ResolvedImage { indexed, registry })
     });
-    let elsewhere = Elsewhere { http, places: &places, report };
-    let layers: Vec<_> = foreign.into_inner().expect(NO_PANIC).into_values().collect();
-    let foreign = in_parallel(upstream.jobs, &layers, |layer| elsewhere.find(layer));
-    let files = probe(http, &places, upstream.jobs, &lists.files, report);
+    let foreign = context.find_foreign();
+    let files = context.probe_files(&lists.files);
 
-    let (mut resolved, mut failures) = (Resolved::default(), Vec::new());
-    for image in images {
-        match image {
-            Ok(image) => resolved.images.push(image),
-            Err(failure) => failures.push(failure),
-        }
-    }
-    for layer in foreign {
-        match layer {
-            Ok(layer) => resolved.foreign.extend(layer),
-            Err(failure) => failures.push(failure),
-        }
-    }
     let sizes: HashMap<&str, u64> = lock.files.iter().map(|file| (file.url.as_str(), file.size)).collect();
-    for (entry, file) in lists.files.into_iter().zip(files) {
+    let files = lists.files.into_iter().zip(files).map(|(entry, file)| {
         let size = sizes.get(entry.url.as_str()).copied();
-        match file {
-            Ok(file) if file.size.is_some() && file.size != size => {
-                let (found, expected) = (text(file.size), text(size));
-                let url = format!("{}; the lock says so", entry.url);
-                let problem = FetchProblem::Mismatch { what: "size", found, expected, url };
-                failures.push(FetchError::new(entry.url.to_string(), problem));
-            }
-            Ok(mut file) => {
-                file.size = size;
-                resolved.files.push((entry, file));
-            }
-            Err(failure) => failures.push(failure),
-        }
-    }
-    resolved.manifests = manifests.into_inner().expect(NO_PANIC);
-    resolved.images.sort_by_cached_key(|image| image.indexed.reference.to_string());
-    resolved.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
-    (resolved, failures)
+        check_size(entry, file?, size)
+    });
+    Resolved::collect(context, images, files, foreign)
 }
 
-/// The lists that name what `lock` has, each file with its checksum.
+/// Returns lists with the entries of `lock`, each file with its checksum.
 pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
     let files = lock.files.iter().map(|file| format!("{} {}\n", file.url, file.digest));
     let images = lock.images.iter().map(|image| {
@@ -96,87 +53,105 @@ pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
     let (mut lists, mut problems) = (Lists::default(), Vec::new());
     let text: String = files.chain(images).collect();
     lists.parse_into(Path::new("lock"), &text, &mut problems);
-    match problems.first() {
-        None => {
-            // What is looked up by its URL must be there under it.
-            let read: HashSet<&str> = lists.files.iter().map(|file| file.url.as_str()).collect();
-            match lock.files.iter().find(|file| !read.contains(file.url.as_str())) {
-                None => Ok(lists),
-                Some(file) => {
-                    Err(LockError::Content(format!("`{}`: no lock writes a URL like this", file.url)))
-                }
-            }
-        }
-        Some(problem) => {
-            let line = text.lines().nth(problem.line - 1).unwrap_or_default();
-            Err(LockError::Content(format!("`{line}`: {}", problem.message)))
-        }
+    if let Some(problem) = problems.first() {
+        let line = text.lines().nth(problem.line - 1).unwrap_or_default();
+        return Err(LockError::Content(format!("`{line}`: {}", problem.message)));
+    }
+    // Files are looked up by URL, so that parsing must not have changed it.
+    let parsed: HashSet<&str> = lists.files.iter().map(|file| file.url.as_str()).collect();
+    match lock.files.iter().find(|file| !parsed.contains(file.url.as_str())) {
+        None => Ok(lists),
+        Some(file) => Err(LockError::Content(format!("`{}`: not a normalized URL", file.url))),
     }
 }
 
-fn text(size: Option<u64>) -> String {
-    size.unwrap_or_default().to_string()
+/// Sets the size of a file to the one in the lock. Fails if the server states another one.
+fn check_size(
+    entry: FileEntry,
+    mut file: RemoteFile,
+    locked: Option<u64>,
+) -> Result<(FileEntry, RemoteFile), FetchError> {
+    if file.size.is_some() && file.size != locked {
+        let text = |size: Option<u64>| size.unwrap_or_default().to_string();
+        let problem = FetchProblem::Mismatch {
+            kind: MismatchKind::Size,
+            expected: text(locked),
+            found: text(file.size),
+            url: format!("{}; the expected size is from the lock", entry.url),
+        };
+        return Err(FetchError::new(entry.url.to_string(), problem));
+    }
+    file.size = locked;
+    Ok((entry, file))
 }
 
 fn locked_image(
+    context: &ResolveContext<'_>,
     registry: &MirroredRegistry,
     image: &LockedImage,
-    manifests: &Mutex<HashMap<Digest, Vec<u8>>>,
-    foreign: &Mutex<HashMap<Digest, ForeignLayer>>,
-    report: &dyn Report,
 ) -> Result<IndexedImage, FetchError> {
     let object = image.reference.to_string();
-    let kept: BTreeSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
-    let mut omitted = BTreeSet::new();
+    let repository = image.reference.repository();
+    let mut named = BTreeSet::new();
     let (mut media_type, mut size) = (String::new(), 0);
     for locked in &image.manifests {
         let digest = locked.digest;
-        let held = manifests.lock().expect(NO_PANIC).get(&digest).cloned();
-        let bytes = match (held, &locked.content) {
-            (Some(bytes), _) => bytes,
-            (None, Some(content)) => content.clone().into_bytes(),
-            (None, None) => {
-                let repository = image.reference.repository();
-                registry.manifest(report, &object, repository, &digest.to_string())?.1
-            }
-        };
-        let mismatch = |what, found: String, expected: String| {
-            let url = format!("the registry of {}, and the lock", image.reference.host());
-            FetchError::new(object.as_str(), FetchProblem::Mismatch { what, found, expected, url })
-        };
-        let found = Digest::of(&bytes);
-        if found != digest {
-            return Err(mismatch("sha256", found.hex(), digest.hex()));
-        }
-        if bytes.len() as u64 != locked.size {
-            return Err(mismatch("size", bytes.len().to_string(), locked.size.to_string()));
-        }
+        let bytes = locked_manifest(context, registry, image, locked)?;
         let manifest = Manifest::parse(&locked.media_type, &bytes)
-            .map_err(|error| FetchError::new(object.as_str(), FetchProblem::Manifest { digest, error }))?;
+            .map_err(|error| FetchError::new(&object, FetchProblem::Manifest { digest, error }))?;
         match manifest {
-            Manifest::Index(children) => {
-                omitted
-                    .extend(children.iter().map(|child| child.digest).filter(|child| !kept.contains(child)));
-            }
+            Manifest::Index(children) => named.extend(children.iter().map(|child| child.digest)),
             Manifest::Image { layers, .. } => {
                 for layer in layers.into_iter().filter(|layer| !layer.urls.is_empty()) {
-                    let found = ForeignLayer::new(&object, layer, registry, image.reference.repository());
-                    foreign.lock().expect(NO_PANIC).entry(found.layer.digest).or_insert(found);
+                    context.foreign.add(ForeignLayer::new(&object, layer, registry, repository));
                 }
             }
         }
         if digest == image.digest {
             (media_type, size) = (locked.media_type.clone(), locked.size);
         }
-        manifests.lock().expect(NO_PANIC).insert(digest, bytes);
+        context.manifests.insert(digest, bytes);
+    }
+    for locked in &image.manifests {
+        named.remove(&locked.digest);
     }
     Ok(IndexedImage {
         reference: image.reference.clone(),
         media_type,
         digest: image.digest,
         size,
-        omitted,
+        omitted: named,
         platforms: image.platforms.clone(),
         is_made: image.manifests[0].content.is_some(),
     })
+}
+
+/// Returns a manifest of an image: from an image before, from the lock, or from the registry.
+fn locked_manifest(
+    context: &ResolveContext<'_>,
+    registry: &MirroredRegistry,
+    image: &LockedImage,
+    locked: &LockedManifest,
+) -> Result<Vec<u8>, FetchError> {
+    let object = image.reference.to_string();
+    let bytes = match (context.manifests.get(locked.digest), &locked.content) {
+        (Some(bytes), _) => bytes,
+        (None, Some(content)) => content.clone().into_bytes(),
+        (None, None) => {
+            let repository = image.reference.repository();
+            registry.manifest(context.request(&object), repository, &locked.digest.to_string())?.1
+        }
+    };
+    let mismatch = |kind, expected: String, found: String| {
+        let url = format!("the registry {}; the expected value is from the lock", image.reference.host());
+        Err(FetchError::new(&object, FetchProblem::Mismatch { kind, expected, found, url }))
+    };
+    let found = Digest::of(&bytes);
+    if found != locked.digest {
+        return mismatch(MismatchKind::Digest, locked.digest.to_string(), found.to_string());
+    }
+    if bytes.len() as u64 != locked.size {
+        return mismatch(MismatchKind::Size, locked.size.to_string(), bytes.len().to_string());
+    }
+    Ok(bytes)
 }

@@ -1,7 +1,8 @@
-//! What stands beside an image in its registry and is about it: signatures, attestations, SBOMs, under the tags that
-//! cosign gives them, and whatever names the image as its subject (OCI distribution-spec, "Listing Referrers").
+//! [`ArtifactKind`]: cosign artifacts and referrers of images, and their tags.
 //!
-//! Each becomes an image of its own, under a tag that a registry without the referrers API serves, too.
+//! cosign stores signatures, attestations and SBOMs under tags. Referrers are manifests with the image as
+//! their subject (OCI distribution-spec, "Listing Referrers"). In a bundle, each is an image with a tag, so
+//! that registries without the referrers API can serve it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,47 +13,48 @@ use serde_json::Value;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
 
-/// How far what is attached to what is attached is followed.
+/// Maximum depth of referrers of referrers.
 pub(crate) const DEPTH_LIMIT: usize = 4;
 
-/// A kind of what is attached to images.
+/// A kind of artifacts of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum ArtifactKind {
-    /// cosign's signatures: the tag `sha256-….sig`
+    /// cosign signatures: tag `sha256-….sig`
     Signatures,
-    /// cosign's attestations: the tag `sha256-….att`
+    /// cosign attestations: tag `sha256-….att`
     Attestations,
-    /// cosign's SBOMs: the tag `sha256-….sbom`
+    /// cosign SBOMs: tag `sha256-….sbom`
     Sboms,
-    /// What names the image as its subject: the referrers API, or the tag `sha256-…`
+    /// Referrers: by the referrers API, or tag `sha256-…`
     Referrers,
-    /// All of them
+    /// All of these
     All,
 }
 
 impl ArtifactKind {
-    /// The ends of the tags that `kinds` have.
+    /// Returns the suffixes of the tags of `kinds`.
     #[must_use]
-    pub(crate) fn tags(kinds: &[Self]) -> Vec<&'static str> {
+    pub(crate) fn tag_suffixes(kinds: &[Self]) -> Vec<&'static str> {
         let all = [(Self::Signatures, ".sig"), (Self::Attestations, ".att"), (Self::Sboms, ".sbom")];
         let is_wanted = |kind| kinds.contains(&kind) || kinds.contains(&Self::All);
-        all.into_iter().filter(|(kind, _)| is_wanted(*kind)).map(|(_, end)| end).collect()
+        all.into_iter().filter(|(kind, _)| is_wanted(*kind)).map(|(_, suffix)| suffix).collect()
     }
 
-    /// Whether they include the referrers.
+    /// True if `kinds` include referrers.
     #[must_use]
-    pub(crate) fn with_referrers(kinds: &[Self]) -> bool {
+    pub(crate) fn includes_referrers(kinds: &[Self]) -> bool {
         kinds.contains(&Self::Referrers) || kinds.contains(&Self::All)
     }
 }
 
-/// The tag under which a registry without the referrers API lists them; cosign's tags begin with it.
+/// Returns the tag of the list of referrers in a registry without the referrers API. cosign's tags begin with
+/// it.
 #[must_use]
 pub(crate) fn tag_of(subject: Digest) -> String {
     format!("sha256-{}", subject.hex())
 }
 
-/// A descriptor as the referrers API gives it, as far as an index needs it.
+/// The members of a descriptor in the index of referrers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Referrer<'a> {
@@ -65,7 +67,7 @@ struct Referrer<'a> {
     artifact_type: Option<&'a str>,
 }
 
-/// One index of all `descriptors`, in whichever order and how often they came; nothing for one that is none.
+/// Returns an index of `descriptors`, sorted and without duplicates. `None`: one of them is not a descriptor.
 #[must_use]
 pub(crate) fn index_of(descriptors: &[Value]) -> Option<Vec<u8>> {
     #[derive(Serialize)]
@@ -107,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_of_referrers_is_the_same_in_whichever_order_they_came() {
+    fn an_index_of_referrers_does_not_depend_on_their_order() {
         let first =
             json!({"size": 3, "mediaType": "a/b", "digest": "sha256:1", "artifactType": "x", "extra": 1});
         let second =
@@ -125,12 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn kinds_have_tags() {
+    fn each_kind_has_its_tag_suffix() {
         use ArtifactKind::{All, Referrers, Sboms, Signatures};
-        assert_eq!(ArtifactKind::tags(&[Sboms, Signatures]), [".sig", ".sbom"]);
-        assert_eq!(ArtifactKind::tags(&[All]), [".sig", ".att", ".sbom"]);
+        assert_eq!(ArtifactKind::tag_suffixes(&[Sboms, Signatures]), [".sig", ".sbom"]);
+        assert_eq!(ArtifactKind::tag_suffixes(&[All]), [".sig", ".att", ".sbom"]);
         assert_eq!(
-            [&[Referrers], &[All], &[Sboms]].map(|kinds| ArtifactKind::with_referrers(kinds)),
+            [&[Referrers], &[All], &[Sboms]].map(|kinds| ArtifactKind::includes_referrers(kinds)),
             [true, true, false]
         );
     }

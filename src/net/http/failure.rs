@@ -1,0 +1,169 @@
+//! Turns failed connections and responses with a status of failure into [`FetchError`]s with a hint.
+
+use std::io::Read;
+use std::time::{Duration, SystemTime};
+
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
+use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
+use rustls::{AlertDescription, CertificateError};
+
+use crate::net::error::{FetchError, FetchProblem, root_cause};
+use crate::net::http::proxy;
+use crate::net::secret::{SERVER_MESSAGE, redacted};
+use crate::net::tls;
+
+const CLIENT_CERTIFICATE_REQUIRED: &str = "server requires a client certificate: use `--client-cert`";
+
+/// Returns the error for a request without a response.
+pub(crate) fn connection_error(object: &str, error: reqwest::Error) -> FetchError {
+    let mut url = error.url().map(redacted).unwrap_or_default();
+    if error.is_redirect() {
+        let reason = format!("redirect not followed: {}", root_cause(&error));
+        return FetchError::new(object, FetchProblem::Protocol { url, reason });
+    }
+    if let Some(reason) = find_tls_error(&error).and_then(explain_tls_error) {
+        return FetchError::new(object, FetchProblem::Unreachable { url, reason });
+    }
+    if let Some(proxy) = error.url().and_then(proxy::proxy_for).filter(|_| error.is_connect()) {
+        url = format!("{url} through the proxy {proxy}");
+        if root_cause(&error).contains("proxy authorization required") {
+            let reason = proxy::AUTHENTICATION_REQUIRED.to_owned();
+            return FetchError::new(object, FetchProblem::Unreachable { url, reason });
+        }
+    }
+    let problem = FetchProblem::Network { url, attempts: 1 };
+    FetchError { source: Some(error.without_url()), ..FetchError::new(object, problem) }
+}
+
+/// Returns the error for a connection that broke while a body was read.
+#[must_use]
+pub(crate) fn read_error(object: &str, url: &str, error: std::io::Error) -> FetchError {
+    let source = error.into_inner().and_then(|inner| inner.downcast().ok()).map(|inner| *inner);
+    let problem = FetchProblem::Network { url: url.to_owned(), attempts: 1 };
+    FetchError { source, ..FetchError::new(object, problem) }
+}
+
+/// Fails if a response has a status of failure.
+pub(crate) fn check_status(object: &str, response: Response) -> Result<Response, FetchError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let url = redacted(response.url());
+    let retry_after = retry_after(response.headers());
+    let mut hint = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
+    hint.push_str(&status_hint(status, &response));
+    hint.push_str(&server_message(response));
+    let status = status.as_u16();
+    Err(FetchError::new(object, FetchProblem::Status { url, status, hint, retry_after }))
+}
+
+fn status_hint(status: StatusCode, response: &Response) -> String {
+    match status {
+        StatusCode::NOT_FOUND => ": check the name and the version".to_owned(),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            let proxy = proxy::proxy_for(response.url()).filter(|_| response.url().scheme() == "http");
+            let proxy =
+                proxy.map(|proxy| format!("; requested through the proxy {proxy}, which may have denied it"));
+            format!(": access denied, or it does not exist{}", proxy.unwrap_or_default())
+        }
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(": {}", proxy::AUTHENTICATION_REQUIRED),
+        StatusCode::TOO_MANY_REQUESTS => {
+            format!("{}: retry later, or use `--mirror`", rate_limit(response.headers()))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Returns the error of TLS itself, if it is the cause.
+fn find_tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // The source of an `io::Error` is not the error in it, but the source of that one.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+        if let Some(found) = inner.and_then(|inner| find_tls_error(inner)) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Returns a reason and a hint for a TLS error. `None`: a retry may help.
+fn explain_tls_error(error: &rustls::Error) -> Option<String> {
+    use CertificateError as Bad;
+    let text = match error {
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) if tls::system_authorities().is_empty() => {
+            "certificate signed by unknown authority; this system has no CA certificates: install \
+             `ca-certificates`, or use `--ca-file`"
+        }
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => {
+            "certificate signed by unknown authority: use `--ca-file`, or `--insecure-registry` for a registry"
+        }
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "certificate has expired, or the local clock is wrong"
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "certificate is not valid yet, or the local clock is wrong"
+        }
+        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
+            return Some(format!("certificate is not valid for this host ({error})"));
+        }
+        rustls::Error::InvalidCertificate(_) => return Some(format!("invalid certificate ({error})")),
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => CLIENT_CERTIFICATE_REQUIRED,
+        rustls::Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::AccessDenied,
+        ) => return Some(format!("server rejected the certificate of `--client-cert` ({error})")),
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// Returns the registry's own message (distribution-spec, "Error Codes"), shortened to one line.
+fn server_message(response: Response) -> String {
+    const LIMIT: u64 = 4 << 10;
+    const NGINX_CERTIFICATE_REQUIRED: &[u8] = b"No required SSL certificate was sent";
+    let mut text = Vec::new();
+    if response.take(LIMIT).read_to_end(&mut text).is_err() {
+        return String::new();
+    }
+    // nginx sends status 400 with this page.
+    if text.windows(NGINX_CERTIFICATE_REQUIRED.len()).any(|part| part == NGINX_CERTIFICATE_REQUIRED) {
+        return format!("; {CLIENT_CERTIFICATE_REQUIRED}");
+    }
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text) else { return String::new() };
+    let message = value["errors"][0]["message"].as_str().unwrap_or_default();
+    let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
+    if message.is_empty() { message } else { format!("{SERVER_MESSAGE}{message}\"") }
+}
+
+/// Returns the delay of `Retry-After` (RFC 9110, section 10.2.3): in seconds, or until a date by the server's
+/// clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let value = text(RETRY_AFTER)?;
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let then = httpdate::parse_http_date(value).ok()?;
+    let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+    Some(then.duration_since(now.unwrap_or_else(SystemTime::now)).unwrap_or_default())
+}
+
+/// Returns the rate limit headers, as Docker Hub sends them: `100;w=21600` is 100 requests in six hours.
+fn rate_limit(headers: &HeaderMap) -> String {
+    let part = |name: &str| {
+        let value = headers.get(name)?.to_str().ok()?;
+        Some(format!(", {name}: {}", value.chars().take(50).collect::<String>()))
+    };
+    ["ratelimit-limit", "ratelimit-remaining"].into_iter().filter_map(part).collect()
+}
