@@ -282,11 +282,11 @@ fn what_points_at_a_mirror_is_not_taken_unless_asked_for() {
 }
 
 #[test]
-fn what_has_no_effect_and_what_stands_twice_is_told() {
+fn variables_without_effect_and_duplicate_keys_are_warned_of() {
     let (_directory, path) = vars("kubelet_checksums: {}\nkube_version: 1.35.3\nkube_version: 1.35.4\n");
     let run = Run::new("v2.31", &["--vars", &path]).ok();
     run.warned(&["vars.yml:1", "`kubelet_checksums`", "no effect"]);
-    run.warned(&["vars.yml:3", "`kube_version`", "twice"]);
+    run.warned(&["vars.yml:3", "`kube_version`", "duplicate key"]);
     assert!(run.files()[0].contains("/v1.35.4/"));
 }
 
@@ -321,7 +321,7 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: \"{{ mesh_image_tag }}\"",
-            &["download.yml", "it needs itself", "`mesh_version` → `mesh_image_tag`"][..],
+            &["download.yml", "it depends on itself", "`mesh_version` → `mesh_image_tag`"][..],
         ),
         (
             "mesh_version: \"v0.7.0\"",
@@ -342,7 +342,7 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: \"{{ lookup('pipe', 'rm') }}\"",
-            &["download.yml:12", "`mesh_version`", "the lookup `pipe` is not known"],
+            &["download.yml:12", "`mesh_version`", "unknown lookup `pipe`"],
         ),
         (
             "mesh_version: \"v0.7.0\"",
@@ -357,7 +357,7 @@ fn a_value_that_comes_to_nothing_is_an_error_with_file_line_and_name() {
         (
             "mesh_version: \"v0.7.0\"",
             "mesh_version: v0 7",
-            &["Kubespray's variables give `https://files.example/mesh/v0 7"],
+            &["invalid entry `https://files.example/mesh/v0 7"],
         ),
         ("mesh_version: \"v0.7.0\"", "mesh_version: [", &["download.yml:13"]),
         (
@@ -394,9 +394,9 @@ fn what_is_no_checkout_is_refused() {
     let empty = directory();
     Run::of(empty.path(), &[])
         .finished
-        .failed(3, &["is no checkout of Kubespray", "roles/kubespray_defaults"]);
+        .failed(3, &["is not a checkout", "roles/kubespray_defaults"]);
     let source = changed("v2.25", &[(OLD_DOWNLOAD, "downloads:", "other:")]);
-    Run::of(source.path(), &[]).finished.failed(3, &["is no checkout of Kubespray", "`downloads`"]);
+    Run::of(source.path(), &[]).finished.failed(3, &["is not a checkout", "`downloads`"]);
     let source = checkout("v2.25");
     Run::of(&source, &["--vars", "/nowhere/vars.yml"]).finished.failed(6, &["/nowhere/vars.yml"]);
     Run::of(&source, &["--arch", "i386"]).finished.failed(2, &["i386"]);
