@@ -26,7 +26,8 @@ use crate::oci::platform::Platform;
 use crate::plan::bundle_plan::{BundlePlan, FetchedBlobs, PlannedBlob, file_task};
 use crate::plan::site_contents::SiteContents;
 
-/// Resolves all entries of `lists`. Of blobs, only files that no list pins are fetched, to compute their digests.
+/// Resolves all entries of `lists`. Of blobs, only files that no list pins are fetched, to compute their
+/// digests.
 pub(crate) fn lock(
     lists: Lists,
     platforms: &[Platform],
@@ -76,8 +77,8 @@ pub(crate) enum Now {
     Failure(String),
 }
 
-/// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. Files are fetched
-/// and hashed; if `quick` is true, only their sizes are compared.
+/// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. Files are
+/// fetched and hashed; if `quick` is true, only their sizes are compared.
 pub(crate) fn check(
     lock: &Lock,
     quick: bool,
@@ -190,8 +191,8 @@ fn context<'a>(http: &'a Http, upstream: &Upstream, report: &'a dyn Report) -> F
     FetchContext { http, report, jobs, jobs_per_host, spool: None }
 }
 
-/// Fetches `tasks` and appends their digests and sizes to `blobs`; the content is discarded. Stops at the first
-/// failure.
+/// Fetches `tasks` and appends their digests and sizes to `blobs`; the content is discarded. Stops at the
+/// first failure.
 fn hash(context: &FetchContext<'_>, tasks: Vec<Task>, blobs: &mut Vec<Blob>) -> Result<(), Box<FailedTask>> {
     let count = tasks.len();
     queue::run(context, tasks, Vec::new(), |queue| {

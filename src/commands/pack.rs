@@ -80,7 +80,7 @@ pub(crate) struct PackOptions {
     pub on_volume: Option<String>,
 }
 
-/// What to do about images and files that cannot be fetched.
+/// The handling of images and files that cannot be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// Stop at the first failure.
@@ -109,8 +109,8 @@ pub(crate) struct PackSummary {
     pub blobs_left_out: usize,
     /// Total size of external blobs in bytes.
     pub bytes_left_out: u64,
-    /// Bytes fetched, without retransmissions. The file set, which is generated, is not included; unpinned files that
-    /// turn out to be duplicates are.
+    /// Bytes fetched, without retransmissions. The file set, which is generated, is not included; unpinned
+    /// files that turn out to be duplicates are.
     pub bytes_fetched: u64,
     /// Bytes fetched by an interrupted run.
     pub bytes_resumed: u64,
@@ -188,7 +188,8 @@ impl From<ClaimError> for PackError {
     }
 }
 
-/// Packs the entries of `input`. The bundle appears at `options.output` only when it is complete and on the disk.
+/// Packs the entries of `input`. The bundle appears at `options.output` only when it is complete and on the
+/// disk.
 pub(crate) fn pack(
     input: &Input,
     options: &PackOptions,
@@ -273,8 +274,8 @@ impl PackRun<'_> {
         Ok(self.summary(&plan, &head, written, bundle))
     }
 
-    /// Writes all blobs. If a blob cannot be fetched and this is allowed, starts over without the entries that need
-    /// it; what is written already is reused.
+    /// Writes all blobs. If a blob cannot be fetched and this is allowed, starts over without the entries
+    /// that need it; what is written already is reused.
     fn write_blobs(
         &mut self,
         mut claim: Claim,
@@ -447,9 +448,9 @@ fn volume_options(
     Ok(volumes)
 }
 
-/// Moves the partial bundle at `claim` to the partial bundles of other plans. If these are too many, or one has no
-/// blob of its own, removes the one with the fewest bytes that no other has: a short run must not evict the result of
-/// a longer one.
+/// Moves the partial bundle at `claim` to the partial bundles of other plans. If these are too many, or one
+/// has no blob of its own, removes the one with the fewest bytes that no other has: a short run must not
+/// evict the result of a longer one.
 fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
     let paths = old_paths(&claim.partial);
     older.push(ReusableBundle::partial(&claim.partial)?);
@@ -504,8 +505,8 @@ impl<'a> PartialGuard<'a> {
         Ok(Self { partial, report, keep, is_done: false, _lock: lock })
     }
 
-    /// Discards the partial bundle, unless `error` is a full disk: after any other I/O error, the page cache may differ
-    /// from what is on the disk.
+    /// Discards the partial bundle, unless `error` is a full disk: after any other I/O error, the page cache
+    /// may differ from what is on the disk.
     fn failed(&mut self, error: FsError) -> FsError {
         if !error.is_full() {
             self.keep = false;

@@ -127,7 +127,7 @@ pub struct ListProblem {
     pub line: usize,
     /// The column in characters, from 1.
     pub column: usize,
-    /// What is wrong and what is expected instead.
+    /// The problem, and what is expected instead.
     pub message: String,
 }
 
@@ -367,7 +367,7 @@ fn readable_text(list: &Path, bytes: &[u8], problems: &mut Vec<ListProblem>) -> 
 
 /// A parsed line.
 enum ListEntry {
-    /// With the column of the URL, for conflicts that are found after parsing.
+    /// The second field is the column of the URL, for conflicts between lines.
     File(FileEntry, usize),
     Image(ImageEntry),
 }

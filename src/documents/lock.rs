@@ -96,10 +96,10 @@ impl Lock {
     /// it is the lock that the bundle was packed with or could have been packed with.
     #[must_use]
     pub(crate) fn of(layout: &Layout, files: &[IndexedFile], manifests: &HashMap<Digest, Vec<u8>>) -> Self {
-        let made = layout.images.iter().filter(|image| image.indexed.is_made);
-        let made: HashSet<Digest> = made.map(|image| image.indexed.digest).collect();
+        let generated = layout.images.iter().filter(|image| image.indexed.is_made);
+        let generated: HashSet<Digest> = generated.map(|image| image.indexed.digest).collect();
         let content = |digest| {
-            let bytes = manifests.get(&digest).filter(|_| made.contains(&digest))?;
+            let bytes = manifests.get(&digest).filter(|_| generated.contains(&digest))?;
             String::from_utf8(bytes.clone()).ok()
         };
         let files = files.iter().map(|file| LockedFile {
@@ -194,7 +194,7 @@ impl Lock {
         let others: BTreeMap<String, _> =
             other.images.iter().map(|image| (image.reference.to_string(), parts(image))).collect();
         for image in &self.images {
-            if others.get(&image.reference.to_string()).is_some_and(|found| *found != parts(image)) {
+            if others.get(&image.reference.to_string()).is_some_and(|other| *other != parts(image)) {
                 let text = "its blobs differ from those of its manifests: the lock was edited by hand";
                 return Err(LockError::Content(format!("`{}`: {text}", image.reference)));
             }
@@ -266,9 +266,9 @@ impl Diff {
     #[must_use]
     pub(crate) fn between(old: &Lock, new: &Lock) -> Self {
         let (before, after) = (old.blobs(), new.blobs());
-        let amount = |blobs: &BTreeMap<Digest, u64>, is_wanted: &dyn Fn(&Digest) -> bool| {
-            let wanted = blobs.iter().filter(|(digest, _)| is_wanted(digest));
-            wanted.fold(Totals::default(), |sum, (_, size)| Totals {
+        let amount = |blobs: &BTreeMap<Digest, u64>, is_counted: &dyn Fn(&Digest) -> bool| {
+            let counted = blobs.iter().filter(|(digest, _)| is_counted(digest));
+            counted.fold(Totals::default(), |sum, (_, size)| Totals {
                 blobs: sum.blobs + 1,
                 bytes: sum.bytes + size,
             })

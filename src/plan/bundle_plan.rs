@@ -22,9 +22,9 @@ use crate::plan::site_contents::SiteContents;
 
 /// The contents of a bundle before anything is fetched.
 ///
-/// The digest of a file without a sha256 in its list is known only after its last byte. Until then the file is
-/// *pending*: layout and file set have a placeholder digest for it, derived from its URL. The plan itself never
-/// changes; [`BundlePlan::complete`] replaces the placeholders.
+/// The digest of a file without a sha256 in its list is known only after its last byte. Until then the file
+/// is *pending*: layout and file set have a placeholder digest for it, derived from its URL. The plan itself
+/// never changes; [`BundlePlan::complete`] replaces the placeholders.
 pub(crate) struct BundlePlan {
     about: BundleInfo,
     /// The order of the bundle.
@@ -38,11 +38,11 @@ pub(crate) struct BundlePlan {
 
 /// A blob to be written.
 pub(crate) struct PlannedBlob {
-    /// Digest and size. Of a pending blob, the digest is a placeholder unless a list pins it, and the size is 0 if
-    /// unknown.
+    /// Digest and size. Of a pending blob, the digest is a placeholder unless a list pins it, and the size is
+    /// 0 if unknown.
     pub(crate) blob: Blob,
-    /// Index of the blob among the pending ones. Tar headers of large pending blobs are written last. `None`: digest
-    /// and size are known.
+    /// Index of the blob among the pending ones. Tar headers of large pending blobs are written last. `None`:
+    /// digest and size are known.
     pub(crate) pending: Option<u64>,
     pub(crate) origin: BlobOrigin,
 }
@@ -122,8 +122,8 @@ impl BundlePlan {
         self.blobs.get(number.checked_sub(self.image_manifests().len())?)?.key()
     }
 
-    /// Returns the identity of the bytes this plan writes. A partial bundle with the same fingerprint is a prefix of
-    /// this bundle, and is resumed.
+    /// Returns the identity of the bytes this plan writes. A partial bundle with the same fingerprint is a
+    /// prefix of this bundle, and is resumed.
     ///
     /// Partial bundles of earlier versions depend on every byte of the hashed text.
     pub(crate) fn fingerprint(&self, header_space: u64, level: i32, volumes: VolumeOptions) -> Digest {
@@ -141,8 +141,8 @@ impl BundlePlan {
         Digest::of(text.as_bytes())
     }
 
-    /// Returns the set ID in the labels of volumes. It depends only on what is known before the first file is fetched,
-    /// and is the same for a list and its lock.
+    /// Returns the set ID in the labels of volumes. It depends only on what is known before the first file is
+    /// fetched, and is the same for a list and its lock.
     pub(crate) fn volume_set_id(
         &self,
         header_space: u64,
@@ -189,8 +189,8 @@ impl BundlePlan {
         manifests.chain(blobs).collect()
     }
 
-    /// Returns the reserved header space in bytes: enough for any sizes of pending files, and for a signature if there
-    /// will be one.
+    /// Returns the reserved header space in bytes: enough for any sizes of pending files, and for a signature
+    /// if there will be one.
     pub(crate) fn header_space(&self, is_signed: bool) -> Result<u64, PlanError> {
         let mut files = self.files.clone();
         files.files.iter_mut().for_each(|file| file.size = u64::MAX);
@@ -250,7 +250,8 @@ impl CompletePlan<'_> {
         Lock::of(&self.plan.layout, &self.files.files, &self.plan.manifests)
     }
 
-    /// Returns the bytes saved by deduplication: the total size of all images and files, less the distinct `blobs`.
+    /// Returns the bytes saved by deduplication: the total size of all images and files, less the distinct
+    /// `blobs`.
     pub(crate) fn shared_bytes(&self, blobs: &HashMap<Digest, u64>) -> u64 {
         let layout = &self.plan.layout;
         let of_images = layout
@@ -367,8 +368,8 @@ fn file_set(entries: &[(FileEntry, RemoteFile)], images: &Layout, base: &SiteCon
     FileSet { files: files.collect() }
 }
 
-/// Returns the digests of blobs in `base`. Manifests, pending files and the empty config, which is smaller than its
-/// digest, are never external.
+/// Returns the digests of blobs in `base`. Manifests, pending files and the empty config, which is smaller
+/// than its digest, are never external.
 fn external_digests(
     images: &Layout,
     files: &FileSet,

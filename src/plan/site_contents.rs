@@ -38,8 +38,8 @@ pub(crate) enum BaseError {
 }
 
 impl SiteContents {
-    /// Adds the blobs of an inventory, of a lock, or of a bundle that the site has unpacked. A delta adds its external
-    /// blobs, too: they were on the site when it was unpacked.
+    /// Adds the blobs of an inventory, of a lock, or of a bundle that the site has unpacked. A delta adds its
+    /// external blobs, too: they were on the site when it was unpacked.
     pub(crate) fn add(&mut self, path: &Path) -> Result<(), BaseError> {
         let mut prefix = Vec::new();
         // Any other path can be the name or the directory of a volume set.

@@ -336,11 +336,7 @@ fn a_base_that_cannot_be_read_is_named_before_anything_is_fetched() {
     for (content, code, words) in [
         (r#"{"airbundleInventory": 7}"#, 8, "inventory version 7"),
         (r#"{"airbundleLock": 7}"#, 8, "version 7"),
-        (
-            r#"{"airbundleInventory": 1, "blobs": {"x": 1}, "files": {}}"#,
-            3,
-            "not a valid inventory",
-        ),
+        (r#"{"airbundleInventory": 1, "blobs": {"x": 1}, "files": {}}"#, 3, "not a valid inventory"),
         ("quay.io/team/app:1\n", 8, "no airbundle bundle"),
     ] {
         fs::write(&base, content).unwrap();

@@ -390,11 +390,22 @@ fn what_no_list_needs_may_be_anything() {
 }
 
 #[test]
+fn lists_begin_with_the_release_and_the_command() {
+    let run = Run::new("v2.31", &["--complete"]).ok();
+    for name in ["files.list", "images.list"] {
+        let text = fs::read_to_string(run.directory.path().join(name)).expect("a list");
+        let mut lines = text.lines();
+        let first = lines.next().expect("a header");
+        assert!(first.starts_with("# Kubespray v2.31.9, linux/amd64: "), "{first}");
+        let second = "# Made by airbundle lists kubespray --complete; order as of its generate_list.sh.";
+        assert_eq!(lines.next(), Some(second));
+    }
+}
+
+#[test]
 fn what_is_no_checkout_is_refused() {
     let empty = directory();
-    Run::of(empty.path(), &[])
-        .finished
-        .failed(3, &["is not a checkout", "roles/kubespray_defaults"]);
+    Run::of(empty.path(), &[]).finished.failed(3, &["is not a checkout", "roles/kubespray_defaults"]);
     let source = changed("v2.25", &[(OLD_DOWNLOAD, "downloads:", "other:")]);
     Run::of(source.path(), &[]).finished.failed(3, &["is not a checkout", "`downloads`"]);
     let source = checkout("v2.25");

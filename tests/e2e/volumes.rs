@@ -439,8 +439,7 @@ fn volumes_that_are_too_small_are_refused_with_the_size_that_they_need() {
             options.extend(["--recovery", share]);
         }
         let finished = world.pack(&world.lists, &output, &options).failed(2, &["too small", "at least"]);
-        let needed =
-            finished.stderr.split("at least ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let needed = finished.stderr.split("at least ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
         options[1] = &needed;
         world.pack(&world.lists, &output, &options).ok();
         verb("verify", &[temporary.path()]).ok();

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::commands::lists::checkout::{Checkout, Variables};
+use crate::commands::lists::checkout::{Checkout, RoleVariables, Variables};
 use crate::commands::lists::downloads::{Download, File, Host, downloads, fail_on_errors, non_empty};
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::generated::GeneratedLists;
@@ -50,20 +50,19 @@ pub(crate) fn add(
 ) -> Result<(), KubesprayError> {
     let roles = roles(checkout)?;
     for architecture in &options.architectures {
-        let evaluate =
-            |role: &(Variables, Variables)| Evaluator::new(checkout.variables(architecture.fact(), role));
+        let evaluate = |role: &RoleVariables| Evaluator::new(checkout.variables(architecture.fact(), role));
         let base = evaluate(&Default::default());
         let mut add = Additions { base: &base, options, disabled: BTreeSet::new(), lists, warnings };
         add.downloads()?;
         if !options.enabled_only {
-            add.pairs(&base, &checkout.defaults);
+            add.pairs(&base, &checkout.roles.defaults);
         }
         for role in &roles {
             let evaluator = evaluate(&role.variables);
             if options.enabled_only && !role.is_enabled(&evaluator) {
                 continue;
             }
-            let own: Variables = role.variables.0.iter().chain(&role.variables.1).cloned().collect();
+            let own: Variables = role.variables.iter().cloned().collect();
             add.pairs(&evaluator, &own);
             add.urls(&evaluator, &own);
             for (path, text) in checkout.templates(&role.directory)? {

@@ -107,9 +107,9 @@ fn fault(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 /// `lookup('vars', NAME)` and `lookup('env', NAME)`. Other lookups read outside the variables and are
 /// refused.
 fn lookup(state: &mut State, kind: String, names: Rest<String>, kwargs: Kwargs) -> Result<Value, Error> {
-    let mut found = Vec::new();
+    let mut values = Vec::new();
     for name in names.iter() {
-        found.push(match kind.trim_start_matches("ansible.builtin.") {
+        values.push(match kind.trim_start_matches("ansible.builtin.") {
             "vars" => match state.lookup(name) {
                 Some(value) => value,
                 None => kwargs.get::<Option<Value>>("default")?.ok_or_else(|| {
@@ -121,7 +121,7 @@ fn lookup(state: &mut State, kind: String, names: Rest<String>, kwargs: Kwargs) 
             _ => return Err(fault(format!("unknown lookup `{kind}`"))),
         });
     }
-    Ok(if found.len() == 1 { found.remove(0) } else { Value::from(found) })
+    Ok(if values.len() == 1 { values.remove(0) } else { Value::from(values) })
 }
 
 /// [`lookup`] that always returns a list.
@@ -133,55 +133,59 @@ fn query(state: &mut State, kind: String, names: Rest<String>, kwargs: Kwargs) -
 
 /// Methods of Python's `str`, `dict` and `list`.
 fn method(_: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    let text = |index: usize| args.get(index).map(Value::to_string);
-    if let Some(own) = value.as_str() {
-        let strip = || text(0).map(|chars| chars.chars().collect::<Vec<_>>());
-        let is_stripped = |chars: Option<Vec<char>>| {
-            move |char: char| chars.as_ref().map_or(char.is_whitespace(), |chars| chars.contains(&char))
-        };
-        return Ok(match method {
-            "split" => Value::from(split(value.clone(), text(0))?),
-            "startswith" => Value::from(text(0).is_some_and(|start| own.starts_with(&start))),
-            "endswith" => Value::from(text(0).is_some_and(|end| own.ends_with(&end))),
-            "find" => {
-                let at = text(0).and_then(|part| own.find(&part));
-                at.map_or_else(|| Value::from(-1), |at| Value::from(own[..at].chars().count()))
-            }
-            "lower" => Value::from(own.to_lowercase()),
-            "upper" => Value::from(own.to_uppercase()),
-            "strip" => Value::from(own.trim_matches(is_stripped(strip()))),
-            "lstrip" => Value::from(own.trim_start_matches(is_stripped(strip()))),
-            "rstrip" => Value::from(own.trim_end_matches(is_stripped(strip()))),
-            "removeprefix" => Value::from(text(0).and_then(|start| own.strip_prefix(&start)).unwrap_or(own)),
-            "removesuffix" => Value::from(text(0).and_then(|end| own.strip_suffix(&end)).unwrap_or(own)),
-            "replace" => Value::from(own.replace(&text(0).unwrap_or_default(), &text(1).unwrap_or_default())),
-            "join" => {
-                let parts = args.first().cloned().unwrap_or_default().try_iter()?;
-                Value::from(parts.map(|part| part.to_string()).collect::<Vec<_>>().join(own))
-            }
-            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
-        });
-    }
-    if value.kind() == ValueKind::Map {
-        let keys = || -> Result<Vec<Value>, Error> { Ok(value.try_iter()?.collect()) };
-        return Ok(match method {
-            "keys" => Value::from(keys()?),
-            "values" => {
-                Value::from(keys()?.iter().map(|key| value.get_item(key)).collect::<Result<Vec<_>, _>>()?)
-            }
-            "items" => {
-                let pair = |key: &Value| Ok(Value::from(vec![key.clone(), value.get_item(key)?]));
-                Value::from(keys()?.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
-            }
-            "get" => {
-                let found = value.get_item(args.first().unwrap_or(&Value::UNDEFINED))?;
-                let default = || args.get(1).cloned().unwrap_or_else(|| Value::from(()));
-                if found.is_undefined() { default() } else { found }
-            }
-            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
-        });
-    }
-    Err(Error::from(ErrorKind::UnknownMethod))
+    let result = match value.as_str() {
+        Some(text) => text_method(text, method, args)?,
+        None if value.kind() == ValueKind::Map => map_method(value, method, args)?,
+        None => None,
+    };
+    result.ok_or_else(|| Error::from(ErrorKind::UnknownMethod))
+}
+
+/// `None`: unknown method.
+fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let arg = |index: usize| args.get(index).map(Value::to_string);
+    let is_stripped = |char: char| arg(0).map_or(char.is_whitespace(), |chars| chars.contains(char));
+    Ok(Some(match method {
+        "split" => Value::from(split(Value::from(text), arg(0))?),
+        "startswith" => Value::from(arg(0).is_some_and(|start| text.starts_with(&start))),
+        "endswith" => Value::from(arg(0).is_some_and(|end| text.ends_with(&end))),
+        "find" => {
+            let at = arg(0).and_then(|part| text.find(&part));
+            at.map_or_else(|| Value::from(-1), |at| Value::from(text[..at].chars().count()))
+        }
+        "lower" => Value::from(text.to_lowercase()),
+        "upper" => Value::from(text.to_uppercase()),
+        "strip" => Value::from(text.trim_matches(is_stripped)),
+        "lstrip" => Value::from(text.trim_start_matches(is_stripped)),
+        "rstrip" => Value::from(text.trim_end_matches(is_stripped)),
+        "removeprefix" => Value::from(arg(0).and_then(|start| text.strip_prefix(&start)).unwrap_or(text)),
+        "removesuffix" => Value::from(arg(0).and_then(|end| text.strip_suffix(&end)).unwrap_or(text)),
+        "replace" => Value::from(text.replace(&arg(0).unwrap_or_default(), &arg(1).unwrap_or_default())),
+        "join" => {
+            let parts = args.first().cloned().unwrap_or_default().try_iter()?;
+            Value::from(parts.map(|part| part.to_string()).collect::<Vec<_>>().join(text))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// `None`: unknown method.
+fn map_method(map: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let keys: Vec<Value> = map.try_iter()?.collect();
+    Ok(Some(match method {
+        "keys" => Value::from(keys),
+        "values" => Value::from(keys.iter().map(|key| map.get_item(key)).collect::<Result<Vec<_>, _>>()?),
+        "items" => {
+            let pair = |key: &Value| Ok(Value::from(vec![key.clone(), map.get_item(key)?]));
+            Value::from(keys.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
+        }
+        "get" => {
+            let value = map.get_item(args.first().unwrap_or(&Value::UNDEFINED))?;
+            let default = || args.get(1).cloned().unwrap_or_else(|| Value::from(()));
+            if value.is_undefined() { default() } else { value }
+        }
+        _ => return Ok(None),
+    }))
 }
 
 /// Splits at `separator`; without one at white space, as Python does.
@@ -241,12 +245,12 @@ fn regex_replace(value: Value, regex: String, by: Option<String>, kwargs: Kwargs
     let by = by.unwrap_or_default();
     let regex = pattern(&regex, &kwargs)?;
     Ok(regex
-        .replacen(&value.to_string(), count, |found: &regex::Captures<'_>| expand(&by, found))
+        .replacen(&value.to_string(), count, |captures: &regex::Captures<'_>| expand(&by, captures))
         .into_owned())
 }
 
 /// Expands a replacement in Python's syntax: `\1` and `\g<name>` are groups.
-fn expand(by: &str, found: &regex::Captures<'_>) -> String {
+fn expand(by: &str, captures: &regex::Captures<'_>) -> String {
     let mut text = String::new();
     let mut rest = by;
     while let Some(at) = rest.find('\\') {
@@ -255,8 +259,8 @@ fn expand(by: &str, found: &regex::Captures<'_>) -> String {
         let named = behind.strip_prefix("g<").and_then(|name| name.split_once('>'));
         let digits = behind.bytes().take_while(u8::is_ascii_digit).take(2).count();
         let group = |name: &str| match name.parse::<usize>() {
-            Ok(number) => found.get(number),
-            Err(_) => found.name(name),
+            Ok(number) => captures.get(number),
+            Err(_) => captures.name(name),
         };
         if let Some((name, behind)) = named {
             text.push_str(group(name).map_or("", |group| group.as_str()));
@@ -280,24 +284,25 @@ fn expand(by: &str, found: &regex::Captures<'_>) -> String {
 fn regex_search(value: Value, regex: String, groups: Rest<String>, kwargs: Kwargs) -> Result<Value, Error> {
     let text = value.to_string();
     let regex = pattern(&regex, &kwargs)?;
-    let Some(found) = regex.captures(&text) else { return Ok(Value::from(())) };
+    let Some(captures) = regex.captures(&text) else { return Ok(Value::from(())) };
     if groups.is_empty() {
-        return Ok(Value::from(&found[0]));
+        return Ok(Value::from(&captures[0]));
     }
-    Ok(Value::from(groups.iter().map(|group| expand(group, &found)).collect::<Vec<_>>()))
+    Ok(Value::from(groups.iter().map(|group| expand(group, &captures)).collect::<Vec<_>>()))
 }
 
 fn regex_findall(value: Value, regex: String, kwargs: Kwargs) -> Result<Value, Error> {
     let text = value.to_string();
     let regex = pattern(&regex, &kwargs)?;
-    let group =
-        |found: &regex::Captures<'_>, index| found.get(index).map_or("", |group| group.as_str()).to_owned();
-    let found = regex.captures_iter(&text).map(|found| match found.len() {
-        1 => Value::from(group(&found, 0)),
-        2 => Value::from(group(&found, 1)),
-        more => Value::from((1..more).map(|index| group(&found, index)).collect::<Vec<_>>()),
+    let group = |captures: &regex::Captures<'_>, index| {
+        captures.get(index).map_or("", |group| group.as_str()).to_owned()
+    };
+    let matches = regex.captures_iter(&text).map(|captures| match captures.len() {
+        1 => Value::from(group(&captures, 0)),
+        2 => Value::from(group(&captures, 1)),
+        more => Value::from((1..more).map(|index| group(&captures, index)).collect::<Vec<_>>()),
     });
-    Ok(Value::from(found.collect::<Vec<_>>()))
+    Ok(Value::from(matches.collect::<Vec<_>>()))
 }
 
 fn ternary(value: &Value, yes: Value, no: Value, none: Option<Value>) -> Value {

@@ -5,12 +5,10 @@
 //! variables are looked up by name only.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::fs as file_calls;
-use crate::base::fs::FsError;
+use crate::base::fs::{self, FsError};
 use crate::commands::lists::dependencies::dependencies;
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::template::Variable;
@@ -26,6 +24,21 @@ const FILE_LIMIT: u64 = 16 << 20;
 /// Named variables in file order.
 pub(crate) type Variables = Vec<(String, Variable)>;
 
+/// The variables that a role sets.
+#[derive(Debug, Default)]
+pub(crate) struct RoleVariables {
+    /// Overridden by the user's variables.
+    pub(crate) defaults: Variables,
+    /// Override the user's variables.
+    pub(crate) vars: Variables,
+}
+
+impl RoleVariables {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(String, Variable)> {
+        self.defaults.iter().chain(&self.vars)
+    }
+}
+
 /// The name of a required role, its conditions, and the file that declares the dependency.
 pub(crate) type Dependency = (String, Vec<String>, Arc<Path>);
 
@@ -35,12 +48,10 @@ pub(crate) struct Checkout {
     root: PathBuf,
     /// The release according to `galaxy.yml`, such as `v2.31.0`. `None`: unknown.
     pub(crate) release: Option<String>,
-    /// The defaults of the download roles.
-    pub(crate) defaults: Variables,
+    /// The variables of the download roles.
+    pub(crate) roles: RoleVariables,
     /// The user's variables, without ignored ones.
     user: Variables,
-    /// The download roles' vars, which override the user's variables.
-    role_vars: Variables,
 }
 
 impl Checkout {
@@ -56,22 +67,21 @@ impl Checkout {
     ) -> Result<Self, KubesprayError> {
         let missing =
             |missing: &str| KubesprayError::NoCheckout { path: root.into(), missing: missing.into() };
-        let mut defaults = Vec::new();
-        let mut role_vars = Vec::new();
+        let mut variables = RoleVariables::default();
         let roles: Vec<_> = ROLES.iter().map(|role| Path::new("roles").join(role)).collect();
         if !roles[..2].iter().any(|role| root.join(role).is_dir()) {
             return Err(missing("it has neither `roles/kubespray_defaults` nor `roles/kubespray-defaults`"));
         }
         for role in roles {
-            let (of_role, own) = read_role(root, &role)?;
-            defaults.extend(of_role);
-            role_vars.extend(own);
+            let RoleVariables { defaults, vars } = read_role(root, &role)?;
+            variables.defaults.extend(defaults);
+            variables.vars.extend(vars);
         }
-        if !defaults.iter().chain(&role_vars).any(|(name, _)| name == "downloads") {
+        if !variables.iter().any(|(name, _)| name == "downloads") {
             return Err(missing("none of its roles sets `downloads`"));
         }
-        let known: HashSet<_> = defaults.iter().chain(&role_vars).map(|(name, _)| name.as_str()).collect();
-        let overriding: HashSet<_> = role_vars.iter().map(|(name, _)| name.as_str()).collect();
+        let known: HashSet<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        let overriding: HashSet<_> = variables.vars.iter().map(|(name, _)| name.as_str()).collect();
         let mut accepted = Vec::new();
         for (name, variable) in read_user(user, warn)? {
             let position = format!("{}:{}", variable.file.display(), variable.node.line);
@@ -88,18 +98,13 @@ impl Checkout {
                 accepted.push((name, variable));
             }
         }
-        Ok(Self { root: root.to_owned(), release: release(root)?, defaults, user: accepted, role_vars })
+        Ok(Self { root: root.to_owned(), release: release(root)?, roles: variables, user: accepted })
     }
 
     /// Returns all variables of a host with this architecture (Ansible's name) for a role; the download
     /// roles have none of their own.
-    pub(crate) fn variables(
-        &self,
-        architecture: &str,
-        role: &(Variables, Variables),
-    ) -> HashMap<String, Variable> {
-        let (defaults, role_vars) = role;
-        let layers = [&self.defaults, defaults, &self.user, &self.role_vars, role_vars];
+    pub(crate) fn variables(&self, architecture: &str, role: &RoleVariables) -> HashMap<String, Variable> {
+        let layers = [&self.roles.defaults, &role.defaults, &self.user, &self.roles.vars, &role.vars];
         let mut all: HashMap<_, _> = layers.into_iter().flatten().cloned().collect();
         all.extend(facts(architecture));
         all
@@ -107,7 +112,7 @@ impl Checkout {
 
     /// Returns the directories of all other roles, relative to the checkout.
     pub(crate) fn other_roles(&self) -> Result<Vec<PathBuf>, KubesprayError> {
-        let mut found = Vec::new();
+        let mut roles = Vec::new();
         let mut directories = vec![PathBuf::from("roles")];
         while let Some(directory) = directories.pop() {
             let mut is_role = false;
@@ -119,15 +124,14 @@ impl Checkout {
                 }
             }
             if is_role && !ROLES.iter().any(|role| directory == Path::new("roles").join(role)) {
-                found.push(directory);
+                roles.push(directory);
             }
         }
-        found.sort();
-        Ok(found)
+        roles.sort();
+        Ok(roles)
     }
 
-    /// Returns the defaults and the vars of a role.
-    pub(crate) fn role(&self, role: &Path) -> Result<(Variables, Variables), KubesprayError> {
+    pub(crate) fn role(&self, role: &Path) -> Result<RoleVariables, KubesprayError> {
         read_role(&self.root, role)
     }
 
@@ -135,7 +139,7 @@ impl Checkout {
     pub(crate) fn templates(&self, role: &Path) -> Result<Vec<(Arc<Path>, String)>, KubesprayError> {
         let mut texts = Vec::new();
         for path in files_below(&self.root, &role.join("templates"))? {
-            let bytes = file_calls::read(&self.root.join(&path), FILE_LIMIT)?;
+            let bytes = fs::read(&self.root.join(&path), FILE_LIMIT)?;
             if let Ok(text) = String::from_utf8(bytes) {
                 texts.push((Arc::from(path), text));
             }
@@ -188,7 +192,7 @@ fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = file_calls::read(&path, FILE_LIMIT)?;
+    let bytes = fs::read(&path, FILE_LIMIT)?;
     let document = yaml::parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default();
     let version = document.variables.into_iter().find(|(name, _)| name == "version");
     Ok(version
@@ -196,7 +200,7 @@ fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
         .map(|version| format!("v{}", version.trim_start_matches('v'))))
 }
 
-fn read_role(root: &Path, role: &Path) -> Result<(Variables, Variables), KubesprayError> {
+fn read_role(root: &Path, role: &Path) -> Result<RoleVariables, KubesprayError> {
     let read = |kind: &str| {
         let mut variables = Vec::new();
         for path in main_files(root, &role.join(kind))? {
@@ -204,7 +208,7 @@ fn read_role(root: &Path, role: &Path) -> Result<(Variables, Variables), Kubespr
         }
         Ok::<_, KubesprayError>(variables)
     };
-    Ok((read("defaults")?, read("vars")?))
+    Ok(RoleVariables { defaults: read("defaults")?, vars: read("vars")? })
 }
 
 /// Returns the files of a role's `defaults`, `vars` or `meta`: those in the directory `main`, or the file
@@ -289,7 +293,7 @@ fn files_below(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, FsError> {
 /// which could form cycles, are skipped.
 fn entries(directory: &Path) -> Result<Vec<(String, bool)>, FsError> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(FsError::at("read directory", directory))? {
+    for entry in std::fs::read_dir(directory).map_err(FsError::at("read directory", directory))? {
         let entry = entry.map_err(FsError::at("read directory", directory))?;
         let kind = entry.file_type().map_err(FsError::at("read directory", directory))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -308,7 +312,7 @@ fn read_file(
     shown: &Path,
     warn: &mut dyn FnMut(String),
 ) -> Result<Option<Variables>, KubesprayError> {
-    let bytes = file_calls::read(path, FILE_LIMIT)?;
+    let bytes = fs::read(path, FILE_LIMIT)?;
     if bytes.starts_with(b"$ANSIBLE_VAULT;") {
         return Ok(None);
     }

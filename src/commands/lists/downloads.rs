@@ -86,7 +86,7 @@ impl<'a> Host<'a> {
             .collect();
         let mut files = Vec::new();
         let mut names = HashSet::new();
-        for (name, _) in &checkout.defaults {
+        for (name, _) in &checkout.roles.defaults {
             if !name.ends_with("download_url") || !names.insert(name) {
                 continue;
             }

@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::commands::lists::ansible;
-use crate::commands::lists::checkout::{Checkout, Variables};
+use crate::commands::lists::checkout::{Checkout, RoleVariables};
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::template::{Evaluator, is_template};
 
 /// A role other than the download roles.
 pub(crate) struct Role {
     pub(crate) directory: std::path::PathBuf,
-    pub(crate) variables: (Variables, Variables),
+    pub(crate) variables: RoleVariables,
     /// For each role that depends on this one, the conditions and the file that declares them. Empty: no
     /// dependent role.
     pub(crate) conditions: Vec<(Vec<String>, Arc<Path>)>,

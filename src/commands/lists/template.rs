@@ -183,12 +183,12 @@ impl Evaluator {
     /// Parses text that looks like a list, mapping or boolean. Python literals are valid Jinja; names are
     /// undefined.
     fn literal(&self, text: String) -> Value {
-        let looks = text.starts_with(['[', '{']) || matches!(text.as_str(), "True" | "False");
-        let parsed = || {
-            let value = self.environment.compile_expression(text.trim_end()).ok()?.eval(()).ok()?;
-            matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Bool).then_some(value)
-        };
-        if looks { parsed() } else { None }.unwrap_or_else(|| Value::from(text))
+        let is_candidate = text.starts_with(['[', '{']) || matches!(text.as_str(), "True" | "False");
+        let parse = || self.environment.compile_expression(text.trim_end()).ok()?.eval(()).ok();
+        let is_literal =
+            |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Bool);
+        let literal = if is_candidate { parse().filter(is_literal) } else { None };
+        literal.unwrap_or_else(|| Value::from(text))
     }
 
     /// Records the undefined value that the running evaluation accessed.
@@ -341,38 +341,38 @@ fn doubled_backslashes(text: &str) -> String {
     while let Some(start) = rest.find("{{") {
         let (before, expression) = rest.split_at(start + 2);
         doubled.push_str(before);
-        let (mut quote, mut depth) = (None, 0_usize);
-        let mut end = expression.len();
-        let mut chars = expression.char_indices().peekable();
-        while let Some((at, char)) = chars.next() {
-            match quote {
-                Some(open) if char == '\\' => {
-                    let escapes_quote = chars.peek().is_some_and(|(_, next)| *next == open);
-                    doubled.push_str(if escapes_quote { "\\" } else { "\\\\" });
-                    if let Some((_, next)) = chars.next() {
-                        doubled.push_str(if next == '\\' { "\\\\" } else { "" });
-                        if next != '\\' {
-                            doubled.push(next);
-                        }
-                    }
-                    continue;
-                }
-                Some(open) if char == open => quote = None,
-                None if matches!(char, '\'' | '"') => quote = Some(char),
-                None if char == '{' => depth += 1,
-                None if char == '}' && depth > 0 => depth -= 1,
-                None if expression[at..].starts_with("}}") => {
-                    end = at;
-                    break;
-                }
-                _ => {}
-            }
-            doubled.push(char);
-        }
-        rest = &expression[end..];
+        rest = double_in_expression(expression, &mut doubled);
     }
     doubled.push_str(rest);
     doubled
+}
+
+/// Appends the expression at the start of `text` to `doubled`. Returns the rest, which begins with `}}`.
+fn double_in_expression<'a>(text: &'a str, doubled: &mut String) -> &'a str {
+    let (mut quote, mut depth) = (None, 0_usize);
+    let mut chars = text.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match quote {
+            Some(open) if char == '\\' => {
+                let escaped = chars.next().map(|(_, escaped)| escaped);
+                doubled.push_str(if escaped == Some(open) { "\\" } else { "\\\\" });
+                match escaped {
+                    Some('\\') => doubled.push_str("\\\\"),
+                    Some(escaped) => doubled.push(escaped),
+                    None => {}
+                }
+                continue;
+            }
+            Some(open) if char == open => quote = None,
+            None if matches!(char, '\'' | '"') => quote = Some(char),
+            None if char == '{' => depth += 1,
+            None if char == '}' && depth > 0 => depth -= 1,
+            None if text[at..].starts_with("}}") => return &text[at..],
+            _ => {}
+        }
+        doubled.push(char);
+    }
+    ""
 }
 
 #[cfg(test)]

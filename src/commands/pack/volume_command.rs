@@ -35,7 +35,8 @@ type PathAndDigest = (PathBuf, String);
 impl VolumeCommand {
     /// Starts the thread. `command` is run by the shell; its `$1` is the path of the volume.
     pub(crate) fn start(command: String) -> Self {
-        // Without a buffer, at most two volumes are on the disk: that of the running command and the next one.
+        // Without a buffer, at most two volumes are on the disk: that of the running command and the next
+        // one.
         let (sender, receiver) = sync_channel::<PathAndDigest>(0);
         let thread = std::thread::spawn(move || {
             receiver.iter().try_for_each(|(path, digest)| run(&command, path, &digest))

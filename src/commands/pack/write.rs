@@ -234,8 +234,8 @@ impl BundleJob {
         Ok(())
     }
 
-    /// Discards the blob being written. Returns its pieces that were in flight: positions after the new end of the
-    /// stream would block the release of later pieces.
+    /// Discards the blob being written. Returns its pieces that were in flight: positions after the new end
+    /// of the stream would block the release of later pieces.
     fn take_back(&mut self) -> Result<VecDeque<InFlightPiece>, FsError> {
         self.writer.take_back()?;
         let end = self.writer.position();
