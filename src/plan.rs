@@ -1,4 +1,4 @@
-//! The write plan: which blobs a bundle holds, in which order, and where each one comes from.
+//! The write plan: the blobs of a bundle, their order, and the source of each.
 
-pub(crate) mod base;
 pub(crate) mod bundle_plan;
+pub(crate) mod site_contents;

@@ -1,7 +1,7 @@
-//! Signatures in the form of minisign: who vouches for a bundle, and whom this host believes.
+//! Minisign signatures: public keys, verification, and the keys a host trusts.
 //!
-//! What is signed is `index.json`, byte for byte. Its digest is the identity of the bundle and it names everything else
-//! by digest, so this one check makes all that is checked against it trusted.
+//! The signed content is `index.json`, byte for byte. Its digest is the identity of the bundle and it
+//! references everything else by digest, so one valid signature covers the entire bundle.
 
 #[cfg(feature = "net")]
 pub(crate) mod signing;
@@ -13,21 +13,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
-/// The longest signature that is read, in bytes.
+/// Maximum length of a signature in bytes.
 pub(crate) const SIGNATURE_LIMIT: usize = 4 << 10;
 
-/// What a file with a key or a signature begins with, and lines before it.
+/// Prefix of the comment line of a key or signature file.
 const COMMENT: &str = "untrusted comment:";
-/// Two letters for the algorithm, before the number of the key.
+/// Length of the algorithm identifier, which precedes the key ID.
 const ALGORITHM_LEN: usize = 2;
 
-/// The number that a key has, and that its signatures bear, as minisign prints it.
+/// The ID of a key and of its signatures, displayed as minisign does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyId([u8; 8]);
 
 impl KeyId {
-    /// The one in a line of base64 that begins with an algorithm.
-    fn of(line: &str) -> Option<Self> {
+    /// Reads the key ID of a base64 line that begins with an algorithm identifier.
+    fn parse(line: &str) -> Option<Self> {
         let bytes = STANDARD.decode(line).ok()?;
         Some(Self(bytes.get(ALGORITHM_LEN..)?.first_chunk().copied()?))
     }
@@ -45,21 +45,21 @@ impl Serialize for KeyId {
     }
 }
 
-/// Why a text is no public key.
+/// An error while parsing public keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// It is something else.
-    #[error("it is no public key of minisign")]
+    /// Not a minisign public key.
+    #[error("not a minisign public key")]
     Syntax,
-    /// It is what must not leave the machine that signs.
-    #[error("it is a secret key, and the public one is wanted: its name ends in .pub")]
+    /// A secret key, which must not leave the machine that signs.
+    #[error("a secret key: expected the public key, whose file name ends in .pub")]
     Secret,
-    /// There is nothing.
-    #[error("there is no key in it")]
+    /// The file has no key.
+    #[error("no key found")]
     Empty,
 }
 
-/// A key that is trusted.
+/// A trusted public key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicKey {
     key: minisign_verify::PublicKey,
@@ -69,12 +69,12 @@ pub struct PublicKey {
 impl FromStr for PublicKey {
     type Err = KeyError;
 
-    /// The one line of base64 that is a key.
+    /// Parses the base64 line of a key.
     fn from_str(line: &str) -> Result<Self, KeyError> {
-        let id = KeyId::of(line).ok_or(KeyError::Syntax)?;
+        let id = KeyId::parse(line).ok_or(KeyError::Syntax)?;
         match minisign_verify::PublicKey::from_base64(line) {
             Ok(key) => Ok(Self { key, id }),
-            // Much longer than a public one.
+            // Secret keys are much longer than public ones.
             Err(_) if line.len() > 100 && line.starts_with("RW") => Err(KeyError::Secret),
             Err(_) => Err(KeyError::Syntax),
         }
@@ -82,8 +82,8 @@ impl FromStr for PublicKey {
 }
 
 impl PublicKey {
-    /// All keys in a file: each may have the comment before it that minisign writes. Lines that begin with `#` are for
-    /// people.
+    /// Parses all keys of a file. Blank lines, minisign's comment lines and lines that begin with `#` are
+    /// skipped.
     pub fn parse_all(text: &str) -> Result<Vec<Self>, KeyError> {
         let lines = text.lines().map(str::trim);
         let keys =
@@ -92,14 +92,13 @@ impl PublicKey {
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
     }
 
-    /// The number of the key.
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
     }
 }
 
-/// A signature that nobody has checked.
+/// A signature that is not verified yet.
 #[derive(Clone)]
 pub(crate) struct Signature {
     signature: minisign_verify::Signature,
@@ -107,74 +106,75 @@ pub(crate) struct Signature {
 }
 
 impl Signature {
-    /// Reads what `minisign` writes; nothing if it is something else.
+    /// Parses a minisign signature. `None`: not a signature.
     #[must_use]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= SIGNATURE_LIMIT)?;
-        let key = KeyId::of(text.lines().nth(1)?)?;
+        let key = KeyId::parse(text.lines().nth(1)?)?;
         Some(Self { signature: minisign_verify::Signature::decode(text).ok()?, key })
     }
 }
 
-/// Whom this host believes, and a signature that lies beside the bundle.
+/// The trusted keys of a host, and a detached signature.
 #[derive(Default)]
 pub struct Trust {
-    /// The keys; with none, everything is taken.
+    /// The trusted keys. Empty: bundles are accepted without verification.
     pub keys: Vec<PublicKey>,
-    /// The signature beside the bundle, and what its file is called.
-    pub beside: Option<(String, Vec<u8>)>,
+    /// The detached signature with its file name, used in addition to the one in the bundle.
+    pub detached: Option<(String, Vec<u8>)>,
 }
 
-/// Who has signed a bundle.
+/// The signer of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Signed {
-    /// The key that it is said to be.
+    /// The key ID that the signature names.
     pub key: KeyId,
-    /// Whether that is so, and the key is one that is trusted.
+    /// True if the signature was verified with a trusted key.
     pub trusted: bool,
-    /// What is signed with it, for people; only if it is trusted.
+    /// The trusted comment of the signature. `None`: not verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }
 
 impl fmt::Display for Signed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.trusted { "which is trusted" } else { "not checked: no trusted key" };
+        let state = if self.trusted { "which is trusted" } else { "not verified: no trusted key" };
         write!(f, "signed by key {}, {state}", self.key)
     }
 }
 
-/// Why a bundle is not trusted.
+/// An error while verifying the signature of a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum SignatureError {
-    /// Nobody has signed it.
-    #[error("the bundle is not signed, and this host takes signed ones only: nothing of it was used")]
+    /// No signature.
+    #[error("the bundle is not signed, and this host accepts only signed bundles: nothing was used")]
     Unsigned,
-    /// Somebody else has.
-    #[error("the bundle is signed by {0}, which is not trusted here: nothing of it was used")]
+    /// A signature of an untrusted key.
+    #[error("the bundle is signed by {0}, which is not trusted on this host: nothing was used")]
     Unknown(String),
-    /// One that is trusted is said to have signed it, and has not.
+    /// A signature that names a trusted key and does not match.
     #[error(
-        "{0} is not one of this `index.json`, although it bears the number of trusted key {1}: nothing of the bundle was used"
+        "signature verification failed: {0} names trusted key {1} but does not match this `index.json`: nothing was used"
     )]
     Wrong(String, KeyId),
-    /// There is something in its place.
-    #[error("{0} is damaged, or no signature of minisign: nothing of the bundle was used")]
+    /// Not parsable as a signature.
+    #[error("{0} is corrupt, or not a minisign signature: nothing was used")]
     Damaged(String),
 }
 
 impl Trust {
-    /// Checks who has signed `index`, of which `inside` is the signature in the bundle. With no key that is trusted,
-    /// nothing is checked.
-    pub fn check(&self, index: &[u8], inside: Option<&[u8]>) -> Result<Option<Signed>, SignatureError> {
-        let inside = inside.map(|bytes| ("its signature".to_owned(), bytes));
-        let beside = self.beside.iter().map(|(name, bytes)| (format!("the signature `{name}`"), &bytes[..]));
-        let mut found = Vec::new();
-        for (name, bytes) in inside.into_iter().chain(beside) {
-            found.push((name, Signature::parse(bytes)));
+    /// Verifies `index` with the `embedded` or the detached signature. Without trusted keys, nothing is
+    /// verified and the first signature is returned as untrusted.
+    pub fn check(&self, index: &[u8], embedded: Option<&[u8]>) -> Result<Option<Signed>, SignatureError> {
+        let embedded = embedded.map(|bytes| ("its signature".to_owned(), bytes));
+        let detached =
+            self.detached.iter().map(|(name, bytes)| (format!("the signature `{name}`"), &bytes[..]));
+        let mut signatures = Vec::new();
+        for (name, bytes) in embedded.into_iter().chain(detached) {
+            signatures.push((name, Signature::parse(bytes)));
         }
         if self.keys.is_empty() {
-            let signature = found.into_iter().find_map(|(_, signature)| signature);
+            let signature = signatures.into_iter().find_map(|(_, signature)| signature);
             return Ok(signature.map(|signature| Signed {
                 key: signature.key,
                 trusted: false,
@@ -182,7 +182,7 @@ impl Trust {
             }));
         }
         let mut failed = None;
-        for (name, signature) in found {
+        for (name, signature) in signatures {
             let error = match signature.map(|signature| (self.verify(index, &signature), signature.key)) {
                 Some((Ok(signed), _)) => return Ok(Some(signed)),
                 Some((Err(true), key)) => SignatureError::Wrong(name, key),
@@ -194,14 +194,15 @@ impl Trust {
         Err(failed.unwrap_or(SignatureError::Unsigned))
     }
 
-    /// An error says whether one of the keys has the number of the signature's.
+    /// Returns an error that is true if a trusted key has the key ID of the signature.
     fn verify(&self, index: &[u8], signature: &Signature) -> Result<Signed, bool> {
         let mut keys = self.keys.iter().filter(|key| key.id == signature.key).peekable();
         let is_known = keys.peek().is_some();
-        // Never the old form without hash: in it, a signature of 64 bytes can be passed off as one of another text.
-        let is_right = keys.any(|key| key.key.verify(index, &signature.signature, false).is_ok());
+        // Legacy signatures (not prehashed) are refused: a 64-byte signature could be passed off as one of
+        // another text.
+        let is_valid = keys.any(|key| key.key.verify(index, &signature.signature, false).is_ok());
         let comment = || signature.signature.trusted_comment().to_owned();
-        if is_right {
+        if is_valid {
             return Ok(Signed { key: signature.key, trusted: true, comment: Some(comment()) });
         }
         Err(is_known)

@@ -11,8 +11,8 @@ use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::commands::lists::made::GeneratedLists;
-use crate::commands::lists::make;
+use crate::commands::lists::generate;
+use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::{Architecture, ListOptions};
 use crate::documents::list::NAMES;
 
@@ -103,7 +103,7 @@ impl Kubespray {
             allow_unpinned: self.allow_unpinned,
         };
         let reporter = self.out.reporter();
-        let made = make(&options, &mut |message| reporter.event(&Event::Warning { message }));
+        let made = generate(&options, &mut |message| reporter.event(&Event::Warning { message }));
         drop(reporter);
         let made = made?;
         write(&self.output, &options, &made)
@@ -164,7 +164,7 @@ fn head(options: &ListOptions, made: &GeneratedLists, what: &str) -> String {
     let release = made.release.as_deref().map_or_else(String::new, |release| format!(" {release}"));
     let platforms: Vec<_> = options.architectures.iter().map(|arch| format!("linux/{arch}")).collect();
     let mut text = format!(
-        "# Kubespray{release}, {}: {what}.\n# GeneratedLists by airbundle lists kubespray",
+        "# Kubespray{release}, {}: {what}.\n# Made by airbundle lists kubespray",
         platforms.join(" and ")
     );
     for (option, is_set) in [

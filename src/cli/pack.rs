@@ -30,7 +30,7 @@ use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::net::error::FetchError;
 use crate::oci::platform::Platform;
-use crate::plan::base::BaseError;
+use crate::plan::site_contents::BaseError;
 
 /// Fetch everything that lists name, and write it into one bundle
 #[derive(Debug, Args)]
@@ -255,7 +255,7 @@ pub(super) fn pack_failure(error: PackError) -> Failure {
                 BaseError::Bundle(error) => read_code(error),
             };
             let path = path.display();
-            Failure::new(code, format!("cannot take `{path}` for what the site has: {}", chain(&error)))
+            Failure::new(code, format!("cannot use `{path}` as base: {}", chain(&error)))
         }
         PackError::Lock(error) => error.into(),
         PackError::Fs(error) => Failure::new(Code::File, chain(&error)),

@@ -33,7 +33,7 @@ pub(super) struct TrustArgs {
 impl TrustArgs {
     /// Whom this host believes, for a bundle that comes through a pipe.
     pub(super) fn of_stream(&self) -> Result<Trust, Failure> {
-        Ok(Trust { keys: self.keys()?, beside: None })
+        Ok(Trust { keys: self.keys()?, detached: None })
     }
 
     /// The same for one that lies on `medium`, with the signature that lies beside it.
@@ -41,7 +41,7 @@ impl TrustArgs {
         let keys = self.keys()?;
         let beside =
             beside(medium, !keys.is_empty()).map_err(|error| Failure::new(Code::File, chain(&error)))?;
-        Ok(Trust { keys, beside })
+        Ok(Trust { keys, detached: beside })
     }
 
     /// The first place counts that says anything.

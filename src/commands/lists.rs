@@ -1,82 +1,66 @@
-//! Lists of what a release of Kubespray downloads, made from its own variables.
+//! Lists of a Kubespray release's downloads, evaluated from its own variables.
 //!
-//! The result equals what `contrib/offline/generate_list.sh` of that release prints: the files are all variables
-//! `…_download_url` of its roles, in their order; the images are `repo` and `tag` of all `downloads`, in their order, and
-//! the four that kubeadm starts. To this come the checksums that Kubespray pins, and what a user has set. Ansible is not
-//! needed: the variables are YAML, and their values Jinja.
+//! The result equals the output of that release's `contrib/offline/generate_list.sh`: files are the
+//! `…_download_url` variables of its roles, in order; images are `repo` and `tag` of each entry of
+//! `downloads`, in order, and the four that kubeadm starts. Checksums pinned by Kubespray and variables set
+//! by the user are added. Ansible is not needed: the variables are YAML and their values Jinja.
 
-pub(crate) mod additions;
-pub(crate) mod ansible;
-pub(crate) mod checkout;
-pub(crate) mod dependencies;
-pub(crate) mod downloads;
-pub(crate) mod error;
-pub(crate) mod made;
+mod additions;
+mod ansible;
+mod checkout;
+mod dependencies;
+mod downloads;
+mod error;
+pub(crate) mod generated;
 pub(crate) mod options;
-pub(crate) mod roles;
-pub(crate) mod template;
-pub(crate) mod version;
-pub(crate) mod yaml;
+mod roles;
+mod template;
+mod version;
+mod yaml;
 
 use std::collections::HashSet;
 
 use crate::commands::lists::checkout::Checkout;
-use crate::commands::lists::downloads::{Host, failed};
-use crate::commands::lists::made::{GeneratedLists, check};
+use crate::commands::lists::downloads::{Host, fail_on_errors};
+use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::ListOptions;
 use crate::commands::lists::template::Evaluator;
 
 pub(crate) use crate::commands::lists::error::KubesprayError;
 
-/// Makes lists. `warn` is told what is no error and should be known.
-pub(crate) fn make(
+/// Generates lists; calls `warn` for each warning.
+pub(crate) fn generate(
     options: &ListOptions,
     warn: &mut dyn FnMut(String),
 ) -> Result<GeneratedLists, KubesprayError> {
     let checkout = Checkout::read(&options.source, &options.vars, options.keep_mirrors, warn)?;
-    let mut made = GeneratedLists {
-        release: options.release.clone().or_else(|| checkout.release.clone()),
-        ..GeneratedLists::default()
-    };
-    let (mut errors, mut unpinned) = (Vec::new(), false);
-    let hosts: Vec<_> = options
-        .architectures
-        .iter()
-        .map(|architecture| {
-            let variables = checkout.variables(architecture.fact(), &Default::default());
-            Host::new(Evaluator::new(variables), options)
-        })
-        .collect();
+    let release = options.release.clone().or_else(|| checkout.release.clone());
+    let mut lists = GeneratedLists { release, ..GeneratedLists::default() };
+    // Architectures have most warnings in common.
     let mut seen = HashSet::new();
-    let mut tell = |warnings: Vec<String>| {
-        for warning in warnings {
-            // Two architectures have most in common.
-            if seen.insert(warning.clone()) {
-                warn(warning);
-            }
-        }
+    let mut warn_once = |warnings: Vec<String>| {
+        warnings.into_iter().filter(|warning| seen.insert(warning.clone())).for_each(&mut *warn);
     };
-    for mut host in hosts {
+    let (mut errors, mut is_unpinned) = (Vec::new(), false);
+    for architecture in &options.architectures {
+        let variables = checkout.variables(architecture.fact(), &Default::default());
+        let mut host = Host::new(Evaluator::new(variables), options);
         let (files, images) = host.lists(&checkout);
-        for file in files {
-            made.add_file(file, &mut host.warnings);
-        }
-        for image in images {
-            made.add_image(image);
-        }
-        tell(host.warnings);
-        unpinned |= host.unpinned;
+        files.into_iter().for_each(|file| lists.add_file(file, &mut host.warnings));
+        images.into_iter().for_each(|image| lists.add_image(image));
+        warn_once(host.warnings);
+        is_unpinned |= host.is_unpinned;
         errors.append(&mut host.errors);
     }
-    failed(errors, unpinned)?;
+    fail_on_errors(errors, is_unpinned)?;
     if options.complete {
         let mut warnings = Vec::new();
-        let before = (made.files.len(), made.images.len());
-        additions::add(&checkout, options, &mut made, &mut warnings)?;
-        made.added_files = made.files.len() - before.0;
-        made.added_images = made.images.len() - before.1;
-        tell(warnings);
+        let (files, images) = (lists.files.len(), lists.images.len());
+        additions::add(&checkout, options, &mut lists, &mut warnings)?;
+        lists.added_files = lists.files.len() - files;
+        lists.added_images = lists.images.len() - images;
+        warn_once(warnings);
     }
-    check(&made)?;
-    Ok(made)
+    lists.check()?;
+    Ok(lists)
 }

@@ -1,30 +1,33 @@
-//! Locking: lists in, digests and sizes out; and whether what was locked is still what its names mean.
+//! `airbundle lock` as library calls: resolves lists, and compares a lock with upstream.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::units::human_bytes;
 use crate::bundle::format::index::BundleInfo;
+use crate::bundle::format::layout::Blob;
 use crate::commands::pack::PackError;
-use crate::documents::list::Lists;
+use crate::documents::list::{FileEntry, Lists};
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::fetch::in_parallel;
-use crate::fetch::queue::{self, FetchContext, Next, Queue, Task};
+use crate::fetch::mirrored::Endpoints;
+use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
 use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::{ResolveContext, resolve};
+use crate::fetch::resolve::{probe, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::plan::base::SiteContents;
-use crate::plan::bundle_plan::{BundlePlan, PlannedBlob, of_web};
+use crate::plan::bundle_plan::{BundlePlan, FetchedBlobs, PlannedBlob, file_task};
+use crate::plan::site_contents::SiteContents;
 
-/// Resolves everything that `lists` name. Files that no list pins are fetched to learn what they are, and nothing
-/// else is that is large.
+/// Resolves all entries of `lists`. Of blobs, only files that no list pins are fetched, to compute their
+/// digests.
 pub(crate) fn lock(
     lists: Lists,
     platforms: &[Platform],
@@ -33,134 +36,49 @@ pub(crate) fn lock(
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = upstream.http();
-    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), platforms, with, lists);
+    let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
-    let mut plan = BundlePlan::new(resolved, BundleInfo::default(), &SiteContents::default())?;
-    let (late, known): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut plan.blobs).into_iter().partition(|planned| planned.late.is_some());
-    report.event(&Event::Note { message: totals(&plan, &known, &late) });
-    let stand_ins: Vec<Digest> = late.iter().map(|planned| planned.blob.digest).collect();
-    let tasks: Vec<Task> = late.into_iter().filter_map(PlannedBlob::into_task).collect();
-    tell(&tasks, report);
-    let mut found = Vec::new();
-    hash(&http, upstream, tasks, report, &mut found)
+    let plan = BundlePlan::new(resolved, BundleInfo::default(), &SiteContents::default())?;
+    report.event(&Event::Note { message: totals(&plan) });
+    let pending = plan.blobs.iter().filter(|planned| planned.pending.is_some());
+    let (placeholders, tasks): (Vec<Digest>, Vec<Task>) =
+        pending.filter_map(|planned| Some((planned.blob.digest, planned.task()?.clone()))).unzip();
+    report_hashing(&tasks, report);
+    let mut blobs = Vec::new();
+    hash(&context(&http, upstream, report), tasks, &mut blobs)
         .map_err(|failed| PackError::Fetch(vec![failed.failure]))?;
-    for (stand_in, (digest, size)) in stand_ins.into_iter().zip(found) {
-        plan.found_out(stand_in, digest, size);
-    }
-    Ok(plan.lock())
+    let fetched: FetchedBlobs = placeholders.into_iter().zip(blobs).collect();
+    Ok(plan.complete(&fetched).lock())
 }
 
-/// How much it is, before anything large is fetched.
-fn totals(plan: &BundlePlan, known: &[PlannedBlob], late: &[PlannedBlob]) -> String {
-    let manifests: u64 = plan.manifests().iter().map(|blob| blob.size).sum();
-    let named = |planned: &&PlannedBlob| planned.task().is_some();
-    let sum =
-        |planned: &[PlannedBlob]| planned.iter().filter(named).map(|planned| planned.blob.size).sum::<u64>();
-    let bytes = manifests + sum(known) + sum(late);
-    let text = format!(
-        "{} files and {} images: {} blobs, {}",
-        plan.files.files.len(),
-        plan.layout.images.len(),
-        plan.manifests().len() + known.iter().chain(late).filter(named).count(),
-        human_bytes(bytes),
-    );
-    if late.is_empty() {
-        return text;
-    }
-    let (count, bytes) = (late.len(), human_bytes(sum(late)));
-    format!("{text}; {count} files ({bytes}) are fetched to learn their sha256, which no list has")
-}
-
-/// Fetches what `tasks` name, and keeps nothing but digests and sizes. The first failure ends it; those before it are
-/// in `results`.
-fn hash(
-    http: &Http,
-    upstream: &Upstream,
-    tasks: Vec<Task>,
-    report: &dyn Report,
-    results: &mut Vec<(Digest, u64)>,
-) -> Result<(), Box<queue::FailedTask>> {
-    let (jobs, jobs_per_host, count) = (upstream.jobs, upstream.jobs_per_host(), tasks.len());
-    let means = FetchContext { http, report, jobs, jobs_per_host, spool: None };
-    queue::run(&means, tasks, Vec::new(), |queue| {
-        (0..count).try_for_each(|task| {
-            results.push(end(queue, task)?);
-            Ok(())
-        })
-    })
-}
-
-/// The same; that one of them cannot be fetched says nothing about the others.
-fn hash_each(
-    http: &Http,
-    upstream: &Upstream,
-    tasks: &[Task],
-    report: &dyn Report,
-) -> Vec<Result<(Digest, u64), FetchError>> {
-    tell(tasks, report);
-    let mut results: Vec<_> = tasks.iter().map(|_| None).collect();
-    loop {
-        let left: Vec<usize> = (0..tasks.len()).filter(|task| results[*task].is_none()).collect();
-        if left.is_empty() {
-            return results.into_iter().flatten().collect();
-        }
-        let mut found = Vec::new();
-        let again = left.iter().map(|task| tasks[*task].clone()).collect();
-        let failed = hash(http, upstream, again, report, &mut found).err();
-        for (task, found) in left.iter().zip(found) {
-            results[*task] = Some(Ok(found));
-        }
-        if let Some(failed) = failed {
-            results[left[failed.task]] = Some(Err(failed.failure));
-        }
-    }
-}
-
-fn tell(tasks: &[Task], report: &dyn Report) {
-    let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
-    if !tasks.is_empty() {
-        let (bytes, objects) = ((!sizes.is_empty()).then(|| sizes.iter().sum()), Some(tasks.len() as u64));
-        report.event(&Event::Stage { name: "hashing", bytes, objects });
-    }
-}
-
-fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::FailedTask>> {
-    loop {
-        if let Next::End(digest, size) = queue.next(task)? {
-            return Ok((digest, size));
-        }
-    }
-}
-
-/// What is not what it was when it was locked.
+/// A locked file or image that upstream has in another version, or no longer has.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Moved {
     /// The URL or reference.
     pub name: String,
-    /// What was locked.
+    /// The locked digest.
     pub locked: Digest,
-    /// What is there now.
+    /// The current state.
     pub now: Now,
 }
 
-/// What is there now.
+/// The current state of a locked file or image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Now {
-    /// Something else.
+    /// Another digest.
     Digest(Digest),
-    /// A file of another size.
+    /// Another size in bytes.
     Size(u64),
-    /// Nothing that can be fetched; why.
+    /// Not available, for this reason.
     Failure(String),
 }
 
-/// Asks for everything that `lock` names, by its names, and returns what is not what was locked, in the order of the
-/// lock. Files are fetched and hashed; with `quick` only their sizes are looked at.
+/// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. Files are
+/// fetched and hashed; if `quick` is true, only their sizes are compared.
 pub(crate) fn check(
     lock: &Lock,
     quick: bool,
@@ -171,56 +89,153 @@ pub(crate) fn check(
     let lists = lists_of(lock)?;
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
-    let mut moved = Vec::new();
-    let context = ResolveContext::new(&http, upstream, report);
-    // An index that was made here has no name upstream.
-    let named = |image: &&LockedImage| image.manifests.iter().all(|manifest| manifest.content.is_none());
-    let images: Vec<&LockedImage> = lock.images.iter().filter(named).collect();
-    let found = in_parallel(upstream.jobs, &images, |image| {
-        let reference = &image.reference;
-        let digest = image.digest.to_string();
-        let name = reference.tag().unwrap_or(&digest);
-        let (registry, object) = (context.endpoints.registry(reference.host()), reference.to_string());
-        registry.manifest(context.request(&object), reference.repository(), name)
-    });
-    for (image, found) in images.into_iter().zip(found) {
-        let now = match found {
-            Ok((_, bytes)) if Digest::of(&bytes) == image.digest => continue,
-            Ok((_, bytes)) => Now::Digest(Digest::of(&bytes)),
-            Err(failure) => Now::Failure(failure.to_string()),
-        };
-        moved.push(Moved { name: image.reference.to_string(), locked: image.digest, now });
-    }
-    let mut files: HashMap<String, Moved> = HashMap::new();
-    let locked: HashMap<&str, _> =
-        lock.files.iter().map(|file| (file.url.as_str(), (file.digest, file.size))).collect();
-    let found = context.probe_files(&lists.files);
-    let mut tasks = Vec::new();
-    for (entry, found) in lists.files.iter().zip(found) {
-        let (digest, size) = locked[entry.url.as_str()];
-        let now = match found {
-            Err(failure) => Now::Failure(failure.to_string()),
-            Ok(file) if file.size.is_some_and(|now| now != size) => Now::Size(file.size.unwrap_or_default()),
-            Ok(_) if quick => continue,
-            Ok(file) => {
-                let mut unpinned = entry.clone();
-                unpinned.checksum = None;
-                tasks.push((of_web(&unpinned, &file, None), digest));
-                continue;
-            }
-        };
-        files.insert(entry.url.to_string(), Moved { name: entry.url.to_string(), locked: digest, now });
-    }
-    let (tasks, locked): (Vec<Task>, Vec<Digest>) = tasks.into_iter().unzip();
-    let found = hash_each(&http, upstream, &tasks, report);
-    for ((task, locked), found) in tasks.into_iter().zip(locked).zip(found) {
-        let now = match found {
-            Ok((digest, _)) if digest == locked => continue,
-            Ok((digest, _)) => Now::Digest(digest),
-            Err(failure) => Now::Failure(failure.to_string()),
-        };
-        files.insert(task.object.clone(), Moved { name: task.object, locked, now });
-    }
+    let check = Check { endpoints: Endpoints::new(&http, upstream), http: &http, upstream, report };
+    let mut moved = check.images(lock);
+    let mut files = check.files(lock, &lists.files, quick);
     moved.extend(lock.files.iter().filter_map(|file| files.remove(&file.url)));
     Ok(moved)
+}
+
+struct Check<'a> {
+    http: &'a Http,
+    upstream: &'a Upstream,
+    endpoints: Arc<Endpoints>,
+    report: &'a dyn Report,
+}
+
+impl Check<'_> {
+    fn images(&self, lock: &Lock) -> Vec<Moved> {
+        // A generated index has no name upstream.
+        let has_name = |image: &&LockedImage| image.manifests.iter().all(|it| it.content.is_none());
+        let images: Vec<&LockedImage> = lock.images.iter().filter(has_name).collect();
+        let manifests = in_parallel(self.upstream.jobs, &images, |image| {
+            let reference = &image.reference;
+            let digest = image.digest.to_string();
+            let name = reference.tag().unwrap_or(&digest);
+            let registry = self.endpoints.registry(reference.host());
+            registry.manifest(self.report, &reference.to_string(), reference.repository(), name)
+        });
+        let moved = |(image, manifest): (&LockedImage, Result<(_, Vec<u8>), FetchError>)| {
+            let current = manifest.map(|(_, bytes)| Digest::of(&bytes));
+            Moved::unless_equal(image.reference.to_string(), image.digest, current)
+        };
+        images.into_iter().zip(manifests).filter_map(moved).collect()
+    }
+
+    /// Returns the files that differ, by URL.
+    fn files(&self, lock: &Lock, entries: &[FileEntry], quick: bool) -> HashMap<String, Moved> {
+        let locked: HashMap<&str, _> = lock.files.iter().map(|file| (file.url.as_str(), file)).collect();
+        let probed = probe(self.http, &self.endpoints, self.upstream.jobs, entries, self.report);
+        let mut moved = Vec::new();
+        let (mut tasks, mut digests) = (Vec::new(), Vec::new());
+        for (entry, probed) in entries.iter().zip(probed) {
+            let locked = locked[entry.url.as_str()];
+            let now = match probed {
+                Err(failure) => Now::Failure(failure.to_string()),
+                Ok(file) => match file.size {
+                    Some(size) if size != locked.size => Now::Size(size),
+                    _ if quick => continue,
+                    _ => {
+                        // Without the checksum, another digest is a result and not a failure.
+                        let unpinned = FileEntry { checksum: None, ..entry.clone() };
+                        tasks.push(file_task(&unpinned, &file, None));
+                        digests.push(locked.digest);
+                        continue;
+                    }
+                },
+            };
+            moved.push(Moved { name: entry.url.to_string(), locked: locked.digest, now });
+        }
+        let hashed = hash_each(&context(self.http, self.upstream, self.report), &tasks);
+        for ((task, locked), current) in tasks.into_iter().zip(digests).zip(hashed) {
+            moved.extend(Moved::unless_equal(task.object, locked, current.map(|blob| blob.digest)));
+        }
+        moved.into_iter().map(|moved| (moved.name.clone(), moved)).collect()
+    }
+}
+
+impl Moved {
+    fn unless_equal(name: String, locked: Digest, current: Result<Digest, FetchError>) -> Option<Self> {
+        let now = match current {
+            Ok(digest) if digest == locked => return None,
+            Ok(digest) => Now::Digest(digest),
+            Err(failure) => Now::Failure(failure.to_string()),
+        };
+        Some(Self { name, locked, now })
+    }
+}
+
+/// Returns the note with the amount of data, which precedes all large downloads.
+fn totals(plan: &BundlePlan) -> String {
+    let manifests = plan.image_manifests();
+    let fetched: Vec<&PlannedBlob> = plan.blobs.iter().filter(|planned| planned.task().is_some()).collect();
+    let pending: Vec<&PlannedBlob> =
+        fetched.iter().copied().filter(|planned| planned.pending.is_some()).collect();
+    let size = |blobs: &[&PlannedBlob]| blobs.iter().map(|planned| planned.blob.size).sum::<u64>();
+    let text = format!(
+        "{} files and {} images: {} blobs, {}",
+        plan.files.files.len(),
+        plan.layout.images.len(),
+        manifests.len() + fetched.len(),
+        human_bytes(manifests.iter().map(|blob| blob.size).sum::<u64>() + size(&fetched)),
+    );
+    if pending.is_empty() {
+        return text;
+    }
+    let (count, bytes) = (pending.len(), human_bytes(size(&pending)));
+    format!("{text}; fetching {count} files without a sha256 ({bytes}) to compute it")
+}
+
+fn context<'a>(http: &'a Http, upstream: &Upstream, report: &'a dyn Report) -> FetchContext<'a> {
+    let (jobs, jobs_per_host) = (upstream.jobs, upstream.jobs_per_host());
+    FetchContext { http, report, jobs, jobs_per_host, spool: None }
+}
+
+/// Fetches `tasks` and appends their digests and sizes to `blobs`; the content is discarded. Stops at the
+/// first failure.
+fn hash(context: &FetchContext<'_>, tasks: Vec<Task>, blobs: &mut Vec<Blob>) -> Result<(), Box<FailedTask>> {
+    let count = tasks.len();
+    queue::run(context, tasks, Vec::new(), |queue| {
+        (0..count).try_for_each(|task| {
+            blobs.push(read_to_end(queue, task)?);
+            Ok(())
+        })
+    })
+}
+
+/// Like [`hash`], but continues after failures.
+fn hash_each(context: &FetchContext<'_>, tasks: &[Task]) -> Vec<Result<Blob, FetchError>> {
+    report_hashing(tasks, context.report);
+    let mut results: Vec<_> = tasks.iter().map(|_| None).collect();
+    loop {
+        let remaining: Vec<usize> = (0..tasks.len()).filter(|task| results[*task].is_none()).collect();
+        if remaining.is_empty() {
+            return results.into_iter().flatten().collect();
+        }
+        let mut blobs = Vec::new();
+        let retried = remaining.iter().map(|task| tasks[*task].clone()).collect();
+        let failed = hash(context, retried, &mut blobs).err();
+        for (task, blob) in remaining.iter().zip(blobs) {
+            results[*task] = Some(Ok(blob));
+        }
+        if let Some(failed) = failed {
+            results[remaining[failed.task]] = Some(Err(failed.failure));
+        }
+    }
+}
+
+fn report_hashing(tasks: &[Task], report: &dyn Report) {
+    if !tasks.is_empty() {
+        let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
+        let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
+        report.event(&Event::Stage { name: "hashing", bytes, objects: Some(tasks.len() as u64) });
+    }
+}
+
+fn read_to_end(queue: &Queue<'_>, task: usize) -> Result<Blob, Box<FailedTask>> {
+    loop {
+        if let Next::End(digest, size) = queue.next(task)? {
+            return Ok(Blob { digest, size });
+        }
+    }
 }

@@ -1,9 +1,8 @@
-//! Packing: lists in, one bundle out.
+//! `airbundle pack` as a library call: lists or a lock in, one bundle out.
 
-pub(crate) mod volumes;
+pub(crate) mod volume_command;
 pub(crate) mod write;
 
-use std::cell::Cell;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -20,165 +19,162 @@ use crate::bundle::format::label::LABEL_LIMIT;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
-use crate::bundle::write::partial::{ExpectedBundle, PartialBundle, read_partial};
+use crate::bundle::write::partial::{Salvaged, salvage};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
 use crate::bundle::write::spool::{self, Spool};
 use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions};
-use crate::bundle::write::writer::WriteOptions;
-use crate::commands::pack::volumes::{CommandError, Taker};
+use crate::bundle::write::writer::{BundleHead, BundleWriter, WriteOptions, WrittenBundle};
+use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
 use crate::commands::pack::write::{BundleJob, WriteFailure, WrittenBlobs};
 use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError};
 use crate::fetch::queue::FetchContext;
 use crate::fetch::resolve::locked::{lists_of, resolve_lock};
 use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::{ResolveContext, Resolved, resolve};
+use crate::fetch::resolve::{Resolved, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::plan::base::{BaseError, SiteContents};
-use crate::plan::bundle_plan::{BundlePlan, PlanError};
+use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError};
+use crate::plan::site_contents::{BaseError, SiteContents};
 use crate::signature::signing::Signer;
 
-/// What a bundle is made of.
+/// The entries to pack.
 #[derive(Debug, Clone)]
 pub(crate) enum Input {
-    /// What lists name.
+    /// Entries of lists, which are resolved now.
     Lists(Lists),
-    /// What lists resolved to, some time ago.
+    /// Entries that were resolved earlier, and are fetched by digest.
     Lock(Lock),
 }
 
-/// What to pack, from where, and how.
 #[derive(Debug)]
 pub(crate) struct PackOptions {
-    /// The bundle to be written.
+    /// The path of the bundle.
     pub output: PathBuf,
-    /// The platforms of images to be taken, where the list does not say; empty: all.
+    /// Platforms to include for entries that specify none. Empty: all.
     pub platforms: Vec<Platform>,
-    /// What is to be taken that is attached to images.
+    /// Referrers and cosign artifacts to include.
     pub with: Vec<ArtifactKind>,
-    /// zstd's compression level, 1 to 22.
+    /// The zstd compression level, 1 to 22.
     pub level: i32,
-    /// Where things are fetched from.
     pub upstream: Upstream,
-    /// What the bundle is to say of itself.
+    /// The metadata in `index.json`.
     pub about: BundleInfo,
-    /// Where the lock of what is packed is written, too.
+    /// The path of the lock to write. `None`: no lock.
     pub write_lock: Option<PathBuf>,
-    /// Older bundles, from which blobs are taken that did not change.
+    /// Older bundles, from which unchanged blobs are copied.
     pub reuse: Vec<PathBuf>,
-    /// What the site has: inventories, locks or bundles. The bundle leaves that out.
+    /// Inventories, locks or bundles with the contents of the site, which the bundle omits.
     pub base: Vec<PathBuf>,
-    /// What is to become of images and files that cannot be fetched.
     pub missing: Missing,
-    /// Who signs the bundle.
+    /// The key that signs the bundle. `None`: unsigned.
     pub sign: Option<Signer>,
-    /// How many bytes a volume has at most; nothing for one file.
+    /// Maximum size of a volume in bytes. `None`: one file.
     pub volume_size: Option<u64>,
-    /// How much recovery data there is to be, in parts of 1,000 of what it protects.
+    /// Redundancy in per mille of the protected bytes. `None`: no recovery data.
     pub recovery: Option<u32>,
-    /// What is to be done with each volume as soon as it is complete: a line for the shell.
+    /// A shell command that runs for each finished volume.
     pub on_volume: Option<String>,
 }
 
-/// What is to become of images and files that cannot be fetched.
+/// The handling of images and files that cannot be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// The first failure ends the run.
+    /// Stop at the first failure.
     Stop,
-    /// All others are fetched, and kept for the next run.
+    /// Fetch all others, and keep them for the next run.
     KeepGoing,
-    /// All others make the bundle.
+    /// Pack all others.
     Allow,
 }
 
-/// What was packed.
+/// The result of `pack`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PackSummary {
     /// The digest of `index.json`.
     pub identity: Digest,
-    /// How many files.
+    /// Number of files.
     pub files: usize,
-    /// How many images.
+    /// Number of images.
     pub images: usize,
-    /// How many different blobs it holds, manifests included.
+    /// Number of distinct blobs in the bundle, manifests included.
     pub blobs: usize,
-    /// The bytes of all these blobs.
+    /// Total size of those blobs in bytes.
     pub bytes: u64,
-    /// How many blobs it names and leaves out, as the site has them.
+    /// Number of external blobs: referenced and omitted, as the site has them.
     pub blobs_left_out: usize,
-    /// The bytes of those.
+    /// Total size of external blobs in bytes.
     pub bytes_left_out: u64,
-    /// The bytes of all that was fetched, without what came again after a failure. The list of files is made here,
-    /// and a file that no list pins may turn out to be there already.
+    /// Bytes fetched, without retransmissions. The file set, which is generated, is not included; unpinned
+    /// files that turn out to be duplicates are.
     pub bytes_fetched: u64,
-    /// The bytes that an interrupted run had fetched before.
+    /// Bytes fetched by an interrupted run.
     pub bytes_resumed: u64,
-    /// The bytes that came out of older bundles.
+    /// Bytes copied from older bundles.
     pub bytes_reused: u64,
-    /// The bytes that would have come on top if nothing were shared between images and files.
+    /// Bytes saved by deduplication between images and files.
     pub bytes_shared: u64,
-    /// The size of the bundle in bytes.
+    /// Size of the bundle in bytes.
     pub bundle_size: u64,
-    /// How long it took.
+    /// Duration of the run.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
-    /// The volumes; none for one file.
+    /// The volumes. Empty: one file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<PackedVolume>,
-    /// Why images and files are missing that the lists name.
+    /// The failures because of which images and files are missing.
     #[serde(serialize_with = "as_texts")]
     pub missing: Vec<FetchError>,
 }
 
-/// A volume that was packed.
+/// A finished volume.
 #[derive(Debug, Serialize)]
 pub(crate) struct PackedVolume {
-    /// Where it is, or was before it was taken.
+    /// The path at which it was finished; the `--on-volume` command may have removed it.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The digest of all of it.
+    /// Digest of the file.
     pub digest: Digest,
 }
 
-/// Why nothing was packed.
+/// An error while packing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PackError {
-    /// The bundle cannot be written.
+    /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// Another process is writing it.
-    #[error("another `airbundle` is writing `{}`: wait until it is done", .0.display())]
+    /// Another process is writing the bundle.
+    #[error("another `airbundle` is writing `{}`: wait until it finishes", .0.display())]
     Busy(PathBuf),
-    /// Something cannot be fetched; all of what is known to fail.
-    #[error("{} of what the lists name cannot be fetched", .0.len())]
+    /// Entries cannot be fetched.
+    #[error("cannot fetch {} entries", .0.len())]
     Fetch(Vec<FetchError>),
-    /// What was fetched makes no bundle.
+    /// The fetched manifests make no valid bundle.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A lock that cannot be packed.
-    #[error("the lock is refused")]
+    /// The lock is invalid.
+    #[error("invalid lock")]
     Lock(#[from] LockError),
-    /// What the site has cannot be read.
-    #[error("cannot take `{}` for what the site has", .0.display())]
+    /// A `--base` cannot be read.
+    #[error("cannot use `{}` as base", .0.display())]
     Base(PathBuf, #[source] BaseError),
-    /// An older bundle cannot be read.
+    /// A `--reuse` cannot be read.
     #[error("cannot reuse `{}`", .0.display())]
     Reuse(PathBuf, #[source] ReadError),
-    /// Volumes into which not even one frame fits.
-    #[error("volumes of {size} bytes are too small for this bundle: they need {needed} at least")]
+    /// A volume cannot hold the header or one frame.
+    #[error("volumes of {size} bytes are too small for this bundle: at least {needed} bytes are needed")]
     VolumeSize {
-        /// How large they are to be.
+        /// The requested volume size in bytes.
         size: u64,
-        /// How large they have to be.
+        /// The minimum volume size in bytes.
         needed: u64,
     },
-    /// A volume was not taken.
+    /// The `--on-volume` command failed.
     #[error(transparent)]
     Command(#[from] CommandError),
 }
@@ -192,7 +188,8 @@ impl From<ClaimError> for PackError {
     }
 }
 
-/// Packs what `input` names. Nothing is at `options.output` before the bundle is complete and on the disk.
+/// Packs the entries of `input`. The bundle appears at `options.output` only when it is complete and on the
+/// disk.
 pub(crate) fn pack(
     input: &Input,
     options: &PackOptions,
@@ -200,99 +197,174 @@ pub(crate) fn pack(
 ) -> Result<PackSummary, PackError> {
     let start = Instant::now();
     let claim = Claim::new(&options.output)?;
-    let leftovers = Leftovers::of(&claim, report)?;
-    let mut base = SiteContents::default();
-    for path in &options.base {
-        base.add(path).map_err(|error| PackError::Base(path.clone(), error))?;
-    }
-    let reuse = options
-        .reuse
-        .iter()
-        .map(|path| ReusableBundle::open(path).map_err(|error| PackError::Reuse(path.clone(), error)));
-    let reuse = reuse.collect::<Result<Vec<_>, _>>()?;
+    let partial = PartialGuard::new(&claim, report)?;
+    let base = read_base(options)?;
+    let older = open_older(options)?;
     let http = options.upstream.http();
-    let means = FetchContext {
+    let (resolved, failures) = resolve_input(&http, input, options, report)?;
+    // A bundle without entries must not replace an existing one.
+    let is_empty = resolved.images.is_empty() && resolved.files.is_empty();
+    if !failures.is_empty() && (options.missing == Missing::Stop || is_empty) {
+        return Err(PackError::Fetch(failures));
+    }
+    let context = FetchContext {
         http: &http,
         report,
         jobs: options.upstream.jobs,
         jobs_per_host: options.upstream.jobs_per_host(),
         spool: None,
     };
-    let (mut resolved, mut failures) = find(&http, input, options, report)?;
-    // Without anything at all there is no bundle, and what is there already is better left alone.
-    let is_empty = resolved.images.is_empty() && resolved.files.is_empty();
-    if !failures.is_empty() && (options.missing == Missing::Stop || is_empty) {
-        return Err(PackError::Fetch(failures));
+    let volume_command = options.on_volume.clone().map(VolumeCommand::start);
+    let run = PackRun { start, input, options, context, base, older, failures, volume_command, partial };
+    run.run(claim, resolved)
+}
+
+fn read_base(options: &PackOptions) -> Result<SiteContents, PackError> {
+    let mut contents = SiteContents::default();
+    for path in &options.base {
+        contents.add(path).map_err(|error| PackError::Base(path.clone(), error))?;
+    }
+    Ok(contents)
+}
+
+fn open_older(options: &PackOptions) -> Result<Vec<ReusableBundle>, PackError> {
+    let open =
+        |path: &PathBuf| ReusableBundle::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error));
+    options.reuse.iter().map(open).collect()
+}
+
+/// Requests the metadata of all entries. Returns the failures of those that cannot be resolved, too.
+fn resolve_input(
+    http: &Http,
+    input: &Input,
+    options: &PackOptions,
+    report: &dyn Report,
+) -> Result<(Resolved, Vec<FetchError>), PackError> {
+    let PackOptions { upstream, platforms, with, .. } = options;
+    match input {
+        Input::Lists(lists) => Ok(resolve(http, upstream, platforms, with, lists.clone(), report)),
+        Input::Lock(lock) => Ok(resolve_lock(http, upstream, lock, lists_of(lock)?, report)),
+    }
+}
+
+/// A run of `pack` after its entries are resolved.
+struct PackRun<'a> {
+    start: Instant,
+    input: &'a Input,
+    options: &'a PackOptions,
+    context: FetchContext<'a>,
+    base: SiteContents,
+    older: Vec<ReusableBundle>,
+    /// The failures of entries that are omitted.
+    failures: Vec<FetchError>,
+    volume_command: Option<VolumeCommand>,
+    partial: PartialGuard<'a>,
+}
+
+impl PackRun<'_> {
+    fn run(mut self, claim: Claim, resolved: Resolved) -> Result<PackSummary, PackError> {
+        let (plan, writer, mut written) = self.write_blobs(claim, resolved)?;
+        if !self.failures.is_empty() && self.options.missing == Missing::KeepGoing {
+            return Err(PackError::Fetch(self.failures));
+        }
+        let plan = plan.complete(&written.resolved);
+        let (head, mut bundle) = self.finish(&plan, writer)?;
+        bundle.volumes.append(&mut written.volumes);
+        bundle.volumes.sort_by_key(|volume| volume.number);
+        Ok(self.summary(&plan, &head, written, bundle))
     }
 
-    let mut taker = options.on_volume.clone().map(Taker::start);
-    let mut claim = claim;
-    loop {
-        let mut plan = BundlePlan::new(resolved.clone(), options.about.clone(), &base)?;
-        if let Input::Lock(lock) = input {
-            lock.agrees(&Lock::of(&plan.layout, &[], &plan.manifests))?;
-        }
-        let mut attempt = Attempt::begin(claim, &plan, options, report)?;
-        leftovers.matter();
-        let olds: Vec<&ReusableBundle> = reuse.iter().chain(&attempt.aside).collect();
-        let written = attempt.job.write(&mut plan, &olds, &means, taker.as_mut());
-        if written.is_err() && attempt.is_worthless() {
-            leftovers.do_not_matter();
-        }
-        let WrittenBlobs { blobs, fetched, resumed, reused, volumes } = match written {
-            Ok(written) => written,
-            Err(WriteFailure::Command(error)) => return Err(error.into()),
-            Err(WriteFailure::Fs(error)) => return Err(leftovers.after(error).into()),
-            Err(WriteFailure::Fetch { failure, .. }) if options.missing == Missing::Stop => {
-                return Err(PackError::Fetch(vec![*failure]));
+    /// Writes all blobs. If a blob cannot be fetched and this is allowed, starts over without the entries
+    /// that need it; what is written already is reused.
+    fn write_blobs(
+        &mut self,
+        mut claim: Claim,
+        mut resolved: Resolved,
+    ) -> Result<(BundlePlan, BundleWriter, WrittenBlobs), PackError> {
+        loop {
+            let plan = self.plan(resolved.clone())?;
+            let mut attempt = Attempt::begin(claim, &plan, self.options, self.context.report)?;
+            self.partial.keep = true;
+            let older: Vec<&ReusableBundle> = self.older.iter().chain(&attempt.set_aside).collect();
+            let failure = match attempt.job.write(&plan, &older, &self.context, self.volume_command.as_mut())
+            {
+                Ok(written) => return Ok((plan, attempt.job.writer, written)),
+                Err(failure) => failure,
+            };
+            self.partial.keep = !attempt.is_worthless();
+            match failure {
+                WriteFailure::Command(error) => return Err(error.into()),
+                WriteFailure::Fs(error) => return Err(self.partial.failed(error).into()),
+                WriteFailure::Fetch { failure, .. } if self.options.missing == Missing::Stop => {
+                    return Err(PackError::Fetch(vec![*failure]));
+                }
+                WriteFailure::Fetch { blob, failure } => {
+                    resolved.remove_owners(&plan, blob);
+                    self.failures.push(*failure);
+                    claim = attempt.claim;
+                }
             }
-            // The same without what needs this blob. What is there already is taken over.
-            Err(WriteFailure::Fetch { blob, failure }) => {
-                resolved.remove_owners(&plan, blob);
-                failures.push(*failure);
-                claim = attempt.claim;
-                continue;
-            }
-        };
-        let lock = plan.lock();
-        if !failures.is_empty() && options.missing == Missing::KeepGoing {
-            return Err(PackError::Fetch(failures));
         }
-        report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
+    }
+
+    fn plan(&self, resolved: Resolved) -> Result<BundlePlan, PackError> {
+        let plan = BundlePlan::new(resolved, self.options.about.clone(), &self.base)?;
+        if let Input::Lock(lock) = self.input {
+            lock.agrees(&plan.lock_of_images())?;
+        }
+        Ok(plan)
+    }
+
+    /// Writes the header and makes the bundle durable under its final name.
+    fn finish(
+        &mut self,
+        plan: &CompletePlan<'_>,
+        writer: BundleWriter,
+    ) -> Result<(BundleHead, WrittenBundle), PackError> {
+        self.context.report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
         let mut head = plan.head();
-        head.signature = options.sign.as_ref().map(|signer| signer.sign(&head.index));
-        let written = attempt.job.writer.finish(&head).map_err(|error| leftovers.after(error))?;
-        leftovers.remove()?;
-        if let Some(taker) = &mut taker {
-            written.volumes.iter().try_for_each(|volume| taker.take(volume))?;
-            written.sums.into_iter().try_for_each(|path| taker.take_file(path))?;
-            taker.finish()?;
+        head.signature = self.options.sign.as_ref().map(|signer| signer.sign(&head.index));
+        let bundle = writer.finish(&head).map_err(|error| self.partial.failed(error))?;
+        self.partial.remove()?;
+        if let Some(command) = &mut self.volume_command {
+            bundle.volumes.iter().try_for_each(|volume| command.run_for_volume(volume))?;
+            bundle.sums.iter().try_for_each(|path| command.run_for_file(path.clone()))?;
+            command.finish()?;
         }
-        let mut volumes = [volumes, written.volumes].concat();
-        volumes.sort_by_key(|volume| volume.number);
-        if let Some(path) = &options.write_lock {
-            fs::write_durably(path, &lock.to_json())?;
+        if let Some(path) = &self.options.write_lock {
+            fs::write_durably(path, &plan.lock().to_json())?;
         }
-        let left_out = &plan.layout.elsewhere;
-        let bytes_left_out = left_out.iter().map(|blob| blob.size).sum();
-        return Ok(PackSummary {
-            identity: written.identity,
-            files: plan.files.files.len(),
-            images: plan.layout.images.len(),
-            blobs: blobs.len() - left_out.len() + usize::from(head.files.is_some()),
-            bytes: blobs.values().sum::<u64>() - bytes_left_out
-                + head.files.map_or(0, |files| files.len() as u64),
-            blobs_left_out: left_out.len(),
-            bytes_left_out,
+        Ok((head, bundle))
+    }
+
+    fn summary(
+        self,
+        plan: &CompletePlan<'_>,
+        head: &BundleHead,
+        written: WrittenBlobs,
+        bundle: WrittenBundle,
+    ) -> PackSummary {
+        let WrittenBlobs { blobs, fetched, resumed, reused, .. } = written;
+        let external = plan.external();
+        let external_bytes = external.iter().map(|blob| blob.size).sum();
+        let file_set_len = head.files.as_ref().map(|files| files.len() as u64);
+        PackSummary {
+            identity: bundle.identity,
+            files: plan.file_count(),
+            images: plan.image_count(),
+            blobs: blobs.len() - external.len() + usize::from(file_set_len.is_some()),
+            bytes: blobs.values().sum::<u64>() - external_bytes + file_set_len.unwrap_or(0),
+            blobs_left_out: external.len(),
+            bytes_left_out: external_bytes,
             bytes_fetched: fetched,
             bytes_resumed: resumed,
             bytes_reused: reused,
-            bytes_shared: plan.shared(&blobs),
-            bundle_size: written.size,
-            time: start.elapsed(),
-            volumes: volumes.into_iter().map(PackedVolume::from).collect(),
-            missing: failures,
-        });
+            bytes_shared: plan.shared_bytes(&blobs),
+            bundle_size: bundle.size,
+            time: self.start.elapsed(),
+            volumes: bundle.volumes.into_iter().map(PackedVolume::from).collect(),
+            missing: self.failures,
+        }
     }
 }
 
@@ -302,136 +374,112 @@ impl From<FinishedVolume> for PackedVolume {
     }
 }
 
-/// Asks for everything that `input` names.
-fn find(
-    http: &Http,
-    input: &Input,
-    options: &PackOptions,
-    report: &dyn Report,
-) -> Result<(Resolved, Vec<FetchError>), PackError> {
-    let context = ResolveContext::new(http, &options.upstream, report);
-    match input {
-        Input::Lists(lists) => {
-            let PackOptions { platforms, with, .. } = options;
-            Ok(resolve(&context, platforms, with, lists.clone()))
-        }
-        Input::Lock(lock) => {
-            let lists = lists_of(lock)?;
-            Ok(resolve_lock(&context, lock, lists))
-        }
-    }
-}
-
-/// One way through a plan: the writer, and what earlier runs have left for it.
+/// One attempt at a plan.
 struct Attempt {
     job: BundleJob,
-    /// For the next one.
+    /// The claim for the next attempt.
     claim: Claim,
-    /// What earlier runs have left that had other plans.
-    aside: Vec<ReusableBundle>,
+    /// Partial bundles of other plans.
+    set_aside: Vec<ReusableBundle>,
 }
 
 impl Attempt {
-    /// Looks at what earlier runs have left, and begins.
+    /// Checks the partial bundle of an earlier run, and resumes or replaces it.
     fn begin(
         mut claim: Claim,
         plan: &BundlePlan,
         options: &PackOptions,
         report: &dyn Report,
     ) -> Result<Self, PackError> {
-        let (level, room) = (options.level, plan.header_space(options.sign.is_some())?);
-        let carry = carry(plan, room, options)?;
-        let fingerprint = plan.fingerprint(room, level, carry);
+        let (level, header_space) = (options.level, plan.header_space(options.sign.is_some())?);
+        let carry = volume_options(plan, header_space, options)?;
+        let fingerprint = plan.fingerprint(header_space, level, carry);
         let partial = claim.partial.clone();
         let (mut spool, notes) = Spool::open(&partial)?;
-        let is_same = notes.fingerprint == Some(fingerprint);
+        let is_same_plan = notes.fingerprint == Some(fingerprint);
         let expected = plan.expected(&notes);
-        // What cannot be read there is fetched.
-        let mut aside: Vec<ReusableBundle> =
-            old_paths(&partial).iter().filter_map(|path| ReusableBundle::open_partial(path).ok()).collect();
-        let mut done = PartialBundle::default();
-        if is_same {
-            let expected = ExpectedBundle {
-                set: carry.set,
-                header_space: room,
-                entries: &expected,
-                external: &plan.layout.elsewhere,
-            };
-            done = read_partial(&partial, &expected, report)?;
+        // Partial bundles only save downloads: unreadable ones are ignored.
+        let mut set_aside: Vec<ReusableBundle> =
+            old_paths(&partial).iter().filter_map(|path| ReusableBundle::partial(path).ok()).collect();
+        let mut salvaged = Salvaged::default();
+        if is_same_plan {
+            salvaged = salvage(&partial, carry.set, header_space, &expected, plan.external(), report)?;
         } else if claim.size()? > 0 {
-            claim = set_aside(claim, &mut aside)?;
+            claim = self::set_aside(claim, &mut set_aside)?;
         }
-        let keys = plan.keys(done.complete);
-        // What is in the bundle of the blob that has begun is not needed again.
-        let begun = done.open.as_ref().and_then(|begun| Some((plan.key(done.complete)?, begun.sha256.len())));
-        let wanted = |key, offset| {
-            keys.contains(&key) && begun.is_none_or(|(begun, len)| key != begun || offset >= len)
-        };
-        let found = spool.begin(fingerprint, plan.late(), is_same, wanted)?;
-        let job = BundleJob::begin(
-            claim.try_clone()?,
-            WriteOptions { header_space: room, level, volumes: carry },
-            spool,
-            found,
-            done,
-            &expected,
-        )?;
-        Ok(Self { job, claim, aside })
+        let is_needed = needed_pieces(plan, &salvaged);
+        let pieces = spool.begin(fingerprint, plan.pending_count(), is_same_plan, is_needed)?;
+        let write_options = WriteOptions { header_space, level, carry };
+        let job = BundleJob::begin(claim.again()?, write_options, spool, pieces, salvaged, &expected)?;
+        Ok(Self { job, claim, set_aside })
     }
 
-    /// Whether there is nothing that would spare the next run anything.
+    /// True if the next run would save nothing by reusing this attempt.
     fn is_worthless(&self) -> bool {
-        self.aside.is_empty() && self.job.is_empty()
+        self.set_aside.is_empty() && self.job.is_empty()
     }
 }
 
-/// In what form the bundle is written, if its head and every frame fit into a volume.
-fn carry(plan: &BundlePlan, room: u64, options: &PackOptions) -> Result<VolumeOptions, PackError> {
+/// Returns a predicate for spooled pieces by key and offset: true if the partial bundle lacks the piece.
+fn needed_pieces(plan: &BundlePlan, salvaged: &Salvaged) -> impl Fn(Digest, u64) -> bool + use<> {
+    let keys = plan.keys(salvaged.done);
+    let begun = salvaged.open.as_ref().and_then(|begun| Some((plan.key(salvaged.done)?, begun.sha256.len())));
+    move |key, offset| {
+        keys.contains(&key) && begun.is_none_or(|(begun_key, len)| key != begun_key || offset >= len)
+    }
+}
+
+/// Returns the options of the volume writer, if the header and every frame fit into a volume.
+fn volume_options(
+    plan: &BundlePlan,
+    header_space: u64,
+    options: &PackOptions,
+) -> Result<VolumeOptions, PackError> {
     let PackOptions { level, volume_size, recovery, .. } = *options;
-    let carry = VolumeOptions { volume_size, recovery, set: plan.set(room, level, volume_size, recovery) };
-    // A frame with its label, and the head with one.
-    let needed = (stored_len(FRAME_SIZE) as u64).max(room) + LABEL_LIMIT as u64;
-    if carry.capacity() < needed {
-        let share = u64::from(recovery.unwrap_or(0));
-        // Recovery data is a little longer than its share.
-        let needed = needed + needed * share / 1000 + if share > 0 { needed / 4 } else { 0 };
+    let set = plan.volume_set_id(header_space, level, volume_size, recovery);
+    let volumes = VolumeOptions { volume_size, recovery, set };
+    let needed = (stored_len(FRAME_SIZE) as u64).max(header_space) + LABEL_LIMIT as u64;
+    if volumes.room() < needed {
+        let redundancy = u64::from(recovery.unwrap_or(0));
+        // A recovery section is a little longer than its parity blocks.
+        let needed = needed + needed * redundancy / 1000 + if redundancy > 0 { needed / 4 } else { 0 };
         return Err(PackError::VolumeSize { size: volume_size.unwrap_or(0), needed });
     }
-    Ok(carry)
+    Ok(volumes)
 }
 
-/// Keeps what is at `claim` beside what is `aside` already. Where that gets too much, or one has nothing that the
-/// others have not, the one is dropped that is missed least: a run that came not far must not cost what a longer one
-/// has left.
-fn set_aside(claim: Claim, aside: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
-    let names = old_paths(&claim.partial);
-    aside.push(ReusableBundle::open_partial(&claim.partial)?);
+/// Moves the partial bundle at `claim` to the partial bundles of other plans. If these are too many, or one
+/// has no blob of its own, removes the one with the fewest bytes that no other has: a short run must not
+/// evict the result of a longer one.
+fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
+    let paths = old_paths(&claim.partial);
+    older.push(ReusableBundle::partial(&claim.partial)?);
     loop {
-        let missed = |number: &usize| {
+        let own_bytes = |number: &usize| {
             let others: Vec<&ReusableBundle> =
-                aside.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
-            aside[*number].unique_bytes(&others)
+                older.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
+            older[*number].bytes_beside(&others)
         };
-        let Some(least) = (0..aside.len()).min_by_key(missed) else { break };
-        if aside.len() <= names.len() && missed(&least) > 0 {
+        let Some(least) = (0..older.len()).min_by_key(own_bytes) else { break };
+        if older.len() <= paths.len() && own_bytes(&least) > 0 {
             break;
         }
-        let dropped = aside.remove(least);
-        if dropped.path() == claim.partial {
-            // Before anything says that it belongs to another plan.
+        let removed = older.remove(least);
+        if removed.path() == claim.partial {
+            // Emptied before the spool names the new plan as its owner.
             claim.empty()?;
             return Ok(claim);
         }
-        remove_parts(dropped.path())?;
+        remove_parts(removed.path())?;
     }
-    let free = names.iter().find(|name| aside.iter().all(|old| old.path() != name.as_path()));
-    let name = free.expect("there are fewer than names; please report");
-    aside.last_mut().expect("it was pushed above; please report").set_path(name);
-    Ok(claim.set_aside(name)?)
+    let free = paths.iter().find(|path| older.iter().all(|old| old.path() != path.as_path()));
+    let path = free.expect("there are fewer bundles than paths; please report");
+    older.last_mut().expect("it was pushed above; please report").renamed(path);
+    Ok(claim.set_aside(path)?)
 }
 
 impl Resolved {
-    /// Forgets the images and files that need `blob`.
+    /// Removes the images and files that need `blob`.
     fn remove_owners(&mut self, plan: &BundlePlan, blob: Digest) {
         let owners = plan.layout.owners(&[blob].into()).remove(&blob).unwrap_or_default();
         self.images.retain(|image| !owners.contains(&image.indexed.reference.to_string()));
@@ -439,64 +487,53 @@ impl Resolved {
     }
 }
 
-/// What a run leaves behind that fails: what came so far, if anything did, for the next one.
-struct Leftovers<'a> {
+/// Removes or keeps the partial bundle of a failed run when it is dropped.
+struct PartialGuard<'a> {
     partial: PathBuf,
     report: &'a dyn Report,
-    /// Whether it is of use.
-    matters: Cell<bool>,
-    is_done: Cell<bool>,
-    /// Held until it is removed: nobody else can have begun to write it.
+    /// True if the next run can reuse the partial bundle.
+    keep: bool,
+    /// True if the bundle is complete.
+    is_done: bool,
+    /// Prevents another process from writing the partial bundle before it is removed.
     _lock: File,
 }
 
-impl<'a> Leftovers<'a> {
-    fn of(claim: &Claim, report: &'a dyn Report) -> Result<Self, FsError> {
-        let matters = Cell::new(claim.size()? > 0);
-        let (partial, lock) = (claim.partial.clone(), claim.lock()?);
-        Ok(Self { partial, report, matters, is_done: Cell::new(false), _lock: lock })
+impl<'a> PartialGuard<'a> {
+    fn new(claim: &Claim, report: &'a dyn Report) -> Result<Self, FsError> {
+        let (keep, partial, lock) = (claim.size()? > 0, claim.partial.clone(), claim.lock()?);
+        Ok(Self { partial, report, keep, is_done: false, _lock: lock })
     }
 
-    fn matter(&self) {
-        self.matters.set(true);
-    }
-
-    fn do_not_matter(&self) {
-        self.matters.set(false);
-    }
-
-    /// What is on a disk that is full is sound. After any other error nobody knows what really is on the disk, even
-    /// if it can still be read.
-    fn after(&self, error: FsError) -> FsError {
+    /// Discards the partial bundle, unless `error` is a full disk: after any other I/O error, the page cache
+    /// may differ from what is on the disk.
+    fn failed(&mut self, error: FsError) -> FsError {
         if !error.is_full() {
-            self.do_not_matter();
+            self.keep = false;
         }
         error
     }
 
-    /// The bundle is there: nothing else is needed any more.
-    fn remove(&self) -> Result<(), FsError> {
-        self.is_done.set(true);
+    /// Removes everything that only an unfinished bundle needs.
+    fn remove(&mut self) -> Result<(), FsError> {
+        self.is_done = true;
         spool::remove(&self.partial)?;
         old_paths(&self.partial).iter().try_for_each(|path| remove_parts(path))
     }
 }
 
-impl Drop for Leftovers<'_> {
+impl Drop for PartialGuard<'_> {
     fn drop(&mut self) {
-        if self.is_done.get() {
+        if self.is_done {
             return;
         }
-        if self.matters.get() {
-            let size = size_of_parts(&self.partial);
-            let message = format!(
-                "what came so far is kept in `{}` ({}): the same command goes on from there",
-                self.partial.display(),
-                human_bytes(size)
-            );
+        if self.keep {
+            let path = self.partial.display();
+            let size = human_bytes(size_of_parts(&self.partial));
+            let message = format!("partial bundle kept in `{path}` ({size}): run the same command to resume");
             self.report.event(&Event::Warning { message });
         } else {
-            // It already failed, and said why.
+            // The run has already failed, and its error is more useful than that of the cleanup.
             let _ = spool::remove(&self.partial);
             let _ = remove_parts(&self.partial);
         }

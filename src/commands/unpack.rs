@@ -28,6 +28,7 @@ use crate::commands::unpack::error::UnpackError;
 use crate::commands::unpack::options::UnpackOptions;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::check::{State, Target, check, is_readable};
 use crate::site::commit::{Committer, StagedFiles, distinct};
 use crate::site::record::Record;
@@ -281,7 +282,7 @@ fn targets(layout: &Layout, roots: &Roots) -> Vec<Target> {
             sorted.insert((root, blob_path(blob.digest)), blob);
         }
     }
-    let prefix = RelPath::parse("k8s").expect("a plain name");
+    let prefix = RelPath::parse(DEFAULT_PREFIX).expect("a plain name");
     for (file, root) in layout.files.iter().filter_map(|file| roots.files.map(|root| (file, root))) {
         let blob = Blob { digest: file.digest, size: file.size };
         sorted.insert((root, prefix.join(&file.path)), blob);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use crate::conf::setup::{Setup, Tls};
+use crate::oci::reference::DEFAULT_PREFIX;
 
 /// What a release of Kubespray asks for: its own lists, as in `manifests/`.
 struct Release {
@@ -98,10 +99,11 @@ fn file_variables(setup: &Setup) -> String {
             "files_repo: \"{scheme}://{{{{ airbundle_user }}}}:{{{{ airbundle_password | urlencode | replace('/', '%2F') }}}}@{host}:{port}/k8s\"\n"
         )
     } else {
-        format!("files_repo: \"{}/k8s\"\n", setup.files_url())
+        format!("files_repo: \"{}/{DEFAULT_PREFIX}\"\n", setup.files_url())
     };
     for (variable, host) in FILE_HOSTS {
-        let is_here = setup.record.files.iter().any(|file| file.path.starts_with(&format!("k8s/{host}/")));
+        let is_here =
+            setup.record.files.iter().any(|file| file.path.starts_with(&format!("{DEFAULT_PREFIX}/{host}/")));
         let _ = if is_here {
             writeln!(text, "{variable}: \"{{{{ files_repo }}}}/{host}\"")
         } else {

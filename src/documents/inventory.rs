@@ -1,4 +1,4 @@
-//! [`Inventory`]: what a site really has, as a document that travels back to where its next bundle is packed.
+//! [`Inventory`]: the blobs and files a site has, as a document for the next `pack --base`.
 
 use std::collections::BTreeMap;
 
@@ -6,43 +6,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
 
-/// The version of the document that this program writes, and the only one that it reads.
+/// The document version that is written, and the only one that is read.
 pub(crate) const INVENTORY_VERSION: u32 = 1;
 
-/// What a site has; see the module. Names have no place in it: a blob is the same wherever it stands.
+/// The contents of a site, by digest. Paths and names are omitted: a blob is the same under any of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Inventory {
-    /// The version of this document; it says that it is one, too.
+    /// The document version; the member also identifies the document.
     #[serde(rename = "airbundleInventory")]
     pub version: u32,
-    /// The blobs in the registry's storage, with their sizes in bytes.
+    /// The blobs in the registry storage, with their sizes in bytes.
     pub blobs: BTreeMap<Digest, u64>,
-    /// The files, likewise.
+    /// The files, with their sizes in bytes.
     pub files: BTreeMap<Digest, u64>,
 }
 
-/// Why a text is no inventory.
+/// An error while parsing an inventory.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InventoryError {
-    /// No JSON, or not the members that there must be.
-    #[error("it is no inventory that this program reads")]
+    /// Invalid JSON, or members are missing or malformed.
+    #[error("not a valid inventory")]
     Syntax(#[from] serde_json::Error),
-    /// Of another version.
-    #[error(
-        "it is an inventory of version {0}, and this program reads version {INVENTORY_VERSION}: use a newer one"
-    )]
+    /// The document has another version.
+    #[error("inventory version {0} is not supported (supported: {INVENTORY_VERSION}): use a newer program")]
     Version(u32),
 }
 
 impl Inventory {
-    /// The inventory of a site that has this.
     #[must_use]
     pub(crate) fn new(blobs: BTreeMap<Digest, u64>, files: BTreeMap<Digest, u64>) -> Self {
         Self { version: INVENTORY_VERSION, blobs, files }
     }
 
-    /// Reads an inventory.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, InventoryError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -56,14 +52,14 @@ impl Inventory {
         Ok(serde_json::from_slice(bytes)?)
     }
 
-    /// Whether this JSON means to be an inventory, of whatever version.
+    /// True if `bytes` are an inventory of any version.
     #[must_use]
     pub(crate) fn is_one(bytes: &[u8]) -> bool {
         let value = serde_json::from_slice::<serde_json::Value>(bytes);
         value.is_ok_and(|value| value.get("airbundleInventory").is_some())
     }
 
-    /// The document: the same content gives the same bytes.
+    /// Returns the document as pretty-printed JSON; equal contents have equal bytes.
     #[must_use]
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
@@ -77,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_inventory_reads_as_it_was_written_and_another_version_is_refused_by_name() {
+    fn an_inventory_round_trips_and_other_versions_are_refused() {
         let blobs = [(Digest::of(b"b"), 1), (Digest::of(b"a"), 1 << 40)].into();
         let inventory = Inventory::new(blobs, [(Digest::of(b"file"), 4)].into());
         let text = String::from_utf8(inventory.to_json()).unwrap();
@@ -86,7 +82,7 @@ mod tests {
         let newer = text.replace("\"airbundleInventory\": 1", "\"airbundleInventory\": 2");
         assert!(Inventory::is_one(newer.as_bytes()));
         let error = Inventory::parse(newer.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("version 2") && error.contains("reads version 1"), "{error}");
+        assert!(error.contains("version 2") && error.contains("supported: 1"), "{error}");
         for bad in ["", "{}", &text.replace("sha256:", "sha512:"), &text.replace(": 4", ": -4")] {
             assert!(matches!(Inventory::parse(bad.as_bytes()), Err(InventoryError::Syntax(_))), "{bad}");
         }

@@ -1,7 +1,7 @@
-//! [`Lists`]: what the user wants carried, read from text files.
+//! [`Lists`]: the entries of `files.list` and `images.list`, parsed and merged.
 //!
-//! One line names one thing: a URL is a file, everything else an image reference. What Kubespray's
-//! `generate_list.sh` prints is valid as it is; checksums and platforms can be added behind.
+//! Each line is one entry: a URL is a file, anything else an image reference. The output of Kubespray's
+//! `generate_list.sh` is valid; checksums and platforms can follow an entry.
 //!
 //! ```text
 //! # a comment
@@ -25,51 +25,51 @@ use crate::oci::digest::{self, Digest};
 use crate::oci::platform::{ParsePlatformError, Platform};
 use crate::oci::reference::{Reference, ReferenceError};
 
-/// The most bytes a list may have. Kubespray's have 5 kB; more than this is a wrong file.
+/// Maximum size of a list in bytes. Kubespray's lists have 5 kB.
 pub const MAX_LIST: u64 = 16 << 20;
 
-/// The lists that are looked for in a directory.
+/// File names of the lists in a directory.
 pub const NAMES: [&str; 2] = ["files.list", "images.list"];
 
-/// All that some lists name, in their order, each thing once.
+/// The entries of one or more lists, in their order, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists {
-    /// What is fetched by URL. No two paths collide.
+    /// Files, fetched by URL. No two paths collide.
     pub files: Vec<FileEntry>,
-    /// What is pulled from a registry.
+    /// Images, pulled from registries.
     pub images: Vec<ImageEntry>,
 }
 
-/// A file, fetched by URL.
+/// An entry for a file, fetched by URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileEntry {
     /// `http` or `https`, without credentials and fragment.
     pub url: Url,
-    /// Where it goes: [`wget_path`] of the URL.
+    /// The path on the site: [`wget_path`] of the URL.
     pub path: RelPath,
-    /// What it must hash to, if the list says so.
+    /// The expected checksum. `None`: the list has none.
     pub checksum: Option<Checksum>,
-    /// The line that named it first.
+    /// The line of the first occurrence.
     pub origin: ListPosition,
 }
 
-/// An image, pulled from a registry.
+/// An entry for an image, pulled from a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageEntry {
-    /// Its name.
+    /// The image reference, with a tag or digest.
     pub reference: Reference,
-    /// The platforms that the list asks for; empty if it does not say.
+    /// The platforms of the entry. Empty: not specified.
     pub platforms: Vec<Platform>,
-    /// The line that named it first.
+    /// The line of the first occurrence.
     pub origin: ListPosition,
 }
 
-/// A line of a list. Its text is `images.list:12`.
+/// A line of a list, displayed as `images.list:12`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListPosition {
-    /// The list, as it was given.
+    /// The path of the list, as passed by the user.
     pub list: PathBuf,
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
 }
 
@@ -79,17 +79,17 @@ impl fmt::Display for ListPosition {
     }
 }
 
-/// What a file must hash to. Its text is `sha256:` or `sha512:` and lower-case hex digits; in upper case they
-/// parse, too, because some publishers write them so.
+/// A checksum, displayed as `sha256:` or `sha512:` and lower-case hex digits. Upper-case digits parse, too:
+/// some publishers write them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checksum {
-    /// 64 hex digits.
+    /// 32 bytes.
     Sha256(Digest),
-    /// 128 hex digits.
+    /// 64 bytes.
     Sha512([u8; 64]),
 }
 
-/// Why a text is no [`Checksum`].
+/// An error while parsing a [`Checksum`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `sha256:` and 64 hex digits, or `sha512:` and 128")]
 pub struct ParseChecksumError;
@@ -118,16 +118,16 @@ impl FromStr for Checksum {
     }
 }
 
-/// Something in a list that cannot be used. Its text is `images.list:12:5: expected …`.
+/// An invalid line of a list, displayed as `images.list:12:5: expected …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListProblem {
-    /// The list, as it was given.
+    /// The path of the list, as passed by the user.
     pub list: PathBuf,
-    /// The line, from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// The column, in characters, from 1.
+    /// The column in characters, from 1.
     pub column: usize,
-    /// What is wrong, and what was expected.
+    /// The problem, and what is expected instead.
     pub message: String,
 }
 
@@ -137,34 +137,34 @@ impl fmt::Display for ListProblem {
     }
 }
 
-/// Why there are no [`Lists`].
+/// An error while reading lists.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// A list or a directory cannot be read.
-    #[error("cannot read the list `{}`", path.display())]
+    #[error("cannot read list `{}`", path.display())]
     Read {
-        /// Which.
+        /// The path of the list.
         path: PathBuf,
-        /// Why.
+        /// The I/O error.
         source: io::Error,
     },
-    /// A list has more than [`MAX_LIST`] bytes.
-    #[error("`{}` has more than {MAX_LIST} bytes: is it a list?", path.display())]
+    /// A list is larger than [`MAX_LIST`] bytes.
+    #[error("cannot read list `{}`: larger than {MAX_LIST} bytes", path.display())]
     TooLarge {
-        /// Which.
+        /// The path of the list.
         path: PathBuf,
     },
-    /// A directory was given that holds no list.
-    #[error("the directory `{}` holds neither `files.list` nor `images.list`", path.display())]
+    /// A directory without any list.
+    #[error("no `files.list` or `images.list` in directory `{}`", path.display())]
     NoList {
-        /// Which.
+        /// The path of the directory.
         path: PathBuf,
     },
-    /// The lists were read, and this is wrong with them: all of it.
+    /// Invalid lines: all of all lists.
     #[error("{}", lines(.0))]
     Problems(Vec<ListProblem>),
-    /// The lists were read, and name nothing.
-    #[error("the lists name no file and no image")]
+    /// The lists have no entries.
+    #[error("the lists are empty: no file and no image")]
     Empty,
 }
 
@@ -173,19 +173,19 @@ fn lines(problems: &[ListProblem]) -> String {
 }
 
 impl Lists {
-    /// Reads lists, and the [`NAMES`] of directories. What is wrong with any of them is gathered, so that one run
-    /// tells everything.
+    /// Reads lists; a directory is replaced by the [`NAMES`] in it. Problems of all lists are collected, so
+    /// that one run reports all of them.
     pub fn read(paths: &[PathBuf]) -> Result<Self, ListError> {
         let mut lists = Self::default();
         let mut problems = Vec::new();
         for path in paths {
-            for list in expand(path)? {
+            for list in lists_at(path)? {
                 let bytes = read_bounded(&list)?;
-                let mut found = Vec::new();
-                let text = readable_text(&list, &bytes, &mut found);
-                lists.parse_into(&list, &text, &mut found);
-                found.sort_by_key(|problem| (problem.line, problem.column));
-                problems.append(&mut found);
+                let mut of_list = Vec::new();
+                let text = readable_text(&list, &bytes, &mut of_list);
+                lists.parse_into(&list, &text, &mut of_list);
+                of_list.sort_by_key(|problem| (problem.line, problem.column));
+                problems.append(&mut of_list);
             }
         }
         if !problems.is_empty() {
@@ -197,11 +197,11 @@ impl Lists {
         Ok(lists)
     }
 
-    /// Adds what `text`, the content of `list`, names. What was named before is merged: a checksum is kept,
-    /// platforms are united, and an image without platforms asks for all of them. A line with a problem adds
-    /// nothing; the problems of this text are added in the order of its lines.
+    /// Adds the entries of `text`, the content of `list`. Duplicates are merged: a checksum is kept,
+    /// platforms are united, and an image without platforms means all platforms. A line with a problem adds
+    /// no entry; problems are appended in line order.
     pub fn parse_into(&mut self, list: &Path, text: &str, problems: &mut Vec<ListProblem>) {
-        let mut found = Vec::new();
+        let mut of_text = Vec::new();
         let mut files = Vec::new();
         let mut images = Vec::new();
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -211,13 +211,13 @@ impl Lists {
                 Ok(None) => {}
                 Ok(Some(ListEntry::File(file, column))) => files.push((file, column)),
                 Ok(Some(ListEntry::Image(image))) => images.push(image),
-                Err(faults) => found.extend(faults.into_iter().map(|fault| fault.at(&origin))),
+                Err(faults) => of_text.extend(faults.into_iter().map(|fault| fault.at(&origin))),
             }
         }
-        self.add_files(files, &mut found);
+        self.add_files(files, &mut of_text);
         self.add_images(images);
-        found.sort_by_key(|problem| (problem.line, problem.column));
-        problems.append(&mut found);
+        of_text.sort_by_key(|problem| (problem.line, problem.column));
+        problems.append(&mut of_text);
     }
 
     fn add_files(&mut self, files: Vec<(FileEntry, usize)>, problems: &mut Vec<ListProblem>) {
@@ -236,7 +236,10 @@ impl Lists {
                     if first.checksum.is_none() {
                         first.checksum = file.checksum;
                     } else if file.checksum.is_some() && file.checksum != first.checksum {
-                        let message = format!("the URL has another checksum at {}", first.origin);
+                        let message = format!(
+                            "checksum conflict: the URL has a different checksum at {}",
+                            first.origin
+                        );
                         problems.push(Fault { column, message }.at(&file.origin));
                     }
                 }
@@ -246,11 +249,11 @@ impl Lists {
         let mut collisions = path::collisions(&self.files.iter().map(|file| &file.path).collect::<Vec<_>>());
         collisions.sort_unstable_by_key(|&(first, second)| (second, first));
         collisions.dedup_by_key(|&mut (_, second)| second);
-        // From the back, so that the indices of the others hold.
+        // From the end, so that the other indices stay valid.
         for (first, second) in collisions.into_iter().rev() {
             let (file, other) = (self.files.remove(second), &self.files[first]);
             let message = if file.path == other.path {
-                format!("the path `{}` is taken by another URL at {}", file.path, other.origin)
+                format!("the path `{}` is already used by another URL at {}", file.path, other.origin)
             } else {
                 format!("the path `{}` collides with `{}` at {}", file.path, other.path, other.origin)
             };
@@ -281,13 +284,13 @@ impl Lists {
     }
 }
 
-/// The path that `wget -x` gives the file at `url`: the host, with a port that is not the scheme's own, then
-/// the path. Escapes are decoded, except that of `/`; empty components vanish; a directory's file is
+/// Returns the path at which `wget -x` saves `url`: the host, a port other than the scheme's default, and
+/// the path. Escapes are decoded, except `%2F`; empty components are dropped; a directory becomes
 /// `index.html`; a query stays in the name.
 ///
-/// An error if a [`RelPath`] cannot be what the decoded path is.
+/// Fails if the decoded path is not a valid [`RelPath`].
 pub fn wget_path(url: &Url) -> Result<RelPath, PathError> {
-    // wget drops the brackets of IPv6, too.
+    // wget drops the brackets of IPv6 addresses.
     let mut path = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     if let Some(port) = url.port() {
         path.extend([":", &port.to_string()]);
@@ -304,14 +307,14 @@ pub fn wget_path(url: &Url) -> Result<RelPath, PathError> {
     RelPath::parse(&path)
 }
 
-/// Decodes the escapes of one component, in which a `/` stays, or becomes, one.
+/// Decodes the escapes of one component; a `/` becomes `%2F`.
 fn decode(component: &str) -> Result<String, PathError> {
     let decoded = percent_decode_str(component).decode_utf8().map_err(|_| PathError::NotUtf8)?;
     Ok(decoded.replace('/', "%2F"))
 }
 
-/// What `path` stands for: itself, or the lists in it.
-fn expand(path: &Path) -> Result<Vec<PathBuf>, ListError> {
+/// Returns `path` itself, or the lists in it if it is a directory.
+fn lists_at(path: &Path) -> Result<Vec<PathBuf>, ListError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -337,13 +340,14 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, ListError> {
     Ok(bytes)
 }
 
-/// The lines that are UTF-8; the others are problems and become empty, so that line numbers hold.
+/// Returns the lines that are UTF-8; other lines are problems and become empty, so that line numbers stay
+/// valid.
 fn readable_text(list: &Path, bytes: &[u8], problems: &mut Vec<ListProblem>) -> String {
     let mut problem = |line, column, message: &str| {
         problems.push(ListProblem { list: list.to_owned(), line, column, message: message.to_owned() });
     };
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
-        // What `>` writes in Windows PowerShell; told once, not for every line.
+        // Windows PowerShell's `>` writes UTF-16. Reported once, not for every line.
         problem(1, 1, "the list is UTF-16: save it as UTF-8");
         return String::new();
     }
@@ -361,14 +365,14 @@ fn readable_text(list: &Path, bytes: &[u8], problems: &mut Vec<ListProblem>) -> 
     text
 }
 
-/// What a line names.
+/// A parsed line.
 enum ListEntry {
-    /// With the column of the URL, for problems that show only beside other lines.
+    /// The second field is the column of the URL, for conflicts between lines.
     File(FileEntry, usize),
     Image(ImageEntry),
 }
 
-/// A problem that does not know its line.
+/// A problem without its position in the list.
 struct Fault {
     column: usize,
     message: String,
@@ -385,7 +389,7 @@ impl Fault {
     }
 }
 
-/// A word of a line.
+/// A whitespace-separated word of a line.
 #[derive(Clone, Copy)]
 struct Field<'a> {
     /// In characters, from 1.
@@ -398,13 +402,13 @@ impl Field<'_> {
         self.fault_at(0, message)
     }
 
-    /// A fault that is `offset` bytes into the field.
+    /// Returns a fault `offset` bytes into the field.
     fn fault_at(self, offset: usize, message: impl Into<String>) -> Fault {
         Fault { column: self.column + self.text[..offset].chars().count(), message: message.into() }
     }
 }
 
-/// The words of a line, up to a comment.
+/// Splits a line into fields, up to a comment.
 fn fields(line: &str) -> Vec<Field<'_>> {
     let mut fields = Vec::new();
     let mut column = 1;
@@ -423,8 +427,8 @@ fn fields(line: &str) -> Vec<Field<'_>> {
 fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Vec<Fault>> {
     let fields = fields(line);
     for field in &fields {
-        // Pasted from a web page, such a character is not seen, and would end up in a name.
-        if let Some((offset, character)) = field.text.char_indices().find(|(_, c)| is_unseen(*c)) {
+        // Such characters are invisible, are pasted from web pages, and would end up in names.
+        if let Some((offset, character)) = field.text.char_indices().find(|(_, c)| is_invisible(*c)) {
             let message = format!("unexpected character U+{:04X}", u32::from(character));
             return Err(vec![field.fault_at(offset, message)]);
         }
@@ -441,8 +445,8 @@ fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Ve
     }
 }
 
-/// White space and controls, and what turns the direction of text or has no width.
-fn is_unseen(c: char) -> bool {
+/// True for white space, control characters, bidirectional controls and zero-width characters.
+fn is_invisible(c: char) -> bool {
     let formats =
         ['\u{ad}'..='\u{ad}', '\u{200b}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2060}'..='\u{2069}'];
     c.is_control() || c.is_whitespace() || c == '\u{feff}' || formats.iter().any(|range| range.contains(&c))
@@ -464,7 +468,7 @@ fn at_most_one<T>(
     if faults.is_empty() { Ok(value) } else { Err(faults) }
 }
 
-/// How long the `http://` or `https://` is with which `text` begins.
+/// Returns the length of the leading `http://` or `https://`.
 fn scheme_len(text: &str) -> Option<usize> {
     let begins =
         |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
@@ -472,22 +476,22 @@ fn scheme_len(text: &str) -> Option<usize> {
 }
 
 fn parse_url(field: Field) -> Result<(Url, RelPath), Fault> {
-    // `Url` repairs both of these silently, as a browser does.
+    // `Url` would silently accept both of these, as browsers do.
     if let Some(offset) = field.text.find('\\') {
         return Err(field.fault_at(offset, "expected `/` instead of `\\`"));
     }
     if let Some(offset) = scheme_len(field.text).filter(|offset| field.text[*offset..].starts_with('/')) {
         return Err(field.fault_at(offset, "expected a host"));
     }
-    let mut url = Url::parse(field.text).map_err(|error| field.fault(format!("no valid URL: {error}")))?;
+    let mut url = Url::parse(field.text).map_err(|error| field.fault(format!("invalid URL: {error}")))?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
-            field.fault("the URL holds a user name or a password: credentials do not belong in a list")
+            field.fault("the URL contains a user name or password: credentials do not belong in a list")
         );
     }
     url.set_fragment(None);
     let path =
-        wget_path(&url).map_err(|error| field.fault(format!("the URL gives no file name: {error}")))?;
+        wget_path(&url).map_err(|error| field.fault(format!("the URL has no valid file name: {error}")))?;
     Ok((url, path))
 }
 
@@ -511,7 +515,7 @@ fn parse_reference(field: Field) -> Result<Reference, Fault> {
 fn parse_platforms(field: Field) -> Result<Vec<Platform>, Fault> {
     const KEY: &str = "platform=";
     let values = field.text.strip_prefix(KEY).ok_or_else(|| {
-        field.fault("unknown attribute of an image: expected `platform=` and platforms parted by `,`")
+        field.fault("unknown attribute of an image: expected `platform=` and comma-separated platforms")
     })?;
     let mut platforms = Vec::new();
     let mut offset = KEY.len();
@@ -551,7 +555,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(directory)
     }
 
-    /// A directory of one test alone, removed at its end.
+    /// A temporary directory.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -574,7 +578,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shipped_lists_of_kubespray_read_without_a_problem() {
+    fn the_shipped_kubespray_lists_parse_without_problems() {
         for (directory, files, sha256, sha512, images) in [
             ("kubespray-v2.25.0", 23, 23, 0, 57),
             ("kubespray-v2.25.0/arm64", 23, 21, 0, 57),
@@ -582,8 +586,13 @@ mod tests {
             ("kubespray-v2.31.0/arm64", 24, 22, 2, 48),
         ] {
             let lists = Lists::read(&[manifest(directory)]).unwrap();
-            let count = |wanted: fn(&Checksum) -> bool| {
-                lists.files.iter().filter_map(|file| file.checksum.as_ref()).filter(|sum| wanted(sum)).count()
+            let count = |is_counted: fn(&Checksum) -> bool| {
+                lists
+                    .files
+                    .iter()
+                    .filter_map(|file| file.checksum.as_ref())
+                    .filter(|sum| is_counted(sum))
+                    .count()
             };
             assert_eq!((lists.files.len(), lists.images.len()), (files, images), "{directory}");
             assert_eq!(count(|sum| matches!(sum, Checksum::Sha256(_))), sha256, "{directory}");
@@ -597,7 +606,7 @@ mod tests {
         }
     }
 
-    /// `wget -x` gives these URLs these paths: none has a port, a query, an escape or a doubled slash.
+    /// These URLs have no port, query, escape or doubled slash.
     #[test]
     fn the_paths_of_the_shipped_lists_are_their_urls_without_the_scheme() {
         for directory in
@@ -610,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plain_output_of_generate_list_is_valid_and_its_names_are_kept() {
+    fn the_output_of_generate_list_is_valid_and_keeps_its_names() {
         for directory in ["kubespray-v2.25.0", "kubespray-v2.31.0"] {
             for name in NAMES {
                 let shipped = std::fs::read_to_string(manifest(directory).join(name)).unwrap();
@@ -625,9 +634,9 @@ mod tests {
         }
     }
 
-    /// Each path is what GNU Wget 1.21.3 made of the URL.
+    /// The paths were recorded with GNU Wget 1.21.3.
     #[test]
-    fn a_path_is_what_wget_makes_of_the_url() {
+    fn paths_equal_those_of_wget() {
         for (url, path) in [
             ("http://H.Example.com/a/B?x=y", "h.example.com/a/B?x=y"),
             ("http://h.example.com:8080/a", "h.example.com:8080/a"),
@@ -668,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_whose_path_could_not_be_a_file_is_refused() {
+    fn urls_without_a_valid_file_path_are_refused() {
         for (url, error) in [
             ("http://h/a%00b", PathError::Character { character: '\0', offset: 3 }),
             ("http://h/a%0Ab", PathError::Character { character: '\n', offset: 3 }),
@@ -681,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn no_url_climbs_out_of_the_directory_of_its_host() {
+    fn no_url_escapes_the_directory_of_its_host() {
         for url in [
             "http://h/%2e%2e/%2E./a",
             "http://h/..%2f..%2fa",
@@ -694,7 +703,7 @@ mod tests {
     }
 
     #[test]
-    fn one_list_may_mix_files_and_images_comments_and_attributes() {
+    fn a_list_can_mix_files_images_comments_and_attributes() {
         let text = format!(
             "\u{feff}# nginx:1 in a comment is no image\r\n\
              \r\n \thttps://h/a#part sha256:{HEX}\t# why\r\n\
@@ -722,30 +731,30 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_says_where_it_is_and_what_was_expected() {
+    fn problems_have_a_position_and_name_what_is_expected() {
         let missing_tag = "expected `:` and a tag, or `@` and a digest: an implicit `latest` is not accepted";
         let tag =
             "expected a tag: at most 128 of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`";
         let hub =
             "the host of the registry is missing: write `docker.io/library/nginx:1` if Docker Hub is meant";
         let scheme = "expected `http://` or `https://` for a file, or an image reference without a scheme";
-        let user = "the URL holds a user name or a password: credentials do not belong in a list";
+        let user = "the URL contains a user name or password: credentials do not belong in a list";
         let file = "unknown attribute of a file: expected `sha256:` and 64 hex digits, or `sha512:` and 128";
-        let image = "unknown attribute of an image: expected `platform=` and platforms parted by `,`";
+        let image = "unknown attribute of an image: expected `platform=` and comma-separated platforms";
         let platform =
             "expected `os/architecture` or `os/architecture/variant` in lower case, such as `linux/amd64`";
-        for (text, place, message) in [
+        for (text, position, message) in [
             ("nginx:1", "1:1", hub),
             ("\n\t quay.io/a", "2:12", missing_tag),
             ("quay.io/a:1#x", "1:12", tag),
             ("ftp://h/a", "1:1", scheme),
-            ("http://", "1:1", "no valid URL: empty host"),
+            ("http://", "1:1", "invalid URL: empty host"),
             ("https:///a", "1:9", "expected a host"),
             ("https://h\\a", "1:10", "expected `/` instead of `\\`"),
-            ("https://h:99999/a", "1:1", "no valid URL: invalid port number"),
+            ("https://h:99999/a", "1:1", "invalid URL: invalid port number"),
             ("https://u@h/a", "1:1", user),
             ("https://:p@h/a", "1:1", user),
-            ("https://h/a%0a", "1:1", "the URL gives no file name: the path holds `\\n` at byte 3"),
+            ("https://h/a%0a", "1:1", "the URL has no valid file name: the path holds `\\n` at byte 3"),
             ("https://h/é\u{a0}b", "1:12", "unexpected character U+00A0"),
             ("https://h/a\rhttps://h/b", "1:12", "unexpected character U+000D"),
             ("quay.io/a:1 \u{1b}[2J", "1:13", "unexpected character U+001B"),
@@ -760,13 +769,13 @@ mod tests {
             ("quay.io/a:1 platform=a/b platform=a/c", "1:26", "expected one such attribute, not two"),
         ] {
             let (lists, problems) = parse(&[("x.list", text)]);
-            assert_eq!(problems, [format!("x.list:{place}: {message}")], "{text:?}");
+            assert_eq!(problems, [format!("x.list:{position}: {message}")], "{text:?}");
             assert_eq!(lists, Lists::default(), "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_named_twice_is_merged() {
+    fn duplicate_entries_are_merged() {
         let a =
             format!("https://h/a\nhttps://h/b sha256:{HEX}\nquay.io/a:1 platform=linux/amd64\nquay.io/b:1\n");
         let b = format!(
@@ -791,7 +800,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_stand_together_names_both_lines() {
+    fn conflicts_name_both_lines() {
         let sha512 = "0".repeat(128);
         let a = format!("https://h/a sha256:{HEX}\nhttps://h/dir/x\nhttps://h/a sha512:{sha512}\n");
         let b =
@@ -800,13 +809,13 @@ mod tests {
         assert_eq!(
             problems,
             [
-                "a.list:3:1: the URL has another checksum at a.list:1",
-                "b.list:1:2: the path `h/a` is taken by another URL at a.list:1",
+                "a.list:3:1: checksum conflict: the URL has a different checksum at a.list:1",
+                "b.list:1:2: the path `h/a` is already used by another URL at a.list:1",
                 "b.list:2:1: the path `h/dir` collides with `h/dir/x` at a.list:2",
                 "b.list:3:1: the path `h/A` collides with `h/a` at a.list:1",
                 "b.list:4:1: the path `h/Dir/x/y` collides with `h/dir` at b.list:2",
                 "b.list:6:1: expected a host: a domain name, an IPv4 address, or an IPv6 address in brackets",
-                "b.list:7:1: the path `h/b` is taken by another URL at b.list:5",
+                "b.list:7:1: the path `h/b` is already used by another URL at b.list:5",
             ]
         );
         let paths: Vec<_> = lists.files.iter().map(|file| file.path.as_str()).collect();
@@ -814,31 +823,31 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_of_all_lists_are_told_at_once_a_line_each() {
+    fn one_run_reports_all_problems_of_all_lists() {
         let scratch = Scratch::new("problems");
         let utf8 = scratch.write("a.list", b"nginx:1\nquay.io/\xc3\xa9\xff:1 x\nhttps://h/a x");
         let utf16 = scratch.write("b.list", b"\xff\xfeh\0t\0\n\0");
         let error = Lists::read(&[utf8.clone(), utf16.clone()]).unwrap_err();
         let ListError::Problems(problems) = &error else { panic!("{error}") };
-        let places: Vec<_> =
+        let positions: Vec<_> =
             problems.iter().map(|problem| (&problem.list, problem.line, problem.column)).collect();
-        assert_eq!(places, [(&utf8, 1, 1), (&utf8, 2, 10), (&utf8, 3, 13), (&utf16, 1, 1)]);
+        assert_eq!(positions, [(&utf8, 1, 1), (&utf8, 2, 10), (&utf8, 3, 13), (&utf16, 1, 1)]);
         assert_eq!(problems[1].message, "the line is not UTF-8");
         assert_eq!(problems[3].message, "the list is UTF-16: save it as UTF-8");
         assert!(error.to_string().lines().eq(problems.iter().map(ListProblem::to_string)));
     }
 
     #[test]
-    fn a_directory_stands_for_the_lists_in_it() {
+    fn a_directory_is_replaced_by_the_lists_in_it() {
         let scratch = Scratch::new("directory");
         let directory = scratch.0.clone();
         let read = || Lists::read(std::slice::from_ref(&directory));
         assert_eq!(
             read().unwrap_err().to_string(),
-            format!("the directory `{}` holds neither `files.list` nor `images.list`", directory.display())
+            format!("no `files.list` or `images.list` in directory `{}`", directory.display())
         );
         scratch.write("images.list", b"# nothing yet\n");
-        assert_eq!(read().unwrap_err().to_string(), "the lists name no file and no image");
+        assert_eq!(read().unwrap_err().to_string(), "the lists are empty: no file and no image");
         scratch.write("images.list", b"quay.io/a:1\n");
         scratch.write("files.list", b"https://h/a\n");
         let lists = read().unwrap();
@@ -847,7 +856,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_missing_or_far_too_large_is_an_error_of_its_own() {
+    fn missing_and_oversized_lists_have_their_own_errors() {
         let scratch = Scratch::new("large");
         let missing = Lists::read(&[scratch.0.join("missing.list")]).unwrap_err();
         assert!(matches!(missing, ListError::Read { path, .. } if path.ends_with("missing.list")));

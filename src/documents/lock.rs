@@ -1,4 +1,4 @@
-//! [`Lock`]: what lists resolved to, every digest and size, as a document that people can read and compare.
+//! [`Lock`]: the digests and sizes that lists resolved to, as a diffable JSON document.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -11,103 +11,95 @@ use crate::oci::manifest::Manifest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
-/// The version of the document that this program writes, and the only one that it reads.
+/// The document version that is written, and the only one that is read.
 pub(crate) const LOCK_VERSION: u32 = 1;
 
-/// What lists resolved to; see the module. Files are sorted by URL, images by reference.
+/// The resolved entries of lists. Files are sorted by URL, images by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Lock {
-    /// The version of this document; it says that it is one, too.
+    /// The document version; the member also identifies the document.
     #[serde(rename = "airbundleLock")]
     pub version: u32,
-    /// The files.
     pub files: Vec<LockedFile>,
-    /// The images.
     pub images: Vec<LockedImage>,
 }
 
-/// A file and what its bytes are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedFile {
-    /// Where it is.
     pub url: String,
-    /// Its digest.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// In bytes.
     pub size: u64,
 }
 
-/// An image, and everything of it that was wanted.
+/// An image and its manifests for the requested platforms.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedImage {
-    /// How a list names it.
+    /// The reference as in the list.
     pub reference: Reference,
-    /// Which platforms of it were asked for; none: all that it has.
+    /// The requested platforms. Empty: all that the image has.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub platforms: Vec<Platform>,
-    /// The digest of its manifest, or of its index.
+    /// The digest of the image's manifest or index.
     pub digest: Digest,
-    /// The manifests, each before those that it names: the first one is the one above.
+    /// The manifests, parents first: the first one is that of `digest`.
     pub manifests: Vec<LockedManifest>,
 }
 
-/// A manifest and the blobs that it names.
+/// A manifest and the blobs it references.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedManifest {
-    /// Its media type.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// In bytes.
     pub size: u64,
-    /// The platform that an index says it is for, for people.
+    /// The platform according to the parent index; informative.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Its config and its layers, in their order; of an index nothing.
+    /// The config and the layers, in order. Empty for an index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<LockedBlob>,
-    /// Its bytes, where no registry has them: an index of referrers that was made from what one has answered.
+    /// The bytes of a manifest that is in no registry: an index of referrers, built from a referrers API
+    /// response. `None`: the registry has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
 }
 
-/// A config or a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedBlob {
-    /// Its digest.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// In bytes.
     pub size: u64,
 }
 
-/// Why a text is no lock.
+/// An error while reading or checking a lock.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// No JSON, or not the members that there must be.
-    #[error("it is no lock that this program reads")]
+    /// Invalid JSON, or members are missing or malformed.
+    #[error("not a valid lock")]
     Syntax(#[from] serde_json::Error),
-    /// Of another version.
-    #[error("it has version {0}, and this program reads version {LOCK_VERSION}: use another `airbundle`")]
+    /// The document has another version.
+    #[error("lock version {0} is not supported (supported: {LOCK_VERSION}): use another `airbundle`")]
     Version(u32),
-    /// Something that cannot be.
+    /// The document contradicts itself or the manifests.
     #[error("{0}")]
     Content(String),
 }
 
 impl Lock {
-    /// What `layout` holds, with what is known by now of its files, and the bytes of its `manifests`. Of a bundle it is the
-    /// lock that the bundle was packed with, or could have been.
+    /// Returns the lock of `layout`, with the resolved `files` and the bytes of `manifests`. For a bundle,
+    /// it is the lock that the bundle was packed with or could have been packed with.
     #[must_use]
     pub(crate) fn of(layout: &Layout, files: &[IndexedFile], manifests: &HashMap<Digest, Vec<u8>>) -> Self {
-        let made = layout.images.iter().filter(|image| image.indexed.is_made);
-        let made: HashSet<Digest> = made.map(|image| image.indexed.digest).collect();
+        let generated = layout.images.iter().filter(|image| image.indexed.is_made);
+        let generated: HashSet<Digest> = generated.map(|image| image.indexed.digest).collect();
         let content = |digest| {
-            let bytes = manifests.get(&digest).filter(|_| made.contains(&digest))?;
+            let bytes = manifests.get(&digest).filter(|_| generated.contains(&digest))?;
             String::from_utf8(bytes.clone()).ok()
         };
         let files = files.iter().map(|file| LockedFile {
@@ -145,7 +137,6 @@ impl Lock {
         lock
     }
 
-    /// Reads a lock.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, LockError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -161,7 +152,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Whether `text` is meant to be a lock, and no list.
+    /// True if `text` is JSON, and therefore a lock or an inventory and not a list.
     #[must_use]
     pub(crate) fn is_one(text: &[u8]) -> bool {
         text.trim_ascii_start().starts_with(b"{")
@@ -171,12 +162,12 @@ impl Lock {
         let content = |text: String| Err(LockError::Content(text));
         let mut urls = BTreeSet::new();
         if let Some(file) = self.files.iter().find(|file| !urls.insert(&file.url)) {
-            return content(format!("it names `{}` twice", file.url));
+            return content(format!("duplicate entry `{}`", file.url));
         }
         let mut references = BTreeSet::new();
         if let Some(image) = self.images.iter().find(|image| !references.insert(image.reference.to_string()))
         {
-            return content(format!("it names `{}` twice", image.reference));
+            return content(format!("duplicate entry `{}`", image.reference));
         }
         for image in &self.images {
             if image.manifests.first().is_none_or(|first| first.digest != image.digest) {
@@ -186,13 +177,16 @@ impl Lock {
                 ));
             }
             if image.reference.digest().is_some_and(|digest| digest != image.digest) {
-                return content(format!("`{}` has the digest `{}`", image.reference, image.digest));
+                return content(format!(
+                    "digest mismatch: `{}` is locked as `{}`",
+                    image.reference, image.digest
+                ));
             }
         }
         Ok(())
     }
 
-    /// Whether `other` names the same images with the same manifests and blobs. The error says what it does not.
+    /// Fails if an image of `other` has other manifests or blobs than the image of the same name in `self`.
     pub(crate) fn agrees(&self, other: &Self) -> Result<(), LockError> {
         let parts = |image: &LockedImage| -> Vec<_> {
             image.manifests.iter().map(|of| (of.digest, of.size, of.blobs.clone())).collect()
@@ -200,15 +194,15 @@ impl Lock {
         let others: BTreeMap<String, _> =
             other.images.iter().map(|image| (image.reference.to_string(), parts(image))).collect();
         for image in &self.images {
-            if others.get(&image.reference.to_string()).is_some_and(|found| *found != parts(image)) {
-                let text = "it names other blobs than its manifests do: it was changed by hand";
+            if others.get(&image.reference.to_string()).is_some_and(|other| *other != parts(image)) {
+                let text = "its blobs differ from those of its manifests: the lock was edited by hand";
                 return Err(LockError::Content(format!("`{}`: {text}", image.reference)));
             }
         }
         Ok(())
     }
 
-    /// The document: the same content gives the same bytes.
+    /// Returns the document as pretty-printed JSON; equal contents have equal bytes.
     #[must_use]
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
@@ -216,7 +210,7 @@ impl Lock {
         bytes
     }
 
-    /// All blobs with their sizes, each once.
+    /// Returns all distinct blobs with their sizes in bytes.
     #[must_use]
     pub(crate) fn blobs(&self) -> BTreeMap<Digest, u64> {
         let files = self.files.iter().map(|file| (file.digest, file.size));
@@ -226,55 +220,55 @@ impl Lock {
         files.chain(manifests).chain(of_images).collect()
     }
 
-    /// The bytes of all blobs.
+    /// Returns the total size of all distinct blobs in bytes.
     #[must_use]
     pub(crate) fn bytes(&self) -> u64 {
         self.blobs().values().sum()
     }
 }
 
-/// What is different between two locks.
+/// The differences between two locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Diff {
-    /// Files, by URL.
+    /// Changed files, by URL.
     pub files: Vec<Change>,
-    /// Images, by reference.
+    /// Changed images, by reference.
     pub images: Vec<Change>,
-    /// The blobs that only the new one has.
+    /// Blobs only in the new lock.
     pub added: Totals,
-    /// Those that only the old one has.
+    /// Blobs only in the old lock.
     pub removed: Totals,
-    /// Those that both have.
+    /// Blobs in both.
     pub kept: Totals,
 }
 
-/// A file or image that is not the same.
+/// A changed, added or removed file or image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Change {
-    /// Its URL or reference.
+    /// The URL or reference.
     pub name: String,
-    /// What it was, if it was there.
+    /// The old digest. `None`: added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub old: Option<Digest>,
-    /// What it is, if it is there.
+    /// The new digest. `None`: removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new: Option<Digest>,
-    /// How many bytes it has that the old one of this name had not: what fetching it costs if nothing else is there.
+    /// Bytes of its blobs that are not in the old entry: the download size if only the old entry is cached.
     pub bytes_added: u64,
-    /// How many bytes it had that the new one has not.
+    /// Bytes of the old entry's blobs that are not in the new one.
     pub bytes_removed: u64,
 }
 
 impl Diff {
-    /// What has to be done to `old` to make it `new`.
+    /// Returns the changes from `old` to `new`.
     #[must_use]
     pub(crate) fn between(old: &Lock, new: &Lock) -> Self {
         let (before, after) = (old.blobs(), new.blobs());
-        let amount = |blobs: &BTreeMap<Digest, u64>, is_wanted: &dyn Fn(&Digest) -> bool| {
-            let wanted = blobs.iter().filter(|(digest, _)| is_wanted(digest));
-            wanted.fold(Totals::default(), |sum, (_, size)| Totals {
+        let amount = |blobs: &BTreeMap<Digest, u64>, is_counted: &dyn Fn(&Digest) -> bool| {
+            let counted = blobs.iter().filter(|(digest, _)| is_counted(digest));
+            counted.fold(Totals::default(), |sum, (_, size)| Totals {
                 blobs: sum.blobs + 1,
                 bytes: sum.bytes + size,
             })
@@ -288,14 +282,13 @@ impl Diff {
         }
     }
 
-    /// Whether nothing is different.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty() && self.images.is_empty()
     }
 }
 
-/// What a name stands for: a digest, and all that belongs to it.
+/// Entries by name, each with its digest and its blobs.
 type Parts = BTreeMap<String, (Digest, BTreeMap<Digest, u64>)>;
 
 fn parts_of_files(lock: &Lock) -> Parts {
@@ -319,7 +312,7 @@ fn changes(old: &Parts, new: &Parts) -> Vec<Change> {
     let none = BTreeMap::new();
     let change = |name: &String| {
         let (before, after) = (old.get(name), new.get(name));
-        // Other platforms of the same image are a change, too.
+        // Other platforms of the same index are a change, too.
         if before == after {
             return None;
         }

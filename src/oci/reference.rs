@@ -369,6 +369,9 @@ pub enum TemplateError {
     },
 }
 
+/// The directory of files on the site, and the first component of repository names in the default template.
+pub(crate) const DEFAULT_PREFIX: &str = "k8s";
+
 const HOST: &str = "{host}";
 const REPOSITORY: &str = "{repository}";
 
@@ -390,7 +393,7 @@ impl RepositoryTemplate {
 
 impl Default for RepositoryTemplate {
     fn default() -> Self {
-        Self("k8s/{host}/{repository}".to_owned())
+        Self(format!("{DEFAULT_PREFIX}/{{host}}/{{repository}}"))
     }
 }
 

@@ -1,15 +1,16 @@
-//! [`BundlePlan`]: what will be written, in the order of the bundle, and where each of it comes from.
+//! [`BundlePlan`]: the contents of a bundle in their order, and the source of each blob.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Write as _;
 
 use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::format::layout::{Blob, Layout, LayoutError, ManifestWalk, empty_config};
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
-use crate::bundle::write::head::{BundleHead, header_space};
-use crate::bundle::write::partial::ExpectedEntry;
+use crate::bundle::write::partial::Expected;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::VolumeOptions;
+use crate::bundle::write::writer::{BundleHead, header_space};
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
 use crate::fetch::queue::Task;
@@ -17,49 +18,58 @@ use crate::fetch::resolve::{Resolved, ResolvedImage};
 use crate::fetch::source::Source;
 use crate::fetch::web::RemoteFile;
 use crate::oci::digest::Digest;
-use crate::plan::base::SiteContents;
+use crate::plan::site_contents::SiteContents;
 
-/// What will be written; see the module.
+/// The contents of a bundle before anything is fetched.
+///
+/// The digest of a file without a sha256 in its list is known only after its last byte. Until then the file
+/// is *pending*: layout and file set have a placeholder digest for it, derived from its URL. The plan itself
+/// never changes; [`BundlePlan::complete`] replaces the placeholders.
 pub(crate) struct BundlePlan {
     about: BundleInfo,
-    /// The order; for files that no list pins with a stand-in for the digest that nobody knows yet.
+    /// The order of the bundle.
     pub(crate) layout: Layout,
+    /// The content of all manifests.
     pub(crate) manifests: HashMap<Digest, Vec<u8>>,
     pub(crate) files: FileSet,
-    /// The blobs of the layout behind the manifests, in its order. What is elsewhere has no place there.
+    /// The blobs after the manifests, in the order of the layout, without external ones.
     pub(crate) blobs: Vec<PlannedBlob>,
 }
 
-/// A blob that will be written.
+/// A blob to be written.
 pub(crate) struct PlannedBlob {
-    /// It, with a stand-in where no list pins it, and size 0 where nobody knows it.
+    /// Digest and size. Of a pending blob, the digest is a placeholder unless a list pins it, and the size is
+    /// 0 if unknown.
     pub(crate) blob: Blob,
-    /// Its number among those whose digest or size is known only when it has come: the header of such a blob is
-    /// written last.
-    pub(crate) late: Option<u64>,
-    /// Where its bytes come from.
+    /// Index of the blob among the pending ones. Tar headers of large pending blobs are written last. `None`:
+    /// digest and size are known.
+    pub(crate) pending: Option<u64>,
     pub(crate) origin: BlobOrigin,
 }
 
-/// Where the bytes of a blob come from.
+/// The source of a blob's content.
 pub(crate) enum BlobOrigin {
-    /// They are here already.
-    Held(Vec<u8>),
-    /// From the network.
-    Fetched(Box<Task>),
+    Memory(Vec<u8>),
+    Network(Box<Task>),
 }
 
-/// Why there is no plan.
+/// Digest and size of fetched pending blobs, by the digest that the plan has for them.
+pub(crate) type FetchedBlobs = HashMap<Digest, Blob>;
+
+/// A plan whose pending files are fetched.
+pub(crate) struct CompletePlan<'a> {
+    plan: &'a BundlePlan,
+    files: FileSet,
+}
+
+/// An error while planning a bundle.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlanError {
-    /// What was fetched contradicts itself.
-    #[error("what the registries serve does not go together")]
+    /// Manifests contradict each other.
+    #[error("inconsistent manifests")]
     Layout(#[source] LayoutError),
-    /// A bundle that a reader would refuse.
-    #[error(
-        "a bundle of all this would have {0}, more than the {1} that it may have: split the lists, and pack a \
-         bundle of each part"
-    )]
+    /// The bundle would exceed a limit of the format.
+    #[error("the bundle would have {0}, more than the limit of {1}: split the lists into several bundles")]
     Limit(&'static str, u64),
 }
 
@@ -73,247 +83,238 @@ impl From<LayoutError> for PlanError {
 }
 
 impl BundlePlan {
-    /// The plan for what lists resolved to. What `base` has is left out: of files, those that a list pins.
+    /// Plans a bundle of `resolved`. Blobs in `base` become external, except pending files.
     pub(crate) fn new(resolved: Resolved, about: BundleInfo, base: &SiteContents) -> Result<Self, PlanError> {
-        let Resolved { images, files: remote_files, manifests, foreign } = resolved;
-        // What manifests say of a blob is right, and two URLs may be pinned to one digest while only one of the
-        // servers says how large it is.
-        let images_alone: Vec<_> = images.iter().map(|image| image.indexed.clone()).collect();
-        let none = BTreeSet::new();
-        let of_images = layout(&images_alone, &FileSet::default(), &manifests, &none)?;
-        let of_images = of_images.manifests.iter().chain(&of_images.blobs);
-        let mut sizes: HashMap<Digest, u64> = of_images.map(|blob| (blob.digest, blob.size)).collect();
-        for (entry, remote) in &remote_files {
-            if let (Some(Checksum::Sha256(digest)), Some(size)) = (&entry.checksum, remote.size) {
-                sizes.entry(*digest).or_insert(size);
-            }
-        }
-        let mut files = FileSet::default();
-        for (entry, remote) in &remote_files {
-            let digest = pinned(entry).unwrap_or_else(|| stand_in(entry));
-            let (path, url) = (entry.path.clone(), entry.url.to_string());
-            // A base knows what a server need not say.
-            let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
-            files.files.push(IndexedFile { path, url, digest, size });
-        }
-        let mut layout = self::layout(&images_alone, &files, &manifests, &none)?;
-        // The empty config is smaller than its digest.
-        let unpinned = remote_files.iter().filter(|(entry, _)| pinned(entry).is_none());
-        let unpinned: HashSet<Digest> = unpinned.map(|(entry, _)| stand_in(entry)).collect();
-        let can_go =
-            |blob: &&Blob| base.has(**blob) && **blob != empty_config() && !unpinned.contains(&blob.digest);
-        let elsewhere: BTreeSet<Digest> =
-            layout.blobs.iter().filter(can_go).map(|blob| blob.digest).collect();
-        if !elsewhere.is_empty() {
-            layout = self::layout(&images_alone, &files, &manifests, &elsewhere)?;
-        }
-
-        let mut sources = HashMap::new();
-        for (image, source) in layout.images.iter().zip(&images) {
-            for blob in layout.blobs_of(image) {
-                sources.entry(blob.digest).or_insert(source);
-            }
-        }
-        let mut remote: HashMap<Digest, _> = HashMap::new();
-        for (file, entry) in files.files.iter().zip(&remote_files) {
-            remote.entry(file.digest).or_insert(entry);
-        }
-        let mut late = 0..;
-        let mut blobs = Vec::new();
-        for blob in layout.blobs.iter().copied() {
-            let planned = if let Some(image) = sources.get(&blob.digest) {
-                PlannedBlob {
-                    blob,
-                    late: None,
-                    origin: BlobOrigin::Fetched(Box::new(of_image(image, blob, &foreign))),
-                }
-            } else if let Some(bytes) = manifests.get(&blob.digest) {
-                PlannedBlob { blob, late: None, origin: BlobOrigin::Held(bytes.clone()) }
-            } else if let Some((entry, file)) = remote.get(&blob.digest) {
-                let is_known = pinned(entry).is_some() && blob.size > 0;
-                let late = if is_known { None } else { late.next() };
-                PlannedBlob {
-                    blob,
-                    late,
-                    origin: BlobOrigin::Fetched(Box::new(of_web(
-                        entry,
-                        file,
-                        (blob.size > 0).then_some(blob.size),
-                    ))),
-                }
-            } else {
-                PlannedBlob { blob, late: None, origin: BlobOrigin::Held(EMPTY_CONFIG.to_vec()) }
-            };
-            blobs.push(planned);
-        }
-        Ok(Self { about, layout, manifests, files, blobs })
+        let images: Vec<_> = resolved.images.iter().map(|image| image.indexed.clone()).collect();
+        let layout = |files: &FileSet, external: &BTreeSet<Digest>| {
+            layout(&images, files, &resolved.manifests, external)
+        };
+        let of_images = layout(&FileSet::default(), &BTreeSet::new())?;
+        let files = file_set(&resolved.files, &of_images, base);
+        let external = external_digests(&of_images, &files, &resolved.files, base);
+        let layout = layout(&files, &external)?;
+        let blobs = planned_blobs(&layout, &resolved, &files);
+        Ok(Self { about, layout, manifests: resolved.manifests, files, blobs })
     }
 
-    /// The manifests that stand behind the head.
-    pub(crate) fn manifests(&self) -> &[Blob] {
+    /// Returns the manifests of images; the file set is part of the header.
+    pub(crate) fn image_manifests(&self) -> &[Blob] {
         &self.layout.manifests[usize::from(!self.files.files.is_empty())..]
     }
 
-    /// How many digests or sizes are known only when the blob has come.
-    pub(crate) fn late(&self) -> u64 {
-        self.blobs.iter().filter(|planned| planned.late.is_some()).count() as u64
+    /// Returns the blobs that the bundle references and omits, as the site has them.
+    pub(crate) fn external(&self) -> &[Blob] {
+        &self.layout.elsewhere
     }
 
-    /// The names in the spool of all blobs that come behind the first `done` entries.
+    pub(crate) fn pending_count(&self) -> u64 {
+        self.blobs.iter().filter(|planned| planned.pending.is_some()).count() as u64
+    }
+
+    /// Returns the spool keys of all blobs after the first `done` entries.
     pub(crate) fn keys(&self, done: usize) -> HashSet<Digest> {
-        let blobs = self.blobs.iter().skip(done.saturating_sub(self.manifests().len()));
-        blobs.filter_map(|planned| planned.task()?.key).collect()
+        let blobs = self.blobs.iter().skip(done.saturating_sub(self.image_manifests().len()));
+        blobs.filter_map(PlannedBlob::key).collect()
     }
 
-    /// The name in the spool of the entry `number`.
+    /// Returns the spool key of the entry with this number; manifests are counted.
     pub(crate) fn key(&self, number: usize) -> Option<Digest> {
-        self.blobs.get(number.checked_sub(self.manifests().len())?)?.task()?.key
+        self.blobs.get(number.checked_sub(self.image_manifests().len())?)?.key()
     }
 
-    /// What tells whether the beginning of a bundle is the beginning of this one, byte for byte. `level` is the
-    /// one that it is compressed at.
-    pub(crate) fn fingerprint(&self, room: u64, level: i32, carry: VolumeOptions) -> Digest {
-        use std::fmt::Write as _;
+    /// Returns the identity of the bytes this plan writes. A partial bundle with the same fingerprint is a
+    /// prefix of this bundle, and is resumed.
+    ///
+    /// Partial bundles of earlier versions depend on every byte of the hashed text.
+    pub(crate) fn fingerprint(&self, header_space: u64, level: i32, volumes: VolumeOptions) -> Digest {
         let zstd = zstd::zstd_safe::version_number();
-        let mut text =
-            format!("airbundle {} zstd {zstd} level {level} room {room}\n", env!("CARGO_PKG_VERSION"));
-        let _ = writeln!(text, "volumes {:?} recovery {:?}", carry.volume_size, carry.recovery); // into memory
-        for blob in self.manifests() {
-            let _ = writeln!(text, "{} {}", blob.digest, blob.size); // into memory
+        let version = env!("CARGO_PKG_VERSION");
+        let mut text = format!("airbundle {version} zstd {zstd} level {level} room {header_space}\n");
+        let _ = writeln!(text, "volumes {:?} recovery {:?}", volumes.volume_size, volumes.recovery);
+        for blob in self.image_manifests() {
+            let _ = writeln!(text, "{} {}", blob.digest, blob.size);
         }
-        for blob in &self.layout.elsewhere {
-            let _ = writeln!(text, "elsewhere {}", blob.digest);
-        }
-        for PlannedBlob { blob, origin, .. } in &self.blobs {
-            let key = if let BlobOrigin::Fetched(task) = origin { task.key } else { None };
-            let name = key.unwrap_or(blob.digest);
-            let _ = writeln!(text, "{name} {}", blob.size);
+        self.write_external(&mut text);
+        for planned in &self.blobs {
+            let _ = writeln!(text, "{} {}", planned.key().unwrap_or(planned.blob.digest), planned.blob.size);
         }
         Digest::of(text.as_bytes())
     }
 
-    /// What the labels of volumes say that they belong to. It tells nothing that was not known before the first file came,
-    /// and that a list and its lock do not both say.
-    pub(crate) fn set(
+    /// Returns the set ID in the labels of volumes. It depends only on what is known before the first file is
+    /// fetched, and is the same for a list and its lock.
+    pub(crate) fn volume_set_id(
         &self,
-        room: u64,
+        header_space: u64,
         level: i32,
         volume_size: Option<u64>,
         recovery: Option<u32>,
     ) -> Digest {
-        use std::fmt::Write as _;
-        let mut text = format!("volumes {volume_size:?} recovery {recovery:?} level {level} room {room}\n");
-        for blob in self.manifests() {
-            let _ = writeln!(text, "{}", blob.digest); // into memory
+        let mut text =
+            format!("volumes {volume_size:?} recovery {recovery:?} level {level} room {header_space}\n");
+        for blob in self.image_manifests() {
+            let _ = writeln!(text, "{}", blob.digest);
         }
         for file in &self.files.files {
             let _ = writeln!(text, "{}", file.url);
         }
-        for blob in &self.layout.elsewhere {
-            let _ = writeln!(text, "elsewhere {}", blob.digest);
-        }
+        self.write_external(&mut text);
         Digest::of(text.as_bytes())
     }
 
-    /// All entries behind the head, with what an earlier run has found out.
-    pub(crate) fn expected(&self, notes: &Notes) -> Vec<ExpectedEntry> {
-        let manifests = self.manifests().iter();
-        let manifests = manifests.map(|blob| ExpectedEntry {
+    fn write_external(&self, text: &mut String) {
+        for blob in self.external() {
+            let _ = writeln!(text, "elsewhere {}", blob.digest);
+        }
+    }
+
+    /// Returns all entries after the header, with the digests of pending files that an earlier run noted.
+    pub(crate) fn expected(&self, notes: &Notes) -> Vec<Expected> {
+        let manifests = self.image_manifests().iter().map(|blob| Expected {
             blob: Some(*blob),
             is_late: false,
             is_manifest: true,
             sha512: None,
         });
-        let blobs = self.blobs.iter().map(|planned| {
-            let found_out = |number: u64| {
-                let (digest, size) = (*notes.files.get(usize::try_from(number).ok()?)?)?;
-                Some(Blob { digest, size })
-            };
-            ExpectedEntry {
-                blob: planned.late.map_or(Some(planned.blob), found_out),
-                is_late: planned.late.is_some(),
-                is_manifest: false,
-                sha512: planned.task().and_then(|task| task.sha512),
-            }
+        let noted = |number: u64| {
+            let (digest, size) = (*notes.files.get(usize::try_from(number).ok()?)?)?;
+            Some(Blob { digest, size })
+        };
+        let blobs = self.blobs.iter().map(|planned| Expected {
+            blob: planned.pending.map_or(Some(planned.blob), noted),
+            is_late: planned.pending.is_some(),
+            is_manifest: false,
+            sha512: planned.task().and_then(|task| task.sha512),
         });
         manifests.chain(blobs).collect()
     }
 
-    /// The room for the head, whatever sizes the files will turn out to have, and for its signature if there is to be
-    /// one.
+    /// Returns the reserved header space in bytes: enough for any sizes of pending files, and for a signature
+    /// if there will be one.
     pub(crate) fn header_space(&self, is_signed: bool) -> Result<u64, PlanError> {
         let mut files = self.files.clone();
         files.files.iter_mut().for_each(|file| file.size = u64::MAX);
         let files = (!files.files.is_empty()).then(|| files.to_json().len());
         let mut index = self.index();
         index.files = files.map(|_| (Digest::of(b""), u64::MAX));
-        let of_images = self.manifests().iter();
-        let room = checked_header_space(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())?;
-        Ok(if is_signed { room + SIGNATURE_ROOM } else { room })
+        let manifests = self.image_manifests().iter().map(|blob| blob.size).sum();
+        let space = checked_header_space(index.to_json().len(), files, manifests)?;
+        Ok(if is_signed { space + SIGNATURE_ROOM } else { space })
     }
 
+    /// Returns `index.json` without the file set.
     fn index(&self) -> Index {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
-        let elsewhere = self.layout.elsewhere.iter().map(|blob| blob.digest).collect();
+        let elsewhere = self.external().iter().map(|blob| blob.digest).collect();
         Index { files: None, images, about: self.about.clone(), elsewhere }
     }
 
-    /// Files of which it is known now what they are.
-    pub(crate) fn found_out(&mut self, stand_in: Digest, digest: Digest, size: u64) {
-        for file in self.files.files.iter_mut().filter(|file| file.digest == stand_in) {
-            (file.digest, file.size) = (digest, size);
-        }
+    /// Returns the lock of the images.
+    pub(crate) fn lock_of_images(&self) -> Lock {
+        Lock::of(&self.layout, &[], &self.manifests)
     }
 
-    /// The head, when all digests are known.
+    /// Replaces the placeholders of pending files by their `fetched` digests and sizes.
+    pub(crate) fn complete(&self, fetched: &FetchedBlobs) -> CompletePlan<'_> {
+        let mut files = self.files.clone();
+        for file in &mut files.files {
+            if let Some(blob) = fetched.get(&file.digest) {
+                (file.digest, file.size) = (blob.digest, blob.size);
+            }
+        }
+        CompletePlan { plan: self, files }
+    }
+}
+
+impl CompletePlan<'_> {
+    pub(crate) fn file_count(&self) -> usize {
+        self.files.files.len()
+    }
+
+    pub(crate) fn image_count(&self) -> usize {
+        self.plan.layout.images.len()
+    }
+
+    pub(crate) fn external(&self) -> &[Blob] {
+        self.plan.external()
+    }
+
     pub(crate) fn head(&self) -> BundleHead {
         let files = (!self.files.files.is_empty()).then(|| self.files.to_json());
-        let mut index = self.index();
+        let mut index = self.plan.index();
         index.files = files.as_deref().map(|files| (Digest::of(files), files.len() as u64));
         BundleHead { index: index.to_json(), files, signature: None }
     }
 
-    /// The lock of all this.
     pub(crate) fn lock(&self) -> Lock {
-        Lock::of(&self.layout, &self.files.files, &self.manifests)
+        Lock::of(&self.plan.layout, &self.files.files, &self.plan.manifests)
     }
 
-    /// What all images and files have together, less what the blobs have.
-    pub(crate) fn shared(&self, blobs: &HashMap<Digest, u64>) -> u64 {
-        let images = self.layout.images.iter();
-        let of_images: u64 = images
-            .flat_map(|image| image.manifests.iter().copied().chain(self.layout.blobs_of(image)))
-            .map(|blob| blob.size)
-            .sum();
-        let of_files: u64 = self.files.files.iter().map(|file| file.size).sum();
-        let in_images = self.layout.images.iter().flat_map(|image| {
-            image.manifests.iter().copied().chain(self.layout.blobs_of(image)).map(|blob| blob.digest)
-        });
-        let different: HashSet<Digest> =
-            in_images.chain(self.files.files.iter().map(|file| file.digest)).collect();
-        (of_images + of_files) - different.iter().map(|digest| blobs[digest]).sum::<u64>()
+    /// Returns the bytes saved by deduplication: the total size of all images and files, less the distinct
+    /// `blobs`.
+    pub(crate) fn shared_bytes(&self, blobs: &HashMap<Digest, u64>) -> u64 {
+        let layout = &self.plan.layout;
+        let of_images = layout
+            .images
+            .iter()
+            .flat_map(|image| image.manifests.iter().copied().chain(layout.blobs_of(image)));
+        let of_files = self.files.files.iter().map(|file| Blob { digest: file.digest, size: file.size });
+        let (mut total, mut distinct) = (0, HashSet::new());
+        for blob in of_images.chain(of_files) {
+            total += blob.size;
+            distinct.insert(blob.digest);
+        }
+        total - distinct.iter().map(|digest| blobs[digest]).sum::<u64>()
     }
 }
 
 impl PlannedBlob {
-    /// What fetches it.
-    pub(crate) fn into_task(self) -> Option<Task> {
-        match self.origin {
-            BlobOrigin::Fetched(task) => Some(*task),
-            BlobOrigin::Held(_) => None,
+    fn known(blob: Blob, origin: BlobOrigin) -> Self {
+        Self { blob, pending: None, origin }
+    }
+
+    /// Returns the download of the blob. `None`: its content is in memory.
+    pub(crate) fn task(&self) -> Option<&Task> {
+        match &self.origin {
+            BlobOrigin::Network(task) => Some(task),
+            BlobOrigin::Memory(_) => None,
         }
     }
 
-    /// What fetches it.
-    pub(crate) fn task(&self) -> Option<&Task> {
-        match &self.origin {
-            BlobOrigin::Fetched(task) => Some(task),
-            BlobOrigin::Held(_) => None,
-        }
+    /// Returns the spool key. `None`: not spooled.
+    pub(crate) fn key(&self) -> Option<Digest> {
+        self.task()?.key
     }
 }
 
-fn of_image(image: &ResolvedImage, blob: Blob, foreign: &HashMap<Digest, RemoteFile>) -> Task {
+/// Returns the download of a file. `size` is its size if known, and overrides the server's.
+pub(crate) fn file_task(entry: &FileEntry, file: &RemoteFile, size: Option<u64>) -> Task {
+    let (digest, sha512) = match &entry.checksum {
+        Some(Checksum::Sha256(digest)) => (Some(*digest), None),
+        Some(Checksum::Sha512(bytes)) => (None, Some(*bytes)),
+        None => (None, None),
+    };
+    let key = match (digest, sha512, &file.etag) {
+        (Some(digest), _, _) => Some(digest),
+        (None, Some(sha512), _) => Some(Digest::of(&sha512)),
+        (None, None, Some(etag)) => {
+            Some(Digest::of(format!("{} {etag} {:?}", entry.url, file.size).as_bytes()))
+        }
+        // Nothing distinguishes this version of the file from another one.
+        (None, None, None) => None,
+    };
+    Task {
+        object: entry.url.to_string(),
+        digest,
+        sha512,
+        size: size.or(file.size),
+        source: Source::Web(file.clone()),
+        begun: None,
+        key,
+    }
+}
+
+fn blob_task(image: &ResolvedImage, blob: Blob, foreign: &HashMap<Digest, RemoteFile>) -> Task {
     Task {
         object: format!("{} {}", image.indexed.reference, short(blob.digest)),
         digest: Some(blob.digest),
@@ -332,28 +333,9 @@ fn of_image(image: &ResolvedImage, blob: Blob, foreign: &HashMap<Digest, RemoteF
     }
 }
 
-/// What fetches a file. `size` is what is known of it beside what its server says.
-pub(crate) fn of_web(entry: &FileEntry, file: &RemoteFile, size: Option<u64>) -> Task {
-    let (digest, sha512) = match &entry.checksum {
-        Some(Checksum::Sha256(digest)) => (Some(*digest), None),
-        Some(Checksum::Sha512(bytes)) => (None, Some(*bytes)),
-        None => (None, None),
-    };
-    let key = match (sha512, &file.etag) {
-        (Some(sha512), _) => Some(Digest::of(&sha512)),
-        (None, Some(etag)) => Some(Digest::of(format!("{} {etag} {:?}", entry.url, file.size).as_bytes())),
-        (None, None) => None,
-    };
-    Task {
-        object: entry.url.to_string(),
-        digest,
-        sha512,
-        // The size is what the server says, if it does.
-        size: size.or(file.size),
-        source: Source::Web(file.clone()),
-        begun: None,
-        key: digest.or(key),
-    }
+/// Returns the first digits of a digest, which distinguish layers in messages.
+fn short(digest: Digest) -> String {
+    digest.hex()[..12].to_owned()
 }
 
 fn pinned(entry: &FileEntry) -> Option<Digest> {
@@ -363,51 +345,113 @@ fn pinned(entry: &FileEntry) -> Option<Digest> {
     }
 }
 
-/// What stands for the digest of a file until it has come.
-fn stand_in(entry: &FileEntry) -> Digest {
+/// Returns the digest of a pending file in the plan. It is part of fingerprints.
+fn placeholder(entry: &FileEntry) -> Digest {
     Digest::of(format!("stand-in for {}", entry.url).as_bytes())
 }
 
-/// The room for a head with documents of these sizes, if no reader would refuse them; `manifests` are the bytes
-/// of those of the images. The walk that made the layout has looked at all other limits.
+/// Returns the file set, with placeholder digests for files that no list pins, and size 0 for unknown sizes.
+fn file_set(entries: &[(FileEntry, RemoteFile)], images: &Layout, base: &SiteContents) -> FileSet {
+    let of_images = images.manifests.iter().chain(&images.blobs);
+    let mut sizes: HashMap<Digest, u64> = of_images.map(|blob| (blob.digest, blob.size)).collect();
+    // Two URLs can be pinned to the same digest, and only one server may return its size.
+    for (entry, remote) in entries {
+        if let (Some(digest), Some(size)) = (pinned(entry), remote.size) {
+            sizes.entry(digest).or_insert(size);
+        }
+    }
+    let files = entries.iter().map(|(entry, remote)| {
+        let digest = pinned(entry).unwrap_or_else(|| placeholder(entry));
+        let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
+        IndexedFile { path: entry.path.clone(), url: entry.url.to_string(), digest, size }
+    });
+    FileSet { files: files.collect() }
+}
+
+/// Returns the digests of blobs in `base`. Manifests, pending files and the empty config, which is smaller
+/// than its digest, are never external.
+fn external_digests(
+    images: &Layout,
+    files: &FileSet,
+    entries: &[(FileEntry, RemoteFile)],
+    base: &SiteContents,
+) -> BTreeSet<Digest> {
+    let manifests: HashSet<Digest> = images.manifests.iter().map(|blob| blob.digest).collect();
+    let pinned_files = files.files.iter().zip(entries).filter(|(_, (entry, _))| pinned(entry).is_some());
+    let pinned_files = pinned_files.map(|(file, _)| Blob { digest: file.digest, size: file.size });
+    let candidates = images.blobs.iter().copied().chain(pinned_files);
+    candidates
+        .filter(|blob| base.has(*blob) && *blob != empty_config() && !manifests.contains(&blob.digest))
+        .map(|blob| blob.digest)
+        .collect()
+}
+
+/// Returns the order of the bundle. All manifests are known, so the walk never stops.
+fn layout(
+    images: &[IndexedImage],
+    files: &FileSet,
+    manifests: &HashMap<Digest, Vec<u8>>,
+    external: &BTreeSet<Digest>,
+) -> Result<Layout, LayoutError> {
+    let file_set = files.to_json();
+    let mut index = Index { images: images.to_vec(), elsewhere: external.clone(), ..Index::default() };
+    if !files.files.is_empty() {
+        index.files = Some((Digest::of(&file_set), file_set.len() as u64));
+    }
+    let index_size = index.to_json().len() as u64;
+    let mut walk = ManifestWalk::new(index)?;
+    while let Some(next) = walk.next_manifest()? {
+        walk.supply(manifests.get(&next.blob.digest).unwrap_or(&file_set))?;
+    }
+    walk.finish(index_size)
+}
+
+/// Returns the blobs of `layout` with their sources. `files` and `resolved.files` are in the same order.
+fn planned_blobs(layout: &Layout, resolved: &Resolved, files: &FileSet) -> Vec<PlannedBlob> {
+    let mut images = HashMap::new();
+    for (image, source) in layout.images.iter().zip(&resolved.images) {
+        for blob in layout.blobs_of(image) {
+            images.entry(blob.digest).or_insert(source);
+        }
+    }
+    let mut remote_files: HashMap<Digest, _> = HashMap::new();
+    for (file, entry) in files.files.iter().zip(&resolved.files) {
+        remote_files.entry(file.digest).or_insert(entry);
+    }
+    let mut pending = 0..;
+    let plan = |blob: Blob| {
+        if let Some(image) = images.get(&blob.digest) {
+            let task = blob_task(image, blob, &resolved.foreign);
+            PlannedBlob::known(blob, BlobOrigin::Network(Box::new(task)))
+        } else if let Some(bytes) = resolved.manifests.get(&blob.digest) {
+            PlannedBlob::known(blob, BlobOrigin::Memory(bytes.clone()))
+        } else if let Some((entry, remote)) = remote_files.get(&blob.digest) {
+            let size = (blob.size > 0).then_some(blob.size);
+            let is_known = pinned(entry).is_some() && size.is_some();
+            let origin = BlobOrigin::Network(Box::new(file_task(entry, remote, size)));
+            PlannedBlob { blob, pending: if is_known { None } else { pending.next() }, origin }
+        } else {
+            PlannedBlob::known(blob, BlobOrigin::Memory(EMPTY_CONFIG.to_vec()))
+        }
+    };
+    layout.blobs.iter().copied().map(plan).collect()
+}
+
+/// Returns the header space for documents of these sizes in bytes, or an error if a reader would refuse them.
+/// `manifests` is the total size of image manifests. All other limits are checked by the walk of [`layout`].
 fn checked_header_space(index: usize, files: Option<usize>, manifests: u64) -> Result<u64, PlanError> {
-    let room = header_space(index, files);
+    let space = header_space(index, files);
     for (what, bytes, limit) in [
         ("an `index.json` of too many bytes", index as u64, INDEX_LIMIT),
         ("manifests of too many bytes", manifests + files.unwrap_or(0) as u64, MANIFESTS_LIMIT),
-        // Where it compresses to nothing, all of it becomes padding.
-        ("an `index.json` and a list of files of too many bytes", room, SKIPPABLE_LIMIT.into()),
+        // Highly compressible documents leave nearly all of the space to one padding frame.
+        ("an `index.json` and a list of files of too many bytes", space, SKIPPABLE_LIMIT.into()),
     ] {
         if bytes > limit {
             return Err(PlanError::Limit(what, limit));
         }
     }
-    Ok(room)
-}
-
-/// The order of the bundle, from documents that are all known.
-fn layout(
-    images: &[IndexedImage],
-    files: &FileSet,
-    manifests: &HashMap<Digest, Vec<u8>>,
-    elsewhere: &BTreeSet<Digest>,
-) -> Result<Layout, LayoutError> {
-    let file_set = files.to_json();
-    let mut index = Index { images: images.to_vec(), elsewhere: elsewhere.clone(), ..Index::default() };
-    if !files.files.is_empty() {
-        index.files = Some((Digest::of(&file_set), file_set.len() as u64));
-    }
-    let mut walk = ManifestWalk::new(index.clone())?;
-    while let Some(wanted) = walk.next_manifest()? {
-        let bytes = manifests.get(&wanted.blob.digest).unwrap_or(&file_set);
-        walk.supply(bytes)?;
-    }
-    walk.finish(index.to_json().len() as u64)
-}
-
-/// The first digits of a digest: enough for a person to tell two layers apart.
-fn short(digest: Digest) -> String {
-    digest.hex()[..12].to_owned()
+    Ok(space)
 }
 
 #[cfg(test)]
@@ -425,12 +469,17 @@ mod tests {
         for (index, files, manifests, refused) in [
             (1000, None, 0, None),
             (1000, Some(LIMIT / 2), LIMIT as u64 / 2, None),
-            (LIMIT + 1, None, 0, Some("`index.json` of too many bytes, more than the 67108864 ")),
-            (1000, Some(1), LIMIT as u64, Some("manifests of too many bytes, more than the 67108864 ")),
+            (LIMIT + 1, None, 0, Some("`index.json` of too many bytes, more than the limit of 67108864")),
+            (
+                1000,
+                Some(1),
+                LIMIT as u64,
+                Some("manifests of too many bytes, more than the limit of 67108864"),
+            ),
             (LIMIT / 2, Some(LIMIT / 2), 0, Some("`index.json` and a list of files")),
         ] {
             match (checked_header_space(index, files, manifests), refused) {
-                (Ok(room), None) => assert_eq!(room, header_space(index, files)),
+                (Ok(space), None) => assert_eq!(space, header_space(index, files)),
                 (Err(error), Some(words)) => {
                     let text = error.to_string();
                     assert!(text.contains(words) && text.contains("split the lists"), "{text}");
@@ -443,7 +492,7 @@ mod tests {
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
         let upstream = Upstream::default();
-        let registry = Endpoints::new(&upstream).registry("quay.io");
+        let registry = Endpoints::new(&upstream.http(), &upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();
@@ -474,9 +523,12 @@ mod tests {
         });
         let resolved = Resolved { images: images.collect(), manifests, ..Resolved::default() };
         let Err(error) = BundlePlan::new(resolved, BundleInfo::default(), &SiteContents::default()) else {
-            panic!("it is planned")
+            panic!("the plan was accepted")
         };
         let text = error.to_string();
-        assert!(text.contains("more than the 1048576 ") && text.contains("split the lists"), "{text}");
+        assert!(
+            text.contains("more than the limit of 1048576") && text.contains("split the lists"),
+            "{text}"
+        );
     }
 }

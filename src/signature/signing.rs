@@ -1,4 +1,4 @@
-//! Signing, in the form of minisign: its files of keys, and signatures that are the same for the same bundle.
+//! [`Signer`]: minisign secret keys, and deterministic signatures.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,49 +8,46 @@ use ring::signature::Ed25519KeyPair;
 
 use crate::oci::digest::Digest;
 
-/// Where the number of the key stands in a secret key of minisign, and behind it the key: 32 bytes that are secret, and
-/// 32 of the public key.
+/// Layout of a decoded minisign secret key: key ID, 32-byte seed, 32-byte public key, checksum.
 const KEY_ID: std::ops::Range<usize> = 54..62;
 const SEED: std::ops::Range<usize> = 62..94;
 const PUBLIC: std::ops::Range<usize> = 94..126;
 const CHECKSUM: std::ops::Range<usize> = 126..158;
 
-/// Why a text is no secret key that can be used.
+/// An error while reading a secret key.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SecretKeyError {
-    /// It is something else.
-    #[error("it is no secret key of minisign: {0}")]
+    /// Not a minisign secret key.
+    #[error("not a minisign secret key: {0}")]
     Syntax(String),
-    /// The other half of a key.
-    #[error("it is a public key, and the secret one is wanted: its name ends in .key")]
+    /// A public key.
+    #[error("a public key: expected the secret key, whose file name ends in .key")]
     Public,
-    /// Another passphrase protects it.
-    #[error("the passphrase is wrong")]
+    #[error("wrong passphrase")]
     Passphrase,
 }
 
-/// A secret key as it stands in its file.
+/// The text of a secret key file.
 pub(crate) struct SecretKeyFile(String);
 
 impl SecretKeyFile {
-    /// The text of a file.
     #[must_use]
     pub(crate) fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// Whether a passphrase protects it.
+    /// True if the key is encrypted with a passphrase.
     pub(crate) fn is_protected(&self) -> Result<bool, SecretKeyError> {
         let line = self.0.lines().nth(1).unwrap_or_default().trim();
         let bytes = STANDARD.decode(line).unwrap_or_default();
         match bytes.len() {
             158 => Ok(bytes[2..4] != [0, 0]),
             42 => Err(SecretKeyError::Public),
-            _ => Err(SecretKeyError::Syntax("its second line is none of a key".into())),
+            _ => Err(SecretKeyError::Syntax("its second line is not a key".into())),
         }
     }
 
-    /// The key, which `passphrase` protects if it is protected.
+    /// Decrypts the key with `passphrase`. `None`: the key is not encrypted.
     pub(crate) fn open(self, passphrase: Option<String>) -> Result<Signer, SecretKeyError> {
         let wrong = |error: minisign::PError| SecretKeyError::Syntax(error.to_string());
         let has_passphrase = passphrase.is_some();
@@ -66,33 +63,33 @@ impl SecretKeyFile {
             minisign::ErrorKind::Verify if has_passphrase => SecretKeyError::Passphrase,
             _ => wrong(error),
         })?;
-        Signer::of(&key)
+        Signer::new(&key)
     }
 }
 
-/// A key that has no checksum: minisign gives one only to keys that a passphrase protects. That its two halves go
-/// together is checked with all keys.
+/// Returns the bytes of a key without checksum: minisign adds one only to encrypted keys. `Signer::new`
+/// checks that seed and public key match.
 fn without_checksum(file: &SecretKeyBox) -> Option<Vec<u8>> {
     let text = file.to_string();
     let bytes = STANDARD.decode(text.lines().nth(1)?.trim()).ok()?;
     bytes.get(CHECKSUM)?.iter().all(|byte| *byte == 0).then_some(bytes)
 }
 
-/// What `keygen` writes.
-pub(crate) struct Generated {
-    /// The secret key, for its file.
+/// A generated key pair.
+pub(crate) struct GeneratedKeys {
+    /// The content of the secret key file.
     pub secret: String,
-    /// The public one, for its file.
+    /// The content of the public key file.
     pub public: String,
 }
 
-/// Makes a key, which `passphrase` protects.
+/// Generates a key pair; the secret key is encrypted with `passphrase`.
 ///
 /// # Panics
 ///
-/// If the operating system has no random numbers.
+/// Panics if the operating system provides no random numbers.
 #[must_use]
-pub(crate) fn generate(passphrase: Option<String>) -> Generated {
+pub(crate) fn generate(passphrase: Option<String>) -> GeneratedKeys {
     const COMMENT: &str = "airbundle secret key: whoever has it can sign in your name";
     let pair = match passphrase {
         Some(passphrase) => KeyPair::generate_encrypted_keypair(Some(passphrase)),
@@ -101,14 +98,14 @@ pub(crate) fn generate(passphrase: Option<String>) -> Generated {
     let pair = pair.expect("the system has random numbers; please report");
     let secret = pair.sk.to_box(Some(COMMENT)).expect("a key becomes text; please report");
     let public = pair.pk.to_box().expect("a key becomes text; please report");
-    Generated { secret: secret.into_string(), public: public.to_string() }
+    GeneratedKeys { secret: secret.into_string(), public: public.to_string() }
 }
 
-/// Who signs a bundle.
+/// A secret key that signs bundles.
 pub(crate) struct Signer {
     key: Ed25519KeyPair,
     id: [u8; 8],
-    /// When it is said to be signed, in seconds since 1970.
+    /// The timestamp of signatures, in seconds since 1970. `None`: no timestamp.
     time: Option<i64>,
 }
 
@@ -119,22 +116,23 @@ impl std::fmt::Debug for Signer {
 }
 
 impl Signer {
-    fn of(key: &SecretKey) -> Result<Self, SecretKeyError> {
+    fn new(key: &SecretKey) -> Result<Self, SecretKeyError> {
         let bytes = key.to_bytes();
         let id = bytes[KEY_ID].try_into().expect("eight bytes");
         let key = Ed25519KeyPair::from_seed_and_public_key(&bytes[SEED], &bytes[PUBLIC]);
-        let key = key.map_err(|_| SecretKeyError::Syntax("its two halves do not go together".into()))?;
+        let key =
+            key.map_err(|_| SecretKeyError::Syntax("its public and secret parts do not match".into()))?;
         Ok(Self { key, id, time: None })
     }
 
-    /// With this time in what it signs. Without one, the same bundle has the same signature at any time.
+    /// Sets the timestamp of signatures. Without one, the same bundle always has the same signature.
     #[must_use]
     pub(crate) fn at(self, time: Option<i64>) -> Self {
         Self { time, ..self }
     }
 
-    /// The signature of `index`, as minisign writes it. (Its crate mixes random numbers into what it signs, and bundles
-    /// of the same lists would have other bytes each time.)
+    /// Returns the minisign signature of `index`. The `minisign` crate randomizes signatures; bundles must
+    /// be reproducible, so `ring` signs.
     #[must_use]
     pub(crate) fn sign(&self, index: &[u8]) -> Vec<u8> {
         let signature = self.key.sign(&Blake2b512::digest(index));

@@ -15,6 +15,7 @@ use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::oci::digest::Digest;
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::check::hash;
 use crate::site::record::Record;
 use crate::site::storage::blob_path;
@@ -52,7 +53,7 @@ impl BlobLocator {
         for blob in &layout.elsewhere {
             paths.insert(blob.digest, Vec::new());
         }
-        let named = layout.files.iter().map(|file| (file.digest, format!("k8s/{}", file.path)));
+        let named = layout.files.iter().map(|file| (file.digest, format!("{DEFAULT_PREFIX}/{}", file.path)));
         let recorded = record.into_iter().flat_map(|record| record.files);
         for (digest, path) in named.chain(recorded.map(|file| (file.digest, file.path))) {
             if let (Some(paths), Ok(path)) = (paths.get_mut(&digest), RelPath::parse(&path))

@@ -15,7 +15,7 @@ use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::reference::{DEFAULT_PREFIX, RepositoryTemplate};
 use crate::site::storage::blob_path;
 
 /// Its name in the directory of the site.
@@ -252,7 +252,7 @@ impl Record {
             self.add_image(recorded(image, layout, templates, &storage), &storage);
         }
         for file in &layout.files {
-            let path = format!("k8s/{}", file.path);
+            let path = format!("{DEFAULT_PREFIX}/{}", file.path);
             self.files.retain(|known| known.path != path);
             let url = file.url.clone();
             self.files.push(RecordedFile { path, url, size: file.size, digest: file.digest });

@@ -231,7 +231,7 @@ fn empty_or_missing_list_is_an_error() {
     for content in ["", "\n\n", "# nothing\n  # at all\n"] {
         let list = directory.path().join("empty.list");
         fs::write(&list, content).expect("write a list");
-        pack(&list).failed(3, &["name no file and no image"]);
+        pack(&list).failed(3, &["the lists are empty"]);
     }
     let nowhere = directory.path().join("nowhere.list");
     pack(&nowhere).failed(6, &["cannot read", text(&nowhere), "No such file"]);

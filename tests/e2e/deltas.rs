@@ -336,19 +336,15 @@ fn unreadable_base_is_named_before_anything_is_fetched() {
     let output = directory.path().join("out.tar.zst");
     let base = directory.path().join("base");
     for (content, code, words) in [
-        (r#"{"airbundleInventory": 7}"#, 8, "inventory of version 7"),
+        (r#"{"airbundleInventory": 7}"#, 8, "inventory version 7"),
         (r#"{"airbundleLock": 7}"#, 8, "version 7"),
-        (
-            r#"{"airbundleInventory": 1, "blobs": {"x": 1}, "files": {}}"#,
-            3,
-            "no inventory that this program reads",
-        ),
+        (r#"{"airbundleInventory": 1, "blobs": {"x": 1}, "files": {}}"#, 3, "not a valid inventory"),
         ("quay.io/team/app:1\n", 8, "no airbundle bundle"),
     ] {
         fs::write(&base, content).unwrap();
         let finished = world().new.pack(&output, &["--base", &text(&base)]);
         assert!(!finished.stderr.contains("resolving"), "{finished:#?}");
-        finished.failed(code, &[&text(&base), "for what the site has", words]);
+        finished.failed(code, &[&text(&base), "as base", words]);
     }
     world().new.pack(&output, &["--base", "/nonexistent"]).failed(6, &["/nonexistent"]);
     assert!(!output.exists());

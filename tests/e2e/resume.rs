@@ -330,7 +330,7 @@ fn server_outage_keeps_completed_blobs_for_the_next_run() {
         Reply::status(404)
     });
     let finished = job.pack_from(&fake, &[]).failed(4, &["https://files.example/7", "404"]);
-    assert!(finished.stderr.contains("the same command goes on from there"), "{finished:#?}");
+    assert!(finished.stderr.contains("run the same command to resume"), "{finished:#?}");
     assert!(!job.output().exists());
     // Still unavailable, and before anything can be fetched: earlier blobs are kept.
     let unavailable = Fake::start(content.clone(), |_, _| Reply::status(404));
@@ -387,7 +387,7 @@ fn reused_bundle_saves_transfers_and_changes_no_byte() {
         assert_same(&job.bundle(), &expected, &format!("level {level}, damaged: {damage}"));
         let (fetched, reused) = (sum(&gate.transfers()), finished.json()["bytesReused"].as_u64());
         if damage {
-            assert!(finished.stdout.contains("is damaged in"), "{finished:#?}");
+            assert!(finished.stdout.contains("is corrupt in"), "{finished:#?}");
             assert!((6_000_000..16_000_000).contains(&fetched), "one blob came anew: {fetched}");
         } else {
             assert!(fetched < 1_000_000, "{fetched}");
@@ -529,17 +529,21 @@ fn edited_or_invalid_lock_is_refused_by_name() {
     let root = document["images"][0]["digest"].as_str().expect("a digest");
     let zeros = format!("sha256:{}", "0".repeat(64));
     for (changed, code, words) in [
-        (text.replace(layer, &zeros), 3, ["team/app0:1", "changed by hand"]),
+        (text.replace(layer, &zeros), 3, ["team/app0:1", "edited by hand"]),
         (
             text.replace("\"airbundleLock\": 1", "\"airbundleLock\": 2"),
             8,
             ["version 2", "airbundle.lock.json"],
         ),
-        (text.replace("\"files\"", "\"fils\""), 3, ["no lock", "files"]),
+        (text.replace("\"files\"", "\"fils\""), 3, ["not a valid lock", "files"]),
         (text.replace(root, &zeros), 4, ["team/app0:1", "404"]),
         (text.replacen(root, &zeros, 1), 3, ["team/app0:1", "first manifest"]),
-        (text[..text.len() / 2].to_owned(), 3, ["no lock", "EOF"]),
-        (text.replace("https://files.example/1\"", "https://files.example/0\""), 3, ["/0`", "twice"]),
+        (text[..text.len() / 2].to_owned(), 3, ["not a valid lock", "EOF"]),
+        (
+            text.replace("https://files.example/1\"", "https://files.example/0\""),
+            3,
+            ["/0`", "duplicate entry"],
+        ),
         (
             text.replace("https://files.example/1\"", "https://files.example:443/1\""),
             3,

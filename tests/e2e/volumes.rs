@@ -444,9 +444,8 @@ fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
         if !redundancy.is_empty() {
             options.extend(["--recovery", redundancy]);
         }
-        let finished = world.pack(&world.lists, &output, &options).failed(2, &["too small", "they need"]);
-        let needed =
-            finished.stderr.split("they need ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let finished = world.pack(&world.lists, &output, &options).failed(2, &["too small", "at least"]);
+        let needed = finished.stderr.split("at least ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
         options[1] = &needed;
         world.pack(&world.lists, &output, &options).ok();
         verb("verify", &[temporary.path()]).ok();

@@ -15,7 +15,7 @@ use crate::bundle::read::reader::Contents;
 use crate::commands::image::entry::{END, LayerEntry};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::reference::{DEFAULT_PREFIX, RepositoryTemplate};
 use crate::site::storage::{Links, NamesError, blob_path};
 
 /// What nginx serves in the official images.
@@ -25,8 +25,6 @@ pub(crate) const NGINX_CONF: &str = "etc/nginx/conf.d";
 /// What a registry serves in the official images.
 pub(crate) const STORAGE: &str = "var/lib/registry";
 
-/// Where the files stand below [`HTML`].
-const PREFIX: &str = "k8s";
 /// Hides what the base has in a directory (OCI image-spec, layer, "Opaque Whiteout"): nginx' welcome page.
 const OPAQUE: &str = ".wh..wh..opq";
 
@@ -100,7 +98,7 @@ pub(crate) fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Laye
     for run in cut(&items, limits) {
         let mut files = Vec::new();
         for Item { blob, .. } in run {
-            let mut names = paths[&blob.digest].iter().map(|path| format!("{HTML}/{PREFIX}/{path}"));
+            let mut names = paths[&blob.digest].iter().map(|path| format!("{HTML}/{DEFAULT_PREFIX}/{path}"));
             let first = names.next().expect("a file has a path");
             files.push(of_blob(first.clone(), *blob, contents));
             files.extend(names.map(|name| LayerEntry::Link(name, first.clone())));

@@ -1,26 +1,27 @@
-//! What Kubespray uses and its own script does not list.
+//! `--complete`: what Kubespray uses and its own `generate_list.sh` omits.
 //!
-//! Most of it can be read off the checkout: pairs of `…_image_repo` and `…_image_tag` that no entry of `downloads` uses,
-//! entries of `downloads` whose URL is no `…_download_url`, and the images that templates of the roles name. What cannot
-//! is known here: what Cilium's chart and Argo CD's manifest bring along. What is known to be missing and is not found
-//! is told by name.
+//! Most of it can be derived from the checkout: pairs of `…_image_repo` and `…_image_tag` that no entry of
+//! `downloads` uses, entries of `downloads` whose URL is not a `…_download_url`, and the images named by
+//! templates of the roles. The rest is hard-coded here: the downloads of Cilium's chart and Argo CD's
+//! manifest. Known dependencies that are not found are reported by name.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::commands::lists::checkout::{Checkout, Variables};
-use crate::commands::lists::downloads::{Download, File, Host, downloads, failed, present};
+use crate::commands::lists::checkout::{Checkout, RoleVariables, Variables};
+use crate::commands::lists::downloads::{Download, File, Host, downloads, fail_on_errors, non_empty};
 use crate::commands::lists::error::KubesprayError;
-use crate::commands::lists::made::GeneratedLists;
+use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::ListOptions;
 use crate::commands::lists::roles::roles;
 use crate::commands::lists::template::Evaluator;
 use crate::commands::lists::{ansible, version};
 use crate::oci::reference::Reference;
 
-/// The variable that turns an add-on on, what a list that serves it names, and what that is.
-const EXPECTED: [(&str, &str, &str); 8] = [
+/// Known dependencies of add-ons: the variable that enables the add-on, a substring of the list entry, and
+/// its description.
+const ADD_ONS: [(&str, &str, &str); 8] = [
     ("argocd_enabled", "/argo-cd/", "Argo CD's install.yaml"),
     ("argocd_enabled", "/argoproj/argocd:", "the image of Argo CD"),
     ("ingress_nginx_enabled", "/kube-webhook-certgen:", "kube-webhook-certgen of ingress-nginx"),
@@ -31,7 +32,7 @@ const EXPECTED: [(&str, &str, &str); 8] = [
     ("upcloud_csi_enabled", "upcloud", "the CSI images of UpCloud"),
 ];
 
-/// The first Cilium that Kubespray installs by its chart.
+/// The first Cilium release that Kubespray installs with its Helm chart.
 const CILIUM_BY_CHART: &str = "1.17";
 
 const CILIUM_VALUES: &str = "roles/network_plugin/cilium/templates/values.yaml.j2";
@@ -40,29 +41,28 @@ const CILIUM_ROLE: &str = "roles/network_plugin/cilium";
 
 const ARGOCD_ROLE: &str = "roles/kubernetes-apps/argocd";
 
-/// Adds to `made` what is not in it.
+/// Adds missing files and images to `lists`.
 pub(crate) fn add(
     checkout: &Checkout,
     options: &ListOptions,
-    made: &mut GeneratedLists,
+    lists: &mut GeneratedLists,
     warnings: &mut Vec<String>,
 ) -> Result<(), KubesprayError> {
     let roles = roles(checkout)?;
     for architecture in &options.architectures {
-        let evaluate =
-            |role: &(Variables, Variables)| Evaluator::new(checkout.variables(architecture.fact(), role));
+        let evaluate = |role: &RoleVariables| Evaluator::new(checkout.variables(architecture.fact(), role));
         let base = evaluate(&Default::default());
-        let mut add = Additions { base: &base, options, decided: BTreeSet::new(), made, warnings };
+        let mut add = Additions { base: &base, options, disabled: BTreeSet::new(), lists, warnings };
         add.downloads()?;
         if !options.enabled_only {
-            add.pairs(&base, &checkout.defaults);
+            add.pairs(&base, &checkout.roles.defaults);
         }
         for role in &roles {
             let evaluator = evaluate(&role.variables);
             if options.enabled_only && !role.is_enabled(&evaluator) {
                 continue;
             }
-            let own: Variables = role.variables.0.iter().chain(&role.variables.1).cloned().collect();
+            let own: Variables = role.variables.iter().cloned().collect();
             add.pairs(&evaluator, &own);
             add.urls(&evaluator, &own);
             for (path, text) in checkout.templates(&role.directory)? {
@@ -72,7 +72,7 @@ pub(crate) fn add(
         add.cilium(checkout);
         let argocd = roles.iter().find(|role| role.directory == Path::new(ARGOCD_ROLE));
         add.argocd(&argocd.map_or_else(|| base.clone(), |role| evaluate(&role.variables)));
-        add.look_for_expected();
+        add.warn_of_missing();
     }
     Ok(())
 }
@@ -80,39 +80,39 @@ pub(crate) fn add(
 struct Additions<'a> {
     base: &'a Arc<Evaluator>,
     options: &'a ListOptions,
-    /// Images of `downloads` that these settings leave out.
-    decided: BTreeSet<String>,
-    made: &'a mut GeneratedLists,
+    /// Images of `downloads` that are disabled by these variables.
+    disabled: BTreeSet<String>,
+    lists: &'a mut GeneratedLists,
     warnings: &'a mut Vec<String>,
 }
 
 impl Additions<'_> {
-    /// Files of `downloads` that are listed under no `…_download_url`.
+    /// Adds files of `downloads` that are in no `…_download_url` variable.
     fn downloads(&mut self) -> Result<(), KubesprayError> {
         let mut host = Host::new(self.base.clone(), self.options);
         let entries = downloads(self.base)
             .map_err(|error| KubesprayError::Eval { errors: vec![error], unpinned: false })?;
         if self.options.enabled_only {
-            // What is to be there is there.
-            self.decided = entries.iter().filter_map(|download| host.image(download)).collect();
+            // Enabled entries are already listed.
+            self.disabled = entries.iter().filter_map(|download| host.image(download)).collect();
             return Ok(());
         }
         for download in entries.iter().filter(|download| download.fields.contains_key("url")) {
             self.download(&mut host, download);
         }
         self.warnings.append(&mut host.warnings);
-        failed(host.errors, host.unpinned)
+        fail_on_errors(host.errors, host.is_unpinned)
     }
 
     fn download(&mut self, host: &mut Host<'_>, download: &Download<'_>) {
-        let Some(url) = host.kept(download.text(self.base, "url")).flatten() else { return };
-        if !self.made.files.iter().any(|file| file.url == url) {
+        let Some(url) = host.ok(download.text(self.base, "url")).flatten() else { return };
+        if !self.lists.files.iter().any(|file| file.url == url) {
             let checksum = host.checksum(download);
-            self.made.files.push(File { url, checksum });
+            self.lists.files.push(File { url, checksum });
         }
     }
 
-    /// Images of a pair of variables, one for the repository and one for the tag.
+    /// Adds images of variable pairs, one for the repository and one for the tag.
     fn pairs(&mut self, evaluator: &Evaluator, variables: &Variables) {
         let names: BTreeSet<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
         for (repo, _) in variables {
@@ -121,9 +121,9 @@ impl Additions<'_> {
             if !names.contains(tag.as_str()) {
                 continue;
             }
-            let text = |name: &str| present(&evaluator.value(name).ok()?);
+            let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
             if let (Some(repo), Some(tag)) = (text(repo), text(&tag)) {
-                // A version of 0 says that there is none for this Kubernetes.
+                // Version 0 means that none exists for this Kubernetes version.
                 if !matches!(tag.as_str(), "0" | "v0") {
                     self.image(&format!("{repo}:{tag}"));
                 }
@@ -131,16 +131,16 @@ impl Additions<'_> {
         }
     }
 
-    /// Files that other roles fetch.
+    /// Adds files that other roles download.
     fn urls(&mut self, evaluator: &Evaluator, variables: &Variables) {
         for (name, variable) in variables.iter().filter(|(name, _)| name.ends_with("download_url")) {
             match evaluator.value(name) {
-                Ok(value) => self.made.files.extend(present(&value).and_then(|url| {
-                    let is_new = !self.made.files.iter().any(|file| file.url == url);
+                Ok(value) => self.lists.files.extend(non_empty(&value).and_then(|url| {
+                    let is_new = !self.lists.files.iter().any(|file| file.url == url);
                     is_new.then_some(File { url, checksum: None })
                 })),
                 Err(error) => self.warnings.push(format!(
-                    "{}:{}: a file is left out: {error}",
+                    "{}:{}: file omitted: {error}",
                     variable.file.display(),
                     variable.node.line
                 )),
@@ -148,7 +148,7 @@ impl Additions<'_> {
         }
     }
 
-    /// Images that a template of a role names: `image: …`, whatever its conditions.
+    /// Adds images in a role's template: `image: …`, regardless of conditions.
     fn template(&mut self, evaluator: &Evaluator, path: &Arc<Path>, text: &str) {
         for (line, number) in text.lines().zip(1..) {
             let line = line.trim_start().trim_start_matches("- ").trim_start();
@@ -163,19 +163,19 @@ impl Additions<'_> {
                         self.image(&image);
                     } else {
                         self.warnings.push(format!(
-                            "{}:{number}: `{image}` is left out: it is no image with host and tag",
+                            "{}:{number}: `{image}` omitted: not an image reference with a host and a tag",
                             path.display()
                         ));
                     }
                 }
-                Err(error) => self.warnings.push(format!("an image is left out: {error}")),
+                Err(error) => self.warnings.push(format!("image omitted: {error}")),
             }
         }
     }
 
-    /// Cilium's chart, and the operator that it starts, whose name has a suffix there.
+    /// Adds Cilium's chart and its operator image, whose name has a suffix in the chart.
     fn cilium(&mut self, checkout: &Checkout) {
-        let text = |name: &str| present(&self.base.value(name).ok()?);
+        let text = |name: &str| non_empty(&self.base.value(name).ok()?);
         let (Some(repo), Some(tag), Some(cilium)) =
             (text("cilium_operator_image_repo"), text("cilium_operator_image_tag"), text("cilium_version"))
         else {
@@ -196,60 +196,60 @@ impl Additions<'_> {
         }
     }
 
-    /// Argo CD's manifest, where `downloads` does not have it, and the image that has its version.
+    /// Adds Argo CD's manifest, if `downloads` lacks it, and the image of its version.
     fn argocd(&mut self, evaluator: &Evaluator) {
-        let text = |name: &str| present(&evaluator.value(name).ok()?);
+        let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
         let Some(argocd) = text("argocd_version") else { return };
         let is_enabled = evaluator.value("argocd_enabled").is_ok_and(|value| ansible::is_truthy(&value));
         if self.options.enabled_only && !is_enabled {
             return;
         }
         let tag = format!("v{}", argocd.trim_start_matches('v'));
-        if !self.made.files.iter().any(|file| file.url.contains("/argo-cd/")) {
+        if !self.lists.files.iter().any(|file| file.url.contains("/argo-cd/")) {
             self.file(&format!(
                 "https://raw.githubusercontent.com/argoproj/argo-cd/{tag}/manifests/install.yaml"
             ));
         }
         self.image(&format!("quay.io/argoproj/argocd:{tag}"));
         self.warnings.push(format!(
-            "the images of dex and redis are left out: only the install.yaml of Argo CD {tag} names their tags"
+            "images of dex and redis omitted: only the install.yaml of Argo CD {tag} names their tags"
         ));
     }
 
-    fn look_for_expected(&mut self) {
-        for (enabled, part, what) in EXPECTED {
+    fn warn_of_missing(&mut self) {
+        for (enabled, substring, description) in ADD_ONS {
             let Ok(value) = self.base.value(enabled) else { continue };
             if self.options.enabled_only && !ansible::is_truthy(&value) {
                 continue;
             }
-            let in_files = self.made.files.iter().any(|file| file.url.contains(part));
-            if !in_files && !self.made.images.iter().any(|image| image.contains(part)) {
-                self.warnings.push(format!("not found in this checkout: {what} (`{enabled}`)"));
+            let in_files = self.lists.files.iter().any(|file| file.url.contains(substring));
+            if !in_files && !self.lists.images.iter().any(|image| image.contains(substring)) {
+                self.warnings.push(format!("not found in this checkout: {description} (`{enabled}`)"));
             }
         }
     }
 
     fn image(&mut self, image: &str) {
-        if is_image(image) && !self.decided.contains(image) {
-            self.made.add_image(image.to_owned());
+        if is_image(image) && !self.disabled.contains(image) {
+            self.lists.add_image(image.to_owned());
         }
     }
 
     fn file(&mut self, url: &str) {
-        self.made.add_file(File { url: url.to_owned(), checksum: None }, self.warnings);
+        self.lists.add_file(File { url: url.to_owned(), checksum: None }, self.warnings);
     }
 }
 
-/// A list names images with their host, and with a tag or a digest.
+/// True if `text` is an image reference with a host and a tag or digest.
 fn is_image(text: &str) -> bool {
     text.parse::<Reference>().is_ok()
 }
 
-/// The value behind `image:`, without its quotes and what stands behind it.
+/// Returns the value after `image:` without quotes and trailing comment.
 fn unquoted(value: &str) -> &str {
     let value = value.trim();
     let inner = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.split_once(*quote));
-    // Quotes may stand inside of the expression, too.
+    // The expression itself may contain quotes.
     match inner {
         Some((inner, _)) if inner.matches("{{").count() == inner.matches("}}").count() => inner,
         Some(_) => value.trim_matches(['"', '\'']),
@@ -263,7 +263,7 @@ mod tests {
     use crate::commands::lists::dependencies::dependencies;
 
     #[test]
-    fn the_value_of_a_line_has_no_quotes_and_no_comment() {
+    fn quotes_and_comments_of_a_value_are_removed() {
         for (line, value) in [
             (" quay.io/a/b:1", "quay.io/a/b:1"),
             (" \"{{ repo }}:{{ tag }}\"", "{{ repo }}:{{ tag }}"),
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_have_a_role_and_conditions() {
+    fn dependencies_are_parsed_with_their_conditions() {
         let text = "dependencies:\n  - plain\n  - role: apps/one\n    when: one_enabled\n  - role: apps/two\n    when:\n      - a\n      - b\n";
         let document = crate::commands::lists::yaml::parse(text).unwrap();
         let found = dependencies(&document.variables[0].1.value);

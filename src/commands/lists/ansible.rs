@@ -1,6 +1,6 @@
-//! Ansible's and Python's part of the template language: what Kubespray's variables use of it, and what is near to that.
+//! Ansible's and Python's filters, tests, functions and methods, as far as Kubespray uses them.
 //!
-//! What is not here is an error that names it, if a value needs it.
+//! Unknown ones are an error that names them, if a value needs them.
 
 #![expect(clippy::needless_pass_by_value, reason = "the template engine hands arguments over by value")]
 
@@ -14,15 +14,15 @@ use regex::{Regex, RegexBuilder};
 
 use crate::commands::lists::version;
 
-/// The functions that a template may call.
+/// Functions available to templates.
 const GLOBALS: [&str; 8] = ["lookup", "query", "q", "undef", "range", "dict", "namespace", "omit"];
 
-/// Whether a name is one of the template language's own.
+/// True if `name` is a function of the template language.
 pub(crate) fn is_global(name: &str) -> bool {
     GLOBALS.contains(&name)
 }
 
-/// Whether a value is true for Ansible: `yes`, `on`, `1` and `true` are, as text, too.
+/// True if Ansible treats `value` as true: strings such as `yes`, `on` and `1` included.
 pub(crate) fn is_truthy(value: &Value) -> bool {
     match value.as_str() {
         Some(text) => {
@@ -32,7 +32,7 @@ pub(crate) fn is_truthy(value: &Value) -> bool {
     }
 }
 
-/// Adds filters, tests, functions and methods. The long names of Ansible's own, `ansible.builtin.…`, are known, too.
+/// Adds filters, tests, functions and methods, also under their long names `ansible.builtin.…`.
 pub(crate) fn add_to(environment: &mut Environment<'static>) {
     add_filters(environment);
     add_tests(environment);
@@ -104,86 +104,91 @@ fn fault(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message)
 }
 
-/// `lookup('vars', NAME)` and `lookup('env', NAME)`; others would reach out of the variables.
+/// `lookup('vars', NAME)` and `lookup('env', NAME)`. Other lookups read outside the variables and are
+/// refused.
 fn lookup(state: &mut State, kind: String, names: Rest<String>, kwargs: Kwargs) -> Result<Value, Error> {
-    let mut found = Vec::new();
+    let mut values = Vec::new();
     for name in names.iter() {
-        found.push(match kind.trim_start_matches("ansible.builtin.") {
+        values.push(match kind.trim_start_matches("ansible.builtin.") {
             "vars" => match state.lookup(name) {
                 Some(value) => value,
                 None => kwargs.get::<Option<Value>>("default")?.ok_or_else(|| {
                     Error::new(ErrorKind::UndefinedError, format!("lookup: `{name}` is undefined"))
                 })?,
             },
-            // Nothing of this machine's environment belongs into a list.
+            // Lists must not depend on the local environment.
             "env" => Value::from(""),
-            _ => return Err(fault(format!("the lookup `{kind}` is not known"))),
+            _ => return Err(fault(format!("unknown lookup `{kind}`"))),
         });
     }
-    Ok(if found.len() == 1 { found.remove(0) } else { Value::from(found) })
+    Ok(if values.len() == 1 { values.remove(0) } else { Value::from(values) })
 }
 
-/// [`lookup`], as a list always.
+/// [`lookup`] that always returns a list.
 fn query(state: &mut State, kind: String, names: Rest<String>, kwargs: Kwargs) -> Result<Value, Error> {
     let one = names.len() == 1;
     let value = lookup(state, kind, names, kwargs)?;
     Ok(if one { Value::from(vec![value]) } else { value })
 }
 
-/// The methods of Python's texts, mappings and lists.
+/// Methods of Python's `str`, `dict` and `list`.
 fn method(_: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
-    let text = |index: usize| args.get(index).map(Value::to_string);
-    if let Some(own) = value.as_str() {
-        let strip = || text(0).map(|chars| chars.chars().collect::<Vec<_>>());
-        let is_stripped = |chars: Option<Vec<char>>| {
-            move |char: char| chars.as_ref().map_or(char.is_whitespace(), |chars| chars.contains(&char))
-        };
-        return Ok(match method {
-            "split" => Value::from(split(value.clone(), text(0))?),
-            "startswith" => Value::from(text(0).is_some_and(|start| own.starts_with(&start))),
-            "endswith" => Value::from(text(0).is_some_and(|end| own.ends_with(&end))),
-            "find" => {
-                let at = text(0).and_then(|part| own.find(&part));
-                at.map_or_else(|| Value::from(-1), |at| Value::from(own[..at].chars().count()))
-            }
-            "lower" => Value::from(own.to_lowercase()),
-            "upper" => Value::from(own.to_uppercase()),
-            "strip" => Value::from(own.trim_matches(is_stripped(strip()))),
-            "lstrip" => Value::from(own.trim_start_matches(is_stripped(strip()))),
-            "rstrip" => Value::from(own.trim_end_matches(is_stripped(strip()))),
-            "removeprefix" => Value::from(text(0).and_then(|start| own.strip_prefix(&start)).unwrap_or(own)),
-            "removesuffix" => Value::from(text(0).and_then(|end| own.strip_suffix(&end)).unwrap_or(own)),
-            "replace" => Value::from(own.replace(&text(0).unwrap_or_default(), &text(1).unwrap_or_default())),
-            "join" => {
-                let parts = args.first().cloned().unwrap_or_default().try_iter()?;
-                Value::from(parts.map(|part| part.to_string()).collect::<Vec<_>>().join(own))
-            }
-            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
-        });
-    }
-    if value.kind() == ValueKind::Map {
-        let keys = || -> Result<Vec<Value>, Error> { Ok(value.try_iter()?.collect()) };
-        return Ok(match method {
-            "keys" => Value::from(keys()?),
-            "values" => {
-                Value::from(keys()?.iter().map(|key| value.get_item(key)).collect::<Result<Vec<_>, _>>()?)
-            }
-            "items" => {
-                let pair = |key: &Value| Ok(Value::from(vec![key.clone(), value.get_item(key)?]));
-                Value::from(keys()?.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
-            }
-            "get" => {
-                let found = value.get_item(args.first().unwrap_or(&Value::UNDEFINED))?;
-                let default = || args.get(1).cloned().unwrap_or_else(|| Value::from(()));
-                if found.is_undefined() { default() } else { found }
-            }
-            _ => return Err(Error::from(ErrorKind::UnknownMethod)),
-        });
-    }
-    Err(Error::from(ErrorKind::UnknownMethod))
+    let result = match value.as_str() {
+        Some(text) => text_method(text, method, args)?,
+        None if value.kind() == ValueKind::Map => map_method(value, method, args)?,
+        None => None,
+    };
+    result.ok_or_else(|| Error::from(ErrorKind::UnknownMethod))
 }
 
-/// Without a separator at space, as Python does.
+/// `None`: unknown method.
+fn text_method(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let arg = |index: usize| args.get(index).map(Value::to_string);
+    let is_stripped = |char: char| arg(0).map_or(char.is_whitespace(), |chars| chars.contains(char));
+    Ok(Some(match method {
+        "split" => Value::from(split(Value::from(text), arg(0))?),
+        "startswith" => Value::from(arg(0).is_some_and(|start| text.starts_with(&start))),
+        "endswith" => Value::from(arg(0).is_some_and(|end| text.ends_with(&end))),
+        "find" => {
+            let at = arg(0).and_then(|part| text.find(&part));
+            at.map_or_else(|| Value::from(-1), |at| Value::from(text[..at].chars().count()))
+        }
+        "lower" => Value::from(text.to_lowercase()),
+        "upper" => Value::from(text.to_uppercase()),
+        "strip" => Value::from(text.trim_matches(is_stripped)),
+        "lstrip" => Value::from(text.trim_start_matches(is_stripped)),
+        "rstrip" => Value::from(text.trim_end_matches(is_stripped)),
+        "removeprefix" => Value::from(arg(0).and_then(|start| text.strip_prefix(&start)).unwrap_or(text)),
+        "removesuffix" => Value::from(arg(0).and_then(|end| text.strip_suffix(&end)).unwrap_or(text)),
+        "replace" => Value::from(text.replace(&arg(0).unwrap_or_default(), &arg(1).unwrap_or_default())),
+        "join" => {
+            let parts = args.first().cloned().unwrap_or_default().try_iter()?;
+            Value::from(parts.map(|part| part.to_string()).collect::<Vec<_>>().join(text))
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// `None`: unknown method.
+fn map_method(map: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let keys: Vec<Value> = map.try_iter()?.collect();
+    Ok(Some(match method {
+        "keys" => Value::from(keys),
+        "values" => Value::from(keys.iter().map(|key| map.get_item(key)).collect::<Result<Vec<_>, _>>()?),
+        "items" => {
+            let pair = |key: &Value| Ok(Value::from(vec![key.clone(), map.get_item(key)?]));
+            Value::from(keys.iter().map(pair).collect::<Result<Vec<_>, Error>>()?)
+        }
+        "get" => {
+            let value = map.get_item(args.first().unwrap_or(&Value::UNDEFINED))?;
+            let default = || args.get(1).cloned().unwrap_or_else(|| Value::from(()));
+            if value.is_undefined() { default() } else { value }
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Splits at `separator`; without one at white space, as Python does.
 fn split(value: Value, separator: Option<String>) -> Result<Vec<String>, Error> {
     let text = value.to_string();
     match separator.as_deref() {
@@ -200,7 +205,7 @@ fn is_version(
     _: Rest<Value>,
     kwargs: Kwargs,
 ) -> Result<bool, Error> {
-    // Which scheme they are of, and how strict, makes no difference for versions that are numbers and dots.
+    // The schemes differ only for versions that are not numbers and dots.
     kwargs.get::<Option<Value>>("version_type")?;
     kwargs.get::<Option<Value>>("strict")?;
     let operator = match operator {
@@ -209,7 +214,7 @@ fn is_version(
     };
     let (value, other) = (value.to_string(), other.to_string());
     let order = version::compare(&value, &other)
-        .ok_or_else(|| fault(format!("the versions `{value}` and `{other}` cannot be compared")))?;
+        .ok_or_else(|| fault(format!("cannot compare the versions `{value}` and `{other}`")))?;
     Ok(match operator.as_str() {
         "==" | "=" | "eq" => order.is_eq(),
         "!=" | "<>" | "ne" => order.is_ne(),
@@ -217,7 +222,7 @@ fn is_version(
         "<=" | "le" => order.is_le(),
         ">" | "gt" => order == Ordering::Greater,
         ">=" | "ge" => order.is_ge(),
-        _ => return Err(fault(format!("version: `{operator}` is no comparison"))),
+        _ => return Err(fault(format!("version: unknown operator `{operator}`"))),
     })
 }
 
@@ -228,7 +233,7 @@ fn pattern(pattern: &str, kwargs: &Kwargs) -> Result<Regex, Error> {
         .case_insensitive(ignore_case)
         .multi_line(multi_line)
         .build()
-        .map_err(|_| fault(format!("the regular expression `{pattern}` is not understood")))
+        .map_err(|_| fault(format!("invalid regular expression `{pattern}`")))
 }
 
 fn is_match(text: &str, regex: &str, kwargs: &Kwargs) -> Result<bool, Error> {
@@ -240,12 +245,12 @@ fn regex_replace(value: Value, regex: String, by: Option<String>, kwargs: Kwargs
     let by = by.unwrap_or_default();
     let regex = pattern(&regex, &kwargs)?;
     Ok(regex
-        .replacen(&value.to_string(), count, |found: &regex::Captures<'_>| expand(&by, found))
+        .replacen(&value.to_string(), count, |captures: &regex::Captures<'_>| expand(&by, captures))
         .into_owned())
 }
 
-/// Python's replacement: `\1` and `\g<name>` are groups.
-fn expand(by: &str, found: &regex::Captures<'_>) -> String {
+/// Expands a replacement in Python's syntax: `\1` and `\g<name>` are groups.
+fn expand(by: &str, captures: &regex::Captures<'_>) -> String {
     let mut text = String::new();
     let mut rest = by;
     while let Some(at) = rest.find('\\') {
@@ -254,8 +259,8 @@ fn expand(by: &str, found: &regex::Captures<'_>) -> String {
         let named = behind.strip_prefix("g<").and_then(|name| name.split_once('>'));
         let digits = behind.bytes().take_while(u8::is_ascii_digit).take(2).count();
         let group = |name: &str| match name.parse::<usize>() {
-            Ok(number) => found.get(number),
-            Err(_) => found.name(name),
+            Ok(number) => captures.get(number),
+            Err(_) => captures.name(name),
         };
         if let Some((name, behind)) = named {
             text.push_str(group(name).map_or("", |group| group.as_str()));
@@ -275,28 +280,29 @@ fn expand(by: &str, found: &regex::Captures<'_>) -> String {
     text
 }
 
-/// The match, or the groups that are named behind the expression; nothing if there is none.
+/// Returns the match, or the groups named after the expression. None if there is no match.
 fn regex_search(value: Value, regex: String, groups: Rest<String>, kwargs: Kwargs) -> Result<Value, Error> {
     let text = value.to_string();
     let regex = pattern(&regex, &kwargs)?;
-    let Some(found) = regex.captures(&text) else { return Ok(Value::from(())) };
+    let Some(captures) = regex.captures(&text) else { return Ok(Value::from(())) };
     if groups.is_empty() {
-        return Ok(Value::from(&found[0]));
+        return Ok(Value::from(&captures[0]));
     }
-    Ok(Value::from(groups.iter().map(|group| expand(group, &found)).collect::<Vec<_>>()))
+    Ok(Value::from(groups.iter().map(|group| expand(group, &captures)).collect::<Vec<_>>()))
 }
 
 fn regex_findall(value: Value, regex: String, kwargs: Kwargs) -> Result<Value, Error> {
     let text = value.to_string();
     let regex = pattern(&regex, &kwargs)?;
-    let group =
-        |found: &regex::Captures<'_>, index| found.get(index).map_or("", |group| group.as_str()).to_owned();
-    let found = regex.captures_iter(&text).map(|found| match found.len() {
-        1 => Value::from(group(&found, 0)),
-        2 => Value::from(group(&found, 1)),
-        more => Value::from((1..more).map(|index| group(&found, index)).collect::<Vec<_>>()),
+    let group = |captures: &regex::Captures<'_>, index| {
+        captures.get(index).map_or("", |group| group.as_str()).to_owned()
+    };
+    let matches = regex.captures_iter(&text).map(|captures| match captures.len() {
+        1 => Value::from(group(&captures, 0)),
+        2 => Value::from(group(&captures, 1)),
+        more => Value::from((1..more).map(|index| group(&captures, index)).collect::<Vec<_>>()),
     });
-    Ok(Value::from(found.collect::<Vec<_>>()))
+    Ok(Value::from(matches.collect::<Vec<_>>()))
 }
 
 fn ternary(value: &Value, yes: Value, no: Value, none: Option<Value>) -> Value {
@@ -315,10 +321,10 @@ fn mandatory(value: Value, message: Option<String>) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// The entries of a mapping. A value is asked for when an entry's is.
+/// Returns the entries of a mapping. Values are evaluated lazily.
 fn dict2items(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
     if value.kind() != ValueKind::Map {
-        return Err(fault(format!("dict2items needs a mapping, and got a {}", value.kind())));
+        return Err(fault(format!("dict2items: expected a mapping, got a {}", value.kind())));
     }
     let key_name: Arc<str> = kwargs.get::<Option<String>>("key_name")?.unwrap_or_else(|| "key".into()).into();
     let value_name: Arc<str> =
@@ -330,7 +336,7 @@ fn dict2items(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
     Ok(Value::from(value.try_iter()?.map(item).collect::<Vec<_>>()))
 }
 
-/// An entry of a mapping.
+/// An entry of a mapping, with configurable names of its two fields.
 struct Item {
     map: Value,
     key: Value,
@@ -372,7 +378,7 @@ fn items2dict(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
     Ok(Value::from_pairs(pairs.collect::<Result<Vec<_>, Error>>()?))
 }
 
-/// The mappings as one; of equal keys the last one counts.
+/// Merges mappings; the last of equal keys wins.
 fn combine(first: Value, others: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let recursive = kwargs.get::<Option<bool>>("recursive")?.unwrap_or(false);
     let mut all = vec![first];
@@ -380,7 +386,7 @@ fn combine(first: Value, others: Rest<Value>, kwargs: Kwargs) -> Result<Value, E
         match other.kind() {
             ValueKind::Map => all.push(other.clone()),
             ValueKind::Seq => all.extend(other.try_iter()?),
-            kind => return Err(fault(format!("combine needs mappings, and got a {kind}"))),
+            kind => return Err(fault(format!("combine: expected a mapping, got a {kind}"))),
         }
     }
     let mut combined: Vec<(Value, Value)> = Vec::new();
@@ -402,12 +408,12 @@ fn combine(first: Value, others: Rest<Value>, kwargs: Kwargs) -> Result<Value, E
     Ok(Value::from_pairs(combined))
 }
 
-/// The items of both, each once, that `takes` takes.
-fn sets(first: &Value, second: &Value, takes: fn(bool, bool) -> bool) -> Result<Value, Error> {
+/// Returns the distinct items of both lists for which `is_kept(in_first, in_second)` is true.
+fn sets(first: &Value, second: &Value, is_kept: fn(bool, bool) -> bool) -> Result<Value, Error> {
     let (first, second): (Vec<_>, Vec<_>) = (first.try_iter()?.collect(), second.try_iter()?.collect());
     let mut items = Vec::new();
     for item in first.iter().chain(&second) {
-        if takes(first.contains(item), second.contains(item)) && !items.contains(item) {
+        if is_kept(first.contains(item), second.contains(item)) && !items.contains(item) {
             items.push(item.clone());
         }
     }

@@ -1,52 +1,64 @@
-//! [`Checkout`]: the variables of Kubespray's roles and of a user, read in the order in which Ansible takes them.
+//! [`Checkout`]: the variables of Kubespray's roles and of the user, in Ansible's precedence.
 //!
-//! Releases differ in where a variable stands: in the role `kubespray-defaults`, `kubespray_defaults` or `download`, in
-//! its defaults or its vars, in one file or in a directory of them. So all of these are read, and a variable is asked for
-//! by its name alone.
+//! Releases differ in the location of a variable: in the role `kubespray-defaults`, `kubespray_defaults` or
+//! `download`, in its defaults or its vars, in one file or in a directory. All of these are read, and
+//! variables are looked up by name only.
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::base::fs as file_calls;
-use crate::base::fs::FsError;
+use crate::base::fs::{self, FsError};
 use crate::commands::lists::dependencies::dependencies;
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::template::Variable;
 use crate::commands::lists::yaml::{self, Node, Yaml};
 
-/// The roles that say what is downloaded. Of the first two a release has one; the last one's defaults win.
+/// The roles that define downloads. A release has one of the first two; the defaults of the last one win.
 const ROLES: [&str; 3] = ["kubespray-defaults", "kubespray_defaults", "download"];
-/// What Ansible takes for a file of variables, with no extension at all, too.
+/// Extensions of variable files; files without an extension are read, too.
 const EXTENSIONS: [&str; 3] = ["yml", "yaml", "json"];
-/// The most bytes that a file of variables may have. Kubespray's largest has 134 kB.
+/// Maximum size of a variable file in bytes. Kubespray's largest has 134 kB.
 const FILE_LIMIT: u64 = 16 << 20;
 
-/// A variable and its name, in the order of the files.
+/// Named variables in file order.
 pub(crate) type Variables = Vec<(String, Variable)>;
 
-/// A role that another one depends on, the conditions for it, and the file that says so.
+/// The variables that a role sets.
+#[derive(Debug, Default)]
+pub(crate) struct RoleVariables {
+    /// Overridden by the user's variables.
+    pub(crate) defaults: Variables,
+    /// Override the user's variables.
+    pub(crate) vars: Variables,
+}
+
+impl RoleVariables {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(String, Variable)> {
+        self.defaults.iter().chain(&self.vars)
+    }
+}
+
+/// The name of a required role, its conditions, and the file that declares the dependency.
 pub(crate) type Dependency = (String, Vec<String>, Arc<Path>);
 
-/// A checkout of Kubespray, and what a user has set.
+/// A checkout of Kubespray with the user's variables.
 #[derive(Debug)]
 pub(crate) struct Checkout {
     root: PathBuf,
-    /// What it says that it is: `v2.31.0`.
+    /// The release according to `galaxy.yml`, such as `v2.31.0`. `None`: unknown.
     pub(crate) release: Option<String>,
-    /// The defaults of the roles.
-    pub(crate) defaults: Variables,
-    /// What the user has set, without what is not taken.
+    /// The variables of the download roles.
+    pub(crate) roles: RoleVariables,
+    /// The user's variables, without ignored ones.
     user: Variables,
-    /// The roles' own variables, which win over the user's.
-    constants: Variables,
 }
 
 impl Checkout {
-    /// Reads the checkout at `root`, and what `user` says about it: files of variables, or directories of them.
+    /// Reads the checkout at `root` and the user's variables: files, or directories of them.
     ///
-    /// Unless `keep_mirrors`, what says where a site fetches from is left out: lists name what the internet has.
+    /// Unless `keep_mirrors` is true, user variables that set download locations are ignored: lists name
+    /// upstream locations.
     pub(crate) fn read(
         root: &Path,
         user: &[PathBuf],
@@ -55,60 +67,52 @@ impl Checkout {
     ) -> Result<Self, KubesprayError> {
         let missing =
             |missing: &str| KubesprayError::NoCheckout { path: root.into(), missing: missing.into() };
-        let mut defaults = Vec::new();
-        let mut constants = Vec::new();
+        let mut variables = RoleVariables::default();
         let roles: Vec<_> = ROLES.iter().map(|role| Path::new("roles").join(role)).collect();
         if !roles[..2].iter().any(|role| root.join(role).is_dir()) {
             return Err(missing("it has neither `roles/kubespray_defaults` nor `roles/kubespray-defaults`"));
         }
         for role in roles {
-            let (of_role, own) = read_role(root, &role)?;
-            defaults.extend(of_role);
-            constants.extend(own);
+            let RoleVariables { defaults, vars } = read_role(root, &role)?;
+            variables.defaults.extend(defaults);
+            variables.vars.extend(vars);
         }
-        if !defaults.iter().chain(&constants).any(|(name, _)| name == "downloads") {
+        if !variables.iter().any(|(name, _)| name == "downloads") {
             return Err(missing("none of its roles sets `downloads`"));
         }
-        let known: HashSet<_> = defaults.iter().chain(&constants).map(|(name, _)| name.as_str()).collect();
-        let fixed: HashSet<_> = constants.iter().map(|(name, _)| name.as_str()).collect();
-        let mut taken = Vec::new();
+        let known: HashSet<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
+        let overriding: HashSet<_> = variables.vars.iter().map(|(name, _)| name.as_str()).collect();
+        let mut accepted = Vec::new();
         for (name, variable) in read_user(user, warn)? {
-            let place = format!("{}:{}", variable.file.display(), variable.node.line);
-            if fixed.contains(name.as_str()) {
-                warn(format!(
-                    "{place}: `{name}` has no effect: it is one of Kubespray's role vars, which win"
-                ));
+            let position = format!("{}:{}", variable.file.display(), variable.node.line);
+            if overriding.contains(name.as_str()) {
+                warn(format!("{position}: `{name}` has no effect: Kubespray's role vars override it"));
             } else if !keep_mirrors && is_location(&name) {
-                // Only what has an effect is worth a word.
+                // A warning is only useful if the variable has an effect.
                 if known.contains(name.as_str()) {
                     warn(format!(
-                        "{place}: `{name}` is not taken: it says where a site fetches from (--keep-mirrors takes it)"
+                        "{position}: `{name}` ignored: it sets a download location (--keep-mirrors uses it)"
                     ));
                 }
             } else {
-                taken.push((name, variable));
+                accepted.push((name, variable));
             }
         }
-        Ok(Self { root: root.to_owned(), release: release(root)?, defaults, user: taken, constants })
+        Ok(Self { root: root.to_owned(), release: release(root)?, roles: variables, user: accepted })
     }
 
-    /// All variables of a host of this architecture, as Ansible names it, for the roles that say what is downloaded;
-    /// for another role with that role's own.
-    pub(crate) fn variables(
-        &self,
-        architecture: &str,
-        role: &(Variables, Variables),
-    ) -> HashMap<String, Variable> {
-        let (defaults, constants) = role;
-        let layers = [&self.defaults, defaults, &self.user, &self.constants, constants];
+    /// Returns all variables of a host with this architecture (Ansible's name) for a role; the download
+    /// roles have none of their own.
+    pub(crate) fn variables(&self, architecture: &str, role: &RoleVariables) -> HashMap<String, Variable> {
+        let layers = [&self.roles.defaults, &role.defaults, &self.user, &self.roles.vars, &role.vars];
         let mut all: HashMap<_, _> = layers.into_iter().flatten().cloned().collect();
         all.extend(facts(architecture));
         all
     }
 
-    /// The directories of all other roles, from the checkout's root.
+    /// Returns the directories of all other roles, relative to the checkout.
     pub(crate) fn other_roles(&self) -> Result<Vec<PathBuf>, KubesprayError> {
-        let mut found = Vec::new();
+        let mut roles = Vec::new();
         let mut directories = vec![PathBuf::from("roles")];
         while let Some(directory) = directories.pop() {
             let mut is_role = false;
@@ -120,23 +124,22 @@ impl Checkout {
                 }
             }
             if is_role && !ROLES.iter().any(|role| directory == Path::new("roles").join(role)) {
-                found.push(directory);
+                roles.push(directory);
             }
         }
-        found.sort();
-        Ok(found)
+        roles.sort();
+        Ok(roles)
     }
 
-    /// The defaults of a role and its own variables.
-    pub(crate) fn role(&self, role: &Path) -> Result<(Variables, Variables), KubesprayError> {
+    pub(crate) fn role(&self, role: &Path) -> Result<RoleVariables, KubesprayError> {
         read_role(&self.root, role)
     }
 
-    /// The texts of a role's templates, with their paths from the checkout's root. What is no text is left out.
+    /// Returns the templates of a role that are UTF-8, with their paths relative to the checkout.
     pub(crate) fn templates(&self, role: &Path) -> Result<Vec<(Arc<Path>, String)>, KubesprayError> {
         let mut texts = Vec::new();
         for path in files_below(&self.root, &role.join("templates"))? {
-            let bytes = file_calls::read(&self.root.join(&path), FILE_LIMIT)?;
+            let bytes = fs::read(&self.root.join(&path), FILE_LIMIT)?;
             if let Ok(text) = String::from_utf8(bytes) {
                 texts.push((Arc::from(path), text));
             }
@@ -144,11 +147,10 @@ impl Checkout {
         Ok(texts)
     }
 
-    /// The roles that a role depends on, the conditions, and the file that says so.
     pub(crate) fn dependencies(&self, role: &Path) -> Result<Vec<Dependency>, KubesprayError> {
         let mut all = Vec::new();
         for path in main_files(&self.root, &role.join("meta"))? {
-            // What is no mapping depends on nothing.
+            // A file that is not a mapping declares no dependencies.
             let Ok(Some(fields)) = read_file(&self.root.join(&path), &path, &mut |_| ()) else { continue };
             for (_, variable) in fields.iter().filter(|(name, _)| name == "dependencies") {
                 let named = dependencies(&variable.node.value);
@@ -160,18 +162,17 @@ impl Checkout {
         Ok(all)
     }
 
-    /// Whether the checkout has this file or directory.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.root.join(path).exists()
     }
 }
 
-/// Whether a variable says where something is fetched from, and not what.
+/// True if a variable sets the location of a download and not its version.
 fn is_location(name: &str) -> bool {
     name.ends_with("_url") || name.ends_with("_repo")
 }
 
-/// What Ansible finds out about a host.
+/// Returns the Ansible facts of a host.
 fn facts(architecture: &str) -> Variables {
     let file: Arc<Path> = Path::new("--arch").into();
     let node = |value| Node { line: 1, value };
@@ -185,13 +186,13 @@ fn facts(architecture: &str) -> Variables {
     facts
 }
 
-/// The release that the checkout's `galaxy.yml` names.
+/// Returns the release in the checkout's `galaxy.yml`.
 fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
     let path = root.join("galaxy.yml");
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = file_calls::read(&path, FILE_LIMIT)?;
+    let bytes = fs::read(&path, FILE_LIMIT)?;
     let document = yaml::parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default();
     let version = document.variables.into_iter().find(|(name, _)| name == "version");
     Ok(version
@@ -199,7 +200,7 @@ fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
         .map(|version| format!("v{}", version.trim_start_matches('v'))))
 }
 
-fn read_role(root: &Path, role: &Path) -> Result<(Variables, Variables), KubesprayError> {
+fn read_role(root: &Path, role: &Path) -> Result<RoleVariables, KubesprayError> {
     let read = |kind: &str| {
         let mut variables = Vec::new();
         for path in main_files(root, &role.join(kind))? {
@@ -207,10 +208,11 @@ fn read_role(root: &Path, role: &Path) -> Result<(Variables, Variables), Kubespr
         }
         Ok::<_, KubesprayError>(variables)
     };
-    Ok((read("defaults")?, read("vars")?))
+    Ok(RoleVariables { defaults: read("defaults")?, vars: read("vars")? })
 }
 
-/// The files of a role's `defaults` or `vars`: those of the directory `main`, or one file of that name.
+/// Returns the files of a role's `defaults`, `vars` or `meta`: those in the directory `main`, or the file
+/// `main`.
 fn main_files(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let main = directory.join("main");
     if root.join(&main).is_dir() {
@@ -225,22 +227,22 @@ fn is_variables(path: &Path) -> bool {
     path.extension().is_none_or(|extension| EXTENSIONS.iter().any(|known| extension == *known))
 }
 
-/// What the user has set, the last of equal names.
+/// Reads the user's variables; the last of equal names wins.
 fn read_user(paths: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<Variables, KubesprayError> {
     let mut variables: Variables = Vec::new();
-    let mut places = HashMap::new();
+    let mut indexes = HashMap::new();
     for path in paths {
         for file in user_files(path)? {
-            let Some(read) = read_file(&file, &file, warn)? else {
-                warn(format!("{}: is encrypted with ansible-vault, and left out", file.display()));
+            let Some(of_file) = read_file(&file, &file, warn)? else {
+                warn(format!("{}: ignored: encrypted with ansible-vault", file.display()));
                 continue;
             };
-            for (name, variable) in read {
-                let place = *places.entry(name.clone()).or_insert(variables.len());
-                if place == variables.len() {
+            for (name, variable) in of_file {
+                let index = *indexes.entry(name.clone()).or_insert(variables.len());
+                if index == variables.len() {
                     variables.push((name, variable));
                 } else {
-                    variables[place].1 = variable;
+                    variables[index].1 = variable;
                 }
             }
         }
@@ -248,8 +250,8 @@ fn read_user(paths: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<Variable
     Ok(variables)
 }
 
-/// The files that a path stands for. In a directory `group_vars`, `all` is for every host and `k8s_cluster` for nearly all;
-/// what is for fewer comes later, and wins.
+/// Returns the variable files at `path`. In a directory `group_vars`, `all` applies to every host and
+/// `k8s_cluster` to nearly all; more specific groups come later and win.
 fn user_files(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -273,7 +275,8 @@ fn user_files(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// All files below `directory`, by name, with their paths from `root`. None if it is not there.
+/// Returns all files below `directory`, sorted, with paths relative to `root`. Empty if `directory` is
+/// missing.
 fn files_below(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let mut files = Vec::new();
     if !root.join(directory).is_dir() {
@@ -286,11 +289,11 @@ fn files_below(root: &Path, directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// What a directory holds, by name: without hidden and backup files, and without links to directories, which could lead in
-/// circles.
+/// Returns the entries of a directory, sorted. Hidden files, backup files and symlinks to directories,
+/// which could form cycles, are skipped.
 fn entries(directory: &Path) -> Result<Vec<(String, bool)>, FsError> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(directory).map_err(FsError::at("read directory", directory))? {
+    for entry in std::fs::read_dir(directory).map_err(FsError::at("read directory", directory))? {
         let entry = entry.map_err(FsError::at("read directory", directory))?;
         let kind = entry.file_type().map_err(FsError::at("read directory", directory))?;
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -303,13 +306,13 @@ fn entries(directory: &Path) -> Result<Vec<(String, bool)>, FsError> {
     Ok(names)
 }
 
-/// The variables of a file, or nothing if all of it is encrypted. `shown` is its name in messages.
+/// Reads the variables of a file. `None`: the file is encrypted. `shown` is its path in messages.
 fn read_file(
     path: &Path,
     shown: &Path,
     warn: &mut dyn FnMut(String),
 ) -> Result<Option<Variables>, KubesprayError> {
-    let bytes = file_calls::read(path, FILE_LIMIT)?;
+    let bytes = fs::read(path, FILE_LIMIT)?;
     if bytes.starts_with(b"$ANSIBLE_VAULT;") {
         return Ok(None);
     }
@@ -317,7 +320,7 @@ fn read_file(
     let text = String::from_utf8(bytes).map_err(|_| fault(1, "the file is not UTF-8".to_owned()))?;
     let document = yaml::parse(&text).map_err(|error| fault(error.line, error.message))?;
     for (name, line) in document.repeated {
-        warn(format!("{}:{line}: `{name}` stands there twice; this one counts", shown.display()));
+        warn(format!("{}:{line}: duplicate key `{name}`: the last value is used", shown.display()));
     }
     let file: Arc<Path> = shown.into();
     let variable = |(name, node)| (name, Variable { node, file: file.clone() });

@@ -1,8 +1,8 @@
-//! What `meta/main.yml` of a role depends on.
+//! Role dependencies in `meta/main.yml`.
 
 use crate::commands::lists::yaml::Yaml;
 
-/// The roles that a `meta/main.yml` names, with their conditions.
+/// Returns the required roles with their conditions.
 pub(crate) fn dependencies(value: &Yaml) -> Vec<(String, Vec<String>)> {
     let Yaml::List(nodes) = value else { return Vec::new() };
     let text = |value: &Yaml| match value {

@@ -1,4 +1,4 @@
-//! What can go wrong between a checkout and lists.
+//! [`KubesprayError`]: why lists cannot be generated from a checkout.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,42 +7,38 @@ use std::sync::Arc;
 use crate::base::fs::FsError;
 use crate::commands::lists::version;
 
-/// How many versions an error names.
+/// Maximum number of existing keys in an error message.
 const NEAREST: usize = 5;
 
-/// Why there are no lists.
+/// An error while generating lists.
 #[derive(Debug, thiserror::Error)]
 pub enum KubesprayError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// The directory is no checkout of Kubespray, or of a release whose shape is not known.
-    #[error("`{}` is no checkout of Kubespray, or of a release that is not known: {missing}", path.display())]
+    /// Not a checkout of Kubespray, or of a release with an unsupported layout.
+    #[error("`{}` is not a checkout of a supported Kubespray release: {missing}", path.display())]
     NoCheckout {
-        /// The directory.
         path: PathBuf,
-        /// What was looked for in it.
+        /// The missing file, directory or variable.
         missing: String,
     },
-    /// A file of variables is not what it should be.
+    /// An invalid variable file.
     #[error("{}:{line}: {message}", file.display())]
     Yaml {
-        /// The file.
         file: PathBuf,
-        /// The line, from 1.
+        /// The line number, from 1.
         line: usize,
-        /// What is wrong.
         message: String,
     },
-    /// Some variables come to nothing: all of them, each once.
+    /// Variables that cannot be evaluated, without duplicates.
     #[error("{}", lines(.errors))]
     Eval {
-        /// Why.
         errors: Vec<EvalError>,
-        /// Whether all that some files lack is a checksum.
+        /// True if the only errors are missing checksums.
         unpinned: bool,
     },
-    /// The variables come to something that no list can name.
+    /// Evaluated values that are not valid list entries.
     #[error("{}", .0.join("\n"))]
     Entries(Vec<String>),
 }
@@ -51,63 +47,60 @@ fn lines(errors: &[EvalError]) -> String {
     errors.iter().map(EvalError::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Why a variable comes to nothing.
+/// A variable that cannot be evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvalError {
     /// The variable, such as `kubelet_download_url` or `downloads.etcd.url`.
     pub variable: String,
-    /// Where it is set.
-    pub place: Option<(Arc<Path>, usize)>,
-    /// What is wrong with it.
+    /// The file and line of its definition. `None`: not defined.
+    pub position: Option<(Arc<Path>, usize)>,
     pub reason: Box<Reason>,
-    /// What needs it, the nearest first.
+    /// The variables that need it, the nearest first.
     pub needed_by: Vec<String>,
 }
 
-/// What is wrong with a variable.
+/// The cause of an [`EvalError`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// It needs what is not defined.
+    /// It needs an undefined value.
     Undefined(String),
-    /// It needs a key that a mapping does not have.
+    /// It needs a key that a mapping lacks.
     NoKey {
-        /// The mapping.
         map: String,
-        /// The key.
         key: String,
-        /// Those that it has.
+        /// The existing keys.
         keys: Vec<String>,
     },
-    /// It needs itself, by way of these.
+    /// It depends on itself, through these variables.
     Cycle(Vec<String>),
-    /// Too many variables need each other in a row.
+    /// The chain of dependencies is longer than the limit.
     Deep,
-    /// The template is wrong, or uses what is not known here.
+    /// A template error, or an unsupported feature.
     Template(String),
-    /// It is encrypted.
+    /// It is encrypted with ansible-vault.
     Vault,
-    /// It comes to something else than it should.
-    Unfit {
-        /// What.
-        found: String,
-        /// What it should be.
-        expected: &'static str,
-    },
+    /// Its value has an unexpected type or form.
+    Unfit { found: String, expected: &'static str },
 }
 
 impl EvalError {
     pub(crate) fn new(variable: &str, file: &Arc<Path>, line: usize, reason: Reason) -> Self {
         Self {
             variable: variable.to_owned(),
-            place: Some((file.clone(), line)),
+            position: Some((file.clone(), line)),
             reason: Box::new(reason),
             needed_by: Vec::new(),
         }
     }
 
-    /// An error about what is set nowhere.
-    pub(crate) fn nowhere(variable: &str, reason: Reason) -> Self {
-        Self { variable: variable.to_owned(), place: None, reason: Box::new(reason), needed_by: Vec::new() }
+    /// Returns an error about an undefined variable.
+    pub(crate) fn undefined(variable: &str, reason: Reason) -> Self {
+        Self {
+            variable: variable.to_owned(),
+            position: None,
+            reason: Box::new(reason),
+            needed_by: Vec::new(),
+        }
     }
 
     pub(crate) fn needed_by(mut self, variable: &str) -> Self {
@@ -115,32 +108,32 @@ impl EvalError {
         self
     }
 
-    /// Whether `default` helps against it.
+    /// True if Jinja's `default` filter catches the error.
     pub(crate) fn is_undefined(&self) -> bool {
         matches!(*self.reason, Reason::Undefined(_) | Reason::NoKey { .. })
     }
 
-    /// Whether it is about the same fault as another one, whatever needs it.
+    /// True if both have the same cause, regardless of the variables that need it.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (&*self.reason, &*other.reason) {
             (Reason::Cycle(first), Reason::Cycle(second)) => {
                 first.len() == second.len() && first.iter().all(|name| second.contains(name))
             }
             (first, second) => {
-                (&self.variable, &self.place, first) == (&other.variable, &other.place, second)
+                (&self.variable, &self.position, first) == (&other.variable, &other.position, second)
             }
         }
     }
 
-    /// Whether it says where the variable is set.
-    pub(crate) fn is_placed(&self) -> bool {
-        self.place.is_some()
+    /// True if the definition is known.
+    pub(crate) fn has_position(&self) -> bool {
+        self.position.is_some()
     }
 }
 
 impl fmt::Display for EvalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some((file, line)) = &self.place {
+        if let Some((file, line)) = &self.position {
             write!(f, "{}:{line}: ", file.display())?;
             write!(f, "`{}`: ", self.variable)?;
         }
@@ -160,17 +153,17 @@ impl fmt::Display for Reason {
             Self::NoKey { map, key, keys } => {
                 let nearest = version::nearest(key, keys, NEAREST).join("`, `");
                 match keys.len() {
-                    0 => write!(f, "`{map}` has no `{key}`, and nothing else"),
+                    0 => write!(f, "`{map}` has no `{key}`: it is empty"),
                     1..=NEAREST => write!(f, "`{map}` has no `{key}`; it has `{nearest}`"),
                     more => {
                         write!(f, "`{map}` has no `{key}`; it has `{nearest}` and {} others", more - NEAREST)
                     }
                 }
             }
-            Self::Cycle(around) => write!(f, "it needs itself: `{}`", around.join("` → `")),
-            Self::Deep => f.write_str("too many variables need each other in a row"),
+            Self::Cycle(around) => write!(f, "it depends on itself: `{}`", around.join("` → `")),
+            Self::Deep => f.write_str("the chain of dependencies between variables is too long"),
             Self::Vault => f.write_str(
-                "it is encrypted with ansible-vault: put what is needed for downloads into a file in plain text",
+                "it is encrypted with ansible-vault: put the variables that downloads need into a plain-text file",
             ),
             Self::Unfit { found, expected } => write!(f, "it is `{found}`: expected {expected}"),
         }

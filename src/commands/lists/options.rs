@@ -1,48 +1,44 @@
-//! [`ListOptions`]: what the lists are made for.
+//! [`ListOptions`]: the source and the selection of generated lists.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// What lists are made of, and for.
+/// The source and the selection of generated lists.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct ListOptions {
-    /// The checkout.
+    /// The directory of the checkout.
     pub source: PathBuf,
-    /// The release that the lists are said to be for, if the checkout does not say so, or not rightly.
+    /// Overrides the release in the checkout's `galaxy.yml`.
     pub release: Option<String>,
-    /// The architectures of the hosts, each once.
+    /// The architectures of the hosts, without duplicates.
     pub architectures: Vec<Architecture>,
-    /// Files of variables, or directories of them: `group_vars`. Later ones win.
+    /// Variable files, or directories of them such as `group_vars`. Later ones win.
     pub vars: Vec<PathBuf>,
-    /// Only what hosts with these variables download.
+    /// List only what hosts with these variables download.
     pub enabled_only: bool,
-    /// With what Kubespray uses and does not list.
+    /// Include downloads that Kubespray's own script omits.
     pub complete: bool,
-    /// Take variables that say where hosts fetch from.
+    /// Use variables that set download locations.
     pub keep_mirrors: bool,
-    /// Take files whose checksum Kubespray does not know.
+    /// List files without a checksum instead of failing.
     pub allow_unpinned: bool,
 }
 
-/// An architecture that Kubespray knows, in Kubernetes' words.
+/// A CPU architecture supported by Kubespray, in Kubernetes' terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Architecture {
-    /// `x86_64`
     Amd64,
-    /// `aarch64`
     Arm64,
-    /// `armv7l`
     Arm,
-    /// `ppc64le`
     Ppc64le,
 }
 
 impl Architecture {
     const ALL: [Self; 4] = [Self::Amd64, Self::Arm64, Self::Arm, Self::Ppc64le];
 
-    /// What Ansible says about such a host.
+    /// Returns the value of the fact `ansible_architecture`.
     pub(crate) fn fact(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64",

@@ -1,18 +1,19 @@
-//! [`Role`]: the roles of a checkout and what they depend on.
+//! [`Role`]: the roles of a checkout and the conditions under which they run.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::commands::lists::ansible;
-use crate::commands::lists::checkout::{Checkout, Variables};
+use crate::commands::lists::checkout::{Checkout, RoleVariables};
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::template::{Evaluator, is_template};
 
-/// A role that is not about downloads.
+/// A role other than the download roles.
 pub(crate) struct Role {
     pub(crate) directory: std::path::PathBuf,
-    pub(crate) variables: (Variables, Variables),
-    /// The conditions of the roles that depend on it, one list for each, and where they stand. None if none does.
+    pub(crate) variables: RoleVariables,
+    /// For each role that depends on this one, the conditions and the file that declares them. Empty: no
+    /// dependent role.
     pub(crate) conditions: Vec<(Vec<String>, Arc<Path>)>,
 }
 
@@ -35,8 +36,8 @@ pub(crate) fn roles(checkout: &Checkout) -> Result<Vec<Role>, KubesprayError> {
 }
 
 impl Role {
-    /// Whether some role that depends on this one does so with these variables. What cannot be told is a yes: conditions
-    /// ask about hosts, too, and of hosts nothing is known here.
+    /// True if a dependent role includes this one with these variables. Conditions that cannot be evaluated
+    /// count as true: they may test facts of hosts, which are unknown here.
     pub(crate) fn is_enabled(&self, evaluator: &Evaluator) -> bool {
         let holds = |condition: &String, file: &Arc<Path>| {
             let text =

@@ -1,8 +1,8 @@
-//! [`Evaluator`]: variables whose values are Jinja templates, evaluated as Ansible does, each when it is needed.
+//! [`Evaluator`]: lazy evaluation of variables whose values are Jinja templates, as Ansible does.
 //!
-//! A value that is one `{{ expression }}` keeps the expression's type; every other template becomes text, which is read
-//! once more if it looks like a list or a mapping. What is undefined stays so until something is done with it, so
-//! that `default` sees through a variable whose own value needs an undefined one.
+//! A value that is one `{{ expression }}` keeps the expression's type; any other template is text, which is
+//! parsed again if it looks like a list or a mapping. Undefined values propagate until they are used, so
+//! that `default` also applies to a variable whose own value needs an undefined one.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,49 +17,49 @@ use crate::commands::lists::ansible;
 use crate::commands::lists::error::{EvalError, Reason};
 use crate::commands::lists::yaml::{Node, Yaml};
 
-/// How many values may need each other in a row. Kubespray's longest chain has about ten.
+/// Maximum depth of nested evaluations. Kubespray's longest chain has about ten.
 const DEPTH_LIMIT: usize = 50;
 
-/// A variable as some file sets it.
+/// A variable and the file that sets it.
 #[derive(Clone, Debug)]
 pub(crate) struct Variable {
     pub(crate) node: Node,
     pub(crate) file: Arc<Path>,
 }
 
-/// The variables of one host, and what they come to.
+/// The variables of one host, and their evaluated values.
 pub(crate) struct Evaluator {
     variables: HashMap<String, Variable>,
     environment: Environment<'static>,
-    /// For the values that it hands out, which evaluate what is in them when they are asked.
+    /// Handed to lazy values, which evaluate their items on access.
     this: Weak<Evaluator>,
     state: Mutex<State>,
 }
 
-/// What is under way, and what is known.
+/// Running evaluations and cached results.
 #[derive(Default)]
 struct State {
-    /// What is being evaluated, the outermost first.
+    /// The running evaluations, the outermost first.
     frames: Vec<Frame>,
     known: HashMap<String, Result<Value, EvalError>>,
-    /// A failure that is no matter of an undefined value, on its way out through the templates that need it.
+    /// An error other than an undefined value, which is propagated through the templates that need the
+    /// value.
     failure: Option<EvalError>,
 }
 
-/// A value that is being evaluated.
+/// A running evaluation.
 struct Frame {
-    /// Its name, such as `downloads.etcd.url`.
+    /// The path of the value, such as `downloads.etcd.url`.
     path: String,
-    /// What it asked for last and did not get: what an error about an undefined value is about.
+    /// The last undefined value that was accessed: the cause if the evaluation fails.
     missing: Option<EvalError>,
 }
 
 impl Evaluator {
-    /// Variables, those of the host included.
     pub(crate) fn new(variables: HashMap<String, Variable>) -> Arc<Self> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // As Ansible sets it.
+        // Ansible's own settings.
         let syntax = SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build();
         environment.set_syntax(syntax.expect("the delimiters are the default ones; please report"));
         environment.set_debug(false);
@@ -68,28 +68,27 @@ impl Evaluator {
         Arc::new_cyclic(|this| Self { variables, environment, this: this.clone(), state: Mutex::default() })
     }
 
-    /// A variable's definition.
     pub(crate) fn variable(&self, name: &str) -> Option<&Variable> {
         self.variables.get(name)
     }
 
-    /// What a variable comes to.
+    /// Evaluates a variable.
     pub(crate) fn value(&self, name: &str) -> Result<Value, EvalError> {
         let Some(variable) = self.variables.get(name) else {
-            return Err(EvalError::nowhere(name, Reason::Undefined(format!("`{name}` is undefined"))));
+            return Err(EvalError::undefined(name, Reason::Undefined(format!("`{name}` is undefined"))));
         };
         if let Some(known) = self.state().known.get(name) {
             return known.clone();
         }
         let result = self.node(name, &variable.node, &variable.file);
-        // What failed because of a value that is still under way may come to something another time.
+        // A failure caused by a running evaluation may succeed later.
         if self.state().frames.is_empty() || result.is_ok() {
             self.state().known.insert(name.to_owned(), result.clone());
         }
         result
     }
 
-    /// What a value comes to that stands in `file` and is called `path`.
+    /// Evaluates a value at `path` in `file`.
     pub(crate) fn node(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, EvalError> {
         let error = |reason| EvalError::new(path, file, node.line, reason);
         {
@@ -106,18 +105,18 @@ impl Evaluator {
         let result = self.evaluate(path, node, file);
         let frame = self.state().frames.pop().expect("it was pushed above; please report");
         result.map_err(|failed| match failed {
-            Failed::Own(reason) => error(reason),
-            Failed::Inner(inner) => inner.needed_by(path),
-            // What was missing says more than the template engine does.
-            Failed::Undefined(message) => match frame.missing {
-                Some(missing) if missing.is_placed() => missing.needed_by(path),
+            ValueError::Own(reason) => error(reason),
+            ValueError::Inner(inner) => inner.needed_by(path),
+            // The undefined value is more precise than the engine's message.
+            ValueError::Undefined(message) => match frame.missing {
+                Some(missing) if missing.has_position() => missing.needed_by(path),
                 Some(missing) => error(*missing.reason),
                 None => error(Reason::Undefined(message)),
             },
         })
     }
 
-    /// What a text comes to that is no variable, such as a line of a template of some role.
+    /// Evaluates a text that is not a variable, such as a line of a role's template.
     pub(crate) fn text(
         &self,
         what: &str,
@@ -132,19 +131,19 @@ impl Evaluator {
         self.state.lock().expect("nothing panics while it is held; please report")
     }
 
-    fn evaluate(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, Failed> {
+    fn evaluate(&self, path: &str, node: &Node, file: &Arc<Path>) -> Result<Value, ValueError> {
         Ok(match &node.value {
             Yaml::Null => Value::from(()),
             Yaml::Bool(value) => Value::from(*value),
             Yaml::Int(number) => Value::from(*number),
             Yaml::Float(number) => Value::from(*number),
             Yaml::Raw(text) => Value::from(text.as_str()),
-            Yaml::Vault => return Err(Failed::Own(Reason::Vault)),
+            Yaml::Vault => return Err(ValueError::Own(Reason::Vault)),
             Yaml::Text(text) if !is_template(text) => Value::from(text.as_str()),
             Yaml::Text(text) => self.template(text)?,
             Yaml::List(nodes) => {
                 let values = nodes.iter().zip(0..).map(|(node, index)| {
-                    self.node(&format!("{path}[{index}]"), node, file).map_err(Failed::Inner)
+                    self.node(&format!("{path}[{index}]"), node, file).map_err(ValueError::Inner)
                 });
                 Value::from(values.collect::<Result<Vec<_>, _>>()?)
             }
@@ -157,7 +156,7 @@ impl Evaluator {
         })
     }
 
-    fn template(&self, text: &str) -> Result<Value, Failed> {
+    fn template(&self, text: &str) -> Result<Value, ValueError> {
         let text = doubled_backslashes(text);
         let scope = Value::from_object(Scope(self.this.clone()));
         let result = match single_expression(&text) {
@@ -167,35 +166,39 @@ impl Evaluator {
             None => self.environment.render_str(&text, scope).map(|text| self.literal(text)),
         };
         if let Some(inner) = self.state().failure.take() {
-            return Err(Failed::Inner(inner));
+            return Err(ValueError::Inner(inner));
         }
         match result {
-            Ok(value) if value.is_undefined() => Err(Failed::Undefined("the value is undefined".to_owned())),
+            Ok(value) if value.is_undefined() => {
+                Err(ValueError::Undefined("the value is undefined".to_owned()))
+            }
             Ok(value) => Ok(value),
-            Err(error) if error.kind() == ErrorKind::UndefinedError => Err(Failed::Undefined(reason(&error))),
-            Err(error) => Err(Failed::Own(Reason::Template(reason(&error)))),
+            Err(error) if error.kind() == ErrorKind::UndefinedError => {
+                Err(ValueError::Undefined(message(&error)))
+            }
+            Err(error) => Err(ValueError::Own(Reason::Template(message(&error)))),
         }
     }
 
-    /// The list, mapping or boolean that a text looks like. Python's literals are Jinja's, too; names in it are none.
+    /// Parses text that looks like a list, mapping or boolean. Python literals are valid Jinja; names are
+    /// undefined.
     fn literal(&self, text: String) -> Value {
-        let looks = text.starts_with(['[', '{']) || matches!(text.as_str(), "True" | "False");
-        let parsed = || {
-            let value = self.environment.compile_expression(text.trim_end()).ok()?.eval(()).ok()?;
-            matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Bool).then_some(value)
-        };
-        if looks { parsed() } else { None }.unwrap_or_else(|| Value::from(text))
+        let is_candidate = text.starts_with(['[', '{']) || matches!(text.as_str(), "True" | "False");
+        let parse = || self.environment.compile_expression(text.trim_end()).ok()?.eval(()).ok();
+        let is_literal =
+            |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Bool);
+        let literal = if is_candidate { parse().filter(is_literal) } else { None };
+        literal.unwrap_or_else(|| Value::from(text))
     }
 
-    /// Notes that what is being evaluated asked for something that is not there.
+    /// Records the undefined value that the running evaluation accessed.
     fn missing(&self, error: EvalError) {
         if let Some(frame) = self.state().frames.last_mut() {
             frame.missing = Some(error);
         }
     }
 
-    /// A value for a template that asked for it: if it is undefined, nothing; if it failed otherwise, the template
-    /// fails, too.
+    /// Converts a result for a template: undefined becomes `None`; any other error makes the template fail.
     fn hand_out(&self, result: Result<Value, EvalError>) -> Option<Value> {
         match result {
             Ok(value) => Some(value),
@@ -211,22 +214,22 @@ impl Evaluator {
     }
 }
 
-/// Why a value comes to nothing.
-enum Failed {
-    /// By its own fault.
+/// An error while evaluating one value.
+enum ValueError {
+    /// The value itself is invalid.
     Own(Reason),
-    /// As a value that it needs comes to nothing.
+    /// A value it needs is invalid.
     Inner(EvalError),
-    /// As something is undefined, which the template engine describes so.
+    /// A value is undefined; with the engine's message.
     Undefined(String),
 }
 
-fn reason(error: &minijinja::Error) -> String {
+fn message(error: &minijinja::Error) -> String {
     let kind = error.kind().to_string();
     error.detail().map_or_else(|| kind.clone(), |detail| format!("{kind}: {detail}"))
 }
 
-/// All variables, for a template.
+/// All variables, as the global scope of a template.
 struct Scope(Weak<Evaluator>);
 
 impl fmt::Debug for Scope {
@@ -239,7 +242,7 @@ impl Object for Scope {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let evaluator = self.0.upgrade()?;
         let name = key.as_str()?;
-        // Python's and Ansible's own names are looked for after the variables.
+        // Variables shadow functions of the template language.
         if evaluator.variables.contains_key(name) || !ansible::is_global(name) {
             return evaluator.hand_out(evaluator.value(name));
         }
@@ -247,7 +250,7 @@ impl Object for Scope {
     }
 }
 
-/// A mapping whose values are evaluated when something asks for them.
+/// A mapping whose values are evaluated on access.
 struct Mapping {
     evaluator: Weak<Evaluator>,
     path: String,
@@ -279,11 +282,11 @@ impl Object for Mapping {
         ObjectRepr::Map
     }
 
-    /// A key in quotes finds one without, and the other way round: a version such as `1.17` is a number in some files.
+    /// Compares keys as text: a version such as `1.17` is a number in some files and a string in others.
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let evaluator = self.evaluator.upgrade()?;
         if key.is_undefined() {
-            return None; // what is missing is the key, and that is noted
+            return None; // the undefined key is already recorded
         }
         let name = key.to_string();
         let Some((_, node)) =
@@ -291,7 +294,7 @@ impl Object for Mapping {
         else {
             let keys: Vec<_> = self.entries.iter().filter_map(|(node, _)| node.value.key()).collect();
             let reason = Reason::NoKey { map: self.path.clone(), key: name.clone(), keys };
-            evaluator.missing(EvalError::nowhere(&format!("{}.{name}", self.path), reason));
+            evaluator.missing(EvalError::undefined(&format!("{}.{name}", self.path), reason));
             return None;
         };
         evaluator.hand_out(evaluator.node(&format!("{}.{name}", self.path), node, &self.file))
@@ -302,12 +305,12 @@ impl Object for Mapping {
     }
 }
 
-/// Whether Ansible would take a text for a template.
+/// True if Ansible treats a text as a template.
 pub(crate) fn is_template(text: &str) -> bool {
     ["{{", "{%", "{#"].iter().any(|start| text.contains(start))
 }
 
-/// The expression of a text that is one `{{ expression }}` and nothing else.
+/// Returns the expression of a text that is exactly one `{{ expression }}`.
 fn single_expression(text: &str) -> Option<&str> {
     let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
     let (mut quote, mut depth) = (None, 0_usize);
@@ -320,56 +323,56 @@ fn single_expression(text: &str) -> Option<&str> {
             (Some(open), _) if char == open => quote = None,
             (None, '\'' | '"') => quote = Some(char),
             (None, '{') => depth += 1,
-            // One that closes nothing in the expression closes the expression: more comes behind it.
+            // An unmatched `}` ends the expression before the text ends.
             (None, '}') => depth = depth.checked_sub(1)?,
             _ => {}
         }
     }
-    // `-` beside the braces says what happens to the space around them; there is none.
+    // `{{-` and `-}}` strip surrounding white space; there is none.
     let inner = inner.strip_prefix('-').unwrap_or(inner);
     quote.is_none().then(|| inner.strip_suffix('-').unwrap_or(inner).trim())
 }
 
-/// `text` with every backslash in a quoted text of an expression twice, so that `regex_replace('\.', '\1')` means what
-/// it says: in Ansible a backslash in an expression is no escape, unless of a quote.
+/// Doubles backslashes in the string literals of expressions, so that `regex_replace('\.', '\1')` works: in
+/// Ansible, a backslash in an expression only escapes quotes.
 fn doubled_backslashes(text: &str) -> String {
     let mut doubled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find("{{") {
         let (before, expression) = rest.split_at(start + 2);
         doubled.push_str(before);
-        let (mut quote, mut depth) = (None, 0_usize);
-        let mut end = expression.len();
-        let mut chars = expression.char_indices().peekable();
-        while let Some((at, char)) = chars.next() {
-            match quote {
-                Some(open) if char == '\\' => {
-                    let escapes_quote = chars.peek().is_some_and(|(_, next)| *next == open);
-                    doubled.push_str(if escapes_quote { "\\" } else { "\\\\" });
-                    if let Some((_, next)) = chars.next() {
-                        doubled.push_str(if next == '\\' { "\\\\" } else { "" });
-                        if next != '\\' {
-                            doubled.push(next);
-                        }
-                    }
-                    continue;
-                }
-                Some(open) if char == open => quote = None,
-                None if matches!(char, '\'' | '"') => quote = Some(char),
-                None if char == '{' => depth += 1,
-                None if char == '}' && depth > 0 => depth -= 1,
-                None if expression[at..].starts_with("}}") => {
-                    end = at;
-                    break;
-                }
-                _ => {}
-            }
-            doubled.push(char);
-        }
-        rest = &expression[end..];
+        rest = double_in_expression(expression, &mut doubled);
     }
     doubled.push_str(rest);
     doubled
+}
+
+/// Appends the expression at the start of `text` to `doubled`. Returns the rest, which begins with `}}`.
+fn double_in_expression<'a>(text: &'a str, doubled: &mut String) -> &'a str {
+    let (mut quote, mut depth) = (None, 0_usize);
+    let mut chars = text.char_indices();
+    while let Some((at, char)) = chars.next() {
+        match quote {
+            Some(open) if char == '\\' => {
+                let escaped = chars.next().map(|(_, escaped)| escaped);
+                doubled.push_str(if escaped == Some(open) { "\\" } else { "\\\\" });
+                match escaped {
+                    Some('\\') => doubled.push_str("\\\\"),
+                    Some(escaped) => doubled.push(escaped),
+                    None => {}
+                }
+                continue;
+            }
+            Some(open) if char == open => quote = None,
+            None if matches!(char, '\'' | '"') => quote = Some(char),
+            None if char == '{' => depth += 1,
+            None if char == '}' && depth > 0 => depth -= 1,
+            None if text[at..].starts_with("}}") => return &text[at..],
+            _ => {}
+        }
+        doubled.push(char);
+    }
+    ""
 }
 
 #[cfg(test)]
@@ -383,13 +386,13 @@ mod tests {
         Evaluator::new(variables.map(|(name, node)| (name, Variable { node, file: file.clone() })).collect())
     }
 
-    /// What the variable `x` of some variables comes to.
+    /// Evaluates the variable `x`.
     fn x(text: &str) -> Result<Value, EvalError> {
         evaluator(text).value("x")
     }
 
     #[test]
-    fn values_come_to_what_ansible_makes_of_them() {
+    fn values_evaluate_as_in_ansible() {
         for (text, expected) in [
             ("x: \"{{ a }}\"\na: 1.17", Value::from(1.17)),
             ("x: \"{{ a }}-{{ b }}\"\na: 1.17\nb: yes", Value::from("1.17-True")),
@@ -404,12 +407,12 @@ mod tests {
             ),
             ("x: \"{{ a is defined }}\"", Value::from(false)),
             ("x: \"{{ a | default('b') }}\"", Value::from("b")),
-            // What a variable needs may be undefined, and it is, too.
+            // A variable that needs an undefined one is undefined, too.
             ("x: \"{{ a | d('b') }}\"\na: \"{{ nowhere }}\"", Value::from("b")),
             ("x: \"{{ a | default(None) }}\"", Value::from(())),
             ("x: \"a{{ '-b' if false }}\"", Value::from("a")),
             ("x: \"{{ a['k'].l }}\"\na: {k: {l: \"{{ b }}\"}}\nb: c", Value::from("c")),
-            // A key in quotes finds a number, and the other way round.
+            // Numeric keys and strings are interchangeable.
             ("x: \"{{ a['1.17'] }}{{ a[2] }}\"\na: {1.17: b, '2': c}", Value::from("bc")),
             ("x: \"{{ (a | dict2items)[0].key }}\"\na: {z: 1, y: \"{{ nowhere }}\"}", Value::from("z")),
             ("x: \"{{ (a | dict2items)[-1].value }}\"\na: {z: 1, y: 2}", Value::from(2)),
@@ -447,25 +450,25 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_to_nothing_says_where_and_why() {
+    fn errors_name_the_position_and_the_cause() {
         for (text, expected) in [
             ("x: \"{{ a }}\"", "vars.yml:1: `x`: `a` is undefined"),
             ("x: \"{{ a }}\"\na: \"{{ b }}\"", "vars.yml:2: `a`: `b` is undefined (needed by `x`)"),
             ("x: \"{{ a[b] }}\"\na: {c: 1}\nb: d", "vars.yml:1: `x`: `a` has no `d`; it has `c`"),
             ("x: \"{{ a[b] }}\"\na: {c: 1}", "vars.yml:1: `x`: `b` is undefined"),
-            ("x: \"{{ x }}\"", "vars.yml:1: `x`: it needs itself: `x` (needed by `x`)"),
+            ("x: \"{{ x }}\"", "vars.yml:1: `x`: it depends on itself: `x` (needed by `x`)"),
             (
                 "x: \"{{ a.b }}\"\na: {b: \"{{ x }}\"}",
-                "vars.yml:1: `x`: it needs itself: `x` → `a.b` (needed by `a.b`, `x`)",
+                "vars.yml:1: `x`: it depends on itself: `x` → `a.b` (needed by `a.b`, `x`)",
             ),
             (
                 "x: \"{{ a | default('b') }}\"\na: \"{{ a }}\"",
-                "vars.yml:2: `a`: it needs itself: `a` (needed by `a`, `x`)",
+                "vars.yml:2: `a`: it depends on itself: `a` (needed by `a`, `x`)",
             ),
             ("x: \"{{ a | ipaddr }}\"\na: b", "vars.yml:1: `x`: unknown filter: filter ipaddr is unknown"),
             (
                 "x: \"{{ a is version('v1', '<') }}\"\na: '1'",
-                "vars.yml:1: `x`: invalid operation: the versions `1` and `v1` cannot be compared",
+                "vars.yml:1: `x`: invalid operation: cannot compare the versions `1` and `v1`",
             ),
         ] {
             assert_eq!(x(text).unwrap_err().to_string(), expected, "{text}");
@@ -473,6 +476,6 @@ mod tests {
         let deep = (1..100).fold("x: \"{{ a1 }}\"\n".to_owned(), |text, n| {
             text + &format!("a{n}: \"{{{{ a{} }}}}\"\n", n + 1)
         });
-        assert!(x(&deep).unwrap_err().to_string().contains("too many variables"));
+        assert!(x(&deep).unwrap_err().to_string().contains("too long"));
     }
 }

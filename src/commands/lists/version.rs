@@ -1,15 +1,15 @@
-//! Versions as Ansible's `version` test compares them: numbers as numbers, and text as text.
+//! Version comparison with the semantics of Ansible's `version` test.
 
 use std::cmp::Ordering;
 
-/// A piece of a version.
+/// A component of a version.
 #[derive(Debug, PartialEq, Eq)]
 enum Part<'a> {
     Number(u64),
     Text(&'a str),
 }
 
-/// How two versions stand to each other; `None` if a number meets text, which Ansible refuses to compare.
+/// Compares two versions. `None`: a number meets text, which Ansible refuses to compare.
 pub(crate) fn compare(first: &str, second: &str) -> Option<Ordering> {
     let (first, second) = (parts(first), parts(second));
     for (first, second) in first.iter().zip(&second) {
@@ -25,11 +25,11 @@ pub(crate) fn compare(first: &str, second: &str) -> Option<Ordering> {
     Some(first.len().cmp(&second.len()))
 }
 
-/// Up to `limit` of `all` that have the most in common with `wanted`, in their order.
-pub(crate) fn nearest(wanted: &str, all: &[String], limit: usize) -> Vec<String> {
-    let parts_of_wanted = parts(wanted);
+/// Returns up to `limit` versions of `all` with the longest common prefix with `requested`, in their order.
+pub(crate) fn nearest(requested: &str, all: &[String], limit: usize) -> Vec<String> {
+    let requested_parts = parts(requested);
     let in_common = |other: &String| {
-        parts_of_wanted.iter().zip(&parts(other)).take_while(|(first, second)| first == second).count()
+        requested_parts.iter().zip(&parts(other)).take_while(|(first, second)| first == second).count()
     };
     let mut ranked: Vec<_> = all.iter().enumerate().collect();
     ranked.sort_by_key(|(index, other)| (usize::MAX - in_common(other), *index));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_versions_have_the_most_parts_in_common() {
+    fn the_nearest_versions_share_the_longest_prefix() {
         let all = ["1.30.1", "1.30.0", "1.29.5", "1.29.4", "1.28.9"].map(str::to_owned);
         assert_eq!(nearest("1.29.9", &all, 2), ["1.29.5", "1.29.4"]);
         assert_eq!(nearest("2.0", &all, 1), ["1.30.1"]);

@@ -1,16 +1,18 @@
-//! YAML as Ansible reads it: version 1.1, so that `yes` is a boolean and `0755` an octal number; every node with its
-//! line; `!vault` and `!unsafe`; of two equal keys the last one counts.
+//! YAML 1.1 as Ansible reads it, with line numbers.
+//!
+//! `yes` is a boolean and `0755` an octal number; `!vault` and `!unsafe` are supported; the last of equal
+//! keys wins.
 
 use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 
-/// The most nodes that a file may have when its aliases are written out. Kubespray's largest has 5,000.
+/// Maximum number of nodes of a file, with aliases expanded. Kubespray's largest has 5,000.
 const NODE_LIMIT: usize = 1 << 20;
-/// How deep they may stand in each other.
+/// Maximum nesting depth.
 const DEPTH_LIMIT: usize = 64;
 
-/// A value, and where it stands.
+/// A value and its line.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     /// From 1.
@@ -24,26 +26,26 @@ pub(crate) enum Yaml {
     Bool(bool),
     Int(i64),
     Float(f64),
-    /// May be a template.
+    /// A string, possibly a template.
     Text(String),
-    /// `!unsafe`: never a template.
+    /// `!unsafe`: a string that is never a template.
     Raw(String),
-    /// `!vault`: nobody here can read it.
+    /// `!vault`: encrypted.
     Vault,
     List(Vec<Node>),
     Map(Vec<(Node, Node)>),
 }
 
-/// What a file of variables holds.
+/// A parsed variable file.
 #[derive(Debug, Default)]
 pub(crate) struct YamlDocument {
-    /// The variables in their order.
+    /// In file order.
     pub(crate) variables: Vec<(String, Node)>,
-    /// Keys that stand there twice, with the line of the one that counts.
+    /// Duplicate keys, with the line of the last occurrence, whose value is used.
     pub(crate) repeated: Vec<(String, usize)>,
 }
 
-/// Why a text is no file of variables.
+/// A syntax error or an unsupported construct.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct YamlError {
     /// From 1.
@@ -57,7 +59,7 @@ impl YamlError {
     }
 }
 
-/// Reads a file of variables: one document, a mapping. An empty one has none.
+/// Parses a variable file: one document with a mapping. An empty file has no variables.
 pub(crate) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
@@ -75,13 +77,13 @@ pub(crate) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
     for (key, node) in entries {
         match key.value {
             Yaml::Text(name) | Yaml::Raw(name) => variables.push((name, node)),
-            _ => return Err(YamlError::new(key.line, "the name of a variable is no text")),
+            _ => return Err(YamlError::new(key.line, "expected a string as name of a variable")),
         }
     }
     Ok(YamlDocument { variables, repeated: builder.repeated })
 }
 
-/// Folds events into nodes.
+/// Builds nodes from parser events.
 #[derive(Default)]
 struct Builder {
     root: Option<Node>,
@@ -91,7 +93,7 @@ struct Builder {
     repeated: Vec<(String, usize)>,
 }
 
-/// A list or a mapping whose end is yet to come.
+/// A list or mapping that is not closed yet.
 struct Open {
     line: usize,
     anchor: usize,
@@ -100,7 +102,7 @@ struct Open {
 
 enum Content {
     List(Vec<Node>),
-    /// With the key whose value comes next.
+    /// The entries, and the key of the next value.
     Map(Vec<(Node, Node)>, Option<Node>),
 }
 
@@ -108,7 +110,7 @@ impl Builder {
     fn event(&mut self, event: Event<'_>, line: usize) -> Result<(), YamlError> {
         match event {
             Event::DocumentStart(_) if self.root.is_some() => {
-                Err(YamlError::new(line, "a second document begins here: expected one"))
+                Err(YamlError::new(line, "expected one document: a second one begins here"))
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let value = scalar(&text, style, tag.as_deref(), line)?;
@@ -116,7 +118,7 @@ impl Builder {
             }
             Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
                 Some(node) => self.add(Node { line, ..node }, 0),
-                None => Err(YamlError::new(line, "the alias stands inside of what it names")),
+                None => Err(YamlError::new(line, "recursive alias")),
             },
             Event::SequenceStart(anchor, _) => self.open(line, anchor, Content::List(Vec::new())),
             Event::MappingStart(anchor, _) => self.open(line, anchor, Content::Map(Vec::new(), None)),
@@ -124,7 +126,7 @@ impl Builder {
                 let open = self.open.pop().expect("the parser closes what it has opened; please report");
                 let value = match open.content {
                     Content::List(nodes) => Yaml::List(nodes),
-                    Content::Map(entries, _) => Yaml::Map(self.settled(entries)?),
+                    Content::Map(entries, _) => Yaml::Map(self.unique_entries(entries)?),
                 };
                 self.add(Node { line: open.line, value }, open.anchor)
             }
@@ -134,7 +136,7 @@ impl Builder {
 
     fn open(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), YamlError> {
         if self.open.len() >= DEPTH_LIMIT {
-            return Err(YamlError::new(line, format!("more than {DEPTH_LIMIT} values stand in each other")));
+            return Err(YamlError::new(line, format!("nested more than {DEPTH_LIMIT} levels deep")));
         }
         self.open.push(Open { line, anchor, content });
         Ok(())
@@ -143,7 +145,7 @@ impl Builder {
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), YamlError> {
         self.nodes += weight(&node);
         if self.nodes > NODE_LIMIT {
-            return Err(YamlError::new(node.line, format!("more than {NODE_LIMIT} values")));
+            return Err(YamlError::new(node.line, format!("more than {NODE_LIMIT} nodes")));
         }
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
@@ -159,45 +161,46 @@ impl Builder {
         Ok(())
     }
 
-    /// The entries with each key once, at its first place, with its last value; `<<` brings in what is not there.
-    fn settled(&mut self, entries: Vec<(Node, Node)>) -> Result<Vec<(Node, Node)>, YamlError> {
-        let mut settled: Vec<(Node, Node)> = Vec::with_capacity(entries.len());
-        let mut places: HashMap<String, usize> = HashMap::with_capacity(entries.len());
+    /// Returns the entries with unique keys, each at its first position with its last value; `<<` adds
+    /// missing keys.
+    fn unique_entries(&mut self, entries: Vec<(Node, Node)>) -> Result<Vec<(Node, Node)>, YamlError> {
+        let mut unique: Vec<(Node, Node)> = Vec::with_capacity(entries.len());
+        let mut indexes: HashMap<String, usize> = HashMap::with_capacity(entries.len());
         let mut merged = Vec::new();
         for (key, node) in entries {
             let Some(name) = key.value.key() else {
-                return Err(YamlError::new(key.line, "a key is neither text nor a number"));
+                return Err(YamlError::new(key.line, "a key must be a string, a number or a boolean"));
             };
             if name == "<<" {
                 merged.push(node);
-            } else if let Some(&place) = places.get(&name) {
+            } else if let Some(&index) = indexes.get(&name) {
                 self.repeated.push((name, key.line));
-                settled[place].1 = node;
+                unique[index].1 = node;
             } else {
-                places.insert(name, settled.len());
-                settled.push((key, node));
+                indexes.insert(name, unique.len());
+                unique.push((key, node));
             }
         }
         for node in merged {
             let maps = match node.value {
                 Yaml::Map(entries) => vec![entries],
                 Yaml::List(nodes) => nodes.into_iter().filter_map(|node| node.value.into_map()).collect(),
-                _ => return Err(YamlError::new(node.line, "`<<` needs a mapping")),
+                _ => return Err(YamlError::new(node.line, "`<<` must be a mapping")),
             };
             for (key, node) in maps.into_iter().flatten() {
-                let name = key.value.key().expect("it is the key of a mapping that was read; please report");
-                if let std::collections::hash_map::Entry::Vacant(place) = places.entry(name) {
-                    place.insert(settled.len());
-                    settled.push((key, node));
+                let name = key.value.key().expect("a mapping has only scalar keys; please report");
+                if let std::collections::hash_map::Entry::Vacant(entry) = indexes.entry(name) {
+                    entry.insert(unique.len());
+                    unique.push((key, node));
                 }
             }
         }
-        Ok(settled)
+        Ok(unique)
     }
 }
 
 impl Yaml {
-    /// What tells a key from others.
+    /// Returns the text of a scalar, which identifies a key.
     pub(crate) fn key(&self) -> Option<String> {
         match self {
             Self::Text(text) | Self::Raw(text) => Some(text.clone()),
@@ -214,8 +217,8 @@ impl Yaml {
     }
 }
 
-/// How many values a node is. What is inside of a list or mapping was counted when it was added to it, unless the
-/// whole is an alias: then it counts again.
+/// Returns the number of nodes. The content of a list or mapping is already counted when it is added,
+/// except if it is an alias: then it counts again.
 fn weight(node: &Node) -> usize {
     match &node.value {
         Yaml::List(nodes) => 1 + nodes.iter().map(weight).sum::<usize>(),
@@ -231,17 +234,17 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Res
     match (tag.handle.as_str(), tag.suffix.as_str()) {
         ("!", "vault" | "vault-encrypted") => Ok(Yaml::Vault),
         ("!", "unsafe") => Ok(Yaml::Raw(text.to_owned())),
-        // A bare `!` says that it is text.
+        // A bare `!` is the tag of a string.
         ("!", "") | ("", "!") => Ok(Yaml::Text(text.to_owned())),
         _ if tag.is_yaml_core_schema() => Ok(match tag.suffix.as_str() {
             "str" => Yaml::Text(text.to_owned()),
             _ => plain(text),
         }),
-        _ => Err(YamlError::new(line, format!("the tag `{tag}` is not known"))),
+        _ => Err(YamlError::new(line, format!("unknown tag `{tag}`"))),
     }
 }
 
-/// What a text without quotes is.
+/// Resolves a plain (unquoted) scalar.
 fn plain(text: &str) -> Yaml {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Yaml::Null,
@@ -264,7 +267,7 @@ fn int(text: &str) -> Option<i64> {
         _ => (1, text),
     };
     let parse = |digits: &str, radix| i64::from_str_radix(&digits.replace('_', ""), radix).ok();
-    // Without this, `_` and a second sign would be numbers.
+    // `_` and a second sign would parse otherwise.
     if !digits.as_bytes().first()?.is_ascii_digit() {
         return None;
     }
@@ -299,11 +302,11 @@ fn float(text: &str) -> Option<f64> {
     }
     let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "+0"));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
-    let (whole, fraction) = mantissa.split_once('.')?;
-    let is_float = digits(whole)
+    let (integer, fraction) = mantissa.split_once('.')?;
+    let is_float = digits(integer)
         && digits(fraction)
-        && !(whole.is_empty() && fraction.is_empty())
-        && whole.as_bytes().first().is_none_or(u8::is_ascii_digit)
+        && !(integer.is_empty() && fraction.is_empty())
+        && integer.as_bytes().first().is_none_or(u8::is_ascii_digit)
         && exponent.strip_prefix(['-', '+']).is_some_and(|rest| !rest.is_empty() && digits(rest));
     if is_float { text.replace('_', "").parse().ok() } else { None }
 }
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn scalars_are_what_yaml_1_1_makes_of_them() {
+    fn plain_scalars_resolve_as_in_yaml_1_1() {
         let text = |text: &str| Yaml::Text(text.to_owned());
         for (source, expected) in [
             ("yes", Yaml::Bool(true)),
@@ -363,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_equal_keys_the_last_one_counts_and_is_told() {
+    fn the_last_of_equal_keys_wins_and_is_reported() {
         let document = parse("a: 1\nb: 2\na: 3\n").unwrap();
         let values: Vec<_> = document.variables.iter().map(|(name, node)| (&name[..], &node.value)).collect();
         assert_eq!(values, [("a", &Yaml::Int(3)), ("b", &Yaml::Int(2))]);
@@ -371,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_and_merges_are_written_out() {
+    fn aliases_and_merges_are_expanded() {
         let document = parse("base: &base\n  a: 1\n  b: 2\nmore:\n  <<: *base\n  b: 3\n").unwrap();
         let Yaml::Map(more) = &document.variables[1].1.value else { panic!("{document:?}") };
         let more: Vec<_> = more.iter().map(|(key, node)| (key.value.key().unwrap(), &node.value)).collect();
@@ -379,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_of_variables_is_refused_with_its_line() {
+    fn invalid_variable_files_are_refused_with_the_line() {
         let bomb = (1..30).fold("a0: &a0 [x, x]\n".to_owned(), |text, n| {
             text + &format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)
         });
@@ -387,12 +390,12 @@ mod tests {
         let deep = format!("a: {}", "[".repeat(10_000));
         for (text, line, message) in [
             ("a: 1\nb: [", 2, ""),
-            ("a: 1\n---\nb: 2\n", 2, "second document"),
+            ("a: 1\n---\nb: 2\n", 2, "one document"),
             ("- a\n", 1, "expected variables"),
             ("1: a\n", 1, "name of a variable"),
             ("a: !shell rm\n", 1, "!shell"),
             ("a: &x [*x]\n", 1, ""),
-            (&nested, 1, "stand in each other"),
+            (&nested, 1, "levels deep"),
             (&bomb, 0, "more than"),
             (&deep, 1, ""),
         ] {

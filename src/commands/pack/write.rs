@@ -1,67 +1,77 @@
-//! Writes what a plan names into the bundle: out of what an earlier run has left, out of older bundles, and out of
-//! the network.
+//! [`BundleJob`]: writes the blobs of a plan, from an interrupted run, older bundles and the network.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::base::event::Event;
+use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::Blob;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::Claim;
-use crate::bundle::write::partial::{BlobPrefix, ExpectedEntry, PartialBundle};
+use crate::bundle::write::partial::{Begun, Expected, Salvaged};
 use crate::bundle::write::spool::{Spool, SpooledPiece};
 use crate::bundle::write::volume_writer::FinishedVolume;
 use crate::bundle::write::writer::{BundleWriter, WriteOptions};
-use crate::commands::pack::volumes::{CommandError, Taker};
-use crate::fetch::queue::{self, FetchContext, Next, Queue, Task};
+use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
+use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
 use crate::net::error::FetchError;
 use crate::oci::digest::Digest;
-use crate::plan::bundle_plan::{BlobOrigin, BundlePlan, PlannedBlob};
+use crate::plan::bundle_plan::{BlobOrigin, BundlePlan, FetchedBlobs, PlannedBlob};
 
 /// A bundle that is being written.
 pub(crate) struct BundleJob {
     pub(crate) writer: BundleWriter,
     level: i32,
     spool: Arc<Spool>,
-    /// What of the spool is on its way into the bundle: up to which position of the stream, which blob, where in it.
-    on_the_way: VecDeque<(u64, Digest, u64)>,
-    /// The entries that are complete, from an earlier run.
+    /// Spooled pieces that are passed to the writer and not yet in the file, in stream order.
+    in_flight: VecDeque<InFlightPiece>,
+    /// The entries that an earlier run completed.
     done: Vec<Blob>,
-    /// The one behind them, if it has begun.
-    begun: Option<BlobPrefix>,
-    found: Vec<SpooledPiece>,
-    /// Where the manifests end in the stream.
+    /// The first entry after those, if an earlier run began it.
+    begun: Option<Begun>,
+    /// The pieces that an earlier run spooled.
+    pieces: Vec<SpooledPiece>,
+    /// The end of the manifests in the tar stream.
     manifests_end: u64,
 }
 
-/// What was written.
+/// A spooled piece that must stay in the spool until the writer has written it.
+struct InFlightPiece {
+    /// The end of the piece in the tar stream.
+    end: u64,
+    key: Digest,
+    /// The offset of the piece in its blob.
+    offset: u64,
+}
+
+/// The blobs of the bundle, and where their bytes are from.
 #[derive(Default)]
 pub(crate) struct WrittenBlobs {
-    /// The blobs with their sizes, those that are elsewhere included.
+    /// All blobs with their sizes in bytes, external ones included.
     pub(crate) blobs: HashMap<Digest, u64>,
-    /// How many bytes were fetched for them, …
+    /// The digests of pending files.
+    pub(crate) resolved: FetchedBlobs,
+    /// Bytes fetched by this run.
     pub(crate) fetched: u64,
-    /// … had been fetched by an earlier run, …
+    /// Bytes fetched by an interrupted run.
     pub(crate) resumed: u64,
-    /// … and came out of older bundles.
+    /// Bytes copied from older bundles.
     pub(crate) reused: u64,
-    /// The volumes that were handed over.
+    /// The volumes for which the `--on-volume` command was run.
     pub(crate) volumes: Vec<FinishedVolume>,
 }
 
-/// Why it was not written.
+/// An error while writing the blobs.
 pub(crate) enum WriteFailure {
-    /// The file system says no.
+    /// A local I/O error.
     Fs(FsError),
     /// A blob cannot be fetched.
     Fetch {
-        /// Which one, as the plan names it.
+        /// The blob's digest in the plan.
         blob: Digest,
-        /// Why.
         failure: Box<FetchError>,
     },
-    /// A volume was not taken.
+    /// The `--on-volume` command failed.
     Command(CommandError),
 }
 
@@ -77,77 +87,98 @@ impl From<CommandError> for WriteFailure {
     }
 }
 
-/// What there is to do for a blob.
-enum Step<'a> {
-    /// Nothing: it is there.
-    Done(Blob),
-    /// Its bytes are here.
-    Held(Vec<u8>),
-    /// An older bundle has it. If it is damaged there, the task fetches it.
-    Copied(&'a ReusableBundle, Box<Task>),
-    /// The next task of the queue fetches it.
-    Fetched,
+/// A planned blob and the action that brings it into the bundle.
+struct Step<'a> {
+    planned: &'a PlannedBlob,
+    action: Action<'a>,
 }
 
-/// What a step is for.
-struct Target {
-    /// As the plan names it.
-    blob: Blob,
-    late: Option<u64>,
-    key: Option<Digest>,
+enum Action<'a> {
+    /// An earlier run has written it.
+    Skip(Blob),
+    /// Write these bytes.
+    Write(&'a [u8]),
+    /// Copy it from an older bundle; if it is corrupt there, fetch it.
+    Copy(&'a ReusableBundle, &'a Task),
+    /// Write it while the queue fetches it.
+    Fetch(QueuedTask),
+}
+
+/// The number of a task in its queue.
+type QueuedTask = usize;
+
+/// The downloads of a plan, in the order of the bundle.
+#[derive(Default)]
+struct Downloads {
+    tasks: Vec<Task>,
+    /// The digests of the tasks' blobs in the plan.
+    digests: Vec<Digest>,
 }
 
 impl BundleJob {
-    /// Begins a bundle, or goes on with it.
+    /// Starts a bundle, or resumes it after the entries that `salvaged` has.
     pub(crate) fn begin(
         claim: Claim,
-        form: WriteOptions,
+        options: WriteOptions,
         spool: Spool,
-        found: Vec<SpooledPiece>,
-        partial: PartialBundle,
-        expected: &[ExpectedEntry],
+        pieces: Vec<SpooledPiece>,
+        salvaged: Salvaged,
+        expected: &[Expected],
     ) -> Result<Self, FsError> {
-        let PartialBundle { complete: done, open, resume_point } = partial;
-        let known = |entry: &ExpectedEntry| entry.blob.expect("what is done is known; please report");
+        let Salvaged { done, open, kept } = salvaged;
+        let known = |entry: &Expected| entry.blob.expect("completed entries are known; please report");
         let writer = if done == 0 {
-            BundleWriter::create(claim, form)?
+            BundleWriter::begin_in(claim, options)?
         } else {
-            BundleWriter::resume(claim, form, resume_point)?
+            BundleWriter::go_on(claim, options, kept)?
         };
         Ok(Self {
             writer,
-            level: form.level,
+            level: options.level,
             spool: Arc::new(spool),
-            on_the_way: VecDeque::new(),
+            in_flight: VecDeque::new(),
             done: expected[..done].iter().map(known).collect(),
             begun: open,
-            found,
+            pieces,
             manifests_end: 0,
         })
     }
 
-    /// Whether there is nothing but manifests.
+    /// True if nothing but manifests was written or spooled.
     pub(crate) fn is_empty(&self) -> bool {
         self.spool.is_empty() && self.writer.position() <= self.manifests_end
     }
 
-    /// Writes all that `plan` names but the head.
+    /// Writes everything in `plan` except the header.
     pub(crate) fn write(
         &mut self,
-        plan: &mut BundlePlan,
-        olds: &[&ReusableBundle],
-        means: &FetchContext<'_>,
-        taker: Option<&mut Taker>,
+        plan: &BundlePlan,
+        older: &[&ReusableBundle],
+        context: &FetchContext<'_>,
+        volume_command: Option<&mut VolumeCommand>,
     ) -> Result<WrittenBlobs, WriteFailure> {
         let mut written = WrittenBlobs::default();
-        // A file that turns out to be one of them is left out, too.
-        written.blobs.extend(plan.layout.elsewhere.iter().map(|blob| (blob.digest, blob.size)));
-        let manifests = plan.manifests().to_vec();
-        for manifest in &manifests {
+        // A pending file that turns out to be an external blob is omitted, too.
+        written.blobs.extend(plan.external().iter().map(|blob| (blob.digest, blob.size)));
+        self.write_manifests(plan, &mut written)?;
+        let (steps, downloads) = self.steps(plan, older);
+        report_fetching(&downloads.tasks, context.report);
+        let spool = self.spool.clone();
+        let context = FetchContext { spool: Some(&spool), ..*context };
+        let pieces = std::mem::take(&mut self.pieces);
+        queue::run(&context, downloads.tasks, pieces, |queue| {
+            let digests = &downloads.digests;
+            let run = StepRun { job: self, queue, digests, context: &context, written, volume_command };
+            run.run(steps)
+        })
+    }
+
+    fn write_manifests(&mut self, plan: &BundlePlan, written: &mut WrittenBlobs) -> Result<(), FsError> {
+        for manifest in plan.image_manifests() {
             if self.done.is_empty() {
-                self.writer.begin_blob(Some((manifest.digest, manifest.size)));
+                self.writer.begin(Some((manifest.digest, manifest.size)));
                 self.writer.write(&plan.manifests[&manifest.digest])?;
-                self.writer.end_blob(manifest.digest)?;
+                self.writer.end(manifest.digest)?;
             }
             written.blobs.insert(manifest.digest, manifest.size);
             written.fetched += manifest.size;
@@ -156,199 +187,230 @@ impl BundleJob {
             self.writer.end_manifests()?;
             self.manifests_end = self.writer.position();
         }
-        let (mut steps, mut tasks) = (Vec::new(), Vec::new());
-        for (number, planned) in std::mem::take(&mut plan.blobs).into_iter().enumerate() {
-            steps.push(self.step(number + manifests.len(), planned, olds, &mut tasks));
-        }
-        let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
-        let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
-        let objects = Some(tasks.len() as u64);
-        means.report.event(&Event::Stage { name: "fetching", bytes, objects });
-        let spool = self.spool.clone();
-        let means = FetchContext { spool: Some(&spool), ..*means };
-        let found = std::mem::take(&mut self.found);
-        queue::run(&means, tasks, found, |queue| {
-            self.take(plan, steps, queue, &means, &mut written, taker)?;
-            written.resumed += queue.adopted();
-            written.fetched -= queue.adopted().min(written.fetched);
-            Ok(written)
-        })
-    }
-
-    /// What there is to do for the entry `number`.
-    fn step<'a>(
-        &mut self,
-        number: usize,
-        planned: PlannedBlob,
-        olds: &[&'a ReusableBundle],
-        tasks: &mut Vec<Task>,
-    ) -> (Target, Step<'a>) {
-        let PlannedBlob { blob, late, origin } = planned;
-        let key = if let BlobOrigin::Fetched(task) = &origin { task.key } else { None };
-        let step = match origin {
-            _ if number < self.done.len() => Step::Done(self.done[number]),
-            BlobOrigin::Held(bytes) => Step::Held(bytes),
-            BlobOrigin::Fetched(mut task) => {
-                task.begun = if number == self.done.len() { self.begun.take() } else { None };
-                let old = olds.iter().find(|old| late.is_none() && task.begun.is_none() && old.has(blob));
-                if let Some(old) = old {
-                    Step::Copied(old, task)
-                } else {
-                    tasks.push(*task);
-                    Step::Fetched
-                }
-            }
-        };
-        (Target { blob, late, key }, step)
-    }
-
-    fn take(
-        &mut self,
-        plan: &mut BundlePlan,
-        steps: Vec<(Target, Step<'_>)>,
-        queue: &Queue<'_>,
-        means: &FetchContext<'_>,
-        written: &mut WrittenBlobs,
-        mut taker: Option<&mut Taker>,
-    ) -> Result<(), WriteFailure> {
-        let names: Vec<Digest> = steps
-            .iter()
-            .filter(|(_, step)| matches!(step, Step::Fetched))
-            .map(|(target, _)| target.blob.digest)
-            .collect();
-        let failed = |failed: FetchFailed, names: &[Digest]| match failed {
-            FetchFailed::Fs(error) => WriteFailure::Fs(error),
-            FetchFailed::Fetch(failed) => {
-                WriteFailure::Fetch { blob: names[failed.task], failure: Box::new(failed.failure) }
-            }
-        };
-        let mut tasks = 0..;
-        for (target, step) in steps {
-            let Blob { digest, size } = target.blob;
-            let found = match step {
-                Step::Done(blob) => {
-                    written.resumed += blob.size;
-                    plan.found_out(digest, blob.digest, blob.size);
-                    written.blobs.insert(blob.digest, blob.size);
-                    continue;
-                }
-                Step::Held(bytes) => {
-                    self.writer.begin_blob(Some((digest, size)));
-                    self.writer.write(&bytes)?;
-                    target.blob
-                }
-                Step::Copied(old, task) => {
-                    if written.blobs.contains_key(&digest) {
-                        continue;
-                    }
-                    if old.copy(target.blob, self.level, &mut self.writer)? {
-                        written.reused += size;
-                        written.blobs.insert(digest, size);
-                        continue;
-                    }
-                    let message =
-                        format!("`{digest}` is damaged in `{}`: it is fetched instead", old.path().display());
-                    means.report.event(&Event::Warning { message });
-                    let alone = queue::run(means, vec![*task], Vec::new(), |queue| {
-                        self.fetch(queue, 0, &target, written)
-                    });
-                    alone.map_err(|error| failed(error, &[digest]))?
-                }
-                Step::Fetched => {
-                    let task = tasks.next().expect("numbers do not end");
-                    self.fetch(queue, task, &target, written).map_err(|error| failed(error, &names))?
-                }
-            };
-            if let Some(number) = target.late {
-                self.spool.note(number, found.digest, found.size);
-            }
-            plan.found_out(digest, found.digest, found.size);
-            // What no list pinned may turn out to be there already.
-            if written.blobs.insert(found.digest, found.size).is_some() {
-                for (_, key, offset) in self.take_back()? {
-                    self.spool.release(key, offset);
-                }
-            } else {
-                self.writer.end_blob(found.digest)?;
-            }
-            self.release();
-            if let Some(taker) = taker.as_deref_mut() {
-                for volume in self.writer.hand_over()? {
-                    taker.take(&volume)?;
-                    written.volumes.push(volume);
-                }
-            }
-        }
         Ok(())
     }
 
-    /// Writes what a task fetches, all but its end; says what it is.
+    /// Returns the steps for all blobs of the plan, and the downloads that they need.
+    fn steps<'a>(
+        &mut self,
+        plan: &'a BundlePlan,
+        older: &[&'a ReusableBundle],
+    ) -> (Vec<Step<'a>>, Downloads) {
+        let manifests = plan.image_manifests().len();
+        let mut downloads = Downloads::default();
+        let mut steps = Vec::with_capacity(plan.blobs.len());
+        for (planned, number) in plan.blobs.iter().zip(manifests..) {
+            let action = match &planned.origin {
+                _ if number < self.done.len() => Action::Skip(self.done[number]),
+                BlobOrigin::Memory(bytes) => Action::Write(bytes),
+                BlobOrigin::Network(task) => {
+                    let begun = if number == self.done.len() { self.begun.take() } else { None };
+                    let can_copy = planned.pending.is_none() && begun.is_none();
+                    match older.iter().find(|bundle| can_copy && bundle.has(planned.blob)) {
+                        Some(bundle) => Action::Copy(bundle, task),
+                        None => Action::Fetch(downloads.push(planned, Task { begun, ..(**task).clone() })),
+                    }
+                }
+            };
+            steps.push(Step { planned, action });
+        }
+        (steps, downloads)
+    }
+
+    /// Ends the blob being written, or drops it if the bundle has its content already.
+    fn end(&mut self, planned: &PlannedBlob, blob: Blob, written: &mut WrittenBlobs) -> Result<(), FsError> {
+        if let Some(number) = planned.pending {
+            self.spool.note(number, blob.digest, blob.size);
+            written.resolved.insert(planned.blob.digest, blob);
+        }
+        if written.blobs.insert(blob.digest, blob.size).is_some() {
+            for piece in self.take_back()? {
+                self.spool.release(piece.key, piece.offset);
+            }
+        } else {
+            self.writer.end(blob.digest)?;
+        }
+        self.release_written();
+        Ok(())
+    }
+
+    /// Discards the blob being written. Returns its pieces that were in flight: positions after the new end
+    /// of the stream would block the release of later pieces.
+    fn take_back(&mut self) -> Result<VecDeque<InFlightPiece>, FsError> {
+        self.writer.take_back()?;
+        let end = self.writer.position();
+        let kept = self.in_flight.partition_point(|piece| piece.end <= end);
+        Ok(self.in_flight.split_off(kept))
+    }
+
+    /// Frees the spool space of pieces that are in the file.
+    fn release_written(&mut self) {
+        let written = self.writer.written();
+        while self.in_flight.front().is_some_and(|piece| piece.end <= written)
+            && let Some(piece) = self.in_flight.pop_front()
+        {
+            self.spool.release(piece.key, piece.offset);
+        }
+    }
+}
+
+impl Downloads {
+    fn push(&mut self, planned: &PlannedBlob, task: Task) -> QueuedTask {
+        self.tasks.push(task);
+        self.digests.push(planned.blob.digest);
+        self.tasks.len() - 1
+    }
+}
+
+fn report_fetching(tasks: &[Task], report: &dyn Report) {
+    let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
+    let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
+    report.event(&Event::Stage { name: "fetching", bytes, objects: Some(tasks.len() as u64) });
+}
+
+/// The execution of steps while a queue fetches their blobs.
+struct StepRun<'a, 'q> {
+    job: &'a mut BundleJob,
+    queue: &'a Queue<'q>,
+    /// The digests of the queue's blobs in the plan.
+    digests: &'a [Digest],
+    context: &'a FetchContext<'a>,
+    written: WrittenBlobs,
+    volume_command: Option<&'a mut VolumeCommand>,
+}
+
+impl StepRun<'_, '_> {
+    fn run(mut self, steps: Vec<Step<'_>>) -> Result<WrittenBlobs, WriteFailure> {
+        for Step { planned, action } in steps {
+            match action {
+                Action::Skip(blob) => {
+                    self.skip(planned, blob);
+                    continue;
+                }
+                Action::Write(bytes) => self.write(planned, bytes)?,
+                Action::Copy(bundle, task) => self.copy(planned, bundle, task)?,
+                Action::Fetch(task) => {
+                    let blob = self.fetch(self.queue, task, planned);
+                    let blob = blob.map_err(|error| error.with_digests(self.digests))?;
+                    self.job.end(planned, blob, &mut self.written)?;
+                }
+            }
+            self.hand_over_volumes()?;
+        }
+        let spooled = self.queue.taken_in();
+        self.written.resumed += spooled;
+        self.written.fetched -= spooled.min(self.written.fetched);
+        Ok(self.written)
+    }
+
+    fn skip(&mut self, planned: &PlannedBlob, blob: Blob) {
+        self.written.resumed += blob.size;
+        self.written.blobs.insert(blob.digest, blob.size);
+        if planned.pending.is_some() {
+            self.written.resolved.insert(planned.blob.digest, blob);
+        }
+    }
+
+    fn write(&mut self, planned: &PlannedBlob, bytes: &[u8]) -> Result<(), FsError> {
+        self.job.writer.begin(Some((planned.blob.digest, planned.blob.size)));
+        self.job.writer.write(bytes)?;
+        self.job.end(planned, planned.blob, &mut self.written)
+    }
+
+    fn copy(
+        &mut self,
+        planned: &PlannedBlob,
+        bundle: &ReusableBundle,
+        task: &Task,
+    ) -> Result<(), WriteFailure> {
+        let Blob { digest, size } = planned.blob;
+        if self.written.blobs.contains_key(&digest) {
+            return Ok(());
+        }
+        if bundle.copy(planned.blob, self.job.level, &mut self.job.writer)? {
+            self.written.reused += size;
+            self.written.blobs.insert(digest, size);
+            return Ok(());
+        }
+        let message = format!("`{digest}` is corrupt in `{}`: fetching it instead", bundle.path().display());
+        self.context.report.event(&Event::Warning { message });
+        // The main queue has no task for it, and tasks are read in the order of the bundle.
+        let blob =
+            queue::run(self.context, vec![task.clone()], Vec::new(), |queue| self.fetch(queue, 0, planned));
+        let blob = blob.map_err(|error| error.with_digests(&[digest]))?;
+        Ok(self.job.end(planned, blob, &mut self.written)?)
+    }
+
+    /// Writes the blob of a task, except for its end. Returns its digest and size.
     fn fetch(
         &mut self,
         queue: &Queue<'_>,
-        task: usize,
-        target: &Target,
-        written: &mut WrittenBlobs,
-    ) -> Result<Blob, FetchFailed> {
-        let known = target.late.is_none().then_some((target.blob.digest, target.blob.size));
-        let there = queue.begun(task);
-        if there.is_none() {
-            self.writer.begin_blob(known);
+        task: QueuedTask,
+        planned: &PlannedBlob,
+    ) -> Result<Blob, TaskError> {
+        let known = planned.pending.is_none().then_some((planned.blob.digest, planned.blob.size));
+        let begun = queue.begun(task);
+        if begun.is_none() {
+            self.job.writer.begin(known);
         }
-        let (mut at, mut resumed) = (there.unwrap_or(0), there.unwrap_or(0));
+        let mut resumed = begun.unwrap_or(0);
+        let mut end = resumed;
         loop {
-            match queue.next(task).map_err(FetchFailed::Fetch)? {
+            match queue.next(task).map_err(TaskError::Fetch)? {
                 Next::Piece(piece) => {
-                    let offset = at;
-                    at += piece.len() as u64;
-                    self.writer.write_piece(piece)?;
-                    if let Some(key) = target.key {
-                        self.on_the_way.push_back((self.writer.position(), key, offset));
+                    let offset = end;
+                    end += piece.len() as u64;
+                    self.job.writer.write_piece(piece)?;
+                    if let Some(key) = planned.key() {
+                        let end = self.job.writer.position();
+                        self.job.in_flight.push_back(InFlightPiece { end, key, offset });
                     }
-                    self.release();
+                    self.job.release_written();
                 }
                 Next::Restart => {
-                    self.take_back()?;
-                    self.writer.begin_blob(known);
-                    (at, resumed) = (0, 0);
+                    self.job.take_back()?;
+                    self.job.writer.begin(known);
+                    (end, resumed) = (0, 0);
                 }
                 Next::End(digest, size) => {
-                    written.fetched += size - resumed;
-                    written.resumed += resumed;
+                    self.written.fetched += size - resumed;
+                    self.written.resumed += resumed;
                     return Ok(Blob { digest, size });
                 }
             }
         }
     }
 
-    /// Takes back what is being written. Returns what of it was on its way: positions behind the end would hold up
-    /// all that comes.
-    fn take_back(&mut self) -> Result<VecDeque<(u64, Digest, u64)>, FsError> {
-        self.writer.discard_blob()?;
-        let end = self.writer.position();
-        let kept = self.on_the_way.partition_point(|(position, ..)| *position <= end);
-        Ok(self.on_the_way.split_off(kept))
+    fn hand_over_volumes(&mut self) -> Result<(), WriteFailure> {
+        if let Some(command) = self.volume_command.as_deref_mut() {
+            for volume in self.job.writer.hand_over()? {
+                command.run_for_volume(&volume)?;
+                self.written.volumes.push(volume);
+            }
+        }
+        Ok(())
     }
+}
 
-    /// Gives the room of pieces free that stand in the file by now.
-    fn release(&mut self) {
-        let written = self.writer.written();
-        while let Some((position, key, offset)) = self.on_the_way.front().copied()
-            && position <= written
-        {
-            self.on_the_way.pop_front();
-            self.spool.release(key, offset);
+/// An error while writing the blob of a task. It can be caused by another task of the same queue.
+enum TaskError {
+    Fs(FsError),
+    Fetch(Box<FailedTask>),
+}
+
+impl TaskError {
+    /// Names the failed blob. `digests` are those of the queue's tasks.
+    fn with_digests(self, digests: &[Digest]) -> WriteFailure {
+        match self {
+            Self::Fs(error) => WriteFailure::Fs(error),
+            Self::Fetch(failed) => {
+                WriteFailure::Fetch { blob: digests[failed.task], failure: Box::new(failed.failure) }
+            }
         }
     }
 }
 
-/// Why a task came to no end: of this one, or of another.
-enum FetchFailed {
-    Fs(FsError),
-    Fetch(Box<queue::FailedTask>),
-}
-
-impl From<FsError> for FetchFailed {
+impl From<FsError> for TaskError {
     fn from(error: FsError) -> Self {
         Self::Fs(error)
     }

@@ -11,6 +11,7 @@ use crate::commands::prune::error::PruneError;
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
 use crate::site::root::Root;
 use crate::site::scan::{Repositories, Repository, Storage};
@@ -210,7 +211,11 @@ impl<'a> Wanted<'a> {
             }
             wanted.parsed.extend(layout.parsed.iter().map(|(digest, manifest)| (*digest, manifest)));
             for file in &layout.files {
-                wanted.files.entry(format!("k8s/{}", file.path)).or_default().insert(file.digest);
+                wanted
+                    .files
+                    .entry(format!("{DEFAULT_PREFIX}/{}", file.path))
+                    .or_default()
+                    .insert(file.digest);
             }
         }
         wanted
@@ -306,7 +311,7 @@ fn unpacked(contents: &Contents, record: &Record) -> Layout {
         is_known
     });
     let paths: HashSet<&str> = record.files.iter().map(|file| file.path.as_str()).collect();
-    layout.files.retain(|file| paths.contains(format!("k8s/{}", file.path).as_str()));
+    layout.files.retain(|file| paths.contains(format!("{DEFAULT_PREFIX}/{}", file.path).as_str()));
     layout
 }
 

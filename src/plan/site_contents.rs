@@ -1,4 +1,4 @@
-//! [`SiteContents`]: what a site has already, and what a bundle for it need not carry.
+//! [`SiteContents`]: the blobs a site has, which a delta omits.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -13,41 +13,44 @@ use crate::documents::inventory::{Inventory, InventoryError};
 use crate::documents::lock::{Lock, LockError};
 use crate::oci::digest::Digest;
 
-/// What a site has; see the module.
+/// Length of the prefix that tells JSON documents from bundles, in bytes.
+const PREFIX_LEN: u64 = 64;
+
+/// The blobs of a site with their sizes in bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SiteContents(HashMap<Digest, u64>);
 
-/// Why a file cannot be a base.
+/// An error while reading a `--base`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BaseError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// It is an inventory that this program does not read.
+    /// The file is an invalid or unsupported inventory.
     #[error(transparent)]
     Inventory(#[from] InventoryError),
-    /// It is no inventory, and no lock either.
+    /// The file is JSON, but neither an inventory nor a valid lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// It is none of both, and no bundle that this program reads.
+    /// The file is not JSON and not a valid bundle.
     #[error(transparent)]
     Bundle(#[from] ReadError),
 }
 
 impl SiteContents {
-    /// Adds what a site has that this inventory tells of, or that has unpacked what this lock, or bundle, names. A
-    /// delta counts as a whole: who has unpacked it has all of it.
+    /// Adds the blobs of an inventory, of a lock, or of a bundle that the site has unpacked. A delta adds its
+    /// external blobs, too: they were on the site when it was unpacked.
     pub(crate) fn add(&mut self, path: &Path) -> Result<(), BaseError> {
-        let mut first = Vec::new();
-        // What is no file may be the name of volumes, or their directory.
+        let mut prefix = Vec::new();
+        // Any other path can be the name or the directory of a volume set.
         if path.is_file() {
-            let read = fs::open(path)?.take(64).read_to_end(&mut first);
+            let read = fs::open(path)?.take(PREFIX_LEN).read_to_end(&mut prefix);
             read.map_err(FsError::at("read", path))?;
         }
-        if !Lock::is_one(&first) {
+        if !Lock::is_one(&prefix) {
             let layout = BundleReader::open(path)?.contents()?.layout;
-            let all = [layout.manifests, layout.blobs, layout.elsewhere].concat();
-            self.0.extend(all.into_iter().map(|blob| (blob.digest, blob.size)));
+            let blobs = [layout.manifests, layout.blobs, layout.elsewhere].concat();
+            self.0.extend(blobs.into_iter().map(|blob| (blob.digest, blob.size)));
             return Ok(());
         }
         let bytes = fs::read(path, INDEX_LIMIT)?;
@@ -60,13 +63,12 @@ impl SiteContents {
         Ok(())
     }
 
-    /// The size of what has this digest.
+    /// Returns the size in bytes of the blob with this digest. `None`: the site lacks it.
     #[must_use]
     pub(crate) fn size(&self, digest: Digest) -> Option<u64> {
         self.0.get(&digest).copied()
     }
 
-    /// Whether this is there.
     #[must_use]
     pub(crate) fn has(&self, blob: Blob) -> bool {
         self.size(blob.digest) == Some(blob.size)

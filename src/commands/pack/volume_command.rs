@@ -1,4 +1,4 @@
-//! [`Taker`]: hands finished volumes to a command, one after the other, while the next ones are written.
+//! [`VolumeCommand`]: runs the `--on-volume` command for finished volumes while the next ones are written.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,34 +8,35 @@ use std::thread::JoinHandle;
 
 use crate::bundle::write::volume_writer::FinishedVolume;
 
-/// Why a volume was not taken.
+/// An error of the `--on-volume` command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// There is no shell.
-    #[error("cannot run the command for `{}`", .0.display())]
+    /// The shell cannot be started.
+    #[error("cannot run the `--on-volume` command for `{}`", .0.display())]
     Start(PathBuf, #[source] io::Error),
-    /// The command says no.
-    #[error("the command for `{}` has failed ({status}): what it has taken is written again by the next run", path.display())]
+    /// The command failed.
+    #[error("the `--on-volume` command failed for `{}` ({status}): the next run writes the volumes again", path.display())]
     Failed {
         /// The volume.
         path: PathBuf,
-        /// What the command ended with.
+        /// The exit status of the command.
         status: ExitStatus,
     },
 }
 
-/// A command at work; see the module.
-pub(crate) struct Taker {
+/// A thread that runs the command for one volume at a time.
+pub(crate) struct VolumeCommand {
     sender: Option<SyncSender<PathAndDigest>>,
     thread: Option<JoinHandle<Result<(), CommandError>>>,
 }
 
 type PathAndDigest = (PathBuf, String);
 
-impl Taker {
-    /// Takes volumes with `command`, a line for the shell whose `$1` is the path of the volume.
+impl VolumeCommand {
+    /// Starts the thread. `command` is run by the shell; its `$1` is the path of the volume.
     pub(crate) fn start(command: String) -> Self {
-        // No volume waits: so there are never more on the disk than the one that is taken and the one behind it.
+        // Without a buffer, at most two volumes are on the disk: that of the running command and the next
+        // one.
         let (sender, receiver) = sync_channel::<PathAndDigest>(0);
         let thread = std::thread::spawn(move || {
             receiver.iter().try_for_each(|(path, digest)| run(&command, path, &digest))
@@ -43,23 +44,23 @@ impl Taker {
         Self { sender: Some(sender), thread: Some(thread) }
     }
 
-    /// Hands a volume over, as soon as the one before it has been taken.
-    pub(crate) fn take(&mut self, volume: &FinishedVolume) -> Result<(), CommandError> {
+    /// Runs the command for a volume as soon as the previous one is done; returns an error of an earlier run.
+    pub(crate) fn run_for_volume(&mut self, volume: &FinishedVolume) -> Result<(), CommandError> {
         self.send(volume.path.clone(), volume.digest.hex())
     }
 
-    /// The same with another file that belongs to the bundle.
-    pub(crate) fn take_file(&mut self, path: PathBuf) -> Result<(), CommandError> {
+    /// Runs the command for another file of the bundle, without a digest.
+    pub(crate) fn run_for_file(&mut self, path: PathBuf) -> Result<(), CommandError> {
         self.send(path, String::new())
     }
 
     fn send(&mut self, path: PathBuf, digest: String) -> Result<(), CommandError> {
         let sent = self.sender.as_ref().is_some_and(|sender| sender.send((path, digest)).is_ok());
-        // It has ended because a command failed.
+        // The thread hangs up only if a command failed.
         if sent { Ok(()) } else { self.finish() }
     }
 
-    /// Waits until all have been taken.
+    /// Waits until the command has run for all volumes.
     pub(crate) fn finish(&mut self) -> Result<(), CommandError> {
         self.sender = None;
         match self.thread.take() {
@@ -76,7 +77,7 @@ fn run(command: &str, path: PathBuf, digest: &str) -> Result<(), CommandError> {
         .env("AIRBUNDLE_VOLUME", &path)
         .env("AIRBUNDLE_VOLUME_SHA256", digest)
         .stdin(Stdio::null())
-        // Stdout is for what `pack` says at its end.
+        // Stdout is reserved for the summary of `pack`.
         .stdout(io::stderr())
         .status();
     match status {

@@ -1,24 +1,23 @@
-//! [`GeneratedLists`]: the lists as text.
+//! [`GeneratedLists`]: generated list entries, and their text.
 
 use std::path::Path;
 
 use crate::commands::lists::downloads::File;
+use crate::commands::lists::error::KubesprayError;
 use crate::documents::list::Lists;
 
-pub(crate) use crate::commands::lists::error::KubesprayError;
-
-/// What the lists are to say.
+/// Generated list entries.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct GeneratedLists {
-    /// The release, if it is known.
+    /// The Kubespray release. `None`: unknown.
     pub release: Option<String>,
-    /// Files in their order, each URL once.
+    /// In order, without duplicate URLs.
     pub files: Vec<File>,
-    /// Images in their order, each once.
+    /// In order, without duplicates.
     pub images: Vec<String>,
-    /// How many of the files Kubespray's own script does not list. They come last.
+    /// Number of trailing files that Kubespray's own script omits.
     pub added_files: usize,
-    /// How many of the images, likewise.
+    /// Number of trailing images that Kubespray's own script omits.
     pub added_images: usize,
 }
 
@@ -32,7 +31,7 @@ impl GeneratedLists {
             (None, _) => known.checksum = file.checksum,
             (Some(first), Some(second)) if first != second => {
                 warnings.push(format!(
-                    "{}: is pinned twice, as {first} and as {second}: the first is taken",
+                    "{}: has two checksums, {first} and {second}: the first one is used",
                     file.url
                 ));
             }
@@ -46,7 +45,7 @@ impl GeneratedLists {
         }
     }
 
-    /// The lines of `files.list`, without its head.
+    /// Returns the lines of `files.list` without its header.
     #[must_use]
     pub(crate) fn files_text(&self) -> String {
         let line = |file: &File| match &file.checksum {
@@ -57,15 +56,33 @@ impl GeneratedLists {
         text(&lines, self.added_files)
     }
 
-    /// The lines of `images.list`, without its head.
+    /// Returns the lines of `images.list` without its header.
     #[must_use]
     pub(crate) fn images_text(&self) -> String {
         text(&self.images, self.added_images)
     }
+
+    /// Checks that the generated lists can be parsed, so that `pack` does not fail later.
+    pub(crate) fn check(&self) -> Result<(), KubesprayError> {
+        let mut problems = Vec::new();
+        let mut lists = Lists::default();
+        for text in [self.files_text(), self.images_text()] {
+            lists.parse_into(Path::new("list"), &text, &mut problems);
+            if problems.is_empty() {
+                continue;
+            }
+            let messages = problems.iter().map(|problem| {
+                let line = text.lines().nth(problem.line - 1).unwrap_or_default();
+                format!("invalid entry `{line}` from Kubespray's variables: {}", problem.message)
+            });
+            return Err(KubesprayError::Entries(messages.collect()));
+        }
+        Ok(())
+    }
 }
 
-/// Lines, and before the last `added` of them a word.
-pub(crate) fn text(lines: &[String], added: usize) -> String {
+/// Joins lines, with a comment before the last `added` of them.
+fn text(lines: &[String], added: usize) -> String {
     let mut text = String::new();
     for (line, index) in lines.iter().zip(0..) {
         if added > 0 && index + added == lines.len() {
@@ -75,22 +92,4 @@ pub(crate) fn text(lines: &[String], added: usize) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What cannot be in a list is told here and not to who packs.
-pub(crate) fn check(made: &GeneratedLists) -> Result<(), KubesprayError> {
-    let mut problems = Vec::new();
-    let mut lists = Lists::default();
-    for text in [made.files_text(), made.images_text()] {
-        lists.parse_into(Path::new("list"), &text, &mut problems);
-        let told = problems.iter().map(|problem| {
-            let line = text.lines().nth(problem.line - 1).unwrap_or_default();
-            format!("Kubespray's variables give `{line}`: {}", problem.message)
-        });
-        let told: Vec<_> = told.collect();
-        if !told.is_empty() {
-            return Err(KubesprayError::Entries(told));
-        }
-    }
-    Ok(())
 }
