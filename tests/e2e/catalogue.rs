@@ -170,7 +170,7 @@ fn what_is_copied_is_complete_over_plain_http_too() {
         page.browser.run(&shadow);
         let pause = "registry.k8s.io/pause:3.9";
         assert_eq!(
-            copied(&format!("the command that pulls {pause}")),
+            copied(&format!("the pull command of {pause}")),
             format!("docker pull {REGISTRY}/k8s/{pause}")
         );
         let digest = Digest::of(pause.as_bytes());
