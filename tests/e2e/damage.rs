@@ -261,7 +261,7 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &P
     let result = unpack_as_told(&bundle, &site, true);
     nothing_wrong_is_visible(sound, &site);
     if let Ok(summary) = result {
-        let is_left_out = |name: &str| summary.left_out.iter().any(|left_out| left_out.name == name);
+        let is_left_out = |name: &str| summary.omitted.iter().any(|item| item.name == name);
         for (name, _) in &content.images {
             let (repository, tag) = name.rsplit_once(':').unwrap();
             let tag = site.join(format!(
@@ -272,7 +272,7 @@ fn keeps_going(sound: &Sound, content: &Content<'_>, bytes: &[u8], directory: &P
         for (name, _) in &content.files {
             assert_ne!(site.join("files/k8s").join(name).exists(), is_left_out(name), "{what}: {name}");
         }
-        if summary.left_out.is_empty() {
+        if summary.omitted.is_empty() {
             assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new(), "{what}");
         }
     }

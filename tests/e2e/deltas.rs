@@ -471,7 +471,7 @@ fn an_inventory_has_what_is_there_and_nothing_else() {
 
     // Never over the record of the site itself.
     inventory(&site, &site.join("site.json"), &[]).failed(2, &["the site's own record"]);
-    inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
+    inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is not a site"]);
     // What is no regular file of the right size is not there.
     let same = site.join("files/k8s/dl.k8s.io/same");
     fs::rename(&same, directory.path().join("moved")).unwrap();
@@ -589,8 +589,7 @@ fn what_no_kept_bundle_names_goes_and_the_site_is_as_if_it_had_never_been() {
     // A delta names all that the full bundle names. What has gone comes back with its bundle.
     let delta = delta(&directory);
     unpack(&old.bundle, &site).ok();
-    prune(&site, &[&delta], &["--yes"])
-        .failed(16, &["app:stable` is something else there", "nothing was removed"]);
+    prune(&site, &[&delta], &["--yes"]).failed(16, &["app:stable` differs", "nothing was removed"]);
     unpack(&delta, &site).ok();
     prune(&site, &[&delta], &["--yes"]).ok();
     let registry = Registry::serve(&site.join("registry"));
@@ -609,7 +608,7 @@ fn what_is_kept_must_be_what_the_site_has() {
     prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
     let only_old = tempdir().unwrap();
     let only_old = old_site(&only_old);
-    prune(&only_old, &[&new.bundle], &["--yes"]).failed(16, &["is not there", "app:2"]);
+    prune(&only_old, &[&new.bundle], &["--yes"]).failed(16, &["is missing", "app:2"]);
     let broken = directory.path().join("broken.tar.zst");
     fs::write(&broken, &fs::read(&new.bundle).unwrap()[..2000]).unwrap();
     let finished = prune(&site, &[&new.bundle, &broken], &["--yes"]);
@@ -625,7 +624,7 @@ fn what_is_kept_must_be_what_the_site_has() {
 
     let blob = site.join(data(&sha256(&note("two").bytes)));
     fs::rename(&blob, directory.path().join("aside")).unwrap();
-    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack it"]);
+    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack them again"]);
     fs::rename(directory.path().join("aside"), &blob).unwrap();
     let odd = site.join(STORAGE).join("repositories/odd");
     std::os::unix::fs::symlink("/nonexistent", &odd).unwrap();
@@ -636,7 +635,7 @@ fn what_is_kept_must_be_what_the_site_has() {
     prune(&site, &[&new.bundle], &["--yes"]).failed(9, &["another `unbundle`"]);
     drop(lock);
     assert_eq!(served(&site), before);
-    prune(&directory.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is no site"]);
+    prune(&directory.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is not a site"]);
     assert!(!directory.path().join("none").exists());
 }
 
@@ -659,7 +658,7 @@ fn what_others_have_pushed_stays_with_all_that_it_needs() {
     registry.push("k8s/quay.io/team/app", "1", &over);
 
     let told = prune(&site, &[&new.bundle], &["--yes"]).ok();
-    assert!(told.stdout.contains("app:1` is not what was unpacked"), "{told:#?}");
+    assert!(told.stdout.contains("app:1` does not match the record"), "{told:#?}");
     registry.assert_serves("mine/app", "1", &mine);
     registry.assert_serves("mine/copy", "2", &gone);
     registry.assert_serves("k8s/quay.io/team/app", "mine", &mine);

@@ -597,7 +597,7 @@ fn a_name_that_is_none_or_stands_for_several_images_is_an_error_that_lists_them(
     ] {
         list(&sample.site, args).failed(2, &words);
     }
-    let words = ["is no site: it has no `site.json`", "unbundle unpack"];
+    let words = ["is not a site: it has no `site.json`", "unbundle unpack"];
     list(sample.directory.path(), &[]).failed(6, &words);
     let empty = directory();
     fs::write(empty.path().join("site.json"), "{}").expect("write a file");

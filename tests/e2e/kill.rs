@@ -555,9 +555,9 @@ fn a_pack_onto_a_full_disk_names_the_file_and_goes_on_when_there_is_room() {
 fn an_unpack_that_has_no_room_writes_nothing_and_says_how_much_it_needs() {
     let sample = large();
     for (options, words) in [
-        ("size=1m", ["free and", "is needed: nothing was written"]),
-        ("size=30m", ["free and", "is needed: nothing was written"]),
-        ("size=100m,nr_inodes=100", ["room for", "are needed: nothing was written"]),
+        ("size=1m", ["no space left on device", "needed; nothing was written"]),
+        ("size=30m", ["no space left on device", "needed; nothing was written"]),
+        ("size=100m,nr_inodes=100", ["inodes free", "needed; nothing was written"]),
     ] {
         let mount = Mount::new(options);
         let site = mount.path().join("site");
@@ -673,7 +673,7 @@ fn the_room_of_one_disk_is_counted_once_for_all_that_goes_there() {
     let mut args = sample.unpack(elsewhere.path());
     args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
     // Either part fits; both of them do not.
-    unbundle(&args).failed(10, &["free and", "is needed: nothing was written"]);
+    unbundle(&args).failed(10, &["no space left on device", "needed; nothing was written"]);
     mount.remount("size=60m");
     unbundle(&args).ok();
 }

@@ -332,7 +332,7 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
 #[test]
 fn what_cannot_be_is_refused_by_name() {
     let site = Site::empty();
-    site.configure(&[]).failed(6, &["site", "is no site", "unbundle unpack"]);
+    site.configure(&[]).failed(6, &["site", "is not a site", "unbundle unpack"]);
     fs::create_dir_all(site.path()).unwrap();
     Record::new("files".into(), "registry".into()).write(&site.path(), &site.path().join("part")).unwrap();
     let pem = |name: &str| site.directory.path().join(name).display().to_string();
