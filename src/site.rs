@@ -1,6 +1,6 @@
 //! The contents of a site: a tree of files, the storage of a registry, and the record of both.
 
-pub mod catalogue;
+pub mod catalog;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod locator;

@@ -54,7 +54,8 @@ pub(crate) enum RepairError {
     Absent(VolumeProblem),
     /// No recovery data was found.
     #[error(
-        "cannot find recovery data in `{0}`: it was packed without `--recovery`, or is too badly damaged; copy it again"
+        "cannot find recovery data in `{0}`: it was packed without `--recovery`, or is too badly damaged; copy it \
+         again"
     )]
     NoRecovery(String),
     /// Too many blocks are damaged.

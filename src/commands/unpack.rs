@@ -29,7 +29,7 @@ use crate::commands::unpack::options::UnpackOptions;
 use crate::commands::unpack::plan::{WritePlan, omit_lost};
 use crate::commands::unpack::roots::Roots;
 use crate::commands::unpack::space::check_space;
-use crate::commands::unpack::write::{BlobWriter, Written, place_staged};
+use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
 use crate::oci::manifest::MANIFEST_LIMIT;
 use crate::site::record::Record;
 use crate::site::storage::{Links, blob_path};
@@ -123,7 +123,8 @@ pub fn unpack(
     let mut summary = UnpackSummary { bundle: Counts::of(&contents.layout), ..UnpackSummary::default() };
     let prefetched = select(&mut contents.layout, &mut reader, options)?;
 
-    // Checks. Until the space check has passed, no file of the site changes.
+    // Checks. Until the space check has passed, the site is unchanged, except for permissions of intact files and
+    // the staging area.
     let links = Links::new(&contents.layout, &options.templates)?;
     let mut delta = Delta::new(&contents.layout, options)?;
     let roots = Roots::open(options, &contents.layout)?;
@@ -140,10 +141,9 @@ pub fn unpack(
         roots.create_gc_guard()?;
     }
     if !plan.is_complete() {
-        let objects = Some(plan.pending.len() as u64);
-        report.event(&Event::Stage { name: "unpacking", bytes: Some(plan.bytes), objects });
+        plan.report_pending(report);
         delta.stage(&mut plan, &roots, report)?;
-        summary.written = place_staged(&plan, &roots)?;
+        summary.written = commit_staged(&plan, &roots)?;
     }
     let writer =
         BlobWriter { contents: &contents, prefetched: &prefetched, plan: &plan, roots: &roots, report };
@@ -185,7 +185,8 @@ pub fn repaired_text(repaired: &[Position]) -> Option<String> {
         more => format!(" and {more} more positions"),
     };
     Some(format!(
-        "the bundle is damaged at {first}{more}; recovery data repaired it: write an intact copy with `unbundle repair`"
+        "the bundle is damaged at {first}{more}; recovery data repaired it: write an intact copy with \
+         `unbundle repair`"
     ))
 }
 
@@ -209,7 +210,7 @@ fn write_record(
     roots: &Roots,
 ) -> Result<(), FsError> {
     let root = |directory: Option<&PathBuf>, name: &str| match directory {
-        Some(path) => std::path::absolute(path).map_err(FsError::at("find", path)),
+        Some(path) => std::path::absolute(path).map_err(FsError::at("resolve", path)),
         None => Ok(name.into()),
     };
     let new =

@@ -39,7 +39,6 @@ struct StagedFile {
     is_renamed: bool,
 }
 
-/// Syncs staged files in batches and renames them to their final paths.
 pub(crate) struct Committer<'a> {
     pub roots: &'a [Root],
     pub targets: &'a [Target],

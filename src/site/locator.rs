@@ -19,7 +19,6 @@ use crate::site::check::hash;
 use crate::site::record::Record;
 use crate::site::storage::blob_path;
 
-/// Finds the blobs that a delta omits on a site.
 pub(crate) struct BlobLocator {
     /// Where to search, in this order.
     directories: Vec<SearchDirectory>,

@@ -1,6 +1,6 @@
 //! [`Record`]: the bundles, images and files unpacked into a site (`SITE/site.json`).
 //!
-//! The configuration, the catalogue and the Kubespray variables are generated from it, without a bundle and
+//! The configuration, the catalog and the Kubespray variables are generated from it, without a bundle and
 //! without hashing. Servers do not need it, and `unpack` restores it.
 
 use std::collections::BTreeSet;

@@ -241,9 +241,8 @@ impl Drop for NginxAlone {
 
 /// The name of a repository at the site that ends so.
 fn repository_at(site: &Registry, end: &str) -> String {
-    let catalogue =
-        ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("ask the registry");
-    let text = catalogue.into_body().read_to_string().expect("read the catalogue");
+    let catalog = ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("ask the registry");
+    let text = catalog.into_body().read_to_string().expect("read the catalog");
     let all: Value = serde_json::from_str(&text).expect("JSON");
     let names = all["repositories"].as_array().expect("repositories").iter().filter_map(Value::as_str);
     names

@@ -303,7 +303,7 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
 
     let page = site.path().join("files/index.html");
     // A long name may be broken after each `/`.
-    let text = fs::read_to_string(&page).expect("a catalogue").replace("<wbr>", "");
+    let text = fs::read_to_string(&page).expect("a catalog").replace("<wbr>", "");
     assert!(
         text.contains(&format!("docker pull hub.site.test:{}/k8s/registry.k8s.io/pause:3.9", site.ports[1]))
     );

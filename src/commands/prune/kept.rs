@@ -12,7 +12,6 @@ use crate::site::record::{Record, RecordedImage};
 use crate::site::root::Root;
 use crate::site::scan::Storage;
 
-/// The images, files and blobs of the kept bundles.
 pub(super) struct Kept<'a> {
     /// By reference and digest.
     images: HashMap<(String, Digest), Vec<(&'a Layout, &'a BundledImage)>>,

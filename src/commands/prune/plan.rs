@@ -16,7 +16,6 @@ use crate::site::record::{Record, RecordedFile, RecordedImage};
 use crate::site::root::Root;
 use crate::site::scan::{Repository, Storage};
 
-/// The links, blobs and files to remove, and the record afterwards.
 pub(super) struct PrunePlan {
     /// Repository and tag.
     pub(super) tags: Vec<(String, String)>,

@@ -11,7 +11,6 @@ use crate::oci::manifest::Manifest;
 use crate::site::record::{Record, RecordedImage, RecordedManifest};
 use crate::site::scan::{Repository, Storage};
 
-/// The links of one repository that are removed, and the blobs that it still needs.
 #[derive(Default)]
 pub(super) struct RepositoryPlan {
     /// Tags to remove.
@@ -105,8 +104,8 @@ impl<'a> RepositoryPlanner<'a> {
         }
         if let Some(digest) = unreadable.first() {
             self.warn(format!(
-                "cannot read the manifest `{}@{digest}`: only tags are removed from its repository, since the blobs it \
-                 needs are unknown",
+                "cannot read the manifest `{}@{digest}`: only tags are removed from its repository, since the \
+                 blobs it needs are unknown",
                 self.name
             ));
             plan.needed.extend(&self.repository.named);

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::base::units::as_seconds;
 
-/// The images, files and blobs that a run removed or would remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PruneSummary {

@@ -28,7 +28,6 @@ const PURL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 /// The same for values of qualifiers.
 const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
 
-/// The items of an SBOM, independent of its format.
 pub(crate) struct BomContents {
     pub(crate) identity: Digest,
     pub(crate) name: String,

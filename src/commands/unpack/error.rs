@@ -48,8 +48,8 @@ pub enum UnpackError {
     Select(SelectError),
     /// The site does not have the external blobs of a delta. Nothing was changed.
     #[error(
-        "`{}` lacks {} that this delta omits, nothing was changed: unpack a full bundle, or pack the delta again with the \
-         output of `unbundle inventory --check` of this site as `--base`", site.display(), amount(missing)
+        "`{}` lacks {} that this delta omits, nothing was changed: unpack a full bundle, or pack the delta again \
+         with the output of `unbundle inventory --check` of this site as `--base`", site.display(), amount(missing)
     )]
     Incomplete {
         /// The root directory of the site.
@@ -84,7 +84,8 @@ pub enum UnpackError {
     },
     /// A file system has too few free inodes. Nothing was written.
     #[error(
-        "no space left on device: `{}` has {available} inodes free, {needed} needed; nothing was written", path.display()
+        "no space left on device: `{}` has {available} inodes free, {needed} needed; nothing was written",
+        path.display()
     )]
     Inodes {
         /// The directory with the staging area.

@@ -16,7 +16,6 @@ use crate::site::storage::blob_path;
 /// Blobs that are needed and unavailable, with the reason.
 pub(super) type LostBlobs = Vec<(Digest, Unavailable)>;
 
-/// The files that the site gets, and which of them must be written.
 pub(super) struct WritePlan {
     /// All files except links.
     pub(super) targets: Vec<Target>,
@@ -53,6 +52,11 @@ impl WritePlan {
     /// True if every file was intact and readable when it was hashed.
     pub(super) fn is_complete(&self) -> bool {
         self.states.iter().all(|state| *state == State::Intact)
+    }
+
+    pub(super) fn report_pending(&self, report: &dyn Report) {
+        let objects = Some(self.pending.len() as u64);
+        report.event(&Event::Stage { name: "unpacking", bytes: Some(self.bytes), objects });
     }
 
     /// Counts the files by state.

@@ -12,7 +12,6 @@ use crate::site::commit::distinct;
 use crate::site::root::{Root, Staging, Stagings};
 use crate::site::storage::GC_GUARD;
 
-/// The locked directories that one run of `unpack` writes to.
 pub(super) struct Roots {
     pub(super) all: Vec<Root>,
     /// The index in `all` of the root of files. `None`: the selection has no files, and the directory is not

@@ -19,7 +19,7 @@ use crate::site::commit::{Committer, StagedFiles};
 
 /// Moves staged files to their final paths: those of an interrupted run, and copies for a delta. Returns
 /// their number.
-pub(super) fn place_staged(plan: &WritePlan, roots: &Roots) -> Result<usize, FsError> {
+pub(super) fn commit_staged(plan: &WritePlan, roots: &Roots) -> Result<usize, FsError> {
     let staged: Vec<_> = plan.iter().filter(|(_, state)| *state == State::Staged).collect();
     if !staged.is_empty() {
         roots.sync()?;
@@ -30,7 +30,6 @@ pub(super) fn place_staged(plan: &WritePlan, roots: &Roots) -> Result<usize, FsE
     Ok(staged.len())
 }
 
-/// Reads the pending blobs out of the bundle and writes them to the site.
 pub(super) struct BlobWriter<'a> {
     pub(super) contents: &'a Contents,
     /// Blobs that were read before, to select platforms.

@@ -1,4 +1,4 @@
-//! [`Page`]: the catalogue of a site, an HTML page with search.
+//! [`Page`]: the catalog of a site, an HTML page with search.
 //!
 //! A single HTML file with inline style and script. Its content security policy allows these two and no
 //! request. The script adds search and copy buttons; everything else works without it.
@@ -15,14 +15,14 @@ use crate::oci::digest::Digest;
 use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
 
 const GENERATOR: &str = "airbundle";
-const STYLE: &str = include_str!("catalogue/style.css");
-const SCRIPT: &str = include_str!("catalogue/script.js");
+const STYLE: &str = include_str!("catalog/style.css");
+const SCRIPT: &str = include_str!("catalog/script.js");
 
 /// The characters of a path that are percent-encoded: all but the unreserved ones (RFC 3986, section 2.3) and
 /// `/`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The catalogue of a site. Links are relative to the root of the files, where the page must be.
+/// The catalog of a site. Links are relative to the root of the files, where the page must be.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
     /// The contents of the site.
@@ -59,7 +59,7 @@ impl Page<'_> {
         page.into_string()
     }
 
-    /// True if `html` is the catalogue of any site.
+    /// True if `html` is the catalog of any site.
     #[must_use]
     pub fn is(html: &str) -> bool {
         html.contains(&format!(r#"<meta name="generator" content="{GENERATOR}">"#))
@@ -73,7 +73,7 @@ impl Page<'_> {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="generator" content=(GENERATOR);
-                title { (self.title()) " · Catalogue" }
+                title { (self.title()) " · Catalog" }
                 // Otherwise browsers request `/favicon.ico`.
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
@@ -93,7 +93,7 @@ impl Page<'_> {
         let Record { bundles, .. } = self.record;
         html! {
             header {
-                p.eyebrow { "Catalogue" }
+                p.eyebrow { "Catalog" }
                 h1 { (self.title()) }
                 @if let [bundle] = &bundles[..] {
                     (facts(bundle))

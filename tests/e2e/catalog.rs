@@ -1,11 +1,11 @@
-//! The catalogue, as nginx serves it and a browser shows it.
+//! The catalog, as nginx serves it and a browser shows it.
 
 use std::fs;
 
 use airbundle::documents::list::Lists;
 use airbundle::oci::digest::Digest;
 use airbundle::oci::reference::RepositoryTemplate;
-use airbundle::site::catalogue::Page;
+use airbundle::site::catalog::Page;
 use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -20,7 +20,7 @@ const REGISTRY: &str = "hub.kubespray.local:5000";
 const ESCAPE: &str = "\u{e00c}";
 const CONTROL: &str = "\u{e009}";
 
-/// A browser that shows the catalogue of a site.
+/// A browser that shows the catalog of a site.
 struct Shown {
     browser: Browser,
     web: Web,
