@@ -1,6 +1,6 @@
-//! What a bundle becomes on the host: a tree of files and the storage of a registry.
+//! The contents of a site: a tree of files, the storage of a registry, and the record of both.
 
-pub mod catalogue;
+pub mod catalog;
 pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod locator;

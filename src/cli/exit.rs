@@ -149,7 +149,7 @@ impl From<PruneError> for Failure {
     fn from(error: PruneError) -> Self {
         let code = match error {
             PruneError::Record(error) => return error.into(),
-            PruneError::Fs(_) | PruneError::Odd(_) => Code::File,
+            PruneError::Fs(_) | PruneError::Irregular(_) => Code::File,
             PruneError::Busy(_) => Code::Busy,
             PruneError::Mismatch(_) => Code::Incomplete,
         };
@@ -160,8 +160,8 @@ impl From<PruneError> for Failure {
 impl From<CatError> for Failure {
     fn from(error: CatError) -> Self {
         let code = match &error {
-            CatError::Nothing(_) => Code::Usage,
-            CatError::Elsewhere(_) => Code::Incomplete,
+            CatError::NotFound(_) => Code::Usage,
+            CatError::External(_) => Code::Incomplete,
             CatError::Read { source, .. } => damage_code(source),
             CatError::Fs(_) | CatError::Stream(_) => Code::File,
         };

@@ -14,7 +14,7 @@ use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
-use crate::commands::unpack::{LeftOut, UnpackSummary, unpack};
+use crate::commands::unpack::{OmittedItem, UnpackSummary, unpack};
 use crate::oci::platform::Platform;
 use crate::oci::reference::RepositoryTemplate;
 
@@ -92,7 +92,7 @@ impl Unpack {
         };
         let text = || text(&summary, &options) + &next(&options.site, &summary);
         print(&self.out.result(text, || summary_json(&summary)))?;
-        match summary.left_out.iter().map(|left_out| left_out.trouble).max() {
+        match summary.omitted.iter().map(|item| item.trouble).max() {
             None => Ok(Code::Success),
             Some(worst) => Err(Failure::new(worst.into(), lacks(&summary, &options.site))),
         }
@@ -102,9 +102,8 @@ impl Unpack {
 /// What is not there.
 fn lacks(summary: &UnpackSummary, site: &Path) -> String {
     const SHOWN: usize = 5;
-    let names: Vec<_> =
-        summary.left_out.iter().take(SHOWN).map(|left_out| format!("`{}`", left_out.name)).collect();
-    let more = summary.left_out.len() - names.len();
+    let names: Vec<_> = summary.omitted.iter().take(SHOWN).map(|item| format!("`{}`", item.name)).collect();
+    let more = summary.omitted.len() - names.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{} is without {}{more}: the bundle has them not whole", site.display(), names.join(", "))
 }
@@ -133,7 +132,7 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
         of(summary.files, summary.bundle.files),
         of(summary.images, summary.bundle.images)
     );
-    if summary.is_unchanged() && summary.left_out.is_empty() {
+    if summary.is_unchanged() && summary.omitted.is_empty() {
         return format!("{what}, all there and right: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
     }
     let mut text = format!(
@@ -145,7 +144,7 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
         summary.links_written,
         summary.time.as_secs_f64(),
     );
-    for LeftOut { name, problem, .. } in &summary.left_out {
+    for OmittedItem { name, problem, .. } in &summary.omitted {
         let _ = writeln!(text, "left out: {name}: {problem}");
     }
     text

@@ -13,7 +13,8 @@ use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::repaired_text;
-use crate::commands::verify::{Damage, Verdict, VolumeState, quick, verify};
+use crate::commands::verify::quick::quick;
+use crate::commands::verify::{Damage, Verdict, VolumeState, verify};
 
 /// Read a bundle to its end and name everything that is damaged or missing
 #[derive(Debug, Args)]

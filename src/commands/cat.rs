@@ -1,4 +1,4 @@
-//! One object out of a bundle: a bundle in, bytes out.
+//! Writes one object of a bundle to stdout or a file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,64 +13,62 @@ use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::oci::digest::{Digest, Hasher};
 use crate::oci::reference::Reference;
 
-/// Where the bytes go.
+/// The destination.
 pub(crate) enum Output<'a> {
-    /// Into a file, which has its name when all of them are right.
+    /// A file, which is renamed to this path after all bytes are verified.
     File(&'a Path),
-    /// To somebody who reads them as they come, and gets the last ones when all of them are right.
+    /// A stream, which gets the last bytes after all bytes are verified.
     Stream(&'a mut dyn Write),
 }
 
-/// Why an object is not written.
+/// The reasons why an object cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum CatError {
-    /// There is none.
+    /// The bundle has no such object.
     #[error(
-        "the bundle has no `{0}`: `unbundle ls` shows the references of its images and the paths of its files, and every blob \
-         goes by its digest"
+        "no such object in the bundle: `{0}`: use a reference or path that `unbundle ls` lists, or a digest"
     )]
-    Nothing(String),
-    /// It belongs to the bundle, and is not in it.
-    #[error("`{0}` is left out of this delta, and is on the site that it was packed for")]
-    Elsewhere(String),
-    /// It cannot be read.
-    #[error("`{name}` is not whole")]
+    NotFound(String),
+    /// A delta omits the object.
+    #[error("this delta omits `{0}`: it is on the site for which the delta was packed")]
+    External(String),
+    /// The object is damaged or missing.
+    #[error("cannot read `{name}`")]
     Read {
-        /// How it was asked for.
+        /// As requested: a digest, path or reference.
         name: String,
-        /// What is wrong.
         #[source]
         source: ReadError,
     },
-    /// The file system says no.
+    /// A file call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// Who reads the bytes does not take them.
+    /// Writing to the stream failed.
     #[error("cannot write to stdout")]
     Stream(#[source] io::Error),
 }
 
-/// What somebody has asked for.
 enum Object {
-    /// A blob of the bundle.
+    /// A blob that must be read.
     Blob(Blob),
-    /// What is known already.
+    /// The bytes of a document, which have been read.
     Bytes(Vec<u8>),
 }
 
-/// Writes the object `name`: a blob by its digest, a file by its path, the manifest of an image by its reference, or one of
-/// the two documents at the front. `reader` has read `contents`.
+/// Writes the object `name`: the digest of a blob, the path of a file, the reference of an image (its
+/// manifest or index), or `index.json` or `oci-layout`. `reader` must be positioned behind the documents that
+/// are `contents`.
 pub(crate) fn cat(
     reader: &mut BundleReader,
     contents: &Contents,
     name: &str,
     output: Output,
 ) -> Result<(), CatError> {
-    let object = find(contents, name).ok_or_else(|| CatError::Nothing(name.to_owned()))?;
+    let object = find(contents, name).ok_or_else(|| CatError::NotFound(name.to_owned()))?;
     if let Object::Blob(blob) = &object
         && contents.layout.elsewhere.contains(blob)
     {
-        return Err(CatError::Elsewhere(name.to_owned()));
+        return Err(CatError::External(name.to_owned()));
     }
     match output {
         Output::Stream(stream) => write(reader, contents, name, object, stream, CatError::Stream),
@@ -82,7 +80,7 @@ pub(crate) fn cat(
             let synced = written.and_then(|()| file.sync_all().map_err(at));
             let renamed = synced.and_then(|()| Ok(fs::rename_durably(&partial, path)?));
             if renamed.is_err() {
-                let _ = std::fs::remove_file(&partial); // it already failed, and says why
+                let _ = std::fs::remove_file(&partial); // the first error is the one to report
             }
             renamed
         }
@@ -95,7 +93,7 @@ fn find(contents: &Contents, name: &str) -> Option<Object> {
         if digest == contents.identity {
             return Some(Object::Bytes(contents.index.clone()));
         }
-        return by_digest(contents, digest);
+        return find_digest(contents, digest);
     }
     if let Some(file) = layout.files.iter().find(|file| file.path.to_string() == name) {
         return Some(Object::Blob(Blob { digest: file.digest, size: file.size }));
@@ -104,7 +102,7 @@ fn find(contents: &Contents, name: &str) -> Option<Object> {
     if let Some(image) =
         layout.images.iter().find(|image| Some(&image.indexed.reference) == reference.as_ref())
     {
-        return by_digest(contents, image.indexed.digest);
+        return find_digest(contents, image.indexed.digest);
     }
     match name {
         INDEX_JSON => Some(Object::Bytes(contents.index.clone())),
@@ -113,75 +111,86 @@ fn find(contents: &Contents, name: &str) -> Option<Object> {
     }
 }
 
-fn by_digest(contents: &Contents, digest: Digest) -> Option<Object> {
-    let known = contents.manifests.get(&digest).map(|bytes| Object::Bytes(bytes.clone()));
-    let blob =
-        || contents.layout.blobs.iter().chain(&contents.layout.elsewhere).find(|blob| blob.digest == digest);
-    known.or_else(|| blob().map(|blob| Object::Blob(*blob)))
+fn find_digest(contents: &Contents, digest: Digest) -> Option<Object> {
+    if let Some(bytes) = contents.manifests.get(&digest) {
+        return Some(Object::Bytes(bytes.clone()));
+    }
+    let mut blobs = contents.layout.blobs.iter().chain(&contents.layout.elsewhere);
+    blobs.find(|blob| blob.digest == digest).map(|blob| Object::Blob(*blob))
 }
 
+/// Writes the object, and reads the rest of the bundle if it cannot be closed before its end (a pipe): the
+/// writing process would fail with `EPIPE`.
 fn write(
     reader: &mut BundleReader,
     contents: &Contents,
     name: &str,
     object: Object,
     stream: &mut dyn Write,
-    failed: impl Fn(io::Error) -> CatError,
+    write_error: impl Fn(io::Error) -> CatError,
 ) -> Result<(), CatError> {
-    let wanted = match object {
+    let read_error = |source| CatError::Read { name: name.to_owned(), source };
+    let mut pending = match object {
         Object::Bytes(bytes) => {
-            stream.write_all(&bytes).map_err(&failed)?;
+            stream.write_all(&bytes).map_err(&write_error)?;
             None
         }
-        Object::Blob(blob) => Some(blob),
+        Object::Blob(blob) => Some(blob.digest),
     };
-    let damaged = |source| CatError::Read { name: name.to_owned(), source };
-    reader.narrow(contents.layout.ranges(|digest| wanted.is_some_and(|wanted| wanted.digest == digest)));
-    let mut is_done = wanted.is_none();
+    reader.narrow(contents.layout.ranges(|digest| Some(digest) == pending));
     for blob in &contents.layout.blobs {
-        // Who writes into a pipe would take it for a failure if it were closed before its end.
-        if is_done && (reader.can_stop() || reader.is_lost()) {
+        if pending.is_none() && (reader.can_stop() || reader.is_lost()) {
             break;
         }
-        if is_done || wanted.is_some_and(|wanted| wanted.digest != blob.digest) {
-            let skipped = reader.skip(blob);
-            if !is_done && reader.is_lost() {
-                skipped.map_err(damaged)?;
-            }
+        if pending == Some(blob.digest) {
+            write_blob(reader, blob, stream, &read_error, &write_error)?;
+            pending = None;
             continue;
         }
-        is_done = true;
-        let mut hasher = Hasher::new();
-        let mut held: Option<Slice> = None;
-        reader
-            .blob::<Failed>(blob, |slice| {
-                hasher.update(&slice);
-                match held.replace(slice) {
-                    Some(before) => stream.write_all(&before).map_err(|error| Failed::Write(failed(error))),
-                    None => Ok(()),
-                }
-            })
-            .map_err(|error| match error {
-                Failed::Read(error) => damaged(error),
-                Failed::Write(error) => error,
-            })?;
-        if hasher.finish() != blob.digest {
-            return Err(damaged(ReadError::Digest(blob.digest)));
+        let skipped = reader.skip(blob);
+        if pending.is_some() && reader.is_lost() {
+            skipped.map_err(read_error)?;
         }
-        held.map_or(Ok(()), |last| stream.write_all(&last)).map_err(&failed)?;
     }
     if !reader.can_stop() && !reader.is_lost() {
-        let _ = reader.end(); // what is behind it does not matter here
+        let _ = reader.end(); // the object is written: damage at the end does not matter
     }
     Ok(())
 }
 
-enum Failed {
-    Read(ReadError),
-    Write(CatError),
+/// Writes a blob while it is read, and its last slice after the digest is verified.
+fn write_blob(
+    reader: &mut BundleReader,
+    blob: &Blob,
+    stream: &mut dyn Write,
+    read_error: &impl Fn(ReadError) -> CatError,
+    write_error: &impl Fn(io::Error) -> CatError,
+) -> Result<(), CatError> {
+    let mut hasher = Hasher::new();
+    let mut last: Option<Slice> = None;
+    let copied = reader.blob::<CopyError>(blob, |slice| {
+        hasher.update(&slice);
+        match last.replace(slice) {
+            Some(previous) => stream.write_all(&previous).map_err(CopyError::Write),
+            None => Ok(()),
+        }
+    });
+    copied.map_err(|error| match error {
+        CopyError::Read(error) => read_error(error),
+        CopyError::Write(error) => write_error(error),
+    })?;
+    if hasher.finish() != blob.digest {
+        return Err(read_error(ReadError::Digest(blob.digest)));
+    }
+    last.map_or(Ok(()), |slice| stream.write_all(&slice)).map_err(write_error)
 }
 
-impl From<ReadError> for Failed {
+enum CopyError {
+    Read(ReadError),
+    Write(io::Error),
+}
+
+impl From<ReadError> for CopyError {
     fn from(error: ReadError) -> Self {
         Self::Read(error)
     }

@@ -1,4 +1,4 @@
-//! Taking stock: a site in, its inventory out.
+//! Lists the blobs and files that a site has, as the base of the next delta.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -17,77 +17,110 @@ use crate::site::check::hash;
 use crate::site::record::{Record, RecordError};
 use crate::site::scan::Storage;
 
-/// Looks what `site` has. Only what a later `unpack` would find counts: blobs in the registry's storage, and files that
-/// the record names.
+/// Lists what a later `unpack` finds: blobs in the registry's storage, and files that the record of the site
+/// names.
 ///
-/// A blob has its digest from its path, a file from the record; both must have the size that a manifest or the record
-/// says. With `check` everything is hashed, too. What is wrong is left out, with a warning.
+/// The digest of a blob is in its path, that of a file in the record. Sizes must match the manifests or the
+/// record. With `check`, everything is hashed. Damaged and missing files are omitted, with a warning.
 pub(crate) fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
     let record = Record::read(site)?;
-    let storage = Storage::open(&record.registry_root(site))?;
-    let files = Files::open(&record.files_root(site))?;
-    report.event(&Event::Stage { name: "looking", bytes: None, objects: None });
-    let mut found = Vec::new();
-    if let Some(storage) = &storage {
-        let sizes = sizes(storage)?;
-        for (digest, size) in storage.blobs()? {
-            match sizes.get(&digest) {
-                Some(right) if !right.contains(&size) => {
-                    warn(report, &storage.blob_path(digest), "has another size");
-                }
-                _ => found.push(ScannedBlobs { digest, size, file: None }),
-            }
-        }
-    }
-    for file in record.files.iter().filter_map(|file| Some((file, files.as_ref()?))) {
-        let (file, directory) = file;
-        match directory.size(&file.path)? {
-            Some(found_size) if found_size == file.size => {
-                found.push(ScannedBlobs { digest: file.digest, size: file.size, file: Some(&file.path) });
-            }
-            Some(_) => warn(report, &directory.path.join(&file.path), "has another size"),
-            None => warn(report, &directory.path.join(&file.path), "is not there"),
-        }
-    }
-    if check {
-        let bytes = Some(found.iter().map(|found| found.size).sum());
-        report.event(&Event::Stage { name: "checking", bytes, objects: Some(found.len() as u64) });
-        let right = found.par_iter().map(|found| {
-            let (path, read) = match (found.file, &storage, &files) {
-                (Some(path), _, Some(files)) => {
-                    (files.path.join(path), files.dir.open(path).and_then(|file| hash(&file, report)))
-                }
-                (_, Some(storage), _) => {
-                    (storage.blob_path(found.digest), hash(&storage.blob(found.digest)?, report))
-                }
-                _ => unreachable!("what was found has a place; please report"),
-            };
-            let right = read.map_err(FsError::at("read", &path))? == found.digest;
-            if !right {
-                warn(report, &path, "has other bytes");
-            }
-            Ok(right)
-        });
-        let right: Vec<bool> = right.collect::<Result<_, FsError>>()?;
-        let mut right = right.into_iter();
-        found.retain(|_| right.next().unwrap_or(false));
-    }
-    let of = |is_file: bool| -> BTreeMap<Digest, u64> {
-        let found = found.iter().filter(|found| found.file.is_some() == is_file);
-        found.map(|found| (found.digest, found.size)).collect()
+    let roots = Roots {
+        storage: Storage::open(&record.registry_root(site))?,
+        files: Files::open(&record.files_root(site))?,
     };
-    Ok(Inventory::new(of(false), of(true)))
+    report.event(&Event::Stage { name: "looking", bytes: None, objects: None });
+    let mut items = roots.blobs(report)?;
+    items.extend(roots.files(&record, report)?);
+    if check {
+        items = roots.verify(items, report)?;
+    }
+    let (files, blobs): (Vec<_>, Vec<_>) = items.into_iter().partition(|item| item.file.is_some());
+    let sizes = |items: Vec<Item>| -> BTreeMap<Digest, u64> {
+        items.into_iter().map(|item| (item.digest, item.size)).collect()
+    };
+    Ok(Inventory::new(sizes(blobs), sizes(files)))
 }
 
-/// Something that is there.
-struct ScannedBlobs<'a> {
+/// A blob or file with the expected size.
+struct Item<'a> {
     digest: Digest,
+    /// Bytes.
     size: u64,
-    /// Its path if it is a file, and no blob of the storage.
+    /// The path of a file below the root of files. `None`: a blob in the registry's storage.
     file: Option<&'a str>,
 }
 
-/// The directory of the files.
+/// The roots of a site; `None`: the directory does not exist.
+struct Roots {
+    storage: Option<Storage>,
+    files: Option<Files>,
+}
+
+impl Roots {
+    /// Lists the blobs whose size is the one in a manifest, or that no manifest names.
+    fn blobs(&self, report: &dyn Report) -> Result<Vec<Item<'static>>, FsError> {
+        let Some(storage) = &self.storage else { return Ok(Vec::new()) };
+        let mut items = Vec::new();
+        let expected = sizes(storage)?;
+        for (digest, size) in storage.blobs()? {
+            match expected.get(&digest) {
+                Some(expected) if !expected.contains(&size) => {
+                    warn(report, &storage.blob_path(digest), "size mismatch");
+                }
+                _ => items.push(Item { digest, size, file: None }),
+            }
+        }
+        Ok(items)
+    }
+
+    /// Lists the recorded files that exist with their recorded size.
+    fn files<'a>(&self, record: &'a Record, report: &dyn Report) -> Result<Vec<Item<'a>>, FsError> {
+        let Some(root) = &self.files else { return Ok(Vec::new()) };
+        let mut items = Vec::new();
+        for file in &record.files {
+            match root.size(&file.path)? {
+                Some(size) if size == file.size => {
+                    items.push(Item { digest: file.digest, size, file: Some(&file.path) });
+                }
+                Some(_) => warn(report, &root.path.join(&file.path), "size mismatch"),
+                None => warn(report, &root.path.join(&file.path), "no such file"),
+            }
+        }
+        Ok(items)
+    }
+
+    /// Hashes `items` on all cores, and returns the intact ones.
+    fn verify<'a>(&self, items: Vec<Item<'a>>, report: &dyn Report) -> Result<Vec<Item<'a>>, FsError> {
+        let bytes = Some(items.iter().map(|item| item.size).sum());
+        report.event(&Event::Stage { name: "checking", bytes, objects: Some(items.len() as u64) });
+        let verified = items.into_par_iter().map(|item| {
+            let (path, digest) = self.hash(&item, report)?;
+            let is_intact = digest.map_err(FsError::at("read", &path))? == item.digest;
+            if !is_intact {
+                warn(report, &path, "digest mismatch");
+            }
+            Ok(is_intact.then_some(item))
+        });
+        let verified: Vec<Option<Item>> = verified.collect::<Result<_, FsError>>()?;
+        Ok(verified.into_iter().flatten().collect())
+    }
+
+    /// Returns the path and the digest of an item.
+    fn hash(&self, item: &Item, report: &dyn Report) -> Result<(PathBuf, io::Result<Digest>), FsError> {
+        match (item.file, &self.storage, &self.files) {
+            (Some(path), _, Some(root)) => {
+                let digest = root.dir.open(path).and_then(|file| hash(&file, report));
+                Ok((root.path.join(path), digest))
+            }
+            (None, Some(storage), _) => {
+                Ok((storage.blob_path(item.digest), hash(&storage.blob(item.digest)?, report)))
+            }
+            _ => unreachable!("an item is below an existing root; please report"),
+        }
+    }
+}
+
+/// The root of files.
 struct Files {
     dir: Dir,
     path: PathBuf,
@@ -102,6 +135,7 @@ impl Files {
         }
     }
 
+    /// Returns the size of a regular file in bytes; `None`: there is none.
     fn size(&self, file: &str) -> Result<Option<u64>, FsError> {
         match self.dir.symlink_metadata(file) {
             Ok(meta) => Ok(meta.is_file().then(|| meta.len())),
@@ -113,11 +147,11 @@ impl Files {
     }
 }
 
-/// The sizes that the manifests of a storage say. What no manifest names has none; of what some of others have put there,
-/// two may say different ones.
+/// Returns the sizes in the manifests of a storage. Manifests that other clients pushed can contradict each
+/// other.
 fn sizes(storage: &Storage) -> Result<HashMap<Digest, Vec<u64>>, FsError> {
     let mut sizes: HashMap<Digest, Vec<u64>> = HashMap::new();
-    let mut note = |descriptor: &Descriptor| {
+    let mut add = |descriptor: &Descriptor| {
         sizes.entry(descriptor.digest).or_default().push(descriptor.size);
     };
     let repositories = storage.repositories()?.by_name;
@@ -125,9 +159,9 @@ fn sizes(storage: &Storage) -> Result<HashMap<Digest, Vec<u64>>, FsError> {
         repositories.into_values().flat_map(|repository| repository.revisions).collect();
     for digest in manifests {
         match storage.manifest(digest)? {
-            Some(Manifest::Index(children)) => children.iter().for_each(&mut note),
+            Some(Manifest::Index(children)) => children.iter().for_each(&mut add),
             Some(Manifest::Image { config, layers }) => {
-                std::iter::once(&config).chain(&layers).for_each(&mut note);
+                std::iter::once(&config).chain(&layers).for_each(&mut add);
             }
             None => {}
         }
@@ -135,7 +169,7 @@ fn sizes(storage: &Storage) -> Result<HashMap<Digest, Vec<u64>>, FsError> {
     Ok(sizes)
 }
 
-fn warn(report: &dyn Report, path: &Path, what: &str) {
-    let message = format!("`{}` {what}: it is left out, and `unbundle unpack` repairs it", path.display());
+fn warn(report: &dyn Report, path: &Path, problem: &str) {
+    let message = format!("`{}`: {problem}: omitted; repair it with `unbundle unpack`", path.display());
     report.event(&Event::Warning { message });
 }

@@ -1,11 +1,16 @@
-//! Pruning: what no kept bundle names goes from a site, beside servers that go on serving.
+//! Removes from a site the images and files that none of the kept bundles contains, while servers run.
 //!
-//! Only what the site's record knows goes: what others have pushed into the same storage stays, and whatever that needs.
-//! First tags, then the links of what goes, then blobs that no link names any more, and the manifests last of these: they
-//! say what else there is to go. The record comes at the end, so that a run that was killed is done again from it.
+//! Only what the record of the site names is removed. Images that other clients pushed into the same storage
+//! remain, with all blobs they need.
+//!
+//! The order makes a crash harmless: tags first, then the links of manifests and layers, then blobs that no
+//! link names, with manifests last, because the next run finds the other blobs through them. The record is
+//! written at the end, so that the next run starts from the same record.
 
 pub(crate) mod error;
+pub(crate) mod kept;
 pub(crate) mod plan;
+pub(crate) mod repository;
 pub(crate) mod summary;
 
 use std::collections::BTreeSet;
@@ -18,7 +23,7 @@ use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
-use crate::commands::prune::plan::PrunePlan;
+use crate::commands::prune::plan::{PrunePlan, Site};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::site::record::Record;
@@ -26,13 +31,14 @@ use crate::site::root::{Root, Staging, Stagings};
 use crate::site::scan::{Repositories, Storage};
 use crate::site::storage::{BASE, blob_path};
 
-/// How many blobs are taken aside before it is looked whether somebody has come to need one of them.
+/// Blobs that are quarantined before the links are read again.
 const BATCH: usize = 64;
 
-/// How the names of blobs begin that stand aside.
-const ASIDE: &str = "pruned.";
+/// The prefix of quarantined blobs in the staging area.
+const QUARANTINED: &str = "pruned.";
 
-/// Removes from `site` what none of the bundles whose documents are `kept` names; looks only, unless `remove`.
+/// Removes from `site` the images and files that none of the `kept` bundles contains. Without `remove`: a dry
+/// run.
 pub(crate) fn prune(
     site: &Path,
     kept: &[Contents],
@@ -40,20 +46,27 @@ pub(crate) fn prune(
     report: &dyn Report,
 ) -> Result<PruneSummary, PruneError> {
     let start = Instant::now();
+    // Before the staging area is created, so that a wrong path is not changed.
     Record::read(site)?;
     let mut stagings = Stagings::default();
-    let staging = stagings.of(site)?;
-    // Once more: who has held the lock may have changed it.
+    let staging = stagings.open(site)?;
+    // Again, because another process may have changed it before this one got the lock.
     let record = Record::read(site)?;
-    let files = root(&record.files_root(site), site, &mut stagings)?;
-    let registry = root(&record.registry_root(site), site, &mut stagings)?;
+    let files = open_root(&record.files_root(site), site, &mut stagings)?;
+    let registry = open_root(&record.registry_root(site), site, &mut stagings)?;
     let storage = Storage::open(&record.registry_root(site))?;
     if let Some(root) = registry.as_ref().filter(|_| remove) {
-        put_back(root)?;
+        restore_quarantined(root)?;
     }
     report.event(&Event::Stage { name: "looking", bytes: None, objects: None });
-    let repositories = repositories(storage.as_ref())?;
-    let plan = PrunePlan::new(&record, kept, storage.as_ref(), files.as_ref(), &repositories, report)?;
+    let repositories = repositories(storage.as_ref())?.by_name;
+    let parts = Site {
+        record: &record,
+        storage: storage.as_ref(),
+        files: files.as_ref(),
+        repositories: &repositories,
+    };
+    let plan = PrunePlan::new(&parts, kept, report)?;
     let mut summary = plan.summary();
     if remove {
         let objects = Some((summary.links + summary.blobs + summary.files.len()) as u64);
@@ -73,8 +86,8 @@ pub(crate) fn prune(
     Ok(summary)
 }
 
-/// Opens a directory of the site and locks it, if it is there.
-fn root(path: &Path, site: &Path, stagings: &mut Stagings) -> Result<Option<Root>, PruneError> {
+/// Opens and locks a directory of the site; `None`: it does not exist.
+fn open_root(path: &Path, site: &Path, stagings: &mut Stagings) -> Result<Option<Root>, PruneError> {
     if !path.is_dir() {
         return Ok(None);
     }
@@ -82,31 +95,38 @@ fn root(path: &Path, site: &Path, stagings: &mut Stagings) -> Result<Option<Root
     Ok(Some(Root::open(path, base, stagings)?))
 }
 
+/// Reads the links of all repositories. Fails if the storage contains symlinks or special files.
 fn repositories(storage: Option<&Storage>) -> Result<Repositories, PruneError> {
     let mut repositories = storage.map(Storage::repositories).transpose()?.unwrap_or_default();
-    match repositories.odd.pop() {
-        Some(odd) => Err(PruneError::Odd(odd)),
+    match repositories.irregular.pop() {
+        Some(path) => Err(PruneError::Irregular(path)),
         None => Ok(repositories),
     }
 }
 
-/// Moves blobs back that a run which was killed has left aside: now they are looked at as all others.
-fn put_back(root: &Root) -> Result<(), PruneError> {
+/// Restores the blobs that an interrupted run quarantined, so that this run decides about them.
+fn restore_quarantined(root: &Root) -> Result<(), PruneError> {
     for name in root.staging().names()? {
-        let Some(digest) = name.strip_prefix(ASIDE).and_then(|hex| Digest::from_hex(hex).ok()) else {
+        let Some(digest) = name.strip_prefix(QUARANTINED).and_then(|hex| Digest::from_hex(hex).ok()) else {
             continue;
         };
-        let path = blob_path(digest);
-        if root.existing(&path)?.is_some() {
-            root.staging().remove(&name)?;
-        } else {
-            root.place(&name, &path)?;
-        }
+        restore(root, &name, digest)?;
     }
     Ok(())
 }
 
-/// Removes tags, and when they are gone what they lead to.
+/// Restores a quarantined blob, unless a client has pushed it again.
+fn restore(root: &Root, name: &str, digest: Digest) -> Result<(), PruneError> {
+    let path = blob_path(digest);
+    if root.open_existing(&path)?.is_some() {
+        root.staging().remove(name)?;
+    } else {
+        root.commit(name, &path)?;
+    }
+    Ok(())
+}
+
+/// Removes tags, and after those are gone from the disk, manifests and layers.
 fn remove_links(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     let staging: &Arc<Staging> = root.staging();
     for (repository, tag) in &plan.tags {
@@ -120,10 +140,10 @@ fn remove_links(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
         let tag = format!("{BASE}/repositories/{repository}/_manifests/tags/{tag}/index/sha256");
         root.remove_all(&path(&format!("{tag}/{}", digest.hex())))?;
     }
-    // A manifest tells which layers go with it, also to the next run, as long as it has its own link.
-    for (place, links) in [("_layers", &plan.layers), ("_manifests/revisions", &plan.revisions)] {
+    // Layers first: after an interrupted run, the next one finds them through the links of the manifests.
+    for (parent, links) in [("_layers", &plan.layers), ("_manifests/revisions", &plan.revisions)] {
         for (repository, digest) in links {
-            let directory = format!("{BASE}/repositories/{repository}/{place}/sha256/{}", digest.hex());
+            let directory = format!("{BASE}/repositories/{repository}/{parent}/sha256/{}", digest.hex());
             root.remove(&path(&format!("{directory}/link")))?;
             root.remove_empty(&path(&directory))?;
         }
@@ -135,11 +155,11 @@ fn remove_links(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     Ok(())
 }
 
-/// A registry lists repositories by their directories: one with nothing in it goes, with those above that held nothing else.
-/// One into which somebody pushes just now is not empty.
+/// Removes the directories of a repository without links, and empty parents: a registry lists repositories by
+/// their directories. A repository with an upload in progress is not empty.
 fn remove_empty_repository(repository: &str, root: &Root) -> Result<(), PruneError> {
     let base = format!("{BASE}/repositories/{repository}");
-    // While there is anything in it, its empty directories stay as they are: registries look for them.
+    // All or none: a registry expects the empty directories of a repository that is in use.
     for part in ["_layers/sha256", "_manifests/revisions/sha256", "_manifests/tags", "_uploads"] {
         if !root.is_empty(&path(&format!("{base}/{part}")))? {
             return Ok(());
@@ -158,13 +178,16 @@ fn remove_empty_repository(repository: &str, root: &Root) -> Result<(), PruneErr
     }
     let mut name = repository;
     while root.remove_empty(&path(&format!("{BASE}/repositories/{name}")))? {
-        let Some((above, _)) = name.rsplit_once('/') else { break };
-        name = above;
+        let Some((parent, _)) = name.rsplit_once('/') else { break };
+        name = parent;
     }
     Ok(())
 }
 
-/// Removes the blobs that no link names; says how many, and how many bytes they had.
+/// Removes blobs that no link names. Returns their number and size in bytes.
+///
+/// A client that pushes may have found a blob in the storage and then link it. Therefore blobs are
+/// quarantined first, the links are read again, and blobs that have become needed are restored.
 fn remove_blobs(
     plan: &PrunePlan,
     root: &Root,
@@ -172,30 +195,22 @@ fn remove_blobs(
     report: &dyn Report,
 ) -> Result<(usize, u64), PruneError> {
     let (mut count, mut bytes) = (0, 0);
-    let in_use = || -> Result<BTreeSet<Digest>, PruneError> {
-        let repositories = repositories(Some(storage))?.by_name;
-        Ok(repositories.into_values().flat_map(|repository| repository.named).collect())
-    };
-    let mut named = in_use()?;
+    let mut in_use = digests_in_use(storage)?;
     for batch in plan.blobs.chunks(BATCH) {
-        let unused: Vec<_> = batch.iter().filter(|blob| !named.contains(&blob.digest)).collect();
-        let aside = |digest: Digest| format!("{ASIDE}{}", digest.hex());
+        let unused: Vec<_> = batch.iter().filter(|blob| !in_use.contains(&blob.digest)).collect();
         for blob in &unused {
-            root.take_aside(&blob_path(blob.digest), &aside(blob.digest))?;
+            root.move_to_staging(&blob_path(blob.digest), &quarantined(blob.digest))?;
         }
-        // Who pushes may have found one of them a moment ago, and made a link to it.
-        named = in_use()?;
+        in_use = digests_in_use(storage)?;
         for blob in unused {
-            let (name, place) = (aside(blob.digest), blob_path(blob.digest));
-            if named.contains(&blob.digest) {
-                if root.existing(&place)?.is_none() {
-                    root.place(&name, &place)?;
-                }
-                root.staging().remove(&name)?;
+            let name = quarantined(blob.digest);
+            if in_use.contains(&blob.digest) {
+                restore(root, &name, blob.digest)?;
                 continue;
             }
-            // In this order: who is killed in between puts the blob back, and does it again.
-            remove_directories(root, &place, 2)?;
+            // The directories first: if the run is killed in between, the next one restores and removes the
+            // blob again.
+            remove_empty_parents(root, &blob_path(blob.digest), 2)?;
             root.staging().remove(&name)?;
             count += 1;
             bytes += blob.size;
@@ -206,31 +221,39 @@ fn remove_blobs(
     Ok((count, bytes))
 }
 
+fn quarantined(digest: Digest) -> String {
+    format!("{QUARANTINED}{}", digest.hex())
+}
+
+fn digests_in_use(storage: &Storage) -> Result<BTreeSet<Digest>, PruneError> {
+    let repositories = repositories(Some(storage))?.by_name;
+    Ok(repositories.into_values().flat_map(|repository| repository.named).collect())
+}
+
 fn remove_files(plan: &PrunePlan, root: &Root) -> Result<(), PruneError> {
     for file in &plan.files {
         root.remove(file)?;
     }
     for file in &plan.paths {
-        remove_directories(root, file, usize::MAX)?;
+        remove_empty_parents(root, file, usize::MAX)?;
     }
     root.staging().sync()?;
     Ok(())
 }
 
-/// Removes at most so many directories above `file`, from the lowest on, as far as they are empty.
-fn remove_directories(root: &Root, file: &RelPath, most: usize) -> Result<(), FsError> {
-    let mut path_above = file.as_str();
-    for _ in 0..most {
-        let Some((above, _)) = path_above.rsplit_once('/') else { break };
-        if !root.remove_empty(&path(above))? {
+/// Removes the empty directories above `file`, from the innermost, at most `max` of them.
+fn remove_empty_parents(root: &Root, file: &RelPath, max: usize) -> Result<(), FsError> {
+    let mut child = file.as_str();
+    for _ in 0..max {
+        let Some((parent, _)) = child.rsplit_once('/') else { break };
+        if !root.remove_empty(&path(parent))? {
             break;
         }
-        path_above = above;
+        child = parent;
     }
     Ok(())
 }
 
-/// A path of the storage, of parts that are paths by themselves.
 fn path(text: &str) -> RelPath {
-    RelPath::parse(text).expect("names of repositories and tags, and digests, make paths; please report")
+    RelPath::parse(text).expect("repository names, tags and digests are valid path components; please report")
 }

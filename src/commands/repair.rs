@@ -1,4 +1,4 @@
-//! Repairing: a bundle with recovery data in, a good copy out.
+//! Writes an intact copy of a damaged bundle with its recovery data.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -16,59 +16,59 @@ use crate::bundle::recovery::RecoveryError;
 use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::oci::digest::{Digest, Hasher};
 
-/// What was written.
+/// A volume that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Repaired {
-    /// The copy.
+    /// The path of the copy.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// The digest of all of it.
+    /// The digest of the file.
     pub digest: Digest,
-    /// How many places of the original are damaged.
+    /// Number of damaged byte ranges in the original.
     pub places: usize,
-    /// How many blocks of recovery data's size those have.
+    /// Number of damaged blocks in the original; the recovery data defines their size.
     pub blocks: u64,
 }
 
-/// What has become of a bundle.
+/// The result of a repair.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RepairSummary {
-    /// The volumes that were written, or the one file.
+    /// The volumes that were written, or the single file.
     pub repaired: Vec<Repaired>,
-    /// The list of all volumes, if there are several and all were written.
+    /// The path of `SHA256SUMS`. `None`: a single file, or a volume failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sums: Option<PathBuf>,
-    /// Why others were not.
+    /// The errors of the other volumes.
     #[serde(skip)]
     pub failed: Vec<RepairError>,
 }
 
-/// Why there is no good copy of a volume.
+/// The reasons why a volume cannot be repaired.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RepairError {
-    /// It is not there.
+    /// The volume is missing.
     #[error("{0}")]
     Absent(VolumeProblem),
-    /// It has no recovery data.
+    /// No recovery data was found.
     #[error(
-        "`{0}` has no recovery data that could be found: it was packed without `--recovery`, or is damaged all over; \
-         carry it again"
+        "cannot find recovery data in `{0}`: it was packed without `--recovery`, or is too badly damaged; copy it \
+         again"
     )]
     NoRecovery(String),
-    /// There is not enough of it.
-    #[error("`{0}` cannot be repaired: carry it again")]
+    /// Too many blocks are damaged.
+    #[error("cannot repair `{0}` (copy it again)")]
     Recovery(String, #[source] RecoveryError),
-    /// The copy cannot be written.
+    /// A file call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// Another process is writing it.
+    /// Another process holds the lock.
     #[error("another process is writing `{}`: wait until it is done", .0.display())]
     Busy(PathBuf),
-    /// It is the original.
-    #[error("`{}` is what is to be repaired: name another place for the copy", .0.display())]
+    /// The output is the original.
+    #[error("`{}` is the bundle to repair: use another output path", .0.display())]
     Same(PathBuf),
 }
 
@@ -81,22 +81,23 @@ impl From<ClaimError> for RepairError {
     }
 }
 
-/// Writes a good copy of the bundle on `medium`: to `target` if it is one file, and of its volumes into the directory `target`.
-/// What cannot be repaired does not keep the others from it.
-pub(crate) fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
-    let is_volumes = medium.is_in_volumes();
-    let bytes = medium.volumes().iter().map(|volume| volume.len).sum();
+/// Writes an intact copy of each volume: to the path `target` if the bundle is a single file, otherwise into
+/// the directory `target`. A volume that cannot be repaired does not affect the others.
+pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
+    let is_in_volumes = volumes.is_in_volumes();
+    let bytes = volumes.volumes().iter().map(|volume| volume.len).sum();
     report.event(&Event::Stage {
         name: "repairing",
         bytes: Some(bytes),
-        objects: Some(medium.volumes().len() as u64),
+        objects: Some(volumes.volumes().len() as u64),
     });
     let mut summary = RepairSummary::default();
-    let missing = medium.problems().iter().filter(|problem| matches!(problem, VolumeProblem::Unended { .. }));
+    let missing =
+        volumes.problems().iter().filter(|problem| matches!(problem, VolumeProblem::Unended { .. }));
     summary.failed.extend(missing.cloned().map(RepairError::Absent));
-    for (number, volume) in medium.volumes().iter().enumerate() {
-        let path = if is_volumes || target.is_dir() {
-            target.join(medium.name_of(number))
+    for (number, volume) in volumes.volumes().iter().enumerate() {
+        let path = if is_in_volumes || target.is_dir() {
+            target.join(volumes.name_of(number))
         } else {
             target.to_owned()
         };
@@ -105,13 +106,13 @@ pub(crate) fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> 
             object: volume.name.clone(),
             bytes: Some(volume.len),
         });
-        match repair_volume(medium, number, &path, report) {
+        match repair_volume(volumes, number, &path, report) {
             Ok(repaired) => summary.repaired.push(repaired),
             Err(error) => summary.failed.push(error),
         }
         report.event(&Event::Done { id: number as u64 });
     }
-    if is_volumes && summary.failed.is_empty() {
+    if is_in_volumes && summary.failed.is_empty() {
         let lines = summary.repaired.iter().map(|volume| {
             let name = volume.path.file_name().unwrap_or_default().to_string_lossy();
             format!("{}  {name}\n", volume.digest.hex())
@@ -126,30 +127,30 @@ pub(crate) fn repair(medium: &VolumeSet, target: &Path, report: &dyn Report) -> 
 }
 
 fn repair_volume(
-    medium: &VolumeSet,
+    volumes: &VolumeSet,
     number: usize,
     path: &Path,
     report: &dyn Report,
 ) -> Result<Repaired, RepairError> {
-    let volume = &medium.volumes()[number];
+    let volume = &volumes.volumes()[number];
     if let Some(problem) = volume.is_missing() {
         return Err(RepairError::Absent(problem));
     }
     if volume.is_file(path) {
         return Err(RepairError::Same(path.to_owned()));
     }
-    let recovery = medium.recovery(number).ok_or_else(|| RepairError::NoRecovery(volume.name.clone()))?;
+    let recovery = volumes.recovery(number).ok_or_else(|| RepairError::NoRecovery(volume.name.clone()))?;
     let claim = Claim::new(path)?;
     claim.empty()?;
     let written = recovery.repair(
-        &medium.bytes_of(number),
+        &volumes.bytes_of(number),
         |offset, bytes| claim.file.write_all_at(bytes, offset),
         |bytes| report.event(&Event::Progress { id: number as u64, bytes }),
     );
     let damage = match written {
         Ok(damage) => damage,
         Err(error) => {
-            let _ = fs::remove_file(&claim.partial); // it already failed, and says why
+            let _ = fs::remove_file(&claim.partial); // the first error is the one to report
             return Err(match error {
                 RecoveryError::Write(source) => FsError::at("write", &claim.partial)(source).into(),
                 error => RepairError::Recovery(volume.name.clone(), error),
@@ -162,7 +163,7 @@ fn repair_volume(
     Ok(Repaired { path: path.to_owned(), size, digest, places: damage.ranges.len(), blocks: damage.blocks })
 }
 
-/// What really is in the file now.
+/// Reads the copy back. Returns its digest, and its size in bytes.
 fn hash(path: &Path) -> Result<(Digest, u64), FsError> {
     let mut file = fs::open(path)?;
     let mut hasher = Hasher::new();

@@ -1,7 +1,7 @@
-//! What is in a bundle and where it came from, as a document that other tools read: SPDX 2.3 or CycloneDX 1.6.
+//! Makes SBOMs of bundles: SPDX 2.3 or CycloneDX 1.6, as JSON.
 //!
-//! The same bundle gives the same bytes. Files are packages, too: they have a place that they were downloaded from, and SPDX
-//! has no other word for that. Layers are not listed; an image is what its manifest says.
+//! The same bundle results in the same bytes. In SPDX, files are packages, since only a package has a
+//! download location. An image is one item per manifest; its layers are not listed.
 
 pub(crate) mod contents;
 pub(crate) mod cyclonedx;
@@ -16,18 +16,18 @@ use crate::bundle::read::reader::Contents;
 use crate::commands::sbom::contents::BomContents;
 use crate::oci::digest::Digest;
 
-/// The language of a document.
+/// The format of a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// SPDX 2.3, JSON.
+    /// SPDX 2.3.
     Spdx,
-    /// CycloneDX 1.6, JSON.
+    /// CycloneDX 1.6.
     CycloneDx,
 }
 
-/// The document that lists what `contents` hold. `configs` are the configs of images without an index, which alone say what
-/// platform they are for. `date` is for a bundle that does not say when it was packed; without one it is the beginning
-/// of 1970, as the clock would make other bytes each time.
+/// Returns the SBOM of a bundle. `configs` are the configs of images without an index, which contain their
+/// platforms. `date` is used if the bundle does not contain the time of packing; by default it is 1970-01-01,
+/// for reproducible documents.
 #[must_use]
 pub(crate) fn document(
     contents: &Contents,
@@ -35,10 +35,10 @@ pub(crate) fn document(
     date: Option<OffsetDateTime>,
     format: Format,
 ) -> Vec<u8> {
-    let inventory = BomContents::of(contents, configs, date);
+    let contents = BomContents::of(contents, configs, date);
     match format {
-        Format::Spdx => to_json(&spdx::document(&inventory)),
-        Format::CycloneDx => to_json(&cyclonedx::document(&inventory)),
+        Format::Spdx => to_json(&spdx::document(&contents)),
+        Format::CycloneDx => to_json(&cyclonedx::document(&contents)),
     }
 }
 
@@ -60,7 +60,7 @@ mod tests {
     use crate::oci::platform::Platform;
 
     #[test]
-    fn package_urls_are_those_of_the_specification() {
+    fn package_urls_conform_to_the_specification() {
         let digest = Digest::of(b"");
         let hex = digest.hex();
         let platform: Platform = "linux/arm64/v8".parse().unwrap();
@@ -91,12 +91,12 @@ mod tests {
                  %26y%3D%C3%BC%23z"
             )
         );
-        let nowhere = IndexedFile { path: "a/b".parse().unwrap(), url: String::new(), digest, size: 0 };
-        assert_eq!(of_file(&nowhere).purl, format!("pkg:generic/b?checksum=sha256:{hex}"));
+        let without_url = IndexedFile { path: "a/b".parse().unwrap(), url: String::new(), digest, size: 0 };
+        assert_eq!(of_file(&without_url).purl, format!("pkg:generic/b?checksum=sha256:{hex}"));
     }
 
     #[test]
-    fn times_are_in_utc_and_have_whole_seconds() {
+    fn timestamps_are_in_utc_with_whole_seconds() {
         let time = |text| timestamp(OffsetDateTime::parse(text, &Rfc3339).ok());
         assert_eq!(time("2026-11-23T20:00:00.25+02:00").unwrap(), "2026-11-23T18:00:00Z");
         assert_eq!(time("0000-01-01T00:00:00+02:00"), None);

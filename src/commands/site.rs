@@ -9,7 +9,7 @@ use crate::conf::setup::{CA, CONF, Settings, Setup, Tls, is_plain, is_root, pret
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
-use crate::site::catalogue::Page;
+use crate::site::catalog::Page;
 use crate::site::record::{Record, RecordError};
 
 pub(crate) const SETTINGS: &str = "settings.json";

@@ -1,4 +1,4 @@
-//! What of a site is there already: presence proves nothing, so everything is hashed.
+//! Hashes the files that a site already has: an existing file can be damaged or incomplete.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -13,87 +13,92 @@ use crate::bundle::format::layout::Blob;
 use crate::oci::digest::{Digest, Hasher};
 use crate::site::root::Root;
 
-/// Who runs nginx or a registry must be able to read a file.
+/// Nginx and registries run as other users.
 const READABLE: u32 = 0o444;
 
-/// A file that the site is to have.
+/// A file that the site gets.
 pub(crate) struct Target {
-    /// What it holds.
     pub blob: Blob,
-    /// Which root it is below.
+    /// The index of its root.
     pub root: usize,
-    /// Where.
+    /// The path below the root.
     pub path: RelPath,
-    /// The name that it has while it is written: the digest, and a number if one blob has several places.
+    /// The name in the staging area: the digest, and a number that differs for each path of the same blob.
     pub staged: String,
 }
 
-/// How a file of the site is.
+/// The state of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// It is there, complete and right.
-    Right,
-    /// It is there, complete and right, and not everybody could read it: now everybody can.
-    Opened,
-    /// It is complete and right in the staging area: a run was killed just before it could move it, also over something
-    /// else.
+    Intact,
+    /// Intact, but was not readable by all users; now it is.
+    MadeReadable,
+    /// Intact in the staging area: a run was killed before the rename. A damaged file can exist at the final
+    /// path.
     Staged,
-    /// It is not there.
     Missing,
-    /// It is there, with other bytes.
-    Wrong,
+    /// A file exists and its size or digest does not match.
+    Damaged,
 }
 
-/// Looks at every target, on all cores.
-pub(crate) fn check(targets: &[Target], roots: &[Root], report: &dyn Report) -> Result<Vec<State>, FsError> {
-    targets.par_iter().map(|target| look(target, &roots[target.root], report)).collect()
+impl State {
+    /// True if the bytes are neither at the final path nor staged.
+    pub(crate) fn must_be_written(self) -> bool {
+        matches!(self, Self::Missing | Self::Damaged)
+    }
 }
 
-fn look(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsError> {
-    let is_wrong = if let Some(file) = root.existing(&target.path)? {
+/// Hashes every target, on all cores. Makes intact files readable by all users.
+pub(crate) fn check_targets(
+    targets: &[Target],
+    roots: &[Root],
+    report: &dyn Report,
+) -> Result<Vec<State>, FsError> {
+    targets.par_iter().map(|target| check(target, &roots[target.root], report)).collect()
+}
+
+fn check(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsError> {
+    let mut state = State::Missing;
+    if let Some(file) = root.open_existing(&target.path)? {
         let path = || root.path(&target.path);
-        if holds(&file, target.blob, report).map_err(FsError::at("read", path()))? {
-            return open_to_all(&file, path);
+        if matches_blob(&file, target.blob, report).map_err(FsError::at("read", path()))? {
+            return make_readable(&file, path);
         }
-        true
-    } else {
-        false
-    };
-    if let Some(file) = root.staging().existing(&target.staged)? {
+        state = State::Damaged;
+    }
+    if let Some(file) = root.staging().open_existing(&target.staged)? {
         let path = root.staging().path(&target.staged);
-        if holds(&file, target.blob, report).map_err(FsError::at("read", path))? {
-            return Ok(State::Staged);
+        if matches_blob(&file, target.blob, report).map_err(FsError::at("read", path))? {
+            state = State::Staged;
         }
     }
-    Ok(if is_wrong { State::Wrong } else { State::Missing })
+    Ok(state)
 }
 
-/// Makes a file readable for everybody, if it is not.
-fn open_to_all(file: &File, path: impl Fn() -> PathBuf) -> Result<State, FsError> {
+fn make_readable(file: &File, path: impl Fn() -> PathBuf) -> Result<State, FsError> {
     let mut permissions = file.metadata().map_err(FsError::at("read", path()))?.permissions();
     if is_readable(&permissions) {
-        return Ok(State::Right);
+        return Ok(State::Intact);
     }
     permissions.set_mode(permissions.mode() | READABLE);
     file.set_permissions(permissions).map_err(FsError::at("make readable", path()))?;
-    Ok(State::Opened)
+    Ok(State::MadeReadable)
 }
 
-/// Whether everybody can read a file: who serves it may be another user.
+/// True if all users can read the file: the server can run as another one.
 #[must_use]
 pub(crate) fn is_readable(permissions: &Permissions) -> bool {
     permissions.mode() & READABLE == READABLE
 }
 
-/// Whether the file has the size and the digest of `blob`.
-fn holds(file: &File, blob: Blob, report: &dyn Report) -> std::io::Result<bool> {
+fn matches_blob(file: &File, blob: Blob, report: &dyn Report) -> std::io::Result<bool> {
     if file.metadata()?.len() != blob.size {
         return Ok(false);
     }
     Ok(hash(file, report)? == blob.digest)
 }
 
-/// The digest of what is left of a file; `report` is told how far it is.
+/// Returns the digest of a file from its current position, and reports progress.
 pub(crate) fn hash(mut file: &File, report: &dyn Report) -> std::io::Result<Digest> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 256 << 10];

@@ -1,8 +1,9 @@
-//! [`Committer`]: brings staged files to the disk and moves them to their places, many at a time.
+//! [`Committer`]: syncs staged files in batches and renames them to their final paths.
 //!
-//! A file is moved only after it is on the disk, so that no power cut leaves a name with nothing behind it. A
-//! sync for every small file would be a journal commit each; so files are gathered, one sync of the file system
-//! carries all of them, and the sync of each file that follows costs nothing and says which one failed.
+//! A file is renamed only after it is on the disk, so that a power failure leaves no name without contents. A
+//! sync of every small file would cost a journal commit each. Therefore files are collected, one sync of the
+//! file system writes all of them, and the sync of each file that follows costs nothing and reports which one
+//! failed.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -15,62 +16,56 @@ use crate::oci::digest::Digest;
 use crate::site::check::Target;
 use crate::site::root::{Root, Staging};
 
-/// How many bytes are gathered for one sync.
+/// Bytes in a batch from which it is committed.
 const BATCH_BYTES: u64 = 128 << 20;
-/// How many files are gathered for one sync, at most: they are open, and 1,024 is what a process may have.
+/// Files in a batch from which it is committed: they are open, and the usual limit of a process is 1,024.
 const BATCH_FILES: usize = 128;
-/// Up to here a sync of each file is cheaper than one of the whole file system, where others write, too.
+/// Up to this number of files, a sync of each is cheaper than one of the file system, which also writes the
+/// data of other processes.
 const FEW: usize = 2;
 
-/// The staged files of one blob: one for each of its places.
+/// The staged files of one blob, one for each of its paths.
 pub(crate) struct StagedFiles {
     files: Vec<StagedFile>,
 }
 
+/// A staged file. It is removed when dropped, unless it was renamed.
 struct StagedFile {
     file: std::fs::File,
     name: String,
     staging: Arc<Staging>,
+    /// The index of its target.
     target: usize,
-    /// Whether the name is gone from the staging area because the file has its own.
-    placed: bool,
+    is_renamed: bool,
 }
 
-/// A blob with wrong bytes.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct WrongBlob(pub Digest);
-
-/// Moves files to their places; see the module.
 pub(crate) struct Committer<'a> {
-    /// The roots.
     pub roots: &'a [Root],
-    /// The files that the site is to have.
     pub targets: &'a [Target],
-    /// The digests of the blobs, by the number that they were begun with.
+    /// The digest of each blob, by its number in the pipeline.
     pub expected: &'a [Digest],
-    /// Who is told.
     pub report: &'a dyn Report,
 }
 
-/// What was committed.
+/// The result of [`Committer::run`].
 #[derive(Debug)]
 pub(crate) struct Committed {
-    /// How many files are in their places.
-    pub count: usize,
-    /// Blobs with wrong bytes, which are not.
-    pub wrong: Vec<WrongBlob>,
+    /// Number of files renamed.
+    pub files: usize,
+    /// Blobs whose bytes did not have the expected digest. Their files were removed.
+    pub mismatched: Vec<Digest>,
 }
 
 impl StagedFiles {
-    /// Creates the staged files for the targets with these numbers.
-    pub(crate) fn create(targets: &[Target], numbers: &[usize], roots: &[Root]) -> Result<Self, FsError> {
-        let create = |&number: &usize| {
-            let target = &targets[number];
+    /// Creates the staged files of the targets with these indices.
+    pub(crate) fn create(targets: &[Target], indices: &[usize], roots: &[Root]) -> Result<Self, FsError> {
+        let create = |&index: &usize| {
+            let target = &targets[index];
             let staging = roots[target.root].staging().clone();
             let file = staging.create(&target.staged)?.into_std();
-            Ok(StagedFile { file, name: target.staged.clone(), staging, target: number, placed: false })
+            Ok(StagedFile { file, name: target.staged.clone(), staging, target: index, is_renamed: false })
         };
-        Ok(Self { files: numbers.iter().map(create).collect::<Result<_, FsError>>()? })
+        Ok(Self { files: indices.iter().map(create).collect::<Result<_, FsError>>()? })
     }
 }
 
@@ -85,25 +80,25 @@ impl Sink for StagedFiles {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if !self.placed {
-            let _ = self.staging.remove(&self.name); // what is left is cleared by the next run
+        if !self.is_renamed {
+            let _ = self.staging.remove(&self.name); // the next run clears the staging area anyway
         }
     }
 }
 
 impl Committer<'_> {
-    /// Commits blobs as they end, until there are no more.
-    pub(crate) fn run(&self, ended: &Receiver<FinishedBlob<StagedFiles>>) -> Result<Committed, FsError> {
-        let mut wrong = Vec::new();
+    /// Commits finished blobs until the channel is closed.
+    pub(crate) fn run(&self, finished: &Receiver<FinishedBlob<StagedFiles>>) -> Result<Committed, FsError> {
+        let mut committed = Committed { files: 0, mismatched: Vec::new() };
         let mut batch: Vec<StagedFile> = Vec::new();
-        let (mut bytes, mut placed) = (0, 0);
+        let mut bytes = 0;
         loop {
-            let next = match ended.try_recv() {
+            let next = match finished.try_recv() {
                 Ok(next) => Some(next),
-                // Nothing is waiting: a good time to sync what there is.
-                Err(TryRecvError::Empty) if batch.is_empty() => ended.recv().ok(),
+                Err(TryRecvError::Empty) if batch.is_empty() => finished.recv().ok(),
+                // The pipeline is busy: use the time to commit.
                 Err(TryRecvError::Empty) => {
-                    placed += self.commit(&mut batch)?;
+                    committed.files += self.commit(&mut batch)?;
                     bytes = 0;
                     continue;
                 }
@@ -112,25 +107,26 @@ impl Committer<'_> {
             let Some(FinishedBlob { number, sink, result }) = next else { break };
             let (digest, size) = result?;
             if digest != self.expected[number] {
-                wrong.push(WrongBlob(self.expected[number]));
+                committed.mismatched.push(self.expected[number]);
                 continue;
             }
             self.report.event(&Event::Done { id: number as u64 });
             batch.extend(sink.files);
             bytes += size;
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
-                placed += self.commit(&mut batch)?;
+                committed.files += self.commit(&mut batch)?;
                 bytes = 0;
             }
         }
-        placed += self.commit(&mut batch)?;
-        Ok(Committed { count: placed, wrong })
+        committed.files += self.commit(&mut batch)?;
+        Ok(committed)
     }
 
+    /// Syncs and renames the files of `batch` and empties it. Returns their number.
     fn commit(&self, batch: &mut Vec<StagedFile>) -> Result<usize, FsError> {
         if batch.len() > FEW {
-            for root in distinct(self.roots) {
-                root.sync()?;
+            for staging in distinct(self.roots) {
+                staging.sync()?;
             }
         }
         for StagedFile { file, name, staging, .. } in batch.iter() {
@@ -139,14 +135,14 @@ impl Committer<'_> {
         let count = batch.len();
         for mut staged in batch.drain(..) {
             let target = &self.targets[staged.target];
-            self.roots[target.root].place(&staged.name, &target.path)?;
-            staged.placed = true;
+            self.roots[target.root].commit(&staged.name, &target.path)?;
+            staged.is_renamed = true;
         }
         Ok(count)
     }
 }
 
-/// The staging areas of `roots`, each once.
+/// Returns each staging area of `roots` once.
 #[must_use]
 pub(crate) fn distinct(roots: &[Root]) -> Vec<&Arc<Staging>> {
     let mut distinct: Vec<&Arc<Staging>> = Vec::new();

@@ -1,7 +1,7 @@
-//! [`BlobLocator`]: where a site has the blobs that a delta leaves out.
+//! [`BlobLocator`]: finds the blobs that a delta omits on a site.
 //!
-//! A blob is the same wherever it stands: the file of another path, or a layer of the registry's storage, is as good as
-//! one in its place. Nothing here writes.
+//! Any file with the right digest will do: one at another path, or a layer in the registry's storage. Writes
+//! nothing.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,98 +15,93 @@ use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::oci::digest::Digest;
-use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::check::hash;
 use crate::site::record::Record;
 use crate::site::storage::blob_path;
 
-/// The places; see the module.
 pub(crate) struct BlobLocator {
-    /// The storages of registries first.
-    places: Vec<BlobPath>,
-    /// How many of them are that.
-    registries: usize,
-    /// Under which paths there may be a file with this digest.
+    /// Where to search, in this order.
+    directories: Vec<SearchDirectory>,
+    /// The paths, below a root of files, that files with this digest had or should get.
     paths: HashMap<Digest, Vec<RelPath>>,
 }
 
-struct BlobPath {
+/// A root of a registry's storage or of files.
+struct SearchDirectory {
+    kind: Kind,
     dir: Dir,
     path: PathBuf,
 }
 
-/// A file of the site that has the bytes of a blob.
+#[derive(Clone, Copy)]
+enum Kind {
+    Registry,
+    Files,
+}
+
+/// A file with the size, and after [`BlobLocator::find`] the digest, of a blob.
 #[derive(Debug, Clone)]
-pub(crate) struct BlobSource {
-    place: usize,
+pub(crate) struct BlobFile {
+    /// The index of its directory.
+    directory: usize,
     path: RelPath,
 }
 
 impl BlobLocator {
-    /// The places for the blobs that `layout` leaves out: the directories `files` and `registry`, and those that the record
-    /// of `site` knows.
+    /// Opens the directories `files` and `registry`, and those in the record of `site`, to search for the
+    /// external blobs of `layout`.
     pub(crate) fn new(layout: &Layout, site: &Path, files: &Path, registry: &Path) -> Result<Self, FsError> {
         let record = Record::read(site).ok();
-        let known_files = record.as_ref().map(|record| record.files_root(site));
-        let known_registry = record.as_ref().map(|record| record.registry_root(site));
-        let mut paths: HashMap<Digest, Vec<RelPath>> = HashMap::new();
-        for blob in &layout.elsewhere {
-            paths.insert(blob.digest, Vec::new());
-        }
-        let named = layout.files.iter().map(|file| (file.digest, format!("{DEFAULT_PREFIX}/{}", file.path)));
-        let recorded = record.into_iter().flat_map(|record| record.files);
-        for (digest, path) in named.chain(recorded.map(|file| (file.digest, file.path))) {
-            if let (Some(paths), Ok(path)) = (paths.get_mut(&digest), RelPath::parse(&path))
-                && !paths.contains(&path)
-            {
-                paths.push(path);
-            }
-        }
-        let mut places = open(registry, known_registry)?;
-        let registries = places.len();
-        places.extend(open(files, known_files)?);
-        Ok(Self { places, registries, paths })
+        let recorded_files = record.as_ref().map(|record| record.files_root(site));
+        let recorded_registry = record.as_ref().map(|record| record.registry_root(site));
+        let mut directories = open(Kind::Registry, registry, recorded_registry)?;
+        directories.extend(open(Kind::Files, files, recorded_files)?);
+        Ok(Self { directories, paths: paths(layout, record) })
     }
 
-    /// Whether a file of the right size is where this blob may be: without it, nothing has to be hashed.
+    /// True if a file with the size of the blob exists where the blob can be. Hashes nothing.
     pub(crate) fn may_have(&self, blob: Blob) -> Result<bool, FsError> {
         Ok(self.first(blob, |_, _| Ok(true))?.is_some())
     }
 
-    /// A file with the bytes of this blob.
-    pub(crate) fn find(&self, blob: Blob, report: &dyn Report) -> Result<Option<BlobSource>, FsError> {
-        self.first(blob, |file, source| {
-            let found = hash(file, report).map_err(FsError::at("read", self.path(source)))?;
-            Ok(found == blob.digest)
+    /// Returns a file with the size and digest of the blob.
+    pub(crate) fn find(&self, blob: Blob, report: &dyn Report) -> Result<Option<BlobFile>, FsError> {
+        self.first(blob, |file, candidate| {
+            let digest = hash(file, report).map_err(FsError::at("read", self.path(candidate)))?;
+            Ok(digest == blob.digest)
         })
     }
 
-    /// Opens what was found, if it is still there.
-    pub(crate) fn open(&self, source: &BlobSource, blob: Blob) -> Result<Option<File>, FsError> {
-        self.places[source.place].open(&source.path, blob.size)
+    /// Opens a file that was found. `None`: it is missing now, or has another size.
+    pub(crate) fn open(&self, file: &BlobFile, blob: Blob) -> Result<Option<File>, FsError> {
+        self.directories[file.directory].open(&file.path, blob.size)
     }
 
-    /// Where it is, for messages.
+    /// Returns the absolute path, for messages.
     #[must_use]
-    pub(crate) fn path(&self, source: &BlobSource) -> PathBuf {
-        self.places[source.place].path.join(&source.path)
+    pub(crate) fn path(&self, file: &BlobFile) -> PathBuf {
+        self.directories[file.directory].path.join(&file.path)
     }
 
-    /// The first file with the right size that `is_it`.
+    /// Returns the first file that has the size of the blob and is accepted by `accept`.
     fn first(
         &self,
         blob: Blob,
-        is_it: impl Fn(&File, &BlobSource) -> Result<bool, FsError>,
-    ) -> Result<Option<BlobSource>, FsError> {
-        let stored = [blob_path(blob.digest)];
-        let files = self.paths.get(&blob.digest).map_or(&[][..], Vec::as_slice);
-        for place in 0..self.places.len() {
-            for path in if place < self.registries { &stored } else { files } {
-                let source = BlobSource { place, path: path.clone() };
-                if let Some(file) = self.open(&source, blob)?
-                    && is_it(&file, &source)?
+        accept: impl Fn(&File, &BlobFile) -> Result<bool, FsError>,
+    ) -> Result<Option<BlobFile>, FsError> {
+        let in_registry = [blob_path(blob.digest)];
+        let in_files = self.paths.get(&blob.digest).map_or(&[][..], Vec::as_slice);
+        for (directory, SearchDirectory { kind, .. }) in self.directories.iter().enumerate() {
+            let paths = match kind {
+                Kind::Registry => &in_registry,
+                Kind::Files => in_files,
+            };
+            for path in paths {
+                let candidate = BlobFile { directory, path: path.clone() };
+                if let Some(file) = self.open(&candidate, blob)?
+                    && accept(&file, &candidate)?
                 {
-                    return Ok(Some(source));
+                    return Ok(Some(candidate));
                 }
             }
         }
@@ -114,8 +109,8 @@ impl BlobLocator {
     }
 }
 
-impl BlobPath {
-    /// Opens a file if it is there and has this size.
+impl SearchDirectory {
+    /// Opens a file. `None`: it is missing, or has another size.
     fn open(&self, path: &RelPath, size: u64) -> Result<Option<File>, FsError> {
         let at = || FsError::at("open", self.path.join(path));
         match self.dir.symlink_metadata(path) {
@@ -129,16 +124,33 @@ impl BlobPath {
     }
 }
 
-/// The directories that are there, each once.
-fn open(first: &Path, second: Option<PathBuf>) -> Result<Vec<BlobPath>, FsError> {
+/// Opens `first` and `second`, as far as they exist and are different.
+fn open(kind: Kind, first: &Path, second: Option<PathBuf>) -> Result<Vec<SearchDirectory>, FsError> {
     let second = second.filter(|second| second != first);
-    let mut places = Vec::new();
+    let mut directories = Vec::new();
     for path in std::iter::once(first.to_owned()).chain(second) {
         match Dir::open_ambient_dir(&path, ambient_authority()) {
-            Ok(dir) => places.push(BlobPath { dir, path }),
+            Ok(dir) => directories.push(SearchDirectory { kind, dir, path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(FsError::at("open", &path)(error)),
         }
     }
-    Ok(places)
+    Ok(directories)
+}
+
+/// Returns the paths of files with the digest of an external blob: those in `layout`, then those in the
+/// record.
+fn paths(layout: &Layout, record: Option<Record>) -> HashMap<Digest, Vec<RelPath>> {
+    let mut paths: HashMap<Digest, Vec<RelPath>> =
+        layout.elsewhere.iter().map(|blob| (blob.digest, Vec::new())).collect();
+    let named = layout.files.iter().map(|file| (file.digest, format!("k8s/{}", file.path)));
+    let recorded = record.into_iter().flat_map(|record| record.files);
+    for (digest, path) in named.chain(recorded.map(|file| (file.digest, file.path))) {
+        if let (Some(paths), Ok(path)) = (paths.get_mut(&digest), RelPath::parse(&path))
+            && !paths.contains(&path)
+        {
+            paths.push(path);
+        }
+    }
+    paths
 }

@@ -1,8 +1,7 @@
-//! [`Record`]: what has been unpacked into a site, in `SITE/site.json`.
+//! [`Record`]: the bundles, images and files unpacked into a site (`SITE/site.json`).
 //!
-//! Everything that is generated from a site (configuration, catalogue, Kubespray variables) is made of this file, so
-//! that no bundle has to be at hand and nothing has to be hashed. It describes and decides nothing: a site without it
-//! serves as well, and `unpack` writes it again.
+//! The configuration, the catalog and the Kubespray variables are generated from it, without a bundle and
+//! without hashing. Servers do not need it, and `unpack` restores it.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -18,46 +17,46 @@ use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::oci::reference::{DEFAULT_PREFIX, RepositoryTemplate};
 use crate::site::storage::blob_path;
 
-/// Its name in the directory of the site.
+/// The name of the record in the directory of the site.
 pub const RECORD: &str = "site.json";
-/// The only version of it so far.
+/// The only version so far.
 const FORMAT: u32 = 1;
-/// The largest one that is read, in bytes.
+/// Maximum size in bytes.
 const LIMIT: u64 = 1 << 30;
 
-/// What a site holds.
+/// The contents of a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     format: u32,
-    /// Where the files are; relative to the directory of the site, unless they were put elsewhere.
+    /// The root of the files: relative to the site by default, absolute if `--files` was used.
     files_root: PathBuf,
-    /// Where the storage of the registry is, in the same way.
+    /// The root of the registry's storage, likewise.
     registry_root: PathBuf,
-    /// The bundles that were unpacked, the first one first.
+    /// Unpacked bundles, in the order of their first `unpack`.
     pub bundles: Vec<RecordedBundle>,
-    /// The images, sorted by reference.
+    /// Sorted by reference.
     pub images: Vec<RecordedImage>,
-    /// The files, sorted by path.
+    /// Sorted by path.
     pub files: Vec<RecordedFile>,
-    /// Manifests that no tag means any more, sorted by digest: who knows their digest still gets them.
+    /// Manifests without a tag, because it moved; sorted by digest. They can still be pulled by digest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<RecordedManifest>,
 }
 
-/// A bundle that was unpacked.
+/// An unpacked bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedBundle {
     /// The digest of its `index.json`.
     pub identity: Digest,
-    /// What it was called when it was packed.
+    /// Its title. `None`: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// When it was packed (RFC 3339), if it says so.
+    /// Time of packing (RFC 3339). `None`: not recorded in the bundle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// Whether only a part of it was unpacked: what was asked for, or what could be read.
+    /// True if only some of its images and files were unpacked: a selection, or those that were intact.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }
@@ -66,18 +65,18 @@ pub struct RecordedBundle {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedImage {
-    /// How the list named it: `registry.k8s.io/pause:3.9`.
+    /// Its reference: `registry.k8s.io/pause:3.9`.
     pub reference: String,
     /// Its repositories on this site: `k8s/registry.k8s.io/pause`.
     pub repositories: BTreeSet<String>,
-    /// Its tag, if it has one.
+    /// Its tag. `None`: the reference has a digest only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
-    /// The platforms that are here; none for an artifact.
+    /// The platforms on the site; empty for an artifact.
     pub platforms: Vec<String>,
-    /// Bytes of its manifests, configs and layers, those that it shares with others included.
+    /// Size in bytes of its manifests, configs and layers, including shared ones.
     pub size: u64,
-    /// Its manifests, the one that the reference means first.
+    /// Its manifests; the one that the reference resolves to is first.
     pub manifests: Vec<RecordedManifest>,
 }
 
@@ -95,44 +94,42 @@ pub struct RecordedManifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RecordedFile {
-    /// Where it is below the root of the files: `k8s/dl.k8s.io/…`.
+    /// Path below the root of the files: `k8s/dl.k8s.io/…`.
     pub path: String,
-    /// Where it came from.
+    /// The URL in the list.
     pub url: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Its digest.
     pub digest: Digest,
 }
 
-/// Why there is no record.
+/// The reasons why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The file cannot be read.
+    /// A file call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// There is none.
-    #[error("`{}` is no site: it has no `{RECORD}`, which `unbundle unpack` writes", .0.display())]
+    /// The directory has no record.
+    #[error("`{}` is not a site: it has no `{RECORD}`, which `unbundle unpack` writes", .0.display())]
     Missing(PathBuf),
-    /// It is damaged, or somebody else's.
-    #[error("`{}` is not what `unbundle` writes: remove it and unpack again", .0.display())]
+    /// The file is not a record.
+    #[error("cannot parse `{}` (remove it and unpack again)", .0.display())]
     Syntax(PathBuf, #[source] serde_json::Error),
-    /// It is of a version that this program does not know.
-    #[error("`{}` has version {version}, which this program does not know: use a newer `unbundle`", .0.display(), version = .1)]
+    /// The format version is unsupported.
+    #[error("unsupported version {version} of `{}`: use a newer `unbundle`", .0.display(), version = .1)]
     Version(PathBuf, u32),
 }
 
 impl RecordedImage {
-    /// The digest that its reference means.
+    /// Returns the digest that its reference resolves to. `None`: the record has no manifests for it.
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
         self.manifests.first().map(|manifest| manifest.digest)
     }
-}
 
-impl RecordedImage {
-    /// Adds what the site has had of the same image before: other platforms. What its storage does not tell of them is
-    /// not recorded.
+    /// Adds the manifests and platforms that the site had of the same image before. If a manifest cannot be
+    /// read from the storage, it is dropped together with the former platforms.
     fn join(&mut self, before: &mut Self, storage: &Path) {
         let held: BTreeSet<Digest> = self.manifests.iter().map(|manifest| manifest.digest).collect();
         let mut more: Vec<RecordedManifest> = before.manifests.drain(..).collect();
@@ -169,16 +166,16 @@ impl RecordedImage {
 }
 
 impl Record {
-    /// The record of a site that holds nothing, whose parts are at these places.
+    /// Creates the record of an empty site with these roots.
     #[must_use]
     pub fn new(files_root: PathBuf, registry_root: PathBuf) -> Self {
         let (bundles, images, files, retired) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { format: FORMAT, files_root, registry_root, bundles, images, files, retired }
     }
 
-    /// Whether the parts of the site are where those of `other` are.
+    /// True if both records have the same roots.
     #[must_use]
-    pub fn has_places_of(&self, other: &Self) -> bool {
+    pub fn has_same_roots(&self, other: &Self) -> bool {
         (&self.files_root, &self.registry_root) == (&other.files_root, &other.registry_root)
     }
 
@@ -203,20 +200,20 @@ impl Record {
         serde_json::from_slice(&bytes).map_err(syntax)
     }
 
-    /// The directory of the files, the site being at `site`.
+    /// Returns the root of the files of the site at `site`.
     #[must_use]
     pub fn files_root(&self, site: &Path) -> PathBuf {
         site.join(&self.files_root)
     }
 
-    /// The directory of the registry's storage, the site being at `site`.
+    /// Returns the root of the registry's storage of the site at `site`.
     #[must_use]
     pub fn registry_root(&self, site: &Path) -> PathBuf {
         site.join(&self.registry_root)
     }
 
-    /// Writes the record of `site` if it is another one than before; says whether it did. `scratch` is a file of the
-    /// same file system that nobody else uses.
+    /// Writes the record of `site` if it changed. Returns true if it did. `scratch` is the path of a
+    /// temporary file in the same file system.
     pub fn write(&self, site: &Path, scratch: &Path) -> Result<bool, FsError> {
         let path = site.join(RECORD);
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
@@ -230,10 +227,11 @@ impl Record {
         Ok(true)
     }
 
-    /// Adds what `contents` names of a bundle, in repositories that `templates` name; `partial` if that is not all of it.
+    /// Adds the images and files of a bundle, in the repositories that `templates` name. `partial`: they are
+    /// not all of the bundle.
     ///
-    /// What names the same place anew takes it over; what it no longer names stays recorded as long as the site has
-    /// it by another name.
+    /// An image or file replaces the one of the same name. A replaced image remains recorded while it has
+    /// another name, and its manifests as `retired` afterwards.
     pub fn add(&mut self, contents: &Contents, partial: bool, templates: &[RepositoryTemplate], site: &Path) {
         let Contents { identity, about, layout, .. } = contents;
         let bundle = RecordedBundle {
@@ -243,7 +241,7 @@ impl Record {
             partial,
         };
         match self.bundles.iter_mut().find(|known| known.identity == *identity) {
-            // What was there of it still is.
+            // Once complete, it remains so.
             Some(known) => *known = RecordedBundle { partial: known.partial && partial, ..bundle },
             None => self.bundles.push(bundle),
         }
@@ -271,7 +269,7 @@ impl Record {
             }
         }
         for known in self.images.extract_if(.., |known| known.repositories.is_empty()) {
-            // The same image comes again at once.
+            // Otherwise it is `image`, which is added below.
             if known.digest() != image.digest() {
                 self.retired.extend(known.manifests);
             }
@@ -289,7 +287,7 @@ fn recorded(
     storage: &Path,
 ) -> RecordedImage {
     let reference = &image.indexed.reference;
-    // It has just been hashed, or written.
+    // `unpack` has just hashed or written the config.
     let config = |digest| fs::read(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
     let types = layout.media_types(image);
     let all = image.manifests.iter().copied().chain(layout.blobs_of(image));

@@ -1,7 +1,7 @@
-//! [`Storage`]: what stands in a registry's storage, whoever has put it there.
+//! [`Storage`]: reads the contents of a registry's storage, including what other clients pushed.
 //!
-//! Nothing here writes. All calls go through a handle of the directory, so that no link leads out of it; what is a link and
-//! no file or directory is not followed and told.
+//! Writes nothing. All calls go through a handle of the directory, so that no symlink leads out of it.
+//! Symlinks and special files are reported, and not followed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
@@ -15,39 +15,38 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::site::storage::{BASE, blob_path};
 
-/// The most bytes of a link file that are read; a right one has 71.
+/// Maximum bytes of a link file that are read; a valid one has 71.
 const LINK_LIMIT: u64 = 100;
 
-/// The storage; see the module.
+/// A registry's storage, open for reading.
 pub(crate) struct Storage {
     dir: Dir,
     path: PathBuf,
 }
 
-/// A repository, as it stands on the disk.
+/// The links of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Repository {
-    /// Its tags, and what each of them is; nothing where that cannot be read.
+    /// Tags with their current digests; `None`: the link file is missing or invalid.
     pub tags: BTreeMap<String, Option<Digest>>,
-    /// Its manifests.
+    /// Digests of manifests.
     pub revisions: BTreeSet<Digest>,
-    /// Its configs and layers.
+    /// Digests of configs and layers.
     pub layers: BTreeSet<Digest>,
-    /// All that its links name, those that name something else than where they stand included.
+    /// All digests in link files and in the names of their directories, which can differ.
     pub named: BTreeSet<Digest>,
 }
 
-/// All repositories of a storage.
+/// The repositories of a storage.
 #[derive(Debug, Default)]
 pub(crate) struct Repositories {
-    /// By name.
     pub by_name: BTreeMap<String, Repository>,
-    /// What is neither a file nor a directory: nobody knows what a registry makes of it.
-    pub odd: Vec<PathBuf>,
+    /// Paths that are neither files nor directories; a registry may follow them.
+    pub irregular: Vec<PathBuf>,
 }
 
 impl Storage {
-    /// Opens the storage at `root`; nothing if it is not there.
+    /// Opens the storage at `root`; `None`: it does not exist.
     pub(crate) fn open(root: &Path) -> Result<Option<Self>, FsError> {
         match Dir::open_ambient_dir(root, ambient_authority()) {
             Ok(dir) => Ok(Some(Self { dir, path: root.to_owned() })),
@@ -56,12 +55,12 @@ impl Storage {
         }
     }
 
-    /// All blobs with their sizes in bytes.
+    /// Returns all blobs with their sizes in bytes.
     pub(crate) fn blobs(&self) -> Result<BTreeMap<Digest, u64>, FsError> {
-        let (mut blobs, mut odd) = (BTreeMap::new(), Vec::new());
+        let (mut blobs, mut irregular) = (BTreeMap::new(), Vec::new());
         let base = format!("{BASE}/blobs/sha256");
-        for prefix in self.directories(&base, &mut odd)? {
-            for hex in self.directories(&format!("{base}/{prefix}"), &mut odd)? {
+        for prefix in self.directories(&base, &mut irregular)? {
+            for hex in self.directories(&format!("{base}/{prefix}"), &mut irregular)? {
                 let Ok(digest) = Digest::from_hex(&hex) else { continue };
                 if let Some(size) = self.size(digest)?.filter(|_| hex.starts_with(&prefix)) {
                     blobs.insert(digest, size);
@@ -71,7 +70,7 @@ impl Storage {
         Ok(blobs)
     }
 
-    /// The size in bytes of a blob, if it is there.
+    /// Returns the size of a blob in bytes; `None`: it is missing.
     pub(crate) fn size(&self, digest: Digest) -> Result<Option<u64>, FsError> {
         let path = blob_path(digest);
         match self.dir.symlink_metadata(&path) {
@@ -81,24 +80,24 @@ impl Storage {
         }
     }
 
-    /// Where a blob is, for messages.
+    /// Returns the absolute path of a blob, for messages.
     #[must_use]
     pub(crate) fn blob_path(&self, digest: Digest) -> PathBuf {
         self.path.join(blob_path(digest))
     }
 
-    /// Opens a blob that is there.
+    /// Opens a blob.
     pub(crate) fn blob(&self, digest: Digest) -> Result<File, FsError> {
         let path = blob_path(digest);
         self.dir.open(&path).map_err(FsError::at("open", self.path.join(&path)))
     }
 
-    /// The manifest with this digest; nothing where it is missing, damaged, or none that this program reads.
+    /// Reads a manifest; `None`: it is missing, damaged or has an unsupported media type.
     pub(crate) fn manifest(&self, digest: Digest) -> Result<Option<Manifest>, FsError> {
         Ok(self.read(digest)?.and_then(|bytes| Manifest::parse_unannounced(&bytes).ok()))
     }
 
-    /// The bytes of a manifest or a config; nothing where it is missing, damaged, or larger than those are.
+    /// Reads a manifest or config; `None`: it is missing, damaged or larger than [`MANIFEST_LIMIT`].
     pub(crate) fn read(&self, digest: Digest) -> Result<Option<Vec<u8>>, FsError> {
         if self.size(digest)?.is_none_or(|size| size > MANIFEST_LIMIT) {
             return Ok(None);
@@ -109,48 +108,50 @@ impl Storage {
         Ok((Digest::of(&bytes) == digest).then_some(bytes))
     }
 
-    /// All repositories.
+    /// Reads the links of all repositories.
     pub(crate) fn repositories(&self) -> Result<Repositories, FsError> {
-        let mut found = Repositories::default();
+        let mut repositories = Repositories::default();
         let base = format!("{BASE}/repositories");
         let mut stack = vec![String::new()];
         while let Some(name) = stack.pop() {
             let directory = below(&base, &name);
+            // `_layers`, `_manifests` and `_uploads` make a directory a repository; all others are parts of
+            // names.
             let (parts, names): (Vec<_>, Vec<_>) = self
-                .directories(&directory, &mut found.odd)?
+                .directories(&directory, &mut repositories.irregular)?
                 .into_iter()
                 .partition(|name| name.starts_with('_'));
             if !parts.is_empty() {
-                let repository = self.repository(&directory, &mut found.odd)?;
-                found.by_name.insert(name.clone(), repository);
+                let repository = self.repository(&directory, &mut repositories.irregular)?;
+                repositories.by_name.insert(name.clone(), repository);
             }
             stack.extend(names.iter().map(|child| below(&name, child)));
         }
-        Ok(found)
+        Ok(repositories)
     }
 
-    fn repository(&self, directory: &str, odd: &mut Vec<PathBuf>) -> Result<Repository, FsError> {
+    fn repository(&self, directory: &str, irregular: &mut Vec<PathBuf>) -> Result<Repository, FsError> {
         let mut repository = Repository::default();
-        for tag in self.directories(&format!("{directory}/_manifests/tags"), odd)? {
+        for tag in self.directories(&format!("{directory}/_manifests/tags"), irregular)? {
             let digest = self.link(&format!("{directory}/_manifests/tags/{tag}/current/link"))?;
             repository.named.extend(digest);
             repository.tags.insert(tag, digest);
         }
-        for (place, digests) in
+        for (part, digests) in
             [("_manifests/revisions", &mut repository.revisions), ("_layers", &mut repository.layers)]
         {
-            let place = format!("{directory}/{place}/sha256");
-            for hex in self.directories(&place, odd)? {
+            let parent = format!("{directory}/{part}/sha256");
+            for hex in self.directories(&parent, irregular)? {
                 let Ok(digest) = Digest::from_hex(&hex) else { continue };
                 digests.insert(digest);
                 repository.named.insert(digest);
-                repository.named.extend(self.link(&format!("{place}/{hex}/link"))?);
+                repository.named.extend(self.link(&format!("{parent}/{hex}/link"))?);
             }
         }
         Ok(repository)
     }
 
-    /// What a link file names, if it is one.
+    /// Reads a link file; `None`: it is missing or invalid.
     fn link(&self, path: &str) -> Result<Option<Digest>, FsError> {
         let mut text = Vec::new();
         match self.dir.open(path).and_then(|file| file.take(LINK_LIMIT).read_to_end(&mut text)) {
@@ -160,8 +161,9 @@ impl Storage {
         }
     }
 
-    /// The directories in a directory, sorted; none if it is not there.
-    fn directories(&self, directory: &str, odd: &mut Vec<PathBuf>) -> Result<Vec<String>, FsError> {
+    /// Returns the sorted names of subdirectories; none if `directory` is missing. Adds symlinks and special
+    /// files to `irregular`.
+    fn directories(&self, directory: &str, irregular: &mut Vec<PathBuf>) -> Result<Vec<String>, FsError> {
         let at = || FsError::at("list", self.path.join(directory));
         let entries = match self.dir.read_dir(directory) {
             Err(error) if is_missing(&error) => return Ok(Vec::new()),
@@ -176,7 +178,7 @@ impl Storage {
                 Ok(_) if kind.is_file() => {}
                 name => {
                     let name = name.map_or_else(PathBuf::from, PathBuf::from);
-                    odd.push(self.path.join(directory).join(name));
+                    irregular.push(self.path.join(directory).join(name));
                 }
             }
         }

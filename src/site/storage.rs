@@ -1,59 +1,60 @@
-//! The storage of Docker Distribution (`registry:2`, `registry:3`, driver `filesystem`): which file stands where
-//! under its root, and in which order they may appear.
+//! The storage of Docker Distribution (`registry:2`, `registry:3`, driver `filesystem`): paths, and their
+//! write order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::path::RelPath;
-use crate::bundle::format::layout::Layout;
+use crate::bundle::format::layout::{Blob, Layout};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::reference::{RepositoryTemplate, TemplateError};
 
-/// Where everything is, below the root that is mounted as `/var/lib/registry`.
+/// The parent of `blobs` and `repositories`, relative to the root (`/var/lib/registry` in a container).
 pub(crate) const BASE: &str = "docker/registry/v2";
 
-/// A file below `blobs` that makes `garbage-collect` stop before it deletes anything, while the registry serves
-/// on: it deletes what no revision names, and revisions come last.
+/// The GC guard: a file below `blobs` that makes `garbage-collect` fail before it deletes anything, and does
+/// not affect the running registry. GC deletes blobs without a revision, and revisions are written after the
+/// blobs.
 pub(crate) const GC_GUARD: &str = "docker/registry/v2/blobs/unbundle-in-progress/data";
 
-/// The files that name blobs, in the order in which they may appear: each stage only when the one before it is
-/// on the disk. A link file holds a digest, without a newline.
+/// The link files, by stage: a stage is written after the one before it is on the disk. A link file contains
+/// a digest, without a newline.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Links {
-    /// Layers and configs of repositories, and the manifests that an index names.
+    /// Layers, configs, and manifests that an index refers to.
     pub inner: BTreeMap<RelPath, Digest>,
-    /// The manifests that a reference names.
+    /// Manifests and indexes that a reference resolves to.
     pub roots: BTreeMap<RelPath, Digest>,
-    /// What each tag has ever been.
+    /// Present and former digests of tags.
     pub history: BTreeMap<RelPath, Digest>,
-    /// What each tag is.
+    /// Current digests of tags.
     pub tags: BTreeMap<RelPath, Digest>,
-    /// Directories that are there even when empty.
+    /// Directories that must exist, even if empty.
     pub directories: BTreeSet<RelPath>,
 }
 
-/// Why images cannot have the names that the templates give them.
+/// The reasons why repository templates cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
-    /// A template makes no valid name of a reference.
-    #[error("`{0}` cannot have the name that the template gives it")]
+    /// The result is not a valid repository name.
+    #[error("cannot apply the repository template to `{0}`")]
     Template(String, #[source] TemplateError),
-    /// Two images, one name.
+    /// Two different images get the same name.
     #[error(
-        "`{first}` and `{second}` would both be `{name}` on the site and are not the same: use a \
-         `--repository-template` that keeps them apart"
+        "`{first}` and `{second}` are different images and would both be `{name}` on the site: use a \
+         `--repository-template` with distinct names"
     )]
     Collision {
-        /// The name.
+        /// Repository and tag.
         name: String,
-        /// The one image.
+        /// A reference.
         first: String,
-        /// The other.
+        /// The other reference.
         second: String,
     },
 }
 
-/// Where the bytes of a blob are.
+/// Returns the path of a blob, relative to the root.
 #[must_use]
 pub(crate) fn blob_path(digest: Digest) -> RelPath {
     let hex = digest.hex();
@@ -61,7 +62,7 @@ pub(crate) fn blob_path(digest: Digest) -> RelPath {
 }
 
 impl Links {
-    /// The links for all images of `layout`, named by each of `templates`.
+    /// Returns the links of all images of `layout`, in the repositories that `templates` name.
     pub(crate) fn new(layout: &Layout, templates: &[RepositoryTemplate]) -> Result<Self, NamesError> {
         let mut links = Self::default();
         let mut names: BTreeMap<String, (Digest, String)> = BTreeMap::new();
@@ -81,29 +82,29 @@ impl Links {
                         return Err(NamesError::Collision { name, first, second });
                     }
                 }
-                links.image(&repository, reference.tag(), root, layout, &image.manifests);
+                links.add_image(&repository, reference.tag(), root, layout, &image.manifests);
             }
         }
         Ok(links)
     }
 
-    /// The stages, in the order in which they may appear.
+    /// Returns the stages in write order.
     #[must_use]
     pub(crate) fn stages(&self) -> [&BTreeMap<RelPath, Digest>; 4] {
         [&self.inner, &self.roots, &self.history, &self.tags]
     }
 
-    fn image(
+    fn add_image(
         &mut self,
         repository: &str,
         tag: Option<&str>,
         root: Digest,
         layout: &Layout,
-        manifests: &[crate::bundle::format::layout::Blob],
+        manifests: &[Blob],
     ) {
         let base = format!("{BASE}/repositories/{repository}");
         let link =
-            |place: &str, digest: Digest| path(&format!("{base}/{place}/sha256/{}/link", digest.hex()));
+            |parent: &str, digest: Digest| path(&format!("{base}/{parent}/sha256/{}/link", digest.hex()));
         for manifest in manifests {
             let revision = link("_manifests/revisions", manifest.digest);
             if manifest.digest == root {
@@ -129,5 +130,5 @@ impl Links {
 }
 
 fn path(text: &str) -> RelPath {
-    RelPath::parse(text).expect("digests, repository names and tags make paths; please report")
+    RelPath::parse(text).expect("digests, repository names and tags are valid path components; please report")
 }

@@ -223,9 +223,9 @@ impl Drop for NginxSite {
 
 /// Returns the full name of the site's repository that ends with `end`.
 fn repository_at(site: &Registry, end: &str) -> String {
-    let catalogue =
+    let catalog =
         ureq::get(format!("http://{}/v2/_catalog", site.addr())).call().expect("request the catalog");
-    let text = catalogue.into_body().read_to_string().expect("read the catalog");
+    let text = catalog.into_body().read_to_string().expect("read the catalog");
     let all: Value = serde_json::from_str(&text).expect("JSON");
     let names = all["repositories"].as_array().expect("repositories").iter().filter_map(Value::as_str);
     names

@@ -277,7 +277,7 @@ fn assert_keep_going(
     let result = unpack_with(&bundle, &site, true);
     assert_visible_files_intact(intact, &site);
     if let Ok(summary) = result {
-        let is_left_out = |name: &str| summary.left_out.iter().any(|left_out| left_out.name == name);
+        let is_left_out = |name: &str| summary.omitted.iter().any(|item| item.name == name);
         for (name, _) in &content.images {
             let (repository, tag) = name.rsplit_once(':').unwrap();
             let tag = site.join(format!(
@@ -288,7 +288,7 @@ fn assert_keep_going(
         for (name, _) in &content.files {
             assert_ne!(site.join("files/k8s").join(name).exists(), is_left_out(name), "{what}: {name}");
         }
-        if summary.left_out.is_empty() {
+        if summary.omitted.is_empty() {
             assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new(), "{what}");
         }
     }

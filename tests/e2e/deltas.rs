@@ -469,7 +469,7 @@ fn inventory_lists_exactly_what_the_site_has() {
 
     // The record of the site itself is never overwritten.
     inventory(&site, &site.join("site.json"), &[]).failed(2, &["the site's own record"]);
-    inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is no site"]);
+    inventory(&directory.path().join("nothing"), &path, &[]).failed(6, &["is not a site"]);
     // Anything but a regular file of the expected size counts as missing.
     let same = site.join("files/k8s/dl.k8s.io/same");
     fs::rename(&same, directory.path().join("moved")).unwrap();
@@ -585,8 +585,7 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     // A delta names everything that the full bundle names. Pruned blobs return with their bundle.
     let delta = delta(&directory);
     unpack(&old.bundle, &site).ok();
-    prune(&site, &[&delta], &["--yes"])
-        .failed(16, &["app:stable` is something else there", "nothing was removed"]);
+    prune(&site, &[&delta], &["--yes"]).failed(16, &["app:stable` differs", "nothing was removed"]);
     unpack(&delta, &site).ok();
     prune(&site, &[&delta], &["--yes"]).ok();
     let registry = Registry::serve(&site.join("registry"));
@@ -605,7 +604,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
     prune(&site, &[&old.bundle], &["--yes"]).failed(16, &["quay.io/team/app:stable", "nothing was removed"]);
     let only_old = tempdir().unwrap();
     let only_old = old_site(&only_old);
-    prune(&only_old, &[&new.bundle], &["--yes"]).failed(16, &["is not there", "app:2"]);
+    prune(&only_old, &[&new.bundle], &["--yes"]).failed(16, &["is missing", "app:2"]);
     let broken = directory.path().join("broken.tar.zst");
     fs::write(&broken, &fs::read(&new.bundle).unwrap()[..2000]).unwrap();
     let finished = prune(&site, &[&new.bundle, &broken], &["--yes"]);
@@ -621,7 +620,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
 
     let blob = site.join(data(&sha256(&note("two").bytes)));
     fs::rename(&blob, directory.path().join("aside")).unwrap();
-    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack it"]);
+    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack them again"]);
     fs::rename(directory.path().join("aside"), &blob).unwrap();
     let odd = site.join(STORAGE).join("repositories/odd");
     std::os::unix::fs::symlink("/nonexistent", &odd).unwrap();
@@ -632,7 +631,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
     prune(&site, &[&new.bundle], &["--yes"]).failed(9, &["another `unbundle`"]);
     drop(lock);
     assert_eq!(served(&site), before);
-    prune(&directory.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is no site"]);
+    prune(&directory.path().join("none"), &[&new.bundle], &["--yes"]).failed(6, &["is not a site"]);
     assert!(!directory.path().join("none").exists());
 }
 
@@ -656,7 +655,7 @@ fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     registry.push("k8s/quay.io/team/app", "1", &over);
 
     let told = prune(&site, &[&new.bundle], &["--yes"]).ok();
-    assert!(told.stdout.contains("app:1` is not what was unpacked"), "{told:#?}");
+    assert!(told.stdout.contains("app:1` does not match the record"), "{told:#?}");
     registry.assert_serves("mine/app", "1", &mine);
     registry.assert_serves("mine/copy", "2", &gone);
     registry.assert_serves("k8s/quay.io/team/app", "mine", &mine);

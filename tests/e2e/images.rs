@@ -604,7 +604,7 @@ fn unknown_or_ambiguous_image_name_fails_listing_candidates() {
     ] {
         list(&sample.site, args).failed(2, &words);
     }
-    let words = ["is no site: it has no `site.json`", "unbundle unpack"];
+    let words = ["is not a site: it has no `site.json`", "unbundle unpack"];
     list(sample.directory.path(), &[]).failed(6, &words);
     let empty = directory();
     fs::write(empty.path().join("site.json"), "{}").expect("write a file");

@@ -555,9 +555,9 @@ fn pack_names_the_file_on_a_full_disk_and_resumes_once_there_is_space() {
 fn unpack_writes_nothing_and_reports_the_space_it_needs_when_the_disk_is_too_small() {
     let sample = large();
     for (options, words) in [
-        ("size=1m", ["free and", "is needed: nothing was written"]),
-        ("size=30m", ["free and", "is needed: nothing was written"]),
-        ("size=100m,nr_inodes=100", ["room for", "are needed: nothing was written"]),
+        ("size=1m", ["no space left on device", "needed; nothing was written"]),
+        ("size=30m", ["no space left on device", "needed; nothing was written"]),
+        ("size=100m,nr_inodes=100", ["inodes free", "needed; nothing was written"]),
     ] {
         let mount = Mount::new(options);
         let site = mount.path().join("site");
@@ -673,7 +673,7 @@ fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
     let mut args = sample.unpack(elsewhere.path());
     args.extend(["--files".to_owned(), files, "--registry".to_owned(), registry]);
     // Either part fits; both together do not.
-    unbundle(&args).failed(10, &["free and", "is needed: nothing was written"]);
+    unbundle(&args).failed(10, &["no space left on device", "needed; nothing was written"]);
     mount.remount("size=60m");
     unbundle(&args).ok();
 }

@@ -10,7 +10,7 @@ mod program;
 
 mod access;
 mod attached;
-mod catalogue;
+mod catalog;
 mod cli;
 mod damage;
 mod deltas;

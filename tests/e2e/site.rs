@@ -333,7 +333,7 @@ fn second_site_run_changes_nothing_and_keeps_edited_files() {
 #[test]
 fn invalid_settings_are_refused_by_name() {
     let site = Site::empty();
-    site.configure(&[]).failed(6, &["site", "is no site", "unbundle unpack"]);
+    site.configure(&[]).failed(6, &["site", "is not a site", "unbundle unpack"]);
     fs::create_dir_all(site.path()).unwrap();
     Record::new("files".into(), "registry".into()).write(&site.path(), &site.path().join("part")).unwrap();
     let pem = |name: &str| site.directory.path().join(name).display().to_string();

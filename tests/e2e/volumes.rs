@@ -514,7 +514,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
         let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
         assert!(
-            finished.stdout.contains("its recovery data has repaired all of that"),
+            finished.stdout.contains("recovery data repaired it"),
             "{what}: {finished:#?}"
         );
         let is_of_content = start + len < intact.len() * 94 / 100;
@@ -552,14 +552,14 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     assert_visible_files_intact(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "carry it again", "can be repaired"]);
+    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "copy it again", "can be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
     // Without recovery data, nothing can be repaired.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["has no recovery data"]);
+    verb("repair", &repair).failed(DAMAGED, &["cannot find recovery data in"]);
     verb("repair", &[file_with_recovery(), Path::new("-o"), file_with_recovery()])
-        .failed(2, &["another place"]);
+        .failed(2, &["another output path"]);
 }
 
 #[test]
@@ -590,7 +590,7 @@ fn volumes_are_repaired_independently() {
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
     let finished = verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);
     let finished =
-        finished.failed(DAMAGED, &[&names[3], "carry it again"]).failed(DAMAGED, &[&names[1], "missing"]);
+        finished.failed(DAMAGED, &[&names[3], "copy it again"]).failed(DAMAGED, &[&names[1], "missing"]);
     assert_eq!(volumes(&path("some")).len(), names.len() - 2, "{finished:#?}");
     assert!(!path("some").join("SHA256SUMS").exists());
 }

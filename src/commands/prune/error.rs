@@ -1,4 +1,4 @@
-//! [`PruneError`]: why nothing was removed.
+//! [`PruneError`]: the reasons why a site cannot be pruned.
 
 use std::path::PathBuf;
 
@@ -6,32 +6,30 @@ use crate::base::fs::FsError;
 use crate::site::record::RecordError;
 use crate::site::root::RootError;
 
-/// How many things are named in an error.
-pub(crate) const SHOWN: usize = 5;
+/// Maximum number of differences in an error message.
+const SHOWN: usize = 5;
 
-/// Why nothing was removed, or not all.
+/// The reasons why a site cannot be pruned.
 #[derive(Debug, thiserror::Error)]
 pub enum PruneError {
-    /// Nobody knows what the site holds.
+    /// The contents of the site are unknown.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The file system says no.
+    /// A file call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// Another process is writing.
+    /// Another process holds the lock.
     #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
     Busy(PathBuf),
-    /// The site is not what the kept bundles make of it.
+    /// An image, file or blob of the kept bundles is missing or different on the site.
     #[error(
-        "nothing was removed, as the site is not what is to be kept: {}; unpack it (again), or keep other bundles",
+        "nothing was removed: the site does not match the kept bundles: {}; unpack them again, or keep others",
         first(.0)
     )]
     Mismatch(Vec<String>),
-    /// Something in the storage of which nobody knows what it keeps in use.
-    #[error(
-        "nothing was removed, as `{}` is neither a file nor a directory: nobody can say what a registry finds there", .0.display()
-    )]
-    Odd(PathBuf),
+    /// A registry may follow a symlink in its storage, so that the blobs in use are unknown.
+    #[error("nothing was removed: `{}` is neither a file nor a directory: move it away", .0.display())]
+    Irregular(PathBuf),
 }
 
 impl From<RootError> for PruneError {
@@ -43,7 +41,7 @@ impl From<RootError> for PruneError {
     }
 }
 
-pub(crate) fn first(all: &[String]) -> String {
+fn first(all: &[String]) -> String {
     let shown = all[..all.len().min(SHOWN)].join(", ");
     let more = all.len().saturating_sub(SHOWN);
     if more > 0 { format!("{shown} and {more} more") } else { shown }

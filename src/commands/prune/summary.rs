@@ -1,4 +1,4 @@
-//! [`PruneSummary`]: what was removed.
+//! [`PruneSummary`]: the images, files and blobs that a run removed or would remove.
 
 use std::time::Duration;
 
@@ -6,31 +6,29 @@ use serde::Serialize;
 
 use crate::base::units::as_seconds;
 
-/// What has gone, or would go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PruneSummary {
-    /// Whether it has; otherwise it would.
+    /// False in a dry run.
     pub removed: bool,
-    /// The names of images.
+    /// Names of images on the site.
     pub images: Vec<String>,
-    /// The paths of files.
+    /// Paths of files, relative to their root.
     pub files: Vec<String>,
-    /// How many links (tags, manifests and layers of repositories).
+    /// Number of link files of tags, manifests and layers.
     pub links: usize,
-    /// How many blobs.
+    /// Number of blobs.
     pub blobs: usize,
-    /// The bytes of these.
+    /// Size of the blobs in bytes.
     pub bytes: u64,
-    /// The bytes of the files.
+    /// Size of the files in bytes.
     pub file_bytes: u64,
-    /// How long it took.
+    /// Elapsed time; `seconds` in JSON.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }
 
 impl PruneSummary {
-    /// Whether there is nothing to remove.
     #[must_use]
     pub(crate) fn is_nothing(&self) -> bool {
         self.images.is_empty() && self.files.is_empty() && self.links == 0 && self.blobs == 0

@@ -1,39 +1,37 @@
-//! [`BomContents`]: what a document lists, whatever its format.
+//! [`BomContents`]: the items of an SBOM, independent of its format.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
 use crate::bundle::format::index::IndexedFile;
-use crate::bundle::format::layout::{BundledImage, Layout};
+use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Manifest, config_platform, has_platform};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
-/// The name of the program, as documents have it.
+/// The tool name in documents.
 pub(crate) const TOOL: &str = "airbundle";
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What a bundle without a title is called.
-pub(crate) const UNTITLED: &str = "airbundle bundle";
+/// The name of a bundle without a title.
+const UNTITLED: &str = "airbundle bundle";
 
-/// What package URLs leave as it is (purl specification, "Character encoding").
-pub(crate) const PURL: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
+/// The characters that are not percent-encoded in package URLs (purl specification, "Character encoding").
+const PURL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
 
-/// In the values of qualifiers, this, too.
-pub(crate) const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
+/// The same for values of qualifiers.
+const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
 
-/// What both languages say, each in its way.
 pub(crate) struct BomContents {
     pub(crate) identity: Digest,
     pub(crate) name: String,
-    /// In UTC, whole seconds, as SPDX wants it.
+    /// RFC 3339 in UTC with whole seconds, as SPDX requires.
     pub(crate) created: String,
     pub(crate) images: Vec<Item>,
     pub(crate) files: Vec<Item>,
@@ -41,28 +39,28 @@ pub(crate) struct BomContents {
 
 /// An image, one of its manifests, or a file.
 pub(crate) struct Item {
-    /// Made of what it is, and the same in the next bundle that has it.
+    /// Derived from the reference, path or digest, so that it is the same in other bundles.
     pub(crate) id: String,
     pub(crate) kind: ItemKind,
     pub(crate) name: String,
     pub(crate) version: Option<String>,
     pub(crate) digest: Digest,
-    /// Bytes: of a file its own, of an image those of all that it names.
+    /// Bytes; that of an image includes its manifests, configs and layers.
     pub(crate) size: u64,
     pub(crate) media_type: String,
     pub(crate) platforms: Vec<String>,
-    /// Where it came from.
+    /// The URL from which it was fetched.
     pub(crate) source: String,
     pub(crate) purl: String,
-    /// What an index has of itself in the bundle.
+    /// The manifests of an index that the bundle contains.
     pub(crate) children: Vec<Item>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ItemKind {
-    /// A container image, or an index of some.
+    /// A container image, or an index of images.
     Container,
-    /// Something else that a registry serves: a chart, a signature.
+    /// Any other manifest: a Helm chart, a signature.
     Artifact,
     File,
 }
@@ -73,23 +71,28 @@ impl BomContents {
         configs: &BTreeMap<Digest, Vec<u8>>,
         date: Option<OffsetDateTime>,
     ) -> Self {
-        let said =
+        let packed =
             contents.about.created.as_deref().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
         let layout = &contents.layout;
         Self {
             identity: contents.identity,
             name: contents.about.title.clone().unwrap_or_else(|| UNTITLED.to_owned()),
-            created: timestamp(said)
+            created: timestamp(packed)
                 .or_else(|| timestamp(date))
                 .unwrap_or_else(|| "1970-01-01T00:00:00Z".into()),
-            images: layout.images.iter().map(|image| of_image(layout, image, configs)).collect(),
+            images: layout
+                .images
+                .iter()
+                .map(|image| ImageItems::new(layout, image, configs).root())
+                .collect(),
             files: layout.files.iter().map(of_file).collect(),
         }
     }
 
-    /// A UUID (RFC 9562, version 8) for the document in this `language`: of what it says, and who says it.
-    pub(crate) fn uuid(&self, language: &str) -> String {
-        let text = format!("{language} {} {} {TOOL} {VERSION}", self.identity, self.created);
+    /// Returns a UUID (RFC 9562, version 8) of the document in this `format`, derived from its contents and
+    /// the version of this program.
+    pub(crate) fn uuid(&self, format: &str) -> String {
+        let text = format!("{format} {} {} {TOOL} {VERSION}", self.identity, self.created);
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&Digest::of(text.as_bytes()).as_bytes()[..16]);
         bytes[6] = bytes[6] & 0x0F | 0x80;
@@ -99,67 +102,84 @@ impl BomContents {
     }
 }
 
-pub(crate) fn of_image(layout: &Layout, image: &BundledImage, configs: &BTreeMap<Digest, Vec<u8>>) -> Item {
-    let reference = &image.indexed.reference;
-    let media_types = layout.media_types(image);
-    let platforms = layout.platforms_of_children(image);
-    let part = |digest: Digest, size: u64, is_root: bool| {
-        let manifest = layout.parsed.get(&digest);
-        let platform = match manifest {
-            Some(Manifest::Image { config, .. }) => {
-                let of_config = || config_platform(&config.media_type, configs.get(&config.digest)?);
-                platforms.get(&digest).cloned().or_else(of_config)
+/// Makes the items of one image.
+struct ImageItems<'a> {
+    layout: &'a Layout,
+    image: &'a BundledImage,
+    configs: &'a BTreeMap<Digest, Vec<u8>>,
+    media_types: HashMap<Digest, String>,
+    /// The platforms that the index states.
+    platforms: HashMap<Digest, Platform>,
+}
+
+impl<'a> ImageItems<'a> {
+    fn new(layout: &'a Layout, image: &'a BundledImage, configs: &'a BTreeMap<Digest, Vec<u8>>) -> Self {
+        let media_types = layout.media_types(image);
+        let platforms = layout.platforms_of_children(image);
+        Self { layout, image, configs, media_types, platforms }
+    }
+
+    /// Returns the item of the image, with its manifests as children if it is an index.
+    fn root(&self) -> Item {
+        let Self { layout, image, .. } = self;
+        let blobs = image.manifests.iter().copied().chain(layout.blobs_of(image));
+        let mut root = self.item(image.indexed.digest, blobs.map(|blob| blob.size).sum(), true);
+        root.children = image.manifests[1..].iter().map(|manifest| self.child(*manifest)).collect();
+        if !root.children.is_empty() {
+            root.platforms = layout.platforms(image, |_| None);
+            // For example an index of attestations.
+            if root.children.iter().all(|child| child.kind == ItemKind::Artifact) {
+                root.kind = ItemKind::Artifact;
             }
-            _ => None,
+        }
+        root
+    }
+
+    fn child(&self, manifest: Blob) -> Item {
+        let blobs = match self.layout.parsed.get(&manifest.digest) {
+            Some(Manifest::Image { config, layers }) => {
+                config.size + layers.iter().map(|layer| layer.size).sum::<u64>()
+            }
+            _ => 0,
         };
-        let kind = kind(manifest, platform.as_ref());
+        self.item(manifest.digest, manifest.size + blobs, false)
+    }
+
+    fn item(&self, digest: Digest, size: u64, is_root: bool) -> Item {
+        let reference = &self.image.indexed.reference;
+        let platform = self.platform(digest);
+        let kind = kind(self.layout.parsed.get(&digest), platform.as_ref());
         let platform = platform.filter(|platform| platform.os != "unknown");
-        // Several references of a repository share what their indexes name.
+        // References of the same repository share the manifests of their indexes.
         let repository = format!("{}/{}", reference.host(), reference.repository());
         let id = if is_root { reference.to_string() } else { format!("manifest {repository}@{digest}") };
+        let tag = reference.tag().filter(|_| is_root);
         Item {
             id: short_id(&id),
             kind,
             name: repository,
-            version: Some(
-                reference.tag().filter(|_| is_root).map_or_else(|| digest.to_string(), str::to_owned),
-            ),
+            version: Some(tag.map_or_else(|| digest.to_string(), str::to_owned)),
             digest,
             size,
-            media_type: media_types.get(&digest).cloned().unwrap_or_default(),
+            media_type: self.media_types.get(&digest).cloned().unwrap_or_default(),
             source: url_of_manifest(reference, digest),
             purl: purl_of_image(reference, digest, platform.as_ref(), is_root),
             platforms: platform.iter().map(Platform::to_string).collect(),
             children: Vec::new(),
         }
-    };
-    let all: u64 = image.manifests.iter().copied().chain(layout.blobs_of(image)).map(|blob| blob.size).sum();
-    let mut root = part(image.indexed.digest, all, true);
-    root.children = image.manifests[1..]
-        .iter()
-        .map(|manifest| {
-            let blobs: u64 = match layout.parsed.get(&manifest.digest) {
-                Some(Manifest::Image { config, layers }) => {
-                    config.size + layers.iter().map(|layer| layer.size).sum::<u64>()
-                }
-                _ => 0,
-            };
-            part(manifest.digest, manifest.size + blobs, false)
-        })
-        .collect();
-    if !root.children.is_empty() {
-        root.platforms = layout.platforms(image, |_| None);
-        // An index of nothing but attestations and the like is none of images.
-        if root.children.iter().all(|child| child.kind == ItemKind::Artifact) {
-            root.kind = ItemKind::Artifact;
-        }
     }
-    root
+
+    /// Returns the platform in the index, or else in the config; `None`: an index or artifact, or unknown.
+    fn platform(&self, digest: Digest) -> Option<Platform> {
+        let Some(Manifest::Image { config, .. }) = self.layout.parsed.get(&digest) else { return None };
+        let of_config = || config_platform(&config.media_type, self.configs.get(&config.digest)?);
+        self.platforms.get(&digest).cloned().or_else(of_config)
+    }
 }
 
-pub(crate) fn kind(manifest: Option<&Manifest>, platform: Option<&Platform>) -> ItemKind {
+fn kind(manifest: Option<&Manifest>, platform: Option<&Platform>) -> ItemKind {
     match manifest {
-        // The config of an image may be elsewhere; its platform is unknown then, and an attestation says that it is.
+        // An image whose config a delta omits has no platform, and an attestation has the platform `unknown`.
         Some(Manifest::Image { config, .. })
             if !has_platform(&config.media_type)
                 || platform.is_some_and(|platform| platform.os == "unknown") =>
@@ -189,13 +209,13 @@ pub(crate) fn of_file(file: &IndexedFile) -> Item {
     }
 }
 
-/// As long as two of a bundle are never the same.
-pub(crate) fn short_id(text: &str) -> String {
+/// Returns 96 bits of the SHA-256 of `text`: enough to avoid collisions within a bundle.
+fn short_id(text: &str) -> String {
     Digest::of(text.as_bytes()).hex()[..24].to_owned()
 }
 
-/// Where the registry has it (distribution-spec, "Pulling manifests"): SPDX takes no location that is no URL.
-pub(crate) fn url_of_manifest(reference: &Reference, digest: Digest) -> String {
+/// Returns the URL of a manifest (distribution-spec, "Pulling manifests"). SPDX requires a URL as location.
+fn url_of_manifest(reference: &Reference, digest: Digest) -> String {
     let host = match reference.host() {
         "docker.io" => "registry-1.docker.io",
         host => host,
@@ -203,7 +223,8 @@ pub(crate) fn url_of_manifest(reference: &Reference, digest: Digest) -> String {
     format!("https://{host}/v2/{}/manifests/{digest}", reference.repository())
 }
 
-/// `pkg:oci/…` (purl specification, type `oci`): the name is the last part of the repository, the version the digest.
+/// Returns `pkg:oci/…` (purl specification, type `oci`): the name is the last component of the repository,
+/// the version is the digest.
 pub(crate) fn purl_of_image(
     reference: &Reference,
     digest: Digest,
@@ -220,20 +241,16 @@ pub(crate) fn purl_of_image(
     purl("oci", name, Some(&digest.to_string()), &qualifiers)
 }
 
-/// A package URL. The qualifiers are sorted by name; those that are empty are left out, as the specification asks.
-pub(crate) fn purl(
-    kind: &str,
-    name: &str,
-    version: Option<&str>,
-    qualifiers: &[(&str, Option<&str>)],
-) -> String {
+/// Returns a package URL. `qualifiers` must be sorted by name; empty ones are omitted, as the specification
+/// requires.
+fn purl(kind: &str, name: &str, version: Option<&str>, qualifiers: &[(&str, Option<&str>)]) -> String {
     let mut purl = format!("pkg:{kind}/{}", utf8_percent_encode(name, PURL));
     if let Some(version) = version {
         purl.push('@');
         purl.extend(utf8_percent_encode(version, PURL));
     }
-    let given = qualifiers.iter().filter_map(|(key, value)| Some((key, (*value)?)));
-    for (number, (key, value)) in given.filter(|(_, value)| !value.is_empty()).enumerate() {
+    let present = qualifiers.iter().filter_map(|(key, value)| Some((key, (*value)?)));
+    for (number, (key, value)) in present.filter(|(_, value)| !value.is_empty()).enumerate() {
         purl.push(if number == 0 { '?' } else { '&' });
         purl.extend([key, "="]);
         purl.extend(utf8_percent_encode(value, PURL_VALUE));
@@ -241,7 +258,7 @@ pub(crate) fn purl(
     purl
 }
 
-/// Nothing for a time that has no such form.
+/// Returns RFC 3339 in UTC with whole seconds; `None`: the time cannot be expressed so.
 pub(crate) fn timestamp(time: Option<OffsetDateTime>) -> Option<String> {
     let time = time?.checked_to_offset(UtcOffset::UTC)?.replace_nanosecond(0).ok()?;
     time.format(&Rfc3339).ok()

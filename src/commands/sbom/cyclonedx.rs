@@ -93,39 +93,38 @@ struct Composition {
     assemblies: [&'static str; 1],
 }
 
-pub(super) fn document(inventory: &BomContents) -> Document {
-    let parts = || inventory.images.iter().chain(&inventory.files);
-    // The bundle is all of these, and an index what it names: the graph that tools draw.
-    let of_bundle = Dependency { r#ref: BUNDLE.to_owned(), depends_on: parts().map(bom_ref).collect() };
-    let of_indexes = parts().filter(|part| !part.children.is_empty()).map(|part| Dependency {
-        r#ref: bom_ref(part),
-        depends_on: part.children.iter().map(|child| nested_ref(part, child)).collect(),
+pub(super) fn document(contents: &BomContents) -> Document {
+    let items = || contents.images.iter().chain(&contents.files);
+    // The dependency graph: the bundle depends on all items, an index on its manifests.
+    let of_bundle = Dependency { r#ref: BUNDLE.to_owned(), depends_on: items().map(bom_ref).collect() };
+    let of_indexes = items().filter(|item| !item.children.is_empty()).map(|item| Dependency {
+        r#ref: bom_ref(item),
+        depends_on: item.children.iter().map(|child| nested_ref(item, child)).collect(),
     });
     Document {
         schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
         bom_format: "CycloneDX",
         spec_version: "1.6",
-        serial_number: format!("urn:uuid:{}", inventory.uuid("cyclonedx")),
+        serial_number: format!("urn:uuid:{}", contents.uuid("cyclonedx")),
         version: 1,
         metadata: Metadata {
-            timestamp: inventory.created.clone(),
+            timestamp: contents.created.clone(),
             tools: Tools { components: [Tool { r#type: "application", name: TOOL, version: VERSION }] },
-            component: bundle(inventory),
+            component: bundle(contents),
         },
-        components: parts().map(|part| component(part, bom_ref(part))).collect(),
+        components: items().map(|item| component(item, bom_ref(item))).collect(),
         dependencies: std::iter::once(of_bundle).chain(of_indexes).collect(),
-        // All that there is in it is named here.
         compositions: [Composition { aggregate: "complete", assemblies: [BUNDLE] }],
     }
 }
 
-fn bundle(inventory: &BomContents) -> Component {
+fn bundle(contents: &BomContents) -> Component {
     Component {
         r#type: "file",
         mime_type: Some("application/zstd".to_owned()),
         bom_ref: BUNDLE.to_owned(),
-        name: inventory.name.clone(),
-        version: Some(inventory.identity.to_string()),
+        name: contents.name.clone(),
+        version: Some(contents.identity.to_string()),
         hashes: Vec::new(),
         purl: None,
         external_references: Vec::new(),
@@ -134,48 +133,49 @@ fn bundle(inventory: &BomContents) -> Component {
     }
 }
 
-fn component(part: &Item, bom_ref: String) -> Component {
-    let properties = std::iter::once(Property { name: "airbundle:size", value: part.size.to_string() });
-    let platforms = part.platforms.iter();
+fn component(item: &Item, bom_ref: String) -> Component {
+    let properties = std::iter::once(Property { name: "airbundle:size", value: item.size.to_string() });
+    let platforms = item.platforms.iter();
     let platforms =
         platforms.map(|platform| Property { name: "airbundle:platform", value: platform.clone() });
-    let source = (!part.source.is_empty()).then(|| part.source.clone());
+    let source = (!item.source.is_empty()).then(|| item.source.clone());
     Component {
-        r#type: match part.kind {
+        r#type: match item.kind {
             ItemKind::Container => "container",
             ItemKind::Artifact => "data",
             ItemKind::File => "file",
         },
-        mime_type: is_mime_type(&part.media_type).then(|| part.media_type.clone()),
+        mime_type: is_mime_type(&item.media_type).then(|| item.media_type.clone()),
         bom_ref,
-        name: part.name.clone(),
-        version: part.version.clone(),
-        hashes: vec![Hash { alg: "SHA-256", content: part.digest.hex() }],
-        purl: Some(part.purl.clone()),
+        name: item.name.clone(),
+        version: item.version.clone(),
+        hashes: vec![Hash { alg: "SHA-256", content: item.digest.hex() }],
+        purl: Some(item.purl.clone()),
         external_references: source
             .map(|url| ExternalReference { r#type: "distribution", url })
             .into_iter()
             .collect(),
-        components: part.children.iter().map(|child| component(child, nested_ref(part, child))).collect(),
+        components: item.children.iter().map(|child| component(child, nested_ref(item, child))).collect(),
         properties: properties.chain(platforms).collect(),
     }
 }
 
-fn bom_ref(part: &Item) -> String {
-    let kind = if part.kind == ItemKind::File { "file" } else { "image" };
-    format!("{kind}-{}", part.id)
+fn bom_ref(item: &Item) -> String {
+    let kind = if item.kind == ItemKind::File { "file" } else { "image" };
+    format!("{kind}-{}", item.id)
 }
 
-/// Of a manifest in an index: another index may have it, too, and nothing may stand in a document twice.
+/// Returns the reference of a manifest in an index. It includes the index, since references must be unique
+/// and several indexes can contain the same manifest.
 fn nested_ref(parent: &Item, child: &Item) -> String {
     format!("{}-{}", bom_ref(parent), child.id)
 }
 
-/// What CycloneDX takes as one.
+/// True if `text` conforms to the pattern for MIME types in the CycloneDX schema.
 fn is_mime_type(text: &str) -> bool {
-    let is_part = |part: &str| {
-        let is_fine = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'+' | b'.');
-        !part.is_empty() && part.bytes().all(is_fine)
+    let is_valid = |part: &str| {
+        let is_allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'+' | b'.');
+        !part.is_empty() && part.bytes().all(is_allowed)
     };
-    text.split_once('/').is_some_and(|(kind, of)| is_part(kind) && is_part(of))
+    text.split_once('/').is_some_and(|(kind, subtype)| is_valid(kind) && is_valid(subtype))
 }

@@ -77,28 +77,28 @@ struct Relationship {
     related_spdx_element: String,
 }
 
-pub(super) fn document(inventory: &BomContents) -> Document {
-    let mut packages = vec![bundle(inventory)];
+pub(super) fn document(contents: &BomContents) -> Document {
+    let mut packages = vec![bundle(contents)];
     let mut relationships = vec![relationship(DOCUMENT, "DESCRIBES", BUNDLE)];
-    // What a bundle lists twice is described once.
+    // Several indexes can contain the same manifest, and IDs must be unique.
     let mut seen = BTreeSet::new();
-    for part in inventory.images.iter().chain(&inventory.files) {
-        relationships.push(relationship(BUNDLE, "CONTAINS", &id(part)));
-        for child in &part.children {
-            relationships.push(relationship(&id(part), "CONTAINS", &id(child)));
+    for item in contents.images.iter().chain(&contents.files) {
+        relationships.push(relationship(BUNDLE, "CONTAINS", &id(item)));
+        for child in &item.children {
+            relationships.push(relationship(&id(item), "CONTAINS", &id(child)));
         }
-        let parts = std::iter::once(part).chain(&part.children);
-        packages.extend(parts.filter(|part| seen.insert(id(part))).map(package));
+        let items = std::iter::once(item).chain(&item.children);
+        packages.extend(items.filter(|item| seen.insert(id(item))).map(package));
     }
     Document {
         spdx_version: "SPDX-2.3",
         data_license: "CC0-1.0",
         id: DOCUMENT,
-        name: inventory.name.clone(),
-        // The form that SPDX recommends where the creator has no place of their own.
-        document_namespace: format!("https://spdx.org/spdxdocs/{TOOL}-{}", inventory.uuid("spdx")),
+        name: contents.name.clone(),
+        // The form that SPDX recommends for creators without a domain of their own.
+        document_namespace: format!("https://spdx.org/spdxdocs/{TOOL}-{}", contents.uuid("spdx")),
         creation_info: CreationInfo {
-            created: inventory.created.clone(),
+            created: contents.created.clone(),
             creators: [format!("Tool: {TOOL}-{VERSION}")],
         },
         packages,
@@ -106,11 +106,11 @@ pub(super) fn document(inventory: &BomContents) -> Document {
     }
 }
 
-fn bundle(inventory: &BomContents) -> Package {
+fn bundle(contents: &BomContents) -> Package {
     Package {
         id: BUNDLE.to_owned(),
-        name: inventory.name.clone(),
-        version_info: Some(inventory.identity.to_string()),
+        name: contents.name.clone(),
+        version_info: Some(contents.identity.to_string()),
         download_location: UNKNOWN.to_owned(),
         files_analyzed: false,
         primary_package_purpose: "ARCHIVE",
@@ -123,18 +123,18 @@ fn bundle(inventory: &BomContents) -> Package {
     }
 }
 
-fn package(part: &Item) -> Package {
-    let mut comment = format!("size: {} bytes; media type: {}", part.size, part.media_type);
-    if !part.platforms.is_empty() {
-        comment = format!("{comment}; platform: {}", part.platforms.join(", "));
+fn package(item: &Item) -> Package {
+    let mut comment = format!("size: {} bytes; media type: {}", item.size, item.media_type);
+    if !item.platforms.is_empty() {
+        comment = format!("{comment}; platform: {}", item.platforms.join(", "));
     }
     Package {
-        id: id(part),
-        name: part.name.clone(),
-        version_info: part.version.clone(),
-        download_location: if part.source.is_empty() { UNKNOWN.to_owned() } else { part.source.clone() },
+        id: id(item),
+        name: item.name.clone(),
+        version_info: item.version.clone(),
+        download_location: if item.source.is_empty() { UNKNOWN.to_owned() } else { item.source.clone() },
         files_analyzed: false,
-        primary_package_purpose: match part.kind {
+        primary_package_purpose: match item.kind {
             ItemKind::Container => "CONTAINER",
             ItemKind::Artifact => "OTHER",
             ItemKind::File => "FILE",
@@ -142,22 +142,22 @@ fn package(part: &Item) -> Package {
         license_concluded: UNKNOWN,
         license_declared: UNKNOWN,
         copyright_text: UNKNOWN,
-        checksums: vec![Checksum { algorithm: "SHA256", checksum_value: part.digest.hex() }],
+        checksums: vec![Checksum { algorithm: "SHA256", checksum_value: item.digest.hex() }],
         external_refs: vec![ExternalRef {
             reference_category: "PACKAGE-MANAGER",
             reference_type: "purl",
-            reference_locator: part.purl.clone(),
+            reference_locator: item.purl.clone(),
         }],
         comment,
     }
 }
 
-fn id(part: &Item) -> String {
-    let kind = match part.kind {
+fn id(item: &Item) -> String {
+    let kind = match item.kind {
         ItemKind::File => "File",
         ItemKind::Container | ItemKind::Artifact => "Image",
     };
-    format!("SPDXRef-{kind}-{}", part.id)
+    format!("SPDXRef-{kind}-{}", item.id)
 }
 
 fn relationship(from: &str, relationship_type: &'static str, to: &str) -> Relationship {

@@ -1,7 +1,8 @@
-//! What a delta leaves out: whether the site has it, and the copy of it to where the bundle wants it.
+//! [`Delta`]: finds the blobs that a delta omits on the site, and copies them to the paths that the bundle
+//! names.
 //!
-//! Names may have been exchanged: what is copied from one place may be needed for another, and what stands there is to be
-//! replaced. So all copies are complete and on the disk before anything gets its place.
+//! Two files can have swapped names: the source of one copy can be the destination of another. Therefore all
+//! copies are complete and on the disk before the first one is renamed.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read as _, Write as _};
@@ -15,137 +16,137 @@ use crate::base::fs::FsError;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
+use crate::commands::unpack::plan::WritePlan;
+use crate::commands::unpack::roots::Roots;
 use crate::oci::digest::{Digest, Hasher};
-use crate::site::check::{State, Target};
-use crate::site::commit::distinct;
-use crate::site::locator::{BlobLocator, BlobSource};
-use crate::site::root::Root;
+use crate::site::check::State;
+use crate::site::locator::{BlobFile, BlobLocator};
 
-/// How much is copied at once.
-const PIECE: usize = 256 << 10;
+/// Bytes per read call.
+const BUFFER: usize = 256 << 10;
 
-/// Where a blob is copied from.
-enum From {
-    /// From another place that the bundle has for it, which is right.
-    Target(usize),
-    /// From anywhere else on the site.
-    Site(BlobSource),
-}
-
-/// A blob that is copied.
-struct Copy {
-    blob: Blob,
-    from: From,
-    /// The targets that need it.
-    to: Vec<usize>,
-}
-
-/// What the site has of what a delta leaves out.
+/// The external blobs of a delta that the selection needs.
 pub(super) struct Delta {
-    supply: BlobLocator,
-    /// What is left out and needed here.
+    site: PathBuf,
+    locator: BlobLocator,
     needed: Vec<Blob>,
     copies: Vec<Copy>,
 }
 
+/// A blob that must be copied.
+struct Copy {
+    blob: Blob,
+    source: Source,
+    /// Indices of the targets that need it.
+    targets: Vec<usize>,
+}
+
+enum Source {
+    /// The index of another target, which is intact.
+    Target(usize),
+    /// Any other file of the site.
+    Site(BlobFile),
+}
+
 impl Delta {
-    /// Looks whether everything can be there at all, before anything is created. Nothing is hashed yet.
-    pub(super) fn begin(layout: &Layout, options: &UnpackOptions) -> Result<Self, UnpackError> {
-        let place = |elsewhere: &Option<_>, name| elsewhere.clone().unwrap_or(options.site.join(name));
-        let files = place(&options.files, "files");
-        let registry = place(&options.registry, "registry");
-        let supply = BlobLocator::new(layout, &options.site, &files, &registry)?;
+    /// Fails if the site has no file of the right size for an external blob. Hashes and creates nothing.
+    pub(super) fn new(layout: &Layout, options: &UnpackOptions) -> Result<Self, UnpackError> {
+        let site = options.site.clone();
+        let locator = BlobLocator::new(layout, &site, &options.files_root(), &options.registry_root())?;
         let of_images = layout.images.iter().flat_map(|image| layout.blobs_of(image));
-        let named: HashSet<Digest> =
+        let selected: HashSet<Digest> =
             of_images.map(|blob| blob.digest).chain(layout.files.iter().map(|file| file.digest)).collect();
-        let is_needed = |blob: &&Blob| named.contains(&blob.digest);
+        let is_needed = |blob: &&Blob| selected.contains(&blob.digest);
         let needed: Vec<Blob> = layout.elsewhere.iter().filter(is_needed).copied().collect();
         let mut missing = Vec::new();
         for blob in &needed {
-            if !supply.may_have(*blob)? {
-                missing.push((*blob, false));
+            if !locator.may_have(*blob)? {
+                missing.push(MissingBlob::new(*blob, false));
             }
         }
-        incomplete(layout, &options.site, &missing)?;
-        Ok(Self { supply, needed, copies: Vec::new() })
+        check_complete(layout, &site, missing)?;
+        Ok(Self { site, locator, needed, copies: Vec::new() })
     }
 
-    /// Finds the bytes of everything that is not in its place. What is there and right has been hashed for that.
-    pub(super) fn find(
+    /// Finds a source for every external blob whose target is missing or damaged. Hashes candidates, except
+    /// intact targets.
+    pub(super) fn locate(
         &mut self,
         layout: &Layout,
-        targets: &[Target],
-        states: &[State],
-        site: &Path,
+        plan: &WritePlan,
         report: &dyn Report,
     ) -> Result<(), UnpackError> {
-        let mut right = HashMap::new();
-        let mut wanted: HashMap<Digest, Vec<usize>> = HashMap::new();
-        for (number, (target, state)) in targets.iter().zip(states).enumerate() {
-            if matches!(state, State::Missing | State::Wrong) {
-                wanted.entry(target.blob.digest).or_default().push(number);
-            } else {
-                right.insert(target.blob.digest, number);
+        let mut intact = HashMap::new();
+        for (index, (target, state)) in plan.iter().enumerate() {
+            if !state.must_be_written() {
+                intact.insert(target.blob.digest, index);
             }
         }
         let mut missing = Vec::new();
         for blob in self.needed.iter().copied() {
-            let Some(to) = wanted.remove(&blob.digest) else { continue };
-            let from = match right.get(&blob.digest) {
-                Some(number) => Some(From::Target(*number)),
-                None => self.supply.find(blob, report)?.map(From::Site),
+            let Some(targets) = plan.pending.get(&blob.digest) else { continue };
+            let source = match intact.get(&blob.digest) {
+                Some(index) => Some(Source::Target(*index)),
+                None => self.locator.find(blob, report)?.map(Source::Site),
             };
-            match from {
-                Some(from) => self.copies.push(Copy { blob, from, to }),
-                None => missing.push((blob, true)),
+            match source {
+                Some(source) => self.copies.push(Copy { blob, source, targets: targets.clone() }),
+                None => missing.push(MissingBlob::new(blob, true)),
             }
         }
-        incomplete(layout, site, &missing)
+        check_complete(layout, &self.site, missing)
     }
 
-    /// Copies everything to where files are staged, checks it, and brings it to the disk; `states` says so then.
+    /// Copies and hashes every located blob into the staging area, syncs it, and sets the state of its
+    /// targets to staged.
     pub(super) fn stage(
         &self,
-        targets: &[Target],
-        states: &mut [State],
-        roots: &[Root],
+        plan: &mut WritePlan,
+        roots: &Roots,
         report: &dyn Report,
     ) -> Result<(), UnpackError> {
         if self.copies.is_empty() {
             return Ok(());
         }
-        self.copies.par_iter().try_for_each(|copy| self.copy(copy, targets, states, roots, report))?;
-        // One sync carries all, and that of each file says which one failed.
-        distinct(roots).into_iter().try_for_each(|staging| staging.sync())?;
-        for number in self.copies.iter().flat_map(|copy| &copy.to) {
-            let Target { root, staged, blob, .. } = &targets[*number];
-            let staging = roots[*root].staging();
-            let file = staging.existing(staged)?.ok_or(UnpackError::Changed(blob.digest))?;
-            file.sync_all().map_err(FsError::at("sync", staging.path(staged)))?;
-            states[*number] = State::Staged;
+        let copier = Copier { locator: &self.locator, plan, roots, report };
+        self.copies.par_iter().try_for_each(|copy| copier.copy(copy))?;
+        // One sync writes all of them; the one of each file reports which one failed.
+        roots.sync()?;
+        for index in self.copies.iter().flat_map(|copy| &copy.targets) {
+            let target = &plan.targets[*index];
+            let staging = roots.all[target.root].staging();
+            let file =
+                staging.open_existing(&target.staged)?.ok_or(UnpackError::Changed(target.blob.digest))?;
+            file.sync_all().map_err(FsError::at("sync", staging.path(&target.staged)))?;
+            plan.states[*index] = State::Staged;
         }
         Ok(())
     }
+}
 
-    fn copy(
-        &self,
-        Copy { blob, from, to }: &Copy,
-        targets: &[Target],
-        states: &[State],
-        roots: &[Root],
-        report: &dyn Report,
-    ) -> Result<(), UnpackError> {
-        let (file, path) = self.open(from, *blob, targets, states, roots)?;
+/// Copies blobs within a site.
+struct Copier<'a> {
+    locator: &'a BlobLocator,
+    plan: &'a WritePlan,
+    roots: &'a Roots,
+    report: &'a dyn Report,
+}
+
+impl Copier<'_> {
+    /// Copies one blob to the staged files of all its targets. Fails if the digest of the source does not
+    /// match any more.
+    fn copy(&self, Copy { blob, source, targets }: &Copy) -> Result<(), UnpackError> {
+        let (file, path) = self.open(source, *blob)?;
         let mut file = file.ok_or(UnpackError::Changed(blob.digest))?;
-        let (id, object) = (to[0] as u64, targets[to[0]].path.to_string());
-        report.event(&Event::Begin { id, object, bytes: Some(blob.size) });
+        let (id, object) = (targets[0] as u64, self.plan.targets[targets[0]].path.to_string());
+        self.report.event(&Event::Begin { id, object, bytes: Some(blob.size) });
         let mut outputs = Vec::new();
-        for number in to {
-            let Target { root, staged, .. } = &targets[*number];
-            let staging = roots[*root].staging();
-            outputs.push((staging.create(staged)?, staging.path(staged)));
+        for index in targets {
+            let target = &self.plan.targets[*index];
+            let staging = self.roots.all[target.root].staging();
+            outputs.push((staging.create(&target.staged)?, staging.path(&target.staged)));
         }
-        let (mut hasher, mut buffer) = (Hasher::new(), vec![0; PIECE]);
+        let (mut hasher, mut buffer) = (Hasher::new(), vec![0; BUFFER]);
         loop {
             let len = file.read(&mut buffer).map_err(FsError::at("read", &path))?;
             if len == 0 {
@@ -155,46 +156,44 @@ impl Delta {
             for (output, path) in &mut outputs {
                 output.write_all(&buffer[..len]).map_err(FsError::at("write", path))?;
             }
-            report.event(&Event::Progress { id, bytes: len as u64 });
+            self.report.event(&Event::Progress { id, bytes: len as u64 });
         }
         if hasher.finish() != blob.digest {
             return Err(UnpackError::Changed(blob.digest));
         }
-        report.event(&Event::Done { id });
+        self.report.event(&Event::Done { id });
         Ok(())
     }
 
-    fn open(
-        &self,
-        from: &From,
-        blob: Blob,
-        targets: &[Target],
-        states: &[State],
-        roots: &[Root],
-    ) -> Result<(Option<File>, PathBuf), FsError> {
-        let number = match from {
-            From::Site(source) => return Ok((self.supply.open(source, blob)?, self.supply.path(source))),
-            From::Target(number) => *number,
+    /// Opens the source of a copy. `None` in place of the file: it has disappeared.
+    fn open(&self, source: &Source, blob: Blob) -> Result<(Option<File>, PathBuf), FsError> {
+        let index = match source {
+            Source::Site(file) => return Ok((self.locator.open(file, blob)?, self.locator.path(file))),
+            Source::Target(index) => *index,
         };
-        let Target { root, path, staged, .. } = &targets[number];
-        let root = &roots[*root];
-        if states[number] == State::Staged {
-            return Ok((root.staging().existing(staged)?, root.staging().path(staged)));
+        let target = &self.plan.targets[index];
+        let root = &self.roots.all[target.root];
+        if self.plan.states[index] == State::Staged {
+            return Ok((root.staging().open_existing(&target.staged)?, root.staging().path(&target.staged)));
         }
-        Ok((root.existing(path)?, root.path(path)))
+        Ok((root.open_existing(&target.path)?, root.path(&target.path)))
     }
 }
 
-fn incomplete(layout: &Layout, site: &Path, missing: &[(Blob, bool)]) -> Result<(), UnpackError> {
+impl MissingBlob {
+    /// `owners` is filled in by [`check_complete`].
+    fn new(Blob { digest, size }: Blob, damaged: bool) -> Self {
+        Self { digest, size, damaged, owners: Vec::new() }
+    }
+}
+
+fn check_complete(layout: &Layout, site: &Path, mut missing: Vec<MissingBlob>) -> Result<(), UnpackError> {
     if missing.is_empty() {
         return Ok(());
     }
-    let owners = layout.owners(&missing.iter().map(|(blob, _)| blob.digest).collect());
-    let missing = missing.iter().map(|(blob, damaged)| MissingBlob {
-        digest: blob.digest,
-        size: blob.size,
-        damaged: *damaged,
-        owners: owners.get(&blob.digest).cloned().unwrap_or_default(),
-    });
-    Err(UnpackError::Incomplete { site: site.to_owned(), missing: missing.collect() })
+    let mut owners = layout.owners(&missing.iter().map(|blob| blob.digest).collect());
+    for blob in &mut missing {
+        blob.owners = owners.remove(&blob.digest).unwrap_or_default();
+    }
+    Err(UnpackError::Incomplete { site: site.to_owned(), missing })
 }

@@ -1,94 +1,109 @@
-//! [`UnpackError`]: why nothing, or not everything, was unpacked.
+//! [`UnpackError`]: the reasons why a bundle cannot be unpacked.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::base::fs::FsError;
+use crate::base::units::human_bytes;
+use crate::bundle::format::layout::Layout;
 use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::select::SelectError;
 use crate::oci::digest::Digest;
 use crate::site::root::RootError;
 use crate::site::storage::NamesError;
 
-/// A blob that a site should have and has not.
+/// A blob that a delta requires and the site does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MissingBlob {
-    /// Its digest.
+    /// The digest in the bundle.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Whether something is in its place that has other bytes.
+    /// True if a file with the right size was found, but its digest does not match.
     pub damaged: bool,
     /// The images and files that need it.
     pub owners: Vec<String>,
 }
 
-/// Why a site is not complete. What was complete before still is, and what was added is whole.
+/// The reasons why a bundle cannot be unpacked. Images and files that were complete remain so; new ones may
+/// have been added completely.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The bundle cannot be read.
+    /// The documents of the bundle cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The bundle is damaged somewhere.
+    /// Blobs of the bundle are damaged or missing.
     #[error("the bundle is damaged in {owners}")]
     Damaged {
-        /// The images and files that it hits.
+        /// The images and files that need a damaged blob.
         owners: String,
-        /// What is wrong.
+        /// The first error.
         #[source]
         source: Unavailable,
     },
-    /// Nothing can be selected so.
+    /// A pattern or platform of the selection matches nothing.
     #[error(transparent)]
     Select(SelectError),
-    /// The site has not what a delta leaves out. Nothing was changed.
+    /// The site does not have the external blobs of a delta. Nothing was changed.
     #[error(
-        "`{}` lacks {} that this delta leaves out, and nothing was changed: unpack a full bundle, or pack the delta \
-         anew, with what `unbundle inventory --check` says of this site as `--base`", site.display(), amount(missing)
+        "`{}` lacks {} that this delta omits, nothing was changed: unpack a full bundle, or pack the delta again \
+         with the output of `unbundle inventory --check` of this site as `--base`", site.display(), amount(missing)
     )]
     Incomplete {
-        /// The directory of the site.
+        /// The root directory of the site.
         site: PathBuf,
-        /// All that it lacks, in the order of the bundle.
+        /// In the order of the bundle.
         missing: Vec<MissingBlob>,
     },
-    /// What was to be copied within the site is not what it was when it was looked at.
-    #[error("`{0}` has changed on the site while it was copied: run it again")]
+    /// The source of a copy within the site changed after it was hashed.
+    #[error("`{0}` changed on the site while it was copied: run the command again")]
     Changed(Digest),
-    /// The file system says no.
+    /// A file call failed.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// Another process is writing.
+    /// Another process holds the lock.
     #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
     Busy(PathBuf),
-    /// Images cannot have their names.
+    /// A repository template cannot be applied.
     #[error(transparent)]
     Names(#[from] NamesError),
-    /// There is not enough room.
+    /// A file system has too little free space. Nothing was written.
     #[error(
-        "`{}` has {} free and {} is needed: nothing was written", path.display(), human(*available),
-        human(*needed)
+        "no space left on device: `{}` has {} free, {} needed; nothing was written", path.display(),
+        human_bytes(*available), human_bytes(*needed)
     )]
     Space {
-        /// The directory whose file system is too small.
+        /// The directory with the staging area.
         path: PathBuf,
-        /// Bytes needed.
+        /// Bytes.
         needed: u64,
-        /// Bytes free.
+        /// Bytes.
         available: u64,
     },
-    /// There are not enough inodes.
-    #[error("`{}` has room for {available} more files and {needed} are needed: nothing was written", path.display())]
+    /// A file system has too few free inodes. Nothing was written.
+    #[error(
+        "no space left on device: `{}` has {available} inodes free, {needed} needed; nothing was written",
+        path.display()
+    )]
     Inodes {
-        /// The directory whose file system has too few.
+        /// The directory with the staging area.
         path: PathBuf,
-        /// Inodes needed.
+        /// Number of inodes.
         needed: u64,
-        /// Inodes free.
+        /// Number of inodes.
         available: u64,
     },
+}
+
+impl UnpackError {
+    /// The error for `lost` blobs, of which there must be at least one.
+    pub(crate) fn damaged(layout: &Layout, lost: Vec<(Digest, Unavailable)>) -> Self {
+        let digests: Vec<Digest> = lost.iter().map(|(digest, _)| *digest).collect();
+        let (_, source) = lost.into_iter().next().expect("at least one blob is lost; please report");
+        Self::Damaged { owners: layout.owners_text(&digests), source }
+    }
 }
 
 impl From<SelectError> for UnpackError {
@@ -109,15 +124,11 @@ impl From<RootError> for UnpackError {
     }
 }
 
-pub(crate) fn amount(missing: &[MissingBlob]) -> String {
-    let bytes = human(missing.iter().map(|blob| blob.size).sum());
+fn amount(missing: &[MissingBlob]) -> String {
+    let bytes = human_bytes(missing.iter().map(|blob| blob.size).sum());
     if let [blob] = missing {
         format!("`{}` ({bytes})", blob.digest)
     } else {
         format!("{} blobs ({bytes})", missing.len())
     }
-}
-
-pub(crate) fn human(bytes: u64) -> String {
-    crate::base::units::human_bytes(bytes)
 }

@@ -1,23 +1,33 @@
-//! [`UnpackOptions`]: where and what to unpack.
+//! [`UnpackOptions`]: the destination directories and the selection.
 
 use std::path::PathBuf;
 
 use crate::bundle::read::select::Selection;
 use crate::oci::reference::RepositoryTemplate;
 
-/// Where the parts of a bundle go.
+/// The destination directories and the selection.
 #[derive(Debug, Clone)]
 pub struct UnpackOptions {
-    /// The directory of the site.
+    /// The root directory of the site.
     pub site: PathBuf,
-    /// Where the files go; `<site>/files` if nothing is said.
+    /// The directory for files; `None`: `<site>/files`.
     pub files: Option<PathBuf>,
-    /// Where the storage of the registry goes; `<site>/registry` if nothing is said.
+    /// The root of the registry's storage; `None`: `<site>/registry`.
     pub registry: Option<PathBuf>,
-    /// The names of the images; at least one.
+    /// Templates for repository names; at least one.
     pub templates: Vec<RepositoryTemplate>,
-    /// What of the bundle is wanted.
+    /// The images, files and platforms to unpack.
     pub select: Selection,
-    /// Whether what is whole becomes part of the site when something else is damaged or missing.
+    /// True to unpack intact images and files if others are damaged or missing.
     pub keep_going: bool,
+}
+
+impl UnpackOptions {
+    pub(crate) fn files_root(&self) -> PathBuf {
+        self.files.clone().unwrap_or_else(|| self.site.join("files"))
+    }
+
+    pub(crate) fn registry_root(&self) -> PathBuf {
+        self.registry.clone().unwrap_or_else(|| self.site.join("registry"))
+    }
 }

@@ -1,7 +1,7 @@
-//! [`Page`]: the catalogue of a site, for whoever has to find something in it.
+//! [`Page`]: the catalog of a site, an HTML page with search.
 //!
-//! One HTML file that needs nothing else: style and script are in it, and its content security policy allows these two
-//! and no request at all. Everything can be read without the script, which adds the search and the copy buttons.
+//! A single HTML file with inline style and script. Its content security policy allows these two and no
+//! request. The script adds search and copy buttons; everything else works without it.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -15,23 +15,24 @@ use crate::oci::digest::Digest;
 use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
 
 const GENERATOR: &str = "airbundle";
-const STYLE: &str = include_str!("catalogue/style.css");
-const SCRIPT: &str = include_str!("catalogue/script.js");
+const STYLE: &str = include_str!("catalog/style.css");
+const SCRIPT: &str = include_str!("catalog/script.js");
 
-/// What a path may have that stands for itself in a URL (RFC 3986, "unreserved"), and the `/`.
+/// The characters of a path that are percent-encoded: all but the unreserved ones (RFC 3986, section 2.3) and
+/// `/`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The catalogue of a site, to be put into the root of its files: links are relative to that.
+/// The catalog of a site. Links are relative to the root of the files, where the page must be.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    /// What the site holds.
+    /// The contents of the site.
     pub record: &'a Record,
-    /// Where its registry is, as clients name it: `hub.kubespray.local:5000`.
+    /// Host and port of the registry: `hub.kubespray.local:5000`.
     pub registry: &'a str,
 }
 
 impl Page<'_> {
-    /// The page. The same for the same record and registry, at any time.
+    /// Renders the page. The same record and registry result in the same bytes.
     #[must_use]
     pub fn html(&self) -> String {
         let page = html! {
@@ -48,8 +49,8 @@ impl Page<'_> {
                     footer {
                         p {
                             code { "unbundle" }
-                            " checked everything here against its digest when it unpacked it, and made this page, "
-                            "which asks no other server for anything."
+                            " verified the digests of all images and files when it unpacked them. This page loads "
+                            "nothing from other servers."
                         }
                     }
                 }
@@ -58,7 +59,7 @@ impl Page<'_> {
         page.into_string()
     }
 
-    /// Whether `html` is such a page, of whatever site.
+    /// True if `html` is the catalog of any site.
     #[must_use]
     pub fn is(html: &str) -> bool {
         html.contains(&format!(r#"<meta name="generator" content="{GENERATOR}">"#))
@@ -72,8 +73,8 @@ impl Page<'_> {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta name="generator" content=(GENERATOR);
-                title { (self.title()) " · Catalogue" }
-                // Without an icon of its own, a browser asks the server for one.
+                title { (self.title()) " · Catalog" }
+                // Otherwise browsers request `/favicon.ico`.
                 link rel="icon" href="data:,";
                 style { (PreEscaped(STYLE)) }
                 script { (PreEscaped(SCRIPT)) }
@@ -92,7 +93,7 @@ impl Page<'_> {
         let Record { bundles, .. } = self.record;
         html! {
             header {
-                p.eyebrow { "Catalogue" }
+                p.eyebrow { "Catalog" }
                 h1 { (self.title()) }
                 @if let [bundle] = &bundles[..] {
                     (facts(bundle))
@@ -100,7 +101,7 @@ impl Page<'_> {
                     ol.bundles reversed aria-label="Bundles" {
                         @for bundle in bundles.iter().rev() {
                             li {
-                                h2 { (bundle.title.as_deref().unwrap_or("A bundle without a title")) }
+                                h2 { (bundle.title.as_deref().unwrap_or("Untitled bundle")) }
                                 (facts(bundle))
                             }
                         }
@@ -110,7 +111,7 @@ impl Page<'_> {
         }
     }
 
-    /// What stays in sight: the search, and where to go; the script tells there how much was found.
+    /// The sticky bar: search, links to the sections, and counts, which the script updates.
     fn bar(&self) -> Markup {
         let Record { images, files, .. } = self.record;
         html! {
@@ -137,8 +138,7 @@ impl Page<'_> {
                 } @else {
                     p.note {
                         "In the registry " code { (self.registry) } ". " code { "podman" } ", " code { "nerdctl" } " and "
-                        code { "crictl" } " pull in the same way as " code { "docker" } ". A size counts all that "
-                        "the image needs, shared or not."
+                        code { "crictl" } " pull in the same way as " code { "docker" } ". Sizes include shared layers."
                     }
                     table.images role="table" aria-labelledby="images-heading" {
                         thead role="rowgroup" {
@@ -162,20 +162,20 @@ impl Page<'_> {
 
     fn image(&self, image: &RecordedImage) -> Markup {
         let reference = &image.reference;
-        // A digest and a tag have no `/`.
+        // Digests and tags contain no `/`.
         let name_at = reference.rfind('/').map_or(0, |slash| slash + 1);
-        let (place, name) = reference.split_at(name_at);
+        let (path, name) = reference.split_at(name_at);
         let (name, version) = name.split_at(name.find(['@', ':']).unwrap_or(name.len()));
         html! {
             tr role="row" {
                 th role="rowheader" scope="row" {
-                    span.place { (place) } b { (name) }
+                    span.path { (path) } b { (name) }
                     span.version .digest[version.starts_with('@')] { (version) }
                 }
                 td.pull role="cell" {
                     @for repository in &image.repositories {
                         @if let Some(name) = self.pull_name(repository, image) {
-                            p { code data-copy={ "the command that pulls " (reference) } { "docker pull " (breakable(&name)) } }
+                            p { code data-copy={ "the pull command of " (reference) } { "docker pull " (breakable(&name)) } }
                         }
                     }
                 }
@@ -191,7 +191,7 @@ impl Page<'_> {
         }
     }
 
-    /// What a client calls `image` in this repository.
+    /// Returns the reference of an image in a repository of this site. `None`: no tag and no recorded digest.
     fn pull_name(&self, repository: &str, image: &RecordedImage) -> Option<String> {
         let Self { registry, .. } = self;
         match &image.tag {
@@ -207,7 +207,7 @@ impl Page<'_> {
                 @if self.record.files.is_empty() {
                     p.note { "This site has no files." }
                 } @else {
-                    p.note { "The address under a file is where it was fetched from." }
+                    p.note { "The URL below a file name is its source." }
                     table.files role="table" aria-labelledby="files-heading" {
                         thead role="rowgroup" {
                             tr role="row" {
@@ -242,12 +242,12 @@ fn file(file: &RecordedFile) -> Markup {
     }
 }
 
-/// A text in which a line may end after each `/`.
+/// Renders text with an optional line break after each `/`.
 fn breakable(text: &str) -> Markup {
     html! { @for part in text.split_inclusive('/') { (part) wbr; } }
 }
 
-/// When a bundle was packed, and its identity.
+/// Renders the time of packing, the identity and the state of a bundle.
 fn facts(bundle: &RecordedBundle) -> Markup {
     html! {
         dl {
@@ -259,13 +259,13 @@ fn facts(bundle: &RecordedBundle) -> Markup {
                 dd { (digest_text(&bundle.identity.to_string(), "identity", "the bundle")) }
             }
             @if bundle.partial {
-                div { dt { "Unpacked" } dd { "in part" } }
+                div { dt { "Unpacked" } dd { "partially" } }
             }
         }
     }
 }
 
-/// A digest, in full: the style shortens it where the script has put a button beside it.
+/// Renders a full digest. With a copy button, the style truncates it.
 fn digest_text(digest: &str, what: &str, of: &str) -> Markup {
     html! { code.digest title=(digest) data-copy={ "the " (what) " of " (of) } { (digest) } }
 }
@@ -274,7 +274,7 @@ fn size(bytes: u64) -> Markup {
     html! { span title={ (bytes) " bytes" } { (human_bytes(bytes)) } }
 }
 
-/// A date for a person; what is none stays as it is.
+/// Formats a date; returns text that is not RFC 3339 unchanged.
 fn date(rfc3339: &str) -> String {
     match OffsetDateTime::parse(rfc3339, &Rfc3339).map(|date| date.to_utc()) {
         Ok(date) => format!(
@@ -289,12 +289,12 @@ fn date(rfc3339: &str) -> String {
     }
 }
 
-/// The link to a file. It begins with `./` so that nothing at its begin can be taken for a scheme or a host.
+/// Returns a relative URL. Because of the `./`, the path cannot be parsed as a scheme or host.
 fn link(path: &str) -> String {
     format!("./{}", utf8_percent_encode(path, ENCODED))
 }
 
-/// Style and script of this page, its empty icon, and pictures within the style; nothing else.
+/// Allows the style and the script of this page, the empty icon, and images in the style.
 fn security_policy() -> String {
     let hash = |text: &str| BASE64_STANDARD.encode(Digest::of(text.as_bytes()).as_bytes());
     format!(
@@ -345,13 +345,13 @@ mod tests {
         Page { record, registry: REGISTRY }.html().replace("<wbr>", "")
     }
 
-    /// What stands between `before` and `after`, wherever it does.
+    /// Returns all texts between `before` and the next `after`.
     fn between<'a>(html: &'a str, before: &str, after: &str) -> Vec<&'a str> {
         html.split(before).skip(1).map(|rest| rest.split(after).next().unwrap()).collect()
     }
 
     #[test]
-    fn no_text_of_the_record_can_become_markup() {
+    fn text_of_the_record_is_escaped() {
         const HOSTILE: &str = r#"<i>"'&amp;</i>"#;
         let mut record = record();
         record.bundles = vec![bundle(Some(HOSTILE)), bundle(None)];
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_leads_to_its_file_whatever_the_name_is() {
+    fn links_percent_encode_file_names() {
         for (path, href) in [
             ("k8s/dl.k8s.io/v1.29.5/kubectl", "./k8s/dl.k8s.io/v1.29.5/kubectl"),
             ("k8s/h/a b#c?d%20~_-.txt", "./k8s/h/a%20b%23c%3Fd%2520~_-.txt"),
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn every_repository_has_a_command_with_the_tag_or_else_the_digest() {
+    fn every_repository_has_a_pull_command_with_the_tag_or_else_the_digest() {
         let digest = Digest::of(b"image");
         let commands = |image: RecordedImage| -> Vec<String> {
             let mut record = record();
@@ -402,13 +402,13 @@ mod tests {
             commands(image(&format!("quay.io/a/b@{digest}"), &["a/b"], None)),
             [format!("hub.example:5000/a/b@{digest}")]
         );
-        let mut nameless = image("quay.io/a/b", &["a/b"], None);
-        nameless.manifests.clear();
-        assert!(commands(nameless).is_empty());
+        let mut without_digest = image("quay.io/a/b", &["a/b"], None);
+        without_digest.manifests.clear();
+        assert!(commands(without_digest).is_empty());
     }
 
     #[test]
-    fn nothing_is_referred_to_but_files_of_the_site_and_places_of_the_page() {
+    fn the_page_refers_only_to_files_of_the_site_and_its_own_sections() {
         let mut record = record();
         record.bundles = vec![bundle(Some("https://elsewhere.example"))];
         record.images = vec![image("quay.io/a/b:v1", &["a/b"], Some("v1"))];
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_one_bundle_gives_the_page_its_title_and_several_are_listed_the_last_one_first() {
+    fn the_title_is_that_of_the_only_bundle_and_several_bundles_are_listed_newest_first() {
         let title = |bundles: Vec<RecordedBundle>| {
             let mut record = record();
             record.bundles = bundles;
@@ -443,12 +443,12 @@ mod tests {
         assert_eq!(title(vec![bundle(Some("June"))]), ("June".to_owned(), none()));
         assert_eq!(
             title(vec![bundle(Some("June")), bundle(None), bundle(Some("July"))]),
-            ("Images and files".to_owned(), "July, A bundle without a title, June".to_owned())
+            ("Images and files".to_owned(), "July, Untitled bundle, June".to_owned())
         );
     }
 
     #[test]
-    fn a_date_is_told_in_words_and_in_utc() {
+    fn dates_are_shown_in_words_and_in_utc() {
         for (rfc3339, text) in [
             ("2024-06-01T12:34:56Z", "1 June 2024, 12:34 UTC"),
             ("2024-12-31T23:30:00-01:00", "1 January 2025, 00:30 UTC"),

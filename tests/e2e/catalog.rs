@@ -5,7 +5,7 @@ use std::fs;
 use airbundle::documents::list::Lists;
 use airbundle::oci::digest::Digest;
 use airbundle::oci::reference::RepositoryTemplate;
-use airbundle::site::catalogue::Page;
+use airbundle::site::catalog::Page;
 use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -170,7 +170,7 @@ fn copy_buttons_copy_complete_text_over_plain_http() {
         page.browser.run(&shadow);
         let pause = "registry.k8s.io/pause:3.9";
         assert_eq!(
-            copied(&format!("the command that pulls {pause}")),
+            copied(&format!("the pull command of {pause}")),
             format!("docker pull {REGISTRY}/k8s/{pause}")
         );
         let digest = Digest::of(pause.as_bytes());

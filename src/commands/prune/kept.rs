@@ -1,0 +1,183 @@
+//! [`Kept`]: the images, files and blobs of the kept bundles.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use crate::base::path::RelPath;
+use crate::bundle::format::layout::{BundledImage, Layout};
+use crate::bundle::read::reader::Contents;
+use crate::commands::prune::error::PruneError;
+use crate::oci::digest::Digest;
+use crate::oci::manifest::Manifest;
+use crate::site::record::{Record, RecordedImage};
+use crate::site::root::Root;
+use crate::site::scan::Storage;
+
+pub(super) struct Kept<'a> {
+    /// By reference and digest.
+    images: HashMap<(String, Digest), Vec<(&'a Layout, &'a BundledImage)>>,
+    /// The digests of files, by path below the root of files.
+    files: HashMap<String, HashSet<Digest>>,
+    /// The sizes of manifests, configs and layers in bytes.
+    pub(super) blobs: HashMap<Digest, u64>,
+    pub(super) parsed: HashMap<Digest, &'a Manifest>,
+    pub(super) manifests: HashSet<Digest>,
+    identities: HashSet<Digest>,
+}
+
+/// Returns the identity and the layout of each bundle, without the images and files that were not unpacked:
+/// not selected, or damaged.
+pub(super) fn unpacked(kept: &[Contents], record: &Record) -> Vec<(Digest, Layout)> {
+    kept.iter().map(|contents| (contents.identity, unpacked_layout(contents, record))).collect()
+}
+
+fn unpacked_layout(contents: &Contents, record: &Record) -> Layout {
+    let mut layout = contents.layout.clone();
+    let bundle = record.bundles.iter().find(|bundle| bundle.identity == contents.identity);
+    if bundle.is_none_or(|bundle| !bundle.partial) {
+        return layout;
+    }
+    layout.images.retain_mut(|image| {
+        let reference = image.indexed.reference.to_string();
+        let mut recorded = record.images.iter().filter(|recorded| recorded.reference == reference).peekable();
+        let is_recorded = recorded.peek().is_some();
+        if let Some(recorded) = recorded.find(|recorded| recorded.digest() == Some(image.indexed.digest)) {
+            let has = |digest| recorded.manifests.iter().any(|manifest| manifest.digest == digest);
+            image.manifests.retain(|manifest| has(manifest.digest));
+        }
+        is_recorded
+    });
+    let paths: HashSet<&str> = record.files.iter().map(|file| file.path.as_str()).collect();
+    layout.files.retain(|file| paths.contains(format!("k8s/{}", file.path).as_str()));
+    layout
+}
+
+impl<'a> Kept<'a> {
+    pub(super) fn of(bundles: &'a [(Digest, Layout)]) -> Self {
+        let mut kept = Self {
+            images: HashMap::new(),
+            files: HashMap::new(),
+            blobs: HashMap::new(),
+            parsed: HashMap::new(),
+            manifests: HashSet::new(),
+            identities: HashSet::new(),
+        };
+        for (identity, layout) in bundles {
+            kept.identities.insert(*identity);
+            for image in &layout.images {
+                let key = (image.indexed.reference.to_string(), image.indexed.digest);
+                kept.images.entry(key).or_default().push((layout, image));
+                let blobs = image.manifests.iter().copied().chain(layout.blobs_of(image));
+                kept.blobs.extend(blobs.map(|blob| (blob.digest, blob.size)));
+                kept.manifests.extend(image.manifests.iter().map(|manifest| manifest.digest));
+            }
+            kept.parsed.extend(layout.parsed.iter().map(|(digest, manifest)| (*digest, manifest)));
+            for file in &layout.files {
+                kept.files.entry(format!("k8s/{}", file.path)).or_default().insert(file.digest);
+            }
+        }
+        kept
+    }
+
+    pub(super) fn has(&self, image: &RecordedImage) -> bool {
+        image.digest().is_some_and(|digest| self.images.contains_key(&(image.reference.clone(), digest)))
+    }
+
+    /// Fails unless the site has every kept image and file as one of the bundles has it, and all blobs of the
+    /// images.
+    pub(super) fn compare(
+        &self,
+        record: &Record,
+        storage: Option<&Storage>,
+        files: Option<&Root>,
+    ) -> Result<(), PruneError> {
+        let mut differences = self.different_images(record);
+        differences.extend(self.different_files(record, files)?);
+        if differences.is_empty() {
+            differences = self.missing_blobs(storage)?;
+        }
+        if differences.is_empty() {
+            Ok(())
+        } else {
+            Err(PruneError::Mismatch(differences.into_iter().collect()))
+        }
+    }
+
+    fn different_images(&self, record: &Record) -> BTreeSet<String> {
+        let intact: HashSet<&str> =
+            record.images.iter().filter(|image| self.has(image)).map(|image| &*image.reference).collect();
+        let different = self.images.keys().filter(|(reference, _)| !intact.contains(&**reference));
+        different
+            .map(|(reference, _)| {
+                let exists = record.images.iter().any(|image| image.reference == *reference);
+                difference(reference, exists)
+            })
+            .collect()
+    }
+
+    fn different_files(&self, record: &Record, root: Option<&Root>) -> Result<BTreeSet<String>, PruneError> {
+        let recorded: HashMap<&str, Digest> =
+            record.files.iter().map(|file| (file.path.as_str(), file.digest)).collect();
+        let mut different = BTreeSet::new();
+        for (path, digests) in &self.files {
+            let exists = match (root, RelPath::parse(path)) {
+                (Some(root), Ok(path)) => root.open_existing(&path)?.is_some(),
+                _ => false,
+            };
+            let matches = recorded.get(path.as_str()).is_some_and(|digest| digests.contains(digest));
+            if !exists || !matches {
+                different.insert(difference(path, exists));
+            }
+        }
+        Ok(different)
+    }
+
+    fn missing_blobs(&self, storage: Option<&Storage>) -> Result<BTreeSet<String>, PruneError> {
+        let mut missing = BTreeSet::new();
+        for (digest, size) in &self.blobs {
+            if storage.map(|storage| storage.size(*digest)).transpose()?.flatten() != Some(*size) {
+                missing.insert(format!("the blob `{digest}` is missing"));
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Returns the record of the pruned site.
+    pub(super) fn prune_record(&self, record: &Record, storage: Option<&Storage>) -> Record {
+        let mut pruned = record.clone();
+        pruned.bundles.retain(|bundle| self.identities.contains(&bundle.identity));
+        pruned.files.retain(|file| self.files.contains_key(&file.path));
+        pruned.retired.retain(|manifest| self.manifests.contains(&manifest.digest));
+        pruned.images.retain_mut(|image| {
+            let Some(digest) = image.digest() else { return false };
+            let Some(bundled) = self.images.get(&(image.reference.clone(), digest)) else { return false };
+            prune_image(image, bundled, storage);
+            true
+        });
+        pruned
+    }
+}
+
+/// Removes the platforms of `image` that only other bundles had.
+fn prune_image(image: &mut RecordedImage, bundled: &[(&Layout, &BundledImage)], storage: Option<&Storage>) {
+    let is_kept = |digest| {
+        bundled.iter().any(|(_, image)| image.manifests.iter().any(|manifest| manifest.digest == digest))
+    };
+    let before = image.manifests.len();
+    image.manifests.retain(|manifest| is_kept(manifest.digest));
+    if image.manifests.len() == before {
+        return;
+    }
+    let config = |digest| storage?.read(digest).ok().flatten();
+    let platforms = bundled.iter().flat_map(|(layout, image)| layout.platforms(image, config));
+    image.platforms = platforms.collect::<BTreeSet<_>>().into_iter().collect();
+    let blobs = bundled
+        .iter()
+        .flat_map(|(layout, image)| image.manifests.iter().copied().chain(layout.blobs_of(image)));
+    let sizes: HashMap<Digest, u64> = blobs.map(|blob| (blob.digest, blob.size)).collect();
+    image.size = sizes.values().sum();
+}
+
+fn difference(name: &str, exists: bool) -> String {
+    let what = if exists { "differs" } else { "is missing" };
+    format!("`{name}` {what}")
+}

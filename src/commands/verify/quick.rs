@@ -1,0 +1,138 @@
+//! Checks the structure of a bundle without reading its contents.
+
+use std::io::Read as _;
+use std::ops::Range;
+
+use crate::base::event::{Event, Report};
+use crate::bundle::format::layout::{Layout, TarEntry};
+use crate::bundle::format::seek_table::{self, FrameEntry};
+use crate::bundle::format::{BLOCK, frame, padded};
+use crate::bundle::read::error::ReadError;
+use crate::bundle::read::problem::{DamageKind, FrameError};
+use crate::bundle::read::reader::BundleReader;
+use crate::bundle::read::volume_set::VolumeSet;
+use crate::commands::verify::damage::{DamageLog, frame_problem};
+use crate::commands::verify::{Damage, Verdict};
+
+const SEEK_TABLE: &str = "the seek table";
+
+/// Checks the structure of a bundle: its documents, the sizes of its volumes, its seek table, and the header
+/// of each frame. Returns `None` if the bundle is not in files.
+pub(crate) fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Option<Verdict>, ReadError> {
+    let contents = reader.contents()?;
+    let Some(volume_set) = reader.medium() else { return Ok(None) };
+    let damage = match reader.table() {
+        None => vec![missing_table(volume_set)],
+        Some(table) => {
+            let objects = Some(table.len() as u64);
+            report.event(&Event::Stage { name: "looking at", bytes: None, objects });
+            let bad_frames = bad_frames(table, volume_set);
+            let (mut damage, in_no_entry) = damage_of(bad_frames, &contents.layout, &reader);
+            damage.extend(table_mismatch(table, &contents.layout));
+            damage.extend(in_no_entry);
+            damage
+        }
+    };
+    Ok(Some(Verdict::new(&contents, false, damage, reader.repaired(), &reader)))
+}
+
+/// A frame whose header is invalid or cannot be read.
+struct BadFrame {
+    /// Bytes from the start of the bundle.
+    offset: u64,
+    /// The range of the tar stream that the frame contains.
+    content: Range<u64>,
+    error: FrameError,
+}
+
+/// Checks the header of each frame in the seek table.
+fn bad_frames(table: &[FrameEntry], volume_set: &VolumeSet) -> Vec<BadFrame> {
+    let mut bad = Vec::new();
+    let (mut offset, mut start) = (0, 0);
+    for entry in table {
+        let content = start..start + u64::from(entry.decompressed);
+        start = content.end;
+        if let Err(error) = check_header(*entry, offset, volume_set) {
+            bad.push(BadFrame { offset, content, error });
+        }
+        offset += u64::from(entry.compressed);
+    }
+    bad
+}
+
+fn check_header(entry: FrameEntry, offset: u64, volume_set: &VolumeSet) -> Result<(), FrameError> {
+    let mut header = Vec::new();
+    let len = frame::HEAD_LEN.min(entry.compressed as usize);
+    match volume_set.reader(offset).take(len as u64).read_to_end(&mut header) {
+        Err(error) => Err(FrameError::of(error)),
+        Ok(read) if read < len => Err(FrameError::Truncated),
+        Ok(_) if frame::begins(&header, entry) => Ok(()),
+        Ok(_) => Err(FrameError::Damaged),
+    }
+}
+
+/// Returns the damage of entries, and that of frames without any entry: skippable ones, and the end of the
+/// archive.
+fn damage_of(
+    bad_frames: Vec<BadFrame>,
+    layout: &Layout,
+    reader: &BundleReader,
+) -> (Vec<Damage>, Vec<Damage>) {
+    let entries: Vec<TarEntry> = layout.entries().collect();
+    let mut log = DamageLog::default();
+    let mut in_no_entry = Vec::new();
+    for BadFrame { offset, content, error } in bad_frames {
+        let affected = entries_in(&entries, &content);
+        if affected.is_empty() {
+            let damage =
+                Damage::of_structure("a frame without entries", error.trouble(), frame_problem(&error));
+            in_no_entry.push(Damage { places: [reader.place(offset)].into(), ..damage });
+        }
+        for number in affected {
+            log.unreadable(number, offset, &error);
+        }
+    }
+    (log.damage(&entries, layout, reader), in_no_entry)
+}
+
+/// Returns the numbers of the entries that overlap `content`.
+fn entries_in(entries: &[TarEntry], content: &Range<u64>) -> Range<usize> {
+    let end = |entry: &TarEntry| entry.offset + BLOCK as u64 + padded(entry.size);
+    let first = entries.partition_point(|entry| end(entry) <= content.start);
+    let last = entries.partition_point(|entry| entry.offset < content.end);
+    first..last
+}
+
+/// Compares the content sizes of frames in the table with those that follow from the documents.
+fn table_mismatch(table: &[FrameEntry], layout: &Layout) -> Option<Damage> {
+    let actual: Vec<u64> =
+        table.iter().map(|entry| entry.decompressed.into()).filter(|len| *len > 0).collect();
+    let expected = layout.cuts();
+    if actual == expected {
+        return None;
+    }
+    let equal = actual.iter().zip(&expected).take_while(|(actual, expected)| actual == expected).count();
+    let bytes = |len: Option<&u64>| len.map_or("none".to_owned(), |len| format!("{len} bytes"));
+    let problem = format!(
+        "content size mismatch in frame {}: expected {}, got {}",
+        equal + 1,
+        bytes(expected.get(equal)),
+        bytes(actual.get(equal))
+    );
+    Some(Damage::of_structure(SEEK_TABLE, DamageKind::Damaged, problem))
+}
+
+/// Returns the damage of a bundle whose seek table cannot be read.
+fn missing_table(volume_set: &VolumeSet) -> Damage {
+    let (kind, problem) = match seek_table::ends(&mut volume_set.reader(0)) {
+        Ok(true) => (DamageKind::Damaged, "damaged, or the size of the bundle does not match it".to_owned()),
+        Ok(false) => {
+            (DamageKind::Missing, "missing: the bundle is truncated, or its end is damaged".to_owned())
+        }
+        Err(error) => {
+            let error = FrameError::of(error);
+            (error.trouble(), error.text())
+        }
+    };
+    Damage::of_structure(SEEK_TABLE, kind, problem)
+}
