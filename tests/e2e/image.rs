@@ -486,7 +486,7 @@ fn a_content_with_two_names_stands_in_the_image_once() {
 }
 
 #[test]
-fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
+fn an_ambiguous_or_missing_base_is_an_error_that_lists_candidates() {
     let sample = sample();
     let directory = directory();
     let failed = |kind: &str, options: &[&str], words: &[&str]| {
@@ -502,10 +502,14 @@ fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
     failed(
         "files",
         &["--platform", "linux/s390x"],
-        &["not for `linux/s390x`", "`linux/amd64`, `linux/arm64`"],
+        &["not available for `linux/s390x`", "`linux/amd64`, `linux/arm64`"],
     );
-    failed("registry", &["--platform", "linux/arm64"], &["not for `linux/arm64`", "`linux/amd64`"]);
-    failed("files", &["--base", "ghcr.io/x/artifact:1"], &["ghcr.io/x/artifact:1", "no container image"]);
+    failed("registry", &["--platform", "linux/arm64"], &["not available for `linux/arm64`", "`linux/amd64`"]);
+    failed(
+        "files",
+        &["--base", "ghcr.io/x/artifact:1"],
+        &["cannot build on `ghcr.io/x/artifact:1`", "unsupported media type"],
+    );
     failed("files", &["--repository-template", "{repository}"], &["--kind registry"]);
     failed("files", &["--tag", "files"], &["a tag"]);
     failed("files", &["--build", "3", "--kubespray", "v2 25"], &["a tag"]);
@@ -530,7 +534,7 @@ fn a_base_that_is_not_clear_is_asked_for_with_what_there_is() {
 }
 
 #[test]
-fn what_will_not_work_everywhere_is_told() {
+fn limitations_of_an_image_are_warnings() {
     let sample = sample();
     let directory = directory();
     let (_, finished) = build("files", &sample.bundle, directory.path(), &[]);
@@ -546,7 +550,7 @@ fn what_will_not_work_everywhere_is_told() {
     let bundle = directory.path().join("zstd.tar.zst");
     sample.pack(&list, &bundle);
     let (_, finished) = build("files", &bundle, directory.path(), &[]);
-    assert!(finished.ok().stderr.contains("from version 23 on"));
+    assert!(finished.ok().stderr.contains("which require Docker 23 or later"));
 }
 
 /// The name of an archive that is being written.
