@@ -356,14 +356,14 @@ fn what_cannot_be_is_refused_by_name() {
     site.configure(&["--tls", &pair("old.crt", "good.key")])
         .failed(12, &["old.crt", "expired on", "--tls auto"]);
     site.configure(&["--tls", &pair("good.crt", "other.key")])
-        .failed(12, &["other.key", "is not that of", "good.crt"]);
+        .failed(12, &["other.key", "does not match the certificate", "good.crt"]);
     site.configure(&["--tls", &pair("good.key", "good.key")]).failed(12, &["good.key", "no certificate"]);
     site.configure(&["--tls", &pair("good.crt", "missing")]).failed(6, &["missing", "No such file"]);
     openssl("ec -in good.key -aes256 -passout pass:secret -out locked.key");
     site.configure(&["--tls", &pair("good.crt", "locked.key")])
         .failed(12, &["locked.key", "encrypted", "openssl pkey"]);
     site.configure(&["--tls", "perhaps"]).failed(2, &["--tls", "expected auto, off, or CERT,KEY"]);
-    site.configure_user(&["--user", "a:b"]).failed(2, &["`a:b` is no user name"]);
+    site.configure_user(&["--user", "a:b"]).failed(2, &["invalid user name `a:b`"]);
     site.configure(&["--user", "carla"]).failed(2, &["password"]);
     let same = ["site", &site.path().display().to_string(), "--files-port", "5000"].map(str::to_owned);
     unbundle(same).failed(2, &["5000"]);
@@ -376,7 +376,7 @@ fn what_cannot_be_is_refused_by_name() {
     site.configure(&[]).ok();
     // Nothing that holds keys may lie where everybody is served.
     let served = site.path().join("files/conf").display().to_string();
-    site.configure(&["--conf", &served]).failed(2, &["which is served", "--conf"]);
+    site.configure(&["--conf", &served]).failed(2, &["is served", "--conf"]);
     fs::write(site.conf("settings.json"), "{").unwrap();
     site.configure(&[]).failed(6, &["settings.json", "correct or remove it"]);
 }
@@ -463,7 +463,7 @@ openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -C
 "#;
     site.on_a_host(script);
     let finished = site.configure(&[]).ok();
-    assert!(finished.stdout.contains("the old one was near its end"), "{finished:#?}");
+    assert!(finished.stdout.contains("the previous one was about to expire"), "{finished:#?}");
     assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), authority);
     site.on_a_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
 }
@@ -764,7 +764,9 @@ fn with_offline_yml_kubespray_asks_for_exactly_what_the_site_serves() {
         let text = fs::read_to_string(&offline).unwrap();
         let architecture = if list.is_empty() { "amd64" } else { "arm64" };
         assert!(
-            text.contains(&format!("Everything that Kubespray {version} lists for {architecture} is here")),
+            text.contains(&format!(
+                "# Kubespray {version}, {architecture}: all listed files and images are here."
+            )),
             "{text}"
         );
 
