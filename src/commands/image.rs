@@ -1,8 +1,8 @@
-//! Builds an image that serves a bundle: a web server or registry from the bundle, plus layers with the content.
+//! Builds an image that serves a bundle: its nginx or registry image, plus layers with the content.
 //!
-//! The bundle is read once, and every byte is written once. The output is an OCI image layout and a `docker save`
-//! archive in one tar file, for `docker load`, `podman load`, `ctr images import` and skopeo. Layers are not
-//! compressed, because most of their content already is.
+//! The bundle is read once, and every byte is written once. The output is an OCI image layout and a `docker
+//! save` archive in one tar file, for `docker load`, `podman load`, `ctr images import` and skopeo. Layers
+//! are not compressed, because most of their content already is.
 
 pub(crate) mod archive;
 pub(crate) mod base;
@@ -88,7 +88,8 @@ pub(crate) struct ImageSummary {
     pub time: Duration,
 }
 
-/// Builds an image of the bundle that `reader` reads. `options.output` appears when the archive is complete and synced.
+/// Builds an image of the bundle that `reader` reads. `options.output` appears when the archive is complete
+/// and synced.
 pub(crate) fn build(
     mut reader: BundleReader,
     options: &ImageOptions,

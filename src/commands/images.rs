@@ -23,7 +23,7 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::site::record::RecordedImage;
 
-/// How images are loaded.
+/// The options of [`load`].
 #[derive(Debug, Clone)]
 pub(crate) struct LoadOptions {
     /// The platform to choose from multi-platform images.
@@ -118,8 +118,8 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Loads `images`. Returns an error if no further image can be loaded; errors of one image are added to the
-    /// summary.
+    /// Loads `images`. Returns an error if no further image can be loaded; errors of one image are added to
+    /// the summary.
     fn run(&mut self, images: &[&RecordedImage]) -> Result<(), LoadError> {
         let engine = match &self.options.target {
             Target::Engine(engine) => Some(engine.connect()?),

@@ -137,7 +137,8 @@ fn check_paths(site: &Path, conf: &Path, served: [&PathBuf; 2]) -> Result<(), Co
     }
 }
 
-/// Writes the generated files. Returns the names of the written files and of the edited files, which are kept.
+/// Writes the generated files. Returns the names of the written files and of the edited files, which are
+/// kept.
 fn generate(setup: &Setup) -> Result<(Vec<String>, Vec<String>), FsError> {
     let mut generated = Generated::open(&setup.conf);
     nginx::generate(setup, &mut generated);
@@ -240,8 +241,8 @@ fn lock(conf: &Path) -> Result<File, ConfError> {
     }
 }
 
-/// Returns the address of this host that clients most likely use: the source address for external destinations (no
-/// packet is sent) or, without a default route, the first local address other than loopback.
+/// Returns the address of this host that clients most likely use: the source address for external
+/// destinations (no packet is sent) or, without a default route, the first local address other than loopback.
 fn own_address() -> Option<IpAddr> {
     let source = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
@@ -253,8 +254,8 @@ fn own_address() -> Option<IpAddr> {
         .or_else(|| local_address_v4(&std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default()))
 }
 
-/// Returns the first local address other than loopback in the kernel's routing table (`/proc/net/fib_trie`). There, the
-/// type of an address is on the line after it.
+/// Returns the first local address other than loopback in the kernel's routing table (`/proc/net/fib_trie`).
+/// There, the type of an address is on the line after it.
 fn local_address_v4(table: &str) -> Option<IpAddr> {
     let lines: Vec<&str> = table.lines().map(str::trim).collect();
     let local = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));

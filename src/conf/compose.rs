@@ -16,8 +16,8 @@ version: \"3.3\"
 services:
 ";
 
-/// Returns the content of `compose.yaml`. Paths are the same inside and outside of the containers, so that one
-/// configuration works for both. All volumes are read-only.
+/// Returns the content of `compose.yaml`. Paths are the same inside and outside of the containers, so that
+/// one configuration works for both. All volumes are read-only.
 #[must_use]
 pub(crate) fn file(setup: &Setup) -> String {
     let conf = setup.conf.display().to_string();
@@ -97,8 +97,8 @@ impl Service<'_> {
 
 /// Returns a health check that expects the HTTP status `status`.
 ///
-/// Images have `wget` (Alpine) or `curl` (Debian), rarely both, and some `wget` cannot use TLS with every server.
-/// Therefore the request is plain HTTP, for which a TLS server returns 400.
+/// Images have `wget` (Alpine) or `curl` (Debian), rarely both, and some `wget` cannot use TLS with every
+/// server. Therefore the request is plain HTTP, for which a TLS server returns 400.
 fn health(setup: &Setup, port: u16, path: &str, status: &str) -> String {
     let url = format!("http://127.0.0.1:{port}{path}");
     let status = if setup.is_tls() { "400" } else { status };

@@ -1,7 +1,7 @@
 //! [`Generated`]: writes generated files, and keeps those that the user edited.
 //!
-//! A list has the digest of each file as last written. A file that still has this digest can be overwritten. A file
-//! with another digest was edited: its new content is written next to it, as `NAME.new`.
+//! A list has the digest of each file as last written. A file that still has this digest can be overwritten.
+//! A file with another digest was edited: its new content is written next to it, as `NAME.new`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -58,12 +58,13 @@ impl Generated {
         self.files.push(File { name: name.to_owned(), content: content.to_owned(), mode });
     }
 
-    /// Writes all files, and removes unedited files of the previous run that this run does not have. Returns the names
-    /// of the written files and of the edited files, which are kept.
+    /// Writes all files, and removes unedited files of the previous run that this run does not have. Returns
+    /// the names of the written files and of the edited files, which are kept.
     pub(crate) fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {
         let states = self.files.iter().map(|file| self.state(file)).collect::<Result<Vec<_>, _>>()?;
         let new = self.new_digests(&states);
-        // If this run is interrupted, some files have the old content and some the new one: neither is an edit.
+        // If this run is interrupted, some files have the old content and some the new one: neither is an
+        // edit.
         let mut both = self.known.clone();
         for (name, digests) in &new {
             both.entry(name.clone()).or_default().extend(digests);
@@ -94,8 +95,8 @@ impl Generated {
         })
     }
 
-    /// Returns the list of this run. An edited file keeps its digests, so that reverting the edit makes it generated
-    /// again.
+    /// Returns the list of this run. An edited file keeps its digests, so that reverting the edit makes it
+    /// generated again.
     fn new_digests(&self, states: &[State]) -> Digests {
         let mut new = Digests::new();
         for (file, state) in self.files.iter().zip(states) {

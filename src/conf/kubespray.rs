@@ -144,8 +144,8 @@ fn image_variables(setup: &Setup) -> String {
     text
 }
 
-/// Returns the registries of containerd on the nodes: the site, and the site as a mirror of the hosts whose images it
-/// has, for images that are pulled by their original names.
+/// Returns the registries of containerd on the nodes: the site, and the site as a mirror of the hosts whose
+/// images it has, for images that are pulled by their original names.
 fn containerd_mirrors(setup: &Setup, has_headers: bool) -> String {
     let url = setup.registry_url();
     let mut options = String::new();

@@ -1,7 +1,8 @@
 //! nginx configuration: the files, and the pull side of a registry, served from the registry storage.
 //!
-//! The storage does not record the media type of a manifest, and nginx cannot set a media type from a variable.
-//! Therefore a map names the kind of each manifest, and each kind has a location with its media type.
+//! The storage does not record the media type of a manifest, and nginx cannot set a media type from a
+//! variable. Therefore a map names the kind of each manifest, and each kind has a location with its media
+//! type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -25,8 +26,8 @@ const KINDS: [(&str, &str); 4] = [
     ("docker-manifest", DOCKER_MANIFEST),
 ];
 
-/// Adds `nginx.conf` (files and registry), `nginx-files.conf` (for use with a separate registry), and the files below
-/// `registry-api` that the registry returns.
+/// Adds `nginx.conf` (files and registry), `nginx-files.conf` (for use with a separate registry), and the
+/// files below `registry-api` that the registry returns.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     let files = files_server(setup);
     let both = format!("{files}{}", registry_server(setup));
@@ -132,8 +133,8 @@ fn tag_map(setup: &Setup) -> String {
             tags.insert(path, format!("{kind}/{}/{hex}", &hex[..2]));
         }
     }
-    // nginx compares strings in a map without regard to case, but tags are case-sensitive. Tags that differ only in
-    // case are therefore regular expressions, which are case-sensitive.
+    // nginx compares strings in a map without regard to case, but tags are case-sensitive. Tags that differ
+    // only in case are therefore regular expressions, which are case-sensitive.
     let mut by_lowercase: BTreeMap<String, usize> = BTreeMap::new();
     for path in tags.keys() {
         *by_lowercase.entry(path.to_lowercase()).or_default() += 1;

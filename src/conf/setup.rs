@@ -96,7 +96,8 @@ impl Setup {
         format!("{}://{}", self.scheme(), self.registry_host())
     }
 
-    /// Returns the name of the container and compose project, which depends only on the path of the configuration.
+    /// Returns the name of the container and compose project, which depends only on the path of the
+    /// configuration.
     #[must_use]
     pub fn name(&self) -> String {
         use std::os::unix::ffi::OsStrExt as _;
@@ -121,8 +122,9 @@ impl Setup {
         self.settings.user.is_some().then(|| self.conf.join("htpasswd"))
     }
 
-    /// Returns the registry hosts whose repositories have a common prefix on this site, each with the prefix, e.g.
-    /// `quay.io` and `k8s/quay.io`. The prefix can be empty. Of several prefixes, one that contains the host is preferred.
+    /// Returns the registry hosts whose repositories have a common prefix on this site, each with the prefix,
+    /// e.g. `quay.io` and `k8s/quay.io`. The prefix can be empty. Of several prefixes, one that contains the
+    /// host is preferred.
     #[must_use]
     pub fn prefixes(&self) -> Vec<(String, String)> {
         let mut hosts: Vec<(String, BTreeSet<String>)> = Vec::new();
@@ -158,8 +160,8 @@ impl Setup {
         self.prefixes().into_iter().filter(|(_, prefix)| !prefix.is_empty()).collect()
     }
 
-    /// Returns the reference of the site's image of a server: the last official image, or else the last image, whose
-    /// last path component is `name`.
+    /// Returns the reference of the site's image of a server: the last official image, or else the last
+    /// image, whose last path component is `name`.
     #[must_use]
     pub fn server_image(&self, name: &str) -> Option<String> {
         let is_named = |reference: &&String| {

@@ -3,7 +3,8 @@
 use crate::conf::generated::Generated;
 use crate::conf::setup::Setup;
 
-/// Adds the units. `airbundle-site` is nginx for files and images; the other two are nginx for files and a registry.
+/// Adds the units. `airbundle-site` is nginx for files and images; the other two are nginx for files and a
+/// registry.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     let conf = setup.conf.display();
     let nginx = |config: &str| {

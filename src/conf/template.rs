@@ -1,7 +1,7 @@
 //! Templates of generated files: text with `@NAME@` placeholders.
 
-/// Replaces each `@NAME@` of `template` whose name is in `values`. A placeholder at the end of a line consumes the
-/// newline if its value is empty or ends with one.
+/// Replaces each `@NAME@` of `template` whose name is in `values`. A placeholder at the end of a line
+/// consumes the newline if its value is empty or ends with one.
 #[must_use]
 pub(crate) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut text = String::new();

@@ -23,7 +23,8 @@ const CA_LIFETIME: Duration = Duration::days(3650);
 const SERVER_LIFETIME: Duration = Duration::days(730);
 /// A server certificate that expires within this time is renewed.
 const RENEWAL: Duration = Duration::days(60);
-/// Certificates are valid from this long before they are made, because clocks without a network are inaccurate.
+/// Certificates are valid from this long before they are made, because clocks without a network are
+/// inaccurate.
 const CLOCK_ERROR: Duration = Duration::days(2);
 
 const CERTIFICATE: &str = "server.crt";
@@ -104,8 +105,8 @@ pub enum TlsError {
     Issue(#[from] rcgen::Error),
 }
 
-/// Provides `server.crt` and `server.key` in `directory` according to the settings. Returns the outcome and, if the
-/// site's CA is used, its certificate (PEM). The CA is in the directory `ca`.
+/// Provides `server.crt` and `server.key` in `directory` according to the settings. Returns the outcome and,
+/// if the site's CA is used, its certificate (PEM). The CA is in the directory `ca`.
 pub(crate) fn provide(
     settings: &Settings,
     directory: &Path,

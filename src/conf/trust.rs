@@ -60,7 +60,8 @@ fn hosts_tomls(setup: &Setup) -> Vec<(String, String)> {
     all
 }
 
-/// Returns the file for `/etc/containers/registries.conf.d`: the same mirrors for podman, skopeo, buildah and CRI-O.
+/// Returns the file for `/etc/containers/registries.conf.d`: the same mirrors for podman, skopeo, buildah and
+/// CRI-O.
 fn podman(setup: &Setup) -> String {
     let registry = setup.registry_host();
     let insecure = !setup.is_tls();

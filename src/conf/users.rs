@@ -4,8 +4,9 @@ use crate::base::fs::{self, FsError};
 use crate::conf::generated::replace;
 use crate::conf::setup::Setup;
 
-/// Binary logarithm of the number of bcrypt rounds, as in `htpasswd -B`. nginx and the registry hash the password for
-/// every request: 2^5 rounds take a few milliseconds; 2^12 would slow down pulls more than the network does.
+/// Binary logarithm of the number of bcrypt rounds, as in `htpasswd -B`. nginx and the registry hash the
+/// password for every request: 2^5 rounds take a few milliseconds; 2^12 would slow down pulls more than the
+/// network does.
 const COST: u32 = 5;
 
 /// The reason why the user cannot be set.

@@ -1,7 +1,8 @@
 //! [`ImageArchive`]: the tar archive of an image, written at several offsets at once.
 //!
-//! The size of every layer is known from the start, so each entry has a fixed offset, whatever the order of the blobs
-//! in the bundle. An entry is named by its digest, which is known only at its end: its header is written last.
+//! The size of every layer is known from the start, so each entry has a fixed offset, whatever the order of
+//! the blobs in the bundle. An entry is named by its digest, which is known only at its end: its header is
+//! written last.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -24,8 +25,8 @@ use crate::oci::digest::{Digest, Hasher};
 /// Size in bytes of the write buffer, which gathers small entries of a layer.
 const BUFFER: usize = 256 << 10;
 
-/// An archive that is being written. The target appears with [`ImageArchive::finish`]; if the archive is dropped
-/// earlier, the partial file is removed.
+/// An archive that is being written. The target appears with [`ImageArchive::finish`]; if the archive is
+/// dropped earlier, the partial file is removed.
 pub(crate) struct ImageArchive {
     file: Arc<File>,
     partial: Arc<Path>,
@@ -95,8 +96,8 @@ impl ImageArchive {
         Ok(blob)
     }
 
-    /// Writes the layers from `messages` into `slots`, one after the other. Returns their digests; fewer if the sender
-    /// is dropped early.
+    /// Writes the layers from `messages` into `slots`, one after the other. Returns their digests; fewer if
+    /// the sender is dropped early.
     pub(crate) fn write_layers(
         &self,
         slots: &[Slot],

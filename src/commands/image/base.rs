@@ -107,8 +107,8 @@ impl BaseImage {
         self.layers.iter().any(|layer| layer.media_type.ends_with("zstd"))
     }
 
-    /// Parses the verified `bytes` of the config. Returns the config and its platform, which must match `platform`. The
-    /// config is the only source of the platform of an image without an index.
+    /// Parses the verified `bytes` of the config. Returns the config and its platform, which must match
+    /// `platform`. The config is the only source of the platform of an image without an index.
     pub(crate) fn parse_config(
         &self,
         bytes: &[u8],

@@ -126,7 +126,8 @@ fn config(base: &BaseImage, mut config: Value, additions: &Additions<'_>) -> Val
     config
 }
 
-/// Returns the creation time of the bundle, or the epoch if that is no RFC 3339 time: clients reject such an image.
+/// Returns the creation time of the bundle, or the epoch if that is no RFC 3339 time: clients reject such an
+/// image.
 fn created(about: &BundleInfo) -> String {
     let created = about.created.as_ref().filter(|text| OffsetDateTime::parse(text, &Rfc3339).is_ok());
     created.map_or_else(|| "1970-01-01T00:00:00Z".into(), Clone::clone)

@@ -8,8 +8,8 @@ use crate::bundle::format::{BLOCK, padded};
 /// The zeros that end a tar archive.
 pub(crate) const END: u64 = 2 * BLOCK as u64;
 
-/// An entry of a layer. Paths are relative to the root of the image. Owner and group are root, the modification time
-/// is 0, and the mode is 0755 for directories and 0644 for files.
+/// An entry of a layer. Paths are relative to the root of the image. Owner and group are root, the
+/// modification time is 0, and the mode is 0755 for directories and 0644 for files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LayerEntry {
     Directory(String),
@@ -94,7 +94,8 @@ fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
     header
 }
 
-/// Splits a path into the prefix (at most 155 bytes) and name (at most 100 bytes) of a ustar header. `None`: too long.
+/// Splits a path into the prefix (at most 155 bytes) and name (at most 100 bytes) of a ustar header. `None`:
+/// too long.
 fn split(path: &str) -> Option<(&str, &str)> {
     if path.len() <= 100 {
         return Some(("", path));

@@ -1,11 +1,11 @@
 //! [`LayerPlan`]: distributes the content of a bundle over the layers of an image.
 //!
-//! A bundle is read once, front to back, so a layer holds a run of consecutive blobs of the bundle. A run that is too
-//! large is split before the blob whose group (a repository, or a project of files) has the smallest digest, and its
-//! halves recursively. The splits therefore depend on the set of group names, little on sizes, and not on versions: if
-//! a few images of a bundle change, a few layers change, and a host with the previous image already has the others.
-//! (If layers were filled one after the other, every split after the first change would move. If blobs were sorted by
-//! digest, the changes would spread over all layers.)
+//! A bundle is read once, front to back, so a layer holds a run of consecutive blobs of the bundle. A run
+//! that is too large is split before the blob whose group (a repository, or a project of files) has the
+//! smallest digest, and its halves recursively. The splits therefore depend on the set of group names, little
+//! on sizes, and not on versions: if a few images of a bundle change, a few layers change, and a host with
+//! the previous image already has the others. (If layers were filled one after the other, every split after
+//! the first change would move. If blobs were sorted by digest, the changes would spread over all layers.)
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -27,8 +27,8 @@ pub(crate) const STORAGE: &str = "var/lib/registry";
 
 /// The directory of the files in [`HTML`].
 const PREFIX: &str = "k8s";
-/// A file that hides the content of its directory in lower layers (OCI image-spec, "Opaque Whiteout"), here the
-/// welcome page of nginx.
+/// A file that hides the content of its directory in lower layers (OCI image-spec, "Opaque Whiteout"), here
+/// the welcome page of nginx.
 const OPAQUE: &str = ".wh..wh..opq";
 
 /// The layers to add to the base image.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::oci::reference::{Reference, ReferenceError};
 
-/// A name with a tag, with or without a host: for docker, podman and containerd, `kubespray-files:v3` is short for
-/// `docker.io/library/kubespray-files:v3`. [`Display`](fmt::Display) writes the short name.
+/// A name with a tag, with or without a host: for docker, podman and containerd, `kubespray-files:v3` is
+/// short for `docker.io/library/kubespray-files:v3`. [`Display`](fmt::Display) writes the short name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(Reference);
 

@@ -158,8 +158,8 @@ impl From<FsError> for Stop {
     }
 }
 
-/// Reads the blobs of the bundle in order, and sends each to where it belongs: to the writer of the added layers, to the
-/// slot of a layer of the base image, or both.
+/// Reads the blobs of the bundle in order, and sends each to where it belongs: to the writer of the added
+/// layers, to the slot of a layer of the base image, or both.
 struct LayerBuilder<'a, B> {
     stream: &'a Stream<'a>,
     archive: &'a ImageArchive,
@@ -204,8 +204,8 @@ impl<'a, B: Iterator<Item = (usize, &'a Blob)>> LayerBuilder<'a, B> {
         Ok(self.config.expect("the base image has a config; please report"))
     }
 
-    /// Writes the headers of the base layers, and the blobs that are in memory: a layer or config can have the digest
-    /// of a manifest.
+    /// Writes the headers of the base layers, and the blobs that are in memory: a layer or config can have
+    /// the digest of a manifest.
     fn start_base(&mut self) -> Result<(), Stop> {
         let in_memory = &self.stream.contents.manifests;
         for (blob, slot) in &self.stream.slots.base {
@@ -221,7 +221,8 @@ impl<'a, B: Iterator<Item = (usize, &'a Blob)>> LayerBuilder<'a, B> {
         }
     }
 
-    /// Sends an entry of an added layer. If its content is a blob, reads the bundle up to the end of that blob.
+    /// Sends an entry of an added layer. If its content is a blob, reads the bundle up to the end of that
+    /// blob.
     fn send_entry(&mut self, reader: &mut BundleReader, entry: &LayerEntry) -> Result<(), Stop> {
         self.send_bytes(entry.header())?;
         match entry {
@@ -253,8 +254,8 @@ impl<'a, B: Iterator<Item = (usize, &'a Blob)>> LayerBuilder<'a, B> {
         Ok(())
     }
 
-    /// Reads the next blob of the bundle, and adds it to the current layer if its digest is `entry`. Returns its
-    /// digest. `None`: no blobs are left.
+    /// Reads the next blob of the bundle, and adds it to the current layer if its digest is `entry`. Returns
+    /// its digest. `None`: no blobs are left.
     fn next_blob(
         &mut self,
         reader: &mut BundleReader,

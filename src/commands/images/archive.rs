@@ -3,9 +3,9 @@
 //! The archive is an OCI image layout; for docker it is also a `docker save` archive, which shares the blobs.
 //! Manifests and layers keep their bytes, so an engine that keeps digests keeps those of the image.
 //!
-//! Each blob is hashed while it is copied, and its last chunk is written only after the digest matches. A failed
-//! stream therefore ends inside an entry, which every tar reader rejects. If it ended between two entries, some
-//! readers would accept it as complete.
+//! Each blob is hashed while it is copied, and its last chunk is written only after the digest matches. A
+//! failed stream therefore ends inside an entry, which every tar reader rejects. If it ended between two
+//! entries, some readers would accept it as complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -31,8 +31,8 @@ const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 pub(crate) enum Consumer {
     /// `docker load`. It accepts only tags as names, unless it uses the containerd image store.
     Docker {
-        /// True if docker uses the containerd image store, which reads the image layout and keeps digests. The
-        /// other stores read `manifest.json`.
+        /// True if docker uses the containerd image store, which reads the image layout and keeps digests.
+        /// The other stores read `manifest.json`.
         containerd_store: bool,
     },
     /// `podman load`, which accepts one name, and finds an image by digest too.
@@ -50,8 +50,8 @@ pub(crate) struct Archive {
     storage: PathBuf,
     /// The names of the image, the preferred name first.
     pub names: Vec<String>,
-    /// The digest of the image at a consumer that keeps digests: that of the index if the archive has one, else that
-    /// of the platform's manifest.
+    /// The digest of the image at a consumer that keeps digests: that of the index if the archive has one,
+    /// else that of the platform's manifest.
     pub digest: Digest,
     /// True if the archive has the index, from which the consumer chooses the platform.
     pub has_index: bool,
@@ -105,7 +105,8 @@ impl Archive {
         self.entries.iter().map(|(_, content)| entry(content)).sum::<u64>() + END.len() as u64
     }
 
-    /// Writes the archive, and passes the size of each write to `progress`. After an error, the output is invalid.
+    /// Writes the archive, and passes the size of each write to `progress`. After an error, the output is
+    /// invalid.
     pub(crate) fn write(&self, output: &mut dyn Write, progress: &dyn Fn(u64)) -> Result<(), ArchiveError> {
         let mut output = ProgressWriter { output, progress };
         for (name, content) in &self.entries {
@@ -179,7 +180,8 @@ fn names(image: &SiteImage, consumer: Consumer, root: Digest) -> Result<Vec<Stri
         Consumer::Docker { containerd_store: false } => {
             Err("docker loads an image by digest only into the containerd image store")
         }
-        // The archive has the manifest only, so its digest is the name, even if the list has that of an index.
+        // The archive has the manifest only, so its digest is the name, even if the list has that of an
+        // index.
         Consumer::Any => Ok(format!("{repository}@{root}")),
         _ if image.digest() == root => Ok(format!("{repository}@{root}")),
         _ => Err("its digest is that of an index, and the archive has only one image of that index"),

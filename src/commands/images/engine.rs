@@ -132,8 +132,8 @@ impl ConnectedEngine {
         self.consumer
     }
 
-    /// True if the engine has the complete image under the names in the archive. False if that cannot be determined
-    /// cheaply.
+    /// True if the engine has the complete image under the names in the archive. False if that cannot be
+    /// determined cheaply.
     #[must_use]
     pub(crate) fn has(&self, image: &SiteImage, archive: &Archive) -> bool {
         let Some(name) = archive.names.first() else { return false };
@@ -208,8 +208,8 @@ fn stdout_of(command: &mut Command) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// True if `line` of `ctr images check` shows the image `name` with the digest `root`, complete and unpacked. The
-/// columns are REF, TYPE, DIGEST, STATUS, SIZE, UNPACKED.
+/// True if `line` of `ctr images check` shows the image `name` with the digest `root`, complete and unpacked.
+/// The columns are REF, TYPE, DIGEST, STATUS, SIZE, UNPACKED.
 fn is_complete_row(line: &str, name: &str, root: &str) -> bool {
     let mut columns = line.split_whitespace();
     columns.next() == Some(name)

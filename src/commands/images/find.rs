@@ -24,9 +24,9 @@ pub enum FindError {
 }
 
 impl Record {
-    /// Returns the image that `name` selects. In order of precedence, `name` is a full reference (with tag, digest or
-    /// both), a short name as docker accepts it (`nginx:1.25` is `docker.io/library/nginx:1.25`), or the end of a
-    /// reference after any `/`.
+    /// Returns the image that `name` selects. In order of precedence, `name` is a full reference (with tag,
+    /// digest or both), a short name as docker accepts it (`nginx:1.25` is `docker.io/library/nginx:1.25`),
+    /// or the end of a reference after any `/`.
     pub fn find(&self, name: &str) -> Result<&RecordedImage, FindError> {
         let full = ["", "docker.io/", "docker.io/library/"].map(|prefix| format!("{prefix}{name}"));
         let end = format!("/{name}");

@@ -113,7 +113,8 @@ impl SiteImageError {
 }
 
 impl SiteImage {
-    /// Reads the manifests of `recorded` in the registry storage at `storage`, and chooses the image for `platform`.
+    /// Reads the manifests of `recorded` in the registry storage at `storage`, and chooses the image for
+    /// `platform`.
     pub(crate) fn open(
         recorded: &RecordedImage,
         storage: &Path,
@@ -166,9 +167,9 @@ fn unsupported_type<'a>(config: &'a Descriptor, layers: &'a [Descriptor]) -> Opt
     types.find(|media_type| !LAYER_TYPES.iter().any(|prefix| media_type.starts_with(prefix)))
 }
 
-/// True if every client on this host that gets the index chooses the candidate's image. The index must contain the
-/// manifest directly, and no other image for the platform of this host. An entry without a platform matches every
-/// client.
+/// True if every client on this host that gets the index chooses the candidate's image. The index must
+/// contain the manifest directly, and no other image for the platform of this host. An entry without a
+/// platform matches every client.
 fn is_unambiguous(documents: &[SiteDocument], requested: &Platform) -> Result<bool, ManifestError> {
     let host = Platform::host();
     let [index, manifest] = documents else { return Ok(false) };
@@ -234,7 +235,8 @@ impl RegistryStorage<'_> {
         Ok(number.map(|number| candidates.swap_remove(number)))
     }
 
-    /// Adds all images below the last of `documents`. `platform` is the platform of that document in its index.
+    /// Adds all images below the last of `documents`. `platform` is the platform of that document in its
+    /// index.
     fn collect(
         &self,
         documents: Vec<SiteDocument>,
