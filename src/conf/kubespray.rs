@@ -16,35 +16,23 @@ struct Release {
     mirrors_have_headers: bool,
 }
 
+macro_rules! release {
+    ($version:literal, $architecture:literal, $directory:literal, $mirrors_have_headers:literal) => {
+        Release {
+            version: $version,
+            architecture: $architecture,
+            files: include_str!(concat!("../../manifests/kubespray-", $version, $directory, "/files.list")),
+            images: include_str!(concat!("../../manifests/kubespray-", $version, $directory, "/images.list")),
+            mirrors_have_headers: $mirrors_have_headers,
+        }
+    };
+}
+
 const RELEASES: [Release; 4] = [
-    Release {
-        version: "v2.25.0",
-        architecture: "amd64",
-        files: include_str!("../../manifests/kubespray-v2.25.0/files.list"),
-        images: include_str!("../../manifests/kubespray-v2.25.0/images.list"),
-        mirrors_have_headers: false,
-    },
-    Release {
-        version: "v2.25.0",
-        architecture: "arm64",
-        files: include_str!("../../manifests/kubespray-v2.25.0/arm64/files.list"),
-        images: include_str!("../../manifests/kubespray-v2.25.0/arm64/images.list"),
-        mirrors_have_headers: false,
-    },
-    Release {
-        version: "v2.31.0",
-        architecture: "amd64",
-        files: include_str!("../../manifests/kubespray-v2.31.0/files.list"),
-        images: include_str!("../../manifests/kubespray-v2.31.0/images.list"),
-        mirrors_have_headers: true,
-    },
-    Release {
-        version: "v2.31.0",
-        architecture: "arm64",
-        files: include_str!("../../manifests/kubespray-v2.31.0/arm64/files.list"),
-        images: include_str!("../../manifests/kubespray-v2.31.0/arm64/images.list"),
-        mirrors_have_headers: true,
-    },
+    release!("v2.25.0", "amd64", "", false),
+    release!("v2.25.0", "arm64", "/arm64", false),
+    release!("v2.31.0", "amd64", "", true),
+    release!("v2.31.0", "arm64", "/arm64", true),
 ];
 
 /// Variables with the URL of a file server, and the hosts that they replace.
