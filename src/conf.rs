@@ -1,5 +1,4 @@
-//! What makes a site run: configuration for nginx, a registry, compose, systemd, TLS, clients and Kubespray, all of it
-//! made of the record of the site and a few settings.
+//! Generates the configuration of a site: nginx, registry, compose, systemd, TLS, clients and Kubespray.
 
 pub(crate) mod compose;
 pub(crate) mod generated;
@@ -9,6 +8,7 @@ pub(crate) mod registry;
 pub(crate) mod script;
 pub(crate) mod setup;
 pub(crate) mod systemd;
+pub(crate) mod template;
 pub(crate) mod tls;
 pub(crate) mod trust;
 pub(crate) mod users;

@@ -207,10 +207,10 @@ impl From<Vec<LoadError>> for Failure {
             | SiteImageError::NoTag { .. } => Code::Usage,
         };
         let code = errors.first().map_or(Code::Success, |error| match error {
-            LoadError::Image(error) | LoadError::Engine(EngineError::Damaged(error)) => image(error),
+            LoadError::Image(error) | LoadError::Engine(EngineError::Image(error)) => image(error),
             LoadError::Engine(_) => Code::Engine,
             LoadError::Fs(_) | LoadError::Stdout(..) => Code::File,
-            LoadError::OneFile(..) | LoadError::Nothing(_) => Code::Usage,
+            LoadError::SharedFile(..) | LoadError::NoImages(_) => Code::Usage,
         });
         Self { code, messages: errors.iter().map(|error| chain(error)).collect() }
     }

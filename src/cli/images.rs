@@ -70,7 +70,7 @@ impl Images {
         let options = LoadOptions {
             platform: self.platform.clone().unwrap_or_else(Platform::host),
             target: self.target(kind, images.len())?,
-            asked_for: !self.references.is_empty(),
+            is_explicit: !self.references.is_empty(),
         };
         let reporter = self.out.reporter();
         let summary = load(&images, &record.registry_root(&self.site), &options, &*reporter);

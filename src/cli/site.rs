@@ -147,11 +147,11 @@ fn text(configured: &Configured, apply: bool, start: bool) -> String {
     let _ = match issued {
         Issued::Off => writeln!(text, "certificate: none; clients speak plain http"),
         Issued::Kept { until } => writeln!(text, "certificate: good until {}", day(*until)),
-        Issued::New { why, until, authority } => {
-            let tell = if *authority { "; clients have to be told of the authority" } else { "" };
+        Issued::New { why, until, new_ca } => {
+            let tell = if *new_ca { "; clients have to be told of the authority" } else { "" };
             writeln!(text, "certificate: a new one, as {why}; good until {}{tell}", day(*until))
         }
-        Issued::Taken { until, names_host } => {
+        Issued::Provided { until, names_host } => {
             let name = if *names_host {
                 String::new()
             } else {
@@ -220,7 +220,7 @@ fn summary(configured: &Configured) -> String {
         user: setup.settings.user.as_deref(),
         certificate_until: match issued {
             Issued::Off => None,
-            Issued::Kept { until } | Issued::New { until, .. } | Issued::Taken { until, .. } => {
+            Issued::Kept { until } | Issued::New { until, .. } | Issued::Provided { until, .. } => {
                 Some(day(*until))
             }
         },

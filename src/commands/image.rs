@@ -1,8 +1,8 @@
-//! An image out of a bundle: a web server or a registry of the bundle, and what it serves in layers on top of it.
+//! Builds an image that serves a bundle: its nginx or registry image, plus layers with the content.
 //!
-//! The bundle is read once, and the disk sees every byte once. What comes out is an OCI image layout and docker's own
-//! archive in one tar: `docker load`, `podman load`, `ctr images import` and skopeo take it. The layers are not
-//! compressed, as most of what is in them is already.
+//! The bundle is read once, and every byte is written once. The output is an OCI image layout and a `docker
+//! save` archive in one tar file, for `docker load`, `podman load`, `ctr images import` and skopeo. Layers
+//! are not compressed, because most of their content already is.
 
 pub(crate) mod archive;
 pub(crate) mod base;
@@ -29,71 +29,67 @@ use crate::commands::image::documents::{Additions, Documents};
 use crate::commands::image::error::ImageError;
 use crate::commands::image::layers::{HTML, LayerPlan, Limits, NGINX_CONF, STORAGE};
 use crate::commands::image::name::Name;
-use crate::commands::image::stream::{Slots, Stream};
+use crate::commands::image::stream::{LayerSlots, Stream};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, RepositoryTemplate};
 
-/// The most layers that an image may have; docker takes 125.
+/// Maximum number of layers of an image; docker supports 125.
 const LAYER_LIMIT: usize = 120;
-/// The configuration of nginx.
+/// The nginx configuration of an image that serves files.
 const CONF: &[u8] = include_bytes!("image/default.conf");
 
-/// What the image serves.
+/// The kind of image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The files, with nginx, on port 80.
+    /// nginx with the files, on port 80.
     Files,
-    /// The images, with a registry, on port 5000: each named by each of these templates, at least one.
+    /// A registry with the images, on port 5000. Each template, of at least one, adds a repository per image.
     Registry(Vec<RepositoryTemplate>),
 }
 
-/// What to build, and where to.
+/// The options of [`build`].
 #[derive(Debug, Clone)]
 pub(crate) struct ImageOptions {
-    /// The archive to be written.
+    /// The archive to write.
     pub output: PathBuf,
-    /// What it serves.
     pub kind: Kind,
-    /// The image of the bundle to build on; if nothing is said, the only one that is called `nginx`, or `registry`.
+    /// The base image in the bundle. `None`: the only image named `nginx` or `registry`.
     pub base: Option<Reference>,
-    /// The platform of the base; if nothing is said, linux/amd64, or the only one that the bundle has.
+    /// The platform of the base image. `None`: linux/amd64, or the only one in the bundle.
     pub platform: Option<Platform>,
-    /// What the image is called; at least one name.
+    /// The names of the image, at least one.
     pub names: Vec<Name>,
-    /// About how large a layer may become, in bytes.
+    /// Maximum size of a layer in bytes; a layer of one blob can be larger.
     pub layer_size: u64,
 }
 
-/// What was built.
+/// The result of [`build`].
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ImageSummary {
-    /// What it is called.
     pub names: Vec<String>,
-    /// The digest of its manifest.
+    /// The digest of the manifest.
     pub digest: Digest,
-    /// The digest of its config: the id that docker shows.
+    /// The digest of the config, which is the image ID in docker.
     pub id: Digest,
-    /// What it was built on.
+    /// The reference of the base image.
     pub base: String,
-    /// The platform of that.
     pub platform: String,
-    /// How many files it serves.
+    /// Number of files that the image serves.
     pub files: usize,
-    /// How many images it serves.
+    /// Number of images that the image serves.
     pub images: usize,
-    /// How many layers there are on the base.
+    /// Number of layers added to the base image.
     pub layers: usize,
-    /// The size of the archive in bytes.
+    /// Size of the archive in bytes.
     pub size: u64,
-    /// How long it took.
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }
 
-/// Builds an image out of the bundle that `reader` reads. Nothing is at `options.output` before it is complete and on
-/// the disk.
+/// Builds an image of the bundle that `reader` reads. `options.output` appears when the archive is complete
+/// and synced.
 pub(crate) fn build(
     mut reader: BundleReader,
     options: &ImageOptions,
@@ -102,40 +98,23 @@ pub(crate) fn build(
     let start = Instant::now();
     let contents = reader.contents()?;
     refuse_delta(&contents.layout)?;
-    let (name, port, directories) = match options.kind {
-        Kind::Files => ("nginx", 80, &[HTML, NGINX_CONF][..]),
-        Kind::Registry(_) => ("registry", 5000, &[STORAGE][..]),
+    let platform = options.platform.as_ref();
+    let base_name = match options.kind {
+        Kind::Files => "nginx",
+        Kind::Registry(_) => "registry",
     };
-    let base = BaseImage::choose(&contents.layout, options.base.as_ref(), name, options.platform.as_ref())?;
+    let base = BaseImage::choose(&contents.layout, options.base.as_ref(), base_name, platform)?;
     let plan = plan(&contents, &base, options)?;
     warn(&contents.layout, &base, options, report);
 
     let mut archive = ImageArchive::create(&options.output)?;
-    let slots = Slots::reserve(&mut archive, &base, &plan);
+    let slots = LayerSlots::reserve(&mut archive, &base, &plan);
     archive.allocate()?;
-    let platform = options.platform.as_ref();
     let stream = Stream { contents: &contents, plan: &plan, base: &base, platform, slots: &slots, report };
     let written = stream.run(&mut reader, &archive)?;
     report.event(&Event::Stage { name: "finishing", bytes: None, objects: None });
 
-    let mut layers: Vec<_> = plan
-        .layers
-        .iter()
-        .zip(written.digests)
-        .map(|(layer, digest)| (Blob { digest, size: layer.size() }, layer.title.as_str()))
-        .collect();
-    if plan.first_is_top {
-        layers.rotate_left(1);
-    }
-    let additions = Additions {
-        names: &options.names,
-        description: description(&contents, options),
-        identity: contents.identity,
-        about: &contents.about,
-        layers,
-        port,
-        directories,
-    };
+    let additions = additions(&contents, &plan, &written.digests, options);
     let documents = Documents::new(&base, written.config, &additions);
     let id = archive.append_blob(&documents.config)?.digest;
     let digest = archive.append_blob(&documents.manifest)?.digest;
@@ -159,7 +138,7 @@ pub(crate) fn build(
     })
 }
 
-/// A site could add what is not there, an image cannot.
+/// Returns an error if the bundle is a delta: an image needs every blob.
 fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
     let Totals { blobs, bytes } = layout.left_out();
     if blobs == 0 {
@@ -170,39 +149,68 @@ fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
 }
 
 fn plan(contents: &Contents, base: &BaseImage, options: &ImageOptions) -> Result<LayerPlan, ImageError> {
-    // One layer is always there, besides those with the blobs.
+    // Every plan has one more layer than it has runs of blobs.
     let count = LAYER_LIMIT.saturating_sub(base.layers.len() + 1);
     let limits = Limits { size: options.layer_size, count };
     match &options.kind {
         Kind::Files if contents.layout.files.is_empty() => Err(ImageError::NoFiles),
-        Kind::Files => Ok(layers::of_files(contents, CONF, limits)),
-        Kind::Registry(templates) => Ok(layers::of_images(contents, templates, limits)?),
+        Kind::Files => Ok(layers::files_plan(contents, CONF, limits)),
+        Kind::Registry(templates) => Ok(layers::images_plan(contents, templates, limits)?),
     }
 }
 
-/// Tells what will not work everywhere.
+/// Warns about limitations of the image.
 fn warn(layout: &Layout, base: &BaseImage, options: &ImageOptions, report: &dyn Report) {
     if base.has_zstd() {
         let reference = &base.reference;
-        let message = format!("`{reference}` has layers in zstd: docker loads the image from version 23 on");
+        let message = format!("`{reference}` has zstd layers, which require Docker 23 or later");
         report.event(&Event::Warning { message });
     }
     let is_hidden = |path: &str| path.split('/').any(|name| name.starts_with('.'));
     let hidden = layout.files.iter().find(|file| is_hidden(file.path.as_str()));
     if let Some(file) = hidden.filter(|_| options.kind == Kind::Files) {
-        let message = format!("`{}` will not be served: a name in it begins with a dot", file.path);
+        let message =
+            format!("`{}` will not be served: a component of its path begins with a dot", file.path);
         report.event(&Event::Warning { message });
+    }
+}
+
+fn additions<'a>(
+    contents: &'a Contents,
+    plan: &'a LayerPlan,
+    digests: &[Digest],
+    options: &'a ImageOptions,
+) -> Additions<'a> {
+    let layers = plan.layers.iter().zip(digests);
+    let mut layers: Vec<_> = layers
+        .map(|(layer, digest)| (Blob { digest: *digest, size: layer.size() }, layer.title.as_str()))
+        .collect();
+    if plan.first_is_top {
+        layers.rotate_left(1);
+    }
+    let (port, directories) = match options.kind {
+        Kind::Files => (80, &[HTML, NGINX_CONF][..]),
+        Kind::Registry(_) => (5000, &[STORAGE][..]),
+    };
+    Additions {
+        names: &options.names,
+        description: description(contents, options),
+        identity: contents.identity,
+        about: &contents.about,
+        layers,
+        port,
+        directories,
     }
 }
 
 fn description(contents: &Contents, options: &ImageOptions) -> String {
     let layout = &contents.layout;
-    let what = match options.kind {
+    let content = match options.kind {
         Kind::Files => format!("{} files", layout.files.len()),
         Kind::Registry(_) => format!("{} images", layout.images.len()),
     };
     match &contents.about.title {
-        Some(title) => format!("{title}: {what}"),
-        None => format!("{what} of a bundle"),
+        Some(title) => format!("{title}: {content}"),
+        None => format!("{content} of a bundle"),
     }
 }

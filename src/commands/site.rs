@@ -1,5 +1,7 @@
 //! `unbundle site`: writes the configuration that serves a site.
 
+use std::fs::{File, TryLockError};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
@@ -12,142 +14,149 @@ use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
 use crate::site::catalog::Page;
 use crate::site::record::{Record, RecordError};
 
-pub(crate) const SETTINGS: &str = "settings.json";
+const SETTINGS: &str = "settings.json";
+/// Maximum size of the settings file in bytes.
+const SETTINGS_LIMIT: u64 = 1 << 20;
 
-pub(crate) const LOCK: &str = ".lock";
+const LOCK: &str = ".lock";
 
-/// Where nginx keeps what it needs while it runs, if it is not root's.
-pub(crate) const RUN: &str = "run";
+/// The runtime directory of nginx, unless root runs it.
+const RUN: &str = "run";
 
-/// What is to be changed of the settings; the rest stays as it was, or has its default.
+/// Changes of the settings. `None`: keep the saved value, or use the default.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    /// See [`Settings`].
+    /// See [`Settings::host`].
     pub host: Option<String>,
-    /// See [`Settings`].
+    /// See [`Settings::ip`].
     pub ip: Option<IpAddr>,
-    /// See [`Settings`].
+    /// See [`Settings::files_port`].
     pub files_port: Option<u16>,
-    /// See [`Settings`].
+    /// See [`Settings::registry_port`].
     pub registry_port: Option<u16>,
-    /// See [`Settings`].
+    /// See [`Settings::tls`].
     pub tls: Option<Tls>,
-    /// The user and the password; nothing in it: no user.
+    /// The user name and password. `Some(None)`: remove the user.
     pub user: Option<Option<(String, String)>>,
 }
 
-/// What a run has done.
+/// The result of [`configure`].
 #[derive(Debug)]
 pub struct Configured {
-    /// All that it knows.
+    /// The inputs of the generated files.
     pub setup: Setup,
-    /// What was written, by name in the directory of the configuration.
+    /// The written files, relative to the directory of the configuration.
     pub written: Vec<String>,
-    /// What somebody has edited: it was kept, and what it would have been is beside it, as `NAME.new`.
+    /// The edited files, which are kept; the new content is in `NAME.new`.
     pub kept: Vec<String>,
-    /// What was done about the certificate.
+    /// The outcome for the server certificate.
     pub issued: Issued,
-    /// Whether the catalogue could be put among the files: theirs may be a disk that cannot be written.
+    /// The result of writing the catalog page. An error is not fatal: the files can be on a read-only disk.
     pub page: Result<(), FsError>,
 }
 
-/// Why a site has no configuration.
+/// The reason why a site cannot be configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfError {
-    /// Nobody knows what the site holds.
+    /// The record of the site cannot be read.
     #[error(transparent)]
     Record(#[from] RecordError),
-    /// The file system says no.
+    /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// The certificate.
+    /// There is no server certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The user.
+    /// The user cannot be set.
     #[error(transparent)]
     User(#[from] UserError),
-    /// A path that some of the generated files could not hold.
+    /// A path has characters that some of the generated files cannot contain.
     #[error(
-        "`{}` has a character that nginx, compose or a shell would read as something else: use letters, digits and \
+        "unsupported character in the path `{}`: nginx, compose or a shell would misread it: use letters, digits and \
          `._+@/-`", .0.display()
     )]
     Path(PathBuf),
-    /// A directory that would be served to everybody.
+    /// The configuration, which contains keys, would be in a directory that is served.
     #[error(
-        "the configuration, with its keys, would be in `{}`, and that is below `{}`, which is served: give another \
-         directory with `--conf`", .0.display(), .1.display()
+        "cannot write the configuration, which contains keys, to `{}`: `{}` is served: choose another directory with \
+         `--conf`", .0.display(), .1.display()
     )]
     Served(PathBuf, PathBuf),
-    /// Settings that somebody has broken.
-    #[error("`{}` cannot be read: correct or remove it", .0.display())]
+    /// The saved settings do not parse.
+    #[error("cannot parse `{}` (correct or remove it)", .0.display())]
     Settings(PathBuf, #[source] serde_json::Error),
-    /// Another process is at it.
-    #[error("another `unbundle site` is writing to `{}`: wait until it is done", .0.display())]
+    /// Another process is writing the configuration.
+    #[error("another `unbundle site` is writing to `{}`: wait until it ends", .0.display())]
     Busy(PathBuf),
-    /// Clients would look for the site on themselves.
-    #[error("this host has no address but those of loopback: say with `--ip` how clients reach it")]
+    /// This host has no address that clients can use.
+    #[error("this host has only loopback addresses: use `--ip` to set the address for clients")]
     Address,
-    /// A name that is none.
-    #[error("`{0}` is no host name: use lower-case letters, digits, `-` and `.`")]
+    /// The host name is invalid.
+    #[error("invalid host name `{0}`: use lower-case letters, digits, `-` and `.`")]
     Host(String),
-    /// One port for two servers.
-    #[error("files and registry cannot both have port {0}")]
+    /// Both servers have the same port.
+    #[error("files and registry cannot both use port {0}")]
     Ports(u16),
 }
 
-/// Writes the configuration of `site`, into its own directory or `elsewhere`. What was edited since it was last written
-/// is kept.
-pub fn configure(site: &Path, elsewhere: Option<&Path>, changes: Changes) -> Result<Configured, ConfError> {
+/// Writes the configuration of `site` to `conf`, by default a directory of the site. Edited files are kept.
+pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<Configured, ConfError> {
     let record = Record::read(site)?;
     let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
-    let conf = match elsewhere {
+    let conf = match conf {
         Some(directory) => std::path::absolute(directory).map_err(FsError::at("find", directory))?,
         None => site.join(CONF),
     };
     let (files, registry) = (record.files_root(&site), record.registry_root(&site));
-    for path in [&site, &conf, &files, &registry] {
-        if !is_plain(path) {
-            return Err(ConfError::Path(path.clone()));
-        }
-    }
-    for root in [&files, &registry] {
-        if conf.starts_with(root) {
-            return Err(ConfError::Served(conf, root.clone()));
-        }
-    }
+    check_paths(&site, &conf, [&files, &registry])?;
     fs::create_dir_all(&conf)?;
     let _lock = lock(&conf)?;
-    let password = changes.user.clone().flatten();
-    let settings = changes.onto(read_settings(&conf)?)?;
+    let login = changes.user.clone().flatten();
+    let settings = changes.apply(read_settings(&conf)?)?;
     let (issued, ca) = tls::provide(&settings, &conf.join("tls"), &conf.join(CA))?;
     let setup = Setup { site, files, registry, conf, settings, record, ca };
-    users::provide(&setup, password)?;
-    let settings = pretty(&setup.settings);
-    if std::fs::read(setup.conf.join(SETTINGS)).ok().as_ref() != Some(&settings) {
-        generated::replace(&setup.conf.join(SETTINGS), &settings, 0o644)?;
-    }
+    users::provide(&setup, login)?;
+    write_settings(&setup)?;
     if !is_root() {
         fs::create_dir_all(&setup.conf.join(RUN))?;
     }
-
-    let mut generated = Generated::open(&setup.conf);
-    nginx::generate(&setup, &mut generated);
-    generated.put("registry.yml", registry::config(&setup).as_bytes(), 0o644);
-    generated.put("compose.yaml", compose::file(&setup).as_bytes(), 0o644);
-    systemd::generate(&setup, &mut generated);
-    trust::generate(&setup, &mut generated);
-    generated.put("kubespray/offline.yml", kubespray::offline(&setup).as_bytes(), 0o644);
-    generated.put("site", script::script(&setup).as_bytes(), 0o755);
-    let (written, kept) = generated.finish()?;
+    let (written, kept) = generate(&setup)?;
     let page = write_page(&setup);
     Ok(Configured { setup, written, kept, issued, page })
 }
 
+fn check_paths(site: &Path, conf: &Path, served: [&PathBuf; 2]) -> Result<(), ConfError> {
+    for path in [site, conf, served[0], served[1]] {
+        if !is_plain(path) {
+            return Err(ConfError::Path(path.to_owned()));
+        }
+    }
+    match served.into_iter().find(|root| conf.starts_with(root)) {
+        Some(root) => Err(ConfError::Served(conf.to_owned(), root.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Writes the generated files. Returns the names of the written files and of the edited files, which are
+/// kept.
+fn generate(setup: &Setup) -> Result<(Vec<String>, Vec<String>), FsError> {
+    let mut generated = Generated::open(&setup.conf);
+    nginx::generate(setup, &mut generated);
+    generated.put("registry.yml", registry::config(setup).as_bytes(), 0o644);
+    generated.put("compose.yaml", compose::file(setup).as_bytes(), 0o644);
+    systemd::generate(setup, &mut generated);
+    trust::generate(setup, &mut generated);
+    generated.put("kubespray/offline.yml", kubespray::offline(setup).as_bytes(), 0o644);
+    generated.put("site", script::script(setup).as_bytes(), 0o755);
+    generated.finish()
+}
+
 impl Changes {
-    pub(crate) fn onto(self, known: Option<Settings>) -> Result<Settings, ConfError> {
-        let is_new = known.is_none();
+    /// Returns the new settings. If none are saved, the defaults change.
+    fn apply(self, saved: Option<Settings>) -> Result<Settings, ConfError> {
+        let is_new = saved.is_none();
         let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let mut settings = known.unwrap_or_else(|| Settings {
+        let saved = saved.unwrap_or_else(|| Settings {
             host: "hub.kubespray.local".into(),
             ip: unspecified,
             files_port: 8080,
@@ -155,82 +164,99 @@ impl Changes {
             tls: Tls::Auto,
             user: None,
         });
-        let Settings { host, ip, files_port, registry_port, tls, user } = &mut settings;
-        *host = self.host.unwrap_or_else(|| host.clone());
-        *files_port = self.files_port.unwrap_or(*files_port);
-        *registry_port = self.registry_port.unwrap_or(*registry_port);
-        *tls = self.tls.unwrap_or_else(|| tls.clone());
-        if let Some(changed) = self.user {
-            *user = changed.map(|(name, _)| name);
-        }
-        // Who is known by an address has that one.
-        *ip = self.ip.or_else(|| host.parse().ok()).unwrap_or(*ip);
-        let label = |label: &str| {
-            let inner = label.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
-            (1..=63).contains(&label.len()) && inner && !label.starts_with('-') && !label.ends_with('-')
-        };
-        if host.len() > 253 || !host.split('.').all(label) {
-            return Err(ConfError::Host(host.clone()));
-        }
+        let host = self.host.unwrap_or(saved.host);
+        check_host(&host)?;
+        // If the host name is an address, clients use that address.
+        let mut ip = self.ip.or_else(|| host.parse().ok()).unwrap_or(saved.ip);
+        let files_port = self.files_port.unwrap_or(saved.files_port);
+        let registry_port = self.registry_port.unwrap_or(saved.registry_port);
         if files_port == registry_port {
-            return Err(ConfError::Ports(*files_port));
+            return Err(ConfError::Ports(files_port));
         }
-        if is_new && *ip == unspecified {
-            *ip = own_address().ok_or(ConfError::Address)?;
+        if is_new && ip == unspecified {
+            ip = own_address().ok_or(ConfError::Address)?;
         }
-        Ok(settings)
+        let tls = self.tls.unwrap_or(saved.tls);
+        let user = self.user.map_or(saved.user, |user| user.map(|(name, _)| name));
+        Ok(Settings { host, ip, files_port, registry_port, tls, user })
     }
 }
 
-/// Puts the catalogue among the files, unless somebody else's page is there.
-pub(crate) fn write_page(setup: &Setup) -> Result<(), FsError> {
+/// Returns an error unless `host` is a lower-case host name (RFC 1123, section 2.1).
+fn check_host(host: &str) -> Result<(), ConfError> {
+    let is_label = |label: &str| {
+        let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&label.len())
+            && label.chars().all(is_inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.len() <= 253 && host.split('.').all(is_label) {
+        Ok(())
+    } else {
+        Err(ConfError::Host(host.to_owned()))
+    }
+}
+
+/// Writes the catalog page to the files, unless the user has put another page there.
+fn write_page(setup: &Setup) -> Result<(), FsError> {
     let path = setup.files.join("index.html");
     let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
     match std::fs::read(&path) {
-        Ok(old) if old == html.as_bytes() => return Ok(()),
-        Ok(old) if !Page::is(&String::from_utf8_lossy(&old)) => return Ok(()),
-        _ => {}
+        Ok(old) if old == html.as_bytes() || !Page::is(&String::from_utf8_lossy(&old)) => Ok(()),
+        _ => generated::replace(&path, html.as_bytes(), 0o644),
     }
-    generated::replace(&path, html.as_bytes(), 0o644)
 }
 
-pub(crate) fn read_settings(conf: &Path) -> Result<Option<Settings>, ConfError> {
+/// Reads the saved settings. `None`: no settings are saved.
+fn read_settings(conf: &Path) -> Result<Option<Settings>, ConfError> {
     let path = conf.join(SETTINGS);
-    match fs::read(&path, 1 << 20) {
+    match fs::read(&path, SETTINGS_LIMIT) {
         Ok(bytes) => {
             serde_json::from_slice(&bytes).map(Some).map_err(|error| ConfError::Settings(path, error))
         }
-        Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// One run at a time; two authorities would be one too many.
-pub(crate) fn lock(conf: &Path) -> Result<std::fs::File, ConfError> {
+fn write_settings(setup: &Setup) -> Result<(), FsError> {
+    let path = setup.conf.join(SETTINGS);
+    let settings = pretty(&setup.settings);
+    if std::fs::read(&path).is_ok_and(|old| old == settings) {
+        return Ok(());
+    }
+    generated::replace(&path, &settings, 0o644)
+}
+
+/// Locks the configuration. Two concurrent runs could create two CAs.
+fn lock(conf: &Path) -> Result<File, ConfError> {
     let path = conf.join(LOCK);
-    let options = std::fs::File::options().create(true).truncate(false).write(true).open(&path);
-    let file = options.map_err(FsError::at("create", &path))?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(FsError::at("create", &path))?;
     match file.try_lock() {
-        Err(std::fs::TryLockError::WouldBlock) => Err(ConfError::Busy(conf.to_owned())),
-        // A file system without locks is used without.
-        Ok(()) | Err(std::fs::TryLockError::Error(_)) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ConfError::Busy(conf.to_owned())),
+        // Some file systems do not support locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 
-/// The address by which others most likely reach this host: the one it would send from (nothing is sent), or, where
-/// there is no way out, the first that is not of loopback.
-pub(crate) fn own_address() -> Option<IpAddr> {
-    let asked = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+/// Returns the address of this host that clients most likely use: the source address for external
+/// destinations (no packet is sent) or, without a default route, the first local address other than loopback.
+fn own_address() -> Option<IpAddr> {
+    let source = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
         socket.connect("192.0.2.1:9")?;
         socket.local_addr()
     });
-    let asked = asked.ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
-    asked.or_else(|| local_address_v4(&std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default()))
+    let source = source.ok().map(|address| address.ip());
+    source
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+        .or_else(|| local_address_v4(&std::fs::read_to_string("/proc/net/fib_trie").unwrap_or_default()))
 }
 
-/// The first local address in the kernel's table of routes (`/proc/net/fib_trie`): one line names it, the next one says
-/// what it is.
-pub(crate) fn local_address_v4(table: &str) -> Option<IpAddr> {
+/// Returns the first local address other than loopback in the kernel's routing table (`/proc/net/fib_trie`).
+/// There, the type of an address is on the line after it.
+fn local_address_v4(table: &str) -> Option<IpAddr> {
     let lines: Vec<&str> = table.lines().map(str::trim).collect();
     let local = lines.windows(2).filter(|pair| pair[1].starts_with("/32 host LOCAL"));
     let mut addresses = local.filter_map(|pair| pair[0].rsplit(' ').next()?.parse::<Ipv4Addr>().ok());
@@ -242,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_found_without_a_route_to_the_world() {
+    fn the_first_local_address_other_than_loopback_is_found() {
         let table = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 127.0.0.1\n        /32 host LOCAL\n     |-- 10.0.0.0\n        \
                      /24 link UNICAST\n        |-- 10.0.0.5\n           /32 host LOCAL\n";
         assert_eq!(local_address_v4(table), Some(IpAddr::from([10, 0, 0, 5])));

@@ -1,7 +1,7 @@
-//! [`Generated`]: writes files that are made anew at every run, and leaves alone what somebody has edited.
+//! [`Generated`]: writes generated files, and keeps those that the user edited.
 //!
-//! A list of digests says how each file was when it was last written. A file that is still like that may be written
-//! over; one that is not has been edited, and what it would have been goes beside it, as `NAME.new`.
+//! A list has the digest of each file as last written. A file that still has this digest can be overwritten.
+//! A file with another digest was edited: its new content is written next to it, as `NAME.new`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -9,15 +9,20 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError};
+use crate::conf::setup::pretty;
 use crate::oci::digest::Digest;
 
+/// The name of the list.
 const LIST: &str = ".generated.json";
 
-/// Files below a directory; see the module.
+/// The digests that each file can have without being edited: one, or two after an interrupted run.
+type Digests = BTreeMap<String, BTreeSet<Digest>>;
+
+/// The generated files in a directory.
 pub(crate) struct Generated {
     directory: PathBuf,
-    /// How each file may be without having been edited.
-    before: BTreeMap<String, BTreeSet<Digest>>,
+    /// The list of the previous run.
+    known: Digests,
     files: Vec<File>,
 }
 
@@ -27,72 +32,96 @@ struct File {
     mode: u32,
 }
 
+/// The state of a file before it is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The file has the new content.
+    Current,
+    /// The file is missing, or has the content of the previous run.
+    Outdated,
+    /// The file has other content.
+    Edited,
+}
+
 impl Generated {
-    /// Begins a run over `directory`, which is there.
+    /// Starts a run in `directory`, which must exist.
     #[must_use]
     pub(crate) fn open(directory: &Path) -> Self {
         let list = std::fs::read(directory.join(LIST)).unwrap_or_default();
-        // Without a list that can be read, everything that is there counts as edited: nothing is lost.
-        let before = serde_json::from_slice(&list).unwrap_or_default();
-        Self { directory: directory.to_owned(), before, files: Vec::new() }
+        // Without a valid list, all files count as edited, so none is lost.
+        let known = serde_json::from_slice(&list).unwrap_or_default();
+        Self { directory: directory.to_owned(), known, files: Vec::new() }
     }
 
-    /// Takes `content` for the file `name`; nothing is written before [`Generated::finish`].
+    /// Adds a file; [`Generated::finish`] writes it.
     pub(crate) fn put(&mut self, name: &str, content: &[u8], mode: u32) {
         self.files.push(File { name: name.to_owned(), content: content.to_owned(), mode });
     }
 
-    /// Writes every file, beside it where it was edited, and removes what an earlier run has written and this one has
-    /// not; says what was written and what was kept.
+    /// Writes all files, and removes unedited files of the previous run that this run does not have. Returns
+    /// the names of the written files and of the edited files, which are kept.
     pub(crate) fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {
-        let (mut written, mut kept) = (Vec::new(), Vec::new());
-        let mut after: BTreeMap<String, BTreeSet<Digest>> = BTreeMap::new();
-        let mut todo = Vec::new();
-        for file in &self.files {
-            let digest = Digest::of(&file.content);
-            let found = self.found(&file.name)?;
-            let own = self.before.get(&file.name);
-            let is_edited =
-                found.is_some_and(|found| found != digest && !own.is_some_and(|own| own.contains(&found)));
-            if is_edited {
-                kept.push(file.name.clone());
-                after.extend(own.map(|own| (file.name.clone(), own.clone())));
-            } else {
-                after.insert(file.name.clone(), [digest].into());
-                if found != Some(digest) {
-                    written.push(file.name.clone());
-                }
-            }
-            todo.push((file, is_edited, found == Some(digest)));
-        }
-        // A run that is cut short leaves some files as they were and some as they will be: neither was edited.
-        let mut both = self.before.clone();
-        for (name, digests) in &after {
+        let states = self.files.iter().map(|file| self.state(file)).collect::<Result<Vec<_>, _>>()?;
+        let new = self.new_digests(&states);
+        // If this run is interrupted, some files have the old content and some the new one: neither is an
+        // edit.
+        let mut both = self.known.clone();
+        for (name, digests) in &new {
             both.entry(name.clone()).or_default().extend(digests);
         }
-        self.write_list(&self.before, &both)?;
-        for (File { name, content, mode }, is_edited, is_right) in todo {
-            let (path, aside) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
-            if is_edited {
-                replace(&aside, content, *mode)?;
-                continue;
-            }
-            if !is_right {
-                replace(&path, content, *mode)?;
-            }
-            fs::remove_file(&aside)?;
+        self.write_list(&self.known, &both)?;
+        for (file, state) in self.files.iter().zip(&states) {
+            self.write(file, *state)?;
         }
-        for (name, own) in &self.before {
-            let gone = !after.contains_key(name) && !kept.contains(name);
-            if gone && self.found(name)?.is_some_and(|found| own.contains(&found)) {
+        for (name, digests) in self.known.iter().filter(|(name, _)| !new.contains_key(*name)) {
+            if self.digest(name)?.is_some_and(|digest| digests.contains(&digest)) {
                 fs::remove_file(&self.directory.join(name))?;
             }
         }
-        self.write_list(&both, &after)?;
-        Ok((written, kept))
+        self.write_list(&both, &new)?;
+        let names = |state: State| {
+            let files = self.files.iter().zip(&states).filter(|(_, other)| **other == state);
+            files.map(|(file, _)| file.name.clone()).collect()
+        };
+        Ok((names(State::Outdated), names(State::Edited)))
     }
 
-    fn found(&self, name: &str) -> Result<Option<Digest>, FsError> {
+    fn state(&self, file: &File) -> Result<State, FsError> {
+        let is_known = |digest| self.known.get(&file.name).is_some_and(|digests| digests.contains(&digest));
+        Ok(match self.digest(&file.name)? {
+            Some(digest) if digest == Digest::of(&file.content) => State::Current,
+            Some(digest) if !is_known(digest) => State::Edited,
+            _ => State::Outdated,
+        })
+    }
+
+    /// Returns the list of this run. An edited file keeps its digests, so that reverting the edit makes it
+    /// generated again.
+    fn new_digests(&self, states: &[State]) -> Digests {
+        let mut new = Digests::new();
+        for (file, state) in self.files.iter().zip(states) {
+            let digests = match state {
+                State::Current | State::Outdated => Some([Digest::of(&file.content)].into()),
+                State::Edited => self.known.get(&file.name).cloned(),
+            };
+            new.extend(digests.map(|digests| (file.name.clone(), digests)));
+        }
+        new
+    }
+
+    fn write(&self, file: &File, state: State) -> Result<(), FsError> {
+        let File { name, content, mode } = file;
+        let aside = self.directory.join(format!("{name}.new"));
+        match state {
+            State::Edited => return replace(&aside, content, *mode),
+            State::Outdated => replace(&self.directory.join(name), content, *mode)?,
+            State::Current => {}
+        }
+        fs::remove_file(&aside)
+    }
+
+    /// Returns the digest of a file. `None`: no such file.
+    fn digest(&self, name: &str) -> Result<Option<Digest>, FsError> {
         let path = self.directory.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => Ok(Some(Digest::of(&bytes))),
@@ -101,20 +130,12 @@ impl Generated {
         }
     }
 
-    fn write_list(
-        &self,
-        old: &BTreeMap<String, BTreeSet<Digest>>,
-        new: &BTreeMap<String, BTreeSet<Digest>>,
-    ) -> Result<(), FsError> {
-        if old == new {
-            Ok(())
-        } else {
-            replace(&self.directory.join(LIST), &crate::conf::setup::pretty(new), 0o644)
-        }
+    fn write_list(&self, old: &Digests, new: &Digests) -> Result<(), FsError> {
+        if old == new { Ok(()) } else { replace(&self.directory.join(LIST), &pretty(new), 0o644) }
     }
 }
 
-/// Writes a file as a whole: whoever reads meanwhile sees the old one.
+/// Replaces a file atomically and durably.
 pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FsError> {
     let directory = fs::parent(path);
     fs::create_dir_all(directory)?;
@@ -152,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_edited_is_kept_until_it_is_what_would_be_written() {
+    fn an_edited_file_is_kept_until_it_equals_the_new_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -172,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_longer_made_goes_unless_it_was_edited() {
+    fn a_file_that_is_no_longer_generated_is_removed_unless_it_was_edited() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         run(path, &[("a", "1"), ("b", "1"), ("c", "1")]);
@@ -185,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_fails_midway_makes_nothing_an_edited_file() {
+    fn after_an_interrupted_run_no_file_counts_as_edited() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         run(path, &[("a", "1"), ("b/c", "1"), ("d", "1")]);
@@ -202,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_is_the_users() {
+    fn a_file_that_predates_the_first_run_counts_as_edited() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("a"), "mine").unwrap();
         assert_eq!(run(directory.path(), &[("a", "1")]).1, ["a"]);

@@ -1,16 +1,24 @@
-//! nginx: the files, and the read side of a registry, out of the storage itself (distribution-spec, "Pull").
+//! nginx configuration: the files, and the pull side of a registry, served from the registry storage.
 //!
-//! A manifest has a media type that nothing in the storage tells, and nginx has no variable for one: so a map says
-//! for every manifest what it is, and there is one place a media type that serves the blobs under that name.
+//! The storage does not record the media type of a manifest, and nginx cannot set a media type from a
+//! variable. Therefore a map names the kind of each manifest, and each kind has a location with its media
+//! type.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::conf::generated::Generated;
-use crate::conf::setup::Setup;
+use crate::conf::setup::{Setup, is_root};
+use crate::conf::template::fill;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 
-/// The places of manifests, by media type.
+const MAIN: &str = include_str!("nginx/main.conf");
+const FILES_SERVER: &str = include_str!("nginx/files.conf");
+const REGISTRY_SERVER: &str = include_str!("nginx/registry.conf");
+const MANIFEST_LOCATION: &str = include_str!("nginx/manifest.conf");
+
+/// The kinds of manifests, which are path components of their locations, and their media types.
 const KINDS: [(&str, &str); 4] = [
     ("oci-index", OCI_INDEX),
     ("oci-manifest", OCI_MANIFEST),
@@ -18,15 +26,22 @@ const KINDS: [(&str, &str); 4] = [
     ("docker-manifest", DOCKER_MANIFEST),
 ];
 
-/// A location with a header of its own inherits none, so that this one stands in many.
-const VERSION: &str = "add_header Docker-Distribution-Api-Version registry/2.0 always;";
-
-/// Writes `nginx.conf` (everything), `nginx-files.conf` (without the registry, where a registry runs beside it), and
-/// what both need.
+/// Adds `nginx.conf` (files and registry), `nginx-files.conf` (for use with a separate registry), and the
+/// files below `registry-api` that the registry returns.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
-    generated.put("nginx.conf", config(setup, true).as_bytes(), 0o644);
-    generated.put("nginx-files.conf", config(setup, false).as_bytes(), 0o644);
-    generated.put("registry-api/manifests.conf", manifests(setup).as_bytes(), 0o644);
+    let files = files_server(setup);
+    let both = format!("{files}{}", registry_server(setup));
+    let combined = main(setup, "nginx.conf", "the files and a read-only registry", &both);
+    generated.put("nginx.conf", combined.as_bytes(), 0o644);
+    let alone = main(setup, "nginx-files.conf", "the files", &files);
+    generated.put("nginx-files.conf", alone.as_bytes(), 0o644);
+    let maps = format!("# Made by `unbundle site`.\n{}{}", tag_map(setup), kind_map(setup));
+    generated.put("registry-api/manifests.conf", maps.as_bytes(), 0o644);
+    put_responses(setup, generated);
+}
+
+/// Adds the responses of the registry that are not in its storage: version, catalog and tag lists.
+fn put_responses(setup: &Setup, generated: &mut Generated) {
     let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for image in &setup.record.images {
         for repository in &image.repositories {
@@ -43,75 +58,55 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     }
 }
 
-fn config(setup: &Setup, with_registry: bool) -> String {
-    let mut servers = files_server(setup);
-    let mut maps = String::new();
-    if with_registry {
-        maps = format!(
-            "\n    # Which manifest a tag is, and of which kind each manifest is.\n    map_hash_bucket_size 1024;\n    \
-             map_hash_max_size 65536;\n    include {}/registry-api/manifests.conf;\n",
-            setup.conf.display()
-        );
-        servers += &registry_server(setup);
-    }
-    let mut temporary = String::new();
-    if !crate::conf::setup::is_root() {
+fn main(setup: &Setup, name: &str, content: &str, servers: &str) -> String {
+    let conf = setup.conf.display().to_string();
+    let mut temp_paths = String::new();
+    // The default directories belong to root.
+    if !is_root() {
         for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-            let _ = writeln!(temporary, "    {name}_temp_path {}/run/{name};", setup.conf.display());
+            let _ = writeln!(temp_paths, "    {name}_temp_path {conf}/run/{name};");
         }
     }
-    let what = if with_registry { "the files, and the registry's read side" } else { "the files" };
-    format!(
-        r"# nginx for {what}. Made by `unbundle site`, which keeps what you edit here.
-# By hand: nginx -c {conf}/{name} -g 'daemon off; pid /tmp/nginx.pid;'
-worker_processes auto;
-error_log stderr warn;
-
-events {{
-    worker_connections 4096;
-}}
-
-http {{
-    # To have a log of requests, name a file that nginx may write to.
-    access_log off;
-    server_tokens off;
-    default_type application/octet-stream;
-    types {{
-        text/html html htm;
-        text/css css;
-        text/plain txt sha256 sha256sum sha512 sha512sum md5 asc sig pem crt yml yaml list;
-        application/javascript js;
-        application/json json;
-        application/gzip gz tgz;
-        application/x-xz xz;
-        application/zstd zst;
-        application/x-bzip2 bz2;
-        application/x-tar tar;
-        application/zip zip;
-        application/vnd.debian.binary-package deb;
-        application/x-rpm rpm;
-    }}
-
-    # What is served is what was carried, byte for byte: nothing is compressed on the way.
-    gzip off;
-    gzip_static off;
-    sendfile on;
-    tcp_nopush on;
-    keepalive_timeout 65;
-    client_max_body_size 1m;
-{temporary}{maps}{servers}}}
-",
-        conf = setup.conf.display(),
-        name = if with_registry { "nginx.conf" } else { "nginx-files.conf" },
+    fill(
+        MAIN,
+        &[
+            ("CONTENT", content),
+            ("CONF", &conf),
+            ("NAME", name),
+            ("TEMP_PATHS", &temp_paths),
+            ("SERVERS", servers),
+        ],
     )
 }
 
+fn files_server(setup: &Setup) -> String {
+    let listen = listen(setup, setup.settings.files_port);
+    fill(FILES_SERVER, &[("LISTEN", &listen), ("ROOT", &setup.files.display().to_string())])
+}
+
+fn registry_server(setup: &Setup) -> String {
+    let blobs = setup.registry.join("docker/registry/v2/blobs/sha256").display().to_string();
+    let locations = KINDS.map(|(kind, media_type)| {
+        fill(MANIFEST_LOCATION, &[("KIND", kind), ("MEDIA_TYPE", media_type), ("BLOBS", &blobs)])
+    });
+    fill(
+        REGISTRY_SERVER,
+        &[
+            ("LISTEN", &listen(setup, setup.settings.registry_port)),
+            ("API", &setup.conf.join("registry-api").display().to_string()),
+            ("BLOBS", &blobs),
+            ("MANIFEST_LOCATIONS", &locations.concat()),
+        ],
+    )
+}
+
+/// Returns the directives for the port, TLS and the user.
 fn listen(setup: &Setup, port: u16) -> String {
     let mut text = String::new();
     let tls = if setup.is_tls() { " ssl" } else { "" };
     let _ = writeln!(text, "        listen {port}{tls};");
-    // A kernel without IPv6 refuses the second one.
-    if std::path::Path::new("/proc/net/if_inet6").exists() {
+    // Without IPv6 in the kernel, nginx would fail.
+    if Path::new("/proc/net/if_inet6").exists() {
         let _ = writeln!(text, "        listen [::]:{port}{tls};");
     }
     if let Some((certificate, key)) = setup.certificate() {
@@ -126,159 +121,9 @@ fn listen(setup: &Setup, port: u16) -> String {
     text
 }
 
-fn files_server(setup: &Setup) -> String {
-    format!(
-        r#"
-    server {{
-{listen}
-        root {root};
-        charset utf-8;
-        charset_types text/plain text/css application/javascript application/json;
-        if ($request_method !~ ^(GET|HEAD)$) {{
-            return 405;
-        }}
-        location = /healthz {{
-            auth_basic off;
-            default_type text/plain;
-            return 200 "ok\n";
-        }}
-        location / {{
-            autoindex on;
-            autoindex_exact_size off;
-        }}
-        location ~ /\.(unbundle|generated) {{
-            return 404;
-        }}
-    }}
-"#,
-        listen = listen(setup, setup.settings.files_port),
-        root = setup.files.display(),
-    )
-}
-
-/// The place of each kind of manifest.
-fn kind_locations(blobs: &str) -> String {
-    let version = VERSION;
-    let mut kinds = String::new();
-    for (kind, media_type) in KINDS {
-        let _ = write!(
-            kinds,
-            r#"
-        location ~ "^/-/{kind}/(?<directory>[0-9a-f]{{2}})/(?<hex>[0-9a-f]{{64}})$" {{
-            internal;
-            alias {blobs}/$directory/$hex/data;
-            types {{ }}
-            default_type {media_type};
-            etag off;
-            if_modified_since off;
-            {version}
-            add_header Docker-Content-Digest sha256:$hex;
-        }}"#
-        );
-    }
-    kinds
-}
-
-fn registry_server(setup: &Setup) -> String {
-    let blobs = setup.registry.join("docker/registry/v2/blobs/sha256");
-    let blobs = blobs.display();
-    let api = setup.conf.join("registry-api");
-    let api = api.display();
-    let version = VERSION;
-    let immutable = r#"add_header Cache-Control "max-age=31536000, immutable";"#;
-    let kinds = kind_locations(&blobs.to_string());
-    let error = |code: &str, message: &str| {
-        format!(r#"{{"errors":[{{"code":"{code}","message":"{message}","detail":null}}]}}"#)
-    };
-    format!(
-        r#"
-    server {{
-{listen}
-        error_page 401 @unauthorized;
-        error_page 404 @unknown;
-        error_page 405 @unsupported;
-        {version}
-        if ($request_method !~ ^(GET|HEAD)$) {{
-            return 405;
-        }}
-        location = /healthz {{
-            auth_basic off;
-            default_type text/plain;
-            return 200 "ok\n";
-        }}
-        location = /v2/ {{
-            # Not `return`, which would answer before the user is asked for.
-            try_files /dev/null/none /-/version;
-        }}
-        location = /-/version {{
-            internal;
-            alias {api}/_version.json;
-            types {{ }}
-            default_type application/json;
-            {version}
-        }}
-        location = /v2 {{
-            return 301 /v2/;
-        }}
-        location = /v2/_catalog {{
-            default_type application/json;
-            alias {api}/_catalog.json;
-        }}
-        location ~ "^/v2/(?<repository>.+)/tags/list$" {{
-            default_type application/json;
-            alias {api}/tags/$repository/list.json;
-        }}
-        location ~ "^/v2/.+/blobs/sha256:(?<directory>[0-9a-f]{{2}})(?<rest>[0-9a-f]{{62}})$" {{
-            alias {blobs}/$directory/$directory$rest/data;
-            types {{ }}
-            default_type application/octet-stream;
-            {version}
-            {immutable}
-            add_header Docker-Content-Digest sha256:$directory$rest;
-        }}
-        location ~ "^/v2/.+/manifests/sha256:(?<directory>[0-9a-f]{{2}})(?<rest>[0-9a-f]{{62}})$" {{
-            try_files /dev/null/none /-/$airbundle_kind/$directory/$directory$rest;
-        }}
-        location ~ "^/v2/.+/manifests/[^/:]+$" {{
-            try_files /dev/null/none /-/$airbundle_tag;
-        }}
-        location / {{
-            return 404;
-        }}{kinds}
-        location @unauthorized {{
-            default_type application/json;
-            {version}
-            return 401 '{unauthorized}';
-        }}
-        location @unknown {{
-            default_type application/json;
-            {version}
-            return 404 '{unknown}';
-        }}
-        location @unsupported {{
-            default_type application/json;
-            {version}
-            return 405 '{unsupported}';
-        }}
-    }}
-"#,
-        listen = listen(setup, setup.settings.registry_port),
-        unauthorized = error("UNAUTHORIZED", "authentication required"),
-        unknown = error("NAME_UNKNOWN", "this site has no such repository, manifest or blob"),
-        unsupported = error("UNSUPPORTED", "this registry is read-only"),
-    )
-}
-
-/// The maps: from the path of a tag to the kind and place of its manifest, and from a manifest to its kind.
-fn manifests(setup: &Setup) -> String {
-    let kind = |media_type: &str| KINDS.iter().find(|(_, known)| *known == media_type).map(|(kind, _)| *kind);
-    let (mut tags, mut kinds) = (BTreeMap::new(), BTreeMap::new());
-    let current = setup.record.images.iter().flat_map(|image| &image.manifests);
-    for manifest in current.chain(&setup.record.retired) {
-        if let Some(kind) = kind(&manifest.media_type) {
-            kinds.insert(manifest.digest.hex(), kind);
-        }
-    }
+/// Returns the map from the path of a tag to the location of its manifest.
+fn tag_map(setup: &Setup) -> String {
+    let mut tags = BTreeMap::new();
     for image in &setup.record.images {
         let (Some(tag), Some(root)) = (&image.tag, image.manifests.first()) else { continue };
         let Some(kind) = kind(&root.media_type) else { continue };
@@ -288,24 +133,36 @@ fn manifests(setup: &Setup) -> String {
             tags.insert(path, format!("{kind}/{}/{hex}", &hex[..2]));
         }
     }
-    // nginx compares such keys without regard to case, and tags have one: where that makes two of them one, they are
-    // written as regular expressions, which have regard.
-    let mut lower: BTreeMap<String, usize> = BTreeMap::new();
+    // nginx compares strings in a map without regard to case, but tags are case-sensitive. Tags that differ
+    // only in case are therefore regular expressions, which are case-sensitive.
+    let mut by_lowercase: BTreeMap<String, usize> = BTreeMap::new();
     for path in tags.keys() {
-        *lower.entry(path.to_lowercase()).or_default() += 1;
+        *by_lowercase.entry(path.to_lowercase()).or_default() += 1;
     }
-    let mut text = String::from("# Made by `unbundle site`.\nmap $uri $airbundle_tag {\n    default none;\n");
-    for (path, place) in tags {
-        let _ = if lower[&path.to_lowercase()] == 1 {
-            writeln!(text, "    \"{path}\" {place};")
+    let mut text = String::from("map $uri $airbundle_tag {\n    default none;\n");
+    for (path, location) in tags {
+        let _ = if by_lowercase[&path.to_lowercase()] == 1 {
+            writeln!(text, "    \"{path}\" {location};")
         } else {
-            writeln!(text, "    \"~^{}$\" {place};", path.replace('.', "\\."))
+            writeln!(text, "    \"~^{}$\" {location};", path.replace('.', "\\."))
         };
     }
-    text += "}\nmap $directory$rest $airbundle_kind {\n    default none;\n";
+    text + "}\n"
+}
+
+/// Returns the map from the digest of a manifest to its kind. Retired manifests are still served by digest.
+fn kind_map(setup: &Setup) -> String {
+    let current = setup.record.images.iter().flat_map(|image| &image.manifests);
+    let all = current.chain(&setup.record.retired);
+    let kinds: BTreeMap<_, _> =
+        all.filter_map(|manifest| Some((manifest.digest.hex(), kind(&manifest.media_type)?))).collect();
+    let mut text = String::from("map $directory$rest $airbundle_kind {\n    default none;\n");
     for (hex, kind) in kinds {
         let _ = writeln!(text, "    \"{hex}\" {kind};");
     }
-    text += "}\n";
-    text
+    text + "}\n"
+}
+
+fn kind(media_type: &str) -> Option<&'static str> {
+    KINDS.iter().find(|(_, known)| *known == media_type).map(|(kind, _)| *kind)
 }

@@ -1,15 +1,14 @@
-//! Docker Distribution (`registry:2`, `registry:3`, Debian's `docker-registry`) over the storage, which it never
-//! writes to.
+//! `registry.yml`: Docker Distribution (`registry:2`, `registry:3`, `docker-registry` in Debian), read-only.
 
 use std::fmt::Write as _;
 
 use crate::conf::setup::Setup;
 
-/// The content of `registry.yml`.
+/// Returns the content of `registry.yml`.
 #[must_use]
 pub(crate) fn config(setup: &Setup) -> String {
     let mut text = format!(
-        r"# Docker Distribution, versions 2 and 3. Made by `unbundle site`, which keeps what you edit here.
+        r"# Docker Distribution, versions 2 and 3. Made by `unbundle site`, which keeps local edits.
 version: 0.1
 log:
   level: info
@@ -18,13 +17,13 @@ log:
 storage:
   filesystem:
     rootdirectory: {root}
-  # Nothing is written: the storage may be mounted read-only, and two servers may share it.
+  # Read-only: the storage can be mounted read-only, and several servers can share it.
   maintenance:
     readonly:
       enabled: true
     uploadpurging:
       enabled: false
-  # No cache: what `unbundle` has repaired is served at once.
+  # No cache, so that blobs that `unbundle` repairs are served immediately.
 http:
   addr: :{port}
   headers:

@@ -1,4 +1,4 @@
-//! [`Setup`]: what the generated files are made of.
+//! [`Setup`]: the inputs of the generated files.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,125 +10,127 @@ use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 use crate::site::record::Record;
 
-/// The directory of a site that all of it is written to.
+/// The default directory of the configuration in a site.
 pub(crate) const CONF: &str = "conf";
 
-/// The directory of the certificate authority in it: no server reads the key, and no container sees it.
+/// The directory of the CA in the configuration. Servers and containers have no access to it.
 pub(crate) const CA: &str = "ca";
 
-/// How a site is to be served.
+/// The settings of a site, which are saved in its configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
-    /// The name by which clients know this host.
+    /// The host name of this host for clients.
     pub host: String,
-    /// Its address.
+    /// The IP address of this host for clients.
     pub ip: IpAddr,
-    /// The port of the files.
+    /// The TCP port of the file server.
     pub files_port: u16,
-    /// The port of the registry.
+    /// The TCP port of the registry.
     pub registry_port: u16,
-    /// Whether clients speak https, and with which certificate.
+    /// The server certificate.
     pub tls: Tls,
-    /// Who may read the site; nothing: everybody.
+    /// The only user that can read the site. `None`: anyone.
     pub user: Option<String>,
 }
 
-/// Where the certificate comes from.
+/// The source of the server certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Tls {
-    /// From a certificate authority of the site's own.
+    /// Issued by the site's CA.
     Auto,
-    /// From these files, both PEM: certificate (with its chain) and key.
+    /// PEM files: certificate with its chain, and private key.
     Files(PathBuf, PathBuf),
-    /// None: plain http.
+    /// No certificate: plain HTTP.
     Off,
 }
 
-/// Everything that the generated files are made of. All paths are absolute.
+/// The inputs of the generated files. All paths are absolute.
 #[derive(Debug)]
 pub struct Setup {
     /// The directory of the site.
     pub site: PathBuf,
-    /// The directory that nginx serves.
+    /// The directory of the files.
     pub files: PathBuf,
-    /// What `/var/lib/registry` is to a registry.
+    /// The root of the registry storage.
     pub registry: PathBuf,
-    /// Where all of this is written.
+    /// The directory of the configuration.
     pub conf: PathBuf,
-    /// How the site is served.
+    /// The settings.
     pub settings: Settings,
-    /// What it holds.
+    /// The contents of the site.
     pub record: Record,
-    /// The site's own certificate authority, PEM, if it has one.
+    /// The certificate of the site's CA in PEM format. `None`: the site has no CA, or does not use it.
     pub ca: Option<String>,
 }
 
 impl Setup {
-    /// Whether clients speak https.
+    /// True if clients use HTTPS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.settings.tls != Tls::Off
     }
 
-    /// `https` or `http`.
+    /// Returns `https` or `http`.
     #[must_use]
     pub fn scheme(&self) -> &'static str {
         if self.is_tls() { "https" } else { "http" }
     }
 
-    /// `https://HOST:PORT` of the files.
+    /// Returns the URL of the file server, without a path.
     #[must_use]
     pub fn files_url(&self) -> String {
         format!("{}://{}:{}", self.scheme(), self.settings.host, self.settings.files_port)
     }
 
-    /// `HOST:PORT` of the registry, as it stands before the name of an image.
+    /// Returns `HOST:PORT` of the registry, as in image references.
     #[must_use]
     pub fn registry_host(&self) -> String {
         format!("{}:{}", self.settings.host, self.settings.registry_port)
     }
 
-    /// `https://HOST:PORT` of the registry.
+    /// Returns the URL of the registry, without a path.
     #[must_use]
     pub fn registry_url(&self) -> String {
         format!("{}://{}", self.scheme(), self.registry_host())
     }
 
-    /// What the site is called among the processes and containers of this host: it stays when ports change.
+    /// Returns the name of the container and compose project, which depends only on the path of the
+    /// configuration.
     #[must_use]
     pub fn name(&self) -> String {
         use std::os::unix::ffi::OsStrExt as _;
         format!("airbundle-{}", &Digest::of(self.conf.as_os_str().as_bytes()).hex()[..8])
     }
 
-    /// Whether there is a key of an authority that no server has to see.
+    /// True if the configuration has a CA, whose private key must be hidden from servers.
     #[must_use]
-    pub fn has_authority(&self) -> bool {
+    pub fn has_ca(&self) -> bool {
         self.conf.join(CA).exists()
     }
 
-    /// Certificate and key that the servers use, if they do.
+    /// Returns the paths of the server certificate and its private key. `None`: plain HTTP.
     #[must_use]
     pub fn certificate(&self) -> Option<(PathBuf, PathBuf)> {
         self.is_tls().then(|| (self.conf.join("tls/server.crt"), self.conf.join("tls/server.key")))
     }
 
-    /// Users and what their passwords become, if only they may read.
+    /// Returns the path of the `htpasswd` file. `None`: no user.
     #[must_use]
     pub fn htpasswd(&self) -> Option<PathBuf> {
         self.settings.user.is_some().then(|| self.conf.join("htpasswd"))
     }
 
-    /// What stands before the repositories of a host on this site, such as `k8s/quay.io`, for each host whose
-    /// repositories all have one. With several templates the one that keeps the host is preferred.
+    /// Returns the registry hosts whose repositories have a common prefix on this site, each with the prefix,
+    /// e.g. `quay.io` and `k8s/quay.io`. The prefix can be empty. Of several prefixes, one that contains the
+    /// host is preferred.
     #[must_use]
     pub fn prefixes(&self) -> Vec<(String, String)> {
-        let mut hosts: Vec<(String, Option<BTreeSet<String>>)> = Vec::new();
+        let mut hosts: Vec<(String, BTreeSet<String>)> = Vec::new();
         for image in &self.record.images {
             let Ok(reference) = image.reference.parse::<Reference>() else { continue };
-            let found: BTreeSet<String> = image
+            let prefixes: BTreeSet<String> = image
                 .repositories
                 .iter()
                 .filter_map(|name| name.strip_suffix(reference.repository()))
@@ -136,29 +138,37 @@ impl Setup {
                 .map(|prefix| prefix.trim_end_matches('/').to_owned())
                 .collect();
             match hosts.iter_mut().find(|(host, _)| host == reference.host()) {
-                Some((_, Some(common))) => common.retain(|prefix| found.contains(prefix)),
-                Some((_, None)) => {}
-                None => hosts.push((reference.host().to_owned(), Some(found))),
+                Some((_, common)) => common.retain(|prefix| prefixes.contains(prefix)),
+                None => hosts.push((reference.host().to_owned(), prefixes)),
             }
         }
-        let best = |host: &str, prefixes: BTreeSet<String>| {
-            let own = prefixes.iter().find(|prefix| prefix.split('/').any(|part| part == host)).cloned();
-            own.or_else(|| prefixes.into_iter().next())
+        let choose = |host: &str, prefixes: BTreeSet<String>| {
+            let with_host =
+                prefixes.iter().find(|prefix| prefix.split('/').any(|part| part == host)).cloned();
+            with_host.or_else(|| prefixes.into_iter().next())
         };
-        hosts
-            .into_iter()
-            .filter_map(|(host, prefixes)| best(&host, prefixes?).map(|prefix| (host, prefix)))
-            .collect()
+        let chosen = hosts.into_iter().filter_map(|(host, prefixes)| {
+            let prefix = choose(&host, prefixes)?;
+            Some((host, prefix))
+        });
+        chosen.collect()
     }
 
-    /// The image of the site that runs a server: the official one, or the last one whose repository ends in `name`.
+    /// Returns [`Setup::prefixes`] without those that are empty: the hosts that the site can mirror.
+    #[must_use]
+    pub(crate) fn mirrored_hosts(&self) -> Vec<(String, String)> {
+        self.prefixes().into_iter().filter(|(_, prefix)| !prefix.is_empty()).collect()
+    }
+
+    /// Returns the reference of the site's image of a server: the last official image, or else the last
+    /// image, whose last path component is `name`.
     #[must_use]
     pub fn server_image(&self, name: &str) -> Option<String> {
-        let serves = |reference: &&String| {
+        let is_named = |reference: &&String| {
             let parsed = reference.parse::<Reference>().ok();
             parsed.is_some_and(|parsed| parsed.repository().rsplit('/').next() == Some(name))
         };
-        let all = || self.record.images.iter().map(|image| &image.reference).filter(serves);
+        let all = || self.record.images.iter().map(|image| &image.reference).filter(is_named);
         let official = all().rfind(|reference| reference.starts_with(&format!("docker.io/library/{name}")));
         official.or_else(|| all().next_back()).cloned()
     }
@@ -174,7 +184,7 @@ pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// True if nginx, compose and a shell all read `path` as it is: letters, digits and `._+@/-`.
+/// True if nginx, compose and shells read `path` literally: it has only letters, digits and `._+@/-`.
 pub(crate) fn is_plain(path: &Path) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+@/-".contains(c);
     path.to_str().is_some_and(|text| text.chars().all(plain))

@@ -1,9 +1,10 @@
-//! systemd units that run the same servers without an engine.
+//! systemd units: the servers without a container engine.
 
 use crate::conf::generated::Generated;
 use crate::conf::setup::Setup;
 
-/// Writes the units: `airbundle-site` is all that most need; the other two are nginx and a registry beside it.
+/// Adds the units. `airbundle-site` is nginx for files and images; the other two are nginx for files and a
+/// registry.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     let conf = setup.conf.display();
     let nginx = |config: &str| {
@@ -31,7 +32,7 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     ];
     for (name, description, service, conflicts) in units {
         let unit = format!(
-            "# Made by `unbundle site`, which keeps what you edit here. To install:\n\
+            "# Made by `unbundle site`, which keeps local edits. To install:\n\
              #   cp {conf}/systemd/{name}.service /etc/systemd/system/ && systemctl enable --now {name}\n\
              [Unit]\nDescription=airbundle: {description}\nAfter=network-online.target\nWants=network-online.target\n\
              Conflicts={conflicts}\nRequiresMountsFor={site} {files} {registry}\n\n\

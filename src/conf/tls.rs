@@ -1,6 +1,8 @@
-//! Certificates: a certificate authority of the site's own, or what the user has.
+//! Server certificates: issued by the site's CA, or provided by the user.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -15,143 +17,143 @@ use crate::conf::generated::replace;
 use crate::conf::setup::{Settings, Tls};
 use crate::oci::digest::Digest;
 
-/// How long a certificate authority is good for. Every node of the site has to be told of a new one.
-const CA_LIFE: Duration = Duration::days(3650);
-/// How long the certificate of the server is good for: longer than 825 days some clients refuse.
-const SERVER_LIFE: Duration = Duration::days(730);
-/// When it is issued anew: at the latest so long before its end.
-const NEAR_END: Duration = Duration::days(60);
-/// Clocks without a network are not exact.
+/// Lifetime of the CA certificate. After that, every client must trust a new one.
+const CA_LIFETIME: Duration = Duration::days(3650);
+/// Lifetime of the server certificate; some clients reject more than 825 days.
+const SERVER_LIFETIME: Duration = Duration::days(730);
+/// A server certificate that expires within this time is renewed.
+const RENEWAL: Duration = Duration::days(60);
+/// Certificates are valid from this long before they are made, because clocks without a network are
+/// inaccurate.
 const CLOCK_ERROR: Duration = Duration::days(2);
 
-/// What was done about the certificate.
+const CERTIFICATE: &str = "server.crt";
+const KEY: &str = "server.key";
+
+/// The outcome for the server certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Issued {
-    /// There is none: plain http.
+    /// No certificate: plain HTTP.
     Off,
-    /// The one that was there is good.
+    /// The existing certificate is still valid.
     Kept {
-        /// Until when.
+        /// The expiry time.
         until: OffsetDateTime,
     },
-    /// A new one was made, for this reason.
+    /// A new certificate was issued.
     New {
-        /// Why.
+        /// The reason, as a clause.
         why: &'static str,
-        /// Until when it is good.
+        /// The expiry time.
         until: OffsetDateTime,
-        /// Whether the certificate authority is new, too: everybody has to be told.
-        authority: bool,
+        /// True if the CA is new too, so that every client must trust it.
+        new_ca: bool,
     },
-    /// The user's was taken.
-    Taken {
-        /// Until when it is good.
+    /// The certificate of the user is used.
+    Provided {
+        /// The expiry time.
         until: OffsetDateTime,
-        /// Whether it is for the host's name.
+        /// True if the certificate covers the host name.
         names_host: bool,
     },
 }
 
-/// Why there is no certificate.
+/// The reason why there is no server certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file system says no.
+    /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// No certificate, or no key.
-    #[error("`{}` is no {what} in PEM form", path.display())]
+    /// A file is not a certificate or a private key.
+    #[error("cannot parse `{}`: no {what} in PEM format", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The expected content.
         what: &'static str,
     },
-    /// It has had its time.
-    #[error("the certificate `{}` has expired on {when}: give one that is good, or use `--tls auto`", path.display())]
+    /// The certificate of the user expired.
+    #[error("the certificate `{}` expired on {when}: renew it, or use `--tls auto`", path.display())]
     Expired {
-        /// The file.
+        /// The certificate.
         path: PathBuf,
-        /// When.
+        /// The expiry date.
         when: String,
     },
-    /// A key that only a passphrase opens.
-    #[error("the key `{}` is encrypted, and nobody is there to open it when the site starts: decrypt it with `openssl pkey`", .0.display())]
+    /// The private key of the user is encrypted.
+    #[error(
+        "the private key `{}` is encrypted, so the servers cannot start unattended: decrypt it with `openssl pkey`",
+        .0.display()
+    )]
     Encrypted(PathBuf),
-    /// They do not belong together.
-    #[error("the key `{}` is not that of the certificate `{}`", key.display(), certificate.display())]
+    /// The certificate and the private key of the user do not match.
+    #[error("the private key `{}` does not match the certificate `{}`", key.display(), certificate.display())]
     Pair {
         /// The certificate.
         certificate: PathBuf,
-        /// The key.
+        /// The private key.
         key: PathBuf,
     },
-    /// Only half of the authority is there.
+    /// The CA is incomplete, invalid or expired.
     #[error(
-        "the certificate authority in `{}` cannot be used: move the directory away, and everybody has to be told of a new \
-         one", .0.display()
+        "cannot use the CA in `{}`: it is incomplete, invalid or expired: move the directory away; every client must \
+         then trust a new CA", .0.display()
     )]
-    Authority(PathBuf, #[source] Option<rcgen::Error>),
-    /// No key could be made.
-    #[error("cannot make a certificate")]
-    Make(#[from] rcgen::Error),
+    Ca(PathBuf, #[source] Option<rcgen::Error>),
+    /// A certificate cannot be made.
+    #[error("cannot issue a certificate")]
+    Issue(#[from] rcgen::Error),
 }
 
-/// Puts `server.crt` and `server.key` into `directory` if the settings ask for them, and says what was done, and what
-/// authority everybody has to trust. Its key is in `authority`.
+/// Provides `server.crt` and `server.key` in `directory` according to the settings. Returns the outcome and,
+/// if the site's CA is used, its certificate (PEM). The CA is in the directory `ca`.
 pub(crate) fn provide(
     settings: &Settings,
     directory: &Path,
-    authority: &Path,
+    ca: &Path,
 ) -> Result<(Issued, Option<String>), TlsError> {
     match &settings.tls {
         Tls::Off => Ok((Issued::Off, None)),
-        Tls::Files(certificate, key) => Ok((take(settings, directory, certificate, key)?, None)),
-        Tls::Auto => issue(settings, directory, authority),
+        Tls::Files(certificate, key) => Ok((copy(settings, directory, certificate, key)?, None)),
+        Tls::Auto => {
+            let (ca, is_new) = Ca::open_or_create(ca)?;
+            Ok((issue(settings, directory, &ca, is_new)?, Some(ca.certificate)))
+        }
     }
 }
 
-fn take(settings: &Settings, directory: &Path, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
-    // It may have been on a stick that is gone: then the copy does.
-    let (kept_crt, kept_key) = (directory.join("server.crt"), directory.join("server.key"));
-    let is_gone = !certificate.exists() && kept_crt.exists() && kept_key.exists();
-    let (certificate, key) = if is_gone { (&*kept_crt, &*kept_key) } else { (certificate, key) };
-    let crt = read(certificate)?;
-    let pem_key = read(key)?;
-    let facts = Facts::read(&crt)
+/// Checks and copies the certificate of the user.
+fn copy(settings: &Settings, directory: &Path, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
+    // The files can be on removable media; without them, the copy is used.
+    let copies = (directory.join(CERTIFICATE), directory.join(KEY));
+    let is_gone = !certificate.exists() && copies.0.exists() && copies.1.exists();
+    let (certificate, key) = if is_gone { (&*copies.0, &*copies.1) } else { (certificate, key) };
+    let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
+    let parsed = ParsedCertificate::parse(&certificate_pem)
         .ok_or_else(|| TlsError::Syntax { path: certificate.to_owned(), what: "certificate" })?;
-    if facts.until < OffsetDateTime::now_utc() {
-        return Err(TlsError::Expired { path: certificate.to_owned(), when: day(facts.until) });
+    if parsed.until < OffsetDateTime::now_utc() {
+        return Err(TlsError::Expired { path: certificate.to_owned(), when: day(parsed.until) });
     }
-    if !pem_key.contains("PRIVATE KEY-----") {
+    if !key_pem.contains("PRIVATE KEY-----") {
         return Err(TlsError::Syntax { path: key.to_owned(), what: "private key" });
     }
-    if pem_key.contains("ENCRYPTED") {
+    if key_pem.contains("ENCRYPTED") {
         return Err(TlsError::Encrypted(key.to_owned()));
     }
-    // A key of a kind that cannot be read here is left to the servers to judge.
-    if KeyPair::from_pem(&pem_key).is_ok_and(|key| key.public_key_raw() != facts.public_key) {
+    // The servers support more kinds of keys than rcgen, so a key that it cannot parse is accepted.
+    if KeyPair::from_pem(&key_pem).is_ok_and(|key| key.public_key_raw() != parsed.public_key) {
         return Err(TlsError::Pair { certificate: certificate.to_owned(), key: key.to_owned() });
     }
-    put_pair(directory, &crt, &pem_key)?;
-    Ok(Issued::Taken { until: facts.until, names_host: facts.covers(&settings.host) })
+    write_pair(directory, &certificate_pem, &key_pem)?;
+    Ok(Issued::Provided { until: parsed.until, names_host: parsed.covers(&settings.host) })
 }
 
-fn issue(
-    settings: &Settings,
-    directory: &Path,
-    authority: &Path,
-) -> Result<(Issued, Option<String>), TlsError> {
-    let (ca, is_new) = Authority::open(authority)?;
-    let why = match Facts::read(&std::fs::read_to_string(directory.join("server.crt")).unwrap_or_default()) {
-        _ if is_new => "the certificate authority is new",
-        None => "there was none",
-        Some(facts) if !names(settings).iter().all(|name| facts.names.contains(name)) => {
-            "the names or addresses have changed"
-        }
-        Some(facts) if facts.until - OffsetDateTime::now_utc() < NEAR_END => "the old one was near its end",
-        Some(facts) if facts.issuer != ca.subject => "the old one was of another certificate authority",
-        Some(facts) if !is_key_of(directory, &facts) => "the key was missing or another one's",
-        Some(facts) => return Ok((Issued::Kept { until: facts.until }, Some(ca.certificate))),
+/// Issues a server certificate, unless the existing one is still valid.
+fn issue(settings: &Settings, directory: &Path, ca: &Ca, is_new_ca: bool) -> Result<Issued, TlsError> {
+    let why = match check_existing(settings, directory, ca) {
+        _ if is_new_ca => "the CA is new",
+        Ok(until) => return Ok(Issued::Kept { until }),
+        Err(why) => why,
     };
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::default();
@@ -168,91 +170,100 @@ fn issue(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
-    let until = live(&mut params, SERVER_LIFE);
+    let until = set_validity(&mut params, SERVER_LIFETIME);
     let server = params.signed_by(&key, &ca.issuer)?;
-    put_pair(directory, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
-    Ok((Issued::New { why, until, authority: is_new }, Some(ca.certificate)))
+    write_pair(directory, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
+    Ok(Issued::New { why, until, new_ca: is_new_ca })
 }
 
-fn is_key_of(directory: &Path, facts: &Facts) -> bool {
-    let key = std::fs::read_to_string(directory.join("server.key")).unwrap_or_default();
-    KeyPair::from_pem(&key).is_ok_and(|key| key.public_key_raw() == facts.public_key)
+/// Returns the expiry time of the existing server certificate. The error is the reason to replace it.
+fn check_existing(settings: &Settings, directory: &Path, ca: &Ca) -> Result<OffsetDateTime, &'static str> {
+    let pem = std::fs::read_to_string(directory.join(CERTIFICATE)).unwrap_or_default();
+    let existing = ParsedCertificate::parse(&pem).ok_or("there was none")?;
+    let names = [&*settings.host, &settings.ip.to_string(), "localhost", "127.0.0.1"].map(str::to_owned);
+    if !names.iter().all(|name| existing.names.contains(name)) {
+        return Err("the names or addresses have changed");
+    }
+    if existing.until - OffsetDateTime::now_utc() < RENEWAL {
+        return Err("the previous one was about to expire");
+    }
+    if existing.issuer != ca.subject {
+        return Err("the previous one was issued by another CA");
+    }
+    let key = std::fs::read_to_string(directory.join(KEY)).unwrap_or_default();
+    if !KeyPair::from_pem(&key).is_ok_and(|key| key.public_key_raw() == existing.public_key) {
+        return Err("the private key was missing or did not match");
+    }
+    Ok(existing.until)
 }
 
-/// What a certificate for these settings has to name.
-fn names(settings: &Settings) -> Vec<String> {
-    vec![settings.host.clone(), settings.ip.to_string(), "localhost".into(), "127.0.0.1".into()]
-}
-
-struct Authority {
+/// The site's CA.
+struct Ca {
+    /// The certificate in PEM format.
     certificate: String,
     subject: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl Authority {
-    /// The one in `directory`, or a new one; says whether it is new.
-    fn open(directory: &Path) -> Result<(Self, bool), TlsError> {
-        let (crt, key) = (directory.join("ca.crt"), directory.join("ca.key"));
-        let refuse = |error| TlsError::Authority(directory.to_owned(), error);
-        match (std::fs::read_to_string(&crt), std::fs::read_to_string(&key)) {
-            (Ok(certificate), Ok(key)) => {
-                let key = KeyPair::from_pem(&key).map_err(|error| refuse(Some(error)))?;
-                let facts = Facts::read(&certificate).ok_or_else(|| refuse(None))?;
-                if facts.public_key != key.public_key_raw() || facts.until < OffsetDateTime::now_utc() {
-                    return Err(refuse(None));
-                }
-                let issuer =
-                    Issuer::from_ca_cert_pem(&certificate, key).map_err(|error| refuse(Some(error)))?;
-                Ok((Self { certificate, subject: facts.subject, issuer }, false))
-            }
-            (Err(a), Err(b))
-                if a.kind() == std::io::ErrorKind::NotFound && b.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Self::make(&crt, &key).map(|made| (made, true))
-            }
-            (Err(error), _) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(FsError::at("read", &crt)(error).into())
-            }
-            (_, Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(FsError::at("read", &key)(error).into())
-            }
-            _ => Err(refuse(None)),
+impl Ca {
+    /// Opens the CA in `directory`, or creates it. Returns true if it is new.
+    fn open_or_create(directory: &Path) -> Result<(Self, bool), TlsError> {
+        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
+        match (read_if_exists(&certificate)?, read_if_exists(&key)?) {
+            (Some(certificate), Some(key)) => match Self::parse(certificate, &key) {
+                Ok(ca) => Ok((ca, false)),
+                Err(error) => Err(TlsError::Ca(directory.to_owned(), error)),
+            },
+            (None, None) => Ok((Self::create(&certificate, &key)?, true)),
+            _ => Err(TlsError::Ca(directory.to_owned(), None)),
         }
     }
 
-    fn make(crt: &Path, key_path: &Path) -> Result<Self, TlsError> {
+    /// Parses a CA. The error is `None` if the certificate is invalid or expired, or does not match the key.
+    fn parse(certificate: String, key: &str) -> Result<Self, Option<rcgen::Error>> {
+        let key = KeyPair::from_pem(key)?;
+        let parsed = ParsedCertificate::parse(&certificate).ok_or(None)?;
+        if parsed.public_key != key.public_key_raw() || parsed.until < OffsetDateTime::now_utc() {
+            return Err(None);
+        }
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
+        Ok(Self { certificate, subject: parsed.subject, issuer })
+    }
+
+    fn create(certificate_path: &Path, key_path: &Path) -> Result<Self, TlsError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "airbundle site CA");
-        // Several sites may have one each, and a host that trusts two must tell them apart.
-        let mark = Digest::of(key.public_key_raw()).hex()[..8].to_owned();
-        params.distinguished_name.push(DnType::OrganizationName, mark);
+        // A client can trust the CAs of several sites, so their names must differ.
+        let fingerprint = Digest::of(key.public_key_raw()).hex()[..8].to_owned();
+        params.distinguished_name.push(DnType::OrganizationName, fingerprint);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        live(&mut params, CA_LIFE);
+        set_validity(&mut params, CA_LIFETIME);
         let certificate = params.self_signed(&key)?.pem();
-        make_private(fs::parent(crt))?;
+        create_private_dir(fs::parent(certificate_path))?;
         replace(key_path, key.serialize_pem().as_bytes(), 0o600)?;
-        replace(crt, certificate.as_bytes(), 0o644)?;
-        let subject = Facts::read(&certificate).map(|facts| facts.subject).unwrap_or_default();
+        replace(certificate_path, certificate.as_bytes(), 0o644)?;
+        let subject = ParsedCertificate::parse(&certificate).map(|parsed| parsed.subject).unwrap_or_default();
         let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
         Ok(Self { certificate, subject, issuer })
     }
 }
 
-/// What of a certificate matters here.
-struct Facts {
+/// Fields of a certificate.
+struct ParsedCertificate {
+    /// The expiry time.
     until: OffsetDateTime,
     subject: String,
     issuer: String,
+    /// DNS names and IP addresses of the subject.
     names: Vec<String>,
     public_key: Vec<u8>,
 }
 
-impl Facts {
-    /// Those of the first certificate in `pem`.
-    fn read(pem: &str) -> Option<Self> {
+impl ParsedCertificate {
+    /// Parses the first certificate in `pem`.
+    fn parse(pem: &str) -> Option<Self> {
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
         let (_, certificate) = X509Certificate::from_der(&pem.contents).ok()?;
         let mut names = Vec::new();
@@ -286,35 +297,42 @@ fn address(bytes: &[u8]) -> Option<String> {
     address.ok().map(|address| address.to_string())
 }
 
-/// Makes `params` good from now on; says until when.
-fn live(params: &mut CertificateParams, life: Duration) -> OffsetDateTime {
+/// Sets the validity period to begin now. Returns the expiry time.
+fn set_validity(params: &mut CertificateParams, lifetime: Duration) -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     params.not_before = now - CLOCK_ERROR;
-    params.not_after = now + life;
+    params.not_after = now + lifetime;
     params.not_after
 }
 
-fn put_pair(directory: &Path, certificate: &str, key: &str) -> Result<(), FsError> {
-    let same =
+/// Writes the certificate and its private key, unless they are unchanged.
+fn write_pair(directory: &Path, certificate: &str, key: &str) -> Result<(), FsError> {
+    let is_current =
         |name: &str, text: &str| std::fs::read(directory.join(name)).is_ok_and(|old| old == text.as_bytes());
-    if same("server.crt", certificate) && same("server.key", key) {
+    if is_current(CERTIFICATE, certificate) && is_current(KEY, key) {
         return Ok(());
     }
-    replace(&directory.join("server.key"), key.as_bytes(), 0o600)?;
-    replace(&directory.join("server.crt"), certificate.as_bytes(), 0o644)
+    replace(&directory.join(KEY), key.as_bytes(), 0o600)?;
+    replace(&directory.join(CERTIFICATE), certificate.as_bytes(), 0o644)
 }
 
-fn make_private(directory: &Path) -> Result<(), FsError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(FsError::at("create directory", directory))
+fn create_private_dir(directory: &Path) -> Result<(), FsError> {
+    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    created.map_err(FsError::at("create directory", directory))
 }
 
-fn read(path: &Path) -> Result<String, TlsError> {
-    std::fs::read_to_string(path).map_err(|error| FsError::at("read", path)(error).into())
+fn read(path: &Path) -> Result<String, FsError> {
+    std::fs::read_to_string(path).map_err(FsError::at("read", path))
 }
 
-/// A day, as a person writes it: `2026-11-23`.
+fn read_if_exists(path: &Path) -> Result<Option<String>, FsError> {
+    match read(path) {
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Returns the date of `time`, e.g. `2026-11-23`.
 #[must_use]
 pub(crate) fn day(time: OffsetDateTime) -> String {
     time.date().to_string()

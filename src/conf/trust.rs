@@ -1,14 +1,16 @@
-//! What a client needs: the name of the site, trust in its certificate, and the site as a mirror. One shell script
-//! does it all on any node, and `hosts.toml` files are there for those who copy them by hand.
+//! Client configuration: host name, CA certificate and registry mirrors.
+//!
+//! The script `trust.sh` configures a node; the `hosts.toml` files are for copying by hand.
 
 use std::fmt::Write as _;
 
 use crate::conf::generated::Generated;
 use crate::conf::setup::Setup;
+use crate::conf::template::fill;
 
 const SCRIPT: &str = include_str!("trust.sh");
 
-/// Writes `trust.sh`, `containerd/certs.d/…/hosts.toml`, `podman/…` and `ca.crt`.
+/// Adds `trust.sh`, `containerd/certs.d/…/hosts.toml`, `podman/airbundle.conf` and `ca.crt`.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     for (host, toml) in hosts_tomls(setup) {
         generated.put(&format!("containerd/certs.d/{host}/hosts.toml"), toml.as_bytes(), 0o644);
@@ -20,25 +22,25 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     generated.put("trust.sh", script(setup).as_bytes(), 0o755);
 }
 
-/// The line of `/etc/hosts` by which a node finds the site.
+/// Returns the line for `/etc/hosts` of a client.
 #[must_use]
 pub(crate) fn hosts_line(setup: &Setup) -> String {
     format!("{} {}", setup.settings.ip, setup.settings.host)
 }
 
-/// Where containerd finds the certificate authority on a node, after `trust.sh`.
+/// Returns the path of the CA certificate for containerd on a node, where `trust.sh` writes it.
 #[must_use]
 pub(crate) fn containerd_ca(setup: &Setup) -> String {
     format!("/etc/containerd/certs.d/{}/ca.crt", setup.registry_host())
 }
 
-/// The registry behind the name of a host, for when the site does not have something.
+/// Returns the URL of the original registry of `host`, the fallback for images that the site lacks.
 #[must_use]
-pub(crate) fn server_of(host: &str) -> String {
+pub(crate) fn upstream_url(host: &str) -> String {
     if host == "docker.io" { "https://registry-1.docker.io".into() } else { format!("https://{host}") }
 }
 
-/// containerd's `hosts.toml` files, by the directory that they belong to below `/etc/containerd/certs.d`.
+/// Returns the `hosts.toml` files of containerd, by their directory in `/etc/containerd/certs.d`.
 fn hosts_tomls(setup: &Setup) -> Vec<(String, String)> {
     let url = setup.registry_url();
     let ca =
@@ -50,20 +52,22 @@ fn hosts_tomls(setup: &Setup) -> Vec<(String, String)> {
         )
     };
     let mut all = vec![(setup.registry_host(), toml(&url, &url, ""))];
-    for (host, prefix) in setup.prefixes().iter().filter(|(_, prefix)| !prefix.is_empty()) {
+    for (host, prefix) in setup.mirrored_hosts() {
         let mirror = format!("{url}/v2/{prefix}");
-        all.push((host.clone(), toml(&server_of(host), &mirror, "  override_path = true\n")));
+        let toml = toml(&upstream_url(&host), &mirror, "  override_path = true\n");
+        all.push((host, toml));
     }
     all
 }
 
-/// For `/etc/containers/registries.conf.d`: the same for podman, skopeo, buildah and CRI-O.
+/// Returns the file for `/etc/containers/registries.conf.d`: the same mirrors for podman, skopeo, buildah and
+/// CRI-O.
 fn podman(setup: &Setup) -> String {
     let registry = setup.registry_host();
     let insecure = !setup.is_tls();
     let mut text = String::from("# Made by `unbundle site`.\n");
     let _ = writeln!(text, "[[registry]]\nlocation = \"{registry}\"\ninsecure = {insecure}");
-    for (host, prefix) in setup.prefixes().iter().filter(|(_, prefix)| !prefix.is_empty()) {
+    for (host, prefix) in setup.mirrored_hosts() {
         let _ = write!(
             text,
             "\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{host}\"\n[[registry.mirror]]\nlocation = \
@@ -78,15 +82,19 @@ fn script(setup: &Setup) -> String {
     for (host, toml) in hosts_tomls(setup) {
         let _ = write!(tomls, "put_hosts_toml '{host}' <<'END'\n{toml}END\n");
     }
-    // The line before it is how the script knows the file again.
-    let ca = setup.ca.as_ref().map(|ca| format!("# Made by `unbundle site`.\n{ca}")).unwrap_or_default();
-    SCRIPT
-        .replace("@HOST@", &setup.settings.host)
-        .replace("@IP@", &setup.settings.ip.to_string())
-        .replace("@REGISTRY@", &setup.registry_host())
-        .replace("@USER@", setup.settings.user.as_deref().unwrap_or_default())
-        .replace("@PLAIN@", if setup.is_tls() { "" } else { "yes" })
-        .replace("@CA@\n", &ca)
-        .replace("@PODMAN@\n", &podman(setup))
-        .replace("@HOSTS_TOMLS@\n", &tomls)
+    // The script recognizes files of its own by this comment.
+    let ca = setup.ca.as_ref().map(|ca| format!("# Made by `unbundle site`.\n{ca}"));
+    fill(
+        SCRIPT,
+        &[
+            ("HOST", &setup.settings.host),
+            ("IP", &setup.settings.ip.to_string()),
+            ("REGISTRY", &setup.registry_host()),
+            ("USER", setup.settings.user.as_deref().unwrap_or_default()),
+            ("PLAIN", if setup.is_tls() { "" } else { "yes" }),
+            ("CA", ca.as_deref().unwrap_or_default()),
+            ("PODMAN", &podman(setup)),
+            ("HOSTS_TOMLS", &tomls),
+        ],
+    )
 }

@@ -1,32 +1,32 @@
-//! The user of a site, in a file that nginx and registries read (`htpasswd`, bcrypt).
+//! `htpasswd`: the user of a site and its password (bcrypt), for nginx and registries.
 
 use crate::base::fs::{self, FsError};
 use crate::conf::generated::replace;
 use crate::conf::setup::Setup;
 
-/// nginx and the registry compute it anew for every request, blobs included: 2^5 rounds take some milliseconds
-/// (what `htpasswd -B` does, too), and 2^12 would make a pull wait for it more than for the network.
+/// Binary logarithm of the number of bcrypt rounds, as in `htpasswd -B`. nginx and the registry hash the
+/// password for every request: 2^5 rounds take a few milliseconds; 2^12 would slow down pulls more than the
+/// network does.
 const COST: u32 = 5;
 
-/// Why there is no user.
+/// The reason why the user cannot be set.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    /// The file system says no.
+    /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// A name that the file cannot hold.
-    #[error("`{0}` is no user name: use letters, digits and `._-`")]
+    /// The name is empty, longer than 64 bytes, or has other characters.
+    #[error("invalid user name `{0}`: use at most 64 letters, digits and `._-`")]
     Name(String),
-    /// bcrypt takes 72 bytes and ignores the rest; and nothing is no password.
-    #[error("a password has 1 to 72 bytes on one line")]
+    /// The password is empty, longer than 72 bytes (bcrypt ignores the rest), or has control characters.
+    #[error("invalid password: it must have 1 to 72 bytes and no control characters")]
     Password,
-    /// It could not be computed.
-    #[error("cannot make a password entry")]
+    /// bcrypt failed.
+    #[error("cannot hash the password")]
     Bcrypt(#[from] bcrypt::BcryptError),
 }
 
-/// Writes `htpasswd` for a user with a new password, leaves the one that is there otherwise, and removes it when
-/// nobody has to log in.
+/// Writes `htpasswd` if `user` (name and password) is given. Removes it if the settings have no user.
 pub(crate) fn provide(setup: &Setup, user: Option<(String, String)>) -> Result<(), UserError> {
     let path = setup.conf.join("htpasswd");
     let Some((name, password)) = user else {
@@ -35,14 +35,14 @@ pub(crate) fn provide(setup: &Setup, user: Option<(String, String)>) -> Result<(
         }
         return Ok(());
     };
-    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > 64 || !name.chars().all(is_valid) {
         return Err(UserError::Name(name));
     }
     if password.is_empty() || password.len() > 72 || password.chars().any(char::is_control) {
         return Err(UserError::Password);
     }
-    // The same password again changes nothing.
+    // A new hash of the same password would differ, because its salt is random.
     let old = std::fs::read_to_string(&path).unwrap_or_default();
     let hash = old.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
     if hash.is_some_and(|hash| bcrypt::verify(&password, hash).unwrap_or(false)) {

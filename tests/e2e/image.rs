@@ -502,10 +502,14 @@ fn ambiguous_base_image_fails_listing_candidates() {
     failed(
         "files",
         &["--platform", "linux/s390x"],
-        &["not for `linux/s390x`", "`linux/amd64`, `linux/arm64`"],
+        &["not available for `linux/s390x`", "`linux/amd64`, `linux/arm64`"],
     );
-    failed("registry", &["--platform", "linux/arm64"], &["not for `linux/arm64`", "`linux/amd64`"]);
-    failed("files", &["--base", "ghcr.io/x/artifact:1"], &["ghcr.io/x/artifact:1", "no container image"]);
+    failed("registry", &["--platform", "linux/arm64"], &["not available for `linux/arm64`", "`linux/amd64`"]);
+    failed(
+        "files",
+        &["--base", "ghcr.io/x/artifact:1"],
+        &["cannot build on `ghcr.io/x/artifact:1`", "unsupported media type"],
+    );
     failed("files", &["--repository-template", "{repository}"], &["--kind registry"]);
     failed("files", &["--tag", "files"], &["a tag"]);
     failed("files", &["--build", "3", "--kubespray", "v2 25"], &["a tag"]);
@@ -546,7 +550,7 @@ fn limited_portability_of_an_image_is_warned_about() {
     let bundle = directory.path().join("zstd.tar.zst");
     sample.pack(&list, &bundle);
     let (_, finished) = build("files", &bundle, directory.path(), &[]);
-    assert!(finished.ok().stderr.contains("from version 23 on"));
+    assert!(finished.ok().stderr.contains("which require Docker 23 or later"));
 }
 
 /// Returns the path of an archive that is being written.

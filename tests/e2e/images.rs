@@ -194,7 +194,7 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
         if knows_zstd {
             return finished.ok();
         }
-        let words = ["docker has not taken `ghcr.io/kube-vip/kube-vip:v0.8.0`", "zstd", "Docker 23"];
+        let words = ["docker cannot load `ghcr.io/kube-vip/kube-vip:v0.8.0`", "zstd", "Docker 23"];
         finished.failed(11, &words)
     };
     let first = check(load());
@@ -207,9 +207,9 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
     }
     assert_eq!(engines.has("docker"), expected);
     for skipped in [
-        "`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18` is no container image but an artifact",
-        "`ghcr.io/aquasecurity/trivy-db:2` is no container image but an artifact",
-        "has no tag, and docker knows no image by digest",
+        "cannot load `ghcr.io/argoproj/argo-helm/argo-cd:6.7.18`: unsupported media type",
+        "cannot load `ghcr.io/aquasecurity/trivy-db:2`: unsupported media type",
+        "without a tag: docker loads an image by digest only into the containerd image store",
     ] {
         assert!(first.stderr.contains(skipped), "{skipped}: {first:#?}");
     }
@@ -332,7 +332,7 @@ fn image_without_the_platform_is_skipped_unless_named() {
         list(&world.site, &[&["--load", "oci-archive", "--output", output, "--platform"], args].concat())
     };
     let all = load(&["linux/arm64"]).ok();
-    let why = "left out: `quay.io/coreos/etcd:v3.5.12` is not here for linux/arm64, only for linux/amd64";
+    let why = "skipped: `quay.io/coreos/etcd:v3.5.12` is not available for linux/arm64, only for linux/amd64";
     assert!(all.stderr.contains(why), "{all:#?}");
     let written: BTreeSet<_> = fs::read_dir(output)
         .expect("read a directory")
@@ -347,12 +347,14 @@ fn image_without_the_platform_is_skipped_unless_named() {
         .collect();
     assert_eq!(written, for_arm);
 
-    let words =
-        ["`quay.io/coreos/etcd:v3.5.12` is not here for linux/arm64, only for linux/amd64", "--platform"];
+    let words = [
+        "`quay.io/coreos/etcd:v3.5.12` is not available for linux/arm64, only for linux/amd64",
+        "--platform",
+    ];
     load(&["linux/arm64", "etcd:v3.5.12", "pause:latest"]).failed(2, &words);
-    let words = ["`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18` is no container image but an artifact"];
+    let words = ["`ghcr.io/argoproj/argo-helm/argo-cd:6.7.18`", "an OCI artifact, not a container image"];
     load(&["linux/amd64", "argo-cd:6.7.18"]).failed(2, &words);
-    let words = ["no image that could be loaded for plan9/mips", "unbundle images"];
+    let words = ["no image of this site can be loaded for plan9/mips", "unbundle images"];
     load(&["plan9/mips"]).failed(2, &words);
 }
 
@@ -448,10 +450,10 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     let cut = Some(complete[..complete.len() / 2].to_vec());
     for engine in ENGINES {
         for (bytes, problem) in [
-            (flipped(0), "is damaged"),
-            (flipped(complete.len() - 1), "is damaged"),
-            (cut.clone(), "is damaged"),
-            (Some([&complete[..], b"x"].concat()), "is damaged"),
+            (flipped(0), "is corrupt"),
+            (flipped(complete.len() - 1), "is corrupt"),
+            (cut.clone(), "is corrupt"),
+            (Some([&complete[..], b"x"].concat()), "is corrupt"),
             (None, "is missing"),
         ] {
             match bytes {
@@ -479,13 +481,13 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
         assert!(!Path::new(output).exists() && !Path::new(&format!("{output}.partial")).exists());
     };
     fs::write(&path, flipped(9).expect("bytes")).expect("write a blob");
-    load(&["is damaged"]);
+    load(&["is corrupt"]);
     fs::write(&path, &complete).expect("write a blob");
     let manifest = &app.children[0].root.digest;
     for digest in [&app.root.digest, manifest, &app.children[0].config().expect("a config").digest] {
         let bytes = fs::read(sample.blob(digest)).expect("a blob");
         fs::write(sample.blob(digest), b"{}").expect("write a blob");
-        load(&[&digest["sha256:".len()..], "is damaged", "unbundle unpack"]);
+        load(&[&digest["sha256:".len()..], "is corrupt", "unbundle unpack"]);
         fs::write(sample.blob(digest), bytes).expect("write a blob");
     }
 }
@@ -541,17 +543,17 @@ fn missing_or_unresponsive_engine_is_named_with_a_hint() {
     let site = &world().site;
     for (engine, client) in ENGINES.into_iter().zip(["docker", "podman", "ctr"]) {
         let mut command = images(site, &["--load", engine, "pause:3.9"]);
-        let words = [&format!("there is no `{client}` in PATH"), "install it", "--load"];
+        let words = [&format!("cannot run `{client}`: command not found in PATH"), "install it", "--load"];
         run(command.env("PATH", "/nonexistent")).failed(11, &words);
     }
     let mut command = images(site, &["--load", "docker", "pause:3.9"]);
-    let words = ["docker does not answer: start it", "`docker` says: "];
+    let words = ["docker does not respond: start it", "(`docker`: "];
     run(command.env("DOCKER_HOST", "unix:///nonexistent")).failed(11, &words);
     let mut command = images(site, &["--load", "containerd", "pause:3.9"]);
-    let words = ["containerd does not answer: start it", "`ctr` says: ", "/nonexistent"];
+    let words = ["containerd does not respond: start it", "(`ctr`: ", "/nonexistent"];
     run(command.env("CONTAINERD_ADDRESS", "/nonexistent")).failed(11, &words);
     let engines = Engines::start();
-    let words = ["containerd has not taken `registry.k8s.io/pause:3.9`", "`ctr`: exit status: 1", "no/name"];
+    let words = ["containerd cannot load `registry.k8s.io/pause:3.9`", "`ctr`: exit status: 1", "no/name"];
     engines.images(site, &["--load", "containerd", "--namespace", "no/name", "pause:3.9"]).failed(11, &words);
 }
 
@@ -570,13 +572,12 @@ fn engine_that_fails_is_not_retried_for_every_image() {
     fs::set_permissions(&docker, Permissions::from_mode(0o755)).expect("set the executable bit");
     let mut command = images(&world().site, &["--load", "docker"]);
     let path = format!("{}:/usr/bin:/bin", directory.path().display());
-    let words =
-        ["docker has not taken `docker.io/flannel", "(`docker`: exit status: 3: Error: I am; leaving)"];
+    let words = ["docker cannot load `docker.io/flannel", "(`docker`: exit status: 3: Error: I am; leaving)"];
     let told = run(command.env("PATH", path)).failed(11, &words);
     let errors: Vec<_> = told.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 2, "{told:#?}");
     assert!(
-        errors[1].contains("docker does not answer") && errors[1].contains("nobody listens"),
+        errors[1].contains("docker does not respond") && errors[1].contains("nobody listens"),
         "{told:#?}"
     );
 }
@@ -588,9 +589,9 @@ fn unknown_or_ambiguous_image_name_fails_listing_candidates() {
         ("ghcr.io/two/app:1", &tiny(HOST, "two")),
         ("docker.io/library/app:2", &tiny(HOST, "three")),
     ]);
-    let words = ["`app:1` may be `ghcr.io/two/app:1` or `quay.io/one/app:1`: write it out"];
+    let words = ["ambiguous image name `app:1`: it matches `ghcr.io/two/app:1` or `quay.io/one/app:1`"];
     list(&sample.site, &["app:1"]).failed(2, &words);
-    let words = ["no image of this site is `app:3`: there is ", "`docker.io/library/app:2`, "];
+    let words = ["the site has no image `app:3`: did you mean ", "`docker.io/library/app:2`, "];
     list(&sample.site, &["one/app:1", "app:3"]).failed(2, &words);
     assert!(list(&sample.site, &["app:2"]).ok().stdout.contains("docker.io/library/app:2 "));
 

@@ -357,14 +357,14 @@ fn invalid_settings_are_refused_by_name() {
     site.configure(&["--tls", &pair("old.crt", "good.key")])
         .failed(12, &["old.crt", "expired on", "--tls auto"]);
     site.configure(&["--tls", &pair("good.crt", "other.key")])
-        .failed(12, &["other.key", "is not that of", "good.crt"]);
+        .failed(12, &["other.key", "does not match the certificate", "good.crt"]);
     site.configure(&["--tls", &pair("good.key", "good.key")]).failed(12, &["good.key", "no certificate"]);
     site.configure(&["--tls", &pair("good.crt", "missing")]).failed(6, &["missing", "No such file"]);
     openssl("ec -in good.key -aes256 -passout pass:secret -out locked.key");
     site.configure(&["--tls", &pair("good.crt", "locked.key")])
         .failed(12, &["locked.key", "encrypted", "openssl pkey"]);
     site.configure(&["--tls", "perhaps"]).failed(2, &["--tls", "expected auto, off, or CERT,KEY"]);
-    site.configure_user(&["--user", "a:b"]).failed(2, &["`a:b` is no user name"]);
+    site.configure_user(&["--user", "a:b"]).failed(2, &["invalid user name `a:b`"]);
     site.configure(&["--user", "carla"]).failed(2, &["password"]);
     let same = ["site", &site.path().display().to_string(), "--files-port", "5000"].map(str::to_owned);
     unbundle(same).failed(2, &["5000"]);
@@ -377,7 +377,7 @@ fn invalid_settings_are_refused_by_name() {
     site.configure(&[]).ok();
     // No directory with keys may be inside a served directory.
     let served = site.path().join("files/conf").display().to_string();
-    site.configure(&["--conf", &served]).failed(2, &["which is served", "--conf"]);
+    site.configure(&["--conf", &served]).failed(2, &["is served", "--conf"]);
     fs::write(site.conf("settings.json"), "{").unwrap();
     site.configure(&[]).failed(6, &["settings.json", "correct or remove it"]);
 }
@@ -464,7 +464,7 @@ openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -C
 "#;
     site.run_on_host(script);
     let finished = site.configure(&[]).ok();
-    assert!(finished.stdout.contains("the old one was near its end"), "{finished:#?}");
+    assert!(finished.stdout.contains("the previous one was about to expire"), "{finished:#?}");
     assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), ca);
     site.run_on_host("openssl verify -CAfile $CONF/ca.crt $CONF/tls/server.crt");
 }
@@ -765,7 +765,9 @@ fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
         let text = fs::read_to_string(&offline).unwrap();
         let architecture = if list.is_empty() { "amd64" } else { "arm64" };
         assert!(
-            text.contains(&format!("Everything that Kubespray {version} lists for {architecture} is here")),
+            text.contains(&format!(
+                "# Kubespray {version}, {architecture}: all listed files and images are here."
+            )),
             "{text}"
         );
 

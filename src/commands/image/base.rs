@@ -1,4 +1,4 @@
-//! [`BaseImage`]: the image of the bundle that another one is built on.
+//! [`BaseImage`]: the image of the bundle to which layers are added.
 
 use std::collections::HashSet;
 
@@ -10,85 +10,90 @@ use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
-/// How many images an error names.
-const SHOWN: usize = 10;
+/// Maximum number of candidates in an error.
+const CANDIDATES: usize = 10;
 
 /// An image of the bundle, for one platform.
 #[derive(Debug, Clone)]
 pub(crate) struct BaseImage {
-    /// What the bundle calls it.
+    /// The reference in the bundle.
     pub reference: Reference,
-    /// The digest of its manifest.
+    /// The digest of the platform's manifest.
     pub manifest: Digest,
-    /// Its config.
     pub config: Descriptor,
-    /// Its layers, in order; one blob may stand here twice.
+    /// The layers, in order; a blob can occur twice.
     pub layers: Vec<Descriptor>,
 }
 
-/// Why there is nothing to build on.
+/// The reason why there is no base image.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseError {
-    /// The bundle has no such image.
-    #[error("the bundle has no image `{wanted}` to build on: name one with `--base`, of {candidates}")]
+    /// No image matches.
+    #[error(
+        "the bundle has no image `{requested}`: choose the base image with `--base` (available: {candidates})"
+    )]
     None {
-        /// What was looked for.
-        wanted: String,
+        /// The requested reference, or the default name.
+        requested: String,
         /// The images of the bundle.
         candidates: String,
     },
-    /// The bundle has several such images.
-    #[error("the bundle has several images `{wanted}` to build on: name one with `--base`, of {candidates}")]
+    /// Several images match.
+    #[error(
+        "several images of the bundle match `{requested}`: choose the base image with `--base` (available: \
+         {candidates})"
+    )]
     Several {
-        /// What was looked for.
-        wanted: String,
-        /// Those images.
+        /// The requested reference, or the default name.
+        requested: String,
+        /// The matching images.
         candidates: String,
     },
-    /// The image is not for this platform.
-    #[error("`{reference}` is not for {wanted}: name a platform with `--platform`, of {candidates}")]
+    /// The image is not for the platform.
+    #[error(
+        "base image `{reference}` is not available for `{requested}`: choose a platform with `--platform` (available: \
+         {candidates})"
+    )]
     Platform {
-        /// The image.
         reference: String,
-        /// What was looked for.
-        wanted: String,
-        /// What the bundle has of it.
+        requested: Platform,
+        /// The platforms of the image in the bundle.
         candidates: String,
     },
-    /// The image is none that runs, or none that this program understands.
-    #[error("`{0}` cannot be built on: {1}")]
-    Unfit(String, String),
+    /// The image cannot run, or is invalid.
+    #[error("cannot build on `{reference}`: {reason}")]
+    Unsuitable { reference: String, reason: String },
 }
 
 impl BaseImage {
-    /// The image that `wanted` names; if it says nothing, the only one whose repository ends in `/name`. Of several
-    /// platforms it takes `platform`; if that says nothing, linux/amd64 or the only one.
+    /// Returns the image `requested`, by default the only image whose last path component is `name`. Of a
+    /// multi-platform image, chooses `platform`, by default linux/amd64 or the only platform.
     pub(crate) fn choose(
         layout: &Layout,
-        wanted: Option<&Reference>,
+        requested: Option<&Reference>,
         name: &str,
         platform: Option<&Platform>,
     ) -> Result<Self, BaseError> {
-        let image = choose_image(layout, wanted, name)?;
+        let image = choose_image(layout, requested, name)?;
         let reference = image.indexed.reference.clone();
         let manifest = choose_manifest(layout, image, platform)?;
-        let unfit = |why: &str| BaseError::Unfit(reference.to_string(), why.to_owned());
+        let unsuitable = |reason| BaseError::Unsuitable { reference: reference.to_string(), reason };
         let Some(Manifest::Image { config, layers }) = layout.parsed.get(&manifest) else {
-            return Err(unfit("its index names no image for a platform"));
+            return Err(unsuitable("its index has no image for a platform".into()));
         };
-        if !is_config(&config.media_type) {
-            return Err(unfit("it is no container image"));
+        if !is_config_type(&config.media_type) {
+            return Err(unsuitable(format!("unsupported media type `{}` of its config", config.media_type)));
         }
         if config.size > MANIFEST_LIMIT {
-            return Err(unfit("its config is too large"));
+            return Err(unsuitable(format!("its config is larger than {MANIFEST_LIMIT} bytes")));
         }
         if let Some(layer) = layers.iter().find(|layer| oci_layer_type(&layer.media_type).is_none()) {
-            return Err(unfit(&format!("it has a layer of type `{}`", layer.media_type)));
+            return Err(unsuitable(format!("unsupported media type `{}` of a layer", layer.media_type)));
         }
         Ok(Self { reference, manifest, config: config.clone(), layers: layers.clone() })
     }
 
-    /// The blobs that it consists of, each once, without its manifest.
+    /// Returns the config and the layers, each once.
     #[must_use]
     pub(crate) fn blobs(&self) -> Vec<Blob> {
         let mut seen = HashSet::new();
@@ -96,46 +101,45 @@ impl BaseImage {
         all.filter(|blob| seen.insert(blob.digest)).map(Blob::from).collect()
     }
 
-    /// Whether docker has to be of version 23 at least to load it.
+    /// True if a layer is zstd-compressed, which requires Docker 23 or later.
     #[must_use]
     pub(crate) fn has_zstd(&self) -> bool {
         self.layers.iter().any(|layer| layer.media_type.ends_with("zstd"))
     }
 
-    /// Its config, out of its checked `bytes`, and the platform that it states. An image without an index says only
-    /// there what platform it is for.
-    pub(crate) fn read_config(
+    /// Parses the verified `bytes` of the config. Returns the config and its platform, which must match
+    /// `platform`. The config is the only source of the platform of an image without an index.
+    pub(crate) fn parse_config(
         &self,
         bytes: &[u8],
         platform: Option<&Platform>,
     ) -> Result<(Value, Platform), BaseError> {
         let reference = self.reference.to_string();
-        let unfit = |why: &str| BaseError::Unfit(reference.clone(), why.to_owned());
-        let config: Value = serde_json::from_slice(bytes).map_err(|error| {
-            BaseError::Unfit(reference.clone(), format!("its config cannot be read: {error}"))
-        })?;
+        let unsuitable = |reason: String| BaseError::Unsuitable { reference: reference.clone(), reason };
+        let config: Value = serde_json::from_slice(bytes)
+            .map_err(|error| unsuitable(format!("cannot parse its config: {error}")))?;
         let layers = config["rootfs"]["diff_ids"].as_array().map(Vec::len);
         if layers != Some(self.layers.len()) {
-            return Err(unfit("its config and its manifest have different numbers of layers"));
+            return Err(unsuitable("its config and its manifest have different numbers of layers".into()));
         }
         if !matches!(config["config"], Value::Object(_) | Value::Null) {
-            return Err(unfit("its config does not follow the specification"));
+            return Err(unsuitable("`config` in its config is not an object".into()));
         }
-        let Some(found) = config_platform(&self.config.media_type, bytes) else {
-            return Err(unfit("its config does not say what platform it is for"));
+        let Some(actual) = config_platform(&self.config.media_type, bytes) else {
+            return Err(unsuitable("its config has no platform".into()));
         };
-        match platform.filter(|wanted| !wanted.selects(&found)) {
-            Some(wanted) => Err(BaseError::Platform {
+        match platform.filter(|requested| !requested.selects(&actual)) {
+            Some(requested) => Err(BaseError::Platform {
                 reference,
-                wanted: format!("`{wanted}`"),
-                candidates: format!("`{found}`"),
+                requested: requested.clone(),
+                candidates: format!("`{actual}`"),
             }),
-            None => Ok((config, found)),
+            None => Ok((config, actual)),
         }
     }
 }
 
-/// The media type that OCI has for a layer; nothing for what is none, or one that lies elsewhere.
+/// Returns the OCI media type of a layer. `None`: not a layer, or a non-distributable one.
 #[must_use]
 pub(crate) fn oci_layer_type(media_type: &str) -> Option<&'static str> {
     Some(match media_type {
@@ -154,7 +158,7 @@ pub(crate) fn oci_layer_type(media_type: &str) -> Option<&'static str> {
     })
 }
 
-fn is_config(media_type: &str) -> bool {
+fn is_config_type(media_type: &str) -> bool {
     matches!(
         media_type,
         "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
@@ -163,30 +167,33 @@ fn is_config(media_type: &str) -> bool {
 
 fn choose_image<'a>(
     layout: &'a Layout,
-    wanted: Option<&Reference>,
+    requested: Option<&Reference>,
     name: &str,
 ) -> Result<&'a BundledImage, BaseError> {
-    let fits = |image: &&BundledImage| {
-        let found = &image.indexed.reference;
-        match wanted {
-            Some(wanted) => is_named(found, wanted),
-            None => found.repository().rsplit('/').next() == Some(name),
+    let is_match = |image: &&BundledImage| {
+        let reference = &image.indexed.reference;
+        match requested {
+            Some(requested) => is_selected(reference, requested),
+            None => reference.repository().rsplit('/').next() == Some(name),
         }
     };
-    let found: Vec<&BundledImage> = layout.images.iter().filter(fits).collect();
-    let wanted = wanted.map_or_else(|| format!("…/{name}"), ToString::to_string);
-    match found[..] {
+    let matches: Vec<&BundledImage> = layout.images.iter().filter(is_match).collect();
+    let requested = requested.map_or_else(|| format!("…/{name}"), ToString::to_string);
+    match matches[..] {
         [image] => Ok(image),
-        [] => Err(BaseError::None { wanted, candidates: names(&layout.images.iter().collect::<Vec<_>>()) }),
-        _ => Err(BaseError::Several { wanted, candidates: names(&found) }),
+        [] => {
+            let candidates = names(&layout.images.iter().collect::<Vec<_>>());
+            Err(BaseError::None { requested, candidates })
+        }
+        _ => Err(BaseError::Several { requested, candidates: names(&matches) }),
     }
 }
 
-/// Whether whoever says `wanted` may mean `found`: what they do not say does not matter.
-fn is_named(found: &Reference, wanted: &Reference) -> bool {
-    (found.host(), found.repository()) == (wanted.host(), wanted.repository())
-        && wanted.tag().is_none_or(|tag| found.tag() == Some(tag))
-        && wanted.digest().is_none_or(|digest| found.digest() == Some(digest))
+/// True if `requested` selects `reference`: a tag or digest that it lacks matches any.
+fn is_selected(reference: &Reference, requested: &Reference) -> bool {
+    (reference.host(), reference.repository()) == (requested.host(), requested.repository())
+        && requested.tag().is_none_or(|tag| reference.tag() == Some(tag))
+        && requested.digest().is_none_or(|digest| reference.digest() == Some(digest))
 }
 
 fn choose_manifest(
@@ -197,28 +204,37 @@ fn choose_manifest(
     if let Some(Manifest::Image { .. }) = layout.parsed.get(&image.indexed.digest) {
         return Ok(image.indexed.digest);
     }
-    let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
-    let mut found: Vec<(&Platform, Digest)> = Vec::new();
-    for manifest in &image.manifests {
-        let Some(Manifest::Index(children)) = layout.parsed.get(&manifest.digest) else { continue };
-        for child in children.iter().filter(|child| held.contains(&child.digest) && child.attests.is_none()) {
-            let is_image = matches!(layout.parsed.get(&child.digest), Some(Manifest::Image { .. }));
-            found.extend(child.platform.iter().filter(|_| is_image).map(|platform| (platform, child.digest)));
-        }
-    }
+    let available = platforms(layout, image);
     let default = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
-    let wanted = platform.unwrap_or(&default);
-    let exact = found.iter().find(|(platform, _)| *platform == wanted);
-    let fits = exact.or_else(|| found.iter().find(|(platform, _)| wanted.selects(platform)));
-    match (fits, &found[..]) {
+    let requested = platform.unwrap_or(&default);
+    let exact = available.iter().find(|(platform, _)| *platform == requested);
+    let selected = exact.or_else(|| available.iter().find(|(platform, _)| requested.selects(platform)));
+    match (selected, &available[..]) {
         (Some((_, digest)), _) => Ok(*digest),
         (None, [(_, digest)]) if platform.is_none() => Ok(*digest),
         _ => Err(BaseError::Platform {
             reference: image.indexed.reference.to_string(),
-            wanted: format!("`{wanted}`"),
-            candidates: list(found.iter().map(|(platform, _)| platform.to_string())),
+            requested: requested.clone(),
+            candidates: list(available.iter().map(|(platform, _)| platform.to_string())),
         }),
     }
+}
+
+/// Returns the platforms of an index and their manifests, as far as the bundle has them.
+fn platforms<'a>(layout: &'a Layout, image: &BundledImage) -> Vec<(&'a Platform, Digest)> {
+    let bundled: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
+    let mut platforms = Vec::new();
+    for manifest in &image.manifests {
+        let Some(Manifest::Index(children)) = layout.parsed.get(&manifest.digest) else { continue };
+        for child in
+            children.iter().filter(|child| bundled.contains(&child.digest) && child.attests.is_none())
+        {
+            let is_image = matches!(layout.parsed.get(&child.digest), Some(Manifest::Image { .. }));
+            let platform = child.platform.iter().filter(|_| is_image);
+            platforms.extend(platform.map(|platform| (platform, child.digest)));
+        }
+    }
+    platforms
 }
 
 fn names(images: &[&BundledImage]) -> String {
@@ -226,10 +242,10 @@ fn names(images: &[&BundledImage]) -> String {
 }
 
 fn list(all: impl ExactSizeIterator<Item = String>) -> String {
-    let more = all.len().saturating_sub(SHOWN);
-    let shown: Vec<_> = all.take(SHOWN).map(|one| format!("`{one}`")).collect();
+    let more = all.len().saturating_sub(CANDIDATES);
+    let shown: Vec<_> = all.take(CANDIDATES).map(|one| format!("`{one}`")).collect();
     match (shown.is_empty(), more) {
-        (true, _) => "which it has none".into(),
+        (true, _) => "none".into(),
         (_, 0) => shown.join(", "),
         _ => format!("{} and {more} more", shown.join(", ")),
     }

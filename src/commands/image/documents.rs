@@ -1,4 +1,4 @@
-//! The JSON of the image: its config, its manifest, and the two indexes of the archive.
+//! [`Documents`]: the config, manifest and indexes of the image, as JSON.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -14,47 +14,46 @@ use crate::oci::manifest::{OCI_INDEX, OCI_MANIFEST};
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// What is put on a base.
+/// The additions to a base image.
 pub(crate) struct Additions<'a> {
-    /// What the image is called; the first name is that in its labels.
+    /// The names of the image, at least one; the first one is in its labels.
     pub names: &'a [Name],
-    /// What is in it, for people.
+    /// A summary of the content, for a label.
     pub description: String,
     /// The digest of the bundle's index.
     pub identity: Digest,
-    /// What the bundle says of itself.
     pub about: &'a BundleInfo,
-    /// Its layers, in order, each with what is in it.
+    /// The layers, in order, each with its title.
     pub layers: Vec<(Blob, &'a str)>,
-    /// The port that is served.
+    /// The TCP port of the server.
     pub port: u16,
-    /// The directories that have content of the bundle, from the root of the image.
+    /// The directories with content of the bundle, relative to the root of the image.
     pub directories: &'a [&'a str],
 }
 
 /// The documents of an image.
 pub(crate) struct Documents {
-    /// The config (OCI image-spec, config); its digest is the id that docker shows.
+    /// The image config (OCI image-spec, "Image Configuration"); its digest is the image ID in docker.
     pub config: Vec<u8>,
-    /// The manifest.
     pub manifest: Vec<u8>,
-    /// `index.json` of the OCI image layout: an entry a name.
+    /// `index.json` of the OCI image layout, with an entry per name.
     pub index: Vec<u8>,
-    /// `manifest.json` of docker's archive.
+    /// `manifest.json` of a `docker save` archive.
     pub docker: Vec<u8>,
 }
 
 impl Documents {
-    /// The documents of `base`, whose config is `config`, with `additions`.
+    /// Makes the documents of `base`, whose config is `config`, with `additions`.
     #[must_use]
     pub(crate) fn new(base: &BaseImage, config: Value, additions: &Additions<'_>) -> Self {
         let config = self::config(base, config, additions).to_string().into_bytes();
-        let of_base = base.layers.iter().map(|layer| {
-            let media_type = oci_layer_type(&layer.media_type).expect("`BaseImage::choose` has looked at it");
+        let base_layers = base.layers.iter().map(|layer| {
+            let media_type =
+                oci_layer_type(&layer.media_type).expect("`BaseImage::choose` checked it; please report");
             (media_type, Blob::from(layer))
         });
         let layers: Vec<_> =
-            of_base.chain(additions.layers.iter().map(|(blob, _)| (OCI_LAYER, *blob))).collect();
+            base_layers.chain(additions.layers.iter().map(|(blob, _)| (OCI_LAYER, *blob))).collect();
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
@@ -93,7 +92,7 @@ fn descriptor(media_type: &str, blob: Blob) -> Value {
     json!({ "mediaType": media_type, "digest": blob.digest, "size": blob.size })
 }
 
-/// The base's config with what was added; all else stays as it is.
+/// Returns the config of the base with the additions; the rest is unchanged.
 fn config(base: &BaseImage, mut config: Value, additions: &Additions<'_>) -> Value {
     let created = created(additions.about);
     let name = &additions.names[0];
@@ -109,11 +108,11 @@ fn config(base: &BaseImage, mut config: Value, additions: &Additions<'_>) -> Val
     label("org.opencontainers.image.base.digest", base.manifest.to_string());
     label("dev.airbundle.bundle", additions.identity.to_string());
     object(settings, "ExposedPorts")[format!("{}/tcp", additions.port)] = json!({});
-    // A new container would begin by copying all that the image has there into a volume.
+    // A volume there would copy all of its content for each new container.
     if let Some(volumes) = settings.get_mut("Volumes").and_then(Value::as_object_mut) {
         volumes.retain(|volume, _| !additions.directories.iter().any(|directory| overlap(volume, directory)));
         if volumes.is_empty() {
-            settings.as_object_mut().expect("made as one").remove("Volumes");
+            settings.as_object_mut().expect("created as an object; please report").remove("Volumes");
         }
     }
     for (blob, title) in &additions.layers {
@@ -127,13 +126,14 @@ fn config(base: &BaseImage, mut config: Value, additions: &Additions<'_>) -> Val
     config
 }
 
-/// When the bundle says that it was packed, if that is a time: clients do not load an image of any other.
+/// Returns the creation time of the bundle, or the epoch if that is no RFC 3339 time: clients reject such an
+/// image.
 fn created(about: &BundleInfo) -> String {
     let created = about.created.as_ref().filter(|text| OffsetDateTime::parse(text, &Rfc3339).is_ok());
     created.map_or_else(|| "1970-01-01T00:00:00Z".into(), Clone::clone)
 }
 
-/// The object `key` of `parent`, made where there is none.
+/// Returns the object `key` of `parent`; creates it if missing.
 fn object<'a>(parent: &'a mut Value, key: &str) -> &'a mut Value {
     let value = &mut parent[key];
     if !value.is_object() {
@@ -142,16 +142,16 @@ fn object<'a>(parent: &'a mut Value, key: &str) -> &'a mut Value {
     value
 }
 
-/// The list `key` of `parent`, likewise.
+/// Returns the array `key` of `parent`; creates it if missing.
 fn array<'a>(parent: &'a mut Value, key: &str) -> &'a mut Vec<Value> {
     let value = &mut parent[key];
     if !value.is_array() {
         *value = json!([]);
     }
-    value.as_array_mut().expect("made as one")
+    value.as_array_mut().expect("created as an array; please report")
 }
 
-/// Whether one of two directories is the other or in it.
+/// True if one of two directories is equal to the other or inside it.
 fn overlap(one: &str, other: &str) -> bool {
     let mut names = [one, other].map(|path| path.split('/').filter(|name| !matches!(*name, "" | ".")));
     let [one, other] = &mut names;
@@ -163,8 +163,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn volumes_overlap_with_what_they_are_in_and_what_is_in_them() {
-        for (volume, is_hit) in [
+    fn volumes_overlap_with_their_parents_and_their_subdirectories() {
+        for (volume, overlaps) in [
             ("/var/lib/registry", true),
             ("/var/lib/registry/", true),
             ("/var//lib", true),
@@ -173,12 +173,12 @@ mod tests {
             ("/var/lib/registry2", false),
             ("/var/cache", false),
         ] {
-            assert_eq!(overlap(volume, "var/lib/registry"), is_hit, "{volume}");
+            assert_eq!(overlap(volume, "var/lib/registry"), overlaps, "{volume}");
         }
     }
 
     #[test]
-    fn the_config_of_the_base_stays_but_for_what_is_added() {
+    fn the_config_of_the_base_is_unchanged_except_for_the_additions() {
         let base = BaseImage {
             reference: "docker.io/library/registry:2".parse().unwrap(),
             manifest: Digest::of(b"manifest"),
@@ -192,7 +192,7 @@ mod tests {
             },
             layers: Vec::new(),
         };
-        let of_base = json!({
+        let base_config = json!({
             "architecture": "arm64", "os": "linux", "variant": "v8", "created": "2024-01-01T00:00:00Z",
             "moby.buildkit.x": [1, {"a": null}],
             "config": {
@@ -215,7 +215,7 @@ mod tests {
             port: 5000,
             directories: &["var/lib/registry"],
         };
-        let mut expected = of_base.clone();
+        let mut expected = base_config.clone();
         expected["created"] = "2026-02-03T04:05:06Z".into();
         expected["config"]["Volumes"] = json!({"/cache": {}});
         expected["config"]["Labels"] = json!({
@@ -233,12 +233,12 @@ mod tests {
             {"created": "2026-02-03T04:05:06Z", "created_by": "airbundle image", "comment": "blobs"},
         ]);
         expected["rootfs"]["diff_ids"] = json!(["sha256:1", layer.digest]);
-        assert_eq!(config(&base, of_base, &additions), expected);
+        assert_eq!(config(&base, base_config, &additions), expected);
 
-        // An image may say next to nothing, and a bundle no time that is one.
-        let silent = json!({"rootfs": {"diff_ids": []}, "config": null});
+        // A minimal config, and a bundle whose creation time is invalid.
+        let minimal = json!({"rootfs": {"diff_ids": []}, "config": null});
         let about = BundleInfo { title: None, created: Some("yesterday".into()), ..BundleInfo::default() };
-        let result = config(&base, silent, &Additions { about: &about, ..additions });
+        let result = config(&base, minimal, &Additions { about: &about, ..additions });
         assert_eq!(result["created"], "1970-01-01T00:00:00Z");
         assert_eq!(result["config"]["ExposedPorts"], json!({"5000/tcp": {}}));
         assert_eq!(result["history"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! [`LayerEntry`]: what a layer of the image is made of, and its form in the layer's tar archive.
+//! [`LayerEntry`]: an entry of a layer, and its tar header.
 
 use tar::EntryType;
 
@@ -8,22 +8,21 @@ use crate::bundle::format::{BLOCK, padded};
 /// The zeros that end a tar archive.
 pub(crate) const END: u64 = 2 * BLOCK as u64;
 
-/// One entry of a layer. Paths are relative to the root of the image; everything is root's, of the year 1970, and
-/// everybody may read it.
+/// An entry of a layer. Paths are relative to the root of the image. Owner and group are root, the
+/// modification time is 0, and the mode is 0755 for directories and 0644 for files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LayerEntry {
-    /// A directory.
     Directory(String),
-    /// A file that was made here, or that is held in memory.
+    /// A file: path and content.
     Bytes(String, Vec<u8>),
-    /// A file of the bundle.
+    /// A file whose content is a blob of the bundle.
     Blob(String, Blob),
-    /// Another name of a file before it, the second path.
+    /// A hard link to the second path, which is an earlier entry.
     Link(String, String),
 }
 
 impl LayerEntry {
-    /// How many bytes follow the header, before they are padded to whole blocks.
+    /// Returns the size of the content in bytes, without padding.
     #[must_use]
     pub(crate) fn content_size(&self) -> u64 {
         match self {
@@ -33,13 +32,12 @@ impl LayerEntry {
         }
     }
 
-    /// How many bytes the archive has of it.
+    /// Returns the size of the entry in the archive in bytes, with header and padding.
     #[must_use]
     pub(crate) fn size(&self) -> u64 {
         self.header().len() as u64 + padded(self.content_size())
     }
 
-    /// Its path.
     #[must_use]
     pub(crate) fn path(&self) -> &str {
         match self {
@@ -47,8 +45,7 @@ impl LayerEntry {
         }
     }
 
-    /// What stands before its content: a ustar header, and a PAX header (POSIX `pax`) before that where a path is too
-    /// long for it.
+    /// Returns the ustar header. If a path is too long for it, a PAX header (POSIX `pax`) precedes it.
     #[must_use]
     pub(crate) fn header(&self) -> Vec<u8> {
         let (kind, mode) = match self {
@@ -59,7 +56,7 @@ impl LayerEntry {
         let mut header = header(kind, mode, self.content_size());
         let mut records = Vec::new();
         let path = if kind.is_dir() { format!("{}/", self.path()) } else { self.path().to_owned() };
-        let ustar = header.as_ustar_mut().expect("made as one");
+        let ustar = header.as_ustar_mut().expect("created as ustar; please report");
         if let Some((prefix, name)) = split(&path) {
             ustar.prefix[..prefix.len()].copy_from_slice(prefix.as_bytes());
             ustar.name[..name.len()].copy_from_slice(name.as_bytes());
@@ -97,19 +94,20 @@ fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
     header
 }
 
-/// The two parts that a ustar header has for a path: at most 155 and 100 bytes, with a `/` between them.
+/// Splits a path into the prefix (at most 155 bytes) and name (at most 100 bytes) of a ustar header. `None`:
+/// too long.
 fn split(path: &str) -> Option<(&str, &str)> {
     if path.len() <= 100 {
         return Some(("", path));
     }
-    // The slash at the end of a directory does not part it.
+    // The name must not be empty.
     let slashes = path.strip_suffix('/').unwrap_or(path).match_indices('/').map(|(at, _)| at);
     let at = slashes.take_while(|at| *at <= 155).last()?;
     let name = &path[at + 1..];
     (name.len() <= 100).then_some((&path[..at], name))
 }
 
-/// `<length> <key>=<value>\n`, where the length counts its own digits.
+/// Returns `<length> <key>=<value>\n`; the length includes its own digits.
 fn pax_record(key: &str, value: &str) -> Vec<u8> {
     let rest = format!(" {key}={value}\n");
     let mut len = rest.len() + 1;
@@ -126,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_any_length_are_read_as_they_were_written() {
+    fn paths_of_any_length_survive_a_round_trip() {
         let long = |len: usize| format!("{}/{}", "d".repeat(len), "f".repeat(len));
         let deep = ["földer"; 60].join("/");
         for path in ["a", "a/b", &long(49), &long(50), &long(100), &long(120), &long(150), &deep] {

@@ -1,4 +1,4 @@
-//! [`ImageError`]: all that can keep an image from being built.
+//! [`ImageError`]: why an image cannot be built.
 
 use std::path::PathBuf;
 
@@ -9,48 +9,47 @@ use crate::bundle::write::claim::ClaimError;
 use crate::commands::image::base::BaseError;
 use crate::site::storage::NamesError;
 
-/// Why there is no image.
+/// The reason why an image cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The bundle cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The bundle is damaged somewhere.
+    /// A blob of the bundle is corrupt.
     #[error("the bundle is damaged in {owners}")]
     Damaged {
-        /// The images and files that it hits.
+        /// The images and files that need the blob.
         owners: String,
-        /// What is wrong.
         #[source]
         source: ReadError,
     },
-    /// The bundle is not all that it names.
+    /// The bundle is a delta.
     #[error(
-        "the bundle is a delta, which leaves out {blobs} blobs ({}) of {owners}: take a full bundle, one that was \
-         packed without `--base`", human_bytes(*bytes)
+        "the bundle is a delta: it omits {blobs} blobs ({}) of {owners}; use a full bundle, packed without `--base`",
+        human_bytes(*bytes)
     )]
     Delta {
-        /// How many blobs are elsewhere.
+        /// Number of omitted blobs.
         blobs: usize,
-        /// How many bytes those have.
+        /// Size of the omitted blobs in bytes.
         bytes: u64,
-        /// The images and files that need them.
+        /// The images and files that need the omitted blobs.
         owners: String,
     },
-    /// The file system says no.
+    /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
     /// Another process is writing the same archive.
-    #[error("another `airbundle` is writing `{}`: wait until it is done, or choose another name", .0.display())]
+    #[error("another `airbundle` is writing `{}`: wait, or choose another output", .0.display())]
     Busy(PathBuf),
-    /// Images cannot have their names.
+    /// The images cannot have the names of the templates.
     #[error(transparent)]
     Names(#[from] NamesError),
-    /// There is nothing to build on.
+    /// The bundle has no suitable base image.
     #[error(transparent)]
     Base(#[from] BaseError),
-    /// There is nothing to serve.
-    #[error("the bundle has no files: there is nothing to serve")]
+    /// The bundle has no files.
+    #[error("the bundle has no files to serve")]
     NoFiles,
 }
 

@@ -1,11 +1,11 @@
-//! What goes into which layer of the image.
+//! [`LayerPlan`]: distributes the content of a bundle over the layers of an image.
 //!
-//! A bundle is read once, front to back, so the blobs of a layer are a run of those of the bundle, in its order. A run
-//! that is too large is cut where the name (of a repository, or of what a file belongs to) has the least digest, and
-//! its parts again as long as they are too large. So the cuts depend on which names there are, hardly on sizes, and
-//! not on versions: of a bundle in which a few images have changed, a few layers change, and the others are what
-//! whoever has the last image holds already. (Filling layers one after the other would move every cut behind the first
-//! change; sorting blobs by digest would spread the changes over all layers.)
+//! A bundle is read once, front to back, so a layer holds a run of consecutive blobs of the bundle. A run
+//! that is too large is split before the blob whose group (a repository, or a project of files) has the
+//! smallest digest, and its halves recursively. The splits therefore depend on the set of group names, little
+//! on sizes, and not on versions: if a few images of a bundle change, a few layers change, and a host with
+//! the previous image already has the others. (If layers were filled one after the other, every split after
+//! the first change would move. If blobs were sorted by digest, the changes would spread over all layers.)
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -18,48 +18,48 @@ use crate::oci::manifest::Manifest;
 use crate::oci::reference::{DEFAULT_PREFIX, RepositoryTemplate};
 use crate::site::storage::{Links, NamesError, blob_path};
 
-/// What nginx serves in the official images.
+/// The document root of the official nginx images.
 pub(crate) const HTML: &str = "usr/share/nginx/html";
-/// The directory of nginx' configuration there.
+/// The configuration directory of the official nginx images.
 pub(crate) const NGINX_CONF: &str = "etc/nginx/conf.d";
-/// What a registry serves in the official images.
+/// The storage directory of the official registry images.
 pub(crate) const STORAGE: &str = "var/lib/registry";
 
 /// Hides what the base has in a directory (OCI image-spec, layer, "Opaque Whiteout"): nginx' welcome page.
 const OPAQUE: &str = ".wh..wh..opq";
 
-/// The layers that are put on the base.
+/// The layers to add to the base image.
 #[derive(Debug, Default)]
 pub(crate) struct LayerPlan {
-    /// In the order in which they are written, which is that of the bundle.
+    /// The layers in the order in which they are written, which is that of the bundle.
     pub layers: Vec<Layer>,
-    /// Whether the first of them is the last one of the image: what changes with every bundle goes on top.
+    /// True if the first written layer is the top layer of the image, because it changes with every bundle.
     pub first_is_top: bool,
 }
 
-/// One layer.
+/// A layer.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    /// What is in it, for people.
+    /// A summary of the content, for the history of the image.
     pub title: String,
-    /// Its entries: directories first, parents before children, then files in the order of the bundle.
+    /// Directories first, parents before children; then files in the order of the bundle.
     pub entries: Vec<LayerEntry>,
 }
 
 impl Layer {
-    /// The size of its tar archive in bytes.
+    /// Returns the size of the tar archive in bytes.
     #[must_use]
     pub(crate) fn size(&self) -> u64 {
         self.entries.iter().map(LayerEntry::size).sum::<u64>() + END
     }
 
-    /// A layer of these entries and all directories above them, besides `directories`.
+    /// Makes a layer of `directories`, `files`, and all their parent directories.
     fn new(title: String, directories: impl IntoIterator<Item = String>, files: Vec<LayerEntry>) -> Self {
         let mut all = BTreeSet::new();
         let directories: Vec<_> = directories.into_iter().map(|directory| directory + "/").collect();
         for path in directories.iter().map(String::as_str).chain(files.iter().map(LayerEntry::path)) {
             let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
-            // Where the innermost is known, so are those above it.
+            // If a directory is known, its parents are too.
             for parent in parents.rev() {
                 if !all.insert(parent.to_owned()) {
                     break;
@@ -71,18 +71,18 @@ impl Layer {
     }
 }
 
-/// How large layers may become.
+/// The limits of layers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// The most bytes of blobs in a layer, where it has more than one.
+    /// Maximum total size of the blobs of a layer in bytes; a layer of one blob can be larger.
     pub size: u64,
-    /// The most layers; if there were more, they become larger.
+    /// Maximum number of layers; takes precedence over `size`.
     pub count: usize,
 }
 
-/// The layers that make nginx serve the files.
+/// Returns the layers for an nginx image that serves the files.
 #[must_use]
-pub(crate) fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> LayerPlan {
+pub(crate) fn files_plan(contents: &Contents, conf: &[u8], limits: Limits) -> LayerPlan {
     let layout = &contents.layout;
     let mut paths: HashMap<Digest, Vec<&RelPath>> = HashMap::new();
     for file in &layout.files {
@@ -95,12 +95,12 @@ pub(crate) fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Laye
     let conf = LayerEntry::Bytes(format!("{NGINX_CONF}/default.conf"), conf.to_vec());
     let opaque = LayerEntry::Bytes(format!("{HTML}/{OPAQUE}"), Vec::new());
     let mut layers = vec![Layer::new("the configuration of nginx".into(), [], vec![conf, opaque])];
-    for run in cut(&items, limits) {
+    for run in split(&items, limits) {
         let mut files = Vec::new();
         for Item { blob, .. } in run {
             let mut names = paths[&blob.digest].iter().map(|path| format!("{HTML}/{DEFAULT_PREFIX}/{path}"));
-            let first = names.next().expect("a file has a path");
-            files.push(of_blob(first.clone(), *blob, contents));
+            let first = names.next().expect("a file has a path; please report");
+            files.push(blob_entry(first.clone(), *blob, contents));
             files.extend(names.map(|name| LayerEntry::Link(name, first.clone())));
         }
         layers.push(Layer::new(title("files", run), [], files));
@@ -108,8 +108,8 @@ pub(crate) fn of_files(contents: &Contents, conf: &[u8], limits: Limits) -> Laye
     LayerPlan { layers, first_is_top: false }
 }
 
-/// The layers that make a registry serve the images, named by each of `templates`.
-pub(crate) fn of_images(
+/// Returns the layers for a registry image that serves the images, with the repositories of all `templates`.
+pub(crate) fn images_plan(
     contents: &Contents,
     templates: &[RepositoryTemplate],
     limits: Limits,
@@ -132,14 +132,14 @@ pub(crate) fn of_images(
             }
         }
     }
-    let place = |path: &RelPath| format!("{STORAGE}/{path}");
-    let data = |blob: &Blob| of_blob(place(&blob_path(blob.digest)), *blob, contents);
+    let path_of = |path: &RelPath| format!("{STORAGE}/{path}");
+    let data = |blob: &Blob| blob_entry(path_of(&blob_path(blob.digest)), *blob, contents);
 
-    // In the order of the bundle: manifests, configs, then layers. The links are made here, and may stand anywhere.
+    // Blobs in the order of the bundle: manifests, configs, then layers. Links can be anywhere.
     let links_by_path: BTreeMap<_, _> = links.stages().into_iter().flatten().collect();
     let links_by_path = links_by_path.into_iter();
     let mut top: Vec<_> = links_by_path
-        .map(|(path, digest)| LayerEntry::Bytes(place(path), digest.to_string().into_bytes()))
+        .map(|(path, digest)| LayerEntry::Bytes(path_of(path), digest.to_string().into_bytes()))
         .collect();
     let is_document = |blob: &&Blob| documents.contains(&blob.digest) || owners.contains_key(&blob.digest);
     top.extend(layout.manifests.iter().filter(is_document).map(data));
@@ -148,30 +148,31 @@ pub(crate) fn of_images(
     let items = layout.blobs.iter().filter(|blob| !configs.contains(&blob.digest));
     let items = items.filter_map(|blob| Some(Item { blob: *blob, group: owners.get(&blob.digest)?.clone() }));
     let items: Vec<_> = items.collect();
-    let directories = links.directories.iter().map(place);
+    let directories = links.directories.iter().map(path_of);
     let mut layers = vec![Layer::new("manifests, configs, repositories and tags".into(), directories, top)];
-    for run in cut(&items, limits) {
+    for run in split(&items, limits) {
         let files = run.iter().map(|item| data(&item.blob)).collect();
         layers.push(Layer::new(title("layers of", run), [], files));
     }
     Ok(LayerPlan { layers, first_is_top: true })
 }
 
-/// A blob of the bundle at `path`; out of the memory, where it is there already.
-fn of_blob(path: String, blob: Blob, contents: &Contents) -> LayerEntry {
+/// Returns a file whose content is `blob`; manifests are already in memory.
+fn blob_entry(path: String, blob: Blob, contents: &Contents) -> LayerEntry {
     match contents.manifests.get(&blob.digest) {
         Some(bytes) => LayerEntry::Bytes(path, bytes.clone()),
         None => LayerEntry::Blob(path, blob),
     }
 }
 
-/// A blob, and the name of what it belongs to.
+/// A blob to distribute.
 struct Item {
     blob: Blob,
+    /// The repository or project that it belongs to.
     group: String,
 }
 
-/// What a file belongs to: the host of its URL and the directory below it, which is seldom a version.
+/// Returns the project of a file: the host and the first directory of its URL, which is rarely a version.
 fn project(path: &RelPath) -> String {
     let directories = path.components().count() - 1;
     path.components().take(directories.clamp(1, 2)).collect::<Vec<_>>().join("/")
@@ -186,27 +187,27 @@ fn title(what: &str, run: &[Item]) -> String {
     }
 }
 
-/// Cuts `items` into runs that keep to the limits.
-fn cut(items: &[Item], mut limits: Limits) -> Vec<&[Item]> {
+/// Splits `items` into runs within the limits.
+fn split(items: &[Item], mut limits: Limits) -> Vec<&[Item]> {
     let mut sums = vec![0];
     let mut ranks = Vec::new();
     for (number, item) in items.iter().enumerate() {
         sums.push(sums[number] + item.blob.size);
-        // Between two names rather than between the blobs of one.
+        // Split between groups rather than inside a group.
         let is_inner = number > 0 && items[number - 1].group == item.group;
         ranks.push((is_inner, if is_inner { item.blob.digest } else { Digest::of(item.group.as_bytes()) }));
     }
     loop {
         let mut runs = Vec::new();
-        let mut left = vec![(0, items.len())];
-        while let Some((start, end)) = left.pop() {
+        let mut pending = vec![(0, items.len())];
+        while let Some((start, end)) = pending.pop() {
             if sums[end] - sums[start] <= limits.size || end - start <= 1 {
                 runs.push(&items[start..end]);
                 continue;
             }
-            let at = (start + 1..end).min_by_key(|at| ranks[*at]).expect("two at least");
-            left.push((at, end));
-            left.push((start, at));
+            let at = (start + 1..end).min_by_key(|at| ranks[*at]).expect("at least two items; please report");
+            pending.push((at, end));
+            pending.push((start, at));
         }
         runs.retain(|run| !run.is_empty());
         if runs.len() <= limits.count.max(1) {
@@ -229,12 +230,12 @@ mod tests {
     }
 
     fn runs(items: &[Item], size: u64, count: usize) -> Vec<Vec<u64>> {
-        let runs = cut(items, Limits { size, count });
+        let runs = split(items, Limits { size, count });
         runs.into_iter().map(|run| run.iter().map(|item| item.blob.size).collect()).collect()
     }
 
     #[test]
-    fn runs_keep_to_the_size_but_for_blobs_that_are_larger_by_themselves() {
+    fn a_run_exceeds_the_size_limit_only_if_it_is_one_blob() {
         assert_eq!(runs(&items(&[]), 10, 9), [[0; 0]; 0]);
         assert_eq!(runs(&items(&[("a", 5), ("b", 5)]), 10, 9), [[5, 5]]);
         assert_eq!(runs(&items(&[("a", 5), ("b", 6)]), 10, 9), [[5], [6]]);
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_layers_than_a_daemon_takes() {
+    fn the_number_of_layers_never_exceeds_the_limit() {
         let many: Vec<_> = (0..1000).map(|_| ("a", 1000)).collect();
         let many = items(&many);
         for count in [1, 2, 10, 100] {
@@ -258,13 +259,13 @@ mod tests {
     }
 
     #[test]
-    fn names_are_kept_together_where_they_fit() {
+    fn the_blobs_of_a_group_stay_together_if_they_fit() {
         let items = items(&[("a", 4), ("a", 4), ("b", 4), ("b", 4), ("c", 4), ("c", 4)]);
         assert_eq!(runs(&items, 8, 9), [[4, 4], [4, 4], [4, 4]]);
     }
 
     #[test]
-    fn a_changed_or_added_name_changes_few_runs() {
+    fn a_changed_group_changes_at_most_two_runs() {
         let names: Vec<String> = (0..200).map(|number| format!("quay.io/{number:03}/image")).collect();
         let of = |changed: &str| {
             let sizes: Vec<_> = names
@@ -272,7 +273,7 @@ mod tests {
                 .map(|name| (name.as_str(), if name == changed { 75 } else { 50 + name.len() as u64 }))
                 .collect();
             let items = items(&sizes);
-            let runs = cut(&items, Limits { size: 500, count: 1000 });
+            let runs = split(&items, Limits { size: 500, count: 1000 });
             let runs = runs.iter().map(|run| run.iter().map(|item| item.blob.digest).collect::<Vec<_>>());
             runs.collect::<BTreeSet<_>>()
         };
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_belongs_to_its_host_and_the_directory_below() {
+    fn the_project_of_a_file_is_its_host_and_first_directory() {
         for (path, group) in [
             ("get.helm.sh/helm-v3.14.2-linux-amd64.tar.gz", "get.helm.sh"),
             ("dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet", "dl.k8s.io/release"),
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn every_directory_comes_once_and_before_what_is_in_it() {
+    fn every_directory_occurs_once_and_precedes_its_content() {
         let files = ["a/b/c/x", "a/z", "y"].map(|path| LayerEntry::Bytes(path.into(), Vec::new()));
         let layer = Layer::new(String::new(), ["a/b/empty".to_owned()], files.into());
         let paths: Vec<_> = layer.entries.iter().map(LayerEntry::path).collect();

@@ -1,40 +1,39 @@
-//! [`Name`]: what the image is called where it is loaded.
+//! [`Name`]: the name and tag of a built image.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::oci::reference::{Reference, ReferenceError};
 
-/// A name with a tag. Without a host it is a short one, as people write it: docker, podman and containerd all take
-/// `kubespray-files:v3` for `docker.io/library/kubespray-files:v3`. [`Display`](fmt::Display) gives the short name.
+/// A name with a tag, with or without a host: for docker, podman and containerd, `kubespray-files:v3` is
+/// short for `docker.io/library/kubespray-files:v3`. [`Display`](fmt::Display) writes the short name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name(Reference);
 
-/// Why a text is no [`Name`].
+/// The reason why a text is not a [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NameError {
-    /// Not a reference, or one without a tag.
+    /// The text is not a reference, or has no tag.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
-    /// A name by digest.
-    #[error("an image that is being made has no digest yet: expected a name and a tag")]
+    /// The text has a digest.
+    #[error("a new image cannot be named by digest: expected a name and a tag")]
     Digest,
 }
 
 impl Name {
-    /// The name with its host, such as `docker.io/library/kubespray-files:v3`.
+    /// Returns the name with its host, e.g. `docker.io/library/kubespray-files:v3`.
     #[must_use]
     pub(crate) fn full(&self) -> String {
         self.0.to_string()
     }
 
-    /// The repository without the host and what stands before its last `/`.
+    /// Returns the last path component of the repository.
     #[must_use]
     pub(crate) fn title(&self) -> &str {
         self.0.repository().rsplit('/').next().unwrap_or_default()
     }
 
-    /// The tag.
     #[must_use]
     pub(crate) fn tag(&self) -> &str {
         self.0.tag().unwrap_or_default()
@@ -69,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_a_full_and_a_short_form() {
+    fn a_name_has_a_full_form_and_a_short_form() {
         for (text, full, short) in [
             ("kubespray-files:v3", "docker.io/library/kubespray-files:v3", "kubespray-files:v3"),
             ("a/files:v3", "docker.io/a/files:v3", "a/files:v3"),
@@ -84,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_needs_a_tag_and_has_no_digest() {
+    fn a_name_requires_a_tag_and_rejects_a_digest() {
         let digest = format!("files:1@sha256:{}", "0".repeat(64));
         for (text, message) in [
             ("files", "a tag"),
             ("Files:1", "a repository"),
             ("files:-1", "a tag"),
             ("", "empty"),
-            (&digest, "no digest yet"),
+            (&digest, "by digest"),
         ] {
             let error = text.parse::<Name>().unwrap_err().to_string();
             assert!(error.contains(message), "{text}: {error}");

@@ -1,12 +1,11 @@
-//! [`Archive`]: an image of a site as the tar that a container engine loads, streamed from the storage of the
-//! registry.
+//! [`Archive`]: a tar archive of one image that container engines load, streamed from the registry storage.
 //!
-//! It is an OCI image layout, and for docker also what `docker save` writes; the two share the blobs. Manifests and
-//! layers keep their bytes, so that an engine that keeps digests keeps the image's.
+//! The archive is an OCI image layout; for docker it is also a `docker save` archive, which shares the blobs.
+//! Manifests and layers keep their bytes, so an engine that keeps digests keeps those of the image.
 //!
-//! Every blob is hashed on its way, and its end is held back until it is known to be right. So a stream that breaks
-//! off does so within an entry, which every reader of a tar takes for an error: a stream that ends between two
-//! entries is complete for some of them.
+//! Each blob is hashed while it is copied, and its last chunk is written only after the digest matches. A
+//! failed stream therefore ends inside an entry, which every tar reader rejects. If it ended between two
+//! entries, some readers would accept it as complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -22,38 +21,39 @@ use crate::oci::digest::{Digest, Hasher};
 use crate::oci::manifest::OCI_INDEX;
 use crate::site::storage::blob_path;
 
-/// How much of a blob is in memory, twice.
-const PIECE: usize = 256 << 10;
-/// What ends a tar.
+/// Chunk size in bytes of blob copies; two chunks are in memory.
+const CHUNK: usize = 256 << 10;
+/// The end of a tar archive.
 const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// Who is to read an archive.
+/// The program that loads an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Taker {
-    /// `docker load`. With its containerd image store it reads the image layout, else `manifest.json`, of which it
-    /// takes nothing but tags.
+pub(crate) enum Consumer {
+    /// `docker load`. It accepts only tags as names, unless it uses the containerd image store.
     Docker {
-        /// Whether it has that store.
-        keeps_digests: bool,
+        /// True if docker uses the containerd image store, which reads the image layout and keeps digests.
+        /// The other stores read `manifest.json`.
+        containerd_store: bool,
     },
-    /// `podman load`: takes one name, and finds the image by its digest, too.
+    /// `podman load`, which accepts one name, and finds an image by digest too.
     Podman,
-    /// `ctr images import`: takes every name as it is.
+    /// `ctr images import`, which accepts every name.
     Containerd,
-    /// Anybody, anywhere: nothing is left out that is named in it.
-    File,
+    /// Any program: every digest in the archive's documents is in the archive.
+    Any,
 }
 
-/// A tar that an engine loads.
+/// A tar archive of one image.
 #[derive(Debug)]
 pub(crate) struct Archive {
     entries: Vec<(String, Content)>,
     storage: PathBuf,
-    /// The names that the image gets, the one that people use first.
+    /// The names of the image, the preferred name first.
     pub names: Vec<String>,
-    /// The digest that it gets from who keeps digests: that of the reference, or of this platform's manifest.
+    /// The digest of the image at a consumer that keeps digests: that of the index if the archive has one,
+    /// else that of the platform's manifest.
     pub digest: Digest,
-    /// Whether the index is in it, so that its reader has to choose the platform.
+    /// True if the archive has the index, from which the consumer chooses the platform.
     pub has_index: bool,
 }
 
@@ -63,28 +63,28 @@ enum Content {
     Blob(Blob),
 }
 
-/// Why an archive was not written to its end.
+/// The reason why an archive is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArchiveError {
-    /// A blob is not what its digest says.
+    /// A blob is corrupt or missing.
     #[error(transparent)]
     Blob(#[from] BlobError),
-    /// Who reads does not go on.
-    #[error("the archive cannot be written")]
+    /// The consumer stopped reading.
+    #[error("cannot write the archive")]
     Output(#[source] io::Error),
 }
 
 impl Archive {
-    /// The archive of `image`, whose blobs are in the registry's storage at `storage`.
-    pub(crate) fn new(image: &SiteImage, taker: Taker, storage: &Path) -> Result<Self, SiteImageError> {
-        let index = image.index.as_ref().filter(|_| image.index_suffices && taker != Taker::File);
+    /// Prepares the archive of `image`, whose blobs are in the registry storage at `storage`.
+    pub(crate) fn new(image: &SiteImage, consumer: Consumer, storage: &Path) -> Result<Self, SiteImageError> {
+        let index = image.index.as_ref().filter(|_| image.is_index_unambiguous && consumer != Consumer::Any);
         let root = index.unwrap_or(&image.manifest);
-        let names = names(image, taker, root.digest)?;
+        let names = names(image, consumer, root.digest)?;
         let mut entries = vec![
             (OCI_LAYOUT.to_owned(), Content::Bytes(OCI_LAYOUT_CONTENT.to_vec())),
             (INDEX_JSON.to_owned(), Content::Bytes(index_json(root, &names))),
         ];
-        if matches!(taker, Taker::Docker { .. } | Taker::File) {
+        if matches!(consumer, Consumer::Docker { .. } | Consumer::Any) {
             entries.push(("manifest.json".to_owned(), Content::Bytes(docker_json(image, &names))));
         }
         let documents = index.into_iter().chain([&image.manifest]);
@@ -98,27 +98,27 @@ impl Archive {
         Ok(Self { entries, storage: storage.to_owned(), names, digest, has_index })
     }
 
-    /// How many bytes the tar has.
+    /// Returns the size of the archive in bytes.
     #[must_use]
     pub(crate) fn size(&self) -> u64 {
         let entry = |content: &Content| BLOCK as u64 + padded(content.size());
         self.entries.iter().map(|(_, content)| entry(content)).sum::<u64>() + END.len() as u64
     }
 
-    /// Writes the tar, and says after each piece how many bytes it had. After an error what is written is of no use
-    /// to anybody.
-    pub(crate) fn write(&self, output: &mut dyn Write, written: &dyn Fn(u64)) -> Result<(), ArchiveError> {
-        let mut output = Counted { output, written };
+    /// Writes the archive, and passes the size of each write to `progress`. After an error, the output is
+    /// invalid.
+    pub(crate) fn write(&self, output: &mut dyn Write, progress: &dyn Fn(u64)) -> Result<(), ArchiveError> {
+        let mut output = ProgressWriter { output, progress };
         for (name, content) in &self.entries {
-            output.put(&tar_header(name, content.size()))?;
+            output.write(&tar_header(name, content.size()))?;
             match content {
-                Content::Bytes(bytes) => output.put(bytes)?,
-                Content::Blob(blob) => copy(*blob, &self.storage, &mut output)?,
+                Content::Bytes(bytes) => output.write(bytes)?,
+                Content::Blob(blob) => copy_blob(*blob, &self.storage, &mut output)?,
             }
             let padding = padded(content.size()) - content.size();
-            output.put(&END[..usize::try_from(padding).expect("less than a block; please report")])?;
+            output.write(&END[..usize::try_from(padding).expect("less than a block; please report")])?;
         }
-        output.put(&END)?;
+        output.write(&END)?;
         output.output.flush().map_err(ArchiveError::Output)
     }
 }
@@ -132,74 +132,70 @@ impl Content {
     }
 }
 
-struct Counted<'a> {
+struct ProgressWriter<'a> {
     output: &'a mut dyn Write,
-    written: &'a dyn Fn(u64),
+    progress: &'a dyn Fn(u64),
 }
 
-impl Counted<'_> {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+impl ProgressWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
         self.output.write_all(bytes).map_err(ArchiveError::Output)?;
-        (self.written)(bytes.len() as u64);
+        (self.progress)(bytes.len() as u64);
         Ok(())
     }
 }
 
-/// Copies a blob from the storage. Its last piece is not written before all of it is known to be right.
-fn copy(blob: Blob, storage: &Path, output: &mut Counted) -> Result<(), ArchiveError> {
+/// Copies a blob from the storage. The last chunk is written only after the digest matches.
+fn copy_blob(blob: Blob, storage: &Path, output: &mut ProgressWriter) -> Result<(), ArchiveError> {
     let path = storage.join(blob_path(blob.digest));
     let mut file = fs::open(&path).map_err(BlobError::from)?;
     let mut hasher = Hasher::new();
-    let (mut held, mut piece) = (Vec::with_capacity(PIECE), Vec::with_capacity(PIECE));
+    let (mut pending, mut chunk) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
     loop {
-        piece.clear();
-        let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece);
+        chunk.clear();
+        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk);
         read.map_err(|error| BlobError::from(FsError::at("read", &path)(error)))?;
-        if piece.is_empty() {
+        if chunk.is_empty() {
             break;
         }
-        hasher.update(&piece);
+        hasher.update(&chunk);
         if hasher.len() > blob.size {
-            return Err(BlobError::Damaged { path }.into());
+            return Err(BlobError::Corrupt { path }.into());
         }
-        output.put(&held)?;
-        std::mem::swap(&mut held, &mut piece);
+        output.write(&pending)?;
+        std::mem::swap(&mut pending, &mut chunk);
     }
     if hasher.len() != blob.size || hasher.finish() != blob.digest {
-        return Err(BlobError::Damaged { path }.into());
+        return Err(BlobError::Corrupt { path }.into());
     }
-    output.put(&held)
+    output.write(&pending)
 }
 
-/// The names that an engine is to know the image by.
-fn names(image: &SiteImage, taker: Taker, root: Digest) -> Result<Vec<String>, SiteImageError> {
+/// Returns the names under which `consumer` registers the image; `root` is the digest that they stand for.
+fn names(image: &SiteImage, consumer: Consumer, root: Digest) -> Result<Vec<String>, SiteImageError> {
     let reference = &image.reference;
     let repository = format!("{}/{}", reference.host(), reference.repository());
     let by_tag = reference.tag().map(|tag| format!("{repository}:{tag}"));
-    let by_digest = match taker {
-        Taker::Docker { keeps_digests: false } => {
-            Err("docker knows no image by digest that it has not pulled \
-            (with the containerd image store it does)"
-                .to_owned())
+    let by_digest = match consumer {
+        Consumer::Docker { containerd_store: false } => {
+            Err("docker loads an image by digest only into the containerd image store")
         }
-        // The name of what is in the file, whatever index the list meant.
-        Taker::File => Ok(format!("{repository}@{root}")),
+        // The archive has the manifest only, so its digest is the name, even if the list has that of an
+        // index.
+        Consumer::Any => Ok(format!("{repository}@{root}")),
         _ if image.digest() == root => Ok(format!("{repository}@{root}")),
-        _ => Err("its digest is that of an index, which cannot stand for this image alone".to_owned()),
+        _ => Err("its digest is that of an index, and the archive has only one image of that index"),
     };
+    let accepts_both = matches!(consumer, Consumer::Docker { .. } | Consumer::Containerd);
     match (by_tag, by_digest) {
-        (Some(tag), Ok(digest))
-            if reference.digest().is_some() && !matches!(taker, Taker::Podman | Taker::File) =>
-        {
-            Ok(vec![tag, digest])
-        }
+        (Some(tag), Ok(digest)) if reference.digest().is_some() && accepts_both => Ok(vec![tag, digest]),
         (Some(tag), _) => Ok(vec![tag]),
         (None, Ok(digest)) => Ok(vec![digest]),
         (None, Err(reason)) => Err(SiteImageError::NoTag { reference: reference.to_string(), reason }),
     }
 }
 
-/// The index of the image layout, in which every name is an entry.
+/// Returns `index.json` of the image layout, with an entry per name.
 fn index_json(root: &SiteDocument, names: &[String]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -233,17 +229,17 @@ fn index_json(root: &SiteDocument, names: &[String]) -> Vec<u8> {
     })
 }
 
-/// The `manifest.json` of `docker save`.
+/// Returns `manifest.json` of a `docker save` archive.
 fn docker_json(image: &SiteImage, names: &[String]) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Saved<'a> {
+    struct SavedImage<'a> {
         config: String,
         repo_tags: Option<Vec<&'a String>>,
         layers: Vec<String>,
     }
     let tags: Vec<_> = names.iter().filter(|name| !name.contains('@')).collect();
-    json(&[Saved {
+    json(&[SavedImage {
         config: blob_name(image.config.digest),
         repo_tags: (!tags.is_empty()).then_some(tags),
         layers: image.layers.iter().map(|layer| blob_name(layer.digest)).collect(),
@@ -251,7 +247,7 @@ fn docker_json(image: &SiteImage, names: &[String]) -> Vec<u8> {
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain structs become JSON; please report")
+    serde_json::to_vec(value).expect("plain structs serialize; please report")
 }
 
 #[cfg(test)]
@@ -263,7 +259,7 @@ mod tests {
     use crate::oci::platform::Platform;
     use crate::site::record::{RecordedImage, RecordedManifest};
 
-    /// A storage with one image, in an index or not.
+    /// A registry storage with one image; with `platforms`, the image is in an index.
     struct Sample {
         storage: tempfile::TempDir,
         recorded: RecordedImage,
@@ -280,7 +276,7 @@ mod tests {
                 format!(r#""digest":"{}","size":{}"#, Digest::of(bytes), bytes.len())
             };
             let host = Platform::host();
-            let layer: Vec<u8> = (0..3 * PIECE).map(|number| number.to_le_bytes()[1]).collect();
+            let layer: Vec<u8> = (0..3 * CHUNK).map(|number| number.to_le_bytes()[1]).collect();
             let config = format!(r#"{{"os":"{}","architecture":"{}"}}"#, host.os, host.architecture);
             let layer_json =
                 format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar",{}}}"#, put(&layer));
@@ -293,7 +289,7 @@ mod tests {
             if let Some(platforms) = platforms {
                 let child = |(number, platform): (usize, &&str)| {
                     let (os, architecture) = platform.split_once('/').unwrap();
-                    // The first one is here, the others are not.
+                    // Only the first manifest is in the storage.
                     let bytes = if number == 0 { manifest.clone() } else { format!("{number}") };
                     let (digest, size) = (Digest::of(bytes.as_bytes()), bytes.len());
                     format!(
@@ -320,14 +316,14 @@ mod tests {
             Self { storage, recorded, layer }
         }
 
-        fn archive(&self, taker: Taker) -> Result<Archive, SiteImageError> {
+        fn archive(&self, consumer: Consumer) -> Result<Archive, SiteImageError> {
             let image = SiteImage::open(&self.recorded, self.storage.path(), &Platform::host())?;
-            Archive::new(&image, taker, self.storage.path())
+            Archive::new(&image, consumer, self.storage.path())
         }
 
-        fn tar(&self, taker: Taker) -> (Vec<u8>, Result<(), ArchiveError>) {
+        fn tar(&self, consumer: Consumer) -> (Vec<u8>, Result<(), ArchiveError>) {
             let mut tar = Vec::new();
-            let result = self.archive(taker).unwrap().write(&mut tar, &|_| ());
+            let result = self.archive(consumer).unwrap().write(&mut tar, &|_| ());
             (tar, result)
         }
     }
@@ -343,73 +339,80 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_has_every_blob_once_and_the_size_that_it_says() {
+    fn an_archive_has_every_blob_once_and_is_as_large_as_its_size_method_returns() {
         let host = Platform::host().to_string();
         let sample = Sample::new("quay.io/a/b:1", Some(&[&host, "linux/s390x"]));
-        for taker in [Taker::Docker { keeps_digests: true }, Taker::Podman, Taker::Containerd, Taker::File] {
-            let (tar, result) = sample.tar(taker);
+        for consumer in [
+            Consumer::Docker { containerd_store: true },
+            Consumer::Podman,
+            Consumer::Containerd,
+            Consumer::Any,
+        ] {
+            let (tar, result) = sample.tar(consumer);
             result.unwrap();
-            let archive = sample.archive(taker).unwrap();
-            assert_eq!(tar.len() as u64, archive.size(), "{taker:?}");
-            assert_eq!(archive.has_index, taker != Taker::File, "{taker:?}");
+            let archive = sample.archive(consumer).unwrap();
+            assert_eq!(tar.len() as u64, archive.size(), "{consumer:?}");
+            assert_eq!(archive.has_index, consumer != Consumer::Any, "{consumer:?}");
             let entries = entries(&tar);
             assert_eq!(entries[&blob_name(Digest::of(&sample.layer))], sample.layer);
             for (name, bytes) in &entries {
-                let is_right = *name == blob_name(Digest::of(bytes)) || !name.starts_with("blobs/");
-                assert!(is_right, "{taker:?}: {name}");
+                let is_named_by_digest = *name == blob_name(Digest::of(bytes)) || !name.starts_with("blobs/");
+                assert!(is_named_by_digest, "{consumer:?}: {name}");
             }
-            let blobs = if taker == Taker::File { 3 } else { 4 };
-            let documents = if matches!(taker, Taker::Podman | Taker::Containerd) { 2 } else { 3 };
-            assert_eq!(entries.len(), blobs + documents, "{taker:?}");
+            let blobs = if consumer == Consumer::Any { 3 } else { 4 };
+            let documents = if matches!(consumer, Consumer::Podman | Consumer::Containerd) { 2 } else { 3 };
+            assert_eq!(entries.len(), blobs + documents, "{consumer:?}");
         }
     }
 
     #[test]
-    fn an_index_is_there_only_where_its_reader_can_take_nothing_but_the_image_out_of_it() {
+    fn an_archive_has_the_index_only_if_the_host_platform_is_unambiguous_in_it() {
         let host = Platform::host().to_string();
         for (platforms, has_index) in [
             (&[host.as_str()][..], true),
             (&[&host, "linux/s390x"], true),
-            // Which of the two is taken is its reader's choice.
+            // The consumer could choose either.
             (&[&host, &host], false),
         ] {
             let sample = Sample::new("quay.io/a/b:1", Some(platforms));
-            assert_eq!(sample.archive(Taker::Containerd).unwrap().has_index, has_index, "{platforms:?}");
+            assert_eq!(sample.archive(Consumer::Containerd).unwrap().has_index, has_index, "{platforms:?}");
         }
     }
 
     #[test]
-    fn who_loads_an_image_gets_the_names_that_it_can_use() {
+    fn each_consumer_gets_the_names_that_it_accepts() {
         let host = Platform::host().to_string();
         let digest = Sample::new("quay.io/a/b:1", Some(&[&host])).recorded.manifests[0].digest;
         let manifest = Sample::new("quay.io/a/b:1", None).recorded.manifests[0].digest;
         let (tag, by_digest) = ("quay.io/a/b:1".to_owned(), format!("quay.io/a/b@{digest}"));
         let (both, of_manifest) = (format!("{tag}@{digest}"), format!("quay.io/a/b@{manifest}"));
-        let [old, new] = [false, true].map(|keeps_digests| Taker::Docker { keeps_digests });
-        for (reference, taker, names) in [
+        let [old, new] = [false, true].map(|containerd_store| Consumer::Docker { containerd_store });
+        for (reference, consumer, names) in [
             (&tag, old, vec![&tag]),
-            (&tag, Taker::Containerd, vec![&tag]),
+            (&tag, Consumer::Containerd, vec![&tag]),
             (&both, old, vec![&tag]),
             (&both, new, vec![&tag, &by_digest]),
-            (&both, Taker::Containerd, vec![&tag, &by_digest]),
-            (&both, Taker::Podman, vec![&tag]),
-            (&both, Taker::File, vec![&tag]),
+            (&both, Consumer::Containerd, vec![&tag, &by_digest]),
+            (&both, Consumer::Podman, vec![&tag]),
+            (&both, Consumer::Any, vec![&tag]),
             (&by_digest, old, vec![]),
             (&by_digest, new, vec![&by_digest]),
-            (&by_digest, Taker::Podman, vec![&by_digest]),
-            (&by_digest, Taker::File, vec![&of_manifest]),
+            (&by_digest, Consumer::Podman, vec![&by_digest]),
+            (&by_digest, Consumer::Any, vec![&of_manifest]),
         ] {
             let sample = Sample::new(reference, Some(&[&host]));
-            let found = sample.archive(taker).map(|archive| archive.names);
+            let found = sample.archive(consumer).map(|archive| archive.names);
             match found {
-                Ok(found) => assert_eq!(found.iter().collect::<Vec<_>>(), names, "{reference} {taker:?}"),
-                Err(error) => assert!(names.is_empty() && error.is_unfit(), "{reference} {taker:?}: {error}"),
+                Ok(found) => assert_eq!(found.iter().collect::<Vec<_>>(), names, "{reference} {consumer:?}"),
+                Err(error) => {
+                    assert!(names.is_empty() && error.is_unsuitable(), "{reference} {consumer:?}: {error}")
+                }
             }
         }
     }
 
     #[test]
-    fn what_is_damaged_breaks_off_within_an_entry() {
+    fn an_archive_with_a_corrupt_or_missing_blob_ends_inside_an_entry() {
         let sample = Sample::new("quay.io/a/b:1", None);
         let path = sample.storage.path().join(blob_path(Digest::of(&sample.layer)));
         let flipped = |at: usize| {
@@ -419,17 +422,17 @@ mod tests {
         };
         let longer = [sample.layer.as_slice(), b"x"].concat();
         let shorter = &sample.layer[..sample.layer.len() - 1];
-        let (whole, _) = sample.tar(Taker::File);
+        let (intact, _) = sample.tar(Consumer::Any);
         for bytes in
-            [Some(&flipped(0)[..]), Some(&flipped(2 * PIECE)), Some(&longer), Some(shorter), Some(b""), None]
+            [Some(&flipped(0)[..]), Some(&flipped(2 * CHUNK)), Some(&longer), Some(shorter), Some(b""), None]
         {
             match bytes {
                 Some(bytes) => std::fs::write(&path, bytes).unwrap(),
                 None => std::fs::remove_file(&path).unwrap(),
             }
-            let (tar, result) = sample.tar(Taker::File);
+            let (tar, result) = sample.tar(Consumer::Any);
             assert!(matches!(result, Err(ArchiveError::Blob(_))), "{result:?}");
-            let end = whole.len() - END.len();
+            let end = intact.len() - END.len();
             let begin = end - usize::try_from(padded(sample.layer.len() as u64)).unwrap();
             assert!((begin..end).contains(&tar.len()), "{} of {begin} to {end}", tar.len());
         }

@@ -1,85 +1,72 @@
-//! [`Engine`]: docker, podman and containerd, driven by their own clients, which know where their daemons are.
+//! [`Engine`]: docker, podman and containerd, driven through their command-line clients.
+//!
+//! The clients know where their daemons listen.
 
 use std::io::{self, Read};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 
-use crate::commands::images::archive::{Archive, ArchiveError, Taker};
+use crate::commands::images::archive::{Archive, ArchiveError, Consumer};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
 use crate::oci::platform::Platform;
 
-/// How much of what a client says is kept: its end, in bytes.
-const SAID: usize = 2 << 10;
+/// Maximum number of bytes kept of a client's stdout or stderr; the end is kept.
+const OUTPUT_LIMIT: usize = 2 << 10;
 
 /// A container engine of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Engine {
-    /// Docker.
     Docker,
-    /// Podman.
     Podman,
-    /// containerd; its images are in namespaces, those of Kubernetes in `k8s.io`.
     Containerd {
-        /// The namespace.
+        /// The containerd namespace of the images; Kubernetes uses `k8s.io`.
         namespace: String,
     },
 }
 
-/// An engine that has answered.
+/// An engine that responded.
 #[derive(Debug)]
-pub(crate) struct Ready {
+pub(crate) struct ConnectedEngine {
     engine: Engine,
-    /// What it takes.
-    pub taker: Taker,
+    consumer: Consumer,
 }
 
-/// Why an engine does not have an image.
+/// The reason why an engine does not have an image.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Its client is not there.
+    /// The client is not installed.
     #[error(
-        "there is no `{0}` in PATH: install it, or choose with `--load` what this machine has \
+        "cannot run `{0}`: command not found in PATH: install it, or choose another engine with `--load` \
          (docker, podman, containerd)"
     )]
     Missing(&'static str),
-    /// Its client cannot be started.
-    #[error("`{0}` cannot be started")]
+    /// The client cannot be started.
+    #[error("cannot run `{0}`")]
     Start(&'static str, #[source] io::Error),
-    /// It does not answer.
+    /// The daemon does not respond.
     #[error(
-        "{engine} does not answer: start it, or run this as a user who may use it (`{client}` says: {said})"
+        "{engine} does not respond: start it, or run this command as a user with access to it \
+         (`{client}`: {stderr})"
     )]
-    Silent {
-        /// Its name.
-        engine: &'static str,
-        /// Its client.
-        client: &'static str,
-        /// What that says.
-        said: String,
-    },
-    /// It has not taken an image.
-    #[error("{engine} has not taken `{image}`{hint} (`{client}`: {status}: {said})")]
+    NoResponse { engine: &'static str, client: &'static str, stderr: String },
+    /// The client failed to load an image.
+    #[error("{engine} cannot load `{image}`{hint} (`{client}`: {status}: {stderr})")]
     Refused {
-        /// Its name.
         engine: &'static str,
-        /// Its client.
         client: &'static str,
-        /// The image.
         image: String,
-        /// How its client has ended.
         status: ExitStatus,
-        /// What that has said.
-        said: String,
-        /// What may be the reason.
+        stderr: String,
+        /// The probable cause; can be empty.
         hint: &'static str,
     },
-    /// The image is damaged, and the engine has got nothing that it could have taken for one.
+    /// The image is corrupt; the engine did not load it.
     #[error(transparent)]
-    Damaged(#[from] SiteImageError),
+    Image(#[from] SiteImageError),
 }
 
 impl Engine {
-    /// What people call it.
+    /// Returns the name of the engine in messages.
     #[must_use]
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -89,26 +76,29 @@ impl Engine {
         }
     }
 
-    /// Asks whether it is there and answers.
-    pub(crate) fn ready(self) -> Result<Ready, EngineError> {
+    /// Checks that the client is installed and its daemon responds.
+    pub(crate) fn connect(&self) -> Result<ConnectedEngine, EngineError> {
         let mut command = self.command();
         let command = match self {
-            // The store, and only if the daemon answers.
+            // Prints the image store, and only if the daemon responds.
             Self::Docker => command.args(["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]),
             Self::Podman => command.args(["version", "--format", "{{.Client.Version}}"]),
             Self::Containerd { .. } => command.arg("version"),
         };
-        let Finished { status, out, said } = run(command, drop).map_err(|error| self.not_started(error))?;
-        // Docker 24 to 26 call it a success that there is no daemon to tell its version.
-        if !status.success() || out.starts_with(char::is_whitespace) {
-            return Err(EngineError::Silent { engine: self.name(), client: self.client(), said });
+        let Output { status, stdout, stderr } =
+            run(command, drop).map_err(|error| self.start_error(error))?;
+        // Docker 24 to 26 exit with 0 even without a daemon; the server version is then empty.
+        if !status.success() || stdout.starts_with(char::is_whitespace) {
+            return Err(EngineError::NoResponse { engine: self.name(), client: self.client(), stderr });
         }
-        let taker = match self {
-            Self::Docker => Taker::Docker { keeps_digests: out.contains("io.containerd.snapshotter") },
-            Self::Podman => Taker::Podman,
-            Self::Containerd { .. } => Taker::Containerd,
+        let consumer = match self {
+            Self::Docker => {
+                Consumer::Docker { containerd_store: stdout.contains("io.containerd.snapshotter") }
+            }
+            Self::Podman => Consumer::Podman,
+            Self::Containerd { .. } => Consumer::Containerd,
         };
-        Ok(Ready { engine: self, taker })
+        Ok(ConnectedEngine { engine: self.clone(), consumer })
     }
 
     fn client(&self) -> &'static str {
@@ -127,7 +117,7 @@ impl Engine {
         command
     }
 
-    fn not_started(&self, error: io::Error) -> EngineError {
+    fn start_error(&self, error: io::Error) -> EngineError {
         match error.kind() {
             io::ErrorKind::NotFound => EngineError::Missing(self.client()),
             _ => EngineError::Start(self.client(), error),
@@ -135,81 +125,76 @@ impl Engine {
     }
 }
 
-impl Ready {
-    /// Whether the engine has all of the image already, by the names that the archive gives it. Where that is not
-    /// cheap to know for sure, it has not.
+impl ConnectedEngine {
+    /// Returns the kind of archive that the engine accepts.
+    #[must_use]
+    pub(crate) fn consumer(&self) -> Consumer {
+        self.consumer
+    }
+
+    /// True if the engine has the complete image under the names in the archive. False if that cannot be
+    /// determined cheaply.
     #[must_use]
     pub(crate) fn has(&self, image: &SiteImage, archive: &Archive) -> bool {
         let Some(name) = archive.names.first() else { return false };
+        let (config, root) = (image.config.digest.to_string(), archive.digest.to_string());
         let mut command = self.engine.command();
         match self.engine {
-            // The containerd image store can have an index and lack the image.
-            Engine::Docker if self.taker != (Taker::Docker { keeps_digests: false }) => return false,
-            Engine::Docker => command.args(["image", "inspect", "--format", "{{.Id}}", name]),
+            // The containerd image store can have the index without the image.
+            Engine::Docker if self.consumer != (Consumer::Docker { containerd_store: false }) => false,
+            Engine::Docker => stdout_of(command.args(["image", "inspect", "--format", "{{.Id}}", name]))
+                .is_some_and(|id| id.trim() == config),
             Engine::Podman => {
-                command.args(["image", "inspect", "--format", "sha256:{{.Id}} {{.RepoDigests}}", name])
+                let format = "sha256:{{.Id}} {{.RepoDigests}}";
+                stdout_of(command.args(["image", "inspect", "--format", format, name]))
+                    .is_some_and(|text| text.starts_with(&config) && text.contains(&root))
             }
-            Engine::Containerd { .. } => command
-                .args(["images", "check"])
-                .args(archive.names.iter().map(|name| format!("name==\"{name}\""))),
-        };
-        let said = command.stdin(Stdio::null()).output().ok().filter(|output| output.status.success());
-        let Some(said) = said.and_then(|output| String::from_utf8(output.stdout).ok()) else { return false };
-        match self.engine {
-            Engine::Docker => said.trim() == image.config.digest.to_string(),
-            Engine::Podman => {
-                said.starts_with(&image.config.digest.to_string())
-                    && said.contains(&archive.digest.to_string())
-            }
-            Engine::Containerd { .. } => archive.names.iter().all(|name| {
-                said.lines().any(|line| {
-                    let mut words = line.split_whitespace();
-                    words.next() == Some(name)
-                        && words.nth(1) == Some(&archive.digest.to_string())
-                        && words.next() == Some("complete")
-                        && words.next_back() == Some("true")
+            Engine::Containerd { .. } => {
+                let filters = archive.names.iter().map(|name| format!("name==\"{name}\""));
+                stdout_of(command.args(["images", "check"]).args(filters)).is_some_and(|table| {
+                    let is_complete =
+                        |name: &String| table.lines().any(|line| is_complete_row(line, name, &root));
+                    archive.names.iter().all(is_complete)
                 })
-            }),
+            }
         }
     }
 
-    /// Hands the archive of `image` to the engine; `written` is told after each piece how many bytes it had.
+    /// Loads the archive of `image`, and passes the size of each write to `progress`.
     pub(crate) fn load(
         &self,
         image: &SiteImage,
         archive: &Archive,
-        written: &dyn Fn(u64),
+        progress: &dyn Fn(u64),
     ) -> Result<(), EngineError> {
         let mut command = self.engine.command();
         match self.engine {
             Engine::Docker | Engine::Podman => command.args(["load", "--quiet"]),
             Engine::Containerd { .. } => {
                 command.args(["images", "import"]);
-                // By default it wants what this machine can run as well, such as linux/386.
+                // By default, ctr also requires compatible platforms, such as linux/386.
                 if archive.has_index {
                     command.args(["--platform", &Platform::host().to_string()]);
                 }
                 command.arg("-")
             }
         };
-        let mut handed = Ok(());
-        let finished = run(&mut command, |mut stdin| handed = archive.write(&mut stdin, written));
-        let Finished { status, said, .. } = finished.map_err(|error| self.engine.not_started(error))?;
+        let mut written = Ok(());
+        let output = run(&mut command, |mut stdin| written = archive.write(&mut stdin, progress));
+        let Output { status, stderr, .. } = output.map_err(|error| self.engine.start_error(error))?;
         let reference = image.reference.to_string();
-        match handed {
+        match written {
             Err(ArchiveError::Blob(source)) => Err(SiteImageError::Blob { reference, source }.into()),
             Ok(()) if status.success() => Ok(()),
-            // Where writing has failed the engine has gone before it had all, whatever it calls that.
+            // If a write failed, the client stopped reading early: a failure whatever its exit status.
             Ok(()) | Err(ArchiveError::Output(_)) => Err(EngineError::Refused {
                 engine: self.engine.name(),
                 client: self.engine.client(),
                 image: reference,
                 status,
-                said,
+                stderr,
                 hint: match self.engine {
-                    Engine::Docker if image.has_zstd() => {
-                        ", which has layers in zstd: Docker 23 is the first to know them"
-                    }
+                    Engine::Docker if image.has_zstd() => ": its zstd layers require Docker 23 or later",
                     _ => "",
                 },
             }),
@@ -217,43 +202,60 @@ impl Ready {
     }
 }
 
-/// How a client has ended and what it has said.
-struct Finished {
-    status: ExitStatus,
-    out: String,
-    /// Its complaints, on one line.
-    said: String,
+/// Returns the stdout of a client that succeeded.
+fn stdout_of(command: &mut Command) -> Option<String> {
+    let output = command.stdin(Stdio::null()).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
 }
 
-/// Runs a client to its end. `feed` gets its stdin, which must be gone when it returns.
-fn run(command: &mut Command, feed: impl FnOnce(ChildStdin)) -> io::Result<Finished> {
+/// True if `line` of `ctr images check` shows the image `name` with the digest `root`, complete and unpacked.
+/// The columns are REF, TYPE, DIGEST, STATUS, SIZE, UNPACKED.
+fn is_complete_row(line: &str, name: &str, root: &str) -> bool {
+    let mut columns = line.split_whitespace();
+    columns.next() == Some(name)
+        && columns.nth(1) == Some(root)
+        && columns.next() == Some("complete")
+        && columns.next_back() == Some("true")
+}
+
+/// The result of a client.
+struct Output {
+    status: ExitStatus,
+    stdout: String,
+    /// One line, without warnings.
+    stderr: String,
+}
+
+/// Runs a client to its end. `feed` writes its stdin, and must close it.
+fn run(command: &mut Command, feed: impl FnOnce(ChildStdin)) -> io::Result<Output> {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn()?;
-    let (Some(stdin), Some(out), Some(err)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    let (Some(stdin), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         unreachable!("all three are pipes; please report")
     };
     thread::scope(|scope| {
-        // While it reads it may say more than a pipe holds.
-        let (out, err) = (scope.spawn(|| tail(out)), scope.spawn(|| tail(err)));
+        // While the client reads stdin, it can write more than a pipe buffers.
+        let (stdout, stderr) = (scope.spawn(|| tail(stdout)), scope.spawn(|| tail(stderr)));
         feed(stdin);
         let status = child.wait()?;
-        let said = |reader: thread::ScopedJoinHandle<String>| reader.join().expect("reading does not panic");
-        Ok(Finished { status, out: said(out), said: one_line(&said(err)) })
+        let text = |reader: thread::ScopedJoinHandle<String>| reader.join().expect("reading does not panic");
+        Ok(Output { status, stdout: text(stdout), stderr: one_line(&text(stderr)) })
     })
 }
 
-/// The end of what there is to read.
+/// Reads to the end, and returns the last [`OUTPUT_LIMIT`] bytes.
 fn tail(mut reader: impl Read) -> String {
-    let (mut end, mut piece) = (Vec::new(), [0; 4 << 10]);
-    while let Ok(len @ 1..) = reader.read(&mut piece) {
-        end.extend_from_slice(&piece[..len]);
-        end.drain(..end.len().saturating_sub(SAID));
+    let (mut end, mut chunk) = (Vec::new(), [0; 4 << 10]);
+    while let Ok(len @ 1..) = reader.read(&mut chunk) {
+        end.extend_from_slice(&chunk[..len]);
+        end.drain(..end.len().saturating_sub(OUTPUT_LIMIT));
     }
     String::from_utf8_lossy(&end).into_owned()
 }
 
-/// Lines of a complaint as one, without warnings of no matter.
+/// Joins lines, without empty lines and warnings.
 fn one_line(text: &str) -> String {
     let lines =
         text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.contains("level=warning"));
@@ -265,12 +267,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_a_client_says_the_end_is_kept_on_one_line() {
+    fn the_end_of_a_clients_stderr_is_kept_on_one_line() {
         let script = "yes chatter | head -n 20000; yes chatter | head -n 20000 >&2; \
             echo 'time=x level=warning msg=old' >&2; echo 'Error: no' >&2; echo ' * why' >&2; exit 3";
-        let finished = run(Command::new("sh").args(["-c", script]), drop).unwrap();
-        assert_eq!(finished.status.code(), Some(3));
-        assert!(finished.said.ends_with("chatter; Error: no; * why"), "{}", finished.said);
-        assert!(finished.said.len() < 2 * SAID);
+        let output = run(Command::new("sh").args(["-c", script]), drop).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert!(output.stderr.ends_with("chatter; Error: no; * why"), "{}", output.stderr);
+        assert!(output.stderr.len() < 2 * OUTPUT_LIMIT);
     }
 }

@@ -1,75 +1,63 @@
-//! Which image of a site somebody means who types a name.
+//! Looks up an image of a site by the name that a user types.
 
 use std::fmt::Write as _;
 
 use crate::oci::reference::Reference;
 use crate::site::record::{Record, RecordedImage};
 
-/// How many candidates an error names.
+/// Maximum number of candidates in an error.
 const CANDIDATES: usize = 8;
 
-/// Why a name stands for no image.
+/// The reason why a name does not select an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
-    /// No image has it.
-    #[error("no image of this site is `{name}`{}", or_else(similar))]
+    /// No image matches.
+    #[error("the site has no image `{name}`: {}", suggestion(similar))]
     Missing {
-        /// The name.
         name: String,
-        /// Images that may have been meant.
+        /// Images with the same last path component.
         similar: Vec<String>,
     },
-    /// Several images have it.
-    #[error("`{name}` may be {}: write it out", list(candidates))]
-    Ambiguous {
-        /// The name.
-        name: String,
-        /// The images.
-        candidates: Vec<String>,
-    },
+    /// Several images match.
+    #[error("ambiguous image name `{name}`: it matches {}; use the full reference", list(candidates))]
+    Ambiguous { name: String, candidates: Vec<String> },
 }
 
 impl Record {
-    /// The image that `name` stands for: its reference, with tag or digest or both; the same as docker's users write
-    /// it (`nginx:1.25` is `docker.io/library/nginx:1.25`); or its end from any `/` on, if no other image ends so.
+    /// Returns the image that `name` selects. In order of precedence, `name` is a full reference (with tag,
+    /// digest or both), a short name as docker accepts it (`nginx:1.25` is `docker.io/library/nginx:1.25`),
+    /// or the end of a reference after any `/`.
     pub fn find(&self, name: &str) -> Result<&RecordedImage, FindError> {
-        let written = |prefix: &str| {
-            let wanted = format!("{prefix}{name}");
-            self.with_name(move |full| full == wanted)
-        };
+        let full = ["", "docker.io/", "docker.io/library/"].map(|prefix| format!("{prefix}{name}"));
         let end = format!("/{name}");
-        let mut found = written("");
-        for prefix in ["docker.io/", "docker.io/library/"] {
-            if found.is_empty() {
-                found = written(prefix);
-            }
-        }
-        if found.is_empty() {
-            found = self.with_name(|full| full.ends_with(&end));
-        }
-        match found[..] {
+        let matches = full
+            .iter()
+            .map(|full| self.with_name(|candidate| candidate == full))
+            .find(|images| !images.is_empty())
+            .unwrap_or_else(|| self.with_name(|candidate| candidate.ends_with(&end)));
+        match matches[..] {
             [image] => Ok(image),
             [] => Err(FindError::Missing { name: name.to_owned(), similar: self.similar(name) }),
             _ => {
-                let candidates = found.into_iter().map(|image| candidate(image, self)).collect();
+                let candidates = matches.into_iter().map(|image| unambiguous_name(image, self)).collect();
                 Err(FindError::Ambiguous { name: name.to_owned(), candidates })
             }
         }
     }
 
-    fn with_name(&self, is_it: impl Fn(&str) -> bool) -> Vec<&RecordedImage> {
-        self.images.iter().filter(|image| names(image).iter().any(|name| is_it(name))).collect()
+    fn with_name(&self, is_match: impl Fn(&str) -> bool) -> Vec<&RecordedImage> {
+        self.images.iter().filter(|image| names(image).iter().any(|name| is_match(name))).collect()
     }
 
-    /// Images whose repository ends in the same word, whatever their tags are.
+    /// Returns the images with the same last path component, with any tag.
     fn similar(&self, name: &str) -> Vec<String> {
-        let word = last_word(name);
+        let component = last_component(name);
         let images = self.images.iter().map(|image| image.reference.as_str());
-        images.filter(|reference| last_word(reference) == word).map(str::to_owned).collect()
+        images.filter(|reference| last_component(reference) == component).map(str::to_owned).collect()
     }
 }
 
-/// All ways to write the name of an image in full.
+/// Returns all full references of an image.
 fn names(image: &RecordedImage) -> Vec<String> {
     let mut names = vec![image.reference.clone()];
     if let (Ok(reference), Some(digest)) = (image.reference.parse::<Reference>(), image.digest()) {
@@ -83,8 +71,8 @@ fn names(image: &RecordedImage) -> Vec<String> {
     names
 }
 
-/// How an image is written so that no other one is meant: two bundles may have brought two images of one reference.
-fn candidate(image: &RecordedImage, record: &Record) -> String {
+/// Returns a reference that matches only this image. Two bundles can bring two images with one reference.
+fn unambiguous_name(image: &RecordedImage, record: &Record) -> String {
     let same = record.images.iter().filter(|other| other.reference == image.reference).count();
     match image.digest() {
         Some(digest) if same > 1 => format!("{}@{digest}", image.reference),
@@ -92,34 +80,31 @@ fn candidate(image: &RecordedImage, record: &Record) -> String {
     }
 }
 
-fn last_word(name: &str) -> &str {
+fn last_component(name: &str) -> &str {
     let name = name.split('@').next().unwrap_or(name);
     let name = name.rsplit('/').next().unwrap_or(name);
     name.split(':').next().unwrap_or(name)
 }
 
-fn or_else(similar: &[String]) -> String {
+fn suggestion(similar: &[String]) -> String {
     match similar {
-        [] => ": `unbundle images SITE` lists what there is".to_owned(),
-        _ => format!(": there is {}", list(similar)),
+        [] => "run `unbundle images SITE` to list the images".to_owned(),
+        _ => format!("did you mean {}?", list(similar)),
     }
 }
 
 fn list(names: &[String]) -> String {
     let mut text = String::new();
     for (number, name) in names.iter().take(CANDIDATES).enumerate() {
-        let last = number + 1 == names.len();
-        let comma = if number == 0 {
-            ""
-        } else if last {
-            " or "
-        } else {
-            ", "
+        let separator = match number {
+            0 => "",
+            _ if number + 1 == names.len() => " or ",
+            _ => ", ",
         };
-        let _ = write!(text, "{comma}`{name}`");
+        let _ = write!(text, "{separator}`{name}`");
     }
     if names.len() > CANDIDATES {
-        let _ = write!(text, ", or one of {} more", names.len() - CANDIDATES);
+        let _ = write!(text, ", or {} more", names.len() - CANDIDATES);
     }
     text
 }
@@ -152,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_a_reference_or_what_docker_users_write_or_an_end_that_only_one_image_has() {
+    fn a_name_is_a_full_reference_or_a_docker_short_name_or_an_unambiguous_end() {
         let both = format!("quay.io/cilium/cilium:v1.15@{}", Digest::of(b""));
         let record = record(&[
             "docker.io/library/nginx:1.25",
@@ -164,7 +149,7 @@ mod tests {
         let digest = record.images[0].digest().unwrap();
         for (name, reference) in [
             ("docker.io/library/nginx:1.25", "docker.io/library/nginx:1.25"),
-            // Docker's meaning comes before that of an end.
+            // Docker's short name takes precedence over the end of a reference.
             ("nginx:1.25", "docker.io/library/nginx:1.25"),
             ("library/nginx:1.25", "docker.io/library/nginx:1.25"),
             ("nginx:1.26", "quay.io/mirror/nginx:1.26"),
@@ -182,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_no_image_or_of_several_is_an_error_that_lists_what_may_be_meant() {
+    fn a_name_of_no_image_or_of_several_is_an_error_that_lists_candidates() {
         let many: Vec<_> = (0..10).map(|number| format!("quay.io/p{number}/many:1")).collect();
         let mut references = vec!["quay.io/a/app:1", "ghcr.io/b/app:1", "quay.io/x:1"];
         references.extend(many.iter().map(String::as_str));
@@ -191,26 +176,34 @@ mod tests {
         record.images.last_mut().unwrap().manifests[0].digest = Digest::of(b"other");
         let [first, second] = [Digest::of(b"quay.io/x:1"), Digest::of(b"other")];
         for (name, message) in [
-            ("app:1", "`app:1` may be `quay.io/a/app:1` or `ghcr.io/b/app:1`: write it out".to_owned()),
+            (
+                "app:1",
+                "ambiguous image name `app:1`: it matches `quay.io/a/app:1` or `ghcr.io/b/app:1`; use the full \
+                 reference"
+                    .to_owned(),
+            ),
             (
                 "app:2",
-                "no image of this site is `app:2`: there is `quay.io/a/app:1` or `ghcr.io/b/app:1`"
+                "the site has no image `app:2`: did you mean `quay.io/a/app:1` or `ghcr.io/b/app:1`?"
                     .to_owned(),
             ),
             (
                 "pp:1",
-                "no image of this site is `pp:1`: `unbundle images SITE` lists what there is".to_owned(),
+                "the site has no image `pp:1`: run `unbundle images SITE` to list the images".to_owned(),
             ),
-            ("", "no image of this site is ``: `unbundle images SITE` lists what there is".to_owned()),
+            ("", "the site has no image ``: run `unbundle images SITE` to list the images".to_owned()),
             (
                 "quay.io/x:1",
-                format!("`quay.io/x:1` may be `quay.io/x:1@{first}` or `quay.io/x:1@{second}`: write it out"),
+                format!(
+                    "ambiguous image name `quay.io/x:1`: it matches `quay.io/x:1@{first}` or `quay.io/x:1@{second}`; \
+                     use the full reference"
+                ),
             ),
         ] {
             assert_eq!(record.find(name).unwrap_err().to_string(), message);
         }
         let many = record.find("many:1").unwrap_err().to_string();
-        assert!(many.ends_with("`quay.io/p7/many:1`, or one of 2 more: write it out"), "{many}");
+        assert!(many.ends_with("`quay.io/p7/many:1`, or 2 more; use the full reference"), "{many}");
         assert!(record.find(&format!("quay.io/x:1@{second}")).is_ok());
     }
 }

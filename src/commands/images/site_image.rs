@@ -1,4 +1,4 @@
-//! [`SiteImage`]: an image of a site for one platform, as its manifests in the storage of the registry tell.
+//! [`SiteImage`]: an image of a site for one platform, read from its manifests in the registry storage.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,108 +11,85 @@ use crate::oci::reference::Reference;
 use crate::site::record::RecordedImage;
 use crate::site::storage::blob_path;
 
-/// What the layers of a container image are, whatever they are compressed with.
-const LAYERS: [&str; 2] = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
-/// What its config is.
-const CONFIGS: [&str; 2] =
+/// Media type prefixes of container image layers, with any compression.
+const LAYER_TYPES: [&str; 2] = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
+/// Media types of container image configs.
+const CONFIG_TYPES: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 /// An image of a site for one platform.
 #[derive(Debug)]
 pub(crate) struct SiteImage {
-    /// How the list named it.
+    /// The reference in the list of images.
     pub reference: Reference,
-    /// Its config.
     pub config: Descriptor,
-    /// Its layers, in order; one blob may stand here twice.
+    /// The layers, in order; a blob can occur twice.
     pub layers: Vec<Descriptor>,
-    /// The manifest that the reference means, if that is an index.
+    /// The index that the reference points to. `None`: it points to the manifest.
     pub index: Option<SiteDocument>,
     /// The manifest of this platform.
     pub manifest: SiteDocument,
-    /// Whether who gets the index, and of its images this one, finds there what a machine like this one asks for.
-    pub index_suffices: bool,
+    /// True if every consumer on this host that gets the index chooses this image from it.
+    pub is_index_unambiguous: bool,
 }
 
-/// A manifest or an index, with its bytes.
+/// A manifest or an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SiteDocument {
-    /// Its media type.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
-    /// Its bytes.
     pub bytes: Vec<u8>,
 }
 
-/// Why there is no such image.
+/// The reason why an image cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SiteImageError {
-    /// It is something else than a container image.
-    #[error("`{reference}` is no container image but an artifact (`{media_type}`), which no engine can load")]
+    /// An artifact, not a container image.
+    #[error(
+        "cannot load `{reference}`: unsupported media type `{media_type}` (an OCI artifact, not a container image)"
+    )]
     Artifact {
-        /// Its reference.
         reference: String,
-        /// What it says that it is.
+        /// The media type of the config or layer that no engine supports.
         media_type: String,
     },
-    /// It is for other platforms.
-    #[error("`{reference}` is not here for {wanted}, only for {}: choose with `--platform`", present.join(", "))]
-    Platform {
-        /// Its reference.
-        reference: String,
-        /// The platform that was asked for.
-        wanted: Platform,
-        /// Those that there are.
-        present: Vec<String>,
-    },
-    /// It has a digest for a name, and that is not the digest of what would be loaded.
-    #[error("`{reference}` has no tag, and {reason}: give it a tag in the list of images")]
-    NoTag {
-        /// Its reference.
-        reference: String,
-        /// Why its digest is no name for it.
-        reason: String,
-    },
-    /// A blob of it is damaged.
-    #[error("`{reference}`")]
+    /// The site does not have the platform.
+    #[error(
+        "`{reference}` is not available for {requested}, only for {}: use `--platform`", available.join(", ")
+    )]
+    Platform { reference: String, requested: Platform, available: Vec<String> },
+    /// The reference has only a digest, and the consumer cannot use that as a name.
+    #[error("cannot load `{reference}` without a tag: {reason}; add a tag in the list of images")]
+    NoTag { reference: String, reason: &'static str },
+    /// A blob is corrupt or missing.
+    #[error("cannot load `{reference}`")]
     Blob {
-        /// Its reference.
         reference: String,
-        /// The blob.
         #[source]
         source: BlobError,
     },
-    /// The record, or a manifest, says what no `unpack` has written.
-    #[error("`{reference}` cannot be read: run `unbundle unpack` again")]
+    /// A manifest does not parse.
+    #[error("cannot read the manifest of `{reference}` (re-run `unbundle unpack`)")]
     Manifest {
-        /// Its reference.
         reference: String,
-        /// What is wrong.
         #[source]
         source: ManifestError,
     },
-    /// The record has a reference that is none.
-    #[error("the site's record names an image `{0}`, which is no reference: run `unbundle unpack` again")]
+    /// A reference in the record does not parse.
+    #[error("invalid image reference `{0}` in the record of the site: re-run `unbundle unpack`")]
     Reference(String),
 }
 
-/// A blob in the storage that is not as its digest says.
+/// A blob of the registry storage that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// It has other bytes, more, or fewer.
-    #[error("the blob {} of the site is damaged: `unbundle unpack` repairs it", path.display())]
-    Damaged {
-        /// Where it is.
-        path: PathBuf,
-    },
-    /// It is not there.
-    #[error("the blob {} of the site is missing: `unbundle unpack` brings it back", path.display())]
-    Missing {
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// The file system does not give it.
+    /// The content does not match the digest or the size.
+    #[error("blob `{}` is corrupt: run `unbundle unpack` to repair it", path.display())]
+    Corrupt { path: PathBuf },
+    /// No such file.
+    #[error("blob `{}` is missing: run `unbundle unpack` to restore it", path.display())]
+    Missing { path: PathBuf },
+    /// Another local I/O error.
     #[error(transparent)]
     Fs(FsError),
 }
@@ -121,143 +98,167 @@ impl From<FsError> for BlobError {
     fn from(error: FsError) -> Self {
         match error.source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing { path: error.path },
-            io::ErrorKind::FileTooLarge => Self::Damaged { path: error.path },
+            io::ErrorKind::FileTooLarge => Self::Corrupt { path: error.path },
             _ => Self::Fs(error),
         }
     }
 }
 
 impl SiteImageError {
-    /// Whether the image is whole and it is only that no engine, or not this one, can take it.
+    /// True if the image is intact, but the engine or every engine cannot load it.
     #[must_use]
-    pub fn is_unfit(&self) -> bool {
+    pub fn is_unsuitable(&self) -> bool {
         matches!(self, Self::Artifact { .. } | Self::Platform { .. } | Self::NoTag { .. })
     }
 }
 
 impl SiteImage {
-    /// Reads the manifests of `recorded` in the registry's storage at `storage`, and chooses the image for
+    /// Reads the manifests of `recorded` in the registry storage at `storage`, and chooses the image for
     /// `platform`.
     pub(crate) fn open(
         recorded: &RecordedImage,
         storage: &Path,
         platform: &Platform,
     ) -> Result<Self, SiteImageError> {
-        let reference = &recorded.reference;
+        let reference = recorded.reference.clone();
         let parsed = reference.parse().map_err(|_| SiteImageError::Reference(reference.clone()))?;
-        let found = RegistryStorage(storage).choose(recorded, platform).map_err(|error| match error {
-            StorageProblem::Blob(source) => SiteImageError::Blob { reference: reference.clone(), source },
-            StorageProblem::Manifest(source) => {
-                SiteImageError::Manifest { reference: reference.clone(), source }
+        let candidate = match RegistryStorage(storage).choose(recorded, platform) {
+            Ok(Some(candidate)) => candidate,
+            Ok(None) => {
+                let (requested, available) = (platform.clone(), recorded.platforms.clone());
+                return Err(SiteImageError::Platform { reference, requested, available });
             }
-        })?;
-        let Some(Choice { mut documents, config, layers, index_suffices, .. }) = found else {
-            let (wanted, present) = (platform.clone(), recorded.platforms.clone());
-            return Err(SiteImageError::Platform { reference: reference.clone(), wanted, present });
+            Err(StorageError::Blob(source)) => return Err(SiteImageError::Blob { reference, source }),
+            Err(StorageError::Manifest(source)) => {
+                return Err(SiteImageError::Manifest { reference, source });
+            }
         };
-        if let Some(media_type) = not_of_an_image(&config, &layers) {
+        let Candidate { mut documents, config, layers, .. } = candidate;
+        if let Some(media_type) = unsupported_type(&config, &layers) {
             let media_type = media_type.to_owned();
-            return Err(SiteImageError::Artifact { reference: reference.clone(), media_type });
+            return Err(SiteImageError::Artifact { reference, media_type });
         }
-        let manifest = documents.pop().expect("a choice ends in a manifest; please report");
+        let is_index_unambiguous = is_unambiguous(&documents, platform)
+            .map_err(|source| SiteImageError::Manifest { reference, source })?;
+        let manifest = documents.pop().expect("a candidate ends in a manifest; please report");
         let index = (!documents.is_empty()).then(|| documents.swap_remove(0));
-        Ok(Self { reference: parsed, config, layers, index, manifest, index_suffices })
+        Ok(Self { reference: parsed, config, layers, index, manifest, is_index_unambiguous })
     }
 
-    /// The digest that the reference means.
+    /// Returns the digest that the reference points to.
     #[must_use]
     pub(crate) fn digest(&self) -> Digest {
         self.index.as_ref().unwrap_or(&self.manifest).digest
     }
 
-    /// Whether it has layers that are compressed with zstd.
+    /// True if a layer is zstd-compressed.
     #[must_use]
     pub(crate) fn has_zstd(&self) -> bool {
         self.layers.iter().any(|layer| layer.media_type.ends_with("zstd"))
     }
 }
 
-/// The media type that shows that this is no container image.
-fn not_of_an_image<'a>(config: &'a Descriptor, layers: &'a [Descriptor]) -> Option<&'a str> {
-    let is_layer = |layer: &&Descriptor| !LAYERS.iter().any(|kind| layer.media_type.starts_with(kind));
-    if !CONFIGS.contains(&config.media_type.as_str()) {
+/// Returns the first media type that a container image cannot have.
+fn unsupported_type<'a>(config: &'a Descriptor, layers: &'a [Descriptor]) -> Option<&'a str> {
+    if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
         return Some(&config.media_type);
     }
-    layers.iter().find(is_layer).map(|layer| layer.media_type.as_str())
+    let mut types = layers.iter().map(|layer| layer.media_type.as_str());
+    types.find(|media_type| !LAYER_TYPES.iter().any(|prefix| media_type.starts_with(prefix)))
 }
 
-/// A path from the manifest that a reference means to that of an image.
-struct Choice {
+/// True if every client on this host that gets the index chooses the candidate's image. The index must
+/// contain the manifest directly, and no other image for the platform of this host. An entry without a
+/// platform matches every client.
+fn is_unambiguous(documents: &[SiteDocument], requested: &Platform) -> Result<bool, ManifestError> {
+    let host = Platform::host();
+    let [index, manifest] = documents else { return Ok(false) };
+    let Manifest::Index(children) = parse(index)? else { return Ok(false) };
+    let matching = children.iter().filter(|child| {
+        child.platform.as_ref().is_none_or(|platform| platform.is_same(&host))
+            || child.digest == manifest.digest
+    });
+    Ok(requested.is_same(&host) && matching.count() == 1)
+}
+
+/// An image of a reference.
+struct Candidate {
+    /// The path from the document that the reference points to, to the manifest of the image.
     documents: Vec<SiteDocument>,
     config: Descriptor,
     layers: Vec<Descriptor>,
-    /// The platform that it is for, if something says so.
+    /// The platform, from the index or the config. `None`: unknown.
     platform: Option<Platform>,
-    index_suffices: bool,
 }
 
-enum StorageProblem {
+enum StorageError {
     Blob(BlobError),
     Manifest(ManifestError),
 }
 
-impl From<BlobError> for StorageProblem {
+impl From<BlobError> for StorageError {
     fn from(error: BlobError) -> Self {
         Self::Blob(error)
     }
 }
 
-impl From<ManifestError> for StorageProblem {
+impl From<ManifestError> for StorageError {
     fn from(error: ManifestError) -> Self {
         Self::Manifest(error)
     }
 }
 
-/// The root of a registry's storage.
+/// The root directory of a registry storage.
 struct RegistryStorage<'a>(&'a Path);
 
 impl RegistryStorage<'_> {
-    fn choose(&self, recorded: &RecordedImage, wanted: &Platform) -> Result<Option<Choice>, StorageProblem> {
+    /// Returns the image for `platform`: an exact match if possible, else a compatible one.
+    fn choose(
+        &self,
+        recorded: &RecordedImage,
+        platform: &Platform,
+    ) -> Result<Option<Candidate>, StorageError> {
         let Some(root) = recorded.manifests.first() else { return Ok(None) };
         let root = self.document(root.digest, &root.media_type)?;
-        let mut choices = Vec::new();
-        let is_here = |digest| recorded.manifests.iter().any(|here| here.digest == digest);
-        self.collect(vec![root], None, &is_here, &mut choices)?;
-        // The very platform first, and then what is near to it.
-        let exact = |choice: &Choice| choice.platform.as_ref().is_some_and(|found| found.is_same(wanted));
-        let near = |choice: &Choice| match &choice.platform {
-            Some(platform) => wanted.selects(platform),
-            // It is for all platforms or it is no image, which will show.
-            None => choice.documents.len() == 1,
+        let is_present = |digest| recorded.manifests.iter().any(|manifest| manifest.digest == digest);
+        let mut candidates = Vec::new();
+        self.collect(vec![root], None, &is_present, &mut candidates)?;
+        let is_exact =
+            |candidate: &Candidate| candidate.platform.as_ref().is_some_and(|it| it.is_same(platform));
+        let is_compatible = |candidate: &Candidate| match &candidate.platform {
+            Some(other) => platform.selects(other),
+            // An image for any platform, or an artifact, which the caller rejects.
+            None => candidate.documents.len() == 1,
         };
-        let number = choices.iter().position(exact).or_else(|| choices.iter().position(near));
-        let mut choice = number.map(|number| choices.swap_remove(number));
-        if let Some(choice) = &mut choice {
-            choice.index_suffices = suffices(choice, wanted)?;
-        }
-        Ok(choice)
+        let number =
+            candidates.iter().position(is_exact).or_else(|| candidates.iter().position(is_compatible));
+        Ok(number.map(|number| candidates.swap_remove(number)))
     }
 
-    /// Adds all images that the last of `documents` leads to; `platform` is what the one before it says of it.
+    /// Adds all images below the last of `documents`. `platform` is the platform of that document in its
+    /// index.
     fn collect(
         &self,
         documents: Vec<SiteDocument>,
         platform: Option<&Platform>,
-        is_here: &dyn Fn(Digest) -> bool,
-        found: &mut Vec<Choice>,
-    ) -> Result<(), StorageProblem> {
-        match parse(documents.last())? {
+        is_present: &dyn Fn(Digest) -> bool,
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<(), StorageError> {
+        match parse(documents.last().expect("a path begins with a document; please report"))? {
             Manifest::Image { config, layers } => {
-                let platform =
-                    platform.cloned().map_or_else(|| self.platform_of(&config), |it| Ok(Some(it)))?;
-                found.push(Choice { documents, config, layers, platform, index_suffices: false });
+                let platform = match platform {
+                    Some(platform) => Some(platform.clone()),
+                    None => self.platform_of(&config)?,
+                };
+                candidates.push(Candidate { documents, config, layers, platform });
             }
             Manifest::Index(children) => {
-                let images = children.iter().filter(|child| child.attests.is_none() && is_here(child.digest));
+                let images =
+                    children.iter().filter(|child| child.attests.is_none() && is_present(child.digest));
                 for child in images {
                     let mut documents = documents.clone();
                     documents.push(self.document(child.digest, &child.media_type)?);
-                    self.collect(documents, child.platform.as_ref(), is_here, found)?;
+                    self.collect(documents, child.platform.as_ref(), is_present, candidates)?;
                 }
             }
         }
@@ -265,7 +266,7 @@ impl RegistryStorage<'_> {
     }
 
     fn platform_of(&self, config: &Descriptor) -> Result<Option<Platform>, BlobError> {
-        if !CONFIGS.contains(&config.media_type.as_str()) || config.size > MANIFEST_LIMIT {
+        if !CONFIG_TYPES.contains(&config.media_type.as_str()) || config.size > MANIFEST_LIMIT {
             return Ok(None);
         }
         Ok(config_platform(&config.media_type, &self.read(config.digest)?))
@@ -278,23 +279,10 @@ impl RegistryStorage<'_> {
     fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let path = self.0.join(blob_path(digest));
         let bytes = fs::read(&path, MANIFEST_LIMIT)?;
-        if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(BlobError::Damaged { path }) }
+        if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(BlobError::Corrupt { path }) }
     }
 }
 
-fn parse(document: Option<&SiteDocument>) -> Result<Manifest, ManifestError> {
-    let document = document.expect("a path begins with a document; please report");
+fn parse(document: &SiteDocument) -> Result<Manifest, ManifestError> {
     Manifest::parse(&document.media_type, &document.bytes)
-}
-
-/// Whether a client on this machine that is given the index and this image takes exactly this one of it: it must be
-/// for this machine, stand right in the index, and be alone in what the index has for it. What says nothing of a
-/// platform is taken by everybody.
-fn suffices(choice: &Choice, wanted: &Platform) -> Result<bool, ManifestError> {
-    let (host, chosen) = (Platform::host(), choice.documents.last().map(|document| document.digest));
-    let Manifest::Index(children) = parse(choice.documents.first())? else { return Ok(false) };
-    let candidates = children.iter().filter(|child| {
-        child.platform.as_ref().is_none_or(|platform| platform.is_same(&host)) || Some(child.digest) == chosen
-    });
-    Ok(choice.documents.len() == 2 && wanted.is_same(&host) && candidates.count() == 1)
 }
