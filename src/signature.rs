@@ -23,7 +23,8 @@ const ALGORITHM_LEN: usize = 2;
 
 /// The number that a key has, and that its signatures bear, as minisign prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyId([u8; 8]);
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct KeyId(#[cfg_attr(test, schemars(with = "String"))] [u8; 8]);
 
 impl KeyId {
     /// The one in a line of base64 that begins with an algorithm.
@@ -127,6 +128,7 @@ pub struct Trust {
 
 /// Who has signed a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Signed {
     /// The key that it is said to be.
     pub key: KeyId,

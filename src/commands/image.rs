@@ -67,6 +67,7 @@ pub(crate) struct ImageOptions {
 
 /// What was built.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ImageSummary {
     /// What it is called.
@@ -88,6 +89,7 @@ pub(crate) struct ImageSummary {
     /// The size of the archive in bytes.
     pub size: u64,
     /// How long it took.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }

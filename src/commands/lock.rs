@@ -138,6 +138,7 @@ fn end(queue: &Queue<'_>, task: usize) -> Result<(Digest, u64), Box<queue::Faile
 
 /// What is not what it was when it was locked.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Moved {
     /// The URL or reference.
@@ -150,6 +151,7 @@ pub(crate) struct Moved {
 
 /// What is there now.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Now {
     /// Something else.

@@ -97,6 +97,7 @@ pub(crate) enum Missing {
 
 /// What was packed.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PackSummary {
     /// The digest of `index.json`.
@@ -125,18 +126,21 @@ pub(crate) struct PackSummary {
     /// The size of the bundle in bytes.
     pub bundle_size: u64,
     /// How long it took.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
     /// The volumes; none for one file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<PackedVolume>,
     /// Why images and files are missing that the lists name.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     #[serde(serialize_with = "as_texts")]
     pub missing: Vec<FetchError>,
 }
 
 /// A volume that was packed.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PackedVolume {
     /// Where it is, or was before it was taken.
     pub path: PathBuf,

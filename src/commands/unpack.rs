@@ -48,6 +48,7 @@ pub const GUIDE_TEXT: &str = include_str!("../../docs/site.md");
 
 /// What a run has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UnpackSummary {
     /// How many files of the bundle are on the site now.
@@ -72,12 +73,14 @@ pub struct UnpackSummary {
     #[serde(rename = "mended", skip_serializing_if = "Vec::is_empty")]
     pub repaired_frames: Vec<Position>,
     /// How long it took.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }
 
 /// Files and images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counts {
     /// How many files.
     pub files: usize,
@@ -87,6 +90,7 @@ pub struct Counts {
 
 /// An image or a file that is not on the site because something of it cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeftOut {
     /// Its reference, or its path.
     pub name: String,

@@ -20,6 +20,7 @@ use crate::signature::Signed;
 
 /// What a bundle is like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// The digest of `index.json`.
@@ -49,6 +50,7 @@ pub struct Verdict {
 
 /// How a volume is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeState {
     /// What it is called.
@@ -64,6 +66,7 @@ pub struct VolumeState {
 
 /// Something in a bundle that is damaged or missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Damage {
     /// The entry: `blobs/sha256/…`.

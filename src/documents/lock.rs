@@ -235,6 +235,7 @@ impl Lock {
 
 /// What is different between two locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Diff {
     /// Files, by URL.
@@ -251,6 +252,7 @@ pub(crate) struct Diff {
 
 /// A file or image that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Change {
     /// Its URL or reference.

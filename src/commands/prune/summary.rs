@@ -8,6 +8,7 @@ use crate::base::units::as_seconds;
 
 /// What has gone, or would go.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PruneSummary {
     /// Whether it has; otherwise it would.
@@ -25,6 +26,7 @@ pub(crate) struct PruneSummary {
     /// The bytes of the files.
     pub file_bytes: u64,
     /// How long it took.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }

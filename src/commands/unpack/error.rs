@@ -13,6 +13,7 @@ use crate::site::storage::NamesError;
 
 /// A blob that a site should have and has not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MissingBlob {
     /// Its digest.
