@@ -47,13 +47,14 @@ use crate::cli::exit::{Code, Failure};
 pub(crate) fn run(verb: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCode {
     // Servers with other user IDs must be able to read what is written, whatever the shell's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails later.
+    // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails
+    // later.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, ..files };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
     let code = verb().unwrap_or_else(|failure| {
-        // One write, so that lines of other processes do not get in between. If stderr is closed or its disk is full,
-        // the exit code remains.
+        // One write, so that lines of other processes do not get in between. If stderr is closed or its disk
+        // is full, the exit code remains.
         let _ = io::stderr().write_all(failure.to_string().as_bytes());
         failure.code
     });

@@ -11,8 +11,8 @@ use crate::commands::cat::{CatError, Output, cat};
 
 /// Write one file, manifest or blob of a bundle to stdout
 ///
-/// If the bundle is a file or volumes, only the frames of this object are read. On stdout, the last bytes are held back
-/// until the digest is verified; on a digest mismatch the exit code is 7.
+/// If the bundle is a file or volumes, only the frames of this object are read. On stdout, the last bytes are
+/// held back until the digest is verified; on a digest mismatch the exit code is 7.
 #[derive(Debug, Args)]
 pub(crate) struct Cat {
     /// Bundle file, first volume, directories with volumes, or - for stdin

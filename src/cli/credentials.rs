@@ -19,7 +19,9 @@ const PASSWORD_LIMIT: u64 = 64 << 10;
 /// The registry credentials of the command line.
 #[derive(Debug, Default, Args)]
 pub(crate) struct CredentialsArgs {
-    /// Read registry credentials from this file only, as `docker login` or `podman login` writes it
+    /// Read registry credentials from this file only
+    ///
+    /// The file has the format that `docker login` and `podman login` write.
     #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
     /// User name for one registry; requires `--password-stdin`
@@ -34,7 +36,8 @@ pub(crate) struct CredentialsArgs {
 }
 
 impl CredentialsArgs {
-    /// Returns the credential sources. `--username` is bound to one registry: `--registry`, or the only one of `lists`.
+    /// Returns the credential sources. `--username` is bound to one registry: `--registry`, or the only one
+    /// of `lists`.
     pub(crate) fn credentials(self, upstream: &Upstream, lists: &Lists) -> Result<Credentials, Failure> {
         if let Some(path) = &self.auth_file
             && let Err(error) = std::fs::metadata(path)

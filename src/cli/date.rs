@@ -5,8 +5,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cli::exit::{Code, Failure};
 
-/// Returns the time in `SOURCE_DATE_EPOCH` (reproducible-builds.org), in seconds since 1970. `None`: not set. The clock is
-/// never used, because the same input must make the same bytes.
+/// Returns the time in `SOURCE_DATE_EPOCH` (reproducible-builds.org), in seconds since 1970. `None`: not set.
+/// The clock is never used, because the same input must make the same bytes.
 pub(super) fn source_date() -> Result<Option<OffsetDateTime>, Failure> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH").filter(|text| !text.is_empty()) else {
         return Ok(None);

@@ -47,7 +47,8 @@ pub enum Code {
     Unsigned = 14,
     /// The bundle's signature is invalid, or its key is not trusted
     Signer = 15,
-    /// The bundle or the site is incomplete: a volume, the end of the bundle, or the base of a delta is missing
+    /// The bundle or the site is incomplete: a volume, the end of the bundle, or the base of a delta is
+    /// missing
     Incomplete = 16,
     /// The media returns read errors
     Unreadable = 17,

@@ -35,7 +35,9 @@ pub(crate) struct Image {
     /// Platform of the base image [default: linux/amd64, or the only one in the bundle]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
-    /// Name of the image; can be repeated [default: kubespray-files:latest or kubespray-images:latest]
+    /// Name of the image; can be repeated
+    ///
+    /// [default: kubespray-files:latest or kubespray-images:latest]
     #[arg(long, value_name = "NAME:TAG", conflicts_with_all = ["build", "kubespray"])]
     tag: Vec<Name>,
     /// Tag the default name as build N for --kubespray, e.g. kubespray-files:v3-v2.25.0

@@ -29,7 +29,7 @@ const NAMESPACE: &str = "k8s.io";
 pub(crate) struct Images {
     /// Site directory
     site: PathBuf,
-    /// Images to select, by full name, docker short name, or end of the name [default: all]
+    /// Images to select, by name or end of name [default: all]
     ///
     /// Examples: registry.k8s.io/pause:3.9, nginx:1.25, coreos/etcd:v3.5.12.
     #[arg(value_name = "REF")]
@@ -43,7 +43,7 @@ pub(crate) struct Images {
     /// containerd namespace [default: k8s.io]
     #[arg(long, value_name = "NAME", requires = "load")]
     namespace: Option<String>,
-    /// File or directory for oci-archive, or - for stdout [default: NAME.tar for each image]
+    /// File or directory for oci-archive, - for stdout [default: NAME.tar for each image]
     #[arg(long, short, value_name = "FILE", requires = "load")]
     output: Option<PathBuf>,
     #[command(flatten)]

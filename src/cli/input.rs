@@ -19,7 +19,7 @@ use crate::cli::trust::TrustArgs;
 pub(super) struct InputArgs {
     #[command(flatten)]
     trust: TrustArgs,
-    /// Prompt for each missing volume and wait [default: if volumes are missing and stdin is a terminal]
+    /// Prompt for each missing volume and wait [default: if stdin is a terminal]
     ///
     /// Volumes are read in order. If one is missing, connect the media that contains it and press Enter.
     #[arg(long, conflicts_with = "no_wait")]
@@ -39,8 +39,8 @@ pub(super) enum Gaps {
 }
 
 impl InputArgs {
-    /// Opens the bundle at the paths `bundles`; `-` is stdin. If there are trusted keys, reading fails unless one of them
-    /// signed the bundle.
+    /// Opens the bundle at the paths `bundles`; `-` is stdin. If there are trusted keys, reading fails unless
+    /// one of them signed the bundle.
     pub(super) fn open(&self, bundles: &[PathBuf], gaps: Gaps) -> Result<BundleReader, Failure> {
         let is_stream = |path: &Path| {
             path == Path::new("-") || path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir())

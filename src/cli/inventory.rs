@@ -22,7 +22,9 @@ pub(crate) struct Inventory {
     /// Inventory to write [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Hash all contents instead of comparing sizes; corrupt blobs and files are omitted
+    /// Hash all contents; corrupt blobs and files are omitted
+    ///
+    /// Without this option, only sizes are compared.
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -32,7 +34,7 @@ pub(crate) struct Inventory {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Summary {
+pub(super) struct InventorySummary {
     /// Number of blobs.
     blobs: usize,
     /// Their size in bytes.
@@ -60,9 +62,9 @@ impl Inventory {
             return Ok(Code::Success);
         };
         fs::write_durably(path, &inventory.to_json())?;
-        let summary = Summary::of(&inventory);
+        let summary = InventorySummary::of(&inventory);
         let text = || {
-            let Summary { blobs, blob_bytes, files, file_bytes } = &summary;
+            let InventorySummary { blobs, blob_bytes, files, file_bytes } = &summary;
             let [blob_bytes, file_bytes] = [blob_bytes, file_bytes].map(|bytes| human_bytes(*bytes));
             format!("{}: {blobs} blobs ({blob_bytes}) and {files} files ({file_bytes})\n", path.display())
         };
@@ -71,7 +73,7 @@ impl Inventory {
     }
 }
 
-impl Summary {
+impl InventorySummary {
     fn of(inventory: &Document) -> Self {
         Self {
             blobs: inventory.blobs.len(),

@@ -22,7 +22,7 @@ const KEY_LIMIT: u64 = 64 << 10;
 /// Generate a key pair for `airbundle pack --sign` and `unbundle --trusted-key`
 #[derive(Debug, Args)]
 pub(crate) struct Keygen {
-    /// Secret key to write; the public key is written next to it, with the extension .pub
+    /// Secret key to write; the public key gets the extension .pub
     #[arg(long, short, value_name = "FILE", default_value = "airbundle.key")]
     output: PathBuf,
     /// Do not encrypt the secret key; anyone who can read the file can sign

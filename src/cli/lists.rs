@@ -38,7 +38,7 @@ struct Kubespray {
     /// Host architectures, comma-separated: amd64, arm64, arm, ppc64le
     #[arg(long, value_name = "ARCH", value_delimiter = ',', default_value = "amd64")]
     arch: Vec<Architecture>,
-    /// Variables: YAML files or directories, e.g. group_vars; later ones override earlier ones
+    /// YAML files or directories with variables, e.g. group_vars; later ones win
     #[arg(long, value_name = "FILE", num_args = 1..)]
     vars: Vec<PathBuf>,
     /// List only what hosts with these variables download
@@ -47,7 +47,7 @@ struct Kubespray {
     /// Add what Kubespray uses and its generate_list.sh omits
     #[arg(long)]
     complete: bool,
-    /// Use *_url and *_repo variables from --vars too [default: upstream locations]
+    /// Use *_url and *_repo variables from --vars too, e.g. for mirrors
     #[arg(long)]
     keep_mirrors: bool,
     /// List files without a checksum in Kubespray too
@@ -66,7 +66,7 @@ struct Kubespray {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Summary<'a> {
+pub(super) struct ListsSummary<'a> {
     /// Kubespray release, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     release: Option<&'a str>,
@@ -110,7 +110,7 @@ impl Kubespray {
             .out
             .report(|report| make(&options, &mut |message| report.event(&Event::Warning { message })))?;
         write(&self.output, &options, &made)?;
-        let summary = Summary {
+        let summary = ListsSummary {
             release: made.release.as_deref(),
             architectures: options.architectures.iter().map(ToString::to_string).collect(),
             files: made.files.len(),
@@ -118,7 +118,7 @@ impl Kubespray {
             images: made.images.len(),
         };
         let text = || {
-            let Summary { files, pinned, images, .. } = &summary;
+            let ListsSummary { files, pinned, images, .. } = &summary;
             format!(
                 "{}: {files} files ({pinned} with a checksum) and {images} images\n",
                 self.output.display()
@@ -161,7 +161,8 @@ fn images_list(options: &ListOptions, made: &GeneratedLists) -> String {
     header(options, made, &format!("{} images{by_tag}", made.images.len())) + &made.images_text()
 }
 
-/// Returns the comment at the top of a list: contents and command line. It does not depend on the host or the time.
+/// Returns the comment at the top of a list: contents and command line. It does not depend on the host or the
+/// time.
 fn header(options: &ListOptions, made: &GeneratedLists, contents: &str) -> String {
     let release = made.release.as_deref().map_or_else(String::new, |release| format!(" {release}"));
     let platforms: Vec<_> = options.architectures.iter().map(|arch| format!("linux/{arch}")).collect();

@@ -20,8 +20,8 @@ use crate::oci::platform::Platform;
 
 /// Resolve lists to digests and sizes, or check a lock against the upstream
 ///
-/// `pack` fetches the entries of a lock by digest: the result is the same at any time, or an error. With --check, every
-/// entry is resolved again by name. If anything changed, the exit code is 13.
+/// `pack` fetches the entries of a lock by digest: the result is the same at any time, or an error. With
+/// --check, every entry is resolved again by name. If anything changed, the exit code is 13.
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
     /// Lists, or directories with files.list and images.list; with --check: one lock
@@ -38,16 +38,19 @@ pub(crate) struct Lock {
     /// With --check: compare only the sizes of files
     #[arg(long, requires = "check")]
     quick: bool,
-    /// Platforms to include from multi-platform images, e.g. linux/amd64; comma-separated [default: all]
+    /// Platforms to include from multi-platform images, e.g. linux/amd64 [default: all]
+    ///
+    /// Comma-separated. `platform=` in a list takes precedence for its image.
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', conflicts_with = "check")]
     platform: Vec<Platform>,
     /// Include referrers and cosign artifacts of the images; comma-separated
     #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "check")]
     with: Vec<ArtifactKind>,
     #[command(flatten)]
-    upstream: UpstreamArgs,
-    #[command(flatten)]
     out: Output,
+    // Last, because its help heading applies to all options after it.
+    #[command(flatten)]
+    upstream: UpstreamArgs,
 }
 
 #[derive(Serialize)]

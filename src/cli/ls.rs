@@ -73,7 +73,8 @@ fn text(listing: &Listing) -> String {
     text
 }
 
-/// Formats a table of images. Referrers and cosign artifacts are only counted, because their names are digests.
+/// Formats a table of images. Referrers and cosign artifacts are only counted, because their names are
+/// digests.
 pub(super) fn image_table<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> String {
     let is_artifact = |image: &&ListedImage| {
         image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())

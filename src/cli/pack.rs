@@ -41,27 +41,27 @@ pub(crate) struct Pack {
     /// Bundle to write; usually named *.tar.zst
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Platforms to include from multi-platform images, e.g. linux/amd64; comma-separated [default: all]
+    /// Platforms to include from multi-platform images, e.g. linux/amd64 [default: all]
+    ///
+    /// Comma-separated. `platform=` in a list takes precedence for its image.
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
     /// Include referrers and cosign artifacts of the images; comma-separated
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     with: Vec<ArtifactKind>,
-    #[command(flatten)]
-    upstream: UpstreamArgs,
     /// zstd compression level, 1 to 22
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
     /// Title of the bundle
     ///
-    /// `ls --json`, the SBOM and the image description of `airbundle image` contain it. If the site has only this bundle,
-    /// the site's catalog page does too.
+    /// `ls --json`, the SBOM and the image description of `airbundle image` contain it. If the site has only
+    /// this bundle, the site's catalog page does too.
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
     /// Write the lock of the packed entries to this file too
     #[arg(long, value_name = "FILE")]
     write_lock: Option<PathBuf>,
-    /// Copy unchanged blobs from this older bundle instead of fetching them; can be repeated
+    /// Copy unchanged blobs from this older bundle; can be repeated
     #[arg(long, value_name = "BUNDLE")]
     reuse: Vec<PathBuf>,
     /// Make a delta: omit what the site has; can be repeated
@@ -75,15 +75,15 @@ pub(crate) struct Pack {
     /// Read the passphrase of --sign from stdin [default: $AIRBUNDLE_PASSPHRASE, or a prompt]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
-    /// Split the bundle into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
+    /// Split into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
     ///
-    /// SIZE is a number of bytes with K, M, G, KiB, MiB, GiB (powers of 1024), kB, MB, GB (powers of 1000), or no unit;
-    /// or the limit of a kind of media: fat32, dvd, github-release.
+    /// SIZE is a number of bytes with K, M, G, KiB, MiB, GiB (powers of 1024), kB, MB, GB (powers of 1000),
+    /// or no unit; or the limit of a kind of media: fat32, dvd, github-release.
     #[arg(long, value_name = "SIZE", value_parser = parse_volume_size)]
     volume_size: Option<u64>,
-    /// Add recovery data of this size, relative to each volume, e.g. 5%
+    /// Add recovery data to repair up to PERCENT of each volume, e.g. 5%
     ///
-    /// Up to 5% of each volume can then be unreadable, contiguous or scattered.
+    /// Up to 5% of the bundle can then be unreadable, contiguous or scattered.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     recovery: Option<u32>,
     /// Run this shell command for each finished volume, whose path is $1
@@ -91,14 +91,21 @@ pub(crate) struct Pack {
     /// The command may remove the volume, so that the output directory needs space for few volumes only.
     #[arg(long, value_name = "COMMAND", requires = "volume_size", conflicts_with_all = ["keep_going", "allow_missing"])]
     on_volume: Option<String>,
-    /// If an entry cannot be fetched, fetch all others, keep them for the next run, and report every failure
+    /// If an entry cannot be fetched, fetch the others and report all failures
+    ///
+    /// What was fetched is kept for the next run. No bundle is written.
     #[arg(long)]
     keep_going: bool,
-    /// If an entry cannot be fetched, write a bundle without it; the exit code is still 4 or 5
+    /// Like --keep-going, but write a bundle without the missing entries
+    ///
+    /// The exit code is 4 or 5 nevertheless.
     #[arg(long)]
     allow_missing: bool,
     #[command(flatten)]
     out: Output,
+    // Last, because its help heading applies to all options after it.
+    #[command(flatten)]
+    upstream: UpstreamArgs,
 }
 
 impl Pack {
@@ -207,7 +214,8 @@ fn read_input(paths: &[PathBuf]) -> Result<Input, Failure> {
 
 /// Reads `path` if it is a lock. `None`: not a lock, or not readable.
 pub(super) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
-    // A list can be a pipe, which can be read only once. If the file cannot be read, reading it as a list reports that.
+    // A list can be a pipe, which can be read only once. If the file cannot be read, reading it as a list
+    // reports that.
     let mut start = Vec::new();
     if !path.is_file()
         || File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err()

@@ -14,7 +14,8 @@ use crate::base::units::human_bytes;
 use crate::cli::exit::Failure;
 use crate::cli::output::{print, summary_json};
 
-/// Minimum size of an object with a progress bar of its own, in bytes. Bars of smaller ones would only flicker.
+/// Minimum size of an object with a progress bar of its own, in bytes. Bars of smaller ones would only
+/// flicker.
 const BAR_MINIMUM: u64 = 1 << 20;
 /// Minimum time between two progress lines in a log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -200,7 +201,7 @@ struct Json {
     meter: Mutex<Meter>,
 }
 
-/// The `progress` event of `--json`, at most one per second.
+/// The progress of a stage; printed at most once per second.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Progress {

@@ -17,7 +17,9 @@ use crate::cli::lock::{Checked, Locked};
 use crate::cli::progress::Progress;
 use crate::cli::unbundle::Unbundle;
 use crate::cli::unpack::MissingBlobs;
-use crate::cli::{inventory, lists, site};
+use crate::cli::inventory::InventorySummary;
+use crate::cli::lists::ListsSummary;
+use crate::cli::site::SiteSummary;
 use crate::commands::image::ImageSummary;
 use crate::commands::pack::PackSummary;
 use crate::commands::prune::summary::PruneSummary;
@@ -45,8 +47,8 @@ starts with `hint:`. See [Troubleshooting](troubleshooting.md).
 ";
 
 const JSON: &str = "
-With `--json`, a command prints one JSON object per line to stdout. The last line is the result. Members may be added in
-later versions. `?` marks members that can be absent.
+With `--json`, a command prints one JSON object per line to stdout. The last line is the result. `?` marks members that
+can be absent.
 ";
 
 const EVENTS: &str = "
@@ -103,7 +105,14 @@ fn section(page: &mut String, parent: &str, command: &mut Command) {
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage: ");
     let about = command.get_long_about().or(command.get_about()).expect("every command is described");
-    let _ = writeln!(page, "\n## {name}\n\n{}\n\n```text\n{usage}\n```", sentence(&about.to_string()));
+    let about = sentence(&about.to_string());
+    let period = if about.ends_with('.') { "" } else { "." };
+    let _ = writeln!(page, "\n## {name}\n\n{about}{period}\n\n```text\n{usage}\n```");
+    options(page, command);
+}
+
+/// Writes a table of arguments and options for each help heading.
+fn options(page: &mut String, command: &Command) {
     let mut headings: Vec<Option<&str>> = vec![None];
     let arguments =
         || command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str()));
@@ -165,7 +174,7 @@ fn cell(text: &str) -> String {
         let mut escaped = String::new();
         for c in paragraph.split_whitespace().collect::<Vec<_>>().join(" ").chars() {
             in_code ^= c == '`';
-            if c == '|' || (!in_code && "*_<>".contains(c)) {
+            if c == '|' || (!in_code && "*<>".contains(c)) {
                 escaped.push('\\');
             }
             escaped.push(c);
@@ -183,17 +192,17 @@ fn results(page: &mut String) {
         ("airbundle lock", "", true, schema::<Locked>),
         ("airbundle lock --check", "", true, schema::<Checked>),
         ("airbundle diff", "", false, schema::<Diff>),
-        ("airbundle lists kubespray", "", true, schema::<lists::Summary>),
+        ("airbundle lists kubespray", "", true, schema::<ListsSummary>),
         ("airbundle image", "", true, schema::<ImageSummary>),
         ("unbundle unpack", "", true, schema::<UnpackSummary>),
         ("unbundle unpack", ", if the site lacks blobs that a delta omits", true, schema::<MissingBlobs>),
         ("unbundle ls", "", false, schema::<Listing>),
         ("unbundle verify", "", true, schema::<Verdict>),
         ("unbundle repair", "", true, schema::<RepairSummary>),
-        ("unbundle site", "", false, schema::<site::Summary>),
+        ("unbundle site", "", false, schema::<SiteSummary>),
         ("unbundle images", "", false, schema::<ImageListing>),
         ("unbundle images --load", "", true, schema::<LoadResult>),
-        ("unbundle inventory", "", true, schema::<inventory::Summary>),
+        ("unbundle inventory", "", true, schema::<InventorySummary>),
         ("unbundle prune", "", true, schema::<PruneSummary>),
     ];
     for (command, condition, has_events, schema) in results {
@@ -246,10 +255,15 @@ fn members(page: &mut String, prefix: &str, schema: &Value) {
     );
     for name in names {
         let property = &properties[name];
-        let optional = if required.iter().any(|other| other == name) { "" } else { "?" };
+        // An absent member is never `null`.
+        let kind = type_name(property);
+        let (optional, kind) = match required.iter().any(|other| other == name) {
+            true => ("", kind.as_str()),
+            false => ("?", kind.trim_end_matches(" or null")),
+        };
         let member = format!("{prefix}{name}");
         let description = cell(property["description"].as_str().unwrap_or_default());
-        let _ = writeln!(page, "| `{member}`{optional} | {} | {description} |", type_name(property));
+        let _ = writeln!(page, "| `{member}`{optional} | {kind} | {description} |");
         match property["items"].is_object() {
             true => members(page, &format!("{member}[]."), &property["items"]),
             false => members(page, &format!("{member}."), property),
@@ -263,10 +277,13 @@ fn merged(variants: &[Value]) -> Value {
     for variant in variants {
         for (name, property) in variant["properties"].as_object().into_iter().flatten() {
             let mut property = property.clone();
-            if property.get("const").is_none() && property.get("description").is_none() {
+            // The property of an externally tagged variant has the description of its type.
+            if property.get("const").is_none()
+                && variant["properties"].as_object().is_some_and(|all| all.len() == 1)
+            {
                 property["description"] = variant["description"].clone();
             }
-            let Some(known) = properties.get_mut(name).map(|known: &mut Value| known) else {
+            let Some(known) = properties.get_mut(name) else {
                 properties.insert(name.clone(), property);
                 continue;
             };

@@ -41,7 +41,7 @@ pub(crate) struct Site {
     /// Port of the registry [default: 5000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     registry_port: Option<u16>,
-    /// Certificate from the site's CA (auto), from PEM files, or plain HTTP (off) [default: auto]
+    /// Certificate: auto (site's CA), PEM files, or off (plain HTTP) [default: auto]
     #[arg(long, value_name = "auto|CERT,KEY|off", value_parser = parse_tls)]
     tls: Option<Tls>,
     /// Require this user name for reading
@@ -52,7 +52,7 @@ pub(crate) struct Site {
     /// Allow reading without a user name again
     #[arg(long)]
     no_user: bool,
-    /// Configure this host as a client: /etc/hosts, CA certificate, containerd and podman
+    /// Configure this host as a client: /etc/hosts, CA, containerd, podman
     #[arg(long)]
     apply: bool,
     /// Start the servers
@@ -198,7 +198,7 @@ fn manual_steps(setup: &Setup) -> String {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Summary<'a> {
+pub(super) struct SiteSummary<'a> {
     /// Configuration directory.
     conf: &'a Path,
     /// Names of the files that were written.
@@ -217,7 +217,7 @@ pub(super) struct Summary<'a> {
 
 fn summary(configured: &Configured) -> String {
     let Configured { setup, written, kept, issued, .. } = configured;
-    json(&Summary {
+    json(&SiteSummary {
         conf: &setup.conf,
         written,
         kept,

@@ -23,9 +23,12 @@ const DETACHED: &str = ".minisig";
 /// The trusted keys of the command line.
 #[derive(Debug, Args)]
 pub(super) struct TrustArgs {
-    /// Require a signature by this public key (minisign), a file or the key itself; can be repeated
+    /// Require a signature by this public key; can be repeated
     ///
-    /// [default: $UNBUNDLE_TRUSTED_KEY, else /etc/airbundle/trusted.pub and /etc/airbundle/trusted-keys.d/*.pub]
+    /// KEY is a minisign public key or a file with public keys.
+    ///
+    /// [default: $UNBUNDLE_TRUSTED_KEY, else /etc/airbundle/trusted.pub and
+    /// /etc/airbundle/trusted-keys.d/*.pub]
     #[arg(long, value_name = "KEY")]
     trusted_key: Vec<OsString>,
 }
@@ -77,8 +80,8 @@ fn read(source: &OsStr, is_file: bool) -> Result<Vec<PublicKey>, Failure> {
     })
 }
 
-/// Returns the files with trusted keys of this host. An unreadable file is an error, because without trusted keys any
-/// bundle would be accepted.
+/// Returns the files with trusted keys of this host. An unreadable file is an error, because without trusted
+/// keys any bundle would be accepted.
 fn host_files() -> Result<Vec<PathBuf>, FsError> {
     let mut files = Vec::new();
     let single = Path::new(HOST_FILE);
@@ -99,7 +102,8 @@ fn host_files() -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// Returns the detached signature of a bundle, with its path. If it is not needed, an unreadable file is ignored.
+/// Returns the detached signature of a bundle, with its path. If it is not needed, an unreadable file is
+/// ignored.
 fn detached_signature(volumes: &VolumeSet, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
     let name = format!("{}{DETACHED}", volumes.name());
     let paths = volumes.directories().iter().map(|directory| directory.join(&name));

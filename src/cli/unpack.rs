@@ -25,8 +25,8 @@ const NAMES_SHOWN: usize = 5;
 
 /// Unpack a bundle to a site: files for a web server, and the storage of a registry
 ///
-/// The site can be updated by unpacking further bundles, deltas included. An interrupted run resumes if the same command
-/// is run again.
+/// The site can be updated by unpacking further bundles, deltas included. An interrupted run resumes if the
+/// same command is run again.
 #[derive(Debug, Args)]
 pub(crate) struct Unpack {
     /// Bundle file, first volume, directories with volumes, or - for stdin
@@ -124,7 +124,8 @@ fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     names.join(", ") + &more
 }
 
-/// Returns the next command. `unbundle site` must run after each change, because it reads the contents of the site.
+/// Returns the next command. `unbundle site` must run after each change, because it reads the contents of the
+/// site.
 fn next(site: &Path, summary: &UnpackSummary) -> String {
     let configured = site.join("conf/settings.json").exists();
     match (configured, summary.is_unchanged()) {

@@ -27,24 +27,29 @@ pub(crate) struct UpstreamArgs {
     /// Number of parallel connections, 1 to 256
     #[arg(long, short, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
-    /// Maximum number of parallel connections to one host [default: --jobs]
+    /// Maximum number of parallel connections to one host [default: same as --jobs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs_per_host: Option<u16>,
     /// Retries for transient failures
     #[arg(long, default_value_t = 4, value_name = "N")]
     retries: u32,
-    /// Allow plain HTTP and unverified certificates for this registry or mirror; can be repeated
+    /// Allow plain HTTP and unverified certificates for HOST; can be repeated
+    ///
+    /// HOST is a registry or mirror.
     #[arg(long, value_name = "HOST", value_parser = parse_host)]
     insecure_registry: Vec<String>,
-    /// Fetch HOST's files and images from URL instead; URL's path is prepended; can be repeated
+    /// Fetch HOST's files and images from URL instead; URL's path is prepended
     ///
-    /// If a mirror does not have an entry, the next mirror of the same HOST and then HOST itself are used.
+    /// Can be repeated. If a mirror does not have an entry, the next mirror of the same HOST and then HOST
+    /// itself are used.
     #[arg(long, value_name = "HOST[/PATH]=URL", value_parser = parse_mirror)]
     mirror: Vec<(String, Url)>,
     /// Fetch only from mirrors, never from the original host
     #[arg(long)]
     mirrors_only: bool,
-    /// Read mirrors from this containers-registries.conf(5) file too [default: $CONTAINERS_REGISTRIES_CONF]
+    /// Read mirrors from this registries.conf too [default: $CONTAINERS_REGISTRIES_CONF]
+    ///
+    /// The format is containers-registries.conf(5).
     #[arg(long, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
     /// Trust the CA certificates in this PEM file too; can be repeated
@@ -101,8 +106,8 @@ impl UpstreamArgs {
             let location = format!("{}{port}{}", url.host_str().unwrap_or_default(), url.path());
             mirrors.add(host, scheme, &location);
         }
-        // The variable of podman and skopeo. Their files in /etc are not read, because the contents of a bundle should
-        // not depend on the host.
+        // The variable of podman and skopeo. Their files in /etc are not read, because the contents of a
+        // bundle should not depend on the host.
         let variable = || {
             let path = std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty());
             path.map(PathBuf::from)
@@ -180,7 +185,8 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// Parses a host as in a reference. The syntax is not verified: a host that no list contains causes a warning.
+/// Parses a host as in a reference. The syntax is not verified: a host that no list contains causes a
+/// warning.
 fn parse_host(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') {
         return Err(format!("invalid host `{text}`"));

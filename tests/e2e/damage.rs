@@ -392,7 +392,7 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
     for finished in
         [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
     {
-        let finished = finished.failed(7, &["1 of", "objects are damaged"]);
+        let finished = finished.failed(7, &["1 of", "blobs damaged"]);
         assert!(
             finished.stdout.contains(&format!("damaged: {digest}: a damaged frame at byte ")),
             "{finished:#?}"
@@ -459,7 +459,7 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
     let site = sound.path("kept");
     let [verb, going, json] = ["unpack", "--keep-going", "--json"];
     unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str()])
-        .failed(7, &["--keep-going unpacks all that this does not hit"]);
+        .failed(7, &["hint: use `--keep-going` to unpack everything that is intact"]);
     for bundle in [bundle.clone(), PathBuf::from("-")] {
         let args = [verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref(), json.as_ref()];
         let finished = if bundle.is_file() {
@@ -467,7 +467,7 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
         } else {
             unbundle_from(&sound.path("changed.tar.zst"), args)
         };
-        let finished = finished.failed(7, &["is without `quay.io/a/one:v1`, `dl.k8s.io/kubectl`"]);
+        let finished = finished.failed(7, &["cannot unpack `quay.io/a/one:v1`, `dl.k8s.io/kubectl`"]);
         let summary = finished.json();
         assert_eq!((&summary["images"], &summary["files"]), (&2.into(), &1.into()), "{summary}");
         let left_out = summary["leftOut"].as_array().unwrap();
@@ -487,7 +487,7 @@ fn who_keeps_going_gets_all_that_is_whole_and_is_told_what_is_not() {
     }
     let finished = unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref()]);
     assert!(finished.stdout.contains("1 of 2 files and 2 of 3 images"), "{finished:#?}");
-    assert!(finished.stdout.contains("left out: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
+    assert!(finished.stdout.contains("omitted: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
     // A good copy brings the rest, and the site is as if nothing had been.
     unbundle([verb.as_ref(), sound.bundle.as_os_str(), site.as_os_str()]).ok();
     assert_eq!(Tree::of(&site).difference(&sound.site), Vec::<String>::new());
@@ -506,7 +506,7 @@ fn what_the_site_has_whole_of_an_image_stays_when_a_newer_one_is_damaged() {
     flip_in(&mut bytes, &largest(&content.images[1].1));
     fs::write(&bundle, bytes).unwrap();
     let args = ["unpack".as_ref(), bundle.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
-    unbundle(args).failed(7, &["is without `quay.io/a/two:v1`"]);
+    unbundle(args).failed(7, &["cannot unpack `quay.io/a/two:v1`"]);
     let digest = |site: &Path| {
         let listed = unbundle(["images".as_ref(), site.as_os_str(), "--json".as_ref()]).ok().json();
         listed["images"]
@@ -551,10 +551,10 @@ fn without_a_volume_all_is_unpacked_that_is_in_the_others() {
 
     let site = sound.path("part");
     unbundle(["unpack".as_ref(), directory.as_os_str(), site.as_os_str()])
-        .failed(16, &["--keep-going unpacks all that this does not hit"]);
+        .failed(16, &["hint: use `--keep-going` to unpack everything that is intact"]);
     assert!(!site.exists());
     let args = ["unpack".as_ref(), directory.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
-    let finished = unbundle(args).failed(16, &["is without", "`quay.io/b/three:v1`"]);
+    let finished = unbundle(args).failed(16, &["cannot unpack", "`quay.io/b/three:v1`"]);
     assert!(finished.stdout.contains("the volume `all.tar.zst.003` is missing"), "{finished:#?}");
     nothing_wrong_is_visible(&sound, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
@@ -616,7 +616,7 @@ fn the_quick_look_finds_what_does_not_fit_and_says_that_it_read_no_contents() {
     // It does not read what it does not look at; it never says that this is right.
     let bundle = sound.changed(&flipped(last - 100));
     quick(&bundle).ok();
-    unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 objects are damaged"]);
+    unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 blobs damaged"]);
 }
 
 /// `unbundle`, whose reads of the medium fail as `injection` says, and whether one did.
@@ -660,13 +660,13 @@ fn a_medium_that_gives_errors_is_said_to_do_so_and_the_rest_is_read() {
     let site = sound.path("part");
     let args = ["unpack", "--keep-going", sound.bundle.to_str().unwrap(), site.to_str().unwrap()];
     let (finished, _) = with_read_errors("when=150", &args.map(AsRef::as_ref));
-    let finished = finished.failed(17, &["is without", "quay.io/a/"]);
-    assert!(finished.stdout.contains("left out: quay.io/a/"), "{finished:#?}");
+    let finished = finished.failed(17, &["cannot unpack", "quay.io/a/"]);
+    assert!(finished.stdout.contains("omitted: quay.io/a/"), "{finished:#?}");
     nothing_wrong_is_visible(&sound, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
     // Everything from there on.
     let (finished, _) = with_read_errors("when=150+", &verify);
-    let finished = finished.failed(17, &["objects are unreadable"]);
+    let finished = finished.failed(17, &["blobs unreadable"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubelet"), "{finished:#?}");
 }
 
@@ -812,7 +812,7 @@ fn a_truncated_bundle_is_named_as_such_with_what_was_being_read() {
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(16, &["damaged in `quay.io/", "truncated"]);
     nothing_wrong_is_visible(&sound, &site);
-    let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(16, &["objects are missing"]);
+    let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(16, &["blobs missing"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubectl"), "{finished:#?}");
 }
 

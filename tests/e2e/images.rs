@@ -214,9 +214,9 @@ fn docker_has_every_image_under_its_own_name_and_is_not_asked_to_load_it_twice()
         assert!(first.stderr.contains(left_out), "{left_out}: {first:#?}");
     }
     let again = check(load()).stdout;
-    assert!(again.contains("there before: registry.k8s.io/pause:3.9\n"), "{again}");
+    assert!(again.contains("already present: registry.k8s.io/pause:3.9\n"), "{again}");
     assert!(
-        again.contains(&format!(" 0 loaded for {HOST} (0 B), {} there before", expected.len())),
+        again.contains(&format!(" 0 loaded for {HOST} (0 B), {} already present", expected.len())),
         "{again}"
     );
 
@@ -590,9 +590,9 @@ fn a_name_that_is_none_or_stands_for_several_images_is_an_error_that_lists_them(
     for (args, words) in [
         (&["--load", "docker", "--output", "x"][..], ["`--output`", "oci-archive"]),
         (&["--load", "podman", "--namespace", "x"], ["`--namespace`", "containerd"]),
-        (&["--load", "oci-archive", "--output", "x.tar"], ["takes one image", "name it"]),
-        (&["--load", "oci-archive", "--output", "-"], ["takes one image", "name it"]),
-        (&["--load", "oci-archive", "--output", "-", "--json", "app:2"], ["stdout cannot have both", "JSON"]),
+        (&["--load", "oci-archive", "--output", "x.tar"], ["cannot write", "to one file"]),
+        (&["--load", "oci-archive", "--output", "-"], ["cannot write", "to one file"]),
+        (&["--load", "oci-archive", "--output", "-", "--json", "app:2"], ["cannot write both", "JSON"]),
         (&["--load", "kaniko"], ["invalid value 'kaniko'", "--load"]),
     ] {
         list(&sample.site, args).failed(2, &words);

@@ -529,8 +529,8 @@ fn what_was_locked_packs_to_the_same_bytes_when_the_tags_have_moved() {
     let told: Vec<_> = finished.stdout.lines().collect();
     let locked = document["images"][1]["digest"].as_str().expect("a digest");
     assert_eq!(told[0], format!("moved   {REGISTRY}/team/app1:1"));
-    assert_eq!(told[1..3], [format!("        was {locked}"), format!("        is  {}", other.root.digest)]);
-    assert_eq!(told[3], "1 of 15 have moved");
+    assert_eq!(told[1..3], [format!("        was {locked}"), format!("        now {}", other.root.digest)]);
+    assert_eq!(told[3], "1 of 15 entries changed");
 }
 
 #[test]
@@ -612,7 +612,7 @@ fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
     args[1] = job.text("airbundle.lock.json");
     airbundle(&args).failed(2, &["--platform", "lock"]);
     args.insert(1, job.text("all.list"));
-    airbundle(&args).failed(2, &["airbundle.lock.json", "stands alone"]);
+    airbundle(&args).failed(2, &["airbundle.lock.json", "cannot combine"]);
     check(&job, &fake, &["--quick"]).ok();
     airbundle(["lock", "--check", &job.text("all.list")]).failed(3, &["all.list", "no lock"]);
     airbundle(["lock", "--check", &job.text("missing")]).failed(6, &["missing"]);
@@ -687,7 +687,7 @@ fn keep_going_fetches_all_the_rest_and_allow_missing_makes_a_bundle_of_it() {
     let finished = job.run(&fake, &["--keep-going", "--allow-missing"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     says_all(&finished);
-    assert!(finished.stderr.contains("is without 4 of what the lists name"), "{finished:#?}");
+    assert!(finished.stderr.contains("does not contain 4 of the entries in the lists"), "{finished:#?}");
     let is_missing =
         |line: &&str| ["/app2:1", "/2 ", "/old/one", "/missing"].iter().any(|part| line.contains(part));
     let rest: String = list.split_inclusive('\n').filter(|line| !is_missing(line)).collect();

@@ -420,7 +420,7 @@ fn a_passphrase_comes_from_the_environment_stdin_or_a_terminal() {
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", PASSPHRASE)).ok();
     accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
-    run(&mut pack(&[])).failed(2, &["needs a passphrase"]);
+    run(&mut pack(&[])).failed(2, &["cannot read the passphrase"]);
     // On a terminal, where it is not shown.
     let command = pack(&[]);
     let words = std::iter::once(command.get_program()).chain(command.get_args());

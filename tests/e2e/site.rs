@@ -298,7 +298,7 @@ fn a_second_run_changes_nothing_and_what_was_edited_is_kept() {
     site.configure_user(&["--user", "carla"]).ok();
     let before = crate::support::tree::Tree::of(&site.path());
     let again = unbundle(["site".into(), site.path()]).ok();
-    assert!(again.stdout.contains("all there and as it should be"), "{again:#?}");
+    assert!(again.stdout.contains("up to date"), "{again:#?}");
     assert_eq!(crate::support::tree::Tree::of(&site.path()).difference(&before), Vec::<String>::new());
 
     let page = site.path().join("files/index.html");

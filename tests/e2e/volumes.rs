@@ -142,7 +142,7 @@ fn volumes_are_what_cat_joins_sha256sum_checks_and_unbundle_reads_in_place() {
         assert_eq!(Tree::of(&site).difference(&Tree::of(&world.site)), Vec::<String>::new());
         // And from a pipe.
         let script = format!("cat all.tar.zst.* | {} verify -", env!("CARGO_BIN_EXE_unbundle"));
-        assert!(shell(&directory, &script).starts_with("sound:"));
+        assert!(shell(&directory, &script).starts_with("intact:"));
     }
 }
 
@@ -303,7 +303,7 @@ fn sticks_may_come_one_after_the_other() {
     let mut said = String::new();
     let mut stderr = child.stderr.take().unwrap();
     for (number, name) in names.iter().enumerate().skip(1) {
-        wait_for(&mut stderr, &mut said, &format!("insert the medium with `{name}`"));
+        wait_for(&mut stderr, &mut said, &format!("connect the media with `{name}`"));
         // No volume is open: its medium can be taken out.
         let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
@@ -541,7 +541,7 @@ fn more_damage_than_the_share_is_named_and_never_a_wrong_byte() {
     let (start, len) = (sound.len() / 2, sound.len() / 8);
     bytes[start..start + len].copy_from_slice(&random_bytes(7, len));
     fs::write(path("hurt.tar.zst"), &bytes).unwrap();
-    let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["objects are damaged"]);
+    let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["blobs damaged"]);
     assert!(finished.stdout.contains("needed by"), "{finished:#?}");
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
     nothing_wrong_is_visible(&path("site"));
@@ -584,7 +584,7 @@ fn volumes_are_repaired_each_by_itself() {
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
     let finished = verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);
     let finished =
-        finished.failed(DAMAGED, &[&names[3], "carry it again"]).failed(DAMAGED, &[&names[1], "missing"]);
+        finished.failed(DAMAGED, &[&names[3], "copy it again"]).failed(DAMAGED, &[&names[1], "missing"]);
     assert_eq!(volumes(&path("some")).len(), names.len() - 2, "{finished:#?}");
     assert!(!path("some").join("SHA256SUMS").exists());
 }
