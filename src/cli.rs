@@ -1,4 +1,4 @@
-//! The command line: one file a verb, and what they share.
+//! The command lines: one file per verb, and what the verbs share.
 
 #[cfg(feature = "net")]
 pub mod airbundle;
@@ -15,6 +15,7 @@ pub(crate) mod input;
 pub(crate) mod inventory;
 #[cfg(feature = "net")]
 pub(crate) mod keygen;
+mod listing;
 #[cfg(feature = "net")]
 pub(crate) mod lists;
 #[cfg(feature = "net")]
@@ -25,6 +26,8 @@ pub(crate) mod output;
 pub(crate) mod pack;
 pub(crate) mod progress;
 pub(crate) mod prune;
+#[cfg(all(test, feature = "net"))]
+mod reference;
 pub(crate) mod repair;
 pub(crate) mod sbom;
 pub(crate) mod site;
@@ -40,19 +43,19 @@ use std::io::{self, Write};
 
 use crate::cli::exit::{Code, Failure};
 
-/// Runs a verb and ends the process with its exit code; a failure is told on stderr.
+/// Runs a verb, prints its failure to stderr, and returns the exit code.
 pub(crate) fn run(verb: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCode {
-    // What is written for others to serve must be readable for them, whatever the shell's mask is.
+    // Servers with other user IDs must be able to read what is written, whatever the shell's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // A file that has many places is open at each of them. Where the limit cannot be raised, its error will say so.
+    // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails
+    // later.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let most = rustix::process::Rlimit { current: files.maximum, ..files };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, most);
+    let raised = rustix::process::Rlimit { current: files.maximum, ..files };
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
     let code = verb().unwrap_or_else(|failure| {
-        for message in &failure.messages {
-            // In one piece; a log that is gone or full has no reader, and the exit code still tells.
-            let _ = io::stderr().write_all(format!("error: {message}\n").as_bytes());
-        }
+        // One write, so that lines of other processes do not get in between. If stderr is closed or its disk
+        // is full, the exit code remains.
+        let _ = io::stderr().write_all(failure.to_string().as_bytes());
         failure.code
     });
     std::process::ExitCode::from(code as u8)

@@ -23,7 +23,8 @@ const ALGORITHM_LEN: usize = 2;
 
 /// The ID of a key and of its signatures, displayed as minisign does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyId([u8; 8]);
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct KeyId(#[cfg_attr(test, schemars(with = "String"))] [u8; 8]);
 
 impl KeyId {
     /// Reads the key ID of a base64 line that begins with an algorithm identifier.
@@ -126,6 +127,7 @@ pub struct Trust {
 
 /// The signer of a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Signed {
     /// The key ID that the signature names.
     pub key: KeyId,

@@ -8,6 +8,7 @@ use crate::base::units::as_seconds;
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Event {
     /// A new stage of the work begins; `bytes` and `objects` if it is known how much it is.
@@ -47,6 +48,7 @@ pub enum Event {
         /// What went wrong.
         reason: String,
         /// How long it will be waited.
+        #[cfg_attr(test, schemars(with = "f64"))]
         #[serde(serialize_with = "as_seconds")]
         wait: Duration,
     },

@@ -1,4 +1,4 @@
-//! `airbundle`: packs bundles where there is a network.
+//! `airbundle`: packs bundles on a host with network access.
 
 fn main() -> std::process::ExitCode {
     airbundle::cli::airbundle::main()

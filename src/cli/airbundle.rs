@@ -1,4 +1,4 @@
-//! The command line of `airbundle`, the program that packs.
+//! The command line of `airbundle`, the program that packs bundles.
 
 use clap::{Parser, Subcommand};
 
@@ -23,7 +23,7 @@ enum Verb {
     Keygen(cli::keygen::Keygen),
 }
 
-/// Parses the arguments of the process, runs the verb, and returns the exit code.
+/// Parses the process arguments, runs the verb, and returns the exit code.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
     let Airbundle { verb } = Airbundle::parse();

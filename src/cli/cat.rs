@@ -1,4 +1,4 @@
-//! `unbundle cat`: one object of a bundle.
+//! `unbundle cat`: prints one blob or document of a bundle.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -9,20 +9,21 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::commands::cat::{CatError, Output, cat};
 
-/// Write one object of a bundle to stdout, or into a file
+/// Write one file, manifest or blob of a bundle to stdout
 ///
-/// Of a bundle in files nothing else is read. To stdout the bytes go as they come; the last of them is held back until all
-/// are known to be right, and if they are not, the exit code is 7.
+/// If the bundle is a file or volumes, only the frames of this object are read. On stdout, the last bytes are
+/// held back until the digest is verified; on a digest mismatch the exit code is 7.
 #[derive(Debug, Args)]
 pub(crate) struct Cat {
-    /// The bundle, its first volume, directories with its volumes, or - for stdin
+    /// Bundle file, first volume, directories with volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// What to write: the digest of a blob, the path of a file, the reference of an image (its manifest or index), or
-    /// index.json
+    /// Digest of a blob, path of a file, reference of an image, or index.json
+    ///
+    /// The reference of an image selects its manifest or index.
     #[arg(required = true)]
     object: String,
-    /// Write into this file, which has its name only when all its bytes are right
+    /// Write to this file instead of stdout; it is created only if the digest matches
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -30,24 +31,32 @@ pub(crate) struct Cat {
 }
 
 impl Cat {
-    /// Writes.
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let mut reader = self.input.open(&self.bundle, Gaps::Take)?;
+        let mut reader = self.input.open(&self.bundle, Gaps::Allow)?;
         let contents = reader.contents()?;
         let mut stdout = io::stdout().lock();
         let output = match &self.output {
             Some(path) => Output::File(path),
             None => Output::Stream(&mut stdout),
         };
-        match cat(&mut reader, &contents, &self.object, output) {
+        let written = cat(&mut reader, &contents, &self.object, output)
+            .and_then(|()| stdout.flush().map_err(CatError::Stream));
+        match written {
             Err(CatError::Stream(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Code::Success),
             Err(error) => Err(error.into()),
-            Ok(()) => match stdout.flush() {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                    Err(CatError::Stream(error).into())
-                }
-                _ => Ok(Code::Success),
-            },
+            Ok(()) => Ok(Code::Success),
         }
+    }
+}
+
+impl From<CatError> for Failure {
+    fn from(error: CatError) -> Self {
+        let code = match &error {
+            CatError::Nothing(_) => Code::Usage,
+            CatError::Elsewhere(_) => Code::Incomplete,
+            CatError::Read { source, .. } => Code::of_blob(source),
+            CatError::Fs(_) | CatError::Stream(_) => Code::File,
+        };
+        Self::of(code, &error)
     }
 }

@@ -1,4 +1,4 @@
-//! The options that say what the user is known by at registries.
+//! The options for registry credentials.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, stdin};
@@ -13,29 +13,31 @@ use crate::net::credentials::{Credentials, GivenLogin};
 use crate::net::secret::Secret;
 use crate::oci::reference::canonical_host;
 
-/// The longest password that is read, in bytes.
+/// Maximum length of a password, in bytes.
 const PASSWORD_LIMIT: u64 = 64 << 10;
 
-/// What the user is known by at registries.
+/// The registry credentials of the command line.
 #[derive(Debug, Default, Args)]
 pub(crate) struct CredentialsArgs {
-    /// Read the credentials for registries from this file alone, as `docker login` or `podman login` write it
+    /// Read registry credentials from this file only
+    ///
+    /// The file has the format that `docker login` and `podman login` write.
     #[arg(long, value_name = "FILE")]
     auth_file: Option<PathBuf>,
-    /// Log in with this name, and with the password of `--password-stdin`
+    /// User name for one registry; requires `--password-stdin`
     #[arg(long, value_name = "NAME", requires = "password_stdin")]
     username: Option<String>,
-    /// Read the password from stdin
+    /// Read the password of `--username` from stdin
     #[arg(long, requires = "username")]
     password_stdin: bool,
-    /// The registry, or mirror, that `--username` is for: needed where the lists name several
+    /// Registry or mirror that `--username` is for; required if the lists use several
     #[arg(long, value_name = "HOST", requires = "username")]
     registry: Option<String>,
 }
 
 impl CredentialsArgs {
-    /// Where credentials are looked for. What the command line itself says belongs to one registry, which the lists
-    /// may tell.
+    /// Returns the credential sources. `--username` is bound to one registry: `--registry`, or the only one
+    /// of `lists`.
     pub(crate) fn credentials(self, upstream: &Upstream, lists: &Lists) -> Result<Credentials, Failure> {
         if let Some(path) = &self.auth_file
             && let Err(error) = std::fs::metadata(path)
@@ -55,52 +57,51 @@ impl CredentialsArgs {
     }
 }
 
-/// The registry that a password is for. It is never sent to one that was not meant.
-fn bound_to(said: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<String, Failure> {
+/// Returns the registry that the password is for, so that it is never sent to another one.
+fn bound_to(requested: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<String, Failure> {
     let hosts: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
-    let spots = lists.images.iter().flat_map(|ImageEntry { reference, .. }| {
-        let spots =
+    let endpoints = lists.images.iter().flat_map(|ImageEntry { reference, .. }| {
+        let of =
             |pinned| upstream.mirrors.endpoints(None, reference.host(), reference.repository(), pinned);
-        [false, true].into_iter().flat_map(spots).flatten()
+        [false, true].into_iter().flat_map(of).flatten()
     });
-    let places: BTreeSet<String> = spots.map(|spot| canonical_host(&spot.host)).collect();
-    let all = || places.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    let usage = |message: String| Err(Failure::new(Code::Usage, message));
-    if let Some(said) = said {
-        let said = canonical_host(&said);
-        if !places.contains(&said) {
-            return usage(format!("`--registry {said}`: the images of the lists come from {}", all()));
-        }
-        return Ok(said);
+    let registries: BTreeSet<String> = endpoints.map(|endpoint| canonical_host(&endpoint.host)).collect();
+    let all = || registries.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let usage = |message: String| Failure::new(Code::Usage, message);
+    let choose = || format!("use `--registry HOST` with one of {}", all());
+    if let Some(requested) = requested {
+        let requested = canonical_host(&requested);
+        return if registries.contains(&requested) {
+            Ok(requested)
+        } else {
+            let message = format!("invalid `--registry {requested}`: no image in the lists comes from it");
+            Err(usage(message).with_hint(choose()))
+        };
     }
-    match (hosts.first(), places.first()) {
-        (Some(host), Some(place)) if hosts.len() == 1 && places.len() == 1 && host == place => {
-            Ok(place.clone())
+    match (hosts.first(), registries.first()) {
+        (Some(host), Some(registry)) if hosts.len() == 1 && registries.len() == 1 && host == registry => {
+            Ok(registry.clone())
         }
-        (Some(host), Some(_)) if hosts.len() == 1 => usage(format!(
-            "the images of `{host}` come from a mirror: say with `--registry HOST` which place `--username` is for ({})",
-            all()
-        )),
-        (Some(_), _) => usage(format!(
-            "the lists name {} registries: say with `--registry HOST` which of them `--username` is for ({})",
-            hosts.len(),
-            all()
-        )),
-        (None, _) => usage("`--username` is for a registry, and the lists name no image".to_owned()),
+        (Some(host), Some(_)) if hosts.len() == 1 => {
+            let message = format!("cannot use `--username`: the images of `{host}` come from a mirror");
+            Err(usage(message).with_hint(choose()))
+        }
+        (Some(_), _) => {
+            let message = format!("cannot use `--username`: the lists name {} registries", hosts.len());
+            Err(usage(message).with_hint(choose()))
+        }
+        (None, _) => Err(usage("cannot use `--username`: the lists contain no image".to_owned())),
     }
 }
 
 fn read_password() -> Result<Secret, Failure> {
+    let usage = |cause: &dyn std::fmt::Display| {
+        Failure::new(Code::Usage, format!("cannot read the password from stdin: {cause}"))
+    };
     let mut password = String::new();
     let read = stdin().lock().take(PASSWORD_LIMIT).read_to_string(&mut password);
-    read.map_err(|error| Failure::new(Code::Usage, format!("cannot read the password from stdin: {error}")))?;
+    read.map_err(|error| usage(&error))?;
     let password = password.strip_suffix('\n').unwrap_or(&password);
     let password = password.strip_suffix('\r').unwrap_or(password);
-    if password.is_empty() {
-        return Err(Failure::new(
-            Code::Usage,
-            "`--password-stdin`: there is no password on stdin".to_owned(),
-        ));
-    }
-    Ok(Secret::new(password))
+    if password.is_empty() { Err(usage(&"it is empty")) } else { Ok(Secret::new(password)) }
 }

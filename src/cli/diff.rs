@@ -1,4 +1,4 @@
-//! `airbundle diff`: what is different between two locks or bundles?
+//! `airbundle diff`: compares two locks or bundles.
 
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,19 @@ use crate::cli::output::{json, print};
 use crate::cli::pack::read_lock;
 use crate::documents::lock::{Change, Diff as Difference, Lock};
 
-/// Say what was added, removed and changed between two locks or bundles
+/// Show what was added, removed and changed between two locks or bundles
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
-    /// A lock or a bundle
+    /// Lock or bundle to compare
     old: PathBuf,
-    /// Another one
+    /// Lock or bundle to compare with
     new: PathBuf,
-    /// Print JSON
+    /// Print JSON to stdout
     #[arg(long)]
     json: bool,
 }
 
 impl Diff {
-    /// Compares.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let (old, new) = (read(&self.old)?, read(&self.new)?);
         let diff = Difference::between(&old, &new);
@@ -38,12 +37,9 @@ fn read(path: &Path) -> Result<Lock, Failure> {
     if let Some(lock) = read_lock(path)? {
         return Ok(lock);
     }
-    let named = |failure: Failure| {
-        let named = |message| format!("`{}`: {message}", path.display());
-        Failure { messages: failure.messages.into_iter().map(named).collect(), ..failure }
-    };
-    let contents = BundleReader::open(path).and_then(|mut reader| reader.contents());
-    let contents = contents.map_err(|error| named(error.into()))?;
+    let contents = BundleReader::open(path)
+        .and_then(|mut reader| reader.contents())
+        .map_err(|error| Failure::from(error).context(format_args!("cannot compare `{}`", path.display())))?;
     Ok(Lock::of(&contents.layout, &contents.layout.files, &contents.manifests))
 }
 

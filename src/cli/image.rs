@@ -1,52 +1,57 @@
-//! `airbundle image`: a bundle in, an image out that serves it.
+//! `airbundle image`: builds a container image that serves the contents of a bundle.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::base::error_chain::chain;
 use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
-use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::cli::size::parse_size;
+use crate::commands::image::error::ImageError;
 use crate::commands::image::name::{Name, NameError};
 use crate::commands::image::{self, ImageOptions, ImageSummary, build};
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, RepositoryTemplate};
 
-/// Build an image that serves what is in a bundle: nginx with the files, or a registry with the images
+/// Build a container image that serves the files or the images of a bundle
+///
+/// The image extends an nginx or registry image that the bundle contains.
 #[derive(Debug, Args)]
 pub(crate) struct Image {
-    /// The bundle, its first volume, directories with its volumes, or - for stdin
+    /// Bundle file, first volume, directories with volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// What the image serves
+    /// Content that the image serves
     #[arg(long, value_enum)]
     kind: Kind,
-    /// The archive to be written, for `docker load` and the like; the name usually ends in .tar
+    /// Archive to write, for `docker load` or `podman load`; usually named *.tar
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Build on this image of the bundle [default: the only one called nginx, or registry]
+    /// Base image, contained in the bundle [default: the only one named nginx or registry]
     #[arg(long, value_name = "REF")]
     base: Option<Reference>,
-    /// Take the base for this platform [default: linux/amd64, or the only one that the bundle has]
+    /// Platform of the base image [default: linux/amd64, or the only one in the bundle]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<Platform>,
-    /// Call the image this; may be given several times [default: kubespray-files:latest, or kubespray-images:latest]
+    /// Name of the image; can be repeated
+    ///
+    /// [default: kubespray-files:latest or kubespray-images:latest]
     #[arg(long, value_name = "NAME:TAG", conflicts_with_all = ["build", "kubespray"])]
     tag: Vec<Name>,
-    /// Tag the default name as the Nth build of --kubespray, such as kubespray-files:v3-v2.25.0
+    /// Tag the default name as build N for --kubespray, e.g. kubespray-files:v3-v2.25.0
     #[arg(long, value_name = "N", requires = "kubespray")]
     build: Option<String>,
-    /// The version of Kubespray that the bundle is for
+    /// Kubespray version in the tag of --build
     #[arg(long, value_name = "VERSION", requires = "build")]
     kubespray: Option<String>,
-    /// Begin a new layer after this many bytes; K, M and G stand for powers of 1,024
+    /// Start a new layer after this many bytes, e.g. 512M or 1GiB
+    ///
+    /// Units: K, M, G and KiB, MiB, GiB (powers of 1024), kB, MB, GB (powers of 1000).
     #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = parse_size)]
     layer_size: u64,
-    /// Name the repositories of the registry like this; may be given several times [default: k8s/{host}/{repository}]
+    /// Repository names in the registry; can be repeated [default: k8s/{host}/{repository}]
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     #[command(flatten)]
@@ -57,21 +62,20 @@ pub(crate) struct Image {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
-    /// The files, with nginx, on port 80
+    /// Files, served by nginx on port 80
     Files,
-    /// The images, with a registry, on port 5000
+    /// Images, served by a registry on port 5000
     Registry,
 }
 
 impl Image {
-    /// Builds.
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let wrong_name = |error: NameError| Failure::new(Code::Usage, chain(&error));
-        let names = if self.tag.is_empty() { vec![self.name().map_err(wrong_name)?] } else { self.tag };
+        let invalid = |error: NameError| Failure::of(Code::Usage, &error);
+        let names = if self.tag.is_empty() { vec![self.name().map_err(invalid)?] } else { self.tag };
         let mut templates = self.repository_template;
         let kind = match self.kind {
             Kind::Files if !templates.is_empty() => {
-                let message = "`--repository-template` is for `--kind registry`";
+                let message = "cannot use `--repository-template` with `--kind files`";
                 return Err(Failure::new(Code::Usage, message));
             }
             Kind::Files => image::Kind::Files,
@@ -85,15 +89,12 @@ impl Image {
         let (output, base, platform, layer_size) = (self.output, self.base, self.platform, self.layer_size);
         let options = ImageOptions { output, kind, base, platform, names, layer_size };
         let reader = self.input.open(&self.bundle, Gaps::Refuse)?;
-        let reporter = self.out.reporter();
-        let result = build(reader, &options, &*reporter);
-        drop(reporter);
-        let summary = result?;
-        print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
+        let summary = self.out.report(|report| build(reader, &options, report))?;
+        self.out.print(&summary, || text(&summary, &options))?;
         Ok(Code::Success)
     }
 
-    /// The name that the image has by default.
+    /// Returns the default name of the image.
     fn name(&self) -> Result<Name, NameError> {
         let name = match self.kind {
             Kind::Files => "kubespray-files",
@@ -123,4 +124,18 @@ fn text(summary: &ImageSummary, options: &ImageOptions) -> String {
         summary.digest,
         summary.id,
     )
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let code = match &error {
+            ImageError::Read(error) => Code::of_read(error),
+            ImageError::Damaged { source, .. } => Code::of_blob(source),
+            ImageError::Delta { .. } => Code::Incomplete,
+            ImageError::Fs(_) => Code::File,
+            ImageError::Busy(_) => Code::Busy,
+            ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
+        };
+        Self::of(code, &error)
+    }
 }

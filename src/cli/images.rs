@@ -1,4 +1,4 @@
-//! `unbundle images`: lists the images of a site, or hands them to the container engine of this machine.
+//! `unbundle images`: lists the images of a site, or loads them into a container engine.
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
@@ -10,36 +10,40 @@ use serde::Serialize;
 use crate::base::error_chain::chain;
 use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::ls::{self, ListedImage};
-use crate::cli::output::{json, print, summary_json};
+use crate::cli::listing::ListedImage;
+use crate::cli::ls;
+use crate::cli::output::{json, print};
 use crate::cli::progress::Output;
-use crate::commands::images::engine::Engine;
-use crate::commands::images::{LoadOptions, LoadSummary, Loaded, Target, load};
+use crate::commands::images::engine::{Engine, EngineError};
+use crate::commands::images::site_image::{BlobError, SiteImageError};
+use crate::commands::images::{LoadError, LoadOptions, LoadSummary, Loaded, Target, load};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::site::record::{Record, RecordedImage};
 
-/// The namespace of Kubernetes' images in containerd.
+/// The containerd namespace of Kubernetes.
 const NAMESPACE: &str = "k8s.io";
 
-/// List the images of a site, or load them into the container engine of this machine
+/// List the images of a site, or load them into a local container engine
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// The directory of the site
+    /// Site directory
     site: PathBuf,
-    /// These images only: registry.k8s.io/pause:3.9, nginx:1.25 as docker's users write it, or the end of a name
+    /// Images to select, by name or end of name [default: all]
+    ///
+    /// Examples: registry.k8s.io/pause:3.9, nginx:1.25, coreos/etcd:v3.5.12.
     #[arg(value_name = "REF")]
     references: Vec<String>,
-    /// Load them, under the names that the list of images had
+    /// Load the images, under their names in the list
     #[arg(long, value_name = "ENGINE")]
     load: Option<Kind>,
-    /// Load the images for this platform, such as linux/arm64 (default: the one of this machine)
+    /// Platform of the images to load, e.g. linux/arm64 [default: this host's platform]
     #[arg(long, value_name = "OS/ARCH", requires = "load")]
     platform: Option<Platform>,
-    /// The namespace of containerd [default: k8s.io]
+    /// containerd namespace [default: k8s.io]
     #[arg(long, value_name = "NAME", requires = "load")]
     namespace: Option<String>,
-    /// Write the oci-archive here: a file, a directory, or - for stdout [default: NAME.tar, for each image]
+    /// File or directory for oci-archive, - for stdout [default: NAME.tar for each image]
     #[arg(long, short, value_name = "FILE", requires = "load")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -48,23 +52,23 @@ pub(crate) struct Images {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// With `docker load`
+    /// `docker load`
     Docker,
-    /// With `podman load`
+    /// `podman load`
     Podman,
-    /// With `ctr images import`
+    /// `ctr images import`
     Containerd,
-    /// Into files that skopeo, podman, docker and ctr read
+    /// Write archives for skopeo, podman, docker and ctr
     OciArchive,
 }
 
 impl Images {
-    /// Lists or loads.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let record = Record::read(&self.site)?;
-        let images = self.chosen(&record)?;
+        let images = self.selected(&record)?;
         let Some(kind) = self.load else {
-            print(&self.out.result(|| ls::images(listed(&images).iter()), || json(&Listing::of(&images))))?;
+            let listing = ImageListing { images: listed(&images) };
+            print(&self.out.result(|| ls::image_table(listing.images.iter()), || json(&listing)))?;
             return Ok(Code::Success);
         };
         let options = LoadOptions {
@@ -72,40 +76,39 @@ impl Images {
             target: self.target(kind, images.len())?,
             is_explicit: !self.references.is_empty(),
         };
-        let reporter = self.out.reporter();
-        let summary = load(&images, &record.registry_root(&self.site), &options, &*reporter);
-        drop(reporter);
-        // Stdout has the archive.
+        let storage = record.registry_root(&self.site);
+        let summary = self.out.report(|report| load(&images, &storage, &options, report));
+        // On stdout, the summary would be part of the archive.
         if !matches!(options.target, Target::Stdout) {
-            print(&self.out.result(|| text(&summary, &options), || summary_json(&Outcome::of(&summary))))?;
+            self.out.print(&LoadResult::of(&summary), || text(&summary, &options))?;
         }
         if summary.failed.is_empty() { Ok(Code::Success) } else { Err(summary.failed.into()) }
     }
 
-    /// The images that the user means, each once.
-    fn chosen<'a>(&self, record: &'a Record) -> Result<Vec<&'a RecordedImage>, Failure> {
+    /// Returns the selected images, each once.
+    fn selected<'a>(&self, record: &'a Record) -> Result<Vec<&'a RecordedImage>, Failure> {
         if self.references.is_empty() {
             return Ok(record.images.iter().collect());
         }
-        let mut failure = Failure { code: Code::Usage, messages: Vec::new() };
-        let mut chosen: Vec<&RecordedImage> = Vec::new();
+        let mut errors = Vec::new();
+        let mut selected: Vec<&RecordedImage> = Vec::new();
         for name in &self.references {
             match record.find(name) {
-                Ok(image) if chosen.iter().any(|other| std::ptr::eq(*other, image)) => {}
-                Ok(image) => chosen.push(image),
-                Err(error) => failure.messages.push(error.to_string()),
+                Ok(image) if selected.iter().any(|other| std::ptr::eq(*other, image)) => {}
+                Ok(image) => selected.push(image),
+                Err(error) => errors.push(error),
             }
         }
-        if failure.messages.is_empty() { Ok(chosen) } else { Err(failure) }
+        if errors.is_empty() { Ok(selected) } else { Err(Failure::all(Code::Usage, &errors)) }
     }
 
     fn target(&self, kind: Kind, images: usize) -> Result<Target, Failure> {
         let usage = |message: &str| Err(Failure::new(Code::Usage, message));
         if self.namespace.is_some() && kind != Kind::Containerd {
-            return usage("`--namespace` is for `--load containerd`: no other engine has namespaces");
+            return usage("cannot use `--namespace`: it requires `--load containerd`");
         }
         if self.output.is_some() && kind != Kind::OciArchive {
-            return usage("`--output` is for `--load oci-archive`");
+            return usage("cannot use `--output`: it requires `--load oci-archive`");
         }
         let namespace = || self.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
         Ok(match (kind, self.output.as_deref()) {
@@ -117,16 +120,17 @@ impl Images {
                 Target::Directory(directory.to_owned())
             }
             (Kind::OciArchive, Some(_)) if images != 1 => {
-                return usage("`--output` takes one image: name it, or name a directory that is there");
+                let message = format!("cannot write {images} images to one file");
+                let hint = "name one image, or an existing directory with `--output`";
+                return Err(Failure::new(Code::Usage, message).with_hint(hint));
             }
             (Kind::OciArchive, Some(stdout)) if stdout == Path::new("-") => {
                 if self.out.json {
-                    return usage("stdout cannot have both the archive and JSON");
+                    return usage("cannot write both the archive and JSON to stdout");
                 }
                 if std::io::stdout().is_terminal() {
-                    return usage(
-                        "stdout is a terminal, which cannot load an archive: send it into a pipe or a file",
-                    );
+                    let failure = Failure::new(Code::Usage, "cannot write the archive to a terminal");
+                    return Err(failure.with_hint("redirect stdout to a file or a pipe"));
                 }
                 Target::Stdout
             }
@@ -135,15 +139,12 @@ impl Images {
     }
 }
 
+/// The output of `images --json`.
 #[derive(Serialize)]
-struct Listing {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct ImageListing {
+    /// Images of the site.
     images: Vec<ListedImage>,
-}
-
-impl Listing {
-    fn of(images: &[&RecordedImage]) -> Self {
-        Self { images: listed(images) }
-    }
 }
 
 fn listed(images: &[&RecordedImage]) -> Vec<ListedImage> {
@@ -160,27 +161,37 @@ fn listed(images: &[&RecordedImage]) -> Vec<ListedImage> {
     images.iter().filter_map(listed).collect()
 }
 
-/// What has become of the images, for a program.
+/// The summary of `images --load --json`.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-struct Outcome {
+pub(super) struct LoadResult {
+    /// Images that are now in the engine or in files.
     images: Vec<ImageResult>,
+    /// Error messages, one for each image that failed.
     problems: Vec<String>,
+    /// Number of bytes passed to the engine or written to files.
     bytes: u64,
+    /// Duration in seconds.
     seconds: f64,
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct ImageResult {
+    /// Reference in the list.
     reference: String,
+    /// `loaded`, or `kept` if the engine or file had the image already.
     result: &'static str,
+    /// Digest of the manifest or index.
     digest: Digest,
+    /// Archive, for `oci-archive`.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
 }
 
-impl Outcome {
+impl LoadResult {
     fn of(summary: &LoadSummary) -> Self {
         let of = |result: &'static str| {
             move |Loaded { reference, digest, file }: &Loaded| ImageResult {
@@ -203,7 +214,7 @@ impl Outcome {
 fn text(summary: &LoadSummary, options: &LoadOptions) -> String {
     let mut text = String::new();
     for Loaded { reference, .. } in &summary.kept {
-        let _ = writeln!(text, "there before: {reference}");
+        let _ = writeln!(text, "already present: {reference}");
     }
     for Loaded { reference, file, .. } in &summary.loaded {
         let _ = match file {
@@ -221,10 +232,35 @@ fn text(summary: &LoadSummary, options: &LoadOptions) -> String {
     let (loaded, kept, skipped) = (summary.loaded.len(), summary.kept.len(), summary.skipped.len());
     let _ = writeln!(
         text,
-        "{target}: {loaded} {done} for {} ({}), {kept} there before, {skipped} left out; {:.1} s",
+        "{target}: {loaded} {done} for {} ({}), {kept} already present, {skipped} omitted; {:.1} s",
         options.platform,
         human_bytes(summary.bytes),
         summary.time.as_secs_f64(),
     );
     text
+}
+
+impl From<Vec<LoadError>> for Failure {
+    /// The first error determines the exit code.
+    fn from(errors: Vec<LoadError>) -> Self {
+        let code = errors.first().map_or(Code::Success, |error| match error {
+            LoadError::Image(error) | LoadError::Engine(EngineError::Damaged(error)) => image_code(error),
+            LoadError::Engine(_) => Code::Engine,
+            LoadError::Fs(_) | LoadError::Stdout(..) => Code::File,
+            LoadError::OneFile(..) | LoadError::Nothing(_) => Code::Usage,
+        });
+        Self::all(code, &errors)
+    }
+}
+
+fn image_code(error: &SiteImageError) -> Code {
+    match error {
+        SiteImageError::Blob { source: BlobError::Fs(_), .. } => Code::File,
+        SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } | SiteImageError::Reference(_) => {
+            Code::Damaged
+        }
+        SiteImageError::Artifact { .. } | SiteImageError::Platform { .. } | SiteImageError::NoTag { .. } => {
+            Code::Usage
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Where a bundle is: its file, its volumes, directories with them, or stdin; what every verb that reads one shares.
+//! Opens bundles: a file, volumes, directories with volumes, or stdin.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,40 +14,42 @@ use crate::bundle::read::volume_set::VolumeSet;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
 
-/// How a bundle is opened.
+/// The options of every verb that reads a bundle.
 #[derive(Debug, Args)]
 pub(super) struct InputArgs {
     #[command(flatten)]
     trust: TrustArgs,
-    /// Read volume after volume, and wait for each that is not there until Enter is pressed [default: where volumes are
-    /// missing, on a terminal]
+    /// Prompt for each missing volume and wait [default: if stdin is a terminal]
+    ///
+    /// Volumes are read in order. If one is missing, connect the media that contains it and press Enter.
     #[arg(long, conflicts_with = "no_wait")]
     wait: bool,
-    /// Do not wait for volumes that are missing
+    /// Do not prompt for missing volumes
     #[arg(long)]
     no_wait: bool,
 }
 
-/// What is to become of a bundle of which volumes are missing, if nobody brings them.
+/// The handling of a bundle with missing volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gaps {
-    /// It is not read.
+    /// Opening it fails.
     Refuse,
-    /// What is there is read.
-    Take,
+    /// The other volumes are read.
+    Allow,
 }
 
 impl InputArgs {
-    /// Opens the bundle that `bundles` mean; `-` is stdin. With trusted keys it is refused when it is read, unless one of
-    /// them has signed it.
+    /// Opens the bundle at the paths `bundles`; `-` is stdin. If there are trusted keys, reading fails unless
+    /// one of them signed the bundle.
     pub(super) fn open(&self, bundles: &[PathBuf], gaps: Gaps) -> Result<BundleReader, Failure> {
         let is_stream = |path: &Path| {
             path == Path::new("-") || path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
         };
         if let Some(stream) = bundles.iter().find(|path| is_stream(path)) {
             if bundles.len() > 1 {
-                let message = format!("`{}` is read alone: it is no volume", stream.display());
-                return Err(Failure::new(Code::Usage, message));
+                let message = format!("cannot read `{}` as one of several volumes", stream.display());
+                let hint = "name a stream alone: it contains the whole bundle";
+                return Err(Failure::new(Code::Usage, message).with_hint(hint));
             }
             let reader = if stream == Path::new("-") {
                 BundleReader::stream(io::stdin())
@@ -56,55 +58,53 @@ impl InputArgs {
             };
             return Ok(reader.trusting(self.trust.of_stream()?));
         }
-        let medium = discover::find(bundles).map_err(ReadError::from)?;
-        let trust = self.trust.of(&medium)?;
-        Ok(self.reader(medium, gaps)?.trusting(trust))
+        let volumes = discover::find(bundles).map_err(ReadError::from)?;
+        let trust = self.trust.of(&volumes)?;
+        Ok(self.reader(volumes, gaps)?.trusting(trust))
     }
 
-    fn reader(&self, medium: VolumeSet, gaps: Gaps) -> Result<BundleReader, Failure> {
-        let missing = medium.gaps();
-        // What is wrong with a volume that is here does not get better by waiting.
+    fn reader(&self, volumes: VolumeSet, gaps: Gaps) -> Result<BundleReader, Failure> {
+        let missing = volumes.gaps();
+        if self.may_prompt(&volumes, &missing) {
+            let directories: Vec<_> =
+                volumes.directories().iter().map(|directory| directory.display().to_string()).collect();
+            return Ok(BundleReader::in_turn(&volumes, prompt(directories.join("` or `"))));
+        }
+        if gaps == Gaps::Refuse && !missing.is_empty() {
+            let messages = missing.iter().map(ToString::to_string).collect();
+            return Err(Failure { code: Code::Incomplete, messages, hint: None });
+        }
+        for problem in volumes.problems() {
+            let _ = io::stderr().write_all(format!("warning: {problem}\n").as_bytes());
+        }
+        Ok(BundleReader::of_medium(volumes))
+    }
+
+    fn may_prompt(&self, volumes: &VolumeSet, missing: &[VolumeProblem]) -> bool {
+        // Waiting does not help if a volume is present but invalid.
         let is_absent = |problem: &VolumeProblem| {
             matches!(problem, VolumeProblem::Missing { .. } | VolumeProblem::Unended { .. })
         };
         let may_wait = self.wait || (!self.no_wait && io::stdin().is_terminal());
-        if medium.volumes().len() + missing.len() > 1
-            && may_wait
+        may_wait
             && !missing.is_empty()
+            && volumes.volumes().len() + missing.len() > 1
             && missing.iter().all(is_absent)
-        {
-            let directories: Vec<_> =
-                medium.directories().iter().map(|directory| directory.display().to_string()).collect();
-            return Ok(BundleReader::in_turn(&medium, ask(directories.join("` or `"))));
-        }
-        if gaps == Gaps::Refuse && !missing.is_empty() {
-            let messages = missing.iter().map(ToString::to_string).collect();
-            return Err(Failure { code: Code::Incomplete, messages });
-        }
-        for problem in medium.problems() {
-            let _ = io::stderr().write_all(format!("warning: {problem}\n").as_bytes());
-        }
-        Ok(BundleReader::of_medium(medium))
     }
 }
 
-/// Asks whoever sits at the terminal.
-fn ask(directories: String) -> AskForVolume {
+/// Returns a function that asks the operator for a volume and returns false at the end of stdin.
+fn prompt(directories: String) -> AskForVolume {
     Box::new(move |problem| {
         let text = match problem {
-            VolumeProblem::Missing { volume } => {
-                format!(
-                    "\ninsert the medium with `{volume}` at `{directories}` and press Enter (Ctrl-C ends) "
-                )
-            }
-            other => {
-                format!(
-                    "\n{other}: insert the right medium at `{directories}` and press Enter (Ctrl-C ends) "
-                )
-            }
+            VolumeProblem::Missing { volume } => format!(
+                "\nconnect the media with `{volume}` at `{directories}` and press Enter (Ctrl-C to abort) "
+            ),
+            other => format!(
+                "\n{other}: connect the correct media at `{directories}` and press Enter (Ctrl-C to abort) "
+            ),
         };
         let _ = io::stderr().write_all(text.as_bytes());
-        // At the end of the input there is nobody.
         io::stdin().read_line(&mut String::new()).is_ok_and(|read| read > 0)
     })
 }

@@ -1,29 +1,30 @@
-//! `unbundle inventory`: what does this site really have?
+//! `unbundle inventory`: lists the blobs and files that a site has.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::output::{print, summary_json};
+use crate::cli::output::print_document;
 use crate::cli::progress::Output;
 use crate::commands::inventory::scan;
 use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;
 
-/// Write down what a site has, so that the next bundle can leave it out (airbundle pack --base)
+/// List what a site has, so that the next bundle can omit it (`airbundle pack --base`)
 #[derive(Debug, Args)]
 pub(crate) struct Inventory {
-    /// The directory of the site
+    /// Site directory
     site: PathBuf,
-    /// Where the inventory goes [default: stdout]
+    /// Inventory to write [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Hash everything, instead of looking at sizes; what is damaged is left out
+    /// Hash all contents; corrupt blobs and files are omitted
+    ///
+    /// Without this option, only sizes are compared.
     #[arg(long)]
     check: bool,
     #[command(flatten)]
@@ -31,53 +32,48 @@ pub(crate) struct Inventory {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-struct Summary {
+pub(super) struct InventorySummary {
+    /// Number of blobs.
     blobs: usize,
+    /// Their size in bytes.
     blob_bytes: u64,
+    /// Number of files.
     files: usize,
+    /// Their size in bytes.
     file_bytes: u64,
 }
 
 impl Inventory {
-    /// Looks.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let output = self.output.as_deref().filter(|path| *path != Path::new("-"));
         if output.is_none() && self.out.json {
-            let message =
-                "`--json` tells of the inventory, which is JSON itself: write it to a file with `-o`";
-            return Err(Failure::new(Code::Usage, message));
+            let failure = Failure::new(Code::Usage, "cannot write both the inventory and `--json` to stdout");
+            return Err(failure.with_hint("write the inventory to a file with `--output`"));
         }
         if let Some(path) = output.filter(|path| is_record(path, &self.site)) {
-            let message = format!(
-                "`{}` is the site's own record: write the inventory somewhere else, to a stick for example",
-                path.display()
-            );
-            return Err(Failure::new(Code::Usage, message));
+            let message = format!("cannot overwrite `{}`: it is the record of the site", path.display());
+            return Err(Failure::new(Code::Usage, message).with_hint("choose another `--output`"));
         }
-        let reporter = self.out.reporter();
-        let result = scan(&self.site, self.check, &*reporter);
-        drop(reporter);
-        let inventory = result?;
+        let inventory = self.out.report(|report| scan(&self.site, self.check, report))?;
         let Some(path) = output else {
-            let text = inventory.to_json();
-            print(&String::from_utf8(text).expect("JSON is UTF-8; please report"))?;
+            print_document(inventory.to_json())?;
             return Ok(Code::Success);
         };
-        fs::write_durably(path, &inventory.to_json())
-            .map_err(|error| Failure::new(Code::File, chain(&error)))?;
-        let summary = Summary::of(&inventory);
+        fs::write_durably(path, &inventory.to_json())?;
+        let summary = InventorySummary::of(&inventory);
         let text = || {
-            let Summary { blobs, blob_bytes, files, file_bytes } = &summary;
+            let InventorySummary { blobs, blob_bytes, files, file_bytes } = &summary;
             let [blob_bytes, file_bytes] = [blob_bytes, file_bytes].map(|bytes| human_bytes(*bytes));
             format!("{}: {blobs} blobs ({blob_bytes}) and {files} files ({file_bytes})\n", path.display())
         };
-        print(&self.out.result(text, || summary_json(&summary)))?;
+        self.out.print(&summary, text)?;
         Ok(Code::Success)
     }
 }
 
-impl Summary {
+impl InventorySummary {
     fn of(inventory: &Document) -> Self {
         Self {
             blobs: inventory.blobs.len(),
@@ -88,8 +84,8 @@ impl Summary {
     }
 }
 
-/// Whether `path` is what the site itself has under this name.
+/// True if `path` is the `site.json` of the site, also through symlinks.
 fn is_record(path: &Path, site: &Path) -> bool {
-    let found = |path: &Path| path.canonicalize().ok();
-    found(&site.join(RECORD)).is_some_and(|record| found(path) == Some(record))
+    let resolve = |path: &Path| path.canonicalize().ok();
+    resolve(&site.join(RECORD)).is_some_and(|record| resolve(path) == Some(record))
 }

@@ -1,4 +1,4 @@
-//! `airbundle lists`: lists out of what somebody else maintains.
+//! `airbundle lists`: generates lists from a Kubespray checkout.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,57 +6,57 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use crate::base::error_chain::chain;
 use crate::base::event::Event;
 use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
-use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::commands::lists::generate;
-use crate::commands::lists::generated::GeneratedLists;
+use crate::commands::lists::made::GeneratedLists;
 use crate::commands::lists::options::{Architecture, ListOptions};
+use crate::commands::lists::{KubesprayError, make};
 use crate::documents::list::NAMES;
 
-/// Make lists of files and images
+/// Generate lists of files and images
 #[derive(Debug, Args)]
 pub(crate) struct Lists {
     #[command(subcommand)]
-    from: From,
+    source: Source,
 }
 
 #[derive(Debug, Subcommand)]
-enum From {
+enum Source {
     Kubespray(Kubespray),
 }
 
-/// Make the lists of a release of Kubespray, from a checkout of it
+/// Generate the lists of a Kubespray release from its Git checkout
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 struct Kubespray {
-    /// The checkout of Kubespray
+    /// Kubespray checkout
     #[arg(long, value_name = "DIR")]
     source: PathBuf,
-    /// For hosts of these architectures: amd64, arm64, arm, ppc64le
+    /// Host architectures, comma-separated: amd64, arm64, arm, ppc64le
     #[arg(long, value_name = "ARCH", value_delimiter = ',', default_value = "amd64")]
     arch: Vec<Architecture>,
-    /// With these variables: a YAML file, or a directory of them, such as an inventory has; later ones win
+    /// YAML files or directories with variables, e.g. group_vars; later ones win
     #[arg(long, value_name = "FILE", num_args = 1..)]
     vars: Vec<PathBuf>,
     /// List only what hosts with these variables download
     #[arg(long)]
     enabled_only: bool,
-    /// List what Kubespray uses and its own list generator leaves out, too
+    /// Add what Kubespray uses and its generate_list.sh omits
     #[arg(long)]
     complete: bool,
-    /// Take variables that say where hosts fetch from (…_url, …_repo), too
+    /// Use *_url and *_repo variables from --vars too, e.g. for mirrors
     #[arg(long)]
     keep_mirrors: bool,
-    /// List files whose checksum Kubespray does not know, too
+    /// List files without a checksum in Kubespray too
     #[arg(long)]
     allow_unpinned: bool,
-    /// The release that the lists are for (default: what the checkout says)
+    /// Kubespray release [default: version of the checkout]
     #[arg(long, value_name = "VERSION")]
     release: Option<String>,
-    /// The directory for files.list and images.list
+    /// Directory to write files.list and images.list to
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
     #[command(flatten)]
@@ -64,22 +64,26 @@ struct Kubespray {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-struct Summary<'a> {
+pub(super) struct ListsSummary<'a> {
+    /// Kubespray release, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     release: Option<&'a str>,
+    /// Host architectures.
     architectures: Vec<String>,
+    /// Number of files.
     files: usize,
-    /// Of the files, those with a checksum.
+    /// Number of files with a checksum.
     pinned: usize,
+    /// Number of images.
     images: usize,
 }
 
 impl Lists {
-    /// Makes them.
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        match self.from {
-            From::Kubespray(kubespray) => kubespray.run(),
+        match self.source {
+            Source::Kubespray(kubespray) => kubespray.run(),
         }
     }
 }
@@ -102,13 +106,11 @@ impl Kubespray {
             keep_mirrors: self.keep_mirrors,
             allow_unpinned: self.allow_unpinned,
         };
-        let reporter = self.out.reporter();
-        let made = generate(&options, &mut |message| reporter.event(&Event::Warning { message }));
-        drop(reporter);
-        let made = made?;
-        write(&self.output, &options, &made)
-            .map_err(|error| Failure::new(Code::File, crate::base::error_chain::chain(&error)))?;
-        let summary = Summary {
+        let made = self
+            .out
+            .report(|report| make(&options, &mut |message| report.event(&Event::Warning { message })))?;
+        write(&self.output, &options, &made)?;
+        let summary = ListsSummary {
             release: made.release.as_deref(),
             architectures: options.architectures.iter().map(ToString::to_string).collect(),
             files: made.files.len(),
@@ -116,13 +118,13 @@ impl Kubespray {
             images: made.images.len(),
         };
         let text = || {
-            let Summary { files, pinned, images, .. } = &summary;
+            let ListsSummary { files, pinned, images, .. } = &summary;
             format!(
-                "{}: {files} files, {pinned} of them with checksum, and {images} images\n",
+                "{}: {files} files ({pinned} with a checksum) and {images} images\n",
                 self.output.display()
             )
         };
-        print(&self.out.result(text, || summary_json(&summary)))?;
+        self.out.print(&summary, text)?;
         Ok(Code::Success)
     }
 }
@@ -131,7 +133,7 @@ fn pinned(made: &GeneratedLists) -> usize {
     made.files.iter().filter(|file| file.checksum.is_some()).count()
 }
 
-/// Both lists, each under another name first: who packs meanwhile reads an old list or a new one.
+/// Replaces both lists atomically, so that a concurrent `pack` never reads a partial list.
 fn write(directory: &Path, options: &ListOptions, made: &GeneratedLists) -> Result<(), FsError> {
     fs::create_dir_all(directory)?;
     let texts = [files_list(options, made), images_list(options, made)];
@@ -150,21 +152,22 @@ fn write(directory: &Path, options: &ListOptions, made: &GeneratedLists) -> Resu
 fn files_list(options: &ListOptions, made: &GeneratedLists) -> String {
     let files = made.files.len();
     let pinned = pinned(made);
-    let what = format!("{files} files, {pinned} of them with the checksum that Kubespray pins");
-    head(options, made, &what) + &made.files_text()
+    let contents = format!("{files} files, {pinned} of them with the checksum that Kubespray pins");
+    header(options, made, &contents) + &made.files_text()
 }
 
 fn images_list(options: &ListOptions, made: &GeneratedLists) -> String {
     let by_tag = if made.images.iter().any(|image| image.contains('@')) { "" } else { ", all by tag" };
-    head(options, made, &format!("{} images{by_tag}", made.images.len())) + &made.images_text()
+    header(options, made, &format!("{} images{by_tag}", made.images.len())) + &made.images_text()
 }
 
-/// What the list is, and how it was made. Nothing in it depends on where or when.
-fn head(options: &ListOptions, made: &GeneratedLists, what: &str) -> String {
+/// Returns the comment at the top of a list: contents and command line. It does not depend on the host or the
+/// time.
+fn header(options: &ListOptions, made: &GeneratedLists, contents: &str) -> String {
     let release = made.release.as_deref().map_or_else(String::new, |release| format!(" {release}"));
     let platforms: Vec<_> = options.architectures.iter().map(|arch| format!("linux/{arch}")).collect();
     let mut text = format!(
-        "# Kubespray{release}, {}: {what}.\n# Made by airbundle lists kubespray",
+        "# Kubespray{release}, {}: {contents}.\n# Made by airbundle lists kubespray",
         platforms.join(" and ")
     );
     for (option, is_set) in [
@@ -178,10 +181,30 @@ fn head(options: &ListOptions, made: &GeneratedLists, what: &str) -> String {
         }
     }
     for path in &options.vars {
-        // Not the directories above it: they are those of one machine.
+        // The directories above it differ between hosts.
         let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
         let _ = write!(text, " --vars {}", name.replace(char::is_control, "?"));
     }
     text.push_str("; order as of its generate_list.sh.\n");
     text
+}
+
+impl From<KubesprayError> for Failure {
+    fn from(error: KubesprayError) -> Self {
+        let list = |messages| Self { code: Code::List, messages, hint: None };
+        match error {
+            KubesprayError::Fs(error) => error.into(),
+            KubesprayError::Eval { errors, unpinned } => {
+                let failure = list(errors.iter().map(ToString::to_string).collect());
+                if !unpinned {
+                    return failure;
+                }
+                failure.with_hint(
+                    "set a version that Kubespray has a checksum for, set the checksum variable, or use `--allow-unpinned`",
+                )
+            }
+            KubesprayError::Entries(entries) => list(entries),
+            error => list(vec![chain(&error)]),
+        }
+    }
 }

@@ -1,16 +1,14 @@
-//! `airbundle lock`: what do these lists name today, and is it still what was locked?
+//! `airbundle lock`: resolves lists to digests, and compares a lock with the upstream.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::output::{print, summary_json};
-use crate::cli::pack::{list_failure, pack_failure, read_lock};
+use crate::cli::pack::read_lock;
 use crate::cli::progress::Output;
 use crate::cli::upstream::UpstreamArgs;
 use crate::commands::lock::{Moved, Now, check, lock};
@@ -20,66 +18,74 @@ use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::oci::platform::Platform;
 
-/// Resolve everything that lists name to digests and sizes, or look whether that has changed
+/// Resolve lists to digests and sizes, or check a lock against the upstream
 ///
-/// What a lock names is packed by digest: the same bytes at any time, or an error. With --check, everything is asked
-/// for again by its name; the exit code is 13 if something else is there now.
+/// `pack` fetches the entries of a lock by digest: the result is the same at any time, or an error. With
+/// --check, every entry is resolved again by name. If anything changed, the exit code is 13.
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
-    /// A list of files and images, or a directory with files.list and images.list; with --check, one lock
+    /// Lists, or directories with files.list and images.list; with --check: one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
-    /// The lock to be written; the name usually is airbundle.lock.json
+    /// Lock to write; usually named airbundle.lock.json
     #[arg(long, short, value_name = "FILE", required_unless_present = "check", conflicts_with = "check")]
     output: Option<PathBuf>,
-    /// Say what has moved upstream since the lock was made: tags, and files, which are fetched and hashed
+    /// List tags and files that changed upstream since the lock was made
+    ///
+    /// Files are downloaded and hashed, unless --quick is set.
     #[arg(long)]
     check: bool,
-    /// With --check: look at the sizes of files only
+    /// With --check: compare only the sizes of files
     #[arg(long, requires = "check")]
     quick: bool,
-    /// Take these platforms of images that have several, such as linux/amd64 (default: all)
+    /// Platforms to include from multi-platform images, e.g. linux/amd64 [default: all]
+    ///
+    /// Comma-separated. `platform=` in a list takes precedence for its image.
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', conflicts_with = "check")]
     platform: Vec<Platform>,
-    /// Take what is attached to the images, too
+    /// Include referrers and cosign artifacts of the images; comma-separated
     #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "check")]
     with: Vec<ArtifactKind>,
     #[command(flatten)]
-    upstream: UpstreamArgs,
-    #[command(flatten)]
     out: Output,
+    // Last, because its help heading applies to all options after it.
+    #[command(flatten)]
+    upstream: UpstreamArgs,
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-struct Locked {
+pub(super) struct Locked {
+    /// Number of files.
     files: usize,
+    /// Number of images.
     images: usize,
+    /// Number of distinct blobs, manifests included.
     blobs: usize,
+    /// Their size in bytes.
     bytes: u64,
 }
 
 #[derive(Serialize)]
-struct Checked {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Checked {
+    /// Entries that do not match the lock, in its order.
     moved: Vec<Moved>,
 }
 
 impl Lock {
-    /// Locks, or checks a lock.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         if self.check { self.run_check() } else { self.run_lock() }
     }
 
     fn run_lock(self) -> Result<Code, Failure> {
-        let path = self.output.expect("clap asks for it");
-        let lists = Lists::read(&self.lists).map_err(list_failure)?;
+        let path = self.output.expect("clap requires it; please report");
+        let lists = Lists::read(&self.lists)?;
         let upstream = self.upstream.upstream_for(&lists)?;
-        let reporter = self.out.reporter();
-        let result = lock(lists, &self.platform, &self.with, &upstream, &*reporter);
-        drop(reporter);
-        let document = result.map_err(pack_failure)?;
-        fs::write_durably(&path, &document.to_json())
-            .map_err(|error| Failure::new(Code::File, chain(&error)))?;
+        let document =
+            self.out.report(|report| lock(lists, &self.platform, &self.with, &upstream, report))?;
+        fs::write_durably(&path, &document.to_json())?;
         let locked = Locked {
             files: document.files.len(),
             images: document.images.len(),
@@ -91,38 +97,44 @@ impl Lock {
             let bytes = human_bytes(*bytes);
             format!("{files} files and {images} images: {blobs} blobs, {bytes}\n{}\n", path.display())
         };
-        print(&self.out.result(text, || summary_json(&locked)))?;
+        self.out.print(&locked, text)?;
         Ok(Code::Success)
     }
 
     fn run_check(self) -> Result<Code, Failure> {
         let [path] = self.lists.as_slice() else {
-            return Err(Failure::new(Code::Usage, "`--check` takes one lock"));
+            return Err(Failure::new(Code::Usage, "cannot check several lists: `--check` accepts one lock"));
         };
         let Some(document) = read_lock(path)? else {
-            let message = format!("`{}` is no lock: make one with `airbundle lock`", path.display());
-            return Err(Failure::new(if path.exists() { Code::List } else { Code::File }, message));
+            return Err(no_lock(path));
         };
         let upstream = self.upstream.upstream_for(&lists_of(&document)?)?;
-        let reporter = self.out.reporter();
-        let result = check(&document, self.quick, &upstream, &*reporter);
-        drop(reporter);
-        let checked = Checked { moved: result? };
-        print(&self.out.result(|| text(&document, &checked.moved), || summary_json(&checked)))?;
+        let moved = self.out.report(|report| check(&document, self.quick, &upstream, report))?;
+        let checked = Checked { moved };
+        self.out.print(&checked, || text(&document, &checked.moved))?;
         Ok(if checked.moved.is_empty() { Code::Success } else { Code::Moved })
     }
 }
 
+fn no_lock(path: &Path) -> Failure {
+    let (code, cause) = match path.exists() {
+        true => (Code::List, "not a lock"),
+        false => (Code::File, "no such file or directory"),
+    };
+    let message = format!("cannot check `{}`: {cause}", path.display());
+    Failure::new(code, message).with_hint("make a lock with `airbundle lock`")
+}
+
 fn text(document: &Document, moved: &[Moved]) -> String {
     let lines = moved.iter().map(|Moved { name, locked, now }| match now {
-        Now::Digest(digest) => format!("moved   {name}\n        was {locked}\n        is  {digest}\n"),
-        Now::Size(size) => format!("moved   {name}\n        was {locked}\n        has {size} bytes now\n"),
+        Now::Digest(digest) => format!("moved   {name}\n        was {locked}\n        now {digest}\n"),
+        Now::Size(size) => format!("moved   {name}\n        was {locked}\n        now {size} bytes\n"),
         Now::Failure(reason) => format!("gone    {name}\n        was {locked}\n        {reason}\n"),
     });
     let all = document.files.len() + document.images.len();
     let last = match moved.len() {
-        0 => format!("nothing of {all} has moved\n"),
-        count => format!("{count} of {all} have moved\n"),
+        0 => format!("no changes in {all} entries\n"),
+        count => format!("{count} of {all} entries changed\n"),
     };
     lines.chain([last]).collect()
 }

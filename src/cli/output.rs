@@ -1,10 +1,12 @@
-//! What goes to stdout.
+//! Writes results to stdout: text, or JSON on one line.
 
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use crate::cli::exit::{Code, Failure};
 
-/// Writes to stdout. That nobody reads it to the end (`| head`) is no error.
+/// Writes to stdout. A closed pipe (`| head`) is not an error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -13,16 +15,21 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// `value` as one line of JSON.
-pub(crate) fn json(value: &impl serde::Serialize) -> String {
+/// Writes a JSON document to stdout.
+pub(crate) fn print_document(json: Vec<u8>) -> Result<(), Failure> {
+    print(&String::from_utf8(json).expect("JSON is UTF-8; please report"))
+}
+
+/// Returns `value` as one line of JSON.
+pub(crate) fn json(value: &impl Serialize) -> String {
     let mut text = serde_json::to_string(value).expect("plain structs become JSON; please report");
     text.push('\n');
     text
 }
 
-/// The last line of `--json`: the result, told apart from the events before it.
-pub(crate) fn summary_json(result: &impl serde::Serialize) -> String {
-    #[derive(serde::Serialize)]
+/// Returns the last line of `--json`. The member `event` tells it from the events before it.
+pub(crate) fn summary_json(result: &impl Serialize) -> String {
+    #[derive(Serialize)]
     struct Event<'a, T> {
         event: &'static str,
         #[serde(flatten)]

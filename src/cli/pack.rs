@@ -1,4 +1,4 @@
-//! `airbundle pack`: lists in, one bundle out.
+//! `airbundle pack`: fetches the entries of lists or of a lock and writes one bundle.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -8,18 +8,16 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::volume_name::SUMS;
 use crate::cli::date::source_date;
-use crate::cli::exit::{Code, Failure, read_code};
+use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::signer;
-use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
-use crate::cli::size::{parse_share, parse_volume_size};
+use crate::cli::size::{parse_percent, parse_volume_size};
 use crate::cli::upstream::UpstreamArgs;
 use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary, pack};
 use crate::commands::unpack::GUIDE_TEXT;
@@ -30,72 +28,93 @@ use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::net::error::FetchError;
 use crate::oci::platform::Platform;
-use crate::plan::site_contents::BaseError;
+use crate::plan::base::BaseError;
 
-/// Fetch everything that lists name, and write it into one bundle
+/// Fetch the files and images of lists and write one bundle
+///
+/// An interrupted run resumes if the same command is run again.
 #[derive(Debug, Args)]
 pub(crate) struct Pack {
-    /// A list of files and images, a directory with files.list and images.list, or one lock
+    /// Lists, directories with files.list and images.list, or one lock
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
-    /// The bundle to be written; the name usually ends in .tar.zst
+    /// Bundle to write; usually named *.tar.zst
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Take these platforms of images that have several, such as linux/amd64 (default: all)
+    /// Platforms to include from multi-platform images, e.g. linux/amd64 [default: all]
+    ///
+    /// Comma-separated. `platform=` in a list takes precedence for its image.
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
-    /// Take what is attached to the images, too
+    /// Include referrers and cosign artifacts of the images; comma-separated
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     with: Vec<ArtifactKind>,
-    #[command(flatten)]
-    upstream: UpstreamArgs,
-    /// Compress at this zstd level
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
+    /// zstd compression level, 1 to 22
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
-    /// Call the bundle this, for people: shown by `ls` and on the site's page
+    /// Title of the bundle
+    ///
+    /// `ls --json`, the SBOM and the image description of `airbundle image` contain it. If the site has only
+    /// this bundle, the site's catalog page does too.
     #[arg(long, value_name = "TEXT")]
     title: Option<String>,
-    /// Write the lock of what was packed, too
+    /// Write the lock of the packed entries to this file too
     #[arg(long, value_name = "FILE")]
     write_lock: Option<PathBuf>,
-    /// Take what has not changed out of this older bundle, instead of fetching it
+    /// Copy unchanged blobs from this older bundle; can be repeated
     #[arg(long, value_name = "BUNDLE")]
     reuse: Vec<PathBuf>,
-    /// Leave out what the site has: its inventory (unbundle inventory), or a lock or bundle that it has unpacked
+    /// Make a delta: omit what the site has; can be repeated
+    ///
+    /// FILE is an inventory of the site (`unbundle inventory`), or a lock or bundle that was unpacked there.
     #[arg(long, value_name = "FILE")]
     base: Vec<PathBuf>,
-    /// Sign the bundle with this secret key, of `airbundle keygen` or of minisign
+    /// Sign the bundle with this secret key (`airbundle keygen` or minisign)
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
-    /// Read the passphrase of that key from stdin [default: `AIRBUNDLE_PASSPHRASE` of the environment, or ask]
+    /// Read the passphrase of --sign from stdin [default: $AIRBUNDLE_PASSPHRASE, or a prompt]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
-    /// Write volumes of at most this many bytes, FILE.001 and so on: such as 1900MiB, or fat32, dvd, github-release
+    /// Split into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
+    ///
+    /// SIZE is a number of bytes with K, M, G, KiB, MiB, GiB (powers of 1024), kB, MB, GB (powers of 1000),
+    /// or no unit; or the limit of a kind of media: fat32, dvd, github-release.
     #[arg(long, value_name = "SIZE", value_parser = parse_volume_size)]
     volume_size: Option<u64>,
-    /// Add recovery data, with which damage up to this share of each volume can be repaired, such as 5%
-    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    /// Add recovery data to repair up to PERCENT of each volume, e.g. 5%
+    ///
+    /// Up to 5% of the bundle can then be unreadable, contiguous or scattered.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     recovery: Option<u32>,
-    /// Run this shell command for each volume as soon as it is complete; its $1 is the path. It may remove the volume
+    /// Run this shell command for each finished volume, whose path is $1
+    ///
+    /// The command may remove the volume, so that the output directory needs space for few volumes only.
     #[arg(long, value_name = "COMMAND", requires = "volume_size", conflicts_with_all = ["keep_going", "allow_missing"])]
     on_volume: Option<String>,
-    /// When something cannot be fetched, fetch all the rest, keep it for the next run, and report every failure
+    /// If an entry cannot be fetched, fetch the others and report all failures
+    ///
+    /// What was fetched is kept for the next run. No bundle is written.
     #[arg(long)]
     keep_going: bool,
-    /// The same, and make a bundle without what cannot be fetched; the exit code still tells
+    /// Like --keep-going, but write a bundle without the missing entries
+    ///
+    /// The exit code is 4 or 5 nevertheless.
     #[arg(long)]
     allow_missing: bool,
     #[command(flatten)]
     out: Output,
+    // Last, because its help heading applies to all options after it.
+    #[command(flatten)]
+    upstream: UpstreamArgs,
 }
 
 impl Pack {
-    /// Packs.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let input = read_input(&self.lists)?;
         if matches!(input, Input::Lock(_)) && !(self.platform.is_empty() && self.with.is_empty()) {
-            let message = "`--platform` and `--with` do not go with a lock, which says it already: lock anew";
-            return Err(Failure::new(Code::Usage, message));
+            let message = "cannot use `--platform` or `--with` with a lock";
+            let hint = "make a new lock with `airbundle lock --platform … --with …`";
+            return Err(Failure::new(Code::Usage, message).with_hint(hint));
         }
         let upstream = match &input {
             Input::Lists(lists) => self.upstream.upstream_for(lists)?,
@@ -106,7 +125,7 @@ impl Pack {
         let date = source_date()?;
         let created = date.and_then(|date| date.format(&Rfc3339).ok());
         let about = BundleInfo { title: self.title, created, guide };
-        // Nothing is fetched before the passphrase has turned out to be right.
+        // A wrong passphrase must fail before the download, not after it.
         let sign = self.sign.map(|key| signer(&key, self.passphrase_stdin)).transpose()?;
         let sign = sign.map(|signer| signer.at(date.map(OffsetDateTime::unix_timestamp)));
         let missing = match (self.keep_going, self.allow_missing) {
@@ -130,51 +149,42 @@ impl Pack {
             recovery: self.recovery,
             on_volume: self.on_volume,
         };
-        let reporter = self.out.reporter();
-        let result = pack(&input, &options, &*reporter);
-        drop(reporter);
-        let summary = result.map_err(pack_failure)?;
-        print(&self.out.result(|| text(&summary, &options), || summary_json(&summary)))?;
+        let summary = self.out.report(|report| pack(&input, &options, report))?;
+        self.out.print(&summary, || text(&summary, &options))?;
         if summary.missing.is_empty() {
             return Ok(Code::Success);
         }
-        let failure = fetch_failure(&summary.missing);
-        let what = format!(
-            "`{}` is without {} of what the lists name",
-            options.output.display(),
-            summary.missing.len()
-        );
-        Err(Failure { messages: [failure.messages, vec![what]].concat(), ..failure })
+        let mut failure = fetch_failure(&summary.missing);
+        let (bundle, count) = (options.output.display(), summary.missing.len());
+        failure.messages.push(format!("`{bundle}` does not contain {count} of the entries in the lists"));
+        Err(failure)
     }
 }
 
 fn text(summary: &PackSummary, options: &PackOptions) -> String {
-    let mut others = String::new();
-    for (bytes, what) in [(summary.bytes_resumed, "there from before"), (summary.bytes_reused, "reused")] {
+    let mut sources = format!("{} fetched", human_bytes(summary.bytes_fetched));
+    for (bytes, source) in [(summary.bytes_resumed, "resumed"), (summary.bytes_reused, "reused")] {
         if bytes > 0 {
-            others = format!("{others}, {} {what}", human_bytes(bytes));
+            sources = format!("{sources}, {} {source}", human_bytes(bytes));
         }
     }
-    let mut left_out = String::new();
-    if summary.blobs_left_out > 0 {
-        left_out = format!(
-            "a delta: {} more blobs ({}) are left out, as the site has them\n",
-            summary.blobs_left_out,
-            human_bytes(summary.bytes_left_out)
-        );
-    } else if !options.base.is_empty() {
-        "no delta: nothing of this is in the base\n".clone_into(&mut left_out);
-    }
+    let delta = match summary.blobs_left_out {
+        0 if options.base.is_empty() => String::new(),
+        0 => "not a delta: the base contains none of the blobs\n".to_owned(),
+        blobs => {
+            let bytes = human_bytes(summary.bytes_left_out);
+            format!("delta: {blobs} more blobs ({bytes}) omitted, because the site has them\n")
+        }
+    };
     let volumes = match summary.volumes.len() {
         0 => String::new(),
         count => format!(" in {count} volumes, and {SUMS}"),
     };
     format!(
-        "{} files and {} images: {} blobs, {} fetched{others}, {} saved by sharing\n{left_out}{}: {}{volumes}, {:.1} s\nidentity {}\n",
+        "{} files and {} images: {} blobs, {sources}, {} deduplicated\n{delta}{}: {}{volumes}, {:.1} s\nidentity {}\n",
         summary.files,
         summary.images,
         summary.blobs,
-        human_bytes(summary.bytes_fetched),
         human_bytes(summary.bytes_shared),
         options.output.display(),
         human_bytes(summary.bundle_size),
@@ -192,76 +202,85 @@ fn read_input(paths: &[PathBuf]) -> Result<Input, Failure> {
         }
     }
     match locks.pop() {
-        None => Ok(Input::Lists(Lists::read(paths).map_err(list_failure)?)),
+        None => Ok(Input::Lists(Lists::read(paths)?)),
         Some((_, lock)) if paths.len() == 1 => Ok(Input::Lock(lock)),
         Some((path, _)) => {
-            let message =
-                format!("`{}` is a lock, which stands alone: lock the lists together", path.display());
-            Err(Failure::new(Code::Usage, message))
+            let message = format!("cannot combine the lock `{}` with other lists", path.display());
+            let hint = "make one lock of all lists with `airbundle lock`";
+            Err(Failure::new(Code::Usage, message).with_hint(hint))
         }
     }
 }
 
-/// Reads `path` if it is a lock.
+/// Reads `path` if it is a lock. `None`: not a lock, or not readable.
 pub(super) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
-    // A list may come through a pipe, which can be read once; and what cannot be read is told as a list is.
-    let mut first = Vec::new();
+    // A list can be a pipe, which can be read only once. If the file cannot be read, reading it as a list
+    // reports that.
+    let mut start = Vec::new();
     if !path.is_file()
-        || File::open(path).and_then(|file| file.take(64).read_to_end(&mut first)).is_err()
-        || !Lock::is_one(&first)
+        || File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err()
+        || !Lock::is_one(&start)
     {
         return Ok(None);
     }
-    let bytes = fs::read(path, INDEX_LIMIT).map_err(|error| Failure::new(Code::File, chain(&error)))?;
+    let bytes = fs::read(path, INDEX_LIMIT)?;
     let lock = Lock::parse(&bytes).map_err(|error| {
-        let failure = Failure::from(error);
-        let named = |message| format!("`{}`: {message}", path.display());
-        Failure { messages: failure.messages.into_iter().map(named).collect(), ..failure }
+        Failure::from(error).context(format_args!("cannot read the lock `{}`", path.display()))
     })?;
     Ok(Some(lock))
 }
 
-pub(super) fn list_failure(error: ListError) -> Failure {
-    let code = if matches!(error, ListError::Read { .. }) { Code::File } else { Code::List };
-    match error {
-        ListError::Problems(problems) => {
-            Failure { code, messages: problems.iter().map(ToString::to_string).collect() }
+fn fetch_failure(failures: &[FetchError]) -> Failure {
+    let mismatch = failures.iter().any(FetchError::is_mismatch);
+    Failure::all(if mismatch { Code::Mismatch } else { Code::Fetch }, failures)
+}
+
+impl From<ListError> for Failure {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Problems(problems) => {
+                let messages = problems.iter().map(ToString::to_string).collect();
+                Self { code: Code::List, messages, hint: None }
+            }
+            ListError::Read { .. } => Self::of(Code::File, &error),
+            error => Self::of(Code::List, &error),
         }
-        error => Failure::new(code, chain(&error)),
     }
 }
 
-fn fetch_failure(failures: &[FetchError]) -> Failure {
-    let mismatch = failures.iter().any(FetchError::is_mismatch);
-    let messages = failures.iter().map(|failure| chain(failure)).collect();
-    Failure { code: if mismatch { Code::Mismatch } else { Code::Fetch }, messages }
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        Self::of(lock_code(&error), &error)
+    }
 }
 
-pub(super) fn pack_failure(error: PackError) -> Failure {
+fn lock_code(error: &LockError) -> Code {
+    if matches!(error, LockError::Version(_)) { Code::NotABundle } else { Code::List }
+}
+
+impl From<PackError> for Failure {
+    fn from(error: PackError) -> Self {
+        let code = match &error {
+            PackError::Fetch(failures) => return fetch_failure(failures),
+            PackError::Lock(error) => return Self::of(lock_code(error), error),
+            PackError::Reuse(_, error) => Code::of_read(error),
+            PackError::Base(_, error) => base_code(error),
+            PackError::Fs(_) => Code::File,
+            PackError::Busy(_) => Code::Busy,
+            PackError::VolumeSize { .. } => Code::Usage,
+            PackError::Command(_) => Code::Command,
+            PackError::Plan(_) => Code::Fetch,
+        };
+        Self::of(code, &error)
+    }
+}
+
+fn base_code(error: &BaseError) -> Code {
     match error {
-        PackError::Fetch(failures) => fetch_failure(&failures),
-        PackError::Reuse(path, error) => {
-            let failure = Failure::from(error);
-            let reuse = |message| format!("cannot reuse `{}`: {message}", path.display());
-            Failure { messages: failure.messages.into_iter().map(reuse).collect(), ..failure }
-        }
-        PackError::Base(path, error) => {
-            let code = match &error {
-                BaseError::Fs(_) => Code::File,
-                BaseError::Inventory(InventoryError::Version(_)) | BaseError::Lock(LockError::Version(_)) => {
-                    Code::NotABundle
-                }
-                BaseError::Inventory(_) | BaseError::Lock(_) => Code::List,
-                BaseError::Bundle(error) => read_code(error),
-            };
-            let path = path.display();
-            Failure::new(code, format!("cannot use `{path}` as base: {}", chain(&error)))
-        }
-        PackError::Lock(error) => error.into(),
-        PackError::Fs(error) => Failure::new(Code::File, chain(&error)),
-        PackError::Busy(_) => Failure::new(Code::Busy, chain(&error)),
-        PackError::VolumeSize { .. } => Failure::new(Code::Usage, chain(&error)),
-        PackError::Command(error) => Failure::new(Code::Command, chain(&error)),
-        PackError::Plan(_) => Failure::new(Code::Fetch, chain(&error)),
+        BaseError::Fs(_) => Code::File,
+        BaseError::Inventory(InventoryError::Version(_)) => Code::NotABundle,
+        BaseError::Inventory(_) => Code::List,
+        BaseError::Lock(error) => lock_code(error),
+        BaseError::Bundle(error) => Code::of_read(error),
     }
 }

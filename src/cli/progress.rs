@@ -1,4 +1,4 @@
-//! Events for whoever watches: bars on a terminal, plain lines in a log, JSON for a program.
+//! Shows events: progress bars on a terminal, plain lines in a log, or JSON.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{IsTerminal, Write};
@@ -7,44 +7,56 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::base::event::{Event, Report, Silent};
 use crate::base::units::human_bytes;
+use crate::cli::exit::Failure;
+use crate::cli::output::{print, summary_json};
 
-/// Objects smaller than this get no line of their own: it would be gone before it is read.
+/// Minimum size of an object with a progress bar of its own, in bytes. Bars of smaller ones would only
+/// flicker.
 const BAR_MINIMUM: u64 = 1 << 20;
-/// How often a log says how far the work is.
+/// Minimum time between two progress lines in a log.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-/// How often a program is told.
+/// Minimum time between two `progress` events of `--json`.
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the user wants to see.
+/// The output options of the command line.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Output {
-    /// Print nothing but errors
+    /// Print only errors
     #[arg(long, short, conflicts_with = "json")]
     quiet: bool,
-    /// Print JSON on stdout: one object a line, the last one the result
+    /// Print JSON to stdout, one object per line; the last one is the result
     #[arg(long)]
     pub json: bool,
 }
 
 impl Output {
-    /// Who takes the events.
-    #[must_use]
-    pub(crate) fn reporter(self) -> Box<dyn Report> {
+    /// Runs `work` and shows its events.
+    pub(crate) fn report<T>(self, work: impl FnOnce(&dyn Report) -> T) -> T {
         if self.quiet {
-            Box::new(Silent)
+            work(&Silent)
         } else if self.json {
-            Box::new(Json { meter: Mutex::new(Meter::new(JSON_INTERVAL)) })
+            work(&Json { meter: Mutex::new(Meter::new(JSON_INTERVAL)) })
         } else if std::io::stderr().is_terminal() {
-            Box::new(Terminal::new())
+            work(&Terminal::new())
         } else {
-            Box::new(Lines { meter: Mutex::new(Meter::new(LOG_INTERVAL)) })
+            work(&Log { meter: Mutex::new(Meter::new(LOG_INTERVAL)) })
         }
     }
 
-    /// The result, for a person or for a program.
+    /// Prints the summary to stdout, as text or as the last line of `--json`.
+    pub(crate) fn print(
+        self,
+        summary: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        print(&self.result(text, || summary_json(summary)))
+    }
+
+    /// Selects the form of a result. With `--quiet` it is empty.
     #[must_use]
     pub(crate) fn result(self, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> String {
         match self {
@@ -55,10 +67,11 @@ impl Output {
     }
 }
 
-/// Bars on a terminal.
+/// Progress bars on a terminal.
 struct Terminal {
     all: MultiProgress,
     total: ProgressBar,
+    /// Bars of the objects in progress, by their numbers.
     bars: Mutex<HashMap<u64, ProgressBar>>,
 }
 
@@ -73,8 +86,56 @@ impl Terminal {
         self.all.insert_before(&self.total, bar.clone());
     }
 
+    fn stage(&self, name: &'static str, bytes: Option<u64>) {
+        self.total.reset();
+        let template = if let Some(bytes) = bytes {
+            self.total.set_length(bytes);
+            "{prefix:12} [{wide_bar:.cyan}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left"
+        } else {
+            self.total.unset_length();
+            "{prefix:12} {decimal_bytes} {elapsed}"
+        };
+        self.total.set_prefix(name);
+        self.total.set_style(style(template));
+        self.total.tick();
+    }
+
+    /// Adds a bar. If the length is unknown, it is shown once it has [`BAR_MINIMUM`] bytes.
+    fn begin(&self, bars: &mut HashMap<u64, ProgressBar>, id: u64, object: &str, bytes: Option<u64>) {
+        if bytes.is_some_and(|bytes| bytes < BAR_MINIMUM) {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::hidden());
+        bar.set_style(style(match bytes {
+            Some(_) => "  {wide_msg} [{bar:20.green}] {decimal_bytes:>10}/{decimal_total_bytes:10}",
+            None => "  {wide_msg} {spinner:.green} {decimal_bytes:>10}",
+        }));
+        bar.set_message(object.to_owned());
+        if bytes.is_some() {
+            self.show(&bar);
+        }
+        if let Some(old) = bars.insert(id, bar) {
+            self.all.remove(&old);
+        }
+    }
+
+    fn progress(&self, bar: Option<&ProgressBar>, bytes: u64) {
+        let has_no_length = bar.is_some_and(|bar| bar.length().is_none());
+        if has_no_length {
+            self.total.inc_length(bytes);
+        }
+        self.total.inc(bytes);
+        if let Some(bar) = bar {
+            let before = bar.position();
+            bar.inc(bytes);
+            if has_no_length && before < BAR_MINIMUM && bar.position() >= BAR_MINIMUM {
+                self.show(bar);
+            }
+        }
+    }
+
     fn line(&self, line: String) {
-        let _ = self.all.println(line); // a terminal that is gone has no reader
+        let _ = self.all.println(line); // the terminal may be gone
     }
 }
 
@@ -86,54 +147,11 @@ impl Drop for Terminal {
 
 impl Report for Terminal {
     fn event(&self, event: &Event) {
-        let mut bars = self.bars.lock().expect("no panic while bars are drawn; please report");
+        let mut bars = self.bars.lock().expect("no thread panics while it draws; please report");
         match event {
-            Event::Stage { name, bytes, .. } => {
-                let template = match bytes {
-                    Some(_) => {
-                        "{prefix:12} [{wide_bar:.cyan}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left"
-                    }
-                    None => "{prefix:12} {decimal_bytes} {elapsed}",
-                };
-                self.total.reset();
-                match bytes {
-                    Some(bytes) => self.total.set_length(*bytes),
-                    None => self.total.unset_length(),
-                }
-                self.total.set_prefix(*name);
-                self.total.set_style(style(template));
-                self.total.tick();
-            }
-            Event::Begin { bytes: Some(bytes), .. } if *bytes < BAR_MINIMUM => {}
-            Event::Begin { id, object, bytes } => {
-                let bar = ProgressBar::with_draw_target(*bytes, ProgressDrawTarget::hidden());
-                bar.set_style(style(match bytes {
-                    Some(_) => "  {wide_msg} [{bar:20.green}] {decimal_bytes:>10}/{decimal_total_bytes:10}",
-                    None => "  {wide_msg} {spinner:.green} {decimal_bytes:>10}",
-                }));
-                bar.set_message(object.clone());
-                if bytes.is_some() {
-                    self.show(&bar);
-                }
-                if let Some(old) = bars.insert(*id, bar) {
-                    self.all.remove(&old);
-                }
-            }
-            Event::Progress { id, bytes } => {
-                let bar = bars.get(id);
-                let counts_late = bar.is_some_and(|bar| bar.length().is_none());
-                if counts_late {
-                    self.total.inc_length(*bytes);
-                }
-                self.total.inc(*bytes);
-                if let Some(bar) = bar {
-                    let before = bar.position();
-                    bar.inc(*bytes);
-                    if counts_late && before < BAR_MINIMUM && bar.position() >= BAR_MINIMUM {
-                        self.show(bar);
-                    }
-                }
-            }
+            Event::Stage { name, bytes, .. } => self.stage(name, *bytes),
+            Event::Begin { id, object, bytes } => self.begin(&mut bars, *id, object, *bytes),
+            Event::Progress { id, bytes } => self.progress(bars.get(id), *bytes),
             Event::Done { id } => {
                 if let Some(bar) = bars.remove(id) {
                     self.all.remove(&bar);
@@ -148,103 +166,106 @@ impl Report for Terminal {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
-        .expect("a template that was tried; please report")
+        .expect("a valid template; please report")
         .progress_chars("=> ")
         .tick_chars("-\\|/ ")
 }
 
 /// Plain lines on stderr.
-struct Lines {
+struct Log {
     meter: Mutex<Meter>,
 }
 
-impl Report for Lines {
+impl Report for Log {
     fn event(&self, event: &Event) {
-        let mut meter = self.meter.lock().expect("no panic while it counts; please report");
+        let mut meter = self.meter.lock().expect("no thread panics while it counts; please report");
+        let is_due = meter.count(event);
         let line = match event {
             Event::Stage { name, bytes, objects } => {
-                meter.begin(*bytes);
                 let objects = objects.map(|objects| format!(" {objects} objects")).unwrap_or_default();
                 let bytes = bytes.map(|bytes| format!(", {}", human_bytes(bytes))).unwrap_or_default();
                 format!("{name}{objects}{bytes}")
             }
-            Event::Progress { id, bytes } => match meter.count(*id, *bytes) {
-                Some(()) => meter.line(),
-                None => return,
-            },
-            Event::Begin { id, bytes, .. } => return meter.begin_object(*id, *bytes),
-            Event::Done { .. } => return,
+            Event::Progress { .. } if is_due => meter.line(),
+            Event::Progress { .. } | Event::Begin { .. } | Event::Done { .. } => return,
             Event::Retry { object, reason, wait } => retry_line(object, reason, *wait),
             Event::Note { message } => message.clone(),
             Event::Warning { message } => format!("warning: {message}"),
         };
-        let _ = writeln!(std::io::stderr(), "{line}"); // a log that is gone has no reader
+        let _ = writeln!(std::io::stderr(), "{line}"); // stderr may be closed
     }
 }
 
-/// One JSON object a line on stdout.
+/// One JSON object per line on stdout.
 struct Json {
     meter: Mutex<Meter>,
 }
 
+/// The progress of a stage; printed at most once per second.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Progress {
+    event: &'static str,
+    /// Number of bytes of this stage that are done.
+    bytes: u64,
+    /// Number of bytes of this stage. `null`: unknown.
+    total: Option<u64>,
+}
+
 impl Report for Json {
     fn event(&self, event: &Event) {
-        let mut meter = self.meter.lock().expect("no panic while it counts; please report");
+        let mut meter = self.meter.lock().expect("no thread panics while it counts; please report");
+        let is_due = meter.count(event);
         let line = match event {
-            Event::Progress { id, bytes } => match meter.count(*id, *bytes) {
-                Some(()) => {
-                    serde_json::json!({"event": "progress", "bytes": meter.done, "total": meter.total})
-                }
-                None => return,
-            },
-            Event::Stage { bytes, .. } => {
-                meter.begin(*bytes);
-                serde_json::json!(event)
+            Event::Progress { .. } if is_due => {
+                let progress = Progress { event: "progress", bytes: meter.done, total: meter.total };
+                serde_json::json!(progress)
             }
-            Event::Begin { id, bytes, .. } => {
-                meter.begin_object(*id, *bytes);
-                serde_json::json!(event)
-            }
+            Event::Progress { .. } => return,
             event => serde_json::json!(event),
         };
-        let _ = writeln!(std::io::stdout(), "{line}"); // as above
+        let _ = writeln!(std::io::stdout(), "{line}"); // stdout may be closed
     }
 }
 
-/// How far a stage is, told at intervals.
+/// The progress of a stage.
 struct Meter {
     interval: Duration,
+    /// Bytes of the stage. `None`: unknown.
     total: Option<u64>,
-    /// What is no part of the total before it comes.
+    /// Objects of unknown size. Their bytes are added to the total when they arrive.
     unsized_objects: HashSet<u64>,
     done: u64,
     start: Instant,
-    told: Instant,
+    shown: Instant,
 }
 
 impl Meter {
     fn new(interval: Duration) -> Self {
         let now = Instant::now();
-        Self { interval, total: None, unsized_objects: HashSet::new(), done: 0, start: now, told: now }
+        Self { interval, total: None, unsized_objects: HashSet::new(), done: 0, start: now, shown: now }
     }
 
-    fn begin(&mut self, total: Option<u64>) {
-        *self = Self { total, ..Self::new(self.interval) };
-    }
-
-    fn begin_object(&mut self, id: u64, bytes: Option<u64>) {
-        if bytes.is_none() {
-            self.unsized_objects.insert(id);
+    /// Counts an event. Returns true if the progress is due to be shown.
+    fn count(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Stage { bytes, .. } => *self = Self { total: *bytes, ..Self::new(self.interval) },
+            Event::Begin { id, bytes: None, .. } => {
+                self.unsized_objects.insert(*id);
+            }
+            Event::Progress { id, bytes } => {
+                self.done += bytes;
+                if let Some(total) = self.total.as_mut().filter(|_| self.unsized_objects.contains(id)) {
+                    *total += bytes;
+                }
+                if self.shown.elapsed() >= self.interval {
+                    self.shown = Instant::now();
+                    return true;
+                }
+            }
+            _ => {}
         }
-    }
-
-    /// Counts, and says when it is time to tell.
-    fn count(&mut self, id: u64, bytes: u64) -> Option<()> {
-        self.done += bytes;
-        if let Some(total) = self.total.as_mut().filter(|_| self.unsized_objects.contains(&id)) {
-            *total += bytes;
-        }
-        (self.told.elapsed() >= self.interval).then(|| self.told = Instant::now())
+        false
     }
 
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
@@ -254,14 +275,14 @@ impl Meter {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "it is positive and small"
+            reason = "the rate is positive and small"
         )]
         let speed = human_bytes(rate as u64);
         match self.total {
             Some(total) if total > 0 => {
                 let percent = self.done.min(total) * 100 / total;
                 let left = total.saturating_sub(self.done) as f64 / rate.max(1.0);
-                format!("  {done} of {} ({percent} %), {speed}/s, {left:.0} s left", human_bytes(total))
+                format!("  {done} of {} ({percent}%), {speed}/s, {left:.0} s left", human_bytes(total))
             }
             _ => format!("  {done}, {speed}/s"),
         }
@@ -279,16 +300,23 @@ mod tests {
     const MB: u64 = 1_000_000;
 
     #[test]
-    fn what_comes_of_unknown_length_adds_to_the_total_of_a_log() {
+    fn the_total_of_a_log_grows_with_objects_of_unknown_size() {
+        let stage = |bytes| Event::Stage { name: "fetching", bytes, objects: None };
+        let begin = |id, bytes| Event::Begin { id, object: String::new(), bytes };
+        let progress = |id, bytes| Event::Progress { id, bytes };
         let mut meter = Meter::new(Duration::ZERO);
-        meter.begin(Some(10 * MB));
-        meter.begin_object(1, Some(10 * MB));
-        meter.begin_object(2, None);
-        meter.count(1, 5 * MB);
-        meter.count(2, 3 * MB);
+        for event in [
+            stage(Some(10 * MB)),
+            begin(1, Some(10 * MB)),
+            begin(2, None),
+            progress(1, 5 * MB),
+            progress(2, 3 * MB),
+        ] {
+            meter.count(&event);
+        }
         assert_eq!((meter.done, meter.total), (8 * MB, Some(13 * MB)));
-        meter.begin(None);
-        meter.count(2, MB);
+        meter.count(&stage(None));
+        meter.count(&progress(2, MB));
         assert_eq!((meter.done, meter.total), (MB, None));
     }
 }

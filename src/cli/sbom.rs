@@ -1,31 +1,30 @@
-//! `airbundle sbom`, `unbundle sbom`: what is in this bundle and where it came from, for other tools.
+//! `airbundle sbom` and `unbundle sbom`: export the contents of a bundle as SPDX or CycloneDX.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
-use crate::cli::ls::configs;
-use crate::cli::output::print;
+use crate::cli::listing::configs;
+use crate::cli::output::print_document;
 use crate::commands::sbom::{Format, document};
 
-/// List all files and images of a bundle, with source, digest, size and platform, as SPDX or CycloneDX
+/// Export the files and images of a bundle as an SBOM
 ///
-/// The same bundle gives the same document. It is said to be made when the bundle was packed, if the bundle says so; or at
-/// `SOURCE_DATE_EPOCH` of the environment; or in 1970.
+/// The SBOM lists source, digest, size and platform of every entry. The same bundle makes the same document.
+/// Its date is the date of the bundle if it has one, else SOURCE_DATE_EPOCH if set, else 1970-01-01.
 #[derive(Debug, Args)]
 pub(crate) struct Sbom {
-    /// The bundle, its first volume, directories with its volumes, or - for stdin
+    /// Bundle file, first volume, directories with volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// The language: SPDX 2.3 or CycloneDX 1.6, both as JSON
+    /// Format of the document
     #[arg(long, value_enum, default_value_t = Language::Spdx)]
     format: Language,
-    /// Write it into this file [default: stdout]
+    /// File to write [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -34,15 +33,16 @@ pub(crate) struct Sbom {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Language {
+    /// SPDX 2.3, JSON
     Spdx,
+    /// CycloneDX 1.6, JSON
     Cyclonedx,
 }
 
 impl Sbom {
-    /// Writes the document.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let date = source_date()?;
-        let mut reader = self.input.open(&self.bundle, Gaps::Take)?;
+        let mut reader = self.input.open(&self.bundle, Gaps::Allow)?;
         let contents = reader.contents()?;
         let configs = configs(&mut reader, &contents.layout)?;
         let format = match self.format {
@@ -51,10 +51,9 @@ impl Sbom {
         };
         let document = document(&contents, &configs, date, format);
         if let Some(path) = &self.output {
-            let written = fs::write_durably(path, &document);
-            written.map_err(|error| Failure::new(Code::File, chain(&error)))?;
+            fs::write_durably(path, &document)?;
         } else {
-            print(&String::from_utf8(document).expect("JSON is UTF-8; please report"))?;
+            print_document(document)?;
         }
         Ok(Code::Success)
     }

@@ -1,4 +1,4 @@
-//! `unbundle site`: from a site on the disk to one that is served.
+//! `unbundle site`: writes the configuration of the servers and clients of a site.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _};
@@ -18,49 +18,52 @@ use crate::conf::setup::{Setup, Tls};
 use crate::conf::tls::{Issued, TlsError, day};
 use crate::conf::trust::hosts_line;
 
-/// Write what makes the site run: nginx, registry, compose, systemd, TLS, clients, Kubespray
+/// Configure the servers and clients of a site: nginx, registry, TLS, containerd, Kubespray
+///
+/// Options are stored in the site: the next run uses them as defaults.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, clippy::struct_field_names, reason = "each is an option of its own")]
 pub(crate) struct Site {
-    /// The directory of the site
+    /// Site directory
     site: PathBuf,
-    /// Write it here instead of SITE/conf: for a site on a disk that cannot be written
+    /// Configuration directory, e.g. for a read-only site [default: SITE/conf]
     #[arg(long, value_name = "DIR")]
     conf: Option<PathBuf>,
-    /// The name by which clients know this host [default: hub.kubespray.local]
+    /// Host name that clients use [default: hub.kubespray.local]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
-    /// Its address [default: the one it would send from]
+    /// IP address that clients use [default: address of the default route]
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<IpAddr>,
-    /// Serve the files on this port [default: 8080]
+    /// Port of the file server [default: 8080]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     files_port: Option<u16>,
-    /// Serve the images on this port [default: 5000]
+    /// Port of the registry [default: 5000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     registry_port: Option<u16>,
-    /// Take a certificate of the site's own authority (auto), this one (PEM files), or none (off) [default: auto]
+    /// Certificate: auto (site's CA), PEM files, or off (plain HTTP) [default: auto]
     #[arg(long, value_name = "auto|CERT,KEY|off", value_parser = parse_tls)]
     tls: Option<Tls>,
-    /// Let only this user read; the password comes from stdin, or is asked for
+    /// Require this user name for reading
+    ///
+    /// The password is read from stdin. If stdin is a terminal, the command prompts for it.
     #[arg(long, value_name = "NAME", conflicts_with = "no_user")]
     user: Option<String>,
-    /// Let everybody read again
+    /// Allow reading without a user name again
     #[arg(long)]
     no_user: bool,
-    /// Make this host a client of the site: /etc/hosts, its certificate authority, containerd and podman
+    /// Configure this host as a client: /etc/hosts, CA, containerd, podman
     #[arg(long)]
     apply: bool,
-    /// Start the site
+    /// Start the servers
     #[arg(long)]
     start: bool,
-    /// Print JSON
+    /// Print JSON to stdout
     #[arg(long)]
     json: bool,
 }
 
 impl Site {
-    /// Writes, and does what else is asked for.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let user = match &self.user {
             Some(name) => Some(Some((name.clone(), password(name)?))),
@@ -88,15 +91,15 @@ impl Site {
     }
 }
 
-/// From a terminal, unseen; otherwise the first line of stdin.
+/// Reads a password from the terminal without echo, or the first line of stdin.
 fn password(user: &str) -> Result<String, Failure> {
-    let wrong =
+    let failed =
         |error: std::io::Error| Failure::new(Code::Usage, format!("cannot read the password: {error}"));
     if std::io::stdin().is_terminal() {
-        return rpassword::prompt_password(format!("Password of {user}: ")).map_err(wrong);
+        return rpassword::prompt_password(format!("Password for {user}: ")).map_err(failed);
     }
     let mut text = String::new();
-    std::io::stdin().take(1024).read_to_string(&mut text).map_err(wrong)?;
+    std::io::stdin().take(1024).read_to_string(&mut text).map_err(failed)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
@@ -106,17 +109,13 @@ fn command(path: &Path, arguments: &[&str], password: Option<String>) -> Result<
     if let Some(password) = password {
         command.env("AIRBUNDLE_PASSWORD", password);
     }
-    let status = command.status().map_err(FsError::at("run", path));
-    let status = status.map_err(|error| Failure::new(Code::File, chain(&error)))?;
+    let status = command.status().map_err(FsError::at("run", path))?;
     if status.success() {
         return Ok(());
     }
-    let line = [path.to_string_lossy().as_ref()]
-        .into_iter()
-        .chain(arguments.iter().copied())
-        .collect::<Vec<_>>()
-        .join(" ");
-    Err(Failure::new(Code::Serve, format!("`{line}` has failed: see above")))
+    let line = [&[path.to_string_lossy().as_ref()], arguments].concat().join(" ");
+    let failure = Failure::new(Code::Serve, format!("cannot run `{line}`: {status}"));
+    Err(failure.with_hint("see the output above"))
 }
 
 fn text(configured: &Configured, apply: bool, start: bool) -> String {
@@ -129,61 +128,58 @@ fn text(configured: &Configured, apply: bool, start: bool) -> String {
         setup.record.images.len()
     );
     let _ = if written.is_empty() && kept.is_empty() {
-        writeln!(text, "{conf}: all there and as it should be")
+        writeln!(text, "{conf}: up to date")
     } else {
         writeln!(text, "{conf}: {} written", written.len())
     };
     for name in kept {
-        let _ = writeln!(text, "kept: {conf}/{name} was edited; what it would be now is {conf}/{name}.new");
+        let _ = writeln!(text, "kept: {conf}/{name} was edited; the generated version is {conf}/{name}.new");
     }
     if let Err(error) = page {
-        let _ = writeln!(
-            text,
-            "the page {} is not there: {}",
-            setup.files.join("index.html").display(),
-            chain(error)
-        );
+        let page = setup.files.join("index.html");
+        let _ = writeln!(text, "warning: cannot write the catalog page {}: {}", page.display(), chain(error));
     }
-    let _ = match issued {
-        Issued::Off => writeln!(text, "certificate: none; clients speak plain http"),
-        Issued::Kept { until } => writeln!(text, "certificate: good until {}", day(*until)),
-        Issued::New { why, until, new_ca } => {
-            let tell = if *new_ca { "; clients have to be told of the authority" } else { "" };
-            writeln!(text, "certificate: a new one, as {why}; good until {}{tell}", day(*until))
-        }
-        Issued::Provided { until, names_host } => {
-            let name = if *names_host {
-                String::new()
-            } else {
-                format!("; it does not name {}", setup.settings.host)
-            };
-            writeln!(text, "certificate: yours, good until {}{name}", day(*until))
-        }
-    };
+    let _ = writeln!(text, "certificate: {}", certificate(issued, &setup.settings.host));
     let _ = match &setup.settings.user {
         Some(user) => writeln!(text, "user: {user}"),
-        None => writeln!(text, "user: none; everybody who reaches this host may read (--user NAME)"),
+        None => writeln!(text, "user: none; reading requires no login (--user NAME)"),
     };
     let _ = writeln!(text, "files: {}/  registry: {}", setup.files_url(), setup.registry_url());
     if !start {
-        let _ = writeln!(text, "\nto start it:       {conf}/site start");
+        let _ = writeln!(text, "\nstart the site:    {conf}/site start");
     }
     if !apply {
         let _ = writeln!(
             text,
-            "on every client:   sh trust.sh   (a copy of {conf}/trust.sh; --apply: this host)"
+            "on every client:   sh trust.sh   (a copy of {conf}/trust.sh; on this host: --apply)"
         );
-        text += &by_hand(setup);
+        text += &manual_steps(setup);
     }
     let _ = writeln!(text, "for Kubespray:     {conf}/kubespray/offline.yml");
     text
 }
 
-/// What `trust.sh` does, for those who would rather do it themselves.
-fn by_hand(setup: &Setup) -> String {
+/// Describes the certificate.
+fn certificate(issued: &Issued, host: &str) -> String {
+    match issued {
+        Issued::Off => "none; clients use plain HTTP".to_owned(),
+        Issued::Kept { until } => format!("valid until {}", day(*until)),
+        Issued::New { why, until, authority } => {
+            let ca = if *authority { "; install the new CA on all clients" } else { "" };
+            format!("new, because {why}; valid until {}{ca}", day(*until))
+        }
+        Issued::Taken { until, names_host } => {
+            let warning = if *names_host { String::new() } else { format!("; it does not contain {host}") };
+            format!("from --tls, valid until {}{warning}", day(*until))
+        }
+    }
+}
+
+/// Returns the commands of `trust.sh`, for clients that are configured manually.
+fn manual_steps(setup: &Setup) -> String {
     let registry = setup.registry_host();
     let conf = setup.conf.display();
-    let mut text = format!("  or by hand:\n    echo '{}' >> /etc/hosts\n", hosts_line(setup));
+    let mut text = format!("  or manually:\n    echo '{}' >> /etc/hosts\n", hosts_line(setup));
     if setup.ca.is_some() {
         let _ = write!(
             text,
@@ -198,20 +194,30 @@ fn by_hand(setup: &Setup) -> String {
     text
 }
 
+/// The output of `site --json`.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SiteSummary<'a> {
+    /// Configuration directory.
+    conf: &'a Path,
+    /// Names of the files that were written.
+    written: &'a [String],
+    /// Names of edited files that were kept; the generated versions are `NAME.new`.
+    kept: &'a [String],
+    /// URL of the file server.
+    files: String,
+    /// URL of the registry.
+    registry: String,
+    /// User name that reading requires.
+    user: Option<&'a str>,
+    /// Last day on which the certificate is valid. `null`: no TLS.
+    certificate_until: Option<String>,
+}
+
 fn summary(configured: &Configured) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Summary<'a> {
-        conf: &'a Path,
-        written: &'a [String],
-        kept: &'a [String],
-        files: String,
-        registry: String,
-        user: Option<&'a str>,
-        certificate_until: Option<String>,
-    }
     let Configured { setup, written, kept, issued, .. } = configured;
-    json(&Summary {
+    json(&SiteSummary {
         conf: &setup.conf,
         written,
         kept,
@@ -220,7 +226,7 @@ fn summary(configured: &Configured) -> String {
         user: setup.settings.user.as_deref(),
         certificate_until: match issued {
             Issued::Off => None,
-            Issued::Kept { until } | Issued::New { until, .. } | Issued::Provided { until, .. } => {
+            Issued::Kept { until } | Issued::New { until, .. } | Issued::Taken { until, .. } => {
                 Some(day(*until))
             }
         },

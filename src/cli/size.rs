@@ -1,17 +1,17 @@
-//! Sizes and shares as a person writes them.
+//! Parses sizes and percentages of the command line.
 
-/// Names of media, and how many bytes of a bundle one of them takes.
+/// Kinds of media, and their maximum size of a volume in bytes.
 #[cfg(feature = "net")]
 const MEDIA: [(&str, u64); 3] = [
-    // The most that a file of FAT32 can have.
+    // Maximum file size of FAT32.
     ("fat32", (4 << 30) - 1),
-    // The smaller one of the two kinds of single-layer disks (4,700,372,992 bytes), less what a file system needs.
+    // A single-layer DVD+R (4,700,372,992 bytes) minus the overhead of the file system.
     ("dvd", 4480 << 20),
-    // What is attached to a release of GitHub has to have less than 2 GiB.
+    // Assets of a GitHub release must be smaller than 2 GiB.
     ("github-release", (2 << 30) - 1),
 ];
 
-/// A number of bytes: `1900MiB`, `4GB`, `512M`. K, M and G alone stand for powers of 1,024.
+/// Parses a number of bytes: `1900MiB`, `4GB`, `512M`. K, M and G are powers of 1024.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 10] = [
         ("KiB", 1 << 10),
@@ -26,13 +26,13 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
         ("", 1),
     ];
     let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor)));
-    let (number, factor) = unit.expect("the last one fits everything");
+    let (number, factor) = unit.expect("the last unit is empty; please report");
     let number = number.parse::<u64>().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit()));
     let size = number.and_then(|number| number.checked_mul(*factor));
     size.filter(|size| *size > 0).ok_or_else(|| "expected a size, such as 512M, 1900MiB or 4GB".into())
 }
 
-/// How many bytes a volume has: a size, or the name of a medium.
+/// Parses the maximum size of a volume: a size, or a kind of media.
 #[cfg(feature = "net")]
 pub(super) fn parse_volume_size(text: &str) -> Result<u64, String> {
     if let Some((_, size)) = MEDIA.iter().find(|(name, _)| *name == text) {
@@ -41,22 +41,24 @@ pub(super) fn parse_volume_size(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|_| "expected a size, such as 1900MiB, or fat32, dvd or github-release".into())
 }
 
-/// A share in parts of a thousand: `5%`, `0.5%`.
+/// Parses a percentage and returns it in thousandths: `5%`, `0.5%`.
 #[cfg(feature = "net")]
-pub(super) fn parse_share(text: &str) -> Result<u32, String> {
-    let wrong = || "expected a share from 0.1% to 100%, such as 5%".to_owned();
-    let (whole, part) = match text.strip_suffix('%').ok_or_else(wrong)?.split_once('.') {
-        Some((whole, part)) => (whole, part),
+pub(super) fn parse_percent(text: &str) -> Result<u32, String> {
+    let invalid = || "expected a percentage from 0.1% to 100%, such as 5%".to_owned();
+    let (integer, fraction) = match text.strip_suffix('%').ok_or_else(invalid)?.split_once('.') {
+        Some(parts) => parts,
         None => (text.trim_end_matches('%'), "0"),
     };
-    let is_number = |text: &str, most: usize| {
-        (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    let is_number = |text: &str, limit: usize| {
+        (1..=limit).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
     };
-    if !is_number(whole, 3) || !is_number(part, 1) {
-        return Err(wrong());
+    if !is_number(integer, 3) || !is_number(fraction, 1) {
+        return Err(invalid());
     }
-    let number = |text: &str| text.parse::<u32>().expect("few digits");
-    Some(number(whole) * 10 + number(part)).filter(|share| (1..=1000).contains(share)).ok_or_else(wrong)
+    let number = |text: &str| text.parse::<u32>().expect("at most three digits; please report");
+    Some(number(integer) * 10 + number(fraction))
+        .filter(|thousandths| (1..=1000).contains(thousandths))
+        .ok_or_else(invalid)
 }
 
 #[cfg(all(test, feature = "net"))]
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn media_have_names() {
+    fn a_kind_of_media_has_a_maximum_volume_size() {
         for (text, size) in [
             ("fat32", 4_294_967_295),
             ("github-release", 2_147_483_647),
@@ -97,12 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_parts_of_a_thousand() {
-        for (text, share) in [("5%", 50), ("0.5%", 5), ("100%", 1000), ("12.5%", 125), ("0.1%", 1)] {
-            assert_eq!(parse_share(text), Ok(share));
+    fn percentages_are_read_in_thousandths() {
+        for (text, thousandths) in [("5%", 50), ("0.5%", 5), ("100%", 1000), ("12.5%", 125), ("0.1%", 1)] {
+            assert_eq!(parse_percent(text), Ok(thousandths));
         }
         for wrong in ["", "%", "5", "0%", "0.05%", "101%", "-1%", "5 %", "1e1%", ".5%", "5.%", "1000%"] {
-            assert!(parse_share(wrong).is_err(), "{wrong}");
+            assert!(parse_percent(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli;
 
-/// Verify, unpack and serve a bundle at an air-gapped site
+/// Verify, unpack and serve bundles at an air-gapped site
 #[derive(Debug, Parser)]
 #[command(name = "unbundle", version)]
 pub(crate) struct Unbundle {
@@ -26,7 +26,7 @@ enum Verb {
     Prune(cli::prune::Prune),
 }
 
-/// Parses the arguments of the process, runs the verb, and returns the exit code.
+/// Parses the process arguments, runs the verb, and returns the exit code.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
     let Unbundle { verb } = Unbundle::parse();

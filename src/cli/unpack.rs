@@ -1,4 +1,4 @@
-//! `unbundle unpack`: a bundle in, a site out.
+//! `unbundle unpack`: writes the files and images of a bundle to a site.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,36 +14,47 @@ use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
-use crate::commands::unpack::{OmittedItem, UnpackSummary, unpack};
+use crate::commands::unpack::{LeftOut, UnpackSummary, unpack};
 use crate::oci::platform::Platform;
 use crate::oci::reference::RepositoryTemplate;
 
-/// Write the site: files for nginx, and the storage of a registry
+/// Maximum number of missing blobs in an error message.
+const BLOBS_SHOWN: usize = 20;
+/// Maximum number of images and files in one line of an error message.
+const NAMES_SHOWN: usize = 5;
+
+/// Unpack a bundle to a site: files for a web server, and the storage of a registry
+///
+/// The site can be updated by unpacking further bundles, deltas included. An interrupted run resumes if the
+/// same command is run again.
 #[derive(Debug, Args)]
 pub(crate) struct Unpack {
-    /// The bundle, its first volume, directories with its volumes, or - for stdin
+    /// Bundle file, first volume, directories with volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// The directory of the site; created if it is not there
+    /// Site directory; created if it does not exist
     #[arg(required = true)]
     site: PathBuf,
-    /// Put the files here instead of SITE/files
+    /// Directory for files [default: SITE/files]
     #[arg(long, value_name = "DIR")]
     files: Option<PathBuf>,
-    /// Put the storage of the registry here instead of SITE/registry (what /var/lib/registry is to a registry)
+    /// Storage directory of the registry [default: SITE/registry]
+    ///
+    /// It has the layout of /var/lib/registry in a registry image.
     #[arg(long, value_name = "DIR")]
     registry: Option<PathBuf>,
-    /// Name the repositories like this; may be given several times [default: k8s/{host}/{repository}]
+    /// Repository names in the registry; can be repeated [default: k8s/{host}/{repository}]
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
-    /// Unpack only images and files with this name, a reference or a path; * and ? stand for anything but /, ** for any
-    /// directories. May be given several times
+    /// Unpack only images and files whose reference or path matches; can be repeated
+    ///
+    /// * and ? match any characters except /. ** matches any directories. A pattern that matches nothing is an error.
     #[arg(long, value_name = "GLOB")]
     only: Vec<Pattern>,
-    /// Unpack images only for these platforms
+    /// Unpack images only for these platforms; comma-separated
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
-    /// Where something is damaged or missing, unpack all that it does not hit
+    /// Unpack everything that is intact, even if parts of the bundle are corrupt or missing
     #[arg(long)]
     keep_going: bool,
     #[command(flatten)]
@@ -52,14 +63,15 @@ pub(crate) struct Unpack {
     out: Output,
 }
 
-/// What is told in the place of a summary where a site lacks what a delta leaves out.
+/// The summary of `unpack --json` if the site lacks blobs that a delta omits.
 #[derive(Serialize)]
-struct Lacking<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct MissingBlobs<'a> {
+    /// Blobs that the delta omits and the site does not have intact.
     missing: &'a [MissingBlob],
 }
 
 impl Unpack {
-    /// Unpacks.
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let mut templates = self.repository_template;
         if templates.is_empty() {
@@ -68,75 +80,81 @@ impl Unpack {
         let select = Selection { only: self.only, platforms: self.platform };
         let (files, registry, keep_going) = (self.files, self.registry, self.keep_going);
         let options = UnpackOptions { site: self.site, files, registry, templates, select, keep_going };
-        let gaps = if keep_going { Gaps::Take } else { Gaps::Refuse };
-        let with_hint = |mut failure: Failure| {
-            if !keep_going && matches!(failure.code, Code::Incomplete | Code::Damaged | Code::Unreadable) {
-                failure.messages.push("--keep-going unpacks all that this does not hit".to_owned());
+        let gaps = if keep_going { Gaps::Allow } else { Gaps::Refuse };
+        let with_hint = |failure: Failure| match failure.code {
+            Code::Incomplete | Code::Damaged | Code::Unreadable if !keep_going => {
+                failure.with_hint("use `--keep-going` to unpack everything that is intact")
             }
-            failure
+            _ => failure,
         };
         let reader = self.input.open(&self.bundle, gaps).map_err(with_hint)?;
-        let reporter = self.out.reporter();
-        let result = unpack(reader, &options, &*reporter);
-        drop(reporter);
+        let result = self.out.report(|report| unpack(reader, &options, report));
         if let Err(UnpackError::Incomplete { missing, .. }) = &result
             && self.out.json
         {
-            // All of it, for a program; the error itself is for a person.
-            print(&summary_json(&Lacking { missing }))?;
+            // The error message names only the first few.
+            print(&summary_json(&MissingBlobs { missing }))?;
         }
         let summary = match result {
-            // Without the documents at its front nobody can say what is whole.
+            // `--keep-going` helps only if the documents at the start of the bundle are intact.
             Err(error @ UnpackError::Damaged { .. }) => return Err(with_hint(error.into())),
             other => other?,
         };
-        let text = || text(&summary, &options) + &next(&options.site, &summary);
-        print(&self.out.result(text, || summary_json(&summary)))?;
-        match summary.omitted.iter().map(|item| item.trouble).max() {
+        self.out.print(&summary, || text(&summary, &options) + &next(&options.site, &summary))?;
+        match summary.left_out.iter().map(|left_out| left_out.trouble).max() {
             None => Ok(Code::Success),
-            Some(worst) => Err(Failure::new(worst.into(), lacks(&summary, &options.site))),
+            Some(worst) => Err(Failure::new(worst.into(), omitted(&summary, &options.site))),
         }
     }
 }
 
-/// What is not there.
-fn lacks(summary: &UnpackSummary, site: &Path) -> String {
-    const SHOWN: usize = 5;
-    let names: Vec<_> = summary.omitted.iter().take(SHOWN).map(|item| format!("`{}`", item.name)).collect();
-    let more = summary.omitted.len() - names.len();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{} is without {}{more}: the bundle has them not whole", site.display(), names.join(", "))
+/// Returns the error message that names the omitted images and files.
+fn omitted(summary: &UnpackSummary, site: &Path) -> String {
+    let names = names(summary.left_out.iter().map(|left_out| left_out.name.as_str()));
+    format!("cannot unpack {names} to `{}`: the bundle has no intact copy of them", site.display())
 }
 
-/// What to do next: the configuration is made of what the site holds.
+/// Lists the first few of `names`, and counts the others.
+fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
+    let more = match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names: Vec<_> = names.take(NAMES_SHOWN).map(|name| format!("`{name}`")).collect();
+    names.join(", ") + &more
+}
+
+/// Returns the next command. `unbundle site` must run after each change, because it reads the contents of the
+/// site.
 fn next(site: &Path, summary: &UnpackSummary) -> String {
     let configured = site.join("conf/settings.json").exists();
     match (configured, summary.is_unchanged()) {
         (true, true) => String::new(),
         (true, false) => {
             format!(
-                "now: unbundle site {0} && {0}/conf/site start   (its configuration is of before)\n",
+                "next: unbundle site {0} && {0}/conf/site start   (updates the configuration)\n",
                 site.display()
             )
         }
-        (false, _) => format!("next: unbundle site {0}   ({0}/README.md says more)\n", site.display()),
+        (false, _) => format!("next: unbundle site {0}   (see {0}/README.md)\n", site.display()),
     }
 }
 
 fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
-    let of =
-        |here: usize, all: usize| if here == all { here.to_string() } else { format!("{here} of {all}") };
-    let what = format!(
+    let of = |count: usize, all: usize| {
+        if count == all { count.to_string() } else { format!("{count} of {all}") }
+    };
+    let contents = format!(
         "{}: {} files and {} images",
         options.site.display(),
         of(summary.files, summary.bundle.files),
         of(summary.images, summary.bundle.images)
     );
-    if summary.is_unchanged() && summary.omitted.is_empty() {
-        return format!("{what}, all there and right: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
+    if summary.is_unchanged() && summary.left_out.is_empty() {
+        return format!("{contents} are up to date: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
     }
     let mut text = format!(
-        "{what}\n{} written ({}), {} repaired, {} there before; {} links; {:.1} s\n",
+        "{contents}\n{} written ({}), {} repaired, {} already present; {} links; {:.1} s\n",
         summary.written,
         human_bytes(summary.bytes_written),
         summary.repaired,
@@ -144,8 +162,39 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
         summary.links_written,
         summary.time.as_secs_f64(),
     );
-    for OmittedItem { name, problem, .. } in &summary.omitted {
-        let _ = writeln!(text, "left out: {name}: {problem}");
+    for LeftOut { name, problem, .. } in &summary.left_out {
+        let _ = writeln!(text, "omitted: {name}: {problem}");
     }
     text
+}
+
+impl From<UnpackError> for Failure {
+    fn from(error: UnpackError) -> Self {
+        let code = match &error {
+            UnpackError::Read(error) => Code::of_read(error),
+            UnpackError::Damaged { source, .. } => source.trouble.into(),
+            UnpackError::Changed(_) => Code::Damaged,
+            UnpackError::Incomplete { .. } => Code::Incomplete,
+            UnpackError::Fs(_) => Code::File,
+            UnpackError::Busy(_) => Code::Busy,
+            UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
+            UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
+        };
+        let mut failure = Self::of(code, &error);
+        if let UnpackError::Incomplete { missing, .. } = &error {
+            failure.messages.extend(missing.iter().take(BLOBS_SHOWN).map(missing_blob));
+            if missing.len() > BLOBS_SHOWN {
+                let more = missing.len() - BLOBS_SHOWN;
+                return failure
+                    .with_hint(format!("{more} more blobs are missing: `--json` lists all of them"));
+            }
+        }
+        failure
+    }
+}
+
+fn missing_blob(blob: &MissingBlob) -> String {
+    let state = if blob.damaged { "damaged" } else { "missing" };
+    let owners = names(blob.owners.iter().map(String::as_str));
+    format!("{state}: {} ({}), needed by {owners}", blob.digest, human_bytes(blob.size))
 }

@@ -1,4 +1,4 @@
-//! The options that say where things are fetched from, and how: the same for every command that fetches.
+//! The network options of all verbs that fetch.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::Args;
 use reqwest::Url;
 
-use crate::base::error_chain::chain;
 use crate::base::fs;
 use crate::cli::credentials::CredentialsArgs;
 use crate::cli::exit::{Code, Failure};
@@ -18,48 +17,58 @@ use crate::net::limits::Limits;
 use crate::net::tls::TlsTrust;
 use crate::oci::reference::canonical_host;
 
-/// The largest file of certificates or mirrors that is read, in bytes.
+/// Maximum size of a file with certificates or mirrors, in bytes.
 const FILE_LIMIT: u64 = 16 << 20;
 
-/// Where things are fetched from, and how.
+/// The network options of the command line.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct UpstreamArgs {
-    /// Fetch over this many connections at once
-    #[arg(long, short, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Number of parallel connections, 1 to 256
+    #[arg(long, short, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
-    /// Of these, at most this many to one host (default: all)
+    /// Maximum number of parallel connections to one host [default: same as --jobs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs_per_host: Option<u16>,
-    /// Repeat a request that failed in a way that may pass this many times
+    /// Retries for transient failures
     #[arg(long, default_value_t = 4, value_name = "N")]
     retries: u32,
-    /// Take any certificate, or plain http, from this registry or mirror
+    /// Allow plain HTTP and unverified certificates for HOST; can be repeated
+    ///
+    /// HOST is a registry or mirror.
     #[arg(long, value_name = "HOST", value_parser = parse_host)]
     insecure_registry: Vec<String>,
-    /// Fetch what is on HOST, files and images alike, from URL; a path in URL comes before theirs. The next mirror of
-    /// the same HOST, and HOST itself, are asked for what it does not give
+    /// Fetch HOST's files and images from URL instead; URL's path is prepended
+    ///
+    /// Can be repeated. If a mirror does not have an entry, the next mirror of the same HOST and then HOST
+    /// itself are used.
     #[arg(long, value_name = "HOST[/PATH]=URL", value_parser = parse_mirror)]
     mirror: Vec<(String, Url)>,
-    /// Ask mirrors alone, never the host itself
+    /// Fetch only from mirrors, never from the original host
     #[arg(long)]
     mirrors_only: bool,
-    /// Take mirrors from this file (containers-registries.conf), too. Default: what `CONTAINERS_REGISTRIES_CONF` names
+    /// Read mirrors from this registries.conf too [default: $CONTAINERS_REGISTRIES_CONF]
+    ///
+    /// The format is containers-registries.conf(5).
     #[arg(long, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
-    /// Trust the certificate authorities in this file (PEM), too
+    /// Trust the CA certificates in this PEM file too; can be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
-    /// Show HOST the certificate in this file (PEM), which holds its key, too, if that has no file of its own
+    /// Client certificate and key for HOST (PEM); can be repeated
+    ///
+    /// Without KEY, the file CERT contains both.
     #[arg(long, value_name = "HOST=CERT[,KEY]", value_parser = parse_client_cert)]
     client_cert: Vec<(String, PathBuf, PathBuf)>,
-    /// Give up connecting after this time; seconds, or with a unit: ms, s, m, h
+    /// Timeout for establishing a connection
+    ///
+    /// TIME is a number with the unit ms, s, m or h; without a unit, seconds.
     #[arg(long, default_value = "20s", value_name = "TIME", value_parser = parse_time)]
     connect_timeout: Duration,
-    /// Take a connection that brings nothing for this time, or less than 1 KiB a second, for broken
+    /// Drop connections that are idle, or slower than 1 KiB/s, for this long
     #[arg(long, default_value = "60s", value_name = "TIME", value_parser = parse_time)]
     idle_timeout: Duration,
-    /// Give up if all is not fetched in this time
+    /// Abort if fetching takes longer than this [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     timeout: Option<Duration>,
     #[command(flatten)]
@@ -67,38 +76,19 @@ pub(crate) struct UpstreamArgs {
 }
 
 impl UpstreamArgs {
-    /// What they say, checked.
+    /// Reads the files that the options name, with credentials for the hosts of `lists`.
+    pub(crate) fn upstream_for(mut self, lists: &Lists) -> Result<Upstream, Failure> {
+        let credentials = std::mem::take(&mut self.credentials);
+        let upstream = self.upstream()?;
+        let credentials = Arc::new(credentials.credentials(&upstream, lists)?);
+        Ok(Upstream { credentials, ..upstream })
+    }
+
     fn upstream(self) -> Result<Upstream, Failure> {
-        let mut mirrors = Mirrors::default();
-        mirrors.only = self.mirrors_only;
-        for (host, url) in &self.mirror {
-            let scheme = if url.scheme() == "http" { "http" } else { "https" };
-            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-            let location = format!("{}{port}{}", url.host_str().unwrap_or_default(), url.path());
-            mirrors.add(host, scheme, &location);
-        }
-        // The name that the other tools have for it. Their files under /etc are not looked at: what is packed
-        // should not depend on who packs it.
-        let of_environment = || {
-            let path = std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty());
-            path.map(PathBuf::from)
-        };
-        if let Some(path) = self.registries_conf.or_else(of_environment) {
-            let text = String::from_utf8(read(&path)?).map_err(|error| wrong(&path, &error))?;
-            mirrors.add_file(&text).map_err(|error| wrong(&path, &error))?;
-        }
-        let mut trust = TlsTrust::default();
-        for path in &self.ca_file {
-            trust.add_authorities(&read(path)?).map_err(|error| wrong(path, &error))?;
-        }
-        for (host, certificate, key) in &self.client_cert {
-            let pems = (read(certificate)?, read(key)?);
-            trust.add_identity(host, &pems.0, &pems.1).map_err(|error| wrong(certificate, &error))?;
-        }
         Ok(Upstream {
-            mirrors,
+            mirrors: self.mirrors()?,
+            trust: self.tls_trust()?,
             insecure: self.insecure_registry,
-            trust,
             jobs: self.jobs.into(),
             jobs_per_host: self.jobs_per_host.map(Into::into),
             tries: self.retries.saturating_add(1),
@@ -107,40 +97,66 @@ impl UpstreamArgs {
         })
     }
 
-    /// The same with the credentials for what `lists` name.
-    pub(crate) fn upstream_for(mut self, lists: &Lists) -> Result<Upstream, Failure> {
-        let credentials = std::mem::take(&mut self.credentials);
-        let upstream = self.upstream()?;
-        let credentials = Arc::new(credentials.credentials(&upstream, lists)?);
-        Ok(Upstream { credentials, ..upstream })
+    fn mirrors(&self) -> Result<Mirrors, Failure> {
+        let mut mirrors = Mirrors::default();
+        mirrors.only = self.mirrors_only;
+        for (host, url) in &self.mirror {
+            let scheme = if url.scheme() == "http" { "http" } else { "https" };
+            let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+            let location = format!("{}{port}{}", url.host_str().unwrap_or_default(), url.path());
+            mirrors.add(host, scheme, &location);
+        }
+        // The variable of podman and skopeo. Their files in /etc are not read, because the contents of a
+        // bundle should not depend on the host.
+        let variable = || {
+            let path = std::env::var_os("CONTAINERS_REGISTRIES_CONF").filter(|path| !path.is_empty());
+            path.map(PathBuf::from)
+        };
+        if let Some(path) = self.registries_conf.clone().or_else(variable) {
+            let text = String::from_utf8(read(&path)?).map_err(|error| invalid(&path, &error))?;
+            mirrors.add_file(&text).map_err(|error| invalid(&path, &error))?;
+        }
+        Ok(mirrors)
+    }
+
+    fn tls_trust(&self) -> Result<TlsTrust, Failure> {
+        let mut trust = TlsTrust::default();
+        for path in &self.ca_file {
+            trust.add_authorities(&read(path)?).map_err(|error| invalid(path, &error))?;
+        }
+        for (host, certificate, key) in &self.client_cert {
+            let identity = trust.add_identity(host, &read(certificate)?, &read(key)?);
+            identity.map_err(|error| invalid(certificate, &error))?;
+        }
+        Ok(trust)
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path, FILE_LIMIT).map_err(|error| Failure::new(Code::File, chain(&error)))
+    Ok(fs::read(path, FILE_LIMIT)?)
 }
 
-fn wrong(path: &Path, error: &dyn std::error::Error) -> Failure {
-    Failure::new(Code::Usage, format!("`{}` is of no use: {}", path.display(), chain(error)))
+fn invalid(path: &Path, error: &dyn std::error::Error) -> Failure {
+    Failure::of(Code::Usage, error).context(format_args!("invalid `{}`", path.display()))
 }
 
 fn parse_mirror(text: &str) -> Result<(String, Url), String> {
     let (prefix, url) = text.split_once('=').ok_or("expected HOST=URL")?;
     let (host, path) = prefix.split_once('/').unwrap_or((prefix, ""));
     if path.starts_with('/') {
-        return Err(format!("`{prefix}` is no host, and no host with a path"));
+        return Err(format!("invalid host or path `{prefix}`"));
     }
     let prefix = format!("{}/{path}", parse_host(host)?).trim_end_matches('/').to_owned();
-    let url = Url::parse(url).map_err(|error| format!("`{url}` is no URL: {error}"))?;
+    let url = Url::parse(url).map_err(|error| format!("invalid URL `{url}`: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-        return Err(format!("`{url}` does not begin with http:// or https:// and a host"));
+        return Err(format!("invalid URL `{url}`: expected http:// or https:// and a host"));
     }
     if !url.username().is_empty()
         || url.password().is_some()
         || url.query().is_some()
         || url.fragment().is_some()
     {
-        return Err("the URL may have a host and a path, and nothing else".into());
+        return Err("invalid URL: expected only a host and a path".into());
     }
     Ok((prefix, url))
 }
@@ -154,7 +170,7 @@ fn parse_client_cert(text: &str) -> Result<(String, PathBuf, PathBuf), String> {
     Ok((parse_host(host)?, certificate.into(), key.into()))
 }
 
-/// A time that is not nothing: `90`, `90s`, `500ms`, `5m`, `2h`.
+/// Parses a time greater than zero: `90`, `90s`, `500ms`, `5m`, `2h`.
 fn parse_time(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -169,10 +185,11 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
-/// A host as references have it. Whether it is one is not looked at: there is a warning if no list names it.
+/// Parses a host as in a reference. The syntax is not verified: a host that no list contains causes a
+/// warning.
 fn parse_host(text: &str) -> Result<String, String> {
     if text.is_empty() || text.contains('/') {
-        return Err(format!("`{text}` is no host"));
+        return Err(format!("invalid host `{text}`"));
     }
     Ok(canonical_host(text))
 }

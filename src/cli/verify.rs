@@ -1,4 +1,4 @@
-//! `unbundle verify`: is this bundle sound, and if not, what is damaged?
+//! `unbundle verify`: verifies a bundle and names everything that is corrupt or missing.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -10,19 +10,18 @@ use crate::bundle::format::layout::Totals;
 use crate::bundle::read::problem::DamageKind;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
-use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::repaired_text;
 use crate::commands::verify::quick::quick;
 use crate::commands::verify::{Damage, Verdict, VolumeState, verify};
 
-/// Read a bundle to its end and name everything that is damaged or missing
+/// Verify every byte of a bundle and name everything that is corrupt or missing
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The bundle, its first volume, directories with its volumes, or - for stdin
+    /// Bundle file, first volume, directories with volumes, or - for stdin
     #[arg(value_name = "BUNDLE", required = true)]
     bundle: Vec<PathBuf>,
-    /// Look at structure and sizes only, which takes no longer for a large bundle; contents are not read
+    /// Verify only structure and sizes, without reading contents
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
@@ -32,37 +31,36 @@ pub(crate) struct Verify {
 }
 
 impl Verify {
-    /// Verifies.
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let reader = self.input.open(&self.bundle, Gaps::Take)?;
-        let reporter = self.out.reporter();
-        let result =
-            if self.quick { quick(reader, &*reporter) } else { verify(reader, &*reporter).map(Some) };
-        drop(reporter);
-        let Some(verdict) = result? else {
-            let message = "--quick needs a bundle in files: what comes through a pipe, or one after the other, is read anyway";
+        let reader = self.input.open(&self.bundle, Gaps::Allow)?;
+        let verdict = self.out.report(|report| {
+            if self.quick { quick(reader, report) } else { verify(reader, report).map(Some) }
+        })?;
+        let Some(verdict) = verdict else {
+            let message =
+                "cannot use `--quick`: the bundle is a pipe, or its volumes are read one after the other";
             return Err(Failure::new(Code::Usage, message));
         };
-        print(&self.out.result(|| text(&verdict), || summary_json(&verdict)))?;
+        self.out.print(&verdict, || text(&verdict))?;
         match verdict.worst() {
             None => Ok(Code::Success),
             Some(worst) => {
-                let message = format!("{}: {}", self.bundle[0].display(), count(&verdict));
-                Err(Failure::new(worst.into(), message))
+                let bundle = self.bundle[0].display();
+                Err(Failure::new(worst.into(), format!("`{bundle}` is not intact: {}", counts(&verdict))))
             }
         }
     }
 }
 
-/// How much is wrong, the worst first.
-fn count(verdict: &Verdict) -> String {
+/// Returns the numbers of unreadable, corrupt and missing blobs.
+fn counts(verdict: &Verdict) -> String {
     let count = |trouble| verdict.damage.iter().filter(|damage| damage.trouble == trouble).count();
     let mut counts = [DamageKind::Unreadable, DamageKind::Damaged, DamageKind::Missing]
         .map(|trouble| (count(trouble), word(trouble)))
         .into_iter()
         .filter(|(count, _)| *count > 0);
-    let Some((first, word)) = counts.next() else { return "not all of its volumes are there".to_owned() };
-    let mut text = format!("{first} of {} objects are {word}", verdict.blobs);
+    let Some((first, word)) = counts.next() else { return "volumes are missing".to_owned() };
+    let mut text = format!("{first} of {} blobs {word}", verdict.blobs);
     counts.for_each(|(count, word)| {
         let _ = write!(text, ", {count} {word}");
     });
@@ -96,24 +94,21 @@ fn text(verdict: &Verdict) -> String {
     if verdict.volumes.len() > 1 {
         for VolumeState { name, trouble, .. } in &verdict.volumes {
             if let Some(trouble) = trouble {
-                let _ = writeln!(text, "volume {name}: {}: carry it again", word(*trouble));
+                let _ = writeln!(text, "volume {name}: {}: copy it again", word(*trouble));
             }
         }
     }
     if verdict.worst().is_none() {
         let (blobs, bytes) = (verdict.blobs, human_bytes(verdict.bytes));
         let _ = if verdict.contents_read {
-            writeln!(text, "sound: {blobs} blobs, {bytes}")
+            writeln!(text, "intact: {blobs} blobs, {bytes}")
         } else {
-            writeln!(
-                text,
-                "all there, and in the right sizes: {blobs} blobs, {bytes}; contents were not read"
-            )
+            writeln!(text, "complete: {blobs} blobs, {bytes}; only structure and sizes were verified")
         };
         if !verdict.left_out.is_nothing() {
             let Totals { blobs, bytes } = verdict.left_out;
             let bytes = human_bytes(bytes);
-            let _ = writeln!(text, "a delta: {blobs} more blobs ({bytes}) must be on the site already");
+            let _ = writeln!(text, "delta: the site must already have {blobs} more blobs ({bytes})");
         }
         let _ = writeln!(text, "identity {}", verdict.identity);
         let _ = verdict.signed.iter().try_for_each(|signed| writeln!(text, "{signed}"));

@@ -66,6 +66,7 @@ pub(crate) struct ImageOptions {
 
 /// The result of [`build`].
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ImageSummary {
     pub names: Vec<String>,
@@ -84,6 +85,7 @@ pub(crate) struct ImageSummary {
     pub layers: usize,
     /// Size of the archive in bytes.
     pub size: u64,
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }

@@ -55,6 +55,7 @@ pub(crate) fn lock(
 
 /// A locked file or image that upstream has in another version, or no longer has.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Moved {
     /// The URL or reference.
@@ -67,6 +68,7 @@ pub(crate) struct Moved {
 
 /// The current state of a locked file or image.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Now {
     /// Another digest.

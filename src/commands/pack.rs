@@ -93,6 +93,7 @@ pub(crate) enum Missing {
 
 /// The result of `pack`.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PackSummary {
     /// The digest of `index.json`.
@@ -121,18 +122,21 @@ pub(crate) struct PackSummary {
     /// Size of the bundle in bytes.
     pub bundle_size: u64,
     /// Duration of the run.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
     /// The volumes. Empty: one file.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<PackedVolume>,
     /// The failures because of which images and files are missing.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     #[serde(serialize_with = "as_texts")]
     pub missing: Vec<FetchError>,
 }
 
 /// A finished volume.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PackedVolume {
     /// The path at which it was finished; the `--on-volume` command may have removed it.
     pub path: PathBuf,

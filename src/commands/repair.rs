@@ -18,6 +18,7 @@ use crate::oci::digest::{Digest, Hasher};
 
 /// A volume that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Repaired {
     /// The path of the copy.
@@ -34,6 +35,7 @@ pub(crate) struct Repaired {
 
 /// The result of a repair.
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RepairSummary {
     /// The volumes that were written, or the single file.

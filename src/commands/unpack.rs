@@ -42,6 +42,7 @@ pub const GUIDE_TEXT: &str = include_str!("../../docs/site.md");
 
 /// The result of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UnpackSummary {
     /// Files of the bundle that are on the site now.
@@ -67,6 +68,7 @@ pub struct UnpackSummary {
     #[serde(rename = "mended", skip_serializing_if = "Vec::is_empty")]
     pub repaired_frames: Vec<Position>,
     /// Elapsed time; `seconds` in JSON.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }
@@ -74,6 +76,7 @@ pub struct UnpackSummary {
 /// A number of files and images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Counts {
     /// Number of files.
     pub files: usize,
@@ -83,7 +86,7 @@ pub struct Counts {
 
 /// An image or file that is not on the site because a blob is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct OmittedItem {
+#[cfg_attr(test, derive(schemars::JsonSchema))]pub struct OmittedItem {
     /// The reference of an image, or the path of a file.
     pub name: String,
     /// The worst kind of damage of its blobs.

@@ -22,6 +22,7 @@ use crate::signature::Signed;
 
 /// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// The digest of `index.json`.
@@ -51,6 +52,7 @@ pub struct Verdict {
 
 /// The state of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeState {
     /// The file name.
@@ -66,6 +68,7 @@ pub struct VolumeState {
 
 /// An entry of the bundle that is damaged or missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Damage {
     /// The name of the entry: `blobs/sha256/…`.

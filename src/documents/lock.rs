@@ -229,6 +229,7 @@ impl Lock {
 
 /// The differences between two locks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Diff {
     /// Changed files, by URL.
@@ -245,6 +246,7 @@ pub(crate) struct Diff {
 
 /// A changed, added or removed file or image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Change {
     /// The URL or reference.

@@ -10,7 +10,8 @@ use sha2::{Digest as _, Sha256};
 /// The sha256 of a blob. Its only text form is `sha256:` and 64 lower-case hex digits
 /// (OCI image-spec, descriptor, "Digests"); anything else does not parse.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest([u8; 32]);
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Digest(#[cfg_attr(test, schemars(with = "String"))] [u8; 32]);
 
 /// Why a text is no [`Digest`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

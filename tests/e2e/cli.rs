@@ -126,19 +126,22 @@ fn usage_error_exits_with_2_and_names_the_cause() {
         (&["--platform", "amd64"], &[malformed, "--platform", "os/architecture"]),
         (&["--platform", "linux/amd64,"], &[malformed, "--platform"]),
         (&["--mirror", "quay.io"], &[malformed, "--mirror", "expected HOST=URL"]),
-        (&["--mirror", "=http://127.0.0.1"], &[malformed, "--mirror", "no host"]),
-        (&["--mirror", "https://quay.io=http://127.0.0.1"], &[malformed, "--mirror", "no host"]),
-        (&["--mirror", "quay.io//a=http://127.0.0.1"], &[malformed, "--mirror", "no host"]),
+        (&["--mirror", "=http://127.0.0.1"], &[malformed, "--mirror", "invalid host"]),
+        (&["--mirror", "https://quay.io=http://127.0.0.1"], &[malformed, "--mirror", "invalid host"]),
+        (&["--mirror", "quay.io//a=http://127.0.0.1"], &[malformed, "--mirror", "invalid host"]),
         (&["--mirror", "quay.io=127.0.0.1:5000"], &[malformed, "--mirror", "127.0.0.1:5000"]),
         (&["--mirror", "quay.io=ftp://127.0.0.1"], &[malformed, "--mirror", "http:// or https://"]),
-        (&["--mirror", "quay.io=http://user:word@127.0.0.1"], &[malformed, "--mirror", "nothing else"]),
-        (&["--mirror", "quay.io=http://127.0.0.1/?a=b"], &[malformed, "--mirror", "nothing else"]),
+        (
+            &["--mirror", "quay.io=http://user:word@127.0.0.1"],
+            &[malformed, "--mirror", "only a host and a path"],
+        ),
+        (&["--mirror", "quay.io=http://127.0.0.1/?a=b"], &[malformed, "--mirror", "only a host and a path"]),
         (&["--client-cert", "quay.io"], &[malformed, "--client-cert", "expected HOST=CERT,KEY"]),
         (&["--idle-timeout", "0"], &[malformed, "--idle-timeout", "90s"]),
         (&["--timeout", "1d"], &[malformed, "--timeout", "90s"]),
         (
             &["--insecure-registry", "https://quay.io"],
-            &[malformed, "--insecure-registry", "`https://quay.io` is no host"],
+            &[malformed, "--insecure-registry", "invalid host `https://quay.io`"],
         ),
         (&["--quiet", "--json"], &["--quiet", "--json", "cannot be used"]),
         (&["--nothing"], &["--nothing"]),
@@ -508,7 +511,7 @@ fn verdict_on_a_corrupt_bundle_is_json_too() {
     let damaged = directory.path().join("damaged.tar.zst");
     fs::copy(bundle, &damaged).expect("copy the bundle");
     flip(&damaged);
-    let verified = unbundle(["verify", "--json", text(&damaged)]).failed(7, &["objects are damaged"]);
+    let verified = unbundle(["verify", "--json", text(&damaged)]).failed(7, &["blobs damaged"]);
     let verdict = verified.json();
     let damage = verdict["damage"].as_array().expect("a list");
     assert!(!damage.is_empty());
@@ -560,7 +563,7 @@ fn log_gets_plain_lines_and_stdout_only_the_result() {
     let bundle = text(&little.bundle);
     for (finished, stages, result) in [
         (little.pack(&[]), &["resolving 5 objects", "fetching ", "finishing"][..], "2 files and 3 images: "),
-        (unbundle(["verify", bundle]), &["verifying "], "sound: "),
+        (unbundle(["verify", bundle]), &["verifying "], "intact: "),
         (unbundle(["unpack", bundle, text(&site)]), &["checking ", "unpacking "], text(&site)),
     ] {
         let finished = finished.ok();
@@ -672,7 +675,7 @@ fn pack_summary_counts_fetched_bytes_and_deduplication_savings() {
     assert_eq!(
         line(),
         format!(
-            "2 files and 3 images: {} blobs, {fetched} fetched, {saved} saved by sharing",
+            "2 files and 3 images: {} blobs, {fetched} fetched, {saved} deduplicated",
             little.blobs().len() + 2
         )
     );

@@ -408,7 +408,7 @@ fn verify_names_exactly_the_image_hit_by_a_flipped_byte() {
     for finished in
         [unbundle(["verify".as_ref(), bundle.as_os_str()]), unbundle_from(&bundle, ["verify", "-"])]
     {
-        let finished = finished.failed(7, &["1 of", "objects are damaged"]);
+        let finished = finished.failed(7, &["1 of", "blobs damaged"]);
         assert!(
             finished.stdout.contains(&format!("damaged: {digest}: a damaged frame at byte ")),
             "{finished:#?}"
@@ -470,7 +470,7 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     let site = intact.path("kept");
     let [verb, going, json] = ["unpack", "--keep-going", "--json"];
     unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str()])
-        .failed(7, &["--keep-going unpacks all that this does not hit"]);
+        .failed(7, &["hint: use `--keep-going` to unpack everything that is intact"]);
     for bundle in [bundle.clone(), PathBuf::from("-")] {
         let args = [verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref(), json.as_ref()];
         let finished = if bundle.is_file() {
@@ -478,7 +478,7 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
         } else {
             unbundle_from(&intact.path("changed.tar.zst"), args)
         };
-        let finished = finished.failed(7, &["is without `quay.io/a/one:v1`, `dl.k8s.io/kubectl`"]);
+        let finished = finished.failed(7, &["cannot unpack `quay.io/a/one:v1`, `dl.k8s.io/kubectl`"]);
         let summary = finished.json();
         assert_eq!((&summary["images"], &summary["files"]), (&2.into(), &1.into()), "{summary}");
         let left_out = summary["leftOut"].as_array().unwrap();
@@ -498,7 +498,7 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     }
     let finished = unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref()]);
     assert!(finished.stdout.contains("1 of 2 files and 2 of 3 images"), "{finished:#?}");
-    assert!(finished.stdout.contains("left out: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
+    assert!(finished.stdout.contains("omitted: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
     // An intact copy completes the site as if nothing had happened.
     unbundle([verb.as_ref(), intact.bundle.as_os_str(), site.as_os_str()]).ok();
     assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
@@ -517,7 +517,7 @@ fn damaged_update_keeps_the_intact_image_of_the_site() {
     flip_in(&mut bytes, &largest(&content.images[1].1));
     fs::write(&bundle, bytes).unwrap();
     let args = ["unpack".as_ref(), bundle.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
-    unbundle(args).failed(7, &["is without `quay.io/a/two:v1`"]);
+    unbundle(args).failed(7, &["cannot unpack `quay.io/a/two:v1`"]);
     let digest = |site: &Path| {
         let listed = unbundle(["images".as_ref(), site.as_os_str(), "--json".as_ref()]).ok().json();
         listed["images"]
@@ -562,10 +562,10 @@ fn missing_volume_does_not_stop_unpacking_the_others() {
 
     let site = intact.path("part");
     unbundle(["unpack".as_ref(), directory.as_os_str(), site.as_os_str()])
-        .failed(16, &["--keep-going unpacks all that this does not hit"]);
+        .failed(16, &["hint: use `--keep-going` to unpack everything that is intact"]);
     assert!(!site.exists());
     let args = ["unpack".as_ref(), directory.as_os_str(), site.as_os_str(), "--keep-going".as_ref()];
-    let finished = unbundle(args).failed(16, &["is without", "`quay.io/b/three:v1`"]);
+    let finished = unbundle(args).failed(16, &["cannot unpack", "`quay.io/b/three:v1`"]);
     assert!(finished.stdout.contains("the volume `all.tar.zst.003` is missing"), "{finished:#?}");
     assert_visible_files_intact(&intact, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
@@ -627,7 +627,7 @@ fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read()
     // `--quick` does not read contents and never calls them intact.
     let bundle = intact.changed(&flipped(last - 100));
     quick(&bundle).ok();
-    unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 objects are damaged"]);
+    unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(7, &["1 of 13 blobs damaged"]);
 }
 
 /// Runs `unbundle` with failing reads of the bundle according to `injection`; true if one failed.
@@ -671,13 +671,13 @@ fn media_errors_are_reported_and_the_rest_is_read() {
     let site = intact.path("part");
     let args = ["unpack", "--keep-going", intact.bundle.to_str().unwrap(), site.to_str().unwrap()];
     let (finished, _) = with_read_errors("when=150", &args.map(AsRef::as_ref));
-    let finished = finished.failed(17, &["is without", "quay.io/a/"]);
-    assert!(finished.stdout.contains("left out: quay.io/a/"), "{finished:#?}");
+    let finished = finished.failed(17, &["cannot unpack", "quay.io/a/"]);
+    assert!(finished.stdout.contains("omitted: quay.io/a/"), "{finished:#?}");
     assert_visible_files_intact(&intact, &site);
     assert_eq!(fs::read(site.join("files/k8s/dl.k8s.io/kubelet")).unwrap(), content.files[1].1);
     // Every read from there on.
     let (finished, _) = with_read_errors("when=150+", &verify);
-    let finished = finished.failed(17, &["objects are unreadable"]);
+    let finished = finished.failed(17, &["blobs unreadable"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubelet"), "{finished:#?}");
 }
 
@@ -823,7 +823,7 @@ fn truncated_bundle_is_reported_with_what_was_being_read() {
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
     finished.failed(16, &["damaged in `quay.io/", "truncated"]);
     assert_visible_files_intact(&intact, &site);
-    let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(16, &["objects are missing"]);
+    let finished = unbundle(["verify".as_ref(), bundle.as_os_str()]).failed(16, &["blobs missing"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubectl"), "{finished:#?}");
 }
 

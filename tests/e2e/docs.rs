@@ -1,6 +1,6 @@
 //! README.md and bundle-format.md agree with the code.
 
-use std::collections::BTreeSet;
+
 
 use airbundle::bundle::format::index::{FileSet, Index};
 use airbundle::bundle::format::layout::tar_header;
@@ -8,12 +8,9 @@ use airbundle::bundle::format::skippable::SKIPPABLE_LIMIT;
 use airbundle::bundle::format::{
     BLOB_LIMIT, FORMAT, FRAME_SIZE, INDEX_LIMIT, MANIFESTS_LIMIT, NAMED_LIMIT, OCI_LAYOUT, OCI_LAYOUT_CONTENT,
 };
-use airbundle::cli::exit::Code;
 use airbundle::oci::manifest::MANIFEST_LIMIT;
 
-use crate::program::{airbundle, unbundle};
-
-const README: &str = include_str!("../../README.md");
+const PACK_PAGE: &str = include_str!("../../docs/pack.md");
 const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
 /// Returns the code blocks in `page` that are marked as `language`.
@@ -86,61 +83,11 @@ fn thousands(number: usize) -> String {
 }
 
 #[test]
-fn readme_lists_all_exit_codes() {
-    let table = README.split("### Exit codes").nth(1).unwrap().split("\n\n").nth(1).unwrap();
-    let listed: BTreeSet<u8> =
-        table.lines().filter_map(|line| line.split('|').nth(1)?.trim().parse().ok()).collect();
-    let codes = [
-        Code::Success,
-        Code::Usage,
-        Code::List,
-        Code::Fetch,
-        Code::Mismatch,
-        Code::File,
-        Code::Damaged,
-        Code::NotABundle,
-        Code::Busy,
-        Code::Space,
-        Code::Engine,
-        Code::Serve,
-        Code::Moved,
-        Code::Unsigned,
-        Code::Signer,
-        Code::Incomplete,
-        Code::Unreadable,
-        Code::Command,
-    ];
-    assert_eq!(listed, codes.map(|code| code as u8).into());
-}
-
-#[test]
-fn readme_names_exactly_the_existing_options() {
-    let options = |text: &str| -> BTreeSet<String> {
-        text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
-            .filter(|word| word.starts_with("--") && word.len() > 2)
-            .map(str::to_owned)
-            .collect()
-    };
-    let in_tables: BTreeSet<String> =
-        README.lines().filter(|line| line.starts_with("| `-")).flat_map(options).collect();
-    let mut in_help = options(&airbundle(["pack", "--help"]).ok().stdout);
-    in_help.extend(options(&airbundle(["lock", "--help"]).ok().stdout));
-    in_help.extend(options(&airbundle(["diff", "--help"]).ok().stdout));
-    in_help.extend(options(&airbundle(["lists", "kubespray", "--help"]).ok().stdout));
-    in_help.extend(options(&airbundle(["image", "--help"]).ok().stdout));
-    in_help.extend(options(&airbundle(["keygen", "--help"]).ok().stdout));
-    for verb in ["unpack", "ls", "verify", "cat", "repair", "sbom", "images", "site", "inventory", "prune"] {
-        in_help.extend(options(&unbundle([verb, "--help"]).ok().stdout));
-    }
-    in_help.remove("--help");
-    assert_eq!(in_tables, in_help);
-}
-
-#[test]
-fn readme_lists_are_valid() {
-    let list = blocks(README, "text").into_iter().find(|block| block.contains("generate_list.sh")).unwrap();
+fn the_list_in_the_packing_guide_is_valid() {
+    let list =
+        blocks(PACK_PAGE, "text").into_iter().find(|block| block.contains("generate_list.sh")).unwrap();
     let mut lists = airbundle::documents::list::Lists::default();
     let mut problems = Vec::new();
-    lists.parse_into("README.md".as_ref(), &list, &mut problems);
+    lists.parse_into("docs/pack.md".as_ref(), &list, &mut problems);
     assert_eq!((problems, lists.files.len(), lists.images.len()), (vec![], 2, 3));
 }

@@ -214,9 +214,9 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
         assert!(first.stderr.contains(skipped), "{skipped}: {first:#?}");
     }
     let again = check(load()).stdout;
-    assert!(again.contains("there before: registry.k8s.io/pause:3.9\n"), "{again}");
+    assert!(again.contains("already present: registry.k8s.io/pause:3.9\n"), "{again}");
     assert!(
-        again.contains(&format!(" 0 loaded for {HOST} (0 B), {} there before", expected.len())),
+        again.contains(&format!(" 0 loaded for {HOST} (0 B), {} already present", expected.len())),
         "{again}"
     );
 
@@ -598,9 +598,9 @@ fn unknown_or_ambiguous_image_name_fails_listing_candidates() {
     for (args, words) in [
         (&["--load", "docker", "--output", "x"][..], ["`--output`", "oci-archive"]),
         (&["--load", "podman", "--namespace", "x"], ["`--namespace`", "containerd"]),
-        (&["--load", "oci-archive", "--output", "x.tar"], ["takes one image", "name it"]),
-        (&["--load", "oci-archive", "--output", "-"], ["takes one image", "name it"]),
-        (&["--load", "oci-archive", "--output", "-", "--json", "app:2"], ["stdout cannot have both", "JSON"]),
+        (&["--load", "oci-archive", "--output", "x.tar"], ["cannot write", "to one file"]),
+        (&["--load", "oci-archive", "--output", "-"], ["cannot write", "to one file"]),
+        (&["--load", "oci-archive", "--output", "-", "--json", "app:2"], ["cannot write both", "JSON"]),
         (&["--load", "kaniko"], ["invalid value 'kaniko'", "--load"]),
     ] {
         list(&sample.site, args).failed(2, &words);

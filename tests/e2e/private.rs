@@ -241,12 +241,14 @@ fn password_on_stdin_applies_to_one_registry() {
     run(&job, &["--registry", &registry.addr], PASSWORD).ok();
     let words = ["401", "`--username`", &format!("for `{}`", registry.addr)];
     run(&job, &["--registry", &registry.addr], "wrong").failed(4, &words);
-    run(&job, &[], "").failed(2, &["no password"]);
-    run(&job, &["--registry", &other.addr], PASSWORD).failed(2, &["--registry", "come from", &registry.addr]);
+    run(&job, &[], "").failed(2, &["cannot read the password from stdin"]);
+    run(&job, &["--registry", &other.addr], PASSWORD)
+        .failed(2, &["invalid `--registry", &other.addr])
+        .failed(2, &["hint:", &registry.addr]);
     job.run(&["--username", USER]).failed(2, &["--password-stdin"]);
 
     let both = PrivateJob::new(&(registry.list() + &other.list()));
-    run(&both, &[], PASSWORD).failed(2, &["2 registries", "--registry HOST", &registry.addr, &other.addr]);
+    letfinished=run(&both, &[], PASSWORD).failed(2, &["2 registries"]);finished.failed(2, &["hint:", "--registry HOST", &registry.addr, &other.addr]);
     both.write_docker_config(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     run(&both, &["--registry", &registry.addr], PASSWORD).ok();
     both.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));

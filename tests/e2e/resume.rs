@@ -478,8 +478,8 @@ fn lock_packs_the_same_bytes_after_tags_moved() {
     let told: Vec<_> = finished.stdout.lines().collect();
     let locked = document["images"][1]["digest"].as_str().expect("a digest");
     assert_eq!(told[0], format!("moved   {REGISTRY}/team/app1:1"));
-    assert_eq!(told[1..3], [format!("        was {locked}"), format!("        is  {}", other.root.digest)]);
-    assert_eq!(told[3], "1 of 15 have moved");
+    assert_eq!(told[1..3], [format!("        was {locked}"), format!("        now {}", other.root.digest)]);
+    assert_eq!(told[3], "1 of 15 entries changed");
 }
 
 #[test]
@@ -560,7 +560,7 @@ fn edited_or_invalid_lock_is_refused_by_name() {
     let platform = ["--platform", "linux/arm64"];
     pack_lists(&job, &["airbundle.lock.json"], &fake, &platform).failed(2, &["--platform", "lock"]);
     pack_lists(&job, &[LIST, "airbundle.lock.json"], &fake, &platform)
-        .failed(2, &["airbundle.lock.json", "stands alone"]);
+        .failed(2, &["airbundle.lock.json", "cannot combine"]);
     check_lock(&job, &fake, &["--quick"]).ok();
     airbundle(["lock", "--check", &job.text(LIST)]).failed(3, &["all.list", "no lock"]);
     airbundle(["lock", "--check", &job.text("missing")]).failed(6, &["missing"]);
@@ -635,7 +635,7 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     let finished = job.pack_from(&fake, &["--keep-going", "--allow-missing"]);
     assert_eq!(finished.code, Some(5), "{finished:#?}");
     has_all(&finished);
-    assert!(finished.stderr.contains("is without 4 of what the lists name"), "{finished:#?}");
+    assert!(finished.stderr.contains("does not contain 4 of the entries in the lists"), "{finished:#?}");
     let is_missing =
         |line: &&str| ["/app2:1", "/2 ", "/old/one", "/missing"].iter().any(|part| line.contains(part));
     let rest: String = list.split_inclusive('\n').filter(|line| !is_missing(line)).collect();

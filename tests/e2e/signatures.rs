@@ -421,7 +421,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", PASSPHRASE)).ok();
     assert_accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
-    run(&mut pack(&[])).failed(2, &["needs a passphrase"]);
+    run(&mut pack(&[])).failed(2, &["cannot read the passphrase"]);
     // On a terminal, which does not echo it.
     let command = pack(&[]);
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -142,7 +142,7 @@ fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
         assert_eq!(Tree::of(&site).difference(&Tree::of(&world.site)), Vec::<String>::new());
         // The same from a pipe.
         let script = format!("cat all.tar.zst.* | {} verify -", env!("CARGO_BIN_EXE_unbundle"));
-        assert!(shell(&directory, &script).starts_with("sound:"));
+        assert!(shell(&directory, &script).starts_with("intact:"));
     }
 }
 
@@ -303,7 +303,7 @@ fn drives_may_be_connected_one_after_the_other() {
     let mut printed = String::new();
     let mut stderr = child.stderr.take().unwrap();
     for (number, name) in names.iter().enumerate().skip(1) {
-        wait_for(&mut stderr, &mut printed, &format!("insert the medium with `{name}`"));
+        wait_for(&mut stderr, &mut printed, &format!("connect the media with `{name}`"));
         // No volume is open: its drive can be removed.
         let open = fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
@@ -546,7 +546,7 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     let (start, len) = (intact.len() / 2, intact.len() / 8);
     bytes[start..start + len].copy_from_slice(&random_bytes(7, len));
     fs::write(path("hurt.tar.zst"), &bytes).unwrap();
-    let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["objects are damaged"]);
+    let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["blobs damaged"]);
     assert!(finished.stdout.contains("needed by"), "{finished:#?}");
     verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
     assert_visible_files_intact(&path("site"));

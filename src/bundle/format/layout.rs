@@ -26,6 +26,7 @@ const SIZE_LIMIT: u64 = 1 << 53;
 
 /// A blob of the bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Blob {
     /// Its digest.
     pub digest: Digest,
@@ -35,6 +36,7 @@ pub struct Blob {
 
 /// How much.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Totals {
     /// How many blobs.
     pub blobs: usize,

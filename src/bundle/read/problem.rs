@@ -6,6 +6,7 @@ use serde::Serialize;
 
 /// What is wrong with the volumes that were found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "problem")]
 pub enum VolumeProblem {
     /// It is not there.
@@ -111,6 +112,7 @@ pub struct MissingBytes(pub VolumeProblem);
 
 /// A place in a bundle as a person finds it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Position {
     /// In bytes from the start of the bundle.
@@ -219,6 +221,7 @@ impl FrameError {
 
 /// What kind of trouble something is, the worst one last: what is to be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DamageKind {
     /// It is not there: a volume, or the end of the bundle. To bring that is enough.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::base::units::as_seconds;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PruneSummary {
     /// False in a dry run.
@@ -24,6 +25,7 @@ pub(crate) struct PruneSummary {
     /// Size of the files in bytes.
     pub file_bytes: u64,
     /// Elapsed time; `seconds` in JSON.
+    #[cfg_attr(test, schemars(with = "f64"))]
     #[serde(serialize_with = "as_seconds", rename = "seconds")]
     pub time: Duration,
 }

@@ -15,6 +15,7 @@ use crate::site::storage::NamesError;
 
 /// A blob that a delta requires and the site does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MissingBlob {
     /// The digest in the bundle.
