@@ -14,7 +14,8 @@ use crate::cli::size::parse_size;
 use crate::commands::image::name::{Name, NameError};
 use crate::commands::image::{self, ImageOptions, ImageSummary, build};
 use crate::oci::platform::Platform;
-use crate::oci::reference::{Reference, RepositoryTemplate};
+use crate::oci::reference::Reference;
+use crate::oci::template::RepositoryTemplate;
 
 /// Build an image that serves what is in a bundle: nginx with the files, or a registry with the images
 #[derive(Debug, Args)]

@@ -282,7 +282,7 @@ fn text(listing: &Listing) -> String {
 /// A table of images, without what is attached to them: its names are as long as they are meaningless.
 pub(super) fn images<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> String {
     let is_attached = |image: &&ListedImage| {
-        image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())
+        image.reference.parse().is_ok_and(|reference: Reference| reference.is_referrer())
     };
     let attached = images.clone().filter(is_attached).count();
     let rows = images.filter(|image| !is_attached(image)).map(|image| {

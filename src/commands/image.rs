@@ -32,7 +32,8 @@ use crate::commands::image::name::Name;
 use crate::commands::image::stream::{Slots, Stream};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::oci::reference::{Reference, RepositoryTemplate};
+use crate::oci::reference::Reference;
+use crate::oci::template::RepositoryTemplate;
 
 /// The most layers that an image may have; docker takes 125.
 const LAYER_LIMIT: usize = 120;

@@ -212,7 +212,7 @@ fn job(
 
 /// Whether it is about another image.
 fn is_attached(image: &RecordedImage) -> bool {
-    image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())
+    image.reference.parse().is_ok_and(|reference: Reference| reference.is_referrer())
 }
 
 /// The name of an image's file, without what skopeo would take for the end of a path.

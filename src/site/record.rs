@@ -15,7 +15,7 @@ use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::template::RepositoryTemplate;
 use crate::site::storage::blob_path;
 
 /// Its name in the directory of the site.

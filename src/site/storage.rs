@@ -7,7 +7,7 @@ use crate::base::path::RelPath;
 use crate::bundle::format::layout::Layout;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::reference::{RepositoryTemplate, TemplateError};
+use crate::oci::template::{RepositoryTemplate, TemplateError};
 
 /// Where everything is, below the root that is mounted as `/var/lib/registry`.
 pub(crate) const BASE: &str = "docker/registry/v2";

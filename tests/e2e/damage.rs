@@ -27,7 +27,7 @@ use airbundle::cli::exit::{Code, Failure};
 use airbundle::commands::unpack;
 use airbundle::commands::verify::{Damage, verify};
 use airbundle::oci::digest::Digest;
-use airbundle::oci::reference::RepositoryTemplate;
+use airbundle::oci::template::RepositoryTemplate;
 use tar::EntryType as Kind;
 use tempfile::TempDir;
 

@@ -62,7 +62,7 @@ impl DataFrame {
     pub fn decode(self, buffers: &Buffers) -> Result<Buffer, FrameError> {
         match self.body {
             Body::Zstd(bytes) => {
-                let mut content = buffers.take();
+                let mut content = buffers.get();
                 let decode =
                     |room: &mut [u8]| zstd::bulk::Decompressor::new()?.decompress_to_buffer(&bytes, room);
                 match content.fill_in(self.content_size, decode) {
@@ -139,7 +139,7 @@ impl<R: Read> FrameReader<R> {
     }
 
     fn data_frame(&mut self) -> Result<Frame, FrameError> {
-        let mut bytes = self.buffers.take();
+        let mut bytes = self.buffers.get();
         bytes.push(&MAGIC.to_le_bytes());
         self.append(&mut bytes, 1)?;
         let header = Header::parse(bytes[4])?;
@@ -164,7 +164,7 @@ impl<R: Read> FrameReader<R> {
     /// Reads blocks as [`store`] makes them to where they are wanted, so that nobody needs to copy them, as long as
     /// there are no others; `bytes` is the header of the frame.
     fn stored_blocks(&mut self, mut bytes: Buffer, content_size: usize) -> Result<Body, FrameError> {
-        let mut content = self.buffers.take();
+        let mut content = self.buffers.get();
         for size in block_sizes(content_size) {
             let is_last = content.len() + size == content_size;
             let mut block = [0; 3];

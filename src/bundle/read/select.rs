@@ -261,7 +261,7 @@ fn with_attached(mut images: Vec<(BundledImage, bool)>) -> Vec<BundledImage> {
             .collect();
         let mut is_more = false;
         for (image, is_wanted) in images.iter_mut().filter(|(_, is_wanted)| !is_wanted) {
-            let subject = image.indexed.reference.attached_to();
+            let subject = image.indexed.reference.subject();
             if subject.is_some_and(|subject| subjects.contains(&(place(image), subject))) {
                 (*is_wanted, is_more) = (true, true);
             }

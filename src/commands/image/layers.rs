@@ -15,7 +15,7 @@ use crate::bundle::read::reader::Contents;
 use crate::commands::image::entry::{END, LayerEntry};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::template::RepositoryTemplate;
 use crate::site::storage::{Links, NamesError, blob_path};
 
 /// What nginx serves in the official images.

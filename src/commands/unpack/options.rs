@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::read::select::Selection;
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::template::RepositoryTemplate;
 
 /// Where the parts of a bundle go.
 #[derive(Debug, Clone)]
