@@ -143,7 +143,7 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
             digest: image.indexed.digest,
             media_type: image.indexed.media_type.clone(),
             platforms: match single_config(image, layout) {
-                Some(config) if layout.elsewhere.iter().any(|blob| blob.digest == config.digest) => {
+                Some(config) if layout.external.iter().any(|blob| blob.digest == config.digest) => {
                     vec!["?".to_owned()]
                 }
                 _ => layout.platforms(image, |digest| configs.get(&digest).cloned()),
@@ -170,7 +170,7 @@ fn list(mut reader: BundleReader) -> Result<Listing, ReadError> {
         signed: contents.signed.clone(),
         images: images.collect(),
         files: files.collect(),
-        elsewhere: layout.elsewhere.clone(),
+        elsewhere: layout.external.clone(),
         held: Totals { blobs: layout.manifests.len() + layout.blobs.len(), bytes: layout.total_size() },
     })
 }
@@ -231,7 +231,7 @@ pub(super) fn configs(
 ) -> Result<BTreeMap<Digest, Vec<u8>>, ReadError> {
     let single = layout.images.iter().filter_map(|image| single_config(image, layout));
     let mut wanted: BTreeSet<Digest> = single.map(|config| config.digest).collect();
-    layout.elsewhere.iter().for_each(|blob| _ = wanted.remove(&blob.digest));
+    layout.external.iter().for_each(|blob| _ = wanted.remove(&blob.digest));
     let mut configs = BTreeMap::new();
     reader.narrow(layout.ranges(|digest| wanted.contains(&digest)));
     for blob in &layout.blobs {

@@ -68,7 +68,7 @@ pub(crate) fn cat(
 ) -> Result<(), CatError> {
     let object = find(contents, name).ok_or_else(|| CatError::Nothing(name.to_owned()))?;
     if let Object::Blob(blob) = &object
-        && contents.layout.elsewhere.contains(blob)
+        && contents.layout.external.contains(blob)
     {
         return Err(CatError::Elsewhere(name.to_owned()));
     }
@@ -116,7 +116,7 @@ fn find(contents: &Contents, name: &str) -> Option<Object> {
 fn by_digest(contents: &Contents, digest: Digest) -> Option<Object> {
     let known = contents.manifests.get(&digest).map(|bytes| Object::Bytes(bytes.clone()));
     let blob =
-        || contents.layout.blobs.iter().chain(&contents.layout.elsewhere).find(|blob| blob.digest == digest);
+        || contents.layout.blobs.iter().chain(&contents.layout.external).find(|blob| blob.digest == digest);
     known.or_else(|| blob().map(|blob| Object::Blob(*blob)))
 }
 

@@ -162,11 +162,11 @@ pub(crate) fn build(
 
 /// A site could add what is not there, an image cannot.
 fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
-    let Totals { blobs, bytes } = layout.left_out();
+    let Totals { blobs, bytes } = layout.external_totals();
     if blobs == 0 {
         return Ok(());
     }
-    let digests: Vec<Digest> = layout.elsewhere.iter().map(|blob| blob.digest).collect();
+    let digests: Vec<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
     Err(ImageError::Delta { blobs, bytes, owners: layout.owners_text(&digests) })
 }
 

@@ -273,7 +273,7 @@ pub(crate) fn pack(
         if let Some(path) = &options.write_lock {
             fs::write_durably(path, &lock.to_json())?;
         }
-        let left_out = &plan.layout.elsewhere;
+        let left_out = &plan.layout.external;
         let bytes_left_out = left_out.iter().map(|blob| blob.size).sum();
         return Ok(PackSummary {
             identity: written.identity,
@@ -351,7 +351,7 @@ impl Attempt {
             old_paths(&partial).iter().filter_map(|path| ReusableBundle::partial(path).ok()).collect();
         let mut salvaged = Salvaged::default();
         if is_same {
-            salvaged = salvage(&partial, carry.set, room, &expected, &plan.layout.elsewhere, report)?;
+            salvaged = salvage(&partial, carry.set, room, &expected, &plan.layout.external, report)?;
         } else if claim.size()? > 0 {
             claim = set_aside(claim, &mut aside)?;
         }

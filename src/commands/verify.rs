@@ -185,7 +185,7 @@ fn verdict(
         blobs,
         bytes,
         contents_read,
-        left_out: layout.left_out(),
+        left_out: layout.external_totals(),
         signed,
         volumes,
         repaired,
@@ -267,11 +267,11 @@ fn frames(
     for entry in table {
         let content = stream..stream + u64::from(entry.decompressed);
         let mut head = Vec::new();
-        let len = frame::HEAD_LEN.min(entry.compressed as usize);
+        let len = frame::HEADER_LEN.min(entry.compressed as usize);
         let error = match medium.reader(offset).take(len as u64).read_to_end(&mut head) {
             Err(error) => Some(FrameError::of(error)),
             Ok(read) if read < len => Some(FrameError::Truncated),
-            Ok(_) if frame::begins(&head, *entry) => None,
+            Ok(_) if frame::is_header_of(&head, *entry) => None,
             Ok(_) => Some(FrameError::Damaged),
         };
         bad.extend(error.map(|error| BadFrame { offset, content: content.clone(), error }));
@@ -282,7 +282,7 @@ fn frames(
 
 /// Why there is no seek table.
 fn no_table(medium: &VolumeSet) -> Damage {
-    let (trouble, problem) = match seek_table::ends(&mut medium.reader(0)) {
+    let (trouble, problem) = match seek_table::has_footer(&mut medium.reader(0)) {
         Ok(true) => {
             (DamageKind::Damaged, "it is damaged, or there is more or less before it than it says".to_owned())
         }

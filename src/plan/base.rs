@@ -46,7 +46,7 @@ impl SiteContents {
         }
         if !Lock::is_one(&first) {
             let layout = BundleReader::open(path)?.contents()?.layout;
-            let all = [layout.manifests, layout.blobs, layout.elsewhere].concat();
+            let all = [layout.manifests, layout.blobs, layout.external].concat();
             self.0.extend(all.into_iter().map(|blob| (blob.digest, blob.size)));
             return Ok(());
         }

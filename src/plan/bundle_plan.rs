@@ -3,9 +3,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
-use crate::bundle::format::layout::{Blob, Layout, LayoutError, ManifestWalk, empty_config};
+use crate::bundle::format::layout::{Blob, Layout, LayoutError, empty_config};
+use crate::bundle::format::manifest_walk::ManifestWalk;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
-use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
+use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_SPACE};
 use crate::bundle::write::partial::Expected;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::VolumeOptions;
@@ -181,7 +182,7 @@ impl BundlePlan {
         for blob in self.manifests() {
             let _ = writeln!(text, "{} {}", blob.digest, blob.size); // into memory
         }
-        for blob in &self.layout.elsewhere {
+        for blob in &self.layout.external {
             let _ = writeln!(text, "elsewhere {}", blob.digest);
         }
         for PlannedBlob { blob, origin, .. } in &self.blobs {
@@ -209,7 +210,7 @@ impl BundlePlan {
         for file in &self.files.files {
             let _ = writeln!(text, "{}", file.url);
         }
-        for blob in &self.layout.elsewhere {
+        for blob in &self.layout.external {
             let _ = writeln!(text, "elsewhere {}", blob.digest);
         }
         Digest::of(text.as_bytes())
@@ -249,13 +250,13 @@ impl BundlePlan {
         index.files = files.map(|_| (Digest::of(b""), u64::MAX));
         let of_images = self.manifests().iter();
         let room = checked_header_space(index.to_json().len(), files, of_images.map(|blob| blob.size).sum())?;
-        Ok(if is_signed { room + SIGNATURE_ROOM } else { room })
+        Ok(if is_signed { room + SIGNATURE_SPACE } else { room })
     }
 
     fn index(&self) -> Index {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
-        let elsewhere = self.layout.elsewhere.iter().map(|blob| blob.digest).collect();
-        Index { files: None, images, about: self.about.clone(), elsewhere }
+        let elsewhere = self.layout.external.iter().map(|blob| blob.digest).collect();
+        Index { files: None, images, about: self.about.clone(), external: elsewhere }
     }
 
     /// Files of which it is known now what they are.
@@ -393,7 +394,7 @@ fn layout(
     elsewhere: &BTreeSet<Digest>,
 ) -> Result<Layout, LayoutError> {
     let file_set = files.to_json();
-    let mut index = Index { images: images.to_vec(), elsewhere: elsewhere.clone(), ..Index::default() };
+    let mut index = Index { images: images.to_vec(), external: elsewhere.clone(), ..Index::default() };
     if !files.files.is_empty() {
         index.files = Some((Digest::of(&file_set), file_set.len() as u64));
     }

@@ -49,7 +49,7 @@ impl BlobLocator {
         let known_files = record.as_ref().map(|record| record.files_root(site));
         let known_registry = record.as_ref().map(|record| record.registry_root(site));
         let mut paths: HashMap<Digest, Vec<RelPath>> = HashMap::new();
-        for blob in &layout.elsewhere {
+        for blob in &layout.external {
             paths.insert(blob.digest, Vec::new());
         }
         let named = layout.files.iter().map(|file| (file.digest, format!("k8s/{}", file.path)));

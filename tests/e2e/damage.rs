@@ -14,7 +14,8 @@ use airbundle::base::event::Silent;
 use airbundle::bundle::format::FRAME_SIZE;
 use airbundle::bundle::format::index::{EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use airbundle::bundle::format::label::Label;
-use airbundle::bundle::format::layout::{ManifestWalk, blob_name, tar_header};
+use airbundle::bundle::format::layout::{blob_name, tar_header};
+use airbundle::bundle::format::manifest_walk::ManifestWalk;
 use airbundle::bundle::format::seek_table::{self, FrameEntry};
 use airbundle::bundle::read::frame_reader::{self, Frame, FrameReader};
 use airbundle::bundle::read::problem::DamageKind;
@@ -1026,7 +1027,7 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
     for (index, words) in [
         (sound.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
         (sound.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
-        (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "needs `delta`"),
+        (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "unsupported feature `delta`"),
         (
             with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)),
             "encoding `recompress`",
@@ -1036,7 +1037,7 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
             with(&descriptor("quay.io/a:1", "").replace("\"size\":2", "\"size\":99999999")),
             "a manifest of too many bytes",
         ),
-        (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "stands here twice"),
+        (with(&format!("{0},{0}", descriptor("quay.io/a:1", ""))), "duplicate reference"),
     ] {
         assert!(index != sound, "{words}: nothing was replaced");
         let bundle = directory.path().join("refused.tar.zst");

@@ -263,7 +263,7 @@ fn a_site_gets_only_what_it_lacks_and_is_as_if_it_had_got_all() {
     }
     // It is not in the bundle, and the bundle says so.
     let layout = contents(&delta).layout;
-    let elsewhere: BTreeSet<String> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
+    let elsewhere: BTreeSet<String> = layout.external.iter().map(|blob| blob.digest.to_string()).collect();
     assert_eq!(elsewhere, shared());
     assert!(layout.blobs.iter().all(|blob| !elsewhere.contains(&blob.digest.to_string())));
     assert_eq!(packed["blobsLeftOut"], elsewhere.len());
@@ -313,7 +313,7 @@ fn an_inventory_a_lock_and_a_bundle_are_the_same_base() {
     let told = new.pack(&chained, &["--base", &text(&path)]).ok();
     assert!(told.stdout.contains("a delta: "), "{told:#?}");
     let layout = contents(&chained).layout;
-    assert!(layout.elsewhere.len() > contents(&path).layout.elsewhere.len());
+    assert!(layout.external.len() > contents(&path).layout.external.len());
 
     // What shares nothing is a full bundle, and not another one than without a base.
     let empty = directory.path().join("empty.json");
@@ -752,7 +752,7 @@ fn killed_at_any_call_a_delta_has_lost_nothing_also_where_names_were_exchanged()
     unpack(&old.bundle, &pristine).ok();
     inventory(&pristine, &found, &[]).ok();
     new.pack(&delta, &["--base", &text(&found)]).ok();
-    assert_eq!(contents(&delta).layout.elsewhere.len(), 4, "three files and a layer");
+    assert_eq!(contents(&delta).layout.external.len(), 4, "three files and a layer");
     let twin = directory.path().join("twin");
     unpack(&old.bundle, &twin).ok();
     unpack(&new.bundle, &twin).ok();
@@ -1000,7 +1000,7 @@ fn a_delta_that_was_killed_goes_on_where_it_was_with_the_same_bytes() {
     assert_eq!(told["blobsLeftOut"], 5, "{told}");
     // What no list pins had to be fetched to learn that it is there.
     let layout = contents(&undisturbed.path().join("out.tar.zst")).layout;
-    let left_out: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
+    let left_out: u64 = layout.external.iter().map(|blob| blob.size).sum();
     assert_eq!(told["bytesLeftOut"], left_out);
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
@@ -1043,5 +1043,5 @@ fn what_a_base_has_need_not_be_upstream_and_what_is_missing_is_told_as_always() 
     let layout = contents(&directory.path().join("out.tar.zst")).layout;
     let names: Vec<_> = layout.images.iter().map(|image| image.indexed.reference.to_string()).collect();
     assert_eq!(names, [0, 1, 2].map(|number| format!("{REGISTRY}/team/app{number}:1")));
-    assert!(layout.elsewhere.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));
+    assert!(layout.external.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));
 }

@@ -59,7 +59,7 @@ fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
     assert_eq!(second["files"], files.collect::<Value>());
     let blobs = layout.manifests.iter().chain(&layout.blobs).map(|blob| blob.digest.to_string());
     assert_eq!(second["blobs"], blobs.map(Value::from).collect::<Value>());
-    let mut elsewhere: Vec<_> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
+    let mut elsewhere: Vec<_> = layout.external.iter().map(|blob| blob.digest.to_string()).collect();
     elsewhere.sort();
     assert_eq!(second["elsewhere"], json!(elsewhere));
 }
@@ -104,7 +104,7 @@ fn a_reader_made_from_the_format_page_alone_reads_a_delta() {
         agree(&delta);
         let contents =
             BundleReader::open(&delta).and_then(|mut reader| reader.contents()).expect("it is sound");
-        assert!(contents.layout.elsewhere.len() > 5);
+        assert!(contents.layout.external.len() > 5);
     }
     // With nothing to leave out it is no delta.
     let lines = [lines[0]];

@@ -326,7 +326,7 @@ impl SetBuilder {
     /// Notes whether the last volume ends the bundle.
     pub(crate) fn with_end(&self, mut medium: VolumeSet, last: u32) -> VolumeSet {
         let is_last_there = medium.volumes.last().is_some_and(Volume::is_there);
-        if !is_last_there || seek_table::ends(&mut medium.reader(0)).unwrap_or(false) {
+        if !is_last_there || seek_table::has_footer(&mut medium.reader(0)).unwrap_or(false) {
             return medium;
         }
         let (volume, next) = (volume_name(&self.bundle, last), volume_name(&self.bundle, last + 1));

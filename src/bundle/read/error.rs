@@ -116,7 +116,7 @@ pub(crate) fn first_failure(error: ReadError) -> ReadError {
             ReadError::NotABundle("it does not begin with a zstd frame".into())
         }
         ReadError::Damaged { source: FrameError::End, .. } => ReadError::NotABundle("it is empty".into()),
-        ReadError::Damaged { place, source: FrameError::Foreign(why), .. } if place.offset == 0 => {
+        ReadError::Damaged { place, source: FrameError::Unsupported(why), .. } if place.offset == 0 => {
             ReadError::NotABundle(format!("it begins with a zstd frame {why}"))
         }
         ReadError::Unexpected { found, .. } => ReadError::NotABundle(format!("its first entry is {found}")),

@@ -238,7 +238,7 @@ impl FrameFeeder {
                     return VolumeEnd::SeekTable;
                 }
                 Ok(Some(_)) if self.seen.len() >= SKIPPABLE_LIMIT as usize / 8 => {
-                    return VolumeEnd::Failed(offset, FrameError::Foreign("more than a bundle may have"));
+                    return VolumeEnd::Failed(offset, FrameError::Unsupported("more than a bundle may have"));
                 }
                 Ok(Some(frame)) => {
                     self.seen.push(FrameEntry {
@@ -397,7 +397,7 @@ impl FrameFeeder {
             {
                 self.is_past_signature = true;
                 if Signature::parse(&payload).is_none() {
-                    self.defer(offset, FrameError::Foreign("that should be a signature"));
+                    self.defer(offset, FrameError::Unsupported("that should be a signature"));
                 }
                 self.sender.send(FeederMessage::Signature(payload)).map_err(|_| ReaderDropped)
             }
@@ -406,20 +406,22 @@ impl FrameFeeder {
                 match Label::parse(&payload) {
                     Some(label) if label.number == 1 => self.stream = 0,
                     Some(_) => {}
-                    None => self.defer(offset, FrameError::Foreign("that should be the label of a volume")),
+                    None => {
+                        self.defer(offset, FrameError::Unsupported("that should be the label of a volume"))
+                    }
                 }
                 Ok(())
             }
             Frame::Skippable { magic: RECOVERY_MAGIC, .. } => {
                 if !std::mem::replace(&mut self.is_past_signature, true) {
-                    self.defer(offset, FrameError::Foreign("where the padding of the head belongs"));
+                    self.defer(offset, FrameError::Unsupported("where the padding of the head belongs"));
                 }
                 Ok(())
             }
             Frame::Skippable { magic, payload } => {
                 self.is_past_signature = true;
                 if magic != PADDING_MAGIC || payload.iter().any(|byte| *byte != 0) {
-                    self.defer(offset, FrameError::Foreign("that no bundle has"));
+                    self.defer(offset, FrameError::Unsupported("that no bundle has"));
                 }
                 Ok(())
             }

@@ -126,7 +126,7 @@ impl<R: Read> FrameReader<R> {
         self.exact(&mut len)?;
         let len = u32::from_le_bytes(len);
         if len > SKIPPABLE_LIMIT {
-            return Err(FrameError::Foreign("that has a skippable part that is too large"));
+            return Err(FrameError::Unsupported("that has a skippable part that is too large"));
         }
         let mut payload = Vec::new();
         while payload.len() < len as usize {
@@ -146,7 +146,7 @@ impl<R: Read> FrameReader<R> {
         self.append(&mut bytes, header.rest)?;
         let content_size = header.content_size(&bytes);
         if content_size > FRAME_SIZE as u64 {
-            return Err(FrameError::Foreign(
+            return Err(FrameError::Unsupported(
                 "that is larger than the 4 MiB that a bundle's frames have at most",
             ));
         }
@@ -197,10 +197,10 @@ impl<R: Read> FrameReader<R> {
             let stored = match header >> 1 & 3 {
                 0 | 2 => size,
                 1 => 1,
-                _ => return Err(FrameError::Foreign("that has a block of the reserved type")),
+                _ => return Err(FrameError::Unsupported("that has a block of the reserved type")),
             };
             if size > BLOCK_LIMIT || bytes.len() + stored > content_size + OVERHEAD {
-                return Err(FrameError::Foreign("that is larger than what it holds"));
+                return Err(FrameError::Unsupported("that is larger than what it holds"));
             }
             self.append(&mut bytes, stored)?;
             if header & 1 == 1 {
@@ -349,14 +349,14 @@ mod tests {
     #[test]
     fn frames_that_would_need_unbounded_memory_are_refused() {
         let bomb = zstd::bulk::compress(&vec![0; FRAME_SIZE + 1], 3).unwrap();
-        assert!(matches!(read_one(&bomb), Err(FrameError::Foreign(_))));
+        assert!(matches!(read_one(&bomb), Err(FrameError::Unsupported(_))));
         let huge = [&PADDING_MAGIC.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
-        assert!(matches!(read_one(&huge), Err(FrameError::Foreign(_))));
+        assert!(matches!(read_one(&huge), Err(FrameError::Unsupported(_))));
         // Empty blocks without end, in the header of a stored frame and of another.
         for header in [&[STORED][..], &[STORED & !0b0010_0000, 0]] {
             let size = u32::try_from(FRAME_SIZE).unwrap().to_le_bytes();
             let endless = [&MAGIC.to_le_bytes(), header, &size, &vec![0; 2 * FRAME_SIZE]].concat();
-            assert!(matches!(read_one(&endless), Err(FrameError::Foreign(_))));
+            assert!(matches!(read_one(&endless), Err(FrameError::Unsupported(_))));
         }
         assert!(matches!(read_one(b"PK\x03\x04"), Err(FrameError::Magic)));
     }

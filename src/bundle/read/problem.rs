@@ -152,7 +152,7 @@ pub enum FrameError {
     Magic,
     /// A frame that no bundle has.
     #[error("there is a zstd frame {0}")]
-    Foreign(&'static str),
+    Unsupported(&'static str),
     /// The content is not what the frame's checksum says.
     #[error("the content of a zstd frame is damaged")]
     Damaged,
@@ -189,7 +189,7 @@ impl FrameError {
             Self::Skipped => Self::Skipped,
             Self::Truncated => Self::Truncated,
             Self::Magic => Self::Magic,
-            Self::Foreign(what) => Self::Foreign(what),
+            Self::Unsupported(what) => Self::Unsupported(what),
             Self::Damaged => Self::Damaged,
             Self::SeekTable => Self::SeekTable,
             Self::Trailing => Self::Trailing,

@@ -117,7 +117,7 @@ impl Selection {
         }
         let mut early = configs(layout, reader)?;
         let elsewhere: Vec<Digest> = asked(layout)
-            .filter(|digest| layout.elsewhere.iter().any(|blob| blob.digest == *digest))
+            .filter(|digest| layout.external.iter().any(|blob| blob.digest == *digest))
             .collect();
         let known = elsewhere.into_iter().filter_map(|digest| Some((digest, site(digest)?)));
         early.blobs.extend(known.filter(|(digest, bytes)| Digest::of(bytes) == *digest));

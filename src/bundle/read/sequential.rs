@@ -74,7 +74,7 @@ impl SequentialVolumes {
             }
         }
         let mut file = File::open(path)?;
-        let is_last = seek_table::ends(&mut file)?;
+        let is_last = seek_table::has_footer(&mut file)?;
         file.seek(SeekFrom::Start(0))?;
         self.open = Some((file, is_last));
         Ok(None)

@@ -237,7 +237,7 @@ impl VolumeSet {
         let bytes = self.reconstruct(start + tail.start..start + tail.end)?;
         seek_table::decode(bytes.get(8..)?).filter(|table| {
             let frames: u64 = table.iter().map(|entry| u64::from(entry.compressed)).sum();
-            frames == start + tail.start && seek_table::is_sound(table)
+            frames == start + tail.start && seek_table::is_valid(table)
         })
     }
 

@@ -141,7 +141,7 @@ impl BundleJob {
     ) -> Result<WrittenBlobs, WriteFailure> {
         let mut written = WrittenBlobs::default();
         // A file that turns out to be one of them is left out, too.
-        written.blobs.extend(plan.layout.elsewhere.iter().map(|blob| (blob.digest, blob.size)));
+        written.blobs.extend(plan.layout.external.iter().map(|blob| (blob.digest, blob.size)));
         let manifests = plan.manifests().to_vec();
         for manifest in &manifests {
             if self.done.is_empty() {
