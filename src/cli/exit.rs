@@ -243,8 +243,8 @@ fn damage_code(error: &ReadError) -> Code {
 
 pub(super) fn read_code(error: &ReadError) -> Code {
     match error {
-        ReadError::Fs(_) | ReadError::Medium(DiscoverError::Fs(_)) => Code::File,
-        ReadError::Medium(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Code::Usage,
+        ReadError::Fs(_) | ReadError::Discover(DiscoverError::Fs(_)) => Code::File,
+        ReadError::Discover(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Code::Usage,
         ReadError::Incomplete(_) => Code::Incomplete,
         ReadError::Damaged { source, .. } => source.trouble().into(),
         ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
@@ -252,7 +252,7 @@ pub(super) fn read_code(error: &ReadError) -> Code {
         }
         ReadError::Signature(SignatureError::Unsigned) => Code::Unsigned,
         ReadError::Signature(_) => Code::Signer,
-        ReadError::Medium(DiscoverError::Nothing(_))
+        ReadError::Discover(DiscoverError::Nothing(_))
         | ReadError::NotABundle(_)
         | ReadError::Layout(_)
         | ReadError::Index(_) => Code::NotABundle,

@@ -84,7 +84,7 @@ impl InputArgs {
         for problem in medium.problems() {
             let _ = io::stderr().write_all(format!("warning: {problem}\n").as_bytes());
         }
-        Ok(BundleReader::of_medium(medium))
+        Ok(BundleReader::from_volumes(medium))
     }
 }
 

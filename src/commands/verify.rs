@@ -12,8 +12,10 @@ use crate::base::pipeline::{Discard, Pipeline};
 use crate::bundle::format::layout::{Layout, TarEntry, Totals, tar_header};
 use crate::bundle::format::{BLOCK, frame, seek_table};
 use crate::bundle::read::error::{ReadError, Unavailable};
-use crate::bundle::read::problem::{DamageKind, FrameError, Position, VolumeProblem};
-use crate::bundle::read::reader::{BundleReader, Piece};
+use crate::bundle::read::frame_error::FrameError;
+use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
+use crate::bundle::read::reader::BundleReader;
+use crate::bundle::read::tar_stream::Piece;
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 use crate::signature::Signed;
@@ -137,7 +139,7 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
 pub fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Option<Verdict>, ReadError> {
     let contents = reader.contents()?;
     let layout = &contents.layout;
-    let Some(medium) = reader.medium() else { return Ok(None) };
+    let Some(medium) = reader.volumes() else { return Ok(None) };
     let damage = match reader.table() {
         None => vec![no_table(medium)],
         Some(table) => {
@@ -156,7 +158,7 @@ pub fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Option<Ver
                     found.lost(number, offset, &error);
                 }
                 if first == last {
-                    damage.push(without_content(reader.place(offset), &error));
+                    damage.push(without_content(reader.position(offset), &error));
                 }
             }
             damage.splice(0..0, found.damage(&entries, layout, &reader));
@@ -175,7 +177,7 @@ fn verdict(
     damage: Vec<Damage>,
     reader: &BundleReader,
 ) -> Verdict {
-    let medium = reader.medium();
+    let medium = reader.volumes();
     let repaired = if contents_read { repaired(reader) } else { reader.repaired() };
     let problems = medium.map(|medium| medium.problems().to_vec()).unwrap_or_default();
     let volumes = medium.map(|medium| volumes(medium, &damage, &repaired)).unwrap_or_default();
@@ -196,7 +198,7 @@ fn verdict(
 
 /// Where recovery data was needed, or is damaged itself.
 fn repaired(reader: &BundleReader) -> Vec<Position> {
-    let of_recovery = reader.medium().map(VolumeSet::damaged_recovery).unwrap_or_default();
+    let of_recovery = reader.volumes().map(VolumeSet::damaged_recovery).unwrap_or_default();
     let all: BTreeSet<Position> = reader.repaired().into_iter().chain(of_recovery).collect();
     all.into_iter().collect()
 }
@@ -272,7 +274,7 @@ fn frames(
             Err(error) => Some(FrameError::of(error)),
             Ok(read) if read < len => Some(FrameError::Truncated),
             Ok(_) if frame::is_header_of(&head, *entry) => None,
-            Ok(_) => Some(FrameError::Damaged),
+            Ok(_) => Some(FrameError::Corrupt),
         };
         bad.extend(error.map(|error| BadFrame { offset, content: content.clone(), error }));
         (offset, stream) = (offset + u64::from(entry.compressed), content.end);
@@ -418,7 +420,7 @@ impl Found {
             Damage {
                 object: entry.name.clone(),
                 owners: entry.digest.and_then(|digest| owners.get(&digest)).cloned().unwrap_or_default(),
-                places: offsets.iter().map(|offset| reader.place(*offset)).collect(),
+                places: offsets.iter().map(|offset| reader.position(*offset)).collect(),
                 trouble,
                 problem: problem.to_owned(),
             }
@@ -439,7 +441,7 @@ impl Found {
 /// Damage behind the last blob: nothing that is unpacked is hit.
 fn tail(error: &ReadError) -> Damage {
     let places = match error {
-        ReadError::Damaged { place, .. } => [(**place).clone()].into(),
+        ReadError::Damaged { position, .. } => [(**position).clone()].into(),
         _ => BTreeSet::new(),
     };
     let Unavailable { trouble, problem } = Unavailable::from(error);

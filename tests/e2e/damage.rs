@@ -408,7 +408,7 @@ fn verify_names_the_image_that_a_flipped_byte_hits_and_no_other() {
 
     let site = sound.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
-    finished.failed(7, &["damaged", "`quay.io/a/two:v1`", "damage at byte"]);
+    finished.failed(7, &["damaged", "`quay.io/a/two:v1`", "at byte"]);
     nothing_wrong_is_visible(&sound, &site);
     assert!(!site.join("registry/docker/registry/v2/repositories").exists(), "links of an incomplete site");
     // With a good copy it goes on where it was.
@@ -441,7 +441,7 @@ fn everything_that_is_damaged_is_named_at_once_and_all_the_rest_is_kept_for_the_
     let bundle = sound.changed(&bytes);
     let site = sound.path("hit");
     let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
-    finished.failed(7, &["damaged in `quay.io/a/one:v1`, `dl.k8s.io/kubectl`:", "damage at byte"]);
+    finished.failed(7, &["damaged in `quay.io/a/one:v1`, `dl.k8s.io/kubectl`:", "at byte"]);
     nothing_wrong_is_visible(&sound, &site);
     let repair = unbundle(["unpack".as_ref(), "--json".as_ref(), sound.bundle.as_os_str(), site.as_os_str()]);
     let summary = repair.ok().json();
@@ -832,7 +832,7 @@ fn what_is_no_bundle_is_said_to_be_none() {
             8,
             "does not begin with a zstd frame",
         ),
-        ("plain.tar.zst", zstd::bulk::compress(&tar, 3).unwrap(), 8, "zstd frame that has no checksum"),
+        ("plain.tar.zst", zstd::bulk::compress(&tar, 3).unwrap(), 8, "zstd frame: it has no checksum"),
         (
             "frames.tar.zst",
             [frame::encode(&tar, 3), seek_table::encode(&[])].concat(),
@@ -865,9 +865,9 @@ fn what_is_no_bundle_is_said_to_be_none() {
     }
     let empty = path("nothing");
     fs::create_dir(&empty).unwrap();
-    unbundle(["ls".as_ref(), empty.as_os_str()]).failed(8, &["there is no bundle in"]);
+    unbundle(["ls".as_ref(), empty.as_os_str()]).failed(8, &["no bundle in"]);
     unbundle(["ls".as_ref(), directory.path().as_os_str()])
-        .failed(2, &["there are several bundles", "oci.tar.zst"]);
+        .failed(2, &["found several bundles", "oci.tar.zst"]);
     unbundle(["ls".as_ref(), path("missing").as_os_str()]).failed(6, &["missing", "No such file"]);
 }
 
@@ -972,14 +972,14 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
         ("duplicate", [head(), vec![config(), config(), blob()]].concat(), "the file `blobs/sha256/44136fa"),
         ("missing", [head(), vec![blob()]].concat(), "the file `blobs/sha256/"),
         ("swapped", [head(), vec![blob(), config()]].concat(), "the file `blobs/sha256/"),
-        ("absent", [head(), vec![config()]].concat(), "its end"),
+        ("absent", [head(), vec![config()]].concat(), "the end of the archive"),
         (
             "huge index",
             vec![
                 file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#),
                 (huge.as_bytes().to_vec(), vec![]),
             ],
-            "where `index.json` belongs",
+            "the file `index.json`",
         ),
         (
             "two indexes",
@@ -992,8 +992,7 @@ fn entries_that_the_index_does_not_ask_for_are_refused_and_touch_nothing() {
         fs::write(&bundle, archive(entries)).unwrap();
         let site = directory.path().join("site");
         let finished = unbundle(["unpack".as_ref(), bundle.as_os_str(), site.as_os_str()]);
-        finished
-            .failed(7, &["belongs, the archive has", found.trim_start_matches("where `index.json` belongs")]);
+        finished.failed(7, &["expected `", "`, found ", found]);
         let made =
             if site.exists() { Tree::of(&site).files().map(Path::to_owned).collect() } else { Vec::new() };
         let right = [Path::new(".unbundle/lock"), Path::new("files/k8s/dl.k8s.io/kubelet")];
@@ -1027,7 +1026,10 @@ fn an_index_that_no_reader_may_accept_is_refused_by_name() {
     for (index, words) in [
         (sound.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
         (sound.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
-        (sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "unsupported feature `delta`"),
+        (
+            sound.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)),
+            "unsupported feature `delta`",
+        ),
         (
             with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)),
             "encoding `recompress`",

@@ -589,7 +589,7 @@ fn a_damaged_bundle_makes_no_image() {
         fs::write(&bundle, framed(&stream)).expect("write a bundle");
         stream[at] ^= 1;
         let (archive, finished) = build(kind, &bundle, directory.path(), &[]);
-        finished.failed(7, &["damaged in", owner, "do not have this digest"]);
+        finished.failed(7, &["damaged in", owner, "digest mismatch"]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
     // What the image does not need may be damaged.

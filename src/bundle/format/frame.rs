@@ -4,7 +4,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::seek_table::FrameEntry;
-use crate::bundle::read::problem::FrameError;
+use crate::bundle::read::frame_error::FrameError;
 
 /// Magic number of a zstd frame.
 pub(crate) const MAGIC: u32 = 0xFD2F_B528;
