@@ -1,4 +1,4 @@
-//! What every other module may use: file system calls, safe paths, events, and the hash/write pipeline.
+//! Shared helpers: file system calls, safe paths, events, buffers, and the hash/write pipeline.
 
 pub(crate) mod buffer;
 pub(crate) mod error_chain;

@@ -1,6 +1,6 @@
-//! The bundle: its constants and limits, and the one description of its order that writer and reader share.
+//! The bundle: its format, and how it is read, written, repaired and reused.
 //!
-//! `bundle-format.md` is the specification; a section of it is named where a constant comes from there.
+//! `bundle-format.md` is the specification. Names in quotes, such as ("Frames"), refer to its sections.
 
 pub mod format;
 pub mod read;

@@ -1,10 +1,13 @@
-//! Carries files and container images into an air-gapped site.
+//! Packs files and container images into one bundle, and verifies, unpacks and serves it at an air-gapped site.
 //!
-//! Each module stands on a floor and uses only what is on lower floors; `docs/architecture.md` has the list.
+//! Each module belongs to a floor and imports from lower floors only. `docs/architecture.md` lists the floors.
 
 #![cfg_attr(
     not(feature = "net"),
-    allow(dead_code, reason = "what writes bundles is compiled for `unbundle`, too, which only reads them")
+    allow(
+        dead_code,
+        reason = "`unbundle` only reads bundles, but the code that writes them is compiled for it as well"
+    )
 )]
 
 pub mod base;

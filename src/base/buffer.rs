@@ -1,70 +1,72 @@
-//! [`Buffers`]: memory for frames, used again and again.
+//! [`Buffers`]: a pool of reusable memory buffers for frames.
 //!
-//! Memory that a process has not used before costs it a page fault every 4 KiB, and an allocator gives blocks of this
-//! size back to the system as soon as they are free: on the way of some gigabytes that takes longer than to copy them.
+//! Fresh memory costs a page fault every 4 KiB, and an allocator returns blocks of this size to the system as soon
+//! as they are freed. Over gigabytes of frames, that takes longer than copying the bytes.
 
 use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Buffers of one size. There are never more than were in use at once.
+/// A pool of buffers of one size. It never holds more buffers than were in use at the same time.
 #[derive(Clone)]
 pub struct Buffers {
     size: usize,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-/// Bytes, at most as many as its buffers have. It goes back to them when it is dropped.
+/// Bytes in memory of a pool. The memory returns to the pool when the buffer is dropped.
 pub struct Buffer {
-    /// All of it, which is longer than what it holds.
+    /// The full capacity; only the first `len` bytes are content.
     bytes: Vec<u8>,
     len: usize,
-    home: Option<Buffers>,
+    /// `None` for memory that is not from a pool.
+    pool: Option<Buffers>,
 }
 
 impl Buffers {
-    /// Buffers for `size` bytes each.
+    /// Creates a pool of buffers with a capacity of `size` bytes.
     #[must_use]
     pub fn new(size: usize) -> Self {
         Self { size, free: Arc::default() }
     }
 
-    /// An empty buffer.
+    /// Returns an empty buffer: a free one, or a new one.
     #[must_use]
-    pub fn take(&self) -> Buffer {
+    pub fn get(&self) -> Buffer {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        // The zeros come from the system, page by page as they are touched.
+        // Zeroed memory costs nothing until a page is touched: the system provides it page by page.
         let bytes = free.unwrap_or_else(|| vec![0; self.size]);
-        Buffer { bytes, len: 0, home: Some(self.clone()) }
+        Buffer { bytes, len: 0, pool: Some(self.clone()) }
     }
 }
 
 impl Buffer {
-    /// Adds `bytes`, for which there must be room.
+    /// Appends `bytes`. Panics if they exceed the capacity.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).copy_from_slice(bytes);
+        self.unused(bytes.len()).copy_from_slice(bytes);
         self.len += bytes.len();
     }
 
-    /// Lets `write` fill in `len` bytes, for which there must be room; it says how many it did.
+    /// Appends up to `len` bytes: `write` fills them in and returns how many it wrote. Panics if `len` exceeds the
+    /// capacity.
     pub fn fill_in(
         &mut self,
         len: usize,
         write: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let written = write(self.room(len))?;
+        let written = write(self.unused(len))?;
         self.len += written;
         Ok(written)
     }
 
-    fn room(&mut self, len: usize) -> &mut [u8] {
+    fn unused(&mut self, len: usize) -> &mut [u8] {
         &mut self.bytes[self.len..][..len]
     }
 }
 
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
-        Self { len: bytes.len(), bytes, home: None }
+        Self { len: bytes.len(), bytes, pool: None }
     }
 }
 
@@ -78,14 +80,14 @@ impl Deref for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(home) = &self.home {
+        if let Some(pool) = &self.pool {
             let bytes = std::mem::take(&mut self.bytes);
-            home.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+            pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
         }
     }
 }
 
-/// A run of bytes of the tar stream, shared without copying.
+/// A range of a shared buffer, cloned without copying the bytes.
 #[derive(Clone)]
 pub struct Slice {
     pub(crate) content: Arc<Buffer>,
@@ -93,7 +95,7 @@ pub struct Slice {
     pub(crate) end: usize,
 }
 
-impl std::ops::Deref for Slice {
+impl Deref for Slice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {

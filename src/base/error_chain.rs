@@ -1,8 +1,9 @@
-//! [`chain`]: an error and its causes on one line.
+//! [`chain`]: formats an error and its causes as one line.
 
 use std::error::Error;
 
-/// An error and its causes on one line, each once.
+/// Returns the messages of `error` and its causes, separated by `: `. A message that the text already ends with is
+/// not repeated.
 #[must_use]
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -1,4 +1,4 @@
-//! What a person or a program may be told while work goes on.
+//! [`Event`] and [`Report`]: progress, notes and warnings during a command.
 
 use std::time::Duration;
 
@@ -6,94 +6,73 @@ use serde::Serialize;
 
 use crate::base::units::as_seconds;
 
-/// Something that happened.
+/// Progress of a command, or a message for the user.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Event {
-    /// A new stage of the work begins; `bytes` and `objects` if it is known how much it is.
+    /// A new stage begins.
     Stage {
-        /// What is done, for a person.
+        /// Description for users, such as `Fetching`.
         name: &'static str,
-        /// How many bytes will be worked through.
+        /// Bytes to process. `None`: unknown.
         bytes: Option<u64>,
-        /// How many objects.
+        /// Objects to process. `None`: unknown.
         objects: Option<u64>,
     },
-    /// An object is begun.
+    /// Processing of an object begins.
     Begin {
-        /// Its number, to tell it from others that are under way.
+        /// ID that distinguishes the objects in progress.
         id: u64,
-        /// Its name, as a list or an index has it.
+        /// Name, as in a list or an index.
         object: String,
-        /// How many bytes it has, if that is known.
+        /// Size in bytes. `None`: unknown.
         bytes: Option<u64>,
     },
-    /// More bytes of an object have been worked through.
+    /// Progress of an object.
     Progress {
-        /// The number that it was begun with.
+        /// ID from `Begin`.
         id: u64,
-        /// How many bytes more.
+        /// Bytes processed since the last event.
         bytes: u64,
     },
-    /// An object is complete and checked.
+    /// An object is complete and verified.
     Done {
-        /// The number that it was begun with.
+        /// ID from `Begin`.
         id: u64,
     },
-    /// A transfer failed in a way that may pass, and is tried again.
+    /// A transient failure: the transfer will be retried.
     Retry {
-        /// What is fetched.
+        /// Name of the object.
         object: String,
-        /// What went wrong.
+        /// Cause of the failure.
         reason: String,
         /// How long it will be waited.
         #[cfg_attr(test, schemars(with = "f64"))]
         #[serde(serialize_with = "as_seconds")]
         wait: Duration,
     },
-    /// Something that the user may want to know.
+    /// Additional information for the user.
     Note {
-        /// A sentence.
+        /// One sentence.
         message: String,
     },
-    /// Something that is no error and that the user should know.
+    /// A problem that does not stop the command.
     Warning {
-        /// A sentence.
+        /// One sentence.
         message: String,
     },
 }
 
-/// Takes events: a terminal, a log, a program, or a test.
+/// A receiver of events: a terminal, a log, a program, or a test.
 pub trait Report: Sync {
-    /// Takes one. Called from many threads, and often: it must be quick.
+    /// Receives an event. Many threads call this often, so it must return quickly.
     fn event(&self, event: &Event);
 }
 
-/// Tells nobody.
+/// A receiver that discards all events.
 pub struct Silent;
 
 impl Report for Silent {
     fn event(&self, _: &Event) {}
-}
-
-#[cfg(test)]
-mod tests {
-
-    use crate::base::units::human_bytes;
-
-    #[test]
-    fn bytes_are_shown_with_one_decimal_and_the_unit_that_fits() {
-        for (bytes, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (999_949, "999.9 kB"),
-            (999_999, "1.0 MB"),
-            (20_300_000_000, "20.3 GB"),
-            (u64::MAX, "18446.7 PB"),
-        ] {
-            assert_eq!(human_bytes(bytes), text);
-        }
-    }
 }

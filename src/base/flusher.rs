@@ -1,15 +1,14 @@
-//! [`Flusher`]: brings what was written to the disk while more is written.
+//! [`Flusher`]: a thread that syncs a file to disk while it is being written.
 
 use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-/// How many bytes are written between two requests to bring them to the disk, so that the sync at the end
-/// finds little left to do.
+/// Bytes between two syncs. The final sync then has at most this much left to write.
 const FLUSH_STEP: u64 = 64 << 20;
 
-/// A thread that syncs a file; see the module.
+/// A thread that syncs a file every 64 MiB.
 pub(crate) struct Flusher {
     unflushed: u64,
     wake: Option<Sender<()>>,
@@ -19,7 +18,7 @@ pub(crate) struct Flusher {
 impl Flusher {
     pub(crate) fn start(file: &File) -> Self {
         let (wake, woken) = channel();
-        // Without a second handle everything is left to the sync at the end.
+        // If the handle cannot be duplicated, the final sync does all the work.
         let thread = file.try_clone().ok().map(|file| {
             std::thread::spawn(move || {
                 while woken.recv().is_ok() {
@@ -32,23 +31,25 @@ impl Flusher {
         Self { unflushed: 0, wake: Some(wake), thread }
     }
 
+    /// Counts `bytes` as written, and starts a sync if enough have accumulated.
     pub(crate) fn wrote(&mut self, bytes: u64) {
         self.unflushed += bytes;
         if self.unflushed >= FLUSH_STEP {
             self.unflushed = 0;
             if let Some(wake) = &self.wake {
-                let _ = wake.send(()); // the thread has ended with an error, which `finish` returns
+                let _ = wake.send(()); // fails if the thread ended with an error, which `finish` returns
             }
         }
     }
 
-    /// Nothing more is written. What is still to be brought to the disk is, and nobody waits for it.
+    /// Starts the last sync without waiting for it.
     pub(crate) fn close(&mut self) {
         if let Some(wake) = self.wake.take() {
-            let _ = wake.send(()); // as above
+            let _ = wake.send(()); // as in `wrote`
         }
     }
 
+    /// Waits for the thread and returns its error, if any.
     pub(crate) fn finish(mut self) -> io::Result<()> {
         self.wake = None;
         match self.thread.take() {

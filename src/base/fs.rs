@@ -1,102 +1,96 @@
-//! File calls whose errors carry the path.
+//! File system calls whose errors contain the path.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-#[cfg(feature = "net")]
-use std::io::ErrorKind;
-
-/// A file call that failed: what was tried, on which path, and why.
+/// A failed file system call.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`{}", path.display(), self.advice())]
 pub struct FsError {
-    /// What was tried, as a verb: `create`, `write`, `sync`, …
+    /// The operation, as a verb: `create`, `write`, `sync`, …
     pub action: &'static str,
-    /// On which path.
+    /// The path it was applied to.
     pub path: PathBuf,
-    /// What the operating system said.
+    /// The error of the operating system.
     #[source]
     pub source: io::Error,
 }
 
 impl FsError {
-    /// Makes the function that wraps an [`io::Error`]: `.map_err(FsError::at("write", path))`.
+    /// Returns a function that adds `action` and `path` to an [`io::Error`]: `.map_err(FsError::at("write", path))`.
     pub fn at(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self { action, path: path.as_ref().to_owned(), source }
     }
 
-    /// What to do about it, where that is not plain from what the operating system says.
+    /// Returns a hint for errors whose message alone does not tell the user what to do.
     fn advice(&self) -> &'static str {
         match self.source.kind() {
-            io::ErrorKind::IsADirectory | io::ErrorKind::DirectoryNotEmpty => {
-                " (a directory stands where a file belongs: move it away)"
+            ErrorKind::IsADirectory | ErrorKind::DirectoryNotEmpty => {
+                " (expected a file, found a directory: move it away)"
             }
-            // `AlreadyExists`: files are created over what is there, so it can only be a directory that is not.
-            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                " (a file stands where a directory belongs: move it away)"
+            // `AlreadyExists`: only creating a directory can fail like this, because files are overwritten.
+            ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                " (expected a directory, found a file: move it away)"
             }
-            io::ErrorKind::CrossesDevices => {
-                " (it is another file system: name its directory with `--files` or `--registry`)"
+            ErrorKind::CrossesDevices => {
+                " (another file system is mounted there: set its directory with `--files` or `--registry`)"
             }
-            io::ErrorKind::InvalidFilename => " (the file system takes no such name: use another one)",
+            ErrorKind::InvalidFilename => " (the file system does not support this name: use another one)",
             _ => "",
         }
     }
 
-    /// Whether the file system (or the user's quota) is full.
+    /// True if the file system or the user's quota is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
     }
 }
 
-/// Opens a file for reading.
 pub(crate) fn open(path: &Path) -> Result<File, FsError> {
     File::open(path).map_err(FsError::at("open", path))
 }
 
-/// Reads a whole file of at most `limit` bytes.
+/// Reads a file. Fails if it has more than `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
-    use io::Read as _;
     let mut bytes = Vec::new();
     let file = open(path)?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(FsError::at("read", path))?;
     if bytes.len() as u64 > limit {
-        return Err(FsError::at("read", path)(io::ErrorKind::FileTooLarge.into()));
+        return Err(FsError::at("read", path)(ErrorKind::FileTooLarge.into()));
     }
     Ok(bytes)
 }
 
-/// Creates a directory and those above it.
+/// Creates a directory and its parents.
 pub(crate) fn create_dir_all(path: &Path) -> Result<(), FsError> {
     fs::create_dir_all(path).map_err(FsError::at("create directory", path))
 }
 
-/// Removes a file; that it is not there is no error.
+/// Removes a file. Succeeds if the file does not exist.
 pub(crate) fn remove_file(path: &Path) -> Result<(), FsError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.map_err(FsError::at("remove", path)),
     }
 }
 
-/// Writes a whole file, which is there complete or not at all: under another name first, then renamed.
+/// Writes a file atomically and durably: writes and syncs `path.partial`, then renames it.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
-    use io::Write as _;
     let partial = partial(path);
     let mut file = File::create(&partial).map_err(FsError::at("create", &partial))?;
     let written =
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FsError::at("write", &partial));
     let renamed = written.and_then(|()| rename_durably(&partial, path));
     if renamed.is_err() {
-        let _ = fs::remove_file(&partial); // it already failed, and says why
+        let _ = fs::remove_file(&partial); // the first error is returned
     }
     renamed
 }
 
-/// What a file is called before it is complete.
+/// Returns the path of a file until it is complete: `path.partial`.
 #[must_use]
 pub(crate) fn partial(path: &Path) -> PathBuf {
     with_suffix(path, ".partial")
@@ -110,18 +104,18 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Renames `from` to `to` and makes the new name durable.
+/// Renames `from` to `to` and syncs the directory.
 pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), FsError> {
     fs::rename(from, to).map_err(FsError::at("rename to", to))?;
     sync_dir(parent(to))
 }
 
-/// Makes the names in a directory durable.
+/// Syncs a directory, which makes new and removed names durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FsError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::at("sync directory", path))
 }
 
-/// The directory that holds `path`; `.` for a bare name.
+/// Returns the parent directory of `path`; `.` for a bare name.
 #[must_use]
 pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
@@ -135,8 +129,8 @@ pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned()
 }
 
-/// A file that is not there, or whose directory is none.
+/// True if the path does not exist, or one of its parents is not a directory.
 #[cfg(feature = "net")]
-pub(crate) fn is_missing(error: &std::io::Error) -> bool {
+pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }

@@ -6,65 +6,65 @@ use std::str::FromStr;
 
 use unicode_normalization::UnicodeNormalization as _;
 
-/// The most bytes a path may have: below Linux' `PATH_MAX` of 4096, which counts the directory before it, too.
+/// Maximum length of a path in bytes. Linux' `PATH_MAX` of 4096 also counts the directory that the path is relative to.
 pub(crate) const MAX_PATH: usize = 4000;
 
-/// The most bytes one component may have: `NAME_MAX` of every common file system.
+/// Maximum length of a component in bytes: `NAME_MAX` of common file systems.
 pub(crate) const MAX_COMPONENT: usize = 255;
 
-/// A relative path with `/` that cannot escape: no component is empty, `.` or `..`, nothing is a control
-/// character or a backslash. At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`] in a component.
+/// A relative path, separated by `/`, that cannot escape its directory: no component is empty, `.` or `..`, and no
+/// character is a control character or a backslash. At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`] per component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(String);
 
-/// Why a text is no [`RelPath`]. Offsets are in bytes.
+/// A text that is not a valid [`RelPath`]. Offsets and lengths are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("the path is empty")]
     Empty,
-    /// It has more than [`MAX_PATH`] bytes.
+    /// The path exceeds [`MAX_PATH`].
     #[error("the path has {len} bytes, more than {MAX_PATH}")]
     TooLong {
-        /// How many it has.
+        /// Actual length.
         len: usize,
     },
-    /// It begins with `/`.
-    #[error("the path begins with `/`: expected a relative one")]
+    /// The path begins with `/`.
+    #[error("the path is absolute: expected a relative path")]
     Absolute,
-    /// It holds a control character or a backslash, which terminals, or Windows, would not take as a name.
-    #[error("the path holds `{}` at byte {offset}", character.escape_default())]
+    /// A control character or a backslash: terminals interpret the former, Windows the latter.
+    #[error("the path contains `{}` at byte {offset}", character.escape_default())]
     Character {
-        /// What it holds.
+        /// The character.
         character: char,
-        /// Where.
+        /// Position of the character or component.
         offset: usize,
     },
-    /// `a//b`, or a `/` at the end.
+    /// `a//b`, or a trailing `/`.
     #[error("the path has an empty component at byte {offset}")]
     EmptyComponent {
-        /// Where.
+        /// Position of the character or component.
         offset: usize,
     },
     /// A component is `.` or `..`.
     #[error("the path has the component `{component}`")]
     Dots {
-        /// Which of the two.
+        /// `.` or `..`.
         component: String,
     },
-    /// A component has more than [`MAX_COMPONENT`] bytes.
+    /// A component exceeds [`MAX_COMPONENT`].
     #[error("the path has a component of {len} bytes, more than {MAX_COMPONENT}")]
     LongComponent {
-        /// How many it has.
+        /// Actual length.
         len: usize,
     },
-    /// The bytes of the path, once decoded, are no UTF-8.
-    #[error("the path is not UTF-8")]
+    /// The decoded path of a URL is not UTF-8.
+    #[error("the path is not valid UTF-8")]
     NotUtf8,
 }
 
 impl RelPath {
-    /// Takes `text` as it is: nothing is normalised, what is not a clean path is refused.
+    /// Parses `text` without normalizing it.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         if text.is_empty() {
             return Err(PathError::Empty);
@@ -92,28 +92,28 @@ impl RelPath {
         Ok(Self(text.to_owned()))
     }
 
-    /// The path, with `/`.
+    /// Returns the path, separated by `/`.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The names between the `/`, at least one.
+    /// Returns the components, at least one.
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.0.split('/')
     }
 
-    /// `tail` below this path. The length of the whole is not checked again: the file system has the last word.
+    /// Returns `tail` below this path. The total length is not checked: the file system enforces its own limit.
     #[must_use]
     pub fn join(&self, tail: &Self) -> Self {
         Self(format!("{}/{}", self.0, tail.0))
     }
 
-    /// Equal for two paths that a file system could confuse that ignores case or Unicode normalisation (APFS,
-    /// NTFS, ext4 with `casefold`). It errs on the careful side: a few more pairs than any of them confuses.
+    /// Returns a key that is equal for paths that a file system without case or Unicode distinction (APFS, NTFS, ext4
+    /// with `casefold`) can treat as the same path. A few more pairs have equal keys, which is the safe direction.
     #[must_use]
     pub fn collision_key(&self) -> String {
-        // Upper case first: it brings together what lower case alone keeps apart (`ſ` and `s`, `ß` and `ss`).
+        // Upper case first: it maps `ſ` to `S` and `ß` to `SS`, which lower case alone would not.
         self.0.nfc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfc().collect()
     }
 }
@@ -138,17 +138,17 @@ impl AsRef<Path> for RelPath {
     }
 }
 
-/// Two of `paths` that cannot both be files of one directory, in their order: the same path twice, two with one
-/// [`RelPath::collision_key`], or one that is a directory of the other (`a` and `a/b`).
+/// Returns the first two of `paths` that cannot both be files below one directory: equal paths, paths with an equal
+/// [`RelPath::collision_key`], or a path that is a parent of the other (`a` and `a/b`).
 pub(crate) fn find_collision<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<(RelPath, RelPath)> {
     let paths: Vec<_> = paths.collect();
     let (first, second) = collisions(&paths).into_iter().min_by_key(|&(_, second)| second)?;
     Some((paths[first].clone(), paths[second].clone()))
 }
 
-/// Every path that cannot stand beside another, as (the other's index, its own), the smaller index first.
+/// Returns the pairs of indexes of paths that collide, the smaller index first.
 pub(crate) fn collisions(paths: &[&RelPath]) -> Vec<(usize, usize)> {
-    // With the separator sorted below every other character, all that lies in a directory follows it at once.
+    // `\0` sorts before all other characters, so the paths below a directory directly follow the directory.
     let mut keys: Vec<_> = paths
         .iter()
         .enumerate()
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clean_relative_path_is_taken_as_it_is() {
+    fn a_valid_relative_path_is_kept_unchanged() {
         for text in ["a", "a/b", "...", "..a/b..", ".hidden", "a b/ü", "::1:8080/x?y=%2F", "a:b", "~", "-"] {
             let path = RelPath::parse(text).unwrap();
             assert_eq!(path.as_str(), text);
@@ -189,23 +189,23 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_clean_or_not_relative_is_refused() {
+    fn an_absolute_or_ambiguous_path_is_an_error() {
         let long = "x".repeat(256);
         let deep = format!("{}x", "x/".repeat(2000));
         let cases = [
             ("", "the path is empty"),
-            ("/a", "the path begins with `/`: expected a relative one"),
-            ("/", "the path begins with `/`: expected a relative one"),
+            ("/a", "the path is absolute: expected a relative path"),
+            ("/", "the path is absolute: expected a relative path"),
             ("..", "the path has the component `..`"),
             ("a/../b", "the path has the component `..`"),
             ("a/.", "the path has the component `.`"),
             ("a//b", "the path has an empty component at byte 2"),
             ("a/", "the path has an empty component at byte 2"),
-            ("a\\b", "the path holds `\\\\` at byte 1"),
-            ("a\0", "the path holds `\\u{0}` at byte 1"),
-            ("ü\n", "the path holds `\\n` at byte 2"),
-            ("a\u{7f}", "the path holds `\\u{7f}` at byte 1"),
-            ("a\u{9b}", "the path holds `\\u{9b}` at byte 1"),
+            ("a\\b", "the path contains `\\\\` at byte 1"),
+            ("a\0", "the path contains `\\u{0}` at byte 1"),
+            ("ü\n", "the path contains `\\n` at byte 2"),
+            ("a\u{7f}", "the path contains `\\u{7f}` at byte 1"),
+            ("a\u{9b}", "the path contains `\\u{9b}` at byte 1"),
             (&long, "the path has a component of 256 bytes, more than 255"),
             (&deep, "the path has 4001 bytes, more than 4000"),
         ];
@@ -215,13 +215,13 @@ mod tests {
     }
 
     #[test]
-    fn joining_puts_the_tail_below() {
+    fn join_appends_the_tail() {
         let [head, tail] = &paths(&["k8s/a", "b/c"])[..] else { unreachable!() };
         assert_eq!(head.join(tail).as_str(), "k8s/a/b/c");
     }
 
     #[test]
-    fn names_that_differ_only_in_case_or_normalisation_have_one_key() {
+    fn paths_that_differ_only_in_case_or_normalization_have_equal_keys() {
         for (a, b) in [
             ("README/a", "readme/A"),
             ("é", "e\u{301}"),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_collision_is_one_path_twice_or_one_key_twice_or_a_file_that_is_a_directory() {
+    fn equal_paths_equal_keys_and_parents_collide() {
         for (texts, expected) in [
             ("", None),
             ("a b a.b a-b ab/c", None),

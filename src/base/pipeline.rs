@@ -1,6 +1,6 @@
-//! [`Pipeline`]: hashes and writes several blobs at once while a bundle is read front to back.
+//! [`Pipeline`]: hashes and writes several blobs in parallel while a bundle is read front to back.
 //!
-//! A large blob is the only one at work most of the time, so a lane has a thread that hashes and one that writes.
+//! Each worker hashes and writes in separate threads, because during a large blob only one worker is busy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,54 +11,53 @@ use crate::base::buffer::Slice;
 use crate::base::fs::FsError;
 use crate::oci::digest::{Digest, Hasher};
 
-/// How many slices may wait in one lane to be hashed; each holds at most a frame.
-const QUEUE: usize = 3;
+/// Maximum number of slices that wait for a worker; each refers to at most one frame.
+const HASH_QUEUE: usize = 3;
 
-/// How many may wait to be written.
-const WRITES: usize = 2;
+/// Maximum number of slices that wait to be written by a worker.
+const WRITE_QUEUE: usize = 2;
 
-/// How many blobs may have ended without anybody having taken them.
-const ENDED: usize = 64;
+/// Maximum number of finished blobs that wait to be received.
+const FINISHED_QUEUE: usize = 64;
 
-/// Takes the bytes of one blob: a file that is written, or nothing where a bundle is only checked.
+/// A destination for the bytes of a blob, such as a file.
 pub(crate) trait Sink: Send + 'static {
-    /// Whether to write takes so long that another thread should hash meanwhile.
-    const TAKES_TIME: bool = true;
+    /// True if writing is slow enough to need a thread of its own.
+    const IS_SLOW: bool = true;
 
-    /// Takes the next bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), FsError>;
 }
 
-/// Nothing is done with the bytes but hashing them.
+/// A sink for blobs that are only hashed.
 pub(crate) struct Discard;
 
 impl Sink for Discard {
-    const TAKES_TIME: bool = false;
+    const IS_SLOW: bool = false;
 
     fn write(&mut self, _: &[u8]) -> Result<(), FsError> {
         Ok(())
     }
 }
 
-/// A blob whose last byte has come.
+/// A blob that was hashed and written completely, or whose writing failed.
 pub(crate) struct FinishedBlob<S> {
-    /// The number that it was begun with.
+    /// The number passed to [`Pipeline::begin`].
     pub number: usize,
-    /// Its sink, which has taken all bytes, unless there was an error.
     pub sink: S,
-    /// Its digest and size in bytes.
+    /// The digest and size in bytes. The digest is not compared with an expected one.
     pub result: Result<(Digest, u64), FsError>,
 }
 
-/// Threads that hash and write; see the module. One blob stays in one lane.
+/// A pool of workers; each blob is processed by one of them.
 pub(crate) struct Pipeline<S> {
-    lanes: Vec<Lane<S>>,
+    workers: Vec<Worker<S>>,
+    /// Index of the worker of the current blob.
     current: usize,
 }
 
-struct Lane<S> {
+struct Worker<S> {
     messages: SyncSender<Message<S>>,
-    /// Bytes that wait to be hashed.
+    /// Number of bytes that wait to be hashed.
     load: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
@@ -67,106 +66,107 @@ enum Message<S> {
     Begin(usize, S),
     Data(Slice),
     End,
-    /// The rest of the blob cannot be read.
     Abandon,
 }
 
 impl<S: Sink> Pipeline<S> {
-    /// Starts the threads; blobs come out of the receiver as they end, in any order.
+    /// Starts the workers. The receiver returns finished blobs in any order.
     #[must_use]
     pub(crate) fn start() -> (Self, Receiver<FinishedBlob<S>>) {
-        let (done, ended) = sync_channel(ENDED);
+        let (done, finished) = sync_channel(FINISHED_QUEUE);
         let count = rayon::current_num_threads().clamp(2, 6);
-        let lanes = (0..count).map(|_| Lane::start(done.clone())).collect();
-        (Self { lanes, current: 0 }, ended)
+        let workers = (0..count).map(|_| Worker::start(done.clone())).collect();
+        (Self { workers, current: 0 }, finished)
     }
 
-    /// Begins a blob.
+    /// Begins a blob on the worker with the least load.
     pub(crate) fn begin(&mut self, number: usize, sink: S) {
-        let load = |lane: &Lane<S>| lane.load.load(Ordering::Relaxed);
-        let least = self.lanes.iter().enumerate().min_by_key(|(_, lane)| load(lane));
-        self.current = least.expect("there are lanes").0;
+        let load = |worker: &Worker<S>| worker.load.load(Ordering::Relaxed);
+        let least = self.workers.iter().enumerate().min_by_key(|(_, worker)| load(worker));
+        self.current = least.expect("there are workers").0;
         self.send(Message::Begin(number, sink));
     }
 
-    /// Hands on the next bytes of the blob.
+    /// Adds bytes to the current blob.
     pub(crate) fn data(&self, slice: Slice) {
-        self.lanes[self.current].load.fetch_add(slice.len() as u64, Ordering::Relaxed);
+        self.workers[self.current].load.fetch_add(slice.len() as u64, Ordering::Relaxed);
         self.send(Message::Data(slice));
     }
 
-    /// Ends the blob.
+    /// Ends the current blob.
     pub(crate) fn end(&self) {
         self.send(Message::End);
     }
 
-    /// Drops the blob: it will not end.
+    /// Drops the current blob, because the rest of it cannot be read. The receiver does not return it.
     pub(crate) fn abandon(&self) {
         self.send(Message::Abandon);
     }
 
-    /// Waits until all blobs have ended.
+    /// Waits until all blobs are finished.
     pub(crate) fn finish(self) {
-        for Lane { messages, thread, .. } in self.lanes {
+        for Worker { messages, thread, .. } in self.workers {
             drop(messages);
-            thread.join().expect("no lane panics; please report");
+            thread.join().expect("workers do not panic; please report");
         }
     }
 
     fn send(&self, message: Message<S>) {
-        self.lanes[self.current].messages.send(message).expect("no lane ends before the last; please report");
+        let messages = &self.workers[self.current].messages;
+        messages.send(message).expect("workers run until their channel is closed; please report");
     }
 }
 
-impl<S: Sink> Lane<S> {
+impl<S: Sink> Worker<S> {
     fn start(done: SyncSender<FinishedBlob<S>>) -> Self {
-        let (messages, receiver) = sync_channel(QUEUE);
+        let (messages, receiver) = sync_channel(HASH_QUEUE);
         let load = Arc::new(AtomicU64::new(0));
-        let waiting = load.clone();
-        let thread = std::thread::spawn(move || run(&receiver, &waiting, done));
+        let worker_load = load.clone();
+        let thread = std::thread::spawn(move || run(&receiver, &worker_load, done));
         Self { messages, load, thread }
     }
 }
 
-fn run<S: Sink>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, done: SyncSender<FinishedBlob<S>>) {
+fn run<S: Sink>(messages: &Receiver<Message<S>>, load: &AtomicU64, done: SyncSender<FinishedBlob<S>>) {
     let mut writer = Writer { open: None, done };
-    if !S::TAKES_TIME {
-        return hash(messages, waiting, |write| writer.take(write));
+    if !S::IS_SLOW {
+        return hash(messages, load, |write| writer.handle(write));
     }
     std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(WRITES);
-        scope.spawn(move || receiver.iter().for_each(|write| writer.take(write)));
-        hash(messages, waiting, |write| {
-            sender.send(write).expect("the writer does not end before its lane; please report");
+        let (sender, receiver) = sync_channel(WRITE_QUEUE);
+        scope.spawn(move || receiver.iter().for_each(|write| writer.handle(write)));
+        hash(messages, load, |write| {
+            sender.send(write).expect("the writer ends after the hasher; please report");
         });
     });
 }
 
-/// Hands everything on, and hashes it: where another thread writes, both at once.
-fn hash<S>(messages: &Receiver<Message<S>>, waiting: &AtomicU64, mut hand_on: impl FnMut(Write<S>)) {
+/// Hashes blobs, and passes their bytes and digests to `pass_on`.
+fn hash<S>(messages: &Receiver<Message<S>>, load: &AtomicU64, mut pass_on: impl FnMut(Write<S>)) {
     let mut hasher = Hasher::new();
     for message in messages {
         match message {
             Message::Begin(number, sink) => {
                 hasher = Hasher::new();
-                hand_on(Write::Begin(number, sink));
+                pass_on(Write::Begin(number, sink));
             }
             Message::Data(slice) => {
-                hand_on(Write::Data(slice.clone()));
+                // Before hashing, so that a writer thread works at the same time.
+                pass_on(Write::Data(slice.clone()));
                 hasher.update(&slice);
-                waiting.fetch_sub(slice.len() as u64, Ordering::Relaxed);
+                load.fetch_sub(slice.len() as u64, Ordering::Relaxed);
             }
             Message::End => {
                 let hasher = std::mem::take(&mut hasher);
                 let len = hasher.len();
-                hand_on(Write::End(hasher.finish(), len));
+                pass_on(Write::End(hasher.finish(), len));
             }
-            Message::Abandon => hand_on(Write::Abandon),
+            Message::Abandon => pass_on(Write::Abandon),
         }
     }
 }
 
-/// What becomes of a blob beside hashing it.
+/// A step of writing a blob.
 enum Write<S> {
     Begin(usize, S),
     Data(Slice),
@@ -175,13 +175,13 @@ enum Write<S> {
 }
 
 struct Writer<S> {
-    /// The blob that is being written, its number, and whether that has failed.
+    /// The number and the sink of the current blob, and the first error of writing it.
     open: Option<(usize, S, Result<(), FsError>)>,
     done: SyncSender<FinishedBlob<S>>,
 }
 
 impl<S: Sink> Writer<S> {
-    fn take(&mut self, write: Write<S>) {
+    fn handle(&mut self, write: Write<S>) {
         match (write, &mut self.open) {
             (Write::Begin(number, sink), open) => *open = Some((number, sink, Ok(()))),
             (Write::Data(slice), Some((_, sink, result))) => {
@@ -192,7 +192,7 @@ impl<S: Sink> Writer<S> {
             (Write::End(digest, len), open) => {
                 let (number, sink, result) = open.take().expect("`begin` comes first; please report");
                 let result = result.map(|()| (digest, len));
-                let _ = self.done.send(FinishedBlob { number, sink, result }); // nobody waits after an error
+                let _ = self.done.send(FinishedBlob { number, sink, result }); // closed after an error
             }
             (Write::Abandon, open) => *open = None,
             (Write::Data(_), None) => unreachable!("`begin` comes first; please report"),

@@ -1,4 +1,4 @@
-//! Numbers as users and programs read them.
+//! Text forms of byte counts and durations.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ pub(crate) fn as_seconds<S: serde::Serializer>(wait: &Duration, serializer: S) -
     serializer.serialize_f64(wait.as_secs_f64())
 }
 
-/// A number of bytes for a person: `512 B`, `20.3 kB`, `1.9 GB` (powers of 1,000, as disks and networks count).
+/// Returns a byte count for users, in powers of 1,000: `512 B`, `20.3 kB`, `1.9 GB`.
 #[must_use]
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
@@ -21,4 +21,24 @@ pub fn human_bytes(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_with_one_decimal_and_the_unit_that_fits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_999, "1.0 MB"),
+            (20_300_000_000, "20.3 GB"),
+            (u64::MAX, "18446.7 PB"),
+        ] {
+            assert_eq!(human_bytes(bytes), text);
+        }
+    }
 }

@@ -1,11 +1,15 @@
-//! Reading a bundle: frames, volumes, and the reader that verifies both.
+//! Reads and verifies bundles: frames, volumes, documents and entries.
 
+pub(crate) mod assemble;
 pub mod discover;
 pub mod error;
 pub(crate) mod feeder;
+pub mod frame_error;
 pub mod frame_reader;
 pub mod problem;
 pub mod reader;
 pub mod select;
 pub(crate) mod sequential;
+pub(crate) mod table_feeder;
+pub mod tar_stream;
 pub mod volume_set;

@@ -13,7 +13,8 @@ use crate::commands::image::error::ImageError;
 use crate::commands::image::name::{Name, NameError};
 use crate::commands::image::{self, ImageOptions, ImageSummary, build};
 use crate::oci::platform::Platform;
-use crate::oci::reference::{Reference, RepositoryTemplate};
+use crate::oci::reference::Reference;
+use crate::oci::template::RepositoryTemplate;
 
 /// Build a container image that serves the files or the images of a bundle
 ///

@@ -77,7 +77,7 @@ impl InputArgs {
         for problem in volumes.problems() {
             let _ = io::stderr().write_all(format!("warning: {problem}\n").as_bytes());
         }
-        Ok(BundleReader::of_medium(volumes))
+        Ok(BundleReader::from_volumes(volumes))
     }
 
     fn may_prompt(&self, volumes: &VolumeSet, missing: &[VolumeProblem]) -> bool {

@@ -77,7 +77,7 @@ fn text(listing: &Listing) -> String {
 /// digests.
 pub(super) fn image_table<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> String {
     let is_artifact = |image: &&ListedImage| {
-        image.reference.parse().is_ok_and(|reference: Reference| reference.is_attached())
+        image.reference.parse().is_ok_and(|reference: Reference| reference.is_referrer())
     };
     let artifacts = images.clone().filter(is_artifact).count();
     let rows = images.filter(|image| !is_artifact(image)).map(|image| {

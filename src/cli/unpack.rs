@@ -16,7 +16,7 @@ use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
 use crate::commands::unpack::{LeftOut, UnpackSummary, unpack};
 use crate::oci::platform::Platform;
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::template::RepositoryTemplate;
 
 /// Maximum number of missing blobs in an error message.
 const BLOBS_SHOWN: usize = 20;

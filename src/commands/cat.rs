@@ -66,7 +66,7 @@ pub(crate) fn cat(
 ) -> Result<(), CatError> {
     let object = find(contents, name).ok_or_else(|| CatError::NotFound(name.to_owned()))?;
     if let Object::Blob(blob) = &object
-        && contents.layout.elsewhere.contains(blob)
+        && contents.layout.external.contains(blob)
     {
         return Err(CatError::External(name.to_owned()));
     }
@@ -115,7 +115,7 @@ fn find_digest(contents: &Contents, digest: Digest) -> Option<Object> {
     if let Some(bytes) = contents.manifests.get(&digest) {
         return Some(Object::Bytes(bytes.clone()));
     }
-    let mut blobs = contents.layout.blobs.iter().chain(&contents.layout.elsewhere);
+    let mut blobs = contents.layout.blobs.iter().chain(&contents.layout.external);
     blobs.find(|blob| blob.digest == digest).map(|blob| Object::Blob(*blob))
 }
 

@@ -32,7 +32,8 @@ use crate::commands::image::name::Name;
 use crate::commands::image::stream::{LayerSlots, Stream};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::oci::reference::{Reference, RepositoryTemplate};
+use crate::oci::reference::Reference;
+use crate::oci::template::RepositoryTemplate;
 
 /// Maximum number of layers of an image; docker supports 125.
 const LAYER_LIMIT: usize = 120;
@@ -142,11 +143,11 @@ pub(crate) fn build(
 
 /// Returns an error if the bundle is a delta: an image needs every blob.
 fn refuse_delta(layout: &Layout) -> Result<(), ImageError> {
-    let Totals { blobs, bytes } = layout.left_out();
+    let Totals { blobs, bytes } = layout.external_totals();
     if blobs == 0 {
         return Ok(());
     }
-    let digests: Vec<Digest> = layout.elsewhere.iter().map(|blob| blob.digest).collect();
+    let digests: Vec<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
     Err(ImageError::Delta { blobs, bytes, owners: layout.owners_text(&digests) })
 }
 

@@ -135,8 +135,8 @@ fn repair_volume(
     report: &dyn Report,
 ) -> Result<Repaired, RepairError> {
     let volume = &volumes.volumes()[number];
-    if let Some(problem) = volume.is_missing() {
-        return Err(RepairError::Absent(problem));
+    if ! volume.is_present() {
+        return Err(RepairError::Absent(volume.absence()));
     }
     if volume.is_file(path) {
         return Err(RepairError::Same(path.to_owned()));

@@ -13,8 +13,10 @@ use crate::base::pipeline::{Discard, Pipeline};
 use crate::bundle::format::layout::{TarEntry, Totals, tar_header};
 use crate::bundle::format::{BLOCK, padded};
 use crate::bundle::read::error::{ReadError, Unavailable};
+use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
-use crate::bundle::read::reader::{BundleReader, Contents, Piece};
+use crate::bundle::read::reader::{BundleReader, Contents};
+use crate::bundle::read::tar_stream::Piece;
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::commands::verify::damage::DamageLog;
 use crate::oci::digest::Digest;
@@ -166,7 +168,7 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
         damage.push(damaged_end(&error));
     }
     // Damage within the recovery data itself has to be repaired, too.
-    let of_recovery = reader.medium().map(VolumeSet::damaged_recovery).unwrap_or_default();
+    let of_recovery = reader.volumes().map(VolumeSet::damaged_recovery).unwrap_or_default();
     let repaired: BTreeSet<Position> = reader.repaired().into_iter().chain(of_recovery).collect();
     Ok(Verdict::new(&contents, true, damage, repaired.into_iter().collect(), &reader))
 }

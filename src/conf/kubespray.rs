@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::trust::{containerd_ca, upstream_url};
 
@@ -101,7 +102,7 @@ fn file_variables(setup: &Setup) -> String {
     };
     let mut text = format!("files_repo: \"{url}/k8s\"\n");
     for (variable, host) in FILE_HOSTS {
-        let directory = format!("k8s/{host}/");
+        let directory = format!("{DEFAULT_PREFIX}/{host}/");
         let _ = if setup.record.files.iter().any(|file| file.path.starts_with(&directory)) {
             writeln!(text, "{variable}: \"{{{{ files_repo }}}}/{host}\"")
         } else {

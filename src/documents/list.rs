@@ -754,7 +754,7 @@ mod tests {
             ("https://h:99999/a", "1:1", "invalid URL: invalid port number"),
             ("https://u@h/a", "1:1", user),
             ("https://:p@h/a", "1:1", user),
-            ("https://h/a%0a", "1:1", "the URL has no valid file name: the path holds `\\n` at byte 3"),
+            ("https://h/a%0a", "1:1", "the URL has no valid file name: the path contains `\n` at byte 3"),
             ("https://h/é\u{a0}b", "1:12", "unexpected character U+00A0"),
             ("https://h/a\rhttps://h/b", "1:12", "unexpected character U+000D"),
             ("quay.io/a:1 \u{1b}[2J", "1:13", "unexpected character U+001B"),

@@ -1,4 +1,4 @@
-//! [`Digest`]: the sha256 that names a blob, and the hasher that makes one.
+//! [`Digest`]: the sha256 digest of a blob, and [`Hasher`], which computes it.
 
 use std::fmt;
 use std::io;
@@ -7,44 +7,44 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-/// The sha256 of a blob. Its only text form is `sha256:` and 64 lower-case hex digits
-/// (OCI image-spec, descriptor, "Digests"); anything else does not parse.
+/// The sha256 digest of a blob. Its only text form is `sha256:` and 64 lower-case hex digits (OCI image-spec,
+/// descriptor, "Digests").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Digest(#[cfg_attr(test, schemars(with = "String"))] [u8; 32]);
 
-/// Why a text is no [`Digest`].
+/// A text that is not a valid [`Digest`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no digest: expected `sha256:` and 64 lower-case hex digits")]
+#[error("invalid digest `{text}`: expected `sha256:` and 64 lower-case hex digits")]
 pub struct ParseDigestError {
     text: String,
 }
 
 impl Digest {
-    /// The digest of `bytes`.
+    /// Hashes `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest with these 64 lower-case hex digits.
+    /// Parses 64 lower-case hex digits, without `sha256:`.
     pub fn from_hex(hex: &str) -> Result<Self, ParseDigestError> {
         parse_hex(hex).map(Self).ok_or_else(|| ParseDigestError { text: shorten(hex) })
     }
 
-    /// The 64 lower-case hex digits, without `sha256:`.
+    /// Returns the 64 lower-case hex digits, without `sha256:`.
     #[must_use]
     pub fn hex(&self) -> String {
         to_hex(&self.0)
     }
 
-    /// The digest with these raw bytes.
+    /// Creates a digest from its binary form.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The raw 32 bytes.
+    /// Returns the binary form.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -86,7 +86,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Makes a [`Digest`] of bytes that come in pieces, and counts them.
+/// Computes the [`Digest`] of a stream and counts its bytes.
 #[derive(Clone, Default)]
 pub struct Hasher {
     state: Sha256,
@@ -94,31 +94,31 @@ pub struct Hasher {
 }
 
 impl Hasher {
-    /// A hasher of nothing yet.
+    /// Creates a hasher without input.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes in the next bytes.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.state.update(bytes);
         self.len += bytes.len() as u64;
     }
 
-    /// How many bytes were taken in.
+    /// Returns the number of bytes added.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether no byte was taken in.
+    /// True if no bytes were added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The digest of all bytes taken in.
+    /// Returns the digest of all bytes added.
     #[must_use]
     pub fn finish(self) -> Digest {
         Digest(self.state.finalize().into())
@@ -136,7 +136,7 @@ impl io::Write for Hasher {
     }
 }
 
-/// Lower-case hex digits of `bytes`.
+/// Encodes `bytes` as lower-case hex digits.
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
@@ -146,7 +146,7 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// `N` bytes from exactly `2 * N` lower-case hex digits.
+/// Decodes exactly `2 * N` lower-case hex digits.
 pub(crate) fn parse_hex<const N: usize>(hex: &str) -> Option<[u8; N]> {
     let digits = hex.as_bytes();
     if digits.len() != 2 * N {
@@ -167,7 +167,7 @@ fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
-/// A hostile text must not fill the terminal of whoever reads the error.
+/// Truncates text from outside, so that an error message cannot flood a terminal.
 fn shorten(text: &str) -> String {
     const LIMIT: usize = 100;
     if text.chars().count() <= LIMIT {
@@ -184,7 +184,7 @@ mod tests {
     const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn the_digest_of_abc_is_that_of_fips_180_4() {
+    fn the_digest_of_abc_equals_that_of_fips_180_4() {
         assert_eq!(Digest::of(b"abc").to_string(), ABC);
         let mut hasher = Hasher::new();
         hasher.update(b"a");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_one_text_form_parses() {
+    fn only_the_canonical_text_form_parses() {
         assert_eq!(ABC.parse::<Digest>().unwrap().to_string(), ABC);
         for bad in [
             "",

@@ -1,93 +1,91 @@
-//! [`Manifest`]: what an image manifest or an index names, read out of its exact bytes.
+//! [`Manifest`]: the descriptors in an image manifest or an index.
 //!
-//! Nothing here writes a manifest: the bytes that came from the registry are kept, so that digests survive.
+//! Manifests are only parsed, never serialized: the bytes from the registry are kept, because their digest must not
+//! change.
 
 use oci_spec::image as oci;
 use serde_json::Value;
 
-use crate::oci::digest::Digest;
+use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::platform::Platform;
 
-/// Media types of the four kinds of manifest that registries serve today.
+/// Media type of a Docker image manifest (v2 schema 2).
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-/// See [`DOCKER_MANIFEST`].
+/// Media type of a Docker manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// See [`DOCKER_MANIFEST`].
+/// Media type of an OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// See [`DOCKER_MANIFEST`].
+/// Media type of an OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// The largest manifest that is read, in bytes; registries take no larger one
-/// (distribution-spec, "Pushing Manifests": a limit of at least 4 MiB).
+/// Maximum size of a manifest in bytes. Registries need not accept larger ones (distribution-spec, "Pushing Manifests").
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
 
-/// A manifest, as far as a carrier of blobs needs to understand it.
+/// The descriptors in a manifest; all other members are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
-    /// An index (manifest list): a list of other manifests, one a platform.
+    /// An index (manifest list): manifests, usually one per platform.
     Index(Vec<Descriptor>),
-    /// An image or artifact: a config and layers.
+    /// The manifest of an image or an artifact.
     Image {
         /// The config blob.
         config: Descriptor,
-        /// The layers, in order; one blob may stand here twice.
+        /// The layers, in order. A blob can occur more than once.
         layers: Vec<Descriptor>,
     },
 }
 
-/// A reference from one document to a blob (OCI image-spec, descriptor).
+/// A descriptor (OCI image-spec, descriptor).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The media type of the blob.
+    /// Media type of the blob.
     pub media_type: String,
-    /// Its digest.
+    /// Digest of the blob.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Size of the blob in bytes.
     pub size: u64,
-    /// For a child of an index: the platform it is for, if the index says so.
+    /// Platform of a child of an index. `None`: not stated.
     pub platform: Option<Platform>,
-    /// For a buildkit attestation in an index: the manifest that it is about.
+    /// Manifest that a BuildKit attestation in an index refers to. `None`: not an attestation.
     pub attests: Option<Digest>,
-    /// For a layer that lies elsewhere than in the registry (a "foreign", or "nondistributable" one): where. Nothing
-    /// for all others, whatever `urls` they have.
+    /// URLs of a foreign (nondistributable) layer, which is outside the registry. Empty for all other blobs, even if they
+    /// have `urls`.
     pub urls: Vec<String>,
 }
 
-/// Why bytes are no manifest that a site could serve.
+/// A manifest that a site cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// A media type that is none of the four.
-    #[error(
-        "the media type `{0}` is not supported (expected an OCI or Docker v2 schema 2 manifest or index)"
-    )]
+    /// A media type other than the four above.
+    #[error("unsupported media type `{0}`: expected an OCI or Docker v2 schema 2 manifest or index")]
     MediaType(String),
-    /// Docker's first format, which today's clients refuse.
-    #[error("it is a Docker schema 1 manifest, which current registries and clients no longer take")]
+    /// Docker's first format.
+    #[error("unsupported Docker schema 1 manifest: current registries and clients do not accept it")]
     Schema1,
-    /// The document calls itself something else than the registry or its parent does.
-    #[error("it is announced as `{announced}` and calls itself `{itself}`")]
+    /// The registry or the parent manifest states another media type than the document.
+    #[error("media type mismatch: announced as `{announced}`, but `mediaType` is `{stated}`")]
     Contradiction {
-        /// What the registry's header or the parent's descriptor said.
+        /// Media type in the header of the response or in the descriptor of the parent.
         announced: String,
-        /// What the document's `mediaType` says.
-        itself: String,
+        /// `mediaType` of the document.
+        stated: String,
     },
-    /// Both an index and an image, read differently by different clients (CVE-2021-41190).
-    #[error("it has both `manifests` and `layers`, so that clients disagree on what it is")]
+    /// Both an index and an image manifest (CVE-2021-41190).
+    #[error("ambiguous manifest: it has both `manifests` and `layers`, and clients interpret it differently")]
     Ambiguous,
-    /// A digest that is not a sha256.
-    #[error("it names a blob by a digest that is no sha256: {0}")]
-    Digest(#[from] crate::oci::digest::ParseDigestError),
-    /// No JSON, or not the fields that the specification requires.
-    #[error("it does not follow the specification")]
+    /// A digest of an algorithm other than sha256.
+    #[error("unsupported digest of a blob")]
+    Digest(#[from] ParseDigestError),
+    /// Invalid JSON, or a missing or invalid member.
+    #[error("malformed manifest")]
     Syntax(#[from] serde_json::Error),
 }
 
 impl Manifest {
-    /// Reads `bytes`, announced by its descriptor or by the registry as `media_type`.
+    /// Parses `bytes`. `media_type` is that of the descriptor or of the registry's response.
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, ManifestError> {
         let value: Value = serde_json::from_slice(bytes)?;
-        let itself = value.get("mediaType").and_then(Value::as_str);
+        let stated = value.get("mediaType").and_then(Value::as_str);
         if value.get("schemaVersion").and_then(Value::as_u64) == Some(1)
             || media_type.contains(".v1+prettyjws")
         {
@@ -98,15 +96,15 @@ impl Manifest {
             DOCKER_MANIFEST | OCI_MANIFEST => false,
             other => return Err(ManifestError::MediaType(other.to_owned())),
         };
-        if let Some(itself) = itself.filter(|itself| *itself != media_type) {
-            return Err(ManifestError::Contradiction { announced: media_type.into(), itself: itself.into() });
+        if let Some(stated) = stated.filter(|stated| *stated != media_type) {
+            return Err(ManifestError::Contradiction { announced: media_type.into(), stated: stated.into() });
         }
         if value.get("manifests").is_some()
             && (value.get("layers").is_some() || value.get("config").is_some())
         {
             return Err(ManifestError::Ambiguous);
         }
-        // From the bytes once more, not from `value`: that one has already folded duplicate keys.
+        // From `bytes` and not from `value`, which has already merged duplicate keys.
         if is_index {
             let index: oci::ImageIndex = serde_json::from_slice(bytes)?;
             Ok(Self::Index(index.manifests().iter().map(Descriptor::read).collect::<Result<_, _>>()?))
@@ -118,15 +116,13 @@ impl Manifest {
             })
         }
     }
-}
 
-impl Manifest {
-    /// Reads `bytes` that nobody has announced: a registry's storage does not tell media types.
+    /// Parses `bytes` of unknown media type: the storage of a registry does not record it.
     pub fn parse_unannounced(bytes: &[u8]) -> Result<Self, ManifestError> {
         let value: Value = serde_json::from_slice(bytes)?;
-        let itself = value.get("mediaType").and_then(Value::as_str);
-        let by_shape = if value.get("manifests").is_some() { OCI_INDEX } else { OCI_MANIFEST };
-        Self::parse(itself.unwrap_or(by_shape), bytes)
+        let stated = value.get("mediaType").and_then(Value::as_str);
+        let by_members = if value.get("manifests").is_some() { OCI_INDEX } else { OCI_MANIFEST };
+        Self::parse(stated.unwrap_or(by_members), bytes)
     }
 }
 
@@ -155,7 +151,7 @@ impl Descriptor {
     }
 }
 
-/// Whether a config of this media type states a platform: that of an artifact does not.
+/// True if `media_type` is that of an image config, which states a platform. The config of an artifact does not.
 #[must_use]
 pub fn has_platform(media_type: &str) -> bool {
     matches!(
@@ -164,8 +160,8 @@ pub fn has_platform(media_type: &str) -> bool {
     )
 }
 
-/// The platform that an image config states (OCI image-spec, config: `os`, `architecture`, `variant`);
-/// nothing for the config of an artifact.
+/// Returns the platform in an image config (OCI image-spec, config: `os`, `architecture`, `variant`). `None` for the
+/// config of an artifact.
 #[must_use]
 pub fn config_platform(media_type: &str, bytes: &[u8]) -> Option<Platform> {
     #[derive(serde::Deserialize)]
@@ -198,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_names_its_config_and_layers() {
+    fn an_image_manifest_has_a_config_and_layers() {
         let Manifest::Image { config, layers } = Manifest::parse(OCI_MANIFEST, image("").as_bytes()).unwrap()
         else {
             panic!("an index");
@@ -207,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_names_platforms_and_what_an_attestation_is_about() {
+    fn an_index_has_platforms_and_the_subjects_of_attestations() {
         let index = format!(
             r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[
             {{"mediaType":"{OCI_MANIFEST}","digest":"{A}","size":9,"platform":{{"os":"linux","architecture":"arm","variant":"v7"}}}},
@@ -222,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_foreign_layer_lies_where_its_urls_lead() {
+    fn only_a_foreign_layer_has_urls() {
         for (media_type, foreign) in [
             ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", true),
             ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", true),
@@ -240,19 +236,19 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_or_registries_stumble_over_is_refused_by_name() {
+    fn an_unsupported_or_ambiguous_manifest_is_an_error() {
         let docker = format!(r#""mediaType":"{DOCKER_MANIFEST}","#);
         let sha512 = format!("sha512:{}", "0".repeat(128));
         for (media_type, text, message) in [
             (OCI_MANIFEST, r#"{"schemaVersion":1,"fsLayers":[]}"#.to_owned(), "schema 1"),
             ("application/vnd.docker.distribution.manifest.v1+prettyjws", "{}".to_owned(), "schema 1"),
             ("application/vnd.oci.artifact.manifest.v1+json", "{}".to_owned(), "artifact.manifest"),
-            (OCI_MANIFEST, image(&docker), "calls itself"),
+            (OCI_MANIFEST, image(&docker), "media type mismatch"),
             (OCI_MANIFEST, image(r#""manifests":[],"#), "both `manifests` and `layers`"),
-            (OCI_MANIFEST, image(r#""annotations":[],"#), "does not follow"),
-            (OCI_MANIFEST, image("").replace(A, &sha512), "no sha256"),
-            (OCI_MANIFEST, image("").replace("\"size\":3", "\"size\":-3"), "does not follow"),
-            (OCI_MANIFEST, "not json".to_owned(), "does not follow"),
+            (OCI_MANIFEST, image(r#""annotations":[],"#), "malformed"),
+            (OCI_MANIFEST, image("").replace(A, &sha512), "unsupported digest"),
+            (OCI_MANIFEST, image("").replace("\"size\":3", "\"size\":-3"), "malformed"),
+            (OCI_MANIFEST, "not json".to_owned(), "malformed"),
         ] {
             let error = Manifest::parse(media_type, text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");

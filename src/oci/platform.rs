@@ -1,19 +1,18 @@
-//! [`Platform`]: the operating system and processor that an image is for.
+//! [`Platform`]: operating system and architecture of an image.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// An operating system and a processor in Go's words, as in a descriptor's `platform` (OCI image-spec, image
-/// index).
+/// An operating system and an architecture, as in `platform` of a descriptor (OCI image-spec, image index).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
-    /// Go's `GOOS`, such as `linux`.
+    /// `GOOS` value, such as `linux`.
     pub os: String,
-    /// Go's `GOARCH`, such as `amd64`.
+    /// `GOARCH` value, such as `amd64`.
     pub architecture: String,
-    /// The variant of the processor, such as `v7` of `arm`.
+    /// Variant of the architecture, such as `v7` of `arm`. `None`: not stated.
     pub variant: Option<String>,
 }
 
@@ -29,13 +28,13 @@ impl<'de> Deserialize<'de> for Platform {
     }
 }
 
-/// Why a text is no [`Platform`].
+/// A text that is not a valid [`Platform`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected `os/architecture` or `os/architecture/variant` in lower case, such as `linux/amd64`")]
 pub struct ParsePlatformError;
 
 impl Platform {
-    /// The platform that this program runs on.
+    /// Returns the platform of the running program.
     #[must_use]
     pub fn host() -> Self {
         let architecture = match std::env::consts::ARCH {
@@ -50,15 +49,14 @@ impl Platform {
         Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
-    /// Whether the two are one platform, however each of them is written.
+    /// True if both are the same platform: `linux/arm64` is the same as `linux/arm64/v8`.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.selects(other) && other.selects(self)
     }
 
-    /// Whether somebody who asks for this platform means `candidate`, too: `linux/amd64` means every variant of
-    /// it, `linux/amd64/v3` only that one. What containerd takes as one is one here: `arm64` and `arm64/v8`,
-    /// `amd64` and `amd64/v1`, `arm` and `arm/v7`.
+    /// True if `candidate` matches this platform: `linux/amd64` matches all of its variants, `linux/amd64/v3` only
+    /// itself. As in containerd, `arm64` equals `arm64/v8`, `amd64` equals `amd64/v1`, and `arm` equals `arm/v7`.
     #[must_use]
     pub fn selects(&self, candidate: &Self) -> bool {
         let variant = self.normal_variant();
@@ -83,7 +81,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// `x86_64` and `aarch64`, as `uname -m` has them, are taken for `amd64` and `arm64`.
+/// Also accepts `x86_64` and `aarch64`, the names of `uname -m`.
 impl FromStr for Platform {
     type Err = ParsePlatformError;
 
@@ -115,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_or_three_parts_parse_and_the_names_of_uname_are_translated() {
+    fn a_platform_has_two_or_three_components_and_accepts_names_of_uname() {
         for (text, canonical) in [
             ("linux/amd64", "linux/amd64"),
             ("linux/arm/v7", "linux/arm/v7"),
@@ -142,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn one_platform_may_be_written_in_two_ways() {
+    fn a_platform_equals_itself_with_its_default_variant() {
         for (one, other, same) in [
             ("linux/arm64", "linux/arm64/v8", true),
             ("linux/arm", "linux/arm/v7", true),
@@ -156,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_platform_selects_its_variants_unless_it_names_one() {
+    fn a_platform_without_a_variant_selects_all_variants() {
         for (wanted, candidate, selected) in [
             ("linux/amd64", "linux/amd64", true),
             ("linux/amd64", "linux/amd64/v1", true),

@@ -1,7 +1,7 @@
-//! [`Reference`], an image as a list names it, and [`RepositoryTemplate`], the name it gets on the site.
+//! [`Reference`]: an image reference with an explicit host and tag or digest.
 //!
-//! The grammar is that of Docker Distribution (`reference` package), made stricter where it would guess: the
-//! host is written out, and so is the tag or the digest.
+//! The grammar is that of Docker Distribution (package `reference`) without its defaults: the host is required, and so
+//! is the tag or the digest.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -11,16 +11,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::oci::digest::Digest;
 
-/// The most bytes a repository may have, and so may a host.
+/// The directory of files on the site, and the first component of repository names in the default template.
+pub(crate) const DEFAULT_PREFIX: &str = "k8s";
+
+/// Maximum length of a repository, and of a host, in bytes.
 pub const MAX_NAME: usize = 255;
 
-/// The most bytes a tag may have (OCI distribution-spec, "Pulling manifests").
+/// Maximum length of a tag in bytes (OCI distribution-spec, "Pulling manifests").
 pub const MAX_TAG: usize = 128;
 
 /// An image reference: `host[:port]/repository[:tag][@sha256:…]`, with a tag, a digest or both.
 ///
-/// Docker Hub has one name, `docker.io`, and its one-word repositories begin with `library/`. The host is in
-/// lower case. [`Display`](fmt::Display) gives this canonical text, which parses to the same reference.
+/// It is stored in canonical form: the host is in lower case, Docker Hub is `docker.io`, and its repositories of one
+/// component have the prefix `library/`. [`Display`](fmt::Display) writes this form, which parses to the same reference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     host: String,
@@ -41,43 +44,45 @@ impl<'de> Deserialize<'de> for Reference {
     }
 }
 
-/// Why a text is no [`Reference`]. `at` is the offset, in bytes, of what is wrong.
+/// A text that is not a valid [`Reference`]. `at` is the offset of the error in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "`at` is explained above")]
 pub enum ReferenceError {
-    /// There is nothing.
+    /// The text is empty.
     #[error("the image reference is empty")]
     Empty,
-    /// It has more bytes than its longest parts together.
+    /// The text is longer than any reference can be.
     #[error("the image reference is longer than {MAX_REFERENCE} bytes")]
     TooLong { at: usize },
-    /// It begins like a URL.
-    #[error("an image reference has no scheme: leave out `{scheme}://`")]
+    /// The text begins with a URL scheme.
+    #[error("an image reference has no scheme: remove `{scheme}://`")]
     Scheme { scheme: String },
-    /// The first component does not look like a host.
+    /// The first component is not a host.
     #[error("the host of the registry is missing: write `{suggestion}` if Docker Hub is meant")]
     MissingHost { suggestion: String },
-    /// The host is no host.
+    /// The host is invalid.
     #[error("expected a host: a domain name, an IPv4 address, or an IPv6 address in brackets")]
     Host { at: usize },
-    /// The port is no port.
+    /// The port is invalid.
     #[error("expected a port from 1 to 65535")]
     Port { at: usize },
-    /// There is a host and nothing else.
+    /// Only a host.
     #[error("expected `/` and a repository after the host")]
     MissingRepository { at: usize },
-    /// The repository is not as Docker Distribution wants it.
-    #[error("expected a repository: lower-case letters and digits, parted by `/`, `.`, `_`, `__` or dashes")]
+    /// The repository is invalid.
+    #[error(
+        "expected a repository: lower-case letters and digits, separated by `/`, `.`, `_`, `__` or dashes"
+    )]
     Repository { at: usize },
-    /// The repository has more than [`MAX_NAME`] bytes.
+    /// The repository exceeds [`MAX_NAME`].
     #[error("the repository is longer than {MAX_NAME} bytes")]
     RepositoryTooLong { at: usize },
-    /// The tag is no tag.
+    /// The tag is invalid.
     #[error(
         "expected a tag: at most {MAX_TAG} of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`"
     )]
     Tag { at: usize },
-    /// What follows the `@` is no sha256 digest.
+    /// The text after `@` is not a sha256 digest.
     #[error("expected `sha256:` and 64 lower-case hex digits after `@`")]
     Digest { at: usize },
     /// Neither tag nor digest.
@@ -85,11 +90,11 @@ pub enum ReferenceError {
     MissingTag { at: usize },
 }
 
-/// Host, port, repository, tag and digest, each at its longest.
+/// Total of the maximum lengths of host, port, repository, tag and digest, in bytes.
 const MAX_REFERENCE: usize = MAX_NAME + ":65535/".len() + MAX_NAME + 1 + MAX_TAG + "@sha256:".len() + 64;
 
 impl ReferenceError {
-    /// Where in the text the error is, in bytes from its start.
+    /// Returns the offset of the error in the text, in bytes.
     #[must_use]
     pub fn offset(&self) -> usize {
         match self {
@@ -108,39 +113,39 @@ impl ReferenceError {
 }
 
 impl Reference {
-    /// The registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if stated.
+    /// Returns the registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if given.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// The repository without the host, such as `library/nginx`. At most [`MAX_NAME`] bytes.
+    /// Returns the repository without the host, such as `library/nginx`. At most [`MAX_NAME`] bytes.
     #[must_use]
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag; `None` only if there is a digest.
+    /// Returns the tag. `None` only if there is a digest.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// Whether its tag says that it is about another image: a signature, an attestation, an SBOM, or the list of
-    /// referrers (`sha256-<hex>`, with an ending or without; OCI distribution-spec, "Referrers Tag Schema").
+    /// True if the tag is that of a cosign artifact (`sha256-<hex>.sig`, `.att`, `.sbom`) or of an index of referrers
+    /// (`sha256-<hex>`; OCI distribution-spec, "Referrers Tag Schema").
     #[must_use]
-    pub fn is_attached(&self) -> bool {
-        self.attached_to().is_some()
+    pub fn is_referrer(&self) -> bool {
+        self.subject().is_some()
     }
 
-    /// The manifest or index that this one is about, if its tag says so.
+    /// Returns the digest of the subject image if the tag is that of a cosign artifact or of an index of referrers.
     #[must_use]
-    pub fn attached_to(&self) -> Option<Digest> {
+    pub fn subject(&self) -> Option<Digest> {
         let hex = self.tag.as_deref()?.strip_prefix("sha256-")?;
         Digest::from_hex(hex.split_once('.').map_or(hex, |(hex, _)| hex)).ok()
     }
 
-    /// The digest of the manifest or index; `None` only if there is a tag.
+    /// Returns the digest of the manifest or index. `None` only if there is a tag.
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
         self.digest
@@ -180,7 +185,7 @@ impl FromStr for Reference {
         let host = parse_host(host)?;
 
         let (repository, tag) = split_at(path, ':');
-        if let Some(offset) = repository_fault(repository) {
+        if let Some(offset) = invalid_in_repository(repository) {
             return Err(ReferenceError::Repository { at: start + offset });
         }
         let repository = match host.as_str() {
@@ -190,8 +195,8 @@ impl FromStr for Reference {
         if repository.len() > MAX_NAME {
             return Err(ReferenceError::RepositoryTooLong { at: start });
         }
-        if let Some((offset, fault)) = tag.and_then(|(offset, tag)| Some((offset, tag_fault(tag)?))) {
-            return Err(ReferenceError::Tag { at: start + offset + fault });
+        if let Some((offset, at)) = tag.and_then(|(offset, tag)| Some((offset, invalid_in_tag(tag)?))) {
+            return Err(ReferenceError::Tag { at: start + offset + at });
         }
         let digest = match digest {
             Some((at, digest)) => Some(digest.parse().map_err(|_| ReferenceError::Digest { at })?),
@@ -206,16 +211,16 @@ impl FromStr for Reference {
 
 const DOCKER_HUB: &str = "docker.io";
 
-/// What stands before the first `separator`, and what follows it, with its offset.
+/// Splits `text` at the first `separator`. Returns the tail with its offset.
 fn split_at(text: &str, separator: char) -> (&str, Option<(usize, &str)>) {
     match text.split_once(separator) {
-        Some((head, tail)) => (head, Some((head.len() + 1, tail))),
+        Some((before, after)) => (before, Some((before.len() + 1, after))),
         None => (text, None),
     }
 }
 
 fn without_slash(text: &str, name: &str) -> ReferenceError {
-    // In `nginx:1.25` the colon begins a tag, so only what stands before it can tell.
+    // In `nginx:1.25` the colon begins a tag, not a port, so only the text before the colon is compared.
     if looks_like_host(split_at(name, ':').0) || name.starts_with('[') {
         ReferenceError::MissingRepository { at: name.len() }
     } else {
@@ -223,7 +228,7 @@ fn without_slash(text: &str, name: &str) -> ReferenceError {
     }
 }
 
-/// Docker's rule for telling `host/repository` from a repository of two components.
+/// True if the first component of a reference is a host, by Docker's rule; otherwise it is part of the repository.
 fn looks_like_host(text: &str) -> bool {
     text.contains(['.', ':']) || text.eq_ignore_ascii_case("localhost")
 }
@@ -244,7 +249,7 @@ fn parse_host(text: &str) -> Result<String, ReferenceError> {
         (format!("[{address}]"), port)
     } else {
         let (name, port) = split_at(text, ':');
-        if let Some(at) = domain_fault(name) {
+        if let Some(at) = invalid_in_domain(name) {
             return Err(ReferenceError::Host { at });
         }
         (name.to_ascii_lowercase(), port)
@@ -256,7 +261,7 @@ fn parse_host(text: &str) -> Result<String, ReferenceError> {
     }
 }
 
-/// A host as references have it: in lower case, and Docker Hub under its one name.
+/// Returns `host` in the canonical form of references: in lower case, with `docker.io` for all names of Docker Hub.
 #[must_use]
 pub fn canonical_host(host: &str) -> String {
     match host.to_ascii_lowercase().as_str() {
@@ -266,12 +271,12 @@ pub fn canonical_host(host: &str) -> String {
 }
 
 fn is_port(text: &str) -> bool {
-    // No sign and no leading zero: one port, one text.
+    // No sign and no leading zero, so that each port has only one text form.
     text.starts_with(|c: char| matches!(c, '1'..='9')) && text.parse::<u16>().is_ok()
 }
 
-/// The offset of the first byte that cannot stand in a domain name.
-fn domain_fault(name: &str) -> Option<usize> {
+/// Returns the offset of the first invalid byte in a domain name.
+fn invalid_in_domain(name: &str) -> Option<usize> {
     let mut start = 0;
     for label in name.split('.') {
         let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
@@ -289,8 +294,8 @@ fn domain_fault(name: &str) -> Option<usize> {
     None
 }
 
-/// The offset of the first byte that cannot stand there in a repository name, whose length is not looked at.
-fn repository_fault(name: &str) -> Option<usize> {
+/// Returns the offset of the first invalid byte in a repository name. Does not check the length.
+fn invalid_in_repository(name: &str) -> Option<usize> {
     let bytes = name.as_bytes();
     let mut at = 0;
     loop {
@@ -309,8 +314,8 @@ fn repository_fault(name: &str) -> Option<usize> {
     }
 }
 
-/// The offset of the first byte that cannot stand there in a tag.
-fn tag_fault(tag: &str) -> Option<usize> {
+/// Returns the offset of the first invalid byte in a tag.
+fn invalid_in_tag(tag: &str) -> Option<usize> {
     let allowed = |(at, b): (usize, u8)| match b {
         b'.' | b'-' => at > 0,
         _ => b.is_ascii_alphanumeric() || b == b'_',
@@ -318,109 +323,14 @@ fn tag_fault(tag: &str) -> Option<usize> {
     match tag.bytes().enumerate().position(|byte| !allowed(byte)) {
         None if tag.is_empty() => Some(0),
         None if tag.len() > MAX_TAG => Some(MAX_TAG),
-        fault => fault,
+        invalid => invalid,
     }
 }
 
-/// Whether `text` can name a repository: Docker Distribution's grammar, at most [`MAX_NAME`] bytes, no host.
+/// True if `text` is a valid repository name without a host: Docker Distribution's grammar, at most [`MAX_NAME`] bytes.
 #[must_use]
 pub fn is_repository_name(text: &str) -> bool {
-    text.len() <= MAX_NAME && repository_fault(text).is_none()
-}
-
-/// Which repository of the site an image becomes: a repository name in which `{repository}` and, if wanted,
-/// `{host}` stand for those of the image. The default is `k8s/{host}/{repository}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RepositoryTemplate(String);
-
-/// Why a text is no [`RepositoryTemplate`], or why one gives no name for an image.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateError {
-    /// Something else stands in braces, or a brace has no partner.
-    #[error("unknown placeholder `{found}`: expected `{{host}}` or `{{repository}}`")]
-    Placeholder {
-        /// The text from the brace on.
-        found: String,
-    },
-    /// All images would get one name.
-    #[error("the template lacks `{{repository}}`: all images would get one name")]
-    NoRepository,
-    /// No image whatever can make a valid name of it.
-    #[error("the template `{template}` can give no valid repository name")]
-    NeverValid {
-        /// The whole template.
-        template: String,
-    },
-    /// The name for this image is not valid.
-    #[error("`{image}` would become `{name}`, which is no valid repository name")]
-    Name {
-        /// The image.
-        image: String,
-        /// What the template made of it.
-        name: String,
-    },
-    /// The name for this image has more than [`MAX_NAME`] bytes.
-    #[error("`{image}` would become a repository name of {len} bytes, more than {MAX_NAME}")]
-    NameTooLong {
-        /// The image.
-        image: String,
-        /// How many bytes the name would have.
-        len: usize,
-    },
-}
-
-/// The directory of files on the site, and the first component of repository names in the default template.
-pub(crate) const DEFAULT_PREFIX: &str = "k8s";
-
-const HOST: &str = "{host}";
-const REPOSITORY: &str = "{repository}";
-
-impl RepositoryTemplate {
-    /// The repository name for `image`. A repository name cannot hold `:`, so that of a port, and those of an
-    /// IPv6 address, become `_`, and the brackets go: `localhost:5000` becomes `localhost_5000`.
-    pub fn apply(&self, image: &Reference) -> Result<String, TemplateError> {
-        let host = image.host.replace(['[', ']'], "").replace(':', "_");
-        let name = self.0.replace(HOST, &host).replace(REPOSITORY, &image.repository);
-        if repository_fault(&name).is_some() {
-            return Err(TemplateError::Name { image: image.to_string(), name });
-        }
-        if name.len() > MAX_NAME {
-            return Err(TemplateError::NameTooLong { image: image.to_string(), len: name.len() });
-        }
-        Ok(name)
-    }
-}
-
-impl Default for RepositoryTemplate {
-    fn default() -> Self {
-        Self(format!("{DEFAULT_PREFIX}/{{host}}/{{repository}}"))
-    }
-}
-
-impl fmt::Display for RepositoryTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for RepositoryTemplate {
-    type Err = TemplateError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The shortest host and repository, which fit wherever any other fits.
-        let name = text.replace(HOST, "a").replace(REPOSITORY, "a");
-        if let Some(brace) = name.find(['{', '}']) {
-            let end = name[brace..].find('}').map_or(name.len(), |end| brace + end + 1);
-            return Err(TemplateError::Placeholder { found: name[brace..end].to_owned() });
-        }
-        if !text.contains(REPOSITORY) {
-            return Err(TemplateError::NoRepository);
-        }
-        if !is_repository_name(&name) {
-            return Err(TemplateError::NeverValid { template: text.to_owned() });
-        }
-        Ok(Self(text.to_owned()))
-    }
+    text.len() <= MAX_NAME && invalid_in_repository(text).is_none()
 }
 
 #[cfg(test)]
@@ -428,7 +338,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_tells_what_is_attached_to_another_image() {
+    fn a_tag_identifies_cosign_artifacts_and_referrers() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         for (tag, expected) in [
             (format!("sha256-{hex}"), true),
@@ -440,7 +350,7 @@ mod tests {
             ("v1".to_owned(), false),
         ] {
             let reference: Reference = format!("quay.io/a/b:{tag}").parse().unwrap();
-            assert_eq!(reference.is_attached(), expected, "{tag}");
+            assert_eq!(reference.is_referrer(), expected, "{tag}");
         }
     }
 
@@ -486,11 +396,10 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_what_is_wrong_and_where() {
+    fn an_error_contains_the_expected_form_and_the_offset() {
         let tag =
             "expected a tag: at most 128 of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`";
-        let repository =
-            "expected a repository: lower-case letters and digits, parted by `/`, `.`, `_`, `__` or dashes";
+        let repository = "expected a repository: lower-case letters and digits, separated by `/`, `.`, `_`, `__` or dashes";
         let host = "expected a host: a domain name, an IPv4 address, or an IPv6 address in brackets";
         let port = "expected a port from 1 to 65535";
         let digest = "expected `sha256:` and 64 lower-case hex digits after `@`";
@@ -504,7 +413,7 @@ mod tests {
             ("", 0, "the image reference is empty"),
             ("nginx:1.25", 0, &*hub("docker.io/library/nginx:1.25")),
             ("calico/node:v3", 0, &*hub("docker.io/calico/node:v3")),
-            ("docker://quay.io/a:1", 0, "an image reference has no scheme: leave out `docker://`"),
+            ("docker://quay.io/a:1", 0, "an image reference has no scheme: remove `docker://`"),
             ("quay.io", 7, "expected `/` and a repository after the host"),
             ("[::1]:5000", 10, "expected `/` and a repository after the host"),
             ("quay..io/a:1", 5, host),
@@ -562,72 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_puts_host_and_repository_into_a_valid_name() {
-        let default = RepositoryTemplate::default();
-        assert_eq!(default.to_string().parse(), Ok(default.clone()));
-        for (template, image, name) in [
-            (
-                "k8s/{host}/{repository}",
-                "registry.k8s.io/kube-apiserver:v1",
-                "k8s/registry.k8s.io/kube-apiserver",
-            ),
-            ("k8s/{host}/{repository}", "docker.io/nginx:1", "k8s/docker.io/library/nginx"),
-            ("{repository}", "quay.io/calico/node:v3", "calico/node"),
-            ("{host}/{repository}", "localhost:5000/a:1", "localhost_5000/a"),
-            ("{host}/{repository}", "[2001:db8::1]:5000/a:1", "2001_db8__1_5000/a"),
-            ("m-{host}.{repository}-x", "quay.io/a/b:1", "m-quay.io.a/b-x"),
-        ] {
-            let template: RepositoryTemplate = template.parse().unwrap();
-            let result = template.apply(&reference(image)).unwrap();
-            assert_eq!(result, name);
-            assert!(is_repository_name(&result));
-        }
-    }
-
-    #[test]
-    fn a_template_that_can_name_nothing_is_refused() {
-        for (template, message) in [
-            ("k8s/{host}", "the template lacks `{repository}`: all images would get one name"),
-            ("", "the template lacks `{repository}`: all images would get one name"),
-            ("{tag}/{repository}", "unknown placeholder `{tag}`: expected `{host}` or `{repository}`"),
-            ("{repository}/{host", "unknown placeholder `{host`: expected `{host}` or `{repository}`"),
-            ("{repository}}", "unknown placeholder `}`: expected `{host}` or `{repository}`"),
-            ("/{repository}", "the template `/{repository}` can give no valid repository name"),
-            ("K8s/{repository}", "the template `K8s/{repository}` can give no valid repository name"),
-            (
-                "{host}:5000/{repository}",
-                "the template `{host}:5000/{repository}` can give no valid repository name",
-            ),
-        ] {
-            assert_eq!(template.parse::<RepositoryTemplate>().unwrap_err().to_string(), message);
-        }
-        let long = format!("{}/{{repository}}", "a".repeat(254));
-        assert!(matches!(long.parse::<RepositoryTemplate>(), Err(TemplateError::NeverValid { .. })));
-    }
-
-    #[test]
-    fn an_image_for_which_the_template_gives_no_valid_name_is_an_error() {
-        let template = RepositoryTemplate::default();
-        for (image, message) in [
-            (
-                "[::1]:5000/a:1".to_owned(),
-                "`[::1]:5000/a:1` would become `k8s/__1_5000/a`, which is no valid repository name"
-                    .to_owned(),
-            ),
-            (
-                format!("quay.io/{}:1", "a".repeat(250)),
-                format!(
-                    "`quay.io/{}:1` would become a repository name of 262 bytes, more than 255",
-                    "a".repeat(250)
-                ),
-            ),
-        ] {
-            assert_eq!(template.apply(&reference(&image)).unwrap_err().to_string(), message);
-        }
-    }
-
-    #[test]
-    fn repository_names_and_tags_are_told_from_others() {
+    fn repository_names_and_tags_are_validated() {
         for good in ["a", "a/b", "library/nginx", "0/1.2", "a-----b"] {
             assert!(is_repository_name(good), "{good}");
         }
@@ -639,7 +483,7 @@ mod tests {
         for (text, expected) in
             [("v1.2_x-y", true), ("_", true), ("", false), (".", false), ("-a", false), ("a/b", false)]
         {
-            assert_eq!(tag_fault(text).is_none(), expected, "{text}");
+            assert_eq!(invalid_in_tag(text).is_none(), expected, "{text}");
         }
     }
 }

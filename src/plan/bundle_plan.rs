@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
-use crate::bundle::format::layout::{Blob, Layout, LayoutError, ManifestWalk, empty_config};
+use crate::bundle::format::layout::{Blob, Layout, LayoutError, empty_config};
+use crate::bundle::format::manifest_walk::ManifestWalk;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
-use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_ROOM};
+use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_SPACE};
 use crate::bundle::write::partial::Expected;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::VolumeOptions;
@@ -199,14 +200,14 @@ impl BundlePlan {
         index.files = files.map(|_| (Digest::of(b""), u64::MAX));
         let manifests = self.image_manifests().iter().map(|blob| blob.size).sum();
         let space = checked_header_space(index.to_json().len(), files, manifests)?;
-        Ok(if is_signed { space + SIGNATURE_ROOM } else { space })
+        Ok(if is_signed { space + SIGNATURE_SPACE } else { space })
     }
 
     /// Returns `index.json` without the file set.
     fn index(&self) -> Index {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
         let elsewhere = self.external().iter().map(|blob| blob.digest).collect();
-        Index { files: None, images, about: self.about.clone(), elsewhere }
+        Index { files: None, images, about: self.about.clone(), external:elsewhere }
     }
 
     /// Returns the lock of the images.
@@ -394,7 +395,7 @@ fn layout(
     external: &BTreeSet<Digest>,
 ) -> Result<Layout, LayoutError> {
     let file_set = files.to_json();
-    let mut index = Index { images: images.to_vec(), elsewhere: external.clone(), ..Index::default() };
+    let mut index = Index { images: images.to_vec(), external: external.clone(), ..Index::default() };
     if !files.files.is_empty() {
         index.files = Some((Digest::of(&file_set), file_set.len() as u64));
     }

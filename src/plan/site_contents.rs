@@ -49,7 +49,7 @@ impl SiteContents {
         }
         if !Lock::is_one(&prefix) {
             let layout = BundleReader::open(path)?.contents()?.layout;
-            let blobs = [layout.manifests, layout.blobs, layout.elsewhere].concat();
+            let blobs = [layout.manifests, layout.blobs, layout.external].concat();
             self.0.extend(blobs.into_iter().map(|blob| (blob.digest, blob.size)));
             return Ok(());
         }

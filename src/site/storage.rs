@@ -7,7 +7,7 @@ use crate::base::path::RelPath;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::reference::{RepositoryTemplate, TemplateError};
+use crate::oci::template::{RepositoryTemplate, TemplateError};
 
 /// The parent of `blobs` and `repositories`, relative to the root (`/var/lib/registry` in a container).
 pub(crate) const BASE: &str = "docker/registry/v2";

@@ -4,7 +4,7 @@ use std::fs;
 
 use airbundle::documents::list::Lists;
 use airbundle::oci::digest::Digest;
-use airbundle::oci::reference::RepositoryTemplate;
+use airbundle::oci::template::RepositoryTemplate;
 use airbundle::site::catalog::Page;
 use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
 use serde_json::{Value, json};

@@ -265,7 +265,7 @@ fn delta_carries_only_what_the_site_lacks_and_yields_the_full_site() {
     }
     // Shared blobs are omitted, and the layout marks them as external.
     let layout = contents(&delta).layout;
-    let elsewhere: BTreeSet<String> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
+    let elsewhere: BTreeSet<String> = layout.external.iter().map(|blob| blob.digest.to_string()).collect();
     assert_eq!(elsewhere, shared());
     assert!(layout.blobs.iter().all(|blob| !elsewhere.contains(&blob.digest.to_string())));
     assert_eq!(packed["blobsLeftOut"], elsewhere.len());
@@ -315,7 +315,7 @@ fn inventory_lock_and_bundle_are_equivalent_bases() {
     let told = new.pack(&chained, &["--base", &text(&path)]).ok();
     assert!(told.stdout.contains("delta: "), "{told:#?}");
     let layout = contents(&chained).layout;
-    assert!(layout.elsewhere.len() > contents(&path).layout.elsewhere.len());
+    assert!(layout.external.len() > contents(&path).layout.external.len());
 
     // A base that shares nothing yields the full bundle, byte for byte.
     let empty = directory.path().join("empty.json");
@@ -748,7 +748,7 @@ fn killed_delta_unpack_loses_nothing_even_if_names_were_swapped() {
     unpack(&old.bundle, &pristine).ok();
     inventory(&pristine, &found, &[]).ok();
     new.pack(&delta, &["--base", &text(&found)]).ok();
-    assert_eq!(contents(&delta).layout.elsewhere.len(), 4, "three files and a layer");
+    assert_eq!(contents(&delta).layout.external.len(), 4, "three files and a layer");
     let twin = directory.path().join("twin");
     unpack(&old.bundle, &twin).ok();
     unpack(&new.bundle, &twin).ok();
@@ -981,7 +981,7 @@ fn killed_delta_pack_resumes_to_the_same_bytes() {
     assert_eq!(told["blobsLeftOut"], 5, "{told}");
     // Unpinned files must be fetched to learn that the base has them.
     let layout = contents(&uninterrupted.output()).layout;
-    let omitted: u64 = layout.elsewhere.iter().map(|blob| blob.size).sum();
+    let omitted: u64 = layout.external.iter().map(|blob| blob.size).sum();
     assert_eq!(told["bytesLeftOut"], omitted);
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
@@ -1019,5 +1019,5 @@ fn blobs_in_the_base_need_not_be_upstream_and_other_missing_blobs_are_reported()
     let layout = contents(&job.output()).layout;
     let names: Vec<_> = layout.images.iter().map(|image| image.indexed.reference.to_string()).collect();
     assert_eq!(names, [0, 1, 2].map(|number| format!("{REGISTRY}/team/app{number}:1")));
-    assert!(layout.elsewhere.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));
+    assert!(layout.external.iter().any(|blob| blob.digest.to_string() == sha256(&had.bytes)));
 }

@@ -595,7 +595,7 @@ fn corrupt_bundle_makes_no_image() {
         fs::write(&bundle, framed(&stream)).expect("write a bundle");
         stream[at] ^= 1;
         let (archive, finished) = build(kind, &bundle, directory.path(), &[]);
-        finished.failed(7, &["damaged in", owner, "do not have this digest"]);
+        finished.failed(7, &["damaged in", owner, "digest mismatch"]);
         assert!(!archive.exists() && !partial(&archive).exists());
     }
     // Parts of the bundle that the image does not need may be corrupt.

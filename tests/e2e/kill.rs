@@ -610,7 +610,8 @@ fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     let file = directory.path().join("file");
     fs::write(&file, b"file").expect("write a file");
     for site in [file.clone(), file.join("below")] {
-        unbundle(sample.unpack(&site)).failed(6, &["error: cannot ", &text(&file), "a file stands where"]);
+        unbundle(sample.unpack(&site))
+            .failed(6, &["error: cannot ", &text(&file), "expected a directory, found a file"]);
     }
     airbundle(sample.pack(&file.join("b.tar.zst"))).failed(6, &["b.tar.zst", "Not a directory"]);
     assert_eq!(fs::read(&file).expect("read a file"), b"file");

@@ -393,7 +393,20 @@ fn variables_that_no_list_needs_are_never_evaluated() {
 }
 
 #[test]
-fnlists_begin_with_the_release_and_the_command(){letrun=Run::new("v2.31", &["--complete"]).ok();fornamein["files.list", "images.list"]{lettext=fs::read_to_string(run.directory.path().join(name)).expect("a list");letmutlines=text.lines();letfirst=lines.next().expect("a header");assert!(first.starts_with("# Kubespray v2.31.9, linux/amd64: "), "{first}");letsecond="# Made by airbundle lists kubespray --complete; order as of its generate_list.sh.";assert_eq!(lines.next(), Some(second));}}#[test]fn directory_that_is_not_a_checkout_is_refused() {
+fn lists_begin_with_the_release_and_the_command() {
+    let run = Run::new("v2.31", &["--complete"]).ok();
+    for name in ["files.list", "images.list"] {
+        let text = fs::read_to_string(run.directory.path().join(name)).expect("a list");
+        let mut lines = text.lines();
+        let first = lines.next().expect("a header");
+        assert!(first.starts_with("# Kubespray v2.31.9, linux/amd64: "), "{first}");
+        let second = "# Made by airbundle lists kubespray --complete; order as of its generate_list.sh.";
+        assert_eq!(lines.next(), Some(second));
+    }
+}
+
+#[test]
+fn directory_that_is_not_a_checkout_is_refused() {
     let empty = directory();
     Run::of(empty.path(), &[]).finished.failed(3, &["is not a checkout", "roles/kubespray_defaults"]);
     let source = changed("v2.25", &[(OLD_DOWNLOAD, "downloads:", "other:")]);

@@ -248,7 +248,8 @@ fn password_on_stdin_applies_to_one_registry() {
     job.run(&["--username", USER]).failed(2, &["--password-stdin"]);
 
     let both = PrivateJob::new(&(registry.list() + &other.list()));
-    letfinished=run(&both, &[], PASSWORD).failed(2, &["2 registries"]);finished.failed(2, &["hint:", "--registry HOST", &registry.addr, &other.addr]);
+    let finished = run(&both, &[], PASSWORD).failed(2, &["2 registries"]);
+    finished.failed(2, &["hint:", "--registry HOST", &registry.addr, &other.addr]);
     both.write_docker_config(&other.addr, &json!({ "auth": basic(USER, PASSWORD) }));
     run(&both, &["--registry", &registry.addr], PASSWORD).ok();
     both.write_docker_config(&registry.addr, &json!({ "auth": basic(USER, PASSWORD) }));

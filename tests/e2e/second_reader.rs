@@ -60,7 +60,7 @@ fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
     assert_eq!(second["files"], files.collect::<Value>());
     let blobs = layout.manifests.iter().chain(&layout.blobs).map(|blob| blob.digest.to_string());
     assert_eq!(second["blobs"], blobs.map(Value::from).collect::<Value>());
-    let mut elsewhere: Vec<_> = layout.elsewhere.iter().map(|blob| blob.digest.to_string()).collect();
+    let mut elsewhere: Vec<_> = layout.external.iter().map(|blob| blob.digest.to_string()).collect();
     elsewhere.sort();
     assert_eq!(second["elsewhere"], json!(elsewhere));
 }
@@ -107,7 +107,7 @@ fn second_reader_reads_a_delta() {
         let contents = BundleReader::open(&delta)
             .and_then(|mut reader| reader.contents())
             .expect("the bundle is intact");
-        assert!(contents.layout.elsewhere.len() > 5);
+        assert!(contents.layout.external.len() > 5);
     }
     // A base that has nothing in common does not make a delta.
     let lines = [lines[0]];

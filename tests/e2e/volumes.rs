@@ -185,7 +185,7 @@ fn renamed_volumes_are_identified_by_their_label_and_read() {
         fs::rename(drive.join("other"), &two).unwrap();
         let finished = verb("unpack", &[&drive, &site]).ok();
         for (name, is) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
-            let told = format!("the volume `{name}` is `{is}`, and read as that");
+            let told = format!("the volume `{name}` was renamed: its label says `{is}`");
             assert!(finished.stderr.contains(&told), "{finished:#?}");
         }
         unpack(&world().bundle, &site).ok();
@@ -210,7 +210,7 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
         fs::hard_link(doubled.join(name), doubled.join(next)).unwrap();
         let finished = verb("unpack", &[&doubled, &path("site")]).failed(INCOMPLETE, &[next, "missing"]);
         assert!(!path("site").exists(), "{finished:#?}");
-        let told = format!("the volume `{next}` is `{name}` once more");
+        let told = format!("the volume `{next}` is a duplicate of `{name}`");
         let finished = verb("verify", &[&doubled]);
         assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&told), "{finished:#?}");
         fs::remove_dir_all(doubled).unwrap();
@@ -218,7 +218,7 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
         let cut = path("cut");
         copy(&directory, &cut);
         change(&cut.join(name), |bytes| bytes.truncate(bytes.len() - 1));
-        verb("unpack", &[&cut, &path("site")]).failed(INCOMPLETE, &[name, "cut short"]);
+        verb("unpack", &[&cut, &path("site")]).failed(INCOMPLETE, &[name, "truncated"]);
         assert!(!path("site").exists());
         fs::remove_dir_all(cut).unwrap();
 
@@ -228,7 +228,7 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
         fs::copy(path(name), foreign.join(name)).unwrap();
         verb("unpack", &[&foreign, &path("site")]).failed(INCOMPLETE, &[name, "missing"]);
         let finished = verb("verify", &[&foreign]);
-        let told = format!("the volume `{name}` is of another bundle");
+        let told = format!("the volume `{name}` belongs to another bundle");
         assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&told), "{finished:#?}");
         assert!(!path("site").exists());
         fs::remove_dir_all(foreign).unwrap();
@@ -461,7 +461,7 @@ fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
 fn directory_argument_must_hold_exactly_one_bundle() {
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
-    verb("ls", &[directory]).failed(8, &["there is no bundle in"]);
+    verb("ls", &[directory]).failed(8, &["no bundle in"]);
     copy(&volume_sets().plain(), directory);
     fs::copy(&world().bundle, directory.join("other.tar.zst")).unwrap();
     verb("ls", &[directory]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);

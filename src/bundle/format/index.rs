@@ -1,19 +1,20 @@
-//! `index.json` and the manifest of the file set: what a bundle says it holds.
+//! [`Index`] and [`FileSet`]: `index.json` and the manifest of the files ("Documents").
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::path::RelPath;
+use crate::base::path::{RelPath, find_collision};
 use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
-/// The artifact type of the file set.
+/// Artifact type of the file set.
 pub const FILES_ARTIFACT: &str = "application/vnd.airbundle.files.v1";
-/// The empty config of an artifact and its media type (OCI image-spec, manifest, "empty descriptor").
+
+/// Content of the empty config of an artifact (OCI image-spec, manifest, "Guidance for an Empty Descriptor").
 pub const EMPTY_CONFIG: &[u8] = b"{}";
 const EMPTY_MEDIA_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const FILE_MEDIA_TYPE: &str = "application/octet-stream";
@@ -28,107 +29,104 @@ const ANNOTATION_ENCODING: &str = "dev.airbundle.encoding";
 const ANNOTATION_OMITTED: &str = "dev.airbundle.omitted";
 const ANNOTATION_PLATFORMS: &str = "dev.airbundle.platforms";
 const ANNOTATION_MADE: &str = "dev.airbundle.made";
-/// What that one says.
+/// Value of [`ANNOTATION_MADE`].
 const MADE: &str = "true";
-const ANNOTATION_ELSEWHERE: &str = "dev.airbundle.elsewhere";
+const ANNOTATION_EXTERNAL: &str = "dev.airbundle.elsewhere";
 const ANNOTATION_GUIDE: &str = "dev.airbundle.guide";
 const ANNOTATION_URL: &str = "dev.airbundle.source-url";
 
-/// The feature that a reader of a delta must know.
+/// Name of the feature that a reader needs for deltas.
 const BASE: &str = "base";
 
-/// What `index.json` says.
+/// The content of `index.json`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
-    /// The manifest of the file set, if there are files: its digest and size in bytes.
+    /// Digest and size in bytes of the manifest of the file set. `None`: no files.
     pub files: Option<(Digest, u64)>,
-    /// The images, sorted by reference.
+    /// Images, sorted by reference.
     pub images: Vec<IndexedImage>,
-    /// What the bundle says of itself.
+    /// Informational annotations.
     pub about: BundleInfo,
-    /// Configs, layers and files that it names and does not hold, as the site has them ("Deltas").
-    pub elsewhere: BTreeSet<Digest>,
+    /// Configs, layers and files that a delta omits, because the site has them ("Deltas").
+    pub external: BTreeSet<Digest>,
 }
 
-/// What a bundle says of itself, for people: nothing depends on it.
+/// Informational annotations of a bundle.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleInfo {
-    /// A title, such as `Kubespray v2.25.0`.
+    /// Title, such as `Kubespray v2.25.0`.
     pub title: Option<String>,
-    /// When it was packed (RFC 3339). Only where whoever packs says so: the same input makes the same bundle.
+    /// Time of packing (RFC 3339), if the packer specified one: without it, the same input results in the same bundle.
     pub created: Option<String>,
-    /// How to go on at the site, in Markdown.
+    /// Instructions for the operator at the site, in Markdown.
     pub guide: Option<String>,
 }
 
-/// One image of a bundle.
+/// The entry of an image in `index.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedImage {
-    /// The full reference as the list named it.
+    /// Full reference from the list.
     pub reference: Reference,
-    /// The media type of the manifest that it refers to.
+    /// Media type of its manifest.
     pub media_type: String,
-    /// The digest of that manifest.
+    /// Digest of its manifest.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Size of its manifest in bytes.
     pub size: u64,
-    /// Manifests that its index names and that were left out, by a selection of platforms.
+    /// Manifests that the index of the image references and the bundle omits ("Sparse indexes").
     pub omitted: BTreeSet<Digest>,
-    /// The platforms that were asked for, as they were; none: all that it has.
+    /// Requested platforms, as specified. Empty: all.
     pub platforms: Vec<Platform>,
-    /// Whether its index was made by who packed it, of what a registry has answered: nobody else has it.
+    /// True if the packer generated the index from a response of the referrers API.
     pub is_made: bool,
 }
 
-/// The manifest of the file set, in the order of its paths.
+/// The content of the manifest of the file set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FileSet {
-    /// The files, sorted by path.
+    /// Files, sorted by path.
     pub files: Vec<IndexedFile>,
 }
 
-/// One file of a bundle.
+/// The entry of a file in the file set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedFile {
-    /// Where it belongs: `<host>/<path>` of its URL, as `wget -x` would put it.
+    /// Path on the site: `<host>/<path>` of the URL, as `wget -x` creates it.
     pub path: RelPath,
-    /// Where it came from.
+    /// URL that it was fetched from.
     pub url: String,
-    /// Its digest.
+    /// Digest of the content.
     pub digest: Digest,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// Why an `index.json` or a file set is refused.
+/// An invalid or unsupported `index.json` or file set.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
-    /// No JSON, or not the fields that are required.
-    #[error("it does not follow the format")]
+    /// Invalid JSON, or a missing or invalid member.
+    #[error("malformed document")]
     Syntax(#[from] serde_json::Error),
-    /// An OCI image layout, but not one that airbundle wrote.
-    #[error("its `index.json` has no `{ANNOTATION_FORMAT}` annotation: it was not written by airbundle")]
+    /// An `index.json` from another program.
+    #[error("missing annotation `{ANNOTATION_FORMAT}`: not written by airbundle")]
     NotABundle,
-    /// A version of the format that this program does not know.
-    #[error(
-        "it has format version {0}, and this program reads version {major}: use a newer `unbundle`",
-        major = FORMAT.0
-    )]
+    /// An unsupported major version of the format.
+    #[error("unsupported format version `{0}`: this program reads version {major}; use a newer `unbundle`", major = FORMAT.0)]
     Version(String),
-    /// Something a reader must know to read this bundle, and this one does not.
-    #[error("it needs `{0}`, which this program does not know: use a newer `unbundle`")]
+    /// An unsupported feature in `dev.airbundle.requires`.
+    #[error("unsupported feature `{0}`: use a newer `unbundle`")]
     Requires(String),
-    /// A blob stored in a way that this program does not know.
-    #[error("`{0}` has the encoding `{1}`, which this program does not know: use a newer `unbundle`")]
+    /// An unsupported encoding of a blob.
+    #[error("unsupported encoding `{1}` of `{0}`: use a newer `unbundle`")]
     Encoding(Digest, String),
-    /// Blobs that are left out, without what keeps an older reader from looking for them.
-    #[error("it has `{ANNOTATION_ELSEWHERE}` and not `{BASE}` in `{ANNOTATION_REQUIRES}`")]
-    Unannounced,
-    /// A text in the place of a digest.
-    #[error("`{ANNOTATION_ELSEWHERE}`: {0}")]
-    Elsewhere(ParseDigestError),
-    /// An entry that contradicts the format.
-    #[error("entry {0}: {1}")]
+    /// A delta without the annotation that makes readers of 1.0 refuse it.
+    #[error("it has `{ANNOTATION_EXTERNAL}`, but not `{BASE}` in `{ANNOTATION_REQUIRES}`")]
+    MissingRequirement,
+    /// An invalid digest in `dev.airbundle.elsewhere`.
+    #[error("invalid annotation `{ANNOTATION_EXTERNAL}`")]
+    External(#[source] ParseDigestError),
+    /// An invalid entry: its number, from 0, and the reason.
+    #[error("invalid entry {0}: {1}")]
     Entry(usize, String),
 }
 
@@ -149,7 +147,7 @@ struct IndexDocument {
     annotations: BTreeMap<String, String>,
 }
 
-/// A descriptor; `annotations` are sorted, so that the same content always gives the same bytes.
+/// A descriptor. `annotations` are sorted, so that the same content results in the same bytes.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct IndexEntry {
@@ -163,7 +161,7 @@ struct IndexEntry {
 }
 
 impl Index {
-    /// The bytes of `index.json`.
+    /// Serializes `index.json`.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let files = self.files.map(|(digest, size)| IndexEntry {
@@ -174,13 +172,13 @@ impl Index {
             annotations: BTreeMap::new(),
         });
         let images = self.images.iter().map(IndexedImage::entry);
-        let is_delta = !self.elsewhere.is_empty();
+        let is_delta = !self.external.is_empty();
         let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
         let (major, minor) = if is_delta || has_lock { NEWER_DOCUMENTS } else { DOCUMENTS };
         let BundleInfo { title, created, guide } = self.about.clone();
         let annotations = [
             (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
-            (ANNOTATION_ELSEWHERE, is_delta.then(|| join(&self.elsewhere))),
+            (ANNOTATION_EXTERNAL, is_delta.then(|| join(&self.external))),
             (ANNOTATION_REQUIRES, is_delta.then(|| BASE.to_owned())),
             (ANNOTATION_GUIDE, guide),
             (TITLE, title),
@@ -198,9 +196,9 @@ impl Index {
         })
     }
 
-    /// Reads `index.json`; refuses a version or an encoding that it does not know, by name.
+    /// Parses `index.json`. Fails if the version, a required feature or an encoding is not supported.
     pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
-        // The version first: what follows it may have any shape in another one.
+        // The version first: all other members can be different in another version.
         #[derive(Deserialize)]
         struct Annotated {
             #[serde(default)]
@@ -212,29 +210,30 @@ impl Index {
         if let Some(feature) = required.split_whitespace().find(|feature| *feature != BASE) {
             return Err(IndexError::Requires(feature.to_owned()));
         }
-        let elsewhere = annotations.get(ANNOTATION_ELSEWHERE).map_or("", String::as_str);
-        let elsewhere = split(elsewhere).map_err(IndexError::Elsewhere)?;
-        if !elsewhere.is_empty() && required.trim().is_empty() {
-            return Err(IndexError::Unannounced);
+        let external = annotations.get(ANNOTATION_EXTERNAL).map_or("", String::as_str);
+        let external = split(external).map_err(IndexError::External)?;
+        if !external.is_empty() && required.trim().is_empty() {
+            return Err(IndexError::MissingRequirement);
         }
         let document: IndexDocument = serde_json::from_slice(bytes)?;
-        let said = |key| document.annotations.get(key).cloned();
-        let about = BundleInfo { title: said(TITLE), created: said(CREATED), guide: said(ANNOTATION_GUIDE) };
-        let mut index = Self { about, elsewhere, ..Self::default() };
+        let value = |key| document.annotations.get(key).cloned();
+        let about =
+            BundleInfo { title: value(TITLE), created: value(CREATED), guide: value(ANNOTATION_GUIDE) };
+        let mut index = Self { about, external, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
-            let refuse = |why: &str| IndexError::Entry(number, why.to_owned());
+            let invalid = |reason: &str| IndexError::Entry(number, reason.to_owned());
             entry.check_encoding()?;
             if entry.artifact_type.as_deref() == Some(FILES_ARTIFACT) {
                 if number != 0 || entry.media_type != OCI_MANIFEST {
-                    return Err(refuse("the file set must be the first entry, and an OCI image manifest"));
+                    return Err(invalid("the file set must be the first entry and an OCI image manifest"));
                 }
                 index.files = Some((entry.digest, entry.size));
                 continue;
             }
-            let image = entry.into_image().map_err(|why| refuse(&why))?;
+            let image = entry.into_image().map_err(|reason| invalid(&reason))?;
             if !names.insert(image.reference.to_string()) {
-                return Err(refuse(&format!("`{}` stands here twice", image.reference)));
+                return Err(invalid(&format!("duplicate reference `{}`", image.reference)));
             }
             index.images.push(image);
         }
@@ -276,20 +275,20 @@ impl IndexEntry {
     }
 
     fn into_image(self) -> Result<IndexedImage, String> {
-        let name = self.annotations.get(REF_NAME).ok_or_else(|| format!("no `{REF_NAME}` annotation"))?;
+        let name =
+            self.annotations.get(REF_NAME).ok_or_else(|| format!("missing annotation `{REF_NAME}`"))?;
         if ![OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str()) {
-            return Err(format!("the media type `{}` is no manifest's", self.media_type));
+            return Err(format!("unsupported media type `{}`", self.media_type));
         }
-        let said = |key| self.annotations.get(key).map_or("", String::as_str);
-        let (omitted, platforms) = (said(ANNOTATION_OMITTED), said(ANNOTATION_PLATFORMS));
+        let value = |key| self.annotations.get(key).map_or("", String::as_str);
         Ok(IndexedImage {
             reference: name.parse().map_err(|error| format!("`{name}`: {error}"))?,
-            omitted: split(omitted).map_err(|error| error.to_string())?,
-            platforms: platforms
+            omitted: split(value(ANNOTATION_OMITTED)).map_err(|error| error.to_string())?,
+            platforms: value(ANNOTATION_PLATFORMS)
                 .split_whitespace()
                 .map(|platform| platform.parse().map_err(|error| format!("`{platform}`: {error}")))
                 .collect::<Result<_, _>>()?,
-            is_made: said(ANNOTATION_MADE) == MADE,
+            is_made: value(ANNOTATION_MADE) == MADE,
             media_type: self.media_type,
             digest: self.digest,
             size: self.size,
@@ -298,7 +297,7 @@ impl IndexEntry {
 }
 
 impl FileSet {
-    /// The bytes of the manifest.
+    /// Serializes the manifest.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let layers = self.files.iter().map(|file| IndexEntry {
@@ -329,31 +328,33 @@ impl FileSet {
         })
     }
 
-    /// Reads the manifest; refuses paths that escape or that collide.
+    /// Parses the manifest. Fails if a path escapes its directory or if two paths collide.
     pub fn parse(bytes: &[u8]) -> Result<Self, IndexError> {
         let document: IndexDocument = serde_json::from_slice(bytes)?;
         let mut files = Vec::new();
         for (number, entry) in document.layers.unwrap_or_default().into_iter().enumerate() {
             entry.check_encoding()?;
-            let refuse = |why: String| IndexError::Entry(number, why);
-            let title =
-                entry.annotations.get(TITLE).ok_or_else(|| refuse(format!("no `{TITLE}` annotation")))?;
+            let invalid = |reason: String| IndexError::Entry(number, reason);
+            let title = entry
+                .annotations
+                .get(TITLE)
+                .ok_or_else(|| invalid(format!("missing annotation `{TITLE}`")))?;
             files.push(IndexedFile {
                 path: RelPath::parse(title)
-                    .map_err(|error| refuse(format!("`{}`: {error}", title.escape_debug())))?,
+                    .map_err(|error| invalid(format!("`{}`: {error}", title.escape_debug())))?,
                 url: entry.annotations.get(ANNOTATION_URL).cloned().unwrap_or_default(),
                 digest: entry.digest,
                 size: entry.size,
             });
         }
-        if let Some((a, b)) = crate::base::path::find_collision(files.iter().map(|file| &file.path)) {
-            return Err(IndexError::Entry(0, format!("the paths `{a}` and `{b}` collide")));
+        if let Some((a, b)) = find_collision(files.iter().map(|file| &file.path)) {
+            return Err(IndexError::Entry(0, format!("the path `{b}` collides with `{a}`")));
         }
         Ok(Self { files })
     }
 }
 
-/// Digests as an annotation has them.
+/// Formats digests as the value of an annotation.
 fn join(digests: &BTreeSet<Digest>) -> String {
     digests.iter().map(Digest::to_string).collect::<Vec<_>>().join(" ")
 }
@@ -363,12 +364,12 @@ fn split(text: &str) -> Result<BTreeSet<Digest>, ParseDigestError> {
 }
 
 fn to_json(document: &IndexDocument) -> Vec<u8> {
-    serde_json::to_vec(document).expect("plain structs become JSON; please report")
+    serde_json::to_vec(document).expect("plain structs serialize; please report")
 }
 
 fn check_version(version: &str) -> Result<(), IndexError> {
     let major = version.split_once('.').map_or(version, |(major, _)| major);
-    if major.parse() == Ok(FORMAT.0) { Ok(()) } else { Err(IndexError::Version(format!("`{version}`"))) }
+    if major.parse() == Ok(FORMAT.0) { Ok(()) } else { Err(IndexError::Version(version.to_owned())) }
 }
 
 #[cfg(test)]
@@ -390,9 +391,9 @@ mod tests {
             about: BundleInfo {
                 title: Some("Kubespray v2.25.0".into()),
                 created: Some("2026-11-23T20:00:00Z".into()),
-                guide: Some("# How to go on\n".into()),
+                guide: Some("# Next steps\n".into()),
             },
-            elsewhere: BTreeSet::new(),
+            external: BTreeSet::new(),
         }
     }
 
@@ -403,13 +404,13 @@ mod tests {
     }
 
     #[test]
-    fn an_index_reads_as_it_was_written() {
+    fn an_index_round_trips() {
         assert_eq!(Index::parse(&sample().to_json()).unwrap(), sample());
         assert_eq!(Index::parse(&Index::default().to_json()).unwrap(), Index::default());
     }
 
     #[test]
-    fn what_the_lock_needs_is_kept_and_states_1_1_and_all_else_stays_what_it_was() {
+    fn annotations_for_the_lock_round_trip_and_require_version_1_1() {
         assert!(with("\"dev.airbundle.format\":\"1.0\"", "").len() < sample().to_json().len());
         for (platforms, is_made, annotation) in [
             (
@@ -429,17 +430,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_elsewhere_reads_as_it_was_written_and_no_older_reader_passes_over_it() {
-        let delta = Index { elsewhere: [Digest::of(b"a"), Digest::of(b"b")].into(), ..sample() };
+    fn a_delta_round_trips_and_older_readers_refuse_it() {
+        let delta = Index { external: [Digest::of(b"a"), Digest::of(b"b")].into(), ..sample() };
         let text = String::from_utf8(delta.to_json()).unwrap();
         assert_eq!(Index::parse(text.as_bytes()).unwrap(), delta);
         let requires = "\"dev.airbundle.requires\":\"base\"";
         assert!(text.contains(requires) && text.contains("\"dev.airbundle.format\":\"1.1\""), "{text}");
         for (from, to, message) in [
-            (requires, "\"dev.airbundle.requires\":\"base other\"", "needs `other`"),
+            (requires, "\"dev.airbundle.requires\":\"base other\"", "unsupported feature `other`"),
             (requires, "\"dev.airbundle.requires\":\" \"", "not `base`"),
             (requires, "\"a\":\"b\"", "not `base`"),
-            ("elsewhere\":\"sha256:", "elsewhere\":\"sha512:", "is no digest"),
+            (
+                "elsewhere\":\"sha256:",
+                "elsewhere\":\"sha512:",
+                "invalid annotation `dev.airbundle.elsewhere`",
+            ),
         ] {
             let error = Index::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(message), "{message}: {error}");
@@ -447,14 +452,14 @@ mod tests {
     }
 
     #[test]
-    fn a_later_minor_is_read_and_a_later_major_refused_by_name() {
+    fn a_newer_minor_version_is_accepted_and_a_newer_major_version_is_an_error() {
         assert!(Index::parse(with("\"1.0\"", "\"1.7\"").as_bytes()).is_ok());
         let error = Index::parse(with("\"1.0\"", "\"2.0\"").as_bytes()).unwrap_err().to_string();
         assert!(error.contains("version `2.0`") && error.contains("newer"), "{error}");
     }
 
     #[test]
-    fn what_a_reader_must_refuse_is_refused_by_name() {
+    fn an_invalid_or_unsupported_index_is_an_error() {
         let format = "\"dev.airbundle.format\":\"1.0\"";
         let name = "\"org.opencontainers.image.ref.name\":\"registry.k8s.io/pause:3.9\"";
         for (from, to, message) in [
@@ -462,16 +467,20 @@ mod tests {
             (
                 format,
                 "\"dev.airbundle.format\":\"1.0\",\"dev.airbundle.requires\":\"delta x\"",
-                "needs `delta`",
+                "unsupported feature `delta`",
             ),
-            (name, "\"a\":\"b\"", "no `org.opencontainers.image.ref.name`"),
+            (name, "\"a\":\"b\"", "missing annotation `org.opencontainers.image.ref.name`"),
             (name, &format!("{name},\"dev.airbundle.encoding\":\"gunzip\""), "encoding `gunzip`"),
             (name, &format!("{name},\"dev.airbundle.platforms\":\"linux\""), "`linux`: "),
             ("pause:3.9\"", "../pause:3.9\"", "`registry.k8s.io/../pause:3.9`"),
-            ("image.index.v1+json\",\"digest\"", "image.config.v1+json\",\"digest\"", "no manifest's"),
-            ("sha256:", "sha256:x", "does not follow"),
-            ("\"size\":12", "\"size\":-12", "does not follow"),
-            ("\"size\":12", "\"size\":99999999999999999999999", "does not follow"),
+            (
+                "image.index.v1+json\",\"digest\"",
+                "image.config.v1+json\",\"digest\"",
+                "unsupported media type",
+            ),
+            ("sha256:", "sha256:x", "malformed"),
+            ("\"size\":12", "\"size\":-12", "malformed"),
+            ("\"size\":12", "\"size\":99999999999999999999999", "malformed"),
         ] {
             let error = Index::parse(with(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(message), "{message}: {error}");
@@ -479,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_set_reads_as_it_was_written_and_refuses_paths_that_escape_or_collide() {
+    fn a_file_set_round_trips_and_paths_that_escape_or_collide_are_an_error() {
         let file = |path: &str| IndexedFile {
             path: path.parse().unwrap(),
             url: format!("https://{path}"),

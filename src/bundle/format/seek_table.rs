@@ -1,4 +1,4 @@
-//! The seek table at the end of a bundle (zstd's seekable format, version 0.1.0): the size of every frame.
+//! The seek table at the end of a bundle: the sizes of all frames (zstd's seekable format, version 0.1.0).
 
 use std::io::{self, Read, Seek, SeekFrom};
 
@@ -6,20 +6,21 @@ use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::skippable::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
 
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
-/// How many bytes end a seek table, from which its length is known.
+
+/// Length of the footer in bytes: number of entries, descriptor, magic number.
 pub(crate) const FOOTER_LEN: usize = 9;
 const ENTRY_LEN: usize = 8;
 
-/// The size of one frame, skippable ones included, the seek table's own frame not.
+/// The sizes of a frame. Skippable frames have entries, the frame of the seek table has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameEntry {
-    /// How many bytes it has in the bundle.
+    /// Size of the frame in bytes.
     pub compressed: u32,
-    /// How many bytes it decodes to; 0 for a skippable frame.
+    /// Size of the decoded content in bytes; 0 for a skippable frame.
     pub decompressed: u32,
 }
 
-/// The skippable frame that holds `entries`.
+/// Encodes `entries` as a skippable frame.
 #[must_use]
 pub fn encode(entries: &[FrameEntry]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(entries.len() * ENTRY_LEN + FOOTER_LEN);
@@ -27,22 +28,23 @@ pub fn encode(entries: &[FrameEntry]) -> Vec<u8> {
         payload.extend_from_slice(&entry.compressed.to_le_bytes());
         payload.extend_from_slice(&entry.decompressed.to_le_bytes());
     }
-    payload
-        .extend_from_slice(&u32::try_from(entries.len()).expect("few frames; please report").to_le_bytes());
-    payload.push(0); // no checksums here: every frame has its own
+    payload.extend_from_slice(
+        &u32::try_from(entries.len()).expect("the number of frames is limited; please report").to_le_bytes(),
+    );
+    payload.push(0); // descriptor: no checksums in the table, because each frame has its own
     payload.extend_from_slice(&FOOTER_MAGIC.to_le_bytes());
     skippable::encode(SEEK_TABLE_MAGIC, &payload)
 }
 
-/// The entries in the payload of a seek table's frame, or nothing if it is none.
+/// Decodes the payload of the frame. `None` if it is not a seek table.
 #[must_use]
 pub fn decode(payload: &[u8]) -> Option<Vec<FrameEntry>> {
     let (entries, footer) = payload.split_at_checked(payload.len().checked_sub(FOOTER_LEN)?)?;
     let count = u32::from_le_bytes(footer[..4].try_into().ok()?) as usize;
-    let sound = footer[4] == 0
+    let is_valid = footer[4] == 0
         && footer[5..] == FOOTER_MAGIC.to_le_bytes()
         && count.checked_mul(ENTRY_LEN) == Some(entries.len());
-    sound.then(|| {
+    is_valid.then(|| {
         let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
         entries
             .chunks_exact(ENTRY_LEN)
@@ -51,14 +53,14 @@ pub fn decode(payload: &[u8]) -> Option<Vec<FrameEntry>> {
     })
 }
 
-/// How long the frame of the seek table is that ends with `footer`, if one does.
+/// Returns the length of the frame that ends with `footer`. `None` if `footer` is not that of a seek table.
 pub(crate) fn len_before(footer: &[u8; FOOTER_LEN]) -> Option<u64> {
     let count = u64::from(u32::from_le_bytes(footer[..4].try_into().expect("four bytes")));
     (footer[5..] == FOOTER_MAGIC.to_le_bytes()).then_some(8 + count * ENTRY_LEN as u64 + FOOTER_LEN as u64)
 }
 
-/// Whether `input` ends as a bundle does. The last bytes are looked at and no more.
-pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
+/// True if `input` ends with the footer of a seek table. Reads the footer only.
+pub fn has_footer<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
     let len = input.seek(SeekFrom::End(0))?;
     let mut footer = [0; FOOTER_LEN];
     if len < FOOTER_LEN as u64 {
@@ -69,7 +71,8 @@ pub fn ends<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
     Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
 }
 
-/// Reads the seek table from the end of `input`; nothing if there is none that fits the input's length.
+/// Reads the seek table at the end of `input`. `None` if there is none, or if its sizes do not match the length of
+/// `input`.
 pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<FrameEntry>>> {
     let len = input.seek(SeekFrom::End(0))?;
     let mut footer = [0; FOOTER_LEN];
@@ -97,12 +100,12 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<FrameEntry>>
     input.take(payload_len).read_to_end(&mut payload)?;
     Ok(decode(&payload).filter(|entries| {
         entries.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() == len - payload_len - 8
-            && is_sound(entries)
+            && is_valid(entries)
     }))
 }
 
-/// Whether no frame is larger than one may be.
-pub(crate) fn is_sound(table: &[FrameEntry]) -> bool {
+/// True if no content size exceeds [`FRAME_SIZE`].
+pub(crate) fn is_valid(table: &[FrameEntry]) -> bool {
     table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
 }
 
@@ -112,7 +115,7 @@ mod tests {
     use std::io::Cursor;
 
     #[test]
-    fn a_table_is_found_at_the_end_and_only_when_it_fits() {
+    fn a_table_is_read_only_if_it_matches_the_length() {
         let entries =
             [FrameEntry { compressed: 5, decompressed: 9 }, FrameEntry { compressed: 3, decompressed: 0 }];
         let file = [vec![0; 8], encode(&entries)].concat();
@@ -123,7 +126,7 @@ mod tests {
         for bit in 0..(file.len() - 8) * 8 {
             let mut bad = file.clone();
             bad[8 + bit / 8] ^= 1 << (bit % 8);
-            // A wrong but consistent table is caught when the frames do not fit it.
+            // A consistent but incorrect table is detected when the frames are read.
             if let Some(table) = read(&mut Cursor::new(&bad)).unwrap() {
                 assert_ne!(table, entries, "bit {bit}");
             }

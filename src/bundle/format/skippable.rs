@@ -1,24 +1,24 @@
-//! Skippable frames (RFC 8878, section 3.1.2) and the magic numbers that a bundle uses.
+//! Skippable frames (RFC 8878, section 3.1.2) and their magic numbers.
 
-/// The skippable frame that fills up the room kept for the head.
+/// Magic number of the padding, which fills the reserved header space.
 pub const PADDING_MAGIC: u32 = 0x184D_2A50;
 
-/// The skippable frame of a signature.
+/// Magic number of a signature.
 pub const SIGNATURE_MAGIC: u32 = 0x184D_2A51;
 
-/// The skippable frame of recovery data.
+/// Magic number of recovery data.
 pub const RECOVERY_MAGIC: u32 = 0x184D_2A52;
 
-/// The skippable frame that labels a volume.
+/// Magic number of the label of a volume.
 pub const VOLUME_MAGIC: u32 = 0x184D_2A53;
 
-/// The skippable frame of the seek table, as zstd's seekable format asks for.
+/// Magic number of the seek table, defined by zstd's seekable format.
 pub const SEEK_TABLE_MAGIC: u32 = 0x184D_2A5E;
 
-/// The largest skippable frame that is read, in bytes.
+/// Maximum payload of a skippable frame in bytes.
 pub const SKIPPABLE_LIMIT: u32 = 64 << 20;
 
-/// A skippable frame (RFC 8878, section 3.1.2).
+/// Encodes a skippable frame.
 #[must_use]
 pub fn encode(magic: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("less than SKIPPABLE_LIMIT; please report");

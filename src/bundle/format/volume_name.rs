@@ -1,18 +1,18 @@
-//! The names of volumes and of the list beside them.
+//! File names of volumes and of their checksum list.
 
-/// The list of volumes that lies beside them, as `sha256sum` writes and reads it.
+/// Checksum list in the directory of the volumes, in the format of `sha256sum`.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 
-/// The highest number that a volume has.
+/// Maximum number of a volume.
 pub(crate) const VOLUME_LIMIT: u32 = 1 << 16;
 
-/// The name of the volume `number` of `bundle`.
+/// Returns the file name of volume `number` of `bundle`.
 #[must_use]
 pub(crate) fn volume_name(bundle: &str, number: u32) -> String {
     format!("{bundle}.{number:03}")
 }
 
-/// The bundle and the number in the name of a volume; nothing if it is none.
+/// Splits the file name of a volume into the name of the bundle and the number. `None` if it is not one.
 #[must_use]
 pub(crate) fn parse_volume_name(name: &str) -> Option<(&str, u32)> {
     let (bundle, digits) = name.rsplit_once('.')?;

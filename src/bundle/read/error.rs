@@ -1,65 +1,67 @@
-//! [`ReadError`]: why a bundle cannot be read.
+//! [`ReadError`]: an error of reading a bundle.
 
+use tar::EntryType;
+
+use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
 use crate::bundle::format::index::IndexError;
 use crate::bundle::format::layout::LayoutError;
 use crate::bundle::read::discover::DiscoverError;
-use crate::bundle::read::problem::{DamageKind, FrameError, Position, VolumeProblem};
+use crate::bundle::read::frame_error::FrameError;
+use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
 use crate::oci::digest::Digest;
 use crate::signature::SignatureError;
 
-/// Why a bundle cannot be read.
+/// An error of reading a bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file cannot be opened.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// There is no bundle where it was looked for, or more than one.
+    /// No bundle, or more than one, was found.
     #[error(transparent)]
-    Medium(#[from] DiscoverError),
+    Discover(#[from] DiscoverError),
     /// Volumes are missing.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Incomplete(Vec<VolumeProblem>),
-    /// The input is something else.
-    #[error("this is no airbundle bundle: {0}")]
+    /// The input is not a bundle.
+    #[error("not an airbundle bundle: {0}")]
     NotABundle(String),
-    /// A frame is damaged or missing.
-    #[error("`{object}` cannot be read{}", whereabouts(place, source))]
+    /// A frame is corrupt, unreadable or missing.
+    #[error("cannot read `{object}`{}", location(position, source))]
     Damaged {
-        /// The entry that was being read.
+        /// Name of the entry.
         object: String,
-        /// Where the frame begins.
-        place: Box<Position>,
-        /// What is wrong with it.
+        /// Start of the frame.
+        position: Box<Position>,
+        /// The error of the frame.
         #[source]
         source: FrameError,
     },
-    /// An entry that the documents of the bundle do not ask for.
-    #[error(
-        "where `{expected}` belongs, the archive has {found}: it is damaged, or not written by airbundle"
-    )]
+    /// An entry that does not follow from the documents of the bundle.
+    #[error("expected `{expected}`, found {found}: the bundle is corrupt, or was not written by airbundle")]
     Unexpected {
-        /// The name of the entry that should be there.
+        /// Name of the expected entry.
         expected: String,
-        /// What is there, described for a person.
+        /// Description of the actual entry.
         found: String,
     },
-    /// A blob with other bytes than its name says.
-    #[error("`{0}` is damaged: its bytes do not have this digest")]
+    /// A blob whose content does not match its digest.
+    #[error("digest mismatch: the content of `{0}` was changed")]
     Digest(Digest),
-    /// An `index.json` that is refused.
-    #[error("`index.json` is refused")]
+    /// An invalid `index.json`.
+    #[error("invalid `index.json`")]
     Index(#[from] IndexError),
-    /// Manifests that are refused.
-    #[error("the bundle is refused")]
+    /// Invalid manifests.
+    #[error("invalid bundle")]
     Layout(#[from] LayoutError),
-    /// Nobody has signed it who is trusted.
+    /// The signature is missing, invalid or not trusted.
     #[error(transparent)]
     Signature(#[from] SignatureError),
 }
 
 impl ReadError {
-    /// What kind of trouble it is, of a bundle whose documents have been read.
+    /// Returns the kind of damage, for errors that occur after the documents were read.
     #[must_use]
     pub fn trouble(&self) -> DamageKind {
         match self {
@@ -71,37 +73,28 @@ impl ReadError {
     }
 }
 
-/// Why something that the bundle should have cannot be had.
+/// The loss of a blob, as a value that can be cloned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct Unavailable {
-    /// What kind of trouble it is.
+    /// Kind of damage.
     pub trouble: DamageKind,
-    /// What is wrong, for a person.
+    /// The error and its causes on one line.
     pub problem: String,
 }
 
 impl From<&ReadError> for Unavailable {
     fn from(error: &ReadError) -> Self {
-        let mut problem = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            let message = error.to_string();
-            if !problem.ends_with(&message) {
-                problem = format!("{problem}: {message}");
-            }
-            cause = error.source();
-        }
-        Self { trouble: error.trouble(), problem }
+        Self { trouble: error.trouble(), problem: chain(error) }
     }
 }
 
-/// Where damage is, for an error that says then what it is. What is missing is named there.
-pub(crate) fn whereabouts(place: &Position, source: &FrameError) -> String {
+/// Returns the position as part of a message. Empty for a missing volume, whose name is in `source`.
+fn location(position: &Position, source: &FrameError) -> String {
     match source {
         FrameError::Absent(_) => String::new(),
-        _ if place.volume.is_some() => format!(": damage at {place}"),
-        _ => format!(": damage at {place} of the bundle"),
+        _ if position.volume.is_some() => format!(" at {position}"),
+        _ => format!(" at {position} of the bundle"),
     }
 }
 
@@ -109,40 +102,40 @@ pub(crate) fn unexpected(expected: &str, found: String) -> ReadError {
     ReadError::Unexpected { expected: expected.to_owned(), found }
 }
 
-/// What is wrong with the very first entry is most likely that this is no bundle at all.
+/// Converts an error of reading the first entry: most likely, the input is not a bundle.
 pub(crate) fn first_failure(error: ReadError) -> ReadError {
-    match error {
-        ReadError::Damaged { place, source: FrameError::Magic, .. } if place.offset == 0 => {
-            ReadError::NotABundle("it does not begin with a zstd frame".into())
-        }
-        ReadError::Damaged { source: FrameError::End, .. } => ReadError::NotABundle("it is empty".into()),
-        ReadError::Damaged { place, source: FrameError::Foreign(why), .. } if place.offset == 0 => {
-            ReadError::NotABundle(format!("it begins with a zstd frame {why}"))
-        }
-        ReadError::Unexpected { found, .. } => ReadError::NotABundle(format!("its first entry is {found}")),
-        other => other,
-    }
+    let reason = match &error {
+        ReadError::Damaged { source: FrameError::End, .. } => "it is empty".to_owned(),
+        ReadError::Damaged { position, source, .. } if position.offset == 0 => match source {
+            FrameError::Magic => "it does not begin with a zstd frame".to_owned(),
+            FrameError::Unsupported(_) => source.to_string(),
+            _ => return error,
+        },
+        ReadError::Unexpected { found, .. } => format!("its first entry is {found}"),
+        _ => return error,
+    };
+    ReadError::NotABundle(reason)
 }
 
-/// Says what a tar header holds, for an error: nothing of it is ever used.
-pub(crate) fn describe(header: &[u8]) -> String {
-    let tar = tar::Header::from_byte_slice(header);
+/// Describes a tar header that is not the expected one, for an error message only.
+pub(crate) fn describe_header(header: &[u8]) -> String {
     if header.iter().all(|byte| *byte == 0) {
-        return "its end".into();
+        return "the end of the archive".into();
     }
-    if tar.as_ustar().is_none() && tar.as_gnu().is_none() {
+    let header = tar::Header::from_byte_slice(header);
+    if header.as_ustar().is_none() && header.as_gnu().is_none() {
         return "no tar header".into();
     }
-    let name: String = String::from_utf8_lossy(&tar.path_bytes()).escape_debug().take(200).collect();
-    match tar.entry_type() {
-        kind if kind.is_file() => format!("the file `{name}` of {} bytes", tar.entry_size().unwrap_or(0)),
-        kind if kind.is_symlink() => format!("the symlink `{name}`"),
-        kind if kind.is_hard_link() => format!("the hard link `{name}`"),
-        kind if kind.is_dir() => format!("the directory `{name}`"),
-        kind if kind.is_fifo() => format!("the FIFO `{name}`"),
-        kind if kind.is_character_special() || kind.is_block_special() => format!("the device `{name}`"),
-        kind if kind.is_pax_local_extensions() || kind.is_pax_global_extensions() => "a PAX header".into(),
-        kind if kind.is_gnu_longname() || kind.is_gnu_longlink() => "a GNU long name".into(),
-        kind => format!("an entry `{name}` of type {:?}", char::from(kind.as_byte())),
+    let name: String = String::from_utf8_lossy(&header.path_bytes()).escape_debug().take(200).collect();
+    match header.entry_type() {
+        EntryType::Regular => format!("the file `{name}` of {} bytes", header.entry_size().unwrap_or(0)),
+        EntryType::Symlink => format!("the symlink `{name}`"),
+        EntryType::Link => format!("the hard link `{name}`"),
+        EntryType::Directory => format!("the directory `{name}`"),
+        EntryType::Fifo => format!("the FIFO `{name}`"),
+        EntryType::Char | EntryType::Block => format!("the device `{name}`"),
+        EntryType::XHeader | EntryType::XGlobalHeader => "a PAX header".into(),
+        EntryType::GNULongName | EntryType::GNULongLink => "a GNU long name".into(),
+        other => format!("an entry `{name}` of type {:?}", char::from(other.as_byte())),
     }
 }

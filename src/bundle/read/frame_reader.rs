@@ -1,8 +1,8 @@
-//! zstd frames (RFC 8878, section 3.1): one at a time out of a stream, and one made of bytes.
+//! [`FrameReader`]: splits a stream into zstd frames (RFC 8878, section 3.1) without decoding them.
 //!
-//! A frame of a bundle is independent, states its content size, ends with a checksum of the content, and holds
-//! at most [`FRAME_SIZE`] bytes. That is what lets a reader find the end of a frame without decoding it, decode
-//! several at once in bounded memory, and say which of them is damaged.
+//! A frame of a bundle is independent, states its content size, ends with a checksum of its content, and holds at most
+//! [`FRAME_SIZE`] bytes of content. A reader can therefore find the end of a frame without decoding it, decode several
+//! frames in parallel in bounded memory, and report which of them are corrupt.
 
 use std::io::{self, Read};
 
@@ -12,23 +12,23 @@ use crate::bundle::format::frame::{
     BLOCK_LIMIT, CHECKSUM_LEN, Header, MAGIC, OVERHEAD, STORED, block_header, block_sizes, checksum,
 };
 use crate::bundle::format::skippable::{PADDING_MAGIC, SKIPPABLE_LIMIT};
-use crate::bundle::read::problem::FrameError;
+use crate::bundle::read::frame_error::FrameError;
 
-/// A frame as it stands in the file.
+/// A frame that was read and not decoded.
 pub enum Frame {
     /// A zstd frame.
     Data(DataFrame),
-    /// A skippable frame: padding or a seek table.
+    /// A skippable frame.
     Skippable {
-        /// Which of the sixteen magic numbers it has.
+        /// Magic number, one of sixteen.
         magic: u32,
-        /// Its payload.
+        /// Content of the frame.
         payload: Vec<u8>,
     },
 }
 
 impl Frame {
-    /// What it decodes to has this many bytes; 0 for a skippable frame.
+    /// Returns the size of the decoded content in bytes; 0 for a skippable frame.
     #[must_use]
     pub fn content_size(&self) -> usize {
         match self {
@@ -38,69 +38,69 @@ impl Frame {
     }
 }
 
-/// A zstd frame that has been read and not decoded.
+/// A zstd frame that was read and not decoded.
 pub struct DataFrame {
     content_size: usize,
     body: Body,
 }
 
 enum Body {
-    /// All of the frame, header and checksum included.
+    /// The complete frame, including header and checksum.
     Zstd(Buffer),
-    /// The content of a frame as [`store`] makes it, and its checksum.
+    /// The content of a stored (raw) frame, and its checksum.
     Stored(Buffer, [u8; CHECKSUM_LEN]),
 }
 
 impl DataFrame {
-    /// What it decodes to has this many bytes.
+    /// Returns the size of the decoded content in bytes.
     #[must_use]
     pub fn content_size(&self) -> usize {
         self.content_size
     }
 
-    /// What the frame holds; as many bytes as its header says.
+    /// Decodes the frame and verifies its size and checksum.
     pub fn decode(self, buffers: &Buffers) -> Result<Buffer, FrameError> {
         match self.body {
             Body::Zstd(bytes) => {
-                let mut content = buffers.take();
+                let mut content = buffers.get();
                 let decode =
-                    |room: &mut [u8]| zstd::bulk::Decompressor::new()?.decompress_to_buffer(&bytes, room);
+                    |target: &mut [u8]| zstd::bulk::Decompressor::new()?.decompress_to_buffer(&bytes, target);
                 match content.fill_in(self.content_size, decode) {
                     Ok(size) if size == self.content_size => Ok(content),
-                    _ => Err(FrameError::Damaged),
+                    _ => Err(FrameError::Corrupt),
                 }
             }
             Body::Stored(content, sum) if checksum(&content) == sum => Ok(content),
-            Body::Stored(..) => Err(FrameError::Damaged),
+            Body::Stored(..) => Err(FrameError::Corrupt),
         }
     }
 }
 
-/// Reads frames one after the other, never more than one frame ahead.
+/// Reads frames one after the other. It never reads beyond the current frame.
 pub struct FrameReader<R> {
     input: R,
     offset: u64,
     buffers: Buffers,
 }
 
-/// Memory for what a frame holds, or for the frame itself.
+/// Creates a pool of buffers, each large enough for a frame or its content.
 #[must_use]
 pub fn buffers() -> Buffers {
     Buffers::new(FRAME_SIZE + OVERHEAD + CHECKSUM_LEN)
 }
 
 impl<R: Read> FrameReader<R> {
-    /// A reader of `input`, whose next byte is at `offset` of the bundle.
+    /// Creates a reader of `input`, whose next byte is at `offset` of the bundle.
     pub fn new(input: R, offset: u64, buffers: &Buffers) -> Self {
         Self { input, offset, buffers: buffers.clone() }
     }
 
-    /// Where the next frame begins, in bytes from the start of the bundle.
+    /// Returns the offset of the next unread byte in the bundle: between frames, the offset of the next frame.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The next frame, or nothing at the end of the input.
+    /// Reads the next frame. `None` at the end of the input.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let mut magic = [0; 4];
         match self.fill(&mut magic)? {
@@ -126,11 +126,11 @@ impl<R: Read> FrameReader<R> {
         self.exact(&mut len)?;
         let len = u32::from_le_bytes(len);
         if len > SKIPPABLE_LIMIT {
-            return Err(FrameError::Foreign("that has a skippable part that is too large"));
+            return Err(FrameError::Unsupported("a skippable frame that is too large"));
         }
         let mut payload = Vec::new();
         while payload.len() < len as usize {
-            // No more is allocated than has really come.
+            // In steps, so that a false length does not allocate memory.
             let start = payload.len();
             payload.resize((len as usize).min(start + BLOCK_LIMIT), 0);
             self.exact(&mut payload[start..])?;
@@ -139,16 +139,14 @@ impl<R: Read> FrameReader<R> {
     }
 
     fn data_frame(&mut self) -> Result<Frame, FrameError> {
-        let mut bytes = self.buffers.take();
+        let mut bytes = self.buffers.get();
         bytes.push(&MAGIC.to_le_bytes());
         self.append(&mut bytes, 1)?;
         let header = Header::parse(bytes[4])?;
         self.append(&mut bytes, header.rest)?;
         let content_size = header.content_size(&bytes);
         if content_size > FRAME_SIZE as u64 {
-            return Err(FrameError::Foreign(
-                "that is larger than the 4 MiB that a bundle's frames have at most",
-            ));
+            return Err(FrameError::Unsupported("its content exceeds 4 MiB"));
         }
         let content_size = usize::try_from(content_size).expect("at most FRAME_SIZE");
         let body = if bytes[4] == STORED {
@@ -161,10 +159,10 @@ impl<R: Read> FrameReader<R> {
         Ok(Frame::Data(DataFrame { content_size, body }))
     }
 
-    /// Reads blocks as [`store`] makes them to where they are wanted, so that nobody needs to copy them, as long as
-    /// there are no others; `bytes` is the header of the frame.
+    /// Reads the raw blocks of a stored frame directly into a content buffer, which avoids a copy. If other blocks follow,
+    /// falls back to [`Self::blocks`]. `bytes` is the header of the frame.
     fn stored_blocks(&mut self, mut bytes: Buffer, content_size: usize) -> Result<Body, FrameError> {
-        let mut content = self.buffers.take();
+        let mut content = self.buffers.get();
         for size in block_sizes(content_size) {
             let is_last = content.len() + size == content_size;
             let mut block = [0; 3];
@@ -183,7 +181,7 @@ impl<R: Read> FrameReader<R> {
         Ok(Body::Stored(content, sum))
     }
 
-    /// Reads all blocks but those that are in `bytes`, and the checksum. The header of the first one is `block`.
+    /// Reads all further blocks and the checksum. `bytes` is the frame so far, `block` the header of the next block.
     fn blocks(
         &mut self,
         mut bytes: Buffer,
@@ -197,10 +195,10 @@ impl<R: Read> FrameReader<R> {
             let stored = match header >> 1 & 3 {
                 0 | 2 => size,
                 1 => 1,
-                _ => return Err(FrameError::Foreign("that has a block of the reserved type")),
+                _ => return Err(FrameError::Unsupported("it has a block of the reserved type")),
             };
             if size > BLOCK_LIMIT || bytes.len() + stored > content_size + OVERHEAD {
-                return Err(FrameError::Foreign("that is larger than what it holds"));
+                return Err(FrameError::Unsupported("it is larger than its content"));
             }
             self.append(&mut bytes, stored)?;
             if header & 1 == 1 {
@@ -214,7 +212,7 @@ impl<R: Read> FrameReader<R> {
 
     /// Appends exactly `len` bytes of the input.
     fn append(&mut self, bytes: &mut Buffer, len: usize) -> Result<(), FrameError> {
-        let read = bytes.fill_in(len, |room| fill(&mut self.input, room)).map_err(FrameError::of)?;
+        let read = bytes.fill_in(len, |target| fill(&mut self.input, target)).map_err(FrameError::of)?;
         self.offset += read as u64;
         if read == len { Ok(()) } else { Err(FrameError::Truncated) }
     }
@@ -230,7 +228,7 @@ impl<R: Read> FrameReader<R> {
     }
 }
 
-/// Reads until `bytes` is full or the input ends; says how many were read.
+/// Reads until `bytes` is full or the input ends. Returns the number of bytes read.
 fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < bytes.len() {
@@ -247,9 +245,7 @@ fn fill(input: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bundle::format::frame::encode;
-    use crate::bundle::format::frame::store;
-    use crate::bundle::format::frame::stored_len;
+    use crate::bundle::format::frame::{encode, store, stored_len};
     use crate::bundle::format::skippable;
 
     /// Bytes that do not compress.
@@ -278,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_reads_and_decodes_to_the_same() {
+    fn encoded_frames_decode_to_their_content() {
         for content in [
             vec![],
             vec![7],
@@ -299,18 +295,18 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_stored_and_text_is_compressed() {
+    fn incompressible_content_is_stored_and_text_is_compressed() {
         assert_eq!(encode(&noise(1 << 20), 19), store(&noise(1 << 20)));
         assert!(encode(&b"text ".repeat(100_000), 3).len() < 1000);
     }
 
     #[test]
-    fn a_frame_that_is_stored_in_part_decodes_as_any_other() {
+    fn a_frame_that_begins_with_raw_blocks_decodes() {
         let content = [noise(2 * BLOCK_LIMIT), vec![0; 2 * BLOCK_LIMIT]].concat();
         let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
         zstd.include_checksum(true).unwrap();
         let frame = zstd.compress(&content).unwrap();
-        // It begins as a stored one does, and goes on otherwise.
+        // Its first block is that of a stored frame, and a compressed block follows.
         assert_eq!(frame[..12 + BLOCK_LIMIT], store(&content)[..12 + BLOCK_LIMIT]);
         assert!(frame.len() < 3 * BLOCK_LIMIT);
         assert!(decode_one(&frame).unwrap() == content);
@@ -324,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_is_an_error_and_never_a_shorter_frame() {
+    fn every_truncation_of_a_frame_is_an_error() {
         let frame = encode(&noise(1000), 3);
         assert!(read_one(&[]).unwrap().is_none());
         for len in 1..frame.len() {
@@ -347,16 +343,16 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_would_need_unbounded_memory_are_refused() {
+    fn frames_that_need_unbounded_memory_are_an_error() {
         let bomb = zstd::bulk::compress(&vec![0; FRAME_SIZE + 1], 3).unwrap();
-        assert!(matches!(read_one(&bomb), Err(FrameError::Foreign(_))));
+        assert!(matches!(read_one(&bomb), Err(FrameError::Unsupported(_))));
         let huge = [&PADDING_MAGIC.to_le_bytes()[..], &u32::MAX.to_le_bytes()].concat();
-        assert!(matches!(read_one(&huge), Err(FrameError::Foreign(_))));
-        // Empty blocks without end, in the header of a stored frame and of another.
+        assert!(matches!(read_one(&huge), Err(FrameError::Unsupported(_))));
+        // An endless sequence of empty blocks, with the header of a stored frame and with another one.
         for header in [&[STORED][..], &[STORED & !0b0010_0000, 0]] {
             let size = u32::try_from(FRAME_SIZE).unwrap().to_le_bytes();
             let endless = [&MAGIC.to_le_bytes(), header, &size, &vec![0; 2 * FRAME_SIZE]].concat();
-            assert!(matches!(read_one(&endless), Err(FrameError::Foreign(_))));
+            assert!(matches!(read_one(&endless), Err(FrameError::Unsupported(_))));
         }
         assert!(matches!(read_one(b"PK\x03\x04"), Err(FrameError::Magic)));
     }

@@ -1,72 +1,72 @@
-//! What can be wrong with volumes, and where in a bundle something is.
+//! Problems of volumes, positions in a bundle, and kinds of damage.
 
-use std::{fmt, io};
+use std::fmt;
 
 use serde::Serialize;
 
-/// What is wrong with the volumes that were found.
+/// A problem of the volumes that were found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case", tag = "problem")]
 pub enum VolumeProblem {
-    /// It is not there.
+    /// The volume was not found.
     Missing {
-        /// What it is called.
+        /// File name.
         volume: String,
     },
-    /// The last one that is there is not the last one of the bundle, or not all of it.
+    /// The last volume that was found does not end the bundle.
     Unended {
-        /// What it is called.
+        /// File name.
         volume: String,
-        /// What the next one would be called.
+        /// File name of the next volume, which can be missing.
         next: String,
     },
-    /// It ends too early.
+    /// The volume is shorter than its successor's offset implies.
     Truncated {
-        /// What it is called.
+        /// File name.
         volume: String,
-        /// How many bytes it has.
+        /// Actual size in bytes.
         has: u64,
-        /// How many it must have.
+        /// Expected size in bytes.
         needs: u64,
     },
-    /// It goes on where the next one begins. What is too much is not read.
+    /// The volume is longer than its successor's offset implies. The excess is not read.
     Longer {
-        /// What it is called.
+        /// File name.
         volume: String,
-        /// How many bytes it has.
+        /// Actual size in bytes.
         has: u64,
-        /// How many it must have.
+        /// Expected size in bytes.
         needs: u64,
     },
-    /// It belongs to another bundle.
+    /// The volume belongs to another bundle.
     Foreign {
-        /// What it is called.
+        /// File name.
         volume: String,
     },
-    /// It is one that is there under its own name, too.
+    /// A duplicate of a volume with the correct name.
     Repeated {
-        /// What it is called.
+        /// File name.
         volume: String,
-        /// What it is.
+        /// File name according to the label.
         is: String,
     },
-    /// It is another one than its name says. It is read as what it is.
+    /// The name of the volume does not match its label. The label is used.
     Renamed {
-        /// What it is called.
+        /// File name.
         volume: String,
-        /// What it is.
+        /// File name according to the label.
         is: String,
     },
-    /// Nothing in it says which volume it is. Its name is believed.
+    /// The volume has no readable label. Its name is used.
     Unlabelled {
-        /// What it is called.
+        /// File name.
         volume: String,
     },
 }
 
 impl VolumeProblem {
-    /// Whether the bundle can be read in spite of it.
+    /// True if the bundle can be read completely in spite of the problem.
     #[must_use]
     pub fn is_harmless(&self) -> bool {
         matches!(
@@ -81,48 +81,52 @@ impl fmt::Display for VolumeProblem {
         match self {
             Self::Missing { volume } => write!(f, "the volume `{volume}` is missing"),
             Self::Unended { volume, next } => {
-                write!(f, "the bundle does not end with `{volume}`: it is cut short, or `{next}` is missing")
+                write!(f, "the bundle does not end with `{volume}`: it is truncated, or `{next}` is missing")
             }
             Self::Truncated { volume, has, needs } => {
-                write!(f, "the volume `{volume}` is cut short: it has {has} of {needs} bytes")
+                write!(f, "the volume `{volume}` is truncated: it has {has} of {needs} bytes")
             }
             Self::Longer { volume, has, needs } => {
-                write!(
-                    f,
-                    "the volume `{volume}` has {has} bytes, and should have {needs}: the rest is not read"
-                )
+                write!(f, "the volume `{volume}` has {has} bytes instead of {needs}: the excess is ignored")
             }
-            Self::Foreign { volume } => write!(f, "the volume `{volume}` is of another bundle"),
-            Self::Repeated { volume, is } => write!(f, "the volume `{volume}` is `{is}` once more"),
-            Self::Renamed { volume, is } => write!(f, "the volume `{volume}` is `{is}`, and read as that"),
+            Self::Foreign { volume } => write!(f, "the volume `{volume}` belongs to another bundle"),
+            Self::Repeated { volume, is } => write!(f, "the volume `{volume}` is a duplicate of `{is}`"),
+            Self::Renamed { volume, is } => {
+                write!(f, "the volume `{volume}` was renamed: its label says `{is}`")
+            }
             Self::Unlabelled { volume } => {
-                write!(
-                    f,
-                    "nothing in the volume `{volume}` says which one it is: it is damaged at its beginning"
-                )
+                write!(f, "the volume `{volume}` has no readable label: its beginning is corrupt")
             }
         }
     }
 }
 
-/// Where the reading of a volume failed because of what is missing there.
+/// The source of an [`std::io::Error`] for bytes of a volume that is missing or truncated.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct MissingBytes(pub VolumeProblem);
 
-/// A place in a bundle as a person finds it.
+/// A position in a bundle.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Position {
-    /// In bytes from the start of the bundle.
+    /// Offset in the bundle, in bytes.
     pub offset: u64,
-    /// The volume, if there are several.
+    /// File name of the volume. `None` if the bundle is one file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<String>,
-    /// In bytes from the start of that volume.
+    /// Offset in the volume, in bytes. `None` if the bundle is one file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_offset: Option<u64>,
+}
+
+impl Position {
+    /// Creates a position in a bundle that is one file or a stream.
+    #[must_use]
+    pub(crate) fn at(offset: u64) -> Self {
+        Self { offset, volume: None, volume_offset: None }
+    }
 }
 
 impl fmt::Display for Position {
@@ -134,100 +138,15 @@ impl fmt::Display for Position {
     }
 }
 
-/// Why there is no frame, or none that decodes.
-#[derive(Debug, thiserror::Error)]
-pub enum FrameError {
-    /// The input could not be read.
-    #[error("cannot read the bundle")]
-    Read(#[source] io::Error),
-    /// A volume, or its end, is not there.
-    #[error("{0}")]
-    Absent(Box<VolumeProblem>),
-    /// Nobody wants what it holds: it was not read.
-    #[error("it was not read")]
-    Skipped,
-    /// The input ends inside a frame.
-    #[error("the bundle ends in the middle of a frame: it is truncated")]
-    Truncated,
-    /// No zstd frame begins here.
-    #[error("no zstd frame begins here")]
-    Magic,
-    /// A frame that no bundle has.
-    #[error("there is a zstd frame {0}")]
-    Foreign(&'static str),
-    /// The content is not what the frame's checksum says.
-    #[error("the content of a zstd frame is damaged")]
-    Damaged,
-    /// The seek table is damaged.
-    #[error("the seek table does not fit the frames")]
-    SeekTable,
-    /// There is something behind the seek table.
-    #[error("something follows the end of the bundle")]
-    Trailing,
-    /// All frames have been read.
-    #[error("the bundle has ended")]
-    End,
-}
-
-impl FrameError {
-    /// What keeps the input from being read.
-    #[must_use]
-    pub fn of(error: io::Error) -> Self {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<MissingBytes>()) {
-            Some(MissingBytes(problem)) => Self::Absent(Box::new(problem.clone())),
-            None => Self::Read(error),
-        }
-    }
-
-    /// The same once more: what is lost with one frame is told for all that was in it.
-    #[must_use]
-    pub fn again(&self) -> Self {
-        match self {
-            Self::Read(error) => Self::Read(match error.raw_os_error() {
-                Some(code) => io::Error::from_raw_os_error(code),
-                None => io::Error::new(error.kind(), error.to_string()),
-            }),
-            Self::Absent(problem) => Self::Absent(problem.clone()),
-            Self::Skipped => Self::Skipped,
-            Self::Truncated => Self::Truncated,
-            Self::Magic => Self::Magic,
-            Self::Foreign(what) => Self::Foreign(what),
-            Self::Damaged => Self::Damaged,
-            Self::SeekTable => Self::SeekTable,
-            Self::Trailing => Self::Trailing,
-            Self::End => Self::End,
-        }
-    }
-
-    /// What kind of trouble it is.
-    #[must_use]
-    pub fn trouble(&self) -> DamageKind {
-        match self {
-            Self::Absent(_) | Self::Truncated => DamageKind::Missing,
-            Self::Read(_) => DamageKind::Unreadable,
-            _ => DamageKind::Damaged,
-        }
-    }
-
-    /// What it is, in words, with what is behind it.
-    #[must_use]
-    pub fn text(&self) -> String {
-        match self {
-            Self::Read(error) => format!("the medium cannot be read: {error}"),
-            other => other.to_string(),
-        }
-    }
-}
-
-/// What kind of trouble something is, the worst one last: what is to be done about it.
+/// A kind of damage, in order of severity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DamageKind {
-    /// It is not there: a volume, or the end of the bundle. To bring that is enough.
+    /// A volume or the end of the bundle is missing. It must be added.
     Missing,
-    /// It has other bytes than were packed. It has to be carried again.
+    /// The content was changed. It must be copied again.
     Damaged,
-    /// The medium gives errors. It may go on so.
+    /// The media (USB drive, DVD) returns read errors. A retry can fail again.
     Unreadable,
 }

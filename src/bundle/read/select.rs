@@ -1,7 +1,7 @@
-//! [`Selection`]: what of a bundle is wanted, by name and by platform.
+//! [`Selection`]: selects images and files of a bundle by name and by platform.
 //!
-//! A layout that has been narrowed to it names only the images, manifests and files that are wanted; where everything
-//! stands in the bundle it says as before.
+//! Applying a selection removes all other images, manifests and files from a [`Layout`]. The positions of the entries stay
+//! the same.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -17,24 +17,24 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, Manifest, config_platform, has_platform};
 use crate::oci::platform::Platform;
 
-/// What of a bundle is wanted: everything, if nothing is said.
+/// Selected parts of a bundle. The default selects everything.
 #[derive(Debug, Clone, Default)]
 pub struct Selection {
-    /// The names of images and files. Without any, all are wanted.
+    /// Patterns for the names of images and files. Empty: all.
     pub only: Vec<Pattern>,
-    /// The platforms of images. Without any, all are wanted.
+    /// Platforms of images. Empty: all.
     pub platforms: Vec<Platform>,
 }
 
-/// A name with wildcards: `*` and `?` stand for anything but `/`, `**` for any number of parts between two `/`, `[…]`
-/// for one of some characters, `{…,…}` for one of some texts.
+/// A glob pattern: `*` and `?` do not match `/`, `**` matches any number of components, `[…]` matches one of several
+/// characters, `{…,…}` one of several texts. A name also matches itself.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
     matcher: GlobMatcher,
 }
 
-/// Why a text is no [`Pattern`].
+/// A text that is not a valid [`Pattern`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParsePatternError(String);
@@ -56,55 +56,55 @@ impl fmt::Display for Pattern {
 }
 
 impl Pattern {
-    /// Whether `name` is meant.
+    /// True if the pattern matches `name`.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         self.text == name || self.matcher.is_match(name)
     }
 }
 
-/// Why nothing can be selected.
+/// An error of applying a [`Selection`].
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
-    /// The configs that say what platforms images are for cannot be read.
+    /// The configs that state the platforms of images cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Names that nothing has.
+    /// Patterns that match nothing.
     #[error(
-        "nothing in the bundle has the name `{}`: `unbundle ls` shows the references of its images and the paths of its \
-         files (`*` stands for no `/`, `**/` for any directories)", .0.join("`, `")
+        "no image or file in the bundle matches `{}`: run `unbundle ls` for the names (`*` does not match `/`, `**/` \
+         matches any directories)", .0.join("`, `")
     )]
     Name(Vec<String>),
-    /// A platform that no image is for.
-    #[error("none of the images is for {wanted}, but for {}", present.join(", "))]
+    /// A platform that no image has.
+    #[error("no image in the bundle has the platform {wanted}: available are {}", present.join(", "))]
     Platform {
-        /// The platform.
+        /// The requested platform.
         wanted: Platform,
-        /// Those that there are.
+        /// The platforms in the bundle.
         present: Vec<String>,
     },
 }
 
-/// What had to be read of a bundle to know what of it is wanted.
+/// Blobs that were read to apply a [`Selection`].
 #[derive(Debug, Default)]
 pub struct Prefetched {
-    /// How many of the layout's blobs the reader is past.
+    /// Number of blobs of the layout that the reader has passed.
     pub passed: usize,
-    /// Those of them that are wanted, and others that were needed to know.
+    /// The selected ones of these blobs, and configs that were needed for the selection.
     pub blobs: HashMap<Digest, Vec<u8>>,
-    /// Those that are wanted, too, and cannot be read.
+    /// The selected ones of these blobs that cannot be read.
     pub lost: Vec<(Digest, Unavailable)>,
 }
 
 impl Selection {
-    /// Whether everything is wanted.
+    /// True if everything is selected.
     #[must_use]
     pub fn is_all(&self) -> bool {
         self.only.is_empty() && self.platforms.is_empty()
     }
 
-    /// Leaves nothing in `layout` that is not wanted. `reader` has read the documents; where only a config says what
-    /// platform an image is for, it is read, or, where a delta leaves it out, asked for from `site`.
+    /// Removes everything from `layout` that is not selected. `reader` has read the documents. If only a config states the
+    /// platform of an image, reads the config, or calls `site` for it if a delta omits it.
     pub fn apply(
         &self,
         layout: &mut Layout,
@@ -115,59 +115,58 @@ impl Selection {
         if self.platforms.is_empty() {
             return Ok(Prefetched::default());
         }
-        let mut early = configs(layout, reader)?;
-        let elsewhere: Vec<Digest> = asked(layout)
-            .filter(|digest| layout.elsewhere.iter().any(|blob| blob.digest == *digest))
-            .collect();
-        let known = elsewhere.into_iter().filter_map(|digest| Some((digest, site(digest)?)));
-        early.blobs.extend(known.filter(|(digest, bytes)| Digest::of(bytes) == *digest));
-        self.by_platform(layout, &early)?;
-        Ok(early)
+        let mut prefetched = prefetch_configs(layout, reader)?;
+        let external: HashSet<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
+        let on_site = platform_configs(layout)
+            .filter(|digest| external.contains(digest))
+            .filter_map(|digest| Some((digest, site(digest)?)))
+            .filter(|(digest, bytes)| Digest::of(bytes) == *digest);
+        prefetched.blobs.extend(on_site);
+        self.by_platform(layout, &prefetched)?;
+        Ok(prefetched)
     }
 
     fn by_name(&self, layout: &mut Layout) -> Result<(), SelectError> {
         if self.only.is_empty() {
             return Ok(());
         }
-        let mut used = vec![false; self.only.len()];
-        let mut is_wanted = |name: &str| {
-            let mut is_wanted = false;
-            for (pattern, used) in self.only.iter().zip(&mut used) {
+        let mut has_match = vec![false; self.only.len()];
+        let mut matches_any = |name: &str| {
+            let mut is_match = false;
+            for (pattern, has_match) in self.only.iter().zip(&mut has_match) {
                 let matches = pattern.matches(name);
-                *used |= matches;
-                is_wanted |= matches;
+                *has_match |= matches;
+                is_match |= matches;
             }
-            is_wanted
+            is_match
         };
-        let wanted: Vec<bool> =
-            layout.images.iter().map(|image| is_wanted(&image.indexed.reference.to_string())).collect();
-        layout.files.retain(|file| is_wanted(&file.path.to_string()));
-        let missed: Vec<_> = (self.only.iter().zip(&used))
-            .filter(|(_, used)| !**used)
+        let images = std::mem::take(&mut layout.images).into_iter().map(|image| {
+            let is_selected = matches_any(&image.indexed.reference.to_string());
+            (image, is_selected)
+        });
+        layout.images = with_referrers(images.collect());
+        layout.files.retain(|file| matches_any(&file.path.to_string()));
+        let unmatched: Vec<_> = (self.only.iter().zip(&has_match))
+            .filter(|(_, has_match)| !**has_match)
             .map(|(pattern, _)| pattern.text.clone())
             .collect();
-        if !missed.is_empty() {
-            return Err(SelectError::Name(missed));
-        }
-        let images = std::mem::take(&mut layout.images).into_iter().zip(wanted);
-        layout.images = with_attached(images.collect());
-        Ok(())
+        if unmatched.is_empty() { Ok(()) } else { Err(SelectError::Name(unmatched)) }
     }
 
-    fn by_platform(&self, layout: &mut Layout, early: &Prefetched) -> Result<(), SelectError> {
-        let (mut found, mut present) = (BTreeSet::new(), BTreeSet::new());
+    fn by_platform(&self, layout: &mut Layout, prefetched: &Prefetched) -> Result<(), SelectError> {
+        let (mut matched, mut present) = (BTreeSet::new(), BTreeSet::new());
         let mut images = std::mem::take(&mut layout.images);
         let had_images = !images.is_empty();
         images.retain_mut(|image| {
-            let selected = self.select(image, layout, early);
-            found.extend(selected.found);
+            let selected = self.select(image, layout, prefetched);
+            matched.extend(selected.matched);
             present.extend(selected.present);
             image.manifests.retain(|manifest| selected.manifests.contains(&manifest.digest));
             !image.manifests.is_empty()
         });
         layout.images = images;
-        let unlikely = self.platforms.iter().find(|wanted| !found.contains(*wanted));
-        match unlikely.filter(|_| had_images && !present.is_empty()) {
+        let unmatched = self.platforms.iter().find(|wanted| !matched.contains(*wanted));
+        match unmatched.filter(|_| had_images && !present.is_empty()) {
             Some(wanted) => {
                 let present = present.iter().map(ToString::to_string).collect();
                 Err(SelectError::Platform { wanted: wanted.clone(), present })
@@ -176,21 +175,21 @@ impl Selection {
         }
     }
 
-    /// What of one image is wanted.
-    fn select(&self, image: &BundledImage, layout: &Layout, early: &Prefetched) -> Selected {
+    /// Selects the manifests of one image.
+    fn select(&self, image: &BundledImage, layout: &Layout, prefetched: &Prefetched) -> Selected {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
         let mut selected = Selected::default();
         let root = image.indexed.digest;
         if let Some(Manifest::Image { config, .. }) = layout.parsed.get(&root) {
-            let bytes = early.blobs.get(&config.digest).map(Vec::as_slice).unwrap_or_default();
+            let bytes = prefetched.blobs.get(&config.digest).map(Vec::as_slice).unwrap_or_default();
             let platform = config_platform(&config.media_type, bytes);
-            if platform.is_none_or(|platform| selected.takes(&self.platforms, &platform)) {
+            if platform.is_none_or(|platform| selected.add_platform(&self.platforms, &platform)) {
                 selected.manifests.insert(root);
             }
         } else {
             selected.manifests.insert(root);
             self.select_children(root, &held, layout, &mut selected);
-            if selected.found.is_empty() && !selected.present.is_empty() {
+            if selected.matched.is_empty() && !selected.present.is_empty() {
                 selected.manifests.clear();
             }
         }
@@ -208,129 +207,130 @@ impl Selection {
         let children: Vec<&Descriptor> =
             children.iter().filter(|child| held.contains(&child.digest)).collect();
         let known = |child: &Descriptor| child.platform.clone().filter(|platform| platform.os != "unknown");
-        let wanted: HashSet<Digest> = children
+        let matching: HashSet<Digest> = children
             .iter()
-            .filter(|child| known(child).is_some_and(|is| selected.takes(&self.platforms, &is)))
+            .filter(|child| known(child).is_some_and(|is| selected.add_platform(&self.platforms, &is)))
             .map(|child| child.digest)
             .collect();
         for child in children {
-            // As when a bundle is packed: an attestation goes with its image, and what has no platform stays.
-            let is_wanted = wanted.contains(&child.digest)
+            // As `pack` selects: an attestation follows its image, and a child without a platform is kept.
+            let is_selected = matching.contains(&child.digest)
                 || match child.attests {
-                    Some(image) => wanted.contains(&image),
+                    Some(image) => matching.contains(&image),
                     None => child.platform.is_none(),
                 };
-            if is_wanted && selected.manifests.insert(child.digest) {
+            if is_selected && selected.manifests.insert(child.digest) {
                 self.select_children(child.digest, held, layout, selected);
             }
         }
     }
 }
 
-/// The part of an image that is wanted.
+/// The selected part of an image.
 #[derive(Default)]
 struct Selected {
     manifests: HashSet<Digest>,
-    /// Which of the wanted platforms it has.
-    found: BTreeSet<Platform>,
-    /// All that it has.
+    /// The requested platforms that match.
+    matched: BTreeSet<Platform>,
+    /// All platforms of the image.
     present: BTreeSet<Platform>,
 }
 
 impl Selected {
-    /// Notes the platform of a part; says whether it is wanted.
-    fn takes(&mut self, wanted: &[Platform], platform: &Platform) -> bool {
+    /// Records a platform of the image. Returns true if one of the `requested` platforms matches it.
+    fn add_platform(&mut self, requested: &[Platform], platform: &Platform) -> bool {
         self.present.insert(platform.clone());
-        let mut is_wanted = false;
-        for wanted in wanted.iter().filter(|wanted| wanted.selects(platform)) {
-            self.found.insert(wanted.clone());
-            is_wanted = true;
+        let mut is_match = false;
+        for requested in requested.iter().filter(|requested| requested.selects(platform)) {
+            self.matched.insert(requested.clone());
+            is_match = true;
         }
-        is_wanted
+        is_match
     }
 }
 
-/// The images that are wanted, and what is attached to them: nobody could check a signature that is not there.
-fn with_attached(mut images: Vec<(BundledImage, bool)>) -> Vec<BundledImage> {
+/// Returns the selected images and their cosign artifacts and referrers, without which signatures cannot be verified.
+fn with_referrers(mut images: Vec<(BundledImage, bool)>) -> Vec<BundledImage> {
     loop {
-        let subjects: HashSet<(String, Digest)> = (images.iter().filter(|(_, is_wanted)| *is_wanted))
+        let subjects: HashSet<(String, Digest)> = (images.iter().filter(|(_, is_selected)| *is_selected))
             .flat_map(|(image, _)| {
-                let place = place(image);
-                image.manifests.iter().map(move |manifest| (place.clone(), manifest.digest))
+                let repository = repository(image);
+                image.manifests.iter().map(move |manifest| (repository.clone(), manifest.digest))
             })
             .collect();
-        let mut is_more = false;
-        for (image, is_wanted) in images.iter_mut().filter(|(_, is_wanted)| !is_wanted) {
-            let subject = image.indexed.reference.attached_to();
-            if subject.is_some_and(|subject| subjects.contains(&(place(image), subject))) {
-                (*is_wanted, is_more) = (true, true);
+        // A referrer can have referrers too, so this repeats until none is added.
+        let mut has_more = false;
+        for (image, is_selected) in images.iter_mut().filter(|(_, is_selected)| !is_selected) {
+            let subject = image.indexed.reference.subject();
+            if subject.is_some_and(|subject| subjects.contains(&(repository(image), subject))) {
+                (*is_selected, has_more) = (true, true);
             }
         }
-        if !is_more {
-            return images.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(image, _)| image).collect();
+        if !has_more {
+            let selected = images.into_iter().filter(|(_, is_selected)| *is_selected);
+            return selected.map(|(image, _)| image).collect();
         }
     }
 }
 
-/// The repository of an image, with its host.
-fn place(image: &BundledImage) -> String {
+/// Returns the repository of an image, including the host.
+fn repository(image: &BundledImage) -> String {
     format!("{}/{}", image.indexed.reference.host(), image.indexed.reference.repository())
 }
 
-/// The configs that alone say what platform an image is for.
-fn asked(layout: &Layout) -> impl Iterator<Item = Digest> {
+/// Returns the configs of images without an index: no other document states the platform of these images.
+fn platform_configs(layout: &Layout) -> impl Iterator<Item = Digest> {
     layout.images.iter().filter_map(|image| match layout.parsed.get(&image.indexed.digest) {
         Some(Manifest::Image { config, .. }) if has_platform(&config.media_type) => Some(config.digest),
         _ => None,
     })
 }
 
-/// Reads the configs that alone say what platform an image is for, and on the way those that are wanted, too.
-fn configs(layout: &Layout, reader: &mut BundleReader) -> Result<Prefetched, ReadError> {
-    let asked: HashSet<Digest> = asked(layout).collect();
-    let mut early = Prefetched::default();
-    let Some(last) = layout.blobs.iter().rposition(|blob| asked.contains(&blob.digest)) else {
-        return Ok(early);
+/// Reads the configs of [`platform_configs`], and the selected blobs between them.
+fn prefetch_configs(layout: &Layout, reader: &mut BundleReader) -> Result<Prefetched, ReadError> {
+    let configs: HashSet<Digest> = platform_configs(layout).collect();
+    let mut prefetched = Prefetched::default();
+    let Some(last) = layout.blobs.iter().rposition(|blob| configs.contains(&blob.digest)) else {
+        return Ok(prefetched);
     };
-    early.passed = last + 1;
-    let mut wanted: HashSet<Digest> = asked;
-    let blobs = layout.images.iter().flat_map(|image| layout.blobs_of(image));
-    wanted.extend(blobs.map(|blob| blob.digest).chain(layout.files.iter().map(|file| file.digest)));
-    let passed = &layout.blobs[..early.passed];
-    let held: Vec<&Blob> = passed.iter().filter(|blob| wanted.contains(&blob.digest)).collect();
-    if held.iter().map(|blob| blob.size).sum::<u64>() > MANIFESTS_LIMIT {
+    prefetched.passed = last + 1;
+    let passed = &layout.blobs[..prefetched.passed];
+    let mut needed = configs;
+    let image_blobs = layout.images.iter().flat_map(|image| layout.blobs_of(image)).map(|blob| blob.digest);
+    needed.extend(image_blobs.chain(layout.files.iter().map(|file| file.digest)));
+    let needed: HashMap<Digest, u64> = (passed.iter().filter(|blob| needed.contains(&blob.digest)))
+        .map(|blob| (blob.digest, blob.size))
+        .collect();
+    let size: u64 = needed.values().sum();
+    if size > MANIFESTS_LIMIT {
         return Err(LayoutError::Limit("configs of too many bytes", MANIFESTS_LIMIT).into());
     }
-    let held: HashSet<Digest> = held.iter().map(|blob| blob.digest).collect();
-    reader.narrow(layout.ranges(|digest| held.contains(&digest)));
+    reader.narrow(layout.ranges(|digest| needed.contains_key(&digest)));
+    // The error after which nothing can be read.
     let mut end: Option<Unavailable> = None;
     for blob in passed {
-        let is_held = held.contains(&blob.digest);
+        let is_needed = needed.contains_key(&blob.digest);
         let read = match &end {
             Some(loss) => Err(loss.clone()),
-            None if is_held => bytes_of(reader, blob).map_err(|error| Unavailable::from(&error)),
+            None if is_needed => read_blob(reader, blob).map_err(|error| Unavailable::from(&error)),
             None => reader.skip(blob).map(|()| Vec::new()).map_err(|error| Unavailable::from(&error)),
         };
+        if let Err(loss) = &read
+            && reader.is_lost()
+        {
+            end = Some(loss.clone());
+        }
         match read {
-            Ok(bytes) if is_held => {
-                early.blobs.insert(blob.digest, bytes);
-            }
-            Ok(_) => {}
-            Err(loss) => {
-                if reader.is_lost() {
-                    end = Some(loss.clone());
-                }
-                if is_held {
-                    early.lost.push((blob.digest, loss));
-                }
-            }
+            Ok(bytes) if is_needed => drop(prefetched.blobs.insert(blob.digest, bytes)),
+            Err(loss) if is_needed => prefetched.lost.push((blob.digest, loss)),
+            _ => {}
         }
     }
-    Ok(early)
+    Ok(prefetched)
 }
 
-/// The bytes of `blob`, the next one of `reader`.
-fn bytes_of(reader: &mut BundleReader, blob: &Blob) -> Result<Vec<u8>, ReadError> {
+/// Reads and verifies `blob`, which must be the next one.
+fn read_blob(reader: &mut BundleReader, blob: &Blob) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     reader.blob::<ReadError>(blob, |slice| {
         bytes.extend_from_slice(&slice);
@@ -344,7 +344,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stays_within_a_directory_and_two_stars_do_not() {
+    fn a_star_does_not_match_a_slash_and_two_stars_do() {
         for (pattern, name, matches) in [
             ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.9", true),
             ("registry.k8s.io/pause:3.9", "registry.k8s.io/pause:3.90", false),
@@ -359,7 +359,7 @@ mod tests {
             ("*/pause:3.[0-8]", "registry.k8s.io/pause:3.9", false),
             ("*/pause:{3.8,3.9}", "registry.k8s.io/pause:3.9", true),
             ("Registry.k8s.io/*", "registry.k8s.io/pause:3.9", false),
-            // What the name itself has is meant as it stands.
+            // A name matches itself, even if it contains special characters.
             ("[::1]:5000/a:1", "[::1]:5000/a:1", true),
             ("pause:3.9", "registry.k8s.io/pause:3.9", false),
         ] {

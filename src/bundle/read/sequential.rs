@@ -1,4 +1,4 @@
-//! [`SequentialVolumes`]: reads volumes one after the other and asks for the next drive.
+//! [`SequentialVolumes`]: reads volumes one after the other and asks for the next media.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,49 +7,50 @@ use std::path::{Path, PathBuf};
 use crate::base::fs::file_name;
 use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;
-use crate::bundle::read::discover::label_of;
+use crate::bundle::read::discover::read_label;
 use crate::bundle::read::problem::{MissingBytes, VolumeProblem};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 
-/// Asks somebody for what is missing; says whether it may be there now.
+/// Asks the user for a volume. Returns true if the volume can be available now, and false to give up.
 pub(crate) type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
 
-/// Reads the volumes of a bundle one after the other, and asks for those that are not there: sticks of which only one is
-/// there at a time.
+/// Reads the volumes of a bundle one after the other, and asks for each one that is missing: for media of which only one
+/// can be inserted at a time.
 pub(crate) struct SequentialVolumes {
-    pub(crate) bundle: String,
-    pub(crate) directories: Vec<PathBuf>,
-    pub(crate) ask: AskForVolume,
-    /// What the label of the first volume says, once it has been read.
-    pub(crate) set: Option<Digest>,
-    /// The volume that is being read, and whether it is the last one.
-    pub(crate) open: Option<(File, bool)>,
-    pub(crate) number: u32,
+    bundle: String,
+    directories: Vec<PathBuf>,
+    ask: AskForVolume,
+    /// The ID of the bundle, from the first label that was read.
+    set: Option<Digest>,
+    open: Option<OpenVolume>,
+    /// Number of the current volume, from 1. 0 before the first one.
+    number: u32,
+}
+
+struct OpenVolume {
+    file: File,
+    is_last: bool,
 }
 
 impl SequentialVolumes {
-    /// Reads the volumes of `medium`, wherever they are.
     #[must_use]
-    pub(crate) fn new(medium: &VolumeSet, ask: AskForVolume) -> Self {
-        let (bundle, directories) = (medium.name.clone(), medium.directories.clone());
+    pub(crate) fn new(volumes: &VolumeSet, ask: AskForVolume) -> Self {
+        let (bundle, directories) = (volumes.name().to_owned(), volumes.directories().to_vec());
         Self { bundle, directories, ask, set: None, open: None, number: 0 }
     }
 
-    pub(crate) fn next_volume(&mut self) -> io::Result<()> {
-        // The medium can be taken out now.
+    /// Opens the next volume, and asks for it until it is there.
+    fn next_volume(&mut self) -> io::Result<()> {
+        // Closed before asking, so that the media can be removed.
         self.open = None;
         self.number += 1;
+        let volume = volume_name(&self.bundle, self.number);
         loop {
-            let volume = volume_name(&self.bundle, self.number);
-            let problem = match self
-                .directories
-                .iter()
-                .map(|directory| directory.join(&volume))
-                .find(|path| path.is_file())
-            {
-                None => VolumeProblem::Missing { volume },
-                Some(path) => match self.look(&path)? {
+            let mut paths = self.directories.iter().map(|directory| directory.join(&volume));
+            let problem = match paths.find(|path| path.is_file()) {
+                None => VolumeProblem::Missing { volume: volume.clone() },
+                Some(path) => match self.open(&path)? {
                     None => return Ok(()),
                     Some(problem) => problem,
                 },
@@ -60,9 +61,9 @@ impl SequentialVolumes {
         }
     }
 
-    /// Opens the volume, unless it is another one than is wanted.
-    pub(crate) fn look(&mut self, path: &Path) -> io::Result<Option<VolumeProblem>> {
-        let label = label_of(path).map_err(|error| error.source)?;
+    /// Opens the volume at `path`, unless its label is that of another volume or bundle.
+    fn open(&mut self, path: &Path) -> io::Result<Option<VolumeProblem>> {
+        let label = read_label(path).map_err(|error| error.source)?;
         let volume = file_name(path);
         if let Some(label) = label {
             if label.set != *self.set.get_or_insert(label.set) {
@@ -74,9 +75,9 @@ impl SequentialVolumes {
             }
         }
         let mut file = File::open(path)?;
-        let is_last = seek_table::ends(&mut file)?;
+        let is_last = seek_table::has_footer(&mut file)?;
         file.seek(SeekFrom::Start(0))?;
-        self.open = Some((file, is_last));
+        self.open = Some(OpenVolume { file, is_last });
         Ok(None)
     }
 }
@@ -85,8 +86,8 @@ impl Read for SequentialVolumes {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
             match &mut self.open {
-                Some((file, is_last)) => match file.read(bytes)? {
-                    0 if !bytes.is_empty() && !*is_last => self.next_volume()?,
+                Some(open) => match open.file.read(bytes)? {
+                    0 if !bytes.is_empty() && !open.is_last => self.next_volume()?,
                     read => return Ok(read),
                 },
                 None => self.next_volume()?,

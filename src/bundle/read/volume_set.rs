@@ -1,8 +1,8 @@
-//! [`VolumeSet`]: where a bundle lies, in one file or in volumes, read in place at any offset.
+//! [`VolumeSet`]: random access to a bundle in one file or in volumes.
 //!
-//! Volumes may lie in several directories: on several sticks. Their labels say which they are, so that one that is missing,
-//! swapped, cut short or from another bundle is named before anything is read of it, and so that those behind a missing
-//! one have their place all the same.
+//! Volumes can be in several directories, such as the mount points of several USB drives. Their labels identify them:
+//! a missing, swapped, truncated or foreign volume is reported before anything is read, and the volumes after a missing
+//! one keep their offsets.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -19,44 +19,45 @@ use crate::bundle::format::volume_name::volume_name;
 use crate::bundle::read::problem::{MissingBytes, Position, VolumeProblem};
 use crate::bundle::recovery::{self, Recovery};
 
-/// A bundle in one file, or in volumes; see the module.
+/// A bundle in one file or in volumes.
 pub struct VolumeSet {
-    /// The first one first, each where the one before it ends.
-    pub(crate) volumes: Vec<Volume>,
-    /// What the first volume is called without its number, or what the file is called.
-    pub(crate) name: String,
-    pub(crate) is_in_volumes: bool,
-    /// Where to look for what belongs to it.
-    pub(crate) directories: Vec<PathBuf>,
-    pub(crate) problems: Vec<VolumeProblem>,
-    /// The volume that was read last. No other one is open, so that its stick can be taken out.
-    pub(crate) open: Mutex<Option<(usize, File)>>,
-    /// The recovery data of each volume that was looked at for it.
-    pub(crate) recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
-    pub(crate) has_recovery: AtomicBool,
-    /// What was repaired so far, by the number of the volume.
-    pub(crate) repaired: Mutex<BTreeSet<(usize, u64, u64)>>,
+    /// Name of the file, or file name of the volumes without the number.
+    name: String,
+    is_in_volumes: bool,
+    /// The directories that contain the bundle.
+    directories: Vec<PathBuf>,
+    /// All volumes in order; a single one for a bundle in one file.
+    volumes: Vec<Volume>,
+    problems: Vec<VolumeProblem>,
+    /// The volume that was read last. Only one volume is open, so that the media of the others can be removed.
+    open: Mutex<Option<(usize, File)>>,
+    /// Recovery data, by the number of the volume. `None`: searched and not found.
+    recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
+    /// True if a frame with recovery data was read.
+    has_recovery: AtomicBool,
+    /// Repaired ranges: number of the volume, start and end in the volume.
+    repaired: Mutex<BTreeSet<(usize, u64, u64)>>,
 }
 
-/// One part of a medium.
+/// A volume of a bundle, or its only file.
 #[derive(Debug, Clone)]
 pub struct Volume {
-    /// What it is called.
+    /// File name; the path for a bundle in one file.
     pub name: String,
-    /// Where it is, if it is there.
+    /// `None`: the volume is missing.
     pub(crate) path: Option<PathBuf>,
-    /// Where it begins, in bytes from the start of the bundle.
+    /// Offset in the bundle, in bytes.
     pub start: u64,
-    /// How many bytes it must have. Of the last one and of one before a missing label nobody knows more than it has.
+    /// Expected size in bytes: up to the offset in the next label, or the actual size if there is no next label.
     pub len: u64,
-    /// How many bytes of it are there.
-    pub(crate) have: u64,
-    /// How many bytes of the tar stream behind the head stand before it, if anybody says so.
+    /// Actual size in bytes; 0 for a missing volume.
+    pub(crate) file_len: u64,
+    /// Number of bytes of the tar stream before the volume, without the head. `None`: no readable label.
     pub stream: Option<u64>,
 }
 
 impl VolumeSet {
-    /// One file.
+    /// Opens a bundle in one file.
     pub fn file(path: &Path) -> Result<Self, FsError> {
         let file = fs::open(path)?;
         let len = file.metadata().map_err(FsError::at("read", path))?.len();
@@ -65,88 +66,105 @@ impl VolumeSet {
             path: Some(path.to_owned()),
             start: 0,
             len,
-            have: len,
+            file_len: len,
             stream: None,
         };
-        Ok(Self {
-            name: file_name(path),
+        let directories = vec![fs::parent(path).to_owned()];
+        let mut set = Self::new(file_name(path), directories, vec![volume]);
+        set.open = Mutex::new(Some((0, file)));
+        Ok(set)
+    }
+
+    /// Creates a bundle in volumes.
+    pub(crate) fn in_volumes(
+        name: String,
+        directories: Vec<PathBuf>,
+        volumes: Vec<Volume>,
+        problems: Vec<VolumeProblem>,
+    ) -> Self {
+        Self { is_in_volumes: true, problems, ..Self::new(name, directories, volumes) }
+    }
+
+    fn new(name: String, directories: Vec<PathBuf>, volumes: Vec<Volume>) -> Self {
+        Self {
+            name,
             is_in_volumes: false,
-            volumes: vec![volume],
-            directories: vec![fs::parent(path).to_owned()],
+            directories,
+            volumes,
             problems: Vec::new(),
-            open: Mutex::new(Some((0, file))),
+            open: Mutex::default(),
             recoveries: Mutex::default(),
-            has_recovery: AtomicBool::new(false),
+            has_recovery: AtomicBool::default(),
             repaired: Mutex::default(),
-        })
-    }
-
-    /// Files one behind the other, without labels: what a packer is writing.
-    pub fn parts(paths: &[PathBuf]) -> Result<Self, FsError> {
-        let mut all: Option<Self> = None;
-        for path in paths {
-            let part = Self::file(path)?;
-            match &mut all {
-                None => all = Some(part),
-                Some(all) => {
-                    let start = all.len();
-                    all.volumes.extend(part.volumes.into_iter().map(|volume| Volume { start, ..volume }));
-                }
-            }
         }
-        Ok(all.expect("there is a first one; please report"))
     }
 
-    /// How many bytes the bundle has, as far as anybody can say.
+    /// Opens the consecutive files of an unfinished bundle, which have no labels.
+    pub fn parts(paths: &[PathBuf]) -> Result<Self, FsError> {
+        let (first, rest) = paths.split_first().expect("there is at least one file; please report");
+        let mut all = Self::file(first)?;
+        for path in rest {
+            let (part, start) = (Self::file(path)?, all.len());
+            all.volumes.extend(part.volumes.into_iter().map(|volume| Volume { start, ..volume }));
+        }
+        Ok(all)
+    }
+
+    /// Returns the size of the bundle in bytes, as far as the volumes are known.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.volumes.last().map_or(0, |volume| volume.start + volume.len)
     }
 
-    /// Whether there is nothing.
+    /// True if the bundle has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The volumes; a bundle in one file is one.
+    /// Returns all volumes in order; a single one for a bundle in one file.
     #[must_use]
     pub fn volumes(&self) -> &[Volume] {
         &self.volumes
     }
 
-    /// Whether it lies in volumes, be it one.
+    /// True if the bundle is in volumes, even if it has only one.
     #[must_use]
     pub fn is_in_volumes(&self) -> bool {
         self.is_in_volumes
     }
 
-    /// What the volume `number`, counted from 0, is called.
+    /// Returns the file name of a volume. `number` counts from 0.
     #[must_use]
     pub fn name_of(&self, number: usize) -> String {
         let number = u32::try_from(number).map_or(u32::MAX, |number| number + 1);
         if self.is_in_volumes { volume_name(&self.name, number) } else { self.name.clone() }
     }
 
-    /// What the bundle is called, without the number of a volume.
+    /// Returns the file name of the bundle, without the number of a volume.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Where its volumes lie.
+    /// Returns the directories that contain the bundle.
     #[must_use]
     pub fn directories(&self) -> &[PathBuf] {
         &self.directories
     }
 
-    /// What is wrong with the volumes.
+    /// Returns the problems of the volumes.
     #[must_use]
     pub fn problems(&self) -> &[VolumeProblem] {
         &self.problems
     }
 
-    /// What keeps the bundle from being read whole. What is cut short and has recovery data may still be read.
+    pub(crate) fn add_problem(&mut self, problem: VolumeProblem) {
+        self.problems.push(problem);
+    }
+
+    /// Returns the problems because of which parts of the bundle cannot be read. A truncated volume is not one of them if
+    /// it has recovery data.
     #[must_use]
     pub fn gaps(&self) -> Vec<VolumeProblem> {
         let is_gap = |problem: &&VolumeProblem| match problem {
@@ -159,24 +177,24 @@ impl VolumeSet {
         self.problems.iter().filter(is_gap).cloned().collect()
     }
 
-    /// The recovery data of the volume `number`, counted from 0, if it has any.
+    /// Returns the recovery data of a volume. `None` if there is none. `number` counts from 0.
     #[must_use]
     pub fn recovery(&self, number: usize) -> Option<Arc<Recovery>> {
         let mut recoveries = self.recoveries.lock().unwrap_or_else(PoisonError::into_inner);
         let find = || {
-            let volume = self.volumes.get(number).filter(|volume| volume.is_there())?;
-            Recovery::find(&self.bytes_of(number), volume.have).map(Arc::new)
+            let volume = self.volumes.get(number).filter(|volume| volume.is_present())?;
+            Recovery::find(&self.bytes_of(number), volume.file_len).map(Arc::new)
         };
         recoveries.entry(number).or_insert_with(find).clone()
     }
 
-    /// The bytes of the volume `number`, counted from 0, as they are there.
+    /// Returns access to the bytes of a volume without repair. `number` counts from 0.
     #[must_use]
     pub fn bytes_of(&self, number: usize) -> VolumeBytes<'_> {
-        VolumeBytes { medium: self, number }
+        VolumeBytes { set: self, number }
     }
 
-    /// The bytes of `range` as they were packed, with the help of recovery data; nothing if there is none that can.
+    /// Reconstructs the bytes of `range`, which is in one volume, from recovery data. `None` if that is not possible.
     #[must_use]
     pub fn reconstruct(&self, range: Range<u64>) -> Option<Vec<u8>> {
         let number = self.number_at(range.start)?;
@@ -192,20 +210,19 @@ impl VolumeSet {
         Some(bytes)
     }
 
-    /// Where frames were repaired, the first one first.
+    /// Returns the positions that were repaired so far, in order.
     #[must_use]
     pub fn repaired(&self) -> Vec<Position> {
         let repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
-        repaired.iter().map(|(number, start, _)| self.place(self.volumes[*number].start + start)).collect()
+        repaired.iter().map(|(number, start, _)| self.position(self.volumes[*number].start + start)).collect()
     }
 
-    /// Somebody has come across recovery data. Without any, nobody need search all of the bundle for it.
+    /// Records that the bundle has recovery data. Without it, [`VolumeSet::damaged_recovery`] does not search for any.
     pub(crate) fn note_recovery(&self) {
         self.has_recovery.store(true, Ordering::Relaxed);
     }
 
-    /// Where recovery data is damaged, in all volumes that are there: that hits nothing else. Nothing as long as nobody has
-    /// come across any.
+    /// Returns the positions of corrupt recovery data, which affects no content. Empty if no recovery data was read.
     #[must_use]
     pub fn damaged_recovery(&self) -> Vec<Position> {
         let is_found = |recoveries: &HashMap<_, Option<_>>| recoveries.values().any(Option::is_some);
@@ -217,12 +234,12 @@ impl VolumeSet {
         let of_volume = |number: usize| {
             let damage = self.recovery(number)?.section_damage(&self.bytes_of(number), |_| {});
             let start = self.volumes[number].start;
-            Some(damage.ranges.into_iter().map(move |range| self.place(start + range.start)))
+            Some(damage.ranges.into_iter().map(move |range| self.position(start + range.start)))
         };
         (0..self.volumes.len()).filter_map(of_volume).flatten().collect()
     }
 
-    /// Reads the seek table; where it is damaged, with the help of recovery data.
+    /// Reads the seek table, and repairs it if necessary. `None` if it is missing or corrupt.
     pub(crate) fn seek_table(&mut self) -> Option<Vec<seek_table::FrameEntry>> {
         if let Ok(Some(table)) = seek_table::read(&mut self.reader(0)) {
             return Some(table);
@@ -237,13 +254,13 @@ impl VolumeSet {
         let bytes = self.reconstruct(start + tail.start..start + tail.end)?;
         seek_table::decode(bytes.get(8..)?).filter(|table| {
             let frames: u64 = table.iter().map(|entry| u64::from(entry.compressed)).sum();
-            frames == start + tail.start && seek_table::is_sound(table)
+            frames == start + tail.start && seek_table::is_valid(table)
         })
     }
 
-    /// Where `offset` is, for a person.
+    /// Returns the position at `offset` of the bundle.
     #[must_use]
-    pub fn place(&self, offset: u64) -> Position {
+    pub fn position(&self, offset: u64) -> Position {
         let volume = self.volume_at(offset).filter(|_| self.volumes.len() > 1);
         Position {
             offset,
@@ -260,22 +277,22 @@ impl VolumeSet {
         self.volumes.partition_point(|volume| volume.start <= offset).checked_sub(1)
     }
 
-    /// Reads at `offset`, as much as there is of `bytes` in one volume. At the end of the bundle that is nothing; where
-    /// something is missing it is an error that says what.
+    /// Reads at `offset` of the bundle, up to the end of the volume. Returns the number of bytes read, which is 0 at the end
+    /// of the bundle. Fails with [`MissingBytes`] if the volume is missing or truncated.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let Some(number) = self.number_at(offset).filter(|_| offset < self.len()) else { return Ok(0) };
         let volume = &self.volumes[number];
         let at = offset - volume.start;
-        if !volume.is_there() || at >= volume.have.min(volume.len) {
+        if !volume.is_present() || at >= volume.file_len.min(volume.len) {
             return Err(io::Error::other(MissingBytes(volume.absence())));
         }
         self.read_volume(number, bytes, at, volume.len)
     }
 
-    /// Reads at `at` of a volume, up to `end` of it.
+    /// Reads at offset `at` of a volume, up to its offset `end`.
     fn read_volume(&self, number: usize, bytes: &mut [u8], at: u64, end: u64) -> io::Result<usize> {
         let volume = &self.volumes[number];
-        let end = volume.have.min(end);
+        let end = volume.file_len.min(end);
         let Some(path) = volume.path.as_ref().filter(|_| at < end) else { return Ok(0) };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let file = match &mut *open {
@@ -285,33 +302,27 @@ impl VolumeSet {
         let left = usize::try_from(end - at).unwrap_or(usize::MAX);
         let len = bytes.len().min(left);
         match file.read_at(&mut bytes[..len], at)? {
-            // It has become shorter since it was found.
+            // The file was truncated after it was found.
             0 if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             read => Ok(read),
         }
     }
 
-    /// Reads from `start` on.
+    /// Returns a reader that begins at offset `start` of the bundle.
     #[must_use]
     pub fn reader(&self, start: u64) -> VolumeSetReader<'_> {
-        VolumeSetReader { medium: self, position: start }
+        VolumeSetReader { set: self, position: start }
     }
 }
 
 impl Volume {
-    /// Reads it from its start to its end; `medium` is the one that it is part of.
+    /// Returns a reader of the volume, which belongs to `set`.
     #[must_use]
-    pub fn reader<'a>(&self, medium: &'a VolumeSet) -> io::Take<VolumeSetReader<'a>> {
-        medium.reader(self.start).take(self.len)
+    pub fn reader<'a>(&self, set: &'a VolumeSet) -> io::Take<VolumeSetReader<'a>> {
+        set.reader(self.start).take(self.len)
     }
 
-    /// That it is not there, if it is not.
-    #[must_use]
-    pub fn is_missing(&self) -> Option<VolumeProblem> {
-        (!self.is_there()).then(|| self.absence())
-    }
-
-    /// Whether it is what is at `path`.
+    /// True if `path` is the file of the volume.
     #[must_use]
     pub fn is_file(&self, path: &Path) -> bool {
         let real = |path: &Path| path.canonicalize().ok();
@@ -320,42 +331,44 @@ impl Volume {
             .is_some_and(|own| own == path || (real(own).is_some() && real(own) == real(path)))
     }
 
-    /// Whether it is there at all.
+    /// True if the volume was found.
     #[must_use]
-    pub fn is_there(&self) -> bool {
+    pub fn is_present(&self) -> bool {
         self.path.is_some()
     }
 
-    fn absence(&self) -> VolumeProblem {
+    /// Returns the problem because of which bytes of the volume are not available.
+    #[must_use]
+    pub(crate) fn absence(&self) -> VolumeProblem {
         let volume = self.name.clone();
         match self.path {
             None => VolumeProblem::Missing { volume },
-            Some(_) => VolumeProblem::Truncated { volume, has: self.have, needs: self.len },
+            Some(_) => VolumeProblem::Truncated { volume, has: self.file_len, needs: self.len },
         }
     }
 }
 
-/// The bytes of one volume that are there; see [`VolumeSet::bytes_of`].
+/// The bytes of one volume, without repair.
 pub struct VolumeBytes<'a> {
-    medium: &'a VolumeSet,
+    set: &'a VolumeSet,
     number: usize,
 }
 
 impl recovery::ReadAt for VolumeBytes<'_> {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
-        self.medium.read_volume(self.number, bytes, offset, u64::MAX)
+        self.set.read_volume(self.number, bytes, offset, u64::MAX)
     }
 }
 
-/// Reads a medium front to back.
+/// Reads a bundle from an offset on.
 pub struct VolumeSetReader<'a> {
-    medium: &'a VolumeSet,
+    set: &'a VolumeSet,
     position: u64,
 }
 
 impl Read for VolumeSetReader<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let read = self.medium.read_at(bytes, self.position)?;
+        let read = self.set.read_at(bytes, self.position)?;
         self.position += read as u64;
         Ok(read)
     }
@@ -365,8 +378,8 @@ impl Seek for VolumeSetReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(back) => self.medium.len().checked_add_signed(back),
-            SeekFrom::Current(on) => self.position.checked_add_signed(on),
+            SeekFrom::End(delta) => self.set.len().checked_add_signed(delta),
+            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
         };
         self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(self.position)

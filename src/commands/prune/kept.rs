@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
@@ -47,7 +48,7 @@ fn unpacked_layout(contents: &Contents, record: &Record) -> Layout {
         is_recorded
     });
     let paths: HashSet<&str> = record.files.iter().map(|file| file.path.as_str()).collect();
-    layout.files.retain(|file| paths.contains(format!("k8s/{}", file.path).as_str()));
+    layout.files.retain(|file| paths.contains(format!("{DEFAULT_PREFIX}/{}", file.path).as_str()));
     layout
 }
 
@@ -72,7 +73,7 @@ impl<'a> Kept<'a> {
             }
             kept.parsed.extend(layout.parsed.iter().map(|(digest, manifest)| (*digest, manifest)));
             for file in &layout.files {
-                kept.files.entry(format!("k8s/{}", file.path)).or_default().insert(file.digest);
+                kept.files.entry(format!("{DEFAULT_PREFIX}/{}", file.path)).or_default().insert(file.digest);
             }
         }
         kept

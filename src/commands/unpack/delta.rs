@@ -57,7 +57,7 @@ impl Delta {
         let selected: HashSet<Digest> =
             of_images.map(|blob| blob.digest).chain(layout.files.iter().map(|file| file.digest)).collect();
         let is_needed = |blob: &&Blob| selected.contains(&blob.digest);
-        let needed: Vec<Blob> = layout.elsewhere.iter().filter(is_needed).copied().collect();
+        let needed: Vec<Blob> = layout.external.iter().filter(is_needed).copied().collect();
         let mut missing = Vec::new();
         for blob in &needed {
             if !locator.may_have(*blob)? {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::bundle::read::select::Selection;
-use crate::oci::reference::RepositoryTemplate;
+use crate::oci::template::RepositoryTemplate;
 
 /// The destination directories and the selection.
 #[derive(Debug, Clone)]

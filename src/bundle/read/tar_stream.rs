@@ -1,0 +1,249 @@
+//! [`TarStream`]: the tar stream of a bundle, decoded from its frames.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use crate::base::buffer::{Buffer, Slice};
+use crate::bundle::format::layout::tar_header;
+use crate::bundle::format::{BLOCK, INDEX_JSON, INDEX_LIMIT, padded};
+use crate::bundle::read::error::{ReadError, describe_header, unexpected};
+use crate::bundle::read::feeder::{Chunk, FeederMessage, ReadPermit};
+use crate::bundle::read::frame_error::FrameError;
+use crate::bundle::read::problem::Position;
+use crate::bundle::read::volume_set::VolumeSet;
+
+/// The next bytes of the tar stream, or a gap in it.
+pub enum Piece {
+    /// Bytes of an intact frame.
+    Data(Slice),
+    /// Bytes of a frame that cannot be read, or was skipped.
+    Hole {
+        /// Number of bytes.
+        len: u64,
+        /// Offset of the frame in the bundle, in bytes.
+        offset: u64,
+        /// Error of the frame.
+        error: FrameError,
+    },
+}
+
+/// The frames that a [`FrameFeeder`](crate::bundle::read::feeder::FrameFeeder) sends.
+pub(crate) struct FrameQueue {
+    messages: Receiver<FeederMessage>,
+    /// Sends permits to the feeder. `None`: the feeder needs none.
+    permits: Option<Sender<ReadPermit>>,
+    /// The permit for the next frame.
+    permit: ReadPermit,
+    /// A frame that was received while waiting for the signature.
+    next: Option<Chunk>,
+    /// The payload of the signature frame, if it was received.
+    signature: Option<Vec<u8>>,
+}
+
+impl FrameQueue {
+    pub(crate) fn new(messages: Receiver<FeederMessage>, permits: Option<Sender<ReadPermit>>) -> Self {
+        Self { messages, permits, permit: ReadPermit::OneFrame, next: None, signature: None }
+    }
+
+    /// Returns the next frame. `None` at the end of the bundle.
+    fn next_chunk(&mut self) -> Option<Chunk> {
+        self.next.take().or_else(|| self.receive())
+    }
+
+    /// Receives the next frame, so that a signature before it is received too.
+    fn look_ahead(&mut self) {
+        self.next = self.receive();
+    }
+
+    fn receive(&mut self) -> Option<Chunk> {
+        if let Some(permits) = &self.permits {
+            let _ = permits.send(self.permit); // fails after all frames were sent
+            if matches!(self.permit, ReadPermit::AllFrames) {
+                self.permits = None;
+            }
+        }
+        loop {
+            match self.messages.recv().ok()? {
+                FeederMessage::Chunk(chunk) => return Some(chunk),
+                FeederMessage::Signature(bytes) => self.signature = Some(bytes),
+            }
+        }
+    }
+}
+
+/// The tar stream of a bundle.
+pub(crate) struct TarStream {
+    queue: FrameQueue,
+    /// The frame that is being read.
+    current: Option<CurrentFrame>,
+    /// Number of bytes of the tar stream that were read.
+    position: u64,
+    /// Offset of the last frame in the bundle, in bytes.
+    frame_offset: u64,
+    /// True if nothing can be read after an error.
+    is_lost: bool,
+    /// The volumes of the bundle. `None` for a stream.
+    volumes: Option<Arc<VolumeSet>>,
+}
+
+struct CurrentFrame {
+    content: Result<Arc<Buffer>, FrameError>,
+    len: usize,
+    used: usize,
+    offset: u64,
+}
+
+impl TarStream {
+    pub(crate) fn new(queue: FrameQueue, volumes: Option<Arc<VolumeSet>>) -> Self {
+        Self { queue, current: None, position: 0, frame_offset: 0, is_lost: false, volumes }
+    }
+
+    pub(crate) fn volumes(&self) -> Option<&Arc<VolumeSet>> {
+        self.volumes.as_ref()
+    }
+
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Returns the offset in the tar stream after the current frame.
+    pub(crate) fn frame_end(&self) -> u64 {
+        self.position + self.current.as_ref().map_or(0, |current| current.len - current.used) as u64
+    }
+
+    /// Replaces the source of all frames after the current one.
+    pub(crate) fn set_queue(&mut self, queue: FrameQueue) {
+        self.queue = queue;
+    }
+
+    /// Allows the feeder to read all further frames, from the next request on.
+    pub(crate) fn allow_all_frames(&mut self) {
+        self.queue.permit = ReadPermit::AllFrames;
+    }
+
+    /// Returns the payload of the signature frame after the head, which must have been read.
+    pub(crate) fn signature(&mut self) -> Option<&[u8]> {
+        // The head ends with a frame. If it does not, it is not from airbundle, and no signature follows it.
+        if self.current.as_ref().is_none_or(|current| current.used == current.len) {
+            self.queue.look_ahead();
+        }
+        self.queue.signature.as_deref()
+    }
+
+    /// Returns at most `max` bytes, or the number of bytes that are lost. Fails if no further frame can be found; the
+    /// error has the offset of the frame.
+    pub(crate) fn piece(&mut self, max: u64) -> Result<Piece, (u64, FrameError)> {
+        loop {
+            if let Some(current) = self.current.as_mut().filter(|current| current.used < current.len) {
+                let len = (current.len - current.used).min(usize::try_from(max).unwrap_or(usize::MAX));
+                let start = current.used;
+                current.used += len;
+                self.position += len as u64;
+                return Ok(match &current.content {
+                    Ok(content) => Piece::Data(Slice { content: content.clone(), start, end: start + len }),
+                    Err(error) => {
+                        Piece::Hole { len: len as u64, offset: current.offset, error: error.again() }
+                    }
+                });
+            }
+            self.next_frame()?;
+        }
+    }
+
+    fn next_frame(&mut self) -> Result<(), (u64, FrameError)> {
+        let Some(chunk) = self.queue.next_chunk() else {
+            return Err((self.frame_offset, FrameError::End));
+        };
+        self.frame_offset = chunk.offset;
+        match chunk.content.recv().expect("every frame is decoded; please report") {
+            Err(error) if chunk.is_last => Err((chunk.offset, error)),
+            content => {
+                let content = content.map(Arc::new);
+                self.current = Some(CurrentFrame { content, len: chunk.len, used: 0, offset: chunk.offset });
+                Ok(())
+            }
+        }
+    }
+
+    /// Passes over all bytes up to offset `end` of the tar stream, including lost ones.
+    pub(crate) fn skip_to(&mut self, end: u64) {
+        while self.position < end && !self.is_lost {
+            self.is_lost |= self.piece(end - self.position).is_err();
+        }
+    }
+
+    /// Returns at most `max` bytes of the entry `object`.
+    pub(crate) fn data(&mut self, object: &str, max: u64) -> Result<Slice, ReadError> {
+        let (offset, source) = match self.piece(max) {
+            Ok(Piece::Data(slice)) => return Ok(slice),
+            Ok(Piece::Hole { offset, error, .. }) => (offset, error),
+            Err(failure) => {
+                self.is_lost = true;
+                failure
+            }
+        };
+        let position = Box::new(self.position_of(offset));
+        Err(ReadError::Damaged { object: object.to_owned(), position, source })
+    }
+
+    /// Returns the position at `offset` of the bundle.
+    pub(crate) fn position_of(&self, offset: u64) -> Position {
+        self.volumes.as_ref().map_or(Position::at(offset), |volumes| volumes.position(offset))
+    }
+
+    fn exact(&mut self, object: &str, len: u64) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < len {
+            bytes.extend_from_slice(&self.data(object, len - bytes.len() as u64)?);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads `len` bytes, which must be zero.
+    pub(crate) fn zeros(&mut self, object: &str, len: u64) -> Result<(), ReadError> {
+        if self.exact(object, len)?.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
+        Err(unexpected(object, "padding that is not zero".into()))
+    }
+
+    /// Reads the zeros after the content of an entry.
+    pub(crate) fn padding(&mut self, object: &str, size: u64) -> Result<(), ReadError> {
+        self.zeros(object, padded(size) - size)
+    }
+
+    /// Reads the header of an entry, which must have exactly this name and size.
+    pub(crate) fn header(&mut self, name: &str, size: u64) -> Result<(), ReadError> {
+        let header = self.exact(name, BLOCK as u64)?;
+        if header == tar_header(name, size) {
+            return Ok(());
+        }
+        // The stream does not match the documents, so no later offset is valid.
+        self.is_lost = true;
+        Err(unexpected(name, describe_header(&header)))
+    }
+
+    /// Reads an entry of known size.
+    pub(crate) fn document(&mut self, name: &str, size: u64) -> Result<Vec<u8>, ReadError> {
+        self.header(name, size)?;
+        let bytes = self.exact(name, size)?;
+        self.padding(name, size)?;
+        Ok(bytes)
+    }
+
+    /// Reads `index.json`, the only entry whose size is taken from its header.
+    pub(crate) fn index_document(&mut self) -> Result<Vec<u8>, ReadError> {
+        let header = self.exact(INDEX_JSON, BLOCK as u64)?;
+        let size = tar::Header::from_byte_slice(&header).entry_size().unwrap_or(u64::MAX);
+        if size > INDEX_LIMIT || header != tar_header(INDEX_JSON, size) {
+            return Err(unexpected(INDEX_JSON, describe_header(&header)));
+        }
+        let bytes = self.exact(INDEX_JSON, size)?;
+        self.padding(INDEX_JSON, size)?;
+        Ok(bytes)
+    }
+}
