@@ -52,8 +52,8 @@ impl Cat {
 impl From<CatError> for Failure {
     fn from(error: CatError) -> Self {
         let code = match &error {
-            CatError::Nothing(_) => Code::Usage,
-            CatError::Elsewhere(_) => Code::Incomplete,
+            CatError::NotFound(_) => Code::Usage,
+            CatError::External(_) => Code::Incomplete,
             CatError::Read { source, .. } => Code::of_blob(source),
             CatError::Fs(_) | CatError::Stream(_) => Code::File,
         };

@@ -61,8 +61,7 @@ impl CredentialsArgs {
 fn bound_to(requested: Option<String>, upstream: &Upstream, lists: &Lists) -> Result<String, Failure> {
     let hosts: BTreeSet<&str> = lists.images.iter().map(|entry| entry.reference.host()).collect();
     let endpoints = lists.images.iter().flat_map(|ImageEntry { reference, .. }| {
-        let of =
-            |pinned| upstream.mirrors.endpoints(None, reference.host(), reference.repository(), pinned);
+        let of = |pinned| upstream.mirrors.endpoints(None, reference.host(), reference.repository(), pinned);
         [false, true].into_iter().flat_map(of).flatten()
     });
     let registries: BTreeSet<String> = endpoints.map(|endpoint| canonical_host(&endpoint.host)).collect();

@@ -143,8 +143,8 @@ impl Code {
     /// Returns the code for a bundle that cannot be read.
     pub(crate) fn of_read(error: &ReadError) -> Self {
         match error {
-            ReadError::Fs(_) | ReadError::Medium(DiscoverError::Fs(_)) => Self::File,
-            ReadError::Medium(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Self::Usage,
+            ReadError::Fs(_) | ReadError::Discover(DiscoverError::Fs(_)) => Self::File,
+            ReadError::Discover(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Self::Usage,
             ReadError::Incomplete(_) => Self::Incomplete,
             ReadError::Damaged { source, .. } => source.trouble().into(),
             ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
@@ -152,7 +152,7 @@ impl Code {
             }
             ReadError::Signature(SignatureError::Unsigned) => Self::Unsigned,
             ReadError::Signature(_) => Self::Signer,
-            ReadError::Medium(DiscoverError::Nothing(_))
+            ReadError::Discover(DiscoverError::Nothing(_))
             | ReadError::NotABundle(_)
             | ReadError::Layout(_)
             | ReadError::Index(_) => Self::NotABundle,

@@ -244,10 +244,10 @@ impl From<Vec<LoadError>> for Failure {
     /// The first error determines the exit code.
     fn from(errors: Vec<LoadError>) -> Self {
         let code = errors.first().map_or(Code::Success, |error| match error {
-            LoadError::Image(error) | LoadError::Engine(EngineError::Damaged(error)) => image_code(error),
+            LoadError::Image(error) | LoadError::Engine(EngineError::Image(error)) => image_code(error),
             LoadError::Engine(_) => Code::Engine,
             LoadError::Fs(_) | LoadError::Stdout(..) => Code::File,
-            LoadError::OneFile(..) | LoadError::Nothing(_) => Code::Usage,
+            LoadError::SharedFile(..) | LoadError::NoImages(_) => Code::Usage,
         });
         Self::all(code, &errors)
     }

@@ -135,7 +135,7 @@ impl Listing {
             signed: contents.signed.clone(),
             images: layout.images.iter().map(|image| DetailedImage::of(image, layout, &configs)).collect(),
             files: files.collect(),
-            external: layout.elsewhere.clone(),
+            external: layout.external.clone(),
             contained: Totals {
                 blobs: layout.manifests.len() + layout.blobs.len(),
                 bytes: layout.total_size(),
@@ -146,7 +146,7 @@ impl Listing {
 
 impl DetailedImage {
     fn of(image: &BundledImage, layout: &Layout, configs: &BTreeMap<Digest, Vec<u8>>) -> Self {
-        let is_external = |digest| layout.elsewhere.iter().any(|blob| blob.digest == digest);
+        let is_external = |digest| layout.external.iter().any(|blob| blob.digest == digest);
         let platforms = match single_config(image, layout) {
             Some(config) if is_external(config.digest) => vec!["?".to_owned()],
             _ => layout.platforms(image, |digest| configs.get(&digest).cloned()),
@@ -222,7 +222,7 @@ pub(super) fn configs(
 ) -> Result<BTreeMap<Digest, Vec<u8>>, ReadError> {
     let single = layout.images.iter().filter_map(|image| single_config(image, layout));
     let mut pending: BTreeSet<Digest> = single.map(|config| config.digest).collect();
-    layout.elsewhere.iter().for_each(|blob| _ = pending.remove(&blob.digest));
+    layout.external.iter().for_each(|blob| _ = pending.remove(&blob.digest));
     let mut configs = BTreeMap::new();
     reader.narrow(layout.ranges(|digest| pending.contains(&digest)));
     for blob in &layout.blobs {

@@ -11,9 +11,9 @@ use crate::base::event::Event;
 use crate::base::fs::{self, FsError};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
-use crate::commands::lists::made::GeneratedLists;
+use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::{Architecture, ListOptions};
-use crate::commands::lists::{KubesprayError, make};
+use crate::commands::lists::{KubesprayError, generate};
 use crate::documents::list::NAMES;
 
 /// Generate lists of files and images
@@ -108,7 +108,7 @@ impl Kubespray {
         };
         let made = self
             .out
-            .report(|report| make(&options, &mut |message| report.event(&Event::Warning { message })))?;
+            .report(|report| generate(&options, &mut |message| report.event(&Event::Warning { message })))?;
         write(&self.output, &options, &made)?;
         let summary = ListsSummary {
             release: made.release.as_deref(),

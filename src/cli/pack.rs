@@ -28,7 +28,7 @@ use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::net::error::FetchError;
 use crate::oci::platform::Platform;
-use crate::plan::base::BaseError;
+use crate::plan::site_contents::BaseError;
 
 /// Fetch the files and images of lists and write one bundle
 ///

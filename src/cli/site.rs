@@ -164,11 +164,11 @@ fn certificate(issued: &Issued, host: &str) -> String {
     match issued {
         Issued::Off => "none; clients use plain HTTP".to_owned(),
         Issued::Kept { until } => format!("valid until {}", day(*until)),
-        Issued::New { why, until, authority } => {
-            let ca = if *authority { "; install the new CA on all clients" } else { "" };
+        Issued::New { why, until, new_ca } => {
+            let ca = if *new_ca { "; install the new CA on all clients" } else { "" };
             format!("new, because {why}; valid until {}{ca}", day(*until))
         }
-        Issued::Taken { until, names_host } => {
+        Issued::Provided { until, names_host } => {
             let warning = if *names_host { String::new() } else { format!("; it does not contain {host}") };
             format!("from --tls, valid until {}{warning}", day(*until))
         }
@@ -226,7 +226,7 @@ fn summary(configured: &Configured) -> String {
         user: setup.settings.user.as_deref(),
         certificate_until: match issued {
             Issued::Off => None,
-            Issued::Kept { until } | Issued::New { until, .. } | Issued::Taken { until, .. } => {
+            Issued::Kept { until } | Issued::New { until, .. } | Issued::Provided { until, .. } => {
                 Some(day(*until))
             }
         },

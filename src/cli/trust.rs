@@ -42,8 +42,7 @@ impl TrustArgs {
     /// Returns the trusted keys and the detached signature of `volumes`.
     pub(super) fn of(&self, volumes: &VolumeSet) -> Result<Trust, Failure> {
         let keys = self.keys()?;
-        let beside =
-            detached_signature(volumes, !keys.is_empty())?;
+        let beside = detached_signature(volumes, !keys.is_empty())?;
         Ok(Trust { keys, detached: beside })
     }
 

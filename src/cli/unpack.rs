@@ -14,7 +14,7 @@ use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
-use crate::commands::unpack::{LeftOut, UnpackSummary, unpack};
+use crate::commands::unpack::{OmittedItem, UnpackSummary, unpack};
 use crate::oci::platform::Platform;
 use crate::oci::template::RepositoryTemplate;
 
@@ -101,7 +101,7 @@ impl Unpack {
             other => other?,
         };
         self.out.print(&summary, || text(&summary, &options) + &next(&options.site, &summary))?;
-        match summary.left_out.iter().map(|left_out| left_out.trouble).max() {
+        match summary.omitted.iter().map(|left_out| left_out.trouble).max() {
             None => Ok(Code::Success),
             Some(worst) => Err(Failure::new(worst.into(), omitted(&summary, &options.site))),
         }
@@ -110,7 +110,7 @@ impl Unpack {
 
 /// Returns the error message that names the omitted images and files.
 fn omitted(summary: &UnpackSummary, site: &Path) -> String {
-    let names = names(summary.left_out.iter().map(|left_out| left_out.name.as_str()));
+    let names = names(summary.omitted.iter().map(|item| item.name.as_str()));
     format!("cannot unpack {names} to `{}`: the bundle has no intact copy of them", site.display())
 }
 
@@ -150,7 +150,7 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
         of(summary.files, summary.bundle.files),
         of(summary.images, summary.bundle.images)
     );
-    if summary.is_unchanged() && summary.left_out.is_empty() {
+    if summary.is_unchanged() && summary.omitted.is_empty() {
         return format!("{contents} are up to date: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
     }
     let mut text = format!(
@@ -162,7 +162,7 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
         summary.links_written,
         summary.time.as_secs_f64(),
     );
-    for LeftOut { name, problem, .. } in &summary.left_out {
+    for OmittedItem { name, problem, .. } in &summary.omitted {
         let _ = writeln!(text, "omitted: {name}: {problem}");
     }
     text

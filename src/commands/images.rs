@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::{FsError, remove_file, rename_durably};
-use crate::bundle::write::claim::partial_path;
+use crate::base::fs::{self, FsError, remove_file, rename_durably};
 use crate::commands::images::archive::{Archive, ArchiveError, Consumer};
 use crate::commands::images::engine::{ConnectedEngine, Engine, EngineError};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
@@ -286,7 +285,7 @@ impl Job {
             let file = File::options().write(true).open(path).map_err(FsError::at("create", path))?;
             return self.write_to(file, path, progress).map(drop);
         }
-        let partial = partial_path(path);
+        let partial = fs::partial(path);
         self.write_regular_file(&partial, progress).inspect_err(|_| {
             let _ = remove_file(&partial); // the first error is reported
         })?;

@@ -1,7 +1,6 @@
 //! `airbundle lock` as library calls: resolves lists, and compares a lock with upstream.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,11 +12,11 @@ use crate::commands::pack::PackError;
 use crate::documents::list::{FileEntry, Lists};
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::fetch::in_parallel;
-use crate::fetch::mirrored::Endpoints;
 use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
+use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::{probe, resolve};
+use crate::fetch::resolve::resolve;
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
@@ -36,7 +35,7 @@ pub(crate) fn lock(
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = upstream.http();
-    let (resolved, failures) = resolve(&http, upstream, platforms, with, lists, report);
+    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), platforms, with, lists);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
@@ -91,7 +90,7 @@ pub(crate) fn check(
     let lists = lists_of(lock)?;
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
-    let check = Check { endpoints: Endpoints::new(&http, upstream), http: &http, upstream, report };
+    let check = Check { context: ResolveContext::new(&http, upstream, report) };
     let mut moved = check.images(lock);
     let mut files = check.files(lock, &lists.files, quick);
     moved.extend(lock.files.iter().filter_map(|file| files.remove(&file.url)));
@@ -99,10 +98,7 @@ pub(crate) fn check(
 }
 
 struct Check<'a> {
-    http: &'a Http,
-    upstream: &'a Upstream,
-    endpoints: Arc<Endpoints>,
-    report: &'a dyn Report,
+    context: ResolveContext<'a>,
 }
 
 impl Check<'_> {
@@ -110,12 +106,13 @@ impl Check<'_> {
         // A generated index has no name upstream.
         let has_name = |image: &&LockedImage| image.manifests.iter().all(|it| it.content.is_none());
         let images: Vec<&LockedImage> = lock.images.iter().filter(has_name).collect();
-        let manifests = in_parallel(self.upstream.jobs, &images, |image| {
+        let manifests = in_parallel(self.context.upstream.jobs, &images, |image| {
             let reference = &image.reference;
             let digest = image.digest.to_string();
             let name = reference.tag().unwrap_or(&digest);
-            let registry = self.endpoints.registry(reference.host());
-            registry.manifest(self.report, &reference.to_string(), reference.repository(), name)
+            let (registry, object) =
+                (self.context.endpoints.registry(reference.host()), reference.to_string());
+            registry.manifest(self.context.request(&object), reference.repository(), name)
         });
         let moved = |(image, manifest): (&LockedImage, Result<(_, Vec<u8>), FetchError>)| {
             let current = manifest.map(|(_, bytes)| Digest::of(&bytes));
@@ -127,7 +124,7 @@ impl Check<'_> {
     /// Returns the files that differ, by URL.
     fn files(&self, lock: &Lock, entries: &[FileEntry], quick: bool) -> HashMap<String, Moved> {
         let locked: HashMap<&str, _> = lock.files.iter().map(|file| (file.url.as_str(), file)).collect();
-        let probed = probe(self.http, &self.endpoints, self.upstream.jobs, entries, self.report);
+        let probed = self.context.probe_files(entries);
         let mut moved = Vec::new();
         let (mut tasks, mut digests) = (Vec::new(), Vec::new());
         for (entry, probed) in entries.iter().zip(probed) {
@@ -148,7 +145,8 @@ impl Check<'_> {
             };
             moved.push(Moved { name: entry.url.to_string(), locked: locked.digest, now });
         }
-        let hashed = hash_each(&context(self.http, self.upstream, self.report), &tasks);
+        let hashed =
+            hash_each(&context(self.context.http, self.context.upstream, self.context.report), &tasks);
         for ((task, locked), current) in tasks.into_iter().zip(digests).zip(hashed) {
             moved.extend(Moved::unless_equal(task.object, locked, current.map(|blob| blob.digest)));
         }

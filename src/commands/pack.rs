@@ -19,16 +19,18 @@ use crate::bundle::format::label::LABEL_LIMIT;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
-use crate::bundle::write::partial::{Salvaged, salvage};
+use crate::bundle::write::head::BundleHead;
+use crate::bundle::write::partial::{ExpectedBundle, PartialBundle, read_partial};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
 use crate::bundle::write::spool::{self, Spool};
 use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions};
-use crate::bundle::write::writer::{BundleHead, BundleWriter, WriteOptions, WrittenBundle};
+use crate::bundle::write::writer::{BundleWriter, WriteOptions, WrittenBundle};
 use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
 use crate::commands::pack::write::{BundleJob, WriteFailure, WrittenBlobs};
 use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError};
 use crate::fetch::queue::FetchContext;
+use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::{lists_of, resolve_lock};
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::fetch::resolve::{Resolved, resolve};
@@ -233,7 +235,7 @@ fn read_base(options: &PackOptions) -> Result<SiteContents, PackError> {
 
 fn open_older(options: &PackOptions) -> Result<Vec<ReusableBundle>, PackError> {
     let open =
-        |path: &PathBuf| ReusableBundle::bundle(path).map_err(|error| PackError::Reuse(path.clone(), error));
+        |path: &PathBuf| ReusableBundle::open(path).map_err(|error| PackError::Reuse(path.clone(), error));
     options.reuse.iter().map(open).collect()
 }
 
@@ -245,9 +247,10 @@ fn resolve_input(
     report: &dyn Report,
 ) -> Result<(Resolved, Vec<FetchError>), PackError> {
     let PackOptions { upstream, platforms, with, .. } = options;
+    let context = ResolveContext::new(http, upstream, report);
     match input {
-        Input::Lists(lists) => Ok(resolve(http, upstream, platforms, with, lists.clone(), report)),
-        Input::Lock(lock) => Ok(resolve_lock(http, upstream, lock, lists_of(lock)?, report)),
+        Input::Lists(lists) => Ok(resolve(&context, platforms, with, lists.clone())),
+        Input::Lock(lock) => Ok(resolve_lock(&context, lock, lists_of(lock)?)),
     }
 }
 
@@ -396,25 +399,31 @@ impl Attempt {
         report: &dyn Report,
     ) -> Result<Self, PackError> {
         let (level, header_space) = (options.level, plan.header_space(options.sign.is_some())?);
-        let carry = volume_options(plan, header_space, options)?;
-        let fingerprint = plan.fingerprint(header_space, level, carry);
+        let volumes = volume_options(plan, header_space, options)?;
+        let fingerprint = plan.fingerprint(header_space, level, volumes);
         let partial = claim.partial.clone();
         let (mut spool, notes) = Spool::open(&partial)?;
         let is_same_plan = notes.fingerprint == Some(fingerprint);
         let expected = plan.expected(&notes);
         // Partial bundles only save downloads: unreadable ones are ignored.
         let mut set_aside: Vec<ReusableBundle> =
-            old_paths(&partial).iter().filter_map(|path| ReusableBundle::partial(path).ok()).collect();
-        let mut salvaged = Salvaged::default();
+            old_paths(&partial).iter().filter_map(|path| ReusableBundle::open_partial(path).ok()).collect();
+        let mut done = PartialBundle::default();
         if is_same_plan {
-            salvaged = salvage(&partial, carry.set, header_space, &expected, plan.external(), report)?;
+            let expected = ExpectedBundle {
+                set: volumes.set,
+                header_space,
+                entries: &expected,
+                external: plan.external(),
+            };
+            done = read_partial(&partial, &expected, report)?;
         } else if claim.size()? > 0 {
             claim = self::set_aside(claim, &mut set_aside)?;
         }
-        let is_needed = needed_pieces(plan, &salvaged);
+        let is_needed = needed_pieces(plan, &done);
         let pieces = spool.begin(fingerprint, plan.pending_count(), is_same_plan, is_needed)?;
-        let write_options = WriteOptions { header_space, level, carry };
-        let job = BundleJob::begin(claim.again()?, write_options, spool, pieces, salvaged, &expected)?;
+        let write_options = WriteOptions { header_space, level, volumes };
+        let job = BundleJob::begin(claim.try_clone()?, write_options, spool, pieces, done, &expected)?;
         Ok(Self { job, claim, set_aside })
     }
 
@@ -425,9 +434,10 @@ impl Attempt {
 }
 
 /// Returns a predicate for spooled pieces by key and offset: true if the partial bundle lacks the piece.
-fn needed_pieces(plan: &BundlePlan, salvaged: &Salvaged) -> impl Fn(Digest, u64) -> bool + use<> {
-    let keys = plan.keys(salvaged.done);
-    let begun = salvaged.open.as_ref().and_then(|begun| Some((plan.key(salvaged.done)?, begun.sha256.len())));
+fn needed_pieces(plan: &BundlePlan, partial: &PartialBundle) -> impl Fn(Digest, u64) -> bool + use<> {
+    let keys = plan.keys(partial.complete);
+    let begun =
+        partial.open.as_ref().and_then(|begun| Some((plan.key(partial.complete)?, begun.sha256.len())));
     move |key, offset| {
         keys.contains(&key) && begun.is_none_or(|(begun_key, len)| key != begun_key || offset >= len)
     }
@@ -443,7 +453,7 @@ fn volume_options(
     let set = plan.volume_set_id(header_space, level, volume_size, recovery);
     let volumes = VolumeOptions { volume_size, recovery, set };
     let needed = (stored_len(FRAME_SIZE) as u64).max(header_space) + LABEL_LIMIT as u64;
-    if volumes.room() < needed {
+    if volumes.capacity() < needed {
         let redundancy = u64::from(recovery.unwrap_or(0));
         // A recovery section is a little longer than its parity blocks.
         let needed = needed + needed * redundancy / 1000 + if redundancy > 0 { needed / 4 } else { 0 };
@@ -457,12 +467,12 @@ fn volume_options(
 /// evict the result of a longer one.
 fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
     let paths = old_paths(&claim.partial);
-    older.push(ReusableBundle::partial(&claim.partial)?);
+    older.push(ReusableBundle::open_partial(&claim.partial)?);
     loop {
         let own_bytes = |number: &usize| {
             let others: Vec<&ReusableBundle> =
                 older.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
-            older[*number].bytes_beside(&others)
+            older[*number].unique_bytes(&others)
         };
         let Some(least) = (0..older.len()).min_by_key(own_bytes) else { break };
         if older.len() <= paths.len() && own_bytes(&least) > 0 {
@@ -478,7 +488,7 @@ fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>) -> Result<Claim, Pac
     }
     let free = paths.iter().find(|path| older.iter().all(|old| old.path() != path.as_path()));
     let path = free.expect("there are fewer bundles than paths; please report");
-    older.last_mut().expect("it was pushed above; please report").renamed(path);
+    older.last_mut().expect("it was pushed above; please report").set_path(path);
     Ok(claim.set_aside(path)?)
 }
 

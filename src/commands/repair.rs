@@ -135,7 +135,7 @@ fn repair_volume(
     report: &dyn Report,
 ) -> Result<Repaired, RepairError> {
     let volume = &volumes.volumes()[number];
-    if ! volume.is_present() {
+    if !volume.is_present() {
         return Err(RepairError::Absent(volume.absence()));
     }
     if volume.is_file(path) {

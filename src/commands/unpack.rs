@@ -86,7 +86,8 @@ pub struct Counts {
 
 /// An image or file that is not on the site because a blob is unavailable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]pub struct OmittedItem {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OmittedItem {
     /// The reference of an image, or the path of a file.
     pub name: String,
     /// The worst kind of damage of its blobs.

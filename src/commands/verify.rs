@@ -13,7 +13,6 @@ use crate::base::pipeline::{Discard, Pipeline};
 use crate::bundle::format::layout::{TarEntry, Totals, tar_header};
 use crate::bundle::format::{BLOCK, padded};
 use crate::bundle::read::error::{ReadError, Unavailable};
-use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
 use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::bundle::read::tar_stream::Piece;
@@ -94,13 +93,13 @@ impl Verdict {
         reader: &BundleReader,
     ) -> Self {
         let Contents { identity, layout, signed, .. } = contents;
-        let volume_set = reader.medium();
+        let volume_set = reader.volumes();
         Self {
             identity: *identity,
             blobs: layout.manifests.len() + layout.blobs.len(),
             bytes: layout.total_size(),
             contents_read,
-            left_out: layout.left_out(),
+            left_out: layout.external_totals(),
             signed: signed.clone(),
             volumes: volume_set.map(|set| volume_states(set, &damage, &repaired)).unwrap_or_default(),
             repaired,
@@ -180,7 +179,7 @@ fn digest_mismatch(expected: Digest, actual: Digest) -> String {
 /// Damage behind the last blob, which affects no image or file.
 fn damaged_end(error: &ReadError) -> Damage {
     let places = match error {
-        ReadError::Damaged { place, .. } => [(**place).clone()].into(),
+        ReadError::Damaged { position, .. } => [(**position).clone()].into(),
         _ => BTreeSet::new(),
     };
     let Unavailable { trouble, problem } = Unavailable::from(error);

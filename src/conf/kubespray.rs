@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use crate::oci::reference::DEFAULT_PREFIX;
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::trust::{containerd_ca, upstream_url};
+use crate::oci::reference::DEFAULT_PREFIX;
 
 /// The files and images that a release of Kubespray lists, as in `manifests/`.
 struct Release {

@@ -8,10 +8,10 @@ use crate::bundle::format::layout::{Blob, Layout, LayoutError, empty_config};
 use crate::bundle::format::manifest_walk::ManifestWalk;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_SPACE};
-use crate::bundle::write::partial::Expected;
+use crate::bundle::write::head::{BundleHead, header_space};
+use crate::bundle::write::partial::ExpectedEntry;
 use crate::bundle::write::spool::Notes;
 use crate::bundle::write::volume_writer::VolumeOptions;
-use crate::bundle::write::writer::{BundleHead, header_space};
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
 use crate::fetch::queue::Task;
@@ -105,7 +105,7 @@ impl BundlePlan {
 
     /// Returns the blobs that the bundle references and omits, as the site has them.
     pub(crate) fn external(&self) -> &[Blob] {
-        &self.layout.elsewhere
+        &self.layout.external
     }
 
     pub(crate) fn pending_count(&self) -> u64 {
@@ -170,8 +170,8 @@ impl BundlePlan {
     }
 
     /// Returns all entries after the header, with the digests of pending files that an earlier run noted.
-    pub(crate) fn expected(&self, notes: &Notes) -> Vec<Expected> {
-        let manifests = self.image_manifests().iter().map(|blob| Expected {
+    pub(crate) fn expected(&self, notes: &Notes) -> Vec<ExpectedEntry> {
+        let manifests = self.image_manifests().iter().map(|blob| ExpectedEntry {
             blob: Some(*blob),
             is_late: false,
             is_manifest: true,
@@ -181,7 +181,7 @@ impl BundlePlan {
             let (digest, size) = (*notes.files.get(usize::try_from(number).ok()?)?)?;
             Some(Blob { digest, size })
         };
-        let blobs = self.blobs.iter().map(|planned| Expected {
+        let blobs = self.blobs.iter().map(|planned| ExpectedEntry {
             blob: planned.pending.map_or(Some(planned.blob), noted),
             is_late: planned.pending.is_some(),
             is_manifest: false,
@@ -207,7 +207,7 @@ impl BundlePlan {
     fn index(&self) -> Index {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
         let elsewhere = self.external().iter().map(|blob| blob.digest).collect();
-        Index { files: None, images, about: self.about.clone(), external:elsewhere }
+        Index { files: None, images, about: self.about.clone(), external: elsewhere }
     }
 
     /// Returns the lock of the images.
@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn images_with_more_manifests_than_a_reader_visits_are_refused() {
         let upstream = Upstream::default();
-        let registry = Endpoints::new(&upstream.http(), &upstream).registry("quay.io");
+        let registry = Endpoints::new(&upstream).registry("quay.io");
         let mut manifests = HashMap::new();
         let mut keep = |json: serde_json::Value| {
             let bytes = json.to_string().into_bytes();

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File};
 
-use crate::oci::reference::DEFAULT_PREFIX;
 use crate::base::event::Report;
 use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::oci::digest::Digest;
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::check::hash;
 use crate::site::record::Record;
 use crate::site::storage::blob_path;
@@ -143,7 +143,7 @@ fn open(kind: Kind, first: &Path, second: Option<PathBuf>) -> Result<Vec<SearchD
 /// record.
 fn paths(layout: &Layout, record: Option<Record>) -> HashMap<Digest, Vec<RelPath>> {
     let mut paths: HashMap<Digest, Vec<RelPath>> =
-        layout.elsewhere.iter().map(|blob| (blob.digest, Vec::new())).collect();
+        layout.external.iter().map(|blob| (blob.digest, Vec::new())).collect();
     let named = layout.files.iter().map(|file| (file.digest, format!("{DEFAULT_PREFIX}/{}", file.path)));
     let recorded = record.into_iter().flat_map(|record| record.files);
     for (digest, path) in named.chain(recorded.map(|file| (file.digest, file.path))) {

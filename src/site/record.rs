@@ -14,7 +14,8 @@ use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
-use crate::oci::template::{DEFAULT_PREFIX, RepositoryTemplate};
+use crate::oci::reference::DEFAULT_PREFIX;
+use crate::oci::template::RepositoryTemplate;
 use crate::site::storage::blob_path;
 
 /// The name of the record in the directory of the site.

@@ -306,9 +306,18 @@ fn platform_selection_unpacks_a_sparse_index_and_lists_its_platforms() {
 fn empty_selection_is_an_error_and_writes_nothing() {
     let full = FullSite::new(&all_kinds());
     for (options, words) in [
-        (&["--only", "pause:3.9"][..], &["`pause:3.9`", "unbundle ls", "no image or file in the bundle matches"][..]),
-        (&["--only", "quay.io/a/multi:v1", "--only", "*.deb"], &["`*.deb`", "no image or file in the bundle matches"]),
-        (&["--platform", "linux/s390x"], &["linux/s390x", "no image in the bundle has the platform", "linux/amd64, linux/arm64"]),
+        (
+            &["--only", "pause:3.9"][..],
+            &["`pause:3.9`", "unbundle ls", "no image or file in the bundle matches"][..],
+        ),
+        (
+            &["--only", "quay.io/a/multi:v1", "--only", "*.deb"],
+            &["`*.deb`", "no image or file in the bundle matches"],
+        ),
+        (
+            &["--platform", "linux/s390x"],
+            &["linux/s390x", "no image in the bundle has the platform", "linux/amd64, linux/arm64"],
+        ),
         (
             &["--only", "quay.io/b/arm:v1", "--platform", "linux/amd64"],
             &["linux/amd64", "available are linux/arm64"],

@@ -350,7 +350,14 @@ fn platform_variants_are_selectable_and_a_missing_platform_lists_those_available
         let listing = unbundle(["ls", &job.text(OUTPUT), "--json"]).ok().json();
         assert_eq!(listing["images"][0]["platforms"], json!(expected), "{wanted}");
     }
-    let words = [&*name, "no image for platform linux/arm/v5", "linux/amd64", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8", ];
+    let words = [
+        &*name,
+        "no image for platform linux/arm/v5",
+        "linux/amd64",
+        "linux/arm/v6",
+        "linux/arm/v7",
+        "linux/arm64/v8",
+    ];
     PackJob::new(&format!("{name}\n")).pack_with(&["--platform", "linux/arm/v5"]).failed(4, &words);
     PackJob::new(&format!("{name} platform=linux/arm/v5\n")).pack().failed(4, &words);
 }

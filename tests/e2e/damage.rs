@@ -1037,7 +1037,10 @@ fn invalid_index_is_refused_by_name() {
     for (index, words) in [
         (intact.replace(format, r#""dev.airbundle.format":"2.0""#), "format version `2.0`"),
         (intact.replace(format, r#""dev.airbundle.format":"x""#), "format version `x`"),
-        (intact.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)), "unsupported feature `delta`", ),
+        (
+            intact.replace(format, &format!(r#"{format},"dev.airbundle.requires":"delta""#)),
+            "unsupported feature `delta`",
+        ),
         (
             with(&descriptor("quay.io/a:1", r#","dev.airbundle.encoding":"recompress""#)),
             "encoding `recompress`",

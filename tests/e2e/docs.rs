@@ -1,7 +1,5 @@
 //! README.md and bundle-format.md agree with the code.
 
-
-
 use airbundle::bundle::format::index::{FileSet, Index};
 use airbundle::bundle::format::layout::tar_header;
 use airbundle::bundle::format::skippable::SKIPPABLE_LIMIT;

@@ -393,7 +393,11 @@ fn connection_that_always_breaks_at_one_offset_finally_fails() {
             let cut = (!seen.is_probe() && seen.path.ends_with("large")).then_some(cut);
             Reply { cut, ..content.respond(&without_range(seen)) }
         });
-        PackJob::new(list).fails_cleanly(&to(&fake, &["--retries", "1"]), 4, &["/large`", "failed (2 attempts)"]);
+        PackJob::new(list).fails_cleanly(
+            &to(&fake, &["--retries", "1"]),
+            4,
+            &["/large`", "failed (2 attempts)"],
+        );
     }
 }
 
@@ -749,7 +753,11 @@ fn blob_with_another_size_than_in_its_manifest_is_refused() {
         [("/config/size", 1), ("/config/size", 3), ("/layers/0/size", 4), ("/layers/0/size", 6)]
     {
         let image = with(invalid_image(), pointer, json!(said));
-        assert_refused_with(&[(OCI_MANIFEST, image)], 5, &["size mismatch", &format!("expected {said}, got")]);
+        assert_refused_with(
+            &[(OCI_MANIFEST, image)],
+            5,
+            &["size mismatch", &format!("expected {said}, got")],
+        );
     }
 }
 

@@ -400,7 +400,11 @@ fn private_ca_is_trusted_when_named() {
     let list = format!("https://{}/x {}\n", nginx.addr(), sha256(b"hello"));
 
     let start = Instant::now();
-    PackJob::new(&list).fails(&[], 4, &["certificate signed by unknown authority", "--ca-file", "--insecure-registry"], );
+    PackJob::new(&list).fails(
+        &[],
+        4,
+        &["certificate signed by unknown authority", "--ca-file", "--insecure-registry"],
+    );
     assert!(start.elapsed() < Duration::from_secs(5), "that does not pass, and is not tried again");
     PackJob::new(&list).packs(&["--ca-file", ca], &[b"hello"]);
     let other = Ca::new().file(directory.path(), "other.pem");
@@ -428,7 +432,9 @@ fn invalid_certificates_are_explained() {
     let args = ["--ca-file", ca.to_str().expect("UTF-8")];
     let named = private_ca.server(directory.path(), "elsewhere", &["elsewhere.invalid"]);
     let expired = private_ca.expired(directory.path(), "expired", &["127.0.0.1"]);
-    for (pair, words) in [(named, ["not valid for this host", "elsewhere.invalid"]), (expired, ["expired", "clock"])] {
+    for (pair, words) in
+        [(named, ["not valid for this host", "elsewhere.invalid"]), (expired, ["expired", "clock"])]
+    {
         let nginx = Nginx::start(Some(&pair), HELLO);
         let list = format!("https://{}/x\n", nginx.addr());
         PackJob::new(&list).fails(&args, 4, &[words[0], words[1], &nginx.addr()]);

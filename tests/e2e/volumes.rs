@@ -513,10 +513,7 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
         bytes[start..start + len].copy_from_slice(&random_bytes(start as u64, len));
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
         let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
-        assert!(
-            finished.stdout.contains("recovery data repaired it"),
-            "{what}: {finished:#?}"
-        );
+        assert!(finished.stdout.contains("recovery data repaired it"), "{what}: {finished:#?}");
         let is_of_content = start + len < intact.len() * 94 / 100;
         let finished = verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
         assert!(!is_of_content || finished.stderr.contains("unbundle repair"), "{what}: {finished:#?}");

@@ -15,7 +15,8 @@ use crate::bundle::read::reader::Contents;
 use crate::commands::image::entry::{END, LayerEntry};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::template::{DEFAULT_PREFIX, RepositoryTemplate};
+use crate::oci::reference::DEFAULT_PREFIX;
+use crate::oci::template::RepositoryTemplate;
 use crate::site::storage::{Links, NamesError, blob_path};
 
 /// The document root of the official nginx images.

@@ -8,7 +8,7 @@ use crate::base::fs::FsError;
 use crate::bundle::format::layout::Blob;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::Claim;
-use crate::bundle::write::partial::{Begun, Expected, Salvaged};
+use crate::bundle::write::partial::{BlobPrefix, ExpectedEntry, PartialBundle};
 use crate::bundle::write::spool::{Spool, SpooledPiece};
 use crate::bundle::write::volume_writer::FinishedVolume;
 use crate::bundle::write::writer::{BundleWriter, WriteOptions};
@@ -28,7 +28,7 @@ pub(crate) struct BundleJob {
     /// The entries that an earlier run completed.
     done: Vec<Blob>,
     /// The first entry after those, if an earlier run began it.
-    begun: Option<Begun>,
+    begun: Option<BlobPrefix>,
     /// The pieces that an earlier run spooled.
     pieces: Vec<SpooledPiece>,
     /// The end of the manifests in the tar stream.
@@ -122,22 +122,22 @@ impl BundleJob {
         options: WriteOptions,
         spool: Spool,
         pieces: Vec<SpooledPiece>,
-        salvaged: Salvaged,
-        expected: &[Expected],
+        partial: PartialBundle,
+        expected: &[ExpectedEntry],
     ) -> Result<Self, FsError> {
-        let Salvaged { done, open, kept } = salvaged;
-        let known = |entry: &Expected| entry.blob.expect("completed entries are known; please report");
-        let writer = if done == 0 {
-            BundleWriter::begin_in(claim, options)?
+        let PartialBundle { complete, open, resume_point } = partial;
+        let known = |entry: &ExpectedEntry| entry.blob.expect("completed entries are known; please report");
+        let writer = if complete == 0 {
+            BundleWriter::create(claim, options)?
         } else {
-            BundleWriter::go_on(claim, options, kept)?
+            BundleWriter::resume(claim, options, resume_point)?
         };
         Ok(Self {
             writer,
             level: options.level,
             spool: Arc::new(spool),
             in_flight: VecDeque::new(),
-            done: expected[..done].iter().map(known).collect(),
+            done: expected[..complete].iter().map(known).collect(),
             begun: open,
             pieces,
             manifests_end: 0,
@@ -176,9 +176,9 @@ impl BundleJob {
     fn write_manifests(&mut self, plan: &BundlePlan, written: &mut WrittenBlobs) -> Result<(), FsError> {
         for manifest in plan.image_manifests() {
             if self.done.is_empty() {
-                self.writer.begin(Some((manifest.digest, manifest.size)));
+                self.writer.begin_blob(Some((manifest.digest, manifest.size)));
                 self.writer.write(&plan.manifests[&manifest.digest])?;
-                self.writer.end(manifest.digest)?;
+                self.writer.end_blob(manifest.digest)?;
             }
             written.blobs.insert(manifest.digest, manifest.size);
             written.fetched += manifest.size;
@@ -228,7 +228,7 @@ impl BundleJob {
                 self.spool.release(piece.key, piece.offset);
             }
         } else {
-            self.writer.end(blob.digest)?;
+            self.writer.end_blob(blob.digest)?;
         }
         self.release_written();
         Ok(())
@@ -237,7 +237,7 @@ impl BundleJob {
     /// Discards the blob being written. Returns its pieces that were in flight: positions after the new end
     /// of the stream would block the release of later pieces.
     fn take_back(&mut self) -> Result<VecDeque<InFlightPiece>, FsError> {
-        self.writer.take_back()?;
+        self.writer.discard_blob()?;
         let end = self.writer.position();
         let kept = self.in_flight.partition_point(|piece| piece.end <= end);
         Ok(self.in_flight.split_off(kept))
@@ -297,7 +297,7 @@ impl StepRun<'_, '_> {
             }
             self.hand_over_volumes()?;
         }
-        let spooled = self.queue.taken_in();
+        let spooled = self.queue.adopted();
         self.written.resumed += spooled;
         self.written.fetched -= spooled.min(self.written.fetched);
         Ok(self.written)
@@ -312,7 +312,7 @@ impl StepRun<'_, '_> {
     }
 
     fn write(&mut self, planned: &PlannedBlob, bytes: &[u8]) -> Result<(), FsError> {
-        self.job.writer.begin(Some((planned.blob.digest, planned.blob.size)));
+        self.job.writer.begin_blob(Some((planned.blob.digest, planned.blob.size)));
         self.job.writer.write(bytes)?;
         self.job.end(planned, planned.blob, &mut self.written)
     }
@@ -351,7 +351,7 @@ impl StepRun<'_, '_> {
         let known = planned.pending.is_none().then_some((planned.blob.digest, planned.blob.size));
         let begun = queue.begun(task);
         if begun.is_none() {
-            self.job.writer.begin(known);
+            self.job.writer.begin_blob(known);
         }
         let mut resumed = begun.unwrap_or(0);
         let mut end = resumed;
@@ -369,7 +369,7 @@ impl StepRun<'_, '_> {
                 }
                 Next::Restart => {
                     self.job.take_back()?;
-                    self.job.writer.begin(known);
+                    self.job.writer.begin_blob(known);
                     (end, resumed) = (0, 0);
                 }
                 Next::End(digest, size) => {

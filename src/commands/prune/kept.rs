@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::oci::reference::DEFAULT_PREFIX;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::record::{Record, RecordedImage};
 use crate::site::root::Root;
 use crate::site::scan::Storage;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::bundle::format::layout::{Layout, TarEntry};
-use crate::bundle::read::problem::{DamageKind, FrameError};
+use crate::bundle::read::frame_error::FrameError;
+use crate::bundle::read::problem::DamageKind;
 use crate::bundle::read::reader::BundleReader;
 use crate::commands::verify::Damage;
 use crate::oci::digest::Digest;
@@ -84,7 +85,7 @@ impl DamageLog {
             Damage {
                 object: entry.name.clone(),
                 owners: entry.digest.and_then(|digest| owners.get(&digest)).cloned().unwrap_or_default(),
-                places: offsets.iter().map(|offset| reader.place(*offset)).collect(),
+                places: offsets.iter().map(|offset| reader.position(*offset)).collect(),
                 trouble: kind,
                 problem: problem.to_owned(),
             }

@@ -8,7 +8,8 @@ use crate::bundle::format::layout::{Layout, TarEntry};
 use crate::bundle::format::seek_table::{self, FrameEntry};
 use crate::bundle::format::{BLOCK, frame, padded};
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::problem::{DamageKind, FrameError};
+use crate::bundle::read::frame_error::FrameError;
+use crate::bundle::read::problem::DamageKind;
 use crate::bundle::read::reader::BundleReader;
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::commands::verify::damage::{DamageLog, frame_problem};
@@ -20,7 +21,7 @@ const SEEK_TABLE: &str = "the seek table";
 /// of each frame. Returns `None` if the bundle is not in files.
 pub(crate) fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Option<Verdict>, ReadError> {
     let contents = reader.contents()?;
-    let Some(volume_set) = reader.medium() else { return Ok(None) };
+    let Some(volume_set) = reader.volumes() else { return Ok(None) };
     let damage = match reader.table() {
         None => vec![missing_table(volume_set)],
         Some(table) => {
@@ -62,12 +63,12 @@ fn bad_frames(table: &[FrameEntry], volume_set: &VolumeSet) -> Vec<BadFrame> {
 
 fn check_header(entry: FrameEntry, offset: u64, volume_set: &VolumeSet) -> Result<(), FrameError> {
     let mut header = Vec::new();
-    let len = frame::HEAD_LEN.min(entry.compressed as usize);
+    let len = frame::HEADER_LEN.min(entry.compressed as usize);
     match volume_set.reader(offset).take(len as u64).read_to_end(&mut header) {
         Err(error) => Err(FrameError::of(error)),
         Ok(read) if read < len => Err(FrameError::Truncated),
-        Ok(_) if frame::begins(&header, entry) => Ok(()),
-        Ok(_) => Err(FrameError::Damaged),
+        Ok(_) if frame::is_header_of(&header, entry) => Ok(()),
+        Ok(_) => Err(FrameError::Corrupt),
     }
 }
 
@@ -86,7 +87,7 @@ fn damage_of(
         if affected.is_empty() {
             let damage =
                 Damage::of_structure("a frame without entries", error.trouble(), frame_problem(&error));
-            in_no_entry.push(Damage { places: [reader.place(offset)].into(), ..damage });
+            in_no_entry.push(Damage { places: [reader.position(offset)].into(), ..damage });
         }
         for number in affected {
             log.unreadable(number, offset, &error);
@@ -124,7 +125,7 @@ fn table_mismatch(table: &[FrameEntry], layout: &Layout) -> Option<Damage> {
 
 /// Returns the damage of a bundle whose seek table cannot be read.
 fn missing_table(volume_set: &VolumeSet) -> Damage {
-    let (kind, problem) = match seek_table::ends(&mut volume_set.reader(0)) {
+    let (kind, problem) = match seek_table::has_footer(&mut volume_set.reader(0)) {
         Ok(true) => (DamageKind::Damaged, "damaged, or the size of the bundle does not match it".to_owned()),
         Ok(false) => {
             (DamageKind::Missing, "missing: the bundle is truncated, or its end is damaged".to_owned())
