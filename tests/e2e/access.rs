@@ -306,9 +306,18 @@ fn an_image_for_some_platforms_is_a_sparse_index_and_says_which_it_has() {
 fn what_selects_nothing_is_an_error_and_touches_nothing() {
     let whole = Whole::new(&kinds());
     for (options, words) in [
-        (&["--only", "pause:3.9"][..], &["`pause:3.9`", "unbundle ls", "no image or file in the bundle matches"][..]),
-        (&["--only", "quay.io/a/multi:v1", "--only", "*.deb"], &["`*.deb`", "no image or file in the bundle matches"]),
-        (&["--platform", "linux/s390x"], &["linux/s390x", "no image in the bundle has the platform", "linux/amd64, linux/arm64"]),
+        (
+            &["--only", "pause:3.9"][..],
+            &["`pause:3.9`", "unbundle ls", "no image or file in the bundle matches"][..],
+        ),
+        (
+            &["--only", "quay.io/a/multi:v1", "--only", "*.deb"],
+            &["`*.deb`", "no image or file in the bundle matches"],
+        ),
+        (
+            &["--platform", "linux/s390x"],
+            &["linux/s390x", "no image in the bundle has the platform", "linux/amd64, linux/arm64"],
+        ),
         (
             &["--only", "quay.io/b/arm:v1", "--platform", "linux/amd64"],
             &["linux/amd64", "available are linux/arm64"],
