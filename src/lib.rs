@@ -1,6 +1,8 @@
-//! Packs files and container images into one bundle, and verifies, unpacks and serves it at an air-gapped site.
+//! Packs files and container images into one bundle, and verifies, unpacks and serves it at an air-gapped
+//! site.
 //!
-//! Each module belongs to a floor and imports from lower floors only. `docs/architecture.md` lists the floors.
+//! Each module belongs to a floor and imports from lower floors only. `docs/architecture.md` lists the
+//! floors.
 
 #![cfg_attr(
     not(feature = "net"),

@@ -1,7 +1,7 @@
 //! [`Buffers`]: a pool of reusable memory buffers for frames.
 //!
-//! Fresh memory costs a page fault every 4 KiB, and an allocator returns blocks of this size to the system as soon
-//! as they are freed. Over gigabytes of frames, that takes longer than copying the bytes.
+//! Fresh memory costs a page fault every 4 KiB, and an allocator returns blocks of this size to the system as
+//! soon as they are freed. Over gigabytes of frames, that takes longer than copying the bytes.
 
 use std::io;
 use std::ops::Deref;
@@ -47,8 +47,8 @@ impl Buffer {
         self.len += bytes.len();
     }
 
-    /// Appends up to `len` bytes: `write` fills them in and returns how many it wrote. Panics if `len` exceeds the
-    /// capacity.
+    /// Appends up to `len` bytes: `write` fills them in and returns how many it wrote. Panics if `len`
+    /// exceeds the capacity.
     pub fn fill_in(
         &mut self,
         len: usize,

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 
-/// Returns the messages of `error` and its causes, separated by `: `. A message that the text already ends with is
-/// not repeated.
+/// Returns the messages of `error` and its causes, separated by `: `. A message that the text already ends
+/// with is not repeated.
 #[must_use]
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -13,7 +13,7 @@ use crate::base::units::as_seconds;
 pub enum Event {
     /// A new stage begins.
     Stage {
-        /// Description for users, such as `Fetching`.
+        /// Description for users, such as `unpacking`.
         name: &'static str,
         /// Bytes to process. `None`: unknown.
         bytes: Option<u64>,

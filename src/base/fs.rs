@@ -19,7 +19,8 @@ pub struct FsError {
 }
 
 impl FsError {
-    /// Returns a function that adds `action` and `path` to an [`io::Error`]: `.map_err(FsError::at("write", path))`.
+    /// Returns a function that adds `action` and `path` to an [`io::Error`]: `.map_err(FsError::at("write",
+    /// path))`.
     pub fn at(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self { action, path: path.as_ref().to_owned(), source }
     }

@@ -6,14 +6,16 @@ use std::str::FromStr;
 
 use unicode_normalization::UnicodeNormalization as _;
 
-/// Maximum length of a path in bytes. Linux' `PATH_MAX` of 4096 also counts the directory that the path is relative to.
+/// Maximum length of a path in bytes. Linux' `PATH_MAX` of 4096 also counts the directory that the path is
+/// relative to.
 pub(crate) const MAX_PATH: usize = 4000;
 
 /// Maximum length of a component in bytes: `NAME_MAX` of common file systems.
 pub(crate) const MAX_COMPONENT: usize = 255;
 
-/// A relative path, separated by `/`, that cannot escape its directory: no component is empty, `.` or `..`, and no
-/// character is a control character or a backslash. At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`] per component.
+/// A relative path, separated by `/`, that cannot escape its directory: no component is empty, `.` or `..`,
+/// and no character is a control character or a backslash. At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`]
+/// per component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(String);
 
@@ -103,14 +105,16 @@ impl RelPath {
         self.0.split('/')
     }
 
-    /// Returns `tail` below this path. The total length is not checked: the file system enforces its own limit.
+    /// Returns `tail` below this path. The total length is not checked: the file system enforces its own
+    /// limit.
     #[must_use]
     pub fn join(&self, tail: &Self) -> Self {
         Self(format!("{}/{}", self.0, tail.0))
     }
 
-    /// Returns a key that is equal for paths that a file system without case or Unicode distinction (APFS, NTFS, ext4
-    /// with `casefold`) can treat as the same path. A few more pairs have equal keys, which is the safe direction.
+    /// Returns a key that is equal for paths that a file system without case or Unicode distinction (APFS,
+    /// NTFS, ext4 with `casefold`) can treat as the same path. A few more pairs have equal keys, which is the
+    /// safe direction.
     #[must_use]
     pub fn collision_key(&self) -> String {
         // Upper case first: it maps `ſ` to `S` and `ß` to `SS`, which lower case alone would not.
@@ -138,8 +142,8 @@ impl AsRef<Path> for RelPath {
     }
 }
 
-/// Returns the first two of `paths` that cannot both be files below one directory: equal paths, paths with an equal
-/// [`RelPath::collision_key`], or a path that is a parent of the other (`a` and `a/b`).
+/// Returns the first two of `paths` that cannot both be files below one directory: equal paths, paths with an
+/// equal [`RelPath::collision_key`], or a path that is a parent of the other (`a` and `a/b`).
 pub(crate) fn find_collision<'a>(paths: impl Iterator<Item = &'a RelPath>) -> Option<(RelPath, RelPath)> {
     let paths: Vec<_> = paths.collect();
     let (first, second) = collisions(&paths).into_iter().min_by_key(|&(_, second)| second)?;

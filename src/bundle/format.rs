@@ -12,8 +12,8 @@ pub(crate) mod volume_name;
 /// Format version that this program writes. A reader accepts all minor versions of a supported major version.
 pub const FORMAT: (u32, u32) = (1, 1);
 
-/// Format version in `index.json` if it uses features of 1.0 only. The same content then keeps the identity that version
-/// 1.0 gave it, with or without a signature.
+/// Format version in `index.json` if it uses features of 1.0 only. The same content then keeps the identity
+/// that version 1.0 gave it, with or without a signature.
 pub const DOCUMENTS: (u32, u32) = (1, 0);
 
 /// Format version in `index.json` otherwise: if the bundle is a delta, or has annotations for the lock.
@@ -34,7 +34,8 @@ pub const INDEX_LIMIT: u64 = 64 << 20;
 /// Maximum total size of the manifests of a bundle in bytes. A reader holds them in memory.
 pub const MANIFESTS_LIMIT: u64 = 64 << 20;
 
-/// Maximum number of references from all images to manifests, configs and layers. Shared blobs count once per image.
+/// Maximum number of references from all images to manifests, configs and layers. Shared blobs count once per
+/// image.
 pub const NAMED_LIMIT: usize = 1 << 20;
 
 /// Bytes reserved for the signature after the head, including its frame header ("The signature").

@@ -1,7 +1,7 @@
 //! [`Manifest`]: the descriptors in an image manifest or an index.
 //!
-//! Manifests are only parsed, never serialized: the bytes from the registry are kept, because their digest must not
-//! change.
+//! Manifests are only parsed, never serialized: the bytes from the registry are kept, because their digest
+//! must not change.
 
 use oci_spec::image as oci;
 use serde_json::Value;
@@ -18,7 +18,8 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Media type of an OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Maximum size of a manifest in bytes. Registries need not accept larger ones (distribution-spec, "Pushing Manifests").
+/// Maximum size of a manifest in bytes. Registries need not accept larger ones (distribution-spec, "Pushing
+/// Manifests").
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
 
 /// The descriptors in a manifest; all other members are ignored.
@@ -46,10 +47,10 @@ pub struct Descriptor {
     pub size: u64,
     /// Platform of a child of an index. `None`: not stated.
     pub platform: Option<Platform>,
-    /// Manifest that a BuildKit attestation in an index refers to. `None`: not an attestation.
+    /// Manifest that an attestation in an index refers to. `None`: not an attestation.
     pub attests: Option<Digest>,
-    /// URLs of a foreign (nondistributable) layer, which is outside the registry. Empty for all other blobs, even if they
-    /// have `urls`.
+    /// URLs of a foreign (nondistributable) layer, which is outside the registry. Empty for all other blobs,
+    /// even if they have `urls`.
     pub urls: Vec<String>,
 }
 
@@ -151,7 +152,8 @@ impl Descriptor {
     }
 }
 
-/// True if `media_type` is that of an image config, which states a platform. The config of an artifact does not.
+/// True if `media_type` is that of an image config, which states a platform. The config of an artifact does
+/// not.
 #[must_use]
 pub fn has_platform(media_type: &str) -> bool {
     matches!(
@@ -160,8 +162,8 @@ pub fn has_platform(media_type: &str) -> bool {
     )
 }
 
-/// Returns the platform in an image config (OCI image-spec, config: `os`, `architecture`, `variant`). `None` for the
-/// config of an artifact.
+/// Returns the platform in an image config (OCI image-spec, config: `os`, `architecture`, `variant`). `None`
+/// for the config of an artifact.
 #[must_use]
 pub fn config_platform(media_type: &str, bytes: &[u8]) -> Option<Platform> {
     #[derive(serde::Deserialize)]

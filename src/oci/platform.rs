@@ -55,8 +55,9 @@ impl Platform {
         self.selects(other) && other.selects(self)
     }
 
-    /// True if `candidate` matches this platform: `linux/amd64` matches all of its variants, `linux/amd64/v3` only
-    /// itself. As in containerd, `arm64` equals `arm64/v8`, `amd64` equals `amd64/v1`, and `arm` equals `arm/v7`.
+    /// True if `candidate` matches this platform: `linux/amd64` matches all of its variants, `linux/amd64/v3`
+    /// only itself. As in containerd, `arm64` equals `arm64/v8`, `amd64` equals `amd64/v1`, and `arm` equals
+    /// `arm/v7`.
     #[must_use]
     pub fn selects(&self, candidate: &Self) -> bool {
         let variant = self.normal_variant();
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_platform_without_a_variant_selects_all_variants() {
-        for (wanted, candidate, selected) in [
+        for (platform, candidate, selected) in [
             ("linux/amd64", "linux/amd64", true),
             ("linux/amd64", "linux/amd64/v1", true),
             ("linux/amd64/v1", "linux/amd64", true),
@@ -172,9 +173,9 @@ mod tests {
             ("linux/arm/v6", "linux/arm/v6", true),
             ("linux/arm/v6", "linux/arm", false),
         ] {
-            let (wanted, candidate): (Platform, Platform) =
-                (wanted.parse().unwrap(), candidate.parse().unwrap());
-            assert_eq!(wanted.selects(&candidate), selected, "{wanted} {candidate}");
+            let (platform, candidate): (Platform, Platform) =
+                (platform.parse().unwrap(), candidate.parse().unwrap());
+            assert_eq!(platform.selects(&candidate), selected, "{platform} {candidate}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! [`Reference`]: an image reference with an explicit host and tag or digest.
 //!
-//! The grammar is that of Docker Distribution (package `reference`) without its defaults: the host is required, and so
-//! is the tag or the digest.
+//! The grammar is that of Docker Distribution (package `reference`) without its defaults: the host is
+//! required, and so is the tag or the digest.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -22,8 +22,9 @@ pub const MAX_TAG: usize = 128;
 
 /// An image reference: `host[:port]/repository[:tag][@sha256:…]`, with a tag, a digest or both.
 ///
-/// It is stored in canonical form: the host is in lower case, Docker Hub is `docker.io`, and its repositories of one
-/// component have the prefix `library/`. [`Display`](fmt::Display) writes this form, which parses to the same reference.
+/// It is stored in canonical form: the host is in lower case, Docker Hub is `docker.io`, and its repositories
+/// of one component have the prefix `library/`. [`Display`](fmt::Display) writes this form, which parses to
+/// the same reference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     host: String,
@@ -113,7 +114,8 @@ impl ReferenceError {
 }
 
 impl Reference {
-    /// Returns the registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if given.
+    /// Returns the registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if
+    /// given.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -131,14 +133,15 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// True if the tag is that of a cosign artifact (`sha256-<hex>.sig`, `.att`, `.sbom`) or of an index of referrers
-    /// (`sha256-<hex>`; OCI distribution-spec, "Referrers Tag Schema").
+    /// True if the tag is that of a cosign artifact (`sha256-<hex>.sig`, `.att`, `.sbom`) or of an index of
+    /// referrers (`sha256-<hex>`; OCI distribution-spec, "Referrers Tag Schema").
     #[must_use]
     pub fn is_referrer(&self) -> bool {
         self.subject().is_some()
     }
 
-    /// Returns the digest of the subject image if the tag is that of a cosign artifact or of an index of referrers.
+    /// Returns the digest of the subject image if the tag is that of a cosign artifact or of an index of
+    /// referrers.
     #[must_use]
     pub fn subject(&self) -> Option<Digest> {
         let hex = self.tag.as_deref()?.strip_prefix("sha256-")?;
@@ -228,7 +231,8 @@ fn without_slash(text: &str, name: &str) -> ReferenceError {
     }
 }
 
-/// True if the first component of a reference is a host, by Docker's rule; otherwise it is part of the repository.
+/// True if the first component of a reference is a host, by Docker's rule; otherwise it is part of the
+/// repository.
 fn looks_like_host(text: &str) -> bool {
     text.contains(['.', ':']) || text.eq_ignore_ascii_case("localhost")
 }
@@ -261,7 +265,8 @@ fn parse_host(text: &str) -> Result<String, ReferenceError> {
     }
 }
 
-/// Returns `host` in the canonical form of references: in lower case, with `docker.io` for all names of Docker Hub.
+/// Returns `host` in the canonical form of references: in lower case, with `docker.io` for all names of
+/// Docker Hub.
 #[must_use]
 pub fn canonical_host(host: &str) -> String {
     match host.to_ascii_lowercase().as_str() {
@@ -327,7 +332,8 @@ fn invalid_in_tag(tag: &str) -> Option<usize> {
     }
 }
 
-/// True if `text` is a valid repository name without a host: Docker Distribution's grammar, at most [`MAX_NAME`] bytes.
+/// True if `text` is a valid repository name without a host: Docker Distribution's grammar, at most
+/// [`MAX_NAME`] bytes.
 #[must_use]
 pub fn is_repository_name(text: &str) -> bool {
     text.len() <= MAX_NAME && invalid_in_repository(text).is_none()

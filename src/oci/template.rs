@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::oci::reference::{MAX_NAME, Reference, is_repository_name};
 
-/// A repository name with the placeholders `{repository}` (required) and `{host}`, which are replaced by those of an
-/// image. The default is `k8s/{host}/{repository}`.
+/// A repository name with the placeholders `{repository}` (required) and `{host}`, which are replaced by
+/// those of an image. The default is `k8s/{host}/{repository}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepositoryTemplate(String);
 
@@ -15,10 +15,10 @@ pub struct RepositoryTemplate(String);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// An unknown placeholder, or an unbalanced brace.
-    #[error("unknown placeholder `{found}`: expected `{{host}}` or `{{repository}}`")]
+    #[error("unknown placeholder `{placeholder}`: expected `{{host}}` or `{{repository}}`")]
     Placeholder {
         /// The placeholder, with braces.
-        found: String,
+        placeholder: String,
     },
     /// The template lacks `{repository}`.
     #[error("the template lacks `{{repository}}`: all images would get the same name")]
@@ -51,8 +51,9 @@ const HOST: &str = "{host}";
 const REPOSITORY: &str = "{repository}";
 
 impl RepositoryTemplate {
-    /// Returns the repository name for `image`. In the host, `:` becomes `_` and the brackets of an IPv6 address are
-    /// removed, because a repository name cannot contain them: `localhost:5000` becomes `localhost_5000`.
+    /// Returns the repository name for `image`. In the host, `:` becomes `_` and the brackets of an IPv6
+    /// address are removed, because a repository name cannot contain them: `localhost:5000` becomes
+    /// `localhost_5000`.
     pub fn apply(&self, image: &Reference) -> Result<String, TemplateError> {
         let host = image.host().replace(['[', ']'], "").replace(':', "_");
         let name = self.0.replace(HOST, &host).replace(REPOSITORY, image.repository());
@@ -86,7 +87,7 @@ impl FromStr for RepositoryTemplate {
         let name = text.replace(HOST, "a").replace(REPOSITORY, "a");
         if let Some(brace) = name.find(['{', '}']) {
             let end = name[brace..].find('}').map_or(name.len(), |end| brace + end + 1);
-            return Err(TemplateError::Placeholder { found: name[brace..end].to_owned() });
+            return Err(TemplateError::Placeholder { placeholder: name[brace..end].to_owned() });
         }
         if !text.contains(REPOSITORY) {
             return Err(TemplateError::NoRepository);

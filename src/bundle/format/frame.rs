@@ -23,8 +23,8 @@ pub(crate) const STORED: u8 = 0b1010_0100;
 /// Maximum length of a frame header in bytes, including the magic number.
 pub const HEADER_LEN: usize = 14;
 
-/// True if `start` is the start of a frame with the sizes in `entry`. `start` has [`HEADER_LEN`] bytes, or all bytes of a
-/// shorter frame.
+/// True if `start` is the start of a frame with the sizes in `entry`. `start` has [`HEADER_LEN`] bytes, or
+/// all bytes of a shorter frame.
 #[must_use]
 pub fn is_header_of(start: &[u8], entry: FrameEntry) -> bool {
     let number =
@@ -85,8 +85,8 @@ impl Header {
     }
 }
 
-/// Encodes `content` (at most [`FRAME_SIZE`] bytes) as a frame: compressed at `level`, or stored (raw) if compression
-/// saves less than 1/50.
+/// Encodes `content` (at most [`FRAME_SIZE`] bytes) as a frame: compressed at `level`, or stored (raw) if
+/// compression saves less than 1/50.
 ///
 /// The result depends on the arguments and the version of this program only.
 #[must_use]
@@ -101,10 +101,10 @@ pub fn encode(content: &[u8], level: i32) -> Vec<u8> {
     if frame.len() < content.len() - content.len() / 50 { frame } else { store(content) }
 }
 
-/// True if a sample of `content`, 16 pieces of 4 KiB, shrinks by at least 1/50 at level 1.
+/// True if `content` is small, or if a sample of 16 pieces of 4 KiB shrinks by more than 1/50 at level 1.
 ///
-/// Most layers and archives are compressed already. Compressing all of their content to find that out would take a
-/// hundred times as long.
+/// Most layers and archives are compressed already. Compressing all of their content to find that out would
+/// take a hundred times as long.
 pub(crate) fn compresses(content: &[u8]) -> bool {
     const PIECE: usize = 4 << 10;
     const PIECES: usize = 16;

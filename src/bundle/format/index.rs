@@ -56,7 +56,8 @@ pub struct Index {
 pub struct BundleInfo {
     /// Title, such as `Kubespray v2.25.0`.
     pub title: Option<String>,
-    /// Time of packing (RFC 3339), if the packer specified one: without it, the same input results in the same bundle.
+    /// Time of packing (RFC 3339), if the packer specified one: without it, the same input results in the
+    /// same bundle.
     pub created: Option<String>,
     /// Instructions for the operator at the site, in Markdown.
     pub guide: Option<String>,

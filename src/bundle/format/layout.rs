@@ -1,7 +1,8 @@
 //! [`Layout`]: the order and the positions of all entries in the tar stream ("Order of the entries").
 //!
-//! The order follows from `index.json` and the manifests alone, and the reader enforces it. A tar header therefore
-//! contains no information beyond the hashed documents, and the position of every blob is known without searching.
+//! The order follows from `index.json` and the manifests alone, and the reader enforces it. A tar header
+//! therefore contains no information beyond the hashed documents, and the position of every blob is known
+//! without searching.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -155,11 +156,12 @@ impl Layout {
         frames.cuts
     }
 
-    /// Returns the ranges of the tar stream that contain the entries of the `wanted` blobs. Adjacent ranges are merged.
+    /// Returns the ranges of the tar stream that contain the entries of the needed blobs. Adjacent ranges
+    /// are merged.
     #[must_use]
-    pub fn ranges(&self, wanted: impl Fn(Digest) -> bool) -> Vec<Range<u64>> {
+    pub fn ranges(&self, is_needed: impl Fn(Digest) -> bool) -> Vec<Range<u64>> {
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for entry in self.entries().filter(|entry| entry.digest.is_some_and(&wanted)) {
+        for entry in self.entries().filter(|entry| entry.digest.is_some_and(&is_needed)) {
             let end = entry.offset + BLOCK as u64 + padded(entry.size);
             match ranges.last_mut().filter(|last| last.end == entry.offset) {
                 Some(last) => last.end = end,
@@ -183,8 +185,8 @@ impl Layout {
         blobs
     }
 
-    /// Returns the platforms of `image` in the bundle. Empty for an artifact. `config` returns the bytes of a config,
-    /// which is the only document that states the platform of an image without an index.
+    /// Returns the platforms of `image` in the bundle. Empty for an artifact. `config` returns the bytes of a
+    /// config, which is the only document that states the platform of an image without an index.
     #[must_use]
     pub fn platforms(&self, image: &BundledImage, config: impl Fn(Digest) -> Option<Vec<u8>>) -> Vec<String> {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
@@ -261,7 +263,8 @@ impl Layout {
         owners
     }
 
-    /// Returns the images and files that `blobs` belong to, for an error message: at most five, without duplicates.
+    /// Returns the images and files that `blobs` belong to, for an error message: at most five, without
+    /// duplicates.
     #[must_use]
     pub fn owners_text(&self, blobs: &[Digest]) -> String {
         const SHOWN: usize = 5;

@@ -11,14 +11,15 @@ use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_MANIFEST};
 /// Maximum depth of nested indexes.
 const DEPTH_LIMIT: usize = 8;
 
-/// Maximum total size of all blobs in bytes. JSON numbers up to this value are exact (RFC 8259, section 6), and sums
-/// of sizes are far from overflowing.
+/// Maximum total size of all blobs in bytes. JSON numbers up to this value are exact (RFC 8259, section 6),
+/// and sums of sizes are far from overflowing.
 const SIZE_LIMIT: u64 = 1 << 53;
 
 /// A walk over the manifests that an index references, parents before children.
 ///
 /// A reader does not know a manifest before it has read it, whereas a writer knows all of them. Both call
-/// [`ManifestWalk::next_manifest`] and pass the bytes to [`ManifestWalk::supply`] until there are no more manifests.
+/// [`ManifestWalk::next_manifest`] and pass the bytes to [`ManifestWalk::supply`] until there are no more
+/// manifests.
 #[derive(Default)]
 pub struct ManifestWalk {
     index: Index,
@@ -98,8 +99,8 @@ impl ManifestWalk {
         Ok(None)
     }
 
-    /// Accepts the bytes of the manifest that [`ManifestWalk::next_manifest`] returned. The caller has verified their
-    /// digest.
+    /// Accepts the bytes of the manifest that [`ManifestWalk::next_manifest`] returned. The caller has
+    /// verified their digest.
     pub fn supply(&mut self, bytes: &[u8]) -> Result<(), LayoutError> {
         let visit = self.pending.take().expect("`next_manifest` requested it; please report");
         let ManifestRequest { media_type, blob } = &visit.manifest;
@@ -123,7 +124,8 @@ impl ManifestWalk {
         self.descend(&visit)
     }
 
-    /// Returns the layout after all manifests were supplied. `index_size` is the size of `index.json` in bytes.
+    /// Returns the layout after all manifests were supplied. `index_size` is the size of `index.json` in
+    /// bytes.
     pub fn finish(self, index_size: u64) -> Result<Layout, LayoutError> {
         let (external, blobs) = self.blobs()?;
         let images = self.index.images.into_iter().zip(self.image_manifests);
@@ -139,7 +141,8 @@ impl ManifestWalk {
         })
     }
 
-    /// Returns all blobs except manifests, in order and without duplicates: the external ones, and those in the bundle.
+    /// Returns all blobs except manifests, in order and without duplicates: the external ones, and those in
+    /// the bundle.
     fn blobs(&self) -> Result<(Vec<Blob>, Vec<Blob>), LayoutError> {
         let images = || {
             let manifests = self.image_manifests.iter().flatten();
@@ -366,7 +369,8 @@ mod tests {
 
     #[test]
     fn a_manifest_that_is_also_a_layer_counts_as_a_manifest() {
-        // Every manifest but the first is a layer of the one before it, so its size is known before it is visited.
+        // Every manifest but the first is a layer of the one before it, so its size is known before it is
+        // visited.
         let mut documents: Vec<Vec<u8>> = Vec::new();
         for _ in 0..20 {
             let layer = documents

@@ -71,8 +71,8 @@ pub fn has_footer<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
     Ok(footer[4..] == [&[0][..], &FOOTER_MAGIC.to_le_bytes()].concat())
 }
 
-/// Reads the seek table at the end of `input`. `None` if there is none, or if its sizes do not match the length of
-/// `input`.
+/// Reads the seek table at the end of `input`. `None` if there is none, or if its sizes do not match the
+/// length of `input`.
 pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<FrameEntry>>> {
     let len = input.seek(SeekFrom::End(0))?;
     let mut footer = [0; FOOTER_LEN];

@@ -35,8 +35,8 @@ pub enum DiscoverError {
     NotAVolume(String),
 }
 
-/// Finds the bundle that `paths` specify: one file, any volume of a bundle, or directories that together contain one
-/// bundle.
+/// Finds the bundle that `paths` specify: one file, any volume of a bundle, or directories that together
+/// contain one bundle.
 pub fn find(paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
     let mut found = Discovered::default();
     paths.iter().try_for_each(|path| found.add_path(path))?;
@@ -70,13 +70,11 @@ impl Discovered {
             let is_set = metadata.is_err() && path.with_file_name(volume_name(&name, 1)).exists();
             is_set.then_some(&*name)
         };
-        match bundle {
-            Some(bundle) => self.add_volumes(fs::parent(path), |other| other == bundle, true),
-            None => {
-                self.files.insert(path.to_owned());
-                Ok(())
-            }
+        if let Some(bundle) = bundle {
+            return self.add_volumes(fs::parent(path), |other| other == bundle, true);
         }
+        self.files.insert(path.to_owned());
+        Ok(())
     }
 
     fn add_directory(&mut self, directory: &Path) -> Result<(), DiscoverError> {
@@ -91,8 +89,8 @@ impl Discovered {
         Ok(())
     }
 
-    /// Adds the volumes in `directory` of all bundles whose name `accepts`. The directory is recorded if it contains such
-    /// volumes, or if `is_named`.
+    /// Adds the volumes in `directory` of all bundles whose name `accepts`. The directory is recorded if it
+    /// contains such volumes, or if `is_named`.
     fn add_volumes(
         &mut self,
         directory: &Path,
@@ -166,7 +164,8 @@ fn files_in(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// True if the file, which is named like a volume, has a label, or if there are other volumes of the same name.
+/// True if the file, which is named like a volume, has a label, or if there are other volumes of the same
+/// name.
 fn is_volume(path: &Path) -> Result<bool, FsError> {
     if !path.is_file() {
         return Ok(false);
@@ -182,7 +181,8 @@ fn is_volume(path: &Path) -> Result<bool, FsError> {
     Ok(files_in(fs::parent(path))?.iter().any(is_sibling))
 }
 
-/// Reads the label of the volume at `path`. `None` if it has no readable label. Fails if the file cannot be opened.
+/// Reads the label of the volume at `path`. `None` if it has no readable label. Fails if the file cannot be
+/// opened.
 pub(crate) fn read_label(path: &Path) -> Result<Option<Label>, FsError> {
     let file = fs::open(path)?;
     let mut frames = FrameReader::new(BufReader::new(file), 0, &frame_reader::buffers());

@@ -133,8 +133,8 @@ impl FrameFeeder {
         }
     }
 
-    /// Sends the frames of volumes without using a seek table. After unreadable frames it continues with the next
-    /// volume, whose label states how much of the tar stream was lost.
+    /// Sends the frames of volumes without using a seek table. After unreadable frames it continues with the
+    /// next volume, whose label states how much of the tar stream was lost.
     pub(crate) fn by_volumes(&mut self, volumes: &VolumeSet) -> Result<(), Stop> {
         let mut rest = volumes.volumes();
         while let [volume, following @ ..] = rest {
@@ -255,8 +255,8 @@ impl FrameFeeder {
         let (sender, content) = channel();
         let buffers = self.buffers.clone();
         rayon::spawn_fifo(move || match (data.decode(&buffers), repair) {
-            // In a thread of its own: a repair takes a lock and uses all cores. A core that waits for the others would
-            // start the next job, which would wait for the lock.
+            // In a thread of its own: a repair takes a lock and uses all cores. A core that waits for the
+            // others would start the next job, which would wait for the lock.
             (Err(error), Some(repair)) => drop(std::thread::spawn(move || {
                 let repaired = match repair.frame(&buffers) {
                     Some(Frame::Data(data)) => data.decode(&buffers).ok(),

@@ -1,8 +1,8 @@
 //! [`FrameReader`]: splits a stream into zstd frames (RFC 8878, section 3.1) without decoding them.
 //!
-//! A frame of a bundle is independent, states its content size, ends with a checksum of its content, and holds at most
-//! [`FRAME_SIZE`] bytes of content. A reader can therefore find the end of a frame without decoding it, decode several
-//! frames in parallel in bounded memory, and report which of them are corrupt.
+//! A frame of a bundle is independent, states its content size, ends with a checksum of its content, and
+//! holds at most [`FRAME_SIZE`] bytes of content. A reader can therefore find the end of a frame without
+//! decoding it, decode several frames in parallel in bounded memory, and report which of them are corrupt.
 
 use std::io::{self, Read};
 
@@ -95,7 +95,8 @@ impl<R: Read> FrameReader<R> {
         Self { input, offset, buffers: buffers.clone() }
     }
 
-    /// Returns the offset of the next unread byte in the bundle: between frames, the offset of the next frame.
+    /// Returns the offset of the next unread byte in the bundle: between frames, the offset of the next
+    /// frame.
     pub fn offset(&self) -> u64 {
         self.offset
     }
@@ -159,8 +160,8 @@ impl<R: Read> FrameReader<R> {
         Ok(Frame::Data(DataFrame { content_size, body }))
     }
 
-    /// Reads the raw blocks of a stored frame directly into a content buffer, which avoids a copy. If other blocks follow,
-    /// falls back to [`Self::blocks`]. `bytes` is the header of the frame.
+    /// Reads the raw blocks of a stored frame directly into a content buffer, which avoids a copy. If other
+    /// blocks follow, falls back to [`Self::blocks`]. `bytes` is the header of the frame.
     fn stored_blocks(&mut self, mut bytes: Buffer, content_size: usize) -> Result<Body, FrameError> {
         let mut content = self.buffers.get();
         for size in block_sizes(content_size) {
@@ -181,7 +182,8 @@ impl<R: Read> FrameReader<R> {
         Ok(Body::Stored(content, sum))
     }
 
-    /// Reads all further blocks and the checksum. `bytes` is the frame so far, `block` the header of the next block.
+    /// Reads all further blocks and the checksum. `bytes` is the frame so far, `block` the header of the next
+    /// block.
     fn blocks(
         &mut self,
         mut bytes: Buffer,

@@ -2,17 +2,18 @@
 //!
 //! Threats from a malicious or corrupt bundle, and the defenses:
 //!
-//! - *An entry that escapes, is a link, or is a duplicate*: no name, type or size is taken from a tar header. The hashed
-//!   documents determine all headers, and a header with any other byte ends the reading.
-//! - *A decompression bomb*: a frame states its content size, at most 4 MiB, before it is decoded. Documents have limits,
-//!   and the number of frames in memory is bounded.
-//! - *Changed bytes*: every frame has a checksum and every blob a digest. The caller verifies the digest before it uses
-//!   a blob.
-//! - *An incorrect seek table*: it is used to find the frame after a corrupt one. Frames that it splits in another way do
-//!   not parse. Its content sizes are used only for frames that do not decode: like corruption, they can shift the
-//!   stream after a hole, and then no later header matches the documents.
-//! - *A bundle from another party*: if a trusted key is configured, no entry that `index.json` references is used before
-//!   the signature is verified. The file set precedes the signature, and is only hashed until then.
+//! - *An entry that escapes, is a link, or is a duplicate*: no name, type or size is taken from a tar header.
+//!   The hashed documents determine all headers, and a header with any other byte ends the reading.
+//! - *A decompression bomb*: a frame states its content size, at most 4 MiB, before it is decoded. Documents
+//!   have limits, and the number of frames in memory is bounded.
+//! - *Changed bytes*: every frame has a checksum and every blob a digest. The caller verifies the digest
+//!   before it uses a blob.
+//! - *An incorrect seek table*: it is used to find the frame after a corrupt one. Frames that it splits in
+//!   another way do not parse. Its content sizes are used only for frames that do not decode: like
+//!   corruption, they can shift the stream after a hole, and then no later header matches the documents.
+//! - *A bundle from another party*: if a trusted key is configured, no entry that `index.json` references is
+//!   used before the signature is verified. The file set precedes the signature, and is only hashed until
+//!   then.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -52,7 +53,7 @@ pub struct Contents {
     pub layout: Layout,
     /// Bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
-    /// The verified signature. `None`: no signature, or no trusted key.
+    /// The signature. It is verified only if a trusted key is configured. `None`: not signed.
     pub signed: Option<Signed>,
 }
 
@@ -119,8 +120,8 @@ impl BundleReader {
         Self { stream: TarStream::new(queue, volumes), trust: Trust::default(), is_file, table }
     }
 
-    /// Requires a signature by one of the keys in `trust`. [`BundleReader::contents`] verifies it before it uses anything
-    /// that `index.json` references.
+    /// Requires a signature by one of the keys in `trust`. [`BundleReader::contents`] verifies it before it
+    /// uses anything that `index.json` references.
     #[must_use]
     pub fn trusting(self, trust: Trust) -> Self {
         Self { trust, ..self }
@@ -186,9 +187,9 @@ impl BundleReader {
         self.trust.check(index, self.stream.signature())
     }
 
-    /// Restricts further reading to frames that overlap with `ranges` of the tar stream, which are sorted and do not
-    /// overlap. All other frames become holes, which [`BundleReader::skip`] passes over. Has no effect without a seek
-    /// table.
+    /// Restricts further reading to frames that overlap with `ranges` of the tar stream, which are sorted and
+    /// do not overlap. All other frames become holes, which [`BundleReader::skip`] passes over. Has no effect
+    /// without a seek table.
     pub fn narrow(&mut self, ranges: Vec<Range<u64>>) {
         let (Some(volumes), Some(table)) = (self.stream.volumes().cloned(), self.table.clone()) else {
             return;
@@ -201,9 +202,9 @@ impl BundleReader {
         self.stream.set_queue(FrameQueue::new(messages, None));
     }
 
-    /// Reads the entry of `blob`, which must be the next one, and passes its content to `accept` in pieces. The caller
-    /// verifies the digest, usually in other threads. After an error, the next entry can be read unless
-    /// [`BundleReader::is_lost`].
+    /// Reads the entry of `blob`, which must be the next one, and passes its content to `accept` in pieces.
+    /// The caller verifies the digest, usually in other threads. After an error, the next entry can be read
+    /// unless [`BundleReader::is_lost`].
     pub fn blob<E: From<ReadError>>(
         &mut self,
         blob: &Blob,
@@ -217,7 +218,8 @@ impl BundleReader {
         result
     }
 
-    /// Passes over the entry of `blob`, which must be the next one. Corrupt or skipped frames are not an error.
+    /// Passes over the entry of `blob`, which must be the next one. Corrupt or skipped frames are not an
+    /// error.
     pub fn skip(&mut self, blob: &Blob) -> Result<(), ReadError> {
         let name = blob_name(blob.digest);
         let end = self.entry_end(blob);
@@ -236,8 +238,8 @@ impl BundleReader {
         self.stream.is_lost()
     }
 
-    /// True if the rest of the input need not be read. A pipe must be read to its end: otherwise its writer fails, and a
-    /// script with `pipefail` reports an error in spite of the success.
+    /// True if the rest of the input need not be read. A pipe must be read to its end: otherwise its writer
+    /// fails, and a script with `pipefail` reports an error in spite of the success.
     #[must_use]
     pub fn can_stop(&self) -> bool {
         self.is_file
@@ -254,8 +256,8 @@ impl BundleReader {
         }
     }
 
-    /// Returns at most `max` bytes of the tar stream, or the number of bytes that are lost. Fails if no further frame can
-    /// be found; the error has the offset of the frame.
+    /// Returns at most `max` bytes of the tar stream, or the number of bytes that are lost. Fails if no
+    /// further frame can be found; the error has the offset of the frame.
     pub fn piece(&mut self, max: u64) -> Result<Piece, (u64, FrameError)> {
         self.stream.piece(max)
     }

@@ -1,7 +1,7 @@
 //! [`Selection`]: selects images and files of a bundle by name and by platform.
 //!
-//! Applying a selection removes all other images, manifests and files from a [`Layout`]. The positions of the entries stay
-//! the same.
+//! Applying a selection removes all other images, manifests and files from a [`Layout`]. The positions of the
+//! entries stay the same.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -26,8 +26,8 @@ pub struct Selection {
     pub platforms: Vec<Platform>,
 }
 
-/// A glob pattern: `*` and `?` do not match `/`, `**` matches any number of components, `[…]` matches one of several
-/// characters, `{…,…}` one of several texts. A name also matches itself.
+/// A glob pattern: `*` and `?` do not match `/`, `**` matches any number of components, `[…]` matches one of
+/// several characters, `{…,…}` one of several texts. A name also matches itself.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -76,10 +76,10 @@ pub enum SelectError {
     )]
     Name(Vec<String>),
     /// A platform that no image has.
-    #[error("no image in the bundle has the platform {wanted}: available are {}", present.join(", "))]
+    #[error("no image in the bundle has the platform {requested}: available are {}", present.join(", "))]
     Platform {
         /// The requested platform.
-        wanted: Platform,
+        requested: Platform,
         /// The platforms in the bundle.
         present: Vec<String>,
     },
@@ -103,8 +103,8 @@ impl Selection {
         self.only.is_empty() && self.platforms.is_empty()
     }
 
-    /// Removes everything from `layout` that is not selected. `reader` has read the documents. If only a config states the
-    /// platform of an image, reads the config, or calls `site` for it if a delta omits it.
+    /// Removes everything from `layout` that is not selected. `reader` has read the documents. If only a
+    /// config states the platform of an image, reads the config, or calls `site` for it if a delta omits it.
     pub fn apply(
         &self,
         layout: &mut Layout,
@@ -165,11 +165,11 @@ impl Selection {
             !image.manifests.is_empty()
         });
         layout.images = images;
-        let unmatched = self.platforms.iter().find(|wanted| !matched.contains(*wanted));
+        let unmatched = self.platforms.iter().find(|requested| !matched.contains(*requested));
         match unmatched.filter(|_| had_images && !present.is_empty()) {
-            Some(wanted) => {
+            Some(requested) => {
                 let present = present.iter().map(ToString::to_string).collect();
-                Err(SelectError::Platform { wanted: wanted.clone(), present })
+                Err(SelectError::Platform { requested: requested.clone(), present })
             }
             None => Ok(()),
         }
@@ -249,7 +249,8 @@ impl Selected {
     }
 }
 
-/// Returns the selected images and their cosign artifacts and referrers, without which signatures cannot be verified.
+/// Returns the selected images and their cosign artifacts and referrers, without which signatures cannot be
+/// verified.
 fn with_referrers(mut images: Vec<(BundledImage, bool)>) -> Vec<BundledImage> {
     loop {
         let subjects: HashSet<(String, Digest)> = (images.iter().filter(|(_, is_selected)| *is_selected))

@@ -15,8 +15,8 @@ use crate::oci::digest::Digest;
 /// Asks the user for a volume. Returns true if the volume can be available now, and false to give up.
 pub(crate) type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
 
-/// Reads the volumes of a bundle one after the other, and asks for each one that is missing: for media of which only one
-/// can be inserted at a time.
+/// Reads the volumes of a bundle one after the other, and asks for each one that is missing: for media of
+/// which only one can be inserted at a time.
 pub(crate) struct SequentialVolumes {
     bundle: String,
     directories: Vec<PathBuf>,

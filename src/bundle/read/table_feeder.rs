@@ -1,4 +1,5 @@
-//! [`TableFeeder`]: reads frames at the offsets in the seek table, skips unneeded ones, and repairs corrupt ones.
+//! [`TableFeeder`]: reads frames at the offsets in the seek table, skips unneeded ones, and repairs corrupt
+//! ones.
 
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
@@ -23,7 +24,8 @@ pub(crate) struct TablePosition {
 }
 
 impl TablePosition {
-    /// Returns the position before the first frame at offset `stream` of the tar stream. `None` if no frame begins there.
+    /// Returns the position before the first frame at offset `stream` of the tar stream. `None` if no frame
+    /// begins there.
     pub(crate) fn at(table: &[FrameEntry], stream: u64) -> Option<Self> {
         let mut position = Self::default();
         while position.stream < stream {
@@ -57,8 +59,9 @@ impl<'a> TableFeeder<'a> {
         Self { feeder, volumes, input, input_offset: Some(0), has_recovery: false }
     }
 
-    /// Sends the frames of `table` from `start` on. If there are `ranges` of the tar stream, sends only frames that
-    /// overlap with one of them, and holes instead of the others. The ranges are sorted and do not overlap.
+    /// Sends the frames of `table` from `start` on. If there are `ranges` of the tar stream, sends only
+    /// frames that overlap with one of them, and holes instead of the others. The ranges are sorted and do
+    /// not overlap.
     pub(crate) fn run(
         mut self,
         table: &[FrameEntry],
@@ -103,7 +106,7 @@ impl<'a> TableFeeder<'a> {
                 .map_err(|error| Stop::Failed(offset, FrameError::Read(error)))?;
         }
         let end = offset + u64::from(entry.compressed);
-        let input = (&mut self.input).take(u64::from(entry.compressed));
+        let input = self.input.by_ref().take(u64::from(entry.compressed));
         let mut frames = FrameReader::new(input, offset, self.feeder.buffers());
         let frame = frames.next_frame();
         let is_complete = frames.offset() == end;
@@ -119,7 +122,7 @@ impl<'a> TableFeeder<'a> {
                 }
             }
             Ok(Some(frame)) if is_complete => self.mismatch(offset, entry, frame),
-            // Not the bundle ends here, but the frame according to the table.
+            // The table states the length of the frame: the bundle itself is not truncated.
             Ok(_) | Err(FrameError::Truncated) => self.repair(&repair, FrameError::Corrupt),
             Err(error) => self.repair(&repair, error),
         }
@@ -133,8 +136,8 @@ impl<'a> TableFeeder<'a> {
         }
     }
 
-    /// Sends a frame whose content size differs from that in the table. The frame has a checksum, the table has none:
-    /// if the frame decodes, the table is incorrect.
+    /// Sends a frame whose content size differs from that in the table. The frame has a checksum, the table
+    /// has none: if the frame decodes, the table is incorrect.
     ///
     /// Decodes the frame in this thread. Intact bundles have no such frames, so speed does not matter.
     fn mismatch(&mut self, offset: u64, entry: FrameEntry, frame: Frame) -> Result<(), Stop> {

@@ -134,8 +134,8 @@ impl TarStream {
         self.queue.signature.as_deref()
     }
 
-    /// Returns at most `max` bytes, or the number of bytes that are lost. Fails if no further frame can be found; the
-    /// error has the offset of the frame.
+    /// Returns at most `max` bytes, or the number of bytes that are lost. Fails if no further frame can be
+    /// found; the error has the offset of the frame.
     pub(crate) fn piece(&mut self, max: u64) -> Result<Piece, (u64, FrameError)> {
         loop {
             if let Some(current) = self.current.as_mut().filter(|current| current.used < current.len) {

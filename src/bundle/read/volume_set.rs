@@ -1,8 +1,8 @@
 //! [`VolumeSet`]: random access to a bundle in one file or in volumes.
 //!
-//! Volumes can be in several directories, such as the mount points of several USB drives. Their labels identify them:
-//! a missing, swapped, truncated or foreign volume is reported before anything is read, and the volumes after a missing
-//! one keep their offsets.
+//! Volumes can be in several directories, such as the mount points of several USB drives. Their labels
+//! identify them: a missing, swapped, truncated or foreign volume is reported before anything is read, and
+//! the volumes after a missing one keep their offsets.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -29,7 +29,8 @@ pub struct VolumeSet {
     /// All volumes in order; a single one for a bundle in one file.
     volumes: Vec<Volume>,
     problems: Vec<VolumeProblem>,
-    /// The volume that was read last. Only one volume is open, so that the media of the others can be removed.
+    /// The volume that was read last. Only one volume is open, so that the media of the others can be
+    /// removed.
     open: Mutex<Option<(usize, File)>>,
     /// Recovery data, by the number of the volume. `None`: searched and not found.
     recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
@@ -48,7 +49,8 @@ pub struct Volume {
     pub(crate) path: Option<PathBuf>,
     /// Offset in the bundle, in bytes.
     pub start: u64,
-    /// Expected size in bytes: up to the offset in the next label, or the actual size if there is no next label.
+    /// Expected size in bytes: up to the offset in the next label, or the actual size if there is no next
+    /// label.
     pub len: u64,
     /// Actual size in bytes; 0 for a missing volume.
     pub(crate) file_len: u64,
@@ -163,8 +165,8 @@ impl VolumeSet {
         self.problems.push(problem);
     }
 
-    /// Returns the problems because of which parts of the bundle cannot be read. A truncated volume is not one of them if
-    /// it has recovery data.
+    /// Returns the problems because of which parts of the bundle cannot be read. A truncated volume is not
+    /// one of them if it has recovery data.
     #[must_use]
     pub fn gaps(&self) -> Vec<VolumeProblem> {
         let is_gap = |problem: &&VolumeProblem| match problem {
@@ -194,7 +196,8 @@ impl VolumeSet {
         VolumeBytes { set: self, number }
     }
 
-    /// Reconstructs the bytes of `range`, which is in one volume, from recovery data. `None` if that is not possible.
+    /// Reconstructs the bytes of `range`, which is in one volume, from recovery data. `None` if that is not
+    /// possible.
     #[must_use]
     pub fn reconstruct(&self, range: Range<u64>) -> Option<Vec<u8>> {
         let number = self.number_at(range.start)?;
@@ -217,12 +220,14 @@ impl VolumeSet {
         repaired.iter().map(|(number, start, _)| self.position(self.volumes[*number].start + start)).collect()
     }
 
-    /// Records that the bundle has recovery data. Without it, [`VolumeSet::damaged_recovery`] does not search for any.
+    /// Records that the bundle has recovery data. Without it, [`VolumeSet::damaged_recovery`] does not search
+    /// for any.
     pub(crate) fn note_recovery(&self) {
         self.has_recovery.store(true, Ordering::Relaxed);
     }
 
-    /// Returns the positions of corrupt recovery data, which affects no content. Empty if no recovery data was read.
+    /// Returns the positions of corrupt recovery data, which affects no content. Empty if no recovery data
+    /// was read.
     #[must_use]
     pub fn damaged_recovery(&self) -> Vec<Position> {
         let is_found = |recoveries: &HashMap<_, Option<_>>| recoveries.values().any(Option::is_some);
@@ -277,8 +282,8 @@ impl VolumeSet {
         self.volumes.partition_point(|volume| volume.start <= offset).checked_sub(1)
     }
 
-    /// Reads at `offset` of the bundle, up to the end of the volume. Returns the number of bytes read, which is 0 at the end
-    /// of the bundle. Fails with [`MissingBytes`] if the volume is missing or truncated.
+    /// Reads at `offset` of the bundle, up to the end of the volume. Returns the number of bytes read, which
+    /// is 0 at the end of the bundle. Fails with [`MissingBytes`] if the volume is missing or truncated.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let Some(number) = self.number_at(offset).filter(|_| offset < self.len()) else { return Ok(0) };
         let volume = &self.volumes[number];
