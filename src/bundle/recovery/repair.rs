@@ -66,15 +66,13 @@ impl Recovery {
         for Segment { range: segment, content } in map.segments(range.clone()) {
             let requested = segment.start.max(range.start)..segment.end.min(range.end);
             let requested = index(requested.start - segment.start)..index(requested.end - segment.start);
-            match (content, map.known_bytes(content)) {
-                (SegmentContent::Block(block), _) => {
-                    cache.read_block(map, volume, block, &mut bytes)?;
-                    let part = &bytes[index(map.offset_in_block(block, segment.start))..];
-                    result.extend_from_slice(&part[requested]);
-                }
-                (_, known) => {
-                    result.extend_from_slice(&known.expect("not a block; please report")[requested])
-                }
+            if let SegmentContent::Block(block) = content {
+                cache.read_block(map, volume, block, &mut bytes)?;
+                let part = &bytes[index(map.offset_in_block(block, segment.start))..];
+                result.extend_from_slice(&part[requested]);
+            } else {
+                let known = map.known_bytes(content).expect("not a block; please report");
+                result.extend_from_slice(&known[requested]);
             }
         }
         Ok(result)
