@@ -405,7 +405,7 @@ mod tests {
             match found {
                 Ok(found) => assert_eq!(found.iter().collect::<Vec<_>>(), names, "{reference} {consumer:?}"),
                 Err(error) => {
-                    assert!(names.is_empty() && error.is_unsuitable(), "{reference} {consumer:?}: {error}")
+                    assert!(names.is_empty() && error.is_unsuitable(), "{reference} {consumer:?}: {error}");
                 }
             }
         }
