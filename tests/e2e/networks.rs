@@ -340,7 +340,7 @@ location = "{web}/{FILES}/org"
     let of_environment = PackJob::new(&list).env("CONTAINERS_REGISTRIES_CONF", &conf);
     of_environment.packs(&[], &[&file]);
     assert!(web.requests().len() > asked);
-    let blocked = job.write("blocked.conf", &format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
+    let blocked = job.write("blocked.conf", format!("[[registry]]\nprefix = \"{FILES}\"\nblocked = true\n"));
     fs::remove_file(job.output()).expect("remove the bundle");
     job.fails(&["--registries-conf", &blocked, "--retries", "0"], 4, &["/org/x`", "blocked", FILES]);
     let broken = job.write("broken.conf", "[[registry]]\nlocatoin = \"a\"\n");
@@ -358,7 +358,7 @@ fn tag_only_mirror_is_not_used_for_layers() {
         let mirror = format!("location = \"{}/{REGISTRY}\"\npull-from-mirror = \"{what}\"", fake.addr());
         job.write(
             "mirrors.conf",
-            &format!("[[registry]]\nprefix = \"{REGISTRY}\"\n[[registry.mirror]]\n{mirror}\n"),
+            format!("[[registry]]\nprefix = \"{REGISTRY}\"\n[[registry.mirror]]\n{mirror}\n"),
         )
     };
     for what in ["tag-only", "digest-only"] {

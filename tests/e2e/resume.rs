@@ -120,7 +120,7 @@ fn kill_at_every_point(points: usize, more: &[&str]) {
                     let first = gate.settle();
                     kill(child);
                     gate.open(UNLIMITED);
-                    let _ = gate.settle(); // what the killed one had asked for
+                    let _ = gate.settle(); // requests of the killed run
                     let finished = job.pack_from(&fake, &[more, &["--json"]].concat()).ok();
                     let second = gate.transfers();
                     assert_same(&job.bundle(), expected, &format!("killed at {point} of {points}"));
@@ -128,10 +128,10 @@ fn kill_at_every_point(points: usize, more: &[&str]) {
                     assert!(fetched <= allowed, "{point}: {fetched} > {allowed}: {first:#?} {second:#?}");
                     assert_eq!(job.file_names(), *left, "{point}");
                     let resumed = finished.json()["bytesResumed"].as_u64().expect("a number");
-                    let uninterrupted_job = sum(&first) - in_flight(&first);
+                    let complete = sum(&first) - in_flight(&first);
                     assert!(
-                        resumed >= uninterrupted_job as u64,
-                        "{point}: {resumed} of {uninterrupted_job} are told: {finished:#?}"
+                        resumed >= complete as u64,
+                        "{point}: {resumed} of {complete} are reported: {finished:#?}"
                     );
                 }
             });
