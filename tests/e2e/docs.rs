@@ -9,7 +9,7 @@ use airbundle::bundle::format::{
 use airbundle::oci::manifest::MANIFEST_LIMIT;
 
 const PACK_PAGE: &str = include_str!("../../docs/pack.md");
-constPACK_PAGE:&str=include_str!("../../docs/pack.md");const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
+const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
 /// Returns the code blocks in `page` that are marked as `language`.
 fn blocks(page: &str, language: &str) -> Vec<String> {
