@@ -596,7 +596,7 @@ fn a_lock_that_was_changed_by_hand_or_is_none_is_refused_by_name() {
         (
             text.replace("https://files.example/1\"", "https://files.example:443/1\""),
             3,
-            [":443/1`", "no lock"],
+            [":443/1`", "not a normalized URL"],
         ),
     ] {
         fs::write(job.path("airbundle.lock.json"), changed).expect("write the lock");
