@@ -68,7 +68,7 @@ impl Repository {
         context.retry(|| {
             let _slot = self.server().slot();
             let url = self.url(context, &format!("manifests/{reference}"))?;
-            let response = self.send(context, Method::GET, &url, accept_manifests(), false)?;
+            let response = self.send(context, &Method::GET, &url, &accept_manifests(), false)?;
             Ok((media_type(&response), context.read_body(response, MANIFEST_LIMIT)?))
         })
     }
@@ -82,7 +82,7 @@ impl Repository {
         is_bulk: bool,
     ) -> Result<Response, FetchError> {
         let url = self.url(context, &format!("blobs/{digest}"))?;
-        self.send(context, Method::GET, &url, range.map(range_header).unwrap_or_default(), is_bulk)
+        self.send(context, &Method::GET, &url, &range.map(range_header).unwrap_or_default(), is_bulk)
     }
 
     /// Reads a blob of at most `limit` bytes. Does not check its digest.
@@ -108,7 +108,7 @@ impl Repository {
         let response = context.retry(|| {
             let _slot = self.server().slot();
             let url = self.url(context, &format!("manifests/{reference}"))?;
-            self.send(context, Method::HEAD, &url, accept_manifests(), false)
+            self.send(context, &Method::HEAD, &url, &accept_manifests(), false)
         });
         match response {
             Ok(_) => Ok(true),
@@ -125,7 +125,7 @@ impl Repository {
         let response = context.retry(|| {
             let _slot = self.server().slot();
             let url = self.url(context, &format!("blobs/{digest}"))?;
-            self.send(context, Method::HEAD, &url, HeaderMap::new(), false)
+            self.send(context, &Method::HEAD, &url, &HeaderMap::new(), false)
         });
         response.is_ok()
     }
@@ -178,7 +178,7 @@ impl Repository {
         context.retry(|| {
             let _slot = self.server().slot();
             let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(OCI_INDEX))]);
-            let response = self.send(context, Method::GET, url, accept, false)?;
+            let response = self.send(context, &Method::GET, url, &accept, false)?;
             let is_index = media_type(&response) == OCI_INDEX;
             let next = next_page(&response);
             Ok(ReferrersPage { is_index, next, body: context.read_body(response, MANIFEST_LIMIT)? })
@@ -190,9 +190,9 @@ impl Repository {
     fn send(
         &self,
         context: RequestContext<'_>,
-        method: Method,
+        method: &Method,
         url: &Url,
-        headers: HeaderMap,
+        headers: &HeaderMap,
         is_bulk: bool,
     ) -> Result<Response, FetchError> {
         let (base, insecure) = (self.server().base(&context)?, self.server().insecure);

@@ -10,7 +10,7 @@ pub(crate) mod auth_file;
 pub(crate) mod error;
 pub(crate) mod helper;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::Url;
 
@@ -68,7 +68,7 @@ impl Credentials {
         };
         let files = match auth_file {
             Some(path) => vec![AuthFile { path, required: true, is_dockercfg: false }],
-            None => default_files(home, variable),
+            None => default_files(home.as_deref(), variable),
         };
         Self { given, files, netrc, helpers: Helpers::default() }
     }
@@ -135,10 +135,10 @@ impl Credentials {
     }
 }
 
-fn default_files(home: Option<PathBuf>, variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<AuthFile> {
+fn default_files(home: Option<&Path>, variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<AuthFile> {
     let optional = |path| AuthFile { path, required: false, is_dockercfg: false };
     let required = |path| AuthFile { path, required: true, is_dockercfg: false };
-    let in_home = |path: &str| home.as_ref().map(|home| home.join(path));
+    let in_home = |path: &str| home.map(|home| home.join(path));
     // Without a runtime directory of the user, `podman login` uses this one.
     let shared = || PathBuf::from(format!("/run/containers/{}", rustix::process::geteuid().as_raw()));
     let runtime = variable("XDG_RUNTIME_DIR").map_or_else(shared, |runtime| runtime.join("containers"));

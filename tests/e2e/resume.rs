@@ -547,7 +547,7 @@ fn edited_or_invalid_lock_is_refused_by_name() {
         (
             text.replace("https://files.example/1\"", "https://files.example:443/1\""),
             3,
-            [":443/1`", "no lock"],
+            [":443/1`", "not a normalized URL"],
         ),
     ] {
         fs::write(job.path("airbundle.lock.json"), changed).expect("write the lock");

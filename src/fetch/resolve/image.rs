@@ -93,7 +93,7 @@ impl<'a> ImageResolver<'a> {
         let (media_type, bytes) = self.registry.manifest(self.request(), reference.repository(), &name)?;
         let digest = Digest::of(&bytes);
         if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
-            return Err(self.mismatch(MismatchKind::Digest, expected, digest));
+            return Err(self.mismatch(MismatchKind::Digest, &expected, &digest));
         }
         Ok((media_type_of(&media_type, &bytes), bytes))
     }
@@ -235,16 +235,16 @@ impl<'a> ImageResolver<'a> {
 
     fn check_bytes(&self, expected: &Descriptor, bytes: &[u8]) -> Result<(), FetchError> {
         if bytes.len() as u64 != expected.size {
-            return Err(self.mismatch(MismatchKind::Size, expected.size, bytes.len()));
+            return Err(self.mismatch(MismatchKind::Size, &expected.size, &bytes.len()));
         }
         let digest = Digest::of(bytes);
         if digest != expected.digest {
-            return Err(self.mismatch(MismatchKind::Digest, expected.digest, digest));
+            return Err(self.mismatch(MismatchKind::Digest, &expected.digest, &digest));
         }
         Ok(())
     }
 
-    fn mismatch(&self, kind: MismatchKind, expected: impl ToString, found: impl ToString) -> FetchError {
+    fn mismatch(&self, kind: MismatchKind, expected: &impl ToString, found: &impl ToString) -> FetchError {
         let (expected, found, url) = (expected.to_string(), found.to_string(), self.registry_name());
         FetchError::new(&self.object, FetchProblem::Mismatch { kind, expected, found, url })
     }

@@ -136,7 +136,7 @@ fn locked_manifest(
     let object = image.reference.to_string();
     let bytes = match (context.manifests.get(locked.digest), &locked.content) {
         (Some(bytes), _) => bytes,
-        (None, Some(content)) => content.clone().into_bytes(),
+        (None, Some(text)) => text.clone().into_bytes(),
         (None, None) => {
             let repository = image.reference.repository();
             registry.manifest(context.request(&object), repository, &locked.digest.to_string())?.1

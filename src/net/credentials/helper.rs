@@ -25,11 +25,13 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// longer.
 const CACHE_TIME: Duration = Duration::from_secs(300);
 
+/// The name of a helper, and the server whose credential is requested.
+type HelperRequest = (String, String);
+
 /// Runs credential helpers and caches their responses.
 #[derive(Debug, Default)]
 pub(crate) struct Helpers {
-    /// By name of the helper and server.
-    responses: Mutex<HashMap<(String, String), (Instant, Option<Credential>)>>,
+    responses: Mutex<HashMap<HelperRequest, (Instant, Option<Credential>)>>,
 }
 
 impl Helpers {
@@ -92,11 +94,11 @@ fn read_output(child: &mut Child) -> Result<Vec<u8>, String> {
         let read = output.take(OUTPUT_LIMIT).read_to_end(&mut bytes);
         let _ = sender.send(read.map(|_| bytes)); // fails after the timeout
     });
-    let received = receiver.recv_timeout(TIMEOUT);
-    if received.is_err() {
+    let result = receiver.recv_timeout(TIMEOUT);
+    if result.is_err() {
         let _ = child.kill(); // fails if it has exited by now
     }
-    match received {
+    match result {
         Ok(output) => output.map_err(|error| format!("cannot read its output ({error})")),
         Err(RecvTimeoutError::Timeout) => Err(format!("no output within {} s", TIMEOUT.as_secs())),
         Err(RecvTimeoutError::Disconnected) => Err("cannot read its output".to_owned()),
