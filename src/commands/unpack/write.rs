@@ -15,7 +15,7 @@ use crate::commands::unpack::plan::{LostBlobs, WritePlan};
 use crate::commands::unpack::roots::Roots;
 use crate::oci::digest::Digest;
 use crate::site::check::State;
-use crate::site::commit::{Committer, StagedFiles};
+use crate::site::commit::{Committed, Committer, StagedFiles};
 
 /// Moves staged files to their final paths: those of an interrupted run, and copies for a delta. Returns
 /// their number.
@@ -63,7 +63,7 @@ impl BlobWriter<'_> {
         };
         let commit_failed = AtomicBool::new(false);
         let (pipeline, finished) = Pipeline::start();
-        let (fed, committed) = std::thread::scope(|scope| {
+        let (fed, renamed) = std::thread::scope(|scope| {
             let commits = scope.spawn(|| {
                 // Dropped when this thread ends, so that the pipeline does not wait for it after an error.
                 let finished = finished;
@@ -80,15 +80,11 @@ impl BlobWriter<'_> {
             pipeline.finish();
             (fed.map(|()| lost), commits.join().expect("the committer does not panic; please report"))
         });
-        let committed = committed?;
+        let Committed { files, mismatched } = renamed?;
         let mut lost = fed?;
-        lost.extend(
-            committed
-                .mismatched
-                .into_iter()
-                .map(|digest| (digest, Unavailable::from(&ReadError::Digest(digest)))),
-        );
-        Ok(Written { files: committed.files, lost })
+        let mismatch = |digest| (digest, Unavailable::from(&ReadError::Digest(digest)));
+        lost.extend(mismatched.into_iter().map(mismatch));
+        Ok(Written { files, lost })
     }
 
     fn is_pending(&self, digest: Digest) -> bool {
@@ -133,16 +129,14 @@ impl<'a> BlobFeeder<'a> {
         for (number, blob) in blobs.iter().enumerate() {
             let Some(targets) = self.reach(*blob) else { continue };
             let digest = blob.digest;
-            match contents.manifests.get(&digest).or_else(|| prefetched.blobs.get(&digest)) {
-                Some(bytes) => {
-                    self.begin(number, *blob, targets)?;
-                    self.pipeline.data(bytes.clone().into());
-                    self.pipeline.end();
-                }
-                None => {
-                    let lost = prefetched.lost.iter().find(|(lost, _)| *lost == digest);
-                    self.lost.push(lost.cloned().expect("it was read or lost; please report"));
-                }
+            let bytes = contents.manifests.get(&digest).or_else(|| prefetched.blobs.get(&digest));
+            if let Some(bytes) = bytes {
+                self.begin(number, *blob, targets)?;
+                self.pipeline.data(bytes.clone().into());
+                self.pipeline.end();
+            } else {
+                let lost = prefetched.lost.iter().find(|(lost, _)| *lost == digest);
+                self.lost.push(lost.cloned().expect("it was read or lost; please report"));
             }
         }
         Ok(())
