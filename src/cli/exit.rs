@@ -167,3 +167,17 @@ impl Code {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_prints_its_messages_and_then_its_hint() {
+        let messages = vec!["one".to_owned(), "two".to_owned()];
+        let failure = Failure { code: Code::Usage, messages, hint: None };
+        assert_eq!(failure.to_string(), "error: one\nerror: two\n");
+        let failure = failure.context("cannot count").with_hint("first").with_hint("second");
+        assert_eq!(failure.to_string(), "error: cannot count: one\nerror: cannot count: two\nhint: first\n");
+    }
+}
