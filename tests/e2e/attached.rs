@@ -281,8 +281,8 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         let tag = tag_of(&subject.root.digest);
         job.assert_lock_packs_the_same(&lock, &["--mirror", &mirror]);
         // The lock marks indexes that no registry stores.
-        let told = unbundle(["ls", "--lock", &job.text(OUTPUT)]).ok();
-        assert_eq!(told.stdout, fs::read_to_string(&lock).expect("read the lock"));
+        let result = unbundle(["ls", "--lock", &job.text(OUTPUT)]).ok();
+        assert_eq!(result.stdout, fs::read_to_string(&lock).expect("read the lock"));
         // An index generated from the referrers API has no upstream tag that could move.
         airbundle(["lock", "--check", &lock, "--mirror", &mirror]).ok();
         assert_eq!(

@@ -216,9 +216,9 @@ fn errors_of_two_lists_are_reported_at_once_with_file_line_and_column() {
         args.extend(lists.iter().map(|path| text(path)));
         let finished = airbundle(args);
         assert_eq!((finished.code, finished.stdout.as_str()), (Some(3), ""), "{finished:#?}");
-        let told: Vec<_> = finished.stderr.lines().collect();
-        assert_eq!(told.len(), expected.len(), "{told:#?}");
-        for (line, (list, place, message)) in told.iter().zip(expected) {
+        let printed: Vec<_> = finished.stderr.lines().collect();
+        assert_eq!(printed.len(), expected.len(), "{printed:#?}");
+        for (line, (list, place, message)) in printed.iter().zip(expected) {
             assert!(line.starts_with(&format!("error: {}:{place}: ", list.display())), "{line}");
             assert!(line.contains(message), "{line}");
         }
@@ -236,8 +236,8 @@ fn empty_or_missing_list_is_an_error() {
         fs::write(&list, content).expect("write a list");
         pack(&list).failed(3, &["the lists are empty"]);
     }
-    let nowhere = directory.path().join("nowhere.list");
-    pack(&nowhere).failed(6, &["cannot read", text(&nowhere), "No such file"]);
+    let absent = directory.path().join("nowhere.list");
+    pack(&absent).failed(6, &["cannot read", text(&absent), "No such file"]);
     let without = directory.path().join("without");
     fs::create_dir(&without).expect("create a directory");
     pack(&without).failed(3, &[text(&without), "`files.list`", "`images.list`"]);
@@ -250,8 +250,8 @@ fn unwritable_output_is_an_error_before_anything_is_fetched() {
     // Nothing listens there: a request would be another error.
     let list = write_list(directory.path(), &["http://127.0.0.1:1/file"]);
     let pack = |output: &Path| airbundle(["pack", text(&list), "--output", text(output)]);
-    let nowhere = directory.path().join("nowhere/bundle");
-    pack(&nowhere).failed(6, &["cannot create", text(&nowhere), "No such file"]);
+    let absent = directory.path().join("nowhere/bundle");
+    pack(&absent).failed(6, &["cannot create", text(&absent), "No such file"]);
     pack(directory.path()).failed(6, &["cannot create", text(directory.path()), "is a directory"]);
     pack(&list.join("bundle")).failed(6, &["cannot create", text(&list), "Not a directory"]);
     assert_eq!(
@@ -751,9 +751,9 @@ fn unwritable_stdout_is_an_error() {
     let World { bundle, .. } = world();
     let full = File::options().write(true).open("/dev/full").expect("open /dev/full");
     let output = unbundle_command().args(["ls", text(bundle)]).stdout(full).output().expect("start unbundle");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(6), "{told}");
-    assert!(told.contains("cannot write to stdout"), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{printed}");
+    assert!(printed.contains("cannot write to stdout"), "{printed}");
 }
 
 #[test]

@@ -312,22 +312,22 @@ fn inventory_lock_and_bundle_are_equivalent_bases() {
     // A delta is a base for everything it names: a site that unpacked it has all of it.
     let chained = directory.path().join("chained.tar.zst");
     fs::write(&path, &delta).unwrap();
-    let told = new.pack(&chained, &["--base", &text(&path)]).ok();
-    assert!(told.stdout.contains("delta: "), "{told:#?}");
+    let result = new.pack(&chained, &["--base", &text(&path)]).ok();
+    assert!(result.stdout.contains("delta: "), "{result:#?}");
     let layout = contents(&chained).layout;
     assert!(layout.external.len() > contents(&path).layout.external.len());
 
     // A base that shares nothing yields the full bundle, byte for byte.
     let empty = directory.path().join("empty.json");
     fs::write(&empty, r#"{"airbundleInventory": 1, "blobs": {}, "files": {}}"#).unwrap();
-    let told = new.pack(&path, &["--base", &text(&empty)]).ok();
-    assert!(told.stdout.contains("not a delta: "), "{told:#?}");
+    let result = new.pack(&path, &["--base", &text(&empty)]).ok();
+    assert!(result.stdout.contains("not a delta: "), "{result:#?}");
     assert!(fs::read(&path).unwrap() == fs::read(&new.bundle).unwrap());
     // Both kinds of base together.
-    let told =
+    let result =
         new.pack(&path, &["--base", &text(&old.lock), "--reuse", &text(&new.bundle), "--json"]).ok().json();
     assert!(fs::read(&path).unwrap() == delta);
-    assert!(told["bytesReused"].as_u64().unwrap() > 70_000, "{told}");
+    assert!(result["bytesReused"].as_u64().unwrap() > 70_000, "{result}");
 }
 
 #[test]
@@ -394,8 +394,8 @@ fn corrupt_or_missing_base_blobs_are_named_before_anything_is_written() {
         assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
         // An inventory lists only intact blobs: a delta against it completes the site.
         let found = directory.path().join("found.json");
-        let told = inventory(&site, &found, &["--check"]).ok();
-        assert_eq!(told.stderr.contains(&text(&blob)), bytes.is_some(), "{told:#?}");
+        let result = inventory(&site, &found, &["--check"]).ok();
+        assert_eq!(result.stderr.contains(&text(&blob)), bytes.is_some(), "{result:#?}");
         let found = fs::read_to_string(&found).unwrap();
         assert!(!found.contains(&digest));
     }
@@ -452,7 +452,7 @@ fn inventory_lists_exactly_what_the_site_has() {
     let site = old_site(&directory);
     let stdout = unbundle(["inventory", &text(&site)]).ok().stdout;
     let path = directory.path().join("found.json");
-    let told = inventory(&site, &path, &["--check", "--json"]).ok().json();
+    let result = inventory(&site, &path, &["--check", "--json"]).ok().json();
     assert_eq!(fs::read_to_string(&path).unwrap(), stdout);
     let document: Value = serde_json::from_str(&stdout).unwrap();
     let sizes = |name: &str| -> BTreeMap<String, u64> {
@@ -464,7 +464,7 @@ fn inventory_lists_exactly_what_the_site_has() {
     assert_eq!(sizes("blobs"), blobs);
     let files = upstream.files().iter().map(|file| (sha256(&file.bytes), file.bytes.len() as u64));
     assert_eq!(sizes("files"), files.collect());
-    assert_eq!((&told["blobs"], &told["files"]), (&blobs.len().into(), &upstream.files().len().into()));
+    assert_eq!((&result["blobs"], &result["files"]), (&blobs.len().into(), &upstream.files().len().into()));
     assert!(stdout.len() < 100 * (blobs.len() + upstream.files().len()) + 200, "{stdout}");
 
     // The record of the site itself is never overwritten.
@@ -475,10 +475,10 @@ fn inventory_lists_exactly_what_the_site_has() {
     fs::rename(&same, directory.path().join("moved")).unwrap();
     std::os::unix::fs::symlink(directory.path().join("moved"), &same).unwrap();
     fs::write(site.join("files/k8s/dl.k8s.io/v1/kubelet"), "short").unwrap();
-    let told = unbundle(["inventory", &text(&site)]).ok();
+    let result = unbundle(["inventory", &text(&site)]).ok();
     for (name, seed, size) in [("same", 11, 40_000), ("v1/kubelet", 10, 3_000_000)] {
-        assert!(!told.stdout.contains(&sha256(&random_bytes(seed, size))), "{name}");
-        assert!(told.stderr.contains(name), "{told:#?}");
+        assert!(!result.stdout.contains(&sha256(&random_bytes(seed, size))), "{name}");
+        assert!(result.stderr.contains(name), "{result:#?}");
     }
 }
 
@@ -487,9 +487,9 @@ fn ls_verify_and_image_support_deltas() {
     let directory = directory();
     let delta = text(&delta(&directory));
     let layout = contents(Path::new(&delta)).layout;
-    let told = unbundle(["ls", &delta]).ok();
+    let result = unbundle(["ls", &delta]).ok();
     let held = format!("delta: contains {} blobs", layout.manifests.len() + layout.blobs.len());
-    assert!(told.stdout.contains(&held), "{told:#?}");
+    assert!(result.stdout.contains(&held), "{result:#?}");
     let listed = unbundle(["ls", &delta, "--json"]).ok().json();
     assert_eq!(listed["elsewhere"].as_array().unwrap().len(), shared().len());
     let whole = unbundle(["ls", &text(&world().new.bundle), "--json"]).ok().json();
@@ -499,10 +499,10 @@ fn ls_verify_and_image_support_deltas() {
     };
     assert_eq!(sizes(&listed), sizes(&whole));
     assert!(whole["elsewhere"].is_null());
-    let told = unbundle(["verify", &delta]).ok();
-    assert!(told.stdout.contains("intact: ") && told.stdout.contains("delta: "), "{told:#?}");
-    let told = unbundle(["verify", &delta, "--json"]).ok().json();
-    assert_eq!(told["leftOut"]["blobs"], shared().len());
+    let result = unbundle(["verify", &delta]).ok();
+    assert!(result.stdout.contains("intact: ") && result.stdout.contains("delta: "), "{result:#?}");
+    let result = unbundle(["verify", &delta, "--json"]).ok().json();
+    assert_eq!(result["leftOut"]["blobs"], shared().len());
     let output = text(&directory.path().join("image.tar"));
     airbundle(["image", &delta, "--kind", "files", "-o", &output])
         .failed(16, &["is a delta", "quay.io/team/app:2", "full bundle"]);
@@ -560,28 +560,28 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let site = site_with_both_releases(&directory);
     let before = [stamps(&site.join("files")), stamps(&site.join("registry"))];
     let record = fs::read(site.join("site.json")).unwrap();
-    let told = prune(&site, &[&new.bundle], &[]).ok().json();
+    let result = prune(&site, &[&new.bundle], &[]).ok().json();
     assert_eq!([stamps(&site.join("files")), stamps(&site.join("registry"))], before);
     assert_eq!(fs::read(site.join("site.json")).unwrap(), record);
-    assert_eq!(told["removed"], false);
-    let names = |name: &str| -> BTreeSet<String> { serde_json::from_value(told[name].clone()).unwrap() };
+    assert_eq!(result["removed"], false);
+    let names = |name: &str| -> BTreeSet<String> { serde_json::from_value(result[name].clone()).unwrap() };
     assert_eq!(names("images"), ["app:1", "gone:1"].map(|name| format!("k8s/quay.io/team/{name}")).into());
     assert_eq!(names("files"), ["old/gone", "v1/kubelet"].map(|name| format!("k8s/dl.k8s.io/{name}")).into());
     // Of `app:1`, which `app:stable` pointed to as well, and of `gone:1`: manifest, config and unshared
     // layer.
-    assert_eq!((&told["blobs"], &told["fileBytes"]), (&6.into(), &3_050_000.into()));
+    assert_eq!((&result["blobs"], &result["fileBytes"]), (&6.into(), &3_050_000.into()));
     let printed = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
     assert!(printed.contains("would remove image k8s/quay.io/team/gone:1\n"), "{printed}");
     assert!(printed.contains("would remove 2 images with 6 blobs") && printed.contains("--yes"), "{printed}");
 
-    let [used, free] = [&told, &prune(&site, &[&new.bundle], &["--yes"]).ok().json()].map(|told| {
-        ["images", "files", "links", "blobs", "bytes", "fileBytes"].map(|name| told[name].clone())
+    let [used, free] = [&result, &prune(&site, &[&new.bundle], &["--yes"]).ok().json()].map(|result| {
+        ["images", "files", "links", "blobs", "bytes", "fileBytes"].map(|name| result[name].clone())
     });
     assert_eq!(used, free, "what was told before is what has gone");
     assert_like(&site, &fresh(&new.bundle), "pruned");
     new.assert_served(&site);
-    let told = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes"]).ok();
-    assert!(told.stdout.contains("nothing to remove"), "{told:#?}");
+    let result = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle), "--yes"]).ok();
+    assert!(result.stdout.contains("nothing to remove"), "{result:#?}");
     // A delta names everything that the full bundle names. Pruned blobs return with their bundle.
     let delta = delta(&directory);
     unpack(&old.bundle, &site).ok();
@@ -611,9 +611,9 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
     assert_ne!(finished.code, Some(0));
     assert!(finished.stderr.contains("broken.tar.zst") && finished.stderr.contains("nothing was removed"));
     // With both kept, the new bundle has the tag and the old image remains under its digest.
-    let told = prune(&site, &[&old.bundle, &new.bundle], &["--yes"]).ok().json();
+    let result = prune(&site, &[&old.bundle, &new.bundle], &["--yes"]).ok().json();
     assert_eq!(
-        (&told["images"], &told["files"], &told["blobs"]),
+        (&result["images"], &result["files"], &result["blobs"]),
         (&[0; 0][..].into(), &[0; 0][..].into(), &0.into())
     );
     assert_eq!(served(&site), before);
@@ -654,8 +654,8 @@ fn prune_keeps_images_pushed_by_others_with_all_they_need() {
     let over = image(&[&note("over")]);
     registry.push("k8s/quay.io/team/app", "1", &over);
 
-    let told = prune(&site, &[&new.bundle], &["--yes"]).ok();
-    assert!(told.stdout.contains("app:1` does not match the record"), "{told:#?}");
+    let result = prune(&site, &[&new.bundle], &["--yes"]).ok();
+    assert!(result.stdout.contains("app:1` does not match the record"), "{result:#?}");
     registry.assert_serves("mine/app", "1", &mine);
     registry.assert_serves("mine/copy", "2", &gone);
     registry.assert_serves("k8s/quay.io/team/app", "mine", &mine);
@@ -856,9 +856,9 @@ fn prune_keeps_the_selection_that_was_unpacked_of_a_bundle() {
     // A delta needs only what belongs to the selection from the site.
     only(&delta, &["**/app:2"]).failed(16, &["quay.io/team/app:2"]);
     only(&delta, &["**/other:1", "**/v2/kubelet", "**/tool:1"]).ok();
-    let told = prune(&site, &[&delta], &["--yes"]).ok().json();
-    assert_eq!(told["images"], serde_json::json!(["k8s/quay.io/team/gone:1"]));
-    assert_eq!(told["files"], serde_json::json!(["k8s/dl.k8s.io/v1/kubelet"]));
+    let result = prune(&site, &[&delta], &["--yes"]).ok().json();
+    assert_eq!(result["images"], serde_json::json!(["k8s/quay.io/team/gone:1"]));
+    assert_eq!(result["files"], serde_json::json!(["k8s/dl.k8s.io/v1/kubelet"]));
     let registry = Registry::serve(&site.join("registry"));
     registry.assert_serves("k8s/registry.k8s.io/tool", "1", &tool().image);
     let other = new.upstream.image("quay.io/team/other:1");
@@ -921,8 +921,8 @@ fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
     unpack(&new.bundle, &site).ok();
     let keep = directory.path().join("amd64.tar.zst");
     new.pack(&keep, &["--platform", "linux/amd64"]).ok();
-    let told = prune(&site, &[&keep], &["--yes"]).ok().json();
-    assert_eq!((&told["images"], &told["blobs"]), (&[0; 0][..].into(), &3.into()));
+    let result = prune(&site, &[&keep], &["--yes"]).ok().json();
+    assert_eq!((&result["images"], &result["blobs"]), (&[0; 0][..].into(), &3.into()));
     let (tree, record) = served(&site);
     let (expected, fresh_record) = fresh(&keep);
     assert!(tree.difference(&expected).is_empty(), "{:#?}", tree.difference(&expected));
@@ -977,12 +977,12 @@ fn killed_delta_pack_resumes_to_the_same_bytes() {
     let finished = uninterrupted.pack_from(&fake, &["--base", &base, "--json"]).ok();
     let expected = uninterrupted.bundle();
     let all: usize = gate.transfers().iter().map(|transfer| transfer.sent).sum();
-    let told = finished.json();
-    assert_eq!(told["blobsLeftOut"], 5, "{told}");
+    let result = finished.json();
+    assert_eq!(result["blobsLeftOut"], 5, "{result}");
     // Unpinned files must be fetched to learn that the base has them.
     let layout = contents(&uninterrupted.output()).layout;
     let omitted: u64 = layout.external.iter().map(|blob| blob.size).sum();
-    assert_eq!(told["bytesLeftOut"], omitted);
+    assert_eq!(result["bytesLeftOut"], omitted);
     for point in 0..POINTS {
         let gate = Arc::new(Gate::default());
         let fake = Fake::behind(&gate, content.clone());

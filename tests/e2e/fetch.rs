@@ -46,8 +46,8 @@ impl PackJob {
 /// Asserts that one line of stderr has all these words.
 #[track_caller]
 fn says(finished: &Finished, words: &[&str]) {
-    let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(told, "no line with {words:?} in {finished:#?}");
+    let is_printed = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(is_printed, "no line with {words:?} in {finished:#?}");
 }
 
 fn strings(words: &[&str]) -> Vec<String> {
@@ -55,7 +55,7 @@ fn strings(words: &[&str]) -> Vec<String> {
 }
 
 /// Returns the arguments that route all requests to `fake`.
-fn to(fake: &Fake, more: &[&str]) -> Vec<String> {
+fn route_to(fake: &Fake, more: &[&str]) -> Vec<String> {
     [mirrors_to(fake), strings(more)].concat()
 }
 
@@ -96,7 +96,7 @@ fn sample() -> &'static Sample {
         content.file(&format!("https://{FILES}/large"), large);
         content.image(&format!("{REGISTRY}/team/app:1"), &sample_image());
         let fake = Fake::honest(content.clone());
-        let bundle = PackJob::new(&list).packed(&to(&fake, &[]));
+        let bundle = PackJob::new(&list).packed(&route_to(&fake, &[]));
         Sample { list, content, bundle }
     })
 }
@@ -113,7 +113,7 @@ fn unpinned(list: &str) -> String {
 fn assert_same_bundle(more: &[&str], twist: impl Fn(&Seen, Reply) -> Reply + Send + Sync + 'static) -> Fake {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::start(content.clone(), twist);
-    assert_same(&PackJob::new(list).packed(&to(&fake, more)), bundle, "the bundle");
+    assert_same(&PackJob::new(list).packed(&route_to(&fake, more)), bundle, "the bundle");
     fake
 }
 
@@ -127,7 +127,7 @@ fn assert_fails(
 ) -> Fake {
     let Sample { list, content, .. } = sample();
     let fake = Fake::start(content.clone(), twist);
-    PackJob::new(list).fails_cleanly(&to(&fake, more), code, words);
+    PackJob::new(list).fails_cleanly(&route_to(&fake, more), code, words);
     fake
 }
 
@@ -138,8 +138,8 @@ fn bundle_is_independent_of_known_checksums_and_connections() {
     let Sample { list, content, bundle } = sample();
     let fake = Fake::honest(content.clone());
     for jobs in ["1", "2", "32"] {
-        assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), bundle, jobs);
-        assert_same(&PackJob::new(&unpinned(list)).packed(&to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&PackJob::new(list).packed(&route_to(&fake, &["--jobs", jobs])), bundle, jobs);
+        assert_same(&PackJob::new(&unpinned(list)).packed(&route_to(&fake, &["--jobs", jobs])), bundle, jobs);
     }
 }
 
@@ -150,13 +150,13 @@ fn empty_file_is_packed_pinned_or_not() {
     content.file(&format!("https://{FILES}/other"), b"other".to_vec());
     let pinned = format!("https://{FILES}/empty {}\nhttps://{FILES}/other\n", sha256(b""));
     let fake = Fake::honest(content.clone());
-    let bundle = PackJob::new(&pinned).packed(&to(&fake, &[]));
-    assert_same(&PackJob::new(&unpinned(&pinned)).packed(&to(&fake, &[])), &bundle, "not pinned");
+    let bundle = PackJob::new(&pinned).packed(&route_to(&fake, &[]));
+    assert_same(&PackJob::new(&unpinned(&pinned)).packed(&route_to(&fake, &[])), &bundle, "not pinned");
     let chunked = Fake::start(content, |seen, reply| {
         let empty = Reply { framing: Framing::Chunked, ..Reply::ok(b"") };
         if seen.path.ends_with("empty") { empty } else { reply }
     });
-    assert_same(&PackJob::new(&pinned).packed(&to(&chunked, &[])), &bundle, "chunked");
+    assert_same(&PackJob::new(&pinned).packed(&route_to(&chunked, &[])), &bundle, "chunked");
 }
 
 #[test]
@@ -179,13 +179,13 @@ fn unused_mirror_or_insecure_registry_is_warned_about() {
     let Sample { list, content, .. } = sample();
     let fake = Fake::honest(content.clone());
     let typo = format!("file.example=http://{}", fake.addr());
-    let args = to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
+    let args = route_to(&fake, &["--mirror", &typo, "--insecure-registry", REGISTRY]);
     let finished = PackJob::new(list).pack_with(&args).ok();
     says(&finished, &["warning: ", "`--mirror file.example=…`", "no list entry"]);
     // Its images are fetched from the mirror.
     says(&finished, &["warning: ", "`--insecure-registry registry.example`", "no image is from"]);
     assert_eq!(finished.stderr.matches("warning: ").count(), 2, "{finished:#?}");
-    let finished = PackJob::new(list).pack_with(&to(&fake, &["--json", "--mirror", &typo])).ok();
+    let finished = PackJob::new(list).pack_with(&route_to(&fake, &["--json", "--mirror", &typo])).ok();
     let warning = finished.stdout.lines().find(|line| line.contains(r#""event":"warning""#));
     assert!(warning.is_some_and(|line| line.contains("file.example")), "{finished:#?}");
 }
@@ -245,7 +245,7 @@ fn probe_of_an_empty_or_unknown_size_file_yields_the_same_bundle_pinned_or_not()
             let fake = Fake::start(content.clone(), move |seen, reply| {
                 if seen.is_probe() { reply.with("content-range", range) } else { reply }
             });
-            assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, range);
+            assert_same(&PackJob::new(list).packed(&route_to(&fake, &[])), bundle, range);
         }
     }
 }
@@ -257,7 +257,7 @@ fn parts_of_different_versions_are_detected() {
     let (mut old, mut new) = (Content::default(), Content::default());
     old.file(&url, random_bytes(5, 20 << 20));
     new.file(&url, random_bytes(6, 20 << 20));
-    let honest = PackJob::new(&url).packed(&to(&Fake::honest(new.clone()), &[]));
+    let honest = PackJob::new(&url).packed(&route_to(&Fake::honest(new.clone()), &[]));
     for jobs in ["1", "8"] {
         let (new, twisted) = (new.clone(), new.clone());
         let fake = Fake::start(old.clone(), move |seen, reply| match seen.nth {
@@ -266,7 +266,7 @@ fn parts_of_different_versions_are_detected() {
             _ if jobs == "1" => new.respond(seen),
             _ => twisted.respond(&seen.without("if-range")),
         });
-        assert_same(&PackJob::new(&url).packed(&to(&fake, &["--jobs", jobs])), &honest, jobs);
+        assert_same(&PackJob::new(&url).packed(&route_to(&fake, &["--jobs", jobs])), &honest, jobs);
     }
 }
 
@@ -278,12 +278,12 @@ fn file_replaced_after_the_probe_is_packed_in_its_new_version() {
         contents[0].file(&url, random_bytes(7, old));
         contents[1].file(&url, random_bytes(8, new));
         let [old_content, new_content] = contents;
-        let honest = PackJob::new(&url).packed(&to(&Fake::honest(new_content.clone()), &[]));
+        let honest = PackJob::new(&url).packed(&route_to(&Fake::honest(new_content.clone()), &[]));
         let fake = Fake::start(
             old_content,
             move |seen, reply| if seen.is_probe() { reply } else { new_content.respond(seen) },
         );
-        assert_same(&PackJob::new(&url).packed(&to(&fake, &[])), &honest, &format!("{old} to {new}"));
+        assert_same(&PackJob::new(&url).packed(&route_to(&fake, &[])), &honest, &format!("{old} to {new}"));
     }
 }
 
@@ -299,7 +299,7 @@ fn body_without_a_length_yields_the_same_bundle_pinned_or_not() {
                 reply
             }
         });
-        assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
+        assert_same(&PackJob::new(list).packed(&route_to(&fake, &[])), bundle, list);
     }
 }
 
@@ -356,10 +356,10 @@ fn connection_that_breaks_every_64_kib_is_resumed_to_the_end() {
     content.file(&format!("https://{FILES}/flaky"), bytes.clone());
     content.image(&format!("{REGISTRY}/flaky:1"), &image);
     let list = format!("https://{FILES}/flaky {}\n{REGISTRY}/flaky:1\n", sha256(&bytes));
-    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&route_to(&Fake::honest(content.clone()), &[]));
     let fake = Fake::start(content, |_, reply| Reply { cut: Some(64 << 10), ..reply });
     // One retry: progress resets the retry count.
-    assert_same(&PackJob::new(&list).packed(&to(&fake, &["--retries", "1"])), &honest, "the bundle");
+    assert_same(&PackJob::new(&list).packed(&route_to(&fake, &["--retries", "1"])), &honest, "the bundle");
     let ranges: Vec<_> =
         fake.seen_of("flaky").iter().filter_map(Seen::range).map(|(first, _)| first).collect();
     assert!(ranges.iter().filter(|first| **first > 0).count() >= 10, "it was resumed by ranges: {ranges:?}");
@@ -376,7 +376,7 @@ fn broken_connection_without_range_support_starts_over() {
             let cut = (!seen.is_probe() && seen.nth < 2 && seen.path.contains("large")).then_some(9 << 20);
             Reply { cut, ..content.respond(&without_range(seen)) }
         });
-        assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, list);
+        assert_same(&PackJob::new(list).packed(&route_to(&fake, &[])), bundle, list);
     }
 }
 
@@ -394,7 +394,7 @@ fn connection_that_always_breaks_at_one_offset_finally_fails() {
             Reply { cut, ..content.respond(&without_range(seen)) }
         });
         PackJob::new(list).fails_cleanly(
-            &to(&fake, &["--retries", "1"]),
+            &route_to(&fake, &["--retries", "1"]),
             4,
             &["/large`", "connection to"],
         );
@@ -418,10 +418,10 @@ fn shorter_second_response_is_not_mistaken_for_the_end() {
         });
         let job = PackJob::new(list);
         if list == &sample().list {
-            assert_same(&job.packed(&to(&fake, &[])), bundle, list);
+            assert_same(&job.packed(&route_to(&fake, &[])), bundle, list);
         } else {
             // Nothing reveals that the second response is not the file.
-            job.packed(&to(&fake, &[]));
+            job.packed(&route_to(&fake, &[]));
         }
     }
 }
@@ -463,7 +463,7 @@ fn corrupt_bytes_twice_fail_naming_url_and_both_digests() {
         let list = list.replace(&right, &wrong);
         let hex = |text: &str| text.split_once(':').expect("a checksum").1.to_owned();
         let words = [&url, &right[..6], &hex(&right), &hex(&wrong), &fake.addr()];
-        PackJob::new(&list).fails_cleanly(&to(&fake, &[]), 5, &words.map(|word| word as &str));
+        PackJob::new(&list).fails_cleanly(&route_to(&fake, &[]), 5, &words.map(|word| word as &str));
     }
 }
 
@@ -500,8 +500,8 @@ fn platform_config_request_is_retried_too() {
         0 if seen.path.contains("/blobs/") => Reply::status(503).with("retry-after", "0"),
         _ => reply,
     });
-    let expected = PackJob::new(list).packed(&to(&Fake::honest(content.clone()), &more));
-    assert_same(&PackJob::new(list).packed(&to(&fake, &more)), &expected, "the bundle");
+    let expected = PackJob::new(list).packed(&route_to(&Fake::honest(content.clone()), &more));
+    assert_same(&PackJob::new(list).packed(&route_to(&fake, &more)), &expected, "the bundle");
     assert!(fake.seen_of("/blobs/").iter().any(|seen| seen.nth == 2), "asked, asked again, fetched");
 }
 
@@ -614,7 +614,7 @@ fn token_is_sent_to_its_registry_only() {
         if seen.path.contains("/blobs/") { redirect } else { reply }
     });
     own_addr.set(fake.addr()).expect("set once");
-    assert_same(&PackJob::new(list).packed(&to(&fake, &[])), bundle, "the bundle");
+    assert_same(&PackJob::new(list).packed(&route_to(&fake, &[])), bundle, "the bundle");
 
     let tokens = fake.seen_of("/token?");
     assert!(
@@ -690,7 +690,7 @@ fn assert_refused_with(manifests: &[(&str, Value)], code: i32, words: &[&str]) {
     let job = PackJob::new(&format!("{name}:1\n"));
     let mut all = vec!["team/odd:1"];
     all.extend_from_slice(words);
-    job.fails_cleanly(&to(&Fake::honest(content), &["--retries", "0"]), code, &all);
+    job.fails_cleanly(&route_to(&Fake::honest(content), &["--retries", "0"]), code, &all);
 }
 
 fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
@@ -812,7 +812,7 @@ fn image_wanted_by_one_entry_is_not_omitted_by_another() {
     for (content, image) in [(twice, index), (nested, outer)] {
         let job = PackJob::new(&format!("{REGISTRY}/twice:1\n"));
         let fake = Fake::honest(content);
-        let summary = job.pack_with(&to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
+        let summary = job.pack_with(&route_to(&fake, &["--platform", "linux/amd64", "--json"])).ok().json();
         assert_eq!(summary["blobs"], image.blobs().len(), "{summary}");
         unbundle(["verify".as_ref(), job.output().as_os_str()]).ok();
     }
@@ -828,7 +828,7 @@ fn file_that_is_also_a_manifest_leaves_following_files_intact() {
     content.file(&url("b"), other.clone());
     let list = format!("{REGISTRY}/twice:1\n{} {}\n{}\n", url("a"), sha256(&manifest), url("b"));
     let job = PackJob::new(&list);
-    job.packed(&to(&Fake::honest(content), &["--platform", "linux/amd64"]));
+    job.packed(&route_to(&Fake::honest(content), &["--platform", "linux/amd64"]));
     let site = job.path("site");
     unbundle(["unpack".as_ref(), job.output().as_os_str(), site.as_os_str()]).ok();
     for (name, bytes) in [("a", manifest), ("b", other)] {
@@ -851,8 +851,11 @@ fn manifest_limit_is_an_error_that_names_an_image_once() {
         list += &[&name, ":1\n"].concat();
     }
     let job = PackJob::new(&list);
-    let finished =
-        job.fails_cleanly(&to(&Fake::honest(content), &[]), 4, &["/padded/n", "67108864 bytes", "split"]);
+    let finished = job.fails_cleanly(
+        &route_to(&Fake::honest(content), &[]),
+        4,
+        &["/padded/n", "67108864 bytes", "split"],
+    );
     assert_eq!(finished.stderr.matches("error: ").count(), 1, "{finished:#?}");
 }
 
@@ -973,7 +976,7 @@ fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
     let lines = [("a", &layer), ("c", &other), ("d", &other)]
         .map(|(name, bytes)| format!("https://{FILES}/{name} {}\n", sha256(bytes)));
     let list = format!("{REGISTRY}/x:1\n{}", lines.concat());
-    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&route_to(&Fake::honest(content.clone()), &[]));
     let chunked = Fake::start(content.clone(), move |seen, reply| {
         let unknown = seen.path.ends_with("/a") || seen.path.ends_with("/c");
         if unknown {
@@ -982,7 +985,7 @@ fn pinned_file_of_unknown_size_equal_to_another_blob_is_stored_once() {
             reply
         }
     });
-    assert_same(&PackJob::new(&list).packed(&to(&chunked, &[])), &honest, "sizes unknown");
+    assert_same(&PackJob::new(&list).packed(&route_to(&chunked, &[])), &honest, "sizes unknown");
 }
 
 #[test]
@@ -999,7 +1002,7 @@ fn false_size_of_a_file_shared_with_another_entry_is_an_error_and_no_panic() {
         false if seen.is_probe() => reply.with("content-range", "bytes 0-0/4999"),
         false => reply,
     });
-    let finished = PackJob::new(&list).pack_with(&to(&fake, &[]));
+    let finished = PackJob::new(&list).pack_with(&route_to(&fake, &[]));
     assert!(matches!(finished.code, Some(0 | 5)), "{finished:#?}");
 }
 
@@ -1085,7 +1088,7 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
         list += &[&url, " ", &sha256(&bytes), "\n"].concat();
         content.file(&url, bytes);
     }
-    let honest = PackJob::new(&list).packed(&to(&Fake::honest(content.clone()), &[]));
+    let honest = PackJob::new(&list).packed(&route_to(&Fake::honest(content.clone()), &[]));
     thread::scope(|scope| {
         for jobs in ["1", "2", "8"] {
             for ranges in [true, false] {
@@ -1095,7 +1098,11 @@ fn slow_server_with_many_blobs_yields_the_same_bundle_with_any_number_of_connect
                         let reply = if ranges { reply } else { content.respond(&without_range(seen)) };
                         Reply { pause: Duration::from_millis(15), ..reply }
                     });
-                    assert_same(&PackJob::new(list).packed(&to(&fake, &["--jobs", jobs])), honest, jobs);
+                    assert_same(
+                        &PackJob::new(list).packed(&route_to(&fake, &["--jobs", jobs])),
+                        honest,
+                        jobs,
+                    );
                 });
             }
         }
@@ -1120,7 +1127,7 @@ fn concurrent_packs_to_one_output_exclude_each_other() {
         reply
     });
     let job = PackJob::new(list);
-    let options = to(&fake, &[]);
+    let options = route_to(&fake, &[]);
     let mut first = job.command(&options);
     let first = first.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start airbundle");
     wait_reached.recv().expect("the first run starts its transfers");

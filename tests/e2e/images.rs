@@ -50,7 +50,7 @@ impl Engines {
     }
 
     /// Returns the images of an engine: its name for each, and the ID or digest.
-    fn has(&self, engine: &str) -> BTreeMap<String, String> {
+    fn loaded_images(&self, engine: &str) -> BTreeMap<String, String> {
         let lines = match engine {
             "docker" => {
                 self.dockerd.run(["images", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"])
@@ -205,7 +205,7 @@ fn docker_loads_every_image_under_its_own_name_and_only_once() {
             expected.insert(docker_name(&name).to_owned(), config(image).to_owned());
         }
     }
-    assert_eq!(engines.has("docker"), expected);
+    assert_eq!(engines.loaded_images("docker"), expected);
     for skipped in [
         "cannot load `ghcr.io/argoproj/argo-helm/argo-cd:6.7.18`: unsupported media type",
         "cannot load `ghcr.io/aquasecurity/trivy-db:2`: unsupported media type",
@@ -270,9 +270,9 @@ fn containerd_loads_every_image_under_its_own_name_with_its_digest() {
         expected.extend(reference.contains('@').then(|| (format!("{name}@{digest}"), (*digest).to_owned())));
         expected.extend(by_tag.clone().map(|name| (name, (*digest).to_owned())));
     }
-    let mut has = engines.has("containerd");
-    has.retain(|name, _| !name.starts_with("sha256:")); // what CRI adds
-    assert_eq!(has, expected);
+    let mut loaded_images = engines.loaded_images("containerd");
+    loaded_images.retain(|name, _| !name.starts_with("sha256:")); // what CRI adds
+    assert_eq!(loaded_images, expected);
     let check = engines.dockerd.ctr(["images", "check", "--snapshotter", "native"]);
     let all_unpacked =
         check.lines().skip(1).all(|line| line.contains(" complete ") && line.ends_with("true "));
@@ -286,11 +286,11 @@ fn containerd_loads_every_image_under_its_own_name_with_its_digest() {
     let sample = Sample::new(&[("quay.io/near/near:1", &near), ("quay.io/near/two:1", &two)]);
     engines.images(&sample.site, &["--load", "containerd", "--namespace", "other"]).ok();
     let other = engines.dockerd.ctr(["--namespace", "other", "images", "ls"]);
-    let has =
+    let loaded_images =
         |name: &str, digest: &str| other.lines().any(|line| line.starts_with(name) && line.contains(digest));
-    assert!(has("quay.io/near/near:1 ", &near.root.digest), "{other}");
-    assert!(has("quay.io/near/two:1 ", &two.children[0].root.digest), "{other}");
-    assert!(!engines.has("containerd").contains_key("quay.io/near/near:1"));
+    assert!(loaded_images("quay.io/near/near:1 ", &near.root.digest), "{other}");
+    assert!(loaded_images("quay.io/near/two:1 ", &two.children[0].root.digest), "{other}");
+    assert!(!engines.loaded_images("containerd").contains_key("quay.io/near/near:1"));
 }
 
 #[test]
@@ -391,8 +391,11 @@ fn archive_is_reproducible_and_readable_by_any_tool() {
     engines.dockerd.run(["load", "--input", file]);
     engines.podman.run(["load", "--input", file]);
     engines.dockerd.ctr(["images", "import", "--snapshotter", "native", file]);
-    assert!(engines.has("docker").contains_key(pause) && engines.has("podman").contains_key(pause));
-    assert!(engines.has("containerd").contains_key(pause));
+    assert!(
+        engines.loaded_images("docker").contains_key(pause)
+            && engines.loaded_images("podman").contains_key(pause)
+    );
+    assert!(engines.loaded_images("containerd").contains_key(pause));
 
     // To stdout, to a file of any name, and into a directory.
     let by_name = fs::read(file).expect("an archive");
@@ -423,11 +426,11 @@ fn every_engine_loads_layers_of_mixed_compression() {
     let sample = Sample::new(&[("quay.io/layers/common:1", &common), ("quay.io/layers/all:1", &all)]);
     for engine in ENGINES {
         engines.images(&sample.site, &["--load", engine, "quay.io/layers/common:1"]).ok();
-        assert!(engines.has(engine).contains_key("quay.io/layers/common:1"), "{engine}");
+        assert!(engines.loaded_images(engine).contains_key("quay.io/layers/common:1"), "{engine}");
     }
     for engine in ["podman", "containerd"] {
         engines.images(&sample.site, &["--load", engine]).ok();
-        assert!(engines.has(engine).contains_key("quay.io/layers/all:1"), "{engine}");
+        assert!(engines.loaded_images(engine).contains_key("quay.io/layers/all:1"), "{engine}");
     }
 }
 
@@ -461,15 +464,15 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
                 None => fs::remove_file(&path).expect("remove a blob"),
             }
             let words = ["quay.io/damaged/app:1", &layer["sha256:".len()..], problem, "unbundle unpack"];
-            let told = engines.images(&sample.site, &["--load", engine]).failed(7, &words);
-            assert_eq!(told.stderr.matches("error:").count(), 1, "{told:#?}");
-            let has = engines.has(engine);
-            let names: Vec<_> = has.keys().filter(|name| !name.starts_with("sha256:")).collect();
+            let result = engines.images(&sample.site, &["--load", engine]).failed(7, &words);
+            assert_eq!(result.stderr.matches("error:").count(), 1, "{result:#?}");
+            let loaded_images = engines.loaded_images(engine);
+            let names: Vec<_> = loaded_images.keys().filter(|name| !name.starts_with("sha256:")).collect();
             assert_eq!(names, ["quay.io/damaged/sound:1"], "{engine}");
         }
         unpack(&sample.bundle, &sample.site).ok();
         engines.images(&sample.site, &["--load", engine]).ok();
-        assert!(engines.has(engine).contains_key("quay.io/damaged/app:1"), "{engine}");
+        assert!(engines.loaded_images(engine).contains_key("quay.io/damaged/app:1"), "{engine}");
     }
 
     // A missing file, an invalid document, and a directory.
@@ -529,12 +532,12 @@ fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
             assert_eq!(child.wait().expect("wait for a child").code(), None);
             drop(pipe);
             sleep(Duration::from_millis(200));
-            assert_eq!(engines.has(engine), BTreeMap::new(), "{engine}");
+            assert_eq!(engines.loaded_images(engine), BTreeMap::new(), "{engine}");
         }
         fs::remove_file(&path).expect("remove a pipe");
         fs::write(&path, &bytes).expect("write a blob");
         engines.images(&sample.site, &["--load", engine]).ok();
-        assert!(engines.has(engine).contains_key("quay.io/broken/off:1"), "{engine}");
+        assert!(engines.loaded_images(engine).contains_key("quay.io/broken/off:1"), "{engine}");
     }
 }
 
@@ -573,12 +576,12 @@ fn engine_that_fails_is_not_retried_for_every_image() {
     let mut command = images(&world().site, &["--load", "docker"]);
     let path = format!("{}:/usr/bin:/bin", directory.path().display());
     let words = ["docker cannot load `docker.io/flannel", "(`docker`: exit status: 3: Error: I am; leaving)"];
-    let told = run(command.env("PATH", path)).failed(11, &words);
-    let errors: Vec<_> = told.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert_eq!(errors.len(), 2, "{told:#?}");
+    let result = run(command.env("PATH", path)).failed(11, &words);
+    let errors: Vec<_> = result.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 2, "{result:#?}");
     assert!(
         errors[1].contains("docker does not respond") && errors[1].contains("nobody listens"),
-        "{told:#?}"
+        "{result:#?}"
     );
 }
 

@@ -62,8 +62,9 @@ impl Run {
 
     #[track_caller]
     fn warned(&self, words: &[&str]) {
-        let told = self.finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(told, "no line with {words:?} in {}", self.finished.stderr);
+        let is_printed =
+            self.finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(is_printed, "no line with {words:?} in {}", self.finished.stderr);
     }
 
     fn silent(&self) {

@@ -130,10 +130,10 @@ fn mirrors_are_tried_in_order_until_one_has_the_blob() {
         let job = PackJob::new(&list_entry("x", &bytes));
         let finished = job.packs(&words(&args), &[&bytes]);
         assert_eq!(bad.seen().len(), 1, "{status}");
-        let told: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
+        let warnings: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
         assert!(
-            matches!(told[..], [line] if line.contains(&bad.addr()) && line.contains(&status.to_string())),
-            "{told:?}"
+            matches!(warnings[..], [line] if line.contains(&bad.addr()) && line.contains(&status.to_string())),
+            "{warnings:?}"
         );
     }
     // The first mirror is the one that gets the requests.

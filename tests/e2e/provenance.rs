@@ -66,12 +66,12 @@ fn lock_extracted_from_a_bundle_packs_the_same_bundle() {
         assert_eq!(expected.contains("\"platforms\""), !options.is_empty());
         assert_eq!(stated_version(&bundle), if options.is_empty() { "1.0" } else { "1.1" });
 
-        let told = unbundle(["ls", "--lock", text(&bundle)]).ok();
-        assert!(told.stdout == expected && told.stderr.is_empty(), "{number}: another lock");
+        let result = unbundle(["ls", "--lock", text(&bundle)]).ok();
+        assert!(result.stdout == expected && result.stderr.is_empty(), "{number}: another lock");
         assert!(from_stdin(&bundle, &["ls", "--lock", "-"]) == expected, "{number}: from a pipe");
         // The bundle is packed from the lock that the bundle carries, not from the written file.
         let printed_lock = name("told.json");
-        fs::write(&printed_lock, &told.stdout).expect("write the lock");
+        fs::write(&printed_lock, &result.stdout).expect("write the lock");
         world.pack(&printed_lock, &again, &[]).ok();
         assert!(
             fs::read(&bundle).expect("read the file") == fs::read(&again).expect("read the file"),
@@ -96,10 +96,10 @@ fn delta_yields_the_full_lock_and_lists_all_items() {
     let base = world.pack_lines(directory.path(), &lines, &[]);
     let everything = write_list(directory.path(), &[lines, vec![last.reference.as_str()]].concat());
     world.pack(&everything, &delta, &["--base", text(&base), "--write-lock", text(&lock)]).ok();
-    let told = unbundle(["ls", "--lock", text(&delta)]).ok().stdout;
-    assert!(told == fs::read_to_string(&lock).expect("read the lock"), "another lock");
+    let result = unbundle(["ls", "--lock", text(&delta)]).ok().stdout;
+    assert!(result == fs::read_to_string(&lock).expect("read the lock"), "another lock");
     world.pack(&everything, &full, &[]).ok();
-    assert!(told == unbundle(["ls", "--lock", text(&full)]).ok().stdout, "the lock of less");
+    assert!(result == unbundle(["ls", "--lock", text(&full)]).ok().stdout, "the lock of less");
     for format in ["spdx", "cyclonedx"] {
         let document = |bundle: &Path| {
             let text = unbundle(["sbom", "--format", format, text(bundle)]).ok().stdout;
@@ -126,8 +126,8 @@ fn volumes_yield_the_lock() {
     let (bundle, lock) = (directory.path().join("all.tar.zst"), directory.path().join("lock.json"));
     let options = ["--platform", "linux/amd64", "--volume-size", "16MiB", "--write-lock", text(&lock)];
     world.pack(&world.lists, &bundle, &options).ok();
-    let told = unbundle(["ls", "--lock", text(directory.path())]).ok();
-    assert!(told.stdout == fs::read_to_string(&lock).expect("read the lock"), "another lock");
+    let result = unbundle(["ls", "--lock", text(directory.path())]).ok();
+    assert!(result.stdout == fs::read_to_string(&lock).expect("read the lock"), "another lock");
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn listing_has_every_manifest_and_blob_of_every_image() {
         assert_eq!(image["size"], total, "{reference}");
         let platforms: BTreeSet<&str> =
             manifests.iter().filter_map(|manifest| manifest.get("platform")).map(string).collect();
-        let told: BTreeSet<&str> = array(&image["platforms"]).iter().map(string).collect();
-        assert_eq!(platforms, told, "{reference}");
+        let result: BTreeSet<&str> = array(&image["platforms"]).iter().map(string).collect();
+        assert_eq!(platforms, result, "{reference}");
     }
 }
 
@@ -305,8 +305,8 @@ fn spdx_and_cyclonedx_have_source_digest_size_and_platform_of_every_item() {
         assert_eq!(package["checksums"][0]["checksumValue"], digest_hex(digest));
         let comment = string(&package["comment"]);
         assert!(comment.starts_with(&format!("size: {size} bytes; media type: ")), "{comment}");
-        let told = comment.split_once("; platform: ").map_or("", |(_, platforms)| platforms);
-        assert_eq!(told, platforms.join(", "), "{purl}");
+        let result = comment.split_once("; platform: ").map_or("", |(_, platforms)| platforms);
+        assert_eq!(result, platforms.join(", "), "{purl}");
         string(&package["SPDXID"]).to_owned()
     };
     let component = |components: &[Value], purl: &str, source: &str, digest: &Value, size: &Value| {
@@ -353,8 +353,8 @@ fn spdx_and_cyclonedx_have_source_digest_size_and_platform_of_every_item() {
         let (digest, size) = (&image["digest"], &image["size"]);
         let root = purl(digest, own, entry.tag());
         let id = described(&root, &source(digest), digest, size, &platforms, "SPDXRef-Bundle");
-        let (nested, told) = component(components, &root, &source(digest), digest, size);
-        assert_eq!(told, platforms, "{reference}");
+        let (nested, result) = component(components, &root, &source(digest), digest, size);
+        assert_eq!(result, platforms, "{reference}");
         let is_chart = platforms.is_empty();
         assert_eq!(nested["type"], if is_chart { "data" } else { "container" }, "{reference}");
         indexes += usize::from(manifests.len() > 1);
@@ -367,8 +367,8 @@ fn spdx_and_cyclonedx_have_source_digest_size_and_platform_of_every_item() {
             let platforms: Vec<&str> = platform.into_iter().collect();
             described(&purl, &source(digest), digest, &size, &platforms, &id);
             let inner = array(&nested["components"]);
-            let (_, told) = component(inner, &purl, &source(digest), digest, &size);
-            assert_eq!(told, platforms, "{reference}");
+            let (_, result) = component(inner, &purl, &source(digest), digest, &size);
+            assert_eq!(result, platforms, "{reference}");
         }
     }
     assert!(indexes > 2, "the upstream has images for several platforms");

@@ -432,7 +432,7 @@ fn invalid_reuse_bundle_is_refused_before_anything_is_fetched() {
 
 // ---- Locks ----
 
-fn lock(job: &PackJob, fake: &Fake) -> Finished {
+fn write_lock(job: &PackJob, fake: &Fake) -> Finished {
     let args = ["lock", &job.text(LIST), "-o", &job.text("airbundle.lock.json"), "--retries", "0"];
     airbundle(args.map(str::to_owned).into_iter().chain(mirrors_to(fake)))
 }
@@ -451,7 +451,7 @@ fn lock_packs_the_same_bytes_after_tags_moved() {
     let gate = Arc::new(Gate::default());
     gate.open(UNLIMITED);
     let fake = Fake::behind(&gate, content.clone());
-    let finished = lock(&job, &fake).ok();
+    let finished = write_lock(&job, &fake).ok();
     assert!(finished.stderr.contains("10 files and 5 images: 35 blobs, 48.4 MB;"), "{finished:#?}");
     assert!(finished.stderr.contains("4 files (10.3 MB)"), "{finished:#?}");
     let fetched = sum(&gate.transfers());
@@ -459,7 +459,7 @@ fn lock_packs_the_same_bytes_after_tags_moved() {
     let text = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
     let document: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(document["airbundleLock"], 1);
-    lock(&job, &Fake::honest(content.clone())).ok();
+    write_lock(&job, &Fake::honest(content.clone())).ok();
     let again = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
     assert_eq!(again, text, "the same everywhere");
 
@@ -475,11 +475,11 @@ fn lock_packs_the_same_bytes_after_tags_moved() {
     check_lock(&job, &fake, &[]).ok();
     let finished = check_lock(&job, &moved_fake, &[]);
     assert_eq!(finished.code, Some(13), "{finished:#?}");
-    let told: Vec<_> = finished.stdout.lines().collect();
+    let result: Vec<_> = finished.stdout.lines().collect();
     let locked = document["images"][1]["digest"].as_str().expect("a digest");
-    assert_eq!(told[0], format!("moved   {REGISTRY}/team/app1:1"));
-    assert_eq!(told[1..3], [format!("        was {locked}"), format!("        now {}", other.root.digest)]);
-    assert_eq!(told[3], "1 of 15 entries changed");
+    assert_eq!(result[0], format!("moved   {REGISTRY}/team/app1:1"));
+    assert_eq!(result[1..3], [format!("        was {locked}"), format!("        now {}", other.root.digest)]);
+    assert_eq!(result[3], "1 of 15 entries changed");
 }
 
 #[test]
@@ -495,7 +495,7 @@ fn changed_upstream_file_is_detected_by_content_or_with_quick_by_size() {
     let job = PackJob::new(&["bytes", "gone", "same", "size"].map(|name| url(name) + "\n").concat());
     let mut before = content(b"before", b"a");
     before.file(&url("gone"), b"here".to_vec());
-    lock(&job, &Fake::honest(before)).ok();
+    write_lock(&job, &Fake::honest(before)).ok();
     let now = Fake::honest(content(b"after!", b"longer"));
     for (more, expected) in
         [(&["--json"][..], vec!["bytes", "gone", "size"]), (&["--json", "--quick"], vec!["gone", "size"])]
@@ -522,7 +522,7 @@ fn edited_or_invalid_lock_is_refused_by_name() {
     let (list, content) = thirty_blobs();
     let job = PackJob::new(&list);
     let fake = Fake::honest(content);
-    lock(&job, &fake).ok();
+    write_lock(&job, &fake).ok();
     let text = fs::read_to_string(job.path("airbundle.lock.json")).expect("read the lock");
     let document: Value = serde_json::from_str(&text).expect("JSON");
     let layer = document["images"][0]["manifests"][0]["blobs"][1]["digest"].as_str().expect("a digest");
@@ -572,7 +572,7 @@ fn diff_of_locks_or_bundles_names_added_and_removed_items() {
     let (old, new) = (PackJob::new(&old_list), PackJob::new(&list));
     old.pack_from(&Fake::honest(old_content), &["--write-lock", &old.text("airbundle.lock.json")]).ok();
     new.pack_from(&Fake::honest(content.clone()), &[]).ok();
-    lock(&new, &Fake::honest(content)).ok();
+    write_lock(&new, &Fake::honest(content)).ok();
     let diff = |old: &str, new: &str| airbundle(["diff", old, new]).ok().stdout;
     let text = diff(&old.text("airbundle.lock.json"), &new.text("airbundle.lock.json"));
     for line in [
@@ -620,8 +620,8 @@ fn keep_going_fetches_the_rest_and_allow_missing_packs_it() {
     ];
     let has_all = |finished: &Finished| {
         for words in fails {
-            let told = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
-            assert!(told, "no {words:?} in {finished:#?}");
+            let result = finished.stderr.lines().any(|line| words.iter().all(|word| line.contains(word)));
+            assert!(result, "no {words:?} in {finished:#?}");
         }
     };
     let job = PackJob::new(&list);

@@ -584,8 +584,8 @@ impl SmallSite {
 
     /// Unpacks again, and adds to `failures` what differs, and what was touched besides `expected`.
     fn repair(&self, what: &str, before: &Stamps, expected: &[&Path], failures: &mut Vec<String>) {
-        let told = unpack(&self.bundle, &self.site).ok();
-        if told.stdout.contains("nothing to do") {
+        let result = unpack(&self.bundle, &self.site).ok();
+        if result.stdout.contains("nothing to do") {
             failures.push(format!("{what}: it says that there was nothing to do"));
         }
         let wrong = self.right.difference(&Tree::of(&self.site));

@@ -35,11 +35,11 @@ impl SigningJob {
         content.image("registry.example/a:1", &image);
         content.file("https://files.example/one", b"one".to_vec());
         content.file("https://files.example/two", b"two".to_vec());
-        let desk = Self { directory: tempdir().unwrap(), fake: Fake::honest(content) };
+        let job = Self { directory: tempdir().unwrap(), fake: Fake::honest(content) };
         for name in ["ours", "other"] {
-            desk.airbundle(&["keygen", "--no-passphrase", "-o", &desk.text(&format!("{name}.key"))]).ok();
+            job.airbundle(&["keygen", "--no-passphrase", "-o", &job.text(&format!("{name}.key"))]).ok();
         }
-        desk
+        job
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -155,14 +155,14 @@ fn with_signature_frame(bundle: &[u8], signature_frame: &[u8]) -> Vec<u8> {
 
 #[test]
 fn minisign_verifies_our_signature_with_standard_tools_alone() {
-    let desk = SigningJob::new();
-    let bundle = desk.signed();
+    let job = SigningJob::new();
+    let bundle = job.signed();
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
-    fs::write(desk.path("sig"), &bytes[begin..end]).unwrap();
+    fs::write(job.path("sig"), &bytes[begin..end]).unwrap();
     let mut minisign = Command::new("minisign");
-    minisign.args(["-V", "-m"]).arg(desk.index(&bundle));
-    minisign.arg("-x").arg(desk.path("sig")).arg("-p").arg(desk.path("ours.pub"));
+    minisign.args(["-V", "-m"]).arg(job.index(&bundle));
+    minisign.arg("-x").arg(job.path("sig")).arg("-p").arg(job.path("ours.pub"));
     let printed = String::from_utf8(process::run(&mut minisign).stdout).unwrap();
     let identity = unbundle(["ls", "--json", bundle.to_str().unwrap()]).ok().json()["identity"].clone();
     assert!(printed.contains(identity.as_str().unwrap()), "{printed}");
@@ -175,81 +175,75 @@ fn minisign_verifies_our_signature_with_standard_tools_alone() {
 
 #[test]
 fn unbundle_verifies_a_detached_minisign_signature() {
-    let desk = SigningJob::new();
-    let bundle = desk.pack("plain.tar.zst", &[]);
+    let job = SigningJob::new();
+    let bundle = job.pack("plain.tar.zst", &[]);
     process::run(
         Command::new("minisign")
             .args(["-G", "-W", "-f", "-p"])
-            .arg(desk.path("mini.pub"))
+            .arg(job.path("mini.pub"))
             .arg("-s")
-            .arg(desk.path("mini.key")),
+            .arg(job.path("mini.key")),
     );
-    desk.assert_refused(&bundle, "mini.pub", UNSIGNED, &["not signed"]);
+    job.assert_refused(&bundle, "mini.pub", UNSIGNED, &["not signed"]);
     let sign = |extra: &[&str]| {
         let mut minisign = Command::new("minisign");
-        minisign
-            .arg("-S")
-            .args(extra)
-            .arg("-s")
-            .arg(desk.path("mini.key"))
-            .arg("-m")
-            .arg(desk.index(&bundle));
-        process::run(minisign.arg("-x").arg(desk.path("plain.tar.zst.minisig")));
+        minisign.arg("-S").args(extra).arg("-s").arg(job.path("mini.key")).arg("-m").arg(job.index(&bundle));
+        process::run(minisign.arg("-x").arg(job.path("plain.tar.zst.minisig")));
     };
     sign(&[]);
-    desk.assert_accepted(&bundle, "mini.pub");
+    job.assert_accepted(&bundle, "mini.pub");
     // Also of a bundle that was signed by another key.
-    let signed = desk.signed();
-    fs::copy(desk.path("plain.tar.zst.minisig"), desk.path("signed.tar.zst.minisig")).unwrap();
-    desk.assert_accepted(&signed, "mini.pub");
-    desk.assert_accepted(&signed, "ours.pub");
+    let signed = job.signed();
+    fs::copy(job.path("plain.tar.zst.minisig"), job.path("signed.tar.zst.minisig")).unwrap();
+    job.assert_accepted(&signed, "mini.pub");
+    job.assert_accepted(&signed, "ours.pub");
     // Our programs sign with keys of minisign.
-    let other = desk.pack("other.tar.zst", &["--sign", &desk.text("mini.key")]);
-    desk.assert_accepted(&other, "mini.pub");
-    fs::write(desk.path("plain.tar.zst.minisig"), "junk").unwrap();
+    let other = job.pack("other.tar.zst", &["--sign", &job.text("mini.key")]);
+    job.assert_accepted(&other, "mini.pub");
+    fs::write(job.path("plain.tar.zst.minisig"), "junk").unwrap();
     let name = bundle.to_str().unwrap();
-    unbundle(["verify", "--trusted-key", &desk.text("mini.pub"), name])
+    unbundle(["verify", "--trusted-key", &job.text("mini.pub"), name])
         .failed(SIGNER, &["plain.tar.zst.minisig"]);
     unbundle(["verify", name]).ok();
 }
 
 #[test]
 fn bundle_without_a_trusted_signature_is_not_unpacked() {
-    let desk = SigningJob::new();
-    let plain = desk.pack("plain.tar.zst", &[]);
-    let signed = desk.signed();
-    desk.assert_accepted(&signed, "ours.pub");
-    desk.assert_refused(&plain, "ours.pub", UNSIGNED, &["not signed"]);
-    desk.assert_refused(&signed, "other.pub", SIGNER, &["signed by key", "not trusted"]);
+    let job = SigningJob::new();
+    let plain = job.pack("plain.tar.zst", &[]);
+    let signed = job.signed();
+    job.assert_accepted(&signed, "ours.pub");
+    job.assert_refused(&plain, "ours.pub", UNSIGNED, &["not signed"]);
+    job.assert_refused(&signed, "other.pub", SIGNER, &["signed by key", "not trusted"]);
 
     let bytes = fs::read(&signed).unwrap();
-    let changed = desk.path("changed.tar.zst");
+    let changed = job.path("changed.tar.zst");
     fs::write(&changed, with_signature_frame(&bytes, b"")).unwrap();
     unbundle(["verify", changed.to_str().unwrap()]).ok();
-    desk.assert_refused(&changed, "ours.pub", UNSIGNED, &["not signed"]);
+    job.assert_refused(&changed, "ours.pub", UNSIGNED, &["not signed"]);
 
     // The signature of another bundle.
-    run(&mut desk.pack_command("two.tar.zst", "two", &["--sign", &desk.text("ours.key")])).ok();
-    let two = fs::read(desk.path("two.tar.zst")).unwrap();
+    run(&mut job.pack_command("two.tar.zst", "two", &["--sign", &job.text("ours.key")])).ok();
+    let two = fs::read(job.path("two.tar.zst")).unwrap();
     let (begin, end) = signature(&two);
     fs::write(&changed, with_signature_frame(&bytes, &two[begin - 8..end])).unwrap();
-    desk.assert_refused(&changed, "ours.pub", SIGNER, &["does not match this `index.json`"]);
+    job.assert_refused(&changed, "ours.pub", SIGNER, &["does not match this `index.json`"]);
     fs::write(&changed, with_signature_frame(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
-    desk.assert_refused(&changed, "ours.pub", SIGNER, &["not a minisign signature"]);
+    job.assert_refused(&changed, "ours.pub", SIGNER, &["not a minisign signature"]);
     unbundle(["verify", changed.to_str().unwrap()]).failed(7, &["1 of"]);
 }
 
 #[test]
 fn any_flipped_bit_in_a_signature_is_detected() {
-    let desk = SigningJob::new();
-    let bundle = desk.signed();
+    let job = SigningJob::new();
+    let bundle = job.signed();
     let bytes = fs::read(&bundle).unwrap();
     let (begin, end) = signature(&bytes);
     let text = String::from_utf8(bytes[begin..end].to_vec()).unwrap();
     // The untrusted comment is not signed and may change.
     let begin = begin + text.find('\n').unwrap() + 1;
-    let (site, key) = (desk.text("site"), desk.text("ours.pub"));
-    let changed = desk.path("changed.tar.zst");
+    let (site, key) = (job.text("site"), job.text("ours.pub"));
+    let changed = job.path("changed.tar.zst");
     for at in begin..end - 1 {
         let mut bytes = bytes.clone();
         bytes[at] ^= 1 << (at % 7);
@@ -272,56 +266,56 @@ fn any_flipped_bit_in_a_signature_is_detected() {
 
 #[test]
 fn signing_changes_no_other_byte_and_is_reproducible() {
-    let desk = SigningJob::new();
-    let plain = fs::read(desk.pack("plain.tar.zst", &[])).unwrap();
+    let job = SigningJob::new();
+    let plain = fs::read(job.pack("plain.tar.zst", &[])).unwrap();
     assert!(!plain.windows(4).any(|window| window == SIGNATURE_MAGIC.to_le_bytes()));
-    let signed = fs::read(desk.signed()).unwrap();
-    assert!(signed == fs::read(desk.signed()).unwrap());
-    let identity = |name: &str| unbundle(["ls", "--json", &desk.text(name)]).ok().json()["identity"].clone();
+    let signed = fs::read(job.signed()).unwrap();
+    assert!(signed == fs::read(job.signed()).unwrap());
+    let identity = |name: &str| unbundle(["ls", "--json", &job.text(name)]).ok().json()["identity"].clone();
     assert_eq!(identity("plain.tar.zst"), identity("signed.tar.zst"));
     // With a date, the signature has a timestamp.
-    let mut command = desk.pack_command("dated.tar.zst", "one", &["--sign", &desk.text("ours.key")]);
+    let mut command = job.pack_command("dated.tar.zst", "one", &["--sign", &job.text("ours.key")]);
     run(command.env("SOURCE_DATE_EPOCH", "1700000000")).ok();
-    let key = desk.text("ours.pub");
-    let json = unbundle(["ls", "--json", "--trusted-key", &key, &desk.text("dated.tar.zst")]).ok().json();
+    let key = job.text("ours.pub");
+    let json = unbundle(["ls", "--json", "--trusted-key", &key, &job.text("dated.tar.zst")]).ok().json();
     let comment = json["signature"]["comment"].as_str().unwrap();
     assert!(comment.starts_with("timestamp:1700000000\t"), "{comment}");
     // A complete unsigned partial of an earlier run is reused.
-    fs::rename(desk.path("plain.tar.zst"), desk.path("signed.tar.zst.partial")).unwrap();
-    desk.signed();
-    assert!(signed == fs::read(desk.path("signed.tar.zst")).unwrap());
-    let left = desk.pack(
+    fs::rename(job.path("plain.tar.zst"), job.path("signed.tar.zst.partial")).unwrap();
+    job.signed();
+    assert!(signed == fs::read(job.path("signed.tar.zst")).unwrap());
+    let left = job.pack(
         "signed.tar.zst",
-        &["--sign", &key.replace(".pub", ".key"), "--reuse", &desk.text("signed.tar.zst")],
+        &["--sign", &key.replace(".pub", ".key"), "--reuse", &job.text("signed.tar.zst")],
     );
     assert!(signed == fs::read(left).unwrap());
 }
 
 #[test]
 fn signature_is_reported_but_not_trusted_without_a_trusted_key() {
-    let desk = SigningJob::new();
-    let bundle = desk.signed();
+    let job = SigningJob::new();
+    let bundle = job.signed();
     let name = bundle.to_str().unwrap();
-    let told = unbundle(["verify", name]).ok();
+    let result = unbundle(["verify", name]).ok();
     assert!(
-        told.stdout.contains("signed by key ") && told.stdout.contains("not verified: no trusted key"),
-        "{told:#?}"
+        result.stdout.contains("signed by key ") && result.stdout.contains("not verified: no trusted key"),
+        "{result:#?}"
     );
-    let told = unbundle(["ls", name]).ok();
-    assert!(told.stderr.contains("not verified: no trusted key"), "{told:#?}");
+    let result = unbundle(["ls", name]).ok();
+    assert!(result.stderr.contains("not verified: no trusted key"), "{result:#?}");
     for verb in ["ls", "verify"] {
         let signature = unbundle([verb, "--json", name]).ok().json()["signature"].clone();
         assert_eq!((&signature["trusted"], &signature["comment"]), (&false.into(), &serde_json::Value::Null));
     }
-    let told = unbundle_from(&bundle, ["verify", "--trusted-key", &desk.text("ours.pub"), "-"]).ok();
-    assert!(told.stdout.contains("which is trusted"), "{told:#?}");
+    let result = unbundle_from(&bundle, ["verify", "--trusted-key", &job.text("ours.pub"), "-"]).ok();
+    assert!(result.stdout.contains("which is trusted"), "{result:#?}");
 }
 
 #[test]
 fn trusted_key_comes_from_option_environment_or_host() {
-    let desk = SigningJob::new();
-    let (bundle, plain) = (desk.signed(), desk.pack("plain.tar.zst", &[]));
-    let text = fs::read_to_string(desk.path("ours.pub")).unwrap();
+    let job = SigningJob::new();
+    let (bundle, plain) = (job.signed(), job.pack("plain.tar.zst", &[]));
+    let text = fs::read_to_string(job.path("ours.pub")).unwrap();
     let line = text.lines().nth(1).unwrap();
     let verify = |bundle: &Path, keys: &[&str], variable: &str| {
         let mut command = unbundle_command();
@@ -329,12 +323,12 @@ fn trusted_key_comes_from_option_environment_or_host() {
         run(command.env("UNBUNDLE_TRUSTED_KEY", variable))
     };
     verify(&bundle, &[line], "").ok();
-    verify(&bundle, &[&desk.text("other.pub"), line], "").ok();
-    for variable in [line, &desk.text("ours.pub")] {
+    verify(&bundle, &[&job.text("other.pub"), line], "").ok();
+    for variable in [line, &job.text("ours.pub")] {
         verify(&bundle, &[], variable).ok();
         verify(&plain, &[], variable).failed(UNSIGNED, &[]);
     }
-    verify(&bundle, &[&desk.text("other.pub")], line).failed(SIGNER, &[]);
+    verify(&bundle, &[&job.text("other.pub")], line).failed(SIGNER, &[]);
     verify(&plain, &[], "").ok();
     let script = r#"set -eu
 mount -t tmpfs tmpfs /etc && mkdir -p /etc/airbundle/trusted-keys.d
@@ -355,40 +349,40 @@ verify "$PLAIN""#
     unshare.args(["--mount", "sh", "-c", &script]).env("UNBUNDLE", env!("CARGO_BIN_EXE_unbundle"));
     unshare.env("PLAIN", &plain).env("SIGNED", &bundle).env_remove("UNBUNDLE_TRUSTED_KEY");
     let output =
-        unshare.env("OURS", desk.path("ours.pub")).env("OTHER", desk.path("other.pub")).output().unwrap();
+        unshare.env("OURS", job.path("ours.pub")).env("OTHER", job.path("other.pub")).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["0", "15", "14", "0", "0", "2", "6"]);
 }
 
 #[test]
 fn invalid_key_files_are_told_apart() {
-    let desk = SigningJob::new();
-    let bundle = desk.signed();
+    let job = SigningJob::new();
+    let bundle = job.signed();
     let name = bundle.to_str().unwrap();
     let trusted = |key: &str| unbundle(["ls", "--trusted-key", key, name]);
-    fs::write(desk.path("junk"), [0xff, 0, 1]).unwrap();
-    fs::write(desk.path("empty"), "").unwrap();
-    trusted(&desk.text("junk")).failed(2, &["junk", "no public key"]);
-    trusted(&desk.text("empty")).failed(2, &["no key in it"]);
-    trusted(&desk.text("ours.key")).failed(2, &["secret key"]);
-    trusted(&desk.text("nothing")).failed(6, &["neither a public key nor a file"]);
-    let sign = |key: &str| run(&mut desk.pack_command("new.tar.zst", "one", &["--sign", key]));
-    sign(&desk.text("junk")).failed(2, &["no secret key"]);
-    sign(&desk.text("empty")).failed(2, &["no secret key"]);
-    sign(&desk.text("ours.pub")).failed(2, &["public key"]);
-    sign(&desk.text("nothing")).failed(6, &["nothing"]);
-    let mut text = fs::read_to_string(desk.path("ours.key")).unwrap();
+    fs::write(job.path("junk"), [0xff, 0, 1]).unwrap();
+    fs::write(job.path("empty"), "").unwrap();
+    trusted(&job.text("junk")).failed(2, &["junk", "no public key"]);
+    trusted(&job.text("empty")).failed(2, &["no key in it"]);
+    trusted(&job.text("ours.key")).failed(2, &["secret key"]);
+    trusted(&job.text("nothing")).failed(6, &["neither a public key nor a file"]);
+    let sign = |key: &str| run(&mut job.pack_command("new.tar.zst", "one", &["--sign", key]));
+    sign(&job.text("junk")).failed(2, &["no secret key"]);
+    sign(&job.text("empty")).failed(2, &["no secret key"]);
+    sign(&job.text("ours.pub")).failed(2, &["public key"]);
+    sign(&job.text("nothing")).failed(6, &["nothing"]);
+    let mut text = fs::read_to_string(job.path("ours.key")).unwrap();
     let at = text.len() - 60;
     text.replace_range(at..=at, if &text[at..=at] == "A" { "B" } else { "A" });
-    fs::write(desk.path("junk"), text).unwrap();
-    sign(&desk.text("junk")).failed(2, &["no secret key"]);
-    assert!(!desk.path("new.tar.zst.partial").exists());
+    fs::write(job.path("junk"), text).unwrap();
+    sign(&job.text("junk")).failed(2, &["no secret key"]);
+    assert!(!job.path("new.tar.zst.partial").exists());
 }
 
 #[test]
 fn passphrase_comes_from_environment_stdin_or_terminal() {
-    let desk = SigningJob::new();
-    let key = desk.text("safe.key");
+    let job = SigningJob::new();
+    let key = job.text("safe.key");
     let with_stdin = |command: &mut Command, text: &str| {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -400,7 +394,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
     };
-    desk.airbundle(&["keygen", "-o", &key]).failed(2, &["passphrase"]);
+    job.airbundle(&["keygen", "-o", &key]).failed(2, &["passphrase"]);
     with_stdin(airbundle_command().args(["keygen", "--passphrase-stdin", "-o", &key]), "\n")
         .failed(2, &["empty"]);
     with_stdin(
@@ -409,12 +403,12 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     )
     .ok();
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    desk.airbundle(&["keygen", "--no-passphrase", "-o", &key]).failed(6, &["there already"]);
+    job.airbundle(&["keygen", "--no-passphrase", "-o", &key]).failed(6, &["there already"]);
     let pack =
-        |more: &[&str]| desk.pack_command("safe.tar.zst", "one", &[&["--sign", key.as_str()], more].concat());
+        |more: &[&str]| job.pack_command("safe.tar.zst", "one", &[&["--sign", key.as_str()], more].concat());
     let assert_accepted = || {
-        desk.assert_accepted(&desk.path("safe.tar.zst"), "safe.pub");
-        fs::remove_file(desk.path("safe.tar.zst")).unwrap();
+        job.assert_accepted(&job.path("safe.tar.zst"), "safe.pub");
+        fs::remove_file(job.path("safe.tar.zst")).unwrap();
     };
     with_stdin(&mut pack(&["--passphrase-stdin"]), PASSPHRASE).ok();
     assert_accepted();
@@ -435,10 +429,10 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     assert_accepted();
     // minisign accepts the passphrase of our key.
     let mut minisign = Command::new("minisign");
-    fs::write(desk.path("text"), "x").unwrap();
-    minisign.args(["-S", "-s", &key, "-m"]).arg(desk.path("text"));
+    fs::write(job.path("text"), "x").unwrap();
+    minisign.args(["-S", "-s", &key, "-m"]).arg(job.path("text"));
     with_stdin(&mut minisign, &format!("{PASSPHRASE}\n")).ok();
     process::run(
-        Command::new("minisign").arg("-Vm").arg(desk.path("text")).arg("-p").arg(desk.path("safe.pub")),
+        Command::new("minisign").arg("-Vm").arg(job.path("text")).arg("-p").arg(job.path("safe.pub")),
     );
 }

@@ -188,8 +188,8 @@ fn nginx_alone_serves_all_clients_over_https_with_the_sites_ca() {
         "sh $CONF/trust.sh; SITE_ENGINE=nginx $CONF/site start; engine\nNAME=hub.site.test:$REGISTRY URL=https://hub.site.test:$FILES CTR= CURL=\n\
          {PULLS}{FETCHES}\nSITE_ENGINE=nginx $CONF/site status; SITE_ENGINE=nginx $CONF/site stop; if SITE_ENGINE=nginx $CONF/site status; then exit 1; fi"
     );
-    let said = site.run_on_host(&script);
-    assert!(said.contains("site: running with nginx") && said.contains("site: stopped"), "{said}");
+    let printed = site.run_on_host(&script);
+    assert!(printed.contains("site: running with nginx") && printed.contains("site: stopped"), "{printed}");
 }
 
 #[test]
@@ -397,14 +397,17 @@ fn tags_that_differ_only_in_case_are_distinct() {
     record.images.extend([lower, upper]);
     record.write(&site.path(), &site.path().join("part")).unwrap();
     site.configure(&["--tls", "off"]).ok();
-    let said = site.run_on_host(
+    let printed = site.run_on_host(
         r#"SITE_ENGINE=nginx $CONF/site start >&2
 for tag in v1.0-rc v1.0-RC v1.0-Rc; do
     curl -s -o /dev/null -D - "http://127.0.0.1:$REGISTRY/v2/k8s/registry.k8s.io/pause/manifests/$tag" |
         sed -n 's/^Docker-Content-Digest: \(.*\)\r$/\1/p; s/^HTTP.* 404.*/none/p'
 done"#,
     );
-    assert_eq!(said.lines().collect::<Vec<_>>(), [&*digests[0].to_string(), &digests[1].to_string(), "none"]);
+    assert_eq!(
+        printed.lines().collect::<Vec<_>>(),
+        [&*digests[0].to_string(), &digests[1].to_string(), "none"]
+    );
 }
 
 #[test]
@@ -473,7 +476,7 @@ openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -C
 fn used_port_missing_engine_and_unreadable_files_are_reported() {
     let site = Site::full();
     site.configure(&[]).ok();
-    let said = site.run_on_host(
+    let printed = site.run_on_host(
         r#"
 python3 -m http.server "$FILES" >/dev/null 2>&1 &
 for _ in $(seq 100); do curl -so /dev/null "http://127.0.0.1:$FILES/" && break; sleep 0.1; done
@@ -493,7 +496,7 @@ SITE_ENGINE=nginx $CONF/site start 2>&1
         "site start     start both",
         "the user of nginx cannot read",
     ] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
 }
 
@@ -581,7 +584,7 @@ skopeo copy -q "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" 
 fn compose_runs_nginx_and_a_registry_from_the_site_alone() {
     let site = with_servers(true);
     site.configure(&[]).ok();
-    let said = site.run_on_host(&format!(
+    let printed = site.run_on_host(&format!(
         r#"engine
 ENGINE=compose
 {BY_ITSELF}
@@ -605,7 +608,7 @@ if "$CONF/site" status; then exit 1; fi"#
         "registry:2.8.1",
         "site: stopped",
     ] {
-        assert!(said.contains(words), "{words}: {said}");
+        assert!(printed.contains(words), "{words}: {printed}");
     }
 }
 
@@ -617,12 +620,12 @@ fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
         let script = BY_ITSELF
             .replace("curl ", "curl -u carla:geheim ")
             .replace("copy -q", "copy -q --src-creds carla:geheim");
-        let said = site.run_on_host(&format!(
+        let printed = site.run_on_host(&format!(
             "engine\nENGINE={engine}\n{script}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
         ));
         assert!(
-            said.contains(&format!("running with {engine}")) && said.contains("user:     carla"),
-            "{said}"
+            printed.contains(&format!("running with {engine}")) && printed.contains("user:     carla"),
+            "{printed}"
         );
         fs::remove_dir_all(site.directory.path().join("host")).expect("remove the host's entry");
     }
@@ -632,7 +635,7 @@ fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
 fn podman_runs_nginx_alone() {
     let site = with_servers(false);
     site.configure(&[]).ok();
-    let said = site.run_on_host(&format!(
+    let printed = site.run_on_host(&format!(
         r#"
 unset -f podman
 mkdir -p /etc/containers
@@ -645,19 +648,19 @@ test "$(podman ps -q | wc -l)" = 1
 "$CONF/site" stop; test -z "$(podman ps -aq)"
 "#
     ));
-    assert!(said.contains("running with podman"), "{said}");
+    assert!(printed.contains("running with podman"), "{printed}");
 }
 
 #[test]
 fn site_up_configures_starts_and_trusts() {
     let site = Site::full();
-    let said = site.run_on_host(
+    let printed = site.run_on_host(
         r#"SITE_ENGINE=nginx "$UNBUNDLE" site "$SITE" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" \
     --registry-port "$REGISTRY" --apply --start
 curl -sSf --noproxy '*' "https://hub.site.test:$FILES/" | grep -q '<main'
 skopeo inspect --raw "docker://hub.site.test:$REGISTRY/k8s/registry.k8s.io/pause:3.9" >/dev/null"#,
     );
-    assert!(said.contains("site: running with nginx"), "{said}");
+    assert!(printed.contains("site: running with nginx"), "{printed}");
 }
 
 // ---- Kubespray ----

@@ -82,8 +82,8 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     fs::write(path, bytes).unwrap();
 }
 
-fn verb(verb: &str, paths: &[&Path]) -> Finished {
-    unbundle([verb.as_ref()].into_iter().chain(paths.iter().map(|path| path.as_os_str())))
+fn run_verb(run_verb: &str, paths: &[&Path]) -> Finished {
+    unbundle([run_verb.as_ref()].into_iter().chain(paths.iter().map(|path| path.as_os_str())))
 }
 
 /// Asserts that every visible file equals one of the world's site, byte for byte.
@@ -122,7 +122,8 @@ fn volumes_are_readable_by_cat_sha256sum_and_unbundle() {
         let joined = shell(&directory, "cat all.tar.zst.* | tar --zstd -tf - | sort");
         let whole = shell(world.bundle.parent().unwrap(), "tar --zstd -tf all.tar.zst | sort");
         assert_eq!(joined, whole);
-        let identity = |paths: &[&Path]| verb("verify", paths).ok().stdout.lines().nth(1).unwrap().to_owned();
+        let identity =
+            |paths: &[&Path]| run_verb("verify", paths).ok().stdout.lines().nth(1).unwrap().to_owned();
         let first = directory.join("all.tar.zst.001");
         assert_eq!(identity(&[&directory]), identity(&[&world.bundle]));
         assert_eq!(identity(&[&first]), identity(&[&directory.join("all.tar.zst")]));
@@ -157,16 +158,16 @@ fn missing_volume_is_named_and_nothing_is_written() {
             if number % 2 == 0 {
                 fs::remove_file(drive.join("SHA256SUMS")).unwrap();
             }
-            verb("unpack", &[&drive, &site]).failed(INCOMPLETE, &[name]);
+            run_verb("unpack", &[&drive, &site]).failed(INCOMPLETE, &[name]);
             assert!(!site.exists());
-            let finished = verb("verify", &[&drive]);
+            let finished = run_verb("verify", &[&drive]);
             assert_ne!(finished.code, Some(0), "{finished:#?}");
             assert!(
                 format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()),
                 "{finished:#?}"
             );
             // The listing is in the first volume.
-            let listed = verb("ls", &[&drive]);
+            let listed = run_verb("ls", &[&drive]);
             assert_eq!(listed.code == Some(0), number > 0, "{listed:#?}");
         }
     }
@@ -183,10 +184,10 @@ fn renamed_volumes_are_identified_by_their_label_and_read() {
         fs::rename(&one, drive.join("other")).unwrap();
         fs::rename(&two, &one).unwrap();
         fs::rename(drive.join("other"), &two).unwrap();
-        let finished = verb("unpack", &[&drive, &site]).ok();
+        let finished = run_verb("unpack", &[&drive, &site]).ok();
         for (name, is) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
-            let told = format!("the volume `{name}` was renamed: its label says `{is}`");
-            assert!(finished.stderr.contains(&told), "{finished:#?}");
+            let result = format!("the volume `{name}` was renamed: its label says `{is}`");
+            assert!(finished.stderr.contains(&result), "{finished:#?}");
         }
         unpack(&world().bundle, &site).ok();
         assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
@@ -208,17 +209,17 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
         copy(&directory, &doubled);
         fs::remove_file(doubled.join(next)).unwrap();
         fs::hard_link(doubled.join(name), doubled.join(next)).unwrap();
-        let finished = verb("unpack", &[&doubled, &path("site")]).failed(INCOMPLETE, &[next, "missing"]);
+        let finished = run_verb("unpack", &[&doubled, &path("site")]).failed(INCOMPLETE, &[next, "missing"]);
         assert!(!path("site").exists(), "{finished:#?}");
-        let told = format!("the volume `{next}` is a duplicate of `{name}`");
-        let finished = verb("verify", &[&doubled]);
-        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&told), "{finished:#?}");
+        let result = format!("the volume `{next}` is a duplicate of `{name}`");
+        let finished = run_verb("verify", &[&doubled]);
+        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&result), "{finished:#?}");
         fs::remove_dir_all(doubled).unwrap();
 
         let cut = path("cut");
         copy(&directory, &cut);
         change(&cut.join(name), |bytes| bytes.truncate(bytes.len() - 1));
-        verb("unpack", &[&cut, &path("site")]).failed(INCOMPLETE, &[name, "truncated"]);
+        run_verb("unpack", &[&cut, &path("site")]).failed(INCOMPLETE, &[name, "truncated"]);
         assert!(!path("site").exists());
         fs::remove_dir_all(cut).unwrap();
 
@@ -226,10 +227,10 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
         copy(&directory, &foreign);
         fs::remove_file(foreign.join(name)).unwrap();
         fs::copy(path(name), foreign.join(name)).unwrap();
-        verb("unpack", &[&foreign, &path("site")]).failed(INCOMPLETE, &[name, "missing"]);
-        let finished = verb("verify", &[&foreign]);
-        let told = format!("the volume `{name}` belongs to another bundle");
-        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&told), "{finished:#?}");
+        run_verb("unpack", &[&foreign, &path("site")]).failed(INCOMPLETE, &[name, "missing"]);
+        let finished = run_verb("verify", &[&foreign]);
+        let result = format!("the volume `{name}` belongs to another bundle");
+        assert!(format!("{}{}", finished.stdout, finished.stderr).contains(&result), "{finished:#?}");
         assert!(!path("site").exists());
         fs::remove_dir_all(foreign).unwrap();
     }
@@ -248,9 +249,9 @@ fn damage_report_names_volume_and_offset() {
             let middle = bytes.len() / 2;
             bytes[at.min(middle)] ^= 0x10;
         });
-        let finished = verb("verify", &[&drive]);
+        let finished = run_verb("verify", &[&drive]);
         assert!(format!("{}{}", finished.stdout, finished.stderr).contains(name.as_str()), "{finished:#?}");
-        let unpacked = verb("unpack", &[&drive, &site]);
+        let unpacked = run_verb("unpack", &[&drive, &site]);
         assert!(finished.code != Some(0) || unpacked.code == Some(0), "{finished:#?} {unpacked:#?}");
         assert_visible_files_intact(&site);
         fs::remove_dir_all(drive).unwrap();
@@ -362,12 +363,12 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
         fs::read(with_recovery.join("SHA256SUMS")).unwrap()
     );
     shell(&cloud, "sha256sum --strict -c SHA256SUMS");
-    let told: Vec<_> =
+    let result: Vec<_> =
         summary["volumes"].as_array().unwrap().iter().map(|volume| volume["digest"].clone()).collect();
     let names = volumes(&cloud);
     let digests: Vec<_> = names.iter().map(|name| sha256(&fs::read(cloud.join(name)).unwrap())).collect();
-    assert_eq!(told, digests);
-    verb("verify", &[&cloud]).ok();
+    assert_eq!(result, digests);
+    run_verb("verify", &[&cloud]).ok();
     let usage = fs::read_to_string(temporary.path().join("usage")).unwrap();
     assert_eq!(usage.lines().count(), names.len() + 1, "each of them, and the list");
 
@@ -426,7 +427,7 @@ fn repacking_with_fewer_volumes_removes_old_ones_and_keeps_other_checksum_lists(
     world.pack(&world.lists, &directory.join("all.tar.zst"), &["--volume-size", "12MiB"]).ok();
     let names = volumes(directory);
     assert!(names.len() < volume_sets().names.len(), "{names:?}");
-    verb("verify", &[&directory.join("all.tar.zst.001")]).ok();
+    run_verb("verify", &[&directory.join("all.tar.zst.001")]).ok();
     let sums = fs::read_to_string(directory.join("SHA256SUMS")).unwrap();
     let listed: Vec<_> = sums.lines().map(|line| &line[66..]).collect();
     let expected: Vec<_> =
@@ -448,7 +449,7 @@ fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
         let needed = finished.stderr.split("at least ").nth(1).unwrap().split(' ').next().unwrap().to_owned();
         options[1] = &needed;
         world.pack(&world.lists, &output, &options).ok();
-        verb("verify", &[temporary.path()]).ok();
+        run_verb("verify", &[temporary.path()]).ok();
     }
     for (wrong, words) in
         [("--volume-size=1900", "too small"), ("--volume-size=bluray", "fat32"), ("--recovery=5", "5%")]
@@ -461,12 +462,12 @@ fn volume_size_below_the_minimum_is_refused_naming_the_minimum() {
 fn directory_argument_must_hold_exactly_one_bundle() {
     let temporary = tempdir().unwrap();
     let directory = temporary.path();
-    verb("ls", &[directory]).failed(8, &["no bundle in"]);
+    run_verb("ls", &[directory]).failed(8, &["no bundle in"]);
     copy(&volume_sets().plain(), directory);
     fs::copy(&world().bundle, directory.join("other.tar.zst")).unwrap();
-    verb("ls", &[directory]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
-    verb("ls", &[&directory.join("all.tar.zst.002")]).ok();
-    verb("ls", &[&directory.join("other.tar.zst")]).ok();
+    run_verb("ls", &[directory]).failed(2, &["several bundles", "other.tar.zst", "all.tar.zst.001"]);
+    run_verb("ls", &[&directory.join("all.tar.zst.002")]).ok();
+    run_verb("ls", &[&directory.join("other.tar.zst")]).ok();
 }
 
 /// The world's bundle in one file with recovery data. Made once.
@@ -512,10 +513,10 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
         let mut bytes = intact.clone();
         bytes[start..start + len].copy_from_slice(&random_bytes(start as u64, len));
         fs::write(path("hurt.tar.zst"), &bytes).unwrap();
-        let finished = verb("verify", &[&path("hurt.tar.zst")]).ok();
+        let finished = run_verb("verify", &[&path("hurt.tar.zst")]).ok();
         assert!(finished.stdout.contains("recovery data repaired it"), "{what}: {finished:#?}");
         let is_of_content = start + len < intact.len() * 94 / 100;
-        let finished = verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
+        let finished = run_verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
         assert!(!is_of_content || finished.stderr.contains("unbundle repair"), "{what}: {finished:#?}");
         unpack(&world().bundle, &path("site")).ok();
         assert_eq!(
@@ -523,14 +524,14 @@ fn bad_sectors_within_the_redundancy_are_read_through_anywhere() {
             Vec::<String>::new(),
             "{what}"
         );
-        verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
+        run_verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
         assert!(fs::read(path("good.tar.zst")).unwrap() == intact, "{what}");
         fs::remove_dir_all(path("site")).unwrap();
     }
     // Truncated by as much as the recovery data can restore.
     fs::write(path("hurt.tar.zst"), &intact[..intact.len() - max_damage]).unwrap();
-    verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
-    verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
+    run_verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).ok();
+    run_verb("repair", &[&path("hurt.tar.zst"), Path::new("-o"), &path("good.tar.zst")]).ok();
     assert!(fs::read(path("good.tar.zst")).unwrap() == intact);
 }
 
@@ -543,19 +544,19 @@ fn damage_beyond_the_redundancy_is_named_and_never_yields_wrong_bytes() {
     let (start, len) = (intact.len() / 2, intact.len() / 8);
     bytes[start..start + len].copy_from_slice(&random_bytes(7, len));
     fs::write(path("hurt.tar.zst"), &bytes).unwrap();
-    let finished = verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["blobs damaged"]);
+    let finished = run_verb("verify", &[&path("hurt.tar.zst")]).failed(DAMAGED, &["blobs damaged"]);
     assert!(finished.stdout.contains("needed by"), "{finished:#?}");
-    verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
+    run_verb("unpack", &[&path("hurt.tar.zst"), &path("site")]).failed(DAMAGED, &["damaged in"]);
     assert_visible_files_intact(&path("site"));
     let repair = [path("hurt.tar.zst"), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "copy it again", "can be repaired"]);
+    run_verb("repair", &repair).failed(DAMAGED, &["hurt.tar.zst", "copy it again", "can be repaired"]);
     assert!(!path("good.tar.zst").exists() && !path("good.tar.zst.partial").exists());
     // Without recovery data, nothing can be repaired.
     let repair = [world().bundle.clone(), PathBuf::from("-o"), path("good.tar.zst")];
     let repair: Vec<&Path> = repair.iter().map(PathBuf::as_path).collect();
-    verb("repair", &repair).failed(DAMAGED, &["cannot find recovery data in"]);
-    verb("repair", &[file_with_recovery(), Path::new("-o"), file_with_recovery()])
+    run_verb("repair", &repair).failed(DAMAGED, &["cannot find recovery data in"]);
+    run_verb("repair", &[file_with_recovery(), Path::new("-o"), file_with_recovery()])
         .failed(2, &["another output path"]);
 }
 
@@ -577,15 +578,15 @@ fn volumes_are_repaired_independently() {
             _ => {}
         });
     }
-    verb("unpack", &[&path("stick"), &path("site")]).ok();
+    run_verb("unpack", &[&path("stick"), &path("site")]).ok();
     unpack(&world().bundle, &path("site")).ok();
     assert_eq!(Tree::of(&path("site")).difference(&Tree::of(&world().site)), Vec::<String>::new());
-    verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
+    run_verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
     assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&with_recovery)), Vec::<String>::new());
     // One missing volume and one beyond repair: the others are repaired, and these two are named.
     fs::remove_file(path("stick").join(&names[1])).unwrap();
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));
-    let finished = verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);
+    let finished = run_verb("repair", &[&path("stick"), Path::new("--output"), &path("some")]);
     let finished =
         finished.failed(DAMAGED, &[&names[3], "copy it again"]).failed(DAMAGED, &[&names[1], "missing"]);
     assert_eq!(volumes(&path("some")).len(), names.len() - 2, "{finished:#?}");
@@ -607,7 +608,7 @@ fn killed_repair_leaves_no_output() {
             assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(file_with_recovery()).unwrap());
         }
     }
-    verb("repair", &[file_with_recovery(), Path::new("-o"), &path("good.tar.zst")]).ok();
+    run_verb("repair", &[file_with_recovery(), Path::new("-o"), &path("good.tar.zst")]).ok();
     assert!(fs::read(path("good.tar.zst")).unwrap() == fs::read(file_with_recovery()).unwrap());
     assert!(!path("good.tar.zst.partial").exists());
 }
