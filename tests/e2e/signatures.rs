@@ -367,20 +367,20 @@ fn files_that_are_no_keys_are_told_apart() {
     let trusted = |key: &str| unbundle(["ls", "--trusted-key", key, name]);
     fs::write(desk.path("junk"), [0xff, 0, 1]).unwrap();
     fs::write(desk.path("empty"), "").unwrap();
-    trusted(&desk.text("junk")).failed(2, &["junk", "no public key"]);
-    trusted(&desk.text("empty")).failed(2, &["no key in it"]);
+    trusted(&desk.text("junk")).failed(2, &["junk", "not a minisign public key"]);
+    trusted(&desk.text("empty")).failed(2, &["no key found"]);
     trusted(&desk.text("ours.key")).failed(2, &["secret key"]);
     trusted(&desk.text("nothing")).failed(6, &["neither a public key nor a file"]);
     let sign = |key: &str| run(&mut desk.pack_command("new.tar.zst", "one", &["--sign", key]));
-    sign(&desk.text("junk")).failed(2, &["no secret key"]);
-    sign(&desk.text("empty")).failed(2, &["no secret key"]);
+    sign(&desk.text("junk")).failed(2, &["not a minisign secret key"]);
+    sign(&desk.text("empty")).failed(2, &["not a minisign secret key"]);
     sign(&desk.text("ours.pub")).failed(2, &["public key"]);
     sign(&desk.text("nothing")).failed(6, &["nothing"]);
     let mut text = fs::read_to_string(desk.path("ours.key")).unwrap();
     let at = text.len() - 60;
     text.replace_range(at..=at, if &text[at..=at] == "A" { "B" } else { "A" });
     fs::write(desk.path("junk"), text).unwrap();
-    sign(&desk.text("junk")).failed(2, &["no secret key"]);
+    sign(&desk.text("junk")).failed(2, &["not a minisign secret key"]);
     assert!(!desk.path("new.tar.zst.partial").exists());
 }
 
@@ -419,7 +419,7 @@ fn a_passphrase_comes_from_the_environment_stdin_or_a_terminal() {
     accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", PASSPHRASE)).ok();
     accepted();
-    run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
+    run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["wrong passphrase"]);
     run(&mut pack(&[])).failed(2, &["needs a passphrase"]);
     // On a terminal, where it is not shown.
     let command = pack(&[]);
