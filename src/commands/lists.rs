@@ -20,7 +20,7 @@ mod yaml;
 
 use std::collections::HashSet;
 
-use crate::commands::lists::checkout::Checkout;
+use crate::commands::lists::checkout::{Checkout, RoleVariables};
 use crate::commands::lists::downloads::{Host, fail_on_errors};
 use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::ListOptions;
@@ -43,11 +43,15 @@ pub(crate) fn generate(
     };
     let (mut errors, mut is_unpinned) = (Vec::new(), false);
     for architecture in &options.architectures {
-        let variables = checkout.variables(architecture.fact(), &Default::default());
+        let variables = checkout.variables(architecture.fact(), &RoleVariables::default());
         let mut host = Host::new(Evaluator::new(variables), options);
         let (files, images) = host.lists(&checkout);
-        files.into_iter().for_each(|file| lists.add_file(file, &mut host.warnings));
-        images.into_iter().for_each(|image| lists.add_image(image));
+        for file in files {
+            lists.add_file(file, &mut host.warnings);
+        }
+        for image in images {
+            lists.add_image(image);
+        }
         warn_once(host.warnings);
         is_unpinned |= host.is_unpinned;
         errors.append(&mut host.errors);

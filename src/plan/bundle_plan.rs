@@ -177,12 +177,12 @@ impl BundlePlan {
             is_manifest: true,
             sha512: None,
         });
-        let noted = |number: u64| {
+        let known = |number: u64| {
             let (digest, size) = (*notes.files.get(usize::try_from(number).ok()?)?)?;
             Some(Blob { digest, size })
         };
         let blobs = self.blobs.iter().map(|planned| ExpectedEntry {
-            blob: planned.pending.map_or(Some(planned.blob), noted),
+            blob: planned.pending.map_or(Some(planned.blob), known),
             is_late: planned.pending.is_some(),
             is_manifest: false,
             sha512: planned.task().and_then(|task| task.sha512),

@@ -309,7 +309,7 @@ fn unknown_kubespray_version_fails_listing_known_versions() {
     assert!(fs::read_dir(run.directory.path()).unwrap().next().is_none(), "nothing is written");
 
     let run = Run::new("v2.25", &["--vars", &path, "--allow-unpinned"]).ok();
-    run.warned(&["`kubelet_checksums.amd64` has no `v1.9.9`", "without checksum"]);
+    run.warned(&["`kubelet_checksums.amd64` has no `v1.9.9`", "without a checksum"]);
     assert_eq!(run.files()[0], "https://files.example/release/v1.9.9/linux/amd64/kubelet");
     assert!(run.files()[1].contains(" sha256:"));
 

@@ -362,20 +362,20 @@ fn invalid_key_files_are_told_apart() {
     let trusted = |key: &str| unbundle(["ls", "--trusted-key", key, name]);
     fs::write(job.path("junk"), [0xff, 0, 1]).unwrap();
     fs::write(job.path("empty"), "").unwrap();
-    trusted(&job.text("junk")).failed(2, &["junk", "no public key"]);
-    trusted(&job.text("empty")).failed(2, &["no key in it"]);
+    trusted(&job.text("junk")).failed(2, &["junk", "not a minisign public key"]);
+    trusted(&job.text("empty")).failed(2, &["no key found"]);
     trusted(&job.text("ours.key")).failed(2, &["secret key"]);
     trusted(&job.text("nothing")).failed(6, &["neither a public key nor a file"]);
     let sign = |key: &str| run(&mut job.pack_command("new.tar.zst", "one", &["--sign", key]));
-    sign(&job.text("junk")).failed(2, &["no secret key"]);
-    sign(&job.text("empty")).failed(2, &["no secret key"]);
+    sign(&job.text("junk")).failed(2, &["not a minisign secret key"]);
+    sign(&job.text("empty")).failed(2, &["not a minisign secret key"]);
     sign(&job.text("ours.pub")).failed(2, &["public key"]);
     sign(&job.text("nothing")).failed(6, &["nothing"]);
     let mut text = fs::read_to_string(job.path("ours.key")).unwrap();
     let at = text.len() - 60;
     text.replace_range(at..=at, if &text[at..=at] == "A" { "B" } else { "A" });
     fs::write(job.path("junk"), text).unwrap();
-    sign(&job.text("junk")).failed(2, &["no secret key"]);
+    sign(&job.text("junk")).failed(2, &["not a minisign secret key"]);
     assert!(!job.path("new.tar.zst.partial").exists());
 }
 
@@ -414,7 +414,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     assert_accepted();
     run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", PASSPHRASE)).ok();
     assert_accepted();
-    run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["passphrase is wrong"]);
+    run(pack(&[]).env("AIRBUNDLE_PASSPHRASE", "falsch")).failed(2, &["wrong passphrase"]);
     run(&mut pack(&[])).failed(2, &["cannot read the passphrase"]);
     // On a terminal, which does not echo it.
     let command = pack(&[]);

@@ -51,7 +51,7 @@ pub(crate) fn add(
     let roles = roles(checkout)?;
     for architecture in &options.architectures {
         let evaluate = |role: &RoleVariables| Evaluator::new(checkout.variables(architecture.fact(), role));
-        let base = evaluate(&Default::default());
+        let base = evaluate(&RoleVariables::default());
         let mut add = Additions { base: &base, options, disabled: BTreeSet::new(), lists, warnings };
         add.downloads()?;
         if !options.enabled_only {
