@@ -72,7 +72,7 @@ pub(crate) struct Pack {
     /// Sign the bundle with this secret key (`airbundle keygen` or minisign)
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
-    /// Read the passphrase of --sign from stdin [default: $AIRBUNDLE_PASSPHRASE, or a prompt]
+    /// Read the passphrase of --sign from stdin [default: `$AIRBUNDLE_PASSPHRASE`, or a prompt]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
     /// Split into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
