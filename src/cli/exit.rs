@@ -9,6 +9,7 @@ use crate::bundle::format::index::IndexError;
 use crate::bundle::read::discover::DiscoverError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::DamageKind;
+use crate::documents::lock::LockError;
 use crate::signature::SignatureError;
 use crate::site::record::RecordError;
 
@@ -118,6 +119,12 @@ impl From<ReadError> for Failure {
     }
 }
 
+impl From<LockError> for Failure {
+    fn from(error: LockError) -> Self {
+        Self::of(Code::of_lock(&error), &error)
+    }
+}
+
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
         let code = match &error {
@@ -157,6 +164,11 @@ impl Code {
             | ReadError::Layout(_)
             | ReadError::Index(_) => Self::NotABundle,
         }
+    }
+
+    /// Returns the code for a lock that cannot be read.
+    pub(crate) fn of_lock(error: &LockError) -> Self {
+        if matches!(error, LockError::Version(_)) { Self::NotABundle } else { Self::List }
     }
 
     /// Returns the code for a blob that cannot be read from a valid bundle.

@@ -28,7 +28,7 @@ pub(crate) struct Keygen {
     /// Do not encrypt the secret key; anyone who can read the file can sign
     #[arg(long, conflicts_with = "passphrase_stdin")]
     no_passphrase: bool,
-    /// Read the passphrase from stdin [default: $AIRBUNDLE_PASSPHRASE, or a prompt]
+    /// Read the passphrase from stdin [default: `$AIRBUNDLE_PASSPHRASE`, or a prompt]
     #[arg(long)]
     passphrase_stdin: bool,
 }

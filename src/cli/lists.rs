@@ -38,16 +38,16 @@ struct Kubespray {
     /// Host architectures, comma-separated: amd64, arm64, arm, ppc64le
     #[arg(long, value_name = "ARCH", value_delimiter = ',', default_value = "amd64")]
     arch: Vec<Architecture>,
-    /// YAML files or directories with variables, e.g. group_vars; later ones win
+    /// YAML files or directories with variables, e.g. `group_vars`; later ones win
     #[arg(long, value_name = "FILE", num_args = 1..)]
     vars: Vec<PathBuf>,
     /// List only what hosts with these variables download
     #[arg(long)]
     enabled_only: bool,
-    /// Add what Kubespray uses and its generate_list.sh omits
+    /// Add what Kubespray uses and its `generate_list.sh` omits
     #[arg(long)]
     complete: bool,
-    /// Use *_url and *_repo variables from --vars too, e.g. for mirrors
+    /// Use `*_url` and `*_repo` variables from --vars too, e.g. for mirrors
     #[arg(long)]
     keep_mirrors: bool,
     /// List files without a checksum in Kubespray too

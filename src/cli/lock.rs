@@ -117,10 +117,8 @@ impl Lock {
 }
 
 fn no_lock(path: &Path) -> Failure {
-    let (code, cause) = match path.exists() {
-        true => (Code::List, "not a lock"),
-        false => (Code::File, "no such file or directory"),
-    };
+    let (code, cause) =
+        if path.exists() { (Code::List, "not a lock") } else { (Code::File, "no such file or directory") };
     let message = format!("cannot check `{}`: {cause}", path.display());
     Failure::new(code, message).with_hint("make a lock with `airbundle lock`")
 }

@@ -23,7 +23,7 @@ use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary,
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
 use crate::documents::list::{ListError, Lists};
-use crate::documents::lock::{Lock, LockError};
+use crate::documents::lock::Lock;
 use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::net::error::FetchError;
@@ -72,7 +72,7 @@ pub(crate) struct Pack {
     /// Sign the bundle with this secret key (`airbundle keygen` or minisign)
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
-    /// Read the passphrase of --sign from stdin [default: $AIRBUNDLE_PASSPHRASE, or a prompt]
+    /// Read the passphrase of --sign from stdin [default: `$AIRBUNDLE_PASSPHRASE`, or a prompt]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
     /// Split into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
@@ -248,21 +248,11 @@ impl From<ListError> for Failure {
     }
 }
 
-impl From<LockError> for Failure {
-    fn from(error: LockError) -> Self {
-        Self::of(lock_code(&error), &error)
-    }
-}
-
-fn lock_code(error: &LockError) -> Code {
-    if matches!(error, LockError::Version(_)) { Code::NotABundle } else { Code::List }
-}
-
 impl From<PackError> for Failure {
     fn from(error: PackError) -> Self {
         let code = match &error {
             PackError::Fetch(failures) => return fetch_failure(failures),
-            PackError::Lock(error) => return Self::of(lock_code(error), error),
+            PackError::Lock(error) => return Self::of(Code::of_lock(error), error),
             PackError::Reuse(_, error) => Code::of_read(error),
             PackError::Base(_, error) => base_code(error),
             PackError::Fs(_) => Code::File,
@@ -280,7 +270,7 @@ fn base_code(error: &BaseError) -> Code {
         BaseError::Fs(_) => Code::File,
         BaseError::Inventory(InventoryError::Version(_)) => Code::NotABundle,
         BaseError::Inventory(_) => Code::List,
-        BaseError::Lock(error) => lock_code(error),
+        BaseError::Lock(error) => Code::of_lock(error),
         BaseError::Bundle(error) => Code::of_read(error),
     }
 }

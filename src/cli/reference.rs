@@ -257,16 +257,18 @@ fn members(page: &mut String, prefix: &str, schema: &Value) {
         let property = &properties[name];
         // An absent member is never `null`.
         let kind = type_name(property);
-        let (optional, kind) = match required.iter().any(|other| other == name) {
-            true => ("", kind.as_str()),
-            false => ("?", kind.trim_end_matches(" or null")),
+        let (optional, kind) = if required.iter().any(|other| other == name) {
+            ("", kind.as_str())
+        } else {
+            ("?", kind.trim_end_matches(" or null"))
         };
         let member = format!("{prefix}{name}");
         let description = cell(property["description"].as_str().unwrap_or_default());
         let _ = writeln!(page, "| `{member}`{optional} | {kind} | {description} |");
-        match property["items"].is_object() {
-            true => members(page, &format!("{member}[]."), &property["items"]),
-            false => members(page, &format!("{member}."), property),
+        if property["items"].is_object() {
+            members(page, &format!("{member}[]."), &property["items"]);
+        } else {
+            members(page, &format!("{member}."), property);
         }
     }
 }
@@ -295,11 +297,11 @@ fn merged(variants: &[Value]) -> Value {
             }
         }
     }
-    let requires = |variant: &Value, name: &str| {
+    let is_required = |variant: &Value, name: &str| {
         variant["required"].as_array().is_some_and(|names| names.iter().any(|other| other == name))
     };
     let required: Vec<&String> =
-        properties.keys().filter(|name| variants.iter().all(|variant| requires(variant, name))).collect();
+        properties.keys().filter(|name| variants.iter().all(|variant| is_required(variant, name))).collect();
     serde_json::json!({ "required": required, "properties": properties })
 }
 

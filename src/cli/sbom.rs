@@ -15,7 +15,7 @@ use crate::commands::sbom::{Format, document};
 /// Export the files and images of a bundle as an SBOM
 ///
 /// The SBOM lists source, digest, size and platform of every entry. The same bundle makes the same document.
-/// Its date is the date of the bundle if it has one, else SOURCE_DATE_EPOCH if set, else 1970-01-01.
+/// Its date is the date of the bundle if it has one, else `SOURCE_DATE_EPOCH` if set, else 1970-01-01.
 #[derive(Debug, Args)]
 pub(crate) struct Sbom {
     /// Bundle file, first volume, directories with volumes, or - for stdin

@@ -27,7 +27,7 @@ pub(super) struct TrustArgs {
     ///
     /// KEY is a minisign public key or a file with public keys.
     ///
-    /// [default: $UNBUNDLE_TRUSTED_KEY, else /etc/airbundle/trusted.pub and
+    /// [default: `$UNBUNDLE_TRUSTED_KEY`, else /etc/airbundle/trusted.pub and
     /// /etc/airbundle/trusted-keys.d/*.pub]
     #[arg(long, value_name = "KEY")]
     trusted_key: Vec<OsString>,

@@ -47,7 +47,7 @@ pub(crate) struct UpstreamArgs {
     /// Fetch only from mirrors, never from the original host
     #[arg(long)]
     mirrors_only: bool,
-    /// Read mirrors from this registries.conf too [default: $CONTAINERS_REGISTRIES_CONF]
+    /// Read mirrors from this registries.conf too [default: `$CONTAINERS_REGISTRIES_CONF`]
     ///
     /// The format is containers-registries.conf(5).
     #[arg(long, value_name = "FILE")]
