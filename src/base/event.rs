@@ -47,7 +47,7 @@ pub enum Event {
         object: String,
         /// Cause of the failure.
         reason: String,
-        /// How long it will be waited.
+        /// Delay before the retry, in seconds.
         #[cfg_attr(test, schemars(with = "f64"))]
         #[serde(serialize_with = "as_seconds")]
         wait: Duration,

@@ -48,7 +48,7 @@ impl InputArgs {
         if let Some(stream) = bundles.iter().find(|path| is_stream(path)) {
             if bundles.len() > 1 {
                 let message = format!("cannot read `{}` as one of several volumes", stream.display());
-                let hint = "name a stream alone: it contains the whole bundle";
+                let hint = "name a stream alone: it contains the complete bundle";
                 return Err(Failure::new(Code::Usage, message).with_hint(hint));
             }
             let reader = if stream == Path::new("-") {
@@ -93,7 +93,7 @@ impl InputArgs {
     }
 }
 
-/// Returns a function that asks the operator for a volume and returns false at the end of stdin.
+/// Returns a function that prompts the operator for a volume and returns false at the end of stdin.
 fn prompt(directories: String) -> AskForVolume {
     Box::new(move |problem| {
         let text = match problem {

@@ -93,7 +93,7 @@ pub(crate) struct Pack {
     on_volume: Option<String>,
     /// If an entry cannot be fetched, fetch the others and report all failures
     ///
-    /// What was fetched is kept for the next run. No bundle is written.
+    /// The next run reuses the fetched blobs. No bundle is written.
     #[arg(long)]
     keep_going: bool,
     /// Like --keep-going, but write a bundle without the missing entries

@@ -24,7 +24,7 @@ use crate::commands::image::ImageSummary;
 use crate::commands::pack::PackSummary;
 use crate::commands::prune::summary::PruneSummary;
 use crate::commands::repair::RepairSummary;
-use crate::commands::unpack::UnpackSummary;
+use crate::commands::unpack::summary::UnpackSummary;
 use crate::commands::verify::Verdict;
 use crate::documents::lock::Diff;
 

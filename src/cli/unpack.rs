@@ -14,7 +14,8 @@ use crate::cli::output::{print, summary_json};
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
-use crate::commands::unpack::{OmittedItem, UnpackSummary, unpack};
+use crate::commands::unpack::summary::{OmittedItem, UnpackSummary};
+use crate::commands::unpack::unpack;
 use crate::oci::platform::Platform;
 use crate::oci::template::RepositoryTemplate;
 

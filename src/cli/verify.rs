@@ -12,8 +12,9 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::commands::unpack::repaired_text;
+use crate::commands::verify::damage::Damage;
 use crate::commands::verify::quick::quick;
-use crate::commands::verify::{Damage, Verdict, VolumeState, verify};
+use crate::commands::verify::{Verdict, VolumeState, verify};
 
 /// Verify every byte of a bundle and name everything that is corrupt or missing
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! Verifies a bundle: checks every blob against its digest, and lists everything that is damaged or missing.
 
-pub(crate) mod damage;
+pub mod damage;
 pub(crate) mod quick;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,7 @@ use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
 use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::bundle::read::tar_stream::Piece;
 use crate::bundle::read::volume_set::VolumeSet;
-use crate::commands::verify::damage::DamageLog;
+use crate::commands::verify::damage::{Damage, DamageLog};
 use crate::oci::digest::Digest;
 use crate::signature::Signed;
 
@@ -67,23 +67,6 @@ pub struct VolumeState {
     pub trouble: Option<DamageKind>,
 }
 
-/// An entry of the bundle that is damaged or missing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct Damage {
-    /// The name of the entry: `blobs/sha256/…`.
-    pub object: String,
-    /// The images and files that need it.
-    pub owners: Vec<String>,
-    /// Start of each unreadable frame, as far as known.
-    pub places: BTreeSet<Position>,
-    /// The worst kind of damage.
-    pub trouble: DamageKind,
-    /// The error message.
-    pub problem: String,
-}
-
 impl Verdict {
     fn new(
         contents: &Contents,
@@ -114,13 +97,6 @@ impl Verdict {
     pub fn worst(&self) -> Option<DamageKind> {
         let gaps = self.problems.iter().filter(|problem| !self.contents_read && !problem.is_harmless());
         self.damage.iter().map(|damage| damage.trouble).chain(gaps.map(|_| DamageKind::Missing)).max()
-    }
-}
-
-impl Damage {
-    /// Damage outside of blobs, which no image or file needs.
-    fn of_structure(object: &str, trouble: DamageKind, problem: String) -> Self {
-        Self { object: object.to_owned(), owners: Vec::new(), places: BTreeSet::new(), trouble, problem }
     }
 }
 

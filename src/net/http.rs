@@ -136,7 +136,7 @@ impl Http {
         // Checksums and sizes are those of the file itself, without a content encoding.
         let request = client.request(method, url).header(ACCEPT_ENCODING, "identity");
         match self.retries.time_left() {
-            // reqwest applies this timeout to the whole response.
+            // reqwest applies this timeout to the entire response.
             Some(left) if left < self.limits.idle => request.timeout(left.max(Duration::from_millis(1))),
             _ => request,
         }

@@ -1,4 +1,4 @@
-//! [`Limits`]: timeouts for connecting, for idle connections and for the whole run.
+//! [`Limits`]: timeouts for connecting, for idle connections and for the entire run.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(crate) struct Limits {
     /// Maximum time to wait for a response or its next bytes; also the interval in which the rate of a body
     /// is measured.
     pub idle: Duration,
-    /// Maximum time of the whole run. `None`: no limit.
+    /// Maximum time of the entire run. `None`: no limit.
     pub total: Option<Duration>,
 }
 

@@ -90,7 +90,7 @@ pub(crate) struct GeneratedKeys {
 /// Panics if the operating system provides no random numbers.
 #[must_use]
 pub(crate) fn generate(passphrase: Option<String>) -> GeneratedKeys {
-    const COMMENT: &str = "airbundle secret key: whoever has it can sign in your name";
+    const COMMENT: &str = "airbundle secret key: its holder can sign in your name";
     let pair = match passphrase {
         Some(passphrase) => KeyPair::generate_encrypted_keypair(Some(passphrase)),
         None => KeyPair::generate_unencrypted_keypair(),

@@ -372,7 +372,7 @@ mod tests {
             ("k8s/h/a b#c?d%20~_-.txt", "./k8s/h/a%20b%23c%3Fd%2520~_-.txt"),
             ("k8s/h/ü/<&\"'+;=@:", "./k8s/h/%C3%BC/%3C%26%22%27%2B%3B%3D%40%3A"),
             ("javascript:alert(1)", "./javascript%3Aalert%281%29"),
-            ("//elsewhere.example/x", ".///elsewhere.example/x"),
+            ("//other.example/x", ".///other.example/x"),
         ] {
             assert_eq!(link(path), href);
         }
@@ -410,9 +410,9 @@ mod tests {
     #[test]
     fn the_page_refers_only_to_files_of_the_site_and_its_own_sections() {
         let mut record = record();
-        record.bundles = vec![bundle(Some("https://elsewhere.example"))];
+        record.bundles = vec![bundle(Some("https://other.example"))];
         record.images = vec![image("quay.io/a/b:v1", &["a/b"], Some("v1"))];
-        record.files = vec![file("k8s/h/a", "https://elsewhere.example/a")];
+        record.files = vec![file("k8s/h/a", "https://other.example/a")];
         let html = html(&record);
         let targets: Vec<_> = ["href=\"", "src=\"", "url('"]
             .into_iter()

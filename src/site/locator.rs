@@ -21,7 +21,7 @@ use crate::site::record::Record;
 use crate::site::storage::blob_path;
 
 pub(crate) struct BlobLocator {
-    /// Where to search, in this order.
+    /// The directories to search, in this order.
     directories: Vec<SearchDirectory>,
     /// The paths, below a root of files, that files with this digest had or should get.
     paths: HashMap<Digest, Vec<RelPath>>,

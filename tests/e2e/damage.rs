@@ -27,7 +27,8 @@ use airbundle::bundle::write::volume_writer::VolumeOptions;
 use airbundle::bundle::write::writer::{BundleWriter, WriteOptions};
 use airbundle::cli::exit::{Code, Failure};
 use airbundle::commands::unpack;
-use airbundle::commands::verify::{Damage, verify};
+use airbundle::commands::verify::damage::Damage;
+use airbundle::commands::verify::verify;
 use airbundle::oci::digest::Digest;
 use airbundle::oci::template::RepositoryTemplate;
 use tar::EntryType as Kind;
@@ -197,7 +198,10 @@ impl IntactBundle {
     }
 }
 
-fn unpack_to(bundle: &Path, site: &Path) -> Result<unpack::UnpackSummary, unpack::error::UnpackError> {
+fn unpack_to(
+    bundle: &Path,
+    site: &Path,
+) -> Result<unpack::summary::UnpackSummary, unpack::error::UnpackError> {
     unpack_with(bundle, site, false)
 }
 
@@ -205,7 +209,7 @@ fn unpack_with(
     bundle: &Path,
     site: &Path,
     keep_going: bool,
-) -> Result<unpack::UnpackSummary, unpack::error::UnpackError> {
+) -> Result<unpack::summary::UnpackSummary, unpack::error::UnpackError> {
     let templates = vec![RepositoryTemplate::default()];
     let select = Selection::default();
     let (files, registry) = (None, None);

@@ -567,8 +567,8 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let names = |name: &str| -> BTreeSet<String> { serde_json::from_value(result[name].clone()).unwrap() };
     assert_eq!(names("images"), ["app:1", "gone:1"].map(|name| format!("k8s/quay.io/team/{name}")).into());
     assert_eq!(names("files"), ["old/gone", "v1/kubelet"].map(|name| format!("k8s/dl.k8s.io/{name}")).into());
-    // Of `app:1`, which `app:stable` pointed to as well, and of `gone:1`: manifest, config and unshared
-    // layer.
+    // The manifest, config and unshared layer of `app:1`, which `app:stable` pointed to as well, and of
+    // `gone:1`.
     assert_eq!((&result["blobs"], &result["fileBytes"]), (&6.into(), &3_050_000.into()));
     let printed = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
     assert!(printed.contains("would remove image k8s/quay.io/team/gone:1\n"), "{printed}");

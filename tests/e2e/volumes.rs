@@ -322,7 +322,7 @@ fn drives_may_be_connected_one_after_the_other() {
     assert!(child.wait().unwrap().success(), "{printed}");
     unpack(&world().bundle, &site).ok();
     assert_eq!(Tree::of(&site).difference(&Tree::of(&world().site)), Vec::<String>::new());
-    // No terminal to ask for another drive.
+    // No terminal to prompt for another drive.
     bring(&names[0]);
     let finished =
         run(unbundle_command().args(["unpack", "--wait"]).arg(&drive).arg(temporary.path().join("new")));

@@ -91,7 +91,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_message_quoted_in_troubleshooting_is_one_that_the_programs_print() {
-    // What the operating system prints, and what stands for a position in a list.
+    // Texts of the operating system, and the placeholder for a position in a list.
     const OTHERS: &[&str] = &["No space left on device", "LIST:LINE:COLUMN:"];
     let printed = printed();
     let page = read("docs/troubleshooting.md");

@@ -1,4 +1,4 @@
-//! [`SequentialVolumes`]: reads volumes one after the other and asks for the next media.
+//! [`SequentialVolumes`]: reads volumes one after the other and prompts for the next media.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,10 +12,10 @@ use crate::bundle::read::problem::{MissingBytes, VolumeProblem};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 
-/// Asks the user for a volume. Returns true if the volume can be available now, and false to give up.
+/// Prompts the user for a volume. Returns true if the volume can be available now, and false to give up.
 pub(crate) type AskForVolume = Box<dyn FnMut(&VolumeProblem) -> bool + Send>;
 
-/// Reads the volumes of a bundle one after the other, and asks for each one that is missing: for media of
+/// Reads the volumes of a bundle one after the other, and prompts for each one that is missing: for media of
 /// which only one can be inserted at a time.
 pub(crate) struct SequentialVolumes {
     bundle: String,
@@ -40,9 +40,9 @@ impl SequentialVolumes {
         Self { bundle, directories, ask, set: None, open: None, number: 0 }
     }
 
-    /// Opens the next volume, and asks for it until it is there.
+    /// Opens the next volume, and prompts for it until it is available.
     fn next_volume(&mut self) -> io::Result<()> {
-        // Closed before asking, so that the media can be removed.
+        // Closed before the prompt, so that the media can be removed.
         self.open = None;
         self.number += 1;
         let volume = volume_name(&self.bundle, self.number);

@@ -31,7 +31,7 @@ const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
 pub(crate) struct BomContents {
     pub(crate) identity: Digest,
     pub(crate) name: String,
-    /// RFC 3339 in UTC with whole seconds, as SPDX requires.
+    /// RFC 3339 in UTC without fractional seconds, as SPDX requires.
     pub(crate) created: String,
     pub(crate) images: Vec<Item>,
     pub(crate) files: Vec<Item>,
@@ -258,7 +258,7 @@ fn purl(kind: &str, name: &str, version: Option<&str>, qualifiers: &[(&str, Opti
     purl
 }
 
-/// Returns RFC 3339 in UTC with whole seconds; `None`: the time cannot be expressed so.
+/// Returns RFC 3339 in UTC without fractional seconds; `None`: the time cannot be expressed so.
 pub(crate) fn timestamp(time: Option<OffsetDateTime>) -> Option<String> {
     let time = time?.checked_to_offset(UtcOffset::UTC)?.replace_nanosecond(0).ok()?;
     time.format(&Rfc3339).ok()

@@ -8,7 +8,7 @@ use crate::base::path::RelPath;
 use crate::bundle::format::layout::{Blob, Layout};
 use crate::bundle::read::error::Unavailable;
 use crate::commands::unpack::roots::Roots;
-use crate::commands::unpack::{OmittedItem, UnpackSummary};
+use crate::commands::unpack::summary::{OmittedItem, UnpackSummary};
 use crate::oci::digest::Digest;
 use crate::site::check::{State, Target, check_targets};
 use crate::site::storage::blob_path;
@@ -112,7 +112,7 @@ fn targets(layout: &Layout, roots: &Roots) -> Vec<Target> {
 
 /// Removes from `layout` the images and files that need a lost blob, and returns them.
 pub(super) fn omit_lost(layout: &mut Layout, lost: &[(Digest, Unavailable)]) -> Vec<OmittedItem> {
-    // Of two reasons for one blob, the first counts.
+    // The first reason for a blob counts.
     let lost: HashMap<Digest, &Unavailable> = lost.iter().rev().map(|(digest, why)| (*digest, why)).collect();
     let item = |name: String, why: &Unavailable| OmittedItem {
         name,

@@ -2,12 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use serde::Serialize;
+
 use crate::bundle::format::layout::{Layout, TarEntry};
 use crate::bundle::read::frame_error::FrameError;
-use crate::bundle::read::problem::DamageKind;
+use crate::bundle::read::problem::{DamageKind, Position};
 use crate::bundle::read::reader::BundleReader;
-use crate::commands::verify::Damage;
 use crate::oci::digest::Digest;
+
+/// An entry of the bundle that is damaged or missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Damage {
+    /// The name of the entry: `blobs/sha256/…`.
+    pub object: String,
+    /// The images and files that need it.
+    pub owners: Vec<String>,
+    /// Start of each unreadable frame, as far as known.
+    pub places: BTreeSet<Position>,
+    /// The worst kind of damage.
+    pub trouble: DamageKind,
+    /// The error message.
+    pub problem: String,
+}
+
+impl Damage {
+    /// Damage outside of blobs, which no image or file needs.
+    pub(crate) fn of_structure(object: &str, trouble: DamageKind, problem: String) -> Self {
+        Self { object: object.to_owned(), owners: Vec::new(), places: BTreeSet::new(), trouble, problem }
+    }
+}
 
 /// The damage noted while entries are checked, by the number of the entry.
 #[derive(Default)]

@@ -12,8 +12,8 @@ use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::DamageKind;
 use crate::bundle::read::reader::BundleReader;
 use crate::bundle::read::volume_set::VolumeSet;
-use crate::commands::verify::damage::{DamageLog, frame_problem};
-use crate::commands::verify::{Damage, Verdict};
+use crate::commands::verify::Verdict;
+use crate::commands::verify::damage::{Damage, DamageLog, frame_problem};
 
 const SEEK_TABLE: &str = "the seek table";
 

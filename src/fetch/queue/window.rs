@@ -45,7 +45,7 @@ pub(crate) struct Concurrency {
 #[derive(Clone, Copy, Default)]
 struct HostLoad {
     leases: usize,
-    /// Of these, the streams.
+    /// The leases that are streams.
     streams: usize,
 }
 
@@ -136,7 +136,7 @@ impl Window {
         ControlFlow::Break(Some(Lease { task, generation, first, end: Some(end), host }))
     }
 
-    /// Assigns a whole task as a stream. A stream behind the front may wait for room in the window, so it
+    /// Assigns a complete task as a stream. A stream behind the front may wait for room in the window, so it
     /// must leave one worker, and one connection of its host, to the tasks before it.
     fn assign_stream(&mut self, task: usize, host: usize, limits: Concurrency) -> ControlFlow<Option<Lease>> {
         let load = self.load(host);

@@ -46,7 +46,7 @@ impl Challenge {
             match (tail.trim_start().strip_prefix('='), challenges.last_mut()) {
                 (Some(value), Some((_, parameters))) if !word.is_empty() => {
                     let Some((value, tail)) = parameter(value.trim_start()) else { break };
-                    // Of duplicates the first one counts, as in other clients.
+                    // The first of several equal parameters counts, as in other clients.
                     parameters.entry(word.to_ascii_lowercase()).or_insert(value);
                     rest = tail;
                 }

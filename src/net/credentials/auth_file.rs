@@ -44,7 +44,7 @@ pub(crate) struct AuthKey {
     scheme: Option<String>,
     host: String,
     port: Option<u16>,
-    /// The namespace; empty for the whole host.
+    /// The namespace; empty for the entire host.
     namespace: String,
 }
 
@@ -117,7 +117,7 @@ impl AuthConfig {
             .map(|(text, entry)| (AuthKey::parse(text), text, entry))
             .filter(|(key, ..)| key.matches(base, repository))
             .collect();
-        // Of two keys for one host, the one without a scheme takes precedence.
+        // A key without a scheme takes precedence over one with a scheme.
         entries.sort_by_key(|(key, ..)| (std::cmp::Reverse(key.namespace.len()), key.scheme.is_some()));
         for (_, key, entry) in entries {
             if let Some(credential) = entry.credential().map_err(|InvalidEntry| key.clone())? {
@@ -181,7 +181,7 @@ impl AuthKey {
         Self { scheme, host: canonical_host(host), port, namespace: path.to_owned() }
     }
 
-    /// True if the key is for a whole host.
+    /// True if the key is for an entire host.
     pub(crate) fn is_host(&self) -> bool {
         self.namespace.is_empty()
     }
