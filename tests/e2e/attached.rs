@@ -156,7 +156,10 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     expected.sort();
     assert_eq!(job.references(), expected);
     let listing = unbundle(["ls", &job.text(OUTPUT)]).ok().stdout;
-    assert!(listing.contains("and 5 attached") && !listing.contains("sha256-"), "{listing}");
+    assert!(
+        listing.contains("and 5 referrers and cosign artifacts") && !listing.contains("sha256-"),
+        "{listing}"
+    );
     let bundle = job.bundle();
     job.pack_with(&["--platform", "linux/amd64", "--with", "all", "--jobs", "1"]).ok();
     assert!(job.bundle() == bundle, "the same bytes");

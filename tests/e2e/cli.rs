@@ -156,7 +156,7 @@ fn usage_error_exits_with_2_and_names_the_cause() {
         unbundle(args).failed(2, &["Usage: unbundle"]);
     }
     for (template, words) in [
-        ("k8s/{host}", &["`{repository}`", "one name"][..]),
+        ("k8s/{host}", &["`{repository}`", "same name"][..]),
         ("{registry}/{repository}", &["`{registry}`", "`{host}` or `{repository}`"]),
         ("K8S/{repository}", &["`K8S/{repository}`", "no valid repository name"]),
         ("k8s/{repository}:1", &["`k8s/{repository}:1`", "no valid repository name"]),

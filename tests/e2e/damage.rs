@@ -503,7 +503,10 @@ fn keep_going_unpacks_all_intact_items_and_names_the_others() {
     }
     let finished = unbundle([verb.as_ref(), bundle.as_os_str(), site.as_os_str(), going.as_ref()]);
     assert!(finished.stdout.contains("1 of 2 files and 2 of 3 images"), "{finished:#?}");
-    assert!(finished.stdout.contains("omitted: quay.io/a/one:v1: `blobs/sha256/"), "{finished:#?}");
+    assert!(
+        finished.stdout.contains("omitted: quay.io/a/one:v1: cannot read `blobs/sha256/"),
+        "{finished:#?}"
+    );
     // An intact copy completes the site as if nothing had happened.
     unbundle([verb.as_ref(), intact.bundle.as_os_str(), site.as_os_str()]).ok();
     assert_eq!(Tree::of(&site).difference(&intact.site), Vec::<String>::new());
@@ -601,7 +604,7 @@ fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read()
     let intact = IntactBundle::new(&content);
     let quick = |bundle: &Path| unbundle(["verify".as_ref(), "--quick".as_ref(), bundle.as_os_str()]);
     let finished = quick(&intact.bundle).ok();
-    assert!(finished.stdout.contains("contents were not read"), "{finished:#?}");
+    assert!(finished.stdout.contains("only structure and sizes were verified"), "{finished:#?}");
     let json = unbundle(["verify", "--quick", "--json", intact.bundle.to_str().unwrap()]).ok().json();
     assert_eq!((&json["contentsRead"], &json["damage"]), (&false.into(), &serde_json::json!([])));
     unbundle_from(&intact.bundle, ["verify", "--quick", "-"]).failed(2, &["--quick", "pipe"]);
@@ -1073,7 +1076,7 @@ fn frame_that_decodes_beyond_the_buffer_limit_is_refused() {
     let mut zstd = zstd::bulk::Compressor::new(3).unwrap();
     zstd.include_checksum(true).unwrap();
     fs::write(&bundle, zstd.compress(&vec![0; 1 << 30]).unwrap()).unwrap();
-    unbundle(["ls".as_ref(), bundle.as_os_str()]).failed(8, &["larger than the 4 MiB"]);
+    unbundle(["ls".as_ref(), bundle.as_os_str()]).failed(8, &["exceeds 4 MiB"]);
 }
 
 #[test]

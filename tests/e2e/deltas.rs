@@ -339,7 +339,7 @@ fn unreadable_base_is_named_before_anything_is_fetched() {
         (r#"{"airbundleInventory": 7}"#, 8, "inventory version 7"),
         (r#"{"airbundleLock": 7}"#, 8, "version 7"),
         (r#"{"airbundleInventory": 1, "blobs": {"x": 1}, "files": {}}"#, 3, "not a valid inventory"),
-        ("quay.io/team/app:1\n", 8, "no airbundle bundle"),
+        ("quay.io/team/app:1\n", 8, "not an airbundle bundle"),
     ] {
         fs::write(&base, content).unwrap();
         let finished = world().new.pack(&output, &["--base", &text(&base)]);

@@ -36,7 +36,7 @@ impl PackJob {
     #[track_caller]
     fn fails_cleanly(&self, options: &[String], code: i32, words: &[&str]) -> Finished {
         let finished = self.pack_with(options).failed(code, words);
-        let is_kept = finished.stderr.contains("is kept in `");
+        let is_kept = finished.stderr.contains("partial bundle kept in `");
         let expected: &[_] = if is_kept { &[LIST, PARTIAL, SPOOL] } else { &[LIST] };
         assert_eq!(self.file_names(), expected, "{finished:#?}");
         finished
@@ -724,7 +724,7 @@ fn invalid_manifests_are_refused_by_name() {
     both["manifests"] = json!([]);
     assert_refused(&[(OCI_MANIFEST, both)], &["both `manifests` and `layers`"]);
     let odd = "application/vnd.example.unknown.v7+json";
-    assert_refused(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "not supported"]);
+    assert_refused(&[(odd, json!({ "schemaVersion": 2 }))], &[odd, "unsupported media type"]);
     assert_refused(&[(DOCKER_MANIFEST, invalid_image())], &["announced as", OCI_MANIFEST]);
 }
 

@@ -90,7 +90,7 @@ fn images() -> Vec<UpstreamImage> {
 fn files() -> Vec<UpstreamFile> {
     let runc = random_bytes(10, 700_000);
     let kubelet = random_bytes(11, 1_500_000);
-    let long = format!("https://dl.k8s.io/{}/{}/file", "directory".repeat(40), "ü".repeat(100));
+    let long = format!("https://dl.k8s.io/{}/{}/file", "subdir".repeat(40), "ü".repeat(100));
     // Equals a layer of an image byte for byte: one blob under two names.
     let layer = Layer::random(1, 300_000, Compression::Gzip).bytes;
     vec![

@@ -431,7 +431,7 @@ fn sbom_of_an_invalid_or_untrusted_bundle_fails() {
     let directory = directory();
     let path = directory.path().join("some");
     fs::write(&path, "something else").expect("write a file");
-    unbundle(["sbom", text(&path)]).failed(8, &["no airbundle bundle"]);
+    unbundle(["sbom", text(&path)]).failed(8, &["not an airbundle bundle"]);
     unbundle(["sbom", text(&directory.path().join("none"))]).failed(6, &["none"]);
     unbundle(["sbom", text(&world.bundle), "--format", "xml"]).failed(2, &["xml"]);
     let output = directory.path().join("no/such/directory/out.json");

@@ -393,8 +393,8 @@ fn missing_platform_fails_listing_available_platforms() {
             &[][..],
             &[
                 "`registry.k8s.io/pause:3.9`",
-                "no linux/s390x",
-                "it has linux/amd64, linux/arm/v7, linux/arm64",
+                "no image for platform linux/s390x",
+                "available: linux/amd64, linux/arm/v7, linux/arm64",
             ],
         ),
         (
@@ -402,20 +402,24 @@ fn missing_platform_fails_listing_available_platforms() {
             &[],
             &[
                 "`registry.k8s.io/pause:3.9`",
-                "no linux/arm/v6",
-                "it has linux/amd64, linux/arm/v7, linux/arm64",
+                "no image for platform linux/arm/v6",
+                "available: linux/amd64, linux/arm/v7, linux/arm64",
             ],
         ),
         (
             "quay.io/calico/node:v3.27.3 platform=linux/arm64",
             &[],
-            &["`quay.io/calico/node:v3.27.3`", "no linux/arm64", "it has linux/amd64"],
+            &["`quay.io/calico/node:v3.27.3`", "no image for platform linux/arm64", "available: linux/amd64"],
         ),
         // At least one platform of the command line must exist.
         (
             "quay.io/calico/node:v3.27.3",
             &["--platform", "linux/arm64,linux/s390x"],
-            &["`quay.io/calico/node:v3.27.3`", "no linux/arm64, linux/s390x", "it has linux/amd64"],
+            &[
+                "`quay.io/calico/node:v3.27.3`",
+                "no image for platform linux/arm64, linux/s390x",
+                "available: linux/amd64",
+            ],
         ),
     ] {
         let list = write_list(directory.path(), &[line]);

@@ -403,7 +403,7 @@ fn passphrase_comes_from_environment_stdin_or_terminal() {
     )
     .ok();
     assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
-    job.airbundle(&["keygen", "--no-passphrase", "-o", &key]).failed(6, &["there already"]);
+    job.airbundle(&["keygen", "--no-passphrase", "-o", &key]).failed(6, &["file exists"]);
     let pack =
         |more: &[&str]| job.pack_command("safe.tar.zst", "one", &[&["--sign", key.as_str()], more].concat());
     let assert_accepted = || {

@@ -295,7 +295,9 @@ fn second_site_run_changes_nothing_and_keeps_edited_files() {
     );
     let index =
         Command::new("tar").arg("-xOf").arg(&world().bundle).arg("index.json").output().expect("start tar");
-    assert!(String::from_utf8_lossy(&index.stdout).contains("\"dev.airbundle.guide\":\"# The offline site"));
+    assert!(
+        String::from_utf8_lossy(&index.stdout).contains("\"dev.airbundle.guide\":\"# Run the offline site")
+    );
     site.configure_user(&["--user", "carla"]).ok();
     let before = crate::support::tree::Tree::of(&site.path());
     let again = unbundle(["site".into(), site.path()]).ok();
@@ -369,7 +371,7 @@ fn invalid_settings_are_refused_by_name() {
     let same = ["site", &site.path().display().to_string(), "--files-port", "5000"].map(str::to_owned);
     unbundle(same).failed(2, &["5000"]);
     let finished = site.configure(&["--tls", &pair("good.crt", "good.key")]).ok();
-    assert!(finished.stdout.contains("certificate: yours"), "{finished:#?}");
+    assert!(finished.stdout.contains("certificate: from --tls"), "{finished:#?}");
     assert!(!finished.stdout.contains("does not name"), "{finished:#?}");
     assert_eq!(fs::metadata(site.conf("tls/server.key")).unwrap().permissions().mode() & 0o777, 0o600);
     // The USB drive with the certificate is gone: the copy suffices.

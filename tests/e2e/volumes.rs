@@ -314,7 +314,11 @@ fn drives_may_be_connected_one_after_the_other() {
             bring(&names[0]);
             fs::rename(drive.join(&names[0]), drive.join(name)).unwrap();
             stdin.write_all(b"\n").unwrap();
-            wait_for(&mut stderr, &mut printed, &format!("the volume `{name}` is `{}`", names[0]));
+            wait_for(
+                &mut stderr,
+                &mut printed,
+                &format!("the volume `{name}` was renamed: its label says `{}`", names[0]),
+            );
         }
         bring(name);
         stdin.write_all(b"\n").unwrap();

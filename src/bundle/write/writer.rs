@@ -14,6 +14,7 @@ use crate::bundle::format::{BLOCK, FRAME_SIZE, frame, padded};
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::frames::{FrameOutput, FrameRecord};
 use crate::bundle::write::head::{BundleHead, frame_entry, padding};
+use crate::bundle::write::parts::remove_parts_from;
 use crate::bundle::write::parts::volumes_of;
 use crate::bundle::write::sums::write_sums;
 use crate::bundle::write::volume_writer::{FinishedVolume, VolumeExtent, VolumeOptions, VolumeWriter};
@@ -108,7 +109,9 @@ pub(crate) struct LargeBlob {
 impl BundleWriter {
     /// Starts a new bundle.
     pub fn create(claim: Claim, options: WriteOptions) -> Result<Self, FsError> {
-        claim.empty()?;
+        remove_parts_from(&claim.partial, 2)?;
+        // Without a sync: the bundle is synced when it is complete.
+        claim.file.set_len(0).map_err(FsError::at("empty", &claim.partial))?;
         let Claim { file, partial, target } = claim;
         let mut volumes = VolumeWriter::create(file, partial, options.volumes)?;
         // A partial bundle is a valid sequence of frames.
