@@ -76,7 +76,7 @@ impl Image {
         let mut templates = self.repository_template;
         let kind = match self.kind {
             Kind::Files if !templates.is_empty() => {
-                let message = "cannot use `--repository-template` with `--kind files`";
+                let message = "cannot use `--repository-template`: it requires `--kind registry`";
                 return Err(Failure::new(Code::Usage, message));
             }
             Kind::Files => image::Kind::Files,

@@ -636,7 +636,7 @@ fn killed_image_run_leaves_no_output_and_reruns_to_the_same_image() {
 
     // An older image stays until the new one is complete.
     let (_, finished) = build("registry", Path::new("/dev/null"), directory.path(), &[]);
-    finished.failed(8, &["no airbundle bundle"]);
+    finished.failed(8, &["not an airbundle bundle"]);
     assert_eq!(digest(&archive), expected);
     let directories: Vec<_> = Tree::of(directory.path()).0.into_iter().collect();
     assert!(
