@@ -8,6 +8,8 @@ pub(crate) mod credentials;
 pub(crate) mod date;
 #[cfg(feature = "net")]
 pub(crate) mod diff;
+#[cfg(all(test, feature = "net"))]
+mod documented;
 pub mod exit;
 pub(crate) mod image;
 pub(crate) mod images;

@@ -34,9 +34,9 @@ pub(crate) fn assert_current(page: &str, section: Option<&str>, expected: &str) 
 /// Every page that a user reads, relative to the project.
 fn pages() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
-    let docs =
-        docs.map(|name| format!("docs/{}", name.to_str().unwrap())).filter(|name| name.ends_with(".md"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let docs = docs.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap()));
     let mut pages: Vec<String> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bundle-format.md"]
         .map(str::to_owned)
         .into_iter()
@@ -132,12 +132,11 @@ fn printed() -> String {
     for source in sources::all() {
         let mut joined = String::new();
         for line in source.text.lines() {
-            match line.trim_end().strip_suffix('\\') {
-                Some(continued) => joined.push_str(continued.trim_start()),
-                None => {
-                    joined.push_str(line.trim_start());
-                    joined.push('\n');
-                }
+            if let Some(continued) = line.trim_end().strip_suffix('\\') {
+                joined.push_str(continued.trim_start());
+            } else {
+                joined.push_str(line.trim_start());
+                joined.push('\n');
             }
         }
         text.push_str(&joined.replace("\\\"", "\""));
