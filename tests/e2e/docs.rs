@@ -1,5 +1,9 @@
 //! README.md, docs and bundle-format.md agree with the code.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
 use airbundle::bundle::format::index::{FileSet, Index};
 use airbundle::bundle::format::layout::tar_header;
 use airbundle::bundle::format::skippable::SKIPPABLE_LIMIT;
@@ -8,6 +12,11 @@ use airbundle::bundle::format::{
 };
 use airbundle::oci::manifest::MANIFEST_LIMIT;
 
+use crate::program::{airbundle, run, unbundle};
+use crate::serve::world;
+use crate::support::web::free_port;
+
+const README: &str = include_str!("../../README.md");
 const PACK_PAGE: &str = include_str!("../../docs/pack.md");
 const FORMAT_PAGE: &str = include_str!("../../bundle-format.md");
 
@@ -88,4 +97,37 @@ fn the_list_in_the_packing_guide_is_valid() {
     let mut problems = Vec::new();
     lists.parse_into("docs/pack.md".as_ref(), &list, &mut problems);
     assert_eq!((problems, lists.files.len(), lists.images.len()), (vec![], 2, 3));
+}
+
+#[test]
+fn quick_start_of_the_readme_runs() {
+    let world = world();
+    let directory = tempfile::tempdir().expect("make a temporary directory");
+    // nginx drops root privileges.
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("change the mode");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let ports = format!("--ip 127.0.0.1 --files-port {} --registry-port {}", free_port(), free_port());
+    let quick_start = README.split("## Quick start").nth(1).expect("a quick start");
+    let commands = blocks(quick_start, "sh").remove(0);
+    for command in commands.lines() {
+        let command = command
+            .replace("manifests/kubespray-v2.31.0", &world.lists.display().to_string())
+            .replace("kubespray.tar.zst", &path("kubespray.tar.zst"))
+            .replace("/srv/site", &path("site"))
+            .replace("--ip 10.0.0.5", &ports);
+        let mut words: Vec<String> = command.split(' ').map(str::to_owned).collect();
+        match words.remove(0).as_str() {
+            "airbundle" => {
+                words.extend(world.upstream.mirror_args());
+                airbundle(words).ok();
+            }
+            "unbundle" => drop(unbundle(words).ok()),
+            script => {
+                let finished = run(Command::new(script).args(&words).env("SITE_ENGINE", "nginx"));
+                run(Command::new(script).arg("stop").env("SITE_ENGINE", "nginx")).ok();
+                assert!(finished.ok().stdout.contains("running with nginx"));
+            }
+        }
+    }
+    assert_eq!(commands.lines().count(), 5);
 }
