@@ -158,8 +158,8 @@ fn usage_error_exits_with_2_and_names_the_cause() {
     for (template, words) in [
         ("k8s/{host}", &["`{repository}`", "same name"][..]),
         ("{registry}/{repository}", &["`{registry}`", "`{host}` or `{repository}`"]),
-        ("K8S/{repository}", &["`K8S/{repository}`", "valid repository name"]),
-        ("k8s/{repository}:1", &["`k8s/{repository}:1`", "valid repository name"]),
+        ("K8S/{repository}", &["`K8S/{repository}`", "never results in a valid repository name"]),
+        ("k8s/{repository}:1", &["`k8s/{repository}:1`", "never results in a valid repository name"]),
     ] {
         let site = directory.path().join("site");
         unbundle(["unpack", &bundle, text(&site), "--repository-template", template]).failed(2, words);

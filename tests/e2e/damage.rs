@@ -623,7 +623,7 @@ fn quick_verify_finds_structural_damage_and_states_that_contents_were_not_read()
         ("half a copy", intact.bytes[..len / 2].to_vec(), 16, "truncated"),
         ("bytes that are gone", cut(len / 2, len / 2 + 4096), 7, "seek table"),
         ("the beginning of the last frame", flipped(last), 7, "needed by dl.k8s.io/kubelet"),
-        ("its size", flipped(last + 5), 7, "damaged"),
+        ("its size", flipped(last + 5), 7, "a damaged frame"),
         ("what the table says of a content", flipped(table + 8 + 4), 7, "seek table"),
         ("what the table says of two frames", flipped(table + 8), 7, "seek table"),
     ] {
