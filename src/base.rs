@@ -7,4 +7,5 @@ pub(crate) mod flusher;
 pub(crate) mod fs;
 pub(crate) mod path;
 pub(crate) mod pipeline;
+pub mod text;
 pub mod units;
