@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// True for characters that change what a person sees without being seen: control characters (C0, DEL, C1),
+/// True for characters that change what the user sees without being seen: control characters (C0, DEL, C1),
 /// line and paragraph separators, bidirectional controls, and invisible or deprecated format characters
 /// (Unicode 16, general categories Cc, Cf, Zl and Zp).
 #[must_use]
