@@ -8,6 +8,8 @@ pub(crate) mod host;
 pub(crate) mod http;
 pub(crate) mod limits;
 pub(crate) mod netrc;
+pub(crate) mod reach;
 pub(crate) mod secret;
 pub(crate) mod server;
 pub(crate) mod tls;
+pub(crate) mod zone;

@@ -14,6 +14,7 @@ use crate::documents::list::Lists;
 use crate::fetch::mirrors::Mirrors;
 use crate::fetch::upstream::Upstream;
 use crate::net::limits::Limits;
+use crate::net::reach::{Internal, InternalHost};
 use crate::net::tls::TlsTrust;
 use crate::oci::reference::canonical_host;
 
@@ -52,6 +53,12 @@ pub(crate) struct UpstreamArgs {
     /// The format is containers-registries.conf(5).
     #[arg(long, value_name = "FILE")]
     registries_conf: Option<PathBuf>,
+    /// Allow redirects and other references to this internal HOST; can be repeated
+    ///
+    /// HOST is a host name, HOST:PORT, an address, or a network such as 10.0.0.0/8. Hosts in lists and
+    /// mirrors need no permission. A registry at an internal address may refer to other internal hosts.
+    #[arg(long, value_name = "HOST")]
+    allow_internal: Vec<InternalHost>,
     /// Trust the CA certificates in this PEM file too; can be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
@@ -89,6 +96,7 @@ impl UpstreamArgs {
             mirrors: self.mirrors()?,
             trust: self.tls_trust()?,
             insecure: self.insecure_registry,
+            internal: Internal(self.allow_internal),
             jobs: self.jobs.into(),
             jobs_per_host: self.jobs_per_host.map(Into::into),
             tries: self.retries.saturating_add(1),

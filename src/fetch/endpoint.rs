@@ -8,6 +8,7 @@ use reqwest::header::HeaderValue;
 use crate::base::event::Report;
 use crate::net::error::FetchError;
 use crate::net::http::RequestContext;
+use crate::net::reach::Reach;
 use crate::net::server::Server;
 
 /// A URL from which a file can be fetched.
@@ -19,6 +20,8 @@ pub(crate) struct FileEndpoint {
     pub path: String,
     /// The header with the user's credentials. `None`: none are sent.
     pub authorization: Option<HeaderValue>,
+    /// The addresses that requests may go to.
+    pub reach: Arc<Reach>,
 }
 
 impl FileEndpoint {

@@ -13,6 +13,7 @@ use crate::net::auth;
 use crate::net::endpoint::Endpoint;
 use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::net::http::RequestContext;
+use crate::net::reach::Reach;
 use crate::net::server::{Server, Servers};
 use crate::oci::digest::Digest;
 
@@ -51,7 +52,7 @@ impl Endpoints {
         url: &Url,
         pinned: bool,
     ) -> Result<Vec<FileEndpoint>, FetchError> {
-        let mut endpoints = self.without_credentials(context.object, url, pinned)?.0;
+        let mut endpoints = self.without_credentials(context.object, url, pinned, None)?;
         for endpoint in &mut endpoints {
             // Each endpoint gets the credentials of its own host only.
             let url = endpoint.url(context)?;
@@ -60,10 +61,15 @@ impl Endpoints {
         Ok(endpoints)
     }
 
-    /// Returns the endpoints of an external layer at `url`, and true if one of them is a mirror. The requests
-    /// are sent without credentials.
-    pub(crate) fn foreign(&self, object: &str, url: &Url) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
-        self.without_credentials(object, url, true)
+    /// Returns the endpoints of an external layer at `url`, which may be as far inside as `reach` allows. The
+    /// requests are sent without credentials.
+    pub(crate) fn foreign(
+        &self,
+        object: &str,
+        url: &Url,
+        reach: &Reach,
+    ) -> Result<Vec<FileEndpoint>, FetchError> {
+        self.without_credentials(object, url, true, Some(reach))
     }
 
     fn without_credentials(
@@ -71,21 +77,26 @@ impl Endpoints {
         object: &str,
         url: &Url,
         pinned: bool,
-    ) -> Result<(Vec<FileEndpoint>, bool), FetchError> {
+        referred: Option<&Reach>,
+    ) -> Result<Vec<FileEndpoint>, FetchError> {
         let scheme = if url.scheme() == "http" { "http" } else { "https" };
         let host = url.host_str().unwrap_or_default();
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let path = url.path().strip_prefix('/').unwrap_or_default();
-        let endpoints = self.upstream.mirrors.endpoints(Some(scheme), &format!("{host}{port}"), path, pinned);
+        let host = format!("{host}{port}");
+        let endpoints = self.upstream.mirrors.endpoints(Some(scheme), &host, path, pinned);
         let endpoints =
             endpoints.map_err(|error| FetchError::new(object, FetchProblem::NoEndpoint(error)))?;
         let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let has_mirror = endpoints.iter().any(|endpoint| endpoint.is_mirror);
         let file = |endpoint: Endpoint| {
             let server = self.server(object, &endpoint, false)?;
-            Ok(FileEndpoint { server, path: format!("{}{query}", endpoint.path), authorization: None })
+            // A user configures all other endpoints.
+            let referred = referred.filter(|_| !endpoint.is_mirror && endpoint.host == host);
+            let reach = referred.map_or_else(|| server.reach.clone(), |reach| Arc::new(reach.clone()));
+            let path = format!("{}{query}", endpoint.path);
+            Ok(FileEndpoint { server, path, authorization: None, reach })
         };
-        Ok((endpoints.into_iter().map(file).collect::<Result<_, FetchError>>()?, has_mirror))
+        endpoints.into_iter().map(file).collect()
     }
 
     fn server(&self, object: &str, endpoint: &Endpoint, insecure: bool) -> Result<Arc<Server>, FetchError> {
@@ -168,15 +179,14 @@ impl MirroredRegistry {
         repositories.iter().any(|repository| repository.has_blob(context, digest))
     }
 
-    /// True if the registry itself (with `--mirrors-only`: the last mirror) is on this machine or in a
-    /// private network.
-    pub(crate) fn is_private(
-        &self,
-        context: RequestContext<'_>,
-        repository: &str,
-    ) -> Result<bool, FetchError> {
-        let repositories = self.repositories(context.object, repository, true)?;
-        repositories.last().map_or(Ok(false), |repository| repository.is_private(context))
+    /// Returns the reach of URLs in manifests of a repository. It depends on the registry itself: a mirror
+    /// copies what the registry has.
+    pub(crate) fn reach(&self, object: &str, repository: &str) -> Result<Reach, FetchError> {
+        let endpoints = self.endpoints.upstream.mirrors.endpoints(None, &self.host, repository, true);
+        let origin = endpoints.ok().and_then(|mut endpoints| endpoints.pop());
+        let Some(origin) = origin.filter(|endpoint| !endpoint.is_mirror) else { return Ok(Reach::public()) };
+        let insecure = self.endpoints.upstream.is_insecure(&origin);
+        Ok(self.endpoints.server(object, &origin, insecure)?.reach.of_referred())
     }
 
     /// Returns the endpoints of a repository, in order. `pinned`: the request is by digest.

@@ -10,8 +10,6 @@ use serde_json::Value;
 use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
 use crate::net::error::FetchError;
-use crate::net::host::is_private;
-use crate::net::http::failure::check_status;
 use crate::net::http::{RequestContext, RequestOptions, range_header};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
@@ -169,11 +167,6 @@ impl Repository {
         Err(context.invalid_response(&url, reason))
     }
 
-    /// True if the registry is on this machine or in a private network.
-    pub(crate) fn is_private(&self, context: RequestContext<'_>) -> Result<bool, FetchError> {
-        Ok(is_private(self.server().base(&context)?))
-    }
-
     fn referrers_page(&self, context: RequestContext<'_>, url: &Url) -> Result<ReferrersPage, FetchError> {
         context.retry(|| {
             let _slot = self.server().slot();
@@ -195,23 +188,24 @@ impl Repository {
         headers: &HeaderMap,
         is_bulk: bool,
     ) -> Result<Response, FetchError> {
-        let (base, insecure) = (self.server().base(&context)?, self.server().insecure);
+        let (base, insecure, reach) =
+            (self.server().base(&context)?, self.server().insecure, &*self.server().reach);
         let auth = &self.registry.auth;
-        let auth_context = AuthContext { request: context, base, insecure, repository: &self.name };
+        let auth_context = AuthContext { request: context, base, insecure, repository: &self.name, reach };
         let send = |authorization: Option<&HeaderValue>| {
             let (method, headers) = (method.clone(), headers.clone());
-            let options = RequestOptions { method, url, headers, is_bulk, insecure, authorization };
+            let options = RequestOptions { method, url, headers, is_bulk, insecure, authorization, reach };
             context.http.send(context.object, options)
         };
         let authenticate = || {
             let header = auth.header(&auth_context)?;
             let response = send(header.as_ref())?;
             if response.status() != StatusCode::UNAUTHORIZED {
-                return check_status(context.object, response);
+                return context.check_status(response);
             }
             match auth.respond(&auth_context, &response, header.as_ref())? {
-                Some(header) => check_status(context.object, send(Some(&header))?),
-                None => check_status(context.object, response),
+                Some(header) => context.check_status(send(Some(&header))?),
+                None => context.check_status(response),
             }
         };
         authenticate().map_err(|error| auth.explain(&auth_context, error))

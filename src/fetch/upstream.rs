@@ -12,6 +12,7 @@ use crate::net::endpoint::Endpoint;
 use crate::net::host::names;
 use crate::net::http::Http;
 use crate::net::limits::Limits;
+use crate::net::reach::Internal;
 use crate::net::tls::TlsTrust;
 use crate::oci::reference::canonical_host;
 
@@ -34,13 +35,15 @@ pub(crate) struct Upstream {
     pub credentials: Arc<Credentials>,
     /// Timeouts.
     pub limits: Limits,
+    /// Internal hosts that any server may refer to.
+    pub internal: Internal,
 }
 
 impl Upstream {
     /// Returns an HTTP client with these settings. Its total time limit starts now.
     #[must_use]
     pub(crate) fn http(&self) -> Http {
-        Http::new(self.trust.clone(), self.limits, self.tries)
+        Http::new(self.trust.clone(), self.limits, self.tries, self.internal.clone())
     }
 
     /// Returns the maximum number of concurrent connections to one host.

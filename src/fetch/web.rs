@@ -6,7 +6,6 @@ use reqwest::{Method, StatusCode};
 
 use crate::fetch::endpoint::{FileEndpoint, first_success};
 use crate::net::error::FetchError;
-use crate::net::http::failure::check_status;
 use crate::net::http::{RequestContext, RequestOptions, content_range, range_header};
 
 /// A file on a web server.
@@ -61,7 +60,7 @@ fn size_and_ranges(
         // An empty file.
         StatusCode::RANGE_NOT_SATISFIABLE => Ok((None, false)),
         _ => {
-            let response = check_status(context.object, response)?;
+            let response = context.check_status(response)?;
             reject_encoding(context, &response)?;
             Ok((response.content_length(), false))
         }
@@ -85,7 +84,7 @@ pub(crate) fn get(
             headers.insert(IF_RANGE, etag.expect("it is from a header; please report"));
         }
     }
-    let response = check_status(context.object, send(context, endpoint, headers, is_bulk)?)?;
+    let response = context.check_status(send(context, endpoint, headers, is_bulk)?)?;
     reject_encoding(context, &response)?;
     Ok(response)
 }
@@ -104,6 +103,7 @@ fn send(
         is_bulk,
         insecure: endpoint.server.insecure,
         authorization: endpoint.authorization.as_ref(),
+        reach: &endpoint.reach,
     };
     context.http.send(context.object, options)
 }

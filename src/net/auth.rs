@@ -18,8 +18,8 @@ use crate::net::auth::challenge::{Bearer, Challenge};
 use crate::net::credentials::error::CredentialsError;
 use crate::net::credentials::{Credentials, may_carry_secrets};
 use crate::net::error::{FetchError, FetchProblem};
-use crate::net::http::failure::check_status;
 use crate::net::http::{RequestContext, RequestOptions};
+use crate::net::reach::Reach;
 use crate::net::secret::{Credential, Login, basic, redacted};
 use crate::oci::reference::canonical_host;
 
@@ -44,6 +44,8 @@ pub(crate) struct AuthContext<'a> {
     pub insecure: bool,
     /// The repository.
     pub repository: &'a str,
+    /// The addresses that the registry may refer to.
+    pub reach: &'a Reach,
 }
 
 /// Responds to the challenges of one registry.
@@ -181,7 +183,8 @@ impl Auth {
         bearer: &Bearer,
     ) -> Result<(), FetchError> {
         if !bearer.is_allowed(context.base) {
-            return Err(context.request.error(FetchProblem::Realm(redacted(&bearer.realm))));
+            let (url, reason) = (redacted(&bearer.realm), "it is not HTTPS".to_owned());
+            return Err(context.request.error(FetchProblem::Realm { url, reason }));
         }
         let login = self.find_login(context, session)?;
         if let Some(Login { credential: Credential::Token(_), .. }) = &login {
@@ -193,6 +196,10 @@ impl Auth {
         let begin = Instant::now();
         let token = context.request.retry(|| {
             request_token(context, bearer, login.as_ref()).map_err(|mut error| {
+                if let FetchProblem::Internal { url, .. } = &error.problem {
+                    let (url, reason) = (url.clone(), error.problem.to_string());
+                    error.problem = FetchProblem::Realm { url, reason };
+                }
                 if let Some(login) = &login {
                     error.scrub(|text| login.scrub(text));
                 }
@@ -257,7 +264,13 @@ fn request_token(
             if let Some(service) = &bearer.service {
                 form.append_pair("service", service);
             }
-            request.http.post_form(request.object, &url, is_insecure(context, &url), form.finish())?
+            request.http.post_form(
+                request.object,
+                &url,
+                is_insecure(context, &url),
+                form.finish(),
+                context.reach,
+            )?
         }
         credential => {
             // A scope per parameter; the challenge separates them by spaces.
@@ -283,11 +296,12 @@ fn request_token(
                 is_bulk: false,
                 insecure: is_insecure(context, &url),
                 authorization: authorization.as_ref(),
+                reach: context.reach,
             };
             request.http.send(request.object, options)?
         }
     };
-    let body = request.read_body(check_status(request.object, response)?, TOKEN_LIMIT)?;
+    let body = request.read_body(request.check_status(response)?, TOKEN_LIMIT)?;
     let no_token = || request.invalid_response(&url, "no token");
     let response: TokenResponse = serde_json::from_slice(&body).map_err(|_| no_token())?;
     let token = response.token.filter(|token| !token.is_empty()).or(response.access_token);

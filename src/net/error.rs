@@ -104,10 +104,23 @@ pub(crate) enum FetchProblem {
         error: url::ParseError,
     },
     /// The registry names a token server that it must not name.
-    #[error(
-        "the registry names the token server {0}, which is not allowed (plain HTTP, or a private address)"
-    )]
-    Realm(String),
+    #[error("the registry names the token server {url}, which is not allowed: {reason}")]
+    Realm {
+        /// The URL of the token server.
+        url: String,
+        /// Why it is not allowed.
+        reason: String,
+    },
+    /// A server refers to a host inside the network of this machine.
+    #[error("{url} is not allowed: {found}; use `--allow-internal {host}` if this is intended")]
+    Internal {
+        /// The URL.
+        url: String,
+        /// Its host.
+        host: String,
+        /// The address of the host.
+        found: String,
+    },
     /// The credentials cannot be read, or must not be sent.
     #[error("{0}")]
     Credentials(Box<CredentialsError>),
@@ -241,7 +254,8 @@ impl FetchError {
             | FetchProblem::Mismatch { .. }
             | FetchProblem::Protocol { .. }
             | FetchProblem::InvalidUrl { .. }
-            | FetchProblem::Realm(_) => true,
+            | FetchProblem::Realm { .. }
+            | FetchProblem::Internal { .. } => true,
             FetchProblem::TimeLimit(_)
             | FetchProblem::Credentials(_)
             | FetchProblem::Foreign { .. }

@@ -1,6 +1,4 @@
-//! Host names and addresses: loopback, private networks, and the host names that settings use.
-
-use std::net::IpAddr;
+//! Host names: loopback, and the host names that settings use.
 
 use reqwest::Url;
 
@@ -24,31 +22,5 @@ pub(crate) fn is_loopback(host: &str) -> bool {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
-    }
-}
-
-/// True if the host of a URL is a loopback name, or a loopback, private or link-local address. Names are not
-/// resolved.
-#[must_use]
-pub(crate) fn is_private(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(url::Host::Ipv4(ip)) => is_private_address(ip.into()),
-        Some(url::Host::Ipv6(ip)) => is_private_address(ip.into()),
-        None => true,
-    }
-}
-
-/// True if an address is loopback, private or link-local.
-fn is_private_address(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_unspecified(),
-        IpAddr::V6(ip) => {
-            ip.to_ipv4_mapped().is_some_and(|ip| is_private_address(ip.into()))
-                || ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local()
-        }
     }
 }

@@ -1,15 +1,16 @@
 //! [`Http`]: sends requests; [`RequestContext`]: the values that all requests for one entry share.
 
+pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod failure;
 pub(crate) mod proxy;
+pub(crate) mod resolver;
 pub(crate) mod retry;
 
-use std::io::Read;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use reqwest::blocking::{Body, RequestBuilder, Response};
+use reqwest::blocking::{Client, RequestBuilder, Response};
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
 };
@@ -17,15 +18,18 @@ use reqwest::{Method, Url};
 
 use crate::base::event::Report;
 use crate::net::error::{FetchError, FetchProblem};
-use crate::net::http::client::{Clients, REDIRECT_LIMIT};
-use crate::net::http::failure::{connection_error, read_error};
+use crate::net::http::body::read_body;
+use crate::net::http::client::Clients;
+use crate::net::http::failure::{check_status, connection_error};
 use crate::net::http::retry::RetryPolicy;
 use crate::net::limits::Limits;
+use crate::net::reach::{Internal, Reach};
 use crate::net::secret::redacted;
 use crate::net::tls::TlsTrust;
+use crate::net::zone::Zone;
 
-/// Maximum time to read a small body, such as a manifest or a token.
-const SMALL_BODY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Maximum number of redirects. Browsers and curl follow more; no registry needs them.
+const REDIRECT_LIMIT: usize = 10;
 
 /// Minimum size in bytes of a body that gets a connection of its own.
 const BULK: u64 = 1 << 20;
@@ -35,6 +39,7 @@ const BULK: u64 = 1 << 20;
 pub(crate) struct Http {
     clients: Arc<Clients>,
     limits: Limits,
+    internal: Arc<Internal>,
     /// Attempts, delays and the deadline.
     pub retries: RetryPolicy,
 }
@@ -64,81 +69,102 @@ pub(crate) struct RequestOptions<'a> {
     pub insecure: bool,
     /// Sent to the host only, not to the targets of redirects.
     pub authorization: Option<&'a HeaderValue>,
+    /// The addresses that the request, and the redirects that it leads to, may go to.
+    pub reach: &'a Reach,
 }
 
 impl Http {
-    /// Reads the proxy settings of the environment, and starts the time limit of the run.
+    /// Reads the proxy settings of the environment, and starts the time limit of the run. `internal`: hosts
+    /// that any server may refer to.
     #[must_use]
-    pub(crate) fn new(trust: TlsTrust, limits: Limits, tries: u32) -> Self {
+    pub(crate) fn new(trust: TlsTrust, limits: Limits, tries: u32, internal: Internal) -> Self {
         // Fails if another `Http` of this process has installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let clients = Arc::new(Clients::new(trust, limits));
-        Self { clients, limits, retries: RetryPolicy::new(limits, tries) }
-    }
-
-    /// Sends a GET request once, and returns the response whatever its status.
-    pub(crate) fn get_once(&self, object: &str, url: Url, insecure: bool) -> Result<Response, FetchError> {
-        send(object, self.request(Method::GET, url, insecure, false))
+        let internal = Arc::new(internal);
+        let clients = Arc::new(Clients::new(trust, limits, Arc::clone(&internal)));
+        Self { clients, limits, internal, retries: RetryPolicy::new(limits, tries) }
     }
 
     /// Sends a request and follows redirects. Returns the response whatever its status.
     pub(crate) fn send(&self, object: &str, options: RequestOptions<'_>) -> Result<Response, FetchError> {
         self.retries.check_deadline(object)?;
-        let RequestOptions { method, url, headers, is_bulk, insecure, authorization } = options;
-        let request = |url: &Url, insecure| {
-            self.request(method.clone(), url.clone(), insecure, is_bulk).headers(headers.clone())
-        };
-        let mut first = request(url, insecure);
-        if let Some(authorization) = authorization {
-            first = first.header(AUTHORIZATION, authorization);
-        }
-        let mut kind = self.clients.kind(url, insecure, is_bulk);
-        let mut response = send(object, first)?;
-        // A client that is bound to its host stops at a redirect to another one. Continue there with a client
-        // without the host's settings.
-        for _ in 0..REDIRECT_LIMIT {
-            let Some(target) = redirect_target(&response).filter(|_| kind.is_bound_to_host()) else {
-                return Ok(response);
-            };
-            kind = self.clients.kind(&target, false, is_bulk);
-            response = send(object, request(&target, false))?;
-        }
-        match redirect_target(&response) {
-            Some(_) => {
-                let reason = format!("redirect not followed: more than {REDIRECT_LIMIT} redirects");
-                Err(FetchError::new(object, FetchProblem::Protocol { url: redacted(url), reason }))
+        let RequestOptions { method, url, headers, is_bulk, mut insecure, mut authorization, reach } =
+            options;
+        let mut url = url.clone();
+        for _ in 0..=REDIRECT_LIMIT {
+            let (client, timeout) = self.client(object, &url, insecure, is_bulk, reach)?;
+            let mut request = client.request(method.clone(), url.clone()).headers(headers.clone());
+            if let Some(authorization) = authorization {
+                request = request.header(AUTHORIZATION, authorization);
             }
-            None => Ok(response),
+            let response = send(object, request, timeout)?;
+            self.record_peer(&url, &response, reach);
+            let Some(target) = redirect_target(&response) else { return Ok(response) };
+            if let Some(reason) = redirect_error(&url, &target) {
+                let url = redacted(&target);
+                return Err(FetchError::new(
+                    object,
+                    FetchProblem::Protocol { url, reason: reason.to_owned() },
+                ));
+            }
+            // The settings and the credentials of a server do not apply to the servers that it redirects to,
+            // nor to those that these redirect to.
+            insecure &= target.host() == url.host();
+            authorization = authorization.filter(|_| target.origin() == url.origin());
+            url = target;
         }
+        let reason = format!("redirect not followed: more than {REDIRECT_LIMIT} redirects");
+        Err(FetchError::new(object, FetchProblem::Protocol { url: redacted(&url), reason }))
     }
 
-    /// Posts a `form` that contains a secret. Returns the response whatever its status.
+    /// Posts a `form` that contains a secret. Returns the response whatever its status. Does not follow
+    /// redirects: the secret is for this server only.
     pub(crate) fn post_form(
         &self,
         object: &str,
         url: &Url,
         insecure: bool,
         form: String,
+        reach: &Reach,
     ) -> Result<Response, FetchError> {
         self.retries.check_deadline(object)?;
-        let request = self.request(Method::POST, url.clone(), insecure, false);
-        // A body that can be read only once cannot be sent again to the target of a redirect.
-        let length = form.len() as u64;
-        let body = Body::sized(std::io::Cursor::new(form), length);
-        send(object, request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body))
+        let (client, timeout) = self.client(object, url, insecure, false, reach)?;
+        let request = client.request(Method::POST, url.clone()).body(form);
+        send(object, request.header(CONTENT_TYPE, "application/x-www-form-urlencoded"), timeout)
     }
 
-    /// Starts a request. Small requests share one connection, by HTTP/2 where available. Bulk requests get
-    /// one each: the flow-control window of a single connection limits its rate if the latency is high or
-    /// packets are lost.
-    fn request(&self, method: Method, url: Url, insecure: bool, is_bulk: bool) -> RequestBuilder {
-        let client = self.clients.get(self.clients.kind(&url, insecure, is_bulk));
-        // Checksums and sizes are those of the file itself, without a content encoding.
-        let request = client.request(method, url).header(ACCEPT_ENCODING, "identity");
-        match self.retries.time_left() {
-            // reqwest applies this timeout to the entire response.
-            Some(left) if left < self.limits.idle => request.timeout(left.max(Duration::from_millis(1))),
-            _ => request,
+    /// Returns the client for a request to `url`, and a timeout that is shorter than the client's. Small
+    /// requests share one connection, by HTTP/2 where available. Bulk requests get one each: the flow-control
+    /// window of a single connection limits its rate if the latency is high or packets are lost. Fails if
+    /// `url` is beyond `reach`.
+    fn client(
+        &self,
+        object: &str,
+        url: &Url,
+        insecure: bool,
+        is_bulk: bool,
+        reach: &Reach,
+    ) -> Result<(Client, Option<Duration>), FetchError> {
+        let mut limit = reach.limit(url).filter(|_| !self.internal.allows(url));
+        if let Some((_, zone)) = limit.zip(Zone::of_host(url)).filter(|(limit, zone)| zone > limit) {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            let found = format!("`{host}` is {zone}");
+            return Err(FetchError::new(object, FetchProblem::Internal { url: redacted(url), host, found }));
+        }
+        // A proxy resolves the name. The only name that is resolved here is the proxy's own.
+        if proxy::proxy_for(url).is_some() {
+            limit = None;
+        }
+        let client = self.clients.get(self.clients.kind(url, insecure, is_bulk, limit));
+        // reqwest applies this timeout to the entire response.
+        let left = self.retries.time_left().filter(|left| *left < self.limits.idle);
+        Ok((client, left.map(|left| left.max(Duration::from_millis(1)))))
+    }
+
+    /// Records the address of the server, unless it is the address of a proxy.
+    fn record_peer(&self, url: &Url, response: &Response, reach: &Reach) {
+        if let Some(peer) = response.remote_addr().filter(|_| proxy::proxy_for(url).is_none()) {
+            reach.record(url, peer.ip());
         }
     }
 }
@@ -163,23 +189,15 @@ impl<'a> RequestContext<'a> {
         self.http.retries.retry(self.report, attempt)
     }
 
+    /// Fails if a response has a status of failure.
+    pub(crate) fn check_status(&self, response: Response) -> Result<Response, FetchError> {
+        check_status(self.object, &self.http.retries, response)
+    }
+
     /// Reads a body of at most `limit` bytes.
     pub(crate) fn read_body(&self, response: Response, limit: u64) -> Result<Vec<u8>, FetchError> {
         let url = redacted(response.url());
-        let mut bytes = Vec::new();
-        let mut body = response.take(limit + 1);
-        let begin = Instant::now();
-        let mut buffer = vec![0; 64 << 10];
-        loop {
-            let read = body.read(&mut buffer).map_err(|error| read_error(self.object, &url, error))?;
-            if read == 0 {
-                break;
-            }
-            bytes.extend_from_slice(&buffer[..read]);
-            if begin.elapsed() > SMALL_BODY_TIMEOUT {
-                return Err(self.error(FetchProblem::Stalled { url, attempts: 1 }));
-            }
-        }
+        let bytes = read_body(self.object, &self.http.retries, response, limit + 1)?;
         if bytes.len() as u64 > limit {
             let reason = format!("body exceeds {limit} bytes");
             return Err(self.error(FetchProblem::Protocol { url, reason }));
@@ -212,13 +230,30 @@ pub(crate) fn content_range(response: &Response) -> Option<(u64, u64, Option<u64
     Some((first.parse().ok()?, last.parse().ok()?, size))
 }
 
-fn send(object: &str, request: RequestBuilder) -> Result<Response, FetchError> {
+fn send(object: &str, request: RequestBuilder, timeout: Option<Duration>) -> Result<Response, FetchError> {
+    // Checksums and sizes are those of the file itself, without a content encoding.
+    let request = request.header(ACCEPT_ENCODING, "identity");
+    let request = if let Some(timeout) = timeout { request.timeout(timeout) } else { request };
     request.send().map_err(|error| connection_error(object, error))
 }
 
-/// Returns the target of a redirect that was not followed.
+/// Returns the target of a redirect.
 fn redirect_target(response: &Response) -> Option<Url> {
     let is_redirect = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let location = response.headers().get(LOCATION).filter(|_| is_redirect)?;
-    response.url().join(location.to_str().ok()?).ok()
+    let mut target = response.url().join(std::str::from_utf8(location.as_bytes()).ok()?).ok()?;
+    // reqwest would send a user name and a password in a URL as credentials. Fails if the URL cannot have
+    // any.
+    let _ = target.set_username("").and_then(|()| target.set_password(None));
+    Some(target)
+}
+
+/// Returns why a redirect must not be followed. From HTTPS to HTTP is refused: anyone on the path could
+/// replace the content, and not every file has a checksum.
+fn redirect_error(from: &Url, to: &Url) -> Option<&'static str> {
+    match (from.scheme(), to.scheme()) {
+        ("https", "http") => Some("redirect not followed: it leads from HTTPS to HTTP"),
+        (_, "http" | "https") => None,
+        _ => Some("redirect not followed: it leads to neither HTTP nor HTTPS"),
+    }
 }

@@ -6,13 +6,15 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
-use reqwest::{StatusCode, Url};
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode, Url};
 
 use crate::base::event::{Event, Report};
 use crate::net::endpoint::Endpoint;
 use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::is_loopback;
-use crate::net::http::RequestContext;
+use crate::net::http::{RequestContext, RequestOptions};
+use crate::net::reach::Reach;
 
 /// Time for which a server that is down gets no requests if there is another one.
 const DOWN_TIME: Duration = Duration::from_secs(300);
@@ -28,6 +30,8 @@ pub(crate) struct Server {
     pub number: usize,
     /// True if certificates are not verified.
     pub insecure: bool,
+    /// The addresses that requests to the server, and to hosts that it refers to, may go to.
+    pub reach: Arc<Reach>,
     address: Address,
     slots: Slots,
     /// The URL, if the scheme was to be detected.
@@ -86,13 +90,14 @@ impl Servers {
         let is_hub = endpoint.scheme.is_none() && endpoint.host == "docker.io";
         let host = if is_hub { "registry-1.docker.io" } else { &endpoint.host };
         let url = |scheme: &str| Url::parse(&format!("{scheme}://{host}/"));
-        let address = match endpoint.scheme {
-            Some(scheme) => Address::Url(url(scheme)?),
+        let (address, urls) = match endpoint.scheme {
             None if insecure || is_loopback(host) => {
-                url("https")?;
-                Address::EitherScheme(host.to_owned())
+                (Address::EitherScheme(host.to_owned()), vec![url("https")?, url("http")?])
             }
-            None => Address::Url(url("https")?),
+            scheme => {
+                let url = url(scheme.unwrap_or("https"))?;
+                (Address::Url(url.clone()), vec![url])
+            }
         };
         let key = format!("{address:?} {insecure}");
         let mut servers = self.all.lock().expect(NO_PANIC);
@@ -102,6 +107,7 @@ impl Servers {
                 key,
                 number,
                 insecure,
+                reach: Arc::new(Reach::of_named(&urls)),
                 address,
                 slots: Slots { free: Mutex::new(self.max_requests), changed: Condvar::new() },
                 detected: OnceLock::new(),
@@ -127,7 +133,18 @@ impl Server {
         let url = |scheme: &str, path: &str| {
             Url::parse(&format!("{scheme}://{host}/{path}")).expect("checked by `server_for`; please report")
         };
-        let request = |scheme| context.http.get_once(context.object, url(scheme, "v2/"), self.insecure);
+        let request = |scheme| {
+            let options = RequestOptions {
+                method: Method::GET,
+                url: &url(scheme, "v2/"),
+                headers: HeaderMap::new(),
+                is_bulk: false,
+                insecure: self.insecure,
+                authorization: None,
+                reach: &self.reach,
+            };
+            context.http.send(context.object, options)
+        };
         // A TLS server may respond to plain HTTP as well, with an error status.
         let is_plain_http = |response: &Response| {
             response.status().is_success()

@@ -11,8 +11,8 @@ use crate::fetch::queue::shared::{LeaseEnd, Shared};
 use crate::fetch::queue::task::Task;
 use crate::fetch::queue::window::{Lease, PIECE};
 use crate::net::error::FetchError;
+use crate::net::http::body::read_error;
 use crate::net::http::content_range;
-use crate::net::http::failure::read_error;
 use crate::net::http::retry::delay;
 use crate::net::secret::redacted;
 

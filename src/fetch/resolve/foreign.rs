@@ -8,7 +8,6 @@ use reqwest::Url;
 use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::web::{self, RemoteFile};
 use crate::net::error::{FetchError, FetchProblem, MismatchKind};
-use crate::net::host::is_private;
 use crate::net::http::RequestContext;
 use crate::net::secret::redacted;
 use crate::oci::digest::Digest;
@@ -98,12 +97,8 @@ impl ForeignLayer {
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let Some(url) = parsed else { return not_allowed(format!("`{url}`"), "not an HTTP or HTTPS URL") };
         let object = format!("{} {digest}", self.object);
-        let (endpoints, has_mirror) = endpoints.foreign(&object, &url)?;
-        // The user may configure a private mirror. The registry must not direct requests into a private
-        // network.
-        if !has_mirror && is_private(&url) && !self.registry.is_private(request, &self.repository)? {
-            return not_allowed(redacted(&url), "a private address, but the registry has a public one");
-        }
+        let reach = self.registry.reach(&object, &self.repository)?;
+        let endpoints = endpoints.foreign(&object, &url, &reach)?;
         if !url.username().is_empty() || url.password().is_some() {
             return not_allowed(redacted(&url), "it contains a user name");
         }
@@ -139,9 +134,11 @@ mod tests {
             "https://10.0.0.1/layer",
             "https://[::1]/layer",
             "http://localhost:8080/layer",
-            "file:///etc/passwd",
-            "https://user:secret@a.example/layer",
         ] {
+            let error = layer.probe(request, &endpoints, url).unwrap_err();
+            assert!(matches!(error.problem, FetchProblem::Internal { .. }), "{url}: {error}");
+        }
+        for url in ["file:///etc/passwd", "https://user:secret@a.example/layer"] {
             let error = layer.probe(request, &endpoints, url).unwrap_err();
             assert!(matches!(error.problem, FetchProblem::Foreign { .. }), "{url}: {error}");
         }

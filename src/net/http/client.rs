@@ -1,22 +1,23 @@
-//! [`Clients`]: one connection pool for each kind of request, and the redirects that each pool follows.
+//! [`Clients`]: one connection pool for each kind of request.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use reqwest::blocking::{Client, ClientBuilder};
 use reqwest::{Url, redirect};
 
 use crate::net::http::proxy;
+use crate::net::http::resolver::Resolver;
 use crate::net::limits::Limits;
+use crate::net::reach::Internal;
 use crate::net::tls::{self, TlsTrust};
-
-/// Maximum number of redirects. Browsers and curl follow more; no registry needs them.
-pub(crate) const REDIRECT_LIMIT: usize = 10;
+use crate::net::zone::Zone;
 
 /// HTTP clients, created on first use: each has a thread and connections of its own.
 pub(crate) struct Clients {
     trust: TlsTrust,
     limits: Limits,
+    internal: Arc<Internal>,
     by_kind: Mutex<HashMap<ClientKind, Client>>,
 }
 
@@ -29,26 +30,20 @@ pub(crate) struct ClientKind {
     identity: Option<usize>,
     /// True if each request gets a connection of its own (HTTP/1.1).
     is_bulk: bool,
-}
-
-impl ClientKind {
-    /// True if the client's settings are valid for one host only, so that redirects to another host need
-    /// another client.
-    pub(crate) fn is_bound_to_host(self) -> bool {
-        self.insecure || self.identity.is_some()
-    }
+    /// The greatest zone that host names may resolve to. `None`: any address.
+    limit: Option<Zone>,
 }
 
 impl Clients {
-    pub(crate) fn new(trust: TlsTrust, limits: Limits) -> Self {
-        Self { trust, limits, by_kind: Mutex::default() }
+    pub(crate) fn new(trust: TlsTrust, limits: Limits, internal: Arc<Internal>) -> Self {
+        Self { trust, limits, internal, by_kind: Mutex::default() }
     }
 
     /// Returns the kind of client for a URL.
-    pub(crate) fn kind(&self, url: &Url, insecure: bool, is_bulk: bool) -> ClientKind {
+    pub(crate) fn kind(&self, url: &Url, insecure: bool, is_bulk: bool, limit: Option<Zone>) -> ClientKind {
         let identity = self.trust.identity_for(url);
         // Without TLS there is no HTTP/2, and one client is enough.
-        ClientKind { insecure, identity, is_bulk: is_bulk && url.scheme() == "https" }
+        ClientKind { insecure, identity, is_bulk: is_bulk && url.scheme() == "https", limit }
     }
 
     pub(crate) fn get(&self, kind: ClientKind) -> Client {
@@ -58,16 +53,12 @@ impl Clients {
     }
 
     fn build(&self, kind: ClientKind) -> Client {
-        let follow = match kind {
-            ClientKind { identity: Some(_), .. } => follow_on_server,
-            ClientKind { insecure: true, .. } => follow_on_host,
-            _ => follow,
-        };
         let mut builder: ClientBuilder = Client::builder()
             .user_agent(concat!("airbundle/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.limits.connect)
             .timeout(self.limits.idle)
-            .redirect(redirect::Policy::custom(follow))
+            // `Http` follows redirects: it checks each hop, and selects a client for it.
+            .redirect(redirect::Policy::none())
             .referer(false);
         builder = if kind.insecure {
             builder.tls_danger_accept_invalid_certs(true)
@@ -76,6 +67,10 @@ impl Clients {
             // needed.
             builder.tls_certs_only(tls::system_authorities().iter().chain(&self.trust.authorities).cloned())
         };
+        if let Some(limit) = kind.limit {
+            builder =
+                builder.dns_resolver(Arc::new(Resolver { limit, internal: Arc::clone(&self.internal) }));
+        }
         if kind.is_bulk {
             builder = builder.http1_only();
         }
@@ -87,38 +82,4 @@ impl Clients {
         }
         builder.build().expect("certificates were checked when they were read; please report")
     }
-}
-
-/// Follows redirects. (reqwest removes credentials if the origin changes.)
-fn follow(attempt: redirect::Attempt) -> redirect::Action {
-    match redirect_error(&attempt) {
-        Some(reason) => attempt.error(reason),
-        None => attempt.follow(),
-    }
-}
-
-/// Follows redirects on the same host, and stops at others.
-fn follow_on_host(attempt: redirect::Attempt) -> redirect::Action {
-    follow_if(attempt, |from, to| from.host() == to.host())
-}
-
-/// Follows redirects on the same host and port, and stops at others.
-fn follow_on_server(attempt: redirect::Attempt) -> redirect::Action {
-    let port = Url::port_or_known_default;
-    follow_if(attempt, |from, to| from.host() == to.host() && port(from) == port(to))
-}
-
-fn follow_if(attempt: redirect::Attempt, is_allowed: impl Fn(&Url, &Url) -> bool) -> redirect::Action {
-    let is_allowed = attempt.previous().last().is_some_and(|from| is_allowed(from, attempt.url()));
-    if is_allowed || redirect_error(&attempt).is_some() { follow(attempt) } else { attempt.stop() }
-}
-
-/// Returns why a redirect must not be followed. From HTTPS to HTTP is refused: anyone on the path could
-/// replace the content, and not every file has a checksum.
-fn redirect_error(attempt: &redirect::Attempt) -> Option<String> {
-    if attempt.previous().len() > REDIRECT_LIMIT {
-        return Some(format!("more than {REDIRECT_LIMIT} redirects"));
-    }
-    let secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    (secure && attempt.url().scheme() != "https").then(|| "it leads from HTTPS to HTTP".to_owned())
 }

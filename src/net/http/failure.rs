@@ -1,6 +1,5 @@
 //! Turns failed connections and responses with a status of failure into [`FetchError`]s with a hint.
 
-use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
@@ -9,20 +8,24 @@ use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use rustls::{AlertDescription, CertificateError};
 
 use crate::net::error::{FetchError, FetchProblem, root_cause};
+use crate::net::http::body::read_body;
 use crate::net::http::proxy;
+use crate::net::http::resolver::InternalAddress;
+use crate::net::http::retry::RetryPolicy;
 use crate::net::secret::{SERVER_MESSAGE, redacted};
 use crate::net::tls;
+use crate::net::zone::Zone;
 
 const CLIENT_CERTIFICATE_REQUIRED: &str = "server requires a client certificate: use `--client-cert`";
 
 /// Returns the error for a request without a response.
 pub(crate) fn connection_error(object: &str, error: reqwest::Error) -> FetchError {
     let mut url = error.url().map(redacted).unwrap_or_default();
-    if error.is_redirect() {
-        let reason = format!("redirect not followed: {}", root_cause(&error));
-        return FetchError::new(object, FetchProblem::Protocol { url, reason });
+    if let Some(InternalAddress { host, address }) = find_cause(&error) {
+        let found = format!("`{host}` resolves to {address}, {}", Zone::of(*address));
+        return FetchError::new(object, FetchProblem::Internal { url, host: host.clone(), found });
     }
-    if let Some(reason) = find_tls_error(&error).and_then(explain_tls_error) {
+    if let Some(reason) = find_cause(&error).and_then(explain_tls_error) {
         return FetchError::new(object, FetchProblem::Unreachable { url, reason });
     }
     if let Some(proxy) = error.url().and_then(proxy::proxy_for).filter(|_| error.is_connect()) {
@@ -36,16 +39,12 @@ pub(crate) fn connection_error(object: &str, error: reqwest::Error) -> FetchErro
     FetchError { source: Some(error.without_url()), ..FetchError::new(object, problem) }
 }
 
-/// Returns the error for a connection that broke while a body was read.
-#[must_use]
-pub(crate) fn read_error(object: &str, url: &str, error: std::io::Error) -> FetchError {
-    let source = error.into_inner().and_then(|inner| inner.downcast().ok()).map(|inner| *inner);
-    let problem = FetchProblem::Network { url: url.to_owned(), attempts: 1 };
-    FetchError { source, ..FetchError::new(object, problem) }
-}
-
 /// Fails if a response has a status of failure.
-pub(crate) fn check_status(object: &str, response: Response) -> Result<Response, FetchError> {
+pub(crate) fn check_status(
+    object: &str,
+    retries: &RetryPolicy,
+    response: Response,
+) -> Result<Response, FetchError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -54,7 +53,7 @@ pub(crate) fn check_status(object: &str, response: Response) -> Result<Response,
     let retry_after = retry_after(response.headers());
     let mut hint = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
     hint.push_str(&status_hint(status, &response));
-    hint.push_str(&server_message(response));
+    hint.push_str(&server_message(object, retries, response));
     let status = status.as_u16();
     Err(FetchError::new(object, FetchProblem::Status { url, status, hint, retry_after }))
 }
@@ -76,8 +75,10 @@ fn status_hint(status: StatusCode, response: &Response) -> String {
     }
 }
 
-/// Returns the error of TLS itself, if it is the cause.
-fn find_tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+/// Returns the cause of this type.
+fn find_cause<'a, T: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a T> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(found) = error.downcast_ref() {
@@ -85,7 +86,7 @@ fn find_tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'
         }
         // The source of an `io::Error` is not the error in it, but the source of that one.
         let inner = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
-        if let Some(found) = inner.and_then(|inner| find_tls_error(inner)) {
+        if let Some(found) = inner.and_then(|inner| find_cause(inner)) {
             return Some(found);
         }
         cause = error.source();
@@ -129,13 +130,10 @@ fn explain_tls_error(error: &rustls::Error) -> Option<String> {
 }
 
 /// Returns the registry's own message (distribution-spec, "Error Codes"), shortened to one line.
-fn server_message(response: Response) -> String {
+fn server_message(object: &str, retries: &RetryPolicy, response: Response) -> String {
     const LIMIT: u64 = 4 << 10;
     const NGINX_CERTIFICATE_REQUIRED: &[u8] = b"No required SSL certificate was sent";
-    let mut text = Vec::new();
-    if response.take(LIMIT).read_to_end(&mut text).is_err() {
-        return String::new();
-    }
+    let Ok(text) = read_body(object, retries, response, LIMIT) else { return String::new() };
     // nginx sends status 400 with this page.
     if text.windows(NGINX_CERTIFICATE_REQUIRED.len()).any(|part| part == NGINX_CERTIFICATE_REQUIRED) {
         return format!("; {CLIENT_CERTIFICATE_REQUIRED}");
