@@ -3,6 +3,7 @@
 #[cfg(feature = "net")]
 pub mod airbundle;
 pub(crate) mod cat;
+pub(crate) mod console;
 #[cfg(feature = "net")]
 pub(crate) mod credentials;
 pub(crate) mod date;
@@ -41,8 +42,6 @@ pub(crate) mod unpack;
 pub(crate) mod upstream;
 pub(crate) mod verify;
 
-use std::io::{self, Write};
-
 use crate::cli::exit::{Code, Failure};
 
 /// Runs a verb, prints its failure to stderr, and returns the exit code.
@@ -55,9 +54,7 @@ pub(crate) fn run(verb: impl FnOnce() -> Result<Code, Failure>) -> std::process:
     let raised = rustix::process::Rlimit { current: files.maximum, ..files };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
     let code = verb().unwrap_or_else(|failure| {
-        // One write, so that lines of other processes do not get in between. If stderr is closed or its disk
-        // is full, the exit code remains.
-        let _ = io::stderr().write_all(failure.to_string().as_bytes());
+        console::report(&failure.text());
         failure.code
     });
     std::process::ExitCode::from(code as u8)

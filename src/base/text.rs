@@ -33,6 +33,27 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Returns a JSON text with the hidden characters in its strings as `\\uXXXX`, which parsers read as the same
+/// value. (Serializers escape the C0 characters only; outside of strings, these are the layout.)
+#[must_use]
+pub fn escape_json(json: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| c > '\x1f' && is_hidden(c);
+    if !json.contains(is_harmful) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 8);
+    for c in json.chars() {
+        if is_harmful(c) {
+            let units =
+                c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+            escaped.push_str(&units);
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
 /// A line of foreign text without hidden characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
@@ -82,6 +103,21 @@ impl fmt::Display for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_without_hidden_characters_has_the_same_value() {
+        let value = "a\x1b[2J\n\x7f\u{9b}\u{202e}\u{2028}\u{feff}\u{e0041}\u{1d173} ü 🙂";
+        for json in
+            [serde_json::to_string(&[value]).unwrap(), serde_json::to_string_pretty(&[value]).unwrap()]
+        {
+            let escaped = escape_json(&json);
+            assert!(
+                !escaped.contains(|c| is_hidden(c) && c != '\n') && escaped.contains("ü 🙂"),
+                "{escaped}"
+            );
+            assert_eq!(serde_json::from_str::<[String; 1]>(&escaped).unwrap(), [value]);
+        }
+    }
 
     #[test]
     fn what_cannot_be_seen_is_escaped() {

@@ -1,10 +1,11 @@
 //! `unbundle cat`: prints one blob or document of a bundle.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::cli::console;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::commands::cat::{CatError, Output, cat};
@@ -12,7 +13,8 @@ use crate::commands::cat::{CatError, Output, cat};
 /// Write one file, manifest or blob of a bundle to stdout
 ///
 /// If the bundle is a file or volumes, only the frames of this object are read. On stdout, the last bytes are
-/// held back until the digest is verified; on a digest mismatch the exit code is 7.
+/// held back until the digest is verified; on a digest mismatch the exit code is 7. On a terminal, control
+/// characters and invisible characters are escaped.
 #[derive(Debug, Args)]
 pub(crate) struct Cat {
     /// Bundle file, first volume, directories with volumes, or - for stdin
@@ -34,10 +36,10 @@ impl Cat {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let mut reader = self.input.open(&self.bundle, Gaps::Allow)?;
         let contents = reader.contents()?;
-        let mut stdout = io::stdout().lock();
+        let mut stdout = console::object_writer();
         let output = match &self.output {
             Some(path) => Output::File(path),
-            None => Output::Stream(&mut stdout),
+            None => Output::Stream(&mut *stdout),
         };
         let written = cat(&mut reader, &contents, &self.object, output)
             .and_then(|()| stdout.flush().map_err(CatError::Stream));

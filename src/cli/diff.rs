@@ -7,8 +7,9 @@ use clap::Args;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Totals;
 use crate::bundle::read::reader::BundleReader;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::output::{json, print};
+use crate::cli::output::{print, print_json};
 use crate::cli::pack::read_lock;
 use crate::documents::lock::{Change, Diff as Difference, Lock};
 
@@ -28,7 +29,11 @@ impl Diff {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let (old, new) = (read(&self.old)?, read(&self.new)?);
         let diff = Difference::between(&old, &new);
-        print(&if self.json { json(&diff) } else { text(&diff) })?;
+        if self.json {
+            print_json(&diff)?
+        } else {
+            print(&text(&diff))?
+        }
         Ok(Code::Success)
     }
 }
@@ -43,9 +48,9 @@ fn read(path: &Path) -> Result<Lock, Failure> {
     Ok(Lock::of(&contents.layout, &contents.layout.files, &contents.manifests))
 }
 
-fn text(diff: &Difference) -> String {
+fn text(diff: &Difference) -> Text {
     if diff.is_empty() {
-        return "no difference\n".to_owned();
+        return Text::of("no difference");
     }
     let line = |change: &Change| {
         let (sign, what) = match (&change.old, &change.new) {
@@ -58,18 +63,18 @@ fn text(diff: &Difference) -> String {
             (0, removed) => format!("-{}", human_bytes(removed)),
             (added, removed) => format!("+{} -{}", human_bytes(added), human_bytes(removed)),
         };
-        format!("{sign} {what:8} {}  {bytes}\n", change.name)
+        format!("{sign} {what:8} {}  {bytes}", change.name)
     };
-    let mut text = String::new();
+    let mut text = Text::new();
     for (title, changes) in [("images", &diff.images), ("files", &diff.files)] {
         if !changes.is_empty() {
-            text.extend([title, ":\n"]);
-            text.extend(changes.iter().map(line));
+            text.line(format_args!("{title}:"));
+            changes.iter().map(line).for_each(|line| text.line(line));
         }
     }
     let Difference { added, removed, kept, .. } = diff;
     let amount = |amount: &Totals| format!("{} ({})", amount.blobs, human_bytes(amount.bytes));
-    let blobs =
-        format!("blobs: {} added, {} removed, {} kept\n", amount(added), amount(removed), amount(kept));
-    text + &blobs
+    let [added, removed, kept] = [added, removed, kept].map(amount);
+    text.line(format_args!("blobs: {added} added, {removed} removed, {kept} kept"));
+    text
 }

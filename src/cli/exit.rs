@@ -9,6 +9,7 @@ use crate::bundle::format::index::IndexError;
 use crate::bundle::read::discover::DiscoverError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::DamageKind;
+use crate::cli::console::Text;
 use crate::documents::lock::LockError;
 use crate::signature::SignatureError;
 use crate::site::record::RecordError;
@@ -91,6 +92,18 @@ impl Failure {
         self
     }
 
+    /// Returns the messages and the hint.
+    pub(crate) fn text(&self) -> Text {
+        let mut text = Text::new();
+        for message in &self.messages {
+            text.line(format_args!("error: {message}"));
+        }
+        if let Some(hint) = &self.hint {
+            text.line(format_args!("hint: {hint}"));
+        }
+        text
+    }
+
     /// Puts `context` and a colon before each message.
     pub(crate) fn context(mut self, context: impl fmt::Display) -> Self {
         for message in &mut self.messages {
@@ -102,8 +115,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.messages.iter().try_for_each(|message| writeln!(f, "error: {message}"))?;
-        self.hint.iter().try_for_each(|hint| writeln!(f, "hint: {hint}"))
+        self.text().fmt(f)
     }
 }
 
@@ -191,5 +203,7 @@ mod tests {
         assert_eq!(failure.to_string(), "error: one\nerror: two\n");
         let failure = failure.context("cannot count").with_hint("first").with_hint("second");
         assert_eq!(failure.to_string(), "error: cannot count: one\nerror: cannot count: two\nhint: first\n");
+        let failure = Failure::new(Code::Usage, "a\x1b[2J\nerror: b").with_hint("c\nd");
+        assert_eq!(failure.to_string(), "error: a\\u{1b}[2J\\nerror: b\nhint: c\\nd\n");
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::base::units::human_bytes;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
@@ -108,23 +109,23 @@ impl Image {
     }
 }
 
-fn text(summary: &ImageSummary, options: &ImageOptions) -> String {
+fn text(summary: &ImageSummary, options: &ImageOptions) -> Text {
     let what = match options.kind {
         image::Kind::Files => format!("{} files", summary.files),
         image::Kind::Registry(_) => format!("{} images", summary.images),
     };
-    format!(
-        "{}: {what} on {} for {}, in {} layers\n{}: {}, {:.1} s\ndigest {}\nid {}\n",
+    let mut text = Text::of(format_args!(
+        "{}: {what} on {} for {}, in {} layers",
         summary.names.join(", "),
         summary.base,
         summary.platform,
         summary.layers,
-        options.output.display(),
-        human_bytes(summary.size),
-        summary.time.as_secs_f64(),
-        summary.digest,
-        summary.id,
-    )
+    ));
+    let (size, time) = (human_bytes(summary.size), summary.time.as_secs_f64());
+    text.line(format_args!("{}: {size}, {time:.1} s", options.output.display()));
+    text.line(format_args!("digest {}", summary.digest));
+    text.line(format_args!("id {}", summary.id));
+    text
 }
 
 impl From<ImageError> for Failure {

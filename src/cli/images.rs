@@ -1,7 +1,5 @@
 //! `unbundle images`: lists the images of a site, or loads them into a container engine.
 
-use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -9,10 +7,10 @@ use serde::Serialize;
 
 use crate::base::error_chain::chain;
 use crate::base::units::human_bytes;
+use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::listing::ListedImage;
 use crate::cli::ls;
-use crate::cli::output::{json, print};
 use crate::cli::progress::Output;
 use crate::commands::images::engine::{Engine, EngineError};
 use crate::commands::images::site_image::{BlobError, SiteImageError};
@@ -68,7 +66,7 @@ impl Images {
         let images = self.selected(&record)?;
         let Some(kind) = self.load else {
             let listing = ImageListing { images: listed(&images) };
-            print(&self.out.result(|| ls::image_table(listing.images.iter()), || json(&listing)))?;
+            self.out.print_list(&listing, || ls::image_table(listing.images.iter()))?;
             return Ok(Code::Success);
         };
         let options = LoadOptions {
@@ -128,7 +126,7 @@ impl Images {
                 if self.out.json {
                     return usage("cannot write both the archive and JSON to stdout");
                 }
-                if std::io::stdout().is_terminal() {
+                if console::is_stdout_terminal() {
                     let failure = Failure::new(Code::Usage, "cannot write the archive to a terminal");
                     return Err(failure.with_hint("redirect stdout to a file or a pipe"));
                 }
@@ -211,16 +209,16 @@ impl LoadResult {
     }
 }
 
-fn text(summary: &LoadSummary, options: &LoadOptions) -> String {
-    let mut text = String::new();
+fn text(summary: &LoadSummary, options: &LoadOptions) -> Text {
+    let mut text = Text::new();
     for Loaded { reference, .. } in &summary.kept {
-        let _ = writeln!(text, "already present: {reference}");
+        text.line(format_args!("already present: {reference}"));
     }
     for Loaded { reference, file, .. } in &summary.loaded {
-        let _ = match file {
-            Some(file) => writeln!(text, "written: {reference} to {}", file.display()),
-            None => writeln!(text, "loaded: {reference}"),
-        };
+        match file {
+            Some(file) => text.line(format_args!("written: {reference} to {}", file.display())),
+            None => text.line(format_args!("loaded: {reference}")),
+        }
     }
     if summary.loaded.is_empty() && summary.kept.is_empty() {
         return text;
@@ -230,13 +228,12 @@ fn text(summary: &LoadSummary, options: &LoadOptions) -> String {
         _ => ("oci-archive", "written"),
     };
     let (loaded, kept, skipped) = (summary.loaded.len(), summary.kept.len(), summary.skipped.len());
-    let _ = writeln!(
-        text,
+    text.line(format_args!(
         "{target}: {loaded} {done} for {} ({}), {kept} already present, {skipped} omitted; {:.1} s",
         options.platform,
         human_bytes(summary.bytes),
         summary.time.as_secs_f64(),
-    );
+    ));
     text
 }
 

@@ -1,6 +1,6 @@
 //! Opens bundles: a file, volumes, directories with volumes, or stdin.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -11,6 +11,7 @@ use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::reader::BundleReader;
 use crate::bundle::read::sequential::AskForVolume;
 use crate::bundle::read::volume_set::VolumeSet;
+use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
 
@@ -75,7 +76,7 @@ impl InputArgs {
             return Err(Failure { code: Code::Incomplete, messages, hint: None });
         }
         for problem in volumes.problems() {
-            let _ = io::stderr().write_all(format!("warning: {problem}\n").as_bytes());
+            console::report(&Text::of(format_args!("warning: {problem}")));
         }
         Ok(BundleReader::from_volumes(volumes))
     }
@@ -96,15 +97,13 @@ impl InputArgs {
 /// Returns a function that prompts the operator for a volume and returns false at the end of stdin.
 fn prompt(directories: String) -> AskForVolume {
     Box::new(move |problem| {
-        let text = match problem {
+        console::prompt(match problem {
             VolumeProblem::Missing { volume } => format!(
-                "\nconnect the media with `{volume}` at `{directories}` and press Enter (Ctrl-C to abort) "
+                "connect the media with `{volume}` at `{directories}` and press Enter (Ctrl-C to abort)"
             ),
             other => format!(
-                "\n{other}: connect the correct media at `{directories}` and press Enter (Ctrl-C to abort) "
+                "{other}: connect the correct media at `{directories}` and press Enter (Ctrl-C to abort)"
             ),
-        };
-        let _ = io::stderr().write_all(text.as_bytes());
-        io::stdin().read_line(&mut String::new()).is_ok_and(|read| read > 0)
+        })
     })
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::base::fs;
 use crate::base::units::human_bytes;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::print_document;
 use crate::cli::progress::Output;
@@ -66,7 +67,8 @@ impl Inventory {
         let text = || {
             let InventorySummary { blobs, blob_bytes, files, file_bytes } = &summary;
             let [blob_bytes, file_bytes] = [blob_bytes, file_bytes].map(|bytes| human_bytes(*bytes));
-            format!("{}: {blobs} blobs ({blob_bytes}) and {files} files ({file_bytes})\n", path.display())
+            let path = path.display();
+            Text::of(format_args!("{path}: {blobs} blobs ({blob_bytes}) and {files} files ({file_bytes})"))
         };
         self.out.print(&summary, text)?;
         Ok(Code::Success)

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::base::fs::{self, FsError};
+use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::print;
 use crate::signature::signing::{SecretKeyFile, Signer, generate};
@@ -52,11 +53,12 @@ impl Keygen {
         write_secret(&self.output, &key.secret)?;
         fs::write_durably(&public, key.public.as_bytes())?;
         let line = key.public.lines().nth(1).unwrap_or_default();
-        print(&format!(
-            "{}: secret key; sign with `airbundle pack --sign {0}`\n{}: public key for the sites, as a file or as\n{line}\n",
-            self.output.display(),
-            public.display(),
-        ))?;
+        let secret = self.output.display();
+        let mut text =
+            Text::of(format_args!("{secret}: secret key; sign with `airbundle pack --sign {secret}`"));
+        text.line(format_args!("{}: public key for the sites, as a file or as", public.display()));
+        text.line(line);
+        print(&text)?;
         Ok(Code::Success)
     }
 }
@@ -94,8 +96,8 @@ fn passphrase(is_on_stdin: bool, is_new: bool) -> Result<String, Failure> {
     } else if let Some(text) = std::env::var_os(VARIABLE) {
         text.into_string().map_err(|_| failed(&format_args!("`{VARIABLE}` is not valid UTF-8")))?
     } else if stdin().is_terminal() {
-        let text = rpassword::prompt_password("Passphrase: ").map_err(unreadable)?;
-        if is_new && rpassword::prompt_password("Repeat passphrase: ").map_err(unreadable)? != text {
+        let text = prompt_password("Passphrase:").map_err(unreadable)?;
+        if is_new && prompt_password("Repeat passphrase:").map_err(unreadable)? != text {
             return Err(failed(&"the two passphrases differ"));
         }
         text

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::base::error_chain::chain;
 use crate::base::event::Event;
 use crate::base::fs::{self, FsError};
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::commands::lists::generated::GeneratedLists;
@@ -119,10 +120,8 @@ impl Kubespray {
         };
         let text = || {
             let ListsSummary { files, pinned, images, .. } = &summary;
-            format!(
-                "{}: {files} files ({pinned} with a checksum) and {images} images\n",
-                self.output.display()
-            )
+            let output = self.output.display();
+            Text::of(format_args!("{output}: {files} files ({pinned} with a checksum) and {images} images"))
         };
         self.out.print(&summary, text)?;
         Ok(Code::Success)

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::base::fs;
 use crate::base::units::human_bytes;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::pack::read_lock;
 use crate::cli::progress::Output;
@@ -95,7 +96,10 @@ impl Lock {
         let text = || {
             let Locked { files, images, blobs, bytes } = &locked;
             let bytes = human_bytes(*bytes);
-            format!("{files} files and {images} images: {blobs} blobs, {bytes}\n{}\n", path.display())
+            let mut text =
+                Text::of(format_args!("{files} files and {images} images: {blobs} blobs, {bytes}"));
+            text.line(path.display());
+            text
         };
         self.out.print(&locked, text)?;
         Ok(Code::Success)
@@ -123,16 +127,22 @@ fn no_lock(path: &Path) -> Failure {
     Failure::new(code, message).with_hint("make a lock with `airbundle lock`")
 }
 
-fn text(document: &Document, moved: &[Moved]) -> String {
-    let lines = moved.iter().map(|Moved { name, locked, now }| match now {
-        Now::Digest(digest) => format!("moved   {name}\n        was {locked}\n        now {digest}\n"),
-        Now::Size(size) => format!("moved   {name}\n        was {locked}\n        now {size} bytes\n"),
-        Now::Failure(reason) => format!("gone    {name}\n        was {locked}\n        {reason}\n"),
-    });
+fn text(document: &Document, moved: &[Moved]) -> Text {
+    let mut text = Text::new();
+    for Moved { name, locked, now } in moved {
+        let (verb, now) = match now {
+            Now::Digest(digest) => ("moved", format!("now {digest}")),
+            Now::Size(size) => ("moved", format!("now {size} bytes")),
+            Now::Failure(reason) => ("gone", reason.clone()),
+        };
+        text.line(format_args!("{verb:7} {name}"));
+        text.line(format_args!("        was {locked}"));
+        text.line(format_args!("        {now}"));
+    }
     let all = document.files.len() + document.images.len();
-    let last = match moved.len() {
-        0 => format!("no changes in {all} entries\n"),
-        count => format!("{count} of {all} entries changed\n"),
-    };
-    lines.chain([last]).collect()
+    text.line(match moved.len() {
+        0 => format!("no changes in {all} entries"),
+        count => format!("{count} of {all} entries changed"),
+    });
+    text
 }

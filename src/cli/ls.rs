@@ -1,17 +1,18 @@
 //! `unbundle ls`: lists the images and files of a bundle.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::base::text::escape;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Totals;
+use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::listing::{ListedImage, Listing};
-use crate::cli::output::{json, print, print_document};
+use crate::cli::output::{print, print_document, print_json};
 use crate::documents::lock::Lock;
 use crate::oci::reference::Reference;
 
@@ -43,39 +44,43 @@ impl Ls {
         let listing = Listing::read(reader)?;
         if let Some(signed) = listing.signed.as_ref().filter(|_| !self.json) {
             // Scripts read the table on stdout. If stderr is closed, the exit code still tells the result.
-            let _ = writeln!(std::io::stderr(), "{signed}");
+            console::report(&Text::of(signed));
         }
-        print(&if self.json { json(&listing) } else { text(&listing) })?;
+        if self.json {
+            print_json(&listing)?
+        } else {
+            print(&text(&listing))?
+        }
         Ok(Code::Success)
     }
 }
 
-fn text(listing: &Listing) -> String {
+fn text(listing: &Listing) -> Text {
     let files = listing
         .files
         .iter()
         .map(|file| [file.path.clone(), human_bytes(file.size), String::new(), file.digest.to_string()]);
     let mut text = image_table(listing.images.iter().map(|detailed| &detailed.image));
     if !listing.images.is_empty() && !listing.files.is_empty() {
-        text.push('\n');
+        text.line("");
     }
     table(&mut text, ["FILE", "SIZE", "", "SHA256"], &files.collect::<Vec<_>>());
     if !listing.external.is_empty() {
         let Totals { blobs, bytes } = listing.contained;
-        let _ = writeln!(
-            text,
-            "\ndelta: contains {blobs} blobs ({}); the site must already have {} more ({})",
+        text.line("");
+        text.line(format_args!(
+            "delta: contains {blobs} blobs ({}); the site must already have {} more ({})",
             human_bytes(bytes),
             listing.external.len(),
             human_bytes(listing.external.iter().map(|blob| blob.size).sum())
-        );
+        ));
     }
     text
 }
 
 /// Formats a table of images. Referrers and cosign artifacts are only counted, because their names are
 /// digests.
-pub(super) fn image_table<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> String {
+pub(super) fn image_table<'a>(images: impl Iterator<Item = &'a ListedImage> + Clone) -> Text {
     let is_artifact = |image: &&ListedImage| {
         image.reference.parse().is_ok_and(|reference: Reference| reference.is_referrer())
     };
@@ -84,29 +89,32 @@ pub(super) fn image_table<'a>(images: impl Iterator<Item = &'a ListedImage> + Cl
         let platforms = if image.platforms.is_empty() { "-".into() } else { image.platforms.join(",") };
         [image.reference.clone(), human_bytes(image.size), platforms, image.digest.to_string()]
     });
-    let mut text = String::new();
+    let mut text = Text::new();
     table(&mut text, ["IMAGE", "SIZE", "PLATFORMS", "DIGEST"], &rows.collect::<Vec<_>>());
     if artifacts > 0 {
-        let _ = writeln!(text, "and {artifacts} referrers and cosign artifacts: --json lists them");
+        text.line(format_args!("and {artifacts} referrers and cosign artifacts: --json lists them"));
     }
     text
 }
 
 /// Writes columns as wide as their widest cell. The second column is aligned to the right.
-fn table(text: &mut String, header: [&str; 4], rows: &[[String; 4]]) {
+fn table(text: &mut Text, header: [&str; 4], rows: &[[String; 4]]) {
     if rows.is_empty() {
         return;
     }
     let header = header.map(str::to_owned);
+    // Before the widths are computed.
+    let rows =
+        rows.iter().map(|row| row.each_ref().map(|cell| escape(cell).into_owned())).collect::<Vec<_>>();
     let width = |column: usize| {
-        std::iter::once(&header).chain(rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
+        std::iter::once(&header).chain(&rows).map(|row| row[column].chars().count()).max().unwrap_or(0)
     };
     let widths = [width(0), width(1), width(2)];
-    for [first, second, third, last] in std::iter::once(&header).chain(rows) {
-        let _ = write!(text, "{first:0$}  {second:>1$}", widths[0], widths[1]);
+    for [first, second, third, last] in std::iter::once(&header).chain(&rows) {
+        let mut line = format!("{first:0$}  {second:>1$}", widths[0], widths[1]);
         if widths[2] > 0 {
-            let _ = write!(text, "  {third:0$}", widths[2]);
+            let _ = write!(line, "  {third:0$}", widths[2]); // into memory
         }
-        let _ = writeln!(text, "  {last}");
+        text.line(format_args!("{line}  {last}"));
     }
 }

@@ -13,6 +13,7 @@ use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::volume_name::SUMS;
+use crate::cli::console::Text;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::signer;
@@ -161,36 +162,40 @@ impl Pack {
     }
 }
 
-fn text(summary: &PackSummary, options: &PackOptions) -> String {
+fn text(summary: &PackSummary, options: &PackOptions) -> Text {
     let mut sources = format!("{} fetched", human_bytes(summary.bytes_fetched));
     for (bytes, source) in [(summary.bytes_resumed, "resumed"), (summary.bytes_reused, "reused")] {
         if bytes > 0 {
             sources = format!("{sources}, {} {source}", human_bytes(bytes));
         }
     }
-    let delta = match summary.blobs_left_out {
-        0 if options.base.is_empty() => String::new(),
-        0 => "not a delta: the base contains none of the blobs\n".to_owned(),
-        blobs => {
-            let bytes = human_bytes(summary.bytes_left_out);
-            format!("delta: {blobs} more blobs ({bytes}) omitted, because the site has them\n")
-        }
-    };
-    let volumes = match summary.volumes.len() {
-        0 => String::new(),
-        count => format!(" in {count} volumes, and {SUMS}"),
-    };
-    format!(
-        "{} files and {} images: {} blobs, {sources}, {} deduplicated\n{delta}{}: {}{volumes}, {:.1} s\nidentity {}\n",
+    let mut text = Text::of(format_args!(
+        "{} files and {} images: {} blobs, {sources}, {} deduplicated",
         summary.files,
         summary.images,
         summary.blobs,
         human_bytes(summary.bytes_shared),
+    ));
+    match summary.blobs_left_out {
+        0 if options.base.is_empty() => {}
+        0 => text.line("not a delta: the base contains none of the blobs"),
+        blobs => {
+            let bytes = human_bytes(summary.bytes_left_out);
+            text.line(format_args!("delta: {blobs} more blobs ({bytes}) omitted, because the site has them"));
+        }
+    }
+    let volumes = match summary.volumes.len() {
+        0 => String::new(),
+        count => format!(" in {count} volumes, and {SUMS}"),
+    };
+    text.line(format_args!(
+        "{}: {}{volumes}, {:.1} s",
         options.output.display(),
         human_bytes(summary.bundle_size),
         summary.time.as_secs_f64(),
-        summary.identity,
-    )
+    ));
+    text.line(format_args!("identity {}", summary.identity));
+    text
 }
 
 /// Reads lists, or one lock.

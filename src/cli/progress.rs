@@ -1,7 +1,7 @@
 //! Shows events: progress bars on a terminal, plain lines in a log, or JSON.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{IsTerminal, Write};
+use std::fmt::Display;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::base::event::{Event, Report, Silent};
+use crate::base::text::escape;
 use crate::base::units::human_bytes;
+use crate::cli::console::{self, Text};
 use crate::cli::exit::Failure;
-use crate::cli::output::{print, summary_json};
+use crate::cli::output::{print, print_json, print_summary};
 
 /// Minimum size of an object with a progress bar of its own, in bytes. Bars of smaller ones would only
 /// flicker.
@@ -40,7 +42,7 @@ impl Output {
             work(&Silent)
         } else if self.json {
             work(&Json { meter: Mutex::new(Meter::new(JSON_INTERVAL)) })
-        } else if std::io::stderr().is_terminal() {
+        } else if console::is_stderr_terminal() {
             work(&Terminal::new())
         } else {
             work(&Log { meter: Mutex::new(Meter::new(LOG_INTERVAL)) })
@@ -48,21 +50,24 @@ impl Output {
     }
 
     /// Prints the summary to stdout, as text or as the last line of `--json`.
-    pub(crate) fn print(
-        self,
-        summary: &impl Serialize,
-        text: impl FnOnce() -> String,
-    ) -> Result<(), Failure> {
-        print(&self.result(text, || summary_json(summary)))
+    pub(crate) fn print(self, summary: &impl Serialize, text: impl FnOnce() -> Text) -> Result<(), Failure> {
+        match self {
+            Self { quiet: true, .. } => Ok(()),
+            Self { json: true, .. } => print_summary(summary),
+            _ => print(&text()),
+        }
     }
 
-    /// Selects the form of a result. With `--quiet` it is empty.
-    #[must_use]
-    pub(crate) fn result(self, text: impl FnOnce() -> String, json: impl FnOnce() -> String) -> String {
+    /// Prints a list to stdout, as text or as one JSON object that is not an event.
+    pub(crate) fn print_list(
+        self,
+        list: &impl Serialize,
+        text: impl FnOnce() -> Text,
+    ) -> Result<(), Failure> {
         match self {
-            Self { quiet: true, .. } => String::new(),
-            Self { json: true, .. } => json(),
-            _ => text(),
+            Self { quiet: true, .. } => Ok(()),
+            Self { json: true, .. } => print_json(list),
+            _ => print(&text()),
         }
     }
 }
@@ -110,7 +115,7 @@ impl Terminal {
             Some(_) => "  {wide_msg} [{bar:20.green}] {decimal_bytes:>10}/{decimal_total_bytes:10}",
             None => "  {wide_msg} {spinner:.green} {decimal_bytes:>10}",
         }));
-        bar.set_message(object.to_owned());
+        bar.set_message(escape(object).into_owned());
         if bytes.is_some() {
             self.show(&bar);
         }
@@ -134,8 +139,8 @@ impl Terminal {
         }
     }
 
-    fn line(&self, line: String) {
-        let _ = self.all.println(line); // the terminal may be gone
+    fn line(&self, line: impl Display) {
+        let _ = self.all.println(escape(&line.to_string())); // the terminal may be gone
     }
 }
 
@@ -158,8 +163,8 @@ impl Report for Terminal {
                 }
             }
             Event::Retry { object, reason, wait } => self.line(retry_line(object, reason, *wait)),
-            Event::Note { message } => self.line(message.clone()),
-            Event::Warning { message } => self.line(format!("warning: {message}")),
+            Event::Note { message } => self.line(message),
+            Event::Warning { message } => self.line(format_args!("warning: {message}")),
         }
     }
 }
@@ -192,7 +197,7 @@ impl Report for Log {
             Event::Note { message } => message.clone(),
             Event::Warning { message } => format!("warning: {message}"),
         };
-        let _ = writeln!(std::io::stderr(), "{line}"); // stderr may be closed
+        console::report(&Text::of(line));
     }
 }
 
@@ -224,7 +229,7 @@ impl Report for Json {
             Event::Progress { .. } => return,
             event => serde_json::json!(event),
         };
-        let _ = writeln!(std::io::stdout(), "{line}"); // stdout may be closed
+        let _ = console::print_json(&format!("{line}\n")); // stdout may be closed
     }
 }
 

@@ -1,11 +1,11 @@
 //! `unbundle prune`: removes from a site what no kept bundle contains.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 
 use crate::base::units::human_bytes;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
@@ -49,31 +49,29 @@ impl Prune {
         Ok(Code::Success)
     }
 
-    fn text(&self, summary: &PruneSummary) -> String {
+    fn text(&self, summary: &PruneSummary) -> Text {
         let site = self.site.display();
         if summary.is_nothing() {
-            return format!("{site}: nothing to remove, {:.1} s\n", summary.time.as_secs_f64());
+            let time = summary.time.as_secs_f64();
+            return Text::of(format_args!("{site}: nothing to remove, {time:.1} s"));
         }
-        let mut text = String::new();
+        let mut text = Text::new();
         let removed = if summary.removed { "removed" } else { "would remove" };
         for (kind, names) in [("image", &summary.images), ("file", &summary.files)] {
             for name in names {
-                let _ = writeln!(text, "{removed} {kind} {name}");
+                text.line(format_args!("{removed} {kind} {name}"));
             }
         }
         let PruneSummary { images, files, blobs, bytes, file_bytes, links, time, .. } = summary;
         let [bytes, file_bytes] = [bytes, file_bytes].map(|bytes| human_bytes(*bytes));
-        let _ = writeln!(
-            text,
-            "{site}: {removed} {} images with {blobs} blobs ({bytes}) and {links} links, and {} files ({file_bytes}), {:.1} s",
+        text.line(format_args!("{site}: {removed} {} images with {blobs} blobs ({bytes}) and {links} links, and {} files ({file_bytes}), {:.1} s",
             images.len(),
             files.len(),
-            time.as_secs_f64()
-        );
+            time.as_secs_f64()));
         if !summary.removed {
-            let _ = writeln!(text, "nothing was removed: run again with --yes");
+            text.line("nothing was removed: run again with --yes");
         } else if self.site.join("conf/settings.json").exists() {
-            let _ = writeln!(text, "next: unbundle site {site}   (updates the catalog page)");
+            text.line(format_args!("next: unbundle site {site}   (updates the catalog page)"));
         }
         text
     }

@@ -1,6 +1,5 @@
 //! `unbundle repair`: writes an intact copy of a corrupt bundle.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +8,7 @@ use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::commands::repair::{RepairError, RepairSummary, repair};
@@ -53,15 +53,15 @@ fn code(error: &RepairError) -> Code {
     }
 }
 
-fn text(summary: &RepairSummary) -> String {
-    let mut text = String::new();
+fn text(summary: &RepairSummary) -> Text {
+    let mut text = Text::new();
     for volume in &summary.repaired {
         let state = match volume.places {
             0 => "was intact".to_owned(),
             1 => "1 corrupt range repaired".to_owned(),
             ranges => format!("{ranges} corrupt ranges repaired"),
         };
-        let _ = writeln!(text, "{}: {}, {state}", volume.path.display(), human_bytes(volume.size));
+        text.line(format_args!("{}: {}, {state}", volume.path.display(), human_bytes(volume.size)));
     }
     text
 }

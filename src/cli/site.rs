@@ -1,6 +1,5 @@
 //! `unbundle site`: writes the configuration of the servers and clients of a site.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,8 +10,9 @@ use serde::Serialize;
 
 use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
+use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
-use crate::cli::output::{json, print};
+use crate::cli::output::{print, print_json};
 use crate::commands::site::{Changes, ConfError, Configured, configure};
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::tls::{Issued, TlsError, day};
@@ -78,7 +78,11 @@ impl Site {
             user: user.clone(),
         };
         let configured = configure(&self.site, self.conf.as_deref(), changes)?;
-        print(&if self.json { summary(&configured) } else { text(&configured, self.apply, self.start) })?;
+        if self.json {
+            print_json(&summary(&configured))?;
+        } else {
+            print(&text(&configured, self.apply, self.start))?;
+        }
         let conf = &configured.setup.conf;
         if self.apply {
             let password = user.flatten().map(|(_, password)| password);
@@ -96,7 +100,7 @@ fn password(user: &str) -> Result<String, Failure> {
     let failed =
         |error: std::io::Error| Failure::new(Code::Usage, format!("cannot read the password: {error}"));
     if std::io::stdin().is_terminal() {
-        return rpassword::prompt_password(format!("Password for {user}: ")).map_err(failed);
+        return prompt_password(format_args!("Password for {user}:")).map_err(failed);
     }
     let mut text = String::new();
     std::io::stdin().take(1024).read_to_string(&mut text).map_err(failed)?;
@@ -118,44 +122,48 @@ fn command(path: &Path, arguments: &[&str], password: Option<String>) -> Result<
     Err(failure.with_hint("see the output above"))
 }
 
-fn text(configured: &Configured, apply: bool, start: bool) -> String {
+fn text(configured: &Configured, apply: bool, start: bool) -> Text {
     let Configured { setup, written, kept, issued, page } = configured;
     let conf = setup.conf.display();
-    let mut text = format!(
-        "{}: {} files and {} images\n",
+    let mut text = Text::of(format_args!(
+        "{}: {} files and {} images",
         setup.site.display(),
         setup.record.files.len(),
         setup.record.images.len()
-    );
-    let _ = if written.is_empty() && kept.is_empty() {
-        writeln!(text, "{conf}: up to date")
+    ));
+    text.line(if written.is_empty() && kept.is_empty() {
+        format!("{conf}: up to date")
     } else {
-        writeln!(text, "{conf}: {} written", written.len())
-    };
+        format!("{conf}: {} written", written.len())
+    });
     for name in kept {
-        let _ = writeln!(text, "kept: {conf}/{name} was edited; the generated version is {conf}/{name}.new");
+        text.line(format_args!("kept: {conf}/{name} was edited; the generated version is {conf}/{name}.new"));
     }
     if let Err(error) = page {
         let page = setup.files.join("index.html");
-        let _ = writeln!(text, "warning: cannot write the catalog page {}: {}", page.display(), chain(error));
+        text.line(format_args!(
+            "warning: cannot write the catalog page {}: {}",
+            page.display(),
+            chain(error)
+        ));
     }
-    let _ = writeln!(text, "certificate: {}", certificate(issued, &setup.settings.host));
-    let _ = match &setup.settings.user {
-        Some(user) => writeln!(text, "user: {user}"),
-        None => writeln!(text, "user: none; reading requires no login (--user NAME)"),
-    };
-    let _ = writeln!(text, "files: {}/  registry: {}", setup.files_url(), setup.registry_url());
+    text.line(format_args!("certificate: {}", certificate(issued, &setup.settings.host)));
+    match &setup.settings.user {
+        Some(user) => text.line(format_args!("user: {user}")),
+        None => text.line("user: none; reading requires no login (--user NAME)"),
+    }
+    text.line(format_args!("files: {}/  registry: {}", setup.files_url(), setup.registry_url()));
     if !start {
-        let _ = writeln!(text, "\nstart the site:    {conf}/site start");
+        text.line("");
+        text.line(format_args!("start the site:    {conf}/site start"));
     }
     if !apply {
-        let _ = writeln!(
-            text,
+        text.line(format_args!(
             "on every client:   sh trust.sh   (a copy of {conf}/trust.sh; on this host: --apply)"
-        );
-        text += &manual_steps(setup);
+        ));
+        text.append(&manual_steps(setup));
     }
-    let _ = writeln!(text, "for Kubespray:     {conf}/kubespray/offline.yml");
+    text.line(format_args!("for Kubespray:     {conf}/kubespray/offline.yml"));
     text
 }
 
@@ -176,21 +184,23 @@ fn certificate(issued: &Issued, host: &str) -> String {
 }
 
 /// Returns the commands of `trust.sh`, for clients that are configured manually.
-fn manual_steps(setup: &Setup) -> String {
+fn manual_steps(setup: &Setup) -> Text {
     let registry = setup.registry_host();
     let conf = setup.conf.display();
-    let mut text = format!("  or manually:\n    echo '{}' >> /etc/hosts\n", hosts_line(setup));
+    let mut text = Text::of("  or manually:");
+    text.line(format_args!("    echo '{}' >> /etc/hosts", hosts_line(setup)));
     if setup.ca.is_some() {
-        let _ = write!(
-            text,
-            "    install -D {conf}/ca.crt /etc/docker/certs.d/{registry}/ca.crt\n    install -D {conf}/ca.crt \
-             /etc/containers/certs.d/{registry}/ca.crt\n    install -D {conf}/ca.crt \
-             /etc/containerd/certs.d/{registry}/ca.crt\n    cp {conf}/ca.crt \
-             /usr/local/share/ca-certificates/airbundle.crt && update-ca-certificates   # Debian, Ubuntu\n    cp \
-             {conf}/ca.crt /etc/pki/ca-trust/source/anchors/airbundle.crt && update-ca-trust            # Red Hat\n"
-        );
+        for client in ["docker", "containers", "containerd"] {
+            text.line(format_args!("    install -D {conf}/ca.crt /etc/{client}/certs.d/{registry}/ca.crt"));
+        }
+        text.line(format_args!(
+            "    cp {conf}/ca.crt /usr/local/share/ca-certificates/airbundle.crt && update-ca-certificates   # Debian, Ubuntu"
+        ));
+        text.line(format_args!(
+            "    cp {conf}/ca.crt /etc/pki/ca-trust/source/anchors/airbundle.crt && update-ca-trust            # Red Hat"
+        ));
     }
-    let _ = writeln!(text, "    cp -r {conf}/containerd/certs.d /etc/containerd/");
+    text.line(format_args!("    cp -r {conf}/containerd/certs.d /etc/containerd/"));
     text
 }
 
@@ -215,9 +225,9 @@ pub(super) struct SiteSummary<'a> {
     certificate_until: Option<String>,
 }
 
-fn summary(configured: &Configured) -> String {
+fn summary(configured: &Configured) -> SiteSummary<'_> {
     let Configured { setup, written, kept, issued, .. } = configured;
-    json(&SiteSummary {
+    SiteSummary {
         conf: &setup.conf,
         written,
         kept,
@@ -230,7 +240,7 @@ fn summary(configured: &Configured) -> String {
                 Some(day(*until))
             }
         },
-    })
+    }
 }
 
 fn parse_tls(text: &str) -> Result<Tls, String> {

@@ -1,6 +1,5 @@
 //! `unbundle unpack`: writes the files and images of a bundle to a site.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -8,9 +7,10 @@ use serde::Serialize;
 
 use crate::base::units::human_bytes;
 use crate::bundle::read::select::{Pattern, Selection};
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
-use crate::cli::output::{print, summary_json};
+use crate::cli::output::print_summary;
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
@@ -94,14 +94,18 @@ impl Unpack {
             && self.out.json
         {
             // The error message names only the first few.
-            print(&summary_json(&MissingBlobs { missing }))?;
+            print_summary(&MissingBlobs { missing })?;
         }
         let summary = match result {
             // `--keep-going` helps only if the documents at the start of the bundle are intact.
             Err(error @ UnpackError::Damaged { .. }) => return Err(with_hint(error.into())),
             other => other?,
         };
-        self.out.print(&summary, || text(&summary, &options) + &next(&options.site, &summary))?;
+        self.out.print(&summary, || {
+            let mut text = text(&summary, &options);
+            text.append(&next(&options.site, &summary));
+            text
+        })?;
         match summary.omitted.iter().map(|left_out| left_out.trouble).max() {
             None => Ok(Code::Success),
             Some(worst) => Err(Failure::new(worst.into(), omitted(&summary, &options.site))),
@@ -127,21 +131,19 @@ fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 
 /// Returns the next command. `unbundle site` must run after each change, because it reads the contents of the
 /// site.
-fn next(site: &Path, summary: &UnpackSummary) -> String {
+fn next(site: &Path, summary: &UnpackSummary) -> Text {
     let configured = site.join("conf/settings.json").exists();
     match (configured, summary.is_unchanged()) {
-        (true, true) => String::new(),
-        (true, false) => {
-            format!(
-                "next: unbundle site {0} && {0}/conf/site start   (updates the configuration)\n",
-                site.display()
-            )
-        }
-        (false, _) => format!("next: unbundle site {0}   (see {0}/README.md)\n", site.display()),
+        (true, true) => Text::new(),
+        (true, false) => Text::of(format_args!(
+            "next: unbundle site {0} && {0}/conf/site start   (updates the configuration)",
+            site.display()
+        )),
+        (false, _) => Text::of(format_args!("next: unbundle site {0}   (see {0}/README.md)", site.display())),
     }
 }
 
-fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
+fn text(summary: &UnpackSummary, options: &UnpackOptions) -> Text {
     let of = |count: usize, all: usize| {
         if count == all { count.to_string() } else { format!("{count} of {all}") }
     };
@@ -152,19 +154,21 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
         of(summary.images, summary.bundle.images)
     );
     if summary.is_unchanged() && summary.omitted.is_empty() {
-        return format!("{contents} are up to date: nothing to do, {:.1} s\n", summary.time.as_secs_f64());
+        let time = summary.time.as_secs_f64();
+        return Text::of(format_args!("{contents} are up to date: nothing to do, {time:.1} s"));
     }
-    let mut text = format!(
-        "{contents}\n{} written ({}), {} repaired, {} already present; {} links; {:.1} s\n",
+    let mut text = Text::of(contents);
+    text.line(format_args!(
+        "{} written ({}), {} repaired, {} already present; {} links; {:.1} s",
         summary.written,
         human_bytes(summary.bytes_written),
         summary.repaired,
         summary.kept,
         summary.links_written,
         summary.time.as_secs_f64(),
-    );
+    ));
     for OmittedItem { name, problem, .. } in &summary.omitted {
-        let _ = writeln!(text, "omitted: {name}: {problem}");
+        text.line(format_args!("omitted: {name}: {problem}"));
     }
     text
 }

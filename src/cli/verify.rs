@@ -8,6 +8,7 @@ use clap::Args;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Totals;
 use crate::bundle::read::problem::DamageKind;
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
@@ -76,43 +77,43 @@ fn word(trouble: DamageKind) -> &'static str {
     }
 }
 
-fn text(verdict: &Verdict) -> String {
-    let mut text = String::new();
+fn text(verdict: &Verdict) -> Text {
+    let mut text = Text::new();
     for Damage { object, owners, places, trouble, problem } in &verdict.damage {
         let places: Vec<_> = places.iter().map(ToString::to_string).collect();
         let at = if places.is_empty() { String::new() } else { format!(" at {}", places.join(", ")) };
-        let _ = writeln!(text, "{}: {object}: {problem}{at}", word(*trouble));
+        text.line(format_args!("{}: {object}: {problem}{at}", word(*trouble)));
         for owner in owners {
-            let _ = writeln!(text, "  needed by {owner}");
+            text.line(format_args!("  needed by {owner}"));
         }
     }
     if let Some(repaired) = repaired_text(&verdict.repaired) {
-        let _ = writeln!(text, "{repaired}");
+        text.line(format_args!("{repaired}"));
     }
     for problem in &verdict.problems {
-        let _ = writeln!(text, "{problem}");
+        text.line(format_args!("{problem}"));
     }
     if verdict.volumes.len() > 1 {
         for VolumeState { name, trouble, .. } in &verdict.volumes {
             if let Some(trouble) = trouble {
-                let _ = writeln!(text, "volume {name}: {}: copy it again", word(*trouble));
+                text.line(format_args!("volume {name}: {}: copy it again", word(*trouble)));
             }
         }
     }
     if verdict.worst().is_none() {
         let (blobs, bytes) = (verdict.blobs, human_bytes(verdict.bytes));
-        let _ = if verdict.contents_read {
-            writeln!(text, "intact: {blobs} blobs, {bytes}")
+        text.line(if verdict.contents_read {
+            format!("intact: {blobs} blobs, {bytes}")
         } else {
-            writeln!(text, "complete: {blobs} blobs, {bytes}; only structure and sizes were verified")
-        };
+            format!("complete: {blobs} blobs, {bytes}; only structure and sizes were verified")
+        });
         if !verdict.left_out.is_nothing() {
             let Totals { blobs, bytes } = verdict.left_out;
             let bytes = human_bytes(bytes);
-            let _ = writeln!(text, "delta: the site must already have {blobs} more blobs ({bytes})");
+            text.line(format_args!("delta: the site must already have {blobs} more blobs ({bytes})"));
         }
-        let _ = writeln!(text, "identity {}", verdict.identity);
-        let _ = verdict.signed.iter().try_for_each(|signed| writeln!(text, "{signed}"));
+        text.line(format_args!("identity {}", verdict.identity));
+        verdict.signed.iter().for_each(|signed| text.line(signed));
     }
     text
 }
