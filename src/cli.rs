@@ -42,10 +42,24 @@ pub(crate) mod unpack;
 pub(crate) mod upstream;
 pub(crate) mod verify;
 
+use clap::Parser;
+
+use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 
-/// Runs a verb, prints its failure to stderr, and returns the exit code.
-pub(crate) fn run(verb: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCode {
+/// Parses the process arguments, runs the verb, prints its failure to stderr, and returns the exit code.
+pub(crate) fn run<T: Parser>(verb: impl FnOnce(T) -> Result<Code, Failure>) -> std::process::ExitCode {
+    let arguments = match T::try_parse() {
+        // Names of files can be arguments, and therefore not the user's own words.
+        Err(error) if error.use_stderr() => {
+            let mut text = Text::new();
+            error.render().to_string().lines().for_each(|line| text.line(line));
+            console::report(&text);
+            return std::process::ExitCode::from(Code::Usage as u8);
+        }
+        Err(help) => help.exit(),
+        Ok(arguments) => arguments,
+    };
     // Servers with other user IDs must be able to read what is written, whatever the shell's umask is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails
@@ -53,7 +67,7 @@ pub(crate) fn run(verb: impl FnOnce() -> Result<Code, Failure>) -> std::process:
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, ..files };
     let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
-    let code = verb().unwrap_or_else(|failure| {
+    let code = verb(arguments).unwrap_or_else(|failure| {
         console::report(&failure.text());
         failure.code
     });

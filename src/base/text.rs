@@ -1,7 +1,7 @@
 //! Text from outside: which characters a terminal or a parser could obey, and how they are shown.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Deref;
 use std::str::FromStr;
 
@@ -44,9 +44,9 @@ pub fn escape_json(json: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(json.len() + 8);
     for c in json.chars() {
         if is_harmful(c) {
-            let units =
-                c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
-            escaped.push_str(&units);
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}"); // into memory
+            }
         } else {
             escaped.push(c);
         }

@@ -26,8 +26,7 @@ enum Verb {
 /// Parses the process arguments, runs the verb, and returns the exit code.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
-    let Airbundle { verb } = Airbundle::parse();
-    cli::run(|| match verb {
+    cli::run(|Airbundle { verb }| match verb {
         Verb::Pack(pack) => pack.run(),
         Verb::Lock(lock) => lock.run(),
         Verb::Diff(diff) => diff.run(),

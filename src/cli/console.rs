@@ -4,7 +4,7 @@
 //! to the standard streams (`tests/house`), and no text gets here unless it was made of lines, which are
 //! escaped. Therefore no byte from outside can move the cursor, hide text, or begin a line of its own.
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write as _};
 use std::io::{self, IsTerminal as _, Write};
 
 use crate::base::text::{escape, escape_json, is_hidden};
@@ -122,7 +122,7 @@ impl<W: Write> Write for Escaping<W> {
             if chunks.peek().is_none() && is_incomplete {
                 self.start = invalid.to_vec();
             } else {
-                text.extend(invalid.iter().map(|byte| format!("\\x{byte:02x}")));
+                push_bytes(&mut text, invalid);
             }
         }
         self.out.write_all(text.as_bytes())?;
@@ -130,10 +130,16 @@ impl<W: Write> Write for Escaping<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let start = std::mem::take(&mut self.start);
-        let text: String = start.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        let mut text = String::new();
+        push_bytes(&mut text, &std::mem::take(&mut self.start));
         self.out.write_all(text.as_bytes())?;
         self.out.flush()
+    }
+}
+
+fn push_bytes(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        let _ = write!(text, "\\x{byte:02x}"); // into memory
     }
 }
 

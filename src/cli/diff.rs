@@ -30,9 +30,9 @@ impl Diff {
         let (old, new) = (read(&self.old)?, read(&self.new)?);
         let diff = Difference::between(&old, &new);
         if self.json {
-            print_json(&diff)?
+            print_json(&diff)?;
         } else {
-            print(&text(&diff))?
+            print(&text(&diff))?;
         }
         Ok(Code::Success)
     }

@@ -47,9 +47,9 @@ impl Ls {
             console::report(&Text::of(signed));
         }
         if self.json {
-            print_json(&listing)?
+            print_json(&listing)?;
         } else {
-            print(&text(&listing))?
+            print(&text(&listing))?;
         }
         Ok(Code::Success)
     }

@@ -29,8 +29,7 @@ enum Verb {
 /// Parses the process arguments, runs the verb, and returns the exit code.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
-    let Unbundle { verb } = Unbundle::parse();
-    cli::run(|| match verb {
+    cli::run(|Unbundle { verb }| match verb {
         Verb::Unpack(unpack) => unpack.run(),
         Verb::Ls(ls) => ls.run(),
         Verb::Cat(cat) => cat.run(),

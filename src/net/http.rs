@@ -98,7 +98,10 @@ impl Http {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let response = send(object, request, timeout)?;
-            self.record_peer(&url, &response, reach);
+            // Unless it is the address of a proxy.
+            if let Some(peer) = response.remote_addr().filter(|_| proxy::proxy_for(&url).is_none()) {
+                reach.record(&url, peer.ip());
+            }
             let Some(target) = redirect_target(&response) else { return Ok(response) };
             if let Some(reason) = redirect_error(&url, &target) {
                 let url = redacted(&target);
@@ -159,13 +162,6 @@ impl Http {
         // reqwest applies this timeout to the entire response.
         let left = self.retries.time_left().filter(|left| *left < self.limits.idle);
         Ok((client, left.map(|left| left.max(Duration::from_millis(1)))))
-    }
-
-    /// Records the address of the server, unless it is the address of a proxy.
-    fn record_peer(&self, url: &Url, response: &Response, reach: &Reach) {
-        if let Some(peer) = response.remote_addr().filter(|_| proxy::proxy_for(url).is_none()) {
-            reach.record(url, peer.ip());
-        }
     }
 }
 

@@ -70,11 +70,9 @@ impl Zone {
             [0, 0, 0, 0, 0, 0, 0, 1] => Self::Loopback,
             [0, 0, 0, 0, 0, 0, 0, 0] | [0xfe80..=0xfebf | 0xff00..=0xffff, ..] => Self::Special,
             [0xfc00..=0xfdff | 0xfec0..=0xfeff, ..] => Self::Private,
-            // Mapped, translated (RFC 2765) and compatible addresses.
-            [0, 0, 0, 0, 0, 0xffff, high, low]
+            // IPv4-compatible, IPv4-mapped and IPv4-translated (RFC 2765); NAT64 (RFC 6052); 6to4 (RFC 3056).
+            [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
             | [0, 0, 0, 0, 0xffff, 0, high, low]
-            | [0, 0, 0, 0, 0, 0, high, low]
-            // NAT64 (RFC 6052) and 6to4 (RFC 3056).
             | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
             | [0x2002, high, low, ..] => embedded(high, low),
             // NAT64 prefixes of a network (RFC 8215).
