@@ -43,12 +43,19 @@ pub(crate) mod verify;
 
 use std::io::{self, Write};
 
+use crate::base::own_file::default_mode;
 use crate::cli::exit::{Code, Failure};
+
+/// Makes new files readable by all users, whatever the shell's umask is: for the verbs that write the trees of
+/// a site, which servers with other user IDs read.
+pub(crate) fn allow_readers() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
 
 /// Runs a verb, prints its failure to stderr, and returns the exit code.
 pub(crate) fn run(verb: impl FnOnce() -> Result<Code, Failure>) -> std::process::ExitCode {
-    // Servers with other user IDs must be able to read what is written, whatever the shell's umask is.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Before there are threads.
+    default_mode();
     // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails
     // later.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
