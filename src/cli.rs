@@ -44,8 +44,15 @@ pub(crate) mod verify;
 
 use clap::Parser;
 
+use crate::base::own_file::default_mode;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
+
+/// Makes new files readable by all users, whatever the shell's umask is: for the verbs that write the trees of
+/// a site, which servers with other user IDs read.
+pub(crate) fn allow_readers() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+}
 
 /// Parses the process arguments, runs the verb, prints its failure to stderr, and returns the exit code.
 pub(crate) fn run<T: Parser>(verb: impl FnOnce(T) -> Result<Code, Failure>) -> std::process::ExitCode {
@@ -60,8 +67,8 @@ pub(crate) fn run<T: Parser>(verb: impl FnOnce(T) -> Result<Code, Failure>) -> s
         Err(help) => help.exit(),
         Ok(arguments) => arguments,
     };
-    // Servers with other user IDs must be able to read what is written, whatever the shell's umask is.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // Before there are threads.
+    default_mode();
     // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails
     // later.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);

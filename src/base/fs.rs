@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 /// A failed file system call.
@@ -76,19 +76,6 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), FsError> {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result.map_err(FsError::at("remove", path)),
     }
-}
-
-/// Writes a file atomically and durably: writes and syncs `path.partial`, then renames it.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
-    let partial = partial(path);
-    let mut file = File::create(&partial).map_err(FsError::at("create", &partial))?;
-    let written =
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(FsError::at("write", &partial));
-    let renamed = written.and_then(|()| rename_durably(&partial, path));
-    if renamed.is_err() {
-        let _ = fs::remove_file(&partial); // the first error is returned
-    }
-    renamed
 }
 
 /// Returns the path of a file until it is complete: `path.partial`.

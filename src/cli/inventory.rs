@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::fs;
+use crate::base::output_file::{Access, OutputFile};
 use crate::base::units::human_bytes;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
@@ -62,7 +62,7 @@ impl Inventory {
             print_document(inventory.to_json())?;
             return Ok(Code::Success);
         };
-        fs::write_durably(path, &inventory.to_json())?;
+        OutputFile::write(path, Access::Default, &inventory.to_json())?;
         let summary = InventorySummary::of(&inventory);
         let text = || {
             let InventorySummary { blobs, blob_bytes, files, file_bytes } = &summary;

@@ -1,13 +1,12 @@
 //! `airbundle keygen`: generates signing keys, and opens them for `pack --sign`.
 
-use std::fs::File;
-use std::io::{IsTerminal as _, Read as _, Write as _, stdin};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{IsTerminal as _, Read as _, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::base::fs::{self, FsError};
+use crate::base::fs;
+use crate::base::output_file::{Access, OutputFile};
 use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::print;
@@ -50,8 +49,8 @@ impl Keygen {
         let passphrase =
             if self.no_passphrase { None } else { Some(passphrase(self.passphrase_stdin, true)?) };
         let key = generate(passphrase);
-        write_secret(&self.output, &key.secret)?;
-        fs::write_durably(&public, key.public.as_bytes())?;
+        OutputFile::write_new(&self.output, Access::Private, key.secret.as_bytes())?;
+        OutputFile::write_new(&public, Access::Default, key.public.as_bytes())?;
         let line = key.public.lines().nth(1).unwrap_or_default();
         let secret = self.output.display();
         let mut text =
@@ -61,14 +60,6 @@ impl Keygen {
         print(&text)?;
         Ok(Code::Success)
     }
-}
-
-/// Creates the file with mode 0600, so that other users cannot read it while it is written.
-fn write_secret(path: &Path, text: &str) -> Result<(), FsError> {
-    let file = File::options().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.map_err(FsError::at("create", path))?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(FsError::at("write", path))?;
-    fs::sync_dir(fs::parent(path))
 }
 
 /// Opens the secret key `path`.

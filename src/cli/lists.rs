@@ -1,6 +1,7 @@
 //! `airbundle lists`: generates lists from a Kubespray checkout.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -9,6 +10,7 @@ use serde::Serialize;
 use crate::base::error_chain::chain;
 use crate::base::event::Event;
 use crate::base::fs::{self, FsError};
+use crate::base::output_file::{Access, OutputFile};
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
@@ -135,17 +137,14 @@ fn pinned(made: &GeneratedLists) -> usize {
 /// Replaces both lists atomically, so that a concurrent `pack` never reads a partial list.
 fn write(directory: &Path, options: &ListOptions, made: &GeneratedLists) -> Result<(), FsError> {
     fs::create_dir_all(directory)?;
-    let texts = [files_list(options, made), images_list(options, made)];
-    let partial = |name: &str| directory.join(format!("{name}.partial"));
-    for (name, text) in NAMES.iter().zip(texts) {
-        let path = partial(name);
-        std::fs::write(&path, text).map_err(FsError::at("write", &path))?;
-        fs::open(&path)?.sync_all().map_err(FsError::at("sync", &path))?;
+    let mut outputs = Vec::new();
+    for (name, text) in NAMES.iter().zip([files_list(options, made), images_list(options, made)]) {
+        let path = directory.join(name);
+        let mut output = OutputFile::create(&path, Access::Default)?;
+        output.write_all(text.as_bytes()).map_err(FsError::at("write", &path))?;
+        outputs.push(output);
     }
-    for name in NAMES {
-        fs::rename_durably(&partial(name), &directory.join(name))?;
-    }
-    Ok(())
+    outputs.into_iter().try_for_each(OutputFile::finish)
 }
 
 fn files_list(options: &ListOptions, made: &GeneratedLists) -> String {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use crate::base::fs;
+use crate::base::output_file::{Access, OutputFile};
 use crate::base::units::human_bytes;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
@@ -86,7 +86,7 @@ impl Lock {
         let upstream = self.upstream.upstream_for(&lists)?;
         let document =
             self.out.report(|report| lock(lists, &self.platform, &self.with, &upstream, report))?;
-        fs::write_durably(&path, &document.to_json())?;
+        OutputFile::write(&path, Access::Default, &document.to_json())?;
         let locked = Locked {
             files: document.files.len(),
             images: document.images.len(),

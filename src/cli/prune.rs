@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::base::units::human_bytes;
+use crate::cli::allow_readers;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
@@ -34,6 +35,7 @@ pub(crate) struct Prune {
 
 impl Prune {
     pub(crate) fn run(self) -> Result<Code, Failure> {
+        allow_readers();
         let mut kept = Vec::new();
         for path in &self.keep {
             let failed = |failure: Failure| {

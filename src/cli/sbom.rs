@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::base::fs;
+use crate::base::output_file::{Access, OutputFile};
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
@@ -51,7 +51,7 @@ impl Sbom {
         };
         let document = document(&contents, &configs, date, format);
         if let Some(path) = &self.output {
-            fs::write_durably(path, &document)?;
+            OutputFile::write(path, Access::Default, &document)?;
         } else {
             print_document(document)?;
         }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
+use crate::cli::allow_readers;
 use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
@@ -65,6 +66,7 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn run(self) -> Result<Code, Failure> {
+        allow_readers();
         let user = match &self.user {
             Some(name) => Some(Some((name.clone(), password(name)?))),
             None => self.no_user.then_some(None),

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::base::units::human_bytes;
 use crate::bundle::read::select::{Pattern, Selection};
+use crate::cli::allow_readers;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
@@ -74,6 +75,7 @@ pub(super) struct MissingBlobs<'a> {
 
 impl Unpack {
     pub(crate) fn run(self) -> Result<Code, Failure> {
+        allow_readers();
         let mut templates = self.repository_template;
         if templates.is_empty() {
             templates.push(RepositoryTemplate::default());

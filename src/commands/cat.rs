@@ -1,11 +1,11 @@
 //! Writes one object of a bundle to stdout or a file.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
 use crate::base::buffer::Slice;
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
+use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::layout::Blob;
 use crate::bundle::format::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::bundle::read::error::ReadError;
@@ -73,16 +73,10 @@ pub(crate) fn cat(
     match output {
         Output::Stream(stream) => write(reader, contents, name, object, stream, CatError::Stream),
         Output::File(path) => {
-            let partial = fs::partial(path);
-            let file = File::create(&partial).map_err(FsError::at("create", &partial))?;
-            let at = |error| FsError::at("write", &partial)(error).into();
-            let written = write(reader, contents, name, object, &mut &file, at);
-            let synced = written.and_then(|()| file.sync_all().map_err(at));
-            let renamed = synced.and_then(|()| Ok(fs::rename_durably(&partial, path)?));
-            if renamed.is_err() {
-                let _ = std::fs::remove_file(&partial); // the first error is the one to report
-            }
-            renamed
+            let mut file = OutputFile::create(path, Access::Default)?;
+            let at = |error| FsError::at("write", path)(error).into();
+            write(reader, contents, name, object, &mut file, at)?;
+            Ok(file.finish()?)
         }
     }
 }

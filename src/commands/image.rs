@@ -110,7 +110,7 @@ pub(crate) fn build(
     let plan = plan(&contents, &base, options)?;
     warn(&contents.layout, &base, options, report);
 
-    let mut archive = ImageArchive::create(&options.output)?;
+    let mut archive = ImageArchive::create(&options.output, report)?;
     let slots = LayerSlots::reserve(&mut archive, &base, &plan);
     archive.allocate()?;
     let stream = Stream { contents: &contents, plan: &plan, base: &base, platform, slots: &slots, report };

@@ -7,13 +7,13 @@ pub(crate) mod site_image;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::{self, FsError, remove_file, rename_durably};
+use crate::base::fs::FsError;
+use crate::base::output_file::{Access, OutputFile};
 use crate::commands::images::archive::{Archive, ArchiveError, Consumer};
 use crate::commands::images::engine::{ConnectedEngine, Engine, EngineError};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
@@ -280,27 +280,9 @@ impl Job {
 
     /// Writes the archive to `path`, which appears only when it is complete.
     fn write_file(&self, path: &Path, progress: &dyn Fn(u64)) -> Result<(), LoadError> {
-        // A pipe or a device cannot be replaced by a rename.
-        if path.metadata().is_ok_and(|meta| !meta.is_file()) {
-            let file = File::options().write(true).open(path).map_err(FsError::at("create", path))?;
-            return self.write_to(file, path, progress).map(drop);
-        }
-        let partial = fs::partial(path);
-        self.write_regular_file(&partial, progress).inspect_err(|_| {
-            let _ = remove_file(&partial); // the first error is reported
-        })?;
-        Ok(rename_durably(&partial, path)?)
-    }
-
-    fn write_regular_file(&self, path: &Path, progress: &dyn Fn(u64)) -> Result<(), LoadError> {
-        let file = File::create(path).map_err(FsError::at("create", path))?;
-        let file = self.write_to(file, path, progress)?;
-        Ok(file.sync_all().map_err(FsError::at("sync", path))?)
-    }
-
-    fn write_to(&self, mut file: File, path: &Path, progress: &dyn Fn(u64)) -> Result<File, LoadError> {
+        let mut file = OutputFile::create(path, Access::Default)?;
         self.write(&mut file, progress, |error| FsError::at("write", path)(error).into())?;
-        Ok(file)
+        Ok(file.finish()?)
     }
 
     fn write(

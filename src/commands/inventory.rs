@@ -15,6 +15,7 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, Manifest};
 use crate::site::check::hash;
 use crate::site::record::{Record, RecordError};
+use crate::site::root::open_regular;
 use crate::site::scan::Storage;
 
 /// Lists what a later `unpack` finds: blobs in the registry's storage, and files that the record of the site
@@ -109,7 +110,7 @@ impl Roots {
     fn hash(&self, item: &Item, report: &dyn Report) -> Result<(PathBuf, io::Result<Digest>), FsError> {
         match (item.file, &self.storage, &self.files) {
             (Some(path), _, Some(root)) => {
-                let digest = root.dir.open(path).and_then(|file| hash(&file, report));
+                let digest = open_regular(&root.dir, path).and_then(|file| hash(&file, report));
                 Ok((root.path.join(path), digest))
             }
             (None, Some(storage), _) => {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
+use crate::base::output_file::{Access, OutputFile};
 use crate::base::units::{as_seconds, human_bytes};
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::frame::stored_len;
@@ -202,7 +203,7 @@ pub(crate) fn pack(
     report: &dyn Report,
 ) -> Result<PackSummary, PackError> {
     let start = Instant::now();
-    let claim = Claim::new(&options.output)?;
+    let claim = Claim::new(&options.output, report)?;
     let partial = PartialGuard::new(&claim, report)?;
     let base = read_base(options)?;
     let older = open_older(options)?;
@@ -339,7 +340,7 @@ impl PackRun<'_> {
             command.finish()?;
         }
         if let Some(path) = &self.options.write_lock {
-            fs::write_durably(path, &plan.lock().to_json())?;
+            OutputFile::write(path, Access::Default, &plan.lock().to_json())?;
         }
         Ok((head, bundle))
     }
@@ -418,7 +419,7 @@ impl Attempt {
             };
             done = read_partial(&partial, &expected, report)?;
         } else if claim.size()? > 0 {
-            claim = self::set_aside(claim, &mut set_aside)?;
+            claim = self::set_aside(claim, &mut set_aside, report)?;
         }
         let is_needed = needed_pieces(plan, &done);
         let pieces = spool.begin(fingerprint, plan.pending_count(), is_same_plan, is_needed)?;
@@ -465,7 +466,7 @@ fn volume_options(
 /// Moves the partial bundle at `claim` to the partial bundles of other plans. If these are too many, or one
 /// has no blob of its own, removes the one with the fewest bytes that no other has: a short run must not
 /// evict the result of a longer one.
-fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>) -> Result<Claim, PackError> {
+fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>, report: &dyn Report) -> Result<Claim, PackError> {
     let paths = old_paths(&claim.partial);
     older.push(ReusableBundle::open_partial(&claim.partial)?);
     loop {
@@ -489,7 +490,7 @@ fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>) -> Result<Claim, Pac
     let free = paths.iter().find(|path| older.iter().all(|old| old.path() != path.as_path()));
     let path = free.expect("there are fewer bundles than paths; please report");
     older.last_mut().expect("it was pushed above; please report").set_path(path);
-    Ok(claim.set_aside(path)?)
+    Ok(claim.set_aside(path, report)?)
 }
 
 impl Resolved {

@@ -79,7 +79,7 @@ pub(crate) fn prune(
             remove_files(&plan, root)?;
         }
         staging.sync()?;
-        plan.record.write(site, &staging.path("record"))?;
+        plan.record.write(&staging)?;
         summary.removed = true;
     }
     summary.time = start.elapsed();
@@ -115,10 +115,11 @@ fn restore_quarantined(root: &Root) -> Result<(), PruneError> {
     Ok(())
 }
 
-/// Restores a quarantined blob, unless a client has pushed it again.
+/// Restores a quarantined blob, unless a client has pushed it again. What is not a regular file is
+/// removed: it must not become a blob.
 fn restore(root: &Root, name: &str, digest: Digest) -> Result<(), PruneError> {
     let path = blob_path(digest);
-    if root.open_existing(&path)?.is_some() {
+    if root.open_existing(&path)?.is_some() || !root.staging().is_file(name)? {
         root.staging().remove(name)?;
     } else {
         root.commit(name, &path)?;

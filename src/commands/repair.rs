@@ -1,14 +1,15 @@
 //! Writes an intact copy of a damaged bundle with its recovery data.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::{self, FsError};
+use crate::base::fs::{FsError, remove_file};
+use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::volume_name::SUMS;
 use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::volume_set::VolumeSet;
@@ -120,7 +121,7 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
             format!("{}  {name}\n", volume.digest.hex())
         });
         let path = target.join(SUMS);
-        match fs::write_durably(&path, lines.collect::<String>().as_bytes()) {
+        match OutputFile::write(&path, Access::Default, lines.collect::<String>().as_bytes()) {
             Ok(()) => summary.sums = Some(path),
             Err(error) => summary.failed.push(error.into()),
         }
@@ -142,7 +143,7 @@ fn repair_volume(
         return Err(RepairError::Same(path.to_owned()));
     }
     let recovery = volumes.recovery(number).ok_or_else(|| RepairError::NoRecovery(volume.name.clone()))?;
-    let claim = Claim::new(path)?;
+    let claim = Claim::new(path, report)?;
     claim.empty()?;
     let written = recovery.repair(
         &volumes.bytes_of(number),
@@ -152,39 +153,30 @@ fn repair_volume(
     let damage = match written {
         Ok(damage) => damage,
         Err(error) => {
-            let _ = fs::remove_file(&claim.partial); // the first error is the one to report
+            let _ = remove_file(&claim.partial); // the first error is the one to report
             return Err(match error {
                 RecoveryError::Write(source) => FsError::at("write", &claim.partial)(source).into(),
                 error => RepairError::Recovery(volume.name.clone(), error),
             });
         }
     };
-    claim.file.sync_all().map_err(FsError::at("sync", &claim.partial))?;
-    let (digest, size) = hash(&claim.partial)?;
-    fs::rename_durably(&claim.partial, path)?;
+    let (digest, size) = hash(&claim.file).map_err(FsError::at("read", &claim.partial))?;
+    claim.publish()?;
     Ok(Repaired { path: path.to_owned(), size, digest, places: damage.ranges.len(), blocks: damage.blocks })
 }
 
 /// Reads the copy back. Returns its digest, and its size in bytes.
-fn hash(path: &Path) -> Result<(Digest, u64), FsError> {
-    let mut file = fs::open(path)?;
+fn hash(file: &File) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match read(&mut file, &mut buffer).map_err(FsError::at("read", path))? {
-            0 => break,
-            len => hasher.update(&buffer[..len]),
+        match file.read_at(&mut buffer, hasher.len()) {
+            Ok(0) => break,
+            Ok(len) => hasher.update(&buffer[..len]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     let len = hasher.len();
     Ok((hasher.finish(), len))
-}
-
-fn read(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match file.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
 }

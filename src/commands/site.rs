@@ -1,13 +1,13 @@
 //! `unbundle site`: writes the configuration that serves a site.
 
 use std::fs::{File, TryLockError};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use crate::base::fs::{self, FsError};
-use crate::conf::generated::{self, Generated};
-use crate::conf::setup::{CA, CONF, Settings, Setup, Tls, is_plain, is_root, pretty};
+use crate::base::directory::Directory;
+use crate::base::fs::FsError;
+use crate::conf::generated::Generated;
+use crate::conf::setup::{CONF, Settings, Setup, Tls, is_plain, is_root, pretty};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
@@ -19,6 +19,9 @@ const SETTINGS: &str = "settings.json";
 const SETTINGS_LIMIT: u64 = 1 << 20;
 
 const LOCK: &str = ".lock";
+
+/// The catalog page, in the root of the files.
+const PAGE: &str = "index.html";
 
 /// The runtime directory of nginx, unless root runs it.
 const RUN: &str = "run";
@@ -103,24 +106,25 @@ pub enum ConfError {
 pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<Configured, ConfError> {
     let record = Record::read(site)?;
     let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
+    let is_named = conf.is_some();
     let conf = match conf {
         Some(directory) => std::path::absolute(directory).map_err(FsError::at("find", directory))?,
         None => site.join(CONF),
     };
     let (files, registry) = (record.files_root(&site), record.registry_root(&site));
     check_paths(&site, &conf, [&files, &registry])?;
-    fs::create_dir_all(&conf)?;
-    let _lock = lock(&conf)?;
+    let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
+    let _lock = lock(&directory)?;
     let login = changes.user.clone().flatten();
-    let settings = changes.apply(read_settings(&conf)?)?;
-    let (issued, ca) = tls::provide(&settings, &conf.join("tls"), &conf.join(CA))?;
+    let settings = changes.apply(read_settings(&directory)?)?;
+    let (issued, ca) = tls::provide(&settings, &directory)?;
     let setup = Setup { site, files, registry, conf, settings, record, ca };
-    users::provide(&setup, login)?;
-    write_settings(&setup)?;
+    users::provide(&setup, &directory, login)?;
+    write_settings(&setup, &directory)?;
     if !is_root() {
-        fs::create_dir_all(&setup.conf.join(RUN))?;
+        directory.create_subdirectory(RUN, 0o777)?;
     }
-    let (written, kept) = generate(&setup)?;
+    let (written, kept) = generate(&setup, &directory)?;
     let page = write_page(&setup);
     Ok(Configured { setup, written, kept, issued, page })
 }
@@ -139,8 +143,8 @@ fn check_paths(site: &Path, conf: &Path, served: [&PathBuf; 2]) -> Result<(), Co
 
 /// Writes the generated files. Returns the names of the written files and of the edited files, which are
 /// kept.
-fn generate(setup: &Setup) -> Result<(Vec<String>, Vec<String>), FsError> {
-    let mut generated = Generated::open(&setup.conf);
+fn generate(setup: &Setup, conf: &Directory) -> Result<(Vec<String>, Vec<String>), FsError> {
+    let mut generated = Generated::open(conf)?;
     nginx::generate(setup, &mut generated);
     generated.put("registry.yml", registry::config(setup).as_bytes(), 0o644);
     generated.put("compose.yaml", compose::file(setup).as_bytes(), 0o644);
@@ -200,42 +204,34 @@ fn check_host(host: &str) -> Result<(), ConfError> {
 
 /// Writes the catalog page to the files, unless the user has put another page there.
 fn write_page(setup: &Setup) -> Result<(), FsError> {
-    let path = setup.files.join("index.html");
+    let files = Directory::create_in(&setup.files, &setup.site)?;
     let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
-    match std::fs::read(&path) {
-        Ok(old) if old == html.as_bytes() || !Page::is(&String::from_utf8_lossy(&old)) => Ok(()),
-        _ => generated::replace(&path, html.as_bytes(), 0o644),
+    match files.read(PAGE, u64::MAX)? {
+        Some(old) if old == html.as_bytes() || !Page::is(&String::from_utf8_lossy(&old)) => Ok(()),
+        _ => files.replace(PAGE, html.as_bytes(), 0o644),
     }
 }
 
 /// Reads the saved settings. `None`: no settings are saved.
-fn read_settings(conf: &Path) -> Result<Option<Settings>, ConfError> {
-    let path = conf.join(SETTINGS);
-    match fs::read(&path, SETTINGS_LIMIT) {
-        Ok(bytes) => {
-            serde_json::from_slice(&bytes).map(Some).map_err(|error| ConfError::Settings(path, error))
-        }
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+fn read_settings(conf: &Directory) -> Result<Option<Settings>, ConfError> {
+    let Some(bytes) = conf.read(SETTINGS, SETTINGS_LIMIT)? else { return Ok(None) };
+    let settings = serde_json::from_slice(&bytes);
+    settings.map(Some).map_err(|error| ConfError::Settings(conf.path().join(SETTINGS), error))
 }
 
-fn write_settings(setup: &Setup) -> Result<(), FsError> {
-    let path = setup.conf.join(SETTINGS);
+fn write_settings(setup: &Setup, conf: &Directory) -> Result<(), FsError> {
     let settings = pretty(&setup.settings);
-    if std::fs::read(&path).is_ok_and(|old| old == settings) {
+    if conf.read(SETTINGS, SETTINGS_LIMIT)?.is_some_and(|old| old == settings) {
         return Ok(());
     }
-    generated::replace(&path, &settings, 0o644)
+    conf.replace(SETTINGS, &settings, 0o644)
 }
 
 /// Locks the configuration. Two concurrent runs could create two CAs.
-fn lock(conf: &Path) -> Result<File, ConfError> {
-    let path = conf.join(LOCK);
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(FsError::at("create", &path))?;
+fn lock(conf: &Directory) -> Result<File, ConfError> {
+    let file = conf.lock_file(LOCK)?;
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(ConfError::Busy(conf.to_owned())),
+        Err(TryLockError::WouldBlock) => Err(ConfError::Busy(conf.path().to_owned())),
         // Some file systems do not support locks.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }

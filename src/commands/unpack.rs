@@ -10,11 +10,12 @@ pub(crate) mod space;
 pub mod summary;
 pub(crate) mod write;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
+use crate::base::own_file::read_regular;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Layout;
 use crate::bundle::read::problem::Position;
@@ -31,6 +32,7 @@ use crate::commands::unpack::summary::{Counts, UnpackSummary};
 use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
 use crate::oci::manifest::MANIFEST_LIMIT;
 use crate::site::record::Record;
+use crate::site::root::Staging;
 use crate::site::storage::{Links, blob_path};
 
 /// The operator's guide at the root of the site.
@@ -67,6 +69,7 @@ pub fn unpack(
     let mut missing_links = MissingLinks::find(&links, &roots)?;
     check_space(&plan, &missing_links, &roots)?;
     plan.count_in(&mut summary);
+    summary.repaired += missing_links.made_accessible;
 
     // Blobs and files. The guard is also needed if only links are missing: until they exist, GC would delete
     // the blobs.
@@ -100,7 +103,7 @@ pub fn unpack(
     Counts { files: summary.files, images: summary.images } = Counts::of(&contents.layout);
     let is_partial = !options.select.is_all() || !summary.omitted.is_empty();
     write_record(&contents, is_partial, options, &roots)?;
-    write_guide(&contents.about, &options.site, &roots)?;
+    write_guide(&contents.about, &roots.site)?;
     summary.repaired_frames = reader.repaired();
     if let Some(message) = repaired_text(&summary.repaired_frames) {
         report.event(&Event::Warning { message });
@@ -130,7 +133,7 @@ fn select(
     options: &UnpackOptions,
 ) -> Result<Prefetched, UnpackError> {
     let registry = options.registry_root();
-    let config = |digest| crate::base::fs::read(&registry.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+    let config = |digest| read_regular(&registry.join(blob_path(digest)), MANIFEST_LIMIT).ok();
     Ok(options.select.apply(layout, reader, config)?)
 }
 
@@ -153,19 +156,14 @@ fn write_record(
         _ => new,
     };
     record.add(contents, is_partial, &options.templates, &options.site);
-    record.write(&options.site, &roots.site.path("record"))?;
+    record.write(&roots.site)?;
     Ok(())
 }
 
 /// Writes the operator's guide. An existing one is kept, since operators edit it.
-fn write_guide(about: &BundleInfo, site: &Path, roots: &Roots) -> Result<(), FsError> {
-    use std::io::Write as _;
-    let (path, scratch) = (site.join(GUIDE), roots.site.path("guide"));
-    if std::fs::symlink_metadata(&path).is_ok() {
+fn write_guide(about: &BundleInfo, site: &Staging) -> Result<(), FsError> {
+    if site.base().exists(GUIDE) {
         return Ok(());
     }
-    let mut file = std::fs::File::create(&scratch).map_err(FsError::at("create", &scratch))?;
-    let text = about.guide.as_deref().unwrap_or(GUIDE_TEXT);
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(FsError::at("write", &scratch))?;
-    crate::base::fs::rename_durably(&scratch, &path)
+    site.replace_in_base(GUIDE, about.guide.as_deref().unwrap_or(GUIDE_TEXT).as_bytes())
 }

@@ -4,11 +4,9 @@
 //! A file with another digest was edited: its new content is written next to it, as `NAME.new`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
 
-use crate::base::fs::{self, FsError};
+use crate::base::directory::Directory;
+use crate::base::fs::FsError;
 use crate::conf::setup::pretty;
 use crate::oci::digest::Digest;
 
@@ -19,8 +17,8 @@ const LIST: &str = ".generated.json";
 type Digests = BTreeMap<String, BTreeSet<Digest>>;
 
 /// The generated files in a directory.
-pub(crate) struct Generated {
-    directory: PathBuf,
+pub(crate) struct Generated<'a> {
+    directory: &'a Directory,
     /// The list of the previous run.
     known: Digests,
     files: Vec<File>,
@@ -43,14 +41,13 @@ enum State {
     Edited,
 }
 
-impl Generated {
-    /// Starts a run in `directory`, which must exist.
-    #[must_use]
-    pub(crate) fn open(directory: &Path) -> Self {
-        let list = std::fs::read(directory.join(LIST)).unwrap_or_default();
+impl<'a> Generated<'a> {
+    /// Starts a run in `directory`.
+    pub(crate) fn open(directory: &'a Directory) -> Result<Self, FsError> {
+        let list = directory.read(LIST, u64::MAX)?.unwrap_or_default();
         // Without a valid list, all files count as edited, so none is lost.
         let known = serde_json::from_slice(&list).unwrap_or_default();
-        Self { directory: directory.to_owned(), known, files: Vec::new() }
+        Ok(Self { directory, known, files: Vec::new() })
     }
 
     /// Adds a file; [`Generated::finish`] writes it.
@@ -75,7 +72,7 @@ impl Generated {
         }
         for (name, digests) in self.known.iter().filter(|(name, _)| !new.contains_key(*name)) {
             if self.digest(name)?.is_some_and(|digest| digests.contains(&digest)) {
-                fs::remove_file(&self.directory.join(name))?;
+                self.directory.remove(name)?;
             }
         }
         self.write_list(&both, &new)?;
@@ -111,57 +108,34 @@ impl Generated {
 
     fn write(&self, file: &File, state: State) -> Result<(), FsError> {
         let File { name, content, mode } = file;
-        let aside = self.directory.join(format!("{name}.new"));
+        let aside = format!("{name}.new");
         match state {
-            State::Edited => return replace(&aside, content, *mode),
-            State::Outdated => replace(&self.directory.join(name), content, *mode)?,
+            State::Edited => return self.directory.replace(&aside, content, *mode),
+            State::Outdated => self.directory.replace(name, content, *mode)?,
             State::Current => {}
         }
-        fs::remove_file(&aside)
+        self.directory.remove(&aside)
     }
 
     /// Returns the digest of a file. `None`: no such file.
     fn digest(&self, name: &str) -> Result<Option<Digest>, FsError> {
-        let path = self.directory.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(Digest::of(&bytes))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(FsError::at("read", &path)(error)),
-        }
+        Ok(self.directory.read(name, u64::MAX)?.map(|bytes| Digest::of(&bytes)))
     }
 
     fn write_list(&self, old: &Digests, new: &Digests) -> Result<(), FsError> {
-        if old == new { Ok(()) } else { replace(&self.directory.join(LIST), &pretty(new), 0o644) }
+        if old == new { Ok(()) } else { self.directory.replace(LIST, &pretty(new), 0o644) }
     }
-}
-
-/// Replaces a file atomically and durably.
-pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), FsError> {
-    let directory = fs::parent(path);
-    fs::create_dir_all(directory)?;
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let scratch = directory.join(format!(".{name}.part"));
-    fs::remove_file(&scratch)?;
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&scratch)
-        .map_err(FsError::at("create", &scratch))?;
-    file.set_permissions(std::fs::Permissions::from_mode(mode))
-        .and_then(|()| file.write_all(content))
-        .and_then(|()| file.sync_all())
-        .map_err(FsError::at("write", &scratch))?;
-    fs::rename_durably(&scratch, path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn run(directory: &Path, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
-        let mut generated = Generated::open(directory);
+        let directory = Directory::open(directory).unwrap();
+        let mut generated = Generated::open(&directory).unwrap();
         for (name, content) in files {
             generated.put(name, content.as_bytes(), 0o644);
         }
@@ -212,7 +186,8 @@ mod tests {
         run(path, &[("a", "1"), ("b/c", "1"), ("d", "1")]);
         std::fs::remove_dir_all(path.join("b")).unwrap();
         std::fs::write(path.join("b"), "in the way").unwrap();
-        let mut generated = Generated::open(path);
+        let handle = Directory::open(path).unwrap();
+        let mut generated = Generated::open(&handle).unwrap();
         for name in ["a", "b/c", "d"] {
             generated.put(name, b"2", 0o644);
         }

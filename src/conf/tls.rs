@@ -1,8 +1,6 @@
 //! Server certificates: issued by the site's CA, or provided by the user.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -12,9 +10,9 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
-use crate::base::fs::{self, FsError};
-use crate::conf::generated::replace;
-use crate::conf::setup::{Settings, Tls};
+use crate::base::directory::Directory;
+use crate::base::fs::FsError;
+use crate::conf::setup::{CA, Settings, Tls};
 use crate::oci::digest::Digest;
 
 /// Lifetime of the CA certificate. After that, every client must trust a new one.
@@ -27,8 +25,12 @@ const RENEWAL: Duration = Duration::days(60);
 /// inaccurate.
 const CLOCK_ERROR: Duration = Duration::days(2);
 
-const CERTIFICATE: &str = "server.crt";
-const KEY: &str = "server.key";
+const CERTIFICATE: &str = "tls/server.crt";
+const KEY: &str = "tls/server.key";
+const CA_CERTIFICATE: &str = "ca/ca.crt";
+const CA_KEY: &str = "ca/ca.key";
+/// Maximum bytes of a certificate or key that are read.
+const PEM_LIMIT: u64 = 1 << 20;
 
 /// The outcome for the server certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,30 +107,29 @@ pub enum TlsError {
     Issue(#[from] rcgen::Error),
 }
 
-/// Provides `server.crt` and `server.key` in `directory` according to the settings. Returns the outcome and,
-/// if the site's CA is used, its certificate (PEM). The CA is in the directory `ca`.
-pub(crate) fn provide(
-    settings: &Settings,
-    directory: &Path,
-    ca: &Path,
-) -> Result<(Issued, Option<String>), TlsError> {
+/// Provides the server certificate and its key in `conf` according to the settings. Returns the outcome and,
+/// if the site's CA is used, its certificate (PEM).
+pub(crate) fn provide(settings: &Settings, conf: &Directory) -> Result<(Issued, Option<String>), TlsError> {
     match &settings.tls {
         Tls::Off => Ok((Issued::Off, None)),
-        Tls::Files(certificate, key) => Ok((copy(settings, directory, certificate, key)?, None)),
+        Tls::Files(certificate, key) => Ok((copy(settings, conf, certificate, key)?, None)),
         Tls::Auto => {
-            let (ca, is_new) = Ca::open_or_create(ca)?;
-            Ok((issue(settings, directory, &ca, is_new)?, Some(ca.certificate)))
+            let (ca, is_new) = Ca::open_or_create(conf)?;
+            Ok((issue(settings, conf, &ca, is_new)?, Some(ca.certificate)))
         }
     }
 }
 
 /// Checks and copies the certificate of the user.
-fn copy(settings: &Settings, directory: &Path, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
+fn copy(settings: &Settings, conf: &Directory, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
     // The files can be on removable media; without them, the copy is used.
-    let copies = (directory.join(CERTIFICATE), directory.join(KEY));
-    let is_gone = !certificate.exists() && copies.0.exists() && copies.1.exists();
-    let (certificate, key) = if is_gone { (&*copies.0, &*copies.1) } else { (certificate, key) };
-    let (certificate_pem, key_pem) = (read(certificate)?, read(key)?);
+    let copies = if certificate.exists() { None } else { stored(conf, CERTIFICATE)?.zip(stored(conf, KEY)?) };
+    let paths = [CERTIFICATE, KEY].map(|name| conf.path().join(name));
+    let (certificate, key) = if copies.is_some() { (&*paths[0], &*paths[1]) } else { (certificate, key) };
+    let (certificate_pem, key_pem) = match copies {
+        Some(copies) => copies,
+        None => (read(certificate)?, read(key)?),
+    };
     let parsed = ParsedCertificate::parse(&certificate_pem)
         .ok_or_else(|| TlsError::Syntax { path: certificate.to_owned(), what: "certificate" })?;
     if parsed.until < OffsetDateTime::now_utc() {
@@ -144,13 +145,14 @@ fn copy(settings: &Settings, directory: &Path, certificate: &Path, key: &Path) -
     if KeyPair::from_pem(&key_pem).is_ok_and(|key| key.public_key_raw() != parsed.public_key) {
         return Err(TlsError::Pair { certificate: certificate.to_owned(), key: key.to_owned() });
     }
-    write_pair(directory, &certificate_pem, &key_pem)?;
+    write_pair(conf, &certificate_pem, &key_pem)?;
     Ok(Issued::Provided { until: parsed.until, names_host: parsed.covers(&settings.host) })
 }
 
 /// Issues a server certificate, unless the existing one is still valid.
-fn issue(settings: &Settings, directory: &Path, ca: &Ca, is_new_ca: bool) -> Result<Issued, TlsError> {
-    let why = match check_existing(settings, directory, ca) {
+fn issue(settings: &Settings, conf: &Directory, ca: &Ca, is_new_ca: bool) -> Result<Issued, TlsError> {
+    let existing = (stored(conf, CERTIFICATE)?.unwrap_or_default(), stored(conf, KEY)?.unwrap_or_default());
+    let why = match check_existing(settings, &existing, ca) {
         _ if is_new_ca => "the CA is new",
         Ok(until) => return Ok(Issued::Kept { until }),
         Err(why) => why,
@@ -172,14 +174,18 @@ fn issue(settings: &Settings, directory: &Path, ca: &Ca, is_new_ca: bool) -> Res
     params.use_authority_key_identifier_extension = true;
     let until = set_validity(&mut params, SERVER_LIFETIME);
     let server = params.signed_by(&key, &ca.issuer)?;
-    write_pair(directory, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
+    write_pair(conf, &format!("{}{}", server.pem(), ca.certificate), &key.serialize_pem())?;
     Ok(Issued::New { why, until, new_ca: is_new_ca })
 }
 
-/// Returns the expiry time of the existing server certificate. The error is the reason to replace it.
-fn check_existing(settings: &Settings, directory: &Path, ca: &Ca) -> Result<OffsetDateTime, &'static str> {
-    let pem = std::fs::read_to_string(directory.join(CERTIFICATE)).unwrap_or_default();
-    let existing = ParsedCertificate::parse(&pem).ok_or("there was none")?;
+/// Returns the expiry time of the existing server certificate, which is given with its key. The error is the
+/// reason to replace it.
+fn check_existing(
+    settings: &Settings,
+    (pem, key): &(String, String),
+    ca: &Ca,
+) -> Result<OffsetDateTime, &'static str> {
+    let existing = ParsedCertificate::parse(pem).ok_or("there was none")?;
     let names = [&*settings.host, &settings.ip.to_string(), "localhost", "127.0.0.1"].map(str::to_owned);
     if !names.iter().all(|name| existing.names.contains(name)) {
         return Err("the names or addresses have changed");
@@ -190,8 +196,7 @@ fn check_existing(settings: &Settings, directory: &Path, ca: &Ca) -> Result<Offs
     if existing.issuer != ca.subject {
         return Err("the previous one was issued by another CA");
     }
-    let key = std::fs::read_to_string(directory.join(KEY)).unwrap_or_default();
-    if !KeyPair::from_pem(&key).is_ok_and(|key| key.public_key_raw() == existing.public_key) {
+    if !KeyPair::from_pem(key).is_ok_and(|key| key.public_key_raw() == existing.public_key) {
         return Err("the private key was missing or did not match");
     }
     Ok(existing.until)
@@ -206,16 +211,15 @@ struct Ca {
 }
 
 impl Ca {
-    /// Opens the CA in `directory`, or creates it. Returns true if it is new.
-    fn open_or_create(directory: &Path) -> Result<(Self, bool), TlsError> {
-        let (certificate, key) = (directory.join("ca.crt"), directory.join("ca.key"));
-        match (read_if_exists(&certificate)?, read_if_exists(&key)?) {
+    /// Opens the CA in `conf`, or creates it. Returns true if it is new.
+    fn open_or_create(conf: &Directory) -> Result<(Self, bool), TlsError> {
+        match (stored(conf, CA_CERTIFICATE)?, stored(conf, CA_KEY)?) {
             (Some(certificate), Some(key)) => match Self::parse(certificate, &key) {
                 Ok(ca) => Ok((ca, false)),
-                Err(error) => Err(TlsError::Ca(directory.to_owned(), error)),
+                Err(error) => Err(TlsError::Ca(conf.path().join(CA), error)),
             },
-            (None, None) => Ok((Self::create(&certificate, &key)?, true)),
-            _ => Err(TlsError::Ca(directory.to_owned(), None)),
+            (None, None) => Ok((Self::create(conf)?, true)),
+            _ => Err(TlsError::Ca(conf.path().join(CA), None)),
         }
     }
 
@@ -230,7 +234,7 @@ impl Ca {
         Ok(Self { certificate, subject: parsed.subject, issuer })
     }
 
-    fn create(certificate_path: &Path, key_path: &Path) -> Result<Self, TlsError> {
+    fn create(conf: &Directory) -> Result<Self, TlsError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "airbundle site CA");
@@ -241,9 +245,9 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         set_validity(&mut params, CA_LIFETIME);
         let certificate = params.self_signed(&key)?.pem();
-        create_private_dir(fs::parent(certificate_path))?;
-        replace(key_path, key.serialize_pem().as_bytes(), 0o600)?;
-        replace(certificate_path, certificate.as_bytes(), 0o644)?;
+        conf.create_subdirectory(CA, 0o700)?;
+        conf.replace(CA_KEY, key.serialize_pem().as_bytes(), 0o600)?;
+        conf.replace(CA_CERTIFICATE, certificate.as_bytes(), 0o644)?;
         let subject = ParsedCertificate::parse(&certificate).map(|parsed| parsed.subject).unwrap_or_default();
         let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
         Ok(Self { certificate, subject, issuer })
@@ -306,30 +310,24 @@ fn set_validity(params: &mut CertificateParams, lifetime: Duration) -> OffsetDat
 }
 
 /// Writes the certificate and its private key, unless they are unchanged.
-fn write_pair(directory: &Path, certificate: &str, key: &str) -> Result<(), FsError> {
-    let is_current =
-        |name: &str, text: &str| std::fs::read(directory.join(name)).is_ok_and(|old| old == text.as_bytes());
-    if is_current(CERTIFICATE, certificate) && is_current(KEY, key) {
+fn write_pair(conf: &Directory, certificate: &str, key: &str) -> Result<(), FsError> {
+    if stored(conf, CERTIFICATE)?.as_deref() == Some(certificate)
+        && stored(conf, KEY)?.as_deref() == Some(key)
+    {
         return Ok(());
     }
-    replace(&directory.join(KEY), key.as_bytes(), 0o600)?;
-    replace(&directory.join(CERTIFICATE), certificate.as_bytes(), 0o644)
+    conf.replace(KEY, key.as_bytes(), 0o600)?;
+    conf.replace(CERTIFICATE, certificate.as_bytes(), 0o644)
 }
 
-fn create_private_dir(directory: &Path) -> Result<(), FsError> {
-    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    created.map_err(FsError::at("create directory", directory))
-}
-
+/// Reads a file of the user.
 fn read(path: &Path) -> Result<String, FsError> {
     std::fs::read_to_string(path).map_err(FsError::at("read", path))
 }
 
-fn read_if_exists(path: &Path) -> Result<Option<String>, FsError> {
-    match read(path) {
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
-        result => result.map(Some),
-    }
+/// Reads a file of the configuration. `None`: it is missing.
+fn stored(conf: &Directory, name: &str) -> Result<Option<String>, FsError> {
+    Ok(conf.read(name, PEM_LIMIT)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Returns the date of `time`, e.g. `2026-11-23`.

@@ -1,7 +1,7 @@
 //! `htpasswd`: the user of a site and its password (bcrypt), for nginx and registries.
 
-use crate::base::fs::{self, FsError};
-use crate::conf::generated::replace;
+use crate::base::directory::Directory;
+use crate::base::fs::FsError;
 use crate::conf::setup::Setup;
 
 /// Binary logarithm of the number of bcrypt rounds, as in `htpasswd -B`. nginx and the registry hash the
@@ -26,12 +26,20 @@ pub enum UserError {
     Bcrypt(#[from] bcrypt::BcryptError),
 }
 
-/// Writes `htpasswd` if `user` (name and password) is given. Removes it if the settings have no user.
-pub(crate) fn provide(setup: &Setup, user: Option<(String, String)>) -> Result<(), UserError> {
-    let path = setup.conf.join("htpasswd");
+const NAME: &str = "htpasswd";
+/// Maximum bytes of the file that are read.
+const LIMIT: u64 = 1 << 20;
+
+/// Writes `htpasswd` in `conf` if `user` (name and password) is given. Removes it if the settings have no
+/// user.
+pub(crate) fn provide(
+    setup: &Setup,
+    conf: &Directory,
+    user: Option<(String, String)>,
+) -> Result<(), UserError> {
     let Some((name, password)) = user else {
         if setup.settings.user.is_none() {
-            fs::remove_file(&path)?;
+            conf.remove(NAME)?;
         }
         return Ok(());
     };
@@ -43,12 +51,13 @@ pub(crate) fn provide(setup: &Setup, user: Option<(String, String)>) -> Result<(
         return Err(UserError::Password);
     }
     // A new hash of the same password would differ, because its salt is random.
-    let old = std::fs::read_to_string(&path).unwrap_or_default();
+    let old = conf.read(NAME, LIMIT)?.unwrap_or_default();
+    let old = String::from_utf8_lossy(&old);
     let hash = old.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
     if hash.is_some_and(|hash| bcrypt::verify(&password, hash).unwrap_or(false)) {
         return Ok(());
     }
     let hash = bcrypt::hash_with_result(&password, COST)?.format_for_version(bcrypt::Version::TwoY);
-    replace(&path, format!("{name}:{hash}\n").as_bytes(), 0o644)?;
+    conf.replace(NAME, format!("{name}:{hash}\n").as_bytes(), 0o644)?;
     Ok(())
 }

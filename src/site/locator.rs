@@ -18,6 +18,7 @@ use crate::oci::digest::Digest;
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::check::hash;
 use crate::site::record::Record;
+use crate::site::root::open_regular;
 use crate::site::storage::blob_path;
 
 pub(crate) struct BlobLocator {
@@ -115,7 +116,9 @@ impl SearchDirectory {
     fn open(&self, path: &RelPath, size: u64) -> Result<Option<File>, FsError> {
         let at = || FsError::at("open", self.path.join(path));
         match self.dir.symlink_metadata(path) {
-            Ok(meta) if meta.is_file() && meta.len() == size => Ok(Some(self.dir.open(path).map_err(at())?)),
+            Ok(meta) if meta.is_file() && meta.len() == size => {
+                Ok(Some(open_regular(&self.dir, path).map_err(at())?))
+            }
             Ok(_) => Ok(None),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Ok(None)

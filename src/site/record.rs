@@ -4,18 +4,19 @@
 //! without hashing. Servers do not need it, and `unpack` restores it.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
+use crate::base::own_file::read_regular;
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::oci::template::RepositoryTemplate;
+use crate::site::root::Staging;
 use crate::site::storage::blob_path;
 
 /// The name of the record in the directory of the site.
@@ -139,7 +140,7 @@ impl RecordedImage {
             return;
         }
         let blobs = |manifest: &RecordedManifest| -> Option<Vec<(Digest, u64)>> {
-            let bytes = fs::read(&storage.join(blob_path(manifest.digest)), MANIFEST_LIMIT).ok()?;
+            let bytes = read_regular(&storage.join(blob_path(manifest.digest)), MANIFEST_LIMIT).ok()?;
             let mut blobs = vec![(manifest.digest, bytes.len() as u64)];
             if let Manifest::Image { config, layers } = Manifest::parse(&manifest.media_type, &bytes).ok()? {
                 blobs.extend(std::iter::once(&config).chain(&layers).map(|blob| (blob.digest, blob.size)));
@@ -187,7 +188,7 @@ impl Record {
             format: u32,
         }
         let path = site.join(RECORD);
-        let bytes = match fs::read(&path, LIMIT) {
+        let bytes = match read_regular(&path, LIMIT) {
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
                 return Err(RecordError::Missing(site.to_owned()));
             }
@@ -213,18 +214,14 @@ impl Record {
         site.join(&self.registry_root)
     }
 
-    /// Writes the record of `site` if it changed. Returns true if it did. `scratch` is the path of a
-    /// temporary file in the same file system.
-    pub fn write(&self, site: &Path, scratch: &Path) -> Result<bool, FsError> {
-        let path = site.join(RECORD);
+    /// Writes the record of the site that contains `staging`, if it changed. Returns true if it did.
+    pub(crate) fn write(&self, staging: &Staging) -> Result<bool, FsError> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
         bytes.push(b'\n');
-        if std::fs::read(&path).is_ok_and(|old| old == bytes) {
+        if staging.base().read(RECORD, LIMIT).is_ok_and(|old| old.as_ref() == Some(&bytes)) {
             return Ok(false);
         }
-        let mut file = std::fs::File::create(scratch).map_err(FsError::at("create", scratch))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(FsError::at("write", scratch))?;
-        fs::rename_durably(scratch, &path)?;
+        staging.replace_in_base(RECORD, &bytes)?;
         Ok(true)
     }
 
@@ -289,7 +286,7 @@ fn recorded(
 ) -> RecordedImage {
     let reference = &image.indexed.reference;
     // `unpack` has just hashed or written the config.
-    let config = |digest| fs::read(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+    let config = |digest| read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
     let types = layout.media_types(image);
     let all = image.manifests.iter().copied().chain(layout.blobs_of(image));
     RecordedImage {

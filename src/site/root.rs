@@ -3,26 +3,32 @@
 //! All file calls below a root go through a handle of its directory (cap-std: `openat2` with
 //! `RESOLVE_BENEATH` where the kernel has it), so that no path and no symlink below it can lead out of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cap_std::ambient_authority;
-use cap_std::fs::{Dir, File, OpenOptions};
+use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _, PermissionsExt as _};
 
-use crate::base::fs::{FsError, create_dir_all};
+use crate::base::directory::Directory;
+use crate::base::fs::FsError;
+use crate::base::own_file::{self, Distrust, check};
 use crate::base::path::RelPath;
 
 /// The name of the staging directory, which is not served.
 pub(crate) const STAGING: &str = ".unbundle";
 const LOCK: &str = "lock";
+/// The permissions that all users need to read a directory of the trees.
+const ACCESSIBLE: u32 = 0o555;
 
 /// A directory of the site that is written to; locked while the value exists.
 pub(crate) struct Root {
     dir: Dir,
     path: PathBuf,
+    /// True if it is a directory of the site, and not one that the user named.
+    is_in_site: bool,
     staging: Arc<Staging>,
     /// A second lock besides that of the staging area: the same storage can belong to a site and be used by
     /// itself.
@@ -32,11 +38,11 @@ pub(crate) struct Root {
 /// The directory of incomplete files, in the same file system as their final paths; locked while the value
 /// exists.
 pub(crate) struct Staging {
+    directory: Directory,
+    /// Another handle of the same directory, for renames to and from a root.
     dir: Dir,
-    /// The same directory, open for reading: a `Dir` is opened with `O_PATH`, which `syncfs` and `fstatvfs`
-    /// reject.
-    readable: fs::File,
-    path: PathBuf,
+    /// The directory that contains it: the site, or a root.
+    base: Directory,
     _lock: fs::File,
 }
 
@@ -61,31 +67,33 @@ pub enum RootError {
 impl Stagings {
     /// Opens the staging directory of `base`, and creates it if it is missing. It is locked until the last
     /// reference is dropped.
+    ///
+    /// Fails if it is a symlink, or if others than the user and root can write to it: files in it are
+    /// removed, and become blobs.
     pub(crate) fn open(&mut self, base: &Path) -> Result<Arc<Staging>, RootError> {
-        let path = base.join(STAGING);
-        create_dir_all(base)?;
+        let base = Directory::create(base)?;
         // Incomplete files are not readable by other users.
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            result => result.map_err(FsError::at("create directory", &path))?,
-        }
+        let directory = base.create_subdirectory(STAGING, 0o700)?;
+        directory.check_owner()?;
         for staging in &self.stagings {
-            if identity(&staging.path)? == identity(&path)? {
+            if staging.directory.identity()? == directory.identity()? {
                 return Ok(staging.clone());
             }
         }
-        let staging = Arc::new(Staging::open(base, path)?);
+        let staging = Arc::new(Staging::open(base, directory)?);
         self.stagings.push(staging.clone());
         Ok(staging)
     }
 
-    fn lock(&mut self, path: &Path) -> Result<Arc<fs::File>, RootError> {
-        let identity = identity(path)?;
+    fn lock(&mut self, directory: &Directory) -> Result<Arc<fs::File>, RootError> {
+        let identity = directory.identity()?;
         if let Some((_, lock)) = self.locks.iter().find(|(other, _)| *other == identity) {
             return Ok(lock.clone());
         }
-        let lock = Arc::new(crate::base::fs::open(path)?);
-        try_lock(&lock, path)?;
+        // Another open of the directory: a clone of the handle would share its lock.
+        let lock = directory.reopen()?;
+        try_lock(&lock, directory.path())?;
+        let lock = Arc::new(lock);
         self.locks.push((identity, lock.clone()));
         Ok(lock)
     }
@@ -93,11 +101,6 @@ impl Stagings {
 
 /// Device and inode.
 type Identity = (u64, u64);
-
-fn identity(path: &Path) -> Result<Identity, FsError> {
-    let meta = fs::metadata(path).map_err(FsError::at("open", path))?;
-    Ok((meta.dev(), meta.ino()))
-}
 
 /// Locks `file`; `path` is for the error. A file system without locks is used without.
 fn try_lock(file: &fs::File, path: &Path) -> Result<(), RootError> {
@@ -108,31 +111,53 @@ fn try_lock(file: &fs::File, path: &Path) -> Result<(), RootError> {
 }
 
 impl Staging {
-    fn open(base: &Path, path: PathBuf) -> Result<Self, RootError> {
-        let lock_path = path.join(LOCK);
-        let lock = fs::File::options().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(FsError::at("create", &lock_path))?;
-        try_lock(&lock, base)?;
-        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(FsError::at("open", &path))?;
-        let readable = crate::base::fs::open(&path)?;
-        Ok(Self { dir, readable, path, _lock: lock })
+    fn open(base: Directory, directory: Directory) -> Result<Self, RootError> {
+        let lock = directory.lock_file(LOCK)?;
+        try_lock(&lock, base.path())?;
+        let dir = directory.file().try_clone().map_err(FsError::at("open", directory.path()))?;
+        Ok(Self { dir: Dir::from_std_file(dir), directory, base, _lock: lock })
     }
 
-    /// Creates a file, or truncates an existing one.
+    /// Creates a file, in place of whatever has the name.
     pub(crate) fn create(&self, name: &str) -> Result<File, FsError> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        self.dir.open_with(name, &options).map_err(FsError::at("create", self.path.join(name)))
+        Ok(File::from_std(self.directory.create_file(name, 0o666)?))
     }
 
-    /// Opens a regular file; `None`: it is missing.
+    /// Opens the file of an earlier run; `None`: it is missing, or another user could have written it.
     pub(crate) fn open_existing(&self, name: &str) -> Result<Option<File>, FsError> {
-        open_or_none(self.dir.open(name), || self.path.join(name))
+        // A link or a special file is removed like any other that is not used.
+        let Ok(Some(file)) = self.directory.open_file(name) else { return Ok(None) };
+        let metadata = file.metadata().map_err(FsError::at("read", self.path(name)))?;
+        Ok(check(&metadata).is_ok().then(|| File::from_std(file)))
+    }
+
+    /// True if a regular file has the name, whoever owns it.
+    pub(crate) fn is_file(&self, name: &str) -> Result<bool, FsError> {
+        match self.dir.symlink_metadata(name) {
+            Ok(metadata) => Ok(metadata.is_file()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(FsError::at("read", self.path(name))(error)),
+        }
+    }
+
+    /// Replaces a file in the directory that contains the staging directory, atomically and durably.
+    pub(crate) fn replace_in_base(&self, name: &str, content: &[u8]) -> Result<(), FsError> {
+        let scratch = format!("new.{name}");
+        let mut file = self.directory.create_file(&scratch, 0o666)?;
+        let written = file.write_all(content).and_then(|()| file.sync_all());
+        written.map_err(FsError::at("write", self.path(&scratch)))?;
+        self.directory.rename(&scratch, &self.base, name)
+    }
+
+    /// The directory that contains the staging directory.
+    #[must_use]
+    pub(crate) fn base(&self) -> &Directory {
+        &self.base
     }
 
     /// Removes a file, if it exists.
     pub(crate) fn remove(&self, name: &str) -> Result<(), FsError> {
-        ignore_missing(self.dir.remove_file(name)).map_err(FsError::at("remove", self.path.join(name)))
+        self.directory.remove(name)
     }
 
     /// Removes the files of interrupted runs, except those that `keep` accepts.
@@ -147,31 +172,32 @@ impl Staging {
 
     /// Writes all cached data of the file system to disk (`syncfs`).
     pub(crate) fn sync(&self) -> Result<(), FsError> {
-        rustix::fs::syncfs(&self.readable).map_err(|error| FsError::at("sync", &self.path)(error.into()))
+        rustix::fs::syncfs(self.directory.file())
+            .map_err(|error| FsError::at("sync", self.directory.path())(error.into()))
     }
 
     /// Returns the names of all files, the lock included.
     pub(crate) fn names(&self) -> Result<Vec<String>, FsError> {
-        let entries = self.dir.entries().map_err(FsError::at("list", &self.path))?;
+        let entries = self.dir.entries().map_err(FsError::at("list", self.directory.path()))?;
         let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        names.collect::<io::Result<_>>().map_err(FsError::at("list", &self.path))
+        names.collect::<io::Result<_>>().map_err(FsError::at("list", self.directory.path()))
     }
 
     /// Returns the path of a staged file.
     #[must_use]
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+        self.directory.path().join(name)
     }
 
     /// Returns the device number. Directories with the same one share their free space.
     pub(crate) fn device(&self) -> Result<u64, FsError> {
-        Ok(self.readable.metadata().map_err(FsError::at("open", &self.path))?.dev())
+        Ok(self.directory.identity()?.0)
     }
 
     /// Returns the free space in bytes, and the free inodes; `None`: the file system does not count them.
     pub(crate) fn free(&self) -> Result<(u64, Option<u64>), FsError> {
-        let stat = rustix::fs::fstatvfs(&self.readable)
-            .map_err(|error| FsError::at("get the free space of", &self.path)(error.into()))?;
+        let stat = rustix::fs::fstatvfs(self.directory.file())
+            .map_err(|error| FsError::at("get the free space of", self.directory.path())(error.into()))?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
         Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
     }
@@ -182,11 +208,18 @@ impl Root {
     /// rename from there is possible, otherwise in `path`.
     pub(crate) fn open(path: &Path, base: &Path, stagings: &mut Stagings) -> Result<Self, RootError> {
         let staging = stagings.open(base)?;
-        create_dir_all(path)?;
-        let staging = if mount(&staging.path)? == mount(path)? { staging } else { stagings.open(path)? };
-        let lock = stagings.lock(path)?;
-        let dir = Dir::open_ambient_dir(path, ambient_authority()).map_err(FsError::at("open", path))?;
-        Ok(Self { dir, path: path.to_owned(), staging, _lock: lock })
+        let directory = Directory::create_in(path, base)?;
+        let staging =
+            if mount(&staging.directory)? == mount(&directory)? { staging } else { stagings.open(path)? };
+        let lock = stagings.lock(&directory)?;
+        let dir = directory.file().try_clone().map_err(FsError::at("open", path))?;
+        Ok(Self {
+            dir: Dir::from_std_file(dir),
+            path: path.to_owned(),
+            is_in_site: path != base,
+            staging,
+            _lock: lock,
+        })
     }
 
     #[must_use]
@@ -204,7 +237,7 @@ impl Root {
     pub(crate) fn open_existing(&self, file: &RelPath) -> Result<Option<File>, FsError> {
         match self.dir.symlink_metadata(file) {
             Ok(meta) if !meta.is_file() => Ok(None),
-            _ => open_or_none(self.dir.open(file), || self.path(file)),
+            _ => open_or_none(open_regular(&self.dir, file), || self.path(file)),
         }
     }
 
@@ -265,10 +298,52 @@ impl Root {
         Ok(true)
     }
 
-    /// Creates an empty file.
+    /// Makes the directories above `files` accessible to all users, because servers run as others. Returns the
+    /// number of directories that were not. A directory that the user named keeps its mode.
+    pub(crate) fn make_accessible<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f RelPath>,
+    ) -> Result<usize, FsError> {
+        let mut directories: BTreeSet<&Path> = BTreeSet::new();
+        for file in files {
+            for directory in file.as_ref().ancestors().skip(1) {
+                if !directories.insert(directory) {
+                    break;
+                }
+            }
+        }
+        let mut changed = 0;
+        for directory in directories {
+            let is_root = directory.as_os_str().is_empty();
+            if is_root && !self.is_in_site {
+                continue;
+            }
+            let name = if is_root { Path::new(".") } else { directory };
+            let Ok(metadata) = self.dir.symlink_metadata(name) else { continue };
+            let mut permissions = metadata.permissions();
+            if metadata.is_dir() && permissions.mode() & ACCESSIBLE != ACCESSIBLE {
+                permissions.set_mode(permissions.mode() & 0o7777 | ACCESSIBLE);
+                let made = self.dir.set_permissions(name, permissions);
+                made.map_err(FsError::at("make accessible", self.path.join(directory)))?;
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Creates an empty file, unless a regular file has the name.
     pub(crate) fn touch(&self, file: &RelPath) -> Result<(), FsError> {
+        if self.dir.symlink_metadata(file).is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(());
+        }
         let parent = file.as_ref().parent().unwrap_or(Path::new(""));
-        let created = self.dir.create_dir_all(parent).and_then(|()| self.dir.create(file));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        let created = self
+            .dir
+            .create_dir_all(parent)
+            .and_then(|()| ignore_missing(self.dir.remove_file(file)))
+            .and_then(|()| self.dir.open_with(file, &options));
         created.map(drop).map_err(FsError::at("create", self.path(file)))
     }
 
@@ -282,6 +357,21 @@ impl Root {
     }
 }
 
+/// Opens a regular file below `dir` for reading. A symlink or a special file is an error, and does not block.
+pub(crate) fn open_regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(own_file::FLAGS.bits().cast_signed());
+    let file = dir.open_with(path, &options).map_err(|error| match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => Distrust::Symlink.into(),
+        _ => error,
+    })?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if metadata.is_file() { Ok(file) } else { Err(Distrust::NotRegular.into()) }
+}
+
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -291,11 +381,11 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 
 /// Returns the device and the mount ID, within which a file can be renamed: one file system can be mounted
 /// twice. `None`: the kernel does not report mount IDs (before Linux 5.8).
-fn mount(path: &Path) -> Result<(u64, Option<u64>), FsError> {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-    let id = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok();
+fn mount(directory: &Directory) -> Result<(u64, Option<u64>), FsError> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let id = statx(directory.file(), "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok();
     let id = id.filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id);
-    Ok((identity(path)?.0, id))
+    Ok((directory.identity()?.0, id))
 }
 
 fn open_or_none(file: io::Result<File>, path: impl FnOnce() -> PathBuf) -> Result<Option<File>, FsError> {

@@ -13,6 +13,7 @@ use cap_std::fs::{Dir, File};
 use crate::base::fs::FsError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
+use crate::site::root::open_regular;
 use crate::site::storage::{BASE, blob_path};
 
 /// Maximum bytes of a link file that are read; a valid one has 71.
@@ -89,7 +90,7 @@ impl Storage {
     /// Opens a blob.
     pub(crate) fn blob(&self, digest: Digest) -> Result<File, FsError> {
         let path = blob_path(digest);
-        self.dir.open(&path).map_err(FsError::at("open", self.path.join(&path)))
+        open_regular(&self.dir, &path).map_err(FsError::at("open", self.path.join(&path)))
     }
 
     /// Reads a manifest; `None`: it is missing, damaged or has an unsupported media type.
@@ -154,7 +155,7 @@ impl Storage {
     /// Reads a link file; `None`: it is missing or invalid.
     fn link(&self, path: &str) -> Result<Option<Digest>, FsError> {
         let mut text = Vec::new();
-        match self.dir.open(path).and_then(|file| file.take(LINK_LIMIT).read_to_end(&mut text)) {
+        match open_regular(&self.dir, path).and_then(|file| file.take(LINK_LIMIT).read_to_end(&mut text)) {
             Ok(_) => Ok(std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok())),
             Err(error) if is_missing(&error) || error.kind() == io::ErrorKind::IsADirectory => Ok(None),
             Err(error) => Err(FsError::at("read", self.path.join(path))(error)),

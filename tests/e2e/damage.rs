@@ -139,7 +139,7 @@ impl Content<'_> {
         let layout = walk.finish(json.len() as u64).unwrap();
         let room = header_space(json.len(), Some(files.len())) + more;
         let form = WriteOptions { header_space: room, level: 3, volumes: carry };
-        let mut writer = BundleWriter::create(Claim::new(target).unwrap(), form).unwrap();
+        let mut writer = BundleWriter::create(Claim::new(target, &Silent).unwrap(), form).unwrap();
         for (number, blob) in layout.manifests[1..].iter().chain(&layout.blobs).enumerate() {
             if number + 1 == layout.manifests.len() {
                 writer.end_manifests().unwrap();

@@ -47,6 +47,10 @@ impl Site {
         self.path().join("conf").join(name)
     }
 
+    fn write_record(&self, record: &Record) {
+        fs::write(self.path().join("site.json"), serde_json::to_vec(record).expect("JSON")).unwrap();
+    }
+
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.conf(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
@@ -337,7 +341,7 @@ fn invalid_settings_are_refused_by_name() {
     let site = Site::empty();
     site.configure(&[]).failed(6, &["site", "is not a site", "unbundle unpack"]);
     fs::create_dir_all(site.path()).unwrap();
-    Record::new("files".into(), "registry".into()).write(&site.path(), &site.path().join("part")).unwrap();
+    site.write_record(&Record::new("files".into(), "registry".into()));
     let pem = |name: &str| site.directory.path().join(name).display().to_string();
     let openssl = |args: &str| {
         let status = Command::new("sh")
@@ -397,7 +401,7 @@ fn tags_that_differ_only_in_case_are_distinct() {
     let mut lower = image("registry.k8s.io/pause:3.9");
     (lower.tag, upper.tag) = (Some("v1.0-rc".into()), Some("v1.0-RC".into()));
     record.images.extend([lower, upper]);
-    record.write(&site.path(), &site.path().join("part")).unwrap();
+    site.write_record(&record);
     site.configure(&["--tls", "off"]).ok();
     let printed = site.run_on_host(
         r#"SITE_ENGINE=nginx $CONF/site start >&2
@@ -763,7 +767,7 @@ fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
         let site = Site::empty();
         fs::create_dir_all(site.path()).unwrap();
         let record = record(&files, &images, prefix);
-        record.write(&site.path(), &site.path().join("part")).unwrap();
+        site.write_record(&record);
         let changes = Changes { ip: Some([127, 0, 0, 1].into()), ..Changes::default() };
         configure(&site.path(), None, changes).unwrap();
         let offline = site.conf("kubespray/offline.yml");
@@ -796,7 +800,7 @@ fn offline_yml_names_missing_items_and_carries_credentials() {
     let site = Site::empty();
     fs::create_dir_all(site.path()).unwrap();
     let record = record(&files[1..], &images[2..], |host| format!("k8s/{host}/"));
-    record.write(&site.path(), &site.path().join("part")).unwrap();
+    site.write_record(&record);
     site.configure_user(&["--user", "carla"]).ok();
     let text = site.read("kubespray/offline.yml");
     let missing: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("#   ")).collect();

@@ -5,8 +5,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::base::event::{Event, Report};
 use crate::base::fs::{self, FsError};
-use crate::bundle::write::parts::{part_path, parts, remove_parts, remove_parts_from};
+use crate::base::output_file::is_descriptor;
+use crate::base::own_file;
+use crate::bundle::write::parts::{part_path, parts, remove_parts, remove_parts_from, volumes_of};
+use crate::bundle::write::spool;
 
 /// An exclusive lock on an output file. The lock is released when all clones of the handle are dropped.
 pub struct Claim {
@@ -30,36 +34,81 @@ pub enum ClaimError {
 }
 
 impl Claim {
-    /// Locks the output `target`. Fails if another process has the lock, or if `target` is a directory.
-    pub fn new(target: &Path) -> Result<Self, ClaimError> {
+    /// Locks the output `target`. Fails if another process has the lock, or if `target` is not a file.
+    ///
+    /// What an earlier run left is used only if no other user could have written it. Otherwise it is put
+    /// aside, with a warning.
+    pub fn new(target: &Path, report: &dyn Report) -> Result<Self, ClaimError> {
         let partial = fs::partial(target);
+        let unusable = |kind: io::Error| FsError::at("create", target)(kind);
         if target.is_dir() {
-            let source = io::ErrorKind::IsADirectory.into();
-            return Err(FsError { action: "create", path: target.to_owned(), source }.into());
+            return Err(unusable(io::ErrorKind::IsADirectory.into()).into());
         }
+        if own_file::is_special(target) || is_descriptor(target) {
+            return Err(unusable(own_file::Distrust::NotRegular.into()).into());
+        }
+        let claim = Self::lock_partial(target, &partial, report)?;
+        for name in claim.other_names()? {
+            put_aside_if_untrusted(&name, report)?;
+        }
+        Ok(claim)
+    }
+
+    fn lock_partial(target: &Path, partial: &Path, report: &dyn Report) -> Result<Self, ClaimError> {
         loop {
-            let mut options = File::options();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&partial);
-            let file = file.map_err(FsError::at("create", &partial))?;
-            file.try_lock().map_err(|error| match error {
-                TryLockError::WouldBlock => ClaimError::Busy(target.to_owned()),
-                TryLockError::Error(source) => FsError::at("lock", &partial)(source).into(),
-            })?;
+            let file = match own_file::open_unchecked(partial) {
+                Ok(file) => file,
+                // A symlink, or a file of another user that cannot be opened.
+                Err(_) if put_aside_if_untrusted(partial, report)? => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let metadata = file.metadata().map_err(FsError::at("read", partial))?;
+            if metadata.is_file() {
+                file.try_lock().map_err(|error| match error {
+                    TryLockError::WouldBlock => ClaimError::Busy(target.to_owned()),
+                    TryLockError::Error(source) => FsError::at("lock", partial)(source).into(),
+                })?;
+            }
             // If the previous owner has just renamed the file, it is a complete bundle and must not be
             // changed.
-            if is_at(&file, &partial).map_err(FsError::at("open", &partial))? {
-                return Ok(Self { file, partial, target: target.to_owned() });
+            if !is_at(&file, partial).map_err(FsError::at("open", partial))? {
+                continue;
+            }
+            // The name can be exchanged after the check: what counts is what is open.
+            let metadata = file.metadata().map_err(FsError::at("read", partial))?;
+            match own_file::check(&metadata) {
+                Ok(()) => return Ok(Self { file, partial: partial.to_owned(), target: target.to_owned() }),
+                Err(distrust) => put_aside(partial, distrust, report)?,
             }
         }
     }
 
+    /// Returns the names of everything else that an earlier run can have left.
+    fn other_names(&self) -> Result<Vec<PathBuf>, FsError> {
+        let mut names = vec![spool::path(&self.partial)];
+        names.extend(old_paths(&self.partial));
+        let directory = fs::parent(&self.partial);
+        for bundle in std::iter::once(self.partial.clone()).chain(old_paths(&self.partial)) {
+            let volumes = volumes_of(directory, &fs::file_name(&bundle), 2)?;
+            names.extend(volumes.into_iter().map(|(path, _)| path));
+        }
+        Ok(names)
+    }
+
+    /// Gives the complete file the mode of a new file, syncs it and renames it to the target.
+    pub(crate) fn publish(&self) -> Result<(), FsError> {
+        let synced = own_file::open_up(&self.file).and_then(|()| self.file.sync_all());
+        synced.map_err(FsError::at("sync", &self.partial))?;
+        fs::rename_durably(&self.partial, &self.target)
+    }
+
     /// Renames the parts of an earlier run to `aside`, and locks the output again.
-    pub fn set_aside(self, aside: &Path) -> Result<Self, ClaimError> {
+    pub fn set_aside(self, aside: &Path, report: &dyn Report) -> Result<Self, ClaimError> {
         remove_parts(aside)?;
         for (part, number) in parts(&self.partial).iter().zip(1..) {
             fs::rename_durably(part, &part_path(aside, number))?;
         }
-        Self::new(&self.target)
+        Self::new(&self.target, report)
     }
 
     /// Removes the content of an earlier run.
@@ -85,10 +134,27 @@ impl Claim {
     }
 }
 
+/// Puts what is at `path` aside if it is not used. Returns true if it was.
+fn put_aside_if_untrusted(path: &Path, report: &dyn Report) -> Result<bool, FsError> {
+    let Some(distrust) = own_file::distrust(path)? else { return Ok(false) };
+    put_aside(path, distrust, report)?;
+    Ok(true)
+}
+
+fn put_aside(path: &Path, distrust: own_file::Distrust, report: &dyn Report) -> Result<(), FsError> {
+    let aside = own_file::put_aside(path)?;
+    let (path, aside) = (path.display(), aside.display());
+    let message = format!(
+        "`{path}` is not resumed, because {distrust}: it is now `{aside}`; remove it if you do not need it"
+    );
+    report.event(&Event::Warning { message });
+    Ok(())
+}
+
 /// True if `path` is the file that is open as `file`.
 pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let open = file.metadata()?;
-    match std::fs::metadata(path) {
+    match std::fs::symlink_metadata(path) {
         Ok(at_path) => Ok((open.dev(), open.ino()) == (at_path.dev(), at_path.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),

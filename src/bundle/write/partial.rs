@@ -471,7 +471,7 @@ mod tests {
     fn a_duplicate_that_was_not_discarded_is_not_the_beginning_of_the_next_unpinned_file() {
         let directory = tempfile::tempdir().unwrap();
         let header_space = header_space(100, None);
-        let claim = Claim::new(&directory.path().join("x")).unwrap();
+        let claim = Claim::new(&directory.path().join("x"), &Silent).unwrap();
         let partial = claim.partial.clone();
         let options = WriteOptions { header_space, level: 1, volumes: VolumeOptions::single_file() };
         let mut writer = BundleWriter::create(claim, options).unwrap();

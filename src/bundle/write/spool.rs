@@ -33,6 +33,7 @@ use std::sync::{Mutex, MutexGuard};
 use xxhash_rust::xxh64::Xxh64;
 
 use crate::base::fs::{self, FsError};
+use crate::base::own_file::open_or_create;
 use crate::bundle::format::FRAME_SIZE;
 use crate::oci::digest::Digest;
 
@@ -100,9 +101,7 @@ impl Spool {
     /// Opens the spool next to `partial` and reads the notes of an earlier run.
     pub(crate) fn open(partial: &Path) -> Result<(Self, Notes), FsError> {
         let path = path(partial);
-        let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(FsError::at("create", &path))?;
+        let file = open_or_create(&path)?;
         let seed = RandomState::new().build_hasher().finish();
         let mut spool = Self { path, file, pieces_at: 0, seed, state: Mutex::default() };
         let notes = spool.read_notes().unwrap_or_default();

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError, file_name};
+use crate::base::output_file::{Access, OutputFile};
+use crate::base::own_file::read_regular;
 use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
 use crate::bundle::write::volume_writer::FinishedVolume;
 
@@ -16,7 +18,7 @@ pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<P
         let name = line.split_once(' ').map(|(_, name)| name.trim_start_matches([' ', '*']));
         name.and_then(parse_volume_name).is_some_and(|(name, _)| name == bundle)
     };
-    let old = std::fs::read(&path).unwrap_or_default();
+    let old = read_regular(&path, u64::MAX).unwrap_or_default();
     let mut text = String::new();
     for line in String::from_utf8_lossy(&old).lines().filter(|line| !is_of_bundle(line)) {
         text.push_str(line);
@@ -25,6 +27,6 @@ pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<P
     for volume in volumes {
         let _ = writeln!(text, "{}  {}", volume.digest.hex(), file_name(&volume.path)); // into memory
     }
-    fs::write_durably(&path, text.as_bytes())?;
+    OutputFile::write(&path, Access::Default, text.as_bytes())?;
     Ok(path)
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::base::flusher::Flusher;
 use crate::base::fs::{self, FsError};
+use crate::base::own_file::{create_new, open_or_create, open_up};
 use crate::bundle::format::label::Label;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::volume_name::VOLUME_LIMIT;
@@ -121,8 +122,7 @@ impl VolumeWriter {
         let mut files = vec![VolumeFile::new(1, partial.clone(), file, (0, first_end))];
         for (number, extent) in (2..).zip(extents.iter().skip(1)) {
             let path = part_path(&partial, number);
-            let file = File::options().read(true).write(true).open(&path);
-            let file = file.map_err(FsError::at("open", &path))?;
+            let file = open_or_create(&path)?;
             files.push(VolumeFile::new(number, path, file, *extent));
         }
         let mut writer = Self { partial, options, files };
@@ -187,9 +187,7 @@ impl VolumeWriter {
             let limit = "too many volumes: increase `--volume-size`";
             return Err(FsError::at("create", &path)(io::Error::other(limit)));
         }
-        let mut create = File::options();
-        let file = create.read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(FsError::at("create", &path))?;
+        let file = create_new(&path)?;
         let mut volume = VolumeFile::new(number, path, file, (start, start));
         volume.flusher = Some(Flusher::start(&volume.file));
         self.files.push(volume);
@@ -307,7 +305,8 @@ impl VolumeFile {
         self.file.write_all_at(tail, end).map_err(FsError::at("write", &self.path))?;
         let size = end + tail.len() as u64;
         // A run that was killed after this point can have left a longer file.
-        let synced = self.file.set_len(size).and_then(|()| self.file.sync_all());
+        let synced =
+            self.file.set_len(size).and_then(|()| open_up(&self.file)).and_then(|()| self.file.sync_all());
         synced.map_err(FsError::at("sync", &self.path))?;
         Ok(size)
     }

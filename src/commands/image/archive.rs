@@ -14,8 +14,10 @@ use std::sync::mpsc::Receiver;
 use rustix::fs::FallocateFlags;
 
 use crate::base::buffer::Slice;
+use crate::base::event::Report;
 use crate::base::flusher::Flusher;
 use crate::base::fs::{self, FsError};
+use crate::base::own_file::open_up;
 use crate::base::pipeline::Sink;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
 use crate::bundle::format::{BLOCK, padded};
@@ -47,8 +49,8 @@ pub(crate) struct Slot {
 
 impl ImageArchive {
     /// Starts an archive that will be at `target`; fails if another process is writing it.
-    pub(crate) fn create(target: &Path) -> Result<Self, ClaimError> {
-        let Claim { file, partial, target } = Claim::new(target)?;
+    pub(crate) fn create(target: &Path, report: &dyn Report) -> Result<Self, ClaimError> {
+        let Claim { file, partial, target } = Claim::new(target, report)?;
         let archive = Self { file: file.into(), partial: partial.into(), target, end: 0, is_finished: false };
         archive.file.set_len(0).map_err(FsError::at("truncate", &archive.partial))?;
         Ok(archive)
@@ -134,7 +136,8 @@ impl ImageArchive {
     pub(crate) fn finish(mut self) -> Result<u64, FsError> {
         let size = self.end + 2 * BLOCK as u64; // the zeros that end a tar archive
         self.file.set_len(size).map_err(FsError::at("write", &self.partial))?;
-        self.file.sync_all().map_err(FsError::at("sync", &self.partial))?;
+        let synced = open_up(&self.file).and_then(|()| self.file.sync_all());
+        synced.map_err(FsError::at("sync", &self.partial))?;
         fs::rename_durably(&self.partial, &self.target)?;
         self.is_finished = true;
         Ok(size)

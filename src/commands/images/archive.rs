@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
+use crate::base::own_file::open_regular;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
 use crate::bundle::format::{BLOCK, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::commands::images::site_image::{BlobError, SiteDocument, SiteImage, SiteImageError};
@@ -148,7 +149,7 @@ impl ProgressWriter<'_> {
 /// Copies a blob from the storage. The last chunk is written only after the digest matches.
 fn copy_blob(blob: Blob, storage: &Path, output: &mut ProgressWriter) -> Result<(), ArchiveError> {
     let path = storage.join(blob_path(blob.digest));
-    let mut file = fs::open(&path).map_err(BlobError::from)?;
+    let mut file = open_regular(&path).map_err(BlobError::from)?;
     let mut hasher = Hasher::new();
     let (mut pending, mut chunk) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
     loop {

@@ -3,7 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
+use crate::base::own_file::read_regular;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
 use crate::oci::platform::Platform;
@@ -278,7 +279,7 @@ impl RegistryStorage<'_> {
 
     fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
         let path = self.0.join(blob_path(digest));
-        let bytes = fs::read(&path, MANIFEST_LIMIT)?;
+        let bytes = read_regular(&path, MANIFEST_LIMIT)?;
         if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(BlobError::Corrupt { path }) }
     }
 }

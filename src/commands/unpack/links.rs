@@ -22,13 +22,15 @@ pub(super) struct MissingLinks {
     stages: Vec<Vec<(RelPath, Digest)>>,
     /// Directories that must exist.
     directories: Vec<RelPath>,
+    /// Number of directories that were not accessible to all users; now they are.
+    pub(super) made_accessible: usize,
 }
 
 impl MissingLinks {
     /// Compares `links` with the storage.
     pub(super) fn find(links: &Links, roots: &Roots) -> Result<Self, FsError> {
         let Some(root) = roots.registry() else {
-            return Ok(Self { stages: Vec::new(), directories: Vec::new() });
+            return Ok(Self { stages: Vec::new(), directories: Vec::new(), made_accessible: 0 });
         };
         let mut stages = Vec::new();
         for stage in links.stages() {
@@ -40,7 +42,9 @@ impl MissingLinks {
             }
             stages.push(missing);
         }
-        Ok(Self { stages, directories: links.directories.iter().cloned().collect() })
+        let paths = links.stages().into_iter().flatten().map(|(path, _)| path);
+        let made_accessible = root.make_accessible(paths)?;
+        Ok(Self { stages, directories: links.directories.iter().cloned().collect(), made_accessible })
     }
 
     /// Returns the number of link files.

@@ -25,6 +25,8 @@ pub(super) struct WritePlan {
     pub(super) pending: HashMap<Digest, Vec<usize>>,
     /// The size in bytes of all files in `pending`.
     pub(super) bytes: u64,
+    /// Number of directories that were not accessible to all users; now they are.
+    directories: usize,
 }
 
 impl WritePlan {
@@ -41,7 +43,12 @@ impl WritePlan {
                 bytes += target.blob.size;
             }
         }
-        Ok(Self { targets, states, pending, bytes })
+        let mut directories = 0;
+        for (number, root) in roots.all.iter().enumerate() {
+            let files = targets.iter().filter(|target| target.root == number);
+            directories += root.make_accessible(files.map(|target| &target.path))?;
+        }
+        Ok(Self { targets, states, pending, bytes, directories })
     }
 
     /// Returns the targets with their states.
@@ -63,7 +70,7 @@ impl WritePlan {
     pub(super) fn count_in(&self, summary: &mut UnpackSummary) {
         let count = |wanted: &[State]| self.states.iter().filter(|state| wanted.contains(state)).count();
         summary.kept = count(&[State::Intact]);
-        summary.repaired = count(&[State::Damaged, State::MadeReadable]);
+        summary.repaired = count(&[State::Damaged, State::MadeReadable]) + self.directories;
         summary.bytes_written = self.bytes;
     }
 

@@ -24,7 +24,7 @@ pub struct UnpackSummary {
     pub omitted: Vec<OmittedItem>,
     /// Files written.
     pub written: usize,
-    /// Files that were damaged, or not readable by all users.
+    /// Files that were damaged or not readable by all users, and directories that were not accessible to them.
     pub repaired: usize,
     /// Files that were already intact.
     pub kept: usize,

@@ -1,0 +1,279 @@
+//! [`Directory`]: a handle of a directory, below which no symlink is followed.
+//!
+//! Names are relative to the handle and can have several components. A component that is a symlink is an
+//! error, as is a last component that is not a regular file. Files are created with `O_EXCL`, so that nothing
+//! is written through a link.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::base::fs::{FsError, create_dir_all};
+use crate::base::own_file::{Distrust, FLAGS, check, check_owner, read_limited, regular};
+
+/// A handle of a directory; see the module.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    file: File,
+    path: PathBuf,
+}
+
+impl Directory {
+    /// Opens a directory that the user named: symlinks in `path` are followed.
+    pub(crate) fn open(path: &Path) -> Result<Self, FsError> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from);
+        Ok(Self { file: file.map_err(FsError::at("open", path))?.into(), path: path.to_owned() })
+    }
+
+    /// Opens a directory that the user named, and creates it and its parents if they are missing.
+    pub(crate) fn create(path: &Path) -> Result<Self, FsError> {
+        create_dir_all(path)?;
+        Self::open(path)
+    }
+
+    /// Opens the subdirectory `name`. Fails if it is missing or a symlink.
+    pub(crate) fn subdirectory(&self, name: &str) -> Result<Self, FsError> {
+        let path = self.path.join(name);
+        let flags = FLAGS | OFlags::DIRECTORY;
+        let file = rustix::fs::openat(&self.file, name, flags, Mode::empty());
+        let file = file.map_err(|error| self.explain(error, name, Distrust::NotDirectory));
+        Ok(Self { file: file.map_err(FsError::at("open", &path))?.into(), path })
+    }
+
+    /// Opens the subdirectory `name`, and creates it if it is missing, with `mode` as far as the umask allows.
+    pub(crate) fn create_subdirectory(&self, name: &str, mode: u32) -> Result<Self, FsError> {
+        match rustix::fs::mkdirat(&self.file, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => self.subdirectory(name),
+            Err(error) => Err(FsError::at("create directory", self.path.join(name))(error.into())),
+        }
+    }
+
+    /// Like [`Self::create`], but if `path` is below `base`, symlinks are followed in `base` only.
+    pub(crate) fn create_in(path: &Path, base: &Path) -> Result<Self, FsError> {
+        let Ok(relative) = path.strip_prefix(base) else { return Self::create(path) };
+        let mut directory = Self::create(base)?;
+        for component in relative.components() {
+            let name = match component {
+                Component::CurDir => continue,
+                Component::Normal(name) => name.to_str(),
+                _ => None,
+            };
+            let name = name.ok_or_else(|| FsError::at("open", path)(ErrorKind::InvalidInput.into()))?;
+            directory = directory.create_subdirectory(name, 0o777)?;
+        }
+        Ok(directory)
+    }
+
+    /// Fails unless the directory belongs to the user or root, and nobody else can write to it.
+    pub(crate) fn check_owner(&self) -> Result<(), FsError> {
+        let checked = self.file.metadata().and_then(|metadata| Ok(check_owner(&metadata)?));
+        checked.map_err(FsError::at("use directory", &self.path))
+    }
+
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the directory again, with a lock and an offset of its own.
+    pub(crate) fn reopen(&self) -> Result<File, FsError> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.file, ".", flags, Mode::empty());
+        Ok(file.map_err(|error| FsError::at("open", &self.path)(error.into()))?.into())
+    }
+
+    /// The open directory.
+    #[must_use]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Opens a regular file for reading; `None`: it is missing.
+    pub(crate) fn open_file(&self, name: &str) -> Result<Option<File>, FsError> {
+        let at = || FsError::at("open", self.path.join(name));
+        let Some((parent, last)) = self.parent(name)? else { return Ok(None) };
+        let parent = parent.as_ref().unwrap_or(self);
+        match rustix::fs::openat(&parent.file, last, FLAGS, Mode::empty()) {
+            Ok(file) => regular(file.into()).map(Some).map_err(at()),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(at()(parent.explain(error, last, Distrust::NotRegular))),
+        }
+    }
+
+    /// Reads a regular file; `None`: it is missing. Fails if it has more than `limit` bytes.
+    pub(crate) fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
+        let Some(file) = self.open_file(name)? else { return Ok(None) };
+        read_limited(&file, limit).map(Some).map_err(FsError::at("read", self.path.join(name)))
+    }
+
+    /// Creates a file, in place of any file or link that has the name.
+    pub(crate) fn create_file(&self, name: &str, mode: u32) -> Result<File, FsError> {
+        let flags = FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        self.remove(name)?;
+        let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(mode));
+        Ok(file.map_err(|error| FsError::at("create", self.path.join(name))(error.into()))?.into())
+    }
+
+    /// Opens the file that a lock is held on, and creates it if it is missing. Its content is not used, so it
+    /// can belong to another user; it cannot have another name.
+    pub(crate) fn lock_file(&self, name: &str) -> Result<File, FsError> {
+        let at = || FsError::at("open", self.path.join(name));
+        let flags = FLAGS | OFlags::CREATE | OFlags::WRONLY;
+        let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o644));
+        let file: File = file.map_err(|error| at()(self.explain(error, name, Distrust::NotRegular)))?.into();
+        let metadata = file.metadata().map_err(at())?;
+        match check(&metadata) {
+            Err(error @ (Distrust::NotRegular | Distrust::HardLinks(_))) => Err(at()(error.into())),
+            _ => Ok(file),
+        }
+    }
+
+    /// Replaces a file atomically and durably, and creates its parent directories. `mode` is exact.
+    pub(crate) fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<(), FsError> {
+        let mut parents = None;
+        let mut rest = name;
+        while let Some((first, remaining)) = rest.split_once('/') {
+            parents = Some(parents.as_ref().unwrap_or(self).create_subdirectory(first, 0o777)?);
+            rest = remaining;
+        }
+        let parent = parents.as_ref().unwrap_or(self);
+        let scratch = format!(".{rest}.part");
+        let mut file = parent.create_file(&scratch, mode & 0o700)?;
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
+            .and_then(|()| file.write_all(content))
+            .and_then(|()| file.sync_all())
+            .map_err(FsError::at("write", parent.path.join(&scratch)))?;
+        parent.rename(&scratch, parent, rest)
+    }
+
+    /// Renames a file, which is then in `to`, and syncs that directory. Both names have one component.
+    pub(crate) fn rename(&self, from: &str, to: &Self, name: &str) -> Result<(), FsError> {
+        rustix::fs::renameat(&self.file, from, &to.file, name)
+            .map_err(io::Error::from)
+            .map_err(FsError::at("rename to", to.path.join(name)))?;
+        to.file.sync_all().map_err(FsError::at("sync directory", &to.path))
+    }
+
+    /// Removes a file or a link, if it exists.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), FsError> {
+        let Some((parent, last)) = self.parent(name)? else { return Ok(()) };
+        match rustix::fs::unlinkat(&parent.as_ref().unwrap_or(self).file, last, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result.map_err(|error| FsError::at("remove", self.path.join(name))(error.into())),
+        }
+    }
+
+    /// True if there is anything under the name, a dangling symlink included.
+    pub(crate) fn exists(&self, name: &str) -> bool {
+        self.parent(name).is_ok_and(|found| {
+            found.is_some_and(|(parent, last)| {
+                let parent = parent.as_ref().unwrap_or(self);
+                rustix::fs::statat(&parent.file, last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+            })
+        })
+    }
+
+    /// Returns device and inode.
+    pub(crate) fn identity(&self) -> Result<(u64, u64), FsError> {
+        let metadata = self.file.metadata().map_err(FsError::at("open", &self.path))?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// Opens the parent directory of `name`. Returns it and the last component; no directory if `name` has
+    /// one component. `None`: a parent is missing.
+    fn parent<'n>(&self, name: &'n str) -> Result<Option<(Option<Self>, &'n str)>, FsError> {
+        let (mut parent, mut rest) = (None, name);
+        while let Some((first, remaining)) = rest.split_once('/') {
+            match parent.as_ref().unwrap_or(self).subdirectory(first) {
+                Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(None),
+                result => parent = Some(result?),
+            }
+            rest = remaining;
+        }
+        Ok(Some((parent, rest)))
+    }
+
+    /// Returns the reason for a failed open: the kernel reports a symlink as `ELOOP` or `ENOTDIR`.
+    fn explain(&self, error: Errno, name: &str, other: Distrust) -> io::Error {
+        if !matches!(error, Errno::LOOP | Errno::NOTDIR | Errno::NXIO) {
+            return error.into();
+        }
+        let is_symlink = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink());
+        if is_symlink { Distrust::Symlink.into() } else { other.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn no_name_leads_through_a_link() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        let (out, path) = (outside.path(), inside.path());
+        fs::write(out.join("victim"), "precious").unwrap();
+        for name in ["replaced", "created", ".part.part", "removed"] {
+            symlink(out.join("victim"), path.join(name)).unwrap();
+        }
+        fs::hard_link(out.join("victim"), path.join(".hard.part")).unwrap();
+        symlink(out, path.join("directory")).unwrap();
+        let directory = Directory::open(path).unwrap();
+        directory.replace("replaced", b"new", 0o644).unwrap();
+        directory.replace("part", b"new", 0o644).unwrap();
+        directory.replace("hard", b"new", 0o644).unwrap();
+        directory.create_file("created", 0o644).unwrap().write_all(b"new").unwrap();
+        directory.remove("removed").unwrap();
+        for name in ["directory/new", "directory/victim"] {
+            for failed in [
+                directory.replace(name, b"new", 0o644),
+                directory.remove(name),
+                directory.open_file(name).map(drop),
+            ] {
+                let error = failed.unwrap_err();
+                assert_eq!(
+                    (error.path.as_path(), error.source.to_string()),
+                    (&*path.join("directory"), "it is a symlink".into())
+                );
+            }
+        }
+        symlink(out.join("made"), path.join("lock")).unwrap();
+        assert_eq!(directory.lock_file("lock").unwrap_err().source.to_string(), "it is a symlink");
+        assert_eq!(fs::read_to_string(out.join("victim")).unwrap(), "precious");
+        assert_eq!(fs::read_dir(out).unwrap().count(), 1);
+        assert_eq!(fs::read_to_string(path.join("replaced")).unwrap(), "new");
+        assert!(path.join("created").symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_fifo_is_an_error_and_does_not_block() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = Directory::open(directory.path()).unwrap();
+        rustix::fs::mkfifoat(handle.file(), "fifo", Mode::from_raw_mode(0o600)).unwrap();
+        for failed in [handle.read("fifo", 10).map(drop), handle.lock_file("fifo").map(drop)] {
+            assert_eq!(failed.unwrap_err().source.to_string(), "it is not a regular file");
+        }
+        handle.replace("fifo", b"new", 0o600).unwrap();
+        assert_eq!(handle.read("fifo", 3).unwrap().unwrap(), b"new");
+        assert!(handle.read("fifo", 2).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let handle = Directory::open(directory.path()).unwrap();
+        handle.check_owner().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o770)).unwrap();
+        let error = handle.check_owner().unwrap_err();
+        assert_eq!(error.source.to_string(), "its group or other users can write to it");
+    }
+}

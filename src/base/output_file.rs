@@ -1,0 +1,218 @@
+//! [`OutputFile`]: a file that the user named with `-o`, which appears only when it is complete.
+//!
+//! The bytes go to a file without a name in the target's directory (`O_TMPFILE`), or with an unpredictable
+//! name where the file system has no such files, and the file is renamed to the target at the end. So no link
+//! is followed: neither one that waits at the name of a temporary file, nor one at the target, which is
+//! replaced. Two programs that write the same target do not mix: the last one to finish wins.
+//!
+//! A device, a FIFO and `/dev/stdout` are written to directly.
+
+use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::base::directory::Directory;
+use crate::base::fs::{FsError, parent};
+use crate::base::own_file::is_special;
+
+/// Who can read an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Mode 0666, as far as the umask allows.
+    Default,
+    /// Mode 0600: keys.
+    Private,
+}
+
+/// A file that is being written; see the module. Without [`OutputFile::finish`], nothing remains of it.
+pub(crate) struct OutputFile {
+    file: File,
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A device or FIFO, which is written to directly.
+    Special,
+    /// `temporary` is its present name; `None`: it has none.
+    Regular { directory: Directory, temporary: Option<String> },
+}
+
+impl OutputFile {
+    /// Starts to write `path`.
+    pub(crate) fn create(path: &Path, access: Access) -> Result<Self, FsError> {
+        let at = || FsError::at("create", path);
+        if is_special(path) || is_descriptor(path) {
+            let flags = if is_descriptor(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+            let file = File::options().write(true).custom_flags(flags.bits().cast_signed()).open(path);
+            return Ok(Self { file: file.map_err(at())?, path: path.to_owned(), kind: Kind::Special });
+        }
+        if path.file_name().is_none() || path.is_dir() {
+            return Err(at()(ErrorKind::IsADirectory.into()));
+        }
+        let directory = Directory::open(parent(path)).map_err(|error| at()(error.source))?;
+        let mode = Mode::from_raw_mode(if access == Access::Private { 0o600 } else { 0o666 });
+        let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        // Linking it to a name needs `/proc`.
+        let unnamed = match Path::new("/proc/self/fd").exists() {
+            true => rustix::fs::openat(directory.file(), ".", unnamed, mode).ok(),
+            false => None,
+        };
+        let (file, temporary) = match unnamed {
+            Some(file) => (file.into(), None),
+            None => {
+                let name = temporary_name();
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(directory.file(), name.as_str(), flags, mode);
+                (file.map_err(|error| at()(error.into()))?.into(), Some(name))
+            }
+        };
+        Ok(Self { file, path: path.to_owned(), kind: Kind::Regular { directory, temporary } })
+    }
+
+    /// Writes a complete file.
+    pub(crate) fn write(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
+        let mut output = Self::create(path, access)?;
+        output.write_all(bytes).map_err(FsError::at("write", path))?;
+        output.finish()
+    }
+
+    /// Like [`Self::write`], but fails if there is anything at `path` already.
+    #[cfg(feature = "net")]
+    pub(crate) fn write_new(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
+        let mut output = Self::create(path, access)?;
+        output.write_all(bytes).map_err(FsError::at("write", path))?;
+        output.finish_with(RenameFlags::NOREPLACE)
+    }
+
+    /// Syncs the file and renames it to its path.
+    pub(crate) fn finish(self) -> Result<(), FsError> {
+        self.finish_with(RenameFlags::empty())
+    }
+
+    fn finish_with(mut self, flags: RenameFlags) -> Result<(), FsError> {
+        if let Kind::Special = self.kind {
+            return Ok(());
+        }
+        self.file.sync_all().map_err(FsError::at("sync", &self.path))?;
+        let Kind::Regular { directory, temporary } = &mut self.kind else { return Ok(()) };
+        let name = match temporary {
+            Some(name) => name,
+            None => temporary.insert(link(&self.file, directory).map_err(FsError::at("write", &self.path))?),
+        };
+        let target = self.path.file_name().expect("`create` checked it; please report");
+        let (from, to) = (name.as_str(), directory.file());
+        let renamed = match rustix::fs::renameat_with(to, from, to, target, flags) {
+            // Not every file system knows flags.
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(to, from, to, target),
+            result => result,
+        };
+        renamed.map_err(|error| FsError::at("rename to", &self.path)(error.into()))?;
+        *temporary = None;
+        directory.file().sync_all().map_err(FsError::at("sync directory", directory.path()))
+    }
+}
+
+/// Gives a file without a name an unpredictable one, and returns it.
+fn link(file: &File, directory: &Directory) -> io::Result<String> {
+    let name = temporary_name();
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, open, directory.file(), name.as_str(), AtFlags::SYMLINK_FOLLOW)?;
+    Ok(name)
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if let Kind::Regular { directory, temporary: Some(name) } = &self.kind {
+            // The first error is the one that was reported.
+            let _: Result<(), Errno> =
+                rustix::fs::unlinkat(directory.file(), name.as_str(), AtFlags::empty());
+        }
+    }
+}
+
+fn temporary_name() -> String {
+    format!(".airbundle-{:016x}.partial", RandomState::new().build_hasher().finish())
+}
+
+/// True for the names of open file descriptors, which are symlinks, in directories that belong to the system.
+pub(crate) fn is_descriptor(path: &Path) -> bool {
+    let directories = ["/dev/fd", "/proc/self/fd"];
+    ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
+        || directories.iter().any(|directory| path.parent() == Some(Path::new(directory)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_link_at_the_target_is_replaced_and_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        fs::write(path("victim"), "precious").unwrap();
+        symlink("victim", path("link")).unwrap();
+        fs::hard_link(path("victim"), path("hard")).unwrap();
+        for name in ["link", "hard"] {
+            OutputFile::write(&path(name), Access::Default, b"new").unwrap();
+            assert!(path(name).symlink_metadata().unwrap().is_file());
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "new");
+        }
+        assert_eq!(fs::read_to_string(path("victim")).unwrap(), "precious");
+        assert_eq!(names(directory.path()).len(), 3);
+    }
+
+    #[test]
+    fn an_unfinished_output_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        OutputFile::create(&path, Access::Default).unwrap().write_all(b"part").unwrap();
+        assert!(names(directory.path()).is_empty());
+        let error = OutputFile::create(directory.path(), Access::Default).err().unwrap();
+        assert_eq!(error.source.kind(), ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn two_writers_of_one_file_do_not_mix() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        let mut first = OutputFile::create(&path, Access::Default).unwrap();
+        first.write_all(b"first ").unwrap();
+        OutputFile::write(&path, Access::Default, b"second").unwrap();
+        first.write_all(b"only").unwrap();
+        first.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first only");
+    }
+
+    #[test]
+    fn a_private_output_is_for_its_owner_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        OutputFile::write(&path, Access::Private, b"secret").unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
