@@ -1,10 +1,12 @@
 //! Shared helpers: file system calls, safe paths, events, buffers, and the hash/write pipeline.
 
 pub(crate) mod buffer;
+pub(crate) mod child;
 pub(crate) mod error_chain;
 pub mod event;
 pub(crate) mod flusher;
 pub(crate) mod fs;
+pub mod ownership;
 pub(crate) mod path;
 pub(crate) mod pipeline;
 pub mod text;
