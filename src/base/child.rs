@@ -50,7 +50,7 @@ fn without_secrets(program: impl AsRef<OsStr>) -> Command {
 
 fn is_secret(name: &OsString) -> bool {
     let has_prefix = |prefix: &&str| name.as_bytes().starts_with(prefix.as_bytes());
-    PREFIXES.iter().any(|prefix| has_prefix(&prefix)) && !PUBLIC.iter().any(|public| name == public)
+    PREFIXES.iter().any(has_prefix) && !PUBLIC.iter().any(|public| name == public)
 }
 
 /// Returns the absolute path of the executable that `PATH` finds.
@@ -60,7 +60,9 @@ fn find(program: &str, path: &OsStr) -> Option<PathBuf> {
         std::path::absolute(if directory.as_os_str().is_empty() { ".".into() } else { directory }).ok()
     });
     candidates.map(|directory| directory.join(program)).find(|candidate| {
-        candidate.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+        candidate
+            .metadata()
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     })
 }
 

@@ -9,7 +9,7 @@ use walkdir::WalkDir;
 
 use crate::base::fs::FsError;
 
-/// Maximum number of symlinks on a path, as in Linux (path_resolution(7)).
+/// Maximum number of symlinks on a path, as in Linux (`path_resolution(7)`).
 const LINK_LIMIT: u32 = 40;
 
 /// The reason why root does not run a file.

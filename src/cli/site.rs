@@ -357,6 +357,7 @@ impl From<ConfError> for Failure {
             ConfError::User(_)
             | ConfError::Path(_)
             | ConfError::Served(..)
+            | ConfError::ServedKey(..)
             | ConfError::Address
             | ConfError::Setting(_)
             | ConfError::UnusedCa => Code::Usage,

@@ -98,6 +98,9 @@ pub enum ConfError {
          `--conf`", .0.display(), .1.display()
     )]
     Served(PathBuf, PathBuf),
+    /// The copy of the CA key would be in a directory that is served.
+    #[error("cannot export the CA key to `{}`: `{}` is served", .0.display(), .1.display())]
+    ServedKey(PathBuf, PathBuf),
     /// The default directory of the configuration is not in the site.
     #[error(
         "`{link}` leads to `{target}`, outside of the site: use `--conf {target}` if the configuration belongs there",
@@ -132,9 +135,14 @@ pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<C
             return Err(ConfError::Path(path.clone()));
         }
     }
-    check_not_served(&conf, [&files, &registry])?;
-    if let Some(file) = &changes.export_ca_key {
-        check_not_served(&resolve(file)?, [&files, &registry])?;
+    let served = [&files, &registry];
+    if let Some(root) = served_root(&conf, served)? {
+        return Err(ConfError::Served(conf, root));
+    }
+    if let Some(file) = &changes.export_ca_key
+        && let Some(root) = served_root(&resolve(fs::parent(file))?, served)?
+    {
+        return Err(ConfError::ServedKey(file.clone(), root));
     }
     if let Some(Some((_, password))) = &changes.user {
         users::check_password(password, changes.weak_password)?;
@@ -176,14 +184,14 @@ fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
     Ok(resolve(conf)?)
 }
 
-/// Returns an error if `path` is in a served directory. All symlinks are resolved before.
-fn check_not_served(path: &Path, served: [&PathBuf; 2]) -> Result<(), ConfError> {
+/// Returns the served directory that contains `path`, which has no symlinks.
+fn served_root(path: &Path, served: [&PathBuf; 2]) -> Result<Option<PathBuf>, FsError> {
     for root in served {
         if path.starts_with(resolve(root)?) {
-            return Err(ConfError::Served(path.to_owned(), root.clone()));
+            return Ok(Some(root.clone()));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Returns the absolute path without symlinks. Its last components do not need to exist.
@@ -201,7 +209,8 @@ fn resolve(path: &Path) -> Result<PathBuf, FsError> {
                 }
                 return Ok(resolved);
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && existing.symlink_metadata().is_err() => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound && existing.symlink_metadata().is_err() => {
+            }
             Err(error) => return Err(FsError::at("find", existing)(error)),
         }
     }

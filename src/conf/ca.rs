@@ -119,8 +119,7 @@ impl Ca {
             None if is_known => (Self::create(directory, settings)?, CaChange::Replaced),
             None => (Self::create(directory, settings)?, CaChange::First),
         };
-        let state =
-            CaState { change, is_constrained: ca.permitted.is_some(), has_key: ca.issuer.is_some() };
+        let state = CaState { change, is_constrained: ca.permitted.is_some(), has_key: ca.issuer.is_some() };
         Ok((ca, state))
     }
 

@@ -31,7 +31,9 @@ mod tests {
         let command = command(Path::new("/srv/site/conf"), Path::new("/usr/sbin/nginx"));
         let (parents, tree) = command.split_once(" && ").unwrap();
         assert!(
-            parents.starts_with("+/bin/sh -c 'bad=$$(find / /srv /srv/site /usr /usr/sbin /usr/sbin/nginx -prune "),
+            parents.starts_with(
+                "+/bin/sh -c 'bad=$$(find / /srv /srv/site /usr /usr/sbin /usr/sbin/nginx -prune "
+            ),
             "{parents}"
         );
         assert!(tree.starts_with("find /srv/site/conf \"(\" -type l"), "{tree}");

@@ -42,7 +42,7 @@ fn is_permanent(path: &Path, mounts: &str, is_removable: impl Fn(&str) -> bool) 
     })
 }
 
-/// A line of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+/// A line of `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`).
 struct Mount<'a> {
     at: PathBuf,
     options: &'a str,
@@ -81,9 +81,9 @@ fn is_removable(source: &str) -> bool {
     let slaves = fs::read_dir(block.join("slaves")).into_iter().flatten().flatten();
     is_marked
         || is_usb
-        || slaves.into_iter().any(|slave| {
-            is_removable(&Path::new("/dev").join(slave.file_name()).to_string_lossy())
-        })
+        || slaves
+            .into_iter()
+            .any(|slave| is_removable(&Path::new("/dev").join(slave.file_name()).to_string_lossy()))
 }
 
 #[cfg(test)]

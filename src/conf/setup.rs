@@ -116,11 +116,9 @@ impl Settings {
 
     /// Parses and checks saved settings. The error names the field.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, SavedError> {
-        let settings: Self = serde_json::from_slice(bytes).map_err(|error| {
-            match field_of(bytes) {
-                Some(field) => SavedError::Type(field, error),
-                None => SavedError::Syntax(error),
-            }
+        let settings: Self = serde_json::from_slice(bytes).map_err(|error| match field_of(bytes) {
+            Some(field) => SavedError::Type(field, error),
+            None => SavedError::Syntax(error),
         })?;
         settings.check()?;
         Ok(settings)
@@ -171,8 +169,7 @@ fn is_host(host: &str) -> bool {
             && !label.ends_with('-')
     };
     // Clients parse a name whose last label is a number as an address.
-    let is_numeric =
-        host.rsplit('.').next().is_some_and(|label| label.chars().all(|c| c.is_ascii_digit()));
+    let is_numeric = host.rsplit('.').next().is_some_and(|label| label.chars().all(|c| c.is_ascii_digit()));
     if is_numeric {
         return host.parse::<Ipv4Addr>().is_ok();
     }

@@ -113,14 +113,15 @@ mod tests {
     #[test]
     fn the_user_of_the_nginx_package_is_found() {
         let find = |passwd: &str| ServerUser::parse(passwd).map(|user| (user.name, user.group));
-        let debian = "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www-data:/var/www:/usr/sbin/nologin\n";
+        let debian =
+            "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www-data:/var/www:/usr/sbin/nologin\n";
         assert_eq!(find(debian), Some(("www-data", 34)));
         assert_eq!(find(&format!("{debian}nginx:x:996:993:Nginx:/:/sbin/nologin\n")), Some(("nginx", 993)));
         assert_eq!(find("root:x:0:0::/:/bin/sh\nnginx2:x:1:1::/:/bin/sh\n"), None);
     }
 
     #[test]
-    fn short_passwords_must_be_asked_for() {
+    fn short_passwords_require_the_option() {
         for (password, weak, valid) in [
             ("geheim", false, false),
             ("geheim", true, true),
