@@ -29,7 +29,7 @@ fn is_permanent(path: &Path, mounts: &str, is_removable: impl Fn(&str) -> bool) 
     if TEMPORARY.iter().any(|directory| path.starts_with(directory)) {
         return false;
     }
-    // Of several mounts at one path, the last hides the others.
+    // The last of several mounts at one path hides the others.
     let mount = mounts
         .lines()
         .filter_map(Mount::parse)
@@ -94,7 +94,7 @@ mod tests {
     fn temporary_and_removable_paths_are_not_permanent() {
         let mounts = "\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
-23 22 8:17 / /srv/stick rw,nosuid,nodev,noexec - vfat /dev/sdb1 rw
+23 22 8:17 / /srv/drive rw,nosuid,nodev,noexec - vfat /dev/sdb1 rw
 24 22 8:18 / /srv/disk rw - ext4 /dev/sdb2 rw
 25 22 0:30 / /opt rw,nosuid - tmpfs tmpfs rw
 26 22 8:3 / /opt/kept rw - xfs /dev/sda3 rw
@@ -107,13 +107,13 @@ mod tests {
             ("/opt/kept/unbundle", true),
             ("/tmporary/unbundle", true),
             ("/opt/unbundle", false),
-            ("/srv/stick/unbundle", false),
+            ("/srv/drive/unbundle", false),
             ("/srv/disk/unbundle", false),
             ("/data/unbundle", false),
             ("/with space/unbundle", false),
             ("/tmp/x/unbundle", false),
             ("/var/tmp/unbundle", false),
-            ("/run/media/joe/stick/unbundle", false),
+            ("/run/media/joe/drive/unbundle", false),
             ("/media/usb/unbundle", false),
             ("/mnt/unbundle", false),
             ("/dev/shm/unbundle", false),
