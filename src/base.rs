@@ -1,6 +1,7 @@
 //! Shared helpers: file system calls, safe paths, events, buffers, and the hash/write pipeline.
 
 pub(crate) mod buffer;
+pub(crate) mod child;
 pub(crate) mod directory;
 pub(crate) mod error_chain;
 pub mod event;
@@ -8,6 +9,7 @@ pub(crate) mod flusher;
 pub(crate) mod fs;
 pub(crate) mod output_file;
 pub(crate) mod own_file;
+pub mod ownership;
 pub(crate) mod path;
 pub(crate) mod pipeline;
 pub mod text;

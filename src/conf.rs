@@ -1,9 +1,13 @@
 //! Generates the configuration of a site: nginx, registry, compose, systemd, TLS, clients and Kubespray.
 
+pub(crate) mod ca;
+pub(crate) mod certificate;
 pub(crate) mod compose;
 pub(crate) mod generated;
 pub(crate) mod kubespray;
 pub(crate) mod nginx;
+pub(crate) mod ownership_check;
+pub(crate) mod program;
 pub(crate) mod registry;
 pub(crate) mod script;
 pub(crate) mod setup;

@@ -84,7 +84,6 @@ impl OutputFile {
     }
 
     /// Like [`Self::write`], but fails if there is anything at `path` already.
-    #[cfg(feature = "net")]
     pub(crate) fn write_new(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
         let mut output = Self::create(path, access)?;
         output.write_all(bytes).map_err(FsError::at("write", path))?;
@@ -110,7 +109,13 @@ impl OutputFile {
         let (from, to) = (name.as_str(), directory.file());
         let renamed = match rustix::fs::renameat_with(to, from, to, target, flags) {
             // Not every file system knows flags.
-            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::renameat(to, from, to, target),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                let found = rustix::fs::statat(to, target, AtFlags::SYMLINK_NOFOLLOW);
+                match flags.contains(RenameFlags::NOREPLACE) && found.is_ok() {
+                    true => Err(Errno::EXIST),
+                    false => rustix::fs::renameat(to, from, to, target),
+                }
+            }
             result => result,
         };
         renamed.map_err(|error| FsError::at("rename to", &self.path)(error.into()))?;

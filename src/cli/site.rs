@@ -1,23 +1,35 @@
 //! `unbundle site`: writes the configuration of the servers and clients of a site.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal as _, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use clap::Args;
 use serde::Serialize;
+use time::OffsetDateTime;
 
+use crate::base::child;
 use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
+use crate::base::ownership;
 use crate::cli::allow_readers;
 use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
 use crate::commands::site::{Changes, ConfError, Configured, configure};
-use crate::conf::setup::{Setup, Tls};
-use crate::conf::tls::{Issued, TlsError, day};
+use crate::conf::ca::{CaChange, CaError};
+use crate::conf::setup::{Setup, Tls, is_root};
+use crate::conf::tls::{Issued, RENEWAL, TlsError, day};
 use crate::conf::trust::hosts_line;
+use crate::conf::users::UserError;
+
+/// The script that configures a client.
+const TRUST: &str = "trust.sh";
+/// The script that starts the servers.
+const START: &str = "site";
+/// The variable with the password of the site's user, for [`TRUST`].
+const PASSWORD: &str = "AIRBUNDLE_PASSWORD";
 
 /// Configure the servers and clients of a site: nginx, registry, TLS, containerd, Kubespray
 ///
@@ -50,9 +62,21 @@ pub(crate) struct Site {
     /// The password is read from stdin. If stdin is a terminal, the command prompts for it.
     #[arg(long, value_name = "NAME", conflicts_with = "no_user")]
     user: Option<String>,
+    /// Accept a password of fewer than 8 characters
+    #[arg(long, requires = "user")]
+    weak_password: bool,
     /// Allow reading without a user name again
     #[arg(long)]
     no_user: bool,
+    /// Replace the site's CA; every client must then trust the new one
+    #[arg(long)]
+    new_ca: bool,
+    /// Copy the CA key to a new file
+    #[arg(long, value_name = "FILE")]
+    export_ca_key: Option<PathBuf>,
+    /// Delete the CA key, which only renewing the certificate requires
+    #[arg(long)]
+    forget_ca_key: bool,
     /// Configure this host as a client: /etc/hosts, CA, containerd, podman
     #[arg(long)]
     apply: bool,
@@ -78,6 +102,10 @@ impl Site {
             registry_port: self.registry_port,
             tls: self.tls,
             user: user.clone(),
+            weak_password: self.weak_password,
+            new_ca: self.new_ca,
+            export_ca_key: self.export_ca_key,
+            forget_ca_key: self.forget_ca_key,
         };
         let configured = configure(&self.site, self.conf.as_deref(), changes)?;
         if self.json {
@@ -86,12 +114,17 @@ impl Site {
             print(&text(&configured, self.apply, self.start))?;
         }
         let conf = &configured.setup.conf;
+        let (trust, start) = (conf.join(TRUST), conf.join(START));
+        let scripts = [(self.apply, &trust), (self.start, &start)];
+        for (_, script) in scripts.into_iter().filter(|(is_run, _)| *is_run && is_root()) {
+            check_ownership(script, &self.site)?;
+        }
         if self.apply {
-            let password = user.flatten().map(|(_, password)| password);
-            command(&conf.join("trust.sh"), &[], password)?;
+            let password = user.flatten().map(|(_, password)| password.into());
+            run(&trust, &[], password.or_else(|| std::env::var_os(PASSWORD)))?;
         }
         if self.start {
-            command(&conf.join("site"), &["start"], None)?;
+            run(&start, &["start"], None)?;
         }
         Ok(Code::Success)
     }
@@ -109,23 +142,79 @@ fn password(user: &str) -> Result<String, Failure> {
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
-fn command(path: &Path, arguments: &[&str], password: Option<String>) -> Result<(), Failure> {
-    let mut command = Command::new("sh");
-    command.arg(path).args(arguments);
+/// Returns an error if another user can change `script`, which root is about to run.
+fn check_ownership(script: &Path, site: &Path) -> Result<(), Failure> {
+    ownership::check(script).map_err(|error| {
+        let failure = Failure::new(
+            Code::File,
+            format!("cannot run `{}` as root: {}", script.display(), chain(&error)),
+        );
+        failure.with_hint(format!(
+            "or write the configuration to a directory that only root can change: `unbundle site {} --conf DIR`",
+            site.display()
+        ))
+    })
+}
+
+fn run(script: &Path, arguments: &[&str], password: Option<OsString>) -> Result<(), Failure> {
+    let mut command = child::shell();
+    command.arg(script).args(arguments);
     if let Some(password) = password {
-        command.env("AIRBUNDLE_PASSWORD", password);
+        command.env(PASSWORD, password);
     }
-    let status = command.status().map_err(FsError::at("run", path))?;
+    let status = command.status().map_err(FsError::at("run", script))?;
     if status.success() {
         return Ok(());
     }
-    let line = [&[path.to_string_lossy().as_ref()], arguments].concat().join(" ");
+    let line = [&[script.to_string_lossy().as_ref()], arguments].concat().join(" ");
     let failure = Failure::new(Code::Serve, format!("cannot run `{line}`: {status}"));
     Err(failure.with_hint("see the output above"))
 }
 
+/// Returns what the user should know, one sentence each.
+fn warnings(configured: &Configured) -> Vec<String> {
+    let Configured { setup, issued, ca, page, .. } = configured;
+    let (site, conf) = (setup.site.display(), setup.conf.display());
+    let mut warnings = Vec::new();
+    if let Err(error) = page {
+        let page = setup.files.join("index.html");
+        warnings.push(format!("cannot write the catalog page {}: {}", page.display(), chain(error)));
+    }
+    if setup.settings.user.is_some() && !setup.is_tls() {
+        warnings.push("the site uses plain HTTP: everyone on the network can read the password".to_owned());
+    }
+    if let Some(ca) = ca {
+        if ca.change == CaChange::Replaced {
+            warnings.push(format!(
+                "the CA is new: clients reject the site until {conf}/{TRUST} runs on each of them again"
+            ));
+        }
+        if !ca.is_constrained {
+            warnings.push(format!(
+                "the CA of an earlier version can issue certificates for any host: replace it with `unbundle site \
+                 {site} --new-ca`, then run {conf}/{TRUST} on every client again"
+            ));
+        }
+        if let (false, Issued::Kept { until }) = (ca.has_key, issued)
+            && *until - OffsetDateTime::now_utc() < RENEWAL
+        {
+            warnings.push(format!(
+                "the certificate expires on {}, and the CA key was deleted: copy the key back to {conf}/ca/ca.key, or \
+                 make a new CA with `--new-ca`",
+                day(*until)
+            ));
+        }
+    }
+    if is_root()
+        && let Err(error) = ownership::check_tree(&setup.conf)
+    {
+        warnings.push(format!("root cannot start the site, and its units do not start: {}", chain(&error)));
+    }
+    warnings
+}
+
 fn text(configured: &Configured, apply: bool, start: bool) -> Text {
-    let Configured { setup, written, kept, issued, page } = configured;
+    let Configured { setup, written, kept, issued, .. } = configured;
     let conf = setup.conf.display();
     let mut text = Text::of(format_args!(
         "{}: {} files and {} images",
@@ -141,15 +230,12 @@ fn text(configured: &Configured, apply: bool, start: bool) -> Text {
     for name in kept {
         text.line(format_args!("kept: {conf}/{name} was edited; the generated version is {conf}/{name}.new"));
     }
-    if let Err(error) = page {
-        let page = setup.files.join("index.html");
-        text.line(format_args!(
-            "warning: cannot write the catalog page {}: {}",
-            page.display(),
-            chain(error)
-        ));
+    for warning in warnings(configured) {
+        text.line(format_args!("warning: {warning}"));
     }
-    text.line(format_args!("certificate: {}", certificate(issued, &setup.settings.host)));
+    let is_first_ca = configured.ca.is_some_and(|ca| ca.change == CaChange::First);
+    let certificate = certificate(issued, &setup.settings.host, is_first_ca);
+    text.line(format_args!("certificate: {certificate}"));
     match &setup.settings.user {
         Some(user) => text.line(format_args!("user: {user}")),
         None => text.line("user: none; reading requires no login (--user NAME)"),
@@ -170,12 +256,12 @@ fn text(configured: &Configured, apply: bool, start: bool) -> Text {
 }
 
 /// Describes the certificate.
-fn certificate(issued: &Issued, host: &str) -> String {
+fn certificate(issued: &Issued, host: &str, is_first_ca: bool) -> String {
     match issued {
         Issued::Off => "none; clients use plain HTTP".to_owned(),
         Issued::Kept { until } => format!("valid until {}", day(*until)),
-        Issued::New { why, until, new_ca } => {
-            let ca = if *new_ca { "; install the new CA on all clients" } else { "" };
+        Issued::New { why, until } => {
+            let ca = if is_first_ca { "; install the new CA on all clients" } else { "" };
             format!("new, because {why}; valid until {}{ca}", day(*until))
         }
         Issued::Provided { until, names_host } => {
@@ -225,6 +311,10 @@ pub(super) struct SiteSummary<'a> {
     user: Option<&'a str>,
     /// Last day on which the certificate is valid. `null`: no TLS.
     certificate_until: Option<String>,
+    /// True if the CA is new, so that every client must trust it.
+    new_ca: bool,
+    /// Warnings, one sentence each.
+    warnings: Vec<String>,
 }
 
 fn summary(configured: &Configured) -> SiteSummary<'_> {
@@ -242,6 +332,8 @@ fn summary(configured: &Configured) -> SiteSummary<'_> {
                 Some(day(*until))
             }
         },
+        new_ca: configured.ca.is_some_and(|ca| ca.change != CaChange::Kept),
+        warnings: warnings(configured),
     }
 }
 
@@ -262,18 +354,22 @@ fn parse_tls(text: &str) -> Result<Tls, String> {
 impl From<ConfError> for Failure {
     fn from(error: ConfError) -> Self {
         let code = match &error {
-            ConfError::Record(_) | ConfError::Fs(_) | ConfError::Settings(..) => Code::File,
-            ConfError::Tls(error) => match error {
-                TlsError::Fs(_) => Code::File,
-                _ => Code::Serve,
-            },
+            ConfError::Record(_)
+            | ConfError::Fs(_)
+            | ConfError::Saved(..)
+            | ConfError::Outside(..)
+            | ConfError::User(UserError::Fs(_))
+            | ConfError::Tls(TlsError::Fs(_) | TlsError::Ca(CaError::Fs(_)))
+            | ConfError::Ca(CaError::Fs(_) | CaError::Exists(_) | CaError::NoKey { .. }) => Code::File,
+            ConfError::Tls(_) | ConfError::Ca(_) => Code::Serve,
             ConfError::Busy(_) => Code::Busy,
             ConfError::User(_)
             | ConfError::Path(_)
             | ConfError::Served(..)
+            | ConfError::ServedKey(..)
             | ConfError::Address
-            | ConfError::Host(_)
-            | ConfError::Ports(_) => Code::Usage,
+            | ConfError::Setting(_)
+            | ConfError::UnusedCa => Code::Usage,
         };
         Self::new(code, chain(&error))
     }

@@ -1,13 +1,15 @@
 //! `unbundle site`: writes the configuration that serves a site.
 
 use std::fs::{File, TryLockError};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::base::directory::Directory;
-use crate::base::fs::FsError;
+use crate::base::fs::{self, FsError};
+use crate::conf::ca::{self, CaError, CaState};
 use crate::conf::generated::Generated;
-use crate::conf::setup::{CONF, Settings, Setup, Tls, is_plain, is_root, pretty};
+use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_plain, is_root, pretty};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
@@ -41,6 +43,14 @@ pub struct Changes {
     pub tls: Option<Tls>,
     /// The user name and password. `Some(None)`: remove the user.
     pub user: Option<Option<(String, String)>>,
+    /// Accept a password of fewer than 8 characters.
+    pub weak_password: bool,
+    /// Replace the site's CA.
+    pub new_ca: bool,
+    /// Write a copy of the CA key to this new file.
+    pub export_ca_key: Option<PathBuf>,
+    /// Delete the CA key after the server certificate is issued.
+    pub forget_ca_key: bool,
 }
 
 /// The result of [`configure`].
@@ -54,6 +64,8 @@ pub struct Configured {
     pub kept: Vec<String>,
     /// The outcome for the server certificate.
     pub issued: Issued,
+    /// The state of the site's CA. `None`: the site does not use it.
+    pub ca: Option<CaState>,
     /// The result of writing the catalog page. An error is not fatal: the files can be on a read-only disk.
     pub page: Result<(), FsError>,
 }
@@ -70,6 +82,9 @@ pub enum ConfError {
     /// There is no server certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The key of the site's CA cannot be exported or deleted.
+    #[error(transparent)]
+    Ca(#[from] CaError),
     /// The user cannot be set.
     #[error(transparent)]
     User(#[from] UserError),
@@ -85,21 +100,30 @@ pub enum ConfError {
          `--conf`", .0.display(), .1.display()
     )]
     Served(PathBuf, PathBuf),
-    /// The saved settings do not parse.
-    #[error("cannot parse `{}` (correct or remove it)", .0.display())]
-    Settings(PathBuf, #[source] serde_json::Error),
+    /// The copy of the CA key would be in a directory that is served.
+    #[error("cannot export the CA key to `{}`: `{}` is served", .0.display(), .1.display())]
+    ServedKey(PathBuf, PathBuf),
+    /// The default directory of the configuration is not in the site.
+    #[error(
+        "`{link}` leads to `{target}`, outside of the site: use `--conf {target}` if the configuration belongs there",
+        link = .0.display(), target = .1.display()
+    )]
+    Outside(PathBuf, PathBuf),
+    /// The saved settings are invalid.
+    #[error("cannot use `{}` (correct or remove it)", .0.display())]
+    Saved(PathBuf, #[source] SavedError),
+    /// A setting is invalid.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// The CA is replaced, but not used.
+    #[error("`--new-ca` requires `--tls auto`: the site does not use its CA")]
+    UnusedCa,
     /// Another process is writing the configuration.
     #[error("another `unbundle site` is writing to `{}`: wait until it ends", .0.display())]
     Busy(PathBuf),
     /// This host has no address that clients can use.
     #[error("this host has only loopback addresses: use `--ip` to set the address for clients")]
     Address,
-    /// The host name is invalid.
-    #[error("invalid host name `{0}`: use lower-case letters, digits, `-` and `.`")]
-    Host(String),
-    /// Both servers have the same port.
-    #[error("files and registry cannot both use port {0}")]
-    Ports(u16),
 }
 
 /// Writes the configuration of `site` to `conf`, by default a directory of the site. Edited files are kept.
@@ -107,38 +131,93 @@ pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<C
     let record = Record::read(site)?;
     let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
     let is_named = conf.is_some();
-    let conf = match conf {
-        Some(directory) => std::path::absolute(directory).map_err(FsError::at("find", directory))?,
-        None => site.join(CONF),
-    };
+    let conf = find_conf(&site, conf)?;
     let (files, registry) = (record.files_root(&site), record.registry_root(&site));
-    check_paths(&site, &conf, [&files, &registry])?;
+    for path in [&site, &conf, &files, &registry] {
+        if !is_plain(path) {
+            return Err(ConfError::Path(path.clone()));
+        }
+    }
+    let served = [&files, &registry];
+    if let Some(root) = served_root(&conf, served)? {
+        return Err(ConfError::Served(conf, root));
+    }
+    if let Some(file) = &changes.export_ca_key
+        && let Some(root) = served_root(&resolve(fs::parent(file))?, served)?
+    {
+        return Err(ConfError::ServedKey(file.clone(), root));
+    }
+    if let Some(Some((_, password))) = &changes.user {
+        users::check_password(password, changes.weak_password)?;
+    }
     let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
     let _lock = lock(&directory)?;
-    let login = changes.user.clone().flatten();
-    let settings = changes.apply(read_settings(&directory)?)?;
-    let (issued, ca) = tls::provide(&settings, &directory)?;
+    let settings = changes.clone().apply(read_settings(&directory)?)?;
+    if changes.new_ca && settings.tls != Tls::Auto {
+        return Err(ConfError::UnusedCa);
+    }
+    let (issued, ca) = tls::provide(&settings, &directory, changes.new_ca)?;
+    let (ca, mut state) = ca.unzip();
     let setup = Setup { site, files, registry, conf, settings, record, ca };
-    users::provide(&setup, &directory, login)?;
+    users::provide(&setup, &directory, changes.user.flatten())?;
     write_settings(&setup, &directory)?;
     if !is_root() {
         directory.create_subdirectory(RUN, 0o777)?;
     }
     let (written, kept) = generate(&setup, &directory)?;
+    if let Some(file) = &changes.export_ca_key {
+        ca::export_key(&directory, file)?;
+    }
+    if changes.forget_ca_key {
+        ca::forget_key(&directory)?;
+        state = state.map(|state| CaState { has_key: false, ..state });
+    }
     let page = write_page(&setup);
-    Ok(Configured { setup, written, kept, issued, page })
+    Ok(Configured { setup, written, kept, issued, ca: state, page })
 }
 
-fn check_paths(site: &Path, conf: &Path, served: [&PathBuf; 2]) -> Result<(), ConfError> {
-    for path in [site, conf, served[0], served[1]] {
-        if !is_plain(path) {
-            return Err(ConfError::Path(path.to_owned()));
+/// Returns the directory of the configuration, without symlinks. A site from another host decides nothing:
+/// the default directory must be in the site.
+fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
+    let Some(conf) = conf else {
+        let inside = site.join(CONF);
+        let conf = resolve(&inside)?;
+        return if conf == inside { Ok(conf) } else { Err(ConfError::Outside(inside, conf)) };
+    };
+    Ok(resolve(conf)?)
+}
+
+/// Returns the served directory that contains `path`, which has no symlinks.
+fn served_root(path: &Path, served: [&PathBuf; 2]) -> Result<Option<PathBuf>, FsError> {
+    for root in served {
+        if path.starts_with(resolve(root)?) {
+            return Ok(Some(root.clone()));
         }
     }
-    match served.into_iter().find(|root| conf.starts_with(root)) {
-        Some(root) => Err(ConfError::Served(conf.to_owned(), root.clone())),
-        None => Ok(()),
+    Ok(None)
+}
+
+/// Returns the absolute path without symlinks. Its last components do not need to exist.
+fn resolve(path: &Path) -> Result<PathBuf, FsError> {
+    let absolute = std::path::absolute(path).map_err(FsError::at("find", path))?;
+    for existing in absolute.ancestors() {
+        match std::fs::canonicalize(existing) {
+            Ok(mut resolved) => {
+                for component in absolute.strip_prefix(existing).into_iter().flat_map(Path::components) {
+                    match component {
+                        Component::Normal(name) => resolved.push(name),
+                        Component::ParentDir => drop(resolved.pop()),
+                        _ => {}
+                    }
+                }
+                return Ok(resolved);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && existing.symlink_metadata().is_err() => {
+            }
+            Err(error) => return Err(FsError::at("find", existing)(error)),
+        }
     }
+    Ok(absolute)
 }
 
 /// Writes the generated files. Returns the names of the written files and of the edited files, which are
@@ -169,36 +248,21 @@ impl Changes {
             user: None,
         });
         let host = self.host.unwrap_or(saved.host);
-        check_host(&host)?;
         // If the host name is an address, clients use that address.
         let mut ip = self.ip.or_else(|| host.parse().ok()).unwrap_or(saved.ip);
-        let files_port = self.files_port.unwrap_or(saved.files_port);
-        let registry_port = self.registry_port.unwrap_or(saved.registry_port);
-        if files_port == registry_port {
-            return Err(ConfError::Ports(files_port));
-        }
         if is_new && ip == unspecified {
             ip = own_address().ok_or(ConfError::Address)?;
         }
-        let tls = self.tls.unwrap_or(saved.tls);
-        let user = self.user.map_or(saved.user, |user| user.map(|(name, _)| name));
-        Ok(Settings { host, ip, files_port, registry_port, tls, user })
-    }
-}
-
-/// Returns an error unless `host` is a lower-case host name (RFC 1123, section 2.1).
-fn check_host(host: &str) -> Result<(), ConfError> {
-    let is_label = |label: &str| {
-        let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        (1..=63).contains(&label.len())
-            && label.chars().all(is_inner)
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if host.len() <= 253 && host.split('.').all(is_label) {
-        Ok(())
-    } else {
-        Err(ConfError::Host(host.to_owned()))
+        let settings = Settings {
+            host,
+            ip,
+            files_port: self.files_port.unwrap_or(saved.files_port),
+            registry_port: self.registry_port.unwrap_or(saved.registry_port),
+            tls: self.tls.unwrap_or(saved.tls),
+            user: self.user.map_or(saved.user, |user| user.map(|(name, _)| name)),
+        };
+        settings.check()?;
+        Ok(settings)
     }
 }
 
@@ -215,8 +279,8 @@ fn write_page(setup: &Setup) -> Result<(), FsError> {
 /// Reads the saved settings. `None`: no settings are saved.
 fn read_settings(conf: &Directory) -> Result<Option<Settings>, ConfError> {
     let Some(bytes) = conf.read(SETTINGS, SETTINGS_LIMIT)? else { return Ok(None) };
-    let settings = serde_json::from_slice(&bytes);
-    settings.map(Some).map_err(|error| ConfError::Settings(conf.path().join(SETTINGS), error))
+    let settings = Settings::parse(&bytes);
+    settings.map(Some).map_err(|error| ConfError::Saved(conf.path().join(SETTINGS), error))
 }
 
 fn write_settings(setup: &Setup, conf: &Directory) -> Result<(), FsError> {

@@ -1,16 +1,17 @@
 //! The script `site`: starts and stops the site with an engine of the host.
 
 use crate::conf::compose;
-use crate::conf::setup::{Setup, is_plain};
+use crate::conf::program::permanent_path;
+use crate::conf::setup::Setup;
 use crate::conf::template::fill;
+use crate::conf::users::ServerUser;
 
 const SCRIPT: &str = include_str!("site.sh");
 
 /// Returns the content of `site`.
 #[must_use]
 pub(crate) fn script(setup: &Setup) -> String {
-    let program = std::env::current_exe().ok().filter(|path| is_plain(path));
-    let program = program.and_then(|path| path.to_str().map(str::to_owned));
+    let program = permanent_path().map(|path| path.display().to_string());
     let (nginx, registry) = (setup.server_image("nginx"), setup.server_image("registry"));
     let flag = |is: bool| if is { "yes" } else { "" };
     fill(
@@ -32,6 +33,7 @@ pub(crate) fn script(setup: &Setup) -> String {
             ("NGINX_IS_HERE", flag(nginx.is_some())),
             ("REGISTRY_IMAGE", registry.as_deref().unwrap_or_default()),
             ("UNBUNDLE", program.as_deref().unwrap_or("unbundle")),
+            ("SERVER_USER", ServerUser::find().map_or("", |user| user.name)),
         ],
     )
 }

@@ -1,11 +1,12 @@
 //! [`Setup`]: the inputs of the generated files.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::text::escape;
 use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 use crate::site::record::Record;
@@ -18,7 +19,7 @@ pub(crate) const CA: &str = "ca";
 
 /// The settings of a site, which are saved in its configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Settings {
     /// The host name of this host for clients.
     pub host: String,
@@ -44,6 +45,141 @@ pub enum Tls {
     Files(PathBuf, PathBuf),
     /// No certificate: plain HTTP.
     Off,
+}
+
+/// A setting that has the right type and an invalid value. The text escapes what a terminal would obey.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// Not a lower-case host name (RFC 1123, section 2.1) or an IPv4 address.
+    #[error("invalid host name `{}`: use lower-case letters, digits, `-` and `.`", escape(.0))]
+    Host(String),
+    /// An address that no host has.
+    #[error("invalid address `{0}`: clients cannot connect to it")]
+    Ip(IpAddr),
+    /// The port of a field is 0.
+    #[error("invalid port 0: use 1 to 65535")]
+    Port(&'static str),
+    /// Both servers have the same port.
+    #[error("files and registry cannot both use port {0}")]
+    Ports(u16),
+    /// The path of a certificate or key is relative.
+    #[error("invalid path `{}`: it must be absolute", escape(&.0.to_string_lossy()))]
+    Tls(PathBuf),
+    /// The name is empty, longer than 64 bytes, or has other characters.
+    #[error("invalid user name `{}`: use at most 64 letters, digits and `._-`", escape(.0))]
+    User(String),
+}
+
+impl SettingError {
+    /// Returns the name of the field in the settings file.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "host",
+            Self::Ip(_) => "ip",
+            Self::Port(field) => field,
+            Self::Ports(_) => "registryPort",
+            Self::Tls(_) => "tls",
+            Self::User(_) => "user",
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every setting, whether it is an option or was saved: saved settings can come from another host.
+    pub fn check(&self) -> Result<(), SettingError> {
+        if !is_host(&self.host) {
+            return Err(SettingError::Host(self.host.clone()));
+        }
+        let is_broadcast = self.ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+        if self.ip.is_unspecified() || self.ip.is_multicast() || is_broadcast {
+            return Err(SettingError::Ip(self.ip));
+        }
+        for (port, field) in [(self.files_port, "filesPort"), (self.registry_port, "registryPort")] {
+            if port == 0 {
+                return Err(SettingError::Port(field));
+            }
+        }
+        if self.files_port == self.registry_port {
+            return Err(SettingError::Ports(self.files_port));
+        }
+        if let Tls::Files(certificate, key) = &self.tls
+            && let Some(path) = [certificate, key].into_iter().find(|path| !path.is_absolute())
+        {
+            return Err(SettingError::Tls(path.clone()));
+        }
+        match &self.user {
+            Some(user) if !is_user(user) => Err(SettingError::User(user.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Parses and checks saved settings. The error names the field.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, SavedError> {
+        let settings: Self = serde_json::from_slice(bytes).map_err(|error| match field_of(bytes) {
+            Some(field) => SavedError::Type(field, error),
+            None => SavedError::Syntax(error),
+        })?;
+        settings.check()?;
+        Ok(settings)
+    }
+}
+
+/// The reason why saved settings are not used.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// Not JSON, or a field is missing, unknown or duplicate.
+    #[error("{}", escape(&.0.to_string()))]
+    Syntax(serde_json::Error),
+    /// A field has a value of another type.
+    #[error("invalid `{0}`: {cause}", cause = escape(&.1.to_string()))]
+    Type(&'static str, serde_json::Error),
+    /// A field has an invalid value.
+    #[error("invalid `{field}`: {0}", field = .0.field())]
+    Value(#[from] SettingError),
+}
+
+/// Returns the field whose value has another type: valid settings become invalid with this value.
+fn field_of(bytes: &[u8]) -> Option<&'static str> {
+    let saved: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
+    let fields = ["host", "ip", "filesPort", "registryPort", "tls", "user"];
+    fields.into_iter().find(|field| {
+        let Some(value) = saved.get(*field) else { return false };
+        let valid = Settings {
+            host: "a".into(),
+            ip: Ipv4Addr::LOCALHOST.into(),
+            files_port: 1,
+            registry_port: 2,
+            tls: Tls::Auto,
+            user: None,
+        };
+        let mut settings = serde_json::to_value(valid).expect("plain structs become JSON; please report");
+        settings[*field] = value.clone();
+        serde_json::from_value::<Settings>(settings).is_err()
+    })
+}
+
+/// True for a lower-case host name (RFC 1123, section 2.1) or an IPv4 address.
+fn is_host(host: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        (1..=63).contains(&label.len())
+            && label.chars().all(is_inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // Clients parse a name whose last label is a number as an address.
+    let is_numeric = host.rsplit('.').next().is_some_and(|label| label.chars().all(|c| c.is_ascii_digit()));
+    if is_numeric {
+        return host.parse::<Ipv4Addr>().is_ok();
+    }
+    host.len() <= 253 && host.split('.').all(is_label)
+}
+
+/// True for the name of a user that nginx, registries, shells and YAML read literally.
+fn is_user(name: &str) -> bool {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    (1..=64).contains(&name.len()) && name.chars().all(is_valid)
 }
 
 /// The inputs of the generated files. All paths are absolute.
@@ -188,4 +324,60 @@ pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
 pub(crate) fn is_plain(path: &Path) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._+@/-".contains(c);
     path.to_str().is_some_and(|text| text.chars().all(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VALID: &str = r#"{"host": "hub.site.test", "ip": "10.0.0.5", "filesPort": 8080, "registryPort": 5000,
+        "tls": "auto", "user": "carla"}"#;
+
+    #[test]
+    fn valid_saved_settings_are_parsed() {
+        let settings = Settings::parse(VALID.as_bytes()).unwrap();
+        assert_eq!(Settings::parse(&pretty(&settings)).unwrap(), settings);
+        for (from, to) in [
+            ("\"hub.site.test\"", "\"10.0.0.5\""),
+            ("\"hub.site.test\"", "\"localhost\""),
+            ("\"10.0.0.5\"", "\"fd00::5\""),
+            ("\"auto\"", r#"{"files": ["/a/cert.pem", "/a/key.pem"]}"#),
+            ("\"auto\"", "\"off\""),
+            ("\"carla\"", "null"),
+            (", \"user\": \"carla\"", ""),
+        ] {
+            Settings::parse(VALID.replace(",\n       ", ",").replace(from, to).as_bytes()).expect(to);
+        }
+    }
+
+    #[test]
+    fn an_invalid_saved_setting_is_refused_by_its_field() {
+        for (from, to, words) in [
+            ("\"hub.site.test\"", r#""hub;include /etc/shadow""#, "invalid `host`: invalid host name"),
+            ("\"hub.site.test\"", r#""hub\n'; id; '""#, "invalid `host`: invalid host name `hub\\n'; id; '`"),
+            ("\"hub.site.test\"", r#""10.0.0.300""#, "invalid `host`"),
+            ("\"hub.site.test\"", r#""""#, "invalid `host`"),
+            ("\"hub.site.test\"", "7", "invalid `host`: invalid type"),
+            ("\"10.0.0.5\"", r#""10.0.0.5 evil""#, "invalid `ip`: invalid"),
+            ("\"10.0.0.5\"", r#""0.0.0.0""#, "invalid `ip`: invalid address"),
+            ("\"10.0.0.5\"", r#""224.0.0.1""#, "invalid `ip`: invalid address"),
+            ("8080", "0", "invalid `filesPort`: invalid port 0"),
+            ("8080", "80800", "invalid `filesPort`"),
+            ("5000", "\"5000; }\"", "invalid `registryPort`"),
+            ("5000", "8080", "invalid `registryPort`: files and registry cannot both use port 8080"),
+            ("\"auto\"", "\"maybe\"", "invalid `tls`"),
+            ("\"auto\"", r#"{"files": ["cert.pem", "/key.pem"]}"#, "invalid `tls`: invalid path `cert.pem`"),
+            ("\"carla\"", r#""carla:x""#, "invalid `user`: invalid user name `carla:x`"),
+            ("\"carla\"", r#""carla\u202e""#, "invalid `user`: invalid user name `carla\\u{202e}`"),
+            ("\"carla\"", "[]", "invalid `user`"),
+            ("\"user\"", "\"User\"", "unknown field `User`"),
+            ("\"user\"", r#""\u001b[2J""#, "unknown field `\\u{1b}[2J`"),
+            ("\"host\": \"hub.site.test\",", "", "missing field `host`"),
+            ("{", "{\"host\": \"a\", ", "duplicate field `host`"),
+            ("}", "", "EOF"),
+        ] {
+            let error = Settings::parse(VALID.replace(from, to).as_bytes()).expect_err(to).to_string();
+            assert!(error.contains(words) && !error.contains(char::is_control), "{to}: {error}");
+        }
+    }
 }

@@ -26,6 +26,10 @@ nginx_image='@NGINX_IMAGE@'
 nginx_is_here='@NGINX_IS_HERE@'
 registry_image='@REGISTRY_IMAGE@'
 unbundle='@UNBUNDLE@'
+server_user='@SERVER_USER@'
+
+# No program that this script runs needs a password.
+unset AIRBUNDLE_PASSWORD AIRBUNDLE_PASSPHRASE
 
 fail() {
     echo "site: $*" >&2
@@ -36,13 +40,88 @@ has() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# Directory for the PID file and the log.
-if [ "$(id -u)" = 0 ]; then
+# Directory for the PID file and the log. Root runs programs of the system only.
+system_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
+if [ "$(PATH=$system_path && id -u)" = 0 ]; then
+    is_root=yes
+    PATH=$system_path
+    export PATH
     run="/run/$name"
 else
+    is_root=
     run="$conf/run"
 fi
 pid="$run/nginx.pid"
+
+# ---- Ownership -----------------------------------------------------------------------------------------------------
+
+# Adds a path and all directories above it to `paths`.
+add_path() {
+    path=$1
+    while [ -n "$path" ]; do
+        paths="$paths $path"
+        path=${path%/*}
+    done
+}
+
+# Adds a path, and the file to which its symlinks lead.
+add_file() {
+    add_path "$1"
+    target=$(readlink -f "$1") && [ -e "$target" ] || fail "cannot find $1"
+    [ "$target" = "$1" ] || add_path "$target"
+}
+
+# Fails if another user can change what root would run: the configuration, programs, and the directories above them. In
+# a directory with the sticky bit, other users cannot replace what root owns.
+check_ownership() {
+    paths=/
+    add_file "$conf"
+    for program in docker docker-compose podman nginx /usr/sbin/nginx curl wget openssl ss unbundle "$unbundle"; do
+        file=$(command -v "$program") || continue
+        add_file "$file"
+    done
+    links=$(find "$conf" -type l) || fail "cannot read $conf"
+    for link in $links; do
+        add_file "$link"
+    done
+    # shellcheck disable=SC2086
+    changeable=$(
+        find $paths -prune \( ! -user 0 -o ! -type l ! \( -type d -perm -1000 \) \( -perm -020 -o -perm -002 \) \) -print &&
+            find "$conf" \( ! -user 0 -o ! -type l \( -perm -020 -o -perm -002 \) \) -print
+    ) || fail "cannot examine the owners of $conf"
+    [ -n "$changeable" ] || return 0
+    changeable=$(echo "$changeable" | head -n 1)
+    fail "refused: root would run what another user can change:
+  $(ls -ld "$changeable")
+  Check the content of $changeable, then run \`chown root $changeable && chmod go-w $changeable\`"
+}
+
+# Lets the group of nginx read the password hashes. $1 is the PID of its main process.
+share_htpasswd() {
+    [ -n "$user" ] && [ -n "${1:-}" ] || return 0
+    for status in $(grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status); do
+        owner=$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)
+        group=$(sed -n 's/^Gid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)
+        if [ -z "$group" ] || [ "$owner" = "$(id -u)" ]; then
+            continue
+        elif [ -n "$is_root" ]; then
+            chgrp "$group" "$conf/htpasswd" && chmod 640 "$conf/htpasswd" || fail "nginx cannot read $conf/htpasswd: see above"
+        elif [ "$(ls -ln "$conf/htpasswd" | cut -c8)" != r ]; then
+            chmod 644 "$conf/htpasswd" || fail "nginx cannot read $conf/htpasswd: see above"
+            echo "site: all users of this host can read $conf/htpasswd, because nginx runs as another user" >&2
+        fi
+        return
+    done
+}
+
+# Prints the PID of the main process of nginx.
+nginx_pid() {
+    case $engine in
+    compose) docker inspect -f '{{.State.Pid}}' "$(compose ps -q nginx)" ;;
+    docker | podman) "$engine" inspect -f '{{.State.Pid}}' "$name" ;;
+    nginx) cat "$pid" ;;
+    esac
+}
 
 # ---- Engines -------------------------------------------------------------------------------------------------------
 
@@ -145,7 +224,12 @@ run_nginx() {
     if "$program" -h 2>&1 | grep -q '^  -e '; then
         set -- -e stderr "$@"
     fi
-    "$program" "$@" -c "$conf/nginx.conf" -g "pid $pid;"
+    globals="pid $pid;"
+    # Without this, it runs as `nobody`, like other programs.
+    if [ -n "$is_root" ] && [ -n "$server_user" ] && ! grep -q '^[[:space:]]*user[[:space:]]' "$conf/nginx.conf"; then
+        globals="$globals user $server_user;"
+    fi
+    "$program" "$@" -c "$conf/nginx.conf" -g "$globals"
 }
 
 # Runs docker or podman without compose: one nginx container serves files and images.
@@ -284,6 +368,7 @@ start() {
         ;;
     esac
     wait_until_both_respond
+    share_htpasswd "$(nginx_pid)"
     echo "site: running with $engine"
     urls
 }
@@ -337,6 +422,7 @@ logs() {
 
 case ${1:-} in
 start | stop | status | logs)
+    [ -z "$is_root" ] || check_ownership
     choose_engine "$1"
     "$1"
     ;;

@@ -1,6 +1,9 @@
 //! systemd units: the servers without a container engine.
 
+use std::path::Path;
+
 use crate::conf::generated::Generated;
+use crate::conf::ownership_check;
 use crate::conf::setup::Setup;
 
 /// Adds the units. `airbundle-site` is nginx for files and images; the other two are nginx for files and a
@@ -10,9 +13,10 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     let nginx = |config: &str| {
         let run = format!("-c {conf}/{config} -g");
         format!(
-            "RuntimeDirectory=airbundle-%N\nExecStartPre=/usr/sbin/nginx -t {run} 'pid /run/airbundle-%N/pid;'\n\
+            "RuntimeDirectory=airbundle-%N\nExecStartPre={check}\nExecStartPre=/usr/sbin/nginx -t {run} 'pid /run/airbundle-%N/pid;'\n\
              ExecStart=/usr/sbin/nginx {run} 'daemon off; pid /run/airbundle-%N/pid;'\nExecReload=/bin/kill -HUP \
-             $MAINPID\nKillSignal=SIGQUIT"
+             $MAINPID\nKillSignal=SIGQUIT",
+            check = ownership_check::command(&setup.conf, Path::new("/usr/sbin/nginx")),
         )
     };
     let units = [
@@ -26,7 +30,10 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
         (
             "airbundle-registry",
             "images of the site (Docker Distribution)",
-            format!("ExecStart=/usr/bin/docker-registry serve {conf}/registry.yml"),
+            format!(
+                "ExecStartPre={}\nExecStart=/usr/bin/docker-registry serve {conf}/registry.yml",
+                ownership_check::command(&setup.conf, Path::new("/usr/bin/docker-registry"))
+            ),
             "airbundle-site.service",
         ),
     ];

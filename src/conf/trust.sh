@@ -3,8 +3,9 @@
 # and sets the site as a mirror for containerd, podman and CRI-O. Made by `unbundle site`. Run it as root on every node,
 # and re-run it after a change. `--remove` undoes the configuration.
 #
-#   sh trust.sh [--remove]
+#   sh trust.sh [--root DIR] [--remove]
 #
+# `--root` configures the node image in DIR instead of this host.
 # If the site has a user, set AIRBUNDLE_PASSWORD to its password, for the configuration of containerd.
 set -eu
 
@@ -13,16 +14,30 @@ ip='@IP@'
 registry='@REGISTRY@'
 user='@USER@'
 plain='@PLAIN@'
-# Root directory to modify instead of `/`, for a node image.
-root=${ROOT:-}
+# No program that this script runs needs the password.
+password=${AIRBUNDLE_PASSWORD:-}
+unset AIRBUNDLE_PASSWORD
 
-case ${1:-} in
-'' | --remove) action=${1:-} ;;
-*)
-    echo "usage: sh trust.sh [--remove]" >&2
+usage() {
+    echo "usage: sh trust.sh [--root DIR] [--remove]" >&2
     exit 2
-    ;;
-esac
+}
+action=
+root=
+while [ "$#" -gt 0 ]; do
+    case $1 in
+    --remove) action=$1 ;;
+    --root)
+        [ -n "${2:-}" ] || usage
+        root=$(cd "$2" && pwd -P) || exit 1
+        # The root directory of this host.
+        root=${root%/}
+        shift
+        ;;
+    *) usage ;;
+    esac
+    shift
+done
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
     echo "trust.sh: cannot write to /etc: permission denied. Run as root" >&2
     exit 1
@@ -131,9 +146,9 @@ podman | put "$root/etc/containers/registries.conf.d/50-airbundle.conf"
 put_hosts_toml() {
     mode=644
     (umask 077 && cat >"$root/etc/.airbundle.part")
-    if [ -n "$user" ] && [ -n "${AIRBUNDLE_PASSWORD:-}" ]; then
+    if [ -n "$user" ] && [ -n "$password" ]; then
         mode=600
-        secret=$(printf '%s:%s' "$user" "$AIRBUNDLE_PASSWORD" | base64 | tr -d '\n')
+        secret=$(printf '%s:%s' "$user" "$password" | base64 | tr -d '\n')
         header=$(sed -n 's/^\(\[host\."[^"]*"\)\]$/  \1.header]/p' "$root/etc/.airbundle.part")
         printf '%s\n    authorization = "Basic %s"\n' "$header" "$secret" >>"$root/etc/.airbundle.part"
     fi
@@ -141,6 +156,6 @@ put_hosts_toml() {
     rm -f "$root/etc/.airbundle.part"
 }
 @HOSTS_TOMLS@
-if [ -n "$user" ] && [ -z "${AIRBUNDLE_PASSWORD:-}" ] && [ "$action" != --remove ]; then
+if [ -n "$user" ] && [ -z "$password" ] && [ "$action" != --remove ]; then
     log "the site requires the user $user: set AIRBUNDLE_PASSWORD for containerd; for docker and podman, run \`login $registry\`"
 fi

@@ -1,13 +1,24 @@
 //! `htpasswd`: the user of a site and its password (bcrypt), for nginx and registries.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+
 use crate::base::directory::Directory;
 use crate::base::fs::FsError;
-use crate::conf::setup::Setup;
+use crate::conf::setup::{Setup, is_root};
 
 /// Binary logarithm of the number of bcrypt rounds, as in `htpasswd -B`. nginx and the registry hash the
 /// password for every request: 2^5 rounds take a few milliseconds; 2^12 would slow down pulls more than the
 /// network does.
 const COST: u32 = 5;
+
+/// Minimum number of characters of a password.
+const MIN_PASSWORD: usize = 8;
+/// Maximum length of a password in bytes: bcrypt ignores the rest.
+const PASSWORD_LIMIT: usize = 72;
+
+/// The users of nginx in the packages of distributions, in order of preference.
+const SERVER_USERS: [&str; 3] = ["nginx", "www-data", "http"];
 
 /// The reason why the user cannot be set.
 #[derive(Debug, thiserror::Error)]
@@ -15,19 +26,50 @@ pub enum UserError {
     /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
-    /// The name is empty, longer than 64 bytes, or has other characters.
-    #[error("invalid user name `{0}`: use at most 64 letters, digits and `._-`")]
-    Name(String),
-    /// The password is empty, longer than 72 bytes (bcrypt ignores the rest), or has control characters.
+    /// The password is longer than 72 bytes (bcrypt ignores the rest), or has control characters.
     #[error("invalid password: it must have 1 to 72 bytes and no control characters")]
     Password,
+    /// The password is easy to guess.
+    #[error("weak password: it has fewer than 8 characters: use a longer one, or `--weak-password`")]
+    Weak,
     /// bcrypt failed.
     #[error("cannot hash the password")]
     Bcrypt(#[from] bcrypt::BcryptError),
 }
 
+/// The user that nginx runs as on this host, if root starts it.
+pub(crate) struct ServerUser {
+    pub(crate) name: &'static str,
+    group: u32,
+}
+
+impl ServerUser {
+    /// Looks the user up in `/etc/passwd`. `None`: no package of nginx is installed.
+    pub(crate) fn find() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/etc/passwd").unwrap_or_default())
+    }
+
+    fn parse(passwd: &str) -> Option<Self> {
+        SERVER_USERS.into_iter().find_map(|name| {
+            let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+            Some(Self { name, group: line.split(':').nth(3)?.parse().ok()? })
+        })
+    }
+}
+
+/// Returns an error unless `password` can be used.
+pub(crate) fn check_password(password: &str, accept_weak: bool) -> Result<(), UserError> {
+    if password.is_empty() || password.len() > PASSWORD_LIMIT || password.chars().any(char::is_control) {
+        return Err(UserError::Password);
+    }
+    if password.chars().count() < MIN_PASSWORD && !accept_weak {
+        return Err(UserError::Weak);
+    }
+    Ok(())
+}
+
 const NAME: &str = "htpasswd";
-/// Maximum bytes of the file that are read.
+/// Maximum size of the file in bytes.
 const LIMIT: u64 = 1 << 20;
 
 /// Writes `htpasswd` in `conf` if `user` (name and password) is given. Removes it if the settings have no
@@ -37,27 +79,62 @@ pub(crate) fn provide(
     conf: &Directory,
     user: Option<(String, String)>,
 ) -> Result<(), UserError> {
-    let Some((name, password)) = user else {
-        if setup.settings.user.is_none() {
-            conf.remove(NAME)?;
+    if setup.settings.user.is_none() {
+        return Ok(conf.remove(NAME)?);
+    }
+    // `site start` sets the group for the server that it starts.
+    let group = conf.open_file(NAME)?.and_then(|file| file.metadata().ok()).map(|metadata| metadata.gid());
+    if let Some((name, password)) = user {
+        // A new hash of the same password would differ, because its salt is random.
+        let old = conf.read(NAME, LIMIT)?.unwrap_or_default();
+        let old = String::from_utf8_lossy(&old);
+        let hash = old.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
+        if !hash.is_some_and(|hash| bcrypt::verify(&password, hash).unwrap_or(false)) {
+            let hash = bcrypt::hash_with_result(&password, COST)?.format_for_version(bcrypt::Version::TwoY);
+            conf.replace(NAME, format!("{name}:{hash}\n").as_bytes(), 0o640)?;
         }
-        return Ok(());
-    };
-    let is_valid = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if name.is_empty() || name.len() > 64 || !name.chars().all(is_valid) {
-        return Err(UserError::Name(name));
     }
-    if password.is_empty() || password.len() > 72 || password.chars().any(char::is_control) {
-        return Err(UserError::Password);
+    Ok(restrict(conf, group)?)
+}
+
+/// Makes the file readable for its owner and for the group of the server only.
+fn restrict(conf: &Directory, group: Option<u32>) -> Result<(), FsError> {
+    let Some(file) = conf.open_file(NAME)? else { return Ok(()) };
+    let path = conf.path().join(NAME);
+    if is_root() {
+        let group = group.filter(|group| *group != 0).or_else(|| ServerUser::find().map(|user| user.group));
+        fchown(&file, None, group).map_err(FsError::at("change the group of", &path))?;
     }
-    // A new hash of the same password would differ, because its salt is random.
-    let old = conf.read(NAME, LIMIT)?.unwrap_or_default();
-    let old = String::from_utf8_lossy(&old);
-    let hash = old.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
-    if hash.is_some_and(|hash| bcrypt::verify(&password, hash).unwrap_or(false)) {
-        return Ok(());
+    file.set_permissions(Permissions::from_mode(0o640)).map_err(FsError::at("change the mode of", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_of_the_nginx_package_is_found() {
+        let find = |passwd: &str| ServerUser::parse(passwd).map(|user| (user.name, user.group));
+        let debian =
+            "root:x:0:0:root:/root:/bin/bash\nwww-data:x:33:34:www-data:/var/www:/usr/sbin/nologin\n";
+        assert_eq!(find(debian), Some(("www-data", 34)));
+        assert_eq!(find(&format!("{debian}nginx:x:996:993:Nginx:/:/sbin/nologin\n")), Some(("nginx", 993)));
+        assert_eq!(find("root:x:0:0::/:/bin/sh\nnginx2:x:1:1::/:/bin/sh\n"), None);
     }
-    let hash = bcrypt::hash_with_result(&password, COST)?.format_for_version(bcrypt::Version::TwoY);
-    conf.replace(NAME, format!("{name}:{hash}\n").as_bytes(), 0o644)?;
-    Ok(())
+
+    #[test]
+    fn short_passwords_require_the_option() {
+        for (password, weak, valid) in [
+            ("geheim", false, false),
+            ("geheim", true, true),
+            ("", true, false),
+            ("geheimes", false, true),
+            ("g\u{e9}h\u{e9}im", false, false),
+            ("geheim\tgeheim", true, false),
+            (&*"x".repeat(72), false, true),
+            (&*"x".repeat(73), false, false),
+        ] {
+            assert_eq!(check_password(password, weak).is_ok(), valid, "{password}");
+        }
+    }
 }

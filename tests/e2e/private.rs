@@ -317,6 +317,24 @@ fn credential_helpers_precede_the_common_store_which_precedes_the_file() {
 }
 
 #[test]
+fn credential_helper_gets_no_secret_of_airbundle() {
+    let registry = PrivateRegistry::with_htpasswd();
+    let job = PrivateJob::new(&registry.list());
+    let json = json!({ "ServerURL": registry.addr, "Username": USER, "Secret": PASSWORD }).to_string();
+    job.write_helper("own", &format!("read server; env >\"$HOME/env\"; cat <<'END'\n{json}\nEND"));
+    job.write(".docker/config.json", json!({ "credHelpers": { &registry.addr: "own" } }).to_string());
+    let mut command = job.command(&[]);
+    command.env("AIRBUNDLE_PASSPHRASE", "hush-4711").env("UNBUNDLE_PASSWORD", "hush-4711");
+    command.env("GH_TOKEN", "for-gh");
+    job.run_with(command, "").ok();
+    crate::environment::assert_without_secrets(&fs::read_to_string(job.path("env")).expect("the helper ran"));
+    // Another user can change this one.
+    std::os::unix::fs::chown(job.path("bin/docker-credential-own"), Some(65534), None)
+        .expect("change the owner");
+    job.run(&[]).failed(4, &["docker-credential-own` belongs to user ID 65534"]);
+}
+
+#[test]
 fn missing_or_broken_helper_is_named_without_leaking_its_output() {
     let registry = PrivateRegistry::with_htpasswd();
     let job = PrivateJob::new(&registry.list());

@@ -20,30 +20,30 @@ use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 
 /// A site that unprivileged servers can read, with free ports.
-struct Site {
-    directory: TempDir,
-    ports: [u16; 2],
+pub struct Site {
+    pub directory: TempDir,
+    pub ports: [u16; 2],
 }
 
 impl Site {
     /// A site with everything that the upstream has.
-    fn full() -> Self {
+    pub fn full() -> Self {
         let site = Self::empty();
         unpack(&world().bundle, &site.path()).ok();
         site
     }
 
-    fn empty() -> Self {
+    pub fn empty() -> Self {
         let directory = TempDir::new_in("/tmp").expect("create a temporary directory");
         open_to_all(directory.path());
         Self { directory, ports: [free_port(), free_port()] }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.directory.path().join("site")
     }
 
-    fn conf(&self, name: &str) -> PathBuf {
+    pub fn conf(&self, name: &str) -> PathBuf {
         self.path().join("conf").join(name)
     }
 
@@ -51,11 +51,11 @@ impl Site {
         fs::write(self.path().join("site.json"), serde_json::to_vec(record).expect("JSON")).unwrap();
     }
 
-    fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         fs::read_to_string(self.conf(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    fn args(&self, options: &[&str]) -> Vec<String> {
+    pub fn args(&self, options: &[&str]) -> Vec<String> {
         let [files, registry] = self.ports.map(|port| port.to_string());
         let site = self.path().display().to_string();
         let mut args =
@@ -65,15 +65,18 @@ impl Site {
         args
     }
 
-    fn configure(&self, options: &[&str]) -> Finished {
+    pub fn configure(&self, options: &[&str]) -> Finished {
         unbundle(self.args(options))
     }
 
     /// Configures a user with the password `geheim`.
-    fn configure_user(&self, options: &[&str]) -> Finished {
+    pub fn configure_user(&self, options: &[&str]) -> Finished {
         use std::io::Write as _;
         let mut command = unbundle_command();
         command.args(self.args(options)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if options.contains(&"--user") {
+            command.arg("--weak-password");
+        }
         let mut child = command.spawn().expect("start unbundle");
         child.stdin.take().expect("a pipe").write_all(b"geheim\n").expect("write the password to stdin");
         let output = child.wait_with_output().expect("wait for unbundle");
@@ -84,7 +87,7 @@ impl Site {
     /// Runs a script with private copies of `/etc`, the certificate directories and `/run`. It may change
     /// them freely, and its processes end with it.
     #[track_caller]
-    fn run_on_host(&self, script: &str) -> String {
+    pub fn run_on_host(&self, script: &str) -> String {
         let host = self.directory.path().join("host");
         let prelude = r#"
 set -eu
@@ -437,7 +440,7 @@ if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
 grep -q 'the previous one stays active' "$HOST_COPY.said"
 # One that was edited before there was a user.
 sed -i 's/^bogus;/# mine/' "$CONF/nginx.conf"
-echo geheim | "$UNBUNDLE" site "$SITE" --user carla | grep 'nginx.conf was edited'
+echo geheim | "$UNBUNDLE" site "$SITE" --user carla --weak-password | grep 'nginx.conf was edited'
 if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
 grep -q 'does not require a password' "$HOST_COPY.said"
 $CONF/site stop
@@ -468,7 +471,7 @@ fn expiring_certificate_is_reissued_by_the_same_ca() {
     let script = r#"
 cd "$CONF"
 openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/server.key -out /run/csr -subj /CN=hub.site.test 2>/dev/null
-printf 'subjectAltName=DNS:hub.site.test,DNS:localhost,IP:127.0.0.1' >/run/ext
+printf 'subjectAltName=DNS:hub.site.test,IP:127.0.0.1' >/run/ext
 openssl x509 -req -in /run/csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -CAserial /run/serial -days 1 -extfile /run/ext -out tls/server.crt 2>/dev/null
 "#;
     site.run_on_host(script);
@@ -488,7 +491,8 @@ python3 -m http.server "$FILES" >/dev/null 2>&1 &
 for _ in $(seq 100); do curl -so /dev/null "http://127.0.0.1:$FILES/" && break; sleep 0.1; done
 SITE_ENGINE=nginx $CONF/site start 2>&1 && exit 1
 kill $!
-SITE_ENGINE=podman PATH=/nowhere /bin/sh $CONF/site start 2>&1 && exit 1
+# As root, the script has a PATH of its own.
+SITE_ENGINE=podman setpriv --reuid=65534 --regid=65534 --clear-groups env PATH=/nowhere /bin/sh $CONF/site start 2>&1 && exit 1
 SITE_ENGINE=none $CONF/site start 2>&1 && exit 1
 $CONF/site perhaps && exit 1
 chmod 700 "$SITE/files"
@@ -516,8 +520,8 @@ mount --bind "$SITE" "$SITE" && mount -o remount,bind,ro "$SITE"
 "$UNBUNDLE" site "$SITE" --conf "$HOST_COPY/conf" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
 chmod 755 "$HOST_COPY"
 SITE_ENGINE=nginx "$HOST_COPY/conf/site" start
-curl -sSf --cacert "$HOST_COPY/conf/ca.crt" -o /dev/null "https://localhost:$FILES/k8s/"
-skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://localhost:$REGISTRY/k8s/registry.k8s.io/pause:3.9" >/dev/null
+curl -sSf --cacert "$HOST_COPY/conf/ca.crt" -o /dev/null "https://127.0.0.1:$FILES/k8s/"
+skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://127.0.0.1:$REGISTRY/k8s/registry.k8s.io/pause:3.9" >/dev/null
 "#,
     );
 }
@@ -532,10 +536,10 @@ for unit in "$CONF"/systemd/*.service; do systemd-analyze verify "$unit"; done
 # What systemd would run, by a shell: it has no use for these units here.
 unit=$CONF/systemd/airbundle-site.service
 mkdir -p /run/airbundle-airbundle-site
-sed -n 's/^ExecStartPre=//p' "$unit" | sed 's/%N/airbundle-site/g' | sh
+sed -n 's/^ExecStartPre=\//\//p' "$unit" | sed 's/%N/airbundle-site/g' | sh
 sed -n 's/^ExecStart=//p' "$unit" | sed 's/%N/airbundle-site/g' | sh &
-for _ in $(seq 100); do curl -so /dev/null --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" && break; sleep 0.1; done
-curl -sSf --cacert $CONF/ca.crt "https://localhost:$FILES/healthz" "https://localhost:$REGISTRY/v2/"
+for _ in $(seq 100); do curl -so /dev/null --cacert $CONF/ca.crt "https://127.0.0.1:$FILES/healthz" && break; sleep 0.1; done
+curl -sSf --cacert $CONF/ca.crt "https://127.0.0.1:$FILES/healthz" "https://127.0.0.1:$REGISTRY/v2/"
 "#,
     );
 }
@@ -575,6 +579,9 @@ fn with_servers(registry: bool) -> Site {
 
 /// Starts the site with an engine without images, fetches from it, and stops it.
 const BY_ITSELF: &str = r#"
+# The tests run from a directory that may belong to another user.
+mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
+cp "$UNBUNDLE" /usr/local/sbin/unbundle
 sh $CONF/trust.sh
 export SITE_ENGINE=$ENGINE
 "$CONF/site" start

@@ -106,6 +106,17 @@ fn line(source: &Source) -> String {
 }
 
 #[test]
+fn child_processes_are_built_at_one_place() {
+    let sources = sources::all();
+    let others = sources.iter().filter(|source| source.path != "base/child.rs");
+    let found: Vec<&str> = others
+        .filter(|source| source.code.contains("Command::new") || source.code.contains("process::Command as"))
+        .map(|source| &*source.path)
+        .collect();
+    assert!(found.is_empty(), "use `base::child`, which removes secrets from the environment: {found:?}");
+}
+
+#[test]
 fn no_file_is_longer_than_600_lines() {
     let long: Vec<String> = sources::all()
         .iter()

@@ -6,6 +6,8 @@ use std::io::{self, Read};
 use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 
+use crate::base::child;
+use crate::base::ownership::ForeignFile;
 use crate::commands::images::archive::{Archive, ArchiveError, Consumer};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
 use crate::oci::platform::Platform;
@@ -40,6 +42,9 @@ pub enum EngineError {
          (docker, podman, containerd)"
     )]
     Missing(&'static str),
+    /// Another user could have changed the client, which root would run.
+    #[error("cannot run `{0}` as root")]
+    Foreign(&'static str, #[source] ForeignFile),
     /// The client cannot be started.
     #[error("cannot run `{0}`")]
     Start(&'static str, #[source] io::Error),
@@ -78,7 +83,7 @@ impl Engine {
 
     /// Checks that the client is installed and its daemon responds.
     pub(crate) fn connect(&self) -> Result<ConnectedEngine, EngineError> {
-        let mut command = self.command();
+        let mut command = self.command()?;
         let command = match self {
             // Prints the image store, and only if the daemon responds.
             Self::Docker => command.args(["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]),
@@ -109,12 +114,13 @@ impl Engine {
         }
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(self.client());
+    fn command(&self) -> Result<Command, EngineError> {
+        let client = self.client();
+        let mut command = child::command(client).map_err(|error| EngineError::Foreign(client, error))?;
         if let Self::Containerd { namespace } = self {
             command.args(["--connect-timeout", "5s", "--namespace", namespace]);
         }
-        command
+        Ok(command)
     }
 
     fn start_error(&self, error: io::Error) -> EngineError {
@@ -138,7 +144,7 @@ impl ConnectedEngine {
     pub(crate) fn has(&self, image: &SiteImage, archive: &Archive) -> bool {
         let Some(name) = archive.names.first() else { return false };
         let (config, root) = (image.config.digest.to_string(), archive.digest.to_string());
-        let mut command = self.engine.command();
+        let Ok(mut command) = self.engine.command() else { return false };
         match self.engine {
             // The containerd image store can have the index without the image.
             Engine::Docker if self.consumer != (Consumer::Docker { containerd_store: false }) => false,
@@ -167,7 +173,7 @@ impl ConnectedEngine {
         archive: &Archive,
         progress: &dyn Fn(u64),
     ) -> Result<(), EngineError> {
-        let mut command = self.engine.command();
+        let mut command = self.engine.command()?;
         match self.engine {
             Engine::Docker | Engine::Podman => command.args(["load", "--quiet"]),
             Engine::Containerd { .. } => {
@@ -270,7 +276,7 @@ mod tests {
     fn the_end_of_a_clients_stderr_is_kept_on_one_line() {
         let script = "yes chatter | head -n 20000; yes chatter | head -n 20000 >&2; \
             echo 'time=x level=warning msg=old' >&2; echo 'Error: no' >&2; echo ' * why' >&2; exit 3";
-        let output = run(Command::new("sh").args(["-c", script]), drop).unwrap();
+        let output = run(child::shell().args(["-c", script]), drop).unwrap();
         assert_eq!(output.status.code(), Some(3));
         assert!(output.stderr.ends_with("chatter; Error: no; * why"), "{}", output.stderr);
         assert!(output.stderr.len() < 2 * OUTPUT_LIMIT);

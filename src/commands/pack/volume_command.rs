@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
+use crate::base::child;
 use crate::bundle::write::volume_writer::FinishedVolume;
 
 /// An error of the `--on-volume` command.
@@ -71,7 +72,7 @@ impl VolumeCommand {
 }
 
 fn run(command: &str, path: PathBuf, digest: &str) -> Result<(), CommandError> {
-    let status = Command::new("sh")
+    let status = child::shell()
         .args(["-c", command, "airbundle"])
         .arg(&path)
         .env("AIRBUNDLE_VOLUME", &path)

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::base::child;
+use crate::base::error_chain::chain;
 use crate::net::credentials::auth_file::password_or_identity;
 use crate::net::secret::Credential;
 
@@ -77,7 +79,7 @@ fn run(program: &str, server: &str) -> Result<Option<Credential>, String> {
 }
 
 fn spawn(program: &str) -> Result<Child, String> {
-    let mut command = Command::new(program);
+    let mut command = child::command(program).map_err(|error| chain(&error))?;
     command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().map_err(|error| match error.kind() {
         ErrorKind::NotFound => "not installed".to_owned(),
