@@ -1,11 +1,18 @@
 //! Generates the configuration of a site: nginx, registry, compose, systemd, TLS, clients and Kubespray.
 
 pub(crate) mod compose;
+pub(crate) mod container;
+pub(crate) mod file_name;
 pub(crate) mod generated;
 pub(crate) mod kubespray;
 pub(crate) mod nginx;
+pub(crate) mod plain_path;
+pub(crate) mod published;
+pub(crate) mod quote;
 pub(crate) mod registry;
 pub(crate) mod script;
+pub(crate) mod server_files;
+pub(crate) mod server_image;
 pub(crate) mod setup;
 pub(crate) mod systemd;
 pub(crate) mod template;

@@ -52,6 +52,12 @@ pub(crate) struct Site {
     /// Allow reading without a user name again
     #[arg(long)]
     no_user: bool,
+    /// Make browsers use HTTPS for this host from now on (Strict-Transport-Security)
+    #[arg(long, conflicts_with = "no_hsts")]
+    hsts: bool,
+    /// Stop sending Strict-Transport-Security
+    #[arg(long)]
+    no_hsts: bool,
     /// Configure this host as a client: /etc/hosts, CA, containerd, podman
     #[arg(long)]
     apply: bool,
@@ -76,6 +82,7 @@ impl Site {
             registry_port: self.registry_port,
             tls: self.tls,
             user: user.clone(),
+            hsts: (self.hsts || self.no_hsts).then_some(self.hsts),
         };
         let configured = configure(&self.site, self.conf.as_deref(), changes)?;
         print(&if self.json { summary(&configured) } else { text(&configured, self.apply, self.start) })?;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError};
 use crate::conf::generated::{self, Generated};
-use crate::conf::setup::{CA, CONF, Settings, Setup, Tls, is_plain, is_root, pretty};
+use crate::conf::plain_path::PlainPath;
+use crate::conf::setup::{CA, CONF, Settings, Setup, Tls, is_root, pretty};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
@@ -38,6 +39,8 @@ pub struct Changes {
     pub tls: Option<Tls>,
     /// The user name and password. `Some(None)`: remove the user.
     pub user: Option<Option<(String, String)>>,
+    /// See [`Settings::hsts`].
+    pub hsts: Option<bool>,
 }
 
 /// The result of [`configure`].
@@ -108,7 +111,9 @@ pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<C
         None => site.join(CONF),
     };
     let (files, registry) = (record.files_root(&site), record.registry_root(&site));
-    check_paths(&site, &conf, [&files, &registry])?;
+    let plain = |path| PlainPath::new(path).map_err(ConfError::Path);
+    let (site, conf, files, registry) = (plain(site)?, plain(conf)?, plain(files)?, plain(registry)?);
+    check_not_served(&conf, [&files, &registry])?;
     fs::create_dir_all(&conf)?;
     let _lock = lock(&conf)?;
     let login = changes.user.clone().flatten();
@@ -125,14 +130,9 @@ pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<C
     Ok(Configured { setup, written, kept, issued, page })
 }
 
-fn check_paths(site: &Path, conf: &Path, served: [&PathBuf; 2]) -> Result<(), ConfError> {
-    for path in [site, conf, served[0], served[1]] {
-        if !is_plain(path) {
-            return Err(ConfError::Path(path.to_owned()));
-        }
-    }
+fn check_not_served(conf: &Path, served: [&Path; 2]) -> Result<(), ConfError> {
     match served.into_iter().find(|root| conf.starts_with(root)) {
-        Some(root) => Err(ConfError::Served(conf.to_owned(), root.clone())),
+        Some(root) => Err(ConfError::Served(conf.to_owned(), root.to_owned())),
         None => Ok(()),
     }
 }
@@ -142,7 +142,7 @@ fn check_paths(site: &Path, conf: &Path, served: [&PathBuf; 2]) -> Result<(), Co
 fn generate(setup: &Setup) -> Result<(Vec<String>, Vec<String>), FsError> {
     let mut generated = Generated::open(&setup.conf);
     nginx::generate(setup, &mut generated);
-    generated.put("registry.yml", registry::config(setup).as_bytes(), 0o644);
+    registry::generate(setup, &mut generated);
     generated.put("compose.yaml", compose::file(setup).as_bytes(), 0o644);
     systemd::generate(setup, &mut generated);
     trust::generate(setup, &mut generated);
@@ -163,6 +163,7 @@ impl Changes {
             registry_port: 5000,
             tls: Tls::Auto,
             user: None,
+            hsts: false,
         });
         let host = self.host.unwrap_or(saved.host);
         check_host(&host)?;
@@ -178,7 +179,8 @@ impl Changes {
         }
         let tls = self.tls.unwrap_or(saved.tls);
         let user = self.user.map_or(saved.user, |user| user.map(|(name, _)| name));
-        Ok(Settings { host, ip, files_port, registry_port, tls, user })
+        let hsts = self.hsts.unwrap_or(saved.hsts);
+        Ok(Settings { host, ip, files_port, registry_port, tls, user, hsts })
     }
 }
 
