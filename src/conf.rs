@@ -4,6 +4,8 @@ pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod file_name;
 pub(crate) mod generated;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod kubespray;
 pub(crate) mod nginx;
 pub(crate) mod plain_path;

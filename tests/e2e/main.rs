@@ -12,6 +12,7 @@ mod access;
 mod attached;
 mod catalog;
 mod cli;
+mod configuration;
 mod damage;
 mod deltas;
 mod docs;
