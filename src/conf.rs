@@ -3,13 +3,22 @@
 pub(crate) mod ca;
 pub(crate) mod certificate;
 pub(crate) mod compose;
+pub(crate) mod container;
+pub(crate) mod file_name;
 pub(crate) mod generated;
+#[cfg(test)]
+mod hostile;
 pub(crate) mod kubespray;
 pub(crate) mod nginx;
 pub(crate) mod ownership_check;
+pub(crate) mod plain_path;
 pub(crate) mod program;
+pub(crate) mod published;
+pub(crate) mod quote;
 pub(crate) mod registry;
 pub(crate) mod script;
+pub(crate) mod server_files;
+pub(crate) mod server_image;
 pub(crate) mod setup;
 pub(crate) mod systemd;
 pub(crate) mod template;

@@ -77,6 +77,12 @@ pub(crate) struct Site {
     /// Delete the CA key, which only renewing the certificate requires
     #[arg(long)]
     forget_ca_key: bool,
+    /// Make browsers use HTTPS for this host from now on (Strict-Transport-Security)
+    #[arg(long, conflicts_with = "no_hsts")]
+    hsts: bool,
+    /// Stop sending Strict-Transport-Security
+    #[arg(long)]
+    no_hsts: bool,
     /// Configure this host as a client: /etc/hosts, CA, containerd, podman
     #[arg(long)]
     apply: bool,
@@ -106,6 +112,7 @@ impl Site {
             new_ca: self.new_ca,
             export_ca_key: self.export_ca_key,
             forget_ca_key: self.forget_ca_key,
+            hsts: (self.hsts || self.no_hsts).then_some(self.hsts),
         };
         let configured = configure(&self.site, self.conf.as_deref(), changes)?;
         if self.json {

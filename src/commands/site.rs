@@ -9,7 +9,8 @@ use crate::base::directory::Directory;
 use crate::base::fs::{self, FsError};
 use crate::conf::ca::{self, CaError, CaState};
 use crate::conf::generated::Generated;
-use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_plain, is_root, pretty};
+use crate::conf::plain_path::PlainPath;
+use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_root, pretty};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
@@ -51,6 +52,8 @@ pub struct Changes {
     pub export_ca_key: Option<PathBuf>,
     /// Delete the CA key after the server certificate is issued.
     pub forget_ca_key: bool,
+    /// See [`Settings::hsts`].
+    pub hsts: Option<bool>,
 }
 
 /// The result of [`configure`].
@@ -133,14 +136,11 @@ pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<C
     let is_named = conf.is_some();
     let conf = find_conf(&site, conf)?;
     let (files, registry) = (record.files_root(&site), record.registry_root(&site));
-    for path in [&site, &conf, &files, &registry] {
-        if !is_plain(path) {
-            return Err(ConfError::Path(path.clone()));
-        }
-    }
+    let plain = |path| PlainPath::new(path).map_err(ConfError::Path);
+    let (site, conf, files, registry) = (plain(site)?, plain(conf)?, plain(files)?, plain(registry)?);
     let served = [&files, &registry];
     if let Some(root) = served_root(&conf, served)? {
-        return Err(ConfError::Served(conf, root));
+        return Err(ConfError::Served(conf.to_path_buf(), root));
     }
     if let Some(file) = &changes.export_ca_key
         && let Some(root) = served_root(&resolve(fs::parent(file))?, served)?
@@ -150,7 +150,7 @@ pub fn configure(site: &Path, conf: Option<&Path>, changes: Changes) -> Result<C
     if let Some(Some((_, password))) = &changes.user {
         users::check_password(password, changes.weak_password)?;
     }
-    let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
+    let directory = Directory::create_in(&conf, if is_named { &*conf } else { &*site })?;
     let _lock = lock(&directory)?;
     let settings = changes.clone().apply(read_settings(&directory)?)?;
     if changes.new_ca && settings.tls != Tls::Auto {
@@ -188,10 +188,10 @@ fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
 }
 
 /// Returns the served directory that contains `path`, which has no symlinks.
-fn served_root(path: &Path, served: [&PathBuf; 2]) -> Result<Option<PathBuf>, FsError> {
+fn served_root(path: &Path, served: [&PlainPath; 2]) -> Result<Option<PathBuf>, FsError> {
     for root in served {
         if path.starts_with(resolve(root)?) {
-            return Ok(Some(root.clone()));
+            return Ok(Some(root.to_path_buf()));
         }
     }
     Ok(None)
@@ -225,7 +225,7 @@ fn resolve(path: &Path) -> Result<PathBuf, FsError> {
 fn generate(setup: &Setup, conf: &Directory) -> Result<(Vec<String>, Vec<String>), FsError> {
     let mut generated = Generated::open(conf)?;
     nginx::generate(setup, &mut generated);
-    generated.put("registry.yml", registry::config(setup).as_bytes(), 0o644);
+    registry::generate(setup, &mut generated);
     generated.put("compose.yaml", compose::file(setup).as_bytes(), 0o644);
     systemd::generate(setup, &mut generated);
     trust::generate(setup, &mut generated);
@@ -246,6 +246,7 @@ impl Changes {
             registry_port: 5000,
             tls: Tls::Auto,
             user: None,
+            hsts: false,
         });
         let host = self.host.unwrap_or(saved.host);
         // If the host name is an address, clients use that address.
@@ -260,6 +261,7 @@ impl Changes {
             registry_port: self.registry_port.unwrap_or(saved.registry_port),
             tls: self.tls.unwrap_or(saved.tls),
             user: self.user.map_or(saved.user, |user| user.map(|(name, _)| name)),
+            hsts: self.hsts.unwrap_or(saved.hsts),
         };
         settings.check()?;
         Ok(settings)

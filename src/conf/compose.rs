@@ -1,105 +1,160 @@
 //! `compose.yaml`: nginx, and a registry if the site has an image of one.
 
-use std::fmt::Write as _;
-
+use crate::conf::container::{Mount, Privileges, temporary_of_nginx};
+use crate::conf::plain_path::PlainPath;
+use crate::conf::quote::Text;
+use crate::conf::quote::compose::{self, Compose};
+use crate::conf::server_image::ServerImage;
 use crate::conf::setup::Setup;
 use crate::conf::template::fill;
 
 /// The nginx image if the site has none; the engine then pulls it from the network.
 pub(crate) const NGINX: &str = "docker.io/library/nginx:stable";
 
+/// The environment variables in which the script `site` passes the IDs of the images.
+const NGINX_VARIABLE: &str = "SITE_NGINX_IMAGE";
+const REGISTRY_VARIABLE: &str = "SITE_REGISTRY_IMAGE";
+
 const HEADER: &str = "\
-# Made by `unbundle site`, which keeps local edits. `./site start` runs it; to run it directly:
-#   docker compose -p @NAME@ -f @CONF@/compose.yaml up -d
-# docker-compose before 1.27 requires `version`.
+# Made by `unbundle site`, which keeps local edits. `./site start` loads the images of the site and runs this file.
 version: \"3.3\"
 services:
+";
+
+const SERVICE: &str = "  @NAME@:
+    image: @IMAGE@
+@PULL_POLICY@
+    restart: unless-stopped
+    command: @COMMAND@
+@ENVIRONMENT@
+@USER@
+    read_only: true
+    cap_drop: [\"ALL\"]
+@CAPABILITIES@
+    security_opt: [\"no-new-privileges:true\"]
+    tmpfs: @TEMPORARY@
+    ports:
+@PORTS@
+    volumes:
+@VOLUMES@
+    healthcheck:
+      test: @HEALTH@
+      interval: 10s
+      timeout: 5s
+      retries: 6
 ";
 
 /// Returns the content of `compose.yaml`. Paths are the same inside and outside of the containers, so that
 /// one configuration works for both. All volumes are read-only.
 #[must_use]
-pub(crate) fn file(setup: &Setup) -> String {
-    let conf = setup.conf.display().to_string();
-    let files = setup.files.display().to_string();
-    let registry = setup.registry.display().to_string();
+pub(crate) fn file(setup: &Setup) -> Text<Compose> {
     let (files_port, registry_port) = (setup.settings.files_port, setup.settings.registry_port);
-    let registry_image = setup.server_image("registry");
-
+    let registry_image = ServerImage::find(setup, "registry");
     let config = if registry_image.is_some() { "nginx-files.conf" } else { "nginx.conf" };
-    let mut nginx = Service {
-        comment: "",
+    let ports = if registry_image.is_some() { vec![files_port] } else { vec![files_port, registry_port] };
+    let nginx_image = ServerImage::find(setup, "nginx");
+    let nginx = Service {
         name: "nginx",
-        image: setup.server_image("nginx").unwrap_or_else(|| NGINX.to_owned()),
-        command: format!("nginx, -c, {conf}/{config}, -g, \"daemon off; pid /tmp/nginx.pid;\""),
+        is_loaded: nginx_image.is_some(),
+        image: match nginx_image {
+            Some(image) => compose::variable_or_digest(NGINX_VARIABLE, image.ids[0]),
+            None => compose::string(NGINX),
+        },
+        command: ["nginx", "-c", setup.conf.child(config).as_str(), "-g", "daemon off; pid /tmp/nginx.pid;"]
+            .map(compose::string)
+            .to_vec(),
         environment: "",
-        ports: vec![files_port],
-        volumes: vec![&conf, &files],
+        privileges: Privileges::of_nginx(&ports),
+        temporary: temporary_of_nginx(setup),
+        ports,
+        volumes: Mount::of_nginx(setup, registry_image.is_none()),
         health: health(setup, files_port, "/healthz", "200"),
     };
-    if registry_image.is_none() {
-        nginx.ports.push(registry_port);
-        nginx.volumes.push(&registry);
-    }
     let registry = registry_image.map(|image| Service {
-        comment: "  # The entry point of the image starts the registry; versions 2 and 3 accept the same arguments.\n",
         name: "registry",
-        image,
-        command: format!("{conf}/registry.yml"),
+        is_loaded: true,
+        image: compose::variable_or_digest(REGISTRY_VARIABLE, image.ids[0]),
+        // The entry point of the image starts the registry; versions 2 and 3 accept the same arguments.
+        command: vec![compose::string(setup.conf.child("registry.yml").as_str())],
         environment: "    environment:\n      OTEL_TRACES_EXPORTER: none\n",
+        privileges: Privileges::of_registry(&[registry_port]),
+        temporary: vec![PlainPath::fixed("/tmp")],
         ports: vec![registry_port],
-        volumes: vec![&conf, &registry],
-        health: health(setup, registry_port, "/v2/", if setup.settings.user.is_some() { "401" } else { "200" }),
+        volumes: Mount::of_registry(setup),
+        health: health(
+            setup,
+            registry_port,
+            "/v2/",
+            if setup.settings.user.is_some() { "401" } else { "200" },
+        ),
     });
-    let header = fill(HEADER, &[("NAME", &setup.name()), ("CONF", &conf)]);
-    let services = std::iter::once(nginx).chain(registry).map(|service| service.yaml(setup));
-    header + &services.collect::<String>()
+    let mut text = Text::fixed(HEADER);
+    for service in std::iter::once(nginx).chain(registry) {
+        text.push(&service.yaml());
+    }
+    text
 }
 
-struct Service<'a> {
-    comment: &'a str,
-    name: &'a str,
-    image: String,
-    /// Comma-separated arguments.
-    command: String,
-    environment: &'a str,
+struct Service {
+    name: &'static str,
+    /// True if the image is on the site, so that it is not pulled.
+    is_loaded: bool,
+    image: Text<Compose>,
+    /// The arguments.
+    command: Vec<Text<Compose>>,
+    environment: &'static str,
+    privileges: Privileges,
+    /// Directories in memory.
+    temporary: Vec<PlainPath>,
     ports: Vec<u16>,
-    volumes: Vec<&'a String>,
+    volumes: Vec<Mount>,
     /// The shell command of the health check.
     health: String,
 }
 
-impl Service<'_> {
-    fn yaml(&self, setup: &Setup) -> String {
-        let Self { comment, name, image, command, environment, ports, volumes, health } = self;
-        let mut text = format!(
-            "{comment}  {name}:\n    image: {image}\n    restart: unless-stopped\n    command: [{command}]\n{environment}"
-        );
-        text += "    ports:\n";
-        for port in ports {
-            let _ = writeln!(text, "      - \"{port}:{port}\"");
-        }
-        text += "    volumes:\n";
-        for path in volumes {
-            let _ = writeln!(text, "      - {path}:{path}:ro,z");
-        }
-        // Hides the private key of the CA, which no server needs.
-        if setup.has_ca() {
-            let _ = writeln!(text, "    tmpfs:\n      - {}/ca", setup.conf.display());
-        }
-        let _ = writeln!(
-            text,
-            "    healthcheck:\n      test: \"{health}\"\n      interval: 10s\n      timeout: 5s\n      retries: 6"
-        );
-        text
+impl Service {
+    fn yaml(self) -> Text<Compose> {
+        let port = |port| fill("      - \"@PORT@:@PORT@\"\n", &[("PORT", Text::number(port))]);
+        let volume =
+            |mount: &Mount| fill("      - @VOLUME@\n", &[("VOLUME", compose::string(&mount.volume()))]);
+        let user =
+            self.privileges.user.map(|user| fill("    user: @USER@\n", &[("USER", compose::string(&user))]));
+        let capabilities = match &self.privileges.capabilities[..] {
+            [] => Text::new(),
+            names => {
+                let names = list(names.iter().map(|name| compose::string(name)));
+                fill("    cap_add: @NAMES@\n", &[("NAMES", names)])
+            }
+        };
+        fill(
+            SERVICE,
+            &[
+                ("NAME", Text::fixed(self.name)),
+                ("IMAGE", self.image),
+                ("PULL_POLICY", Text::fixed(if self.is_loaded { "    pull_policy: never\n" } else { "" })),
+                ("COMMAND", list(self.command)),
+                ("ENVIRONMENT", Text::fixed(self.environment)),
+                ("USER", user.unwrap_or_else(Text::new)),
+                ("CAPABILITIES", capabilities),
+                ("TEMPORARY", list(self.temporary.iter().map(|path| compose::string(path.as_str())))),
+                ("PORTS", self.ports.into_iter().map(port).collect()),
+                ("VOLUMES", self.volumes.iter().map(volume).collect()),
+                ("HEALTH", compose::string(&self.health)),
+            ],
+        )
     }
+}
+
+/// Returns a sequence on one line.
+fn list(items: impl IntoIterator<Item = Text<Compose>>) -> Text<Compose> {
+    fill("[@ITEMS@]", &[("ITEMS", Text::join(items, ", "))])
 }
 
 /// Returns a health check that expects the HTTP status `status`.
 ///
 /// Images have `wget` (Alpine) or `curl` (Debian), rarely both, and some `wget` cannot use TLS with every
 /// server. Therefore the request is plain HTTP, for which a TLS server returns 400.
-fn health(setup: &Setup, port: u16, path: &str, status: &str) -> String {
+fn health(setup: &Setup, port: u16, path: &'static str, status: &'static str) -> String {
     let url = format!("http://127.0.0.1:{port}{path}");
     let status = if setup.is_tls() { "400" } else { status };
     format!("(wget -S -O /dev/null {url} 2>&1 || curl -si {url}) | grep -q 'HTTP/[0-9.]* {status}'")

@@ -55,6 +55,12 @@ impl<'a> Generated<'a> {
         self.files.push(File { name: name.to_owned(), content: content.to_owned(), mode });
     }
 
+    /// Returns the names and contents of the added files.
+    #[cfg(test)]
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|file| (&*file.name, &*file.content))
+    }
+
     /// Writes all files, and removes unedited files of the previous run that this run does not have. Returns
     /// the names of the written files and of the edited files, which are kept.
     pub(crate) fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {

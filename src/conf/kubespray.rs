@@ -1,9 +1,11 @@
 //! `offline.yml`: Kubespray variables to download all files and images from the site.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
+use crate::conf::quote::Text;
+use crate::conf::quote::ansible::{self, Ansible};
 use crate::conf::setup::{Setup, Tls};
+use crate::conf::template::fill;
 use crate::conf::trust::{containerd_ca, upstream_url};
 use crate::oci::reference::DEFAULT_PREFIX;
 
@@ -64,139 +66,182 @@ const PASSWORD: &str = "\
 const PACKAGES: &str =
     "# Packages of the operating system are not included: the nodes need a package repository.\n";
 
+const UNKNOWN: &str = "\n# This site matches no Kubespray release that this version of `unbundle` knows.\n";
+
+/// User and password in the URL of the file server.
+const LOGIN: &str = "{{ airbundle_user }}:{{ airbundle_password | urlencode | replace('/', '%2F') }}@";
+
+const MIRROR: &str = "  - prefix: @PREFIX@
+    server: @SERVER@
+    mirrors:
+      - host: @MIRROR@
+        capabilities: [\"pull\", \"resolve\"]
+        skip_verify: false
+        override_path: @OVERRIDE_PATH@
+@OPTIONS@
+";
+const MIRROR_HEADER: &str = "        header:
+          authorization: \"Basic {{ (airbundle_user + ':' + airbundle_password) | b64encode }}\"\n";
+const MIRROR_AUTH: &str = "        auth:
+          username: \"{{ airbundle_user }}\"
+          password: \"{{ airbundle_password }}\"\n";
+const REGISTRY_AUTH: &str = "containerd_registry_auth:
+  - registry: @REGISTRY@
+    username: \"{{ airbundle_user }}\"
+    password: \"{{ airbundle_password }}\"\n";
+const CTR_LOGIN: &str = "\
+# This release pulls with ctr, which accepts credentials only on its command line.
+nerdctl_image_pull_command: \"{{ bin_dir }}/ctr -n k8s.io images pull --hosts-dir {{ containerd_cfg_dir }}/certs.d --user \
+'{{ airbundle_user }}:{{ airbundle_password }}'\"\n";
+
+const COMPLETE: &str = "\n# Kubespray @VERSION@, @ARCHITECTURE@: all listed files and images are here.\n";
+const INCOMPLETE: &str = "
+# Kubespray @VERSION@, @ARCHITECTURE@: @MISSING@ of @ALL@ listed files and images are missing. If your settings require one of
+# them, add it to the lists and pack again:\n";
+
+/// The platforms that a comment can name.
+const PLATFORMS: [&str; 5] = ["linux/amd64", "linux/arm/v7", "linux/arm64", "linux/ppc64le", "linux/s390x"];
+
 /// Returns the content of `offline.yml`.
 #[must_use]
-pub(crate) fn offline(setup: &Setup) -> String {
+pub(crate) fn offline(setup: &Setup) -> Text<Ansible> {
     let coverage = Coverage::of(setup);
     let release = coverage.best_release();
     let has_headers = release.is_none_or(|release| release.mirrors_have_headers);
-    let mut text = String::from(HEADER);
+    let mut text = Text::fixed(HEADER);
     if setup.settings.tls == Tls::Auto {
-        text += TRUST;
+        text.push_fixed(TRUST);
     }
-    text += "---\n";
+    text.push_fixed("---\n");
     if let Some(user) = &setup.settings.user {
-        text += PASSWORD;
-        let _ = writeln!(text, "airbundle_user: \"{user}\"");
-        text += "airbundle_password: \"{{ lookup('env', 'AIRBUNDLE_PASSWORD') }}\"\n\n";
+        text.push_fixed(PASSWORD);
+        text.push(&fill("airbundle_user: @USER@\n", &[("USER", ansible::string(user))]));
+        text.push_fixed("airbundle_password: \"{{ lookup('env', 'AIRBUNDLE_PASSWORD') }}\"\n\n");
     }
-    text += &file_variables(setup);
-    text += &image_variables(setup);
-    text += &containerd_mirrors(setup, has_headers);
+    text.push(&file_variables(setup));
+    text.push(&image_variables(setup));
+    text.push(&containerd_mirrors(setup, has_headers));
     if setup.settings.user.is_some() {
-        text += &containerd_login(setup, has_headers);
+        text.push(&containerd_login(setup, has_headers));
     }
-    text += &match release {
-        Some(release) => coverage.missing_entries(release.version) + &platforms(setup) + PACKAGES,
-        None => "\n# This site matches no Kubespray release that this version of `unbundle` knows.\n".into(),
-    };
+    match release {
+        Some(release) => {
+            text.push(&coverage.missing_entries(release.version));
+            text.push(&platforms(setup));
+            text.push_fixed(PACKAGES);
+        }
+        None => text.push_fixed(UNKNOWN),
+    }
     text
 }
 
-fn file_variables(setup: &Setup) -> String {
-    let url = if setup.settings.user.is_some() {
-        let login = "{{ airbundle_user }}:{{ airbundle_password | urlencode | replace('/', '%2F') }}";
-        format!("{}://{login}@{}:{}", setup.scheme(), setup.settings.host, setup.settings.files_port)
-    } else {
-        setup.files_url()
-    };
-    let mut text = format!("files_repo: \"{url}/k8s\"\n");
+fn file_variables(setup: &Setup) -> Text<Ansible> {
+    let login = if setup.settings.user.is_some() { LOGIN } else { "" };
+    let url = fill(
+        "@SCHEME@://@LOGIN@@HOST@:@PORT@/k8s",
+        &[
+            ("SCHEME", Text::fixed(setup.scheme())),
+            ("LOGIN", Text::fixed(login)),
+            ("HOST", ansible::part(&setup.settings.host)),
+            ("PORT", Text::number(setup.settings.files_port)),
+        ],
+    );
+    let mut text = fill("files_repo: @URL@\n", &[("URL", ansible::template(&url))]);
     for (variable, host) in FILE_HOSTS {
         let directory = format!("{DEFAULT_PREFIX}/{host}/");
-        let _ = if setup.record.files.iter().any(|file| file.path.starts_with(&directory)) {
-            writeln!(text, "{variable}: \"{{{{ files_repo }}}}/{host}\"")
+        let template = if setup.record.files.iter().any(|file| file.path.starts_with(&directory)) {
+            "@VARIABLE@: \"{{ files_repo }}/@HOST@\"\n"
         } else {
-            writeln!(text, "# {variable}: this site has no files of {host}")
+            "# @VARIABLE@: this site has no files of @HOST@\n"
         };
+        text.push(&fill(template, &[("VARIABLE", Text::fixed(variable)), ("HOST", Text::fixed(host))]));
     }
     text
 }
 
-fn image_variables(setup: &Setup) -> String {
-    let mut text = format!("\nregistry_host: \"{}\"\n", setup.registry_host());
+fn image_variables(setup: &Setup) -> Text<Ansible> {
+    let registry = ansible::string(&setup.registry_host());
+    let mut text = fill("\nregistry_host: @REGISTRY@\n", &[("REGISTRY", registry)]);
     let prefixes: BTreeMap<String, String> = setup.prefixes().into_iter().collect();
     for (variable, host) in IMAGE_HOSTS {
-        let _ = match prefixes.get(host).map(String::as_str) {
-            Some("") => writeln!(text, "{variable}: \"{{{{ registry_host }}}}\""),
-            Some(prefix) => writeln!(text, "{variable}: \"{{{{ registry_host }}}}/{prefix}\""),
+        let mut repository = Text::fixed("{{ registry_host }}");
+        let template = match prefixes.get(host) {
+            Some(prefix) => {
+                if !prefix.is_empty() {
+                    repository.push_fixed("/");
+                    repository.push(&ansible::part(prefix));
+                }
+                "@VARIABLE@: @REPOSITORY@\n"
+            }
             None => {
                 let is_of_host = |reference: &str| reference.starts_with(&format!("{host}/"));
-                let reason = if setup.record.images.iter().any(|image| is_of_host(&image.reference)) {
-                    "the repositories of this host have no common prefix: unpack all bundles with one template"
+                if setup.record.images.iter().any(|image| is_of_host(&image.reference)) {
+                    "# @VARIABLE@ (@HOST@): the repositories of this host have no common prefix: unpack all bundles with \
+                     one template\n"
                 } else {
-                    "this site has no images of this host"
-                };
-                writeln!(text, "# {variable} ({host}): {reason}")
+                    "# @VARIABLE@ (@HOST@): this site has no images of this host\n"
+                }
             }
         };
+        let repository = ansible::template(&repository);
+        let values =
+            [("VARIABLE", Text::fixed(variable)), ("HOST", Text::fixed(host)), ("REPOSITORY", repository)];
+        text.push(&fill(template, &values));
     }
     text
 }
 
 /// Returns the registries of containerd on the nodes: the site, and the site as a mirror of the hosts whose
 /// images it has, for images that are pulled by their original names.
-fn containerd_mirrors(setup: &Setup, has_headers: bool) -> String {
+fn containerd_mirrors(setup: &Setup, has_headers: bool) -> Text<Ansible> {
     let url = setup.registry_url();
-    let mut options = String::new();
+    let mut options = Text::new();
     if has_headers && setup.settings.tls == Tls::Auto {
-        let _ = writeln!(options, "        ca: {}", containerd_ca(setup));
+        options.push(&fill("        ca: @CA@\n", &[("CA", ansible::string(&containerd_ca(setup)))]));
     }
     if setup.settings.user.is_some() {
-        options += if has_headers {
-            "        header:
-          authorization: \"Basic {{ (airbundle_user + ':' + airbundle_password) | b64encode }}\"\n"
-        } else {
-            "        auth:
-          username: \"{{ airbundle_user }}\"
-          password: \"{{ airbundle_password }}\"\n"
-        };
+        options.push_fixed(if has_headers { MIRROR_HEADER } else { MIRROR_AUTH });
     }
     let entry = |prefix: &str, server: &str, mirror: &str| {
-        format!(
-            "  - prefix: {prefix}
-    server: {server}
-    mirrors:
-      - host: {mirror}
-        capabilities: [\"pull\", \"resolve\"]
-        skip_verify: false
-        override_path: {}
-{options}",
-            mirror != url
+        let override_path = if mirror == url { "false" } else { "true" };
+        fill(
+            MIRROR,
+            &[
+                ("PREFIX", ansible::string(prefix)),
+                ("SERVER", ansible::string(server)),
+                ("MIRROR", ansible::string(mirror)),
+                ("OVERRIDE_PATH", Text::fixed(override_path)),
+                ("OPTIONS", options.clone()),
+            ],
         )
     };
-    let mut text = String::from("\ncontainerd_registries_mirrors:\n");
-    text += &entry(&setup.registry_host(), &url, &url);
+    let mut text = Text::fixed("\ncontainerd_registries_mirrors:\n");
+    text.push(&entry(&setup.registry_host(), &url, &url));
     for (host, prefix) in setup.mirrored_hosts() {
-        text += &entry(&host, &upstream_url(&host), &format!("{url}/v2/{prefix}"));
+        text.push(&entry(&host, &upstream_url(&host), &format!("{url}/v2/{prefix}")));
     }
     text
 }
 
 /// Returns the credentials of containerd on the nodes.
-fn containerd_login(setup: &Setup, has_headers: bool) -> String {
-    let mut text = format!(
-        "containerd_registry_auth:
-  - registry: {}
-    username: \"{{{{ airbundle_user }}}}\"
-    password: \"{{{{ airbundle_password }}}}\"\n",
-        setup.registry_host()
-    );
+fn containerd_login(setup: &Setup, has_headers: bool) -> Text<Ansible> {
+    let mut text = fill(REGISTRY_AUTH, &[("REGISTRY", ansible::string(&setup.registry_host()))]);
     if !has_headers {
-        text += "# This release pulls with ctr, which accepts credentials only on its command line.\n\
-                 nerdctl_image_pull_command: \"{{ bin_dir }}/ctr -n k8s.io images pull --hosts-dir {{ \
-                 containerd_cfg_dir }}/certs.d --user '{{ airbundle_user }}:{{ airbundle_password }}'\"\n";
+        text.push_fixed(CTR_LOGIN);
     }
     text
 }
 
-/// Returns a comment with the platforms of the images. Empty: the site has no images.
-fn platforms(setup: &Setup) -> String {
-    let platforms: BTreeSet<&str> =
-        setup.record.images.iter().flat_map(|image| &image.platforms).map(String::as_str).collect();
-    if platforms.is_empty() {
-        return String::new();
+/// Returns a comment with the platforms of the images, of those that Kubespray supports. Empty: the site has none.
+fn platforms(setup: &Setup) -> Text<Ansible> {
+    let is_here = |name: &&str| {
+        setup.record.images.iter().flat_map(|image| &image.platforms).any(|platform| *platform == **name)
+    };
+    let here: Vec<_> = PLATFORMS.into_iter().filter(is_here).map(Text::fixed).collect();
+    if here.is_empty() {
+        return Text::new();
     }
-    format!("# Platforms of the images: {}.\n", platforms.into_iter().collect::<Vec<_>>().join(", "))
+    fill("# Platforms of the images: @PLATFORMS@.\n", &[("PLATFORMS", Text::join(here, ", "))])
 }
 
 /// The URLs and references of a site, to compare with [`RELEASES`].
@@ -220,30 +265,26 @@ impl<'a> Coverage<'a> {
     }
 
     /// Returns comments with the entries of a release that the site lacks, for each architecture of the site.
-    fn missing_entries(&self, version: &str) -> String {
-        let mut text = String::new();
+    fn missing_entries(&self, version: &'static str) -> Text<Ansible> {
+        let mut text = Text::new();
         for release in RELEASES.iter().filter(|release| release.version == version) {
             if !self.has_architecture(release) {
                 continue;
             }
-            let architecture = release.architecture;
             let missing: Vec<_> = release.entries().filter(|entry| !self.has(entry)).collect();
-            if missing.is_empty() {
-                let _ = writeln!(
-                    text,
-                    "\n# Kubespray {version}, {architecture}: all listed files and images are here."
-                );
-                continue;
-            }
-            let _ = writeln!(
-                text,
-                "\n# Kubespray {version}, {architecture}: {} of {} listed files and images are missing. If your settings \
-                 require one of\n# them, add it to the lists and pack again:",
-                missing.len(),
-                release.entries().count()
-            );
+            let template = if missing.is_empty() { COMPLETE } else { INCOMPLETE };
+            let number = |count: usize| Text::number(count as u64);
+            text.push(&fill(
+                template,
+                &[
+                    ("VERSION", Text::fixed(version)),
+                    ("ARCHITECTURE", Text::fixed(release.architecture)),
+                    ("MISSING", number(missing.len())),
+                    ("ALL", number(release.entries().count())),
+                ],
+            ));
             for entry in missing {
-                let _ = writeln!(text, "#   {entry}");
+                text.push(&fill("#   @ENTRY@\n", &[("ENTRY", Text::fixed(entry))]));
             }
         }
         text

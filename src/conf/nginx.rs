@@ -4,19 +4,33 @@
 //! variable. Therefore a map names the kind of each manifest, and each kind has a location with its media
 //! type.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
-use crate::conf::setup::{Setup, is_root};
+use crate::conf::published;
+use crate::conf::quote::Text;
+use crate::conf::quote::nginx::{self, Nginx};
+use crate::conf::server_files::ServerFiles;
+use crate::conf::setup::Setup;
+use crate::conf::systemd::{FILES, SITE};
 use crate::conf::template::fill;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::site::catalog::Page;
 
 const MAIN: &str = include_str!("nginx/main.conf");
 const FILES_SERVER: &str = include_str!("nginx/files.conf");
 const REGISTRY_SERVER: &str = include_str!("nginx/registry.conf");
 const MANIFEST_LOCATION: &str = include_str!("nginx/manifest.conf");
+const LOGIN_LIMIT: &str = include_str!("nginx/login_limit.conf");
+
+const LISTEN: &str = "        listen @PORT@@SSL@;\n";
+const LISTEN_IPV6: &str = "        listen [::]:@PORT@@SSL@;\n";
+const TLS: &str = "        ssl_certificate @CERTIFICATE@;\n        ssl_certificate_key @KEY@;\n        \
+                   ssl_protocols TLSv1.2 TLSv1.3;\n";
+const AUTH: &str = "        auth_basic airbundle;\n        auth_basic_user_file @HTPASSWD@;\n        \
+                    limit_req zone=airbundle_logins burst=5000 delay=1000;\n";
 
 /// The kinds of manifests, which are path components of their locations, and their media types.
 const KINDS: [(&str, &str); 4] = [
@@ -26,111 +40,128 @@ const KINDS: [(&str, &str); 4] = [
     ("docker-manifest", DOCKER_MANIFEST),
 ];
 
-/// Adds `nginx.conf` (files and registry), `nginx-files.conf` (for use with a separate registry), and the
-/// files below `registry-api` that the registry returns.
+/// The file of tags in the directory of a repository. No component of a repository name begins with `_`.
+const TAGS: &str = "_tags.json";
+
+/// Adds `nginx.conf` (files and registry), `nginx-files.conf` (for use with a separate registry), the same for the
+/// systemd units, and the files below `registry-api` that the registry returns.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
-    let files = files_server(setup);
-    let both = format!("{files}{}", registry_server(setup));
-    let combined = main(setup, "nginx.conf", "the files and a read-only registry", &both);
-    generated.put("nginx.conf", combined.as_bytes(), 0o644);
-    let alone = main(setup, "nginx-files.conf", "the files", &files);
-    generated.put("nginx-files.conf", alone.as_bytes(), 0o644);
-    let maps = format!("# Made by `unbundle site`.\n{}{}", tag_map(setup), kind_map(setup));
+    for (both, alone, paths) in [
+        ("nginx.conf", "nginx-files.conf", [ServerFiles::of(setup), ServerFiles::of(setup)]),
+        (
+            "systemd/nginx.conf",
+            "systemd/nginx-files.conf",
+            [ServerFiles::of_unit(setup, SITE), ServerFiles::of_unit(setup, FILES)],
+        ),
+    ] {
+        let mut servers = files_server(setup, &paths[0]);
+        servers.push(&registry_server(setup, &paths[0]));
+        let config = main("the files and a read-only registry", setup, &paths[0], servers);
+        generated.put(both, config.as_bytes(), 0o644);
+        let config = main("the files", setup, &paths[1], files_server(setup, &paths[1]));
+        generated.put(alone, config.as_bytes(), 0o644);
+    }
+    let mut maps = Text::fixed("# Made by `unbundle site`.\n");
+    maps.push(&tag_map(setup));
+    maps.push(&kind_map(setup));
     generated.put("registry-api/manifests.conf", maps.as_bytes(), 0o644);
     put_responses(setup, generated);
 }
 
 /// Adds the responses of the registry that are not in its storage: version, catalog and tag lists.
 fn put_responses(setup: &Setup, generated: &mut Generated) {
-    let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for image in &setup.record.images {
-        for repository in &image.repositories {
-            tags.entry(repository).or_default().extend(image.tag.as_deref());
-        }
-    }
+    let tags = published::tags(&setup.record);
     let catalog = serde_json::json!({ "repositories": tags.keys().collect::<Vec<_>>() });
     generated.put("registry-api/_version.json", b"{}", 0o644);
     generated.put("registry-api/_catalog.json", catalog.to_string().as_bytes(), 0o644);
     for (repository, tags) in tags {
         let list = serde_json::json!({ "name": repository, "tags": tags });
-        let name = format!("registry-api/tags/{repository}/list.json");
-        generated.put(&name, list.to_string().as_bytes(), 0o644);
+        if let Some(directory) = FileName::fixed("registry-api/tags").foreign(repository) {
+            generated.put(directory.child(TAGS).as_str(), list.to_string().as_bytes(), 0o644);
+        }
     }
 }
 
-fn main(setup: &Setup, name: &str, content: &str, servers: &str) -> String {
-    let conf = setup.conf.display().to_string();
-    let mut temp_paths = String::new();
-    // The default directories belong to root.
-    if !is_root() {
-        for name in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {
-            let _ = writeln!(temp_paths, "    {name}_temp_path {conf}/run/{name};");
-        }
-    }
+fn main(content: &'static str, setup: &Setup, paths: &ServerFiles, servers: Text<Nginx>) -> Text<Nginx> {
+    const NAMES: [&str; 5] = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+    let temp_path = |directory: &Text<Nginx>, name| {
+        let values = [("NAME", Text::fixed(name)), ("DIRECTORY", directory.clone())];
+        fill("    @NAME@_temp_path @DIRECTORY@/@NAME@;\n", &values)
+    };
+    let temp_paths = paths.temporary.as_ref().map(nginx::path);
+    let temp_paths = temp_paths.iter().flat_map(|path| NAMES.map(|name| temp_path(path, name))).collect();
     fill(
         MAIN,
         &[
-            ("CONTENT", content),
-            ("CONF", &conf),
-            ("NAME", name),
-            ("TEMP_PATHS", &temp_paths),
+            ("CONTENT", Text::fixed(content)),
+            ("TEMP_PATHS", temp_paths),
+            ("CATALOG_POLICY", catalog_policy(setup)),
+            ("HSTS", setup.hsts().map_or_else(|| Text::new(), Text::fixed)),
+            ("LOGIN_LIMIT", Text::fixed(if paths.htpasswd.is_some() { LOGIN_LIMIT } else { "" })),
             ("SERVERS", servers),
         ],
     )
 }
 
-fn files_server(setup: &Setup) -> String {
-    let listen = listen(setup, setup.settings.files_port);
-    fill(FILES_SERVER, &[("LISTEN", &listen), ("ROOT", &setup.files.display().to_string())])
+/// Returns the content security policy of `/index.html`. If the user put another page there, the policy leaves its
+/// content alone.
+fn catalog_policy(setup: &Setup) -> Text<Nginx> {
+    let page = std::fs::read(setup.files.join("index.html")).ok();
+    if page.is_some_and(|page| !Page::is(&String::from_utf8_lossy(&page))) {
+        return Text::fixed("frame-ancestors 'none'");
+    }
+    nginx::catalog_policy()
 }
 
-fn registry_server(setup: &Setup) -> String {
-    let blobs = setup.registry.join("docker/registry/v2/blobs/sha256").display().to_string();
+fn files_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {
+    let listen = listen(setup, setup.settings.files_port, paths);
+    fill(FILES_SERVER, &[("LISTEN", listen), ("ROOT", nginx::path(&setup.files))])
+}
+
+fn registry_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {
+    let blobs = nginx::path(&setup.registry.child("docker/registry/v2/blobs/sha256"));
     let locations = KINDS.map(|(kind, media_type)| {
-        fill(MANIFEST_LOCATION, &[("KIND", kind), ("MEDIA_TYPE", media_type), ("BLOBS", &blobs)])
+        let (kind, media_type) = (Text::fixed(kind), Text::fixed(media_type));
+        fill(MANIFEST_LOCATION, &[("KIND", kind), ("MEDIA_TYPE", media_type), ("BLOBS", blobs.clone())])
     });
     fill(
         REGISTRY_SERVER,
         &[
-            ("LISTEN", &listen(setup, setup.settings.registry_port)),
-            ("API", &setup.conf.join("registry-api").display().to_string()),
-            ("BLOBS", &blobs),
-            ("MANIFEST_LOCATIONS", &locations.concat()),
+            ("LISTEN", listen(setup, setup.settings.registry_port, paths)),
+            ("API", nginx::path(&setup.conf.child("registry-api"))),
+            ("TAGS", Text::fixed(TAGS)),
+            ("BLOBS", blobs),
+            ("MANIFEST_LOCATIONS", locations.into_iter().collect()),
         ],
     )
 }
 
 /// Returns the directives for the port, TLS and the user.
-fn listen(setup: &Setup, port: u16) -> String {
-    let mut text = String::new();
-    let tls = if setup.is_tls() { " ssl" } else { "" };
-    let _ = writeln!(text, "        listen {port}{tls};");
+fn listen(setup: &Setup, port: u16, paths: &ServerFiles) -> Text<Nginx> {
+    let ssl = Text::fixed(if setup.is_tls() { " ssl" } else { "" });
+    let port = [("PORT", Text::number(port)), ("SSL", ssl)];
+    let mut text = fill(LISTEN, &port);
     // Without IPv6 in the kernel, nginx would fail.
     if Path::new("/proc/net/if_inet6").exists() {
-        let _ = writeln!(text, "        listen [::]:{port}{tls};");
+        text.push(&fill(LISTEN_IPV6, &port));
     }
-    if let Some((certificate, key)) = setup.certificate() {
-        let _ = writeln!(text, "        ssl_certificate {};", certificate.display());
-        let _ = writeln!(text, "        ssl_certificate_key {};", key.display());
-        let _ = writeln!(text, "        ssl_protocols TLSv1.2 TLSv1.3;");
+    if let Some((certificate, key)) = &paths.certificate {
+        text.push(&fill(TLS, &[("CERTIFICATE", nginx::path(certificate)), ("KEY", nginx::path(key))]));
     }
-    if let Some(htpasswd) = setup.htpasswd() {
-        let _ = writeln!(text, "        auth_basic airbundle;");
-        let _ = writeln!(text, "        auth_basic_user_file {};", htpasswd.display());
+    if let Some(htpasswd) = &paths.htpasswd {
+        text.push(&fill(AUTH, &[("HTPASSWD", nginx::path(htpasswd))]));
     }
     text
 }
 
 /// Returns the map from the path of a tag to the location of its manifest.
-fn tag_map(setup: &Setup) -> String {
+fn tag_map(setup: &Setup) -> Text<Nginx> {
     let mut tags = BTreeMap::new();
     for image in &setup.record.images {
-        let (Some(tag), Some(root)) = (&image.tag, image.manifests.first()) else { continue };
+        let (Some(tag), Some(root)) = (published::tag(image), image.manifests.first()) else { continue };
         let Some(kind) = kind(&root.media_type) else { continue };
-        let hex = root.digest.hex();
-        for repository in &image.repositories {
-            let path = format!("/v2/{repository}/manifests/{tag}");
-            tags.insert(path, format!("{kind}/{}/{hex}", &hex[..2]));
+        for repository in published::repositories(image) {
+            tags.insert(format!("/v2/{repository}/manifests/{tag}"), (kind, root.digest));
         }
     }
     // nginx compares strings in a map without regard to case, but tags are case-sensitive. Tags that differ
@@ -139,28 +170,33 @@ fn tag_map(setup: &Setup) -> String {
     for path in tags.keys() {
         *by_lowercase.entry(path.to_lowercase()).or_default() += 1;
     }
-    let mut text = String::from("map $uri $airbundle_tag {\n    default none;\n");
-    for (path, location) in tags {
-        let _ = if by_lowercase[&path.to_lowercase()] == 1 {
-            writeln!(text, "    \"{path}\" {location};")
-        } else {
-            writeln!(text, "    \"~^{}$\" {location};", path.replace('.', "\\."))
-        };
+    let mut text = Text::fixed("map $uri $airbundle_tag {\n    default none;\n");
+    for (path, (kind, digest)) in tags {
+        let is_unique = by_lowercase[&path.to_lowercase()] == 1;
+        let key = if is_unique { nginx::map_key(&path) } else { nginx::exact_map_key(&path) };
+        let (directory, hex) = (nginx::hex_directory(&digest), nginx::hex(&digest));
+        let values = [("KEY", key), ("KIND", Text::fixed(kind)), ("DIRECTORY", directory), ("HEX", hex)];
+        text.push(&fill("    @KEY@ @KIND@/@DIRECTORY@/@HEX@;\n", &values));
     }
-    text + "}\n"
+    text.push_fixed("}\n");
+    text
 }
 
 /// Returns the map from the digest of a manifest to its kind. Retired manifests are still served by digest.
-fn kind_map(setup: &Setup) -> String {
+fn kind_map(setup: &Setup) -> Text<Nginx> {
     let current = setup.record.images.iter().flat_map(|image| &image.manifests);
     let all = current.chain(&setup.record.retired);
     let kinds: BTreeMap<_, _> =
-        all.filter_map(|manifest| Some((manifest.digest.hex(), kind(&manifest.media_type)?))).collect();
-    let mut text = String::from("map $directory$rest $airbundle_kind {\n    default none;\n");
-    for (hex, kind) in kinds {
-        let _ = writeln!(text, "    \"{hex}\" {kind};");
+        all.filter_map(|manifest| Some((manifest.digest, kind(&manifest.media_type)?))).collect();
+    let mut text = Text::fixed("map $directory$rest $airbundle_kind {\n    default none;\n");
+    for (digest, kind) in kinds {
+        text.push(&fill(
+            "    \"@HEX@\" @KIND@;\n",
+            &[("HEX", nginx::hex(&digest)), ("KIND", Text::fixed(kind))],
+        ));
     }
-    text + "}\n"
+    text.push_fixed("}\n");
+    text
 }
 
 fn kind(media_type: &str) -> Option<&'static str> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::base::ownership;
-use crate::conf::setup::is_plain;
+use crate::conf::plain_path::PlainPath;
 
 /// Directories whose content is temporary or removable (Filesystem Hierarchy Standard).
 const TEMPORARY: [&str; 9] =
@@ -16,11 +16,11 @@ const REMOVABLE_TYPES: [&str; 10] =
 
 /// Returns the path of the running program if only root can change it, and if it will still be there. A script
 /// without it searches for `unbundle` when it runs.
-pub(crate) fn permanent_path() -> Option<PathBuf> {
+pub(crate) fn permanent_path() -> Option<PlainPath> {
     let path = std::env::current_exe().ok()?;
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    (is_plain(&path) && is_permanent(&path, &mounts, is_removable) && ownership::check(&path).is_ok())
-        .then_some(path)
+    let is_safe = is_permanent(&path, &mounts, is_removable) && ownership::check(&path).is_ok();
+    PlainPath::new(path).ok().filter(|_| is_safe)
 }
 
 /// True if `path` is not in a temporary directory, and not on a removable device. `mounts` is the content of

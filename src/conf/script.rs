@@ -1,7 +1,11 @@
 //! The script `site`: starts and stops the site with an engine of the host.
 
 use crate::conf::compose;
+use crate::conf::container::{Mount, Privileges, temporary_of_nginx};
 use crate::conf::program::permanent_path;
+use crate::conf::quote::Text;
+use crate::conf::quote::shell::{self, Shell};
+use crate::conf::server_image::ServerImage;
 use crate::conf::setup::Setup;
 use crate::conf::template::fill;
 use crate::conf::users::ServerUser;
@@ -10,30 +14,47 @@ const SCRIPT: &str = include_str!("site.sh");
 
 /// Returns the content of `site`.
 #[must_use]
-pub(crate) fn script(setup: &Setup) -> String {
-    let program = permanent_path().map(|path| path.display().to_string());
-    let (nginx, registry) = (setup.server_image("nginx"), setup.server_image("registry"));
+pub(crate) fn script(setup: &Setup) -> Text<Shell> {
+    let program = permanent_path();
+    let (nginx, registry) = (ServerImage::find(setup, "nginx"), ServerImage::find(setup, "registry"));
+    let reference = |image: &Option<ServerImage>| image.as_ref().map(|image| image.reference.clone());
+    let ids = |image: &Option<ServerImage>| image.as_ref().map(ServerImage::id_list).unwrap_or_default();
     let flag = |is: bool| if is { "yes" } else { "" };
+    let ports = [setup.settings.files_port, setup.settings.registry_port];
+    let privileges = Privileges::of_nginx(&ports);
+    let word = shell::word;
     fill(
         SCRIPT,
         &[
-            ("SITE", &setup.site.display().to_string()),
-            ("CONF", &setup.conf.display().to_string()),
-            ("FILES", &setup.files.display().to_string()),
-            ("REGISTRY", &setup.registry.display().to_string()),
-            ("HOST", &setup.settings.host),
-            ("FILES_PORT", &setup.settings.files_port.to_string()),
-            ("REGISTRY_PORT", &setup.settings.registry_port.to_string()),
-            ("SCHEME", setup.scheme()),
-            ("USER", setup.settings.user.as_deref().unwrap_or_default()),
-            ("NAME", &setup.name()),
-            ("HIDE_CA", flag(setup.has_ca())),
-            ("OWN_CA", flag(setup.ca.is_some())),
-            ("NGINX_IMAGE", nginx.as_deref().unwrap_or(compose::NGINX)),
-            ("NGINX_IS_HERE", flag(nginx.is_some())),
-            ("REGISTRY_IMAGE", registry.as_deref().unwrap_or_default()),
-            ("UNBUNDLE", program.as_deref().unwrap_or("unbundle")),
-            ("SERVER_USER", ServerUser::find().map_or("", |user| user.name)),
+            ("SITE", word(setup.site.as_str())),
+            ("CONF", word(setup.conf.as_str())),
+            ("FILES", word(setup.files.as_str())),
+            ("REGISTRY", word(setup.registry.as_str())),
+            ("HOST", word(&setup.settings.host)),
+            ("FILES_PORT", Text::number(ports[0])),
+            ("REGISTRY_PORT", Text::number(ports[1])),
+            ("SCHEME", word(setup.scheme())),
+            ("USER", word(setup.settings.user.as_deref().unwrap_or_default())),
+            ("NAME", word(&setup.name())),
+            ("OWN_CA", word(flag(setup.ca.is_some()))),
+            ("NGINX_IMAGE", word(reference(&nginx).as_deref().unwrap_or(compose::NGINX))),
+            ("NGINX_IDS", word(&ids(&nginx))),
+            ("REGISTRY_IMAGE", word(&reference(&registry).unwrap_or_default())),
+            ("REGISTRY_IDS", word(&ids(&registry))),
+            ("CONTAINER_OPTIONS", container_options(setup, &privileges)),
+            ("CONTAINER_USER", word(privileges.user.as_deref().unwrap_or_default())),
+            ("UNBUNDLE", word(program.as_ref().map_or("unbundle", |path| path.as_str()))),
+            ("SERVER_USER", word(ServerUser::find().map_or("", |user| user.name))),
         ],
     )
+}
+
+/// Returns the options of `docker run` and `podman run` for capabilities, mounts and temporary files, one a line.
+fn container_options(setup: &Setup, privileges: &Privileges) -> Text<Shell> {
+    let capabilities = privileges.capabilities.iter().map(|name| format!("--cap-add={name}"));
+    let temporary = temporary_of_nginx(setup);
+    let temporary = temporary.iter().map(|path| format!("--tmpfs={}", path.as_str()));
+    let mounts = Mount::of_nginx(setup, true).into_iter().map(|mount| format!("--volume={}", mount.volume()));
+    let line = |option: String| fill("        @OPTION@ \\\n", &[("OPTION", shell::word(&option))]);
+    capabilities.chain(temporary).chain(mounts).map(line).collect()
 }

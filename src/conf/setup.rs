@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::text::escape;
+use crate::conf::plain_path::PlainPath;
 use crate::oci::digest::Digest;
-use crate::oci::reference::Reference;
+use crate::oci::reference::{Reference, is_repository_name};
 use crate::site::record::Record;
 
 /// The default directory of the configuration in a site.
@@ -33,6 +34,9 @@ pub struct Settings {
     pub tls: Tls,
     /// The only user that can read the site. `None`: anyone.
     pub user: Option<String>,
+    /// True if browsers must use HTTPS for this host from now on (`Strict-Transport-Security`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hsts: bool,
 }
 
 /// The source of the server certificate.
@@ -142,7 +146,7 @@ pub enum SavedError {
 /// Returns the field whose value has another type: valid settings become invalid with this value.
 fn field_of(bytes: &[u8]) -> Option<&'static str> {
     let saved: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
-    let fields = ["host", "ip", "filesPort", "registryPort", "tls", "user"];
+    let fields = ["host", "ip", "filesPort", "registryPort", "tls", "user", "hsts"];
     fields.into_iter().find(|field| {
         let Some(value) = saved.get(*field) else { return false };
         let valid = Settings {
@@ -152,6 +156,7 @@ fn field_of(bytes: &[u8]) -> Option<&'static str> {
             registry_port: 2,
             tls: Tls::Auto,
             user: None,
+            hsts: false,
         };
         let mut settings = serde_json::to_value(valid).expect("plain structs become JSON; please report");
         settings[*field] = value.clone();
@@ -182,17 +187,17 @@ fn is_user(name: &str) -> bool {
     (1..=64).contains(&name.len()) && name.chars().all(is_valid)
 }
 
-/// The inputs of the generated files. All paths are absolute.
+/// The inputs of the generated files.
 #[derive(Debug)]
 pub struct Setup {
     /// The directory of the site.
-    pub site: PathBuf,
+    pub site: PlainPath,
     /// The directory of the files.
-    pub files: PathBuf,
+    pub files: PlainPath,
     /// The root of the registry storage.
-    pub registry: PathBuf,
+    pub registry: PlainPath,
     /// The directory of the configuration.
-    pub conf: PathBuf,
+    pub conf: PlainPath,
     /// The settings.
     pub settings: Settings,
     /// The contents of the site.
@@ -240,22 +245,22 @@ impl Setup {
         format!("airbundle-{}", &Digest::of(self.conf.as_os_str().as_bytes()).hex()[..8])
     }
 
-    /// True if the configuration has a CA, whose private key must be hidden from servers.
-    #[must_use]
-    pub fn has_ca(&self) -> bool {
-        self.conf.join(CA).exists()
-    }
-
     /// Returns the paths of the server certificate and its private key. `None`: plain HTTP.
     #[must_use]
-    pub fn certificate(&self) -> Option<(PathBuf, PathBuf)> {
-        self.is_tls().then(|| (self.conf.join("tls/server.crt"), self.conf.join("tls/server.key")))
+    pub fn certificate(&self) -> Option<(PlainPath, PlainPath)> {
+        self.is_tls().then(|| (self.conf.child("tls/server.crt"), self.conf.child("tls/server.key")))
     }
 
     /// Returns the path of the `htpasswd` file. `None`: no user.
     #[must_use]
-    pub fn htpasswd(&self) -> Option<PathBuf> {
-        self.settings.user.is_some().then(|| self.conf.join("htpasswd"))
+    pub fn htpasswd(&self) -> Option<PlainPath> {
+        self.settings.user.is_some().then(|| self.conf.child("htpasswd"))
+    }
+
+    /// Returns the value of `Strict-Transport-Security`. `None`: the servers do not send it.
+    #[must_use]
+    pub(crate) fn hsts(&self) -> Option<&'static str> {
+        (self.settings.hsts && self.is_tls()).then_some("max-age=31536000")
     }
 
     /// Returns the registry hosts whose repositories have a common prefix on this site, each with the prefix,
@@ -269,6 +274,7 @@ impl Setup {
             let prefixes: BTreeSet<String> = image
                 .repositories
                 .iter()
+                .filter(|name| is_repository_name(name))
                 .filter_map(|name| name.strip_suffix(reference.repository()))
                 .filter(|prefix| prefix.is_empty() || prefix.ends_with('/'))
                 .map(|prefix| prefix.trim_end_matches('/').to_owned())
@@ -295,19 +301,6 @@ impl Setup {
     pub(crate) fn mirrored_hosts(&self) -> Vec<(String, String)> {
         self.prefixes().into_iter().filter(|(_, prefix)| !prefix.is_empty()).collect()
     }
-
-    /// Returns the reference of the site's image of a server: the last official image, or else the last
-    /// image, whose last path component is `name`.
-    #[must_use]
-    pub fn server_image(&self, name: &str) -> Option<String> {
-        let is_named = |reference: &&String| {
-            let parsed = reference.parse::<Reference>().ok();
-            parsed.is_some_and(|parsed| parsed.repository().rsplit('/').next() == Some(name))
-        };
-        let all = || self.record.images.iter().map(|image| &image.reference).filter(is_named);
-        let official = all().rfind(|reference| reference.starts_with(&format!("docker.io/library/{name}")));
-        official.or_else(|| all().next_back()).cloned()
-    }
 }
 
 pub(crate) fn is_root() -> bool {
@@ -318,12 +311,6 @@ pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("plain structs become JSON; please report");
     bytes.push(b'\n');
     bytes
-}
-
-/// True if nginx, compose and shells read `path` literally: it has only letters, digits and `._+@/-`.
-pub(crate) fn is_plain(path: &Path) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._+@/-".contains(c);
-    path.to_str().is_some_and(|text| text.chars().all(plain))
 }
 
 #[cfg(test)]

@@ -10,23 +10,25 @@
 # Set SITE_ENGINE=compose|docker|podman|nginx to choose one.
 set -u
 
-name='@NAME@'
-site='@SITE@'
-conf='@CONF@'
-files='@FILES@'
-registry='@REGISTRY@'
-host='@HOST@'
-files_port='@FILES_PORT@'
-registry_port='@REGISTRY_PORT@'
-scheme='@SCHEME@'
-user='@USER@'
-own_ca='@OWN_CA@'
-hide_ca='@HIDE_CA@'
-nginx_image='@NGINX_IMAGE@'
-nginx_is_here='@NGINX_IS_HERE@'
-registry_image='@REGISTRY_IMAGE@'
-unbundle='@UNBUNDLE@'
-server_user='@SERVER_USER@'
+name=@NAME@
+site=@SITE@
+conf=@CONF@
+files=@FILES@
+registry=@REGISTRY@
+host=@HOST@
+files_port=@FILES_PORT@
+registry_port=@REGISTRY_PORT@
+scheme=@SCHEME@
+user=@USER@
+own_ca=@OWN_CA@
+# The digests by which an engine can know an image of the site.
+nginx_image=@NGINX_IMAGE@
+nginx_ids=@NGINX_IDS@
+registry_image=@REGISTRY_IMAGE@
+registry_ids=@REGISTRY_IDS@
+container_user=@CONTAINER_USER@
+unbundle=@UNBUNDLE@
+server_user=@SERVER_USER@
 
 # No program that this script runs needs a password.
 unset AIRBUNDLE_PASSWORD AIRBUNDLE_PASSPHRASE
@@ -126,6 +128,9 @@ nginx_pid() {
 # ---- Engines -------------------------------------------------------------------------------------------------------
 
 compose() {
+    # Otherwise the file has defaults.
+    [ -z "${nginx_id:-}" ] || export SITE_NGINX_IMAGE="$nginx_id"
+    [ -z "${registry_id:-}" ] || export SITE_REGISTRY_IMAGE="$registry_id"
     if docker compose version >/dev/null 2>&1; then
         docker compose -p "$name" -f "$conf/compose.yaml" "$@"
     else
@@ -197,24 +202,48 @@ choose_engine() {
 }
 
 has_nginx_image() {
-    [ -n "$nginx_is_here" ] || "$1" image inspect "$nginx_image" >/dev/null 2>&1
+    [ -n "$nginx_ids" ] || "$1" image inspect "$nginx_image" >/dev/null 2>&1
 }
 
-# Loads the server images that the engine lacks.
-load_images() {
-    for image in "$nginx_image" "$registry_image"; do
-        [ -n "$image" ] || continue
-        "$1" image inspect "$image" >/dev/null 2>&1 && continue
-        if has "$unbundle"; then
-            program=$unbundle
-        elif has unbundle; then
-            program=unbundle
-        else
-            fail "cannot load $image into $1: unbundle: command not found"
+# Prints the ID of an image of the site in the engine: the first digest that the engine knows.
+find_image() { # engine, digests
+    for digest in $2; do
+        if "$1" image inspect "$digest" >/dev/null 2>&1; then
+            echo "$digest"
+            return
         fi
-        echo "site: loading $image"
-        "$program" images "$site" "$image" --load "$1" || fail "cannot load $image into $1"
     done
+    return 1
+}
+
+# Sets `id` to the ID of an image, and loads the image if the engine lacks it. An image of the same name that is not the
+# one of the site is not used.
+load_image() { # engine, image, digests
+    id=
+    [ -n "$2" ] || return 0
+    if [ -z "$3" ]; then
+        id=$2
+        if "$1" image inspect "$2" >/dev/null 2>&1; then return; fi
+    elif id=$(find_image "$1" "$3"); then
+        return
+    fi
+    if has "$unbundle"; then
+        program=$unbundle
+    elif has unbundle; then
+        program=unbundle
+    else
+        fail "cannot load $2 into $1: unbundle: command not found"
+    fi
+    echo "site: loading $2"
+    "$program" images "$site" "$2" --load "$1" || fail "cannot load $2 into $1"
+    id=$(find_image "$1" "$3") || fail "$1 does not list $2 under a digest of the site: run \`unbundle site $site\`"
+}
+
+load_images() {
+    load_image "$1" "$nginx_image" "$nginx_ids"
+    nginx_id=$id
+    load_image "$1" "$registry_image" "$registry_ids"
+    registry_id=$id
 }
 
 # Runs nginx on this host. (Before 1.19.5 it has no `-e`, and writes early errors to its default log.)
@@ -232,16 +261,22 @@ run_nginx() {
     "$program" "$@" -c "$conf/nginx.conf" -g "$globals"
 }
 
-# Runs docker or podman without compose: one nginx container serves files and images.
+# Runs docker or podman without compose: one nginx container serves files and images. It is read-only and has no
+# capabilities but those to become the user of nginx.
 run_container() {
-    restart=unless-stopped
+    client=$1
+    set -- run --detach --name "$name" --restart unless-stopped
     # After a reboot, podman restarts only containers with this policy.
-    [ "$1" != podman ] || restart=always
-    "$1" run --detach --restart "$restart" --name "$name" \
+    [ "$client" != podman ] || set -- "$@" --restart always
+    # Root of a container of rootless podman is the user that runs it.
+    if [ -n "$container_user" ] && { [ "$client" = docker ] || [ "$(id -u)" = 0 ]; }; then
+        set -- "$@" --user "$container_user"
+    fi
+    "$client" "$@" \
+        --pull never --read-only --cap-drop ALL --security-opt no-new-privileges \
         --publish "$files_port:$files_port" --publish "$registry_port:$registry_port" \
-        --volume "$conf:$conf:ro,z" --volume "$files:$files:ro,z" --volume "$registry:$registry:ro,z" \
-        ${hide_ca:+--tmpfs "$conf/ca"} \
-        "$nginx_image" nginx -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
+@CONTAINER_OPTIONS@
+        "$nginx_id" nginx -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
 }
 
 # ---- Health checks -------------------------------------------------------------------------------------------------

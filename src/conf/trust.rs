@@ -2,18 +2,46 @@
 //!
 //! The script `trust.sh` configures a node; the `hosts.toml` files are for copying by hand.
 
-use std::fmt::Write as _;
-
+use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
+use crate::conf::quote::Text;
+use crate::conf::quote::shell::{self, Shell};
+use crate::conf::quote::toml::{self, Toml};
 use crate::conf::setup::Setup;
 use crate::conf::template::fill;
 
 const SCRIPT: &str = include_str!("trust.sh");
 
+const HOSTS_TOML: &str = "\
+# Made by `unbundle site`.
+server = @SERVER@
+
+[host.@HOST@]
+  capabilities = [\"pull\", \"resolve\"]
+@CA@
+@OVERRIDE_PATH@
+";
+const REGISTRY: &str = "\
+# Made by `unbundle site`.
+[[registry]]
+location = @REGISTRY@
+insecure = @INSECURE@
+";
+const MIRROR: &str = "
+[[registry]]
+prefix = @HOST@
+location = @HOST@
+[[registry.mirror]]
+location = @MIRROR@
+insecure = @INSECURE@
+";
+
 /// Adds `trust.sh`, `containerd/certs.d/…/hosts.toml`, `podman/airbundle.conf` and `ca.crt`.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
-    for (host, toml) in hosts_tomls(setup) {
-        generated.put(&format!("containerd/certs.d/{host}/hosts.toml"), toml.as_bytes(), 0o644);
+    for mirror in mirrors(setup) {
+        if let Some(directory) = FileName::fixed("containerd/certs.d").foreign(&mirror.host) {
+            generated.put(directory.child("hosts.toml").as_str(), mirror.toml.as_bytes(), 0o644);
+        }
     }
     generated.put("podman/airbundle.conf", podman(setup).as_bytes(), 0o644);
     if let Some(ca) = &setup.ca {
@@ -40,61 +68,82 @@ pub(crate) fn upstream_url(host: &str) -> String {
     if host == "docker.io" { "https://registry-1.docker.io".into() } else { format!("https://{host}") }
 }
 
-/// Returns the `hosts.toml` files of containerd, by their directory in `/etc/containerd/certs.d`.
-fn hosts_tomls(setup: &Setup) -> Vec<(String, String)> {
+/// The configuration of containerd for one registry.
+struct Mirror {
+    /// The registry, which is its directory in `/etc/containerd/certs.d`.
+    host: String,
+    /// The file `hosts.toml`.
+    toml: Text<Toml>,
+    /// The name of the table of HTTP headers for the site, with brackets.
+    header_table: Text<Toml>,
+}
+
+/// Returns the configuration of containerd for the site, and for the registries that it mirrors.
+fn mirrors(setup: &Setup) -> Vec<Mirror> {
     let url = setup.registry_url();
-    let ca =
-        if setup.ca.is_some() { format!("  ca = \"{}\"\n", containerd_ca(setup)) } else { String::new() };
-    let toml = |server: &str, host: &str, more: &str| {
-        format!(
-            "# Made by `unbundle site`.\nserver = \"{server}\"\n\n[host.\"{host}\"]\n  capabilities = [\"pull\", \
-             \"resolve\"]\n{ca}{more}"
-        )
+    let ca = match &setup.ca {
+        Some(_) => fill("  ca = @PATH@\n", &[("PATH", toml::string(&containerd_ca(setup)))]),
+        None => Text::new(),
     };
-    let mut all = vec![(setup.registry_host(), toml(&url, &url, ""))];
-    for (host, prefix) in setup.mirrored_hosts() {
-        let mirror = format!("{url}/v2/{prefix}");
-        let toml = toml(&upstream_url(&host), &mirror, "  override_path = true\n");
-        all.push((host, toml));
-    }
+    let mirror = |host: String, server: &str, url: &str, override_path: &'static str| {
+        let values = [
+            ("SERVER", toml::string(server)),
+            ("HOST", toml::string(url)),
+            ("CA", ca.clone()),
+            ("OVERRIDE_PATH", Text::fixed(override_path)),
+        ];
+        Mirror {
+            host,
+            toml: fill(HOSTS_TOML, &values),
+            header_table: fill("  [host.@HOST@.header]", &values),
+        }
+    };
+    let mut all = vec![mirror(setup.registry_host(), &url, &url, "")];
+    all.extend(setup.mirrored_hosts().into_iter().map(|(host, prefix)| {
+        let server = upstream_url(&host);
+        mirror(host, &server, &format!("{url}/v2/{prefix}"), "  override_path = true\n")
+    }));
     all
 }
 
 /// Returns the file for `/etc/containers/registries.conf.d`: the same mirrors for podman, skopeo, buildah and
 /// CRI-O.
-fn podman(setup: &Setup) -> String {
+fn podman(setup: &Setup) -> Text<Toml> {
     let registry = setup.registry_host();
-    let insecure = !setup.is_tls();
-    let mut text = String::from("# Made by `unbundle site`.\n");
-    let _ = writeln!(text, "[[registry]]\nlocation = \"{registry}\"\ninsecure = {insecure}");
+    let insecure = Text::fixed(if setup.is_tls() { "false" } else { "true" });
+    let mut text = fill(REGISTRY, &[("REGISTRY", toml::string(&registry)), ("INSECURE", insecure.clone())]);
     for (host, prefix) in setup.mirrored_hosts() {
-        let _ = write!(
-            text,
-            "\n[[registry]]\nprefix = \"{host}\"\nlocation = \"{host}\"\n[[registry.mirror]]\nlocation = \
-             \"{registry}/{prefix}\"\ninsecure = {insecure}\n"
-        );
+        let mirror = toml::string(&format!("{registry}/{prefix}"));
+        let values = [("HOST", toml::string(&host)), ("MIRROR", mirror), ("INSECURE", insecure.clone())];
+        text.push(&fill(MIRROR, &values));
     }
     text
 }
 
-fn script(setup: &Setup) -> String {
-    let mut tomls = String::new();
-    for (host, toml) in hosts_tomls(setup) {
-        let _ = write!(tomls, "put_hosts_toml '{host}' <<'END'\n{toml}END\n");
-    }
+fn script(setup: &Setup) -> Text<Shell> {
+    let put = |mirror: Mirror| {
+        fill(
+            "put_hosts_toml @HOST@ @TABLE@ @TOML@\n",
+            &[
+                ("HOST", shell::word(&mirror.host)),
+                ("TABLE", shell::word(mirror.header_table.as_str())),
+                ("TOML", shell::word(mirror.toml.as_str())),
+            ],
+        )
+    };
     // The script recognizes files of its own by this comment.
     let ca = setup.ca.as_ref().map(|ca| format!("# Made by `unbundle site`.\n{ca}"));
     fill(
         SCRIPT,
         &[
-            ("HOST", &setup.settings.host),
-            ("IP", &setup.settings.ip.to_string()),
-            ("REGISTRY", &setup.registry_host()),
-            ("USER", setup.settings.user.as_deref().unwrap_or_default()),
-            ("PLAIN", if setup.is_tls() { "" } else { "yes" }),
-            ("CA", ca.as_deref().unwrap_or_default()),
-            ("PODMAN", &podman(setup)),
-            ("HOSTS_TOMLS", &tomls),
+            ("HOST", shell::word(&setup.settings.host)),
+            ("IP", shell::word(&setup.settings.ip.to_string())),
+            ("REGISTRY", shell::word(&setup.registry_host())),
+            ("USER", shell::word(setup.settings.user.as_deref().unwrap_or_default())),
+            ("PLAIN", shell::word(if setup.is_tls() { "" } else { "yes" })),
+            ("CA", shell::word(&ca.unwrap_or_default())),
+            ("PODMAN", shell::word(podman(setup).as_str())),
+            ("HOSTS_TOMLS", mirrors(setup).into_iter().map(put).collect()),
         ],
     )
 }

@@ -9,11 +9,13 @@
 # If the site has a user, set AIRBUNDLE_PASSWORD to its password, for the configuration of containerd.
 set -eu
 
-host='@HOST@'
-ip='@IP@'
-registry='@REGISTRY@'
-user='@USER@'
-plain='@PLAIN@'
+host=@HOST@
+ip=@IP@
+registry=@REGISTRY@
+user=@USER@
+plain=@PLAIN@
+ca=@CA@
+podman=@PODMAN@
 # No program that this script runs needs the password.
 password=${AIRBUNDLE_PASSWORD:-}
 unset AIRBUNDLE_PASSWORD
@@ -44,8 +46,16 @@ if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
 fi
 
 log() {
-    echo "trust.sh: $*"
+    printf 'trust.sh: %s\n' "$*"
 }
+
+# The name becomes part of file names and of a line of /etc/hosts.
+case $host in
+'' | -* | .* | *[!a-z0-9.-]*)
+    log "invalid host name: $host" >&2
+    exit 2
+    ;;
+esac
 
 is_ours() {
     grep -q 'Made by .unbundle site.' "$1" 2>/dev/null
@@ -74,31 +84,22 @@ put() {
     log "wrote $1"
 }
 
-ca() {
-    cat <<'END'
-@CA@
-END
-}
-
-has_ca() {
-    ca | grep -q 'BEGIN CERTIFICATE'
-}
-
 # The host name. Replaces only a line that this script added.
 hosts="$root/etc/hosts"
 mkdir -p "$root/etc"
 touch "$hosts"
+host_pattern=$(printf '%s' "$host" | sed 's/[.]/[.]/g')
 case $host in
 *[!0-9.]*) ;;
 *) host_is_address=yes ;;
 esac
 if [ -n "${host_is_address:-}" ]; then
     log "$host is an IP address: $hosts is not changed"
-elif grep -v '# airbundle$' "$hosts" | grep -Eq "^[^#]*[[:space:]]$host([[:space:]]|\$)" && [ "$action" != --remove ]; then
+elif grep -v '# airbundle$' "$hosts" | grep -Eq "^[^#]*[[:space:]]$host_pattern([[:space:]]|\$)" && [ "$action" != --remove ]; then
     log "$hosts already contains $host: not changed"
 else
     # Not `mv`, because the file is a mount point in a container.
-    kept=$(grep -v "[[:space:]]$host # airbundle\$" "$hosts" || true)
+    kept=$(grep -v "[[:space:]]$host_pattern # airbundle\$" "$hosts" || true)
     {
         [ -z "$kept" ] || printf '%s\n' "$kept"
         [ "$action" = --remove ] || printf '%s %s # airbundle\n' "$ip" "$host"
@@ -109,16 +110,16 @@ else
 fi
 
 # The CA certificate, for the system trust store (curl, Ansible, containerd, CRI-O) and for docker and podman.
-if has_ca; then
+if [ -n "$ca" ]; then
     name="airbundle-$host.crt"
     if [ -d "$root/usr/local/share/ca-certificates" ]; then
-        ca | put "$root/usr/local/share/ca-certificates/$name"
+        printf '%s' "$ca" | put "$root/usr/local/share/ca-certificates/$name"
         update='update-ca-certificates'
     elif [ -d "$root/etc/pki/ca-trust/source/anchors" ]; then
-        ca | put "$root/etc/pki/ca-trust/source/anchors/$name"
+        printf '%s' "$ca" | put "$root/etc/pki/ca-trust/source/anchors/$name"
         update='update-ca-trust extract'
     elif [ -d "$root/etc/pki/trust/anchors" ]; then
-        ca | put "$root/etc/pki/trust/anchors/$name"
+        printf '%s' "$ca" | put "$root/etc/pki/trust/anchors/$name"
         update='update-ca-certificates'
     else
         update=
@@ -128,29 +129,24 @@ if has_ca; then
         $update >/dev/null 2>&1 || log "\`$update\` failed: run it manually"
     fi
     for client in docker containers containerd; do
-        ca | put "$root/etc/$client/certs.d/$registry/ca.crt"
+        printf '%s' "$ca" | put "$root/etc/$client/certs.d/$registry/ca.crt"
     done
 fi
 if [ -n "$plain" ]; then
     log "the site uses plain HTTP: docker needs \"insecure-registries\": [\"$registry\"] in /etc/docker/daemon.json"
 fi
 
-podman() {
-    cat <<'END'
-@PODMAN@
-END
-}
-podman | put "$root/etc/containers/registries.conf.d/50-airbundle.conf"
+printf '%s' "$podman" | put "$root/etc/containers/registries.conf.d/50-airbundle.conf"
 
-# containerd reads these files if its configuration has config_path = "/etc/containerd/certs.d".
+# Writes the hosts.toml of a registry: its name, the name of the table of HTTP headers, and the content. containerd reads
+# these files if its configuration has config_path = "/etc/containerd/certs.d".
 put_hosts_toml() {
     mode=644
-    (umask 077 && cat >"$root/etc/.airbundle.part")
+    (umask 077 && printf '%s' "$3" >"$root/etc/.airbundle.part")
     if [ -n "$user" ] && [ -n "$password" ]; then
         mode=600
         secret=$(printf '%s:%s' "$user" "$password" | base64 | tr -d '\n')
-        header=$(sed -n 's/^\(\[host\."[^"]*"\)\]$/  \1.header]/p' "$root/etc/.airbundle.part")
-        printf '%s\n    authorization = "Basic %s"\n' "$header" "$secret" >>"$root/etc/.airbundle.part"
+        printf '%s\n    authorization = "Basic %s"\n' "$2" "$secret" >>"$root/etc/.airbundle.part"
     fi
     put "$root/etc/containerd/certs.d/$1/hosts.toml" "$mode" <"$root/etc/.airbundle.part"
     rm -f "$root/etc/.airbundle.part"

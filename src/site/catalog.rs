@@ -1,7 +1,10 @@
 //! [`Page`]: the catalog of a site, an HTML page with search.
 //!
 //! A single HTML file with inline style and script. Its content security policy allows these two and no
-//! request. The script adds search and copy buttons; everything else works without it.
+//! request. The script adds search and copy buttons; everything else works without it. Text of a bundle is shown with
+//! hidden characters as escape sequences.
+
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,6 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::base::text::escape;
 use crate::base::units::human_bytes;
 use crate::oci::digest::Digest;
 use crate::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage};
@@ -82,10 +86,10 @@ impl Page<'_> {
         }
     }
 
-    fn title(&self) -> &str {
+    fn title(&self) -> Cow<'_, str> {
         match &self.record.bundles[..] {
-            [RecordedBundle { title: Some(title), .. }] => title,
-            _ => "Images and files",
+            [RecordedBundle { title: Some(title), .. }] => escape(title),
+            _ => "Images and files".into(),
         }
     }
 
@@ -101,7 +105,7 @@ impl Page<'_> {
                     ol.bundles reversed aria-label="Bundles" {
                         @for bundle in bundles.iter().rev() {
                             li {
-                                h2 { (bundle.title.as_deref().unwrap_or("Untitled bundle")) }
+                                h2 { (escape(bundle.title.as_deref().unwrap_or("Untitled bundle"))) }
                                 (facts(bundle))
                             }
                         }
@@ -137,7 +141,7 @@ impl Page<'_> {
                     p.note { "This site has no images." }
                 } @else {
                     p.note {
-                        "In the registry " code { (self.registry) } ". " code { "podman" } ", " code { "nerdctl" } " and "
+                        "In the registry " code { (escape(self.registry)) } ". " code { "podman" } ", " code { "nerdctl" } " and "
                         code { "crictl" } " pull in the same way as " code { "docker" } ". Sizes include shared layers."
                     }
                     table.images role="table" aria-labelledby="images-heading" {
@@ -161,7 +165,7 @@ impl Page<'_> {
     }
 
     fn image(&self, image: &RecordedImage) -> Markup {
-        let reference = &image.reference;
+        let reference = &*escape(&image.reference);
         // Digests and tags contain no `/`.
         let name_at = reference.rfind('/').map_or(0, |slash| slash + 1);
         let (path, name) = reference.split_at(name_at);
@@ -175,12 +179,12 @@ impl Page<'_> {
                 td.pull role="cell" {
                     @for repository in &image.repositories {
                         @if let Some(name) = self.pull_name(repository, image) {
-                            p { code data-copy={ "the pull command of " (reference) } { "docker pull " (breakable(&name)) } }
+                            p { code data-copy={ "the pull command of " (reference) } { "docker pull " (breakable(&escape(&name))) } }
                         }
                     }
                 }
                 td.platforms role="cell" {
-                    @for platform in &image.platforms { span { (platform) } " " }
+                    @for platform in &image.platforms { span { (escape(platform)) } " " }
                     @if image.platforms.is_empty() { span { "artifact" } }
                 }
                 td.size role="cell" { (size(image.size)) }
@@ -229,13 +233,13 @@ impl Page<'_> {
 }
 
 fn file(file: &RecordedFile) -> Markup {
-    let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+    let name = &*escape(file.path.rsplit('/').next().unwrap_or(&file.path));
     html! {
         tr role="row" {
             th role="rowheader" scope="row" {
                 a href=(link(&file.path)) data-copy={ "the link to " (name) } { (name) }
             }
-            td.source role="cell" { (breakable(&file.url)) }
+            td.source role="cell" { (breakable(&escape(&file.url))) }
             td.size role="cell" { (size(file.size)) }
             td role="cell" { (digest_text(&file.digest.hex(), "SHA-256", name)) }
         }
@@ -252,7 +256,7 @@ fn facts(bundle: &RecordedBundle) -> Markup {
     html! {
         dl {
             @if let Some(created) = &bundle.created {
-                div { dt { "Packed" } dd { time datetime=(created) { (date(created)) } } }
+                div { dt { "Packed" } dd { time datetime=(escape(created)) { (escape(&date(created))) } } }
             }
             div {
                 dt { "Identity" }
@@ -294,8 +298,10 @@ fn link(path: &str) -> String {
     format!("./{}", utf8_percent_encode(path, ENCODED))
 }
 
-/// Allows the style and the script of this page, the empty icon, and images in the style.
-fn security_policy() -> String {
+/// Returns the content security policy of the page: the style and the script of this page, the empty icon, and images
+/// in the style. A `meta` element cannot forbid frames, so the server adds that and sends the policy, too.
+#[must_use]
+pub(crate) fn security_policy() -> String {
     let hash = |text: &str| BASE64_STANDARD.encode(Digest::of(text.as_bytes()).as_bytes());
     format!(
         "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; img-src data:; base-uri 'none'; \
@@ -352,7 +358,7 @@ mod tests {
 
     #[test]
     fn text_of_the_record_is_escaped() {
-        const HOSTILE: &str = r#"<i>"'&amp;</i>"#;
+        const HOSTILE: &str = "<i>\"'&amp;</i>\u{202e}";
         let mut record = record();
         record.bundles = vec![bundle(Some(HOSTILE)), bundle(None)];
         record.bundles[1].created = Some(HOSTILE.to_owned());
@@ -363,6 +369,7 @@ mod tests {
         let plain = html.matches(HOSTILE.split_at(3).0).count() + html.matches(r#""'&amp;"#).count();
         assert_eq!(plain, 0, "{html}");
         assert!(html.matches("&lt;i&gt;&quot;'&amp;amp;").count() > 10, "{html}");
+        assert!(!html.contains('\u{202e}') && html.contains("&lt;/i&gt;\\u{202e}"), "{html}");
     }
 
     #[test]

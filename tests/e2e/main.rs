@@ -13,6 +13,7 @@ mod attached;
 mod ca;
 mod catalog;
 mod cli;
+mod configuration;
 mod console;
 mod damage;
 mod deltas;

@@ -20,14 +20,14 @@ use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 use crate::support::web::free_port;
 
 /// A site that unprivileged servers can read, with free ports.
-pub struct Site {
-    pub directory: TempDir,
-    pub ports: [u16; 2],
+pub(crate) struct Site {
+    pub(crate) directory: TempDir,
+    pub(crate) ports: [u16; 2],
 }
 
 impl Site {
     /// A site with everything that the upstream has.
-    pub fn full() -> Self {
+    pub(crate) fn full() -> Self {
         let site = Self::empty();
         unpack(&world().bundle, &site.path()).ok();
         site
@@ -39,11 +39,11 @@ impl Site {
         Self { directory, ports: [free_port(), free_port()] }
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("site")
     }
 
-    pub fn conf(&self, name: &str) -> PathBuf {
+    pub(crate) fn conf(&self, name: &str) -> PathBuf {
         self.path().join("conf").join(name)
     }
 
@@ -51,7 +51,7 @@ impl Site {
         fs::write(self.path().join("site.json"), serde_json::to_vec(record).expect("JSON")).unwrap();
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.conf(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
@@ -65,12 +65,12 @@ impl Site {
         args
     }
 
-    pub fn configure(&self, options: &[&str]) -> Finished {
+    pub(crate) fn configure(&self, options: &[&str]) -> Finished {
         unbundle(self.args(options))
     }
 
     /// Configures a user with the password `geheim`.
-    pub fn configure_user(&self, options: &[&str]) -> Finished {
+    pub(crate) fn configure_user(&self, options: &[&str]) -> Finished {
         use std::io::Write as _;
         let mut command = unbundle_command();
         command.args(self.args(options)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -87,7 +87,7 @@ impl Site {
     /// Runs a script with private copies of `/etc`, the certificate directories and `/run`. It may change
     /// them freely, and its processes end with it.
     #[track_caller]
-    pub fn run_on_host(&self, script: &str) -> String {
+    pub(crate) fn run_on_host(&self, script: &str) -> String {
         let host = self.directory.path().join("host");
         let prelude = r#"
 set -eu
@@ -526,24 +526,6 @@ skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://127.0.0.1:$REGISTRY/
     );
 }
 
-#[test]
-fn systemd_units_start_what_they_describe() {
-    let site = Site::full();
-    site.configure(&[]).ok();
-    site.run_on_host(
-        r#"
-for unit in "$CONF"/systemd/*.service; do systemd-analyze verify "$unit"; done
-# What systemd would run, by a shell: it has no use for these units here.
-unit=$CONF/systemd/airbundle-site.service
-mkdir -p /run/airbundle-airbundle-site
-sed -n 's/^ExecStartPre=\//\//p' "$unit" | sed 's/%N/airbundle-site/g' | sh
-sed -n 's/^ExecStart=//p' "$unit" | sed 's/%N/airbundle-site/g' | sh &
-for _ in $(seq 100); do curl -so /dev/null --cacert $CONF/ca.crt "https://127.0.0.1:$FILES/healthz" && break; sleep 0.1; done
-curl -sSf --cacert $CONF/ca.crt "https://127.0.0.1:$FILES/healthz" "https://127.0.0.1:$REGISTRY/v2/"
-"#,
-    );
-}
-
 // ---- Engines ----
 
 /// A site with the images of its own servers, and one more.
@@ -608,9 +590,18 @@ for _ in $(seq 40); do
 done
 docker ps -q | xargs docker inspect -f '{{{{.Config.Image}}}} {{{{json .State.Health}}}}'
 test "$(docker ps --filter health=healthy -q | wc -l)" = 2
-# The key of the authority is not for containers.
-docker exec "$(docker ps -q --filter ancestor=nginx:1.25.2-alpine)" /bin/busybox ls -A "$CONF/ca" >"$HOST_COPY/ca"
-test ! -s "$HOST_COPY/ca"
+for container in $(docker ps -q); do
+    # The key of the CA and the settings are not for containers.
+    if docker exec "$container" /bin/busybox ls "$CONF/ca"; then exit 1; fi
+    if docker exec "$container" /bin/busybox ls "$CONF/settings.json"; then exit 1; fi
+    if docker exec "$container" /bin/busybox touch /etc/x; then exit 1; fi
+    docker inspect -f '{{{{.HostConfig.ReadonlyRootfs}}}} {{{{.HostConfig.CapDrop}}}} {{{{.HostConfig.SecurityOpt}}}}' "$container" |
+        grep -Fx 'true [ALL] [no-new-privileges:true]'
+done
+docker inspect -f '{{{{.HostConfig.CapAdd}}}}' $(docker ps -q) | sort >"$HOST_COPY/added"
+printf '%s\n' '[CHOWN SETGID SETUID]' '[]' | sort | sed 's/CAP_//g' | diff - "$HOST_COPY/added"
+# By digest.
+docker inspect -f '{{{{.Config.Image}}}}' $(docker ps -q) | grep -c '^sha256:' | grep -x 2
 "$CONF/site" stop
 test -z "$(docker ps -aq)"
 if "$CONF/site" status; then exit 1; fi"#
@@ -633,8 +624,12 @@ fn docker_without_compose_and_compose_without_registry_run_nginx_alone() {
         let script = BY_ITSELF
             .replace("curl ", "curl -u carla:geheim ")
             .replace("copy -q", "copy -q --src-creds carla:geheim");
+        // An image of the same name is not the one of the site.
+        let impostor = "tar -cf - -C /bin true | docker import - nginx:1.25.2-alpine >&2";
+        let privileges = "docker inspect -f '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}}' $(docker ps -q) | \
+                          grep -E '^true \\[ALL\\] \\[no-new-privileges(:true)?\\]$'";
         let printed = site.run_on_host(&format!(
-            "engine\nENGINE={engine}\n{script}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
+            "engine\n{impostor}\nENGINE={engine}\n{script}\n{privileges}\ntest \"$(docker ps -q | wc -l)\" = 1\n\"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
         ));
         assert!(
             printed.contains(&format!("running with {engine}")) && printed.contains("user:     carla"),
@@ -658,6 +653,12 @@ printf '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger =
 ENGINE=podman
 {BY_ITSELF}
 test "$(podman ps -q | wc -l)" = 1
+container=$(podman ps -q)
+podman inspect -f '{{{{.HostConfig.ReadonlyRootfs}}}}' "$container" | grep -x true
+if podman exec "$container" /bin/busybox touch /etc/x; then exit 1; fi
+if podman exec "$container" /bin/busybox ls "$CONF/ca"; then exit 1; fi
+# CAP_CHOWN, CAP_SETGID and CAP_SETUID.
+podman exec "$container" /bin/busybox grep CapBnd /proc/1/status | grep -x 'CapBnd:	00000000000000c1'
 "$CONF/site" stop; test -z "$(podman ps -aq)"
 "#
     ));
@@ -717,7 +718,7 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
 }
 
 /// Returns `values` as Ansible evaluates them with `offline.yml` and these variables.
-fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
+pub(crate) fn evaluate(offline: &Path, values: &[String]) -> Vec<String> {
     let directory = TempDir::new().expect("create a temporary directory");
     let path = |name: &str| directory.path().join(name);
     let values = serde_json::to_string(values).expect("JSON");
