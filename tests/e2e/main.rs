@@ -21,6 +21,7 @@ mod image;
 mod images;
 mod kill;
 mod kubespray;
+mod links;
 mod networks;
 mod private;
 mod provenance;
