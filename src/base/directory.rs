@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::base::fs::{FsError, create_dir_all};
@@ -41,7 +41,7 @@ impl Directory {
         let path = self.path.join(name);
         let flags = FLAGS | OFlags::DIRECTORY;
         let file = rustix::fs::openat(&self.file, name, flags, Mode::empty());
-        let file = file.map_err(|error| self.explain(error, name, Distrust::NotDirectory));
+        let file = file.map_err(|error| self.explain(error, name));
         Ok(Self { file: file.map_err(FsError::at("open", &path))?.into(), path })
     }
 
@@ -101,7 +101,7 @@ impl Directory {
         match rustix::fs::openat(&parent.file, last, FLAGS, Mode::empty()) {
             Ok(file) => regular(file.into()).map(Some).map_err(at()),
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(at()(parent.explain(error, last, Distrust::NotRegular))),
+            Err(error) => Err(at()(parent.explain(error, last))),
         }
     }
 
@@ -125,7 +125,7 @@ impl Directory {
         let at = || FsError::at("open", self.path.join(name));
         let flags = FLAGS | OFlags::CREATE | OFlags::WRONLY;
         let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o644));
-        let file: File = file.map_err(|error| at()(self.explain(error, name, Distrust::NotRegular)))?.into();
+        let file: File = file.map_err(|error| at()(self.explain(error, name)))?.into();
         let metadata = file.metadata().map_err(at())?;
         match check(&metadata) {
             Err(error @ (Distrust::NotRegular | Distrust::HardLinks(_))) => Err(at()(error.into())),
@@ -198,14 +198,18 @@ impl Directory {
         Ok(Some((parent, rest)))
     }
 
-    /// Returns the reason for a failed open: the kernel reports a symlink as `ELOOP` or `ENOTDIR`.
-    fn explain(&self, error: Errno, name: &str, other: Distrust) -> io::Error {
-        if !matches!(error, Errno::LOOP | Errno::NOTDIR | Errno::NXIO) {
-            return error.into();
+    /// Returns the reason for a failed open: the kernel reports a symlink as `ELOOP` or `ENOTDIR`, and a FIFO
+    /// without reader or a socket as `ENXIO`.
+    fn explain(&self, error: Errno, name: &str) -> io::Error {
+        let is_symlink = || {
+            rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink())
+        };
+        match error {
+            Errno::LOOP | Errno::NOTDIR if is_symlink() => Distrust::Symlink.into(),
+            Errno::NXIO => Distrust::NotRegular.into(),
+            _ => error.into(),
         }
-        let is_symlink = rustix::fs::statat(&self.file, name, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink());
-        if is_symlink { Distrust::Symlink.into() } else { other.into() }
     }
 }
 

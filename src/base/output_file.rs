@@ -49,31 +49,29 @@ impl OutputFile {
     pub(crate) fn create(path: &Path, access: Access) -> Result<Self, FsError> {
         let at = || FsError::at("create", path);
         if is_special(path) || is_descriptor(path) {
-            let flags = if is_descriptor(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
-            let file = File::options().write(true).custom_flags(flags.bits().cast_signed()).open(path);
-            return Ok(Self { file: file.map_err(at())?, path: path.to_owned(), kind: Kind::Special });
+            return Self::open_special(path).map_err(at());
         }
         if path.file_name().is_none() || path.is_dir() {
             return Err(at()(ErrorKind::IsADirectory.into()));
         }
         let directory = Directory::open(parent(path)).map_err(|error| at()(error.source))?;
         let mode = Mode::from_raw_mode(if access == Access::Private { 0o600 } else { 0o666 });
-        let unnamed = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        // Linking it to a name needs `/proc`.
-        let unnamed = match Path::new("/proc/self/fd").exists() {
-            true => rustix::fs::openat(directory.file(), ".", unnamed, mode).ok(),
-            false => None,
-        };
-        let (file, temporary) = match unnamed {
-            Some(file) => (file.into(), None),
-            None => {
-                let name = temporary_name();
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(directory.file(), name.as_str(), flags, mode);
-                (file.map_err(|error| at()(error.into()))?.into(), Some(name))
-            }
+        let (file, temporary) = match unnamed(&directory, mode) {
+            Some(file) => (file, None),
+            None => named(&directory, mode).map(|(file, name)| (file, Some(name))).map_err(at())?,
         };
         Ok(Self { file, path: path.to_owned(), kind: Kind::Regular { directory, temporary } })
+    }
+
+    /// Opens a device, a FIFO or a file descriptor.
+    fn open_special(path: &Path) -> io::Result<Self> {
+        let flags = if is_descriptor(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+        let file = File::options().write(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        // The name can be exchanged for a hard link after the check.
+        if !is_descriptor(path) && file.metadata()?.is_file() {
+            return Err(io::Error::other("it has just been replaced by a file"));
+        }
+        Ok(Self { file, path: path.to_owned(), kind: Kind::Special })
     }
 
     /// Writes a complete file.
@@ -122,6 +120,22 @@ impl OutputFile {
         *temporary = None;
         directory.file().sync_all().map_err(FsError::at("sync directory", directory.path()))
     }
+}
+
+/// Creates a file without a name. `None`: the file system or the host does not support that.
+fn unnamed(directory: &Directory, mode: Mode) -> Option<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    // Linking it to a name needs `/proc`.
+    let can_link = Path::new("/proc/self/fd").exists();
+    can_link.then(|| rustix::fs::openat(directory.file(), ".", flags, mode).ok().map(File::from)).flatten()
+}
+
+/// Creates a file with an unpredictable name.
+fn named(directory: &Directory, mode: Mode) -> io::Result<(File, String)> {
+    let name = temporary_name();
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory.file(), name.as_str(), flags, mode)?;
+    Ok((file.into(), name))
 }
 
 /// Gives a file without a name an unpredictable one, and returns it.
@@ -189,6 +203,25 @@ mod tests {
         }
         assert_eq!(fs::read_to_string(path("victim")).unwrap(), "precious");
         assert_eq!(names(directory.path()).len(), 3);
+    }
+
+    #[test]
+    fn a_file_system_without_unnamed_files_gets_one_with_an_unpredictable_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        let create = || {
+            let directory = Directory::open(directory.path()).unwrap();
+            let (file, name) = named(&directory, Mode::from_raw_mode(0o600)).unwrap();
+            let kind = Kind::Regular { directory, temporary: Some(name) };
+            OutputFile { file, path: path.clone(), kind }
+        };
+        let (mut first, second) = (create(), create());
+        assert_eq!(names(directory.path()).len(), 2);
+        first.write_all(b"first").unwrap();
+        first.finish().unwrap();
+        drop(second);
+        assert_eq!(names(directory.path()), ["x"]);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
     }
 
     #[test]

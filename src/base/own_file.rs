@@ -23,8 +23,6 @@ pub(crate) enum Distrust {
     Symlink,
     #[error("it is not a regular file")]
     NotRegular,
-    #[error("it is not a directory")]
-    NotDirectory,
     /// The number of its hard links.
     #[error("it has {0} hard links")]
     HardLinks(u64),
@@ -120,7 +118,7 @@ pub(crate) fn create_new(path: &Path) -> Result<File, FsError> {
 pub(crate) fn distrust(path: &Path) -> Result<Option<Distrust>, FsError> {
     match path.symlink_metadata() {
         Ok(metadata) => Ok(check(&metadata).err()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(FsError::at("read", path)(error)),
     }
 }
@@ -168,7 +166,11 @@ pub(crate) fn open_up(file: &File) -> io::Result<()> {
 }
 
 pub(crate) fn regular(file: File) -> io::Result<File> {
-    check_regular(&file.metadata()?)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    check_regular(&metadata)?;
     Ok(file)
 }
 

@@ -1,6 +1,7 @@
 //! `airbundle keygen`: generates signing keys, and opens them for `pack --sign`.
 
 use std::io::{IsTerminal as _, Read as _, stdin};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -72,6 +73,20 @@ pub(super) fn signer(path: &Path, is_on_stdin: bool) -> Result<Signer, Failure> 
     let is_protected = file.is_protected().map_err(|error| invalid(&error))?;
     let passphrase = if is_protected { Some(passphrase(is_on_stdin, false)?) } else { None };
     file.open(passphrase).map_err(|error| invalid(&error))
+}
+
+/// Returns a warning if other users can read the secret key `path`. A key from a pipe has no owner.
+pub(super) fn exposure(path: &Path) -> Option<String> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let (path, uid) = (path.display(), metadata.uid());
+    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
+        return Some(format!(
+            "the secret key `{path}` belongs to another user (UID {uid}), who can read and replace it: use a copy that \
+             belongs to you"
+        ));
+    }
+    (metadata.mode() & 0o077 != 0)
+        .then(|| format!("other users can read or write the secret key `{path}`: run `chmod 600 {path}`"))
 }
 
 /// Reads the passphrase from stdin, the environment, or the terminal without echo; twice for a new key.

@@ -8,6 +8,7 @@ use clap::Args;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::base::event::Event;
 use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
@@ -16,14 +17,14 @@ use crate::bundle::format::volume_name::SUMS;
 use crate::cli::console::Text;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::keygen::signer;
+use crate::cli::keygen::{exposure, signer};
 use crate::cli::progress::Output;
 use crate::cli::size::{parse_percent, parse_volume_size};
 use crate::cli::upstream::UpstreamArgs;
 use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary, pack};
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
-use crate::documents::list::{ListError, Lists};
+use crate::documents::list::{FileEntry, ListError, Lists};
 use crate::documents::lock::Lock;
 use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::referrers::ArtifactKind;
@@ -76,6 +77,9 @@ pub(crate) struct Pack {
     /// Read the passphrase of --sign from stdin [default: `$AIRBUNDLE_PASSPHRASE`, or a prompt]
     #[arg(long, requires = "sign", conflicts_with = "password_stdin")]
     passphrase_stdin: bool,
+    /// Fail unless every file has a checksum in its list or lock
+    #[arg(long)]
+    require_pins: bool,
     /// Split into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
     ///
     /// SIZE is a number of bytes with K, M, G, KiB, MiB, GiB (powers of 1024), kB, MB, GB (powers of 1000),
@@ -117,6 +121,18 @@ impl Pack {
             let hint = "make a new lock with `airbundle lock --platform … --with …`";
             return Err(Failure::new(Code::Usage, message).with_hint(hint));
         }
+        let unpinned = unpinned(&input);
+        if self.require_pins && !unpinned.is_empty() {
+            let message = |file: &&FileEntry| format!("{}: no checksum for `{}`", file.origin, file.url);
+            let messages = unpinned.iter().map(message).collect();
+            let hint = "add the checksum to the list (`URL sha256:…`), or pack a lock of `airbundle lock`";
+            return Err(Failure { code: Code::List, messages, hint: None }.with_hint(hint));
+        }
+        let mut warnings = Vec::new();
+        if let Some(key) = &self.sign {
+            warnings.extend(exposure(key));
+            warnings.extend(unpinned_text(unpinned.len()));
+        }
         let upstream = match &input {
             Input::Lists(lists) => self.upstream.upstream_for(lists)?,
             Input::Lock(lock) => self.upstream.upstream_for(&lists_of(lock)?)?,
@@ -150,7 +166,10 @@ impl Pack {
             recovery: self.recovery,
             on_volume: self.on_volume,
         };
-        let summary = self.out.report(|report| pack(&input, &options, report))?;
+        let summary = self.out.report(|report| {
+            warnings.into_iter().for_each(|message| report.event(&Event::Warning { message }));
+            pack(&input, &options, report)
+        })?;
         self.out.print(&summary, || text(&summary, &options))?;
         if summary.missing.is_empty() {
             return Ok(Code::Success);
@@ -160,6 +179,27 @@ impl Pack {
         failure.messages.push(format!("`{bundle}` does not contain {count} of the entries in the lists"));
         Err(failure)
     }
+}
+
+/// Returns the files that neither a list nor a lock has a checksum of.
+fn unpinned(input: &Input) -> Vec<&FileEntry> {
+    match input {
+        Input::Lists(lists) => lists.files.iter().filter(|file| file.checksum.is_none()).collect(),
+        Input::Lock(_) => Vec::new(),
+    }
+}
+
+/// Returns the warning for a signature that covers files without a checksum. `None`: there are none.
+fn unpinned_text(count: usize) -> Option<String> {
+    let files = match count {
+        0 => return None,
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    };
+    Some(format!(
+        "the signature covers {files} without a checksum in the list: whatever the server sends is signed; \
+         `--require-pins` makes this an error"
+    ))
 }
 
 fn text(summary: &PackSummary, options: &PackOptions) -> Text {

@@ -2,14 +2,13 @@
 //! keeps digests, complete or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Permissions};
-use std::io::Write as _;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
@@ -495,23 +494,41 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     }
 }
 
-/// Starts loading and feeds half of the layer at `path` through a pipe, so that the engine waits for the
-/// rest.
-fn start_blocked_load(
-    engines: &Engines,
-    sample: &Sample,
-    engine: &str,
-    path: &Path,
-    bytes: &[u8],
-) -> (Child, File) {
-    let _ = fs::remove_file(path);
-    process::run(Command::new("mkfifo").arg(path));
-    let mut command = engines.command(&sample.site, &["--load", engine]);
+/// Starts loading, and stops in the third read of the layer at `path`, so that the engine waits for the rest.
+/// Returns the tracer and the ID of the program.
+fn start_blocked_load(engines: &Engines, sample: &Sample, engine: &str, path: &Path) -> (Child, Pid) {
+    let program = engines.command(&sample.site, &["--load", engine]);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=read", "-e"]);
+    command.arg("inject=read:delay_enter=300000000:when=3").arg("-P").arg(path);
+    command.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let child = child.expect("start unbundle");
-    let mut pipe = File::options().write(true).open(path).expect("open a pipe");
-    pipe.write_all(&bytes[..bytes.len() / 2]).expect("write into a pipe");
-    (child, pipe)
+    let child = child.expect("start strace");
+    let is_blocked = |id: &str| {
+        let fds = fs::read_dir(format!("/proc/{id}/fd")).ok()?;
+        let fds = fds.filter_map(Result::ok).filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == path));
+        let fd = fds.last()?.file_name().into_string().ok()?;
+        let info = fs::read_to_string(format!("/proc/{id}/fdinfo/{fd}")).ok()?;
+        info.lines().any(|line| line == "pos:\t524288").then_some(())
+    };
+    let start = Instant::now();
+    loop {
+        let tracer = child.id();
+        let children =
+            fs::read_to_string(format!("/proc/{tracer}/task/{tracer}/children")).unwrap_or_default();
+        if let Some(id) = children.split_whitespace().find(|id| is_blocked(id).is_some()) {
+            let pid = Pid::from_raw(id.parse().expect("a process ID")).expect("a process ID");
+            return (child, pid);
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "the layer is not read");
+        sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -520,22 +537,18 @@ fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
     let app = Image::new(Format::Oci, HOST, &[Layer::random(81, 1 << 20, Compression::Gzip)]);
     let sample = Sample::new(&[("quay.io/broken/off:1", &app)]);
     let path = sample.blob(&app.parts[1].0.digest);
-    let bytes = fs::read(&path).expect("a blob");
     for engine in ENGINES {
         for all in [true, false] {
-            let (mut child, pipe) = start_blocked_load(&engines, &sample, engine, &path, &bytes);
-            let id = Pid::from_child(&child);
+            let (mut child, id) = start_blocked_load(&engines, &sample, engine, &path);
+            let group = Pid::from_child(&child);
             // Ctrl-C reaches the client too, but the parent of these tests may have set SIGINT to ignored;
             // other signals may not reach it.
-            if all { kill_process_group(id, Signal::TERM) } else { kill_process(id, Signal::KILL) }
+            if all { kill_process_group(group, Signal::TERM) } else { kill_process(id, Signal::KILL) }
                 .expect("the program is running");
             assert_eq!(child.wait().expect("wait for a child").code(), None);
-            drop(pipe);
             sleep(Duration::from_millis(200));
             assert_eq!(engines.loaded_images(engine), BTreeMap::new(), "{engine}");
         }
-        fs::remove_file(&path).expect("remove a pipe");
-        fs::write(&path, &bytes).expect("write a blob");
         engines.images(&sample.site, &["--load", engine]).ok();
         assert!(engines.loaded_images(engine).contains_key("quay.io/broken/off:1"), "{engine}");
     }

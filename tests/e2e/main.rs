@@ -26,6 +26,7 @@ mod images;
 mod internal;
 mod kill;
 mod kubespray;
+mod links;
 mod networks;
 mod ownership;
 mod private;

@@ -380,6 +380,52 @@ fn invalid_key_files_are_told_apart() {
 }
 
 #[test]
+fn exposed_key_and_unpinned_files_are_named_when_a_bundle_is_signed() {
+    let job = SigningJob::new();
+    let key = job.text("ours.key");
+    let pack = |more: &[&str]| run(&mut job.pack_command("new.tar.zst", "one", more));
+    let finished = pack(&["--sign", &key]).ok();
+    assert!(!finished.stderr.contains("the secret key"), "{finished:#?}");
+    assert!(finished.stderr.contains("the signature covers 1 file without a checksum"), "{finished:#?}");
+    for (mode, is_exposed) in [(0o640, true), (0o604, true), (0o400, false)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let finished = pack(&["--sign", &key]).ok();
+        let is_named = finished.stderr.contains("other users can read or write the secret key")
+            && finished.stderr.contains(&format!("chmod 600 {key}"));
+        assert_eq!(is_named, is_exposed, "{mode:o}: {finished:#?}");
+    }
+    std::os::unix::fs::chown(&key, Some(65534), None).unwrap();
+    let finished = pack(&["--sign", &key]).ok();
+    assert!(finished.stderr.contains("belongs to another user (UID 65534)"), "{finished:#?}");
+    assert!(!pack(&[]).ok().stderr.contains("without a checksum"));
+
+    // The option is an error before anything is fetched, also without a signature.
+    fs::remove_file(job.path("new.tar.zst")).unwrap();
+    let before = job.fake.seen().len();
+    let finished =
+        pack(&["--require-pins"]).failed(3, &["new.tar.zst.list:2: no checksum for", "files.example/one"]);
+    assert!(finished.stderr.contains("hint: add the checksum"), "{finished:#?}");
+    assert_eq!(job.fake.seen().len(), before);
+    assert!(!job.path("new.tar.zst").exists() && !job.path("new.tar.zst.partial").exists());
+    let lock = job.text("new.lock.json");
+    pack(&["--write-lock", &lock]).ok();
+    let mut locked = airbundle_command();
+    locked.args([
+        "pack",
+        &lock,
+        "-o",
+        &job.text("new.tar.zst"),
+        "--require-pins",
+        "--sign",
+        &key,
+        "--mirrors-only",
+    ]);
+    locked.args(job.fake.mirror("registry.example")).args(job.fake.mirror("files.example"));
+    let finished = run(&mut locked).ok();
+    assert!(!finished.stderr.contains("without a checksum"), "{finished:#?}");
+}
+
+#[test]
 fn passphrase_comes_from_environment_stdin_or_terminal() {
     let job = SigningJob::new();
     let key = job.text("safe.key");

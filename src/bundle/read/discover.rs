@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError, file_name};
+use crate::base::own_file::read_regular;
 use crate::bundle::format::label::Label;
 use crate::bundle::format::skippable::VOLUME_MAGIC;
 use crate::bundle::format::volume_name::{SUMS, VOLUME_LIMIT, parse_volume_name, volume_name};
@@ -122,7 +123,7 @@ impl Discovered {
 
     /// Records the volumes in a checksum list. An unreadable list is ignored.
     fn add_list(&mut self, path: &Path) {
-        let Ok(bytes) = fs::read(path, SUMS_LIMIT) else { return };
+        let Ok(bytes) = read_regular(path, SUMS_LIMIT) else { return };
         for line in String::from_utf8_lossy(&bytes).lines() {
             let Some((_, name)) = line.split_once([' ', '\t']) else { continue };
             if let Some((bundle, number)) = parse_volume_name(name.trim_start_matches([' ', '*'])) {
