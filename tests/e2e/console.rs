@@ -30,7 +30,6 @@ fn paths_in_errors_are_escaped_by_every_verb() {
     let path = format!("/nonexistent/{HARMFUL}");
     for verb in [
         &["pack", "-o", "/nonexistent/out", &path][..],
-        &["pack", "-o", &path, "/dev/null"],
         &["lock", "-o", "/nonexistent/out", &path],
         &["diff", &path, &path],
         &["lists", "kubespray", "--source", &path, "-o", "/nonexistent/out"],

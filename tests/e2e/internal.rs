@@ -1,7 +1,7 @@
 //! Internal hosts: a registry or a web server refers `airbundle pack` to hosts inside the network of the packing
 //! machine, by redirects, token servers and external layers.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -33,25 +33,24 @@ fn port(fake: &Fake) -> String {
 
 /// Packs with an /etc/hosts of its own.
 fn pack(list: &str, hosts: &str, options: &[&str]) -> Finished {
+    pack_with(list, hosts, options, &[])
+}
+
+fn pack_with(list: &str, hosts: &str, options: &[&str], environment: &[(&str, &str)]) -> Finished {
+    const SCRIPT: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
     let job = PackJob::new(list);
     let hosts = job.write("hosts", format!("{hosts}\n"));
     let command = job.command(&[&["--retries", "0"], options].concat());
     let mut apart = Command::new("unshare");
-    apart.args([
-        "--mount",
-        "--map-root-user",
-        "sh",
-        "-c",
-        "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"",
-    ]);
-    apart.arg("sh").arg(hosts).arg(command.get_program()).args(command.get_args());
+    apart.args(["--mount", "--map-root-user", "sh", "-c", SCRIPT, "sh", &hosts]);
+    apart.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => apart.env(name, value),
             None => apart.env_remove(name),
         };
     }
-    run(apart.stdin(std::process::Stdio::null()))
+    run(apart.envs(environment.iter().copied()).stdin(Stdio::null()))
 }
 
 /// One of the references of a server to another URL.
@@ -189,32 +188,15 @@ fn a_server_in_a_private_network_refers_to_private_hosts_but_not_to_loopback() {
 
 #[test]
 fn a_proxy_may_be_internal_but_not_the_literal_target() {
-    let inside = Fake::honest(content());
     let proxy = Fake::start(content(), |seen, reply| match seen.path.as_str() {
         "http://files.example/file" => Reply::ok(b"the file"),
         "http://files.example/away" => Reply::redirect("http://127.0.0.1:9/secret"),
         _ => reply,
     });
     let proxy_url = format!("http://storage.test:{}", port(&proxy));
-    for (path, is_allowed) in [("file", true), ("away", false)] {
-        let job = PackJob::new(&format!("http://files.example/{path}\n"));
-        let hosts = job.write("hosts", NAMES);
-        let command = job.command(&["--retries", "0"]);
-        let mut apart = Command::new("unshare");
-        apart.args([
-            "--mount",
-            "--map-root-user",
-            "sh",
-            "-c",
-            "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"",
-        ]);
-        apart.arg("sh").arg(hosts).arg(command.get_program()).args(command.get_args());
-        let finished = run(apart.env("http_proxy", &proxy_url).env_remove("no_proxy").env_remove("NO_PROXY"));
-        if is_allowed {
-            finished.ok();
-        } else {
-            finished.failed(4, &["`127.0.0.1` is a loopback address"]);
-        }
-    }
-    assert!(inside.seen().is_empty());
+    let environment = [("http_proxy", &*proxy_url)];
+    pack_with("http://files.example/file\n", NAMES, &[], &environment).ok();
+    pack_with("http://files.example/away\n", NAMES, &[], &environment)
+        .failed(4, &["http://127.0.0.1:9/secret", "`127.0.0.1` is a loopback address"]);
+    assert!(proxy.seen_of("127.0.0.1").is_empty(), "{:?}", proxy.seen());
 }
