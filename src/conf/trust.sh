@@ -31,7 +31,7 @@ while [ "$#" -gt 0 ]; do
     --remove) action=$1 ;;
     --root)
         [ -n "${2:-}" ] || usage
-        root=$(cd "$2" && pwd -P) || exit 1
+        root=$(cd "$2" >/dev/null && pwd -P) || exit 1
         # The root directory of this host.
         root=${root%/}
         shift
