@@ -264,7 +264,12 @@ fn structure(setup: &Setup) -> BTreeSet<(String, String)> {
         // Below these directories, names are those of repositories and hosts.
         let foreign = ["registry-api/tags/", "containerd/certs.d/"];
         let name = foreign.into_iter().find(|directory| name.starts_with(directory)).unwrap_or(name);
-        all.insert((name.to_owned(), skeleton.replace("!unsafe ", "")));
+        // The lines of a map are in the order of the names.
+        let mut lines: Vec<&str> = skeleton.lines().collect();
+        if name == "registry-api/manifests.conf" {
+            lines.sort_unstable();
+        }
+        all.insert((name.to_owned(), lines.join("\n").replace("!unsafe ", "")));
     }
     all
 }
@@ -320,7 +325,7 @@ fn tags(html: &str) -> String {
 #[test]
 fn no_field_changes_the_structure_of_a_generated_file() {
     let directory = tempfile::tempdir().unwrap();
-    let texts = Texts::take(150);
+    let texts = Texts::take(60);
     let default = structure(&setup(directory.path(), &[], "").unwrap());
     for field in FIELDS {
         let of = |text: &str| Some(structure(&setup(directory.path(), &[field], text)?));

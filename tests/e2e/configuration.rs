@@ -1,4 +1,4 @@
-//! What `unbundle site` generates from a site that another person prepared, and the privileges of the servers.
+//! The configuration of a site that another person prepared, and the privileges of its servers.
 
 use std::fs;
 use std::path::Path;
