@@ -325,7 +325,7 @@ fn tags(html: &str) -> String {
 #[test]
 fn no_field_changes_the_structure_of_a_generated_file() {
     let directory = tempfile::tempdir().unwrap();
-    let texts = Texts::take(60);
+    let texts = Texts::take(20);
     let default = structure(&setup(directory.path(), &[], "").unwrap());
     for field in FIELDS {
         let of = |text: &str| Some(structure(&setup(directory.path(), &[field], text)?));
