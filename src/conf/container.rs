@@ -8,7 +8,7 @@ use crate::conf::setup::{Setup, is_root};
 pub(crate) struct Mount(PlainPath);
 
 impl Mount {
-    /// Returns the volume in the notation of docker, podman and compose. `z` is for SELinux.
+    /// Returns the volume in the notation of docker, podman and compose. `z` is for `SELinux`.
     #[must_use]
     pub(crate) fn volume(&self) -> String {
         let path = self.0.as_str();

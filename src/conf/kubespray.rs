@@ -165,23 +165,18 @@ fn image_variables(setup: &Setup) -> Text<Ansible> {
     let prefixes: BTreeMap<String, String> = setup.prefixes().into_iter().collect();
     for (variable, host) in IMAGE_HOSTS {
         let mut repository = Text::fixed("{{ registry_host }}");
-        let template = match prefixes.get(host) {
-            Some(prefix) => {
-                if !prefix.is_empty() {
-                    repository.push_fixed("/");
-                    repository.push(&ansible::part(prefix));
-                }
-                "@VARIABLE@: @REPOSITORY@\n"
+        let is_of_host = |reference: &str| reference.starts_with(&format!("{host}/"));
+        let template = if let Some(prefix) = prefixes.get(host) {
+            if !prefix.is_empty() {
+                repository.push_fixed("/");
+                repository.push(&ansible::part(prefix));
             }
-            None => {
-                let is_of_host = |reference: &str| reference.starts_with(&format!("{host}/"));
-                if setup.record.images.iter().any(|image| is_of_host(&image.reference)) {
-                    "# @VARIABLE@ (@HOST@): the repositories of this host have no common prefix: unpack all bundles with \
-                     one template\n"
-                } else {
-                    "# @VARIABLE@ (@HOST@): this site has no images of this host\n"
-                }
-            }
+            "@VARIABLE@: @REPOSITORY@\n"
+        } else if setup.record.images.iter().any(|image| is_of_host(&image.reference)) {
+            "# @VARIABLE@ (@HOST@): the repositories of this host have no common prefix: unpack all bundles with one \
+             template\n"
+        } else {
+            "# @VARIABLE@ (@HOST@): this site has no images of this host\n"
         };
         let repository = ansible::template(&repository);
         let values =

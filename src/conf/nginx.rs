@@ -96,7 +96,7 @@ fn main(content: &'static str, setup: &Setup, paths: &ServerFiles, servers: Text
             ("CONTENT", Text::fixed(content)),
             ("TEMP_PATHS", temp_paths),
             ("CATALOG_POLICY", catalog_policy(setup)),
-            ("HSTS", setup.hsts().map_or_else(|| Text::new(), Text::fixed)),
+            ("HSTS", setup.hsts().map_or_else(Text::new, Text::fixed)),
             ("LOGIN_LIMIT", Text::fixed(if paths.htpasswd.is_some() { LOGIN_LIMIT } else { "" })),
             ("SERVERS", servers),
         ],

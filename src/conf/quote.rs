@@ -97,10 +97,15 @@ fn double_quoted(text: &str) -> String {
         match c {
             '"' | '\\' => quoted.extend(['\\', c]),
             ' '..='~' => quoted.push(c),
-            '\0'..='\u{ffff}' => {
-                write!(quoted, "\\u{:04X}", u32::from(c)).expect("a string accepts everything")
+            _ => {
+                let code = u32::from(c);
+                let written = if code < 0x10000 {
+                    write!(quoted, "\\u{code:04X}")
+                } else {
+                    write!(quoted, "\\U{code:08X}")
+                };
+                written.expect("a string accepts everything; please report");
             }
-            _ => write!(quoted, "\\U{:08X}", u32::from(c)).expect("a string accepts everything"),
         }
     }
     quoted.push('"');

@@ -271,6 +271,10 @@ impl Setup {
         let mut hosts: Vec<(String, BTreeSet<String>)> = Vec::new();
         for image in &self.record.images {
             let Ok(reference) = image.reference.parse::<Reference>() else { continue };
+            // An image that clients cannot pull does not decide for the others.
+            if !image.repositories.iter().any(|name| is_repository_name(name)) {
+                continue;
+            }
             let prefixes: BTreeSet<String> = image
                 .repositories
                 .iter()

@@ -598,8 +598,8 @@ for container in $(docker ps -q); do
     docker inspect -f '{{{{.HostConfig.ReadonlyRootfs}}}} {{{{.HostConfig.CapDrop}}}} {{{{.HostConfig.SecurityOpt}}}}' "$container" |
         grep -Fx 'true [ALL] [no-new-privileges:true]'
 done
-docker inspect -f '{{{{.HostConfig.CapAdd}}}}' $(docker ps -q) | sort >"$HOST_COPY/added"
-printf '%s\n' '[CHOWN SETGID SETUID]' '[]' | sort | sed 's/CAP_//g' | diff - "$HOST_COPY/added"
+docker inspect -f '{{{{.HostConfig.CapAdd}}}}' $(docker ps -q) | sed 's/CAP_//g' | sort >"$HOST_COPY/added"
+printf '%s\n' '[CHOWN SETGID SETUID]' '[]' | sort | diff - "$HOST_COPY/added"
 # By digest.
 docker inspect -f '{{{{.Config.Image}}}}' $(docker ps -q) | grep -c '^sha256:' | grep -x 2
 "$CONF/site" stop
