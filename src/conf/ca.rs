@@ -48,7 +48,7 @@ pub(crate) struct Ca {
 /// The state of a site's CA after a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaState {
-    /// What the run changed.
+    /// The change by the run.
     pub change: CaChange,
     /// True if the CA can issue certificates for the names and addresses of the site only.
     pub is_constrained: bool,
@@ -56,7 +56,7 @@ pub struct CaState {
     pub has_key: bool,
 }
 
-/// What a run changed about a site's CA.
+/// The change of a site's CA by a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CaChange {
     /// Nothing.
