@@ -69,7 +69,7 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Fails unless the directory belongs to the user or root, and nobody else can write to it.
+    /// Fails unless the directory belongs to the user or root, and no other user can write to it.
     pub(crate) fn check_owner(&self) -> Result<(), FsError> {
         let checked = self.file.metadata().and_then(|metadata| Ok(check_owner(&metadata)?));
         checked.map_err(FsError::at("use directory", &self.path))

@@ -21,7 +21,7 @@ use crate::base::directory::Directory;
 use crate::base::fs::{FsError, parent};
 use crate::base::own_file::is_special;
 
-/// Who can read an output.
+/// The users who can read an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Mode 0666, as far as the umask allows.

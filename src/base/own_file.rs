@@ -1,6 +1,6 @@
 //! Files at fixed names, where another user could have put something else: opened without following links.
 //!
-//! A name is opened with `O_NOFOLLOW` and `O_NONBLOCK`, so that it can neither lead elsewhere nor block (a
+//! A name is opened with `O_NOFOLLOW` and `O_NONBLOCK`, so that it can neither lead to another file nor block (a
 //! FIFO). What was opened is checked on its descriptor, so that no exchange of the name matters.
 
 use std::fs::{File, Metadata};
@@ -66,7 +66,7 @@ pub(crate) fn check_regular(metadata: &Metadata) -> Result<(), Distrust> {
     }
 }
 
-/// Opens a regular file for reading, whoever owns it.
+/// Opens a regular file for reading. It can belong to any user.
 pub(crate) fn open_regular(path: &Path) -> Result<File, FsError> {
     let mut options = File::options();
     let file = options.read(true).custom_flags(FLAGS.bits().cast_signed()).open(path);

@@ -36,6 +36,7 @@ use crate::plan::site_contents::BaseError;
 ///
 /// An interrupted run resumes if the same command is run again.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Pack {
     /// Lists, directories with files.list and images.list, or one lock
     #[arg(required = true, value_name = "LIST")]
@@ -167,7 +168,9 @@ impl Pack {
             on_volume: self.on_volume,
         };
         let summary = self.out.report(|report| {
-            warnings.into_iter().for_each(|message| report.event(&Event::Warning { message }));
+            for message in warnings {
+                report.event(&Event::Warning { message });
+            }
             pack(&input, &options, report)
         })?;
         self.out.print(&summary, || text(&summary, &options))?;

@@ -131,7 +131,7 @@ impl Staging {
         Ok(check(&metadata).is_ok().then(|| File::from_std(file)))
     }
 
-    /// True if a regular file has the name, whoever owns it.
+    /// True if a regular file has the name. It can belong to any user.
     pub(crate) fn is_file(&self, name: &str) -> Result<bool, FsError> {
         match self.dir.symlink_metadata(name) {
             Ok(metadata) => Ok(metadata.is_file()),

@@ -494,13 +494,13 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
     }
 }
 
-/// Starts loading, and stops in the third read of the layer at `path`, so that the engine waits for the rest.
+/// Starts loading, and stops in a read in the middle of the layer at `path`, so that the engine waits for the rest.
 /// Returns the tracer and the ID of the program.
 fn start_blocked_load(engines: &Engines, sample: &Sample, engine: &str, path: &Path) -> (Child, Pid) {
     let program = engines.command(&sample.site, &["--load", engine]);
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=read", "-e"]);
-    command.arg("inject=read:delay_enter=300000000:when=3").arg("-P").arg(path);
+    command.arg("inject=read:delay_enter=300000000:when=9").arg("-P").arg(path);
     command.arg(program.get_program()).args(program.get_args());
     for (name, value) in program.get_envs() {
         match value {
@@ -515,7 +515,8 @@ fn start_blocked_load(engines: &Engines, sample: &Sample, engine: &str, path: &P
         let fds = fds.filter_map(Result::ok).filter(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == path));
         let fd = fds.last()?.file_name().into_string().ok()?;
         let info = fs::read_to_string(format!("/proc/{id}/fdinfo/{fd}")).ok()?;
-        info.lines().any(|line| line == "pos:\t524288").then_some(())
+        let position = info.lines().find_map(|line| line.strip_prefix("pos:"))?.trim().parse::<u64>().ok()?;
+        (position >= 256 << 10).then_some(())
     };
     let start = Instant::now();
     loop {

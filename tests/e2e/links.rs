@@ -1,5 +1,5 @@
-//! What another user could have left under a name that the programs use: links, FIFOs and files of others are
-//! neither followed, written through nor resumed, and the umask of the user holds.
+//! Names that the programs use, and that another user could have taken before: links, FIFOs and files of others
+//! are neither followed, written through nor resumed. The umask of the user holds.
 
 use std::fs;
 use std::io::Write as _;
@@ -19,7 +19,7 @@ use crate::support::{process, random_bytes};
 const OTHER: u32 = 65534;
 const PRECIOUS: &[u8] = b"precious";
 
-/// What can be at a name, apart from a file of the user.
+/// Something else than a file of the user at a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plant {
     Symlink,
@@ -178,7 +178,7 @@ fn pack_resumes_only_what_no_other_user_could_have_written() {
             let finished = run_in_time(&job.command(&["--volume-size", "5MiB"])).ok();
             let context = format!("{name}: {}", finished.stderr);
             plant.assert_untouched(&victim, &context);
-            assert!(finished.stderr.contains(&format!("{name}` is not resumed, because it ")), "{context}");
+            assert!(finished.stderr.contains(&format!("{name}` is not resumed, because it")), "{context}");
             let aside = job.path(&format!("{name}.untrusted"));
             assert!(aside.symlink_metadata().is_ok(), "{context}: {plant:?}");
             if matches!(plant, Plant::OtherUser | Plant::Writable) {
@@ -567,7 +567,7 @@ fn unpack_makes_the_directories_of_a_site_accessible() {
         run(&mut with_umask("077", &command))
     };
     unpack().ok();
-    let nobody = |path: &Path| {
+    let as_other = |path: &Path| {
         let mut command = Command::new("setpriv");
         command.args([&format!("--reuid={OTHER}"), &format!("--regid={OTHER}"), "--clear-groups", "find"]);
         let output = command.arg(path).args(["-type", "f", "-readable"]).output().unwrap();
@@ -577,7 +577,7 @@ fn unpack_makes_the_directories_of_a_site_accessible() {
     };
     fs::set_permissions(job.path(""), fs::Permissions::from_mode(0o755)).unwrap();
     let trees = [job.path("site/files"), job.path("site/registry")];
-    let before = trees.each_ref().map(|tree| nobody(tree));
+    let before = trees.each_ref().map(|tree| as_other(tree));
     assert!(before.iter().all(|(is_complete, files)| *is_complete && !files.is_empty()));
     let directories = [
         "site/files",
@@ -589,7 +589,7 @@ fn unpack_makes_the_directories_of_a_site_accessible() {
         fs::set_permissions(job.path(directory), fs::Permissions::from_mode(0o700)).unwrap();
         let finished = unpack().ok();
         assert!(!finished.stdout.contains("up to date"), "{directory}: {finished:#?}");
-        assert_eq!(trees.each_ref().map(|tree| nobody(tree)), before, "{directory}");
+        assert_eq!(trees.each_ref().map(|tree| as_other(tree)), before, "{directory}");
     }
     // A directory that the user named keeps its mode.
     let named: TempDir = tempdir().unwrap();

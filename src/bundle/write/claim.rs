@@ -36,8 +36,8 @@ pub enum ClaimError {
 impl Claim {
     /// Locks the output `target`. Fails if another process has the lock, or if `target` is not a file.
     ///
-    /// What an earlier run left is used only if no other user could have written it. Otherwise it is put
-    /// aside, with a warning.
+    /// The files of an earlier run are used only if no other user could have written them. Otherwise they are
+    /// put aside, with a warning.
     pub fn new(target: &Path, report: &dyn Report) -> Result<Self, ClaimError> {
         let partial = fs::partial(target);
         let unusable = |kind: io::Error| FsError::at("create", target)(kind);
