@@ -5,7 +5,11 @@ pub(crate) mod error_chain;
 pub mod event;
 pub(crate) mod flusher;
 pub(crate) mod fs;
-pub(crate) mod path;
+#[cfg(test)]
+pub(crate) mod hostile;
+pub mod path;
 pub(crate) mod pipeline;
+pub mod source_url;
 pub mod text;
+pub mod title;
 pub mod units;

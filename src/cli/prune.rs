@@ -9,6 +9,7 @@ use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
+use crate::cli::roots::RootArgs;
 use crate::commands::prune::error::PruneError;
 use crate::commands::prune::prune;
 use crate::commands::prune::summary::PruneSummary;
@@ -29,6 +30,8 @@ pub(crate) struct Prune {
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
+    roots: RootArgs,
+    #[command(flatten)]
     out: Output,
 }
 
@@ -44,7 +47,8 @@ impl Prune {
             let mut reader = self.input.open(std::slice::from_ref(path), Gaps::Allow).map_err(failed)?;
             kept.push(reader.contents().map_err(|error| failed(error.into()))?);
         }
-        let summary = self.out.report(|report| prune(&self.site, &kept, self.yes, report))?;
+        let named = self.roots.named();
+        let summary = self.out.report(|report| prune(&self.site, &named, &kept, self.yes, report))?;
         self.out.print(&summary, || self.text(&summary))?;
         Ok(Code::Success)
     }
@@ -73,7 +77,11 @@ impl Prune {
         if !summary.removed {
             let _ = writeln!(text, "nothing was removed: run again with --yes");
         } else if self.site.join("conf/settings.json").exists() {
-            let _ = writeln!(text, "next: unbundle site {site}   (updates the catalog page)");
+            let _ = writeln!(
+                text,
+                "next: unbundle site {site}{}   (updates the catalog page)",
+                self.roots.named().arguments()
+            );
         }
         text
     }

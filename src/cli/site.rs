@@ -13,6 +13,7 @@ use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{json, print};
+use crate::cli::roots::RootArgs;
 use crate::commands::site::{Changes, ConfError, Configured, configure};
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::tls::{Issued, TlsError, day};
@@ -29,6 +30,8 @@ pub(crate) struct Site {
     /// Configuration directory, e.g. for a read-only site [default: SITE/conf]
     #[arg(long, value_name = "DIR")]
     conf: Option<PathBuf>,
+    #[command(flatten)]
+    roots: RootArgs,
     /// Host name that clients use [default: hub.kubespray.local]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -77,7 +80,7 @@ impl Site {
             tls: self.tls,
             user: user.clone(),
         };
-        let configured = configure(&self.site, self.conf.as_deref(), changes)?;
+        let configured = configure(&self.site, &self.roots.named(), self.conf.as_deref(), changes)?;
         print(&if self.json { summary(&configured) } else { text(&configured, self.apply, self.start) })?;
         let conf = &configured.setup.conf;
         if self.apply {

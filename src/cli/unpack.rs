@@ -101,7 +101,7 @@ impl Unpack {
             Err(error @ UnpackError::Damaged { .. }) => return Err(with_hint(error.into())),
             other => other?,
         };
-        self.out.print(&summary, || text(&summary, &options) + &next(&options.site, &summary))?;
+        self.out.print(&summary, || text(&summary, &options) + &next(&options, &summary))?;
         match summary.omitted.iter().map(|left_out| left_out.trouble).max() {
             None => Ok(Code::Success),
             Some(worst) => Err(Failure::new(worst.into(), omitted(&summary, &options.site))),
@@ -127,17 +127,18 @@ fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 
 /// Returns the next command. `unbundle site` must run after each change, because it reads the contents of the
 /// site.
-fn next(site: &Path, summary: &UnpackSummary) -> String {
+fn next(options: &UnpackOptions, summary: &UnpackSummary) -> String {
+    let (site, named) = (&options.site, options.named().arguments());
     let configured = site.join("conf/settings.json").exists();
     match (configured, summary.is_unchanged()) {
         (true, true) => String::new(),
         (true, false) => {
             format!(
-                "next: unbundle site {0} && {0}/conf/site start   (updates the configuration)\n",
+                "next: unbundle site {0}{named} && {0}/conf/site start   (updates the configuration)\n",
                 site.display()
             )
         }
-        (false, _) => format!("next: unbundle site {0}   (see {0}/README.md)\n", site.display()),
+        (false, _) => format!("next: unbundle site {0}{named}   (see {0}/README.md)\n", site.display()),
     }
 }
 
@@ -172,6 +173,7 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> String {
 impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         let code = match &error {
+            UnpackError::Record(error) => Code::of_record(error),
             UnpackError::Read(error) => Code::of_read(error),
             UnpackError::Damaged { source, .. } => source.trouble.into(),
             UnpackError::Changed(_) => Code::Damaged,

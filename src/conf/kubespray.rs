@@ -103,7 +103,7 @@ fn file_variables(setup: &Setup) -> String {
     let mut text = format!("files_repo: \"{url}/k8s\"\n");
     for (variable, host) in FILE_HOSTS {
         let directory = format!("{DEFAULT_PREFIX}/{host}/");
-        let _ = if setup.record.files.iter().any(|file| file.path.starts_with(&directory)) {
+        let _ = if setup.record.files.iter().any(|file| file.path.as_str().starts_with(&directory)) {
             writeln!(text, "{variable}: \"{{{{ files_repo }}}}/{host}\"")
         } else {
             writeln!(text, "# {variable}: this site has no files of {host}")
@@ -121,7 +121,7 @@ fn image_variables(setup: &Setup) -> String {
             Some(prefix) => writeln!(text, "{variable}: \"{{{{ registry_host }}}}/{prefix}\""),
             None => {
                 let is_of_host = |reference: &str| reference.starts_with(&format!("{host}/"));
-                let reason = if setup.record.images.iter().any(|image| is_of_host(&image.reference)) {
+                let reason = if setup.record.images.iter().any(|image| is_of_host(image.reference.as_str())) {
                     "the repositories of this host have no common prefix: unpack all bundles with one template"
                 } else {
                     "this site has no images of this host"
@@ -191,8 +191,8 @@ fn containerd_login(setup: &Setup, has_headers: bool) -> String {
 
 /// Returns a comment with the platforms of the images. Empty: the site has no images.
 fn platforms(setup: &Setup) -> String {
-    let platforms: BTreeSet<&str> =
-        setup.record.images.iter().flat_map(|image| &image.platforms).map(String::as_str).collect();
+    let platforms: BTreeSet<String> =
+        setup.record.images.iter().flat_map(|image| &image.platforms).map(ToString::to_string).collect();
     if platforms.is_empty() {
         return String::new();
     }
@@ -205,7 +205,7 @@ struct Coverage<'a>(BTreeSet<&'a str>);
 impl<'a> Coverage<'a> {
     fn of(setup: &'a Setup) -> Self {
         let urls = setup.record.files.iter().map(|file| &*file.url);
-        Self(urls.chain(setup.record.images.iter().map(|image| &*image.reference)).collect())
+        Self(urls.chain(setup.record.images.iter().map(|image| image.reference.as_str())).collect())
     }
 
     fn has(&self, entry: &str) -> bool {

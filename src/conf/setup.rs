@@ -129,7 +129,7 @@ impl Setup {
     pub fn prefixes(&self) -> Vec<(String, String)> {
         let mut hosts: Vec<(String, BTreeSet<String>)> = Vec::new();
         for image in &self.record.images {
-            let Ok(reference) = image.reference.parse::<Reference>() else { continue };
+            let reference = &image.reference;
             let prefixes: BTreeSet<String> = image
                 .repositories
                 .iter()
@@ -164,13 +164,11 @@ impl Setup {
     /// image, whose last path component is `name`.
     #[must_use]
     pub fn server_image(&self, name: &str) -> Option<String> {
-        let is_named = |reference: &&String| {
-            let parsed = reference.parse::<Reference>().ok();
-            parsed.is_some_and(|parsed| parsed.repository().rsplit('/').next() == Some(name))
-        };
+        let is_named = |reference: &&Reference| reference.repository().rsplit('/').next() == Some(name);
         let all = || self.record.images.iter().map(|image| &image.reference).filter(is_named);
-        let official = all().rfind(|reference| reference.starts_with(&format!("docker.io/library/{name}")));
-        official.or_else(|| all().next_back()).cloned()
+        let official =
+            all().rfind(|reference| reference.as_str().starts_with(&format!("docker.io/library/{name}")));
+        official.or_else(|| all().next_back()).map(Reference::to_string)
     }
 }
 

@@ -31,4 +31,5 @@ mod secure;
 mod serve;
 mod signatures;
 mod site;
+mod types;
 mod volumes;

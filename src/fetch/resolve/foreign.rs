@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use reqwest::Url;
 
+use crate::base::source_url::SourceUrl;
 use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::web::{self, RemoteFile};
 use crate::net::error::{FetchError, FetchProblem, MismatchKind};
@@ -13,6 +14,7 @@ use crate::net::http::RequestContext;
 use crate::net::secret::redacted;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
+use crate::oci::parsed_text::quoted;
 
 /// The external layers of all images, by digest.
 #[derive(Default)]
@@ -95,17 +97,17 @@ impl ForeignLayer {
         let digest = self.descriptor.digest;
         let not_allowed =
             |url: String, reason| Err(request.error(FetchProblem::Foreign { layer: digest, url, reason }));
-        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(url) = parsed else { return not_allowed(format!("`{url}`"), "not an HTTP or HTTPS URL") };
+        // `Url` alone would remove tabs and line breaks, and accept a user name.
+        let parsed = url.parse().ok().filter(|url: &SourceUrl| !url.is_empty());
+        let Some(url) = parsed.and_then(|url| Url::parse(&url).ok()) else {
+            return not_allowed(format!("`{}`", quoted(url)), "not an HTTP or HTTPS URL without a user name");
+        };
         let object = format!("{} {digest}", self.object);
         let (endpoints, has_mirror) = endpoints.foreign(&object, &url)?;
         // The user may configure a private mirror. The registry must not direct requests into a private
         // network.
         if !has_mirror && is_private(&url) && !self.registry.is_private(request, &self.repository)? {
             return not_allowed(redacted(&url), "a private address, but the registry has a public one");
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return not_allowed(redacted(&url), "it contains a user name");
         }
         web::probe(request.with_object(&object), &endpoints)
     }
@@ -123,7 +125,7 @@ mod tests {
         let http = upstream.http();
         let endpoints = Endpoints::new(&upstream);
         let descriptor = Descriptor {
-            media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".to_owned(),
+            media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".parse().unwrap(),
             digest: Digest::of(b""),
             size: 0,
             platform: None,
