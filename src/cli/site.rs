@@ -253,7 +253,8 @@ fn parse_tls(text: &str) -> Result<Tls, String> {
 impl From<ConfError> for Failure {
     fn from(error: ConfError) -> Self {
         let code = match &error {
-            ConfError::Record(_) | ConfError::Fs(_) | ConfError::Settings(..) => Code::File,
+            ConfError::Record(error) => Code::of_record(error),
+            ConfError::Fs(_) | ConfError::Settings(..) => Code::File,
             ConfError::Tls(error) => match error {
                 TlsError::Fs(_) => Code::File,
                 _ => Code::Serve,

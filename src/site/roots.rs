@@ -76,7 +76,10 @@ impl NamedRoots {
     pub fn arguments(&self) -> String {
         let options = [(RootKind::Files, &self.files), (RootKind::Registry, &self.registry)];
         let named = options.into_iter().filter_map(|(kind, path)| Some((kind, path.as_ref()?)));
-        named.map(|(kind, path)| format!(" {} {}", kind.option(), path.display())).collect()
+        named
+            .map(|(kind, path)| format!(" {} {}", kind.option(), path.display()))
+            .collect::<Vec<_>>()
+            .concat()
     }
 
     fn get(&self, kind: RootKind) -> Option<&Path> {
