@@ -7,10 +7,14 @@ pub(crate) mod error_chain;
 pub mod event;
 pub(crate) mod flusher;
 pub(crate) mod fs;
+#[cfg(test)]
+pub(crate) mod hostile;
 pub(crate) mod output_file;
 pub(crate) mod own_file;
 pub mod ownership;
-pub(crate) mod path;
+pub mod path;
 pub(crate) mod pipeline;
+pub mod source_url;
 pub mod text;
+pub mod title;
 pub mod units;

@@ -32,6 +32,7 @@ pub(crate) mod prune;
 #[cfg(all(test, feature = "net"))]
 mod reference;
 pub(crate) mod repair;
+pub(crate) mod roots;
 pub(crate) mod sbom;
 pub(crate) mod site;
 pub(crate) mod size;

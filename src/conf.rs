@@ -13,7 +13,6 @@ pub(crate) mod nginx;
 pub(crate) mod ownership_check;
 pub(crate) mod plain_path;
 pub(crate) mod program;
-pub(crate) mod published;
 pub(crate) mod quote;
 pub(crate) mod registry;
 pub(crate) mod script;

@@ -33,6 +33,16 @@ REFERENCE = re.compile(
     rf"/(?P<repository>{WORD}(?:(?:/|\.|__?|-+){WORD})*)"
     rf"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}(?:@{DIGEST})?|@{DIGEST})"
 )
+NAME, TOKEN = "[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}", r"[A-Za-z0-9!#$%&'*+.^_`|~-]"
+PARAMETER = rf' *;[ ]*{TOKEN}{{1,127}}=(?:{TOKEN}{{1,127}}|"[ !#-\[\]-~]{{0,125}}") *'
+MEDIA_TYPE = re.compile(rf"(?=.{{1,1024}}$){NAME}/{NAME}(?:{PARAMETER})*")
+URL = re.compile(
+    r"(?=.{1,16384}$)https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]{1,255})(?::[0-9]{1,5})?"
+    r"(?:[/?](?:(?![\"<>#])[!-~])*)?"
+)
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+TIME = r"[0-9]{4}-[01][0-9]-[0-3][0-9][Tt][0-2][0-9]:[0-5][0-9]:[0-6][0-9](\.[0-9]+)?([Zz]|[+-][0-2][0-9]:[0-5][0-9])"
+CONFIGS = {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 Frame = namedtuple("Frame", "offset size content magic payload", defaults=(0, None, b""))
 
 def check(condition, message):
@@ -204,11 +214,28 @@ def parse(data, what):
 def dump(document):
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
+def check_platform(platform, what):
+    """Checks a platform: of a descriptor, or the members of an image config."""
+    for name in "os", "architecture", "variant":
+        value = platform.get(name) or ""
+        check(isinstance(value, str) and re.fullmatch("[A-Za-z0-9._-]{0,128}", value), f"{what}: invalid `{name}`")
+
+def check_config(data, what):
+    try:
+        config = json.loads(data)
+    except ValueError:
+        return
+    values = [config.get(name, "") for name in ("os", "architecture")] if isinstance(config, dict) else [None]
+    if all(isinstance(value, str) for value in values) and isinstance(config.get("variant", ""), (str, type(None))):
+        check_platform(config, what)
+
 def descriptors(values, what):
     check(isinstance(values, list), f"{what}: missing descriptors")
     for value in values:
         check(isinstance(value, dict) and isinstance(value.get("mediaType"), str), f"{what}: missing `mediaType`")
+        check(MEDIA_TYPE.fullmatch(value["mediaType"]), f"{what}: invalid media type")
         check(re.fullmatch(DIGEST, str(value.get("digest"))), f"{what}: invalid digest")
+        check_platform(value.get("platform") or {}, what)
         check(type(value.get("size")) is int and 0 <= value["size"] <= 1 << 53, f"{what}: invalid size")
     return values
 
@@ -240,6 +267,9 @@ def read_index(data):
     notes = document.get("annotations", {})
     check(re.fullmatch(r"1\.[0-9]+", notes.get("dev.airbundle.format", "")), "unsupported format version")
     check(set(notes.get("dev.airbundle.requires", "").split()) <= {"base"}, "unsupported `dev.airbundle.requires`")
+    title, created = (notes.get(f"org.opencontainers.image.{name}") for name in ("title", "created"))
+    check(not title or len(title.encode()) <= 4096 and not CONTROL.search(title), "invalid title")
+    check(created is None or re.fullmatch(TIME, created), "invalid time")
     elsewhere = notes.get("dev.airbundle.elsewhere", "").split()
     valid = elsewhere == sorted(set(elsewhere)) and all(re.fullmatch(DIGEST, digest) for digest in elsewhere)
     check(valid, "`dev.airbundle.elsewhere` is not a sorted list of digests")
@@ -264,8 +294,10 @@ def read_file_set(data, what="the file set"):
     paths = [file.get("annotations", {}).get("org.opencontainers.image.title", "") for file in files]
     for path in paths:
         valid = all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in path.split("/"))
-        valid &= len(path.encode()) <= 4000 and not re.search(r"[\\\0-\x1f\x7f-\x9f]", path)
+        valid &= len(path.encode()) <= 4000 and "\\" not in path and not CONTROL.search(path)
         check(valid, f"{path!r}: invalid path")
+    urls = [file["annotations"].get("dev.airbundle.source-url", "") for file in files]
+    check(all(not url or URL.fullmatch(url) for url in urls), "invalid `dev.airbundle.source-url`")
     check(paths == sorted(paths, key=str.encode), "files not sorted")
     nfc = lambda text: unicodedata.normalize("NFC", text)
     cased = lambda text: "".join(letter.lower() for letter in "".join(letter.upper() for letter in text))
@@ -341,8 +373,14 @@ class Bundle:
         check(self.elsewhere <= set(others), "a delta omits an unknown blob")
         for digest in self.elsewhere:
             others.pop(digest)
+        platforms = set()  # configs of images without an index
+        for (_, image, _), held in zip(self.images, self.held):
+            configs = held[image["digest"]][:1] if image["mediaType"] not in INDEXES else []
+            platforms |= {blob["digest"] for blob in configs if blob["mediaType"] in CONFIGS}
         for digest in others:
-            read_entry(self.stream, digest, self.sizes[digest])
+            is_config = digest in platforms and self.sizes[digest] <= 4 * MIB
+            _, data = read_entry(self.stream, digest, self.sizes[digest], 4 * MIB if is_config else None)
+            check_config(data, digest) if is_config else None
         return list(others)
 
     def summary(self):

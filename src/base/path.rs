@@ -4,7 +4,11 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use unicode_normalization::UnicodeNormalization as _;
+
+use crate::base::text::is_control;
+use crate::oci::parsed_text::quoted;
 
 /// Maximum length of a path in bytes. Linux' `PATH_MAX` of 4096 also counts the directory that the path is
 /// relative to.
@@ -14,8 +18,8 @@ pub(crate) const MAX_PATH: usize = 4000;
 pub(crate) const MAX_COMPONENT: usize = 255;
 
 /// A relative path, separated by `/`, that cannot escape its directory: no component is empty, `.` or `..`,
-/// and no character is a control character or a backslash. At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`]
-/// per component.
+/// and no character is a control character, a line or paragraph separator, a bidirectional control or a backslash.
+/// At most [`MAX_PATH`] bytes, and [`MAX_COMPONENT`] per component.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RelPath(String);
 
@@ -34,7 +38,7 @@ pub enum PathError {
     /// The path begins with `/`.
     #[error("the path is absolute: expected a relative path")]
     Absolute,
-    /// A control character or a backslash: terminals interpret the former, Windows the latter.
+    /// A control character or a backslash: terminals and parsers interpret the former, Windows the latter.
     #[error("the path contains `{}` at byte {offset}", character.escape_default())]
     Character {
         /// The character.
@@ -74,7 +78,7 @@ impl RelPath {
         if text.len() > MAX_PATH {
             return Err(PathError::TooLong { len: text.len() });
         }
-        if let Some((offset, character)) = text.char_indices().find(|(_, c)| c.is_control() || *c == '\\') {
+        if let Some((offset, character)) = text.char_indices().find(|(_, c)| is_control(*c) || *c == '\\') {
             return Err(PathError::Character { character, offset });
         }
         if text.starts_with('/') {
@@ -133,6 +137,20 @@ impl FromStr for RelPath {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text)
+    }
+}
+
+impl Serialize for RelPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for RelPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text)
+            .map_err(|error| serde::de::Error::custom(format!("invalid path `{}`: {error}", quoted(&text))))
     }
 }
 
@@ -209,6 +227,8 @@ mod tests {
             ("a\0", "the path contains `\\u{0}` at byte 1"),
             ("ü\n", "the path contains `\\n` at byte 2"),
             ("a\u{7f}", "the path contains `\\u{7f}` at byte 1"),
+            ("a\u{202e}b", "the path contains `\\u{202e}` at byte 1"),
+            ("a\u{2028}", "the path contains `\\u{2028}` at byte 1"),
             ("a\u{9b}", "the path contains `\\u{9b}` at byte 1"),
             (&long, "the path has a component of 256 bytes, more than 255"),
             (&deep, "the path has 4001 bytes, more than 4000"),

@@ -20,6 +20,15 @@ pub fn is_hidden(c: char) -> bool {
         | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// True for characters that no name and no title may have: control characters, line and paragraph separators, and
+/// bidirectional controls. They are hidden, too; the other hidden characters occur in names of several scripts.
+#[must_use]
+pub fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Returns `text` with each hidden character as an escape sequence: `\n`, `\u{1b}`. Spaces stay.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
@@ -117,6 +126,14 @@ mod tests {
             );
             assert_eq!(serde_json::from_str::<[String; 1]>(&escaped).unwrap(), [value]);
         }
+    }
+
+    #[test]
+    fn a_control_character_is_hidden() {
+        let controls = ('\0'..=char::MAX).filter(|c| is_control(*c));
+        assert_eq!(controls.clone().find(|c| !is_hidden(*c)), None);
+        assert_eq!(controls.count(), 65 + 12 + 2);
+        assert!(!is_control('\u{200d}') && !is_control('\u{fe0f}') && is_control('\u{202e}'));
     }
 
     #[test]

@@ -6,6 +6,19 @@ pub(crate) fn as_seconds<S: serde::Serializer>(wait: &Duration, serializer: S) -
     serializer.serialize_f64(wait.as_secs_f64())
 }
 
+/// Maximum size in bytes that a document may state. JSON numbers up to this value are exact (RFC 8259, section 6),
+/// and sums of sizes are far from overflowing.
+pub(crate) const MAX_SIZE: u64 = 1 << 53;
+
+/// Deserializes a size in bytes of at most [`MAX_SIZE`].
+pub(crate) fn deserialize_size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let size = <u64 as serde::Deserialize>::deserialize(deserializer)?;
+    if size <= MAX_SIZE {
+        return Ok(size);
+    }
+    Err(serde::de::Error::custom(format!("invalid size {size}: expected at most {MAX_SIZE} bytes")))
+}
+
 /// Returns a byte count for users, in powers of 1,000: `512 B`, `20.3 kB`, `1.9 GB`.
 #[must_use]
 pub fn human_bytes(bytes: u64) -> String {

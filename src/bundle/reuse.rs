@@ -123,10 +123,17 @@ impl ReusableBundle {
         self.blobs.iter().filter(|(digest, _)| is_unique(*digest)).map(|(_, location)| location.size).sum()
     }
 
-    /// Copies `blob`, which this bundle [has](Self::has), to `writer`, which compresses at `level`.
+    /// Copies `blob`, which this bundle [has](Self::has), to `writer`, which compresses at `level`, and adds its
+    /// content to `copy`.
     ///
     /// Returns false, without a change to the output, if the blob is corrupt in this bundle.
-    pub(crate) fn copy(&self, blob: Blob, level: i32, writer: &mut BundleWriter) -> Result<bool, FsError> {
+    pub(crate) fn copy(
+        &self,
+        blob: Blob,
+        level: i32,
+        writer: &mut BundleWriter,
+        mut copy: Option<&mut Vec<u8>>,
+    ) -> Result<bool, FsError> {
         let location = self.blobs[&blob.digest];
         let (mut hasher, buffers) = (Hasher::new(), frame_reader::buffers());
         let read = |frame: FrameLocation| self.read(frame, level, &buffers);
@@ -140,6 +147,9 @@ impl ReusableBundle {
                 };
                 let part = &read.content[frame.part_of(location)];
                 hasher.update(part);
+                if let Some(copy) = &mut copy {
+                    copy.extend_from_slice(part);
+                }
                 if read.is_identical && part.len() == FRAME_SIZE && writer.is_at_frame() {
                     writer.write_frame(read.compressed, FRAME_SIZE)?;
                 } else {

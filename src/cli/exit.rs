@@ -139,12 +139,7 @@ impl From<LockError> for Failure {
 
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
-        let code = match &error {
-            RecordError::Fs(_) | RecordError::Missing(_) => Code::File,
-            RecordError::Syntax(..) => Code::Damaged,
-            RecordError::Version(..) => Code::NotABundle,
-        };
-        Self::of(code, &error)
+        Self::of(Code::of_record(&error), &error)
     }
 }
 
@@ -175,6 +170,15 @@ impl Code {
             | ReadError::NotABundle(_)
             | ReadError::Layout(_)
             | ReadError::Index(_) => Self::NotABundle,
+        }
+    }
+
+    /// Returns the code for a record of a site that cannot be used.
+    pub(crate) fn of_record(error: &RecordError) -> Self {
+        match error {
+            RecordError::Fs(_) | RecordError::Missing(_) => Self::File,
+            RecordError::Syntax(..) | RecordError::Content(..) | RecordError::Roots(..) => Self::Damaged,
+            RecordError::Version(..) => Self::NotABundle,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::listing::ListedImage;
 use crate::cli::ls;
 use crate::cli::progress::Output;
+use crate::cli::roots::RootArgs;
 use crate::commands::images::engine::{Engine, EngineError};
 use crate::commands::images::site_image::{BlobError, SiteImageError};
 use crate::commands::images::{LoadError, LoadOptions, LoadSummary, Loaded, Target, load};
@@ -45,6 +46,8 @@ pub(crate) struct Images {
     #[arg(long, short, value_name = "FILE", requires = "load")]
     output: Option<PathBuf>,
     #[command(flatten)]
+    roots: RootArgs,
+    #[command(flatten)]
     out: Output,
 }
 
@@ -62,7 +65,7 @@ enum Kind {
 
 impl Images {
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let record = Record::read(&self.site)?;
+        let record = Record::read(&self.site, &self.roots.named())?;
         let images = self.selected(&record)?;
         let Some(kind) = self.load else {
             let listing = ImageListing { images: listed(&images) };
@@ -149,10 +152,10 @@ fn listed(images: &[&RecordedImage]) -> Vec<ListedImage> {
     let listed = |image: &&RecordedImage| {
         let root = image.manifests.first()?;
         Some(ListedImage {
-            reference: image.reference.clone(),
+            reference: image.reference.to_string(),
             digest: root.digest,
-            media_type: root.media_type.clone(),
-            platforms: image.platforms.clone(),
+            media_type: root.media_type.to_string(),
+            platforms: image.platforms.iter().map(ToString::to_string).collect(),
             size: image.size,
         })
     };
@@ -253,9 +256,7 @@ impl From<Vec<LoadError>> for Failure {
 fn image_code(error: &SiteImageError) -> Code {
     match error {
         SiteImageError::Blob { source: BlobError::Fs(_), .. } => Code::File,
-        SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } | SiteImageError::Reference(_) => {
-            Code::Damaged
-        }
+        SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } => Code::Damaged,
         SiteImageError::Artifact { .. } | SiteImageError::Platform { .. } | SiteImageError::NoTag { .. } => {
             Code::Usage
         }

@@ -11,6 +11,7 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::print_document;
 use crate::cli::progress::Output;
+use crate::cli::roots::RootArgs;
 use crate::commands::inventory::scan;
 use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;
@@ -28,6 +29,8 @@ pub(crate) struct Inventory {
     /// Without this option, only sizes are compared.
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    roots: RootArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -57,7 +60,8 @@ impl Inventory {
             let message = format!("cannot overwrite `{}`: it is the record of the site", path.display());
             return Err(Failure::new(Code::Usage, message).with_hint("choose another `--output`"));
         }
-        let inventory = self.out.report(|report| scan(&self.site, self.check, report))?;
+        let inventory =
+            self.out.report(|report| scan(&self.site, &self.roots.named(), self.check, report))?;
         let Some(path) = output else {
             print_document(inventory.to_json())?;
             return Ok(Code::Success);

@@ -1,6 +1,6 @@
 //! [`Listing`]: the images and files of a bundle, as `unbundle ls` prints them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -124,14 +124,14 @@ impl Listing {
         let configs = configs(&mut reader, layout)?;
         let files = layout.files.iter().map(|file| ListedFile {
             path: file.path.to_string(),
-            url: file.url.clone(),
+            url: file.url.to_string(),
             size: file.size,
             digest: file.digest,
         });
         Ok(Self {
             identity: contents.identity,
-            title: contents.about.title.clone(),
-            created: contents.about.created.clone(),
+            title: contents.about.title.as_ref().map(ToString::to_string),
+            created: contents.about.created.as_ref().map(ToString::to_string),
             signed: contents.signed.clone(),
             images: layout.images.iter().map(|image| DetailedImage::of(image, layout, &configs)).collect(),
             files: files.collect(),
@@ -149,14 +149,17 @@ impl DetailedImage {
         let is_external = |digest| layout.external.iter().any(|blob| blob.digest == digest);
         let platforms = match single_config(image, layout) {
             Some(config) if is_external(config.digest) => vec!["?".to_owned()],
-            _ => layout.platforms(image, |digest| configs.get(&digest).cloned()),
+            _ => {
+                let platforms = layout.platforms(image, |digest| configs.get(&digest).cloned());
+                platforms.iter().map(ToString::to_string).collect()
+            }
         };
         let blobs = image.manifests.iter().copied().chain(layout.blobs_of(image));
         Self {
             image: ListedImage {
                 reference: image.indexed.reference.to_string(),
                 digest: image.indexed.digest,
-                media_type: image.indexed.media_type.clone(),
+                media_type: image.indexed.media_type.to_string(),
                 platforms,
                 size: blobs.map(|blob| blob.size).sum(),
             },
@@ -173,26 +176,21 @@ fn manifests(
 ) -> Vec<ListedManifest> {
     let media_types = layout.media_types(image);
     let platforms = layout.platforms_of_children(image);
-    let children = image.manifests.iter().filter_map(|manifest| match layout.parsed.get(&manifest.digest) {
-        Some(Manifest::Index(children)) => Some(children),
-        _ => None,
-    });
-    let attests: HashMap<Digest, Digest> =
-        children.flatten().filter_map(|child| Some((child.digest, child.attests?))).collect();
+    let attests = layout.attestations(image);
     let listed = |manifest: &Blob| {
         let (mut blobs, mut platform) = (Vec::new(), platforms.get(&manifest.digest).cloned());
         if let Some(Manifest::Image { config, layers }) = layout.parsed.get(&manifest.digest) {
             blobs = std::iter::once(config).chain(layers).map(ListedBlob::of).collect();
-            let of_config = || config_platform(&config.media_type, configs.get(&config.digest)?);
+            // `configs` has refused invalid ones.
+            let of_config =
+                || config_platform(&config.media_type, configs.get(&config.digest)?).ok().flatten();
             platform = platform.or_else(of_config);
         }
         ListedManifest {
-            media_type: media_types.get(&manifest.digest).cloned().unwrap_or_default(),
+            media_type: media_types.get(&manifest.digest).map(ToString::to_string).unwrap_or_default(),
             digest: manifest.digest,
             size: manifest.size,
-            platform: platform
-                .filter(|platform| platform.os != "unknown")
-                .map(|platform| platform.to_string()),
+            platform: platform.map(|platform| platform.to_string()),
             attests: attests.get(&manifest.digest).copied(),
             blobs,
         }
@@ -203,7 +201,7 @@ fn manifests(
 impl ListedBlob {
     fn of(descriptor: &Descriptor) -> Self {
         let Descriptor { media_type, digest, size, .. } = descriptor;
-        Self { media_type: media_type.clone(), digest: *digest, size: *size }
+        Self { media_type: media_type.to_string(), digest: *digest, size: *size }
     }
 }
 
@@ -215,7 +213,8 @@ fn single_config<'a>(image: &BundledImage, layout: &'a Layout) -> Option<&'a Des
     }
 }
 
-/// Reads the configs of images without an index. The result has no configs that a delta omits.
+/// Reads the configs of images without an index, and fails if one has an invalid platform. The result has no
+/// configs that a delta omits.
 pub(super) fn configs(
     reader: &mut BundleReader,
     layout: &Layout,
@@ -244,5 +243,6 @@ pub(super) fn configs(
         }
         configs.insert(blob.digest, bytes);
     }
+    layout.check_platforms(|digest| configs.get(&digest).cloned())?;
     Ok(configs)
 }

@@ -10,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::base::event::Event;
 use crate::base::fs;
+use crate::base::title::Title;
 use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::BundleInfo;
@@ -60,7 +61,7 @@ pub(crate) struct Pack {
     /// `ls --json`, the SBOM and the image description of `airbundle image` contain it. If the site has only
     /// this bundle, the site's catalog page does too.
     #[arg(long, value_name = "TEXT")]
-    title: Option<String>,
+    title: Option<Title>,
     /// Write the lock of the packed entries to this file too
     #[arg(long, value_name = "FILE")]
     write_lock: Option<PathBuf>,
@@ -141,7 +142,7 @@ impl Pack {
         let (output, platforms, level) = (self.output, self.platform, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let date = source_date()?;
-        let created = date.and_then(|date| date.format(&Rfc3339).ok());
+        let created = date.and_then(|date| date.format(&Rfc3339).ok()?.parse().ok());
         let about = BundleInfo { title: self.title, created, guide };
         // A wrong passphrase must fail before the download, not after it.
         let sign = self.sign.map(|key| signer(&key, self.passphrase_stdin)).transpose()?;

@@ -10,6 +10,7 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
+use crate::cli::roots::RootArgs;
 use crate::commands::prune::error::PruneError;
 use crate::commands::prune::prune;
 use crate::commands::prune::summary::PruneSummary;
@@ -30,6 +31,8 @@ pub(crate) struct Prune {
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
+    roots: RootArgs,
+    #[command(flatten)]
     out: Output,
 }
 
@@ -46,7 +49,8 @@ impl Prune {
             let mut reader = self.input.open(std::slice::from_ref(path), Gaps::Allow).map_err(failed)?;
             kept.push(reader.contents().map_err(|error| failed(error.into()))?);
         }
-        let summary = self.out.report(|report| prune(&self.site, &kept, self.yes, report))?;
+        let named = self.roots.named();
+        let summary = self.out.report(|report| prune(&self.site, &named, &kept, self.yes, report))?;
         self.out.print(&summary, || self.text(&summary))?;
         Ok(Code::Success)
     }
@@ -73,7 +77,8 @@ impl Prune {
         if !summary.removed {
             text.line("nothing was removed: run again with --yes");
         } else if self.site.join("conf/settings.json").exists() {
-            text.line(format_args!("next: unbundle site {site}   (updates the catalog page)"));
+            let named = self.roots.named().arguments();
+            text.line(format_args!("next: unbundle site {site}{named}   (updates the catalog page)"));
         }
         text
     }

@@ -17,6 +17,7 @@ use crate::cli::allow_readers;
 use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
+use crate::cli::roots::RootArgs;
 use crate::commands::site::{Changes, ConfError, Configured, configure};
 use crate::conf::ca::{CaChange, CaError};
 use crate::conf::setup::{Setup, Tls, is_root};
@@ -42,6 +43,8 @@ pub(crate) struct Site {
     /// Configuration directory, e.g. for a read-only site [default: SITE/conf]
     #[arg(long, value_name = "DIR")]
     conf: Option<PathBuf>,
+    #[command(flatten)]
+    roots: RootArgs,
     /// Host name that clients use [default: hub.kubespray.local]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -114,7 +117,7 @@ impl Site {
             forget_ca_key: self.forget_ca_key,
             hsts: (self.hsts || self.no_hsts).then_some(self.hsts),
         };
-        let configured = configure(&self.site, self.conf.as_deref(), changes)?;
+        let configured = configure(&self.site, &self.roots.named(), self.conf.as_deref(), changes)?;
         if self.json {
             print_json(&summary(&configured))?;
         } else {
@@ -361,8 +364,8 @@ fn parse_tls(text: &str) -> Result<Tls, String> {
 impl From<ConfError> for Failure {
     fn from(error: ConfError) -> Self {
         let code = match &error {
-            ConfError::Record(_)
-            | ConfError::Fs(_)
+            ConfError::Record(error) => Code::of_record(error),
+            ConfError::Fs(_)
             | ConfError::Saved(..)
             | ConfError::Outside(..)
             | ConfError::User(UserError::Fs(_))

@@ -105,7 +105,7 @@ impl Unpack {
         };
         self.out.print(&summary, || {
             let mut text = text(&summary, &options);
-            text.append(&next(&options.site, &summary));
+            text.append(&next(&options, &summary));
             text
         })?;
         match summary.omitted.iter().map(|left_out| left_out.trouble).max() {
@@ -133,15 +133,15 @@ fn names<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
 
 /// Returns the next command. `unbundle site` must run after each change, because it reads the contents of the
 /// site.
-fn next(site: &Path, summary: &UnpackSummary) -> Text {
-    let configured = site.join("conf/settings.json").exists();
+fn next(options: &UnpackOptions, summary: &UnpackSummary) -> Text {
+    let (site, named) = (options.site.display(), options.named().arguments());
+    let configured = options.site.join("conf/settings.json").exists();
     match (configured, summary.is_unchanged()) {
         (true, true) => Text::new(),
         (true, false) => Text::of(format_args!(
-            "next: unbundle site {0} && {0}/conf/site start   (updates the configuration)",
-            site.display()
+            "next: unbundle site {site}{named} && {site}/conf/site start   (updates the configuration)"
         )),
-        (false, _) => Text::of(format_args!("next: unbundle site {0}   (see {0}/README.md)", site.display())),
+        (false, _) => Text::of(format_args!("next: unbundle site {site}{named}   (see {site}/README.md)")),
     }
 }
 
@@ -178,6 +178,7 @@ fn text(summary: &UnpackSummary, options: &UnpackOptions) -> Text {
 impl From<UnpackError> for Failure {
     fn from(error: UnpackError) -> Self {
         let code = match &error {
+            UnpackError::Record(error) => Code::of_record(error),
             UnpackError::Read(error) => Code::of_read(error),
             UnpackError::Damaged { source, .. } => source.trouble.into(),
             UnpackError::Changed(_) => Code::Damaged,

@@ -200,7 +200,7 @@ impl Loader<'_> {
 
 /// True if the image is a signature, attestation or SBOM of another image.
 fn is_referrer(image: &RecordedImage) -> bool {
-    image.reference.parse().is_ok_and(|reference: Reference| reference.is_referrer())
+    image.reference.is_referrer()
 }
 
 fn check_file_names(jobs: &[Job]) -> Result<(), LoadError> {

@@ -16,6 +16,7 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::site::check::hash;
 use crate::site::record::{Record, RecordError};
 use crate::site::root::open_regular;
+use crate::site::roots::NamedRoots;
 use crate::site::scan::Storage;
 
 /// Lists what a later `unpack` finds: blobs in the registry's storage, and files that the record of the site
@@ -23,8 +24,13 @@ use crate::site::scan::Storage;
 ///
 /// The digest of a blob is in its path, that of a file in the record. Sizes must match the manifests or the
 /// record. With `check`, everything is hashed. Damaged and missing files are omitted, with a warning.
-pub(crate) fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
-    let record = Record::read(site)?;
+pub(crate) fn scan(
+    site: &Path,
+    named: &NamedRoots,
+    check: bool,
+    report: &dyn Report,
+) -> Result<Inventory, RecordError> {
+    let record = Record::read(site, named)?;
     let roots = Roots {
         storage: Storage::open(&record.registry_root(site))?,
         files: Files::open(&record.files_root(site))?,
@@ -79,9 +85,9 @@ impl Roots {
         let Some(root) = &self.files else { return Ok(Vec::new()) };
         let mut items = Vec::new();
         for file in &record.files {
-            match root.size(&file.path)? {
+            match root.size(file.path.as_str())? {
                 Some(size) if size == file.size => {
-                    items.push(Item { digest: file.digest, size, file: Some(&file.path) });
+                    items.push(Item { digest: file.digest, size, file: Some(file.path.as_str()) });
                 }
                 Some(_) => warn(report, &root.path.join(&file.path), "size mismatch"),
                 None => warn(report, &root.path.join(&file.path), "no such file"),

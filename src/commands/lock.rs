@@ -93,7 +93,7 @@ pub(crate) fn check(
     let check = Check { context: ResolveContext::new(&http, upstream, report) };
     let mut moved = check.images(lock);
     let mut files = check.files(lock, &lists.files, quick);
-    moved.extend(lock.files.iter().filter_map(|file| files.remove(&file.url)));
+    moved.extend(lock.files.iter().filter_map(|file| files.remove(file.url.as_str())));
     Ok(moved)
 }
 

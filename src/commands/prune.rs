@@ -28,6 +28,7 @@ use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::site::record::Record;
 use crate::site::root::{Root, Staging, Stagings};
+use crate::site::roots::NamedRoots;
 use crate::site::scan::{Repositories, Storage};
 use crate::site::storage::{BASE, blob_path};
 
@@ -41,17 +42,18 @@ const QUARANTINED: &str = "pruned.";
 /// run.
 pub(crate) fn prune(
     site: &Path,
+    named: &NamedRoots,
     kept: &[Contents],
     remove: bool,
     report: &dyn Report,
 ) -> Result<PruneSummary, PruneError> {
     let start = Instant::now();
     // Before the staging area is created, so that a wrong path is not changed.
-    Record::read(site)?;
+    Record::read(site, named)?;
     let mut stagings = Stagings::default();
     let staging = stagings.open(site)?;
     // Again, because another process may have changed it before this one got the lock.
-    let record = Record::read(site)?;
+    let record = Record::read(site, named)?;
     let files = open_root(&record.files_root(site), site, &mut stagings)?;
     let registry = open_root(&record.registry_root(site), site, &mut stagings)?;
     let storage = Storage::open(&record.registry_root(site))?;

@@ -53,6 +53,7 @@ mod tests {
     use time::format_description::well_known::Rfc3339;
 
     use super::*;
+    use crate::base::source_url::SourceUrl;
     use crate::bundle::format::index::IndexedFile;
     use crate::commands::sbom::contents::of_file;
     use crate::commands::sbom::contents::purl_of_image;
@@ -81,17 +82,18 @@ mod tests {
             let reference = reference.parse().unwrap();
             assert_eq!(purl_of_image(&reference, digest, platform, is_root), expected);
         }
-        let url = "https://example.org/a b?x=1&y=ü#z";
+        let url = "https://example.org/a%20b?x=1&y={z}";
         let path = "example.org/dir/name+1 ü.tar.gz".parse().unwrap();
-        let file = of_file(&IndexedFile { path, url: url.to_owned(), digest, size: 0 });
+        let file = of_file(&IndexedFile { path, url: url.parse().unwrap(), digest, size: 0 });
         assert_eq!(
             file.purl,
             format!(
-                "pkg:generic/name%2B1%20%C3%BC.tar.gz?checksum=sha256:{hex}&download_url=https://example.org/a%20b%3Fx%3D1\
-                 %26y%3D%C3%BC%23z"
+                "pkg:generic/name%2B1%20%C3%BC.tar.gz?checksum=sha256:{hex}&download_url=https://example.org/a%2520b%3Fx%3D1\
+                 %26y%3D%7Bz%7D"
             )
         );
-        let without_url = IndexedFile { path: "a/b".parse().unwrap(), url: String::new(), digest, size: 0 };
+        let without_url =
+            IndexedFile { path: "a/b".parse().unwrap(), url: SourceUrl::default(), digest, size: 0 };
         assert_eq!(of_file(&without_url).purl, format!("pkg:generic/b?checksum=sha256:{hex}"));
     }
 

@@ -10,7 +10,6 @@ pub(crate) mod space;
 pub mod summary;
 pub(crate) mod write;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::base::event::{Event, Report};
@@ -18,6 +17,7 @@ use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Layout;
+use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::bundle::read::select::Prefetched;
@@ -30,9 +30,11 @@ use crate::commands::unpack::roots::Roots;
 use crate::commands::unpack::space::check_space;
 use crate::commands::unpack::summary::{Counts, UnpackSummary};
 use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
+use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
-use crate::site::record::Record;
+use crate::site::record::{Record, RecordError};
 use crate::site::root::Staging;
+use crate::site::roots::RootPath;
 use crate::site::storage::{Links, blob_path};
 
 /// The operator's guide at the root of the site.
@@ -61,7 +63,8 @@ pub fn unpack(
     // Checks. Until the space check has passed, the site is unchanged, except for permissions of intact files and
     // the staging area.
     let links = Links::new(&contents.layout, &options.templates)?;
-    let mut delta = Delta::new(&contents.layout, options)?;
+    let record = read_record(options)?;
+    let mut delta = Delta::new(&contents.layout, &record, options)?;
     let roots = Roots::open(options, &contents.layout)?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;
     delta.locate(&contents.layout, &plan, report)?;
@@ -126,7 +129,8 @@ pub fn repaired_text(repaired: &[Position]) -> Option<String> {
     ))
 }
 
-/// Narrows `layout` to the selected images and files. Configs that a delta omits are read from the site.
+/// Narrows `layout` to the selected images and files. Configs that a delta omits are read from the site. Fails if
+/// a config of the site has an invalid platform; those of the bundle are checked when they are read.
 fn select(
     layout: &mut Layout,
     reader: &mut BundleReader,
@@ -134,27 +138,37 @@ fn select(
 ) -> Result<Prefetched, UnpackError> {
     let registry = options.registry_root();
     let config = |digest| read_regular(&registry.join(blob_path(digest)), MANIFEST_LIMIT).ok();
-    Ok(options.select.apply(layout, reader, config)?)
+    let prefetched = options.select.apply(layout, reader, config)?;
+    let on_site = |digest| config(digest).filter(|bytes| Digest::of(bytes) == digest);
+    layout.check_platforms(on_site).map_err(ReadError::from)?;
+    Ok(prefetched)
 }
 
-/// Adds the bundle to the record of the site. An unreadable record is replaced: it must not prevent that
-/// intact blobs are served.
+/// Reads the record of the site, or makes one for a new site. Fails if the record is invalid, or has other
+/// directories than the options.
+fn read_record(options: &UnpackOptions) -> Result<Record, RecordError> {
+    let UnpackOptions { site, files, registry, .. } = options;
+    let named = options.named();
+    match Record::read(site, &named) {
+        Err(RecordError::Missing(_)) => {
+            let files = RootPath::new(files.as_deref(), "files")?;
+            let record = Record::new(files, RootPath::new(registry.as_deref(), "registry")?);
+            record.check_roots(site, &named)?;
+            Ok(record)
+        }
+        record => record,
+    }
+}
+
+/// Adds the bundle to the record of the site.
 fn write_record(
     contents: &Contents,
     is_partial: bool,
     options: &UnpackOptions,
     roots: &Roots,
-) -> Result<(), FsError> {
-    let root = |directory: Option<&PathBuf>, name: &str| match directory {
-        Some(path) => std::path::absolute(path).map_err(FsError::at("resolve", path)),
-        None => Ok(name.into()),
-    };
-    let new =
-        Record::new(root(options.files.as_ref(), "files")?, root(options.registry.as_ref(), "registry")?);
-    let mut record = match Record::read(&options.site) {
-        Ok(existing) if existing.has_same_roots(&new) => existing,
-        _ => new,
-    };
+) -> Result<(), UnpackError> {
+    // Again, because another process may have changed it before this one got the lock.
+    let mut record = read_record(options)?;
     record.add(contents, is_partial, &options.templates, &options.site);
     record.write(&roots.site)?;
     Ok(())

@@ -3,14 +3,14 @@
 pub mod damage;
 pub(crate) mod quick;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
 use crate::base::buffer::Slice;
 use crate::base::event::{Event, Report};
 use crate::base::pipeline::{Discard, Pipeline};
-use crate::bundle::format::layout::{TarEntry, Totals, tar_header};
+use crate::bundle::format::layout::{Layout, LayoutError, TarEntry, Totals, tar_header};
 use crate::bundle::format::{BLOCK, padded};
 use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
@@ -19,6 +19,7 @@ use crate::bundle::read::tar_stream::Piece;
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::commands::verify::damage::{Damage, DamageLog};
 use crate::oci::digest::Digest;
+use crate::oci::manifest::Descriptor;
 use crate::signature::Signed;
 
 /// The result of a verification.
@@ -114,8 +115,17 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     });
 
     let (pipeline, finished) = Pipeline::start();
-    let mut checker = EntryChecker { reader: &mut reader, pipeline, log: DamageLog::default(), report };
-    let (mut log, digests) = std::thread::scope(|scope| {
+    let configs = layout.platform_configs().map(|config| (config.digest, config)).collect();
+    let mut checker = EntryChecker {
+        reader: &mut reader,
+        pipeline,
+        log: DamageLog::default(),
+        layout,
+        configs,
+        invalid: None,
+        report,
+    };
+    let (mut log, invalid, digests) = std::thread::scope(|scope| {
         let digests =
             scope.spawn(move || finished.iter().map(|blob| (blob.number, blob.result)).collect::<Vec<_>>());
         for (number, entry) in entries.iter().enumerate() {
@@ -124,10 +134,13 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
             }
             checker.check(number, entry);
         }
-        let EntryChecker { pipeline, log, .. } = checker;
+        let EntryChecker { pipeline, log, invalid, .. } = checker;
         pipeline.finish();
-        (log, digests.join().expect("collecting does not panic; please report"))
+        (log, invalid, digests.join().expect("collecting does not panic; please report"))
     });
+    if let Some(error) = invalid {
+        return Err(error.into());
+    }
     for (number, result) in digests {
         let (actual, _) = result.expect("nothing is written, so no write fails; please report");
         match entries[number].digest {
@@ -168,6 +181,11 @@ struct EntryChecker<'a> {
     /// Hashes the contents.
     pipeline: Pipeline<Discard>,
     log: DamageLog,
+    layout: &'a Layout,
+    /// The configs whose platforms are checked.
+    configs: HashMap<Digest, &'a Descriptor>,
+    /// The first error of an intact config.
+    invalid: Option<LayoutError>,
     report: &'a dyn Report,
 }
 
@@ -180,17 +198,27 @@ impl EntryChecker<'_> {
             self.log.damaged(number, "unexpected tar header");
         }
         self.pipeline.begin(number, Discard);
+        let config = entry.digest.and_then(|digest| self.configs.get(&digest).copied());
+        let mut bytes = Vec::new();
         let mut read = 0;
         self.read(number, entry.size, |checker, slice| {
-            let bytes = slice.len() as u64;
-            read += bytes;
-            checker.report.event(&Event::Progress { id: 0, bytes });
+            let len = slice.len() as u64;
+            read += len;
+            checker.report.event(&Event::Progress { id: 0, bytes: len });
+            if config.is_some() {
+                bytes.extend_from_slice(&slice);
+            }
             checker.pipeline.data(slice);
         });
         if read == entry.size {
             self.pipeline.end();
         } else {
             self.pipeline.abandon();
+        }
+        if let Some(config) = config.filter(|config| Digest::of(&bytes) == config.digest)
+            && let Err(error) = self.layout.check_platform(config, &bytes)
+        {
+            self.invalid.get_or_insert(error);
         }
         let mut is_zero = true;
         self.read(number, padded(entry.size) - entry.size, |_, slice| {

@@ -149,7 +149,7 @@ fn file_variables(setup: &Setup) -> Text<Ansible> {
     let mut text = fill("files_repo: @URL@\n", &[("URL", ansible::template(&url))]);
     for (variable, host) in FILE_HOSTS {
         let directory = format!("{DEFAULT_PREFIX}/{host}/");
-        let template = if setup.record.files.iter().any(|file| file.path.starts_with(&directory)) {
+        let template = if setup.record.files.iter().any(|file| file.path.as_str().starts_with(&directory)) {
             "@VARIABLE@: \"{{ files_repo }}/@HOST@\"\n"
         } else {
             "# @VARIABLE@: this site has no files of @HOST@\n"
@@ -172,7 +172,7 @@ fn image_variables(setup: &Setup) -> Text<Ansible> {
                 repository.push(&ansible::part(prefix));
             }
             "@VARIABLE@: @REPOSITORY@\n"
-        } else if setup.record.images.iter().any(|image| is_of_host(&image.reference)) {
+        } else if setup.record.images.iter().any(|image| is_of_host(image.reference.as_str())) {
             "# @VARIABLE@ (@HOST@): the repositories of this host have no common prefix: unpack all bundles with one \
              template\n"
         } else {
@@ -229,9 +229,9 @@ fn containerd_login(setup: &Setup, has_headers: bool) -> Text<Ansible> {
 
 /// Returns a comment with the platforms of the images, of those that Kubespray supports. Empty: the site has none.
 fn platforms(setup: &Setup) -> Text<Ansible> {
-    let is_here = |name: &&str| {
-        setup.record.images.iter().flat_map(|image| &image.platforms).any(|platform| *platform == **name)
-    };
+    let all: BTreeSet<String> =
+        setup.record.images.iter().flat_map(|image| &image.platforms).map(ToString::to_string).collect();
+    let is_here = |name: &&str| all.contains(*name);
     let here: Vec<_> = PLATFORMS.into_iter().filter(is_here).map(Text::fixed).collect();
     if here.is_empty() {
         return Text::new();
@@ -245,7 +245,7 @@ struct Coverage<'a>(BTreeSet<&'a str>);
 impl<'a> Coverage<'a> {
     fn of(setup: &'a Setup) -> Self {
         let urls = setup.record.files.iter().map(|file| &*file.url);
-        Self(urls.chain(setup.record.images.iter().map(|image| &*image.reference)).collect())
+        Self(urls.chain(setup.record.images.iter().map(|image| image.reference.as_str())).collect())
     }
 
     fn has(&self, entry: &str) -> bool {

@@ -4,12 +4,11 @@
 //! variable. Therefore a map names the kind of each manifest, and each kind has a location with its media
 //! type.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
-use crate::conf::published;
 use crate::conf::quote::Text;
 use crate::conf::quote::nginx::{self, Nginx};
 use crate::conf::server_files::ServerFiles;
@@ -18,6 +17,7 @@ use crate::conf::systemd::{FILES, SITE};
 use crate::conf::template::fill;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::site::catalog::Page;
+use crate::site::record::Record;
 
 const MAIN: &str = include_str!("nginx/main.conf");
 const FILES_SERVER: &str = include_str!("nginx/files.conf");
@@ -70,7 +70,7 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
 
 /// Adds the responses of the registry that are not in its storage: version, catalog and tag lists.
 fn put_responses(setup: &Setup, generated: &mut Generated) {
-    let tags = published::tags(&setup.record);
+    let tags = tags(&setup.record);
     let catalog = serde_json::json!({ "repositories": tags.keys().collect::<Vec<_>>() });
     generated.put("registry-api/_version.json", b"{}", 0o644);
     generated.put("registry-api/_catalog.json", catalog.to_string().as_bytes(), 0o644);
@@ -158,9 +158,9 @@ fn listen(setup: &Setup, port: u16, paths: &ServerFiles) -> Text<Nginx> {
 fn tag_map(setup: &Setup) -> Text<Nginx> {
     let mut tags = BTreeMap::new();
     for image in &setup.record.images {
-        let (Some(tag), Some(root)) = (published::tag(image), image.manifests.first()) else { continue };
+        let (Some(tag), Some(root)) = (&image.tag, image.manifests.first()) else { continue };
         let Some(kind) = kind(&root.media_type) else { continue };
-        for repository in published::repositories(image) {
+        for repository in &image.repositories {
             tags.insert(format!("/v2/{repository}/manifests/{tag}"), (kind, root.digest));
         }
     }
@@ -201,4 +201,15 @@ fn kind_map(setup: &Setup) -> Text<Nginx> {
 
 fn kind(media_type: &str) -> Option<&'static str> {
     KINDS.iter().find(|(_, known)| *known == media_type).map(|(kind, _)| *kind)
+}
+
+/// Returns the tags of each repository.
+fn tags(record: &Record) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut tags: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for image in &record.images {
+        for repository in &image.repositories {
+            tags.entry(repository).or_default().extend(image.tag.as_deref());
+        }
+    }
+    tags
 }

@@ -7,7 +7,6 @@ use crate::conf::setup::Setup;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::oci::platform::Platform;
-use crate::oci::reference::Reference;
 use crate::site::record::RecordedImage;
 use crate::site::storage::blob_path;
 
@@ -26,12 +25,10 @@ impl ServerImage {
     /// none.
     #[must_use]
     pub(crate) fn find(setup: &Setup, name: &str) -> Option<Self> {
-        let is_named = |image: &&RecordedImage| {
-            let parsed = image.reference.parse::<Reference>().ok();
-            parsed.is_some_and(|parsed| parsed.repository().rsplit('/').next() == Some(name))
-        };
+        let is_named = |image: &&RecordedImage| image.reference.repository().rsplit('/').next() == Some(name);
         let all = || setup.record.images.iter().filter(|image| image.digest().is_some()).filter(is_named);
-        let official = all().rfind(|image| image.reference.starts_with(&format!("docker.io/library/{name}")));
+        let official =
+            all().rfind(|image| image.reference.as_str().starts_with(&format!("docker.io/library/{name}")));
         let image = official.or_else(|| all().next_back())?;
         let mut configs: Vec<(Digest, bool)> = image
             .manifests
@@ -41,7 +38,7 @@ impl ServerImage {
         configs.sort_by_key(|(_, is_host)| !is_host);
         let configs = configs.into_iter().map(|(digest, _)| digest);
         let ids = configs.chain(image.manifests.iter().map(|manifest| manifest.digest)).collect();
-        Some(Self { reference: image.reference.clone(), ids })
+        Some(Self { reference: image.reference.to_string(), ids })
     }
 
     /// Returns the digests, separated by spaces.
@@ -69,6 +66,6 @@ fn config(setup: &Setup, manifest: Digest, media_type: &str) -> Option<(Digest, 
     let host = Platform::host();
     let parsed = read(config.digest).and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok());
     let is_host =
-        parsed.is_some_and(|config| (config.os, config.architecture) == (host.os, host.architecture));
+        parsed.is_some_and(|config| (&*config.os, &*config.architecture) == (host.os(), host.architecture()));
     Some((config.digest, is_host))
 }

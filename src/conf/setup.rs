@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use crate::base::text::escape;
 use crate::conf::plain_path::PlainPath;
 use crate::oci::digest::Digest;
-use crate::oci::reference::{Reference, is_repository_name};
 use crate::site::record::Record;
 
 /// The default directory of the configuration in a site.
@@ -270,15 +269,10 @@ impl Setup {
     pub fn prefixes(&self) -> Vec<(String, String)> {
         let mut hosts: Vec<(String, BTreeSet<String>)> = Vec::new();
         for image in &self.record.images {
-            let Ok(reference) = image.reference.parse::<Reference>() else { continue };
-            // An image that clients cannot pull does not decide for the others.
-            if !image.repositories.iter().any(|name| is_repository_name(name)) {
-                continue;
-            }
+            let reference = &image.reference;
             let prefixes: BTreeSet<String> = image
                 .repositories
                 .iter()
-                .filter(|name| is_repository_name(name))
                 .filter_map(|name| name.strip_suffix(reference.repository()))
                 .filter(|prefix| prefix.is_empty() || prefix.ends_with('/'))
                 .map(|prefix| prefix.trim_end_matches('/').to_owned())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::units::MAX_SIZE;
 use crate::oci::digest::Digest;
 
 /// The document version that is written, and the only one that is read.
@@ -28,6 +29,9 @@ pub(crate) enum InventoryError {
     /// Invalid JSON, or members are missing or malformed.
     #[error("not a valid inventory")]
     Syntax(#[from] serde_json::Error),
+    /// A size that no blob can have.
+    #[error("invalid size {1} of `{0}`: expected at most {MAX_SIZE} bytes")]
+    Size(Digest, u64),
     /// The document has another version.
     #[error("inventory version {0} is not supported (supported: {INVENTORY_VERSION}): use a newer program")]
     Version(u32),
@@ -49,7 +53,11 @@ impl Inventory {
         if version != INVENTORY_VERSION {
             return Err(InventoryError::Version(version));
         }
-        Ok(serde_json::from_slice(bytes)?)
+        let inventory: Self = serde_json::from_slice(bytes)?;
+        match inventory.blobs.iter().chain(&inventory.files).find(|(_, size)| **size > MAX_SIZE) {
+            Some((digest, size)) => Err(InventoryError::Size(*digest, *size)),
+            None => Ok(inventory),
+        }
     }
 
     /// True if `bytes` are an inventory of any version.

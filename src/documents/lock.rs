@@ -4,15 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::source_url::SourceUrl;
+use crate::base::units::deserialize_size as size;
 use crate::bundle::format::index::IndexedFile;
 use crate::bundle::format::layout::{Blob, Layout, Totals};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::platform::Platform;
+use crate::oci::media_type::MediaType;
+use crate::oci::platform::{Platform, deserialize_optional};
 use crate::oci::reference::Reference;
 
 /// The document version that is written, and the only one that is read.
 pub(crate) const LOCK_VERSION: u32 = 1;
+
+/// Maximum sum of all sizes in bytes, so that no sum of some of them overflows.
+const MAX_TOTAL: u64 = i64::MAX as u64;
 
 /// The resolved entries of lists. Files are sorted by URL, images by reference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +34,10 @@ pub(crate) struct Lock {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedFile {
-    pub url: String,
+    pub url: SourceUrl,
     pub digest: Digest,
     /// In bytes.
+    #[serde(deserialize_with = "size")]
     pub size: u64,
 }
 
@@ -53,18 +60,19 @@ pub(crate) struct LockedImage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedManifest {
-    pub media_type: String,
+    pub media_type: MediaType,
     pub digest: Digest,
     /// In bytes.
+    #[serde(deserialize_with = "size")]
     pub size: u64,
     /// The platform according to the parent index; informative.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub platform: Option<String>,
+    #[serde(default, deserialize_with = "deserialize_optional", skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
     /// The config and the layers, in order. Empty for an index.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blobs: Vec<LockedBlob>,
-    /// The bytes of a manifest that is in no registry: an index of referrers, built from a referrers API
-    /// response. `None`: the registry has it.
+    /// The bytes of a manifest, opaque: verified against `digest` and parsed like one of a registry. It is in no registry:
+    /// an index of referrers, built from a referrers API response. `None`: the registry has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
 }
@@ -74,6 +82,7 @@ pub(crate) struct LockedManifest {
 pub(crate) struct LockedBlob {
     pub digest: Digest,
     /// In bytes.
+    #[serde(deserialize_with = "size")]
     pub size: u64,
 }
 
@@ -111,10 +120,13 @@ impl Lock {
             let media_types = layout.media_types(image);
             let of_children = layout.platforms_of_children(image);
             let manifest = |blob: &Blob| LockedManifest {
-                media_type: media_types.get(&blob.digest).cloned().unwrap_or_default(),
+                media_type: media_types
+                    .get(&blob.digest)
+                    .cloned()
+                    .expect("a manifest has a type; please report"),
                 digest: blob.digest,
                 size: blob.size,
-                platform: of_children.get(&blob.digest).map(ToString::to_string),
+                platform: of_children.get(&blob.digest).cloned(),
                 blobs: match layout.parsed.get(&blob.digest) {
                     Some(Manifest::Image { config, layers }) => std::iter::once(config)
                         .chain(layers)
@@ -160,6 +172,9 @@ impl Lock {
 
     fn check(&self) -> Result<(), LockError> {
         let content = |text: String| Err(LockError::Content(text));
+        if self.total() > MAX_TOTAL {
+            return content(format!("the sizes add up to more than {MAX_TOTAL} bytes"));
+        }
         let mut urls = BTreeSet::new();
         if let Some(file) = self.files.iter().find(|file| !urls.insert(&file.url)) {
             return content(format!("duplicate entry `{}`", file.url));
@@ -208,6 +223,15 @@ impl Lock {
         let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
         bytes.push(b'\n');
         bytes
+    }
+
+    /// Returns the sum of all sizes, in bytes, as often as they occur.
+    fn total(&self) -> u64 {
+        let manifests = self.images.iter().flat_map(|image| &image.manifests);
+        let of_images = manifests.flat_map(|manifest| {
+            std::iter::once(manifest.size).chain(manifest.blobs.iter().map(|blob| blob.size))
+        });
+        self.files.iter().map(|file| file.size).chain(of_images).fold(0, u64::saturating_add)
     }
 
     /// Returns all distinct blobs with their sizes in bytes.
@@ -295,7 +319,7 @@ type Parts = BTreeMap<String, (Digest, BTreeMap<Digest, u64>)>;
 
 fn parts_of_files(lock: &Lock) -> Parts {
     let parts = |file: &LockedFile| (file.digest, [(file.digest, file.size)].into());
-    lock.files.iter().map(|file| (file.url.clone(), parts(file))).collect()
+    lock.files.iter().map(|file| (file.url.to_string(), parts(file))).collect()
 }
 
 fn parts_of_images(lock: &Lock) -> Parts {
@@ -331,4 +355,59 @@ fn changes(old: &Parts, new: &Parts) -> Vec<Change> {
         })
     };
     names.into_iter().filter_map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::hostile::{assert_unchanged, mutations};
+    use crate::oci::manifest::OCI_MANIFEST;
+
+    fn lock() -> serde_json::Value {
+        let digest = Digest::of(b"x");
+        serde_json::json!({
+            "airbundleLock": 1,
+            "files": [{"url": "https://dl.k8s.io/a", "digest": digest, "size": 1}],
+            "images": [{
+                "reference": "quay.io/a/b:v1",
+                "platforms": ["linux/amd64"],
+                "digest": digest,
+                "manifests": [{
+                    "mediaType": OCI_MANIFEST,
+                    "digest": digest,
+                    "size": 2,
+                    "platform": "linux/arm/v7",
+                    "blobs": [{"digest": digest, "size": 3}],
+                    "content": "any text",
+                }],
+            }],
+        })
+    }
+
+    #[test]
+    fn hostile_text_in_any_string_is_refused_or_unchanged() {
+        for (_, mutated) in mutations(&lock()) {
+            if let Ok(parsed) = Lock::parse(mutated.to_string().as_bytes()) {
+                assert_unchanged(&mutated, &serde_json::to_value(parsed).unwrap(), &["/content"]);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_cannot_overflow_and_an_unknown_platform_is_absent() {
+        for size in [(1 << 53) + 1, u64::MAX] {
+            let mut lock = lock();
+            lock["images"][0]["manifests"][0]["blobs"][0]["size"] = size.into();
+            assert!(Lock::parse(lock.to_string().as_bytes()).is_err(), "{size}");
+        }
+        let mut lock = lock();
+        let blob = serde_json::json!({"digest": Digest::of(b"x"), "size": 1_u64 << 53});
+        lock["images"][0]["manifests"][0]["blobs"] = vec![blob; 1024].into();
+        let error = Lock::parse(lock.to_string().as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("the sizes add up to more than"), "{error}");
+        lock["images"][0]["manifests"][0]["blobs"] = serde_json::json!([]);
+        lock["images"][0]["manifests"][0]["platform"] = "unknown/unknown".into();
+        let lock = Lock::parse(lock.to_string().as_bytes()).unwrap();
+        assert_eq!(lock.images[0].manifests[0].platform, None);
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::net::credentials::error::CredentialsError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::ManifestError;
+use crate::oci::platform::PlatformError;
 
 /// A list entry or image that could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -131,6 +132,14 @@ pub(crate) enum FetchProblem {
         digest: Digest,
         /// Why it is rejected.
         error: ManifestError,
+    },
+    /// The config of an image is invalid.
+    #[error("config {digest}: {error}")]
+    Config {
+        /// Digest of the config.
+        digest: Digest,
+        /// Why it is rejected.
+        error: PlatformError,
     },
     /// The manifests of all images exceed the limit of a bundle.
     #[error("the manifests of all images exceed {0} bytes: split the lists and pack a bundle from each part")]
@@ -262,6 +271,7 @@ impl FetchError {
             | FetchProblem::NoEndpoint(_)
             | FetchProblem::AllFailed { .. }
             | FetchProblem::Manifest { .. }
+            | FetchProblem::Config { .. }
             | FetchProblem::Limit(_)
             | FetchProblem::Platform { .. } => false,
         }

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::oci::parsed_text::quoted;
+
 /// The sha256 digest of a blob. Its only text form is `sha256:` and 64 lower-case hex digits (OCI image-spec,
 /// descriptor, "Digests").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,7 +31,7 @@ impl Digest {
 
     /// Parses 64 lower-case hex digits, without `sha256:`.
     pub fn from_hex(hex: &str) -> Result<Self, ParseDigestError> {
-        parse_hex(hex).map(Self).ok_or_else(|| ParseDigestError { text: shorten(hex) })
+        parse_hex(hex).map(Self).ok_or_else(|| ParseDigestError { text: quoted(hex) })
     }
 
     /// Returns the 64 lower-case hex digits, without `sha256:`.
@@ -70,7 +72,7 @@ impl FromStr for Digest {
         text.strip_prefix("sha256:")
             .and_then(parse_hex)
             .map(Self)
-            .ok_or_else(|| ParseDigestError { text: shorten(text) })
+            .ok_or_else(|| ParseDigestError { text: quoted(text) })
     }
 }
 
@@ -164,16 +166,6 @@ fn nibble(digit: u8) -> Option<u8> {
         b'0'..=b'9' => Some(digit - b'0'),
         b'a'..=b'f' => Some(digit - b'a' + 10),
         _ => None,
-    }
-}
-
-/// Truncates text from outside, so that an error message cannot flood a terminal.
-fn shorten(text: &str) -> String {
-    const LIMIT: usize = 100;
-    if text.chars().count() <= LIMIT {
-        text.to_owned()
-    } else {
-        text.chars().take(LIMIT).chain("…".chars()).collect()
     }
 }
 

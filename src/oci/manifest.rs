@@ -7,7 +7,9 @@ use oci_spec::image as oci;
 use serde_json::Value;
 
 use crate::oci::digest::{Digest, ParseDigestError};
-use crate::oci::platform::Platform;
+use crate::oci::media_type::{MediaType, MediaTypeError};
+use crate::oci::parsed_text::quoted;
+use crate::oci::platform::{Platform, PlatformError};
 
 /// Media type of a Docker image manifest (v2 schema 2).
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -40,12 +42,12 @@ pub enum Manifest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
     /// Media type of the blob.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// Digest of the blob.
     pub digest: Digest,
     /// Size of the blob in bytes.
     pub size: u64,
-    /// Platform of a child of an index. `None`: not stated.
+    /// Platform of a child of an index. `None`: not stated, or unknown.
     pub platform: Option<Platform>,
     /// Manifest that an attestation in an index refers to. `None`: not an attestation.
     pub attests: Option<Digest>,
@@ -58,13 +60,15 @@ pub struct Descriptor {
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// A media type other than the four above.
-    #[error("unsupported media type `{0}`: expected an OCI or Docker v2 schema 2 manifest or index")]
+    #[error("unsupported media type `{}`: expected an OCI or Docker v2 schema 2 manifest or index", quoted(.0))]
     MediaType(String),
     /// Docker's first format.
     #[error("unsupported Docker schema 1 manifest: current registries and clients do not accept it")]
     Schema1,
     /// The registry or the parent manifest states another media type than the document.
-    #[error("media type mismatch: announced as `{announced}`, but `mediaType` is `{stated}`")]
+    #[error(
+        "media type mismatch: announced as `{}`, but `mediaType` is `{}`", quoted(.announced), quoted(.stated)
+    )]
     Contradiction {
         /// Media type in the header of the response or in the descriptor of the parent.
         announced: String,
@@ -77,6 +81,12 @@ pub enum ManifestError {
     /// A digest of an algorithm other than sha256.
     #[error("unsupported digest of a blob")]
     Digest(#[from] ParseDigestError),
+    /// A media type of a descriptor that violates its grammar.
+    #[error(transparent)]
+    MediaTypeSyntax(#[from] MediaTypeError),
+    /// A platform of a descriptor that violates its grammar.
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
     /// Invalid JSON, or a missing or invalid member.
     #[error("malformed manifest")]
     Syntax(#[from] serde_json::Error),
@@ -134,22 +144,23 @@ impl Descriptor {
             Some(digest) if annotation("vnd.docker.reference.type").is_some() => Some(digest.parse()?),
             _ => None,
         };
-        let media_type = descriptor.media_type().to_string();
+        let media_type: MediaType = descriptor.media_type().to_string().parse()?;
         let is_foreign = media_type.contains("foreign") || media_type.contains("nondistributable");
         let urls = descriptor.urls().clone().filter(|_| is_foreign).unwrap_or_default();
         Ok(Self {
             media_type,
             digest: descriptor.digest().to_string().parse()?,
             size: descriptor.size(),
-            platform: descriptor.platform().as_ref().map(|platform| Platform {
-                os: platform.os().to_string(),
-                architecture: platform.architecture().to_string(),
-                variant: platform.variant().clone(),
-            }),
+            platform: descriptor.platform().as_ref().map(platform).transpose()?.flatten(),
             attests,
             urls,
         })
     }
+}
+
+fn platform(stated: &oci::Platform) -> Result<Option<Platform>, PlatformError> {
+    let (os, architecture) = (stated.os().to_string(), stated.architecture().to_string());
+    Platform::stated(&os, &architecture, stated.variant().as_deref())
 }
 
 /// True if `media_type` is that of an image config, which states a platform. The config of an artifact does
@@ -163,9 +174,8 @@ pub fn has_platform(media_type: &str) -> bool {
 }
 
 /// Returns the platform in an image config (OCI image-spec, config: `os`, `architecture`, `variant`). `None`
-/// for the config of an artifact.
-#[must_use]
-pub fn config_platform(media_type: &str, bytes: &[u8]) -> Option<Platform> {
+/// for the config of an artifact, and for one that states no platform or is not the JSON of a config.
+pub fn config_platform(media_type: &str, bytes: &[u8]) -> Result<Option<Platform>, PlatformError> {
     #[derive(serde::Deserialize)]
     struct Config {
         os: String,
@@ -173,14 +183,10 @@ pub fn config_platform(media_type: &str, bytes: &[u8]) -> Option<Platform> {
         variant: Option<String>,
     }
     if !has_platform(media_type) {
-        return None;
+        return Ok(None);
     }
-    let config: Config = serde_json::from_slice(bytes).ok()?;
-    (!config.os.is_empty() && !config.architecture.is_empty()).then_some(Platform {
-        os: config.os,
-        architecture: config.architecture,
-        variant: config.variant.filter(|variant| !variant.is_empty()),
-    })
+    let Ok(Config { os, architecture, variant }) = serde_json::from_slice(bytes) else { return Ok(None) };
+    Platform::stated(&os, &architecture, variant.as_deref())
 }
 
 #[cfg(test)]
@@ -216,7 +222,40 @@ mod tests {
             panic!("an image");
         };
         assert_eq!(children[0].platform.as_ref().unwrap().to_string(), "linux/arm/v7");
+        assert_eq!(children[1].platform, None);
         assert_eq!(children[1].attests.unwrap().to_string(), A);
+    }
+
+    #[test]
+    fn an_invalid_platform_or_media_type_is_an_error_that_names_the_value() {
+        let index = |platform: &str| {
+            format!(
+                r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{A}","size":9,"platform":{platform}}}]}}"#
+            )
+        };
+        for (platform, message) in [
+            (
+                r#"{"os":"linux","architecture":"arm","variant":"v7\nx: y"}"#,
+                "invalid `variant` of a platform: `v7\\nx: y`",
+            ),
+            (
+                r#"{"os":"unknown","architecture":"\u202e"}"#,
+                "invalid `architecture` of a platform: `\\u{202e}`",
+            ),
+            (r#"{"os":"lin ux","architecture":""}"#, "invalid `os` of a platform: `lin ux`"),
+        ] {
+            let error = Manifest::parse(OCI_INDEX, index(platform).as_bytes()).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+            let error = config_platform("application/vnd.oci.image.config.v1+json", platform.as_bytes());
+            assert!(error.unwrap_err().to_string().starts_with(message));
+        }
+        let text = image("").replace("layer.v1.tar+gzip", "layer\\n");
+        let error = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap_err().to_string();
+        assert!(error.starts_with("invalid media type `application/vnd.oci.image.layer\\n`"), "{error}");
+        for config in ["", "[]", "{}", r#"{"os":1,"architecture":"x"}"#, r#"{"os":"","architecture":""}"#] {
+            let platform = config_platform("application/vnd.oci.image.config.v1+json", config.as_bytes());
+            assert_eq!(platform, Ok(None), "{config}");
+        }
     }
 
     #[test]

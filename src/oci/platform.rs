@@ -5,15 +5,20 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::oci::parsed_text::quoted;
+
+/// Maximum length of each part of a platform in bytes.
+const MAX_PART: usize = 128;
+
+/// The value of a part that is not known, for example in the platform of an attestation.
+const UNKNOWN: &str = "unknown";
+
 /// An operating system and an architecture, as in `platform` of a descriptor (OCI image-spec, image index).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Platform {
-    /// `GOOS` value, such as `linux`.
-    pub os: String,
-    /// `GOARCH` value, such as `amd64`.
-    pub architecture: String,
-    /// Variant of the architecture, such as `v7` of `arm`. `None`: not stated.
-    pub variant: Option<String>,
+    os: String,
+    architecture: String,
+    variant: Option<String>,
 }
 
 impl Serialize for Platform {
@@ -33,7 +38,76 @@ impl<'de> Deserialize<'de> for Platform {
 #[error("expected `os/architecture` or `os/architecture/variant` in lower case, such as `linux/amd64`")]
 pub struct ParsePlatformError;
 
+/// A platform in a document that has an invalid part.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid `{part}` of a platform: `{}`: expected at most {MAX_PART} letters, digits, `.`, `_` and `-`", quoted(.text)
+)]
+pub struct PlatformError {
+    /// `os`, `architecture` or `variant`.
+    pub part: &'static str,
+    /// The text, as it was.
+    pub text: String,
+}
+
 impl Platform {
+    /// Returns the platform that a document states: a descriptor or an image config. `None`: it states none,
+    /// since its operating system or architecture is empty or `unknown`.
+    ///
+    /// The specification has no grammar beyond "string". Letters, digits, `.`, `_` and `-` are those that
+    /// containerd accepts; all values of Go's `GOOS` and `GOARCH` have no others.
+    pub fn stated(
+        os: &str,
+        architecture: &str,
+        variant: Option<&str>,
+    ) -> Result<Option<Self>, PlatformError> {
+        let variant = variant.filter(|variant| !variant.is_empty());
+        let parts = [("os", Some(os)), ("architecture", Some(architecture)), ("variant", variant)];
+        for (part, text) in parts {
+            if let Some(text) = text.filter(|text| !text.is_empty() && !is_stated_part(text)) {
+                return Err(PlatformError { part, text: text.to_owned() });
+            }
+        }
+        if [os, architecture].iter().any(|part| ["", UNKNOWN].contains(part)) {
+            return Ok(None);
+        }
+        let (os, architecture) = (os.to_owned(), architecture.to_owned());
+        Ok(Some(Self { os, architecture, variant: variant.map(str::to_owned) }))
+    }
+
+    /// Parses the text form of a platform that a document stated, as locks and records of sites have it. `None`:
+    /// the platform counts as absent.
+    pub fn stated_text(text: &str) -> Result<Option<Self>, PlatformError> {
+        let mut parts = text.splitn(3, '/');
+        let mut part = || parts.next();
+        let (os, architecture, variant) = (part().unwrap_or_default(), part().unwrap_or_default(), part());
+        Self::stated(os, architecture, variant)
+    }
+
+    /// Returns the operating system, a `GOOS` value such as `linux`.
+    #[must_use]
+    pub fn os(&self) -> &str {
+        &self.os
+    }
+
+    /// Returns the architecture, a `GOARCH` value such as `amd64`.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    /// Returns the variant of the architecture, such as `v7` of `arm`. `None`: not stated.
+    #[must_use]
+    pub fn variant(&self) -> Option<&str> {
+        self.variant.as_deref()
+    }
+
+    /// Returns `linux/amd64`.
+    #[must_use]
+    pub fn linux_amd64() -> Self {
+        Self { os: "linux".to_owned(), architecture: "amd64".to_owned(), variant: None }
+    }
+
     /// Returns the platform of the running program.
     #[must_use]
     pub fn host() -> Self {
@@ -105,8 +179,32 @@ impl FromStr for Platform {
     }
 }
 
+/// Deserializes the text forms of platforms that documents stated, without those that count as absent.
+pub(crate) fn deserialize_stated<'de, D, C>(deserializer: D) -> Result<C, D::Error>
+where
+    D: Deserializer<'de>,
+    C: FromIterator<Platform>,
+{
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let platforms = texts.iter().filter_map(|text| Platform::stated_text(text).transpose());
+    platforms.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
+/// Like [`deserialize_stated`], for an optional platform.
+pub(crate) fn deserialize_optional<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Platform>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Platform::stated_text(text.as_deref().unwrap_or_default()).map_err(serde::de::Error::custom)
+}
+
+fn is_stated_part(text: &str) -> bool {
+    text.len() <= MAX_PART && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
 fn is_part(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+    (1..=MAX_PART).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
 
 #[cfg(test)]
@@ -138,6 +236,38 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<Platform>(), Err(ParsePlatformError), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_stated_platform_has_no_other_characters_and_unknown_ones_are_absent() {
+        for (os, architecture, variant, expected) in [
+            ("linux", "amd64", None, Some("linux/amd64")),
+            ("linux", "arm", Some("v7"), Some("linux/arm/v7")),
+            ("Linux", "x86_64", Some(""), Some("Linux/x86_64")),
+            ("", "amd64", None, None),
+            ("linux", "", None, None),
+            ("unknown", "unknown", None, None),
+            ("linux", "unknown", Some("v1"), None),
+        ] {
+            let platform = Platform::stated(os, architecture, variant).unwrap();
+            assert_eq!(platform.as_ref().map(Platform::to_string).as_deref(), expected);
+            let text = [os, architecture].join("/") + &variant.map(|it| format!("/{it}")).unwrap_or_default();
+            assert_eq!(Platform::stated_text(&text).unwrap(), platform, "{text}");
+        }
+        let long = "x".repeat(129);
+        for bad in ["a b", "a\n", "v1\nkube_image_repo: x\n#", "\u{202e}", "ü", "a/b", "\"", "{{", &long] {
+            for (part, platform) in [
+                ("os", Platform::stated(bad, "amd64", None)),
+                ("os", Platform::stated(bad, "unknown", None)),
+                ("architecture", Platform::stated("linux", bad, None)),
+                ("variant", Platform::stated("linux", "amd64", Some(bad))),
+                ("variant", Platform::stated("", "", Some(bad))),
+            ] {
+                assert_eq!(platform.unwrap_err(), PlatformError { part, text: bad.to_owned() });
+            }
+        }
+        let error = Platform::stated("linux", "amd64", Some("v1\n\u{1b}x")).unwrap_err().to_string();
+        assert!(error.starts_with("invalid `variant` of a platform: `v1\\n\\u{1b}x`: expected"), "{error}");
     }
 
     #[test]

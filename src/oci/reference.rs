@@ -31,6 +31,8 @@ pub struct Reference {
     repository: String,
     tag: Option<String>,
     digest: Option<Digest>,
+    /// The canonical form.
+    text: String,
 }
 
 impl Serialize for Reference {
@@ -114,6 +116,12 @@ impl ReferenceError {
 }
 
 impl Reference {
+    /// Returns the canonical form.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Returns the registry: a lower-case domain name or an IP address (IPv6 in brackets), with `:port` if
     /// given.
     #[must_use]
@@ -157,9 +165,7 @@ impl Reference {
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.host, self.repository)?;
-        self.tag.iter().try_for_each(|tag| write!(f, ":{tag}"))?;
-        self.digest.iter().try_for_each(|digest| write!(f, "@{digest}"))
+        f.write_str(&self.text)
     }
 }
 
@@ -208,7 +214,11 @@ impl FromStr for Reference {
         if tag.is_none() && digest.is_none() {
             return Err(ReferenceError::MissingTag { at: text.len() });
         }
-        Ok(Self { host, repository, tag: tag.map(|(_, tag)| tag.to_owned()), digest })
+        let tag = tag.map(|(_, tag)| tag.to_owned());
+        let mut text = format!("{host}/{repository}");
+        text.extend(tag.iter().flat_map(|tag| [":", tag]));
+        text.extend(digest.iter().map(|digest| format!("@{digest}")));
+        Ok(Self { host, repository, tag, digest, text })
     }
 }
 
@@ -330,6 +340,12 @@ fn invalid_in_tag(tag: &str) -> Option<usize> {
         None if tag.len() > MAX_TAG => Some(MAX_TAG),
         invalid => invalid,
     }
+}
+
+/// True if `text` is a valid tag: at most [`MAX_TAG`] bytes.
+#[must_use]
+pub(super) fn is_tag(text: &str) -> bool {
+    invalid_in_tag(text).is_none()
 }
 
 /// True if `text` is a valid repository name without a host: Docker Distribution's grammar, at most

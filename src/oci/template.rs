@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::oci::reference::{MAX_NAME, Reference, is_repository_name};
+use crate::oci::repository::RepositoryName;
 
 /// A repository name with the placeholders `{repository}` (required) and `{host}`, which are replaced by
 /// those of an image. The default is `k8s/{host}/{repository}`.
@@ -54,16 +55,13 @@ impl RepositoryTemplate {
     /// Returns the repository name for `image`. In the host, `:` becomes `_` and the brackets of an IPv6
     /// address are removed, because a repository name cannot contain them: `localhost:5000` becomes
     /// `localhost_5000`.
-    pub fn apply(&self, image: &Reference) -> Result<String, TemplateError> {
+    pub fn apply(&self, image: &Reference) -> Result<RepositoryName, TemplateError> {
         let host = image.host().replace(['[', ']'], "").replace(':', "_");
         let name = self.0.replace(HOST, &host).replace(REPOSITORY, image.repository());
         if name.len() > MAX_NAME {
             return Err(TemplateError::NameTooLong { image: image.to_string(), len: name.len() });
         }
-        if !is_repository_name(&name) {
-            return Err(TemplateError::Name { image: image.to_string(), name });
-        }
-        Ok(name)
+        name.parse().map_err(|_| TemplateError::Name { image: image.to_string(), name })
     }
 }
 
@@ -125,7 +123,7 @@ mod tests {
         ] {
             let template: RepositoryTemplate = template.parse().unwrap();
             let result = template.apply(&reference(image)).unwrap();
-            assert_eq!(result, name);
+            assert_eq!(&*result, name);
             assert!(is_repository_name(&result));
         }
     }

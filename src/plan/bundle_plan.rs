@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
+use crate::base::source_url::SourceUrl;
 use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::format::layout::{Blob, Layout, LayoutError, empty_config};
 use crate::bundle::format::manifest_walk::ManifestWalk;
@@ -18,7 +19,9 @@ use crate::fetch::queue::Task;
 use crate::fetch::resolve::{Resolved, ResolvedImage};
 use crate::fetch::source::Source;
 use crate::fetch::web::RemoteFile;
+use crate::net::error::{FetchError, FetchProblem};
 use crate::oci::digest::Digest;
+use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform, has_platform};
 use crate::plan::site_contents::SiteContents;
 
 /// The contents of a bundle before anything is fetched.
@@ -210,6 +213,25 @@ impl BundlePlan {
         Index { files: None, images, about: self.about.clone(), external: elsewhere }
     }
 
+    /// Returns the image configs of the plan, by digest.
+    pub(crate) fn configs(&self) -> HashMap<Digest, &Descriptor> {
+        let manifests = self.layout.parsed.values().filter_map(|manifest| match manifest {
+            Manifest::Image { config, .. } => Some(config),
+            Manifest::Index(_) => None,
+        });
+        let is_checked =
+            |config: &&Descriptor| has_platform(&config.media_type) && config.size <= MANIFEST_LIMIT;
+        manifests.filter(is_checked).map(|config| (config.digest, config)).collect()
+    }
+
+    /// Fails if the platform in `config`, whose bytes are `bytes`, is invalid.
+    pub(crate) fn check_config(&self, config: &Descriptor, bytes: &[u8]) -> Result<(), FetchError> {
+        let Err(error) = config_platform(&config.media_type, bytes) else { return Ok(()) };
+        let digest = config.digest;
+        let image = self.layout.owners(&[digest].into()).remove(&digest).and_then(|mut all| all.pop());
+        Err(FetchError::new(image.unwrap_or_default(), FetchProblem::Config { digest, error }))
+    }
+
     /// Returns the lock of the images.
     pub(crate) fn lock_of_images(&self) -> Lock {
         Lock::of(&self.layout, &[], &self.manifests)
@@ -364,9 +386,14 @@ fn file_set(entries: &[(FileEntry, RemoteFile)], images: &Layout, base: &SiteCon
     let files = entries.iter().map(|(entry, remote)| {
         let digest = pinned(entry).unwrap_or_else(|| placeholder(entry));
         let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
-        IndexedFile { path: entry.path.clone(), url: entry.url.to_string(), digest, size }
+        IndexedFile { path: entry.path.clone(), url: source_url(entry), digest, size }
     });
     FileSet { files: files.collect() }
+}
+
+/// Returns the URL of a list entry. Parsing the list has made sure that it is absolute and has no user name.
+fn source_url(entry: &FileEntry) -> SourceUrl {
+    entry.url.as_str().parse().expect("a URL of a list is a source URL; please report")
 }
 
 /// Returns the digests of blobs in `base`. Manifests, pending files and the empty config, which is smaller
@@ -513,7 +540,7 @@ mod tests {
         let images = (0..1000).map(|n| ResolvedImage {
             indexed: IndexedImage {
                 reference: format!("quay.io/a/b:{n}").parse().unwrap(),
-                media_type: OCI_INDEX.to_owned(),
+                media_type: OCI_INDEX.parse().unwrap(),
                 digest,
                 size,
                 omitted: BTreeSet::new(),

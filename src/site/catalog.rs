@@ -165,7 +165,7 @@ impl Page<'_> {
     }
 
     fn image(&self, image: &RecordedImage) -> Markup {
-        let reference = &*escape(&image.reference);
+        let reference = &*escape(image.reference.as_str());
         // Digests and tags contain no `/`.
         let name_at = reference.rfind('/').map_or(0, |slash| slash + 1);
         let (path, name) = reference.split_at(name_at);
@@ -184,7 +184,7 @@ impl Page<'_> {
                     }
                 }
                 td.platforms role="cell" {
-                    @for platform in &image.platforms { span { (escape(platform)) } " " }
+                    @for platform in &image.platforms { span { (platform) } " " }
                     @if image.platforms.is_empty() { span { "artifact" } }
                 }
                 td.size role="cell" { (size(image.size)) }
@@ -233,11 +233,11 @@ impl Page<'_> {
 }
 
 fn file(file: &RecordedFile) -> Markup {
-    let name = &*escape(file.path.rsplit('/').next().unwrap_or(&file.path));
+    let name = &*escape(file.path.components().last().unwrap_or_default());
     html! {
         tr role="row" {
             th role="rowheader" scope="row" {
-                a href=(link(&file.path)) data-copy={ "the link to " (name) } { (name) }
+                a href=(link(file.path.as_str())) data-copy={ "the link to " (name) } { (name) }
             }
             td.source role="cell" { (breakable(&escape(&file.url))) }
             td.size role="cell" { (size(file.size)) }
@@ -314,6 +314,9 @@ pub(crate) fn security_policy() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::manifest::OCI_INDEX;
+    use crate::oci::media_type::MediaType;
+    use crate::oci::platform::Platform;
     use crate::site::record::RecordedManifest;
 
     const REGISTRY: &str = "hub.example:5000";
@@ -324,24 +327,27 @@ mod tests {
 
     fn bundle(title: Option<&str>) -> RecordedBundle {
         let identity = Digest::of(b"bundle");
-        RecordedBundle { identity, title: title.map(str::to_owned), created: None, partial: false }
+        RecordedBundle { identity, title: title.map(|it| it.parse().unwrap()), created: None, partial: false }
     }
 
     fn image(reference: &str, repositories: &[&str], tag: Option<&str>) -> RecordedImage {
         RecordedImage {
-            reference: reference.to_owned(),
-            repositories: repositories.iter().map(|&name| name.to_owned()).collect(),
-            tag: tag.map(str::to_owned),
-            platforms: vec!["linux/amd64".to_owned()],
+            reference: reference.parse().unwrap(),
+            repositories: repositories.iter().map(|name| name.parse().unwrap()).collect(),
+            tag: tag.map(|tag| tag.parse().unwrap()),
+            platforms: vec![Platform::linux_amd64()],
             size: 1,
-            manifests: vec![RecordedManifest { digest: Digest::of(b"image"), media_type: String::new() }],
+            manifests: vec![RecordedManifest {
+                digest: Digest::of(b"image"),
+                media_type: MediaType::known(OCI_INDEX),
+            }],
         }
     }
 
     fn file(path: &str, url: &str) -> RecordedFile {
         RecordedFile {
-            path: path.to_owned(),
-            url: url.to_owned(),
+            path: path.parse().unwrap(),
+            url: url.parse().unwrap(),
             size: 1_234_567,
             digest: Digest::of(b"file"),
         }
@@ -361,15 +367,13 @@ mod tests {
         const HOSTILE: &str = "<i>\"'&amp;</i>\u{202e}";
         let mut record = record();
         record.bundles = vec![bundle(Some(HOSTILE)), bundle(None)];
-        record.bundles[1].created = Some(HOSTILE.to_owned());
-        record.images = vec![image(HOSTILE, &[HOSTILE], Some(HOSTILE))];
-        record.images[0].platforms = vec![HOSTILE.to_owned()];
-        record.files = vec![file(HOSTILE, HOSTILE)];
+        let name = HOSTILE.replace("/i", "i");
+        record.files = vec![file(&name, "https://h/'&amp;")];
         let html = Page { record: &record, registry: HOSTILE }.html();
         let plain = html.matches(HOSTILE.split_at(3).0).count() + html.matches(r#""'&amp;"#).count();
         assert_eq!(plain, 0, "{html}");
-        assert!(html.matches("&lt;i&gt;&quot;'&amp;amp;").count() > 10, "{html}");
-        assert!(!html.contains('\u{202e}') && html.contains("&lt;/i&gt;\\u{202e}"), "{html}");
+        assert!(html.matches("&lt;i&gt;&quot;'&amp;amp;").count() > 3, "{html}");
+        assert!(!html.contains('\u{202e}') && html.contains("\\u{202e}"), "{html}");
     }
 
     #[test]
@@ -409,7 +413,7 @@ mod tests {
             commands(image(&format!("quay.io/a/b@{digest}"), &["a/b"], None)),
             [format!("hub.example:5000/a/b@{digest}")]
         );
-        let mut without_digest = image("quay.io/a/b", &["a/b"], None);
+        let mut without_digest = image(&format!("quay.io/a/b@{digest}"), &["a/b"], None);
         without_digest.manifests.clear();
         assert!(commands(without_digest).is_empty());
     }

@@ -50,14 +50,16 @@ pub(crate) struct BlobFile {
 }
 
 impl BlobLocator {
-    /// Opens the directories `files` and `registry`, and those in the record of `site`, to search for the
-    /// external blobs of `layout`.
-    pub(crate) fn new(layout: &Layout, site: &Path, files: &Path, registry: &Path) -> Result<Self, FsError> {
-        let record = Record::read(site).ok();
-        let recorded_files = record.as_ref().map(|record| record.files_root(site));
-        let recorded_registry = record.as_ref().map(|record| record.registry_root(site));
-        let mut directories = open(Kind::Registry, registry, recorded_registry)?;
-        directories.extend(open(Kind::Files, files, recorded_files)?);
+    /// Opens the directories `files` and `registry` to search for the external blobs of `layout`, also at the paths
+    /// in `record`.
+    pub(crate) fn new(
+        layout: &Layout,
+        record: &Record,
+        files: &Path,
+        registry: &Path,
+    ) -> Result<Self, FsError> {
+        let directories = [open(Kind::Registry, registry)?, open(Kind::Files, files)?];
+        let directories = directories.into_iter().flatten().collect();
         Ok(Self { directories, paths: paths(layout, record) })
     }
 
@@ -128,29 +130,25 @@ impl SearchDirectory {
     }
 }
 
-/// Opens `first` and `second`, as far as they exist and are different.
-fn open(kind: Kind, first: &Path, second: Option<PathBuf>) -> Result<Vec<SearchDirectory>, FsError> {
-    let second = second.filter(|second| second != first);
-    let mut directories = Vec::new();
-    for path in std::iter::once(first.to_owned()).chain(second) {
-        match Dir::open_ambient_dir(&path, ambient_authority()) {
-            Ok(dir) => directories.push(SearchDirectory { kind, dir, path }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(FsError::at("open", &path)(error)),
-        }
+/// Opens a directory. `None`: it does not exist.
+fn open(kind: Kind, path: &Path) -> Result<Option<SearchDirectory>, FsError> {
+    match Dir::open_ambient_dir(path, ambient_authority()) {
+        Ok(dir) => Ok(Some(SearchDirectory { kind, dir, path: path.to_owned() })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(FsError::at("open", path)(error)),
     }
-    Ok(directories)
 }
 
 /// Returns the paths of files with the digest of an external blob: those in `layout`, then those in the
 /// record.
-fn paths(layout: &Layout, record: Option<Record>) -> HashMap<Digest, Vec<RelPath>> {
+fn paths(layout: &Layout, record: &Record) -> HashMap<Digest, Vec<RelPath>> {
     let mut paths: HashMap<Digest, Vec<RelPath>> =
         layout.external.iter().map(|blob| (blob.digest, Vec::new())).collect();
-    let named = layout.files.iter().map(|file| (file.digest, format!("{DEFAULT_PREFIX}/{}", file.path)));
-    let recorded = record.into_iter().flat_map(|record| record.files);
-    for (digest, path) in named.chain(recorded.map(|file| (file.digest, file.path))) {
-        if let (Some(paths), Ok(path)) = (paths.get_mut(&digest), RelPath::parse(&path))
+    let prefix = RelPath::parse(DEFAULT_PREFIX).expect("a plain path");
+    let named = layout.files.iter().map(|file| (file.digest, prefix.join(&file.path)));
+    let recorded = record.files.iter().map(|file| (file.digest, file.path.clone()));
+    for (digest, path) in named.chain(recorded) {
+        if let Some(paths) = paths.get_mut(&digest)
             && !paths.contains(&path)
         {
             paths.push(path);

@@ -10,19 +10,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
+use crate::base::path::RelPath;
+use crate::base::source_url::SourceUrl;
+use crate::base::title::{Timestamp, Title};
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
-use crate::oci::reference::DEFAULT_PREFIX;
+use crate::oci::media_type::MediaType;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{DEFAULT_PREFIX, Reference};
+use crate::oci::repository::{RepositoryName, Tag};
 use crate::oci::template::RepositoryTemplate;
+use crate::site::named;
 use crate::site::root::Staging;
+use crate::site::roots::{NamedRoots, RootKind, RootPath, RootsError};
 use crate::site::storage::blob_path;
 
 /// The name of the record in the directory of the site.
 pub const RECORD: &str = "site.json";
 /// The only version so far.
 const FORMAT: u32 = 1;
+/// Maximum sum of all sizes in bytes, so that no sum of some of them overflows.
+const MAX_TOTAL: u64 = i64::MAX as u64;
 /// Maximum size in bytes.
 const LIMIT: u64 = 1 << 30;
 
@@ -31,10 +41,12 @@ const LIMIT: u64 = 1 << 30;
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     format: u32,
-    /// The root of the files: relative to the site by default, absolute if `--files` was used.
-    files_root: PathBuf,
-    /// The root of the registry's storage, likewise.
-    registry_root: PathBuf,
+    /// The root of the files.
+    #[serde(deserialize_with = "named::files_root")]
+    files_root: RootPath,
+    /// The root of the registry's storage.
+    #[serde(deserialize_with = "named::registry_root")]
+    registry_root: RootPath,
     /// Unpacked bundles, in the order of their first `unpack`.
     pub bundles: Vec<RecordedBundle>,
     /// Sorted by reference.
@@ -53,11 +65,11 @@ pub struct RecordedBundle {
     /// The digest of its `index.json`.
     pub identity: Digest,
     /// Its title. `None`: it has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub title: Option<String>,
+    #[serde(default, deserialize_with = "named::title", skip_serializing_if = "Option::is_none")]
+    pub title: Option<Title>,
     /// Time of packing (RFC 3339). `None`: not recorded in the bundle.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub created: Option<String>,
+    #[serde(default, deserialize_with = "named::created", skip_serializing_if = "Option::is_none")]
+    pub created: Option<Timestamp>,
     /// True if only some of its images and files were unpacked: a selection, or those that were intact.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
@@ -68,15 +80,19 @@ pub struct RecordedBundle {
 #[serde(rename_all = "camelCase")]
 pub struct RecordedImage {
     /// Its reference: `registry.k8s.io/pause:3.9`.
-    pub reference: String,
+    #[serde(deserialize_with = "named::reference")]
+    pub reference: Reference,
     /// Its repositories on this site: `k8s/registry.k8s.io/pause`.
-    pub repositories: BTreeSet<String>,
+    #[serde(deserialize_with = "named::repositories")]
+    pub repositories: BTreeSet<RepositoryName>,
     /// Its tag. `None`: the reference has a digest only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tag: Option<String>,
+    #[serde(default, deserialize_with = "named::tag", skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Tag>,
     /// The platforms on the site; empty for an artifact.
-    pub platforms: Vec<String>,
+    #[serde(deserialize_with = "named::platforms")]
+    pub platforms: Vec<Platform>,
     /// Size in bytes of its manifests, configs and layers, including shared ones.
+    #[serde(deserialize_with = "named::size")]
     pub size: u64,
     /// Its manifests; the one that the reference resolves to is first.
     pub manifests: Vec<RecordedManifest>,
@@ -89,7 +105,8 @@ pub struct RecordedManifest {
     /// Its digest.
     pub digest: Digest,
     /// Its media type.
-    pub media_type: String,
+    #[serde(deserialize_with = "named::media_type")]
+    pub media_type: MediaType,
 }
 
 /// A file of a site.
@@ -97,10 +114,13 @@ pub struct RecordedManifest {
 #[serde(rename_all = "camelCase")]
 pub struct RecordedFile {
     /// Path below the root of the files: `k8s/dl.k8s.io/…`.
-    pub path: String,
+    #[serde(deserialize_with = "named::path")]
+    pub path: RelPath,
     /// The URL in the list.
-    pub url: String,
+    #[serde(deserialize_with = "named::url")]
+    pub url: SourceUrl,
     /// Size in bytes.
+    #[serde(deserialize_with = "named::size")]
     pub size: u64,
     /// Its digest.
     pub digest: Digest,
@@ -118,6 +138,12 @@ pub enum RecordError {
     /// The file is not a record.
     #[error("cannot parse `{}` (remove it and unpack again)", .0.display())]
     Syntax(PathBuf, #[source] serde_json::Error),
+    /// Members are valid only one by one.
+    #[error("invalid `{}` (remove it and unpack again): {}", .0.display(), .1)]
+    Content(PathBuf, String),
+    /// A root is neither inside the site nor named by an option.
+    #[error("cannot use `{}`", .0.display())]
+    Roots(PathBuf, #[source] RootsError),
     /// The format version is unsupported.
     #[error("unsupported version {version} of `{}`: use a newer `unbundle`", .0.display(), version = .1)]
     Version(PathBuf, u32),
@@ -162,7 +188,7 @@ impl RecordedImage {
             self.manifests.push(manifest);
         }
         self.platforms.append(&mut before.platforms);
-        self.platforms.sort();
+        self.platforms.sort_by_cached_key(Platform::to_string);
         self.platforms.dedup();
     }
 }
@@ -170,19 +196,13 @@ impl RecordedImage {
 impl Record {
     /// Creates the record of an empty site with these roots.
     #[must_use]
-    pub fn new(files_root: PathBuf, registry_root: PathBuf) -> Self {
+    pub fn new(files_root: RootPath, registry_root: RootPath) -> Self {
         let (bundles, images, files, retired) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self { format: FORMAT, files_root, registry_root, bundles, images, files, retired }
     }
 
-    /// True if both records have the same roots.
-    #[must_use]
-    pub fn has_same_roots(&self, other: &Self) -> bool {
-        (&self.files_root, &self.registry_root) == (&other.files_root, &other.registry_root)
-    }
-
-    /// Reads the record of `site`.
-    pub fn read(site: &Path) -> Result<Self, RecordError> {
+    /// Reads the record of `site`. Fails unless its roots are inside the site, or those that `named` has.
+    pub fn read(site: &Path, named: &NamedRoots) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
         struct Version {
             format: u32,
@@ -199,19 +219,39 @@ impl Record {
         if format != FORMAT {
             return Err(RecordError::Version(path, format));
         }
-        serde_json::from_slice(&bytes).map_err(syntax)
+        let record: Self = serde_json::from_slice(&bytes).map_err(syntax)?;
+        record.check().map_err(|reason| RecordError::Content(path, reason))?;
+        record.check_roots(site, named)?;
+        Ok(record)
+    }
+
+    /// Fails unless the roots are inside `site`, or those that `named` has.
+    pub fn check_roots(&self, site: &Path, named: &NamedRoots) -> Result<(), RecordError> {
+        for (kind, root) in [(RootKind::Files, &self.files_root), (RootKind::Registry, &self.registry_root)] {
+            root.check(kind, site, named).map_err(|error| RecordError::Roots(site.join(RECORD), error))?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the sizes overflow.
+    fn check(&self) -> Result<(), String> {
+        let sizes = self.images.iter().map(|image| image.size).chain(self.files.iter().map(|file| file.size));
+        if sizes.fold(0, u64::saturating_add) > MAX_TOTAL {
+            return Err(format!("`size` adds up to more than {MAX_TOTAL} bytes"));
+        }
+        Ok(())
     }
 
     /// Returns the root of the files of the site at `site`.
     #[must_use]
     pub fn files_root(&self, site: &Path) -> PathBuf {
-        site.join(&self.files_root)
+        self.files_root.of_site(site)
     }
 
     /// Returns the root of the registry's storage of the site at `site`.
     #[must_use]
     pub fn registry_root(&self, site: &Path) -> PathBuf {
-        site.join(&self.registry_root)
+        self.registry_root.of_site(site)
     }
 
     /// Writes the record of the site that contains `staging`, if it changed. Returns true if it did.
@@ -248,12 +288,13 @@ impl Record {
             self.add_image(recorded(image, layout, templates, &storage), &storage);
         }
         for file in &layout.files {
-            let path = format!("{DEFAULT_PREFIX}/{}", file.path);
+            let path = RelPath::parse(DEFAULT_PREFIX).expect("a plain path").join(&file.path);
             self.files.retain(|known| known.path != path);
             let url = file.url.clone();
             self.files.push(RecordedFile { path, url, size: file.size, digest: file.digest });
         }
-        self.images.sort_by(|a, b| (&a.reference, a.digest()).cmp(&(&b.reference, b.digest())));
+        self.images
+            .sort_by(|a, b| (a.reference.as_str(), a.digest()).cmp(&(b.reference.as_str(), b.digest())));
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
@@ -290,9 +331,9 @@ fn recorded(
     let types = layout.media_types(image);
     let all = image.manifests.iter().copied().chain(layout.blobs_of(image));
     RecordedImage {
-        reference: reference.to_string(),
+        reference: reference.clone(),
         repositories: templates.iter().filter_map(|template| template.apply(reference).ok()).collect(),
-        tag: reference.tag().map(str::to_owned),
+        tag: reference.tag().map(|tag| tag.parse().expect("a reference has a valid tag; please report")),
         platforms: layout.platforms(image, config),
         size: all.map(|blob| blob.size).sum(),
         manifests: image
@@ -300,8 +341,78 @@ fn recorded(
             .iter()
             .map(|blob| RecordedManifest {
                 digest: blob.digest,
-                media_type: types.get(&blob.digest).cloned().unwrap_or_default(),
+                media_type: types.get(&blob.digest).cloned().expect("a manifest has a type; please report"),
             })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::base::hostile::{assert_unchanged, mutations};
+
+    fn document() -> Value {
+        let digest = Digest::of(b"x");
+        let manifest = json!({"digest": digest, "mediaType": "application/vnd.oci.image.index.v1+json"});
+        json!({
+            "format": 1,
+            "filesRoot": "files",
+            "registryRoot": "registry",
+            "bundles": [{"identity": digest, "title": "June", "created": "2026-11-23T20:00:00Z"}],
+            "images": [{
+                "reference": "quay.io/a/b:v1",
+                "repositories": ["k8s/quay.io/a/b"],
+                "tag": "v1",
+                "platforms": ["linux/amd64"],
+                "size": 1,
+                "manifests": [manifest],
+            }],
+            "files": [{"path": "k8s/h/a", "url": "https://h/a", "size": 1, "digest": digest}],
+            "retired": [manifest],
+        })
+    }
+
+    fn read(document: &Value) -> Result<Record, String> {
+        let site = tempfile::tempdir().unwrap();
+        std::fs::write(site.path().join(RECORD), document.to_string()).unwrap();
+        Record::read(site.path(), &NamedRoots::default())
+            .map_err(|error| crate::base::error_chain::chain(&error))
+    }
+
+    #[test]
+    fn hostile_text_in_any_string_is_refused_or_unchanged() {
+        for (_, mutated) in mutations(&document()) {
+            if let Ok(record) = read(&mutated) {
+                assert_unchanged(&mutated, &serde_json::to_value(record).unwrap(), &[]);
+            }
+        }
+        assert_eq!(serde_json::to_value(read(&document()).unwrap()).unwrap(), document());
+    }
+
+    #[test]
+    fn the_error_for_an_invalid_member_names_the_file_the_member_and_what_to_do() {
+        for (pointer, value, message) in [
+            ("/images/0/repositories/0", "../x".into(), "`repositories`: invalid repository `../x`"),
+            ("/images/0/tag", "a b".into(), "`tag`: invalid tag `a b`"),
+            ("/images/0/reference", "x".into(), "`reference`: "),
+            ("/images/0/platforms/0", "linux/a\nb".into(), "`platforms`: invalid `architecture`"),
+            ("/images/0/manifests/0/mediaType", "x".into(), "`mediaType`: invalid media type `x`"),
+            ("/images/0/size", json!(u64::MAX), "`size`: invalid size 18446744073709551615"),
+            ("/files/0/path", "../x".into(), "`path`: invalid path `../x`"),
+            ("/files/0/url", "file:///x".into(), "`url`: invalid URL `file:///x`"),
+            ("/bundles/0/title", "a\nb".into(), "`title`: invalid title `a\\nb`"),
+            ("/bundles/0/created", "today".into(), "`created`: invalid time `today`"),
+            ("/filesRoot", "a/../..".into(), "`filesRoot`: invalid directory `a/../..`"),
+            ("/filesRoot", "/etc".into(), "`filesRoot` is `/etc`, which is not inside the site: if that is"),
+            ("/registryRoot", "/etc".into(), "add `--registry /etc`"),
+        ] {
+            let mut document: Value = document();
+            *document.pointer_mut(pointer).unwrap() = value;
+            let error = read(&document).unwrap_err();
+            assert!(error.contains("site.json`") && error.contains(message), "{message}: {error}");
+        }
     }
 }

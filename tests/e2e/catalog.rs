@@ -4,6 +4,8 @@ use std::fs;
 
 use airbundle::documents::list::Lists;
 use airbundle::oci::digest::Digest;
+use airbundle::oci::manifest::OCI_INDEX;
+use airbundle::oci::media_type::MediaType;
 use airbundle::oci::template::RepositoryTemplate;
 use airbundle::site::catalog::Page;
 use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
@@ -33,7 +35,7 @@ impl CatalogPage {
         for file in &record.files {
             let path = directory.path().join(&file.path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, &file.url).unwrap();
+            fs::write(path, file.url.as_str()).unwrap();
         }
         fs::write(directory.path().join("index.html"), Page { record, registry: REGISTRY }.html()).unwrap();
         let (browser, web) = (Browser::start(), Web::start(directory.path()));
@@ -72,8 +74,8 @@ fn kubespray() -> Record {
     let mut record = Record::new("files".into(), "registry".into());
     record.bundles.push(RecordedBundle {
         identity: Digest::of(b"bundle"),
-        title: Some("Kubespray v2.25.0".to_owned()),
-        created: Some("2024-06-01T12:34:56Z".to_owned()),
+        title: Some("Kubespray v2.25.0".parse().unwrap()),
+        created: Some("2024-06-01T12:34:56Z".parse().unwrap()),
         partial: false,
     });
     for entry in &lists.images {
@@ -89,19 +91,19 @@ fn kubespray() -> Record {
 fn image(reference: &str, repository: &str, tag: Option<&str>) -> RecordedImage {
     let digest = Digest::of(reference.as_bytes());
     RecordedImage {
-        reference: reference.to_owned(),
-        repositories: [repository.to_owned()].into(),
-        tag: tag.map(str::to_owned),
-        platforms: vec!["linux/amd64".to_owned()],
+        reference: reference.parse().unwrap(),
+        repositories: [repository.parse().unwrap()].into(),
+        tag: tag.map(|tag| tag.parse().unwrap()),
+        platforms: vec!["linux/amd64".parse().unwrap()],
         size: 12_345_678,
-        manifests: vec![RecordedManifest { digest, media_type: String::new() }],
+        manifests: vec![RecordedManifest { digest, media_type: MediaType::known(OCI_INDEX) }],
     }
 }
 
 fn file(path: &str, url: &str) -> RecordedFile {
     RecordedFile {
-        path: path.to_owned(),
-        url: url.to_owned(),
+        path: path.parse().unwrap(),
+        url: url.parse().unwrap(),
         size: 12_345_678,
         digest: Digest::of(url.as_bytes()),
     }
@@ -201,13 +203,13 @@ fn page_is_readable_without_javascript() {
         reads(part);
     }
     for RecordedImage { reference, repositories, tag, .. } in &record.images {
-        reads(reference);
-        reads(&Digest::of(reference.as_bytes()).to_string());
+        reads(reference.as_str());
+        reads(&Digest::of(reference.as_str().as_bytes()).to_string());
         let repository = repositories.first().unwrap();
         reads(&format!("docker pull {REGISTRY}/{repository}:{}", tag.as_ref().unwrap()));
     }
     for RecordedFile { path, url, digest, .. } in &record.files {
-        reads(path.rsplit('/').next().unwrap());
+        reads(path.components().last().unwrap());
         reads(url);
         reads(&digest.hex());
     }
@@ -219,7 +221,7 @@ fn page_is_readable_without_javascript() {
 #[test]
 fn every_link_leads_to_its_file() {
     let mut record = kubespray();
-    for name in [
+    let names = [
         "a b",
         "100%",
         "%41",
@@ -229,10 +231,10 @@ fn every_link_leads_to_its_file() {
         "<i>\"'`",
         "a+b;c,d@e:f=g$h!(i)*[j]{k}|l^m~",
         "...",
-    ] {
-        record
-            .files
-            .push(file(&format!("k8s/odd.example/x:y/{name}"), &format!("https://odd.example/{name}")));
+    ];
+    for (number, name) in names.into_iter().enumerate() {
+        let (path, url) = (format!("k8s/odd.example/x:y/{name}"), format!("https://odd.example/{number}"));
+        record.files.push(file(&path, &url));
     }
     let page = CatalogPage::new(&record);
     let links =
@@ -242,14 +244,14 @@ fn every_link_leads_to_its_file() {
     for (link, file) in links.iter().zip(&record.files) {
         let mut answer =
             ureq::get(link.as_str().unwrap()).call().unwrap_or_else(|error| panic!("{link}: {error}"));
-        assert_eq!(answer.body_mut().read_to_string().unwrap(), file.url);
+        assert_eq!(answer.body_mut().read_to_string().unwrap(), file.url.as_str());
     }
 }
 
 #[test]
 fn page_makes_no_request_and_its_csp_forbids_any() {
     let mut record = kubespray();
-    record.bundles[0].title = Some("<script>window.hostile = 1</script>".to_owned());
+    record.bundles[0].title = Some("<script>window.hostile = 1</script>".parse().unwrap());
     let page = CatalogPage::new(&record);
     let own = page.web.url("");
     let requested = page.browser.requests();
@@ -280,12 +282,12 @@ fn page_makes_no_request_and_its_csp_forbids_any() {
 #[test]
 fn page_fits_every_screen_in_light_and_dark_mode() {
     let mut record = kubespray();
-    record.bundles[0].title = Some("W".repeat(200));
+    record.bundles[0].title = Some("W".repeat(200).parse().unwrap());
     let long = "long-name".repeat(13);
     let digest = Digest::of(long.as_bytes());
     record.images.push(image(&format!("r.example/{long}@{digest}"), &long, None));
     record.images.push(image(&format!("r.example/{long}:{long}"), &long, Some(&long)));
-    record.images[0].platforms = vec!["linux/riscv64".to_owned(); 9];
+    record.images[0].platforms = vec!["linux/riscv64".parse().unwrap(); 9];
     record.files.push(file(&format!("k8s/{long}/{long}"), &format!("https://{long}/{long}")));
     let page = CatalogPage::new(&record);
     for width in [320, 390, 800, 801, 1400, 2560] {

@@ -114,7 +114,7 @@ impl Content<'_> {
             let (root, bytes) = manifests.last().expect("an image has a manifest");
             index.images.push(IndexedImage {
                 reference: reference.parse().unwrap(),
-                media_type: root.media_type.clone(),
+                media_type: root.media_type.parse().unwrap(),
                 digest: Digest::of(bytes),
                 size: bytes.len() as u64,
                 omitted: [].into(),
@@ -125,7 +125,12 @@ impl Content<'_> {
         let files = self.files.iter().map(|(path, bytes)| {
             blobs.insert(Digest::of(bytes), bytes.clone());
             let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-            IndexedFile { path: path.parse().unwrap(), url: format!("https://{path}"), digest, size }
+            IndexedFile {
+                path: path.parse().unwrap(),
+                url: format!("https://{path}").parse().unwrap(),
+                digest,
+                size,
+            }
         });
         let files = FileSet { files: files.collect() }.to_json();
         index.files = Some((Digest::of(&files), files.len() as u64));
@@ -941,7 +946,7 @@ fn tar_entries_missing_from_the_index_are_refused_and_write_nothing() {
     let files = FileSet {
         files: vec![IndexedFile {
             path: "dl.k8s.io/kubelet".parse().unwrap(),
-            url: "https://dl.k8s.io/kubelet".into(),
+            url: "https://dl.k8s.io/kubelet".parse().unwrap(),
             digest: Digest::of(&content),
             size: 100,
         }],

@@ -422,7 +422,7 @@ fn corrupt_base_blob_is_restored_from_another_copy_on_the_site() {
 }
 
 #[test]
-fn external_files_and_storage_directories_are_found_by_the_site_record() {
+fn external_files_and_storage_directories_must_be_named_by_options() {
     let directory = directory();
     let [site, files, registry] = ["site", "files", "registry"].map(|name| directory.path().join(name));
     let [found, plain] = ["found.json", "plain.json"].map(|name| directory.path().join(name));
@@ -436,14 +436,22 @@ fn external_files_and_storage_directories_are_found_by_the_site_record() {
         &text(&registry),
     ];
     unbundle(args).ok();
-    inventory(&site, &found, &["--check"]).ok();
+    let roots = ["--files", &text(&files), "--registry", &text(&registry)];
+    // The record alone must not lead out of the site.
+    inventory(&site, &found, &["--check"]).failed(7, &["site.json", "`filesRoot`", "add `--files "]);
+    inventory(&site, &found, &["--check", roots[0], roots[1], roots[2], roots[3]]).ok();
     let other = tempdir().unwrap();
     inventory(&old_site(&other), &plain, &[]).ok();
     assert_eq!(fs::read_to_string(&found).unwrap(), fs::read_to_string(&plain).unwrap());
-    // The old directories are found by the record; the new ones are different again.
     let delta = delta(&directory);
-    unpack(&delta, &site).ok();
-    world().new.assert_served(&site);
+    unpack(&delta, &site).failed(7, &["site.json", "`filesRoot`", "add `--files "]);
+    assert!(!site.join("files").exists() && !site.join("registry").exists());
+    unbundle([&["unpack", &text(&delta), &text(&site)][..], &roots].concat()).ok();
+    let moved = directory.path().join("moved");
+    fs::create_dir(&moved).unwrap();
+    fs::rename(&files, moved.join("files")).unwrap();
+    fs::rename(&registry, moved.join("registry")).unwrap();
+    world().new.assert_served(&moved);
 }
 
 #[test]

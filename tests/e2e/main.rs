@@ -40,4 +40,5 @@ mod settings;
 mod signatures;
 mod site;
 mod slow;
+mod types;
 mod volumes;

@@ -10,6 +10,7 @@ use airbundle::commands::site::{Changes, configure};
 use airbundle::oci::digest::Digest;
 use airbundle::oci::manifest::OCI_INDEX;
 use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
+use airbundle::site::roots::NamedRoots;
 use tempfile::TempDir;
 
 use crate::program::{Finished, airbundle, unbundle, unbundle_command};
@@ -394,15 +395,20 @@ fn invalid_settings_are_refused_by_name() {
 #[test]
 fn tags_that_differ_only_in_case_are_distinct() {
     let site = Site::full();
-    let mut record = Record::read(&site.path()).unwrap();
+    let mut record = Record::read(&site.path(), &NamedRoots::default()).unwrap();
     let image = |reference: &str| {
-        record.images.iter().find(|image| image.reference == reference).expect("the entry exists").clone()
+        record
+            .images
+            .iter()
+            .find(|image| image.reference.as_str() == reference)
+            .expect("the entry exists")
+            .clone()
     };
     let mut upper = image("registry.k8s.io/kube-proxy:v1.29.5");
     let digests = [image("registry.k8s.io/pause:3.9"), upper.clone()].map(|image| image.digest().unwrap());
-    upper.repositories = ["k8s/registry.k8s.io/pause".to_owned()].into();
+    upper.repositories = ["k8s/registry.k8s.io/pause".parse().unwrap()].into();
     let mut lower = image("registry.k8s.io/pause:3.9");
-    (lower.tag, upper.tag) = (Some("v1.0-rc".into()), Some("v1.0-RC".into()));
+    (lower.tag, upper.tag) = (Some("v1.0-rc".parse().unwrap()), Some("v1.0-RC".parse().unwrap()));
     record.images.extend([lower, upper]);
     site.write_record(&record);
     site.configure(&["--tls", "off"]).ok();
@@ -693,8 +699,8 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
     for url in files {
         let path = format!("k8s/{}", url.strip_prefix("https://").expect("https"));
         record.files.push(RecordedFile {
-            path,
-            url: url.clone(),
+            path: path.parse().unwrap(),
+            url: url.parse().unwrap(),
             size: 1,
             digest: Digest::of(url.as_bytes()),
         });
@@ -703,14 +709,14 @@ fn record(files: &[String], images: &[String], prefix: impl Fn(&str) -> String) 
         let (name, tag) = reference.rsplit_once(':').expect("a tag");
         let (host, repository) = name.split_once('/').expect("a host");
         record.images.push(RecordedImage {
-            reference: reference.clone(),
-            repositories: [format!("{}{repository}", prefix(host))].into(),
-            tag: Some(tag.to_owned()),
-            platforms: vec!["linux/amd64".into()],
+            reference: reference.parse().unwrap(),
+            repositories: [format!("{}{repository}", prefix(host)).parse().unwrap()].into(),
+            tag: Some(tag.parse().unwrap()),
+            platforms: vec!["linux/amd64".parse().unwrap()],
             size: 1,
             manifests: vec![RecordedManifest {
                 digest: Digest::of(reference.as_bytes()),
-                media_type: OCI_INDEX.into(),
+                media_type: OCI_INDEX.parse().unwrap(),
             }],
         });
     }
@@ -777,7 +783,7 @@ fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
         let record = record(&files, &images, prefix);
         site.write_record(&record);
         let changes = Changes { ip: Some([127, 0, 0, 1].into()), ..Changes::default() };
-        configure(&site.path(), None, changes).unwrap();
+        configure(&site.path(), &NamedRoots::default(), None, changes).unwrap();
         let offline = site.conf("kubespray/offline.yml");
         let text = fs::read_to_string(&offline).unwrap();
         let architecture = if list.is_empty() { "amd64" } else { "arm64" };

@@ -1,13 +1,19 @@
 //! [`Index`] and [`FileSet`]: `index.json` and the manifest of the files ("Documents").
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::base::path::{RelPath, find_collision};
+use crate::base::source_url::SourceUrl;
+use crate::base::title::{Timestamp, Title};
 use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
+use crate::oci::media_type::MediaType;
+use crate::oci::parsed_text::quoted;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
@@ -55,11 +61,11 @@ pub struct Index {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleInfo {
     /// Title, such as `Kubespray v2.25.0`.
-    pub title: Option<String>,
+    pub title: Option<Title>,
     /// Time of packing (RFC 3339), if the packer specified one: without it, the same input results in the
     /// same bundle.
-    pub created: Option<String>,
-    /// Instructions for the operator at the site, in Markdown.
+    pub created: Option<Timestamp>,
+    /// Instructions for the operator at the site, in Markdown. Opaque: written to a file, never interpreted.
     pub guide: Option<String>,
 }
 
@@ -69,7 +75,7 @@ pub struct IndexedImage {
     /// Full reference from the list.
     pub reference: Reference,
     /// Media type of its manifest.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// Digest of its manifest.
     pub digest: Digest,
     /// Size of its manifest in bytes.
@@ -95,7 +101,7 @@ pub struct IndexedFile {
     /// Path on the site: `<host>/<path>` of the URL, as `wget -x` creates it.
     pub path: RelPath,
     /// URL that it was fetched from.
-    pub url: String,
+    pub url: SourceUrl,
     /// Digest of the content.
     pub digest: Digest,
     /// Size in bytes.
@@ -112,13 +118,16 @@ pub enum IndexError {
     #[error("missing annotation `{ANNOTATION_FORMAT}`: not written by airbundle")]
     NotABundle,
     /// An unsupported major version of the format.
-    #[error("unsupported format version `{0}`: this program reads version {major}; use a newer `unbundle`", major = FORMAT.0)]
+    #[error(
+        "unsupported format version `{}`: this program reads version {major}; use a newer `unbundle`", quoted(.0),
+        major = FORMAT.0
+    )]
     Version(String),
     /// An unsupported feature in `dev.airbundle.requires`.
-    #[error("unsupported feature `{0}`: use a newer `unbundle`")]
+    #[error("unsupported feature `{}`: use a newer `unbundle`", quoted(.0))]
     Requires(String),
     /// An unsupported encoding of a blob.
-    #[error("unsupported encoding `{1}` of `{0}`: use a newer `unbundle`")]
+    #[error("unsupported encoding `{}` of `{}`: use a newer `unbundle`", quoted(.1), .0)]
     Encoding(Digest, String),
     /// A delta without the annotation that makes readers of 1.0 refuse it.
     #[error("it has `{ANNOTATION_EXTERNAL}`, but not `{BASE}` in `{ANNOTATION_REQUIRES}`")]
@@ -126,6 +135,9 @@ pub enum IndexError {
     /// An invalid digest in `dev.airbundle.elsewhere`.
     #[error("invalid annotation `{ANNOTATION_EXTERNAL}`")]
     External(#[source] ParseDigestError),
+    /// An annotation of the index whose value violates its grammar: its name and the reason.
+    #[error("invalid annotation `{0}`: {1}")]
+    Annotation(&'static str, String),
     /// An invalid entry: its number, from 0, and the reason.
     #[error("invalid entry {0}: {1}")]
     Entry(usize, String),
@@ -135,9 +147,9 @@ pub enum IndexError {
 #[serde(rename_all = "camelCase")]
 struct IndexDocument {
     schema_version: u32,
-    media_type: String,
+    media_type: MediaType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<String>,
+    artifact_type: Option<MediaType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     config: Option<IndexEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,9 +164,9 @@ struct IndexDocument {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct IndexEntry {
-    media_type: String,
+    media_type: MediaType,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<String>,
+    artifact_type: Option<MediaType>,
     digest: Digest,
     size: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -166,8 +178,8 @@ impl Index {
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let files = self.files.map(|(digest, size)| IndexEntry {
-            media_type: OCI_MANIFEST.into(),
-            artifact_type: Some(FILES_ARTIFACT.into()),
+            media_type: MediaType::known(OCI_MANIFEST),
+            artifact_type: Some(MediaType::known(FILES_ARTIFACT)),
             digest,
             size,
             annotations: BTreeMap::new(),
@@ -182,13 +194,13 @@ impl Index {
             (ANNOTATION_EXTERNAL, is_delta.then(|| join(&self.external))),
             (ANNOTATION_REQUIRES, is_delta.then(|| BASE.to_owned())),
             (ANNOTATION_GUIDE, guide),
-            (TITLE, title),
-            (CREATED, created),
+            (TITLE, title.map(|title| title.to_string())),
+            (CREATED, created.map(|created| created.to_string())),
         ];
         let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&IndexDocument {
             schema_version: 2,
-            media_type: OCI_INDEX.into(),
+            media_type: MediaType::known(OCI_INDEX),
             artifact_type: None,
             config: None,
             layers: None,
@@ -217,16 +229,18 @@ impl Index {
             return Err(IndexError::MissingRequirement);
         }
         let document: IndexDocument = serde_json::from_slice(bytes)?;
-        let value = |key| document.annotations.get(key).cloned();
-        let about =
-            BundleInfo { title: value(TITLE), created: value(CREATED), guide: value(ANNOTATION_GUIDE) };
+        let about = BundleInfo {
+            title: parse(&document.annotations, TITLE)?,
+            created: parse(&document.annotations, CREATED)?,
+            guide: document.annotations.get(ANNOTATION_GUIDE).cloned(),
+        };
         let mut index = Self { about, external, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
             let invalid = |reason: &str| IndexError::Entry(number, reason.to_owned());
             entry.check_encoding()?;
             if entry.artifact_type.as_deref() == Some(FILES_ARTIFACT) {
-                if number != 0 || entry.media_type != OCI_MANIFEST {
+                if number != 0 || *entry.media_type != *OCI_MANIFEST {
                     return Err(invalid("the file set must be the first entry and an OCI image manifest"));
                 }
                 index.files = Some((entry.digest, entry.size));
@@ -278,16 +292,19 @@ impl IndexEntry {
     fn into_image(self) -> Result<IndexedImage, String> {
         let name =
             self.annotations.get(REF_NAME).ok_or_else(|| format!("missing annotation `{REF_NAME}`"))?;
+        if self.annotations.get(CONTAINERD_NAME).is_some_and(|other| other != name) {
+            return Err(format!("`{}`: `{CONTAINERD_NAME}` is another name", quoted(name)));
+        }
         if ![OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str()) {
-            return Err(format!("unsupported media type `{}`", self.media_type));
+            return Err(format!("unsupported media type `{}`", quoted(&self.media_type)));
         }
         let value = |key| self.annotations.get(key).map_or("", String::as_str);
         Ok(IndexedImage {
-            reference: name.parse().map_err(|error| format!("`{name}`: {error}"))?,
+            reference: name.parse().map_err(|error| format!("`{}`: {error}", quoted(name)))?,
             omitted: split(value(ANNOTATION_OMITTED)).map_err(|error| error.to_string())?,
             platforms: value(ANNOTATION_PLATFORMS)
                 .split_whitespace()
-                .map(|platform| platform.parse().map_err(|error| format!("`{platform}`: {error}")))
+                .map(|platform| platform.parse().map_err(|error| format!("`{}`: {error}", quoted(platform))))
                 .collect::<Result<_, _>>()?,
             is_made: value(ANNOTATION_MADE) == MADE,
             media_type: self.media_type,
@@ -302,22 +319,22 @@ impl FileSet {
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         let layers = self.files.iter().map(|file| IndexEntry {
-            media_type: FILE_MEDIA_TYPE.into(),
+            media_type: MediaType::known(FILE_MEDIA_TYPE),
             artifact_type: None,
             digest: file.digest,
             size: file.size,
             annotations: [
                 (TITLE.to_owned(), file.path.to_string()),
-                (ANNOTATION_URL.to_owned(), file.url.clone()),
+                (ANNOTATION_URL.to_owned(), file.url.to_string()),
             ]
             .into(),
         });
         to_json(&IndexDocument {
             schema_version: 2,
-            media_type: OCI_MANIFEST.into(),
-            artifact_type: Some(FILES_ARTIFACT.into()),
+            media_type: MediaType::known(OCI_MANIFEST),
+            artifact_type: Some(MediaType::known(FILES_ARTIFACT)),
             config: Some(IndexEntry {
-                media_type: EMPTY_MEDIA_TYPE.into(),
+                media_type: MediaType::known(EMPTY_MEDIA_TYPE),
                 artifact_type: None,
                 digest: Digest::of(EMPTY_CONFIG),
                 size: EMPTY_CONFIG.len() as u64,
@@ -342,8 +359,9 @@ impl FileSet {
                 .ok_or_else(|| invalid(format!("missing annotation `{TITLE}`")))?;
             files.push(IndexedFile {
                 path: RelPath::parse(title)
-                    .map_err(|error| invalid(format!("`{}`: {error}", title.escape_debug())))?,
-                url: entry.annotations.get(ANNOTATION_URL).cloned().unwrap_or_default(),
+                    .map_err(|error| invalid(format!("`{}`: {error}", quoted(title))))?,
+                url: (entry.annotations.get(ANNOTATION_URL).map_or("", String::as_str).parse())
+                    .map_err(|error| invalid(format!("`{}`: {error}", quoted(title))))?,
                 digest: entry.digest,
                 size: entry.size,
             });
@@ -368,21 +386,37 @@ fn to_json(document: &IndexDocument) -> Vec<u8> {
     serde_json::to_vec(document).expect("plain structs serialize; please report")
 }
 
+/// Parses the value of an annotation. `None`: there is none.
+fn parse<T: FromStr<Err: Display>>(
+    annotations: &BTreeMap<String, String>,
+    key: &'static str,
+) -> Result<Option<T>, IndexError> {
+    let value = annotations.get(key).map(|value| value.parse());
+    value.transpose().map_err(|error: T::Err| IndexError::Annotation(key, error.to_string()))
+}
+
+/// Fails unless `version` is `MAJOR.MINOR` of a supported major version, in decimal digits.
 fn check_version(version: &str) -> Result<(), IndexError> {
-    let major = version.split_once('.').map_or(version, |(major, _)| major);
-    if major.parse() == Ok(FORMAT.0) { Ok(()) } else { Err(IndexError::Version(version.to_owned())) }
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_supported = version
+        .split_once('.')
+        .is_some_and(|(major, minor)| is_number(major) && is_number(minor) && major.parse() == Ok(FORMAT.0));
+    if is_supported { Ok(()) } else { Err(IndexError::Version(version.to_owned())) }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::base::hostile::{assert_unchanged, mutations};
 
     fn sample() -> Index {
         Index {
             files: Some((Digest::of(b"files"), 700)),
             images: vec![IndexedImage {
                 reference: "registry.k8s.io/pause:3.9".parse().unwrap(),
-                media_type: OCI_INDEX.into(),
+                media_type: MediaType::known(OCI_INDEX),
                 digest: Digest::of(b"index"),
                 size: 12,
                 omitted: [Digest::of(b"a"), Digest::of(b"b")].into(),
@@ -390,8 +424,8 @@ mod tests {
                 is_made: false,
             }],
             about: BundleInfo {
-                title: Some("Kubespray v2.25.0".into()),
-                created: Some("2026-11-23T20:00:00Z".into()),
+                title: Some("Kubespray v2.25.0".parse().unwrap()),
+                created: Some("2026-11-23T20:00:00Z".parse().unwrap()),
                 guide: Some("# Next steps\n".into()),
             },
             external: BTreeSet::new(),
@@ -402,6 +436,47 @@ mod tests {
         let text = String::from_utf8(sample().to_json()).unwrap();
         assert!(text.contains(from), "{from} in {text}");
         text.replace(from, to)
+    }
+
+    #[test]
+    fn hostile_text_in_any_string_is_refused_or_unchanged() {
+        let mut index = sample();
+        index.external = [Digest::of(b"a")].into();
+        index.images[0].platforms = vec![Platform::linux_amd64()];
+        index.images[0].is_made = true;
+        let document = serde_json::from_slice(&index.to_json()).unwrap();
+        for (_, mutated) in mutations(&document) {
+            if let Ok(parsed) = Index::parse(mutated.to_string().as_bytes()) {
+                let mut parsed: Value = serde_json::from_slice(&parsed.to_json()).unwrap();
+                // These are written from the content, not copied.
+                parsed["annotations"]["dev.airbundle.format"] = Value::Null;
+                parsed["mediaType"] = Value::Null;
+                parsed["annotations"]["dev.airbundle.requires"] = Value::Null;
+                parsed["manifests"][1]["annotations"]["io.containerd.image.name"] = Value::Null;
+                for key in ["dev.airbundle.omitted", "dev.airbundle.platforms", "dev.airbundle.elsewhere"] {
+                    // White space between digests and platforms is not part of them.
+                    parsed["manifests"][1]["annotations"][key] = Value::Null;
+                    parsed["annotations"][key] = Value::Null;
+                }
+                assert_unchanged(&mutated, &parsed, &["dev.airbundle.guide"]);
+            }
+        }
+        let file = |path: &str| IndexedFile {
+            path: path.parse().unwrap(),
+            url: format!("https://{path}").parse().unwrap(),
+            digest: Digest::of(path.as_bytes()),
+            size: 3,
+        };
+        let set = FileSet { files: vec![file("dl.k8s.io/kubelet"), file("get.helm.sh/helm.tar.gz")] };
+        let document = serde_json::from_slice(&set.to_json()).unwrap();
+        for (_, mutated) in mutations(&document) {
+            if let Ok(parsed) = FileSet::parse(mutated.to_string().as_bytes()) {
+                let parsed: Value = serde_json::from_slice(&parsed.to_json()).unwrap();
+                let files = parsed["layers"].as_array().unwrap().iter();
+                let files: Value = files.map(|file| file["annotations"].clone()).collect();
+                assert_unchanged(&mutated, &files, &[]);
+            }
+        }
     }
 
     #[test]
@@ -470,6 +545,15 @@ mod tests {
                 "\"dev.airbundle.format\":\"1.0\",\"dev.airbundle.requires\":\"delta x\"",
                 "unsupported feature `delta`",
             ),
+            (format, "\"dev.airbundle.format\":\"1\"", "unsupported format version `1`"),
+            (format, "\"dev.airbundle.format\":\"+1.0\"", "unsupported format version `+1.0`"),
+            ("Kubespray v", "Kubespray\\nv", "invalid annotation `org.opencontainers.image.title`"),
+            ("2026-11", "2026-99", "invalid annotation `org.opencontainers.image.created`"),
+            (
+                "image.name\":\"registry",
+                "image.name\":\"x/registry",
+                "`io.containerd.image.name` is another name",
+            ),
             (name, "\"a\":\"b\"", "missing annotation `org.opencontainers.image.ref.name`"),
             (name, &format!("{name},\"dev.airbundle.encoding\":\"gunzip\""), "encoding `gunzip`"),
             (name, &format!("{name},\"dev.airbundle.platforms\":\"linux\""), "`linux`: "),
@@ -492,7 +576,7 @@ mod tests {
     fn a_file_set_round_trips_and_paths_that_escape_or_collide_are_an_error() {
         let file = |path: &str| IndexedFile {
             path: path.parse().unwrap(),
-            url: format!("https://{path}"),
+            url: format!("https://{path}").parse().unwrap(),
             digest: Digest::of(path.as_bytes()),
             size: 3,
         };

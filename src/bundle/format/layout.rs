@@ -4,7 +4,7 @@
 //! therefore contains no information beyond the hashed documents, and the position of every blob is known
 //! without searching.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use serde::Serialize;
@@ -12,8 +12,11 @@ use serde::Serialize;
 use crate::bundle::format::index::{EMPTY_CONFIG, IndexError, IndexedFile, IndexedImage};
 use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, Manifest, ManifestError, config_platform};
-use crate::oci::platform::Platform;
+use crate::oci::manifest::{
+    Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform, has_platform,
+};
+use crate::oci::media_type::MediaType;
+use crate::oci::platform::{Platform, PlatformError};
 
 /// Digest and size of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -99,6 +102,9 @@ pub enum LayoutError {
     /// A manifest that is used as the file set and by an image.
     #[error("`{0}` is both the file set and a manifest of an image")]
     Roles(Digest),
+    /// An invalid platform in an image config: the images, and the reason.
+    #[error("invalid config of {0}")]
+    Platform(String, #[source] PlatformError),
     /// The total size exceeds 2^53 bytes.
     #[error("blob `{0}` of {1} bytes: the total size of the bundle exceeds 2^53 bytes")]
     Size(Digest, u64),
@@ -188,26 +194,67 @@ impl Layout {
     /// Returns the platforms of `image` in the bundle. Empty for an artifact. `config` returns the bytes of a
     /// config, which is the only document that states the platform of an image without an index.
     #[must_use]
-    pub fn platforms(&self, image: &BundledImage, config: impl Fn(Digest) -> Option<Vec<u8>>) -> Vec<String> {
+    pub fn platforms(
+        &self,
+        image: &BundledImage,
+        config: impl Fn(Digest) -> Option<Vec<u8>>,
+    ) -> Vec<Platform> {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
-        let mut platforms = BTreeSet::new();
+        let mut platforms = BTreeMap::new();
+        let mut add = |platform: &Platform| drop(platforms.insert(platform.to_string(), platform.clone()));
         for manifest in &image.manifests {
             match self.parsed.get(&manifest.digest) {
                 Some(Manifest::Index(children)) => {
                     let children = children.iter().filter(|child| held.contains(&child.digest));
-                    let known = children.filter_map(|child| child.platform.as_ref());
-                    platforms
-                        .extend(known.filter(|platform| platform.os != "unknown").map(ToString::to_string));
+                    children.filter_map(|child| child.platform.as_ref()).for_each(&mut add);
                 }
                 Some(Manifest::Image { config: of, .. }) if manifest.digest == image.indexed.digest => {
                     let bytes = config(of.digest).unwrap_or_default();
-                    platforms
-                        .extend(config_platform(&of.media_type, &bytes).map(|platform| platform.to_string()));
+                    config_platform(&of.media_type, &bytes).ok().flatten().iter().for_each(&mut add);
                 }
                 _ => {}
             }
         }
-        platforms.into_iter().collect()
+        platforms.into_values().collect()
+    }
+
+    /// Returns the manifests of `image` that are attestations, each with the manifest that it refers to.
+    #[must_use]
+    pub fn attestations(&self, image: &BundledImage) -> HashMap<Digest, Digest> {
+        let children =
+            image.manifests.iter().filter_map(|manifest| match self.parsed.get(&manifest.digest) {
+                Some(Manifest::Index(children)) => Some(children),
+                _ => None,
+            });
+        children.flatten().filter_map(|child| Some((child.digest, child.attests?))).collect()
+    }
+
+    /// Returns the configs of images without an index: no other document states the platform of these images.
+    pub fn platform_configs(&self) -> impl Iterator<Item = &Descriptor> {
+        self.images.iter().filter_map(|image| match self.parsed.get(&image.indexed.digest) {
+            Some(Manifest::Image { config, .. })
+                if has_platform(&config.media_type) && config.size <= MANIFEST_LIMIT =>
+            {
+                Some(config)
+            }
+            _ => None,
+        })
+    }
+
+    /// Fails if one of [`Layout::platform_configs`] has an invalid platform. `config` returns the bytes of a
+    /// config; `None`: it is not available.
+    pub fn check_platforms(&self, config: impl Fn(Digest) -> Option<Vec<u8>>) -> Result<(), LayoutError> {
+        for descriptor in self.platform_configs() {
+            let Some(bytes) = config(descriptor.digest) else { continue };
+            self.check_platform(descriptor, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the platform in `config`, whose bytes are `bytes`, is invalid.
+    pub fn check_platform(&self, config: &Descriptor, bytes: &[u8]) -> Result<(), LayoutError> {
+        let Err(error) = config_platform(&config.media_type, bytes) else { return Ok(()) };
+        Err(LayoutError::Platform(self.owners_text(&[config.digest]), error))
     }
 
     /// Returns the platforms that the indexes of `image` state for their children.
@@ -223,8 +270,8 @@ impl Layout {
 
     /// Returns the media types of the manifests of `image`.
     #[must_use]
-    pub fn media_types(&self, image: &BundledImage) -> HashMap<Digest, String> {
-        let mut types: HashMap<Digest, String> =
+    pub fn media_types(&self, image: &BundledImage) -> HashMap<Digest, MediaType> {
+        let mut types: HashMap<Digest, MediaType> =
             [(image.indexed.digest, image.indexed.media_type.clone())].into();
         for manifest in &image.manifests {
             if let Some(Manifest::Index(children)) = self.parsed.get(&manifest.digest) {

@@ -2,18 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::base::units::MAX_SIZE;
 use crate::bundle::format::index::{FileSet, Index, IndexedFile};
 use crate::bundle::format::layout::{Blob, BundledImage, Layout, LayoutError, empty_config};
 use crate::bundle::format::{BLOB_LIMIT, MANIFESTS_LIMIT, NAMED_LIMIT};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_MANIFEST};
+use crate::oci::media_type::MediaType;
 
 /// Maximum depth of nested indexes.
 const DEPTH_LIMIT: usize = 8;
-
-/// Maximum total size of all blobs in bytes. JSON numbers up to this value are exact (RFC 8259, section 6),
-/// and sums of sizes are far from overflowing.
-const SIZE_LIMIT: u64 = 1 << 53;
 
 /// A walk over the manifests that an index references, parents before children.
 ///
@@ -41,7 +39,7 @@ pub struct ManifestWalk {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestRequest {
     /// Media type of the manifest.
-    pub media_type: String,
+    pub media_type: MediaType,
     /// Digest and size of the manifest.
     pub blob: Blob,
 }
@@ -65,7 +63,7 @@ impl ManifestWalk {
         }
         if let Some((digest, size)) = index.files {
             let blob = Blob { digest, size };
-            let manifest = ManifestRequest { media_type: OCI_MANIFEST.to_owned(), blob };
+            let manifest = ManifestRequest { media_type: MediaType::known(OCI_MANIFEST), blob };
             walk.push(Visit { image: None, depth: 0, manifest })?;
         }
         walk.index = index;
@@ -225,7 +223,7 @@ impl Counts {
             None => {}
         }
         self.bytes = self.bytes.saturating_add(blob.size);
-        if self.bytes > SIZE_LIMIT {
+        if self.bytes > MAX_SIZE {
             return Err(LayoutError::Size(blob.digest, blob.size));
         }
         if self.sizes.len() > BLOB_LIMIT {
@@ -253,20 +251,24 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::base::hostile::{assert_unchanged, mutations};
     use crate::bundle::format::FORMAT;
     use crate::bundle::format::index::IndexedImage;
     use crate::oci::manifest::OCI_INDEX;
+    use crate::oci::platform::Platform;
 
     fn descriptor(media_type: &str, bytes: &[u8], size: u64) -> String {
         format!(r#"{{"mediaType":"{media_type}","digest":"{}","size":{size}}}"#, Digest::of(bytes))
     }
 
     fn image(layers: &[&str]) -> Vec<u8> {
-        let layers: Vec<_> = layers.iter().map(|name| descriptor("layer", name.as_bytes(), 5)).collect();
+        let layers: Vec<_> = layers.iter().map(|name| descriptor("a/layer", name.as_bytes(), 5)).collect();
         format!(
             r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
-            descriptor("config", b"config", 6),
+            descriptor("a/config", b"config", 6),
             layers.join(",")
         )
         .into_bytes()
@@ -281,7 +283,7 @@ mod tests {
     fn indexed(name: &str, root: &[u8], omitted: &[&[u8]]) -> IndexedImage {
         IndexedImage {
             reference: name.parse().unwrap(),
-            media_type: OCI_INDEX.into(),
+            media_type: MediaType::known(OCI_INDEX),
             digest: Digest::of(root),
             size: root.len() as u64,
             omitted: omitted.iter().map(|bytes| Digest::of(bytes)).collect(),
@@ -307,6 +309,35 @@ mod tests {
             )?;
         }
         walk.finish(100)
+    }
+
+    #[test]
+    fn hostile_text_in_any_string_of_a_manifest_is_refused_or_unchanged() {
+        let digest = Digest::of(b"x");
+        let index = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{digest}","size":9,
+            "annotations":{{"x":"y"}},"platform":{{"os":"linux","architecture":"arm","variant":"v7"}}}}]}}"#
+        );
+        for (_, mutated) in mutations(&serde_json::from_str(&index).unwrap()) {
+            if let Ok(Manifest::Index(children)) = Manifest::parse(OCI_INDEX, mutated.to_string().as_bytes())
+            {
+                let platform = children[0].platform.as_ref();
+                let texts = json!([
+                    children[0].media_type,
+                    platform.map(Platform::os),
+                    platform.map(Platform::architecture),
+                    platform.and_then(Platform::variant),
+                ]);
+                assert_unchanged(&mutated, &texts, &[]);
+            }
+        }
+        for (_, mutated) in mutations(&serde_json::from_slice(&image(&["a"])).unwrap()) {
+            if let Ok(Manifest::Image { config, layers }) =
+                Manifest::parse(OCI_MANIFEST, mutated.to_string().as_bytes())
+            {
+                assert_unchanged(&mutated, &json!([config.media_type, layers[0].media_type]), &[]);
+            }
+        }
     }
 
     #[test]
@@ -359,7 +390,7 @@ mod tests {
         let images = |count| {
             (0..count).map(|tag| {
                 let image = indexed(&format!("quay.io/x:{tag}"), &amd64, &[]);
-                IndexedImage { media_type: OCI_MANIFEST.into(), ..image }
+                IndexedImage { media_type: MediaType::known(OCI_MANIFEST), ..image }
             })
         };
         assert!(walk(images(30).collect(), &[&amd64]).is_ok());
@@ -373,10 +404,10 @@ mod tests {
         // visited.
         let mut documents: Vec<Vec<u8>> = Vec::new();
         for _ in 0..20 {
-            let layer = documents
-                .last()
-                .map_or(descriptor("layer", b"x", 1), |bytes| descriptor("layer", bytes, bytes.len() as u64));
-            let config = descriptor("config", b"config", 6);
+            let layer = documents.last().map_or(descriptor("a/layer", b"x", 1), |bytes| {
+                descriptor("a/layer", bytes, bytes.len() as u64)
+            });
+            let config = descriptor("a/config", b"config", 6);
             let padding = " ".repeat(usize::try_from(MANIFEST_LIMIT).unwrap() - 1000);
             documents.push(
                 format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]{padding}}}"#).into(),
@@ -384,7 +415,7 @@ mod tests {
         }
         documents.reverse();
         let images = documents.iter().enumerate().map(|(tag, bytes)| IndexedImage {
-            media_type: OCI_MANIFEST.into(),
+            media_type: MediaType::known(OCI_MANIFEST),
             ..indexed(&format!("quay.io/x:{tag}"), bytes, &[])
         });
         let all: Vec<&[u8]> = documents.iter().map(Vec::as_slice).collect();
@@ -395,13 +426,15 @@ mod tests {
     #[test]
     fn sizes_above_2_to_the_53_are_an_error() {
         let size = |size: u64| {
-            let config = descriptor("config", b"config", 6);
-            let layer = descriptor("layer", b"a", size);
+            let config = descriptor("a/config", b"config", 6);
+            let layer = descriptor("a/layer", b"a", size);
             format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#).into_bytes()
         };
         for (bytes, is_valid) in [(size(1 << 52), true), (size(1 << 53), false), (size(u64::MAX), false)] {
-            let image =
-                IndexedImage { media_type: OCI_MANIFEST.into(), ..indexed("quay.io/x:1", &bytes, &[]) };
+            let image = IndexedImage {
+                media_type: MediaType::known(OCI_MANIFEST),
+                ..indexed("quay.io/x:1", &bytes, &[])
+            };
             assert_eq!(walk(vec![image], &[&bytes]).is_ok(), is_valid, "{}", String::from_utf8_lossy(&bytes));
         }
     }

@@ -36,7 +36,7 @@ use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::sequential::{AskForVolume, SequentialVolumes};
 use crate::bundle::read::table_feeder::{TableFeeder, TablePosition};
-use crate::bundle::read::tar_stream::{FrameQueue, Piece, TarStream};
+use crate::bundle::read::tar_stream::{END, FrameQueue, Piece, TarStream};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 use crate::signature::{SignatureError, Signed, Trust};
@@ -180,7 +180,31 @@ impl BundleReader {
         }
         self.stream.allow_all_frames();
         let layout = walk.finish(index.len() as u64)?;
+        self.check_end(&layout)?;
         Ok(Contents { identity: Digest::of(&index), about, layout, manifests, signed, index })
+    }
+
+    /// Fails if the archive has entries after those of `layout`. Other programs that read the archive, such as `tar`
+    /// and `skopeo`, use the last of several `index.json`.
+    ///
+    /// The seek table has the length of the tar stream. If it is longer than the documents require, the table can be
+    /// incorrect: the frames decide, as far as all of them are intact. Without a table, [`BundleReader::end`] finds
+    /// further entries.
+    fn check_end(&self, layout: &Layout) -> Result<(), ReadError> {
+        let (Some(volumes), Some(table)) = (self.stream.volumes().cloned(), self.table.clone()) else {
+            return Ok(());
+        };
+        let expected: u64 = layout.cuts().iter().sum();
+        let stream: u64 = table.iter().map(|frame| u64::from(frame.decompressed)).sum();
+        if stream <= expected {
+            return Ok(());
+        }
+        let source = volumes.clone();
+        let messages = feeder::start(move |feeder| {
+            TableFeeder::new(feeder, &source).run(&table, TablePosition::default(), None)
+        });
+        let mut stream = TarStream::new(FrameQueue::new(messages, None), Some(volumes));
+        stream.find_unexpected(layout).map_or(Ok(()), Err)
     }
 
     fn verify_signature(&mut self, index: &[u8]) -> Result<Option<Signed>, SignatureError> {
@@ -239,20 +263,20 @@ impl BundleReader {
     }
 
     /// True if the rest of the input need not be read. A pipe must be read to its end: otherwise its writer
-    /// fails, and a script with `pipefail` reports an error in spite of the success.
+    /// fails, and a script with `pipefail` reports an error in spite of the success. So must a file without a seek
+    /// table, of which it is not known whether further entries follow.
     #[must_use]
     pub fn can_stop(&self) -> bool {
-        self.is_file
+        self.is_file && self.table.is_some()
     }
 
     /// Reads the end of the archive. Fails if it is missing or followed by other data.
     pub fn end(&mut self) -> Result<(), ReadError> {
-        let name = "end of the archive";
-        self.stream.zeros(name, 2 * BLOCK as u64)?;
-        match self.stream.data(name, 1) {
+        self.stream.zeros(END, 2 * BLOCK as u64)?;
+        match self.stream.data(END, 1) {
             Err(ReadError::Damaged { source: FrameError::End, .. }) => Ok(()),
             Err(error) => Err(error),
-            Ok(_) => Err(unexpected(name, "more bytes".into())),
+            Ok(_) => Err(unexpected(END, "more bytes".into())),
         }
     }
 

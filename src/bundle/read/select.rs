@@ -14,7 +14,7 @@ use crate::bundle::format::layout::{Blob, BundledImage, Layout, LayoutError};
 use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::reader::BundleReader;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, Manifest, config_platform, has_platform};
+use crate::oci::manifest::{Descriptor, Manifest, config_platform};
 use crate::oci::platform::Platform;
 
 /// Selected parts of a bundle. The default selects everything.
@@ -104,7 +104,8 @@ impl Selection {
     }
 
     /// Removes everything from `layout` that is not selected. `reader` has read the documents. If only a
-    /// config states the platform of an image, reads the config, or calls `site` for it if a delta omits it.
+    /// config states the platform of an image, reads the config, or calls `site` for it if a delta omits it. Fails
+    /// if such a platform is invalid.
     pub fn apply(
         &self,
         layout: &mut Layout,
@@ -117,11 +118,14 @@ impl Selection {
         }
         let mut prefetched = prefetch_configs(layout, reader)?;
         let external: HashSet<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
-        let on_site = platform_configs(layout)
+        let on_site = layout
+            .platform_configs()
+            .map(|config| config.digest)
             .filter(|digest| external.contains(digest))
             .filter_map(|digest| Some((digest, site(digest)?)))
             .filter(|(digest, bytes)| Digest::of(bytes) == *digest);
         prefetched.blobs.extend(on_site);
+        layout.check_platforms(|digest| prefetched.blobs.get(&digest).cloned()).map_err(ReadError::from)?;
         self.by_platform(layout, &prefetched)?;
         Ok(prefetched)
     }
@@ -182,7 +186,8 @@ impl Selection {
         let root = image.indexed.digest;
         if let Some(Manifest::Image { config, .. }) = layout.parsed.get(&root) {
             let bytes = prefetched.blobs.get(&config.digest).map(Vec::as_slice).unwrap_or_default();
-            let platform = config_platform(&config.media_type, bytes);
+            // `apply` has refused an invalid platform.
+            let platform = config_platform(&config.media_type, bytes).ok().flatten();
             if platform.is_none_or(|platform| selected.add_platform(&self.platforms, &platform)) {
                 selected.manifests.insert(root);
             }
@@ -206,10 +211,11 @@ impl Selection {
         let Some(Manifest::Index(children)) = layout.parsed.get(&index) else { return };
         let children: Vec<&Descriptor> =
             children.iter().filter(|child| held.contains(&child.digest)).collect();
-        let known = |child: &Descriptor| child.platform.clone().filter(|platform| platform.os != "unknown");
         let matching: HashSet<Digest> = children
             .iter()
-            .filter(|child| known(child).is_some_and(|is| selected.add_platform(&self.platforms, &is)))
+            .filter(|child| {
+                child.platform.as_ref().is_some_and(|is| selected.add_platform(&self.platforms, is))
+            })
             .map(|child| child.digest)
             .collect();
         for child in children {
@@ -279,17 +285,9 @@ fn repository(image: &BundledImage) -> String {
     format!("{}/{}", image.indexed.reference.host(), image.indexed.reference.repository())
 }
 
-/// Returns the configs of images without an index: no other document states the platform of these images.
-fn platform_configs(layout: &Layout) -> impl Iterator<Item = Digest> {
-    layout.images.iter().filter_map(|image| match layout.parsed.get(&image.indexed.digest) {
-        Some(Manifest::Image { config, .. }) if has_platform(&config.media_type) => Some(config.digest),
-        _ => None,
-    })
-}
-
-/// Reads the configs of [`platform_configs`], and the selected blobs between them.
+/// Reads the configs of [`Layout::platform_configs`], and the selected blobs between them.
 fn prefetch_configs(layout: &Layout, reader: &mut BundleReader) -> Result<Prefetched, ReadError> {
-    let configs: HashSet<Digest> = platform_configs(layout).collect();
+    let configs: HashSet<Digest> = layout.platform_configs().map(|config| config.digest).collect();
     let mut prefetched = Prefetched::default();
     let Some(last) = layout.blobs.iter().rposition(|blob| configs.contains(&blob.digest)) else {
         return Ok(prefetched);

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use crate::base::buffer::{Buffer, Slice};
-use crate::bundle::format::layout::tar_header;
+use crate::bundle::format::layout::{Layout, tar_header};
 use crate::bundle::format::{BLOCK, INDEX_JSON, INDEX_LIMIT, padded};
 use crate::bundle::read::error::{ReadError, describe_header, unexpected};
 use crate::bundle::read::feeder::{Chunk, FeederMessage, ReadPermit};
 use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::volume_set::VolumeSet;
+
+/// Name of the end of the archive in errors.
+pub(crate) const END: &str = "end of the archive";
 
 /// The next bytes of the tar stream, or a gap in it.
 pub enum Piece {
@@ -167,6 +170,28 @@ impl TarStream {
                 Ok(())
             }
         }
+    }
+
+    /// Reads all entries of `layout` and the end of the archive. Returns the first entry that should not be there.
+    /// `None`: there is none, or something before it cannot be read.
+    pub(crate) fn find_unexpected(&mut self, layout: &Layout) -> Option<ReadError> {
+        for entry in layout.entries() {
+            let header = self.exact(&entry.name, BLOCK as u64).ok()?;
+            if header != tar_header(&entry.name, entry.size) {
+                return Some(unexpected(&entry.name, describe_header(&header)));
+            }
+            let end = entry.offset + BLOCK as u64 + padded(entry.size);
+            while self.position < end {
+                let Ok(Piece::Data(_)) = self.piece(end - self.position) else { return None };
+            }
+        }
+        for _ in 0..2 {
+            let block = self.exact(END, BLOCK as u64).ok()?;
+            if block.iter().any(|byte| *byte != 0) {
+                return Some(unexpected(END, describe_header(&block)));
+            }
+        }
+        self.data(END, 1).ok().map(|_| unexpected(END, "more bytes".to_owned()))
     }
 
     /// Passes over all bytes up to offset `end` of the tar stream, including lost ones.

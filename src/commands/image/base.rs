@@ -125,7 +125,9 @@ impl BaseImage {
         if !matches!(config["config"], Value::Object(_) | Value::Null) {
             return Err(unsuitable("`config` in its config is not an object".into()));
         }
-        let Some(actual) = config_platform(&self.config.media_type, bytes) else {
+        let actual = config_platform(&self.config.media_type, bytes)
+            .map_err(|error| unsuitable(format!("its config has an {error}")))?;
+        let Some(actual) = actual else {
             return Err(unsuitable("its config has no platform".into()));
         };
         match platform.filter(|requested| !requested.selects(&actual)) {
@@ -205,7 +207,7 @@ fn choose_manifest(
         return Ok(image.indexed.digest);
     }
     let available = platforms(layout, image);
-    let default = Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
+    let default = Platform::linux_amd64();
     let requested = platform.unwrap_or(&default);
     let exact = available.iter().find(|(platform, _)| *platform == requested);
     let selected = exact.or_else(|| available.iter().find(|(platform, _)| requested.selects(platform)));

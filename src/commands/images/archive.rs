@@ -278,7 +278,7 @@ mod tests {
             };
             let host = Platform::host();
             let layer: Vec<u8> = (0..3 * CHUNK).map(|number| number.to_le_bytes()[1]).collect();
-            let config = format!(r#"{{"os":"{}","architecture":"{}"}}"#, host.os, host.architecture);
+            let config = format!(r#"{{"os":"{}","architecture":"{}"}}"#, host.os(), host.architecture());
             let layer_json =
                 format!(r#"{{"mediaType":"application/vnd.oci.image.layer.v1.tar",{}}}"#, put(&layer));
             let manifest = format!(
@@ -304,13 +304,13 @@ mod tests {
             }
             let recorded = |(bytes, media_type): (String, &str)| RecordedManifest {
                 digest: Digest::of(bytes.as_bytes()),
-                media_type: media_type.to_owned(),
+                media_type: media_type.parse().unwrap(),
             };
             let recorded = RecordedImage {
-                reference: reference.to_owned(),
+                reference: reference.parse().unwrap(),
                 repositories: BTreeSet::new(),
                 tag: None,
-                platforms: vec![host.to_string()],
+                platforms: vec![host.clone()],
                 size: 0,
                 manifests: manifests.into_iter().map(recorded).collect(),
             };

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::oci::reference::Reference;
 use crate::site::record::{Record, RecordedImage};
 
 /// Maximum number of candidates in an error.
@@ -59,8 +58,9 @@ impl Record {
 
 /// Returns all full references of an image.
 fn names(image: &RecordedImage) -> Vec<String> {
-    let mut names = vec![image.reference.clone()];
-    if let (Ok(reference), Some(digest)) = (image.reference.parse::<Reference>(), image.digest()) {
+    let reference = &image.reference;
+    let mut names = vec![reference.to_string()];
+    if let Some(digest) = image.digest() {
         let repository = format!("{}/{}", reference.host(), reference.repository());
         names.push(format!("{repository}@{digest}"));
         if let Some(tag) = reference.tag() {
@@ -76,7 +76,7 @@ fn unambiguous_name(image: &RecordedImage, record: &Record) -> String {
     let same = record.images.iter().filter(|other| other.reference == image.reference).count();
     match image.digest() {
         Some(digest) if same > 1 => format!("{}@{digest}", image.reference),
-        _ => image.reference.clone(),
+        _ => image.reference.to_string(),
     }
 }
 
@@ -115,6 +115,8 @@ mod tests {
 
     use super::*;
     use crate::oci::digest::Digest;
+    use crate::oci::manifest::OCI_INDEX;
+    use crate::oci::reference::Reference;
     use crate::site::record::RecordedManifest;
 
     fn record(references: &[&str]) -> Record {
@@ -122,14 +124,14 @@ mod tests {
         record.images = references
             .iter()
             .map(|reference| RecordedImage {
-                reference: (*reference).to_owned(),
+                reference: reference.parse().unwrap(),
                 repositories: BTreeSet::new(),
-                tag: reference.parse::<Reference>().unwrap().tag().map(str::to_owned),
+                tag: reference.parse::<Reference>().unwrap().tag().map(|tag| tag.parse().unwrap()),
                 platforms: Vec::new(),
                 size: 0,
                 manifests: vec![RecordedManifest {
                     digest: Digest::of(reference.as_bytes()),
-                    media_type: String::new(),
+                    media_type: OCI_INDEX.parse().unwrap(),
                 }],
             })
             .collect();

@@ -7,6 +7,7 @@ use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
+use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::site::record::RecordedImage;
@@ -37,7 +38,7 @@ pub(crate) struct SiteImage {
 /// A manifest or an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SiteDocument {
-    pub media_type: String,
+    pub media_type: MediaType,
     pub digest: Digest,
     pub bytes: Vec<u8>,
 }
@@ -76,9 +77,6 @@ pub enum SiteImageError {
         #[source]
         source: ManifestError,
     },
-    /// A reference in the record does not parse.
-    #[error("invalid image reference `{0}` in the record of the site: re-run `unbundle unpack`")]
-    Reference(String),
 }
 
 /// A blob of the registry storage that cannot be read.
@@ -121,12 +119,12 @@ impl SiteImage {
         storage: &Path,
         platform: &Platform,
     ) -> Result<Self, SiteImageError> {
-        let reference = recorded.reference.clone();
-        let parsed = reference.parse().map_err(|_| SiteImageError::Reference(reference.clone()))?;
+        let reference = recorded.reference.to_string();
         let candidate = match RegistryStorage(storage).choose(recorded, platform) {
             Ok(Some(candidate)) => candidate,
             Ok(None) => {
-                let (requested, available) = (platform.clone(), recorded.platforms.clone());
+                let available = recorded.platforms.iter().map(Platform::to_string).collect();
+                let requested = platform.clone();
                 return Err(SiteImageError::Platform { reference, requested, available });
             }
             Err(StorageError::Blob(source)) => return Err(SiteImageError::Blob { reference, source }),
@@ -143,7 +141,14 @@ impl SiteImage {
             .map_err(|source| SiteImageError::Manifest { reference, source })?;
         let manifest = documents.pop().expect("a candidate ends in a manifest; please report");
         let index = (!documents.is_empty()).then(|| documents.swap_remove(0));
-        Ok(Self { reference: parsed, config, layers, index, manifest, is_index_unambiguous })
+        Ok(Self {
+            reference: recorded.reference.clone(),
+            config,
+            layers,
+            index,
+            manifest,
+            is_index_unambiguous,
+        })
     }
 
     /// Returns the digest that the reference points to.
@@ -170,13 +175,13 @@ fn unsupported_type<'a>(config: &'a Descriptor, layers: &'a [Descriptor]) -> Opt
 
 /// True if every client on this host that gets the index chooses the candidate's image. The index must
 /// contain the manifest directly, and no other image for the platform of this host. An entry without a
-/// platform matches every client.
+/// platform matches every client, unless it is an attestation, whose platform is `unknown`.
 fn is_unambiguous(documents: &[SiteDocument], requested: &Platform) -> Result<bool, ManifestError> {
     let host = Platform::host();
     let [index, manifest] = documents else { return Ok(false) };
     let Manifest::Index(children) = parse(index)? else { return Ok(false) };
     let matching = children.iter().filter(|child| {
-        child.platform.as_ref().is_none_or(|platform| platform.is_same(&host))
+        child.platform.as_ref().map_or(child.attests.is_none(), |platform| platform.is_same(&host))
             || child.digest == manifest.digest
     });
     Ok(requested.is_same(&host) && matching.count() == 1)
@@ -266,15 +271,16 @@ impl RegistryStorage<'_> {
         Ok(())
     }
 
-    fn platform_of(&self, config: &Descriptor) -> Result<Option<Platform>, BlobError> {
+    fn platform_of(&self, config: &Descriptor) -> Result<Option<Platform>, StorageError> {
         if !CONFIG_TYPES.contains(&config.media_type.as_str()) || config.size > MANIFEST_LIMIT {
             return Ok(None);
         }
-        Ok(config_platform(&config.media_type, &self.read(config.digest)?))
+        let bytes = self.read(config.digest)?;
+        Ok(config_platform(&config.media_type, &bytes).map_err(ManifestError::from)?)
     }
 
-    fn document(&self, digest: Digest, media_type: &str) -> Result<SiteDocument, BlobError> {
-        Ok(SiteDocument { media_type: media_type.to_owned(), digest, bytes: self.read(digest)? })
+    fn document(&self, digest: Digest, media_type: &MediaType) -> Result<SiteDocument, BlobError> {
+        Ok(SiteDocument { media_type: media_type.clone(), digest, bytes: self.read(digest)? })
     }
 
     fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {

@@ -16,6 +16,7 @@ use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
 use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
 use crate::net::error::FetchError;
 use crate::oci::digest::Digest;
+use crate::oci::manifest::Descriptor;
 use crate::plan::bundle_plan::{BlobOrigin, BundlePlan, FetchedBlobs, PlannedBlob};
 
 /// A bundle that is being written.
@@ -168,7 +169,9 @@ impl BundleJob {
         let pieces = std::mem::take(&mut self.pieces);
         queue::run(&context, downloads.tasks, pieces, |queue| {
             let digests = &downloads.digests;
-            let run = StepRun { job: self, queue, digests, context: &context, written, volume_command };
+            let configs = plan.configs();
+            let context = &context;
+            let run = StepRun { job: self, plan, configs, queue, digests, context, written, volume_command };
             run.run(steps)
         })
     }
@@ -271,6 +274,9 @@ fn report_fetching(tasks: &[Task], report: &dyn Report) {
 /// The execution of steps while a queue fetches their blobs.
 struct StepRun<'a, 'q> {
     job: &'a mut BundleJob,
+    plan: &'a BundlePlan,
+    /// The configs whose platforms are checked.
+    configs: HashMap<Digest, &'a Descriptor>,
     queue: &'a Queue<'q>,
     /// The digests of the queue's blobs in the plan.
     digests: &'a [Digest],
@@ -290,8 +296,10 @@ impl StepRun<'_, '_> {
                 Action::Write(bytes) => self.write(planned, bytes)?,
                 Action::Copy(bundle, task) => self.copy(planned, bundle, task)?,
                 Action::Fetch(task) => {
-                    let blob = self.fetch(self.queue, task, planned);
-                    let blob = blob.map_err(|error| error.with_digests(self.digests))?;
+                    let (blob, bytes) = self
+                        .fetch(self.queue, task, planned)
+                        .map_err(|error| error.with_digests(self.digests))?;
+                    self.check_config(planned, &bytes)?;
                     self.job.end(planned, blob, &mut self.written)?;
                 }
             }
@@ -327,7 +335,10 @@ impl StepRun<'_, '_> {
         if self.written.blobs.contains_key(&digest) {
             return Ok(());
         }
-        if bundle.copy(planned.blob, self.job.level, &mut self.job.writer)? {
+        let mut bytes = Vec::new();
+        let copy = self.configs.contains_key(&digest).then_some(&mut bytes);
+        if bundle.copy(planned.blob, self.job.level, &mut self.job.writer, copy)? {
+            self.check_config(planned, &bytes)?;
             self.written.reused += size;
             self.written.blobs.insert(digest, size);
             return Ok(());
@@ -337,18 +348,31 @@ impl StepRun<'_, '_> {
         // The main queue has no task for it, and tasks are read in the order of the bundle.
         let blob =
             queue::run(self.context, vec![task.clone()], Vec::new(), |queue| self.fetch(queue, 0, planned));
-        let blob = blob.map_err(|error| error.with_digests(&[digest]))?;
+        let (blob, bytes) = blob.map_err(|error| error.with_digests(&[digest]))?;
+        self.check_config(planned, &bytes)?;
         Ok(self.job.end(planned, blob, &mut self.written)?)
     }
 
-    /// Writes the blob of a task, except for its end. Returns its digest and size.
+    /// Fails if `planned` is an image config whose platform is invalid. `bytes` is its content, or empty if it is
+    /// not known.
+    fn check_config(&self, planned: &PlannedBlob, bytes: &[u8]) -> Result<(), WriteFailure> {
+        let blob = planned.blob.digest;
+        let Some(config) = self.configs.get(&blob) else { return Ok(()) };
+        self.plan
+            .check_config(config, bytes)
+            .map_err(|failure| WriteFailure::Fetch { blob, failure: Box::new(failure) })
+    }
+
+    /// Writes the blob of a task, except for its end. Returns its digest and size, and the content of a config.
     fn fetch(
         &mut self,
         queue: &Queue<'_>,
         task: QueuedTask,
         planned: &PlannedBlob,
-    ) -> Result<Blob, TaskError> {
+    ) -> Result<(Blob, Vec<u8>), TaskError> {
         let known = planned.pending.is_none().then_some((planned.blob.digest, planned.blob.size));
+        let is_config = self.configs.contains_key(&planned.blob.digest);
+        let mut bytes = Vec::new();
         let begun = queue.begun(task);
         if begun.is_none() {
             self.job.writer.begin_blob(known);
@@ -360,6 +384,9 @@ impl StepRun<'_, '_> {
                 Next::Piece(piece) => {
                     let offset = end;
                     end += piece.len() as u64;
+                    if is_config {
+                        bytes.extend_from_slice(&piece);
+                    }
                     self.job.writer.write_piece(piece)?;
                     if let Some(key) = planned.key() {
                         let end = self.job.writer.position();
@@ -371,11 +398,12 @@ impl StepRun<'_, '_> {
                     self.job.take_back()?;
                     self.job.writer.begin_blob(known);
                     (end, resumed) = (0, 0);
+                    bytes.clear();
                 }
                 Next::End(digest, size) => {
                     self.written.fetched += size - resumed;
                     self.written.resumed += resumed;
-                    return Ok(Blob { digest, size });
+                    return Ok((Blob { digest, size }, bytes));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! [`Kept`]: the images, files and blobs of the kept bundles.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{BundledImage, Layout};
@@ -8,6 +8,7 @@ use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
+use crate::oci::platform::Platform;
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::record::{Record, RecordedImage};
 use crate::site::root::Root;
@@ -38,8 +39,8 @@ fn unpacked_layout(contents: &Contents, record: &Record) -> Layout {
         return layout;
     }
     layout.images.retain_mut(|image| {
-        let reference = image.indexed.reference.to_string();
-        let mut recorded = record.images.iter().filter(|recorded| recorded.reference == reference).peekable();
+        let mut recorded =
+            record.images.iter().filter(|recorded| recorded.reference == image.indexed.reference).peekable();
         let is_recorded = recorded.peek().is_some();
         if let Some(recorded) = recorded.find(|recorded| recorded.digest() == Some(image.indexed.digest)) {
             let has = |digest| recorded.manifests.iter().any(|manifest| manifest.digest == digest);
@@ -80,7 +81,7 @@ impl<'a> Kept<'a> {
     }
 
     pub(super) fn has(&self, image: &RecordedImage) -> bool {
-        image.digest().is_some_and(|digest| self.images.contains_key(&(image.reference.clone(), digest)))
+        image.digest().is_some_and(|digest| self.images.contains_key(&(image.reference.to_string(), digest)))
     }
 
     /// Fails unless the site has every kept image and file as one of the bundles has it, and all blobs of the
@@ -104,12 +105,16 @@ impl<'a> Kept<'a> {
     }
 
     fn different_images(&self, record: &Record) -> BTreeSet<String> {
-        let intact: HashSet<&str> =
-            record.images.iter().filter(|image| self.has(image)).map(|image| &*image.reference).collect();
+        let intact: HashSet<&str> = record
+            .images
+            .iter()
+            .filter(|image| self.has(image))
+            .map(|image| image.reference.as_str())
+            .collect();
         let different = self.images.keys().filter(|(reference, _)| !intact.contains(&**reference));
         different
             .map(|(reference, _)| {
-                let exists = record.images.iter().any(|image| image.reference == *reference);
+                let exists = record.images.iter().any(|image| image.reference.as_str() == *reference);
                 difference(reference, exists)
             })
             .collect()
@@ -146,11 +151,11 @@ impl<'a> Kept<'a> {
     pub(super) fn prune_record(&self, record: &Record, storage: Option<&Storage>) -> Record {
         let mut pruned = record.clone();
         pruned.bundles.retain(|bundle| self.identities.contains(&bundle.identity));
-        pruned.files.retain(|file| self.files.contains_key(&file.path));
+        pruned.files.retain(|file| self.files.contains_key(file.path.as_str()));
         pruned.retired.retain(|manifest| self.manifests.contains(&manifest.digest));
         pruned.images.retain_mut(|image| {
             let Some(digest) = image.digest() else { return false };
-            let Some(bundled) = self.images.get(&(image.reference.clone(), digest)) else { return false };
+            let Some(bundled) = self.images.get(&(image.reference.to_string(), digest)) else { return false };
             prune_image(image, bundled, storage);
             true
         });
@@ -170,7 +175,9 @@ fn prune_image(image: &mut RecordedImage, bundled: &[(&Layout, &BundledImage)], 
     }
     let config = |digest| storage?.read(digest).ok().flatten();
     let platforms = bundled.iter().flat_map(|(layout, image)| layout.platforms(image, config));
-    image.platforms = platforms.collect::<BTreeSet<_>>().into_iter().collect();
+    let platforms: BTreeMap<String, Platform> =
+        platforms.map(|platform| (platform.to_string(), platform)).collect();
+    image.platforms = platforms.into_values().collect();
     let blobs = bundled
         .iter()
         .flat_map(|(layout, image)| image.manifests.iter().copied().chain(layout.blobs_of(image)));

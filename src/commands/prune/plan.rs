@@ -104,15 +104,14 @@ impl PrunePlan {
         let kept: HashSet<&str> = self.record.files.iter().map(|file| file.path.as_str()).collect();
         for file in record.files.iter().filter(|file| !kept.contains(file.path.as_str())) {
             let RecordedFile { path, size, .. } = file;
-            let Ok(path) = RelPath::parse(path) else { continue };
             self.paths.push(path.clone());
-            let Some(file) = root.open_existing(&path)? else { continue };
-            let meta = file.metadata().map_err(FsError::at("open", root.path(&path)))?;
+            let Some(file) = root.open_existing(path)? else { continue };
+            let meta = file.metadata().map_err(FsError::at("open", root.path(path)))?;
             if meta.len() == *size {
                 self.file_bytes += size;
-                self.files.push(path);
+                self.files.push(path.clone());
             } else {
-                let path = root.path(&path);
+                let path = root.path(path);
                 let message = format!("`{}` does not match the record: kept", path.display());
                 report.event(&Event::Warning { message });
             }
@@ -127,17 +126,17 @@ impl PrunePlan {
         report: &dyn Report,
     ) -> Result<(), PruneError> {
         let Site { record, repositories, .. } = *site;
-        let recorded: BTreeSet<&String> =
-            record.images.iter().flat_map(|image| &image.repositories).collect();
+        let recorded: BTreeSet<&str> =
+            record.images.iter().flat_map(|image| &image.repositories).map(|name| &**name).collect();
         // An interrupted run may have removed everything but the directory.
-        let is_left = |name: &&&String| !repositories.contains_key(**name) && RelPath::parse(name).is_ok();
-        self.repositories.extend(recorded.iter().filter(is_left).map(|name| (*name).clone()));
+        let is_left = |name: &&&str| !repositories.contains_key(**name);
+        self.repositories.extend(recorded.iter().filter(is_left).map(|name| (*name).to_owned()));
 
         let mut in_use: HashSet<Digest> = HashSet::new();
         let mut removed = recorded_manifests(record);
         removed.retain(|digest| !manifests.kept.manifests.contains(digest));
         for (name, repository) in repositories {
-            if !recorded.contains(name) {
+            if !recorded.contains(name.as_str()) {
                 in_use.extend(&repository.named);
                 continue;
             }

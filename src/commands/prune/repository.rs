@@ -130,7 +130,8 @@ impl<'a> RepositoryPlanner<'a> {
             self.repository.revisions.iter().filter(|digest| !is_ours(digest)).copied().collect();
         let mut removed = Vec::new();
         for (tag, current) in &self.repository.tags {
-            let mut recorded = self.images.iter().filter(|image| image.tag.as_ref() == Some(tag)).peekable();
+            let mut recorded =
+                self.images.iter().filter(|image| image.tag.as_deref() == Some(tag.as_str())).peekable();
             let is_recorded = recorded.peek().is_some();
             match recorded.find(|image| current.is_none() || image.digest() == *current) {
                 Some(image) => removed.extend((!self.manifests.kept.has(image)).then(|| tag.clone())),

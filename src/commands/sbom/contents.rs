@@ -11,6 +11,7 @@ use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Manifest, config_platform, has_platform};
+use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
@@ -76,7 +77,7 @@ impl BomContents {
         let layout = &contents.layout;
         Self {
             identity: contents.identity,
-            name: contents.about.title.clone().unwrap_or_else(|| UNTITLED.to_owned()),
+            name: contents.about.title.as_ref().map_or_else(|| UNTITLED.to_owned(), ToString::to_string),
             created: timestamp(packed)
                 .or_else(|| timestamp(date))
                 .unwrap_or_else(|| "1970-01-01T00:00:00Z".into()),
@@ -107,7 +108,9 @@ struct ImageItems<'a> {
     layout: &'a Layout,
     image: &'a BundledImage,
     configs: &'a BTreeMap<Digest, Vec<u8>>,
-    media_types: HashMap<Digest, String>,
+    media_types: HashMap<Digest, MediaType>,
+    /// The manifests that are attestations.
+    attestations: HashMap<Digest, Digest>,
     /// The platforms that the index states.
     platforms: HashMap<Digest, Platform>,
 }
@@ -116,7 +119,8 @@ impl<'a> ImageItems<'a> {
     fn new(layout: &'a Layout, image: &'a BundledImage, configs: &'a BTreeMap<Digest, Vec<u8>>) -> Self {
         let media_types = layout.media_types(image);
         let platforms = layout.platforms_of_children(image);
-        Self { layout, image, configs, media_types, platforms }
+        let attestations = layout.attestations(image);
+        Self { layout, image, configs, media_types, attestations, platforms }
     }
 
     /// Returns the item of the image, with its manifests as children if it is an index.
@@ -126,7 +130,7 @@ impl<'a> ImageItems<'a> {
         let mut root = self.item(image.indexed.digest, blobs.map(|blob| blob.size).sum(), true);
         root.children = image.manifests[1..].iter().map(|manifest| self.child(*manifest)).collect();
         if !root.children.is_empty() {
-            root.platforms = layout.platforms(image, |_| None);
+            root.platforms = layout.platforms(image, |_| None).iter().map(Platform::to_string).collect();
             // For example an index of attestations.
             if root.children.iter().all(|child| child.kind == ItemKind::Artifact) {
                 root.kind = ItemKind::Artifact;
@@ -148,8 +152,7 @@ impl<'a> ImageItems<'a> {
     fn item(&self, digest: Digest, size: u64, is_root: bool) -> Item {
         let reference = &self.image.indexed.reference;
         let platform = self.platform(digest);
-        let kind = kind(self.layout.parsed.get(&digest), platform.as_ref());
-        let platform = platform.filter(|platform| platform.os != "unknown");
+        let kind = kind(self.layout.parsed.get(&digest), self.attestations.contains_key(&digest));
         // References of the same repository share the manifests of their indexes.
         let repository = format!("{}/{}", reference.host(), reference.repository());
         let id = if is_root { reference.to_string() } else { format!("manifest {repository}@{digest}") };
@@ -161,7 +164,7 @@ impl<'a> ImageItems<'a> {
             version: Some(tag.map_or_else(|| digest.to_string(), str::to_owned)),
             digest,
             size,
-            media_type: self.media_types.get(&digest).cloned().unwrap_or_default(),
+            media_type: self.media_types.get(&digest).map(ToString::to_string).unwrap_or_default(),
             source: url_of_manifest(reference, digest),
             purl: purl_of_image(reference, digest, platform.as_ref(), is_root),
             platforms: platform.iter().map(Platform::to_string).collect(),
@@ -172,18 +175,16 @@ impl<'a> ImageItems<'a> {
     /// Returns the platform in the index, or else in the config; `None`: an index or artifact, or unknown.
     fn platform(&self, digest: Digest) -> Option<Platform> {
         let Some(Manifest::Image { config, .. }) = self.layout.parsed.get(&digest) else { return None };
-        let of_config = || config_platform(&config.media_type, self.configs.get(&config.digest)?);
+        let of_config =
+            || config_platform(&config.media_type, self.configs.get(&config.digest)?).ok().flatten();
         self.platforms.get(&digest).cloned().or_else(of_config)
     }
 }
 
-fn kind(manifest: Option<&Manifest>, platform: Option<&Platform>) -> ItemKind {
+fn kind(manifest: Option<&Manifest>, is_attestation: bool) -> ItemKind {
     match manifest {
-        // An image whose config a delta omits has no platform, and an attestation has the platform `unknown`.
-        Some(Manifest::Image { config, .. })
-            if !has_platform(&config.media_type)
-                || platform.is_some_and(|platform| platform.os == "unknown") =>
-        {
+        // An attestation can have the config of an image.
+        Some(Manifest::Image { config, .. }) if !has_platform(&config.media_type) || is_attestation => {
             ItemKind::Artifact
         }
         _ => ItemKind::Container,
@@ -204,7 +205,7 @@ pub(crate) fn of_file(file: &IndexedFile) -> Item {
         size: file.size,
         media_type: "application/octet-stream".to_owned(),
         platforms: Vec::new(),
-        source: file.url.clone(),
+        source: file.url.to_string(),
         children: Vec::new(),
     }
 }
@@ -234,7 +235,7 @@ pub(crate) fn purl_of_image(
     let repository = format!("{}/{}", reference.host(), reference.repository());
     let name = reference.repository().rsplit('/').next().unwrap_or_default();
     let qualifiers = [
-        ("arch", platform.map(|platform| platform.architecture.as_str())),
+        ("arch", platform.map(Platform::architecture)),
         ("repository_url", Some(repository.as_str())),
         ("tag", reference.tag().filter(|_| is_root)),
     ];

@@ -21,6 +21,7 @@ use crate::commands::unpack::roots::Roots;
 use crate::oci::digest::{Digest, Hasher};
 use crate::site::check::State;
 use crate::site::locator::{BlobFile, BlobLocator};
+use crate::site::record::Record;
 
 /// Bytes per read call.
 const BUFFER: usize = 256 << 10;
@@ -50,9 +51,13 @@ enum Source {
 
 impl Delta {
     /// Fails if the site has no file of the right size for an external blob. Hashes and creates nothing.
-    pub(super) fn new(layout: &Layout, options: &UnpackOptions) -> Result<Self, UnpackError> {
+    pub(super) fn new(
+        layout: &Layout,
+        record: &Record,
+        options: &UnpackOptions,
+    ) -> Result<Self, UnpackError> {
         let site = options.site.clone();
-        let locator = BlobLocator::new(layout, &site, &options.files_root(), &options.registry_root())?;
+        let locator = BlobLocator::new(layout, record, &options.files_root(), &options.registry_root())?;
         let of_images = layout.images.iter().flat_map(|image| layout.blobs_of(image));
         let selected: HashSet<Digest> =
             of_images.map(|blob| blob.digest).chain(layout.files.iter().map(|file| file.digest)).collect();

@@ -10,6 +10,7 @@ use crate::bundle::format::layout::Layout;
 use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::select::SelectError;
 use crate::oci::digest::Digest;
+use crate::site::record::RecordError;
 use crate::site::root::RootError;
 use crate::site::storage::NamesError;
 
@@ -35,6 +36,9 @@ pub enum UnpackError {
     /// The documents of the bundle cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The record of the site is invalid. Nothing was changed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Blobs of the bundle are damaged or missing.
     #[error("the bundle is damaged in {owners}")]
     Damaged {

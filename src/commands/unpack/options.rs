@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::bundle::read::select::Selection;
 use crate::oci::template::RepositoryTemplate;
+use crate::site::roots::NamedRoots;
 
 /// The destination directories and the selection.
 #[derive(Debug, Clone)]
@@ -23,6 +24,11 @@ pub struct UnpackOptions {
 }
 
 impl UnpackOptions {
+    /// Returns the directories that options name.
+    pub(crate) fn named(&self) -> NamedRoots {
+        NamedRoots { files: self.files.clone(), registry: self.registry.clone() }
+    }
+
     pub(crate) fn files_root(&self) -> PathBuf {
         self.files.clone().unwrap_or_else(|| self.site.join("files"))
     }

@@ -1,6 +1,6 @@
 //! [`BlobWriter`]: reads the pending blobs out of the bundle and writes them to the site.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::base::event::{Event, Report};
@@ -14,6 +14,7 @@ use crate::commands::unpack::error::UnpackError;
 use crate::commands::unpack::plan::{LostBlobs, WritePlan};
 use crate::commands::unpack::roots::Roots;
 use crate::oci::digest::Digest;
+use crate::oci::manifest::Descriptor;
 use crate::site::check::State;
 use crate::site::commit::{Committed, Committer, StagedFiles};
 
@@ -73,8 +74,9 @@ impl BlobWriter<'_> {
             });
             let remaining = blobs.iter().filter(|blob| self.is_pending(blob.digest)).count();
             let lost = Vec::new();
-            let mut feeder =
-                BlobFeeder { writer: self, pipeline, commit_failed: &commit_failed, remaining, lost };
+            let configs = layout.platform_configs().map(|config| (config.digest, config)).collect();
+            let commit_failed = &commit_failed;
+            let mut feeder = BlobFeeder { writer: self, pipeline, commit_failed, remaining, configs, lost };
             let fed = feeder.feed(reader, &blobs);
             let BlobFeeder { pipeline, lost, .. } = feeder;
             pipeline.finish();
@@ -100,6 +102,8 @@ struct BlobFeeder<'a> {
     commit_failed: &'a AtomicBool,
     /// The number of pending blobs that have not been reached yet.
     remaining: usize,
+    /// The configs whose platforms are checked.
+    configs: HashMap<Digest, &'a Descriptor>,
     lost: LostBlobs,
 }
 
@@ -116,6 +120,10 @@ impl<'a> BlobFeeder<'a> {
             && !self.is_done(reader)
             && let Err(error) = reader.end()
         {
+            // Intact bytes that should not be there are no damage: the archive has further entries.
+            if matches!(error, ReadError::Unexpected { .. }) {
+                return Err(error.into());
+            }
             // All unpacked bytes match their digests, so damage at the end is no reason to fail.
             let message = format!("everything was unpacked, but the end of the bundle is damaged: {error}");
             report.event(&Event::Warning { message });
@@ -158,7 +166,14 @@ impl<'a> BlobFeeder<'a> {
             let read = match targets {
                 Some(targets) => {
                     self.begin(number, *blob, targets)?;
-                    self.read(reader, number, blob)
+                    let config = self.configs.get(&blob.digest).copied();
+                    let mut bytes = Vec::new();
+                    let read = self.read(reader, number, blob, config.map(|_| &mut bytes));
+                    if let Some(config) = config.filter(|_| Digest::of(&bytes) == blob.digest) {
+                        let layout = &self.writer.contents.layout;
+                        layout.check_platform(config, &bytes).map_err(ReadError::from)?;
+                    }
+                    read
                 }
                 None => reader.skip(blob),
             };
@@ -196,10 +211,20 @@ impl<'a> BlobFeeder<'a> {
         Ok(())
     }
 
-    fn read(&mut self, reader: &mut BundleReader, number: usize, blob: &Blob) -> Result<(), ReadError> {
+    /// Reads a blob and passes it to the pipeline, and adds it to `copy`.
+    fn read(
+        &mut self,
+        reader: &mut BundleReader,
+        number: usize,
+        blob: &Blob,
+        mut copy: Option<&mut Vec<u8>>,
+    ) -> Result<(), ReadError> {
         let read = reader.blob(blob, |slice| {
             let bytes = slice.len() as u64;
             self.writer.report.event(&Event::Progress { id: number as u64, bytes });
+            if let Some(copy) = &mut copy {
+                copy.extend_from_slice(&slice);
+            }
             self.pipeline.data(slice);
             Ok(())
         });

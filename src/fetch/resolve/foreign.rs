@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use reqwest::Url;
 
+use crate::base::source_url::SourceUrl;
 use crate::fetch::mirrored::{Endpoints, MirroredRegistry};
 use crate::fetch::web::{self, RemoteFile};
 use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::net::http::RequestContext;
-use crate::net::secret::redacted;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
+use crate::oci::parsed_text::quoted;
 
 /// The external layers of all images, by digest.
 #[derive(Default)]
@@ -94,14 +95,14 @@ impl ForeignLayer {
         let digest = self.descriptor.digest;
         let not_allowed =
             |url: String, reason| Err(request.error(FetchProblem::Foreign { layer: digest, url, reason }));
-        let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let Some(url) = parsed else { return not_allowed(format!("`{url}`"), "not an HTTP or HTTPS URL") };
+        // `Url` alone would remove tabs and line breaks, and accept a user name.
+        let parsed = url.parse().ok().filter(|url: &SourceUrl| !url.is_empty());
+        let Some(url) = parsed.and_then(|url| Url::parse(&url).ok()) else {
+            return not_allowed(format!("`{}`", quoted(url)), "not an HTTP or HTTPS URL without a user name");
+        };
         let object = format!("{} {digest}", self.object);
         let reach = self.registry.reach(&object, &self.repository)?;
         let endpoints = endpoints.foreign(&object, &url, &reach)?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return not_allowed(redacted(&url), "it contains a user name");
-        }
         web::probe(request.with_object(&object), &endpoints)
     }
 }
@@ -118,7 +119,7 @@ mod tests {
         let http = upstream.http();
         let endpoints = Endpoints::new(&upstream);
         let descriptor = Descriptor {
-            media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".to_owned(),
+            media_type: "application/vnd.oci.image.layer.nondistributable.v1.tar".parse().unwrap(),
             digest: Digest::of(b""),
             size: 0,
             platform: None,

@@ -101,6 +101,7 @@ impl<'a> ImageResolver<'a> {
     fn add_root(&mut self, (media_type, bytes): (String, Vec<u8>)) -> Result<ImageWithManifests, FetchError> {
         let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
         self.add_manifest(&media_type, digest, bytes, 0)?;
+        let media_type = media_type.parse().expect("a manifest was parsed as this type; please report");
         self.check_platforms()?;
         // A manifest is omitted wherever an index names it, so none that is included may be.
         self.omitted.retain(|digest| !self.kept.contains(digest));
@@ -162,9 +163,8 @@ impl<'a> ImageResolver<'a> {
 
     /// Returns the children of an index that are included, and records the others as omitted.
     fn select(&mut self, children: Vec<Descriptor>) -> Vec<Descriptor> {
-        let known = |child: &Descriptor| child.platform.clone().filter(|platform| platform.os != "unknown");
-        for platform in children.iter().filter_map(known) {
-            self.record_platform(&platform);
+        for platform in children.iter().filter_map(|child| child.platform.as_ref()) {
+            self.record_platform(platform);
         }
         if self.wanted.is_empty() {
             return children;
@@ -172,7 +172,7 @@ impl<'a> ImageResolver<'a> {
         let is_wanted = |platform: &Platform| self.wanted.iter().any(|wanted| wanted.selects(platform));
         let selected: BTreeSet<Digest> = children
             .iter()
-            .filter(|child| known(child).is_some_and(|platform| is_wanted(&platform)))
+            .filter(|child| child.platform.as_ref().is_some_and(is_wanted))
             .map(|child| child.digest)
             .collect();
         // An attestation is included with its image. A child without a platform is always included.
@@ -202,7 +202,10 @@ impl<'a> ImageResolver<'a> {
         let repository = self.entry.reference.repository();
         let bytes = self.registry.small_blob(self.request(), repository, config.digest, MANIFEST_LIMIT)?;
         self.check_bytes(config, &bytes)?;
-        match config_platform(&config.media_type, &bytes) {
+        let platform = config_platform(&config.media_type, &bytes).map_err(|error| {
+            FetchError::new(&self.object, FetchProblem::Config { digest: config.digest, error })
+        })?;
+        match platform {
             Some(platform) => self.record_platform(&platform),
             // An artifact is for all platforms.
             None => self.found.extend(self.wanted.iter().cloned()),

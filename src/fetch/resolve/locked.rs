@@ -93,7 +93,7 @@ fn locked_image(
     let object = image.reference.to_string();
     let repository = image.reference.repository();
     let mut named = BTreeSet::new();
-    let (mut media_type, mut size) = (String::new(), 0);
+    let mut size = 0;
     for locked in &image.manifests {
         let digest = locked.digest;
         let bytes = locked_manifest(context, registry, image, locked)?;
@@ -108,7 +108,7 @@ fn locked_image(
             }
         }
         if digest == image.digest {
-            (media_type, size) = (locked.media_type.clone(), locked.size);
+            size = locked.size;
         }
         context.manifests.insert(digest, bytes);
     }
@@ -117,7 +117,7 @@ fn locked_image(
     }
     Ok(IndexedImage {
         reference: image.reference.clone(),
-        media_type,
+        media_type: image.manifests[0].media_type.clone(),
         digest: image.digest,
         size,
         omitted: named,

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
+use crate::oci::media_type::MediaType;
 
 /// Maximum depth of referrers of referrers.
 pub(crate) const DEPTH_LIMIT: usize = 4;
@@ -67,7 +68,8 @@ struct Referrer<'a> {
     artifact_type: Option<&'a str>,
 }
 
-/// Returns an index of `descriptors`, sorted and without duplicates. `None`: one of them is not a descriptor.
+/// Returns an index of `descriptors`, sorted and without duplicates. `None`: one of them is not a descriptor, or
+/// violates the grammar of media types or digests. Annotations are opaque, and serialized as JSON.
 #[must_use]
 pub(crate) fn index_of(descriptors: &[Value]) -> Option<Vec<u8>> {
     #[derive(Serialize)]
@@ -93,11 +95,14 @@ impl<'a> Referrer<'a> {
             .filter(|all| !all.is_empty())
             .map(|all| all.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect());
         Some(Self {
-            media_type: text("mediaType")?,
-            digest: text("digest")?,
+            media_type: text("mediaType").filter(|text| text.parse::<MediaType>().is_ok())?,
+            digest: text("digest").filter(|text| text.parse::<Digest>().is_ok())?,
             size: value.get("size")?.as_u64()?,
             annotations,
-            artifact_type: text("artifactType").filter(|kind| !kind.is_empty()),
+            artifact_type: match text("artifactType").filter(|kind| !kind.is_empty()) {
+                Some(kind) => Some(kind).filter(|kind| kind.parse::<MediaType>().is_ok()).map(Some)?,
+                None => None,
+            },
         })
     }
 }
@@ -110,20 +115,32 @@ mod tests {
 
     #[test]
     fn an_index_of_referrers_does_not_depend_on_their_order() {
-        let first =
-            json!({"size": 3, "mediaType": "a/b", "digest": "sha256:1", "artifactType": "x", "extra": 1});
+        let [one, two] =
+            [b'1', b'2'].map(|digit| format!("sha256:{}", char::from(digit).to_string().repeat(64)));
+        let first = json!({"size": 3, "mediaType": "a/b", "digest": one, "artifactType": "x/y", "extra": 1});
         let second =
-            json!({"mediaType": "a/b", "digest": "sha256:2", "size": 4, "annotations": {"b": "2", "a": "1"}});
-        let expected = concat!(
+            json!({"mediaType": "a/b", "digest": two, "size": 4, "annotations": {"b": "2", "a": "1\n"}});
+        let expected = [
             r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":["#,
-            r#"{"mediaType":"a/b","digest":"sha256:1","size":3,"artifactType":"x"},"#,
-            r#"{"mediaType":"a/b","digest":"sha256:2","size":4,"annotations":{"a":"1","b":"2"}}]}"#,
-        );
+            r#"{"mediaType":"a/b","digest":""#,
+            &one,
+            r#"","size":3,"artifactType":"x/y"},{"mediaType":"a/b","digest":""#,
+            &two,
+            r#"","size":4,"annotations":{"a":"1\n","b":"2"}}]}"#,
+        ];
         for all in [vec![&first, &second], vec![&second, &first, &second]] {
             let all: Vec<_> = all.into_iter().cloned().collect();
-            assert_eq!(String::from_utf8(index_of(&all).unwrap()).unwrap(), expected);
+            assert_eq!(String::from_utf8(index_of(&all).unwrap()).unwrap(), expected.concat());
         }
-        assert!(index_of(&[json!({"digest": "sha256:1"})]).is_none());
+        let with = |key: &str, value: &str| {
+            let mut changed = first.clone();
+            changed[key] = value.into();
+            index_of(&[changed])
+        };
+        assert!(index_of(&[json!({"digest": one})]).is_none() && with("artifactType", "").is_some());
+        for (key, value) in [("mediaType", "a/b\n"), ("digest", "sha256:1"), ("artifactType", "\u{202e}/x")] {
+            assert!(with(key, value).is_none(), "{key}");
+        }
     }
 
     #[test]

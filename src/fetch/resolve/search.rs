@@ -100,7 +100,8 @@ impl ReferrerSearch<'_> {
                 let Some(entry) = self.unlisted(subject, tag) else { return Ok(None) };
                 let index = index_of(&referrers).ok_or_else(|| {
                     let url = format!("the registry {}", subject.reference.host());
-                    let reason = "referrers without media type, digest or size".to_owned();
+                    let reason =
+                        "referrers without valid media type, digest, size or artifact type".to_owned();
                     request.error(FetchProblem::Protocol { url, reason })
                 })?;
                 let resolver = ImageResolver::new(self.context, &subject.registry, &entry, &[]);

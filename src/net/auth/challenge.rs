@@ -5,6 +5,11 @@ use std::collections::HashMap;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
+use crate::base::source_url::SourceUrl;
+
+/// Maximum length of a parameter in bytes.
+const MAX_PARAMETER: usize = 4096;
+
 /// A challenge of a `WWW-Authenticate` header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
@@ -63,13 +68,28 @@ impl Challenge {
         match scheme {
             "basic" => Some(Self::Basic),
             "bearer" => {
-                let realm = Url::parse(parameters.get("realm")?).ok()?;
+                let realm: SourceUrl = parameters.get("realm")?.parse().ok()?;
+                let realm = Url::parse(&realm).ok()?;
                 let (service, scope) = (parameters.remove("service"), parameters.remove("scope"));
+                if !service.as_deref().is_none_or(is_service) || !scope.as_deref().is_none_or(is_scope) {
+                    return None;
+                }
                 Some(Self::Bearer(Bearer { realm, service, scope }))
             }
             _ => None,
         }
     }
+}
+
+/// True if `text` is a name of printable ASCII. The specification of tokens calls it "the name of the service".
+fn is_service(text: &str) -> bool {
+    text.len() <= MAX_PARAMETER && text.bytes().all(|b| matches!(b, b' '..=b'~'))
+}
+
+/// True if `text` is a list of scopes, separated by spaces (RFC 6749, section 3.3).
+fn is_scope(text: &str) -> bool {
+    let is_scope_byte = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    text.len() <= MAX_PARAMETER && text.split(' ').all(|scope| scope.bytes().all(is_scope_byte))
 }
 
 /// Splits a value, quoted or not, from the rest of the text.
@@ -135,6 +155,12 @@ mod tests {
             ("Bearer realm=\"no url\"", vec![]),
             ("Bearer realm=\"https://a.example/", vec![]),
             ("Bearer service=\"x\"", vec![]),
+            ("Bearer realm=\"file:///etc/passwd\"", vec![]),
+            ("Bearer realm=\"https://user:secret@a.example/\"", vec![]),
+            ("Bearer realm=\"https://a.example/\tx\"", vec![]),
+            ("Bearer realm=\"https://a.example/\",service=\"a\tb\"", vec![]),
+            ("Bearer realm=\"https://a.example/\",scope=\"a\tb\"", vec![]),
+            ("Bearer realm=\"https://a.example/\",scope=\"a\\\"b\"", vec![]),
             ("=,\"\"=", vec![]),
             ("", vec![]),
         ] {

@@ -1,0 +1,105 @@
+//! [`SourceUrl`]: the URL that a file was fetched from.
+
+use std::str::FromStr;
+
+use crate::oci::parsed_text::{parsed_text, quoted};
+
+/// Maximum length in bytes: a path of [`MAX_PATH`](crate::base::path::MAX_PATH) bytes, each percent-encoded, and a
+/// host.
+const MAX_URL: usize = 16 << 10;
+
+/// An absolute HTTP or HTTPS URL in ASCII, without user name and fragment (RFC 3986, section 3). Empty: not stated.
+///
+/// A reader does not request it, so that its parts are not parsed further. Beside the characters of RFC 3986, path
+/// and query can have those that the URL standard of browsers does not percent-encode and that packers therefore
+/// write: `\`, `^`, `|`, `` ` ``, `{` and `}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceUrl(String);
+
+/// A text that is not a valid [`SourceUrl`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid URL `{}`: expected an absolute HTTP or HTTPS URL in ASCII, without a user name", quoted(.0))]
+pub struct SourceUrlError(String);
+
+parsed_text!(SourceUrl);
+
+impl SourceUrl {
+    /// Returns the URL as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SourceUrl {
+    type Err = SourceUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || is_url(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(SourceUrlError(text.to_owned()))
+        }
+    }
+}
+
+fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let Some(rest) = rest.filter(|_| text.len() <= MAX_URL) else { return false };
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let is_path_byte = |b: u8| b.is_ascii_graphic() && !b"\"<>#".contains(&b);
+    is_authority(authority) && path.bytes().all(is_path_byte)
+}
+
+/// True if `text` is a host with an optional port (RFC 3986, section 3.2), without a user name.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, "0"),
+    };
+    let is_name_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b);
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.len() <= 255 && host.bytes().all(is_name_byte),
+    };
+    is_host && (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_an_absolute_http_url_in_ascii() {
+        for text in [
+            "",
+            "https://dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet",
+            "http://127.0.0.1:8080/a%20b?x=1&y={z}|^`\\",
+            "https://[::1]:5000/x",
+            "https://[2001:db8::1]/x",
+            "https://dl.k8s.io",
+            "https://user-content.example/a@b:c/d",
+        ] {
+            assert_eq!(text.parse::<SourceUrl>().unwrap().as_str(), text);
+        }
+        for text in [
+            "dl.k8s.io/x",
+            "file:///etc/passwd",
+            "javascript:alert(1)",
+            "https:///x",
+            "https://user@dl.k8s.io/x",
+            "https://user:secret@dl.k8s.io/x",
+            "https://a b/x",
+            "https://dl.k8s.io:port/x",
+            "https://dl.k8s.io/x y",
+            "https://dl.k8s.io/x\n",
+            "https://dl.k8s.io/\u{202e}x",
+            "https://dl.k8s.io/ü",
+            "https://dl.k8s.io/x#y",
+            "https://dl.k8s.io/\"><script>",
+            &format!("https://dl.k8s.io/{}", "x".repeat(16 << 10)),
+        ] {
+            assert!(text.parse::<SourceUrl>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! [`RepositoryName`] and [`Tag`]: names in a registry, without its host.
+
+use std::str::FromStr;
+
+use crate::oci::parsed_text::{parsed_text, quoted};
+use crate::oci::reference::{MAX_NAME, MAX_TAG, is_repository_name, is_tag};
+
+/// The name of a repository in a registry (OCI distribution-spec, "Pulling manifests"), such as
+/// `k8s/registry.k8s.io/pause`. At most [`MAX_NAME`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RepositoryName(String);
+
+/// A tag (OCI distribution-spec, "Pulling manifests"). At most [`MAX_TAG`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(String);
+
+/// A text that is not a valid [`RepositoryName`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid repository `{}`: expected at most {MAX_NAME} lower-case letters and digits, separated by `/`, `.`, `_`, \
+     `__` or dashes", quoted(.0)
+)]
+pub struct RepositoryNameError(String);
+
+/// A text that is not a valid [`Tag`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "invalid tag `{}`: expected at most {MAX_TAG} of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`",
+    quoted(.0)
+)]
+pub struct TagError(String);
+
+parsed_text!(RepositoryName);
+parsed_text!(Tag);
+
+impl FromStr for RepositoryName {
+    type Err = RepositoryNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if is_repository_name(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(RepositoryNameError(text.to_owned()))
+        }
+    }
+}
+
+impl FromStr for Tag {
+    type Err = TagError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if is_tag(text) { Ok(Self(text.to_owned())) } else { Err(TagError(text.to_owned())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_and_a_tag_have_only_characters_of_the_specification() {
+        for name in ["a", "k8s/registry.k8s.io/pause", "a__b/c-d", "localhost_5000/x"] {
+            assert_eq!(&*name.parse::<RepositoryName>().unwrap(), name);
+        }
+        for name in ["", "A", "/a", "a/", "a//b", "../a", "a/../b", "a\n", "a b", "a\" x;\n} # ", "ü"] {
+            assert!(name.parse::<RepositoryName>().is_err(), "{name:?}");
+        }
+        assert!("a".repeat(256).parse::<RepositoryName>().is_err());
+        for tag in ["v1.2", "_x", "sha256-ab.sig", "A"] {
+            assert_eq!(&*tag.parse::<Tag>().unwrap(), tag);
+        }
+        for tag in ["", ".a", "-a", "a/b", "a:b", "a\n", "ü", &"a".repeat(129)] {
+            assert!(tag.parse::<Tag>().is_err(), "{tag:?}");
+        }
+    }
+}
