@@ -7,4 +7,6 @@ pub(crate) mod locator;
 pub mod record;
 pub(crate) mod root;
 pub(crate) mod scan;
+pub mod signed_index;
 pub(crate) mod storage;
+pub mod verified;

@@ -10,8 +10,9 @@ use crate::bundle::read::discover::DiscoverError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::DamageKind;
 use crate::documents::lock::LockError;
-use crate::signature::SignatureError;
+use crate::signature::policy::SignatureError;
 use crate::site::record::RecordError;
+use crate::site::signed_index::SignedIndexError;
 
 /// The exit codes of both programs. `docs/cli.md` is generated from this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +21,7 @@ use crate::site::record::RecordError;
 pub enum Code {
     /// Success
     Success = 0,
-    /// The command line is invalid
+    /// The command line is invalid, or the trusted keys of the host
     Usage = 2,
     /// A list or lock is invalid, or the checkout that lists are made from
     List = 3,
@@ -55,6 +56,8 @@ pub enum Code {
     Unreadable = 17,
     /// The command of `--on-volume` failed
     Command = 18,
+    /// The bundle is older than one of the same name on the site, or has expired
+    Outdated = 19,
 }
 
 /// The exit code of a verb that fails, and what it prints to stderr.
@@ -129,10 +132,21 @@ impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
         let code = match &error {
             RecordError::Fs(_) | RecordError::Missing(_) => Code::File,
-            RecordError::Syntax(..) => Code::Damaged,
+            RecordError::Syntax(..) | RecordError::Uncovered(..) => Code::Damaged,
             RecordError::Version(..) => Code::NotABundle,
+            RecordError::NoIndex(..) => Code::Unsigned,
+            RecordError::Index(_, _, source) => match &**source {
+                SignedIndexError::Fs(_) => Code::File,
+                SignedIndexError::Signature(error) => Code::of_signature(error),
+                SignedIndexError::Corrupt(_) => Code::Damaged,
+            },
         };
-        Self::of(code, &error)
+        let failure = Self::of(code, &error);
+        match error {
+            RecordError::NoIndex(..) | RecordError::Index(..) | RecordError::Uncovered(..) => failure
+                .with_hint("unpack the signed bundles of the site again: `unbundle unpack BUNDLE SITE`"),
+            _ => failure,
+        }
     }
 }
 
@@ -157,13 +171,18 @@ impl Code {
             ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
                 Self::Damaged
             }
-            ReadError::Signature(SignatureError::Unsigned) => Self::Unsigned,
-            ReadError::Signature(_) => Self::Signer,
+            ReadError::Signature(error) => Self::of_signature(error),
+            ReadError::Expired(_) => Self::Outdated,
             ReadError::Discover(DiscoverError::Nothing(_))
             | ReadError::NotABundle(_)
             | ReadError::Layout(_)
             | ReadError::Index(_) => Self::NotABundle,
         }
+    }
+
+    /// Returns the code for a signature that is not accepted.
+    fn of_signature(error: &SignatureError) -> Self {
+        if matches!(error, SignatureError::Unsigned) { Self::Unsigned } else { Self::Signer }
     }
 
     /// Returns the code for a lock that cannot be read.

@@ -10,6 +10,7 @@ use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::print_document;
 use crate::cli::progress::Output;
+use crate::cli::trust::SiteTrustArgs;
 use crate::commands::inventory::scan;
 use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;
@@ -27,6 +28,8 @@ pub(crate) struct Inventory {
     /// Without this option, only sizes are compared.
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    trust: SiteTrustArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -56,7 +59,8 @@ impl Inventory {
             let message = format!("cannot overwrite `{}`: it is the record of the site", path.display());
             return Err(Failure::new(Code::Usage, message).with_hint("choose another `--output`"));
         }
-        let inventory = self.out.report(|report| scan(&self.site, self.check, report))?;
+        let policy = self.trust.policy()?;
+        let inventory = self.out.report(|report| scan(&self.site, &policy, self.check, report))?;
         let Some(path) = output else {
             print_document(inventory.to_json())?;
             return Ok(Code::Success);

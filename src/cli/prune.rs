@@ -9,6 +9,7 @@ use crate::base::units::human_bytes;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
+use crate::cli::trust::TemplateArgs;
 use crate::commands::prune::error::PruneError;
 use crate::commands::prune::prune;
 use crate::commands::prune::summary::PruneSummary;
@@ -29,6 +30,8 @@ pub(crate) struct Prune {
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
+    templates: TemplateArgs,
+    #[command(flatten)]
     out: Output,
 }
 
@@ -44,7 +47,8 @@ impl Prune {
             let mut reader = self.input.open(std::slice::from_ref(path), Gaps::Allow).map_err(failed)?;
             kept.push(reader.contents().map_err(|error| failed(error.into()))?);
         }
-        let summary = self.out.report(|report| prune(&self.site, &kept, self.yes, report))?;
+        let policy = self.templates.policy(self.input.policy()?);
+        let summary = self.out.report(|report| prune(&self.site, &policy, &kept, self.yes, report))?;
         self.out.print(&summary, || self.text(&summary))?;
         Ok(Code::Success)
     }

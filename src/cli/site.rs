@@ -13,6 +13,7 @@ use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{json, print};
+use crate::cli::trust::SiteTrustArgs;
 use crate::commands::site::{Changes, ConfError, Configured, configure};
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::tls::{Issued, TlsError, day};
@@ -58,6 +59,8 @@ pub(crate) struct Site {
     /// Start the servers
     #[arg(long)]
     start: bool,
+    #[command(flatten)]
+    trust: SiteTrustArgs,
     /// Print JSON to stdout
     #[arg(long)]
     json: bool,
@@ -77,7 +80,7 @@ impl Site {
             tls: self.tls,
             user: user.clone(),
         };
-        let configured = configure(&self.site, self.conf.as_deref(), changes)?;
+        let configured = configure(&self.site, self.conf.as_deref(), &self.trust.policy()?, changes)?;
         print(&if self.json { summary(&configured) } else { text(&configured, self.apply, self.start) })?;
         let conf = &configured.setup.conf;
         if self.apply {
@@ -249,6 +252,10 @@ fn parse_tls(text: &str) -> Result<Tls, String> {
 
 impl From<ConfError> for Failure {
     fn from(error: ConfError) -> Self {
+        let error = match error {
+            ConfError::Record(error) => return error.into(),
+            error => error,
+        };
         let code = match &error {
             ConfError::Record(_) | ConfError::Fs(_) | ConfError::Settings(..) => Code::File,
             ConfError::Tls(error) => match error {

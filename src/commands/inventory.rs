@@ -16,14 +16,20 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::site::check::hash;
 use crate::site::record::{Record, RecordError};
 use crate::site::scan::Storage;
+use crate::site::verified::{self, SitePolicy};
 
 /// Lists what a later `unpack` finds: blobs in the registry's storage, and files that the record of the site
 /// names.
 ///
 /// The digest of a blob is in its path, that of a file in the record. Sizes must match the manifests or the
 /// record. With `check`, everything is hashed. Damaged and missing files are omitted, with a warning.
-pub(crate) fn scan(site: &Path, check: bool, report: &dyn Report) -> Result<Inventory, RecordError> {
-    let record = Record::read(site)?;
+pub(crate) fn scan(
+    site: &Path,
+    policy: &SitePolicy,
+    check: bool,
+    report: &dyn Report,
+) -> Result<Inventory, RecordError> {
+    let record = verified::read(site, policy)?;
     let roots = Roots {
         storage: Storage::open(&record.registry_root(site))?,
         files: Files::open(&record.files_root(site))?,

@@ -17,6 +17,7 @@ use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Layout;
+use crate::bundle::format::release::Release;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::bundle::read::select::Prefetched;
@@ -30,7 +31,9 @@ use crate::commands::unpack::space::check_space;
 use crate::commands::unpack::summary::{Counts, UnpackSummary};
 use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
 use crate::oci::manifest::MANIFEST_LIMIT;
+use crate::signature::policy::Policy;
 use crate::site::record::Record;
+use crate::site::signed_index::{self, KeptBundles};
 use crate::site::storage::{Links, blob_path};
 
 /// The operator's guide at the root of the site.
@@ -53,6 +56,7 @@ pub fn unpack(
     if let Some(signed) = &contents.signed {
         report.event(&Event::Note { message: signed.to_string() });
     }
+    check_release(&contents, options, reader.policy())?;
     let mut summary = UnpackSummary { bundle: Counts::of(&contents.layout), ..UnpackSummary::default() };
     let prefetched = select(&mut contents.layout, &mut reader, options)?;
 
@@ -61,6 +65,8 @@ pub fn unpack(
     let links = Links::new(&contents.layout, &options.templates)?;
     let mut delta = Delta::new(&contents.layout, options)?;
     let roots = Roots::open(options, &contents.layout)?;
+    // Again, because another process may have unpacked a newer bundle before this one got the lock.
+    check_release(&contents, options, reader.policy())?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;
     delta.locate(&contents.layout, &plan, report)?;
     plan.clear_staging(&roots)?;
@@ -91,7 +97,7 @@ pub fn unpack(
         missing_links = MissingLinks::find(&Links::new(&contents.layout, &options.templates)?, &roots)?;
     }
 
-    // Links, tags last; then the record.
+    // Links, tags last; then the documents of the bundle, and the record that follows from them.
     summary.links_written = missing_links.write(&roots)?;
     roots.remove_gc_guard()?;
     if !summary.is_unchanged() {
@@ -99,6 +105,7 @@ pub fn unpack(
     }
     Counts { files: summary.files, images: summary.images } = Counts::of(&contents.layout);
     let is_partial = !options.select.is_all() || !summary.omitted.is_empty();
+    signed_index::keep(&contents, &roots.bundles)?;
     write_record(&contents, is_partial, options, &roots)?;
     write_guide(&contents.about, &options.site, &roots)?;
     summary.repaired_frames = reader.repaired();
@@ -121,6 +128,21 @@ pub fn repaired_text(repaired: &[Position]) -> Option<String> {
         "the bundle is damaged at {first}{more}; recovery data repaired it: write an intact copy with \
          `unbundle repair`"
     ))
+}
+
+/// Fails if the site has a newer bundle of the same name.
+fn check_release(contents: &Contents, options: &UnpackOptions, policy: &Policy) -> Result<(), UnpackError> {
+    let UnpackOptions { site, allow_older, .. } = options;
+    let Some(Release { name, sequence }) = contents.about.release.as_ref().filter(|_| !allow_older) else {
+        return Ok(());
+    };
+    let newest = KeptBundles::open(site)?.newest(policy)?.get(name).map(|(newest, _)| *newest);
+    match newest.filter(|newest| newest > sequence) {
+        Some(newest) => {
+            Err(UnpackError::Older { site: site.clone(), name: name.clone(), sequence: *sequence, newest })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Narrows `layout` to the selected images and files. Configs that a delta omits are read from the site.

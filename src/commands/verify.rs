@@ -19,7 +19,7 @@ use crate::bundle::read::tar_stream::Piece;
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::commands::verify::damage::{Damage, DamageLog};
 use crate::oci::digest::Digest;
-use crate::signature::Signed;
+use crate::signature::policy::Signed;
 
 /// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

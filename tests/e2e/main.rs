@@ -22,6 +22,7 @@ mod images;
 mod kill;
 mod kubespray;
 mod networks;
+mod policy;
 mod private;
 mod provenance;
 mod release;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::base::path::{RelPath, find_collision};
-use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
+use crate::bundle::format::release::{self, Expiry, Release, ReleaseError};
+use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS, RELEASE_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::platform::Platform;
@@ -51,7 +52,7 @@ pub struct Index {
     pub external: BTreeSet<Digest>,
 }
 
-/// Informational annotations of a bundle.
+/// Annotations of a bundle that do not affect its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleInfo {
     /// Title, such as `Kubespray v2.25.0`.
@@ -61,6 +62,10 @@ pub struct BundleInfo {
     pub created: Option<String>,
     /// Instructions for the operator at the site, in Markdown.
     pub guide: Option<String>,
+    /// Name and sequence number, which tell newer bundles from older ones.
+    pub release: Option<Release>,
+    /// Time after which the bundle must not be used.
+    pub expires: Option<Expiry>,
 }
 
 /// The entry of an image in `index.json`.
@@ -126,6 +131,9 @@ pub enum IndexError {
     /// An invalid digest in `dev.airbundle.elsewhere`.
     #[error("invalid annotation `{ANNOTATION_EXTERNAL}`")]
     External(#[source] ParseDigestError),
+    /// An invalid name, sequence number or expiry date.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     /// An invalid entry: its number, from 0, and the reason.
     #[error("invalid entry {0}: {1}")]
     Entry(usize, String),
@@ -175,8 +183,12 @@ impl Index {
         let images = self.images.iter().map(IndexedImage::entry);
         let is_delta = !self.external.is_empty();
         let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
-        let (major, minor) = if is_delta || has_lock { NEWER_DOCUMENTS } else { DOCUMENTS };
-        let BundleInfo { title, created, guide } = self.about.clone();
+        let BundleInfo { title, created, guide, release, expires } = self.about.clone();
+        let (major, minor) = match (release.is_some() || expires.is_some(), is_delta || has_lock) {
+            (true, _) => RELEASE_DOCUMENTS,
+            (false, true) => NEWER_DOCUMENTS,
+            (false, false) => DOCUMENTS,
+        };
         let annotations = [
             (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
             (ANNOTATION_EXTERNAL, is_delta.then(|| join(&self.external))),
@@ -185,7 +197,8 @@ impl Index {
             (TITLE, title),
             (CREATED, created),
         ];
-        let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let annotations = annotations.into_iter().chain(release::annotations(release.as_ref(), expires));
+        let annotations = annotations.filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&IndexDocument {
             schema_version: 2,
             media_type: OCI_INDEX.into(),
@@ -218,8 +231,9 @@ impl Index {
         }
         let document: IndexDocument = serde_json::from_slice(bytes)?;
         let value = |key| document.annotations.get(key).cloned();
-        let about =
-            BundleInfo { title: value(TITLE), created: value(CREATED), guide: value(ANNOTATION_GUIDE) };
+        let (release, expires) = release::read(&document.annotations)?;
+        let (title, created, guide) = (value(TITLE), value(CREATED), value(ANNOTATION_GUIDE));
+        let about = BundleInfo { title, created, guide, release, expires };
         let mut index = Self { about, external, ..Self::default() };
         let mut names = HashSet::new();
         for (number, entry) in document.manifests.unwrap_or_default().into_iter().enumerate() {
@@ -393,6 +407,7 @@ mod tests {
                 title: Some("Kubespray v2.25.0".into()),
                 created: Some("2026-11-23T20:00:00Z".into()),
                 guide: Some("# Next steps\n".into()),
+                ..BundleInfo::default()
             },
             external: BTreeSet::new(),
         }
@@ -449,6 +464,22 @@ mod tests {
         ] {
             let error = Index::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(message), "{message}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_release_and_an_expiry_date_round_trip_and_require_version_1_2() {
+        let release = Release { name: "kubespray".parse().unwrap(), sequence: "7".parse().unwrap() };
+        let expires: Expiry = "2027-01-31T00:00:00Z".parse().unwrap();
+        for (release, expires, annotation) in [
+            (Some(release), None, "\"dev.airbundle.name\":\"kubespray\",\"dev.airbundle.sequence\":\"7\""),
+            (None, Some(expires), "\"dev.airbundle.expires\":\"2027-01-31T00:00:00Z\""),
+        ] {
+            let about = BundleInfo { release, expires, ..sample().about };
+            let index = Index { about, ..sample() };
+            let text = String::from_utf8(index.to_json()).unwrap();
+            assert!(text.contains(annotation) && text.contains("\"dev.airbundle.format\":\"1.2\""), "{text}");
+            assert_eq!(Index::parse(text.as_bytes()).unwrap(), index);
         }
     }
 
