@@ -12,6 +12,7 @@ pub(crate) mod diff;
 #[cfg(all(test, feature = "net"))]
 mod documented;
 pub mod exit;
+pub(crate) mod host_keys;
 pub(crate) mod image;
 pub(crate) mod images;
 pub(crate) mod input;
@@ -27,6 +28,8 @@ pub(crate) mod ls;
 pub(crate) mod output;
 #[cfg(feature = "net")]
 pub(crate) mod pack;
+#[cfg(all(test, feature = "net"))]
+mod policy_options;
 pub(crate) mod progress;
 pub(crate) mod prune;
 #[cfg(all(test, feature = "net"))]
@@ -34,6 +37,8 @@ mod reference;
 pub(crate) mod repair;
 pub(crate) mod roots;
 pub(crate) mod sbom;
+#[cfg(feature = "net")]
+pub(crate) mod sign;
 pub(crate) mod site;
 pub(crate) mod size;
 pub(crate) mod trust;

@@ -25,5 +25,5 @@ pub(crate) mod net;
 pub mod oci;
 #[cfg(feature = "net")]
 pub(crate) mod plan;
-pub(crate) mod signature;
+pub mod signature;
 pub mod site;

@@ -3,6 +3,8 @@
 //! The signed content is `index.json`, byte for byte. Its digest is the identity of the bundle and it
 //! references everything else by digest, so one valid signature covers the entire bundle.
 
+pub mod policy;
+pub(crate) mod revocations;
 #[cfg(feature = "net")]
 pub(crate) mod signing;
 
@@ -20,9 +22,11 @@ pub(crate) const SIGNATURE_LIMIT: usize = 4 << 10;
 const COMMENT: &str = "untrusted comment:";
 /// Length of the algorithm identifier, which precedes the key ID.
 const ALGORITHM_LEN: usize = 2;
+/// Number of hexadecimal digits of a key ID.
+const KEY_ID_DIGITS: usize = 16;
 
 /// The ID of a key and of its signatures, displayed as minisign does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KeyId(#[cfg_attr(test, schemars(with = "String"))] [u8; 8]);
 
@@ -31,6 +35,19 @@ impl KeyId {
     fn parse(line: &str) -> Option<Self> {
         let bytes = STANDARD.decode(line).ok()?;
         Some(Self(bytes.get(ALGORITHM_LEN..)?.first_chunk().copied()?))
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = KeyError;
+
+    /// Parses 16 hexadecimal digits, the text form of a key ID.
+    fn from_str(text: &str) -> Result<Self, KeyError> {
+        if text.len() != KEY_ID_DIGITS || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(KeyError::Id);
+        }
+        let number = u64::from_str_radix(text, 16).map_err(|_| KeyError::Id)?;
+        Ok(Self(number.to_le_bytes()))
     }
 }
 
@@ -55,6 +72,9 @@ pub enum KeyError {
     /// A secret key, which must not leave the machine that signs.
     #[error("a secret key: expected the public key, whose file name ends in .pub")]
     Secret,
+    /// Not a key ID.
+    #[error("not a key ID: expected 16 hexadecimal digits")]
+    Id,
     /// The file has no key.
     #[error("no key found")]
     Empty,
@@ -65,6 +85,8 @@ pub enum KeyError {
 pub struct PublicKey {
     key: minisign_verify::PublicKey,
     id: KeyId,
+    /// The Ed25519 key, which tells keys apart whatever ID they claim.
+    material: Vec<u8>,
 }
 
 impl FromStr for PublicKey {
@@ -73,8 +95,9 @@ impl FromStr for PublicKey {
     /// Parses the base64 line of a key.
     fn from_str(line: &str) -> Result<Self, KeyError> {
         let id = KeyId::parse(line).ok_or(KeyError::Syntax)?;
+        let material = STANDARD.decode(line).unwrap_or_default().split_off(ALGORITHM_LEN + id.0.len());
         match minisign_verify::PublicKey::from_base64(line) {
-            Ok(key) => Ok(Self { key, id }),
+            Ok(key) => Ok(Self { key, id, material }),
             // Secret keys are much longer than public ones.
             Err(_) if line.len() > 100 && line.starts_with("RW") => Err(KeyError::Secret),
             Err(_) => Err(KeyError::Syntax),
@@ -93,6 +116,7 @@ impl PublicKey {
         if keys.is_empty() { Err(KeyError::Empty) } else { Ok(keys) }
     }
 
+    /// Returns the ID that the key claims.
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
@@ -113,100 +137,5 @@ impl Signature {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= SIGNATURE_LIMIT)?;
         let key = KeyId::parse(text.lines().nth(1)?)?;
         Some(Self { signature: minisign_verify::Signature::decode(text).ok()?, key })
-    }
-}
-
-/// The trusted keys of a host, and a detached signature.
-#[derive(Default)]
-pub struct Trust {
-    /// The trusted keys. Empty: bundles are accepted without verification.
-    pub keys: Vec<PublicKey>,
-    /// The detached signature with its file name, used in addition to the one in the bundle.
-    pub detached: Option<(String, Vec<u8>)>,
-}
-
-/// The signer of a bundle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Signed {
-    /// The key ID that the signature names.
-    pub key: KeyId,
-    /// True if the signature was verified with a trusted key.
-    pub trusted: bool,
-    /// The trusted comment of the signature. `None`: not verified.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub comment: Option<String>,
-}
-
-impl fmt::Display for Signed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.trusted { "which is trusted" } else { "not verified: no trusted key" };
-        write!(f, "signed by key {}, {state}", self.key)
-    }
-}
-
-/// An error while verifying the signature of a bundle.
-#[derive(Debug, thiserror::Error)]
-pub enum SignatureError {
-    /// No signature.
-    #[error("the bundle is not signed, and this host accepts only signed bundles: nothing was used")]
-    Unsigned,
-    /// A signature of an untrusted key.
-    #[error("the bundle is signed by {0}, which is not trusted on this host: nothing was used")]
-    Unknown(String),
-    /// A signature that names a trusted key and does not match.
-    #[error(
-        "signature verification failed: {0} names trusted key {1} but does not match this `index.json`: nothing was used"
-    )]
-    Wrong(String, KeyId),
-    /// Not parsable as a signature.
-    #[error("{0} is corrupt, or not a minisign signature: nothing was used")]
-    Damaged(String),
-}
-
-impl Trust {
-    /// Verifies `index` with the `embedded` or the detached signature. Without trusted keys, nothing is
-    /// verified and the first signature is returned as untrusted.
-    pub fn check(&self, index: &[u8], embedded: Option<&[u8]>) -> Result<Option<Signed>, SignatureError> {
-        let embedded = embedded.map(|bytes| ("its signature".to_owned(), bytes));
-        let detached =
-            self.detached.iter().map(|(name, bytes)| (format!("the signature `{name}`"), &bytes[..]));
-        let mut signatures = Vec::new();
-        for (name, bytes) in embedded.into_iter().chain(detached) {
-            signatures.push((name, Signature::parse(bytes)));
-        }
-        if self.keys.is_empty() {
-            let signature = signatures.into_iter().find_map(|(_, signature)| signature);
-            return Ok(signature.map(|signature| Signed {
-                key: signature.key,
-                trusted: false,
-                comment: None,
-            }));
-        }
-        let mut failed = None;
-        for (name, signature) in signatures {
-            let error = match signature.map(|signature| (self.verify(index, &signature), signature.key)) {
-                Some((Ok(signed), _)) => return Ok(Some(signed)),
-                Some((Err(true), key)) => SignatureError::Wrong(name, key),
-                Some((Err(false), key)) => SignatureError::Unknown(format!("key {key}")),
-                None => SignatureError::Damaged(name),
-            };
-            failed.get_or_insert(error);
-        }
-        Err(failed.unwrap_or(SignatureError::Unsigned))
-    }
-
-    /// Returns an error that is true if a trusted key has the key ID of the signature.
-    fn verify(&self, index: &[u8], signature: &Signature) -> Result<Signed, bool> {
-        let mut keys = self.keys.iter().filter(|key| key.id == signature.key).peekable();
-        let is_known = keys.peek().is_some();
-        // Legacy signatures (not prehashed) are refused: a 64-byte signature could be passed off as one of
-        // another text.
-        let is_valid = keys.any(|key| key.key.verify(index, &signature.signature, false).is_ok());
-        let comment = || signature.signature.trusted_comment().to_owned();
-        if is_valid {
-            return Ok(Signed { key: signature.key, trusted: true, comment: Some(comment()) });
-        }
-        Err(is_known)
     }
 }

@@ -9,4 +9,6 @@ pub mod record;
 pub(crate) mod root;
 pub mod roots;
 pub(crate) mod scan;
+pub mod signed_index;
 pub(crate) mod storage;
+pub mod verified;

@@ -262,6 +262,18 @@ def check_image(image):
     check(valid, f"`{name}`: invalid platform in `dev.airbundle.platforms`")
     return name, image, omitted
 
+def check_release(notes):
+    """Checks name, sequence number and expiry date. Returns whether there is one of them."""
+    name, sequence, expires = (notes.get("dev.airbundle." + key) for key in ("name", "sequence", "expires"))
+    check((name is None) == (sequence is None), "a name and a sequence number require each other")
+    if name is not None:
+        check(len(name) <= 128 and re.fullmatch("[a-z0-9]+([._-][a-z0-9]+)*", name), "invalid name of the bundle")
+        check(re.fullmatch("[1-9][0-9]{0,15}", sequence) and int(sequence) < 1 << 53, "invalid sequence number")
+    if expires is not None:
+        time = r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z"
+        check(re.fullmatch(time, expires), "invalid expiry date")
+    return not (name is expires is None)
+
 def read_index(data):
     document = parse(data, "index.json")
     notes = document.get("annotations", {})
@@ -281,7 +293,8 @@ def read_index(data):
     names = [name for name, _, _ in images]
     newer = {"dev.airbundle.platforms", "dev.airbundle.made"}
     is_newer = bool(elsewhere) or any(newer & set(entry.get("annotations", {})) for entry in entries)
-    check(notes["dev.airbundle.format"] == ("1.1" if is_newer else "1.0"), "format version mismatch")
+    version = "1.2" if check_release(notes) else "1.1" if is_newer else "1.0"
+    check(notes["dev.airbundle.format"] == version, "format version mismatch")
     check(names == sorted(set(names), key=str.encode), "references not sorted or not unique")
     return document, file_set, images, set(elsewhere)
 

@@ -5,19 +5,23 @@ pub mod index;
 pub mod label;
 pub mod layout;
 pub mod manifest_walk;
+pub mod release;
 pub mod seek_table;
 pub mod skippable;
 pub(crate) mod volume_name;
 
 /// Format version that this program writes. A reader accepts all minor versions of a supported major version.
-pub const FORMAT: (u32, u32) = (1, 1);
+pub const FORMAT: (u32, u32) = (1, 2);
 
 /// Format version in `index.json` if it uses features of 1.0 only. The same content then keeps the identity
 /// that version 1.0 gave it, with or without a signature.
 pub const DOCUMENTS: (u32, u32) = (1, 0);
 
-/// Format version in `index.json` otherwise: if the bundle is a delta, or has annotations for the lock.
+/// Format version in `index.json` if the bundle is a delta, or has annotations for the lock.
 pub const NEWER_DOCUMENTS: (u32, u32) = (1, 1);
+
+/// Format version in `index.json` if the bundle has a name and a sequence number, or an expiry date.
+pub const RELEASE_DOCUMENTS: (u32, u32) = (1, 2);
 
 /// Maximum content of a zstd frame: 4 MiB of the tar stream ("Frames").
 pub const FRAME_SIZE: usize = 4 << 20;

@@ -1,6 +1,7 @@
 //! Reads and verifies bundles: frames, volumes, documents and entries.
 
 pub(crate) mod assemble;
+pub(crate) mod detached;
 pub mod discover;
 pub mod error;
 pub(crate) mod feeder;

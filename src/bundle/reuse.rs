@@ -23,6 +23,7 @@ use crate::bundle::read::volume_set::VolumeSet;
 use crate::bundle::write::parts::parts;
 use crate::bundle::write::writer::BundleWriter;
 use crate::oci::digest::{Digest, Hasher};
+use crate::signature::policy::Policy;
 
 /// Number of frames that are decoded at the same time, which limits the memory.
 const BATCH: usize = 8;
@@ -64,8 +65,8 @@ struct ReadFrame {
 
 impl ReusableBundle {
     /// Opens a complete bundle.
-    pub(crate) fn open(path: &Path) -> Result<Self, ReadError> {
-        let mut reader = BundleReader::open(path)?;
+    pub(crate) fn open(path: &Path, policy: &Policy) -> Result<Self, ReadError> {
+        let mut reader = BundleReader::open(path, policy)?;
         let contents = reader.contents()?;
         drop(reader);
         let mut bundle = Self::new(path, discover::find(&[path.to_owned()])?);

@@ -14,13 +14,14 @@ pub(crate) struct Airbundle {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Pack(cli::pack::Pack),
+    Pack(Box<cli::pack::Pack>),
     Lock(cli::lock::Lock),
     Diff(cli::diff::Diff),
     Lists(cli::lists::Lists),
     Image(cli::image::Image),
     Sbom(cli::sbom::Sbom),
     Keygen(cli::keygen::Keygen),
+    Sign(cli::sign::Sign),
 }
 
 /// Parses the process arguments, runs the verb, and returns the exit code.
@@ -34,5 +35,6 @@ pub fn main() -> std::process::ExitCode {
         Verb::Image(image) => image.run(),
         Verb::Sbom(sbom) => sbom.run(),
         Verb::Keygen(keygen) => keygen.run(),
+        Verb::Sign(sign) => sign.run(),
     })
 }

@@ -11,7 +11,9 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
 use crate::cli::pack::read_lock;
+use crate::cli::trust::TrustArgs;
 use crate::documents::lock::{Change, Diff as Difference, Lock};
+use crate::signature::policy::Policy;
 
 /// Show what was added, removed and changed between two locks or bundles
 #[derive(Debug, Args)]
@@ -20,6 +22,8 @@ pub(crate) struct Diff {
     old: PathBuf,
     /// Lock or bundle to compare with
     new: PathBuf,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Print JSON to stdout
     #[arg(long)]
     json: bool,
@@ -27,7 +31,8 @@ pub(crate) struct Diff {
 
 impl Diff {
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let (old, new) = (read(&self.old)?, read(&self.new)?);
+        let policy = self.trust.policy()?;
+        let (old, new) = (read(&self.old, &policy)?, read(&self.new, &policy)?);
         let diff = Difference::between(&old, &new);
         if self.json {
             print_json(&diff)?;
@@ -38,11 +43,11 @@ impl Diff {
     }
 }
 
-fn read(path: &Path) -> Result<Lock, Failure> {
+fn read(path: &Path, policy: &Policy) -> Result<Lock, Failure> {
     if let Some(lock) = read_lock(path)? {
         return Ok(lock);
     }
-    let contents = BundleReader::open(path)
+    let contents = BundleReader::open(path, policy)
         .and_then(|mut reader| reader.contents())
         .map_err(|error| Failure::from(error).context(format_args!("cannot compare `{}`", path.display())))?;
     Ok(Lock::of(&contents.layout, &contents.layout.files, &contents.manifests))

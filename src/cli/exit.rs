@@ -11,8 +11,9 @@ use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::DamageKind;
 use crate::cli::console::Text;
 use crate::documents::lock::LockError;
-use crate::signature::SignatureError;
+use crate::signature::policy::SignatureError;
 use crate::site::record::RecordError;
+use crate::site::signed_index::SignedIndexError;
 
 /// The exit codes of both programs. `docs/cli.md` is generated from this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,7 @@ use crate::site::record::RecordError;
 pub enum Code {
     /// Success
     Success = 0,
-    /// The command line is invalid
+    /// The command line is invalid, or the trusted keys of the host
     Usage = 2,
     /// A list or lock is invalid, or the checkout that lists are made from
     List = 3,
@@ -56,6 +57,8 @@ pub enum Code {
     Unreadable = 17,
     /// The command of `--on-volume` failed
     Command = 18,
+    /// The bundle is older than one of the same name on the site, or has expired
+    Outdated = 19,
 }
 
 /// The exit code of a verb that fails, and what it prints to stderr.
@@ -139,7 +142,12 @@ impl From<LockError> for Failure {
 
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
-        Self::of(Code::of_record(&error), &error)
+        let failure = Self::of(Code::of_record(&error), &error);
+        match error {
+            RecordError::NoIndex(..) | RecordError::Index(..) | RecordError::Uncovered(..) => failure
+                .with_hint("unpack the signed bundles of the site again: `unbundle unpack BUNDLE SITE`"),
+            _ => failure,
+        }
     }
 }
 
@@ -164,8 +172,8 @@ impl Code {
             ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
                 Self::Damaged
             }
-            ReadError::Signature(SignatureError::Unsigned) => Self::Unsigned,
-            ReadError::Signature(_) => Self::Signer,
+            ReadError::Signature(error) => Self::of_signature(error),
+            ReadError::Expired(_) => Self::Outdated,
             ReadError::Discover(DiscoverError::Nothing(_))
             | ReadError::NotABundle(_)
             | ReadError::Layout(_)
@@ -177,9 +185,23 @@ impl Code {
     pub(crate) fn of_record(error: &RecordError) -> Self {
         match error {
             RecordError::Fs(_) | RecordError::Missing(_) => Self::File,
-            RecordError::Syntax(..) | RecordError::Content(..) | RecordError::Roots(..) => Self::Damaged,
+            RecordError::Syntax(..)
+            | RecordError::Content(..)
+            | RecordError::Roots(..)
+            | RecordError::Uncovered(..) => Self::Damaged,
             RecordError::Version(..) => Self::NotABundle,
+            RecordError::NoIndex(..) => Self::Unsigned,
+            RecordError::Index(_, _, source) => match &**source {
+                SignedIndexError::Fs(_) => Self::File,
+                SignedIndexError::Signature(error) => Self::of_signature(error),
+                SignedIndexError::Corrupt(_) => Self::Damaged,
+            },
         }
+    }
+
+    /// Returns the code for a signature that is not accepted.
+    fn of_signature(error: &SignatureError) -> Self {
+        if matches!(error, SignatureError::Unsigned) { Self::Unsigned } else { Self::Signer }
     }
 
     /// Returns the code for a lock that cannot be read.

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use crate::base::units::human_bytes;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::input::{ExpiryArgs, Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::size::parse_size;
 use crate::commands::image::error::ImageError;
@@ -57,6 +57,8 @@ pub(crate) struct Image {
     #[arg(long, value_name = "TEMPLATE")]
     repository_template: Vec<RepositoryTemplate>,
     #[command(flatten)]
+    expiry: ExpiryArgs,
+    #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
     out: Output,
@@ -90,7 +92,7 @@ impl Image {
         };
         let (output, base, platform, layer_size) = (self.output, self.base, self.platform, self.layer_size);
         let options = ImageOptions { output, kind, base, platform, names, layer_size };
-        let reader = self.input.open(&self.bundle, Gaps::Refuse)?;
+        let reader = self.expiry.apply(self.input.open(&self.bundle, Gaps::Refuse)?);
         let summary = self.out.report(|report| build(reader, &options, report))?;
         self.out.print(&summary, || text(&summary, &options))?;
         Ok(Code::Success)

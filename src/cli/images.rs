@@ -12,13 +12,14 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::listing::ListedImage;
 use crate::cli::ls;
 use crate::cli::progress::Output;
-use crate::cli::roots::RootArgs;
+use crate::cli::trust::SiteTrustArgs;
 use crate::commands::images::engine::{Engine, EngineError};
 use crate::commands::images::site_image::{BlobError, SiteImageError};
 use crate::commands::images::{LoadError, LoadOptions, LoadSummary, Loaded, Target, load};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::site::record::{Record, RecordedImage};
+use crate::site::verified;
 
 /// The containerd namespace of Kubernetes.
 const NAMESPACE: &str = "k8s.io";
@@ -46,7 +47,7 @@ pub(crate) struct Images {
     #[arg(long, short, value_name = "FILE", requires = "load")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    roots: RootArgs,
+    trust: SiteTrustArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -65,7 +66,7 @@ enum Kind {
 
 impl Images {
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let record = Record::read(&self.site, &self.roots.named())?;
+        let record = verified::read(&self.site, &self.trust.policy()?)?;
         let images = self.selected(&record)?;
         let Some(kind) = self.load else {
             let listing = ImageListing { images: listed(&images) };

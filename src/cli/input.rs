@@ -14,6 +14,7 @@ use crate::bundle::read::volume_set::VolumeSet;
 use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::trust::TrustArgs;
+use crate::signature::policy::Policy;
 
 /// The options of every verb that reads a bundle.
 #[derive(Debug, Args)]
@@ -28,6 +29,23 @@ pub(super) struct InputArgs {
     /// Do not prompt for missing volumes
     #[arg(long)]
     no_wait: bool,
+}
+
+/// The option of the verbs that put a bundle to use.
+#[derive(Debug, Args)]
+pub(super) struct ExpiryArgs {
+    /// Accept a bundle that has expired (`pack --expires`)
+    ///
+    /// Without trusted keys, the date is not checked.
+    #[arg(long)]
+    allow_expired: bool,
+}
+
+impl ExpiryArgs {
+    /// Makes reading fail if the bundle has expired, unless the option allows it.
+    pub(super) fn apply(&self, reader: BundleReader) -> BundleReader {
+        if self.allow_expired { reader } else { reader.refusing_expired() }
+    }
 }
 
 /// The handling of a bundle with missing volumes.
@@ -52,24 +70,29 @@ impl InputArgs {
                 let hint = "name a stream alone: it contains the complete bundle";
                 return Err(Failure::new(Code::Usage, message).with_hint(hint));
             }
-            let reader = if stream == Path::new("-") {
-                BundleReader::stream(io::stdin())
+            let policy = self.policy()?;
+            return Ok(if stream == Path::new("-") {
+                BundleReader::stream(io::stdin(), &policy)
             } else {
-                BundleReader::open(stream)?
-            };
-            return Ok(reader.trusting(self.trust.of_stream()?));
+                BundleReader::open(stream, &policy)?
+            });
         }
         let volumes = discover::find(bundles).map_err(ReadError::from)?;
-        let trust = self.trust.of(&volumes)?;
-        Ok(self.reader(volumes, gaps)?.trusting(trust))
+        self.reader(volumes, gaps, &self.policy()?)
     }
 
-    fn reader(&self, volumes: VolumeSet, gaps: Gaps) -> Result<BundleReader, Failure> {
+    /// Returns the policy of the host.
+    pub(super) fn policy(&self) -> Result<Policy, Failure> {
+        self.trust.policy()
+    }
+
+    fn reader(&self, volumes: VolumeSet, gaps: Gaps, policy: &Policy) -> Result<BundleReader, Failure> {
         let missing = volumes.gaps();
         if self.may_prompt(&volumes, &missing) {
             let directories: Vec<_> =
                 volumes.directories().iter().map(|directory| directory.display().to_string()).collect();
-            return Ok(BundleReader::in_turn(&volumes, prompt(directories.join("` or `"))));
+            let ask = prompt(directories.join("` or `"));
+            return Ok(BundleReader::in_turn(&volumes, ask, policy)?);
         }
         if gaps == Gaps::Refuse && !missing.is_empty() {
             let messages = missing.iter().map(ToString::to_string).collect();
@@ -78,7 +101,7 @@ impl InputArgs {
         for problem in volumes.problems() {
             console::report(&Text::of(format_args!("warning: {problem}")));
         }
-        Ok(BundleReader::from_volumes(volumes))
+        Ok(BundleReader::from_volumes(volumes, policy)?)
     }
 
     fn may_prompt(&self, volumes: &VolumeSet, missing: &[VolumeProblem]) -> bool {

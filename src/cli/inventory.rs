@@ -11,7 +11,7 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::print_document;
 use crate::cli::progress::Output;
-use crate::cli::roots::RootArgs;
+use crate::cli::trust::SiteTrustArgs;
 use crate::commands::inventory::scan;
 use crate::documents::inventory::Inventory as Document;
 use crate::site::record::RECORD;
@@ -30,7 +30,7 @@ pub(crate) struct Inventory {
     #[arg(long)]
     check: bool,
     #[command(flatten)]
-    roots: RootArgs,
+    trust: SiteTrustArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -60,8 +60,8 @@ impl Inventory {
             let message = format!("cannot overwrite `{}`: it is the record of the site", path.display());
             return Err(Failure::new(Code::Usage, message).with_hint("choose another `--output`"));
         }
-        let inventory =
-            self.out.report(|report| scan(&self.site, &self.roots.named(), self.check, report))?;
+        let policy = self.trust.policy()?;
+        let inventory = self.out.report(|report| scan(&self.site, &policy, self.check, report))?;
         let Some(path) = output else {
             print_document(inventory.to_json())?;
             return Ok(Code::Success);

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::bundle::format::layout::{Blob, BundledImage, Layout, Totals};
+use crate::bundle::format::release::Sequence;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::reader::BundleReader;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
-use crate::signature::Signed;
+use crate::signature::policy::Signed;
 
 /// The output of `ls --json`.
 #[derive(Serialize)]
@@ -24,6 +25,16 @@ pub(super) struct Listing {
     /// Date of the bundle (`SOURCE_DATE_EPOCH`), in RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<String>,
+    /// Name of the series of bundles (`pack --name`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// Sequence number in its series (`pack --sequence`).
+    #[cfg_attr(test, schemars(with = "Option<u64>"))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<Sequence>,
+    /// Time after which the bundle must not be used (`pack --expires`), in RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
     /// Signature of the bundle.
     #[serde(rename = "signature", skip_serializing_if = "Option::is_none")]
     pub(super) signed: Option<Signed>,
@@ -132,6 +143,9 @@ impl Listing {
             identity: contents.identity,
             title: contents.about.title.as_ref().map(ToString::to_string),
             created: contents.about.created.as_ref().map(ToString::to_string),
+            name: contents.about.release.as_ref().map(|release| release.name.to_string()),
+            sequence: contents.about.release.as_ref().map(|release| release.sequence),
+            expires: contents.about.expires.map(|expires| expires.to_string()),
             signed: contents.signed.clone(),
             images: layout.images.iter().map(|image| DetailedImage::of(image, layout, &configs)).collect(),
             files: files.collect(),

@@ -14,6 +14,7 @@ use crate::base::title::Title;
 use crate::base::units::human_bytes;
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::BundleInfo;
+use crate::bundle::format::release::{Expiry, Release, ReleaseName, Sequence};
 use crate::bundle::format::volume_name::SUMS;
 use crate::cli::console::Text;
 use crate::cli::date::source_date;
@@ -21,6 +22,7 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::{exposure, signer};
 use crate::cli::progress::Output;
 use crate::cli::size::{parse_percent, parse_volume_size};
+use crate::cli::trust::TrustArgs;
 use crate::cli::upstream::UpstreamArgs;
 use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary, pack};
 use crate::commands::unpack::GUIDE_TEXT;
@@ -62,6 +64,17 @@ pub(crate) struct Pack {
     /// this bundle, the site's catalog page does too.
     #[arg(long, value_name = "TEXT")]
     title: Option<Title>,
+    /// Name of the series of bundles that this one belongs to, e.g. kubespray-amd64
+    ///
+    /// A site that has a bundle of this name refuses older ones, i.e. those with a lower --sequence.
+    #[arg(long, value_name = "NAME", requires = "sequence")]
+    name: Option<ReleaseName>,
+    /// Sequence number of the bundle in its series; higher than that of all earlier ones
+    #[arg(long, value_name = "N", requires = "name")]
+    sequence: Option<Sequence>,
+    /// Time after which hosts with trusted keys refuse the bundle, e.g. 2027-01-31T00:00:00Z
+    #[arg(long, value_name = "TIME")]
+    expires: Option<Expiry>,
     /// Write the lock of the packed entries to this file too
     #[arg(long, value_name = "FILE")]
     write_lock: Option<PathBuf>,
@@ -73,6 +86,8 @@ pub(crate) struct Pack {
     /// FILE is an inventory of the site (`unbundle inventory`), or a lock or bundle that was unpacked there.
     #[arg(long, value_name = "FILE")]
     base: Vec<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Sign the bundle with this secret key (`airbundle keygen` or minisign)
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
@@ -143,7 +158,8 @@ impl Pack {
         let guide = Some(GUIDE_TEXT.to_owned());
         let date = source_date()?;
         let created = date.and_then(|date| date.format(&Rfc3339).ok()?.parse().ok());
-        let about = BundleInfo { title: self.title, created, guide };
+        let release = self.name.zip(self.sequence).map(|(name, sequence)| Release { name, sequence });
+        let about = BundleInfo { title: self.title, created, guide, release, expires: self.expires };
         // A wrong passphrase must fail before the download, not after it.
         let sign = self.sign.map(|key| signer(&key, self.passphrase_stdin)).transpose()?;
         let sign = sign.map(|signer| signer.at(date.map(OffsetDateTime::unix_timestamp)));
@@ -162,6 +178,7 @@ impl Pack {
             write_lock: self.write_lock,
             reuse: self.reuse,
             base: self.base,
+            policy: self.trust.policy()?,
             missing,
             sign,
             volume_size: self.volume_size,

@@ -10,7 +10,7 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
-use crate::cli::roots::RootArgs;
+use crate::cli::trust::SiteNameArgs;
 use crate::commands::prune::error::PruneError;
 use crate::commands::prune::prune;
 use crate::commands::prune::summary::PruneSummary;
@@ -31,7 +31,7 @@ pub(crate) struct Prune {
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
-    roots: RootArgs,
+    names: SiteNameArgs,
     #[command(flatten)]
     out: Output,
 }
@@ -49,8 +49,8 @@ impl Prune {
             let mut reader = self.input.open(std::slice::from_ref(path), Gaps::Allow).map_err(failed)?;
             kept.push(reader.contents().map_err(|error| failed(error.into()))?);
         }
-        let named = self.roots.named();
-        let summary = self.out.report(|report| prune(&self.site, &named, &kept, self.yes, report))?;
+        let policy = self.names.policy(self.input.policy()?);
+        let summary = self.out.report(|report| prune(&self.site, &policy, &kept, self.yes, report))?;
         self.out.print(&summary, || self.text(&summary))?;
         Ok(Code::Success)
     }
@@ -77,7 +77,7 @@ impl Prune {
         if !summary.removed {
             text.line("nothing was removed: run again with --yes");
         } else if self.site.join("conf/settings.json").exists() {
-            let named = self.roots.named().arguments();
+            let named = self.names.roots().arguments();
             text.line(format_args!("next: unbundle site {site}{named}   (updates the catalog page)"));
         }
         text

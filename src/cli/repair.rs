@@ -8,9 +8,11 @@ use crate::base::fs;
 use crate::base::units::human_bytes;
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
+use crate::bundle::read::reader::BundleReader;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
+use crate::cli::trust::TrustArgs;
 use crate::commands::repair::{RepairError, RepairSummary, repair};
 
 /// Write an intact copy of a corrupt bundle, using its recovery data (`pack --recovery`)
@@ -25,12 +27,20 @@ pub(crate) struct Repair {
     #[arg(long, short, value_name = "PATH")]
     output: PathBuf,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     out: Output,
 }
 
 impl Repair {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let volumes = discover::find(&self.bundle).map_err(ReadError::from)?;
+        let policy = self.trust.policy()?;
+        if policy.is_enforced() {
+            // The documents may be damaged: reading them uses the recovery data.
+            let documents = discover::find(&self.bundle).map_err(ReadError::from)?;
+            BundleReader::from_volumes(documents, &policy)?.contents()?;
+        }
         if volumes.is_in_volumes() {
             fs::create_dir_all(&self.output)?;
         }

@@ -9,15 +9,14 @@ use clap::Args;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::base::child;
 use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
-use crate::base::ownership;
+use crate::base::{child, ownership};
 use crate::cli::allow_readers;
 use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
-use crate::cli::roots::RootArgs;
+use crate::cli::trust::SiteTrustArgs;
 use crate::commands::site::{Changes, ConfError, Configured, configure};
 use crate::conf::ca::{CaChange, CaError};
 use crate::conf::setup::{Setup, Tls, is_root};
@@ -43,8 +42,6 @@ pub(crate) struct Site {
     /// Configuration directory, e.g. for a read-only site [default: SITE/conf]
     #[arg(long, value_name = "DIR")]
     conf: Option<PathBuf>,
-    #[command(flatten)]
-    roots: RootArgs,
     /// Host name that clients use [default: hub.kubespray.local]
     #[arg(long, value_name = "NAME")]
     host: Option<String>,
@@ -92,6 +89,8 @@ pub(crate) struct Site {
     /// Start the servers
     #[arg(long)]
     start: bool,
+    #[command(flatten)]
+    trust: SiteTrustArgs,
     /// Print JSON to stdout
     #[arg(long)]
     json: bool,
@@ -117,7 +116,7 @@ impl Site {
             forget_ca_key: self.forget_ca_key,
             hsts: (self.hsts || self.no_hsts).then_some(self.hsts),
         };
-        let configured = configure(&self.site, &self.roots.named(), self.conf.as_deref(), changes)?;
+        let configured = configure(&self.site, self.conf.as_deref(), &self.trust.policy()?, changes)?;
         if self.json {
             print_json(&summary(&configured))?;
         } else {
@@ -363,6 +362,10 @@ fn parse_tls(text: &str) -> Result<Tls, String> {
 
 impl From<ConfError> for Failure {
     fn from(error: ConfError) -> Self {
+        let error = match error {
+            ConfError::Record(error) => return error.into(),
+            error => error,
+        };
         let code = match &error {
             ConfError::Record(error) => Code::of_record(error),
             ConfError::Fs(_)

@@ -1,26 +1,23 @@
 //! The trusted keys of a host: `--trusted-key`, the environment, or files in `/etc/airbundle`.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
 
-use crate::base::fs::{self, FsError};
-use crate::bundle::read::volume_set::VolumeSet;
 use crate::cli::exit::{Code, Failure};
-use crate::signature::{KeyError, PublicKey, SIGNATURE_LIMIT, Trust};
+use crate::cli::host_keys::{self, HostKeys};
+use crate::cli::roots::RootArgs;
+use crate::oci::template::RepositoryTemplate;
+use crate::signature::PublicKey;
+use crate::signature::policy::{Policy, PolicyError};
+use crate::site::roots::NamedRoots;
+use crate::site::verified::SitePolicy;
 
 /// The environment variable with a public key, or the path of one.
 const VARIABLE: &str = "UNBUNDLE_TRUSTED_KEY";
-const HOST_FILE: &str = "/etc/airbundle/trusted.pub";
-const HOST_DIRECTORY: &str = "/etc/airbundle/trusted-keys.d";
-/// Maximum size of a file with keys, in bytes.
-const KEYS_LIMIT: u64 = 1 << 20;
 
-/// The extension of a detached signature.
-const DETACHED: &str = ".minisig";
-
-/// The trusted keys of the command line.
+/// The signature options of every verb that reads a bundle.
 #[derive(Debug, Args)]
 pub(super) struct TrustArgs {
     /// Require a signature by this public key; can be repeated
@@ -31,85 +28,93 @@ pub(super) struct TrustArgs {
     /// /etc/airbundle/trusted-keys.d/*.pub]
     #[arg(long, value_name = "KEY")]
     trusted_key: Vec<OsString>,
+    /// Require signatures by N different trusted keys [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    require_signatures: Option<u16>,
+}
+
+/// The signature options of every verb that reads a site.
+#[derive(Debug, Args)]
+pub(super) struct SiteTrustArgs {
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    names: SiteNameArgs,
+}
+
+/// The names that the record of a site cannot set by itself: directories and repositories.
+#[derive(Debug, Args)]
+pub(super) struct SiteNameArgs {
+    #[command(flatten)]
+    roots: RootArgs,
+    /// With trusted keys: repository names of the site, as in `unpack`; can be repeated [default: k8s/{host}/{repository}]
+    ///
+    /// No signature covers the names, so that `site.json` alone cannot name others.
+    #[arg(long, value_name = "TEMPLATE")]
+    repository_template: Vec<RepositoryTemplate>,
 }
 
 impl TrustArgs {
-    /// Returns the trusted keys, for a bundle from a pipe.
-    pub(super) fn of_stream(&self) -> Result<Trust, Failure> {
-        Ok(Trust { keys: self.keys()?, detached: None })
-    }
-
-    /// Returns the trusted keys and the detached signature of `volumes`.
-    pub(super) fn of(&self, volumes: &VolumeSet) -> Result<Trust, Failure> {
-        let keys = self.keys()?;
-        let beside = detached_signature(volumes, !keys.is_empty())?;
-        Ok(Trust { keys, detached: beside })
-    }
-
-    /// Returns the keys of the command line, else of the environment, else of the host.
-    fn keys(&self) -> Result<Vec<PublicKey>, Failure> {
+    /// Returns the policy with the keys of the command line, else of the environment, else of the host.
+    pub(super) fn policy(&self) -> Result<Policy, Failure> {
         let variable = std::env::var_os(VARIABLE).filter(|key| !key.is_empty());
-        let (sources, is_file) = match (&self.trusted_key[..], variable) {
-            ([], Some(key)) => (vec![key], false),
-            ([], None) => {
-                let files = host_files()?;
-                (files.into_iter().map(PathBuf::into_os_string).collect(), true)
-            }
-            (keys, _) => (keys.to_vec(), false),
+        let sources = match (&self.trusted_key[..], variable) {
+            ([], variable) => variable.into_iter().collect(),
+            (keys, _) => keys.to_vec(),
         };
-        let keys = sources.iter().map(|source| read(source, is_file)).collect::<Result<Vec<_>, _>>()?;
-        Ok(keys.into_iter().flatten().collect())
+        let mut keys = Vec::new();
+        for source in &sources {
+            keys.extend(read(source)?);
+        }
+        // Revoked keys are revoked wherever a key comes from.
+        let host = Path::new(host_keys::DIRECTORY);
+        let host = if sources.is_empty() || host_keys::has_revocations(host) {
+            HostKeys::read(host)?.unwrap_or_default()
+        } else {
+            HostKeys::default()
+        };
+        if sources.is_empty() {
+            keys = host.keys;
+        }
+        let required = self.require_signatures.map(usize::from);
+        Policy::new(keys, host.revoked, required).map_err(|error| {
+            let failure = Failure::of(Code::Usage, &error);
+            match error {
+                PolicyError::NoKeys => failure.with_hint("name the keys with `--trusted-key`"),
+                PolicyError::Revoked | PolicyError::TooFewKeys { .. } => failure,
+            }
+        })
+    }
+}
+
+impl SiteTrustArgs {
+    pub(super) fn policy(&self) -> Result<SitePolicy, Failure> {
+        Ok(self.names.policy(self.trust.policy()?))
+    }
+}
+
+impl SiteNameArgs {
+    pub(super) fn roots(&self) -> NamedRoots {
+        self.roots.named()
+    }
+
+    pub(super) fn policy(&self, signatures: Policy) -> SitePolicy {
+        let mut templates = self.repository_template.clone();
+        if templates.is_empty() {
+            templates.push(RepositoryTemplate::default());
+        }
+        SitePolicy { signatures, templates, roots: self.roots() }
     }
 }
 
 /// Reads a key, or a file with keys.
-fn read(source: &OsStr, is_file: bool) -> Result<Vec<PublicKey>, Failure> {
-    let text = source.to_str().filter(|_| !is_file);
-    if let Some(key) = text.and_then(|text| text.trim().parse().ok()) {
+fn read(source: &OsStr) -> Result<Vec<PublicKey>, Failure> {
+    if let Some(key) = source.to_str().and_then(|text| text.trim().parse().ok()) {
         return Ok(vec![key]);
     }
     let path = Path::new(source);
-    let bytes = fs::read(path, KEYS_LIMIT).map_err(|error| {
-        let failure = Failure::from(error);
+    host_keys::read_file(path).map_err(|failure| {
         // The user may have meant a key.
         if path.exists() { failure } else { failure.with_hint("this is neither a public key nor a file") }
-    })?;
-    let keys = std::str::from_utf8(&bytes).map_err(|_| KeyError::Syntax).and_then(PublicKey::parse_all);
-    keys.map_err(|error| {
-        Failure::new(Code::Usage, format!("cannot read the trusted keys in `{}`: {error}", path.display()))
     })
-}
-
-/// Returns the files with trusted keys of this host. An unreadable file is an error, because without trusted
-/// keys any bundle would be accepted.
-fn host_files() -> Result<Vec<PathBuf>, FsError> {
-    let mut files = Vec::new();
-    let single = Path::new(HOST_FILE);
-    if single.symlink_metadata().is_ok() {
-        files.push(single.to_owned());
-    }
-    let entries = match std::fs::read_dir(HOST_DIRECTORY) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(files),
-        entries => entries.map_err(FsError::at("read", HOST_DIRECTORY))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(FsError::at("read", HOST_DIRECTORY))?.path();
-        if path.extension().is_some_and(|extension| extension == "pub") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-/// Returns the detached signature of a bundle, with its path. If it is not needed, an unreadable file is
-/// ignored.
-fn detached_signature(volumes: &VolumeSet, is_needed: bool) -> Result<Option<(String, Vec<u8>)>, FsError> {
-    let name = format!("{}{DETACHED}", volumes.name());
-    let paths = volumes.directories().iter().map(|directory| directory.join(&name));
-    let Some(path) = paths.into_iter().find(|path| path.is_file()) else { return Ok(None) };
-    match fs::read(&path, SIGNATURE_LIMIT as u64) {
-        Err(_) if !is_needed => Ok(None),
-        bytes => Ok(Some((path.display().to_string(), bytes?))),
-    }
 }

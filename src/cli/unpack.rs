@@ -10,7 +10,7 @@ use crate::bundle::read::select::{Pattern, Selection};
 use crate::cli::allow_readers;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::input::{ExpiryArgs, Gaps, InputArgs};
 use crate::cli::output::print_summary;
 use crate::cli::progress::Output;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
@@ -59,6 +59,11 @@ pub(crate) struct Unpack {
     /// Unpack everything that is intact, even if parts of the bundle are corrupt or missing
     #[arg(long)]
     keep_going: bool,
+    /// Unpack a bundle even if the site has a newer one of the same name
+    #[arg(long)]
+    allow_older: bool,
+    #[command(flatten)]
+    expiry: ExpiryArgs,
     #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
@@ -82,7 +87,8 @@ impl Unpack {
         }
         let select = Selection { only: self.only, platforms: self.platform };
         let (files, registry, keep_going) = (self.files, self.registry, self.keep_going);
-        let options = UnpackOptions { site: self.site, files, registry, templates, select, keep_going };
+        let (site, allow_older) = (self.site, self.allow_older);
+        let options = UnpackOptions { site, files, registry, templates, select, keep_going, allow_older };
         let gaps = if keep_going { Gaps::Allow } else { Gaps::Refuse };
         let with_hint = |failure: Failure| match failure.code {
             Code::Incomplete | Code::Damaged | Code::Unreadable if !keep_going => {
@@ -90,7 +96,7 @@ impl Unpack {
             }
             _ => failure,
         };
-        let reader = self.input.open(&self.bundle, gaps).map_err(with_hint)?;
+        let reader = self.expiry.apply(self.input.open(&self.bundle, gaps).map_err(with_hint)?);
         let result = self.out.report(|report| unpack(reader, &options, report));
         if let Err(UnpackError::Incomplete { missing, .. }) = &result
             && self.out.json
@@ -183,12 +189,16 @@ impl From<UnpackError> for Failure {
             UnpackError::Damaged { source, .. } => source.trouble.into(),
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
+            UnpackError::Older { .. } => Code::Outdated,
             UnpackError::Fs(_) => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
         };
         let mut failure = Self::of(code, &error);
+        if let UnpackError::Older { .. } = &error {
+            return failure.with_hint("use `--allow-older` to go back to the older bundle");
+        }
         if let UnpackError::Incomplete { missing, .. } = &error {
             failure.messages.extend(missing.iter().take(BLOBS_SHOWN).map(missing_blob));
             if missing.len() > BLOBS_SHOWN {

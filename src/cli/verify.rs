@@ -10,7 +10,7 @@ use crate::bundle::format::layout::Totals;
 use crate::bundle::read::problem::DamageKind;
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::input::{Gaps, InputArgs};
+use crate::cli::input::{ExpiryArgs, Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::commands::unpack::repaired_text;
 use crate::commands::verify::damage::Damage;
@@ -27,6 +27,8 @@ pub(crate) struct Verify {
     #[arg(long)]
     quick: bool,
     #[command(flatten)]
+    expiry: ExpiryArgs,
+    #[command(flatten)]
     input: InputArgs,
     #[command(flatten)]
     out: Output,
@@ -34,7 +36,7 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let reader = self.input.open(&self.bundle, Gaps::Allow)?;
+        let reader = self.expiry.apply(self.input.open(&self.bundle, Gaps::Allow)?);
         let verdict = self.out.report(|report| {
             if self.quick { quick(reader, report) } else { verify(reader, report).map(Some) }
         })?;

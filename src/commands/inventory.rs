@@ -16,8 +16,8 @@ use crate::oci::manifest::{Descriptor, Manifest};
 use crate::site::check::hash;
 use crate::site::record::{Record, RecordError};
 use crate::site::root::open_regular;
-use crate::site::roots::NamedRoots;
 use crate::site::scan::Storage;
+use crate::site::verified::{self, SitePolicy};
 
 /// Lists what a later `unpack` finds: blobs in the registry's storage, and files that the record of the site
 /// names.
@@ -26,11 +26,11 @@ use crate::site::scan::Storage;
 /// record. With `check`, everything is hashed. Damaged and missing files are omitted, with a warning.
 pub(crate) fn scan(
     site: &Path,
-    named: &NamedRoots,
+    policy: &SitePolicy,
     check: bool,
     report: &dyn Report,
 ) -> Result<Inventory, RecordError> {
-    let record = Record::read(site, named)?;
+    let record = verified::read(site, policy)?;
     let roots = Roots {
         storage: Storage::open(&record.registry_root(site))?,
         files: Files::open(&record.files_root(site))?,

@@ -42,6 +42,7 @@ use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError};
 use crate::plan::site_contents::{BaseError, SiteContents};
+use crate::signature::policy::Policy;
 use crate::signature::signing::Signer;
 
 /// The entries to pack.
@@ -72,6 +73,8 @@ pub(crate) struct PackOptions {
     pub reuse: Vec<PathBuf>,
     /// Inventories, locks or bundles with the contents of the site, which the bundle omits.
     pub base: Vec<PathBuf>,
+    /// The policy for the bundles in `reuse` and `base`.
+    pub policy: Policy,
     pub missing: Missing,
     /// The key that signs the bundle. `None`: unsigned.
     pub sign: Option<Signer>,
@@ -229,14 +232,15 @@ pub(crate) fn pack(
 fn read_base(options: &PackOptions) -> Result<SiteContents, PackError> {
     let mut contents = SiteContents::default();
     for path in &options.base {
-        contents.add(path).map_err(|error| PackError::Base(path.clone(), error))?;
+        contents.add(path, &options.policy).map_err(|error| PackError::Base(path.clone(), error))?;
     }
     Ok(contents)
 }
 
 fn open_older(options: &PackOptions) -> Result<Vec<ReusableBundle>, PackError> {
-    let open =
-        |path: &PathBuf| ReusableBundle::open(path).map_err(|error| PackError::Reuse(path.clone(), error));
+    let open = |path: &PathBuf| {
+        ReusableBundle::open(path, &options.policy).map_err(|error| PackError::Reuse(path.clone(), error))
+    };
     options.reuse.iter().map(open).collect()
 }
 

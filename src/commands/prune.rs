@@ -26,11 +26,11 @@ use crate::commands::prune::error::PruneError;
 use crate::commands::prune::plan::{PrunePlan, Site};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
-use crate::site::record::Record;
 use crate::site::root::{Root, Staging, Stagings};
-use crate::site::roots::NamedRoots;
 use crate::site::scan::{Repositories, Storage};
+use crate::site::signed_index;
 use crate::site::storage::{BASE, blob_path};
+use crate::site::verified::{self, SitePolicy};
 
 /// Blobs that are quarantined before the links are read again.
 const BATCH: usize = 64;
@@ -42,18 +42,18 @@ const QUARANTINED: &str = "pruned.";
 /// run.
 pub(crate) fn prune(
     site: &Path,
-    named: &NamedRoots,
+    policy: &SitePolicy,
     kept: &[Contents],
     remove: bool,
     report: &dyn Report,
 ) -> Result<PruneSummary, PruneError> {
     let start = Instant::now();
     // Before the staging area is created, so that a wrong path is not changed.
-    Record::read(site, named)?;
+    verified::read(site, policy)?;
     let mut stagings = Stagings::default();
     let staging = stagings.open(site)?;
     // Again, because another process may have changed it before this one got the lock.
-    let record = Record::read(site, named)?;
+    let record = verified::read(site, policy)?;
     let files = open_root(&record.files_root(site), site, &mut stagings)?;
     let registry = open_root(&record.registry_root(site), site, &mut stagings)?;
     let storage = Storage::open(&record.registry_root(site))?;
@@ -82,6 +82,10 @@ pub(crate) fn prune(
         }
         staging.sync()?;
         plan.record.write(&staging)?;
+        // After the record, which must not name bundles without documents.
+        let identities = plan.record.bundles.iter().map(|bundle| bundle.identity).collect();
+        let bundles = signed_index::open(site, &mut stagings)?;
+        signed_index::prune(site, &bundles, &identities, &policy.signatures)?;
         summary.removed = true;
     }
     summary.time = start.elapsed();

@@ -15,8 +15,8 @@ use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
 use crate::site::catalog::Page;
-use crate::site::record::{Record, RecordError};
-use crate::site::roots::NamedRoots;
+use crate::site::record::RecordError;
+use crate::site::verified::{self, SitePolicy};
 
 const SETTINGS: &str = "settings.json";
 /// Maximum size of the settings file in bytes.
@@ -133,11 +133,11 @@ pub enum ConfError {
 /// Writes the configuration of `site` to `conf`, by default a directory of the site. Edited files are kept.
 pub fn configure(
     site: &Path,
-    named: &NamedRoots,
     conf: Option<&Path>,
+    policy: &SitePolicy,
     changes: Changes,
 ) -> Result<Configured, ConfError> {
-    let record = Record::read(site, named)?;
+    let record = verified::read(site, policy)?;
     let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
     let is_named = conf.is_some();
     let conf = find_conf(&site, conf)?;

@@ -17,6 +17,7 @@ use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Layout;
+use crate::bundle::format::release::Release;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::reader::{BundleReader, Contents};
@@ -32,9 +33,11 @@ use crate::commands::unpack::summary::{Counts, UnpackSummary};
 use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
+use crate::signature::policy::Policy;
 use crate::site::record::{Record, RecordError};
 use crate::site::root::Staging;
 use crate::site::roots::RootPath;
+use crate::site::signed_index::{self, KeptBundles};
 use crate::site::storage::{Links, blob_path};
 
 /// The operator's guide at the root of the site.
@@ -57,6 +60,7 @@ pub fn unpack(
     if let Some(signed) = &contents.signed {
         report.event(&Event::Note { message: signed.to_string() });
     }
+    check_release(&contents, options, reader.policy())?;
     let mut summary = UnpackSummary { bundle: Counts::of(&contents.layout), ..UnpackSummary::default() };
     let prefetched = select(&mut contents.layout, &mut reader, options)?;
 
@@ -66,6 +70,8 @@ pub fn unpack(
     let record = read_record(options)?;
     let mut delta = Delta::new(&contents.layout, &record, options)?;
     let roots = Roots::open(options, &contents.layout)?;
+    // Again, because another process may have unpacked a newer bundle before this one got the lock.
+    check_release(&contents, options, reader.policy())?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;
     delta.locate(&contents.layout, &plan, report)?;
     plan.clear_staging(&roots)?;
@@ -97,7 +103,7 @@ pub fn unpack(
         missing_links = MissingLinks::find(&Links::new(&contents.layout, &options.templates)?, &roots)?;
     }
 
-    // Links, tags last; then the record.
+    // Links, tags last; then the documents of the bundle, and the record that follows from them.
     summary.links_written = missing_links.write(&roots)?;
     roots.remove_gc_guard()?;
     if !summary.is_unchanged() {
@@ -105,6 +111,7 @@ pub fn unpack(
     }
     Counts { files: summary.files, images: summary.images } = Counts::of(&contents.layout);
     let is_partial = !options.select.is_all() || !summary.omitted.is_empty();
+    signed_index::keep(&contents, &roots.bundles)?;
     write_record(&contents, is_partial, options, &roots)?;
     write_guide(&contents.about, &roots.site)?;
     summary.repaired_frames = reader.repaired();
@@ -127,6 +134,21 @@ pub fn repaired_text(repaired: &[Position]) -> Option<String> {
         "the bundle is damaged at {first}{more}; recovery data repaired it: write an intact copy with \
          `unbundle repair`"
     ))
+}
+
+/// Fails if the site has a newer bundle of the same name.
+fn check_release(contents: &Contents, options: &UnpackOptions, policy: &Policy) -> Result<(), UnpackError> {
+    let UnpackOptions { site, allow_older, .. } = options;
+    let Some(Release { name, sequence }) = contents.about.release.as_ref().filter(|_| !allow_older) else {
+        return Ok(());
+    };
+    let newest = KeptBundles::open(site)?.newest(policy)?.get(name).map(|(newest, _)| *newest);
+    match newest.filter(|newest| newest > sequence) {
+        Some(newest) => {
+            Err(UnpackError::Older { site: site.clone(), name: name.clone(), sequence: *sequence, newest })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Narrows `layout` to the selected images and files. Configs that a delta omits are read from the site. Fails if

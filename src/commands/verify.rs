@@ -20,7 +20,7 @@ use crate::bundle::read::volume_set::VolumeSet;
 use crate::commands::verify::damage::{Damage, DamageLog};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
-use crate::signature::Signed;
+use crate::signature::policy::Signed;
 
 /// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -12,6 +12,7 @@ use crate::bundle::read::reader::BundleReader;
 use crate::documents::inventory::{Inventory, InventoryError};
 use crate::documents::lock::{Lock, LockError};
 use crate::oci::digest::Digest;
+use crate::signature::policy::Policy;
 
 /// Length of the prefix that tells JSON documents from bundles, in bytes.
 const PREFIX_LEN: u64 = 64;
@@ -40,7 +41,7 @@ pub(crate) enum BaseError {
 impl SiteContents {
     /// Adds the blobs of an inventory, of a lock, or of a bundle that the site has unpacked. A delta adds its
     /// external blobs, too: they were on the site when it was unpacked.
-    pub(crate) fn add(&mut self, path: &Path) -> Result<(), BaseError> {
+    pub(crate) fn add(&mut self, path: &Path, policy: &Policy) -> Result<(), BaseError> {
         let mut prefix = Vec::new();
         // Any other path can be the name or the directory of a volume set.
         if path.is_file() {
@@ -48,7 +49,7 @@ impl SiteContents {
             read.map_err(FsError::at("read", path))?;
         }
         if !Lock::is_one(&prefix) {
-            let layout = BundleReader::open(path)?.contents()?.layout;
+            let layout = BundleReader::open(path, policy)?.contents()?.layout;
             let blobs = [layout.manifests, layout.blobs, layout.external].concat();
             self.0.extend(blobs.into_iter().map(|blob| (blob.digest, blob.size)));
             return Ok(());

@@ -7,6 +7,7 @@ use minisign::{KeyPair, SecretKey, SecretKeyBox};
 use ring::signature::Ed25519KeyPair;
 
 use crate::oci::digest::Digest;
+use crate::signature::KeyId;
 
 /// Layout of a decoded minisign secret key: key ID, 32-byte seed, 32-byte public key, checksum.
 const KEY_ID: std::ops::Range<usize> = 54..62;
@@ -131,18 +132,30 @@ impl Signer {
         Self { time, ..self }
     }
 
-    /// Returns the minisign signature of `index`. The `minisign` crate randomizes signatures; bundles must
-    /// be reproducible, so `ring` signs.
+    /// Returns the ID of the key.
+    #[must_use]
+    pub(crate) fn id(&self) -> KeyId {
+        KeyId(self.id)
+    }
+
+    /// Returns the minisign signature of the `index.json` of a bundle.
     #[must_use]
     pub(crate) fn sign(&self, index: &[u8]) -> Vec<u8> {
-        let signature = self.key.sign(&Blake2b512::digest(index));
+        let about = format!("airbundle bundle, identity {}", Digest::of(index));
+        self.sign_file(index, "index.json", &about)
+    }
+
+    /// Returns the minisign signature of the file `name`. The `minisign` crate randomizes signatures; bundles
+    /// must be reproducible, so `ring` signs.
+    #[must_use]
+    pub(crate) fn sign_file(&self, content: &[u8], name: &str, about: &str) -> Vec<u8> {
+        let signature = self.key.sign(&Blake2b512::digest(content));
         let time = self.time.map(|time| format!("timestamp:{time}\t")).unwrap_or_default();
-        let comment =
-            format!("{time}file:index.json\thashed\tairbundle bundle, identity {}", Digest::of(index));
+        let comment = format!("{time}file:{name}\thashed\t{about}");
         let all = self.key.sign(&[signature.as_ref(), comment.as_bytes()].concat());
         let line = STANDARD.encode([&b"ED"[..], &self.id, signature.as_ref()].concat());
-        let (key, all) = (u64::from_le_bytes(self.id), STANDARD.encode(all.as_ref()));
-        format!("untrusted comment: signature by airbundle, key {key:016X}\n{line}\ntrusted comment: {comment}\n{all}\n")
+        let (key, all) = (self.id(), STANDARD.encode(all.as_ref()));
+        format!("untrusted comment: signature by airbundle, key {key}\n{line}\ntrusted comment: {comment}\n{all}\n")
             .into_bytes()
     }
 }

@@ -25,6 +25,7 @@ use crate::oci::template::RepositoryTemplate;
 use crate::site::named;
 use crate::site::root::Staging;
 use crate::site::roots::{NamedRoots, RootKind, RootPath, RootsError};
+use crate::site::signed_index::SignedIndexError;
 use crate::site::storage::blob_path;
 
 /// The name of the record in the directory of the site.
@@ -147,6 +148,18 @@ pub enum RecordError {
     /// The format version is unsupported.
     #[error("unsupported version {version} of `{}`: use a newer `unbundle`", .0.display(), version = .1)]
     Version(PathBuf, u32),
+    /// The documents of a bundle are corrupt, or have no trusted signature.
+    #[error("cannot use the site `{}`: the bundle `{identity}` cannot be verified", .0.display(), identity = .1)]
+    Index(PathBuf, Digest, #[source] Box<SignedIndexError>),
+    /// The documents of a bundle are missing.
+    #[error(
+        "cannot verify the site `{}`: it has no signed documents of the bundle `{identity}`, which an earlier version \
+         unpacked, or which is not from `unpack`", .0.display(), identity = .1
+    )]
+    NoIndex(PathBuf, Digest),
+    /// An entry of the record does not follow from the bundles.
+    #[error("cannot use the site `{}`: `{RECORD}` names {item}, which none of its bundles contains", .0.display(), item = .1)]
+    Uncovered(PathBuf, String),
 }
 
 impl RecordedImage {

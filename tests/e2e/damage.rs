@@ -31,6 +31,7 @@ use airbundle::commands::verify::damage::Damage;
 use airbundle::commands::verify::verify;
 use airbundle::oci::digest::Digest;
 use airbundle::oci::template::RepositoryTemplate;
+use airbundle::signature::policy::Policy;
 use tar::EntryType as Kind;
 use tempfile::TempDir;
 
@@ -225,8 +226,9 @@ fn unpack_with(
         templates,
         select,
         keep_going,
+        allow_older: false,
     };
-    unpack::unpack(BundleReader::open(bundle)?, &options, &Silent)
+    unpack::unpack(BundleReader::open(bundle, &Policy::none())?, &options, &Silent)
 }
 
 /// Asserts that every visible file of `site` exists in the intact site with the same bytes.
@@ -318,13 +320,13 @@ fn every_flipped_bit_of_a_small_bundle_is_detected_and_never_yields_wrong_bytes(
         fs::create_dir_all(&own).unwrap();
         let path = own.join("verified.tar.zst");
         fs::write(&path, &bytes).unwrap();
-        let whole = is_intact(BundleReader::open(&path).unwrap());
+        let whole = is_intact(BundleReader::open(&path, &Policy::none()).unwrap());
         if whole {
             undetected.lock().unwrap().push(bit);
         }
         // One bit of each byte: all bits would take minutes.
         if bit % 8 == bit / 8 % 8 {
-            let piped = is_intact(BundleReader::stream(Cursor::new(bytes.clone())));
+            let piped = is_intact(BundleReader::stream(Cursor::new(bytes.clone()), &Policy::none()));
             assert_eq!(whole, piped, "bit {bit}: a file and a pipe tell the same");
             assert_keep_going(&intact, &content, &bytes, &own, &format!("bit {bit}"));
         }
@@ -370,8 +372,10 @@ fn every_truncation_is_reported_and_leaves_nothing_wrong() {
         fs::create_dir_all(&own).unwrap();
         let (bytes, path) = (&intact.bytes[..len], own.join("cut.tar.zst"));
         fs::write(&path, bytes).unwrap();
-        for reader in [BundleReader::open(&path).unwrap(), BundleReader::stream(Cursor::new(bytes.to_vec()))]
-        {
+        for reader in [
+            BundleReader::open(&path, &Policy::none()).unwrap(),
+            BundleReader::stream(Cursor::new(bytes.to_vec()), &Policy::none()),
+        ] {
             match verify(reader, &Silent) {
                 Ok(verdict) => assert_eq!(verdict.worst(), Some(DamageKind::Missing), "{len}: {verdict:?}"),
                 Err(error) => {
@@ -776,7 +780,8 @@ fn damage_after_the_manifests_can_still_be_attributed() {
     let middle = head.compressed + padding.compressed + manifests.compressed + rest.compressed / 2;
     let mut bytes = intact.bytes.clone();
     bytes[middle as usize] ^= 1;
-    let verdict = verify(BundleReader::open(&intact.changed(&bytes)).unwrap(), &Silent).expect("a result");
+    let verdict = verify(BundleReader::open(&intact.changed(&bytes), &Policy::none()).unwrap(), &Silent)
+        .expect("a result");
     let owners: BTreeSet<_> =
         verdict.damage.iter().flat_map(|damage| &damage.owners).map(String::as_str).collect();
     assert_eq!(owners, ["dl.k8s.io/kubelet", "quay.io/a/one:v1", "quay.io/a/two:v1"].into());
@@ -803,7 +808,8 @@ fn flipped_bit_in_a_frame_header_costs_only_that_frame() {
             let mut bytes = intact.bytes.clone();
             bytes[begin + bit / 8] ^= 1 << (bit % 8);
             let bundle = intact.changed(&bytes);
-            let verdict = verify(BundleReader::open(&bundle).unwrap(), &Silent).expect(&what);
+            let verdict =
+                verify(BundleReader::open(&bundle, &Policy::none()).unwrap(), &Silent).expect(&what);
             if verdict.damage.is_empty() {
                 intact.assert_unpacks_intact(&bundle, &what);
                 continue;

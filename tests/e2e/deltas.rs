@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use airbundle::bundle::read::reader::{BundleReader, Contents};
+use airbundle::signature::policy::Policy;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -205,7 +206,9 @@ fn delta(directory: &TempDir) -> PathBuf {
 }
 
 fn contents(bundle: &Path) -> Contents {
-    BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("an intact bundle")
+    BundleReader::open(bundle, &Policy::none())
+        .and_then(|mut reader| reader.contents())
+        .expect("an intact bundle")
 }
 
 fn data(digest: &str) -> PathBuf {

@@ -29,6 +29,7 @@ mod kubespray;
 mod links;
 mod networks;
 mod ownership;
+mod policy;
 mod private;
 mod provenance;
 mod release;

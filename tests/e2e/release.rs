@@ -84,6 +84,7 @@ fn tag_release_has_split_bundles_programs_images_and_checksums() {
     assert!(Command::new("sh").args(["-c", &join]).status().expect("start sh").success());
     let listing = unbundle(["ls".as_ref(), "--json".as_ref(), joined.as_os_str()]).ok().json();
     assert_eq!(listing["title"], "Kubespray v9.25.0 for linux/amd64, build 3");
+    assert_eq!((&listing["name"], &listing["sequence"]), (&name.into(), &3.into()));
     assert_eq!(listing["images"].as_array().map(Vec::len), Some(3));
     assert!(listing["created"].as_str().is_some_and(|created| created.ends_with('Z')), "{listing}");
     let join = format!("cat '{dist}/{name}-registry-image.tar'.0* | tar -xO manifest.json");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use airbundle::bundle::read::reader::BundleReader;
+use airbundle::signature::policy::Policy;
 use serde_json::{Value, json};
 
 use crate::program::{airbundle, unbundle};
@@ -40,8 +41,9 @@ fn assert_agree(bundle: &Path) {
 fn agree_on(bundle: &Path, volumes: &[PathBuf]) {
     let second = second_reader_of(volumes).expect("airbundle's bundles match the format page");
     let listed = unbundle(["ls".as_ref(), "--json".as_ref(), bundle.as_os_str()]).ok().json();
-    let contents =
-        BundleReader::open(bundle).and_then(|mut reader| reader.contents()).expect("the bundle is intact");
+    let contents = BundleReader::open(bundle, &Policy::none())
+        .and_then(|mut reader| reader.contents())
+        .expect("the bundle is intact");
     let layout = &contents.layout;
 
     assert_eq!(second["identity"], listed["identity"]);
@@ -81,6 +83,11 @@ fn second_reader_agrees_with_unbundle() {
             vec!["--platform", "linux/arm64", "--title", "Some \"title\" \\ ü"],
         ),
         (vec!["registry.k8s.io/pause:3.9"], vec!["--level", "19"]),
+        (vec!["registry.k8s.io/pause:3.9"], vec!["--name", "a.b-c", "--sequence", "7"]),
+        (
+            vec!["registry.k8s.io/pause:3.9"],
+            vec!["--expires", "2027-01-31T00:00:00Z", "--sign", key.as_str()],
+        ),
         (vec!["registry.k8s.io/pause:3.9", etcd.url.as_str()], vec!["--sign", key.as_str()]),
         (vec![etcd.url.as_str()], vec![]),
     ] {
@@ -104,7 +111,7 @@ fn second_reader_reads_a_delta() {
     for options in [&["--base", base][..], &["--base", base, "--platform", "linux/arm64"]] {
         let delta = world.pack_lines(directory.path(), &lines, options);
         assert_agree(&delta);
-        let contents = BundleReader::open(&delta)
+        let contents = BundleReader::open(&delta, &Policy::none())
             .and_then(|mut reader| reader.contents())
             .expect("the bundle is intact");
         assert!(contents.layout.external.len() > 5);

@@ -11,6 +11,7 @@ use airbundle::oci::digest::Digest;
 use airbundle::oci::manifest::OCI_INDEX;
 use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
 use airbundle::site::roots::NamedRoots;
+use airbundle::site::verified::SitePolicy;
 use tempfile::TempDir;
 
 use crate::program::{Finished, airbundle, unbundle, unbundle_command};
@@ -782,7 +783,7 @@ fn kubespray_with_offline_yml_requests_exactly_what_the_site_serves() {
         let record = record(&files, &images, prefix);
         site.write_record(&record);
         let changes = Changes { ip: Some([127, 0, 0, 1].into()), ..Changes::default() };
-        configure(&site.path(), &NamedRoots::default(), None, changes).unwrap();
+        configure(&site.path(), None, &SitePolicy::none(), changes).unwrap();
         let offline = site.conf("kubespray/offline.yml");
         let text = fs::read_to_string(&offline).unwrap();
         let architecture = if list.is_empty() { "amd64" } else { "arm64" };

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::path::{RelPath, find_collision};
 use crate::base::source_url::SourceUrl;
 use crate::base::title::{Timestamp, Title};
-use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS};
+use crate::bundle::format::release::{self, Expiry, Release, ReleaseError};
+use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS, RELEASE_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::media_type::MediaType;
@@ -57,7 +58,7 @@ pub struct Index {
     pub external: BTreeSet<Digest>,
 }
 
-/// Informational annotations of a bundle.
+/// Annotations of a bundle that do not affect its content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleInfo {
     /// Title, such as `Kubespray v2.25.0`.
@@ -67,6 +68,10 @@ pub struct BundleInfo {
     pub created: Option<Timestamp>,
     /// Instructions for the operator at the site, in Markdown. Opaque: written to a file, never interpreted.
     pub guide: Option<String>,
+    /// Name and sequence number, which tell newer bundles from older ones.
+    pub release: Option<Release>,
+    /// Time after which the bundle must not be used.
+    pub expires: Option<Expiry>,
 }
 
 /// The entry of an image in `index.json`.
@@ -138,6 +143,9 @@ pub enum IndexError {
     /// An annotation of the index whose value violates its grammar: its name and the reason.
     #[error("invalid annotation `{0}`: {1}")]
     Annotation(&'static str, String),
+    /// An invalid name, sequence number or expiry date.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     /// An invalid entry: its number, from 0, and the reason.
     #[error("invalid entry {0}: {1}")]
     Entry(usize, String),
@@ -187,8 +195,12 @@ impl Index {
         let images = self.images.iter().map(IndexedImage::entry);
         let is_delta = !self.external.is_empty();
         let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
-        let (major, minor) = if is_delta || has_lock { NEWER_DOCUMENTS } else { DOCUMENTS };
-        let BundleInfo { title, created, guide } = self.about.clone();
+        let BundleInfo { title, created, guide, release, expires } = self.about.clone();
+        let (major, minor) = match (release.is_some() || expires.is_some(), is_delta || has_lock) {
+            (true, _) => RELEASE_DOCUMENTS,
+            (false, true) => NEWER_DOCUMENTS,
+            (false, false) => DOCUMENTS,
+        };
         let annotations = [
             (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
             (ANNOTATION_EXTERNAL, is_delta.then(|| join(&self.external))),
@@ -197,7 +209,8 @@ impl Index {
             (TITLE, title.map(|title| title.to_string())),
             (CREATED, created.map(|created| created.to_string())),
         ];
-        let annotations = annotations.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let annotations = annotations.into_iter().chain(release::annotations(release.as_ref(), expires));
+        let annotations = annotations.filter_map(|(key, value)| Some((key.to_owned(), value?)));
         to_json(&IndexDocument {
             schema_version: 2,
             media_type: MediaType::known(OCI_INDEX),
@@ -229,10 +242,13 @@ impl Index {
             return Err(IndexError::MissingRequirement);
         }
         let document: IndexDocument = serde_json::from_slice(bytes)?;
+        let (release, expires) = release::read(&document.annotations)?;
         let about = BundleInfo {
             title: parse(&document.annotations, TITLE)?,
             created: parse(&document.annotations, CREATED)?,
             guide: document.annotations.get(ANNOTATION_GUIDE).cloned(),
+            release,
+            expires,
         };
         let mut index = Self { about, external, ..Self::default() };
         let mut names = HashSet::new();
@@ -427,6 +443,7 @@ mod tests {
                 title: Some("Kubespray v2.25.0".parse().unwrap()),
                 created: Some("2026-11-23T20:00:00Z".parse().unwrap()),
                 guide: Some("# Next steps\n".into()),
+                ..BundleInfo::default()
             },
             external: BTreeSet::new(),
         }
@@ -524,6 +541,22 @@ mod tests {
         ] {
             let error = Index::parse(text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.contains(message), "{message}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_release_and_an_expiry_date_round_trip_and_require_version_1_2() {
+        let release = Release { name: "kubespray".parse().unwrap(), sequence: "7".parse().unwrap() };
+        let expires: Expiry = "2027-01-31T00:00:00Z".parse().unwrap();
+        for (release, expires, annotation) in [
+            (Some(release), None, "\"dev.airbundle.name\":\"kubespray\",\"dev.airbundle.sequence\":\"7\""),
+            (None, Some(expires), "\"dev.airbundle.expires\":\"2027-01-31T00:00:00Z\""),
+        ] {
+            let about = BundleInfo { release, expires, ..sample().about };
+            let index = Index { about, ..sample() };
+            let text = String::from_utf8(index.to_json()).unwrap();
+            assert!(text.contains(annotation) && text.contains("\"dev.airbundle.format\":\"1.2\""), "{text}");
+            assert_eq!(Index::parse(text.as_bytes()).unwrap(), index);
         }
     }
 

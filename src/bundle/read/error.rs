@@ -6,11 +6,12 @@ use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
 use crate::bundle::format::index::IndexError;
 use crate::bundle::format::layout::LayoutError;
+use crate::bundle::format::release::Expiry;
 use crate::bundle::read::discover::DiscoverError;
 use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
 use crate::oci::digest::Digest;
-use crate::signature::SignatureError;
+use crate::signature::policy::SignatureError;
 
 /// An error of reading a bundle.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,9 @@ pub enum ReadError {
     /// The signature is missing, invalid or not trusted.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    /// The expiry date is past.
+    #[error("the bundle expired at {0}: nothing was used")]
+    Expired(Expiry),
 }
 
 impl ReadError {

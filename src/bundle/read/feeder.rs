@@ -21,11 +21,16 @@ pub(crate) const READ_AHEAD: usize = 8 << 10;
 /// Maximum number of frames that a seek table can list.
 const FRAME_LIMIT: usize = SKIPPABLE_LIMIT as usize / 8;
 
-/// A frame or a signature, in the order of the bundle.
+/// A frame or the end of the head, in the order of the bundle.
 pub(crate) enum FeederMessage {
     Chunk(Chunk),
-    /// The payload of the signature frame.
-    Signature(Vec<u8>),
+    HeadEnd(HeadEnd),
+}
+
+/// The first skippable frame, which ends the head.
+pub(crate) struct HeadEnd {
+    /// The payload of the frame if it is the signature.
+    pub(crate) signature: Option<Vec<u8>>,
 }
 
 /// A frame that is being decoded.
@@ -217,11 +222,11 @@ impl FrameFeeder {
             Frame::Skippable { magic, payload } => (magic, payload),
         };
         let was_past_signature = std::mem::replace(&mut self.is_past_signature, true);
+        let is_signature =
+            magic == SIGNATURE_MAGIC && !was_past_signature && payload.len() <= SIGNATURE_LIMIT;
         let problem = match magic {
-            SIGNATURE_MAGIC if !was_past_signature && payload.len() <= SIGNATURE_LIMIT => {
-                let is_valid = Signature::parse(&payload).is_some();
-                self.send(FeederMessage::Signature(payload))?;
-                (!is_valid).then_some("its payload is not a signature")
+            SIGNATURE_MAGIC if is_signature => {
+                Signature::parse(&payload).is_none().then_some("its payload is not a signature")
             }
             VOLUME_MAGIC => match Label::parse(&payload) {
                 Some(label) => {
@@ -237,6 +242,10 @@ impl FrameFeeder {
             PADDING_MAGIC => Some("padding that is not zero"),
             _ => Some("an unknown skippable frame"),
         };
+        if !was_past_signature {
+            let end = HeadEnd { signature: is_signature.then_some(payload) };
+            self.send(FeederMessage::HeadEnd(end))?;
+        }
         if let Some(problem) = problem {
             self.defer(offset, FrameError::Unsupported(problem));
         }

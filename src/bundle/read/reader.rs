@@ -11,9 +11,9 @@
 //! - *An incorrect seek table*: it is used to find the frame after a corrupt one. Frames that it splits in
 //!   another way do not parse. Its content sizes are used only for frames that do not decode: like
 //!   corruption, they can shift the stream after a hole, and then no later header matches the documents.
-//! - *A bundle from another party*: if a trusted key is configured, no entry that `index.json` references is
-//!   used before the signature is verified. The file set precedes the signature, and is only hashed until
-//!   then.
+//! - *A bundle from another party*: if a trusted key is configured, the signature is verified over the bytes
+//!   of `index.json` before these are parsed. The signature follows the head, so the frames of the head are
+//!   read ahead. Every way to open a bundle requires the policy of the host.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -29,6 +29,7 @@ use crate::bundle::format::layout::{Blob, Layout, blob_name};
 use crate::bundle::format::manifest_walk::ManifestWalk;
 use crate::bundle::format::seek_table::FrameEntry;
 use crate::bundle::format::{BLOCK, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::read::detached;
 use crate::bundle::read::discover;
 use crate::bundle::read::error::{ReadError, first_failure, unexpected};
 use crate::bundle::read::feeder;
@@ -39,7 +40,8 @@ use crate::bundle::read::table_feeder::{TableFeeder, TablePosition};
 use crate::bundle::read::tar_stream::{END, FrameQueue, Piece, TarStream};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
-use crate::signature::{SignatureError, Signed, Trust};
+use crate::signature::Signature;
+use crate::signature::policy::{NamedSignature, Policy, Signed};
 
 /// The documents of a bundle.
 pub struct Contents {
@@ -49,18 +51,26 @@ pub struct Contents {
     pub index: Vec<u8>,
     /// Informational annotations of the bundle.
     pub about: BundleInfo,
+    /// Digest of the manifest of the files. `None`: no files.
+    pub file_set: Option<Digest>,
     /// All entries of the bundle, in order.
     pub layout: Layout,
     /// Bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
     /// The signature. It is verified only if a trusted key is configured. `None`: not signed.
     pub signed: Option<Signed>,
+    /// The text of all signatures, embedded and detached. They are not verified.
+    pub signatures: Vec<Vec<u8>>,
 }
 
 /// Reads a bundle front to back.
 pub struct BundleReader {
     stream: TarStream,
-    trust: Trust,
+    policy: Policy,
+    /// True if a bundle that has expired is an error.
+    refuses_expired: bool,
+    /// The signatures in files next to the bundle.
+    detached: Vec<NamedSignature>,
     /// True if the input is files and not a stream.
     is_file: bool,
     /// The seek table. `None` for a stream, or if it is missing or corrupt.
@@ -68,23 +78,25 @@ pub struct BundleReader {
 }
 
 impl BundleReader {
-    /// Opens the bundle at `path`: a file, a volume, a directory, or a pipe.
-    pub fn open(path: &Path) -> Result<Self, ReadError> {
+    /// Opens the bundle at `path`: a file, a volume, a directory, or a pipe. Reading it fails unless `policy`
+    /// accepts its signatures.
+    pub fn open(path: &Path, policy: &Policy) -> Result<Self, ReadError> {
         if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
-            return Ok(Self::stream(fs::open(path)?));
+            return Ok(Self::stream(fs::open(path)?, policy));
         }
-        Ok(Self::from_volumes(discover::find(&[path.to_owned()])?))
+        Self::from_volumes(discover::find(&[path.to_owned()])?, policy)
     }
 
-    /// Reads the bundle in `volumes`, some of which can be missing.
-    #[must_use]
-    pub fn from_volumes(mut volumes: VolumeSet) -> Self {
+    /// Reads the bundle in `volumes`, some of which can be missing. Uses the detached signatures next to them.
+    pub fn from_volumes(mut volumes: VolumeSet, policy: &Policy) -> Result<Self, ReadError> {
+        let detached = detached::read(&volumes, policy)?;
         // Without a seek table, unreadable frames can only be skipped volume by volume.
         let Some(table) = volumes.seek_table().map(Arc::new) else {
             let volumes = Arc::new(volumes);
             let source = volumes.clone();
             let messages = feeder::start(move |feeder| feeder.by_volumes(&source));
-            return Self::new(FrameQueue::new(messages, None), Some(volumes), true, None);
+            let queue = FrameQueue::new(messages, None);
+            return Ok(Self { detached, is_file: true, ..Self::new(queue, Some(volumes), policy) });
         };
         let volumes = Arc::new(volumes);
         let (source, frames) = (volumes.clone(), table.clone());
@@ -94,37 +106,41 @@ impl BundleReader {
             feeder.permits = Some(granted);
             TableFeeder::new(feeder, &source).run(&frames, TablePosition::default(), None)
         });
-        Self::new(FrameQueue::new(messages, Some(permits)), Some(volumes), true, Some(table))
+        let queue = FrameQueue::new(messages, Some(permits));
+        let reader = Self::new(queue, Some(volumes), policy);
+        Ok(Self { detached, is_file: true, table: Some(table), ..reader })
     }
 
-    /// Reads volumes one after the other, and calls `ask` for those that are missing.
-    #[must_use]
-    pub fn in_turn(volumes: &VolumeSet, ask: AskForVolume) -> Self {
+    /// Reads volumes one after the other, and calls `ask` for those that are missing. Uses the detached
+    /// signatures next to those that are there now.
+    pub fn in_turn(volumes: &VolumeSet, ask: AskForVolume, policy: &Policy) -> Result<Self, ReadError> {
+        let detached = detached::read(volumes, policy)?;
         let volumes = SequentialVolumes::new(volumes, ask);
         let messages = feeder::start(move |feeder| feeder.by_frames(volumes));
-        Self::new(FrameQueue::new(messages, None), None, true, None)
+        Ok(Self { detached, is_file: true, ..Self::new(FrameQueue::new(messages, None), None, policy) })
     }
 
     /// Reads a bundle from a pipe or another input that cannot seek.
-    pub fn stream(input: impl Read + Send + 'static) -> Self {
+    pub fn stream(input: impl Read + Send + 'static, policy: &Policy) -> Self {
         let messages = feeder::start(move |feeder| feeder.by_frames(input));
-        Self::new(FrameQueue::new(messages, None), None, false, None)
+        Self::new(FrameQueue::new(messages, None), None, policy)
     }
 
-    fn new(
-        queue: FrameQueue,
-        volumes: Option<Arc<VolumeSet>>,
-        is_file: bool,
-        table: Option<Arc<Vec<FrameEntry>>>,
-    ) -> Self {
-        Self { stream: TarStream::new(queue, volumes), trust: Trust::default(), is_file, table }
+    fn new(queue: FrameQueue, volumes: Option<Arc<VolumeSet>>, policy: &Policy) -> Self {
+        let (stream, policy) = (TarStream::new(queue, volumes), policy.clone());
+        Self { stream, policy, refuses_expired: false, detached: Vec::new(), is_file: false, table: None }
     }
 
-    /// Requires a signature by one of the keys in `trust`. [`BundleReader::contents`] verifies it before it
-    /// uses anything that `index.json` references.
+    /// Makes reading fail if the bundle has expired and the policy requires signatures.
     #[must_use]
-    pub fn trusting(self, trust: Trust) -> Self {
-        Self { trust, ..self }
+    pub fn refusing_expired(self) -> Self {
+        Self { refuses_expired: self.policy.is_enforced(), ..self }
+    }
+
+    /// Returns the policy that the signatures must satisfy.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Returns the volumes of the bundle. `None` for a stream.
@@ -159,11 +175,14 @@ impl BundleReader {
             return Err(ReadError::NotABundle(format!("unexpected content of `{OCI_LAYOUT}`")));
         }
         let index = self.stream.index_document()?;
+        let signatures = self.signatures();
+        let signed = self.policy.check(&index, &signatures)?;
+        // Nothing above this line parses the documents of the bundle.
         let parsed = Index::parse(&index)?;
-        let about = parsed.about.clone();
-        // The signature follows the head, whose last document is the file set.
-        let has_files = parsed.files.is_some();
-        let mut signed = if has_files { None } else { self.verify_signature(&index)? };
+        let (about, file_set) = (parsed.about.clone(), parsed.files.map(|(digest, _)| digest));
+        if let Some(expires) = about.expires.filter(|expires| self.refuses_expired && expires.is_past()) {
+            return Err(ReadError::Expired(expires));
+        }
         let mut manifests = HashMap::new();
         let mut walk = ManifestWalk::new(parsed)?;
         while let Some(request) = walk.next_manifest()? {
@@ -172,16 +191,16 @@ impl BundleReader {
             if Digest::of(&bytes) != blob.digest {
                 return Err(ReadError::Digest(blob.digest));
             }
-            if has_files && manifests.is_empty() {
-                signed = self.verify_signature(&index)?;
-            }
             walk.supply(&bytes)?;
             manifests.insert(blob.digest, bytes);
         }
         self.stream.allow_all_frames();
         let layout = walk.finish(index.len() as u64)?;
         self.check_end(&layout)?;
-        Ok(Contents { identity: Digest::of(&index), about, layout, manifests, signed, index })
+        let signatures = signatures.into_iter().map(|signature| signature.bytes);
+        let signatures = signatures.filter(|bytes| Signature::parse(bytes).is_some()).collect();
+        let identity = Digest::of(&index);
+        Ok(Contents { identity, index, about, file_set, layout, manifests, signed, signatures })
     }
 
     /// Fails if the archive has entries after those of `layout`. Other programs that read the archive, such as `tar`
@@ -207,8 +226,13 @@ impl BundleReader {
         stream.find_unexpected(layout).map_or(Ok(()), Err)
     }
 
-    fn verify_signature(&mut self, index: &[u8]) -> Result<Option<Signed>, SignatureError> {
-        self.trust.check(index, self.stream.signature())
+    /// Returns the signature in the bundle, then those next to it.
+    fn signatures(&mut self) -> Vec<NamedSignature> {
+        let embedded = self
+            .stream
+            .signature()
+            .map(|bytes| NamedSignature { name: "its signature".to_owned(), bytes: bytes.to_vec() });
+        embedded.into_iter().chain(self.detached.drain(..)).collect()
     }
 
     /// Restricts further reading to frames that overlap with `ranges` of the tar stream, which are sorted and

@@ -1,19 +1,25 @@
 //! [`TarStream`]: the tar stream of a bundle, decoded from its frames.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use crate::base::buffer::{Buffer, Slice};
 use crate::bundle::format::layout::{Layout, tar_header};
-use crate::bundle::format::{BLOCK, INDEX_JSON, INDEX_LIMIT, padded};
+use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, INDEX_LIMIT, MANIFESTS_LIMIT, padded};
 use crate::bundle::read::error::{ReadError, describe_header, unexpected};
-use crate::bundle::read::feeder::{Chunk, FeederMessage, ReadPermit};
+use crate::bundle::read::feeder::{Chunk, FeederMessage, HeadEnd, ReadPermit};
 use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::volume_set::VolumeSet;
 
 /// Name of the end of the archive in errors.
 pub(crate) const END: &str = "end of the archive";
+/// Maximum size of the head in bytes: `index.json` and the file set.
+const HEAD_LIMIT: u64 = INDEX_LIMIT + MANIFESTS_LIMIT;
+
+/// Maximum number of frames in memory while looking for the end of the head.
+const HEAD_FRAMES: u64 = HEAD_LIMIT / FRAME_SIZE as u64 + 1;
 
 /// The next bytes of the tar stream, or a gap in it.
 pub enum Piece {
@@ -37,40 +43,65 @@ pub(crate) struct FrameQueue {
     permits: Option<Sender<ReadPermit>>,
     /// The permit for the next frame.
     permit: ReadPermit,
-    /// A frame that was received while waiting for the signature.
-    next: Option<Chunk>,
-    /// The payload of the signature frame, if it was received.
-    signature: Option<Vec<u8>>,
+    /// True if the feeder has a permit for a frame that it has not sent yet.
+    is_permitted: bool,
+    /// Frames of the head that were received while looking for the signature.
+    ahead: VecDeque<Chunk>,
+    /// The end of the head, if it was received.
+    head_end: Option<HeadEnd>,
 }
 
 impl FrameQueue {
     pub(crate) fn new(messages: Receiver<FeederMessage>, permits: Option<Sender<ReadPermit>>) -> Self {
-        Self { messages, permits, permit: ReadPermit::OneFrame, next: None, signature: None }
+        Self {
+            messages,
+            permits,
+            permit: ReadPermit::OneFrame,
+            is_permitted: false,
+            ahead: VecDeque::new(),
+            head_end: None,
+        }
     }
 
     /// Returns the next frame. `None` at the end of the bundle.
     fn next_chunk(&mut self) -> Option<Chunk> {
-        self.next.take().or_else(|| self.receive())
+        if let Some(chunk) = self.ahead.pop_front() {
+            return Some(chunk);
+        }
+        loop {
+            match self.receive()? {
+                FeederMessage::Chunk(chunk) => return Some(chunk),
+                FeederMessage::HeadEnd(end) => self.head_end = Some(end),
+            }
+        }
     }
 
-    /// Receives the next frame, so that a signature before it is received too.
-    fn look_ahead(&mut self) {
-        self.next = self.receive();
+    /// Receives the rest of the head. Its end is unknown if it exceeds the limits of its documents.
+    fn look_ahead(&mut self) -> Option<&HeadEnd> {
+        let mut len = 0;
+        while self.head_end.is_none() && len <= HEAD_LIMIT && self.ahead.len() as u64 <= HEAD_FRAMES {
+            match self.receive()? {
+                FeederMessage::HeadEnd(end) => self.head_end = Some(end),
+                FeederMessage::Chunk(chunk) => {
+                    len += chunk.len as u64;
+                    self.ahead.push_back(chunk);
+                }
+            }
+        }
+        self.head_end.as_ref()
     }
 
-    fn receive(&mut self) -> Option<Chunk> {
-        if let Some(permits) = &self.permits {
+    fn receive(&mut self) -> Option<FeederMessage> {
+        if let Some(permits) = self.permits.as_ref().filter(|_| !self.is_permitted) {
             let _ = permits.send(self.permit); // fails after all frames were sent
+            self.is_permitted = true;
             if matches!(self.permit, ReadPermit::AllFrames) {
                 self.permits = None;
             }
         }
-        loop {
-            match self.messages.recv().ok()? {
-                FeederMessage::Chunk(chunk) => return Some(chunk),
-                FeederMessage::Signature(bytes) => self.signature = Some(bytes),
-            }
-        }
+        let message = self.messages.recv().ok()?;
+        self.is_permitted &= !matches!(message, FeederMessage::Chunk(_));
+        Some(message)
     }
 }
 
@@ -128,13 +159,10 @@ impl TarStream {
         self.queue.permit = ReadPermit::AllFrames;
     }
 
-    /// Returns the payload of the signature frame after the head, which must have been read.
+    /// Returns the payload of the signature frame after the head. Reads ahead to the end of the head, so that
+    /// the signature is known before the documents are parsed.
     pub(crate) fn signature(&mut self) -> Option<&[u8]> {
-        // The head ends with a frame. If it does not, it is not from airbundle, and no signature follows it.
-        if self.current.as_ref().is_none_or(|current| current.used == current.len) {
-            self.queue.look_ahead();
-        }
-        self.queue.signature.as_deref()
+        self.queue.look_ahead()?.signature.as_deref()
     }
 
     /// Returns at most `max` bytes, or the number of bytes that are lost. Fails if no further frame can be

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::base::fs::FsError;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Layout;
+use crate::bundle::format::release::{ReleaseName, Sequence};
 use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::select::SelectError;
 use crate::oci::digest::Digest;
@@ -47,6 +48,21 @@ pub enum UnpackError {
         /// The first error.
         #[source]
         source: Unavailable,
+    },
+    /// The site has a newer bundle of the same name. Nothing was changed.
+    #[error(
+        "the bundle `{name}` has the sequence number {sequence}, and `{}` has a newer one with {newest}: nothing was \
+         changed", site.display()
+    )]
+    Older {
+        /// The root directory of the site.
+        site: PathBuf,
+        /// The name of both bundles.
+        name: ReleaseName,
+        /// The sequence number of this bundle.
+        sequence: Sequence,
+        /// The highest sequence number on the site.
+        newest: Sequence,
     },
     /// A pattern or platform of the selection matches nothing.
     #[error(transparent)]

@@ -21,6 +21,8 @@ pub struct UnpackOptions {
     pub select: Selection,
     /// True to unpack intact images and files if others are damaged or missing.
     pub keep_going: bool,
+    /// True to unpack a bundle that is older than one of the same name on the site.
+    pub allow_older: bool,
 }
 
 impl UnpackOptions {

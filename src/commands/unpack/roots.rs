@@ -10,6 +10,7 @@ use crate::commands::unpack::error::UnpackError;
 use crate::commands::unpack::options::UnpackOptions;
 use crate::site::commit::distinct;
 use crate::site::root::{Root, Staging, Stagings};
+use crate::site::signed_index;
 use crate::site::storage::GC_GUARD;
 
 pub(super) struct Roots {
@@ -19,6 +20,8 @@ pub(super) struct Roots {
     pub(super) files: Option<usize>,
     /// The index in `all` of the root of the registry's storage. `None`: the selection has no images.
     pub(super) registry: Option<usize>,
+    /// The directory of the documents of all bundles.
+    pub(super) bundles: Root,
     /// The staging directory of the site: holds its lock, and the record until it is renamed.
     pub(super) site: Arc<Staging>,
 }
@@ -27,7 +30,8 @@ impl Roots {
     pub(super) fn open(options: &UnpackOptions, layout: &Layout) -> Result<Self, UnpackError> {
         let mut stagings = Stagings::default();
         let site = stagings.open(&options.site)?;
-        let mut roots = Self { all: Vec::new(), files: None, registry: None, site };
+        let bundles = signed_index::open(&options.site, &mut stagings)?;
+        let mut roots = Self { all: Vec::new(), files: None, registry: None, bundles, site };
         if !layout.files.is_empty() {
             roots.files = Some(roots.add(options, options.files.as_deref(), "files", &mut stagings)?);
         }
