@@ -6,8 +6,6 @@ pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod file_name;
 pub(crate) mod generated;
-#[cfg(test)]
-mod hostile;
 pub(crate) mod kubespray;
 pub(crate) mod nginx;
 pub(crate) mod ownership_check;
@@ -21,6 +19,8 @@ pub(crate) mod server_image;
 pub(crate) mod setup;
 pub(crate) mod systemd;
 pub(crate) mod template;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
 pub(crate) mod trust;
 pub(crate) mod users;

@@ -109,9 +109,10 @@ impl OutputFile {
             // Not every file system knows flags.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 let found = rustix::fs::statat(to, target, AtFlags::SYMLINK_NOFOLLOW);
-                match flags.contains(RenameFlags::NOREPLACE) && found.is_ok() {
-                    true => Err(Errno::EXIST),
-                    false => rustix::fs::renameat(to, from, to, target),
+                if flags.contains(RenameFlags::NOREPLACE) && found.is_ok() {
+                    Err(Errno::EXIST)
+                } else {
+                    rustix::fs::renameat(to, from, to, target)
                 }
             }
             result => result,

@@ -156,7 +156,7 @@ pub fn configure(
     if let Some(Some((_, password))) = &changes.user {
         users::check_password(password, changes.weak_password)?;
     }
-    let directory = Directory::create_in(&conf, if is_named { &*conf } else { &*site })?;
+    let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
     let _lock = lock(&directory)?;
     let settings = changes.clone().apply(read_settings(&directory)?)?;
     if changes.new_ca && settings.tls != Tls::Auto {

@@ -135,13 +135,13 @@ fn another_address_makes_a_new_ca_and_says_that_clients_need_it() {
 fn an_unconstrained_ca_of_an_earlier_version_is_kept_until_the_user_replaces_it() {
     let site = Site::full();
     let path = site.path().display().to_string();
-    let script = r#"
+    let script = r"
 mkdir -p conf/ca conf/tls && cd conf
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca/ca.key -out ca/ca.crt -days 3650 -subj '/CN=airbundle site CA/O=01234567' -addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext keyUsage=keyCertSign,cRLSign
 openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/server.key -out csr -subj /CN=hub.site.test
 printf 'subjectAltName=DNS:hub.site.test,DNS:localhost,IP:127.0.0.1' >ext
 openssl x509 -req -in csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -CAserial serial -days 700 -extfile ext -out tls/server.crt
-rm csr ext serial"#;
+rm csr ext serial";
     let (success, text) = shell(&site.path(), script);
     assert!(success, "{text}");
     let old = fs::read(site.conf("ca/ca.crt")).unwrap();

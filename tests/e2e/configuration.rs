@@ -11,7 +11,7 @@ use crate::site::Site;
 use crate::support::process::stdout_of;
 
 /// Prints the structure of all YAML and TOML files below a directory, and parses all JSON files.
-const STRUCTURE: &str = r#"
+const STRUCTURE: &str = r"
 import json, pathlib, sys, tomllib, yaml
 
 class Loader(yaml.SafeLoader):
@@ -36,7 +36,7 @@ for path in sorted(root.rglob('*')):
     elif path.suffix == '.json':
         json.loads(path.read_text())
 print(json.dumps(files, sort_keys=True))
-"#;
+";
 
 /// Texts that ended a value, or began a command, in one of the languages. `PROOF` is a file that must not appear.
 const NASTY: [&str; 23] = [

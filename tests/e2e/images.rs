@@ -496,6 +496,7 @@ fn corrupt_image_reaches_no_engine_and_the_others_are_loaded() {
 
 /// Starts loading, and stops in a read in the middle of the layer at `path`, so that the engine waits for the rest.
 /// Returns the tracer and the ID of the program.
+#[allow(clippy::zombie_processes, reason = "the caller waits for it")]
 fn start_blocked_load(engines: &Engines, sample: &Sample, engine: &str, path: &Path) -> (Child, Pid) {
     let program = engines.command(&sample.site, &["--load", engine]);
     let mut command = Command::new("strace");

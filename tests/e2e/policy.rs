@@ -297,6 +297,9 @@ fn forge(site: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, serde_json::to_vec(&record).unwrap()).unwrap();
 }
 
+/// The words of the error, the exit code, and a change of `site.json`.
+type Change<'a> = (&'a str, i32, Box<dyn Fn(&mut Value) + 'a>);
+
 #[test]
 fn record_of_a_site_must_follow_from_signed_bundles() {
     let job = Job::new();
@@ -317,7 +320,6 @@ fn record_of_a_site_must_follow_from_signed_bundles() {
     for args in verbs {
         unbundle(args).ok();
     }
-    type Change<'a> = (&'a str, i32, Box<dyn Fn(&mut Value) + 'a>);
     let changes: [Change; 11] = [
         (
             "names the image",

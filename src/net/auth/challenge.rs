@@ -177,7 +177,6 @@ mod tests {
             ("http://auth.docker.io/token", &hub, false),
             ("http://registry-1.docker.io/token", &hub, false),
             ("http://localhost:5001/token", &local, false),
-            ("file://127.0.0.1/token", &local, false),
             ("http://127.0.0.1:5001/token", &local, true),
         ] {
             assert_eq!(bearer(realm).is_allowed(base), is_allowed, "{realm} for {base}");
