@@ -77,8 +77,9 @@ grep -q 'permitted subtree violation' said
 # Go: skopeo and containerd. The first requests show that they trust the CA.
 for port in 4443 4444; do
     name=hub.site.test; [ $port = 4443 ] || name=registry.k8s.io
-    skopeo inspect --raw docker://$name:$port/pause:3.9 2>skopeo.$port || :
-    ctr --address /run/docker/containerd/containerd.sock images pull --snapshotter native $name:$port/pause:3.9 >ctr.$port 2>&1 || :
+    timeout 20 skopeo inspect --raw docker://$name:$port/pause:3.9 2>skopeo.$port || :
+    # The server that accepts it is no registry, for which containerd waits.
+    timeout 10 ctr --address /run/docker/containerd/containerd.sock images pull --snapshotter native $name:$port/pause:3.9 >ctr.$port 2>&1 || :
 done
 for client in skopeo ctr; do
     if grep x509 $client.4443; then exit 1; fi
