@@ -50,10 +50,10 @@ fn clients_reject_what_a_stolen_ca_key_signs_for_other_names() {
     let script = format!(
         r#"{SIGN}
 sh $CONF/trust.sh; engine; cd "$HOST_COPY"
-echo '127.0.0.1 registry.k8s.io' >>/etc/hosts
+echo '127.0.0.1 registry.other.test' >>/etc/hosts
 sign good DNS:hub.site.test,IP:127.0.0.1
-sign thief DNS:registry.k8s.io
-sign mixed DNS:hub.site.test,DNS:registry.k8s.io
+sign thief DNS:registry.other.test
+sign mixed DNS:hub.site.test,DNS:registry.other.test
 sign address DNS:hub.site.test,IP:127.0.0.2
 openssl verify -CAfile $CONF/ca.crt good.crt
 for name in thief mixed address; do
@@ -70,13 +70,13 @@ for port in 4443 4444; do
 done
 curl -sSf --noproxy '*' -o /dev/null https://hub.site.test:4443/
 python hub.site.test 4443
-status=0; curl -sS --noproxy '*' -o /dev/null https://registry.k8s.io:4444/ 2>said || status=$?
+status=0; curl -sS --noproxy '*' -o /dev/null https://registry.other.test:4444/ 2>said || status=$?
 [ "$status" = 60 ] && grep -q 'permitted subtree violation' said
-if python registry.k8s.io 4444 2>said; then exit 1; fi
+if python registry.other.test 4444 2>said; then exit 1; fi
 grep -q 'permitted subtree violation' said
 # Go: skopeo and containerd. The first requests show that they trust the CA.
 for port in 4443 4444; do
-    name=hub.site.test; [ $port = 4443 ] || name=registry.k8s.io
+    name=hub.site.test; [ $port = 4443 ] || name=registry.other.test
     timeout 20 skopeo inspect --raw docker://$name:$port/pause:3.9 2>skopeo.$port || :
     # The server that accepts it is no registry, for which containerd waits.
     timeout 10 ctr --address /run/docker/containerd/containerd.sock images pull --snapshotter native $name:$port/pause:3.9 >ctr.$port 2>&1 || :

@@ -37,7 +37,7 @@ fn pages() -> Vec<String> {
     let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let docs = docs.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap()));
-    let mut pages: Vec<String> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "bundle-format.md"]
+    let mut pages: Vec<String> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bundle-format.md"]
         .map(str::to_owned)
         .into_iter()
         .chain(docs)
@@ -142,4 +142,27 @@ fn printed() -> String {
         text.push_str(&joined.replace("\\\"", "\""));
     }
     text
+}
+
+#[test]
+fn every_test_named_in_the_threat_model_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code = String::new();
+    for directory in ["src", "tests"] {
+        for path in sources::files(&root.join(directory)) {
+            code += &fs::read_to_string(path).unwrap();
+        }
+    }
+    let page = read("docs/security.md");
+    let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| actor"));
+    let mut wrong = Vec::new();
+    for row in rows {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let tests: Vec<&str> = cell.split('`').skip(1).step_by(2).collect();
+        let missing: Vec<_> = tests.iter().filter(|test| !code.contains(&format!("fn {test}("))).collect();
+        if tests.is_empty() || !missing.is_empty() {
+            wrong.push(format!("{missing:?} of: {row}"));
+        }
+    }
+    assert!(wrong.is_empty(), "no such test, or no test:\n{}", wrong.join("\n"));
 }

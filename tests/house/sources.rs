@@ -19,10 +19,7 @@ pub(crate) struct Source {
 /// Returns all source files except test modules, sorted by path.
 pub(crate) fn all() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut paths = Vec::new();
-    collect(&root, &mut paths);
-    paths.sort();
-    let sources = paths.into_iter().filter(|path| !path.ends_with("tests.rs")).map(|path| {
+    let sources = files(&root).into_iter().filter(|path| !path.ends_with("tests.rs")).map(|path| {
         let text = fs::read_to_string(&path).unwrap();
         let text = text.split("\n#[cfg(test)]\nmod tests").next().unwrap().to_owned();
         let path = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
@@ -31,6 +28,14 @@ pub(crate) fn all() -> Vec<Source> {
         Source { path, module, text, code }
     });
     sources.collect()
+}
+
+/// Returns the Rust files below `directory`, sorted by path.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    collect(directory, &mut paths);
+    paths.sort();
+    paths
 }
 
 fn collect(directory: &Path, paths: &mut Vec<PathBuf>) {
