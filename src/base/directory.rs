@@ -38,6 +38,7 @@ impl Directory {
 
     /// Opens the subdirectory `name`. Fails if it is missing or a symlink.
     pub(crate) fn subdirectory(&self, name: &str) -> Result<Self, FsError> {
+        self.check_name(name)?;
         let path = self.path.join(name);
         let flags = FLAGS | OFlags::DIRECTORY;
         let file = rustix::fs::openat(&self.file, name, flags, Mode::empty());
@@ -47,6 +48,7 @@ impl Directory {
 
     /// Opens the subdirectory `name`, and creates it if it is missing, with `mode` as far as the umask allows.
     pub(crate) fn create_subdirectory(&self, name: &str, mode: u32) -> Result<Self, FsError> {
+        self.check_name(name)?;
         match rustix::fs::mkdirat(&self.file, name, Mode::from_raw_mode(mode)) {
             Ok(()) | Err(Errno::EXIST) => self.subdirectory(name),
             Err(error) => Err(FsError::at("create directory", self.path.join(name))(error.into())),
@@ -122,6 +124,7 @@ impl Directory {
     /// Opens the file that a lock is held on, and creates it if it is missing. Its content is not used, so it
     /// can belong to another user; it cannot have another name.
     pub(crate) fn lock_file(&self, name: &str) -> Result<File, FsError> {
+        self.check_name(name)?;
         let at = || FsError::at("open", self.path.join(name));
         let flags = FLAGS | OFlags::CREATE | OFlags::WRONLY;
         let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o644));
@@ -153,6 +156,8 @@ impl Directory {
 
     /// Renames a file, which is then in `to`, and syncs that directory. Both names have one component.
     pub(crate) fn rename(&self, from: &str, to: &Self, name: &str) -> Result<(), FsError> {
+        self.check_name(from)?;
+        to.check_name(name)?;
         rustix::fs::renameat(&self.file, from, &to.file, name)
             .map_err(io::Error::from)
             .map_err(FsError::at("rename to", to.path.join(name)))?;
@@ -187,6 +192,7 @@ impl Directory {
     /// Opens the parent directory of `name`. Returns it and the last component; no directory if `name` has
     /// one component. `None`: a parent is missing.
     fn parent<'n>(&self, name: &'n str) -> Result<Option<(Option<Self>, &'n str)>, FsError> {
+        self.check_name(name)?;
         let (mut parent, mut rest) = (None, name);
         while let Some((first, remaining)) = rest.split_once('/') {
             match parent.as_ref().unwrap_or(self).subdirectory(first) {
@@ -196,6 +202,14 @@ impl Directory {
             rest = remaining;
         }
         Ok(Some((parent, rest)))
+    }
+
+    /// Fails if a component of `name` is empty, `.` or `..`: the kernel would leave the directory with it.
+    fn check_name(&self, name: &str) -> Result<(), FsError> {
+        if name.split('/').any(|component| matches!(component, "" | "." | "..")) {
+            return Err(FsError::at("open", self.path.join(name))(Distrust::Outside.into()));
+        }
+        Ok(())
     }
 
     /// Returns the reason for a failed open: the kernel reports a symlink as `ELOOP` or `ENOTDIR`, and a FIFO
@@ -256,6 +270,27 @@ mod tests {
         assert_eq!(fs::read_dir(out).unwrap().count(), 1);
         assert_eq!(fs::read_to_string(path.join("replaced")).unwrap(), "new");
         assert!(path.join("created").symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_directory() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(outside.path().join("inside")).unwrap();
+        fs::write(outside.path().join("victim"), "precious").unwrap();
+        let directory = Directory::open(&outside.path().join("inside")).unwrap();
+        let absolute = outside.path().join("victim");
+        for name in ["../victim", "a/../../victim", "./../victim", "..", ".", "", absolute.to_str().unwrap()]
+        {
+            assert!(directory.read(name, 10).is_err(), "{name}");
+            assert!(directory.remove(name).is_err(), "{name}");
+            assert!(directory.replace(name, b"new", 0o644).is_err(), "{name}");
+            assert!(directory.create_file(name, 0o644).is_err(), "{name}");
+            assert!(directory.lock_file(name).is_err(), "{name}");
+            assert!(directory.create_subdirectory(name, 0o755).is_err(), "{name}");
+            assert!(!directory.exists(name), "{name}");
+        }
+        assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "precious");
+        assert_eq!(fs::read_dir(outside.path().join("inside")).unwrap().count(), 0);
     }
 
     #[test]

@@ -7,11 +7,11 @@
 //!
 //! A device, a FIFO and `/dev/stdout` are written to directly.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
@@ -19,7 +19,15 @@ use rustix::io::Errno;
 
 use crate::base::directory::Directory;
 use crate::base::fs::{FsError, parent};
-use crate::base::own_file::is_special;
+use crate::base::own_file::{Distrust, is_special};
+
+/// Fails unless a device or FIFO belongs to the user or root. Devices can be writable for others.
+fn check_owner(metadata: &Metadata) -> io::Result<()> {
+    match metadata.uid() {
+        uid if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
+        uid => Err(Distrust::Owner(uid).into()),
+    }
+}
 
 /// The users who can read an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +56,15 @@ impl OutputFile {
     /// Starts to write `path`.
     pub(crate) fn create(path: &Path, access: Access) -> Result<Self, FsError> {
         let at = || FsError::at("create", path);
-        if is_special(path) || is_descriptor(path) {
+        // A FIFO could be that of another user, who waits for the key.
+        if access == Access::Default && (is_special(path) || is_descriptor(path)) {
             return Self::open_special(path).map_err(at());
         }
+        Self::create_regular(path, access)
+    }
+
+    fn create_regular(path: &Path, access: Access) -> Result<Self, FsError> {
+        let at = || FsError::at("create", path);
         if path.file_name().is_none() || path.is_dir() {
             return Err(at()(ErrorKind::IsADirectory.into()));
         }
@@ -66,10 +80,17 @@ impl OutputFile {
     /// Opens a device, a FIFO or a file descriptor.
     fn open_special(path: &Path) -> io::Result<Self> {
         let flags = if is_descriptor(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+        if !is_descriptor(path) {
+            check_owner(&path.symlink_metadata()?)?;
+        }
         let file = File::options().write(true).custom_flags(flags.bits().cast_signed()).open(path)?;
         // The name can be exchanged for a hard link after the check.
-        if !is_descriptor(path) && file.metadata()?.is_file() {
-            return Err(io::Error::other("it has just been replaced by a file"));
+        if !is_descriptor(path) {
+            let metadata = file.metadata()?;
+            check_owner(&metadata)?;
+            if metadata.is_file() {
+                return Err(io::Error::other("it has just been replaced by a file"));
+            }
         }
         Ok(Self { file, path: path.to_owned(), kind: Kind::Special })
     }
@@ -83,7 +104,7 @@ impl OutputFile {
 
     /// Like [`Self::write`], but fails if there is anything at `path` already.
     pub(crate) fn write_new(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
-        let mut output = Self::create(path, access)?;
+        let mut output = Self::create_regular(path, access)?;
         output.write_all(bytes).map_err(FsError::at("write", path))?;
         output.finish_with(RenameFlags::NOREPLACE)
     }

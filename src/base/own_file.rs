@@ -31,6 +31,8 @@ pub(crate) enum Distrust {
     Owner(u32),
     #[error("its group or other users can write to it")]
     Writable,
+    #[error("it is outside of the directory")]
+    Outside,
 }
 
 impl From<Distrust> for io::Error {

@@ -141,7 +141,8 @@ pub fn configure(
     let site = std::fs::canonicalize(site).map_err(FsError::at("find", site))?;
     let is_named = conf.is_some();
     let conf = find_conf(&site, conf)?;
-    let (files, registry) = (record.files_root(&site), record.registry_root(&site));
+    // nginx follows no link.
+    let (files, registry) = (resolve(&record.files_root(&site))?, resolve(&record.registry_root(&site))?);
     let plain = |path| PlainPath::new(path).map_err(ConfError::Path);
     let (site, conf, files, registry) = (plain(site)?, plain(conf)?, plain(files)?, plain(registry)?);
     let served = [&files, &registry];
@@ -193,10 +194,11 @@ fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
     Ok(resolve(conf)?)
 }
 
-/// Returns the served directory that contains `path`, which has no symlinks.
+/// Returns the served directory that contains `path` or is in it. `path` has no symlinks.
 fn served_root(path: &Path, served: [&PlainPath; 2]) -> Result<Option<PathBuf>, FsError> {
     for root in served {
-        if path.starts_with(resolve(root)?) {
+        let resolved = resolve(root)?;
+        if path.starts_with(&resolved) || resolved.starts_with(path) {
             return Ok(Some(root.to_path_buf()));
         }
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::directory::Directory;
 use crate::base::fs::FsError;
+use crate::base::path::RelPath;
 use crate::conf::setup::pretty;
 use crate::oci::digest::Digest;
 
@@ -46,7 +47,9 @@ impl<'a> Generated<'a> {
     pub(crate) fn open(directory: &'a Directory) -> Result<Self, FsError> {
         let list = directory.read(LIST, u64::MAX)?.unwrap_or_default();
         // Without a valid list, all files count as edited, so none is lost.
-        let known = serde_json::from_slice(&list).unwrap_or_default();
+        let mut known: Digests = serde_json::from_slice(&list).unwrap_or_default();
+        // Files that are not generated any more are removed: the list of a carried disk must not name others.
+        known.retain(|name, _| RelPath::parse(name).is_ok());
         Ok(Self { directory, known, files: Vec::new() })
     }
 

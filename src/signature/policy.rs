@@ -174,6 +174,20 @@ impl Policy {
         }
     }
 
+    /// Returns the signatures of trusted keys among `signatures`, one of each key. Without trusted keys, returns all
+    /// that can be parsed.
+    #[must_use]
+    pub fn select(&self, content: &[u8], signatures: Vec<NamedSignature>) -> Vec<NamedSignature> {
+        let mut signers = BTreeSet::new();
+        let mut is_selected = |named: &NamedSignature| match Signature::parse(&named.bytes) {
+            signature if self.is_enforced() => self
+                .verify(content, &named.name, signature)
+                .is_ok_and(|(key, _)| signers.insert(key.material.clone())),
+            signature => signature.is_some(),
+        };
+        signatures.into_iter().filter(|named| is_selected(named)).collect()
+    }
+
     /// Returns the trusted key that made the signature, and its trusted comment.
     fn verify(
         &self,

@@ -36,7 +36,7 @@ pub(super) enum RootKind {
 pub enum RootsError {
     /// It is outside the site, and no option names it.
     #[error(
-        "`{member}` is `{}`, which is not inside the site: if that is intended, add `{option} {}`",
+        "`{member}` is `{}`, which is not the directory of a site: if that is intended, add `{option} {}`",
         shown(root),
         shown(root)
     )]
@@ -105,8 +105,8 @@ impl RootPath {
         site.join(&self.0)
     }
 
-    /// Fails unless the root is a directory inside `site`, also after symlinks are followed, or the one that an
-    /// option names.
+    /// Fails unless the root is the default directory inside `site`, also after symlinks are followed, or the one
+    /// that an option names. (Other directories of a site have keys, or are not complete.)
     pub(super) fn check(&self, kind: RootKind, site: &Path, named: &NamedRoots) -> Result<(), RootsError> {
         let root = self.of_site(site);
         let resolved = resolve(&root)?;
@@ -114,7 +114,11 @@ impl RootPath {
         match named.get(kind) {
             Some(path) if resolve(path)? == resolved => Ok(()),
             Some(path) => Err(RootsError::Other { member, root, option, named: path.to_owned() }),
-            None if self.0.is_relative() && resolved.starts_with(resolve(site)?) => Ok(()),
+            None if self.0 == Path::new(kind.default())
+                && resolved == resolve(site)?.join(kind.default()) =>
+            {
+                Ok(())
+            }
             None => Err(RootsError::Outside { member, root: resolved, option }),
         }
     }
@@ -145,6 +149,14 @@ impl RootKind {
         match self {
             Self::Files => "filesRoot",
             Self::Registry => "registryRoot",
+        }
+    }
+
+    /// The directory inside a site, if no option names another one.
+    fn default(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Registry => "registry",
         }
     }
 
@@ -196,17 +208,25 @@ mod tests {
         std::fs::create_dir_all(site.join("a")).unwrap();
         std::fs::create_dir_all(at("other")).unwrap();
         std::os::unix::fs::symlink("../other", site.join("out")).unwrap();
-        std::os::unix::fs::symlink("a", site.join("in")).unwrap();
         std::os::unix::fs::symlink("../nothing", site.join("dangling")).unwrap();
         let other = at("other").to_str().unwrap().to_owned();
         let check = |text: &str, files: Option<&str>| {
             let named = NamedRoots { files: files.map(PathBuf::from), registry: None };
             root(text).check(RootKind::Files, &site, &named).map_err(|error| error.to_string())
         };
-        for inside in ["files", "a", "a/b/c", "in", "in/x"] {
-            assert_eq!(check(inside, None), Ok(()), "{inside}");
-        }
-        for outside in ["out", "out/x", &other, site.to_str().unwrap(), "/"] {
+        assert_eq!(check("files", None), Ok(()));
+        for outside in [
+            "a",
+            "files/x",
+            "registry",
+            "conf/ca",
+            ".unbundle",
+            "out",
+            "out/x",
+            &other,
+            site.to_str().unwrap(),
+            "/",
+        ] {
             let error = check(outside, None).unwrap_err();
             assert!(error.contains("`filesRoot` is `/") && error.contains("add `--files /"), "{error}");
         }

@@ -66,9 +66,17 @@ pub(crate) fn keep(contents: &Contents, root: &Root) -> Result<(), FsError> {
     if let Some(files) = files {
         is_changed |= put(root, &path(FILES), files)?;
     }
-    let mut signatures = contents.signatures.clone();
+    let mut known = Vec::new();
     for number in 1..=SIGNATURES {
         let Some(bytes) = get(root, &path(&signature_name(number)), SIGNATURE_LIMIT as u64)? else { break };
+        known.push(bytes);
+    }
+    // Signatures that are not verified never replace others.
+    let is_verified = contents.signed.as_ref().is_some_and(|signed| signed.trusted);
+    let new = contents.signatures.clone();
+    let all = if is_verified { [new, known] } else { [known, new] };
+    let mut signatures: Vec<Vec<u8>> = Vec::new();
+    for bytes in all.into_iter().flatten() {
         if !signatures.contains(&bytes) {
             signatures.push(bytes);
         }

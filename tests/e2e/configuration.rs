@@ -257,6 +257,32 @@ echo "== none"; headers -u carla:geheim "https://127.0.0.1:$FILES/"
 }
 
 #[test]
+fn servers_follow_no_link_in_a_site() {
+    let site = Site::full();
+    site.configure_user(&["--user", "carla"]).ok();
+    site.run_on_host(
+        r#"
+SITE_ENGINE=nginx "$CONF/site" start >&2
+status() { curl -s -o /dev/null -w '%{http_code}' --cacert "$CONF/ca.crt" -u carla:geheim "$1"; }
+ln -s ../../../conf/htpasswd "$SITE/files/k8s/leak"
+ln -s / "$SITE/files/k8s/root"
+blob=$(find "$SITE/registry" -name data | head -n 1)
+hex=$(basename "$(dirname "$blob")")
+for good in "https://127.0.0.1:$FILES/k8s/" "https://127.0.0.1:$REGISTRY/v2/x/blobs/sha256:$hex" "https://127.0.0.1:$REGISTRY/v2/k8s/registry.k8s.io/pause/manifests/3.9"; do
+    test "$(status "$good")" = 200
+done
+mv "$blob" "$SITE/aside"; ln -s "$CONF/htpasswd" "$blob"
+for bad in "https://127.0.0.1:$FILES/k8s/leak" "https://127.0.0.1:$FILES/k8s/root/etc/passwd" "https://127.0.0.1:$REGISTRY/v2/x/blobs/sha256:$hex"; do
+    test "$(status "$bad")" = 403
+done
+# Not to a host of the client's choice.
+curl -s -o /dev/null -D - --cacert "$CONF/ca.crt" -u carla:geheim -H 'Host: evil.test' "https://127.0.0.1:$FILES/k8s" >said
+grep -qi '^location: /k8s/' said
+"#,
+    );
+}
+
+#[test]
 fn catalog_works_under_the_policy_of_the_server() {
     use crate::support::browser::Browser;
     let site = Site::full();

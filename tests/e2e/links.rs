@@ -306,6 +306,13 @@ fn output_to_stdout_or_a_fifo_is_not_a_file() {
     let mut pack = airbundle_command();
     pack.args(["pack", &job.text(LIST), "-o", &fifo]).args(PackJob::options_from(&job.fake, &[]));
     run_in_time(&pack).failed(6, &["fifo", "it is not a regular file"]);
+    // A key goes to no FIFO, and nothing goes to that of another user.
+    let mut keygen = airbundle_command();
+    keygen.args(["keygen", "--no-passphrase", "-o", &job.text("fifo.key")]);
+    process::run(Command::new("mkfifo").arg(job.path("fifo.key")));
+    assert_ne!(run_in_time(&keygen).code, Some(0));
+    chown(&fifo, Some(OTHER), Some(OTHER)).unwrap();
+    run_in_time(&cat(&fifo)).failed(6, &["fifo", "it belongs to another user (UID 65534)"]);
 }
 
 #[test]

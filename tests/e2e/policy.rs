@@ -7,6 +7,8 @@ use std::process::Command;
 use airbundle::bundle::format::layout::tar_header;
 use airbundle::bundle::format::skippable::{self, PADDING_MAGIC};
 use airbundle::bundle::format::{OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
@@ -567,6 +569,19 @@ fn several_keys_sign_a_finished_bundle_and_a_threshold_counts_different_keys() {
         let keys = keys.iter().flat_map(|key| ["--trusted-key", key]);
         unbundle(["images", &site, "--require-signatures", count].into_iter().chain(keys))
     };
+    images("3").ok();
+    // Any number of other signatures next to the bundle replaces none of them.
+    let text = fs::read_to_string(&detached).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for number in 0..70_u64 {
+        let mut forged = STANDARD.decode(lines[1]).unwrap();
+        forged[2..10].copy_from_slice(&number.to_le_bytes());
+        let forged = [lines[0], &STANDARD.encode(forged), lines[2], lines[3]].join("\n") + "\n";
+        fs::write(job.path(&format!("signed.tar.zst.{number:016X}.minisig")), forged).unwrap();
+    }
+    unbundle(["unpack", &bundle, &site, "--trusted-key", ours]).ok();
+    images("3").ok();
+    unbundle(["unpack", &bundle, &site]).ok();
     images("3").ok();
     // Also for volumes.
     let volumes = job.path("volumes");

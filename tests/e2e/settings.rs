@@ -8,6 +8,8 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use airbundle::oci::digest::Digest;
+
 use crate::program::{Finished, run, unbundle, unbundle_command};
 use crate::site::Site;
 use crate::support::tree::Tree;
@@ -53,6 +55,22 @@ fn saved_settings_of_a_carried_disk_are_refused_by_file_and_field() {
     unbundle(["site".into(), site.path()]).failed(6, &["settings.json", "unknown field `useR`"]);
     fs::write(&file, valid.to_string()).unwrap();
     unbundle(["site".into(), site.path()]).ok();
+}
+
+#[test]
+fn the_list_of_generated_files_of_a_carried_disk_names_no_file_outside() {
+    let site = Site::full();
+    site.configure(&[]).ok();
+    let (list, victim) = (site.conf(".generated.json"), site.directory.path().join("victim"));
+    fs::write(&victim, "precious").unwrap();
+    let mut names: Value = serde_json::from_slice(&fs::read(&list).unwrap()).unwrap();
+    let digest = json!([Digest::of(b"precious").to_string()]);
+    for name in ["../../victim", "tls/../../../victim", victim.to_str().unwrap()] {
+        names[name] = digest.clone();
+    }
+    fs::write(&list, names.to_string()).unwrap();
+    site.configure(&[]).ok();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 #[test]

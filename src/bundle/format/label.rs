@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::units::MAX_SIZE;
 use crate::bundle::format::skippable::{self, VOLUME_MAGIC};
 use crate::oci::digest::Digest;
 
@@ -48,5 +49,6 @@ impl Label {
         serde_json::from_slice(payload)
             .ok()
             .filter(|label: &Self| label.airbundle_volume == VERSION && label.number > 0)
+            .filter(|label| label.offset.max(label.stream) <= MAX_SIZE)
     }
 }

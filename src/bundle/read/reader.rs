@@ -40,7 +40,6 @@ use crate::bundle::read::table_feeder::{TableFeeder, TablePosition};
 use crate::bundle::read::tar_stream::{END, FrameQueue, Piece, TarStream};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
-use crate::signature::Signature;
 use crate::signature::policy::{NamedSignature, Policy, Signed};
 
 /// The documents of a bundle.
@@ -59,7 +58,7 @@ pub struct Contents {
     pub manifests: HashMap<Digest, Vec<u8>>,
     /// The signature. It is verified only if a trusted key is configured. `None`: not signed.
     pub signed: Option<Signed>,
-    /// The text of all signatures, embedded and detached. They are not verified.
+    /// The signatures of trusted keys, embedded and detached. Without trusted keys, all signatures.
     pub signatures: Vec<Vec<u8>>,
 }
 
@@ -197,8 +196,8 @@ impl BundleReader {
         self.stream.allow_all_frames();
         let layout = walk.finish(index.len() as u64)?;
         self.check_end(&layout)?;
-        let signatures = signatures.into_iter().map(|signature| signature.bytes);
-        let signatures = signatures.filter(|bytes| Signature::parse(bytes).is_some()).collect();
+        let signatures = self.policy.select(&index, signatures);
+        let signatures = signatures.into_iter().map(|signature| signature.bytes).collect();
         let identity = Digest::of(&index);
         Ok(Contents { identity, index, about, file_set, layout, manifests, signed, signatures })
     }

@@ -99,6 +99,11 @@ impl Claim {
     pub(crate) fn publish(&self) -> Result<(), FsError> {
         let synced = own_file::open_up(&self.file).and_then(|()| self.file.sync_all());
         synced.map_err(FsError::at("sync", &self.partial))?;
+        if !is_at(&self.file, &self.partial).map_err(FsError::at("open", &self.partial))? {
+            return Err(FsError::at("publish", &self.partial)(io::Error::other(
+                "another file has its name now",
+            )));
+        }
         fs::rename_durably(&self.partial, &self.target)
     }
 

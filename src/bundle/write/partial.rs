@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha512};
 use crate::base::buffer::{Buffer, Buffers};
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
+use crate::base::own_file;
 use crate::bundle::format::label::Label;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
 use crate::bundle::format::skippable::VOLUME_MAGIC;
@@ -197,7 +198,9 @@ impl<'a> PartialFrames<'a> {
 
     /// Opens the next volume after its label. Returns `None` if the label is not the expected one.
     fn open(&mut self, path: &Path) -> io::Result<Option<FrameReader<BufReader<File>>>> {
-        let mut file = File::open(path)?;
+        // Only what no other user could have written.
+        let mut file = own_file::open_regular(path).map_err(|error| error.source)?;
+        own_file::check(&file.metadata()?)?;
         let (mut start, mut first_frame) = (0, self.header_space);
         if !self.volume_starts.is_empty() {
             let mut reader = FrameReader::new(&mut file, 0, self.buffers);
