@@ -138,6 +138,7 @@ impl Directory {
 
     /// Replaces a file atomically and durably, and creates its parent directories. `mode` is exact.
     pub(crate) fn replace(&self, name: &str, content: &[u8], mode: u32) -> Result<(), FsError> {
+        self.check_name(name)?;
         let mut parents = None;
         let mut rest = name;
         while let Some((first, remaining)) = rest.split_once('/') {

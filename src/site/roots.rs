@@ -36,7 +36,7 @@ pub(super) enum RootKind {
 pub enum RootsError {
     /// It is outside the site, and no option names it.
     #[error(
-        "`{member}` is `{}`, which is not the directory of a site: if that is intended, add `{option} {}`",
+        "`{member}` is `{}`, which is not inside the site: if that is intended, add `{option} {}`",
         shown(root),
         shown(root)
     )]
