@@ -146,7 +146,8 @@ pub fn configure(
     let plain = |path| PlainPath::new(path).map_err(ConfError::Path);
     let (site, conf, files, registry) = (plain(site)?, plain(conf)?, plain(files)?, plain(registry)?);
     let served = [&files, &registry];
-    if let Some(root) = served_root(&conf, served)? {
+    let inside = served.into_iter().find(|root| root.starts_with(&*conf)).map(|root| root.to_path_buf());
+    if let Some(root) = inside.or(served_root(&conf, served)?) {
         return Err(ConfError::Served(conf.to_path_buf(), root));
     }
     if let Some(file) = &changes.export_ca_key
@@ -194,11 +195,10 @@ fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
     Ok(resolve(conf)?)
 }
 
-/// Returns the served directory that contains `path` or is in it. `path` has no symlinks.
+/// Returns the served directory that contains `path`, which has no symlinks.
 fn served_root(path: &Path, served: [&PlainPath; 2]) -> Result<Option<PathBuf>, FsError> {
     for root in served {
-        let resolved = resolve(root)?;
-        if path.starts_with(&resolved) || resolved.starts_with(path) {
+        if path.starts_with(resolve(root)?) {
             return Ok(Some(root.to_path_buf()));
         }
     }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::base::own_file::read_regular;
 use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
 use crate::conf::quote::Text;
@@ -103,10 +104,13 @@ fn main(content: &'static str, setup: &Setup, paths: &ServerFiles, servers: Text
     )
 }
 
+/// Maximum size in bytes of a page that is examined.
+const PAGE_LIMIT: u64 = 1 << 30;
+
 /// Returns the content security policy of `/index.html`. If the user put another page there, the policy leaves its
 /// content alone.
 fn catalog_policy(setup: &Setup) -> Text<Nginx> {
-    let page = std::fs::read(setup.files.join("index.html")).ok();
+    let page = read_regular(&setup.files.join("index.html"), PAGE_LIMIT).ok();
     if page.is_some_and(|page| !Page::is(&String::from_utf8_lossy(&page))) {
         return Text::fixed("frame-ancestors 'none'");
     }

@@ -301,7 +301,10 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         expected.sort();
         for (number, digest) in expected.iter().enumerate() {
             assert_eq!(index["manifests"][number]["digest"], **digest);
-            assert_eq!(index["manifests"][number]["artifactType"], format!("application/{digest}"));
+            assert_eq!(
+                index["manifests"][number]["artifactType"],
+                format!("application/{}", digest.replace(':', "."))
+            );
         }
         for image in &all {
             site.assert_serves(&repository, None, image);

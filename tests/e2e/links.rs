@@ -380,7 +380,7 @@ fn staging_directory_of_another_is_refused() {
     // The roots of a site are not links, unless an option names them.
     fs::rename(job.path("site/files"), job.path("moved")).unwrap();
     symlink(job.path("moved"), job.path("site/files")).unwrap();
-    job.unpack(&["--registry", &registry]).failed(6, &["site/files`", "it is a symlink"]);
+    job.unpack(&["--registry", &registry]).failed(7, &["`filesRoot`", "not inside the site"]);
 }
 
 #[test]

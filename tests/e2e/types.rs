@@ -33,7 +33,7 @@ fn image_with_an_invalid_platform_in_its_config_or_index_is_not_packed() {
     for image in [image(VARIANT), Image::index(Format::Oci, vec![image(VARIANT)])] {
         for options in [&[][..], &["--platform", "linux/amd64"]] {
             let mut content = fake::Content::default();
-            content.image("team/app:1", &image);
+            content.image(&format!("{REGISTRY}/team/app:1"), &image);
             let registry = Fake::honest(content);
             let job = PackJob::new(&format!("{REGISTRY}/team/app:1\n"));
             job.pack_from(&registry, options).failed(4, &["team/app:1", ESCAPED]);
