@@ -9,6 +9,7 @@ pub(crate) mod flusher;
 pub(crate) mod fs;
 #[cfg(test)]
 pub(crate) mod hostile;
+pub(crate) mod json;
 pub(crate) mod output_file;
 pub(crate) mod own_file;
 pub mod ownership;

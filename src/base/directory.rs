@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::base::fs::{FsError, create_dir_all};
-use crate::base::own_file::{Distrust, FLAGS, check, check_owner, read_limited, regular};
+use crate::base::fs::{FsError, create_dir_all, read_limited};
+use crate::base::own_file::{Distrust, FLAGS, check, check_owner, regular};
 
 /// A handle of a directory; see the module.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Directory {
     /// Reads a regular file; `None`: it is missing. Fails if it has more than `limit` bytes.
     pub(crate) fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
         let Some(file) = self.open_file(name)? else { return Ok(None) };
-        read_limited(&file, limit).map(Some).map_err(FsError::at("read", self.path.join(name)))
+        read_limited(file, limit).map(Some).map_err(FsError::at("read", self.path.join(name)))
     }
 
     /// Creates a file, in place of any file or link that has the name.

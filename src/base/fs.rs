@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Component, Path, PathBuf};
 
 /// A failed file system call.
 #[derive(Debug, thiserror::Error)]
@@ -56,13 +56,14 @@ pub(crate) fn open(path: &Path) -> Result<File, FsError> {
 
 /// Reads a file. Fails if it has more than `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
+    read_limited(open(path)?, limit).map_err(FsError::at("read", path))
+}
+
+/// Reads an open file to its end. Fails if it has more than `limit` bytes.
+pub(crate) fn read_limited(file: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = open(path)?;
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(FsError::at("read", path))?;
-    if bytes.len() as u64 > limit {
-        return Err(FsError::at("read", path)(ErrorKind::FileTooLarge.into()));
-    }
-    Ok(bytes)
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
 /// Creates a directory and its parents.
@@ -101,6 +102,29 @@ pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), FsError> {
 /// Syncs a directory, which makes new and removed names durable.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FsError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::at("sync directory", path))
+}
+
+/// Returns the absolute path without symlinks. Its last components do not need to exist.
+pub(crate) fn resolve(path: &Path) -> Result<PathBuf, FsError> {
+    let absolute = std::path::absolute(path).map_err(FsError::at("resolve", path))?;
+    for existing in absolute.ancestors() {
+        match fs::canonicalize(existing) {
+            Ok(mut resolved) => {
+                for component in absolute.strip_prefix(existing).into_iter().flat_map(Path::components) {
+                    match component {
+                        Component::Normal(name) => resolved.push(name),
+                        Component::ParentDir => drop(resolved.pop()),
+                        _ => {}
+                    }
+                }
+                return Ok(resolved);
+            }
+            // A symlink without a target is an error: the target could appear anywhere.
+            Err(error) if error.kind() == ErrorKind::NotFound && existing.symlink_metadata().is_err() => {}
+            Err(error) => return Err(FsError::at("resolve", existing)(error)),
+        }
+    }
+    Ok(absolute)
 }
 
 /// Returns the parent directory of `path`; `.` for a bare name.

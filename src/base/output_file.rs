@@ -7,27 +7,19 @@
 //!
 //! A device, a FIFO and `/dev/stdout` are written to directly.
 
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::base::directory::Directory;
 use crate::base::fs::{FsError, parent};
-use crate::base::own_file::{Distrust, is_special};
-
-/// Fails unless a device or FIFO belongs to the user or root. Devices can be writable for others.
-fn check_owner(metadata: &Metadata) -> io::Result<()> {
-    match metadata.uid() {
-        uid if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
-        uid => Err(Distrust::Owner(uid).into()),
-    }
-}
+use crate::base::own_file::{check_user, is_special, rename_new};
 
 /// The users who can read an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +28,13 @@ pub(crate) enum Access {
     Default,
     /// Mode 0600: keys.
     Private,
+}
+
+/// The treatment of a file that is at the target.
+#[derive(Clone, Copy)]
+enum Existing {
+    Replace,
+    Refuse,
 }
 
 /// A file that is being written; see the module. Without [`OutputFile::finish`], nothing remains of it.
@@ -81,13 +80,13 @@ impl OutputFile {
     fn open_special(path: &Path) -> io::Result<Self> {
         let flags = if is_descriptor(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
         if !is_descriptor(path) {
-            check_owner(&path.symlink_metadata()?)?;
+            check_user(&path.symlink_metadata()?)?;
         }
         let file = File::options().write(true).custom_flags(flags.bits().cast_signed()).open(path)?;
         // The name can be exchanged for a hard link after the check.
         if !is_descriptor(path) {
             let metadata = file.metadata()?;
-            check_owner(&metadata)?;
+            check_user(&metadata)?;
             if metadata.is_file() {
                 return Err(io::Error::other("it has just been replaced by a file"));
             }
@@ -106,15 +105,15 @@ impl OutputFile {
     pub(crate) fn write_new(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
         let mut output = Self::create_regular(path, access)?;
         output.write_all(bytes).map_err(FsError::at("write", path))?;
-        output.finish_with(RenameFlags::NOREPLACE)
+        output.finish_with(Existing::Refuse)
     }
 
     /// Syncs the file and renames it to its path.
     pub(crate) fn finish(self) -> Result<(), FsError> {
-        self.finish_with(RenameFlags::empty())
+        self.finish_with(Existing::Replace)
     }
 
-    fn finish_with(mut self, flags: RenameFlags) -> Result<(), FsError> {
+    fn finish_with(mut self, existing: Existing) -> Result<(), FsError> {
         if let Kind::Special = self.kind {
             return Ok(());
         }
@@ -126,17 +125,9 @@ impl OutputFile {
         };
         let target = self.path.file_name().expect("`create` checked it; please report");
         let (from, to) = (name.as_str(), directory.file());
-        let renamed = match rustix::fs::renameat_with(to, from, to, target, flags) {
-            // Not every file system knows flags.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                let found = rustix::fs::statat(to, target, AtFlags::SYMLINK_NOFOLLOW);
-                if flags.contains(RenameFlags::NOREPLACE) && found.is_ok() {
-                    Err(Errno::EXIST)
-                } else {
-                    rustix::fs::renameat(to, from, to, target)
-                }
-            }
-            result => result,
+        let renamed = match existing {
+            Existing::Replace => rustix::fs::renameat(to, from, to, target),
+            Existing::Refuse => rename_new(to, from, target),
         };
         renamed.map_err(|error| FsError::at("rename to", &self.path)(error.into()))?;
         *temporary = None;

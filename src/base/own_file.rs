@@ -4,14 +4,16 @@
 //! FIFO). What was opened is checked on its descriptor, so that no exchange of the name matters.
 
 use std::fs::{File, Metadata};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
 
-use crate::base::fs::{FsError, with_suffix};
+use crate::base::fs::{FsError, read_limited, with_suffix};
 
 /// The flags for every open of a name that is not the user's.
 pub(crate) const FLAGS: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -43,11 +45,16 @@ impl From<Distrust> for io::Error {
 
 /// Returns an error unless only the user or root could have written what `metadata` describes.
 pub(crate) fn check_owner(metadata: &Metadata) -> Result<(), Distrust> {
-    let uid = metadata.uid();
-    if uid != 0 && uid != rustix::process::geteuid().as_raw() {
-        return Err(Distrust::Owner(uid));
-    }
+    check_user(metadata)?;
     if metadata.mode() & 0o022 != 0 { Err(Distrust::Writable) } else { Ok(()) }
+}
+
+/// Returns an error unless the file belongs to the user or root. (Devices are writable for others.)
+pub(crate) fn check_user(metadata: &Metadata) -> Result<(), Distrust> {
+    match metadata.uid() {
+        uid if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
+        uid => Err(Distrust::Owner(uid)),
+    }
 }
 
 /// Returns an error unless `metadata` is that of a regular file that has no other name, and that only the
@@ -78,13 +85,7 @@ pub(crate) fn open_regular(path: &Path) -> Result<File, FsError> {
 
 /// Reads a regular file. Fails if it has more than `limit` bytes.
 pub(crate) fn read_regular(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
-    read_limited(&open_regular(path)?, limit).map_err(FsError::at("read", path))
-}
-
-pub(crate) fn read_limited(file: &File, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit { Err(ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    read_limited(open_regular(path)?, limit).map_err(FsError::at("read", path))
 }
 
 /// Opens a file that an earlier run left, for reading and writing, or creates it with mode 0600. Fails if
@@ -131,23 +132,33 @@ pub(crate) fn put_aside(path: &Path) -> Result<PathBuf, FsError> {
     let mut suffix = ".untrusted".to_owned();
     for number in 2_u32.. {
         let aside = with_suffix(path, &suffix);
-        let renamed = if aside.symlink_metadata().is_ok() {
-            Err(rustix::io::Errno::EXIST)
-        } else {
-            match rustix::fs::renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
-                // Not every file system knows the flag.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => rustix::fs::rename(path, &aside),
-                result => result,
-            }
-        };
-        match renamed {
-            Err(rustix::io::Errno::EXIST) => suffix = format!(".untrusted.{number}"),
+        match rename_new(CWD, path, &aside) {
+            Err(Errno::EXIST) => suffix = format!(".untrusted.{number}"),
             result => {
                 return result.map(|()| aside).map_err(|error| FsError::at("put aside", path)(error.into()));
             }
         }
     }
     unreachable!("there are enough numbers; please report")
+}
+
+/// Renames `from` to `to`, both relative to `directory`. Fails with `EXIST` if there is anything at `to`.
+pub(crate) fn rename_new(
+    directory: impl AsFd,
+    from: impl AsRef<Path>,
+    to: impl AsRef<Path>,
+) -> Result<(), Errno> {
+    let (directory, from, to) = (directory.as_fd(), from.as_ref(), to.as_ref());
+    match rustix::fs::renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+        // Not every file system knows the flag.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            match rustix::fs::statat(directory, to, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(_) => rustix::fs::renameat(directory, from, directory, to),
+            }
+        }
+        result => result,
+    }
 }
 
 /// The permission bits that the user's umask leaves of `0666`. The first call must come before there are
@@ -179,9 +190,9 @@ pub(crate) fn regular(file: File) -> io::Result<File> {
 /// Replaces errors that are about the kind of file by the reason: `ELOOP` says "too many levels of symbolic
 /// links", and `ENXIO` (a socket, or a FIFO without reader) "no such device or address".
 fn explain(error: io::Error, path: &Path) -> io::Error {
-    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::LOOP) if path.is_symlink() => Distrust::Symlink.into(),
-        Some(rustix::io::Errno::NXIO) => Distrust::NotRegular.into(),
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP) if path.is_symlink() => Distrust::Symlink.into(),
+        Some(Errno::NXIO) => Distrust::NotRegular.into(),
         _ => error,
     }
 }

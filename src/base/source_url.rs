@@ -1,7 +1,5 @@
 //! [`SourceUrl`]: the URL that a file was fetched from.
 
-use std::str::FromStr;
-
 use crate::oci::parsed_text::{parsed_text, quoted};
 
 /// Maximum length in bytes: a path of [`MAX_PATH`](crate::base::path::MAX_PATH) bytes, each percent-encoded, and a
@@ -21,25 +19,13 @@ pub struct SourceUrl(String);
 #[error("invalid URL `{}`: expected an absolute HTTP or HTTPS URL in ASCII, without a user name", quoted(.0))]
 pub struct SourceUrlError(String);
 
-parsed_text!(SourceUrl);
+parsed_text!(SourceUrl, |text| text.is_empty() || is_url(text), SourceUrlError);
 
 impl SourceUrl {
     /// Returns the URL as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl FromStr for SourceUrl {
-    type Err = SourceUrlError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.is_empty() || is_url(text) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(SourceUrlError(text.to_owned()))
-        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! [`Title`] and [`Timestamp`]: the name and the time of a bundle, as its packer specified them.
 
-use std::str::FromStr;
-
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -31,26 +29,12 @@ pub struct TitleError(String);
 #[error("invalid time `{}`: expected RFC 3339, such as `2026-11-23T20:00:00Z`", quoted(.0))]
 pub struct TimestampError(String);
 
-parsed_text!(Title);
-parsed_text!(Timestamp);
-
-impl FromStr for Title {
-    type Err = TitleError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_valid = text.len() <= MAX_TITLE && !text.contains(is_control);
-        if is_valid { Ok(Self(text.to_owned())) } else { Err(TitleError(text.to_owned())) }
-    }
-}
-
-impl FromStr for Timestamp {
-    type Err = TimestampError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_valid = text.len() <= 64 && text.is_ascii() && OffsetDateTime::parse(text, &Rfc3339).is_ok();
-        if is_valid { Ok(Self(text.to_owned())) } else { Err(TimestampError(text.to_owned())) }
-    }
-}
+parsed_text!(Title, |text| text.len() <= MAX_TITLE && !text.contains(is_control), TitleError);
+parsed_text!(
+    Timestamp,
+    |text| text.len() <= 64 && text.is_ascii() && OffsetDateTime::parse(text, &Rfc3339).is_ok(),
+    TimestampError
+);
 
 #[cfg(test)]
 mod tests {

@@ -94,10 +94,9 @@ fn revoked(directory: &Path, names: &[PathBuf], keys: &[PublicKey]) -> Result<BT
     Ok(revocations.0)
 }
 
-fn signature_of(list: &Path) -> PathBuf {
-    let mut name = list.as_os_str().to_owned();
-    name.push(".minisig");
-    name.into()
+/// Returns the path of the signature of a list.
+pub(super) fn signature_of(list: &Path) -> PathBuf {
+    fs::with_suffix(list, ".minisig")
 }
 
 /// Returns the error for a directory without a key file: what it has, and what is expected.

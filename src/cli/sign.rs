@@ -14,6 +14,7 @@ use crate::bundle::read::reader::BundleReader;
 use crate::cli::console::Text;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
+use crate::cli::host_keys::signature_of;
 use crate::cli::keygen::signer;
 use crate::cli::output::print;
 use crate::cli::trust::TrustArgs;
@@ -93,11 +94,10 @@ impl Sign {
         }
         let text = list.to_text();
         let signature = signer.sign_file(text.as_bytes(), REVOCATIONS, "airbundle revoked keys");
-        let mut signature_path = self.output.clone().into_os_string();
-        signature_path.push(".minisig");
+        let signature_path = signature_of(&self.output);
         // A list without a matching signature is an error on the hosts.
         OutputFile::write(&self.output, Access::Default, text.as_bytes())?;
-        OutputFile::write(Path::new(&signature_path), Access::Default, &signature)?;
+        OutputFile::write(&signature_path, Access::Default, &signature)?;
         let mut text = Text::of(format_args!("{}: {} revoked keys", self.output.display(), list.0.len()));
         text.line(format_args!("{}: signature by key {}", signature_path.display(), signer.id()));
         print(&text)?;

@@ -9,9 +9,9 @@ pub(crate) mod spdx;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use time::OffsetDateTime;
 
+use crate::base::json::pretty;
 use crate::bundle::read::reader::Contents;
 use crate::commands::sbom::contents::BomContents;
 use crate::oci::digest::Digest;
@@ -37,15 +37,9 @@ pub(crate) fn document(
 ) -> Vec<u8> {
     let contents = BomContents::of(contents, configs, date);
     match format {
-        Format::Spdx => to_json(&spdx::document(&contents)),
-        Format::CycloneDx => to_json(&cyclonedx::document(&contents)),
+        Format::Spdx => pretty(&spdx::document(&contents)),
+        Format::CycloneDx => pretty(&cyclonedx::document(&contents)),
     }
-}
-
-fn to_json(document: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(document).expect("plain structs become JSON; please report");
-    bytes.push(b'\n');
-    bytes
 }
 
 #[cfg(test)]

@@ -1,16 +1,16 @@
 //! `unbundle site`: writes the configuration that serves a site.
 
 use std::fs::{File, TryLockError};
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use crate::base::directory::Directory;
 use crate::base::fs::{self, FsError};
+use crate::base::json::pretty;
 use crate::conf::ca::{self, CaError, CaState};
 use crate::conf::generated::Generated;
 use crate::conf::plain_path::PlainPath;
-use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_root, pretty};
+use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_root};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
@@ -142,7 +142,8 @@ pub fn configure(
     let is_named = conf.is_some();
     let conf = find_conf(&site, conf)?;
     // nginx follows no link.
-    let (files, registry) = (resolve(&record.files_root(&site))?, resolve(&record.registry_root(&site))?);
+    let (files, registry) =
+        (fs::resolve(&record.files_root(&site))?, fs::resolve(&record.registry_root(&site))?);
     let plain = |path| PlainPath::new(path).map_err(ConfError::Path);
     let (site, conf, files, registry) = (plain(site)?, plain(conf)?, plain(files)?, plain(registry)?);
     let served = [&files, &registry];
@@ -151,7 +152,7 @@ pub fn configure(
         return Err(ConfError::Served(conf.to_path_buf(), root));
     }
     if let Some(file) = &changes.export_ca_key
-        && let Some(root) = served_root(&resolve(fs::parent(file))?, served)?
+        && let Some(root) = served_root(&fs::resolve(fs::parent(file))?, served)?
     {
         return Err(ConfError::ServedKey(file.clone(), root));
     }
@@ -189,43 +190,20 @@ pub fn configure(
 fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
     let Some(conf) = conf else {
         let inside = site.join(CONF);
-        let conf = resolve(&inside)?;
+        let conf = fs::resolve(&inside)?;
         return if conf == inside { Ok(conf) } else { Err(ConfError::Outside(inside, conf)) };
     };
-    Ok(resolve(conf)?)
+    Ok(fs::resolve(conf)?)
 }
 
 /// Returns the served directory that contains `path`, which has no symlinks.
 fn served_root(path: &Path, served: [&PlainPath; 2]) -> Result<Option<PathBuf>, FsError> {
     for root in served {
-        if path.starts_with(resolve(root)?) {
+        if path.starts_with(fs::resolve(root)?) {
             return Ok(Some(root.to_path_buf()));
         }
     }
     Ok(None)
-}
-
-/// Returns the absolute path without symlinks. Its last components do not need to exist.
-fn resolve(path: &Path) -> Result<PathBuf, FsError> {
-    let absolute = std::path::absolute(path).map_err(FsError::at("find", path))?;
-    for existing in absolute.ancestors() {
-        match std::fs::canonicalize(existing) {
-            Ok(mut resolved) => {
-                for component in absolute.strip_prefix(existing).into_iter().flat_map(Path::components) {
-                    match component {
-                        Component::Normal(name) => resolved.push(name),
-                        Component::ParentDir => drop(resolved.pop()),
-                        _ => {}
-                    }
-                }
-                return Ok(resolved);
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && existing.symlink_metadata().is_err() => {
-            }
-            Err(error) => return Err(FsError::at("find", existing)(error)),
-        }
-    }
-    Ok(absolute)
 }
 
 /// Writes the generated files. Returns the names of the written files and of the edited files, which are

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::directory::Directory;
 use crate::base::fs::FsError;
+use crate::base::json::pretty;
 use crate::base::path::RelPath;
-use crate::conf::setup::pretty;
 use crate::oci::digest::Digest;
 
 /// The name of the list.

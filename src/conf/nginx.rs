@@ -24,6 +24,8 @@ const MAIN: &str = include_str!("nginx/main.conf");
 const FILES_SERVER: &str = include_str!("nginx/files.conf");
 const REGISTRY_SERVER: &str = include_str!("nginx/registry.conf");
 const MANIFEST_LOCATION: &str = include_str!("nginx/manifest.conf");
+/// The headers of every response of the registry. A location that has an `add_header` inherits none.
+const HEADERS: &str = include_str!("nginx/headers.conf");
 const LOGIN_LIMIT: &str = include_str!("nginx/login_limit.conf");
 
 const LISTEN: &str = "        listen @PORT@@SSL@;\n";
@@ -126,7 +128,13 @@ fn registry_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {
     let blobs = nginx::path(&setup.registry.child("docker/registry/v2/blobs/sha256"));
     let locations = KINDS.map(|(kind, media_type)| {
         let (kind, media_type) = (Text::fixed(kind), Text::fixed(media_type));
-        fill(MANIFEST_LOCATION, &[("KIND", kind), ("MEDIA_TYPE", media_type), ("BLOBS", blobs.clone())])
+        let values = [
+            ("KIND", kind),
+            ("MEDIA_TYPE", media_type),
+            ("BLOBS", blobs.clone()),
+            ("HEADERS", Text::fixed(HEADERS)),
+        ];
+        fill(MANIFEST_LOCATION, &values)
     });
     fill(
         REGISTRY_SERVER,
@@ -135,6 +143,7 @@ fn registry_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {
             ("API", nginx::path(&setup.conf.child("registry-api"))),
             ("TAGS", Text::fixed(TAGS)),
             ("BLOBS", blobs),
+            ("HEADERS", Text::fixed(HEADERS)),
             ("MANIFEST_LOCATIONS", locations.into_iter().collect()),
         ],
     )

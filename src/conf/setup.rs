@@ -305,15 +305,10 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("plain structs become JSON; please report");
-    bytes.push(b'\n');
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::json::pretty;
 
     const VALID: &str = r#"{"host": "hub.site.test", "ip": "10.0.0.5", "filesPort": 8080, "registryPort": 5000,
         "tls": "auto", "user": "carla"}"#;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::json::pretty;
 use crate::base::units::MAX_SIZE;
 use crate::oci::digest::Digest;
 
@@ -70,9 +71,7 @@ impl Inventory {
     /// Returns the document as pretty-printed JSON; equal contents have equal bytes.
     #[must_use]
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
-        bytes.push(b'\n');
-        bytes
+        pretty(self)
     }
 }
 

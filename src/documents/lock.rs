@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::base::json::pretty;
 use crate::base::source_url::SourceUrl;
 use crate::base::units::deserialize_size as size;
 use crate::bundle::format::index::IndexedFile;
@@ -220,9 +221,7 @@ impl Lock {
     /// Returns the document as pretty-printed JSON; equal contents have equal bytes.
     #[must_use]
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
-        bytes.push(b'\n');
-        bytes
+        pretty(self)
     }
 
     /// Returns the sum of all sizes, in bytes, as often as they occur.

@@ -1,7 +1,5 @@
 //! [`MediaType`]: the type of a blob, such as `application/vnd.oci.image.manifest.v1+json`.
 
-use std::str::FromStr;
-
 use crate::oci::parsed_text::{parsed_text, quoted};
 
 /// Maximum length of a type, a subtype, or a parameter's name or value, in bytes (RFC 6838, section 4.2).
@@ -20,7 +18,7 @@ pub struct MediaType(String);
 #[error("invalid media type `{}`: expected `type/subtype` (RFC 6838)", quoted(.0))]
 pub struct MediaTypeError(String);
 
-parsed_text!(MediaType);
+parsed_text!(MediaType, is_media_type, MediaTypeError);
 
 impl MediaType {
     /// Returns one of the constants of this program as a media type.
@@ -36,17 +34,12 @@ impl MediaType {
     }
 }
 
-impl FromStr for MediaType {
-    type Err = MediaTypeError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.split(';');
-        let essence = parts.next().unwrap_or_default().trim_end_matches(' ');
-        let is_valid = text.len() <= MAX_LEN
-            && essence.split_once('/').is_some_and(|(kind, subtype)| is_name(kind) && is_name(subtype))
-            && parts.all(is_parameter);
-        if is_valid { Ok(Self(text.to_owned())) } else { Err(MediaTypeError(text.to_owned())) }
-    }
+fn is_media_type(text: &str) -> bool {
+    let mut parts = text.split(';');
+    let essence = parts.next().unwrap_or_default().trim_end_matches(' ');
+    text.len() <= MAX_LEN
+        && essence.split_once('/').is_some_and(|(kind, subtype)| is_name(kind) && is_name(subtype))
+        && parts.all(is_parameter)
 }
 
 /// True if `text` is a restricted name of RFC 6838, section 4.2.

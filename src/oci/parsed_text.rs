@@ -1,9 +1,18 @@
 //! `parsed_text!`: the traits of a type that holds a text in its only valid form.
 
-/// Implements the traits of a type with one field, its text, and a `FromStr`: it reads as `str`, serializes as
-/// this text, and deserializes by parsing.
+/// Implements the traits of a type with one field, its text: it parses texts that the predicate accepts, and
+/// returns the others as its error type. It reads as `str`, serializes as this text, and deserializes by parsing.
 macro_rules! parsed_text {
-    ($type:ident) => {
+    ($type:ident, $is_valid:expr, $error:ident) => {
+        impl std::str::FromStr for $type {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let is_valid: fn(&str) -> bool = $is_valid;
+                if is_valid(text) { Ok(Self(text.to_owned())) } else { Err($error(text.to_owned())) }
+            }
+        }
+
         impl std::ops::Deref for $type {
             type Target = str;
 

@@ -1,7 +1,5 @@
 //! [`RepositoryName`] and [`Tag`]: names in a registry, without its host.
 
-use std::str::FromStr;
-
 use crate::oci::parsed_text::{parsed_text, quoted};
 use crate::oci::reference::{MAX_NAME, MAX_TAG, is_repository_name, is_tag};
 
@@ -30,28 +28,8 @@ pub struct RepositoryNameError(String);
 )]
 pub struct TagError(String);
 
-parsed_text!(RepositoryName);
-parsed_text!(Tag);
-
-impl FromStr for RepositoryName {
-    type Err = RepositoryNameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_repository_name(text) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(RepositoryNameError(text.to_owned()))
-        }
-    }
-}
-
-impl FromStr for Tag {
-    type Err = TagError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if is_tag(text) { Ok(Self(text.to_owned())) } else { Err(TagError(text.to_owned())) }
-    }
-}
+parsed_text!(RepositoryName, is_repository_name, RepositoryNameError);
+parsed_text!(Tag, is_tag, TagError);
 
 #[cfg(test)]
 mod tests {

@@ -134,27 +134,25 @@ impl Policy {
         !self.keys.is_empty()
     }
 
-    /// Verifies `content` with `signatures`. Without trusted keys, nothing is verified and the first signature
-    /// is returned as untrusted.
+    /// Verifies `content` with `signatures`. Returns the signer, and the signatures of trusted keys, one of each
+    /// key. Without trusted keys, nothing is verified: returns the first signature as untrusted, and all that can
+    /// be parsed.
     pub fn check(
         &self,
         content: &[u8],
-        signatures: &[NamedSignature],
-    ) -> Result<Option<Signed>, SignatureError> {
-        let parsed = signatures.iter().map(|named| (&named.name, Signature::parse(&named.bytes)));
-        if !self.is_enforced() {
-            let signature = parsed.into_iter().find_map(|(_, signature)| signature);
-            let signed = |signature: Signature| Signed {
-                key: signature.key,
-                trusted: false,
-                comment: None,
-                others: Vec::new(),
-            };
-            return Ok(signature.map(signed));
-        }
+        signatures: Vec<NamedSignature>,
+    ) -> Result<(Option<Signed>, Vec<NamedSignature>), SignatureError> {
         let (mut signers, mut signed, mut failed) = (BTreeSet::new(), None::<Signed>, None);
-        for (name, signature) in parsed {
-            match self.verify(content, name, signature) {
+        let mut accepted = Vec::new();
+        for named in signatures {
+            let signature = Signature::parse(&named.bytes);
+            if !self.is_enforced() {
+                let Some(Signature { key, .. }) = signature else { continue };
+                signed.get_or_insert(Signed { key, trusted: false, comment: None, others: Vec::new() });
+                accepted.push(named);
+                continue;
+            }
+            match self.verify(content, &named.name, signature) {
                 Ok((key, comment)) if signers.insert(&key.material[..]) => {
                     if let Some(signed) = &mut signed {
                         signed.others.push(key.id);
@@ -162,30 +160,18 @@ impl Policy {
                         let (key, comment) = (key.id, Some(comment));
                         signed = Some(Signed { key, trusted: true, comment, others: Vec::new() });
                     }
+                    accepted.push(named);
                 }
                 Ok(_) => {}
                 Err(error) => drop(failed.get_or_insert(error)),
             }
         }
         match (signers.len(), failed) {
-            (valid, _) if valid >= self.required => Ok(signed),
+            _ if !self.is_enforced() => Ok((signed, accepted)),
+            (valid, _) if valid >= self.required => Ok((signed, accepted)),
             (0, failed) => Err(failed.unwrap_or(SignatureError::Unsigned)),
             (valid, _) => Err(SignatureError::TooFew { required: self.required, valid }),
         }
-    }
-
-    /// Returns the signatures of trusted keys among `signatures`, one of each key. Without trusted keys, returns all
-    /// that can be parsed.
-    #[must_use]
-    pub fn select(&self, content: &[u8], signatures: Vec<NamedSignature>) -> Vec<NamedSignature> {
-        let mut signers = BTreeSet::new();
-        let mut is_selected = |named: &NamedSignature| match Signature::parse(&named.bytes) {
-            signature if self.is_enforced() => self
-                .verify(content, &named.name, signature)
-                .is_ok_and(|(key, _)| signers.insert(key.material.clone())),
-            signature => signature.is_some(),
-        };
-        signatures.into_iter().filter(|named| is_selected(named)).collect()
     }
 
     /// Returns the trusted key that made the signature, and its trusted comment.

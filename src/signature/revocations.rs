@@ -78,7 +78,7 @@ impl Revocations {
             return Err(failed(PolicyError::NoKeys.into()));
         }
         let signatures = signature.map(|bytes| NamedSignature { name: REVOCATIONS.to_owned(), bytes });
-        policy.check(bytes, signatures.as_slice()).map_err(|error| {
+        policy.check(bytes, signatures.into_iter().collect()).map_err(|error| {
             failed(match error {
                 SignatureError::Unsigned => ListSignatureError::Unsigned,
                 SignatureError::Unknown(key) => ListSignatureError::Unknown(key),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::base::fs::FsError;
+use crate::base::json::pretty;
 use crate::base::own_file::read_regular;
 use crate::base::path::RelPath;
 use crate::base::source_url::SourceUrl;
@@ -269,8 +270,7 @@ impl Record {
 
     /// Writes the record of the site that contains `staging`, if it changed. Returns true if it did.
     pub(crate) fn write(&self, staging: &Staging) -> Result<bool, FsError> {
-        let mut bytes = serde_json::to_vec_pretty(self).expect("plain structs become JSON; please report");
-        bytes.push(b'\n');
+        let bytes = pretty(self);
         if staging.base().read(RECORD, LIMIT).is_ok_and(|old| old.as_ref() == Some(&bytes)) {
             return Ok(false);
         }

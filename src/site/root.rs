@@ -235,10 +235,7 @@ impl Root {
 
     /// Opens a regular file; `None`: it is missing, or not a regular file.
     pub(crate) fn open_existing(&self, file: &RelPath) -> Result<Option<File>, FsError> {
-        match self.dir.symlink_metadata(file) {
-            Ok(meta) if !meta.is_file() => Ok(None),
-            _ => open_or_none(open_regular(&self.dir, file), || self.path(file)),
-        }
+        open_existing(&self.dir, file, || self.path(file))
     }
 
     /// Renames a staged file to its final path, and creates the directories of that.
@@ -372,6 +369,26 @@ pub(crate) fn open_regular(dir: &Dir, path: impl AsRef<Path>) -> io::Result<File
     if metadata.is_file() { Ok(file) } else { Err(Distrust::NotRegular.into()) }
 }
 
+/// Opens a regular file below `dir`; `None`: it is missing, or not a regular file. `shown` is its path in errors.
+pub(crate) fn open_existing(
+    dir: &Dir,
+    path: impl AsRef<Path>,
+    shown: impl FnOnce() -> PathBuf,
+) -> Result<Option<File>, FsError> {
+    let path = path.as_ref();
+    if dir.symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(None);
+    }
+    match open_regular(dir, path) {
+        Ok(file) => Ok(Some(file)),
+        // `NotADirectory`: a parent is a file. Writing to the path reports that.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(FsError::at("open", shown())(error)),
+    }
+}
+
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -386,15 +403,4 @@ fn mount(directory: &Directory) -> Result<(u64, Option<u64>), FsError> {
     let id = statx(directory.file(), "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok();
     let id = id.filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id);
     Ok((directory.identity()?.0, id))
-}
-
-fn open_or_none(file: io::Result<File>, path: impl FnOnce() -> PathBuf) -> Result<Option<File>, FsError> {
-    match file {
-        Ok(file) => Ok(Some(file)),
-        // `NotADirectory`: a parent is a file. Writing to the path reports that.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(error) => Err(FsError::at("open", path())(error)),
-    }
 }

@@ -1,11 +1,10 @@
 //! [`RootPath`] and [`NamedRoots`]: the directories of a site, inside it or named by options.
 
-use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::base::fs::FsError;
+use crate::base::fs::{FsError, resolve};
 use crate::base::text::{escape, is_control};
 use crate::oci::parsed_text::quoted;
 
@@ -166,26 +165,6 @@ impl RootKind {
             Self::Registry => "--registry",
         }
     }
-}
-
-/// Returns the absolute path without symlinks. Directories at the end can be missing.
-fn resolve(path: &Path) -> Result<PathBuf, FsError> {
-    let path = std::path::absolute(path).map_err(FsError::at("resolve", path))?;
-    let mut missing = Vec::new();
-    for existing in path.ancestors() {
-        match existing.canonicalize() {
-            Ok(mut resolved) => {
-                resolved.extend(missing.iter().rev());
-                return Ok(resolved);
-            }
-            // A symlink without a target is an error: the target could appear anywhere.
-            Err(error) if error.kind() == ErrorKind::NotFound && existing.symlink_metadata().is_err() => {
-                missing.extend(existing.file_name());
-            }
-            Err(error) => return Err(FsError::at("resolve", existing)(error)),
-        }
-    }
-    Ok(path)
 }
 
 fn shown(path: &Path) -> String {

@@ -6,13 +6,13 @@
 //! signatures `1.minisig`, `2.minisig`, … of the bundle with this identity.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
-use crate::base::fs::FsError;
+use crate::base::fs::{FsError, read_limited};
 use crate::base::path::RelPath;
 use crate::bundle::format::index::{FileSet, Index};
 use crate::bundle::format::release::{ReleaseName, Sequence};
@@ -21,7 +21,7 @@ use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
 use crate::signature::SIGNATURE_LIMIT;
 use crate::signature::policy::{NamedSignature, Policy, SignatureError};
-use crate::site::root::{Root, RootError, Stagings};
+use crate::site::root::{Root, RootError, Stagings, open_existing};
 
 /// The directory of the kept bundles in the directory of the site. It is not served.
 pub(crate) const BUNDLES: &str = "bundles";
@@ -109,9 +109,15 @@ fn put(root: &Root, path: &RelPath, content: &[u8]) -> Result<bool, FsError> {
 /// Reads a file. `None`: it is missing, not a regular file, or longer than `limit` bytes.
 fn get(root: &Root, path: &RelPath, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
     let Some(file) = root.open_existing(path)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(FsError::at("read", root.path(path)))?;
-    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+    read(file, limit).map_err(FsError::at("read", root.path(path)))
+}
+
+/// Reads a file. `None`: it is longer than `limit` bytes.
+fn read(file: impl io::Read, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    match read_limited(file, limit) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(None),
+        bytes => bytes.map(Some),
+    }
 }
 
 /// Removes the documents of all bundles except `kept`, and except the newest bundle of each name: it tells
@@ -163,7 +169,7 @@ impl KeptBundles {
         if Digest::of(&index) != identity {
             return Err(corrupt(INDEX));
         }
-        policy.check(&index, &self.signatures(&directory)?)?;
+        policy.check(&index, self.signatures(&directory)?)?;
         // Parsed after the signature is verified.
         let index = Index::parse(&index).map_err(|_| corrupt(INDEX))?;
         let files = match index.files {
@@ -222,18 +228,8 @@ impl KeptBundles {
     /// Reads a regular file. `None`: it is missing, or longer than `limit` bytes.
     fn file(&self, path: &str, limit: u64) -> Result<Option<Vec<u8>>, FsError> {
         let Some(dir) = &self.dir else { return Ok(None) };
-        let at = |action| FsError::at(action, self.path.join(path));
-        match dir.symlink_metadata(path) {
-            Ok(meta) if meta.is_file() && meta.len() <= limit => {}
-            Ok(_) => return Ok(None),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(at("open")(error)),
-        }
-        let mut bytes = Vec::new();
-        let file = dir.open(path).map_err(at("open"))?;
-        file.take(limit).read_to_end(&mut bytes).map_err(at("read"))?;
-        Ok(Some(bytes))
+        let shown = || self.path.join(path);
+        let Some(file) = open_existing(dir, path, shown)? else { return Ok(None) };
+        read(file, limit).map_err(FsError::at("read", shown()))
     }
 }

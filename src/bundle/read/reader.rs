@@ -175,7 +175,7 @@ impl BundleReader {
         }
         let index = self.stream.index_document()?;
         let signatures = self.signatures();
-        let signed = self.policy.check(&index, &signatures)?;
+        let (signed, signatures) = self.policy.check(&index, signatures)?;
         // Nothing above this line parses the documents of the bundle.
         let parsed = Index::parse(&index)?;
         let (about, file_set) = (parsed.about.clone(), parsed.files.map(|(digest, _)| digest));
@@ -196,7 +196,6 @@ impl BundleReader {
         self.stream.allow_all_frames();
         let layout = walk.finish(index.len() as u64)?;
         self.check_end(&layout)?;
-        let signatures = self.policy.select(&index, signatures);
         let signatures = signatures.into_iter().map(|signature| signature.bytes).collect();
         let identity = Digest::of(&index);
         Ok(Contents { identity, index, about, file_set, layout, manifests, signed, signatures })
