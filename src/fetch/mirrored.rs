@@ -107,6 +107,12 @@ impl Endpoints {
 }
 
 impl MirroredRegistry {
+    /// Returns the host of the registry itself.
+    #[must_use]
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Reads a manifest by tag or digest. Returns its media type and its exact bytes. The first endpoint that
     /// has a tag determines its digest; a manifest by digest can come from any endpoint.
     pub(crate) fn manifest(
