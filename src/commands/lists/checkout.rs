@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::base::fs::{self, FsError};
 use crate::commands::lists::dependencies::dependencies;
 use crate::commands::lists::error::KubesprayError;
+use crate::commands::lists::options::KubesprayRelease;
 use crate::commands::lists::template::Variable;
 use crate::commands::lists::yaml::{self, Node, Yaml};
 
@@ -47,7 +48,7 @@ pub(crate) type Dependency = (String, Vec<String>, Arc<Path>);
 pub(crate) struct Checkout {
     root: PathBuf,
     /// The release according to `galaxy.yml`, such as `v2.31.0`. `None`: unknown.
-    pub(crate) release: Option<String>,
+    pub(crate) release: Option<KubesprayRelease>,
     /// The variables of the download roles.
     pub(crate) roles: RoleVariables,
     /// The user's variables, without ignored ones.
@@ -98,7 +99,7 @@ impl Checkout {
                 accepted.push((name, variable));
             }
         }
-        Ok(Self { root: root.to_owned(), release: release(root)?, roles: variables, user: accepted })
+        Ok(Self { root: root.to_owned(), release: release(root, warn)?, roles: variables, user: accepted })
     }
 
     /// Returns all variables of a host with this architecture (Ansible's name) for a role; the download
@@ -187,7 +188,7 @@ fn facts(architecture: &str) -> Variables {
 }
 
 /// Returns the release in the checkout's `galaxy.yml`.
-fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
+fn release(root: &Path, warn: &mut dyn FnMut(String)) -> Result<Option<KubesprayRelease>, KubesprayError> {
     let path = root.join("galaxy.yml");
     if !path.exists() {
         return Ok(None);
@@ -195,9 +196,9 @@ fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
     let bytes = fs::read(&path, FILE_LIMIT)?;
     let document = yaml::parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default();
     let version = document.variables.into_iter().find(|(name, _)| name == "version");
-    Ok(version
-        .and_then(|(_, node)| node.value.key())
-        .map(|version| format!("v{}", version.trim_start_matches('v'))))
+    let Some(version) = version.and_then(|(_, node)| node.value.key()) else { return Ok(None) };
+    let release = format!("v{}", version.trim_start_matches('v')).parse();
+    Ok(release.map_err(|error| warn(format!("galaxy.yml: `version` ignored: {error}"))).ok())
 }
 
 fn read_role(root: &Path, role: &Path) -> Result<RoleVariables, KubesprayError> {

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::ImageEntry;
@@ -14,11 +12,16 @@ use crate::fetch::resolve::resolved::ResolvedImage;
 use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::net::http::RequestContext;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
+use crate::oci::manifest::{
+    Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform, stated_media_type,
+};
 use crate::oci::platform::Platform;
 
 /// Maximum depth of nested indexes.
 const DEPTH_LIMIT: usize = 7;
+
+/// Maximum number of descriptors in the indexes of one image.
+const CHILD_LIMIT: usize = 10_000;
 
 /// Resolves one image.
 pub(crate) struct ImageResolver<'a> {
@@ -30,6 +33,8 @@ pub(crate) struct ImageResolver<'a> {
     wanted: &'a [Platform],
     /// Manifests of the image that are included.
     kept: BTreeSet<Digest>,
+    /// Number of descriptors in its indexes.
+    children: usize,
     /// Manifests that an index names and that are not included. Another index may include them.
     omitted: BTreeSet<Digest>,
     /// The requested platforms that the image has.
@@ -56,6 +61,7 @@ impl<'a> ImageResolver<'a> {
             object: entry.reference.to_string(),
             wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
             kept: BTreeSet::new(),
+            children: 0,
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
             available: BTreeSet::new(),
@@ -152,8 +158,16 @@ impl<'a> ImageResolver<'a> {
                 return Err(self.invalid(format!("indexes nested more than {DEPTH_LIMIT} levels deep")));
             }
             Manifest::Index(children) => {
+                self.children += children.len();
+                if self.children > CHILD_LIMIT {
+                    return Err(self.invalid(format!("more than {CHILD_LIMIT} manifests in its indexes")));
+                }
                 for child in self.select(children) {
-                    let bytes = self.request_child(&child)?;
+                    let bytes = self.child(&child)?;
+                    // Several indexes may name it.
+                    if self.kept.contains(&child.digest) {
+                        continue;
+                    }
                     self.add_manifest(&child.media_type, child.digest, bytes, depth + 1)?;
                 }
             }
@@ -187,7 +201,12 @@ impl<'a> ImageResolver<'a> {
         kept
     }
 
-    fn request_child(&self, child: &Descriptor) -> Result<Vec<u8>, FetchError> {
+    /// Returns the bytes of a manifest that an index names: of an earlier index or image, or from the registry.
+    fn child(&self, child: &Descriptor) -> Result<Vec<u8>, FetchError> {
+        if let Some(bytes) = self.context.manifests.get(child.digest) {
+            self.check_bytes(child, &bytes)?;
+            return Ok(bytes);
+        }
         let repository = self.entry.reference.repository();
         let (_, bytes) = self.registry.manifest(self.request(), repository, &child.digest.to_string())?;
         self.check_bytes(child, &bytes)?;
@@ -272,7 +291,5 @@ fn media_type_of(header: &str, bytes: &[u8]) -> String {
     if !matches!(header, "" | "application/json" | "application/octet-stream" | "text/plain") {
         return header.to_owned();
     }
-    let value: Option<Value> = serde_json::from_slice(bytes).ok();
-    let media_type = value.as_ref().and_then(|value| value.get("mediaType")?.as_str());
-    media_type.unwrap_or(header).to_owned()
+    stated_media_type(bytes).unwrap_or_else(|| header.to_owned())
 }
