@@ -354,9 +354,12 @@ mod tests {
         std::fs::create_dir(&root).unwrap();
         std::fs::write(root.join("file"), "inside").unwrap();
         std::fs::write(directory.path().join("secret"), "outside").unwrap();
-        for (target, name) in
-            [("file", "inside"), ("../secret", "outside"), ("/proc/self/status", "proc"), ("/dev/zero", "zero")]
-        {
+        for (target, name) in [
+            ("file", "inside"),
+            ("../secret", "outside"),
+            ("/proc/self/status", "proc"),
+            ("/dev/zero", "zero"),
+        ] {
             std::os::unix::fs::symlink(target, root.join(name)).unwrap();
         }
         let socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();

@@ -526,8 +526,10 @@ mod tests {
 
     #[test]
     fn a_template_that_needs_too_much_time_or_memory_is_an_error() {
-        let doubled: String = (1..40).map(|n| format!("a{n}: \"{{{{ a{m} }}}}{{{{ a{m} }}}}\"\n", m = n - 1)).collect();
-        let nested: String = (1..40).map(|n| format!("a{n}: \"{{{{ [a{m}, a{m}] }}}}\"\n", m = n - 1)).collect();
+        let doubled: String =
+            (1..40).map(|n| format!("a{n}: \"{{{{ a{m} }}}}{{{{ a{m} }}}}\"\n", m = n - 1)).collect();
+        let nested: String =
+            (1..40).map(|n| format!("a{n}: \"{{{{ [a{m}, a{m}] }}}}\"\n", m = n - 1)).collect();
         let deep: String = (1..90).map(|n| format!("a{n}: \"{{{{ [a{}] }}}}\"\n", n - 1)).collect();
         for (text, last) in [
             ("x: \"{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}\"".to_owned(), "x"),

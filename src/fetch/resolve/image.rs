@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::base::units::MAX_ENTRY_SIZE;
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::ImageEntry;
@@ -140,6 +141,12 @@ impl<'a> ImageResolver<'a> {
         }
         match manifest {
             Manifest::Image { config, layers } => {
+                if let Some(blob) = layers.iter().chain([&config]).find(|blob| blob.size > MAX_ENTRY_SIZE) {
+                    let (digest, size) = (blob.digest, blob.size);
+                    let reason =
+                        format!("invalid size {size} of `{digest}`: expected at most {MAX_ENTRY_SIZE} bytes");
+                    return Err(self.invalid(reason));
+                }
                 for layer in layers.into_iter().filter(|layer| !layer.urls.is_empty()) {
                     let repository = self.entry.reference.repository();
                     self.context.foreign.add(ForeignLayer::new(
