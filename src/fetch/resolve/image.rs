@@ -170,11 +170,11 @@ impl<'a> ImageResolver<'a> {
                     return Err(self.invalid(format!("more than {CHILD_LIMIT} manifests in its indexes")));
                 }
                 for child in self.select(children) {
-                    let bytes = self.child(&child)?;
-                    // Several indexes may name it.
+                    // Several indexes may name it. The layout compares the sizes that they state.
                     if self.kept.contains(&child.digest) {
                         continue;
                     }
+                    let bytes = self.child(&child)?;
                     self.add_manifest(&child.media_type, child.digest, bytes, depth + 1)?;
                 }
             }
