@@ -10,6 +10,10 @@ pub(crate) fn as_seconds<S: serde::Serializer>(wait: &Duration, serializer: S) -
 /// and sums of sizes are far from overflowing.
 pub(crate) const MAX_SIZE: u64 = 1 << 53;
 
+/// Maximum size in bytes of one file or layer. Larger ones fail alone: in a bundle, they would use up [`MAX_SIZE`].
+#[cfg(feature = "net")]
+pub(crate) const MAX_ENTRY_SIZE: u64 = 1 << 44;
+
 /// Deserializes a size in bytes of at most [`MAX_SIZE`].
 pub(crate) fn deserialize_size<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let size = <u64 as serde::Deserialize>::deserialize(deserializer)?;

@@ -15,7 +15,7 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::progress::Output;
 use crate::commands::lists::generated::GeneratedLists;
-use crate::commands::lists::options::{Architecture, ListOptions};
+use crate::commands::lists::options::{Architecture, KubesprayRelease, ListOptions};
 use crate::commands::lists::{KubesprayError, generate};
 use crate::documents::list::NAMES;
 
@@ -58,7 +58,7 @@ struct Kubespray {
     allow_unpinned: bool,
     /// Kubespray release [default: version of the checkout]
     #[arg(long, value_name = "VERSION")]
-    release: Option<String>,
+    release: Option<KubesprayRelease>,
     /// Directory to write files.list and images.list to
     #[arg(long, short, value_name = "DIR")]
     output: PathBuf,
@@ -114,7 +114,7 @@ impl Kubespray {
             .report(|report| generate(&options, &mut |message| report.event(&Event::Warning { message })))?;
         write(&self.output, &options, &made)?;
         let summary = ListsSummary {
-            release: made.release.as_deref(),
+            release: made.release.as_ref().map(KubesprayRelease::as_str),
             architectures: options.architectures.iter().map(ToString::to_string).collect(),
             files: made.files.len(),
             pinned: pinned(&made),
@@ -162,7 +162,7 @@ fn images_list(options: &ListOptions, made: &GeneratedLists) -> String {
 /// Returns the comment at the top of a list: contents and command line. It does not depend on the host or the
 /// time.
 fn header(options: &ListOptions, made: &GeneratedLists, contents: &str) -> String {
-    let release = made.release.as_deref().map_or_else(String::new, |release| format!(" {release}"));
+    let release = made.release.as_ref().map_or_else(String::new, |release| format!(" {}", release.as_str()));
     let platforms: Vec<_> = options.architectures.iter().map(|arch| format!("linux/{arch}")).collect();
     let mut text = format!(
         "# Kubespray{release}, {}: {contents}.\n# Made by airbundle lists kubespray",

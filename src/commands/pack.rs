@@ -23,7 +23,7 @@ use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
 use crate::bundle::write::head::BundleHead;
 use crate::bundle::write::partial::{ExpectedBundle, PartialBundle, read_partial};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
-use crate::bundle::write::spool::{self, Spool};
+use crate::bundle::write::spool::{self, Spool, SpoolKey};
 use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions};
 use crate::bundle::write::writer::{BundleWriter, WriteOptions, WrittenBundle};
 use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
@@ -36,11 +36,11 @@ use crate::fetch::resolve::locked::{lists_of, resolve_lock};
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::fetch::resolve::{Resolved, resolve};
 use crate::fetch::upstream::Upstream;
-use crate::net::error::FetchError;
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError};
+use crate::plan::bundle_plan::{BundlePlan, CompletePlan, Owners, PlanError};
 use crate::plan::site_contents::{BaseError, SiteContents};
 use crate::signature::policy::Policy;
 use crate::signature::signing::Signer;
@@ -213,8 +213,7 @@ pub(crate) fn pack(
     let http = options.upstream.http();
     let (resolved, failures) = resolve_input(&http, input, options, report)?;
     // A bundle without entries must not replace an existing one.
-    let is_empty = resolved.images.is_empty() && resolved.files.is_empty();
-    if !failures.is_empty() && (options.missing == Missing::Stop || is_empty) {
+    if !failures.is_empty() && (options.missing == Missing::Stop || resolved.is_empty()) {
         return Err(PackError::Fetch(failures));
     }
     let context = FetchContext {
@@ -311,8 +310,11 @@ impl PackRun<'_> {
                     return Err(PackError::Fetch(vec![*failure]));
                 }
                 WriteFailure::Fetch { blob, failure } => {
-                    resolved.remove_owners(&plan, blob);
-                    self.failures.push(*failure);
+                    self.failures.extend(resolved.remove_owners(&plan, blob, *failure));
+                    // A bundle without entries must not replace an existing one.
+                    if resolved.is_empty() {
+                        return Err(PackError::Fetch(std::mem::take(&mut self.failures)));
+                    }
                     claim = attempt.claim;
                 }
             }
@@ -439,7 +441,7 @@ impl Attempt {
 }
 
 /// Returns a predicate for spooled pieces by key and offset: true if the partial bundle lacks the piece.
-fn needed_pieces(plan: &BundlePlan, partial: &PartialBundle) -> impl Fn(Digest, u64) -> bool + use<> {
+fn needed_pieces(plan: &BundlePlan, partial: &PartialBundle) -> impl Fn(SpoolKey, u64) -> bool + use<> {
     let keys = plan.keys(partial.complete);
     let begun =
         partial.open.as_ref().and_then(|begun| Some((plan.key(partial.complete)?, begun.sha256.len())));
@@ -498,11 +500,30 @@ fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>, report: &dyn Report)
 }
 
 impl Resolved {
-    /// Removes the images and files that need `blob`.
-    fn remove_owners(&mut self, plan: &BundlePlan, blob: Digest) {
-        let owners = plan.layout.owners(&[blob].into()).remove(&blob).unwrap_or_default();
-        self.images.retain(|image| !owners.contains(&image.indexed.reference.to_string()));
-        self.files.retain(|(file, _)| !owners.contains(&file.path.to_string()));
+    fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.files.is_empty()
+    }
+
+    /// Removes the images and files that need `blob`, because of `failure`. Returns one error for each of them.
+    fn remove_owners(&mut self, plan: &BundlePlan, blob: Digest, failure: FetchError) -> Vec<FetchError> {
+        let Owners { images, files } = plan.owners(blob);
+        let mut removed = Vec::new();
+        self.images.retain(|image| {
+            let reference = image.indexed.reference.to_string();
+            let is_kept = !images.contains(&reference);
+            removed.extend((!is_kept).then_some(reference));
+            is_kept
+        });
+        self.files.retain(|(file, _)| {
+            let is_kept = !files.contains(&file.path.to_string());
+            removed.extend((!is_kept).then(|| file.url.to_string()));
+            is_kept
+        });
+        // The failure names the first owner.
+        let cause = failure.object.clone();
+        let others = removed.into_iter().skip(1);
+        let shared = |object| FetchError::new(object, FetchProblem::Shared { cause: cause.clone() });
+        std::iter::once(failure).chain(others.map(shared)).collect()
     }
 }
 

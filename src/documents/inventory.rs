@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::base::json::pretty;
@@ -64,8 +65,13 @@ impl Inventory {
     /// True if `bytes` are an inventory of any version.
     #[must_use]
     pub(crate) fn is_one(bytes: &[u8]) -> bool {
-        let value = serde_json::from_slice::<serde_json::Value>(bytes);
-        value.is_ok_and(|value| value.get("airbundleInventory").is_some())
+        #[derive(Deserialize)]
+        struct Marker {
+            #[serde(rename = "airbundleInventory")]
+            _version: IgnoredAny,
+        }
+        // A struct would also be read from an array.
+        bytes.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<Marker>(bytes).is_ok()
     }
 
     /// Returns the document as pretty-printed JSON; equal contents have equal bytes.
@@ -87,7 +93,7 @@ mod tests {
         assert_eq!(Inventory::parse(text.as_bytes()).unwrap(), inventory);
         assert!(Inventory::is_one(text.as_bytes()) && !Inventory::is_one(b"{\"airbundleLock\": 1}"));
         let newer = text.replace("\"airbundleInventory\": 1", "\"airbundleInventory\": 2");
-        assert!(Inventory::is_one(newer.as_bytes()));
+        assert!(Inventory::is_one(newer.as_bytes()) && !Inventory::is_one(b"[1]"));
         let error = Inventory::parse(newer.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("version 2") && error.contains("supported: 1"), "{error}");
         for bad in ["", "{}", &text.replace("sha256:", "sha512:"), &text.replace(": 4", ": -4")] {

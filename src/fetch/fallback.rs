@@ -3,6 +3,7 @@
 use reqwest::blocking::Response;
 
 use crate::fetch::endpoint::FileEndpoint;
+use crate::fetch::queue::task::Task;
 use crate::fetch::registry::Repository;
 use crate::fetch::source::Source;
 use crate::fetch::web;
@@ -25,20 +26,13 @@ enum BlobEndpoint {
 
 impl FallbackList {
     #[must_use]
-    pub(crate) fn new(source: &Source) -> Self {
-        match source {
-            Source::Registry { registry, repository, digest } => {
-                let repositories = registry.repositories("", repository, true);
-                let repositories =
-                    repositories.expect("they were resolved with the image; please report").into_iter();
-                let endpoint = |repository| BlobEndpoint::Blob { repository, digest: *digest };
-                Self { endpoints: repositories.map(endpoint).collect(), etag: None }
-            }
-            Source::Web(file) => {
-                let endpoints = file.endpoints.iter().cloned().map(BlobEndpoint::File).collect();
-                Self { endpoints, etag: file.etag.clone() }
-            }
-        }
+    pub(crate) fn new(task: &Task) -> Self {
+        let sources = std::iter::once(&task.source).chain(&task.alternatives);
+        let etag = match &task.source {
+            Source::Registry { .. } => None,
+            Source::Web(file) => file.etag.clone(),
+        };
+        Self { endpoints: sources.flat_map(endpoints_of).collect(), etag }
     }
 
     /// True if no other endpoint follows this one.
@@ -86,5 +80,18 @@ impl FallbackList {
             }
             BlobEndpoint::File(file) => file.name(),
         }
+    }
+}
+
+fn endpoints_of(source: &Source) -> Vec<BlobEndpoint> {
+    match source {
+        Source::Registry { registry, repository, digest } => {
+            let repositories = registry.repositories("", repository, true);
+            let repositories =
+                repositories.expect("they were resolved with the image; please report").into_iter();
+            let endpoint = |repository| BlobEndpoint::Blob { repository, digest: *digest };
+            repositories.map(endpoint).collect()
+        }
+        Source::Web(file) => file.endpoints.iter().cloned().map(BlobEndpoint::File).collect(),
     }
 }

@@ -3,11 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use reqwest::Url;
-use serde_json::Value;
-
 use crate::fetch::endpoint::{FileEndpoint, first_found, first_success};
 use crate::fetch::registry::{Registry, Repository};
+use crate::fetch::resolve::referrers::Referrer;
 use crate::fetch::upstream::Upstream;
 use crate::net::auth;
 use crate::net::endpoint::Endpoint;
@@ -16,6 +14,7 @@ use crate::net::http::RequestContext;
 use crate::net::reach::Reach;
 use crate::net::server::{Server, Servers};
 use crate::oci::digest::Digest;
+use reqwest::Url;
 
 /// The endpoints of all hosts of a run.
 pub(crate) struct Endpoints {
@@ -107,6 +106,12 @@ impl Endpoints {
 }
 
 impl MirroredRegistry {
+    /// Returns the host of the registry itself.
+    #[must_use]
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Reads a manifest by tag or digest. Returns its media type and its exact bytes. The first endpoint that
     /// has a tag determines its digest; a manifest by digest can come from any endpoint.
     pub(crate) fn manifest(
@@ -166,7 +171,7 @@ impl MirroredRegistry {
         context: RequestContext<'_>,
         repository: &str,
         subject: Digest,
-    ) -> Result<Option<Vec<Value>>, FetchError> {
+    ) -> Result<Option<Vec<Referrer>>, FetchError> {
         let repositories = self.repositories(context.object, repository, false)?;
         first_found(context.report, &repositories, Repository::server, |repository| {
             repository.referrers(context, subject)

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::base::event::{Event, Report};
-use crate::bundle::write::spool::{Spool, SpooledPiece};
+use crate::bundle::write::spool::{Spool, SpoolKey, SpooledPiece};
 use crate::fetch::fallback::FallbackList;
 use crate::fetch::queue::progress::Progress;
 use crate::fetch::queue::shared::{LeaseEnd, Shared};
@@ -25,7 +25,6 @@ pub(crate) use crate::fetch::queue::task::{FailedTask, Next, Task};
 use crate::fetch::queue::window::{Concurrency, Lease, Window};
 use crate::fetch::queue::worker::Worker;
 use crate::net::http::Http;
-use crate::oci::digest::Digest;
 
 /// The settings of a queue.
 pub(crate) struct FetchContext<'a> {
@@ -59,7 +58,7 @@ pub(crate) fn run<R>(
     let shared = Shared {
         http,
         report,
-        fallbacks: tasks.iter().map(|task| FallbackList::new(&task.source)).collect(),
+        fallbacks: tasks.iter().map(FallbackList::new).collect(),
         limits,
         spool,
         window: Mutex::new(Window::new(tasks.iter().map(Progress::new).collect())),
@@ -139,7 +138,7 @@ impl Drop for Stop<'_> {
 
 /// Uses the pieces that an earlier run fetched, if they save requests.
 fn adopt(shared: &Shared<'_>, spooled: Vec<SpooledPiece>) {
-    let numbers: HashMap<Digest, usize> =
+    let numbers: HashMap<SpoolKey, usize> =
         shared.tasks.iter().enumerate().filter_map(|(number, task)| Some((task.key?, number))).collect();
     let mut by_task: BTreeMap<usize, BTreeMap<u64, Arc<Vec<u8>>>> = BTreeMap::new();
     for piece in spooled {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use reqwest::blocking::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
 use reqwest::{Method, StatusCode, Url};
-use serde_json::Value;
 
+use crate::fetch::resolve::referrers::{Referrer, parse_page};
 use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
 use crate::net::error::FetchError;
@@ -17,6 +17,9 @@ use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_IND
 
 /// Maximum number of pages of a list of referrers.
 const REFERRERS_PAGES: usize = 100;
+
+/// Maximum size of all pages in bytes. The list becomes one manifest.
+const REFERRERS_LIMIT: u64 = 4 * MANIFEST_LIMIT;
 
 /// A registry and the sessions with it.
 pub(crate) struct Registry {
@@ -134,9 +137,10 @@ impl Repository {
         &self,
         context: RequestContext<'_>,
         subject: Digest,
-    ) -> Result<Option<Vec<Value>>, FetchError> {
+    ) -> Result<Option<Vec<Referrer>>, FetchError> {
         let mut url = self.url(context, &format!("referrers/{subject}"))?;
         let mut all = Vec::new();
+        let mut left = REFERRERS_LIMIT;
         for number in 0..REFERRERS_PAGES {
             let page = match self.referrers_page(context, &url) {
                 Ok(page) => page,
@@ -149,11 +153,15 @@ impl Repository {
             if number == 0 && !page.is_index {
                 return Ok(None);
             }
-            let mut body: Value = serde_json::from_slice(&page.body).unwrap_or_default();
-            let Some(Value::Array(manifests)) = body.get_mut("manifests").map(Value::take) else {
-                return Err(context.invalid_response(&url, "not a list of referrers"));
+            let Some(rest) = left.checked_sub(page.body.len() as u64) else {
+                let reason = format!("the list of referrers exceeds {REFERRERS_LIMIT} bytes");
+                return Err(context.invalid_response(&url, reason));
             };
-            all.extend(manifests);
+            left = rest;
+            let referrers = parse_page(&page.body).map_err(|error| {
+                context.invalid_response(&url, format!("not a list of referrers: {error}"))
+            })?;
+            all.extend(referrers);
             match page.next {
                 None => return Ok(Some(all)),
                 Some(next) if next.origin() == url.origin() => url = next,

@@ -4,6 +4,7 @@ use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_RANGE};
 use reqwest::{Method, StatusCode};
 
+use crate::base::units::MAX_ENTRY_SIZE;
 use crate::fetch::endpoint::{FileEndpoint, first_success};
 use crate::net::error::FetchError;
 use crate::net::http::{RequestContext, RequestOptions, content_range, range_header};
@@ -38,7 +39,12 @@ pub(crate) fn probe(
                 let response = send(context, endpoint, range_header((0, 0)), false)?;
                 let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
                 let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
+                let url = response.url().clone();
                 let (size, ranges) = size_and_ranges(context, response)?;
+                if let Some(size) = size.filter(|size| *size > MAX_ENTRY_SIZE) {
+                    let reason = format!("invalid size {size}: expected at most {MAX_ENTRY_SIZE} bytes");
+                    return Err(context.invalid_response(&url, reason));
+                }
                 Ok(RemoteFile { endpoints: endpoints[*number..].to_vec(), size, ranges, etag })
             })
         },

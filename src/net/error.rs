@@ -48,6 +48,12 @@ pub(crate) enum FetchProblem {
         /// The reason and a hint.
         reason: String,
     },
+    /// Another entry needs the same bytes, and they cannot be fetched.
+    #[error("it has the same content as `{cause}`, which cannot be fetched")]
+    Shared {
+        /// Name of the failed entry.
+        cause: String,
+    },
     /// The time limit of the run is exceeded.
     #[error("`--timeout` of {} s exceeded", .0.as_secs_f64())]
     TimeLimit(Duration),
@@ -266,6 +272,7 @@ impl FetchError {
             | FetchProblem::Realm { .. }
             | FetchProblem::Internal { .. } => true,
             FetchProblem::TimeLimit(_)
+            | FetchProblem::Shared { .. }
             | FetchProblem::Credentials(_)
             | FetchProblem::Foreign { .. }
             | FetchProblem::NoEndpoint(_)

@@ -12,40 +12,57 @@ use reqwest::Url;
 
 use crate::net::zone::Zone;
 
-/// The addresses that requests for a server's content may go to: any address for the server itself, and for
-/// all others the zones up to the server's own.
+/// The addresses that requests for a server's content may go to, and for all other servers the zones up to the
+/// server's own. An address that a user names, or `localhost`, is not limited. A name is: its DNS records are not
+/// the user's, and can change between two connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Reach {
     /// The origins that a user names in a list or as a mirror. Empty: only a registry names the URLs.
     named: Vec<url::Origin>,
-    /// Zone of the server. `None`: unknown, same as public.
-    zone: Arc<Mutex<Option<Zone>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// What the connections to a server have shown.
+#[derive(Debug, Default)]
+struct Known {
+    /// The greatest zone that the server may refer to. `None`: unknown, same as public.
+    referred: Option<Zone>,
+    /// True if its name has led to a public address.
+    is_public: bool,
 }
 
 impl Reach {
     /// Returns the reach of a server that a user names. Several URLs differ in their schemes only.
     #[must_use]
     pub(crate) fn of_named(urls: &[Url]) -> Self {
-        let zone = urls.first().and_then(Zone::of_host);
-        Self { named: urls.iter().map(Url::origin).collect(), zone: Arc::new(Mutex::new(zone)) }
+        let known = Known { referred: urls.first().and_then(Zone::of_host), is_public: false };
+        Self { named: urls.iter().map(Url::origin).collect(), known: Arc::new(Mutex::new(known)) }
     }
 
     /// Returns the reach of URLs that a server names.
     #[must_use]
     pub(crate) fn of_referred(&self) -> Self {
-        Self { named: Vec::new(), zone: Arc::clone(&self.zone) }
+        Self { named: Vec::new(), known: Arc::clone(&self.known) }
     }
 
     /// Returns the reach of URLs that a server in the internet names.
     #[must_use]
     pub(crate) fn public() -> Self {
-        Self { named: Vec::new(), zone: Arc::default() }
+        Self { named: Vec::new(), known: Arc::default() }
     }
 
     /// Returns the greatest zone that a request to `url` may go to. `None`: any address.
     #[must_use]
     pub(crate) fn limit(&self, url: &Url) -> Option<Zone> {
-        (!self.is_named(url)).then(|| self.lock().unwrap_or(Zone::Public))
+        let known = self.lock();
+        if !self.is_named(url) {
+            return Some(known.referred.unwrap_or(Zone::Public));
+        }
+        match Zone::of_host(url) {
+            Some(_) => None,
+            None if known.is_public => Some(Zone::Public),
+            None => Some(Zone::Loopback),
+        }
     }
 
     /// Records the address of a connection to `url`. The zone of a host name is that of its connections, and
@@ -55,17 +72,19 @@ impl Reach {
         if !self.is_named(url) || Zone::of_host(url).is_some() {
             return;
         }
-        let zone = if Zone::of(peer) == Zone::Private { Zone::Private } else { Zone::Public };
+        let zone = Zone::of(peer);
+        let referred = if zone == Zone::Private { Zone::Private } else { Zone::Public };
         let mut known = self.lock();
-        *known = Some(known.map_or(zone, |known| known.min(zone)));
+        known.referred = Some(known.referred.map_or(referred, |earlier| earlier.min(referred)));
+        known.is_public |= zone == Zone::Public;
     }
 
     fn is_named(&self, url: &Url) -> bool {
         self.named.contains(&url.origin())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Zone>> {
-        self.zone.lock().expect("nothing panics while it holds the zone; please report")
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics while it holds the zone; please report")
     }
 }
 
@@ -155,22 +174,23 @@ mod tests {
 
     #[test]
     fn a_server_refers_to_zones_up_to_its_own() {
-        for (named, peer, limit) in [
-            ("https://registry.example/", None, Zone::Public),
-            ("https://registry.example/", Some("203.0.113.1"), Zone::Public),
-            ("https://registry.example/", Some("10.0.0.1"), Zone::Private),
-            ("https://registry.example/", Some("127.0.0.1"), Zone::Public),
-            ("https://registry.example/", Some("169.254.169.254"), Zone::Public),
-            ("https://10.0.0.1/", Some("10.0.0.1"), Zone::Private),
-            ("https://203.0.113.1/", Some("10.0.0.1"), Zone::Public),
-            ("http://localhost:5000/", Some("127.0.0.1"), Zone::Loopback),
-            ("http://127.0.0.1:5000/", None, Zone::Loopback),
+        for (named, peer, limit, own) in [
+            ("https://registry.example/", None, Zone::Public, Some(Zone::Loopback)),
+            ("https://registry.example/", Some("203.0.113.1"), Zone::Public, Some(Zone::Public)),
+            ("https://registry.example/", Some("10.0.0.1"), Zone::Private, Some(Zone::Loopback)),
+            ("https://registry.example/", Some("127.0.0.1"), Zone::Public, Some(Zone::Loopback)),
+            ("https://registry.example/", Some("169.254.169.254"), Zone::Public, Some(Zone::Loopback)),
+            ("https://10.0.0.1/", Some("10.0.0.1"), Zone::Private, None),
+            ("https://203.0.113.1/", Some("10.0.0.1"), Zone::Public, None),
+            ("http://localhost:5000/", Some("127.0.0.1"), Zone::Loopback, None),
+            ("http://127.0.0.1:5000/", None, Zone::Loopback, None),
+            ("http://169.254.169.254/", None, Zone::Special, None),
         ] {
             let reach = Reach::of_named(&[url(named)]);
             if let Some(peer) = peer {
                 reach.record(&url(named), peer.parse().unwrap());
             }
-            assert_eq!(reach.limit(&url(named)), None, "{named}");
+            assert_eq!(reach.limit(&url(named)), own, "{named} at {peer:?}");
             assert_eq!(reach.limit(&url("https://other.example/")), Some(limit), "{named} at {peer:?}");
             assert_eq!(reach.of_referred().limit(&url(named)), Some(limit), "{named} at {peer:?}");
         }
@@ -186,6 +206,8 @@ mod tests {
             reach.record(&named, peer.parse().unwrap());
             assert_eq!(reach.limit(&url("https://other.example/")), Some(limit));
         }
+        // Whatever its later addresses are.
+        assert_eq!(reach.limit(&named), Some(Zone::Public));
         // A connection to another port says nothing about the server.
         let reach = Reach::of_named(std::slice::from_ref(&named));
         reach.record(&url("https://registry.example:8443/"), "10.0.0.1".parse().unwrap());

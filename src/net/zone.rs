@@ -18,10 +18,13 @@ pub(crate) enum Zone {
     Special,
 }
 
-/// Metadata services at addresses that are not link-local: Alibaba Cloud, Amazon EC2.
-const METADATA: [IpAddr; 2] = [
+/// Metadata services at addresses that are not link-local: Alibaba Cloud, Amazon EC2, Azure (`WireServer`), Google
+/// Cloud.
+const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
 impl Zone {
@@ -156,6 +159,9 @@ mod tests {
                     "fe80::1",
                     "ff02::1",
                     "fd00:ec2::254",
+                    "168.63.129.16",
+                    "::ffff:168.63.129.16",
+                    "fd20:ce::254",
                     "::ffff:169.254.169.254",
                     "2002:a9fe:a9fe::1",
                 ],

@@ -3,8 +3,12 @@
 //! Manifests are only parsed, never serialized: the bytes from the registry are kept, because their digest
 //! must not change.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use oci_spec::image as oci;
-use serde_json::Value;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::media_type::{MediaType, MediaTypeError};
@@ -95,11 +99,9 @@ pub enum ManifestError {
 impl Manifest {
     /// Parses `bytes`. `media_type` is that of the descriptor or of the registry's response.
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, ManifestError> {
-        let value: Value = serde_json::from_slice(bytes)?;
-        let stated = value.get("mediaType").and_then(Value::as_str);
-        if value.get("schemaVersion").and_then(Value::as_u64) == Some(1)
-            || media_type.contains(".v1+prettyjws")
-        {
+        let Members { media_type: stated, schema_version, has } = Members::read(bytes)?;
+        let stated = stated.as_deref();
+        if schema_version == Some(1) || media_type.contains(".v1+prettyjws") {
             return Err(ManifestError::Schema1);
         }
         let is_index = match media_type {
@@ -110,12 +112,10 @@ impl Manifest {
         if let Some(stated) = stated.filter(|stated| *stated != media_type) {
             return Err(ManifestError::Contradiction { announced: media_type.into(), stated: stated.into() });
         }
-        if value.get("manifests").is_some()
-            && (value.get("layers").is_some() || value.get("config").is_some())
-        {
+        if has.manifests && (has.layers || has.config) {
             return Err(ManifestError::Ambiguous);
         }
-        // From `bytes` and not from `value`, which has already merged duplicate keys.
+        // Fails if a key is duplicated.
         if is_index {
             let index: oci::ImageIndex = serde_json::from_slice(bytes)?;
             Ok(Self::Index(index.manifests().iter().map(Descriptor::read).collect::<Result<_, _>>()?))
@@ -130,11 +130,148 @@ impl Manifest {
 
     /// Parses `bytes` of unknown media type: the storage of a registry does not record it.
     pub fn parse_unannounced(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let value: Value = serde_json::from_slice(bytes)?;
-        let stated = value.get("mediaType").and_then(Value::as_str);
-        let by_members = if value.get("manifests").is_some() { OCI_INDEX } else { OCI_MANIFEST };
-        Self::parse(stated.unwrap_or(by_members), bytes)
+        let Members { media_type: stated, has, .. } = Members::read(bytes)?;
+        let by_members = if has.manifests { OCI_INDEX } else { OCI_MANIFEST };
+        Self::parse(stated.as_deref().unwrap_or(by_members), bytes)
     }
+}
+
+/// The members that tell the types of manifests apart. A [`serde_json::Value`] of a document needs many times its
+/// size in memory.
+#[derive(Default)]
+struct Members {
+    /// `mediaType`, if it is a string.
+    media_type: Option<String>,
+    /// `schemaVersion`, if it is a natural number.
+    schema_version: Option<u64>,
+    has: Presence,
+}
+
+/// Which members a document has, whatever their values.
+#[derive(Default)]
+struct Presence {
+    manifests: bool,
+    layers: bool,
+    config: bool,
+}
+
+impl Members {
+    /// The last of duplicate keys wins. A document that is not an object has no members.
+    fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            serde_json::from_slice::<IgnoredAny>(bytes)?;
+            return Ok(Self::default());
+        }
+        serde_json::from_slice(bytes)
+    }
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct MembersVisitor;
+
+        impl<'de> Visitor<'de> for MembersVisitor {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Members::default();
+                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+                    match &*key {
+                        "mediaType" => members.media_type = map.next_value::<Scalar>()?.text(),
+                        "schemaVersion" => members.schema_version = map.next_value::<Scalar>()?.number(),
+                        other => {
+                            match other {
+                                "manifests" => members.has.manifests = true,
+                                "layers" => members.has.layers = true,
+                                "config" => members.has.config = true,
+                                _ => {}
+                            }
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(members)
+            }
+        }
+
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+/// A value of which only a string or a natural number is kept. (Serde's own means to accept any value would keep
+/// all of it.)
+enum Scalar {
+    Text(String),
+    Number(u64),
+    Other,
+}
+
+impl Scalar {
+    fn text(self) -> Option<String> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    fn number(&self) -> Option<u64> {
+        if let Self::Number(number) = self { Some(*number) } else { None }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ScalarVisitor;
+
+        impl<'de> Visitor<'de> for ScalarVisitor {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(text.to_owned()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
+                Ok(Scalar::Number(number))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Other)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<Scalar, E> {
+                Ok(Scalar::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Scalar, A::Error> {
+                IgnoredAny.visit_seq(seq).map(|_| Scalar::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scalar, A::Error> {
+                IgnoredAny.visit_map(map).map(|_| Scalar::Other)
+            }
+        }
+
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+/// Returns the `mediaType` in a manifest. `None`: it has none, or is not JSON.
+#[must_use]
+pub fn stated_media_type(bytes: &[u8]) -> Option<String> {
+    Members::read(bytes).ok()?.media_type
 }
 
 impl Descriptor {
@@ -176,7 +313,7 @@ pub fn has_platform(media_type: &str) -> bool {
 /// Returns the platform in an image config (OCI image-spec, config: `os`, `architecture`, `variant`). `None`
 /// for the config of an artifact, and for one that states no platform or is not the JSON of a config.
 pub fn config_platform(media_type: &str, bytes: &[u8]) -> Result<Option<Platform>, PlatformError> {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Config {
         os: String,
         architecture: String,
@@ -293,6 +430,27 @@ mod tests {
         ] {
             let error = Manifest::parse(media_type, text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_members_of_a_document_are_read_without_its_other_values() {
+        let read = |text: &str| {
+            let Members { media_type, schema_version, has } = Members::read(text.as_bytes()).unwrap();
+            (media_type, schema_version, [has.manifests, has.layers, has.config])
+        };
+        let none = (None, None, [false; 3]);
+        for text in
+            ["{}", " []", "7", r#"{"mediaType":{"":[0]},"schemaVersion":-1}"#, r#"{"schemaVersion":1.0}"#]
+        {
+            assert_eq!(read(text), none, "{text}");
+        }
+        let text = r#"{"mediaType":"a","schemaVersion":1,"mediaType":"b","config":null,"layers":[{"":0}],"x":{"mediaType":"c"}}"#;
+        assert_eq!(read(text), (Some("b".to_owned()), Some(1), [false, true, true]));
+        assert_eq!(read(r#"{"manifests":0}"#), (None, None, [true, false, false]));
+        assert_eq!(stated_media_type(text.as_bytes()).as_deref(), Some("b"));
+        for text in ["", "{", "[1", r#"{"mediaType":"a"} x"#] {
+            assert!(Members::read(text.as_bytes()).is_err(), "{text}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use crate::base::source_url::SourceUrl;
 use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
@@ -11,7 +12,7 @@ use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::{INDEX_LIMIT, MANIFESTS_LIMIT, SIGNATURE_SPACE};
 use crate::bundle::write::head::{BundleHead, header_space};
 use crate::bundle::write::partial::ExpectedEntry;
-use crate::bundle::write::spool::Notes;
+use crate::bundle::write::spool::{Notes, SpoolKey};
 use crate::bundle::write::volume_writer::VolumeOptions;
 use crate::documents::list::{Checksum, FileEntry};
 use crate::documents::lock::Lock;
@@ -27,8 +28,8 @@ use crate::plan::site_contents::SiteContents;
 /// The contents of a bundle before anything is fetched.
 ///
 /// The digest of a file without a sha256 in its list is known only after its last byte. Until then the file
-/// is *pending*: layout and file set have a placeholder digest for it, derived from its URL. The plan itself
-/// never changes; [`BundlePlan::complete`] replaces the placeholders.
+/// is *pending*: layout and file set have a placeholder digest for it, which is random, so that no server can
+/// state it in a manifest. The plan itself never changes; [`BundlePlan::complete`] replaces the placeholders.
 pub(crate) struct BundlePlan {
     about: BundleInfo,
     /// The order of the bundle.
@@ -116,13 +117,13 @@ impl BundlePlan {
     }
 
     /// Returns the spool keys of all blobs after the first `done` entries.
-    pub(crate) fn keys(&self, done: usize) -> HashSet<Digest> {
+    pub(crate) fn keys(&self, done: usize) -> HashSet<SpoolKey> {
         let blobs = self.blobs.iter().skip(done.saturating_sub(self.image_manifests().len()));
         blobs.filter_map(PlannedBlob::key).collect()
     }
 
     /// Returns the spool key of the entry with this number; manifests are counted.
-    pub(crate) fn key(&self, number: usize) -> Option<Digest> {
+    pub(crate) fn key(&self, number: usize) -> Option<SpoolKey> {
         self.blobs.get(number.checked_sub(self.image_manifests().len())?)?.key()
     }
 
@@ -140,7 +141,14 @@ impl BundlePlan {
         }
         self.write_external(&mut text);
         for planned in &self.blobs {
-            let _ = writeln!(text, "{} {}", planned.key().unwrap_or(planned.blob.digest), planned.blob.size);
+            let _ = match (planned.key(), planned.task()) {
+                (Some(key), _) => writeln!(text, "{key} {}", planned.blob.size),
+                // A placeholder differs in each run.
+                (None, Some(task)) if planned.pending.is_some() => {
+                    writeln!(text, "pending {} {}", task.object, planned.blob.size)
+                }
+                (None, _) => writeln!(text, "{} {}", planned.blob.digest, planned.blob.size),
+            };
         }
         Digest::of(text.as_bytes())
     }
@@ -211,6 +219,19 @@ impl BundlePlan {
         let images = self.layout.images.iter().map(|image| image.indexed.clone()).collect();
         let elsewhere = self.external().iter().map(|blob| blob.digest).collect();
         Index { files: None, images, about: self.about.clone(), external: elsewhere }
+    }
+
+    /// Returns the images and files that need a blob with this digest in the plan.
+    pub(crate) fn owners(&self, digest: Digest) -> Owners {
+        let needs = |blob: &Blob| blob.digest == digest;
+        let images = self.layout.images.iter().filter(|image| {
+            image.manifests.iter().any(needs) || self.layout.blobs_of(image).iter().any(needs)
+        });
+        let files = self.files.files.iter().filter(|file| file.digest == digest);
+        Owners {
+            images: images.map(|image| image.indexed.reference.to_string()).collect(),
+            files: files.map(|file| file.path.to_string()).collect(),
+        }
     }
 
     /// Returns the image configs of the plan, by digest.
@@ -305,7 +326,7 @@ impl PlannedBlob {
     }
 
     /// Returns the spool key. `None`: not spooled.
-    pub(crate) fn key(&self) -> Option<Digest> {
+    pub(crate) fn key(&self) -> Option<SpoolKey> {
         self.task()?.key
     }
 }
@@ -318,10 +339,11 @@ pub(crate) fn file_task(entry: &FileEntry, file: &RemoteFile, size: Option<u64>)
         None => (None, None),
     };
     let key = match (digest, sha512, &file.etag) {
-        (Some(digest), _, _) => Some(digest),
-        (None, Some(sha512), _) => Some(Digest::of(&sha512)),
+        (Some(digest), _, _) => Some(SpoolKey::Blob(digest)),
+        (None, Some(sha512), _) => Some(SpoolKey::Version(Digest::of(&sha512))),
         (None, None, Some(etag)) => {
-            Some(Digest::of(format!("{} {etag} {:?}", entry.url, file.size).as_bytes()))
+            let version = format!("{} {etag} {:?}", entry.url, file.size);
+            Some(SpoolKey::Version(Digest::of(version.as_bytes())))
         }
         // Nothing distinguishes this version of the file from another one.
         (None, None, None) => None,
@@ -332,27 +354,42 @@ pub(crate) fn file_task(entry: &FileEntry, file: &RemoteFile, size: Option<u64>)
         sha512,
         size: size.or(file.size),
         source: Source::Web(file.clone()),
+        alternatives: Vec::new(),
         begun: None,
         key,
     }
 }
 
-fn blob_task(image: &ResolvedImage, blob: Blob, foreign: &HashMap<Digest, RemoteFile>) -> Task {
+/// Returns the download of a blob with this digest. Its sources are those of all its owners: the URLs of the
+/// layer, the registries of the images, and the URLs of the files.
+fn blob_task(
+    images: &[&ResolvedImage],
+    files: &[&(FileEntry, RemoteFile)],
+    blob: Blob,
+    foreign: &HashMap<Digest, Vec<RemoteFile>>,
+) -> Task {
+    let web = |file: &RemoteFile| Source::Web(file.clone());
+    let mut seen = HashSet::new();
+    let registries = images.iter().filter(|image| {
+        let reference = &image.indexed.reference;
+        seen.insert((reference.host(), reference.repository()))
+    });
+    let registries = registries.map(|image| Source::Registry {
+        registry: image.registry.clone(),
+        repository: image.indexed.reference.repository().to_owned(),
+        digest: blob.digest,
+    });
+    let layer_urls = foreign.get(&blob.digest).into_iter().flatten().map(web);
+    let mut sources = layer_urls.chain(registries).chain(files.iter().map(|(_, file)| web(file)));
     Task {
-        object: format!("{} {}", image.indexed.reference, short(blob.digest)),
+        object: format!("{} {}", images[0].indexed.reference, short(blob.digest)),
         digest: Some(blob.digest),
         sha512: None,
         size: Some(blob.size),
-        source: match foreign.get(&blob.digest) {
-            Some(file) => Source::Web(file.clone()),
-            None => Source::Registry {
-                registry: image.registry.clone(),
-                repository: image.indexed.reference.repository().to_owned(),
-                digest: blob.digest,
-            },
-        },
+        source: sources.next().expect("the blob has an owner; please report"),
+        alternatives: sources.collect(),
         begun: None,
-        key: Some(blob.digest),
+        key: Some(SpoolKey::Blob(blob.digest)),
     }
 }
 
@@ -368,9 +405,21 @@ fn pinned(entry: &FileEntry) -> Option<Digest> {
     }
 }
 
-/// Returns the digest of a pending file in the plan. It is part of fingerprints.
-fn placeholder(entry: &FileEntry) -> Digest {
-    Digest::of(format!("stand-in for {}", entry.url).as_bytes())
+/// Placeholder digests of one plan. They are random: a server that knows the list could otherwise state them in
+/// a manifest, or serve a blob that has one of them as its digest.
+struct Placeholders([u64; 4]);
+
+impl Placeholders {
+    /// Manifests that are read afterwards must not be in the plan.
+    fn new() -> Self {
+        Self(std::array::from_fn(|_| RandomState::new().build_hasher().finish()))
+    }
+
+    /// Returns the digest of a file. Entries with the same URL and checksum are one blob.
+    fn digest(&self, entry: &FileEntry) -> Digest {
+        let checksum = entry.checksum.as_ref().map(ToString::to_string).unwrap_or_default();
+        Digest::of(format!("{:?} {} {checksum}", self.0, entry.url).as_bytes())
+    }
 }
 
 /// Returns the file set, with placeholder digests for files that no list pins, and size 0 for unknown sizes.
@@ -383,8 +432,9 @@ fn file_set(entries: &[(FileEntry, RemoteFile)], images: &Layout, base: &SiteCon
             sizes.entry(digest).or_insert(size);
         }
     }
+    let placeholders = Placeholders::new();
     let files = entries.iter().map(|(entry, remote)| {
-        let digest = pinned(entry).unwrap_or_else(|| placeholder(entry));
+        let digest = pinned(entry).unwrap_or_else(|| placeholders.digest(entry));
         let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
         IndexedFile { path: entry.path.clone(), url: source_url(entry), digest, size }
     });
@@ -436,33 +486,59 @@ fn layout(
 
 /// Returns the blobs of `layout` with their sources. `files` and `resolved.files` are in the same order.
 fn planned_blobs(layout: &Layout, resolved: &Resolved, files: &FileSet) -> Vec<PlannedBlob> {
-    let mut images = HashMap::new();
+    let mut images: HashMap<Digest, Vec<&ResolvedImage>> = HashMap::new();
     for (image, source) in layout.images.iter().zip(&resolved.images) {
         for blob in layout.blobs_of(image) {
-            images.entry(blob.digest).or_insert(source);
+            images.entry(blob.digest).or_default().push(source);
         }
     }
-    let mut remote_files: HashMap<Digest, _> = HashMap::new();
+    let mut remote_files: HashMap<Digest, Vec<&(FileEntry, RemoteFile)>> = HashMap::new();
     for (file, entry) in files.files.iter().zip(&resolved.files) {
-        remote_files.entry(file.digest).or_insert(entry);
+        remote_files.entry(file.digest).or_default().push(entry);
     }
     let mut pending = 0..;
     let plan = |blob: Blob| {
-        if let Some(image) = images.get(&blob.digest) {
-            let task = blob_task(image, blob, &resolved.foreign);
+        let files: &[_] = remote_files.get(&blob.digest).map_or(&[], Vec::as_slice);
+        if let Some(images) = images.get(&blob.digest) {
+            let task = blob_task(images, files, blob, &resolved.foreign);
             PlannedBlob::known(blob, BlobOrigin::Network(Box::new(task)))
         } else if let Some(bytes) = resolved.manifests.get(&blob.digest) {
             PlannedBlob::known(blob, BlobOrigin::Memory(bytes.clone()))
-        } else if let Some((entry, remote)) = remote_files.get(&blob.digest) {
+        } else if let Some(((entry, remote), others)) = files.split_first() {
             let size = (blob.size > 0).then_some(blob.size);
-            let is_known = pinned(entry).is_some() && size.is_some();
-            let origin = BlobOrigin::Network(Box::new(file_task(entry, remote, size)));
-            PlannedBlob { blob, pending: if is_known { None } else { pending.next() }, origin }
+            let is_pinned = pinned(entry).is_some();
+            let mut task = file_task(entry, remote, size);
+            if is_pinned {
+                task.alternatives = others.iter().map(|(_, remote)| Source::Web(remote.clone())).collect();
+            }
+            let origin = BlobOrigin::Network(Box::new(task));
+            let pending = if is_pinned && size.is_some() { None } else { pending.next() };
+            PlannedBlob { blob, pending, origin }
         } else {
             PlannedBlob::known(blob, BlobOrigin::Memory(EMPTY_CONFIG.to_vec()))
         }
     };
-    layout.blobs.iter().copied().map(plan).collect()
+    let blobs: Vec<PlannedBlob> = layout.blobs.iter().copied().map(plan).collect();
+    check_checksums(&blobs, files, &resolved.files);
+    blobs
+}
+
+/// Panics if a sha512 of a list would not be checked: no sha256 stands for it.
+fn check_checksums(blobs: &[PlannedBlob], files: &FileSet, entries: &[(FileEntry, RemoteFile)]) {
+    let checked: HashMap<Digest, Option<[u8; 64]>> =
+        blobs.iter().filter_map(|blob| Some((blob.blob.digest, blob.task()?.sha512))).collect();
+    for (file, (entry, _)) in files.files.iter().zip(entries) {
+        if let Some(Checksum::Sha512(expected)) = entry.checksum {
+            let is_checked = checked.get(&file.digest) == Some(&Some(expected));
+            assert!(is_checked, "the checksum of `{}` would not be checked; please report", entry.url);
+        }
+    }
+}
+
+/// The images and files that need a blob.
+pub(crate) struct Owners {
+    pub images: BTreeSet<String>,
+    pub files: BTreeSet<String>,
 }
 
 /// Returns the header space for documents of these sizes in bytes, or an error if a reader would refuse them.
@@ -558,5 +634,120 @@ mod tests {
             text.contains("more than the limit of 1048576") && text.contains("split the lists"),
             "{text}"
         );
+    }
+
+    /// Adds an image with this layer to `resolved`.
+    fn add_image(resolved: &mut Resolved, reference: &str, layer: Digest) {
+        let upstream = Upstream::default();
+        let config = serde_json::json!({"mediaType": "a/b", "digest": Digest::of(EMPTY_CONFIG), "size": 2});
+        let layers = serde_json::json!([{"mediaType": "a/b", "digest": layer, "size": 7}]);
+        let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": layers});
+        let manifest = manifest.to_string().into_bytes();
+        let reference: crate::oci::reference::Reference = reference.parse().unwrap();
+        resolved.images.push(ResolvedImage {
+            registry: Endpoints::new(&upstream).registry(reference.host()),
+            indexed: IndexedImage {
+                reference,
+                media_type: OCI_MANIFEST.parse().unwrap(),
+                digest: Digest::of(&manifest),
+                size: manifest.len() as u64,
+                omitted: BTreeSet::new(),
+                platforms: Vec::new(),
+                is_made: false,
+            },
+        });
+        resolved.manifests.insert(Digest::of(&manifest), manifest);
+    }
+
+    fn add_file(resolved: &mut Resolved, line: &str) {
+        let (mut lists, mut problems) = (crate::documents::list::Lists::default(), Vec::new());
+        lists.parse_into(std::path::Path::new("files.list"), line, &mut problems);
+        assert_eq!(problems, []);
+        let etag = Some("\"1\"".to_owned());
+        let remote = RemoteFile { endpoints: Vec::new(), size: Some(7), ranges: true, etag };
+        resolved.files.push((lists.files.remove(0), remote));
+    }
+
+    fn plan(resolved: Resolved) -> BundlePlan {
+        BundlePlan::new(resolved, BundleInfo::default(), &SiteContents::default()).unwrap()
+    }
+
+    /// Digests that a registry could compute from a list of files.
+    fn guesses(url: &str, sha512: &str) -> Vec<Digest> {
+        let bytes: [u8; 64] = crate::oci::digest::parse_hex(sha512).unwrap();
+        let texts = [url.to_owned(), format!("stand-in for {url}"), format!("{url} \"1\" Some(7)")];
+        texts.iter().map(|text| Digest::of(text.as_bytes())).chain([Digest::of(&bytes)]).collect()
+    }
+
+    #[test]
+    fn no_layer_takes_the_place_of_a_file() {
+        let url = "https://a.example/tool";
+        let sha512 = "ab".repeat(64);
+        for (line, expected) in [(url.to_owned(), false), (format!("{url} sha512:{sha512}"), true)] {
+            let mut resolved = Resolved::default();
+            for (number, guess) in guesses(url, &sha512).into_iter().enumerate() {
+                add_image(&mut resolved, &format!("evil.example/a/b:{number}"), guess);
+            }
+            add_file(&mut resolved, &line);
+            let plan = plan(resolved);
+            let tasks: Vec<&Task> = plan.blobs.iter().filter_map(PlannedBlob::task).collect();
+            let of_file: Vec<_> = tasks.iter().filter(|task| task.object == url).collect();
+            assert_eq!(of_file.len(), 1);
+            assert_eq!((of_file[0].sha512.is_some(), of_file[0].digest), (expected, None));
+            let keys: HashSet<_> = tasks.iter().filter_map(|task| task.key).collect();
+            assert_eq!(keys.len(), tasks.len());
+            assert!(!tasks.iter().any(|task| task.object != url && task.key == of_file[0].key));
+        }
+    }
+
+    #[test]
+    fn a_placeholder_is_unpredictable_and_a_fingerprint_does_not_depend_on_it() {
+        let plan = || {
+            let mut resolved = Resolved::default();
+            add_file(&mut resolved, "https://a.example/tool");
+            resolved.files[0].1.etag = None;
+            plan(resolved)
+        };
+        let (first, second) = (plan(), plan());
+        assert_ne!(first.blobs[1].blob.digest, second.blobs[1].blob.digest);
+        let volumes = VolumeOptions { volume_size: None, recovery: None, set: Digest::of(b"") };
+        assert_eq!(first.fingerprint(0, 3, volumes), second.fingerprint(0, 3, volumes));
+    }
+
+    #[test]
+    fn files_with_one_url_and_different_checksums_are_different_blobs() {
+        let mut resolved = Resolved::default();
+        for digits in ["ab", "cd"] {
+            add_file(&mut resolved, &format!("https://a.example/tool sha512:{}", digits.repeat(64)));
+        }
+        resolved.files[1].0.path = "other".parse().unwrap();
+        let plan = plan(resolved);
+        let checked: HashSet<_> = plan.blobs.iter().filter_map(|blob| blob.task()?.sha512).collect();
+        assert_eq!(checked.len(), 2);
+    }
+
+    #[test]
+    fn a_blob_is_fetched_from_the_sources_of_all_its_owners() {
+        let mut resolved = Resolved::default();
+        let layer = Digest::of(b"content");
+        for reference in ["a.example/x:1", "a.example/x:2", "b.example/x:1"] {
+            add_image(&mut resolved, reference, layer);
+        }
+        add_file(&mut resolved, &format!("https://c.example/tool {layer}"));
+        let remote = resolved.files[0].1.clone();
+        resolved.foreign.insert(layer, vec![remote.clone(), remote]);
+        let plan = plan(resolved);
+        let task = plan.blobs.iter().find(|blob| blob.blob.digest == layer).unwrap().task().unwrap();
+        let sources: String = std::iter::once(&task.source)
+            .chain(&task.alternatives)
+            .map(|source| match source {
+                Source::Web(_) => "web ".to_owned(),
+                Source::Registry { registry, .. } => format!("{} ", registry.host()),
+            })
+            .collect();
+        assert_eq!(sources, "web web a.example b.example web ");
+        let owners = plan.owners(layer);
+        assert_eq!(owners.images.len(), 3);
+        assert_eq!(owners.files.len(), 1);
     }
 }

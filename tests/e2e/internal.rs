@@ -163,6 +163,13 @@ fn hosts_that_the_user_names_may_be_internal() {
 }
 
 #[test]
+fn a_name_never_leads_to_a_link_local_address() {
+    let hosts = "127.0.0.1 localhost\n169.254.169.254 metadata.test";
+    let found = "`metadata.test` resolves to 169.254.169.254, a link-local or reserved address";
+    pack("http://metadata.test/file\n", hosts, &[]).failed(4, &["is not allowed", found]);
+}
+
+#[test]
 fn a_server_in_a_private_network_refers_to_private_hosts_but_not_to_loopback() {
     let addresses = run(Command::new("hostname").arg("-I")).stdout;
     let private = addresses.split_whitespace().filter_map(|ip| ip.parse::<std::net::Ipv4Addr>().ok());

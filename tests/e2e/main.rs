@@ -21,6 +21,7 @@ mod docs;
 mod environment;
 mod fetch;
 mod frozen;
+mod hostile;
 mod image;
 mod images;
 mod internal;

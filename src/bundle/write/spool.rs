@@ -23,6 +23,7 @@
 //! So it is never synced; after a power failure, less of it is usable.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
@@ -38,7 +39,10 @@ use crate::bundle::format::FRAME_SIZE;
 use crate::oci::digest::Digest;
 
 const MAGIC: [u8; 8] = *b"abspool2";
+/// Magic of a piece whose key is the digest of its blob.
 const PIECE_MAGIC: [u8; 8] = *b"abpiece1";
+/// Magic of a piece whose key identifies a version of a file.
+const VERSION_MAGIC: [u8; 8] = *b"abversn1";
 const HEADER: usize = 56;
 const NOTE: usize = 48;
 const PIECE_HEADER: usize = 64;
@@ -68,11 +72,21 @@ pub(crate) struct Notes {
     pub files: Vec<Option<(Digest, u64)>>,
 }
 
+/// Identifies the blob of a piece. A manifest can state any digest, and a list of files contains no secret: the
+/// two kinds of keys are never equal, whatever their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum SpoolKey {
+    /// Digest of the blob, which verifies the bytes.
+    Blob(Digest),
+    /// A file of unknown sha256: a value that differs for other files and other versions.
+    Version(Digest),
+}
+
 /// A piece from an earlier run.
 #[derive(Debug)]
 pub(crate) struct SpooledPiece {
     /// Key of the blob.
-    pub key: Digest,
+    pub key: SpoolKey,
     /// Offset in the blob.
     pub offset: u64,
     pub bytes: Vec<u8>,
@@ -89,7 +103,7 @@ struct Allocation {
 #[derive(Default)]
 struct SpoolState {
     /// The pieces by key and offset.
-    pieces: HashMap<(Digest, u64), Allocation>,
+    pieces: HashMap<(SpoolKey, u64), Allocation>,
     /// Lengths of free ranges, by position.
     free: BTreeMap<u64, u64>,
     end: u64,
@@ -135,7 +149,7 @@ impl Spool {
         fingerprint: Digest,
         count: u64,
         is_same: bool,
-        needed: impl Fn(Digest, u64) -> bool,
+        needed: impl Fn(SpoolKey, u64) -> bool,
     ) -> Result<Vec<SpooledPiece>, FsError> {
         self.pieces_at = note_at(count).next_multiple_of(NOTES_ALIGN);
         let at = |action| FsError::at(action, &self.path);
@@ -151,7 +165,7 @@ impl Spool {
         Ok(found)
     }
 
-    fn find_pieces(&self, needed: &impl Fn(Digest, u64) -> bool) -> io::Result<Vec<SpooledPiece>> {
+    fn find_pieces(&self, needed: &impl Fn(SpoolKey, u64) -> bool) -> io::Result<Vec<SpooledPiece>> {
         let len = self.file.metadata()?.len();
         let mut state = self.lock();
         let mut found = Vec::new();
@@ -175,12 +189,13 @@ impl Spool {
     fn read_piece(
         &self,
         position: u64,
-        needed: &impl Fn(Digest, u64) -> bool,
+        needed: &impl Fn(SpoolKey, u64) -> bool,
     ) -> io::Result<Option<SpooledPiece>> {
         let mut header = [0; PIECE_HEADER];
         self.file.read_exact_at(&mut header, position)?;
-        let (key, offset, len) = (digest(&header[8..40]), number(&header[40..48]), number(&header[48..56]));
-        if header[..8] != PIECE_MAGIC || len > FRAME_SIZE as u64 || !needed(key, offset) {
+        let Some(key) = SpoolKey::read(&header) else { return Ok(None) };
+        let (offset, len) = (number(&header[40..48]), number(&header[48..56]));
+        if len > FRAME_SIZE as u64 || !needed(key, offset) {
             return Ok(None);
         }
         let mut bytes = vec![0; usize::try_from(len).expect("at most a frame")];
@@ -205,7 +220,7 @@ impl Spool {
     }
 
     /// Writes a piece: bytes of blob `key` at `offset`.
-    pub(crate) fn put(&self, key: Digest, offset: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, key: SpoolKey, offset: u64, bytes: &[u8]) {
         let len = allocated_len(bytes.len());
         let mut state = self.lock();
         if state.has_failed || state.pieces.contains_key(&(key, offset)) {
@@ -225,10 +240,10 @@ impl Spool {
         }
     }
 
-    fn piece_header(&self, key: Digest, offset: u64, bytes: &[u8]) -> [u8; PIECE_HEADER] {
+    fn piece_header(&self, key: SpoolKey, offset: u64, bytes: &[u8]) -> [u8; PIECE_HEADER] {
         let mut header = [0; PIECE_HEADER];
-        header[..8].copy_from_slice(&PIECE_MAGIC);
-        header[8..40].copy_from_slice(key.as_bytes());
+        header[..8].copy_from_slice(key.magic());
+        header[8..40].copy_from_slice(key.digest().as_bytes());
         header[40..48].copy_from_slice(&offset.to_le_bytes());
         header[48..PIECE_CHECKSUM].copy_from_slice(&(bytes.len() as u64).to_le_bytes());
         let checksum = self.checksum(&[&header[..PIECE_CHECKSUM], bytes]);
@@ -237,7 +252,7 @@ impl Spool {
     }
 
     /// Releases the space of a piece that is in the bundle.
-    pub(crate) fn release(&self, key: Digest, offset: u64) {
+    pub(crate) fn release(&self, key: SpoolKey, offset: u64) {
         let mut state = self.lock();
         if let Some(Allocation { position, len }) = state.pieces.remove(&(key, offset)) {
             state.release(position, len);
@@ -245,7 +260,7 @@ impl Spool {
     }
 
     /// Discards all pieces of a blob with a digest mismatch.
-    pub(crate) fn forget(&self, key: Digest) {
+    pub(crate) fn forget(&self, key: SpoolKey) {
         let mut state = self.lock();
         let pieces: Vec<_> = state.pieces.extract_if(|(piece_key, _), _| *piece_key == key).collect();
         for (_, Allocation { position, len }) in pieces {
@@ -272,6 +287,36 @@ impl Spool {
 
     fn lock(&self) -> MutexGuard<'_, SpoolState> {
         self.state.lock().expect("no panic while the lock is held; please report")
+    }
+}
+
+impl SpoolKey {
+    /// Reads the key in the header of a piece. `None`: no piece.
+    fn read(header: &[u8; PIECE_HEADER]) -> Option<Self> {
+        let digest = digest(&header[8..40]);
+        let kinds = [Self::Blob(digest), Self::Version(digest)];
+        kinds.into_iter().find(|key| header[..8] == *key.magic())
+    }
+
+    fn magic(&self) -> &'static [u8; 8] {
+        match self {
+            Self::Blob(_) => &PIECE_MAGIC,
+            Self::Version(_) => &VERSION_MAGIC,
+        }
+    }
+
+    fn digest(&self) -> &Digest {
+        let (Self::Blob(digest) | Self::Version(digest)) = self;
+        digest
+    }
+}
+
+impl fmt::Display for SpoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blob(digest) => write!(f, "{digest}"),
+            Self::Version(digest) => write!(f, "version {digest}"),
+        }
     }
 }
 
@@ -339,14 +384,18 @@ fn digest(bytes: &[u8]) -> Digest {
 mod tests {
     use super::*;
 
-    fn key(text: &str) -> Digest {
+    fn digest_of(text: &str) -> Digest {
         Digest::of(text.as_bytes())
     }
 
-    fn begin(partial: &Path, needed: impl Fn(Digest, u64) -> bool) -> (Spool, Notes, Vec<SpooledPiece>) {
+    fn key(text: &str) -> SpoolKey {
+        SpoolKey::Blob(digest_of(text))
+    }
+
+    fn begin(partial: &Path, needed: impl Fn(SpoolKey, u64) -> bool) -> (Spool, Notes, Vec<SpooledPiece>) {
         let (mut spool, notes) = Spool::open(partial).unwrap();
-        let is_same = notes.fingerprint == Some(key("plan"));
-        let found = spool.begin(key("plan"), 3, is_same, needed).unwrap();
+        let is_same = notes.fingerprint == Some(digest_of("plan"));
+        let found = spool.begin(digest_of("plan"), 3, is_same, needed).unwrap();
         (spool, notes, found)
     }
 
@@ -356,7 +405,7 @@ mod tests {
         let partial = directory.path().join("x.partial");
         let (spool, notes, found) = begin(&partial, |_, _| true);
         assert!(notes.fingerprint.is_none() && found.is_empty());
-        spool.note(1, key("file"), 5);
+        spool.note(1, digest_of("file"), 5);
         for (name, offset, len) in [("a", 0, 10_000), ("b", 0, 100), ("b", 100, FRAME_SIZE), ("c", 0, 0)] {
             spool.put(key(name), offset, &vec![1; len]);
         }
@@ -367,8 +416,8 @@ mod tests {
         spool.forget(key("c"));
 
         let (spool, notes, found) = begin(&partial, |key, _| key != self::key("a"));
-        assert_eq!(notes.fingerprint, Some(key("plan")));
-        assert_eq!(notes.files, [None, Some((key("file"), 5)), None]);
+        assert_eq!(notes.fingerprint, Some(digest_of("plan")));
+        assert_eq!(notes.files, [None, Some((digest_of("file"), 5)), None]);
         let mut found: Vec<_> =
             found.into_iter().map(|piece| (piece.key, piece.offset, piece.bytes.len())).collect();
         found.sort_by_key(|(_, offset, len)| (*offset, *len));
@@ -381,7 +430,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let partial = directory.path().join("x.partial");
         let (spool, ..) = begin(&partial, |_, _| true);
-        spool.note(0, key("file"), 5);
+        spool.note(0, digest_of("file"), 5);
         spool.put(key("a"), 0, &[1; 5000]);
         spool.put(key("b"), 0, &[1; 5000]);
         let position = spool.lock().pieces[&(key("a"), 0)].position;
@@ -396,6 +445,23 @@ mod tests {
     }
 
     #[test]
+    fn a_version_of_a_file_never_gets_the_pieces_of_a_blob_with_the_same_bytes_as_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let partial = directory.path().join("x.partial");
+        let (spool, ..) = begin(&partial, |_, _| true);
+        let version = SpoolKey::Version(digest_of("same"));
+        spool.put(key("same"), 0, b"blob");
+        spool.put(version, 0, b"file");
+        spool.release(key("other"), 0);
+        let (.., found) = begin(&partial, |key, _| key == version);
+        assert_eq!(found.into_iter().map(|piece| piece.bytes).collect::<Vec<_>>(), [b"file"]);
+        let (spool, ..) = begin(&partial, |_, _| true);
+        spool.forget(key("same"));
+        let (.., found) = begin(&partial, |_, _| true);
+        assert_eq!(found.iter().map(|piece| piece.key).collect::<Vec<_>>(), [version]);
+    }
+
+    #[test]
     fn a_forged_piece_inside_a_released_piece_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let partial = directory.path().join("x.partial");
@@ -403,7 +469,7 @@ mod tests {
         // The checksum has seed 0: a server does not know the random seed.
         let mut forged = [0; PIECE_HEADER];
         forged[..8].copy_from_slice(&PIECE_MAGIC);
-        forged[8..40].copy_from_slice(key("victim").as_bytes());
+        forged[8..40].copy_from_slice(digest_of("victim").as_bytes());
         forged[48..56].copy_from_slice(&4_u64.to_le_bytes());
         let mut hasher = Xxh64::new(0);
         hasher.update(&forged[..56]);

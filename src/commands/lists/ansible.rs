@@ -17,6 +17,9 @@ use crate::commands::lists::version;
 /// Functions available to templates.
 const GLOBALS: [&str; 8] = ["lookup", "query", "q", "undef", "range", "dict", "namespace", "omit"];
 
+/// Maximum depth of nested lists for `flatten`.
+const FLATTEN_LIMIT: usize = 64;
+
 /// True if `name` is a function of the template language.
 pub(crate) fn is_global(name: &str) -> bool {
     GLOBALS.contains(&name)
@@ -60,7 +63,7 @@ fn add_filters(environment: &mut Environment<'static>) {
         "dict2items" => dict2items,
         "difference" => |first: Value, second: Value| sets(&first, &second, |in_first, in_second| in_first && !in_second),
         "dirname" => |path: String| path.rsplit_once('/').map_or_else(String::new, |(directory, _)| directory.to_owned()),
-        "flatten" => |value: Value| flatten(&value),
+        "flatten" => |value: Value| flatten(&value, 0),
         "intersect" => |first: Value, second: Value| sets(&first, &second, |in_first, in_second| in_first && in_second),
         "items2dict" => items2dict,
         "mandatory" => mandatory,
@@ -425,10 +428,13 @@ fn is_subset(value: &Value, of: &Value) -> Result<bool, Error> {
     Ok(value.try_iter()?.all(|item| all.contains(&item)))
 }
 
-fn flatten(value: &Value) -> Result<Vec<Value>, Error> {
+fn flatten(value: &Value, depth: usize) -> Result<Vec<Value>, Error> {
+    if depth > FLATTEN_LIMIT {
+        return Err(fault(format!("flatten: nested more than {FLATTEN_LIMIT} levels deep")));
+    }
     let mut flat = Vec::new();
     for item in value.try_iter()? {
-        if item.kind() == ValueKind::Seq { flat.extend(flatten(&item)?) } else { flat.push(item) }
+        if item.kind() == ValueKind::Seq { flat.extend(flatten(&item, depth + 1)?) } else { flat.push(item) }
     }
     Ok(flat)
 }

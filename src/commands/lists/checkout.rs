@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::base::fs::{self, FsError};
 use crate::commands::lists::dependencies::dependencies;
 use crate::commands::lists::error::KubesprayError;
+use crate::commands::lists::options::KubesprayRelease;
 use crate::commands::lists::template::Variable;
 use crate::commands::lists::yaml::{self, Node, Yaml};
 
@@ -47,7 +48,7 @@ pub(crate) type Dependency = (String, Vec<String>, Arc<Path>);
 pub(crate) struct Checkout {
     root: PathBuf,
     /// The release according to `galaxy.yml`, such as `v2.31.0`. `None`: unknown.
-    pub(crate) release: Option<String>,
+    pub(crate) release: Option<KubesprayRelease>,
     /// The variables of the download roles.
     pub(crate) roles: RoleVariables,
     /// The user's variables, without ignored ones.
@@ -98,7 +99,7 @@ impl Checkout {
                 accepted.push((name, variable));
             }
         }
-        Ok(Self { root: root.to_owned(), release: release(root)?, roles: variables, user: accepted })
+        Ok(Self { root: root.to_owned(), release: release(root, warn)?, roles: variables, user: accepted })
     }
 
     /// Returns all variables of a host with this architecture (Ansible's name) for a role; the download
@@ -139,7 +140,7 @@ impl Checkout {
     pub(crate) fn templates(&self, role: &Path) -> Result<Vec<(Arc<Path>, String)>, KubesprayError> {
         let mut texts = Vec::new();
         for path in files_below(&self.root, &role.join("templates"))? {
-            let bytes = fs::read(&self.root.join(&path), FILE_LIMIT)?;
+            let bytes = read_below(&self.root, &path)?;
             if let Ok(text) = String::from_utf8(bytes) {
                 texts.push((Arc::from(path), text));
             }
@@ -151,7 +152,8 @@ impl Checkout {
         let mut all = Vec::new();
         for path in main_files(&self.root, &role.join("meta"))? {
             // A file that is not a mapping declares no dependencies.
-            let Ok(Some(fields)) = read_file(&self.root.join(&path), &path, &mut |_| ()) else { continue };
+            let parsed = parse_file(read_below(&self.root, &path)?, &path, &mut |_| ());
+            let Ok(Some(fields)) = parsed else { continue };
             for (_, variable) in fields.iter().filter(|(name, _)| name == "dependencies") {
                 let named = dependencies(&variable.node.value);
                 all.extend(
@@ -187,24 +189,24 @@ fn facts(architecture: &str) -> Variables {
 }
 
 /// Returns the release in the checkout's `galaxy.yml`.
-fn release(root: &Path) -> Result<Option<String>, KubesprayError> {
+fn release(root: &Path, warn: &mut dyn FnMut(String)) -> Result<Option<KubesprayRelease>, KubesprayError> {
     let path = root.join("galaxy.yml");
     if !path.exists() {
         return Ok(None);
     }
-    let bytes = fs::read(&path, FILE_LIMIT)?;
+    let bytes = read_below(root, Path::new("galaxy.yml"))?;
     let document = yaml::parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default();
     let version = document.variables.into_iter().find(|(name, _)| name == "version");
-    Ok(version
-        .and_then(|(_, node)| node.value.key())
-        .map(|version| format!("v{}", version.trim_start_matches('v'))))
+    let Some(version) = version.and_then(|(_, node)| node.value.key()) else { return Ok(None) };
+    let release = format!("v{}", version.trim_start_matches('v')).parse();
+    Ok(release.map_err(|error| warn(format!("galaxy.yml: `version` ignored: {error}"))).ok())
 }
 
 fn read_role(root: &Path, role: &Path) -> Result<RoleVariables, KubesprayError> {
     let read = |kind: &str| {
         let mut variables = Vec::new();
         for path in main_files(root, &role.join(kind))? {
-            variables.extend(read_file(&root.join(&path), &path, &mut |_| ())?.unwrap_or_default());
+            variables.extend(parse_file(read_below(root, &path)?, &path, &mut |_| ())?.unwrap_or_default());
         }
         Ok::<_, KubesprayError>(variables)
     };
@@ -233,7 +235,7 @@ fn read_user(paths: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<Variable
     let mut indexes = HashMap::new();
     for path in paths {
         for file in user_files(path)? {
-            let Some(of_file) = read_file(&file, &file, warn)? else {
+            let Some(of_file) = parse_file(fs::read(&file, FILE_LIMIT)?, &file, warn)? else {
                 warn(format!("{}: ignored: encrypted with ansible-vault", file.display()));
                 continue;
             };
@@ -306,13 +308,27 @@ fn entries(directory: &Path) -> Result<Vec<(String, bool)>, FsError> {
     Ok(names)
 }
 
-/// Reads the variables of a file. `None`: the file is encrypted. `shown` is its path in messages.
-fn read_file(
-    path: &Path,
+/// Reads a file of the checkout: a regular one, and no symlink to another place of this host.
+fn read_below(root: &Path, path: &Path) -> Result<Vec<u8>, KubesprayError> {
+    let full = root.join(path);
+    let refused = |reason| KubesprayError::Refused { path: path.to_owned(), reason };
+    let canonical = |path: &Path| std::fs::canonicalize(path).map_err(FsError::at("read", path));
+    let target = canonical(&full)?;
+    if !target.starts_with(canonical(root)?) {
+        return Err(refused("is a symlink that leaves the checkout"));
+    }
+    if !target.is_file() {
+        return Err(refused("is not a regular file"));
+    }
+    Ok(fs::read(&target, FILE_LIMIT)?)
+}
+
+/// Parses the variables of a file. `None`: the file is encrypted. `shown` is its path in messages.
+fn parse_file(
+    bytes: Vec<u8>,
     shown: &Path,
     warn: &mut dyn FnMut(String),
 ) -> Result<Option<Variables>, KubesprayError> {
-    let bytes = fs::read(path, FILE_LIMIT)?;
     if bytes.starts_with(b"$ANSIBLE_VAULT;") {
         return Ok(None);
     }
@@ -325,4 +341,35 @@ fn read_file(
     let file: Arc<Path> = shown.into();
     let variable = |(name, node)| (name, Variable { node, file: file.clone() });
     Ok(Some(document.variables.into_iter().map(variable).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_below_the_checkout_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("checkout");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("file"), "inside").unwrap();
+        std::fs::write(directory.path().join("secret"), "outside").unwrap();
+        for (target, name) in [
+            ("file", "inside"),
+            ("../secret", "outside"),
+            ("/proc/self/status", "proc"),
+            ("/dev/zero", "zero"),
+        ] {
+            std::os::unix::fs::symlink(target, root.join(name)).unwrap();
+        }
+        let socket = std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+        for name in ["file", "inside"] {
+            assert_eq!(read_below(&root, Path::new(name)).unwrap(), b"inside");
+        }
+        for name in ["outside", "proc", "zero", "socket"] {
+            let error = read_below(&root, Path::new(name)).unwrap_err();
+            assert!(matches!(error, KubesprayError::Refused { .. }), "{name}: {error}");
+        }
+        drop(socket);
+    }
 }

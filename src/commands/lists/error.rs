@@ -16,6 +16,14 @@ pub enum KubesprayError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A file of the checkout that is not read.
+    #[error("cannot use `{}`: it {reason}", path.display())]
+    Refused {
+        /// Relative to the checkout.
+        path: PathBuf,
+        /// The reason, with its verb.
+        reason: &'static str,
+    },
     /// Not a checkout of Kubespray, or of a release with an unsupported layout.
     #[error("`{}` is not a checkout of a supported Kubespray release: {missing}", path.display())]
     NoCheckout {

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use crate::commands::lists::downloads::File;
 use crate::commands::lists::error::KubesprayError;
+use crate::commands::lists::options::KubesprayRelease;
 use crate::documents::list::Lists;
 
 /// Generated list entries.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct GeneratedLists {
     /// The Kubespray release. `None`: unknown.
-    pub release: Option<String>,
+    pub release: Option<KubesprayRelease>,
     /// In order, without duplicate URLs.
     pub files: Vec<File>,
     /// In order, without duplicates.
@@ -62,8 +63,19 @@ impl GeneratedLists {
         text(&self.images, self.added_images)
     }
 
-    /// Checks that the generated lists can be parsed, so that `pack` does not fail later.
+    /// Checks that the generated lists can be parsed, so that `pack` does not fail later, and that each entry is
+    /// one line.
     pub(crate) fn check(&self) -> Result<(), KubesprayError> {
+        let texts = self.files.iter().map(|file| &file.url).chain(&self.images);
+        let broken = texts.filter(|text| text.trim() != text.as_str() || text.contains(char::is_control));
+        let broken: Vec<_> = broken
+            .map(|text| {
+                format!("invalid entry `{text}` from Kubespray's variables: it has white space or control characters")
+            })
+            .collect();
+        if !broken.is_empty() {
+            return Err(KubesprayError::Entries(broken));
+        }
         let mut problems = Vec::new();
         let mut lists = Lists::default();
         for text in [self.files_text(), self.images_text()] {
@@ -92,4 +104,23 @@ fn text(lines: &[String], added: usize) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_one_line() {
+        let check = |image: &str| {
+            let images = vec![image.to_owned()];
+            GeneratedLists { images, ..GeneratedLists::default() }.check()
+        };
+        assert!(check("quay.io/a/b:1").is_ok());
+        for image in
+            ["quay.io/a/b:1\nevil.example/a/b:1", "quay.io/a/b:1\n", "quay.io/a/b:1\r", " quay.io/a/b:1"]
+        {
+            assert!(check(image).is_err(), "{image:?}");
+        }
+    }
 }

@@ -20,6 +20,18 @@ use crate::commands::lists::yaml::{Node, Yaml};
 /// Maximum depth of nested evaluations. Kubespray's longest chain has about ten.
 const DEPTH_LIMIT: usize = 50;
 
+/// Maximum number of instructions of one template, and of the data that it creates, in units of 64 bytes.
+const FUEL: u64 = 50_000;
+
+/// Maximum total size of all evaluated texts in bytes. The values of a release have about a megabyte.
+const TEXT_LIMIT: usize = 64 << 20;
+
+/// Maximum depth of nested lists in a value.
+const NESTING_LIMIT: usize = 64;
+
+/// Maximum number of items in the nested lists of a value.
+const ITEM_LIMIT: usize = 100_000;
+
 /// A variable and the file that sets it.
 #[derive(Clone, Debug)]
 pub(crate) struct Variable {
@@ -42,6 +54,8 @@ struct State {
     /// The running evaluations, the outermost first.
     frames: Vec<Frame>,
     known: HashMap<String, Result<Value, EvalError>>,
+    /// Total size of all evaluated texts in bytes.
+    text: usize,
     /// An error other than an undefined value, which is propagated through the templates that need the
     /// value.
     failure: Option<EvalError>,
@@ -63,6 +77,7 @@ impl Evaluator {
         let syntax = SyntaxConfig::builder().trim_blocks(true).keep_trailing_newline(true).build();
         environment.set_syntax(syntax.expect("the delimiters are the default ones; please report"));
         environment.set_debug(false);
+        environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         ansible::add_to(&mut environment);
         Arc::new_cyclic(|this| Self { variables, environment, this: this.clone(), state: Mutex::default() })
@@ -172,12 +187,28 @@ impl Evaluator {
             Ok(value) if value.is_undefined() => {
                 Err(ValueError::Undefined("the value is undefined".to_owned()))
             }
-            Ok(value) => Ok(value),
+            Ok(value) => match self.check_size(&value) {
+                Some(reason) => Err(ValueError::Own(Reason::Template(reason))),
+                None => Ok(value),
+            },
             Err(error) if error.kind() == ErrorKind::UndefinedError => {
                 Err(ValueError::Undefined(message(&error)))
             }
             Err(error) => Err(ValueError::Own(Reason::Template(message(&error)))),
         }
+    }
+
+    /// Returns why a value is too large. `None`: it is not.
+    fn check_size(&self, value: &Value) -> Option<String> {
+        let (mut items, mut text) = (0, 0);
+        if !measure(value, 0, &mut items, &mut text) {
+            return Some(format!(
+                "the value has more than {ITEM_LIMIT} items, or lists nested more than {NESTING_LIMIT} levels deep"
+            ));
+        }
+        let mut state = self.state();
+        state.text = state.text.saturating_add(text);
+        (state.text > TEXT_LIMIT).then(|| format!("the values have more than {TEXT_LIMIT} bytes"))
     }
 
     /// Parses text that looks like a list, mapping or boolean. Python literals are valid Jinja; names are
@@ -222,6 +253,20 @@ enum ValueError {
     Inner(EvalError),
     /// A value is undefined; with the engine's message.
     Undefined(String),
+}
+
+/// Counts the items and the bytes of text of nested lists. Returns false if they are too many or too deep.
+/// Mappings are evaluated on access, and are not visited.
+fn measure(value: &Value, depth: usize, items: &mut usize, text: &mut usize) -> bool {
+    *items += 1;
+    *text = text.saturating_add(value.as_str().map_or(0, str::len));
+    if *items > ITEM_LIMIT || depth > NESTING_LIMIT {
+        return false;
+    }
+    if value.kind() != ValueKind::Seq {
+        return true;
+    }
+    value.try_iter().is_ok_and(|mut all| all.all(|item| measure(&item, depth + 1, items, text)))
 }
 
 fn message(error: &minijinja::Error) -> String {
@@ -477,5 +522,36 @@ mod tests {
             text + &format!("a{n}: \"{{{{ a{} }}}}\"\n", n + 1)
         });
         assert!(x(&deep).unwrap_err().to_string().contains("too long"));
+    }
+
+    #[test]
+    fn a_template_that_needs_too_much_time_or_memory_is_an_error() {
+        let doubled: String =
+            (1..40).map(|n| format!("a{n}: \"{{{{ a{m} }}}}{{{{ a{m} }}}}\"\n", m = n - 1)).collect();
+        let nested: String =
+            (1..40).map(|n| format!("a{n}: \"{{{{ [a{m}, a{m}] }}}}\"\n", m = n - 1)).collect();
+        let deep: String = (1..90).map(|n| format!("a{n}: \"{{{{ [a{}] }}}}\"\n", n - 1)).collect();
+        for (text, last) in [
+            ("x: \"{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}\"".to_owned(), "x"),
+            ("x: \"{{ ('a' * 4000000000) | length }}\"".to_owned(), "x"),
+            (
+                "x: \"{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | flatten }}\""
+                    .to_owned(),
+                "x",
+            ),
+            (format!("a0: aaaaaaaa\n{doubled}"), "a39"),
+            (format!("a0: b\n{nested}"), "a39"),
+            (format!("a0: b\n{deep}"), "a89"),
+        ] {
+            let variables = crate::commands::lists::yaml::parse(&text).unwrap().variables;
+            let file: Arc<Path> = Path::new("x.yml").into();
+            let names: Vec<String> = variables.iter().map(|(name, _)| name.clone()).collect();
+            let variable = |(name, node)| (name, Variable { node, file: file.clone() });
+            let evaluator = Evaluator::new(variables.into_iter().map(variable).collect());
+            // In order: each value is known before the next one needs it.
+            let results: Vec<_> = names.iter().map(|name| evaluator.value(name).is_ok()).collect();
+            assert_eq!(names.last().map(String::as_str), Some(last));
+            assert_eq!(results.last(), Some(&false), "{}", &text[..60]);
+        }
     }
 }

@@ -217,12 +217,13 @@ impl Yaml {
     }
 }
 
-/// Returns the number of nodes. The content of a list or mapping is already counted when it is added,
+/// Returns the number of nodes, and one more for each 32 bytes of text. The content of a list or mapping is already counted when it is added,
 /// except if it is an alias: then it counts again.
 fn weight(node: &Node) -> usize {
     match &node.value {
         Yaml::List(nodes) => 1 + nodes.iter().map(weight).sum::<usize>(),
         Yaml::Map(entries) => 1 + entries.iter().map(|(_, node)| 1 + weight(node)).sum::<usize>(),
+        Yaml::Text(text) | Yaml::Raw(text) => 1 + text.len() / 32,
         _ => 1,
     }
 }
@@ -386,6 +387,7 @@ mod tests {
         let bomb = (1..30).fold("a0: &a0 [x, x]\n".to_owned(), |text, n| {
             text + &format!("a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)
         });
+        let text_bomb = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(1000));
         let nested = format!("a: {}{}", "[".repeat(70), "]".repeat(70));
         let deep = format!("a: {}", "[".repeat(10_000));
         for (text, line, message) in [
@@ -397,6 +399,7 @@ mod tests {
             ("a: &x [*x]\n", 1, ""),
             (&nested, 1, "levels deep"),
             (&bomb, 0, "more than"),
+            (&text_bomb, 0, "more than"),
             (&deep, 1, ""),
         ] {
             let error = parse(text).unwrap_err();

@@ -9,7 +9,7 @@ use crate::bundle::format::layout::Blob;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::partial::{BlobPrefix, ExpectedEntry, PartialBundle};
-use crate::bundle::write::spool::{Spool, SpooledPiece};
+use crate::bundle::write::spool::{Spool, SpoolKey, SpooledPiece};
 use crate::bundle::write::volume_writer::FinishedVolume;
 use crate::bundle::write::writer::{BundleWriter, WriteOptions};
 use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
@@ -40,7 +40,7 @@ pub(crate) struct BundleJob {
 struct InFlightPiece {
     /// The end of the piece in the tar stream.
     end: u64,
-    key: Digest,
+    key: SpoolKey,
     /// The offset of the piece in its blob.
     offset: u64,
 }

@@ -10,6 +10,10 @@ use crate::fetch::queue::task::Task;
 use crate::fetch::source::Source;
 use crate::oci::digest::{Digest, Hasher};
 
+/// Number of new bytes after which the count of attempts restarts. A server that sends one byte per connection
+/// makes no progress.
+pub(crate) const PROGRESS: u64 = 64 << 10;
+
 /// The state of one task. Offsets and sizes are in bytes.
 #[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(crate) struct Progress {
@@ -44,8 +48,10 @@ pub(crate) struct Progress {
     pub failures: Vec<String>,
     /// Furthest position of a stream.
     pub furthest: u64,
-    /// Number of streams that broke without getting further.
+    /// Number of streams that broke without getting much further.
     pub breaks: u32,
+    /// The furthest position when `breaks` was reset.
+    reset_at: u64,
     /// Digest of the complete blob.
     pub outcome: Option<Digest>,
     /// Bytes of the window that the task uses.
@@ -114,6 +120,7 @@ impl Progress {
             failures: Vec::new(),
             furthest: 0,
             breaks: 0,
+            reset_at: 0,
             outcome: None,
             used: 0,
             announced: false,
@@ -148,8 +155,18 @@ impl Progress {
         }
         self.endpoint += 1;
         self.failures.push(reason);
-        (self.furthest, self.breaks) = (0, 0);
+        (self.furthest, self.breaks, self.reset_at) = (0, 0, 0);
         true
+    }
+
+    /// Records the position of a stream. Returns how much further it is than all streams of the blob before.
+    pub(crate) fn record_position(&mut self, position: u64) -> u64 {
+        let further = position.saturating_sub(self.furthest);
+        self.furthest += further;
+        if self.furthest >= self.reset_at + PROGRESS {
+            (self.breaks, self.reset_at) = (0, self.furthest);
+        }
+        further
     }
 
     /// Forgets the size that the server stated before the transfer.
@@ -177,5 +194,32 @@ impl Progress {
         self.arrived.retain(|offset, _| *offset < hashed);
         let kept = self.arrived.values().map(|piece| piece.len() as u64).sum::<u64>();
         self.used - kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fetch::web::RemoteFile;
+
+    #[test]
+    fn only_many_new_bytes_reset_the_count_of_broken_streams() {
+        let file = RemoteFile { endpoints: Vec::new(), size: None, ranges: false, etag: None };
+        let mut progress = Progress::new(&Task {
+            object: String::new(),
+            digest: None,
+            sha512: None,
+            size: None,
+            source: Source::Web(file),
+            alternatives: Vec::new(),
+            begun: None,
+            key: None,
+        });
+        for position in 1..100 {
+            progress.breaks += 1;
+            assert_eq!(progress.record_position(position), 1);
+        }
+        assert_eq!((progress.record_position(50), progress.breaks), (0, 99));
+        assert_eq!((progress.record_position(PROGRESS), progress.breaks), (PROGRESS - 99, 0));
     }
 }

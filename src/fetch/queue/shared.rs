@@ -266,15 +266,9 @@ impl Shared<'_> {
         LeaseEnd::Obsolete
     }
 
-    /// Records the position of a stream. Returns true if no stream of the blob was as far before.
-    pub(crate) fn record_position(&self, task: usize, position: u64) -> bool {
-        let mut window = self.lock();
-        let progress = &mut window.progress[task];
-        if position <= progress.furthest {
-            return false;
-        }
-        (progress.furthest, progress.breaks) = (position, 0);
-        true
+    /// Records the position of a stream. Returns how much further it is than all streams of the blob before.
+    pub(crate) fn record_position(&self, task: usize, position: u64) -> u64 {
+        self.lock().progress[task].record_position(position)
     }
 
     fn forget_spooled(&self, task: usize) {

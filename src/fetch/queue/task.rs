@@ -1,6 +1,7 @@
 //! [`Task`]: a blob to fetch, and [`Next`]: the parts in which it is delivered.
 
 use crate::bundle::write::partial::BlobPrefix;
+use crate::bundle::write::spool::SpoolKey;
 use crate::fetch::source::Source;
 use crate::net::error::FetchError;
 use crate::oci::digest::Digest;
@@ -18,11 +19,13 @@ pub(crate) struct Task {
     pub size: Option<u64>,
     /// The registry or web server.
     pub source: Source,
+    /// Further sources of the same blob, which are tried in this order. Empty unless the digest is known.
+    pub alternatives: Vec<Source>,
     /// The hash state of the bytes that an earlier run wrote.
     pub begun: Option<BlobPrefix>,
     /// Key of the blob's pieces in the spool: its digest, or, if no list pins it, a value that differs for
     /// other files and other versions. `None`: versions cannot be told apart, so nothing is spooled.
-    pub key: Option<Digest>,
+    pub key: Option<SpoolKey>,
 }
 
 /// A failed task, which ends the queue.

@@ -7,6 +7,7 @@ use reqwest::blocking::Response;
 use reqwest::header::ETAG;
 
 use crate::base::event::Event;
+use crate::fetch::queue::progress::PROGRESS;
 use crate::fetch::queue::shared::{LeaseEnd, Shared};
 use crate::fetch::queue::task::Task;
 use crate::fetch::queue::window::{Lease, PIECE};
@@ -87,12 +88,12 @@ impl<'a> Worker<'a> {
                 let skip = delivered.saturating_sub(position).min(PIECE);
                 let (len, mut piece) = (if skip > 0 { skip } else { PIECE }, Vec::new());
                 let filled = if skip > 0 {
-                    self.fill(&mut response, &mut piece, len, &mut false)
+                    self.fill(&mut response, &mut piece, len, &mut 0)
                 } else {
                     self.fill_within_window(&mut response, &mut piece)
                 };
                 position += piece.len() as u64;
-                *progressed |= self.shared.record_position(self.lease.task, position);
+                *progressed += self.shared.record_position(self.lease.task, position);
                 filled?;
                 let is_short = (piece.len() as u64) < len;
                 let has_ended = self.check_position(&mut response, position, delivered, is_short)?;
@@ -129,12 +130,12 @@ impl<'a> Worker<'a> {
     }
 
     /// Repeats `attempt` while it fails with transient errors, then falls back to the next endpoint. The
-    /// count of attempts restarts with each progress.
-    fn retry(&self, mut attempt: impl FnMut(&mut bool) -> Result<(), LeaseEnd>) -> Result<(), LeaseEnd> {
+    /// count of attempts restarts after [`PROGRESS`] new bytes, which `attempt` counts.
+    fn retry(&self, mut attempt: impl FnMut(&mut u64) -> Result<(), LeaseEnd>) -> Result<(), LeaseEnd> {
         let retries = &self.shared.http.retries;
         let mut tries = 1 + self.shared.lock().progress[self.lease.task].breaks;
+        let mut progressed = 0;
         loop {
-            let mut progressed = false;
             let endpoint = self.skip_down()?;
             retries.check_deadline(&self.task().object)?;
             let error = match attempt(&mut progressed) {
@@ -144,8 +145,8 @@ impl<'a> Worker<'a> {
             if self.shared.lock().is_obsolete(self.lease) {
                 return Err(LeaseEnd::Obsolete);
             }
-            if progressed {
-                tries = 1;
+            if progressed >= PROGRESS {
+                (tries, progressed) = (1, 0);
             }
             if error.is_mismatch() {
                 return self.shared.mismatch(self.lease, error);
@@ -213,7 +214,7 @@ impl<'a> Worker<'a> {
     /// Reads a piece after waiting for room in the window, and releases the room that is not needed.
     fn fill_within_window(&self, response: &mut Response, piece: &mut Vec<u8>) -> Result<(), LeaseEnd> {
         self.shared.reserve(self.lease, PIECE)?;
-        let filled = self.fill(response, piece, PIECE, &mut false);
+        let filled = self.fill(response, piece, PIECE, &mut 0);
         let used = if filled.is_ok() { piece.len() as u64 } else { 0 };
         self.shared.release(self.lease, PIECE - used);
         filled
@@ -225,7 +226,7 @@ impl<'a> Worker<'a> {
         response: &mut Response,
         piece: &mut Vec<u8>,
         len: u64,
-        progressed: &mut bool,
+        progressed: &mut u64,
     ) -> Result<(), LeaseEnd> {
         let len = usize::try_from(len).expect("at most a piece; please report");
         let object = &self.task().object;
@@ -239,7 +240,7 @@ impl<'a> Worker<'a> {
             match read {
                 Ok(0) => return Ok(()),
                 Ok(read) => {
-                    *progressed = true;
+                    *progressed += read as u64;
                     let event = Event::Progress { id: self.lease.task as u64, bytes: read as u64 };
                     self.shared.report.event(&event);
                     if piece.len() < len {

@@ -63,10 +63,10 @@ impl<'a> ResolveContext<'a> {
     }
 
     /// Finds an endpoint of each external layer.
-    pub(crate) fn find_foreign(&self) -> Vec<Result<Option<(Digest, RemoteFile)>, FetchError>> {
+    pub(crate) fn find_foreign(&self) -> Vec<(Digest, Result<Option<RemoteFile>, FetchError>)> {
         let layers = self.foreign.take();
         in_parallel(self.upstream.jobs, &layers, |layer| {
-            layer.find(self.request(&layer.object), &self.endpoints)
+            (layer.digest(), layer.find(self.request(&layer.object), &self.endpoints))
         })
     }
 }

@@ -1,6 +1,6 @@
 //! [`ForeignLayer`]: a layer with external URLs ("foreign", "nondistributable").
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use reqwest::Url;
@@ -14,9 +14,15 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Descriptor;
 use crate::oci::parsed_text::quoted;
 
-/// The external layers of all images, by digest.
+/// The external layers of all images, by digest, registry and URLs. Images of another registry may name other
+/// URLs for the same digest, and none of them is believed more.
 #[derive(Default)]
-pub(crate) struct ForeignLayers(Mutex<HashMap<Digest, ForeignLayer>>);
+pub(crate) struct ForeignLayers(Mutex<BTreeMap<LayerKey, ForeignLayer>>);
+
+type LayerKey = (Digest, String, Vec<String>);
+
+/// Maximum number of URLs of a layer that are tried.
+const URL_LIMIT: usize = 8;
 
 /// A layer with external URLs.
 pub(crate) struct ForeignLayer {
@@ -31,9 +37,10 @@ pub(crate) struct ForeignLayer {
 }
 
 impl ForeignLayers {
-    /// Adds a layer, unless there is one with this digest.
+    /// Adds a layer, unless the same registry has named the same URLs for it.
     pub(crate) fn add(&self, layer: ForeignLayer) {
-        self.lock().entry(layer.descriptor.digest).or_insert(layer);
+        let key = (layer.digest(), layer.registry.host().to_owned(), layer.descriptor.urls.clone());
+        self.lock().entry(key).or_insert(layer);
     }
 
     /// Returns all layers, and leaves the collection empty.
@@ -41,7 +48,7 @@ impl ForeignLayers {
         std::mem::take(&mut *self.lock()).into_values().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, ForeignLayer>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<LayerKey, ForeignLayer>> {
         self.0.lock().expect("nothing panics while it holds the layers; please report")
     }
 }
@@ -50,12 +57,18 @@ impl ForeignLayer {
     #[must_use]
     pub(crate) fn new(
         object: &str,
-        descriptor: Descriptor,
+        mut descriptor: Descriptor,
         registry: &MirroredRegistry,
         repository: &str,
     ) -> Self {
+        descriptor.urls.truncate(URL_LIMIT);
         let (object, repository) = (object.to_owned(), repository.to_owned());
         Self { object, descriptor, registry: registry.clone(), repository }
+    }
+
+    #[must_use]
+    pub(crate) fn digest(&self) -> Digest {
+        self.descriptor.digest
     }
 
     /// Finds the first URL that has the layer (image-spec, descriptor, `urls`). `None`: only the registry
@@ -64,12 +77,12 @@ impl ForeignLayer {
         &self,
         request: RequestContext<'_>,
         endpoints: &Arc<Endpoints>,
-    ) -> Result<Option<(Digest, RemoteFile)>, FetchError> {
+    ) -> Result<Option<RemoteFile>, FetchError> {
         let Descriptor { digest, size, .. } = self.descriptor;
         let mut failure = None;
         for url in &self.descriptor.urls {
             let error = match self.probe(request, endpoints, url) {
-                Ok(file) if file.size.is_none_or(|found| found == size) => return Ok(Some((digest, file))),
+                Ok(file) if file.size.is_none_or(|found| found == size) => return Ok(Some(file)),
                 Ok(file) => request.error(FetchProblem::Mismatch {
                     kind: MismatchKind::Size,
                     expected: size.to_string(),

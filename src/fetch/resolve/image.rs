@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
-
+use crate::base::units::MAX_ENTRY_SIZE;
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::ImageEntry;
@@ -14,11 +13,16 @@ use crate::fetch::resolve::resolved::ResolvedImage;
 use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::net::http::RequestContext;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform};
+use crate::oci::manifest::{
+    Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform, stated_media_type,
+};
 use crate::oci::platform::Platform;
 
 /// Maximum depth of nested indexes.
 const DEPTH_LIMIT: usize = 7;
+
+/// Maximum number of descriptors in the indexes of one image.
+const CHILD_LIMIT: usize = 10_000;
 
 /// Resolves one image.
 pub(crate) struct ImageResolver<'a> {
@@ -30,6 +34,8 @@ pub(crate) struct ImageResolver<'a> {
     wanted: &'a [Platform],
     /// Manifests of the image that are included.
     kept: BTreeSet<Digest>,
+    /// Number of descriptors in its indexes.
+    children: usize,
     /// Manifests that an index names and that are not included. Another index may include them.
     omitted: BTreeSet<Digest>,
     /// The requested platforms that the image has.
@@ -56,6 +62,7 @@ impl<'a> ImageResolver<'a> {
             object: entry.reference.to_string(),
             wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
             kept: BTreeSet::new(),
+            children: 0,
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
             available: BTreeSet::new(),
@@ -134,6 +141,12 @@ impl<'a> ImageResolver<'a> {
         }
         match manifest {
             Manifest::Image { config, layers } => {
+                if let Some(blob) = layers.iter().chain([&config]).find(|blob| blob.size > MAX_ENTRY_SIZE) {
+                    let (digest, size) = (blob.digest, blob.size);
+                    let reason =
+                        format!("invalid size {size} of `{digest}`: expected at most {MAX_ENTRY_SIZE} bytes");
+                    return Err(self.invalid(reason));
+                }
                 for layer in layers.into_iter().filter(|layer| !layer.urls.is_empty()) {
                     let repository = self.entry.reference.repository();
                     self.context.foreign.add(ForeignLayer::new(
@@ -152,8 +165,16 @@ impl<'a> ImageResolver<'a> {
                 return Err(self.invalid(format!("indexes nested more than {DEPTH_LIMIT} levels deep")));
             }
             Manifest::Index(children) => {
+                self.children += children.len();
+                if self.children > CHILD_LIMIT {
+                    return Err(self.invalid(format!("more than {CHILD_LIMIT} manifests in its indexes")));
+                }
                 for child in self.select(children) {
-                    let bytes = self.request_child(&child)?;
+                    // Several indexes may name it. The layout compares the sizes that they state.
+                    if self.kept.contains(&child.digest) {
+                        continue;
+                    }
+                    let bytes = self.child(&child)?;
                     self.add_manifest(&child.media_type, child.digest, bytes, depth + 1)?;
                 }
             }
@@ -187,7 +208,12 @@ impl<'a> ImageResolver<'a> {
         kept
     }
 
-    fn request_child(&self, child: &Descriptor) -> Result<Vec<u8>, FetchError> {
+    /// Returns the bytes of a manifest that an index names: of an earlier index or image, or from the registry.
+    fn child(&self, child: &Descriptor) -> Result<Vec<u8>, FetchError> {
+        if let Some(bytes) = self.context.manifests.get(child.digest) {
+            self.check_bytes(child, &bytes)?;
+            return Ok(bytes);
+        }
         let repository = self.entry.reference.repository();
         let (_, bytes) = self.registry.manifest(self.request(), repository, &child.digest.to_string())?;
         self.check_bytes(child, &bytes)?;
@@ -272,7 +298,5 @@ fn media_type_of(header: &str, bytes: &[u8]) -> String {
     if !matches!(header, "" | "application/json" | "application/octet-stream" | "text/plain") {
         return header.to_owned();
     }
-    let value: Option<Value> = serde_json::from_slice(bytes).ok();
-    let media_type = value.as_ref().and_then(|value| value.get("mediaType")?.as_str());
-    media_type.unwrap_or(header).to_owned()
+    stated_media_type(bytes).unwrap_or_else(|| header.to_owned())
 }

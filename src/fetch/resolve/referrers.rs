@@ -4,11 +4,10 @@
 //! their subject (OCI distribution-spec, "Listing Referrers"). In a bundle, each is an image with a tag, so
 //! that registries without the referrers API can serve it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use clap::ValueEnum;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
@@ -55,55 +54,54 @@ pub(crate) fn tag_of(subject: Digest) -> String {
     format!("sha256-{}", subject.hex())
 }
 
-/// The members of a descriptor in the index of referrers.
-#[derive(Serialize)]
+/// The members of a descriptor in the index of referrers. Other members are ignored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Referrer<'a> {
-    media_type: &'a str,
-    digest: &'a str,
+pub(crate) struct Referrer {
+    media_type: String,
+    digest: String,
     size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    annotations: Option<BTreeMap<&'a str, &'a str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<&'a str>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<String>,
 }
 
-/// Returns an index of `descriptors`, sorted and without duplicates. `None`: one of them is not a descriptor, or
-/// violates the grammar of media types or digests. Annotations are opaque, and serialized as JSON.
+/// Parses a page of the list of referrers.
+pub(crate) fn parse_page(bytes: &[u8]) -> Result<Vec<Referrer>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Page {
+        manifests: Vec<Referrer>,
+    }
+    serde_json::from_slice(bytes).map(|page: Page| page.manifests)
+}
+
+/// Returns an index of `referrers`, sorted and without duplicates. `None`: one of them violates the grammar of
+/// media types or digests. Annotations are opaque, and serialized as JSON.
 #[must_use]
-pub(crate) fn index_of(descriptors: &[Value]) -> Option<Vec<u8>> {
+pub(crate) fn index_of(referrers: &[Referrer]) -> Option<Vec<u8>> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Index<'a> {
+    struct Index {
         schema_version: u32,
-        media_type: &'a str,
-        manifests: Vec<Referrer<'a>>,
+        media_type: &'static str,
+        manifests: Vec<Referrer>,
     }
-    let mut manifests = descriptors.iter().map(Referrer::read).collect::<Option<Vec<_>>>()?;
-    let mut seen = BTreeSet::new();
-    manifests.sort_by_key(|referrer| referrer.digest);
-    manifests.retain(|referrer| seen.insert(referrer.digest));
+    let mut manifests = referrers.iter().map(Referrer::checked).collect::<Option<Vec<_>>>()?;
+    manifests.sort_by(|a, b| a.digest.cmp(&b.digest));
+    manifests.dedup_by(|a, b| a.digest == b.digest);
     let index = Index { schema_version: 2, media_type: OCI_INDEX, manifests };
     Some(serde_json::to_vec(&index).expect("plain structs become JSON; please report"))
 }
 
-impl<'a> Referrer<'a> {
-    fn read(value: &'a Value) -> Option<Self> {
-        let text = |key: &str| value.get(key).and_then(Value::as_str);
-        let annotations = value.get("annotations").and_then(Value::as_object);
-        let annotations = annotations
-            .filter(|all| !all.is_empty())
-            .map(|all| all.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect());
-        Some(Self {
-            media_type: text("mediaType").filter(|text| text.parse::<MediaType>().is_ok())?,
-            digest: text("digest").filter(|text| text.parse::<Digest>().is_ok())?,
-            size: value.get("size")?.as_u64()?,
-            annotations,
-            artifact_type: match text("artifactType").filter(|kind| !kind.is_empty()) {
-                Some(kind) => Some(kind).filter(|kind| kind.parse::<MediaType>().is_ok()).map(Some)?,
-                None => None,
-            },
-        })
+impl Referrer {
+    /// `None`: it violates the grammar.
+    fn checked(&self) -> Option<Self> {
+        let kind = self.artifact_type.clone().filter(|kind| !kind.is_empty());
+        let is_valid = self.media_type.parse::<MediaType>().is_ok()
+            && self.digest.parse::<Digest>().is_ok()
+            && kind.as_ref().is_none_or(|kind| kind.parse::<MediaType>().is_ok());
+        is_valid.then(|| Self { artifact_type: kind, ..self.clone() })
     }
 }
 
@@ -129,15 +127,21 @@ mod tests {
             r#"","size":4,"annotations":{"a":"1\n","b":"2"}}]}"#,
         ];
         for all in [vec![&first, &second], vec![&second, &first, &second]] {
-            let all: Vec<_> = all.into_iter().cloned().collect();
+            let page = json!({"manifests": all}).to_string();
+            let all = parse_page(page.as_bytes()).unwrap();
             assert_eq!(String::from_utf8(index_of(&all).unwrap()).unwrap(), expected.concat());
         }
         let with = |key: &str, value: &str| {
             let mut changed = first.clone();
             changed[key] = value.into();
-            index_of(&[changed])
+            index_of(&[serde_json::from_value(changed).unwrap()])
         };
-        assert!(index_of(&[json!({"digest": one})]).is_none() && with("artifactType", "").is_some());
+        assert!(with("artifactType", "").is_some());
+        for page in
+            ["[]", "{}", r#"{"manifests":{}}"#, r#"{"manifests":[{}]}"#, r#"{"manifests":[{"size":1}]}"#]
+        {
+            assert!(parse_page(page.as_bytes()).is_err(), "{page}");
+        }
         for (key, value) in [("mediaType", "a/b\n"), ("digest", "sha256:1"), ("artifactType", "\u{202e}/x")] {
             assert!(with(key, value).is_none(), "{key}");
         }

@@ -1,6 +1,6 @@
 //! [`Resolved`]: the manifests, digests and sizes of everything that lists name.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::FileEntry;
@@ -19,8 +19,8 @@ pub(crate) struct Resolved {
     pub files: Vec<(FileEntry, RemoteFile)>,
     /// The bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
-    /// The layers that are fetched from a web server instead of the registry.
-    pub foreign: HashMap<Digest, RemoteFile>,
+    /// The URLs of layers that are outside the registry.
+    pub foreign: HashMap<Digest, Vec<RemoteFile>>,
 }
 
 /// An image and its registry.
@@ -38,7 +38,7 @@ impl Resolved {
         context: &ResolveContext<'_>,
         images: impl IntoIterator<Item = Result<ResolvedImage, FetchError>>,
         files: impl IntoIterator<Item = Result<(FileEntry, RemoteFile), FetchError>>,
-        foreign: impl IntoIterator<Item = Result<Option<(Digest, RemoteFile)>, FetchError>>,
+        foreign: impl IntoIterator<Item = (Digest, Result<Option<RemoteFile>, FetchError>)>,
     ) -> (Self, Vec<FetchError>) {
         let mut resolved = Self::default();
         let mut failures = Vec::new();
@@ -54,12 +54,16 @@ impl Resolved {
             let is_limit = matches!(failure.problem, FetchProblem::Limit(_));
             !is_limit || !std::mem::replace(&mut exceeds_limit, true)
         });
-        for layer in foreign {
+        let mut unavailable = BTreeMap::new();
+        for (digest, layer) in foreign {
             match layer {
-                Ok(layer) => resolved.foreign.extend(layer),
-                Err(failure) => failures.push(failure),
+                Ok(file) => resolved.foreign.entry(digest).or_default().extend(file),
+                Err(failure) => drop(unavailable.entry(digest).or_insert(failure)),
             }
         }
+        // Another image may name the same layer with other URLs, or have it in its registry.
+        unavailable.retain(|digest, _| !resolved.foreign.contains_key(digest));
+        failures.extend(unavailable.into_values());
         for file in files {
             match file {
                 Ok(file) => resolved.files.push(file),
