@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use crate::base::fs;
+use crate::base::own_file::read_regular;
 use crate::base::text::escape;
 use crate::bundle::format::index::{IndexedFile, IndexedImage};
 use crate::oci::digest::Digest;
@@ -173,7 +173,7 @@ fn descendants(
 
 /// Returns the manifests that an index names. An image manifest has none, and neither has a corrupt index.
 fn children(digest: Digest, media_type: &MediaType, storage: &Path) -> Vec<(Digest, MediaType)> {
-    let bytes = fs::read(&storage.join(blob_path(digest)), MANIFEST_LIMIT).unwrap_or_default();
+    let bytes = read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).unwrap_or_default();
     match Manifest::parse(media_type, &bytes).ok().filter(|_| Digest::of(&bytes) == digest) {
         Some(Manifest::Index(children)) => {
             children.into_iter().map(|child| (child.digest, child.media_type)).collect()

@@ -37,11 +37,12 @@ fn pages() -> Vec<String> {
     let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     let docs = docs.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap()));
-    let mut pages: Vec<String> = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bundle-format.md"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(docs)
-        .collect();
+    let mut pages: Vec<String> =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "bundle-format.md"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(docs)
+            .collect();
     pages.sort();
     pages
 }
