@@ -258,7 +258,7 @@ fn referrers_api_results_become_an_index_under_the_fallback_tag_in_any_order_and
         }
         let pages = order.map(|number| {
             let kind = all[number].root.digest.clone();
-            index_of(&[referrers_entry(&all[number], &format!("application/{}", kind.replace(':', '.')))])
+            index_of(&[referrers_entry(&all[number], &format!("application/{}", kind.replace(':', ".")))])
                 .manifest
         });
         let digest = subject.root.digest.clone();
