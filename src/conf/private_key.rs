@@ -56,17 +56,18 @@ pub(crate) fn blocks(text: &str) -> impl Iterator<Item = Block<'_>> {
     let mut rest = text;
     std::iter::from_fn(move || {
         loop {
-            let begin = rest.find("-----BEGIN ")?;
-            rest = &rest[begin..];
+            rest = &rest[rest.find("-----BEGIN ")?..];
             let (label, _) = rest["-----BEGIN ".len()..].split_once("-----")?;
             let end = format!("-----END {label}-----");
-            match rest.find(&end) {
+            let (begin, body) = rest.split_at("-----BEGIN ".len());
+            let next = body.find("-----BEGIN ").unwrap_or(body.len());
+            match body[..next].find(&end) {
                 Some(at) => {
-                    let (text, remaining) = rest.split_at(at + end.len());
+                    let (text, remaining) = rest.split_at(begin.len() + at + end.len());
                     rest = remaining;
                     return Some(Block { label, text });
                 }
-                None => rest = &rest["-----BEGIN ".len()..],
+                None => rest = body,
             }
         }
     })
