@@ -17,7 +17,7 @@ use crate::cli::console::{Text, prompt_password};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
 use crate::cli::trust::SiteTrustArgs;
-use crate::commands::site::{Changes, ConfError, Configured, configure};
+use crate::commands::site::{CaChanges, Changes, ConfError, Configured, configure};
 use crate::conf::ca::{CaChange, CaError};
 use crate::conf::setup::{Setup, Tls, is_root};
 use crate::conf::tls::{Issued, RENEWAL, TlsError, day};
@@ -55,8 +55,10 @@ pub(crate) struct Site {
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     registry_port: Option<u16>,
     /// Certificate: auto (site's CA), PEM files, or off (plain HTTP) [default: auto]
+    ///
+    /// PEM files are copied; the copies are used until the next change.
     #[arg(long, value_name = "auto|CERT,KEY|off", value_parser = parse_tls)]
-    tls: Option<Tls>,
+    tls: Option<TlsOption>,
     /// Require this user name for reading
     ///
     /// The password is read from stdin. If stdin is a terminal, the command prompts for it.
@@ -83,6 +85,18 @@ pub(crate) struct Site {
     /// Stop sending Strict-Transport-Security
     #[arg(long)]
     no_hsts: bool,
+    /// Keep a page of your own as index.html, in place of the catalog
+    #[arg(long, conflicts_with = "no_own_index_page")]
+    own_index_page: bool,
+    /// Write the catalog as index.html again
+    #[arg(long)]
+    no_own_index_page: bool,
+    /// Use a configuration that is not from this host, after you looked at it
+    ///
+    /// Its settings, its CA and its edited files are used from now on. Required once for a configuration that another
+    /// host, another user or an earlier version wrote, or that was moved or changed.
+    #[arg(long)]
+    adopt_conf: bool,
     /// Configure this host as a client: /etc/hosts, CA, containerd, podman
     #[arg(long)]
     apply: bool,
@@ -103,22 +117,33 @@ impl Site {
             Some(name) => Some(Some((name.clone(), password(name)?))),
             None => self.no_user.then_some(None),
         };
+        let (tls, certificate) = match self.tls {
+            Some(TlsOption::Auto) => (Some(Tls::Auto), None),
+            Some(TlsOption::Files(files)) => (Some(Tls::Files), Some(files)),
+            Some(TlsOption::Off) => (Some(Tls::Off), None),
+            None => (None, None),
+        };
         let changes = Changes {
             host: self.host,
             ip: self.ip,
             files_port: self.files_port,
             registry_port: self.registry_port,
-            tls: self.tls,
+            tls,
+            certificate,
             user: user.clone(),
             weak_password: self.weak_password,
-            new_ca: self.new_ca,
-            export_ca_key: self.export_ca_key,
-            forget_ca_key: self.forget_ca_key,
+            ca: CaChanges {
+                new: self.new_ca,
+                export_key: self.export_ca_key,
+                forget_key: self.forget_ca_key,
+            },
             hsts: (self.hsts || self.no_hsts).then_some(self.hsts),
+            own_index_page: (self.own_index_page || self.no_own_index_page).then_some(self.own_index_page),
+            adopt_conf: self.adopt_conf,
         };
         let configured = configure(&self.site, self.conf.as_deref(), &self.trust.policy()?, changes)?;
         if self.json {
-            print_json(&summary(&configured))?;
+            print_json(&summary(&configured, self.apply || self.start))?;
         } else {
             print(&text(&configured, self.apply, self.start))?;
         }
@@ -180,11 +205,22 @@ fn run(script: &Path, arguments: &[&str], password: Option<OsString>) -> Result<
     Err(failure.with_hint("see the output above"))
 }
 
-/// Returns what the user should know, one sentence each.
-fn warnings(configured: &Configured) -> Vec<String> {
-    let Configured { setup, issued, ca, page, .. } = configured;
-    let (site, conf) = (setup.site.display(), setup.conf.display());
+/// Returns what the user should know, one sentence each. `is_run`: the configuration is used on this host now.
+fn warnings(configured: &Configured, is_run: bool) -> Vec<String> {
+    let Configured { setup, issued, ca, page, kept, remembered, .. } = configured;
+    let conf = setup.conf.display();
     let mut warnings = Vec::new();
+    if is_run {
+        let edited =
+            |name| format!("{conf}/{name} was edited, and is used: compare it with {conf}/{name}.new");
+        warnings.extend(kept.iter().map(edited));
+    }
+    if let Err(error) = remembered {
+        warnings.push(format!(
+            "this host cannot remember the configuration, so the next run requires `--adopt-conf`: {}",
+            chain(error)
+        ));
+    }
     if let Err(error) = page {
         let page = setup.files.join("index.html");
         warnings.push(format!("cannot write the catalog page {}: {}", page.display(), chain(error)));
@@ -196,12 +232,6 @@ fn warnings(configured: &Configured) -> Vec<String> {
         if ca.change == CaChange::Replaced {
             warnings.push(format!(
                 "the CA is new: clients reject the site until {conf}/{TRUST} runs on each of them again"
-            ));
-        }
-        if !ca.is_constrained {
-            warnings.push(format!(
-                "the CA of an earlier version can issue certificates for any host: replace it with `unbundle site \
-                 {site} --new-ca`, then run {conf}/{TRUST} on every client again"
             ));
         }
         if let (false, Issued::Kept { until }) = (ca.has_key, issued)
@@ -239,7 +269,7 @@ fn text(configured: &Configured, apply: bool, start: bool) -> Text {
     for name in kept {
         text.line(format_args!("kept: {conf}/{name} was edited; the generated version is {conf}/{name}.new"));
     }
-    for warning in warnings(configured) {
+    for warning in warnings(configured, apply || start) {
         text.line(format_args!("warning: {warning}"));
     }
     let is_first_ca = configured.ca.is_some_and(|ca| ca.change == CaChange::First);
@@ -326,7 +356,7 @@ pub(super) struct SiteSummary<'a> {
     warnings: Vec<String>,
 }
 
-fn summary(configured: &Configured) -> SiteSummary<'_> {
+fn summary(configured: &Configured, is_run: bool) -> SiteSummary<'_> {
     let Configured { setup, written, kept, issued, .. } = configured;
     SiteSummary {
         conf: &setup.conf,
@@ -342,18 +372,26 @@ fn summary(configured: &Configured) -> SiteSummary<'_> {
             }
         },
         new_ca: configured.ca.is_some_and(|ca| ca.change != CaChange::Kept),
-        warnings: warnings(configured),
+        warnings: warnings(configured, is_run),
     }
 }
 
-fn parse_tls(text: &str) -> Result<Tls, String> {
+/// The value of `--tls`.
+#[derive(Debug, Clone)]
+enum TlsOption {
+    Auto,
+    /// The certificate with its chain, and the private key.
+    Files([PathBuf; 2]),
+    Off,
+}
+
+fn parse_tls(text: &str) -> Result<TlsOption, String> {
     match text {
-        "auto" => Ok(Tls::Auto),
-        "off" => Ok(Tls::Off),
+        "auto" => Ok(TlsOption::Auto),
+        "off" => Ok(TlsOption::Off),
         _ => match text.split_once(',') {
             Some((certificate, key)) if !certificate.is_empty() && !key.is_empty() => {
-                let absolute = |path: &str| std::path::absolute(path).map_err(|error| error.to_string());
-                Ok(Tls::Files(absolute(certificate)?, absolute(key)?))
+                Ok(TlsOption::Files([certificate, key].map(PathBuf::from)))
             }
             _ => Err("expected auto, off, or CERT,KEY".into()),
         },
@@ -369,9 +407,10 @@ impl From<ConfError> for Failure {
         let code = match &error {
             ConfError::Record(error) => Code::of_record(error),
             ConfError::Fs(_)
+            | ConfError::Unknown(_)
             | ConfError::Saved(..)
             | ConfError::Outside(..)
-            | ConfError::User(UserError::Fs(_))
+            | ConfError::User(UserError::Fs(_) | UserError::Missing { .. })
             | ConfError::Tls(TlsError::Fs(_) | TlsError::Ca(CaError::Fs(_)))
             | ConfError::Ca(CaError::Fs(_) | CaError::Exists(_) | CaError::NoKey { .. }) => Code::File,
             ConfError::Tls(_) | ConfError::Ca(_) => Code::Serve,

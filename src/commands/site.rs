@@ -1,6 +1,7 @@
 //! `unbundle site`: writes the configuration that serves a site.
 
 use std::fs::{File, TryLockError};
+use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use crate::base::fs::{self, FsError};
 use crate::base::json::pretty;
 use crate::conf::ca::{self, CaError, CaState};
 use crate::conf::generated::Generated;
+use crate::conf::host_record::{HostRecord, HostRecordError, LOCK, SETTINGS};
 use crate::conf::plain_path::PlainPath;
 use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_root};
 use crate::conf::tls::{self, Issued, TlsError};
@@ -18,14 +20,13 @@ use crate::site::catalog::Page;
 use crate::site::record::RecordError;
 use crate::site::verified::{self, SitePolicy};
 
-const SETTINGS: &str = "settings.json";
 /// Maximum size of the settings file in bytes.
 const SETTINGS_LIMIT: u64 = 1 << 20;
 
-const LOCK: &str = ".lock";
-
 /// The catalog page, in the root of the files.
 const PAGE: &str = "index.html";
+/// The number of bytes of a page that tell whether it is a catalog.
+const PAGE_HEAD: u64 = 1 << 16;
 
 /// The runtime directory of nginx, unless root runs it.
 const RUN: &str = "run";
@@ -43,18 +44,32 @@ pub struct Changes {
     pub registry_port: Option<u16>,
     /// See [`Settings::tls`].
     pub tls: Option<Tls>,
+    /// The certificate with its chain, and its private key, which are copied for [`Tls::Files`]. `None`: the copies of
+    /// an earlier run are used.
+    pub certificate: Option<[PathBuf; 2]>,
     /// The user name and password. `Some(None)`: remove the user.
     pub user: Option<Option<(String, String)>>,
     /// Accept a password of fewer than 8 characters.
     pub weak_password: bool,
-    /// Replace the site's CA.
-    pub new_ca: bool,
-    /// Write a copy of the CA key to this new file.
-    pub export_ca_key: Option<PathBuf>,
-    /// Delete the CA key after the server certificate is issued.
-    pub forget_ca_key: bool,
+    /// Changes of the site's CA.
+    pub ca: CaChanges,
     /// See [`Settings::hsts`].
     pub hsts: Option<bool>,
+    /// See [`Settings::own_index_page`].
+    pub own_index_page: Option<bool>,
+    /// Use a configuration that this host does not remember.
+    pub adopt_conf: bool,
+}
+
+/// Changes of the site's CA.
+#[derive(Debug, Clone, Default)]
+pub struct CaChanges {
+    /// Replace the CA.
+    pub new: bool,
+    /// Write a copy of the key to this new file.
+    pub export_key: Option<PathBuf>,
+    /// Delete the key after the server certificate is issued.
+    pub forget_key: bool,
 }
 
 /// The result of [`configure`].
@@ -72,6 +87,8 @@ pub struct Configured {
     pub ca: Option<CaState>,
     /// The result of writing the catalog page. An error is not fatal: the files can be on a read-only disk.
     pub page: Result<(), FsError>,
+    /// The result of remembering the configuration. After an error, the next run does not know it.
+    pub remembered: Result<(), FsError>,
 }
 
 /// The reason why a site cannot be configured.
@@ -83,6 +100,9 @@ pub enum ConfError {
     /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// The configuration is not from this host.
+    #[error(transparent)]
+    Unknown(#[from] HostRecordError),
     /// There is no server certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -151,7 +171,7 @@ pub fn configure(
     if let Some(root) = inside.or(served_root(&conf, served)?) {
         return Err(ConfError::Served(conf.to_path_buf(), root));
     }
-    if let Some(file) = &changes.export_ca_key
+    if let Some(file) = &changes.ca.export_key
         && let Some(root) = served_root(&fs::resolve(fs::parent(file))?, served)?
     {
         return Err(ConfError::ServedKey(file.clone(), root));
@@ -161,28 +181,31 @@ pub fn configure(
     }
     let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
     let _lock = lock(&directory)?;
+    let mut host = HostRecord::open(&directory, changes.adopt_conf)?;
     let settings = changes.clone().apply(read_settings(&directory)?)?;
-    if changes.new_ca && settings.tls != Tls::Auto {
+    if changes.ca.new && settings.tls != Tls::Auto {
         return Err(ConfError::UnusedCa);
     }
-    let (issued, ca) = tls::provide(&settings, &directory, changes.new_ca)?;
+    let (issued, ca) =
+        tls::provide(&settings, &directory, changes.certificate.as_ref(), changes.ca.new, &mut host)?;
     let (ca, mut state) = ca.unzip();
     let setup = Setup { site, files, registry, conf, settings, record, ca };
-    users::provide(&setup, &directory, changes.user.flatten())?;
-    write_settings(&setup, &directory)?;
+    users::provide(&setup, &directory, changes.user.flatten(), &mut host)?;
+    write_settings(&setup, &directory, &mut host)?;
     if !is_root() {
         directory.create_subdirectory(RUN, 0o777)?;
     }
-    let (written, kept) = generate(&setup, &directory)?;
-    if let Some(file) = &changes.export_ca_key {
+    let (written, kept) = generate(&setup, &directory, &mut host)?;
+    if let Some(file) = &changes.ca.export_key {
         ca::export_key(&directory, file)?;
     }
-    if changes.forget_ca_key {
+    if changes.ca.forget_key {
         ca::forget_key(&directory)?;
         state = state.map(|state| CaState { has_key: false, ..state });
     }
-    let page = write_page(&setup);
-    Ok(Configured { setup, written, kept, issued, ca: state, page })
+    let remembered = host.finish(&directory);
+    let page = write_page(&setup, policy.signatures.is_enforced());
+    Ok(Configured { setup, written, kept, issued, ca: state, page, remembered })
 }
 
 /// Returns the directory of the configuration, without symlinks. A site from another host decides nothing:
@@ -208,7 +231,11 @@ fn served_root(path: &Path, served: [&PlainPath; 2]) -> Result<Option<PathBuf>, 
 
 /// Writes the generated files. Returns the names of the written files and of the edited files, which are
 /// kept.
-fn generate(setup: &Setup, conf: &Directory) -> Result<(Vec<String>, Vec<String>), FsError> {
+fn generate(
+    setup: &Setup,
+    conf: &Directory,
+    host: &mut HostRecord,
+) -> Result<(Vec<String>, Vec<String>), FsError> {
     let mut generated = Generated::open(conf)?;
     nginx::generate(setup, &mut generated);
     registry::generate(setup, &mut generated);
@@ -217,7 +244,7 @@ fn generate(setup: &Setup, conf: &Directory) -> Result<(Vec<String>, Vec<String>
     trust::generate(setup, &mut generated);
     generated.put("kubespray/offline.yml", kubespray::offline(setup).as_bytes(), 0o644);
     generated.put("site", script::script(setup).as_bytes(), 0o755);
-    generated.finish()
+    generated.finish(host)
 }
 
 impl Changes {
@@ -233,6 +260,7 @@ impl Changes {
             tls: Tls::Auto,
             user: None,
             hsts: false,
+            own_index_page: false,
         });
         let host = self.host.unwrap_or(saved.host);
         // If the host name is an address, clients use that address.
@@ -248,20 +276,34 @@ impl Changes {
             tls: self.tls.unwrap_or(saved.tls),
             user: self.user.map_or(saved.user, |user| user.map(|(name, _)| name)),
             hsts: self.hsts.unwrap_or(saved.hsts),
+            own_index_page: self.own_index_page.unwrap_or(saved.own_index_page),
         };
         settings.check()?;
         Ok(settings)
     }
 }
 
-/// Writes the catalog page to the files, unless the user has put another page there.
-fn write_page(setup: &Setup) -> Result<(), FsError> {
+/// Writes the catalog page to the files, unless the user has a page of their own there. Another page is kept, but
+/// replaced if `is_verified`: no signature covers it.
+fn write_page(setup: &Setup, is_verified: bool) -> Result<(), FsError> {
+    if setup.settings.own_index_page {
+        return Ok(());
+    }
     let files = Directory::create_in(&setup.files, &setup.site)?;
     let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
-    match files.read(PAGE, u64::MAX)? {
-        Some(old) if old == html.as_bytes() || !Page::is(&String::from_utf8_lossy(&old)) => Ok(()),
-        _ => files.replace(PAGE, html.as_bytes(), 0o644),
+    let old = match files.open_file(PAGE) {
+        Err(_) if is_verified => None,
+        file => file?,
+    };
+    if let Some(file) = old {
+        let mut old = Vec::new();
+        let limit = (html.len() as u64 + 1).max(PAGE_HEAD);
+        file.take(limit).read_to_end(&mut old).map_err(FsError::at("read", files.path().join(PAGE)))?;
+        if old == html.as_bytes() || !is_verified && !Page::is(&String::from_utf8_lossy(&old)) {
+            return Ok(());
+        }
     }
+    files.replace(PAGE, html.as_bytes(), 0o644)
 }
 
 /// Reads the saved settings. `None`: no settings are saved.
@@ -271,11 +313,12 @@ fn read_settings(conf: &Directory) -> Result<Option<Settings>, ConfError> {
     settings.map(Some).map_err(|error| ConfError::Saved(conf.path().join(SETTINGS), error))
 }
 
-fn write_settings(setup: &Setup, conf: &Directory) -> Result<(), FsError> {
+fn write_settings(setup: &Setup, conf: &Directory, host: &mut HostRecord) -> Result<(), FsError> {
     let settings = pretty(&setup.settings);
     if conf.read(SETTINGS, SETTINGS_LIMIT)?.is_some_and(|old| old == settings) {
         return Ok(());
     }
+    host.announce(SETTINGS, &settings);
     conf.replace(SETTINGS, &settings, 0o644)
 }
 

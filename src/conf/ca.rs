@@ -11,9 +11,11 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 use crate::base::directory::Directory;
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
 use crate::base::output_file::{Access, OutputFile};
+use crate::base::own_file::read_regular;
 use crate::conf::certificate::{Certificate, PermittedNames};
+use crate::conf::host_record::{CA_CERTIFICATE, HostRecord};
 use crate::conf::setup::{CA, Settings};
 use crate::oci::digest::Digest;
 
@@ -23,7 +25,6 @@ const LIFETIME: Duration = Duration::days(3650);
 /// inaccurate.
 const CLOCK_ERROR: Duration = Duration::days(2);
 
-const CERTIFICATE: &str = "ca/ca.crt";
 pub(crate) const KEY: &str = "ca/ca.key";
 /// The copy of the certificate for clients.
 const COPY: &str = "ca.crt";
@@ -39,7 +40,7 @@ pub(crate) struct Ca {
     /// The certificate in PEM format.
     pub(crate) certificate: String,
     pub(crate) subject: String,
-    /// `None`: an earlier version made the CA, which can issue certificates for any name.
+    /// `None`: it can issue certificates for names that are not the site's.
     permitted: Option<PermittedNames>,
     /// `None`: the key was deleted.
     pub(crate) issuer: Option<Issuer<'static, KeyPair>>,
@@ -50,8 +51,6 @@ pub(crate) struct Ca {
 pub struct CaState {
     /// The change by the run.
     pub change: CaChange,
-    /// True if the CA can issue certificates for the names and addresses of the site only.
-    pub is_constrained: bool,
     /// True if the site has the key.
     pub has_key: bool,
 }
@@ -99,29 +98,30 @@ pub enum CaError {
 }
 
 impl Ca {
-    /// Opens the CA in `conf`. Creates one if there is none, if it cannot issue certificates for the names of
-    /// the site, or if `renew`.
+    /// Opens the CA in `conf`. Creates one if there is none, if it can issue certificates for other names than
+    /// those of the site, or if `renew`.
     pub(crate) fn provide(
         conf: &Directory,
         settings: &Settings,
         renew: bool,
+        record: &mut HostRecord,
     ) -> Result<(Self, CaState), CaError> {
-        let certificate = stored(conf, CERTIFICATE)?;
+        let certificate = stored(conf, CA_CERTIFICATE)?;
         // If the directory of the CA is lost, clients still have its certificate.
         let is_known = certificate.is_some() || conf.exists(COPY);
         let (ca, change) = match certificate.filter(|_| !renew) {
             Some(certificate) => {
                 let ca = Self::open(conf, certificate)?;
-                if ca.permitted.as_ref().is_none_or(|permitted| are_in(settings, permitted)) {
+                if ca.permitted.as_ref() == Some(&permitted(settings)) {
                     (ca, CaChange::Kept)
                 } else {
-                    (Self::create(conf, settings)?, CaChange::Replaced)
+                    (Self::create(conf, settings, record)?, CaChange::Replaced)
                 }
             }
-            None if is_known => (Self::create(conf, settings)?, CaChange::Replaced),
-            None => (Self::create(conf, settings)?, CaChange::First),
+            None if is_known => (Self::create(conf, settings, record)?, CaChange::Replaced),
+            None => (Self::create(conf, settings, record)?, CaChange::First),
         };
-        let state = CaState { change, is_constrained: ca.permitted.is_some(), has_key: ca.issuer.is_some() };
+        let state = CaState { change, has_key: ca.issuer.is_some() };
         Ok((ca, state))
     }
 
@@ -145,7 +145,7 @@ impl Ca {
         Ok(Self { certificate, subject: parsed.subject, permitted: parsed.permitted, issuer })
     }
 
-    fn create(conf: &Directory, settings: &Settings) -> Result<Self, CaError> {
+    fn create(conf: &Directory, settings: &Settings, record: &mut HostRecord) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "airbundle site CA");
@@ -160,9 +160,10 @@ impl Ca {
         let certificate = params.self_signed(&key)?.pem();
         conf.create_subdirectory(CA, 0o700)?;
         // The certificate of another key would make the CA invalid if this run is interrupted.
-        conf.remove(CERTIFICATE)?;
+        conf.remove(CA_CERTIFICATE)?;
         conf.replace(KEY, key.serialize_pem().as_bytes(), 0o600)?;
-        conf.replace(CERTIFICATE, certificate.as_bytes(), 0o644)?;
+        record.announce(CA_CERTIFICATE, certificate.as_bytes());
+        conf.replace(CA_CERTIFICATE, certificate.as_bytes(), 0o644)?;
         Self::open(conf, certificate)
     }
 }
@@ -200,24 +201,27 @@ pub(crate) fn names(settings: &Settings) -> Vec<String> {
     names
 }
 
-fn are_in(settings: &Settings, permitted: &PermittedNames) -> bool {
-    names(settings).iter().all(|name| permitted.contain(name))
+/// Returns the names that the CA of a site is constrained to. Each kind of name has one, because kinds without
+/// any are not constrained.
+fn constrained_names(settings: &Settings) -> Vec<String> {
+    let mut names = names(settings);
+    if names.iter().all(|name| name.parse::<IpAddr>().is_ok()) {
+        names.insert(0, NO_DOMAIN.into());
+    }
+    names
 }
 
-/// Returns constraints to the names of the site. Each kind of name has one, because kinds without any are not
-/// constrained.
+fn permitted(settings: &Settings) -> PermittedNames {
+    PermittedNames::of(constrained_names(settings).iter().map(String::as_str))
+}
+
 fn constraints(settings: &Settings) -> NameConstraints {
-    let names = names(settings);
-    let mut permitted_subtrees = Vec::new();
-    if names.iter().all(|name| name.parse::<IpAddr>().is_ok()) {
-        permitted_subtrees.push(GeneralSubtree::DnsName(NO_DOMAIN.into()));
-    }
-    permitted_subtrees.extend(names.into_iter().map(|name| match name.parse() {
+    let subtrees = constrained_names(settings).into_iter().map(|name| match name.parse() {
         Ok(IpAddr::V4(address)) => GeneralSubtree::IpAddress(CidrSubnet::V4(address.octets(), [255; 4])),
         Ok(IpAddr::V6(address)) => GeneralSubtree::IpAddress(CidrSubnet::V6(address.octets(), [255; 16])),
         Err(_) => GeneralSubtree::DnsName(name),
-    }));
-    NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() }
+    });
+    NameConstraints { permitted_subtrees: subtrees.collect(), excluded_subtrees: Vec::new() }
 }
 
 /// Sets the validity period to begin now. Returns the expiry time.
@@ -228,9 +232,10 @@ pub(crate) fn set_validity(params: &mut CertificateParams, lifetime: Duration) -
     params.not_after
 }
 
-/// Reads a key or a certificate of the user.
+/// Reads a key or a certificate of the user, whose path can lead through symlinks.
 pub(crate) fn read(path: &Path) -> Result<String, FsError> {
-    text(fs::read(path, PEM_LIMIT)?, path)
+    let target = std::fs::canonicalize(path).map_err(FsError::at("open", path))?;
+    text(read_regular(&target, PEM_LIMIT)?, path)
 }
 
 /// Reads a key or a certificate of the configuration. `None`: it is missing.

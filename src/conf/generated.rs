@@ -9,10 +9,11 @@ use crate::base::directory::Directory;
 use crate::base::fs::FsError;
 use crate::base::json::pretty;
 use crate::base::path::RelPath;
+use crate::conf::host_record::{HostRecord, LIST, digest};
 use crate::oci::digest::Digest;
 
-/// The name of the list.
-const LIST: &str = ".generated.json";
+/// Maximum size of the list in bytes.
+const LIST_LIMIT: u64 = 1 << 28;
 
 /// The digests that each file can have without being edited: one, or two after an interrupted run.
 type Digests = BTreeMap<String, BTreeSet<Digest>>;
@@ -45,7 +46,7 @@ enum State {
 impl<'a> Generated<'a> {
     /// Starts a run in `directory`.
     pub(crate) fn open(directory: &'a Directory) -> Result<Self, FsError> {
-        let list = directory.read(LIST, u64::MAX)?.unwrap_or_default();
+        let list = directory.read(LIST, LIST_LIMIT)?.unwrap_or_default();
         // Without a valid list, all files count as edited, so none is lost.
         let mut known: Digests = serde_json::from_slice(&list).unwrap_or_default();
         // Files that are not generated any more are removed: the list of a carried disk must not name others.
@@ -66,7 +67,7 @@ impl<'a> Generated<'a> {
 
     /// Writes all files, and removes unedited files of the previous run that this run does not have. Returns
     /// the names of the written files and of the edited files, which are kept.
-    pub(crate) fn finish(self) -> Result<(Vec<String>, Vec<String>), FsError> {
+    pub(crate) fn finish(self, record: &mut HostRecord) -> Result<(Vec<String>, Vec<String>), FsError> {
         let states = self.files.iter().map(|file| self.state(file)).collect::<Result<Vec<_>, _>>()?;
         let new = self.new_digests(&states);
         // If this run is interrupted, some files have the old content and some the new one: neither is an
@@ -75,16 +76,16 @@ impl<'a> Generated<'a> {
         for (name, digests) in &new {
             both.entry(name.clone()).or_default().extend(digests);
         }
-        self.write_list(&self.known, &both)?;
+        self.write_list(&self.known, &both, record)?;
         for (file, state) in self.files.iter().zip(&states) {
             self.write(file, *state)?;
         }
         for (name, digests) in self.known.iter().filter(|(name, _)| !new.contains_key(*name)) {
-            if self.digest(name)?.is_some_and(|digest| digests.contains(&digest)) {
+            if digest(self.directory, name)?.is_some_and(|digest| digests.contains(&digest)) {
                 self.directory.remove(name)?;
             }
         }
-        self.write_list(&both, &new)?;
+        self.write_list(&both, &new, record)?;
         let names = |state: State| {
             let files = self.files.iter().zip(&states).filter(|(_, other)| **other == state);
             files.map(|(file, _)| file.name.clone()).collect()
@@ -94,7 +95,7 @@ impl<'a> Generated<'a> {
 
     fn state(&self, file: &File) -> Result<State, FsError> {
         let is_known = |digest| self.known.get(&file.name).is_some_and(|digests| digests.contains(&digest));
-        Ok(match self.digest(&file.name)? {
+        Ok(match digest(self.directory, &file.name)? {
             Some(digest) if digest == Digest::of(&file.content) => State::Current,
             Some(digest) if !is_known(digest) => State::Edited,
             _ => State::Outdated,
@@ -126,13 +127,13 @@ impl<'a> Generated<'a> {
         self.directory.remove(&aside)
     }
 
-    /// Returns the digest of a file. `None`: no such file.
-    fn digest(&self, name: &str) -> Result<Option<Digest>, FsError> {
-        Ok(self.directory.read(name, u64::MAX)?.map(|bytes| Digest::of(&bytes)))
-    }
-
-    fn write_list(&self, old: &Digests, new: &Digests) -> Result<(), FsError> {
-        if old == new { Ok(()) } else { self.directory.replace(LIST, &pretty(new), 0o644) }
+    fn write_list(&self, old: &Digests, new: &Digests, record: &mut HostRecord) -> Result<(), FsError> {
+        if old == new {
+            return Ok(());
+        }
+        let list = pretty(new);
+        record.announce(LIST, &list);
+        self.directory.replace(LIST, &list, 0o644)
     }
 }
 
@@ -148,7 +149,7 @@ mod tests {
         for (name, content) in files {
             generated.put(name, content.as_bytes(), 0o644);
         }
-        generated.finish().unwrap()
+        generated.finish(&mut HostRecord::none()).unwrap()
     }
 
     fn read(directory: &Path, name: &str) -> Option<String> {
@@ -200,7 +201,7 @@ mod tests {
         for name in ["a", "b/c", "d"] {
             generated.put(name, b"2", 0o644);
         }
-        assert!(generated.finish().is_err());
+        assert!(generated.finish(&mut HostRecord::none()).is_err());
         std::fs::remove_file(path.join("b")).unwrap();
         assert_eq!(run(path, &[("a", "3"), ("b/c", "3"), ("d", "3")]).1, Vec::<String>::new());
         assert_eq!(read(path, "a").as_deref(), Some("3"));

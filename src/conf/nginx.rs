@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::base::own_file::read_regular;
 use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
 use crate::conf::quote::Text;
@@ -17,7 +16,6 @@ use crate::conf::setup::Setup;
 use crate::conf::systemd::{FILES, SITE};
 use crate::conf::template::fill;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
-use crate::site::catalog::Page;
 use crate::site::record::Record;
 
 const MAIN: &str = include_str!("nginx/main.conf");
@@ -106,14 +104,9 @@ fn main(content: &'static str, setup: &Setup, paths: &ServerFiles, servers: Text
     )
 }
 
-/// Maximum size in bytes of a page that is examined.
-const PAGE_LIMIT: u64 = 1 << 30;
-
-/// Returns the content security policy of `/index.html`. If the user put another page there, the policy leaves its
-/// content alone.
+/// Returns the content security policy of `/index.html`. It leaves the content of a page of the user alone.
 fn catalog_policy(setup: &Setup) -> Text<Nginx> {
-    let page = read_regular(&setup.files.join("index.html"), PAGE_LIMIT).ok();
-    if page.is_some_and(|page| !Page::is(&String::from_utf8_lossy(&page))) {
+    if setup.settings.own_index_page {
         return Text::fixed("frame-ancestors 'none'");
     }
     nginx::catalog_policy()

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::base::fs;
+use crate::base::own_file::read_regular;
 use crate::conf::setup::Setup;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
@@ -57,7 +57,7 @@ fn config(setup: &Setup, manifest: Digest, media_type: &str) -> Option<(Digest, 
         architecture: String,
     }
     let read = |digest| {
-        let bytes = fs::read(&setup.registry.join(blob_path(digest)), MANIFEST_LIMIT).ok()?;
+        let bytes = read_regular(&setup.registry.join(blob_path(digest)), MANIFEST_LIMIT).ok()?;
         (Digest::of(&bytes) == digest).then_some(bytes)
     };
     let Manifest::Image { config, .. } = Manifest::parse(media_type, &read(manifest)?).ok()? else {

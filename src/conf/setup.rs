@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,18 +35,56 @@ pub struct Settings {
     /// True if browsers must use HTTPS for this host from now on (`Strict-Transport-Security`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hsts: bool,
+    /// True if the user has a page of their own in place of the catalog.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_index_page: bool,
 }
 
 /// The source of the server certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", from = "SavedTls")]
 pub enum Tls {
     /// Issued by the site's CA.
     Auto,
-    /// PEM files: certificate with its chain, and private key.
-    Files(PathBuf, PathBuf),
+    /// From the user. The configuration has a copy; the paths of the files are not saved.
+    Files,
     /// No certificate: plain HTTP.
     Off,
+}
+
+/// A saved [`Tls`].
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SavedTls {
+    Kind(TlsKind),
+    /// Earlier versions saved the paths of the files, which are not used.
+    #[expect(dead_code, reason = "only its form is checked")]
+    Paths(SavedPaths),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum TlsKind {
+    Auto,
+    Files,
+    Off,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedPaths {
+    #[serde(rename = "files")]
+    _files: (String, String),
+}
+
+impl From<SavedTls> for Tls {
+    fn from(saved: SavedTls) -> Self {
+        match saved {
+            SavedTls::Kind(TlsKind::Auto) => Self::Auto,
+            SavedTls::Kind(TlsKind::Files) | SavedTls::Paths(_) => Self::Files,
+            SavedTls::Kind(TlsKind::Off) => Self::Off,
+        }
+    }
 }
 
 /// A setting that has the right type and an invalid value. The text escapes what a terminal would obey.
@@ -65,9 +102,6 @@ pub enum SettingError {
     /// Both servers have the same port.
     #[error("files and registry cannot both use port {0}")]
     Ports(u16),
-    /// The path of a certificate or key is relative.
-    #[error("invalid path `{}`: it must be absolute", escape(&.0.to_string_lossy()))]
-    Tls(PathBuf),
     /// The name is empty, longer than 64 bytes, or has other characters.
     #[error("invalid user name `{}`: use at most 64 letters, digits and `._-`", escape(.0))]
     User(String),
@@ -82,7 +116,6 @@ impl SettingError {
             Self::Ip(_) => "ip",
             Self::Port(field) => field,
             Self::Ports(_) => "registryPort",
-            Self::Tls(_) => "tls",
             Self::User(_) => "user",
         }
     }
@@ -105,11 +138,6 @@ impl Settings {
         }
         if self.files_port == self.registry_port {
             return Err(SettingError::Ports(self.files_port));
-        }
-        if let Tls::Files(certificate, key) = &self.tls
-            && let Some(path) = [certificate, key].into_iter().find(|path| !path.is_absolute())
-        {
-            return Err(SettingError::Tls(path.clone()));
         }
         match &self.user {
             Some(user) if !is_user(user) => Err(SettingError::User(user.clone())),
@@ -145,7 +173,7 @@ pub enum SavedError {
 /// Returns the field whose value has another type: valid settings become invalid with this value.
 fn field_of(bytes: &[u8]) -> Option<&'static str> {
     let saved: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
-    let fields = ["host", "ip", "filesPort", "registryPort", "tls", "user", "hsts"];
+    let fields = ["host", "ip", "filesPort", "registryPort", "tls", "user", "hsts", "ownIndexPage"];
     fields.into_iter().find(|field| {
         let Some(value) = saved.get(*field) else { return false };
         let valid = Settings {
@@ -156,6 +184,7 @@ fn field_of(bytes: &[u8]) -> Option<&'static str> {
             tls: Tls::Auto,
             user: None,
             hsts: false,
+            own_index_page: false,
         };
         let mut settings = serde_json::to_value(valid).expect("plain structs become JSON; please report");
         settings[*field] = value.clone();
@@ -322,6 +351,8 @@ mod tests {
             ("\"hub.site.test\"", "\"localhost\""),
             ("\"10.0.0.5\"", "\"fd00::5\""),
             ("\"auto\"", r#"{"files": ["/a/cert.pem", "/a/key.pem"]}"#),
+            ("\"auto\"", "\"files\""),
+            ("\"carla\"", "null, \"ownIndexPage\": true"),
             ("\"auto\"", "\"off\""),
             ("\"carla\"", "null"),
             (", \"user\": \"carla\"", ""),
@@ -346,7 +377,9 @@ mod tests {
             ("5000", "\"5000; }\"", "invalid `registryPort`"),
             ("5000", "8080", "invalid `registryPort`: files and registry cannot both use port 8080"),
             ("\"auto\"", "\"maybe\"", "invalid `tls`"),
-            ("\"auto\"", r#"{"files": ["cert.pem", "/key.pem"]}"#, "invalid `tls`: invalid path `cert.pem`"),
+            ("\"auto\"", r#"{"files": ["/key.pem"]}"#, "invalid `tls`"),
+            ("\"auto\"", r#"{"files": "/key.pem"}"#, "invalid `tls`"),
+            ("\"carla\"", "null, \"ownIndexPage\": 1", "invalid `ownIndexPage`"),
             ("\"carla\"", r#""carla:x""#, "invalid `user`: invalid user name `carla:x`"),
             ("\"carla\"", r#""carla\u202e""#, "invalid `user`: invalid user name `carla\\u{202e}`"),
             ("\"carla\"", "[]", "invalid `user`"),

@@ -43,7 +43,7 @@ has() {
 }
 
 # Directory for the PID file and the log. Root runs programs of the system only.
-system_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin
+system_path=/usr/sbin:/usr/bin:/sbin:/bin
 if [ "$(PATH=$system_path && id -u)" = 0 ]; then
     is_root=yes
     PATH=$system_path
@@ -73,9 +73,42 @@ add_file() {
     [ "$target" = "$1" ] || add_path "$target"
 }
 
+# True if only root can add programs to a directory. The sticky bit does not keep other users from that.
+is_of_root() {
+    paths=
+    add_file "$1"
+    # shellcheck disable=SC2086
+    changeable=$(
+        find -H "$1" -prune \( ! -user 0 -o -perm -020 -o -perm -002 \) -print &&
+            find $paths -prune \( ! -user 0 -o ! -type l ! \( -type d -perm -1000 \) \( -perm -020 -o -perm -002 \) \) -print
+    ) || return 1
+    [ -z "$changeable" ]
+}
+
+# Extends `PATH` by the directories for programs of the administrator and of snap that only root can change.
+extend_path() {
+    local_path=
+    for directory in /usr/local/sbin /usr/local/bin /snap/bin; do
+        [ -d "$directory" ] || continue
+        if ! is_of_root "$directory"; then
+            echo "site: programs in $directory are not used, because other users can change it" >&2
+        elif [ "$directory" = /snap/bin ]; then
+            PATH="$PATH:$directory"
+        else
+            local_path="$local_path$directory:"
+        fi
+    done
+    PATH="$local_path$PATH"
+    export PATH
+}
+
 # Fails if another user can change what root would run: the configuration, programs, and the directories above them. In
 # a directory with the sticky bit, other users cannot replace what root owns.
 check_ownership() {
+    for directory in /usr/sbin /usr/bin /sbin /bin; do
+        is_of_root "$directory" || fail "refused: other users can change $directory: run \`chown root $directory && chmod go-w $directory\`"
+    done
+    extend_path
     paths=/
     add_file "$conf"
     for program in docker docker-compose podman nginx /usr/sbin/nginx curl wget openssl ss unbundle "$unbundle"; do
@@ -98,9 +131,14 @@ check_ownership() {
   Check the content of $changeable, then run \`chown root $changeable && chmod go-w $changeable\`"
 }
 
-# Lets the group of nginx read the password hashes. $1 is the PID of its main process.
+# Lets the group of nginx read the password hashes. $1 is the PID of its main process. On this host, root starts it as
+# the user that `run_nginx` sets.
 share_htpasswd() {
     [ -n "$user" ] && [ -n "${1:-}" ] || return 0
+    if [ -n "$is_root" ] && [ "$engine" = nginx ] && group=$(server_group); then
+        chgrp "$group" "$conf/htpasswd" && chmod 640 "$conf/htpasswd" || fail "nginx cannot read $conf/htpasswd: see above"
+        return
+    fi
     for status in $(grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status); do
         owner=$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)
         group=$(sed -n 's/^Gid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)
@@ -121,7 +159,7 @@ nginx_pid() {
     case $engine in
     compose) docker inspect -f '{{.State.Pid}}' "$(compose ps -q nginx)" ;;
     docker | podman) "$engine" inspect -f '{{.State.Pid}}' "$name" ;;
-    nginx) cat "$pid" ;;
+    nginx) nginx_runs && echo "$number" ;;
     esac
 }
 
@@ -246,6 +284,14 @@ load_images() {
     registry_id=$id
 }
 
+# Prints the group that nginx runs as if root starts it: by default, it has the name of the user.
+server_group() {
+    own=$(sed -n 's/^[[:space:]]*user[[:space:]]\{1,\}\([^;]*\);.*/\1/p' "$conf/nginx.conf" | head -n 1)
+    # shellcheck disable=SC2086
+    set -- ${own:-$server_user}
+    [ -n "${1:-}" ] && echo "${2:-$1}"
+}
+
 # Runs nginx on this host. (Before 1.19.5 it has no `-e`, and writes early errors to its default log.)
 run_nginx() {
     program=nginx
@@ -318,7 +364,25 @@ runs() {
         return 1
         ;;
     docker | podman) [ "$("$engine" inspect -f '{{.State.Running}}' "$name" 2>/dev/null)" = true ] ;;
-    nginx) [ -s "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null ;;
+    nginx) nginx_runs ;;
+    esac
+}
+
+# True if the process of the PID file is nginx of this user: the number can belong to another process by now.
+nginx_runs() {
+    [ -f "$pid" ] && [ -s "$pid" ] || return 1
+    number=$(head -c 16 "$pid" | head -n 1)
+    case $number in
+    '' | *[!0-9]*) return 1 ;;
+    esac
+    kill -0 "$number" 2>/dev/null || return 1
+    [ "$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "/proc/$number/status" 2>/dev/null)" = "$(id -u)" ] || return 1
+    # After an upgrade of the package, the path ends in " (deleted)".
+    program=$(readlink "/proc/$number/exe" 2>/dev/null) || return 1
+    program=${program% (deleted)}
+    case ${program##*/} in
+    *nginx*) return 0 ;;
+    *) return 1 ;;
     esac
 }
 
@@ -393,7 +457,7 @@ start() {
         mkdir -p "$run" || fail "cannot create $run"
         if runs; then
             run_nginx -t -q || fail 'invalid configuration, the previous one stays active: see above'
-            kill -HUP "$(cat "$pid")"
+            kill -HUP "$(nginx_pid)"
         else
             run_nginx 2>"$run/log" || {
                 cat "$run/log" >&2
@@ -414,7 +478,7 @@ stop() {
     docker | podman) "$engine" rm --force "$name" >/dev/null 2>&1 || true ;;
     nginx)
         if runs; then
-            kill -QUIT "$(cat "$pid")"
+            kill -QUIT "$(nginx_pid)"
             left=50
             while runs && [ "$left" -gt 0 ]; do
                 left=$((left - 1))

@@ -211,6 +211,7 @@ fn setup(directory: &std::path::Path, fields: &[Field], text: &str) -> Option<Se
         tls: Tls::Auto,
         user: Some("carla".to_owned()),
         hsts: true,
+        own_index_page: false,
     };
     let mut setup = Setup {
         site: path("site"),

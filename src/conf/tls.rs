@@ -1,7 +1,7 @@
 //! Server certificates: issued by the site's CA, or provided by the user.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
 use time::{Duration, OffsetDateTime};
@@ -10,6 +10,8 @@ use crate::base::directory::Directory;
 use crate::base::fs::FsError;
 use crate::conf::ca::{self, Ca, CaChange, CaError, CaState, names, read, set_validity, stored};
 use crate::conf::certificate::Certificate;
+use crate::conf::host_record::HostRecord;
+use crate::conf::private_key::{PrivateKey, blocks};
 use crate::conf::setup::{Settings, Tls};
 
 /// Lifetime of the server certificate; some clients reject more than 825 days.
@@ -71,6 +73,14 @@ pub enum TlsError {
         /// The expiry date.
         when: String,
     },
+    /// The kind of private key is not supported, so it cannot be compared with the certificate.
+    #[error(
+        "unsupported private key `{}`: use RSA with 2048 to 4096 bits, ECDSA with P-256 or P-384, or Ed25519", .0.display()
+    )]
+    Kind(PathBuf),
+    /// The copy of the certificate or of the private key is missing.
+    #[error("the certificate of `--tls` is not in the configuration any more: use `--tls CERT,KEY` again")]
+    NoCopy,
     /// The private key of the user is encrypted.
     #[error(
         "the private key `{}` is encrypted, so the servers cannot start unattended: decrypt it with `openssl pkey`",
@@ -94,17 +104,20 @@ pub enum TlsError {
 }
 
 /// Provides the server certificate and its key in `conf` according to the settings. Returns the outcome and,
-/// if the site's CA is used, its certificate (PEM) and its state. `new_ca` replaces the CA.
+/// if the site's CA is used, its certificate (PEM) and its state. `files` are the certificate and the key of the
+/// user, if this run copies them. `new_ca` replaces the CA.
 pub(crate) fn provide(
     settings: &Settings,
     conf: &Directory,
+    files: Option<&[PathBuf; 2]>,
     new_ca: bool,
+    record: &mut HostRecord,
 ) -> Result<(Issued, Option<(String, CaState)>), TlsError> {
-    match &settings.tls {
+    match settings.tls {
         Tls::Off => Ok((Issued::Off, None)),
-        Tls::Files(certificate, key) => Ok((copy(settings, conf, certificate, key)?, None)),
+        Tls::Files => Ok((copy(settings, conf, files)?, None)),
         Tls::Auto => {
-            let (ca, state) = Ca::provide(conf, settings, new_ca)?;
+            let (ca, state) = Ca::provide(conf, settings, new_ca, record)?;
             let issued = issue(settings, conf, &ca, state.change)?;
             let issued = issued.ok_or_else(|| CaError::NoKey {
                 action: "issue a server certificate",
@@ -115,32 +128,32 @@ pub(crate) fn provide(
     }
 }
 
-/// Checks and copies the certificate of the user.
-fn copy(settings: &Settings, conf: &Directory, certificate: &Path, key: &Path) -> Result<Issued, TlsError> {
-    // The files can be on removable media; without them, the copy is used.
-    let copies = if certificate.exists() { None } else { stored(conf, CERTIFICATE)?.zip(stored(conf, KEY)?) };
-    let paths = [CERTIFICATE, KEY].map(|name| conf.path().join(name));
-    let (certificate, key) = if copies.is_some() { (&*paths[0], &*paths[1]) } else { (certificate, key) };
-    let (certificate_pem, key_pem) = match copies {
-        Some(copies) => copies,
-        None => (read(certificate)?, read(key)?),
+/// Checks and copies the certificate of the user. Without files, checks the copies.
+fn copy(settings: &Settings, conf: &Directory, files: Option<&[PathBuf; 2]>) -> Result<Issued, TlsError> {
+    let paths = files.cloned().unwrap_or_else(|| [CERTIFICATE, KEY].map(|name| conf.path().join(name)));
+    let [certificate, key] = &paths;
+    let (certificate_text, key_text) = match files {
+        Some(_) => (read(certificate)?, read(key)?),
+        None => stored(conf, CERTIFICATE)?.zip(stored(conf, KEY)?).ok_or(TlsError::NoCopy)?,
     };
-    let parsed = Certificate::parse(&certificate_pem)
-        .ok_or_else(|| TlsError::Syntax { path: certificate.to_owned(), what: "certificate" })?;
+    let no_certificate = || TlsError::Syntax { path: certificate.clone(), what: "certificate" };
+    let blocks = blocks(&certificate_text).filter(|block| block.label == "CERTIFICATE");
+    let chain: Vec<_> = blocks.map(|block| format!("{}\n", block.text)).collect();
+    // Everything that is copied is a certificate.
+    let parsed: Option<Vec<_>> = chain.iter().map(|pem| Certificate::parse(pem)).collect();
+    let parsed = parsed.and_then(|all| all.into_iter().next()).ok_or_else(no_certificate)?;
     if parsed.until < OffsetDateTime::now_utc() {
-        return Err(TlsError::Expired { path: certificate.to_owned(), when: day(parsed.until) });
+        return Err(TlsError::Expired { path: certificate.clone(), when: day(parsed.until) });
     }
-    if !key_pem.contains("PRIVATE KEY-----") {
-        return Err(TlsError::Syntax { path: key.to_owned(), what: "private key" });
+    let private = PrivateKey::find(&key_text)
+        .ok_or_else(|| TlsError::Syntax { path: key.clone(), what: "private key" })?;
+    if private.is_encrypted() {
+        return Err(TlsError::Encrypted(key.clone()));
     }
-    if key_pem.contains("ENCRYPTED") {
-        return Err(TlsError::Encrypted(key.to_owned()));
+    if private.public_key().ok_or_else(|| TlsError::Kind(key.clone()))? != parsed.public_key {
+        return Err(TlsError::Pair { certificate: certificate.clone(), key: key.clone() });
     }
-    // The servers support more kinds of keys than rcgen, so a key that it cannot parse is accepted.
-    if KeyPair::from_pem(&key_pem).is_ok_and(|key| key.public_key_raw() != parsed.public_key) {
-        return Err(TlsError::Pair { certificate: certificate.to_owned(), key: key.to_owned() });
-    }
-    write_pair(conf, &certificate_pem, &key_pem)?;
+    write_pair(conf, &chain.concat(), &private.pem)?;
     Ok(Issued::Provided { until: parsed.until, names_host: parsed.covers(&settings.host) })
 }
 

@@ -57,6 +57,30 @@ case $host in
     ;;
 esac
 
+# With --root, fails if a path leads out of that directory, or if another user could make it do so.
+check_path() {
+    [ -n "$root" ] || return 0
+    checked=$1
+    while :; do
+        if [ -L "$checked" ] || [ -e "$checked" ]; then
+            found=$(find "$checked" -prune \( -type l -o ! -user 0 ! -user "$(id -u)" -o -perm -002 \) -print) || exit 1
+            if [ -n "$found" ]; then
+                log "refused: $found is a symlink, or another user can change it" >&2
+                exit 1
+            fi
+        fi
+        [ "$checked" != "$root" ] || return 0
+        checked=${checked%/*}
+    done
+}
+
+# Temporary files, which other users can neither read nor create first.
+check_path "$root/etc"
+mkdir -p "$root/etc"
+scratch=$(mktemp -d "$root/etc/.airbundle.XXXXXXXX") || exit 1
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 1' HUP INT TERM
+
 is_ours() {
     grep -q 'Made by .unbundle site.' "$1" 2>/dev/null
 }
@@ -65,6 +89,8 @@ is_ours() {
 # restored on removal.
 put() {
     mark=".before-airbundle"
+    check_path "$1"
+    check_path "$1$mark"
     if [ "$action" = --remove ]; then
         cat >/dev/null
         if is_ours "$1"; then
@@ -75,18 +101,27 @@ put() {
     fi
     mkdir -p "$(dirname "$1")"
     if [ -e "$1" ] && ! is_ours "$1"; then
+        # The first one is the original.
+        number=2
+        while [ -e "$1$mark" ] || [ -L "$1$mark" ]; do
+            mark=".before-airbundle.$number"
+            number=$((number + 1))
+        done
         mv "$1" "$1$mark"
         log "renamed existing $1 to $1$mark"
     fi
-    (umask 077 && cat >"$1.part")
-    chmod "${2:-644}" "$1.part"
-    mv "$1.part" "$1"
+    # In the directory of the file, so that it is replaced atomically.
+    new=$(mktemp -d "$(dirname "$1")/.airbundle.XXXXXXXX") || exit 1
+    (umask 077 && cat >"$new/file")
+    chmod "${2:-644}" "$new/file"
+    mv "$new/file" "$1"
+    rmdir "$new"
     log "wrote $1"
 }
 
 # The host name. Replaces only a line that this script added.
 hosts="$root/etc/hosts"
-mkdir -p "$root/etc"
+check_path "$hosts"
 touch "$hosts"
 host_pattern=$(printf '%s' "$host" | sed 's/[.]/[.]/g')
 case $host in
@@ -103,9 +138,8 @@ else
     {
         [ -z "$kept" ] || printf '%s\n' "$kept"
         [ "$action" = --remove ] || printf '%s %s # airbundle\n' "$ip" "$host"
-    } >"$hosts.part"
-    cat "$hosts.part" >"$hosts"
-    rm -f "$hosts.part"
+    } >"$scratch/hosts"
+    cat "$scratch/hosts" >"$hosts"
     log "$hosts: $ip $host"
 fi
 
@@ -142,14 +176,14 @@ printf '%s' "$podman" | put "$root/etc/containers/registries.conf.d/50-airbundle
 # these files if its configuration has config_path = "/etc/containerd/certs.d".
 put_hosts_toml() {
     mode=644
-    (umask 077 && printf '%s' "$3" >"$root/etc/.airbundle.part")
+    (umask 077 && printf '%s' "$3" >"$scratch/hosts.toml")
     if [ -n "$user" ] && [ -n "$password" ]; then
         mode=600
         secret=$(printf '%s:%s' "$user" "$password" | base64 | tr -d '\n')
-        printf '%s\n    authorization = "Basic %s"\n' "$2" "$secret" >>"$root/etc/.airbundle.part"
+        printf '%s\n    authorization = "Basic %s"\n' "$2" "$secret" >>"$scratch/hosts.toml"
     fi
-    put "$root/etc/containerd/certs.d/$1/hosts.toml" "$mode" <"$root/etc/.airbundle.part"
-    rm -f "$root/etc/.airbundle.part"
+    put "$root/etc/containerd/certs.d/$1/hosts.toml" "$mode" <"$scratch/hosts.toml"
+    rm "$scratch/hosts.toml"
 }
 @HOSTS_TOMLS@
 if [ -n "$user" ] && [ -z "$password" ] && [ "$action" != --remove ]; then

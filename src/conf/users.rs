@@ -2,9 +2,12 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
+use std::path::PathBuf;
 
 use crate::base::directory::Directory;
 use crate::base::fs::FsError;
+use crate::base::own_file::check;
+use crate::conf::host_record::{HTPASSWD, HostRecord};
 use crate::conf::setup::{Setup, is_root};
 
 /// Binary logarithm of the number of bcrypt rounds, as in `htpasswd -B`. nginx and the registry hash the
@@ -32,6 +35,14 @@ pub enum UserError {
     /// The password is easy to guess.
     #[error("weak password: it has fewer than 8 characters: use a longer one, or `--weak-password`")]
     Weak,
+    /// The file has no password of the user.
+    #[error("`{}` has no password of the user `{user}`: set it with `--user {user}`", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The user.
+        user: String,
+    },
     /// bcrypt failed.
     #[error("cannot hash the password")]
     Bcrypt(#[from] bcrypt::BcryptError),
@@ -68,39 +79,54 @@ pub(crate) fn check_password(password: &str, accept_weak: bool) -> Result<(), Us
     Ok(())
 }
 
-const NAME: &str = "htpasswd";
 /// Maximum size of the file in bytes.
 const LIMIT: u64 = 1 << 20;
 
-/// Writes `htpasswd` in `conf` if `user` (name and password) is given. Removes it if the settings have no
-/// user.
+/// Writes `htpasswd` in `conf` if `user` (name and password) is given. The user of the settings is the only one in
+/// it. Removes it if the settings have no user.
 pub(crate) fn provide(
     setup: &Setup,
     conf: &Directory,
     user: Option<(String, String)>,
+    record: &mut HostRecord,
 ) -> Result<(), UserError> {
-    if setup.settings.user.is_none() {
-        return Ok(conf.remove(NAME)?);
-    }
+    let Some(name) = &setup.settings.user else { return Ok(conf.remove(HTPASSWD)?) };
     // `site start` sets the group for the server that it starts.
-    let group = conf.open_file(NAME)?.and_then(|file| file.metadata().ok()).map(|metadata| metadata.gid());
-    if let Some((name, password)) = user {
-        // A new hash of the same password would differ, because its salt is random.
-        let old = conf.read(NAME, LIMIT)?.unwrap_or_default();
-        let old = String::from_utf8_lossy(&old);
-        let hash = old.lines().find_map(|line| line.strip_prefix(&format!("{name}:")));
-        if !hash.is_some_and(|hash| bcrypt::verify(&password, hash).unwrap_or(false)) {
-            let hash = bcrypt::hash_with_result(&password, COST)?.format_for_version(bcrypt::Version::TwoY);
-            conf.replace(NAME, format!("{name}:{hash}\n").as_bytes(), 0o640)?;
+    let group =
+        conf.open_file(HTPASSWD)?.and_then(|file| file.metadata().ok()).map(|metadata| metadata.gid());
+    let old = conf.read(HTPASSWD, LIMIT)?.unwrap_or_default();
+    let old = String::from_utf8_lossy(&old);
+    let line = old.lines().find(|line| line.strip_prefix(&**name).is_some_and(|rest| rest.starts_with(':')));
+    let line = match user {
+        None => line.map(str::to_owned),
+        Some((_, password)) => {
+            // A new hash of the same password would differ, because its salt is random.
+            let is_same = |line: &&str| bcrypt::verify(&password, &line[name.len() + 1..]).unwrap_or(false);
+            let kept = line.filter(is_same).map(str::to_owned);
+            let hash = || bcrypt::hash_with_result(&password, COST);
+            Some(match kept {
+                Some(line) => line,
+                None => format!("{name}:{}", hash()?.format_for_version(bcrypt::Version::TwoY)),
+            })
         }
+    };
+    let line =
+        line.ok_or_else(|| UserError::Missing { path: conf.path().join(HTPASSWD), user: name.clone() })?;
+    let new = format!("{line}\n");
+    if new != old {
+        record.announce(HTPASSWD, new.as_bytes());
+        conf.replace(HTPASSWD, new.as_bytes(), 0o640)?;
     }
     Ok(restrict(conf, group)?)
 }
 
 /// Makes the file readable for its owner and for the group of the server only.
 fn restrict(conf: &Directory, group: Option<u32>) -> Result<(), FsError> {
-    let Some(file) = conf.open_file(NAME)? else { return Ok(()) };
-    let path = conf.path().join(NAME);
+    let Some(file) = conf.open_file(HTPASSWD)? else { return Ok(()) };
+    let path = conf.path().join(HTPASSWD);
+    // Another name of the file could be one of another user, or of the system.
+    let metadata = file.metadata().map_err(FsError::at("read", &path))?;
+    check(&metadata).map_err(|distrust| FsError::at("use", &path)(distrust.into()))?;
     if is_root() {
         let group = group.filter(|group| *group != 0).or_else(|| ServerUser::find().map(|user| user.group));
         fchown(&file, None, group).map_err(FsError::at("change the group of", &path))?;

@@ -22,7 +22,7 @@ pub(crate) struct Reach {
     known: Arc<Mutex<Known>>,
 }
 
-/// What the connections to a server have shown.
+/// The observations of the connections to a server.
 #[derive(Debug, Default)]
 struct Known {
     /// The greatest zone that the server may refer to. `None`: unknown, same as public.

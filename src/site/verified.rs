@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use crate::base::fs;
+use crate::base::own_file::read_regular;
 use crate::base::text::escape;
 use crate::bundle::format::index::{IndexedFile, IndexedImage};
 use crate::oci::digest::Digest;
@@ -16,7 +16,7 @@ use crate::oci::reference::{DEFAULT_PREFIX, Reference};
 use crate::oci::repository::RepositoryName;
 use crate::oci::template::RepositoryTemplate;
 use crate::signature::policy::Policy;
-use crate::site::record::{Record, RecordError, RecordedFile, RecordedImage};
+use crate::site::record::{Record, RecordError, RecordedFile, RecordedImage, RecordedManifest};
 use crate::site::roots::NamedRoots;
 use crate::site::signed_index::{KeptBundles, SignedIndex};
 use crate::site::storage::blob_path;
@@ -127,19 +127,19 @@ impl<'a> SignedContents<'a> {
                 continue;
             }
             let below = descendants(root.digest, &root.media_type, storage, &mut cache);
-            if let Some(child) = children.iter().find(|child| !below.contains(&child.digest)) {
+            if let Some(child) = children.iter().find(|child| !has(&below, child)) {
                 return Err(format!("the manifest `{}` of the image `{reference}`", child.digest));
             }
         }
         if record.retired.is_empty() {
             return Ok(());
         }
-        let mut all: BTreeSet<Digest> = BTreeSet::new();
+        let mut all: BTreeSet<(Digest, MediaType)> = BTreeSet::new();
         for image in self.images.values() {
-            all.insert(image.digest);
+            all.insert((image.digest, image.media_type.clone()));
             all.extend(descendants(image.digest, &image.media_type, storage, &mut cache));
         }
-        match record.retired.iter().find(|manifest| !all.contains(&manifest.digest)) {
+        match record.retired.iter().find(|manifest| !has(&all, manifest)) {
             Some(manifest) => Err(format!("the manifest `{}`", manifest.digest)),
             None => Ok(()),
         }
@@ -153,6 +153,10 @@ impl SitePolicy {
     }
 }
 
+fn has(manifests: &BTreeSet<(Digest, MediaType)>, manifest: &RecordedManifest) -> bool {
+    manifests.contains(&(manifest.digest, manifest.media_type.clone()))
+}
+
 /// Returns the manifests that an index leads to, as far as the storage has them intact. `cache` has those of
 /// the indexes that were read before.
 fn descendants(
@@ -160,12 +164,12 @@ fn descendants(
     media_type: &MediaType,
     storage: &Path,
     cache: &mut BTreeMap<Digest, Vec<(Digest, MediaType)>>,
-) -> BTreeSet<Digest> {
+) -> BTreeSet<(Digest, MediaType)> {
     let mut found = BTreeSet::new();
     let mut queue = vec![(root, media_type.clone())];
     while let Some((digest, media_type)) = queue.pop() {
         let children = cache.entry(digest).or_insert_with(|| children(digest, &media_type, storage));
-        let new = children.iter().filter(|(child, _)| found.insert(*child));
+        let new = children.iter().filter(|child| found.insert((*child).clone()));
         queue.extend(new.cloned());
     }
     found
@@ -173,7 +177,7 @@ fn descendants(
 
 /// Returns the manifests that an index names. An image manifest has none, and neither has a corrupt index.
 fn children(digest: Digest, media_type: &MediaType, storage: &Path) -> Vec<(Digest, MediaType)> {
-    let bytes = fs::read(&storage.join(blob_path(digest)), MANIFEST_LIMIT).unwrap_or_default();
+    let bytes = read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).unwrap_or_default();
     match Manifest::parse(media_type, &bytes).ok().filter(|_| Digest::of(&bytes) == digest) {
         Some(Manifest::Index(children)) => {
             children.into_iter().map(|child| (child.digest, child.media_type)).collect()

@@ -111,12 +111,11 @@ fn another_address_makes_a_new_ca_and_says_that_clients_need_it() {
     assert!(first.stdout.contains("install the new CA on all clients"), "{first:#?}");
     let ca = || fs::read(site.conf("ca.crt")).unwrap();
     let old = ca();
-    // Ports and subdomains are covered.
-    for options in [["--files-port", "25061"], ["--host", "a.hub.site.test"], ["--host", "hub.site.test"]] {
+    for options in [["--files-port", "25061"], ["--host", "hub.site.test"]] {
         let finished = unbundle([&["site", &*path], &options[..]].concat()).ok();
         assert!(!finished.stdout.contains("the CA is new") && ca() == old, "{finished:#?}");
     }
-    for options in [["--ip", "127.0.0.2"], ["--host", "other.test"]] {
+    for options in [["--ip", "127.0.0.2"], ["--host", "a.hub.site.test"], ["--host", "other.test"]] {
         let old = ca();
         fs::write(site.directory.path().join("old.crt"), &old).unwrap();
         let finished = unbundle([&["site", &*path], &options[..]].concat()).ok();
@@ -133,28 +132,42 @@ fn another_address_makes_a_new_ca_and_says_that_clients_need_it() {
 }
 
 #[test]
-fn an_unconstrained_ca_of_an_earlier_version_is_kept_until_the_user_replaces_it() {
+fn a_ca_for_more_names_than_those_of_the_site_is_replaced() {
     let site = Site::full();
     let path = site.path().display().to_string();
-    let script = r"
-mkdir -p conf/ca conf/tls && cd conf
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca/ca.key -out ca/ca.crt -days 3650 -subj '/CN=airbundle site CA/O=01234567' -addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext keyUsage=keyCertSign,cRLSign
+    site.configure(&[]).ok();
+    for constraints in [
+        "",
+        "-addext nameConstraints=critical,permitted;DNS:hub.site.test,permitted;DNS:github.com,permitted;IP:127.0.0.1/255.255.255.255",
+        "-addext nameConstraints=critical,permitted;DNS:hub.site.test,permitted;IP:127.0.0.0/255.0.0.0",
+        "-addext nameConstraints=critical,permitted;DNS:site.test,permitted;IP:127.0.0.1/255.255.255.255",
+        "-addext nameConstraints=permitted;DNS:hub.site.test,permitted;IP:127.0.0.1/255.255.255.255",
+        "-addext nameConstraints=critical,permitted;DNS:hub.site.test",
+    ] {
+        let script = format!(
+            r"rm -rf conf && mkdir -p conf/ca conf/tls && cd conf
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout ca/ca.key -out ca/ca.crt -days 3650 -subj '/CN=airbundle site CA/O=01234567' -addext basicConstraints=critical,CA:TRUE,pathlen:0 -addext keyUsage=keyCertSign,cRLSign {}
 openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout tls/server.key -out csr -subj /CN=hub.site.test
 printf 'subjectAltName=DNS:hub.site.test,DNS:localhost,IP:127.0.0.1' >ext
 openssl x509 -req -in csr -CA ca/ca.crt -CAkey ca/ca.key -CAcreateserial -CAserial serial -days 700 -extfile ext -out tls/server.crt
-rm csr ext serial";
-    let (success, text) = shell(&site.path(), script);
-    assert!(success, "{text}");
+rm csr ext serial",
+            constraints.replace(';', "\\;")
+        );
+        let (success, text) = shell(&site.path(), &script);
+        assert!(success, "{text}");
+        let old = fs::read(site.conf("ca/ca.crt")).unwrap();
+        site.configure(&[]).failed(6, &["conf/ca/ca.crt` is not as this host wrote it", "--adopt-conf"]);
+        let finished = site.configure(&["--adopt-conf"]).ok();
+        assert!(finished.stdout.contains("the CA is new: clients reject the site until"), "{finished:#?}");
+        assert_ne!(fs::read(site.conf("ca.crt")).unwrap(), old);
+        let names = "openssl x509 -in conf/tls/server.crt -noout -ext subjectAltName";
+        assert!(!shell(&site.path(), names).1.contains("localhost"));
+        let again = site.configure(&[]).ok();
+        assert!(!again.stdout.contains("the CA is new"), "{again:#?}");
+    }
     let old = fs::read(site.conf("ca/ca.crt")).unwrap();
-    let finished = site.configure(&[]).ok();
-    assert!(finished.stdout.contains("can issue certificates for any host"), "{finished:#?}");
-    assert!(finished.stdout.contains(&format!("unbundle site {path} --new-ca")), "{finished:#?}");
-    assert_eq!(fs::read(site.conf("ca.crt")).unwrap(), old);
-    let names = "openssl x509 -in conf/tls/server.crt -noout -ext subjectAltName";
-    assert!(!shell(&site.path(), names).1.contains("localhost"));
     let renewed = unbundle(["site", &path, "--new-ca"]).ok();
     assert!(renewed.stdout.contains("clients reject the site until"), "{renewed:#?}");
-    assert!(!renewed.stdout.contains("can issue certificates for any host"), "{renewed:#?}");
     assert_ne!(fs::read(site.conf("ca.crt")).unwrap(), old);
     unbundle(["site", &path, "--tls", "off", "--new-ca"]).failed(2, &["--new-ca", "--tls auto"]);
 }

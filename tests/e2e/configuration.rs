@@ -112,7 +112,7 @@ fn text_of_a_carried_site_is_data_in_every_generated_file() {
             }
             write(&record_path, &record);
             write(&settings_path, &settings);
-            let finished = unbundle(["site".into(), site.path()]);
+            let finished = unbundle(["site".into(), site.path(), "--adopt-conf".into()]);
             assert_eq!(structure_of(&site.path().join("conf")), expected, "{field}: {nasty:?}");
             if finished.code != Some(0) {
                 // Refused, and nothing is written.

@@ -1,5 +1,6 @@
 //! Hostile registries: what they state in manifests must neither replace other entries nor exhaust this machine.
 
+use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
 use serde_json::json;
@@ -37,7 +38,7 @@ fn a_blob_that_one_repository_lacks_is_fetched_from_another_owner() {
 }
 
 #[test]
-fn every_entry_that_is_left_out_is_reported_and_a_bundle_without_entries_is_not_written() {
+fn every_omitted_entry_is_reported_and_a_bundle_without_entries_is_not_written() {
     for has_file in [true, false] {
         let fake = Fake::start(shared_content(), |seen, reply| {
             if seen.path.contains("/blobs/") { Reply::status(404) } else { reply }
@@ -88,7 +89,7 @@ fn manifests_of_many_empty_members_do_not_exhaust_memory() {
         let many = r#"{"":0},"#.repeat(590_000);
         let manifest = manifest.replacen('{', &format!(r#"{{"x":[{many}{number}],"#), 1);
         content.manifest("team/app", &number.to_string(), &image.root.media_type, manifest.into_bytes());
-        list.push_str(&format!("{REGISTRY}/team/app:{number}\n"));
+        writeln!(list, "{REGISTRY}/team/app:{number}").expect("a string");
     }
     let fake = Fake::honest(content);
     let job = PackJob::new(&list);

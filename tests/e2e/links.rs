@@ -504,7 +504,8 @@ fn configuration_is_written_through_no_link() {
     fs::rename(job.path("site/conf"), job.path("moved")).unwrap();
     symlink(job.path("moved"), job.path("site/conf")).unwrap();
     job.site(&[]).failed(6, &["site/conf` leads to", "outside of the site"]);
-    job.site(&["--conf", &job.text("site/conf")]).ok();
+    job.site(&["--conf", &job.text("site/conf")]).failed(6, &["moved` is not known to be from this host"]);
+    job.site(&["--conf", &job.text("site/conf"), "--adopt-conf"]).ok();
     fs::remove_file(job.path("site/conf")).unwrap();
     // The catalog page.
     for plant in LINKS {

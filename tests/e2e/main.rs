@@ -9,6 +9,7 @@ mod pack_job;
 mod program;
 
 mod access;
+mod adoption;
 mod attached;
 mod ca;
 mod catalog;

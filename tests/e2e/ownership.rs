@@ -52,6 +52,15 @@ ln -s "$HOST_COPY/foreign" "$CONF/more.conf"
 refused "chown root $HOST_COPY/foreign" $CONF/site start
 refused "$CONF/more.conf" unit_check airbundle-site
 rm "$CONF/more.conf"
+# The PID file names another process by now.
+sleep 1000 & stale=$!
+pid=$(echo /run/airbundle-*)/nginx.pid
+for content in $stale $$ -1 "1 2" "$stale; id" ""; do
+    echo "$content" >"$pid"
+    refused 'not running' $CONF/site status
+    $CONF/site stop
+done
+kill -0 $stale; kill $stale; rm "$pid"
 # An edited file of root runs.
 echo '# mine' >>"$CONF/nginx.conf"
 unit_check airbundle-site
@@ -101,7 +110,17 @@ $CONF/site stop
 mount -t tmpfs -o mode=755 tmpfs /usr/local/sbin
 cp "$HOST_COPY/evil/docker" /usr/local/sbin/docker; chown $nobody /usr/local/sbin/docker
 refused "chown root /usr/local/sbin/docker" $CONF/site start
-rm /usr/local/sbin/docker; mkdir -m 777 "$HOST_COPY/open"; cp "$HOST_COPY/evil/docker" "$HOST_COPY/open"
+rm /usr/local/sbin/docker
+# A directory to which others can add programs is not used.
+cp "$HOST_COPY/evil/curl" /usr/local/sbin/curl
+for mode in 777 1777; do
+    chmod $mode /usr/local/sbin
+    $CONF/site start 2>"$HOST_COPY.said"
+    grep -q 'programs in /usr/local/sbin are not used' "$HOST_COPY.said"
+    $CONF/site stop
+done
+chmod 755 /usr/local/sbin; rm /usr/local/sbin/curl
+mkdir -m 777 "$HOST_COPY/open"; cp "$HOST_COPY/evil/docker" "$HOST_COPY/open"
 ln -s "$HOST_COPY/open/docker" /usr/local/sbin/docker
 refused "chmod go-w $HOST_COPY/open" $CONF/site start
 test ! -e "$HOST_COPY/ran"

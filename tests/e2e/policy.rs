@@ -322,7 +322,7 @@ fn record_of_a_site_must_follow_from_signed_bundles() {
     for args in verbs {
         unbundle(args).ok();
     }
-    let changes: [Change; 11] = [
+    let changes: [Change; 12] = [
         (
             "names the image",
             DAMAGED,
@@ -354,6 +354,15 @@ fn record_of_a_site_must_follow_from_signed_bundles() {
             Box::new(|r| {
                 let mut more = r["images"][0]["manifests"][0].clone();
                 more["digest"] = other.as_str().into();
+                r["retired"] = vec![more].into();
+            }),
+        ),
+        (
+            "names the manifest",
+            DAMAGED,
+            Box::new(|r| {
+                let mut more = r["images"][0]["manifests"][0].clone();
+                more["mediaType"] = "application/vnd.example+json".into();
                 r["retired"] = vec![more].into();
             }),
         ),
@@ -389,6 +398,30 @@ fn record_of_a_site_must_follow_from_signed_bundles() {
     for args in verbs {
         unbundle(args).ok();
     }
+}
+
+#[test]
+fn a_foreign_index_page_is_replaced_under_a_policy_unless_the_user_wants_it() {
+    let job = Job::new();
+    let signed = job.signed();
+    let (site, key) = (job.text("site"), job.text("ours.pub"));
+    unbundle(["unpack", "--trusted-key", &key, &signed, &site]).ok();
+    let configure = |options: &[&str]| {
+        let args = ["site", &site, "--ip", "127.0.0.1", "--trusted-key", &key];
+        unbundle([&args[..], options].concat()).ok()
+    };
+    let page = job.path("site").join("files/index.html");
+    let read = || fs::read_to_string(&page).unwrap();
+    fs::write(&page, "<h1>mine</h1>").unwrap();
+    configure(&["--own-index-page"]);
+    configure(&[]);
+    assert_eq!(read(), "<h1>mine</h1>");
+    configure(&["--no-own-index-page"]);
+    assert!(read().contains("Catalog"), "{}", read());
+    fs::remove_file(&page).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", &page).unwrap();
+    configure(&[]);
+    assert!(page.symlink_metadata().unwrap().is_file() && read().contains("Catalog"));
 }
 
 #[test]

@@ -35,7 +35,7 @@ fn saved_settings_of_a_carried_disk_are_refused_by_file_and_field() {
         ("filesPort", json!(0)),
         ("registryPort", json!(valid["filesPort"])),
         ("registryPort", json!("5000; }")),
-        ("tls", json!({ "files": ["../../server.crt", "/key"] })),
+        ("tls", json!({ "files": ["../../server.crt"] })),
         ("tls", json!("maybe")),
         ("user", json!("a'; touch /tmp/pwned; '")),
         ("user", json!("carla:x\n")),
@@ -44,7 +44,8 @@ fn saved_settings_of_a_carried_disk_are_refused_by_file_and_field() {
         settings[field] = value.clone();
         fs::write(&file, settings.to_string()).unwrap();
         let before = Tree::of(&site.path());
-        let finished = unbundle(["site".into(), site.path()])
+        unbundle(["site".into(), site.path()]).failed(6, &["conf/settings.json", "--adopt-conf"]);
+        let finished = unbundle(["site".into(), site.path(), "--adopt-conf".into()])
             .failed(6, &["conf/settings.json", &format!("invalid `{field}`")]);
         assert!(!finished.stderr.trim_end().contains('\u{1b}'), "{value}");
         assert_eq!(Tree::of(&site.path()).difference(&before), Vec::<String>::new(), "{field}: {value}");
@@ -52,9 +53,10 @@ fn saved_settings_of_a_carried_disk_are_refused_by_file_and_field() {
     let mut settings = valid.clone();
     settings["useR"] = json!("carla");
     fs::write(&file, settings.to_string()).unwrap();
-    unbundle(["site".into(), site.path()]).failed(6, &["settings.json", "unknown field `useR`"]);
+    let adopt = || unbundle(["site".into(), site.path(), "--adopt-conf".into()]);
+    adopt().failed(6, &["settings.json", "unknown field `useR`"]);
     fs::write(&file, valid.to_string()).unwrap();
-    unbundle(["site".into(), site.path()]).ok();
+    adopt().ok();
 }
 
 #[test]
@@ -170,6 +172,30 @@ sh $CONF/trust.sh --remove --root "$HOST_COPY/node"
 if grep hub.site.test "$HOST_COPY/node/etc/hosts"; then exit 1; fi
 if sh $CONF/trust.sh --root; then exit 1; fi
 if sh $CONF/trust.sh --root "$HOST_COPY/missing"; then exit 1; fi
+# Nothing leads out of that directory, and an original file is kept.
+refused() { if sh $CONF/trust.sh --root "$HOST_COPY/node" 2>"$HOST_COPY.said"; then exit 1; fi; grep -q "refused: $1 is" "$HOST_COPY.said"; }
+mkdir "$HOST_COPY/victim"; echo precious >"$HOST_COPY/victim/hosts"
+for path in hosts containerd docker/certs.d; do
+    rm -rf "$HOST_COPY/node/etc"; mkdir -p "$(dirname "$HOST_COPY/node/etc/$path")"
+    ln -s "$HOST_COPY/victim/hosts" "$HOST_COPY/node/etc/$path"
+    refused "$HOST_COPY/node/etc/$path"
+    rm "$HOST_COPY/node/etc/$path"; ln -s "$HOST_COPY/victim" "$HOST_COPY/node/etc/$path"
+    refused "$HOST_COPY/node/etc/$path"
+    rm "$HOST_COPY/node/etc/$path"; mkdir "$HOST_COPY/node/etc/$path"; chown 4711 "$HOST_COPY/node/etc/$path"
+    refused "$HOST_COPY/node/etc/$path"
+done
+test "$(cat "$HOST_COPY/victim/hosts")" = precious; test "$(ls "$HOST_COPY/victim")" = hosts
+rm -rf "$HOST_COPY/node/etc"; mkdir "$HOST_COPY/node/etc"
+conf="$HOST_COPY/node/etc/containers/registries.conf.d/50-airbundle.conf"
+mkdir -p "$(dirname "$conf")"
+for text in original second third; do
+    echo $text >"$conf"
+    sh $CONF/trust.sh --root "$HOST_COPY/node"
+done
+test "$(cat "$conf.before-airbundle" "$conf.before-airbundle.2" "$conf.before-airbundle.3" | tr '\n' ' ')" = "original second third "
+test -z "$(find "$HOST_COPY/node" -name '.airbundle*' -o -name '*.part')"
+sh $CONF/trust.sh --remove --root "$HOST_COPY/node"
+test "$(cat "$conf")" = original
 # The environment decides nothing.
 ROOT="$HOST_COPY/variable" sh $CONF/trust.sh
 grep -q 'hub.site.test # airbundle$' /etc/hosts

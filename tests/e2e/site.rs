@@ -389,7 +389,7 @@ fn invalid_settings_are_refused_by_name() {
     let served = site.path().join("files/conf").display().to_string();
     site.configure(&["--conf", &served]).failed(2, &["is served", "--conf"]);
     fs::write(site.conf("settings.json"), "{").unwrap();
-    site.configure(&[]).failed(6, &["settings.json", "correct or remove it"]);
+    site.configure(&["--adopt-conf"]).failed(6, &["settings.json", "correct or remove it"]);
 }
 
 #[test]

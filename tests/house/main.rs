@@ -3,5 +3,6 @@
 mod console;
 mod docs;
 mod language;
+mod reads;
 mod sources;
 mod structure;

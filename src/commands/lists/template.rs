@@ -526,11 +526,12 @@ mod tests {
 
     #[test]
     fn a_template_that_needs_too_much_time_or_memory_is_an_error() {
-        let doubled: String =
-            (1..40).map(|n| format!("a{n}: \"{{{{ a{m} }}}}{{{{ a{m} }}}}\"\n", m = n - 1)).collect();
-        let nested: String =
-            (1..40).map(|n| format!("a{n}: \"{{{{ [a{m}, a{m}] }}}}\"\n", m = n - 1)).collect();
-        let deep: String = (1..90).map(|n| format!("a{n}: \"{{{{ [a{}] }}}}\"\n", n - 1)).collect();
+        let chain = |length: usize, value: &dyn Fn(usize) -> String| {
+            (1..length).fold(String::new(), |text, n| text + &format!("a{n}: \"{}\"\n", value(n - 1)))
+        };
+        let doubled = chain(40, &|n| format!("{{{{ a{n} }}}}{{{{ a{n} }}}}"));
+        let nested = chain(40, &|n| format!("{{{{ [a{n}, a{n}] }}}}"));
+        let deep = chain(90, &|n| format!("{{{{ [a{n}] }}}}"));
         for (text, last) in [
             ("x: \"{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}\"".to_owned(), "x"),
             ("x: \"{{ ('a' * 4000000000) | length }}\"".to_owned(), "x"),
