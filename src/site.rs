@@ -9,6 +9,7 @@ pub mod record;
 pub(crate) mod root;
 pub mod roots;
 pub(crate) mod scan;
+pub(crate) mod sequences;
 pub mod signed_index;
 pub(crate) mod storage;
 pub mod verified;

@@ -122,12 +122,13 @@ impl Directory {
     }
 
     /// Opens the file that a lock is held on, and creates it if it is missing. Its content is not used, so it
-    /// can belong to another user; it cannot have another name.
+    /// can belong to another user; it cannot have another name. Other users cannot open a new one, and so they cannot
+    /// hold its lock.
     pub(crate) fn lock_file(&self, name: &str) -> Result<File, FsError> {
         self.check_name(name)?;
         let at = || FsError::at("open", self.path.join(name));
         let flags = FLAGS | OFlags::CREATE | OFlags::WRONLY;
-        let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o644));
+        let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(0o600));
         let file: File = file.map_err(|error| at()(self.explain(error, name)))?.into();
         let metadata = file.metadata().map_err(at())?;
         match check(&metadata) {

@@ -7,7 +7,7 @@ use clap::Args;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Totals;
 use crate::bundle::read::reader::BundleReader;
-use crate::cli::console::Text;
+use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::output::{print, print_json};
 use crate::cli::pack::read_lock;
@@ -45,6 +45,12 @@ impl Diff {
 
 fn read(path: &Path, policy: &Policy) -> Result<Lock, Failure> {
     if let Some(lock) = read_lock(path)? {
+        if policy.is_enforced() {
+            console::report(&Text::of(format_args!(
+                "warning: `{}` is a lock: no key signed it",
+                path.display()
+            )));
+        }
         return Ok(lock);
     }
     let contents = BundleReader::open(path, policy)

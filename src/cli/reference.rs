@@ -17,6 +17,7 @@ use crate::cli::listing::Listing;
 use crate::cli::lists::ListsSummary;
 use crate::cli::lock::{Checked, Locked};
 use crate::cli::progress::Progress;
+use crate::cli::sign::{BundleSignature, SignedRevocations};
 use crate::cli::site::SiteSummary;
 use crate::cli::unbundle::Unbundle;
 use crate::cli::unpack::MissingBlobs;
@@ -187,13 +188,15 @@ fn cell(text: &str) -> String {
 /// Writes the JSON results of all commands.
 fn results(page: &mut String) {
     type Result = (&'static str, &'static str, bool, fn() -> Schema);
-    let results: [Result; 16] = [
+    let results: [Result; 18] = [
         ("airbundle pack", "", true, schema::<PackSummary>),
         ("airbundle lock", "", true, schema::<Locked>),
         ("airbundle lock --check", "", true, schema::<Checked>),
         ("airbundle diff", "", false, schema::<Diff>),
         ("airbundle lists kubespray", "", true, schema::<ListsSummary>),
         ("airbundle image", "", true, schema::<ImageSummary>),
+        ("airbundle sign", "", true, schema::<BundleSignature>),
+        ("airbundle sign --revoke", "", true, schema::<SignedRevocations>),
         ("unbundle unpack", "", true, schema::<UnpackSummary>),
         ("unbundle unpack", ", if the site lacks blobs that a delta omits", true, schema::<MissingBlobs>),
         ("unbundle ls", "", false, schema::<Listing>),

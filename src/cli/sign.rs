@@ -1,8 +1,10 @@
 //! `airbundle sign`: signs a finished bundle, or a list of revoked keys.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::base::fs;
@@ -16,8 +18,11 @@ use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::host_keys::signature_of;
 use crate::cli::keygen::signer;
-use crate::cli::output::print;
+use crate::cli::progress::Output;
 use crate::cli::trust::TrustArgs;
+use crate::cli::verify::require_intact;
+use crate::commands::verify::verify_rest;
+use crate::oci::digest::Digest;
 use crate::signature::KeyId;
 use crate::signature::policy::Policy;
 use crate::signature::revocations::{REVOCATIONS, Revocations};
@@ -29,7 +34,7 @@ const LIST_LIMIT: u64 = 1 << 20;
 /// Sign a finished bundle, or a list of revoked keys
 ///
 /// The signature of a bundle is a file next to it, NAME.KEYID.minisig. The bundle itself does not change. Several
-/// keys can sign the same bundle.
+/// keys can sign the same bundle. The bundle is verified first: a damaged one is not signed.
 #[derive(Debug, Args)]
 pub(crate) struct Sign {
     /// Bundle file, first volume, or directories with volumes
@@ -54,6 +59,8 @@ pub(crate) struct Sign {
     output: PathBuf,
     #[command(flatten)]
     trust: TrustArgs,
+    #[command(flatten)]
+    out: Output,
 }
 
 impl Sign {
@@ -68,7 +75,8 @@ impl Sign {
         let volumes = discover::find(&self.bundle).map_err(ReadError::from)?;
         let directory = volumes.directories().first().cloned().unwrap_or_default();
         let path = directory.join(file_name(volumes.name(), signer.id()));
-        let contents = BundleReader::from_volumes(volumes, &policy)?.contents().map_err(|error| {
+        let mut reader = BundleReader::from_volumes(volumes, &policy)?;
+        let contents = reader.contents().map_err(|error| {
             let is_unsigned = matches!(error, ReadError::Signature(_));
             let failure = Failure::from(error);
             if is_unsigned {
@@ -77,10 +85,16 @@ impl Sign {
                 failure
             }
         })?;
+        let verdict = self.out.report(|report| verify_rest(&contents, reader, report))?;
+        require_intact(&verdict, &self.bundle[0])?;
         OutputFile::write(&path, Access::Default, &signer.sign(&contents.index))?;
-        let mut text = Text::of(format_args!("{}: signature by key {}", path.display(), signer.id()));
-        text.line(format_args!("identity {}", contents.identity));
-        print(&text)?;
+        let signature = BundleSignature { file: path, key: signer.id(), identity: contents.identity };
+        self.out.print(&signature, || {
+            let BundleSignature { file, key, identity } = &signature;
+            let mut text = Text::of(format_args!("{}: signature by key {key}", file.display()));
+            text.line(format_args!("identity {identity}"));
+            text
+        })?;
         Ok(Code::Success)
     }
 
@@ -98,11 +112,45 @@ impl Sign {
         // A list without a matching signature is an error on the hosts.
         OutputFile::write(&self.output, Access::Default, text.as_bytes())?;
         OutputFile::write(&signature_path, Access::Default, &signature)?;
-        let mut text = Text::of(format_args!("{}: {} revoked keys", self.output.display(), list.0.len()));
+        let result = SignedRevocations {
+            file: self.output.clone(),
+            signature: signature_path.clone(),
+            key: signer.id(),
+            revoked: list.0,
+        };
+        let mut text =
+            Text::of(format_args!("{}: {} revoked keys", self.output.display(), result.revoked.len()));
         text.line(format_args!("{}: signature by key {}", signature_path.display(), signer.id()));
-        print(&text)?;
+        self.out.print(&result, || text)?;
         Ok(Code::Success)
     }
+}
+
+/// The result of signing a bundle.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct BundleSignature {
+    /// The file with the signature.
+    file: PathBuf,
+    /// The key ID of the signature.
+    key: KeyId,
+    /// The identity of the bundle.
+    identity: Digest,
+}
+
+/// The result of signing a list of revoked keys.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct SignedRevocations {
+    /// The list.
+    file: PathBuf,
+    /// The file with the signature.
+    signature: PathBuf,
+    /// The key ID of the signature.
+    key: KeyId,
+    /// The IDs of all revoked keys.
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    revoked: BTreeSet<KeyId>,
 }
 
 /// Reads a list. A missing file is an empty list.

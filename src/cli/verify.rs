@@ -1,7 +1,7 @@
 //! `unbundle verify`: verifies a bundle and names everything that is corrupt or missing.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -46,14 +46,16 @@ impl Verify {
             return Err(Failure::new(Code::Usage, message));
         };
         self.out.print(&verdict, || text(&verdict))?;
-        match verdict.worst() {
-            None => Ok(Code::Success),
-            Some(worst) => {
-                let bundle = self.bundle[0].display();
-                Err(Failure::new(worst.into(), format!("`{bundle}` is not intact: {}", counts(&verdict))))
-            }
-        }
+        require_intact(&verdict, &self.bundle[0])?;
+        Ok(Code::Success)
     }
+}
+
+/// Fails if `bundle` is damaged or incomplete.
+pub(crate) fn require_intact(verdict: &Verdict, bundle: &Path) -> Result<(), Failure> {
+    let Some(worst) = verdict.worst() else { return Ok(()) };
+    let message = format!("`{}` is not intact: {}", bundle.display(), counts(verdict));
+    Err(Failure::new(worst.into(), message))
 }
 
 /// Returns the numbers of unreadable, corrupt and missing blobs.

@@ -37,6 +37,7 @@ use crate::signature::policy::Policy;
 use crate::site::record::{Record, RecordError};
 use crate::site::root::Staging;
 use crate::site::roots::RootPath;
+use crate::site::sequences::Sequences;
 use crate::site::signed_index::{self, KeptBundles};
 use crate::site::storage::{Links, blob_path};
 
@@ -79,6 +80,11 @@ pub fn unpack(
     check_space(&plan, &missing_links, &roots)?;
     plan.count_in(&mut summary);
     summary.repaired += missing_links.made_accessible;
+
+    // From now on, the site has content of this bundle.
+    if let Some(release) = &contents.about.release {
+        Sequences::read(&options.site)?.raise(release, &roots.bundles)?;
+    }
 
     // Blobs and files. The guard is also needed if only links are missing: until they exist, GC would delete
     // the blobs.
@@ -142,7 +148,9 @@ fn check_release(contents: &Contents, options: &UnpackOptions, policy: &Policy) 
     let Some(Release { name, sequence }) = contents.about.release.as_ref().filter(|_| !allow_older) else {
         return Ok(());
     };
-    let newest = KeptBundles::open(site)?.newest(policy)?.get(name).map(|(newest, _)| *newest);
+    let kept = KeptBundles::open(site)?.newest(policy)?.get(name).map(|(newest, _)| *newest);
+    // Sites of earlier versions have no numbers.
+    let newest = kept.max(Sequences::read(site)?.highest(name));
     match newest.filter(|newest| newest > sequence) {
         Some(newest) => {
             Err(UnpackError::Older { site: site.clone(), name: name.clone(), sequence: *sequence, newest })

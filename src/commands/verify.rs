@@ -105,6 +105,15 @@ impl Verdict {
 /// define the contents; all other damage is part of the verdict.
 pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, ReadError> {
     let contents = reader.contents()?;
+    verify_rest(&contents, reader, report)
+}
+
+/// Verifies a bundle like [`verify`]. `reader` has read the documents of the bundle, which are `contents`.
+pub fn verify_rest(
+    contents: &Contents,
+    mut reader: BundleReader,
+    report: &dyn Report,
+) -> Result<Verdict, ReadError> {
     let layout = &contents.layout;
     // `contents` has read the first entries: the two documents and the manifests.
     let entries: Vec<TarEntry> = layout.entries().skip(2 + layout.manifests.len()).collect();
@@ -158,7 +167,7 @@ pub fn verify(mut reader: BundleReader, report: &dyn Report) -> Result<Verdict, 
     // Damage within the recovery data itself has to be repaired, too.
     let of_recovery = reader.volumes().map(VolumeSet::damaged_recovery).unwrap_or_default();
     let repaired: BTreeSet<Position> = reader.repaired().into_iter().chain(of_recovery).collect();
-    Ok(Verdict::new(&contents, true, damage, repaired.into_iter().collect(), &reader))
+    Ok(Verdict::new(contents, true, damage, repaired.into_iter().collect(), &reader))
 }
 
 fn digest_mismatch(expected: Digest, actual: Digest) -> String {

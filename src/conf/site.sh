@@ -69,7 +69,8 @@ add_path() {
 # Adds a path, and the file to which its symlinks lead.
 add_file() {
     add_path "$1"
-    target=$(readlink -f "$1") && [ -e "$target" ] || fail "cannot find $1"
+    target=$(readlink -f "$1") || target=
+    [ -e "$target" ] || fail "cannot find $1"
     [ "$target" = "$1" ] || add_path "$target"
 }
 
@@ -131,22 +132,30 @@ check_ownership() {
   Check the content of $changeable, then run \`chown root $changeable && chmod go-w $changeable\`"
 }
 
+# Lets a group read the password hashes, and no other user.
+share_with_group() {
+    if ! chgrp "$1" "$conf/htpasswd" || ! chmod 640 "$conf/htpasswd"; then
+        fail "nginx cannot read $conf/htpasswd: see above"
+    fi
+}
+
 # Lets the group of nginx read the password hashes. $1 is the PID of its main process. On this host, root starts it as
 # the user that `run_nginx` sets.
 share_htpasswd() {
     [ -n "$user" ] && [ -n "${1:-}" ] || return 0
     if [ -n "$is_root" ] && [ "$engine" = nginx ] && group=$(server_group); then
-        chgrp "$group" "$conf/htpasswd" && chmod 640 "$conf/htpasswd" || fail "nginx cannot read $conf/htpasswd: see above"
+        share_with_group "$group"
         return
     fi
+    # shellcheck disable=SC2013 # These paths have no spaces.
     for status in $(grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status); do
         owner=$(sed -n 's/^Uid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)
         group=$(sed -n 's/^Gid:[[:space:]]*\([0-9]*\).*/\1/p' "$status" 2>/dev/null)
         if [ -z "$group" ] || [ "$owner" = "$(id -u)" ]; then
             continue
         elif [ -n "$is_root" ]; then
-            chgrp "$group" "$conf/htpasswd" && chmod 640 "$conf/htpasswd" || fail "nginx cannot read $conf/htpasswd: see above"
-        elif [ "$(ls -ln "$conf/htpasswd" | cut -c8)" != r ]; then
+            share_with_group "$group"
+        elif [ -z "$(find "$conf/htpasswd" -perm -004)" ]; then
             chmod 644 "$conf/htpasswd" || fail "nginx cannot read $conf/htpasswd: see above"
             echo "site: all users of this host can read $conf/htpasswd, because nginx runs as another user" >&2
         fi

@@ -93,7 +93,7 @@ fn signature_name(number: usize) -> String {
 }
 
 /// Writes a file, unless it has this content. Returns true if it did not.
-fn put(root: &Root, path: &RelPath, content: &[u8]) -> Result<bool, FsError> {
+pub(crate) fn put(root: &Root, path: &RelPath, content: &[u8]) -> Result<bool, FsError> {
     if get(root, path, content.len() as u64)?.is_some_and(|old| old == content) {
         return Ok(false);
     }

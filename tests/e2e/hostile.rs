@@ -21,7 +21,7 @@ fn image() -> Image {
 fn shared_content() -> Content {
     let mut content = Content::default();
     for name in ["team/a:1", "team/b:1"] {
-        content.image(name, &image());
+        content.image(&format!("{REGISTRY}/{name}"), &image());
     }
     content.file(&format!("https://{FILES}/file"), b"the file".to_vec());
     content
@@ -58,23 +58,24 @@ fn every_omitted_entry_is_reported_and_a_bundle_without_entries_is_not_written()
 fn an_index_that_names_another_one_many_times_is_requested_once() {
     let mut content = Content::default();
     let leaf = image();
-    content.image("team/app:leaf", &leaf);
+    let repository = format!("{REGISTRY}/team/app");
+    content.image(&format!("{repository}:leaf"), &leaf);
     let mut child =
         json!({ "mediaType": leaf.root.media_type, "digest": leaf.root.digest, "size": leaf.manifest.len() });
     for level in 0..6 {
         let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": vec![child; 30] });
         let bytes = index.to_string().into_bytes();
         child = json!({ "mediaType": INDEX, "digest": sha256(&bytes), "size": bytes.len() });
-        content.manifest("team/app", &sha256(&bytes), INDEX, bytes.clone());
+        content.manifest(&repository, &sha256(&bytes), INDEX, bytes.clone());
         if level == 5 {
-            content.manifest("team/app", "1", INDEX, bytes);
+            content.manifest(&repository, "1", INDEX, bytes);
         }
     }
     let fake = Fake::honest(content);
     let job = PackJob::new(&format!("{REGISTRY}/team/app:1\n"));
     job.pack_from(&fake, &[]);
     let requests = fake.seen_of("/manifests/").len();
-    assert!(requests < 20, "{requests} requests");
+    assert!((6..20).contains(&requests), "{requests} requests");
 }
 
 #[test]
@@ -84,11 +85,12 @@ fn manifests_of_many_empty_members_do_not_exhaust_memory() {
     let (mut content, mut list) = (Content::default(), String::new());
     for number in 0..6 {
         let image = image();
-        content.image(&format!("team/app:{number}"), &image);
+        let repository = format!("{REGISTRY}/team/app");
+        content.image(&format!("{repository}:{number}"), &image);
         let manifest = String::from_utf8(image.manifest.to_vec()).expect("JSON");
         let many = r#"{"":0},"#.repeat(590_000);
         let manifest = manifest.replacen('{', &format!(r#"{{"x":[{many}{number}],"#), 1);
-        content.manifest("team/app", &number.to_string(), &image.root.media_type, manifest.into_bytes());
+        content.manifest(&repository, &number.to_string(), &image.root.media_type, manifest.into_bytes());
         writeln!(list, "{REGISTRY}/team/app:{number}").expect("a string");
     }
     let fake = Fake::honest(content);

@@ -547,6 +547,14 @@ fn interrupted_load_leaves_no_image_and_a_rerun_loads_it() {
             // other signals may not reach it.
             if all { kill_process_group(group, Signal::TERM) } else { kill_process(id, Signal::KILL) }
                 .expect("the program is running");
+            // strace can wait for the end of the delay, although the program has ended.
+            let ended = Instant::now();
+            while child.try_wait().expect("wait for a child").is_none() {
+                if ended.elapsed() > Duration::from_secs(5) {
+                    child.kill().expect("kill a child");
+                }
+                sleep(Duration::from_millis(20));
+            }
             assert_eq!(child.wait().expect("wait for a child").code(), None);
             sleep(Duration::from_millis(200));
             assert_eq!(engines.loaded_images(engine), BTreeMap::new(), "{engine}");

@@ -1,10 +1,12 @@
 //! The signature policy of a host: it fails closed, every verb obeys it, and it covers sites.
 
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use airbundle::bundle::format::layout::tar_header;
+use airbundle::bundle::format::seek_table::{self, FrameEntry};
 use airbundle::bundle::format::skippable::{self, PADDING_MAGIC};
 use airbundle::bundle::format::{OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded};
 use base64::Engine as _;
@@ -17,6 +19,7 @@ use crate::support::fake::{Content, Fake};
 use crate::support::image::{Compression, Format, Image, Layer};
 
 const USAGE: i32 = 2;
+const FILE: i32 = 6;
 const DAMAGED: i32 = 7;
 const UNSIGNED: i32 = 14;
 const SIGNER: i32 = 15;
@@ -80,6 +83,19 @@ impl Job {
     #[track_caller]
     fn signed(&self) -> String {
         self.pack("signed.tar.zst", 1, &["--sign", "ours.key"])
+    }
+
+    /// Packs a file, and damages the frame that contains it.
+    #[track_caller]
+    fn pack_damaged(&self, name: &str, more: &[&str]) -> String {
+        run(&mut self.pack_command(name, &["https://files.example/two"], more)).ok();
+        let mut bytes = fs::read(self.path(name)).unwrap();
+        let table = seek_table::read(&mut Cursor::new(&bytes)).unwrap().unwrap();
+        let last = table.iter().rposition(|entry| entry.decompressed > 0).unwrap();
+        let offset: usize = table[..last].iter().map(|entry| entry.compressed as usize).sum();
+        bytes[offset + table[last].compressed as usize / 2] ^= 1;
+        fs::write(self.path(name), bytes).unwrap();
+        self.text(name)
     }
 
     /// Returns the key ID in the comment of a public key.
@@ -160,6 +176,69 @@ fn nothing_of_an_index_without_a_trusted_signature_is_parsed_or_printed() {
         assert_eq!(finished.code, Some(UNSIGNED), "{finished:#?}");
         assert!(!Path::new(&site).exists());
     }
+}
+
+#[test]
+fn a_second_index_behind_the_archive_is_refused_by_every_verb() {
+    let job = Job::new();
+    let intact = job.pack("intact.tar.zst", 1, &[]);
+    let bytes = fs::read(&intact).unwrap();
+    let table = seek_table::read(&mut Cursor::new(&bytes)).unwrap().unwrap();
+    let frames_len: usize = table.iter().map(|entry| entry.compressed as usize).sum();
+    let last = table.iter().rposition(|entry| entry.decompressed > 0).unwrap();
+    let index = br#"{"schemaVersion":2}"#;
+    let mut entry = tar_header("index.json", index.len() as u64).to_vec();
+    entry.extend(index);
+    entry.resize(3 * 512, 0);
+    let second = frame::encode(&entry, 3);
+    let size = |len: usize| u32::try_from(len).unwrap();
+    // Behind the archive, with a table that states no content.
+    let hidden = FrameEntry { compressed: size(second.len()), decompressed: 0 };
+    let behind =
+        [&bytes[..frames_len], &second, &seek_table::encode(&[&table[..], &[hidden]].concat())].concat();
+    // In the last frame, with a table that states the content before it.
+    let offset: usize = table[..last].iter().map(|entry| entry.compressed as usize).sum();
+    let frame_end = offset + table[last].compressed as usize;
+    let mut content = zstd::decode_all(&bytes[offset..frame_end]).unwrap();
+    content.extend(&entry);
+    let longer = frame::encode(&content, 3);
+    let mut entries = table.clone();
+    entries[last].compressed = size(longer.len());
+    let in_last =
+        [&bytes[..offset], &longer, &bytes[frame_end..frames_len], &seek_table::encode(&entries)].concat();
+    let without_table = [&bytes[..frames_len], &second].concat();
+    for (name, forged, has_table) in
+        [("behind", behind, true), ("last", in_last, true), ("no table", without_table, false)]
+    {
+        fs::write(job.path("forged.tar.zst"), forged).unwrap();
+        let forged = job.text("forged.tar.zst");
+        let (site, repaired) = (job.text("site"), job.text("repaired.tar.zst"));
+        let mut verbs: Vec<Finished> = vec![
+            unbundle(["verify", &forged]),
+            unbundle(["unpack", &forged, &site]),
+            job.airbundle(&["sign", &forged, "--key", "ours.key"]),
+        ];
+        if has_table {
+            verbs.push(unbundle(["verify", "--quick", &forged]));
+            verbs.push(unbundle(["ls", &forged]));
+            verbs.push(unbundle(["cat", &forged, "https://files.example/one"]));
+            verbs.push(unbundle(["unpack", "--only", "https://files.example/one", &forged, &site]));
+            verbs.push(unbundle(["repair", &forged, "-o", &repaired]));
+            verbs.push(job.airbundle(&["sbom", &forged]));
+        }
+        for finished in verbs {
+            assert_eq!(finished.code, Some(DAMAGED), "{name}: {finished:#?}");
+        }
+        assert!(!job.path(&format!("forged.tar.zst.{}.minisig", job.id("ours"))).exists(), "{name}");
+        let _ = fs::remove_dir_all(&site);
+    }
+    // Other damage is no second index, and a damaged bundle is not signed.
+    job.pack_damaged("damaged.tar.zst", &[]);
+    unbundle(["ls", &job.text("damaged.tar.zst")]).ok();
+    job.airbundle(&["sign", &job.text("damaged.tar.zst"), "--key", "ours.key"])
+        .failed(DAMAGED, &["is not intact"]);
+    let signed = job.airbundle(&["sign", "--json", &intact, "--key", "ours.key"]).ok().json();
+    assert_eq!((&signed["event"], &signed["key"]), (&"summary".into(), &job.id("ours").into()));
 }
 
 #[test]
@@ -487,6 +566,37 @@ fn prune_keeps_the_documents_of_kept_bundles_and_the_newest_of_each_name() {
 }
 
 #[test]
+fn an_interrupted_run_counts_as_newer_and_an_invalid_list_of_numbers_is_an_error() {
+    let job = Job::new();
+    let pack = |number: usize, sequence: &str| {
+        job.pack(&format!("{number}.tar.zst"), number, &["--name", "series", "--sequence", sequence])
+    };
+    let (first, site) = (pack(1, "1"), job.path("site"));
+    let second = job.pack_damaged("2.tar.zst", &["--name", "series", "--sequence", "2"]);
+    let unpack = |bundle: &str| unbundle(["unpack", bundle, site.to_str().unwrap()]);
+    unpack(&first).ok();
+    unpack(&second).failed(DAMAGED, &["is damaged"]);
+    unpack(&first).failed(OUTDATED, &["newer one with 2"]);
+    fs::write(site.join("bundles/sequences.json"), "junk").unwrap();
+    unpack(&first).failed(FILE, &["sequences.json", "delete the file"]);
+}
+
+#[test]
+fn a_bundle_counts_as_newer_after_its_key_is_not_trusted_any_more() {
+    let job = Job::new();
+    let pack = |name: &str, number: usize, sequence: &str, key: &str| {
+        let key = format!("{key}.key");
+        job.pack(name, number, &["--name", "series", "--sequence", sequence, "--sign", &key])
+    };
+    let (first, second) = (pack("1.tar.zst", 1, "1", "ours"), pack("2.tar.zst", 2, "2", "other"));
+    let (site, ours, other) = (job.text("site"), job.text("ours.pub"), job.text("other.pub"));
+    unbundle(["unpack", &second, &site, "--trusted-key", &ours, "--trusted-key", &other]).ok();
+    unbundle(["unpack", &first, &site, "--trusted-key", &ours])
+        .failed(OUTDATED, &["sequence number 1", "newer one with 2"]);
+    unbundle(["unpack", &first, &site, "--trusted-key", &ours, "--allow-older"]).ok();
+}
+
+#[test]
 fn older_bundle_of_the_same_name_is_refused_unless_it_is_allowed() {
     let job = Job::new();
     let pack = |name: &str, number: usize, series: &str, sequence: &str| {
@@ -513,6 +623,8 @@ fn older_bundle_of_the_same_name_is_refused_unless_it_is_allowed() {
     // A delta counts.
     unpack(&delta, &[]).ok();
     unpack(&second, &[]).failed(OUTDATED, &["newer one with 11"]);
+    let numbers = fs::read_to_string(site.join("bundles/sequences.json")).unwrap();
+    assert_eq!(numbers, "{\n  \"another\": 1,\n  \"series\": 11\n}\n");
     let listed = unbundle(["ls", "--json", &second]).ok().json();
     assert_eq!((&listed["name"], &listed["sequence"]), (&"series".into(), &10.into()));
     for (more, words) in [

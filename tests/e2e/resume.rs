@@ -221,8 +221,8 @@ fn pack_with_changed_lists_reuses_the_partial() {
     let [reused, resumed, fetched] =
         ["bytesReused", "bytesResumed", "bytesFetched"].map(|name| summary[name].as_u64().expect("a number"));
     // The beginning of the bundle is resumed if the change comes after it.
-    assert!(reused > 0 && reused + resumed > 15_000_000 && fetched < 20_000_000, "{summary}");
-    assert!(sum(&gate.transfers()) < 20_000_000);
+    assert!(reused > 0 && reused + resumed > 15_000_000 && fetched < 25_000_000, "{summary}");
+    assert!(sum(&gate.transfers()) < 25_000_000);
     assert_eq!(job.file_names(), [LIST, OUTPUT]);
 }
 

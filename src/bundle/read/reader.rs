@@ -28,7 +28,7 @@ use crate::bundle::format::index::{BundleInfo, Index};
 use crate::bundle::format::layout::{Blob, Layout, blob_name};
 use crate::bundle::format::manifest_walk::ManifestWalk;
 use crate::bundle::format::seek_table::FrameEntry;
-use crate::bundle::format::{BLOCK, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
+use crate::bundle::format::{BLOCK, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded};
 use crate::bundle::read::detached;
 use crate::bundle::read::discover;
 use crate::bundle::read::error::{ReadError, first_failure, unexpected};
@@ -204,16 +204,15 @@ impl BundleReader {
     /// Fails if the archive has entries after those of `layout`. Other programs that read the archive, such as `tar`
     /// and `skopeo`, use the last of several `index.json`.
     ///
-    /// The seek table has the length of the tar stream. If it is longer than the documents require, the table can be
-    /// incorrect: the frames decide, as far as all of them are intact. Without a table, [`BundleReader::end`] finds
-    /// further entries.
+    /// The documents determine the content size of each frame. If the seek table has other sizes, or frames that it
+    /// does not describe, it can be incorrect: the frames decide, as far as all of them are intact. Without a table,
+    /// [`BundleReader::end`] finds further entries.
     fn check_end(&self, layout: &Layout) -> Result<(), ReadError> {
         let (Some(volumes), Some(table)) = (self.stream.volumes().cloned(), self.table.clone()) else {
             return Ok(());
         };
-        let expected: u64 = layout.cuts().iter().sum();
-        let stream: u64 = table.iter().map(|frame| u64::from(frame.decompressed)).sum();
-        if stream <= expected {
+        let sizes = table.iter().map(|frame| u64::from(frame.decompressed)).filter(|size| *size > 0);
+        if sizes.eq(layout.cuts()) && !hides_content(&volumes, &table) {
             return Ok(());
         }
         let source = volumes.clone();
@@ -329,4 +328,23 @@ impl BundleReader {
     fn entry_end(&self, blob: &Blob) -> u64 {
         self.stream.position() + BLOCK as u64 + padded(blob.size)
     }
+}
+
+/// True if a frame has content and the table states none, or if the last frame with content has another size than
+/// stated. Frames between them are compared when they are read.
+fn hides_content(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
+    let last = table.iter().rposition(|entry| entry.decompressed > 0);
+    let mut offset = 0;
+    table.iter().enumerate().any(|(number, entry)| {
+        let start = offset;
+        offset += u64::from(entry.compressed);
+        if entry.decompressed > 0 && Some(number) != last {
+            return false;
+        }
+        let mut header = [0; frame::HEADER_LEN];
+        let len = header.len().min(entry.compressed as usize);
+        // A frame that cannot be read is damage, which other checks report.
+        let is_read = volumes.read_at(&mut header[..len], start).is_ok_and(|read| read == len);
+        is_read && !frame::is_header_of(&header[..len], *entry)
+    })
 }
