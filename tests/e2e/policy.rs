@@ -191,9 +191,9 @@ fn a_second_index_behind_the_archive_is_refused_by_every_verb() {
     entry.extend(index);
     entry.resize(3 * 512, 0);
     let second = frame::encode(&entry, 3);
-    let size = |len: usize| u32::try_from(len).unwrap();
+    let short = |len: usize| u32::try_from(len).unwrap();
     // Behind the archive, with a table that states no content.
-    let hidden = FrameEntry { compressed: size(second.len()), decompressed: 0 };
+    let hidden = FrameEntry { compressed: short(second.len()), decompressed: 0 };
     let behind =
         [&bytes[..frames_len], &second, &seek_table::encode(&[&table[..], &[hidden]].concat())].concat();
     // In the last frame, with a table that states the content before it.
@@ -203,7 +203,7 @@ fn a_second_index_behind_the_archive_is_refused_by_every_verb() {
     content.extend(&entry);
     let longer = frame::encode(&content, 3);
     let mut entries = table.clone();
-    entries[last].compressed = size(longer.len());
+    entries[last].compressed = short(longer.len());
     let in_last =
         [&bytes[..offset], &longer, &bytes[frame_end..frames_len], &seek_table::encode(&entries)].concat();
     let without_table = [&bytes[..frames_len], &second].concat();

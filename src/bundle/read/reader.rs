@@ -16,7 +16,7 @@
 //!   read ahead. Every way to open a bundle requires the policy of the host.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{BufReader, Read, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +41,9 @@ use crate::bundle::read::tar_stream::{END, FrameQueue, Piece, TarStream};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
 use crate::signature::policy::{NamedSignature, Policy, Signed};
+
+/// Size of the reads of frame headers in bytes.
+const SMALL_READ: usize = 4 << 10;
 
 /// The documents of a bundle.
 pub struct Contents {
@@ -334,7 +337,9 @@ impl BundleReader {
 /// stated. Frames between them are compared when they are read.
 fn hides_content(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
     let last = table.iter().rposition(|entry| entry.decompressed > 0);
-    let mut offset = 0;
+    // A table can have millions of entries for frames of a few bytes.
+    let mut input = BufReader::with_capacity(SMALL_READ, volumes.reader(0));
+    let (mut offset, mut position) = (0, 0);
     table.iter().enumerate().any(|(number, entry)| {
         let start = offset;
         offset += u64::from(entry.compressed);
@@ -342,9 +347,14 @@ fn hides_content(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
             return false;
         }
         let mut header = [0; frame::HEADER_LEN];
-        let len = header.len().min(entry.compressed as usize);
-        // A frame that cannot be read is damage, which other checks report.
-        let is_read = volumes.read_at(&mut header[..len], start).is_ok_and(|read| read == len);
-        is_read && !frame::is_header_of(&header[..len], *entry)
+        let header = &mut header[..frame::HEADER_LEN.min(entry.compressed as usize)];
+        let distance = i64::try_from(start - position).expect("a bundle is smaller; please report");
+        let read = input.seek_relative(distance).and_then(|()| input.read_exact(header));
+        position = start + header.len() as u64;
+        if read.is_err() {
+            // Frames that cannot be read are damage, which other checks report.
+            return input.seek(SeekFrom::Start(position)).is_err();
+        }
+        !frame::is_header_of(header, *entry)
     })
 }
