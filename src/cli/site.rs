@@ -207,13 +207,18 @@ fn run(script: &Path, arguments: &[&str], password: Option<OsString>) -> Result<
 
 /// Returns what the user should know, one sentence each. `is_run`: the configuration is used on this host now.
 fn warnings(configured: &Configured, is_run: bool) -> Vec<String> {
-    let Configured { setup, issued, ca, page, kept, remembered, .. } = configured;
+    let Configured { setup, issued, ca, page, kept, is_lost, remembered, .. } = configured;
     let conf = setup.conf.display();
     let mut warnings = Vec::new();
     if is_run {
         let edited =
             |name| format!("{conf}/{name} was edited, and is used: compare it with {conf}/{name}.new");
         warnings.extend(kept.iter().map(edited));
+    }
+    if *is_lost {
+        warnings.push(format!(
+            "{conf} was empty, although this host remembers a configuration there: this one is new"
+        ));
     }
     if let Err(error) = remembered {
         warnings.push(format!(
@@ -408,6 +413,7 @@ impl From<ConfError> for Failure {
             ConfError::Record(error) => Code::of_record(error),
             ConfError::Fs(_)
             | ConfError::Unknown(_)
+            | ConfError::Storage(_)
             | ConfError::Saved(..)
             | ConfError::Outside(..)
             | ConfError::User(UserError::Fs(_) | UserError::Missing { .. })

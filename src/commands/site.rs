@@ -5,6 +5,8 @@ use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use walkdir::WalkDir;
+
 use crate::base::directory::Directory;
 use crate::base::fs::{self, FsError};
 use crate::base::json::pretty;
@@ -87,6 +89,8 @@ pub struct Configured {
     pub ca: Option<CaState>,
     /// The result of writing the catalog page. An error is not fatal: the files can be on a read-only disk.
     pub page: Result<(), FsError>,
+    /// True if there was no configuration, although the host remembers one.
+    pub is_lost: bool,
     /// The result of remembering the configuration. After an error, the next run does not know it.
     pub remembered: Result<(), FsError>,
 }
@@ -100,6 +104,12 @@ pub enum ConfError {
     /// A local I/O error.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// The storage of the registry has an entry that is neither a regular file nor a directory.
+    #[error(
+        "`{}` is a symlink or a special file, which a registry would follow: remove it, and unpack the bundle again",
+        .0.display()
+    )]
+    Storage(PathBuf),
     /// The configuration is not from this host.
     #[error(transparent)]
     Unknown(#[from] HostRecordError),
@@ -179,6 +189,7 @@ pub fn configure(
     if let Some(Some((_, password))) = &changes.user {
         users::check_password(password, changes.weak_password)?;
     }
+    check_storage(&registry)?;
     let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
     let _lock = lock(&directory)?;
     let mut host = HostRecord::open(&directory, changes.adopt_conf)?;
@@ -203,9 +214,10 @@ pub fn configure(
         ca::forget_key(&directory)?;
         state = state.map(|state| CaState { has_key: false, ..state });
     }
+    let is_lost = host.is_lost();
     let remembered = host.finish(&directory);
     let page = write_page(&setup, policy.signatures.is_enforced());
-    Ok(Configured { setup, written, kept, issued, ca: state, page, remembered })
+    Ok(Configured { setup, written, kept, issued, ca: state, page, is_lost, remembered })
 }
 
 /// Returns the directory of the configuration, without symlinks. A site from another host decides nothing:
@@ -217,6 +229,20 @@ fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
         return if conf == inside { Ok(conf) } else { Err(ConfError::Outside(inside, conf)) };
     };
     Ok(fs::resolve(conf)?)
+}
+
+/// Fails if the storage contains links or special files: Docker Distribution follows them with its own rights.
+fn check_storage(registry: &Path) -> Result<(), ConfError> {
+    if !registry.exists() {
+        return Ok(());
+    }
+    for entry in WalkDir::new(registry).min_depth(1) {
+        let entry = entry.map_err(|error| FsError::at("list", registry)(error.into()))?;
+        if !entry.file_type().is_file() && !entry.file_type().is_dir() {
+            return Err(ConfError::Storage(entry.into_path()));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the served directory that contains `path`, which has no symlinks.

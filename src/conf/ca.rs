@@ -16,6 +16,7 @@ use crate::base::output_file::{Access, OutputFile};
 use crate::base::own_file::read_regular;
 use crate::conf::certificate::{Certificate, PermittedNames};
 use crate::conf::host_record::{CA_CERTIFICATE, HostRecord};
+use crate::conf::private_key::blocks;
 use crate::conf::setup::{CA, Settings};
 use crate::oci::digest::Digest;
 
@@ -128,6 +129,9 @@ impl Ca {
     fn open(conf: &Directory, certificate: String) -> Result<Self, CaError> {
         let invalid = |error| CaError::Invalid(conf.path().join(CA), error);
         let parsed = Certificate::parse(&certificate).ok_or_else(|| invalid(None))?;
+        // Clients trust everything in the file.
+        let is_only = blocks(&certificate).next().is_some_and(|block| block.text == certificate.trim_end());
+        let permitted = parsed.permitted.filter(|_| is_only);
         if parsed.until < OffsetDateTime::now_utc() {
             return Err(invalid(None));
         }
@@ -142,7 +146,7 @@ impl Ca {
             }
             None => None,
         };
-        Ok(Self { certificate, subject: parsed.subject, permitted: parsed.permitted, issuer })
+        Ok(Self { certificate, subject: parsed.subject, permitted, issuer })
     }
 
     fn create(conf: &Directory, settings: &Settings, record: &mut HostRecord) -> Result<Self, CaError> {
@@ -160,6 +164,7 @@ impl Ca {
         let certificate = params.self_signed(&key)?.pem();
         conf.create_subdirectory(CA, 0o700)?;
         // The certificate of another key would make the CA invalid if this run is interrupted.
+        record.announce_removal(CA_CERTIFICATE);
         conf.remove(CA_CERTIFICATE)?;
         conf.replace(KEY, key.serialize_pem().as_bytes(), 0o600)?;
         record.announce(CA_CERTIFICATE, certificate.as_bytes());

@@ -5,6 +5,10 @@ use std::net::IpAddr;
 
 use time::OffsetDateTime;
 use x509_parser::extensions::{GeneralSubtree, NameConstraints};
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// Fields of a certificate.
@@ -16,8 +20,8 @@ pub(crate) struct Certificate {
     /// DNS names and IP addresses of the subject.
     pub(crate) names: Vec<String>,
     pub(crate) public_key: Vec<u8>,
-    /// The names for which a CA can issue certificates. `None`: there are no constraints, or some that an
-    /// airbundle CA does not have.
+    /// The names for which a CA can issue certificates. `None`: there are no constraints, or the certificate has
+    /// other properties than an airbundle CA.
     pub(crate) permitted: Option<PermittedNames>,
 }
 
@@ -49,6 +53,7 @@ impl Certificate {
             let NameConstraints { permitted_subtrees, excluded_subtrees } = extension.value;
             PermittedNames::new(permitted_subtrees.as_deref()?).filter(|_| excluded_subtrees.is_none())
         });
+        let permitted = permitted.filter(|_| is_site_ca(&certificate));
         Some(Self {
             until: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
             subject: certificate.subject().to_string(),
@@ -64,6 +69,34 @@ impl Certificate {
         let wildcard = host.split_once('.').map(|(_, domain)| format!("*.{domain}"));
         self.names.iter().any(|name| name == host || Some(name) == wildcard.as_ref())
     }
+}
+
+/// True if a CA can issue certificates of servers only, and none of other CAs.
+fn is_site_ca(certificate: &X509Certificate<'_>) -> bool {
+    let known = [
+        OID_X509_EXT_BASIC_CONSTRAINTS,
+        OID_X509_EXT_KEY_USAGE,
+        OID_X509_EXT_EXTENDED_KEY_USAGE,
+        OID_X509_EXT_NAME_CONSTRAINTS,
+        OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+    ];
+    let is_known = certificate.extensions().iter().all(|extension| known.contains(&extension.oid));
+    let constraints = certificate.basic_constraints().ok().flatten();
+    let issues_no_ca = constraints.is_some_and(|extension| {
+        extension.critical && extension.value.ca && extension.value.path_len_constraint == Some(0)
+    });
+    let usage = certificate.extended_key_usage().ok().flatten().map(|extension| extension.value);
+    let is_for_servers = usage.is_some_and(|usage| {
+        usage.server_auth
+            && !(usage.any
+                || usage.client_auth
+                || usage.code_signing
+                || usage.email_protection
+                || usage.time_stamping
+                || usage.ocsp_signing)
+            && usage.other.is_empty()
+    });
+    is_known && issues_no_ca && is_for_servers
 }
 
 impl PermittedNames {

@@ -29,7 +29,7 @@ pub(crate) const HTPASSWD: &str = "htpasswd";
 /// The file that a run locks.
 pub(crate) const LOCK: &str = ".lock";
 
-/// The files that a run believes. A file that is missing decides nothing.
+/// The files that a run believes, and without which it would decide otherwise.
 const BELIEVED: [&str; 4] = [SETTINGS, LIST, CA_CERTIFICATE, HTPASSWD];
 
 /// The state directory of root, as in the Filesystem Hierarchy Standard.
@@ -55,17 +55,17 @@ pub enum HostRecordError {
          or move it away", .0.display()
     )]
     Unknown(PathBuf),
-    /// A file has changed since the last run on this host.
+    /// A file has changed since the last run on this host, or is missing.
     #[error(
-        "`{}` is not as this host wrote it: it decides what clients trust and what runs here: look at it and the other \
+        "`{}` is missing or not as this host wrote it: it decides what clients trust and what runs here: look at it and the other \
          files of the configuration and use `--adopt-conf`, or choose another directory with `--conf DIR`, or move the \
          configuration away", .0.display()
     )]
     Changed(PathBuf),
 }
 
-/// The digests that each file can have. There are two of a file while a run replaces it.
-type Digests = BTreeMap<String, BTreeSet<Digest>>;
+/// The digests that each file can have. There are two of a file while a run replaces it. `None`: it is missing.
+type Digests = BTreeMap<String, BTreeSet<Option<Digest>>>;
 
 /// A record; see the module.
 pub(crate) struct HostRecord {
@@ -74,6 +74,8 @@ pub(crate) struct HostRecord {
     state: Option<PathBuf>,
     /// The last error of writing the record.
     failed: Option<FsError>,
+    /// True if the configuration is empty, although the host remembers one.
+    is_lost: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,17 +95,19 @@ impl HostRecord {
 
     fn open_in(state: Option<PathBuf>, conf: &Directory, adopt: bool) -> Result<Self, HostRecordError> {
         let digests = digests(conf)?;
-        if !adopt && !is_empty(conf)? {
-            let unknown = || HostRecordError::Unknown(conf.path().to_owned());
-            let saved = state.as_deref().and_then(|state| read(state, conf.path())).ok_or_else(unknown)?;
+        let saved = state.as_deref().and_then(|state| read(state, conf.path()));
+        let is_empty = is_empty(conf)?;
+        if !adopt && !is_empty {
+            let saved = saved.as_ref().ok_or_else(|| HostRecordError::Unknown(conf.path().to_owned()))?;
             for (name, digest) in &digests {
                 if !saved.get(name).is_some_and(|known| digest.is_subset(known)) {
                     return Err(HostRecordError::Changed(conf.path().join(name)));
                 }
             }
         }
+        let is_lost = is_empty && saved.is_some_and(|saved| saved.values().flatten().any(Option::is_some));
         let saved = Saved { conf: conf.path().to_string_lossy().into_owned(), digests };
-        let mut record = Self { saved, state, failed: None };
+        let mut record = Self { saved, state, failed: None, is_lost };
         record.save();
         Ok(record)
     }
@@ -111,12 +115,31 @@ impl HostRecord {
     /// Creates a record that is not saved.
     #[cfg(test)]
     pub(crate) fn none() -> Self {
-        Self { saved: Saved { conf: String::new(), digests: Digests::new() }, state: None, failed: None }
+        Self {
+            saved: Saved { conf: String::new(), digests: Digests::new() },
+            state: None,
+            failed: None,
+            is_lost: false,
+        }
+    }
+
+    /// True if the configuration is empty, although the host remembers one.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost
     }
 
     /// Adds the digest of a file that is about to be written, so that an interrupted run can be repeated.
     pub(crate) fn announce(&mut self, name: &str, content: &[u8]) {
-        if self.saved.digests.entry(name.to_owned()).or_default().insert(Digest::of(content)) {
+        self.expect(name, Some(Digest::of(content)));
+    }
+
+    /// Records that a file is about to be removed.
+    pub(crate) fn announce_removal(&mut self, name: &str) {
+        self.expect(name, None);
+    }
+
+    fn expect(&mut self, name: &str, digest: Option<Digest>) {
+        if self.saved.digests.entry(name.to_owned()).or_default().insert(digest) {
             self.save();
         }
     }
@@ -177,7 +200,7 @@ fn read(state: &Path, conf: &Path) -> Option<Digests> {
 fn digests(conf: &Directory) -> Result<Digests, FsError> {
     let mut digests = Digests::new();
     for name in BELIEVED {
-        digests.extend(digest(conf, name)?.map(|digest| (name.to_owned(), BTreeSet::from([digest]))));
+        digests.insert(name.to_owned(), BTreeSet::from([digest(conf, name)?]));
     }
     Ok(digests)
 }
@@ -279,16 +302,37 @@ mod tests {
         for (name, content) in [(SETTINGS, "2"), (LIST, "{}"), (HTPASSWD, "u:x")] {
             host.write(name, content);
             let error = host.run(false).unwrap_err();
-            assert!(error.contains(&format!("conf/{name}` is not as this host wrote it")), "{error}");
+            assert!(
+                error.contains(&format!("conf/{name}` is missing or not as this host wrote it")),
+                "{error}"
+            );
             assert!(error.contains("`--adopt-conf`"), "{error}");
             host.run(true).unwrap();
             host.run(false).unwrap();
         }
-        // A file that is missing decides nothing.
-        fs::remove_file(host.path("conf").join(SETTINGS)).unwrap();
-        host.run(false).unwrap();
-        host.write(SETTINGS, "2");
-        host.run(false).unwrap_err();
+        // The configuration of another disk, which lacks these files.
+        for name in [SETTINGS, LIST, HTPASSWD] {
+            fs::remove_file(host.path("conf").join(name)).unwrap();
+            let error = host.run(false).unwrap_err();
+            assert!(error.contains(&format!("conf/{name}` is missing")), "{error}");
+            // A run that was interrupted after it removed the file.
+            let mut record = host.open(true).unwrap();
+            host.write(name, "3");
+            record.announce(name, b"3");
+            record.announce_removal(name);
+            fs::remove_file(host.path("conf").join(name)).unwrap();
+            host.run(false).unwrap();
+            host.write(name, "3");
+            host.run(true).unwrap();
+        }
+        // An empty configuration is a new one.
+        assert!(!host.open(false).unwrap().is_lost());
+        fs::remove_dir_all(host.path("conf")).unwrap();
+        fs::create_dir(host.path("conf")).unwrap();
+        let record = host.open(false).unwrap();
+        assert!(record.is_lost());
+        record.finish(&host.conf()).unwrap();
+        assert!(!host.open(false).unwrap().is_lost());
     }
 
     #[test]

@@ -15,6 +15,16 @@ const COMMAND: &str = "+/bin/sh -c 'bad=$$(find @PARENTS@ -prune \"(\" ! -user 0
                        -z \"$$bad\" ] || { echo \"refused, because another user can change this, or it is a \
                        symlink:\" $$bad >&2; exit 1; }'";
 
+/// The value of `ExecStartPre=` for a registry, which follows links in its storage with its own rights.
+const STORAGE_COMMAND: &str = "+/bin/sh -c 'bad=$$(find @STORAGE@ ! -type f ! -type d) && [ -z \"$$bad\" ] || { echo \
+                               \"refused, because this is a symlink or a special file:\" $$bad >&2; exit 1; }'";
+
+/// Returns the value of `ExecStartPre=` that checks the storage of a registry.
+#[must_use]
+pub(crate) fn storage_command(storage: &PlainPath) -> Text<Systemd> {
+    fill(STORAGE_COMMAND, &[("STORAGE", path(storage))])
+}
+
 /// Returns the value of `ExecStartPre=` for a unit that runs `program` with the configuration `conf`. It is in
 /// the unit, because a script in `conf` could be changed like the rest of it.
 #[must_use]

@@ -301,6 +301,22 @@ server_group() {
     [ -n "${1:-}" ] && echo "${2:-$1}"
 }
 
+# Creates the directory of the PID file and the log. A carried disk can have links and other files in it.
+prepare_run() {
+    [ -L "$run" ] || mkdir -p "$run" || fail "cannot create $run"
+    [ -n "$(find "$run" -prune -type d -user "$(id -u)" ! -perm -002)" ] ||
+        fail "refused: other users can change $run, or it is a symlink: remove it"
+    rm -f "$run/log" || fail "cannot remove $run/log"
+    runs || rm -f "$pid" || fail "cannot remove $pid"
+}
+
+# Fails if the storage contains links or special files: a registry would follow them out of it.
+check_storage() {
+    [ -d "$registry" ] || return 0
+    found=$(find "$registry/" ! -type f ! -type d) || fail "cannot read $registry"
+    [ -z "$found" ] || fail "refused: $(echo "$found" | head -n 1) is a symlink or a special file, which a registry would follow: remove it"
+}
+
 # Runs nginx on this host. (Before 1.19.5 it has no `-e`, and writes early errors to its default log.)
 run_nginx() {
     program=nginx
@@ -408,7 +424,13 @@ wait_until_both_respond() {
     done
     if [ -n "$user" ] && has curl; then
         for url in "$scheme://127.0.0.1:$files_port/" "$scheme://127.0.0.1:$registry_port/v2/"; do
-            [ "$(http_status "$url")" = 401 ] || fail "$url does not require a password, although the site has a user:
+            # After a reload, processes with the previous configuration respond for a while.
+            left=20
+            until [ "$(http_status "$url")" = 401 ] || [ "$left" = 0 ]; do
+                left=$((left - 1))
+                sleep 0.5
+            done
+            [ "$left" != 0 ] || fail "$url does not require a password, although the site has a user:
   an edited configuration file lacks the user; compare it with $conf/*.new"
         done
     fi
@@ -441,6 +463,7 @@ urls() {
 # ---- Verbs ---------------------------------------------------------------------------------------------------------
 
 start() {
+    check_storage
     if ! runs; then
         for port in "$files_port" "$registry_port"; do
             if is_port_in_use "$port"; then
@@ -463,7 +486,7 @@ start() {
         run_container "$engine" >/dev/null || fail "$engine cannot start the site: see above"
         ;;
     nginx)
-        mkdir -p "$run" || fail "cannot create $run"
+        prepare_run
         if runs; then
             run_nginx -t -q || fail 'invalid configuration, the previous one stays active: see above'
             kill -HUP "$(nginx_pid)"

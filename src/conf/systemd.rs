@@ -57,6 +57,7 @@ KillSignal=SIGQUIT
 ";
 const DISTRIBUTION: &str = "\
 ExecStartPre=@CHECK@
+ExecStartPre=@STORAGE@
 ExecStart=/usr/bin/docker-registry serve @CONFIG@
 ";
 
@@ -71,7 +72,8 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
         let config = systemd::argument(setup.conf.child(config).as_str());
         let program = if command == NGINX { "/usr/sbin/nginx" } else { "/usr/bin/docker-registry" };
         let check = ownership_check::command(&setup.conf, &PlainPath::fixed(program));
-        let commands = fill(command, &[("CHECK", check), ("CONFIG", config)]);
+        let storage = ownership_check::storage_command(&setup.registry);
+        let commands = fill(command, &[("CHECK", check), ("STORAGE", storage), ("CONFIG", config)]);
         generated.put(name, text(setup, unit, commands).as_bytes(), 0o644);
     }
 }

@@ -63,9 +63,9 @@ check_path() {
     checked=$1
     while :; do
         if [ -L "$checked" ] || [ -e "$checked" ]; then
-            found=$(find "$checked" -prune \( -type l -o ! -user 0 ! -user "$(id -u)" -o -perm -002 \) -print) || exit 1
+            found=$(find "$checked" -prune \( ! -type f ! -type d -o -type f -links +1 -o ! -user 0 ! -user "$(id -u)" -o -perm -020 -o -perm -002 \) -print) || exit 1
             if [ -n "$found" ]; then
-                log "refused: $found is a symlink, or another user can change it" >&2
+                log "refused: $found is not a regular file with one name or a directory, or another user can change it" >&2
                 exit 1
             fi
         fi

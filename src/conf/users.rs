@@ -90,7 +90,10 @@ pub(crate) fn provide(
     user: Option<(String, String)>,
     record: &mut HostRecord,
 ) -> Result<(), UserError> {
-    let Some(name) = &setup.settings.user else { return Ok(conf.remove(HTPASSWD)?) };
+    let Some(name) = &setup.settings.user else {
+        record.announce_removal(HTPASSWD);
+        return Ok(conf.remove(HTPASSWD)?);
+    };
     // `site start` sets the group for the server that it starts.
     let group =
         conf.open_file(HTPASSWD)?.and_then(|file| file.metadata().ok()).map(|metadata| metadata.gid());

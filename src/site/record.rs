@@ -36,7 +36,7 @@ const FORMAT: u32 = 1;
 /// Maximum sum of all sizes in bytes, so that no sum of some of them overflows.
 const MAX_TOTAL: u64 = i64::MAX as u64;
 /// Maximum size in bytes.
-const LIMIT: u64 = 1 << 30;
+const LIMIT: u64 = 1 << 28;
 
 /// The contents of a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -104,6 +104,82 @@ fn a_configuration_of_this_host_is_used_without_options_at_its_path_only() {
 }
 
 #[test]
+fn another_disk_at_a_remembered_path_is_not_known() {
+    let site = Site::full();
+    site.configure(&["--tls", "off"]).ok();
+    let path = site.path().display().to_string();
+    // A disk that has a script, and none of the files that the host remembers.
+    fs::remove_dir_all(site.conf("")).unwrap();
+    fs::create_dir(site.conf("")).unwrap();
+    fs::write(site.conf("site"), "#!/bin/sh\ntouch \"${0%/*}/../../ran\"\n").unwrap();
+    fs::set_permissions(site.conf("site"), fs::Permissions::from_mode(0o755)).unwrap();
+    for options in [&[][..], &["--start"]] {
+        let args = [&["site", &*path][..], options].concat();
+        unbundle(args).failed(6, &["is missing or not as this host wrote it", "--adopt-conf"]);
+    }
+    assert!(!site.directory.path().join("ran").exists());
+    // A disk without a configuration: a warning says that the previous one is gone.
+    fs::remove_dir_all(site.conf("")).unwrap();
+    let finished = site.configure(&[]).ok();
+    assert!(finished.stdout.contains("although this host remembers a configuration there"), "{finished:#?}");
+    let finished = site.configure(&[]).ok();
+    assert!(!finished.stdout.contains("although this host remembers"), "{finished:#?}");
+}
+
+#[test]
+fn links_and_special_files_in_the_storage_are_refused() {
+    let site = Site::full();
+    site.configure(&["--tls", "off"]).ok();
+    let storage = site.path().join("registry");
+    let blob = walkdir::WalkDir::new(&storage).into_iter().filter_map(Result::ok);
+    let blob = blob.map(walkdir::DirEntry::into_path).find(|path| path.ends_with("data")).unwrap();
+    fs::remove_file(&blob).unwrap();
+    symlink(site.conf("settings.json"), &blob).unwrap();
+    let name = blob.to_str().unwrap();
+    unbundle(["site".into(), site.path()]).failed(6, &[name, "is a symlink or a special file"]);
+    site.run_on_host(&format!(
+        r#"
+check() {{ sed -n 's/^ExecStartPre=+//p' "$CONF/systemd/$1.service" | sed 's/\$\$/$/g' | tail -n 1 >/run/check; sh /run/check; }}
+if $CONF/site start 2>/run/said; then exit 1; fi
+grep -q 'refused: {name} is a symlink' /run/said
+if check airbundle-registry 2>/run/said; then exit 1; fi
+grep -q 'special file: {name}' /run/said
+rm {name}
+check airbundle-registry"#
+    ));
+}
+
+#[test]
+fn a_log_or_pid_file_that_is_a_link_is_replaced() {
+    let site = Site::full();
+    let prepared = Command::new("chown").args(["-R", "65534"]).arg(site.directory.path()).status().unwrap();
+    assert!(prepared.success());
+    let victim = site.directory.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o666)).unwrap();
+    let home = site.directory.path().display().to_string();
+    let as_nobody = |program: &str, args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program]).args(args);
+        run(command.env_remove("XDG_STATE_HOME").env("HOME", &home).env("SITE_ENGINE", "nginx"))
+    };
+    let args = site.args(&["--tls", "off"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    as_nobody(env!("CARGO_BIN_EXE_unbundle"), &args).ok();
+    let run_directory = site.conf("run");
+    for name in ["log", "nginx.pid"] {
+        symlink(&victim, run_directory.join(name)).unwrap();
+    }
+    let script = site.conf("site").display().to_string();
+    as_nobody(&script, &["start"]).ok();
+    as_nobody(&script, &["stop"]).ok();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    fs::remove_dir_all(&run_directory).unwrap();
+    symlink(site.directory.path(), &run_directory).unwrap();
+    as_nobody(&script, &["start"]).failed(1, &["refused: other users can change", "it is a symlink"]);
+}
+
+#[test]
 fn a_certificate_is_copied_with_its_own_key_and_nothing_else() {
     let site = Site::full();
     let at = |name: &str| site.directory.path().join(name).display().to_string();
@@ -148,7 +224,7 @@ fn the_password_file_has_one_user_and_one_name() {
     let file = site.conf("htpasswd");
     let line = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("thief:x\n{line}carlas:x\n")).unwrap();
-    site.configure(&[]).failed(6, &["conf/htpasswd` is not as this host wrote it"]);
+    site.configure(&[]).failed(6, &["conf/htpasswd` is missing or not as this host wrote it"]);
     site.configure(&["--adopt-conf"]).ok();
     assert_eq!(fs::read_to_string(&file).unwrap(), line);
     fs::write(&file, "thief:x\n").unwrap();

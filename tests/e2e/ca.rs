@@ -136,8 +136,16 @@ fn a_ca_for_more_names_than_those_of_the_site_is_replaced() {
     let site = Site::full();
     let path = site.path().display().to_string();
     site.configure(&[]).ok();
+    let exact =
+        "-addext nameConstraints=critical,permitted;DNS:hub.site.test,permitted;IP:127.0.0.1/255.255.255.255";
     for constraints in [
         "",
+        // For all purposes, and with another certificate in the file.
+        exact,
+        &format!("{exact} -addext extendedKeyUsage=serverAuth,emailProtection"),
+        &format!(
+            "{exact} -addext extendedKeyUsage=serverAuth && cp ca/ca.crt x && cat x >>ca/ca.crt && rm x"
+        ),
         "-addext nameConstraints=critical,permitted;DNS:hub.site.test,permitted;DNS:github.com,permitted;IP:127.0.0.1/255.255.255.255",
         "-addext nameConstraints=critical,permitted;DNS:hub.site.test,permitted;IP:127.0.0.0/255.0.0.0",
         "-addext nameConstraints=critical,permitted;DNS:site.test,permitted;IP:127.0.0.1/255.255.255.255",
@@ -156,7 +164,7 @@ rm csr ext serial",
         let (success, text) = shell(&site.path(), &script);
         assert!(success, "{text}");
         let old = fs::read(site.conf("ca/ca.crt")).unwrap();
-        site.configure(&[]).failed(6, &["conf/ca/ca.crt` is not as this host wrote it", "--adopt-conf"]);
+        site.configure(&[]).failed(6, &["is missing or not as this host wrote it", "--adopt-conf"]);
         let finished = site.configure(&["--adopt-conf"]).ok();
         assert!(finished.stdout.contains("the CA is new: clients reject the site until"), "{finished:#?}");
         assert_ne!(fs::read(site.conf("ca.crt")).unwrap(), old);

@@ -477,7 +477,7 @@ fn configuration_is_written_through_no_link() {
             plant.put(&conf(name).with_file_name(scratch), &victim);
             fs::remove_file(conf(name)).unwrap();
             if !name.starts_with("ca/") {
-                job.site(&[]).ok();
+                job.site(&["--adopt-conf"]).ok();
             }
             plant.assert_untouched(&victim, name);
             let _ = fs::remove_file(conf(name)); // as it was

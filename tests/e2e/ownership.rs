@@ -27,7 +27,7 @@ fn root_starts_no_configuration_that_another_user_can_change() {
     site.run_on_host(&format!(
         r#"{REFUSED}
 $CONF/site start; $CONF/site stop
-unit_check() {{ sed -n 's/^ExecStartPre=+//p' "$CONF/systemd/$1.service" | sed 's/\$\$/$/g' >/run/check; sh /run/check; }}
+unit_check() {{ echo set -e >/run/check; sed -n 's/^ExecStartPre=+//p' "$CONF/systemd/$1.service" | sed 's/\$\$/$/g' >>/run/check; sh /run/check; }}
 unit_check airbundle-site
 for path in "$CONF/nginx.conf" "$CONF/registry-api/manifests.conf" "$CONF/tls/server.key" "$CONF" "$SITE"; do
     chown $nobody "$path"

@@ -71,7 +71,7 @@ fn the_list_of_generated_files_of_a_carried_disk_names_no_file_outside() {
         names[name] = digest.clone();
     }
     fs::write(&list, names.to_string()).unwrap();
-    site.configure(&[]).failed(6, &[".generated.json", "is not as this host wrote it"]);
+    site.configure(&[]).failed(6, &[".generated.json", "not as this host wrote it"]);
     site.configure(&["--adopt-conf"]).ok();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
@@ -185,6 +185,12 @@ for path in hosts containerd docker/certs.d; do
     rm "$HOST_COPY/node/etc/$path"; mkdir "$HOST_COPY/node/etc/$path"; chown 4711 "$HOST_COPY/node/etc/$path"
     refused "$HOST_COPY/node/etc/$path"
 done
+hosts="$HOST_COPY/node/etc/hosts"
+rm -rf "$HOST_COPY/node/etc"; mkdir "$HOST_COPY/node/etc"
+mkfifo "$hosts"; refused "$hosts"; rm "$hosts"
+mknod "$hosts" c 1 3; refused "$hosts"; rm "$hosts"
+ln "$HOST_COPY/victim/hosts" "$hosts"; refused "$hosts"; rm "$hosts"
+chmod g+w "$HOST_COPY/node"; refused "$HOST_COPY/node"; chmod g-w "$HOST_COPY/node"
 test "$(cat "$HOST_COPY/victim/hosts")" = precious; test "$(ls "$HOST_COPY/victim")" = hosts
 rm -rf "$HOST_COPY/node/etc"; mkdir "$HOST_COPY/node/etc"
 conf="$HOST_COPY/node/etc/containers/registries.conf.d/50-airbundle.conf"

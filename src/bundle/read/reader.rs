@@ -34,6 +34,7 @@ use crate::bundle::read::discover;
 use crate::bundle::read::error::{ReadError, first_failure, unexpected};
 use crate::bundle::read::feeder;
 use crate::bundle::read::frame_error::FrameError;
+use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::sequential::{AskForVolume, SequentialVolumes};
 use crate::bundle::read::table_feeder::{TableFeeder, TablePosition};
@@ -215,7 +216,9 @@ impl BundleReader {
             return Ok(());
         };
         let sizes = table.iter().map(|frame| u64::from(frame.decompressed)).filter(|size| *size > 0);
-        if sizes.eq(layout.cuts()) && !hides_content(&volumes, &table) {
+        let is_exact = sizes.eq(layout.cuts());
+        let ends = ends_the_archive(&volumes, &table);
+        if is_exact && ends && !hides_content(&volumes, &table) {
             return Ok(());
         }
         let source = volumes.clone();
@@ -223,7 +226,11 @@ impl BundleReader {
             TableFeeder::new(feeder, &source).run(&table, TablePosition::default(), None)
         });
         let mut stream = TarStream::new(FrameQueue::new(messages, None), Some(volumes));
-        stream.find_unexpected(layout).map_or(Ok(()), Err)
+        match stream.find_unexpected(layout) {
+            Some(error) => Err(error),
+            None if is_exact && !ends => Err(unexpected(END, "more bytes".to_owned())),
+            None => Ok(()),
+        }
     }
 
     /// Returns the signature in the bundle, then those next to it.
@@ -330,6 +337,28 @@ impl BundleReader {
     /// Returns the offset in the tar stream after the entry of `blob`, which is the next one.
     fn entry_end(&self, blob: &Blob) -> u64 {
         self.stream.position() + BLOCK as u64 + padded(blob.size)
+    }
+}
+
+/// True if the last frame with content fills its entry in the table and ends with two zero blocks, or cannot be read:
+/// that is damage, which other checks report.
+fn ends_the_archive(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
+    let Some(last) = table.iter().rposition(|entry| entry.decompressed > 0) else { return true };
+    let offset: u64 = table[..last].iter().map(|entry| u64::from(entry.compressed)).sum();
+    let mut bytes = Vec::new();
+    let len = u64::from(table[last].compressed);
+    if volumes.reader(offset).take(len).read_to_end(&mut bytes).is_err() {
+        return true;
+    }
+    let buffers = frame_reader::buffers();
+    let mut frames = FrameReader::new(&*bytes, offset, &buffers);
+    match frames.next_frame() {
+        Ok(Some(Frame::Data(data))) => {
+            let fills = frames.offset() == offset + len;
+            data.decode(&buffers).map_or(true, |content| fills && content.ends_with(&[0; 2 * BLOCK]))
+        }
+        Ok(_) => false,
+        Err(_) => true,
     }
 }
 
