@@ -8,7 +8,7 @@ use crate::sources;
 const WRITERS: &str = r"\b(e?println|e?print|dbg)!|\bstd(out|err)\(\)|\bindicatif\b|\brpassword\b";
 
 /// Files that may use one of [`WRITERS`], and the reason.
-const EXCEPTIONS: &[(&str, &str, &str)] = &[
+const EXCEPTIONS: &[sources::Exception] = &[
     ("cli/console.rs", "", "the sink itself"),
     ("cli/progress.rs", "indicatif", "progress bars, whose messages are escaped"),
     ("commands/images.rs", "stdout()", "the archive of an image, never to a terminal"),
@@ -17,25 +17,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 
 #[test]
 fn only_the_console_writes_to_the_standard_streams() {
-    let writers = Regex::new(WRITERS).unwrap();
-    let mut found = Vec::new();
-    let mut used = vec![false; EXCEPTIONS.len()];
-    for source in sources::all() {
-        for (line, number) in source.code.lines().zip(1..) {
-            for writer in writers.find_iter(line) {
-                let exception = EXCEPTIONS
-                    .iter()
-                    .position(|(path, word, _)| source.path == *path && writer.as_str().contains(word));
-                match exception {
-                    Some(exception) => used[exception] = true,
-                    None => found.push(format!("{}:{number}: {}", source.path, line.trim())),
-                }
-            }
-        }
-    }
-    assert!(found.is_empty(), "use `cli::console`:\n{}", found.join("\n"));
-    let unused: Vec<_> = EXCEPTIONS.iter().zip(used).filter(|(_, used)| !used).collect();
-    assert!(unused.is_empty(), "{unused:?}");
+    sources::assert_unused(&sources::all(), WRITERS, EXCEPTIONS, "use `cli::console`");
 }
 
 #[test]

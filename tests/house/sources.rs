@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use regex::Regex;
+
 /// One file below `src`, without its tests.
 pub(crate) struct Source {
     /// Path below `src`, such as `bundle/read/reader.rs`.
@@ -178,4 +180,32 @@ fn without_comments_and_strings(text: &str) -> String {
         }
     }
     code
+}
+
+/// A use of a pattern that is allowed: the file, a part of what matches, and the reason.
+pub(crate) type Exception = (&'static str, &'static str, &'static str);
+
+/// Fails if a line of one of `sources` matches `pattern` and is not one of `exceptions`, or if one of these does not
+/// occur. `advice` is for the message.
+#[track_caller]
+pub(crate) fn assert_unused(sources: &[Source], pattern: &str, exceptions: &[Exception], advice: &str) {
+    let pattern = Regex::new(pattern).unwrap();
+    let mut found = Vec::new();
+    let mut used = vec![false; exceptions.len()];
+    for source in sources {
+        for (line, number) in source.code.lines().zip(1..) {
+            for matched in pattern.find_iter(line) {
+                let exception = exceptions
+                    .iter()
+                    .position(|(path, word, _)| source.path == *path && matched.as_str().contains(word));
+                match exception {
+                    Some(exception) => used[exception] = true,
+                    None => found.push(format!("{}:{number}: {}", source.path, line.trim())),
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{advice}:\n{}", found.join("\n"));
+    let unused: Vec<_> = exceptions.iter().zip(used).filter(|(_, used)| !used).collect();
+    assert!(unused.is_empty(), "{unused:?}");
 }
