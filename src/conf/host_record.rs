@@ -57,9 +57,9 @@ pub enum HostRecordError {
     Unknown(PathBuf),
     /// A file has changed since the last run on this host, or is missing.
     #[error(
-        "`{}` is missing or not as this host wrote it: it decides what clients trust and what runs here: look at it and the other \
-         files of the configuration and use `--adopt-conf`, or choose another directory with `--conf DIR`, or move the \
-         configuration away", .0.display()
+        "`{}` is missing or not as this host wrote it: it decides what clients trust and what runs here: look at it \
+         and the other files of the configuration and use `--adopt-conf`, or choose another directory with \
+         `--conf DIR`, or move the configuration away", .0.display()
     )]
     Changed(PathBuf),
 }
@@ -212,16 +212,9 @@ pub(crate) fn digest(directory: &Directory, name: &str) -> Result<Option<Digest>
 }
 
 fn hash(file: &File) -> io::Result<Digest> {
-    let mut file = file.take(FILE_LIMIT + 1);
     let mut hasher = Hasher::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 if file.limit() == 0 => return Err(ErrorKind::FileTooLarge.into()),
-            0 => return Ok(hasher.finish()),
-            length => hasher.update(&buffer[..length]),
-        }
-    }
+    let length = io::copy(&mut file.take(FILE_LIMIT + 1), &mut hasher)?;
+    if length > FILE_LIMIT { Err(ErrorKind::FileTooLarge.into()) } else { Ok(hasher.finish()) }
 }
 
 /// True if nothing is in the directory but the lock.

@@ -217,7 +217,7 @@ impl BundleReader {
         };
         let sizes = table.iter().map(|frame| u64::from(frame.decompressed)).filter(|size| *size > 0);
         let is_exact = sizes.eq(layout.cuts());
-        let ends = ends_the_archive(&volumes, &table);
+        let ends = !is_exact || ends_the_archive(&volumes, &table);
         if is_exact && ends && !hides_content(&volumes, &table) {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl BundleReader {
         let mut stream = TarStream::new(FrameQueue::new(messages, None), Some(volumes));
         match stream.find_unexpected(layout) {
             Some(error) => Err(error),
-            None if is_exact && !ends => Err(unexpected(END, "more bytes".to_owned())),
+            None if !ends => Err(unexpected(END, "more bytes".to_owned())),
             None => Ok(()),
         }
     }
@@ -343,7 +343,7 @@ impl BundleReader {
 /// True if the last frame with content fills its entry in the table and ends with two zero blocks, or cannot be read:
 /// that is damage, which other checks report.
 fn ends_the_archive(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
-    let Some(last) = table.iter().rposition(|entry| entry.decompressed > 0) else { return true };
+    let Some(last) = last_content(table) else { return true };
     let offset: u64 = table[..last].iter().map(|entry| u64::from(entry.compressed)).sum();
     let mut bytes = Vec::new();
     let len = u64::from(table[last].compressed);
@@ -362,10 +362,15 @@ fn ends_the_archive(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
     }
 }
 
+/// Returns the number of the last frame with content.
+fn last_content(table: &[FrameEntry]) -> Option<usize> {
+    table.iter().rposition(|entry| entry.decompressed > 0)
+}
+
 /// True if a frame has content and the table states none, or if the last frame with content has another size than
 /// stated. Frames between them are compared when they are read.
 fn hides_content(volumes: &VolumeSet, table: &[FrameEntry]) -> bool {
-    let last = table.iter().rposition(|entry| entry.decompressed > 0);
+    let last = last_content(table);
     // A table can have millions of entries for frames of a few bytes.
     let mut input = BufReader::with_capacity(SMALL_READ, volumes.reader(0));
     let (mut offset, mut position) = (0, 0);
