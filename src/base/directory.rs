@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::base::fs::{FsError, create_dir_all, read_limited};
-use crate::base::own_file::{Distrust, FLAGS, check, check_owner, regular};
+use crate::base::own_file::{Distrust, FLAGS, check, check_owner, check_user, regular};
 
 /// A handle of a directory; see the module.
 #[derive(Debug)]
@@ -74,6 +74,12 @@ impl Directory {
     /// Fails unless the directory belongs to the user or root, and no other user can write to it.
     pub(crate) fn check_owner(&self) -> Result<(), FsError> {
         let checked = self.file.metadata().and_then(|metadata| Ok(check_owner(&metadata)?));
+        checked.map_err(FsError::at("use directory", &self.path))
+    }
+
+    /// Fails unless the directory belongs to the user or root.
+    pub(crate) fn check_user(&self) -> Result<(), FsError> {
+        let checked = self.file.metadata().and_then(|metadata| Ok(check_user(&metadata)?));
         checked.map_err(FsError::at("use directory", &self.path))
     }
 

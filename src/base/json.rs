@@ -1,4 +1,6 @@
-//! [`pretty`]: JSON documents in the form in which files have them.
+//! [`pretty`]: JSON documents in the form in which files have them, and paths as text.
+
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -7,4 +9,10 @@ pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("plain structs become JSON; please report");
     bytes.push(b'\n');
     bytes
+}
+
+/// Returns a path for JSON. Bytes that are not UTF-8, which JSON cannot have, become U+FFFD.
+#[must_use]
+pub(crate) fn text_of(path: &Path) -> String {
+    path.display().to_string()
 }

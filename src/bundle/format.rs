@@ -1,5 +1,6 @@
 //! The bundle format: constants, limits, and encoding and decoding of its parts, without I/O.
 
+pub(crate) mod annotations;
 pub mod frame;
 pub mod index;
 pub mod label;

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::base::error_chain::chain;
+use crate::base::json::text_of;
 use crate::base::units::human_bytes;
 use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
@@ -190,7 +191,7 @@ struct ImageResult {
     digest: Digest,
     /// Archive, for `oci-archive`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<PathBuf>,
+    file: Option<String>,
 }
 
 impl LoadResult {
@@ -200,7 +201,7 @@ impl LoadResult {
                 reference: reference.clone(),
                 result,
                 digest: *digest,
-                file: file.clone(),
+                file: file.as_deref().map(text_of),
             }
         };
         let (loaded, kept) = (summary.loaded.iter().map(of("loaded")), summary.kept.iter().map(of("kept")));

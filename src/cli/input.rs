@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::problem::VolumeProblem;
+use crate::bundle::read::problem::{self, VolumeProblem};
 use crate::bundle::read::reader::BundleReader;
 use crate::bundle::read::sequential::AskForVolume;
 use crate::bundle::read::volume_set::VolumeSet;
@@ -95,10 +95,10 @@ impl InputArgs {
             return Ok(BundleReader::in_turn(&volumes, ask, policy)?);
         }
         if gaps == Gaps::Refuse && !missing.is_empty() {
-            let messages = missing.iter().map(ToString::to_string).collect();
+            let messages = problem::lines(&missing);
             return Err(Failure { code: Code::Incomplete, messages, hint: None });
         }
-        for problem in volumes.problems() {
+        for problem in problem::lines(volumes.problems()) {
             console::report(&Text::of(format_args!("warning: {problem}")));
         }
         Ok(BundleReader::from_volumes(volumes, policy)?)

@@ -71,7 +71,7 @@ fn text(summary: &RepairSummary) -> Text {
             1 => "1 corrupt range repaired".to_owned(),
             ranges => format!("{ranges} corrupt ranges repaired"),
         };
-        text.line(format_args!("{}: {}, {state}", volume.path.display(), human_bytes(volume.size)));
+        text.line(format_args!("{}: {}, {state}", volume.path, human_bytes(volume.size)));
     }
     text
 }

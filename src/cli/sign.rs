@@ -8,6 +8,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::base::fs;
+use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::read::detached::file_name;
 use crate::bundle::read::discover;
@@ -88,10 +89,11 @@ impl Sign {
         let verdict = self.out.report(|report| verify_rest(&contents, reader, report))?;
         require_intact(&verdict, &self.bundle[0])?;
         OutputFile::write(&path, Access::Default, &signer.sign(&contents.index))?;
-        let signature = BundleSignature { file: path, key: signer.id(), identity: contents.identity };
+        let signature =
+            BundleSignature { file: text_of(&path), key: signer.id(), identity: contents.identity };
         self.out.print(&signature, || {
             let BundleSignature { file, key, identity } = &signature;
-            let mut text = Text::of(format_args!("{}: signature by key {key}", file.display()));
+            let mut text = Text::of(format_args!("{file}: signature by key {key}"));
             text.line(format_args!("identity {identity}"));
             text
         })?;
@@ -113,8 +115,8 @@ impl Sign {
         OutputFile::write(&self.output, Access::Default, text.as_bytes())?;
         OutputFile::write(&signature_path, Access::Default, &signature)?;
         let result = SignedRevocations {
-            file: self.output.clone(),
-            signature: signature_path.clone(),
+            file: text_of(&self.output),
+            signature: text_of(&signature_path),
             key: signer.id(),
             revoked: list.0,
         };
@@ -131,7 +133,7 @@ impl Sign {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct BundleSignature {
     /// The file with the signature.
-    file: PathBuf,
+    file: String,
     /// The key ID of the signature.
     key: KeyId,
     /// The identity of the bundle.
@@ -143,9 +145,9 @@ pub(crate) struct BundleSignature {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SignedRevocations {
     /// The list.
-    file: PathBuf,
+    file: String,
     /// The file with the signature.
-    signature: PathBuf,
+    signature: String,
     /// The key ID of the signature.
     key: KeyId,
     /// The IDs of all revoked keys.

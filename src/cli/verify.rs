@@ -1,5 +1,6 @@
 //! `unbundle verify`: verifies a bundle and names everything that is corrupt or missing.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -7,7 +8,7 @@ use clap::Args;
 
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Totals;
-use crate::bundle::read::problem::DamageKind;
+use crate::bundle::read::problem::{self, DamageKind, NAMED_VOLUMES, Position};
 use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{ExpiryArgs, Gaps, InputArgs};
@@ -16,6 +17,9 @@ use crate::commands::unpack::repaired_text;
 use crate::commands::verify::damage::Damage;
 use crate::commands::verify::quick::quick;
 use crate::commands::verify::{Verdict, VolumeState, verify};
+
+/// Maximum number of positions in a line of the report. JSON has all of them.
+const POSITION_LIMIT: usize = 10;
 
 /// Verify every byte of a bundle and name everything that is corrupt or missing
 #[derive(Debug, Args)]
@@ -81,12 +85,36 @@ fn word(trouble: DamageKind) -> &'static str {
     }
 }
 
+/// Returns ` at …` with the first positions, and the number of the others.
+fn at(places: &BTreeSet<Position>) -> String {
+    let first: Vec<_> = places.iter().take(POSITION_LIMIT).map(ToString::to_string).collect();
+    match places.len() - first.len() {
+        _ if places.is_empty() => String::new(),
+        0 => format!(" at {}", first.join(", ")),
+        more => format!(" at {} and {more} more positions", first.join(", ")),
+    }
+}
+
+/// Writes a line for each volume that must be copied again, and one for many in a row.
+fn volumes(all: &[VolumeState], text: &mut Text) {
+    for run in all.chunk_by(|a, b| a.trouble == b.trouble) {
+        let Some(trouble) = run[0].trouble.map(word) else { continue };
+        if let [first, .., last] = run
+            && run.len() > NAMED_VOLUMES
+        {
+            text.line(format_args!("volumes {} to {}: {trouble}: copy them again", first.name, last.name));
+            continue;
+        }
+        for VolumeState { name, .. } in run {
+            text.line(format_args!("volume {name}: {trouble}: copy it again"));
+        }
+    }
+}
+
 fn text(verdict: &Verdict) -> Text {
     let mut text = Text::new();
     for Damage { object, owners, places, trouble, problem } in &verdict.damage {
-        let places: Vec<_> = places.iter().map(ToString::to_string).collect();
-        let at = if places.is_empty() { String::new() } else { format!(" at {}", places.join(", ")) };
-        text.line(format_args!("{}: {object}: {problem}{at}", word(*trouble)));
+        text.line(format_args!("{}: {object}: {problem}{}", word(*trouble), at(places)));
         for owner in owners {
             text.line(format_args!("  needed by {owner}"));
         }
@@ -94,15 +122,11 @@ fn text(verdict: &Verdict) -> Text {
     if let Some(repaired) = repaired_text(&verdict.repaired) {
         text.line(format_args!("{repaired}"));
     }
-    for problem in &verdict.problems {
+    for problem in problem::lines(&verdict.problems) {
         text.line(format_args!("{problem}"));
     }
     if verdict.volumes.len() > 1 {
-        for VolumeState { name, trouble, .. } in &verdict.volumes {
-            if let Some(trouble) = trouble {
-                text.line(format_args!("volume {name}: {}: copy it again", word(*trouble)));
-            }
-        }
+        volumes(&verdict.volumes, &mut text);
     }
     if verdict.worst().is_none() {
         let (blobs, bytes) = (verdict.blobs, human_bytes(verdict.bytes));

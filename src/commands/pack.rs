@@ -1,5 +1,6 @@
 //! `airbundle pack` as a library call: lists or a lock in, one bundle out.
 
+mod omission;
 pub(crate) mod volume_command;
 pub(crate) mod write;
 
@@ -11,12 +12,14 @@ use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
+use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
 use crate::base::units::{as_seconds, human_bytes};
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::frame::stored_len;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::label::LABEL_LIMIT;
+use crate::bundle::format::layout::LayoutError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
@@ -36,11 +39,11 @@ use crate::fetch::resolve::locked::{lists_of, resolve_lock};
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::fetch::resolve::{Resolved, resolve};
 use crate::fetch::upstream::Upstream;
-use crate::net::error::{FetchError, FetchProblem};
+use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::plan::bundle_plan::{BundlePlan, CompletePlan, Owners, PlanError};
+use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError};
 use crate::plan::site_contents::{BaseError, SiteContents};
 use crate::signature::policy::Policy;
 use crate::signature::signing::Signer;
@@ -145,7 +148,7 @@ pub(crate) struct PackSummary {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PackedVolume {
     /// The path at which it was finished; the `--on-volume` command may have removed it.
-    pub path: PathBuf,
+    pub path: String,
     /// Size in bytes.
     pub size: u64,
     /// Digest of the file.
@@ -293,7 +296,13 @@ impl PackRun<'_> {
         mut resolved: Resolved,
     ) -> Result<(BundlePlan, BundleWriter, WrittenBlobs), PackError> {
         loop {
-            let plan = self.plan(resolved.clone())?;
+            let plan = match self.plan(resolved.clone()) {
+                Err(PackError::Plan(PlanError::Layout(LayoutError::Sizes(blob, ..)))) => {
+                    self.remove_contradictions(&mut resolved, blob)?;
+                    continue;
+                }
+                plan => plan?,
+            };
             let mut attempt = Attempt::begin(claim, &plan, self.options, self.context.report)?;
             self.partial.keep = true;
             let older: Vec<&ReusableBundle> = self.older.iter().chain(&attempt.set_aside).collect();
@@ -319,6 +328,16 @@ impl PackRun<'_> {
                 }
             }
         }
+    }
+
+    /// Removes images whose manifests state different sizes for `blob`, if entries may be missing.
+    fn remove_contradictions(&mut self, resolved: &mut Resolved, blob: Digest) -> Result<(), PackError> {
+        self.failures.extend(resolved.remove_contradictions(blob));
+        // A bundle without entries must not replace an existing one.
+        if self.options.missing == Missing::Stop || resolved.is_empty() {
+            return Err(PackError::Fetch(std::mem::take(&mut self.failures)));
+        }
+        Ok(())
     }
 
     fn plan(&self, resolved: Resolved) -> Result<BundlePlan, PackError> {
@@ -384,7 +403,7 @@ impl PackRun<'_> {
 
 impl From<FinishedVolume> for PackedVolume {
     fn from(volume: FinishedVolume) -> Self {
-        Self { path: volume.path, size: volume.size, digest: volume.digest }
+        Self { path: text_of(&volume.path), size: volume.size, digest: volume.digest }
     }
 }
 
@@ -497,34 +516,6 @@ fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>, report: &dyn Report)
     let path = free.expect("there are fewer bundles than paths; please report");
     older.last_mut().expect("it was pushed above; please report").set_path(path);
     Ok(claim.set_aside(path, report)?)
-}
-
-impl Resolved {
-    fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.files.is_empty()
-    }
-
-    /// Removes the images and files that need `blob`, because of `failure`. Returns one error for each of them.
-    fn remove_owners(&mut self, plan: &BundlePlan, blob: Digest, failure: FetchError) -> Vec<FetchError> {
-        let Owners { images, files } = plan.owners(blob);
-        let mut removed = Vec::new();
-        self.images.retain(|image| {
-            let reference = image.indexed.reference.to_string();
-            let is_kept = !images.contains(&reference);
-            removed.extend((!is_kept).then_some(reference));
-            is_kept
-        });
-        self.files.retain(|(file, _)| {
-            let is_kept = !files.contains(&file.path.to_string());
-            removed.extend((!is_kept).then(|| file.url.to_string()));
-            is_kept
-        });
-        // The failure names the first owner.
-        let cause = failure.object.clone();
-        let others = removed.into_iter().skip(1);
-        let shared = |object| FetchError::new(object, FetchProblem::Shared { cause: cause.clone() });
-        std::iter::once(failure).chain(others.map(shared)).collect()
-    }
 }
 
 /// Removes or keeps the partial bundle of a failed run when it is dropped.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::base::event::{Event, Report};
 use crate::base::fs::{FsError, remove_file};
+use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::volume_name::SUMS;
 use crate::bundle::read::problem::VolumeProblem;
@@ -23,7 +24,7 @@ use crate::oci::digest::{Digest, Hasher};
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Repaired {
     /// The path of the copy.
-    pub path: PathBuf,
+    pub path: String,
     /// Size in bytes.
     pub size: u64,
     /// The digest of the file.
@@ -43,7 +44,7 @@ pub(crate) struct RepairSummary {
     pub repaired: Vec<Repaired>,
     /// The path of `SHA256SUMS`. `None`: a single file, or a volume failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sums: Option<PathBuf>,
+    pub sums: Option<String>,
     /// The errors of the other volumes.
     #[serde(skip)]
     pub failed: Vec<RepairError>,
@@ -117,12 +118,12 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
     }
     if is_in_volumes && summary.failed.is_empty() {
         let lines = summary.repaired.iter().map(|volume| {
-            let name = volume.path.file_name().unwrap_or_default().to_string_lossy();
+            let name = Path::new(&volume.path).file_name().unwrap_or_default().to_string_lossy();
             format!("{}  {name}\n", volume.digest.hex())
         });
         let path = target.join(SUMS);
         match OutputFile::write(&path, Access::Default, lines.collect::<String>().as_bytes()) {
-            Ok(()) => summary.sums = Some(path),
+            Ok(()) => summary.sums = Some(text_of(&path)),
             Err(error) => summary.failed.push(error.into()),
         }
     }
@@ -162,7 +163,7 @@ fn repair_volume(
     };
     let (digest, size) = hash(&claim.file).map_err(FsError::at("read", &claim.partial))?;
     claim.publish()?;
-    Ok(Repaired { path: path.to_owned(), size, digest, places: damage.ranges.len(), blocks: damage.blocks })
+    Ok(Repaired { path: text_of(path), size, digest, places: damage.ranges.len(), blocks: damage.blocks })
 }
 
 /// Reads the copy back. Returns its digest, and its size in bytes.

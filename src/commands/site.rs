@@ -193,6 +193,10 @@ pub fn configure(
     let directory = Directory::create_in(&conf, if is_named { &conf } else { &site })?;
     let _lock = lock(&directory)?;
     let mut host = HostRecord::open(&directory, changes.adopt_conf)?;
+    // In a directory that everybody can write to, another user can create `conf` first.
+    if !changes.adopt_conf {
+        directory.check_user()?;
+    }
     let settings = changes.clone().apply(read_settings(&directory)?)?;
     if changes.ca.new && settings.tls != Tls::Auto {
         return Err(ConfError::UnusedCa);

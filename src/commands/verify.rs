@@ -3,7 +3,7 @@
 pub mod damage;
 pub(crate) mod quick;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
@@ -267,16 +267,17 @@ fn volume_states(volume_set: &VolumeSet, damage: &[Damage], repaired: &[Position
             *worst = (*worst).max(damage.trouble);
         }
     }
-    let is_incomplete = |name: &str| {
-        volume_set.problems().iter().any(|problem| match problem {
-            VolumeProblem::Missing { volume } | VolumeProblem::Truncated { volume, .. } => volume == name,
-            _ => false,
+    let truncated: HashSet<&str> = (volume_set.problems().iter())
+        .filter_map(|problem| match problem {
+            VolumeProblem::Truncated { volume, .. } => Some(&**volume),
+            _ => None,
         })
-    };
+        .collect();
     let states = volume_set.volumes().iter().map(|volume| {
         // An empty volume has a position, too.
         let inside = by_offset.range(volume.start..volume.start + volume.len.max(1));
-        let missing = is_incomplete(&volume.name).then_some(DamageKind::Missing);
+        let is_incomplete = !volume.is_present() || truncated.contains(&*volume.name);
+        let missing = is_incomplete.then_some(DamageKind::Missing);
         VolumeState {
             name: volume.name.clone(),
             offset: volume.start,

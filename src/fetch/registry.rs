@@ -19,7 +19,7 @@ use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_IND
 const REFERRERS_PAGES: usize = 100;
 
 /// Maximum size of all pages in bytes. The list becomes one manifest.
-const REFERRERS_LIMIT: u64 = 4 * MANIFEST_LIMIT;
+const REFERRERS_LIMIT: u64 = MANIFEST_LIMIT;
 
 /// A registry and the sessions with it.
 pub(crate) struct Registry {

@@ -147,6 +147,21 @@ pub(crate) enum FetchProblem {
         /// Why it is rejected.
         error: PlatformError,
     },
+    /// Manifests state different sizes for the same blob.
+    #[error(
+        "its manifests state {size} bytes for `{digest}`, and those of {other} state {other_size} bytes: one of the \
+         images is invalid"
+    )]
+    Sizes {
+        /// Digest of the blob.
+        digest: Digest,
+        /// A size in the manifests of this image, in bytes.
+        size: u64,
+        /// The image that contradicts, quoted, or `itself`.
+        other: String,
+        /// The size in its manifests, in bytes.
+        other_size: u64,
+    },
     /// The manifests of all images exceed the limit of a bundle.
     #[error("the manifests of all images exceed {0} bytes: split the lists and pack a bundle from each part")]
     Limit(u64),
@@ -279,6 +294,7 @@ impl FetchError {
             | FetchProblem::AllFailed { .. }
             | FetchProblem::Manifest { .. }
             | FetchProblem::Config { .. }
+            | FetchProblem::Sizes { .. }
             | FetchProblem::Limit(_)
             | FetchProblem::Platform { .. } => false,
         }

@@ -28,6 +28,9 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Manifests").
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
 
+/// Maximum number of URLs of a layer that are kept. A manifest can have a million of them.
+pub const URL_LIMIT: usize = 8;
+
 /// The descriptors in a manifest; all other members are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
@@ -55,8 +58,8 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
     /// Manifest that an attestation in an index refers to. `None`: not an attestation.
     pub attests: Option<Digest>,
-    /// URLs of a foreign (nondistributable) layer, which is outside the registry. Empty for all other blobs,
-    /// even if they have `urls`.
+    /// URLs of a foreign (nondistributable) layer, which is outside the registry; the first
+    /// [`URL_LIMIT`] of them. Empty for all other blobs, even if they have `urls`.
     pub urls: Vec<String>,
 }
 
@@ -283,7 +286,8 @@ impl Descriptor {
         };
         let media_type: MediaType = descriptor.media_type().to_string().parse()?;
         let is_foreign = media_type.contains("foreign") || media_type.contains("nondistributable");
-        let urls = descriptor.urls().clone().filter(|_| is_foreign).unwrap_or_default();
+        let urls = descriptor.urls().as_ref().filter(|_| is_foreign);
+        let urls = urls.into_iter().flatten().take(URL_LIMIT).cloned().collect();
         Ok(Self {
             media_type,
             digest: descriptor.digest().to_string().parse()?,
@@ -411,6 +415,17 @@ mod tests {
             };
             assert_eq!(layers[0].urls.len(), if foreign { 2 } else { 0 }, "{media_type}");
         }
+    }
+
+    #[test]
+    fn only_the_first_urls_of_a_layer_are_kept() {
+        let urls = format!(r#"{{"urls":[{}],"#, [r#""https://a.example/1""#; 1000].join(","));
+        let text = image("").replace("\"layers\":[{", &format!("\"layers\":[{urls}"));
+        let text = text.replace("layer.v1.tar+gzip", "layer.nondistributable.v1.tar+gzip");
+        let Manifest::Image { layers, .. } = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap() else {
+            panic!("an index");
+        };
+        assert_eq!((layers[0].urls.len(), layers[0].urls.capacity()), (URL_LIMIT, URL_LIMIT));
     }
 
     #[test]

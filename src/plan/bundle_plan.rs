@@ -465,7 +465,7 @@ fn external_digests(
 }
 
 /// Returns the order of the bundle. All manifests are known, so the walk never stops.
-fn layout(
+pub(super) fn layout(
     images: &[IndexedImage],
     files: &FileSet,
     manifests: &HashMap<Digest, Vec<u8>>,

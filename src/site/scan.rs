@@ -11,6 +11,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File};
 
 use crate::base::fs::FsError;
+use crate::base::path::RelPath;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
 use crate::site::root::open_regular;
@@ -162,8 +163,8 @@ impl Storage {
         }
     }
 
-    /// Returns the sorted names of subdirectories; none if `directory` is missing. Adds symlinks and special
-    /// files to `irregular`.
+    /// Returns the sorted names of subdirectories; none if `directory` is missing. Adds symlinks, special files
+    /// and names that no [`RelPath`] can have to `irregular`.
     fn directories(&self, directory: &str, irregular: &mut Vec<PathBuf>) -> Result<Vec<String>, FsError> {
         let at = || FsError::at("list", self.path.join(directory));
         let entries = match self.dir.read_dir(directory) {
@@ -175,7 +176,7 @@ impl Storage {
             let entry = entry.map_err(at())?;
             let kind = entry.file_type().map_err(at())?;
             match entry.file_name().into_string() {
-                Ok(name) if kind.is_dir() => names.push(name),
+                Ok(name) if kind.is_dir() && RelPath::parse(&name).is_ok() => names.push(name),
                 Ok(_) if kind.is_file() => {}
                 name => {
                     let name = name.map_or_else(PathBuf::from, PathBuf::from);

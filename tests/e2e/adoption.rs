@@ -1,7 +1,7 @@
 //! A configuration that is not from this host: nothing of it is believed unless the user adopts it.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -61,6 +61,18 @@ fn a_carried_configuration_is_not_used_until_it_is_adopted() {
     let summary = unbundle(["site", &path, "--start", "--json"]).ok().json();
     assert!(summary["warnings"].to_string().contains("conf/site was edited, and is used"), "{summary}");
     assert_eq!(unbundle(["site", &path, "--json"]).ok().json()["warnings"], json!([]));
+}
+
+#[test]
+fn a_configuration_directory_that_another_user_made_gets_no_keys_until_it_is_adopted() {
+    let site = Site::full();
+    let (path, conf) = (site.path(), site.path().join("conf"));
+    fs::create_dir(&conf).unwrap();
+    chown(&conf, Some(65534), Some(65534)).unwrap();
+    unbundle(["site".as_ref(), path.as_os_str()])
+        .failed(6, &["conf`", "belongs to another user (UID 65534)"]);
+    assert!(!conf.join("ca").exists() && !conf.join("settings.json").exists());
+    unbundle(["site".as_ref(), path.as_os_str(), "--adopt-conf".as_ref()]).ok();
 }
 
 #[test]

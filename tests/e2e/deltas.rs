@@ -637,6 +637,10 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
     std::os::unix::fs::symlink("/nonexistent", &odd).unwrap();
     prune(&site, &[&new.bundle], &["--yes"]).failed(6, &["repositories/odd", "nothing was removed"]);
     fs::remove_file(&odd).unwrap();
+    let odd = site.join(STORAGE).join("repositories/o\nd");
+    fs::create_dir_all(odd.join("_layers")).unwrap();
+    prune(&site, &[&new.bundle], &["--yes"]).failed(6, &["repositories/o\\nd", "nothing was removed"]);
+    fs::remove_dir_all(&odd).unwrap();
     let lock = fs::File::open(site.join(".unbundle/lock")).unwrap();
     lock.lock().unwrap();
     prune(&site, &[&new.bundle], &["--yes"]).failed(9, &["another `unbundle`"]);

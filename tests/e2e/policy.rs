@@ -1,14 +1,16 @@
 //! The signature policy of a host: it fails closed, every verb obeys it, and it covers sites.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Cursor;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use airbundle::bundle::format::layout::tar_header;
 use airbundle::bundle::format::seek_table::{self, FrameEntry};
 use airbundle::bundle::format::skippable::{self, PADDING_MAGIC};
-use airbundle::bundle::format::{OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded};
+use airbundle::bundle::format::{FRAME_SIZE, OCI_LAYOUT, OCI_LAYOUT_CONTENT, frame, padded};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -125,15 +127,16 @@ impl Job {
 }
 
 /// Returns a bundle with these bytes as `index.json`, and nothing after its head.
-fn bundle_with_index(index: &[u8]) -> Vec<u8> {
+pub fn bundle_with_index(index: &[u8]) -> Vec<u8> {
     let mut head = Vec::new();
     for (name, content) in [(OCI_LAYOUT, OCI_LAYOUT_CONTENT), ("index.json", index)] {
         head.extend(tar_header(name, content.len() as u64));
         head.extend(content);
         head.resize(usize::try_from(padded(head.len() as u64)).unwrap(), 0);
     }
-    [frame::encode(&head, 3), skippable::encode(PADDING_MAGIC, &[0; 100]), frame::encode(&[0; 1024], 3)]
-        .concat()
+    let mut frames: Vec<_> = head.chunks(FRAME_SIZE).map(|content| frame::encode(content, 3)).collect();
+    frames.extend([skippable::encode(PADDING_MAGIC, &[0; 100]), frame::encode(&[0; 1024], 3)]);
+    frames.concat()
 }
 
 #[test]
@@ -255,6 +258,12 @@ fn a_second_index_behind_the_archive_is_refused_by_every_verb() {
         .failed(DAMAGED, &["is not intact"]);
     let signed = job.airbundle(&["sign", "--json", &intact, "--key", "ours.key"]).ok().json();
     assert_eq!((&signed["event"], &signed["key"]), (&"summary".into(), &job.id("ours").into()));
+    // JSON has no bytes that are not UTF-8, and file names do.
+    let name = OsStr::from_bytes(b"\xff.tar.zst");
+    fs::copy(job.path("intact.tar.zst"), job.directory.path().join(name)).unwrap();
+    let mut command = airbundle_command();
+    command.current_dir(job.directory.path()).args(["sign", "--json", "--key", "ours.key"]).arg(name);
+    assert!(run(&mut command).ok().json()["file"].as_str().unwrap().contains('\u{fffd}'));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! [`Index`] and [`FileSet`]: `index.json` and the manifest of the files ("Documents").
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
 use std::str::FromStr;
 
@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::base::path::{RelPath, find_collision};
 use crate::base::source_url::SourceUrl;
 use crate::base::title::{Timestamp, Title};
+use crate::bundle::format::annotations::{
+    ANNOTATION_ENCODING, ANNOTATION_EXTERNAL, ANNOTATION_FORMAT, ANNOTATION_GUIDE, ANNOTATION_MADE,
+    ANNOTATION_OMITTED, ANNOTATION_PLATFORMS, ANNOTATION_REQUIRES, ANNOTATION_URL, Annotations,
+    CONTAINERD_NAME, CREATED, REF_NAME, TITLE,
+};
 use crate::bundle::format::release::{self, Expiry, Release, ReleaseError};
 use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS, RELEASE_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
@@ -26,21 +31,8 @@ pub const EMPTY_CONFIG: &[u8] = b"{}";
 const EMPTY_MEDIA_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const FILE_MEDIA_TYPE: &str = "application/octet-stream";
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
-const TITLE: &str = "org.opencontainers.image.title";
-const CREATED: &str = "org.opencontainers.image.created";
-const ANNOTATION_FORMAT: &str = "dev.airbundle.format";
-const ANNOTATION_REQUIRES: &str = "dev.airbundle.requires";
-const ANNOTATION_ENCODING: &str = "dev.airbundle.encoding";
-const ANNOTATION_OMITTED: &str = "dev.airbundle.omitted";
-const ANNOTATION_PLATFORMS: &str = "dev.airbundle.platforms";
-const ANNOTATION_MADE: &str = "dev.airbundle.made";
 /// Value of [`ANNOTATION_MADE`].
 const MADE: &str = "true";
-const ANNOTATION_EXTERNAL: &str = "dev.airbundle.elsewhere";
-const ANNOTATION_GUIDE: &str = "dev.airbundle.guide";
-const ANNOTATION_URL: &str = "dev.airbundle.source-url";
 
 /// Name of the feature that a reader needs for deltas.
 const BASE: &str = "base";
@@ -164,11 +156,11 @@ struct IndexDocument {
     layers: Option<Vec<IndexEntry>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     manifests: Option<Vec<IndexEntry>>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    annotations: Annotations,
 }
 
-/// A descriptor. `annotations` are sorted, so that the same content results in the same bytes.
+/// A descriptor.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct IndexEntry {
@@ -177,8 +169,8 @@ struct IndexEntry {
     artifact_type: Option<MediaType>,
     digest: Digest,
     size: u64,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Annotations::is_empty")]
+    annotations: Annotations,
 }
 
 impl Index {
@@ -190,7 +182,7 @@ impl Index {
             artifact_type: Some(MediaType::known(FILES_ARTIFACT)),
             digest,
             size,
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
         });
         let images = self.images.iter().map(IndexedImage::entry);
         let is_delta = !self.external.is_empty();
@@ -210,7 +202,7 @@ impl Index {
             (CREATED, created.map(|created| created.to_string())),
         ];
         let annotations = annotations.into_iter().chain(release::annotations(release.as_ref(), expires));
-        let annotations = annotations.filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let annotations = annotations.filter_map(|(key, value)| Some((key, value?)));
         to_json(&IndexDocument {
             schema_version: 2,
             media_type: MediaType::known(OCI_INDEX),
@@ -228,15 +220,15 @@ impl Index {
         #[derive(Deserialize)]
         struct Annotated {
             #[serde(default)]
-            annotations: BTreeMap<String, String>,
+            annotations: Annotations,
         }
         let Annotated { annotations } = serde_json::from_slice(bytes)?;
         check_version(annotations.get(ANNOTATION_FORMAT).ok_or(IndexError::NotABundle)?)?;
-        let required = annotations.get(ANNOTATION_REQUIRES).map_or("", String::as_str);
+        let required = annotations.get(ANNOTATION_REQUIRES).unwrap_or_default();
         if let Some(feature) = required.split_whitespace().find(|feature| *feature != BASE) {
             return Err(IndexError::Requires(feature.to_owned()));
         }
-        let external = annotations.get(ANNOTATION_EXTERNAL).map_or("", String::as_str);
+        let external = annotations.get(ANNOTATION_EXTERNAL).unwrap_or_default();
         let external = split(external).map_err(IndexError::External)?;
         if !external.is_empty() && required.trim().is_empty() {
             return Err(IndexError::MissingRequirement);
@@ -246,7 +238,7 @@ impl Index {
         let about = BundleInfo {
             title: parse(&document.annotations, TITLE)?,
             created: parse(&document.annotations, CREATED)?,
-            guide: document.annotations.get(ANNOTATION_GUIDE).cloned(),
+            guide: document.annotations.get(ANNOTATION_GUIDE).map(str::to_owned),
             release,
             expires,
         };
@@ -275,24 +267,20 @@ impl Index {
 impl IndexedImage {
     fn entry(&self) -> IndexEntry {
         let name = self.reference.to_string();
-        let mut annotations: BTreeMap<_, _> =
-            [(REF_NAME.to_owned(), name.clone()), (CONTAINERD_NAME.to_owned(), name)].into();
-        if !self.omitted.is_empty() {
-            annotations.insert(ANNOTATION_OMITTED.to_owned(), join(&self.omitted));
-        }
-        if !self.platforms.is_empty() {
-            let platforms: Vec<_> = self.platforms.iter().map(Platform::to_string).collect();
-            annotations.insert(ANNOTATION_PLATFORMS.to_owned(), platforms.join(" "));
-        }
-        if self.is_made {
-            annotations.insert(ANNOTATION_MADE.to_owned(), MADE.to_owned());
-        }
+        let platforms: Vec<_> = self.platforms.iter().map(Platform::to_string).collect();
+        let annotations = [
+            (REF_NAME, Some(name.clone())),
+            (CONTAINERD_NAME, Some(name)),
+            (ANNOTATION_OMITTED, (!self.omitted.is_empty()).then(|| join(&self.omitted))),
+            (ANNOTATION_PLATFORMS, (!platforms.is_empty()).then(|| platforms.join(" "))),
+            (ANNOTATION_MADE, self.is_made.then(|| MADE.to_owned())),
+        ];
         IndexEntry {
             media_type: self.media_type.clone(),
             artifact_type: None,
             digest: self.digest,
             size: self.size,
-            annotations,
+            annotations: annotations.into_iter().filter_map(|(key, value)| Some((key, value?))).collect(),
         }
     }
 }
@@ -300,7 +288,7 @@ impl IndexedImage {
 impl IndexEntry {
     fn check_encoding(&self) -> Result<(), IndexError> {
         match self.annotations.get(ANNOTATION_ENCODING) {
-            Some(encoding) => Err(IndexError::Encoding(self.digest, encoding.clone())),
+            Some(encoding) => Err(IndexError::Encoding(self.digest, encoding.to_owned())),
             None => Ok(()),
         }
     }
@@ -314,7 +302,7 @@ impl IndexEntry {
         if ![OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str()) {
             return Err(format!("unsupported media type `{}`", quoted(&self.media_type)));
         }
-        let value = |key| self.annotations.get(key).map_or("", String::as_str);
+        let value = |key| self.annotations.get(key).unwrap_or_default();
         Ok(IndexedImage {
             reference: name.parse().map_err(|error| format!("`{}`: {error}", quoted(name)))?,
             omitted: split(value(ANNOTATION_OMITTED)).map_err(|error| error.to_string())?,
@@ -339,11 +327,9 @@ impl FileSet {
             artifact_type: None,
             digest: file.digest,
             size: file.size,
-            annotations: [
-                (TITLE.to_owned(), file.path.to_string()),
-                (ANNOTATION_URL.to_owned(), file.url.to_string()),
-            ]
-            .into(),
+            annotations: [(TITLE, file.path.to_string()), (ANNOTATION_URL, file.url.to_string())]
+                .into_iter()
+                .collect(),
         });
         to_json(&IndexDocument {
             schema_version: 2,
@@ -354,11 +340,11 @@ impl FileSet {
                 artifact_type: None,
                 digest: Digest::of(EMPTY_CONFIG),
                 size: EMPTY_CONFIG.len() as u64,
-                annotations: BTreeMap::new(),
+                annotations: Annotations::default(),
             }),
             layers: Some(layers.collect()),
             manifests: None,
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
         })
     }
 
@@ -376,7 +362,7 @@ impl FileSet {
             files.push(IndexedFile {
                 path: RelPath::parse(title)
                     .map_err(|error| invalid(format!("`{}`: {error}", quoted(title))))?,
-                url: (entry.annotations.get(ANNOTATION_URL).map_or("", String::as_str).parse())
+                url: (entry.annotations.get(ANNOTATION_URL).unwrap_or_default().parse())
                     .map_err(|error| invalid(format!("`{}`: {error}", quoted(title))))?,
                 digest: entry.digest,
                 size: entry.size,
@@ -404,10 +390,10 @@ fn to_json(document: &IndexDocument) -> Vec<u8> {
 
 /// Parses the value of an annotation. `None`: there is none.
 fn parse<T: FromStr<Err: Display>>(
-    annotations: &BTreeMap<String, String>,
+    annotations: &Annotations,
     key: &'static str,
 ) -> Result<Option<T>, IndexError> {
-    let value = annotations.get(key).map(|value| value.parse());
+    let value = annotations.get(key).map(str::parse);
     value.transpose().map_err(|error: T::Err| IndexError::Annotation(key, error.to_string()))
 }
 

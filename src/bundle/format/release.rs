@@ -1,6 +1,5 @@
 //! [`Release`] and [`Expiry`]: name, sequence number and expiry date of a bundle ("Releases").
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,9 +7,9 @@ use serde::Serialize;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 
-const ANNOTATION_NAME: &str = "dev.airbundle.name";
-const ANNOTATION_SEQUENCE: &str = "dev.airbundle.sequence";
-const ANNOTATION_EXPIRES: &str = "dev.airbundle.expires";
+use crate::bundle::format::annotations::{
+    ANNOTATION_EXPIRES, ANNOTATION_NAME, ANNOTATION_SEQUENCE, Annotations,
+};
 
 /// Maximum length of a name in bytes.
 const NAME_LIMIT: usize = 128;
@@ -128,9 +127,7 @@ impl Expiry {
 }
 
 /// Reads the release and the expiry date from the annotations of `index.json`.
-pub(crate) fn read(
-    annotations: &BTreeMap<String, String>,
-) -> Result<(Option<Release>, Option<Expiry>), ReleaseError> {
+pub(crate) fn read(annotations: &Annotations) -> Result<(Option<Release>, Option<Expiry>), ReleaseError> {
     let release = match (annotations.get(ANNOTATION_NAME), annotations.get(ANNOTATION_SEQUENCE)) {
         (None, None) => None,
         (Some(name), Some(sequence)) => Some(Release { name: name.parse()?, sequence: sequence.parse()? }),
@@ -139,7 +136,7 @@ pub(crate) fn read(
     let expires = annotations.get(ANNOTATION_EXPIRES).map(|text| {
         let expiry: Expiry = text.parse()?;
         // There is one form for each date.
-        if expiry.to_string() == *text { Ok(expiry) } else { Err(ReleaseError::Expiry) }
+        if expiry.to_string() == text { Ok(expiry) } else { Err(ReleaseError::Expiry) }
     });
     Ok((release, expires.transpose()?))
 }
@@ -199,11 +196,8 @@ mod tests {
 
     #[test]
     fn annotations_round_trip_and_half_a_release_is_an_error() {
-        let all = |pairs: &[(&str, &str)]| {
-            pairs
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-                .collect::<BTreeMap<_, _>>()
+        let all = |pairs: &[(&'static str, &str)]| -> Annotations {
+            pairs.iter().map(|(key, value)| (*key, (*value).to_owned())).collect()
         };
         let pairs = [
             (ANNOTATION_NAME, "a"),

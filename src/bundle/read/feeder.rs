@@ -268,10 +268,10 @@ impl FrameFeeder {
             // others would start the next job, which would wait for the lock.
             (Err(error), Some(repair)) => drop(std::thread::spawn(move || {
                 let repaired = match repair.frame(&buffers) {
-                    Some(Frame::Data(data)) => data.decode(&buffers).ok(),
-                    _ => None,
+                    Some(RepairedFrame::Content(content)) => Ok(content),
+                    _ => Err(error),
                 };
-                let _ = sender.send(repaired.ok_or(error)); // the receiver can be dropped
+                let _ = sender.send(repaired); // the receiver can be dropped
             })),
             (content, _) => drop(sender.send(content)), // the receiver can be dropped
         });
@@ -332,9 +332,17 @@ pub(crate) struct FrameRepair {
     pub(crate) entry: FrameEntry,
 }
 
+/// A valid frame from recovery data.
+pub(crate) enum RepairedFrame {
+    /// The content of a data frame.
+    Content(Buffer),
+    /// A skippable frame.
+    Skippable(Frame),
+}
+
 impl FrameRepair {
-    /// Reconstructs the frame. `None` if that is not possible.
-    pub(crate) fn frame(&self, buffers: &Buffers) -> Option<Frame> {
+    /// Reconstructs the frame and decodes it. `None` if that is not possible.
+    pub(crate) fn frame(&self, buffers: &Buffers) -> Option<RepairedFrame> {
         if !self.has_recovery {
             return None;
         }
@@ -343,6 +351,12 @@ impl FrameRepair {
         let mut frames = FrameReader::new(&bytes[..], self.offset, buffers);
         let frame = frames.next_frame().ok()??;
         let is_valid = frames.offset() == end && frame.content_size() == self.entry.decompressed as usize;
-        is_valid.then_some(frame)
+        let repaired = match frame {
+            _ if !is_valid => return None,
+            Frame::Data(data) => RepairedFrame::Content(data.decode(buffers).ok()?),
+            skippable @ Frame::Skippable { .. } => RepairedFrame::Skippable(skippable),
+        };
+        self.volumes.note_repaired(self.offset);
+        Some(repaired)
     }
 }

@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::bundle::format::volume_name::parse_volume_name;
+
+/// Maximum number of consecutive volumes with the same problem that are named one by one.
+pub(crate) const NAMED_VOLUMES: usize = 10;
+
 /// A problem of the volumes that were found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -101,6 +106,26 @@ impl fmt::Display for VolumeProblem {
     }
 }
 
+/// Returns one line a problem, and one for more than [`NAMED_VOLUMES`] missing volumes in a row: a single wrong file
+/// name can announce 65,536 volumes.
+pub(crate) fn lines(problems: &[VolumeProblem]) -> Vec<String> {
+    let number = |problem: &VolumeProblem| match problem {
+        VolumeProblem::Missing { volume } => parse_volume_name(volume).map(|(_, number)| number),
+        _ => None,
+    };
+    let is_next = |a: &VolumeProblem, b: &VolumeProblem| number(a).is_some_and(|a| number(b) == Some(a + 1));
+    let runs = problems.chunk_by(is_next);
+    runs.flat_map(|run| match run {
+        [VolumeProblem::Missing { volume: first }, .., VolumeProblem::Missing { volume: last }]
+            if run.len() > NAMED_VOLUMES =>
+        {
+            vec![format!("the {} volumes `{first}` to `{last}` are missing", run.len())]
+        }
+        run => run.iter().map(ToString::to_string).collect(),
+    })
+    .collect()
+}
+
 /// The source of an [`std::io::Error`] for bytes of a volume that is missing or truncated.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -149,4 +174,21 @@ pub enum DamageKind {
     Damaged,
     /// The media (USB drive, DVD) returns read errors. A retry can fail again.
     Unreadable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_missing_volumes_in_a_row_are_one_line() {
+        let missing = |number| VolumeProblem::Missing { volume: format!("a.tar.zst.{number:03}") };
+        let problems: Vec<_> = [2].into_iter().chain(4..=65_536).map(missing).collect();
+        let expected = [
+            "the volume `a.tar.zst.002` is missing",
+            "the 65533 volumes `a.tar.zst.004` to `a.tar.zst.65536` are missing",
+        ];
+        assert_eq!(lines(&problems), expected);
+        assert_eq!(lines(&(1..=10).map(missing).collect::<Vec<_>>()).len(), 10);
+    }
 }

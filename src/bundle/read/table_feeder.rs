@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::bundle::format::seek_table::FrameEntry;
 use crate::bundle::format::skippable::RECOVERY_MAGIC;
-use crate::bundle::read::feeder::{FrameFeeder, FrameRepair, READ_AHEAD, Stop};
+use crate::bundle::read::feeder::{FrameFeeder, FrameRepair, READ_AHEAD, RepairedFrame, Stop};
 use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::frame_reader::{Frame, FrameReader};
 use crate::bundle::read::volume_set::{VolumeSet, VolumeSetReader};
@@ -131,7 +131,10 @@ impl<'a> TableFeeder<'a> {
     /// Sends an unreadable frame: repaired if possible, otherwise as a hole.
     fn repair(&mut self, repair: &FrameRepair, error: FrameError) -> Result<(), Stop> {
         match repair.frame(self.feeder.buffers()) {
-            Some(frame) => self.feeder.frame(repair.offset, frame),
+            Some(RepairedFrame::Content(content)) => {
+                self.feeder.known(repair.offset, content.len(), Ok(content))
+            }
+            Some(RepairedFrame::Skippable(frame)) => self.feeder.frame(repair.offset, frame),
             None => self.feeder.hole(repair.offset, repair.entry.decompressed as usize, error),
         }
     }

@@ -37,7 +37,7 @@ pub struct VolumeSet {
     /// True if a frame with recovery data was read.
     has_recovery: AtomicBool,
     /// Repaired ranges: number of the volume, start and end in the volume.
-    repaired: Mutex<BTreeSet<(usize, u64, u64)>>,
+    repaired: Mutex<BTreeSet<u64>>,
 }
 
 /// A volume of a bundle, or its only file.
@@ -207,17 +207,19 @@ impl VolumeSet {
         if local.end > recovery.volume_len() {
             return None;
         }
-        let bytes = recovery.reconstruct(&self.bytes_of(number), local.clone()).ok()?;
-        let mut repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
-        repaired.insert((number, local.start, local.end));
-        Some(bytes)
+        recovery.reconstruct(&self.bytes_of(number), local).ok()
+    }
+
+    /// Records that [`VolumeSet::reconstruct`] returned other, valid content for the bytes at `offset`.
+    pub(crate) fn note_repaired(&self, offset: u64) {
+        self.repaired.lock().unwrap_or_else(PoisonError::into_inner).insert(offset);
     }
 
     /// Returns the positions that were repaired so far, in order.
     #[must_use]
     pub fn repaired(&self) -> Vec<Position> {
         let repaired = self.repaired.lock().unwrap_or_else(PoisonError::into_inner);
-        repaired.iter().map(|(number, start, _)| self.position(self.volumes[*number].start + start)).collect()
+        repaired.iter().map(|offset| self.position(*offset)).collect()
     }
 
     /// Records that the bundle has recovery data. Without it, [`VolumeSet::damaged_recovery`] does not search
@@ -257,10 +259,12 @@ impl VolumeSet {
         }
         self.volumes[last].len = recovery.volume_len();
         let bytes = self.reconstruct(start + tail.start..start + tail.end)?;
-        seek_table::decode(bytes.get(8..)?).filter(|table| {
+        let table = seek_table::decode(bytes.get(8..)?).filter(|table| {
             let frames: u64 = table.iter().map(|entry| u64::from(entry.compressed)).sum();
             frames == start + tail.start && seek_table::is_valid(table)
-        })
+        })?;
+        self.note_repaired(start + tail.start);
+        Some(table)
     }
 
     /// Returns the position at `offset` of the bundle.

@@ -17,41 +17,53 @@ pub(super) struct RepairCache {
     blocks: BTreeMap<u64, Vec<u8>>,
     /// Total size of `blocks` in bytes.
     bytes: usize,
+    /// The last intact block that was read, by its offset. Many corrupt frames can be in one intact block, if the
+    /// bundle was written like that.
+    intact: Option<(u64, Vec<u8>)>,
     /// Blocks that are known to be corrupt. They are not read again: reading a bad sector can take seconds.
     corrupt: BTreeSet<Block>,
     unrepairable: BTreeMap<u64, UnrepairableGroup>,
 }
 
 impl RepairCache {
-    /// Reads a block into `bytes`, and repairs it if it is corrupt.
+    /// Returns the bytes of a block, repaired if it is corrupt.
     pub(super) fn read_block(
         &mut self,
         map: &BlockMap,
         volume: &impl ReadAt,
         block: Block,
-        bytes: &mut [u8],
-    ) -> Result<(), RecoveryError> {
+    ) -> Result<&[u8], RecoveryError> {
         let start = map.start_of(block);
-        if let Some(repaired) = self.blocks.get(&start) {
-            bytes.copy_from_slice(repaired);
-            return Ok(());
-        }
-        if !self.corrupt.contains(&block) && map.read_block(volume, block, bytes) {
-            return Ok(());
-        }
-        self.corrupt.insert(block);
-        let group = map.group_of(block);
-        if let Some(known) = self.unrepairable.get(&group) {
-            return Err(RecoveryError::Unrepairable(vec![known.clone()]));
-        }
-        let repaired = self.repair(map, volume, block).inspect_err(|error| {
-            if let RecoveryError::Unrepairable(groups) = error {
-                self.unrepairable.extend(groups.iter().map(|group| (group.group, group.clone())));
+        if !self.blocks.contains_key(&start) && !self.is_intact(map, volume, block) {
+            self.corrupt.insert(block);
+            let group = map.group_of(block);
+            if let Some(known) = self.unrepairable.get(&group) {
+                return Err(RecoveryError::Unrepairable(vec![known.clone()]));
             }
-        })?;
-        self.keep(repaired, start, CACHE_LIMIT / index(map.numbers().groups));
-        bytes.copy_from_slice(&self.blocks[&start]);
-        Ok(())
+            let repaired = self.repair(map, volume, block).inspect_err(|error| {
+                if let RecoveryError::Unrepairable(groups) = error {
+                    self.unrepairable.extend(groups.iter().map(|group| (group.group, group.clone())));
+                }
+            })?;
+            self.keep(repaired, start, CACHE_LIMIT / index(map.numbers().groups));
+        }
+        let intact = self.intact.as_ref().filter(|(offset, _)| *offset == start).map(|(_, bytes)| bytes);
+        Ok(self.blocks.get(&start).or(intact).expect("it is one of the two; please report"))
+    }
+
+    /// True if `block` is intact. It is then in `intact`.
+    fn is_intact(&mut self, map: &BlockMap, volume: &impl ReadAt, block: Block) -> bool {
+        let start = map.start_of(block);
+        if self.intact.as_ref().is_some_and(|(offset, _)| *offset == start) {
+            return true;
+        }
+        if self.corrupt.contains(&block) {
+            return false;
+        }
+        let mut bytes = self.intact.take().map_or_else(|| vec![0; map.block_size()], |(_, bytes)| bytes);
+        let is_intact = map.read_block(volume, block, &mut bytes);
+        self.intact = is_intact.then_some((start, bytes));
+        is_intact
     }
 
     /// Repairs the group of `block`. Returns its corrupt data blocks, or all of its parity blocks if `block`

@@ -62,12 +62,11 @@ impl Recovery {
         let map = &self.map;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let mut result = Vec::with_capacity(index(range.end - range.start));
-        let mut bytes = vec![0; map.block_size()];
         for Segment { range: segment, content } in map.segments(range.clone()) {
             let requested = segment.start.max(range.start)..segment.end.min(range.end);
             let requested = index(requested.start - segment.start)..index(requested.end - segment.start);
             if let SegmentContent::Block(block) = content {
-                cache.read_block(map, volume, block, &mut bytes)?;
+                let bytes = cache.read_block(map, volume, block)?;
                 let part = &bytes[index(map.offset_in_block(block, segment.start))..];
                 result.extend_from_slice(&part[requested]);
             } else {

@@ -445,3 +445,32 @@ fn read_errors_while_encoding_and_write_errors_while_repairing_are_returned() {
     let error = found(&original).repair(&original, full, |_| ()).unwrap_err();
     assert!(matches!(error, RecoveryError::Write(source) if source.kind() == kind));
 }
+
+/// A volume that counts the bytes read.
+struct CountingVolume {
+    bytes: Vec<u8>,
+    read: Cell<usize>,
+}
+
+impl ReadAt for CountingVolume {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read_at(offset, bytes)?;
+        self.read.set(self.read.get() + read);
+        Ok(read)
+    }
+}
+
+#[test]
+fn many_ranges_of_an_intact_block_are_read_once() {
+    let geometry = Geometry::new(40_000, 100);
+    let block = index(geometry.numbers().block_size);
+    let original = volume(&geometry, 100);
+    let recovery = found(&original);
+    let counting = CountingVolume { bytes: original.clone(), read: Cell::new(0) };
+    for start in (0..4 * block - 12).step_by(12) {
+        let bytes = recovery.reconstruct(&counting, start as u64..start as u64 + 12).unwrap();
+        assert!(bytes == original[start..start + 12], "{start}");
+    }
+    // A range at the boundary of two blocks needs both, and the first one is read again for the next range.
+    assert!(counting.read.get() <= 8 * block, "{} bytes", counting.read.get());
+}

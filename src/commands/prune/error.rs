@@ -28,7 +28,7 @@ pub enum PruneError {
     )]
     Mismatch(Vec<String>),
     /// A registry may follow a symlink in its storage, so that the blobs in use are unknown.
-    #[error("nothing was removed: `{}` is neither a file nor a directory: move it away", .0.display())]
+    #[error("nothing was removed: `{}` is a link, a special file or a name that no registry writes: move it away", .0.display())]
     Irregular(PathBuf),
 }
 

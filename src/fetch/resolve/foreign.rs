@@ -21,9 +21,6 @@ pub(crate) struct ForeignLayers(Mutex<BTreeMap<LayerKey, ForeignLayer>>);
 
 type LayerKey = (Digest, String, Vec<String>);
 
-/// Maximum number of URLs of a layer that are tried.
-const URL_LIMIT: usize = 8;
-
 /// A layer with external URLs.
 pub(crate) struct ForeignLayer {
     /// The image, for messages.
@@ -57,11 +54,10 @@ impl ForeignLayer {
     #[must_use]
     pub(crate) fn new(
         object: &str,
-        mut descriptor: Descriptor,
+        descriptor: Descriptor,
         registry: &MirroredRegistry,
         repository: &str,
     ) -> Self {
-        descriptor.urls.truncate(URL_LIMIT);
         let (object, repository) = (object.to_owned(), repository.to_owned());
         Self { object, descriptor, registry: registry.clone(), repository }
     }

@@ -5,9 +5,12 @@
 //! that registries without the referrers API can serve it.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
@@ -15,6 +18,9 @@ use crate::oci::media_type::MediaType;
 
 /// Maximum depth of referrers of referrers.
 pub(crate) const DEPTH_LIMIT: usize = 4;
+
+/// Held while a page is parsed.
+static PARSER: Mutex<()> = Mutex::new(());
 
 /// A kind of artifacts of images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -54,55 +60,67 @@ pub(crate) fn tag_of(subject: Digest) -> String {
     format!("sha256-{}", subject.hex())
 }
 
-/// The members of a descriptor in the index of referrers. Other members are ignored.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// A descriptor in the index of referrers: its digest, and its JSON. As text, it takes a fraction of the memory
+/// that its annotations would take as strings.
+#[derive(Debug, Clone)]
 pub(crate) struct Referrer {
-    media_type: String,
-    digest: String,
+    digest: Digest,
+    json: Box<RawValue>,
+}
+
+/// The members of a [`Referrer`], in order. Other members are ignored. Annotations are opaque, and sorted.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Members {
+    media_type: MediaType,
+    digest: Digest,
     size: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<String>,
+    #[serde(default, deserialize_with = "empty_as_none", skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<MediaType>,
 }
 
-/// Parses a page of the list of referrers.
+/// Parses a page of the list of referrers. Fails if one of them violates the grammar of media types or digests.
 pub(crate) fn parse_page(bytes: &[u8]) -> Result<Vec<Referrer>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Page {
         manifests: Vec<Referrer>,
     }
+    // One at a time: the annotations of one descriptor can take many times the size of its page.
+    let _one = PARSER.lock().unwrap_or_else(PoisonError::into_inner);
     serde_json::from_slice(bytes).map(|page: Page| page.manifests)
 }
 
-/// Returns an index of `referrers`, sorted and without duplicates. `None`: one of them violates the grammar of
-/// media types or digests. Annotations are opaque, and serialized as JSON.
+/// Returns an index of `referrers`, sorted and without duplicates.
 #[must_use]
-pub(crate) fn index_of(referrers: &[Referrer]) -> Option<Vec<u8>> {
+pub(crate) fn index_of(mut referrers: Vec<Referrer>) -> Vec<u8> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Index {
         schema_version: u32,
         media_type: &'static str,
-        manifests: Vec<Referrer>,
+        manifests: Vec<Box<RawValue>>,
     }
-    let mut manifests = referrers.iter().map(Referrer::checked).collect::<Option<Vec<_>>>()?;
-    manifests.sort_by(|a, b| a.digest.cmp(&b.digest));
-    manifests.dedup_by(|a, b| a.digest == b.digest);
+    referrers.sort_by_key(|referrer| referrer.digest);
+    referrers.dedup_by_key(|referrer| referrer.digest);
+    let manifests = referrers.into_iter().map(|referrer| referrer.json).collect();
     let index = Index { schema_version: 2, media_type: OCI_INDEX, manifests };
-    Some(serde_json::to_vec(&index).expect("plain structs become JSON; please report"))
+    serde_json::to_vec(&index).expect("plain structs become JSON; please report")
 }
 
-impl Referrer {
-    /// `None`: it violates the grammar.
-    fn checked(&self) -> Option<Self> {
-        let kind = self.artifact_type.clone().filter(|kind| !kind.is_empty());
-        let is_valid = self.media_type.parse::<MediaType>().is_ok()
-            && self.digest.parse::<Digest>().is_ok()
-            && kind.as_ref().is_none_or(|kind| kind.parse::<MediaType>().is_ok());
-        is_valid.then(|| Self { artifact_type: kind, ..self.clone() })
+impl<'de> Deserialize<'de> for Referrer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = Members::deserialize(deserializer)?;
+        let json = to_raw_value(&members).expect("plain structs become JSON; please report");
+        Ok(Self { digest: members.digest, json })
     }
+}
+
+/// Some registries send an empty artifact type for none.
+fn empty_as_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MediaType>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
 #[cfg(test)]
@@ -129,21 +147,21 @@ mod tests {
         for all in [vec![&first, &second], vec![&second, &first, &second]] {
             let page = json!({"manifests": all}).to_string();
             let all = parse_page(page.as_bytes()).unwrap();
-            assert_eq!(String::from_utf8(index_of(&all).unwrap()).unwrap(), expected.concat());
+            assert_eq!(String::from_utf8(index_of(all)).unwrap(), expected.concat());
         }
         let with = |key: &str, value: &str| {
             let mut changed = first.clone();
             changed[key] = value.into();
-            index_of(&[serde_json::from_value(changed).unwrap()])
+            parse_page(json!({"manifests": [changed]}).to_string().as_bytes())
         };
-        assert!(with("artifactType", "").is_some());
+        assert!(with("artifactType", "").is_ok());
         for page in
             ["[]", "{}", r#"{"manifests":{}}"#, r#"{"manifests":[{}]}"#, r#"{"manifests":[{"size":1}]}"#]
         {
             assert!(parse_page(page.as_bytes()).is_err(), "{page}");
         }
         for (key, value) in [("mediaType", "a/b\n"), ("digest", "sha256:1"), ("artifactType", "\u{202e}/x")] {
-            assert!(with(key, value).is_none(), "{key}");
+            assert!(with(key, value).is_err(), "{key}");
         }
     }
 

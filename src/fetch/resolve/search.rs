@@ -11,7 +11,7 @@ use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::image::{ImageResolver, ImageWithManifests};
 use crate::fetch::resolve::referrers::{ArtifactKind, DEPTH_LIMIT, index_of, tag_of};
 use crate::fetch::resolve::resolved::ResolvedImage;
-use crate::net::error::{FetchError, FetchProblem};
+use crate::net::error::FetchError;
 use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 
@@ -98,14 +98,8 @@ impl ReferrerSearch<'_> {
             Some(referrers) if referrers.is_empty() => Ok(None),
             Some(referrers) => {
                 let Some(entry) = self.unlisted(subject, tag) else { return Ok(None) };
-                let index = index_of(&referrers).ok_or_else(|| {
-                    let url = format!("the registry {}", subject.reference.host());
-                    let reason =
-                        "referrers without valid media type, digest, size or artifact type".to_owned();
-                    request.error(FetchProblem::Protocol { url, reason })
-                })?;
                 let resolver = ImageResolver::new(self.context, &subject.registry, &entry, &[]);
-                resolver.resolve_made(index).map(Some)
+                resolver.resolve_made(index_of(referrers)).map(Some)
             }
         }
     }
