@@ -38,6 +38,8 @@ pub(crate) mod repair;
 pub(crate) mod roots;
 pub(crate) mod sbom;
 #[cfg(feature = "net")]
+mod selection;
+#[cfg(feature = "net")]
 pub(crate) mod sign;
 pub(crate) mod site;
 pub(crate) mod size;

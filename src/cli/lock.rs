@@ -16,8 +16,6 @@ use crate::commands::lock::{Moved, Now, check, lock};
 use crate::documents::list::Lists;
 use crate::documents::lock::Lock as Document;
 use crate::fetch::resolve::locked::lists_of;
-use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::oci::platform::Platform;
 
 /// Resolve lists to digests and sizes, or check a lock against the upstream
 ///
@@ -34,19 +32,13 @@ pub(crate) struct Lock {
     /// List tags and files that changed upstream since the lock was made
     ///
     /// Files are downloaded and hashed, unless --quick is set.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["platform", "with", "without"])]
     check: bool,
     /// With --check: compare only the sizes of files
     #[arg(long, requires = "check")]
     quick: bool,
-    /// Platforms to include from multi-platform images, e.g. linux/amd64 [default: all]
-    ///
-    /// Comma-separated. `platform=` in a list takes precedence for its image.
-    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',', conflicts_with = "check")]
-    platform: Vec<Platform>,
-    /// Include referrers and cosign artifacts of the images; comma-separated
-    #[arg(long, value_name = "KIND", value_delimiter = ',', conflicts_with = "check")]
-    with: Vec<ArtifactKind>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     #[command(flatten)]
     out: Output,
     // Last, because its help heading applies to all options after it.
@@ -84,8 +76,8 @@ impl Lock {
         let path = self.output.expect("clap requires it; please report");
         let lists = Lists::read(&self.lists)?;
         let upstream = self.upstream.upstream_for(&lists)?;
-        let document =
-            self.out.report(|report| lock(lists, &self.platform, &self.with, &upstream, report))?;
+        let selection = self.selection.into_selection();
+        let document = self.out.report(|report| lock(lists, &selection, &upstream, report))?;
         OutputFile::write(&path, Access::Default, &document.to_json())?;
         let locked = Locked {
             files: document.files.len(),

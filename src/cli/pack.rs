@@ -30,9 +30,7 @@ use crate::documents::inventory::InventoryError;
 use crate::documents::list::{FileEntry, ListError, Lists};
 use crate::documents::lock::Lock;
 use crate::fetch::resolve::locked::lists_of;
-use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::net::error::FetchError;
-use crate::oci::platform::Platform;
 use crate::plan::site_contents::BaseError;
 
 /// Fetch the files and images of lists and write one bundle
@@ -47,14 +45,8 @@ pub(crate) struct Pack {
     /// Bundle to write; usually named *.tar.zst
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Platforms to include from multi-platform images, e.g. linux/amd64 [default: all]
-    ///
-    /// Comma-separated. `platform=` in a list takes precedence for its image.
-    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
-    platform: Vec<Platform>,
-    /// Include referrers and cosign artifacts of the images; comma-separated
-    #[arg(long, value_name = "KIND", value_delimiter = ',')]
-    with: Vec<ArtifactKind>,
+    #[command(flatten)]
+    selection: SelectionArgs,
     /// zstd compression level, 1 to 22
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=22))]
     level: i32,
@@ -133,7 +125,7 @@ pub(crate) struct Pack {
 impl Pack {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let input = read_input(&self.lists)?;
-        if matches!(input, Input::Lock(_)) && !(self.platform.is_empty() && self.with.is_empty()) {
+        if matches!(input, Input::Lock(_)) && !self.selection.is_empty() {
             let message = "cannot use `--platform` or `--with` with a lock";
             let hint = "make a new lock with `airbundle lock --platform … --with …`";
             return Err(Failure::new(Code::Usage, message).with_hint(hint));
@@ -154,7 +146,7 @@ impl Pack {
             Input::Lists(lists) => self.upstream.upstream_for(lists)?,
             Input::Lock(lock) => self.upstream.upstream_for(&lists_of(lock)?)?,
         };
-        let (output, platforms, level) = (self.output, self.platform, self.level);
+        let (output, level) = (self.output, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let date = source_date()?;
         let created = date.and_then(|date| date.format(&Rfc3339).ok()?.parse().ok());
@@ -170,8 +162,7 @@ impl Pack {
         };
         let options = PackOptions {
             output,
-            platforms,
-            with: self.with,
+            selection: self.selection.into_selection(),
             level,
             upstream,
             about,

@@ -29,13 +29,12 @@ use crate::plan::site_contents::SiteContents;
 /// digests.
 pub(crate) fn lock(
     lists: Lists,
-    platforms: &[Platform],
-    with: &[ArtifactKind],
+    selection: &Selection,
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = upstream.http();
-    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), platforms, with, lists);
+    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), selection, lists);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }

@@ -36,13 +36,11 @@ use crate::documents::lock::{Lock, LockError};
 use crate::fetch::queue::FetchContext;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::{lists_of, resolve_lock};
-use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::{Resolved, resolve};
+use crate::fetch::resolve::{Resolved, Selection, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
-use crate::oci::platform::Platform;
 use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError};
 use crate::plan::site_contents::{BaseError, SiteContents};
 use crate::signature::policy::Policy;
@@ -61,10 +59,7 @@ pub(crate) enum Input {
 pub(crate) struct PackOptions {
     /// The path of the bundle.
     pub output: PathBuf,
-    /// Platforms to include for entries that specify none. Empty: all.
-    pub platforms: Vec<Platform>,
-    /// Referrers and cosign artifacts to include.
-    pub with: Vec<ArtifactKind>,
+    pub selection: Selection,
     /// The zstd compression level, 1 to 22.
     pub level: i32,
     pub upstream: Upstream,
@@ -253,10 +248,10 @@ fn resolve_input(
     options: &PackOptions,
     report: &dyn Report,
 ) -> Result<(Resolved, Vec<FetchError>), PackError> {
-    let PackOptions { upstream, platforms, with, .. } = options;
+    let PackOptions { upstream, selection, .. } = options;
     let context = ResolveContext::new(http, upstream, report);
     match input {
-        Input::Lists(lists) => Ok(resolve(&context, platforms, with, lists.clone())),
+        Input::Lists(lists) => Ok(resolve(&context, selection, lists.clone())),
         Input::Lock(lock) => Ok(resolve_lock(&context, lock, lists_of(lock)?)),
     }
 }

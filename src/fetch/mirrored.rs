@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::fetch::endpoint::{FileEndpoint, first_found, first_success};
-use crate::fetch::registry::{Registry, Repository};
+use crate::fetch::registry::{FetchedManifest, Registry, Repository};
 use crate::fetch::resolve::referrers::Referrer;
 use crate::fetch::upstream::Upstream;
 use crate::net::auth;
@@ -14,6 +14,7 @@ use crate::net::http::RequestContext;
 use crate::net::reach::Reach;
 use crate::net::server::{Server, Servers};
 use crate::oci::digest::Digest;
+use crate::oci::manifest::Manifest;
 use reqwest::Url;
 
 /// The endpoints of all hosts of a run.
@@ -112,23 +113,30 @@ impl MirroredRegistry {
         &self.host
     }
 
-    /// Reads a manifest by tag or digest. Returns its media type and its exact bytes. The first endpoint that
-    /// has a tag determines its digest; a manifest by digest can come from any endpoint.
+    /// Reads a manifest by tag or digest. The first endpoint that has a manifest of this tag determines its digest; a
+    /// manifest by digest can come from any endpoint.
     pub(crate) fn manifest(
         &self,
         context: RequestContext<'_>,
         repository: &str,
         reference: &str,
-    ) -> Result<(String, Vec<u8>), FetchError> {
+    ) -> Result<FetchedManifest, FetchError> {
         let digest: Option<Digest> = reference.parse().ok();
         let repositories = self.repositories(context.object, repository, digest.is_some())?;
         first_success(context.report, &repositories, Repository::server, |repository| {
             repeat_mismatch(|| {
-                let (media_type, bytes) = repository.manifest(context, reference)?;
-                if let Some(digest) = digest {
-                    check(context, digest, &bytes, repository)?;
+                let fetched = repository.manifest(context, reference)?;
+                // Proxies that reformat a document pass its header on.
+                if let Some(digest) = digest.or(fetched.announced) {
+                    check(context, digest, &fetched.bytes, repository)?;
                 }
-                Ok((media_type, bytes))
+                if digest.is_none() {
+                    Manifest::parse_document(&fetched.media_type, &fetched.bytes).map_err(|error| {
+                        let digest = Digest::of(&fetched.bytes);
+                        context.error(FetchProblem::Manifest { digest, error })
+                    })?;
+                }
+                Ok(fetched)
             })
         })
     }

@@ -9,17 +9,22 @@ use reqwest::{Method, StatusCode, Url};
 use crate::fetch::resolve::referrers::{Referrer, parse_page};
 use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
-use crate::net::error::FetchError;
+use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::{RequestContext, RequestOptions, range_header};
+use crate::net::secret::redacted;
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
+use crate::oci::parsed_text::quoted;
 
 /// Maximum number of pages of a list of referrers.
 const REFERRERS_PAGES: usize = 100;
 
 /// Maximum size of all pages in bytes. The list becomes one manifest.
 const REFERRERS_LIMIT: u64 = MANIFEST_LIMIT;
+
+/// Number of bytes of an unexpected response that are shown.
+const FIRST_BYTES: usize = 40;
 
 /// A registry and the sessions with it.
 pub(crate) struct Registry {
@@ -33,6 +38,16 @@ pub(crate) struct Repository {
     registry: Arc<Registry>,
     /// Name within the registry.
     pub name: String,
+}
+
+/// The response to a request for a manifest.
+pub(crate) struct FetchedManifest {
+    /// `Content-Type`, without parameters.
+    pub media_type: String,
+    /// `Docker-Content-Digest`. `None`: it is missing, or of another algorithm than sha256.
+    pub announced: Option<Digest>,
+    /// The exact bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// A page of the list of referrers.
@@ -60,17 +75,35 @@ impl Repository {
         &self.registry.server
     }
 
-    /// Reads a manifest by tag or digest. Returns its media type and its exact bytes.
+    /// Reads a manifest by tag or digest. Fails if the response is not a JSON object.
     pub(crate) fn manifest(
         &self,
         context: RequestContext<'_>,
         reference: &str,
-    ) -> Result<(String, Vec<u8>), FetchError> {
+    ) -> Result<FetchedManifest, FetchError> {
         context.retry(|| {
             let _slot = self.server().slot();
             let url = self.url(context, &format!("manifests/{reference}"))?;
             let response = self.send(context, &Method::GET, &url, &accept_manifests(), false)?;
-            Ok((media_type(&response), context.read_body(response, MANIFEST_LIMIT)?))
+            let (final_url, status) = (response.url().clone(), response.status());
+            if let Some(size) = response.content_length().filter(|size| *size > MANIFEST_LIMIT) {
+                let reason = format!(
+                    "the manifest has {size} bytes, and the maximum is {MANIFEST_LIMIT}: registries serve no larger ones"
+                );
+                return Err(context.invalid_response(&final_url, reason));
+            }
+            let (media_type, announced) = (media_type(&response), announced_digest(&response));
+            let bytes = context.read_body(response, MANIFEST_LIMIT)?;
+            match describe_other(&bytes) {
+                None => Ok(FetchedManifest { media_type, announced, bytes }),
+                Some(_) if bytes.is_empty() => {
+                    Err(context.error(FetchProblem::Empty { url: redacted(&final_url), attempts: 1 }))
+                }
+                Some(what) => {
+                    let reason = format!("{what} instead of a manifest (status {status}, type `{media_type}`)");
+                    Err(context.invalid_response(&final_url, reason))
+                }
+            }
         })
     }
 
@@ -99,8 +132,8 @@ impl Repository {
         })
     }
 
-    /// True if the repository has a manifest of this name, or if the registry does not support HEAD. (HEAD
-    /// does not count toward rate limits.)
+    /// True if the repository may have a manifest of this name. HEAD does not count toward rate limits, but many
+    /// registries, and the storage that they redirect to, reject it: only 404 means that there is none.
     pub(crate) fn may_have_manifest(
         &self,
         context: RequestContext<'_>,
@@ -109,15 +142,36 @@ impl Repository {
         let response = context.retry(|| {
             let _slot = self.server().slot();
             let url = self.url(context, &format!("manifests/{reference}"))?;
-            self.send(context, &Method::HEAD, &url, &accept_manifests(), false)
+            let response = self.send(context, &Method::HEAD, &url, &accept_manifests(), false);
+            response.map(drop).map_err(|error| self.permanent_if_elsewhere(context, error))
         });
         match response {
-            Ok(_) => Ok(true),
+            Ok(()) => Ok(true),
             Err(error) => match error.status() {
                 Some(404) => Ok(false),
-                Some(405 | 501) => Ok(true),
-                _ => Err(error),
+                Some(429) => Err(error),
+                Some(_) => Ok(true),
+                None if matches!(error.problem, FetchProblem::Protocol { .. }) => Ok(true),
+                None => Err(error),
             },
+        }
+    }
+
+    /// Returns an error that is not repeated if another server than the registry returned the status: its rate
+    /// limits and failures are not the registry's.
+    fn permanent_if_elsewhere(&self, context: RequestContext<'_>, error: FetchError) -> FetchError {
+        let FetchProblem::Status { url, status, .. } = &error.problem else { return error };
+        let own = self.server().base(&context).map(Url::origin);
+        let other = Url::parse(url).map(|url| url.origin());
+        match (own, other) {
+            (Ok(own), Ok(other)) if own != other => {
+                let reason = format!("it redirects to {url}, which returned {status}");
+                context.error(FetchProblem::Protocol {
+                    url: format!("the registry {}", self.server().name()),
+                    reason,
+                })
+            }
+            _ => error,
         }
     }
 
@@ -132,7 +186,7 @@ impl Repository {
     }
 
     /// Reads the descriptors of all referrers of `subject` by the referrers API (distribution-spec, "Listing
-    /// Referrers"). `None`: the registry does not have that API.
+    /// Referrers"). `None`: the registry does not have that API, or it does not work.
     pub(crate) fn referrers(
         &self,
         context: RequestContext<'_>,
@@ -144,13 +198,10 @@ impl Repository {
         for number in 0..REFERRERS_PAGES {
             let page = match self.referrers_page(context, &url) {
                 Ok(page) => page,
-                // The specification requires 404; older registries return the others.
-                Err(error) if number == 0 && matches!(error.status(), Some(400 | 404 | 405 | 406 | 501)) => {
-                    return Ok(None);
-                }
+                Err(error) if number == 0 && has_no_referrers_api(&error) => return Ok(None),
                 Err(error) => return Err(error),
             };
-            if number == 0 && !page.is_index {
+            if number == 0 && (!page.is_index || describe_other(&page.body).is_some()) {
                 return Ok(None);
             }
             let Some(rest) = left.checked_sub(page.body.len() as u64) else {
@@ -162,14 +213,13 @@ impl Repository {
                 context.invalid_response(&url, format!("not a list of referrers: {error}"))
             })?;
             all.extend(referrers);
-            match page.next {
-                None => return Ok(Some(all)),
-                Some(next) if next.origin() == url.origin() => url = next,
-                Some(_) => {
-                    let reason = "the list of referrers continues on another host";
-                    return Err(context.invalid_response(&url, reason));
-                }
-            }
+            let Some(next) = page.next else { return Ok(Some(all)) };
+            // A registry behind a proxy names itself by another scheme, host or path.
+            let Some(path) = api_path(&next) else {
+                let reason = "the next page of the list of referrers is not below `/v2/`";
+                return Err(context.invalid_response(&url, reason));
+            };
+            url = self.server().url(&context, &path)?;
         }
         let reason = format!("the list of referrers has more than {REFERRERS_PAGES} pages");
         Err(context.invalid_response(&url, reason))
@@ -179,7 +229,8 @@ impl Repository {
         context.retry(|| {
             let _slot = self.server().slot();
             let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(OCI_INDEX))]);
-            let response = self.send(context, &Method::GET, url, &accept, false)?;
+            let response = self.send(context, &Method::GET, url, &accept, false);
+            let response = response.map_err(|error| self.permanent_if_elsewhere(context, error))?;
             let is_index = media_type(&response) == OCI_INDEX;
             let next = next_page(&response);
             Ok(ReferrersPage { is_index, next, body: context.read_body(response, MANIFEST_LIMIT)? })
@@ -228,6 +279,44 @@ fn accept_manifests() -> HeaderMap {
     let types = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
     let types = HeaderValue::try_from(types).expect("media types are valid in a header; please report");
     HeaderMap::from_iter([(ACCEPT, types)])
+}
+
+/// True if a registry that does not have the referrers API returns `error`. The specification requires 404; others
+/// deny access, redirect to a web page, or to a server that fails.
+fn has_no_referrers_api(error: &FetchError) -> bool {
+    match error.status() {
+        Some(429) => false,
+        Some(status) => (300..500).contains(&status) || status == 501,
+        None => matches!(error.problem, FetchProblem::Protocol { .. }),
+    }
+}
+
+/// Returns the path and query of a URL from `v2/` on. `None`: it has no such path.
+fn api_path(url: &Url) -> Option<String> {
+    let (_, path) = url.path().split_once("/v2/")?;
+    Some(format!("v2/{path}{}", url.query().map(|query| format!("?{query}")).unwrap_or_default()))
+}
+
+/// Returns the digest in the header of a response.
+fn announced_digest(response: &Response) -> Option<Digest> {
+    response.headers().get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Describes bytes that are not a JSON object. `None`: they may be one.
+fn describe_other(bytes: &[u8]) -> Option<String> {
+    let text = bytes.trim_ascii_start();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let is_tag = |tag: &[u8]| text.len() >= tag.len() && text[..tag.len()].eq_ignore_ascii_case(tag);
+    match text.first() {
+        Some(b'{') => None,
+        None => Some("no content".to_owned()),
+        Some(_) if is_tag(b"<!doctype html") || is_tag(b"<html") => Some("a web page".to_owned()),
+        Some(0x1f) if text.starts_with(&[0x1f, 0x8b]) => Some("gzip data".to_owned()),
+        Some(_) => {
+            let first = String::from_utf8_lossy(&text[..text.len().min(FIRST_BYTES)]);
+            Some(format!("other data (`{}`)", quoted(&first)))
+        }
+    }
 }
 
 /// Returns the media type of a response, without parameters.

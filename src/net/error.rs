@@ -32,6 +32,14 @@ pub(crate) enum FetchProblem {
         /// Number of attempts.
         attempts: u32,
     },
+    /// A successful response without content.
+    #[error("{url} returned no content ({})", Attempts(*attempts))]
+    Empty {
+        /// The requested URL.
+        url: String,
+        /// Number of attempts.
+        attempts: u32,
+    },
     /// The body arrives too slowly.
     #[error("transfer from {url} stalled ({}; see `--idle-timeout`)", Attempts(*attempts))]
     Stalled {
@@ -138,6 +146,18 @@ pub(crate) enum FetchProblem {
         digest: Digest,
         /// Why it is rejected.
         error: ManifestError,
+    },
+    /// The registry lacks a manifest that an index names.
+    #[error("{name} ({digest}) is not available: {reason}; to omit it, use {option}")]
+    Child {
+        /// The platform, or the platform that it is an attestation of.
+        name: String,
+        /// Digest of the manifest.
+        digest: Digest,
+        /// The response of the registry.
+        reason: String,
+        /// The options that omit it.
+        option: &'static str,
     },
     /// The config of an image is invalid.
     #[error("config {digest}: {error}")]
@@ -265,8 +285,9 @@ impl FetchError {
     /// Sets the number of attempts.
     #[must_use]
     pub(crate) fn with_attempts(mut self, count: u32) -> Self {
-        if let FetchProblem::Network { attempts, .. } | FetchProblem::Stalled { attempts, .. } =
-            &mut self.problem
+        if let FetchProblem::Network { attempts, .. }
+        | FetchProblem::Empty { attempts, .. }
+        | FetchProblem::Stalled { attempts, .. } = &mut self.problem
         {
             *attempts = count;
         }
@@ -278,9 +299,11 @@ impl FetchError {
     pub(crate) fn allows_fallback(&self) -> bool {
         match &self.problem {
             FetchProblem::Network { .. }
+            | FetchProblem::Empty { .. }
             | FetchProblem::Stalled { .. }
             | FetchProblem::Unreachable { .. }
             | FetchProblem::Status { .. }
+            | FetchProblem::Manifest { .. }
             | FetchProblem::Mismatch { .. }
             | FetchProblem::Protocol { .. }
             | FetchProblem::InvalidUrl { .. }
@@ -292,7 +315,7 @@ impl FetchError {
             | FetchProblem::Foreign { .. }
             | FetchProblem::NoEndpoint(_)
             | FetchProblem::AllFailed { .. }
-            | FetchProblem::Manifest { .. }
+            | FetchProblem::Child { .. }
             | FetchProblem::Config { .. }
             | FetchProblem::Sizes { .. }
             | FetchProblem::Limit(_)
@@ -316,7 +339,7 @@ impl FetchError {
     #[must_use]
     pub(crate) fn is_transient(&self) -> bool {
         match &self.problem {
-            FetchProblem::Network { .. } | FetchProblem::Stalled { .. } => true,
+            FetchProblem::Network { .. } | FetchProblem::Empty { .. } | FetchProblem::Stalled { .. } => true,
             FetchProblem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }

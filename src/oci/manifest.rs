@@ -3,14 +3,12 @@
 //! Manifests are only parsed, never serialized: the bytes from the registry are kept, because their digest
 //! must not change.
 
-use std::borrow::Cow;
-use std::fmt;
+mod document;
 
-use oci_spec::image as oci;
-use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::oci::digest::{Digest, ParseDigestError};
+use crate::oci::manifest::document::{DescriptorMembers, Document, Members};
 use crate::oci::media_type::{MediaType, MediaTypeError};
 use crate::oci::parsed_text::quoted;
 use crate::oci::platform::{Platform, PlatformError};
@@ -27,9 +25,6 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Maximum size of a manifest in bytes. Registries need not accept larger ones (distribution-spec, "Pushing
 /// Manifests").
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
-
-/// Maximum number of URLs of a layer that are kept. A manifest can have a million of them.
-pub const URL_LIMIT: usize = 8;
 
 /// The descriptors in a manifest; all other members are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,223 +89,145 @@ pub enum ManifestError {
     /// A platform of a descriptor that violates its grammar.
     #[error(transparent)]
     Platform(#[from] PlatformError),
-    /// Invalid JSON, or a missing or invalid member.
-    #[error("malformed manifest")]
+    /// No member that tells an image manifest from an index.
+    #[error("not a manifest: it has neither `mediaType` nor `manifests`, `layers` or `config`")]
+    Shape,
+    /// An image manifest without config.
+    #[error("malformed manifest: missing field `config`")]
+    Config,
+    /// Not JSON.
+    #[error("malformed manifest: {0}")]
     Syntax(#[from] serde_json::Error),
+    /// A missing or invalid member: its path, the problem, line and column.
+    #[error("malformed manifest: {0}")]
+    Member(#[from] serde_path_to_error::Error<serde_json::Error>),
+}
+
+/// A manifest, and the type that the document itself has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypedManifest {
+    /// One of the four media types above.
+    pub media_type: &'static str,
+    /// The manifest.
+    pub manifest: Manifest,
 }
 
 impl Manifest {
-    /// Parses `bytes`. `media_type` is that of the descriptor or of the registry's response.
+    /// Parses `bytes`. `media_type` is that of the descriptor.
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, ManifestError> {
-        let Members { media_type: stated, schema_version, has } = Members::read(bytes)?;
-        let stated = stated.as_deref();
-        if schema_version == Some(1) || media_type.contains(".v1+prettyjws") {
-            return Err(ManifestError::Schema1);
+        let members = Members::read(bytes)?;
+        let media_type = known_type(&members, media_type)?;
+        if let Some(stated) = members.media_type.filter(|stated| stated != media_type) {
+            return Err(ManifestError::Contradiction { announced: media_type.into(), stated });
         }
-        let is_index = match media_type {
-            DOCKER_LIST | OCI_INDEX => true,
-            DOCKER_MANIFEST | OCI_MANIFEST => false,
-            other => return Err(ManifestError::MediaType(other.to_owned())),
-        };
-        if let Some(stated) = stated.filter(|stated| *stated != media_type) {
-            return Err(ManifestError::Contradiction { announced: media_type.into(), stated: stated.into() });
-        }
-        if has.manifests && (has.layers || has.config) {
+        if members.has.manifests && (members.has.layers || members.has.config) {
             return Err(ManifestError::Ambiguous);
         }
-        // Fails if a key is duplicated.
-        if is_index {
-            let index: oci::ImageIndex = serde_json::from_slice(bytes)?;
-            Ok(Self::Index(index.manifests().iter().map(Descriptor::read).collect::<Result<_, _>>()?))
-        } else {
-            let image: oci::ImageManifest = serde_json::from_slice(bytes)?;
-            Ok(Self::Image {
-                config: Descriptor::read(image.config())?,
-                layers: image.layers().iter().map(Descriptor::read).collect::<Result<_, _>>()?,
-            })
+        Self::of(is_index(media_type), Document::parse(bytes)?)
+    }
+
+    /// Parses `bytes` and finds their type: the `mediaType` of the document, or, without one, the type that matches
+    /// its members. `hint` is the type in the header of a response. It decides only if the document does not: many
+    /// registries and proxies send another type.
+    pub fn parse_document(hint: &str, bytes: &[u8]) -> Result<TypedManifest, ManifestError> {
+        let members = Members::read(bytes)?;
+        if members.has.manifests && (members.has.layers || members.has.config) {
+            return Err(ManifestError::Ambiguous);
         }
+        if let Some(stated) = &members.media_type {
+            let media_type = known_type(&members, stated)?;
+            return Ok(TypedManifest {
+                media_type,
+                manifest: Self::of(is_index(media_type), Document::parse(bytes)?)?,
+            });
+        }
+        if !(members.has.manifests || members.has.layers || members.has.config) {
+            known_type(&members, hint)?;
+            return Err(ManifestError::Shape);
+        }
+        // Docker's schema 1 has none of these members.
+        let document = Document::parse(bytes)?;
+        let media_type = type_of_shape(&document, hint);
+        Ok(TypedManifest { media_type, manifest: Self::of(is_index(media_type), document)? })
     }
 
     /// Parses `bytes` of unknown media type: the storage of a registry does not record it.
     pub fn parse_unannounced(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let Members { media_type: stated, has, .. } = Members::read(bytes)?;
-        let by_members = if has.manifests { OCI_INDEX } else { OCI_MANIFEST };
-        Self::parse(stated.as_deref().unwrap_or(by_members), bytes)
+        Self::parse_document("", bytes).map(|typed| typed.manifest)
     }
-}
 
-/// The members that tell the types of manifests apart. A [`serde_json::Value`] of a document needs many times its
-/// size in memory.
-#[derive(Default)]
-struct Members {
-    /// `mediaType`, if it is a string.
-    media_type: Option<String>,
-    /// `schemaVersion`, if it is a natural number.
-    schema_version: Option<u64>,
-    has: Presence,
-}
-
-/// Which members a document has, whatever their values.
-#[derive(Default)]
-struct Presence {
-    manifests: bool,
-    layers: bool,
-    config: bool,
-}
-
-impl Members {
-    /// The last of duplicate keys wins. A document that is not an object has no members.
-    fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-        if bytes.trim_ascii_start().first() != Some(&b'{') {
-            serde_json::from_slice::<IgnoredAny>(bytes)?;
-            return Ok(Self::default());
+    fn of(is_index: bool, document: Document) -> Result<Self, ManifestError> {
+        let read = |all: Option<Vec<DescriptorMembers>>| -> Result<Vec<Descriptor>, ManifestError> {
+            all.unwrap_or_default().into_iter().map(Descriptor::read).collect()
+        };
+        if is_index {
+            return Ok(Self::Index(read(document.manifests)?));
         }
-        serde_json::from_slice(bytes)
+        let config = document.config.ok_or(ManifestError::Config)?;
+        Ok(Self::Image { config: Descriptor::read(config)?, layers: read(document.layers)? })
     }
 }
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
-
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Members::default();
-                while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-                    match &*key {
-                        "mediaType" => members.media_type = map.next_value::<Scalar>()?.text(),
-                        "schemaVersion" => members.schema_version = map.next_value::<Scalar>()?.number(),
-                        other => {
-                            match other {
-                                "manifests" => members.has.manifests = true,
-                                "layers" => members.has.layers = true,
-                                "config" => members.has.config = true,
-                                _ => {}
-                            }
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(members)
-            }
-        }
-
-        deserializer.deserialize_map(MembersVisitor)
-    }
+fn is_index(media_type: &str) -> bool {
+    matches!(media_type, DOCKER_LIST | OCI_INDEX)
 }
 
-/// A value of which only a string or a natural number is kept. (Serde's own means to accept any value would keep
-/// all of it.)
-enum Scalar {
-    Text(String),
-    Number(u64),
-    Other,
+/// Returns the constant that equals `media_type`.
+fn known_type(members: &Members, media_type: &str) -> Result<&'static str, ManifestError> {
+    if members.schema_version == Some(1) || media_type.contains(".v1+prettyjws") {
+        return Err(ManifestError::Schema1);
+    }
+    let known = [DOCKER_LIST, OCI_INDEX, DOCKER_MANIFEST, OCI_MANIFEST];
+    let known = known.into_iter().find(|known| *known == media_type);
+    known.ok_or_else(|| ManifestError::MediaType(media_type.to_owned()))
 }
 
-impl Scalar {
-    fn text(self) -> Option<String> {
-        if let Self::Text(text) = self { Some(text) } else { None }
-    }
-
-    fn number(&self) -> Option<u64> {
-        if let Self::Number(number) = self { Some(*number) } else { None }
-    }
-}
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ScalarVisitor;
-
-        impl<'de> Visitor<'de> for ScalarVisitor {
-            type Value = Scalar;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("any value")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-                Ok(Scalar::Text(text.to_owned()))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Scalar, E> {
-                Ok(Scalar::Number(number))
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Scalar, E> {
-                Ok(Scalar::Other)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Scalar, E> {
-                Ok(Scalar::Other)
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Scalar, E> {
-                Ok(Scalar::Other)
-            }
-
-            fn visit_unit<E>(self) -> Result<Scalar, E> {
-                Ok(Scalar::Other)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Scalar, A::Error> {
-                IgnoredAny.visit_seq(seq).map(|_| Scalar::Other)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Scalar, A::Error> {
-                IgnoredAny.visit_map(map).map(|_| Scalar::Other)
-            }
-        }
-
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-/// Returns the `mediaType` in a manifest. `None`: it has none, or is not JSON.
-#[must_use]
-pub fn stated_media_type(bytes: &[u8]) -> Option<String> {
-    Members::read(bytes).ok()?.media_type
+/// Returns the type of a document without `mediaType`: Docker's if its first config, layer or child has one of
+/// Docker's types, OCI's if it has one of OCI's.
+fn type_of_shape(document: &Document, hint: &str) -> &'static str {
+    let [docker, oci] = match &document.manifests {
+        Some(_) => [DOCKER_LIST, OCI_INDEX],
+        None => [DOCKER_MANIFEST, OCI_MANIFEST],
+    };
+    let descriptors = document.config.iter().chain(document.layers.iter().flatten());
+    let mut types = descriptors.chain(document.manifests.iter().flatten()).map(|part| &*part.media_type);
+    let vendor = types.find_map(|part| {
+        let is_of = |vendor| part.starts_with(vendor);
+        is_of("application/vnd.docker.")
+            .then_some(docker)
+            .or_else(|| is_of("application/vnd.oci.").then_some(oci))
+    });
+    vendor.unwrap_or(if hint == docker { docker } else { oci })
 }
 
 impl Descriptor {
-    fn read(descriptor: &oci::Descriptor) -> Result<Self, ManifestError> {
-        let annotation = |key| descriptor.annotations().as_ref().and_then(|map| map.get(key));
-        let attests = match annotation("vnd.docker.reference.digest") {
-            Some(digest) if annotation("vnd.docker.reference.type").is_some() => Some(digest.parse()?),
+    fn read(members: DescriptorMembers) -> Result<Self, ManifestError> {
+        let DescriptorMembers { media_type, digest, size, platform, annotations, urls } = members;
+        let attestation = annotations.unwrap_or_default();
+        let attests = match attestation.subject {
+            Some(digest) if attestation.kind.is_some() => Some(digest.parse()?),
             _ => None,
         };
-        let media_type: MediaType = descriptor.media_type().to_string().parse()?;
+        let media_type: MediaType = media_type.parse()?;
         let is_foreign = media_type.contains("foreign") || media_type.contains("nondistributable");
-        let urls = descriptor.urls().as_ref().filter(|_| is_foreign);
-        let urls = urls.into_iter().flatten().take(URL_LIMIT).cloned().collect();
-        Ok(Self {
-            media_type,
-            digest: descriptor.digest().to_string().parse()?,
-            size: descriptor.size(),
-            platform: descriptor.platform().as_ref().map(platform).transpose()?.flatten(),
-            attests,
-            urls,
-        })
+        let urls = urls.filter(|_| is_foreign).map(|urls| urls.0).unwrap_or_default();
+        let platform = platform.unwrap_or_default();
+        let [os, architecture] = [platform.os, platform.architecture].map(Option::unwrap_or_default);
+        let platform = Platform::stated(&os, &architecture, platform.variant.as_deref())?;
+        Ok(Self { media_type, digest: digest.parse()?, size, platform, attests, urls })
     }
 }
 
-fn platform(stated: &oci::Platform) -> Result<Option<Platform>, PlatformError> {
-    let (os, architecture) = (stated.os().to_string(), stated.architecture().to_string());
-    Platform::stated(&os, &architecture, stated.variant().as_deref())
-}
-
-/// True if `media_type` is that of an image config, which states a platform. The config of an artifact does
-/// not.
+/// True if `media_type` is that of an image config, which states a platform. The config of an artifact does not.
+/// Images of early versions of Docker have the last two types.
 #[must_use]
 pub fn has_platform(media_type: &str) -> bool {
     matches!(
         media_type,
-        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+        "application/vnd.oci.image.config.v1+json"
+            | "application/vnd.docker.container.image.v1+json"
+            | "application/octet-stream"
+            | "text/html"
     )
 }
 
@@ -418,17 +335,6 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_urls_of_a_layer_are_kept() {
-        let urls = format!(r#"{{"urls":[{}],"#, [r#""https://a.example/1""#; 1000].join(","));
-        let text = image("").replace("\"layers\":[{", &format!("\"layers\":[{urls}"));
-        let text = text.replace("layer.v1.tar+gzip", "layer.nondistributable.v1.tar+gzip");
-        let Manifest::Image { layers, .. } = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap() else {
-            panic!("an index");
-        };
-        assert_eq!((layers[0].urls.len(), layers[0].urls.capacity()), (URL_LIMIT, URL_LIMIT));
-    }
-
-    #[test]
     fn an_unsupported_or_ambiguous_manifest_is_an_error() {
         let docker = format!(r#""mediaType":"{DOCKER_MANIFEST}","#);
         let sha512 = format!("sha512:{}", "0".repeat(128));
@@ -449,23 +355,76 @@ mod tests {
     }
 
     #[test]
-    fn the_members_of_a_document_are_read_without_its_other_values() {
-        let read = |text: &str| {
-            let Members { media_type, schema_version, has } = Members::read(text.as_bytes()).unwrap();
-            (media_type, schema_version, [has.manifests, has.layers, has.config])
-        };
-        let none = (None, None, [false; 3]);
-        for text in
-            ["{}", " []", "7", r#"{"mediaType":{"":[0]},"schemaVersion":-1}"#, r#"{"schemaVersion":1.0}"#]
-        {
-            assert_eq!(read(text), none, "{text}");
+    fn an_error_names_the_member_and_its_position() {
+        let text = image("").replacen(r#""size":3"#, r#""size":"3""#, 1);
+        let error = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.contains("config.size: invalid type: string \"3\"") && error.contains("column"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn absent_members_can_be_null_and_a_platform_can_lack_members() {
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{A}","size":3}},"layers":null,"manifests":null,"annotations":null}}"#
+        );
+        let manifest = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap();
+        assert!(matches!(manifest, Manifest::Image { layers, .. } if layers.is_empty()));
+        for platform in ["null", "{}", r#"{"architecture":"amd64"}"#, r#"{"os":"","architecture":""}"#] {
+            let text = format!(
+                r#"{{"manifests":[{{"mediaType":"{OCI_MANIFEST}","digest":"{A}","size":9,"platform":{platform},"annotations":null,"urls":null}}]}}"#
+            );
+            let Ok(Manifest::Index(children)) = Manifest::parse(OCI_INDEX, text.as_bytes()) else {
+                panic!("{text}")
+            };
+            assert_eq!(children[0].platform, None, "{platform}");
         }
-        let text = r#"{"mediaType":"a","schemaVersion":1,"mediaType":"b","config":null,"layers":[{"":0}],"x":{"mediaType":"c"}}"#;
-        assert_eq!(read(text), (Some("b".to_owned()), Some(1), [false, true, true]));
-        assert_eq!(read(r#"{"manifests":0}"#), (None, None, [true, false, false]));
-        assert_eq!(stated_media_type(text.as_bytes()).as_deref(), Some("b"));
-        for text in ["", "{", "[1", r#"{"mediaType":"a"} x"#] {
-            assert!(Members::read(text.as_bytes()).is_err(), "{text}");
+    }
+
+    #[test]
+    fn the_document_decides_its_type_and_a_hint_only_if_it_does_not() {
+        let oci = image("");
+        let docker =
+            oci.replace("application/vnd.oci.image.config", "application/vnd.docker.container.image");
+        let plain = oci
+            .replace("application/vnd.oci.image.config.v1+json", "a/b")
+            .replace("application/vnd.oci.image.layer.v1.tar+gzip", "a/b");
+        let index = |child: &str| {
+            format!(
+                r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{child}","digest":"{A}","size":9}}]}}"#
+            )
+        };
+        for (hint, text, expected) in [
+            (DOCKER_MANIFEST, oci.clone(), OCI_MANIFEST),
+            (DOCKER_LIST, oci.clone(), OCI_MANIFEST),
+            ("text/html", image(&format!(r#""mediaType":"{DOCKER_MANIFEST}","#)), DOCKER_MANIFEST),
+            ("application/json", docker.clone(), DOCKER_MANIFEST),
+            (OCI_MANIFEST, docker, DOCKER_MANIFEST),
+            (DOCKER_MANIFEST, plain.clone(), DOCKER_MANIFEST),
+            ("", plain, OCI_MANIFEST),
+            ("binary/octet-stream", index(OCI_MANIFEST), OCI_INDEX),
+            ("", index(DOCKER_MANIFEST), DOCKER_LIST),
+            (DOCKER_LIST, r#"{"manifests":[]}"#.to_owned(), DOCKER_LIST),
+            (OCI_MANIFEST, r#"{"manifests":[]}"#.to_owned(), OCI_INDEX),
+        ] {
+            let typed = Manifest::parse_document(hint, text.as_bytes()).unwrap();
+            assert_eq!(typed.media_type, expected, "{hint}: {text}");
+            assert_eq!(matches!(typed.manifest, Manifest::Index(_)), is_index(expected), "{text}");
+        }
+        for (hint, text, message) in [
+            (OCI_MANIFEST, "{}", "not a manifest"),
+            ("text/html", "{}", "text/html"),
+            (OCI_MANIFEST, r#"{"schemaVersion":1,"fsLayers":[]}"#, "schema 1"),
+            (
+                OCI_MANIFEST,
+                r#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}"#,
+                "artifact.manifest",
+            ),
+            ("", r#"{"manifests":[],"layers":[]}"#, "ambiguous"),
+        ] {
+            let error = Manifest::parse_document(hint, text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(message), "{text}: {error}");
         }
     }
 }

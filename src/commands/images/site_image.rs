@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform};
+use crate::oci::manifest::{
+    Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform, has_platform,
+};
 use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -15,9 +17,6 @@ use crate::site::storage::blob_path;
 
 /// Media type prefixes of container image layers, with any compression.
 const LAYER_TYPES: [&str; 2] = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
-/// Media types of container image configs.
-const CONFIG_TYPES: [&str; 2] =
-    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 /// An image of a site for one platform.
 #[derive(Debug)]
@@ -166,7 +165,7 @@ impl SiteImage {
 
 /// Returns the first media type that a container image cannot have.
 fn unsupported_type<'a>(config: &'a Descriptor, layers: &'a [Descriptor]) -> Option<&'a str> {
-    if !CONFIG_TYPES.contains(&config.media_type.as_str()) {
+    if !has_platform(&config.media_type) {
         return Some(&config.media_type);
     }
     let mut types = layers.iter().map(|layer| layer.media_type.as_str());
@@ -272,7 +271,7 @@ impl RegistryStorage<'_> {
     }
 
     fn platform_of(&self, config: &Descriptor) -> Result<Option<Platform>, StorageError> {
-        if !CONFIG_TYPES.contains(&config.media_type.as_str()) || config.size > MANIFEST_LIMIT {
+        if !has_platform(&config.media_type) || config.size > MANIFEST_LIMIT {
             return Ok(None);
         }
         let bytes = self.read(config.digest)?;

@@ -1,12 +1,15 @@
 //! [`ImageResolver`]: reads the manifests of one image and selects its platforms.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
+use crate::base::event::Event;
 use crate::base::units::MAX_ENTRY_SIZE;
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::ImageEntry;
 use crate::fetch::mirrored::MirroredRegistry;
+use crate::fetch::registry::FetchedManifest;
+use crate::fetch::resolve::Selection;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::foreign::ForeignLayer;
 use crate::fetch::resolve::resolved::ResolvedImage;
@@ -14,8 +17,10 @@ use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::net::http::RequestContext;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{
-    Descriptor, MANIFEST_LIMIT, Manifest, OCI_INDEX, config_platform, stated_media_type,
+    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, OCI_INDEX,
+    OCI_MANIFEST, config_platform, has_platform,
 };
+use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
 
 /// Maximum depth of nested indexes.
@@ -32,6 +37,7 @@ pub(crate) struct ImageResolver<'a> {
     object: String,
     /// The requested platforms; empty for all.
     wanted: &'a [Platform],
+    without_attestations: bool,
     /// Manifests of the image that are included.
     kept: BTreeSet<Digest>,
     /// Number of descriptors in its indexes.
@@ -42,30 +48,40 @@ pub(crate) struct ImageResolver<'a> {
     found: BTreeSet<Platform>,
     /// All platforms of the image.
     available: BTreeSet<String>,
+    /// Number of image manifests that are included.
+    images: usize,
+    /// True if an included manifest has no platform, such as that of an artifact: it is for all platforms.
+    has_artifact: bool,
+    /// Manifests that were read to find their platform.
+    examined: HashMap<Digest, Vec<u8>>,
 }
 
 /// An image, and the digests of its manifests.
 pub(crate) type ImageWithManifests = (ResolvedImage, BTreeSet<Digest>);
 
 impl<'a> ImageResolver<'a> {
-    /// `platforms` apply if the entry has none.
+    /// The platforms of `selection` apply if the entry has none.
     pub(crate) fn new(
         context: &'a ResolveContext<'a>,
         registry: &'a MirroredRegistry,
         entry: &'a ImageEntry,
-        platforms: &'a [Platform],
+        selection: &'a Selection,
     ) -> Self {
         Self {
             context,
             registry,
             entry,
             object: entry.reference.to_string(),
-            wanted: if entry.platforms.is_empty() { platforms } else { &entry.platforms },
+            wanted: if entry.platforms.is_empty() { &selection.platforms } else { &entry.platforms },
+            without_attestations: selection.without_attestations,
             kept: BTreeSet::new(),
             children: 0,
             omitted: BTreeSet::new(),
             found: BTreeSet::new(),
             available: BTreeSet::new(),
+            images: 0,
+            has_artifact: false,
+            examined: HashMap::new(),
         }
     }
 
@@ -84,32 +100,68 @@ impl<'a> ImageResolver<'a> {
         self.add_root(root).map(Some)
     }
 
+    /// Like [`Self::resolve_if_exists`], for the tag of the referrers of `subject`. `None`, too: the tag has another
+    /// document than an index with entries. Some registries resolve the tag to the subject itself.
+    pub(crate) fn resolve_referrers(
+        mut self,
+        subject: Digest,
+    ) -> Result<Option<ImageWithManifests>, FetchError> {
+        let (media_type, bytes) = match self.request_root() {
+            Err(error) if error.status() == Some(404) => return Ok(None),
+            Err(FetchError { problem: FetchProblem::Manifest { .. }, .. }) => return Ok(None),
+            root => root?,
+        };
+        match Manifest::parse(media_type, &bytes) {
+            Ok(Manifest::Index(children)) if !children.is_empty() && Digest::of(&bytes) != subject => {
+                self.add_root((media_type, bytes)).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Makes an image of an index that no registry has under this name, and requests all below it.
     pub(crate) fn resolve_made(mut self, index: Vec<u8>) -> Result<ImageWithManifests, FetchError> {
-        let (mut image, kept) = self.add_root((OCI_INDEX.to_owned(), index))?;
+        let (mut image, kept) = self.add_root((OCI_INDEX, index))?;
         image.indexed.is_made = true;
         Ok((image, kept))
     }
 
-    fn request_root(&mut self) -> Result<(String, Vec<u8>), FetchError> {
+    /// Returns the media type that the document has, and its bytes.
+    fn request_root(&mut self) -> Result<(&'static str, Vec<u8>), FetchError> {
         let reference = &self.entry.reference;
         let name = match reference.digest() {
             Some(digest) => digest.to_string(),
             None => reference.tag().expect("a reference has a tag or a digest; please report").to_owned(),
         };
-        let (media_type, bytes) = self.registry.manifest(self.request(), reference.repository(), &name)?;
+        let FetchedManifest { media_type: header, bytes, .. } =
+            self.registry.manifest(self.request(), reference.repository(), &name)?;
         let digest = Digest::of(&bytes);
         if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
             return Err(self.mismatch(MismatchKind::Digest, &expected, &digest));
         }
-        Ok((media_type_of(&media_type, &bytes), bytes))
+        let typed = Manifest::parse_document(&header, &bytes);
+        let media_type = typed.map_err(|error| self.invalid_manifest(digest, error))?.media_type;
+        if header != media_type && is_manifest_type(&header) {
+            self.warn(format!(
+                "`{}`: {} announced `{header}`, but the document is `{media_type}`",
+                self.object,
+                self.registry_name()
+            ));
+        }
+        Ok((media_type, bytes))
     }
 
-    fn add_root(&mut self, (media_type, bytes): (String, Vec<u8>)) -> Result<ImageWithManifests, FetchError> {
+    fn add_root(
+        &mut self,
+        (media_type, bytes): (&'static str, Vec<u8>),
+    ) -> Result<ImageWithManifests, FetchError> {
         let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-        self.add_manifest(&media_type, digest, bytes, 0)?;
-        let media_type = media_type.parse().expect("a manifest was parsed as this type; please report");
+        self.add_manifest(media_type, digest, bytes, 0)?;
+        let media_type = MediaType::known(media_type);
         self.check_platforms()?;
+        if self.images == 0 {
+            return Err(self.invalid("the index names no image manifest"));
+        }
         // A manifest is omitted wherever an index names it, so none that is included may be.
         self.omitted.retain(|digest| !self.kept.contains(digest));
         let indexed = IndexedImage {
@@ -133,14 +185,15 @@ impl<'a> ImageResolver<'a> {
         bytes: Vec<u8>,
         depth: usize,
     ) -> Result<(), FetchError> {
-        let invalid = |error| FetchError::new(&self.object, FetchProblem::Manifest { digest, error });
-        let manifest = Manifest::parse(media_type, &bytes).map_err(invalid)?;
+        let manifest =
+            Manifest::parse(media_type, &bytes).map_err(|error| self.invalid_manifest(digest, error))?;
         self.kept.insert(digest);
         if !self.context.manifests.insert_within_limit(digest, bytes) {
             return Err(FetchError::new(&self.object, FetchProblem::Limit(MANIFESTS_LIMIT)));
         }
         match manifest {
             Manifest::Image { config, layers } => {
+                self.images += 1;
                 if let Some(blob) = layers.iter().chain([&config]).find(|blob| blob.size > MAX_ENTRY_SIZE) {
                     let (digest, size) = (blob.digest, blob.size);
                     let reason =
@@ -158,7 +211,10 @@ impl<'a> ImageResolver<'a> {
                 }
                 // Below an index, the index states the platform.
                 if depth == 0 && !self.wanted.is_empty() {
-                    self.find_single_platform(&config)?;
+                    match self.platform_of_config(&config)? {
+                        Some(platform) => self.record_platform(&platform),
+                        None => self.has_artifact = true,
+                    }
                 }
             }
             Manifest::Index(_) if depth >= DEPTH_LIMIT => {
@@ -169,79 +225,152 @@ impl<'a> ImageResolver<'a> {
                 if self.children > CHILD_LIMIT {
                     return Err(self.invalid(format!("more than {CHILD_LIMIT} manifests in its indexes")));
                 }
-                for child in self.select(children) {
+                self.check_is_image(&children)?;
+                for child in self.select(children)? {
                     // Several indexes may name it. The layout compares the sizes that they state.
                     if self.kept.contains(&child.digest) {
                         continue;
                     }
-                    let bytes = self.child(&child)?;
-                    self.add_manifest(&child.media_type, child.digest, bytes, depth + 1)?;
+                    if let Some(bytes) = self.child_to_add(&child)? {
+                        self.add_manifest(&child.media_type, child.digest, bytes, depth + 1)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
+    /// Fails if an index names the layers of a build cache.
+    fn check_is_image(&self, children: &[Descriptor]) -> Result<(), FetchError> {
+        let is_cache =
+            |child: &&Descriptor| child.media_type.starts_with("application/vnd.buildkit.cacheconfig");
+        match children.iter().find(is_cache) {
+            Some(child) => {
+                Err(self.invalid(format!("a BuildKit cache, not an image: it names `{}`", child.media_type)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the bytes of a manifest that is included. `None`: it is an attestation that the registry lacks, and a
+    /// selection of platforms need not be complete.
+    fn child_to_add(&mut self, child: &Descriptor) -> Result<Option<Vec<u8>>, FetchError> {
+        let error = match self.child(child) {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(error) if !matches!(error.status(), Some(404 | 410)) => return Err(error),
+            Err(error) => error,
+        };
+        let digest = child.digest;
+        if child.attests.is_some() && !self.wanted.is_empty() {
+            self.warn(format!("`{}`: attestation {digest} is omitted: {}", self.object, error.reason()));
+            self.omitted.insert(digest);
+            return Ok(None);
+        }
+        let of =
+            child.platform.as_ref().map_or("a manifest without platform".to_owned(), Platform::to_string);
+        let (name, option) = match child.attests {
+            Some(subject) => {
+                (format!("the attestation of {subject}"), "`--without attestations` or `--platform`")
+            }
+            None => (of, "`--platform`"),
+        };
+        let problem = FetchProblem::Child { name, digest, reason: error.reason(), option };
+        Err(FetchError::new(&self.object, problem))
+    }
+
     /// Returns the children of an index that are included, and records the others as omitted.
-    fn select(&mut self, children: Vec<Descriptor>) -> Vec<Descriptor> {
-        for platform in children.iter().filter_map(|child| child.platform.as_ref()) {
-            self.record_platform(platform);
+    fn select(&mut self, mut children: Vec<Descriptor>) -> Result<Vec<Descriptor>, FetchError> {
+        if self.without_attestations {
+            self.omitted
+                .extend(children.extract_if(.., |child| child.attests.is_some()).map(|child| child.digest));
         }
         if self.wanted.is_empty() {
-            return children;
+            for platform in children.iter().filter_map(|child| child.platform.as_ref()) {
+                self.record_platform(platform);
+            }
+            return Ok(children);
         }
-        let is_wanted = |platform: &Platform| self.wanted.iter().any(|wanted| wanted.selects(platform));
-        let selected: BTreeSet<Digest> = children
-            .iter()
-            .filter(|child| child.platform.as_ref().is_some_and(is_wanted))
-            .map(|child| child.digest)
-            .collect();
-        // An attestation is included with its image. A child without a platform is always included.
+        let mut selected = BTreeSet::new();
+        for child in children.iter().filter(|child| child.attests.is_none()) {
+            if self.selects(child)? {
+                selected.insert(child.digest);
+            }
+        }
+        // An attestation is included with its image.
         let (kept, omitted): (Vec<_>, Vec<_>) = children.into_iter().partition(|child| {
-            selected.contains(&child.digest)
-                || match child.attests {
-                    Some(image) => selected.contains(&image),
-                    None => child.platform.is_none(),
-                }
+            selected.contains(&child.digest) || child.attests.is_some_and(|image| selected.contains(&image))
         });
         self.omitted.extend(omitted.iter().map(|child| child.digest));
-        kept
+        Ok(kept)
+    }
+
+    /// True if a child of an index is for a requested platform: by its descriptor, or else by its config. Nested
+    /// indexes and artifacts are for all platforms.
+    fn selects(&mut self, child: &Descriptor) -> Result<bool, FetchError> {
+        if let Some(platform) = &child.platform {
+            return Ok(self.record_platform(platform));
+        }
+        if !is_manifest_type(&child.media_type) {
+            self.warn(format!(
+                "`{}`: {} is omitted: unsupported media type `{}` without platform",
+                self.object, child.digest, child.media_type
+            ));
+            return Ok(false);
+        }
+        let bytes = self.child(child)?;
+        let manifest = Manifest::parse(&child.media_type, &bytes);
+        let manifest = manifest.map_err(|error| self.invalid_manifest(child.digest, error))?;
+        let is_selected = match &manifest {
+            Manifest::Index(_) => true,
+            Manifest::Image { config, .. } => match self.platform_of_config(config)? {
+                Some(platform) => self.record_platform(&platform),
+                None if has_platform(&config.media_type) => false,
+                None => {
+                    self.has_artifact = true;
+                    true
+                }
+            },
+        };
+        if is_selected {
+            self.examined.insert(child.digest, bytes);
+        }
+        Ok(is_selected)
     }
 
     /// Returns the bytes of a manifest that an index names: of an earlier index or image, or from the registry.
     fn child(&self, child: &Descriptor) -> Result<Vec<u8>, FetchError> {
-        if let Some(bytes) = self.context.manifests.get(child.digest) {
+        let known = self.examined.get(&child.digest).cloned();
+        if let Some(bytes) = known.or_else(|| self.context.manifests.get(child.digest)) {
             self.check_bytes(child, &bytes)?;
             return Ok(bytes);
         }
         let repository = self.entry.reference.repository();
-        let (_, bytes) = self.registry.manifest(self.request(), repository, &child.digest.to_string())?;
+        let digest = child.digest.to_string();
+        let bytes = self.registry.manifest(self.request(), repository, &digest)?.bytes;
         self.check_bytes(child, &bytes)?;
         Ok(bytes)
     }
 
-    /// Reads the platform of an image without an index from its config.
-    fn find_single_platform(&mut self, config: &Descriptor) -> Result<(), FetchError> {
-        if config.size > MANIFEST_LIMIT {
-            return Ok(()); // no image config has this size
+    /// Reads the platform in a config. `None`: it has none, as that of an artifact.
+    fn platform_of_config(&self, config: &Descriptor) -> Result<Option<Platform>, FetchError> {
+        if !has_platform(&config.media_type) || config.size > MANIFEST_LIMIT {
+            return Ok(None); // no image config has this size
         }
         let repository = self.entry.reference.repository();
         let bytes = self.registry.small_blob(self.request(), repository, config.digest, MANIFEST_LIMIT)?;
         self.check_bytes(config, &bytes)?;
-        let platform = config_platform(&config.media_type, &bytes).map_err(|error| {
+        config_platform(&config.media_type, &bytes).map_err(|error| {
             FetchError::new(&self.object, FetchProblem::Config { digest: config.digest, error })
-        })?;
-        match platform {
-            Some(platform) => self.record_platform(&platform),
-            // An artifact is for all platforms.
-            None => self.found.extend(self.wanted.iter().cloned()),
-        }
-        Ok(())
+        })
     }
 
-    fn record_platform(&mut self, platform: &Platform) {
+    /// Records a platform of the image. True if it is requested.
+    fn record_platform(&mut self, platform: &Platform) -> bool {
         self.available.insert(platform.to_string());
-        self.found.extend(self.wanted.iter().filter(|wanted| wanted.selects(platform)).cloned());
+        let mut selecting = self.wanted.iter().filter(|wanted| wanted.selects(platform)).cloned().peekable();
+        let is_wanted = selecting.peek().is_some();
+        self.found.extend(selecting);
+        is_wanted
     }
 
     /// Fails if a requested platform is missing. Platforms of the entry are all required. Platforms of the
@@ -254,11 +383,13 @@ impl<'a> ImageResolver<'a> {
             .map(Platform::to_string)
             .collect();
         let all_required = !self.entry.platforms.is_empty();
-        if missing.is_empty() || !all_required && !self.found.is_empty() || self.available.is_empty() {
+        let is_for_all = self.available.is_empty() && self.has_artifact;
+        if missing.is_empty() || !all_required && !self.found.is_empty() || is_for_all {
             return Ok(());
         }
         let available: Vec<_> = self.available.iter().map(String::as_str).collect();
-        let problem = FetchProblem::Platform { wanted: missing.join(", "), available: available.join(", ") };
+        let available = if available.is_empty() { "none".to_owned() } else { available.join(", ") };
+        let problem = FetchProblem::Platform { wanted: missing.join(", "), available };
         Err(FetchError::new(&self.object, problem))
     }
 
@@ -278,6 +409,14 @@ impl<'a> ImageResolver<'a> {
         FetchError::new(&self.object, FetchProblem::Mismatch { kind, expected, found, url })
     }
 
+    fn invalid_manifest(&self, digest: Digest, error: ManifestError) -> FetchError {
+        FetchError::new(&self.object, FetchProblem::Manifest { digest, error })
+    }
+
+    fn warn(&self, message: String) {
+        self.context.report.event(&Event::Warning { message });
+    }
+
     fn invalid(&self, reason: impl Into<String>) -> FetchError {
         let (url, reason) = (self.registry_name(), reason.into());
         FetchError::new(&self.object, FetchProblem::Protocol { url, reason })
@@ -292,11 +431,7 @@ impl<'a> ImageResolver<'a> {
     }
 }
 
-/// Returns the media type of a manifest: the one in the header, or, if that is too general, the one in the
-/// manifest.
-fn media_type_of(header: &str, bytes: &[u8]) -> String {
-    if !matches!(header, "" | "application/json" | "application/octet-stream" | "text/plain") {
-        return header.to_owned();
-    }
-    stated_media_type(bytes).unwrap_or_else(|| header.to_owned())
+/// True if `media_type` is that of a manifest or an index.
+fn is_manifest_type(media_type: &str) -> bool {
+    [DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST].contains(&media_type)
 }

@@ -139,7 +139,7 @@ fn locked_manifest(
         (None, Some(text)) => text.clone().into_bytes(),
         (None, None) => {
             let repository = image.reference.repository();
-            registry.manifest(context.request(&object), repository, &locked.digest.to_string())?.1
+            registry.manifest(context.request(&object), repository, &locked.digest.to_string())?.bytes
         }
     };
     let mismatch = |kind, expected: String, found: String| {

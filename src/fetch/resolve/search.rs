@@ -7,6 +7,7 @@ use crate::base::event::Event;
 use crate::documents::list::{ImageEntry, ListPosition};
 use crate::fetch::in_parallel;
 use crate::fetch::mirrored::MirroredRegistry;
+use crate::fetch::resolve::Selection;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::image::{ImageResolver, ImageWithManifests};
 use crate::fetch::resolve::referrers::{ArtifactKind, DEPTH_LIMIT, index_of, tag_of};
@@ -93,12 +94,20 @@ impl ReferrerSearch<'_> {
         let object = format!("the referrers of {}@{}", subject.repository(), subject.digest);
         let request = self.context.request(&object);
         let repository = subject.reference.repository();
-        match subject.registry.referrers(request, repository, subject.digest)? {
-            None => self.find_tag(subject, tag),
+        let referrers = match subject.registry.referrers(request, repository, subject.digest) {
+            // The tag of a registry whose API fails halfway has the same list.
+            Err(error) => {
+                return self.find_referrers_tag(subject, tag)?.map_or(Err(error), |found| Ok(Some(found)));
+            }
+            Ok(referrers) => referrers,
+        };
+        match referrers {
+            None => self.find_referrers_tag(subject, tag),
             Some(referrers) if referrers.is_empty() => Ok(None),
             Some(referrers) => {
                 let Some(entry) = self.unlisted(subject, tag) else { return Ok(None) };
-                let resolver = ImageResolver::new(self.context, &subject.registry, &entry, &[]);
+                let all = Selection::default();
+                let resolver = ImageResolver::new(self.context, &subject.registry, &entry, &all);
                 resolver.resolve_made(index_of(referrers)).map(Some)
             }
         }
@@ -112,7 +121,23 @@ impl ReferrerSearch<'_> {
         if !subject.registry.may_have_manifest(request, subject.reference.repository(), tag)? {
             return Ok(None);
         }
-        ImageResolver::new(self.context, &subject.registry, &entry, &[]).resolve_if_exists()
+        ImageResolver::new(self.context, &subject.registry, &entry, &Selection::default()).resolve_if_exists()
+    }
+
+    /// Finds the list of referrers by its tag. Some registries return the subject for any tag of this form.
+    fn find_referrers_tag(
+        &self,
+        subject: &Subject,
+        tag: &str,
+    ) -> Result<Option<ImageWithManifests>, FetchError> {
+        let Some(entry) = self.unlisted(subject, tag) else { return Ok(None) };
+        let object = entry.reference.to_string();
+        let request = self.context.request(&object);
+        if !subject.registry.may_have_manifest(request, subject.reference.repository(), tag)? {
+            return Ok(None);
+        }
+        let all = Selection::default();
+        ImageResolver::new(self.context, &subject.registry, &entry, &all).resolve_referrers(subject.digest)
     }
 
     /// Returns a list entry for a tag. `None`: a list names it.
