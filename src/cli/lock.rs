@@ -11,6 +11,7 @@ use crate::cli::console::Text;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::pack::read_lock;
 use crate::cli::progress::Output;
+use crate::cli::selection::SelectionArgs;
 use crate::cli::upstream::UpstreamArgs;
 use crate::commands::lock::{Moved, Now, check, lock};
 use crate::documents::list::Lists;
@@ -76,8 +77,8 @@ impl Lock {
         let path = self.output.expect("clap requires it; please report");
         let lists = Lists::read(&self.lists)?;
         let upstream = self.upstream.upstream_for(&lists)?;
-        let selection = self.selection.into_selection();
-        let document = self.out.report(|report| lock(lists, &selection, &upstream, report))?;
+        let options = self.selection.into_options();
+        let document = self.out.report(|report| lock(lists, &options, &upstream, report))?;
         OutputFile::write(&path, Access::Default, &document.to_json())?;
         let locked = Locked {
             files: document.files.len(),

@@ -21,6 +21,7 @@ use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::{exposure, signer};
 use crate::cli::progress::Output;
+use crate::cli::selection::SelectionArgs;
 use crate::cli::size::{parse_percent, parse_volume_size};
 use crate::cli::trust::TrustArgs;
 use crate::cli::upstream::UpstreamArgs;
@@ -162,7 +163,7 @@ impl Pack {
         };
         let options = PackOptions {
             output,
-            selection: self.selection.into_selection(),
+            images: self.selection.into_options(),
             level,
             upstream,
             about,

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::fetch::resolve::Selection;
+use crate::fetch::resolve::ResolveOptions;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::oci::platform::Platform;
 
@@ -25,7 +25,7 @@ pub(super) struct SelectionArgs {
 /// A part of images that can be omitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// SBOMs and provenance of BuildKit, which are manifests in the index of an image
+    /// SBOMs and provenance of `BuildKit`, which are manifests in the index of an image
     Attestations,
 }
 
@@ -35,8 +35,8 @@ impl SelectionArgs {
         self.platform.is_empty() && self.with.is_empty() && self.without.is_empty()
     }
 
-    pub(super) fn into_selection(self) -> Selection {
+    pub(super) fn into_options(self) -> ResolveOptions {
         let without_attestations = self.without.contains(&Part::Attestations);
-        Selection { platforms: self.platform, with: self.with, without_attestations }
+        ResolveOptions { platforms: self.platform, with: self.with, without_attestations }
     }
 }

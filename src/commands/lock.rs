@@ -13,15 +13,14 @@ use crate::documents::list::{FileEntry, Lists};
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::fetch::in_parallel;
 use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
+use crate::fetch::registry::FetchedManifest;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::lists_of;
-use crate::fetch::resolve::referrers::ArtifactKind;
-use crate::fetch::resolve::resolve;
+use crate::fetch::resolve::{ResolveOptions, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
-use crate::oci::platform::Platform;
 use crate::plan::bundle_plan::{BundlePlan, FetchedBlobs, PlannedBlob, file_task};
 use crate::plan::site_contents::SiteContents;
 
@@ -29,12 +28,12 @@ use crate::plan::site_contents::SiteContents;
 /// digests.
 pub(crate) fn lock(
     lists: Lists,
-    selection: &Selection,
+    options: &ResolveOptions,
     upstream: &Upstream,
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = upstream.http();
-    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), selection, lists);
+    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), options, lists);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
@@ -113,8 +112,8 @@ impl Check<'_> {
                 (self.context.endpoints.registry(reference.host()), reference.to_string());
             registry.manifest(self.context.request(&object), reference.repository(), name)
         });
-        let moved = |(image, manifest): (&LockedImage, Result<(_, Vec<u8>), FetchError>)| {
-            let current = manifest.map(|(_, bytes)| Digest::of(&bytes));
+        let moved = |(image, manifest): (&LockedImage, Result<FetchedManifest, FetchError>)| {
+            let current = manifest.map(|fetched| Digest::of(&fetched.bytes));
             Moved::unless_equal(image.reference.to_string(), image.digest, current)
         };
         images.into_iter().zip(manifests).filter_map(moved).collect()

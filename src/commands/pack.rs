@@ -36,7 +36,7 @@ use crate::documents::lock::{Lock, LockError};
 use crate::fetch::queue::FetchContext;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::{lists_of, resolve_lock};
-use crate::fetch::resolve::{Resolved, Selection, resolve};
+use crate::fetch::resolve::{ResolveOptions, Resolved, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
@@ -59,7 +59,8 @@ pub(crate) enum Input {
 pub(crate) struct PackOptions {
     /// The path of the bundle.
     pub output: PathBuf,
-    pub selection: Selection,
+    /// The parts of images to include.
+    pub images: ResolveOptions,
     /// The zstd compression level, 1 to 22.
     pub level: i32,
     pub upstream: Upstream,
@@ -248,10 +249,10 @@ fn resolve_input(
     options: &PackOptions,
     report: &dyn Report,
 ) -> Result<(Resolved, Vec<FetchError>), PackError> {
-    let PackOptions { upstream, selection, .. } = options;
+    let PackOptions { upstream, images, .. } = options;
     let context = ResolveContext::new(http, upstream, report);
     match input {
-        Input::Lists(lists) => Ok(resolve(&context, selection, lists.clone())),
+        Input::Lists(lists) => Ok(resolve(&context, images, lists.clone())),
         Input::Lock(lock) => Ok(resolve_lock(&context, lock, lists_of(lock)?)),
     }
 }

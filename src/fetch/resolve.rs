@@ -23,7 +23,7 @@ use crate::oci::platform::Platform;
 
 /// The parts of images to include.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Selection {
+pub(crate) struct ResolveOptions {
     /// Platforms to include for entries that specify none. Empty: all.
     pub platforms: Vec<Platform>,
     /// Referrers and cosign artifacts to include.
@@ -35,20 +35,20 @@ pub(crate) struct Selection {
 /// Resolves everything that `lists` name, and the referrers and cosign artifacts. Returns the failures separately.
 pub(crate) fn resolve(
     context: &ResolveContext<'_>,
-    selection: &Selection,
+    options: &ResolveOptions,
     lists: Lists,
 ) -> (Resolved, Vec<FetchError>) {
     context.report_start(&lists);
     let jobs = context.upstream.jobs;
     let images = in_parallel(jobs, &lists.images, |entry| {
         let registry = context.endpoints.registry(entry.reference.host());
-        let resolver = ImageResolver::new(context, &registry, entry, selection);
+        let resolver = ImageResolver::new(context, &registry, entry, options);
         let (image, kept) = resolver.resolve()?;
         // Mirrors may serve requests by tag only, so that none is left for the blobs.
         registry.repositories(&entry.reference.to_string(), entry.reference.repository(), true)?;
         Ok((image, kept))
     });
-    let artifacts = if selection.with.is_empty() {
+    let artifacts = if options.with.is_empty() {
         Vec::new()
     } else {
         let mut subjects = Vec::new();
@@ -58,7 +58,7 @@ pub(crate) fn resolve(
             subjects.extend(kept.iter().copied().map(subject));
         }
         let listed: BTreeSet<String> = lists.images.iter().map(|entry| entry.reference.to_string()).collect();
-        ReferrerSearch { context, kinds: &selection.with, listed }.run(subjects)
+        ReferrerSearch { context, kinds: &options.with, listed }.run(subjects)
     };
     let foreign = context.find_foreign();
     let files = context.probe_files(&lists.files);

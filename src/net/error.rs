@@ -148,17 +148,8 @@ pub(crate) enum FetchProblem {
         error: ManifestError,
     },
     /// The registry lacks a manifest that an index names.
-    #[error("{name} ({digest}) is not available: {reason}; to omit it, use {option}")]
-    Child {
-        /// The platform, or the platform that it is an attestation of.
-        name: String,
-        /// Digest of the manifest.
-        digest: Digest,
-        /// The response of the registry.
-        reason: String,
-        /// The options that omit it.
-        option: &'static str,
-    },
+    #[error("{0}")]
+    Child(Box<MissingChild>),
     /// The config of an image is invalid.
     #[error("config {digest}: {error}")]
     Config {
@@ -203,6 +194,20 @@ pub(crate) enum FetchProblem {
         /// The platforms of the image.
         available: String,
     },
+}
+
+/// A manifest that an index names and its registry lacks.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} ({digest}) is not available: {reason}; to omit it, use {option}")]
+pub(crate) struct MissingChild {
+    /// The platform, or the subject of an attestation.
+    pub name: String,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// The response of the registry.
+    pub reason: String,
+    /// The options that omit it.
+    pub option: &'static str,
 }
 
 /// A value that the bytes have to match.
@@ -315,7 +320,7 @@ impl FetchError {
             | FetchProblem::Foreign { .. }
             | FetchProblem::NoEndpoint(_)
             | FetchProblem::AllFailed { .. }
-            | FetchProblem::Child { .. }
+            | FetchProblem::Child(_)
             | FetchProblem::Config { .. }
             | FetchProblem::Sizes { .. }
             | FetchProblem::Limit(_)

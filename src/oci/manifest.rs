@@ -54,7 +54,7 @@ pub struct Descriptor {
     /// Manifest that an attestation in an index refers to. `None`: not an attestation.
     pub attests: Option<Digest>,
     /// URLs of a foreign (nondistributable) layer, which is outside the registry; the first
-    /// [`URL_LIMIT`] of them. Empty for all other blobs, even if they have `urls`.
+    /// 8 of them. Empty for all other blobs, even if they have `urls`.
     pub urls: Vec<String>,
 }
 

@@ -9,11 +9,11 @@ use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::ImageEntry;
 use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::registry::FetchedManifest;
-use crate::fetch::resolve::Selection;
+use crate::fetch::resolve::ResolveOptions;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::foreign::ForeignLayer;
 use crate::fetch::resolve::resolved::ResolvedImage;
-use crate::net::error::{FetchError, FetchProblem, MismatchKind};
+use crate::net::error::{FetchError, FetchProblem, MismatchKind, MissingChild};
 use crate::net::http::RequestContext;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{
@@ -60,20 +60,20 @@ pub(crate) struct ImageResolver<'a> {
 pub(crate) type ImageWithManifests = (ResolvedImage, BTreeSet<Digest>);
 
 impl<'a> ImageResolver<'a> {
-    /// The platforms of `selection` apply if the entry has none.
+    /// The platforms of `options` apply if the entry has none.
     pub(crate) fn new(
         context: &'a ResolveContext<'a>,
         registry: &'a MirroredRegistry,
         entry: &'a ImageEntry,
-        selection: &'a Selection,
+        options: &'a ResolveOptions,
     ) -> Self {
         Self {
             context,
             registry,
             entry,
             object: entry.reference.to_string(),
-            wanted: if entry.platforms.is_empty() { &selection.platforms } else { &entry.platforms },
-            without_attestations: selection.without_attestations,
+            wanted: if entry.platforms.is_empty() { &options.platforms } else { &entry.platforms },
+            without_attestations: options.without_attestations,
             kept: BTreeSet::new(),
             children: 0,
             omitted: BTreeSet::new(),
@@ -212,7 +212,7 @@ impl<'a> ImageResolver<'a> {
                 // Below an index, the index states the platform.
                 if depth == 0 && !self.wanted.is_empty() {
                     match self.platform_of_config(&config)? {
-                        Some(platform) => self.record_platform(&platform),
+                        Some(platform) => drop(self.record_platform(&platform)),
                         None => self.has_artifact = true,
                     }
                 }
@@ -274,7 +274,8 @@ impl<'a> ImageResolver<'a> {
             }
             None => (of, "`--platform`"),
         };
-        let problem = FetchProblem::Child { name, digest, reason: error.reason(), option };
+        let problem =
+            FetchProblem::Child(Box::new(MissingChild { name, digest, reason: error.reason(), option }));
         Err(FetchError::new(&self.object, problem))
     }
 

@@ -7,7 +7,7 @@ use crate::base::event::Event;
 use crate::documents::list::{ImageEntry, ListPosition};
 use crate::fetch::in_parallel;
 use crate::fetch::mirrored::MirroredRegistry;
-use crate::fetch::resolve::Selection;
+use crate::fetch::resolve::ResolveOptions;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::image::{ImageResolver, ImageWithManifests};
 use crate::fetch::resolve::referrers::{ArtifactKind, DEPTH_LIMIT, index_of, tag_of};
@@ -106,7 +106,7 @@ impl ReferrerSearch<'_> {
             Some(referrers) if referrers.is_empty() => Ok(None),
             Some(referrers) => {
                 let Some(entry) = self.unlisted(subject, tag) else { return Ok(None) };
-                let all = Selection::default();
+                let all = ResolveOptions::default();
                 let resolver = ImageResolver::new(self.context, &subject.registry, &entry, &all);
                 resolver.resolve_made(index_of(referrers)).map(Some)
             }
@@ -121,7 +121,8 @@ impl ReferrerSearch<'_> {
         if !subject.registry.may_have_manifest(request, subject.reference.repository(), tag)? {
             return Ok(None);
         }
-        ImageResolver::new(self.context, &subject.registry, &entry, &Selection::default()).resolve_if_exists()
+        ImageResolver::new(self.context, &subject.registry, &entry, &ResolveOptions::default())
+            .resolve_if_exists()
     }
 
     /// Finds the list of referrers by its tag. Some registries return the subject for any tag of this form.
@@ -136,7 +137,7 @@ impl ReferrerSearch<'_> {
         if !subject.registry.may_have_manifest(request, subject.reference.repository(), tag)? {
             return Ok(None);
         }
-        let all = Selection::default();
+        let all = ResolveOptions::default();
         ImageResolver::new(self.context, &subject.registry, &entry, &all).resolve_referrers(subject.digest)
     }
 

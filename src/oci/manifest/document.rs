@@ -11,7 +11,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// Maximum number of URLs of a layer that are kept. A manifest can have a million of them.
-pub const URL_LIMIT: usize = 8;
+pub(super) const URL_LIMIT: usize = 8;
 
 /// A manifest or an index (OCI image-spec, manifest and image-index).
 #[derive(Deserialize)]
