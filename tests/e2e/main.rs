@@ -19,6 +19,7 @@ mod console;
 mod damage;
 mod deltas;
 mod docs;
+mod documents;
 mod environment;
 mod fetch;
 mod frozen;

@@ -108,7 +108,12 @@ impl<'a> ImageResolver<'a> {
     ) -> Result<Option<ImageWithManifests>, FetchError> {
         let (media_type, bytes) = match self.request_root() {
             Err(error) if error.status() == Some(404) => return Ok(None),
-            Err(FetchError { problem: FetchProblem::Manifest { .. }, .. }) => return Ok(None),
+            Err(error)
+                if matches!(error.problem, FetchProblem::Manifest { .. } | FetchProblem::Protocol { .. }) =>
+            {
+                self.warn(format!("`{}` is no list of referrers: {}", self.object, error.reason()));
+                return Ok(None);
+            }
             root => root?,
         };
         match Manifest::parse(media_type, &bytes) {
