@@ -191,6 +191,15 @@ impl Directory {
         })
     }
 
+    /// Returns the names of its entries.
+    pub(crate) fn names(&self) -> Result<Vec<String>, FsError> {
+        let at = || FsError::at("list", &self.path);
+        let entries = rustix::fs::Dir::read_from(&self.file).map_err(|error| at()(error.into()))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: io::Result<Vec<String>> = names.collect();
+        Ok(names.map_err(at())?.into_iter().filter(|name| name != "." && name != "..").collect())
+    }
+
     /// Returns device and inode.
     pub(crate) fn identity(&self) -> Result<(u64, u64), FsError> {
         let metadata = self.file.metadata().map_err(FsError::at("open", &self.path))?;

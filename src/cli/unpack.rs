@@ -190,7 +190,7 @@ impl From<UnpackError> for Failure {
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Older { .. } => Code::Outdated,
-            UnpackError::Fs(_) => Code::File,
+            UnpackError::Fs(_) | UnpackError::Unsupported { .. } => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
@@ -198,6 +198,12 @@ impl From<UnpackError> for Failure {
         let mut failure = Self::of(code, &error);
         if let UnpackError::Older { .. } = &error {
             return failure.with_hint("use `--allow-older` to go back to the older bundle");
+        }
+        if let UnpackError::Unsupported { .. } = &error {
+            return failure.with_hint(
+                "unpack on another file system, such as ext4 or XFS; or omit the entries with `--only`, or give \
+                 the files other paths with `name=PATH` in the list",
+            );
         }
         if let UnpackError::Incomplete { missing, .. } = &error {
             failure.messages.extend(missing.iter().take(BLOBS_SHOWN).map(missing_blob));

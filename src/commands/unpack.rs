@@ -8,6 +8,7 @@ pub(crate) mod plan;
 pub(crate) mod roots;
 pub(crate) mod space;
 pub mod summary;
+pub(crate) mod support;
 pub(crate) mod write;
 
 use std::time::Instant;
@@ -30,6 +31,7 @@ use crate::commands::unpack::plan::{WritePlan, omit_lost};
 use crate::commands::unpack::roots::Roots;
 use crate::commands::unpack::space::check_space;
 use crate::commands::unpack::summary::{Counts, UnpackSummary};
+use crate::commands::unpack::support::check_support;
 use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
@@ -73,6 +75,7 @@ pub fn unpack(
     let roots = Roots::open(options, &contents.layout)?;
     // Again, because another process may have unpacked a newer bundle before this one got the lock.
     check_release(&contents, options, reader.policy())?;
+    check_support(&contents.layout, &links, &record, &roots)?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;
     delta.locate(&contents.layout, &plan, report)?;
     plan.clear_staging(&roots)?;

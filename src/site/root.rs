@@ -19,6 +19,8 @@ use crate::base::path::RelPath;
 
 /// The name of the staging directory, which is not served.
 pub(crate) const STAGING: &str = ".unbundle";
+/// The directory of `probe::Probe` in the staging directory.
+pub(crate) const PROBES: &str = "probe";
 const LOCK: &str = "lock";
 /// The permissions that all users need to read a directory of the trees.
 const ACCESSIBLE: u32 = 0o555;
@@ -149,6 +151,12 @@ impl Staging {
         self.directory.rename(&scratch, &self.base, name)
     }
 
+    /// The staging directory itself.
+    #[must_use]
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
     /// The directory that contains the staging directory.
     #[must_use]
     pub(crate) fn base(&self) -> &Directory {
@@ -163,7 +171,8 @@ impl Staging {
     /// Removes the files of interrupted runs, except those that `keep` accepts.
     pub(crate) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
         for name in self.names()? {
-            if name != LOCK && !keep(&name) {
+            // The probes of a killed run are removed by the next `Probe`.
+            if name != LOCK && name != PROBES && !keep(&name) {
                 self.remove(&name)?;
             }
         }
@@ -178,9 +187,7 @@ impl Staging {
 
     /// Returns the names of all files, the lock included.
     pub(crate) fn names(&self) -> Result<Vec<String>, FsError> {
-        let entries = self.dir.entries().map_err(FsError::at("list", self.directory.path()))?;
-        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        names.collect::<io::Result<_>>().map_err(FsError::at("list", self.directory.path()))
+        self.directory.names()
     }
 
     /// Returns the path of a staged file.
@@ -195,11 +202,13 @@ impl Staging {
     }
 
     /// Returns the free space in bytes, and the free inodes; `None`: the file system does not count them.
-    pub(crate) fn free(&self) -> Result<(u64, Option<u64>), FsError> {
+    pub(crate) fn free(&self) -> Result<(Option<u64>, Option<u64>), FsError> {
         let stat = rustix::fs::fstatvfs(self.directory.file())
             .map_err(|error| FsError::at("get the free space of", self.directory.path())(error.into()))?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
-        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+        // A file system without any blocks does not know its size: ramfs, some FUSE file systems and network shares.
+        let bytes = (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize));
+        Ok((bytes, inodes))
     }
 }
 
@@ -225,6 +234,12 @@ impl Root {
     #[must_use]
     pub(crate) fn staging(&self) -> &Arc<Staging> {
         &self.staging
+    }
+
+    /// Returns the path of the directory, for messages.
+    #[must_use]
+    pub(crate) fn directory(&self) -> &Path {
+        &self.path
     }
 
     /// Returns the absolute path of a file, for messages.
