@@ -181,6 +181,19 @@ impl Directory {
         }
     }
 
+    /// Removes a directory with its files, if it exists. It has no subdirectories.
+    pub(crate) fn remove_directory(&self, name: &str) -> Result<(), FsError> {
+        let directory = match self.subdirectory(name) {
+            Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(()),
+            directory => directory?,
+        };
+        directory.names()?.iter().try_for_each(|file| directory.remove(file))?;
+        match rustix::fs::unlinkat(&self.file, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result.map_err(|error| FsError::at("remove", self.path.join(name))(error.into())),
+        }
+    }
+
     /// True if there is anything under the name, a dangling symlink included.
     pub(crate) fn exists(&self, name: &str) -> bool {
         self.parent(name).is_ok_and(|found| {

@@ -348,11 +348,6 @@ impl From<PackError> for Failure {
         let code = match &error {
             PackError::Fetch(failures) => return fetch_failure(failures),
             PackError::Lock(error) => return Self::of(Code::of_lock(error), error),
-            PackError::Plan(PlanError::Tags(_)) => {
-                let hint =
-                    "remove one of the two entries, or write the digest without the tag (`NAME@sha256:…`)";
-                return Self::of(Code::List, &error).with_hint(hint);
-            }
             PackError::Reuse(_, error) => Code::of_read(error),
             PackError::Base(_, error) => base_code(error),
             PackError::Fs(error) if error.is_too_large() => {
@@ -364,6 +359,7 @@ impl From<PackError> for Failure {
             PackError::Busy(_) => Code::Busy,
             PackError::VolumeSize { .. } => Code::Usage,
             PackError::Command(_) => Code::Command,
+            PackError::Plan(PlanError::Tags(_)) => Code::List,
             PackError::Plan(_) => Code::Fetch,
         };
         Self::of(code, &error)

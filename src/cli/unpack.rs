@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::base::own_file::is_writable_by_others;
 use crate::base::units::human_bytes;
 use crate::bundle::read::select::{Pattern, Selection};
 use crate::cli::allow_readers;
@@ -198,6 +199,14 @@ impl From<UnpackError> for Failure {
         let mut failure = Self::of(code, &error);
         if let UnpackError::Older { .. } = &error {
             return failure.with_hint("use `--allow-older` to go back to the older bundle");
+        }
+        if let UnpackError::Fs(error) = &error
+            && is_writable_by_others(error)
+        {
+            return failure.with_hint(
+                "change the mode of the directory; a file system without owners and modes (FAT, exFAT, SMB) needs the \
+                 mount option `umask=022`, and `uid=` unless root unpacks",
+            );
         }
         if let UnpackError::Unsupported { .. } = &error {
             return failure.with_hint(

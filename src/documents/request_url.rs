@@ -38,7 +38,7 @@ impl fmt::Debug for RequestUrl {
 /// Returns the first parameter in the query of `url` that contains a secret, judging by its name. `None`: no such
 /// parameter.
 ///
-/// Covers presigned URLs (AWS, Google, Azure, Alibaba, Tencent, CloudFront) and the usual names of tokens.
+/// Covers presigned URLs (AWS, Google, Azure, Alibaba, Tencent, `CloudFront`) and the usual names of tokens.
 pub(crate) fn secret_parameter(url: &Url) -> Option<String> {
     const NAMES: [&str; 12] =
         ["sig", "se", "sas", "key", "auth", "jwt", "hmac", "pass", "pwd", "policy", "code", "key-pair-id"];

@@ -7,7 +7,10 @@ use crate::oci::digest::Digest;
 
 /// Two images that have the same tag of the same repository. A site can serve only one of them.
 #[derive(Debug, thiserror::Error)]
-#[error("`{first}` is {first_digest} and `{second}` is {second_digest}: a tag can name one image only")]
+#[error(
+    "`{first}` is {first_digest} and `{second}` is {second_digest}: a tag can name one image only; remove one of them, \
+     or write its digest without the tag"
+)]
 pub(crate) struct TagConflict {
     first: String,
     first_digest: Digest,

@@ -3,15 +3,16 @@
 //! exFAT, NTFS, SMB shares and FAT32 refuse characters that Linux allows, ignore case, or limit the size of a file.
 //! The type of a file system does not tell: drivers, servers and mount options differ.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind};
-use std::sync::Arc;
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::base::directory::Directory;
 use crate::base::fs::{self, FsError};
-use crate::site::root::{PROBES, Staging};
+use crate::site::root::{PROBES, STAGING, staging_base};
 
 /// Maximum size of `/proc/self/mountinfo` in bytes.
 const MOUNTS_LIMIT: u64 = 16 << 20;
@@ -21,16 +22,26 @@ const SPARSE: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_
 /// The type of FAT file systems. They reject a size that they do not support before they write anything.
 const MSDOS: u64 = 0x4d44;
 
-/// A directory for probes on the file system of a staging directory. It is removed when the value is dropped.
+/// A directory for probes in a staging directory. It is removed when the value is dropped.
 pub(crate) struct Probe {
-    staging: Arc<Staging>,
+    staging: Directory,
     directory: Directory,
+    name: String,
 }
 
 impl Probe {
-    pub(crate) fn new(staging: &Arc<Staging>) -> Result<Self, FsError> {
-        let directory = staging.directory().create_subdirectory(PROBES, 0o700)?;
-        Ok(Self { staging: staging.clone(), directory })
+    /// Starts to probe the file system of `path`, a root whose files are staged in `base`, and creates both. The
+    /// staging directory is not locked, and its mode does not matter: probes have no content. `None`: it belongs to
+    /// another user, and will be refused.
+    pub(crate) fn new(path: &Path, base: &Path) -> Result<Option<Self>, FsError> {
+        let staging = staging_base(path, base)?.create_subdirectory(STAGING, 0o700)?;
+        if staging.check_user().is_err() {
+            return Ok(None);
+        }
+        // Another process may probe the same file system.
+        let name = format!("{PROBES}{:016x}", RandomState::new().build_hasher().finish());
+        let directory = staging.create_subdirectory(&name, 0o700)?;
+        Ok(Some(Self { staging, directory, name }))
     }
 
     /// True if a file can have the name `name`, which is one component, and keeps it.
@@ -41,9 +52,15 @@ impl Probe {
         let _ = rustix::fs::unlinkat(self.directory.file(), name, AtFlags::empty());
         match created {
             Ok(()) => Ok(is_kept),
-            Err(error) if is_invalid_name(&error) => Ok(false),
+            // Unless no name at all is possible.
+            Err(error) if is_invalid_name(&error) && self.create_and_remove("name").is_ok() => Ok(false),
             Err(error) => Err(FsError::at("create", self.directory.path().join(name))(error)),
         }
+    }
+
+    fn create_and_remove(&self, name: &str) -> Result<(), FsError> {
+        self.create(name).map_err(FsError::at("create", self.directory.path().join(name)))?;
+        self.directory.remove(name)
     }
 
     /// True if the file system does not distinguish upper and lower case.
@@ -94,11 +111,8 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        // What remains in it belongs to a process that was killed.
-        for name in self.directory.names().unwrap_or_default() {
-            let _ = rustix::fs::unlinkat(self.directory.file(), name.as_str(), AtFlags::empty());
-        }
-        let _ = rustix::fs::unlinkat(self.staging.directory().file(), PROBES, AtFlags::REMOVEDIR);
+        // What remains is removed with what other interrupted runs left.
+        let _ = self.staging.remove_directory(&self.name);
     }
 }
 
@@ -117,7 +131,7 @@ fn is_invalid_name(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
-/// Returns the type of the mount with this device number (proc_pid_mountinfo(5)), without characters that a terminal
+/// Returns the type of the mount with this device number (`proc_pid_mountinfo(5)`), without characters that a terminal
 /// could obey.
 fn mount_type(mounts: &str, device: &str) -> Option<String> {
     let line = mounts.lines().rfind(|line| line.split(' ').nth(2) == Some(device))?;
@@ -133,8 +147,8 @@ mod tests {
     #[test]
     fn a_probe_leaves_nothing_and_knows_the_limits_of_this_file_system() {
         let directory = tempfile::tempdir().unwrap();
-        let staging = Stagings::default().open(directory.path()).unwrap();
-        let probe = Probe::new(&staging).unwrap();
+        let (site, files) = (directory.path().join("site"), directory.path().join("site/files"));
+        let probe = Probe::new(&files, &site).unwrap().unwrap();
         for name in ["a", "a:b", "a?*\"<>|", "CON", "ü", "dot.", "space "] {
             assert!(probe.supports(name).unwrap(), "{name}");
         }
@@ -144,7 +158,16 @@ mod tests {
         assert!(!probe.ignores_case().unwrap());
         assert!(probe.supports_size(5 << 30).unwrap());
         assert!(probe.file_system().is_some_and(|name| !name.is_empty()));
+        let other = Probe::new(&site, &site).unwrap().unwrap();
         drop(probe);
+        assert!(other.supports("a").unwrap());
+        // As a killed process leaves it.
+        assert_eq!(other.create("left").map_err(|error| error.kind()), Ok(()));
+        let name = other.name.clone();
+        std::mem::forget(other);
+        let staging = Stagings::default().open(&site).unwrap();
+        assert_eq!(staging.names().unwrap().iter().filter(|found| **found == name).count(), 1);
+        staging.clear(|_| false).unwrap();
         assert_eq!(staging.names().unwrap(), ["lock"]);
     }
 

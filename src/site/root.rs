@@ -19,8 +19,8 @@ use crate::base::path::RelPath;
 
 /// The name of the staging directory, which is not served.
 pub(crate) const STAGING: &str = ".unbundle";
-/// The directory of `probe::Probe` in the staging directory.
-pub(crate) const PROBES: &str = "probe";
+/// The beginning of the names of directories of `probe::Probe` in a staging directory.
+pub(crate) const PROBES: &str = "probe.";
 const LOCK: &str = "lock";
 /// The permissions that all users need to read a directory of the trees.
 const ACCESSIBLE: u32 = 0o555;
@@ -151,12 +151,6 @@ impl Staging {
         self.directory.rename(&scratch, &self.base, name)
     }
 
-    /// The staging directory itself.
-    #[must_use]
-    pub(crate) fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
     /// The directory that contains the staging directory.
     #[must_use]
     pub(crate) fn base(&self) -> &Directory {
@@ -171,8 +165,9 @@ impl Staging {
     /// Removes the files of interrupted runs, except those that `keep` accepts.
     pub(crate) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
         for name in self.names()? {
-            // The probes of a killed run are removed by the next `Probe`.
-            if name != LOCK && name != PROBES && !keep(&name) {
+            if name.starts_with(PROBES) {
+                self.directory.remove_directory(&name)?;
+            } else if name != LOCK && !keep(&name) {
                 self.remove(&name)?;
             }
         }
@@ -219,7 +214,7 @@ impl Root {
         let staging = stagings.open(base)?;
         let directory = Directory::create_in(path, base)?;
         let staging =
-            if mount(&staging.directory)? == mount(&directory)? { staging } else { stagings.open(path)? };
+            if is_same_mount(&staging.directory, &directory)? { staging } else { stagings.open(path)? };
         let lock = stagings.lock(&directory)?;
         let dir = directory.file().try_clone().map_err(FsError::at("open", path))?;
         Ok(Self {
@@ -234,12 +229,6 @@ impl Root {
     #[must_use]
     pub(crate) fn staging(&self) -> &Arc<Staging> {
         &self.staging
-    }
-
-    /// Returns the path of the directory, for messages.
-    #[must_use]
-    pub(crate) fn directory(&self) -> &Path {
-        &self.path
     }
 
     /// Returns the absolute path of a file, for messages.
@@ -409,6 +398,17 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// Opens the directory whose staging directory [`Root::open`] uses, and creates it if it is missing.
+pub(crate) fn staging_base(path: &Path, base: &Path) -> Result<Directory, FsError> {
+    let (directory, base) = (Directory::create_in(path, base)?, Directory::create(base)?);
+    Ok(if is_same_mount(&base, &directory)? { base } else { directory })
+}
+
+/// True if a file can be renamed from one directory to the other.
+fn is_same_mount(one: &Directory, other: &Directory) -> Result<bool, FsError> {
+    Ok(mount(one)? == mount(other)?)
 }
 
 /// Returns the device and the mount ID, within which a file can be renamed: one file system can be mounted

@@ -136,20 +136,18 @@ impl BaseImage {
         let Some(actual) = actual else {
             return Err(unsuitable("its config has no platform".into()));
         };
-        match platform.filter(|requested| !requested.selects(&actual)) {
-            Some(requested) => Err(BaseError::Platform {
+        if let Some(requested) = platform.filter(|requested| !requested.selects(&actual)) {
+            return Err(BaseError::Platform {
                 reference,
                 requested: requested.clone(),
                 candidates: format!("`{actual}`"),
-            }),
-            None => {
-                let mut config = config;
-                if let Some(path) = self.registry_config {
-                    set_command(&mut config, path).map_err(unsuitable)?;
-                }
-                Ok((config, actual))
-            }
+            });
         }
+        let mut config = config;
+        if let Some(path) = self.registry_config {
+            set_command(&mut config, path).map_err(unsuitable)?;
+        }
+        Ok((config, actual))
     }
 }
 

@@ -1,16 +1,16 @@
 //! [`check_support`]: finds the files and tags that the file systems of a site do not support.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use crate::base::path::{self, RelPath};
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Layout;
 use crate::commands::unpack::error::UnpackError;
-use crate::commands::unpack::roots::Roots;
+use crate::commands::unpack::options::UnpackOptions;
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::probe::Probe;
 use crate::site::record::Record;
-use crate::site::root::Root;
 use crate::site::storage::Links;
 
 /// Maximum number of entries that an error names for each problem.
@@ -31,18 +31,20 @@ pub(super) fn check_support(
     layout: &Layout,
     links: &Links,
     record: &Record,
-    roots: &Roots,
+    options: &UnpackOptions,
 ) -> Result<(), UnpackError> {
-    if let Some(root) = roots.files.map(|index| &roots.all[index]) {
+    let site = &options.site;
+    if !layout.files.is_empty() {
         let prefix = RelPath::parse(DEFAULT_PREFIX).expect("a plain path");
         let new: Entries =
             layout.files.iter().map(|file| (prefix.join(&file.path), file.path.to_string())).collect();
         let mut all = new.clone();
         all.extend(record.files.iter().map(|file| (file.path.clone(), file.path.to_string())));
         let sizes = layout.files.iter().map(|file| (file.size, file.path.to_string()));
-        check_root(root, &new, &all, sizes.collect())?;
+        let (path, base) = root(options.files.as_deref(), "files", site);
+        check_root(&path, base, &new, &all, sizes.collect())?;
     }
-    if let Some(root) = roots.registry() {
+    if !layout.images.is_empty() {
         let new = tags(links);
         let mut all = new.clone();
         all.extend(recorded_tags(record));
@@ -51,9 +53,15 @@ pub(super) fn check_support(
             let largest = blobs(image).map(|blob| blob.size).max()?;
             Some((largest, image.indexed.reference.to_string()))
         });
-        check_root(root, &new, &all, sizes.collect())?;
+        let (path, base) = root(options.registry.as_deref(), "registry", site);
+        check_root(&path, base, &new, &all, sizes.collect())?;
     }
     Ok(())
+}
+
+/// Returns the path of a root, and the directory where its files are staged if possible.
+fn root<'a>(named: Option<&'a Path>, name: &str, site: &'a Path) -> (PathBuf, &'a Path) {
+    named.map_or_else(|| (site.join(name), site), |path| (path.to_owned(), path))
 }
 
 /// Returns the tags of the bundle, as paths `repository/tag`.
@@ -75,12 +83,13 @@ fn tag_entry(repository: &str, tag: &str) -> Option<(RelPath, String)> {
 
 /// Checks the entries of one root: `new` those of the bundle, `all` those of the site too.
 fn check_root(
-    root: &Root,
+    path: &Path,
+    base: &Path,
     new: &Entries,
     all: &Entries,
     mut sizes: Vec<(u64, String)>,
 ) -> Result<(), UnpackError> {
-    let probe = Probe::new(root.staging())?;
+    let Some(probe) = Probe::new(path, base)? else { return Ok(()) };
     let mut problems = Vec::new();
     let mut unsupported: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (key, (component, entries)) in unusual_components(new) {
@@ -108,11 +117,7 @@ fn check_root(
     if problems.is_empty() {
         return Ok(());
     }
-    Err(UnpackError::Unsupported {
-        path: root.directory().to_owned(),
-        file_system: probe.file_system(),
-        problems,
-    })
+    Err(UnpackError::Unsupported { path: path.to_owned(), file_system: probe.file_system(), problems })
 }
 
 /// The properties of a component that a file system may reject. Components with equal ones need one probe.
