@@ -446,6 +446,8 @@ mod tests {
         let hub = |text: &str| {
             format!("the host of the registry is missing: write `{text}` if Docker Hub is meant")
         };
+        let plus =
+            "a tag cannot contain `+`: write `_` instead, as Helm does when it pushes a chart (`v1_k3s1`)";
         for (text, offset, message) in [
             ("", 0, "the image reference is empty"),
             ("nginx:1.25", 0, &*hub("docker.io/library/nginx:1.25")),
@@ -477,7 +479,7 @@ mod tests {
             (&long_repository, 8, "the repository is longer than 255 bytes"),
             ("quay.io/a:", 10, tag),
             ("quay.io/a:.1", 10, tag),
-            ("quay.io/a:v1+k3s1", 12, tag),
+            ("quay.io/a:v1+k3s1", 12, plus),
             ("quay.io/a:1:2", 11, tag),
             (&long_tag, 138, tag),
             ("quay.io/a", 9, missing),
