@@ -48,6 +48,8 @@ pub mod unbundle;
 pub(crate) mod unpack;
 #[cfg(feature = "net")]
 pub(crate) mod upstream;
+#[cfg(feature = "net")]
+pub(crate) mod urls;
 pub(crate) mod verify;
 
 use clap::Parser;

@@ -15,6 +15,7 @@ pub(crate) mod private_key;
 pub(crate) mod program;
 pub(crate) mod quote;
 pub(crate) mod registry;
+pub(crate) mod registry_command;
 pub(crate) mod script;
 pub(crate) mod server_files;
 pub(crate) mod server_image;

@@ -4,3 +4,5 @@ pub(crate) mod inventory;
 #[cfg(feature = "net")]
 pub mod list;
 pub(crate) mod lock;
+#[cfg(feature = "net")]
+pub(crate) mod request_url;

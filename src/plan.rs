@@ -3,3 +3,4 @@
 pub(crate) mod bundle_plan;
 pub(crate) mod contradictions;
 pub(crate) mod site_contents;
+pub(crate) mod tags;

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod locator;
 pub(crate) mod named;
+pub(crate) mod probe;
 pub mod record;
 pub(crate) mod root;
 pub mod roots;

@@ -181,6 +181,19 @@ impl Directory {
         }
     }
 
+    /// Removes a directory with its files, if it exists. It has no subdirectories.
+    pub(crate) fn remove_directory(&self, name: &str) -> Result<(), FsError> {
+        let directory = match self.subdirectory(name) {
+            Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(()),
+            directory => directory?,
+        };
+        directory.names()?.iter().try_for_each(|file| directory.remove(file))?;
+        match rustix::fs::unlinkat(&self.file, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT) => Ok(()),
+            result => result.map_err(|error| FsError::at("remove", self.path.join(name))(error.into())),
+        }
+    }
+
     /// True if there is anything under the name, a dangling symlink included.
     pub(crate) fn exists(&self, name: &str) -> bool {
         self.parent(name).is_ok_and(|found| {
@@ -189,6 +202,15 @@ impl Directory {
                 rustix::fs::statat(&parent.file, last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
             })
         })
+    }
+
+    /// Returns the names of its entries.
+    pub(crate) fn names(&self) -> Result<Vec<String>, FsError> {
+        let at = || FsError::at("list", &self.path);
+        let entries = rustix::fs::Dir::read_from(&self.file).map_err(|error| at()(error.into()))?;
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names: io::Result<Vec<String>> = names.collect();
+        Ok(names.map_err(at())?.into_iter().filter(|name| name != "." && name != "..").collect())
     }
 
     /// Returns device and inode.

@@ -43,6 +43,18 @@ impl FsError {
         }
     }
 
+    /// True if the user must not write there.
+    #[must_use]
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self.source.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+    }
+
+    /// True if the file system cannot have a file of this size: FAT32, or a limit of the process.
+    #[must_use]
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.source.kind() == ErrorKind::FileTooLarge
+    }
+
     /// True if the file system or the user's quota is full.
     #[must_use]
     pub fn is_full(&self) -> bool {

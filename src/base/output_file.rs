@@ -62,8 +62,20 @@ impl OutputFile {
         Self::create_regular(path, access)
     }
 
+    /// Fails if `path` cannot be created. Nothing remains of the attempt. For verbs that work for long before they
+    /// write: they call it first.
+    pub(crate) fn check(path: &Path) -> Result<(), FsError> {
+        // To open a FIFO would wait for its reader.
+        if is_special(path) || is_descriptor(path) {
+            return Ok(());
+        }
+        Self::create_regular(path, Access::Default).map(drop)
+    }
+
     fn create_regular(path: &Path, access: Access) -> Result<Self, FsError> {
-        let at = || FsError::at("create", path);
+        // A bare name would not tell the user which directory cannot be written to.
+        let shown = std::path::absolute(path);
+        let at = || FsError::at("create", shown.as_deref().unwrap_or(path));
         if path.file_name().is_none() || path.is_dir() {
             return Err(at()(ErrorKind::IsADirectory.into()));
         }
@@ -244,6 +256,22 @@ mod tests {
         OutputFile::create(&path, Access::Default).unwrap().write_all(b"part").unwrap();
         assert!(names(directory.path()).is_empty());
         let error = OutputFile::create(directory.path(), Access::Default).err().unwrap();
+        assert_eq!(error.source.kind(), ErrorKind::IsADirectory);
+    }
+
+    #[test]
+    fn a_check_leaves_nothing_and_keeps_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        OutputFile::check(&path).unwrap();
+        assert!(names(directory.path()).is_empty());
+        fs::write(&path, "kept").unwrap();
+        OutputFile::check(&path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "kept");
+        OutputFile::check(Path::new("/dev/null")).unwrap();
+        let missing = directory.path().join("missing/x");
+        assert_eq!(OutputFile::check(&missing).unwrap_err().source.kind(), ErrorKind::NotFound);
+        let error = OutputFile::check(directory.path()).unwrap_err();
         assert_eq!(error.source.kind(), ErrorKind::IsADirectory);
     }
 

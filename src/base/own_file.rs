@@ -43,6 +43,12 @@ impl From<Distrust> for io::Error {
     }
 }
 
+/// True if a file call failed because other users can write to the file or directory.
+pub(crate) fn is_writable_by_others(error: &FsError) -> bool {
+    let distrust = error.source.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(distrust, Some(Distrust::Writable))
+}
+
 /// Returns an error unless only the user or root could have written what `metadata` describes.
 pub(crate) fn check_owner(metadata: &Metadata) -> Result<(), Distrust> {
     check_user(metadata)?;

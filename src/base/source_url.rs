@@ -1,5 +1,6 @@
 //! [`SourceUrl`]: the URL that a file was fetched from.
 
+use crate::base::path::{PathError, RelPath};
 use crate::oci::parsed_text::{parsed_text, quoted};
 
 /// Maximum length in bytes: a path of [`MAX_PATH`](crate::base::path::MAX_PATH) bytes, each percent-encoded, and a
@@ -22,11 +23,67 @@ pub struct SourceUrlError(String);
 parsed_text!(SourceUrl, |text| text.is_empty() || is_url(text), SourceUrlError);
 
 impl SourceUrl {
+    /// Returns the path at which `wget -x` saves the URL: the host, a port other than the scheme's default, and
+    /// the path. Escapes are decoded, except `%2F`; empty components are dropped; a directory becomes
+    /// `index.html`; a query stays in the name.
+    ///
+    /// Fails if the decoded path is not a valid [`RelPath`].
+    pub fn wget_path(&self) -> Result<RelPath, PathError> {
+        let (_, rest) = self.0.split_once("://").unwrap_or(("", &self.0));
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (url_path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (rest, None),
+        };
+        // wget drops the brackets of IPv6 addresses.
+        let mut path = authority.replace(['[', ']'], "");
+        let (directories, name) = url_path.rsplit_once('/').unwrap_or(("", url_path));
+        for component in directories.split('/').filter(|component| !component.is_empty()) {
+            path.extend(["/", &decode(component)?]);
+        }
+        let name = if name.is_empty() { "index.html".to_owned() } else { decode(name)? };
+        path.extend(["/", &name]);
+        if let Some(query) = query {
+            path.extend(["?", &decode(query)?]);
+        }
+        RelPath::parse(&path)
+    }
+
+    /// Returns `path` if it is not [`Self::wget_path`], which a bundle and a lock then state. `None`, too: the URL
+    /// is not stated.
+    #[must_use]
+    pub fn other_path<'a>(&self, path: &'a RelPath) -> Option<&'a RelPath> {
+        (!self.0.is_empty() && self.wget_path().as_ref() != Ok(path)).then_some(path)
+    }
+
+    /// Returns the entry of a list for a file at `path`: the URL, and the path if it does not follow from it.
+    #[must_use]
+    pub fn entry_name(&self, path: &RelPath) -> String {
+        match self.other_path(path) {
+            Some(path) => format!("{} name={path}", self.0),
+            None => self.0.clone(),
+        }
+    }
+
     /// Returns the URL as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Decodes the escapes of one component; a `/` becomes `%2F`.
+fn decode(component: &str) -> Result<String, PathError> {
+    let mut bytes = Vec::with_capacity(component.len());
+    let mut rest = component.as_bytes();
+    while let [byte, tail @ ..] = rest {
+        let digit = |index: usize| tail.get(index).and_then(|digit| char::from(*digit).to_digit(16));
+        let escape = digit(0).zip(digit(1)).filter(|_| *byte == b'%');
+        let escaped = escape.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        bytes.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    Ok(String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?.replace('/', "%2F"))
 }
 
 fn is_url(text: &str) -> bool {

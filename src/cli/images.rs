@@ -251,7 +251,12 @@ impl From<Vec<LoadError>> for Failure {
             LoadError::Fs(_) | LoadError::Stdout(..) => Code::File,
             LoadError::SharedFile(..) | LoadError::NoImages(_) => Code::Usage,
         });
-        Self::all(code, &errors)
+        let failure = Self::all(code, &errors);
+        let is_denied = |error: &LoadError| matches!(error, LoadError::Fs(error) if error.is_denied());
+        if errors.iter().any(is_denied) {
+            return failure.with_hint("choose another directory with `--output`");
+        }
+        failure
     }
 }
 

@@ -60,6 +60,7 @@ impl Inventory {
             let message = format!("cannot overwrite `{}`: it is the record of the site", path.display());
             return Err(Failure::new(Code::Usage, message).with_hint("choose another `--output`"));
         }
+        output.map_or(Ok(()), OutputFile::check)?;
         let policy = self.trust.policy()?;
         let inventory = self.out.report(|report| scan(&self.site, &policy, self.check, report))?;
         let Some(path) = output else {

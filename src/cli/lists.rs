@@ -109,6 +109,9 @@ impl Kubespray {
             keep_mirrors: self.keep_mirrors,
             allow_unpinned: self.allow_unpinned,
         };
+        if self.output.is_dir() {
+            NAMES.iter().try_for_each(|name| OutputFile::check(&self.output.join(name)))?;
+        }
         let made = self
             .out
             .report(|report| generate(&options, &mut |message| report.event(&Event::Warning { message })))?;

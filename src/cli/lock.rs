@@ -13,6 +13,7 @@ use crate::cli::pack::read_lock;
 use crate::cli::progress::Output;
 use crate::cli::selection::SelectionArgs;
 use crate::cli::upstream::UpstreamArgs;
+use crate::cli::urls::UrlArgs;
 use crate::commands::lock::{Moved, Now, check, lock};
 use crate::documents::list::Lists;
 use crate::documents::lock::Lock as Document;
@@ -40,6 +41,8 @@ pub(crate) struct Lock {
     quick: bool,
     #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    urls: UrlArgs,
     #[command(flatten)]
     out: Output,
     // Last, because its help heading applies to all options after it.
@@ -75,7 +78,9 @@ impl Lock {
 
     fn run_lock(self) -> Result<Code, Failure> {
         let path = self.output.expect("clap requires it; please report");
-        let lists = Lists::read(&self.lists)?;
+        OutputFile::check(&path)?;
+        let mut lists = Lists::read(&self.lists)?;
+        self.urls.apply(&mut lists)?;
         let upstream = self.upstream.upstream_for(&lists)?;
         let options = self.selection.into_options();
         let document = self.out.report(|report| lock(lists, &options, &upstream, report))?;
@@ -105,8 +110,10 @@ impl Lock {
         let Some(document) = read_lock(path)? else {
             return Err(no_lock(path));
         };
-        let upstream = self.upstream.upstream_for(&lists_of(&document)?)?;
-        let moved = self.out.report(|report| check(&document, self.quick, &upstream, report))?;
+        let mut lists = lists_of(&document)?;
+        self.urls.apply(&mut lists)?;
+        let upstream = self.upstream.upstream_for(&lists)?;
+        let moved = self.out.report(|report| check(&document, &lists, self.quick, &upstream, report));
         let checked = Checked { moved };
         self.out.print(&checked, || text(&document, &checked.moved))?;
         Ok(if checked.moved.is_empty() { Code::Success } else { Code::Moved })

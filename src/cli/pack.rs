@@ -25,6 +25,7 @@ use crate::cli::selection::SelectionArgs;
 use crate::cli::size::{parse_percent, parse_volume_size};
 use crate::cli::trust::TrustArgs;
 use crate::cli::upstream::UpstreamArgs;
+use crate::cli::urls::{UrlArgs, refresh_urls};
 use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary, pack};
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
@@ -32,6 +33,7 @@ use crate::documents::list::{FileEntry, ListError, Lists};
 use crate::documents::lock::Lock;
 use crate::fetch::resolve::locked::lists_of;
 use crate::net::error::FetchError;
+use crate::plan::bundle_plan::PlanError;
 use crate::plan::site_contents::BaseError;
 
 /// Fetch the files and images of lists and write one bundle
@@ -41,6 +43,8 @@ use crate::plan::site_contents::BaseError;
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct Pack {
     /// Lists, directories with files.list and images.list, or one lock
+    ///
+    /// Lists beside a lock add no entries. They contain the current URLs of files whose URLs have secrets.
     #[arg(required = true, value_name = "LIST")]
     lists: Vec<PathBuf>,
     /// Bundle to write; usually named *.tar.zst
@@ -117,6 +121,8 @@ pub(crate) struct Pack {
     #[arg(long)]
     allow_missing: bool,
     #[command(flatten)]
+    urls: UrlArgs,
+    #[command(flatten)]
     out: Output,
     // Last, because its help heading applies to all options after it.
     #[command(flatten)]
@@ -125,15 +131,20 @@ pub(crate) struct Pack {
 
 impl Pack {
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let input = read_input(&self.lists)?;
-        if matches!(input, Input::Lock(_)) && !self.selection.is_empty() {
-            let message = "cannot use `--platform` or `--with` with a lock";
+        let (mut input, lock) = read_input(&self.lists)?;
+        if let Some(path) = lock.filter(|_| !self.selection.is_empty()) {
+            let message = format!(
+                "cannot combine the lock `{}` with `--platform`, `--with` or `--without`",
+                path.display()
+            );
             let hint = "make a new lock with `airbundle lock --platform … --with …`";
             return Err(Failure::new(Code::Usage, message).with_hint(hint));
         }
+        let (Input::Lists(lists) | Input::Lock(_, lists)) = &mut input;
+        self.urls.apply(lists)?;
         let unpinned = unpinned(&input);
         if self.require_pins && !unpinned.is_empty() {
-            let message = |file: &&FileEntry| format!("{}: no checksum for `{}`", file.origin, file.url);
+            let message = |file: &&FileEntry| format!("{}: no checksum for `{}`", file.origin, file.name());
             let messages = unpinned.iter().map(message).collect();
             let hint = "add the checksum to the list (`URL sha256:…`), or pack a lock of `airbundle lock`";
             return Err(Failure { code: Code::List, messages, hint: None }.with_hint(hint));
@@ -143,10 +154,8 @@ impl Pack {
             warnings.extend(exposure(key));
             warnings.extend(unpinned_text(unpinned.len()));
         }
-        let upstream = match &input {
-            Input::Lists(lists) => self.upstream.upstream_for(lists)?,
-            Input::Lock(lock) => self.upstream.upstream_for(&lists_of(lock)?)?,
-        };
+        let (Input::Lists(lists) | Input::Lock(_, lists)) = &input;
+        let upstream = self.upstream.upstream_for(lists)?;
         let (output, level) = (self.output, self.level);
         let guide = Some(GUIDE_TEXT.to_owned());
         let date = source_date()?;
@@ -181,7 +190,7 @@ impl Pack {
             for message in warnings {
                 report.event(&Event::Warning { message });
             }
-            pack(&input, &options, report)
+            pack(&input, &options, report).map_err(|error| with_url_hint(error, &input))
         })?;
         self.out.print(&summary, || text(&summary, &options))?;
         if summary.missing.is_empty() {
@@ -198,8 +207,27 @@ impl Pack {
 fn unpinned(input: &Input) -> Vec<&FileEntry> {
     match input {
         Input::Lists(lists) => lists.files.iter().filter(|file| file.checksum.is_none()).collect(),
-        Input::Lock(_) => Vec::new(),
+        Input::Lock(..) => Vec::new(),
     }
+}
+
+/// Adds a hint if a file of a lock cannot be fetched whose URL had a query in its list.
+fn with_url_hint(error: PackError, input: &Input) -> Failure {
+    let without_query = match (&error, input) {
+        (PackError::Fetch(failures), Input::Lock(lock, lists)) => {
+            let files = lock.files.iter().zip(&lists.files);
+            let mut named = files
+                .filter(|(file, entry)| file.path.is_some() && entry.request_url.reveal().query().is_none());
+            named.any(|(file, _)| failures.iter().any(|failure| failure.object == file.name()))
+        }
+        _ => false,
+    };
+    let failure = Failure::from(error);
+    if !without_query {
+        return failure;
+    }
+    failure
+        .with_hint("a lock does not contain the query of a named URL: use `--url PATH=URL`, or add the list")
 }
 
 /// Returns the warning for a signature that covers files without a checksum. `None`: there are none.
@@ -251,23 +279,26 @@ fn text(summary: &PackSummary, options: &PackOptions) -> Text {
     text
 }
 
-/// Reads lists, or one lock.
-fn read_input(paths: &[PathBuf]) -> Result<Input, Failure> {
-    let mut locks = Vec::new();
+/// Reads lists, or one lock with the URLs of lists. Returns the path of the lock, too.
+fn read_input(paths: &[PathBuf]) -> Result<(Input, Option<&PathBuf>), Failure> {
+    let (mut locks, mut others) = (Vec::new(), Vec::new());
     for path in paths {
-        if let Some(lock) = read_lock(path)? {
-            locks.push((path, lock));
+        match read_lock(path)? {
+            Some(lock) => locks.push((path, lock)),
+            None => others.push(path.clone()),
         }
     }
-    match locks.pop() {
-        None => Ok(Input::Lists(Lists::read(paths)?)),
-        Some((_, lock)) if paths.len() == 1 => Ok(Input::Lock(lock)),
-        Some((path, _)) => {
-            let message = format!("cannot combine the lock `{}` with other lists", path.display());
-            let hint = "make one lock of all lists with `airbundle lock`";
-            Err(Failure::new(Code::Usage, message).with_hint(hint))
-        }
+    let Some((path, lock)) = locks.pop() else { return Ok((Input::Lists(Lists::read(paths)?), None)) };
+    if let Some((other, _)) = locks.pop() {
+        let message = format!("cannot combine the lock `{}` with `{}`", path.display(), other.display());
+        let hint = "make one lock of all lists with `airbundle lock`";
+        return Err(Failure::new(Code::Usage, message).with_hint(hint));
     }
+    let mut locked = lists_of(&lock)?;
+    if !others.is_empty() {
+        refresh_urls(&mut locked, &Lists::read(&others)?)?;
+    }
+    Ok((Input::Lock(lock, locked), Some(path)))
 }
 
 /// Reads `path` if it is a lock. `None`: not a lock, or not readable.
@@ -313,10 +344,16 @@ impl From<PackError> for Failure {
             PackError::Lock(error) => return Self::of(Code::of_lock(error), error),
             PackError::Reuse(_, error) => Code::of_read(error),
             PackError::Base(_, error) => base_code(error),
+            PackError::Fs(error) if error.is_too_large() => {
+                let hint = "the file system has a limit for the size of a file (FAT32: 4 GiB): use \
+                            `--volume-size fat32`, which reuses what was fetched";
+                return Self::of(Code::File, error).with_hint(hint);
+            }
             PackError::Fs(_) => Code::File,
             PackError::Busy(_) => Code::Busy,
             PackError::VolumeSize { .. } => Code::Usage,
             PackError::Command(_) => Code::Command,
+            PackError::Plan(PlanError::Tags(_)) => Code::List,
             PackError::Plan(_) => Code::Fetch,
         };
         Self::of(code, &error)

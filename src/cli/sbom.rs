@@ -42,6 +42,7 @@ enum Language {
 impl Sbom {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let date = source_date()?;
+        self.output.as_deref().map_or(Ok(()), OutputFile::check)?;
         let mut reader = self.input.open(&self.bundle, Gaps::Allow)?;
         let contents = reader.contents()?;
         let configs = configs(&mut reader, &contents.layout)?;

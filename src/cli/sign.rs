@@ -76,6 +76,7 @@ impl Sign {
         let volumes = discover::find(&self.bundle).map_err(ReadError::from)?;
         let directory = volumes.directories().first().cloned().unwrap_or_default();
         let path = directory.join(file_name(volumes.name(), signer.id()));
+        OutputFile::check(&path)?;
         let mut reader = BundleReader::from_volumes(volumes, &policy)?;
         let contents = reader.contents().map_err(|error| {
             let is_unsigned = matches!(error, ReadError::Signature(_));

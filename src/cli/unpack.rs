@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::base::own_file::is_writable_by_others;
 use crate::base::units::human_bytes;
 use crate::bundle::read::select::{Pattern, Selection};
 use crate::cli::allow_readers;
@@ -190,7 +191,7 @@ impl From<UnpackError> for Failure {
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Older { .. } => Code::Outdated,
-            UnpackError::Fs(_) => Code::File,
+            UnpackError::Fs(_) | UnpackError::Unsupported { .. } => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
@@ -198,6 +199,20 @@ impl From<UnpackError> for Failure {
         let mut failure = Self::of(code, &error);
         if let UnpackError::Older { .. } = &error {
             return failure.with_hint("use `--allow-older` to go back to the older bundle");
+        }
+        if let UnpackError::Fs(error) = &error
+            && is_writable_by_others(error)
+        {
+            return failure.with_hint(
+                "change the mode of the directory; a file system without owners and modes (FAT, exFAT, SMB) needs the \
+                 mount option `umask=022`, and `uid=` unless root unpacks",
+            );
+        }
+        if let UnpackError::Unsupported { .. } = &error {
+            return failure.with_hint(
+                "unpack on another file system, such as ext4 or XFS; or omit the entries with `--only`, or give \
+                 the files other paths with `name=PATH` in the list",
+            );
         }
         if let UnpackError::Incomplete { missing, .. } = &error {
             failure.messages.extend(missing.iter().take(BLOBS_SHOWN).map(missing_blob));

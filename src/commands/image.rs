@@ -30,6 +30,7 @@ use crate::commands::image::error::ImageError;
 use crate::commands::image::layers::{HTML, LayerPlan, Limits, NGINX_CONF, STORAGE};
 use crate::commands::image::name::Name;
 use crate::commands::image::stream::{LayerSlots, Stream};
+use crate::conf::registry_command::is_official;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -39,6 +40,9 @@ use crate::oci::template::RepositoryTemplate;
 const LAYER_LIMIT: usize = 120;
 /// The nginx configuration of an image that serves files.
 const CONF: &[u8] = include_bytes!("image/default.conf");
+
+/// The configuration of a registry whose own one is unknown.
+const REGISTRY_CONF: &[u8] = include_bytes!("image/registry.yml");
 
 /// The kind of image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,9 +110,12 @@ pub(crate) fn build(
         Kind::Files => "nginx",
         Kind::Registry(_) => "registry",
     };
-    let base = BaseImage::choose(&contents.layout, options.base.as_ref(), base_name, platform)?;
+    let mut base = BaseImage::choose(&contents.layout, options.base.as_ref(), base_name, platform)?;
+    if options.kind != Kind::Files && !is_official(&base.reference) {
+        base.registry_config = Some(layers::REGISTRY_CONFIG);
+    }
     let plan = plan(&contents, &base, options)?;
-    warn(&contents.layout, &base, options, report);
+    warn(&base, report);
 
     let mut archive = ImageArchive::create(&options.output, report)?;
     let slots = LayerSlots::reserve(&mut archive, &base, &plan);
@@ -158,22 +165,18 @@ fn plan(contents: &Contents, base: &BaseImage, options: &ImageOptions) -> Result
     match &options.kind {
         Kind::Files if contents.layout.files.is_empty() => Err(ImageError::NoFiles),
         Kind::Files => Ok(layers::files_plan(contents, CONF, limits)),
-        Kind::Registry(templates) => Ok(layers::images_plan(contents, templates, limits)?),
+        Kind::Registry(templates) => {
+            let conf = base.registry_config.map(|_| REGISTRY_CONF);
+            Ok(layers::images_plan(contents, templates, conf, limits)?)
+        }
     }
 }
 
 /// Warns about limitations of the image.
-fn warn(layout: &Layout, base: &BaseImage, options: &ImageOptions, report: &dyn Report) {
+fn warn(base: &BaseImage, report: &dyn Report) {
     if base.has_zstd() {
         let reference = &base.reference;
         let message = format!("`{reference}` has zstd layers, which require Docker 23 or later");
-        report.event(&Event::Warning { message });
-    }
-    let is_hidden = |path: &str| path.split('/').any(|name| name.starts_with('.'));
-    let hidden = layout.files.iter().find(|file| is_hidden(file.path.as_str()));
-    if let Some(file) = hidden.filter(|_| options.kind == Kind::Files) {
-        let message =
-            format!("`{}` will not be served: a component of its path begins with a dot", file.path);
         report.event(&Event::Warning { message });
     }
 }

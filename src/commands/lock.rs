@@ -10,12 +10,11 @@ use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Blob;
 use crate::commands::pack::PackError;
 use crate::documents::list::{FileEntry, Lists};
-use crate::documents::lock::{Lock, LockError, LockedImage};
+use crate::documents::lock::{Lock, LockedImage};
 use crate::fetch::in_parallel;
 use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
 use crate::fetch::registry::FetchedManifest;
 use crate::fetch::resolve::context::ResolveContext;
-use crate::fetch::resolve::locked::lists_of;
 use crate::fetch::resolve::{ResolveOptions, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
@@ -55,7 +54,7 @@ pub(crate) fn lock(
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Moved {
-    /// The URL or reference.
+    /// The entry without its checksum or platforms.
     pub name: String,
     /// The locked digest.
     pub locked: Digest,
@@ -76,23 +75,23 @@ pub(crate) enum Now {
     Failure(String),
 }
 
-/// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. Files are
-/// fetched and hashed; if `quick` is true, only their sizes are compared.
+/// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. `lists` are
+/// [`lists_of`](crate::fetch::resolve::locked::lists_of) the lock, with current URLs. Files are fetched and hashed; if `quick` is true, only their sizes are compared.
 pub(crate) fn check(
     lock: &Lock,
+    lists: &Lists,
     quick: bool,
     upstream: &Upstream,
     report: &dyn Report,
-) -> Result<Vec<Moved>, LockError> {
+) -> Vec<Moved> {
     let http = upstream.http();
-    let lists = lists_of(lock)?;
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
     let check = Check { context: ResolveContext::new(&http, upstream, report) };
     let mut moved = check.images(lock);
     let mut files = check.files(lock, &lists.files, quick);
-    moved.extend(lock.files.iter().filter_map(|file| files.remove(file.url.as_str())));
-    Ok(moved)
+    moved.extend(lock.files.iter().filter_map(|file| files.remove(&file.name())));
+    moved
 }
 
 struct Check<'a> {
@@ -119,14 +118,12 @@ impl Check<'_> {
         images.into_iter().zip(manifests).filter_map(moved).collect()
     }
 
-    /// Returns the files that differ, by URL.
+    /// Returns the files that differ, by name. `entries` are those of the lock, in its order.
     fn files(&self, lock: &Lock, entries: &[FileEntry], quick: bool) -> HashMap<String, Moved> {
-        let locked: HashMap<&str, _> = lock.files.iter().map(|file| (file.url.as_str(), file)).collect();
         let probed = self.context.probe_files(entries);
         let mut moved = Vec::new();
         let (mut tasks, mut digests) = (Vec::new(), Vec::new());
-        for (entry, probed) in entries.iter().zip(probed) {
-            let locked = locked[entry.url.as_str()];
+        for ((entry, locked), probed) in entries.iter().zip(&lock.files).zip(probed) {
             let now = match probed {
                 Err(failure) => Now::Failure(failure.to_string()),
                 Ok(file) => match file.size {
@@ -141,7 +138,7 @@ impl Check<'_> {
                     }
                 },
             };
-            moved.push(Moved { name: entry.url.to_string(), locked: locked.digest, now });
+            moved.push(Moved { name: entry.name(), locked: locked.digest, now });
         }
         let hashed =
             hash_each(&context(self.context.http, self.context.upstream, self.context.report), &tasks);

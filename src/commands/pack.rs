@@ -35,7 +35,7 @@ use crate::documents::list::Lists;
 use crate::documents::lock::{Lock, LockError};
 use crate::fetch::queue::FetchContext;
 use crate::fetch::resolve::context::ResolveContext;
-use crate::fetch::resolve::locked::{lists_of, resolve_lock};
+use crate::fetch::resolve::locked::resolve_lock;
 use crate::fetch::resolve::{ResolveOptions, Resolved, resolve};
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
@@ -51,8 +51,9 @@ use crate::signature::signing::Signer;
 pub(crate) enum Input {
     /// Entries of lists, which are resolved now.
     Lists(Lists),
-    /// Entries that were resolved earlier, and are fetched by digest.
-    Lock(Lock),
+    /// Entries that were resolved earlier, and are fetched by digest. The lists are
+    /// [`lists_of`](crate::fetch::resolve::locked::lists_of) the lock, with current URLs.
+    Lock(Lock, Lists),
 }
 
 #[derive(Debug)]
@@ -205,12 +206,13 @@ pub(crate) fn pack(
     report: &dyn Report,
 ) -> Result<PackSummary, PackError> {
     let start = Instant::now();
+    options.write_lock.as_deref().map_or(Ok(()), OutputFile::check)?;
     let claim = Claim::new(&options.output, report)?;
     let partial = PartialGuard::new(&claim, report)?;
     let base = read_base(options)?;
     let older = open_older(options)?;
     let http = options.upstream.http();
-    let (resolved, failures) = resolve_input(&http, input, options, report)?;
+    let (resolved, failures) = resolve_input(&http, input, options, report);
     // A bundle without entries must not replace an existing one.
     if !failures.is_empty() && (options.missing == Missing::Stop || resolved.is_empty()) {
         return Err(PackError::Fetch(failures));
@@ -248,12 +250,12 @@ fn resolve_input(
     input: &Input,
     options: &PackOptions,
     report: &dyn Report,
-) -> Result<(Resolved, Vec<FetchError>), PackError> {
+) -> (Resolved, Vec<FetchError>) {
     let PackOptions { upstream, images, .. } = options;
     let context = ResolveContext::new(http, upstream, report);
     match input {
-        Input::Lists(lists) => Ok(resolve(&context, images, lists.clone())),
-        Input::Lock(lock) => Ok(resolve_lock(&context, lock, lists_of(lock)?)),
+        Input::Lists(lists) => resolve(&context, images, lists.clone()),
+        Input::Lock(lock, lists) => resolve_lock(&context, lock, lists.clone()),
     }
 }
 
@@ -338,7 +340,7 @@ impl PackRun<'_> {
 
     fn plan(&self, resolved: Resolved) -> Result<BundlePlan, PackError> {
         let plan = BundlePlan::new(resolved, self.options.about.clone(), &self.base)?;
-        if let Input::Lock(lock) = self.input {
+        if let Input::Lock(lock, _) = self.input {
             lock.agrees(&plan.lock_of_images())?;
         }
         Ok(plan)
@@ -532,10 +534,10 @@ impl<'a> PartialGuard<'a> {
         Ok(Self { partial, report, keep, is_done: false, _lock: lock })
     }
 
-    /// Discards the partial bundle, unless `error` is a full disk: after any other I/O error, the page cache
-    /// may differ from what is on the disk.
+    /// Discards the partial bundle, unless `error` is a full disk or a file that is too large, of which nothing was
+    /// written: after any other I/O error, the page cache may differ from what is on the disk.
     fn failed(&mut self, error: FsError) -> FsError {
-        if !error.is_full() {
+        if !error.is_full() && !error.is_too_large() {
             self.keep = false;
         }
         error

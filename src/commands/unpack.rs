@@ -8,6 +8,7 @@ pub(crate) mod plan;
 pub(crate) mod roots;
 pub(crate) mod space;
 pub mod summary;
+pub(crate) mod support;
 pub(crate) mod write;
 
 use std::time::Instant;
@@ -30,6 +31,7 @@ use crate::commands::unpack::plan::{WritePlan, omit_lost};
 use crate::commands::unpack::roots::Roots;
 use crate::commands::unpack::space::check_space;
 use crate::commands::unpack::summary::{Counts, UnpackSummary};
+use crate::commands::unpack::support::check_support;
 use crate::commands::unpack::write::{BlobWriter, Written, commit_staged};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::MANIFEST_LIMIT;
@@ -70,6 +72,7 @@ pub fn unpack(
     let links = Links::new(&contents.layout, &options.templates)?;
     let record = read_record(options)?;
     let mut delta = Delta::new(&contents.layout, &record, options)?;
+    check_support(&contents.layout, &links, &record, options)?;
     let roots = Roots::open(options, &contents.layout)?;
     // Again, because another process may have unpacked a newer bundle before this one got the lock.
     check_release(&contents, options, reader.policy())?;

@@ -25,6 +25,7 @@ const SERVICE: &str = "  @NAME@:
     image: @IMAGE@
 @PULL_POLICY@
     restart: unless-stopped
+@ENTRYPOINT@
     command: @COMMAND@
 @ENVIRONMENT@
 @USER@
@@ -60,10 +61,11 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
             Some(image) => compose::variable_or_digest(NGINX_VARIABLE, image.ids[0]),
             None => compose::string(NGINX),
         },
+        entrypoint: Vec::new(),
         command: ["nginx", "-c", setup.conf.child(config).as_str(), "-g", "daemon off; pid /tmp/nginx.pid;"]
             .map(compose::string)
             .to_vec(),
-        environment: "",
+        environment: Text::new(),
         privileges: Privileges::of_nginx(&ports),
         temporary: temporary_of_nginx(setup),
         ports,
@@ -74,9 +76,10 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
         name: "registry",
         is_loaded: true,
         image: compose::variable_or_digest(REGISTRY_VARIABLE, image.ids[0]),
+        environment: registry_environment(setup, !image.entrypoint.is_empty()),
         // The entry point of the image starts the registry; versions 2 and 3 accept the same arguments.
+        entrypoint: image.entrypoint.iter().map(|word| compose::string(word)).collect(),
         command: vec![compose::string(setup.conf.child("registry.yml").as_str())],
-        environment: "    environment:\n      OTEL_TRACES_EXPORTER: none\n",
         privileges: Privileges::of_registry(&[registry_port]),
         temporary: vec![PlainPath::fixed("/tmp")],
         ports: vec![registry_port],
@@ -95,14 +98,32 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
     text
 }
 
+/// Returns the environment of the registry. `has_overrides`: variables of its image may override `registry.yml`.
+fn registry_environment(setup: &Setup, has_overrides: bool) -> Text<Compose> {
+    let mut text = Text::fixed("    environment:\n      OTEL_TRACES_EXPORTER: none\n");
+    if has_overrides {
+        let values = [
+            ("ROOT", compose::string(setup.registry.as_str())),
+            ("ADDRESS", compose::string(&format!(":{}", setup.settings.registry_port))),
+        ];
+        text.push(&fill(
+            "      REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY: @ROOT@\n      REGISTRY_HTTP_ADDR: @ADDRESS@\n",
+            &values,
+        ));
+    }
+    text
+}
+
 struct Service {
     name: &'static str,
     /// True if the image is on the site, so that it is not pulled.
     is_loaded: bool,
     image: Text<Compose>,
+    /// The program and its first arguments. Empty: those of the image.
+    entrypoint: Vec<Text<Compose>>,
     /// The arguments.
     command: Vec<Text<Compose>>,
-    environment: &'static str,
+    environment: Text<Compose>,
     privileges: Privileges,
     /// Directories in memory.
     temporary: Vec<PlainPath>,
@@ -126,14 +147,19 @@ impl Service {
                 fill("    cap_add: @NAMES@\n", &[("NAMES", names)])
             }
         };
+        let entrypoint = match &self.entrypoint[..] {
+            [] => Text::new(),
+            words => fill("    entrypoint: @WORDS@\n", &[("WORDS", list(words.iter().cloned()))]),
+        };
         fill(
             SERVICE,
             &[
                 ("NAME", Text::fixed(self.name)),
                 ("IMAGE", self.image),
                 ("PULL_POLICY", Text::fixed(if self.is_loaded { "    pull_policy: never\n" } else { "" })),
+                ("ENTRYPOINT", entrypoint),
                 ("COMMAND", list(self.command)),
-                ("ENVIRONMENT", Text::fixed(self.environment)),
+                ("ENVIRONMENT", self.environment),
                 ("USER", user.unwrap_or_else(Text::new)),
                 ("CAPABILITIES", capabilities),
                 ("TEMPORARY", list(self.temporary.iter().map(|path| compose::string(path.as_str())))),

@@ -240,12 +240,16 @@ fn platforms(setup: &Setup) -> Text<Ansible> {
 }
 
 /// The URLs and references of a site, to compare with [`RELEASES`].
-struct Coverage<'a>(BTreeSet<&'a str>);
+struct Coverage(BTreeSet<String>);
 
-impl<'a> Coverage<'a> {
-    fn of(setup: &'a Setup) -> Self {
-        let urls = setup.record.files.iter().map(|file| &*file.url);
-        Self(urls.chain(setup.record.images.iter().map(|image| image.reference.as_str())).collect())
+impl Coverage {
+    fn of(setup: &Setup) -> Self {
+        // The path decides: Kubespray requests it, and a list can give a file of any URL this path.
+        let paths = setup.record.files.iter().filter_map(|file| {
+            let path = file.path.as_str().strip_prefix(DEFAULT_PREFIX)?.strip_prefix('/')?;
+            Some(format!("https://{path}"))
+        });
+        Self(paths.chain(setup.record.images.iter().map(|image| image.reference.to_string())).collect())
     }
 
     fn has(&self, entry: &str) -> bool {

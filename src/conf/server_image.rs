@@ -1,8 +1,9 @@
 //! [`ServerImage`]: the image on the site that runs one of its servers.
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::base::own_file::read_regular;
+use crate::conf::registry_command::entrypoint;
 use crate::conf::setup::Setup;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
@@ -18,27 +19,37 @@ pub(crate) struct ServerImage {
     /// The digests that a container engine can have as its ID, the likeliest first: of the config, of the manifest or
     /// of the index, depending on the engine and its image store. Never empty.
     pub ids: Vec<Digest>,
+    /// The entrypoint that starts the server. Empty: the image's own.
+    pub entrypoint: Vec<String>,
 }
 
 impl ServerImage {
     /// Finds the last official image, or else the last image, whose last path component is `name`. `None`: the site has
-    /// none.
+    /// none. An image of a registry whose command is unknown is not used.
     #[must_use]
     pub(crate) fn find(setup: &Setup, name: &str) -> Option<Self> {
         let is_named = |image: &&RecordedImage| image.reference.repository().rsplit('/').next() == Some(name);
         let all = || setup.record.images.iter().filter(|image| image.digest().is_some()).filter(is_named);
         let official =
             all().rfind(|image| image.reference.as_str().starts_with(&format!("docker.io/library/{name}")));
-        let image = official.or_else(|| all().next_back())?;
-        let mut configs: Vec<(Digest, bool)> = image
-            .manifests
-            .iter()
-            .filter_map(|manifest| config(setup, manifest.digest, &manifest.media_type))
-            .collect();
-        configs.sort_by_key(|(_, is_host)| !is_host);
-        let configs = configs.into_iter().map(|(digest, _)| digest);
+        if let Some(image) = official {
+            return Some(Self::new(setup, image, Vec::new()));
+        }
+        if name != "registry" {
+            return Some(Self::new(setup, all().next_back()?, Vec::new()));
+        }
+        all().rev().find_map(|image| {
+            let configs = configs(setup, image);
+            let mut entrypoints = configs.iter().map(|config| entrypoint(&config.document));
+            Some(Self::new(setup, image, entrypoints.next()??))
+        })
+    }
+
+    fn new(setup: &Setup, image: &RecordedImage, entrypoint: Vec<String>) -> Self {
+        let configs = configs(setup, image);
+        let configs = configs.iter().map(|config| config.digest);
         let ids = configs.chain(image.manifests.iter().map(|manifest| manifest.digest)).collect();
-        Some(Self { reference: image.reference.to_string(), ids })
+        Self { reference: image.reference.to_string(), ids, entrypoint }
     }
 
     /// Returns the digests, separated by spaces.
@@ -48,14 +59,26 @@ impl ServerImage {
     }
 }
 
-/// Returns the config of a manifest in the storage, and true if it is for the platform of this host. `None`: the
-/// manifest is an index, missing or corrupt.
-fn config(setup: &Setup, manifest: Digest, media_type: &str) -> Option<(Digest, bool)> {
-    #[derive(Deserialize)]
-    struct Config {
-        os: String,
-        architecture: String,
-    }
+/// The config of an image.
+struct Config {
+    digest: Digest,
+    /// Null: it is missing or corrupt.
+    document: Value,
+    /// True if it is for the platform of this host.
+    is_host: bool,
+}
+
+/// Returns the configs of an image in the storage, those for this host first.
+fn configs(setup: &Setup, image: &RecordedImage) -> Vec<Config> {
+    let manifests = image.manifests.iter();
+    let configs = manifests.filter_map(|manifest| config(setup, manifest.digest, &manifest.media_type));
+    let mut configs: Vec<Config> = configs.collect();
+    configs.sort_by_key(|config| !config.is_host);
+    configs
+}
+
+/// Returns the config of a manifest in the storage. `None`: the manifest is an index, missing or corrupt.
+fn config(setup: &Setup, manifest: Digest, media_type: &str) -> Option<Config> {
     let read = |digest| {
         let bytes = read_regular(&setup.registry.join(blob_path(digest)), MANIFEST_LIMIT).ok()?;
         (Digest::of(&bytes) == digest).then_some(bytes)
@@ -63,9 +86,9 @@ fn config(setup: &Setup, manifest: Digest, media_type: &str) -> Option<(Digest, 
     let Manifest::Image { config, .. } = Manifest::parse(media_type, &read(manifest)?).ok()? else {
         return None;
     };
+    let document = read(config.digest).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let document = document.unwrap_or_default();
     let host = Platform::host();
-    let parsed = read(config.digest).and_then(|bytes| serde_json::from_slice::<Config>(&bytes).ok());
-    let is_host =
-        parsed.is_some_and(|config| (&*config.os, &*config.architecture) == (host.os(), host.architecture()));
-    Some((config.digest, is_host))
+    let is_host = document["os"] == host.os() && document["architecture"] == host.architecture();
+    Some(Config { digest: config.digest, document, is_host })
 }

@@ -6,6 +6,7 @@
 //! ```text
 //! # a comment
 //! https://dl.k8s.io/release/v1.29.5/bin/linux/amd64/kubelet sha256:261d…
+//! https://bucket.example/kubelet?X-Amz-Signature=0f3a… name=dl.example/kubelet
 //! registry.k8s.io/pause:3.9 platform=linux/amd64,linux/arm64
 //! ```
 
@@ -17,16 +18,21 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use percent_encoding::percent_decode_str;
 use url::Url;
 
-use crate::base::path::{self, PathError, RelPath};
+use crate::base::path::{self, RelPath};
+use crate::base::source_url::SourceUrl;
+use crate::documents::request_url::{RequestUrl, secret_parameter};
 use crate::oci::digest::{self, Digest};
+use crate::oci::parsed_text::quoted;
 use crate::oci::platform::{ParsePlatformError, Platform};
 use crate::oci::reference::{Reference, ReferenceError};
 
 /// Maximum size of a list in bytes. Kubespray's lists have 5 kB.
 pub const MAX_LIST: u64 = 16 << 20;
+
+/// The key of the attribute with the path of a file.
+const NAME: &str = "name=";
 
 /// File names of the lists in a directory.
 pub const NAMES: [&str; 2] = ["files.list", "images.list"];
@@ -43,14 +49,25 @@ pub struct Lists {
 /// An entry for a file, fetched by URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileEntry {
-    /// `http` or `https`, without credentials and fragment.
+    /// The URL that bundles, locks and messages contain: `http` or `https`, without credentials and fragment.
+    /// Without its query if the list names the path.
     pub url: Url,
-    /// The path on the site: [`wget_path`] of the URL.
+    /// The URL to fetch.
+    pub request_url: RequestUrl,
+    /// The path on the site: the one that the list names, otherwise [`SourceUrl::wget_path`].
     pub path: RelPath,
     /// The expected checksum. `None`: the list has none.
     pub checksum: Option<Checksum>,
     /// The line of the first occurrence.
     pub origin: ListPosition,
+}
+
+impl FileEntry {
+    /// Returns the name of the entry in messages, which is unique in its lists and contains no secret.
+    #[must_use]
+    pub fn name(&self) -> String {
+        source_url(&self.url).entry_name(&self.path)
+    }
 }
 
 /// An entry for an image, pulled from a registry.
@@ -221,11 +238,12 @@ impl Lists {
     }
 
     fn add_files(&mut self, files: Vec<(FileEntry, usize)>, problems: &mut Vec<ListProblem>) {
-        let mut known: HashMap<_, _> = self.files.iter().map(|file| file.url.clone()).zip(0..).collect();
+        let key = |file: &FileEntry| (file.request_url.clone(), file.path.clone());
+        let mut known: HashMap<_, _> = self.files.iter().map(key).zip(0..).collect();
         let before = self.files.len();
         let mut columns = Vec::new();
         for (file, column) in files {
-            match known.entry(file.url.clone()) {
+            match known.entry(key(&file)) {
                 hash_map::Entry::Vacant(entry) => {
                     entry.insert(self.files.len());
                     self.files.push(file);
@@ -284,33 +302,9 @@ impl Lists {
     }
 }
 
-/// Returns the path at which `wget -x` saves `url`: the host, a port other than the scheme's default, and
-/// the path. Escapes are decoded, except `%2F`; empty components are dropped; a directory becomes
-/// `index.html`; a query stays in the name.
-///
-/// Fails if the decoded path is not a valid [`RelPath`].
-pub fn wget_path(url: &Url) -> Result<RelPath, PathError> {
-    // wget drops the brackets of IPv6 addresses.
-    let mut path = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    if let Some(port) = url.port() {
-        path.extend([":", &port.to_string()]);
-    }
-    let (directories, name) = url.path().rsplit_once('/').unwrap_or(("", url.path()));
-    for component in directories.split('/').filter(|component| !component.is_empty()) {
-        path.extend(["/", &decode(component)?]);
-    }
-    let name = if name.is_empty() { "index.html".to_owned() } else { decode(name)? };
-    path.extend(["/", &name]);
-    if let Some(query) = url.query() {
-        path.extend(["?", &decode(query)?]);
-    }
-    RelPath::parse(&path)
-}
-
-/// Decodes the escapes of one component; a `/` becomes `%2F`.
-fn decode(component: &str) -> Result<String, PathError> {
-    let decoded = percent_decode_str(component).decode_utf8().map_err(|_| PathError::NotUtf8)?;
-    Ok(decoded.replace('/', "%2F"))
+/// Returns a URL of a list as the bundle states it.
+pub(crate) fn source_url(url: &Url) -> SourceUrl {
+    url.as_str().parse().expect("a URL of a list is a source URL; please report")
 }
 
 /// Returns `path` itself, or the lists in it if it is a directory.
@@ -435,9 +429,14 @@ fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Ve
     }
     let Some((first, attributes)) = fields.split_first() else { return Ok(None) };
     if scheme_len(first.text).is_some() {
-        let (url, path) = parse_url(*first).map_err(|fault| vec![fault])?;
-        let checksum = at_most_one(attributes, parse_checksum)?;
-        Ok(Some(ListEntry::File(FileEntry { url, path, checksum, origin: origin.clone() }, first.column)))
+        let (names, checksums): (Vec<Field>, Vec<Field>) =
+            attributes.iter().partition(|field| field.text.starts_with(NAME));
+        let url = parse_url(*first).map_err(|fault| vec![fault])?;
+        let name = at_most_one(&names, parse_name)?;
+        let checksum = at_most_one(&checksums, parse_checksum)?;
+        let (url, request_url, path) = paths(*first, url, name).map_err(|fault| vec![fault])?;
+        let file = FileEntry { url, request_url, path, checksum, origin: origin.clone() };
+        Ok(Some(ListEntry::File(file, first.column)))
     } else {
         let reference = parse_reference(*first).map_err(|fault| vec![fault])?;
         let platforms = at_most_one(attributes, parse_platforms)?.unwrap_or_default();
@@ -475,7 +474,7 @@ fn scheme_len(text: &str) -> Option<usize> {
     ["http://", "https://"].into_iter().find(|scheme| begins(scheme)).map(str::len)
 }
 
-fn parse_url(field: Field) -> Result<(Url, RelPath), Fault> {
+fn parse_url(field: Field) -> Result<Url, Fault> {
     // `Url` would silently accept both of these, as browsers do.
     if let Some(offset) = field.text.find('\\') {
         return Err(field.fault_at(offset, "expected `/` instead of `\\`"));
@@ -490,16 +489,39 @@ fn parse_url(field: Field) -> Result<(Url, RelPath), Fault> {
         );
     }
     url.set_fragment(None);
-    let path =
-        wget_path(&url).map_err(|error| field.fault(format!("the URL has no valid file name: {error}")))?;
-    Ok((url, path))
+    Ok(url)
+}
+
+/// Returns the URL for bundles and messages, the URL to fetch, and the path of a file. A query that may contain a
+/// secret needs a `name`: without one, bundles and locks contain the query, and the path does, too.
+fn paths(field: Field, url: Url, name: Option<RelPath>) -> Result<(Url, RequestUrl, RelPath), Fault> {
+    let request_url = RequestUrl::new(url.clone());
+    let url = if name.is_some() { request_url.without_query() } else { url };
+    if let Some(parameter) = secret_parameter(&url) {
+        let reason = "a secret would be in the bundle: add `name=PATH`, the path of the file on the site";
+        return Err(field.fault(format!("the query contains `{}`, {reason}", quoted(&parameter))));
+    }
+    let source: SourceUrl = url.as_str().parse().map_err(|_| field.fault("invalid URL: too long"))?;
+    if let Some(path) = name {
+        return Ok((url, request_url, path));
+    }
+    let hint = if url.query().is_some() { "; add `name=PATH`, the path of the file on the site" } else { "" };
+    let path = source
+        .wget_path()
+        .map_err(|error| field.fault(format!("the URL has no valid file name: {error}{hint}")))?;
+    Ok((url, request_url, path))
+}
+
+fn parse_name(field: Field) -> Result<RelPath, Fault> {
+    let path = &field.text[NAME.len()..];
+    RelPath::parse(path).map_err(|error| field.fault_at(NAME.len(), format!("invalid path: {error}")))
 }
 
 fn parse_checksum(field: Field) -> Result<Checksum, Fault> {
     field.text.parse().map_err(|error: ParseChecksumError| match field.text.split_once(':') {
         Some(("sha256", _)) => field.fault_at(7, "expected 64 hex digits after `sha256:`"),
         Some(("sha512", _)) => field.fault_at(7, "expected 128 hex digits after `sha512:`"),
-        _ => field.fault(format!("unknown attribute of a file: {error}")),
+        _ => field.fault(format!("unknown attribute of a file: {error}; or `name=` and a path")),
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::base::json::pretty;
+use crate::base::path::RelPath;
 use crate::base::source_url::SourceUrl;
 use crate::base::units::deserialize_size as size;
 use crate::bundle::format::index::IndexedFile;
@@ -36,10 +37,23 @@ pub(crate) struct Lock {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LockedFile {
     pub url: SourceUrl,
+    /// The path on the site. `None`: the one that follows from the URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<RelPath>,
     pub digest: Digest,
     /// In bytes.
     #[serde(deserialize_with = "size")]
     pub size: u64,
+}
+
+impl LockedFile {
+    /// Returns the entry of a list for the file, without its checksum.
+    pub(crate) fn name(&self) -> String {
+        match &self.path {
+            Some(path) => format!("{} name={path}", self.url),
+            None => self.url.to_string(),
+        }
+    }
 }
 
 /// An image and its manifests for the requested platforms.
@@ -114,6 +128,7 @@ impl Lock {
         };
         let files = files.iter().map(|file| LockedFile {
             url: file.url.clone(),
+            path: file.url.other_path(&file.path).cloned(),
             digest: file.digest,
             size: file.size,
         });
@@ -145,7 +160,7 @@ impl Lock {
             }
         });
         let mut lock = Self { version: LOCK_VERSION, files: files.collect(), images: images.collect() };
-        lock.files.sort_by(|a, b| a.url.cmp(&b.url));
+        lock.files.sort_by(|a, b| (&a.url, &a.path).cmp(&(&b.url, &b.path)));
         lock.images.sort_by_cached_key(|image| image.reference.to_string());
         lock
     }
@@ -176,9 +191,9 @@ impl Lock {
         if self.total() > MAX_TOTAL {
             return content(format!("the sizes add up to more than {MAX_TOTAL} bytes"));
         }
-        let mut urls = BTreeSet::new();
-        if let Some(file) = self.files.iter().find(|file| !urls.insert(&file.url)) {
-            return content(format!("duplicate entry `{}`", file.url));
+        let mut names = BTreeSet::new();
+        if let Some(file) = self.files.iter().find(|file| !names.insert((&file.url, &file.path))) {
+            return content(format!("duplicate entry `{}`", file.name()));
         }
         let mut references = BTreeSet::new();
         if let Some(image) = self.images.iter().find(|image| !references.insert(image.reference.to_string()))
@@ -255,7 +270,7 @@ impl Lock {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Diff {
-    /// Changed files, by URL.
+    /// Changed files, by entry: the URL, and `name=` with the path if the list named it.
     pub files: Vec<Change>,
     /// Changed images, by reference.
     pub images: Vec<Change>,
@@ -318,7 +333,7 @@ type Parts = BTreeMap<String, (Digest, BTreeMap<Digest, u64>)>;
 
 fn parts_of_files(lock: &Lock) -> Parts {
     let parts = |file: &LockedFile| (file.digest, [(file.digest, file.size)].into());
-    lock.files.iter().map(|file| (file.url.to_string(), parts(file))).collect()
+    lock.files.iter().map(|file| (file.name(), parts(file))).collect()
 }
 
 fn parts_of_images(lock: &Lock) -> Parts {
@@ -366,7 +381,7 @@ mod tests {
         let digest = Digest::of(b"x");
         serde_json::json!({
             "airbundleLock": 1,
-            "files": [{"url": "https://dl.k8s.io/a", "digest": digest, "size": 1}],
+            "files": [{"url": "https://dl.k8s.io/a", "path": "dl.k8s.io/b", "digest": digest, "size": 1}],
             "images": [{
                 "reference": "quay.io/a/b:v1",
                 "platforms": ["linux/amd64"],

@@ -9,6 +9,7 @@ use crate::base::event::Report;
 use crate::net::error::FetchError;
 use crate::net::http::RequestContext;
 use crate::net::reach::Reach;
+use crate::net::secret::SERVER_MESSAGE;
 use crate::net::server::Server;
 
 /// A URL from which a file can be fetched.
@@ -30,6 +31,22 @@ impl FileEndpoint {
     pub(crate) fn name(&self) -> String {
         let path = self.path.split('?').next().unwrap_or_default();
         format!("{}/{path}", self.server.name().trim_end_matches('/'))
+    }
+
+    /// Removes from an error the message of a server that quotes the query: storage services quote signatures.
+    #[must_use]
+    pub(crate) fn without_query(&self, mut error: FetchError) -> FetchError {
+        const PART: usize = 8;
+        let query = self.path.split_once('?').map_or("", |(_, query)| query);
+        let decoded = percent_encoding::percent_decode_str(query).decode_utf8_lossy();
+        let forms = [query, &*decoded].map(str::as_bytes);
+        error.scrub(|text| {
+            let Some(at) = text.find(SERVER_MESSAGE) else { return text.to_owned() };
+            let has = |part: &[u8]| text.as_bytes()[at..].windows(part.len()).any(|window| window == part);
+            let is_quoted = forms.iter().any(|form| form.windows(PART).any(has));
+            if is_quoted { text[..at].to_owned() } else { text.to_owned() }
+        });
+        error
     }
 
     pub(crate) fn url(&self, context: &RequestContext<'_>) -> Result<Url, FetchError> {

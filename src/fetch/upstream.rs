@@ -69,8 +69,9 @@ impl Upstream {
         let images: BTreeSet<_> = images.collect();
         let of_images = images.iter().map(|(host, repository, _)| format!("{host}/{repository}"));
         let of_files = lists.files.iter().flat_map(|entry| {
-            let path = entry.url.path();
-            names(&entry.url).into_iter().map(move |host| format!("{host}{path}"))
+            let url = entry.request_url.reveal();
+            let path = url.path();
+            names(url).into_iter().map(move |host| format!("{host}{path}"))
         });
         let all: Vec<String> = of_images.chain(of_files).collect();
         let mirrors: BTreeSet<&str> = self.mirrors.unused(&all).collect();

@@ -40,7 +40,8 @@ pub(crate) fn probe(
                 let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
                 let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
                 let url = response.url().clone();
-                let (size, ranges) = size_and_ranges(context, response)?;
+                let (size, ranges) =
+                    size_and_ranges(context, response).map_err(|error| endpoint.without_query(error))?;
                 if let Some(size) = size.filter(|size| *size > MAX_ENTRY_SIZE) {
                     let reason = format!("invalid size {size}: expected at most {MAX_ENTRY_SIZE} bytes");
                     return Err(context.invalid_response(&url, reason));
@@ -90,7 +91,9 @@ pub(crate) fn get(
             headers.insert(IF_RANGE, etag.expect("it is from a header; please report"));
         }
     }
-    let response = context.check_status(send(context, endpoint, headers, is_bulk)?)?;
+    let response = context
+        .check_status(send(context, endpoint, headers, is_bulk)?)
+        .map_err(|error| endpoint.without_query(error))?;
     reject_encoding(context, &response)?;
     Ok(response)
 }

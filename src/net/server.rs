@@ -164,8 +164,12 @@ impl Server {
     pub(crate) fn url(&self, context: &RequestContext<'_>, path: &str) -> Result<Url, FetchError> {
         let base = self.base(context)?;
         // With the prefix, a path that looks like an absolute URL does not lead to another server.
-        base.join(&format!("./{path}"))
-            .map_err(|error| context.error(FetchProblem::InvalidUrl { url: format!("{base}{path}"), error }))
+        base.join(&format!("./{path}")).map_err(|error| {
+            context.error(FetchProblem::InvalidUrl {
+                url: format!("{base}{}", path.split('?').next().unwrap_or_default()),
+                error,
+            })
+        })
     }
 
     /// Waits until the server may get one more small request. (The queue limits its own requests.)

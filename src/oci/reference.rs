@@ -85,6 +85,11 @@ pub enum ReferenceError {
         "expected a tag: at most {MAX_TAG} of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`"
     )]
     Tag { at: usize },
+    /// The tag is the version of a chart with build metadata (`1.0.0+5`).
+    #[error(
+        "a tag cannot contain `+`: write `_` instead, as Helm does when it pushes a chart (`{suggestion}`)"
+    )]
+    Plus { at: usize, suggestion: String },
     /// The text after `@` is not a sha256 digest.
     #[error("expected `sha256:` and 64 lower-case hex digits after `@`")]
     Digest { at: usize },
@@ -109,6 +114,7 @@ impl ReferenceError {
             | Self::Repository { at }
             | Self::RepositoryTooLong { at }
             | Self::Tag { at }
+            | Self::Plus { at, .. }
             | Self::Digest { at }
             | Self::MissingTag { at } => *at,
         }
@@ -205,7 +211,7 @@ impl FromStr for Reference {
             return Err(ReferenceError::RepositoryTooLong { at: start });
         }
         if let Some((offset, at)) = tag.and_then(|(offset, tag)| Some((offset, invalid_in_tag(tag)?))) {
-            return Err(ReferenceError::Tag { at: start + offset + at });
+            return Err(invalid_tag(start + offset + at, tag.map_or("", |(_, tag)| tag), at));
         }
         let digest = match digest {
             Some((at, digest)) => Some(digest.parse().map_err(|_| ReferenceError::Digest { at })?),
@@ -220,6 +226,15 @@ impl FromStr for Reference {
         text.extend(digest.iter().map(|digest| format!("@{digest}")));
         Ok(Self { host, repository, tag, digest, text })
     }
+}
+
+/// Returns the error for `tag`, whose character at the offset `character` is invalid. `at` is its offset in the text.
+fn invalid_tag(at: usize, tag: &str, character: usize) -> ReferenceError {
+    let suggestion = tag.replace('+', "_");
+    if tag.as_bytes().get(character) == Some(&b'+') && invalid_in_tag(&suggestion).is_none() {
+        return ReferenceError::Plus { at, suggestion };
+    }
+    ReferenceError::Tag { at }
 }
 
 const DOCKER_HUB: &str = "docker.io";
@@ -431,6 +446,8 @@ mod tests {
         let hub = |text: &str| {
             format!("the host of the registry is missing: write `{text}` if Docker Hub is meant")
         };
+        let plus =
+            "a tag cannot contain `+`: write `_` instead, as Helm does when it pushes a chart (`v1_k3s1`)";
         for (text, offset, message) in [
             ("", 0, "the image reference is empty"),
             ("nginx:1.25", 0, &*hub("docker.io/library/nginx:1.25")),
@@ -462,7 +479,7 @@ mod tests {
             (&long_repository, 8, "the repository is longer than 255 bytes"),
             ("quay.io/a:", 10, tag),
             ("quay.io/a:.1", 10, tag),
-            ("quay.io/a:v1+k3s1", 12, tag),
+            ("quay.io/a:v1+k3s1", 12, plus),
             ("quay.io/a:1:2", 11, tag),
             (&long_tag, 138, tag),
             ("quay.io/a", 9, missing),

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
-use crate::base::source_url::SourceUrl;
 use crate::bundle::format::index::{BundleInfo, EMPTY_CONFIG, FileSet, Index, IndexedFile, IndexedImage};
 use crate::bundle::format::layout::{Blob, Layout, LayoutError, empty_config};
 use crate::bundle::format::manifest_walk::ManifestWalk;
@@ -14,7 +13,7 @@ use crate::bundle::write::head::{BundleHead, header_space};
 use crate::bundle::write::partial::ExpectedEntry;
 use crate::bundle::write::spool::{Notes, SpoolKey};
 use crate::bundle::write::volume_writer::VolumeOptions;
-use crate::documents::list::{Checksum, FileEntry};
+use crate::documents::list::{Checksum, FileEntry, source_url};
 use crate::documents::lock::Lock;
 use crate::fetch::queue::Task;
 use crate::fetch::resolve::{Resolved, ResolvedImage};
@@ -24,6 +23,7 @@ use crate::net::error::{FetchError, FetchProblem};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform, has_platform};
 use crate::plan::site_contents::SiteContents;
+use crate::plan::tags::{TagConflict, check_tags};
 
 /// The contents of a bundle before anything is fetched.
 ///
@@ -76,6 +76,9 @@ pub(crate) enum PlanError {
     /// The bundle would exceed a limit of the format.
     #[error("the bundle would have {0}, more than the limit of {1}: split the lists into several bundles")]
     Limit(&'static str, u64),
+    /// A tag names two images.
+    #[error(transparent)]
+    Tags(#[from] TagConflict),
 }
 
 impl From<LayoutError> for PlanError {
@@ -91,6 +94,7 @@ impl BundlePlan {
     /// Plans a bundle of `resolved`. Blobs in `base` become external, except pending files.
     pub(crate) fn new(resolved: Resolved, about: BundleInfo, base: &SiteContents) -> Result<Self, PlanError> {
         let images: Vec<_> = resolved.images.iter().map(|image| image.indexed.clone()).collect();
+        check_tags(&images)?;
         let layout = |files: &FileSet, external: &BTreeSet<Digest>| {
             layout(&images, files, &resolved.manifests, external)
         };
@@ -168,7 +172,7 @@ impl BundlePlan {
             let _ = writeln!(text, "{}", blob.digest);
         }
         for file in &self.files.files {
-            let _ = writeln!(text, "{}", file.url);
+            let _ = writeln!(text, "{}", file.url.entry_name(&file.path));
         }
         self.write_external(&mut text);
         Digest::of(text.as_bytes())
@@ -342,14 +346,14 @@ pub(crate) fn file_task(entry: &FileEntry, file: &RemoteFile, size: Option<u64>)
         (Some(digest), _, _) => Some(SpoolKey::Blob(digest)),
         (None, Some(sha512), _) => Some(SpoolKey::Version(Digest::of(&sha512))),
         (None, None, Some(etag)) => {
-            let version = format!("{} {etag} {:?}", entry.url, file.size);
+            let version = format!("{} {etag} {:?}", entry.name(), file.size);
             Some(SpoolKey::Version(Digest::of(version.as_bytes())))
         }
         // Nothing distinguishes this version of the file from another one.
         (None, None, None) => None,
     };
     Task {
-        object: entry.url.to_string(),
+        object: entry.name(),
         digest,
         sha512,
         size: size.or(file.size),
@@ -418,7 +422,7 @@ impl Placeholders {
     /// Returns the digest of a file. Entries with the same URL and checksum are one blob.
     fn digest(&self, entry: &FileEntry) -> Digest {
         let checksum = entry.checksum.as_ref().map(ToString::to_string).unwrap_or_default();
-        Digest::of(format!("{:?} {} {checksum}", self.0, entry.url).as_bytes())
+        Digest::of(format!("{:?} {} {checksum}", self.0, entry.request_url.reveal()).as_bytes())
     }
 }
 
@@ -436,14 +440,9 @@ fn file_set(entries: &[(FileEntry, RemoteFile)], images: &Layout, base: &SiteCon
     let files = entries.iter().map(|(entry, remote)| {
         let digest = pinned(entry).unwrap_or_else(|| placeholders.digest(entry));
         let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
-        IndexedFile { path: entry.path.clone(), url: source_url(entry), digest, size }
+        IndexedFile { path: entry.path.clone(), url: source_url(&entry.url), digest, size }
     });
     FileSet { files: files.collect() }
-}
-
-/// Returns the URL of a list entry. Parsing the list has made sure that it is absolute and has no user name.
-fn source_url(entry: &FileEntry) -> SourceUrl {
-    entry.url.as_str().parse().expect("a URL of a list is a source URL; please report")
 }
 
 /// Returns the digests of blobs in `base`. Manifests, pending files and the empty config, which is smaller
@@ -530,7 +529,7 @@ fn check_checksums(blobs: &[PlannedBlob], files: &FileSet, entries: &[(FileEntry
     for (file, (entry, _)) in files.files.iter().zip(entries) {
         if let Some(Checksum::Sha512(expected)) = entry.checksum {
             let is_checked = checked.get(&file.digest) == Some(&Some(expected));
-            assert!(is_checked, "the checksum of `{}` would not be checked; please report", entry.url);
+            assert!(is_checked, "the checksum of `{}` would not be checked; please report", entry.name());
         }
     }
 }

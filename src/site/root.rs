@@ -19,6 +19,8 @@ use crate::base::path::RelPath;
 
 /// The name of the staging directory, which is not served.
 pub(crate) const STAGING: &str = ".unbundle";
+/// The beginning of the names of directories of `probe::Probe` in a staging directory.
+pub(crate) const PROBES: &str = "probe.";
 const LOCK: &str = "lock";
 /// The permissions that all users need to read a directory of the trees.
 const ACCESSIBLE: u32 = 0o555;
@@ -163,7 +165,9 @@ impl Staging {
     /// Removes the files of interrupted runs, except those that `keep` accepts.
     pub(crate) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
         for name in self.names()? {
-            if name != LOCK && !keep(&name) {
+            if name.starts_with(PROBES) {
+                self.directory.remove_directory(&name)?;
+            } else if name != LOCK && !keep(&name) {
                 self.remove(&name)?;
             }
         }
@@ -178,9 +182,7 @@ impl Staging {
 
     /// Returns the names of all files, the lock included.
     pub(crate) fn names(&self) -> Result<Vec<String>, FsError> {
-        let entries = self.dir.entries().map_err(FsError::at("list", self.directory.path()))?;
-        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        names.collect::<io::Result<_>>().map_err(FsError::at("list", self.directory.path()))
+        self.directory.names()
     }
 
     /// Returns the path of a staged file.
@@ -195,11 +197,13 @@ impl Staging {
     }
 
     /// Returns the free space in bytes, and the free inodes; `None`: the file system does not count them.
-    pub(crate) fn free(&self) -> Result<(u64, Option<u64>), FsError> {
+    pub(crate) fn free(&self) -> Result<(Option<u64>, Option<u64>), FsError> {
         let stat = rustix::fs::fstatvfs(self.directory.file())
             .map_err(|error| FsError::at("get the free space of", self.directory.path())(error.into()))?;
         let inodes = (stat.f_files > 0).then_some(stat.f_favail);
-        Ok((stat.f_bavail.saturating_mul(stat.f_frsize), inodes))
+        // A file system without any blocks does not know its size: ramfs, some FUSE file systems and network shares.
+        let bytes = (stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize));
+        Ok((bytes, inodes))
     }
 }
 
@@ -210,7 +214,7 @@ impl Root {
         let staging = stagings.open(base)?;
         let directory = Directory::create_in(path, base)?;
         let staging =
-            if mount(&staging.directory)? == mount(&directory)? { staging } else { stagings.open(path)? };
+            if is_same_mount(&staging.directory, &directory)? { staging } else { stagings.open(path)? };
         let lock = stagings.lock(&directory)?;
         let dir = directory.file().try_clone().map_err(FsError::at("open", path))?;
         Ok(Self {
@@ -394,6 +398,17 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// Opens the directory whose staging directory [`Root::open`] uses, and creates it if it is missing.
+pub(crate) fn staging_base(path: &Path, base: &Path) -> Result<Directory, FsError> {
+    let (directory, base) = (Directory::create_in(path, base)?, Directory::create(base)?);
+    Ok(if is_same_mount(&base, &directory)? { base } else { directory })
+}
+
+/// True if a file can be renamed from one directory to the other.
+fn is_same_mount(one: &Directory, other: &Directory) -> Result<bool, FsError> {
+    Ok(mount(one)? == mount(other)?)
 }
 
 /// Returns the device and the mount ID, within which a file can be renamed: one file system can be mounted

@@ -94,6 +94,14 @@ impl Links {
         [&self.inner, &self.roots, &self.history, &self.tags]
     }
 
+    /// Returns repository and tag of all tags.
+    pub(crate) fn tag_names(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tags.keys().filter_map(|path| {
+            let path = path.as_str().strip_prefix(BASE)?.strip_prefix("/repositories/")?;
+            path.strip_suffix("/current/link")?.rsplit_once("/_manifests/tags/")
+        })
+    }
+
     fn add_image(
         &mut self,
         repository: &str,

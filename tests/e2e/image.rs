@@ -253,10 +253,6 @@ fn assert_nginx_serves(docker: &Dockerd, server: &str, files: &[UpstreamFile]) {
     for file in files {
         let url = format!("{server}/k8s/{}", file.path());
         let (head, body) = get(docker, &url, &["--header", "accept-encoding: gzip"]).expect("a response");
-        if url.contains("/.hidden") {
-            assert!(head.starts_with("http/1.1 403"), "{url}: {head}");
-            continue;
-        }
         assert!(head.starts_with("http/1.1 200") && !head.contains("content-encoding"), "{url}: {head}");
         let media_type =
             if url.ends_with(".sha256") { "text/plain; charset=utf-8" } else { "application/octet-stream" };
@@ -528,7 +524,8 @@ fn ambiguous_base_image_fails_listing_candidates() {
     let (_, finished) = build("files", &bundle, directory.path(), &[]);
     finished.failed(2, &["several", NGINX, second]);
     let (_, finished) = build("registry", &bundle, directory.path(), &["--base", second]);
-    finished.ok();
+    finished.failed(2, &["cannot build on `quay.io/other/nginx:1`", "are not `registry serve CONFIG`"]);
+    assert!(!directory.path().join("registry.tar").exists());
     let (_, finished) = build("files", &bundle, directory.path(), &["--base", second]);
     finished.failed(2, &["no files"]);
 }
@@ -538,7 +535,7 @@ fn limited_portability_of_an_image_is_warned_about() {
     let sample = sample();
     let directory = directory();
     let (_, finished) = build("files", &sample.bundle, directory.path(), &[]);
-    assert!(finished.ok().stderr.contains("warning: `get.helm.sh/.hidden` will not be served"));
+    assert!(!finished.ok().stderr.contains("warning"));
     let layer = Layer::random(1, 1000, Compression::Zstd);
     sample.upstream.registry.push(
         "quay.io/zstd/nginx",
@@ -551,6 +548,51 @@ fn limited_portability_of_an_image_is_warned_about() {
     sample.pack(&list, &bundle);
     let (_, finished) = build("files", &bundle, directory.path(), &[]);
     assert!(finished.ok().stderr.contains("which require Docker 23 or later"));
+}
+
+#[test]
+fn registry_that_is_not_the_official_one_serves_all_images_or_is_refused() {
+    const OTHER: &str = "registry.suse.com/suse/registry:2.8";
+    let shared = directory();
+    let program = "/usr/bin/docker-registry";
+    let app = Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)]);
+    let docker = Dockerd::start_apart();
+    for (number, (entrypoint, command)) in [
+        (json!([program]), json!(["serve", "/etc/registry/config.yml"])),
+        (json!([program, "serve"]), json!(["/etc/registry/config.yml"])),
+        (json!(null), json!([program, "serve", "/etc/registry/config.yml"])),
+        (json!(["/bin/sh", "-c", "docker-registry serve /etc/registry/config.yml"]), json!(null)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let is_known = number < 3;
+        let path = shared.path().join(number.to_string());
+        fs::create_dir(&path).expect("create a directory");
+        let images = vec![
+            UpstreamImage::new(OTHER, bases::other_registry(&entrypoint, &command)),
+            UpstreamImage::new("quay.io/a/app:1", app.clone()),
+        ];
+        let upstream = Upstream::start(&path.join("upstream"), images, Vec::new());
+        let bundle = path.join("bundle.tar.zst");
+        let mut args =
+            vec!["pack".into(), upstream.write_lists(&path.join("lists")), "-o".into(), bundle.clone()];
+        args.extend(upstream.mirror_args().into_iter().map(PathBuf::from));
+        airbundle(args).ok();
+        let (archive, built) = build("registry", &bundle, &path, &["--tag", "images:1"]);
+        if !is_known {
+            built.failed(2, &["cannot build on", OTHER, "/bin/sh"]);
+            assert!(!archive.exists());
+            continue;
+        }
+        built.ok();
+        docker.run(["load".as_ref(), "--input".as_ref(), archive.as_os_str()]);
+        let port = 5001 + number;
+        let publish = format!("{port}:5000");
+        let id = docker.run(["run", "--detach", "--publish", &publish, "images:1"]);
+        assert_registry_serves(&docker, &format!("127.0.0.1:{port}"), upstream.images(), &path);
+        docker.run(["rm", "--force", "--volumes", id.trim()]);
+    }
 }
 
 /// Returns the path of an archive that is being written.

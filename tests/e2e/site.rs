@@ -536,6 +536,12 @@ skopeo inspect --cert-dir "$HOST_COPY/conf" --raw "docker://127.0.0.1:$REGISTRY/
 
 /// A site with the images of its own servers, and one more.
 fn with_servers(registry: bool) -> Site {
+    let image = || bases::registry(Format::Docker, "linux/amd64");
+    with_registry(registry.then(|| ("docker.io/library/registry:2.8.1", image())))
+}
+
+/// Likewise, with this image of a registry.
+fn with_registry(registry: Option<(&str, Image)>) -> Site {
     let site = Site::empty();
     let path = |name: &str| site.directory.path().join(name);
     let mut images = vec![
@@ -548,10 +554,7 @@ fn with_servers(registry: bool) -> Site {
             Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::Gzip)]),
         ),
     ];
-    if registry {
-        let image = bases::registry(Format::Docker, "linux/amd64");
-        images.push(UpstreamImage::new("docker.io/library/registry:2.8.1", image));
-    }
+    images.extend(registry.map(|(reference, image)| UpstreamImage::new(reference, image)));
     let files = vec![UpstreamFile::new("https://dl.k8s.io/kubelet", b"kubelet".to_vec())];
     let upstream = Upstream::start(&path("upstream"), images, files);
     let lists = upstream.write_lists(&path("lists"));
@@ -619,6 +622,26 @@ if "$CONF/site" status; then exit 1; fi"#
         "site: stopped",
     ] {
         assert!(printed.contains(words), "{words}: {printed}");
+    }
+}
+
+#[test]
+fn compose_starts_a_registry_that_is_not_the_official_one_or_does_without() {
+    let program = "/usr/bin/docker-registry";
+    let conf = "/etc/registry/config.yml";
+    for (entrypoint, command, containers) in [
+        (serde_json::json!([program]), serde_json::json!(["serve", conf]), 2),
+        (serde_json::json!(["/bin/sh", "-c", "docker-registry serve"]), serde_json::json!(null), 1),
+    ] {
+        let image = bases::other_registry(&entrypoint, &command);
+        let site = with_registry(Some(("registry.suse.com/suse/registry:2.8", image)));
+        site.configure(&[]).ok();
+        let printed = site.run_on_host(&format!(
+            "engine\nENGINE=compose\n{BY_ITSELF}\ntest \"$(docker ps -q | wc -l)\" = {containers}\n\
+             \"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
+        ));
+        assert!(printed.contains("running with compose"), "{printed}");
+        fs::remove_dir_all(site.directory.path().join("host")).expect("remove the host's entry");
     }
 }
 

@@ -102,6 +102,24 @@ pub fn registry(format: Format, platform: &str) -> Image {
     Image::with_settings(format, platform, &layers, settings)
 }
 
+/// Returns a registry image with this command, whose configuration, storage and environment are not those of
+/// docker.io/library/registry.
+pub fn other_registry(entrypoint: &serde_json::Value, command: &serde_json::Value) -> Image {
+    let mut files = installed("docker-registry", "usr/bin/docker-registry");
+    let conf =
+        String::from_utf8_lossy(REGISTRY_CONF).replace("/var/lib/registry", "/var/lib/docker-registry");
+    files.push(file("etc/registry/config.yml", 0o644, conf.as_bytes()));
+    let settings = json!({
+        "Entrypoint": entrypoint,
+        "Cmd": command,
+        "Env": ["PATH=/usr/bin:/bin", "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/docker-registry"],
+        "ExposedPorts": { "5000/tcp": {} },
+        "Volumes": { "/var/lib/docker-registry": {} },
+    });
+    let layers = [shell(), tree(&["tmp", "var/lib/docker-registry"], &files)];
+    Image::with_settings(Format::Oci, "linux/amd64", &layers, settings)
+}
+
 fn shell() -> Layer {
     let busybox = Packages::load().get("amd64", "busybox-static").file("bin/busybox");
     let mut files = vec![("bin/busybox".to_owned(), 0o755, busybox.into())];

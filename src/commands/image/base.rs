@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::bundle::format::layout::{Blob, BundledImage, Layout};
+use crate::conf::registry_command::{entrypoint, is_override};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
+use crate::oci::parsed_text::quoted;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 
@@ -23,6 +25,9 @@ pub(crate) struct BaseImage {
     pub config: Descriptor,
     /// The layers, in order; a blob can occur twice.
     pub layers: Vec<Descriptor>,
+    /// The path of a configuration file of the registry, which its command gets. `None`: the command and the
+    /// configuration of the image are right.
+    pub registry_config: Option<&'static str>,
 }
 
 /// The reason why there is no base image.
@@ -90,7 +95,8 @@ impl BaseImage {
         if let Some(layer) = layers.iter().find(|layer| oci_layer_type(&layer.media_type).is_none()) {
             return Err(unsuitable(format!("unsupported media type `{}` of a layer", layer.media_type)));
         }
-        Ok(Self { reference, manifest, config: config.clone(), layers: layers.clone() })
+        let (config, layers) = (config.clone(), layers.clone());
+        Ok(Self { reference, manifest, config, layers, registry_config: None })
     }
 
     /// Returns the config and the layers, each once.
@@ -130,15 +136,38 @@ impl BaseImage {
         let Some(actual) = actual else {
             return Err(unsuitable("its config has no platform".into()));
         };
-        match platform.filter(|requested| !requested.selects(&actual)) {
-            Some(requested) => Err(BaseError::Platform {
+        if let Some(requested) = platform.filter(|requested| !requested.selects(&actual)) {
+            return Err(BaseError::Platform {
                 reference,
                 requested: requested.clone(),
                 candidates: format!("`{actual}`"),
-            }),
-            None => Ok((config, actual)),
+            });
         }
+        let mut config = config;
+        if let Some(path) = self.registry_config {
+            set_command(&mut config, path).map_err(unsuitable)?;
+        }
+        Ok((config, actual))
     }
+}
+
+/// Lets the registry of an image start with the configuration file `path`. Fails if its command is unknown.
+fn set_command(config: &mut Value, path: &str) -> Result<(), String> {
+    let Some(entrypoint) = entrypoint(config) else {
+        let command = |key: &str| config["config"][key].to_string();
+        let (program, arguments) = (quoted(&command("Entrypoint")), quoted(&command("Cmd")));
+        return Err(format!(
+            "its entrypoint {program} and command {arguments} are not `registry serve CONFIG`: use \
+             docker.io/library/registry"
+        ));
+    };
+    let settings = &mut config["config"];
+    settings["Entrypoint"] = entrypoint.into();
+    settings["Cmd"] = vec![path].into();
+    if let Some(variables) = settings["Env"].as_array_mut() {
+        variables.retain(|variable| !variable.as_str().is_some_and(is_override));
+    }
+    Ok(())
 }
 
 /// Returns the OCI media type of a layer. `None`: not a layer, or a non-distributable one.

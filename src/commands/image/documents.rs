@@ -187,6 +187,7 @@ mod tests {
                 urls: Vec::new(),
             },
             layers: Vec::new(),
+            registry_config: None,
         };
         let base_config = json!({
             "architecture": "arm64", "os": "linux", "variant": "v8", "created": "2024-01-01T00:00:00Z",

@@ -26,6 +26,9 @@ pub(crate) const NGINX_CONF: &str = "etc/nginx/conf.d";
 /// The storage directory of the official registry images.
 pub(crate) const STORAGE: &str = "var/lib/registry";
 
+/// The configuration file of a registry whose own one is unknown, in a container.
+pub(crate) const REGISTRY_CONFIG: &str = "/etc/airbundle/registry.yml";
+
 /// Hides what the base has in a directory (OCI image-spec, layer, "Opaque Whiteout"): nginx' welcome page.
 const OPAQUE: &str = ".wh..wh..opq";
 
@@ -109,10 +112,12 @@ pub(crate) fn files_plan(contents: &Contents, conf: &[u8], limits: Limits) -> La
     LayerPlan { layers, first_is_top: false }
 }
 
-/// Returns the layers for a registry image that serves the images, with the repositories of all `templates`.
+/// Returns the layers for a registry image that serves the images, with the repositories of all `templates`, and with
+/// the configuration file `conf`, if there is one.
 pub(crate) fn images_plan(
     contents: &Contents,
     templates: &[RepositoryTemplate],
+    conf: Option<&[u8]>,
     limits: Limits,
 ) -> Result<LayerPlan, NamesError> {
     let layout = &contents.layout;
@@ -142,6 +147,8 @@ pub(crate) fn images_plan(
     let mut top: Vec<_> = links_by_path
         .map(|(path, digest)| LayerEntry::Bytes(path_of(path), digest.to_string().into_bytes()))
         .collect();
+    let conf_path = REGISTRY_CONFIG.trim_start_matches('/');
+    top.extend(conf.map(|bytes| LayerEntry::Bytes(conf_path.to_owned(), bytes.to_vec())));
     let is_document = |blob: &&Blob| documents.contains(&blob.digest) || owners.contains_key(&blob.digest);
     top.extend(layout.manifests.iter().filter(is_document).map(data));
     top.extend(layout.blobs.iter().filter(|blob| configs.contains(&blob.digest)).map(data));

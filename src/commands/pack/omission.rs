@@ -31,7 +31,7 @@ impl Resolved {
         });
         self.files.retain(|(file, _)| {
             let is_kept = !files.contains(&file.path.to_string());
-            removed.extend((!is_kept).then(|| file.url.to_string()));
+            removed.extend((!is_kept).then(|| file.name()));
             is_kept
         });
         // The failure names the first owner.

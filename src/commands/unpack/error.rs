@@ -90,6 +90,19 @@ pub enum UnpackError {
     /// A repository template cannot be applied.
     #[error(transparent)]
     Names(#[from] NamesError),
+    /// A file system does not support names or sizes of the bundle. Nothing was written.
+    #[error(
+        "cannot unpack to `{}`, nothing was written: the file system{} does not support {}", path.display(),
+        file_system.as_ref().map(|name| format!(" ({name})")).unwrap_or_default(), problems.join("; ")
+    )]
+    Unsupported {
+        /// The root of files or of the registry storage.
+        path: PathBuf,
+        /// The type of the file system. `None`: unknown.
+        file_system: Option<String>,
+        /// What is not supported, and the entries that need it.
+        problems: Vec<String>,
+    },
     /// A file system has too little free space. Nothing was written.
     #[error(
         "no space left on device: `{}` has {} free, {} needed; nothing was written", path.display(),

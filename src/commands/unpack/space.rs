@@ -63,7 +63,7 @@ fn needed(plan: &WritePlan, links: &MissingLinks, roots: &Roots, is_here: impl F
 fn check_device(staging: &Staging, needed: &Needed) -> Result<(), UnpackError> {
     let (available, inodes) = staging.free()?;
     let path = || staging.path("").parent().map(Path::to_owned).unwrap_or_default();
-    if needed.inodes > 0 && needed.bytes > available {
+    if let Some(available) = available.filter(|available| needed.inodes > 0 && needed.bytes > *available) {
         return Err(UnpackError::Space { path: path(), needed: needed.bytes, available });
     }
     match inodes {

@@ -1,6 +1,7 @@
 //! Tests of the list parser.
 
 use super::*;
+use crate::base::path::PathError;
 
 const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
@@ -85,6 +86,13 @@ fn the_output_of_generate_list_is_valid_and_keeps_its_names() {
             assert_eq!(files.chain(images).collect::<Vec<_>>(), plain);
         }
     }
+}
+
+fn wget_path(url: &Url) -> Result<RelPath, PathError> {
+    let mut url = url.clone();
+    url.set_fragment(None);
+    url.set_username("").and_then(|()| url.set_password(None)).unwrap();
+    source_url(&url).wget_path()
 }
 
 /// The paths were recorded with GNU Wget 1.21.3.
@@ -185,10 +193,13 @@ fn problems_have_a_position_and_name_what_is_expected() {
     let missing_tag = "expected `:` and a tag, or `@` and a digest: an implicit `latest` is not accepted";
     let tag =
         "expected a tag: at most 128 of letters, digits, `_`, `.` and `-`, not beginning with `.` or `-`";
+    let plus =
+        "a tag cannot contain `+`: write `_` instead, as Helm does when it pushes a chart (`1.2.3_k8s.4`)";
+    let plus_too = "a tag cannot contain `+`: write `_` instead, as Helm does when it pushes a chart (`1_b`)";
     let hub = "the host of the registry is missing: write `docker.io/library/nginx:1` if Docker Hub is meant";
     let scheme = "expected `http://` or `https://` for a file, or an image reference without a scheme";
     let user = "the URL contains a user name or password: credentials do not belong in a list";
-    let file = "unknown attribute of a file: expected `sha256:` and 64 hex digits, or `sha512:` and 128";
+    let file = "unknown attribute of a file: expected `sha256:` and 64 hex digits, or `sha512:` and 128; or `name=` and a path";
     let image = "unknown attribute of an image: expected `platform=` and comma-separated platforms";
     let platform =
         "expected `os/architecture` or `os/architecture/variant` in lower case, such as `linux/amd64`";
@@ -196,6 +207,9 @@ fn problems_have_a_position_and_name_what_is_expected() {
         ("nginx:1", "1:1", hub),
         ("\n\t quay.io/a", "2:12", missing_tag),
         ("quay.io/a:1#x", "1:12", tag),
+        ("quay.io/charts/a:1.2.3+k8s.4", "1:23", plus),
+        ("quay.io/a:1+b c:d", "1:12", plus_too),
+        ("quay.io/a:+1#x", "1:11", tag),
         ("ftp://h/a", "1:1", scheme),
         ("http://", "1:1", "invalid URL: empty host"),
         ("https:///a", "1:9", "expected a host"),
@@ -221,6 +235,74 @@ fn problems_have_a_position_and_name_what_is_expected() {
         assert_eq!(problems, [format!("x.list:{position}: {message}")], "{text:?}");
         assert_eq!(lists, Lists::default(), "{text:?}");
     }
+}
+
+#[test]
+fn a_named_file_has_its_path_and_no_query_but_in_the_request() {
+    let text = format!(
+        "https://h/a.tgz?X-Amz-Signature=SECRET name=tools/a.tgz sha256:{HEX}\n\
+         https://h/a.tgz?X-Amz-Signature=SECRET name=b\n\
+         https://h/c?v=1 name=h/c\n\
+         https://h/c?v=2\n\
+         https://h/a.tgz?X-Amz-Signature=SECRET name=b\n"
+    );
+    let (lists, problems) = parse(&[("x.list", &text)]);
+    assert_eq!(problems, [""; 0]);
+    let files: Vec<_> = lists
+        .files
+        .iter()
+        .map(|file| format!("{} {} {} {}", file.path, file.url, file.request_url.reveal(), file.name()))
+        .collect();
+    let signed = "https://h/a.tgz?X-Amz-Signature=SECRET";
+    assert_eq!(
+        files,
+        [
+            format!("tools/a.tgz https://h/a.tgz {signed} https://h/a.tgz name=tools/a.tgz"),
+            format!("b https://h/a.tgz {signed} https://h/a.tgz name=b"),
+            "h/c https://h/c https://h/c?v=1 https://h/c".to_owned(),
+            "h/c?v=2 https://h/c?v=2 https://h/c?v=2 https://h/c?v=2".to_owned(),
+        ]
+    );
+    assert!(lists.files[0].checksum.is_some());
+    assert!(!format!("{lists:?}").contains("SECRET"));
+}
+
+#[test]
+fn a_query_with_a_secret_or_without_a_file_name_needs_a_name() {
+    let long = format!("https://h/a?x={}", "y".repeat(300));
+    let secret = "a secret would be in the bundle: add `name=PATH`, the path of the file on the site";
+    for (text, position, message) in [
+        ("https://h/a?v=1&Sig=SECRET", "1:1", format!("the query contains `Sig`, {secret}")),
+        (
+            &long,
+            "1:1",
+            "the URL has no valid file name: the path has a component of 304 bytes, more than 255; add \
+             `name=PATH`, the path of the file on the site"
+                .to_owned(),
+        ),
+        ("https://h/a name=", "1:18", "invalid path: the path is empty".to_owned()),
+        (
+            "https://h/a name=/b",
+            "1:18",
+            "invalid path: the path is absolute: expected a relative path".to_owned(),
+        ),
+        ("https://h/a name=a/../b", "1:18", "invalid path: the path has the component `..`".to_owned()),
+        ("https://h/a name=b name=c", "1:20", "expected one such attribute, not two".to_owned()),
+        (&format!("https://h/{}a", "/".repeat(17_000)), "1:1", "invalid URL: too long".to_owned()),
+    ] {
+        let (lists, problems) = parse(&[("x.list", text)]);
+        assert_eq!(problems, [format!("x.list:{position}: {message}")]);
+        assert_eq!(lists, Lists::default());
+    }
+    let (_, problems) =
+        parse(&[("x.list", "https://h/a name=X\nhttps://h/b name=x\nhttps://h/c?sig=1 name=X")]);
+    assert_eq!(
+        problems,
+        [
+            "x.list:2:1: the path `x` collides with `X` at x.list:1",
+            "x.list:3:1: the path `X` is already used by another URL at x.list:1",
+        ]
+    );
 }
 
 #[test]

@@ -56,8 +56,10 @@ impl<'a> ResolveContext<'a> {
     /// Finds an endpoint, the size and the version of each file.
     pub(crate) fn probe_files(&self, files: &[FileEntry]) -> Vec<Result<RemoteFile, FetchError>> {
         in_parallel(self.upstream.jobs, files, |entry| {
-            let request = self.request(entry.url.as_str());
-            let endpoints = self.endpoints.file(&request, &entry.url, entry.checksum.is_some())?;
+            let name = entry.name();
+            let request = self.request(&name);
+            let url = entry.request_url.reveal();
+            let endpoints = self.endpoints.file(&request, url, entry.checksum.is_some())?;
             web::probe(request, &endpoints)
         })
     }

@@ -1,6 +1,6 @@
 //! Resolves a lock: requests manifests by digest only, since tags may have moved.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
 use crate::bundle::format::index::IndexedImage;
@@ -33,17 +33,17 @@ pub(crate) fn resolve_lock(
     let foreign = context.find_foreign();
     let files = context.probe_files(&lists.files);
 
-    let sizes: HashMap<&str, u64> = lock.files.iter().map(|file| (file.url.as_str(), file.size)).collect();
-    let files = lists.files.into_iter().zip(files).map(|(entry, file)| {
-        let size = sizes.get(entry.url.as_str()).copied();
-        check_size(entry, file?, size)
-    });
+    // `lists_of` keeps the order of the lock.
+    let sizes = lock.files.iter().map(|file| file.size);
+    let files = lists.files.into_iter().zip(files).zip(sizes);
+    let files = files.map(|((entry, file), size)| check_size(entry, file?, size));
     Resolved::collect(context, images, files, foreign)
 }
 
-/// Returns lists with the entries of `lock`, each file with its checksum.
+/// Returns lists with the entries of `lock` in its order, each file with its checksum. A file whose URL had a
+/// secret query in its list gets the URL without it.
 pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
-    let files = lock.files.iter().map(|file| format!("{} {}\n", file.url, file.digest));
+    let files = lock.files.iter().map(|file| format!("{} {}\n", file.name(), file.digest));
     let images = lock.images.iter().map(|image| {
         let platforms: Vec<_> = image.platforms.iter().map(ToString::to_string).collect();
         let platforms = platforms.join(",");
@@ -55,13 +55,24 @@ pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
     lists.parse_into(Path::new("lock"), &text, &mut problems);
     if let Some(problem) = problems.first() {
         let line = text.lines().nth(problem.line - 1).unwrap_or_default();
-        return Err(LockError::Content(format!("`{line}`: {}", problem.message)));
+        return Err(LockError::Content(format!("`{}`: {}", without_query(line), problem.message)));
     }
     // Files are looked up by URL, so that parsing must not have changed it.
     let parsed: HashSet<&str> = lists.files.iter().map(|file| file.url.as_str()).collect();
     match lock.files.iter().find(|file| !parsed.contains(file.url.as_str())) {
         None => Ok(lists),
-        Some(file) => Err(LockError::Content(format!("`{}`: not a normalized URL", file.url))),
+        Some(file) => {
+            let name = file.name();
+            Err(LockError::Content(format!("`{}`: not a normalized URL", without_query(&name))))
+        }
+    }
+}
+
+/// Removes the query of the URL at the start of a line, which may contain a secret if the lock was edited by hand.
+fn without_query(line: &str) -> String {
+    match line.split_once('?') {
+        Some((url, rest)) => format!("{url}?…{}", rest.split_once(' ').map_or("", |(_, rest)| rest)),
+        None => line.to_owned(),
     }
 }
 
@@ -69,19 +80,18 @@ pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
 fn check_size(
     entry: FileEntry,
     mut file: RemoteFile,
-    locked: Option<u64>,
+    locked: u64,
 ) -> Result<(FileEntry, RemoteFile), FetchError> {
-    if file.size.is_some() && file.size != locked {
-        let text = |size: Option<u64>| size.unwrap_or_default().to_string();
+    if let Some(found) = file.size.filter(|size| *size != locked) {
         let problem = FetchProblem::Mismatch {
             kind: MismatchKind::Size,
-            expected: text(locked),
-            found: text(file.size),
+            expected: locked.to_string(),
+            found: found.to_string(),
             url: format!("{}; the expected size is from the lock", entry.url),
         };
-        return Err(FetchError::new(entry.url.to_string(), problem));
+        return Err(FetchError::new(entry.name(), problem));
     }
-    file.size = locked;
+    file.size = Some(locked);
     Ok((entry, file))
 }
 

@@ -1,0 +1,182 @@
+//! [`Probe`]: finds out which names and sizes of files a file system supports, by creating some.
+//!
+//! exFAT, NTFS, SMB shares and FAT32 refuse characters that Linux allows, ignore case, or limit the size of a file.
+//! The type of a file system does not tell: drivers, servers and mount options differ.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::{Resource, getrlimit};
+
+use crate::base::directory::Directory;
+use crate::base::fs::{self, FsError};
+use crate::site::root::{PROBES, STAGING, staging_base};
+
+/// Maximum size of `/proc/self/mountinfo` in bytes.
+const MOUNTS_LIMIT: u64 = 16 << 20;
+
+/// Types of file systems that extend a file without writing zeros, so that a size can be tried.
+const SPARSE: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, MSDOS];
+/// The type of FAT file systems. They reject a size that they do not support before they write anything.
+const MSDOS: u64 = 0x4d44;
+
+/// A directory for probes in a staging directory. It is removed when the value is dropped.
+pub(crate) struct Probe {
+    staging: Directory,
+    directory: Directory,
+    name: String,
+}
+
+impl Probe {
+    /// Starts to probe the file system of `path`, a root whose files are staged in `base`, and creates both. The
+    /// staging directory is not locked, and its mode does not matter: probes have no content. `None`: it belongs to
+    /// another user, and will be refused.
+    pub(crate) fn new(path: &Path, base: &Path) -> Result<Option<Self>, FsError> {
+        let staging = staging_base(path, base)?.create_subdirectory(STAGING, 0o700)?;
+        if staging.check_user().is_err() {
+            return Ok(None);
+        }
+        // Another process may probe the same file system.
+        let name = format!("{PROBES}{:016x}", RandomState::new().build_hasher().finish());
+        let directory = staging.create_subdirectory(&name, 0o700)?;
+        Ok(Some(Self { staging, directory, name }))
+    }
+
+    /// True if a file can have the name `name`, which is one component, and keeps it.
+    pub(crate) fn supports(&self, name: &str) -> Result<bool, FsError> {
+        let created = self.create(name);
+        // The file system may have changed the name: FAT removes dots and spaces at its end.
+        let is_kept = created.is_ok() && self.has(name)?;
+        let _ = rustix::fs::unlinkat(self.directory.file(), name, AtFlags::empty());
+        match created {
+            Ok(()) => Ok(is_kept),
+            // Unless no name at all is possible.
+            Err(error) if is_invalid_name(&error) && self.create_and_remove("name").is_ok() => Ok(false),
+            Err(error) => Err(FsError::at("create", self.directory.path().join(name))(error)),
+        }
+    }
+
+    fn create_and_remove(&self, name: &str) -> Result<(), FsError> {
+        self.create(name).map_err(FsError::at("create", self.directory.path().join(name)))?;
+        self.directory.remove(name)
+    }
+
+    /// True if the file system does not distinguish upper and lower case.
+    pub(crate) fn ignores_case(&self) -> Result<bool, FsError> {
+        let (name, other) = ("case", "CASE");
+        self.create(name).map_err(FsError::at("create", self.directory.path().join(name)))?;
+        let found = rustix::fs::statat(self.directory.file(), other, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        self.directory.remove(name)?;
+        Ok(found)
+    }
+
+    /// True if a file can have this size in bytes, or if only writing it would tell.
+    pub(crate) fn supports_size(&self, size: u64) -> Result<bool, FsError> {
+        // Beyond this limit, the kernel would end the process.
+        if getrlimit(Resource::Fsize).current.is_some_and(|limit| size > limit) {
+            return Ok(false);
+        }
+        let kind = rustix::fs::fstatfs(self.directory.file()).map(|stat| stat.f_type.cast_unsigned());
+        let can_try =
+            kind.is_ok_and(|kind| SPARSE.contains(&kind) && (kind != MSDOS || size > u32::MAX.into()));
+        if !can_try {
+            return Ok(true);
+        }
+        let file = self.directory.create_file("size", 0o600)?;
+        let is_too_large = file.set_len(size).is_err_and(|error| error.kind() == ErrorKind::FileTooLarge);
+        self.directory.remove("size")?;
+        Ok(!is_too_large)
+    }
+
+    /// Returns the name of the file system, such as `vfat`. `None`: unknown.
+    pub(crate) fn file_system(&self) -> Option<String> {
+        let device = self.directory.identity().ok()?.0;
+        let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+        let mounts = fs::read("/proc/self/mountinfo".as_ref(), MOUNTS_LIMIT).ok()?;
+        mount_type(&String::from_utf8_lossy(&mounts), &device)
+    }
+
+    fn create(&self, name: &str) -> io::Result<()> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::openat(self.directory.file(), name, flags, mode).map(drop).map_err(io::Error::from)
+    }
+
+    fn has(&self, name: &str) -> Result<bool, FsError> {
+        Ok(self.directory.names()?.iter().any(|found| found == name))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // What remains is removed with what other interrupted runs left.
+        let _ = self.staging.remove_directory(&self.name);
+    }
+}
+
+/// True if a file system rejects a name as such. Drivers and servers differ in the error.
+fn is_invalid_name(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidData
+            | ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Unsupported
+            | ErrorKind::IsADirectory
+            | ErrorKind::Other
+    ) || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+/// Returns the type of the mount with this device number (`proc_pid_mountinfo(5)`), without characters that a terminal
+/// could obey.
+fn mount_type(mounts: &str, device: &str) -> Option<String> {
+    let line = mounts.lines().rfind(|line| line.split(' ').nth(2) == Some(device))?;
+    let kind = line.split_once(" - ")?.1.split(' ').next()?;
+    Some(kind.chars().filter(char::is_ascii_graphic).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::site::root::Stagings;
+
+    #[test]
+    fn a_probe_leaves_nothing_and_knows_the_limits_of_this_file_system() {
+        let directory = tempfile::tempdir().unwrap();
+        let (site, files) = (directory.path().join("site"), directory.path().join("site/files"));
+        let probe = Probe::new(&files, &site).unwrap().unwrap();
+        for name in ["a", "a:b", "a?*\"<>|", "CON", "ü", "dot.", "space "] {
+            assert!(probe.supports(name).unwrap(), "{name}");
+        }
+        for name in ["x".repeat(256), "nul\0".to_owned()] {
+            assert!(!probe.supports(&name).unwrap(), "{name:?}");
+        }
+        assert!(!probe.ignores_case().unwrap());
+        assert!(probe.supports_size(5 << 30).unwrap());
+        assert!(probe.file_system().is_some_and(|name| !name.is_empty()));
+        let other = Probe::new(&site, &site).unwrap().unwrap();
+        drop(probe);
+        assert!(other.supports("a").unwrap());
+        // As a killed process leaves it.
+        assert_eq!(other.create("left").map_err(|error| error.kind()), Ok(()));
+        let name = other.name.clone();
+        std::mem::forget(other);
+        let staging = Stagings::default().open(&site).unwrap();
+        assert_eq!(staging.names().unwrap().iter().filter(|found| **found == name).count(), 1);
+        staging.clear(|_| false).unwrap();
+        assert_eq!(staging.names().unwrap(), ["lock"]);
+    }
+
+    #[test]
+    fn the_type_of_a_mount_follows_the_dash() {
+        let mounts = "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+                      40 21 7:0 / /mnt/a\\040b rw - fuseblk /dev/loop0 rw,user_id=0\n";
+        assert_eq!(mount_type(mounts, "7:0").as_deref(), Some("fuseblk"));
+        assert_eq!(mount_type(mounts, "254:0").as_deref(), Some("ext4"));
+        assert_eq!(mount_type(mounts, "254:1"), None);
+    }
+}
