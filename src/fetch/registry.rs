@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use reqwest::blocking::Response;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::fetch::resolve::referrers::{Referrer, parse_page};
 use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
 use crate::net::error::FetchError;
+use crate::net::http::failure::Expected;
 use crate::net::http::{RequestContext, RequestOptions, range_header};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
@@ -66,11 +67,10 @@ impl Repository {
         context: RequestContext<'_>,
         reference: &str,
     ) -> Result<(String, Vec<u8>), FetchError> {
-        context.retry(|| {
-            let _slot = self.server().slot();
+        self.server().retry(&context, || {
             let url = self.url(context, &format!("manifests/{reference}"))?;
             let response = self.send(context, &Method::GET, &url, &accept_manifests(), false)?;
-            Ok((media_type(&response), context.read_body(response, MANIFEST_LIMIT)?))
+            Ok((media_type(&response), context.read_document(response, MANIFEST_LIMIT)?))
         })
     }
 
@@ -93,10 +93,7 @@ impl Repository {
         digest: Digest,
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
-        context.retry(|| {
-            let _slot = self.server().slot();
-            context.read_body(self.blob(context, digest, None, false)?, limit)
-        })
+        self.server().retry(&context, || context.read_body(self.blob(context, digest, None, false)?, limit))
     }
 
     /// True if the repository has a manifest of this name, or if the registry does not support HEAD. (HEAD
@@ -106,8 +103,7 @@ impl Repository {
         context: RequestContext<'_>,
         reference: &str,
     ) -> Result<bool, FetchError> {
-        let response = context.retry(|| {
-            let _slot = self.server().slot();
+        let response = self.server().retry(&context, || {
             let url = self.url(context, &format!("manifests/{reference}"))?;
             self.send(context, &Method::HEAD, &url, &accept_manifests(), false)
         });
@@ -123,8 +119,7 @@ impl Repository {
 
     /// True if the repository has a blob and delivers it with the available credentials.
     pub(crate) fn has_blob(&self, context: RequestContext<'_>, digest: Digest) -> bool {
-        let response = context.retry(|| {
-            let _slot = self.server().slot();
+        let response = self.server().retry(&context, || {
             let url = self.url(context, &format!("blobs/{digest}"))?;
             self.send(context, &Method::HEAD, &url, &HeaderMap::new(), false)
         });
@@ -176,8 +171,7 @@ impl Repository {
     }
 
     fn referrers_page(&self, context: RequestContext<'_>, url: &Url) -> Result<ReferrersPage, FetchError> {
-        context.retry(|| {
-            let _slot = self.server().slot();
+        self.server().retry(&context, || {
             let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(OCI_INDEX))]);
             let response = self.send(context, &Method::GET, url, &accept, false)?;
             let is_index = media_type(&response) == OCI_INDEX;
@@ -205,15 +199,16 @@ impl Repository {
             let options = RequestOptions { method, url, headers, is_bulk, insecure, authorization, reach };
             context.http.send(context.object, options)
         };
+        let expected = if headers.contains_key(RANGE) { Expected::Range } else { Expected::Complete };
         let authenticate = || {
             let header = auth.header(&auth_context)?;
             let response = send(header.as_ref())?;
             if response.status() != StatusCode::UNAUTHORIZED {
-                return context.check_status(response);
+                return context.check_status(response, expected);
             }
             match auth.respond(&auth_context, &response, header.as_ref())? {
-                Some(header) => context.check_status(send(Some(&header))?),
-                None => context.check_status(response),
+                Some(header) => context.check_status(send(Some(&header))?, expected),
+                None => context.check_status(response, expected),
             }
         };
         authenticate().map_err(|error| auth.explain(&auth_context, error))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::event::{Event, Report};
 use crate::documents::list::{FileEntry, Lists};
+use crate::fetch::content::ContentCheck;
 use crate::fetch::in_parallel;
 use crate::fetch::mirrored::Endpoints;
 use crate::fetch::resolve::foreign::ForeignLayers;
@@ -58,7 +59,9 @@ impl<'a> ResolveContext<'a> {
         in_parallel(self.upstream.jobs, files, |entry| {
             let request = self.request(entry.url.as_str());
             let endpoints = self.endpoints.file(&request, &entry.url, entry.checksum.is_some())?;
-            web::probe(request, &endpoints)
+            let is_checked = entry.checksum.is_none() && !self.upstream.allow_html;
+            let check = is_checked.then(|| ContentCheck::new(entry.path.as_str()));
+            web::probe(request, &endpoints, check.as_ref())
         })
     }
 
