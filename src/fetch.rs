@@ -1,5 +1,6 @@
 //! Fetches from registries and web servers, with retries, range requests and fallback to mirrors.
 
+pub(crate) mod content;
 pub(crate) mod endpoint;
 pub(crate) mod fallback;
 pub(crate) mod mirrored;

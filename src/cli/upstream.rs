@@ -59,6 +59,12 @@ pub(crate) struct UpstreamArgs {
     /// mirrors need no permission. A registry at an internal address may refer to other internal hosts.
     #[arg(long, value_name = "HOST")]
     allow_internal: Vec<InternalHost>,
+    /// Accept web pages, and files of another format than their name says
+    ///
+    /// Applies to files without a checksum. By default, they are refused: login pages and error pages arrive in
+    /// place of files.
+    #[arg(long)]
+    allow_html: bool,
     /// Trust the CA certificates in this PEM file too; can be repeated
     #[arg(long, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
@@ -97,6 +103,7 @@ impl UpstreamArgs {
             trust: self.tls_trust()?,
             insecure: self.insecure_registry,
             internal: Internal(self.allow_internal),
+            allow_html: self.allow_html,
             jobs: self.jobs.into(),
             jobs_per_host: self.jobs_per_host.map(Into::into),
             tries: self.retries.saturating_add(1),

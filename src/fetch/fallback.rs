@@ -2,6 +2,7 @@
 
 use reqwest::blocking::Response;
 
+use crate::fetch::content::ContentCheck;
 use crate::fetch::endpoint::FileEndpoint;
 use crate::fetch::queue::task::Task;
 use crate::fetch::registry::Repository;
@@ -17,6 +18,8 @@ pub(crate) struct FallbackList {
     endpoints: Vec<BlobEndpoint>,
     /// Entity tag of the file at the first endpoint.
     etag: Option<String>,
+    /// What the content must not be.
+    check: Option<ContentCheck>,
 }
 
 enum BlobEndpoint {
@@ -28,11 +31,11 @@ impl FallbackList {
     #[must_use]
     pub(crate) fn new(task: &Task) -> Self {
         let sources = std::iter::once(&task.source).chain(&task.alternatives);
-        let etag = match &task.source {
-            Source::Registry { .. } => None,
-            Source::Web(file) => file.etag.clone(),
+        let (etag, check) = match &task.source {
+            Source::Registry { .. } => (None, None),
+            Source::Web(file) => (file.etag.clone(), file.check.clone().filter(|_| !task.is_pinned())),
         };
-        Self { endpoints: sources.flat_map(endpoints_of).collect(), etag }
+        Self { endpoints: sources.flat_map(endpoints_of).collect(), etag, check }
     }
 
     /// True if no other endpoint follows this one.
@@ -45,6 +48,12 @@ impl FallbackList {
     #[must_use]
     pub(crate) fn etag(&self, index: usize) -> Option<&str> {
         self.etag.as_deref().filter(|_| index == 0)
+    }
+
+    /// Returns what the content must not be. `None`: a checksum decides.
+    #[must_use]
+    pub(crate) fn check(&self) -> Option<&ContentCheck> {
+        self.check.as_ref()
     }
 
     #[must_use]
@@ -66,7 +75,9 @@ impl FallbackList {
         let is_bulk = is_bulk(range.map(|(first, last)| last - first + 1).or(size));
         match &self.endpoints[index] {
             BlobEndpoint::Blob { repository, digest } => repository.blob(context, *digest, range, is_bulk),
-            BlobEndpoint::File(file) => web::get(context, file, range, self.etag(index), is_bulk),
+            BlobEndpoint::File(file) => {
+                web::get(context, file, range, self.etag(index), self.check(), is_bulk)
+            }
         }
     }
 

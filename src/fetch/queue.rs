@@ -186,7 +186,10 @@ fn work(shared: &Shared<'_>) {
 
 /// Waits for a lease. `None`: the queue ends.
 fn next_lease(shared: &Shared<'_>) -> Option<Lease> {
-    let host = |task: usize, endpoint: usize| shared.fallbacks[task].server(endpoint).number;
+    let host = |task: usize, endpoint: usize| {
+        let server = shared.fallbacks[task].server(endpoint);
+        (server.number, server.pace.limit())
+    };
     let mut window = shared.lock();
     loop {
         if window.stopped {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use reqwest::blocking::Response;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
 use crate::fetch::resolve::referrers::{Referrer, parse_page};
 use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
 use crate::net::error::{FetchError, FetchProblem};
+use crate::net::http::failure::Expected;
 use crate::net::http::{RequestContext, RequestOptions, range_header};
-use crate::net::secret::redacted;
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
@@ -81,8 +81,7 @@ impl Repository {
         context: RequestContext<'_>,
         reference: &str,
     ) -> Result<FetchedManifest, FetchError> {
-        context.retry(|| {
-            let _slot = self.server().slot();
+        self.server().retry(&context, || {
             let url = self.url(context, &format!("manifests/{reference}"))?;
             let response = self.send(context, &Method::GET, &url, &accept_manifests(), false)?;
             let (final_url, status) = (response.url().clone(), response.status());
@@ -93,12 +92,9 @@ impl Repository {
                 return Err(context.invalid_response(&final_url, reason));
             }
             let (media_type, announced) = (media_type(&response), announced_digest(&response));
-            let bytes = context.read_body(response, MANIFEST_LIMIT)?;
+            let bytes = context.read_document(response, MANIFEST_LIMIT)?;
             match describe_other(&bytes) {
                 None => Ok(FetchedManifest { media_type, announced, bytes }),
-                Some(_) if bytes.is_empty() => {
-                    Err(context.error(FetchProblem::Empty { url: redacted(&final_url), attempts: 1 }))
-                }
                 Some(what) => {
                     let reason = format!("{what} instead of a manifest (status {status}, type `{media_type}`)");
                     Err(context.invalid_response(&final_url, reason))
@@ -126,10 +122,7 @@ impl Repository {
         digest: Digest,
         limit: u64,
     ) -> Result<Vec<u8>, FetchError> {
-        context.retry(|| {
-            let _slot = self.server().slot();
-            context.read_body(self.blob(context, digest, None, false)?, limit)
-        })
+        self.server().retry(&context, || context.read_body(self.blob(context, digest, None, false)?, limit))
     }
 
     /// True if the repository may have a manifest of this name. HEAD does not count toward rate limits, but many
@@ -139,8 +132,7 @@ impl Repository {
         context: RequestContext<'_>,
         reference: &str,
     ) -> Result<bool, FetchError> {
-        let response = context.retry(|| {
-            let _slot = self.server().slot();
+        let response = self.server().retry(&context, || {
             let url = self.url(context, &format!("manifests/{reference}"))?;
             let response = self.send(context, &Method::HEAD, &url, &accept_manifests(), false);
             response.map(drop).map_err(|error| self.permanent_if_elsewhere(context, error))
@@ -177,8 +169,7 @@ impl Repository {
 
     /// True if the repository has a blob and delivers it with the available credentials.
     pub(crate) fn has_blob(&self, context: RequestContext<'_>, digest: Digest) -> bool {
-        let response = context.retry(|| {
-            let _slot = self.server().slot();
+        let response = self.server().retry(&context, || {
             let url = self.url(context, &format!("blobs/{digest}"))?;
             self.send(context, &Method::HEAD, &url, &HeaderMap::new(), false)
         });
@@ -226,8 +217,7 @@ impl Repository {
     }
 
     fn referrers_page(&self, context: RequestContext<'_>, url: &Url) -> Result<ReferrersPage, FetchError> {
-        context.retry(|| {
-            let _slot = self.server().slot();
+        self.server().retry(&context, || {
             let accept = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(OCI_INDEX))]);
             let response = self.send(context, &Method::GET, url, &accept, false);
             let response = response.map_err(|error| self.permanent_if_elsewhere(context, error))?;
@@ -256,15 +246,16 @@ impl Repository {
             let options = RequestOptions { method, url, headers, is_bulk, insecure, authorization, reach };
             context.http.send(context.object, options)
         };
+        let expected = if headers.contains_key(RANGE) { Expected::Range } else { Expected::Complete };
         let authenticate = || {
             let header = auth.header(&auth_context)?;
             let response = send(header.as_ref())?;
             if response.status() != StatusCode::UNAUTHORIZED {
-                return context.check_status(response);
+                return context.check_status(response, expected);
             }
             match auth.respond(&auth_context, &response, header.as_ref())? {
-                Some(header) => context.check_status(send(Some(&header))?),
-                None => context.check_status(response),
+                Some(header) => context.check_status(send(Some(&header))?, expected),
+                None => context.check_status(response, expected),
             }
         };
         authenticate().map_err(|error| auth.explain(&auth_context, error))

@@ -37,6 +37,8 @@ pub(crate) struct Upstream {
     pub limits: Limits,
     /// Internal hosts that any server may refer to.
     pub internal: Internal,
+    /// True if a file that no checksum pins may be a web page, or of another format than its name says.
+    pub allow_html: bool,
 }
 
 impl Upstream {

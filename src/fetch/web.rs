@@ -1,12 +1,16 @@
 //! [`RemoteFile`]: a file on a web server, and the request that finds out its size and version.
 
 use reqwest::blocking::Response;
-use reqwest::header::{CONTENT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_RANGE};
+use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_RANGE};
 use reqwest::{Method, StatusCode};
 
+use crate::base::event::Event;
 use crate::base::units::MAX_ENTRY_SIZE;
+use crate::fetch::content::ContentCheck;
 use crate::fetch::endpoint::{FileEndpoint, first_success};
 use crate::net::error::FetchError;
+use crate::net::http::encoding::content_encoding;
+use crate::net::http::failure::Expected;
 use crate::net::http::{RequestContext, RequestOptions, content_range, range_header};
 
 /// A file on a web server.
@@ -20,13 +24,17 @@ pub(crate) struct RemoteFile {
     pub ranges: bool,
     /// Strong entity tag (RFC 9110, section 8.8.3).
     pub etag: Option<String>,
+    /// What the content must not be. `None`: a checksum decides, or the user accepts everything.
+    pub check: Option<ContentCheck>,
 }
 
 /// Finds the first endpoint that has the file, its size, and whether it supports range requests. Requests the
-/// first byte: signed URLs of storage services reject HEAD.
+/// first byte: signed URLs of storage services reject HEAD. If the server refuses the range, requests the file and
+/// reads nothing of it.
 pub(crate) fn probe(
     context: RequestContext<'_>,
     endpoints: &[FileEndpoint],
+    check: Option<&ContentCheck>,
 ) -> Result<RemoteFile, FetchError> {
     let numbered: Vec<_> = endpoints.iter().enumerate().collect();
     first_success(
@@ -34,43 +42,45 @@ pub(crate) fn probe(
         &numbered,
         |(_, endpoint)| &endpoint.server,
         |(number, endpoint)| {
-            context.retry(|| {
-                let _slot = endpoint.server.slot();
-                let response = send(context, endpoint, range_header((0, 0)), false)?;
+            endpoint.server.retry(&context, || {
+                let mut response = send(context, endpoint, range_header((0, 0)), false)?;
+                if refuses_ranges(response.status().as_u16()) {
+                    response = send(context, endpoint, HeaderMap::new(), true)?;
+                }
+                let response = context.check_status(response, Expected::Range);
+                let response = response.map_err(|error| endpoint.without_query(error))?;
+                check_headers(context, check, &response)?;
                 let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok());
                 let etag = etag.filter(|etag| !etag.starts_with("W/")).map(str::to_owned);
-                let url = response.url().clone();
-                let (size, ranges) =
-                    size_and_ranges(context, response).map_err(|error| endpoint.without_query(error))?;
+                let (size, ranges) = size_and_ranges(&response);
                 if let Some(size) = size.filter(|size| *size > MAX_ENTRY_SIZE) {
                     let reason = format!("invalid size {size}: expected at most {MAX_ENTRY_SIZE} bytes");
-                    return Err(context.invalid_response(&url, reason));
+                    return Err(context.invalid_response(response.url(), reason));
                 }
-                Ok(RemoteFile { endpoints: endpoints[*number..].to_vec(), size, ranges, etag })
+                let endpoints = endpoints[*number..].to_vec();
+                Ok(RemoteFile { endpoints, size, ranges, etag, check: check.cloned() })
             })
         },
     )
 }
 
+/// True if a response with this status to a range request may be 200 to a request for the complete file: some
+/// servers and firewalls reject every request with a range.
+#[must_use]
+pub(crate) fn refuses_ranges(status: u16) -> bool {
+    matches!(status, 400 | 403 | 405 | 416 | 501)
+}
+
 /// Returns the size of a file and whether its server supports range requests, from the response to a request
 /// for its first byte.
-fn size_and_ranges(
-    context: RequestContext<'_>,
-    response: Response,
-) -> Result<(Option<u64>, bool), FetchError> {
+fn size_and_ranges(response: &Response) -> (Option<u64>, bool) {
     match response.status() {
-        StatusCode::PARTIAL_CONTENT => match content_range(&response) {
+        StatusCode::PARTIAL_CONTENT => match content_range(response) {
             // An empty file has no first byte: a response that contains one and states size 0 is invalid.
-            Some((0, 0, Some(size))) if size > 0 => Ok((Some(size), true)),
-            _ => Ok((None, false)),
+            Some((0, 0, Some(size))) if size > 0 => (Some(size), true),
+            _ => (None, false),
         },
-        // An empty file.
-        StatusCode::RANGE_NOT_SATISFIABLE => Ok((None, false)),
-        _ => {
-            let response = context.check_status(response)?;
-            reject_encoding(context, &response)?;
-            Ok((response.content_length(), false))
-        }
+        _ => (response.content_length(), false),
     }
 }
 
@@ -81,6 +91,7 @@ pub(crate) fn get(
     endpoint: &FileEndpoint,
     range: Option<(u64, u64)>,
     etag: Option<&str>,
+    check: Option<&ContentCheck>,
     is_bulk: bool,
 ) -> Result<Response, FetchError> {
     let mut headers = HeaderMap::new();
@@ -91,11 +102,25 @@ pub(crate) fn get(
             headers.insert(IF_RANGE, etag.expect("it is from a header; please report"));
         }
     }
+    let expected = if range.is_some() { Expected::Range } else { Expected::Complete };
     let response = context
-        .check_status(send(context, endpoint, headers, is_bulk)?)
+        .check_status(send(context, endpoint, headers, is_bulk)?, expected)
         .map_err(|error| endpoint.without_query(error))?;
-    reject_encoding(context, &response)?;
+    check_headers(context, check, &response)?;
     Ok(response)
+}
+
+/// Warns about a file that no checksum pins and that the server declares as encoded. Many servers derive the header
+/// from the name of a file that is stored so, and the bytes are what the list means; but they may also be compressed
+/// for the transfer only.
+pub(crate) fn warn_about_encoding(context: RequestContext<'_>, response: &Response) {
+    if let Some(encoding) = content_encoding(response.headers()) {
+        let message = format!(
+            "`{}` was sent with `Content-Encoding: {encoding}`: the bytes are packed as sent; pin the file to verify them",
+            context.object
+        );
+        context.report.event(&Event::Warning { message });
+    }
 }
 
 fn send(
@@ -117,14 +142,14 @@ fn send(
     context.http.send(context.object, options)
 }
 
-/// Fails if the server encoded the content although it was not requested to.
-fn reject_encoding(context: RequestContext<'_>, response: &Response) -> Result<(), FetchError> {
-    match response.headers().get(CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
-        Some(encoding) => {
-            let reason =
-                format!("`Content-Encoding: {}` was not requested", String::from_utf8_lossy(encoding));
-            Err(context.invalid_response(response.url(), reason))
-        }
+/// Fails if the response is a web page in place of the file.
+fn check_headers(
+    context: RequestContext<'_>,
+    check: Option<&ContentCheck>,
+    response: &Response,
+) -> Result<(), FetchError> {
+    match check.and_then(|check| check.check_headers(response.headers())) {
+        None => Ok(()),
+        Some(reason) => Err(context.invalid_response(response.url(), reason)),
     }
 }

@@ -18,9 +18,11 @@ use crate::net::auth::challenge::{Bearer, Challenge};
 use crate::net::credentials::error::CredentialsError;
 use crate::net::credentials::{Credentials, may_carry_secrets};
 use crate::net::error::{FetchError, FetchProblem};
+use crate::net::http::failure::Expected;
 use crate::net::http::{RequestContext, RequestOptions};
 use crate::net::reach::Reach;
 use crate::net::secret::{Credential, Login, basic, redacted};
+use crate::oci::parsed_text::quoted;
 use crate::oci::reference::canonical_host;
 
 /// Maximum size in bytes of a token server's response.
@@ -32,6 +34,9 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 /// A token is replaced this long before it expires, or after three quarters of its lifetime, so that it does
 /// not expire during a request.
 const TOKEN_MARGIN: Duration = Duration::from_secs(10);
+
+/// Time for which a token server that is down is not requested.
+const FAILURE_TIME: Duration = Duration::from_secs(30);
 
 /// A request to a registry that may need authentication.
 #[derive(Clone, Copy)]
@@ -54,6 +59,8 @@ pub(crate) struct Auth {
     credentials: Arc<Credentials>,
     /// By repository: tokens, and possibly credentials, are for one repository.
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
+    /// Token servers that are down: since when, and why.
+    failures: Mutex<HashMap<url::Origin, (Instant, String)>>,
 }
 
 /// The state of authentication for one repository.
@@ -70,7 +77,7 @@ struct Session {
 impl Auth {
     #[must_use]
     pub(crate) fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials, sessions: Mutex::default() }
+        Self { credentials, sessions: Mutex::default(), failures: Mutex::default() }
     }
 
     /// Returns the header for a request. Replaces a token that is about to expire. `None`: the registry has
@@ -100,7 +107,7 @@ impl Auth {
         if response.url().origin() != context.base.origin() {
             return Ok(None);
         }
-        let challenges = Challenge::all(response.headers());
+        let challenges = Challenge::all(response.headers(), context.base);
         let session = self.session(context.repository);
         let mut session = lock(&session);
         // Another thread may have been rejected at the same time, and have a new header by now.
@@ -111,12 +118,15 @@ impl Auth {
         }
         let bearer = challenges.iter().find_map(|challenge| match challenge {
             Challenge::Bearer(bearer) => Some(bearer),
-            Challenge::Basic => None,
+            Challenge::Basic | Challenge::Invalid { .. } => None,
         });
         if let Some(bearer) = bearer {
             self.fetch_token(context, &mut session, bearer)?;
         } else if challenges.contains(&Challenge::Basic) {
             self.log_in(context, &mut session)?;
+        } else if let Some(Challenge::Invalid { realm }) = challenges.first() {
+            let (url, reason) = (format!("`{}`", quoted(realm)), "it is not a URL".to_owned());
+            return Err(context.request.error(FetchProblem::Realm { url, reason }));
         }
         Ok(session
             .header
@@ -134,8 +144,20 @@ impl Auth {
         if let Some(login) = login {
             error.scrub(|text| login.scrub(text));
         }
-        let FetchProblem::Status { status: 401 | 403, hint, .. } = &mut error.problem else { return error };
+        let FetchProblem::Status { status: 401 | 403, url, hint, .. } = &mut error.problem else {
+            return error;
+        };
         let host = login_host(context.base);
+        let is_referred = Url::parse(url).is_ok_and(|url| {
+            let is_token_server =
+                session.bearer.as_ref().is_some_and(|bearer| bearer.realm.host() == url.host());
+            url.origin() != context.base.origin() && !is_token_server
+        });
+        if is_referred {
+            let note = format!("; `{host}` referred to this server, which gets no credentials of `{host}`");
+            hint.push_str(&note);
+            return error;
+        }
         let note = match login {
             Some(login) => format!("; sent {}", describe(login, context.base)),
             None if host == "docker.io" => "; no credentials found: run `docker login`".to_owned(),
@@ -175,6 +197,22 @@ impl Auth {
         Ok(())
     }
 
+    /// Records that a token server is down.
+    fn record_failure(&self, bearer: &Bearer, error: FetchError) -> FetchError {
+        if error.is_server_down() {
+            lock(&self.failures).insert(bearer.realm.origin(), (Instant::now(), error.reason()));
+        }
+        error
+    }
+
+    /// Returns the error for a token server that has failed for another repository a moment ago.
+    fn recent_failure(&self, context: &AuthContext<'_>, bearer: &Bearer) -> Option<FetchError> {
+        let failures = lock(&self.failures);
+        let (at, reason) = failures.get(&bearer.realm.origin())?;
+        let error = || context.request.error(FetchProblem::TokenServer { reason: reason.clone() });
+        (at.elapsed() < FAILURE_TIME).then(error)
+    }
+
     /// Requests a token from the token server, with credentials if there are any.
     fn fetch_token(
         &self,
@@ -182,7 +220,7 @@ impl Auth {
         session: &mut Session,
         bearer: &Bearer,
     ) -> Result<(), FetchError> {
-        if !bearer.is_allowed(context.base) {
+        if !bearer.is_allowed(context.base, context.insecure) {
             let (url, reason) = (redacted(&bearer.realm), "it is not HTTPS".to_owned());
             return Err(context.request.error(FetchProblem::Realm { url, reason }));
         }
@@ -193,9 +231,14 @@ impl Auth {
         if let Some(login) = &login {
             check_carrier(context, &bearer.realm, login)?;
         }
+        if let Some(error) = self.recent_failure(context, bearer) {
+            return Err(error);
+        }
+        session.bearer = Some(bearer.clone());
         let begin = Instant::now();
-        let token = context.request.retry(|| {
-            request_token(context, bearer, login.as_ref()).map_err(|mut error| {
+        let requested = context.request.retry(|| {
+            let requested = request_token_over_either_scheme(context, bearer, login.as_ref());
+            requested.map_err(|mut error| {
                 if let FetchProblem::Internal { url, .. } = &error.problem {
                     let (url, reason) = (url.clone(), error.problem.to_string());
                     error.problem = FetchProblem::Realm { url, reason };
@@ -205,12 +248,13 @@ impl Auth {
                 }
                 error
             })
-        })?;
+        });
+        // The registry is not requested again because of its token server: that would multiply the attempts.
+        let token = requested.map_err(|error| self.record_failure(bearer, error).of_token_server())?;
         let lifetime = token.expires_in.map_or(TOKEN_LIFETIME, Duration::from_secs);
         let until = begin + lifetime.saturating_sub(TOKEN_MARGIN.min(lifetime / 4));
         let header = sensitive_header(context, &bearer.realm, &format!("Bearer {}", token.token))?;
         session.header = Some((header, Some(until)));
-        session.bearer = Some(bearer.clone());
         Ok(())
     }
 }
@@ -242,6 +286,27 @@ struct Token {
     expires_in: Option<u64>,
 }
 
+/// Requests a token, over plain HTTP if only that is available on the host of the registry.
+fn request_token_over_either_scheme(
+    context: &AuthContext<'_>,
+    bearer: &Bearer,
+    login: Option<&Login>,
+) -> Result<Token, FetchError> {
+    let error = match request_token(context, bearer, login) {
+        // A certificate that is not accepted is not a reason to do without one.
+        Err(error) if error.is_plain_http() || matches!(error.problem, FetchProblem::Network { .. }) => error,
+        result => return result,
+    };
+    let Some(plain) = bearer.over_plain_http(context.base) else { return Err(error) };
+    if let Some(login) = login {
+        check_carrier(context, &plain.realm, login)?;
+    }
+    match request_token(context, &plain, login) {
+        Err(plain) if plain.is_without_response() => Err(error),
+        result => result,
+    }
+}
+
 /// Sends one request to a token server.
 fn request_token(
     context: &AuthContext<'_>,
@@ -252,7 +317,8 @@ fn request_token(
     struct TokenResponse {
         token: Option<String>,
         access_token: Option<String>,
-        expires_in: Option<f64>,
+        #[serde(default)]
+        expires_in: serde_json::Value,
     }
     let request = context.request;
     let mut url = bearer.realm.clone();
@@ -301,14 +367,20 @@ fn request_token(
             request.http.send(request.object, options)?
         }
     };
-    let body = request.read_body(request.check_status(response)?, TOKEN_LIMIT)?;
+    let body = request.read_body(request.check_status(response, Expected::Document)?, TOKEN_LIMIT)?;
     let no_token = || request.invalid_response(&url, "no token");
     let response: TokenResponse = serde_json::from_slice(&body).map_err(|_| no_token())?;
     let token = response.token.filter(|token| !token.is_empty()).or(response.access_token);
     let token = token.filter(|token| !token.is_empty()).ok_or_else(no_token)?;
+    Ok(Token { token, expires_in: lifetime(&response.expires_in) })
+}
+
+/// Returns the lifetime of a token in seconds. Some servers send a text. `None`: there is none, or an invalid one.
+fn lifetime(expires_in: &serde_json::Value) -> Option<u64> {
+    let text = expires_in.as_str().map(str::trim);
+    let life = expires_in.as_f64().or_else(|| text?.parse().ok())?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
-    let expires_in = response.expires_in.filter(|life| *life >= 1.0).map(|life| life.min(1e6) as u64);
-    Ok(Token { token, expires_in })
+    (life >= 1.0).then_some(life.min(1e6) as u64)
 }
 
 /// Returns the scope of the challenge, or the one for reading the repository.
@@ -352,4 +424,31 @@ fn login_host(base: &Url) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing panics while it requests a token; please report")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_lifetime_is_a_number_or_a_text_of_at_least_a_second() {
+        for (value, expected) in [
+            (json!(300), Some(300)),
+            (json!(0.5), None),
+            (json!(59.9), Some(59)),
+            (json!("300"), Some(300)),
+            (json!(" 300.5 "), Some(300)),
+            (json!(-1), None),
+            (json!("-1"), None),
+            (json!(1e300), Some(1_000_000)),
+            (json!("soon"), None),
+            (json!("NaN"), None),
+            (json!([300]), None),
+            (json!(null), None),
+        ] {
+            assert_eq!(lifetime(&value), expected, "{value}");
+        }
+    }
 }

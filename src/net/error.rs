@@ -4,9 +4,17 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::net::credentials::error::CredentialsError;
+use crate::net::pace::{Refusal, RefusalKind};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::ManifestError;
 use crate::oci::platform::PlatformError;
+
+/// Why a server cannot be connected to by HTTPS: what it sends is not TLS.
+pub(crate) const PLAIN_HTTP: &str = "server does not speak TLS, but probably plain HTTP: use `--insecure-registry` for a registry or mirror, or an \
+     http:// URL";
+
+/// Maximum delay before a retry. If the server requests a longer one, the request fails.
+pub(crate) const MAX_DELAY: Duration = Duration::from_secs(120);
 
 /// A list entry or image that could not be fetched.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +35,6 @@ pub(crate) enum FetchProblem {
     /// Name resolution, connecting or reading failed, or timed out.
     #[error("connection to {url} failed ({})", Attempts(*attempts))]
     Network {
-        /// The requested URL.
-        url: String,
-        /// Number of attempts.
-        attempts: u32,
-    },
-    /// A successful response without content.
-    #[error("{url} returned no content ({})", Attempts(*attempts))]
-    Empty {
         /// The requested URL.
         url: String,
         /// Number of attempts.
@@ -90,6 +90,12 @@ pub(crate) enum FetchProblem {
         /// Delay that the server requests before a retry.
         retry_after: Option<Duration>,
     },
+    /// A document has no bytes.
+    #[error("{url} returned an empty document")]
+    Empty {
+        /// The requested URL.
+        url: String,
+    },
     /// The bytes do not match the digest, checksum or size.
     #[error("{kind} mismatch: expected {expected}, got {found} (from {url})")]
     Mismatch {
@@ -124,6 +130,12 @@ pub(crate) enum FetchProblem {
         /// The URL of the token server.
         url: String,
         /// Why it is not allowed.
+        reason: String,
+    },
+    /// The token server is down.
+    #[error("the token server failed: {reason}")]
+    TokenServer {
+        /// Why it failed, with its URL.
         reason: String,
     },
     /// A server refers to a host inside the network of this machine.
@@ -290,9 +302,8 @@ impl FetchError {
     /// Sets the number of attempts.
     #[must_use]
     pub(crate) fn with_attempts(mut self, count: u32) -> Self {
-        if let FetchProblem::Network { attempts, .. }
-        | FetchProblem::Empty { attempts, .. }
-        | FetchProblem::Stalled { attempts, .. } = &mut self.problem
+        if let FetchProblem::Network { attempts, .. } | FetchProblem::Stalled { attempts, .. } =
+            &mut self.problem
         {
             *attempts = count;
         }
@@ -304,15 +315,16 @@ impl FetchError {
     pub(crate) fn allows_fallback(&self) -> bool {
         match &self.problem {
             FetchProblem::Network { .. }
-            | FetchProblem::Empty { .. }
             | FetchProblem::Stalled { .. }
             | FetchProblem::Unreachable { .. }
             | FetchProblem::Status { .. }
             | FetchProblem::Manifest { .. }
+            | FetchProblem::Empty { .. }
             | FetchProblem::Mismatch { .. }
             | FetchProblem::Protocol { .. }
             | FetchProblem::InvalidUrl { .. }
             | FetchProblem::Realm { .. }
+            | FetchProblem::TokenServer { .. }
             | FetchProblem::Internal { .. } => true,
             FetchProblem::TimeLimit(_)
             | FetchProblem::Shared { .. }
@@ -334,9 +346,66 @@ impl FetchError {
         match &self.problem {
             FetchProblem::Network { .. }
             | FetchProblem::Stalled { .. }
-            | FetchProblem::Unreachable { .. } => true,
+            | FetchProblem::Unreachable { .. }
+            | FetchProblem::TokenServer { .. } => true,
             FetchProblem::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
+        }
+    }
+
+    /// Returns the error of a token server that was requested as often as allowed. It is not transient: a retry of
+    /// the request to the registry would multiply the attempts.
+    #[must_use]
+    pub(crate) fn of_token_server(self) -> Self {
+        if !self.is_transient() {
+            return self;
+        }
+        let reason = self.reason();
+        Self::new(self.object, FetchProblem::TokenServer { reason })
+    }
+
+    /// True if the server has processed the request: it has responded, and has not refused it.
+    #[must_use]
+    pub(crate) fn is_response(&self) -> bool {
+        match self.problem {
+            FetchProblem::Status { .. } => self.refusal().is_none(),
+            FetchProblem::Empty { .. }
+            | FetchProblem::Mismatch { .. }
+            | FetchProblem::Protocol { .. }
+            | FetchProblem::Stalled { .. }
+            | FetchProblem::TokenServer { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// True if the server responded to HTTPS, but not with TLS.
+    #[must_use]
+    pub(crate) fn is_plain_http(&self) -> bool {
+        matches!(&self.problem, FetchProblem::Unreachable { reason, .. } if reason == PLAIN_HTTP)
+    }
+
+    /// True if no server has responded.
+    #[must_use]
+    pub(crate) fn is_without_response(&self) -> bool {
+        matches!(self.problem, FetchProblem::Network { .. } | FetchProblem::Unreachable { .. })
+    }
+
+    /// Returns how the server refused the request. `None`: it did not, or the failure has another cause.
+    #[must_use]
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match &self.problem {
+            FetchProblem::Status { status: 429, retry_after, .. } => {
+                Some(Refusal { kind: RefusalKind::Rate, retry_after: *retry_after })
+            }
+            FetchProblem::Status { status: 503, retry_after, .. } => {
+                Some(Refusal { kind: RefusalKind::Busy, retry_after: *retry_after })
+            }
+            FetchProblem::Network { .. } => {
+                let source = self.source.as_ref().filter(|source| !source.is_timeout())?;
+                let is_before_response = source.is_connect() || source.is_request();
+                is_before_response.then_some(Refusal { kind: RefusalKind::Connection, retry_after: None })
+            }
+            _ => None,
         }
     }
 
@@ -345,7 +414,10 @@ impl FetchError {
     pub(crate) fn is_transient(&self) -> bool {
         match &self.problem {
             FetchProblem::Network { .. } | FetchProblem::Empty { .. } | FetchProblem::Stalled { .. } => true,
-            FetchProblem::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            FetchProblem::Status { status, retry_after, .. } => {
+                matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+                    && retry_after.is_none_or(|wait| wait <= MAX_DELAY)
+            }
             _ => false,
         }
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod client;
+pub(crate) mod encoding;
 pub(crate) mod failure;
 pub(crate) mod proxy;
 pub(crate) mod resolver;
@@ -20,7 +21,8 @@ use crate::base::event::Report;
 use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::body::read_body;
 use crate::net::http::client::Clients;
-use crate::net::http::failure::{check_status, connection_error};
+use crate::net::http::encoding::{content_encoding, decode};
+use crate::net::http::failure::{Expected, check_status, connection_error};
 use crate::net::http::retry::RetryPolicy;
 use crate::net::limits::Limits;
 use crate::net::reach::{Internal, Reach};
@@ -185,15 +187,32 @@ impl<'a> RequestContext<'a> {
         self.http.retries.retry(self.report, attempt)
     }
 
-    /// Fails if a response has a status of failure.
-    pub(crate) fn check_status(&self, response: Response) -> Result<Response, FetchError> {
-        check_status(self.object, &self.http.retries, response)
+    /// Fails unless a response has a status with the `expected` content.
+    pub(crate) fn check_status(
+        &self,
+        response: Response,
+        expected: Expected,
+    ) -> Result<Response, FetchError> {
+        check_status(self.object, &self.http.retries, response, expected)
     }
 
-    /// Reads a body of at most `limit` bytes.
+    /// Reads a document of at most `limit` bytes that cannot be empty, such as a manifest. An empty one is a transient
+    /// failure: the server or a proxy lost its content.
+    pub(crate) fn read_document(&self, response: Response, limit: u64) -> Result<Vec<u8>, FetchError> {
+        let url = redacted(response.url());
+        let bytes = self.read_body(response, limit)?;
+        if bytes.is_empty() { Err(self.error(FetchProblem::Empty { url })) } else { Ok(bytes) }
+    }
+
+    /// Reads a document of at most `limit` bytes, and decodes its content encoding.
     pub(crate) fn read_body(&self, response: Response, limit: u64) -> Result<Vec<u8>, FetchError> {
         let url = redacted(response.url());
-        let bytes = read_body(self.object, &self.http.retries, response, limit + 1)?;
+        let encoding = content_encoding(response.headers());
+        let mut bytes = read_body(self.object, &self.http.retries, response, limit + 1)?;
+        if let Some(encoding) = encoding.filter(|_| bytes.len() as u64 <= limit) {
+            bytes = decode(&encoding, bytes, limit + 1)
+                .map_err(|reason| self.error(FetchProblem::Protocol { url: url.clone(), reason }))?;
+        }
         if bytes.len() as u64 > limit {
             let reason = format!("body exceeds {limit} bytes");
             return Err(self.error(FetchProblem::Protocol { url, reason }));

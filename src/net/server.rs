@@ -1,8 +1,8 @@
-//! [`Server`]: a server that requests go to, its limit of concurrent requests, and whether it is down.
+//! [`Server`]: a server that requests go to, the pace of its requests, and whether it is down.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reqwest::blocking::Response;
@@ -10,10 +10,13 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode, Url};
 
 use crate::base::event::{Event, Report};
+use crate::net::attempts::Attempts;
 use crate::net::endpoint::Endpoint;
 use crate::net::error::{FetchError, FetchProblem};
 use crate::net::host::is_loopback;
+use crate::net::http::failure::Expected;
 use crate::net::http::{RequestContext, RequestOptions};
+use crate::net::pace::Pace;
 use crate::net::reach::Reach;
 
 /// Time for which a server that is down gets no requests if there is another one.
@@ -33,7 +36,8 @@ pub(crate) struct Server {
     /// The addresses that requests to the server, and to hosts that it refers to, may go to.
     pub reach: Arc<Reach>,
     address: Address,
-    slots: Slots,
+    /// Limits the requests to the server.
+    pub pace: Pace,
     /// The URL, if the scheme was to be detected.
     detected: OnceLock<Url>,
     /// When the server went down, and why.
@@ -55,25 +59,8 @@ pub(crate) struct Servers {
     max_requests: usize,
 }
 
-/// The small requests that a server may still get.
-#[derive(Debug)]
-struct Slots {
-    free: Mutex<usize>,
-    changed: Condvar,
-}
-
-/// A permit for one small request; released when dropped.
-pub(crate) struct Slot<'a>(&'a Slots);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        *self.0.free.lock().expect(NO_PANIC) += 1;
-        self.0.changed.notify_one();
-    }
-}
-
 impl Servers {
-    /// Creates an empty set. Each server gets at most `max_requests` small requests at a time.
+    /// Creates an empty set. Each server gets at most `max_requests` requests at a time.
     #[must_use]
     pub(crate) fn new(max_requests: usize) -> Self {
         Self { all: Mutex::default(), max_requests: max_requests.max(1) }
@@ -109,7 +96,7 @@ impl Servers {
                 insecure,
                 reach: Arc::new(Reach::of_named(&urls)),
                 address,
-                slots: Slots { free: Mutex::new(self.max_requests), changed: Condvar::new() },
+                pace: Pace::new(self.max_requests),
                 detected: OnceLock::new(),
                 down: Mutex::default(),
                 has_warned: AtomicBool::new(false),
@@ -152,10 +139,15 @@ impl Server {
         };
         let scheme = match request("https") {
             Ok(_) => "https",
-            Err(failure) if !request("http").is_ok_and(|response| is_plain_http(&response)) => {
-                return Err(failure);
-            }
-            Err(_) => "http",
+            Err(failure) => match request("http") {
+                Ok(response) if is_plain_http(&response) || failure.is_plain_http() => "http",
+                // Nobody has spoken TLS, so that the status of failure is the better explanation.
+                Ok(response) if matches!(failure.problem, FetchProblem::Network { .. }) => {
+                    context.check_status(response, Expected::Document)?;
+                    return Err(failure);
+                }
+                _ => return Err(failure),
+            },
         };
         Ok(self.detected.get_or_init(|| url(scheme, "")))
     }
@@ -172,12 +164,41 @@ impl Server {
         })
     }
 
-    /// Waits until the server may get one more small request. (The queue limits its own requests.)
-    pub(crate) fn slot(&self) -> Slot<'_> {
-        let free = self.slots.free.lock().expect(NO_PANIC);
-        let mut free = self.slots.changed.wait_while(free, |free| *free == 0).expect(NO_PANIC);
-        *free -= 1;
-        Slot(&self.slots)
+    /// Calls `attempt`, which sends one request and reads its body, until it succeeds, fails permanently, or the
+    /// attempts are used up. Waits before each attempt until the server may get one more request.
+    pub(crate) fn retry<T>(
+        &self,
+        context: &RequestContext<'_>,
+        mut attempt: impl FnMut() -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let retries = &context.http.retries;
+        let mut attempts = Attempts::new(&self.pace, retries);
+        loop {
+            let slot = self.pace.slot(|| retries.check_deadline(context.object).is_err());
+            let Some(slot) = slot else {
+                retries.check_deadline(context.object)?;
+                continue;
+            };
+            let error = match attempt() {
+                Ok(value) => {
+                    slot.accept();
+                    return Ok(value);
+                }
+                Err(error) => error,
+            };
+            if error.is_response() {
+                slot.accept();
+            }
+            let Some(wait) = attempts.delay_after(context.report, &slot, &error) else {
+                return Err(error.with_attempts(attempts.tries));
+            };
+            drop(slot);
+            retries.check_deadline_after(&error.object, wait)?;
+            std::thread::sleep(wait);
+            if !attempts.next() {
+                return Err(error.with_attempts(retries.tries));
+            }
+        }
     }
 
     /// Returns the URL or the host, for messages.

@@ -1,22 +1,36 @@
 //! [`TlsTrust`]: the CAs that are trusted, and the client certificates.
 
-use std::sync::OnceLock;
+pub(crate) mod verifier;
+
+use std::sync::{Arc, OnceLock};
 
 use reqwest::{Certificate, Identity, Url};
-use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore};
 
 use crate::net::host::names;
+use crate::net::tls::verifier::Verifier;
 
 /// CAs that are trusted in addition to the system's, and client certificates.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TlsTrust {
     /// Additional CA certificates.
-    pub authorities: Vec<Certificate>,
+    authorities: Vec<CertificateDer<'static>>,
     /// Client certificates, each with its host, which has a port or is for all ports.
-    pub identities: Vec<(String, Identity)>,
+    pub identities: Vec<(String, ClientIdentity)>,
+}
+
+/// A client certificate and its private key.
+#[derive(Debug, Clone)]
+pub(crate) struct ClientIdentity {
+    /// For clients that do not verify servers.
+    pub identity: Identity,
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<PrivateKeyDer<'static>>,
 }
 
 /// A file without usable certificates.
@@ -39,8 +53,8 @@ impl TlsTrust {
         for (number, der) in certificates(pem)?.iter().enumerate() {
             let invalid = |error: String| TrustError::Invalid("certificate", number + 1, error);
             RootCertStore::empty().add(der.clone()).map_err(|error| invalid(error.to_string()))?;
-            let certificate = Certificate::from_der(der).map_err(|error| invalid(error.to_string()))?;
-            self.authorities.push(certificate);
+            Certificate::from_der(der).map_err(|error| invalid(error.to_string()))?;
+            self.authorities.push(der.clone());
         }
         Ok(())
     }
@@ -58,12 +72,43 @@ impl TlsTrust {
             error => TrustError::Invalid("private key", 1, error.to_string()),
         })?;
         let provider = rustls::crypto::ring::default_provider();
-        CertifiedKey::from_der(chain, private, &provider).map_err(TrustError::Key)?;
+        let key_pair = Arc::new(private.clone_key());
+        CertifiedKey::from_der(chain.clone(), private, &provider).map_err(TrustError::Key)?;
         let invalid = |error: reqwest::Error| TrustError::Invalid("certificate", 1, error.to_string());
         // A file with both is used once, so that its certificates are not duplicated.
         let pem = if certificate == key { key.to_vec() } else { [key, b"\n", certificate].concat() };
-        self.identities.push((host.to_owned(), Identity::from_pem(&pem).map_err(invalid)?));
+        let identity = Identity::from_pem(&pem).map_err(invalid)?;
+        self.identities.push((host.to_owned(), ClientIdentity { identity, chain, key: key_pair }));
         Ok(())
+    }
+
+    /// Returns the TLS settings for servers whose certificates are verified, with the client certificate of this
+    /// index. `None`: those of reqwest with [`system_authorities`] suffice.
+    pub(crate) fn client_config(&self, identity: Option<usize>, http1_only: bool) -> Option<ClientConfig> {
+        if self.authorities.is_empty() {
+            return None;
+        }
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(system_authorities().iter().chain(&self.authorities).cloned());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let webpki =
+            webpki.build().expect("there is a CA certificate, and no revocation list; please report");
+        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(Verifier::new(webpki, self.authorities.clone()));
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports them; please report")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match identity.map(|identity| &self.identities[identity].1) {
+            Some(ClientIdentity { chain, key, .. }) => config
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .expect("the key was checked when it was read; please report"),
+            None => config.with_no_client_auth(),
+        };
+        let protocols: &[&str] = if http1_only { &["http/1.1"] } else { &["h2", "http/1.1"] };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Some(config)
     }
 
     /// Returns the index of the client certificate for a URL. One for its port takes precedence over one for
@@ -98,13 +143,13 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TrustError> 
 /// Returns the CA certificates of the system: from `SSL_CERT_FILE` and `SSL_CERT_DIR`, or from the
 /// distribution's directory. May be empty, since `--ca-file` can name all CAs and HTTPS may not be used at
 /// all.
-pub(crate) fn system_authorities() -> &'static [Certificate] {
-    static SYSTEM: OnceLock<Vec<Certificate>> = OnceLock::new();
+pub(crate) fn system_authorities() -> &'static [CertificateDer<'static>] {
+    static SYSTEM: OnceLock<Vec<CertificateDer<'static>>> = OnceLock::new();
     SYSTEM.get_or_init(|| {
         // A certificate that cannot be read is skipped: if it is needed, the connection fails.
         let found = rustls_native_certs::load_native_certs().certs;
-        let valid = found.iter().filter(|der| RootCertStore::empty().add((*der).clone()).is_ok());
-        valid.filter_map(|der| Certificate::from_der(der).ok()).collect()
+        let is_valid = |der: &CertificateDer<'static>| RootCertStore::empty().add(der.clone()).is_ok();
+        found.into_iter().filter(is_valid).collect()
     })
 }
 

@@ -108,7 +108,7 @@ fn what_is_no_manifest_comes_from_the_next_endpoint_or_is_named() {
         (Reply::ok(&compressed).with("content-type", OCI_MANIFEST), FETCH, "gzip data instead of a manifest"),
         (Reply::ok(b"it works").with("content-type", "text/plain"), FETCH, "other data (`it works`) instead"),
         (Reply::ok(b"{}").with("content-type", OCI_MANIFEST), FETCH, "not a manifest: it has neither"),
-        (Reply::ok(b"").with("content-type", OCI_MANIFEST), FETCH, "returned no content"),
+        (Reply::ok(b"").with("content-type", OCI_MANIFEST), FETCH, "returned an empty document"),
         (
             Reply::ok(&reformatted).with("content-type", OCI_MANIFEST).with("docker-content-digest", &digest),
             MISMATCH,

@@ -219,6 +219,15 @@ impl Spool {
         }
     }
 
+    /// Forgets the plan: the partial bundle may contain bytes of a version that the plan does not name, and a later
+    /// run must not append bytes of that one.
+    #[cfg(feature = "net")]
+    pub(crate) fn forget_plan(&self) {
+        if self.file.write_all_at(&[0; 32], 8).is_err() {
+            self.lock().has_failed = true;
+        }
+    }
+
     /// Writes a piece: bytes of blob `key` at `offset`.
     pub(crate) fn put(&self, key: SpoolKey, offset: u64, bytes: &[u8]) {
         let len = allocated_len(bytes.len());

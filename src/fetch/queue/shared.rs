@@ -1,7 +1,7 @@
 //! [`Shared`]: the state of consumer and workers, and the way of a piece from arrival to verification.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::Url;
 use sha2::{Digest as _, Sha512};
@@ -18,6 +18,9 @@ use crate::net::secret::redacted;
 use crate::oci::digest::to_hex;
 
 const NO_PANIC: &str = "no worker panics; please report";
+
+/// Time after which the stream of the task at the front is dropped as well if others wait for its connection.
+const FRONT_WAIT: Duration = Duration::from_secs(30);
 
 /// Why a worker ends a lease early.
 pub(crate) enum LeaseEnd {
@@ -74,17 +77,37 @@ impl Shared<'_> {
         self.lock().progress[task].endpoint
     }
 
-    /// Waits for room in the window.
+    /// Waits for room in the window. If the server accepts few requests at a time and others wait for it, drops the
+    /// stream: the task at the front may need its connection.
     pub(crate) fn reserve(&self, lease: Lease, bytes: u64) -> Result<(), LeaseEnd> {
+        let begin = Instant::now();
         let mut window = self.lock_current(lease)?;
         while !window.fits(lease.task, bytes) {
-            window = self.wait(window);
+            window = self.changed.wait_timeout(window, Duration::from_secs(1)).expect(NO_PANIC).0;
             if window.is_obsolete(lease) {
+                return Err(LeaseEnd::Obsolete);
+            }
+            let pace = &self.fallbacks[lease.task].server(window.progress[lease.task].endpoint).pace;
+            let may_block = lease.task != window.front || begin.elapsed() > FRONT_WAIT;
+            if may_block && !window.fits(lease.task, bytes) && pace.is_crowded() {
+                self.drop_unhashed(&mut window, lease.task);
+                drop(window);
+                self.changed.notify_all();
                 return Err(LeaseEnd::Obsolete);
             }
         }
         window.reserve(lease.task, bytes);
         Ok(())
+    }
+
+    /// Drops the bytes of a task that were not hashed, or all of them if no digest can verify them together with
+    /// those that follow.
+    fn drop_unhashed(&self, window: &mut Window, task: usize) {
+        if self.tasks[task].is_pinned() && window.progress[task].hashes.is_some() {
+            window.drop_unhashed(task);
+        } else {
+            window.restart(task);
+        }
     }
 
     pub(crate) fn release(&self, lease: Lease, bytes: u64) {
@@ -95,9 +118,15 @@ impl Shared<'_> {
         self.changed.notify_all();
     }
 
-    /// Adds a piece to the window and the spool, and hashes the pieces that are next.
-    pub(crate) fn deliver(&self, lease: Lease, offset: u64, piece: Vec<u8>) -> Result<(), LeaseEnd> {
-        let spool = self.spool.zip(self.tasks[lease.task].key);
+    /// Adds a piece to the window and, if `spools`, to the spool. Hashes the pieces that are next.
+    pub(crate) fn deliver(
+        &self,
+        lease: Lease,
+        offset: u64,
+        piece: Vec<u8>,
+        spools: bool,
+    ) -> Result<(), LeaseEnd> {
+        let spool = self.spool.zip(self.tasks[lease.task].key).filter(|_| spools);
         // First the spool: the consumer releases the piece there once it has consumed it.
         if let Some((spool, key)) = spool {
             spool.put(key, offset, &piece);
@@ -254,12 +283,11 @@ impl Shared<'_> {
     /// Reads the blob as a stream from now on: the server does not return the requested ranges.
     pub(crate) fn give_up_ranges(&self, lease: Lease) -> LeaseEnd {
         if let Ok(mut window) = self.lock_current(lease) {
-            let progress = &mut window.progress[lease.task];
-            progress.ranges = false;
-            if self.tasks[lease.task].is_pinned() && progress.hashes.is_some() {
-                window.drop_unhashed(lease.task);
-            } else {
-                window.restart(lease.task);
+            window.progress[lease.task].ranges = false;
+            self.drop_unhashed(&mut window, lease.task);
+            drop(window);
+            if !self.tasks[lease.task].is_pinned() {
+                self.forget_spooled(lease.task);
             }
         }
         self.changed.notify_all();
@@ -269,6 +297,13 @@ impl Shared<'_> {
     /// Records the position of a stream. Returns how much further it is than all streams of the blob before.
     pub(crate) fn record_position(&self, task: usize, position: u64) -> u64 {
         self.lock().progress[task].record_position(position)
+    }
+
+    /// Prevents a later run from resuming with bytes of another version than the server stated before.
+    pub(crate) fn forget_plan(&self) {
+        if let Some(spool) = self.spool {
+            spool.forget_plan();
+        }
     }
 
     fn forget_spooled(&self, task: usize) {

@@ -82,19 +82,20 @@ impl Window {
         }
     }
 
-    /// Assigns the next lease. `host` returns the server of an endpoint of a task. `None`: there is nothing
-    /// to fetch, or no room for it.
+    /// Assigns the next lease. `host` returns the number of the server of an endpoint of a task, and the number of
+    /// concurrent requests that it accepts. `None`: there is nothing to fetch, or no room for it.
     pub(crate) fn assign(
         &mut self,
         limits: Concurrency,
-        host: impl Fn(usize, usize) -> usize,
+        host: impl Fn(usize, usize) -> (usize, usize),
     ) -> Option<Lease> {
         for task in self.front..self.progress.len() {
             let progress = &self.progress[task];
             if progress.outcome.is_some() || progress.streaming {
                 continue;
             }
-            let host = host(task, progress.endpoint);
+            let (host, accepted) = host(task, progress.endpoint);
+            let limits = Concurrency { jobs_per_host: limits.jobs_per_host.min(accepted), ..limits };
             let assigned = match progress.size.filter(|_| progress.ranges) {
                 Some(size) => self.assign_range(task, size, host, limits),
                 None => self.assign_stream(task, host, limits),

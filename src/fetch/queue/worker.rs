@@ -4,17 +4,19 @@ use std::io::Read;
 
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
-use reqwest::header::ETAG;
+use reqwest::header::{ETAG, HeaderValue};
 
 use crate::base::event::Event;
 use crate::fetch::queue::progress::PROGRESS;
 use crate::fetch::queue::shared::{LeaseEnd, Shared};
 use crate::fetch::queue::task::Task;
 use crate::fetch::queue::window::{Lease, PIECE};
+use crate::fetch::web::{refuses_ranges, warn_about_encoding};
+use crate::net::attempts::Attempts;
 use crate::net::error::FetchError;
 use crate::net::http::body::read_error;
 use crate::net::http::content_range;
-use crate::net::http::retry::delay;
+use crate::net::pace::{Pace, Slot};
 use crate::net::secret::redacted;
 
 /// Maximum number of bytes of one read.
@@ -43,14 +45,24 @@ impl<'a> Worker<'a> {
         let is_whole = self.lease.first == 0 && self.size() == Some(end);
         let mut at = self.lease.first;
         let mut piece = Vec::new();
-        self.retry(|progressed| {
+        self.retry(|slot, progressed| {
             if at == end {
                 return self.shared.complete(self.lease); // an empty blob
             }
             let from = at + piece.len() as u64;
             let range = if is_whole && from == 0 { None } else { Some((from, end - 1)) };
-            let mut response = self.request(range)?;
-            if range.is_some_and(|range| !self.is_range(&response, range)) {
+            let mut response = match self.request(slot, range) {
+                Err(error) if range.is_some() && error.status().is_some_and(refuses_ranges) => {
+                    return Err(self.shared.give_up_ranges(self.lease));
+                }
+                response => response?,
+            };
+            let fits = match range {
+                Some(range) => self.is_range(&response, range),
+                // A later request may have to continue it.
+                None => self.is_same_version(&response),
+            };
+            if !fits {
                 return Err(self.shared.give_up_ranges(self.lease));
             }
             while at < end {
@@ -63,7 +75,12 @@ impl<'a> Worker<'a> {
                 if is_whole && range.is_none() && at + len == end && !is_at_end(&mut response) {
                     return Err(self.wrong_size(end + 1, &response));
                 }
-                self.shared.deliver(self.lease, at, std::mem::take(&mut piece))?;
+                // A digest would reveal a range that is not the one that the header states.
+                if !self.task().is_pinned() && at + len == end && !is_at_end(&mut response) {
+                    return Err(self.shared.give_up_ranges(self.lease));
+                }
+                self.check_content(at, &piece, &response)?;
+                self.shared.deliver(self.lease, at, std::mem::take(&mut piece), true)?;
                 at += len;
             }
             Ok(())
@@ -76,13 +93,17 @@ impl<'a> Worker<'a> {
     fn fetch_stream(&self) -> Result<(), LeaseEnd> {
         let mut delivered = self.lease.first;
         let mut is_first_try = true;
-        self.retry(|progressed| {
+        self.retry(|slot, progressed| {
             let is_retry = !std::mem::replace(&mut is_first_try, false);
             if is_retry && delivered > 0 && !self.task().is_pinned() {
                 self.shared.restart_broken(self.lease);
                 return Err(LeaseEnd::Obsolete);
             }
-            let mut response = self.request(None)?;
+            let mut response = self.request(slot, None)?;
+            let is_same_version = self.is_same_version(&response);
+            if !is_same_version && self.task().key.is_some() {
+                self.shared.forget_plan();
+            }
             let mut position = 0;
             loop {
                 let skip = delivered.saturating_sub(position).min(PIECE);
@@ -98,7 +119,8 @@ impl<'a> Worker<'a> {
                 let is_short = (piece.len() as u64) < len;
                 let has_ended = self.check_position(&mut response, position, delivered, is_short)?;
                 if skip == 0 && !piece.is_empty() {
-                    self.shared.deliver(self.lease, delivered, piece)?;
+                    self.check_content(delivered, &piece, &response)?;
+                    self.shared.deliver(self.lease, delivered, piece, is_same_version)?;
                     delivered = position;
                 }
                 if has_ended {
@@ -131,36 +153,61 @@ impl<'a> Worker<'a> {
 
     /// Repeats `attempt` while it fails with transient errors, then falls back to the next endpoint. The
     /// count of attempts restarts after [`PROGRESS`] new bytes, which `attempt` counts.
-    fn retry(&self, mut attempt: impl FnMut(&mut u64) -> Result<(), LeaseEnd>) -> Result<(), LeaseEnd> {
+    fn retry(
+        &self,
+        mut attempt: impl FnMut(&Slot<'_>, &mut u64) -> Result<(), LeaseEnd>,
+    ) -> Result<(), LeaseEnd> {
         let retries = &self.shared.http.retries;
-        let mut tries = 1 + self.shared.lock().progress[self.lease.task].breaks;
+        let fallbacks = &self.shared.fallbacks[self.lease.task];
+        let mut breaks = self.shared.lock().progress[self.lease.task].breaks;
         let mut progressed = 0;
         loop {
             let endpoint = self.skip_down()?;
-            retries.check_deadline(&self.task().object)?;
-            let error = match attempt(&mut progressed) {
-                Err(LeaseEnd::Failed(error)) => error,
-                other => return other,
-            };
-            if self.shared.lock().is_obsolete(self.lease) {
-                return Err(LeaseEnd::Obsolete);
+            let pace = &fallbacks.server(endpoint).pace;
+            let mut attempts = Attempts::new(pace, retries);
+            attempts.tries += std::mem::take(&mut breaks);
+            while endpoint == self.skip_down()? {
+                retries.check_deadline(&self.task().object)?;
+                let slot = self.slot(pace)?;
+                let error = match attempt(&slot, &mut progressed) {
+                    Err(LeaseEnd::Failed(error)) => error,
+                    other => return other,
+                };
+                if self.shared.lock().is_obsolete(self.lease) {
+                    return Err(LeaseEnd::Obsolete);
+                }
+                if progressed >= PROGRESS {
+                    attempts.reset();
+                    progressed = 0;
+                }
+                if error.is_mismatch() {
+                    return self.shared.mismatch(self.lease, error);
+                }
+                let wait = attempts.delay_after(self.shared.report, &slot, &error);
+                drop(slot);
+                if let Some(wait) = wait {
+                    retries.check_deadline_after(&error.object, wait)?;
+                    self.shared.wait_unless_stopped(wait)?;
+                    if attempts.next() {
+                        continue;
+                    }
+                }
+                self.leave_endpoint(endpoint, error.with_attempts(attempts.tries.min(retries.tries)))?;
             }
-            if progressed >= PROGRESS {
-                (tries, progressed) = (1, 0);
-            }
-            if error.is_mismatch() {
-                return self.shared.mismatch(self.lease, error);
-            }
-            if !error.is_transient() || tries >= retries.tries {
-                self.leave_endpoint(endpoint, error.with_attempts(tries))?;
-                tries = 1;
-                continue;
-            }
-            let wait = delay(self.shared.report, &error, tries);
-            retries.check_deadline_after(&error.object, wait)?;
-            self.shared.wait_unless_stopped(wait)?;
-            tries += 1;
         }
+    }
+
+    /// Waits until the server may get one more request.
+    fn slot<'p>(&self, pace: &'p Pace) -> Result<Slot<'p>, LeaseEnd> {
+        let object = &self.task().object;
+        let retries = &self.shared.http.retries;
+        let slot = pace.slot_of_queue(|| {
+            // Streams that wait for room in the window give up their connections.
+            self.shared.changed.notify_all();
+            self.shared.lock().is_obsolete(self.lease) || retries.check_deadline(object).is_err()
+        });
+        retries.check_deadline(object)?;
+        slot.ok_or(LeaseEnd::Obsolete)
     }
 
     /// Returns the index of the current endpoint. Leaves endpoints whose server is down, except the last one.
@@ -187,10 +234,28 @@ impl<'a> Worker<'a> {
         self.shared.next_endpoint(self.lease, endpoint, error.reason())
     }
 
-    fn request(&self, range: Option<(u64, u64)>) -> Result<Response, FetchError> {
+    fn request(&self, slot: &Slot<'_>, range: Option<(u64, u64)>) -> Result<Response, FetchError> {
         let task = self.lease.task;
         let (context, endpoint) = (self.shared.request_context(task), self.shared.endpoint(task));
-        self.shared.fallbacks[task].get(context, endpoint, range, self.size())
+        let response = self.shared.fallbacks[task].get(context, endpoint, range, self.size());
+        if response.as_ref().map_or_else(FetchError::is_response, |_| true) {
+            slot.accept();
+        }
+        response
+    }
+
+    /// Fails if a file begins with other content than its name says. Warns about a content encoding.
+    fn check_content(&self, offset: u64, piece: &[u8], response: &Response) -> Result<(), FetchError> {
+        if offset > 0 || self.task().is_pinned() {
+            return Ok(());
+        }
+        let context = self.shared.request_context(self.lease.task);
+        let check = self.shared.fallbacks[self.lease.task].check();
+        if let Some(reason) = check.and_then(|check| check.check_bytes(piece)) {
+            return Err(context.invalid_response(response.url(), reason));
+        }
+        warn_about_encoding(context, response);
+        Ok(())
     }
 
     /// True if a response contains the requested range.
@@ -203,12 +268,13 @@ impl<'a> Worker<'a> {
             })
     }
 
-    /// True if a response is of the version of the file that was probed. Not every server supports
-    /// `If-Range`.
+    /// True if a response is of the version of the file that was probed, or a digest verifies the bytes. Not every
+    /// server supports `If-Range`, and one of several servers may not send entity tags.
     fn is_same_version(&self, response: &Response) -> bool {
         let (task, endpoint) = (self.lease.task, self.shared.endpoint(self.lease.task));
-        let Some(expected) = self.shared.fallbacks[task].etag(endpoint) else { return true };
-        response.headers().get(ETAG).is_none_or(|etag| etag.as_bytes() == expected.as_bytes())
+        let etag = self.shared.fallbacks[task].etag(endpoint).map(str::as_bytes);
+        self.task().is_pinned()
+            || etag.is_some() && etag == response.headers().get(ETAG).map(HeaderValue::as_bytes)
     }
 
     /// Reads a piece after waiting for room in the window, and releases the room that is not needed.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::event::{Event, Report};
 use crate::documents::list::{FileEntry, Lists};
+use crate::fetch::content::ContentCheck;
 use crate::fetch::in_parallel;
 use crate::fetch::mirrored::Endpoints;
 use crate::fetch::resolve::foreign::ForeignLayers;
@@ -60,7 +61,9 @@ impl<'a> ResolveContext<'a> {
             let request = self.request(&name);
             let url = entry.request_url.reveal();
             let endpoints = self.endpoints.file(&request, url, entry.checksum.is_some())?;
-            web::probe(request, &endpoints)
+            let is_checked = entry.checksum.is_none() && !self.upstream.allow_html;
+            let check = is_checked.then(|| ContentCheck::new(entry.path.as_str()));
+            web::probe(request, &endpoints, check.as_ref())
         })
     }
 

@@ -112,7 +112,7 @@ impl ForeignLayer {
         let object = format!("{} {digest}", self.object);
         let reach = self.registry.reach(&object, &self.repository)?;
         let endpoints = endpoints.foreign(&object, &url, &reach)?;
-        web::probe(request.with_object(&object), &endpoints)
+        web::probe(request.with_object(&object), &endpoints, None)
     }
 }
 

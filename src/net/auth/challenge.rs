@@ -17,6 +17,11 @@ pub(crate) enum Challenge {
     Bearer(Bearer),
     /// User name and password (RFC 7617).
     Basic,
+    /// A token server that is no URL.
+    Invalid {
+        /// The text.
+        realm: String,
+    },
 }
 
 /// A token server and the parameters of requests to it.
@@ -31,16 +36,16 @@ pub(crate) struct Bearer {
 }
 
 impl Challenge {
-    /// Returns all supported challenges of a response.
+    /// Returns all supported challenges of a response of the registry at `base`.
     #[must_use]
-    pub(crate) fn all(headers: &HeaderMap) -> Vec<Self> {
+    pub(crate) fn all(headers: &HeaderMap, base: &Url) -> Vec<Self> {
         let values = headers.get_all(WWW_AUTHENTICATE).iter();
-        values.filter_map(|value| value.to_str().ok()).flat_map(Self::parse).collect()
+        values.flat_map(|value| Self::parse(&text(value.as_bytes()), base)).collect()
     }
 
-    /// Parses the value of one header, which can contain several challenges.
+    /// Parses the value of one header, which can contain several challenges. A realm can be relative to `base`.
     #[must_use]
-    pub(crate) fn parse(header: &str) -> Vec<Self> {
+    pub(crate) fn parse(header: &str, base: &Url) -> Vec<Self> {
         let mut challenges: Vec<(String, HashMap<String, String>)> = Vec::new();
         let mut rest = header.trim_start_matches([' ', '\t', ',']);
         while !rest.is_empty() {
@@ -61,16 +66,20 @@ impl Challenge {
             }
             rest = rest.trim_start_matches([' ', '\t', ',']);
         }
-        challenges.into_iter().filter_map(|(scheme, parameters)| Self::new(&scheme, parameters)).collect()
+        let challenges = challenges.into_iter();
+        challenges.filter_map(|(scheme, parameters)| Self::new(&scheme, parameters, base)).collect()
     }
 
-    fn new(scheme: &str, mut parameters: HashMap<String, String>) -> Option<Self> {
+    fn new(scheme: &str, mut parameters: HashMap<String, String>, base: &Url) -> Option<Self> {
         match scheme {
             "basic" => Some(Self::Basic),
             "bearer" => {
-                let realm: SourceUrl = parameters.get("realm")?.parse().ok()?;
-                let realm = Url::parse(&realm).ok()?;
-                let (service, scope) = (parameters.remove("service"), parameters.remove("scope"));
+                let text = parameters.remove("realm")?;
+                let Some(realm) = realm(&text, base) else { return Some(Self::Invalid { realm: text }) };
+                // An empty parameter is none: containerd and docker then request what they need.
+                let mut parameter =
+                    |name| parameters.remove(name).filter(|value: &String| !value.trim().is_empty());
+                let (service, scope) = (parameter("service"), parameter("scope"));
                 if !service.as_deref().is_none_or(is_service) || !scope.as_deref().is_none_or(is_scope) {
                     return None;
                 }
@@ -81,9 +90,27 @@ impl Challenge {
     }
 }
 
-/// True if `text` is a name of printable ASCII. The specification of tokens calls it "the name of the service".
+/// Returns the text of a header: UTF-8, or ISO-8859-1 as in older specifications of HTTP.
+fn text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    }
+}
+
+/// Returns the URL of a token server. Some registries send a path only.
+fn realm(text: &str, base: &Url) -> Option<Url> {
+    let is_relative = !text.is_empty() && !text.contains(':') && text.bytes().all(|b| b.is_ascii_graphic());
+    let joined = if is_relative { base.join(text).ok()?.to_string() } else { text.to_owned() };
+    // `Url` alone would accept a user name.
+    let url: SourceUrl = joined.parse().ok().filter(|url: &SourceUrl| !url.is_empty())?;
+    Url::parse(&url).ok()
+}
+
+/// True if `text` is a name without control characters. The specification of tokens calls it "the name of the
+/// service".
 fn is_service(text: &str) -> bool {
-    text.len() <= MAX_PARAMETER && text.bytes().all(|b| matches!(b, b' '..=b'~'))
+    text.len() <= MAX_PARAMETER && !text.chars().any(char::is_control)
 }
 
 /// True if `text` is a list of scopes, separated by spaces (RFC 6749, section 3.3).
@@ -110,12 +137,20 @@ fn parameter(text: &str) -> Option<(String, &str)> {
 }
 
 impl Bearer {
-    /// True if the registry at `base` may name this token server: over plain HTTP only on its own host.
-    pub(crate) fn is_allowed(&self, base: &Url) -> bool {
-        if self.realm.host() == base.host() {
-            return self.realm.scheme() == base.scheme() || self.realm.scheme() == "https";
-        }
-        self.realm.scheme() == "https"
+    /// True if the registry at `base` may name this token server: over plain HTTP only on its own host, and only if
+    /// the registry itself uses plain HTTP or the user allows it (`insecure`).
+    pub(crate) fn is_allowed(&self, base: &Url, insecure: bool) -> bool {
+        let is_own_host = self.realm.host() == base.host();
+        self.realm.scheme() == "https" || is_own_host && (base.scheme() == "http" || insecure)
+    }
+
+    /// Returns the same token server over plain HTTP. `None`: it must not be requested so. A registry behind plain
+    /// HTTP often names its own host with `https`, because its configuration says so and nothing listens there.
+    pub(crate) fn over_plain_http(&self, base: &Url) -> Option<Self> {
+        let is_own_host = self.realm.host() == base.host() && base.scheme() == "http";
+        let mut realm = self.realm.clone();
+        realm.set_scheme("http").ok().filter(|()| is_own_host && self.realm.scheme() == "https")?;
+        Some(Self { realm, ..self.clone() })
     }
 }
 
@@ -123,8 +158,12 @@ impl Bearer {
 mod tests {
     use super::*;
 
+    fn base() -> Url {
+        "https://registry.example:5000/".parse().unwrap()
+    }
+
     fn bearer(realm: &str) -> Bearer {
-        match &Challenge::parse(&format!(r#"Bearer realm="{realm}""#))[..] {
+        match &Challenge::parse(&format!(r#"Bearer realm="{realm}""#), &base())[..] {
             [Challenge::Bearer(bearer)] => bearer.clone(),
             other => panic!("{other:?}"),
         }
@@ -140,6 +179,7 @@ mod tests {
         });
         let plain = Challenge::Bearer(bearer("https://a.example/"));
         let one = |challenge: &Challenge| vec![challenge.clone()];
+        let invalid = |realm: &str| vec![Challenge::Invalid { realm: realm.to_owned() }];
         let both = vec![Challenge::Basic, hub.clone()];
         for (text, expected) in [
             (header, one(&hub)),
@@ -152,34 +192,73 @@ mod tests {
             (r#"Bearer realm="https://a.example/", realm="https://b.example/""#, one(&plain)),
             ("Basic", one(&Challenge::Basic)),
             ("Bearer", vec![]),
-            ("Bearer realm=\"no url\"", vec![]),
+            ("Bearer realm=\"no url\"", invalid("no url")),
             ("Bearer realm=\"https://a.example/", vec![]),
             ("Bearer service=\"x\"", vec![]),
-            ("Bearer realm=\"file:///etc/passwd\"", vec![]),
-            ("Bearer realm=\"https://user:secret@a.example/\"", vec![]),
-            ("Bearer realm=\"https://a.example/\tx\"", vec![]),
+            ("Bearer realm=\"\"", invalid("")),
+            ("Bearer realm=\"file:///etc/passwd\"", invalid("file:///etc/passwd")),
+            ("Bearer realm=\"https://user:secret@a.example/\"", invalid("https://user:secret@a.example/")),
+            ("Bearer realm=\"//user:secret@a.example/\"", invalid("//user:secret@a.example/")),
+            ("Bearer realm=\"https://a.example/\tx\"", invalid("https://a.example/\tx")),
             ("Bearer realm=\"https://a.example/\",service=\"a\tb\"", vec![]),
             ("Bearer realm=\"https://a.example/\",scope=\"a\tb\"", vec![]),
             ("Bearer realm=\"https://a.example/\",scope=\"a\\\"b\"", vec![]),
             ("=,\"\"=", vec![]),
             ("", vec![]),
         ] {
-            assert_eq!(Challenge::parse(text), expected, "{text}");
+            assert_eq!(Challenge::parse(text, &base()), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_realm_may_be_relative_and_empty_parameters_are_none() {
+        for (realm, url) in [
+            ("/token", "https://registry.example:5000/token"),
+            ("token?a=b", "https://registry.example:5000/token?a=b"),
+            ("//a.example/token", "https://a.example/token"),
+        ] {
+            assert_eq!(bearer(realm).realm.as_str(), url);
+        }
+        let empty = "Bearer realm=\"https://a.example/\",service=\"\",scope=\" \"";
+        assert_eq!(Challenge::parse(empty, &base()), [Challenge::Bearer(bearer("https://a.example/"))]);
+    }
+
+    #[test]
+    fn a_challenge_may_contain_any_letters() {
+        for value in [&b"Basic realm=\"gesch\xc3\xbctzt\""[..], b"Basic realm=\"gesch\xfctzt\""] {
+            let value = reqwest::header::HeaderValue::from_bytes(value).unwrap();
+            let headers = HeaderMap::from_iter([(WWW_AUTHENTICATE, value)]);
+            assert_eq!(Challenge::all(&headers, &base()), [Challenge::Basic]);
+        }
+        let service = Challenge::parse("Bearer realm=https://a.example/,service=\"Büro\"", &base());
+        let Challenge::Bearer(bearer) = &service[0] else { panic!("{service:?}") };
+        assert_eq!(bearer.service.as_deref(), Some("Büro"));
     }
 
     #[test]
     fn a_token_server_over_plain_http_is_allowed_only_on_the_host_of_the_registry() {
         let hub: Url = "https://registry-1.docker.io/".parse().unwrap();
         let local: Url = "http://127.0.0.1:5000/".parse().unwrap();
-        for (realm, base, is_allowed) in [
-            ("https://auth.docker.io/token", &hub, true),
-            ("http://auth.docker.io/token", &hub, false),
-            ("http://registry-1.docker.io/token", &hub, false),
-            ("http://localhost:5001/token", &local, false),
-            ("http://127.0.0.1:5001/token", &local, true),
+        for (realm, base, insecure, is_allowed) in [
+            ("https://auth.docker.io/token", &hub, false, true),
+            ("http://auth.docker.io/token", &hub, false, false),
+            ("http://auth.docker.io/token", &hub, true, false),
+            ("http://registry-1.docker.io/token", &hub, false, false),
+            ("http://registry-1.docker.io/token", &hub, true, true),
+            ("http://localhost:5001/token", &local, false, false),
+            ("http://127.0.0.1:5001/token", &local, false, true),
         ] {
-            assert_eq!(bearer(realm).is_allowed(base), is_allowed, "{realm} for {base}");
+            assert_eq!(bearer(realm).is_allowed(base, insecure), is_allowed, "{realm} for {base}");
+        }
+        for (realm, base, plain) in [
+            ("https://127.0.0.1:5000/token", &local, Some("http://127.0.0.1:5000/token")),
+            ("https://127.0.0.1/token", &local, Some("http://127.0.0.1/token")),
+            ("https://localhost:5000/token", &local, None),
+            ("http://127.0.0.1:5000/token", &local, None),
+            ("https://registry-1.docker.io/token", &hub, None),
+        ] {
+            let found = bearer(realm).over_plain_http(base).map(|bearer| bearer.realm.to_string());
+            assert_eq!(found.as_deref(), plain, "{realm} for {base}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use reqwest::blocking::{Client, ClientBuilder};
-use reqwest::{Url, redirect};
+use reqwest::{Certificate, Url, redirect};
 
 use crate::net::http::proxy;
 use crate::net::http::resolver::Resolver;
@@ -12,6 +12,12 @@ use crate::net::limits::Limits;
 use crate::net::reach::Internal;
 use crate::net::tls::{self, TlsTrust};
 use crate::net::zone::Zone;
+
+/// Maximum number of headers of a response.
+const MAX_HEADERS: usize = 1000;
+
+/// Maximum size in bytes of the headers of an HTTP/2 response.
+const MAX_HEADER_BYTES: u32 = 256 << 10;
 
 /// HTTP clients, created on first use: each has a thread and connections of its own.
 pub(crate) struct Clients {
@@ -59,13 +65,19 @@ impl Clients {
             .timeout(self.limits.idle)
             // `Http` follows redirects: it checks each hop, and selects a client for it.
             .redirect(redirect::Policy::none())
+            // Defaults: 100 headers and 16 KiB. Some front ends send more.
+            .http1_max_headers(MAX_HEADERS)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
             .referer(false);
         builder = if kind.insecure {
             builder.tls_danger_accept_invalid_certs(true)
+        } else if let Some(config) = self.trust.client_config(kind.identity, kind.is_bulk) {
+            builder.tls_backend_preconfigured(config)
         } else {
             // An explicit list of CAs: reqwest's default fails if the system has none, even if none is
             // needed.
-            builder.tls_certs_only(tls::system_authorities().iter().chain(&self.trust.authorities).cloned())
+            let system = tls::system_authorities().iter();
+            builder.tls_certs_only(system.filter_map(|der| Certificate::from_der(der).ok()))
         };
         if let Some(limit) = kind.limit {
             builder =
@@ -78,7 +90,7 @@ impl Clients {
             builder = builder.no_proxy();
         }
         if let Some(identity) = kind.identity {
-            builder = builder.identity(self.trust.identities[identity].1.clone());
+            builder = builder.identity(self.trust.identities[identity].1.identity.clone());
         }
         builder.build().expect("certificates were checked when they were read; please report")
     }

@@ -7,8 +7,9 @@ use reqwest::blocking::Response;
 use reqwest::header::{DATE, HeaderMap, RETRY_AFTER};
 use rustls::{AlertDescription, CertificateError};
 
-use crate::net::error::{FetchError, FetchProblem, root_cause};
+use crate::net::error::{FetchError, FetchProblem, PLAIN_HTTP, root_cause};
 use crate::net::http::body::read_body;
+use crate::net::http::encoding::{content_encoding, decode};
 use crate::net::http::proxy;
 use crate::net::http::resolver::InternalAddress;
 use crate::net::http::retry::RetryPolicy;
@@ -18,6 +19,9 @@ use crate::net::zone::Zone;
 
 const CLIENT_CERTIFICATE_REQUIRED: &str = "server requires a client certificate: use `--client-cert`";
 
+/// What hyper says about a response that is not HTTP/1.
+const INVALID_STATUS_LINE: &str = "invalid HTTP version parsed";
+
 /// Returns the error for a request without a response.
 pub(crate) fn connection_error(object: &str, error: reqwest::Error) -> FetchError {
     let mut url = error.url().map(redacted).unwrap_or_default();
@@ -26,6 +30,11 @@ pub(crate) fn connection_error(object: &str, error: reqwest::Error) -> FetchErro
         return FetchError::new(object, FetchProblem::Internal { url, host: host.clone(), found });
     }
     if let Some(reason) = find_cause(&error).and_then(explain_tls_error) {
+        return FetchError::new(object, FetchProblem::Unreachable { url, reason });
+    }
+    // The first bytes of TLS are no status line.
+    if error.url().is_some_and(|url| url.scheme() == "http") && root_cause(&error) == INVALID_STATUS_LINE {
+        let reason = "server does not speak plain HTTP: use an https:// URL".to_owned();
         return FetchError::new(object, FetchProblem::Unreachable { url, reason });
     }
     if let Some(proxy) = error.url().and_then(proxy::proxy_for).filter(|_| error.is_connect()) {
@@ -39,14 +48,37 @@ pub(crate) fn connection_error(object: &str, error: reqwest::Error) -> FetchErro
     FetchError { source: Some(error.without_url()), ..FetchError::new(object, problem) }
 }
 
-/// Fails if a response has a status of failure.
+/// The content that a response must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// A document of a server that may choose the status, such as a token.
+    Document,
+    /// The complete content: 200. Caches and portals respond with other statuses of success, and their content is
+    /// none, incomplete or modified (RFC 9110, section 15.3).
+    Complete,
+    /// A range, or the complete content: 206 or 200.
+    Range,
+}
+
+impl Expected {
+    fn accepts(self, status: StatusCode) -> bool {
+        match self {
+            Self::Document => status.is_success() && status != StatusCode::PARTIAL_CONTENT,
+            Self::Complete => status == StatusCode::OK,
+            Self::Range => matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT),
+        }
+    }
+}
+
+/// Fails unless a response has a status with the `expected` content.
 pub(crate) fn check_status(
     object: &str,
     retries: &RetryPolicy,
     response: Response,
+    expected: Expected,
 ) -> Result<Response, FetchError> {
     let status = response.status();
-    if status.is_success() {
+    if expected.accepts(status) {
         return Ok(response);
     }
     let url = redacted(response.url());
@@ -60,6 +92,8 @@ pub(crate) fn check_status(
 
 fn status_hint(status: StatusCode, response: &Response) -> String {
     match status {
+        StatusCode::PARTIAL_CONTENT => ": a range that was not requested, instead of the content".to_owned(),
+        _ if status.is_success() => ": not the content; expected 200 OK".to_owned(),
         StatusCode::NOT_FOUND => ": check the name and the version".to_owned(),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let proxy = proxy::proxy_for(response.url()).filter(|_| response.url().scheme() == "http");
@@ -69,9 +103,26 @@ fn status_hint(status: StatusCode, response: &Response) -> String {
         }
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(": {}", proxy::AUTHENTICATION_REQUIRED),
         StatusCode::TOO_MANY_REQUESTS => {
-            format!("{}: retry later, or use `--mirror`", rate_limit(response.headers()))
+            let when = when(retry_after(response.headers()));
+            format!(
+                "{}: run the same command again {when} (`pack` keeps what it has fetched), or use `--mirror`",
+                rate_limit(response.headers())
+            )
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            let when = when(retry_after(response.headers()));
+            format!(": overloaded or down; run the same command again {when}, or use `--jobs-per-host`")
         }
         _ => String::new(),
+    }
+}
+
+/// Returns when to run a command again.
+fn when(retry_after: Option<Duration>) -> String {
+    match retry_after.map(|wait| wait.as_secs()) {
+        None | Some(0..60) => "later".to_owned(),
+        Some(seconds @ 60..7200) => format!("in {} min", seconds.div_ceil(60)),
+        Some(seconds) => format!("in {} h", seconds.div_ceil(3600)),
     }
 }
 
@@ -114,6 +165,7 @@ fn explain_tls_error(error: &rustls::Error) -> Option<String> {
         rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => {
             return Some(format!("certificate is not valid for this host ({error})"));
         }
+        rustls::Error::InvalidMessage(_) => PLAIN_HTTP,
         rustls::Error::InvalidCertificate(_) => return Some(format!("invalid certificate ({error})")),
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => CLIENT_CERTIFICATE_REQUIRED,
         rustls::Error::AlertReceived(
@@ -133,15 +185,28 @@ fn explain_tls_error(error: &rustls::Error) -> Option<String> {
 fn server_message(object: &str, retries: &RetryPolicy, response: Response) -> String {
     const LIMIT: u64 = 4 << 10;
     const NGINX_CERTIFICATE_REQUIRED: &[u8] = b"No required SSL certificate was sent";
-    let Ok(text) = read_body(object, retries, response, LIMIT) else { return String::new() };
+    let encoding = content_encoding(response.headers());
+    let Ok(mut text) = read_body(object, retries, response, LIMIT) else { return String::new() };
+    if let Some(encoding) = encoding {
+        text = decode(&encoding, text, LIMIT).unwrap_or_default();
+    }
+    // nginx, Apache and Go servers send status 400 with such a text.
+    let is_https = ["to HTTPS port", "to an HTTPS server", "to an SSL-enabled server port"].into_iter();
+    if is_https.map(str::as_bytes).any(|part| contains(&text, part)) {
+        return "; the server requires HTTPS: use an https:// URL".to_owned();
+    }
     // nginx sends status 400 with this page.
-    if text.windows(NGINX_CERTIFICATE_REQUIRED.len()).any(|part| part == NGINX_CERTIFICATE_REQUIRED) {
+    if contains(&text, NGINX_CERTIFICATE_REQUIRED) {
         return format!("; {CLIENT_CERTIFICATE_REQUIRED}");
     }
     let Ok(value) = serde_json::from_slice::<serde_json::Value>(&text) else { return String::new() };
     let message = value["errors"][0]["message"].as_str().unwrap_or_default();
     let message: String = message.chars().filter(|c| !c.is_control()).take(200).collect();
     if message.is_empty() { message } else { format!("{SERVER_MESSAGE}{message}\"") }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// Returns the delay of `Retry-After` (RFC 9110, section 10.2.3): in seconds, or until a date by the server's

@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 use reqwest::Url;
 
 use crate::base::event::{Event, Report};
-use crate::net::error::{FetchError, FetchProblem};
+use crate::net::error::{FetchError, FetchProblem, MAX_DELAY};
 use crate::net::limits::Limits;
 use crate::net::secret::redacted;
 
 /// Delay before the first retry; each further retry doubles it.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
-
-/// Maximum delay, also if the server requests a longer one.
-const MAX_DELAY: Duration = Duration::from_secs(120);
 
 /// Minimum delay, also if the server requests none.
 const MIN_DELAY: Duration = Duration::from_millis(100);
