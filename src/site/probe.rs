@@ -11,7 +11,8 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::process::{Resource, getrlimit};
 
 use crate::base::directory::Directory;
-use crate::base::fs::{self, FsError};
+use crate::base::fs::FsError;
+use crate::base::own_file::read_regular;
 use crate::site::root::{PROBES, STAGING, staging_base};
 
 /// Maximum size of `/proc/self/mountinfo` in bytes.
@@ -94,7 +95,7 @@ impl Probe {
     pub(crate) fn file_system(&self) -> Option<String> {
         let device = self.directory.identity().ok()?.0;
         let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
-        let mounts = fs::read("/proc/self/mountinfo".as_ref(), MOUNTS_LIMIT).ok()?;
+        let mounts = read_regular("/proc/self/mountinfo".as_ref(), MOUNTS_LIMIT).ok()?;
         mount_type(&String::from_utf8_lossy(&mounts), &device)
     }
 
@@ -111,7 +112,7 @@ impl Probe {
 
 impl Drop for Probe {
     fn drop(&mut self) {
-        // What remains is removed with what other interrupted runs left.
+        // The rest of a failed cleanup is removed like that of an interrupted run.
         let _ = self.staging.remove_directory(&self.name);
     }
 }

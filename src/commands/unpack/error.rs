@@ -100,7 +100,7 @@ pub enum UnpackError {
         path: PathBuf,
         /// The type of the file system. `None`: unknown.
         file_system: Option<String>,
-        /// What is not supported, and the entries that need it.
+        /// The unsupported names and sizes, with the entries that need them.
         problems: Vec<String>,
     },
     /// A file system has too little free space. Nothing was written.
