@@ -210,8 +210,9 @@ impl From<UnpackError> for Failure {
         }
         if let UnpackError::Unsupported { .. } = &error {
             return failure.with_hint(
-                "unpack on another file system, such as ext4 or XFS; or omit the entries with `--only`, or give \
-                 the files other paths with `name=PATH` in the list",
+                "unpack on another file system, such as ext4 or XFS (`--files` and `--registry` choose one for each \
+                 kind of content); or omit the entries with `--only`, or give the files other paths with `name=PATH` \
+                 in the list",
             );
         }
         if let UnpackError::Incomplete { missing, .. } = &error {
