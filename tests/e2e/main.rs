@@ -43,5 +43,6 @@ mod settings;
 mod signatures;
 mod site;
 mod slow;
+mod transport;
 mod types;
 mod volumes;
