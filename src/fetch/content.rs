@@ -35,7 +35,7 @@ const FORMATS: &[Format] = &[
 /// Magic number of a skippable zstd frame. The first byte is `P` to `_`.
 const SKIPPABLE: &[u8] = b"*M\x18";
 
-/// What the content of a file must not be.
+/// The content that a file must not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContentCheck {
     /// Index in [`FORMATS`], by the suffix of the path. `None`: any format.

@@ -24,7 +24,7 @@ pub(crate) struct RemoteFile {
     pub ranges: bool,
     /// Strong entity tag (RFC 9110, section 8.8.3).
     pub etag: Option<String>,
-    /// What the content must not be. `None`: a checksum decides, or the user accepts everything.
+    /// The content that is refused. `None`: a checksum decides, or the user accepts everything.
     pub check: Option<ContentCheck>,
 }
 
