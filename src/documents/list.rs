@@ -63,6 +63,12 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
+    /// True if the list names the path, so that it is not that of the URL.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        source_url(&self.url).other_path(&self.path).is_some()
+    }
+
     /// Returns the name of the entry in messages, which is unique in its lists and contains no secret.
     #[must_use]
     pub fn name(&self) -> String {

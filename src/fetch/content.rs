@@ -35,7 +35,7 @@ const FORMATS: &[Format] = &[
 /// Magic number of a skippable zstd frame. The first byte is `P` to `_`.
 const SKIPPABLE: &[u8] = b"*M\x18";
 
-/// What the content of a file must not be.
+/// The content that a file must not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ContentCheck {
     /// Index in [`FORMATS`], by the suffix of the path. `None`: any format.
@@ -45,13 +45,14 @@ pub(crate) struct ContentCheck {
 }
 
 impl ContentCheck {
-    /// Returns the check for a file with this path.
+    /// Returns the check for a file with this path. `is_named`: the path is not that of its URL, and the suffix says
+    /// nothing about the format.
     #[must_use]
-    pub(crate) fn new(path: &str) -> Self {
+    pub(crate) fn new(path: &str, is_named: bool) -> Self {
         let path = path.to_ascii_lowercase();
         let has = |suffixes: &[&str]| suffixes.iter().any(|suffix| path.ends_with(suffix));
         Self {
-            format: FORMATS.iter().position(|format| has(format.suffixes)),
+            format: FORMATS.iter().position(|format| !is_named && has(format.suffixes)),
             is_page: has(&[".html", ".htm", ".xhtml"]),
         }
     }
@@ -156,7 +157,7 @@ mod tests {
             ("index.html", b"<!doctype html>", None),
             ("a.tar", b"anything", None),
         ] {
-            let problem = ContentCheck::new(path).check_bytes(bytes);
+            let problem = ContentCheck::new(path, false).check_bytes(bytes);
             match (&problem, found) {
                 (Some(problem), Some(found)) => assert!(problem.contains(found), "{path}: {problem}"),
                 (problem, found) => assert_eq!(problem.as_deref(), found, "{path} {bytes:?}"),
@@ -176,9 +177,11 @@ mod tests {
         ] {
             let value = HeaderValue::from_static(media_type);
             let problem =
-                ContentCheck::new(path).check_headers(&HeaderMap::from_iter([(CONTENT_TYPE, value)]));
+                ContentCheck::new(path, false).check_headers(&HeaderMap::from_iter([(CONTENT_TYPE, value)]));
             assert_eq!(problem.is_some(), is_refused, "{path} {media_type}");
         }
-        assert_eq!(ContentCheck::new("a.bin").check_headers(&HeaderMap::new()), None);
+        assert_eq!(ContentCheck::new("a.bin", false).check_headers(&HeaderMap::new()), None);
+        assert_eq!(ContentCheck::new("a.gz", true).check_bytes(b"text"), None);
+        assert!(ContentCheck::new("a.gz", true).check_bytes(b"<html>").is_some());
     }
 }

@@ -18,7 +18,7 @@ pub(crate) struct FallbackList {
     endpoints: Vec<BlobEndpoint>,
     /// Entity tag of the file at the first endpoint.
     etag: Option<String>,
-    /// What the content must not be.
+    /// The content that is refused.
     check: Option<ContentCheck>,
 }
 
@@ -50,7 +50,7 @@ impl FallbackList {
         self.etag.as_deref().filter(|_| index == 0)
     }
 
-    /// Returns what the content must not be. `None`: a checksum decides.
+    /// Returns the content that is refused. `None`: a checksum decides.
     #[must_use]
     pub(crate) fn check(&self) -> Option<&ContentCheck> {
         self.check.as_ref()

@@ -1,8 +1,8 @@
 //! [`RemoteFile`]: a file on a web server, and the request that finds out its size and version.
 
 use reqwest::blocking::Response;
-use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_RANGE};
-use reqwest::{Method, StatusCode};
+use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_RANGE, TRANSFER_ENCODING};
+use reqwest::{Method, StatusCode, Version};
 
 use crate::base::event::Event;
 use crate::base::units::MAX_ENTRY_SIZE;
@@ -24,7 +24,7 @@ pub(crate) struct RemoteFile {
     pub ranges: bool,
     /// Strong entity tag (RFC 9110, section 8.8.3).
     pub etag: Option<String>,
-    /// What the content must not be. `None`: a checksum decides, or the user accepts everything.
+    /// The content that is refused. `None`: a checksum decides, or the user accepts everything.
     pub check: Option<ContentCheck>,
 }
 
@@ -118,6 +118,20 @@ pub(crate) fn warn_about_encoding(context: RequestContext<'_>, response: &Respon
         let message = format!(
             "`{}` was sent with `Content-Encoding: {encoding}`: the bytes are packed as sent; pin the file to verify them",
             context.object
+        );
+        context.report.event(&Event::Warning { message });
+    }
+}
+
+/// Warns about a file that no checksum pins and whose end is the end of the connection: it may be incomplete.
+pub(crate) fn warn_about_length(context: RequestContext<'_>, response: &Response) {
+    let is_delimited = response.content_length().is_some()
+        || response.headers().contains_key(TRANSFER_ENCODING)
+        || response.version() > Version::HTTP_11;
+    if !is_delimited {
+        let object = context.object;
+        let message = format!(
+            "`{object}` was sent without its length, and may be incomplete; pin the file to verify it"
         );
         context.report.event(&Event::Warning { message });
     }

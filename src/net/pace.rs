@@ -186,11 +186,13 @@ impl State {
         self.recent.retain(|at| !is_old(at));
     }
 
-    /// Lengthens the interval to that of the accepted requests, or doubles it if there were none.
+    /// Lengthens the interval toward that of the accepted requests, or doubles it if there were none. A burst of
+    /// requests shows no rate, so that each step is limited.
     fn lengthen_interval(&mut self) {
+        let twice = (self.interval * 2).max(FIRST_INTERVAL);
         let longer = match u32::try_from(self.recent.len()) {
-            Ok(count @ 1..) => (RATE_WINDOW * 21 / 20 / count).max(self.interval * 11 / 10),
-            _ => (self.interval * 2).max(FIRST_INTERVAL),
+            Ok(count @ 1..) => (RATE_WINDOW * 21 / 20 / count).clamp(twice * 5 / 8, twice),
+            _ => twice,
         };
         self.interval = longer.min(MAX_INTERVAL);
     }
@@ -298,11 +300,18 @@ mod tests {
     #[test]
     fn requests_are_spaced_at_the_rate_that_a_server_accepts() {
         let pace = Pace::new(8);
-        let slots = slots(&pace, 6);
-        slots[..5].iter().for_each(Slot::accept);
-        assert!(slots[5].refuse(RefusalKind::Rate, None));
-        drop(slots);
-        assert_eq!((pace.limit(), pace.lock().interval.as_millis()), (8, 210));
+        for expected in [100, 200, 250] {
+            let interval = std::mem::take(&mut pace.lock().interval);
+            pace.lock().next_start = None;
+            let slots = slots(&pace, 6);
+            pace.lock().interval = interval;
+            slots[..5].iter().for_each(Slot::accept);
+            pace.lock().recent.truncate(5);
+            assert!(slots[5].refuse(RefusalKind::Rate, None));
+            let interval = pace.lock().interval.as_millis();
+            assert!((expected - 20..=expected).contains(&interval), "{interval} of {expected}");
+            assert_eq!(pace.limit(), 8);
+        }
         let start = Instant::now();
         for _ in 0..2 {
             pace.slot(|| false).unwrap().accept();
@@ -318,7 +327,8 @@ mod tests {
             let slots = slots(&pace, 1);
             pace.lock().active = pace.limit();
             slots[0].refuse(RefusalKind::Rate, None);
-            assert_eq!((pace.lock().interval.as_millis(), pace.limit()), (interval, limit));
+            let found = pace.lock().interval.as_millis();
+            assert_eq!((found, pace.limit()), (interval, limit));
             pace.lock().active = 1;
         }
     }

@@ -141,7 +141,7 @@ impl Server {
             Ok(_) => "https",
             Err(failure) => match request("http") {
                 Ok(response) if is_plain_http(&response) || failure.is_plain_http() => "http",
-                // Nobody has spoken TLS, so that the status of failure is the better explanation.
+                // The server does not speak TLS, so that the status of failure is the better explanation.
                 Ok(response) if matches!(failure.problem, FetchProblem::Network { .. }) => {
                     context.check_status(response, Expected::Document)?;
                     return Err(failure);

@@ -46,5 +46,6 @@ mod signatures;
 mod site;
 mod slow;
 mod targets;
+mod transport;
 mod types;
 mod volumes;

@@ -129,7 +129,8 @@ fn mirrors_are_tried_in_order_until_one_has_the_blob() {
         let args = mirrors(&[bad.addr(), working.addr()]);
         let job = PackJob::new(&list_entry("x", &bytes));
         let finished = job.packs(&words(&args), &[&bytes]);
-        assert_eq!(bad.seen().len(), 1, "{status}");
+        // Some servers send 403 only because of the range.
+        assert_eq!(bad.seen().len(), if status == 403 { 2 } else { 1 }, "{status}");
         let warnings: Vec<_> = finished.stderr.lines().filter(|line| line.contains("warning")).collect();
         assert!(
             matches!(warnings[..], [line] if line.contains(&bad.addr()) && line.contains(&status.to_string())),
@@ -621,9 +622,13 @@ fn retry_after_is_honored_as_seconds_and_as_date() {
 }
 
 #[test]
-fn retry_after_is_capped_at_two_minutes_and_the_run_timeout() {
-    for header in ["100000", "Mon, 21 Oct 2115 07:28:00 GMT"] {
-        let fake = Fake::start(Content::default(), |_, _| {
+fn retry_after_obeys_the_run_timeout_and_no_retry_waits_for_more_than_two_minutes() {
+    for (header, expected) in [
+        ("110", &["5 s", "--timeout"][..]),
+        ("7300", &["429", "ratelimit-remaining: 0;w=21600", "run the same command again in 3 h"]),
+        ("Mon, 21 Oct 2115 07:28:00 GMT", &["429", "run the same command again in"]),
+    ] {
+        let fake = Fake::start(Content::default(), move |_, _| {
             Reply::status(429)
                 .with("retry-after", header)
                 .with("ratelimit-limit", "100;w=21600")
@@ -632,18 +637,11 @@ fn retry_after_is_capped_at_two_minutes_and_the_run_timeout() {
         let args = mirrors(&[fake.addr()]);
         let job = PackJob::new(&format!("{}\n", url("x")));
         let start = Instant::now();
-        let finished = job.fails(
-            &[&words(&args)[..], &["--json", "--timeout", "5s"]].concat(),
-            4,
-            &["5 s", "--timeout"],
-        );
+        let options = [&words(&args)[..], &["--json", "--timeout", "5s"]].concat();
+        let finished = job.fails(&options, 4, expected);
         assert!(start.elapsed() < Duration::from_secs(5));
-        assert_eq!(retry_delays(&finished), [120.0]);
-        job.fails(
-            &[&words(&args)[..], &["--retries", "0"]].concat(),
-            4,
-            &["429", "ratelimit-remaining: 0;w=21600"],
-        );
+        assert_eq!(retry_delays(&finished), if header == "110" { vec![110.0] } else { vec![] });
+        assert_eq!(fake.seen().len(), 1);
     }
 }
 
@@ -654,7 +652,9 @@ fn permanent_errors_are_not_retried() {
         let args = [mirrors(&[fake.addr()]), mirror(REGISTRY, &fake.addr()).to_vec()].concat();
         let list = format!("{}\n{REGISTRY}/app:1\n", url("x"));
         PackJob::new(&list).fails(&words(&args), 4, &["/x`", &status.to_string()]);
-        assert_eq!(fake.seen().len(), 2, "{status}");
+        // A file is requested once more without the range.
+        let requests = if matches!(status, 400 | 403) { 3 } else { 2 };
+        assert_eq!(fake.seen().len(), requests, "{status}");
     }
 }
 
@@ -809,7 +809,7 @@ fn connections_per_host_are_limited() {
         registry.push(&format!("app{number}"), "1", &image);
         list = format!("{list}{REGISTRY}/app{number}:1\n");
     }
-    // A third concurrent request gets 503, and nothing is retried here.
+    // A third concurrent request gets 503.
     let directives = format!(
         "root {}; limit_rate 2m; location / {{ limit_conn all 2; max_ranges 0; }}\n\
          location /v2/ {{ limit_conn all 2; proxy_pass http://{}; proxy_set_header Host $http_host; }}",
@@ -822,7 +822,8 @@ fn connections_per_host_are_limited() {
     let job = PackJob::new(&list);
     let blobs: Vec<&[u8]> = blobs.iter().map(Vec::as_slice).collect();
     job.packs(&[&args[..], &["--jobs-per-host", "2"]].concat(), &blobs);
-    fs::remove_file(job.output()).expect("remove the bundle");
-    let finished = job.pack_with(&[&args[..], &["--retries", "0"]].concat());
-    assert_eq!(finished.code, Some(4), "eight are too many, so that the limit was looked at: {finished:#?}");
+    // Eight are too many. The number adapts.
+    let job = PackJob::new(&list);
+    let finished = job.packs(&[&args[..], &["--retries", "4", "--json"]].concat(), &blobs);
+    assert!(!retry_delays(&finished).is_empty(), "{finished:#?}");
 }

@@ -11,7 +11,7 @@ use crate::fetch::queue::progress::PROGRESS;
 use crate::fetch::queue::shared::{LeaseEnd, Shared};
 use crate::fetch::queue::task::Task;
 use crate::fetch::queue::window::{Lease, PIECE};
-use crate::fetch::web::{refuses_ranges, warn_about_encoding};
+use crate::fetch::web::{refuses_ranges, warn_about_encoding, warn_about_length};
 use crate::net::attempts::Attempts;
 use crate::net::error::FetchError;
 use crate::net::http::body::read_error;
@@ -255,6 +255,9 @@ impl<'a> Worker<'a> {
             return Err(context.invalid_response(response.url(), reason));
         }
         warn_about_encoding(context, response);
+        if self.size().is_none() {
+            warn_about_length(context, response);
+        }
         Ok(())
     }
 

@@ -62,7 +62,7 @@ impl<'a> ResolveContext<'a> {
             let url = entry.request_url.reveal();
             let endpoints = self.endpoints.file(&request, url, entry.checksum.is_some())?;
             let is_checked = entry.checksum.is_none() && !self.upstream.allow_html;
-            let check = is_checked.then(|| ContentCheck::new(entry.path.as_str()));
+            let check = is_checked.then(|| ContentCheck::new(entry.path.as_str(), entry.is_named()));
             web::probe(request, &endpoints, check.as_ref())
         })
     }

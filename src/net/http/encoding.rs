@@ -1,6 +1,6 @@
 //! Decodes the content encoding of documents (RFC 9110, section 8.4).
 //!
-//! No request asks for an encoding, but some proxies compress JSON anyway. Files and layers keep the bytes that
+//! No request accepts an encoding, but some proxies compress JSON anyway. Files and layers keep the bytes that
 //! were sent: many servers derive `Content-Encoding: gzip` from the name of a file that is stored compressed.
 
 use std::io::Read;

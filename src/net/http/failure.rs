@@ -19,7 +19,7 @@ use crate::net::zone::Zone;
 
 const CLIENT_CERTIFICATE_REQUIRED: &str = "server requires a client certificate: use `--client-cert`";
 
-/// What hyper says about a response that is not HTTP/1.
+/// Message of hyper for a response that is not HTTP/1.
 const INVALID_STATUS_LINE: &str = "invalid HTTP version parsed";
 
 /// Returns the error for a request without a response.
