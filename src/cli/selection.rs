@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use crate::fetch::resolve::ResolveOptions;
+use crate::fetch::resolve::options::ResolveOptions;
 use crate::fetch::resolve::referrers::ArtifactKind;
 use crate::oci::platform::Platform;
 

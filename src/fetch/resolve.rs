@@ -5,6 +5,7 @@ pub(crate) mod foreign;
 pub(crate) mod image;
 pub(crate) mod locked;
 pub(crate) mod manifests;
+pub(crate) mod options;
 pub(crate) mod referrers;
 pub(crate) mod resolved;
 pub(crate) mod search;
@@ -15,22 +16,10 @@ use crate::documents::list::Lists;
 use crate::fetch::in_parallel;
 pub(crate) use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::image::ImageResolver;
-use crate::fetch::resolve::referrers::ArtifactKind;
+use crate::fetch::resolve::options::ResolveOptions;
 pub(crate) use crate::fetch::resolve::resolved::{Resolved, ResolvedImage};
 use crate::fetch::resolve::search::{ReferrerSearch, Subject};
 use crate::net::error::FetchError;
-use crate::oci::platform::Platform;
-
-/// The parts of images to include.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ResolveOptions {
-    /// Platforms to include for entries that specify none. Empty: all.
-    pub platforms: Vec<Platform>,
-    /// Referrers and cosign artifacts to include.
-    pub with: Vec<ArtifactKind>,
-    /// True if attestations in indexes are omitted.
-    pub without_attestations: bool,
-}
 
 /// Resolves everything that `lists` name, and the referrers and cosign artifacts. Returns the failures separately.
 pub(crate) fn resolve(
