@@ -58,6 +58,8 @@ struct State {
     streak: u32,
     /// The `streak` that raises the limit.
     needed: u32,
+    /// Interval of the requests that were accepted when the rate was refused last. `None`: not known.
+    measured: Option<Duration>,
     /// Times of the requests that were accepted within the last second.
     recent: VecDeque<Instant>,
 }
@@ -113,6 +115,7 @@ impl Pace {
             accepted: 0,
             streak: 0,
             needed: FIRST_STREAK,
+            measured: None,
             recent: VecDeque::new(),
         };
         Self { max, state: Mutex::new(state), changed: Condvar::new() }
@@ -190,11 +193,19 @@ impl State {
     /// requests shows no rate, so that each step is limited.
     fn lengthen_interval(&mut self) {
         let twice = (self.interval * 2).max(FIRST_INTERVAL);
-        let longer = match u32::try_from(self.recent.len()) {
-            Ok(count @ 1..) => (RATE_WINDOW * 21 / 20 / count).clamp(twice * 5 / 8, twice),
-            _ => twice,
-        };
+        let count = u32::try_from(self.recent.len()).unwrap_or(u32::MAX);
+        self.measured = (count > 0).then(|| RATE_WINDOW * 21 / 20 / count);
+        let longer = self.measured.map_or(twice, |measured| measured.clamp(twice * 5 / 8, twice));
         self.interval = longer.min(MAX_INTERVAL);
+    }
+
+    /// Shortens the interval after an accepted request: slowly near the measured rate, fast after an outage.
+    fn shorten_interval(&mut self) {
+        let is_near = self.measured.is_some_and(|measured| self.interval <= measured * 3 / 2);
+        self.interval = if is_near { self.interval * 199 / 200 } else { self.interval * 4 / 5 };
+        if self.interval < MIN_INTERVAL {
+            self.interval = Duration::ZERO;
+        }
     }
 }
 
@@ -213,10 +224,7 @@ impl Slot<'_> {
             state.streak = 0;
             self.pace.changed.notify_all();
         }
-        state.interval = state.interval * 199 / 200;
-        if state.interval < MIN_INTERVAL {
-            state.interval = Duration::ZERO;
-        }
+        state.shorten_interval();
     }
 
     /// Records that the server has refused the request, and slows down. No further request is sent for `pause`.
@@ -301,15 +309,14 @@ mod tests {
     fn requests_are_spaced_at_the_rate_that_a_server_accepts() {
         let pace = Pace::new(8);
         for expected in [100, 200, 250] {
-            let interval = std::mem::take(&mut pace.lock().interval);
             pace.lock().next_start = None;
+            let interval = std::mem::take(&mut pace.lock().interval);
             let slots = slots(&pace, 6);
-            pace.lock().interval = interval;
             slots[..5].iter().for_each(Slot::accept);
             pace.lock().recent.truncate(5);
+            pace.lock().interval = interval;
             assert!(slots[5].refuse(RefusalKind::Rate, None));
-            let interval = pace.lock().interval.as_millis();
-            assert!((expected - 20..=expected).contains(&interval), "{interval} of {expected}");
+            assert_eq!(pace.lock().interval.as_millis(), expected);
             assert_eq!(pace.limit(), 8);
         }
         let start = Instant::now();
@@ -317,6 +324,7 @@ mod tests {
             pace.slot(|| false).unwrap().accept();
         }
         assert!(start.elapsed() >= Duration::from_millis(205));
+        assert!(pace.lock().interval >= Duration::from_millis(245));
     }
 
     #[test]
@@ -331,6 +339,21 @@ mod tests {
             assert_eq!((found, pace.limit()), (interval, limit));
             pace.lock().active = 1;
         }
+    }
+
+    #[test]
+    fn the_interval_is_gone_soon_after_an_outage() {
+        let pace = Pace::new(8);
+        for _ in 0..5 {
+            pace.lock().next_start = None;
+            slots(&pace, 1)[0].refuse(RefusalKind::Busy, None);
+        }
+        assert_eq!(pace.lock().interval.as_millis(), 1600);
+        for _ in 0..25 {
+            pace.lock().next_start = None;
+            pace.slot(|| false).unwrap().accept();
+        }
+        assert_eq!(pace.lock().interval, Duration::ZERO);
     }
 
     #[test]

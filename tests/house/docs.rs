@@ -100,8 +100,6 @@ fn every_message_quoted_in_troubleshooting_is_one_that_the_programs_print() {
         "returned 404 Not Found",
         "returned 401 Unauthorized",
         "returned 403 Forbidden",
-        "returned 429 Too Many Requests",
-        "returned 503 Service Unavailable: overloaded or down; run the same command again",
         "is not a site: it has no `site.json",
     ];
     let printed = printed();
