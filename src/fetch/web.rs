@@ -1,7 +1,7 @@
 //! [`RemoteFile`]: a file on a web server, and the request that finds out its size and version.
 
 use reqwest::blocking::Response;
-use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_RANGE, TRANSFER_ENCODING};
+use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, IF_RANGE, TRANSFER_ENCODING};
 use reqwest::{Method, StatusCode, Version};
 
 use crate::base::event::Event;
@@ -125,7 +125,7 @@ pub(crate) fn warn_about_encoding(context: RequestContext<'_>, response: &Respon
 
 /// Warns about a file that no checksum pins and whose end is the end of the connection: it may be incomplete.
 pub(crate) fn warn_about_length(context: RequestContext<'_>, response: &Response) {
-    let is_delimited = response.content_length().is_some()
+    let is_delimited = response.headers().contains_key(CONTENT_LENGTH)
         || response.headers().contains_key(TRANSFER_ENCODING)
         || response.version() > Version::HTTP_11;
     if !is_delimited {

@@ -58,6 +58,9 @@ struct State {
     streak: u32,
     /// The `streak` that raises the limit.
     needed: u32,
+    /// Time when the interval was lengthened. A server counts the requests of a while, so that it refuses further
+    /// ones for this while, whatever the interval.
+    lengthened: Option<Instant>,
     /// Interval of the requests that were accepted when the rate was refused last. `None`: not known.
     measured: Option<Duration>,
     /// Times of the requests that were accepted within the last second.
@@ -115,6 +118,7 @@ impl Pace {
             accepted: 0,
             streak: 0,
             needed: FIRST_STREAK,
+            lengthened: None,
             measured: None,
             recent: VecDeque::new(),
         };
@@ -192,6 +196,10 @@ impl State {
     /// Lengthens the interval toward that of the accepted requests, or doubles it if there were none. A burst of
     /// requests shows no rate, so that each step is limited.
     fn lengthen_interval(&mut self) {
+        if self.lengthened.is_some_and(|at| at.elapsed() < RATE_WINDOW) {
+            return;
+        }
+        self.lengthened = Some(Instant::now());
         let twice = (self.interval * 2).max(FIRST_INTERVAL);
         let count = u32::try_from(self.recent.len()).unwrap_or(u32::MAX);
         self.measured = (count > 0).then(|| RATE_WINDOW * 21 / 20 / count);
@@ -310,6 +318,7 @@ mod tests {
         let pace = Pace::new(8);
         for expected in [100, 200, 250] {
             pace.lock().next_start = None;
+            pace.lock().lengthened = None;
             let interval = std::mem::take(&mut pace.lock().interval);
             let slots = slots(&pace, 6);
             slots[..5].iter().for_each(Slot::accept);
@@ -332,6 +341,7 @@ mod tests {
         let pace = Pace::new(8);
         for (interval, limit) in [(100, 4), (200, 2), (400, 1), (800, 1)] {
             pace.lock().next_start = None;
+            pace.lock().lengthened = None;
             let slots = slots(&pace, 1);
             pace.lock().active = pace.limit();
             slots[0].refuse(RefusalKind::Rate, None);
@@ -346,6 +356,7 @@ mod tests {
         let pace = Pace::new(8);
         for _ in 0..5 {
             pace.lock().next_start = None;
+            pace.lock().lengthened = None;
             slots(&pace, 1)[0].refuse(RefusalKind::Busy, None);
         }
         assert_eq!(pace.lock().interval.as_millis(), 1600);

@@ -228,6 +228,25 @@ fn a_range_with_more_bytes_than_it_states_is_not_used() {
     assert_eq!(sha256(&packed(&job)), sha256(&bytes));
 }
 
+#[test]
+fn a_body_that_only_the_connection_ends_is_warned_about_unless_it_is_pinned() {
+    let bytes = random_bytes(13, 300_000);
+    for (framing, has_length) in [(Framing::Close, false), (Framing::Chunked, true), (Framing::Length, true)]
+    {
+        let (_fake, url) = file_server("tool.bin", &bytes, move |_, reply| {
+            let reply = Reply { framing, status: 200, ..reply };
+            Reply { body: random_bytes(13, 300_000), ..reply }.without("content-range").without("etag")
+        });
+        for pin in [String::new(), sha256(&bytes)] {
+            let job = PackJob::new(&format!("{url} {pin}\n"));
+            let finished = job.pack_with(&["--retries", "0"]).ok();
+            assert_eq!(packed(&job), bytes);
+            let is_warned = finished.stderr.contains("tool.bin` was sent without its length");
+            assert_eq!(is_warned, !has_length && pin.is_empty(), "{framing:?}: {finished:#?}");
+        }
+    }
+}
+
 // ---- Web pages and encodings ----
 
 const LOGIN: &[u8] = b"\n<!DOCTYPE html><html><title>Log in</title></html>";

@@ -39,6 +39,8 @@ pub enum Framing {
     Claimed(usize),
     /// Chunked transfer encoding.
     Chunked,
+    /// None: the body ends with the connection, as in HTTP/1.0.
+    Close,
 }
 
 /// A response.
@@ -397,6 +399,7 @@ fn send(mut connection: TcpStream, reply: &Reply, gate: Option<(&Gate, usize)>) 
         Framing::Length => write!(connection, "content-length: {}\r\n\r\n", reply.body.len())?,
         Framing::Claimed(length) => write!(connection, "content-length: {length}\r\n\r\n")?,
         Framing::Chunked => write!(connection, "transfer-encoding: chunked\r\n\r\n")?,
+        Framing::Close => write!(connection, "\r\n")?,
     }
     let end = reply.cut.unwrap_or(usize::MAX).min(reply.stall.unwrap_or(usize::MAX)).min(reply.body.len());
     let body = &reply.body[..end];
