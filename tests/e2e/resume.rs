@@ -307,6 +307,12 @@ fn spool_size_stays_bounded_over_many_kills() {
     for part in 1..=8 {
         gate.open(part * LEN / 10);
         let child = job.start_from(&fake, &[]);
+        for _ in 0..1000 {
+            if spool.exists() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         thread::sleep(Duration::from_millis(300));
         gate.settle();
         kill(child);
