@@ -4,7 +4,7 @@
 //! error, as is a last component that is not a regular file. Files are created with `O_EXCL`, so that nothing
 //! is written through a link.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
@@ -73,13 +73,16 @@ impl Directory {
 
     /// Fails unless the directory belongs to the user or root, and no other user can write to it.
     pub(crate) fn check_owner(&self) -> Result<(), FsError> {
-        let checked = self.file.metadata().and_then(|metadata| Ok(check_owner(&metadata)?));
-        checked.map_err(FsError::at("use directory", &self.path))
+        self.check_metadata(check_owner)
     }
 
     /// Fails unless the directory belongs to the user or root.
     pub(crate) fn check_user(&self) -> Result<(), FsError> {
-        let checked = self.file.metadata().and_then(|metadata| Ok(check_user(&metadata)?));
+        self.check_metadata(check_user)
+    }
+
+    fn check_metadata(&self, check: impl Fn(&Metadata) -> Result<(), Distrust>) -> Result<(), FsError> {
+        let checked = self.file.metadata().and_then(|metadata| Ok(check(&metadata)?));
         checked.map_err(FsError::at("use directory", &self.path))
     }
 
