@@ -1,5 +1,6 @@
 //! [`Repository`]: the pull side of a registry (OCI distribution-spec, "Pull").
 
+use std::fmt;
 use std::sync::Arc;
 
 use reqwest::blocking::Response;
@@ -94,6 +95,10 @@ impl Repository {
             let (media_type, announced) = (media_type(&response), announced_digest(&response));
             let bytes = context.read_document(response, MANIFEST_LIMIT)?;
             match describe_other(&bytes) {
+                // The digest shows that they are damaged.
+                Some(Other::Data(_)) if reference.parse::<Digest>().is_ok() => {
+                    Ok(FetchedManifest { media_type, announced, bytes })
+                }
                 None => Ok(FetchedManifest { media_type, announced, bytes }),
                 Some(what) => {
                     let reason = format!("{what} instead of a manifest (status {status}, type `{media_type}`)");
@@ -293,19 +298,40 @@ fn announced_digest(response: &Response) -> Option<Digest> {
     response.headers().get("docker-content-digest")?.to_str().ok()?.trim().parse().ok()
 }
 
+/// Bytes that are not a JSON object.
+#[derive(Debug, PartialEq, Eq)]
+enum Other {
+    Nothing,
+    WebPage,
+    Gzip,
+    /// The first bytes, printable.
+    Data(String),
+}
+
+impl fmt::Display for Other {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("no content"),
+            Self::WebPage => f.write_str("a web page"),
+            Self::Gzip => f.write_str("gzip data"),
+            Self::Data(first) => write!(f, "other data (`{first}`)"),
+        }
+    }
+}
+
 /// Describes bytes that are not a JSON object. `None`: they may be one.
-fn describe_other(bytes: &[u8]) -> Option<String> {
+fn describe_other(bytes: &[u8]) -> Option<Other> {
     let text = bytes.trim_ascii_start();
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let is_tag = |tag: &[u8]| text.len() >= tag.len() && text[..tag.len()].eq_ignore_ascii_case(tag);
     match text.first() {
         Some(b'{') => None,
-        None => Some("no content".to_owned()),
-        Some(_) if is_tag(b"<!doctype html") || is_tag(b"<html") => Some("a web page".to_owned()),
-        Some(0x1f) if text.starts_with(&[0x1f, 0x8b]) => Some("gzip data".to_owned()),
+        None => Some(Other::Nothing),
+        Some(_) if is_tag(b"<!doctype html") || is_tag(b"<html") => Some(Other::WebPage),
+        Some(0x1f) if text.starts_with(&[0x1f, 0x8b]) => Some(Other::Gzip),
         Some(_) => {
             let first = String::from_utf8_lossy(&text[..text.len().min(FIRST_BYTES)]);
-            Some(format!("other data (`{}`)", quoted(&first)))
+            Some(Other::Data(quoted(&first)))
         }
     }
 }

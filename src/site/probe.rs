@@ -3,56 +3,52 @@
 //! exFAT, NTFS, SMB shares and FAT32 refuse characters that Linux allows, ignore case, or limit the size of a file.
 //! The type of a file system does not tell: drivers, servers and mount options differ.
 
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind};
-use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use crate::base::directory::Directory;
 use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
-use crate::site::root::{PROBES, STAGING, staging_base};
+use crate::site::root::{PROBE, Staging};
 
 /// Maximum size of `/proc/self/mountinfo` in bytes.
 const MOUNTS_LIMIT: u64 = 16 << 20;
 
-/// Types of file systems that extend a file without writing zeros, so that a size can be tried.
-const SPARSE: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, MSDOS];
-/// The type of FAT file systems. They reject a size that they do not support before they write anything.
-const MSDOS: u64 = 0x4d44;
+/// Types of file systems that extend a file without writing zeros, so that a size can be tried. The last one is that
+/// of FAT: it writes zeros, but refuses the sizes that are tried.
+const SPARSE: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x4d44];
 
-/// A directory for probes in a staging directory. It is removed when the value is dropped.
-pub(crate) struct Probe {
-    staging: Directory,
+/// A directory for probes in a staging directory. One that an error leaves is removed with the other files of an
+/// interrupted run.
+pub(crate) struct Probe<'a> {
+    staging: &'a Staging,
     directory: Directory,
-    name: String,
 }
 
-impl Probe {
-    /// Starts to probe the file system of `path`, a root whose files are staged in `base`, and creates both. The
-    /// staging directory is not locked, and its mode does not matter: probes have no content. `None`: it belongs to
-    /// another user, and will be refused.
-    pub(crate) fn new(path: &Path, base: &Path) -> Result<Option<Self>, FsError> {
-        let staging = staging_base(path, base)?.create_subdirectory(STAGING, 0o700)?;
-        if staging.check_user().is_err() {
-            return Ok(None);
-        }
-        // Another process may probe the same file system.
-        let name = format!("{PROBES}{:016x}", RandomState::new().build_hasher().finish());
-        let directory = staging.create_subdirectory(&name, 0o700)?;
-        Ok(Some(Self { staging, directory, name }))
+impl<'a> Probe<'a> {
+    /// Starts to probe the file system of `staging`.
+    pub(crate) fn new(staging: &'a Staging) -> Result<Self, FsError> {
+        staging.remove_directory(PROBE)?;
+        Ok(Self { staging, directory: staging.create_directory(PROBE)? })
+    }
+
+    /// Removes the directory.
+    pub(crate) fn close(self) -> Result<(), FsError> {
+        self.staging.remove_directory(PROBE)
     }
 
     /// True if a file can have the name `name`, which is one component, and keeps it.
     pub(crate) fn supports(&self, name: &str) -> Result<bool, FsError> {
-        let created = self.create(name);
-        // The file system may have changed the name: FAT removes dots and spaces at its end.
-        let is_kept = created.is_ok() && self.has(name)?;
-        let _ = rustix::fs::unlinkat(self.directory.file(), name, AtFlags::empty());
-        match created {
-            Ok(()) => Ok(is_kept),
+        match self.create(name) {
+            Ok(()) => {
+                // The file system may have changed the name: FAT removes dots and spaces at its end.
+                let is_kept = self.directory.names()?.iter().any(|found| found == name);
+                self.remove(name)?;
+                Ok(is_kept)
+            }
             // Unless no name at all is possible.
             Err(error) if is_invalid_name(&error) && self.create_and_remove("name").is_ok() => Ok(false),
             Err(error) => Err(FsError::at("create", self.directory.path().join(name))(error)),
@@ -61,15 +57,19 @@ impl Probe {
 
     fn create_and_remove(&self, name: &str) -> Result<(), FsError> {
         self.create(name).map_err(FsError::at("create", self.directory.path().join(name)))?;
-        self.directory.remove(name)
+        self.remove(name)
     }
 
     /// True if the file system does not distinguish upper and lower case.
     pub(crate) fn ignores_case(&self) -> Result<bool, FsError> {
         let (name, other) = ("case", "CASE");
         self.create(name).map_err(FsError::at("create", self.directory.path().join(name)))?;
-        let found = rustix::fs::statat(self.directory.file(), other, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        self.directory.remove(name)?;
+        let found = match rustix::fs::statat(self.directory.file(), other, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => true,
+            Err(Errno::NOENT) => false,
+            Err(error) => return Err(FsError::at("read", self.directory.path().join(other))(error.into())),
+        };
+        self.remove(name)?;
         Ok(found)
     }
 
@@ -80,15 +80,17 @@ impl Probe {
             return Ok(false);
         }
         let kind = rustix::fs::fstatfs(self.directory.file()).map(|stat| stat.f_type.cast_unsigned());
-        let can_try =
-            kind.is_ok_and(|kind| SPARSE.contains(&kind) && (kind != MSDOS || size > u32::MAX.into()));
-        if !can_try {
+        // Every file system supports this size.
+        if size <= u32::MAX.into() || !kind.is_ok_and(|kind| SPARSE.contains(&kind)) {
             return Ok(true);
         }
-        let file = self.directory.create_file("size", 0o600)?;
-        let is_too_large = file.set_len(size).is_err_and(|error| error.kind() == ErrorKind::FileTooLarge);
-        self.directory.remove("size")?;
-        Ok(!is_too_large)
+        let is_supported = match self.directory.create_file("size", 0o600)?.set_len(size) {
+            Ok(()) => true,
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => false,
+            Err(error) => return Err(FsError::at("resize", self.directory.path().join("size"))(error)),
+        };
+        self.remove("size")?;
+        Ok(is_supported)
     }
 
     /// Returns the name of the file system, such as `vfat`. `None`: unknown.
@@ -105,15 +107,10 @@ impl Probe {
         rustix::fs::openat(self.directory.file(), name, flags, mode).map(drop).map_err(io::Error::from)
     }
 
-    fn has(&self, name: &str) -> Result<bool, FsError> {
-        Ok(self.directory.names()?.iter().any(|found| found == name))
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        // The rest of a failed cleanup is removed like that of an interrupted run.
-        let _ = self.staging.remove_directory(&self.name);
+    /// Removes a file that exists. The name may be one that paths of the site do not have.
+    fn remove(&self, name: &str) -> Result<(), FsError> {
+        rustix::fs::unlinkat(self.directory.file(), name, AtFlags::empty())
+            .map_err(|error| FsError::at("remove", self.directory.path().join(name))(error.into()))
     }
 }
 
@@ -129,7 +126,7 @@ fn is_invalid_name(error: &io::Error) -> bool {
             | ErrorKind::Unsupported
             | ErrorKind::IsADirectory
             | ErrorKind::Other
-    ) || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    ) || error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
 /// Returns the type of the mount with this device number (`proc_pid_mountinfo(5)`), without characters that a terminal
@@ -148,8 +145,9 @@ mod tests {
     #[test]
     fn a_probe_leaves_nothing_and_knows_the_limits_of_this_file_system() {
         let directory = tempfile::tempdir().unwrap();
-        let (site, files) = (directory.path().join("site"), directory.path().join("site/files"));
-        let probe = Probe::new(&files, &site).unwrap().unwrap();
+        let mut stagings = Stagings::default();
+        let staging = stagings.open(directory.path()).unwrap();
+        let probe = Probe::new(&staging).unwrap();
         for name in ["a", "a:b", "a?*\"<>|", "CON", "ü", "dot.", "space "] {
             assert!(probe.supports(name).unwrap(), "{name}");
         }
@@ -159,15 +157,11 @@ mod tests {
         assert!(!probe.ignores_case().unwrap());
         assert!(probe.supports_size(5 << 30).unwrap());
         assert!(probe.file_system().is_some_and(|name| !name.is_empty()));
-        let other = Probe::new(&site, &site).unwrap().unwrap();
-        drop(probe);
-        assert!(other.supports("a").unwrap());
+        assert!(probe.directory.names().unwrap().is_empty());
+        probe.close().unwrap();
+        assert_eq!(staging.names().unwrap(), ["lock"]);
         // As a killed process leaves it.
-        assert_eq!(other.create("left").map_err(|error| error.kind()), Ok(()));
-        let name = other.name.clone();
-        std::mem::forget(other);
-        let staging = Stagings::default().open(&site).unwrap();
-        assert_eq!(staging.names().unwrap().iter().filter(|found| **found == name).count(), 1);
+        Probe::new(&staging).unwrap().create("left").unwrap();
         staging.clear(|_| false).unwrap();
         assert_eq!(staging.names().unwrap(), ["lock"]);
     }

@@ -315,7 +315,7 @@ fn kubespray_files(packages: &Packages) -> Vec<UpstreamFile> {
         ),
         UpstreamFile::new(
             &github("etcd-io/etcd/releases/download/v3.5.12/etcd-v3.5.12-linux-amd64.tar.gz"),
-            random_bytes(3, 8 << 20),
+            archive(&[("etcd-v3.5.12-linux-amd64/etcd", &random_bytes(3, 8 << 20))]),
         ),
         UpstreamFile::new(
             &github("projectcalico/calico/archive/v3.27.3.tar.gz"),

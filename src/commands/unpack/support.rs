@@ -1,16 +1,16 @@
 //! [`check_support`]: finds the files and tags that the file systems of a site do not support.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
 use crate::base::path::{self, RelPath};
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Layout;
 use crate::commands::unpack::error::UnpackError;
-use crate::commands::unpack::options::UnpackOptions;
-use crate::oci::reference::DEFAULT_PREFIX;
+use crate::commands::unpack::roots::Roots;
+use crate::oci::reference::{DEFAULT_PREFIX, Reference};
 use crate::site::probe::Probe;
 use crate::site::record::Record;
+use crate::site::root::Root;
 use crate::site::storage::Links;
 
 /// Maximum number of entries that an error names for each problem.
@@ -25,48 +25,57 @@ const RESERVED: [&str; 6] = ["con", "prn", "aux", "nul", "com", "lpt"];
 /// Entries of a bundle or of the site: the name in messages, and the path relative to the root.
 type Entries = BTreeMap<RelPath, String>;
 
-/// Fails if a file system of the site does not support a name, a size, or two names that differ in case. Writes
-/// nothing but probes.
+/// Fails if a file system of the site does not support a name, a size, or two names that differ in case. What the
+/// site has already is supported. Writes nothing but probes.
 pub(super) fn check_support(
     layout: &Layout,
     links: &Links,
     record: &Record,
-    options: &UnpackOptions,
+    roots: &Roots,
 ) -> Result<(), UnpackError> {
-    let site = &options.site;
-    if !layout.files.is_empty() {
+    if let Some(root) = roots.files {
         let prefix = RelPath::parse(DEFAULT_PREFIX).expect("a plain path");
-        let new: Entries =
-            layout.files.iter().map(|file| (prefix.join(&file.path), file.path.to_string())).collect();
-        let mut all = new.clone();
-        all.extend(record.files.iter().map(|file| (file.path.clone(), file.path.to_string())));
-        let sizes = layout.files.iter().map(|file| (file.size, file.path.to_string()));
-        let (path, base) = root(options.files.as_deref(), "files", site);
-        check_root(&path, base, &new, &all, sizes.collect())?;
+        let files = || layout.files.iter().map(|file| (prefix.join(&file.path), file));
+        let recorded = record.files.iter().map(|file| (file.path.clone(), file.path.to_string())).collect();
+        let new = files().map(|(path, file)| (path, file.path.to_string()));
+        let entries = NewEntries::new(new, recorded);
+        let sizes = files().filter(|(path, _)| entries.new.contains_key(path));
+        let sizes = sizes.map(|(_, file)| (file.size, file.path.to_string()));
+        check_root(&roots.all[root], &entries, sizes.collect())?;
     }
-    if !layout.images.is_empty() {
-        let new = tags(links);
-        let mut all = new.clone();
-        all.extend(recorded_tags(record));
-        let blobs = |image| layout.blobs_of(image).into_iter();
-        let sizes = layout.images.iter().filter_map(|image| {
-            let largest = blobs(image).map(|blob| blob.size).max()?;
+    if let Some(root) = roots.registry() {
+        let entries = NewEntries::new(tags(links), recorded_tags(record).collect());
+        let recorded: BTreeSet<&Reference> = record.images.iter().map(|image| &image.reference).collect();
+        let new = layout.images.iter().filter(|image| !recorded.contains(&image.indexed.reference));
+        let sizes = new.filter_map(|image| {
+            let largest = layout.blobs_of(image).into_iter().map(|blob| blob.size).max()?;
             Some((largest, image.indexed.reference.to_string()))
         });
-        let (path, base) = root(options.registry.as_deref(), "registry", site);
-        check_root(&path, base, &new, &all, sizes.collect())?;
+        check_root(root, &entries, sizes.collect())?;
     }
     Ok(())
 }
 
-/// Returns the path of a root, and the directory where its files are staged if possible.
-fn root<'a>(named: Option<&'a Path>, name: &str, site: &'a Path) -> (PathBuf, &'a Path) {
-    named.map_or_else(|| (site.join(name), site), |path| (path.to_owned(), path))
+/// The entries of one root.
+struct NewEntries {
+    /// Those of the bundle that the site does not have yet.
+    new: Entries,
+    /// Those of the bundle and of the site.
+    all: Entries,
+}
+
+impl NewEntries {
+    fn new(bundle: impl Iterator<Item = (RelPath, String)>, recorded: Entries) -> Self {
+        let new: Entries = bundle.filter(|(path, _)| !recorded.contains_key(path)).collect();
+        let mut all = recorded;
+        all.extend(new.clone());
+        Self { new, all }
+    }
 }
 
 /// Returns the tags of the bundle, as paths `repository/tag`.
-fn tags(links: &Links) -> Entries {
-    links.tag_names().filter_map(|(repository, tag)| tag_entry(repository, tag)).collect()
+fn tags(links: &Links) -> impl Iterator<Item = (RelPath, String)> {
+    links.tag_names().filter_map(|(repository, tag)| tag_entry(repository, tag))
 }
 
 /// Returns the tags that the site has already.
@@ -81,15 +90,13 @@ fn tag_entry(repository: &str, tag: &str) -> Option<(RelPath, String)> {
     Some((RelPath::parse(&format!("{repository}/{tag}")).ok()?, format!("{repository}:{tag}")))
 }
 
-/// Checks the entries of one root: `new` those of the bundle, `all` those of the site too.
-fn check_root(
-    path: &Path,
-    base: &Path,
-    new: &Entries,
-    all: &Entries,
-    mut sizes: Vec<(u64, String)>,
-) -> Result<(), UnpackError> {
-    let Some(probe) = Probe::new(path, base)? else { return Ok(()) };
+/// Checks the entries of one root; `sizes` are those of its new entries.
+fn check_root(root: &Root, entries: &NewEntries, mut sizes: Vec<(u64, String)>) -> Result<(), UnpackError> {
+    let NewEntries { new, all } = entries;
+    if new.is_empty() && sizes.is_empty() {
+        return Ok(());
+    }
+    let probe = Probe::new(root.staging())?;
     let mut problems = Vec::new();
     let mut unsupported: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (key, (component, entries)) in unusual_components(new) {
@@ -114,10 +121,12 @@ fn check_root(
         let large = large.map(|(size, name)| format!("`{name}` ({})", human_bytes(*size)));
         problems.push(format!("files of this size: {}", listed(large)));
     }
+    let file_system = probe.file_system();
+    probe.close()?;
     if problems.is_empty() {
         return Ok(());
     }
-    Err(UnpackError::Unsupported { path: path.to_owned(), file_system: probe.file_system(), problems })
+    Err(UnpackError::Unsupported { path: root.directory().to_owned(), file_system, problems })
 }
 
 /// The properties of a component that a file system may reject. Components with equal ones need one probe.
