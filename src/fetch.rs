@@ -3,6 +3,7 @@
 pub(crate) mod content;
 pub(crate) mod endpoint;
 pub(crate) mod fallback;
+pub(crate) mod known;
 pub(crate) mod mirrored;
 pub(crate) mod mirrors;
 pub(crate) mod queue;

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::base::directory::Directory;
 use crate::base::fs::{FsError, parent};
-use crate::base::own_file::{check_user, is_special, rename_new};
+use crate::base::own_file::{check_user, is_special, read_regular, rename_new};
 
 /// The users who can read an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,14 @@ impl OutputFile {
         let mut output = Self::create(path, access)?;
         output.write_all(bytes).map_err(FsError::at("write", path))?;
         output.finish()
+    }
+
+    /// Like [`Self::write`], unless the file has these bytes already.
+    pub(crate) fn update(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
+        match read_regular(path, bytes.len() as u64 + 1) {
+            Ok(old) if old == bytes => Ok(()),
+            _ => Self::write(path, access, bytes),
+        }
     }
 
     /// Like [`Self::write`], but fails if there is anything at `path` already.

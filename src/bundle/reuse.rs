@@ -13,7 +13,7 @@ use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
 use crate::base::buffer::{Buffer, Buffers};
 use crate::base::fs::FsError;
-use crate::bundle::format::layout::{Blob, tar_header};
+use crate::bundle::format::layout::{Blob, Layout, tar_header};
 use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, frame, padded, seek_table};
 use crate::bundle::read::discover;
 use crate::bundle::read::error::ReadError;
@@ -34,6 +34,8 @@ pub(crate) struct ReusableBundle {
     volumes: VolumeSet,
     frames: Vec<FrameLocation>,
     blobs: HashMap<Digest, BlobLocation>,
+    /// The content of all manifests. Empty for a partial bundle.
+    manifests: HashMap<Digest, Vec<u8>>,
 }
 
 /// The content of a blob in the tar stream.
@@ -69,18 +71,34 @@ impl ReusableBundle {
         let mut reader = BundleReader::open(path, policy)?;
         let contents = reader.contents()?;
         drop(reader);
-        let mut bundle = Self::new(path, discover::find(&[path.to_owned()])?);
+        Ok(Self::with_contents(
+            path,
+            discover::find(&[path.to_owned()])?,
+            &contents.layout,
+            contents.manifests,
+        )?)
+    }
+
+    /// Opens a complete bundle whose documents are read already.
+    pub(crate) fn with_contents(
+        path: &Path,
+        volumes: VolumeSet,
+        layout: &Layout,
+        manifests: HashMap<Digest, Vec<u8>>,
+    ) -> Result<Self, FsError> {
+        let mut bundle = Self::new(path, volumes);
         let table = seek_table::read(&mut bundle.volumes.reader(0)).map_err(FsError::at("read", path))?;
         bundle.frames = match table {
             Some(table) => frames_from_table(&table),
             None => bundle.scan(|_, _| {}),
         };
-        for entry in contents.layout.entries() {
+        for entry in layout.entries() {
             if let Some(digest) = entry.digest {
                 let location = BlobLocation { start: entry.offset + BLOCK as u64, size: entry.size };
                 bundle.blobs.insert(digest, location);
             }
         }
+        bundle.manifests = manifests;
         Ok(bundle)
     }
 
@@ -97,7 +115,13 @@ impl ReusableBundle {
     }
 
     fn new(path: &Path, volumes: VolumeSet) -> Self {
-        Self { path: path.to_owned(), volumes, frames: Vec::new(), blobs: HashMap::new() }
+        Self {
+            path: path.to_owned(),
+            volumes,
+            frames: Vec::new(),
+            blobs: HashMap::new(),
+            manifests: HashMap::new(),
+        }
     }
 
     /// Path of the bundle.
@@ -115,6 +139,56 @@ impl ReusableBundle {
     #[must_use]
     pub(crate) fn has(&self, blob: Blob) -> bool {
         self.blobs.get(&blob.digest).is_some_and(|location| location.size == blob.size)
+    }
+
+    /// Returns the manifests that the bundle has. Empty for a partial bundle.
+    #[must_use]
+    pub(crate) fn manifests(&self) -> &HashMap<Digest, Vec<u8>> {
+        &self.manifests
+    }
+
+    /// Returns the content of a blob, which fits in memory. `None`: the bundle lacks it, or it is corrupt there.
+    #[must_use]
+    pub(crate) fn read_blob(&self, blob: Blob) -> Option<Vec<u8>> {
+        let mut content = Vec::new();
+        self.read_parts(blob, |part| content.extend_from_slice(part)).then_some(content)
+    }
+
+    /// Passes the content of a blob to `accept` in parts. False: the bundle lacks it, or it is corrupt there.
+    pub(crate) fn read_parts(&self, blob: Blob, mut accept: impl FnMut(&[u8])) -> bool {
+        if !self.has(blob) {
+            return false;
+        }
+        let location = self.blobs[&blob.digest];
+        let (mut hasher, buffers) = (Hasher::new(), frame_reader::buffers());
+        for frame in self.frames_of(location) {
+            let Some((_, content)) = self.decode(*frame, &buffers) else { return false };
+            let part = &content[frame.part_of(location)];
+            hasher.update(part);
+            accept(part);
+        }
+        hasher.finish() == blob.digest
+    }
+
+    /// True if a writer that compresses at `level` makes the same frames: those that compress best, which differ most.
+    /// Corrupt frames do not count.
+    #[must_use]
+    pub(crate) fn is_compressed_at(&self, level: i32) -> bool {
+        const SAMPLES: usize = 4;
+        // The frames of tar headers are not compressed.
+        let mut frames: Vec<_> = self.frames.iter().filter(|frame| frame.content > BLOCK).collect();
+        frames.sort_by_key(|frame| frame.compressed * 1000 / frame.content);
+        let buffers = frame_reader::buffers();
+        frames.iter().take(SAMPLES).all(|frame| {
+            let decoded = self.decode(**frame, &buffers);
+            decoded.is_none_or(|(compressed, content)| frame::encode(&content, level) == compressed)
+        })
+    }
+
+    /// Returns the files of the bundle.
+    #[must_use]
+    pub(crate) fn volumes(&self) -> &VolumeSet {
+        &self.volumes
     }
 
     /// Returns the total size of the blobs that none of `others` has, in bytes.
@@ -175,17 +249,20 @@ impl ReusableBundle {
 
     /// Returns `None` if the frame is corrupt.
     fn read(&self, frame: FrameLocation, level: i32, buffers: &Buffers) -> Option<ReadFrame> {
+        let (compressed, content) = self.decode(frame, buffers)?;
+        let is_identical = content.len() == FRAME_SIZE && frame::encode(&content, level) == compressed;
+        Some(ReadFrame { compressed, content, is_identical })
+    }
+
+    /// Returns the bytes of a frame and its content. `None`: it is corrupt.
+    fn decode(&self, frame: FrameLocation, buffers: &Buffers) -> Option<(Vec<u8>, Buffer)> {
         let mut compressed = vec![0; frame.compressed];
         self.volumes.reader(frame.offset).read_exact(&mut compressed).ok()?;
         let mut frames = FrameReader::new(compressed.as_slice(), 0, buffers);
         let Ok(Some(Frame::Data(data))) = frames.next_frame() else { return None };
         let is_one_frame = frames.offset() == compressed.len() as u64;
         let content = data.decode(buffers).ok()?;
-        if !is_one_frame || content.len() != frame.content {
-            return None;
-        }
-        let is_identical = content.len() == FRAME_SIZE && frame::encode(&content, level) == compressed;
-        Some(ReadFrame { compressed, content, is_identical })
+        (is_one_frame && content.len() == frame.content).then_some((compressed, content))
     }
 
     /// Reads all frames in order, up to the first corrupt one, and calls `inspect` for each data frame.

@@ -3,6 +3,7 @@
 pub mod claim;
 pub(crate) mod frames;
 pub mod head;
+pub(crate) mod manifest_cache;
 pub(crate) mod partial;
 pub(crate) mod parts;
 pub(crate) mod spool;

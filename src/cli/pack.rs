@@ -26,7 +26,10 @@ use crate::cli::size::{parse_percent, parse_volume_size};
 use crate::cli::trust::TrustArgs;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::urls::{UrlArgs, refresh_urls};
-use crate::commands::pack::{Input, Missing, PackError, PackOptions, PackSummary, pack};
+use crate::commands::pack::error::PackError;
+use crate::commands::pack::options::{Input, Missing, PackOptions};
+use crate::commands::pack::pack;
+use crate::commands::pack::summary::PackSummary;
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
 use crate::documents::list::{FileEntry, ListError, Lists};
@@ -105,6 +108,11 @@ pub(crate) struct Pack {
     /// Up to 5% of the bundle can then be unreadable, contiguous or scattered.
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     recovery: Option<u32>,
+    /// If the bundle is up to date, verify its structure only
+    ///
+    /// A bundle that has what the lists name is verified and kept. By default, every byte of it is read.
+    #[arg(long)]
+    quick: bool,
     /// Run this shell command for each finished volume, whose path is $1
     ///
     /// The command may remove the volume, so that the output directory needs space for few volumes only.
@@ -184,6 +192,7 @@ impl Pack {
             sign,
             volume_size: self.volume_size,
             recovery: self.recovery,
+            quick: self.quick,
             on_volume: self.on_volume,
         };
         let summary = self.out.report(|report| {
@@ -244,6 +253,9 @@ fn unpinned_text(count: usize) -> Option<String> {
 }
 
 fn text(summary: &PackSummary, options: &PackOptions) -> Text {
+    if summary.is_up_to_date {
+        return up_to_date_text(summary, options);
+    }
     let mut sources = format!("{} fetched", human_bytes(summary.bytes_fetched));
     for (bytes, source) in [(summary.bytes_resumed, "resumed"), (summary.bytes_reused, "reused")] {
         if bytes > 0 {
@@ -271,6 +283,26 @@ fn text(summary: &PackSummary, options: &PackOptions) -> Text {
     };
     text.line(format_args!(
         "{}: {}{volumes}, {:.1} s",
+        options.output.display(),
+        human_bytes(summary.bundle_size),
+        summary.time.as_secs_f64(),
+    ));
+    text.line(format_args!("identity {}", summary.identity));
+    text
+}
+
+/// Returns the text for a bundle that was kept.
+fn up_to_date_text(summary: &PackSummary, options: &PackOptions) -> Text {
+    let verified = if options.quick { "structure verified" } else { "verified" };
+    let mut text = Text::of(format_args!(
+        "up to date: {} files and {} images: {} blobs, {} fetched to compare",
+        summary.files,
+        summary.images,
+        summary.blobs,
+        human_bytes(summary.bytes_fetched),
+    ));
+    text.line(format_args!(
+        "{}: {}, {verified}, {:.1} s",
         options.output.display(),
         human_bytes(summary.bundle_size),
         summary.time.as_secs_f64(),

@@ -22,7 +22,7 @@ use crate::cli::site::SiteSummary;
 use crate::cli::unbundle::Unbundle;
 use crate::cli::unpack::MissingBlobs;
 use crate::commands::image::ImageSummary;
-use crate::commands::pack::PackSummary;
+use crate::commands::pack::summary::PackSummary;
 use crate::commands::prune::summary::PruneSummary;
 use crate::commands::repair::RepairSummary;
 use crate::commands::unpack::summary::UnpackSummary;

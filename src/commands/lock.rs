@@ -8,10 +8,11 @@ use crate::base::event::{Event, Report};
 use crate::base::units::human_bytes;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Blob;
-use crate::commands::pack::PackError;
+use crate::commands::pack::error::PackError;
 use crate::documents::list::{FileEntry, Lists};
 use crate::documents::lock::{Lock, LockedImage};
 use crate::fetch::in_parallel;
+use crate::fetch::known::KnownDocuments;
 use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
 use crate::fetch::registry::FetchedManifest;
 use crate::fetch::resolve::context::ResolveContext;
@@ -33,7 +34,8 @@ pub(crate) fn lock(
     report: &dyn Report,
 ) -> Result<Lock, PackError> {
     let http = upstream.http();
-    let (resolved, failures) = resolve(&ResolveContext::new(&http, upstream, report), options, lists);
+    let (resolved, failures) =
+        resolve(&ResolveContext::new(&http, upstream, report, KnownDocuments::default()), options, lists);
     if !failures.is_empty() {
         return Err(PackError::Fetch(failures));
     }
@@ -88,7 +90,7 @@ pub(crate) fn check(
     let http = upstream.http();
     let objects = Some((lists.files.len() + lists.images.len()) as u64);
     report.event(&Event::Stage { name: "comparing", bytes: None, objects });
-    let check = Check { context: ResolveContext::new(&http, upstream, report) };
+    let check = Check { context: ResolveContext::new(&http, upstream, report, KnownDocuments::default()) };
     let mut moved = check.images(lock);
     let mut files = check.files(lock, &lists.files, quick);
     moved.extend(lock.files.iter().filter_map(|file| files.remove(&file.name())));

@@ -1,203 +1,51 @@
 //! `airbundle pack` as a library call: lists or a lock in, one bundle out.
 
+mod attempt;
+pub(crate) mod error;
+mod old_output;
 mod omission;
+pub(crate) mod options;
+mod partial_guard;
+pub(crate) mod summary;
+mod validators;
 pub(crate) mod volume_command;
 pub(crate) mod write;
 
-use std::fs::File;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use serde::Serialize;
-
+use crate::base::error_chain::chain;
 use crate::base::event::{Event, Report};
-use crate::base::fs::FsError;
-use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
-use crate::base::units::{as_seconds, human_bytes};
-use crate::bundle::format::FRAME_SIZE;
-use crate::bundle::format::frame::stored_len;
-use crate::bundle::format::index::BundleInfo;
-use crate::bundle::format::label::LABEL_LIMIT;
-use crate::bundle::format::layout::LayoutError;
-use crate::bundle::read::error::ReadError;
+use crate::base::path::RelPath;
+use crate::bundle::format::layout::{Blob, LayoutError};
 use crate::bundle::reuse::ReusableBundle;
-use crate::bundle::write::claim::{Claim, ClaimError, old_paths};
+use crate::bundle::write::claim::Claim;
 use crate::bundle::write::head::BundleHead;
-use crate::bundle::write::partial::{ExpectedBundle, PartialBundle, read_partial};
-use crate::bundle::write::parts::{remove_parts, size_of_parts};
-use crate::bundle::write::spool::{self, Spool, SpoolKey};
-use crate::bundle::write::volume_writer::{FinishedVolume, VolumeOptions};
-use crate::bundle::write::writer::{BundleWriter, WriteOptions, WrittenBundle};
-use crate::commands::pack::volume_command::{CommandError, VolumeCommand};
-use crate::commands::pack::write::{BundleJob, WriteFailure, WrittenBlobs};
-use crate::documents::list::Lists;
-use crate::documents::lock::{Lock, LockError};
-use crate::fetch::queue::FetchContext;
+use crate::bundle::write::manifest_cache::ManifestCache;
+use crate::bundle::write::parts::volume_path;
+use crate::bundle::write::sums::listed;
+use crate::bundle::write::writer::{BundleWriter, WrittenBundle};
+use crate::commands::pack::attempt::{Attempt, volume_options};
+use crate::commands::pack::error::PackError;
+use crate::commands::pack::old_output::{OldFile, OldOutput, pin};
+use crate::commands::pack::options::{Input, Missing, PackOptions};
+use crate::commands::pack::partial_guard::PartialGuard;
+use crate::commands::pack::summary::{PackSummary, PackedVolume};
+use crate::commands::pack::validators::Validators;
+use crate::commands::pack::volume_command::VolumeCommand;
+use crate::commands::pack::write::{WriteFailure, WrittenBlobs};
+use crate::fetch::known::KnownDocuments;
+use crate::fetch::queue::{self, FetchContext, Next};
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::resolve_lock;
-use crate::fetch::resolve::options::ResolveOptions;
 use crate::fetch::resolve::{Resolved, resolve};
-use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
 use crate::net::http::Http;
 use crate::oci::digest::Digest;
-use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError};
-use crate::plan::site_contents::{BaseError, SiteContents};
-use crate::signature::policy::Policy;
-use crate::signature::signing::Signer;
-
-/// The entries to pack.
-#[derive(Debug, Clone)]
-pub(crate) enum Input {
-    /// Entries of lists, which are resolved now.
-    Lists(Lists),
-    /// Entries that were resolved earlier, and are fetched by digest. The lists are
-    /// [`lists_of`](crate::fetch::resolve::locked::lists_of) the lock, with current URLs.
-    Lock(Lock, Lists),
-}
-
-#[derive(Debug)]
-pub(crate) struct PackOptions {
-    /// The path of the bundle.
-    pub output: PathBuf,
-    /// The parts of images to include.
-    pub images: ResolveOptions,
-    /// The zstd compression level, 1 to 22.
-    pub level: i32,
-    pub upstream: Upstream,
-    /// The metadata in `index.json`.
-    pub about: BundleInfo,
-    /// The path of the lock to write. `None`: no lock.
-    pub write_lock: Option<PathBuf>,
-    /// Older bundles, from which unchanged blobs are copied.
-    pub reuse: Vec<PathBuf>,
-    /// Inventories, locks or bundles with the contents of the site, which the bundle omits.
-    pub base: Vec<PathBuf>,
-    /// The policy for the bundles in `reuse` and `base`.
-    pub policy: Policy,
-    pub missing: Missing,
-    /// The key that signs the bundle. `None`: unsigned.
-    pub sign: Option<Signer>,
-    /// Maximum size of a volume in bytes. `None`: one file.
-    pub volume_size: Option<u64>,
-    /// Redundancy in per mille of the protected bytes. `None`: no recovery data.
-    pub recovery: Option<u32>,
-    /// A shell command that runs for each finished volume.
-    pub on_volume: Option<String>,
-}
-
-/// The handling of images and files that cannot be fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// Stop at the first failure.
-    Stop,
-    /// Fetch all others, and keep them for the next run.
-    KeepGoing,
-    /// Pack all others.
-    Allow,
-}
-
-/// The result of `pack`.
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct PackSummary {
-    /// The digest of `index.json`.
-    pub identity: Digest,
-    /// Number of files.
-    pub files: usize,
-    /// Number of images.
-    pub images: usize,
-    /// Number of distinct blobs in the bundle, manifests included.
-    pub blobs: usize,
-    /// Total size of those blobs in bytes.
-    pub bytes: u64,
-    /// Number of external blobs: referenced and omitted, as the site has them.
-    pub blobs_left_out: usize,
-    /// Total size of external blobs in bytes.
-    pub bytes_left_out: u64,
-    /// Bytes fetched, without retransmissions. The file set, which is generated, is not included; unpinned
-    /// files that turn out to be duplicates are.
-    pub bytes_fetched: u64,
-    /// Bytes fetched by an interrupted run.
-    pub bytes_resumed: u64,
-    /// Bytes copied from older bundles.
-    pub bytes_reused: u64,
-    /// Bytes saved by deduplication between images and files.
-    pub bytes_shared: u64,
-    /// Size of the bundle in bytes.
-    pub bundle_size: u64,
-    /// Duration of the run.
-    #[cfg_attr(test, schemars(with = "f64"))]
-    #[serde(serialize_with = "as_seconds", rename = "seconds")]
-    pub time: Duration,
-    /// The volumes. Empty: one file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<PackedVolume>,
-    /// The failures because of which images and files are missing.
-    #[cfg_attr(test, schemars(with = "Vec<String>"))]
-    #[serde(serialize_with = "as_texts")]
-    pub missing: Vec<FetchError>,
-}
-
-/// A finished volume.
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(crate) struct PackedVolume {
-    /// The path at which it was finished; the `--on-volume` command may have removed it.
-    pub path: String,
-    /// Size in bytes.
-    pub size: u64,
-    /// Digest of the file.
-    pub digest: Digest,
-}
-
-/// An error while packing.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PackError {
-    /// A local I/O error.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// Another process is writing the bundle.
-    #[error("another `airbundle` is writing `{}`: wait until it finishes", .0.display())]
-    Busy(PathBuf),
-    /// Entries cannot be fetched.
-    #[error("cannot fetch {} entries", .0.len())]
-    Fetch(Vec<FetchError>),
-    /// The fetched manifests make no valid bundle.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The lock is invalid.
-    #[error("invalid lock")]
-    Lock(#[from] LockError),
-    /// A `--base` cannot be read.
-    #[error("cannot use `{}` as base", .0.display())]
-    Base(PathBuf, #[source] BaseError),
-    /// A `--reuse` cannot be read.
-    #[error("cannot reuse `{}`", .0.display())]
-    Reuse(PathBuf, #[source] ReadError),
-    /// A volume cannot hold the header or one frame.
-    #[error("volumes of {size} bytes are too small for this bundle: at least {needed} bytes are needed")]
-    VolumeSize {
-        /// The requested volume size in bytes.
-        size: u64,
-        /// The minimum volume size in bytes.
-        needed: u64,
-    },
-    /// The `--on-volume` command failed.
-    #[error(transparent)]
-    Command(#[from] CommandError),
-}
-
-impl From<ClaimError> for PackError {
-    fn from(error: ClaimError) -> Self {
-        match error {
-            ClaimError::Fs(error) => Self::Fs(error),
-            ClaimError::Busy(path) => Self::Busy(path),
-        }
-    }
-}
+use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError, file_task};
+use crate::plan::site_contents::SiteContents;
 
 /// Packs the entries of `input`. The bundle appears at `options.output` only when it is complete and on the
 /// disk.
@@ -212,8 +60,12 @@ pub(crate) fn pack(
     let partial = PartialGuard::new(&claim, report)?;
     let base = read_base(options)?;
     let older = open_older(options)?;
+    let old = OldOutput::open(options, report);
     let http = options.upstream.http();
-    let (resolved, failures) = resolve_input(&http, input, options, report);
+    let cache = ManifestCache::open(&claim.partial)?;
+    let bundles = older.iter().chain(old.as_ref().map(|old| &old.bundle)).collect();
+    let known = KnownDocuments::new(bundles, base.manifests(), &cache);
+    let (resolved, failures) = resolve_input(&http, input, options, report, known);
     // A bundle without entries must not replace an existing one.
     if !failures.is_empty() && (options.missing == Missing::Stop || resolved.is_empty()) {
         return Err(PackError::Fetch(failures));
@@ -226,8 +78,20 @@ pub(crate) fn pack(
         spool: None,
     };
     let volume_command = options.on_volume.clone().map(VolumeCommand::start);
-    let run = PackRun { start, input, options, context, base, older, failures, volume_command, partial };
-    run.run(claim, resolved)
+    let run = PackRun {
+        start,
+        input,
+        options,
+        context,
+        base,
+        older,
+        failures,
+        volume_command,
+        partial,
+        validators: Validators::default(),
+        compared: 0,
+    };
+    run.run(claim, resolved, old)
 }
 
 fn read_base(options: &PackOptions) -> Result<SiteContents, PackError> {
@@ -251,9 +115,10 @@ fn resolve_input(
     input: &Input,
     options: &PackOptions,
     report: &dyn Report,
+    known: KnownDocuments<'_>,
 ) -> (Resolved, Vec<FetchError>) {
     let PackOptions { upstream, images, .. } = options;
-    let context = ResolveContext::new(http, upstream, report);
+    let context = ResolveContext::new(http, upstream, report, known);
     match input {
         Input::Lists(lists) => resolve(&context, images, lists.clone()),
         Input::Lock(lock, lists) => resolve_lock(&context, lock, lists.clone()),
@@ -272,19 +137,146 @@ struct PackRun<'a> {
     failures: Vec<FetchError>,
     volume_command: Option<VolumeCommand>,
     partial: PartialGuard<'a>,
+    /// The versions of unpinned files, for the next run.
+    validators: Validators,
+    /// Bytes of unpinned files that were fetched to compare them with the old output.
+    compared: u64,
 }
 
 impl PackRun<'_> {
-    fn run(mut self, claim: Claim, resolved: Resolved) -> Result<PackSummary, PackError> {
-        let (plan, writer, mut written) = self.write_blobs(claim, resolved)?;
+    fn run(
+        mut self,
+        claim: Claim,
+        mut resolved: Resolved,
+        old: Option<OldOutput>,
+    ) -> Result<PackSummary, PackError> {
+        let unpinned = unpinned(&resolved);
+        if let Some(old) = old {
+            if let Some(summary) = self.keep_old(&old, &mut resolved)? {
+                return Ok(summary);
+            }
+            self.older.push(old.bundle);
+        }
+        let (plan, resolved, writer, mut written) = self.write_blobs(claim, resolved)?;
         if !self.failures.is_empty() && self.options.missing == Missing::KeepGoing {
             return Err(PackError::Fetch(self.failures));
+        }
+        for (file, (entry, remote)) in plan.files.files.iter().zip(&resolved.files) {
+            if let Some(blob) = written.resolved.get(&file.digest)
+                && written.from_first.contains(&file.digest)
+                && unpinned.contains(&entry.path)
+            {
+                self.validators.add(entry, remote, *blob);
+            }
         }
         let plan = plan.complete(&written.resolved);
         let (head, mut bundle) = self.finish(&plan, writer)?;
         bundle.volumes.append(&mut written.volumes);
         bundle.volumes.sort_by_key(|volume| volume.number);
+        self.write_validators();
         Ok(self.summary(&plan, &head, written, bundle))
+    }
+
+    /// Keeps the old output if it is what would be written, and verifies it. Otherwise pins the files that did not
+    /// change, so that they are copied.
+    fn keep_old(
+        &mut self,
+        old: &OldOutput,
+        resolved: &mut Resolved,
+    ) -> Result<Option<PackSummary>, PackError> {
+        old.pin_unchanged(&mut resolved.files, &mut self.validators);
+        if !self.failures.is_empty() && self.options.missing != Missing::Allow {
+            return Ok(None);
+        }
+        let unvalidated = old.unvalidated(&resolved.files);
+        let mut same = resolved.clone();
+        pin_files(&mut same, &unvalidated);
+        // The run itself reports contradictions.
+        let Ok(plan) = self.plan(same) else { return Ok(None) };
+        let header_space = plan.header_space(self.options.sign.is_some())?;
+        let volumes = volume_options(&plan, header_space, self.options)?;
+        let complete = plan.complete(&HashMap::new());
+        if plan.pending_count() > 0 || !old.is_of(&complete, self.options, volumes) {
+            return Ok(None);
+        }
+        let count = unvalidated.len();
+        let unchanged = self.compare(resolved, unvalidated);
+        pin_files(resolved, &unchanged);
+        if unchanged.len() < count {
+            return Ok(None);
+        }
+        let report = self.context.report;
+        let problem = match old.verify(self.options.quick, self.options, report) {
+            Ok(verdict) if verdict.worst().is_none() && verdict.repaired.is_empty() => None,
+            Ok(_) => Some("it is damaged".to_owned()),
+            Err(error) => Some(chain(&error)),
+        };
+        if let Some(problem) = problem {
+            let output = self.options.output.display();
+            let message = format!("`{output}` is written again, because {problem}");
+            report.event(&Event::Warning { message });
+            return Ok(None);
+        }
+        self.partial.discard()?;
+        if let Some(path) = &self.options.write_lock {
+            OutputFile::update(path, Access::Default, &complete.lock().to_json())?;
+        }
+        self.write_validators();
+        Ok(Some(self.summary_of_old(old, &plan)))
+    }
+
+    /// Fetches unpinned files that may have their old content, and returns those that have it.
+    fn compare(&mut self, resolved: &Resolved, files: Vec<OldFile>) -> Vec<OldFile> {
+        if files.is_empty() {
+            return files;
+        }
+        let entry = |file: &OldFile| &resolved.files[file.index];
+        let tasks: Vec<_> = files
+            .iter()
+            .map(|file| {
+                let (entry, remote) = entry(file);
+                file_task(entry, remote, remote.size)
+            })
+            .collect();
+        self.context.report.event(&Event::Stage {
+            name: "comparing",
+            bytes: tasks.iter().map(|task| task.size).sum(),
+            objects: Some(tasks.len() as u64),
+        });
+        let end = |queue: &queue::Queue<'_>, task| loop {
+            match queue.next(task) {
+                Ok(Next::End(digest, size)) => break Some(Blob { digest, size }),
+                Ok(Next::Piece(_) | Next::Restart) => {}
+                // If it cannot be fetched, the run itself reports it.
+                Err(_) => break None,
+            }
+        };
+        let found: Vec<(Blob, bool)> = queue::run(&self.context, tasks, Vec::new(), |queue| {
+            let found =
+                (0..files.len()).map_while(|task| Some((end(queue, task)?, queue.uses_first_endpoint(task))));
+            found.collect()
+        });
+        let mut unchanged = Vec::new();
+        for (file, (blob, is_from_first)) in files.into_iter().zip(found) {
+            self.compared += blob.size;
+            if blob == file.blob {
+                let (entry, remote) = &resolved.files[file.index];
+                if is_from_first {
+                    self.validators.add(entry, remote, blob);
+                }
+                unchanged.push(file);
+            }
+        }
+        unchanged
+    }
+
+    /// Writes the versions of unpinned files. They only save time.
+    fn write_validators(&mut self) {
+        let validators = std::mem::take(&mut self.validators);
+        if let Err(error) = validators.write(&self.options.output) {
+            let message = format!("unpinned files will be fetched again by the next run: {}", chain(&error));
+            self.context.report.event(&Event::Warning { message });
+        }
     }
 
     /// Writes all blobs. If a blob cannot be fetched and this is allowed, starts over without the entries
@@ -293,7 +285,7 @@ impl PackRun<'_> {
         &mut self,
         mut claim: Claim,
         mut resolved: Resolved,
-    ) -> Result<(BundlePlan, BundleWriter, WrittenBlobs), PackError> {
+    ) -> Result<(BundlePlan, Resolved, BundleWriter, WrittenBlobs), PackError> {
         loop {
             let plan = match self.plan(resolved.clone()) {
                 Err(PackError::Plan(PlanError::Layout(LayoutError::Sizes(blob, ..)))) => {
@@ -307,7 +299,7 @@ impl PackRun<'_> {
             let older: Vec<&ReusableBundle> = self.older.iter().chain(&attempt.set_aside).collect();
             let failure = match attempt.job.write(&plan, &older, &self.context, self.volume_command.as_mut())
             {
-                Ok(written) => return Ok((plan, attempt.job.writer, written)),
+                Ok(written) => return Ok((plan, resolved, attempt.job.writer, written)),
                 Err(failure) => failure,
             };
             self.partial.keep = !attempt.is_worthless();
@@ -388,7 +380,8 @@ impl PackRun<'_> {
             bytes: blobs.values().sum::<u64>() - external_bytes + file_set_len.unwrap_or(0),
             blobs_left_out: external.len(),
             bytes_left_out: external_bytes,
-            bytes_fetched: fetched,
+            is_up_to_date: false,
+            bytes_fetched: fetched + self.compared,
             bytes_resumed: resumed,
             bytes_reused: reused,
             bytes_shared: plan.shared_bytes(&blobs),
@@ -398,178 +391,49 @@ impl PackRun<'_> {
             missing: self.failures,
         }
     }
-}
 
-impl From<FinishedVolume> for PackedVolume {
-    fn from(volume: FinishedVolume) -> Self {
-        Self { path: text_of(&volume.path), size: volume.size, digest: volume.digest }
-    }
-}
-
-/// One attempt at a plan.
-struct Attempt {
-    job: BundleJob,
-    /// The claim for the next attempt.
-    claim: Claim,
-    /// Partial bundles of other plans.
-    set_aside: Vec<ReusableBundle>,
-}
-
-impl Attempt {
-    /// Checks the partial bundle of an earlier run, and resumes or replaces it.
-    fn begin(
-        mut claim: Claim,
-        plan: &BundlePlan,
-        options: &PackOptions,
-        report: &dyn Report,
-    ) -> Result<Self, PackError> {
-        let (level, header_space) = (options.level, plan.header_space(options.sign.is_some())?);
-        let volumes = volume_options(plan, header_space, options)?;
-        let fingerprint = plan.fingerprint(header_space, level, volumes);
-        let partial = claim.partial.clone();
-        let (mut spool, notes) = Spool::open(&partial)?;
-        let is_same_plan = notes.fingerprint == Some(fingerprint);
-        let expected = plan.expected(&notes);
-        // Partial bundles only save downloads: unreadable ones are ignored.
-        let mut set_aside: Vec<ReusableBundle> =
-            old_paths(&partial).iter().filter_map(|path| ReusableBundle::open_partial(path).ok()).collect();
-        let mut done = PartialBundle::default();
-        if is_same_plan {
-            let expected = ExpectedBundle {
-                set: volumes.set,
-                header_space,
-                entries: &expected,
-                external: plan.external(),
-            };
-            done = read_partial(&partial, &expected, report)?;
-        } else if claim.size()? > 0 {
-            claim = self::set_aside(claim, &mut set_aside, report)?;
-        }
-        let is_needed = needed_pieces(plan, &done);
-        let pieces = spool.begin(fingerprint, plan.pending_count(), is_same_plan, is_needed)?;
-        let write_options = WriteOptions { header_space, level, volumes };
-        let job = BundleJob::begin(claim.try_clone()?, write_options, spool, pieces, done, &expected)?;
-        Ok(Self { job, claim, set_aside })
-    }
-
-    /// True if the next run would save nothing by reusing this attempt.
-    fn is_worthless(&self) -> bool {
-        self.set_aside.is_empty() && self.job.is_empty()
-    }
-}
-
-/// Returns a predicate for spooled pieces by key and offset: true if the partial bundle lacks the piece.
-fn needed_pieces(plan: &BundlePlan, partial: &PartialBundle) -> impl Fn(SpoolKey, u64) -> bool + use<> {
-    let keys = plan.keys(partial.complete);
-    let begun =
-        partial.open.as_ref().and_then(|begun| Some((plan.key(partial.complete)?, begun.sha256.len())));
-    move |key, offset| {
-        keys.contains(&key) && begun.is_none_or(|(begun_key, len)| key != begun_key || offset >= len)
-    }
-}
-
-/// Returns the options of the volume writer, if the header and every frame fit into a volume.
-fn volume_options(
-    plan: &BundlePlan,
-    header_space: u64,
-    options: &PackOptions,
-) -> Result<VolumeOptions, PackError> {
-    let PackOptions { level, volume_size, recovery, .. } = *options;
-    let set = plan.volume_set_id(header_space, level, volume_size, recovery);
-    let volumes = VolumeOptions { volume_size, recovery, set };
-    let needed = (stored_len(FRAME_SIZE) as u64).max(header_space) + LABEL_LIMIT as u64;
-    if volumes.capacity() < needed {
-        let redundancy = u64::from(recovery.unwrap_or(0));
-        // A recovery section is a little longer than its parity blocks.
-        let needed = needed + needed * redundancy / 1000 + if redundancy > 0 { needed / 4 } else { 0 };
-        return Err(PackError::VolumeSize { size: volume_size.unwrap_or(0), needed });
-    }
-    Ok(volumes)
-}
-
-/// Moves the partial bundle at `claim` to the partial bundles of other plans. If these are too many, or one
-/// has no blob of its own, removes the one with the fewest bytes that no other has: a short run must not
-/// evict the result of a longer one.
-fn set_aside(claim: Claim, older: &mut Vec<ReusableBundle>, report: &dyn Report) -> Result<Claim, PackError> {
-    let paths = old_paths(&claim.partial);
-    older.push(ReusableBundle::open_partial(&claim.partial)?);
-    loop {
-        let own_bytes = |number: &usize| {
-            let others: Vec<&ReusableBundle> =
-                older.iter().enumerate().filter(|(other, _)| other != number).map(|(_, old)| old).collect();
-            older[*number].unique_bytes(&others)
-        };
-        let Some(least) = (0..older.len()).min_by_key(own_bytes) else { break };
-        if older.len() <= paths.len() && own_bytes(&least) > 0 {
-            break;
-        }
-        let removed = older.remove(least);
-        if removed.path() == claim.partial {
-            // Emptied before the spool names the new plan as its owner.
-            claim.empty()?;
-            return Ok(claim);
-        }
-        remove_parts(removed.path())?;
-    }
-    let free = paths.iter().find(|path| older.iter().all(|old| old.path() != path.as_path()));
-    let path = free.expect("there are fewer bundles than paths; please report");
-    older.last_mut().expect("it was pushed above; please report").set_path(path);
-    Ok(claim.set_aside(path, report)?)
-}
-
-/// Removes or keeps the partial bundle of a failed run when it is dropped.
-struct PartialGuard<'a> {
-    partial: PathBuf,
-    report: &'a dyn Report,
-    /// True if the next run can reuse the partial bundle.
-    keep: bool,
-    /// True if the bundle is complete.
-    is_done: bool,
-    /// Prevents another process from writing the partial bundle before it is removed.
-    _lock: File,
-}
-
-impl<'a> PartialGuard<'a> {
-    fn new(claim: &Claim, report: &'a dyn Report) -> Result<Self, FsError> {
-        let (keep, partial, lock) = (claim.size()? > 0, claim.partial.clone(), claim.lock()?);
-        Ok(Self { partial, report, keep, is_done: false, _lock: lock })
-    }
-
-    /// Discards the partial bundle, unless `error` is a full disk or a file that is too large, of which nothing was
-    /// written: after any other I/O error, the page cache may differ from what is on the disk.
-    fn failed(&mut self, error: FsError) -> FsError {
-        if !error.is_full() && !error.is_too_large() {
-            self.keep = false;
-        }
-        error
-    }
-
-    /// Removes everything that only an unfinished bundle needs.
-    fn remove(&mut self) -> Result<(), FsError> {
-        self.is_done = true;
-        spool::remove(&self.partial)?;
-        old_paths(&self.partial).iter().try_for_each(|path| remove_parts(path))
-    }
-}
-
-impl Drop for PartialGuard<'_> {
-    fn drop(&mut self) {
-        if self.is_done {
-            return;
-        }
-        if self.keep {
-            let path = self.partial.display();
-            let size = human_bytes(size_of_parts(&self.partial));
-            let message = format!("partial bundle kept in `{path}` ({size}): run the same command to resume");
-            self.report.event(&Event::Warning { message });
-        } else {
-            // The run has already failed, and its error is more useful than that of the cleanup.
-            let _ = spool::remove(&self.partial);
-            let _ = remove_parts(&self.partial);
+    /// Returns the result of a run that kept the old output, which is that of `plan`.
+    fn summary_of_old(&mut self, old: &OldOutput, plan: &BundlePlan) -> PackSummary {
+        let layout = old.layout();
+        let (all, external) = (layout.manifests.iter().chain(&layout.blobs), &layout.external);
+        let blobs = all.chain(external).map(|blob| (blob.digest, blob.size)).collect();
+        let digests = listed(&self.options.output);
+        let volumes = old.bundle.volumes().volumes().iter().zip(1..).filter_map(|(volume, number)| {
+            let (path, digest) = (volume_path(&self.options.output, number), *digests.get(&volume.name)?);
+            Some(PackedVolume::new(&path, volume.len, digest))
+        });
+        let requested = plan.image_manifests().iter().filter(|blob| !plan.known.contains(&blob.digest));
+        PackSummary {
+            identity: old.identity(),
+            files: layout.files.len(),
+            images: layout.images.len(),
+            blobs: layout.manifests.len() + layout.blobs.len(),
+            bytes: layout.total_size(),
+            blobs_left_out: external.len(),
+            bytes_left_out: external.iter().map(|blob| blob.size).sum(),
+            is_up_to_date: true,
+            bytes_fetched: requested.map(|blob| blob.size).sum::<u64>() + self.compared,
+            bytes_resumed: 0,
+            bytes_reused: 0,
+            bytes_shared: plan.complete(&HashMap::new()).shared_bytes(&blobs),
+            bundle_size: old.bundle.volumes().len(),
+            time: self.start.elapsed(),
+            volumes: if self.options.volume_size.is_some() { volumes.collect() } else { Vec::new() },
+            missing: std::mem::take(&mut self.failures),
         }
     }
 }
 
-fn as_texts<S: serde::Serializer>(failures: &[FetchError], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(failures.iter().map(ToString::to_string))
+/// Returns the paths of the files without a checksum in the lists.
+fn unpinned(resolved: &Resolved) -> HashSet<RelPath> {
+    let unpinned = resolved.files.iter().filter(|(entry, _)| entry.checksum.is_none());
+    unpinned.map(|(entry, _)| entry.path.clone()).collect()
+}
+
+/// Pins `files` to their old content.
+fn pin_files(resolved: &mut Resolved, files: &[OldFile]) {
+    for file in files {
+        let (entry, remote) = &mut resolved.files[file.index];
+        pin(entry, remote, file.blob);
+    }
 }

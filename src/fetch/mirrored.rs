@@ -141,6 +141,25 @@ impl MirroredRegistry {
         })
     }
 
+    /// Returns the digest that the first endpoint with this tag announces for it. `None`: only the manifest itself tells.
+    pub(crate) fn digest_of_tag(
+        &self,
+        context: RequestContext<'_>,
+        repository: &str,
+        tag: &str,
+    ) -> Option<Digest> {
+        let repositories = self.repositories(context.object, repository, false).ok()?;
+        let available = repositories.iter().filter(|repository| repository.server().why_down().is_none());
+        for repository in available {
+            match repository.announced(context, tag) {
+                Ok(digest) => return digest,
+                Err(error) if error.status() == Some(404) => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+
     /// Reads a blob of at most `limit` bytes.
     pub(crate) fn small_blob(
         &self,

@@ -84,6 +84,12 @@ impl Queue<'_> {
         self.shared.tasks[task].begun.as_ref().map(|begun| begun.sha256.len())
     }
 
+    /// True if the bytes of a task came from its first endpoint, so far.
+    #[must_use]
+    pub(crate) fn uses_first_endpoint(&self, task: usize) -> bool {
+        self.shared.endpoint(task) == 0
+    }
+
     /// Returns the number of bytes of all tasks that an earlier run fetched and did not write.
     #[must_use]
     pub(crate) fn adopted(&self) -> u64 {

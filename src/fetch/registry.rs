@@ -12,6 +12,7 @@ use crate::net::auth::{Auth, AuthContext};
 use crate::net::credentials::Credentials;
 use crate::net::error::{FetchError, FetchProblem};
 use crate::net::http::failure::Expected;
+use crate::net::http::quota::Quota;
 use crate::net::http::{RequestContext, RequestOptions, range_header};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
@@ -49,6 +50,16 @@ pub(crate) struct FetchedManifest {
     pub announced: Option<Digest>,
     /// The exact bytes.
     pub bytes: Vec<u8>,
+    /// The requests for manifests that the registry allows. `None`: not stated.
+    pub quota: Option<Quota>,
+}
+
+impl FetchedManifest {
+    /// A manifest that was not requested. The document states its media type.
+    #[must_use]
+    pub(crate) fn known(digest: Digest, bytes: Vec<u8>) -> Self {
+        Self { media_type: String::new(), announced: Some(digest), bytes, quota: None }
+    }
 }
 
 /// A page of the list of referrers.
@@ -93,18 +104,33 @@ impl Repository {
                 return Err(context.invalid_response(&final_url, reason));
             }
             let (media_type, announced) = (media_type(&response), announced_digest(&response));
+            let quota = Quota::of(response.headers());
             let bytes = context.read_document(response, MANIFEST_LIMIT)?;
             match describe_other(&bytes) {
                 // The digest shows that they are damaged.
                 Some(Other::Data(_)) if reference.parse::<Digest>().is_ok() => {
-                    Ok(FetchedManifest { media_type, announced, bytes })
+                    Ok(FetchedManifest { media_type, announced, bytes, quota })
                 }
-                None => Ok(FetchedManifest { media_type, announced, bytes }),
+                None => Ok(FetchedManifest { media_type, announced, bytes, quota }),
                 Some(what) => {
                     let reason = format!("{what} instead of a manifest (status {status}, type `{media_type}`)");
                     Err(context.invalid_response(&final_url, reason))
                 }
             }
+        })
+    }
+
+    /// Returns the digest that the registry announces for a tag. `None`: none. Does not retry, because only the request
+    /// for the manifest itself has to succeed. HEAD does not count toward rate limits.
+    pub(crate) fn announced(
+        &self,
+        context: RequestContext<'_>,
+        tag: &str,
+    ) -> Result<Option<Digest>, FetchError> {
+        self.server().once(&context, || {
+            let url = self.url(context, &format!("manifests/{tag}"))?;
+            let response = self.send(context, &Method::HEAD, &url, &accept_manifests(), false)?;
+            Ok(announced_digest(&response))
         })
     }
 

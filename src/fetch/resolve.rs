@@ -6,6 +6,7 @@ pub(crate) mod image;
 pub(crate) mod locked;
 pub(crate) mod manifests;
 pub(crate) mod options;
+pub(crate) mod pulls;
 pub(crate) mod referrers;
 pub(crate) mod resolved;
 pub(crate) mod search;
@@ -49,6 +50,7 @@ pub(crate) fn resolve(
         let listed: BTreeSet<String> = lists.images.iter().map(|entry| entry.reference.to_string()).collect();
         ReferrerSearch { context, kinds: &options.with, listed }.run(subjects)
     };
+    context.pulls.report(context.report);
     let foreign = context.find_foreign();
     let files = context.probe_files(&lists.files);
 

@@ -1,8 +1,13 @@
 //! [`RemoteFile`]: a file on a web server, and the request that finds out its size and version.
 
+use std::time::Duration;
+
 use reqwest::blocking::Response;
-use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, HeaderValue, IF_RANGE, TRANSFER_ENCODING};
+use reqwest::header::{
+    CONTENT_LENGTH, DATE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, TRANSFER_ENCODING,
+};
 use reqwest::{Method, StatusCode, Version};
+use serde::{Deserialize, Serialize};
 
 use crate::base::event::Event;
 use crate::base::units::MAX_ENTRY_SIZE;
@@ -24,8 +29,29 @@ pub(crate) struct RemoteFile {
     pub ranges: bool,
     /// Strong entity tag (RFC 9110, section 8.8.3).
     pub etag: Option<String>,
+    /// `Last-Modified`, if another version would have another one (RFC 9110, section 8.8.2.2).
+    pub modified: Option<String>,
     /// The content that is refused. `None`: a checksum decides, or the user accepts everything.
     pub check: Option<ContentCheck>,
+}
+
+/// A version of a file on its server (RFC 9110, section 8.8).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum FileVersion {
+    /// The strong entity tag.
+    Etag(String),
+    /// The time of the last change.
+    LastModified(String),
+}
+
+impl RemoteFile {
+    /// Returns the version. `None`: nothing that the server states distinguishes it from others.
+    #[must_use]
+    pub(crate) fn version(&self) -> Option<FileVersion> {
+        let etag = self.etag.clone().map(FileVersion::Etag);
+        etag.or_else(|| self.modified.clone().map(FileVersion::LastModified))
+    }
 }
 
 /// Finds the first endpoint that has the file, its size, and whether it supports range requests. Requests the
@@ -57,8 +83,9 @@ pub(crate) fn probe(
                     let reason = format!("invalid size {size}: expected at most {MAX_ENTRY_SIZE} bytes");
                     return Err(context.invalid_response(response.url(), reason));
                 }
+                let modified = last_modified(response.headers());
                 let endpoints = endpoints[*number..].to_vec();
-                Ok(RemoteFile { endpoints, size, ranges, etag, check: check.cloned() })
+                Ok(RemoteFile { endpoints, size, ranges, etag, modified, check: check.cloned() })
             })
         },
     )
@@ -69,6 +96,15 @@ pub(crate) fn probe(
 #[must_use]
 pub(crate) fn refuses_ranges(status: u16) -> bool {
     matches!(status, 400 | 403 | 405 | 416 | 501)
+}
+
+/// Returns `Last-Modified` if the file did not change within the second of the response: it could have changed again.
+fn last_modified(headers: &HeaderMap) -> Option<String> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    let value = text(LAST_MODIFIED)?;
+    let time = |text| httpdate::parse_http_date(text).ok();
+    let age = time(text(DATE)?)?.duration_since(time(value)?).ok()?;
+    (age >= Duration::from_secs(1)).then(|| value.to_owned())
 }
 
 /// Returns the size of a file and whether its server supports range requests, from the response to a request

@@ -41,7 +41,7 @@ impl<'a> Attempts<'a> {
     ) -> Option<Duration> {
         let refusal = error.refusal();
         let has_others = match refusal {
-            Some(refusal) => slot.refuse(refusal.kind, refusal.retry_after.map(|wait| wait.min(MAX_DELAY))),
+            Some(refusal) => slot.refuse(refusal.kind, refusal.retry_after.filter(|wait| *wait <= MAX_DELAY)),
             None => false,
         };
         if !error.is_transient() {

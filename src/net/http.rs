@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod encoding;
 pub(crate) mod failure;
 pub(crate) mod proxy;
+pub(crate) mod quota;
 pub(crate) mod resolver;
 pub(crate) mod retry;
 

@@ -12,7 +12,7 @@ use reqwest::{Method, StatusCode, Url};
 use crate::base::event::{Event, Report};
 use crate::net::attempts::Attempts;
 use crate::net::endpoint::Endpoint;
-use crate::net::error::{FetchError, FetchProblem};
+use crate::net::error::{FetchError, FetchProblem, MAX_DELAY};
 use crate::net::host::is_loopback;
 use crate::net::http::failure::Expected;
 use crate::net::http::{RequestContext, RequestOptions};
@@ -199,6 +199,27 @@ impl Server {
                 return Err(error.with_attempts(retries.tries));
             }
         }
+    }
+
+    /// Calls `attempt` like [`Self::retry`], but once.
+    pub(crate) fn once<T>(
+        &self,
+        context: &RequestContext<'_>,
+        attempt: impl FnOnce() -> Result<T, FetchError>,
+    ) -> Result<T, FetchError> {
+        let retries = &context.http.retries;
+        let slot = self.pace.slot(|| retries.check_deadline(context.object).is_err());
+        let result = attempt();
+        match (&slot, &result) {
+            (Some(slot), Err(error)) if !error.is_response() => {
+                if let Some(refusal) = error.refusal() {
+                    slot.refuse(refusal.kind, refusal.retry_after.filter(|wait| *wait <= MAX_DELAY));
+                }
+            }
+            (Some(slot), _) => slot.accept(),
+            (None, _) => {}
+        }
+        result
     }
 
     /// Returns the URL or the host, for messages.

@@ -36,6 +36,8 @@ pub(crate) struct BundlePlan {
     pub(crate) layout: Layout,
     /// The content of all manifests.
     pub(crate) manifests: HashMap<Digest, Vec<u8>>,
+    /// The manifests that needed no request.
+    pub(crate) known: HashSet<Digest>,
     pub(crate) files: FileSet,
     /// The blobs after the manifests, in the order of the layout, without external ones.
     pub(crate) blobs: Vec<PlannedBlob>,
@@ -103,7 +105,7 @@ impl BundlePlan {
         let external = external_digests(&of_images, &files, &resolved.files, base);
         let layout = layout(&files, &external)?;
         let blobs = planned_blobs(&layout, &resolved, &files);
-        Ok(Self { about, layout, manifests: resolved.manifests, files, blobs })
+        Ok(Self { about, layout, manifests: resolved.manifests, known: resolved.known, files, blobs })
     }
 
     /// Returns the manifests of images; the file set is part of the header.

@@ -8,7 +8,7 @@ use crate::base::fs::{self, FsError};
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::layout::Blob;
 use crate::bundle::read::error::ReadError;
-use crate::bundle::read::reader::BundleReader;
+use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::documents::inventory::{Inventory, InventoryError};
 use crate::documents::lock::{Lock, LockError};
 use crate::oci::digest::Digest;
@@ -19,7 +19,11 @@ const PREFIX_LEN: u64 = 64;
 
 /// The blobs of a site with their sizes in bytes.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct SiteContents(HashMap<Digest, u64>);
+pub(crate) struct SiteContents {
+    sizes: HashMap<Digest, u64>,
+    /// The content of the manifests of bundles.
+    manifests: HashMap<Digest, Vec<u8>>,
+}
 
 /// An error while reading a `--base`.
 #[derive(Debug, thiserror::Error)]
@@ -49,17 +53,18 @@ impl SiteContents {
             read.map_err(FsError::at("read", path))?;
         }
         if !Lock::is_one(&prefix) {
-            let layout = BundleReader::open(path, policy)?.contents()?.layout;
+            let Contents { layout, manifests, .. } = BundleReader::open(path, policy)?.contents()?;
+            self.manifests.extend(manifests);
             let blobs = [layout.manifests, layout.blobs, layout.external].concat();
-            self.0.extend(blobs.into_iter().map(|blob| (blob.digest, blob.size)));
+            self.sizes.extend(blobs.into_iter().map(|blob| (blob.digest, blob.size)));
             return Ok(());
         }
         let bytes = fs::read(path, INDEX_LIMIT)?;
         if Inventory::is_one(&bytes) {
             let Inventory { blobs, files, .. } = Inventory::parse(&bytes)?;
-            self.0.extend(blobs.into_iter().chain(files));
+            self.sizes.extend(blobs.into_iter().chain(files));
         } else {
-            self.0.extend(Lock::parse(&bytes)?.blobs());
+            self.sizes.extend(Lock::parse(&bytes)?.blobs());
         }
         Ok(())
     }
@@ -67,7 +72,13 @@ impl SiteContents {
     /// Returns the size in bytes of the blob with this digest. `None`: the site lacks it.
     #[must_use]
     pub(crate) fn size(&self, digest: Digest) -> Option<u64> {
-        self.0.get(&digest).copied()
+        self.sizes.get(&digest).copied()
+    }
+
+    /// Returns the content of the manifests of bundles.
+    #[must_use]
+    pub(crate) fn manifests(&self) -> &HashMap<Digest, Vec<u8>> {
+        &self.manifests
     }
 
     #[must_use]

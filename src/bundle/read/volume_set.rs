@@ -18,12 +18,15 @@ use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;
 use crate::bundle::read::problem::{MissingBytes, Position, VolumeProblem};
 use crate::bundle::recovery::{self, Recovery};
+use crate::oci::digest::Digest;
 
 /// A bundle in one file or in volumes.
 pub struct VolumeSet {
     /// Name of the file, or file name of the volumes without the number.
     name: String,
     is_in_volumes: bool,
+    /// `set` in the labels of the volumes. `None`: no labels.
+    id: Option<Digest>,
     /// The directories that contain the bundle.
     directories: Vec<PathBuf>,
     /// All volumes in order; a single one for a bundle in one file.
@@ -80,17 +83,19 @@ impl VolumeSet {
     /// Creates a bundle in volumes.
     pub(crate) fn in_volumes(
         name: String,
+        id: Option<Digest>,
         directories: Vec<PathBuf>,
         volumes: Vec<Volume>,
         problems: Vec<VolumeProblem>,
     ) -> Self {
-        Self { is_in_volumes: true, problems, ..Self::new(name, directories, volumes) }
+        Self { is_in_volumes: true, id, problems, ..Self::new(name, directories, volumes) }
     }
 
     fn new(name: String, directories: Vec<PathBuf>, volumes: Vec<Volume>) -> Self {
         Self {
             name,
             is_in_volumes: false,
+            id: None,
             directories,
             volumes,
             problems: Vec::new(),
@@ -134,6 +139,13 @@ impl VolumeSet {
     #[must_use]
     pub fn is_in_volumes(&self) -> bool {
         self.is_in_volumes
+    }
+
+    /// Returns the ID of the set of volumes, by which those of several bundles are distinguished. `None`: the bundle is
+    /// in one file.
+    #[must_use]
+    pub fn id(&self) -> Option<Digest> {
+        self.id
     }
 
     /// Returns the file name of a volume. `number` counts from 0.

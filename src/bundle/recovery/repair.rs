@@ -48,7 +48,6 @@ impl Recovery {
 
     /// Redundancy, in ‰ of the protected bytes.
     #[must_use]
-    #[cfg(test)]
     pub(crate) fn per_mille(&self) -> u32 {
         self.map.numbers().per_mille
     }

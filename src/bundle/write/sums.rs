@@ -1,5 +1,6 @@
 //! `SHA256SUMS`: the checksum list next to the volumes of a bundle.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,19 @@ use crate::base::output_file::{Access, OutputFile};
 use crate::base::own_file::read_regular;
 use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
 use crate::bundle::write::volume_writer::FinishedVolume;
+use crate::oci::digest::Digest;
+
+/// Returns the digests of the volumes of the bundle `target` in the list next to it, by file name.
+pub(crate) fn listed(target: &Path) -> BTreeMap<String, Digest> {
+    let (bundle, path) = (file_name(target), fs::parent(target).join(SUMS));
+    let text = read_regular(&path, u64::MAX).unwrap_or_default();
+    let volume = |line: &str| {
+        let (digest, name) = line.split_once("  ")?;
+        let is_volume = parse_volume_name(name).is_some_and(|(name, _)| name == bundle);
+        is_volume.then(|| Some((name.to_owned(), Digest::from_hex(digest).ok()?)))?
+    };
+    String::from_utf8_lossy(&text).lines().filter_map(volume).collect()
+}
 
 /// Adds `volumes` to the list next to `target`, in the format of `sha256sum`. Replaces earlier lines of the
 /// bundle and keeps lines of other files.

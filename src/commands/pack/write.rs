@@ -1,6 +1,6 @@
 //! [`BundleJob`]: writes the blobs of a plan, from an interrupted run, older bundles and the network.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::base::event::{Event, Report};
@@ -52,6 +52,8 @@ pub(crate) struct WrittenBlobs {
     pub(crate) blobs: HashMap<Digest, u64>,
     /// The digests of pending files.
     pub(crate) resolved: FetchedBlobs,
+    /// The pending files whose bytes this run fetched from their first endpoint, by their digest in the plan.
+    pub(crate) from_first: HashSet<Digest>,
     /// Bytes fetched by this run.
     pub(crate) fetched: u64,
     /// Bytes fetched by an interrupted run.
@@ -184,7 +186,11 @@ impl BundleJob {
                 self.writer.end_blob(manifest.digest)?;
             }
             written.blobs.insert(manifest.digest, manifest.size);
-            written.fetched += manifest.size;
+            if plan.known.contains(&manifest.digest) {
+                written.reused += manifest.size;
+            } else {
+                written.fetched += manifest.size;
+            }
         }
         if self.done.is_empty() {
             self.writer.end_manifests()?;
@@ -401,6 +407,9 @@ impl StepRun<'_, '_> {
                     bytes.clear();
                 }
                 Next::End(digest, size) => {
+                    if planned.pending.is_some() && queue.uses_first_endpoint(task) {
+                        self.written.from_first.insert(planned.blob.digest);
+                    }
                     self.written.fetched += size - resumed;
                     self.written.resumed += resumed;
                     return Ok((Blob { digest, size }, bytes));

@@ -204,7 +204,14 @@ mod tests {
 
     #[test]
     fn only_many_new_bytes_reset_the_count_of_broken_streams() {
-        let file = RemoteFile { endpoints: Vec::new(), size: None, ranges: false, etag: None, check: None };
+        let file = RemoteFile {
+            endpoints: Vec::new(),
+            size: None,
+            ranges: false,
+            etag: None,
+            modified: None,
+            check: None,
+        };
         let mut progress = Progress::new(&Task {
             object: String::new(),
             digest: None,

@@ -6,6 +6,7 @@ use crate::base::event::Event;
 use crate::base::units::MAX_ENTRY_SIZE;
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::index::IndexedImage;
+use crate::bundle::format::layout::Blob;
 use crate::documents::list::ImageEntry;
 use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::registry::FetchedManifest;
@@ -134,12 +135,8 @@ impl<'a> ImageResolver<'a> {
     /// Returns the media type that the document has, and its bytes.
     fn request_root(&mut self) -> Result<(&'static str, Vec<u8>), FetchError> {
         let reference = &self.entry.reference;
-        let name = match reference.digest() {
-            Some(digest) => digest.to_string(),
-            None => reference.tag().expect("a reference has a tag or a digest; please report").to_owned(),
-        };
         let FetchedManifest { media_type: header, bytes, .. } =
-            self.registry.manifest(self.request(), reference.repository(), &name)?;
+            self.context.manifest_of(self.registry, self.request(), reference)?;
         let digest = Digest::of(&bytes);
         if let Some(expected) = reference.digest().filter(|expected| *expected != digest) {
             return Err(self.mismatch(MismatchKind::Digest, &expected, &digest));
@@ -351,8 +348,7 @@ impl<'a> ImageResolver<'a> {
             return Ok(bytes);
         }
         let repository = self.entry.reference.repository();
-        let digest = child.digest.to_string();
-        let bytes = self.registry.manifest(self.request(), repository, &digest)?.bytes;
+        let bytes = self.context.manifest(self.registry, self.request(), repository, child.digest)?.bytes;
         self.check_bytes(child, &bytes)?;
         Ok(bytes)
     }
@@ -362,8 +358,14 @@ impl<'a> ImageResolver<'a> {
         if !has_platform(&config.media_type) || config.size > MANIFEST_LIMIT {
             return Ok(None); // no image config has this size
         }
-        let repository = self.entry.reference.repository();
-        let bytes = self.registry.small_blob(self.request(), repository, config.digest, MANIFEST_LIMIT)?;
+        let known = self.context.known.config(Blob { digest: config.digest, size: config.size });
+        let bytes = known.map_or_else(
+            || {
+                let repository = self.entry.reference.repository();
+                self.registry.small_blob(self.request(), repository, config.digest, MANIFEST_LIMIT)
+            },
+            Ok,
+        )?;
         self.check_bytes(config, &bytes)?;
         config_platform(&config.media_type, &bytes).map_err(|error| {
             FetchError::new(&self.object, FetchProblem::Config { digest: config.digest, error })

@@ -30,6 +30,7 @@ pub(crate) fn resolve_lock(
         registry.repositories(&image.reference.to_string(), image.reference.repository(), true)?;
         Ok(ResolvedImage { indexed, registry })
     });
+    context.pulls.report(context.report);
     let foreign = context.find_foreign();
     let files = context.probe_files(&lists.files);
 
@@ -149,7 +150,7 @@ fn locked_manifest(
         (None, Some(text)) => text.clone().into_bytes(),
         (None, None) => {
             let repository = image.reference.repository();
-            registry.manifest(context.request(&object), repository, &locked.digest.to_string())?.bytes
+            context.manifest(registry, context.request(&object), repository, locked.digest)?.bytes
         }
     };
     let mismatch = |kind, expected: String, found: String| {

@@ -1,6 +1,6 @@
 //! [`Resolved`]: the manifests, digests and sizes of everything that lists name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::FileEntry;
@@ -19,6 +19,8 @@ pub(crate) struct Resolved {
     pub files: Vec<(FileEntry, RemoteFile)>,
     /// The bytes of all manifests.
     pub manifests: HashMap<Digest, Vec<u8>>,
+    /// The manifests that needed no request.
+    pub known: HashSet<Digest>,
     /// The URLs of layers that are outside the registry.
     pub foreign: HashMap<Digest, Vec<RemoteFile>>,
 }
@@ -71,6 +73,7 @@ impl Resolved {
             }
         }
         resolved.manifests = context.manifests.take();
+        resolved.known = context.known.take_used();
         resolved.images.sort_by_cached_key(|image| image.indexed.reference.to_string());
         resolved.files.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
         (resolved, failures)

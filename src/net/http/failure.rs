@@ -11,6 +11,7 @@ use crate::net::error::{FetchError, FetchProblem, PLAIN_HTTP, root_cause};
 use crate::net::http::body::read_body;
 use crate::net::http::encoding::{content_encoding, decode};
 use crate::net::http::proxy;
+use crate::net::http::quota::Quota;
 use crate::net::http::resolver::InternalAddress;
 use crate::net::http::retry::RetryPolicy;
 use crate::net::secret::{SERVER_MESSAGE, redacted};
@@ -82,7 +83,7 @@ pub(crate) fn check_status(
         return Ok(response);
     }
     let url = redacted(response.url());
-    let retry_after = retry_after(response.headers());
+    let retry_after = wait(status, response.headers());
     let mut hint = status.canonical_reason().map(|reason| format!(" {reason}")).unwrap_or_default();
     hint.push_str(&status_hint(status, &response));
     hint.push_str(&server_message(object, retries, response));
@@ -103,7 +104,7 @@ fn status_hint(status: StatusCode, response: &Response) -> String {
         }
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => format!(": {}", proxy::AUTHENTICATION_REQUIRED),
         StatusCode::TOO_MANY_REQUESTS => {
-            let when = when(retry_after(response.headers()));
+            let when = when(wait(status, response.headers()));
             format!(
                 "{}: run the same command again {when} (`pack` keeps what it has fetched), or use `--mirror`",
                 rate_limit(response.headers())
@@ -207,6 +208,12 @@ fn server_message(object: &str, retries: &RetryPolicy, response: Response) -> St
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
+}
+
+/// Returns the delay before a retry: that of `Retry-After`, or the period of a quota that is used up.
+fn wait(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    let period = || Quota::of(headers).filter(|quota| quota.remaining == 0)?.period;
+    retry_after(headers).or_else(|| if status == StatusCode::TOO_MANY_REQUESTS { period() } else { None })
 }
 
 /// Returns the delay of `Retry-After` (RFC 9110, section 10.2.3): in seconds, or until a date by the server's
