@@ -62,6 +62,16 @@ impl FsError {
     }
 }
 
+/// Returns the maximum size of `file` in bytes, as far as it is known: a limit of this process, or that of FAT32.
+#[cfg(feature = "net")]
+pub(crate) fn size_limit(file: &File) -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    const MSDOS: u64 = 0x4d44;
+    let is_fat = rustix::fs::fstatfs(file).is_ok_and(|stat| stat.f_type.cast_unsigned() == MSDOS);
+    let of_fat = is_fat.then_some(u64::from(u32::MAX));
+    [getrlimit(Resource::Fsize).current, of_fat].into_iter().flatten().min()
+}
+
 pub(crate) fn open(path: &Path) -> Result<File, FsError> {
     File::open(path).map_err(FsError::at("open", path))
 }

@@ -227,14 +227,16 @@ fn single_config<'a>(image: &BundledImage, layout: &'a Layout) -> Option<&'a Des
     }
 }
 
-/// Reads the configs of images without an index, and fails if one has an invalid platform. The result has no
-/// configs that a delta omits.
+/// Reads the configs that state platforms, and fails if that of an image without an index has an invalid one. The
+/// result has no configs that a delta omits.
 pub(super) fn configs(
     reader: &mut BundleReader,
     layout: &Layout,
 ) -> Result<BTreeMap<Digest, Vec<u8>>, ReadError> {
     let single = layout.images.iter().filter_map(|image| single_config(image, layout));
-    let mut pending: BTreeSet<Digest> = single.map(|config| config.digest).collect();
+    let deciding = layout.images.iter().flat_map(|image| layout.deciding_configs(image));
+    let all = single.chain(deciding.map(|(_, config)| config));
+    let mut pending: BTreeSet<Digest> = all.map(|config| config.digest).collect();
     layout.external.iter().for_each(|blob| _ = pending.remove(&blob.digest));
     let mut configs = BTreeMap::new();
     reader.narrow(layout.ranges(|digest| pending.contains(&digest)));

@@ -24,13 +24,13 @@ use crate::bundle::format::layout::{Blob, Layout, Totals};
 use crate::bundle::format::{INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT};
 use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::commands::image::archive::ImageArchive;
-use crate::commands::image::base::BaseImage;
+use crate::commands::image::base::{BaseImage, ServerCommand};
 use crate::commands::image::documents::{Additions, Documents};
 use crate::commands::image::error::ImageError;
 use crate::commands::image::layers::{HTML, LayerPlan, Limits, NGINX_CONF, STORAGE};
 use crate::commands::image::name::Name;
 use crate::commands::image::stream::{LayerSlots, Stream};
-use crate::conf::registry_command::is_official;
+use crate::conf::server_command::is_official;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -111,8 +111,11 @@ pub(crate) fn build(
         Kind::Registry(_) => "registry",
     };
     let mut base = BaseImage::choose(&contents.layout, options.base.as_ref(), base_name, platform)?;
-    if options.kind != Kind::Files && !is_official(&base.reference) {
-        base.registry_config = Some(layers::REGISTRY_CONFIG);
+    if !is_official(&base.reference, base_name) {
+        base.command = match options.kind {
+            Kind::Files => ServerCommand::Nginx,
+            Kind::Registry(_) => ServerCommand::Registry(layers::REGISTRY_CONFIG),
+        };
     }
     let plan = plan(&contents, &base, options)?;
     warn(&base, report);
@@ -166,7 +169,7 @@ fn plan(contents: &Contents, base: &BaseImage, options: &ImageOptions) -> Result
         Kind::Files if contents.layout.files.is_empty() => Err(ImageError::NoFiles),
         Kind::Files => Ok(layers::files_plan(contents, CONF, limits)),
         Kind::Registry(templates) => {
-            let conf = base.registry_config.map(|_| REGISTRY_CONF);
+            let conf = (base.command != ServerCommand::Official).then_some(REGISTRY_CONF);
             Ok(layers::images_plan(contents, templates, conf, limits)?)
         }
     }

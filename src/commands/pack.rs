@@ -11,14 +11,13 @@ mod validators;
 pub(crate) mod volume_command;
 pub(crate) mod write;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::base::error_chain::chain;
 use crate::base::event::{Event, Report};
 use crate::base::output_file::{Access, OutputFile};
-use crate::base::path::RelPath;
 use crate::bundle::format::layout::{Blob, LayoutError};
 use crate::bundle::reuse::ReusableBundle;
 use crate::bundle::write::claim::Claim;
@@ -150,7 +149,6 @@ impl PackRun<'_> {
         mut resolved: Resolved,
         old: Option<OldOutput>,
     ) -> Result<PackSummary, PackError> {
-        let unpinned = unpinned(&resolved);
         if let Some(old) = old {
             if let Some(summary) = self.keep_old(&old, &mut resolved)? {
                 return Ok(summary);
@@ -164,7 +162,7 @@ impl PackRun<'_> {
         for (file, (entry, remote)) in plan.files.files.iter().zip(&resolved.files) {
             if let Some(blob) = written.resolved.get(&file.digest)
                 && written.from_first.contains(&file.digest)
-                && unpinned.contains(&entry.path)
+                && entry.checksum.is_none()
             {
                 self.validators.add(entry, remote, *blob);
             }
@@ -270,8 +268,11 @@ impl PackRun<'_> {
         unchanged
     }
 
-    /// Writes the versions of unpinned files. They only save time.
+    /// Writes the versions of unpinned files, which only save time, unless no later run uses the old output.
     fn write_validators(&mut self) {
+        if self.options.on_volume.is_some() {
+            return;
+        }
         let validators = std::mem::take(&mut self.validators);
         if let Err(error) = validators.write(&self.options.output) {
             let message = format!("unpinned files will be fetched again by the next run: {}", chain(&error));
@@ -424,16 +425,9 @@ impl PackRun<'_> {
     }
 }
 
-/// Returns the paths of the files without a checksum in the lists.
-fn unpinned(resolved: &Resolved) -> HashSet<RelPath> {
-    let unpinned = resolved.files.iter().filter(|(entry, _)| entry.checksum.is_none());
-    unpinned.map(|(entry, _)| entry.path.clone()).collect()
-}
-
 /// Pins `files` to their old content.
 fn pin_files(resolved: &mut Resolved, files: &[OldFile]) {
     for file in files {
-        let (entry, remote) = &mut resolved.files[file.index];
-        pin(entry, remote, file.blob);
+        pin(&mut resolved.files[file.index].1, file.blob);
     }
 }

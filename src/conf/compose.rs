@@ -54,17 +54,21 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
     let config = if registry_image.is_some() { "nginx-files.conf" } else { "nginx.conf" };
     let ports = if registry_image.is_some() { vec![files_port] } else { vec![files_port, registry_port] };
     let nginx_image = ServerImage::find(setup, "nginx");
+    let entrypoint_of_nginx: &[String] = nginx_image.as_ref().map_or(&[], |image| &image.entrypoint);
     let nginx = Service {
         name: "nginx",
         is_loaded: nginx_image.is_some(),
-        image: match nginx_image {
+        image: match &nginx_image {
             Some(image) => compose::variable_or_digest(NGINX_VARIABLE, image.ids[0]),
             None => compose::string(NGINX),
         },
-        entrypoint: Vec::new(),
-        command: ["nginx", "-c", setup.conf.child(config).as_str(), "-g", "daemon off; pid /tmp/nginx.pid;"]
+        entrypoint: entrypoint_of_nginx.iter().map(|word| compose::string(word)).collect(),
+        // The entry point of the official image runs its arguments.
+        command: if entrypoint_of_nginx.is_empty() { vec!["nginx"] } else { Vec::new() }
+            .into_iter()
+            .chain(["-c", setup.conf.child(config).as_str(), "-g", "daemon off; pid /tmp/nginx.pid;"])
             .map(compose::string)
-            .to_vec(),
+            .collect(),
         environment: Text::new(),
         privileges: Privileges::of_nginx(&ports),
         temporary: temporary_of_nginx(setup),

@@ -22,6 +22,7 @@ pub(crate) fn script(setup: &Setup) -> Text<Shell> {
     let flag = |is: bool| if is { "yes" } else { "" };
     let ports = [setup.settings.files_port, setup.settings.registry_port];
     let privileges = Privileges::of_nginx(&ports);
+    let entrypoint: &[String] = nginx.as_ref().map_or(&[], |image| &image.entrypoint);
     let word = shell::word;
     fill(
         SCRIPT,
@@ -39,9 +40,10 @@ pub(crate) fn script(setup: &Setup) -> Text<Shell> {
             ("OWN_CA", word(flag(setup.ca.is_some()))),
             ("NGINX_IMAGE", word(reference(&nginx).as_deref().unwrap_or(compose::NGINX))),
             ("NGINX_IDS", word(&ids(&nginx))),
+            ("NGINX_WORD", word(if entrypoint.is_empty() { "nginx" } else { "" })),
             ("REGISTRY_IMAGE", word(&reference(&registry).unwrap_or_default())),
             ("REGISTRY_IDS", word(&ids(&registry))),
-            ("CONTAINER_OPTIONS", container_options(setup, &privileges)),
+            ("CONTAINER_OPTIONS", container_options(setup, &privileges, entrypoint)),
             ("CONTAINER_USER", word(privileges.user.as_deref().unwrap_or_default())),
             ("UNBUNDLE", word(program.as_ref().map_or("unbundle", |path| path.as_str()))),
             ("SERVER_USER", word(ServerUser::find().map_or("", |user| user.name))),
@@ -49,12 +51,14 @@ pub(crate) fn script(setup: &Setup) -> Text<Shell> {
     )
 }
 
-/// Returns the options of `docker run` and `podman run` for capabilities, mounts and temporary files, one a line.
-fn container_options(setup: &Setup, privileges: &Privileges) -> Text<Shell> {
+/// Returns the options of `docker run` and `podman run` for the program, capabilities, mounts and temporary files, one a
+/// line.
+fn container_options(setup: &Setup, privileges: &Privileges, entrypoint: &[String]) -> Text<Shell> {
+    let program = entrypoint.iter().map(|program| format!("--entrypoint={program}"));
     let capabilities = privileges.capabilities.iter().map(|name| format!("--cap-add={name}"));
     let temporary = temporary_of_nginx(setup);
     let temporary = temporary.iter().map(|path| format!("--tmpfs={}", path.as_str()));
     let mounts = Mount::of_nginx(setup, true).into_iter().map(|mount| format!("--volume={}", mount.volume()));
     let line = |option: String| fill("        @OPTION@ \\\n", &[("OPTION", shell::word(&option))]);
-    capabilities.chain(temporary).chain(mounts).map(line).collect()
+    program.chain(capabilities).chain(temporary).chain(mounts).map(line).collect()
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::base::own_file::read_regular;
-use crate::conf::registry_command::entrypoint;
+use crate::conf::server_command;
 use crate::conf::setup::Setup;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{MANIFEST_LIMIT, Manifest};
@@ -25,7 +25,7 @@ pub(crate) struct ServerImage {
 
 impl ServerImage {
     /// Finds the last official image, or else the last image, whose last path component is `name`. `None`: the site has
-    /// none. An image of a registry whose command is unknown is not used.
+    /// none. An image whose command is unknown is not used.
     #[must_use]
     pub(crate) fn find(setup: &Setup, name: &str) -> Option<Self> {
         let is_named = |image: &&RecordedImage| image.reference.repository().rsplit('/').next() == Some(name);
@@ -35,9 +35,10 @@ impl ServerImage {
         if let Some(image) = official {
             return Some(Self::new(setup, image, Vec::new()));
         }
-        if name != "registry" {
-            return Some(Self::new(setup, all().next_back()?, Vec::new()));
-        }
+        let entrypoint = match name {
+            "registry" => server_command::of_registry,
+            _ => |config: &Value| server_command::of_nginx(config).map(|program| vec![program]),
+        };
         all().rev().find_map(|image| {
             let configs = configs(setup, image);
             let mut entrypoints = configs.iter().map(|config| entrypoint(&config.document));

@@ -24,6 +24,8 @@ own_ca=@OWN_CA@
 # The digests by which an engine can know an image of the site.
 nginx_image=@NGINX_IMAGE@
 nginx_ids=@NGINX_IDS@
+# The entry point of the official image runs its arguments.
+nginx_word=@NGINX_WORD@
 registry_image=@REGISTRY_IMAGE@
 registry_ids=@REGISTRY_IDS@
 container_user=@CONTAINER_USER@
@@ -347,7 +349,7 @@ run_container() {
         --pull never --read-only --cap-drop ALL --security-opt no-new-privileges \
         --publish "$files_port:$files_port" --publish "$registry_port:$registry_port" \
 @CONTAINER_OPTIONS@
-        "$nginx_id" nginx -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
+        "$nginx_id" $nginx_word -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
 }
 
 # ---- Health checks -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::event::Event;
 use crate::base::units::MAX_ENTRY_SIZE;
+use crate::bundle::format::layout::Blob;
 use crate::fetch::content::ContentCheck;
 use crate::fetch::endpoint::{FileEndpoint, first_success};
 use crate::net::error::FetchError;
@@ -31,6 +32,8 @@ pub(crate) struct RemoteFile {
     pub etag: Option<String>,
     /// `Last-Modified`, if another version would have another one (RFC 9110, section 8.8.2.2).
     pub modified: Option<String>,
+    /// The content, if it is known by another way than a sha256 in the list: that of an older bundle.
+    pub content: Option<Blob>,
     /// The content that is refused. `None`: a checksum decides, or the user accepts everything.
     pub check: Option<ContentCheck>,
 }
@@ -85,7 +88,15 @@ pub(crate) fn probe(
                 }
                 let modified = last_modified(response.headers());
                 let endpoints = endpoints[*number..].to_vec();
-                Ok(RemoteFile { endpoints, size, ranges, etag, modified, check: check.cloned() })
+                Ok(RemoteFile {
+                    endpoints,
+                    size,
+                    ranges,
+                    etag,
+                    modified,
+                    content: None,
+                    check: check.cloned(),
+                })
             })
         },
     )

@@ -339,10 +339,10 @@ impl PlannedBlob {
 
 /// Returns the download of a file. `size` is its size if known, and overrides the server's.
 pub(crate) fn file_task(entry: &FileEntry, file: &RemoteFile, size: Option<u64>) -> Task {
-    let (digest, sha512) = match &entry.checksum {
-        Some(Checksum::Sha256(digest)) => (Some(*digest), None),
-        Some(Checksum::Sha512(bytes)) => (None, Some(*bytes)),
-        None => (None, None),
+    let (digest, sha512) = match (known_digest(entry, file), &entry.checksum) {
+        (Some(digest), _) => (Some(digest), None),
+        (None, Some(Checksum::Sha512(bytes))) => (None, Some(*bytes)),
+        (None, _) => (None, None),
     };
     let key = match (digest, sha512, &file.etag) {
         (Some(digest), _, _) => Some(SpoolKey::Blob(digest)),
@@ -404,11 +404,17 @@ fn short(digest: Digest) -> String {
     digest.hex()[..12].to_owned()
 }
 
+/// Returns the digest of a file in its list.
 fn pinned(entry: &FileEntry) -> Option<Digest> {
     match &entry.checksum {
         Some(Checksum::Sha256(digest)) => Some(*digest),
         _ => None,
     }
+}
+
+/// Returns the digest of a file, by its list or by an older bundle.
+fn known_digest(entry: &FileEntry, remote: &RemoteFile) -> Option<Digest> {
+    pinned(entry).or(remote.content.map(|blob| blob.digest))
 }
 
 /// Placeholder digests of one plan. They are random: a server that knows the list could otherwise state them in
@@ -434,13 +440,13 @@ fn file_set(entries: &[(FileEntry, RemoteFile)], images: &Layout, base: &SiteCon
     let mut sizes: HashMap<Digest, u64> = of_images.map(|blob| (blob.digest, blob.size)).collect();
     // Two URLs can be pinned to the same digest, and only one server may return its size.
     for (entry, remote) in entries {
-        if let (Some(digest), Some(size)) = (pinned(entry), remote.size) {
+        if let (Some(digest), Some(size)) = (known_digest(entry, remote), remote.size) {
             sizes.entry(digest).or_insert(size);
         }
     }
     let placeholders = Placeholders::new();
     let files = entries.iter().map(|(entry, remote)| {
-        let digest = pinned(entry).unwrap_or_else(|| placeholders.digest(entry));
+        let digest = known_digest(entry, remote).unwrap_or_else(|| placeholders.digest(entry));
         let size = sizes.get(&digest).copied().or(remote.size).or(base.size(digest)).unwrap_or(0);
         IndexedFile { path: entry.path.clone(), url: source_url(&entry.url), digest, size }
     });
@@ -507,7 +513,7 @@ fn planned_blobs(layout: &Layout, resolved: &Resolved, files: &FileSet) -> Vec<P
             PlannedBlob::known(blob, BlobOrigin::Memory(bytes.clone()))
         } else if let Some(((entry, remote), others)) = files.split_first() {
             let size = (blob.size > 0).then_some(blob.size);
-            let is_pinned = pinned(entry).is_some();
+            let is_pinned = known_digest(entry, remote).is_some();
             let mut task = file_task(entry, remote, size);
             if is_pinned {
                 task.alternatives = others.iter().map(|(_, remote)| Source::Web(remote.clone())).collect();

@@ -6,13 +6,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::pack_job::{FILES, LIST, OUTPUT, PackJob, REGISTRY, mirrors_to};
+use crate::pack_job::{FILES, LIST, MANIFESTS, OUTPUT, PackJob, REGISTRY, VALIDATORS, mirrors_to};
 use crate::program::{Finished, airbundle, unbundle};
 use crate::support::fake::{Content, Fake, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::{random_bytes, sha256, sha512};
-
-const VALIDATORS: &str = "out.tar.zst.validators.json";
 
 /// Two images, and files that are pinned by sha256, by sha512, and not.
 fn sample() -> (String, Content) {
@@ -85,14 +83,14 @@ fn an_unchanged_bundle_is_verified_and_kept_and_nothing_is_fetched() {
     let job = PackJob::new(&list);
     job.pack_from(&fake, &[]).ok();
     let names = [LIST, OUTPUT, VALIDATORS];
-    assert_eq!(job.file_names(), names);
+    assert_eq!(job.all_file_names(), names);
     for options in [&[][..], &["--quick"], &["--jobs", "1"]] {
         let before = fake.seen().len();
         let finished = assert_kept(&job, &fake, options);
         assert_eq!(transfers(&fake, before), [""; 0], "{options:?}");
         let word = if options.contains(&"--quick") { ", structure verified," } else { ", verified," };
         assert!(finished.stdout.contains(word), "{finished:#?}");
-        assert_eq!(job.file_names(), names);
+        assert_eq!(job.all_file_names(), names);
     }
     let json = assert_json(&job, &fake);
     assert_eq!((&json["upToDate"], &json["bytesFetched"]), (&true.into(), &0.into()));
@@ -119,7 +117,7 @@ fn a_file_that_no_version_identifies_is_fetched_and_compared() {
     let fake = Fake::start(content.clone(), without_version);
     let job = PackJob::new(&list);
     job.pack_from(&fake, &[]).ok();
-    assert_eq!(job.file_names(), [LIST, OUTPUT]);
+    assert_eq!(job.all_file_names(), [LIST, OUTPUT]);
     let before = fake.seen().len();
     let finished = assert_kept(&job, &fake, &[]);
     assert!(finished.stdout.contains("300.0 kB fetched to compare"), "{finished:#?}");
@@ -203,16 +201,16 @@ fn volumes_are_kept_while_their_size_and_the_checksum_list_are_the_same() {
     let options = ["--volume-size", "5MiB", "--recovery", "5%"];
     let first = job.pack_from(&fake, &[&options[..], &["--json"]].concat()).ok().json();
     assert!(first["volumes"].as_array().expect("volumes").len() > 1);
-    let names = job.file_names();
+    let names = job.all_file_names();
     let again = job.pack_from(&fake, &[&options[..], &["--json"]].concat()).ok().json();
     assert_eq!((&again["upToDate"], &again["volumes"]), (&true.into(), &first["volumes"]));
     assert_eq!(again["bundleSize"], first["bundleSize"]);
-    assert_eq!(job.file_names(), names);
+    assert_eq!(job.all_file_names(), names);
     for (change, what) in [("SHA256SUMS", "the list"), ("out.tar.zst.002", "a volume")] {
         fs::remove_file(job.path(change)).expect("remove a file");
         let written = job.pack_from(&fake, &options).ok();
         assert!(!written.stdout.contains("up to date"), "{what}: {written:#?}");
-        assert_eq!(job.file_names(), names, "{what}");
+        assert_eq!(job.all_file_names(), names, "{what}");
     }
     let other = job.pack_from(&fake, &["--volume-size", "6MiB", "--recovery", "5%"]).ok();
     assert!(!other.stdout.contains("up to date"), "{other:#?}");
@@ -324,13 +322,13 @@ fn a_list_that_needs_several_windows_of_a_registry_is_packed_over_several_runs()
     let first = job.pack_from(&fake, &options).failed(4, &["429", "run the same command again in 6 h"]);
     assert!(first.stderr.contains("limits pulls: 3 of 4 left (per 6 h); 2 images need one or more each"));
     assert!(first.stderr.contains("4 pulls made, 0 of 4 left (per 6 h)"), "{first:#?}");
-    assert!(job.file_names().contains(&format!("{OUTPUT}.partial.manifests")));
+    assert!(job.all_file_names().contains(&MANIFESTS.to_owned()));
     assert_eq!(used.load(Ordering::SeqCst), 5, "no request is repeated in vain");
     used.store(0, Ordering::SeqCst);
     let second = job.pack_from(&fake, &options).ok();
     assert!(second.stderr.contains("only those that changed need any"), "{second:#?}");
     assert_eq!(used.load(Ordering::SeqCst), 2, "the index and 3 of 6 manifests are known");
-    assert_eq!(job.file_names(), [LIST, OUTPUT, VALIDATORS]);
+    assert_eq!(job.all_file_names(), [LIST, OUTPUT, VALIDATORS]);
     let fresh = PackJob::new(&list);
     fresh.pack_from(&registry(&content), &[]).ok();
     assert!(job.bundle() == fresh.bundle());

@@ -360,7 +360,7 @@ fn assert_fields(object: &Value, fields: &[&str]) {
 const VERDICT: [&str; 8] =
     ["event", "identity", "blobs", "bytes", "contentsRead", "volumes", "problems", "damage"];
 
-const PACK_SUMMARY: [&str; 15] = [
+const PACK_SUMMARY: [&str; 16] = [
     "event",
     "identity",
     "files",
@@ -369,6 +369,7 @@ const PACK_SUMMARY: [&str; 15] = [
     "bytes",
     "blobsLeftOut",
     "bytesLeftOut",
+    "upToDate",
     "bytesFetched",
     "bytesResumed",
     "bytesReused",

@@ -182,7 +182,21 @@ fn platforms_come_from_configs_where_the_index_lacks_them() {
         let words = ["no image for platform linux/riscv64; available: linux/amd64, linux/arm64"];
         job.pack_from(&fake, &["--platform", "linux/riscv64"]).failed(FETCH, &words);
         job.pack_from(&fake, &[]).ok();
-        assert_eq!(digests(&listed(&job)).len(), 3, "{platform}");
+        let all = listed(&job);
+        assert_eq!(digests(&all).len(), 3, "{platform}");
+        assert_eq!(all["platforms"], json!(["linux/amd64", "linux/arm64"]), "{platform}");
+        // `unpack` selects like `pack`.
+        let (bundle, site) = (job.output().display().to_string(), job.text("site"));
+        unbundle(["unpack", &bundle, &site, "--platform", "linux/arm64"]).ok();
+        let record: Value = serde_json::from_slice(&fs::read(job.path("site/site.json")).expect("a record"))
+            .expect("the record is JSON");
+        let image = &record["images"][0];
+        assert_eq!(digests(image), [root, children[1].root.digest.clone()], "{platform}");
+        assert_eq!(image["platforms"], json!(["linux/arm64"]), "{platform}");
+        let missing = unbundle(["unpack", &bundle, &job.text("other"), "--platform", "linux/riscv64"]);
+        assert!(
+            missing.stderr.contains("has the platform linux/riscv64: available are linux/amd64, linux/arm64")
+        );
     }
 }
 

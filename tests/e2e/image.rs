@@ -537,11 +537,9 @@ fn limited_portability_of_an_image_is_warned_about() {
     let (_, finished) = build("files", &sample.bundle, directory.path(), &[]);
     assert!(!finished.ok().stderr.contains("warning"));
     let layer = Layer::random(1, 1000, Compression::Zstd);
-    sample.upstream.registry.push(
-        "quay.io/zstd/nginx",
-        "1",
-        &Image::new(Format::Oci, "linux/amd64", &[layer]),
-    );
+    let settings = json!({ "Entrypoint": ["nginx"] });
+    let image = Image::with_settings(Format::Oci, "linux/amd64", &[layer], settings);
+    sample.upstream.registry.push("quay.io/zstd/nginx", "1", &image);
     let list = directory.path().join("some.list");
     fs::write(&list, "quay.io/zstd/nginx:1\nhttps://get.helm.sh/empty\n").expect("write a list");
     let bundle = directory.path().join("zstd.tar.zst");
@@ -592,6 +590,42 @@ fn registry_that_is_not_the_official_one_serves_all_images_or_is_refused() {
         let id = docker.run(["run", "--detach", "--publish", &publish, "images:1"]);
         assert_registry_serves(&docker, &format!("127.0.0.1:{port}"), upstream.images(), &path);
         docker.run(["rm", "--force", "--volumes", id.trim()]);
+    }
+}
+
+#[test]
+fn nginx_that_is_not_the_official_one_serves_all_files_or_is_refused() {
+    const OTHER: &str = "cgr.dev/chainguard/nginx:1";
+    let shared = directory();
+    let docker = Dockerd::start_apart();
+    let files = vec![UpstreamFile::new("https://get.helm.sh/file", b"content".to_vec())];
+    for (number, (entrypoint, command)) in [
+        (json!(["/usr/sbin/nginx"]), json!(["-c", "/etc/nginx/nginx.conf", "-g", "daemon off;"])),
+        (json!(["/opt/bitnami/scripts/nginx/entrypoint.sh"]), json!(["/opt/bitnami/scripts/nginx/run.sh"])),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = shared.path().join(number.to_string());
+        fs::create_dir(&path).expect("create a directory");
+        let image = bases::nginx_with(Format::Oci, "linux/amd64", &entrypoint, &command);
+        let images = vec![UpstreamImage::new(OTHER, image)];
+        let upstream = Upstream::start(&path.join("upstream"), images, files.clone());
+        let bundle = path.join("bundle.tar.zst");
+        let mut args =
+            vec!["pack".into(), upstream.write_lists(&path.join("lists")), "-o".into(), bundle.clone()];
+        args.extend(upstream.mirror_args().into_iter().map(PathBuf::from));
+        airbundle(args).ok();
+        let (archive, built) = build("files", &bundle, &path, &["--tag", "files:1"]);
+        if number > 0 {
+            built.failed(2, &["cannot build on", OTHER, "bitnami", "use docker.io/library/nginx"]);
+            assert!(!archive.exists());
+            continue;
+        }
+        built.ok();
+        docker.run(["load".as_ref(), "--input".as_ref(), archive.as_os_str()]);
+        docker.run(["run", "--detach", "--publish", "8081:80", "files:1"]);
+        assert_nginx_serves(&docker, "http://127.0.0.1:8081", upstream.files());
     }
 }
 

@@ -148,11 +148,13 @@ fn data(digest: &str) -> PathBuf {
     Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
+/// Returns the names of all files that are not hidden.
 fn names(directory: &Path) -> Vec<String> {
     let entries =
         fs::read_dir(directory).unwrap_or_else(|error| panic!("list {}: {error}", directory.display()));
     let mut names: Vec<_> = entries
         .map(|entry| entry.expect("list a directory").file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
         .collect();
     names.sort();
     names

@@ -17,6 +17,8 @@ pub const REGISTRY: &str = "registry.example";
 pub const LIST: &str = "all.list";
 pub const OUTPUT: &str = "out.tar.zst";
 pub const PARTIAL: &str = "out.tar.zst.partial";
+pub const MANIFESTS: &str = "out.tar.zst.partial.manifests";
+pub const VALIDATORS: &str = ".out.tar.zst.validators.json";
 pub const SPOOL: &str = "out.tar.zst.partial.spool";
 
 /// A directory with a list and the bundle that is packed from it. Removed when dropped.
@@ -110,8 +112,15 @@ impl PackJob {
         volumes.flat_map(|name| fs::read(self.path(&name)).expect("read a volume")).collect()
     }
 
-    /// Returns the names of all files in the directory, sorted.
+    /// Returns the names of all files in the directory, sorted, without what runs keep for the next one besides bundles.
     pub fn file_names(&self) -> Vec<String> {
+        let mut names = self.all_file_names();
+        names.retain(|name| name != VALIDATORS && name != MANIFESTS);
+        names
+    }
+
+    /// Returns the names of all files in the directory, sorted.
+    pub fn all_file_names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory.path()).expect("list a directory");
         let mut names: Vec<_> = entries
             .map(|entry| entry.expect("list a directory").file_name().into_string().expect("UTF-8"))

@@ -159,8 +159,8 @@ fn token_server_on_an_insecure_registry_host_may_use_the_same_certificate() {
 
 #[test]
 fn redirect_target_of_an_insecure_registry_needs_a_valid_certificate() {
-    let job = ImageJob::new();
     for (ip, valid) in [("127.0.0.1", true), ("127.0.0.2", false)] {
+        let job = ImageJob::new();
         let storage = TlsFake::start(ip, job.content.clone(), |_, _, reply| reply);
         let target = storage.addr.clone();
         let tls = TlsFake::start("127.0.0.1", job.content.clone(), move |_, seen, reply| {

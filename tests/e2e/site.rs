@@ -542,19 +542,20 @@ fn with_servers(registry: bool) -> Site {
 
 /// Likewise, with this image of a registry.
 fn with_registry(registry: Option<(&str, Image)>) -> Site {
+    let nginx = bases::nginx(Format::Docker, "linux/amd64");
+    let mut images = vec![UpstreamImage::new("docker.io/library/nginx:1.25.2-alpine", nginx)];
+    images.extend(registry.map(|(reference, image)| UpstreamImage::new(reference, image)));
+    with_images(images)
+}
+
+/// A site with these images, one more, and a file.
+fn with_images(mut images: Vec<UpstreamImage>) -> Site {
     let site = Site::empty();
     let path = |name: &str| site.directory.path().join(name);
-    let mut images = vec![
-        UpstreamImage::new(
-            "docker.io/library/nginx:1.25.2-alpine",
-            bases::nginx(Format::Docker, "linux/amd64"),
-        ),
-        UpstreamImage::new(
-            "registry.k8s.io/pause:3.9",
-            Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::Gzip)]),
-        ),
-    ];
-    images.extend(registry.map(|(reference, image)| UpstreamImage::new(reference, image)));
+    images.push(UpstreamImage::new(
+        "registry.k8s.io/pause:3.9",
+        Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 3000, Compression::Gzip)]),
+    ));
     let files = vec![UpstreamFile::new("https://dl.k8s.io/kubelet", b"kubelet".to_vec())];
     let upstream = Upstream::start(&path("upstream"), images, files);
     let lists = upstream.write_lists(&path("lists"));
@@ -641,6 +642,23 @@ fn compose_starts_a_registry_that_is_not_the_official_one_or_does_without() {
              \"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
         ));
         assert!(printed.contains("running with compose"), "{printed}");
+        fs::remove_dir_all(site.directory.path().join("host")).expect("remove the host's entry");
+    }
+}
+
+#[test]
+fn nginx_that_is_not_the_official_one_is_started_by_its_program() {
+    let options = serde_json::json!(["-c", "/etc/nginx/nginx.conf", "-g", "daemon off;"]);
+    let image =
+        bases::nginx_with(Format::Docker, "linux/amd64", &serde_json::json!(["/usr/sbin/nginx"]), &options);
+    let site = with_images(vec![UpstreamImage::new("cgr.dev/chainguard/nginx:1", image)]);
+    site.configure(&[]).ok();
+    for engine in ["docker", "compose"] {
+        let printed = site.run_on_host(&format!(
+            "engine\nENGINE={engine}\n{BY_ITSELF}\ntest \"$(docker ps -q | wc -l)\" = 1\n\
+             \"$CONF/site\" stop; test -z \"$(docker ps -aq)\""
+        ));
+        assert!(printed.contains(&format!("running with {engine}")), "{printed}");
         fs::remove_dir_all(site.directory.path().join("host")).expect("remove the host's entry");
     }
 }

@@ -227,6 +227,9 @@ fn bundle_that_is_too_large_for_a_file_keeps_what_was_fetched_and_names_volumes(
         "{finished:#?}"
     );
     assert!(finished.stderr.contains("partial bundle kept"), "{finished:#?}");
+    let before_the_fetch = finished.stderr.split("fetching").next().unwrap_or_default();
+    let warning = "can have at most 6.3 MB, and the bundle may have up to 9.4 MB: use `--volume-size fat32`";
+    assert!(before_the_fetch.contains(warning), "{finished:#?}");
     assert!(job.path(PARTIAL).exists());
     // Volumes are below the limit, and reuse the content.
     let before: usize = fake.seen_of("/large").iter().filter(|seen| !seen.is_probe()).count();

@@ -61,7 +61,8 @@ impl VolumeSets {
 fn volumes(directory: &Path) -> Vec<String> {
     let names =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|name| name.contains(".tar.zst.")).collect();
+    let mut names: Vec<_> =
+        names.filter(|name| name.contains(".tar.zst.") && !name.starts_with('.')).collect();
     names.sort();
     names
 }

@@ -55,6 +55,16 @@ health:
 
 /// Returns an nginx image for this platform.
 pub fn nginx(format: Format, platform: &str) -> Image {
+    nginx_with(format, platform, &json!(["/docker-entrypoint.sh"]), &json!(["nginx", "-g", "daemon off;"]))
+}
+
+/// Returns an nginx image with this command.
+pub fn nginx_with(
+    format: Format,
+    platform: &str,
+    entrypoint: &serde_json::Value,
+    command: &serde_json::Value,
+) -> Image {
     let mut files = installed("nginx", "usr/sbin/nginx");
     let mime_types = fs::read("/etc/nginx/mime.types").expect("nginx is installed");
     files.extend([
@@ -73,8 +83,8 @@ pub fn nginx(format: Format, platform: &str) -> Image {
     ]);
     let directories = ["run", "tmp", "var/lib/nginx", "var/log/nginx"];
     let settings = json!({
-        "Entrypoint": ["/docker-entrypoint.sh"],
-        "Cmd": ["nginx", "-g", "daemon off;"],
+        "Entrypoint": entrypoint,
+        "Cmd": command,
         "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "NGINX_VERSION=1"],
         "ExposedPorts": { "80/tcp": {} },
         "Labels": { "maintainer": "NGINX" },

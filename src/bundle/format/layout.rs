@@ -192,7 +192,7 @@ impl Layout {
     }
 
     /// Returns the platforms of `image` in the bundle. Empty for an artifact. `config` returns the bytes of a
-    /// config, which is the only document that states the platform of an image without an index.
+    /// config, which states the platform if no index does.
     #[must_use]
     pub fn platforms(
         &self,
@@ -203,17 +203,14 @@ impl Layout {
         let mut platforms = BTreeMap::new();
         let mut add = |platform: &Platform| drop(platforms.insert(platform.to_string(), platform.clone()));
         for manifest in &image.manifests {
-            match self.parsed.get(&manifest.digest) {
-                Some(Manifest::Index(children)) => {
-                    let children = children.iter().filter(|child| held.contains(&child.digest));
-                    children.filter_map(|child| child.platform.as_ref()).for_each(&mut add);
-                }
-                Some(Manifest::Image { config: of, .. }) if manifest.digest == image.indexed.digest => {
-                    let bytes = config(of.digest).unwrap_or_default();
-                    config_platform(&of.media_type, &bytes).ok().flatten().iter().for_each(&mut add);
-                }
-                _ => {}
+            if let Some(Manifest::Index(children)) = self.parsed.get(&manifest.digest) {
+                let children = children.iter().filter(|child| held.contains(&child.digest));
+                children.filter_map(|child| child.platform.as_ref()).for_each(&mut add);
             }
+        }
+        for (_, of) in self.deciding_configs(image) {
+            let bytes = config(of.digest).unwrap_or_default();
+            config_platform(&of.media_type, &bytes).ok().flatten().iter().for_each(&mut add);
         }
         platforms.into_values().collect()
     }
@@ -227,6 +224,23 @@ impl Layout {
                 _ => None,
             });
         children.flatten().filter_map(|child| Some((child.digest, child.attests?))).collect()
+    }
+
+    /// Returns the manifests of `image` whose platform no index states, each with its config, which does. Not those of
+    /// artifacts and attestations.
+    #[must_use]
+    pub fn deciding_configs(&self, image: &BundledImage) -> Vec<(Digest, &Descriptor)> {
+        let (stated, attestations) = (self.platforms_of_children(image), self.attestations(image));
+        let of_manifest = |manifest: &Blob| {
+            let Manifest::Image { config, .. } = self.parsed.get(&manifest.digest)? else { return None };
+            let digest = manifest.digest;
+            let is_deciding = has_platform(&config.media_type)
+                && config.size <= MANIFEST_LIMIT
+                && !stated.contains_key(&digest)
+                && !attestations.contains_key(&digest);
+            is_deciding.then_some((digest, config))
+        };
+        image.manifests.iter().filter_map(of_manifest).collect()
     }
 
     /// Returns the configs of images without an index: no other document states the platform of these images.

@@ -118,9 +118,8 @@ impl Selection {
         }
         let mut prefetched = prefetch_configs(layout, reader)?;
         let external: HashSet<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
-        let on_site = layout
-            .platform_configs()
-            .map(|config| config.digest)
+        let on_site = deciding_configs(layout)
+            .into_iter()
             .filter(|digest| external.contains(digest))
             .filter_map(|digest| Some((digest, site(digest)?)))
             .filter(|(digest, bytes)| Digest::of(bytes) == *digest);
@@ -193,7 +192,11 @@ impl Selection {
             }
         } else {
             selected.manifests.insert(root);
-            self.select_children(root, &held, layout, &mut selected);
+            let platforms = layout.deciding_configs(image).into_iter().filter_map(|(manifest, config)| {
+                let bytes = prefetched.blobs.get(&config.digest)?;
+                Some((manifest, config_platform(&config.media_type, bytes).ok().flatten()))
+            });
+            self.select_children(root, &held, layout, &platforms.collect(), &mut selected);
             if selected.matched.is_empty() && !selected.present.is_empty() {
                 selected.manifests.clear();
             }
@@ -206,6 +209,7 @@ impl Selection {
         index: Digest,
         held: &HashSet<Digest>,
         layout: &Layout,
+        platforms: &ConfigPlatforms,
         selected: &mut Selected,
     ) {
         let Some(Manifest::Index(children)) = layout.parsed.get(&index) else { return };
@@ -214,23 +218,29 @@ impl Selection {
         let matching: HashSet<Digest> = children
             .iter()
             .filter(|child| {
-                child.platform.as_ref().is_some_and(|is| selected.add_platform(&self.platforms, is))
+                let of_config = || platforms.get(&child.digest)?.as_ref();
+                let platform = child.platform.as_ref().or_else(of_config);
+                platform.is_some_and(|is| selected.add_platform(&self.platforms, is))
             })
             .map(|child| child.digest)
             .collect();
         for child in children {
-            // As `pack` selects: an attestation follows its image, and a child without a platform is kept.
+            // As `pack` selects: an attestation follows its image, and nested indexes and artifacts are kept. So are
+            // manifests whose config cannot be read.
             let is_selected = matching.contains(&child.digest)
                 || match child.attests {
                     Some(image) => matching.contains(&image),
-                    None => child.platform.is_none(),
+                    None => child.platform.is_none() && !platforms.contains_key(&child.digest),
                 };
             if is_selected && selected.manifests.insert(child.digest) {
-                self.select_children(child.digest, held, layout, selected);
+                self.select_children(child.digest, held, layout, platforms, selected);
             }
         }
     }
 }
+
+/// The platforms in the configs that can be read, by the digest of the manifest. `None`: it has none.
+type ConfigPlatforms = HashMap<Digest, Option<Platform>>;
 
 /// The selected part of an image.
 #[derive(Default)]
@@ -285,9 +295,15 @@ fn repository(image: &BundledImage) -> String {
     format!("{}/{}", image.indexed.reference.host(), image.indexed.reference.repository())
 }
 
-/// Reads the configs of [`Layout::platform_configs`], and the selected blobs between them.
+/// Returns the digests of the configs that state platforms.
+fn deciding_configs(layout: &Layout) -> HashSet<Digest> {
+    let configs = layout.images.iter().flat_map(|image| layout.deciding_configs(image));
+    configs.map(|(_, config)| config.digest).collect()
+}
+
+/// Reads the configs that state platforms, and the selected blobs between them.
 fn prefetch_configs(layout: &Layout, reader: &mut BundleReader) -> Result<Prefetched, ReadError> {
-    let configs: HashSet<Digest> = layout.platform_configs().map(|config| config.digest).collect();
+    let configs = deciding_configs(layout);
     let mut prefetched = Prefetched::default();
     let Some(last) = layout.blobs.iter().rposition(|blob| configs.contains(&blob.digest)) else {
         return Ok(prefetched);

@@ -5,12 +5,16 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::bundle::format::layout::{Blob, BundledImage, Layout};
-use crate::conf::registry_command::{entrypoint, is_override};
+use crate::conf::server_command::{is_override, of_nginx, of_registry};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform};
 use crate::oci::parsed_text::quoted;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
+
+/// The expected commands, in messages.
+const NGINX: &str = "`nginx` with `/etc/nginx/nginx.conf`: use docker.io/library/nginx";
+const REGISTRY: &str = "`registry serve CONFIG`: use docker.io/library/registry";
 
 /// Maximum number of candidates in an error.
 const CANDIDATES: usize = 10;
@@ -25,9 +29,19 @@ pub(crate) struct BaseImage {
     pub config: Descriptor,
     /// The layers, in order; a blob can occur twice.
     pub layers: Vec<Descriptor>,
-    /// The path of a configuration file of the registry, which its command gets. `None`: the command and the
-    /// configuration of the image are right.
-    pub registry_config: Option<&'static str>,
+    /// The command of its server.
+    pub command: ServerCommand,
+}
+
+/// The command of the server in a base image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServerCommand {
+    /// That of the official image, with its configuration.
+    Official,
+    /// It must be that of nginx with its usual configuration.
+    Nginx,
+    /// It must be that of a registry, and gets the path of a configuration file.
+    Registry(&'static str),
 }
 
 /// The reason why there is no base image.
@@ -96,7 +110,7 @@ impl BaseImage {
             return Err(unsuitable(format!("unsupported media type `{}` of a layer", layer.media_type)));
         }
         let (config, layers) = (config.clone(), layers.clone());
-        Ok(Self { reference, manifest, config, layers, registry_config: None })
+        Ok(Self { reference, manifest, config, layers, command: ServerCommand::Official })
     }
 
     /// Returns the config and the layers, each once.
@@ -144,8 +158,12 @@ impl BaseImage {
             });
         }
         let mut config = config;
-        if let Some(path) = self.registry_config {
-            set_command(&mut config, path).map_err(unsuitable)?;
+        match self.command {
+            ServerCommand::Official => {}
+            ServerCommand::Nginx => {
+                of_nginx(&config).ok_or_else(|| unsuitable(unknown_command(&config, NGINX)))?;
+            }
+            ServerCommand::Registry(path) => set_command(&mut config, path).map_err(unsuitable)?,
         }
         Ok((config, actual))
     }
@@ -153,14 +171,7 @@ impl BaseImage {
 
 /// Lets the registry of an image start with the configuration file `path`. Fails if its command is unknown.
 fn set_command(config: &mut Value, path: &str) -> Result<(), String> {
-    let Some(entrypoint) = entrypoint(config) else {
-        let command = |key: &str| config["config"][key].to_string();
-        let (program, arguments) = (quoted(&command("Entrypoint")), quoted(&command("Cmd")));
-        return Err(format!(
-            "its entrypoint {program} and command {arguments} are not `registry serve CONFIG`: use \
-             docker.io/library/registry"
-        ));
-    };
+    let entrypoint = of_registry(config).ok_or_else(|| unknown_command(config, REGISTRY))?;
     let settings = &mut config["config"];
     settings["Entrypoint"] = entrypoint.into();
     settings["Cmd"] = vec![path].into();
@@ -168,6 +179,13 @@ fn set_command(config: &mut Value, path: &str) -> Result<(), String> {
         variables.retain(|variable| !variable.as_str().is_some_and(is_override));
     }
     Ok(())
+}
+
+/// Returns why an image with another command than `expected` cannot be used.
+fn unknown_command(config: &Value, expected: &str) -> String {
+    let command = |key: &str| config["config"][key].to_string();
+    let (program, arguments) = (quoted(&command("Entrypoint")), quoted(&command("Cmd")));
+    format!("its entrypoint {program} and command {arguments} are not {expected}")
 }
 
 /// Returns the OCI media type of a layer. `None`: not a layer, or a non-distributable one.

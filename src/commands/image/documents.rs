@@ -157,6 +157,7 @@ fn overlap(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::image::base::ServerCommand;
 
     #[test]
     fn volumes_overlap_with_their_parents_and_their_subdirectories() {
@@ -187,7 +188,7 @@ mod tests {
                 urls: Vec::new(),
             },
             layers: Vec::new(),
-            registry_config: None,
+            command: ServerCommand::Official,
         };
         let base_config = json!({
             "architecture": "arm64", "os": "linux", "variant": "v8", "created": "2024-01-01T00:00:00Z",

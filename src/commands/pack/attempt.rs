@@ -1,6 +1,8 @@
 //! [`Attempt`]: one attempt at a plan, which resumes or replaces the partial bundle of an earlier run.
 
-use crate::base::event::Report;
+use crate::base::event::{Event, Report};
+use crate::base::fs::{parent, size_limit};
+use crate::base::units::human_bytes;
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::frame::stored_len;
 use crate::bundle::format::label::LABEL_LIMIT;
@@ -35,6 +37,9 @@ impl Attempt {
     ) -> Result<Self, PackError> {
         let (level, header_space) = (options.level, plan.header_space(options.sign.is_some())?);
         let volumes = volume_options(plan, header_space, options)?;
+        if let Some(message) = size_warning(plan, &claim, volumes) {
+            report.event(&Event::Warning { message });
+        }
         let fingerprint = plan.fingerprint(header_space, level, volumes);
         let partial = claim.partial.clone();
         let (mut spool, notes) = Spool::open(&partial)?;
@@ -76,6 +81,22 @@ fn needed_pieces(plan: &BundlePlan, partial: &PartialBundle) -> impl Fn(SpoolKey
     move |key, offset| {
         keys.contains(&key) && begun.is_none_or(|(begun_key, len)| key != begun_key || offset >= len)
     }
+}
+
+/// Returns the warning for a bundle that may become too large for a file. `None`: it will not, or no limit is known.
+fn size_warning(plan: &BundlePlan, claim: &Claim, volumes: VolumeOptions) -> Option<String> {
+    let limit = size_limit(&claim.file)?;
+    let blobs = plan.blobs.iter().map(|planned| planned.blob.size).sum();
+    let size = volumes.volume_size.map_or(blobs, |size| size.min(blobs));
+    (size > limit).then(|| {
+        format!(
+            "a file of `{}` can have at most {}, and the bundle may have up to {}: use `--volume-size fat32` if it becomes \
+             too large",
+            parent(&claim.target).display(),
+            human_bytes(limit),
+            human_bytes(size),
+        )
+    })
 }
 
 /// Returns the options of the volume writer, if the header and every frame fit into a volume.

@@ -88,7 +88,7 @@ impl OldOutput {
                 if entry.checksum.is_none() {
                     validators.add(entry, remote, old);
                 }
-                pin(entry, remote, old);
+                pin(remote, old);
             }
         }
     }
@@ -96,7 +96,7 @@ impl OldOutput {
     /// Returns the unpinned files that may have the content of the old bundle.
     pub(super) fn unvalidated(&self, files: &[(FileEntry, RemoteFile)]) -> Vec<OldFile> {
         let candidate = |(index, (entry, remote)): (usize, &(FileEntry, RemoteFile))| {
-            let blob = self.file(entry).filter(|_| entry.checksum.is_none())?;
+            let blob = self.file(entry).filter(|_| entry.checksum.is_none() && remote.content.is_none())?;
             remote.size.is_none_or(|size| size == blob.size).then_some(OldFile { index, blob })
         };
         files.iter().enumerate().filter_map(candidate).collect()
@@ -161,7 +161,7 @@ impl OldOutput {
 }
 
 /// Pins a file to its content.
-pub(super) fn pin(entry: &mut FileEntry, remote: &mut RemoteFile, blob: Blob) {
-    entry.checksum = Some(Checksum::Sha256(blob.digest));
+pub(super) fn pin(remote: &mut RemoteFile, blob: Blob) {
+    remote.content = Some(blob);
     remote.size = Some(blob.size);
 }

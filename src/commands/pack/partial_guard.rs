@@ -16,6 +16,8 @@ pub(super) struct PartialGuard<'a> {
     report: &'a dyn Report,
     /// True if the next run can reuse the partial bundle.
     pub(super) keep: bool,
+    /// True if the next run can use the manifests that were requested.
+    keep_manifests: bool,
     /// True if the bundle is complete.
     is_done: bool,
     /// Prevents another process from writing the partial bundle before it is removed.
@@ -25,14 +27,14 @@ pub(super) struct PartialGuard<'a> {
 impl<'a> PartialGuard<'a> {
     pub(super) fn new(claim: &Claim, report: &'a dyn Report) -> Result<Self, FsError> {
         let (keep, partial, lock) = (claim.size()? > 0, claim.partial.clone(), claim.lock()?);
-        Ok(Self { partial, report, keep, is_done: false, _lock: lock })
+        Ok(Self { partial, report, keep, keep_manifests: true, is_done: false, _lock: lock })
     }
 
     /// Discards the partial bundle, unless `error` is a full disk or a file that is too large, of which nothing was
     /// written: after any other I/O error, the page cache may differ from what is on the disk.
     pub(super) fn failed(&mut self, error: FsError) -> FsError {
         if !error.is_full() && !error.is_too_large() {
-            self.keep = false;
+            (self.keep, self.keep_manifests) = (false, false);
         }
         error
     }
@@ -66,6 +68,9 @@ impl Drop for PartialGuard<'_> {
             // The run has already failed, and its error is more useful than that of the cleanup.
             let _ = spool::remove(&self.partial);
             let _ = remove_parts(&self.partial);
+        }
+        if !self.keep_manifests {
+            let _ = manifest_cache::remove(&self.partial);
         }
     }
 }

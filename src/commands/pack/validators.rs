@@ -1,4 +1,4 @@
-//! [`Validators`]: `NAME.validators.json`, by which the next run recognizes unpinned files that did not change.
+//! [`Validators`]: `.NAME.validators.json`, by which the next run recognizes unpinned files that did not change.
 //!
 //! A validator is an entity tag or a time of the last change (RFC 9110, section 8.8). The bundle itself does not
 //! contain them, because they depend on the server that a file came from.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::fs::{self, FsError};
 use crate::base::json::pretty;
 use crate::base::output_file::{Access, OutputFile};
-use crate::base::own_file::read_regular;
+use crate::base::own_file::{distrust, read_regular};
 use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::layout::Blob;
 use crate::documents::list::FileEntry;
@@ -44,10 +44,12 @@ struct ValidatedFile {
 }
 
 impl Validators {
-    /// Reads the validators of the bundle `output`. If there are none, or none that can be read, all unpinned files are
-    /// fetched.
+    /// Reads the validators of the bundle `output`. If there are none, none that can be read, or if another user could
+    /// have written them, all unpinned files are fetched.
     pub(super) fn read(output: &Path) -> Self {
-        let bytes = read_regular(&path(output), INDEX_LIMIT).unwrap_or_default();
+        let path = path(output);
+        let is_own = distrust(&path).is_ok_and(|distrust| distrust.is_none());
+        let bytes = if is_own { read_regular(&path, INDEX_LIMIT).unwrap_or_default() } else { Vec::new() };
         let parsed: Option<Self> = serde_json::from_slice(&bytes).ok();
         parsed.filter(|validators| validators.format == FORMAT).unwrap_or_default()
     }
@@ -87,5 +89,6 @@ fn source(remote: &RemoteFile) -> Option<String> {
 }
 
 fn path(output: &Path) -> PathBuf {
-    fs::with_suffix(output, ".validators.json")
+    // Hidden: `NAME.*` are the volumes.
+    output.with_file_name(format!(".{}.validators.json", fs::file_name(output)))
 }

@@ -210,6 +210,7 @@ mod tests {
             ranges: false,
             etag: None,
             modified: None,
+            content: None,
             check: None,
         };
         let mut progress = Progress::new(&Task {

@@ -96,8 +96,15 @@ fn add_file(resolved: &mut Resolved, line: &str) {
     lists.parse_into(std::path::Path::new("files.list"), line, &mut problems);
     assert_eq!(problems, []);
     let etag = Some("\"1\"".to_owned());
-    let remote =
-        RemoteFile { endpoints: Vec::new(), size: Some(7), ranges: true, etag, modified: None, check: None };
+    let remote = RemoteFile {
+        endpoints: Vec::new(),
+        size: Some(7),
+        ranges: true,
+        etag,
+        modified: None,
+        content: None,
+        check: None,
+    };
     resolved.files.push((lists.files.remove(0), remote));
 }
 
