@@ -113,6 +113,13 @@ impl OutputFile {
         output.finish()
     }
 
+    /// Like [`Self::write`], but replaces a device or FIFO: a file that no user has named.
+    pub(crate) fn replace(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
+        let mut output = Self::create_regular(path, access)?;
+        output.write_all(bytes).map_err(FsError::at("write", path))?;
+        output.finish()
+    }
+
     /// Like [`Self::write`], unless the file has these bytes already.
     pub(crate) fn update(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
         match read_regular(path, bytes.len() as u64 + 1) {

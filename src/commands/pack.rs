@@ -56,7 +56,7 @@ pub(crate) fn pack(
     let start = Instant::now();
     options.write_lock.as_deref().map_or(Ok(()), OutputFile::check)?;
     let claim = Claim::new(&options.output, report)?;
-    let partial = PartialGuard::new(&claim, report)?;
+    let mut partial = PartialGuard::new(&claim, report)?;
     let base = read_base(options)?;
     let older = open_older(options)?;
     let old = OldOutput::open(options, report);
@@ -67,7 +67,7 @@ pub(crate) fn pack(
     let (resolved, failures) = resolve_input(&http, input, options, report, known);
     // A bundle without entries must not replace an existing one.
     if !failures.is_empty() && (options.missing == Missing::Stop || resolved.is_empty()) {
-        return Err(PackError::Fetch(failures));
+        return Err(partial.fetch_failed(failures));
     }
     let context = FetchContext {
         http: &http,
@@ -157,7 +157,7 @@ impl PackRun<'_> {
         }
         let (plan, resolved, writer, mut written) = self.write_blobs(claim, resolved)?;
         if !self.failures.is_empty() && self.options.missing == Missing::KeepGoing {
-            return Err(PackError::Fetch(self.failures));
+            return Err(self.partial.fetch_failed(self.failures));
         }
         for (file, (entry, remote)) in plan.files.files.iter().zip(&resolved.files) {
             if let Some(blob) = written.resolved.get(&file.digest)
@@ -308,13 +308,13 @@ impl PackRun<'_> {
                 WriteFailure::Command(error) => return Err(error.into()),
                 WriteFailure::Fs(error) => return Err(self.partial.failed(error).into()),
                 WriteFailure::Fetch { failure, .. } if self.options.missing == Missing::Stop => {
-                    return Err(PackError::Fetch(vec![*failure]));
+                    return Err(self.partial.fetch_failed(vec![*failure]));
                 }
                 WriteFailure::Fetch { blob, failure } => {
                     self.failures.extend(resolved.remove_owners(&plan, blob, *failure));
                     // A bundle without entries must not replace an existing one.
                     if resolved.is_empty() {
-                        return Err(PackError::Fetch(std::mem::take(&mut self.failures)));
+                        return Err(self.partial.fetch_failed(std::mem::take(&mut self.failures)));
                     }
                     claim = attempt.claim;
                 }
@@ -327,7 +327,7 @@ impl PackRun<'_> {
         self.failures.extend(resolved.remove_contradictions(blob));
         // A bundle without entries must not replace an existing one.
         if self.options.missing == Missing::Stop || resolved.is_empty() {
-            return Err(PackError::Fetch(std::mem::take(&mut self.failures)));
+            return Err(self.partial.fetch_failed(std::mem::take(&mut self.failures)));
         }
         Ok(())
     }

@@ -339,10 +339,10 @@ impl PlannedBlob {
 
 /// Returns the download of a file. `size` is its size if known, and overrides the server's.
 pub(crate) fn file_task(entry: &FileEntry, file: &RemoteFile, size: Option<u64>) -> Task {
-    let (digest, sha512) = match (known_digest(entry, file), &entry.checksum) {
-        (Some(digest), _) => (Some(digest), None),
-        (None, Some(Checksum::Sha512(bytes))) => (None, Some(*bytes)),
-        (None, _) => (None, None),
+    let digest = known_digest(entry, file);
+    let sha512 = match &entry.checksum {
+        Some(Checksum::Sha512(bytes)) => Some(*bytes),
+        _ => None,
     };
     let key = match (digest, sha512, &file.etag) {
         (Some(digest), _, _) => Some(SpoolKey::Blob(digest)),
@@ -534,8 +534,10 @@ fn planned_blobs(layout: &Layout, resolved: &Resolved, files: &FileSet) -> Vec<P
 fn check_checksums(blobs: &[PlannedBlob], files: &FileSet, entries: &[(FileEntry, RemoteFile)]) {
     let checked: HashMap<Digest, Option<[u8; 64]>> =
         blobs.iter().filter_map(|blob| Some((blob.blob.digest, blob.task()?.sha512))).collect();
-    for (file, (entry, _)) in files.files.iter().zip(entries) {
-        if let Some(Checksum::Sha512(expected)) = entry.checksum {
+    for (file, (entry, remote)) in files.files.iter().zip(entries) {
+        // Known content has been checked.
+        if let (Some(Checksum::Sha512(expected)), None) = (&entry.checksum, remote.content) {
+            let expected = *expected;
             let is_checked = checked.get(&file.digest) == Some(&Some(expected));
             assert!(is_checked, "the checksum of `{}` would not be checked; please report", entry.name());
         }

@@ -82,7 +82,7 @@ fn an_unchanged_bundle_is_verified_and_kept_and_nothing_is_fetched() {
     let fake = registry(&content);
     let job = PackJob::new(&list);
     job.pack_from(&fake, &[]).ok();
-    let names = [LIST, OUTPUT, VALIDATORS];
+    let names = [VALIDATORS, LIST, OUTPUT];
     assert_eq!(job.all_file_names(), names);
     for options in [&[][..], &["--quick"], &["--jobs", "1"]] {
         let before = fake.seen().len();
@@ -328,7 +328,7 @@ fn a_list_that_needs_several_windows_of_a_registry_is_packed_over_several_runs()
     let second = job.pack_from(&fake, &options).ok();
     assert!(second.stderr.contains("only those that changed need any"), "{second:#?}");
     assert_eq!(used.load(Ordering::SeqCst), 2, "the index and 3 of 6 manifests are known");
-    assert_eq!(job.all_file_names(), [LIST, OUTPUT, VALIDATORS]);
+    assert_eq!(job.all_file_names(), [VALIDATORS, LIST, OUTPUT]);
     let fresh = PackJob::new(&list);
     fresh.pack_from(&registry(&content), &[]).ok();
     assert!(job.bundle() == fresh.bundle());

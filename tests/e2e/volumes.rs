@@ -67,11 +67,14 @@ fn volumes(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Copies a directory by hard links: to change a file, replace it.
+/// Copies the files of a directory that are not hidden by hard links: to change a file, replace it.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
         fs::hard_link(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
@@ -389,7 +392,7 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
         fs::read(again.join("SHA256SUMS")).unwrap(),
         fs::read(with_recovery.join("SHA256SUMS")).unwrap()
     );
-    assert_eq!(fs::read_dir(&again).unwrap().count(), names.len() + 1);
+    assert_eq!(volumes(&again).len(), names.len());
     shell(&again, "sha256sum --strict -c SHA256SUMS");
 }
 
@@ -571,6 +574,7 @@ fn volumes_are_repaired_independently() {
     let path = |name: &str| temporary.path().join(name);
     let with_recovery = volume_sets().with_recovery();
     copy(&with_recovery, &path("stick"));
+    copy(&with_recovery, &path("expected"));
     let names = volumes(&with_recovery);
     for (number, name) in names.iter().enumerate() {
         change(&path("stick").join(name), |bytes| match number % 4 {
@@ -587,7 +591,7 @@ fn volumes_are_repaired_independently() {
     unpack(&world().bundle, &path("site")).ok();
     assert_eq!(Tree::of(&path("site")).difference(&Tree::of(&world().site)), Vec::<String>::new());
     run_verb("repair", &[&path("stick"), Path::new("--output"), &path("good")]).ok();
-    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&with_recovery)), Vec::<String>::new());
+    assert_eq!(Tree::of(&path("good")).difference(&Tree::of(&path("expected"))), Vec::<String>::new());
     // One missing volume and one beyond repair: the others are repaired, and these two are named.
     fs::remove_file(path("stick").join(&names[1])).unwrap();
     change(&path("stick").join(&names[3]), |bytes| bytes[10_000..2_000_000].fill(1));

@@ -41,6 +41,6 @@ pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<P
     for volume in volumes {
         let _ = writeln!(text, "{}  {}", volume.digest.hex(), file_name(&volume.path)); // into memory
     }
-    OutputFile::write(&path, Access::Default, text.as_bytes())?;
+    OutputFile::replace(&path, Access::Default, text.as_bytes())?;
     Ok(path)
 }

@@ -9,6 +9,8 @@ use crate::base::units::human_bytes;
 use crate::bundle::write::claim::{Claim, old_paths};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
 use crate::bundle::write::{manifest_cache, spool};
+use crate::commands::pack::error::PackError;
+use crate::net::error::FetchError;
 
 /// Removes or keeps the partial bundle of a failed run when it is dropped.
 pub(super) struct PartialGuard<'a> {
@@ -16,7 +18,7 @@ pub(super) struct PartialGuard<'a> {
     report: &'a dyn Report,
     /// True if the next run can reuse the partial bundle.
     pub(super) keep: bool,
-    /// True if the next run can use the manifests that were requested.
+    /// True if something could not be fetched, so that the next run needs the manifests that were requested.
     keep_manifests: bool,
     /// True if the bundle is complete.
     is_done: bool,
@@ -27,16 +29,22 @@ pub(super) struct PartialGuard<'a> {
 impl<'a> PartialGuard<'a> {
     pub(super) fn new(claim: &Claim, report: &'a dyn Report) -> Result<Self, FsError> {
         let (keep, partial, lock) = (claim.size()? > 0, claim.partial.clone(), claim.lock()?);
-        Ok(Self { partial, report, keep, keep_manifests: true, is_done: false, _lock: lock })
+        Ok(Self { partial, report, keep, keep_manifests: false, is_done: false, _lock: lock })
     }
 
     /// Discards the partial bundle, unless `error` is a full disk or a file that is too large, of which nothing was
     /// written: after any other I/O error, the page cache may differ from what is on the disk.
     pub(super) fn failed(&mut self, error: FsError) -> FsError {
         if !error.is_full() && !error.is_too_large() {
-            (self.keep, self.keep_manifests) = (false, false);
+            self.keep = false;
         }
         error
+    }
+
+    /// Keeps the manifests, and returns the error for entries that could not be fetched.
+    pub(super) fn fetch_failed(&mut self, failures: Vec<FetchError>) -> PackError {
+        self.keep_manifests = true;
+        PackError::Fetch(failures)
     }
 
     /// Removes everything that only an unfinished bundle needs.
@@ -69,7 +77,7 @@ impl Drop for PartialGuard<'_> {
             let _ = spool::remove(&self.partial);
             let _ = remove_parts(&self.partial);
         }
-        if !self.keep_manifests {
+        if !self.keep && !self.keep_manifests {
             let _ = manifest_cache::remove(&self.partial);
         }
     }

@@ -79,7 +79,11 @@ impl Validators {
         if self.files.is_empty() {
             return fs::remove_file(&path);
         }
-        OutputFile::update(&path, Access::Default, &pretty(&self))
+        let text = pretty(&self);
+        match read_regular(&path, INDEX_LIMIT) {
+            Ok(old) if old == text => Ok(()),
+            _ => OutputFile::replace(&path, Access::Default, &text),
+        }
     }
 }
 
