@@ -72,8 +72,8 @@ pub fn unpack(
     let links = Links::new(&contents.layout, &options.templates)?;
     let record = read_record(options)?;
     let mut delta = Delta::new(&contents.layout, &record, options)?;
+    check_support(&contents.layout, &links, &record, options)?;
     let roots = Roots::open(options, &contents.layout)?;
-    check_support(&contents.layout, &links, &record, &roots)?;
     // Again, because another process may have unpacked a newer bundle before this one got the lock.
     check_release(&contents, options, reader.policy())?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;

@@ -3,7 +3,10 @@
 //! exFAT, NTFS, SMB shares and FAT32 refuse characters that Linux allows, ignore case, or limit the size of a file.
 //! The type of a file system does not tell: drivers, servers and mount options differ.
 
+use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -12,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::base::directory::Directory;
 use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
-use crate::site::root::{PROBE, Staging};
+use crate::site::root::{PROBES, STAGING, staging_base};
 
 /// Maximum size of `/proc/self/mountinfo` in bytes.
 const MOUNTS_LIMIT: u64 = 16 << 20;
@@ -23,21 +26,35 @@ const SPARSE: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_
 
 /// A directory for probes in a staging directory. One that an error leaves is removed with the other files of an
 /// interrupted run.
-pub(crate) struct Probe<'a> {
-    staging: &'a Staging,
+pub(crate) struct Probe {
+    staging: Directory,
     directory: Directory,
+    name: String,
+    /// Locked: another process does not remove the directory.
+    _lock: File,
 }
 
-impl<'a> Probe<'a> {
-    /// Starts to probe the file system of `staging`.
-    pub(crate) fn new(staging: &'a Staging) -> Result<Self, FsError> {
-        staging.remove_directory(PROBE)?;
-        Ok(Self { staging, directory: staging.create_directory(PROBE)? })
+impl Probe {
+    /// Starts to probe the file system of `path`, a root whose files are staged in `base`, and creates both. The
+    /// staging directory is not locked, and its mode does not matter: probes have no content, and a user who has to
+    /// change the mode learns about names at the same time. `None`: it belongs to another user, and will be refused.
+    pub(crate) fn new(path: &Path, base: &Path) -> Result<Option<Self>, FsError> {
+        let staging = staging_base(path, base)?.create_subdirectory(STAGING, 0o700)?;
+        if staging.check_user().is_err() {
+            return Ok(None);
+        }
+        // Another process may probe the same file system.
+        let name = format!("{PROBES}{:016x}", RandomState::new().build_hasher().finish());
+        let directory = staging.create_subdirectory(&name, 0o700)?;
+        let lock = directory.reopen()?;
+        // Some file systems have no locks.
+        let _ = lock.try_lock();
+        Ok(Some(Self { staging, directory, name, _lock: lock }))
     }
 
     /// Removes the directory.
     pub(crate) fn close(self) -> Result<(), FsError> {
-        self.staging.remove_directory(PROBE)
+        self.staging.remove_directory(&self.name)
     }
 
     /// True if a file can have the name `name`, which is one component, and keeps it.
@@ -145,9 +162,8 @@ mod tests {
     #[test]
     fn a_probe_leaves_nothing_and_knows_the_limits_of_this_file_system() {
         let directory = tempfile::tempdir().unwrap();
-        let mut stagings = Stagings::default();
-        let staging = stagings.open(directory.path()).unwrap();
-        let probe = Probe::new(&staging).unwrap();
+        let (site, files) = (directory.path().join("site"), directory.path().join("site/files"));
+        let probe = Probe::new(&files, &site).unwrap().unwrap();
         for name in ["a", "a:b", "a?*\"<>|", "CON", "ü", "dot.", "space "] {
             assert!(probe.supports(name).unwrap(), "{name}");
         }
@@ -158,10 +174,15 @@ mod tests {
         assert!(probe.supports_size(5 << 30).unwrap());
         assert!(probe.file_system().is_some_and(|name| !name.is_empty()));
         assert!(probe.directory.names().unwrap().is_empty());
+        let other = Probe::new(&site, &site).unwrap().unwrap();
         probe.close().unwrap();
-        assert_eq!(staging.names().unwrap(), ["lock"]);
+        assert!(other.supports("a").unwrap());
         // As a killed process leaves it.
-        Probe::new(&staging).unwrap().create("left").unwrap();
+        other.create("left").unwrap();
+        let staging = Stagings::default().open(&site).unwrap();
+        staging.clear(|_| false).unwrap();
+        assert!(staging.names().unwrap().contains(&other.name), "another process uses it");
+        drop(other);
         staging.clear(|_| false).unwrap();
         assert_eq!(staging.names().unwrap(), ["lock"]);
     }

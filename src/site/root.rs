@@ -19,8 +19,8 @@ use crate::base::path::RelPath;
 
 /// The name of the staging directory, which is not served.
 pub(crate) const STAGING: &str = ".unbundle";
-/// The name of the directory of `probe::Probe` in a staging directory.
-pub(crate) const PROBE: &str = "probe";
+/// The beginning of the names of directories of `probe::Probe` in a staging directory.
+pub(crate) const PROBES: &str = "probe.";
 const LOCK: &str = "lock";
 /// The permissions that all users need to read a directory of the trees.
 const ACCESSIBLE: u32 = 0o555;
@@ -162,26 +162,26 @@ impl Staging {
         self.directory.remove(name)
     }
 
-    /// Creates a directory for files that are not staged, unless it exists.
-    pub(crate) fn create_directory(&self, name: &str) -> Result<Directory, FsError> {
-        self.directory.create_subdirectory(name, 0o700)
-    }
-
-    /// Removes a directory with its files.
-    pub(crate) fn remove_directory(&self, name: &str) -> Result<(), FsError> {
-        self.directory.remove_directory(name)
-    }
-
     /// Removes the files of interrupted runs, except those that `keep` accepts.
     pub(crate) fn clear(&self, keep: impl Fn(&str) -> bool) -> Result<(), FsError> {
         for name in self.names()? {
-            if name == PROBE {
-                self.remove_directory(PROBE)?;
+            if name.starts_with(PROBES) {
+                self.clear_probe(&name)?;
             } else if name != LOCK && !keep(&name) {
                 self.remove(&name)?;
             }
         }
         Ok(())
+    }
+
+    /// Removes a directory of a probe, unless another process uses it.
+    fn clear_probe(&self, name: &str) -> Result<(), FsError> {
+        let is_used = self
+            .directory
+            .subdirectory(name)
+            .and_then(|probe| probe.reopen())
+            .is_ok_and(|probe| matches!(probe.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        if is_used { Ok(()) } else { self.directory.remove_directory(name) }
     }
 
     /// Writes all cached data of the file system to disk (`syncfs`).
@@ -234,12 +234,6 @@ impl Root {
             staging,
             _lock: lock,
         })
-    }
-
-    /// Returns its path, as the user named it or as that of the site.
-    #[must_use]
-    pub(crate) fn directory(&self) -> &Path {
-        &self.path
     }
 
     #[must_use]
@@ -414,6 +408,12 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
+}
+
+/// Opens the directory whose staging directory [`Root::open`] uses, and creates it if it is missing.
+pub(crate) fn staging_base(path: &Path, base: &Path) -> Result<Directory, FsError> {
+    let (directory, base) = (Directory::create_in(path, base)?, Directory::create(base)?);
+    Ok(if is_same_mount(&base, &directory)? { base } else { directory })
 }
 
 /// True if a file can be renamed from one directory to the other.

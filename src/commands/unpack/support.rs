@@ -1,16 +1,16 @@
 //! [`check_support`]: finds the files and tags that the file systems of a site do not support.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use crate::base::path::{self, RelPath};
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Layout;
 use crate::commands::unpack::error::UnpackError;
-use crate::commands::unpack::roots::Roots;
+use crate::commands::unpack::options::UnpackOptions;
 use crate::oci::reference::{DEFAULT_PREFIX, Reference};
 use crate::site::probe::Probe;
 use crate::site::record::Record;
-use crate::site::root::Root;
 use crate::site::storage::Links;
 
 /// Maximum number of entries that an error names for each problem.
@@ -31,9 +31,10 @@ pub(super) fn check_support(
     layout: &Layout,
     links: &Links,
     record: &Record,
-    roots: &Roots,
+    options: &UnpackOptions,
 ) -> Result<(), UnpackError> {
-    if let Some(root) = roots.files {
+    let site = &options.site;
+    if !layout.files.is_empty() {
         let prefix = RelPath::parse(DEFAULT_PREFIX).expect("a plain path");
         let files = || layout.files.iter().map(|file| (prefix.join(&file.path), file));
         let recorded = record.files.iter().map(|file| (file.path.clone(), file.path.to_string())).collect();
@@ -41,9 +42,10 @@ pub(super) fn check_support(
         let entries = NewEntries::new(new, recorded);
         let sizes = files().filter(|(path, _)| entries.new.contains_key(path));
         let sizes = sizes.map(|(_, file)| (file.size, file.path.to_string()));
-        check_root(&roots.all[root], &entries, sizes.collect())?;
+        let (path, base) = root(options.files.as_deref(), "files", site);
+        check_root(&path, base, &entries, sizes.collect())?;
     }
-    if let Some(root) = roots.registry() {
+    if !layout.images.is_empty() {
         let entries = NewEntries::new(tags(links), recorded_tags(record).collect());
         let recorded: BTreeSet<&Reference> = record.images.iter().map(|image| &image.reference).collect();
         let new = layout.images.iter().filter(|image| !recorded.contains(&image.indexed.reference));
@@ -51,9 +53,15 @@ pub(super) fn check_support(
             let largest = layout.blobs_of(image).into_iter().map(|blob| blob.size).max()?;
             Some((largest, image.indexed.reference.to_string()))
         });
-        check_root(root, &entries, sizes.collect())?;
+        let (path, base) = root(options.registry.as_deref(), "registry", site);
+        check_root(&path, base, &entries, sizes.collect())?;
     }
     Ok(())
+}
+
+/// Returns the path of a root, and the directory where its files are staged if possible.
+fn root<'a>(named: Option<&'a Path>, name: &str, site: &'a Path) -> (PathBuf, &'a Path) {
+    named.map_or_else(|| (site.join(name), site), |path| (path.to_owned(), path))
 }
 
 /// The entries of one root.
@@ -91,12 +99,17 @@ fn tag_entry(repository: &str, tag: &str) -> Option<(RelPath, String)> {
 }
 
 /// Checks the entries of one root; `sizes` are those of its new entries.
-fn check_root(root: &Root, entries: &NewEntries, mut sizes: Vec<(u64, String)>) -> Result<(), UnpackError> {
+fn check_root(
+    path: &Path,
+    base: &Path,
+    entries: &NewEntries,
+    mut sizes: Vec<(u64, String)>,
+) -> Result<(), UnpackError> {
     let NewEntries { new, all } = entries;
     if new.is_empty() && sizes.is_empty() {
         return Ok(());
     }
-    let probe = Probe::new(root.staging())?;
+    let Some(probe) = Probe::new(path, base)? else { return Ok(()) };
     let mut problems = Vec::new();
     let mut unsupported: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (key, (component, entries)) in unusual_components(new) {
@@ -126,7 +139,7 @@ fn check_root(root: &Root, entries: &NewEntries, mut sizes: Vec<(u64, String)>) 
     if problems.is_empty() {
         return Ok(());
     }
-    Err(UnpackError::Unsupported { path: root.directory().to_owned(), file_system, problems })
+    Err(UnpackError::Unsupported { path: path.to_owned(), file_system, problems })
 }
 
 /// The properties of a component that a file system may reject. Components with equal ones need one probe.
