@@ -268,6 +268,65 @@ mod tests {
         assert_eq!((config.digest.to_string().as_str(), config.size, layers.len()), (A, 3, 1));
     }
 
+    /// The members that this parser reads, as `oci-spec` has them.
+    fn members(descriptor: &oci_spec::image::Descriptor) -> (String, String, u64, Option<String>, usize) {
+        let platform = descriptor.platform().as_ref().map(|platform| {
+            let variant = platform.variant().as_ref().map(|variant| format!("/{variant}"));
+            format!("{}/{}{}", platform.os(), platform.architecture(), variant.unwrap_or_default())
+        });
+        let urls = descriptor.urls().as_ref().map_or(0, Vec::len);
+        let (media_type, digest) = (descriptor.media_type().to_string(), descriptor.digest().to_string());
+        (media_type, digest, descriptor.size(), platform, urls)
+    }
+
+    fn own_members(descriptor: &Descriptor) -> (String, String, u64, Option<String>, usize) {
+        let Descriptor { media_type, digest, size, platform, urls, .. } = descriptor;
+        let platform = platform.as_ref().map(Platform::to_string);
+        (media_type.to_string(), digest.to_string(), *size, platform, urls.len())
+    }
+
+    #[test]
+    fn valid_documents_are_read_as_the_oci_spec_crate_reads_them() {
+        let layers = format!(
+            r#""artifactType":"a/b","subject":{{"mediaType":"{OCI_MANIFEST}","digest":"{A}","size":1}},
+            "annotations":{{"a":"b"}},"layers":[
+            {{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar","digest":"{A}","size":7,
+              "urls":["https://a.example/1","https://b.example/2"]}},
+            {{"mediaType":"application/vnd.oci.image.layer.v1.tar+zstd","digest":"{A}","size":9223372036854775807,
+              "annotations":{{"x":"y"}},"data":"eHh4"}}]"#
+        );
+        let config = r#""config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"@","size":2,"data":"e30="}"#;
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}",{config},{layers}}}"#)
+            .replace('@', A);
+        let expected = oci_spec::image::ImageManifest::from_reader(text.as_bytes()).unwrap();
+        let Manifest::Image { config, layers } = Manifest::parse(OCI_MANIFEST, text.as_bytes()).unwrap()
+        else {
+            panic!("an index");
+        };
+        assert_eq!(own_members(&config), members(expected.config()));
+        let found: Vec<_> = layers.iter().map(own_members).collect();
+        assert_eq!(found, expected.layers().iter().map(members).collect::<Vec<_>>());
+
+        let child = |platform: &str| {
+            format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{A}","size":9,"platform":{platform}}}"#)
+        };
+        let children = [
+            child(r#"{"os":"linux","architecture":"amd64","os.version":"1","os.features":["a"]}"#),
+            child(r#"{"os":"linux","architecture":"arm64","variant":"v8","features":["b"]}"#),
+            format!(r#"{{"mediaType":"{OCI_INDEX}","digest":"{A}","size":10,"artifactType":"a/b"}}"#),
+        ];
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{}]}}"#,
+            children.join(",")
+        );
+        let expected = oci_spec::image::ImageIndex::from_reader(text.as_bytes()).unwrap();
+        let Manifest::Index(children) = Manifest::parse(OCI_INDEX, text.as_bytes()).unwrap() else {
+            panic!("an image");
+        };
+        let found: Vec<_> = children.iter().map(own_members).collect();
+        assert_eq!(found, expected.manifests().iter().map(members).collect::<Vec<_>>());
+    }
+
     #[test]
     fn an_index_has_platforms_and_the_subjects_of_attestations() {
         let index = format!(
