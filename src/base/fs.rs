@@ -63,7 +63,6 @@ impl FsError {
 }
 
 /// Returns the maximum size of `file` in bytes, as far as it is known: a limit of this process, or that of FAT32.
-#[cfg(feature = "net")]
 pub(crate) fn size_limit(file: &File) -> Option<u64> {
     use rustix::process::{Resource, getrlimit};
     const MSDOS: u64 = 0x4d44;

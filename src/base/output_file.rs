@@ -108,31 +108,29 @@ impl OutputFile {
 
     /// Writes a complete file.
     pub(crate) fn write(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
-        let mut output = Self::create(path, access)?;
-        output.write_all(bytes).map_err(FsError::at("write", path))?;
-        output.finish()
+        Self::create(path, access)?.finish_as(bytes, Existing::Replace)
     }
 
     /// Like [`Self::write`], but replaces a device or FIFO: a file that no user has named.
     pub(crate) fn replace(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
-        let mut output = Self::create_regular(path, access)?;
-        output.write_all(bytes).map_err(FsError::at("write", path))?;
-        output.finish()
-    }
-
-    /// Like [`Self::write`], unless the file has these bytes already.
-    pub(crate) fn update(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
-        match read_regular(path, bytes.len() as u64 + 1) {
-            Ok(old) if old == bytes => Ok(()),
-            _ => Self::write(path, access, bytes),
-        }
+        Self::create_regular(path, access)?.finish_as(bytes, Existing::Replace)
     }
 
     /// Like [`Self::write`], but fails if there is anything at `path` already.
     pub(crate) fn write_new(path: &Path, access: Access, bytes: &[u8]) -> Result<(), FsError> {
-        let mut output = Self::create_regular(path, access)?;
-        output.write_all(bytes).map_err(FsError::at("write", path))?;
-        output.finish_with(Existing::Refuse)
+        Self::create_regular(path, access)?.finish_as(bytes, Existing::Refuse)
+    }
+
+    /// True if `path` is a file of exactly these bytes, which need not be written again.
+    #[must_use]
+    pub(crate) fn is_current(path: &Path, bytes: &[u8]) -> bool {
+        read_regular(path, bytes.len() as u64 + 1).is_ok_and(|old| old == bytes)
+    }
+
+    /// Writes the only bytes of the file, and finishes it.
+    fn finish_as(mut self, bytes: &[u8], existing: Existing) -> Result<(), FsError> {
+        self.write_all(bytes).map_err(FsError::at("write", &self.path))?;
+        self.finish_with(existing)
     }
 
     /// Syncs the file and renames it to its path.

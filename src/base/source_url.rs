@@ -1,5 +1,7 @@
 //! [`SourceUrl`]: the URL that a file was fetched from.
 
+use percent_encoding::percent_decode_str;
+
 use crate::base::path::{PathError, RelPath};
 use crate::oci::parsed_text::{parsed_text, quoted};
 
@@ -59,7 +61,13 @@ impl SourceUrl {
     /// Returns the entry of a list for a file at `path`: the URL, and the path if it does not follow from it.
     #[must_use]
     pub fn entry_name(&self, path: &RelPath) -> String {
-        match self.other_path(path) {
+        self.with_path(self.other_path(path))
+    }
+
+    /// Returns the entry of a list for a file at `path`. `None`: the path follows from the URL.
+    #[must_use]
+    pub fn with_path(&self, path: Option<&RelPath>) -> String {
+        match path {
             Some(path) => format!("{} name={path}", self.0),
             None => self.0.clone(),
         }
@@ -74,16 +82,8 @@ impl SourceUrl {
 
 /// Decodes the escapes of one component; a `/` becomes `%2F`.
 fn decode(component: &str) -> Result<String, PathError> {
-    let mut bytes = Vec::with_capacity(component.len());
-    let mut rest = component.as_bytes();
-    while let [byte, tail @ ..] = rest {
-        let digit = |index: usize| tail.get(index).and_then(|digit| char::from(*digit).to_digit(16));
-        let escape = digit(0).zip(digit(1)).filter(|_| *byte == b'%');
-        let escaped = escape.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
-        bytes.push(escaped.unwrap_or(*byte));
-        rest = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    Ok(String::from_utf8(bytes).map_err(|_| PathError::NotUtf8)?.replace('/', "%2F"))
+    let decoded = percent_decode_str(component).decode_utf8().map_err(|_| PathError::NotUtf8)?;
+    Ok(decoded.replace('/', "%2F"))
 }
 
 fn is_url(text: &str) -> bool {

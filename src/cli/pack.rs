@@ -253,9 +253,28 @@ fn unpinned_text(count: usize) -> Option<String> {
 }
 
 fn text(summary: &PackSummary, options: &PackOptions) -> Text {
-    if summary.is_up_to_date {
-        return up_to_date_text(summary, options);
-    }
+    let (mut text, state) = if summary.is_up_to_date {
+        let verified = if options.quick { ", structure verified" } else { ", verified" };
+        (up_to_date_text(summary), verified.to_owned())
+    } else {
+        let volumes = match summary.volumes.len() {
+            0 => String::new(),
+            count => format!(" in {count} volumes, and {SUMS}"),
+        };
+        (written_text(summary, options), volumes)
+    };
+    text.line(format_args!(
+        "{}: {}{state}, {:.1} s",
+        options.output.display(),
+        human_bytes(summary.bundle_size),
+        summary.time.as_secs_f64(),
+    ));
+    text.line(format_args!("identity {}", summary.identity));
+    text
+}
+
+/// Returns what a bundle that was written has, and where its bytes are from.
+fn written_text(summary: &PackSummary, options: &PackOptions) -> Text {
     let mut sources = format!("{} fetched", human_bytes(summary.bytes_fetched));
     for (bytes, source) in [(summary.bytes_resumed, "resumed"), (summary.bytes_reused, "reused")] {
         if bytes > 0 {
@@ -277,38 +296,18 @@ fn text(summary: &PackSummary, options: &PackOptions) -> Text {
             text.line(format_args!("delta: {blobs} more blobs ({bytes}) omitted, because the site has them"));
         }
     }
-    let volumes = match summary.volumes.len() {
-        0 => String::new(),
-        count => format!(" in {count} volumes, and {SUMS}"),
-    };
-    text.line(format_args!(
-        "{}: {}{volumes}, {:.1} s",
-        options.output.display(),
-        human_bytes(summary.bundle_size),
-        summary.time.as_secs_f64(),
-    ));
-    text.line(format_args!("identity {}", summary.identity));
     text
 }
 
-/// Returns the text for a bundle that was kept.
-fn up_to_date_text(summary: &PackSummary, options: &PackOptions) -> Text {
-    let verified = if options.quick { "structure verified" } else { "verified" };
-    let mut text = Text::of(format_args!(
+/// Returns what a bundle that was kept has.
+fn up_to_date_text(summary: &PackSummary) -> Text {
+    Text::of(format_args!(
         "up to date: {} files and {} images: {} blobs, {} fetched to compare",
         summary.files,
         summary.images,
         summary.blobs,
         human_bytes(summary.bytes_fetched),
-    ));
-    text.line(format_args!(
-        "{}: {}, {verified}, {:.1} s",
-        options.output.display(),
-        human_bytes(summary.bundle_size),
-        summary.time.as_secs_f64(),
-    ));
-    text.line(format_args!("identity {}", summary.identity));
-    text
+    ))
 }
 
 /// Reads lists, or one lock with the URLs of lists. Returns the path of the lock, too.

@@ -13,14 +13,13 @@ use crate::documents::list::{FileEntry, Lists};
 use crate::documents::lock::{Lock, LockedImage};
 use crate::fetch::in_parallel;
 use crate::fetch::known::KnownDocuments;
-use crate::fetch::queue::{self, FailedTask, FetchContext, Next, Queue, Task};
+use crate::fetch::queue::{self, FailedTask, FetchContext, Task};
 use crate::fetch::registry::FetchedManifest;
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::options::ResolveOptions;
 use crate::fetch::resolve::resolve;
 use crate::fetch::upstream::Upstream;
 use crate::net::error::FetchError;
-use crate::net::http::Http;
 use crate::oci::digest::Digest;
 use crate::plan::bundle_plan::{BundlePlan, FetchedBlobs, PlannedBlob, file_task};
 use crate::plan::site_contents::SiteContents;
@@ -46,7 +45,7 @@ pub(crate) fn lock(
         pending.filter_map(|planned| Some((planned.blob.digest, planned.task()?.clone()))).unzip();
     report_hashing(&tasks, report);
     let mut blobs = Vec::new();
-    hash(&context(&http, upstream, report), tasks, &mut blobs)
+    hash(&FetchContext::new(&http, upstream, report), tasks, &mut blobs)
         .map_err(|failed| PackError::Fetch(vec![failed.failure]))?;
     let fetched: FetchedBlobs = placeholders.into_iter().zip(blobs).collect();
     Ok(plan.complete(&fetched).lock())
@@ -143,8 +142,8 @@ impl Check<'_> {
             };
             moved.push(Moved { name: entry.name(), locked: locked.digest, now });
         }
-        let hashed =
-            hash_each(&context(self.context.http, self.context.upstream, self.context.report), &tasks);
+        let ResolveContext { http, upstream, report, .. } = self.context;
+        let hashed = hash_each(&FetchContext::new(http, upstream, report), &tasks);
         for ((task, locked), current) in tasks.into_iter().zip(digests).zip(hashed) {
             moved.extend(Moved::unless_equal(task.object, locked, current.map(|blob| blob.digest)));
         }
@@ -184,18 +183,13 @@ fn totals(plan: &BundlePlan) -> String {
     format!("{text}; fetching {count} files without a sha256 ({bytes}) to compute it")
 }
 
-fn context<'a>(http: &'a Http, upstream: &Upstream, report: &'a dyn Report) -> FetchContext<'a> {
-    let (jobs, jobs_per_host) = (upstream.jobs, upstream.jobs_per_host());
-    FetchContext { http, report, jobs, jobs_per_host, spool: None }
-}
-
 /// Fetches `tasks` and appends their digests and sizes to `blobs`; the content is discarded. Stops at the
 /// first failure.
 fn hash(context: &FetchContext<'_>, tasks: Vec<Task>, blobs: &mut Vec<Blob>) -> Result<(), Box<FailedTask>> {
     let count = tasks.len();
     queue::run(context, tasks, Vec::new(), |queue| {
         (0..count).try_for_each(|task| {
-            blobs.push(read_to_end(queue, task)?);
+            blobs.push(queue.read_to_end(task)?);
             Ok(())
         })
     })
@@ -227,13 +221,5 @@ fn report_hashing(tasks: &[Task], report: &dyn Report) {
         let sizes: Vec<u64> = tasks.iter().filter_map(|task| task.size).collect();
         let bytes = (!sizes.is_empty()).then(|| sizes.iter().sum());
         report.event(&Event::Stage { name: "hashing", bytes, objects: Some(tasks.len() as u64) });
-    }
-}
-
-fn read_to_end(queue: &Queue<'_>, task: usize) -> Result<Blob, Box<FailedTask>> {
-    loop {
-        if let Next::End(digest, size) = queue.next(task)? {
-            return Ok(Blob { digest, size });
-        }
     }
 }

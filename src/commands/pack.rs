@@ -36,7 +36,7 @@ use crate::commands::pack::validators::Validators;
 use crate::commands::pack::volume_command::VolumeCommand;
 use crate::commands::pack::write::{WriteFailure, WrittenBlobs};
 use crate::fetch::known::KnownDocuments;
-use crate::fetch::queue::{self, FetchContext, Next};
+use crate::fetch::queue::{self, FetchContext};
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::resolve_lock;
 use crate::fetch::resolve::{Resolved, resolve};
@@ -69,13 +69,7 @@ pub(crate) fn pack(
     if !failures.is_empty() && (options.missing == Missing::Stop || resolved.is_empty()) {
         return Err(partial.fetch_failed(failures));
     }
-    let context = FetchContext {
-        http: &http,
-        report,
-        jobs: options.upstream.jobs,
-        jobs_per_host: options.upstream.jobs_per_host(),
-        spool: None,
-    };
+    let context = FetchContext::new(&http, &options.upstream, report);
     let volume_command = options.on_volume.clone().map(VolumeCommand::start);
     let run = PackRun {
         start,
@@ -217,7 +211,10 @@ impl PackRun<'_> {
         }
         self.partial.discard()?;
         if let Some(path) = &self.options.write_lock {
-            OutputFile::update(path, Access::Default, &complete.lock().to_json())?;
+            let lock = complete.lock().to_json();
+            if !OutputFile::is_current(path, &lock) {
+                OutputFile::write(path, Access::Default, &lock)?;
+            }
         }
         self.write_validators();
         Ok(Some(self.summary_of_old(old, &plan)))
@@ -228,31 +225,20 @@ impl PackRun<'_> {
         if files.is_empty() {
             return files;
         }
-        let entry = |file: &OldFile| &resolved.files[file.index];
-        let tasks: Vec<_> = files
-            .iter()
-            .map(|file| {
-                let (entry, remote) = entry(file);
-                file_task(entry, remote, remote.size)
-            })
-            .collect();
+        let task = |file: &OldFile| {
+            let (entry, remote) = &resolved.files[file.index];
+            file_task(entry, remote, None)
+        };
+        let tasks: Vec<_> = files.iter().map(task).collect();
         self.context.report.event(&Event::Stage {
             name: "comparing",
             bytes: tasks.iter().map(|task| task.size).sum(),
             objects: Some(tasks.len() as u64),
         });
-        let end = |queue: &queue::Queue<'_>, task| loop {
-            match queue.next(task) {
-                Ok(Next::End(digest, size)) => break Some(Blob { digest, size }),
-                Ok(Next::Piece(_) | Next::Restart) => {}
-                // If it cannot be fetched, the run itself reports it.
-                Err(_) => break None,
-            }
-        };
+        // If one cannot be fetched, the run itself reports it.
         let found: Vec<(Blob, bool)> = queue::run(&self.context, tasks, Vec::new(), |queue| {
-            let found =
-                (0..files.len()).map_while(|task| Some((end(queue, task)?, queue.uses_first_endpoint(task))));
-            found.collect()
+            let found = |task| Some((queue.read_to_end(task).ok()?, queue.uses_first_endpoint(task)));
+            (0..files.len()).map_while(found).collect()
         });
         let mut unchanged = Vec::new();
         for (file, (blob, is_from_first)) in files.into_iter().zip(found) {

@@ -49,10 +49,7 @@ pub(crate) struct LockedFile {
 impl LockedFile {
     /// Returns the entry of a list for the file, without its checksum.
     pub(crate) fn name(&self) -> String {
-        match &self.path {
-            Some(path) => format!("{} name={path}", self.url),
-            None => self.url.to_string(),
-        }
+        self.url.with_path(self.path.as_ref())
     }
 }
 

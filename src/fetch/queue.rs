@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex};
 
 use crate::base::event::{Event, Report};
+use crate::bundle::format::layout::Blob;
 use crate::bundle::write::spool::{Spool, SpoolKey, SpooledPiece};
 use crate::fetch::fallback::FallbackList;
 use crate::fetch::queue::progress::Progress;
@@ -24,6 +25,7 @@ use crate::fetch::queue::shared::{LeaseEnd, Shared};
 pub(crate) use crate::fetch::queue::task::{FailedTask, Next, Task};
 use crate::fetch::queue::window::{Concurrency, Lease, Window};
 use crate::fetch::queue::worker::Worker;
+use crate::fetch::upstream::Upstream;
 use crate::net::http::Http;
 
 /// The settings of a queue.
@@ -38,6 +40,15 @@ pub(crate) struct FetchContext<'a> {
     pub jobs_per_host: usize,
     /// Stores pieces that have arrived and were not consumed. `None`: they are in memory only.
     pub spool: Option<&'a Spool>,
+}
+
+impl<'a> FetchContext<'a> {
+    /// Returns the settings of `upstream`, without a spool.
+    #[must_use]
+    pub(crate) fn new(http: &'a Http, upstream: &Upstream, report: &'a dyn Report) -> Self {
+        let (jobs, jobs_per_host) = (upstream.jobs, upstream.jobs_per_host());
+        Self { http, report, jobs, jobs_per_host, spool: None }
+    }
 }
 
 /// The consumer's side of the queue.
@@ -126,6 +137,15 @@ impl Queue<'_> {
                 return Err(failure);
             }
             window = shared.wait(window);
+        }
+    }
+
+    /// Discards the rest of a task. Returns its digest and size.
+    pub(crate) fn read_to_end(&self, task: usize) -> Result<Blob, Box<FailedTask>> {
+        loop {
+            if let Next::End(digest, size) = self.next(task)? {
+                return Ok(Blob { digest, size });
+            }
         }
     }
 }

@@ -106,11 +106,9 @@ impl Repository {
             let (media_type, announced) = (media_type(&response), announced_digest(&response));
             let quota = Quota::of(response.headers());
             let bytes = context.read_document(response, MANIFEST_LIMIT)?;
-            match describe_other(&bytes) {
-                // The digest shows that they are damaged.
-                Some(Other::Data(_)) if reference.parse::<Digest>().is_ok() => {
-                    Ok(FetchedManifest { media_type, announced, bytes, quota })
-                }
+            // If the request is by digest, it shows that other data are damaged.
+            let is_damage = |other: &Other| matches!(other, Other::Data(_)) && reference.parse::<Digest>().is_ok();
+            match describe_other(&bytes).filter(|other| !is_damage(other)) {
                 None => Ok(FetchedManifest { media_type, announced, bytes, quota }),
                 Some(what) => {
                     let reason = format!("{what} instead of a manifest (status {status}, type `{media_type}`)");

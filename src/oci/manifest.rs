@@ -58,6 +58,14 @@ pub struct Descriptor {
     pub urls: Vec<String>,
 }
 
+impl Descriptor {
+    /// True if the blob is an image config, which states a platform: by its type, and by a size that one can have.
+    #[must_use]
+    pub fn states_platform(&self) -> bool {
+        has_platform(&self.media_type) && self.size <= MANIFEST_LIMIT
+    }
+}
+
 /// A manifest that a site cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {

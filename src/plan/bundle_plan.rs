@@ -21,7 +21,7 @@ use crate::fetch::source::Source;
 use crate::fetch::web::RemoteFile;
 use crate::net::error::{FetchError, FetchProblem};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Descriptor, MANIFEST_LIMIT, Manifest, config_platform, has_platform};
+use crate::oci::manifest::{Descriptor, Manifest, config_platform};
 use crate::plan::site_contents::SiteContents;
 use crate::plan::tags::{TagConflict, check_tags};
 
@@ -246,9 +246,7 @@ impl BundlePlan {
             Manifest::Image { config, .. } => Some(config),
             Manifest::Index(_) => None,
         });
-        let is_checked =
-            |config: &&Descriptor| has_platform(&config.media_type) && config.size <= MANIFEST_LIMIT;
-        manifests.filter(is_checked).map(|config| (config.digest, config)).collect()
+        manifests.filter(|config| config.states_platform()).map(|config| (config.digest, config)).collect()
     }
 
     /// Fails if the platform in `config`, whose bytes are `bytes`, is invalid.

@@ -10,19 +10,17 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 use crate::base::directory::Directory;
-use crate::base::fs::FsError;
+use crate::base::fs::{FsError, size_limit};
 use crate::base::own_file::read_regular;
 use crate::site::root::{PROBES, STAGING, staging_base};
 
 /// Maximum size of `/proc/self/mountinfo` in bytes.
 const MOUNTS_LIMIT: u64 = 16 << 20;
 
-/// Types of file systems that extend a file without writing zeros, so that a size can be tried. The last one is that
-/// of FAT: it writes zeros, but refuses the sizes that are tried.
-const SPARSE: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630, 0x4d44];
+/// Types of file systems that extend a file without writing zeros, so that a size can be tried.
+const SPARSE: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0x794c_7630];
 
 /// A directory for probes in a staging directory. One that an error leaves is removed with the other files of an
 /// interrupted run.
@@ -92,8 +90,8 @@ impl Probe {
 
     /// True if a file can have this size in bytes, or if only writing it would tell.
     pub(crate) fn supports_size(&self, size: u64) -> Result<bool, FsError> {
-        // Beyond this limit, the kernel would end the process.
-        if getrlimit(Resource::Fsize).current.is_some_and(|limit| size > limit) {
+        // Beyond a limit of this process, the kernel would end it.
+        if size_limit(self.directory.file()).is_some_and(|limit| size > limit) {
             return Ok(false);
         }
         let kind = rustix::fs::fstatfs(self.directory.file()).map(|stat| stat.f_type.cast_unsigned());

@@ -54,6 +54,14 @@ fn registry(content: &Content) -> Fake {
     Fake::start(content.clone(), like_a_registry)
 }
 
+/// Packs the sample.
+fn packed() -> (Fake, PackJob) {
+    let (list, content) = sample();
+    let (fake, job) = (registry(&content), PackJob::new(&list));
+    job.pack_from(&fake, &[]).ok();
+    (fake, job)
+}
+
 /// Returns the requests to `fake` that delivered content since `before` requests.
 fn transfers(fake: &Fake, before: usize) -> Vec<String> {
     let seen = fake.seen().split_off(before);
@@ -78,10 +86,7 @@ fn assert_kept(job: &PackJob, fake: &Fake, options: &[&str]) -> Finished {
 
 #[test]
 fn an_unchanged_bundle_is_verified_and_kept_and_nothing_is_fetched() {
-    let (list, content) = sample();
-    let fake = registry(&content);
-    let job = PackJob::new(&list);
-    job.pack_from(&fake, &[]).ok();
+    let (fake, job) = packed();
     let names = [VALIDATORS, LIST, OUTPUT];
     assert_eq!(job.all_file_names(), names);
     for options in [&[][..], &["--quick"], &["--jobs", "1"]] {
@@ -161,10 +166,7 @@ fn a_time_of_the_last_change_identifies_a_version_unless_it_is_that_of_the_respo
 
 #[test]
 fn a_bundle_of_other_options_is_written_from_the_old_one_without_a_transfer() {
-    let (list, content) = sample();
-    let fake = registry(&content);
-    let job = PackJob::new(&list);
-    job.pack_from(&fake, &[]).ok();
+    let (fake, job) = packed();
     let key = job.text("test.key");
     airbundle(["keygen", "--no-passphrase", "-o", &key]).ok();
     for options in [
@@ -182,7 +184,7 @@ fn a_bundle_of_other_options_is_written_from_the_old_one_without_a_transfer() {
         if options != [""; 0] {
             assert_eq!(transfers(&fake, before), [""; 0], "{options:?}");
         }
-        let fresh = PackJob::new(&list);
+        let fresh = PackJob::new(&sample().0);
         fresh.pack_from(&fake, options).ok();
         assert!(job.bundle() == fresh.bundle(), "{options:?}");
         let again = job.pack_from(&fake, options).ok();
@@ -224,10 +226,7 @@ fn volumes_are_kept_while_their_size_and_the_checksum_list_are_the_same() {
 
 #[test]
 fn a_damaged_bundle_is_written_again_from_its_intact_parts() {
-    let (list, content) = sample();
-    let fake = registry(&content);
-    let job = PackJob::new(&list);
-    job.pack_from(&fake, &[]).ok();
+    let (fake, job) = packed();
     let intact = job.bundle();
     let mut damaged = intact.clone();
     let middle = damaged.len() / 2;

@@ -12,9 +12,7 @@ use serde::Serialize;
 use crate::bundle::format::index::{EMPTY_CONFIG, IndexError, IndexedFile, IndexedImage};
 use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{
-    Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform, has_platform,
-};
+use crate::oci::manifest::{Descriptor, Manifest, ManifestError, config_platform};
 use crate::oci::media_type::MediaType;
 use crate::oci::platform::{Platform, PlatformError};
 
@@ -234,8 +232,7 @@ impl Layout {
         let of_manifest = |manifest: &Blob| {
             let Manifest::Image { config, .. } = self.parsed.get(&manifest.digest)? else { return None };
             let digest = manifest.digest;
-            let is_deciding = has_platform(&config.media_type)
-                && config.size <= MANIFEST_LIMIT
+            let is_deciding = config.states_platform()
                 && !stated.contains_key(&digest)
                 && !attestations.contains_key(&digest);
             is_deciding.then_some((digest, config))
@@ -246,11 +243,7 @@ impl Layout {
     /// Returns the configs of images without an index: no other document states the platform of these images.
     pub fn platform_configs(&self) -> impl Iterator<Item = &Descriptor> {
         self.images.iter().filter_map(|image| match self.parsed.get(&image.indexed.digest) {
-            Some(Manifest::Image { config, .. })
-                if has_platform(&config.media_type) && config.size <= MANIFEST_LIMIT =>
-            {
-                Some(config)
-            }
+            Some(Manifest::Image { config, .. }) if config.states_platform() => Some(config),
             _ => None,
         })
     }

@@ -116,9 +116,10 @@ impl Selection {
         if self.platforms.is_empty() {
             return Ok(Prefetched::default());
         }
-        let mut prefetched = prefetch_configs(layout, reader)?;
+        let configs = deciding_configs(layout);
+        let mut prefetched = prefetch_configs(layout, &configs, reader)?;
         let external: HashSet<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
-        let on_site = deciding_configs(layout)
+        let on_site = configs
             .into_iter()
             .filter(|digest| external.contains(digest))
             .filter_map(|digest| Some((digest, site(digest)?)))
@@ -183,20 +184,20 @@ impl Selection {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
         let mut selected = Selected::default();
         let root = image.indexed.digest;
-        if let Some(Manifest::Image { config, .. }) = layout.parsed.get(&root) {
-            let bytes = prefetched.blobs.get(&config.digest).map(Vec::as_slice).unwrap_or_default();
-            // `apply` has refused an invalid platform.
-            let platform = config_platform(&config.media_type, bytes).ok().flatten();
-            if platform.is_none_or(|platform| selected.add_platform(&self.platforms, &platform)) {
+        let platforms = layout.deciding_configs(image).into_iter().filter_map(|(manifest, config)| {
+            let bytes = prefetched.blobs.get(&config.digest)?;
+            // `apply` has refused an invalid platform of an image without an index.
+            Some((manifest, config_platform(&config.media_type, bytes).ok().flatten()))
+        });
+        let platforms: ConfigPlatforms = platforms.collect();
+        if let Some(Manifest::Image { .. }) = layout.parsed.get(&root) {
+            let platform = platforms.get(&root).and_then(Option::as_ref);
+            if platform.is_none_or(|platform| selected.add_platform(&self.platforms, platform)) {
                 selected.manifests.insert(root);
             }
         } else {
             selected.manifests.insert(root);
-            let platforms = layout.deciding_configs(image).into_iter().filter_map(|(manifest, config)| {
-                let bytes = prefetched.blobs.get(&config.digest)?;
-                Some((manifest, config_platform(&config.media_type, bytes).ok().flatten()))
-            });
-            self.select_children(root, &held, layout, &platforms.collect(), &mut selected);
+            self.select_children(root, &held, layout, &platforms, &mut selected);
             if selected.matched.is_empty() && !selected.present.is_empty() {
                 selected.manifests.clear();
             }
@@ -302,15 +303,18 @@ fn deciding_configs(layout: &Layout) -> HashSet<Digest> {
 }
 
 /// Reads the configs that state platforms, and the selected blobs between them.
-fn prefetch_configs(layout: &Layout, reader: &mut BundleReader) -> Result<Prefetched, ReadError> {
-    let configs = deciding_configs(layout);
+fn prefetch_configs(
+    layout: &Layout,
+    configs: &HashSet<Digest>,
+    reader: &mut BundleReader,
+) -> Result<Prefetched, ReadError> {
     let mut prefetched = Prefetched::default();
     let Some(last) = layout.blobs.iter().rposition(|blob| configs.contains(&blob.digest)) else {
         return Ok(prefetched);
     };
     prefetched.passed = last + 1;
     let passed = &layout.blobs[..prefetched.passed];
-    let mut needed = configs;
+    let mut needed = configs.clone();
     let image_blobs = layout.images.iter().flat_map(|image| layout.blobs_of(image)).map(|blob| blob.digest);
     needed.extend(image_blobs.chain(layout.files.iter().map(|file| file.digest)));
     let needed: HashMap<Digest, u64> = (passed.iter().filter(|blob| needed.contains(&blob.digest)))

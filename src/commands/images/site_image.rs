@@ -271,7 +271,7 @@ impl RegistryStorage<'_> {
     }
 
     fn platform_of(&self, config: &Descriptor) -> Result<Option<Platform>, StorageError> {
-        if !has_platform(&config.media_type) || config.size > MANIFEST_LIMIT {
+        if !config.states_platform() {
             return Ok(None);
         }
         let bytes = self.read(config.digest)?;

@@ -80,10 +80,10 @@ impl Validators {
             return fs::remove_file(&path);
         }
         let text = pretty(&self);
-        match read_regular(&path, INDEX_LIMIT) {
-            Ok(old) if old == text => Ok(()),
-            _ => OutputFile::replace(&path, Access::Default, &text),
+        if OutputFile::is_current(&path, &text) {
+            return Ok(());
         }
+        OutputFile::replace(&path, Access::Default, &text)
     }
 }
 

@@ -355,7 +355,7 @@ impl<'a> ImageResolver<'a> {
 
     /// Reads the platform in a config. `None`: it has none, as that of an artifact.
     fn platform_of_config(&self, config: &Descriptor) -> Result<Option<Platform>, FetchError> {
-        if !has_platform(&config.media_type) || config.size > MANIFEST_LIMIT {
+        if !config.states_platform() {
             return Ok(None); // no image config has this size
         }
         let known = self.context.known.config(Blob { digest: config.digest, size: config.size });
