@@ -3,6 +3,16 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+/// Joins the first `shown` texts, and states the number of the others.
+#[must_use]
+pub(crate) fn listed(texts: impl IntoIterator<Item = String>, shown: usize) -> String {
+    let mut texts: Vec<String> = texts.into_iter().collect();
+    let more = texts.len().saturating_sub(shown);
+    texts.truncate(shown);
+    let joined = texts.join(", ");
+    if more == 0 { joined } else { format!("{joined} and {more} more") }
+}
+
 /// True for characters that change what the user sees without being seen: control characters (C0, DEL, C1),
 /// line and paragraph separators, bidirectional controls, and invisible or deprecated format characters
 /// (Unicode 16, general categories Cc, Cf, Zl and Zp). Joiners and variation selectors are not among them: several
@@ -63,6 +73,13 @@ pub fn escape_json(json: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let texts = |count: usize| (0..count).map(|number| number.to_string());
+        assert_eq!(listed(texts(5), 5), "0, 1, 2, 3, 4");
+        assert_eq!(listed(texts(7), 5), "0, 1, 2, 3, 4 and 2 more");
+    }
 
     #[test]
     fn json_without_hidden_characters_has_the_same_value() {

@@ -26,7 +26,7 @@ use crate::bundle::write::manifest_cache::ManifestCache;
 use crate::bundle::write::parts::volume_path;
 use crate::bundle::write::sums::listed;
 use crate::bundle::write::writer::{BundleWriter, WrittenBundle};
-use crate::commands::pack::attempt::{Attempt, volume_options};
+use crate::commands::pack::attempt::{Attempt, write_options};
 use crate::commands::pack::error::PackError;
 use crate::commands::pack::old_output::{OldFile, OldOutput, pin};
 use crate::commands::pack::options::{Input, Missing, PackOptions};
@@ -185,8 +185,7 @@ impl PackRun<'_> {
         pin_files(&mut same, &unvalidated);
         // The run itself reports contradictions.
         let Ok(plan) = self.plan(same) else { return Ok(None) };
-        let header_space = plan.header_space(self.options.sign.is_some())?;
-        let volumes = volume_options(&plan, header_space, self.options)?;
+        let volumes = write_options(&plan, self.options)?.volumes;
         let complete = plan.complete(&HashMap::new());
         if plan.pending_count() > 0 || !old.is_of(&complete, self.options, volumes) {
             return Ok(None);

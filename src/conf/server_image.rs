@@ -30,10 +30,9 @@ impl ServerImage {
     pub(crate) fn find(setup: &Setup, name: &str) -> Option<Self> {
         let is_named = |image: &&RecordedImage| image.reference.repository().rsplit('/').next() == Some(name);
         let all = || setup.record.images.iter().filter(|image| image.digest().is_some()).filter(is_named);
-        let official =
-            all().rfind(|image| image.reference.as_str().starts_with(&format!("docker.io/library/{name}")));
+        let official = all().rfind(|image| server_command::is_official(&image.reference, name));
         if let Some(image) = official {
-            return Some(Self::new(setup, image, Vec::new()));
+            return Some(Self::new(image, &configs(setup, image), Vec::new()));
         }
         let entrypoint = match name {
             "registry" => server_command::of_registry,
@@ -42,12 +41,12 @@ impl ServerImage {
         all().rev().find_map(|image| {
             let configs = configs(setup, image);
             let mut entrypoints = configs.iter().map(|config| entrypoint(&config.document));
-            Some(Self::new(setup, image, entrypoints.next()??))
+            let entrypoint = entrypoints.next()??;
+            Some(Self::new(image, &configs, entrypoint))
         })
     }
 
-    fn new(setup: &Setup, image: &RecordedImage, entrypoint: Vec<String>) -> Self {
-        let configs = configs(setup, image);
+    fn new(image: &RecordedImage, configs: &[Config], entrypoint: Vec<String>) -> Self {
         let configs = configs.iter().map(|config| config.digest);
         let ids = configs.chain(image.manifests.iter().map(|manifest| manifest.digest)).collect();
         Self { reference: image.reference.to_string(), ids, entrypoint }

@@ -16,7 +16,7 @@ use crate::net::http::quota::Quota;
 use crate::net::http::{RequestContext, RequestOptions, range_header};
 use crate::net::server::Server;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST};
+use crate::oci::manifest::{MANIFEST_LIMIT, MANIFEST_TYPES, OCI_INDEX};
 use crate::oci::parsed_text::quoted;
 
 /// Maximum number of pages of a list of referrers.
@@ -296,7 +296,7 @@ impl Repository {
 }
 
 fn accept_manifests() -> HeaderMap {
-    let types = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].join(", ");
+    let types = MANIFEST_TYPES.join(", ");
     let types = HeaderValue::try_from(types).expect("media types are valid in a header; please report");
     HeaderMap::from_iter([(ACCEPT, types)])
 }

@@ -26,6 +26,9 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Manifests").
 pub const MANIFEST_LIMIT: u64 = 4 << 20;
 
+/// The media types of all manifests and indexes, in the order in which they are requested.
+pub const MANIFEST_TYPES: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+
 /// The descriptors in a manifest; all other members are ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
@@ -128,7 +131,7 @@ impl Manifest {
         if let Some(stated) = members.media_type.filter(|stated| stated != media_type) {
             return Err(ManifestError::Contradiction { announced: media_type.into(), stated });
         }
-        if members.has.manifests && (members.has.layers || members.has.config) {
+        if members.has.both_kinds() {
             return Err(ManifestError::Ambiguous);
         }
         Self::of(is_index(media_type), Document::parse(bytes)?)
@@ -139,7 +142,7 @@ impl Manifest {
     /// registries and proxies send another type.
     pub fn parse_document(hint: &str, bytes: &[u8]) -> Result<TypedManifest, ManifestError> {
         let members = Members::read(bytes)?;
-        if members.has.manifests && (members.has.layers || members.has.config) {
+        if members.has.both_kinds() {
             return Err(ManifestError::Ambiguous);
         }
         if let Some(stated) = &members.media_type {
@@ -185,8 +188,7 @@ fn known_type(members: &Members, media_type: &str) -> Result<&'static str, Manif
     if members.schema_version == Some(1) || media_type.contains(".v1+prettyjws") {
         return Err(ManifestError::Schema1);
     }
-    let known = [DOCKER_LIST, OCI_INDEX, DOCKER_MANIFEST, OCI_MANIFEST];
-    let known = known.into_iter().find(|known| *known == media_type);
+    let known = MANIFEST_TYPES.into_iter().find(|known| *known == media_type);
     known.ok_or_else(|| ManifestError::MediaType(media_type.to_owned()))
 }
 

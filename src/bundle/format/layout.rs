@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use serde::Serialize;
 
+use crate::base::text::listed;
 use crate::bundle::format::index::{EMPTY_CONFIG, IndexError, IndexedFile, IndexedImage};
 use crate::bundle::format::{BLOCK, FRAME_SIZE, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
 use crate::oci::digest::Digest;
@@ -324,16 +325,12 @@ impl Layout {
         const SHOWN: usize = 5;
         let all = self.owners(&blobs.iter().copied().collect());
         let mut seen = HashSet::new();
-        let mut owners: Vec<String> = blobs
+        let owners = blobs
             .iter()
             .flat_map(|digest| all.get(digest).cloned().unwrap_or_else(|| vec![digest.to_string()]))
             .filter(|owner| seen.insert(owner.clone()))
-            .map(|owner| format!("`{owner}`"))
-            .collect();
-        let more = owners.len().saturating_sub(SHOWN);
-        owners.truncate(SHOWN);
-        let owners = owners.join(", ");
-        if more > 0 { format!("{owners} and {more} more") } else { owners }
+            .map(|owner| format!("`{owner}`"));
+        listed(owners, SHOWN)
     }
 }
 

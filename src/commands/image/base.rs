@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use crate::base::text::listed;
 use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::conf::server_command::{is_override, of_nginx, of_registry};
 use crate::oci::digest::Digest;
@@ -291,11 +292,8 @@ fn names(images: &[&BundledImage]) -> String {
 }
 
 fn list(all: impl ExactSizeIterator<Item = String>) -> String {
-    let more = all.len().saturating_sub(CANDIDATES);
-    let shown: Vec<_> = all.take(CANDIDATES).map(|one| format!("`{one}`")).collect();
-    match (shown.is_empty(), more) {
-        (true, _) => "none".into(),
-        (_, 0) => shown.join(", "),
-        _ => format!("{} and {more} more", shown.join(", ")),
+    if all.len() == 0 {
+        return "none".into();
     }
+    listed(all.map(|one| format!("`{one}`")), CANDIDATES)
 }

@@ -35,8 +35,8 @@ impl Attempt {
         options: &PackOptions,
         report: &dyn Report,
     ) -> Result<Self, PackError> {
-        let (level, header_space) = (options.level, plan.header_space(options.sign.is_some())?);
-        let volumes = volume_options(plan, header_space, options)?;
+        let write_options = write_options(plan, options)?;
+        let WriteOptions { header_space, level, volumes } = write_options;
         if let Some(message) = size_warning(plan, &claim, volumes) {
             report.event(&Event::Warning { message });
         }
@@ -62,7 +62,6 @@ impl Attempt {
         }
         let is_needed = needed_pieces(plan, &done);
         let pieces = spool.begin(fingerprint, plan.pending_count(), is_same_plan, is_needed)?;
-        let write_options = WriteOptions { header_space, level, volumes };
         let job = BundleJob::begin(claim.try_clone()?, write_options, spool, pieces, done, &expected)?;
         Ok(Self { job, claim, set_aside })
     }
@@ -99,12 +98,9 @@ fn size_warning(plan: &BundlePlan, claim: &Claim, volumes: VolumeOptions) -> Opt
     })
 }
 
-/// Returns the options of the volume writer, if the header and every frame fit into a volume.
-pub(super) fn volume_options(
-    plan: &BundlePlan,
-    header_space: u64,
-    options: &PackOptions,
-) -> Result<VolumeOptions, PackError> {
+/// Returns the options of the writer, if the header and every frame fit into a volume.
+pub(super) fn write_options(plan: &BundlePlan, options: &PackOptions) -> Result<WriteOptions, PackError> {
+    let header_space = plan.header_space(options.sign.is_some())?;
     let PackOptions { level, volume_size, recovery, .. } = *options;
     let set = plan.volume_set_id(header_space, level, volume_size, recovery);
     let volumes = VolumeOptions { volume_size, recovery, set };
@@ -115,7 +111,7 @@ pub(super) fn volume_options(
         let needed = needed + needed * redundancy / 1000 + if redundancy > 0 { needed / 4 } else { 0 };
         return Err(PackError::VolumeSize { size: volume_size.unwrap_or(0), needed });
     }
-    Ok(volumes)
+    Ok(WriteOptions { header_space, level, volumes })
 }
 
 /// Moves the partial bundle at `claim` to the partial bundles of other plans. If these are too many, or one

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::base::fs::FsError;
+use crate::base::text::listed;
 use crate::site::record::RecordError;
 use crate::site::root::RootError;
 
@@ -42,7 +43,5 @@ impl From<RootError> for PruneError {
 }
 
 fn first(all: &[String]) -> String {
-    let shown = all[..all.len().min(SHOWN)].join(", ");
-    let more = all.len().saturating_sub(SHOWN);
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
+    listed(all.iter().cloned(), SHOWN)
 }

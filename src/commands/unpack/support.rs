@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::base::path::{self, RelPath};
+use crate::base::text::listed;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Layout;
 use crate::commands::unpack::error::UnpackError;
@@ -118,12 +119,12 @@ fn check_root(
         }
     }
     for (what, entries) in unsupported {
-        problems.push(format!("{what} in {}", listed(entries.iter().map(|name| format!("`{name}`")))));
+        problems.push(format!("{what} in {}", listed(entries.iter().map(|name| format!("`{name}`")), SHOWN)));
     }
     let collisions = collisions(new, all);
     if !collisions.is_empty() && probe.ignores_case()? {
         let pairs = collisions.iter().map(|(one, other)| format!("`{one}` and `{other}`"));
-        problems.push(format!("names that differ in case only: {}", listed(pairs)));
+        problems.push(format!("names that differ in case only: {}", listed(pairs, SHOWN)));
     }
     sizes.sort_by(|one, other| other.cmp(one));
     if let Some(largest) = sizes.first().map(|(size, _)| *size)
@@ -132,7 +133,7 @@ fn check_root(
         let limit = FAT_LIMIT.min(largest - 1);
         let large = sizes.iter().filter(|(size, _)| *size > limit);
         let large = large.map(|(size, name)| format!("`{name}` ({})", human_bytes(*size)));
-        problems.push(format!("files of this size: {}", listed(large)));
+        problems.push(format!("files of this size: {}", listed(large, SHOWN)));
     }
     let file_system = probe.file_system();
     probe.close()?;
@@ -222,14 +223,6 @@ fn collisions<'a>(new: &'a Entries, all: &'a Entries) -> Vec<(&'a str, &'a str)>
     pairs.map(|(one, other)| (all[one].as_str(), all[other].as_str())).collect()
 }
 
-/// Joins the first texts, and states the number of the others.
-fn listed(texts: impl Iterator<Item = String>) -> String {
-    let texts: Vec<String> = texts.collect();
-    let more = texts.len().saturating_sub(SHOWN);
-    let shown = texts[..texts.len() - more].join(", ");
-    if more == 0 { shown } else { format!("{shown} and {more} more") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,12 +258,5 @@ mod tests {
         let mut all = new.clone();
         all.extend(entries(&["k8s/c", "k8s/a/v2", "k8s/x", "k8s/X", "k8s/b/d", "k8s/b"]));
         assert_eq!(collisions(&new, &all), [("k8s/a/V1", "k8s/a/v1"), ("k8s/C", "k8s/c")]);
-    }
-
-    #[test]
-    fn a_long_list_is_cut() {
-        let texts = |count: usize| (0..count).map(|number| number.to_string());
-        assert_eq!(listed(texts(5)), "0, 1, 2, 3, 4");
-        assert_eq!(listed(texts(7)), "0, 1, 2, 3, 4 and 2 more");
     }
 }

@@ -18,8 +18,8 @@ use crate::net::error::{FetchError, FetchProblem, MismatchKind, MissingChild};
 use crate::net::http::RequestContext;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::{
-    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, OCI_INDEX,
-    OCI_MANIFEST, config_platform, has_platform,
+    Descriptor, MANIFEST_LIMIT, MANIFEST_TYPES, Manifest, ManifestError, OCI_INDEX, config_platform,
+    has_platform,
 };
 use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
@@ -143,7 +143,7 @@ impl<'a> ImageResolver<'a> {
         }
         let typed = Manifest::parse_document(&header, &bytes);
         let media_type = typed.map_err(|error| self.invalid_manifest(digest, error))?.media_type;
-        if header != media_type && is_manifest_type(&header) {
+        if header != media_type && MANIFEST_TYPES.contains(&&*header) {
             self.warn(format!(
                 "`{}`: {} announced `{header}`, but the document is `{media_type}`",
                 self.object,
@@ -313,7 +313,7 @@ impl<'a> ImageResolver<'a> {
         if let Some(platform) = &child.platform {
             return Ok(self.record_platform(platform));
         }
-        if !is_manifest_type(&child.media_type) {
+        if !MANIFEST_TYPES.contains(&child.media_type.as_str()) {
             self.warn(format!(
                 "`{}`: {} is omitted: unsupported media type `{}` without platform",
                 self.object, child.digest, child.media_type
@@ -437,9 +437,4 @@ impl<'a> ImageResolver<'a> {
     fn request(&self) -> RequestContext<'_> {
         self.context.request(&self.object)
     }
-}
-
-/// True if `media_type` is that of a manifest or an index.
-fn is_manifest_type(media_type: &str) -> bool {
-    [DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST].contains(&media_type)
 }

@@ -71,6 +71,13 @@ pub(super) struct Presence {
     pub(super) config: bool,
 }
 
+impl Presence {
+    /// True if the document has members of an index and of an image manifest.
+    pub(super) fn both_kinds(&self) -> bool {
+        self.manifests && (self.layers || self.config)
+    }
+}
+
 impl Document {
     /// Fails with the path, line and column of the first invalid value. Fails if a key is duplicated.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, serde_path_to_error::Error<serde_json::Error>> {
