@@ -7,6 +7,7 @@ pub mod error;
 pub(crate) mod feeder;
 pub mod frame_error;
 pub mod frame_reader;
+pub(crate) mod joined;
 pub mod problem;
 pub mod reader;
 pub mod select;

@@ -99,6 +99,14 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
     let missing =
         volumes.problems().iter().filter(|problem| matches!(problem, VolumeProblem::Unended { .. }));
     summary.failed.extend(missing.cloned().map(RepairError::Absent));
+    if !is_in_volumes && volumes.volumes().len() > 1 {
+        let path = if target.is_dir() { target.join(volumes.name()) } else { target.to_owned() };
+        match repair_joined(volumes, &path, report) {
+            Ok(repaired) => summary.repaired.push(repaired),
+            Err(error) => summary.failed.push(error),
+        }
+        return summary;
+    }
     for (number, volume) in volumes.volumes().iter().enumerate() {
         let path = if is_in_volumes || target.is_dir() {
             target.join(volumes.name_of(number))
@@ -164,6 +172,49 @@ fn repair_volume(
     let (digest, size) = hash(&claim.file).map_err(FsError::at("read", &claim.partial))?;
     claim.publish()?;
     Ok(Repaired { path: text_of(path), size, digest, places: damage.ranges.len(), blocks: damage.blocks })
+}
+
+/// Writes an intact copy of a file into which volumes were joined.
+fn repair_joined(volumes: &VolumeSet, path: &Path, report: &dyn Report) -> Result<Repaired, RepairError> {
+    if let Some(absent) = volumes.volumes().iter().find(|volume| !volume.is_present()) {
+        return Err(RepairError::Absent(absent.absence()));
+    }
+    if volumes.volumes()[0].is_file(path) {
+        return Err(RepairError::Same(path.to_owned()));
+    }
+    let claim = Claim::new(path, report)?;
+    claim.empty()?;
+    let result = write_joined(volumes, &claim, report).and_then(|(places, blocks)| {
+        let (digest, size) = hash(&claim.file).map_err(FsError::at("read", &claim.partial))?;
+        claim.publish()?;
+        Ok(Repaired { path: text_of(path), size, digest, places, blocks })
+    });
+    if result.is_err() {
+        let _ = remove_file(&claim.partial); // the first error is the one to report
+    }
+    result
+}
+
+/// Writes all volumes one after the other. Returns the numbers of damaged ranges and blocks.
+fn write_joined(volumes: &VolumeSet, claim: &Claim, report: &dyn Report) -> Result<(usize, u64), RepairError> {
+    let (mut places, mut blocks, mut end) = (0, 0, 0);
+    for (number, volume) in volumes.volumes().iter().enumerate() {
+        let recovery =
+            volumes.recovery(number).ok_or_else(|| RepairError::NoRecovery(volume.name.clone()))?;
+        let written = recovery.repair(
+            &volumes.bytes_of(number),
+            |offset, bytes| claim.file.write_all_at(bytes, end + offset),
+            |bytes| report.event(&Event::Progress { id: number as u64, bytes }),
+        );
+        let damage = written.map_err(|error| match error {
+            RecoveryError::Write(source) => FsError::at("write", &claim.partial)(source).into(),
+            error => RepairError::Recovery(volume.name.clone(), error),
+        })?;
+        places += damage.ranges.len();
+        blocks += damage.blocks;
+        end += recovery.volume_len();
+    }
+    Ok((places, blocks))
 }
 
 /// Reads the copy back. Returns its digest, and its size in bytes.

@@ -12,11 +12,13 @@ use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::volume_set::{Volume, VolumeSet};
 use crate::oci::digest::Digest;
 
-/// A file that is named like a volume.
+/// A file that is named like a volume, or a part of a file that has the label of one.
 pub(crate) struct Candidate {
     pub(crate) path: PathBuf,
-    /// Number in the file name.
+    /// Number in the file name. Of a part, that in its label.
     pub(crate) number: u32,
+    /// Offset of the first byte in the file. 0 unless it is a part.
+    pub(crate) base: u64,
     /// Size in bytes.
     pub(crate) len: u64,
     /// `None`: no readable label.
@@ -113,6 +115,7 @@ impl SetBuilder {
             volumes.push(Volume {
                 name,
                 path,
+                base: candidate.map_or(0, |candidate| candidate.base),
                 start,
                 len,
                 file_len,

@@ -11,6 +11,7 @@ use crate::bundle::format::skippable::VOLUME_MAGIC;
 use crate::bundle::format::volume_name::{SUMS, VOLUME_LIMIT, parse_volume_name, volume_name};
 use crate::bundle::read::assemble::{Candidate, SetBuilder};
 use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
+use crate::bundle::read::joined;
 use crate::bundle::read::volume_set::VolumeSet;
 
 /// Maximum size of a checksum list in bytes.
@@ -111,7 +112,7 @@ impl Discovered {
             let len = path.metadata().map_err(FsError::at("read", &path))?.len();
             let label = read_label(&path)?;
             let candidates = self.volumes.entry(bundle.to_owned()).or_default();
-            candidates.push(Candidate { path, number, len, label });
+            candidates.push(Candidate { path, number, base: 0, len, label });
             is_used = true;
         }
         if is_used {
@@ -138,7 +139,18 @@ impl Discovered {
             .chain(self.volumes.keys().map(|bundle| volume_name(bundle, 1)))
             .collect();
         match (self.files.len(), self.volumes.len()) {
-            (1, 0) => Ok(VolumeSet::file(&self.files.pop_first().expect("there is one file"))?),
+            (1, 0) => {
+                let path = self.files.pop_first().expect("there is one file");
+                // A bundle in one file has no label.
+                let parts = read_label(&path)?.map(|label| joined::parts(&path, label)).transpose()?;
+                let parts = parts.unwrap_or_default();
+                if parts.is_empty() {
+                    return Ok(VolumeSet::file(&path)?);
+                }
+                let directories = vec![fs::parent(&path).to_owned()];
+                let builder = SetBuilder::new(file_name(&path), directories, BTreeSet::new());
+                Ok(builder.build(parts).joined())
+            }
             (0, 1) => {
                 let (bundle, candidates) = self.volumes.pop_first().expect("there is one bundle");
                 let listed = self.listed.remove(&bundle).unwrap_or_default();

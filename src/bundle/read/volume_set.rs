@@ -50,6 +50,8 @@ pub struct Volume {
     pub name: String,
     /// `None`: the volume is missing.
     pub(crate) path: Option<PathBuf>,
+    /// Offset of the first byte in the file. 0 unless volumes were joined.
+    pub(crate) base: u64,
     /// Offset in the bundle, in bytes.
     pub start: u64,
     /// Expected size in bytes: up to the offset in the next label, or the actual size if there is no next
@@ -69,6 +71,7 @@ impl VolumeSet {
         let volume = Volume {
             name: path.display().to_string(),
             path: Some(path.to_owned()),
+            base: 0,
             start: 0,
             len,
             file_len: len,
@@ -117,6 +120,12 @@ impl VolumeSet {
         Ok(all)
     }
 
+    /// Makes it one file, into which the volumes were joined.
+    #[must_use]
+    pub(crate) fn joined(self) -> Self {
+        Self { is_in_volumes: false, ..self }
+    }
+
     /// Returns the size of the bundle in bytes, as far as the volumes are known.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -129,7 +138,7 @@ impl VolumeSet {
         self.len() == 0
     }
 
-    /// Returns all volumes in order; a single one for a bundle in one file.
+    /// Returns all volumes in order; a single one for a bundle in one file, unless volumes were joined.
     #[must_use]
     pub fn volumes(&self) -> &[Volume] {
         &self.volumes
@@ -282,7 +291,7 @@ impl VolumeSet {
     /// Returns the position at `offset` of the bundle.
     #[must_use]
     pub fn position(&self, offset: u64) -> Position {
-        let volume = self.volume_at(offset).filter(|_| self.volumes.len() > 1);
+        let volume = self.volume_at(offset).filter(|_| self.is_in_volumes && self.volumes.len() > 1);
         Position {
             offset,
             volume: volume.map(|volume| volume.name.clone()),
@@ -322,7 +331,7 @@ impl VolumeSet {
         };
         let left = usize::try_from(end - at).unwrap_or(usize::MAX);
         let len = bytes.len().min(left);
-        match file.read_at(&mut bytes[..len], at)? {
+        match file.read_at(&mut bytes[..len], volume.base + at)? {
             // The file was truncated after it was found.
             0 if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             read => Ok(read),
