@@ -20,6 +20,8 @@ pub(crate) const SIGNATURE_LIMIT: usize = 4 << 10;
 
 /// Prefix of the comment line of a key or signature file.
 const COMMENT: &str = "untrusted comment:";
+/// Algorithm identifier of a signature of the content. That of its hash is `ED`.
+const LEGACY: &[u8] = b"Ed";
 /// Length of the algorithm identifier, which precedes the key ID.
 const ALGORITHM_LEN: usize = 2;
 /// Number of hexadecimal digits of a key ID.
@@ -128,6 +130,8 @@ impl PublicKey {
 pub(crate) struct Signature {
     signature: minisign_verify::Signature,
     key: KeyId,
+    /// True if it is of the content, and not of its hash: the form of minisign before 0.10.
+    is_legacy: bool,
 }
 
 impl Signature {
@@ -135,7 +139,8 @@ impl Signature {
     #[must_use]
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= SIGNATURE_LIMIT)?;
-        let key = KeyId::parse(text.lines().nth(1)?)?;
-        Some(Self { signature: minisign_verify::Signature::decode(text).ok()?, key })
+        let line = text.lines().nth(1)?;
+        let (key, is_legacy) = (KeyId::parse(line)?, STANDARD.decode(line).ok()?.starts_with(LEGACY));
+        Some(Self { signature: minisign_verify::Signature::decode(text).ok()?, key, is_legacy })
     }
 }

@@ -11,6 +11,12 @@ pub(crate) fn pretty(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
+/// Returns a document without the byte order mark that some editors write (RFC 8259, section 8.1).
+#[must_use]
+pub(crate) fn without_byte_order_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// Returns a path for JSON. Bytes that are not UTF-8, which JSON cannot have, become U+FFFD.
 #[must_use]
 pub(crate) fn text_of(path: &Path) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::base::json::pretty;
+use crate::base::json::{pretty, without_byte_order_mark};
 use crate::base::units::MAX_SIZE;
 use crate::oci::digest::Digest;
 
@@ -51,6 +51,7 @@ impl Inventory {
         struct Version {
             airbundle_inventory: u32,
         }
+        let bytes = without_byte_order_mark(bytes);
         let Version { airbundle_inventory: version } = serde_json::from_slice(bytes)?;
         if version != INVENTORY_VERSION {
             return Err(InventoryError::Version(version));
@@ -70,6 +71,7 @@ impl Inventory {
             #[serde(rename = "airbundleInventory")]
             _version: IgnoredAny,
         }
+        let bytes = without_byte_order_mark(bytes);
         // A struct would also be read from an array.
         bytes.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<Marker>(bytes).is_ok()
     }

@@ -434,6 +434,9 @@ fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Ve
         }
     }
     let Some((first, attributes)) = fields.split_first() else { return Ok(None) };
+    if is_conflict_mark(first.text) {
+        return Err(vec![first.fault_at(0, format!("unresolved conflict of git: `{}`", first.text))]);
+    }
     if scheme_len(first.text).is_some() {
         let (names, checksums): (Vec<Field>, Vec<Field>) =
             attributes.iter().partition(|field| field.text.starts_with(NAME));
@@ -448,6 +451,11 @@ fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Ve
         let platforms = at_most_one(attributes, parse_platforms)?.unwrap_or_default();
         Ok(Some(ListEntry::Image(ImageEntry { reference, platforms, origin: origin.clone() })))
     }
+}
+
+/// True for the beginning of a line that git writes into a file that it cannot merge.
+pub(crate) fn is_conflict_mark(word: &str) -> bool {
+    ["<<<<<<<", "|||||||", "=======", ">>>>>>>"].contains(&word)
 }
 
 /// True for white space, control characters, bidirectional controls and zero-width characters.

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::json::pretty;
+use crate::base::json::{pretty, without_byte_order_mark};
 use crate::base::path::RelPath;
 use crate::base::source_url::SourceUrl;
 use crate::base::units::deserialize_size as size;
 use crate::bundle::format::index::IndexedFile;
 use crate::bundle::format::layout::{Blob, Layout, Totals};
+use crate::documents::list::is_conflict_mark;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::media_type::MediaType;
@@ -107,9 +108,24 @@ pub enum LockError {
     /// The document has another version.
     #[error("lock version {0} is not supported (supported: {LOCK_VERSION}): use another `airbundle`")]
     Version(u32),
+    /// A merge by git was not finished.
+    #[error(
+        "line {0} is an unresolved conflict of git: make the lock again with `airbundle lock`, or take one of the two \
+         versions"
+    )]
+    Conflict(usize),
     /// The document contradicts itself or the manifests.
     #[error("{0}")]
     Content(String),
+}
+
+/// Fails with the number of the first line that git wrote into a document that it could not merge.
+pub(crate) fn check_merged(text: &[u8]) -> Result<(), usize> {
+    let is_mark = |line: &[u8]| {
+        let word = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        std::str::from_utf8(word).is_ok_and(is_conflict_mark)
+    };
+    text.split(|byte| *byte == b'\n').position(is_mark).map_or(Ok(()), |line| Err(line + 1))
 }
 
 impl Lock {
@@ -168,6 +184,8 @@ impl Lock {
         struct Version {
             airbundle_lock: u32,
         }
+        check_merged(bytes).map_err(LockError::Conflict)?;
+        let bytes = without_byte_order_mark(bytes);
         let Version { airbundle_lock: version } = serde_json::from_slice(bytes)?;
         if version != LOCK_VERSION {
             return Err(LockError::Version(version));
@@ -180,7 +198,7 @@ impl Lock {
     /// True if `text` is JSON, and therefore a lock or an inventory and not a list.
     #[must_use]
     pub(crate) fn is_one(text: &[u8]) -> bool {
-        text.trim_ascii_start().starts_with(b"{")
+        without_byte_order_mark(text).trim_ascii_start().starts_with(b"{")
     }
 
     fn check(&self) -> Result<(), LockError> {

@@ -86,6 +86,12 @@ pub enum SignatureError {
         "signature verification failed: {0} names trusted key {1} but does not match this `index.json`: nothing was used"
     )]
     Wrong(String, KeyId),
+    /// A signature that does not cover the hash of the content.
+    #[error(
+        "{0} has the older form of minisign (before 0.10, or `-l`), which is not accepted: sign again with `minisign -S -H`, \
+         or with `airbundle sign`; nothing was used"
+    )]
+    Legacy(String),
     /// Not parsable as a signature.
     #[error("{0} is corrupt, or not a minisign signature: nothing was used")]
     Damaged(String),
@@ -181,7 +187,7 @@ impl Policy {
         name: &str,
         signature: Option<Signature>,
     ) -> Result<(&PublicKey, String), SignatureError> {
-        let Signature { signature, key: id } =
+        let Signature { signature, key: id, is_legacy } =
             signature.ok_or_else(|| SignatureError::Damaged(name.to_owned()))?;
         let mut keys = self.keys.iter().filter(|key| key.id == id).peekable();
         if keys.peek().is_none() {
@@ -190,8 +196,10 @@ impl Policy {
         if self.revoked.contains(&id) {
             return Err(SignatureError::Revoked(id));
         }
-        // Legacy signatures (not prehashed) are refused: a 64-byte signature could be passed off as one of
-        // another text.
+        // A 64-byte signature of this form could be passed off as one of another text.
+        if is_legacy {
+            return Err(SignatureError::Legacy(name.to_owned()));
+        }
         let key = keys.find(|key| key.key.verify(content, &signature, false).is_ok());
         let key = key.ok_or_else(|| SignatureError::Wrong(name.to_owned(), id))?;
         Ok((key, signature.trusted_comment().to_owned()))

@@ -169,7 +169,9 @@ fn files_in(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(FsError::at("read", directory))?.path();
-        if path.is_file() {
+        // Macs write a file of this name beside each file on FAT and exFAT.
+        let is_of_mac = file_name(&path).starts_with("._");
+        if !is_of_mac && path.is_file() {
             files.push(path);
         }
     }
