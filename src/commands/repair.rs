@@ -196,7 +196,11 @@ fn repair_joined(volumes: &VolumeSet, path: &Path, report: &dyn Report) -> Resul
 }
 
 /// Writes all volumes one after the other. Returns the numbers of damaged ranges and blocks.
-fn write_joined(volumes: &VolumeSet, claim: &Claim, report: &dyn Report) -> Result<(usize, u64), RepairError> {
+fn write_joined(
+    volumes: &VolumeSet,
+    claim: &Claim,
+    report: &dyn Report,
+) -> Result<(usize, u64), RepairError> {
     let (mut places, mut blocks, mut end) = (0, 0, 0);
     for (number, volume) in volumes.volumes().iter().enumerate() {
         let recovery =

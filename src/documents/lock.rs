@@ -414,6 +414,21 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_are_accepted_and_a_conflict_of_git_is_named() {
+        let text = String::from_utf8(pretty(&lock())).unwrap();
+        let windows = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        assert!(Lock::is_one(windows.as_bytes()));
+        assert_eq!(
+            Lock::parse(windows.as_bytes()).unwrap().to_json(),
+            Lock::parse(text.as_bytes()).unwrap().to_json()
+        );
+        for mark in ["<<<<<<< HEAD", "=======\r", ">>>>>>> next"] {
+            let conflict = text.replacen("  \"files\"", &format!("{mark}\n  \"files\""), 1);
+            assert!(matches!(Lock::parse(conflict.as_bytes()), Err(LockError::Conflict(3))), "{conflict}");
+        }
+    }
+
+    #[test]
     fn hostile_text_in_any_string_is_refused_or_unchanged() {
         for (_, mutated) in mutations(&lock()) {
             if let Ok(parsed) = Lock::parse(mutated.to_string().as_bytes()) {

@@ -190,6 +190,15 @@ fn unbundle_verifies_a_detached_minisign_signature() {
         minisign.arg("-S").args(extra).arg("-s").arg(job.path("mini.key")).arg("-m").arg(job.index(&bundle));
         process::run(minisign.arg("-x").arg(job.path("plain.tar.zst.minisig")));
     };
+    sign(&["-l"]);
+    job.assert_refused(
+        &bundle,
+        "mini.pub",
+        SIGNER,
+        &["older form", "plain.tar.zst.minisig", "`minisign -S -H`"],
+    );
+    sign(&["-H"]);
+    job.assert_accepted(&bundle, "mini.pub");
     sign(&[]);
     job.assert_accepted(&bundle, "mini.pub");
     // Also of a bundle that was signed by another key.

@@ -638,3 +638,65 @@ fn list_lock_packs_the_same_volumes() {
         fs::read(volume_sets().with_recovery().join("SHA256SUMS")).unwrap()
     );
 }
+
+#[test]
+fn volumes_that_were_joined_keep_their_recovery_data() {
+    let temporary = tempdir().unwrap();
+    let path = |name: &str| temporary.path().join(name);
+    let with_recovery = volume_sets().with_recovery();
+    let parts: Vec<Vec<u8>> =
+        volumes(&with_recovery).iter().map(|name| fs::read(with_recovery.join(name)).unwrap()).collect();
+    let joined = parts.concat();
+    // Damage in each part, at its beginning, in its middle and at its end.
+    let mut damaged = joined.clone();
+    let mut start = 0;
+    for (number, part) in parts.iter().enumerate() {
+        let at = [5000, part.len() / 2, part.len() - 60_000][number % 3];
+        damaged[start + at..start + at + 50_000].fill(0x55);
+        start += part.len();
+    }
+    fs::write(path("joined.tar.zst"), &damaged).unwrap();
+    run_verb("verify", &[&path("joined.tar.zst")]).ok();
+    unpack(&path("joined.tar.zst"), &path("site")).ok();
+    assert_visible_files_intact(&path("site"));
+    run_verb("repair", &[&path("joined.tar.zst"), Path::new("--output"), &path("good.tar.zst")]).ok();
+    assert!(fs::read(path("good.tar.zst")).unwrap() == joined);
+    assert!(!path("SHA256SUMS").exists());
+
+    // The end of one part was missing before they were joined: all others are where they are.
+    let mut short = parts.clone();
+    let len = short[1].len() - 100_000;
+    short[1].truncate(len);
+    fs::write(path("short.tar.zst"), short.concat()).unwrap();
+    run_verb("verify", &[&path("short.tar.zst")]).ok();
+    run_verb("repair", &[&path("short.tar.zst"), Path::new("--output"), &path("long.tar.zst")]).ok();
+    assert!(fs::read(path("long.tar.zst")).unwrap() == joined);
+
+    // What cannot be repaired, or is missing, makes no copy.
+    damaged[joined.len() / 2..joined.len() / 2 + 3_000_000].fill(1);
+    fs::write(path("worse.tar.zst"), &damaged).unwrap();
+    let output = path("no.tar.zst");
+    run_verb("repair", &[&path("worse.tar.zst"), Path::new("--output"), &output])
+        .failed(DAMAGED, &["cannot repair"]);
+    short.remove(2);
+    fs::write(path("gap.tar.zst"), short.concat()).unwrap();
+    let words = ["gap.tar.zst.003", "is missing"];
+    run_verb("repair", &[&path("gap.tar.zst"), Path::new("--output"), &output]).failed(INCOMPLETE, &words);
+    run_verb("verify", &[&path("gap.tar.zst")]).failed(INCOMPLETE, &words);
+    assert!(!output.exists() && !path("no.tar.zst.partial").exists());
+}
+
+#[test]
+fn files_that_a_mac_adds_are_no_volumes() {
+    let temporary = tempdir().unwrap();
+    let stick = temporary.path().join("stick");
+    copy(&volume_sets().plain(), &stick);
+    for name in volumes(&stick).into_iter().chain(["SHA256SUMS".to_owned()]) {
+        fs::write(stick.join(format!("._{name}")), b"\0\x05\x16\x07\0\x02\0\0Mac OS X        ").unwrap();
+    }
+    fs::write(stick.join(".DS_Store"), b"\0\0\0\x01Bud1").unwrap();
+    for argument in [stick.clone(), stick.join("all.tar.zst.001")] {
+        let verified = run_verb("verify", &[&argument]).ok();
+        assert!(!verified.stderr.contains("._"), "{verified:#?}");
+    }
+}

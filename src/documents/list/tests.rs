@@ -393,3 +393,13 @@ fn missing_and_oversized_lists_have_their_own_errors() {
     File::options().write(true).open(&large).unwrap().set_len(MAX_LIST + 1).unwrap();
     assert!(matches!(Lists::read(&[large]), Err(ListError::TooLarge { .. })));
 }
+
+#[test]
+fn a_conflict_of_git_is_named() {
+    let text = "<<<<<<< HEAD\nquay.io/a/b:1\n||||||| base\n=======\nquay.io/a/b:2\n>>>>>>> next\n";
+    let (_, problems) = parse(&[("list", text)]);
+    let expected = [(1, "<<<<<<<"), (3, "|||||||"), (4, "======="), (6, ">>>>>>>")];
+    let expected =
+        expected.map(|(line, mark)| format!("list:{line}:1: unresolved conflict of git: `{mark}`"));
+    assert_eq!(problems, expected);
+}
