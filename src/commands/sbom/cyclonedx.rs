@@ -1,5 +1,6 @@
 //! CycloneDX 1.6 (ECMA-424) as JSON.
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use crate::commands::sbom::contents::{BomContents, Item, ItemKind, TOOL, VERSION};
@@ -138,7 +139,7 @@ fn component(item: &Item, bom_ref: String) -> Component {
     let platforms = item.platforms.iter();
     let platforms =
         platforms.map(|platform| Property { name: "airbundle:platform", value: platform.clone() });
-    let source = (!item.source.is_empty()).then(|| item.source.clone());
+    let source = (!item.source.is_empty()).then(|| iri(&item.source));
     Component {
         r#type: match item.kind {
             ItemKind::Container => "container",
@@ -171,6 +172,27 @@ fn nested_ref(parent: &Item, child: &Item) -> String {
     format!("{}-{}", bom_ref(parent), child.id)
 }
 
+/// Returns a URL with all characters percent-encoded that an IRI cannot have (RFC 3987, section 2.2). Lists may have them
+/// in a path. The brackets of an IPv6 address stay.
+fn iri(url: &str) -> String {
+    const NOT_IN_IRI: &AsciiSet = &CONTROLS
+        .add(b' ')
+        .add(b'"')
+        .add(b'<')
+        .add(b'>')
+        .add(b'[')
+        .add(b'\\')
+        .add(b']')
+        .add(b'^')
+        .add(b'`')
+        .add(b'{')
+        .add(b'|')
+        .add(b'}');
+    let authority = url.find("://").map_or(0, |scheme| scheme + 3);
+    let path = url[authority..].find(['/', '?']).map_or(url.len(), |at| authority + at);
+    format!("{}{}", &url[..path], utf8_percent_encode(&url[path..], NOT_IN_IRI))
+}
+
 /// True if `text` conforms to the pattern for MIME types in the CycloneDX schema.
 fn is_mime_type(text: &str) -> bool {
     let is_valid = |part: &str| {
@@ -178,4 +200,21 @@ fn is_mime_type(text: &str) -> bool {
         !part.is_empty() && part.bytes().all(is_allowed)
     };
     text.split_once('/').is_some_and(|(kind, subtype)| is_valid(kind) && is_valid(subtype))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::iri;
+
+    #[test]
+    fn urls_become_iris() {
+        for (url, expected) in [
+            ("https://dl.k8s.io/a[1].tgz?x={t}", "https://dl.k8s.io/a%5B1%5D.tgz?x=%7Bt%7D"),
+            ("https://[fd00::1]:5000/v2/a^b|c", "https://[fd00::1]:5000/v2/a%5Eb%7Cc"),
+            ("https://dl.k8s.io/b%20c", "https://dl.k8s.io/b%20c"),
+            ("https://dl.k8s.io", "https://dl.k8s.io"),
+        ] {
+            assert_eq!(iri(url), expected);
+        }
+    }
 }

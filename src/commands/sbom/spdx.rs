@@ -128,11 +128,15 @@ fn package(item: &Item) -> Package {
     if !item.platforms.is_empty() {
         comment = format!("{comment}; platform: {}", item.platforms.join(", "));
     }
+    let is_location = is_location(&item.source);
+    if !is_location && !item.source.is_empty() {
+        comment = format!("{comment}; fetched from {}", item.source);
+    }
     Package {
         id: id(item),
         name: item.name.clone(),
         version_info: item.version.clone(),
-        download_location: if item.source.is_empty() { UNKNOWN.to_owned() } else { item.source.clone() },
+        download_location: if is_location { item.source.clone() } else { UNKNOWN.to_owned() },
         files_analyzed: false,
         primary_package_purpose: match item.kind {
             ItemKind::Container => "CONTAINER",
@@ -152,6 +156,23 @@ fn package(item: &Item) -> Package {
     }
 }
 
+/// True if validators of SPDX accept a URL as download location: its host consists of letters and digits with single
+/// dots and hyphens between them, and ends in a dot and two to five letters. Addresses and many internal names do not.
+fn is_location(url: &str) -> bool {
+    let Some((_, rest)) = url.split_once("://") else { return false };
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let (host, port) = authority.split_once(':').unwrap_or((authority, "0"));
+    let is_port = (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((name, last)) = host.rsplit_once('.') else { return false };
+    let labels: Vec<&str> = name.split(['-', '.']).collect();
+    let is_label = |label: &&str| !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_port
+        && labels.len() <= 101
+        && labels.iter().all(is_label)
+        && (2..=5).contains(&last.len())
+        && last.bytes().all(|byte| byte.is_ascii_alphabetic())
+}
+
 fn id(item: &Item) -> String {
     let kind = match item.kind {
         ItemKind::File => "File",
@@ -162,4 +183,28 @@ fn id(item: &Item) -> String {
 
 fn relationship(from: &str, relationship_type: &'static str, to: &str) -> Relationship {
     Relationship { spdx_element_id: from.to_owned(), relationship_type, related_spdx_element: to.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_location;
+
+    #[test]
+    fn locations_are_those_that_validators_accept() {
+        for (host, expected) in [
+            ("registry.k8s.io", true),
+            ("quay.io:5000", true),
+            ("my-mirror.example.com", true),
+            ("registry.corp.internal:5000", false),
+            ("10.0.0.7:5000", false),
+            ("localhost:5000", false),
+            ("xn--bcher-kva.de", false),
+            ("[fd00::1]:5000", false),
+            ("a_b.example", false),
+            ("quay.io:123456", false),
+        ] {
+            assert_eq!(is_location(&format!("https://{host}/v2/x")), expected, "{host}");
+        }
+        assert!(!is_location("") && !is_location("quay.io/x"));
+    }
 }
