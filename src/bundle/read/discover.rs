@@ -141,9 +141,7 @@ impl Discovered {
         match (self.files.len(), self.volumes.len()) {
             (1, 0) => {
                 let path = self.files.pop_first().expect("there is one file");
-                // A bundle in one file has no label.
-                let parts = read_label(&path)?.map(|label| joined::parts(&path, label)).transpose()?;
-                let parts = parts.unwrap_or_default();
+                let parts = joined::parts(&path)?;
                 if parts.is_empty() {
                     return Ok(VolumeSet::file(&path)?);
                 }

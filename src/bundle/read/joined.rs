@@ -19,15 +19,14 @@ const CHUNK: usize = 1 << 20;
 /// A label and its offset in the file.
 type LabelAt = (u64, Label);
 
-/// Returns the volumes in the file at `path`, which begins with a volume that has the label `first`. Empty: it is not
-/// joined.
-pub(crate) fn parts(path: &Path, first: Label) -> Result<Vec<Candidate>, FsError> {
+/// Returns the volumes in the file at `path`. Empty: it is not joined. The first label may be corrupt.
+pub(crate) fn parts(path: &Path) -> Result<Vec<Candidate>, FsError> {
     let at = || FsError::at("read", path);
     let mut file = File::open(path).map_err(FsError::at("open", path))?;
     let len = file.metadata().map_err(at())?.len();
     let labels = match labels_by_table(&mut file).map_err(at())? {
         Some(labels) => labels,
-        None => search(&mut file, first).map_err(at())?,
+        None => search(&mut file).map_err(at())?,
     };
     if labels.len() < 2 {
         return Ok(Vec::new());
@@ -65,8 +64,8 @@ fn labels_by_table(file: &mut File) -> io::Result<Option<Vec<LabelAt>>> {
     Ok(is_right.then_some(labels))
 }
 
-/// Searches the file for the labels of the set of `first`, in order.
-fn search(file: &mut File, first: Label) -> io::Result<Vec<LabelAt>> {
+/// Searches the file for the labels of one set, in order.
+fn search(file: &mut File) -> io::Result<Vec<LabelAt>> {
     file.seek(SeekFrom::Start(0))?;
     let (mut reader, mut labels) = (BufReader::with_capacity(CHUNK, file), Vec::<LabelAt>::new());
     let magic = VOLUME_MAGIC.to_le_bytes();
@@ -78,8 +77,7 @@ fn search(file: &mut File, first: Label) -> io::Result<Vec<LabelAt>> {
         for position in 0..complete {
             if window[position..].starts_with(&magic)
                 && let Some(label) = label(&window[position..])
-                && label.set == first.set
-                && labels.last().is_none_or(|(_, last)| label.number > last.number)
+                && labels.last().is_none_or(|(_, last)| label.set == last.set && label.number > last.number)
             {
                 labels.push((start + position as u64, label));
             }
