@@ -167,6 +167,7 @@ impl Code {
         match error {
             ReadError::Fs(_) | ReadError::Discover(DiscoverError::Fs(_)) => Self::File,
             ReadError::Discover(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Self::Usage,
+            ReadError::Discover(DiscoverError::Incomplete(_)) => Self::Incomplete,
             ReadError::Incomplete(_) => Self::Incomplete,
             ReadError::Damaged { source, .. } => source.trouble().into(),
             ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {

@@ -22,7 +22,7 @@ use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::{exposure, signer};
 use crate::cli::progress::Output;
 use crate::cli::selection::SelectionArgs;
-use crate::cli::size::{parse_percent, parse_volume_size};
+use crate::cli::size::{VolumeSize, parse_percent, parse_volume_size, release_name};
 use crate::cli::trust::TrustArgs;
 use crate::cli::upstream::UpstreamArgs;
 use crate::cli::urls::{UrlArgs, refresh_urls};
@@ -97,12 +97,18 @@ pub(crate) struct Pack {
     /// Fail unless every file has a checksum in its list or lock
     #[arg(long)]
     require_pins: bool,
+    /// Fail on a file without a checksum whose length the server does not state
+    ///
+    /// The end of the connection can then be the end of the file, or not. By default, a warning names the file.
+    #[arg(long)]
+    strict: bool,
     /// Split into volumes FILE.001, … of at most SIZE, e.g. 1900MiB or fat32
     ///
     /// SIZE is a number of bytes with K, M, G, KiB, MiB, GiB (powers of 1024), kB, MB, GB (powers of 1000),
-    /// or no unit; or the limit of a kind of media: fat32, dvd, github-release.
+    /// or no unit; or the limit of a kind of media: fat32, dvd, github-release. With github-release, characters of
+    /// the file name that release pages replace become periods.
     #[arg(long, value_name = "SIZE", value_parser = parse_volume_size)]
-    volume_size: Option<u64>,
+    volume_size: Option<VolumeSize>,
     /// Add recovery data to repair up to PERCENT of each volume, e.g. 5%
     ///
     /// Up to 5% of the bundle can then be unreadable, contiguous or scattered.
@@ -163,8 +169,20 @@ impl Pack {
             warnings.extend(unpinned_text(unpinned.len()));
         }
         let (Input::Lists(lists) | Input::Lock(_, lists)) = &input;
-        let upstream = self.upstream.upstream_for(lists)?;
-        let (output, level) = (self.output, self.level);
+        let mut upstream = self.upstream.upstream_for(lists)?;
+        upstream.requires_length = self.strict;
+        let (mut output, level) = (self.output, self.level);
+        if self.volume_size.is_some_and(|size| size.is_for_release) {
+            let name = fs::file_name(&output);
+            let safe = release_name(&name);
+            if safe != name {
+                warnings.push(format!(
+                    "the volumes are named `{safe}.001` and so on: release pages replace other characters than letters, \
+                     digits, `.`, `-` and `_`"
+                ));
+                output.set_file_name(safe);
+            }
+        }
         let guide = Some(GUIDE_TEXT.to_owned());
         let date = source_date()?;
         let created = date.and_then(|date| date.format(&Rfc3339).ok()?.parse().ok());
@@ -190,7 +208,7 @@ impl Pack {
             policy: self.trust.policy()?,
             missing,
             sign,
-            volume_size: self.volume_size,
+            volume_size: self.volume_size.map(|size| size.bytes),
             recovery: self.recovery,
             quick: self.quick,
             on_volume: self.on_volume,

@@ -15,7 +15,7 @@ use crate::cli::images::{ImageListing, LoadResult};
 use crate::cli::inventory::InventorySummary;
 use crate::cli::listing::Listing;
 use crate::cli::lists::ListsSummary;
-use crate::cli::lock::{Checked, Locked};
+use crate::cli::lock::{Checked, Locked, MergedLock};
 use crate::cli::progress::Progress;
 use crate::cli::sign::{BundleSignature, SignedRevocations};
 use crate::cli::site::SiteSummary;
@@ -188,10 +188,11 @@ fn cell(text: &str) -> String {
 /// Writes the JSON results of all commands.
 fn results(page: &mut String) {
     type Result = (&'static str, &'static str, bool, fn() -> Schema);
-    let results: [Result; 18] = [
+    let results: [Result; 19] = [
         ("airbundle pack", "", true, schema::<PackSummary>),
         ("airbundle lock", "", true, schema::<Locked>),
         ("airbundle lock --check", "", true, schema::<Checked>),
+        ("airbundle lock --merge", "", true, schema::<MergedLock>),
         ("airbundle diff", "", false, schema::<Diff>),
         ("airbundle lists kubespray", "", true, schema::<ListsSummary>),
         ("airbundle image", "", true, schema::<ImageSummary>),

@@ -15,7 +15,7 @@ use crate::cli::progress::Output;
 use crate::cli::trust::TrustArgs;
 use crate::commands::repair::{RepairError, RepairSummary, repair};
 
-/// Write an intact copy of a corrupt bundle, using its recovery data (`pack --recovery`)
+/// Write an intact copy of a corrupt bundle, using its recovery data (`pack --recovery`) or another copy
 #[derive(Debug, Args)]
 pub(crate) struct Repair {
     /// Bundle file, first volume, or directories with volumes
@@ -56,7 +56,9 @@ impl Repair {
 fn code(error: &RepairError) -> Code {
     match error {
         RepairError::Absent(_) => Code::Incomplete,
-        RepairError::NoRecovery(_) | RepairError::Recovery(..) => Code::Damaged,
+        RepairError::NoRecovery(_) | RepairError::Recovery(..) | RepairError::NoIntactCopy { .. } => {
+            Code::Damaged
+        }
         RepairError::Fs(_) => Code::File,
         RepairError::Busy(_) => Code::Busy,
         RepairError::Same(_) => Code::Usage,

@@ -8,8 +8,11 @@ const MEDIA: [(&str, u64); 3] = [
     // A single-layer DVD+R (4,700,372,992 bytes) minus the overhead of the file system.
     ("dvd", 4480 << 20),
     // Assets of a GitHub release must be smaller than 2 GiB.
-    ("github-release", (2 << 30) - 1),
+    (GITHUB_RELEASE, (2 << 30) - 1),
 ];
+
+#[cfg(feature = "net")]
+const GITHUB_RELEASE: &str = "github-release";
 
 /// Parses a number of bytes: `1900MiB`, `4GB`, `512M`. K, M and G are powers of 1024.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
@@ -32,13 +35,39 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     size.filter(|size| *size > 0).ok_or_else(|| "expected a size, such as 512M, 1900MiB or 4GB".into())
 }
 
+/// The maximum size of a volume.
+#[cfg(feature = "net")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VolumeSize {
+    pub(super) bytes: u64,
+    /// True if the volumes are published on the page of a release, which changes some file names.
+    pub(super) is_for_release: bool,
+}
+
 /// Parses the maximum size of a volume: a size, or a kind of media.
 #[cfg(feature = "net")]
-pub(super) fn parse_volume_size(text: &str) -> Result<u64, String> {
-    if let Some((_, size)) = MEDIA.iter().find(|(name, _)| *name == text) {
-        return Ok(*size);
+pub(super) fn parse_volume_size(text: &str) -> Result<VolumeSize, String> {
+    if let Some((name, bytes)) = MEDIA.iter().find(|(name, _)| *name == text) {
+        return Ok(VolumeSize { bytes: *bytes, is_for_release: *name == GITHUB_RELEASE });
     }
-    parse_size(text).map_err(|_| "expected a size, such as 1900MiB, or fat32, dvd or github-release".into())
+    let bytes = parse_size(text)
+        .map_err(|_| "expected a size, such as 1900MiB, or fat32, dvd or github-release".to_owned())?;
+    Ok(VolumeSize { bytes, is_for_release: false })
+}
+
+/// Returns the file name that the page of a release gives to `name`: other characters than ASCII letters, digits, `.`,
+/// `-` and `_` become a period.
+#[cfg(feature = "net")]
+pub(super) fn release_name(name: &str) -> String {
+    let mut safe = String::new();
+    for c in name.chars() {
+        match c {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => safe.push(c),
+            _ if !safe.ends_with('.') => safe.push('.'),
+            _ => {}
+        }
+    }
+    safe.trim_matches('.').to_owned()
 }
 
 /// Parses a percentage and returns it in thousandths: `5%`, `0.5%`.
@@ -93,9 +122,21 @@ mod tests {
             ("dvd", 4_697_620_480),
             ("8MiB", 8 << 20),
         ] {
-            assert_eq!(parse_volume_size(text), Ok(size));
+            let is_for_release = text == "github-release";
+            assert_eq!(parse_volume_size(text), Ok(VolumeSize { bytes: size, is_for_release }));
         }
         assert!(parse_volume_size("bluray").is_err());
+    }
+
+    #[test]
+    fn names_of_release_assets_have_no_other_characters() {
+        for (name, safe) in [
+            ("k8s-1.33_amd64.tar.zst", "k8s-1.33_amd64.tar.zst"),
+            ("k8s+cni v1~rc.tar.zst", "k8s.cni.v1.rc.tar.zst"),
+            (".hidden ünï (1).tar.zst", "hidden.n.1.tar.zst"),
+        ] {
+            assert_eq!(release_name(name), safe);
+        }
     }
 
     #[test]

@@ -104,6 +104,7 @@ impl UpstreamArgs {
             insecure: self.insecure_registry,
             internal: Internal(self.allow_internal),
             allow_html: self.allow_html,
+            requires_length: false,
             jobs: self.jobs.into(),
             jobs_per_host: self.jobs_per_host.map(Into::into),
             tries: self.retries.saturating_add(1),

@@ -21,15 +21,26 @@ pub(crate) struct UrlArgs {
 impl UrlArgs {
     /// Sets the URLs to fetch the files of `lists` from.
     pub(crate) fn apply(&self, lists: &mut Lists) -> Result<(), Failure> {
+        match self.apply_known(lists)? {
+            None => Ok(()),
+            Some(path) => {
+                let message = format!("invalid `--url {path}=…`: no file has this path");
+                Err(Failure::new(Code::Usage, message))
+            }
+        }
+    }
+
+    /// Sets the URLs to fetch the files of `lists` from. Returns the first path that no file has.
+    pub(crate) fn apply_known(&self, lists: &mut Lists) -> Result<Option<String>, Failure> {
+        let mut unknown = None;
         for value in &self.url {
             let (path, url) = parse(value)?;
-            let Some(file) = lists.files.iter_mut().find(|file| file.path.as_str() == path) else {
-                let message = format!("invalid `--url {path}=…`: no file has this path");
-                return Err(Failure::new(Code::Usage, message));
-            };
-            file.request_url = RequestUrl::new(url);
+            match lists.files.iter_mut().find(|file| file.path.as_str() == path) {
+                Some(file) => file.request_url = RequestUrl::new(url),
+                None => unknown = unknown.or_else(|| Some(path.to_owned())),
+            }
         }
-        Ok(())
+        Ok(unknown)
     }
 }
 

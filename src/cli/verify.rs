@@ -16,7 +16,7 @@ use crate::cli::progress::Output;
 use crate::commands::unpack::repaired_text;
 use crate::commands::verify::damage::Damage;
 use crate::commands::verify::quick::quick;
-use crate::commands::verify::{Verdict, VolumeState, verify};
+use crate::commands::verify::{CopyState, Verdict, VolumeState, verify};
 
 /// Maximum number of positions in a line of the report. JSON has all of them.
 const POSITION_LIMIT: usize = 10;
@@ -121,6 +121,13 @@ fn text(verdict: &Verdict) -> Text {
     }
     if let Some(repaired) = repaired_text(&verdict.repaired) {
         text.line(format_args!("{repaired}"));
+    }
+    for CopyState { path, offsets } in verdict.copies.iter().filter(|copy| !copy.offsets.is_empty()) {
+        let more = match offsets.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more positions"),
+        };
+        text.line(format_args!("copy `{path}`: damaged at byte {}{more}", offsets[0]));
     }
     for problem in problem::lines(&verdict.problems) {
         text.line(format_args!("{problem}"));

@@ -1,5 +1,7 @@
 //! `airbundle lock` as library calls: resolves lists, and compares a lock with upstream.
 
+pub(crate) mod merge;
+
 use std::collections::HashMap;
 
 use serde::Serialize;

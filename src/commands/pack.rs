@@ -5,6 +5,7 @@ pub(crate) mod error;
 mod old_output;
 mod omission;
 pub(crate) mod options;
+mod other_form;
 mod partial_guard;
 pub(crate) mod summary;
 mod validators;
@@ -30,6 +31,7 @@ use crate::commands::pack::attempt::{Attempt, write_options};
 use crate::commands::pack::error::PackError;
 use crate::commands::pack::old_output::{OldFile, OldOutput, pin};
 use crate::commands::pack::options::{Input, Missing, PackOptions};
+use crate::commands::pack::other_form::remove_other_form;
 use crate::commands::pack::partial_guard::PartialGuard;
 use crate::commands::pack::summary::{PackSummary, PackedVolume};
 use crate::commands::pack::validators::Validators;
@@ -209,6 +211,7 @@ impl PackRun<'_> {
             return Ok(None);
         }
         self.partial.discard()?;
+        remove_other_form(&self.options.output, self.options.volume_size.is_some())?;
         if let Some(path) = &self.options.write_lock {
             let lock = complete.lock().to_json();
             if !OutputFile::is_current(path, &lock) {
@@ -336,6 +339,7 @@ impl PackRun<'_> {
         head.signature = self.options.sign.as_ref().map(|signer| signer.sign(&head.index));
         let bundle = writer.finish(&head).map_err(|error| self.partial.failed(error))?;
         self.partial.remove()?;
+        remove_other_form(&self.options.output, self.options.volume_size.is_some())?;
         if let Some(command) = &mut self.volume_command {
             bundle.volumes.iter().try_for_each(|volume| command.run_for_volume(volume))?;
             bundle.sums.iter().try_for_each(|path| command.run_for_file(path.clone()))?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,9 @@ use crate::base::fs::{FsError, remove_file};
 use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::volume_name::SUMS;
+use crate::bundle::read::copies::{Copies, JoinError};
 use crate::bundle::read::problem::VolumeProblem;
-use crate::bundle::read::volume_set::VolumeSet;
+use crate::bundle::read::volume_set::{Volume, VolumeSet};
 use crate::bundle::recovery::RecoveryError;
 use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::oci::digest::{Digest, Hasher};
@@ -29,9 +31,9 @@ pub(crate) struct Repaired {
     pub size: u64,
     /// The digest of the file.
     pub digest: Digest,
-    /// Number of damaged byte ranges in the original.
+    /// Number of damaged byte ranges in the original; of several copies, in the first one.
     pub places: usize,
-    /// Number of damaged blocks in the original; the recovery data defines their size.
+    /// Number of damaged blocks in the original that were computed; the recovery data defines their size.
     pub blocks: u64,
 }
 
@@ -62,6 +64,14 @@ pub(crate) enum RepairError {
          again"
     )]
     NoRecovery(String),
+    /// A frame is damaged in all copies of the volume, which has no recovery data.
+    #[error("no copy of `{volume}` is intact at byte {offset}: copy it again")]
+    NoIntactCopy {
+        /// The file name.
+        volume: String,
+        /// Start of the frame, in bytes from the start of the volume.
+        offset: u64,
+    },
     /// Too many blocks are damaged.
     #[error("cannot repair `{0}` (copy it again)")]
     Recovery(String, #[source] RecoveryError),
@@ -89,40 +99,23 @@ impl From<ClaimError> for RepairError {
 /// the directory `target`. A volume that cannot be repaired does not affect the others.
 pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) -> RepairSummary {
     let is_in_volumes = volumes.is_in_volumes();
+    let all = 0..volumes.volumes().len();
     let bytes = volumes.volumes().iter().map(|volume| volume.len).sum();
-    report.event(&Event::Stage {
-        name: "repairing",
-        bytes: Some(bytes),
-        objects: Some(volumes.volumes().len() as u64),
-    });
+    report.event(&Event::Stage { name: "repairing", bytes: Some(bytes), objects: Some(all.len() as u64) });
     let mut summary = RepairSummary::default();
-    let missing =
-        volumes.problems().iter().filter(|problem| matches!(problem, VolumeProblem::Unended { .. }));
-    summary.failed.extend(missing.cloned().map(RepairError::Absent));
-    if !is_in_volumes && volumes.volumes().len() > 1 {
-        let path = if target.is_dir() { target.join(volumes.name()) } else { target.to_owned() };
-        match repair_joined(volumes, &path, report) {
+    summary.failed.extend(absent_after_end(volumes).map(RepairError::Absent));
+    // A file into which volumes were joined is repaired as a whole.
+    let outputs: Vec<(PathBuf, Range<usize>)> = if is_in_volumes {
+        all.map(|number| (target.join(volumes.name_of(number)), number..number + 1)).collect()
+    } else {
+        let path = if target.is_dir() { target.join(volumes.name_of(0)) } else { target.to_owned() };
+        vec![(path, all)]
+    };
+    for (path, numbers) in outputs {
+        match write_copy(volumes, numbers, &path, report) {
             Ok(repaired) => summary.repaired.push(repaired),
             Err(error) => summary.failed.push(error),
         }
-        return summary;
-    }
-    for (number, volume) in volumes.volumes().iter().enumerate() {
-        let path = if is_in_volumes || target.is_dir() {
-            target.join(volumes.name_of(number))
-        } else {
-            target.to_owned()
-        };
-        report.event(&Event::Begin {
-            id: number as u64,
-            object: volume.name.clone(),
-            bytes: Some(volume.len),
-        });
-        match repair_volume(volumes, number, &path, report) {
-            Ok(repaired) => summary.repaired.push(repaired),
-            Err(error) => summary.failed.push(error),
-        }
-        report.event(&Event::Done { id: number as u64 });
     }
     if is_in_volumes && summary.failed.is_empty() {
         let lines = summary.repaired.iter().map(|volume| {
@@ -138,53 +131,35 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
     summary
 }
 
-fn repair_volume(
+/// Returns the problems of volumes after the last one that was found.
+fn absent_after_end(volumes: &VolumeSet) -> impl Iterator<Item = VolumeProblem> + '_ {
+    let is_known = |name: &String| volumes.volumes().iter().any(|volume| volume.name == *name);
+    let is_after_end = move |problem: &&VolumeProblem| match problem {
+        VolumeProblem::Missing { volume } => !is_known(volume),
+        VolumeProblem::Unended { .. } => true,
+        _ => false,
+    };
+    volumes.problems().iter().filter(is_after_end).cloned()
+}
+
+/// Writes an intact copy of the volumes `numbers` to the file `path`.
+fn write_copy(
     volumes: &VolumeSet,
-    number: usize,
+    numbers: Range<usize>,
     path: &Path,
     report: &dyn Report,
 ) -> Result<Repaired, RepairError> {
-    let volume = &volumes.volumes()[number];
-    if !volume.is_present() {
-        return Err(RepairError::Absent(volume.absence()));
-    }
-    if volume.is_file(path) {
-        return Err(RepairError::Same(path.to_owned()));
-    }
-    let recovery = volumes.recovery(number).ok_or_else(|| RepairError::NoRecovery(volume.name.clone()))?;
-    let claim = Claim::new(path, report)?;
-    claim.empty()?;
-    let written = recovery.repair(
-        &volumes.bytes_of(number),
-        |offset, bytes| claim.file.write_all_at(bytes, offset),
-        |bytes| report.event(&Event::Progress { id: number as u64, bytes }),
-    );
-    let damage = match written {
-        Ok(damage) => damage,
-        Err(error) => {
-            let _ = remove_file(&claim.partial); // the first error is the one to report
-            return Err(match error {
-                RecoveryError::Write(source) => FsError::at("write", &claim.partial)(source).into(),
-                error => RepairError::Recovery(volume.name.clone(), error),
-            });
+    for volume in &volumes.volumes()[numbers.clone()] {
+        if !volume.is_present() {
+            return Err(RepairError::Absent(volume.absence()));
         }
-    };
-    let (digest, size) = hash(&claim.file).map_err(FsError::at("read", &claim.partial))?;
-    claim.publish()?;
-    Ok(Repaired { path: text_of(path), size, digest, places: damage.ranges.len(), blocks: damage.blocks })
-}
-
-/// Writes an intact copy of a file into which volumes were joined.
-fn repair_joined(volumes: &VolumeSet, path: &Path, report: &dyn Report) -> Result<Repaired, RepairError> {
-    if let Some(absent) = volumes.volumes().iter().find(|volume| !volume.is_present()) {
-        return Err(RepairError::Absent(absent.absence()));
-    }
-    if volumes.volumes()[0].is_file(path) {
-        return Err(RepairError::Same(path.to_owned()));
+        if volume.is_file(path) {
+            return Err(RepairError::Same(path.to_owned()));
+        }
     }
     let claim = Claim::new(path, report)?;
     claim.empty()?;
-    let result = write_joined(volumes, &claim, report).and_then(|(places, blocks)| {
+    let result = write_volumes(volumes, numbers, &claim, report).and_then(|(places, blocks)| {
         let (digest, size) = hash(&claim.file).map_err(FsError::at("read", &claim.partial))?;
         claim.publish()?;
         Ok(Repaired { path: text_of(path), size, digest, places, blocks })
@@ -195,30 +170,58 @@ fn repair_joined(volumes: &VolumeSet, path: &Path, report: &dyn Report) -> Resul
     result
 }
 
-/// Writes all volumes one after the other. Returns the numbers of damaged ranges and blocks.
-fn write_joined(
+/// Writes the volumes one after the other. Returns the numbers of damaged ranges and computed blocks.
+fn write_volumes(
     volumes: &VolumeSet,
+    numbers: Range<usize>,
     claim: &Claim,
     report: &dyn Report,
 ) -> Result<(usize, u64), RepairError> {
     let (mut places, mut blocks, mut end) = (0, 0, 0);
-    for (number, volume) in volumes.volumes().iter().enumerate() {
-        let recovery =
-            volumes.recovery(number).ok_or_else(|| RepairError::NoRecovery(volume.name.clone()))?;
-        let written = recovery.repair(
-            &volumes.bytes_of(number),
-            |offset, bytes| claim.file.write_all_at(bytes, end + offset),
-            |bytes| report.event(&Event::Progress { id: number as u64, bytes }),
-        );
-        let damage = written.map_err(|error| match error {
-            RecoveryError::Write(source) => FsError::at("write", &claim.partial)(source).into(),
-            error => RepairError::Recovery(volume.name.clone(), error),
-        })?;
-        places += damage.ranges.len();
-        blocks += damage.blocks;
-        end += recovery.volume_len();
+    for number in numbers {
+        let volume = &volumes.volumes()[number];
+        let id = number as u64;
+        report.event(&Event::Begin { id, object: volume.name.clone(), bytes: Some(volume.len) });
+        let progress = |bytes| report.event(&Event::Progress { id, bytes });
+        let write = |offset, bytes: &[u8]| claim.file.write_all_at(bytes, end + offset);
+        let write_error = |source| RepairError::from(FsError::at("write", &claim.partial)(source));
+        if let Some(recovery) = volumes.recovery(number) {
+            let written = recovery.repair(&volumes.bytes_of(number), write, progress);
+            let damage = written.map_err(|error| match error {
+                RecoveryError::Write(source) => write_error(source),
+                error => RepairError::Recovery(volume.name.clone(), error),
+            })?;
+            places += damage.ranges.len();
+            blocks += damage.blocks;
+            end += recovery.volume_len();
+        } else if volume.copies.len() > 1 {
+            let joined = Copies::new(volumes, number, None).join(|offset, bytes| {
+                progress(bytes.len() as u64);
+                write(offset, bytes)
+            });
+            let replaced = joined.map_err(|error| match error {
+                JoinError::Write(source) => write_error(source),
+                JoinError::Read(source) => FsError::at("read", &volume.name)(source).into(),
+                JoinError::NoIntactCopy(offset) => {
+                    RepairError::NoIntactCopy { volume: volume.name.clone(), offset }
+                }
+            })?;
+            places += replaced.len();
+            end += volume.len;
+        } else {
+            return Err(unrecoverable(volume));
+        }
+        report.event(&Event::Done { id });
     }
     Ok((places, blocks))
+}
+
+/// Returns the error of a volume of which there is neither recovery data nor another copy.
+fn unrecoverable(volume: &Volume) -> RepairError {
+    match volume.file_len() < volume.len {
+        true => RepairError::Absent(volume.absence()),
+        false => RepairError::NoRecovery(volume.name.clone()),
+    }
 }
 
 /// Reads the copy back. Returns its digest, and its size in bytes.

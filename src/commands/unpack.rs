@@ -131,7 +131,7 @@ pub fn unpack(
     Ok(summary)
 }
 
-/// Returns the warning for frames that recovery data repaired; `None`: there are none.
+/// Returns the warning for frames that were repaired; `None`: there are none.
 #[must_use]
 pub fn repaired_text(repaired: &[Position]) -> Option<String> {
     let first = repaired.first()?;
@@ -140,7 +140,7 @@ pub fn repaired_text(repaired: &[Position]) -> Option<String> {
         more => format!(" and {more} more positions"),
     };
     Some(format!(
-        "the bundle is damaged at {first}{more}; recovery data repaired it: write an intact copy with \
+        "the bundle is damaged at {first}{more}, and was repaired while it was read: write an intact copy with \
          `unbundle repair`"
     ))
 }

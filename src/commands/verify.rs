@@ -9,9 +9,12 @@ use serde::Serialize;
 
 use crate::base::buffer::Slice;
 use crate::base::event::{Event, Report};
+use crate::base::json::text_of;
 use crate::base::pipeline::{Discard, Pipeline};
 use crate::bundle::format::layout::{Layout, LayoutError, TarEntry, Totals, tar_header};
+use crate::bundle::format::seek_table::FrameEntry;
 use crate::bundle::format::{BLOCK, padded};
+use crate::bundle::read::copies::Copies;
 use crate::bundle::read::error::{ReadError, Unavailable};
 use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
 use crate::bundle::read::reader::{BundleReader, Contents};
@@ -43,9 +46,12 @@ pub struct Verdict {
     pub signed: Option<Signed>,
     /// The volumes in order; a single file is one volume. Empty if the bundle was read from a pipe.
     pub volumes: Vec<VolumeState>,
-    /// Positions of damaged frames that recovery data repaired.
+    /// Positions of damaged frames that were read from another copy or repaired from recovery data.
     #[serde(rename = "mended", skip_serializing_if = "Vec::is_empty")]
     pub repaired: Vec<Position>,
+    /// The state of each file of a volume that was found several times. Empty if only the structure was checked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyState>,
     /// Problems of the volume files.
     pub problems: Vec<VolumeProblem>,
     /// Everything that is damaged or missing, in the order of the bundle; empty if the bundle is intact.
@@ -68,6 +74,17 @@ pub struct VolumeState {
     pub trouble: Option<DamageKind>,
 }
 
+/// The state of one of several copies of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct CopyState {
+    /// Path of the file.
+    pub path: String,
+    /// Start of each corrupt frame, in bytes from the start of the file. Empty: the copy is intact.
+    pub offsets: Vec<u64>,
+}
+
 impl Verdict {
     fn new(
         contents: &Contents,
@@ -87,6 +104,10 @@ impl Verdict {
             signed: signed.clone(),
             volumes: volume_set.map(|set| volume_states(set, &damage, &repaired)).unwrap_or_default(),
             repaired,
+            copies: match volume_set {
+                Some(set) if contents_read && set.has_copies() => copy_states(set, reader.table()),
+                _ => Vec::new(),
+            },
             problems: volume_set.map(|set| set.problems().to_vec()).unwrap_or_default(),
             damage,
         }
@@ -255,6 +276,17 @@ impl EntryChecker<'_> {
             }
         }
     }
+}
+
+/// Reads each copy of the volumes that were found several times.
+fn copy_states(volume_set: &VolumeSet, table: Option<&[FrameEntry]>) -> Vec<CopyState> {
+    let numbers = (0..volume_set.volumes().len()).map(|number| Copies::new(volume_set, number, table));
+    let of_volume = |copies: Copies<'_>| {
+        let paths: Vec<_> = copies.paths().map(text_of).collect();
+        let state = |(copy, path)| CopyState { path, offsets: copies.damage(copy) };
+        if paths.len() > 1 { paths.into_iter().enumerate().map(state).collect() } else { Vec::new() }
+    };
+    numbers.flat_map(of_volume).collect()
 }
 
 /// Returns the state of each volume: the worst damage in it.

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::base::path::RelPath;
+use crate::base::source_url::SourceUrl;
 use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
 use crate::conf::quote::Text;
@@ -98,6 +100,7 @@ fn main(content: &'static str, setup: &Setup, paths: &ServerFiles, servers: Text
             ("TEMP_PATHS", temp_paths),
             ("CATALOG_POLICY", catalog_policy(setup)),
             ("HSTS", setup.hsts().map_or_else(Text::new, Text::fixed)),
+            ("ESCAPED_FILES", escaped_files(setup)),
             ("LOGIN_LIMIT", Text::fixed(if paths.htpasswd.is_some() { LOGIN_LIMIT } else { "" })),
             ("SERVERS", servers),
         ],
@@ -110,6 +113,31 @@ fn catalog_policy(setup: &Setup) -> Text<Nginx> {
         return Text::fixed("frame-ancestors 'none'");
     }
     nginx::catalog_policy()
+}
+
+/// Returns the part of a map from request URI to path, for the files that are not at the decoded path of their URL.
+fn escaped_files(setup: &Setup) -> Text<Nginx> {
+    let mut text = Text::new();
+    for file in &setup.record.files {
+        let (path, url) = (file.path.as_str(), file.url.as_str());
+        let Some((prefix, requested)) = url_path(&file.path, &file.url) else { continue };
+        let Some(value) = nginx::map_value(&format!("/{path}")) else { continue };
+        if url.contains('?') || path.contains("%2F") {
+            let key = nginx::exact_map_key(&format!("/{prefix}{requested}"));
+            text.push(&fill("        @KEY@ @FILE@;\n", &[("KEY", key), ("FILE", value)]));
+        }
+    }
+    text
+}
+
+/// Splits the path of a file into the prefix of the site and the part that follows from its URL, which is returned as
+/// it is in the URL. `None`: a list states the path.
+fn url_path<'a>(path: &'a RelPath, url: &SourceUrl) -> Option<(&'a str, String)> {
+    let prefix = path.as_str().strip_suffix(url.wget_path().ok()?.as_str())?;
+    let (_, requested) = url.as_str().split_once("://")?;
+    // As in the path, the brackets of an IPv6 address are dropped.
+    let (authority, rest) = requested.split_at(requested.find(['/', '?']).unwrap_or(requested.len()));
+    Some((prefix, format!("{}{rest}", authority.replace(['[', ']'], ""))))
 }
 
 fn files_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {

@@ -40,6 +40,8 @@ pub(crate) struct FetchContext<'a> {
     pub jobs_per_host: usize,
     /// Stores pieces that have arrived and were not consumed. `None`: they are in memory only.
     pub spool: Option<&'a Spool>,
+    /// As in [`Upstream`].
+    pub requires_length: bool,
 }
 
 impl<'a> FetchContext<'a> {
@@ -47,7 +49,7 @@ impl<'a> FetchContext<'a> {
     #[must_use]
     pub(crate) fn new(http: &'a Http, upstream: &Upstream, report: &'a dyn Report) -> Self {
         let (jobs, jobs_per_host) = (upstream.jobs, upstream.jobs_per_host());
-        Self { http, report, jobs, jobs_per_host, spool: None }
+        Self { http, report, jobs, jobs_per_host, spool: None, requires_length: upstream.requires_length }
     }
 }
 
@@ -64,7 +66,7 @@ pub(crate) fn run<R>(
     spooled: Vec<SpooledPiece>,
     consume: impl FnOnce(&Queue<'_>) -> R,
 ) -> R {
-    let FetchContext { http, report, jobs, jobs_per_host, spool } = *context;
+    let FetchContext { http, report, jobs, jobs_per_host, spool, requires_length } = *context;
     let limits = Concurrency { jobs: jobs.max(1), jobs_per_host: jobs_per_host.max(1) };
     let shared = Shared {
         http,
@@ -72,6 +74,7 @@ pub(crate) fn run<R>(
         fallbacks: tasks.iter().map(FallbackList::new).collect(),
         limits,
         spool,
+        requires_length,
         window: Mutex::new(Window::new(tasks.iter().map(Progress::new).collect())),
         changed: Condvar::new(),
         tasks,

@@ -39,6 +39,8 @@ pub(crate) struct Upstream {
     pub internal: Internal,
     /// True if a file that no checksum pins may be a web page, or of another format than its name says.
     pub allow_html: bool,
+    /// True if a file that no checksum pins is an error if nothing states its length.
+    pub requires_length: bool,
 }
 
 impl Upstream {

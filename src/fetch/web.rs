@@ -170,18 +170,19 @@ pub(crate) fn warn_about_encoding(context: RequestContext<'_>, response: &Respon
     }
 }
 
-/// Warns about a file that no checksum pins and whose end is the end of the connection: it may be incomplete.
-pub(crate) fn warn_about_length(context: RequestContext<'_>, response: &Response) {
-    let is_delimited = response.headers().contains_key(CONTENT_LENGTH)
+/// True if the end of the body is not just the end of the connection.
+pub(crate) fn has_length(response: &Response) -> bool {
+    response.headers().contains_key(CONTENT_LENGTH)
         || response.headers().contains_key(TRANSFER_ENCODING)
-        || response.version() > Version::HTTP_11;
-    if !is_delimited {
-        let object = context.object;
-        let message = format!(
-            "`{object}` was sent without its length, and may be incomplete; pin the file to verify it"
-        );
-        context.report.event(&Event::Warning { message });
-    }
+        || response.version() > Version::HTTP_11
+}
+
+/// Warns about a file that no checksum pins and whose end is the end of the connection: it may be incomplete.
+pub(crate) fn warn_about_length(context: RequestContext<'_>) {
+    let object = context.object;
+    let message =
+        format!("`{object}` was sent without its length, and may be incomplete; pin the file to verify it");
+    context.report.event(&Event::Warning { message });
 }
 
 fn send(

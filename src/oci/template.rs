@@ -54,9 +54,11 @@ const REPOSITORY: &str = "{repository}";
 impl RepositoryTemplate {
     /// Returns the repository name for `image`. In the host, `:` becomes `_` and the brackets of an IPv6
     /// address are removed, because a repository name cannot contain them: `localhost:5000` becomes
-    /// `localhost_5000`.
+    /// `localhost_5000`. An address that begins or ends with `::` gets the zero that it omits: `[::1]:5000` becomes
+    /// `0__1_5000`.
     pub fn apply(&self, image: &Reference) -> Result<RepositoryName, TemplateError> {
-        let host = image.host().replace(['[', ']'], "").replace(':', "_");
+        let host = image.host().replace("[::", "[0::").replace("::]", "::0]").replace(['[', ']'], "");
+        let host = host.replace(':', "_");
         let name = self.0.replace(HOST, &host).replace(REPOSITORY, image.repository());
         if name.len() > MAX_NAME {
             return Err(TemplateError::NameTooLong { image: image.to_string(), len: name.len() });

@@ -70,6 +70,12 @@ impl PackJob {
         command
     }
 
+    /// Writes the lock of the list to `lock.json`.
+    pub fn lock_with(&self, options: &[&str]) -> Finished {
+        let mut command = airbundle_command();
+        run(command.args(["lock", &self.text(LIST), "-o", &self.text("lock.json")]).args(options))
+    }
+
     pub fn pack(&self) -> Finished {
         self.pack_with::<&str>(&[])
     }

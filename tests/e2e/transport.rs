@@ -242,7 +242,17 @@ fn a_body_that_only_the_connection_ends_is_warned_about_unless_it_is_pinned() {
             let finished = job.pack_with(&["--retries", "0"]).ok();
             assert_eq!(packed(&job), bytes);
             let is_warned = finished.stderr.contains("tool.bin` was sent without its length");
-            assert_eq!(is_warned, !has_length && pin.is_empty(), "{framing:?}: {finished:#?}");
+            let is_suspicious = !has_length && pin.is_empty();
+            assert_eq!(is_warned, is_suspicious, "{framing:?}: {finished:#?}");
+            let strict = PackJob::new(&format!("{url} {pin}\n")).pack_with(&["--retries", "0", "--strict"]);
+            let lock = job.lock_with(&["--retries", "0"]);
+            for finished in [strict, lock] {
+                if is_suspicious {
+                    finished.failed(4, &["tool.bin", "without its length"]);
+                } else {
+                    finished.ok();
+                }
+            }
         }
     }
 }

@@ -1,93 +1,95 @@
 //! [`SetBuilder`]: orders the volumes of a bundle by their labels, and detects problems of the volumes.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 
-use crate::base::fs::file_name;
-use crate::bundle::format::label::Label;
-use crate::bundle::format::seek_table;
+use crate::base::fs::{self, file_name};
 use crate::bundle::format::volume_name::volume_name;
+use crate::bundle::read::candidate::Candidate;
 use crate::bundle::read::problem::VolumeProblem;
-use crate::bundle::read::volume_set::{Volume, VolumeSet};
-use crate::oci::digest::Digest;
+use crate::bundle::read::volume_set::{Volume, VolumeFile, VolumeSet};
 
-/// A file that is named like a volume, or a part of a file that has the label of one.
-pub(crate) struct Candidate {
-    pub(crate) path: PathBuf,
-    /// Number in the file name. Of a part, that in its label.
-    pub(crate) number: u32,
-    /// Offset of the first byte in the file. 0 unless it is a part.
-    pub(crate) base: u64,
-    /// Size in bytes.
-    pub(crate) len: u64,
-    /// `None`: no readable label.
-    pub(crate) label: Option<Label>,
-}
+/// The name of a bundle if no volume has the name of one.
+const UNKNOWN_NAME: &str = "bundle.tar.zst";
 
 /// Builds the [`VolumeSet`] of one bundle.
 pub(crate) struct SetBuilder {
     bundle: String,
+    /// True if all volumes are in one file, into which they were joined.
+    is_joined: bool,
     directories: Vec<PathBuf>,
     /// The numbers of volumes in checksum lists.
     listed: BTreeSet<u32>,
-    /// The files that are used, by the number of the volume.
-    numbered: BTreeMap<u32, Candidate>,
+    /// The files of each volume, by its number.
+    numbered: BTreeMap<u32, Vec<Candidate>>,
     problems: Vec<VolumeProblem>,
 }
 
 impl SetBuilder {
-    pub(crate) fn new(bundle: String, directories: Vec<PathBuf>, listed: BTreeSet<u32>) -> Self {
-        Self { bundle, directories, listed, numbered: BTreeMap::new(), problems: Vec::new() }
+    /// Creates a builder for `candidates`, which have the same set in their labels, or the same name. `listed` are the
+    /// volumes of each bundle in checksum lists, by its name in small letters.
+    pub(crate) fn new(
+        candidates: &[Candidate],
+        directories: Vec<PathBuf>,
+        listed: &HashMap<String, BTreeSet<u32>>,
+    ) -> Self {
+        let first = &candidates[0].path;
+        let is_joined = candidates.len() > 1 && candidates.iter().all(|candidate| candidate.path == *first);
+        let bundle = most_common_name(candidates).unwrap_or_else(|| UNKNOWN_NAME.to_owned());
+        let listed = listed.get(&bundle.to_ascii_lowercase()).filter(|_| !is_joined);
+        Self {
+            listed: listed.cloned().unwrap_or_default(),
+            bundle,
+            is_joined,
+            directories,
+            numbered: BTreeMap::new(),
+            problems: Vec::new(),
+        }
     }
 
     pub(crate) fn build(mut self, candidates: Vec<Candidate>) -> VolumeSet {
-        let set = most_common_set(&candidates);
-        // Files with the correct name first: any other file with the same label is a copy.
-        let (correct, other): (Vec<_>, Vec<_>) = candidates
-            .into_iter()
-            .partition(|candidate| candidate.label.is_some_and(|label| label.number == candidate.number));
+        let set = candidates.iter().find_map(|candidate| candidate.label).map(|label| label.set);
+        let end = candidates.iter().filter(|candidate| candidate.is_end).filter_map(Candidate::number).max();
+        // Files with the correct name first: any other file of the same directory with the same label is a duplicate.
+        let is_correct = |candidate: &Candidate| {
+            let number = candidate.named.as_ref().map(|(_, number)| *number);
+            candidate.is_named(&self.bundle) && number == candidate.number()
+        };
+        let (correct, other): (Vec<_>, Vec<_>) = candidates.into_iter().partition(is_correct);
         for candidate in correct.into_iter().chain(other) {
-            self.add(candidate, set);
+            self.add(candidate);
         }
+        // After the volume that ends the bundle, there is none: the checksum list can be that of another bundle.
         let last = self.numbered.keys().chain(&self.listed).copied().max().unwrap_or(1);
+        let last = end.unwrap_or(last);
         let volumes = self.volumes(last);
-        let set = VolumeSet::in_volumes(self.bundle, set, self.directories, volumes, self.problems);
-        with_end(set, last)
+        let volume_set =
+            VolumeSet::in_volumes(self.bundle.clone(), set, self.directories.clone(), volumes, self.problems);
+        let volume_set = if end.is_some() { volume_set } else { with_end(volume_set, last) };
+        if self.is_joined { volume_set.joined() } else { volume_set }
     }
 
-    /// Adds a file, unless it belongs to another bundle than `set` or is a copy.
-    fn add(&mut self, candidate: Candidate, set: Option<Digest>) {
+    /// Adds a file as a copy of its volume.
+    fn add(&mut self, candidate: Candidate) {
+        let Some(number) = candidate.number() else { return };
         let volume = file_name(&candidate.path);
-        let Some(label) = candidate.label else {
-            if let Entry::Vacant(slot) = self.numbered.entry(candidate.number) {
-                self.problems.push(VolumeProblem::Unlabelled { volume });
-                slot.insert(candidate);
-            }
-            return;
-        };
-        if Some(label.set) != set {
-            self.problems.push(VolumeProblem::Foreign { volume });
-            return;
-        }
-        let is = volume_name(&self.bundle, label.number);
-        match self.numbered.entry(label.number) {
-            Entry::Vacant(slot) => {
-                if is != volume {
-                    self.problems.push(VolumeProblem::Renamed { volume, is });
-                }
-                slot.insert(candidate);
-            }
-            Entry::Occupied(_) if is != volume => {
+        let copies = self.numbered.entry(number).or_default();
+        let directory = |candidate: &Candidate| fs::parent(&candidate.path).to_owned();
+        let same = copies.iter().find(|known| directory(known) == directory(&candidate));
+        match (&candidate.named, candidate.label) {
+            _ if self.is_joined => {}
+            (_, Some(_)) if same.is_some() => {
+                let is = same.map(|known| file_name(&known.path)).unwrap_or_default();
                 self.problems.push(VolumeProblem::Repeated { volume, is });
             }
-            // The same volume in two directories: the shorter file is truncated.
-            Entry::Occupied(mut slot) => {
-                if candidate.len > slot.get().len {
-                    slot.insert(candidate);
-                }
+            (Some((_, named)), Some(label)) if *named != label.number => {
+                let is = volume_name(&self.bundle, label.number);
+                self.problems.push(VolumeProblem::Renamed { volume, is });
             }
+            (_, Some(_)) => {}
+            (_, None) => self.problems.push(VolumeProblem::Unlabelled { volume }),
         }
+        copies.push(candidate);
     }
 
     /// Returns the volumes 1 to `last`, including missing ones, with the offsets in their labels.
@@ -95,39 +97,38 @@ impl SetBuilder {
         let mut volumes: Vec<Volume> = Vec::new();
         let mut start = 0;
         for number in 1..=last {
-            let name = volume_name(&self.bundle, number);
-            let candidate = self.numbered.get(&number);
-            let label = candidate.and_then(|candidate| candidate.label);
+            let mut copies = self.numbered.remove(&number).unwrap_or_default();
+            let label = copies.iter().find_map(|candidate| candidate.label);
             if let Some(label) = label {
                 start = label.offset.max(start); // an incorrect label must not change the order
             }
-            let next = self.numbered.get(&(number + 1)).and_then(|next| Some(next.label?.offset));
-            let file_len = candidate.map_or(0, |candidate| candidate.len);
-            let len = next.and_then(|next| next.checked_sub(start)).unwrap_or(file_len);
-            let (volume, has, needs) = (name.clone(), file_len, len);
-            self.problems.extend(match candidate {
+            let next = self.numbered.get(&(number + 1));
+            let next = next.and_then(|next| next.iter().find_map(|next| next.label));
+            let longest = copies.iter().map(|candidate| candidate.len).max().unwrap_or(0);
+            let len = next.and_then(|next| next.offset.checked_sub(start)).unwrap_or(longest);
+            // Those of the expected size first, then longer and shorter ones.
+            copies.sort_by_key(|copy| (copy.len != len, std::cmp::Reverse(copy.len), copy.label.is_none()));
+            let name = match copies.first() {
+                Some(first) if !self.is_joined => file_name(&first.path),
+                _ => volume_name(&self.bundle, number),
+            };
+            let (volume, has, needs) = (name.clone(), copies.first().map_or(0, |first| first.len), len);
+            self.problems.extend(match copies.first() {
                 None => Some(VolumeProblem::Missing { volume }),
                 Some(_) if has < needs => Some(VolumeProblem::Truncated { volume, has, needs }),
                 Some(_) if has > needs => Some(VolumeProblem::Longer { volume, has, needs }),
                 Some(_) => None,
             });
-            let path = candidate.map(|candidate| candidate.path.clone());
-            volumes.push(Volume {
-                name,
-                path,
-                base: candidate.map_or(0, |candidate| candidate.base),
-                start,
-                len,
-                file_len,
-                stream: label.map(|label| label.stream),
-            });
+            let file = |copy: Candidate| VolumeFile { path: copy.path, base: copy.base, len: copy.len };
+            let copies = copies.into_iter().map(file).collect();
+            volumes.push(Volume { name, copies, start, len, stream: label.map(|label| label.stream) });
             start = start.saturating_add(len);
         }
         // A missing volume ends where the label of the next one says that the next one begins.
         for number in 1..volumes.len() {
             let start = volumes[number].start;
             let previous = &mut volumes[number - 1];
-            if previous.path.is_none() {
+            if !previous.is_present() {
                 previous.len = start.saturating_sub(previous.start);
             }
         }
@@ -135,29 +136,24 @@ impl SetBuilder {
     }
 }
 
-/// Returns the set in most labels; of several, the one that was found first.
-fn most_common_set(candidates: &[Candidate]) -> Option<Digest> {
-    let mut counts: Vec<(Digest, usize)> = Vec::new();
-    for set in candidates.iter().filter_map(|candidate| Some(candidate.label?.set)) {
-        match counts.iter_mut().find(|(known, _)| *known == set) {
+/// Returns the name of the bundle that most volumes have in their name; of several, the one that was found first.
+fn most_common_name(candidates: &[Candidate]) -> Option<String> {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for (name, _) in candidates.iter().filter_map(|candidate| candidate.named.as_ref()) {
+        match counts.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
             Some((_, count)) => *count += 1,
-            None => counts.push((set, 1)),
+            None => counts.push((name, 1)),
         }
     }
-    counts.iter().rev().max_by_key(|(_, count)| *count).map(|(set, _)| *set)
+    counts.iter().rev().max_by_key(|(_, count)| *count).map(|(name, _)| (*name).to_owned())
 }
 
-/// Adds a problem to `set` if its last volume, number `last`, does not end the bundle.
+/// Adds a problem to `set`, whose last volume, number `last`, has no seek table.
 fn with_end(mut set: VolumeSet, last: u32) -> VolumeSet {
-    let Some(Volume { file_len: has, .. }) =
-        set.volumes().last().filter(|volume| volume.is_present()).cloned()
-    else {
+    let Some(volume) = set.volumes().last().filter(|volume| volume.is_present()).cloned() else {
         return set;
     };
-    if seek_table::has_footer(&mut set.reader(0)).unwrap_or(false) {
-        return set;
-    }
-    let volume = volume_name(set.name(), last);
+    let (has, volume) = (volume.file_len(), volume.name);
     let next = volume_name(set.name(), last + 1);
     // Recovery data states the size of its volume, and whether it is the last one.
     let problem = match set.recovery(set.volumes().len() - 1) {

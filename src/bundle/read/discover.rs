@@ -1,24 +1,26 @@
 //! Finds the files and volumes of a bundle in one or several directories.
+//!
+//! Volumes are recognized by their labels, whatever their names: drives have capitals, browsers and file managers add
+//! ` (1)`, release pages replace characters. Only a volume whose label is corrupt is recognized by its name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError, file_name};
 use crate::base::own_file::read_regular;
-use crate::bundle::format::label::Label;
-use crate::bundle::format::skippable::VOLUME_MAGIC;
-use crate::bundle::format::volume_name::{SUMS, VOLUME_LIMIT, parse_volume_name, volume_name};
-use crate::bundle::read::assemble::{Candidate, SetBuilder};
-use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
-use crate::bundle::read::joined;
+use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
+use crate::bundle::read::assemble::SetBuilder;
+use crate::bundle::read::candidate::{Candidate, is_bundle_name, is_ignored_name};
+use crate::bundle::read::describe::describe;
+use crate::bundle::read::media_file::MediaFile;
+use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::volume_set::VolumeSet;
 
 /// Maximum size of a checksum list in bytes.
 const SUMS_LIMIT: u64 = 16 << 20;
 
-/// Maximum number of frames to search for a label. The head precedes the label of the first volume.
-const HEAD_FRAMES: usize = 64;
+/// Maximum number of bundles that an error describes.
+const SHOWN_BUNDLES: usize = 8;
 
 /// No bundle was found, or more than one.
 #[derive(Debug, thiserror::Error)]
@@ -30,92 +32,129 @@ pub enum DiscoverError {
     #[error("no bundle in `{}`: expected a file named `*.tar.zst` or `*.tar.zst.001`", .0.display())]
     Nothing(PathBuf),
     /// Several bundles.
-    #[error("found several bundles: `{}`: specify one file, or the first volume of one bundle", .0.join("`, `"))]
+    #[error("found several bundles: {}: specify one file, or any volume of one bundle", .0.join("; "))]
     Several(Vec<String>),
+    /// Several bundles, none of which is complete.
+    #[error("found several bundles, none of which is complete: {}: add what is missing, or specify any volume of one \
+             bundle", .0.join("; "))]
+    Incomplete(Vec<String>),
     /// Several paths, one of which is a complete bundle.
     #[error("`{0}` is not a volume: it cannot be combined with other paths")]
     NotAVolume(String),
 }
 
-/// Finds the bundle that `paths` specify: one file, any volume of a bundle, or directories that together
+/// Finds the bundle that `paths` specify: one file, any volumes of a bundle, or directories that together
 /// contain one bundle.
+///
+/// If there are several, the one of a file in `paths` is chosen, or else the only complete one.
 pub fn find(paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
-    let mut found = Discovered::default();
-    paths.iter().try_for_each(|path| found.add_path(path))?;
-    found.into_volume_set(paths)
+    let mut media = Media::default();
+    for path in paths {
+        if paths.len() == 1 || !path.is_file() || !is_ignored_name(&file_name(path)) {
+            media.add(path)?;
+        }
+    }
+    media.choose(paths)
 }
 
-/// The files of all bundles that were found.
+/// The files on the media.
 #[derive(Default)]
-struct Discovered {
-    /// Files that are complete bundles.
-    files: BTreeSet<PathBuf>,
-    /// The volumes of each bundle, by the name of the bundle.
-    volumes: BTreeMap<String, Vec<Candidate>>,
+struct Media {
+    /// Bundles in one file.
+    bundles: BTreeSet<PathBuf>,
+    /// Volumes, by the file that contains them.
+    volumes: BTreeMap<PathBuf, Vec<Candidate>>,
+    /// Files that were specified, not found in a directory.
+    specified: BTreeSet<PathBuf>,
     /// The directories that contain volumes.
     directories: Vec<PathBuf>,
-    /// The numbers of the volumes of each bundle in checksum lists.
+    /// The numbers of the volumes of each bundle in checksum lists, by its name in small letters.
     listed: HashMap<String, BTreeSet<u32>>,
 }
 
-impl Discovered {
-    fn add_path(&mut self, path: &Path) -> Result<(), DiscoverError> {
-        let metadata = std::fs::metadata(path);
-        if metadata.as_ref().is_ok_and(std::fs::Metadata::is_dir) {
-            return self.add_directory(path);
+/// The files of one bundle.
+enum Group {
+    File(PathBuf),
+    Volumes(Vec<Candidate>),
+}
+
+impl Media {
+    fn add(&mut self, path: &Path) -> Result<(), DiscoverError> {
+        if path.is_dir() {
+            let before = self.len();
+            self.add_directory(path, true)?;
+            return if self.len() == before && !self.directories.iter().any(|known| known == path) {
+                Err(DiscoverError::Nothing(path.to_owned()))
+            } else {
+                Ok(())
+            };
         }
         let name = file_name(path);
-        let bundle = if let Some((bundle, _)) = parse_volume_name(&name) {
+        if !path.exists() {
+            // `NAME` for the volumes `NAME.001` and so on.
+            let directory = fs::parent(path);
+            let files = files_in(directory).unwrap_or_default();
+            let is_of = |file: &PathBuf| {
+                parse_volume_name(&file_name(file)).is_some_and(|(bundle, _)| bundle == name)
+            };
+            let volumes: Vec<PathBuf> = files.into_iter().filter(is_of).collect();
+            if volumes.is_empty() {
+                self.bundles.insert(path.to_owned()); // opening it returns the error
+                return Ok(());
+            }
+            self.specified.extend(volumes);
+            return self.add_directory(directory, false);
+        }
+        self.specified.insert(path.to_owned());
+        match MediaFile::of(path)? {
             // `x.001` can also be a complete bundle that happens to have such a name.
-            is_volume(path)?.then_some(bundle)
-        } else {
-            let is_set = metadata.is_err() && path.with_file_name(volume_name(&name, 1)).exists();
-            is_set.then_some(&*name)
-        };
-        if let Some(bundle) = bundle {
-            return self.add_volumes(fs::parent(path), |other| other == bundle, true);
-        }
-        self.files.insert(path.to_owned());
-        Ok(())
-    }
-
-    fn add_directory(&mut self, directory: &Path) -> Result<(), DiscoverError> {
-        let count = |found: &Self| (found.files.len(), found.volumes.len(), found.directories.len());
-        let before = count(self);
-        let files = files_in(directory)?.into_iter();
-        self.files.extend(files.filter(|path| file_name(path).ends_with(".tar.zst")));
-        self.add_volumes(directory, |bundle| bundle.ends_with(".tar.zst"), false)?;
-        if count(self) == before {
-            return Err(DiscoverError::Nothing(directory.to_owned()));
+            MediaFile::Volumes(volumes) if is_volume(path, &volumes)? => {
+                let is_joined = volumes.len() > 1;
+                self.volumes.insert(path.to_owned(), volumes);
+                if !is_joined {
+                    self.add_directory(fs::parent(path), false)?;
+                }
+            }
+            _ => {
+                self.bundles.insert(path.to_owned());
+            }
         }
         Ok(())
     }
 
-    /// Adds the volumes in `directory` of all bundles whose name `accepts`. The directory is recorded if it
-    /// contains such volumes, or if `is_named`.
-    fn add_volumes(
-        &mut self,
-        directory: &Path,
-        accepts: impl Fn(&str) -> bool,
-        is_named: bool,
-    ) -> Result<(), DiscoverError> {
+    fn len(&self) -> usize {
+        self.bundles.len() + self.volumes.len()
+    }
+
+    /// Adds the volumes in `directory`, and bundles in one file if `with_bundles`.
+    fn add_directory(&mut self, directory: &Path, with_bundles: bool) -> Result<(), DiscoverError> {
         if self.directories.iter().any(|known| known == directory) {
             return Ok(());
         }
-        let mut is_used = is_named;
+        let mut has_volumes = !with_bundles;
         for path in files_in(directory)? {
-            let name = file_name(&path);
-            let Some((bundle, number)) = parse_volume_name(&name).filter(|(bundle, _)| accepts(bundle))
-            else {
+            if self.volumes.contains_key(&path) {
+                has_volumes = true;
                 continue;
-            };
-            let len = path.metadata().map_err(FsError::at("read", &path))?.len();
-            let label = read_label(&path)?;
-            let candidates = self.volumes.entry(bundle.to_owned()).or_default();
-            candidates.push(Candidate { path, number, base: 0, len, label });
-            is_used = true;
+            }
+            let name = file_name(&path);
+            let of_bundle = parse_volume_name(&name).is_some_and(|(bundle, _)| is_bundle_name(bundle));
+            let is_expected = of_bundle || is_bundle_name(&name) || self.specified.contains(&path);
+            match MediaFile::of(&path) {
+                // Of files with other names, a label decides.
+                Ok(MediaFile::Volumes(volumes)) if is_expected || volumes[0].label.is_some() => {
+                    self.volumes.insert(path, volumes);
+                    has_volumes = true;
+                }
+                Ok(MediaFile::Bundle) if with_bundles => {
+                    self.bundles.insert(path);
+                }
+                Ok(_) => {}
+                Err(error) if is_expected => return Err(error.into()),
+                Err(_) => {}
+            }
         }
-        if is_used {
+        if has_volumes {
             self.directories.push(directory.to_owned());
             self.add_list(&directory.join(SUMS));
         }
@@ -128,48 +167,124 @@ impl Discovered {
         for line in String::from_utf8_lossy(&bytes).lines() {
             let Some((_, name)) = line.split_once([' ', '\t']) else { continue };
             if let Some((bundle, number)) = parse_volume_name(name.trim_start_matches([' ', '*'])) {
-                self.listed.entry(bundle.to_owned()).or_default().insert(number);
+                self.listed.entry(bundle.to_ascii_lowercase()).or_default().insert(number);
             }
         }
     }
 
-    /// Returns the only bundle that was found.
-    fn into_volume_set(mut self, paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
-        let names: Vec<String> = (self.files.iter().map(|path| path.display().to_string()))
-            .chain(self.volumes.keys().map(|bundle| volume_name(bundle, 1)))
-            .collect();
-        match (self.files.len(), self.volumes.len()) {
-            (1, 0) => {
-                let path = self.files.pop_first().expect("there is one file");
-                let parts = joined::parts(&path)?;
-                if parts.is_empty() {
-                    return Ok(VolumeSet::file(&path)?);
+    /// Returns the bundle that the paths specify, or the only complete one.
+    fn choose(mut self, paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
+        let groups = self.groups();
+        let is_specified = |group: &Group| group.paths().any(|path| self.specified.contains(path));
+        let (specified, other): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_specified);
+        let is_choice = specified.is_empty();
+        let (from, mut other) = if is_choice { (other, specified) } else { (specified, other) };
+        let bundle = from.iter().find_map(|group| match group {
+            Group::File(path) => Some(path.display().to_string()),
+            Group::Volumes(_) => None,
+        });
+        if let Some(bundle) = bundle.filter(|_| from.len() > 1 && paths.len() > 1 && !is_choice) {
+            return Err(DiscoverError::NotAVolume(bundle));
+        }
+        let mut sets = Vec::new();
+        for group in from {
+            sets.push((self.volume_set(&group)?, group));
+        }
+        let is_complete = |(set, _): &&(VolumeSet, Group)| set.gaps().is_empty();
+        let chosen = match sets.len() {
+            0 => return Err(DiscoverError::Nothing(paths.first().cloned().unwrap_or_default())),
+            1 => 0,
+            _ if sets.iter().filter(is_complete).count() == 1 => {
+                sets.iter().position(|set| is_complete(&set)).expect("there is one; please report")
+            }
+            _ => {
+                let error = match sets.iter().any(|set| is_complete(&set)) {
+                    true => DiscoverError::Several,
+                    false => DiscoverError::Incomplete,
+                };
+                let texts = sets.into_iter().take(SHOWN_BUNDLES).map(|(set, _)| describe(set));
+                return Err(error(texts.collect()));
+            }
+        };
+        let (mut set, _) = sets.swap_remove(chosen);
+        other.extend(sets.into_iter().map(|(_, group)| group));
+        for candidate in other.iter().flat_map(Group::volumes) {
+            if is_choice || candidate.is_named(set.name()) {
+                set.add_problem(VolumeProblem::Foreign { volume: file_name(&candidate.path) });
+            }
+        }
+        Ok(set)
+    }
+
+    /// Groups the volumes by the set in their labels; those without a label belong to the bundle of the same name.
+    fn groups(&mut self) -> Vec<Group> {
+        let volumes = std::mem::take(&mut self.volumes);
+        let (labelled, unlabelled): (Vec<_>, Vec<_>) =
+            volumes.into_values().flatten().partition(|candidate| candidate.label.is_some());
+        let mut sets: Vec<Vec<Candidate>> = Vec::new();
+        for candidate in labelled {
+            let set = |other: &Candidate| other.label.map(|label| label.set);
+            match sets.iter_mut().find(|known| set(&known[0]) == set(&candidate)) {
+                Some(known) => known.push(candidate),
+                None => sets.push(vec![candidate]),
+            }
+        }
+        let mut rest: Vec<Vec<Candidate>> = Vec::new();
+        for candidate in unlabelled {
+            let Some((name, number)) = candidate.named.clone() else { continue };
+            let is_of_name = |set: &Vec<Candidate>| set.iter().any(|known| known.is_named(&name));
+            let has_number = |set: &Vec<Candidate>| set.iter().any(|known| known.number() == Some(number));
+            if sets.iter().any(is_of_name) {
+                // Frames have checksums, and blobs have digests: a volume of another bundle does no harm.
+                for set in sets.iter_mut().filter(|set| is_of_name(set) && !has_number(set)) {
+                    set.push(candidate.clone());
                 }
-                let directories = vec![fs::parent(&path).to_owned()];
-                let builder = SetBuilder::new(file_name(&path), directories, BTreeSet::new());
-                Ok(builder.build(parts).joined())
+            } else if let Some(known) = rest.iter_mut().find(|set| is_of_name(set)) {
+                known.push(candidate);
+            } else {
+                rest.push(vec![candidate]);
             }
-            (0, 1) => {
-                let (bundle, candidates) = self.volumes.pop_first().expect("there is one bundle");
-                let listed = self.listed.remove(&bundle).unwrap_or_default();
-                Ok(SetBuilder::new(bundle, self.directories, listed).build(candidates))
+        }
+        let files = std::mem::take(&mut self.bundles).into_iter().map(Group::File);
+        files.chain(sets.into_iter().chain(rest).map(Group::Volumes)).collect()
+    }
+
+    fn volume_set(&self, group: &Group) -> Result<VolumeSet, FsError> {
+        match group {
+            Group::File(path) => VolumeSet::file(path),
+            Group::Volumes(candidates) => {
+                let directories = match self.directories.is_empty() {
+                    false => self.directories.clone(),
+                    true => vec![fs::parent(&candidates[0].path).to_owned()],
+                };
+                let builder = SetBuilder::new(candidates, directories, &self.listed);
+                Ok(builder.build(candidates.clone()))
             }
-            (0, 0) => Err(DiscoverError::Nothing(paths.first().cloned().unwrap_or_default())),
-            (1, _) if paths.len() > 1 => Err(DiscoverError::NotAVolume(names[0].clone())),
-            _ => Err(DiscoverError::Several(names)),
         }
     }
 }
 
-/// Returns the regular files in a directory, sorted by name.
+impl Group {
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        let file = if let Self::File(path) = self { Some(path) } else { None };
+        file.into_iter().chain(self.volumes().iter().map(|candidate| &candidate.path))
+    }
+
+    fn volumes(&self) -> &[Candidate] {
+        match self {
+            Self::File(_) => &[],
+            Self::Volumes(candidates) => candidates,
+        }
+    }
+}
+
+/// Returns the regular files in a directory that can belong to a bundle, sorted by name.
 fn files_in(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     let entries = std::fs::read_dir(directory).map_err(FsError::at("read", directory))?;
     let mut files = Vec::new();
     for entry in entries {
         let path = entry.map_err(FsError::at("read", directory))?.path();
-        // Macs write a file of this name beside each file on FAT and exFAT.
-        let is_of_mac = file_name(&path).starts_with("._");
-        if !is_of_mac && path.is_file() {
+        if !is_ignored_name(&file_name(&path)) && path.is_file() {
             files.push(path);
         }
     }
@@ -177,13 +292,9 @@ fn files_in(directory: &Path) -> Result<Vec<PathBuf>, FsError> {
     Ok(files)
 }
 
-/// True if the file, which is named like a volume, has a label, or if there are other volumes of the same
-/// name.
-fn is_volume(path: &Path) -> Result<bool, FsError> {
-    if !path.is_file() {
-        return Ok(false);
-    }
-    if read_label(path)?.is_some() {
+/// True if `volumes`, which are in the file at `path`, have labels, or if there are other volumes of the same name.
+fn is_volume(path: &Path, volumes: &[Candidate]) -> Result<bool, FsError> {
+    if volumes.iter().any(|volume| volume.label.is_some()) {
         return Ok(true);
     }
     let name = file_name(path);
@@ -192,21 +303,4 @@ fn is_volume(path: &Path) -> Result<bool, FsError> {
         other != path && parse_volume_name(&file_name(other)).map(|(other, _)| other) == bundle
     };
     Ok(files_in(fs::parent(path))?.iter().any(is_sibling))
-}
-
-/// Reads the label of the volume at `path`. `None` if it has no readable label. Fails if the file cannot be
-/// opened.
-pub(crate) fn read_label(path: &Path) -> Result<Option<Label>, FsError> {
-    let file = fs::open(path)?;
-    let mut frames = FrameReader::new(BufReader::new(file), 0, &frame_reader::buffers());
-    for _ in 0..HEAD_FRAMES {
-        match frames.next_frame() {
-            Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, payload })) => {
-                return Ok(Label::parse(&payload).filter(|label| label.number <= VOLUME_LIMIT));
-            }
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => break,
-        }
-    }
-    Ok(None)
 }

@@ -323,7 +323,7 @@ impl FrameFeeder {
     }
 }
 
-/// A frame that can be reconstructed from recovery data.
+/// A frame that can be read from another copy of its volume, or reconstructed from recovery data.
 pub(crate) struct FrameRepair {
     pub(crate) volumes: Arc<VolumeSet>,
     /// False if the bundle has no recovery data. It is not searched then.
@@ -332,7 +332,7 @@ pub(crate) struct FrameRepair {
     pub(crate) entry: FrameEntry,
 }
 
-/// A valid frame from recovery data.
+/// A valid frame from another copy or from recovery data.
 pub(crate) enum RepairedFrame {
     /// The content of a data frame.
     Content(Buffer),
@@ -341,22 +341,28 @@ pub(crate) enum RepairedFrame {
 }
 
 impl FrameRepair {
-    /// Reconstructs the frame and decodes it. `None` if that is not possible.
+    /// Returns the frame and decodes it. `None` if that is not possible.
     pub(crate) fn frame(&self, buffers: &Buffers) -> Option<RepairedFrame> {
-        if !self.has_recovery {
-            return None;
-        }
-        let end = self.offset + u64::from(self.entry.compressed);
-        let bytes = self.volumes.reconstruct(self.offset..end)?;
-        let mut frames = FrameReader::new(&bytes[..], self.offset, buffers);
-        let frame = frames.next_frame().ok()??;
-        let is_valid = frames.offset() == end && frame.content_size() == self.entry.decompressed as usize;
-        let repaired = match frame {
-            _ if !is_valid => return None,
-            Frame::Data(data) => RepairedFrame::Content(data.decode(buffers).ok()?),
-            skippable @ Frame::Skippable { .. } => RepairedFrame::Skippable(skippable),
+        let range = self.offset..self.offset + u64::from(self.entry.compressed);
+        let of_copy = self.volumes.other_copies(range.clone()).find_map(|bytes| self.parse(&bytes, buffers));
+        let reconstruct = || {
+            let bytes = if self.has_recovery { self.volumes.reconstruct(range) } else { None };
+            self.parse(&bytes?, buffers)
         };
+        let repaired = of_copy.or_else(reconstruct)?;
         self.volumes.note_repaired(self.offset);
         Some(repaired)
+    }
+
+    fn parse(&self, bytes: &[u8], buffers: &Buffers) -> Option<RepairedFrame> {
+        let end = self.offset + u64::from(self.entry.compressed);
+        let mut frames = FrameReader::new(bytes, self.offset, buffers);
+        let frame = frames.next_frame().ok()??;
+        let is_valid = frames.offset() == end && frame.content_size() == self.entry.decompressed as usize;
+        match frame {
+            _ if !is_valid => None,
+            Frame::Data(data) => Some(RepairedFrame::Content(data.decode(buffers).ok()?)),
+            skippable @ Frame::Skippable { .. } => Some(RepairedFrame::Skippable(skippable)),
+        }
     }
 }

@@ -5,13 +5,14 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
-use crate::base::fs::FsError;
+use crate::base::fs::{FsError, file_name};
 use crate::bundle::format::label::{LABEL_LIMIT, Label};
 use crate::bundle::format::seek_table;
 use crate::bundle::format::skippable::VOLUME_MAGIC;
-use crate::bundle::read::assemble::Candidate;
+use crate::bundle::read::candidate::Candidate;
 
 /// Size of the reads of a search in bytes.
 const CHUNK: usize = 1 << 20;
@@ -31,18 +32,24 @@ pub(crate) fn parts(path: &Path) -> Result<Vec<Candidate>, FsError> {
     if labels.len() < 2 {
         return Ok(Vec::new());
     }
-    // The head of the first volume precedes its label.
+    let is_end = seek_table::has_footer(&mut file).map_err(at())?;
+    let name = file_name(path);
+    let part = |number, label, range: Range<u64>| Candidate {
+        path: path.to_owned(),
+        named: Some((name.clone(), number)),
+        base: range.start,
+        len: range.end - range.start,
+        label,
+        is_end: is_end && range.end == len,
+    };
+    // The head of the first volume precedes its label, which can be corrupt.
     let starts = labels.iter().map(|(offset, label)| if label.number == 1 { 0 } else { *offset });
     let starts: Vec<u64> = starts.collect();
     let ends = starts.iter().skip(1).copied().chain([len]);
-    let part = |((start, end), (_, label)): ((&u64, u64), &LabelAt)| Candidate {
-        path: path.to_owned(),
-        number: label.number,
-        base: *start,
-        len: end - start,
-        label: Some(*label),
-    };
-    Ok(starts.iter().zip(ends).zip(&labels).map(part).collect())
+    let labelled = starts.iter().zip(ends).zip(&labels);
+    let labelled = labelled.map(|((start, end), (_, label))| part(label.number, Some(*label), *start..end));
+    let first = (labels[0].1.number == 2).then(|| part(1, None, 0..starts[0]));
+    Ok(first.into_iter().chain(labelled).collect())
 }
 
 /// Finds the labels by the seek table. `None`: it is missing, or does not describe this file.

@@ -44,7 +44,7 @@ pub enum VolumeProblem {
         /// Expected size in bytes.
         needs: u64,
     },
-    /// The volume belongs to another bundle.
+    /// The volume belongs to another bundle. It is ignored.
     Foreign {
         /// File name.
         volume: String,
@@ -76,7 +76,11 @@ impl VolumeProblem {
     pub fn is_harmless(&self) -> bool {
         matches!(
             self,
-            Self::Longer { .. } | Self::Repeated { .. } | Self::Renamed { .. } | Self::Unlabelled { .. }
+            Self::Longer { .. }
+                | Self::Foreign { .. }
+                | Self::Repeated { .. }
+                | Self::Renamed { .. }
+                | Self::Unlabelled { .. }
         )
     }
 }
@@ -106,20 +110,28 @@ impl fmt::Display for VolumeProblem {
     }
 }
 
-/// Returns one line a problem, and one for more than [`NAMED_VOLUMES`] missing volumes in a row: a single wrong file
-/// name can announce 65,536 volumes.
+/// Returns one line a problem, and one for more than [`NAMED_VOLUMES`] missing or foreign volumes in a row: a single wrong
+/// file name can announce 65,536 volumes.
 pub(crate) fn lines(problems: &[VolumeProblem]) -> Vec<String> {
     let number = |problem: &VolumeProblem| match problem {
         VolumeProblem::Missing { volume } => parse_volume_name(volume).map(|(_, number)| number),
         _ => None,
     };
-    let is_next = |a: &VolumeProblem, b: &VolumeProblem| number(a).is_some_and(|a| number(b) == Some(a + 1));
+    let is_foreign = |problem: &VolumeProblem| matches!(problem, VolumeProblem::Foreign { .. });
+    let is_next = |a: &VolumeProblem, b: &VolumeProblem| {
+        number(a).is_some_and(|a| number(b) == Some(a + 1)) || is_foreign(a) && is_foreign(b)
+    };
     let runs = problems.chunk_by(is_next);
     runs.flat_map(|run| match run {
         [VolumeProblem::Missing { volume: first }, .., VolumeProblem::Missing { volume: last }]
             if run.len() > NAMED_VOLUMES =>
         {
             vec![format!("the {} volumes `{first}` to `{last}` are missing", run.len())]
+        }
+        [VolumeProblem::Foreign { volume: first }, .., VolumeProblem::Foreign { volume: last }]
+            if run.len() > NAMED_VOLUMES =>
+        {
+            vec![format!("the {} volumes `{first}` to `{last}` belong to another bundle", run.len())]
         }
         run => run.iter().map(ToString::to_string).collect(),
     })

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::base::fs::file_name;
 use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;
-use crate::bundle::read::discover::read_label;
+use crate::bundle::read::candidate::{is_ignored_name, read_label};
 use crate::bundle::read::problem::{MissingBytes, VolumeProblem};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::oci::digest::Digest;
@@ -21,7 +21,7 @@ pub(crate) struct SequentialVolumes {
     bundle: String,
     directories: Vec<PathBuf>,
     ask: AskForVolume,
-    /// The ID of the bundle, from the first label that was read.
+    /// The set in the labels of the volumes. `None` until a label was read.
     set: Option<Digest>,
     open: Option<OpenVolume>,
     /// Number of the current volume, from 1. 0 before the first one.
@@ -31,29 +31,33 @@ pub(crate) struct SequentialVolumes {
 struct OpenVolume {
     file: File,
     is_last: bool,
+    /// Offset of the next byte in the volume.
+    position: u64,
+    /// True if reading at `position` failed, and the file was opened again.
+    is_second_attempt: bool,
 }
 
 impl SequentialVolumes {
     #[must_use]
     pub(crate) fn new(volumes: &VolumeSet, ask: AskForVolume) -> Self {
         let (bundle, directories) = (volumes.name().to_owned(), volumes.directories().to_vec());
-        Self { bundle, directories, ask, set: None, open: None, number: 0 }
+        Self { bundle, directories, ask, set: volumes.id(), open: None, number: 0 }
     }
 
-    /// Opens the next volume, and prompts for it until it is available.
-    fn next_volume(&mut self) -> io::Result<()> {
+    /// Opens the current volume at offset `position`, and prompts for it until it is available.
+    fn open(&mut self, position: u64) -> io::Result<()> {
         // Closed before the prompt, so that the media can be removed.
         self.open = None;
-        self.number += 1;
-        let volume = volume_name(&self.bundle, self.number);
         loop {
-            let mut paths = self.directories.iter().map(|directory| directory.join(&volume));
-            let problem = match paths.find(|path| path.is_file()) {
-                None => VolumeProblem::Missing { volume: volume.clone() },
-                Some(path) => match self.open(&path)? {
-                    None => return Ok(()),
-                    Some(problem) => problem,
-                },
+            let problem = match self.find() {
+                Ok(path) => {
+                    let mut file = File::open(&path)?;
+                    let is_last = seek_table::has_footer(&mut file)?;
+                    file.seek(SeekFrom::Start(position))?;
+                    self.open = Some(OpenVolume { file, is_last, position, is_second_attempt: false });
+                    return Ok(());
+                }
+                Err(problem) => problem,
             };
             if !(self.ask)(&problem) {
                 return Err(io::Error::other(MissingBytes(problem)));
@@ -61,36 +65,80 @@ impl SequentialVolumes {
         }
     }
 
-    /// Opens the volume at `path`, unless its label is that of another volume or bundle.
-    fn open(&mut self, path: &Path) -> io::Result<Option<VolumeProblem>> {
-        let label = read_label(path).map_err(|error| error.source)?;
-        let volume = file_name(path);
-        if let Some(label) = label {
-            if label.set != *self.set.get_or_insert(label.set) {
-                return Ok(Some(VolumeProblem::Foreign { volume }));
-            }
-            if label.number != self.number {
-                let is = volume_name(&self.bundle, label.number);
-                return Ok(Some(VolumeProblem::Renamed { volume, is }));
+    /// Finds the current volume: by its name, or else by its label.
+    fn find(&mut self) -> Result<PathBuf, VolumeProblem> {
+        let volume = volume_name(&self.bundle, self.number);
+        let mut named: Vec<PathBuf> =
+            self.directories.iter().map(|directory| directory.join(&volume)).collect();
+        named.retain(|path| path.is_file());
+        let mut problem = VolumeProblem::Missing { volume };
+        for path in named {
+            match self.check(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) => problem = error,
             }
         }
-        let mut file = File::open(path)?;
-        let is_last = seek_table::has_footer(&mut file)?;
-        file.seek(SeekFrom::Start(0))?;
-        self.open = Some(OpenVolume { file, is_last });
-        Ok(None)
+        for directory in &self.directories {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+            paths.retain(|path| !is_ignored_name(&file_name(path)) && path.is_file());
+            paths.sort();
+            let is_current = |path: &PathBuf| {
+                let label = read_label(path).ok().flatten();
+                label.is_some_and(|label| Some(label.set) == self.set && label.number == self.number)
+            };
+            if let Some(path) = paths.into_iter().find(is_current) {
+                return Ok(path);
+            }
+        }
+        Err(problem)
+    }
+
+    /// Fails if the label of the file at `path`, which is named like the current volume, is that of another one.
+    fn check(&mut self, path: &Path) -> Result<(), VolumeProblem> {
+        let volume = file_name(path);
+        // A file that cannot be read is reported when it is opened.
+        let Some(label) = read_label(path).ok().flatten() else { return Ok(()) };
+        if label.set != *self.set.get_or_insert(label.set) {
+            return Err(VolumeProblem::Foreign { volume });
+        }
+        if label.number != self.number {
+            let is = volume_name(&self.bundle, label.number);
+            return Err(VolumeProblem::Renamed { volume, is });
+        }
+        Ok(())
     }
 }
 
 impl Read for SequentialVolumes {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
-            match &mut self.open {
-                Some(open) => match open.file.read(bytes)? {
-                    0 if !bytes.is_empty() && !open.is_last => self.next_volume()?,
-                    read => return Ok(read),
-                },
-                None => self.next_volume()?,
+            let Some(open) = &mut self.open else {
+                self.number += 1;
+                self.open(0)?;
+                continue;
+            };
+            match open.file.read(bytes) {
+                Ok(0) if !bytes.is_empty() && !open.is_last => {
+                    self.number += 1;
+                    self.open(0)?;
+                }
+                Ok(read) => {
+                    open.position += read as u64;
+                    open.is_second_attempt &= read == 0;
+                    return Ok(read);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted || open.is_second_attempt => {
+                    return Err(error);
+                }
+                // The drive may have been removed: it can be connected again.
+                Err(_) => {
+                    let position = open.position;
+                    self.open(position)?;
+                    if let Some(open) = &mut self.open {
+                        open.is_second_attempt = true;
+                    }
+                }
             }
         }
     }

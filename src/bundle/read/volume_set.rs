@@ -2,7 +2,8 @@
 //!
 //! Volumes can be in several directories, such as the mount points of several USB drives. Their labels
 //! identify them: a missing, swapped, truncated or foreign volume is reported before anything is read, and
-//! the volumes after a missing one keep their offsets.
+//! the volumes after a missing one keep their offsets. A volume that was found several times has several
+//! copies: what cannot be read from one is read from the next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -17,6 +18,7 @@ use crate::base::fs::{self, FsError, file_name};
 use crate::bundle::format::seek_table;
 use crate::bundle::format::volume_name::volume_name;
 use crate::bundle::read::problem::{MissingBytes, Position, VolumeProblem};
+use crate::bundle::recovery::blocks::{OneCopy, read_exact_at};
 use crate::bundle::recovery::{self, Recovery};
 use crate::oci::digest::Digest;
 
@@ -32,9 +34,9 @@ pub struct VolumeSet {
     /// All volumes in order; a single one for a bundle in one file.
     volumes: Vec<Volume>,
     problems: Vec<VolumeProblem>,
-    /// The volume that was read last. Only one volume is open, so that the media of the others can be
-    /// removed.
-    open: Mutex<Option<(usize, File)>>,
+    /// The file that was read last: number of the volume, and of the copy. Only one is open, so that the media
+    /// of the others can be removed.
+    open: Mutex<Option<(usize, usize, File)>>,
     /// Recovery data, by the number of the volume. `None`: searched and not found.
     recoveries: Mutex<HashMap<usize, Option<Arc<Recovery>>>>,
     /// True if a frame with recovery data was read.
@@ -48,19 +50,25 @@ pub struct VolumeSet {
 pub struct Volume {
     /// File name; the path for a bundle in one file.
     pub name: String,
-    /// `None`: the volume is missing.
-    pub(crate) path: Option<PathBuf>,
-    /// Offset of the first byte in the file. 0 unless volumes were joined.
-    pub(crate) base: u64,
+    /// The files that contain the volume, the longest first. Empty: the volume is missing.
+    pub(crate) copies: Vec<VolumeFile>,
     /// Offset in the bundle, in bytes.
     pub start: u64,
     /// Expected size in bytes: up to the offset in the next label, or the actual size if there is no next
     /// label.
     pub len: u64,
-    /// Actual size in bytes; 0 for a missing volume.
-    pub(crate) file_len: u64,
     /// Number of bytes of the tar stream before the volume, without the head. `None`: no readable label.
     pub stream: Option<u64>,
+}
+
+/// A file that contains a volume.
+#[derive(Debug, Clone)]
+pub(crate) struct VolumeFile {
+    pub(crate) path: PathBuf,
+    /// Offset of the first byte in the file. 0 unless volumes were joined.
+    pub(crate) base: u64,
+    /// Actual size in bytes.
+    pub(crate) len: u64,
 }
 
 impl VolumeSet {
@@ -70,16 +78,14 @@ impl VolumeSet {
         let len = file.metadata().map_err(FsError::at("read", path))?.len();
         let volume = Volume {
             name: path.display().to_string(),
-            path: Some(path.to_owned()),
-            base: 0,
+            copies: vec![VolumeFile { path: path.to_owned(), base: 0, len }],
             start: 0,
             len,
-            file_len: len,
             stream: None,
         };
         let directories = vec![fs::parent(path).to_owned()];
         let mut set = Self::new(file_name(path), directories, vec![volume]);
-        set.open = Mutex::new(Some((0, file)));
+        set.open = Mutex::new(Some((0, 0, file)));
         Ok(set)
     }
 
@@ -206,7 +212,10 @@ impl VolumeSet {
         let mut recoveries = self.recoveries.lock().unwrap_or_else(PoisonError::into_inner);
         let find = || {
             let volume = self.volumes.get(number).filter(|volume| volume.is_present())?;
-            Recovery::find(&self.bytes_of(number), volume.file_len).map(Arc::new)
+            (0..volume.copies.len()).find_map(|copy| {
+                let bytes = OneCopy { source: &self.bytes_of(number), copy };
+                Recovery::find(&bytes, volume.copies[copy].len).map(Arc::new)
+            })
         };
         recoveries.entry(number).or_insert_with(find).clone()
     }
@@ -269,10 +278,15 @@ impl VolumeSet {
 
     /// Reads the seek table, and repairs it if necessary. `None` if it is missing or corrupt.
     pub(crate) fn seek_table(&mut self) -> Option<Vec<seek_table::FrameEntry>> {
-        if let Ok(Some(table)) = seek_table::read(&mut self.reader(0)) {
-            return Some(table);
-        }
         let last = self.volumes.len().checked_sub(1)?;
+        for copy in 0..self.volumes[last].copies.len() {
+            // The copy that is first is the one that is read.
+            self.volumes[last].copies.swap(0, copy);
+            *self.open.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+            if let Ok(Some(table)) = seek_table::read(&mut self.reader(0)) {
+                return Some(table);
+            }
+        }
         let recovery = self.recovery(last)?;
         let (start, tail) = (self.volumes[last].start, recovery.section().end..recovery.volume_len());
         if tail.is_empty() {
@@ -313,29 +327,79 @@ impl VolumeSet {
         let Some(number) = self.number_at(offset).filter(|_| offset < self.len()) else { return Ok(0) };
         let volume = &self.volumes[number];
         let at = offset - volume.start;
-        if !volume.is_present() || at >= volume.file_len.min(volume.len) {
+        if at >= volume.file_len().min(volume.len) {
             return Err(io::Error::other(MissingBytes(volume.absence())));
         }
         self.read_volume(number, bytes, at, volume.len)
     }
 
-    /// Reads at offset `at` of a volume, up to its offset `end`.
+    /// Reads at offset `at` of a volume, up to its offset `end`: from the first copy that can be read there.
     fn read_volume(&self, number: usize, bytes: &mut [u8], at: u64, end: u64) -> io::Result<usize> {
-        let volume = &self.volumes[number];
-        let end = volume.file_len.min(end);
-        let Some(path) = volume.path.as_ref().filter(|_| at < end) else { return Ok(0) };
+        let mut result = Ok(0);
+        for copy in 0..self.volumes[number].copies.len() {
+            match self.read_copy(number, copy, bytes, at, end) {
+                Ok(read) if read > 0 || bytes.is_empty() => return Ok(read),
+                // The first error is the one to report.
+                Err(error) if matches!(result, Ok(0)) => result = Err(error),
+                _ => {}
+            }
+        }
+        result
+    }
+
+    /// Reads at offset `at` of a copy of a volume, up to its offset `end`. Returns 0 at the end of the copy.
+    fn read_copy(
+        &self,
+        number: usize,
+        copy: usize,
+        bytes: &mut [u8],
+        at: u64,
+        end: u64,
+    ) -> io::Result<usize> {
+        let Some(source) = self.volumes[number].copies.get(copy) else { return Ok(0) };
+        let left = usize::try_from(source.len.min(end).saturating_sub(at)).unwrap_or(usize::MAX);
+        if left == 0 {
+            return Ok(0);
+        }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = match &mut *open {
-            Some((is, file)) if *is == number => file,
-            open => &mut open.insert((number, File::open(path)?)).1,
-        };
-        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+        let is_open = matches!(&*open, Some((volume, known, _)) if (*volume, *known) == (number, copy));
         let len = bytes.len().min(left);
-        match file.read_at(&mut bytes[..len], volume.base + at)? {
+        let bytes = &mut bytes[..len];
+        if is_open && let Some((_, _, file)) = &*open {
+            match file.read_at(bytes, source.base + at) {
+                Ok(read) if read > 0 || len == 0 => return Ok(read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(error),
+                // The drive may have been removed and connected again since: the file is opened once more.
+                _ => {}
+            }
+        }
+        *open = None;
+        let (_, _, file) = open.insert((number, copy, File::open(&source.path)?));
+        match file.read_at(bytes, source.base + at)? {
             // The file was truncated after it was found.
             0 if len > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
             read => Ok(read),
         }
+    }
+
+    /// Returns the bytes of `range`, which is in one volume, of each further copy that has them. The first copy is the
+    /// one that [`VolumeSet::read_at`] reads.
+    pub(crate) fn other_copies(&self, range: Range<u64>) -> impl Iterator<Item = Vec<u8>> + '_ {
+        let number = self.number_at(range.start).unwrap_or_default();
+        let copies = 1..self.volumes.get(number).map_or(0, |volume| volume.copies.len());
+        let start = self.volumes.get(number).map_or(0, |volume| volume.start);
+        copies.filter_map(move |copy| {
+            let mut bytes = vec![0; usize::try_from(range.end - range.start).ok()?];
+            let source = OneCopy { source: &self.bytes_of(number), copy };
+            read_exact_at(&source, range.start - start, &mut bytes).ok()?;
+            Some(bytes)
+        })
+    }
+
+    /// True if a volume has several copies.
+    #[must_use]
+    pub fn has_copies(&self) -> bool {
+        self.volumes.iter().any(|volume| volume.copies.len() > 1)
     }
 
     /// Returns a reader that begins at offset `start` of the bundle.
@@ -356,24 +420,29 @@ impl Volume {
     #[must_use]
     pub fn is_file(&self, path: &Path) -> bool {
         let real = |path: &Path| path.canonicalize().ok();
-        self.path
-            .as_deref()
-            .is_some_and(|own| own == path || (real(own).is_some() && real(own) == real(path)))
+        let is_same = |own: &Path| own == path || (real(own).is_some() && real(own) == real(path));
+        self.copies.iter().any(|copy| is_same(&copy.path))
     }
 
     /// True if the volume was found.
     #[must_use]
     pub fn is_present(&self) -> bool {
-        self.path.is_some()
+        !self.copies.is_empty()
+    }
+
+    /// Returns the actual size in bytes; of several copies, that of the longest. 0 for a missing volume.
+    #[must_use]
+    pub(crate) fn file_len(&self) -> u64 {
+        self.copies.iter().map(|copy| copy.len).max().unwrap_or(0)
     }
 
     /// Returns the problem because of which bytes of the volume are not available.
     #[must_use]
     pub(crate) fn absence(&self) -> VolumeProblem {
         let volume = self.name.clone();
-        match self.path {
-            None => VolumeProblem::Missing { volume },
-            Some(_) => VolumeProblem::Truncated { volume, has: self.file_len, needs: self.len },
+        match self.is_present() {
+            false => VolumeProblem::Missing { volume },
+            true => VolumeProblem::Truncated { volume, has: self.file_len(), needs: self.len },
         }
     }
 }
@@ -387,6 +456,14 @@ pub struct VolumeBytes<'a> {
 impl recovery::ReadAt for VolumeBytes<'_> {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
         self.set.read_volume(self.number, bytes, offset, u64::MAX)
+    }
+
+    fn copies(&self) -> usize {
+        self.set.volumes[self.number].copies.len()
+    }
+
+    fn read_copy_at(&self, copy: usize, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.set.read_copy(self.number, copy, bytes, offset, u64::MAX)
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use crate::bundle::recovery::blocks::{ReadAt, checksum, index, read_exact_at};
+use crate::bundle::recovery::blocks::{OneCopy, ReadAt, checksum, index, read_exact_at};
 use crate::bundle::recovery::damage::{UnrepairableGroup, merged};
 use crate::bundle::recovery::description;
 use crate::bundle::recovery::encode::parity_header;
@@ -36,6 +36,16 @@ pub(super) struct Segment {
     /// Byte range from the start of the volume.
     pub(super) range: Range<u64>,
     pub(super) content: SegmentContent,
+}
+
+impl Segment {
+    /// Returns the block of which the segment is a part.
+    pub(super) fn block(&self) -> Option<Block> {
+        match self.content {
+            SegmentContent::Block(block) => Some(block),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -175,8 +185,13 @@ impl BlockMap {
         checksum(bytes, self.block_size()) == description::block_checksum(&self.description, number)
     }
 
-    /// Reads a block into `bytes`, with padding zeros. Returns true if it is intact.
+    /// Reads a block into `bytes`, with padding zeros, from the first copy in which it is intact. Returns true if there
+    /// is one.
     pub(super) fn read_block(&self, volume: &impl ReadAt, block: Block, bytes: &mut [u8]) -> bool {
+        (0..volume.copies()).any(|copy| self.read_block_at(&OneCopy { source: volume, copy }, block, bytes))
+    }
+
+    fn read_block_at(&self, volume: &impl ReadAt, block: Block, bytes: &mut [u8]) -> bool {
         let mut filled = 0;
         for range in self.extents(block) {
             let len = index(range.end - range.start);

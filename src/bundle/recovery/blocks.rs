@@ -9,6 +9,28 @@ use xxhash_rust::xxh64::Xxh64;
 pub trait ReadAt {
     /// Reads up to `bytes.len()` bytes at `offset`. Returns the number of bytes read, 0 at or after the end.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize>;
+
+    /// Returns the number of copies of these bytes, of which any can be corrupt.
+    fn copies(&self) -> usize {
+        1
+    }
+
+    /// Like [`ReadAt::read_at`], from one of the copies.
+    fn read_copy_at(&self, _copy: usize, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.read_at(offset, bytes)
+    }
+}
+
+/// One of the copies of `source`.
+pub(crate) struct OneCopy<'a, T: ReadAt + ?Sized> {
+    pub(crate) source: &'a T,
+    pub(crate) copy: usize,
+}
+
+impl<T: ReadAt + ?Sized> ReadAt for OneCopy<'_, T> {
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        self.source.read_copy_at(self.copy, offset, bytes)
+    }
 }
 
 impl ReadAt for File {
@@ -35,6 +57,14 @@ impl ReadAt for Vec<u8> {
 impl<T: ReadAt + ?Sized> ReadAt for &T {
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
         (**self).read_at(offset, bytes)
+    }
+
+    fn copies(&self) -> usize {
+        (**self).copies()
+    }
+
+    fn read_copy_at(&self, copy: usize, offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
+        (**self).read_copy_at(copy, offset, bytes)
     }
 }
 

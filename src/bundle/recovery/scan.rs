@@ -1,5 +1,6 @@
 //! [`scan`]: reads a volume front to back and finds its corrupt parts.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -44,13 +45,12 @@ pub(super) fn scan<E>(
         for (segment, is_intact) in segments.into_iter().zip(intact) {
             let local = index(segment.range.start - offset)..index(segment.range.end - offset);
             if !is_intact {
-                scan.ranges.push(segment.range);
-                if let SegmentContent::Block(block) = segment.content {
-                    scan.corrupt.insert(block);
+                scan.ranges.push(segment.range.clone());
+                let Some(right) = right_bytes(map, volume, &segment) else {
+                    scan.corrupt.extend(segment.block());
                     continue;
-                }
-                let known = map.known_bytes(segment.content).expect("not a block; please report");
-                bytes[local.clone()].copy_from_slice(&known);
+                };
+                bytes[local.clone()].copy_from_slice(&right);
             }
             if run.end != local.start {
                 write(offset + run.start as u64, &bytes[run.clone()])?;
@@ -63,6 +63,19 @@ pub(super) fn scan<E>(
         offset = end;
     }
     Ok(scan)
+}
+
+/// Returns the bytes of a corrupt segment: those that are known, or those of another copy. `None`: they have to be
+/// computed.
+fn right_bytes(map: &BlockMap, volume: &impl ReadAt, segment: &Segment) -> Option<Vec<u8>> {
+    let SegmentContent::Block(block) = segment.content else {
+        return map.known_bytes(segment.content).map(Cow::into_owned);
+    };
+    let mut bytes = vec![0; map.block_size()];
+    (volume.copies() > 1 && map.read_block(volume, block, &mut bytes)).then(|| {
+        let start = index(map.offset_in_block(block, segment.range.start));
+        bytes[start..start + index(segment.range.end - segment.range.start)].to_vec()
+    })
 }
 
 impl Scan {

@@ -24,7 +24,7 @@ pub(crate) fn listed(target: &Path) -> BTreeMap<String, Digest> {
 }
 
 /// Adds `volumes` to the list next to `target`, in the format of `sha256sum`. Replaces earlier lines of the
-/// bundle and keeps lines of other files.
+/// bundle and keeps lines of other files. A list without lines is removed.
 pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<PathBuf, FsError> {
     let path = fs::parent(target).join(SUMS);
     let bundle = file_name(target);
@@ -41,6 +41,10 @@ pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<P
     for volume in volumes {
         let _ = writeln!(text, "{}  {}", volume.digest.hex(), file_name(&volume.path)); // into memory
     }
-    OutputFile::replace(&path, Access::Default, text.as_bytes())?;
+    if text.is_empty() {
+        fs::remove_file(&path)?;
+    } else {
+        OutputFile::replace(&path, Access::Default, text.as_bytes())?;
+    }
     Ok(path)
 }

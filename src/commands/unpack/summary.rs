@@ -32,7 +32,7 @@ pub struct UnpackSummary {
     pub links_written: usize,
     /// Size of the files written, without links.
     pub bytes_written: u64,
-    /// Positions of damaged frames that recovery data repaired.
+    /// Positions of damaged frames that were read from another copy or repaired from recovery data.
     #[serde(rename = "mended", skip_serializing_if = "Vec::is_empty")]
     pub repaired_frames: Vec<Position>,
     /// Elapsed time; `seconds` in JSON.

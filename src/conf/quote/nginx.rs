@@ -37,6 +37,12 @@ pub(crate) fn exact_map_key(text: &str) -> Text<Nginx> {
     Text::quoted(quote(&format!("{pattern}$")))
 }
 
+/// Returns the value of a `map`. `None`: nginx would replace variables in it.
+#[must_use]
+pub(crate) fn map_value(text: &str) -> Option<Text<Nginx>> {
+    (!text.contains('$')).then(|| Text::quoted(quote(text)))
+}
+
 /// Returns the hexadecimal digits of a digest.
 #[must_use]
 pub(crate) fn hex(digest: &Digest) -> Text<Nginx> {

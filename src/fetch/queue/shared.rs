@@ -44,6 +44,8 @@ pub(crate) struct Shared<'a> {
     pub fallbacks: Vec<FallbackList>,
     pub limits: Concurrency,
     pub spool: Option<&'a Spool>,
+    /// As in [`Upstream`](crate::fetch::upstream::Upstream).
+    pub requires_length: bool,
     pub window: Mutex<Window>,
     pub changed: Condvar,
 }

@@ -11,7 +11,7 @@ use crate::fetch::queue::progress::PROGRESS;
 use crate::fetch::queue::shared::{LeaseEnd, Shared};
 use crate::fetch::queue::task::Task;
 use crate::fetch::queue::window::{Lease, PIECE};
-use crate::fetch::web::{refuses_ranges, warn_about_encoding, warn_about_length};
+use crate::fetch::web::{has_length, refuses_ranges, warn_about_encoding, warn_about_length};
 use crate::net::attempts::Attempts;
 use crate::net::error::FetchError;
 use crate::net::http::body::read_error;
@@ -244,7 +244,8 @@ impl<'a> Worker<'a> {
         response
     }
 
-    /// Fails if a file begins with other content than its name says. Warns about a content encoding.
+    /// Fails if a file begins with other content than its name says. Warns about a content encoding, and a body without
+    /// a length.
     fn check_content(&self, offset: u64, piece: &[u8], response: &Response) -> Result<(), FetchError> {
         if offset > 0 || self.task().is_pinned() {
             return Ok(());
@@ -255,9 +256,14 @@ impl<'a> Worker<'a> {
             return Err(context.invalid_response(response.url(), reason));
         }
         warn_about_encoding(context, response);
-        if self.size().is_none() {
-            warn_about_length(context, response);
+        if self.size().is_some() || has_length(response) {
+            return Ok(());
         }
+        if self.shared.requires_length {
+            let reason = "sent without its length, so that it may be incomplete: pin the file to verify it";
+            return Err(context.invalid_response(response.url(), reason));
+        }
+        warn_about_length(context);
         Ok(())
     }
 
