@@ -32,6 +32,7 @@ pub(crate) mod pack;
 mod policy_options;
 pub(crate) mod progress;
 pub(crate) mod prune;
+pub(crate) mod receive;
 #[cfg(all(test, feature = "net"))]
 mod reference;
 pub(crate) mod repair;

@@ -11,6 +11,7 @@ pub(crate) mod lock;
 #[cfg(feature = "net")]
 pub(crate) mod pack;
 pub(crate) mod prune;
+pub(crate) mod receive;
 pub(crate) mod repair;
 pub(crate) mod sbom;
 pub mod site;

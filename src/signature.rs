@@ -128,7 +128,7 @@ impl PublicKey {
 /// A signature that is not verified yet.
 #[derive(Clone)]
 pub(crate) struct Signature {
-    signature: minisign_verify::Signature,
+    parsed: minisign_verify::Signature,
     key: KeyId,
     /// True if it is of the content, and not of its hash: the form of minisign before 0.10.
     is_legacy: bool,
@@ -141,6 +141,6 @@ impl Signature {
         let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() <= SIGNATURE_LIMIT)?;
         let line = text.lines().nth(1)?;
         let (key, is_legacy) = (KeyId::parse(line)?, STANDARD.decode(line).ok()?.starts_with(LEGACY));
-        Some(Self { signature: minisign_verify::Signature::decode(text).ok()?, key, is_legacy })
+        Some(Self { parsed: minisign_verify::Signature::decode(text).ok()?, key, is_legacy })
     }
 }

@@ -116,6 +116,12 @@ impl RelPath {
         Self(format!("{}/{}", self.0, tail.0))
     }
 
+    /// True if `directory` is one of the directories above the path.
+    #[must_use]
+    pub fn is_below(&self, directory: &Self) -> bool {
+        self.0.strip_prefix(&directory.0).is_some_and(|rest| rest.starts_with('/'))
+    }
+
     /// Returns a key that is equal for paths that a file system without case or Unicode distinction (APFS,
     /// NTFS, ext4 with `casefold`) can treat as the same path. A few more pairs have equal keys, which is the
     /// safe direction.

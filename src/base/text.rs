@@ -70,6 +70,22 @@ pub fn escape_json(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// Returns ` and 3 more positions`; nothing for 0.
+#[must_use]
+pub(crate) fn more_positions(count: usize) -> String {
+    match count {
+        0 => String::new(),
+        1 => " and 1 more position".to_owned(),
+        count => format!(" and {count} more positions"),
+    }
+}
+
+/// True for the beginning of a line that git writes into a file that it cannot merge.
+#[must_use]
+pub(crate) fn is_conflict_mark(word: &str) -> bool {
+    ["<<<<<<<", "|||||||", "=======", ">>>>>>>"].contains(&word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

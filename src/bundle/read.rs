@@ -6,6 +6,7 @@ pub(crate) mod copies;
 pub(crate) mod describe;
 pub(crate) mod detached;
 pub mod discover;
+pub mod discover_error;
 pub mod error;
 pub(crate) mod feeder;
 pub mod frame_error;

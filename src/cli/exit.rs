@@ -6,7 +6,7 @@ use std::fmt;
 use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
 use crate::bundle::format::index::IndexError;
-use crate::bundle::read::discover::DiscoverError;
+use crate::bundle::read::discover_error::DiscoverError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::DamageKind;
 use crate::cli::console::Text;
@@ -167,8 +167,7 @@ impl Code {
         match error {
             ReadError::Fs(_) | ReadError::Discover(DiscoverError::Fs(_)) => Self::File,
             ReadError::Discover(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Self::Usage,
-            ReadError::Discover(DiscoverError::Incomplete(_)) => Self::Incomplete,
-            ReadError::Incomplete(_) => Self::Incomplete,
+            ReadError::Discover(DiscoverError::Incomplete(_)) | ReadError::Incomplete(_) => Self::Incomplete,
             ReadError::Damaged { source, .. } => source.trouble().into(),
             ReadError::Index(IndexError::Syntax(_)) | ReadError::Unexpected { .. } | ReadError::Digest(_) => {
                 Self::Damaged

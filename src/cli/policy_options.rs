@@ -5,9 +5,14 @@ use clap::{Command, CommandFactory as _};
 use crate::cli::airbundle::Airbundle;
 use crate::cli::unbundle::Unbundle;
 
-/// The verbs that read neither a bundle nor a site.
-const OTHERS: [&str; 4] =
-    ["airbundle lock", "airbundle lists", "airbundle keygen", "airbundle lists kubespray"];
+/// The verbs that read neither a bundle nor a site. `receive` copies frames, and reads no document in them.
+const OTHERS: [&str; 5] = [
+    "airbundle lock",
+    "airbundle lists",
+    "airbundle keygen",
+    "airbundle lists kubespray",
+    "unbundle receive",
+];
 
 #[test]
 fn every_verb_that_reads_a_bundle_or_a_site_has_the_options_of_the_signature_policy() {

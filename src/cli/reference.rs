@@ -24,6 +24,7 @@ use crate::cli::unpack::MissingBlobs;
 use crate::commands::image::ImageSummary;
 use crate::commands::pack::summary::PackSummary;
 use crate::commands::prune::summary::PruneSummary;
+use crate::commands::receive::ReceiveSummary;
 use crate::commands::repair::RepairSummary;
 use crate::commands::unpack::summary::UnpackSummary;
 use crate::commands::verify::Verdict;
@@ -188,7 +189,7 @@ fn cell(text: &str) -> String {
 /// Writes the JSON results of all commands.
 fn results(page: &mut String) {
     type Result = (&'static str, &'static str, bool, fn() -> Schema);
-    let results: [Result; 19] = [
+    let results: [Result; 20] = [
         ("airbundle pack", "", true, schema::<PackSummary>),
         ("airbundle lock", "", true, schema::<Locked>),
         ("airbundle lock --check", "", true, schema::<Checked>),
@@ -203,6 +204,7 @@ fn results(page: &mut String) {
         ("unbundle ls", "", false, schema::<Listing>),
         ("unbundle verify", "", true, schema::<Verdict>),
         ("unbundle repair", "", true, schema::<RepairSummary>),
+        ("unbundle receive", "", true, schema::<ReceiveSummary>),
         ("unbundle site", "", false, schema::<SiteSummary>),
         ("unbundle images", "", false, schema::<ImageListing>),
         ("unbundle images --load", "", true, schema::<LoadResult>),

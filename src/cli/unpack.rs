@@ -63,6 +63,11 @@ pub(crate) struct Unpack {
     /// Unpack a bundle even if the site has a newer one of the same name
     #[arg(long)]
     allow_older: bool,
+    /// Remove files of other bundles where this one has a directory, and the reverse
+    ///
+    /// By default, nothing is changed if they are in the way.
+    #[arg(long)]
+    replace: bool,
     #[command(flatten)]
     expiry: ExpiryArgs,
     #[command(flatten)]
@@ -88,8 +93,9 @@ impl Unpack {
         }
         let select = Selection { only: self.only, platforms: self.platform };
         let (files, registry, keep_going) = (self.files, self.registry, self.keep_going);
-        let (site, allow_older) = (self.site, self.allow_older);
-        let options = UnpackOptions { site, files, registry, templates, select, keep_going, allow_older };
+        let (site, allow_older, replace) = (self.site, self.allow_older, self.replace);
+        let options =
+            UnpackOptions { site, files, registry, templates, select, keep_going, allow_older, replace };
         let gaps = if keep_going { Gaps::Allow } else { Gaps::Refuse };
         let with_hint = |failure: Failure| match failure.code {
             Code::Incomplete | Code::Damaged | Code::Unreadable if !keep_going => {
@@ -191,7 +197,9 @@ impl From<UnpackError> for Failure {
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Older { .. } => Code::Outdated,
-            UnpackError::Fs(_) | UnpackError::Unsupported { .. } => Code::File,
+            UnpackError::Fs(_) | UnpackError::Unsupported { .. } | UnpackError::Obstacles { .. } => {
+                Code::File
+            }
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
@@ -199,6 +207,9 @@ impl From<UnpackError> for Failure {
         let mut failure = Self::of(code, &error);
         if let UnpackError::Older { .. } = &error {
             return failure.with_hint("use `--allow-older` to go back to the older bundle");
+        }
+        if let UnpackError::Obstacles { is_replaceable: true, .. } = &error {
+            return failure.with_hint("use `--replace` to remove what the older bundle has there");
         }
         if let UnpackError::Fs(error) = &error
             && is_writable_by_others(error)

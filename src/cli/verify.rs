@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::base::text::more_positions;
 use crate::base::units::human_bytes;
 use crate::bundle::format::layout::Totals;
 use crate::bundle::read::problem::{self, DamageKind, NAMED_VOLUMES, Position};
@@ -88,11 +89,10 @@ fn word(trouble: DamageKind) -> &'static str {
 /// Returns ` at …` with the first positions, and the number of the others.
 fn at(places: &BTreeSet<Position>) -> String {
     let first: Vec<_> = places.iter().take(POSITION_LIMIT).map(ToString::to_string).collect();
-    match places.len() - first.len() {
-        _ if places.is_empty() => String::new(),
-        0 => format!(" at {}", first.join(", ")),
-        more => format!(" at {} and {more} more positions", first.join(", ")),
+    if places.is_empty() {
+        return String::new();
     }
+    format!(" at {}{}", first.join(", "), more_positions(places.len() - first.len()))
 }
 
 /// Writes a line for each volume that must be copied again, and one for many in a row.
@@ -123,10 +123,7 @@ fn text(verdict: &Verdict) -> Text {
         text.line(format_args!("{repaired}"));
     }
     for CopyState { path, offsets } in verdict.copies.iter().filter(|copy| !copy.offsets.is_empty()) {
-        let more = match offsets.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more positions"),
-        };
+        let more = more_positions(offsets.len() - 1);
         text.line(format_args!("copy `{path}`: damaged at byte {}{more}", offsets[0]));
     }
     for problem in problem::lines(&verdict.problems) {

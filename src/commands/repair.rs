@@ -218,14 +218,15 @@ fn write_volumes(
 
 /// Returns the error of a volume of which there is neither recovery data nor another copy.
 fn unrecoverable(volume: &Volume) -> RepairError {
-    match volume.file_len() < volume.len {
-        true => RepairError::Absent(volume.absence()),
-        false => RepairError::NoRecovery(volume.name.clone()),
+    if volume.file_len() < volume.len {
+        RepairError::Absent(volume.absence())
+    } else {
+        RepairError::NoRecovery(volume.name.clone())
     }
 }
 
-/// Reads the copy back. Returns its digest, and its size in bytes.
-fn hash(file: &File) -> io::Result<(Digest, u64)> {
+/// Reads a file from its start. Returns its digest, and its size in bytes.
+pub(crate) fn hash(file: &File) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -3,6 +3,7 @@
 pub(crate) mod delta;
 pub mod error;
 pub(crate) mod links;
+pub(crate) mod obstacles;
 pub mod options;
 pub(crate) mod plan;
 pub(crate) mod roots;
@@ -16,6 +17,7 @@ use std::time::Instant;
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::base::own_file::read_regular;
+use crate::base::text::more_positions;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::layout::Layout;
 use crate::bundle::format::release::Release;
@@ -26,6 +28,7 @@ use crate::bundle::read::select::Prefetched;
 use crate::commands::unpack::delta::Delta;
 use crate::commands::unpack::error::UnpackError;
 use crate::commands::unpack::links::MissingLinks;
+use crate::commands::unpack::obstacles::Obstacles;
 use crate::commands::unpack::options::UnpackOptions;
 use crate::commands::unpack::plan::{WritePlan, omit_lost};
 use crate::commands::unpack::roots::Roots;
@@ -76,6 +79,7 @@ pub fn unpack(
     let roots = Roots::open(options, &contents.layout)?;
     // Again, because another process may have unpacked a newer bundle before this one got the lock.
     check_release(&contents, options, reader.policy())?;
+    let obstacles = Obstacles::find(&contents.layout, &record, &roots, options.replace)?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;
     delta.locate(&contents.layout, &plan, report)?;
     plan.clear_staging(&roots)?;
@@ -88,6 +92,8 @@ pub fn unpack(
     if let Some(release) = &contents.about.release {
         Sequences::read(&options.site)?.raise(release, &roots.bundles)?;
     }
+
+    obstacles.remove(&roots)?;
 
     // Blobs and files. The guard is also needed if only links are missing: until they exist, GC would delete
     // the blobs.
@@ -121,7 +127,7 @@ pub fn unpack(
     Counts { files: summary.files, images: summary.images } = Counts::of(&contents.layout);
     let is_partial = !options.select.is_all() || !summary.omitted.is_empty();
     signed_index::keep(&contents, &roots.bundles)?;
-    write_record(&contents, is_partial, options, &roots)?;
+    write_record(&contents, is_partial, &obstacles, options, &roots)?;
     write_guide(&contents.about, &roots.site)?;
     summary.repaired_frames = reader.repaired();
     if let Some(message) = repaired_text(&summary.repaired_frames) {
@@ -135,10 +141,7 @@ pub fn unpack(
 #[must_use]
 pub fn repaired_text(repaired: &[Position]) -> Option<String> {
     let first = repaired.first()?;
-    let more = match repaired.len() - 1 {
-        0 => String::new(),
-        more => format!(" and {more} more positions"),
-    };
+    let more = more_positions(repaired.len() - 1);
     Some(format!(
         "the bundle is damaged at {first}{more}, and was repaired while it was read: write an intact copy with \
          `unbundle repair`"
@@ -197,11 +200,13 @@ fn read_record(options: &UnpackOptions) -> Result<Record, RecordError> {
 fn write_record(
     contents: &Contents,
     is_partial: bool,
+    obstacles: &Obstacles,
     options: &UnpackOptions,
     roots: &Roots,
 ) -> Result<(), UnpackError> {
     // Again, because another process may have changed it before this one got the lock.
     let mut record = read_record(options)?;
+    obstacles.forget(&mut record);
     record.add(contents, is_partial, &options.templates, &options.site);
     record.write(&roots.site)?;
     Ok(())

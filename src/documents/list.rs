@@ -22,6 +22,7 @@ use url::Url;
 
 use crate::base::path::{self, RelPath};
 use crate::base::source_url::SourceUrl;
+use crate::base::text::is_conflict_mark;
 use crate::documents::request_url::{RequestUrl, secret_parameter};
 use crate::oci::digest::{self, Digest};
 use crate::oci::parsed_text::quoted;
@@ -451,11 +452,6 @@ fn parse_line(line: &str, origin: &ListPosition) -> Result<Option<ListEntry>, Ve
         let platforms = at_most_one(attributes, parse_platforms)?.unwrap_or_default();
         Ok(Some(ListEntry::Image(ImageEntry { reference, platforms, origin: origin.clone() })))
     }
-}
-
-/// True for the beginning of a line that git writes into a file that it cannot merge.
-pub(crate) fn is_conflict_mark(word: &str) -> bool {
-    ["<<<<<<<", "|||||||", "=======", ">>>>>>>"].contains(&word)
 }
 
 /// True for white space, control characters, bidirectional controls and zero-width characters.

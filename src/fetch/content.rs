@@ -111,6 +111,15 @@ fn is_page(bytes: &[u8]) -> bool {
     starts(b"<!doctype html") || starts(b"<html") || starts(b"<head>") || starts(b"<body")
 }
 
+/// True if the bytes are of no format that [`ContentCheck`] recognizes.
+#[must_use]
+pub(crate) fn is_unknown(bytes: &[u8]) -> bool {
+    matches!(&*describe(&bytes[..bytes.len().min(HEAD)]), TEXT | OTHER)
+}
+
+const TEXT: &str = "text";
+const OTHER: &str = "other content";
+
 /// Describes content by its first bytes.
 fn describe(bytes: &[u8]) -> String {
     let format = (0..FORMATS.len()).find(|format| bytes.len() >= 4 && is_of(*format, bytes));
@@ -119,8 +128,8 @@ fn describe(bytes: &[u8]) -> String {
         None if is_page(bytes) => "a web page".to_owned(),
         None if bytes.starts_with(b"{") || bytes.starts_with(b"[") => "a JSON document".to_owned(),
         None if bytes.starts_with(b"<?xml") => "an XML document".to_owned(),
-        None if bytes.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | b' '..=b'~')) => "text".to_owned(),
-        None => "other content".to_owned(),
+        None if bytes.iter().all(|b| matches!(b, b'\t' | b'\n' | b'\r' | b' '..=b'~')) => TEXT.to_owned(),
+        None => OTHER.to_owned(),
     }
 }
 
@@ -129,6 +138,19 @@ mod tests {
     use reqwest::header::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn only_text_and_other_content_are_unknown() {
+        for (bytes, expected) in [
+            (&b"not found"[..], true),
+            (b"\x00\x01\x02\x03", true),
+            (b"<html>", false),
+            (b"{}", false),
+            (b"\x1f\x8b\x08\0", false),
+        ] {
+            assert_eq!(is_unknown(bytes), expected);
+        }
+    }
 
     #[test]
     fn content_that_contradicts_the_suffix_of_a_file_is_described() {

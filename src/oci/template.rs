@@ -121,6 +121,9 @@ mod tests {
             ("{repository}", "quay.io/calico/node:v3", "calico/node"),
             ("{host}/{repository}", "localhost:5000/a:1", "localhost_5000/a"),
             ("{host}/{repository}", "[2001:db8::1]:5000/a:1", "2001_db8__1_5000/a"),
+            ("{host}/{repository}", "[::1]:5000/a:1", "0__1_5000/a"),
+            ("{host}/{repository}", "[fd00::]:5000/a:1", "fd00__0_5000/a"),
+            ("{host}/{repository}", "[::]/a:1", "0__0/a"),
             ("m-{host}.{repository}-x", "quay.io/a/b:1", "m-quay.io.a/b-x"),
         ] {
             let template: RepositoryTemplate = template.parse().unwrap();
@@ -159,21 +162,9 @@ mod tests {
 
     #[test]
     fn an_image_without_a_valid_name_is_an_error() {
-        let template = RepositoryTemplate::default();
-        for (image, message) in [
-            (
-                "[::1]:5000/a:1".to_owned(),
-                "invalid repository name `k8s/__1_5000/a` for `[::1]:5000/a:1`".to_owned(),
-            ),
-            (
-                format!("quay.io/{}:1", "a".repeat(250)),
-                format!(
-                    "the repository name for `quay.io/{}:1` has 262 bytes, more than 255",
-                    "a".repeat(250)
-                ),
-            ),
-        ] {
-            assert_eq!(template.apply(&reference(&image)).unwrap_err().to_string(), message);
-        }
+        let image = format!("quay.io/{}:1", "a".repeat(250));
+        let message = format!("the repository name for `{image}` has 262 bytes, more than 255");
+        let error = RepositoryTemplate::default().apply(&reference(&image)).unwrap_err();
+        assert_eq!(error.to_string(), message);
     }
 }

@@ -187,7 +187,7 @@ impl Policy {
         name: &str,
         signature: Option<Signature>,
     ) -> Result<(&PublicKey, String), SignatureError> {
-        let Signature { signature, key: id, is_legacy } =
+        let Signature { parsed: signature, key: id, is_legacy } =
             signature.ok_or_else(|| SignatureError::Damaged(name.to_owned()))?;
         let mut keys = self.keys.iter().filter(|key| key.id == id).peekable();
         if keys.peek().is_none() {

@@ -276,6 +276,39 @@ impl Root {
         ignore_missing(self.dir.remove_file(file)).map_err(FsError::at("remove", self.path(file)))
     }
 
+    /// Returns what is in the way of a file: a file at one of its directories, or a directory.
+    pub(crate) fn obstacle(&self, file: &RelPath) -> Option<Obstacle> {
+        let components: Vec<&str> = file.components().collect();
+        for len in 1..=components.len() {
+            let path = RelPath::parse(&components[..len].join("/")).ok()?;
+            let metadata = self.dir.symlink_metadata(&path).ok()?;
+            if len == components.len() && metadata.is_dir() {
+                return Some(Obstacle::Directory(path));
+            }
+            if len < components.len() && metadata.is_file() {
+                return Some(Obstacle::File(path));
+            }
+        }
+        None
+    }
+
+    /// Returns everything below a directory that is not a directory.
+    pub(crate) fn files_below(&self, directory: &RelPath) -> Result<Vec<RelPath>, FsError> {
+        let at = |directory: &RelPath| FsError::at("list", self.path(directory));
+        let (mut files, mut rest) = (Vec::new(), vec![directory.clone()]);
+        while let Some(directory) = rest.pop() {
+            for entry in self.dir.read_dir(&directory).map_err(at(&directory))? {
+                let entry = entry.map_err(at(&directory))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let name = RelPath::parse(&name).map_err(|error| at(&directory)(io::Error::other(error)))?;
+                let path = directory.join(&name);
+                let is_directory = entry.file_type().map_err(at(&path))?.is_dir();
+                if is_directory { rest.push(path) } else { files.push(path) }
+            }
+        }
+        Ok(files)
+    }
+
     /// Removes a directory and its contents, if it exists.
     pub(crate) fn remove_all(&self, directory: &RelPath) -> Result<(), FsError> {
         ignore_missing(self.dir.remove_dir_all(directory))
@@ -366,6 +399,15 @@ impl Root {
             .and_then(|()| ignore_missing(self.dir.remove_dir(parent)))
             .map_err(FsError::at("remove", self.path(file)))
     }
+}
+
+/// A file or directory that is in the way of a file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Obstacle {
+    /// A file, which would have to be a directory.
+    File(RelPath),
+    /// A directory, which would have to be a file.
+    Directory(RelPath),
 }
 
 /// Opens a regular file below `dir` for reading. A symlink or a special file is an error, and does not block.

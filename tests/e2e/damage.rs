@@ -226,6 +226,7 @@ fn unpack_with(
         templates,
         select,
         keep_going,
+        replace: false,
         allow_older: false,
     };
     unpack::unpack(BundleReader::open(bundle, &Policy::none())?, &options, &Silent)

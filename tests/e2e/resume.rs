@@ -451,6 +451,57 @@ fn check_lock(job: &PackJob, fake: &Fake, more: &[&str]) -> Finished {
 }
 
 #[test]
+fn two_locks_of_one_list_are_merged_into_what_upstream_has() {
+    let image =
+        |seed| Image::new(Format::Oci, "linux/amd64", &[Layer::random(seed, 2000, Compression::None)]);
+    let content = |moved: bool| {
+        let mut content = Content::default();
+        content.file(&format!("https://{FILES}/same"), &b"same"[..]);
+        content.file(&format!("https://{FILES}/moved"), if moved { &b"two"[..] } else { b"one" });
+        content.image(&format!("{REGISTRY}/a/moved:1"), &image(if moved { 2 } else { 1 }));
+        content.image(&format!("{REGISTRY}/a/ours:1"), &image(3));
+        content.image(&format!("{REGISTRY}/a/theirs:1"), &image(4));
+        content
+    };
+    let common = format!("https://{FILES}/same\nhttps://{FILES}/moved\n{REGISTRY}/a/moved:1\n");
+    let job = PackJob::new("");
+    let before = Fake::honest(content(false));
+    let after = Fake::honest(content(true));
+    let lock = |name: &str, fake: &Fake, entry: &str| {
+        job.write(LIST, format!("{common}{REGISTRY}/a/{entry}:1\n"));
+        write_lock(&job, fake).ok();
+        fs::rename(job.path("airbundle.lock.json"), job.path(name)).unwrap();
+        job.text(name)
+    };
+    let (ours, theirs) = (lock("ours", &before, "ours"), lock("theirs", &after, "theirs"));
+    let merge = |one: &str, two: &str, fake: &Fake, more: &[&str]| {
+        let args = ["lock", "--merge", one, two, "-o", &job.text("merged"), "--retries", "0"];
+        let args = args.into_iter().chain(more.iter().copied()).map(str::to_owned);
+        airbundle(args.chain(mirrors_to(fake)))
+    };
+    job.write(LIST, format!("{common}{REGISTRY}/a/ours:1\n{REGISTRY}/a/theirs:1\n"));
+    for (one, two, fake) in [(&ours, &theirs, &after), (&theirs, &ours, &after), (&ours, &theirs, &before)] {
+        let merged = merge(one, two, fake, &["--json"]).ok().json();
+        assert_eq!(merged["decided"].as_array().unwrap().len(), 2, "{merged:#}");
+        write_lock(&job, fake).ok();
+        assert_same(
+            &fs::read(job.path("merged")).unwrap(),
+            &fs::read(job.path("airbundle.lock.json")).unwrap(),
+            "merged",
+        );
+    }
+    // Without a difference, nothing is requested.
+    let (seen, merged) = (after.seen().len(), fs::read(job.path("merged")).unwrap());
+    merge(&job.text("merged"), &ours, &after, &[]).ok();
+    assert!(after.seen().len() == seen && fs::read(job.path("merged")).unwrap() == merged);
+    // Upstream has another version by now.
+    let later = Fake::honest(Content::default());
+    merge(&ours, &theirs, &later, &[]).failed(13, &["a/moved:1", "neither version"]);
+    merge(&ours, &job.text(LIST), &later, &[]).failed(3, &["not a lock"]);
+    airbundle(["lock", "--merge", &ours, "-o", &job.text("merged")]).failed(2, &["two locks"]);
+}
+
+#[test]
 fn lock_packs_the_same_bytes_after_tags_moved() {
     let (list, content) = thirty_blobs();
     let expected = uninterrupted(&list, &content, &[]);

@@ -25,12 +25,12 @@ const INCOMPLETE: i32 = 16;
 const COMMAND: i32 = 18;
 
 /// The world's bundle in volumes, with and without recovery data. Made once.
-struct VolumeSets {
+pub(crate) struct VolumeSets {
     shared: SharedDirectory,
-    names: Vec<String>,
+    pub(crate) names: Vec<String>,
 }
 
-fn volume_sets() -> &'static VolumeSets {
+pub(crate) fn volume_sets() -> &'static VolumeSets {
     static CARRIED: LazyLock<VolumeSets> = LazyLock::new(|| {
         let world = world();
         let shared = SharedDirectory::new();
@@ -48,17 +48,17 @@ fn volume_sets() -> &'static VolumeSets {
 }
 
 impl VolumeSets {
-    fn plain(&self) -> PathBuf {
+    pub(crate) fn plain(&self) -> PathBuf {
         self.shared.path.join("plain")
     }
 
-    fn with_recovery(&self) -> PathBuf {
+    pub(crate) fn with_recovery(&self) -> PathBuf {
         self.shared.path.join("safe")
     }
 }
 
 /// Returns the names of all volumes in a directory.
-fn volumes(directory: &Path) -> Vec<String> {
+pub(crate) fn volumes(directory: &Path) -> Vec<String> {
     let names =
         fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> =
@@ -68,7 +68,7 @@ fn volumes(directory: &Path) -> Vec<String> {
 }
 
 /// Copies the files of a directory that are not hidden by hard links: to change a file, replace it.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
@@ -79,7 +79,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);
     fs::remove_file(path).unwrap();
@@ -91,7 +91,7 @@ fn run_verb(run_verb: &str, paths: &[&Path]) -> Finished {
 }
 
 /// Asserts that every visible file equals one of the world's site, byte for byte.
-fn assert_visible_files_intact(site: &Path) {
+pub(crate) fn assert_visible_files_intact(site: &Path) {
     if !site.exists() {
         return;
     }
@@ -233,7 +233,7 @@ fn duplicate_truncated_or_unrelated_volume_is_named() {
         fs::copy(path(name), foreign.join(name)).unwrap();
         let words = ["none of which is complete", name, "missing"];
         run_verb("unpack", &[&foreign, &path("site")]).failed(INCOMPLETE, &words);
-        // Of the bundle of the volume that is named, one volume is missing.
+        // A volume is missing of the bundle of the named one.
         run_verb("unpack", &[&foreign.join(next), &path("site")]).failed(INCOMPLETE, &[name, "missing"]);
         let finished = run_verb("verify", &[&foreign.join(next)]);
         let result = format!("the volume `{name}` belongs to another bundle");
@@ -482,7 +482,7 @@ fn directory_argument_must_hold_exactly_one_bundle() {
 }
 
 /// The world's bundle in one file with recovery data. Made once.
-fn file_with_recovery() -> &'static Path {
+pub(crate) fn file_with_recovery() -> &'static Path {
     static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
         let path = volume_sets().shared.path.join("one.tar.zst");
         world().pack(&world().lists, &path, &["--recovery", "5%"]).ok();
@@ -675,7 +675,7 @@ fn volumes_that_were_joined_keep_their_recovery_data() {
     run_verb("repair", &[&path("short.tar.zst"), Path::new("--output"), &path("long.tar.zst")]).ok();
     assert!(fs::read(path("long.tar.zst")).unwrap() == joined);
 
-    // What cannot be repaired, or is missing, makes no copy.
+    // Volumes that cannot be repaired, or are missing, make no copy.
     damaged[joined.len() / 2..joined.len() / 2 + 3_000_000].fill(1);
     fs::write(path("worse.tar.zst"), &damaged).unwrap();
     let output = path("no.tar.zst");

@@ -12,6 +12,7 @@ use crate::bundle::format::volume_name::{SUMS, parse_volume_name};
 use crate::bundle::read::assemble::SetBuilder;
 use crate::bundle::read::candidate::{Candidate, is_bundle_name, is_ignored_name};
 use crate::bundle::read::describe::describe;
+use crate::bundle::read::discover_error::DiscoverError;
 use crate::bundle::read::media_file::MediaFile;
 use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::volume_set::VolumeSet;
@@ -21,27 +22,6 @@ const SUMS_LIMIT: u64 = 16 << 20;
 
 /// Maximum number of bundles that an error describes.
 const SHOWN_BUNDLES: usize = 8;
-
-/// No bundle was found, or more than one.
-#[derive(Debug, thiserror::Error)]
-pub enum DiscoverError {
-    /// A file or directory cannot be read.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// A directory without a bundle.
-    #[error("no bundle in `{}`: expected a file named `*.tar.zst` or `*.tar.zst.001`", .0.display())]
-    Nothing(PathBuf),
-    /// Several bundles.
-    #[error("found several bundles: {}: specify one file, or any volume of one bundle", .0.join("; "))]
-    Several(Vec<String>),
-    /// Several bundles, none of which is complete.
-    #[error("found several bundles, none of which is complete: {}: add what is missing, or specify any volume of one \
-             bundle", .0.join("; "))]
-    Incomplete(Vec<String>),
-    /// Several paths, one of which is a complete bundle.
-    #[error("`{0}` is not a volume: it cannot be combined with other paths")]
-    NotAVolume(String),
-}
 
 /// Finds the bundle that `paths` specify: one file, any volumes of a bundle, or directories that together
 /// contain one bundle.
@@ -141,7 +121,7 @@ impl Media {
             let of_bundle = parse_volume_name(&name).is_some_and(|(bundle, _)| is_bundle_name(bundle));
             let is_expected = of_bundle || is_bundle_name(&name) || self.specified.contains(&path);
             match MediaFile::of(&path) {
-                // Of files with other names, a label decides.
+                // A label decides if the name is another one.
                 Ok(MediaFile::Volumes(volumes)) if is_expected || volumes[0].label.is_some() => {
                     self.volumes.insert(path, volumes);
                     has_volumes = true;
@@ -149,9 +129,8 @@ impl Media {
                 Ok(MediaFile::Bundle) if with_bundles => {
                     self.bundles.insert(path);
                 }
-                Ok(_) => {}
                 Err(error) if is_expected => return Err(error.into()),
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         if has_volumes {
@@ -198,10 +177,8 @@ impl Media {
                 sets.iter().position(|set| is_complete(&set)).expect("there is one; please report")
             }
             _ => {
-                let error = match sets.iter().any(|set| is_complete(&set)) {
-                    true => DiscoverError::Several,
-                    false => DiscoverError::Incomplete,
-                };
+                let any_complete = sets.iter().any(|set| is_complete(&set));
+                let error = if any_complete { DiscoverError::Several } else { DiscoverError::Incomplete };
                 let texts = sets.into_iter().take(SHOWN_BUNDLES).map(|(set, _)| describe(set));
                 return Err(error(texts.collect()));
             }
@@ -253,10 +230,10 @@ impl Media {
         match group {
             Group::File(path) => VolumeSet::file(path),
             Group::Volumes(candidates) => {
-                let directories = match self.directories.is_empty() {
-                    false => self.directories.clone(),
-                    true => vec![fs::parent(&candidates[0].path).to_owned()],
-                };
+                let mut directories = self.directories.clone();
+                if directories.is_empty() {
+                    directories.push(fs::parent(&candidates[0].path).to_owned());
+                }
                 let builder = SetBuilder::new(candidates, directories, &self.listed);
                 Ok(builder.build(candidates.clone()))
             }

@@ -7,7 +7,7 @@ use crate::base::fs::FsError;
 use crate::bundle::format::index::IndexError;
 use crate::bundle::format::layout::LayoutError;
 use crate::bundle::format::release::Expiry;
-use crate::bundle::read::discover::DiscoverError;
+use crate::bundle::read::discover_error::DiscoverError;
 use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::{DamageKind, Position, VolumeProblem};
 use crate::oci::digest::Digest;

@@ -440,9 +440,10 @@ impl Volume {
     #[must_use]
     pub(crate) fn absence(&self) -> VolumeProblem {
         let volume = self.name.clone();
-        match self.is_present() {
-            false => VolumeProblem::Missing { volume },
-            true => VolumeProblem::Truncated { volume, has: self.file_len(), needs: self.len },
+        if self.is_present() {
+            VolumeProblem::Truncated { volume, has: self.file_len(), needs: self.len }
+        } else {
+            VolumeProblem::Missing { volume }
         }
     }
 }

@@ -9,7 +9,9 @@ use crate::bundle::recovery::block_map::{Block, BlockMap, Segment, SegmentConten
 use crate::bundle::recovery::blocks::{ReadAt, index};
 use crate::bundle::recovery::cache::RepairCache;
 use crate::bundle::recovery::damage::{Damage, RecoveryError};
+use crate::bundle::recovery::description::{Fields, HEAD};
 use crate::bundle::recovery::find::{FoundSection, find};
+use crate::bundle::recovery::geometry::Geometry;
 use crate::bundle::recovery::group::Group;
 use crate::bundle::recovery::scan::scan;
 
@@ -32,6 +34,15 @@ impl Recovery {
         let FoundSection { fields, geometry, frame } = find(volume, len)?;
         let map = BlockMap { geometry, front: fields.front, tail: fields.tail, description: frame };
         Some(Self { map, cache: Mutex::default() })
+    }
+
+    /// Returns the length of the intact volume in bytes, as a frame of recovery data states it. `None`: the frame is not
+    /// a description.
+    #[must_use]
+    pub(crate) fn stated_len(frame: &[u8]) -> Option<u64> {
+        let fields = Fields::parse(frame.get(..HEAD)?)?;
+        let section = Geometry::from_numbers(fields.numbers).section_len();
+        fields.front.checked_add(section)?.checked_add(fields.tail)
     }
 
     /// Length of the intact volume in bytes.

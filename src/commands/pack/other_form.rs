@@ -1,6 +1,6 @@
 //! [`remove_other_form`]: removes an older bundle of the output's name that the new one did not replace.
 //!
-//! `NAME` can be one file, or the volumes `NAME.001` and so on. Whoever names it must get the new bundle.
+//! `NAME` can be one file, or the volumes `NAME.001` and so on. Either name must then mean the new bundle.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
 //! [`BomContents`]: the items of an SBOM, independent of its format.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::format_description::well_known::Rfc3339;
@@ -10,7 +10,7 @@ use crate::bundle::format::index::IndexedFile;
 use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{Manifest, config_platform, has_platform};
+use crate::oci::manifest::{Descriptor, Manifest, config_platform, has_platform};
 use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -38,7 +38,7 @@ pub(crate) struct BomContents {
     pub(crate) files: Vec<Item>,
 }
 
-/// An image, one of its manifests, or a file.
+/// An image, one of its manifests, a layer, or a file.
 pub(crate) struct Item {
     /// Derived from the reference, path or digest, so that it is the same in other bundles.
     pub(crate) id: String,
@@ -52,8 +52,9 @@ pub(crate) struct Item {
     pub(crate) platforms: Vec<String>,
     /// The URL from which it was fetched.
     pub(crate) source: String,
+    /// Empty for a layer: package URLs name images.
     pub(crate) purl: String,
-    /// The manifests of an index that the bundle contains.
+    /// The manifests of an index that the bundle contains, or the layers of a manifest.
     pub(crate) children: Vec<Item>,
 }
 
@@ -63,6 +64,8 @@ pub(crate) enum ItemKind {
     Container,
     /// Any other manifest: a Helm chart, a signature.
     Artifact,
+    /// A layer of an image, or of an artifact.
+    Layer,
     File,
 }
 
@@ -128,8 +131,8 @@ impl<'a> ImageItems<'a> {
         let Self { layout, image, .. } = self;
         let blobs = image.manifests.iter().copied().chain(layout.blobs_of(image));
         let mut root = self.item(image.indexed.digest, blobs.map(|blob| blob.size).sum(), true);
-        root.children = image.manifests[1..].iter().map(|manifest| self.child(*manifest)).collect();
-        if !root.children.is_empty() {
+        if image.manifests.len() > 1 {
+            root.children = image.manifests[1..].iter().map(|manifest| self.child(*manifest)).collect();
             root.platforms = layout.platforms(image, |_| None).iter().map(Platform::to_string).collect();
             // For example an index of attestations.
             if root.children.iter().all(|child| child.kind == ItemKind::Artifact) {
@@ -165,9 +168,37 @@ impl<'a> ImageItems<'a> {
             digest,
             size,
             media_type: self.media_types.get(&digest).map(ToString::to_string).unwrap_or_default(),
-            source: url_of_manifest(reference, digest),
+            source: url_of(reference, "manifests", digest),
             purl: purl_of_image(reference, digest, platform.as_ref(), is_root),
             platforms: platform.iter().map(Platform::to_string).collect(),
+            children: self.layers(digest),
+        }
+    }
+
+    /// Returns the layers of a manifest, each once; none of an index.
+    fn layers(&self, manifest: Digest) -> Vec<Item> {
+        let Some(Manifest::Image { layers, .. }) = self.layout.parsed.get(&manifest) else {
+            return Vec::new();
+        };
+        let mut seen = BTreeSet::new();
+        let bundled = layers.iter().filter(|layer| seen.insert(layer.digest));
+        bundled.map(|layer| self.layer(layer)).collect()
+    }
+
+    fn layer(&self, layer: &Descriptor) -> Item {
+        let reference = &self.image.indexed.reference;
+        let repository = format!("{}/{}", reference.host(), reference.repository());
+        Item {
+            id: short_id(&format!("layer {repository}@{}", layer.digest)),
+            kind: ItemKind::Layer,
+            name: repository,
+            version: Some(layer.digest.to_string()),
+            digest: layer.digest,
+            size: layer.size,
+            media_type: layer.media_type.to_string(),
+            platforms: Vec::new(),
+            source: url_of(reference, "blobs", layer.digest),
+            purl: String::new(),
             children: Vec::new(),
         }
     }
@@ -215,13 +246,14 @@ fn short_id(text: &str) -> String {
     Digest::of(text.as_bytes()).hex()[..24].to_owned()
 }
 
-/// Returns the URL of a manifest (distribution-spec, "Pulling manifests"). SPDX requires a URL as location.
-fn url_of_manifest(reference: &Reference, digest: Digest) -> String {
+/// Returns the URL of a manifest or blob (distribution-spec, "Pulling manifests"). SPDX requires a URL as location. `kind`
+/// is `manifests` or `blobs`.
+fn url_of(reference: &Reference, kind: &str, digest: Digest) -> String {
     let host = match reference.host() {
         "docker.io" => "registry-1.docker.io",
         host => host,
     };
-    format!("https://{host}/v2/{}/manifests/{digest}", reference.repository())
+    format!("https://{host}/v2/{}/{kind}/{digest}", reference.repository())
 }
 
 /// Returns `pkg:oci/…` (purl specification, type `oci`): the name is the last component of the repository,

@@ -96,12 +96,10 @@ struct Composition {
 
 pub(super) fn document(contents: &BomContents) -> Document {
     let items = || contents.images.iter().chain(&contents.files);
-    // The dependency graph: the bundle depends on all items, an index on its manifests.
+    // The dependency graph: the bundle depends on all items, an index on its manifests, a manifest on its layers.
     let of_bundle = Dependency { r#ref: BUNDLE.to_owned(), depends_on: items().map(bom_ref).collect() };
-    let of_indexes = items().filter(|item| !item.children.is_empty()).map(|item| Dependency {
-        r#ref: bom_ref(item),
-        depends_on: item.children.iter().map(|child| nested_ref(item, child)).collect(),
-    });
+    let mut dependencies = vec![of_bundle];
+    items().for_each(|item| add_dependencies(item, &bom_ref(item), &mut dependencies));
     Document {
         schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
         bom_format: "CycloneDX",
@@ -114,7 +112,7 @@ pub(super) fn document(contents: &BomContents) -> Document {
             component: bundle(contents),
         },
         components: items().map(|item| component(item, bom_ref(item))).collect(),
-        dependencies: std::iter::once(of_bundle).chain(of_indexes).collect(),
+        dependencies,
         compositions: [Composition { aggregate: "complete", assemblies: [BUNDLE] }],
     }
 }
@@ -134,30 +132,44 @@ fn bundle(contents: &BomContents) -> Component {
     }
 }
 
+fn add_dependencies(item: &Item, bom_ref: &str, all: &mut Vec<Dependency>) {
+    if item.children.is_empty() {
+        return;
+    }
+    let nested = || item.children.iter().map(|child| nested_ref(bom_ref, child));
+    all.push(Dependency { r#ref: bom_ref.to_owned(), depends_on: nested().collect() });
+    item.children.iter().zip(nested()).for_each(|(child, bom_ref)| add_dependencies(child, &bom_ref, all));
+}
+
 fn component(item: &Item, bom_ref: String) -> Component {
     let properties = std::iter::once(Property { name: "airbundle:size", value: item.size.to_string() });
     let platforms = item.platforms.iter();
     let platforms =
         platforms.map(|platform| Property { name: "airbundle:platform", value: platform.clone() });
-    let source = (!item.source.is_empty()).then(|| iri(&item.source));
+    // Validators do not accept an IPv6 address, although IRIs can have one.
+    let is_iri = !item.source.contains("://[");
+    let source = (!item.source.is_empty() && is_iri).then(|| iri(&item.source));
+    let other = (!is_iri).then(|| Property { name: "airbundle:source", value: item.source.clone() });
+    let children = item.children.iter().map(|child| component(child, nested_ref(&bom_ref, child)));
+    let components = children.collect();
     Component {
         r#type: match item.kind {
             ItemKind::Container => "container",
             ItemKind::Artifact => "data",
-            ItemKind::File => "file",
+            ItemKind::File | ItemKind::Layer => "file",
         },
         mime_type: is_mime_type(&item.media_type).then(|| item.media_type.clone()),
         bom_ref,
         name: item.name.clone(),
         version: item.version.clone(),
         hashes: vec![Hash { alg: "SHA-256", content: item.digest.hex() }],
-        purl: Some(item.purl.clone()),
+        purl: Some(item.purl.clone()).filter(|purl| !purl.is_empty()),
         external_references: source
             .map(|url| ExternalReference { r#type: "distribution", url })
             .into_iter()
             .collect(),
-        components: item.children.iter().map(|child| component(child, nested_ref(item, child))).collect(),
-        properties: properties.chain(platforms).collect(),
+        components,
+        properties: properties.chain(platforms).chain(other).collect(),
     }
 }
 
@@ -166,10 +178,10 @@ fn bom_ref(item: &Item) -> String {
     format!("{kind}-{}", item.id)
 }
 
-/// Returns the reference of a manifest in an index. It includes the index, since references must be unique
-/// and several indexes can contain the same manifest.
-fn nested_ref(parent: &Item, child: &Item) -> String {
-    format!("{}-{}", bom_ref(parent), child.id)
+/// Returns the reference of a manifest in an index, or of a layer. It includes that of the parent, since references must
+/// be unique and several parents can contain the same child.
+fn nested_ref(parent: &str, child: &Item) -> String {
+    format!("{parent}-{}", child.id)
 }
 
 /// Returns a URL with all characters percent-encoded that an IRI cannot have (RFC 3987, section 2.2). Lists may have them

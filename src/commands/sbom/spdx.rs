@@ -82,13 +82,16 @@ pub(super) fn document(contents: &BomContents) -> Document {
     let mut relationships = vec![relationship(DOCUMENT, "DESCRIBES", BUNDLE)];
     // Several indexes can contain the same manifest, and IDs must be unique.
     let mut seen = BTreeSet::new();
-    for item in contents.images.iter().chain(&contents.files) {
-        relationships.push(relationship(BUNDLE, "CONTAINS", &id(item)));
-        for child in &item.children {
-            relationships.push(relationship(&id(item), "CONTAINS", &id(child)));
+    let mut rest: Vec<(String, &Item)> =
+        contents.images.iter().chain(&contents.files).map(|item| (BUNDLE.to_owned(), item)).rev().collect();
+    while let Some((parent, item)) = rest.pop() {
+        let contained = relationship(&parent, "CONTAINS", &id(item));
+        let is_new = seen.insert(id(item));
+        relationships.push(contained);
+        if is_new {
+            packages.push(package(item));
+            rest.extend(item.children.iter().rev().map(|child| (id(item), child)));
         }
-        let items = std::iter::once(item).chain(&item.children);
-        packages.extend(items.filter(|item| seen.insert(id(item))).map(package));
     }
     Document {
         spdx_version: "SPDX-2.3",
@@ -141,17 +144,22 @@ fn package(item: &Item) -> Package {
         primary_package_purpose: match item.kind {
             ItemKind::Container => "CONTAINER",
             ItemKind::Artifact => "OTHER",
+            ItemKind::Layer => "ARCHIVE",
             ItemKind::File => "FILE",
         },
         license_concluded: UNKNOWN,
         license_declared: UNKNOWN,
         copyright_text: UNKNOWN,
         checksums: vec![Checksum { algorithm: "SHA256", checksum_value: item.digest.hex() }],
-        external_refs: vec![ExternalRef {
-            reference_category: "PACKAGE-MANAGER",
-            reference_type: "purl",
-            reference_locator: item.purl.clone(),
-        }],
+        external_refs: if item.purl.is_empty() {
+            Vec::new()
+        } else {
+            vec![ExternalRef {
+                reference_category: "PACKAGE-MANAGER",
+                reference_type: "purl",
+                reference_locator: item.purl.clone(),
+            }]
+        },
         comment,
     }
 }
@@ -176,6 +184,7 @@ fn is_location(url: &str) -> bool {
 fn id(item: &Item) -> String {
     let kind = match item.kind {
         ItemKind::File => "File",
+        ItemKind::Layer => "Layer",
         ItemKind::Container | ItemKind::Artifact => "Image",
     };
     format!("SPDXRef-{kind}-{}", item.id)

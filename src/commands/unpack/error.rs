@@ -90,6 +90,14 @@ pub enum UnpackError {
     /// A repository template cannot be applied.
     #[error(transparent)]
     Names(#[from] NamesError),
+    /// Files or directories of the site are in the way. Nothing was changed.
+    #[error("{problem}; nothing was changed")]
+    Obstacles {
+        /// The first few of them.
+        problem: String,
+        /// True if all of them may be removed.
+        is_replaceable: bool,
+    },
     /// A file system does not support names or sizes of the bundle. Nothing was written.
     #[error(
         "cannot unpack to `{}`, nothing was written: the file system{} does not support {}", path.display(),

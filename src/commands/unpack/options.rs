@@ -23,6 +23,8 @@ pub struct UnpackOptions {
     pub keep_going: bool,
     /// True to unpack a bundle that is older than one of the same name on the site.
     pub allow_older: bool,
+    /// True to remove files of other bundles where this one has a directory, and the reverse.
+    pub replace: bool,
 }
 
 impl UnpackOptions {

@@ -58,6 +58,10 @@ impl Roots {
     }
 
     /// Returns the root of the registry's storage. `None`: the selection has no images.
+    pub(super) fn files(&self) -> Option<&Root> {
+        self.files.map(|number| &self.all[number])
+    }
+
     pub(super) fn registry(&self) -> Option<&Root> {
         self.registry.map(|index| &self.all[index])
     }

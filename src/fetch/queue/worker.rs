@@ -4,9 +4,10 @@ use std::io::Read;
 
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
-use reqwest::header::{ETAG, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, ETAG, HeaderValue};
 
 use crate::base::event::Event;
+use crate::fetch::content::is_unknown;
 use crate::fetch::queue::progress::PROGRESS;
 use crate::fetch::queue::shared::{LeaseEnd, Shared};
 use crate::fetch::queue::task::Task;
@@ -253,7 +254,12 @@ impl<'a> Worker<'a> {
         let context = self.shared.request_context(self.lease.task);
         let check = self.shared.fallbacks[self.lease.task].check();
         if let Some(reason) = check.and_then(|check| check.check_bytes(piece)) {
-            return Err(context.invalid_response(response.url(), reason));
+            // Error pages have a type. Without one, text may be what the file consists of, whatever its name says.
+            if response.headers().contains_key(CONTENT_TYPE) || !is_unknown(piece) {
+                return Err(context.invalid_response(response.url(), reason));
+            }
+            let message = format!("`{}` is {reason}", context.object);
+            self.shared.report.event(&Event::Warning { message });
         }
         warn_about_encoding(context, response);
         if self.size().is_some() || has_length(response) {

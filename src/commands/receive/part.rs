@@ -1,0 +1,94 @@
+//! [`Part`]: the frames of one volume, or of a bundle in one file, that one transmission delivered.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use crate::base::fs::{self, FsError};
+use crate::base::own_file;
+use crate::bundle::format::label::Label;
+use crate::bundle::format::seek_table::FrameEntry;
+use crate::bundle::recovery::Recovery;
+use crate::commands::receive::scanner::{FrameKind, ScannedFrame};
+
+/// The received frames of a volume, one after the other in a file.
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    pub(super) file: File,
+    /// `None`: it was lost, or the bundle is one file.
+    pub(super) label: Option<Label>,
+    /// The sizes of the frames.
+    pub(super) frames: Vec<FrameEntry>,
+    /// Size in bytes.
+    pub(super) len: u64,
+    /// Size of the content of the frames after the label, in bytes.
+    pub(super) stream: u64,
+    /// True if it begins with the start of the bundle.
+    pub(super) has_start: bool,
+    /// True if it ends with a seek table.
+    pub(super) has_end: bool,
+    /// True if bytes between its frames were not a frame.
+    pub(super) has_gap: bool,
+    /// Size of the intact volume, as its recovery data states it.
+    pub(super) stated_len: Option<u64>,
+}
+
+impl Part {
+    /// Creates a part without frames.
+    pub(super) fn create(path: PathBuf) -> Result<Self, FsError> {
+        let file = own_file::create_new(&path)?;
+        Ok(Self::new(path, file))
+    }
+
+    /// Opens the file of an earlier run, whose frames are to be added with [`Part::note`].
+    pub(super) fn open(path: PathBuf) -> Result<Self, FsError> {
+        let file = own_file::open_regular(&path)?;
+        Ok(Self::new(path, file))
+    }
+
+    fn new(path: PathBuf, file: File) -> Self {
+        Self {
+            path,
+            file,
+            label: None,
+            frames: Vec::new(),
+            len: 0,
+            stream: 0,
+            has_start: false,
+            has_end: false,
+            has_gap: false,
+            stated_len: None,
+        }
+    }
+
+    /// Appends a frame.
+    pub(super) fn append(&mut self, frame: &ScannedFrame) -> Result<(), FsError> {
+        self.file.write_all(&frame.bytes).map_err(FsError::at("write", &self.path))?;
+        self.note(frame);
+        Ok(())
+    }
+
+    /// Records a frame that is in the file.
+    pub(super) fn note(&mut self, frame: &ScannedFrame) {
+        self.has_gap |= frame.is_after_gap && !self.frames.is_empty();
+        self.has_start |= frame.kind == FrameKind::Start;
+        match &frame.kind {
+            FrameKind::Label(label) => {
+                self.label = Some(*label);
+                self.stream = 0;
+            }
+            FrameKind::SeekTable(_) => self.has_end = true,
+            FrameKind::Recovery => {
+                self.stated_len = self.stated_len.or_else(|| Recovery::stated_len(&frame.bytes));
+            }
+            _ => self.stream += u64::from(frame.entry.decompressed),
+        }
+        self.frames.push(frame.entry);
+        self.len += u64::from(frame.entry.compressed);
+    }
+
+    /// Removes the file.
+    pub(super) fn remove(self) -> Result<(), FsError> {
+        fs::remove_file(&self.path)
+    }
+}
