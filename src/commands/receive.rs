@@ -5,7 +5,8 @@
 //! another transmission, in the same stream or later, can fill the gaps.
 //!
 //! A volume is intact if its frames are, if they fill the distance between its label and the next one, in the bundle and
-//! in the tar stream, and if its recovery data, if any, agrees.
+//! in the tar stream, and if its recovery data agrees. Without recovery data, two identical frames are suspicious: the
+//! link may have repeated one and lost another. Another transmission then has to agree.
 
 mod part;
 mod scanner;
@@ -132,7 +133,7 @@ enum Current {
     /// A volume that is there already.
     Known,
     /// Frames that are kept.
-    Part(Part),
+    Part(Box<Part>),
 }
 
 struct Receiver<'a> {
@@ -141,6 +142,8 @@ struct Receiver<'a> {
     report: &'a dyn Report,
     /// The set of the volumes. `None`: no label was received.
     set: Option<Digest>,
+    /// The number of labels of each set. A label has no checksum: one with another set can be a corrupt one.
+    sets: BTreeMap<Digest, u32>,
     labels: BTreeMap<u32, Label>,
     /// The volumes that are there.
     done: BTreeMap<u32, VolumeState>,
@@ -164,6 +167,7 @@ impl<'a> Receiver<'a> {
             name,
             report,
             set: None,
+            sets: BTreeMap::new(),
             labels: BTreeMap::new(),
             done: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -225,9 +229,8 @@ impl<'a> Receiver<'a> {
             // A run that was killed did not give the last part its number.
             let number = prefix.parse().ok().or(part.label.map(|label| label.number));
             let number = number.or(part.has_start.then_some(1));
-            let is_known = |number: &u32| self.done.contains_key(number);
-            let is_foreign = part.label.is_some_and(|label| label.set != *self.set.get_or_insert(label.set));
-            match number.filter(|number| !is_foreign && !is_known(number)) {
+            let is_own = part.label.map_or(Ok(true), |label| self.accepts(label))?;
+            match number.filter(|number| is_own && !self.done.contains_key(number)) {
                 Some(number) => {
                     self.labels.extend(part.label.map(|label| (number, label)));
                     self.parts.entry(number).or_default().push(part);
@@ -282,13 +285,13 @@ impl<'a> Receiver<'a> {
         match &frame.kind {
             FrameKind::Start => {
                 self.end_volume()?;
-                self.current = Current::Part(self.new_part()?);
+                self.current = Current::Part(Box::new(self.new_part()?));
             }
             FrameKind::Label(label) => self.begin_volume(*label)?,
             _ => {}
         }
         if let Current::Unknown = self.current {
-            self.current = Current::Part(self.new_part()?);
+            self.current = Current::Part(Box::new(self.new_part()?));
         }
         if let Current::Part(part) = &mut self.current {
             part.append(&frame)?;
@@ -307,9 +310,30 @@ impl<'a> Receiver<'a> {
         Part::create(self.directory.join(PARTS).join(format!("new-{count}")))
     }
 
+    /// True if a label is that of a volume of the bundle, and not of another one. The most common set is that of the
+    /// bundle, until a volume is complete.
+    fn accepts(&mut self, label: Label) -> Result<bool, FsError> {
+        let own = *self.set.get_or_insert(label.set);
+        let count = self.sets.entry(label.set).or_default();
+        *count += 1;
+        let count = *count;
+        if label.set == own {
+            return Ok(true);
+        }
+        if self.done.is_empty() && count > self.sets.get(&own).copied().unwrap_or(0) {
+            self.set = Some(label.set);
+            self.labels.clear();
+            for part in std::mem::take(&mut self.parts).into_values().flatten() {
+                part.remove()?;
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// The next frames are those of the volume with this label.
     fn begin_volume(&mut self, label: Label) -> Result<(), ReceiveError> {
-        if label.set != *self.set.get_or_insert(label.set) {
+        if !self.accepts(label)? {
             if !std::mem::replace(&mut self.has_foreign, true) {
                 let message = "the stream contains volumes of another bundle, which are ignored".to_owned();
                 self.report.event(&Event::Warning { message });
@@ -323,7 +347,7 @@ impl<'a> Receiver<'a> {
         let is_head = matches!(&self.current, Current::Part(part) if part.label.is_none() && part.has_start);
         if !(label.number == 1 && is_head) {
             self.end_volume()?;
-            self.current = Current::Part(self.new_part()?);
+            self.current = Current::Part(Box::new(self.new_part()?));
         }
         if self.done.contains_key(&label.number)
             && let Current::Part(part) = std::mem::replace(&mut self.current, Current::Known)
@@ -340,7 +364,7 @@ impl<'a> Receiver<'a> {
         };
         let number = match part.label {
             Some(label) => Some(label.number),
-            None if part.has_end && self.labels.is_empty() => Some(SINGLE),
+            None if self.labels.is_empty() => (part.has_start || part.has_end).then_some(SINGLE),
             // Its label was lost.
             None => part.has_start.then_some(1),
         };
@@ -351,7 +375,7 @@ impl<'a> Receiver<'a> {
         let path = self.directory.join(PARTS).join(format!("{number}-{count}"));
         std::fs::rename(&part.path, &path).map_err(FsError::at("rename", &part.path))?;
         part.path = path;
-        self.parts.entry(number).or_default().push(part);
+        self.parts.entry(number).or_default().push(*part);
         self.publish_intact(number)
     }
 
@@ -384,7 +408,10 @@ impl<'a> Receiver<'a> {
                 .is_none_or(|(label, next)| label.stream.checked_add(part.stream) == Some(next));
             let is_complete =
                 !part.has_gap && len == Some(part.len) && has_stream && self.follows_table(number, part);
-            is_complete && (part.label.is_some() || number == SINGLE) && agrees_with_recovery(part)
+            is_complete
+                && (part.label.is_some() || number == SINGLE)
+                && agrees_with_recovery(part)
+                && is_unambiguous(part, parts)
         };
         let Some(part) = parts.iter().find(is_intact) else { return Ok(()) };
         let synced = own_file::open_up(&part.file).and_then(|()| part.file.sync_all());
@@ -470,7 +497,8 @@ impl<'a> Receiver<'a> {
             let label = if is_repaired { read_label(path)? } else { None };
             return Ok(is_repaired && label.map_or(SINGLE, |label| label.number) == number);
         }
-        if slots.is_empty() || certain.len() < slots.len() {
+        let is_ambiguous = parts.iter().any(Part::has_twins);
+        if slots.is_empty() || certain.len() < slots.len() || is_ambiguous {
             return Ok(false);
         }
         for (slot, (source, position)) in certain {
@@ -505,7 +533,8 @@ impl<'a> Receiver<'a> {
         self.repair()?;
         let known: BTreeSet<u32> =
             self.labels.keys().chain(self.done.keys()).chain(self.parts.keys()).copied().collect();
-        let is_single = known.contains(&SINGLE);
+        let is_single = self.labels.is_empty() && known.contains(&SINGLE);
+        self.last = self.last.filter(|last| (*last == SINGLE) == is_single);
         let last = self.last.or_else(|| known.last().copied()).unwrap_or(0);
         let numbers = if is_single { SINGLE..=SINGLE } else { 1..=last };
         let state = |number: u32| match self.done.get(&number) {
@@ -543,6 +572,13 @@ fn agrees_with_recovery(part: &Part) -> bool {
         || Recovery::find(&part.file, part.len).is_some_and(|recovery| {
             recovery.volume_len() == part.len && recovery.damage(&part.file, |_| {}).is_empty()
         })
+}
+
+/// True if recovery data has verified the part, no frame can have been repeated, or another transmission agrees.
+fn is_unambiguous(part: &Part, parts: &[Part]) -> bool {
+    part.stated_len.is_some()
+        || !part.has_twins()
+        || parts.iter().any(|other| other.path != part.path && other.is_equal(part))
 }
 
 /// Reads the seek table at the end of a volume, and the size of its frame.

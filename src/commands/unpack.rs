@@ -93,8 +93,6 @@ pub fn unpack(
         Sequences::read(&options.site)?.raise(release, &roots.bundles)?;
     }
 
-    obstacles.remove(&roots)?;
-
     // Blobs and files. The guard is also needed if only links are missing: until they exist, GC would delete
     // the blobs.
     if !plan.is_complete() || !missing_links.is_empty() {
@@ -103,6 +101,8 @@ pub fn unpack(
     if !plan.is_complete() {
         plan.report_pending(report);
         delta.stage(&mut plan, &roots, report)?;
+        // A delta may need the content of what is removed now.
+        obstacles.remove(&roots)?;
         summary.written = commit_staged(&plan, &roots)?;
     }
     let writer =

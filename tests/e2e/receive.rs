@@ -10,7 +10,10 @@ use airbundle::bundle::read::frame_reader::{FrameReader, buffers};
 use tempfile::tempdir;
 
 use crate::media::Random;
+use crate::pack_job::{FILES, PackJob};
 use crate::program::{Finished, unbundle, unbundle_command};
+use crate::support::fake::{Content, Fake};
+use crate::support::random_bytes;
 use crate::support::tree::Tree;
 use crate::volumes::{file_with_recovery, volume_sets, volumes};
 
@@ -244,4 +247,40 @@ fn volumes_of_another_bundle_are_ignored_with_a_warning() {
     .failed(9, &["another process"]);
     drop(first.stdin.take());
     assert_eq!(first.wait().unwrap().code(), Some(INCOMPLETE));
+}
+
+#[test]
+fn a_repeated_frame_in_place_of_a_lost_one_is_not_taken_for_a_volume() {
+    // Large blobs have frames of equal size: one is sent twice, the next one not at all.
+    let url = format!("https://{FILES}/large");
+    let mut content = Content::default();
+    content.file(&url, random_bytes(5, 20_000_000));
+    let job = PackJob::new(&url);
+    job.pack_from(&Fake::honest(content), &["--volume-size", "14MiB"]).ok();
+    let directory = job.path("volumes");
+    fs::create_dir(&directory).unwrap();
+    for name in volumes(&job.path("")) {
+        fs::rename(job.path(&name), directory.join(name.replace("out.", "all."))).unwrap();
+    }
+    let sums = fs::read_to_string(job.path("SHA256SUMS")).unwrap();
+    fs::write(directory.join("SHA256SUMS"), sums.replace("  out.", "  all.")).unwrap();
+    let all = stream_of(&directory);
+    let twin = (1..all.len()).find(|number| {
+        let (one, two) = (&all[number - 1], &all[*number]);
+        one.len() == two.len() && one != two && one.len() > 1_000_000
+    });
+    let frames: Vec<Vec<u8>> = match twin {
+        Some(twin) => {
+            let mut all = all.clone();
+            all[twin] = all[twin - 1].clone();
+            all
+        }
+        None => panic!("the volumes have no two frames of the same size"),
+    };
+    let temporary = tempdir().unwrap();
+    let output = temporary.path().join("received");
+    receive(&frames.concat(), &output).failed(INCOMPLETE, &["send again"]);
+    assert_only_intact(&output, &directory);
+    receive(&all.concat(), &output).ok();
+    assert_received(&output, &directory);
 }

@@ -666,6 +666,17 @@ fn volumes_that_were_joined_keep_their_recovery_data() {
     assert!(fs::read(path("good.tar.zst")).unwrap() == joined);
     assert!(!path("SHA256SUMS").exists());
 
+    // A label is lost with the bytes after it.
+    let lost = parts[0].len() + parts[1].len();
+    for start in [lost, parts[0].len(), lost + parts[2].len()] {
+        let mut damaged = joined.clone();
+        damaged[start..start + 2000].fill(0x55);
+        fs::write(path("label.tar.zst"), &damaged).unwrap();
+        run_verb("verify", &[&path("label.tar.zst")]).ok();
+        run_verb("repair", &[&path("label.tar.zst"), Path::new("--output"), &path("labels.tar.zst")]).ok();
+        assert!(fs::read(path("labels.tar.zst")).unwrap() == joined);
+    }
+
     // The end of one part was missing before they were joined: all others are where they are.
     let mut short = parts.clone();
     let len = short[1].len() - 100_000;

@@ -106,8 +106,8 @@ impl SetBuilder {
             let next = next.and_then(|next| next.iter().find_map(|next| next.label));
             let longest = copies.iter().map(|candidate| candidate.len).max().unwrap_or(0);
             let len = next.and_then(|next| next.offset.checked_sub(start)).unwrap_or(longest);
-            // Those of the expected size first, then longer and shorter ones.
-            copies.sort_by_key(|copy| (copy.len != len, std::cmp::Reverse(copy.len), copy.label.is_none()));
+            // Those with a label and of the expected size first, then longer and shorter ones.
+            copies.sort_by_key(|copy| (copy.label.is_none(), copy.len != len, std::cmp::Reverse(copy.len)));
             let name = match copies.first() {
                 Some(first) if !self.is_joined => file_name(&first.path),
                 _ => volume_name(&self.bundle, number),
@@ -115,11 +115,14 @@ impl SetBuilder {
             let (volume, has, needs) = (name.clone(), copies.first().map_or(0, |first| first.len), len);
             self.problems.extend(match copies.first() {
                 None => Some(VolumeProblem::Missing { volume }),
-                Some(_) if has < needs => Some(VolumeProblem::Truncated { volume, has, needs }),
+                Some(_) if longest < needs => Some(VolumeProblem::Truncated { volume, has: longest, needs }),
                 Some(_) if has > needs => Some(VolumeProblem::Longer { volume, has, needs }),
                 Some(_) => None,
             });
-            let file = |copy: Candidate| VolumeFile { path: copy.path, base: copy.base, len: copy.len };
+            let file = |copy: Candidate| {
+                let is_labelled = copy.label.is_some();
+                VolumeFile { path: copy.path, base: copy.base, len: copy.len, is_labelled }
+            };
             let copies = copies.into_iter().map(file).collect();
             volumes.push(Volume { name, copies, start, len, stream: label.map(|label| label.stream) });
             start = start.saturating_add(len);

@@ -1,11 +1,13 @@
 //! [`Candidate`]: a file that can be a volume, and what tells that it is one.
 
+use std::fs::File;
 use std::io::BufReader;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError};
 use crate::bundle::format::label::Label;
-use crate::bundle::format::skippable::VOLUME_MAGIC;
+use crate::bundle::format::skippable::{PADDING_MAGIC, VOLUME_MAGIC};
 use crate::bundle::format::volume_name::{SUMS, VOLUME_LIMIT};
 use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
 
@@ -67,15 +69,27 @@ pub(crate) fn is_ignored_name(name: &str) -> bool {
 /// opened.
 pub(crate) fn read_label(path: &Path) -> Result<Option<Label>, FsError> {
     let file = fs::open(path)?;
-    let mut frames = FrameReader::new(BufReader::new(file), 0, &frame_reader::buffers());
+    let mut frames = FrameReader::new(BufReader::new(&file), 0, &frame_reader::buffers());
     for _ in 0..HEAD_FRAMES {
         match frames.next_frame() {
             Ok(Some(Frame::Skippable { magic: VOLUME_MAGIC, payload })) => {
                 return Ok(Label::parse(&payload).filter(|label| label.number <= VOLUME_LIMIT));
+            }
+            // The label of the first volume follows the padding. Other bundles have content there, which is not read.
+            Ok(Some(Frame::Skippable { magic: PADDING_MAGIC, .. }))
+                if !is_label_at(&file, frames.offset()) =>
+            {
+                break;
             }
             Ok(Some(_)) => {}
             Ok(None) | Err(_) => break,
         }
     }
     Ok(None)
+}
+
+/// True if a label begins at `offset`.
+fn is_label_at(file: &File, offset: u64) -> bool {
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, offset).is_ok() && magic == VOLUME_MAGIC.to_le_bytes()
 }

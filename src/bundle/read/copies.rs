@@ -83,9 +83,11 @@ impl<'a> Copies<'a> {
         let (mut offset, mut replaced) = (0, Vec::new());
         let bytes = self.set.bytes_of(self.number);
         while offset < self.volume().len {
-            let copies = 0..self.volume().copies.len();
+            // A frame of another bundle can have the same size: a file without a label is not used.
+            let mut copies =
+                (0..self.volume().copies.len()).filter(|copy| self.volume().copies[*copy].is_labelled);
             let intact = |copy| Some((copy, self.intact_len(&bytes, copy, offset)?));
-            let (copy, len) = copies.into_iter().find_map(intact).ok_or(JoinError::NoIntactCopy(offset))?;
+            let (copy, len) = copies.find_map(intact).ok_or(JoinError::NoIntactCopy(offset))?;
             let mut frame = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
             read_exact_at(&OneCopy { source: &bytes, copy }, offset, &mut frame).map_err(JoinError::Read)?;
             write(offset, &frame).map_err(JoinError::Write)?;

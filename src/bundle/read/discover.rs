@@ -210,7 +210,11 @@ impl Media {
         for candidate in unlabelled {
             let Some((name, number)) = candidate.named.clone() else { continue };
             let is_of_name = |set: &Vec<Candidate>| set.iter().any(|known| known.is_named(&name));
-            let has_number = |set: &Vec<Candidate>| set.iter().any(|known| known.number() == Some(number));
+            // Beside a volume with its label, it is a copy only in another directory.
+            let directory = fs::parent(&candidate.path);
+            let is_known =
+                |known: &Candidate| known.number() == Some(number) && fs::parent(&known.path) == directory;
+            let has_number = |set: &Vec<Candidate>| set.iter().any(is_known);
             if sets.iter().any(is_of_name) {
                 // Frames have checksums, and blobs have digests: a volume of another bundle does no harm.
                 for set in sets.iter_mut().filter(|set| is_of_name(set) && !has_number(set)) {

@@ -69,6 +69,8 @@ pub(crate) struct VolumeFile {
     pub(crate) base: u64,
     /// Actual size in bytes.
     pub(crate) len: u64,
+    /// False if only its name tells which volume it is.
+    pub(crate) is_labelled: bool,
 }
 
 impl VolumeSet {
@@ -78,7 +80,7 @@ impl VolumeSet {
         let len = file.metadata().map_err(FsError::at("read", path))?.len();
         let volume = Volume {
             name: path.display().to_string(),
-            copies: vec![VolumeFile { path: path.to_owned(), base: 0, len }],
+            copies: vec![VolumeFile { path: path.to_owned(), base: 0, len, is_labelled: false }],
             start: 0,
             len,
             stream: None,

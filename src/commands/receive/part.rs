@@ -1,8 +1,11 @@
 //! [`Part`]: the frames of one volume, or of a bundle in one file, that one transmission delivered.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
+
+use xxhash_rust::xxh64::{Xxh64, xxh64};
 
 use crate::base::fs::{self, FsError};
 use crate::base::own_file;
@@ -31,6 +34,10 @@ pub(super) struct Part {
     pub(super) has_gap: bool,
     /// Size of the intact volume, as its recovery data states it.
     pub(super) stated_len: Option<u64>,
+    /// The checksum of all bytes.
+    checksum: Xxh64,
+    /// The checksums of the frames with content.
+    seen: HashSet<u64>,
 }
 
 impl Part {
@@ -58,6 +65,8 @@ impl Part {
             has_end: false,
             has_gap: false,
             stated_len: None,
+            checksum: Xxh64::new(0),
+            seen: HashSet::new(),
         }
     }
 
@@ -83,8 +92,22 @@ impl Part {
             }
             _ => self.stream += u64::from(frame.entry.decompressed),
         }
+        self.checksum.update(&frame.bytes);
+        if frame.entry.decompressed > 0 {
+            self.seen.insert(xxh64(&frame.bytes, 0));
+        }
         self.frames.push(frame.entry);
         self.len += u64::from(frame.entry.compressed);
+    }
+
+    /// True if two of its frames are identical. A link may have repeated one, and lost another of the same size.
+    pub(super) fn has_twins(&self) -> bool {
+        self.seen.len() < self.frames.iter().filter(|frame| frame.decompressed > 0).count()
+    }
+
+    /// True if both parts have the same bytes.
+    pub(super) fn is_equal(&self, other: &Self) -> bool {
+        (self.len, self.checksum.digest()) == (other.len, other.checksum.digest())
     }
 
     /// Removes the file.
