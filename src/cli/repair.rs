@@ -46,7 +46,10 @@ impl Repair {
         }
         let summary = self.out.report(|report| repair(&volumes, &self.output, report));
         self.out.print(&summary, || text(&summary))?;
-        match summary.failed.iter().map(code).min_by_key(|code| *code as u8) {
+        // A volume without recovery data may be intact: as for `verify`, a missing one then determines the code.
+        let is_decisive = |error: &&RepairError| !matches!(error, RepairError::NoRecovery(_));
+        let decisive = summary.failed.iter().filter(is_decisive).map(code).min_by_key(|code| *code as u8);
+        match decisive.or_else(|| summary.failed.first().map(code)) {
             None => Ok(Code::Success),
             Some(code) => Err(Failure::all(code, &summary.failed)),
         }

@@ -168,12 +168,12 @@ fn of_two_sets_in_a_folder_the_named_or_the_complete_one_is_read() {
 
 #[test]
 fn repair_of_an_incomplete_set_names_what_is_missing_and_writes_no_checksum_list() {
-    let directory = volume_sets().with_recovery();
-    let names = volumes(&directory);
-    for missing in [&names[1], names.last().unwrap()] {
+    let names = &volume_sets().names;
+    let sets = [volume_sets().plain(), volume_sets().with_recovery()];
+    for (directory, missing) in sets.iter().flat_map(|set| [(set, &names[1]), (set, names.last().unwrap())]) {
         let temporary = tempdir().unwrap();
         let (stick, good) = (temporary.path().join("stick"), temporary.path().join("good"));
-        copy(&directory, &stick);
+        copy(directory, &stick);
         fs::remove_file(stick.join(missing)).unwrap();
         fs::remove_file(stick.join("SHA256SUMS")).unwrap();
         run_verb("repair", &[&stick, Path::new("-o"), &good]).failed(INCOMPLETE, &[missing, "missing"]);
