@@ -9,7 +9,7 @@ use std::process::Command;
 use tempfile::tempdir;
 
 use crate::pack_job::{FILES, PackJob};
-use crate::program::{Finished, run, unbundle};
+use crate::program::{Finished, run, unbundle, unbundle_command};
 use crate::serve::{unpack, world};
 use crate::support::fake::{Content, Fake};
 use crate::support::tree::Tree;
@@ -65,6 +65,14 @@ fn volumes_are_recognized_whatever_their_names_are() {
         let quiet = run_verb("verify", &[&path("stick")]).ok();
         assert!(quiet.stderr.is_empty() || !quiet.stderr.contains("warning"), "{quiet:#?}");
         run_verb("ls", &[&all[2]]).ok();
+        // One file has several paths.
+        let mut verify = unbundle_command();
+        verify.current_dir(path("stick")).args(["verify", &rename(0, &names[0]), "../stick"]).arg(&all[1]);
+        let verified = run(&mut verify).ok();
+        assert!(
+            !verified.stdout.contains("duplicate") && !verified.stderr.contains("warning"),
+            "{verified:#?}"
+        );
         let mut paths: Vec<&Path> = all.iter().map(PathBuf::as_path).rev().collect();
         let site = path("site");
         paths.push(&site);

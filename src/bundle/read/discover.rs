@@ -42,9 +42,9 @@ pub fn find(paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
 struct Media {
     /// Bundles in one file.
     bundles: BTreeSet<PathBuf>,
-    /// Volumes, by the file that contains them.
+    /// Volumes, by the canonical path of the file that contains them.
     volumes: BTreeMap<PathBuf, Vec<Candidate>>,
-    /// Files that were specified, not found in a directory.
+    /// Files that were specified, not found in a directory. As in `volumes`, a file with several paths counts once.
     specified: BTreeSet<PathBuf>,
     /// The directories that contain volumes.
     directories: Vec<PathBuf>,
@@ -63,7 +63,9 @@ impl Media {
         if path.is_dir() {
             let before = self.len();
             self.add_directory(path, true)?;
-            return if self.len() == before && !self.directories.iter().any(|known| known == path) {
+            return if self.len() == before
+                && !self.directories.iter().any(|known| canonical(known) == canonical(path))
+            {
                 Err(DiscoverError::Nothing(path.to_owned()))
             } else {
                 Ok(())
@@ -82,15 +84,15 @@ impl Media {
                 self.bundles.insert(path.to_owned()); // opening it returns the error
                 return Ok(());
             }
-            self.specified.extend(volumes);
+            self.specified.extend(volumes.iter().map(|path| canonical(path)));
             return self.add_directory(directory, false);
         }
-        self.specified.insert(path.to_owned());
+        self.specified.insert(canonical(path));
         match MediaFile::of(path)? {
             // `x.001` can also be a complete bundle that happens to have such a name.
             MediaFile::Volumes(volumes) if is_volume(path, &volumes)? => {
                 let is_joined = volumes.len() > 1;
-                self.volumes.insert(path.to_owned(), volumes);
+                self.volumes.insert(canonical(path), volumes);
                 if !is_joined {
                     self.add_directory(fs::parent(path), false)?;
                 }
@@ -108,22 +110,23 @@ impl Media {
 
     /// Adds the volumes in `directory`, and bundles in one file if `with_bundles`.
     fn add_directory(&mut self, directory: &Path, with_bundles: bool) -> Result<(), DiscoverError> {
-        if self.directories.iter().any(|known| known == directory) {
+        if self.directories.iter().any(|known| canonical(known) == canonical(directory)) {
             return Ok(());
         }
         let mut has_volumes = !with_bundles;
         for path in files_in(directory)? {
-            if self.volumes.contains_key(&path) {
+            if self.volumes.contains_key(&canonical(&path)) {
                 has_volumes = true;
                 continue;
             }
             let name = file_name(&path);
             let of_bundle = parse_volume_name(&name).is_some_and(|(bundle, _)| is_bundle_name(bundle));
-            let is_expected = of_bundle || is_bundle_name(&name) || self.specified.contains(&path);
+            let is_expected =
+                of_bundle || is_bundle_name(&name) || self.specified.contains(&canonical(&path));
             match MediaFile::of(&path) {
                 // A label decides if the name is another one.
                 Ok(MediaFile::Volumes(volumes)) if is_expected || volumes[0].label.is_some() => {
-                    self.volumes.insert(path, volumes);
+                    self.volumes.insert(canonical(&path), volumes);
                     has_volumes = true;
                 }
                 Ok(MediaFile::Bundle) if with_bundles => {
@@ -154,7 +157,8 @@ impl Media {
     /// Returns the bundle that the paths specify, or the only complete one.
     fn choose(mut self, paths: &[PathBuf]) -> Result<VolumeSet, DiscoverError> {
         let groups = self.groups();
-        let is_specified = |group: &Group| group.paths().any(|path| self.specified.contains(path));
+        let is_specified =
+            |group: &Group| group.paths().any(|path| self.specified.contains(&canonical(path)));
         let (specified, other): (Vec<_>, Vec<_>) = groups.into_iter().partition(is_specified);
         let is_choice = specified.is_empty();
         let (from, mut other) = if is_choice { (other, specified) } else { (specified, other) };
@@ -257,6 +261,11 @@ impl Group {
             Self::Volumes(candidates) => candidates,
         }
     }
+}
+
+/// Returns the only path of a file or directory that has no links and no `..`, or `path` itself if there is none.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// Returns the regular files in a directory that can belong to a bundle, sorted by name.
