@@ -13,9 +13,8 @@ mod scanner;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +31,7 @@ use crate::bundle::read::candidate::read_label;
 use crate::bundle::recovery::{Recovery, RecoveryError};
 use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::bundle::write::parts::volumes_of;
+use crate::bundle::write::sums;
 use crate::commands::receive::part::Part;
 use crate::commands::receive::scanner::{FrameKind, ScannedFrame, Scanner};
 use crate::commands::receive::view::{View, Views, assignments};
@@ -156,6 +156,8 @@ struct Receiver<'a> {
     last: Option<u32>,
     /// The number of the next file of frames.
     next_part: u32,
+    /// True if something was received, or completed, since the last attempt to complete volumes.
+    has_news: bool,
     has_foreign: bool,
 }
 
@@ -175,6 +177,7 @@ impl<'a> Receiver<'a> {
             table: None,
             last: None,
             next_part: 1,
+            has_news: true,
             has_foreign: false,
         };
         for (path, number) in volumes_of(directory, name, 1)? {
@@ -254,9 +257,12 @@ impl<'a> Receiver<'a> {
         let mut file = fs::open(&path)?;
         if seek_table::has_footer(&mut file).map_err(FsError::at("read", &path))? {
             self.last = Some(number);
-            self.table = self.table.take().or_else(|| table_of(&mut file));
+            if self.table.is_none() {
+                self.table = seek_table::read_last(&mut file).map_err(FsError::at("read", &path))?;
+            }
         }
         self.done.insert(number, state);
+        self.has_news = true;
         for part in self.parts.remove(&number).into_iter().flatten() {
             part.remove()?;
         }
@@ -298,6 +304,7 @@ impl<'a> Receiver<'a> {
         }
         if let FrameKind::SeekTable(table) = frame.kind {
             self.table = Some((table, u64::from(frame.entry.compressed)));
+            self.has_news = true;
             self.end_volume()?;
             self.repair()?;
         }
@@ -343,6 +350,7 @@ impl<'a> Receiver<'a> {
             return Ok(());
         }
         self.labels.insert(label.number, label);
+        self.has_news = true;
         // The head of the bundle precedes the label of the first volume.
         let is_head = matches!(&self.current, Current::Part(part) if part.label.is_none() && part.has_start);
         if !(label.number == 1 && is_head) {
@@ -376,30 +384,35 @@ impl<'a> Receiver<'a> {
         std::fs::rename(&part.path, &path).map_err(FsError::at("rename", &part.path))?;
         part.path = path;
         self.parts.entry(number).or_default().push(*part);
+        self.has_news = true;
         self.publish_intact(number)
     }
 
     /// Returns the size of an intact volume. `None`: it is not known.
     fn len_of(&self, number: u32) -> Option<u64> {
-        let start =
-            if number == SINGLE { Some(0) } else { self.labels.get(&number).map(|label| label.offset) };
-        let next = self.labels.get(&(number + 1)).filter(|_| number != SINGLE).map(|label| label.offset);
+        let next = self.next_label(number).map(|label| label.offset);
         let has_end = |part: &Part| part.has_end;
         let is_last = self.parts.get(&number).is_some_and(|parts| parts.iter().any(has_end));
-        let end = self
-            .table
-            .as_ref()
-            .filter(|_| is_last)
-            .map(|(table, len)| table.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() + len);
-        next.or(end)?.checked_sub(start?)
+        let table = self.table.as_ref().filter(|_| is_last);
+        let end = table.map(|(table, len)| seek_table::bundle_len(table, *len));
+        next.or(end)?.checked_sub(self.start_of(number)?)
+    }
+
+    /// Returns the offset of a volume in the bundle. `None`: it is not known.
+    fn start_of(&self, number: u32) -> Option<u64> {
+        if number == SINGLE { Some(0) } else { self.labels.get(&number).map(|label| label.offset) }
+    }
+
+    /// Returns the label of the volume after this one. `None`: there is none, or it is not known.
+    fn next_label(&self, number: u32) -> Option<&Label> {
+        self.labels.get(&(number + 1)).filter(|_| number != SINGLE)
     }
 
     /// Gives a part its final name if it is an intact volume.
     fn publish_intact(&mut self, number: u32) -> Result<(), ReceiveError> {
         let expected = self.len_of(number);
         let Some(parts) = self.parts.get(&number) else { return Ok(()) };
-        let next_stream =
-            self.labels.get(&(number + 1)).filter(|_| number != SINGLE).map(|label| label.stream);
+        let next_stream = self.next_label(number).map(|label| label.stream);
         let is_intact = |part: &&Part| {
             let len = expected.or(part.stated_len);
             let has_stream = part
@@ -434,8 +447,12 @@ impl<'a> Receiver<'a> {
         own == Some(frames) && (number > 1 || table.len() == frames.len())
     }
 
-    /// Completes volumes from their recovery data, or from several transmissions.
+    /// Completes volumes from their recovery data, or from several transmissions. An attempt reads all of the volume: it is
+    /// not repeated without anything new.
     fn repair(&mut self) -> Result<(), ReceiveError> {
+        if !std::mem::take(&mut self.has_news) {
+            return Ok(());
+        }
         for number in self.parts.keys().copied().collect::<Vec<_>>() {
             self.publish_intact(number)?;
             if self.done.contains_key(&number) {
@@ -512,18 +529,10 @@ impl<'a> Receiver<'a> {
 
     /// Returns the frames of the volume, with their offsets in it, as the seek table lists them. Empty: not known.
     fn slots(&self, number: u32, len: u64) -> Vec<(u64, FrameEntry)> {
-        let start =
-            if number == SINGLE { Some(0) } else { self.labels.get(&number).map(|label| label.offset) };
-        let (Some((table, table_len)), Some(start)) = (&self.table, start) else { return Vec::new() };
-        let last = FrameEntry { compressed: u32::try_from(*table_len).unwrap_or(u32::MAX), decompressed: 0 };
-        let mut offset = 0;
-        let mut slots = Vec::new();
-        for entry in table.iter().chain([&last]) {
-            if (start..start + len).contains(&offset) {
-                slots.push((offset - start, *entry));
-            }
-            offset += u64::from(entry.compressed);
-        }
+        let (Some((table, table_len)), Some(start)) = (&self.table, self.start_of(number)) else {
+            return Vec::new();
+        };
+        let slots = seek_table::frames_in(table, *table_len, &(start..start + len));
         let end = slots.last().map_or(0, |(offset, entry)| offset + u64::from(entry.compressed));
         if end == len { slots } else { Vec::new() }
     }
@@ -552,7 +561,7 @@ impl<'a> Receiver<'a> {
             for number in numbers {
                 let path = self.path(number);
                 let (digest, _) = hash(&fs::open(&path)?).map_err(FsError::at("read", &path))?;
-                let _ = writeln!(text, "{}  {}", digest.hex(), fs::file_name(&path)); // into memory
+                text.push_str(&sums::line(digest, &fs::file_name(&path)));
             }
             OutputFile::write(&self.directory.join(SUMS), Access::Default, text.as_bytes())?;
         }
@@ -579,16 +588,4 @@ fn is_unambiguous(part: &Part, parts: &[Part]) -> bool {
     part.stated_len.is_some()
         || !part.has_twins()
         || parts.iter().any(|other| other.path != part.path && other.is_equal(part))
-}
-
-/// Reads the seek table at the end of a volume, and the size of its frame.
-fn table_of(file: &mut File) -> Option<(Vec<FrameEntry>, u64)> {
-    let len = file.seek(SeekFrom::End(0)).ok()?;
-    let mut footer = [0; seek_table::FOOTER_LEN];
-    let start = len.checked_sub(footer.len() as u64)?;
-    file.read_exact_at(&mut footer, start).ok()?;
-    let frame_len = seek_table::len_before(&footer)?;
-    let mut frame = vec![0; usize::try_from(frame_len).ok()?];
-    file.read_exact_at(&mut frame, len.checked_sub(frame_len)?).ok()?;
-    Some((seek_table::decode(frame.get(8..)?)?, frame_len))
 }

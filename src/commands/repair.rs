@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::{FsError, remove_file};
+use crate::base::fs::{FsError, file_name, remove_file};
 use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::volume_name::SUMS;
@@ -18,6 +18,7 @@ use crate::bundle::read::problem::VolumeProblem;
 use crate::bundle::read::volume_set::{Volume, VolumeSet};
 use crate::bundle::recovery::RecoveryError;
 use crate::bundle::write::claim::{Claim, ClaimError};
+use crate::bundle::write::sums;
 use crate::oci::digest::{Digest, Hasher};
 
 /// A volume that was written.
@@ -118,10 +119,8 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
         }
     }
     if is_in_volumes && summary.failed.is_empty() {
-        let lines = summary.repaired.iter().map(|volume| {
-            let name = Path::new(&volume.path).file_name().unwrap_or_default().to_string_lossy();
-            format!("{}  {name}\n", volume.digest.hex())
-        });
+        let lines = summary.repaired.iter();
+        let lines = lines.map(|volume| sums::line(volume.digest, &file_name(Path::new(&volume.path))));
         let path = target.join(SUMS);
         match OutputFile::write(&path, Access::Default, lines.collect::<String>().as_bytes()) {
             Ok(()) => summary.sums = Some(text_of(&path)),

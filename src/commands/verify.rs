@@ -280,13 +280,13 @@ impl EntryChecker<'_> {
 
 /// Reads each copy of the volumes that were found several times.
 fn copy_states(volume_set: &VolumeSet, table: Option<&[FrameEntry]>) -> Vec<CopyState> {
-    let numbers = (0..volume_set.volumes().len()).map(|number| Copies::new(volume_set, number, table));
-    let of_volume = |copies: Copies<'_>| {
-        let paths: Vec<_> = copies.paths().map(text_of).collect();
-        let state = |(copy, path)| CopyState { path, offsets: copies.damage(copy) };
-        if paths.len() > 1 { paths.into_iter().enumerate().map(state).collect() } else { Vec::new() }
+    let all = volume_set.volumes().iter().enumerate();
+    let of_volume = |(number, _)| {
+        let copies = Copies::new(volume_set, number, table);
+        let state = |(copy, path)| CopyState { path: text_of(path), offsets: copies.damage(copy) };
+        copies.paths().enumerate().map(state).collect::<Vec<_>>()
     };
-    numbers.flat_map(of_volume).collect()
+    all.filter(|(_, volume)| volume.copies.len() > 1).flat_map(of_volume).collect()
 }
 
 /// Returns the state of each volume: the worst damage in it.

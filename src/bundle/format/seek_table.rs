@@ -1,6 +1,7 @@
 //! The seek table at the end of a bundle: the sizes of all frames (zstd's seekable format, version 0.1.0).
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use crate::bundle::format::FRAME_SIZE;
 use crate::bundle::format::skippable::{self, SEEK_TABLE_MAGIC, SKIPPABLE_LIMIT};
@@ -75,6 +76,16 @@ pub fn has_footer<R: Read + Seek>(input: &mut R) -> io::Result<bool> {
 /// length of `input`.
 pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<FrameEntry>>> {
     let len = input.seek(SeekFrom::End(0))?;
+    let is_of_input = |(entries, frame_len): &(Vec<FrameEntry>, u64)| {
+        bundle_len(entries, *frame_len) == len && is_valid(entries)
+    };
+    Ok(read_last(input)?.filter(is_of_input).map(|(entries, _)| entries))
+}
+
+/// Reads the seek table at the end of `input`, which can be the last volume only, and the size of its frame. `None` if
+/// there is none.
+pub(crate) fn read_last<R: Read + Seek>(input: &mut R) -> io::Result<Option<(Vec<FrameEntry>, u64)>> {
+    let len = input.seek(SeekFrom::End(0))?;
     let mut footer = [0; FOOTER_LEN];
     if len < (8 + FOOTER_LEN) as u64 {
         return Ok(None);
@@ -98,10 +109,26 @@ pub fn read<R: Read + Seek>(input: &mut R) -> io::Result<Option<Vec<FrameEntry>>
     }
     let mut payload = Vec::new();
     input.take(payload_len).read_to_end(&mut payload)?;
-    Ok(decode(&payload).filter(|entries| {
-        entries.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() == len - payload_len - 8
-            && is_valid(entries)
-    }))
+    Ok(decode(&payload).map(|entries| (entries, payload_len + 8)))
+}
+
+/// Returns the length of a bundle with these frames, in bytes. The frame of the seek table has `table_len` bytes.
+pub(crate) fn bundle_len(table: &[FrameEntry], table_len: u64) -> u64 {
+    table.iter().map(|entry| u64::from(entry.compressed)).sum::<u64>() + table_len
+}
+
+/// Returns the frames that begin in `range` of a bundle, the seek table included, with their offsets from its start.
+pub(crate) fn frames_in(table: &[FrameEntry], table_len: u64, range: &Range<u64>) -> Vec<(u64, FrameEntry)> {
+    let last = FrameEntry { compressed: u32::try_from(table_len).unwrap_or(u32::MAX), decompressed: 0 };
+    let mut offset = 0;
+    let mut frames = Vec::new();
+    for entry in table.iter().chain([&last]) {
+        if range.contains(&offset) {
+            frames.push((offset - range.start, *entry));
+        }
+        offset += u64::from(entry.compressed);
+    }
+    frames
 }
 
 /// True if no content size exceeds [`FRAME_SIZE`].

@@ -63,8 +63,7 @@ impl SetBuilder {
         let last = self.numbered.keys().chain(&self.listed).copied().max().unwrap_or(1);
         let last = end.unwrap_or(last);
         let volumes = self.volumes(last);
-        let volume_set =
-            VolumeSet::in_volumes(self.bundle.clone(), set, self.directories.clone(), volumes, self.problems);
+        let volume_set = VolumeSet::in_volumes(self.bundle, set, self.directories, volumes, self.problems);
         let volume_set = if end.is_some() { volume_set } else { with_end(volume_set, last) };
         if self.is_joined { volume_set.joined() } else { volume_set }
     }

@@ -41,7 +41,7 @@ impl Candidate {
         self.label.map(|label| label.number).or(named)
     }
 
-    /// True if its name is that of volume `number` of `bundle`, in any case: FAT and ISO 9660 have capitals.
+    /// True if its name is that of a volume of `bundle`, in any case: FAT and ISO 9660 have capitals.
     pub(crate) fn is_named(&self, bundle: &str) -> bool {
         self.named.as_ref().is_some_and(|(named, _)| named.eq_ignore_ascii_case(bundle))
     }

@@ -17,8 +17,8 @@ use crate::signature::Signature;
 pub(crate) struct Copies<'a> {
     set: &'a VolumeSet,
     number: usize,
-    /// Offset and size of each frame in the volume. `None`: there is no seek table.
-    frames: Option<Vec<(u64, u64)>>,
+    /// The frames, with their offsets in the volume. `None`: there is no seek table.
+    frames: Option<Vec<(u64, FrameEntry)>>,
     buffers: Buffers,
 }
 
@@ -35,7 +35,11 @@ pub(crate) enum JoinError {
 impl<'a> Copies<'a> {
     /// Returns the copies of volume `number`, from 0, of which the bundle has the frames in `table`.
     pub(crate) fn new(set: &'a VolumeSet, number: usize, table: Option<&[FrameEntry]>) -> Self {
-        let frames = table.map(|table| frames_of(&set.volumes()[number], table, set.len()));
+        let volume = &set.volumes()[number];
+        let frames = table.map(|table| {
+            let table_len = set.len().saturating_sub(seek_table::bundle_len(table, 0));
+            seek_table::frames_in(table, table_len, &(volume.start..volume.start + volume.len))
+        });
         Self { set, number, frames, buffers: frame_reader::buffers() }
     }
 
@@ -53,8 +57,9 @@ impl<'a> Copies<'a> {
         let mut damaged = Vec::new();
         let bytes = self.set.bytes_of(self.number);
         if let Some(frames) = &self.frames {
-            let is_corrupt =
-                |(offset, len): &(u64, u64)| self.intact_len(&bytes, copy, *offset) != Some(*len);
+            let is_corrupt = |(offset, frame): &(u64, FrameEntry)| {
+                self.intact_len(&bytes, copy, *offset) != Some(u64::from(frame.compressed))
+            };
             damaged.extend(frames.iter().filter(|frame| is_corrupt(frame)).map(|(offset, _)| *offset));
         } else {
             let mut offset = 0;
@@ -108,25 +113,6 @@ impl<'a> Copies<'a> {
         };
         is_intact.then_some(frames.offset())
     }
-}
-
-/// Returns offset and size of each frame of `volume`, and of the seek table if it is in there. The bundle has `end`
-/// bytes.
-fn frames_of(volume: &Volume, table: &[FrameEntry], end: u64) -> Vec<(u64, u64)> {
-    let mut offset = 0;
-    let mut frames = Vec::new();
-    let in_volume = volume.start..volume.start + volume.len;
-    for entry in table {
-        let len = u64::from(entry.compressed);
-        if in_volume.contains(&offset) {
-            frames.push((offset - volume.start, len));
-        }
-        offset += len;
-    }
-    if in_volume.contains(&offset) {
-        frames.push((offset - volume.start, end - offset));
-    }
-    frames
 }
 
 /// True if the payload of a skippable frame, which has no checksum, is valid as far as that can be told.

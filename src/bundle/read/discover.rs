@@ -63,9 +63,7 @@ impl Media {
         if path.is_dir() {
             let before = self.len();
             self.add_directory(path, true)?;
-            return if self.len() == before
-                && !self.directories.iter().any(|known| canonical(known) == canonical(path))
-            {
+            return if self.len() == before && !self.has_directory(path) {
                 Err(DiscoverError::Nothing(path.to_owned()))
             } else {
                 Ok(())
@@ -108,25 +106,31 @@ impl Media {
         self.bundles.len() + self.volumes.len()
     }
 
+    /// True if the volumes in `directory` were added.
+    fn has_directory(&self, directory: &Path) -> bool {
+        let directory = canonical(directory);
+        self.directories.iter().any(|known| canonical(known) == directory)
+    }
+
     /// Adds the volumes in `directory`, and bundles in one file if `with_bundles`.
     fn add_directory(&mut self, directory: &Path, with_bundles: bool) -> Result<(), DiscoverError> {
-        if self.directories.iter().any(|known| canonical(known) == canonical(directory)) {
+        if self.has_directory(directory) {
             return Ok(());
         }
         let mut has_volumes = !with_bundles;
         for path in files_in(directory)? {
-            if self.volumes.contains_key(&canonical(&path)) {
+            let own_path = canonical(&path);
+            if self.volumes.contains_key(&own_path) {
                 has_volumes = true;
                 continue;
             }
             let name = file_name(&path);
             let of_bundle = parse_volume_name(&name).is_some_and(|(bundle, _)| is_bundle_name(bundle));
-            let is_expected =
-                of_bundle || is_bundle_name(&name) || self.specified.contains(&canonical(&path));
+            let is_expected = of_bundle || is_bundle_name(&name) || self.specified.contains(&own_path);
             match MediaFile::of(&path) {
                 // A label decides if the name is another one.
                 Ok(MediaFile::Volumes(volumes)) if is_expected || volumes[0].label.is_some() => {
-                    self.volumes.insert(canonical(&path), volumes);
+                    self.volumes.insert(own_path, volumes);
                     has_volumes = true;
                 }
                 Ok(MediaFile::Bundle) if with_bundles => {

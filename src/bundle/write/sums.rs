@@ -1,7 +1,6 @@
 //! `SHA256SUMS`: the checksum list next to the volumes of a bundle.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::base::fs::{self, FsError, file_name};
@@ -23,6 +22,11 @@ pub(crate) fn listed(target: &Path) -> BTreeMap<String, Digest> {
     String::from_utf8_lossy(&text).lines().filter_map(volume).collect()
 }
 
+/// Returns the line of a file in a checksum list.
+pub(crate) fn line(digest: Digest, name: &str) -> String {
+    format!("{}  {name}\n", digest.hex())
+}
+
 /// Adds `volumes` to the list next to `target`, in the format of `sha256sum`. Replaces earlier lines of the
 /// bundle and keeps lines of other files. A list without lines is removed.
 pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<PathBuf, FsError> {
@@ -39,7 +43,7 @@ pub(crate) fn write_sums(target: &Path, volumes: &[&FinishedVolume]) -> Result<P
         text.push('\n');
     }
     for volume in volumes {
-        let _ = writeln!(text, "{}  {}", volume.digest.hex(), file_name(&volume.path)); // into memory
+        text.push_str(&line(volume.digest, &file_name(&volume.path)));
     }
     if text.is_empty() {
         fs::remove_file(&path)?;
