@@ -4,8 +4,9 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034,SC2154 # set and used by the caller
 
-registry=127.0.0.1:$(free_port)
-web=127.0.0.1:$(free_port)
+read -r registry_port web_port < <(free_ports)
+registry=127.0.0.1:$registry_port
+web=127.0.0.1:$web_port
 cat >registry.yml <<CONF
 version: 0.1
 log: {level: error, accesslog: {disabled: true}}

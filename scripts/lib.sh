@@ -76,9 +76,11 @@ install_rust() {
     fi
 }
 
-# Prints an unused TCP port on loopback.
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+# Prints two unused TCP ports on loopback, on one line. Both are bound at the same time, so that they differ.
+free_ports() {
+    python3 -c 'import socket
+a, b = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+print(a.getsockname()[1], b.getsockname()[1])'
 }
 
 # Prints the names, rotated by the number of the round: each name is first, and last, equally often.

@@ -1,8 +1,11 @@
 //! [`Web`]: Debian's nginx on loopback.
 
-use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::{fs, iter, process};
 
 use tempfile::TempDir;
 
@@ -93,10 +96,18 @@ pub(super) fn start_nginx(configuration: impl Fn(&Path, u16) -> String) -> (Daem
     panic!("no free port for nginx");
 }
 
-/// Returns a port that is free at the time of the call.
+/// Returns a port that is free at the time of the call, and never the same one twice in a process.
+///
+/// The ports are below those that Linux gives to outgoing connections, so that none of these takes one before
+/// the test's own server does.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("find a free port");
-    listener.local_addr().expect("find a free port").port()
+    const PORTS: Range<u32> = 20_000..32_000;
+    // Processes that run at the same time begin at different places.
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(process::id()));
+    let next = || PORTS.start + NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+    let ports = iter::repeat_with(next).take(PORTS.len()).filter_map(|port| u16::try_from(port).ok());
+    let mut free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("find a free port")
 }
 
 fn parse(line: &str) -> Request {
