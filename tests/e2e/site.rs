@@ -119,7 +119,7 @@ podman() {
         let output = Command::new("unshare")
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"])
             .arg(format!("{prelude}{script}"))
-            .envs([("FILES", files), ("REGISTRY", registry)])
+            .envs([("FILES", files), ("REGISTRY", registry), ("OTHER", free_port().to_string())])
             .env("HOST_COPY", &host)
             .env("SITE", self.path())
             .env("CONF", self.path().join("conf"))
@@ -437,9 +437,9 @@ if SITE_ENGINE=compose $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
 grep -q 'running with nginx' "$HOST_COPY.said"
 # A port that changes while it runs.
 cp "$CONF/nginx.conf" "$HOST_COPY.conf"
-"$UNBUNDLE" site "$SITE" --files-port $((FILES + 1))
+"$UNBUNDLE" site "$SITE" --files-port $OTHER
 $CONF/site start
-curl -sSf -o /dev/null "http://127.0.0.1:$((FILES + 1))/"
+curl -sSf -o /dev/null "http://127.0.0.1:$OTHER/"
 # A configuration that is not good.
 echo 'bogus;' >>"$CONF/nginx.conf"
 if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
@@ -450,7 +450,7 @@ echo geheim | "$UNBUNDLE" site "$SITE" --user carla --weak-password | grep 'ngin
 if $CONF/site start 2>"$HOST_COPY.said"; then exit 1; fi
 grep -q 'does not require a password' "$HOST_COPY.said"
 $CONF/site stop
-if curl -s -o /dev/null "http://127.0.0.1:$((FILES + 1))/"; then exit 1; fi
+if curl -s -o /dev/null "http://127.0.0.1:$OTHER/"; then exit 1; fi
 if curl -s -o /dev/null "http://127.0.0.1:$REGISTRY/"; then exit 1; fi"#,
     );
 }
