@@ -53,6 +53,8 @@ pub(crate) mod upstream;
 pub(crate) mod urls;
 pub(crate) mod verify;
 
+use std::ffi::OsString;
+
 use clap::Parser;
 
 use crate::base::own_file::default_mode;
@@ -65,9 +67,20 @@ pub(crate) fn allow_readers() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 }
 
+/// Moves the output options of all verbs after the verb, where they belong: `unbundle -q unpack`.
+fn verb_first(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    const OUTPUT: [&str; 3] = ["-q", "--quiet", "--json"];
+    let is_output = |argument: &&OsString| OUTPUT.iter().any(|option| argument == option);
+    let options = arguments.iter().skip(1).take_while(is_output).count();
+    if arguments.len() > 1 + options {
+        arguments[1..=1 + options].rotate_right(1);
+    }
+    arguments
+}
+
 /// Parses the process arguments, runs the verb, prints its failure to stderr, and returns the exit code.
 pub(crate) fn run<T: Parser>(verb: impl FnOnce(T) -> Result<Code, Failure>) -> std::process::ExitCode {
-    let arguments = match T::try_parse() {
+    let arguments = match T::try_parse_from(verb_first(std::env::args_os().collect())) {
         // Names of files can be arguments, and therefore not the user's own words.
         Err(error) if error.use_stderr() => {
             let mut text = Text::new();
@@ -90,4 +103,25 @@ pub(crate) fn run<T: Parser>(verb: impl FnOnce(T) -> Result<Code, Failure>) -> s
         failure.code
     });
     std::process::ExitCode::from(code as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_options_before_the_verb_are_moved_after_it() {
+        for (given, expected) in [
+            ("u", "u"),
+            ("u -q", "u -q"),
+            ("u unpack -q a", "u unpack -q a"),
+            ("u -q unpack a b", "u unpack -q a b"),
+            ("u --json -q unpack a", "u unpack --json -q a"),
+            ("u --json --help", "u --help --json"),
+            ("u --version", "u --version"),
+        ] {
+            let moved = verb_first(given.split(' ').map(OsString::from).collect());
+            assert_eq!(moved, expected.split(' ').map(OsString::from).collect::<Vec<_>>(), "{given}");
+        }
+    }
 }

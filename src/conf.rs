@@ -2,6 +2,8 @@
 
 pub(crate) mod ca;
 pub(crate) mod certificate;
+pub(crate) mod charts;
+pub(crate) mod clients;
 pub(crate) mod compose;
 pub(crate) mod container;
 pub(crate) mod file_name;
@@ -14,6 +16,7 @@ pub(crate) mod plain_path;
 pub(crate) mod private_key;
 pub(crate) mod program;
 pub(crate) mod quote;
+pub(crate) mod referrers;
 pub(crate) mod registry;
 pub(crate) mod script;
 pub(crate) mod server_command;

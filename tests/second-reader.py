@@ -253,7 +253,10 @@ def check_image(image):
     match = REFERENCE.fullmatch(name)
     check(match and int(match["port"] or 1) <= 65535, f"`{name}`: invalid reference")
     check(max(len(match["host"]), len(match["repository"])) <= 255, f"`{name}`: too long")
-    check(notes.get("io.containerd.image.name") == name, f"`{name}`: mismatch with `io.containerd.image.name`")
+    # Since 1.3, without the tag if there is a digest; before, the reference itself.
+    _, at, digest = name.partition("@")
+    known = (name, f"{match['host']}/{match['repository']}@{digest}" if at else name)
+    check(notes.get("io.containerd.image.name") in known, f"`{name}`: mismatch with `io.containerd.image.name`")
     check(image.get("artifactType") != FILE_SET, "the file set is not the first entry")
     valid = omitted == sorted(set(omitted)) and all(re.fullmatch(DIGEST, digest) for digest in omitted)
     check(valid, f"`{name}`: `dev.airbundle.omitted` is not a sorted list of digests")
@@ -293,7 +296,9 @@ def read_index(data):
     names = [name for name, _, _ in images]
     newer = {"dev.airbundle.platforms", "dev.airbundle.made"}
     is_newer = bool(elsewhere) or any(newer & set(entry.get("annotations", {})) for entry in entries)
+    has_two_names = any(re.search(r":[^/:@]+@", name) for name in names)
     version = "1.2" if check_release(notes) else "1.1" if is_newer else "1.0"
+    version = "1.3" if has_two_names else version
     check(notes["dev.airbundle.format"] == version, "format version mismatch")
     check(names == sorted(set(names), key=str.encode), "references not sorted or not unique")
     return document, file_set, images, set(elsewhere)

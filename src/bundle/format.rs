@@ -12,7 +12,7 @@ pub mod skippable;
 pub(crate) mod volume_name;
 
 /// Format version that this program writes. A reader accepts all minor versions of a supported major version.
-pub const FORMAT: (u32, u32) = (1, 2);
+pub const FORMAT: (u32, u32) = (1, 3);
 
 /// Format version in `index.json` if it uses features of 1.0 only. The same content then keeps the identity
 /// that version 1.0 gave it, with or without a signature.
@@ -23,6 +23,9 @@ pub const NEWER_DOCUMENTS: (u32, u32) = (1, 1);
 
 /// Format version in `index.json` if the bundle has a name and a sequence number, or an expiry date.
 pub const RELEASE_DOCUMENTS: (u32, u32) = (1, 2);
+
+/// Version of documents with an image that has a tag and a digest, whose name for containerd has no tag.
+pub const NAMES_DOCUMENTS: (u32, u32) = (1, 3);
 
 /// Maximum content of a zstd frame: 4 MiB of the tar stream ("Frames").
 pub const FRAME_SIZE: usize = 4 << 20;

@@ -1,4 +1,4 @@
-//! `unbundle images`: lists the images of a site, or loads them into a container engine.
+//! `unbundle images`: lists the images of a site or a bundle, or loads them into a container engine.
 
 use std::path::{Path, PathBuf};
 
@@ -8,28 +8,34 @@ use serde::Serialize;
 use crate::base::error_chain::chain;
 use crate::base::json::text_of;
 use crate::base::units::human_bytes;
+use crate::bundle::read::discover;
+use crate::bundle::read::reader::BundleReader;
 use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
+use crate::cli::input::ExpiryArgs;
 use crate::cli::listing::ListedImage;
 use crate::cli::ls;
 use crate::cli::progress::Output;
 use crate::cli::trust::SiteTrustArgs;
+use crate::commands::cat::CatError;
+use crate::commands::images::blobs::{BlobError, Blobs};
 use crate::commands::images::engine::{Engine, EngineError};
-use crate::commands::images::site_image::{BlobError, SiteImageError};
+use crate::commands::images::site_image::SiteImageError;
 use crate::commands::images::{LoadError, LoadOptions, LoadSummary, Loaded, Target, load};
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::site::record::{Record, RecordedImage};
+use crate::site::record::{RECORD, Record, RecordedImage};
 use crate::site::verified;
 
 /// The containerd namespace of Kubernetes.
 const NAMESPACE: &str = "k8s.io";
 
-/// List the images of a site, or load them into a local container engine
+/// List the images of a site or a bundle, or load them into a local container engine
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// Site directory
-    site: PathBuf,
+    /// Site directory, or bundle: a file, or a directory with its volumes
+    #[arg(value_name = "SITE|BUNDLE")]
+    source: PathBuf,
     /// Images to select, by name or end of name [default: all]
     ///
     /// Examples: registry.k8s.io/pause:3.9, nginx:1.25, coreos/etcd:v3.5.12.
@@ -44,9 +50,11 @@ pub(crate) struct Images {
     /// containerd namespace [default: k8s.io]
     #[arg(long, value_name = "NAME", requires = "load")]
     namespace: Option<String>,
-    /// File or directory for oci-archive, - for stdout [default: NAME.tar for each image]
+    /// File or directory for archives, - for stdout [default: NAME.tar for each image, or the directory of k3s, rke2 or k0s]
     #[arg(long, short, value_name = "FILE", requires = "load")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    expiry: ExpiryArgs,
     #[command(flatten)]
     trust: SiteTrustArgs,
     #[command(flatten)]
@@ -63,12 +71,53 @@ enum Kind {
     Containerd,
     /// Write archives for skopeo, podman, docker and ctr
     OciArchive,
+    /// Write archives to the directory from which k3s imports them
+    K3s,
+    /// Write archives to the directory from which RKE2 imports them
+    Rke2,
+    /// Write archives to the directory from which k0s imports them
+    K0s,
+}
+
+impl Kind {
+    /// Returns the name of a distribution of Kubernetes, and the directory from which it imports archives. `None`: it is
+    /// none.
+    fn import(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::K3s => Some(("k3s", "/var/lib/rancher/k3s/agent/images")),
+            Self::Rke2 => Some(("rke2", "/var/lib/rancher/rke2/agent/images")),
+            Self::K0s => Some(("k0s", "/var/lib/k0s/images")),
+            _ => None,
+        }
+    }
 }
 
 impl Images {
     pub(crate) fn run(self) -> Result<Code, Failure> {
-        let record = verified::read(&self.site, &self.trust.policy()?)?;
-        let images = self.selected(&record)?;
+        let policy = self.trust.policy()?;
+        let open = || {
+            let volumes = discover::find(std::slice::from_ref(&self.source))?;
+            Ok(self.expiry.apply(BundleReader::from_volumes(volumes, &policy.signatures)?))
+        };
+        if self.is_site() {
+            let record = verified::read(&self.source, &policy)?;
+            let storage = record.registry_root(&self.source);
+            return self.act(&record, &Blobs::Storage(&storage));
+        }
+        let contents = open().and_then(|mut reader| reader.contents())?;
+        let blobs = Blobs::Bundle { contents: &contents, open: &open };
+        let record = Record::of_bundle(&contents, &|digest| blobs.read(digest).ok());
+        self.act(&record, &blobs)
+    }
+
+    /// True for a directory that has a record, or no bundles either.
+    fn is_site(&self) -> bool {
+        let has_bundle = || discover::find(std::slice::from_ref(&self.source)).is_ok();
+        self.source.join(RECORD).exists() || self.source.is_dir() && !has_bundle()
+    }
+
+    fn act(&self, record: &Record, blobs: &Blobs<'_>) -> Result<Code, Failure> {
+        let images = self.selected(record)?;
         let Some(kind) = self.load else {
             let listing = ImageListing { images: listed(&images) };
             self.out.print_list(&listing, || ls::image_table(listing.images.iter()))?;
@@ -79,8 +128,7 @@ impl Images {
             target: self.target(kind, images.len())?,
             is_explicit: !self.references.is_empty(),
         };
-        let storage = record.registry_root(&self.site);
-        let summary = self.out.report(|report| load(&images, &storage, &options, report));
+        let summary = self.out.report(|report| load(&images, blobs, &options, report));
         // On stdout, the summary would be part of the archive.
         if !matches!(options.target, Target::Stdout) {
             self.out.print(&LoadResult::of(&summary), || text(&summary, &options))?;
@@ -110,24 +158,26 @@ impl Images {
         if self.namespace.is_some() && kind != Kind::Containerd {
             return usage("cannot use `--namespace`: it requires `--load containerd`");
         }
+        if let Some((distribution, directory)) = kind.import() {
+            let directory = self.output.clone().unwrap_or_else(|| directory.into());
+            return Ok(Target::Import { distribution, directory });
+        }
         if self.output.is_some() && kind != Kind::OciArchive {
-            return usage("cannot use `--output`: it requires `--load oci-archive`");
+            return usage("cannot use `--output`: it requires `--load oci-archive`, `k3s`, `rke2` or `k0s`");
         }
         let namespace = || self.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
         Ok(match (kind, self.output.as_deref()) {
             (Kind::Docker, _) => Target::Engine(Engine::Docker),
             (Kind::Podman, _) => Target::Engine(Engine::Podman),
             (Kind::Containerd, _) => Target::Engine(Engine::Containerd { namespace: namespace() }),
-            (Kind::OciArchive, None) => Target::Directory(PathBuf::new()),
-            (Kind::OciArchive, Some(directory)) if directory.is_dir() => {
-                Target::Directory(directory.to_owned())
-            }
-            (Kind::OciArchive, Some(_)) if images != 1 => {
+            (_, None) => Target::Directory(PathBuf::new()),
+            (_, Some(directory)) if directory.is_dir() => Target::Directory(directory.to_owned()),
+            (_, Some(_)) if images != 1 => {
                 let message = format!("cannot write {images} images to one file");
                 let hint = "name one image, or an existing directory with `--output`";
                 return Err(Failure::new(Code::Usage, message).with_hint(hint));
             }
-            (Kind::OciArchive, Some(stdout)) if stdout == Path::new("-") => {
+            (_, Some(stdout)) if stdout == Path::new("-") => {
                 if self.out.json {
                     return usage("cannot write both the archive and JSON to stdout");
                 }
@@ -137,7 +187,7 @@ impl Images {
                 }
                 Target::Stdout
             }
-            (Kind::OciArchive, Some(file)) => Target::File(file.to_owned()),
+            (_, Some(file)) => Target::File(file.to_owned()),
         })
     }
 }
@@ -230,6 +280,7 @@ fn text(summary: &LoadSummary, options: &LoadOptions) -> Text {
     }
     let (target, done) = match &options.target {
         Target::Engine(engine) => (engine.name(), "loaded"),
+        Target::Import { distribution, .. } => (*distribution, "written"),
         _ => ("oci-archive", "written"),
     };
     let (loaded, kept, skipped) = (summary.loaded.len(), summary.kept.len(), summary.skipped.len());
@@ -263,6 +314,11 @@ impl From<Vec<LoadError>> for Failure {
 fn image_code(error: &SiteImageError) -> Code {
     match error {
         SiteImageError::Blob { source: BlobError::Fs(_), .. } => Code::File,
+        SiteImageError::Blob { source: BlobError::Bundle(error), .. } => match &**error {
+            CatError::Read { source, .. } => Code::of_blob(source),
+            CatError::External(_) => Code::Incomplete,
+            CatError::NotFound(_) | CatError::Fs(_) | CatError::Stream(_) => Code::File,
+        },
         SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } => Code::Damaged,
         SiteImageError::Artifact { .. } | SiteImageError::Platform { .. } | SiteImageError::NoTag { .. } => {
             Code::Usage

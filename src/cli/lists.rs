@@ -1,5 +1,6 @@
 //! `airbundle lists`: generates lists from a Kubespray checkout.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -81,6 +82,8 @@ pub(super) struct ListsSummary<'a> {
     pinned: usize,
     /// Number of images.
     images: usize,
+    /// Variables with locations outside of the hosts that have a variable of their own, and their values.
+    locations: BTreeMap<&'a str, &'a str>,
 }
 
 impl Lists {
@@ -122,6 +125,7 @@ impl Kubespray {
             files: made.files.len(),
             pinned: pinned(&made),
             images: made.images.len(),
+            locations: made.locations.iter().map(|it| (&*it.name, &*it.value)).collect(),
         };
         let text = || {
             let ListsSummary { files, pinned, images, .. } = &summary;

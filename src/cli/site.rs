@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use crate::base::error_chain::chain;
 use crate::base::fs::FsError;
@@ -23,11 +24,14 @@ use crate::conf::setup::{Setup, Tls, is_root};
 use crate::conf::tls::{Issued, RENEWAL, TlsError, day};
 use crate::conf::trust::hosts_line;
 use crate::conf::users::UserError;
+use crate::site::record::Record;
 
 /// The script that configures a client.
 const TRUST: &str = "trust.sh";
 /// The script that starts the servers.
 const START: &str = "site";
+/// Maximum difference of two clocks that is no sign of a wrong one.
+const CLOCK_ERROR: Duration = Duration::days(2);
 /// The variable with the password of the site's user, for [`TRUST`].
 const PASSWORD: &str = "AIRBUNDLE_PASSWORD";
 
@@ -54,6 +58,12 @@ pub(crate) struct Site {
     /// Port of the registry [default: 5000]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     registry_port: Option<u16>,
+    /// Address that the servers listen on [default: all addresses of this host]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "no_bind")]
+    bind: Option<IpAddr>,
+    /// Listen on all addresses again
+    #[arg(long)]
+    no_bind: bool,
     /// Certificate: auto (site's CA), PEM files, or off (plain HTTP) [default: auto]
     ///
     /// PEM files are copied; the copies are used until the next change.
@@ -91,6 +101,14 @@ pub(crate) struct Site {
     /// Write the catalog as index.html again
     #[arg(long)]
     no_own_index_page: bool,
+    /// Let clients request images that the site lacks from the original registries
+    ///
+    /// By default, the site is the only source, so that a missing image is an error at once where there is no internet.
+    #[arg(long, conflicts_with = "no_upstream_fallback")]
+    upstream_fallback: bool,
+    /// Make the site the only source of its clients again
+    #[arg(long)]
+    no_upstream_fallback: bool,
     /// Use a configuration that is not from this host, after you looked at it
     ///
     /// Its settings, its CA and its edited files are used from now on. Required once for a configuration that another
@@ -139,6 +157,9 @@ impl Site {
             },
             hsts: (self.hsts || self.no_hsts).then_some(self.hsts),
             own_index_page: (self.own_index_page || self.no_own_index_page).then_some(self.own_index_page),
+            bind: self.bind.map(Some).or(self.no_bind.then_some(None)),
+            upstream_fallback: (self.upstream_fallback || self.no_upstream_fallback)
+                .then_some(self.upstream_fallback),
             adopt_conf: self.adopt_conf,
         };
         let configured = configure(&self.site, self.conf.as_deref(), &self.trust.policy()?, changes)?;
@@ -220,6 +241,9 @@ fn warnings(configured: &Configured, is_run: bool) -> Vec<String> {
             "{conf} was empty, although this host remembers a configuration there: this one is new"
         ));
     }
+    if setup.is_tls() {
+        warnings.extend(clock_warning(OffsetDateTime::now_utc(), &setup.record));
+    }
     if let Err(error) = remembered {
         warnings.push(format!(
             "this host cannot remember the configuration, so the next run requires `--adopt-conf`: {}",
@@ -255,6 +279,24 @@ fn warnings(configured: &Configured, is_run: bool) -> Vec<String> {
         warnings.push(format!("root cannot start the site, and its units do not start: {}", chain(&error)));
     }
     warnings
+}
+
+/// Returns a warning if the clock of this host, from which the expiry of certificates is counted, cannot be right.
+fn clock_warning(now: OffsetDateTime, record: &Record) -> Option<String> {
+    let created = record.bundles.iter().filter_map(|bundle| bundle.created.as_deref());
+    let packed = created.filter_map(|created| OffsetDateTime::parse(created, &Rfc3339).ok()).max();
+    let reason = match packed {
+        Some(packed) if now < packed - CLOCK_ERROR => {
+            format!("before the newest bundle was packed ({})", day(packed))
+        }
+        _ if !(2026..2100).contains(&now.year()) => "which cannot be right".to_owned(),
+        _ => return None,
+    };
+    Some(format!(
+        "the clock of this host shows {}, {reason}: set it and run `unbundle site` again, or clients reject the \
+         certificate",
+        day(now)
+    ))
 }
 
 fn text(configured: &Configured, apply: bool, start: bool) -> Text {
@@ -430,5 +472,43 @@ impl From<ConfError> for Failure {
             | ConfError::UnusedCa => Code::Usage,
         };
         Self::new(code, chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::digest::Digest;
+    use crate::site::record::RecordedBundle;
+
+    #[test]
+    fn a_clock_that_cannot_be_right_is_a_warning() {
+        let time = |text: &str| OffsetDateTime::parse(text, &Rfc3339).unwrap();
+        let mut record = Record::new("files".into(), "registry".into());
+        for created in [None, Some("2026-06-01T00:00:00Z"), Some("2026-05-01T00:00:00Z")] {
+            let created = created.map(|created| created.parse().unwrap());
+            record.bundles.push(RecordedBundle {
+                identity: Digest::of(b"x"),
+                title: None,
+                created,
+                partial: false,
+            });
+        }
+        for (now, words) in [
+            ("2026-05-30T12:00:00Z", None),
+            ("2026-07-01T00:00:00Z", None),
+            (
+                "2026-05-20T00:00:00Z",
+                Some("shows 2026-05-20, before the newest bundle was packed (2026-06-01)"),
+            ),
+            ("1970-01-01T00:00:09Z", Some("shows 1970-01-01, before the newest bundle was packed")),
+            ("2106-02-07T00:00:00Z", Some("shows 2106-02-07, which cannot be right: set it")),
+        ] {
+            let warning = clock_warning(time(now), &record);
+            assert_eq!(warning.is_some(), words.is_some(), "{now}: {warning:?}");
+            assert!(warning.unwrap_or_default().contains(words.unwrap_or_default()), "{now}");
+        }
+        record.bundles.clear();
+        assert!(clock_warning(time("2012-01-01T00:00:00Z"), &record).is_some());
     }
 }

@@ -1,6 +1,7 @@
-//! Loads images of a site into a container engine, or writes them to archives that any engine loads.
+//! Loads images of a site or a bundle into a container engine, or writes them to archives that any engine loads.
 
 pub(crate) mod archive;
+pub(crate) mod blobs;
 pub(crate) mod engine;
 pub(crate) mod find;
 pub(crate) mod site_image;
@@ -12,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::FsError;
+use crate::base::fs::{self, FsError};
 use crate::base::output_file::{Access, OutputFile};
-use crate::commands::images::archive::{Archive, ArchiveError, Consumer};
+use crate::commands::images::archive::{Archive, Consumer};
+use crate::commands::images::blobs::{Blobs, CopyError};
 use crate::commands::images::engine::{ConnectedEngine, Engine, EngineError};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
 use crate::oci::digest::Digest;
@@ -38,6 +40,11 @@ pub(crate) enum Target {
     Engine(Engine),
     /// One file per image, in this directory.
     Directory(PathBuf),
+    /// One file per image, in the directory from which a distribution of Kubernetes imports them.
+    Import {
+        distribution: &'static str,
+        directory: PathBuf,
+    },
     /// This file, for a single image.
     File(PathBuf),
     /// Stdout, for a single image.
@@ -94,15 +101,15 @@ pub enum LoadError {
     NoImages(Platform),
 }
 
-/// Loads `images`, whose blobs are in the registry storage at `storage`.
+/// Loads `images`, whose blobs are in `blobs`.
 pub(crate) fn load(
     images: &[&RecordedImage],
-    storage: &Path,
+    blobs: &Blobs<'_>,
     options: &LoadOptions,
     report: &dyn Report,
 ) -> LoadSummary {
     let start = Instant::now();
-    let mut loader = Loader { storage, options, report, summary: LoadSummary::default() };
+    let mut loader = Loader { blobs, options, report, summary: LoadSummary::default() };
     if let Err(error) = loader.run(images) {
         loader.summary.failed.push(error);
     }
@@ -110,7 +117,7 @@ pub(crate) fn load(
 }
 
 struct Loader<'a> {
-    storage: &'a Path,
+    blobs: &'a Blobs<'a>,
     options: &'a LoadOptions,
     report: &'a dyn Report,
     summary: LoadSummary,
@@ -122,9 +129,17 @@ impl Loader<'_> {
     fn run(&mut self, images: &[&RecordedImage]) -> Result<(), LoadError> {
         let engine = match &self.options.target {
             Target::Engine(engine) => Some(engine.connect()?),
+            Target::Import { directory, .. } => {
+                fs::create_dir_all(directory)?;
+                None
+            }
             Target::Directory(_) | Target::File(_) | Target::Stdout => None,
         };
-        let consumer = engine.as_ref().map_or(Consumer::Any, ConnectedEngine::consumer);
+        let consumer = match (&engine, &self.options.target) {
+            (Some(engine), _) => engine.consumer(),
+            (None, Target::Import { .. }) => Consumer::Import,
+            (None, _) => Consumer::Any,
+        };
         let mut jobs = self.prepare(images, consumer);
         // The command line has to change, so nothing is loaded.
         if self.summary.failed.iter().any(LoadError::is_unsuitable) {
@@ -144,7 +159,7 @@ impl Loader<'_> {
     fn prepare(&mut self, images: &[&RecordedImage], consumer: Consumer) -> Vec<Job> {
         let mut jobs = Vec::new();
         for recorded in images {
-            match Job::new(recorded, self.storage, self.options, consumer) {
+            match Job::new(recorded, self.blobs, self.options, consumer) {
                 Ok(job) => jobs.push(job),
                 Err(error) if error.is_unsuitable() && !self.options.is_explicit => {
                     // Engines cannot use signatures and attestations: no warning for those.
@@ -179,7 +194,7 @@ impl Loader<'_> {
             objects: Some(jobs.len() as u64),
         });
         for (id, job) in jobs.iter().enumerate() {
-            match job.load(id as u64, engine, self.report) {
+            match job.load(id as u64, engine, self.blobs, self.report) {
                 Ok(bytes) => {
                     self.summary.loaded.push(job.loaded());
                     self.summary.bytes += bytes;
@@ -238,14 +253,16 @@ struct Job {
 impl Job {
     fn new(
         recorded: &RecordedImage,
-        storage: &Path,
+        blobs: &Blobs<'_>,
         options: &LoadOptions,
         consumer: Consumer,
     ) -> Result<Self, SiteImageError> {
-        let image = SiteImage::open(recorded, storage, &options.platform)?;
-        let archive = Archive::new(&image, consumer, storage)?;
+        let image = SiteImage::open(recorded, blobs, &options.platform)?;
+        let archive = Archive::new(&image, consumer)?;
         let file = match &options.target {
-            Target::Directory(directory) => Some(directory.join(file_name(&image.reference))),
+            Target::Directory(directory) | Target::Import { directory, .. } => {
+                Some(directory.join(file_name(&image.reference)))
+            }
             Target::File(path) => Some(path.clone()),
             Target::Engine(_) | Target::Stdout => None,
         };
@@ -258,7 +275,13 @@ impl Job {
     }
 
     /// Loads or writes the archive. Returns its size in bytes.
-    fn load(&self, id: u64, engine: Option<&ConnectedEngine>, report: &dyn Report) -> Result<u64, LoadError> {
+    fn load(
+        &self,
+        id: u64,
+        engine: Option<&ConnectedEngine>,
+        blobs: &Blobs<'_>,
+        report: &dyn Report,
+    ) -> Result<u64, LoadError> {
         let object = self.image.reference.to_string();
         report.event(&Event::Begin { id, object, bytes: Some(self.archive.size()) });
         let total = Cell::new(0);
@@ -267,11 +290,13 @@ impl Job {
             report.event(&Event::Progress { id, bytes });
         };
         match (engine, &self.file) {
-            (Some(engine), _) => engine.load(&self.image, &self.archive, &progress)?,
-            (None, Some(file)) => self.write_file(file, &progress)?,
+            (Some(engine), _) => engine.load(&self.image, &self.archive, blobs, &progress)?,
+            (None, Some(file)) => self.write_file(file, blobs, &progress)?,
             (None, None) => {
                 let reference = self.image.reference.to_string();
-                self.write(&mut io::stdout().lock(), &progress, |error| LoadError::Stdout(reference, error))?;
+                self.write(&mut io::stdout().lock(), blobs, &progress, |error| {
+                    LoadError::Stdout(reference, error)
+                })?;
             }
         }
         report.event(&Event::Done { id });
@@ -279,21 +304,22 @@ impl Job {
     }
 
     /// Writes the archive to `path`, which appears only when it is complete.
-    fn write_file(&self, path: &Path, progress: &dyn Fn(u64)) -> Result<(), LoadError> {
+    fn write_file(&self, path: &Path, blobs: &Blobs<'_>, progress: &dyn Fn(u64)) -> Result<(), LoadError> {
         let mut file = OutputFile::create(path, Access::Default)?;
-        self.write(&mut file, progress, |error| FsError::at("write", path)(error).into())?;
+        self.write(&mut file, blobs, progress, |error| FsError::at("write", path)(error).into())?;
         Ok(file.finish()?)
     }
 
     fn write(
         &self,
         output: &mut dyn io::Write,
+        blobs: &Blobs<'_>,
         progress: &dyn Fn(u64),
         output_error: impl FnOnce(io::Error) -> LoadError,
     ) -> Result<(), LoadError> {
-        self.archive.write(output, progress).map_err(|error| match error {
-            ArchiveError::Output(error) => output_error(error),
-            ArchiveError::Blob(source) => {
+        self.archive.write(blobs, output, progress).map_err(|error| match error {
+            CopyError::Output(error) => output_error(error),
+            CopyError::Blob(source) => {
                 SiteImageError::Blob { reference: self.image.reference.to_string(), source }.into()
             }
         })

@@ -12,6 +12,7 @@ mod dependencies;
 mod downloads;
 mod error;
 pub(crate) mod generated;
+mod locations;
 pub(crate) mod options;
 mod roles;
 mod template;
@@ -65,6 +66,8 @@ pub(crate) fn generate(
         lists.added_images = lists.images.len() - images;
         warn_once(warnings);
     }
+    warn_once(additions::installed_by_roles(&checkout, options)?);
+    lists.locations = locations::find(&checkout, &lists)?;
     lists.check()?;
     Ok(lists)
 }

@@ -17,7 +17,7 @@ use crate::conf::plain_path::PlainPath;
 use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_root};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
-use crate::conf::{compose, kubespray, nginx, registry, script, systemd, trust};
+use crate::conf::{charts, clients, compose, kubespray, nginx, registry, script, systemd, trust};
 use crate::site::catalog::Page;
 use crate::site::record::RecordError;
 use crate::site::verified::{self, SitePolicy};
@@ -59,6 +59,10 @@ pub struct Changes {
     pub hsts: Option<bool>,
     /// See [`Settings::own_index_page`].
     pub own_index_page: Option<bool>,
+    /// See [`Settings::bind`]. `Some(None)`: all addresses.
+    pub bind: Option<Option<IpAddr>>,
+    /// See [`Settings::upstream_fallback`].
+    pub upstream_fallback: Option<bool>,
     /// Use a configuration that this host does not remember.
     pub adopt_conf: bool,
 }
@@ -220,7 +224,7 @@ pub fn configure(
     }
     let is_lost = host.is_lost();
     let remembered = host.finish(&directory);
-    let page = write_page(&setup, policy.signatures.is_enforced());
+    let page = write_page(&setup, policy.signatures.is_enforced()).and_then(|()| write_chart_indexes(&setup));
     Ok(Configured { setup, written, kept, issued, ca: state, page, is_lost, remembered })
 }
 
@@ -272,6 +276,7 @@ fn generate(
     generated.put("compose.yaml", compose::file(setup).as_bytes(), 0o644);
     systemd::generate(setup, &mut generated);
     trust::generate(setup, &mut generated);
+    clients::generate(setup, &mut generated);
     generated.put("kubespray/offline.yml", kubespray::offline(setup).as_bytes(), 0o644);
     generated.put("site", script::script(setup).as_bytes(), 0o755);
     generated.finish(host)
@@ -291,10 +296,13 @@ impl Changes {
             user: None,
             hsts: false,
             own_index_page: false,
+            bind: None,
+            upstream_fallback: false,
         });
         let host = self.host.unwrap_or(saved.host);
-        // If the host name is an address, clients use that address.
-        let mut ip = self.ip.or_else(|| host.parse().ok()).unwrap_or(saved.ip);
+        // If the host name is an address, or servers listen on only one, clients use that address.
+        let bound = self.bind.flatten();
+        let mut ip = self.ip.or_else(|| host.parse().ok()).or(bound).unwrap_or(saved.ip);
         if is_new && ip == unspecified {
             ip = own_address().ok_or(ConfError::Address)?;
         }
@@ -307,6 +315,8 @@ impl Changes {
             user: self.user.map_or(saved.user, |user| user.map(|(name, _)| name)),
             hsts: self.hsts.unwrap_or(saved.hsts),
             own_index_page: self.own_index_page.unwrap_or(saved.own_index_page),
+            bind: self.bind.unwrap_or(saved.bind),
+            upstream_fallback: self.upstream_fallback.unwrap_or(saved.upstream_fallback),
         };
         settings.check()?;
         Ok(settings)
@@ -320,7 +330,9 @@ fn write_page(setup: &Setup, is_verified: bool) -> Result<(), FsError> {
         return Ok(());
     }
     let files = Directory::create_in(&setup.files, &setup.site)?;
-    let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
+    let html =
+        Page { record: &setup.record, registry: &setup.registry_host(), clients: &clients::all(setup) };
+    let html = html.html();
     let old = match files.open_file(PAGE) {
         Err(_) if is_verified => None,
         file => file?,
@@ -334,6 +346,22 @@ fn write_page(setup: &Setup, is_verified: bool) -> Result<(), FsError> {
         }
     }
     files.replace(PAGE, html.as_bytes(), 0o644)
+}
+
+/// Writes the index of each repository of Helm charts.
+fn write_chart_indexes(setup: &Setup) -> Result<(), FsError> {
+    let indexes = charts::indexes(&setup.record);
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let files = Directory::create_in(&setup.files, &setup.site)?;
+    for (path, text) in indexes {
+        let is_current = |old: Vec<u8>| old == text.as_bytes();
+        if !files.read(path.as_str(), SETTINGS_LIMIT).ok().flatten().is_some_and(is_current) {
+            files.replace(path.as_str(), text.as_bytes(), 0o644)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the saved settings. `None`: no settings are saved.

@@ -22,9 +22,8 @@ use crate::oci::digest::Digest;
 
 /// Lifetime of the CA certificate. After that, every client must trust a new one.
 const LIFETIME: Duration = Duration::days(3650);
-/// Certificates are valid from this long before they are made, because clocks without a network are
-/// inaccurate.
-const CLOCK_ERROR: Duration = Duration::days(2);
+/// The Unix time from which certificates are valid: 2000-01-01. The clock of a node without a network can be years behind.
+const VALID_FROM: i64 = 946_684_800;
 
 pub(crate) const KEY: &str = "ca/ca.key";
 /// The copy of the certificate for clients.
@@ -229,11 +228,10 @@ fn constraints(settings: &Settings) -> NameConstraints {
     NameConstraints { permitted_subtrees: subtrees.collect(), excluded_subtrees: Vec::new() }
 }
 
-/// Sets the validity period to begin now. Returns the expiry time.
+/// Sets the validity period to end after `lifetime` from now. Returns the expiry time.
 pub(crate) fn set_validity(params: &mut CertificateParams, lifetime: Duration) -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    params.not_before = now - CLOCK_ERROR;
-    params.not_after = now + lifetime;
+    params.not_before = OffsetDateTime::UNIX_EPOCH + Duration::seconds(VALID_FROM);
+    params.not_after = OffsetDateTime::now_utc() + lifetime;
     params.not_after
 }
 

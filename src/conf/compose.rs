@@ -1,6 +1,6 @@
 //! `compose.yaml`: nginx, and a registry if the site has an image of one.
 
-use crate::conf::container::{Mount, Privileges, temporary_of_nginx};
+use crate::conf::container::{Mount, Privileges, configuration, published, temporary_of_nginx};
 use crate::conf::plain_path::PlainPath;
 use crate::conf::quote::Text;
 use crate::conf::quote::compose::{self, Compose};
@@ -66,7 +66,7 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
         // The entry point of the official image runs its arguments.
         command: if entrypoint_of_nginx.is_empty() { vec!["nginx"] } else { Vec::new() }
             .into_iter()
-            .chain(["-c", setup.conf.child(config).as_str(), "-g", "daemon off; pid /tmp/nginx.pid;"])
+            .chain(["-c", configuration(setup, config).as_str(), "-g", "daemon off; pid /tmp/nginx.pid;"])
             .map(compose::string)
             .collect(),
         environment: Text::new(),
@@ -83,7 +83,7 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
         environment: registry_environment(setup, !image.entrypoint.is_empty()),
         // The entry point of the image starts the registry; versions 2 and 3 accept the same arguments.
         entrypoint: image.entrypoint.iter().map(|word| compose::string(word)).collect(),
-        command: vec![compose::string(setup.conf.child("registry.yml").as_str())],
+        command: vec![compose::string(configuration(setup, "registry.yml").as_str())],
         privileges: Privileges::of_registry(&[registry_port]),
         temporary: vec![PlainPath::fixed("/tmp")],
         ports: vec![registry_port],
@@ -97,7 +97,7 @@ pub(crate) fn file(setup: &Setup) -> Text<Compose> {
     });
     let mut text = Text::fixed(HEADER);
     for service in std::iter::once(nginx).chain(registry) {
-        text.push(&service.yaml());
+        text.push(&service.yaml(&published(setup)));
     }
     text
 }
@@ -138,8 +138,12 @@ struct Service {
 }
 
 impl Service {
-    fn yaml(self) -> Text<Compose> {
-        let port = |port| fill("      - \"@PORT@:@PORT@\"\n", &[("PORT", Text::number(port))]);
+    /// Returns the service, whose ports are published with this prefix.
+    fn yaml(self, published: &str) -> Text<Compose> {
+        let port = |port| {
+            let port = compose::string(&format!("{published}{port}:{port}"));
+            fill("      - @PORT@\n", &[("PORT", port)])
+        };
         let volume =
             |mount: &Mount| fill("      - @VOLUME@\n", &[("VOLUME", compose::string(&mount.volume()))]);
         let user =

@@ -1,5 +1,7 @@
 //! [`Mount`] and [`Privileges`]: what the containers of a site have access to.
 
+use std::net::IpAddr;
+
 use crate::conf::plain_path::PlainPath;
 use crate::conf::setup::{Setup, is_root};
 
@@ -22,9 +24,13 @@ impl Mount {
         paths.push(setup.files.clone());
         if with_images {
             let conf = &setup.conf;
-            paths.extend([conf.child("nginx.conf"), conf.child("registry-api"), setup.registry.clone()]);
+            paths.extend([
+                configuration(setup, "nginx.conf"),
+                conf.child("registry-api"),
+                setup.registry.clone(),
+            ]);
         } else {
-            paths.push(setup.conf.child("nginx-files.conf"));
+            paths.push(configuration(setup, "nginx-files.conf"));
         }
         paths.into_iter().map(Self).collect()
     }
@@ -33,13 +39,36 @@ impl Mount {
     #[must_use]
     pub(crate) fn of_registry(setup: &Setup) -> Vec<Self> {
         let mut paths = Self::keys(setup);
-        paths.extend([setup.conf.child("registry.yml"), setup.registry.clone()]);
+        paths.extend([configuration(setup, "registry.yml"), setup.registry.clone()]);
         paths.into_iter().map(Self).collect()
     }
 
     fn keys(setup: &Setup) -> Vec<PlainPath> {
         let tls = setup.is_tls().then(|| setup.conf.child("tls"));
         tls.into_iter().chain(setup.htpasswd()).collect()
+    }
+}
+
+/// Returns what precedes a published port: the address of the host and `:`, or nothing for all addresses.
+#[must_use]
+pub(crate) fn published(setup: &Setup) -> String {
+    setup.settings.bind.map_or_else(String::new, |address| format!("{}:", url_host(address)))
+}
+
+/// Returns an address as in a URL.
+#[must_use]
+pub(crate) fn url_host(address: IpAddr) -> String {
+    if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
+}
+
+/// Returns the path of a server's configuration for a container: one of its own if the servers of the host listen on one
+/// address, which a container does not have.
+#[must_use]
+pub(crate) fn configuration(setup: &Setup, name: &'static str) -> PlainPath {
+    if setup.settings.bind.is_some() {
+        setup.conf.child("container").child(name)
+    } else {
+        setup.conf.child(name)
     }
 }
 

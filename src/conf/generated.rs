@@ -12,6 +12,9 @@ use crate::base::path::RelPath;
 use crate::conf::host_record::{HostRecord, LIST, digest};
 use crate::oci::digest::Digest;
 
+/// The first line of a generated file in a language with `#` comments. `trust.sh` recognizes its own files by it.
+pub(crate) const MADE: &str = "# Made by `unbundle site`.\n";
+
 /// Maximum size of the list in bytes.
 const LIST_LIMIT: u64 = 1 << 28;
 

@@ -1,58 +1,19 @@
 //! `offline.yml`: Kubespray variables to download all files and images from the site.
 
+mod hosts;
+mod locations;
+mod release;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::conf::kubespray::hosts::{FILE_HOSTS, IMAGE_HOSTS};
+use crate::conf::kubespray::release::{Release, version_in};
 use crate::conf::quote::Text;
 use crate::conf::quote::ansible::{self, Ansible};
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::template::fill;
 use crate::conf::trust::{containerd_ca, upstream_url};
 use crate::oci::reference::DEFAULT_PREFIX;
-
-/// The files and images that a release of Kubespray lists, as in `manifests/`.
-struct Release {
-    version: &'static str,
-    architecture: &'static str,
-    files: &'static str,
-    images: &'static str,
-    /// True if the mirrors of containerd accept `header` and `ca` (since v2.31.0) instead of `auth`.
-    mirrors_have_headers: bool,
-}
-
-macro_rules! release {
-    ($version:literal, $architecture:literal, $directory:literal, $mirrors_have_headers:literal) => {
-        Release {
-            version: $version,
-            architecture: $architecture,
-            files: include_str!(concat!("../../manifests/kubespray-", $version, $directory, "/files.list")),
-            images: include_str!(concat!("../../manifests/kubespray-", $version, $directory, "/images.list")),
-            mirrors_have_headers: $mirrors_have_headers,
-        }
-    };
-}
-
-const RELEASES: [Release; 4] = [
-    release!("v2.25.0", "amd64", "", false),
-    release!("v2.25.0", "arm64", "/arm64", false),
-    release!("v2.31.0", "amd64", "", true),
-    release!("v2.31.0", "arm64", "/arm64", true),
-];
-
-/// Variables with the URL of a file server, and the hosts that they replace.
-const FILE_HOSTS: [(&str, &str); 4] = [
-    ("github_url", "github.com"),
-    ("dl_k8s_io_url", "dl.k8s.io"),
-    ("storage_googleapis_url", "storage.googleapis.com"),
-    ("get_helm_url", "get.helm.sh"),
-];
-/// Variables with the name of a registry, and the hosts that they replace.
-const IMAGE_HOSTS: [(&str, &str); 5] = [
-    ("kube_image_repo", "registry.k8s.io"),
-    ("gcr_image_repo", "gcr.io"),
-    ("docker_image_repo", "docker.io"),
-    ("quay_image_repo", "quay.io"),
-    ("github_image_repo", "ghcr.io"),
-];
 
 const HEADER: &str = "\
 # Kubespray variables to download all files and images from this site. Made by `unbundle site`, which keeps local edits.
@@ -66,7 +27,7 @@ const PASSWORD: &str = "\
 const PACKAGES: &str =
     "# Packages of the operating system are not included: the nodes need a package repository.\n";
 
-const UNKNOWN: &str = "\n# This site matches no Kubespray release that this version of `unbundle` knows.\n";
+const UNKNOWN: &str = "\n# This version of `unbundle` does not know the Kubespray release of this site, and cannot say what is missing.\n";
 
 /// User and password in the URL of the file server.
 const LOGIN: &str = "{{ airbundle_user }}:{{ airbundle_password | urlencode | replace('/', '%2F') }}@";
@@ -82,13 +43,20 @@ const MIRROR: &str = "  - prefix: @PREFIX@
 ";
 const MIRROR_HEADER: &str = "        header:
           authorization: \"Basic {{ (airbundle_user + ':' + airbundle_password) | b64encode }}\"\n";
-const MIRROR_AUTH: &str = "        auth:
-          username: \"{{ airbundle_user }}\"
-          password: \"{{ airbundle_password }}\"\n";
 const REGISTRY_AUTH: &str = "containerd_registry_auth:
   - registry: @REGISTRY@
     username: \"{{ airbundle_user }}\"
     password: \"{{ airbundle_password }}\"\n";
+const CRIO_AUTH: &str = "crio_registry_auth:
+  - registry: @REGISTRY@
+    username: \"{{ airbundle_user }}\"
+    password: \"{{ airbundle_password }}\"\n";
+const DOCKER_LOGIN: &str =
+    "# With `container_manager: docker`, run `docker login` for the registry on every node first.\n";
+const MIRRORS_OF_NODES: &str = "
+# This release cannot pass credentials to the mirrors of containerd. Run trust.sh with AIRBUNDLE_PASSWORD on every node
+# first: it writes the same files with credentials, and an empty list keeps them.
+containerd_registries_mirrors: []\n";
 const CTR_LOGIN: &str = "\
 # This release pulls with ctr, which accepts credentials only on its command line.
 nerdctl_image_pull_command: \"{{ bin_dir }}/ctr -n k8s.io images pull --hosts-dir {{ containerd_cfg_dir }}/certs.d --user \
@@ -106,8 +74,8 @@ const PLATFORMS: [&str; 5] = ["linux/amd64", "linux/arm/v7", "linux/arm64", "lin
 #[must_use]
 pub(crate) fn offline(setup: &Setup) -> Text<Ansible> {
     let coverage = Coverage::of(setup);
-    let release = coverage.best_release();
-    let has_headers = release.is_none_or(|release| release.mirrors_have_headers);
+    let release = coverage.release(setup);
+    let features = Features::of(release);
     let mut text = Text::fixed(HEADER);
     if setup.settings.tls == Tls::Auto {
         text.push_fixed(TRUST);
@@ -120,9 +88,13 @@ pub(crate) fn offline(setup: &Setup) -> Text<Ansible> {
     }
     text.push(&file_variables(setup));
     text.push(&image_variables(setup));
-    text.push(&containerd_mirrors(setup, has_headers));
+    // The variables of the latest release are a better guess than none.
+    let of_release = release.or_else(|| Release::all().last());
+    text.push(&of_release.map_or_else(Text::new, |release| locations::variables(setup, release)));
+    text.push(&locations::cilium(setup));
+    text.push(&containerd_mirrors(setup, features));
     if setup.settings.user.is_some() {
-        text.push(&containerd_login(setup, has_headers));
+        text.push(&login(setup, features));
     }
     match release {
         Some(release) => {
@@ -133,6 +105,25 @@ pub(crate) fn offline(setup: &Setup) -> Text<Ansible> {
         None => text.push_fixed(UNKNOWN),
     }
     text
+}
+
+/// The features of the containerd role in a release.
+#[derive(Debug, Clone, Copy)]
+struct Features {
+    /// `ca` of a mirror.
+    ca: bool,
+    /// `header` of a mirror, with which it sends credentials.
+    header: bool,
+    /// Images are pulled with `ctr`, which reads credentials only from its command line.
+    ctr: bool,
+}
+
+impl Features {
+    /// `None`: the latest release.
+    fn of(release: Option<&Release>) -> Self {
+        let is_since = |version| release.is_none_or(|release| release.is_since(version));
+        Self { ca: is_since("v2.28.0"), header: is_since("v2.29.0"), ctr: !is_since("v2.28.0") }
+    }
 }
 
 fn file_variables(setup: &Setup) -> Text<Ansible> {
@@ -188,14 +179,18 @@ fn image_variables(setup: &Setup) -> Text<Ansible> {
 
 /// Returns the registries of containerd on the nodes: the site, and the site as a mirror of the hosts whose
 /// images it has, for images that are pulled by their original names.
-fn containerd_mirrors(setup: &Setup, has_headers: bool) -> Text<Ansible> {
+fn containerd_mirrors(setup: &Setup, features: Features) -> Text<Ansible> {
     let url = setup.registry_url();
+    let has_user = setup.settings.user.is_some();
+    if has_user && !features.header && !features.ctr {
+        return Text::fixed(MIRRORS_OF_NODES);
+    }
     let mut options = Text::new();
-    if has_headers && setup.settings.tls == Tls::Auto {
+    if features.ca && setup.settings.tls == Tls::Auto {
         options.push(&fill("        ca: @CA@\n", &[("CA", ansible::string(&containerd_ca(setup)))]));
     }
-    if setup.settings.user.is_some() {
-        options.push_fixed(if has_headers { MIRROR_HEADER } else { MIRROR_AUTH });
+    if has_user && features.header {
+        options.push_fixed(MIRROR_HEADER);
     }
     let entry = |prefix: &str, server: &str, mirror: &str| {
         let override_path = if mirror == url { "false" } else { "true" };
@@ -213,17 +208,22 @@ fn containerd_mirrors(setup: &Setup, has_headers: bool) -> Text<Ansible> {
     let mut text = Text::fixed("\ncontainerd_registries_mirrors:\n");
     text.push(&entry(&setup.registry_host(), &url, &url));
     for (host, prefix) in setup.mirrored_hosts() {
-        text.push(&entry(&host, &upstream_url(&host), &format!("{url}/v2/{prefix}")));
+        let server = if setup.settings.upstream_fallback { upstream_url(&host) } else { url.clone() };
+        text.push(&entry(&host, &server, &format!("{url}/v2/{prefix}")));
     }
     text
 }
 
-/// Returns the credentials of containerd on the nodes.
-fn containerd_login(setup: &Setup, has_headers: bool) -> Text<Ansible> {
-    let mut text = fill(REGISTRY_AUTH, &[("REGISTRY", ansible::string(&setup.registry_host()))]);
-    if !has_headers {
+/// Returns the credentials of the container engines on the nodes.
+fn login(setup: &Setup, features: Features) -> Text<Ansible> {
+    let registry = [("REGISTRY", ansible::string(&setup.registry_host()))];
+    let mut text = Text::new();
+    if features.ctr {
+        text.push(&fill(REGISTRY_AUTH, &registry));
         text.push_fixed(CTR_LOGIN);
     }
+    text.push(&fill(CRIO_AUTH, &registry));
+    text.push_fixed(DOCKER_LOGIN);
     text
 }
 
@@ -239,7 +239,7 @@ fn platforms(setup: &Setup) -> Text<Ansible> {
     fill("# Platforms of the images: @PLATFORMS@.\n", &[("PLATFORMS", Text::join(here, ", "))])
 }
 
-/// The URLs and references of a site, to compare with [`RELEASES`].
+/// The URLs and references of a site, to compare with those of a [`Release`].
 struct Coverage(BTreeSet<String>);
 
 impl Coverage {
@@ -256,17 +256,22 @@ impl Coverage {
         self.0.contains(entry)
     }
 
-    /// Returns the release with the most entries on the site, the first one of several. `None`: no entries.
-    fn best_release(&self) -> Option<&'static Release> {
+    /// Returns the release of the last bundle whose title names one, or else the release with the most entries on the
+    /// site, the last one of several. `None`: a title names an unknown release, or there are no entries.
+    fn release(&self, setup: &Setup) -> Option<&'static Release> {
+        let mut titles = setup.record.bundles.iter().rev().filter_map(|bundle| bundle.title.as_deref());
+        if let Some(version) = titles.find_map(version_in) {
+            return Release::all().iter().find(|release| release.version == version);
+        }
         let count = |release: &Release| release.entries().filter(|entry| self.has(entry)).count();
-        let best = RELEASES.iter().rev().max_by_key(|release| count(release));
+        let best = Release::all().iter().max_by_key(|release| count(release));
         best.filter(|release| count(release) > 0)
     }
 
     /// Returns comments with the entries of a release that the site lacks, for each architecture of the site.
     fn missing_entries(&self, version: &'static str) -> Text<Ansible> {
         let mut text = Text::new();
-        for release in RELEASES.iter().filter(|release| release.version == version) {
+        for release in Release::all().iter().filter(|release| release.version == version) {
             if !self.has_architecture(release) {
                 continue;
             }
@@ -291,19 +296,8 @@ impl Coverage {
 
     /// True if the site has a file that only this architecture lists: images and some files are for several.
     fn has_architecture(&self, release: &Release) -> bool {
-        let others = RELEASES.iter().filter(|other| other.architecture != release.architecture);
-        let common: BTreeSet<&str> = others.flat_map(|other| entries(other.files)).collect();
-        entries(release.files).any(|url| !common.contains(url) && self.has(url))
+        let others = Release::all().iter().filter(|other| other.architecture != release.architecture);
+        let common: BTreeSet<&str> = others.flat_map(|other| &other.files).copied().collect();
+        release.files.iter().any(|url| !common.contains(url) && self.has(url))
     }
-}
-
-impl Release {
-    fn entries(&self) -> impl Iterator<Item = &'static str> {
-        entries(self.files).chain(entries(self.images))
-    }
-}
-
-/// Returns the URLs or references of a list.
-fn entries(list: &'static str) -> impl Iterator<Item = &'static str> {
-    list.lines().filter_map(|line| line.split_whitespace().next()).filter(|entry| !entry.starts_with('#'))
 }

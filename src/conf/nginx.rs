@@ -13,6 +13,7 @@ use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
 use crate::conf::quote::Text;
 use crate::conf::quote::nginx::{self, Nginx};
+use crate::conf::referrers;
 use crate::conf::server_files::ServerFiles;
 use crate::conf::setup::Setup;
 use crate::conf::systemd::{FILES, SITE};
@@ -26,10 +27,12 @@ const REGISTRY_SERVER: &str = include_str!("nginx/registry.conf");
 const MANIFEST_LOCATION: &str = include_str!("nginx/manifest.conf");
 /// The headers of every response of the registry. A location that has an `add_header` inherits none.
 const HEADERS: &str = include_str!("nginx/headers.conf");
+/// Maps for parts of tag lists.
+const TAG_PAGES: &str = include_str!("nginx/tag_pages.conf");
 const LOGIN_LIMIT: &str = include_str!("nginx/login_limit.conf");
 
-const LISTEN: &str = "        listen @PORT@@SSL@;\n";
-const LISTEN_IPV6: &str = "        listen [::]:@PORT@@SSL@;\n";
+const LISTEN: &str = "        listen @ADDRESS@@SSL@;\n";
+const LISTEN_IPV6: &str = "        listen [::]:@ADDRESS@@SSL@;\n";
 const TLS: &str = "        ssl_certificate @CERTIFICATE@;\n        ssl_certificate_key @KEY@;\n        \
                    ssl_protocols TLSv1.2 TLSv1.3;\n";
 const AUTH: &str = "        auth_basic airbundle;\n        auth_basic_user_file @HTPASSWD@;\n        \
@@ -46,17 +49,25 @@ const KINDS: [(&str, &str); 4] = [
 /// The file of tags in the directory of a repository. No component of a repository name begins with `_`.
 const TAGS: &str = "_tags.json";
 
+/// Maximum length of a quoted tag list in a map: nginx reads words of less than 4 KiB.
+const MAX_TAG_LIST: usize = 4000;
+
 /// Adds `nginx.conf` (files and registry), `nginx-files.conf` (for use with a separate registry), the same for the
-/// systemd units, and the files below `registry-api` that the registry returns.
+/// systemd units and for containers if that differs, and the files below `registry-api` that the registry returns.
 pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
-    for (both, alone, paths) in [
+    let mut files = vec![
         ("nginx.conf", "nginx-files.conf", [ServerFiles::of(setup), ServerFiles::of(setup)]),
         (
             "systemd/nginx.conf",
             "systemd/nginx-files.conf",
             [ServerFiles::of_unit(setup, SITE), ServerFiles::of_unit(setup, FILES)],
         ),
-    ] {
+    ];
+    if setup.settings.bind.is_some() {
+        let paths = [ServerFiles::of_container(setup), ServerFiles::of_container(setup)];
+        files.push(("container/nginx.conf", "container/nginx-files.conf", paths));
+    }
+    for (both, alone, paths) in files {
         let mut servers = files_server(setup, &paths[0]);
         servers.push(&registry_server(setup, &paths[0]));
         let config = main("the files and a read-only registry", setup, &paths[0], servers);
@@ -67,11 +78,12 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     let mut maps = Text::fixed("# Made by `unbundle site`.\n");
     maps.push(&tag_map(setup));
     maps.push(&kind_map(setup));
+    maps.push(&tag_list_map(setup));
     generated.put("registry-api/manifests.conf", maps.as_bytes(), 0o644);
     put_responses(setup, generated);
 }
 
-/// Adds the responses of the registry that are not in its storage: version, catalog and tag lists.
+/// Adds the responses of the registry that are not in its storage: version, catalog, tag lists and referrers.
 fn put_responses(setup: &Setup, generated: &mut Generated) {
     let tags = tags(&setup.record);
     let catalog = serde_json::json!({ "repositories": tags.keys().collect::<Vec<_>>() });
@@ -81,6 +93,15 @@ fn put_responses(setup: &Setup, generated: &mut Generated) {
         let list = serde_json::json!({ "name": repository, "tags": tags });
         if let Some(directory) = FileName::fixed("registry-api/tags").foreign(repository) {
             generated.put(directory.child(TAGS).as_str(), list.to_string().as_bytes(), 0o644);
+        }
+        if let Some(directory) = FileName::fixed("registry-api/referrers").foreign(repository) {
+            generated.put(directory.child("_none").as_str(), referrers::NONE, 0o644);
+        }
+    }
+    for ((repository, subject), response) in referrers::responses(setup) {
+        let directory = FileName::fixed("registry-api/referrers").foreign(repository);
+        if let Some(file) = directory.and_then(|directory| directory.child("_").foreign(&subject.hex())) {
+            generated.put(file.as_str(), &response, 0o644);
         }
     }
 }
@@ -162,6 +183,7 @@ fn registry_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {
         &[
             ("LISTEN", listen(setup, setup.settings.registry_port, paths)),
             ("API", nginx::path(&setup.conf.child("registry-api"))),
+            ("TAG_PAGES", fill(TAG_PAGES, &[("TAGS", Text::fixed(TAGS))])),
             ("TAGS", Text::fixed(TAGS)),
             ("BLOBS", blobs),
             ("HEADERS", Text::fixed(HEADERS)),
@@ -173,11 +195,14 @@ fn registry_server(setup: &Setup, paths: &ServerFiles) -> Text<Nginx> {
 /// Returns the directives for the port, TLS and the user.
 fn listen(setup: &Setup, port: u16, paths: &ServerFiles) -> Text<Nginx> {
     let ssl = Text::fixed(if setup.is_tls() { " ssl" } else { "" });
-    let port = [("PORT", Text::number(port)), ("SSL", ssl)];
-    let mut text = fill(LISTEN, &port);
+    let values = |address| [("ADDRESS", address), ("SSL", ssl.clone())];
+    let mut text = match paths.bind {
+        Some(address) => fill(LISTEN, &values(nginx::socket(address, port))),
+        None => fill(LISTEN, &values(Text::number(port))),
+    };
     // Without IPv6 in the kernel, nginx would fail.
-    if Path::new("/proc/net/if_inet6").exists() {
-        text.push(&fill(LISTEN_IPV6, &port));
+    if paths.bind.is_none() && Path::new("/proc/net/if_inet6").exists() {
+        text.push(&fill(LISTEN_IPV6, &values(Text::number(port))));
     }
     if let Some((certificate, key)) = &paths.certificate {
         text.push(&fill(TLS, &[("CERTIFICATE", nginx::path(certificate)), ("KEY", nginx::path(key))]));
@@ -228,6 +253,20 @@ fn kind_map(setup: &Setup) -> Text<Nginx> {
             "    \"@HEX@\" @KIND@;\n",
             &[("HEX", nginx::hex(&digest)), ("KIND", Text::fixed(kind))],
         ));
+    }
+    text.push_fixed("}\n");
+    text
+}
+
+/// Returns the map from repository to its tags, without those whose list is too long.
+fn tag_list_map(setup: &Setup) -> Text<Nginx> {
+    let mut text = Text::fixed("map $repository $airbundle_tags {\n    default \"\";\n");
+    for (repository, tags) in tags(&setup.record) {
+        let list = tags.iter().map(|tag| format!("\"{tag}\"")).collect::<Vec<_>>().join(",");
+        let is_short = |value: &Text<Nginx>| value.as_str().len() <= MAX_TAG_LIST;
+        let Some(value) = nginx::map_value(&list).filter(is_short) else { continue };
+        let values = [("KEY", nginx::map_key(repository)), ("VALUE", value)];
+        text.push(&fill("    @KEY@ @VALUE@;\n", &values));
     }
     text.push_fixed("}\n");
     text

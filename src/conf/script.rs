@@ -1,7 +1,9 @@
 //! The script `site`: starts and stops the site with an engine of the host.
 
+use std::net::Ipv4Addr;
+
 use crate::conf::compose;
-use crate::conf::container::{Mount, Privileges, temporary_of_nginx};
+use crate::conf::container::{Mount, Privileges, configuration, published, temporary_of_nginx, url_host};
 use crate::conf::program::permanent_path;
 use crate::conf::quote::Text;
 use crate::conf::quote::shell::{self, Shell};
@@ -35,6 +37,9 @@ pub(crate) fn script(setup: &Setup) -> Text<Shell> {
             ("FILES_PORT", Text::number(ports[0])),
             ("REGISTRY_PORT", Text::number(ports[1])),
             ("SCHEME", word(setup.scheme())),
+            ("ADDRESS", word(&url_host(setup.settings.bind.unwrap_or(Ipv4Addr::LOCALHOST.into())))),
+            ("PUBLISHED", word(&published(setup))),
+            ("CONTAINER_CONFIG", word(configuration(setup, "nginx.conf").as_str())),
             ("USER", word(setup.settings.user.as_deref().unwrap_or_default())),
             ("NAME", word(&setup.name())),
             ("OWN_CA", word(flag(setup.ca.is_some()))),

@@ -38,6 +38,12 @@ pub struct Settings {
     /// True if the user has a page of their own in place of the catalog.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_index_page: bool,
+    /// The only address that the servers listen on. `None`: all addresses of this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<IpAddr>,
+    /// True if clients request what the site lacks from its original registry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub upstream_fallback: bool,
 }
 
 /// The source of the server certificate.
@@ -96,6 +102,9 @@ pub enum SettingError {
     /// An address that no host has.
     #[error("invalid address `{0}`: clients cannot connect to it")]
     Ip(IpAddr),
+    /// An address that no server can listen on.
+    #[error("invalid address `{0}`: servers cannot listen on it")]
+    Bind(IpAddr),
     /// The port of a field is 0.
     #[error("invalid port 0: use 1 to 65535")]
     Port(&'static str),
@@ -114,6 +123,7 @@ impl SettingError {
         match self {
             Self::Host(_) => "host",
             Self::Ip(_) => "ip",
+            Self::Bind(_) => "bind",
             Self::Port(field) => field,
             Self::Ports(_) => "registryPort",
             Self::User(_) => "user",
@@ -127,9 +137,14 @@ impl Settings {
         if !is_host(&self.host) {
             return Err(SettingError::Host(self.host.clone()));
         }
-        let is_broadcast = self.ip == IpAddr::V4(Ipv4Addr::BROADCAST);
-        if self.ip.is_unspecified() || self.ip.is_multicast() || is_broadcast {
+        let is_of_host = |address: IpAddr| {
+            !(address.is_unspecified() || address.is_multicast() || address == Ipv4Addr::BROADCAST)
+        };
+        if !is_of_host(self.ip) {
             return Err(SettingError::Ip(self.ip));
+        }
+        if let Some(address) = self.bind.filter(|address| !is_of_host(*address)) {
+            return Err(SettingError::Bind(address));
         }
         for (port, field) in [(self.files_port, "filesPort"), (self.registry_port, "registryPort")] {
             if port == 0 {
@@ -173,7 +188,18 @@ pub enum SavedError {
 /// Returns the field whose value has another type: valid settings become invalid with this value.
 fn field_of(bytes: &[u8]) -> Option<&'static str> {
     let saved: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
-    let fields = ["host", "ip", "filesPort", "registryPort", "tls", "user", "hsts", "ownIndexPage"];
+    let fields = [
+        "host",
+        "ip",
+        "filesPort",
+        "registryPort",
+        "tls",
+        "user",
+        "hsts",
+        "ownIndexPage",
+        "bind",
+        "upstreamFallback",
+    ];
     fields.into_iter().find(|field| {
         let Some(value) = saved.get(*field) else { return false };
         let valid = Settings {
@@ -185,6 +211,8 @@ fn field_of(bytes: &[u8]) -> Option<&'static str> {
             user: None,
             hsts: false,
             own_index_page: false,
+            bind: None,
+            upstream_fallback: false,
         };
         let mut settings = serde_json::to_value(valid).expect("plain structs become JSON; please report");
         settings[*field] = value.clone();
@@ -353,6 +381,7 @@ mod tests {
             ("\"auto\"", r#"{"files": ["/a/cert.pem", "/a/key.pem"]}"#),
             ("\"auto\"", "\"files\""),
             ("\"carla\"", "null, \"ownIndexPage\": true"),
+            ("\"carla\"", r#"null, "bind": "127.0.0.1", "upstreamFallback": true"#),
             ("\"auto\"", "\"off\""),
             ("\"carla\"", "null"),
             (", \"user\": \"carla\"", ""),
@@ -380,6 +409,13 @@ mod tests {
             ("\"auto\"", r#"{"files": ["/key.pem"]}"#, "invalid `tls`"),
             ("\"auto\"", r#"{"files": "/key.pem"}"#, "invalid `tls`"),
             ("\"carla\"", "null, \"ownIndexPage\": 1", "invalid `ownIndexPage`"),
+            ("\"carla\"", r#"null, "bind": "0.0.0.0; }""#, "invalid `bind`: invalid"),
+            (
+                "\"carla\"",
+                r#"null, "bind": "::""#,
+                "invalid `bind`: invalid address `::`: servers cannot listen",
+            ),
+            ("\"carla\"", r#"null, "upstreamFallback": "yes""#, "invalid `upstreamFallback`"),
             ("\"carla\"", r#""carla:x""#, "invalid `user`: invalid user name `carla:x`"),
             ("\"carla\"", r#""carla\u202e""#, "invalid `user`: invalid user name `carla\\u{202e}`"),
             ("\"carla\"", "[]", "invalid `user`"),

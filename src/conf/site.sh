@@ -19,6 +19,10 @@ host=@HOST@
 files_port=@FILES_PORT@
 registry_port=@REGISTRY_PORT@
 scheme=@SCHEME@
+# The address of the servers on this host, and what precedes the ports of containers.
+address=@ADDRESS@
+published=@PUBLISHED@
+container_config=@CONTAINER_CONFIG@
 user=@USER@
 own_ca=@OWN_CA@
 # The digests by which an engine can know an image of the site.
@@ -347,9 +351,9 @@ run_container() {
     fi
     "$client" "$@" \
         --pull never --read-only --cap-drop ALL --security-opt no-new-privileges \
-        --publish "$files_port:$files_port" --publish "$registry_port:$registry_port" \
+        --publish "$published$files_port:$files_port" --publish "$published$registry_port:$registry_port" \
 @CONTAINER_OPTIONS@
-        "$nginx_id" $nginx_word -c "$conf/nginx.conf" -g 'daemon off; pid /tmp/nginx.pid;'
+        "$nginx_id" $nginx_word -c "$container_config" -g 'daemon off; pid /tmp/nginx.pid;'
 }
 
 # ---- Health checks -------------------------------------------------------------------------------------------------
@@ -368,7 +372,7 @@ http_status() {
 
 # True if the server on a port responds to a path.
 responds() {
-    status=$(http_status "$scheme://127.0.0.1:$1$2")
+    status=$(http_status "$scheme://$address:$1$2")
     case $status in
     200 | 401 | unknown) return 0 ;;
     *) return 1 ;;
@@ -378,7 +382,7 @@ responds() {
 # True if a process listens on a port. (curl exits with 7 if the connection is refused.)
 is_port_in_use() {
     has curl || return 1
-    curl --silent --max-time 3 --noproxy '*' --output /dev/null "http://127.0.0.1:$1/" && return 0
+    curl --silent --max-time 3 --noproxy '*' --output /dev/null "http://$address:$1/" && return 0
     [ $? != 7 ]
 }
 
@@ -398,7 +402,7 @@ runs() {
 # True if the process of the PID file is nginx of this user: the number can belong to another process by now.
 nginx_runs() {
     [ -f "$pid" ] && [ -s "$pid" ] || return 1
-    number=$(head -c 16 "$pid" | head -n 1)
+    number=$(head -c 16 "$pid" 2>/dev/null | head -n 1)
     case $number in
     '' | *[!0-9]*) return 1 ;;
     esac
@@ -425,7 +429,7 @@ wait_until_both_respond() {
         sleep 0.5
     done
     if [ -n "$user" ] && has curl; then
-        for url in "$scheme://127.0.0.1:$files_port/" "$scheme://127.0.0.1:$registry_port/v2/"; do
+        for url in "$scheme://$address:$files_port/" "$scheme://$address:$registry_port/v2/"; do
             # After a reload, processes with the previous configuration respond for a while.
             left=20
             until [ "$(http_status "$url")" = 401 ] || [ "$left" = 0 ]; do
@@ -437,7 +441,7 @@ wait_until_both_respond() {
         done
     fi
     # The servers run as another user.
-    page=$(http_status "$scheme://127.0.0.1:$files_port/")
+    page=$(http_status "$scheme://$address:$files_port/")
     if [ "$page" = 403 ]; then
         echo "site: the file server returns 403: the user of nginx cannot read $files; every parent directory needs \`chmod o+x\`" >&2
         if has getenforce && [ "$(getenforce)" = Enforcing ]; then

@@ -58,6 +58,7 @@ KillSignal=SIGQUIT
 const DISTRIBUTION: &str = "\
 ExecStartPre=@CHECK@
 ExecStartPre=@STORAGE@
+Environment=OTEL_TRACES_EXPORTER=none
 ExecStart=/usr/bin/docker-registry serve @CONFIG@
 ";
 

@@ -10,7 +10,7 @@ use crate::conf::generated::Generated;
 use crate::conf::plain_path::PlainPath;
 use crate::conf::quote::{Text, ansible, compose, nginx, shell, systemd, toml, yaml};
 use crate::conf::setup::{Settings, Setup, Tls};
-use crate::conf::{kubespray, registry, script, trust};
+use crate::conf::{clients, kubespray, registry, script, trust};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_MANIFEST;
 use crate::site::catalog::Page;
@@ -212,6 +212,8 @@ fn setup(directory: &std::path::Path, fields: &[Field], text: &str) -> Option<Se
         user: Some("carla".to_owned()),
         hsts: true,
         own_index_page: false,
+        bind: None,
+        upstream_fallback: false,
     };
     let mut setup = Setup {
         site: path("site"),
@@ -239,9 +241,12 @@ fn structure(setup: &Setup) -> BTreeSet<(String, String)> {
     generated.put("compose.yaml", crate::conf::compose::file(setup).as_bytes(), 0o644);
     crate::conf::systemd::generate(setup, &mut generated);
     trust::generate(setup, &mut generated);
+    clients::generate(setup, &mut generated);
     generated.put("kubespray/offline.yml", kubespray::offline(setup).as_bytes(), 0o644);
     generated.put("site", script::script(setup).as_bytes(), 0o755);
-    let html = Page { record: &setup.record, registry: &setup.registry_host() }.html();
+    let html =
+        Page { record: &setup.record, registry: &setup.registry_host(), clients: &clients::all(setup) }
+            .html();
     let mut all = BTreeSet::from([("index.html".to_owned(), tags(&html))]);
     for (name, content) in generated.contents() {
         let is_safe = |part: &str| !part.is_empty() && !part.starts_with('.');
@@ -266,7 +271,7 @@ fn structure(setup: &Setup) -> BTreeSet<(String, String)> {
             _ => {}
         }
         // Below these directories, names are those of repositories and hosts.
-        let foreign = ["registry-api/tags/", "containerd/certs.d/"];
+        let foreign = ["registry-api/tags/", "registry-api/referrers/", "containerd/certs.d/"];
         let name = foreign.into_iter().find(|directory| name.starts_with(directory)).unwrap_or(name);
         // The lines of a map are in the order of the names.
         let mut lines: Vec<&str> = skeleton.lines().collect();

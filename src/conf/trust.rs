@@ -2,6 +2,8 @@
 //!
 //! The script `trust.sh` configures a node; the `hosts.toml` files are for copying by hand.
 
+use crate::conf::clients::k0s;
+use crate::conf::clients::k3s::{K3S, RKE2};
 use crate::conf::file_name::FileName;
 use crate::conf::generated::Generated;
 use crate::conf::quote::Text;
@@ -12,11 +14,12 @@ use crate::conf::template::fill;
 
 const SCRIPT: &str = include_str!("trust.sh");
 
+/// `server` is the last one that containerd requests: the site again, or the original registry.
 const HOSTS_TOML: &str = "\
 # Made by `unbundle site`.
 server = @SERVER@
 
-[host.@HOST@]
+[host.@URL@]
   capabilities = [\"pull\", \"resolve\"]
 @CA@
 @OVERRIDE_PATH@
@@ -27,6 +30,14 @@ const REGISTRY: &str = "\
 location = @REGISTRY@
 insecure = @INSECURE@
 ";
+/// The site in place of a registry.
+const REPLACED: &str = "
+[[registry]]
+prefix = @HOST@
+location = @MIRROR@
+insecure = @INSECURE@
+";
+/// The site as a mirror of a registry, which is requested for what the site lacks.
 const MIRROR: &str = "
 [[registry]]
 prefix = @HOST@
@@ -46,6 +57,9 @@ pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
     generated.put("podman/airbundle.conf", podman(setup).as_bytes(), 0o644);
     if let Some(ca) = &setup.ca {
         generated.put("ca.crt", ca.as_bytes(), 0o644);
+        if let Some(directory) = FileName::fixed("containerd/certs.d").foreign(&setup.registry_host()) {
+            generated.put(directory.child("ca.crt").as_str(), ca.as_bytes(), 0o644);
+        }
     }
     generated.put("trust.sh", script(setup).as_bytes(), 0o755);
 }
@@ -62,7 +76,7 @@ pub(crate) fn containerd_ca(setup: &Setup) -> String {
     format!("/etc/containerd/certs.d/{}/ca.crt", setup.registry_host())
 }
 
-/// Returns the URL of the original registry of `host`, the fallback for images that the site lacks.
+/// Returns the URL of the original registry of `host`, which has images that the site lacks.
 #[must_use]
 pub(crate) fn upstream_url(host: &str) -> String {
     if host == "docker.io" { "https://registry-1.docker.io".into() } else { format!("https://{host}") }
@@ -80,7 +94,6 @@ struct Mirror {
 
 /// Returns the configuration of containerd for the site, and for the registries that it mirrors.
 fn mirrors(setup: &Setup) -> Vec<Mirror> {
-    let url = setup.registry_url();
     let ca = match &setup.ca {
         Some(_) => fill("  ca = @PATH@\n", &[("PATH", toml::string(&containerd_ca(setup)))]),
         None => Text::new(),
@@ -88,34 +101,41 @@ fn mirrors(setup: &Setup) -> Vec<Mirror> {
     let mirror = |host: String, server: &str, url: &str, override_path: &'static str| {
         let values = [
             ("SERVER", toml::string(server)),
-            ("HOST", toml::string(url)),
+            ("URL", toml::string(url)),
             ("CA", ca.clone()),
             ("OVERRIDE_PATH", Text::fixed(override_path)),
         ];
-        Mirror {
-            host,
-            toml: fill(HOSTS_TOML, &values),
-            header_table: fill("  [host.@HOST@.header]", &values),
-        }
+        Mirror { host, toml: fill(HOSTS_TOML, &values), header_table: fill("  [host.@URL@.header]", &values) }
     };
+    let url = setup.registry_url();
     let mut all = vec![mirror(setup.registry_host(), &url, &url, "")];
     all.extend(setup.mirrored_hosts().into_iter().map(|(host, prefix)| {
-        let server = upstream_url(&host);
+        let server = if setup.settings.upstream_fallback { upstream_url(&host) } else { url.clone() };
         mirror(host, &server, &format!("{url}/v2/{prefix}"), "  override_path = true\n")
     }));
     all
 }
 
+/// Returns all `hosts.toml` files, each after a comment with its path.
+#[must_use]
+pub(crate) fn hosts_tomls(setup: &Setup) -> String {
+    let file = |mirror: Mirror| {
+        format!("# /etc/containerd/certs.d/{}/hosts.toml\n{}", mirror.host, mirror.toml.as_str())
+    };
+    mirrors(setup).into_iter().map(file).collect::<Vec<_>>().join("\n")
+}
+
 /// Returns the file for `/etc/containers/registries.conf.d`: the same mirrors for podman, skopeo, buildah and
 /// CRI-O.
-fn podman(setup: &Setup) -> Text<Toml> {
+#[must_use]
+pub(crate) fn podman(setup: &Setup) -> Text<Toml> {
     let registry = setup.registry_host();
     let insecure = Text::fixed(if setup.is_tls() { "false" } else { "true" });
     let mut text = fill(REGISTRY, &[("REGISTRY", toml::string(&registry)), ("INSECURE", insecure.clone())]);
     for (host, prefix) in setup.mirrored_hosts() {
         let mirror = toml::string(&format!("{registry}/{prefix}"));
         let values = [("HOST", toml::string(&host)), ("MIRROR", mirror), ("INSECURE", insecure.clone())];
-        text.push(&fill(MIRROR, &values));
+        text.push(&fill(if setup.settings.upstream_fallback { MIRROR } else { REPLACED }, &values));
     }
     text
 }
@@ -143,6 +163,9 @@ fn script(setup: &Setup) -> Text<Shell> {
             ("PLAIN", shell::word(if setup.is_tls() { "" } else { "yes" })),
             ("CA", shell::word(&ca.unwrap_or_default())),
             ("PODMAN", shell::word(podman(setup).as_str())),
+            ("K3S", shell::word(K3S.without_login(setup).as_str())),
+            ("RKE2", shell::word(RKE2.without_login(setup).as_str())),
+            ("K0S", shell::word(k0s::DROP_IN)),
             ("HOSTS_TOMLS", mirrors(setup).into_iter().map(put).collect()),
         ],
     )

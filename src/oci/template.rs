@@ -57,9 +57,22 @@ impl RepositoryTemplate {
     /// `localhost_5000`. An address that begins or ends with `::` gets the zero that it omits: `[::1]:5000` becomes
     /// `0__1_5000`.
     pub fn apply(&self, image: &Reference) -> Result<RepositoryName, TemplateError> {
+        self.name(image, image.repository())
+    }
+
+    /// Returns the other name under which clients request `image`. `None`: there is none.
+    ///
+    /// kubeadm with an `imageRepository` omits the first component of `registry.k8s.io/coredns/coredns`.
+    #[must_use]
+    pub fn alias(&self, image: &Reference) -> Option<RepositoryName> {
+        let has_alias = image.host() == "registry.k8s.io" && image.repository() == "coredns/coredns";
+        has_alias.then(|| self.name(image, "coredns").ok()).flatten()
+    }
+
+    fn name(&self, image: &Reference, repository: &str) -> Result<RepositoryName, TemplateError> {
         let host = image.host().replace("[::", "[0::").replace("::]", "::0]").replace(['[', ']'], "");
         let host = host.replace(':', "_");
-        let name = self.0.replace(HOST, &host).replace(REPOSITORY, image.repository());
+        let name = self.0.replace(HOST, &host).replace(REPOSITORY, repository);
         if name.len() > MAX_NAME {
             return Err(TemplateError::NameTooLong { image: image.to_string(), len: name.len() });
         }

@@ -26,6 +26,19 @@ const SCRIPT: &str = include_str!("catalog/script.js");
 /// `/`.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
+/// A kind of client, and its configuration for a site.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// The name of the program.
+    pub name: &'static str,
+    /// The generated file or directory, relative to the directory of the configuration.
+    pub file: &'static str,
+    /// The destination of the file: two lines.
+    pub place: &'static str,
+    /// The content.
+    pub text: String,
+}
+
 /// The catalog of a site. Links are relative to the root of the files, where the page must be.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
@@ -33,6 +46,8 @@ pub struct Page<'a> {
     pub record: &'a Record,
     /// Host and port of the registry: `hub.kubespray.local:5000`.
     pub registry: &'a str,
+    /// The configuration of its clients.
+    pub clients: &'a [Client],
 }
 
 impl Page<'_> {
@@ -50,6 +65,7 @@ impl Page<'_> {
                         (self.images())
                         (self.files())
                     }
+                    (self.clients())
                     footer {
                         p {
                             code { "unbundle" }
@@ -128,6 +144,7 @@ impl Page<'_> {
                 nav aria-label="Sections" {
                     p { a href="#images" { "Images" } " " span.count { (images.len()) } }
                     p { a href="#files" { "Files" } " " span.count { (files.len()) } }
+                    @if !self.clients.is_empty() { p { a href="#clients" { "Clients" } } }
                 }
             }
         }
@@ -230,6 +247,41 @@ impl Page<'_> {
             }
         }
     }
+
+    fn clients(&self) -> Markup {
+        html! {
+            @if !self.clients.is_empty() {
+                aside #clients aria-labelledby="clients-heading" {
+                    h2 #clients-heading { "Clients" }
+                    p.note {
+                        code { "trust.sh" } " configures a node completely. These files are for nodes where it cannot run; they are in the "
+                        "directory of the site's configuration."
+                    }
+                    @for Client { name, file, place, text } in self.clients {
+                        details {
+                            summary { (name) " " code { (file) } }
+                            @for line in place.lines() { p { (with_code(line)) } }
+                            pre { code data-copy={ "the configuration of " (name) } { (escape_lines(text)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Renders text in which backticks surround code.
+fn with_code(text: &str) -> Markup {
+    html! {
+        @for (number, part) in text.split('`').enumerate() {
+            @if number % 2 == 1 { code { (part) } } @else { (part) }
+        }
+    }
+}
+
+/// Escapes the hidden characters of each line.
+fn escape_lines(text: &str) -> String {
+    text.lines().map(|line| escape(line).into_owned() + "\n").collect()
 }
 
 fn file(file: &RecordedFile) -> Markup {
@@ -354,7 +406,7 @@ mod tests {
     }
 
     fn html(record: &Record) -> String {
-        Page { record, registry: REGISTRY }.html().replace("<wbr>", "")
+        Page { record, registry: REGISTRY, clients: &[] }.html().replace("<wbr>", "")
     }
 
     /// Returns all texts between `before` and the next `after`.
@@ -369,7 +421,7 @@ mod tests {
         record.bundles = vec![bundle(Some(HOSTILE)), bundle(None)];
         let name = HOSTILE.replace("/i", "i");
         record.files = vec![file(&name, "https://h/'&amp;")];
-        let html = Page { record: &record, registry: HOSTILE }.html();
+        let html = Page { record: &record, registry: HOSTILE, clients: &[] }.html();
         let plain = html.matches(HOSTILE.split_at(3).0).count() + html.matches(r#""'&amp;"#).count();
         assert_eq!(plain, 0, "{html}");
         assert!(html.matches("&lt;i&gt;&quot;'&amp;amp;").count() > 3, "{html}");

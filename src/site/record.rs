@@ -27,7 +27,7 @@ use crate::site::named;
 use crate::site::root::Staging;
 use crate::site::roots::{NamedRoots, RootKind, RootPath, RootsError};
 use crate::site::signed_index::SignedIndexError;
-use crate::site::storage::blob_path;
+use crate::site::storage::{blob_path, repositories};
 
 /// The name of the record in the directory of the site.
 pub const RECORD: &str = "site.json";
@@ -215,6 +215,17 @@ impl Record {
         Self { format: FORMAT, files_root, registry_root, bundles, images, files, retired }
     }
 
+    /// Returns a record of the images of a bundle, which are in no repository. `config` returns the bytes of a config that
+    /// states a platform.
+    #[must_use]
+    pub(crate) fn of_bundle(contents: &Contents, config: &dyn Fn(Digest) -> Option<Vec<u8>>) -> Self {
+        let mut record = Self::new("files".into(), "registry".into());
+        let layout = &contents.layout;
+        let images = layout.images.iter();
+        record.images = images.map(|image| recorded(image, layout, BTreeSet::new(), config)).collect();
+        record
+    }
+
     /// Reads the record of `site`. Fails unless its roots are inside the site, or those that `named` has.
     pub fn read(site: &Path, named: &NamedRoots) -> Result<Self, RecordError> {
         #[derive(Deserialize)]
@@ -298,7 +309,10 @@ impl Record {
         }
         let storage = self.registry_root(site);
         for image in &layout.images {
-            self.add_image(recorded(image, layout, templates, &storage), &storage);
+            let names = repositories(&image.indexed.reference, layout, templates).unwrap_or_default();
+            // `unpack` has just hashed or written the config.
+            let config = |digest| read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+            self.add_image(recorded(image, layout, names, &config), &storage);
         }
         for file in &layout.files {
             let path = RelPath::parse(DEFAULT_PREFIX).expect("a plain path").join(&file.path);
@@ -335,17 +349,15 @@ impl Record {
 fn recorded(
     image: &BundledImage,
     layout: &Layout,
-    templates: &[RepositoryTemplate],
-    storage: &Path,
+    repositories: BTreeSet<RepositoryName>,
+    config: &dyn Fn(Digest) -> Option<Vec<u8>>,
 ) -> RecordedImage {
     let reference = &image.indexed.reference;
-    // `unpack` has just hashed or written the config.
-    let config = |digest| read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
     let types = layout.media_types(image);
     let all = image.manifests.iter().copied().chain(layout.blobs_of(image));
     RecordedImage {
         reference: reference.clone(),
-        repositories: templates.iter().filter_map(|template| template.apply(reference).ok()).collect(),
+        repositories,
         tag: reference.tag().map(|tag| tag.parse().expect("a reference has a valid tag; please report")),
         platforms: layout.platforms(image, config),
         size: all.map(|blob| blob.size).sum(),

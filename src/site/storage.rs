@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::path::RelPath;
-use crate::bundle::format::layout::{Blob, Layout};
+use crate::bundle::format::layout::{Blob, BundledImage, Layout};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
+use crate::oci::reference::Reference;
+use crate::oci::repository::RepositoryName;
 use crate::oci::template::{RepositoryTemplate, TemplateError};
 
 /// The parent of `blobs` and `repositories`, relative to the root (`/var/lib/registry` in a container).
@@ -61,6 +63,25 @@ pub(crate) fn blob_path(digest: Digest) -> RelPath {
     path(&format!("{BASE}/blobs/sha256/{}/{hex}/data", &hex[..2]))
 }
 
+/// Returns the repositories of an image of `layout`. An alias that is the name of another image of the bundle is not used.
+pub(crate) fn repositories(
+    image: &Reference,
+    layout: &Layout,
+    templates: &[RepositoryTemplate],
+) -> Result<BTreeSet<RepositoryName>, NamesError> {
+    let mut names = BTreeSet::new();
+    for template in templates {
+        let name = template.apply(image).map_err(|error| NamesError::Template(image.to_string(), error))?;
+        names.insert(name);
+        let Some(alias) = template.alias(image) else { continue };
+        let is_taken = |other: &BundledImage| template.apply(&other.indexed.reference).as_ref() == Ok(&alias);
+        if !layout.images.iter().any(is_taken) {
+            names.insert(alias);
+        }
+    }
+    Ok(names)
+}
+
 impl Links {
     /// Returns the links of all images of `layout`, in the repositories that `templates` name.
     pub(crate) fn new(layout: &Layout, templates: &[RepositoryTemplate]) -> Result<Self, NamesError> {
@@ -69,10 +90,7 @@ impl Links {
         for image in &layout.images {
             let reference = &image.indexed.reference;
             let root = image.indexed.digest;
-            for template in templates {
-                let repository = template
-                    .apply(reference)
-                    .map_err(|error| NamesError::Template(reference.to_string(), error))?;
+            for repository in repositories(reference, layout, templates)? {
                 if let Some(tag) = reference.tag() {
                     let name = format!("{repository}:{tag}");
                     let (digest, first) =
@@ -126,7 +144,7 @@ impl Links {
                 }
             }
         }
-        for directory in ["_layers", "_uploads"] {
+        for directory in ["_layers", "_uploads", "_manifests/tags"] {
             self.directories.insert(path(&format!("{base}/{directory}")));
         }
         if let Some(tag) = tag {

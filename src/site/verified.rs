@@ -149,7 +149,11 @@ impl<'a> SignedContents<'a> {
 impl SitePolicy {
     /// True if an image can be in this repository.
     fn allows(&self, repository: &RepositoryName, image: &Reference) -> bool {
-        self.templates.iter().any(|template| template.apply(image).is_ok_and(|name| name == *repository))
+        let is_name = |template: &RepositoryTemplate| {
+            template.apply(image).is_ok_and(|name| name == *repository)
+                || template.alias(image).as_ref() == Some(repository)
+        };
+        self.templates.iter().any(is_name)
     }
 }
 

@@ -3,23 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::pack_job::{LIST, OUTPUT, PackJob};
 use crate::program::{airbundle, unbundle};
+use crate::registry_api::NginxSite;
 use crate::support::clients::{Dockerd, Podman, skopeo_pull, skopeo_raw_manifest};
 use crate::support::fake::{Content, Fake, Reply};
 use crate::support::image::{
     Compression, Descriptor, Format, Image, Layer, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_MANIFEST,
 };
-use crate::support::process::run;
 use crate::support::registry::Registry;
-use crate::support::web::free_port;
 use crate::support::{Bytes, sha256};
 
 const SIGNATURE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -103,6 +99,13 @@ fn referrers_entry(image: &Image, kind: &str) -> Value {
     let mut json = json_of(&image.root);
     json["artifactType"] = kind.into();
     json["annotations"] = json!({ "org.example.kind": kind });
+    json
+}
+
+/// Returns the descriptor of a referrer as its manifest states it.
+fn referrers_member(image: &Image, kind: &str) -> Value {
+    let mut json = json_of(&image.root);
+    json["artifactType"] = kind.into();
     json
 }
 
@@ -190,38 +193,30 @@ fn cosign_artifacts_are_packed_and_served_by_registry_and_nginx() {
     pulls(site.addr(), "by-registry");
     let alone = NginxSite::start(&job.path("site"));
     pulls(&alone.addr, "by-nginx");
+    // The referrers API, which a registry of this version lacks.
+    let mut of_root = vec![
+        referrers_member(&sbom, "application/spdx+json"),
+        referrers_member(&of_sbom, "application/x-sig"),
+    ];
+    of_root.sort_by_key(|member| member["digest"].to_string());
+    for (subject, entries) in [
+        // Both name it as their subject.
+        (&root.root.digest, of_root),
+        (&child.root.digest, vec![]),
+        (&sha256(b"unknown"), vec![]),
+    ] {
+        let response = alone.get(&format!("{repository}/referrers/{subject}"));
+        assert_eq!((response.status, &*response.media_type), (200, OCI_INDEX), "{response:?}");
+        let index: Value = serde_json::from_str(&response.body).expect("JSON");
+        assert_eq!(
+            (&index["mediaType"], &index["manifests"]),
+            (&json!(OCI_INDEX), &json!(entries)),
+            "{subject}"
+        );
+    }
+    let unknown = alone.get(&format!("{repository}/x/referrers/{}", root.root.digest));
+    assert!(unknown.status == 404 && unknown.body.contains("NAME_UNKNOWN"), "{unknown:?}");
     assert_eq!(site.garbage_collect(&["--dry-run"]), [""; 0]);
-}
-
-/// A site served by nginx alone, as `site start` runs it.
-struct NginxSite {
-    addr: String,
-    script: PathBuf,
-}
-
-impl NginxSite {
-    fn start(site: &Path) -> Self {
-        // nginx's workers run as an unprivileged user.
-        let above = site.parent().expect("a parent directory");
-        fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("open the directory to nginx");
-        let [files, registry] = [free_port(), free_port()].map(|port| port.to_string());
-        let site_arg = site.to_str().expect("UTF-8");
-        let options = ["--host", "localhost", "--ip", "127.0.0.1", "--tls", "off", "--files-port", &files];
-        unbundle([&["site", site_arg][..], &options, &["--registry-port", &registry]].concat()).ok();
-        let alone = Self { addr: format!("127.0.0.1:{registry}"), script: site.join("conf/site") };
-        alone.run("start");
-        alone
-    }
-
-    fn run(&self, verb: &str) {
-        run(Command::new(&self.script).arg(verb).env("SITE_ENGINE", "nginx"));
-    }
-}
-
-impl Drop for NginxSite {
-    fn drop(&mut self) {
-        self.run("stop");
-    }
 }
 
 /// Returns the full name of the site's repository that ends with `end`.

@@ -37,7 +37,11 @@ impl CatalogPage {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, file.url.as_str()).unwrap();
         }
-        fs::write(directory.path().join("index.html"), Page { record, registry: REGISTRY }.html()).unwrap();
+        fs::write(
+            directory.path().join("index.html"),
+            Page { record, registry: REGISTRY, clients: &[] }.html(),
+        )
+        .unwrap();
         let (browser, web) = (Browser::start(), Web::start(directory.path()));
         browser.open(&web.url(""));
         Self { browser, web, _directory: directory }

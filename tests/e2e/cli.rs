@@ -83,7 +83,7 @@ fn help_of_every_verb_names_its_arguments_and_options() {
             UNBUNDLE,
             &["images", "--help"],
             &[
-                "<SITE>",
+                "<SITE|BUNDLE>",
                 "[REF]...",
                 "--load <ENGINE>",
                 "docker",

@@ -30,7 +30,7 @@ files, root = {}, pathlib.Path(sys.argv[1])
 for path in sorted(root.rglob('*')):
     name = str(path.relative_to(root))
     if path.suffix in ('.yml', '.yaml'):
-        files[name] = structure(yaml.load(path.read_text(), Loader))
+        files[name] = structure(list(yaml.load_all(path.read_text(), Loader)))
     elif path.suffix == '.toml' or name == 'podman/airbundle.conf':
         files[name] = structure(tomllib.loads(path.read_text()))
     elif path.suffix == '.json':

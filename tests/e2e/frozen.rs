@@ -90,7 +90,12 @@ fn every_frozen_bundle_is_read_to_its_last_byte() {
             assert_eq!(listed.len(), expected.len(), "{name}");
             for (listed, expected) in listed.iter().zip(expected) {
                 // Members added by later versions are ignored.
-                let known = expected.as_object().expect("an object");
+                let mut known = expected.as_object().expect("an object").clone();
+                if name.starts_with("1.3-names") && list == "images" {
+                    let text = |key: &str| known[key].as_str().expect("a string");
+                    let both = format!("{}@{}", text("reference"), text("digest"));
+                    known.insert("reference".to_owned(), both.into());
+                }
                 assert!(known.iter().all(|(key, value)| listed[key] == *value), "{name}: {listed}");
             }
         }

@@ -248,13 +248,116 @@ fn docker_with_containerd_store_keeps_digests() {
     }
     let engines = Engines { dockerd: Dockerd::start_with_containerd_store(), podman: Podman::new() };
     engines.images(&world().site, &["--load", "docker"]).ok();
-    for Loadable { name, by_tag, digest, .. } in loadable() {
+    for Loadable { reference, name, by_tag, digest, .. } in loadable() {
         let by_digest = format!("{name}@{digest}");
-        for name in by_tag.into_iter().chain([by_digest.clone()]) {
+        // Without a digest in the list, only the image of this platform is loaded, so that it can be saved again.
+        let names = by_tag.into_iter().chain(reference.contains('@').then(|| by_digest.clone()));
+        for name in names {
             let known = engines.dockerd.run(["image", "inspect", "--format", "{{.RepoDigests}}", &name]);
-            assert!(known.contains(docker_name(&by_digest)), "{name}: {known}");
+            assert!(!reference.contains('@') || known.contains(docker_name(&by_digest)), "{name}: {known}");
         }
     }
+    let again = engines.images(&world().site, &["--load", "docker"]).ok().stdout;
+    assert!(again.contains("already present: "), "{again}");
+}
+
+#[test]
+fn images_of_a_bundle_are_those_of_its_site() {
+    let full = index(&[HOST, "linux/arm64"], "full");
+    // Stored without compression.
+    let single = Image::new(Format::Oci, HOST, &[Layer::random(7, 200_000, Compression::Gzip)]);
+    let by_digest = format!("quay.io/of/both:1@{}", full.root.digest);
+    let sample =
+        Sample::new(&[("quay.io/of/full:1", &full), ("quay.io/of/single:1", &single), (&by_digest, &full)]);
+    let (bundle, site) = (&sample.bundle, &sample.site);
+    assert_eq!(list(bundle, &[]).ok().stdout, list(site, &[]).ok().stdout);
+    assert_eq!(list(bundle, &["--json"]).ok().stdout, list(site, &["--json"]).ok().stdout);
+    // A directory with the bundle.
+    let directory = sample.directory.path().join("media");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(bundle, directory.join("b.tar.zst")).unwrap();
+    for (name, platform) in
+        [("full:1", HOST), ("full:1", "linux/arm64"), ("single:1", HOST), (&*by_digest, HOST)]
+    {
+        let archive = |source: &Path| {
+            let args = [name, "--load", "oci-archive", "--platform", platform, "-o", "-"];
+            let output = images(source, &args).output().expect("run unbundle");
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            output.stdout
+        };
+        let expected = archive(site);
+        assert!(archive(bundle) == expected, "{name} {platform}");
+        assert!(archive(&directory) == expected, "{name} {platform}");
+    }
+    let error = list(bundle, &["none:1"]);
+    assert!(error.code != Some(0) && error.stderr.contains("no image `none:1`"), "{error:?}");
+    // Damage in a layer ends the archive inside an entry.
+    let mut bytes = fs::read(bundle).unwrap();
+    let layer = &single.parts.last().expect("a layer").1;
+    let middle = &layer[layer.len() / 2..][..64];
+    let at = bytes.windows(middle.len()).position(|window| window == middle).expect("the layer is stored");
+    bytes[at] ^= 1;
+    fs::write(directory.join("b.tar.zst"), bytes).unwrap();
+    let damaged = list(&directory, &["single:1", "--load", "oci-archive", "-o", "/dev/null"]);
+    assert_eq!(damaged.code, Some(7), "{damaged:?}");
+}
+
+#[test]
+fn import_directories_of_kubernetes_distributions_get_archives_with_both_names() {
+    let (image, dockerd) = (index(&[HOST, "linux/arm64"], "pod"), Dockerd::start());
+    let reference = format!("quay.io/pods/pod:1@{}", image.root.digest);
+    let sample = Sample::new(&[(&reference, &image), ("quay.io/pods/plain:2", &image)]);
+    for kind in ["k3s", "rke2", "k0s"] {
+        for source in [&sample.site, &sample.bundle] {
+            let directory = sample.directory.path().join("import").join(kind);
+            let text = directory.to_str().expect("UTF-8");
+            let loaded = list(source, &["--load", kind, "-o", text]).ok().stdout;
+            assert!(loaded.contains(&format!("{kind}: 2 written")), "{loaded}");
+            for file in fs::read_dir(&directory).unwrap() {
+                let file = file.unwrap().path();
+                // As the distributions do: with the platforms of every index.
+                let file = file.to_str().expect("UTF-8");
+                dockerd.ctr([
+                    "--namespace",
+                    kind,
+                    "images",
+                    "import",
+                    "--all-platforms",
+                    "--no-unpack",
+                    file,
+                ]);
+            }
+            fs::remove_dir_all(&directory).unwrap();
+            let names = dockerd.ctr(["--namespace", kind, "images", "ls", "-q"]);
+            let names: BTreeSet<&str> = names.lines().collect();
+            let by_digest = format!("quay.io/pods/pod@{}", image.root.digest);
+            assert_eq!(names, ["quay.io/pods/plain:2", "quay.io/pods/pod:1", &by_digest].into(), "{kind}");
+        }
+    }
+    let refused = list(&sample.site, &["--load", "docker", "-o", "x"]);
+    assert!(
+        refused.stderr.contains("it requires `--load oci-archive`, `k3s`, `rke2` or `k0s`"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn containerd_imports_a_bundle_under_the_names_that_kubernetes_looks_up() {
+    let (image, chart, dockerd) = (tiny(HOST, "pod"), Image::helm_chart("chart", "1.0.0"), Dockerd::start());
+    let reference = format!("quay.io/pods/both:1@{}", image.root.digest);
+    let sample = Sample::new(&[
+        (&reference, &image),
+        ("quay.io/pods/tag:1", &image),
+        ("quay.io/charts/chart:1.0.0", &chart),
+    ]);
+    let tar = sample.directory.path().join("bundle.tar");
+    process::run(Command::new("zstd").args(["-dq", "-o"]).arg(&tar).arg(&sample.bundle));
+    // It would unpack the chart, too.
+    dockerd.ctr(["images", "import", "--no-unpack", tar.to_str().expect("UTF-8")]);
+    let names = dockerd.ctr(["images", "ls", "-q"]);
+    let names: BTreeSet<&str> = names.lines().filter(|name| name.starts_with("quay.io/pods/")).collect();
+    let by_digest = format!("quay.io/pods/both@{}", image.root.digest);
+    assert_eq!(names, [&*by_digest, "quay.io/pods/tag:1"].into());
 }
 
 #[test]
@@ -632,8 +735,8 @@ fn unknown_or_ambiguous_image_name_fails_listing_candidates() {
         list(&sample.site, args).failed(2, &words);
     }
     let words = ["is not a site: it has no `site.json`", "unbundle unpack"];
-    list(sample.directory.path(), &[]).failed(6, &words);
     let empty = directory();
+    list(empty.path(), &[]).failed(6, &words);
     fs::write(empty.path().join("site.json"), "{}").expect("write a file");
     list(empty.path(), &[]).failed(7, &["site.json", "remove it and unpack again"]);
 }

@@ -95,6 +95,17 @@ fn changed(layout: &str, changes: &[(&str, &str, &str)]) -> TempDir {
     copy
 }
 
+/// A copy of a checkout with these additional files.
+fn with_files(layout: &str, files: &[(&str, &str)]) -> TempDir {
+    let copy = changed(layout, &[]);
+    for (file, text) in files {
+        let path = copy.path().join(file);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    }
+    copy
+}
+
 /// A file of variables.
 fn vars(text: &str) -> (TempDir, String) {
     let directory = directory();
@@ -144,7 +155,7 @@ fn lists_of_an_old_layout_release_hold_its_urls_and_downloads_in_order() {
 #[test]
 fn lists_of_a_new_layout_release_take_versions_from_the_checksums() {
     let run = Run::new("v2.31", &[]).ok();
-    run.silent();
+    run.warned(&["not listed", "cilium-1.19.3.tgz"]);
     let files = run.files();
     assert_eq!(
         first_words(&files),
@@ -249,7 +260,11 @@ fn group_vars_all_has_the_lowest_precedence() {
         ("all/.hidden.yml", "kube_version: [\n"),
         ("all/notes.txt", "no variables\n"),
         ("k8s_cluster/k8s.yml", "kube_version: v1.9.4\n"),
-        ("etcd.yml", "mesh_version: v0.7.0\n"),
+        // It has the depth of `k8s_cluster`, which comes later by its name.
+        ("etcd.yml", "kube_version: v1.9.5\nmesh_version: v0.7.0\n"),
+        ("zone.yml", "sandbox_version: 20240102\n"),
+        // Its parent is `k8s_cluster`.
+        ("kube_node.yml", "sandbox_version: 20240101\n"),
     ] {
         let path = group_vars.join(file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -258,6 +273,7 @@ fn group_vars_all_has_the_lowest_precedence() {
     let run = Run::new("v2.25", &["--vars", group_vars.to_str().unwrap()]).ok();
     assert!(run.files()[0].contains("/v1.9.4/"), "{:?}", run.files());
     assert!(run.files()[2].contains("/v0.7.0/"), "{:?}", run.files());
+    assert!(run.files()[3].contains("/20240101/"), "{:?}", run.files());
 }
 
 #[test]
@@ -483,6 +499,127 @@ fn additions_are_limited_to_enabled_components_too() {
     assert!(on.images().iter().any(|image| image.ends_with("csi-attacher:v3.3.0")), "{:?}", on.images());
     // Another role's template names it, and these settings do not use that role.
     assert!(!on.images().iter().any(|image| image.contains("mesh/node")), "{:?}", on.images());
+}
+
+#[test]
+fn both_versions_of_argocd_are_listed_if_its_role_has_another_one() {
+    let source = changed(
+        "v2.25",
+        &[(OLD, "net_plugin: mesh\n", "net_plugin: mesh\nargocd_version: 2.14.20\nargocd_enabled: true\n")],
+    );
+    let run = Run::of(source.path(), &["--complete"]).ok();
+    let manifest =
+        |tag| format!("https://raw.githubusercontent.com/argoproj/argo-cd/{tag}/manifests/install.yaml");
+    let files = run.files();
+    let images = run.images();
+    for tag in ["v2.14.20", "v2.11.0"] {
+        assert!(files.contains(&manifest(tag)), "{files:?}");
+        assert!(images.contains(&format!("quay.io/argoproj/argocd:{tag}")), "{images:?}");
+    }
+}
+
+#[test]
+fn additions_of_templates_are_images_that_exist() {
+    let source = with_files(
+        "v2.25",
+        &[
+            (
+                "roles/apps/store/defaults/main.yml",
+                "zero_tag: 0\nstore_image_repo: mcr.example/k8s/csi\nstore_image_tag: v1.2\n\
+                 helper_image_repo: busybox\nhelper_image_tag: '1.36'\n",
+            ),
+            (
+                "roles/apps/store/templates/store.yml.j2",
+                "image: hub.example/none:{{ zero_tag }}\nimage: hub.example/none:v{{ zero_tag }}\n\
+                 image: \"{{ store_image_repo }}/disk-csi:{{ store_image_tag }}\"\nimage: busybox:1.35\n\
+                 image: rancher/pause:3\nimage: {{ false }}\n",
+            ),
+        ],
+    );
+    let run = Run::of(source.path(), &["--complete", "--json"]).ok();
+    let images = run.images();
+    for image in
+        ["mcr.example/k8s/csi/disk-csi:v1.2", "docker.io/library/busybox:1.35", "docker.io/rancher/pause:3"]
+    {
+        assert!(images.contains(&image.to_owned()), "{image}: {images:?}");
+    }
+    assert!(!images.iter().any(|image| image.contains("/none:")), "version 0 is none: {images:?}");
+    let first_part = "mcr.example/k8s/csi:v1.2".to_owned();
+    assert!(!images.contains(&first_part), "templates complete this name: {images:?}");
+    // The variables with which a site can set the locations.
+    let summary = run.finished.stdout.lines().last().expect("a summary");
+    let summary: serde_json::Value = serde_json::from_str(summary).expect("JSON");
+    assert_eq!(
+        summary["locations"],
+        serde_json::json!({
+            "azure_image_repo": "mcr.example/oss/kubernetes-csi",
+            "helper_image_repo": "busybox",
+            "hub_image_repo": "hub.example",
+            "kube_image_repo": "registry.example",
+            "store_image_repo": "mcr.example/k8s/csi",
+        })
+    );
+}
+
+#[test]
+fn charts_that_roles_install_are_always_named() {
+    let source = with_files(
+        "v2.25",
+        &[
+            (
+                "roles/apps/approver/defaults/main.yml",
+                "approver_enabled: false\nkubelet_approver_repository_url: https://charts.example/approver\n\
+                 kubelet_approver_chart_version: 1.1.0\n",
+            ),
+            (
+                "roles/apps/meta/main.yml",
+                "dependencies:\n  - role: apps/approver\n    when: approver_enabled\n",
+            ),
+            ("roles/apps/none/defaults/main.yml", "x_chart_version: ''\nx_chart_repository_url: ''\n"),
+        ],
+    );
+    let words =
+        ["not listed", "`kubelet-approver` 1.1.0 of https://charts.example/approver", "roles/apps/approver"];
+    for options in [&[][..], &["--complete"]] {
+        Run::of(source.path(), options).ok().warned(&words);
+    }
+    Run::of(source.path(), &["--enabled-only"]).ok().silent();
+    let (_directory, path) = vars("approver_enabled: true\n");
+    Run::of(source.path(), &["--enabled-only", "--vars", &path]).ok().warned(&words);
+    // The chart of Cilium can be listed.
+    let chart = "https://helm.cilium.io/cilium-1.19.3.tgz";
+    Run::new("v2.31", &[]).ok().warned(&["not listed", chart, "--complete"]);
+}
+
+#[test]
+fn roles_that_tasks_include_count_as_enabled_by_their_conditions() {
+    let role = |name: &str| format!("image: hub.example/{name}:1\n");
+    let (mesh, cni, multi, extra) = (role("mesh-role"), role("cni"), role("multi"), role("extra"));
+    let source = with_files(
+        "v2.25",
+        &[
+            ("roles/network_plugin/mesh/templates/a.j2", &*mesh),
+            ("roles/network_plugin/cni/templates/a.j2", &*cni),
+            ("roles/network_plugin/multi/templates/a.j2", &*multi),
+            ("roles/network_plugin/extra/templates/a.j2", &*extra),
+            (
+                "roles/network_plugin/tasks/main.yml",
+                "- include_role: {name: network_plugin/cni}\n  when: kube_network_plugin != 'none'\n\
+                 - include_role:\n    name: \"network_plugin/{{ kube_network_plugin }}\"\n\
+                 - block:\n    - import_role: {name: network_plugin/multi}\n  when: multi_enabled | default(false)\n\
+                 - include_role: {name: network_plugin/extra}\n  when: item.unknown\n",
+            ),
+        ],
+    );
+    let listed = |settings: &str| {
+        let (_directory, path) = vars(settings);
+        let images = Run::of(source.path(), &["--enabled-only", "--complete", "--vars", &path]).ok().images();
+        let names = ["mesh-role", "cni", "multi", "extra"];
+        names.into_iter().filter(|name| images.contains(&format!("hub.example/{name}:1"))).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("x: 1"), ["mesh-role", "cni", "extra"]);
+    assert_eq!(listed("net_plugin: none"), ["extra"]);
+    assert_eq!(listed("multi_enabled: true\nnet_plugin: other"), ["cni", "multi", "extra"]);
 }
 
 #[test]

@@ -255,9 +255,18 @@ fn storage_equals_that_of_a_registry_pushed_to() {
     let directory = directory();
     let registry = Registry::start(directory.path());
     for entry in world.upstream.images() {
-        registry.push(&site_name(entry), entry.tag(), &entry.image);
+        let name = site_name(entry);
+        registry.push(&name, entry.tag(), &entry.image);
+        if name.ends_with("registry.k8s.io/coredns/coredns") {
+            registry.push(name.strip_suffix("/coredns").expect("a suffix"), entry.tag(), &entry.image);
+        }
     }
     drop(registry);
+    // With this directory, a registry lists a repository that has only digests.
+    for entry in world.upstream.images() {
+        let tags = repository(directory.path(), &site_name(entry)).join("_manifests/tags");
+        fs::create_dir_all(tags).expect("create a directory");
+    }
     assert_eq!(tree::diff(directory.path(), &world.site.join("registry")), "");
     tree::assert_same(directory.path(), &world.site.join("registry"));
 }

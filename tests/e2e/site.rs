@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use airbundle::commands::site::{Changes, configure};
 use airbundle::oci::digest::Digest;
 use airbundle::oci::manifest::OCI_INDEX;
-use airbundle::site::record::{Record, RecordedFile, RecordedImage, RecordedManifest};
+use airbundle::site::record::{Record, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest};
 use airbundle::site::roots::NamedRoots;
 use airbundle::site::verified::SitePolicy;
 use tempfile::TempDir;
@@ -864,7 +864,7 @@ fn offline_yml_names_missing_items_and_carries_credentials() {
         "{{ files_repo }}",
         "{{ containerd_registry_auth[0].username }}:{{ containerd_registry_auth[0].password }}",
         "{{ containerd_registries_mirrors | map(attribute='prefix') | sort | join(' ') }}",
-        "{{ containerd_registries_mirrors[1].mirrors[0].host }} {{ containerd_registries_mirrors[1].mirrors[0].auth.password }}",
+        "{{ containerd_registries_mirrors[1].mirrors[0].host }} {{ crio_registry_auth[0].password }}",
     ]
     .map(str::to_owned);
     let [files_port, registry_port] = site.ports;
@@ -878,4 +878,108 @@ fn offline_yml_names_missing_items_and_carries_credentials() {
             format!("https://hub.site.test:{registry_port}/v2/k8s/{first} ge:heim/1"),
         ]
     );
+}
+
+#[test]
+fn offline_yml_passes_credentials_in_the_way_of_each_release() {
+    for (title, mirrors, words) in [
+        ("Kubespray v2.27.1", true, &["containerd_registry_auth:", "ctr -n k8s.io images pull"][..]),
+        (
+            "Kubespray v2.28.1",
+            false,
+            &["containerd_registries_mirrors: []", "Run trust.sh with AIRBUNDLE_PASSWORD"],
+        ),
+        ("Kubespray v2.29.0", true, &["authorization: \"Basic"]),
+        ("Kubespray v2.31.0", true, &["authorization: \"Basic"]),
+        ("Kubespray v2.99.0", true, &["authorization: \"Basic", "does not know the Kubespray release"]),
+    ] {
+        let site = Site::empty();
+        fs::create_dir_all(site.path()).unwrap();
+        let mut record =
+            record(&entries("v2.31.0", "files.list"), &entries("v2.31.0", "images.list"), |host| {
+                format!("k8s/{host}/")
+            });
+        record.bundles.push(RecordedBundle {
+            identity: Digest::of(b"bundle"),
+            title: Some(title.parse().unwrap()),
+            created: None,
+            partial: false,
+        });
+        site.write_record(&record);
+        site.configure_user(&["--user", "carla"]).ok();
+        let text = site.read("kubespray/offline.yml");
+        assert_eq!(text.contains("  - prefix: \"quay.io\""), mirrors, "{title}: {text}");
+        for word in words.iter().chain(&["crio_registry_auth:", "run `docker login`"]) {
+            assert!(text.contains(word), "{title}: {word}: {text}");
+        }
+        assert!(!text.contains("        auth:"), "no release reads it: {text}");
+        // Another release is not measured against this one.
+        assert_eq!(
+            text.contains("Kubespray v2.31.0, amd64: all listed"),
+            title.ends_with("v2.31.0"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn offline_yml_sets_the_locations_of_other_hosts() {
+    let raw = |version: &str| {
+        format!("https://raw.githubusercontent.com/argoproj/argo-cd/{version}/manifests/install.yaml")
+    };
+    for (release, version) in [("v2.25.0", "v2.11.0"), ("v2.31.0", "v2.14.5")] {
+        let site = Site::empty();
+        fs::create_dir_all(site.path()).unwrap();
+        let mut files = entries(release, "files.list");
+        let mut images = entries(release, "images.list");
+        let before = record(&files, &images, |host| format!("k8s/{host}/"));
+        site.write_record(&before);
+        let options = ["--tls", "off"];
+        site.configure(&options).ok();
+        let text = site.read("kubespray/offline.yml");
+        for line in [
+            "# argocd_install_url: this site has no such file",
+            "# local_path_provisioner_helper_image_repo: this",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert!(!text.contains("cilium_install_extra_flags"), "{text}");
+
+        files.extend([raw(version), "https://helm.cilium.io/cilium-1.19.3.tgz".to_owned()]);
+        images.push("docker.io/library/busybox:latest".to_owned());
+        images.push("mcr.microsoft.com/k8s/csi/azuredisk-csi:v1.10.0".to_owned());
+        site.write_record(&record(&files, &images, |host| format!("k8s/{host}/")));
+        site.configure(&options).ok();
+        let [files_port, registry_port] = site.ports;
+        // In one release, the version has a `v`.
+        let variable = if release == "v2.25.0" { version } else { version.trim_start_matches('v') };
+        let values = [
+            "{{ local_path_provisioner_helper_image_repo }}".to_owned(),
+            "{{ azure_csi_plugin_image_repo }}".to_owned(),
+            "{{ cilium_install_extra_flags }} {{ cilium_extra_values.operator.image.useDigest }}".to_owned(),
+        ];
+        let text = site.read("kubespray/offline.yml");
+        let argocd = text.lines().find(|line| line.starts_with("argocd_install_url: ")).expect("a variable");
+        let files_url = format!("http://hub.site.test:{files_port}/k8s");
+        assert_eq!(
+            argocd.replace("{{ argocd_version }}", variable),
+            format!(
+                "argocd_install_url: \"{{{{ files_repo }}}}/{}\"",
+                raw(version).trim_start_matches("https://")
+            )
+        );
+        assert_eq!(
+            evaluate(&site.conf("kubespray/offline.yml"), &values),
+            [
+                format!("hub.site.test:{registry_port}/k8s/docker.io/library/busybox"),
+                format!("hub.site.test:{registry_port}/k8s/mcr.microsoft.com/k8s/csi"),
+                format!("--repository {files_url}/helm.cilium.io False"),
+            ]
+        );
+        // The CLI of Cilium finds the chart.
+        let index = fs::read_to_string(site.path().join("files/k8s/helm.cilium.io/index.yaml")).unwrap();
+        for words in ["  \"cilium\":", "version: \"1.19.3\"", "urls: [\"cilium-1.19.3.tgz\"]"] {
+            assert!(index.contains(words), "{words}: {index}");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use crate::bundle::format::annotations::{
     CONTAINERD_NAME, CREATED, REF_NAME, TITLE,
 };
 use crate::bundle::format::release::{self, Expiry, Release, ReleaseError};
-use crate::bundle::format::{DOCUMENTS, FORMAT, NEWER_DOCUMENTS, RELEASE_DOCUMENTS};
+use crate::bundle::format::{DOCUMENTS, FORMAT, NAMES_DOCUMENTS, NEWER_DOCUMENTS, RELEASE_DOCUMENTS};
 use crate::oci::digest::{Digest, ParseDigestError};
 use crate::oci::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use crate::oci::media_type::MediaType;
@@ -188,11 +188,16 @@ impl Index {
         let is_delta = !self.external.is_empty();
         let has_lock = self.images.iter().any(|image| !image.platforms.is_empty() || image.is_made);
         let BundleInfo { title, created, guide, release, expires } = self.about.clone();
-        let (major, minor) = match (release.is_some() || expires.is_some(), is_delta || has_lock) {
-            (true, _) => RELEASE_DOCUMENTS,
-            (false, true) => NEWER_DOCUMENTS,
-            (false, false) => DOCUMENTS,
-        };
+        let has_release = release.is_some() || expires.is_some();
+        let has_other_name = |image: &IndexedImage| image.containerd_name() != image.reference.as_str();
+        let (major, minor) = [
+            (self.images.iter().any(has_other_name), NAMES_DOCUMENTS),
+            (has_release, RELEASE_DOCUMENTS),
+            (is_delta || has_lock, NEWER_DOCUMENTS),
+        ]
+        .into_iter()
+        .find_map(|(is_needed, version)| is_needed.then_some(version))
+        .unwrap_or(DOCUMENTS);
         let annotations = [
             (ANNOTATION_FORMAT, Some(format!("{major}.{minor}"))),
             (ANNOTATION_EXTERNAL, is_delta.then(|| join(&self.external))),
@@ -265,12 +270,21 @@ impl Index {
 }
 
 impl IndexedImage {
+    /// Returns the name under which Kubernetes looks the image up in containerd: without the tag if there is a digest.
+    fn containerd_name(&self) -> String {
+        let reference = &self.reference;
+        match (reference.tag(), reference.digest()) {
+            (Some(_), Some(digest)) => format!("{}/{}@{digest}", reference.host(), reference.repository()),
+            _ => reference.to_string(),
+        }
+    }
+
     fn entry(&self) -> IndexEntry {
         let name = self.reference.to_string();
         let platforms: Vec<_> = self.platforms.iter().map(Platform::to_string).collect();
         let annotations = [
-            (REF_NAME, Some(name.clone())),
-            (CONTAINERD_NAME, Some(name)),
+            (REF_NAME, Some(name)),
+            (CONTAINERD_NAME, Some(self.containerd_name())),
             (ANNOTATION_OMITTED, (!self.omitted.is_empty()).then(|| join(&self.omitted))),
             (ANNOTATION_PLATFORMS, (!platforms.is_empty()).then(|| platforms.join(" "))),
             (ANNOTATION_MADE, self.is_made.then(|| MADE.to_owned())),
@@ -296,14 +310,11 @@ impl IndexEntry {
     fn into_image(self) -> Result<IndexedImage, String> {
         let name =
             self.annotations.get(REF_NAME).ok_or_else(|| format!("missing annotation `{REF_NAME}`"))?;
-        if self.annotations.get(CONTAINERD_NAME).is_some_and(|other| other != name) {
-            return Err(format!("`{}`: `{CONTAINERD_NAME}` is another name", quoted(name)));
-        }
         if ![OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST].contains(&self.media_type.as_str()) {
             return Err(format!("unsupported media type `{}`", quoted(&self.media_type)));
         }
         let value = |key| self.annotations.get(key).unwrap_or_default();
-        Ok(IndexedImage {
+        let image = IndexedImage {
             reference: name.parse().map_err(|error| format!("`{}`: {error}", quoted(name)))?,
             omitted: split(value(ANNOTATION_OMITTED)).map_err(|error| error.to_string())?,
             platforms: value(ANNOTATION_PLATFORMS)
@@ -314,7 +325,13 @@ impl IndexEntry {
             media_type: self.media_type,
             digest: self.digest,
             size: self.size,
-        })
+        };
+        // Before 1.3, it is the reference.
+        let is_known = |other: &str| other == name || other == image.containerd_name();
+        if self.annotations.get(CONTAINERD_NAME).is_some_and(|other| !is_known(other)) {
+            return Err(format!("`{}`: `{CONTAINERD_NAME}` is another name", quoted(name)));
+        }
+        Ok(image)
     }
 }
 

@@ -8,22 +8,17 @@
 //! entries, some readers would accept it as complete.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::base::fs::FsError;
-use crate::base::own_file::open_regular;
 use crate::bundle::format::layout::{Blob, blob_name, tar_header};
 use crate::bundle::format::{BLOCK, INDEX_JSON, OCI_LAYOUT, OCI_LAYOUT_CONTENT, padded};
-use crate::commands::images::site_image::{BlobError, SiteDocument, SiteImage, SiteImageError};
-use crate::oci::digest::{Digest, Hasher};
+use crate::commands::images::blobs::{Blobs, CopyError};
+use crate::commands::images::site_image::{SiteDocument, SiteImage, SiteImageError};
+use crate::oci::digest::Digest;
 use crate::oci::manifest::OCI_INDEX;
-use crate::site::storage::blob_path;
 
-/// Chunk size in bytes of blob copies; two chunks are in memory.
-const CHUNK: usize = 256 << 10;
 /// The end of a tar archive.
 const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
@@ -40,6 +35,9 @@ pub(crate) enum Consumer {
     Podman,
     /// `ctr images import`, which accepts every name.
     Containerd,
+    /// The containerd of a distribution of Kubernetes, which imports archives with all platforms of their indexes. It
+    /// accepts every name.
+    Import,
     /// Any program: every digest in the archive's documents is in the archive.
     Any,
 }
@@ -48,7 +46,6 @@ pub(crate) enum Consumer {
 #[derive(Debug)]
 pub(crate) struct Archive {
     entries: Vec<(String, Content)>,
-    storage: PathBuf,
     /// The names of the image, the preferred name first.
     pub names: Vec<String>,
     /// The digest of the image at a consumer that keeps digests: that of the index if the archive has one,
@@ -64,21 +61,16 @@ enum Content {
     Blob(Blob),
 }
 
-/// The reason why an archive is incomplete.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ArchiveError {
-    /// A blob is corrupt or missing.
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    /// The consumer stopped reading.
-    #[error("cannot write the archive")]
-    Output(#[source] io::Error),
-}
-
 impl Archive {
-    /// Prepares the archive of `image`, whose blobs are in the registry storage at `storage`.
-    pub(crate) fn new(image: &SiteImage, consumer: Consumer, storage: &Path) -> Result<Self, SiteImageError> {
-        let index = image.index.as_ref().filter(|_| image.is_index_unambiguous && consumer != Consumer::Any);
+    /// Prepares the archive of `image`.
+    pub(crate) fn new(image: &SiteImage, consumer: Consumer) -> Result<Self, SiteImageError> {
+        let wants_index = match consumer {
+            // `docker save` fails for an index without the images of other platforms, but only an index has the digest.
+            Consumer::Docker { containerd_store: true } => image.reference.digest().is_some(),
+            Consumer::Docker { containerd_store: false } | Consumer::Podman | Consumer::Containerd => true,
+            Consumer::Import | Consumer::Any => false,
+        };
+        let index = image.index.as_ref().filter(|_| image.is_index_unambiguous && wants_index);
         let root = index.unwrap_or(&image.manifest);
         let names = names(image, consumer, root.digest)?;
         let mut entries = vec![
@@ -96,7 +88,7 @@ impl Archive {
         let blobs = [&image.config].into_iter().chain(&image.layers).filter(|blob| seen.insert(blob.digest));
         entries.extend(blobs.map(|blob| (blob_name(blob.digest), Content::Blob(blob.into()))));
         let (digest, has_index) = (root.digest, index.is_some());
-        Ok(Self { entries, storage: storage.to_owned(), names, digest, has_index })
+        Ok(Self { entries, names, digest, has_index })
     }
 
     /// Returns the size of the archive in bytes.
@@ -106,21 +98,26 @@ impl Archive {
         self.entries.iter().map(|(_, content)| entry(content)).sum::<u64>() + END.len() as u64
     }
 
-    /// Writes the archive, and passes the size of each write to `progress`. After an error, the output is
-    /// invalid.
-    pub(crate) fn write(&self, output: &mut dyn Write, progress: &dyn Fn(u64)) -> Result<(), ArchiveError> {
+    /// Writes the archive, whose blobs are in `blobs`, and passes the size of each write to `progress`. After an error,
+    /// the output is invalid.
+    pub(crate) fn write(
+        &self,
+        blobs: &Blobs<'_>,
+        output: &mut dyn Write,
+        progress: &dyn Fn(u64),
+    ) -> Result<(), CopyError> {
         let mut output = ProgressWriter { output, progress };
         for (name, content) in &self.entries {
-            output.write(&tar_header(name, content.size()))?;
+            output.write_all(&tar_header(name, content.size())).map_err(CopyError::Output)?;
             match content {
-                Content::Bytes(bytes) => output.write(bytes)?,
-                Content::Blob(blob) => copy_blob(*blob, &self.storage, &mut output)?,
+                Content::Bytes(bytes) => output.write_all(bytes).map_err(CopyError::Output)?,
+                Content::Blob(blob) => blobs.copy(*blob, &mut output)?,
             }
             let padding = padded(content.size()) - content.size();
-            output.write(&END[..usize::try_from(padding).expect("less than a block; please report")])?;
+            let padding = usize::try_from(padding).expect("less than a block; please report");
+            output.write_all(&END[..padding]).map_err(CopyError::Output)?;
         }
-        output.write(&END)?;
-        output.output.flush().map_err(ArchiveError::Output)
+        output.write_all(&END).and_then(|()| output.flush()).map_err(CopyError::Output)
     }
 }
 
@@ -138,38 +135,16 @@ struct ProgressWriter<'a> {
     progress: &'a dyn Fn(u64),
 }
 
-impl ProgressWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        self.output.write_all(bytes).map_err(ArchiveError::Output)?;
+impl Write for ProgressWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write_all(bytes)?;
         (self.progress)(bytes.len() as u64);
-        Ok(())
+        Ok(bytes.len())
     }
-}
 
-/// Copies a blob from the storage. The last chunk is written only after the digest matches.
-fn copy_blob(blob: Blob, storage: &Path, output: &mut ProgressWriter) -> Result<(), ArchiveError> {
-    let path = storage.join(blob_path(blob.digest));
-    let mut file = open_regular(&path).map_err(BlobError::from)?;
-    let mut hasher = Hasher::new();
-    let (mut pending, mut chunk) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
-    loop {
-        chunk.clear();
-        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut chunk);
-        read.map_err(|error| BlobError::from(FsError::at("read", &path)(error)))?;
-        if chunk.is_empty() {
-            break;
-        }
-        hasher.update(&chunk);
-        if hasher.len() > blob.size {
-            return Err(BlobError::Corrupt { path }.into());
-        }
-        output.write(&pending)?;
-        std::mem::swap(&mut pending, &mut chunk);
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
     }
-    if hasher.len() != blob.size || hasher.finish() != blob.digest {
-        return Err(BlobError::Corrupt { path }.into());
-    }
-    output.write(&pending)
 }
 
 /// Returns the names under which `consumer` registers the image; `root` is the digest that they stand for.
@@ -184,10 +159,12 @@ fn names(image: &SiteImage, consumer: Consumer, root: Digest) -> Result<Vec<Stri
         // The archive has the manifest only, so its digest is the name, even if the list has that of an
         // index.
         Consumer::Any => Ok(format!("{repository}@{root}")),
+        // Kubelets look up the digest of the pod.
+        Consumer::Import => Ok(format!("{repository}@{}", image.digest())),
         _ if image.digest() == root => Ok(format!("{repository}@{root}")),
         _ => Err("its digest is that of an index, and the archive has only one image of that index"),
     };
-    let accepts_both = matches!(consumer, Consumer::Docker { .. } | Consumer::Containerd);
+    let accepts_both = matches!(consumer, Consumer::Docker { .. } | Consumer::Containerd | Consumer::Import);
     match (by_tag, by_digest) {
         (Some(tag), Ok(digest)) if reference.digest().is_some() && accepts_both => Ok(vec![tag, digest]),
         (Some(tag), _) => Ok(vec![tag]),
@@ -254,11 +231,14 @@ fn json(value: &impl Serialize) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io::Read as _;
 
     use super::*;
+    use crate::commands::images::blobs::CHUNK;
     use crate::oci::manifest::{OCI_INDEX, OCI_MANIFEST};
     use crate::oci::platform::Platform;
     use crate::site::record::{RecordedImage, RecordedManifest};
+    use crate::site::storage::blob_path;
 
     /// A registry storage with one image; with `platforms`, the image is in an index.
     struct Sample {
@@ -318,13 +298,17 @@ mod tests {
         }
 
         fn archive(&self, consumer: Consumer) -> Result<Archive, SiteImageError> {
-            let image = SiteImage::open(&self.recorded, self.storage.path(), &Platform::host())?;
-            Archive::new(&image, consumer, self.storage.path())
+            let image = SiteImage::open(&self.recorded, &self.blobs(), &Platform::host())?;
+            Archive::new(&image, consumer)
         }
 
-        fn tar(&self, consumer: Consumer) -> (Vec<u8>, Result<(), ArchiveError>) {
+        fn blobs(&self) -> Blobs<'_> {
+            Blobs::Storage(self.storage.path())
+        }
+
+        fn tar(&self, consumer: Consumer) -> (Vec<u8>, Result<(), CopyError>) {
             let mut tar = Vec::new();
-            let result = self.archive(consumer).unwrap().write(&mut tar, &|_| ());
+            let result = self.archive(consumer).unwrap().write(&self.blobs(), &mut tar, &|_| ());
             (tar, result)
         }
     }
@@ -347,21 +331,23 @@ mod tests {
             Consumer::Docker { containerd_store: true },
             Consumer::Podman,
             Consumer::Containerd,
+            Consumer::Import,
             Consumer::Any,
         ] {
             let (tar, result) = sample.tar(consumer);
             result.unwrap();
             let archive = sample.archive(consumer).unwrap();
             assert_eq!(tar.len() as u64, archive.size(), "{consumer:?}");
-            assert_eq!(archive.has_index, consumer != Consumer::Any, "{consumer:?}");
+            let has_index = matches!(consumer, Consumer::Podman | Consumer::Containerd);
+            assert_eq!(archive.has_index, has_index, "{consumer:?}");
             let entries = entries(&tar);
             assert_eq!(entries[&blob_name(Digest::of(&sample.layer))], sample.layer);
             for (name, bytes) in &entries {
                 let is_named_by_digest = *name == blob_name(Digest::of(bytes)) || !name.starts_with("blobs/");
                 assert!(is_named_by_digest, "{consumer:?}: {name}");
             }
-            let blobs = if consumer == Consumer::Any { 3 } else { 4 };
-            let documents = if matches!(consumer, Consumer::Podman | Consumer::Containerd) { 2 } else { 3 };
+            let blobs = if has_index { 4 } else { 3 };
+            let documents = if has_index || consumer == Consumer::Import { 2 } else { 3 };
             assert_eq!(entries.len(), blobs + documents, "{consumer:?}");
         }
     }
@@ -400,6 +386,8 @@ mod tests {
             (&by_digest, new, vec![&by_digest]),
             (&by_digest, Consumer::Podman, vec![&by_digest]),
             (&by_digest, Consumer::Any, vec![&of_manifest]),
+            (&both, Consumer::Import, vec![&tag, &by_digest]),
+            (&by_digest, Consumer::Import, vec![&by_digest]),
         ] {
             let sample = Sample::new(reference, Some(&[&host]));
             let found = sample.archive(consumer).map(|archive| archive.names);
@@ -432,7 +420,7 @@ mod tests {
                 None => std::fs::remove_file(&path).unwrap(),
             }
             let (tar, result) = sample.tar(Consumer::Any);
-            assert!(matches!(result, Err(ArchiveError::Blob(_))), "{result:?}");
+            assert!(matches!(result, Err(CopyError::Blob(_))), "{result:?}");
             let end = intact.len() - END.len();
             let begin = end - usize::try_from(padded(sample.layer.len() as u64)).unwrap();
             assert!((begin..end).contains(&tar.len()), "{} of {begin} to {end}", tar.len());

@@ -8,7 +8,8 @@ use std::thread;
 
 use crate::base::child;
 use crate::base::ownership::ForeignFile;
-use crate::commands::images::archive::{Archive, ArchiveError, Consumer};
+use crate::commands::images::archive::{Archive, Consumer};
+use crate::commands::images::blobs::{Blobs, CopyError};
 use crate::commands::images::site_image::{SiteImage, SiteImageError};
 use crate::oci::platform::Platform;
 
@@ -146,10 +147,16 @@ impl ConnectedEngine {
         let (config, root) = (image.config.digest.to_string(), archive.digest.to_string());
         let Ok(mut command) = self.engine.command() else { return false };
         match self.engine {
-            // The containerd image store can have the index without the image.
-            Engine::Docker if self.consumer != (Consumer::Docker { containerd_store: false }) => false,
-            Engine::Docker => stdout_of(command.args(["image", "inspect", "--format", "{{.Id}}", name]))
-                .is_some_and(|id| id.trim() == config),
+            // The containerd image store can have the index without the image. Its ID is that of the manifest.
+            Engine::Docker => {
+                let has_manifests = self.consumer == (Consumer::Docker { containerd_store: true });
+                if has_manifests && archive.has_index {
+                    return false;
+                }
+                let expected = if has_manifests { &root } else { &config };
+                stdout_of(command.args(["image", "inspect", "--format", "{{.Id}}", name]))
+                    .is_some_and(|id| id.trim() == expected)
+            }
             Engine::Podman => {
                 let format = "sha256:{{.Id}} {{.RepoDigests}}";
                 stdout_of(command.args(["image", "inspect", "--format", format, name]))
@@ -171,6 +178,7 @@ impl ConnectedEngine {
         &self,
         image: &SiteImage,
         archive: &Archive,
+        blobs: &Blobs<'_>,
         progress: &dyn Fn(u64),
     ) -> Result<(), EngineError> {
         let mut command = self.engine.command()?;
@@ -186,14 +194,14 @@ impl ConnectedEngine {
             }
         };
         let mut written = Ok(());
-        let output = run(&mut command, |mut stdin| written = archive.write(&mut stdin, progress));
+        let output = run(&mut command, |mut stdin| written = archive.write(blobs, &mut stdin, progress));
         let Output { status, stderr, .. } = output.map_err(|error| self.engine.start_error(error))?;
         let reference = image.reference.to_string();
         match written {
-            Err(ArchiveError::Blob(source)) => Err(SiteImageError::Blob { reference, source }.into()),
+            Err(CopyError::Blob(source)) => Err(SiteImageError::Blob { reference, source }.into()),
             Ok(()) if status.success() => Ok(()),
             // If a write failed, the client stopped reading early: a failure whatever its exit status.
-            Ok(()) | Err(ArchiveError::Output(_)) => Err(EngineError::Refused {
+            Ok(()) | Err(CopyError::Output(_)) => Err(EngineError::Refused {
                 engine: self.engine.name(),
                 client: self.engine.client(),
                 image: reference,

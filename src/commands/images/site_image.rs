@@ -1,24 +1,17 @@
-//! [`SiteImage`]: an image of a site for one platform, read from its manifests in the registry storage.
+//! [`SiteImage`]: an image of a site or bundle for one platform, read from its manifests.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use crate::base::fs::FsError;
-use crate::base::own_file::read_regular;
+use crate::commands::images::blobs::{BlobError, Blobs};
 use crate::oci::digest::Digest;
-use crate::oci::manifest::{
-    Descriptor, MANIFEST_LIMIT, Manifest, ManifestError, config_platform, has_platform,
-};
+use crate::oci::manifest::{Descriptor, Manifest, ManifestError, config_platform, has_platform};
 use crate::oci::media_type::MediaType;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::site::record::RecordedImage;
-use crate::site::storage::blob_path;
 
 /// Media type prefixes of container image layers, with any compression.
 const LAYER_TYPES: [&str; 2] = ["application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs."];
 
-/// An image of a site for one platform.
+/// An image of a site or bundle for one platform.
 #[derive(Debug)]
 pub(crate) struct SiteImage {
     /// The reference in the list of images.
@@ -78,30 +71,6 @@ pub enum SiteImageError {
     },
 }
 
-/// A blob of the registry storage that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    /// The content does not match the digest or the size.
-    #[error("blob `{}` is corrupt: run `unbundle unpack` to repair it", path.display())]
-    Corrupt { path: PathBuf },
-    /// No such file.
-    #[error("blob `{}` is missing: run `unbundle unpack` to restore it", path.display())]
-    Missing { path: PathBuf },
-    /// Another local I/O error.
-    #[error(transparent)]
-    Fs(FsError),
-}
-
-impl From<FsError> for BlobError {
-    fn from(error: FsError) -> Self {
-        match error.source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing { path: error.path },
-            io::ErrorKind::FileTooLarge => Self::Corrupt { path: error.path },
-            _ => Self::Fs(error),
-        }
-    }
-}
-
 impl SiteImageError {
     /// True if the image is intact, but the engine or every engine cannot load it.
     #[must_use]
@@ -111,15 +80,14 @@ impl SiteImageError {
 }
 
 impl SiteImage {
-    /// Reads the manifests of `recorded` in the registry storage at `storage`, and chooses the image for
-    /// `platform`.
+    /// Reads the manifests of `recorded` in `blobs`, and chooses the image for `platform`.
     pub(crate) fn open(
         recorded: &RecordedImage,
-        storage: &Path,
+        blobs: &Blobs<'_>,
         platform: &Platform,
     ) -> Result<Self, SiteImageError> {
         let reference = recorded.reference.to_string();
-        let candidate = match RegistryStorage(storage).choose(recorded, platform) {
+        let candidate = match Documents(blobs).choose(recorded, platform) {
             Ok(Some(candidate)) => candidate,
             Ok(None) => {
                 let available = recorded.platforms.iter().map(Platform::to_string).collect();
@@ -213,10 +181,10 @@ impl From<ManifestError> for StorageError {
     }
 }
 
-/// The root directory of a registry storage.
-struct RegistryStorage<'a>(&'a Path);
+/// The manifests and configs of images.
+struct Documents<'a>(&'a Blobs<'a>);
 
-impl RegistryStorage<'_> {
+impl Documents<'_> {
     /// Returns the image for `platform`: an exact match if possible, else a compatible one.
     fn choose(
         &self,
@@ -274,18 +242,12 @@ impl RegistryStorage<'_> {
         if !config.states_platform() {
             return Ok(None);
         }
-        let bytes = self.read(config.digest)?;
+        let bytes = self.0.read(config.digest)?;
         Ok(config_platform(&config.media_type, &bytes).map_err(ManifestError::from)?)
     }
 
     fn document(&self, digest: Digest, media_type: &MediaType) -> Result<SiteDocument, BlobError> {
-        Ok(SiteDocument { media_type: media_type.clone(), digest, bytes: self.read(digest)? })
-    }
-
-    fn read(&self, digest: Digest) -> Result<Vec<u8>, BlobError> {
-        let path = self.0.join(blob_path(digest));
-        let bytes = read_regular(&path, MANIFEST_LIMIT)?;
-        if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(BlobError::Corrupt { path }) }
+        Ok(SiteDocument { media_type: media_type.clone(), digest, bytes: self.0.read(digest)? })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::commands::lists::downloads::{Download, File, Host, downloads, fail_on
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::ListOptions;
-use crate::commands::lists::roles::roles;
+use crate::commands::lists::roles::{Chart, Role, roles};
 use crate::commands::lists::template::Evaluator;
 use crate::commands::lists::{ansible, version};
 use crate::oci::reference::Reference;
@@ -52,7 +52,9 @@ pub(crate) fn add(
     for architecture in &options.architectures {
         let evaluate = |role: &RoleVariables| Evaluator::new(checkout.variables(architecture.fact(), role));
         let base = evaluate(&RoleVariables::default());
-        let mut add = Additions { base: &base, options, disabled: BTreeSet::new(), lists, warnings };
+        let completed = completed_repositories(checkout, &roles)?;
+        let mut add =
+            Additions { base: &base, options, completed, disabled: BTreeSet::new(), lists, warnings };
         add.downloads()?;
         if !options.enabled_only {
             add.pairs(&base, &checkout.roles.defaults);
@@ -71,7 +73,7 @@ pub(crate) fn add(
         }
         add.cilium(checkout);
         let argocd = roles.iter().find(|role| role.directory == Path::new(ARGOCD_ROLE));
-        add.argocd(&argocd.map_or_else(|| base.clone(), |role| evaluate(&role.variables)));
+        add.argocd(&argocd.map_or_else(|| base.clone(), |role| evaluate(&role.variables)))?;
         add.warn_of_missing();
     }
     Ok(())
@@ -80,6 +82,8 @@ pub(crate) fn add(
 struct Additions<'a> {
     base: &'a Arc<Evaluator>,
     options: &'a ListOptions,
+    /// Variables of repositories to which a template appends the rest of the name.
+    completed: BTreeSet<String>,
     /// Images of `downloads` that are disabled by these variables.
     disabled: BTreeSet<String>,
     lists: &'a mut GeneratedLists,
@@ -105,7 +109,8 @@ impl Additions<'_> {
     }
 
     fn download(&mut self, host: &mut Host<'_>, download: &Download<'_>) {
-        let Some(url) = host.ok(download.text(self.base, "url")).flatten() else { return };
+        let evaluator = host.evaluator().clone();
+        let Some(url) = host.ok(download.text(&evaluator, "url")).flatten() else { return };
         if !self.lists.files.iter().any(|file| file.url == url) {
             let checksum = host.checksum(download);
             self.lists.files.push(File { url, checksum });
@@ -118,15 +123,12 @@ impl Additions<'_> {
         for (repo, _) in variables {
             let Some(stem) = repo.strip_suffix("_repo") else { continue };
             let tag = format!("{stem}_tag");
-            if !names.contains(tag.as_str()) {
+            if !names.contains(tag.as_str()) || self.completed.contains(repo) {
                 continue;
             }
             let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
             if let (Some(repo), Some(tag)) = (text(repo), text(&tag)) {
-                // Version 0 means that none exists for this Kubernetes version.
-                if !matches!(tag.as_str(), "0" | "v0") {
-                    self.image(&format!("{repo}:{tag}"));
-                }
+                self.image(&format!("{repo}:{tag}"));
             }
         }
     }
@@ -158,7 +160,7 @@ impl Additions<'_> {
             };
             match evaluator.text("image", value, number, path) {
                 Ok(value) => {
-                    let image = value.to_string();
+                    let image = full_name(value.to_string());
                     if is_image(&image) {
                         self.image(&image);
                     } else {
@@ -173,47 +175,52 @@ impl Additions<'_> {
         }
     }
 
-    /// Adds Cilium's chart and its operator image, whose name has a suffix in the chart.
+    /// Adds Cilium's chart and its operator image.
     fn cilium(&mut self, checkout: &Checkout) {
-        let text = |name: &str| non_empty(&self.base.value(name).ok()?);
-        let (Some(repo), Some(tag), Some(cilium)) =
-            (text("cilium_operator_image_repo"), text("cilium_operator_image_tag"), text("cilium_version"))
-        else {
-            return;
-        };
-        let is_used = !self.options.enabled_only
-            || text("kube_network_plugin").is_some_and(|plugin| plugin == "cilium")
-            || self.base.value("cilium_deploy_additionally").is_ok_and(|value| ansible::is_truthy(&value));
-        let number = cilium.trim_start_matches('v');
-        let by_chart = if checkout.has(CILIUM_ROLE) {
-            checkout.has(CILIUM_VALUES)
-        } else {
-            version::compare(number, CILIUM_BY_CHART).is_some_and(std::cmp::Ordering::is_ge)
-        };
-        if is_used && by_chart {
-            self.image(&format!("{repo}-generic:{tag}"));
-            self.file(&format!("https://helm.cilium.io/cilium-{number}.tgz"));
+        if let Some(cilium) = Cilium::find(self.base, checkout, self.options) {
+            self.image(&cilium.operator);
+            self.file(&cilium.url());
         }
     }
 
-    /// Adds Argo CD's manifest, if `downloads` lacks it, and the image of its version.
-    fn argocd(&mut self, evaluator: &Evaluator) {
-        let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
-        let Some(argocd) = text("argocd_version") else { return };
-        let is_enabled = evaluator.value("argocd_enabled").is_ok_and(|value| ansible::is_truthy(&value));
+    /// Adds Argo CD's manifest and image, in the version of its role and in that of `downloads`, which differ in some
+    /// releases: one is downloaded to all nodes, the other one is installed.
+    fn argocd(&mut self, role: &Arc<Evaluator>) -> Result<(), KubesprayError> {
+        let is_enabled = role.value("argocd_enabled").is_ok_and(|value| ansible::is_truthy(&value));
         if self.options.enabled_only && !is_enabled {
-            return;
+            return Ok(());
         }
-        let tag = format!("v{}", argocd.trim_start_matches('v'));
-        if !self.lists.files.iter().any(|file| file.url.contains("/argo-cd/")) {
-            self.file(&format!(
-                "https://raw.githubusercontent.com/argoproj/argo-cd/{tag}/manifests/install.yaml"
+        let mut tags = BTreeSet::new();
+        for evaluator in [self.base, role] {
+            let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
+            let Some(argocd) = text("argocd_version") else { continue };
+            let tag = format!("v{}", argocd.trim_start_matches('v'));
+            let listed = downloads(evaluator)
+                .map_err(|error| KubesprayError::Eval { errors: vec![error], unpinned: false })?;
+            let is_argocd = |download: &&Download<'_>| {
+                download
+                    .text(evaluator, "url")
+                    .is_ok_and(|url| url.is_some_and(|url| url.contains("/argo-cd/")))
+            };
+            if let Some(download) = listed.iter().find(is_argocd) {
+                let mut host = Host::new(evaluator.clone(), self.options);
+                self.download(&mut host, download);
+                self.warnings
+                    .extend(host.errors.iter().map(|error| format!("{error}: listed without a checksum")));
+            } else if !self.lists.files.iter().any(|file| file.url.contains(&format!("/argo-cd/{tag}/"))) {
+                self.file(&format!(
+                    "https://raw.githubusercontent.com/argoproj/argo-cd/{tag}/manifests/install.yaml"
+                ));
+            }
+            self.image(&format!("quay.io/argoproj/argocd:{tag}"));
+            tags.insert(tag);
+        }
+        for tag in tags {
+            self.warnings.push(format!(
+                "images of dex and redis omitted: only the install.yaml of Argo CD {tag} names their tags"
             ));
         }
-        self.image(&format!("quay.io/argoproj/argocd:{tag}"));
-        self.warnings.push(format!(
-            "images of dex and redis omitted: only the install.yaml of Argo CD {tag} names their tags"
-        ));
+        Ok(())
     }
 
     fn warn_of_missing(&mut self) {
@@ -229,14 +236,109 @@ impl Additions<'_> {
         }
     }
 
+    /// Adds an image. Version 0 means that none exists for this Kubernetes version.
     fn image(&mut self, image: &str) {
-        if is_image(image) && !self.disabled.contains(image) {
+        let is_absent = image.ends_with(":0") || image.ends_with(":v0");
+        if is_image(image) && !is_absent && !self.disabled.contains(image) {
             self.lists.add_image(image.to_owned());
         }
     }
 
     fn file(&mut self, url: &str) {
         self.lists.add_file(File { url: url.to_owned(), checksum: None }, self.warnings);
+    }
+}
+
+/// Returns the variables of repositories, `…_repo`, that a template uses as the first part of a name: `{{ …_repo }}/name`.
+fn completed_repositories(checkout: &Checkout, roles: &[Role]) -> Result<BTreeSet<String>, KubesprayError> {
+    let mut names = BTreeSet::new();
+    for role in roles {
+        for (_, text) in checkout.templates(&role.directory)? {
+            let ends = text.match_indices("}}/").map(|(end, _)| &text[..end]);
+            let expressions = ends.filter_map(|text| Some(text.rsplit_once("{{")?.1.trim().to_owned()));
+            names.extend(expressions.filter(|name| name.ends_with("_repo")));
+        }
+    }
+    Ok(names)
+}
+
+/// Returns a short name as container engines read it: `busybox:1` is `docker.io/library/busybox:1`.
+pub(crate) fn full_name(image: String) -> String {
+    let (host, path) = image.split_once('/').map_or((None, &*image), |(first, rest)| (Some(first), rest));
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c);
+    // `False` and an empty name are results of templates.
+    let has_name =
+        path.split([':', '@']).next().is_some_and(|name| !name.is_empty() && name.chars().all(is_name));
+    match host {
+        _ if !has_name || !path.contains([':', '@']) => image,
+        None => format!("docker.io/library/{image}"),
+        Some(host) if !host.contains(['.', ':']) && host != "localhost" => format!("docker.io/{image}"),
+        Some(_) => image,
+    }
+}
+
+/// Returns warnings that name what roles install themselves, which no list can have or, without `--complete`, does not
+/// have.
+pub(crate) fn installed_by_roles(
+    checkout: &Checkout,
+    options: &ListOptions,
+) -> Result<Vec<String>, KubesprayError> {
+    let mut warnings = Vec::new();
+    let Some(architecture) = options.architectures.first() else { return Ok(warnings) };
+    for role in roles(checkout)? {
+        let evaluator = Evaluator::new(checkout.variables(architecture.fact(), &role.variables));
+        if options.enabled_only && !role.is_enabled(&evaluator) {
+            continue;
+        }
+        let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
+        for Chart { name, version, repository } in role.charts() {
+            let Some(repository) = text(&repository) else { continue };
+            warnings.push(format!(
+                "not listed: the chart `{name}` {} of {repository}, and its images: {} installs it",
+                text(version).unwrap_or_default(),
+                role.directory.display()
+            ));
+        }
+    }
+    let evaluator = Evaluator::new(checkout.variables(architecture.fact(), &RoleVariables::default()));
+    if !options.complete
+        && let Some(chart) = Cilium::find(&evaluator, checkout, options)
+    {
+        warnings.push(format!(
+            "not listed: {}, which roles/network_plugin/cilium installs (`--complete` adds it)",
+            chart.url()
+        ));
+    }
+    Ok(warnings)
+}
+
+/// Cilium, if Kubespray installs it with its chart.
+struct Cilium {
+    /// The version, without `v`.
+    version: String,
+    /// The operator of the chart, whose name has a suffix.
+    operator: String,
+}
+
+impl Cilium {
+    /// `None`: there is no Cilium, or it is installed without a chart.
+    fn find(evaluator: &Evaluator, checkout: &Checkout, options: &ListOptions) -> Option<Self> {
+        let text = |name: &str| non_empty(&evaluator.value(name).ok()?);
+        let (repo, tag) = (text("cilium_operator_image_repo")?, text("cilium_operator_image_tag")?);
+        let version = text("cilium_version")?.trim_start_matches('v').to_owned();
+        let is_used = !options.enabled_only
+            || text("kube_network_plugin").is_some_and(|plugin| plugin == "cilium")
+            || evaluator.value("cilium_deploy_additionally").is_ok_and(|value| ansible::is_truthy(&value));
+        let by_chart = if checkout.has(CILIUM_ROLE) {
+            checkout.has(CILIUM_VALUES)
+        } else {
+            version::compare(&version, CILIUM_BY_CHART).is_some_and(std::cmp::Ordering::is_ge)
+        };
+        (is_used && by_chart).then(|| Self { version, operator: format!("{repo}-generic:{tag}") })
+    }
+
+    fn url(&self) -> String {
+        format!("https://helm.cilium.io/cilium-{}.tgz", self.version)
     }
 }
 
@@ -260,7 +362,21 @@ fn unquoted(value: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::lists::dependencies::dependencies;
+
+    #[test]
+    fn a_short_name_is_an_image_of_docker_hub() {
+        for (name, full) in [
+            ("busybox:1.36", "docker.io/library/busybox:1.36"),
+            ("rancher/pause:3", "docker.io/rancher/pause:3"),
+            ("quay.io/a/b:1", "quay.io/a/b:1"),
+            ("localhost/a:1", "localhost/a:1"),
+            ("registry:5000/a:1", "registry:5000/a:1"),
+            ("False", "False"),
+            (":1", ":1"),
+        ] {
+            assert_eq!(full_name(name.to_owned()), full);
+        }
+    }
 
     #[test]
     fn quotes_and_comments_of_a_value_are_removed() {
@@ -274,16 +390,5 @@ mod tests {
         ] {
             assert_eq!(unquoted(line), value, "{line}");
         }
-    }
-
-    #[test]
-    fn dependencies_are_parsed_with_their_conditions() {
-        let text = "dependencies:\n  - plain\n  - role: apps/one\n    when: one_enabled\n  - role: apps/two\n    when:\n      - a\n      - b\n";
-        let document = crate::commands::lists::yaml::parse(text).unwrap();
-        let found = dependencies(&document.variables[0].1.value);
-        let expected = [("plain", vec![]), ("apps/one", vec!["one_enabled"]), ("apps/two", vec!["a", "b"])];
-        let expected =
-            expected.map(|(role, all)| (role.to_owned(), all.into_iter().map(str::to_owned).collect()));
-        assert_eq!(found, expected);
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::base::fs::{self, FsError};
-use crate::commands::lists::dependencies::dependencies;
+use crate::commands::lists::dependencies::{Required, dependencies, included};
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::options::KubesprayRelease;
 use crate::commands::lists::template::Variable;
@@ -40,8 +40,16 @@ impl RoleVariables {
     }
 }
 
-/// The name of a required role, its conditions, and the file that declares the dependency.
-pub(crate) type Dependency = (String, Vec<String>, Arc<Path>);
+/// A role that another role requires or includes.
+#[derive(Debug, Clone)]
+pub(crate) struct Use {
+    /// The name of the required role, possibly a template.
+    pub(crate) role: String,
+    /// The conditions under which it runs.
+    pub(crate) conditions: Vec<String>,
+    /// The file that requires it.
+    pub(crate) file: Arc<Path>,
+}
 
 /// A checkout of Kubespray with the user's variables.
 #[derive(Debug)]
@@ -148,18 +156,28 @@ impl Checkout {
         Ok(texts)
     }
 
-    pub(crate) fn dependencies(&self, role: &Path) -> Result<Vec<Dependency>, KubesprayError> {
+    /// Returns the roles that a role requires in its `meta` or includes in its tasks.
+    pub(crate) fn uses(&self, role: &Path) -> Result<Vec<Use>, KubesprayError> {
         let mut all = Vec::new();
+        let mut add = |required: Vec<Required>, file: Arc<Path>| {
+            all.extend(required.into_iter().map(|(role, conditions)| Use {
+                role,
+                conditions,
+                file: file.clone(),
+            }));
+        };
         for path in main_files(&self.root, &role.join("meta"))? {
             // A file that is not a mapping declares no dependencies.
             let parsed = parse_file(read_below(&self.root, &path)?, &path, &mut |_| ());
             let Ok(Some(fields)) = parsed else { continue };
             for (_, variable) in fields.iter().filter(|(name, _)| name == "dependencies") {
-                let named = dependencies(&variable.node.value);
-                all.extend(
-                    named.into_iter().map(|(name, conditions)| (name, conditions, variable.file.clone())),
-                );
+                add(dependencies(&variable.node.value), variable.file.clone());
             }
+        }
+        for path in files_below(&self.root, &role.join("tasks"))? {
+            let bytes = read_below(&self.root, &path)?;
+            let Ok(tasks) = yaml::parse_tasks(&String::from_utf8_lossy(&bytes)) else { continue };
+            add(included(&tasks), path.into());
         }
         Ok(all)
     }
@@ -252,16 +270,19 @@ fn read_user(paths: &[PathBuf], warn: &mut dyn FnMut(String)) -> Result<Variable
     Ok(variables)
 }
 
-/// Returns the variable files at `path`. In a directory `group_vars`, `all` applies to every host and
-/// `k8s_cluster` to nearly all; more specific groups come later and win.
+/// Returns the variable files at `path`. In a directory `group_vars`, groups of the cluster's parts win over
+/// `k8s_cluster` and other groups, which win over `all`. Those of one depth are merged by name, as Ansible does.
 fn user_files(path: &Path) -> Result<Vec<PathBuf>, FsError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let rank = |name: &str| match name.split('.').next() {
         Some("all") => 0,
-        Some("k8s_cluster" | "k8s-cluster") => 1,
-        _ => 2,
+        // The children of `k8s_cluster` in Kubespray's inventories.
+        Some(
+            "kube_control_plane" | "kube-master" | "kube_node" | "kube-node" | "calico_rr" | "calico-rr",
+        ) => 2,
+        _ => 1,
     };
     let mut names = entries(path)?;
     names.sort_by_key(|(name, _)| rank(name));

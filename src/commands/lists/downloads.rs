@@ -63,6 +63,10 @@ impl<'a> Host<'a> {
         Self { evaluator, options, errors: Vec::new(), is_unpinned: false, warnings: Vec::new() }
     }
 
+    pub(crate) fn evaluator(&self) -> &Arc<Evaluator> {
+        &self.evaluator
+    }
+
     pub(crate) fn lists(&mut self, checkout: &Checkout) -> (Vec<File>, Vec<String>) {
         let evaluator = self.evaluator.clone();
         let downloads = match downloads(&evaluator) {

@@ -20,6 +20,16 @@ pub(crate) struct GeneratedLists {
     pub added_files: usize,
     /// Number of trailing images that Kubespray's own script omits.
     pub added_images: usize,
+    /// Variables with the location of a listed file or image that does not follow from a variable of its host.
+    pub locations: Vec<Location>,
+}
+
+/// A variable with the location of files or images.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Location {
+    pub name: String,
+    /// Its value in the checkout: a URL, possibly a template, or a registry or repository.
+    pub value: String,
 }
 
 impl GeneratedLists {

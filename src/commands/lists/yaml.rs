@@ -61,12 +61,7 @@ impl YamlError {
 
 /// Parses a variable file: one document with a mapping. An empty file has no variables.
 pub(crate) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
-    let mut builder = Builder::default();
-    for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-        let (event, span) =
-            event.map_err(|error| YamlError::new(error.marker().line(), error.info().to_owned()))?;
-        builder.event(event, span.start.line())?;
-    }
+    let builder = build(text)?;
     let Some(root) = builder.root else { return Ok(YamlDocument::default()) };
     let entries = match root.value {
         Yaml::Map(entries) => entries,
@@ -81,6 +76,24 @@ pub(crate) fn parse(text: &str) -> Result<YamlDocument, YamlError> {
         }
     }
     Ok(YamlDocument { variables, repeated: builder.repeated })
+}
+
+/// Parses a file of tasks: one document with a list. Returns an empty list for any other value.
+pub(crate) fn parse_tasks(text: &str) -> Result<Vec<Node>, YamlError> {
+    match build(text)?.root {
+        Some(Node { value: Yaml::List(nodes), .. }) => Ok(nodes),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn build(text: &str) -> Result<Builder, YamlError> {
+    let mut builder = Builder::default();
+    for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+        let (event, span) =
+            event.map_err(|error| YamlError::new(error.marker().line(), error.info().to_owned()))?;
+        builder.event(event, span.start.line())?;
+    }
+    Ok(builder)
 }
 
 /// Builds nodes from parser events.

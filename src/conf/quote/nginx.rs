@@ -3,6 +3,8 @@
 //! nginx has no escape for `$`, which begins a variable in most directives. Therefore a directive accepts only a
 //! [`PlainPath`], and foreign names occur only as keys of a `map`, where nginx replaces no variables.
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::Text;
 use crate::conf::plain_path::PlainPath;
 use crate::oci::digest::Digest;
@@ -41,6 +43,12 @@ pub(crate) fn exact_map_key(text: &str) -> Text<Nginx> {
 #[must_use]
 pub(crate) fn map_value(text: &str) -> Option<Text<Nginx>> {
     (!text.contains('$')).then(|| Text::quoted(quote(text)))
+}
+
+/// Returns an address and a port.
+#[must_use]
+pub(crate) fn socket(address: IpAddr, port: u16) -> Text<Nginx> {
+    Text::quoted(SocketAddr::new(address, port).to_string())
 }
 
 /// Returns the hexadecimal digits of a digest.
