@@ -79,19 +79,6 @@ enum Kind {
     K0s,
 }
 
-impl Kind {
-    /// Returns the name of a distribution of Kubernetes, and the directory from which it imports archives. `None`: it is
-    /// none.
-    fn import(self) -> Option<(&'static str, &'static str)> {
-        match self {
-            Self::K3s => Some(("k3s", "/var/lib/rancher/k3s/agent/images")),
-            Self::Rke2 => Some(("rke2", "/var/lib/rancher/rke2/agent/images")),
-            Self::K0s => Some(("k0s", "/var/lib/k0s/images")),
-            _ => None,
-        }
-    }
-}
-
 impl Images {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         let policy = self.trust.policy()?;
@@ -158,26 +145,32 @@ impl Images {
         if self.namespace.is_some() && kind != Kind::Containerd {
             return usage("cannot use `--namespace`: it requires `--load containerd`");
         }
-        if let Some((distribution, directory)) = kind.import() {
-            let directory = self.output.clone().unwrap_or_else(|| directory.into());
-            return Ok(Target::Import { distribution, directory });
-        }
-        if self.output.is_some() && kind != Kind::OciArchive {
+        let is_engine = matches!(kind, Kind::Docker | Kind::Podman | Kind::Containerd);
+        if self.output.is_some() && is_engine {
             return usage("cannot use `--output`: it requires `--load oci-archive`, `k3s`, `rke2` or `k0s`");
         }
+        let import = |distribution, directory: &str| {
+            let directory = self.output.clone().unwrap_or_else(|| directory.into());
+            Target::Import { distribution, directory }
+        };
         let namespace = || self.namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned());
         Ok(match (kind, self.output.as_deref()) {
             (Kind::Docker, _) => Target::Engine(Engine::Docker),
             (Kind::Podman, _) => Target::Engine(Engine::Podman),
             (Kind::Containerd, _) => Target::Engine(Engine::Containerd { namespace: namespace() }),
-            (_, None) => Target::Directory(PathBuf::new()),
-            (_, Some(directory)) if directory.is_dir() => Target::Directory(directory.to_owned()),
-            (_, Some(_)) if images != 1 => {
+            (Kind::K3s, _) => import("k3s", "/var/lib/rancher/k3s/agent/images"),
+            (Kind::Rke2, _) => import("rke2", "/var/lib/rancher/rke2/agent/images"),
+            (Kind::K0s, _) => import("k0s", "/var/lib/k0s/images"),
+            (Kind::OciArchive, None) => Target::Directory(PathBuf::new()),
+            (Kind::OciArchive, Some(directory)) if directory.is_dir() => {
+                Target::Directory(directory.to_owned())
+            }
+            (Kind::OciArchive, Some(_)) if images != 1 => {
                 let message = format!("cannot write {images} images to one file");
                 let hint = "name one image, or an existing directory with `--output`";
                 return Err(Failure::new(Code::Usage, message).with_hint(hint));
             }
-            (_, Some(stdout)) if stdout == Path::new("-") => {
+            (Kind::OciArchive, Some(stdout)) if stdout == Path::new("-") => {
                 if self.out.json {
                     return usage("cannot write both the archive and JSON to stdout");
                 }
@@ -187,7 +180,7 @@ impl Images {
                 }
                 Target::Stdout
             }
-            (_, Some(file)) => Target::File(file.to_owned()),
+            (Kind::OciArchive, Some(file)) => Target::File(file.to_owned()),
         })
     }
 }

@@ -25,6 +25,7 @@ use crate::commands::lists::checkout::{Checkout, RoleVariables};
 use crate::commands::lists::downloads::{Host, fail_on_errors};
 use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::ListOptions;
+use crate::commands::lists::roles::roles;
 use crate::commands::lists::template::Evaluator;
 
 pub(crate) use crate::commands::lists::error::KubesprayError;
@@ -58,16 +59,17 @@ pub(crate) fn generate(
         errors.append(&mut host.errors);
     }
     fail_on_errors(errors, is_unpinned)?;
+    let roles = roles(&checkout)?;
     if options.complete {
         let mut warnings = Vec::new();
         let (files, images) = (lists.files.len(), lists.images.len());
-        additions::add(&checkout, options, &mut lists, &mut warnings)?;
+        additions::add(&checkout, &roles, options, &mut lists, &mut warnings)?;
         lists.added_files = lists.files.len() - files;
         lists.added_images = lists.images.len() - images;
         warn_once(warnings);
     }
-    warn_once(additions::installed_by_roles(&checkout, options)?);
-    lists.locations = locations::find(&checkout, &lists)?;
+    warn_once(additions::installed_by_roles(&checkout, &roles, options));
+    lists.locations = locations::find(&checkout, &roles, &lists);
     lists.check()?;
     Ok(lists)
 }

@@ -18,7 +18,7 @@ use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, i
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{charts, clients, compose, kubespray, nginx, registry, script, systemd, trust};
-use crate::site::catalog::Page;
+use crate::site::catalog::{Client, Page};
 use crate::site::record::RecordError;
 use crate::site::verified::{self, SitePolicy};
 
@@ -214,7 +214,8 @@ pub fn configure(
     if !is_root() {
         directory.create_subdirectory(RUN, 0o777)?;
     }
-    let (written, kept) = generate(&setup, &directory, &mut host)?;
+    let clients = clients::all(&setup);
+    let (written, kept) = generate(&setup, &clients, &directory, &mut host)?;
     if let Some(file) = &changes.ca.export_key {
         ca::export_key(&directory, file)?;
     }
@@ -224,7 +225,8 @@ pub fn configure(
     }
     let is_lost = host.is_lost();
     let remembered = host.finish(&directory);
-    let page = write_page(&setup, policy.signatures.is_enforced()).and_then(|()| write_chart_indexes(&setup));
+    let page = write_page(&setup, &clients, policy.signatures.is_enforced())
+        .and_then(|()| write_chart_indexes(&setup));
     Ok(Configured { setup, written, kept, issued, ca: state, page, is_lost, remembered })
 }
 
@@ -267,6 +269,7 @@ fn served_root(path: &Path, served: [&PlainPath; 2]) -> Result<Option<PathBuf>, 
 /// kept.
 fn generate(
     setup: &Setup,
+    clients: &[Client],
     conf: &Directory,
     host: &mut HostRecord,
 ) -> Result<(Vec<String>, Vec<String>), FsError> {
@@ -276,7 +279,7 @@ fn generate(
     generated.put("compose.yaml", compose::file(setup).as_bytes(), 0o644);
     systemd::generate(setup, &mut generated);
     trust::generate(setup, &mut generated);
-    clients::generate(setup, &mut generated);
+    clients::generate(clients, &mut generated);
     generated.put("kubespray/offline.yml", kubespray::offline(setup).as_bytes(), 0o644);
     generated.put("site", script::script(setup).as_bytes(), 0o755);
     generated.finish(host)
@@ -325,14 +328,12 @@ impl Changes {
 
 /// Writes the catalog page to the files, unless the user has a page of their own there. Another page is kept, but
 /// replaced if `is_verified`: no signature covers it.
-fn write_page(setup: &Setup, is_verified: bool) -> Result<(), FsError> {
+fn write_page(setup: &Setup, clients: &[Client], is_verified: bool) -> Result<(), FsError> {
     if setup.settings.own_index_page {
         return Ok(());
     }
     let files = Directory::create_in(&setup.files, &setup.site)?;
-    let html =
-        Page { record: &setup.record, registry: &setup.registry_host(), clients: &clients::all(setup) };
-    let html = html.html();
+    let html = Page { record: &setup.record, registry: &setup.registry_host(), clients }.html();
     let old = match files.open_file(PAGE) {
         Err(_) if is_verified => None,
         file => file?,

@@ -14,13 +14,13 @@ use crate::conf::trust;
 use crate::site::catalog::Client;
 
 /// Adds the files below `clients`, and `clients/README.md`, which says where each belongs.
-pub(crate) fn generate(setup: &Setup, generated: &mut Generated) {
+pub(crate) fn generate(clients: &[Client], generated: &mut Generated) {
     let mut readme = String::from(README);
-    for Client { name, file, place, text } in all(setup) {
+    for Client { name, file, place, text } in clients {
         readme.extend(["\n## ", name, "\n\n`", file, "`\n\n", place, "\n"]);
         // The others are generated for all sites.
         if file.starts_with("clients/") {
-            generated.put(file, text.as_bytes(), if file == minikube::FILE { 0o755 } else { 0o644 });
+            generated.put(file, text.as_bytes(), if *file == minikube::FILE { 0o755 } else { 0o644 });
         }
     }
     generated.put("clients/README.md", readme.as_bytes(), 0o644);

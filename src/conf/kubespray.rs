@@ -12,7 +12,7 @@ use crate::conf::quote::Text;
 use crate::conf::quote::ansible::{self, Ansible};
 use crate::conf::setup::{Setup, Tls};
 use crate::conf::template::fill;
-use crate::conf::trust::{containerd_ca, upstream_url};
+use crate::conf::trust::{containerd_ca, last_source};
 use crate::oci::reference::DEFAULT_PREFIX;
 
 const HEADER: &str = "\
@@ -140,7 +140,7 @@ fn file_variables(setup: &Setup) -> Text<Ansible> {
     let mut text = fill("files_repo: @URL@\n", &[("URL", ansible::template(&url))]);
     for (variable, host) in FILE_HOSTS {
         let directory = format!("{DEFAULT_PREFIX}/{host}/");
-        let template = if setup.record.files.iter().any(|file| file.path.as_str().starts_with(&directory)) {
+        let template = if locations::has_file(setup, &directory) {
             "@VARIABLE@: \"{{ files_repo }}/@HOST@\"\n"
         } else {
             "# @VARIABLE@: this site has no files of @HOST@\n"
@@ -208,8 +208,7 @@ fn containerd_mirrors(setup: &Setup, features: Features) -> Text<Ansible> {
     let mut text = Text::fixed("\ncontainerd_registries_mirrors:\n");
     text.push(&entry(&setup.registry_host(), &url, &url));
     for (host, prefix) in setup.mirrored_hosts() {
-        let server = if setup.settings.upstream_fallback { upstream_url(&host) } else { url.clone() };
-        text.push(&entry(&host, &server, &format!("{url}/v2/{prefix}")));
+        text.push(&entry(&host, &last_source(setup, &host), &setup.mirror_url(&prefix)));
     }
     text
 }

@@ -293,6 +293,19 @@ impl Setup {
         format!("{}://{}", self.scheme(), self.registry_host())
     }
 
+    /// Returns the URL of the mirror of a registry whose repositories have this prefix on the site, for clients that do
+    /// not insert `/v2`.
+    #[must_use]
+    pub(crate) fn mirror_url(&self, prefix: &str) -> String {
+        format!("{}/v2/{prefix}", self.registry_url())
+    }
+
+    /// Returns the same mirror as in image references.
+    #[must_use]
+    pub(crate) fn mirror_name(&self, prefix: &str) -> String {
+        format!("{}/{prefix}", self.registry_host())
+    }
+
     /// Returns the name of the container and compose project, which depends only on the path of the
     /// configuration.
     #[must_use]

@@ -241,12 +241,11 @@ fn structure(setup: &Setup) -> BTreeSet<(String, String)> {
     generated.put("compose.yaml", crate::conf::compose::file(setup).as_bytes(), 0o644);
     crate::conf::systemd::generate(setup, &mut generated);
     trust::generate(setup, &mut generated);
-    clients::generate(setup, &mut generated);
+    let clients = clients::all(setup);
+    clients::generate(&clients, &mut generated);
     generated.put("kubespray/offline.yml", kubespray::offline(setup).as_bytes(), 0o644);
     generated.put("site", script::script(setup).as_bytes(), 0o755);
-    let html =
-        Page { record: &setup.record, registry: &setup.registry_host(), clients: &clients::all(setup) }
-            .html();
+    let html = Page { record: &setup.record, registry: &setup.registry_host(), clients: &clients }.html();
     let mut all = BTreeSet::from([("index.html".to_owned(), tags(&html))]);
     for (name, content) in generated.contents() {
         let is_safe = |part: &str| !part.is_empty() && !part.starts_with('.');

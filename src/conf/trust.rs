@@ -5,7 +5,7 @@
 use crate::conf::clients::k0s;
 use crate::conf::clients::k3s::{K3S, RKE2};
 use crate::conf::file_name::FileName;
-use crate::conf::generated::Generated;
+use crate::conf::generated::{Generated, MADE};
 use crate::conf::quote::Text;
 use crate::conf::quote::shell::{self, Shell};
 use crate::conf::quote::toml::{self, Toml};
@@ -76,10 +76,15 @@ pub(crate) fn containerd_ca(setup: &Setup) -> String {
     format!("/etc/containerd/certs.d/{}/ca.crt", setup.registry_host())
 }
 
-/// Returns the URL of the original registry of `host`, which has images that the site lacks.
+/// Returns the URL of the last source of images of `host`: the site, or the original registry, which has images that the
+/// site lacks.
 #[must_use]
-pub(crate) fn upstream_url(host: &str) -> String {
-    if host == "docker.io" { "https://registry-1.docker.io".into() } else { format!("https://{host}") }
+pub(crate) fn last_source(setup: &Setup, host: &str) -> String {
+    match host {
+        _ if !setup.settings.upstream_fallback => setup.registry_url(),
+        "docker.io" => "https://registry-1.docker.io".into(),
+        _ => format!("https://{host}"),
+    }
 }
 
 /// The configuration of containerd for one registry.
@@ -110,8 +115,8 @@ fn mirrors(setup: &Setup) -> Vec<Mirror> {
     let url = setup.registry_url();
     let mut all = vec![mirror(setup.registry_host(), &url, &url, "")];
     all.extend(setup.mirrored_hosts().into_iter().map(|(host, prefix)| {
-        let server = if setup.settings.upstream_fallback { upstream_url(&host) } else { url.clone() };
-        mirror(host, &server, &format!("{url}/v2/{prefix}"), "  override_path = true\n")
+        let server = last_source(setup, &host);
+        mirror(host, &server, &setup.mirror_url(&prefix), "  override_path = true\n")
     }));
     all
 }
@@ -133,7 +138,7 @@ pub(crate) fn podman(setup: &Setup) -> Text<Toml> {
     let insecure = Text::fixed(if setup.is_tls() { "false" } else { "true" });
     let mut text = fill(REGISTRY, &[("REGISTRY", toml::string(&registry)), ("INSECURE", insecure.clone())]);
     for (host, prefix) in setup.mirrored_hosts() {
-        let mirror = toml::string(&format!("{registry}/{prefix}"));
+        let mirror = toml::string(&setup.mirror_name(&prefix));
         let values = [("HOST", toml::string(&host)), ("MIRROR", mirror), ("INSECURE", insecure.clone())];
         text.push(&fill(if setup.settings.upstream_fallback { MIRROR } else { REPLACED }, &values));
     }
@@ -152,7 +157,7 @@ fn script(setup: &Setup) -> Text<Shell> {
         )
     };
     // The script recognizes files of its own by this comment.
-    let ca = setup.ca.as_ref().map(|ca| format!("# Made by `unbundle site`.\n{ca}"));
+    let ca = setup.ca.as_ref().map(|ca| format!("{MADE}{ca}"));
     fill(
         SCRIPT,
         &[

@@ -141,6 +141,12 @@ impl Reference {
         &self.repository
     }
 
+    /// Returns host and repository, such as `docker.io/library/nginx`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.host, self.repository)
+    }
+
     /// Returns the tag. `None` only if there is a digest.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {

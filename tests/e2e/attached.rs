@@ -96,8 +96,7 @@ fn referrer(kind: &str, subject: &Image) -> Image {
 
 /// Returns the descriptor of a referrer as the referrers API lists it.
 fn referrers_entry(image: &Image, kind: &str) -> Value {
-    let mut json = json_of(&image.root);
-    json["artifactType"] = kind.into();
+    let mut json = referrers_member(image, kind);
     json["annotations"] = json!({ "org.example.kind": kind });
     json
 }

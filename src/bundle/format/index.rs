@@ -274,7 +274,7 @@ impl IndexedImage {
     fn containerd_name(&self) -> String {
         let reference = &self.reference;
         match (reference.tag(), reference.digest()) {
-            (Some(_), Some(digest)) => format!("{}/{}@{digest}", reference.host(), reference.repository()),
+            (Some(_), Some(digest)) => format!("{}@{digest}", reference.name()),
             _ => reference.to_string(),
         }
     }

@@ -293,7 +293,7 @@ fn with_referrers(mut images: Vec<(BundledImage, bool)>) -> Vec<BundledImage> {
 
 /// Returns the repository of an image, including the host.
 fn repository(image: &BundledImage) -> String {
-    format!("{}/{}", image.indexed.reference.host(), image.indexed.reference.repository())
+    image.indexed.reference.name()
 }
 
 /// Returns the digests of the configs that state platforms.

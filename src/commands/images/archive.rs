@@ -150,7 +150,7 @@ impl Write for ProgressWriter<'_> {
 /// Returns the names under which `consumer` registers the image; `root` is the digest that they stand for.
 fn names(image: &SiteImage, consumer: Consumer, root: Digest) -> Result<Vec<String>, SiteImageError> {
     let reference = &image.reference;
-    let repository = format!("{}/{}", reference.host(), reference.repository());
+    let repository = reference.name();
     let by_tag = reference.tag().map(|tag| format!("{repository}:{tag}"));
     let by_digest = match consumer {
         Consumer::Docker { containerd_store: false } => {

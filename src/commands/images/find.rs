@@ -61,7 +61,7 @@ fn names(image: &RecordedImage) -> Vec<String> {
     let reference = &image.reference;
     let mut names = vec![reference.to_string()];
     if let Some(digest) = image.digest() {
-        let repository = format!("{}/{}", reference.host(), reference.repository());
+        let repository = reference.name();
         names.push(format!("{repository}@{digest}"));
         if let Some(tag) = reference.tag() {
             names.push(format!("{repository}:{tag}"));

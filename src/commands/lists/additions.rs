@@ -14,7 +14,7 @@ use crate::commands::lists::downloads::{Download, File, Host, downloads, fail_on
 use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::generated::GeneratedLists;
 use crate::commands::lists::options::ListOptions;
-use crate::commands::lists::roles::{Chart, Role, roles};
+use crate::commands::lists::roles::{Chart, Role};
 use crate::commands::lists::template::Evaluator;
 use crate::commands::lists::{ansible, version};
 use crate::oci::reference::Reference;
@@ -44,22 +44,28 @@ const ARGOCD_ROLE: &str = "roles/kubernetes-apps/argocd";
 /// Adds missing files and images to `lists`.
 pub(crate) fn add(
     checkout: &Checkout,
+    roles: &[Role],
     options: &ListOptions,
     lists: &mut GeneratedLists,
     warnings: &mut Vec<String>,
 ) -> Result<(), KubesprayError> {
-    let roles = roles(checkout)?;
+    let completed = completed_repositories(checkout, roles)?;
     for architecture in &options.architectures {
         let evaluate = |role: &RoleVariables| Evaluator::new(checkout.variables(architecture.fact(), role));
         let base = evaluate(&RoleVariables::default());
-        let completed = completed_repositories(checkout, &roles)?;
-        let mut add =
-            Additions { base: &base, options, completed, disabled: BTreeSet::new(), lists, warnings };
+        let mut add = Additions {
+            base: &base,
+            options,
+            completed: &completed,
+            disabled: BTreeSet::new(),
+            lists,
+            warnings,
+        };
         add.downloads()?;
         if !options.enabled_only {
             add.pairs(&base, &checkout.roles.defaults);
         }
-        for role in &roles {
+        for role in roles {
             let evaluator = evaluate(&role.variables);
             if options.enabled_only && !role.is_enabled(&evaluator) {
                 continue;
@@ -83,7 +89,7 @@ struct Additions<'a> {
     base: &'a Arc<Evaluator>,
     options: &'a ListOptions,
     /// Variables of repositories to which a template appends the rest of the name.
-    completed: BTreeSet<String>,
+    completed: &'a BTreeSet<String>,
     /// Images of `downloads` that are disabled by these variables.
     disabled: BTreeSet<String>,
     lists: &'a mut GeneratedLists,
@@ -279,13 +285,10 @@ pub(crate) fn full_name(image: String) -> String {
 
 /// Returns warnings that name what roles install themselves, which no list can have or, without `--complete`, does not
 /// have.
-pub(crate) fn installed_by_roles(
-    checkout: &Checkout,
-    options: &ListOptions,
-) -> Result<Vec<String>, KubesprayError> {
+pub(crate) fn installed_by_roles(checkout: &Checkout, roles: &[Role], options: &ListOptions) -> Vec<String> {
     let mut warnings = Vec::new();
-    let Some(architecture) = options.architectures.first() else { return Ok(warnings) };
-    for role in roles(checkout)? {
+    let Some(architecture) = options.architectures.first() else { return warnings };
+    for role in roles {
         let evaluator = Evaluator::new(checkout.variables(architecture.fact(), &role.variables));
         if options.enabled_only && !role.is_enabled(&evaluator) {
             continue;
@@ -309,7 +312,7 @@ pub(crate) fn installed_by_roles(
             chart.url()
         ));
     }
-    Ok(warnings)
+    warnings
 }
 
 /// Cilium, if Kubespray installs it with its chart.

@@ -4,15 +4,13 @@ use std::collections::BTreeSet;
 
 use crate::commands::lists::additions::full_name;
 use crate::commands::lists::checkout::Checkout;
-use crate::commands::lists::error::KubesprayError;
 use crate::commands::lists::generated::{GeneratedLists, Location};
-use crate::commands::lists::roles::roles;
+use crate::commands::lists::roles::Role;
 use crate::commands::lists::yaml::Yaml;
 
 /// Returns the variables of all roles with the location of an entry of `lists`, by name: `…_url` whose value begins with
 /// a host, and `…_repo` whose value is no template.
-pub(crate) fn find(checkout: &Checkout, lists: &GeneratedLists) -> Result<Vec<Location>, KubesprayError> {
-    let roles = roles(checkout)?;
+pub(crate) fn find(checkout: &Checkout, roles: &[Role], lists: &GeneratedLists) -> Vec<Location> {
     let of_roles = roles.iter().flat_map(|role| role.variables.iter());
     let mut found = BTreeSet::new();
     for (name, variable) in checkout.roles.iter().chain(of_roles) {
@@ -26,7 +24,7 @@ pub(crate) fn find(checkout: &Checkout, lists: &GeneratedLists) -> Result<Vec<Lo
             found.insert(Location { name: name.clone(), value: value.clone() });
         }
     }
-    Ok(found.into_iter().collect())
+    found.into_iter().collect()
 }
 
 /// True if a file has a URL of this form, up to the first expression.

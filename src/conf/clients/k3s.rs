@@ -42,17 +42,11 @@ impl Distribution {
     /// Returns the file without a login, which the end of the file accepts: `trust.sh` appends it.
     #[must_use]
     pub(crate) fn without_login(&self, setup: &Setup) -> Text<Yaml> {
-        let url = setup.registry_url();
-        let endpoint = |prefix: &str| format!("{url}/v2/{prefix}");
         let mirrors = setup.mirrored_hosts().into_iter().map(|(host, prefix)| {
-            let values = [("HOST", yaml::string(&host)), ("URL", yaml::string(&endpoint(&prefix)))];
+            let values = [("HOST", yaml::string(&host)), ("URL", yaml::string(&setup.mirror_url(&prefix)))];
             fill("  @HOST@:\n    endpoint: [@URL@]\n", &values)
         });
-        let mut text = Text::fixed(MADE);
-        text.push_fixed("mirrors:\n");
-        text.push(&mirrors.collect());
-        text.push(&configs(setup, self.ca));
-        text
+        file(setup, &mirrors.collect(), self.ca)
     }
 
     /// Returns the file.
@@ -75,11 +69,17 @@ pub(crate) fn rewrite(setup: &Setup) -> Text<Yaml> {
         ];
         fill("  @HOST@:\n    endpoint: [@URL@]\n    rewrite:\n      \"^(.*)$\": @NAME@\n", &values)
     });
+    let mut text = file(setup, &mirrors.collect(), K3S.ca);
+    text.push(&login(setup));
+    text
+}
+
+/// Returns a file with these mirrors, without a login.
+fn file(setup: &Setup, mirrors: &Text<Yaml>, ca: &'static str) -> Text<Yaml> {
     let mut text = Text::fixed(MADE);
     text.push_fixed("mirrors:\n");
-    text.push(&mirrors.collect());
-    text.push(&configs(setup, K3S.ca));
-    text.push(&login(setup));
+    text.push(mirrors);
+    text.push(&configs(setup, ca));
     text
 }
 

@@ -35,5 +35,5 @@ pub(crate) fn configuration(setup: &Setup) -> Option<Text<Yaml>> {
 #[must_use]
 pub(crate) fn repository(setup: &Setup) -> Option<String> {
     let (_, prefix) = setup.mirrored_hosts().into_iter().find(|(host, _)| host == "registry.k8s.io")?;
-    Some(format!("{}/{prefix}", setup.registry_host()))
+    Some(setup.mirror_name(&prefix))
 }

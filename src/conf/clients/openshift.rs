@@ -53,7 +53,7 @@ pub(crate) fn manifests(setup: &Setup) -> Text<Yaml> {
         .mirrored_hosts()
         .into_iter()
         .map(|(host, prefix)| {
-            let mirror = yaml::string(&format!("{registry}/{prefix}"));
+            let mirror = yaml::string(&setup.mirror_name(&prefix));
             fill(MIRROR, &[("HOST", yaml::string(&host)), ("MIRROR", mirror)])
         })
         .collect();

@@ -51,8 +51,8 @@ password: \"PASSWORD\"
 pub(crate) fn documents(setup: &Setup) -> Text<Yaml> {
     let mut text = Text::fixed(MADE);
     for (host, prefix) in setup.mirrored_hosts() {
-        let url = format!("{}/v2/{prefix}", setup.registry_url());
-        text.push(&fill(MIRROR, &[("HOST", yaml::string(&host)), ("URL", yaml::string(&url))]));
+        let url = yaml::string(&setup.mirror_url(&prefix));
+        text.push(&fill(MIRROR, &[("HOST", yaml::string(&host)), ("URL", url)]));
     }
     let registry = yaml::string(&setup.registry_host());
     if let Some(ca) = &setup.ca {
@@ -90,8 +90,8 @@ const PATCH_CONFIG: &str = "    config:
 #[must_use]
 pub(crate) fn patch(setup: &Setup) -> Text<Yaml> {
     let mirrors = setup.mirrored_hosts().into_iter().map(|(host, prefix)| {
-        let url = format!("{}/v2/{prefix}", setup.registry_url());
-        fill(PATCH_MIRROR, &[("HOST", yaml::string(&host)), ("URL", yaml::string(&url))])
+        let url = yaml::string(&setup.mirror_url(&prefix));
+        fill(PATCH_MIRROR, &[("HOST", yaml::string(&host)), ("URL", url)])
     });
     let tls = setup.ca.as_ref().map(|ca| {
         let ca = yaml::string(&BASE64_STANDARD.encode(ca));

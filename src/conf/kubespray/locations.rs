@@ -43,13 +43,10 @@ pub(super) fn variables(setup: &Setup, release: &Release) -> Text<Ansible> {
             Some(path) => (file(setup, path), UNSET_FILE),
             None => (image(setup, value), UNSET_IMAGE),
         };
-        let values = [("NAME", Text::fixed(name))];
+        let name = ("NAME", Text::fixed(name));
         text.push(&match location {
-            Some(location) => {
-                let [name] = values;
-                fill("@NAME@: @VALUE@\n", &[name, ("VALUE", ansible::template(&location))])
-            }
-            None => fill(unset, &values),
+            Some(location) => fill("@NAME@: @VALUE@\n", &[name, ("VALUE", ansible::template(&location))]),
+            None => fill(unset, &[name]),
         });
     }
     text
@@ -58,10 +55,11 @@ pub(super) fn variables(setup: &Setup, release: &Release) -> Text<Ansible> {
 /// Returns the location of a file on the site. `path` is its URL without scheme, possibly with expressions.
 fn file(setup: &Setup, path: &'static str) -> Option<Text<Jinja>> {
     let start = format!("{DEFAULT_PREFIX}/{}", path.split("{{").next().unwrap_or_default());
-    setup.record.files.iter().find(|file| file.path.as_str().starts_with(&start))?;
-    let mut location = Text::fixed("{{ files_repo }}/");
-    location.push_fixed(path);
-    Some(location)
+    has_file(setup, &start).then(|| {
+        let mut location = Text::fixed("{{ files_repo }}/");
+        location.push_fixed(path);
+        location
+    })
 }
 
 /// Returns the repository on the site of an image, or of several below it.
@@ -90,6 +88,10 @@ fn image(setup: &Setup, name: &'static str) -> Option<Text<Jinja>> {
 /// Returns the variables for Cilium's chart, if the site has it.
 pub(super) fn cilium(setup: &Setup) -> Text<Ansible> {
     let directory = format!("{DEFAULT_PREFIX}/{CILIUM_CHARTS}/");
-    let has_chart = setup.record.files.iter().any(|file| file.path.as_str().starts_with(&directory));
-    Text::fixed(if has_chart { CILIUM } else { "" })
+    Text::fixed(if has_file(setup, &directory) { CILIUM } else { "" })
+}
+
+/// True if the site has a file whose path begins with `start`.
+pub(super) fn has_file(setup: &Setup, start: &str) -> bool {
+    setup.record.files.iter().any(|file| file.path.as_str().starts_with(start))
 }

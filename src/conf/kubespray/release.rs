@@ -1,6 +1,5 @@
 //! [`Release`]: the files, images and variables of the releases of Kubespray, from a table in this program.
 
-use std::cmp::Ordering;
 use std::sync::LazyLock;
 
 /// A table of all releases. `scripts/update-kubespray-releases` describes its format.
@@ -39,7 +38,7 @@ impl Release {
     /// True if this is the release `version` (`v2.29.0`) or a later one.
     #[must_use]
     pub(crate) fn is_since(&self, version: &str) -> bool {
-        numbers(self.version).cmp(&numbers(version)) != Ordering::Less
+        numbers(self.version) >= numbers(version)
     }
 }
 

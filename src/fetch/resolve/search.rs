@@ -39,7 +39,7 @@ impl Subject {
     }
 
     fn repository(&self) -> String {
-        format!("{}/{}", self.reference.host(), self.reference.repository())
+        self.reference.name()
     }
 }
 
