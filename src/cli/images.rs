@@ -12,7 +12,7 @@ use crate::bundle::read::discover;
 use crate::bundle::read::reader::BundleReader;
 use crate::cli::console::{self, Text};
 use crate::cli::exit::{Code, Failure};
-use crate::cli::input::ExpiryArgs;
+use crate::cli::input::{ExpiryArgs, is_stream};
 use crate::cli::listing::ListedImage;
 use crate::cli::ls;
 use crate::cli::progress::Output;
@@ -81,6 +81,12 @@ enum Kind {
 
 impl Images {
     pub(crate) fn run(self) -> Result<Code, Failure> {
+        if is_stream(&self.source) {
+            let message =
+                format!("cannot read `{}`: a bundle is read once for each blob", self.source.display());
+            let hint = "specify a file or a directory, or list the images with `unbundle ls`";
+            return Err(Failure::new(Code::Usage, message).with_hint(hint));
+        }
         let policy = self.trust.policy()?;
         let open = || {
             let volumes = discover::find(std::slice::from_ref(&self.source))?;

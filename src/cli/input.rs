@@ -61,9 +61,6 @@ impl InputArgs {
     /// Opens the bundle at the paths `bundles`; `-` is stdin. If there are trusted keys, reading fails unless
     /// one of them signed the bundle.
     pub(super) fn open(&self, bundles: &[PathBuf], gaps: Gaps) -> Result<BundleReader, Failure> {
-        let is_stream = |path: &Path| {
-            path == Path::new("-") || path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
-        };
         if let Some(stream) = bundles.iter().find(|path| is_stream(path)) {
             if bundles.len() > 1 {
                 let message = format!("cannot read `{}` as one of several volumes", stream.display());
@@ -115,6 +112,11 @@ impl InputArgs {
             && volumes.volumes().len() + missing.len() > 1
             && missing.iter().all(is_absent)
     }
+}
+
+/// True for stdin, FIFOs and devices, which can be read once.
+pub(super) fn is_stream(path: &Path) -> bool {
+    path == Path::new("-") || path.metadata().is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
 }
 
 /// Returns a function that prompts the operator for a volume and returns false at the end of stdin.

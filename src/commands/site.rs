@@ -10,14 +10,16 @@ use walkdir::WalkDir;
 use crate::base::directory::Directory;
 use crate::base::fs::{self, FsError};
 use crate::base::json::pretty;
+use crate::base::path::RelPath;
 use crate::conf::ca::{self, CaError, CaState};
-use crate::conf::generated::Generated;
+use crate::conf::generated::{Generated, MADE};
 use crate::conf::host_record::{HostRecord, HostRecordError, LOCK, SETTINGS};
 use crate::conf::plain_path::PlainPath;
 use crate::conf::setup::{CONF, SavedError, SettingError, Settings, Setup, Tls, is_root};
 use crate::conf::tls::{self, Issued, TlsError};
 use crate::conf::users::{self, UserError};
 use crate::conf::{charts, clients, compose, kubespray, nginx, registry, script, systemd, trust};
+use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::catalog::{Client, Page};
 use crate::site::record::RecordError;
 use crate::site::verified::{self, SitePolicy};
@@ -349,16 +351,22 @@ fn write_page(setup: &Setup, clients: &[Client], is_verified: bool) -> Result<()
     files.replace(PAGE, html.as_bytes(), 0o644)
 }
 
-/// Writes the index of each repository of Helm charts.
+/// Writes the index of each repository of Helm charts, and removes that of a repository whose charts are gone.
 fn write_chart_indexes(setup: &Setup) -> Result<(), FsError> {
     let indexes = charts::indexes(&setup.record);
-    if indexes.is_empty() {
-        return Ok(());
-    }
     let files = Directory::create_in(&setup.files, &setup.site)?;
-    for (path, text) in indexes {
-        let is_current = |old: Vec<u8>| old == text.as_bytes();
-        if !files.read(path.as_str(), SETTINGS_LIMIT).ok().flatten().is_some_and(is_current) {
+    let read = |path: &RelPath| files.read(path.as_str(), SETTINGS_LIMIT).ok().flatten();
+    let hosts = files.subdirectory(DEFAULT_PREFIX).and_then(|hosts| hosts.names()).unwrap_or_default();
+    let paths = hosts.iter().filter_map(|host| charts::index_path(&format!("{DEFAULT_PREFIX}/{host}")));
+    let is_packed = |path: &RelPath| setup.record.files.iter().any(|file| file.path == *path);
+    for path in paths.filter(|path| !indexes.contains_key(path)) {
+        let is_generated = read(&path).is_some_and(|old| old.starts_with(MADE.as_bytes()));
+        if is_generated && !is_packed(&path) {
+            files.remove(path.as_str())?;
+        }
+    }
+    for (path, text) in &indexes {
+        if read(path).is_none_or(|old| old != text.as_bytes()) {
             files.replace(path.as_str(), text.as_bytes(), 0o644)?;
         }
     }

@@ -23,10 +23,10 @@ const CHART: &str = "    - apiVersion: v2
 /// The versions of each chart, with their files.
 type Charts<'a> = BTreeMap<&'a str, Vec<(&'a str, &'a RecordedFile)>>;
 
-/// Returns the index of each chart repository, with its path below the files, unless a bundle has that file.
+/// Returns the index of each chart repository by its path below the files, unless a bundle has that file.
 ///
 /// A chart is a file `NAME-VERSION.tgz` in the root directory of a host; other archives are below it.
-pub(crate) fn indexes(record: &Record) -> Vec<(RelPath, Text<Yaml>)> {
+pub(crate) fn indexes(record: &Record) -> BTreeMap<RelPath, Text<Yaml>> {
     let mut repositories: BTreeMap<&str, Charts<'_>> = BTreeMap::new();
     for file in &record.files {
         if let Some((directory, name, version)) = chart(&file.path) {
@@ -34,11 +34,16 @@ pub(crate) fn indexes(record: &Record) -> Vec<(RelPath, Text<Yaml>)> {
         }
     }
     let index = |(directory, charts): (&str, Charts<'_>)| {
-        let path = RelPath::parse(&format!("{directory}/{INDEX}")).ok()?;
+        let path = index_path(directory)?;
         let is_packed = record.files.iter().any(|file| file.path == path);
         (!is_packed).then(|| (path, text(charts)))
     };
     repositories.into_iter().filter_map(index).collect()
+}
+
+/// Returns the path of the index of a repository. `None`: the name of the directory is no path.
+pub(crate) fn index_path(directory: &str) -> Option<RelPath> {
+    RelPath::parse(&format!("{directory}/{INDEX}")).ok()
 }
 
 fn text(charts: Charts<'_>) -> Text<Yaml> {

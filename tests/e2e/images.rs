@@ -289,6 +289,8 @@ fn images_of_a_bundle_are_those_of_its_site() {
         assert!(archive(bundle) == expected, "{name} {platform}");
         assert!(archive(&directory) == expected, "{name} {platform}");
     }
+    let error = list(Path::new("-"), &[]);
+    assert!(error.code == Some(2) && error.stderr.contains("hint: specify a file"), "{error:?}");
     let error = list(bundle, &["none:1"]);
     assert!(error.code != Some(0) && error.stderr.contains("no image `none:1`"), "{error:?}");
     // Damage in a layer ends the archive inside an entry.

@@ -981,5 +981,9 @@ fn offline_yml_sets_the_locations_of_other_hosts() {
         for words in ["  \"cilium\":", "version: \"1.19.3\"", "urls: [\"cilium-1.19.3.tgz\"]"] {
             assert!(index.contains(words), "{words}: {index}");
         }
+        // Without charts, the repository has no index.
+        site.write_record(&before);
+        site.configure(&options).ok();
+        assert!(!site.path().join("files/k8s/helm.cilium.io/index.yaml").exists());
     }
 }
