@@ -1,6 +1,7 @@
 //! Shared helpers: file system calls, safe paths, events, buffers, and the hash/write pipeline.
 
 pub(crate) mod buffer;
+pub(crate) mod bulk;
 pub(crate) mod child;
 pub(crate) mod directory;
 pub(crate) mod error_chain;

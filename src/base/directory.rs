@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::base::fs::{FsError, create_dir_all, read_limited};
@@ -125,8 +125,15 @@ impl Directory {
     /// Creates a file, in place of any file or link that has the name.
     pub(crate) fn create_file(&self, name: &str, mode: u32) -> Result<File, FsError> {
         let flags = FLAGS | OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
-        self.remove(name)?;
-        let file = rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(mode));
+        let create = || rustix::fs::openat(&self.file, name, flags, Mode::from_raw_mode(mode));
+        self.check_name(name)?;
+        let file = match create() {
+            Err(Errno::EXIST) => {
+                self.remove(name)?;
+                create()
+            }
+            file => file,
+        };
         Ok(file.map_err(|error| FsError::at("create", self.path.join(name))(error.into()))?.into())
     }
 
@@ -163,6 +170,63 @@ impl Directory {
             .and_then(|()| file.sync_all())
             .map_err(FsError::at("write", parent.path.join(&scratch)))?;
         parent.rename(&scratch, parent, rest)
+    }
+
+    /// Replaces files of the subdirectory `name` together: the new ones are written to another directory, which takes its
+    /// place in one rename. Its other files are kept. A file has a name, its content and its exact mode.
+    ///
+    /// File systems that cannot exchange two names get the files one after the other.
+    pub(crate) fn replace_together(&self, name: &str, files: &[(&str, &[u8], u32)]) -> Result<(), FsError> {
+        let scratch = format!(".{name}.part");
+        // An interrupted run left the new files, or, after the exchange, the old ones with the others.
+        self.keep_others(&scratch, name, files)?;
+        self.remove_directory(&scratch)?;
+        let new = self.create_subdirectory(&scratch, 0o777)?;
+        for &(file, content, mode) in files {
+            let path = || new.path.join(file);
+            let mut output = new.create_file(file, mode & 0o700)?;
+            output
+                .set_permissions(std::fs::Permissions::from_mode(mode))
+                .and_then(|()| output.write_all(content))
+                .and_then(|()| output.sync_all())
+                .map_err(FsError::at("write", path()))?;
+        }
+        let at = || FsError::at("write", &new.path);
+        if !self.exists(name) {
+            new.file.sync_all().map_err(at())?;
+            return self.rename(&scratch, self, name);
+        }
+        let old = self.subdirectory(name)?;
+        let permissions = old.file.metadata().map(|metadata| metadata.permissions());
+        permissions
+            .and_then(|permissions| new.file.set_permissions(permissions))
+            .and_then(|()| new.file.sync_all())
+            .map_err(at())?;
+        match rustix::fs::renameat_with(&self.file, &*scratch, &self.file, name, RenameFlags::EXCHANGE) {
+            Ok(()) => {
+                self.file.sync_all().map_err(FsError::at("sync directory", &self.path))?;
+                self.keep_others(&scratch, name, files)?;
+            }
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                files.iter().try_for_each(|(file, ..)| new.rename(file, &old, file))?;
+            }
+            Err(error) => return Err(FsError::at("rename to", &old.path)(error.into())),
+        }
+        self.remove_directory(&scratch)
+    }
+
+    /// Moves what is in the subdirectory `from`, except `files`, to the subdirectory `to`.
+    fn keep_others(&self, from: &str, to: &str, files: &[(&str, &[u8], u32)]) -> Result<(), FsError> {
+        if !self.exists(from) || !self.exists(to) {
+            return Ok(());
+        }
+        let (from, to) = (self.subdirectory(from)?, self.subdirectory(to)?);
+        for name in from.names()?.iter().filter(|name| !files.iter().any(|(file, ..)| file == name)) {
+            if !to.exists(name) {
+                from.rename(name, &to, name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Renames a file, which is then in `to`, and syncs that directory. Both names have one component.
@@ -266,6 +330,31 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn files_that_belong_together_are_replaced_together_and_others_stay() {
+        let base = tempfile::tempdir().unwrap();
+        let directory = Directory::open(base.path()).unwrap();
+        let read = |name: &str| fs::read_to_string(base.path().join(name)).unwrap();
+        let replace =
+            |a: &[u8], b: &[u8]| directory.replace_together("d", &[("a", a, 0o600), ("b", b, 0o644)]);
+        replace(b"1", b"one").unwrap();
+        let mode = |name: &str| fs::metadata(base.path().join(name)).unwrap().permissions().mode() & 0o7777;
+        assert_eq!([mode("d/a"), mode("d/b")], [0o600, 0o644]);
+        fs::set_permissions(base.path().join("d"), fs::Permissions::from_mode(0o750)).unwrap();
+        fs::write(base.path().join("d/other"), "mine").unwrap();
+        replace(b"2", b"two").unwrap();
+        assert_eq!([read("d/a"), read("d/b"), read("d/other")], ["2", "two", "mine"]);
+        assert_eq!((mode("d"), directory.names().unwrap()), (0o750, vec!["d".to_owned()]));
+        // A run that was killed before the exchange, and one that was killed after it.
+        for leftover in ["b", "late"] {
+            fs::create_dir(base.path().join(".d.part")).unwrap();
+            fs::write(base.path().join(".d.part").join(leftover), "x").unwrap();
+            replace(b"3", b"three").unwrap();
+            assert_eq!([read("d/a"), read("d/b"), read("d/other")], ["3", "three", "mine"]);
+        }
+        assert_eq!((read("d/late"), directory.names().unwrap()), ("x".to_owned(), vec!["d".to_owned()]));
+    }
 
     #[test]
     fn no_name_leads_through_a_link() {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::base::bulk;
 use crate::base::directory::Directory;
 use crate::base::fs::{FsError, parent};
 use crate::base::own_file::{check_user, is_special, read_regular, rename_new};
@@ -186,7 +187,7 @@ fn link(file: &File, directory: &Directory) -> io::Result<String> {
 
 impl Write for OutputFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        self.file.write(bulk::piece(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {

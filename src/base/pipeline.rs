@@ -1,6 +1,7 @@
 //! [`Pipeline`]: hashes and writes several blobs in parallel while a bundle is read front to back.
 //!
-//! Each worker hashes and writes in separate threads, because during a large blob only one worker is busy.
+//! Each worker hashes and writes in separate threads, because during a large blob only one worker is busy. Small blobs are
+//! passed on many at a time: waking a thread takes longer than hashing one of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,15 +18,34 @@ const HASH_QUEUE: usize = 3;
 /// Maximum number of slices that wait to be written by a worker.
 const WRITE_QUEUE: usize = 2;
 
-/// Maximum number of finished blobs that wait to be received.
-const FINISHED_QUEUE: usize = 64;
+/// Maximum number of batches of finished blobs that wait to be received, e.g. during a sync.
+const FINISHED_QUEUE: usize = 256;
+
+/// Maximum size of a small blob in bytes.
+const SMALL: u64 = 64 << 10;
+
+/// Bytes in a batch of small blobs from which it is passed on.
+const BATCH_BYTES: u64 = 512 << 10;
+
+/// Number of small blobs in a batch from which it is passed on.
+const BATCH_BLOBS: usize = 64;
 
 /// A destination for the bytes of a blob, such as a file.
 pub(crate) trait Sink: Send + 'static {
     /// True if writing is slow enough to need a thread of its own.
     const IS_SLOW: bool = true;
 
+    /// Prepares writing, such as opening files, before the first byte.
+    fn begin(&mut self) -> Result<(), FsError> {
+        Ok(())
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<(), FsError>;
+
+    /// Frees what only writing needs, such as open files, after the last byte.
+    fn end(&mut self) -> Result<(), FsError> {
+        Ok(())
+    }
 }
 
 /// A sink for blobs that are only hashed.
@@ -53,6 +73,18 @@ pub(crate) struct Pipeline<S> {
     workers: Vec<Worker<S>>,
     /// Index of the worker of the current blob.
     current: usize,
+    /// The current blob, if it is small so far.
+    open: Option<SmallBlob<S>>,
+    /// Complete small blobs that were not passed on yet.
+    batch: Vec<SmallBlob<S>>,
+    batch_bytes: u64,
+}
+
+struct SmallBlob<S> {
+    number: usize,
+    sink: S,
+    slices: Vec<Slice>,
+    len: u64,
 }
 
 struct Worker<S> {
@@ -63,6 +95,7 @@ struct Worker<S> {
 }
 
 enum Message<S> {
+    Small(Vec<SmallBlob<S>>),
     Begin(usize, S),
     Data(Slice),
     End,
@@ -70,45 +103,91 @@ enum Message<S> {
 }
 
 impl<S: Sink> Pipeline<S> {
-    /// Starts the workers. The receiver returns finished blobs in any order.
+    /// Starts the workers. The receiver returns batches of finished blobs in any order.
     #[must_use]
-    pub(crate) fn start() -> (Self, Receiver<FinishedBlob<S>>) {
+    pub(crate) fn start() -> (Self, Receiver<Vec<FinishedBlob<S>>>) {
         let (done, finished) = sync_channel(FINISHED_QUEUE);
         let count = rayon::current_num_threads().clamp(2, 6);
         let workers = (0..count).map(|_| Worker::start(done.clone())).collect();
-        (Self { workers, current: 0 }, finished)
+        (Self { workers, current: 0, open: None, batch: Vec::new(), batch_bytes: 0 }, finished)
     }
 
-    /// Begins a blob on the worker with the least load.
+    /// Begins a blob.
     pub(crate) fn begin(&mut self, number: usize, sink: S) {
-        let load = |worker: &Worker<S>| worker.load.load(Ordering::Relaxed);
-        let least = self.workers.iter().enumerate().min_by_key(|(_, worker)| load(worker));
-        self.current = least.expect("there are workers").0;
-        self.send(Message::Begin(number, sink));
+        self.open = Some(SmallBlob { number, sink, slices: Vec::new(), len: 0 });
     }
 
     /// Adds bytes to the current blob.
-    pub(crate) fn data(&self, slice: Slice) {
-        self.workers[self.current].load.fetch_add(slice.len() as u64, Ordering::Relaxed);
-        self.send(Message::Data(slice));
+    pub(crate) fn data(&mut self, slice: Slice) {
+        if let Some(open) = &mut self.open {
+            open.len += slice.len() as u64;
+            open.slices.push(slice);
+            if open.len > SMALL {
+                self.begin_large();
+            }
+        } else {
+            self.send_data(slice);
+        }
     }
 
     /// Ends the current blob.
-    pub(crate) fn end(&self) {
-        self.send(Message::End);
+    pub(crate) fn end(&mut self) {
+        let Some(blob) = self.open.take() else { return self.send(Message::End) };
+        self.batch_bytes += blob.len;
+        self.batch.push(blob);
+        if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_BLOBS {
+            self.pass_on_batch();
+        }
     }
 
     /// Drops the current blob, because the rest of it cannot be read. The receiver does not return it.
-    pub(crate) fn abandon(&self) {
-        self.send(Message::Abandon);
+    pub(crate) fn abandon(&mut self) {
+        if self.open.take().is_none() {
+            self.send(Message::Abandon);
+        }
     }
 
     /// Waits until all blobs are finished.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(mut self) {
+        self.pass_on_batch();
         for Worker { messages, thread, .. } in self.workers {
             drop(messages);
             thread.join().expect("workers do not panic; please report");
         }
+    }
+
+    /// Passes on the current blob, which is not small, and the small ones before it: the memory of their frames is
+    /// not to be held while a large blob is read.
+    fn begin_large(&mut self) {
+        self.pass_on_batch();
+        let Some(SmallBlob { number, sink, slices, .. }) = self.open.take() else { return };
+        self.choose_worker();
+        self.send(Message::Begin(number, sink));
+        for slice in slices {
+            self.send_data(slice);
+        }
+    }
+
+    fn pass_on_batch(&mut self) {
+        if !self.batch.is_empty() {
+            self.choose_worker();
+            self.workers[self.current].load.fetch_add(self.batch_bytes, Ordering::Relaxed);
+            self.batch_bytes = 0;
+            let batch = std::mem::take(&mut self.batch);
+            self.send(Message::Small(batch));
+        }
+    }
+
+    /// Chooses the worker with the least load.
+    fn choose_worker(&mut self) {
+        let load = |worker: &Worker<S>| worker.load.load(Ordering::Relaxed);
+        let least = self.workers.iter().enumerate().min_by_key(|(_, worker)| load(worker));
+        self.current = least.expect("there are workers").0;
+    }
+
+    fn send_data(&self, slice: Slice) {
+        self.workers[self.current].load.fetch_add(slice.len() as u64, Ordering::Relaxed);
+        self.send(Message::Data(slice));
     }
 
     fn send(&self, message: Message<S>) {
@@ -118,7 +197,7 @@ impl<S: Sink> Pipeline<S> {
 }
 
 impl<S: Sink> Worker<S> {
-    fn start(done: SyncSender<FinishedBlob<S>>) -> Self {
+    fn start(done: SyncSender<Vec<FinishedBlob<S>>>) -> Self {
         let (messages, receiver) = sync_channel(HASH_QUEUE);
         let load = Arc::new(AtomicU64::new(0));
         let worker_load = load.clone();
@@ -127,7 +206,7 @@ impl<S: Sink> Worker<S> {
     }
 }
 
-fn run<S: Sink>(messages: &Receiver<Message<S>>, load: &AtomicU64, done: SyncSender<FinishedBlob<S>>) {
+fn run<S: Sink>(messages: &Receiver<Message<S>>, load: &AtomicU64, done: SyncSender<Vec<FinishedBlob<S>>>) {
     let mut writer = Writer { open: None, done };
     if !S::IS_SLOW {
         return hash(messages, load, |write| writer.handle(write));
@@ -146,6 +225,15 @@ fn hash<S>(messages: &Receiver<Message<S>>, load: &AtomicU64, mut pass_on: impl 
     let mut hasher = Hasher::new();
     for message in messages {
         match message {
+            Message::Small(blobs) => {
+                let hash = |blob: SmallBlob<S>| {
+                    let mut hasher = Hasher::new();
+                    blob.slices.iter().for_each(|slice| hasher.update(slice));
+                    load.fetch_sub(blob.len, Ordering::Relaxed);
+                    (blob, hasher.finish())
+                };
+                pass_on(Write::Small(blobs.into_iter().map(hash).collect()));
+            }
             Message::Begin(number, sink) => {
                 hasher = Hasher::new();
                 pass_on(Write::Begin(number, sink));
@@ -168,6 +256,7 @@ fn hash<S>(messages: &Receiver<Message<S>>, load: &AtomicU64, mut pass_on: impl 
 
 /// A step of writing a blob.
 enum Write<S> {
+    Small(Vec<(SmallBlob<S>, Digest)>),
     Begin(usize, S),
     Data(Slice),
     End(Digest, u64),
@@ -177,22 +266,36 @@ enum Write<S> {
 struct Writer<S> {
     /// The number and the sink of the current blob, and the first error of writing it.
     open: Option<(usize, S, Result<(), FsError>)>,
-    done: SyncSender<FinishedBlob<S>>,
+    done: SyncSender<Vec<FinishedBlob<S>>>,
 }
 
 impl<S: Sink> Writer<S> {
     fn handle(&mut self, write: Write<S>) {
         match (write, &mut self.open) {
-            (Write::Begin(number, sink), open) => *open = Some((number, sink, Ok(()))),
+            (Write::Small(blobs), _) => {
+                let finished = blobs.into_iter().map(|(blob, digest)| {
+                    let SmallBlob { number, mut sink, slices, len } = blob;
+                    let result = sink
+                        .begin()
+                        .and_then(|()| slices.iter().try_for_each(|slice| sink.write(slice)))
+                        .and_then(|()| sink.end());
+                    FinishedBlob { number, sink, result: result.map(|()| (digest, len)) }
+                });
+                let _ = self.done.send(finished.collect()); // closed after an error
+            }
+            (Write::Begin(number, mut sink), open) => {
+                let result = sink.begin();
+                *open = Some((number, sink, result));
+            }
             (Write::Data(slice), Some((_, sink, result))) => {
                 if result.is_ok() {
                     *result = sink.write(&slice);
                 }
             }
             (Write::End(digest, len), open) => {
-                let (number, sink, result) = open.take().expect("`begin` comes first; please report");
-                let result = result.map(|()| (digest, len));
-                let _ = self.done.send(FinishedBlob { number, sink, result }); // closed after an error
+                let (number, mut sink, result) = open.take().expect("`begin` comes first; please report");
+                let result = result.and_then(|()| sink.end()).map(|()| (digest, len));
+                let _ = self.done.send(vec![FinishedBlob { number, sink, result }]); // closed after an error
             }
             (Write::Abandon, open) => *open = None,
             (Write::Data(_), None) => unreachable!("`begin` comes first; please report"),

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::base::bulk;
 use crate::base::event::{Event, Report};
 use crate::base::fs::{self, FsError};
 use crate::base::output_file::{Access, OutputFile};
@@ -505,7 +506,7 @@ impl<'a> Receiver<'a> {
             }
         }
         if let Some(recovery) = views.iter().find_map(|view| Recovery::find(view, len)) {
-            let write = |offset, bytes: &[u8]| file.write_all_at(bytes, offset);
+            let write = |offset, bytes: &[u8]| bulk::write_all_at(file, bytes, offset);
             let is_repaired = match recovery.repair(&Views(views), write, |_| {}) {
                 Err(RecoveryError::Write(source)) => return Err(FsError::at("write", path)(source)),
                 result => result.is_ok(),
@@ -522,7 +523,7 @@ impl<'a> Receiver<'a> {
             let (offset, entry) = slots[slot];
             let mut bytes = vec![0; entry.compressed as usize];
             source.read_exact_at(&mut bytes, position).map_err(FsError::at("read", path))?;
-            file.write_all_at(&bytes, offset).map_err(FsError::at("write", path))?;
+            bulk::write_all_at(file, &bytes, offset).map_err(FsError::at("write", path))?;
         }
         Ok(true)
     }

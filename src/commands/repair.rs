@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::base::bulk;
 use crate::base::event::{Event, Report};
 use crate::base::fs::{FsError, file_name, remove_file};
 use crate::base::json::text_of;
@@ -182,7 +183,7 @@ fn write_volumes(
         let id = number as u64;
         report.event(&Event::Begin { id, object: volume.name.clone(), bytes: Some(volume.len) });
         let progress = |bytes| report.event(&Event::Progress { id, bytes });
-        let write = |offset, bytes: &[u8]| claim.file.write_all_at(bytes, end + offset);
+        let write = |offset, bytes: &[u8]| bulk::write_all_at(&claim.file, bytes, end + offset);
         let write_error = |source| RepairError::from(FsError::at("write", &claim.partial)(source));
         if let Some(recovery) = volumes.recovery(number) {
             let written = recovery.repair(&volumes.bytes_of(number), write, progress);

@@ -156,8 +156,9 @@ pub fn verify_rest(
         report,
     };
     let (mut log, invalid, digests) = std::thread::scope(|scope| {
-        let digests =
-            scope.spawn(move || finished.iter().map(|blob| (blob.number, blob.result)).collect::<Vec<_>>());
+        let digests = scope.spawn(move || {
+            finished.iter().flatten().map(|blob| (blob.number, blob.result)).collect::<Vec<_>>()
+        });
         for (number, entry) in entries.iter().enumerate() {
             if checker.log.has_ended() {
                 break;
@@ -260,7 +261,7 @@ impl EntryChecker<'_> {
     }
 
     /// Passes the next `len` bytes to `accept`, except those in unreadable frames.
-    fn read(&mut self, number: usize, len: u64, mut accept: impl FnMut(&Self, Slice)) {
+    fn read(&mut self, number: usize, len: u64, mut accept: impl FnMut(&mut Self, Slice)) {
         let mut left = len;
         while left > 0 && !self.log.has_ended() {
             match self.reader.piece(left) {

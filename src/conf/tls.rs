@@ -22,6 +22,10 @@ pub(crate) const RENEWAL: Duration = Duration::days(60);
 /// Maximum length of a common name (RFC 5280, appendix A.1).
 const COMMON_NAME_LIMIT: usize = 64;
 
+/// The directory of both.
+const TLS: &str = "tls";
+const CERTIFICATE_NAME: &str = "server.crt";
+const KEY_NAME: &str = "server.key";
 const CERTIFICATE: &str = "tls/server.crt";
 const KEY: &str = "tls/server.key";
 
@@ -248,8 +252,11 @@ fn write_pair(conf: &Directory, certificate: &str, key: &str) -> Result<(), FsEr
     {
         return Ok(());
     }
-    conf.replace(KEY, key.as_bytes(), 0o600)?;
-    conf.replace(CERTIFICATE, certificate.as_bytes(), 0o644)
+    // A key without its certificate stops the servers at their next start.
+    conf.replace_together(
+        TLS,
+        &[(KEY_NAME, key.as_bytes(), 0o600), (CERTIFICATE_NAME, certificate.as_bytes(), 0o644)],
+    )
 }
 
 /// Returns the date of `time`, e.g. `2026-11-23`.

@@ -1,5 +1,6 @@
 //! Hashes the files that a site already has: an existing file can be damaged or incomplete.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -54,10 +55,17 @@ pub(crate) fn check_targets(
     roots: &[Root],
     report: &dyn Report,
 ) -> Result<Vec<State>, FsError> {
-    targets.par_iter().map(|target| check(target, &roots[target.root], report)).collect()
+    let names = |root: &Root| Ok(root.staging().names()?.into_iter().collect());
+    let staged: Vec<HashSet<String>> = roots.iter().map(names).collect::<Result<_, FsError>>()?;
+    let check = |target: &Target| {
+        let is_staged = staged[target.root].contains(&target.staged);
+        check(target, &roots[target.root], is_staged, report)
+    };
+    targets.par_iter().map(check).collect()
 }
 
-fn check(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsError> {
+/// `is_staged`: there is a staged file.
+fn check(target: &Target, root: &Root, is_staged: bool, report: &dyn Report) -> Result<State, FsError> {
     let mut state = State::Missing;
     if let Some(file) = root.open_existing(&target.path)? {
         let path = || root.path(&target.path);
@@ -66,7 +74,7 @@ fn check(target: &Target, root: &Root, report: &dyn Report) -> Result<State, FsE
         }
         state = State::Damaged;
     }
-    if let Some(file) = root.staging().open_existing(&target.staged)? {
+    if is_staged && let Some(file) = root.staging().open_existing(&target.staged)? {
         let path = root.staging().path(&target.staged);
         if matches_blob(&file, target.blob, report).map_err(FsError::at("read", path))? {
             state = State::Staged;

@@ -1,14 +1,15 @@
 //! [`Committer`]: syncs staged files in batches and renames them to their final paths.
 //!
 //! A file is renamed only after it is on the disk, so that a power failure leaves no name without contents. A
-//! sync of every small file would cost a journal commit each. Therefore files are collected, one sync of the
-//! file system writes all of them, and the sync of each file that follows costs nothing and reports which one
-//! failed.
+//! sync of every small file would cost a journal commit each. Therefore files are closed and collected, and one sync of
+//! the file system writes all of them and reports errors; see [`Staging::sync`].
 
-use std::io::Write;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
+use crate::base::bulk;
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::base::pipeline::{FinishedBlob, Sink};
@@ -18,8 +19,12 @@ use crate::site::root::{Root, Staging};
 
 /// Bytes in a batch from which it is committed.
 const BATCH_BYTES: u64 = 128 << 20;
-/// Files in a batch from which it is committed: they are open, and the usual limit of a process is 1,024.
-const BATCH_FILES: usize = 128;
+/// Files in a batch from which it is committed.
+const BATCH_FILES: usize = 8192;
+/// Bytes in a batch from which it is committed while no other blob is finished.
+const IDLE_BYTES: u64 = 32 << 20;
+/// Maximum number of files of one blob that are open at the same time. The others are copies of the first.
+const OPEN_FILES: usize = 16;
 /// Up to this number of files, a sync of each is cheaper than one of the file system, which also writes the
 /// data of other processes.
 const FEW: usize = 2;
@@ -31,7 +36,8 @@ pub(crate) struct StagedFiles {
 
 /// A staged file. It is removed when dropped, unless it was renamed.
 struct StagedFile {
-    file: std::fs::File,
+    /// `None`: it is complete, or will be a copy.
+    file: Option<File>,
     name: String,
     staging: Arc<Staging>,
     /// The index of its target.
@@ -57,24 +63,54 @@ pub(crate) struct Committed {
 }
 
 impl StagedFiles {
-    /// Creates the staged files of the targets with these indices.
-    pub(crate) fn create(targets: &[Target], indices: &[usize], roots: &[Root]) -> Result<Self, FsError> {
-        let create = |&index: &usize| {
+    /// Plans the staged files of the targets with these indices.
+    pub(crate) fn new(targets: &[Target], indices: &[usize], roots: &[Root]) -> Self {
+        let staged = |&index: &usize| {
             let target = &targets[index];
             let staging = roots[target.root].staging().clone();
-            let file = staging.create(&target.staged)?.into_std();
-            Ok(StagedFile { file, name: target.staged.clone(), staging, target: index, is_renamed: false })
+            StagedFile { file: None, name: target.staged.clone(), staging, target: index, is_renamed: false }
         };
-        Ok(Self { files: indices.iter().map(create).collect::<Result<_, FsError>>()? })
+        Self { files: indices.iter().map(staged).collect() }
     }
 }
 
 impl Sink for StagedFiles {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
-        for StagedFile { file, name, staging, .. } in &mut self.files {
-            file.write_all(bytes).map_err(FsError::at("write", staging.path(name)))?;
+    fn begin(&mut self) -> Result<(), FsError> {
+        for staged in self.files.iter_mut().take(OPEN_FILES) {
+            staged.file = Some(staged.create()?);
         }
         Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+        for StagedFile { file, name, staging, .. } in &mut self.files {
+            let Some(file) = file else { break };
+            bulk::write_all(file, bytes).map_err(FsError::at("write", staging.path(name)))?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), FsError> {
+        self.files.iter_mut().for_each(|staged| staged.file = None);
+        let Some((first, copies)) = self.files.split_at_checked(OPEN_FILES) else { return Ok(()) };
+        let first = &first[0];
+        for copy in copies {
+            let mut source = first.reopen()?;
+            let mut file = copy.create()?;
+            io::copy(&mut source, &mut file).map_err(FsError::at("write", copy.staging.path(&copy.name)))?;
+        }
+        Ok(())
+    }
+}
+
+impl StagedFile {
+    fn create(&self) -> Result<File, FsError> {
+        Ok(self.staging.create(&self.name)?.into_std())
+    }
+
+    fn reopen(&self) -> Result<File, FsError> {
+        let at = || FsError::at("open", self.staging.path(&self.name));
+        self.staging.reopen(&self.name)?.ok_or_else(|| at()(io::ErrorKind::NotFound.into()))
     }
 }
 
@@ -88,14 +124,17 @@ impl Drop for StagedFile {
 
 impl Committer<'_> {
     /// Commits finished blobs until the channel is closed.
-    pub(crate) fn run(&self, finished: &Receiver<FinishedBlob<StagedFiles>>) -> Result<Committed, FsError> {
+    pub(crate) fn run(
+        &self,
+        finished: &Receiver<Vec<FinishedBlob<StagedFiles>>>,
+    ) -> Result<Committed, FsError> {
         let mut committed = Committed { files: 0, mismatched: Vec::new() };
         let mut batch: Vec<StagedFile> = Vec::new();
         let mut bytes = 0;
         loop {
             let next = match finished.try_recv() {
                 Ok(next) => Some(next),
-                Err(TryRecvError::Empty) if batch.is_empty() => finished.recv().ok(),
+                Err(TryRecvError::Empty) if bytes < IDLE_BYTES => finished.recv().ok(),
                 // The pipeline is busy: use the time to commit.
                 Err(TryRecvError::Empty) => {
                     committed.files += self.commit(&mut batch)?;
@@ -104,15 +143,17 @@ impl Committer<'_> {
                 }
                 Err(TryRecvError::Disconnected) => None,
             };
-            let Some(FinishedBlob { number, sink, result }) = next else { break };
-            let (digest, size) = result?;
-            if digest != self.expected[number] {
-                committed.mismatched.push(self.expected[number]);
-                continue;
+            let Some(blobs) = next else { break };
+            for FinishedBlob { number, sink, result } in blobs {
+                let (digest, size) = result?;
+                if digest != self.expected[number] {
+                    committed.mismatched.push(self.expected[number]);
+                    continue;
+                }
+                self.report.event(&Event::Done { id: number as u64 });
+                batch.extend(sink.files);
+                bytes += size;
             }
-            self.report.event(&Event::Done { id: number as u64 });
-            batch.extend(sink.files);
-            bytes += size;
             if bytes >= BATCH_BYTES || batch.len() >= BATCH_FILES {
                 committed.files += self.commit(&mut batch)?;
                 bytes = 0;
@@ -124,15 +165,19 @@ impl Committer<'_> {
 
     /// Syncs and renames the files of `batch` and empties it. Returns their number.
     fn commit(&self, batch: &mut Vec<StagedFile>) -> Result<usize, FsError> {
-        if batch.len() > FEW {
+        let is_large = batch.len() > FEW;
+        if is_large {
             for staging in distinct(self.roots) {
                 staging.sync()?;
             }
         }
-        for StagedFile { file, name, staging, .. } in batch.iter() {
-            file.sync_all().map_err(FsError::at("sync", staging.path(name)))?;
+        for staged in batch.iter().filter(|staged| !(is_large && staged.staging.reports_errors())) {
+            let synced = staged.reopen()?.sync_all();
+            synced.map_err(FsError::at("sync", staged.staging.path(&staged.name)))?;
         }
         let count = batch.len();
+        // In the order of their directories.
+        batch.sort_by_key(|staged| staged.target);
         for mut staged in batch.drain(..) {
             let target = &self.targets[staged.target];
             self.roots[target.root].commit(&staged.name, &target.path)?;

@@ -3,7 +3,7 @@
 //! The configuration, the catalog and the Kubespray variables are generated from it, without a bundle and
 //! without hashing. Servers do not need it, and `unpack` restores it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -308,42 +308,98 @@ impl Record {
             None => self.bundles.push(bundle),
         }
         let storage = self.registry_root(site);
+        let mut images = ImageTable::new(std::mem::take(&mut self.images), &storage);
         for image in &layout.images {
             let names = repositories(&image.indexed.reference, layout, templates).unwrap_or_default();
             // `unpack` has just hashed or written the config.
             let config = |digest| read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
-            self.add_image(recorded(image, layout, names, &config), &storage);
+            images.add(recorded(image, layout, names, &config));
         }
-        for file in &layout.files {
-            let path = RelPath::parse(DEFAULT_PREFIX).expect("a plain path").join(&file.path);
-            self.files.retain(|known| known.path != path);
-            let url = file.url.clone();
-            self.files.push(RecordedFile { path, url, size: file.size, digest: file.digest });
-        }
-        self.images
-            .sort_by(|a, b| (a.reference.as_str(), a.digest()).cmp(&(b.reference.as_str(), b.digest())));
-        self.files.sort_by(|a, b| a.path.cmp(&b.path));
-    }
-
-    fn add_image(&mut self, mut image: RecordedImage, storage: &Path) {
-        for known in &mut self.images {
-            if known.reference == image.reference && known.digest() == image.digest() {
-                image.repositories.append(&mut known.repositories);
-                image.join(known, storage);
-            } else if known.tag == image.tag && known.tag.is_some() {
-                known.repositories.retain(|repository| !image.repositories.contains(repository));
-            }
-        }
-        for known in self.images.extract_if(.., |known| known.repositories.is_empty()) {
-            // Otherwise it is `image`, which is added below.
-            if known.digest() != image.digest() {
-                self.retired.extend(known.manifests);
-            }
-        }
+        self.retired.append(&mut images.retired);
         self.retired.sort_by_key(|manifest| manifest.digest);
         self.retired.dedup_by_key(|manifest| manifest.digest);
-        self.images.push(image);
+        self.images = images.slots.into_iter().flatten().collect();
+        self.images
+            .sort_by(|a, b| (a.reference.as_str(), a.digest()).cmp(&(b.reference.as_str(), b.digest())));
+
+        let prefix = RelPath::parse(DEFAULT_PREFIX).expect("a plain path");
+        let mut files: BTreeMap<RelPath, RecordedFile> =
+            std::mem::take(&mut self.files).into_iter().map(|file| (file.path.clone(), file)).collect();
+        for file in &layout.files {
+            let path = prefix.join(&file.path);
+            let recorded = RecordedFile {
+                path: path.clone(),
+                url: file.url.clone(),
+                size: file.size,
+                digest: file.digest,
+            };
+            files.insert(path, recorded);
+        }
+        self.files = files.into_values().collect();
     }
+}
+
+/// The images of a record while those of a bundle are added to them.
+struct ImageTable<'a> {
+    /// `None`: the image was replaced.
+    slots: Vec<Option<RecordedImage>>,
+    /// The slots of each reference.
+    by_reference: HashMap<Reference, Vec<usize>>,
+    /// The slots of each tag of a repository.
+    by_name: HashMap<(Tag, RepositoryName), Vec<usize>>,
+    /// The manifests of images that have no name any more.
+    retired: Vec<RecordedManifest>,
+    /// The storage of the registry.
+    storage: &'a Path,
+}
+
+impl<'a> ImageTable<'a> {
+    fn new(images: Vec<RecordedImage>, storage: &'a Path) -> Self {
+        let (by_reference, by_name) = (HashMap::new(), HashMap::new());
+        let mut table = Self { slots: Vec::new(), by_reference, by_name, retired: Vec::new(), storage };
+        for image in images {
+            table.push(image);
+        }
+        table
+    }
+
+    fn push(&mut self, image: RecordedImage) {
+        let slot = self.slots.len();
+        self.by_reference.entry(image.reference.clone()).or_default().push(slot);
+        for name in names(&image) {
+            self.by_name.entry(name).or_default().push(slot);
+        }
+        self.slots.push(Some(image));
+    }
+
+    /// Adds an image. It replaces the same image, and takes its names from others.
+    fn add(&mut self, mut image: RecordedImage) {
+        for &slot in self.by_reference.get(&image.reference).into_iter().flatten() {
+            let is_same = |known: &mut RecordedImage| known.digest() == image.digest();
+            if let Some(mut known) = self.slots[slot].take_if(is_same) {
+                image.repositories.append(&mut known.repositories);
+                image.join(&mut known, self.storage);
+            }
+        }
+        for name in names(&image) {
+            for slot in self.by_name.remove(&name).unwrap_or_default() {
+                let Some(known) = &mut self.slots[slot] else { continue };
+                known.repositories.remove(&name.1);
+                if let Some(known) = self.slots[slot].take_if(|known| known.repositories.is_empty())
+                    && known.digest() != image.digest()
+                {
+                    self.retired.extend(known.manifests);
+                }
+            }
+        }
+        self.push(image);
+    }
+}
+
+/// Returns the names by which an image can be pulled with its tag.
+fn names(image: &RecordedImage) -> impl Iterator<Item = (Tag, RepositoryName)> {
+    let name = |repository: &RepositoryName| Some((image.tag.clone()?, repository.clone()));
+    image.repositories.iter().filter_map(name)
 }
 
 fn recorded(

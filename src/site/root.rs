@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _, PermissionsExt as _};
 
@@ -22,6 +22,8 @@ pub(crate) const STAGING: &str = ".unbundle";
 /// The beginning of the names of directories of `probe::Probe` in a staging directory.
 pub(crate) const PROBES: &str = "probe.";
 const LOCK: &str = "lock";
+/// The types of ext4, XFS, Btrfs, F2FS and tmpfs (statfs(2)).
+const LOCAL: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
 /// The permissions that all users need to read a directory of the trees.
 const ACCESSIBLE: u32 = 0o555;
 
@@ -35,6 +37,8 @@ pub(crate) struct Root {
     /// A second lock besides that of the staging area: the same storage can belong to a site and be used by
     /// itself.
     _lock: Arc<fs::File>,
+    /// The directory of the last file that was committed, and its path.
+    last: Mutex<Option<(PathBuf, Dir)>>,
 }
 
 /// The directory of incomplete files, in the same file system as their final paths; locked while the value
@@ -45,6 +49,8 @@ pub(crate) struct Staging {
     dir: Dir,
     /// The directory that contains it: the site, or a root.
     base: Directory,
+    /// See [`Staging::reports_errors`].
+    reports_errors: bool,
     _lock: fs::File,
 }
 
@@ -117,7 +123,8 @@ impl Staging {
         let lock = directory.lock_file(LOCK)?;
         try_lock(&lock, base.path())?;
         let dir = directory.file().try_clone().map_err(FsError::at("open", directory.path()))?;
-        Ok(Self { dir: Dir::from_std_file(dir), directory, base, _lock: lock })
+        let reports_errors = sync_reports_errors(directory.file());
+        Ok(Self { dir: Dir::from_std_file(dir), directory, base, reports_errors, _lock: lock })
     }
 
     /// Creates a file, in place of whatever has the name.
@@ -131,6 +138,11 @@ impl Staging {
         let Ok(Some(file)) = self.directory.open_file(name) else { return Ok(None) };
         let metadata = file.metadata().map_err(FsError::at("read", self.path(name)))?;
         Ok(check(&metadata).is_ok().then(|| File::from_std(file)))
+    }
+
+    /// Opens a file that was created, for reading; `None`: it is missing.
+    pub(crate) fn reopen(&self, name: &str) -> Result<Option<fs::File>, FsError> {
+        self.directory.open_file(name)
     }
 
     /// True if a regular file has the name. It can belong to any user.
@@ -184,10 +196,17 @@ impl Staging {
         if is_used { Ok(()) } else { self.directory.remove_directory(name) }
     }
 
-    /// Writes all cached data of the file system to disk (`syncfs`).
+    /// Writes all cached data of the file system to disk (`syncfs`). Files whose loss it would not report must be synced
+    /// one by one, unless [`Self::reports_errors`].
     pub(crate) fn sync(&self) -> Result<(), FsError> {
         rustix::fs::syncfs(self.directory.file())
             .map_err(|error| FsError::at("sync", self.directory.path())(error.into()))
+    }
+
+    /// True if [`Self::sync`] fails when the content of any file could not be written since the directory was opened.
+    #[must_use]
+    pub(crate) fn reports_errors(&self) -> bool {
+        self.reports_errors
     }
 
     /// Returns the names of all files, the lock included.
@@ -217,6 +236,18 @@ impl Staging {
     }
 }
 
+/// True for local file systems of Linux 5.8 and later, whose `syncfs` reports write-back errors (syncfs(2)).
+fn sync_reports_errors(directory: &fs::File) -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let is_local =
+        || rustix::fs::fstatfs(directory).is_ok_and(|stat| LOCAL.contains(&stat.f_type.cast_unsigned()));
+    version >= (5, 8) && is_local()
+}
+
 impl Root {
     /// Opens and locks the directory `path`, and creates it if it is missing. Files are staged in `base` if a
     /// rename from there is possible, otherwise in `path`.
@@ -233,6 +264,7 @@ impl Root {
             is_in_site: path != base,
             staging,
             _lock: lock,
+            last: Mutex::default(),
         })
     }
 
@@ -255,14 +287,30 @@ impl Root {
     /// Renames a staged file to its final path, and creates the directories of that.
     pub(crate) fn commit(&self, staged: &str, file: &RelPath) -> Result<(), FsError> {
         let at = |action| FsError::at(action, self.path(file));
-        match self.staging.dir.rename(staged, &self.dir, file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let parent = file.as_ref().parent().unwrap_or(Path::new(""));
-                self.dir.create_dir_all(parent).map_err(at("create the directory of"))?;
-                self.staging.dir.rename(staged, &self.dir, file).map_err(at("move to"))
+        let parent = file.as_ref().parent().unwrap_or(Path::new(""));
+        let name = file.components().last().unwrap_or_default();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, dir)) = last.as_ref().filter(|(path, _)| path == parent) {
+            match self.staging.dir.rename(staged, dir, name) {
+                // The directory was removed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => return result.map_err(at("move to")),
             }
-            result => result.map_err(at("move to")),
         }
+        *last = None;
+        let open =
+            || if parent.as_os_str().is_empty() { self.dir.try_clone() } else { self.dir.open_dir(parent) };
+        let dir = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self
+                .dir
+                .create_dir_all(parent)
+                .and_then(|()| open())
+                .map_err(at("create the directory of"))?,
+            dir => dir.map_err(at("move to"))?,
+        };
+        self.staging.dir.rename(staged, &dir, name).map_err(at("move to"))?;
+        *last = Some((parent.to_owned(), dir));
+        Ok(())
     }
 
     /// Renames a file into the staging area, if it exists.

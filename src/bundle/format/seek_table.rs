@@ -11,6 +11,9 @@ const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
 /// Length of the footer in bytes: number of entries, descriptor, magic number.
 pub(crate) const FOOTER_LEN: usize = 9;
 const ENTRY_LEN: usize = 8;
+/// Size of the smallest frame in bytes, a skippable frame without payload (RFC 8878, section 3.1.2). It limits the table
+/// of a bundle to the size of the bundle.
+const MIN_FRAME: u32 = 8;
 
 /// The sizes of a frame. Skippable frames have entries, the frame of the seek table has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,9 +134,9 @@ pub(crate) fn frames_in(table: &[FrameEntry], table_len: u64, range: &Range<u64>
     frames
 }
 
-/// True if no content size exceeds [`FRAME_SIZE`].
+/// True if no content size exceeds [`FRAME_SIZE`], and no frame is smaller than [`MIN_FRAME`].
 pub(crate) fn is_valid(table: &[FrameEntry]) -> bool {
-    table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE)
+    table.iter().all(|entry| entry.decompressed as usize <= FRAME_SIZE && entry.compressed >= MIN_FRAME)
 }
 
 #[cfg(test)]
@@ -144,19 +147,22 @@ mod tests {
     #[test]
     fn a_table_is_read_only_if_it_matches_the_length() {
         let entries =
-            [FrameEntry { compressed: 5, decompressed: 9 }, FrameEntry { compressed: 3, decompressed: 0 }];
-        let file = [vec![0; 8], encode(&entries)].concat();
+            [FrameEntry { compressed: 11, decompressed: 9 }, FrameEntry { compressed: 8, decompressed: 0 }];
+        let file = [vec![0; 19], encode(&entries)].concat();
         assert_eq!(read(&mut Cursor::new(&file)).unwrap().unwrap(), entries);
         assert_eq!(read(&mut Cursor::new(&file[1..])).unwrap(), None);
         assert_eq!(read(&mut Cursor::new(&file[..file.len() - 1])).unwrap(), None);
         assert_eq!(read(&mut Cursor::new(b"short")).unwrap(), None);
-        for bit in 0..(file.len() - 8) * 8 {
+        for bit in 0..(file.len() - 19) * 8 {
             let mut bad = file.clone();
-            bad[8 + bit / 8] ^= 1 << (bit % 8);
+            bad[19 + bit / 8] ^= 1 << (bit % 8);
             // A consistent but incorrect table is detected when the frames are read.
             if let Some(table) = read(&mut Cursor::new(&bad)).unwrap() {
                 assert_ne!(table, entries, "bit {bit}");
             }
         }
+        // No frame is that small, so a table has no more entries than its bundle has room for.
+        let small = [FrameEntry { compressed: 7, decompressed: 0 }];
+        assert_eq!(read(&mut Cursor::new([vec![0; 7], encode(&small)].concat())).unwrap(), None);
     }
 }

@@ -33,6 +33,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use xxhash_rust::xxh64::Xxh64;
 
+use crate::base::bulk;
 use crate::base::fs::{self, FsError};
 use crate::base::own_file::open_or_create;
 use crate::bundle::format::FRAME_SIZE;
@@ -238,9 +239,7 @@ impl Spool {
         let position = state.allocate(len);
         drop(state);
         // The header is written last: without it, there is no piece.
-        let written = self
-            .file
-            .write_all_at(bytes, position + PIECE_HEADER as u64)
+        let written = bulk::write_all_at(&self.file, bytes, position + PIECE_HEADER as u64)
             .and_then(|()| self.file.write_all_at(&self.piece_header(key, offset, bytes), position));
         let mut state = self.lock();
         match written {

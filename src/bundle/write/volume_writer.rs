@@ -4,10 +4,11 @@
 //! written after the other bytes of its volume, when those can no longer change.
 
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::base::bulk;
 use crate::base::flusher::Flusher;
 use crate::base::fs::{self, FsError};
 use crate::base::own_file::{create_new, open_or_create, open_up};
@@ -160,7 +161,7 @@ impl VolumeWriter {
             let limit = "recovery data is limited to 512 GiB per file: split the bundle with `--volume-size`";
             return Err(FsError::at("write", &volume.path)(io::Error::other(limit)));
         }
-        volume.file.write_all(bytes).map_err(FsError::at("write", &volume.path))?;
+        bulk::write_all(&mut volume.file, bytes).map_err(FsError::at("write", &volume.path))?;
         volume.len += bytes.len() as u64;
         if let Some(flusher) = &mut volume.flusher {
             flusher.wrote(bytes.len() as u64);
@@ -297,7 +298,7 @@ impl VolumeFile {
         let mut end = self.len;
         if let Some(geometry) = options.geometry(self.len + tail.len() as u64) {
             let protected = ProtectedBytes { volume: self, tail };
-            let write = |offset: u64, bytes: &[u8]| self.file.write_all_at(bytes, self.len + offset);
+            let write = |offset: u64, bytes: &[u8]| bulk::write_all_at(&self.file, bytes, self.len + offset);
             let encoded = recovery::encode(&geometry, tail.len() as u64, &protected, write);
             encoded.map_err(FsError::at("write", &self.path))?;
             end += geometry.section_len();

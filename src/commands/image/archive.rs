@@ -14,6 +14,7 @@ use std::sync::mpsc::Receiver;
 use rustix::fs::FallocateFlags;
 
 use crate::base::buffer::Slice;
+use crate::base::bulk;
 use crate::base::event::Report;
 use crate::base::flusher::Flusher;
 use crate::base::fs::{self, FsError};
@@ -144,7 +145,7 @@ impl ImageArchive {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), FsError> {
-        self.file.write_all_at(bytes, offset).map_err(FsError::at("write", &self.partial))
+        bulk::write_all_at(&self.file, bytes, offset).map_err(FsError::at("write", &self.partial))
     }
 }
 
@@ -174,7 +175,7 @@ pub(crate) struct ContentWriter {
 
 impl Write for ContentWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write_at(bytes, self.offset)?;
+        let written = self.file.write_at(bulk::piece(bytes), self.offset)?;
         self.offset += written as u64;
         Ok(written)
     }

@@ -117,10 +117,10 @@ impl Stream<'_> {
 /// Returns the first blob whose digest does not match.
 fn first_mismatch(
     blobs: &[Blob],
-    finished: &Receiver<FinishedBlob<BlobSink>>,
+    finished: &Receiver<Vec<FinishedBlob<BlobSink>>>,
 ) -> Result<Option<Digest>, FsError> {
     let mut outcome = Ok(None);
-    for FinishedBlob { number, result, .. } in finished {
+    for FinishedBlob { number, result, .. } in finished.iter().flatten() {
         let expected = blobs[number].digest;
         match result {
             Ok((digest, _)) if digest == expected => {}

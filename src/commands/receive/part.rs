@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use xxhash_rust::xxh64::{Xxh64, xxh64};
 
+use crate::base::bulk;
 use crate::base::fs::{self, FsError};
 use crate::base::own_file;
 use crate::bundle::format::label::Label;
@@ -72,7 +72,7 @@ impl Part {
 
     /// Appends a frame.
     pub(super) fn append(&mut self, frame: &ScannedFrame) -> Result<(), FsError> {
-        self.file.write_all(&frame.bytes).map_err(FsError::at("write", &self.path))?;
+        bulk::write_all(&mut self.file, &frame.bytes).map_err(FsError::at("write", &self.path))?;
         self.note(frame);
         Ok(())
     }

@@ -5,12 +5,13 @@
 //! copies are complete and on the disk before the first one is renamed.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use cap_std::fs::File;
 use rayon::prelude::*;
 
+use crate::base::bulk;
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::{Blob, Layout};
@@ -159,7 +160,7 @@ impl Copier<'_> {
             }
             hasher.update(&buffer[..len]);
             for (output, path) in &mut outputs {
-                output.write_all(&buffer[..len]).map_err(FsError::at("write", path))?;
+                bulk::write_all(output, &buffer[..len]).map_err(FsError::at("write", path))?;
             }
             self.report.event(&Event::Progress { id, bytes: len as u64 });
         }

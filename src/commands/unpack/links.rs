@@ -11,7 +11,7 @@ use crate::site::root::Root;
 use crate::site::storage::Links;
 
 /// Maximum number of link files that are staged before they are renamed.
-const BATCH: usize = 1024;
+const BATCH: usize = 8192;
 
 /// Maximum bytes of a link file that are read; an intact one has 71.
 const LIMIT: u64 = 100;

@@ -114,7 +114,7 @@ impl<'a> BlobFeeder<'a> {
         let in_memory: HashSet<Digest> = blobs[..passed].iter().map(|blob| blob.digest).collect();
         let must_be_read = |digest| self.writer.is_pending(digest) && !in_memory.contains(&digest);
         reader.narrow(contents.layout.ranges(must_be_read));
-        self.feed_prefetched(&blobs[..passed])?;
+        self.feed_prefetched(&blobs[..passed]);
         self.feed_rest(reader, blobs, passed)?;
         if self.lost.is_empty()
             && !self.is_done(reader)
@@ -132,14 +132,14 @@ impl<'a> BlobFeeder<'a> {
     }
 
     /// Feeds manifests and configs that the reader is past.
-    fn feed_prefetched(&mut self, blobs: &[Blob]) -> Result<(), UnpackError> {
+    fn feed_prefetched(&mut self, blobs: &[Blob]) {
         let BlobWriter { contents, prefetched, .. } = *self.writer;
         for (number, blob) in blobs.iter().enumerate() {
             let Some(targets) = self.reach(*blob) else { continue };
             let digest = blob.digest;
             let bytes = contents.manifests.get(&digest).or_else(|| prefetched.blobs.get(&digest));
             if let Some(bytes) = bytes {
-                self.begin(number, *blob, targets)?;
+                self.begin(number, *blob, targets);
                 self.pipeline.data(bytes.clone().into());
                 self.pipeline.end();
             } else {
@@ -147,7 +147,6 @@ impl<'a> BlobFeeder<'a> {
                 self.lost.push(lost.cloned().expect("it was read or lost; please report"));
             }
         }
-        Ok(())
     }
 
     /// Reads `blobs[passed..]`. Damage costs only the blobs it hits, unless the reader is lost: then all
@@ -165,7 +164,7 @@ impl<'a> BlobFeeder<'a> {
             let targets = self.reach(*blob);
             let read = match targets {
                 Some(targets) => {
-                    self.begin(number, *blob, targets)?;
+                    self.begin(number, *blob, targets);
                     let config = self.configs.get(&blob.digest).copied();
                     let mut bytes = Vec::new();
                     let read = self.read(reader, number, blob, config.map(|_| &mut bytes));
@@ -202,13 +201,12 @@ impl<'a> BlobFeeder<'a> {
         Some(targets)
     }
 
-    fn begin(&mut self, number: usize, blob: Blob, targets: &[usize]) -> Result<(), UnpackError> {
+    fn begin(&mut self, number: usize, blob: Blob, targets: &[usize]) {
         let BlobWriter { plan, roots, report, .. } = *self.writer;
-        let files = StagedFiles::create(&plan.targets, targets, &roots.all)?;
+        let files = StagedFiles::new(&plan.targets, targets, &roots.all);
         let object = plan.targets[targets[0]].path.to_string();
         report.event(&Event::Begin { id: number as u64, object, bytes: Some(blob.size) });
         self.pipeline.begin(number, files);
-        Ok(())
     }
 
     /// Reads a blob and passes it to the pipeline, and adds it to `copy`.

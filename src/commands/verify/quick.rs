@@ -16,6 +16,8 @@ use crate::commands::verify::Verdict;
 use crate::commands::verify::damage::{Damage, DamageLog, frame_problem};
 
 const SEEK_TABLE: &str = "the seek table";
+/// Maximum number of bad frames that are reported one by one. A bundle of 64 MiB can have eight million.
+const MAX_BAD_FRAMES: usize = 10_000;
 
 /// Checks the structure of a bundle: its documents, the sizes of its volumes, its seek table, and the header
 /// of each frame. Returns `None` if the bundle is not in files.
@@ -27,10 +29,14 @@ pub(crate) fn quick(mut reader: BundleReader, report: &dyn Report) -> Result<Opt
         Some(table) => {
             let objects = Some(table.len() as u64);
             report.event(&Event::Stage { name: "looking at", bytes: None, objects });
-            let bad_frames = bad_frames(table, volume_set);
+            let (bad_frames, more) = bad_frames(table, volume_set);
             let (mut damage, in_no_entry) = damage_of(bad_frames, &contents.layout, &reader);
             damage.extend(table_mismatch(table, &contents.layout));
             damage.extend(in_no_entry);
+            damage.extend((more > 0).then(|| {
+                let problem = format!("{more} more frames are damaged");
+                Damage::of_structure("further frames", DamageKind::Damaged, problem)
+            }));
             damage
         }
     };
@@ -46,19 +52,23 @@ struct BadFrame {
     error: FrameError,
 }
 
-/// Checks the header of each frame in the seek table.
-fn bad_frames(table: &[FrameEntry], volume_set: &VolumeSet) -> Vec<BadFrame> {
-    let mut bad = Vec::new();
+/// Checks the header of each frame in the seek table. Returns the first bad ones, and the number of the others.
+fn bad_frames(table: &[FrameEntry], volume_set: &VolumeSet) -> (Vec<BadFrame>, u64) {
+    let (mut bad, mut more) = (Vec::new(), 0);
     let (mut offset, mut start) = (0, 0);
     for entry in table {
         let content = start..start + u64::from(entry.decompressed);
         start = content.end;
         if let Err(error) = check_header(*entry, offset, volume_set) {
-            bad.push(BadFrame { offset, content, error });
+            if bad.len() < MAX_BAD_FRAMES {
+                bad.push(BadFrame { offset, content, error });
+            } else {
+                more += 1;
+            }
         }
         offset += u64::from(entry.compressed);
     }
-    bad
+    (bad, more)
 }
 
 fn check_header(entry: FrameEntry, offset: u64, volume_set: &VolumeSet) -> Result<(), FrameError> {
