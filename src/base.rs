@@ -11,6 +11,8 @@ pub(crate) mod fs;
 #[cfg(test)]
 pub(crate) mod hostile;
 pub(crate) mod json;
+#[cfg(feature = "net")]
+pub(crate) mod memory;
 pub(crate) mod output_file;
 pub(crate) mod own_file;
 pub mod ownership;

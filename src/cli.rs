@@ -19,6 +19,7 @@ pub(crate) mod input;
 pub(crate) mod inventory;
 #[cfg(feature = "net")]
 pub(crate) mod keygen;
+pub(crate) mod limits;
 mod listing;
 #[cfg(feature = "net")]
 pub(crate) mod lists;
@@ -88,17 +89,16 @@ pub(crate) fn run<T: Parser>(verb: impl FnOnce(T) -> Result<Code, Failure>) -> s
             console::report(&text);
             return std::process::ExitCode::from(Code::Usage as u8);
         }
-        Err(help) => help.exit(),
+        Err(help) => {
+            let code =
+                output::check(console::print_help(&help)).err().map_or(Code::Success, |error| error.code);
+            return std::process::ExitCode::from(code as u8);
+        }
         Ok(arguments) => arguments,
     };
     // Before there are threads.
     default_mode();
-    // A blob is open once for each path that it is written to. If the limit cannot be raised, `open` fails
-    // later.
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: files.maximum, ..files };
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
-    let code = verb(arguments).unwrap_or_else(|failure| {
+    let code = limits::prepare().and_then(|()| verb(arguments)).unwrap_or_else(|failure| {
         console::report(&failure.text());
         failure.code
     });

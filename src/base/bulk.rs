@@ -11,12 +11,12 @@ use std::os::unix::fs::FileExt as _;
 /// Maximum bytes of a `write` call.
 const PIECE: usize = 64 << 10;
 
-/// Like [`Write::write_all`].
+/// Writes all bytes.
 pub(crate) fn write_all(file: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     bytes.chunks(PIECE).try_for_each(|piece| file.write_all(piece))
 }
 
-/// Like [`FileExt::write_all_at`].
+/// Writes all bytes at an offset.
 pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut offsets = (offset..).step_by(PIECE);
     bytes.chunks(PIECE).try_for_each(|piece| {

@@ -2,8 +2,10 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -64,6 +66,14 @@ fn find(program: &str, path: &OsStr) -> Option<PathBuf> {
             .metadata()
             .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     })
+}
+
+/// Starts this program again, in the same process, with its arguments and with a variable in its environment. Returns only
+/// if that fails.
+pub(crate) fn restart(variable: &str, value: &str) -> io::Error {
+    let mut arguments = env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    Command::new("/proc/self/exe").arg0(name).args(arguments).env(variable, value).exec()
 }
 
 #[cfg(test)]

@@ -19,16 +19,16 @@ const HASH_QUEUE: usize = 3;
 const WRITE_QUEUE: usize = 2;
 
 /// Maximum number of batches of finished blobs that wait to be received, e.g. during a sync.
-const FINISHED_QUEUE: usize = 256;
+const FINISHED_QUEUE: usize = 1024;
 
 /// Maximum size of a small blob in bytes.
 const SMALL: u64 = 64 << 10;
 
 /// Bytes in a batch of small blobs from which it is passed on.
-const BATCH_BYTES: u64 = 512 << 10;
+const BATCH_BYTES: u64 = 256 << 10;
 
 /// Number of small blobs in a batch from which it is passed on.
-const BATCH_BLOBS: usize = 64;
+const BATCH_BLOBS: usize = 16;
 
 /// A destination for the bytes of a blob, such as a file.
 pub(crate) trait Sink: Send + 'static {

@@ -5,7 +5,7 @@
 //! escaped. Therefore no byte from outside can move the cursor, hide text, or begin a line of its own.
 
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use crate::base::text::{escape, escape_json, is_hidden};
 
@@ -53,6 +53,33 @@ pub(crate) fn print(text: &Text) -> io::Result<()> {
 /// Writes JSON to stdout.
 pub(crate) fn print_json(json: &str) -> io::Result<()> {
     io::stdout().write_all(escape_json(json).as_bytes())
+}
+
+/// Writes the help or the version of the program to stdout, in color on a terminal.
+pub(crate) fn print_help(help: &clap::Error) -> io::Result<()> {
+    help.print()?;
+    io::stdout().flush()
+}
+
+/// Writes JSON to stdout while it is made. Each call has complete characters, as those of `serde_json` have.
+pub(crate) struct JsonStdout(BufWriter<io::Stdout>);
+
+impl JsonStdout {
+    pub(crate) fn new() -> Self {
+        Self(BufWriter::new(io::stdout()))
+    }
+}
+
+impl Write for JsonStdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
+        self.0.write_all(escape_json(text).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Writes text to stderr with one call, so that lines of other processes do not get in between. Failures are

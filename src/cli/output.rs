@@ -37,7 +37,8 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("plain structs become JSON; please report")
 }
 
-fn check(written: io::Result<()>) -> Result<(), Failure> {
+/// Returns the failure of writing to stdout, except that the reader has enough.
+pub(crate) fn check(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(Failure::new(Code::File, format!("cannot write to stdout: {error}"))),

@@ -1,16 +1,19 @@
 //! `airbundle sbom` and `unbundle sbom`: export the contents of a bundle as SPDX or CycloneDX.
 
+use std::io::BufWriter;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::base::fs::FsError;
 use crate::base::output_file::{Access, OutputFile};
+use crate::cli::console::JsonStdout;
 use crate::cli::date::source_date;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::listing::configs;
-use crate::cli::output::print_document;
-use crate::commands::sbom::{Format, document};
+use crate::cli::output::check;
+use crate::commands::sbom::{Format, write};
 
 /// Export the files and images of a bundle as an SBOM
 ///
@@ -50,11 +53,13 @@ impl Sbom {
             Language::Spdx => Format::Spdx,
             Language::Cyclonedx => Format::CycloneDx,
         };
-        let document = document(&contents, &configs, date, format);
         if let Some(path) = &self.output {
-            OutputFile::write(path, Access::Default, &document)?;
+            let mut file = OutputFile::create(path, Access::Default)?;
+            let written = write(BufWriter::new(&mut file), &contents, &configs, date, format);
+            written.map_err(FsError::at("write", path))?;
+            file.finish()?;
         } else {
-            print_document(document)?;
+            check(write(JsonStdout::new(), &contents, &configs, date, format))?;
         }
         Ok(Code::Success)
     }

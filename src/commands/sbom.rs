@@ -8,10 +8,11 @@ pub(crate) mod cyclonedx;
 pub(crate) mod spdx;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use time::OffsetDateTime;
 
-use crate::base::json::pretty;
+use crate::base::json::write_pretty;
 use crate::bundle::read::reader::Contents;
 use crate::commands::sbom::contents::BomContents;
 use crate::oci::digest::Digest;
@@ -25,20 +26,20 @@ pub(crate) enum Format {
     CycloneDx,
 }
 
-/// Returns the SBOM of a bundle. `configs` are the configs of images without an index, which contain their
+/// Writes the SBOM of a bundle. `configs` are the configs of images without an index, which contain their
 /// platforms. `date` is used if the bundle does not contain the time of packing; by default it is 1970-01-01,
 /// for reproducible documents.
-#[must_use]
-pub(crate) fn document(
+pub(crate) fn write(
+    output: impl Write,
     contents: &Contents,
     configs: &BTreeMap<Digest, Vec<u8>>,
     date: Option<OffsetDateTime>,
     format: Format,
-) -> Vec<u8> {
+) -> io::Result<()> {
     let contents = BomContents::of(contents, configs, date);
     match format {
-        Format::Spdx => pretty(&spdx::document(&contents)),
-        Format::CycloneDx => pretty(&cyclonedx::document(&contents)),
+        Format::Spdx => write_pretty(output, &spdx::document(&contents)),
+        Format::CycloneDx => write_pretty(output, &cyclonedx::document(&contents)),
     }
 }
 

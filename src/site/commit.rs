@@ -7,7 +7,8 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Duration;
 
 use crate::base::bulk;
 use crate::base::event::{Event, Report};
@@ -23,6 +24,8 @@ const BATCH_BYTES: u64 = 128 << 20;
 const BATCH_FILES: usize = 8192;
 /// Bytes in a batch from which it is committed while no other blob is finished.
 const IDLE_BYTES: u64 = 32 << 20;
+/// Time without a finished blob after which a batch is committed.
+const IDLE_TIME: Duration = Duration::from_millis(500);
 /// Maximum number of files of one blob that are open at the same time. The others are copies of the first.
 const OPEN_FILES: usize = 16;
 /// Up to this number of files, a sync of each is cheaper than one of the file system, which also writes the
@@ -132,18 +135,24 @@ impl Committer<'_> {
         let mut batch: Vec<StagedFile> = Vec::new();
         let mut bytes = 0;
         loop {
+            // Few bytes are worth a sync only if the reader has to wait, e.g. for a pipe.
+            let wait = if bytes < IDLE_BYTES { IDLE_TIME } else { Duration::ZERO };
             let next = match finished.try_recv() {
-                Ok(next) => Some(next),
-                Err(TryRecvError::Empty) if bytes < IDLE_BYTES => finished.recv().ok(),
-                // The pipeline is busy: use the time to commit.
-                Err(TryRecvError::Empty) => {
+                Err(TryRecvError::Empty) if batch.is_empty() => {
+                    finished.recv().map_err(RecvTimeoutError::from)
+                }
+                Err(TryRecvError::Empty) => finished.recv_timeout(wait),
+                next => next.map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let blobs = match next {
+                Ok(blobs) => blobs,
+                Err(RecvTimeoutError::Timeout) => {
                     committed.files += self.commit(&mut batch)?;
                     bytes = 0;
                     continue;
                 }
-                Err(TryRecvError::Disconnected) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
             };
-            let Some(blobs) = next else { break };
             for FinishedBlob { number, sink, result } in blobs {
                 let (digest, size) = result?;
                 if digest != self.expected[number] {

@@ -31,6 +31,7 @@ mod images;
 mod internal;
 mod kill;
 mod kubespray;
+mod limits;
 mod links;
 mod media;
 mod names;

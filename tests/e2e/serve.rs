@@ -1005,7 +1005,7 @@ fn garbage_collection_stops_at_the_gc_guard_of_an_unfinished_unpack() {
         let files = base.join("blobs/sha256");
         if files.exists() { Tree::of(&files).files().count() } else { 0 }
     };
-    wait_until("that the first blobs are in their places", || blobs() > 20);
+    wait_until("that the first blobs are in their places", || blobs() > 0);
     assert!(base.join("blobs/unbundle-in-progress/data").is_file());
     assert!(!base.join("repositories").join("k8s/registry.k8s.io/pause/_manifests/tags").exists());
     let before = Tree::of(&base.join("blobs"));

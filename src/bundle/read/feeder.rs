@@ -15,6 +15,8 @@ use crate::bundle::read::frame_reader::{self, DataFrame, Frame, FrameReader};
 use crate::bundle::read::volume_set::VolumeSet;
 use crate::signature::{SIGNATURE_LIMIT, Signature};
 
+/// Maximum content in bytes of a frame that is decoded at once: to pass it to another core takes longer.
+const SMALL: usize = 16 << 10;
 /// Size of the read buffer in bytes. It serves frame and block headers; larger reads bypass it.
 pub(crate) const READ_AHEAD: usize = 8 << 10;
 
@@ -260,6 +262,13 @@ impl FrameFeeder {
         repair: Option<FrameRepair>,
     ) -> Result<(), Stop> {
         let len = data.content_size();
+        if len <= SMALL {
+            let content = match (data.decode(&self.buffers), repair) {
+                (Err(error), Some(repair)) => repair.content(&self.buffers).ok_or(error),
+                (content, _) => content,
+            };
+            return self.known(offset, len, content);
+        }
         self.stream += len as u64;
         let (sender, content) = channel();
         let buffers = self.buffers.clone();
@@ -267,11 +276,7 @@ impl FrameFeeder {
             // In a thread of its own: a repair takes a lock and uses all cores. A core that waits for the
             // others would start the next job, which would wait for the lock.
             (Err(error), Some(repair)) => drop(std::thread::spawn(move || {
-                let repaired = match repair.frame(&buffers) {
-                    Some(RepairedFrame::Content(content)) => Ok(content),
-                    _ => Err(error),
-                };
-                let _ = sender.send(repaired); // the receiver can be dropped
+                let _ = sender.send(repair.content(&buffers).ok_or(error)); // the receiver can be dropped
             })),
             (content, _) => drop(sender.send(content)), // the receiver can be dropped
         });
@@ -341,6 +346,14 @@ pub(crate) enum RepairedFrame {
 }
 
 impl FrameRepair {
+    /// Returns the content of the frame. `None` if it cannot be repaired, or has none.
+    fn content(&self, buffers: &Buffers) -> Option<Buffer> {
+        match self.frame(buffers)? {
+            RepairedFrame::Content(content) => Some(content),
+            RepairedFrame::Skippable(_) => None,
+        }
+    }
+
     /// Returns the frame and decodes it. `None` if that is not possible.
     pub(crate) fn frame(&self, buffers: &Buffers) -> Option<RepairedFrame> {
         let range = self.offset..self.offset + u64::from(self.entry.compressed);

@@ -29,13 +29,14 @@ const PURL: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_')
 /// The same for values of qualifiers.
 const PURL_VALUE: &AsciiSet = &PURL.remove(b'/');
 
-pub(crate) struct BomContents {
+/// The content of an SBOM. Items are made when they are needed: a small bundle can have a million of them.
+pub(crate) struct BomContents<'a> {
     pub(crate) identity: Digest,
     pub(crate) name: String,
     /// RFC 3339 in UTC without fractional seconds, as SPDX requires.
     pub(crate) created: String,
-    pub(crate) images: Vec<Item>,
-    pub(crate) files: Vec<Item>,
+    layout: &'a Layout,
+    configs: &'a BTreeMap<Digest, Vec<u8>>,
 }
 
 /// An image, one of its manifests, a layer, or a file.
@@ -69,28 +70,30 @@ pub(crate) enum ItemKind {
     File,
 }
 
-impl BomContents {
+impl<'a> BomContents<'a> {
     pub(crate) fn of(
-        contents: &Contents,
-        configs: &BTreeMap<Digest, Vec<u8>>,
+        contents: &'a Contents,
+        configs: &'a BTreeMap<Digest, Vec<u8>>,
         date: Option<OffsetDateTime>,
     ) -> Self {
         let packed =
             contents.about.created.as_deref().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-        let layout = &contents.layout;
         Self {
             identity: contents.identity,
             name: contents.about.title.as_ref().map_or_else(|| UNTITLED.to_owned(), ToString::to_string),
             created: timestamp(packed)
                 .or_else(|| timestamp(date))
                 .unwrap_or_else(|| "1970-01-01T00:00:00Z".into()),
-            images: layout
-                .images
-                .iter()
-                .map(|image| ImageItems::new(layout, image, configs).root())
-                .collect(),
-            files: layout.files.iter().map(of_file).collect(),
+            layout: &contents.layout,
+            configs,
         }
+    }
+
+    /// Returns the images and then the files.
+    pub(crate) fn items(&self) -> impl Iterator<Item = Item> {
+        let images =
+            self.layout.images.iter().map(|image| ImageItems::new(self.layout, image, self.configs).root());
+        images.chain(self.layout.files.iter().map(of_file))
     }
 
     /// Returns a UUID (RFC 9562, version 8) of the document in this `format`, derived from its contents and

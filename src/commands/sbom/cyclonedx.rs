@@ -3,13 +3,14 @@
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
+use crate::base::json::Sequence;
 use crate::commands::sbom::contents::{BomContents, Item, ItemKind, TOOL, VERSION};
 
 const BUNDLE: &str = "bundle";
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Document {
+pub(super) struct Document<C, D> {
     #[serde(rename = "$schema")]
     schema: &'static str,
     bom_format: &'static str,
@@ -17,8 +18,8 @@ pub(super) struct Document {
     serial_number: String,
     version: u32,
     metadata: Metadata,
-    components: Vec<Component>,
-    dependencies: Vec<Dependency>,
+    components: C,
+    dependencies: D,
     compositions: [Composition; 1],
 }
 
@@ -94,12 +95,18 @@ struct Composition {
     assemblies: [&'static str; 1],
 }
 
-pub(super) fn document(contents: &BomContents) -> Document {
-    let items = || contents.images.iter().chain(&contents.files);
+pub(super) fn document<'a>(contents: &'a BomContents<'a>) -> Document<impl Serialize, impl Serialize> {
+    let components = || contents.items().map(|item| component(&item, bom_ref(&item)));
     // The dependency graph: the bundle depends on all items, an index on its manifests, a manifest on its layers.
-    let of_bundle = Dependency { r#ref: BUNDLE.to_owned(), depends_on: items().map(bom_ref).collect() };
-    let mut dependencies = vec![of_bundle];
-    items().for_each(|item| add_dependencies(item, &bom_ref(item), &mut dependencies));
+    let dependencies = || {
+        let depends_on = contents.items().map(|item| bom_ref(&item)).collect();
+        let nested = contents.items().flat_map(|item| {
+            let mut nested = Vec::new();
+            add_dependencies(&item, &bom_ref(&item), &mut nested);
+            nested
+        });
+        std::iter::once(Dependency { r#ref: BUNDLE.to_owned(), depends_on }).chain(nested)
+    };
     Document {
         schema: "http://cyclonedx.org/schema/bom-1.6.schema.json",
         bom_format: "CycloneDX",
@@ -111,8 +118,8 @@ pub(super) fn document(contents: &BomContents) -> Document {
             tools: Tools { components: [Tool { r#type: "application", name: TOOL, version: VERSION }] },
             component: bundle(contents),
         },
-        components: items().map(|item| component(item, bom_ref(item))).collect(),
-        dependencies,
+        components: Sequence(components),
+        dependencies: Sequence(dependencies),
         compositions: [Composition { aggregate: "complete", assemblies: [BUNDLE] }],
     }
 }

@@ -1,9 +1,10 @@
 //! SPDX 2.3 (ISO/IEC 5962) as JSON.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use serde::Serialize;
 
+use crate::base::json::Sequence;
 use crate::commands::sbom::contents::{BomContents, Item, ItemKind, TOOL, VERSION};
 
 const DOCUMENT: &str = "SPDXRef-DOCUMENT";
@@ -13,7 +14,7 @@ const UNKNOWN: &str = "NOASSERTION";
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 #[expect(clippy::struct_field_names, reason = "the names are SPDX's")]
-pub(super) struct Document {
+pub(super) struct Document<P, R> {
     spdx_version: &'static str,
     data_license: &'static str,
     #[serde(rename = "SPDXID")]
@@ -21,8 +22,8 @@ pub(super) struct Document {
     name: String,
     document_namespace: String,
     creation_info: CreationInfo,
-    packages: Vec<Package>,
-    relationships: Vec<Relationship>,
+    packages: P,
+    relationships: R,
 }
 
 #[derive(Serialize)]
@@ -77,22 +78,15 @@ struct Relationship {
     related_spdx_element: String,
 }
 
-pub(super) fn document(contents: &BomContents) -> Document {
-    let mut packages = vec![bundle(contents)];
-    let mut relationships = vec![relationship(DOCUMENT, "DESCRIBES", BUNDLE)];
-    // Several indexes can contain the same manifest, and IDs must be unique.
-    let mut seen = BTreeSet::new();
-    let mut rest: Vec<(String, &Item)> =
-        contents.images.iter().chain(&contents.files).map(|item| (BUNDLE.to_owned(), item)).rev().collect();
-    while let Some((parent, item)) = rest.pop() {
-        let contained = relationship(&parent, "CONTAINS", &id(item));
-        let is_new = seen.insert(id(item));
-        relationships.push(contained);
-        if is_new {
-            packages.push(package(item));
-            rest.extend(item.children.iter().rev().map(|child| (id(item), child)));
-        }
-    }
+pub(super) fn document<'a>(contents: &'a BomContents<'a>) -> Document<impl Serialize, impl Serialize> {
+    let packages = || {
+        let packages = nodes(contents).filter(|node| node.is_new).map(|node| package(&node.item));
+        std::iter::once(bundle(contents)).chain(packages)
+    };
+    let relationships = || {
+        let contained = nodes(contents).map(|node| relationship(&node.parent, "CONTAINS", &id(&node.item)));
+        std::iter::once(relationship(DOCUMENT, "DESCRIBES", BUNDLE)).chain(contained)
+    };
     Document {
         spdx_version: "SPDX-2.3",
         data_license: "CC0-1.0",
@@ -104,9 +98,40 @@ pub(super) fn document(contents: &BomContents) -> Document {
             created: contents.created.clone(),
             creators: [format!("Tool: {TOOL}-{VERSION}")],
         },
-        packages,
-        relationships,
+        packages: Sequence(packages),
+        relationships: Sequence(relationships),
     }
+}
+
+/// An item in its parent.
+struct Node {
+    /// The ID of the parent.
+    parent: String,
+    item: Item,
+    /// False if another parent contained it before: IDs must be unique.
+    is_new: bool,
+}
+
+/// Returns all items with their children, each after its parent.
+fn nodes<'a>(contents: &'a BomContents<'a>) -> impl Iterator<Item = Node> + 'a {
+    let mut items = contents.items();
+    let mut rest: Vec<(String, Item)> = Vec::new();
+    // The IDs of items are 96 bits.
+    let mut seen: HashSet<u128> = HashSet::new();
+    std::iter::from_fn(move || {
+        let (parent, mut item) = match rest.pop() {
+            Some(node) => node,
+            None => (BUNDLE.to_owned(), items.next()?),
+        };
+        let is_new =
+            seen.insert(u128::from_str_radix(&item.id, 16).expect("an ID is hexadecimal; please report"));
+        let children = std::mem::take(&mut item.children);
+        if is_new {
+            let id = id(&item);
+            rest.extend(children.into_iter().rev().map(|child| (id.clone(), child)));
+        }
+        Some(Node { parent, item, is_new })
+    })
 }
 
 fn bundle(contents: &BomContents) -> Package {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use crate::base::memory;
 use crate::bundle::format::FRAME_SIZE;
 use crate::fetch::queue::progress::Progress;
 use crate::fetch::queue::task::FailedTask;
@@ -13,12 +14,18 @@ pub(crate) const PIECE: u64 = FRAME_SIZE as u64;
 /// Maximum size in bytes of a range request.
 const LEASE: u64 = 2 * PIECE;
 
-/// Maximum number of bytes that were requested or have arrived, and were not consumed.
+/// Maximum number of bytes that were requested or have arrived, and were not consumed; see [`capacity`].
 const WINDOW: u64 = 48 << 20;
 
 /// Maximum number of bytes that the task at the front may use if the window is full, so that it never waits
 /// for the tasks behind it.
 const FRONT: u64 = 16 << 20;
+
+/// Returns the size of the window in bytes: an eighth of a memory limit of the process. The rest is for compression,
+/// connections and the pages of files.
+fn capacity() -> u64 {
+    memory::limit().map_or(WINDOW, |limit| (limit / 8).clamp(LEASE, WINDOW))
+}
 
 /// The part of a blob that a worker fetches.
 #[derive(Clone, Copy)]
@@ -62,6 +69,8 @@ pub(crate) struct Window {
     pub stopped: bool,
     /// Bytes that were requested or have arrived, and were not consumed, of all tasks.
     used: u64,
+    /// Maximum of `used`, except for the task at the front.
+    capacity: u64,
     /// Number of workers that read streams.
     streams: usize,
     /// By number of the server.
@@ -77,6 +86,7 @@ impl Window {
             failure: None,
             stopped: false,
             used: 0,
+            capacity: capacity(),
             streams: 0,
             hosts: HashMap::new(),
         }
@@ -176,7 +186,7 @@ impl Window {
     }
 
     pub(crate) fn fits(&self, task: usize, bytes: u64) -> bool {
-        self.used + bytes <= WINDOW || task == self.front && self.progress[task].used + bytes <= FRONT
+        self.used + bytes <= self.capacity || task == self.front && self.progress[task].used + bytes <= FRONT
     }
 
     pub(crate) fn reserve(&mut self, task: usize, bytes: u64) {

@@ -1,0 +1,64 @@
+//! Limits of the process: threads and address space. A thread that cannot be started would end the program in the middle.
+
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::base::child::restart;
+use crate::cli::exit::{Code, Failure};
+
+/// The most threads that a verb runs at once, besides those that compress and decode.
+const THREADS: usize = 20;
+/// Address space of the program and its buffers in bytes.
+const BASE: u64 = 128 << 20;
+/// Address space for each thread that compresses or decodes, in bytes: its stack and frames.
+const PER_THREAD: u64 = 64 << 20;
+/// An address space of fewer bytes than this is limited.
+const AMPLE: u64 = 8 << 30;
+/// Variable of glibc: the number of heaps. Each takes 64 MiB of address space.
+const HEAPS: &str = "MALLOC_ARENA_MAX";
+
+/// Raises the limit of open files, and starts the threads that compress and decode: one for each core, or as many as the
+/// address space has room for.
+///
+/// Fails if the system refuses the number of threads that a verb can need.
+pub(super) fn prepare() -> Result<(), Failure> {
+    // If the limit cannot be raised, `open` fails later.
+    let files = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, ..files };
+    let _ = rustix::process::setrlimit(Resource::Nofile, raised);
+
+    let mut pool = rayon::ThreadPoolBuilder::new();
+    if let Some(space) = getrlimit(Resource::As).current.filter(|space| *space < AMPLE) {
+        limit_heaps();
+        let threads = usize::try_from(space.saturating_sub(BASE) / PER_THREAD).unwrap_or(1).max(1);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        pool = pool.num_threads(threads.min(cores));
+    }
+    pool.build_global().map_err(|error| refused(&error))?;
+
+    // The threads wait for the end of the channel, so that all of them exist at once.
+    let (end, waiting) = channel::<()>();
+    let waiting = Mutex::new(waiting);
+    std::thread::scope(|scope| {
+        let wait = || drop(waiting.lock().map(|waiting| waiting.recv()));
+        let started =
+            (0..THREADS).try_for_each(|_| std::thread::Builder::new().spawn_scoped(scope, wait).map(drop));
+        drop(end);
+        started.map_err(|error| refused(&error))
+    })
+}
+
+/// Starts the program again with one heap, unless the number of heaps is set. If that fails, it continues with more.
+fn limit_heaps() {
+    if cfg!(target_env = "gnu") && std::env::var_os(HEAPS).is_none() {
+        let _ = restart(HEAPS, "1"); // it returns only if it fails
+    }
+}
+
+fn refused(error: &dyn std::error::Error) -> Failure {
+    Failure::of(Code::File, error).context("cannot start the threads of the program").with_hint(
+        "raise the limit of processes or of the address space: `ulimit -u`, `ulimit -v`, or `pids.max` of the cgroup",
+    )
+}
