@@ -3,6 +3,7 @@
 pub mod catalog;
 pub(crate) mod check;
 pub(crate) mod commit;
+pub(crate) mod files;
 pub(crate) mod locator;
 pub(crate) mod named;
 pub(crate) mod probe;

@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// A failed file system call.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`{}", path.display(), self.advice())]
@@ -53,6 +55,13 @@ impl FsError {
     #[must_use]
     pub(crate) fn is_too_large(&self) -> bool {
         self.source.kind() == ErrorKind::FileTooLarge
+    }
+
+    /// True if the media cannot be read (errno(3)): `EIO`, `ENODATA` of disks with bad sectors, `EREMOTEIO`, `ENOMEDIUM`.
+    #[must_use]
+    pub(crate) fn is_media_error(&self) -> bool {
+        const CODES: [Errno; 4] = [Errno::IO, Errno::NODATA, Errno::REMOTEIO, Errno::NOMEDIUM];
+        self.source.raw_os_error().is_some_and(|code| CODES.iter().any(|known| known.raw_os_error() == code))
     }
 
     /// True if the file system or the user's quota is full.

@@ -30,6 +30,9 @@ const BATCH_BYTES: u64 = 256 << 10;
 /// Number of small blobs in a batch from which it is passed on.
 const BATCH_BLOBS: usize = 16;
 
+/// Number of frames from which a batch is passed on: it holds the memory of all frames that its blobs are in.
+const BATCH_FRAMES: usize = 4;
+
 /// A destination for the bytes of a blob, such as a file.
 pub(crate) trait Sink: Send + 'static {
     /// True if writing is slow enough to need a thread of its own.
@@ -78,6 +81,10 @@ pub(crate) struct Pipeline<S> {
     /// Complete small blobs that were not passed on yet.
     batch: Vec<SmallBlob<S>>,
     batch_bytes: u64,
+    /// Number of frames that the current blob and the batch are in.
+    frames: usize,
+    /// The address of the last one.
+    last_frame: usize,
 }
 
 struct SmallBlob<S> {
@@ -109,7 +116,8 @@ impl<S: Sink> Pipeline<S> {
         let (done, finished) = sync_channel(FINISHED_QUEUE);
         let count = rayon::current_num_threads().clamp(2, 6);
         let workers = (0..count).map(|_| Worker::start(done.clone())).collect();
-        (Self { workers, current: 0, open: None, batch: Vec::new(), batch_bytes: 0 }, finished)
+        let (batch, batch_bytes, frames, last_frame) = (Vec::new(), 0, 0, 0);
+        (Self { workers, current: 0, open: None, batch, batch_bytes, frames, last_frame }, finished)
     }
 
     /// Begins a blob.
@@ -120,9 +128,12 @@ impl<S: Sink> Pipeline<S> {
     /// Adds bytes to the current blob.
     pub(crate) fn data(&mut self, slice: Slice) {
         if let Some(open) = &mut self.open {
+            let frame = Arc::as_ptr(&slice.content).addr();
+            self.frames += usize::from(frame != self.last_frame);
+            self.last_frame = frame;
             open.len += slice.len() as u64;
             open.slices.push(slice);
-            if open.len > SMALL {
+            if open.len > SMALL || open.slices.len() > BATCH_FRAMES {
                 self.begin_large();
             }
         } else {
@@ -135,7 +146,8 @@ impl<S: Sink> Pipeline<S> {
         let Some(blob) = self.open.take() else { return self.send(Message::End) };
         self.batch_bytes += blob.len;
         self.batch.push(blob);
-        if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_BLOBS {
+        let is_full = self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_BLOBS;
+        if is_full || self.frames >= BATCH_FRAMES {
             self.pass_on_batch();
         }
     }
@@ -169,6 +181,7 @@ impl<S: Sink> Pipeline<S> {
     }
 
     fn pass_on_batch(&mut self) {
+        (self.frames, self.last_frame) = (0, 0);
         if !self.batch.is_empty() {
             self.choose_worker();
             self.workers[self.current].load.fetch_add(self.batch_bytes, Ordering::Relaxed);
@@ -299,6 +312,57 @@ impl<S: Sink> Writer<S> {
             }
             (Write::Abandon, open) => *open = None,
             (Write::Data(_), None) => unreachable!("`begin` comes first; please report"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Collects the bytes of a blob.
+    #[derive(Default)]
+    struct Collected(Vec<u8>);
+
+    impl Sink for Collected {
+        fn write(&mut self, bytes: &[u8]) -> Result<(), FsError> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn blobs_of_all_sizes_and_numbers_of_frames_arrive_once() {
+        let (mut pipeline, finished) = Pipeline::start();
+        let sizes = [0, 1, 7, 64 << 10, (64 << 10) + 1, 3 << 20];
+        let mut expected = Vec::new();
+        let receiver = std::thread::spawn(move || finished.iter().flatten().collect::<Vec<_>>());
+        for number in 0..300 {
+            let last = u8::try_from(number % 200).unwrap();
+            let bytes: Vec<u8> = (0..=last).cycle().take(sizes[number % sizes.len()]).collect();
+            // Frames that the blob has for itself, from one to many.
+            let piece = bytes.len().div_ceil(1 + number % 9).max(1);
+            pipeline.begin(number, Collected::default());
+            bytes.chunks(piece).for_each(|chunk| pipeline.data(chunk.to_vec().into()));
+            if number % 11 == 10 {
+                pipeline.abandon();
+            } else {
+                pipeline.end();
+                expected.push((number, bytes));
+            }
+        }
+        pipeline.finish();
+        let mut blobs: Vec<_> = receiver
+            .join()
+            .unwrap()
+            .into_iter()
+            .map(|blob| (blob.number, blob.sink.0, blob.result))
+            .collect();
+        blobs.sort_by_key(|(number, ..)| *number);
+        assert_eq!(blobs.len(), expected.len());
+        for ((number, bytes), (found, content, result)) in expected.iter().zip(&blobs) {
+            assert_eq!((number, bytes), (found, content));
+            assert_eq!(*result.as_ref().unwrap(), (Digest::of(bytes), bytes.len() as u64));
         }
     }
 }

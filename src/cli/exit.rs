@@ -165,7 +165,9 @@ impl Code {
     /// Returns the code for a bundle that cannot be read.
     pub(crate) fn of_read(error: &ReadError) -> Self {
         match error {
-            ReadError::Fs(_) | ReadError::Discover(DiscoverError::Fs(_)) => Self::File,
+            ReadError::Fs(error) | ReadError::Discover(DiscoverError::Fs(error)) => {
+                if error.is_media_error() { Self::Unreadable } else { Self::File }
+            }
             ReadError::Discover(DiscoverError::Several(_) | DiscoverError::NotAVolume(_)) => Self::Usage,
             ReadError::Discover(DiscoverError::Incomplete(_)) | ReadError::Incomplete(_) => Self::Incomplete,
             ReadError::Damaged { source, .. } => source.trouble().into(),
@@ -220,7 +222,27 @@ impl Code {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
+
+    #[test]
+    fn errors_of_media_are_told_from_other_errors_of_files() {
+        let code = |errno: Errno| {
+            let error = || FsError::at("read", "b.tar.zst")(errno.into());
+            let (read, found) = (ReadError::Fs(error()), ReadError::Discover(DiscoverError::Fs(error())));
+            assert_eq!(Code::of_read(&read), Code::of_read(&found));
+            Code::of_read(&read)
+        };
+        for (errno, expected) in [
+            (Errno::IO, Code::Unreadable),
+            (Errno::NOMEDIUM, Code::Unreadable),
+            (Errno::ACCESS, Code::File),
+            (Errno::NOSPC, Code::File),
+        ] {
+            assert_eq!(code(errno), expected, "{errno}");
+        }
+    }
 
     #[test]
     fn a_failure_prints_its_messages_and_then_its_hint() {

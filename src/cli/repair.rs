@@ -62,6 +62,7 @@ fn code(error: &RepairError) -> Code {
         RepairError::NoRecovery(_) | RepairError::Recovery(..) | RepairError::NoIntactCopy { .. } => {
             Code::Damaged
         }
+        RepairError::Unreadable(_) => Code::Unreadable,
         RepairError::Fs(_) => Code::File,
         RepairError::Busy(_) => Code::Busy,
         RepairError::Same(_) => Code::Usage,

@@ -65,16 +65,30 @@ pub(crate) fn require_intact(verdict: &Verdict, bundle: &Path) -> Result<(), Fai
 
 /// Returns the numbers of unreadable, corrupt and missing blobs.
 fn counts(verdict: &Verdict) -> String {
-    let count = |trouble| verdict.damage.iter().filter(|damage| damage.trouble == trouble).count();
+    let blobs = || verdict.damage.iter().filter(|damage| damage.is_blob());
+    let other = verdict.damage.len() - blobs().count();
+    let count = |trouble| blobs().filter(|damage| damage.trouble == trouble).count();
     let mut counts = [DamageKind::Unreadable, DamageKind::Damaged, DamageKind::Missing]
         .map(|trouble| (count(trouble), word(trouble)))
         .into_iter()
         .filter(|(count, _)| *count > 0);
-    let Some((first, word)) = counts.next() else { return "volumes are missing".to_owned() };
+    let structure = match other {
+        0 => String::new(),
+        1 => "1 part of its structure".to_owned(),
+        other => format!("{other} parts of its structure"),
+    };
+    let Some((first, word)) = counts.next() else {
+        // Without any damage, there are only gaps.
+        let is_damaged = other > 0;
+        return if is_damaged { structure + " cannot be used" } else { "volumes are missing".to_owned() };
+    };
     let mut text = format!("{first} of {} blobs {word}", verdict.blobs);
     counts.for_each(|(count, word)| {
         let _ = write!(text, ", {count} {word}");
     });
+    if other > 0 {
+        let _ = write!(text, ", and {structure}");
+    }
     text
 }
 

@@ -26,6 +26,7 @@ use crate::commands::prune::error::PruneError;
 use crate::commands::prune::plan::{PrunePlan, Site};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
+use crate::site::files::Files;
 use crate::site::root::{Root, Staging, Stagings};
 use crate::site::scan::{Repositories, Storage};
 use crate::site::signed_index;
@@ -51,13 +52,18 @@ pub(crate) fn prune(
     // Before the staging area is created, so that a wrong path is not changed.
     verified::read(site, policy)?;
     let mut stagings = Stagings::default();
-    let staging = stagings.open(site)?;
+    // A dry run needs no lock, and therefore no permission to write.
+    let staging = remove.then(|| stagings.open(site)).transpose()?;
     // Again, because another process may have changed it before this one got the lock.
     let record = verified::read(site, policy)?;
-    let files = open_root(&record.files_root(site), site, &mut stagings)?;
-    let registry = open_root(&record.registry_root(site), site, &mut stagings)?;
-    let storage = Storage::open(&record.registry_root(site))?;
-    if let Some(root) = registry.as_ref().filter(|_| remove) {
+    let (files_root, registry_root) = (record.files_root(site), record.registry_root(site));
+    let (mut writable_files, mut registry) = (None, None);
+    if remove {
+        writable_files = open_root(&files_root, site, &mut stagings)?;
+        registry = open_root(&registry_root, site, &mut stagings)?;
+    }
+    let (files, storage) = (Files::open(&files_root)?, Storage::open(&registry_root)?);
+    if let Some(root) = &registry {
         restore_quarantined(root)?;
     }
     report.event(&Event::Stage { name: "looking", bytes: None, objects: None });
@@ -70,14 +76,14 @@ pub(crate) fn prune(
     };
     let plan = PrunePlan::new(&parts, kept, report)?;
     let mut summary = plan.summary();
-    if remove {
+    if let Some(staging) = staging {
         let objects = Some((summary.links + summary.blobs + summary.files.len()) as u64);
         report.event(&Event::Stage { name: "removing", bytes: None, objects });
         if let (Some(root), Some(storage)) = (&registry, &storage) {
             remove_links(&plan, root)?;
             (summary.blobs, summary.bytes) = remove_blobs(&plan, root, storage, report)?;
         }
-        if let Some(root) = &files {
+        if let Some(root) = &writable_files {
             remove_files(&plan, root)?;
         }
         staging.sync()?;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -16,8 +16,8 @@ use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::volume_name::SUMS;
 use crate::bundle::read::copies::{Copies, JoinError};
 use crate::bundle::read::problem::VolumeProblem;
-use crate::bundle::read::volume_set::{Volume, VolumeSet};
-use crate::bundle::recovery::RecoveryError;
+use crate::bundle::read::volume_set::VolumeSet;
+use crate::bundle::recovery::{ReadAt, RecoveryError};
 use crate::bundle::write::claim::{Claim, ClaimError};
 use crate::bundle::write::sums;
 use crate::oci::digest::{Digest, Hasher};
@@ -60,6 +60,9 @@ pub(crate) enum RepairError {
     /// The volume is missing.
     #[error("{0}")]
     Absent(VolumeProblem),
+    /// The end of a volume, which states where recovery data is, cannot be read.
+    #[error(transparent)]
+    Unreadable(FsError),
     /// No recovery data was found.
     #[error(
         "cannot find recovery data in `{0}`: it was packed without `--recovery`, or is too badly damaged; copy it \
@@ -209,7 +212,7 @@ fn write_volumes(
             places += replaced.len();
             end += volume.len;
         } else {
-            return Err(unrecoverable(volume));
+            return Err(unrecoverable(volumes, number));
         }
         report.event(&Event::Done { id });
     }
@@ -217,11 +220,16 @@ fn write_volumes(
 }
 
 /// Returns the error of a volume of which there is neither recovery data nor another copy.
-fn unrecoverable(volume: &Volume) -> RepairError {
+fn unrecoverable(volumes: &VolumeSet, number: usize) -> RepairError {
+    let volume = &volumes.volumes()[number];
     if volume.file_len() < volume.len {
-        RepairError::Absent(volume.absence())
-    } else {
-        RepairError::NoRecovery(volume.name.clone())
+        return RepairError::Absent(volume.absence());
+    }
+    let mut end = vec![0; 1 << 20];
+    let start = volume.file_len().saturating_sub(end.len() as u64);
+    match ReadAt::read_at(&volumes.bytes_of(number), start, &mut end) {
+        Err(error) => RepairError::Unreadable(FsError::at("read", &volume.name)(error)),
+        Ok(_) => RepairError::NoRecovery(volume.name.clone()),
     }
 }
 
@@ -230,7 +238,7 @@ pub(crate) fn hash(file: &File) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match file.read_at(&mut buffer, hasher.len()) {
+        match FileExt::read_at(file, &mut buffer, hasher.len()) {
             Ok(0) => break,
             Ok(len) => hasher.update(&buffer[..len]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

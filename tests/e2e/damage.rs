@@ -698,6 +698,16 @@ fn media_errors_are_reported_and_the_rest_is_read() {
     let (finished, _) = with_read_errors("when=150+", &verify);
     let finished = finished.failed(17, &["blobs unreadable"]);
     assert!(finished.stdout.contains("needed by dl.k8s.io/kubelet"), "{finished:#?}");
+    // From the first read on, not even the kind of the file is known.
+    let output = intact.path("repaired.tar.zst");
+    let repair = ["repair".as_ref(), intact.bundle.as_os_str(), "-o".as_ref(), output.as_os_str()];
+    let quick = ["verify".as_ref(), "--quick".as_ref(), intact.bundle.as_os_str()];
+    for args in [&verify[..], &quick, &repair] {
+        let (finished, has_failed) = with_read_errors("when=1+", args);
+        assert!(has_failed, "{args:?}");
+        finished.failed(17, &["error: ", "Input/output error"]);
+    }
+    assert!(!output.exists());
 }
 
 #[test]

@@ -584,6 +584,16 @@ fn prune_removes_everything_no_kept_bundle_names_without_a_trace() {
     let printed = unbundle(["prune", &text(&site), "--keep", &text(&new.bundle)]).ok().stdout;
     assert!(printed.contains("would remove image k8s/quay.io/team/gone:1\n"), "{printed}");
     assert!(printed.contains("would remove 2 images with 6 blobs") && printed.contains("--yes"), "{printed}");
+    // It needs no permission to write.
+    let mounted = directory.path().join("read-only");
+    fs::create_dir(&mounted).unwrap();
+    run(Command::new("mount").arg("--bind").arg(&site).arg(&mounted));
+    run(Command::new("mount").args(["-o", "remount,ro,bind"]).arg(&mounted));
+    let dry = unbundle(["prune", &text(&mounted), "--keep", &text(&new.bundle)]);
+    let removed = unbundle(["prune", &text(&mounted), "--keep", &text(&new.bundle), "--yes"]);
+    run(Command::new("umount").arg(&mounted));
+    assert!(dry.ok().stdout.contains("would remove 2 images with 6 blobs"));
+    removed.failed(6, &["Read-only file system"]);
 
     let [used, free] = [&result, &prune(&site, &[&new.bundle], &["--yes"]).ok().json()].map(|result| {
         ["images", "files", "links", "blobs", "bytes", "fileBytes"].map(|name| result[name].clone())

@@ -10,8 +10,8 @@ use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::DEFAULT_PREFIX;
+use crate::site::files::Files;
 use crate::site::record::{Record, RecordedImage};
-use crate::site::root::Root;
 use crate::site::scan::Storage;
 
 pub(super) struct Kept<'a> {
@@ -90,7 +90,7 @@ impl<'a> Kept<'a> {
         &self,
         record: &Record,
         storage: Option<&Storage>,
-        files: Option<&Root>,
+        files: Option<&Files>,
     ) -> Result<(), PruneError> {
         let mut differences = self.different_images(record);
         differences.extend(self.different_files(record, files)?);
@@ -120,7 +120,7 @@ impl<'a> Kept<'a> {
             .collect()
     }
 
-    fn different_files(&self, record: &Record, root: Option<&Root>) -> Result<BTreeSet<String>, PruneError> {
+    fn different_files(&self, record: &Record, root: Option<&Files>) -> Result<BTreeSet<String>, PruneError> {
         let recorded: HashMap<&str, Digest> =
             record.files.iter().map(|file| (file.path.as_str(), file.digest)).collect();
         let mut different = BTreeSet::new();

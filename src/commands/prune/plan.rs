@@ -12,8 +12,8 @@ use crate::commands::prune::kept::{Kept, unpacked};
 use crate::commands::prune::repository::{Manifests, RepositoryPlan, RepositoryPlanner};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
+use crate::site::files::Files;
 use crate::site::record::{Record, RecordedFile, RecordedImage};
-use crate::site::root::Root;
 use crate::site::scan::{Repository, Storage};
 
 pub(super) struct PrunePlan {
@@ -46,7 +46,7 @@ pub(super) struct Site<'a> {
     /// `None`: there is no registry's storage.
     pub(super) storage: Option<&'a Storage>,
     /// `None`: there are no files.
-    pub(super) files: Option<&'a Root>,
+    pub(super) files: Option<&'a Files>,
     /// By name.
     pub(super) repositories: &'a BTreeMap<String, Repository>,
 }
@@ -97,7 +97,7 @@ impl PrunePlan {
     fn add_files(
         &mut self,
         record: &Record,
-        root: Option<&Root>,
+        root: Option<&Files>,
         report: &dyn Report,
     ) -> Result<(), PruneError> {
         let Some(root) = root else { return Ok(()) };

@@ -10,6 +10,9 @@ use crate::bundle::read::problem::{DamageKind, Position};
 use crate::bundle::read::reader::BundleReader;
 use crate::oci::digest::Digest;
 
+/// The directory of the blobs in a bundle.
+const BLOBS: &str = "blobs/";
+
 /// An entry of the bundle that is damaged or missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -28,6 +31,12 @@ pub struct Damage {
 }
 
 impl Damage {
+    /// True if a blob is damaged, and not the documents or the structure of the bundle.
+    #[must_use]
+    pub fn is_blob(&self) -> bool {
+        self.object.starts_with(BLOBS)
+    }
+
     /// Damage outside of blobs, which no image or file needs.
     pub(crate) fn of_structure(object: &str, trouble: DamageKind, problem: String) -> Self {
         Self { object: object.to_owned(), owners: Vec::new(), places: BTreeSet::new(), trouble, problem }
