@@ -236,7 +236,7 @@ fn bundle_without_a_trusted_signature_is_not_unpacked() {
     job.assert_refused(&changed, "ours.pub", SIGNER, &["does not match this `index.json`"]);
     fs::write(&changed, with_signature_frame(&bytes, &skippable::encode(SIGNATURE_MAGIC, b"junk"))).unwrap();
     job.assert_refused(&changed, "ours.pub", SIGNER, &["not a minisign signature"]);
-    unbundle(["verify", changed.to_str().unwrap()]).failed(7, &["1 of"]);
+    unbundle(["verify", changed.to_str().unwrap()]).failed(7, &["1 part of"]);
 }
 
 #[test]
