@@ -164,12 +164,17 @@ impl Directory {
         }
         let parent = parents.as_ref().unwrap_or(self);
         let scratch = format!(".{rest}.part");
-        let mut file = parent.create_file(&scratch, mode & 0o700)?;
+        parent.write_new(&scratch, content, mode)?;
+        parent.rename(&scratch, parent, rest)
+    }
+
+    /// Writes and syncs a file in place of any file or link that has the name. `mode` is exact.
+    fn write_new(&self, name: &str, content: &[u8], mode: u32) -> Result<(), FsError> {
+        let mut file = self.create_file(name, mode & 0o700)?;
         file.set_permissions(std::fs::Permissions::from_mode(mode))
             .and_then(|()| file.write_all(content))
             .and_then(|()| file.sync_all())
-            .map_err(FsError::at("write", parent.path.join(&scratch)))?;
-        parent.rename(&scratch, parent, rest)
+            .map_err(FsError::at("write", self.path.join(name)))
     }
 
     /// Replaces files of the subdirectory `name` together: the new ones are written to another directory, which takes its
@@ -183,13 +188,7 @@ impl Directory {
         self.remove_directory(&scratch)?;
         let new = self.create_subdirectory(&scratch, 0o777)?;
         for &(file, content, mode) in files {
-            let path = || new.path.join(file);
-            let mut output = new.create_file(file, mode & 0o700)?;
-            output
-                .set_permissions(std::fs::Permissions::from_mode(mode))
-                .and_then(|()| output.write_all(content))
-                .and_then(|()| output.sync_all())
-                .map_err(FsError::at("write", path()))?;
+            new.write_new(file, content, mode)?;
         }
         let at = || FsError::at("write", &new.path);
         if !self.exists(name) {

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::base::bulk;
@@ -137,12 +137,10 @@ impl Committer<'_> {
         loop {
             // Few bytes are worth a sync only if the reader has to wait, e.g. for a pipe.
             let wait = if bytes < IDLE_BYTES { IDLE_TIME } else { Duration::ZERO };
-            let next = match finished.try_recv() {
-                Err(TryRecvError::Empty) if batch.is_empty() => {
-                    finished.recv().map_err(RecvTimeoutError::from)
-                }
-                Err(TryRecvError::Empty) => finished.recv_timeout(wait),
-                next => next.map_err(|_| RecvTimeoutError::Disconnected),
+            let next = if batch.is_empty() {
+                finished.recv().map_err(RecvTimeoutError::from)
+            } else {
+                finished.recv_timeout(wait)
             };
             let blobs = match next {
                 Ok(blobs) => blobs,

@@ -128,7 +128,7 @@ pub(crate) fn images_plan(
     for image in &layout.images {
         let reference = &image.indexed.reference;
         for blob in layout.blobs_of(image) {
-            let owner = || format!("{}/{}", reference.host(), reference.repository());
+            let owner = || reference.name();
             owners.entry(blob.digest).or_insert_with(owner);
         }
         for manifest in &image.manifests {

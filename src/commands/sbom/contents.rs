@@ -160,7 +160,7 @@ impl<'a> ImageItems<'a> {
         let platform = self.platform(digest);
         let kind = kind(self.layout.parsed.get(&digest), self.attestations.contains_key(&digest));
         // References of the same repository share the manifests of their indexes.
-        let repository = format!("{}/{}", reference.host(), reference.repository());
+        let repository = reference.name();
         let id = if is_root { reference.to_string() } else { format!("manifest {repository}@{digest}") };
         let tag = reference.tag().filter(|_| is_root);
         Item {
@@ -190,7 +190,7 @@ impl<'a> ImageItems<'a> {
 
     fn layer(&self, layer: &Descriptor) -> Item {
         let reference = &self.image.indexed.reference;
-        let repository = format!("{}/{}", reference.host(), reference.repository());
+        let repository = reference.name();
         Item {
             id: short_id(&format!("layer {repository}@{}", layer.digest)),
             kind: ItemKind::Layer,
@@ -267,7 +267,7 @@ pub(crate) fn purl_of_image(
     platform: Option<&Platform>,
     is_root: bool,
 ) -> String {
-    let repository = format!("{}/{}", reference.host(), reference.repository());
+    let repository = reference.name();
     let name = reference.repository().rsplit('/').next().unwrap_or_default();
     let qualifiers = [
         ("arch", platform.map(Platform::architecture)),
