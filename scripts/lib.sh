@@ -5,8 +5,9 @@
 
 # Servers, clients and tools for the tests, the demo and the benchmarks.
 servers_and_clients=(
-    ansible-core apache2-utils containerd curl docker-compose docker-registry docker.io exfat-fuse exfatprogs iproute2
-    iptables minisign nginx ntfs-3g openssl podman python3 python3-venv python3-yaml skopeo strace systemd tinyproxy zstd
+    ansible-core apache2-utils containerd curl docker-compose docker-registry docker.io e2fsprogs exfat-fuse exfatprogs
+    iproute2 iptables minisign nginx ntfs-3g openssl podman python3 python3-venv python3-yaml skopeo strace systemd
+    tinyproxy xfsprogs zstd
 )
 # Build dependencies besides Rust.
 build_tools=(build-essential ca-certificates pkg-config)

@@ -180,7 +180,8 @@ impl Directory {
     /// Replaces files of the subdirectory `name` together: the new ones are written to another directory, which takes its
     /// place in one rename. Its other files are kept. A file has a name, its content and its exact mode.
     ///
-    /// File systems that cannot exchange two names get the files one after the other.
+    /// File systems that cannot exchange two names get the files one after the other, and only the first one stays while
+    /// they do: if the run is interrupted, a file is missing, but none is of another generation.
     pub(crate) fn replace_together(&self, name: &str, files: &[(&str, &[u8], u32)]) -> Result<(), FsError> {
         let scratch = format!(".{name}.part");
         // An interrupted run left the new files, or, after the exchange, the old ones with the others.
@@ -207,6 +208,7 @@ impl Directory {
                 self.keep_others(&scratch, name, files)?;
             }
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                files.iter().skip(1).try_for_each(|(file, ..)| old.remove(file))?;
                 files.iter().try_for_each(|(file, ..)| new.rename(file, &old, file))?;
             }
             Err(error) => return Err(FsError::at("rename to", &old.path)(error.into())),

@@ -5,8 +5,11 @@
 //! is followed: neither one that waits at the name of a temporary file, nor one at the target, which is
 //! replaced. Two programs that write the same target do not mix: the last one to finish wins.
 //!
+//! A rename needs a name. Only a file that replaces another one has a temporary name, from the moment it is complete.
+//!
 //! A device, a FIFO and `/dev/stdout` are written to directly.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, ErrorKind, Write};
@@ -145,11 +148,17 @@ impl OutputFile {
         }
         self.file.sync_all().map_err(FsError::at("sync", &self.path))?;
         let Kind::Regular { directory, temporary } = &mut self.kind else { return Ok(()) };
-        let name = match temporary {
-            Some(name) => name,
-            None => temporary.insert(link(&self.file, directory).map_err(FsError::at("write", &self.path))?),
-        };
         let target = self.path.file_name().expect("`create` checked it; please report");
+        // If nothing has the name of the target, the file needs no other one.
+        if temporary.is_none() && link(&self.file, directory, target).is_ok() {
+            return directory.file().sync_all().map_err(FsError::at("sync directory", directory.path()));
+        }
+        let name = if let Some(name) = temporary {
+            name
+        } else {
+            let linked = link_next_to(&self.file, directory, target);
+            temporary.insert(linked.map_err(FsError::at("write", &self.path))?)
+        };
         let (from, to) = (name.as_str(), directory.file());
         let renamed = match existing {
             Existing::Replace => rustix::fs::renameat(to, from, to, target),
@@ -177,11 +186,25 @@ fn named(directory: &Directory, mode: Mode) -> io::Result<(File, String)> {
     Ok((file.into(), name))
 }
 
-/// Gives a file without a name an unpredictable one, and returns it.
-fn link(file: &File, directory: &Directory) -> io::Result<String> {
-    let name = temporary_name();
+/// Gives a file without a name this one, which must be free.
+fn link(file: &File, directory: &Directory, name: impl AsRef<OsStr>) -> io::Result<()> {
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, open, directory.file(), name.as_str(), AtFlags::SYMLINK_FOLLOW)?;
+    Ok(rustix::fs::linkat(CWD, open, directory.file(), name.as_ref(), AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// Gives a file without a name a temporary one, and returns it. If a run is killed before the rename, the next run that
+/// writes the same target removes what is left. The lock of the directory, which lasts as long as it is open, excludes two
+/// of them. Without the lock, the name is unpredictable.
+fn link_next_to(file: &File, directory: &Directory, target: &OsStr) -> io::Result<String> {
+    if let (Ok(()), Some(target)) = (directory.file().try_lock(), target.to_str()) {
+        let name = format!(".{target}.airbundle.partial");
+        let _: Result<(), Errno> = rustix::fs::unlinkat(directory.file(), &*name, AtFlags::empty()); // usually missing
+        if link(file, directory, &name).is_ok() {
+            return Ok(name);
+        }
+    }
+    let name = temporary_name();
+    link(file, directory, &name)?;
     Ok(name)
 }
 

@@ -92,6 +92,7 @@ pub(crate) fn prune(
         let identities = plan.record.bundles.iter().map(|bundle| bundle.identity).collect();
         let bundles = signed_index::open(site, &mut stagings)?;
         signed_index::prune(site, &bundles, &identities, &policy.signatures)?;
+        staging.sync()?;
         summary.removed = true;
     }
     summary.time = start.elapsed();

@@ -26,6 +26,8 @@ const LIFETIME: Duration = Duration::days(3650);
 const VALID_FROM: i64 = 946_684_800;
 
 pub(crate) const KEY: &str = "ca/ca.key";
+const KEY_NAME: &str = "ca.key";
+const CERTIFICATE_NAME: &str = "ca.crt";
 /// The copy of the certificate for clients.
 const COPY: &str = "ca.crt";
 /// Maximum size of a key or a certificate with its chain, in bytes.
@@ -161,13 +163,15 @@ impl Ca {
         params.name_constraints = Some(constraints(settings));
         set_validity(&mut params, LIFETIME);
         let certificate = params.self_signed(&key)?.pem();
+        // The new directory gets the mode of this one.
         conf.create_subdirectory(CA, 0o700)?;
-        // The certificate of another key would make the CA invalid if this run is interrupted.
         record.announce_removal(CA_CERTIFICATE);
-        conf.remove(CA_CERTIFICATE)?;
-        conf.replace(KEY, key.serialize_pem().as_bytes(), 0o600)?;
         record.announce(CA_CERTIFICATE, certificate.as_bytes());
-        conf.replace(CA_CERTIFICATE, certificate.as_bytes(), 0o644)?;
+        let key = key.serialize_pem();
+        conf.replace_together(
+            CA,
+            &[(KEY_NAME, key.as_bytes(), 0o600), (CERTIFICATE_NAME, certificate.as_bytes(), 0o644)],
+        )?;
         Self::open(conf, certificate)
     }
 }

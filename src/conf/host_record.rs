@@ -217,14 +217,15 @@ fn hash(file: &File) -> io::Result<Digest> {
     if length > FILE_LIMIT { Err(ErrorKind::FileTooLarge.into()) } else { Ok(hasher.finish()) }
 }
 
-/// True if nothing is in the directory but the lock.
+/// True if nothing is in the directory but the lock, empty directories, and what a run that failed at its first file left.
 fn is_empty(conf: &Directory) -> Result<bool, FsError> {
-    let at = || FsError::at("list", conf.path());
-    for entry in rustix::fs::Dir::read_from(conf.file()).map_err(|error| at()(error.into()))? {
-        let entry = entry.map_err(|error| at()(error.into()))?;
-        if !matches!(entry.file_name().to_bytes(), b"." | b"..")
-            && entry.file_name().to_bytes() != LOCK.as_bytes()
-        {
+    for name in conf.names()? {
+        let is_unfinished = name.starts_with('.') && name.ends_with(".part");
+        let is_empty_directory = || {
+            conf.subdirectory(&name)
+                .is_ok_and(|directory| directory.names().is_ok_and(|names| names.is_empty()))
+        };
+        if name != LOCK && !is_unfinished && !is_empty_directory() {
             return Ok(false);
         }
     }

@@ -4,7 +4,10 @@
 //! holds at most [`FRAME_SIZE`] bytes of content. A reader can therefore find the end of a frame without
 //! decoding it, decode several frames in parallel in bounded memory, and report which of them are corrupt.
 
+use std::cell::Cell;
 use std::io::{self, Read};
+
+use zstd::bulk::Decompressor;
 
 use crate::base::buffer::{Buffer, Buffers};
 use crate::bundle::format::FRAME_SIZE;
@@ -63,8 +66,7 @@ impl DataFrame {
         match self.body {
             Body::Zstd(bytes) => {
                 let mut content = buffers.get();
-                let decode =
-                    |target: &mut [u8]| zstd::bulk::Decompressor::new()?.decompress_to_buffer(&bytes, target);
+                let decode = |target: &mut [u8]| decompress(&bytes, target);
                 match content.fill_in(self.content_size, decode) {
                     Ok(size) if size == self.content_size => Ok(content),
                     _ => Err(FrameError::Corrupt),
@@ -74,6 +76,19 @@ impl DataFrame {
             Body::Stored(..) => Err(FrameError::Corrupt),
         }
     }
+}
+
+thread_local! {
+    /// The decoder of this thread: to make one costs more than to decode a small frame. `None`: it is in use, or not made.
+    static DECODER: Cell<Option<Decompressor<'static>>> = const { Cell::new(None) };
+}
+
+/// Decodes a frame and returns the size of its content.
+fn decompress(frame: &[u8], target: &mut [u8]) -> io::Result<usize> {
+    let mut decoder = DECODER.take().map_or_else(Decompressor::new, Ok)?;
+    let result = decoder.decompress_to_buffer(frame, target);
+    DECODER.set(Some(decoder));
+    result
 }
 
 /// Reads frames one after the other. It never reads beyond the current frame.
