@@ -20,6 +20,8 @@ pub(crate) mod conf;
 pub mod documents;
 #[cfg(feature = "net")]
 pub(crate) mod fetch;
+#[cfg(all(feature = "net", any(fuzzing, test)))]
+pub mod fuzzing;
 #[cfg(feature = "net")]
 pub(crate) mod net;
 pub mod oci;
