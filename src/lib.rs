@@ -27,5 +27,7 @@ pub(crate) mod net;
 pub mod oci;
 #[cfg(feature = "net")]
 pub(crate) mod plan;
+#[cfg(all(feature = "net", test))]
+mod properties;
 pub mod signature;
 pub mod site;
