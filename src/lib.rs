@@ -20,10 +20,14 @@ pub(crate) mod conf;
 pub mod documents;
 #[cfg(feature = "net")]
 pub(crate) mod fetch;
+#[cfg(all(feature = "net", any(fuzzing, test)))]
+pub mod fuzzing;
 #[cfg(feature = "net")]
 pub(crate) mod net;
 pub mod oci;
 #[cfg(feature = "net")]
 pub(crate) mod plan;
+#[cfg(all(feature = "net", test))]
+mod properties;
 pub mod signature;
 pub mod site;

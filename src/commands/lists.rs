@@ -15,9 +15,9 @@ pub(crate) mod generated;
 mod locations;
 pub(crate) mod options;
 mod roles;
-mod template;
+pub(crate) mod template;
 mod version;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::collections::HashSet;
 

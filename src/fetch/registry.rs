@@ -251,7 +251,7 @@ impl Repository {
             let response = self.send(context, &Method::GET, url, &accept, false);
             let response = response.map_err(|error| self.permanent_if_elsewhere(context, error))?;
             let is_index = media_type(&response) == OCI_INDEX;
-            let next = next_page(&response);
+            let next = next_page(response.headers(), response.url());
             Ok(ReferrersPage { is_index, next, body: context.read_body(response, MANIFEST_LIMIT)? })
         })
     }
@@ -366,14 +366,14 @@ fn media_type(response: &Response) -> String {
     header.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned()
 }
 
-/// Returns the URL of the next page (RFC 8288): `Link: </v2/…?last=…>; rel="next"`.
-fn next_page(response: &Response) -> Option<Url> {
-    let links = response.headers().get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+/// Returns the URL of the next page (RFC 8288): `Link: </v2/…?last=…>; rel="next"`, relative to `base`.
+pub(crate) fn next_page(headers: &HeaderMap, base: &Url) -> Option<Url> {
+    let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let mut links = links.flat_map(|value| value.split(",<").flat_map(|value| value.split(", <")));
     let next = links.find(|link| {
         let parameters = link.rsplit_once('>').map_or("", |(_, parameters)| parameters);
         parameters.replace(['"', ' '], "").to_ascii_lowercase().split(';').any(|one| one == "rel=next")
     })?;
     let target = next.trim_start().trim_start_matches('<').split('>').next()?;
-    response.url().join(target).ok()
+    base.join(target).ok()
 }

@@ -36,14 +36,15 @@ impl Netrc {
             Err(error) if is_missing(&error) && !self.required => return Ok(None),
             Err(source) => return Err(NetrcError { path: self.path.clone(), source }),
         };
-        let host = url.host_str().unwrap_or_default();
-        let entries = entries(&text);
-        let entry = entries.into_iter().find(|entry| entry.machine.eq_ignore_ascii_case(host));
-        Ok(entry.map(|entry| Login {
-            credential: Credential::Password(entry.login, Secret::new(entry.password)),
-            source: format!("`{}`", self.path.display()),
-        }))
+        let credential = credential(&text, url.host_str().unwrap_or_default());
+        Ok(credential.map(|credential| Login { credential, source: format!("`{}`", self.path.display()) }))
     }
+}
+
+/// Returns the user name and password for `host` in the text of a file.
+pub(crate) fn credential(text: &str, host: &str) -> Option<Credential> {
+    let entry = entries(text).into_iter().find(|entry| entry.machine.eq_ignore_ascii_case(host))?;
+    Some(Credential::Password(entry.login, Secret::new(entry.password)))
 }
 
 #[derive(Default)]

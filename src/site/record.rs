@@ -228,10 +228,6 @@ impl Record {
 
     /// Reads the record of `site`. Fails unless its roots are inside the site, or those that `named` has.
     pub fn read(site: &Path, named: &NamedRoots) -> Result<Self, RecordError> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
         let path = site.join(RECORD);
         let bytes = match read_regular(&path, LIMIT) {
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
@@ -239,14 +235,24 @@ impl Record {
             }
             bytes => bytes.map_err(RecordError::Fs)?,
         };
-        let syntax = |error| RecordError::Syntax(path.clone(), error);
-        let Version { format } = serde_json::from_slice(&bytes).map_err(syntax)?;
-        if format != FORMAT {
-            return Err(RecordError::Version(path, format));
-        }
-        let record: Self = serde_json::from_slice(&bytes).map_err(syntax)?;
-        record.check().map_err(|reason| RecordError::Content(path, reason))?;
+        let record = Self::parse(&path, &bytes)?;
         record.check_roots(site, named)?;
+        Ok(record)
+    }
+
+    /// Parses the content of the record at `path`. Does not check its roots.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let syntax = |error| RecordError::Syntax(path.to_owned(), error);
+        let Version { format } = serde_json::from_slice(bytes).map_err(syntax)?;
+        if format != FORMAT {
+            return Err(RecordError::Version(path.to_owned(), format));
+        }
+        let record: Self = serde_json::from_slice(bytes).map_err(syntax)?;
+        record.check().map_err(|reason| RecordError::Content(path.to_owned(), reason))?;
         Ok(record)
     }
 

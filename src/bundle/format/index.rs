@@ -326,6 +326,14 @@ impl IndexEntry {
             digest: self.digest,
             size: self.size,
         };
+        // A client that pulls by this digest would otherwise get another image from the content store of containerd.
+        if let Some(digest) = image.reference.digest().filter(|digest| *digest != image.digest) {
+            return Err(format!(
+                "digest mismatch of `{}`: expected {digest}, got {}",
+                quoted(name),
+                image.digest
+            ));
+        }
         // Before 1.3, it is the reference.
         let is_known = |other: &str| other == name || other == image.containerd_name();
         if self.annotations.get(CONTAINERD_NAME).is_some_and(|other| !is_known(other)) {

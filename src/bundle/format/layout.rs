@@ -129,15 +129,23 @@ impl Layout {
         })
     }
 
-    /// Returns the number of bytes of the tar stream in each frame ("Frames").
-    #[must_use]
-    pub fn cuts(&self) -> Vec<u64> {
+    /// Returns the number of bytes of the tar stream in each frame ("Frames"). A small document can state blobs of
+    /// billions of frames, so that these must not be collected.
+    pub fn cuts(&self) -> impl Iterator<Item = u64> {
+        self.runs().into_iter().flat_map(|run| {
+            let frames = run.div_ceil(FRAME_SIZE as u64);
+            (0..frames).map(move |number| (run - number * FRAME_SIZE as u64).min(FRAME_SIZE as u64))
+        })
+    }
+
+    /// Returns the number of bytes in each run of frames, of which all but the last one are full.
+    fn runs(&self) -> Vec<u64> {
         // The file set is the only manifest that belongs to no image.
         let has_files = self.manifests.first().is_some_and(|first| !self.parsed.contains_key(&first.digest));
         let head_end = 2 + usize::from(has_files);
         let documents_end = 2 + self.manifests.len();
         let entries = self.entries().map(|entry| BLOCK as u64 + padded(entry.size));
-        let mut frames = FrameCuts::default();
+        let mut frames = FrameRuns::default();
         for (number, len) in entries.chain([END_OF_ARCHIVE]).enumerate() {
             if number == head_end || number == documents_end {
                 frames.cut();
@@ -158,7 +166,7 @@ impl Layout {
             }
         }
         frames.cut();
-        frames.cuts
+        frames.runs
     }
 
     /// Returns the ranges of the tar stream that contain the entries of the needed blobs. Adjacent ranges
@@ -343,20 +351,18 @@ impl From<&Descriptor> for Blob {
 /// The two zero blocks at the end of a tar archive, in bytes.
 const END_OF_ARCHIVE: u64 = 2 * BLOCK as u64;
 
-/// Frames of at most [`FRAME_SIZE`] bytes, and the bytes that are not in a frame yet.
+/// Runs of frames, and the bytes that are not in a frame yet.
 #[derive(Default)]
-struct FrameCuts {
-    cuts: Vec<u64>,
+struct FrameRuns {
+    runs: Vec<u64>,
     open: u64,
 }
 
-impl FrameCuts {
-    /// Moves all open bytes to frames.
+impl FrameRuns {
+    /// Ends the run.
     fn cut(&mut self) {
-        while self.open > 0 {
-            let len = self.open.min(FRAME_SIZE as u64);
-            self.cuts.push(len);
-            self.open -= len;
+        if self.open > 0 {
+            self.runs.push(std::mem::take(&mut self.open));
         }
     }
 }
@@ -391,6 +397,23 @@ pub fn empty_config() -> Blob {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_frames_of_a_stated_size_are_not_collected() {
+        let layout = Layout {
+            index_size: 1,
+            manifests: Vec::new(),
+            blobs: vec![Blob { digest: Digest::of(b"a"), size: 1 << 53 }],
+            external: Vec::new(),
+            images: Vec::new(),
+            files: Vec::new(),
+            parsed: HashMap::new(),
+        };
+        // Two billion frames, which would have 16 GiB.
+        let cuts: Vec<u64> = layout.cuts().take(4).collect();
+        assert_eq!(cuts, [4 * BLOCK as u64, BLOCK as u64, FRAME_SIZE as u64, FRAME_SIZE as u64]);
+        assert_eq!(layout.runs(), [4 * BLOCK as u64, BLOCK as u64, 1 << 53, END_OF_ARCHIVE]);
+    }
 
     #[test]
     fn a_tar_header_states_sizes_above_8_gib() {

@@ -116,21 +116,24 @@ fn entries_in(entries: &[TarEntry], content: &Range<u64>) -> Range<usize> {
 
 /// Compares the content sizes of frames in the table with those that follow from the documents.
 fn table_mismatch(table: &[FrameEntry], layout: &Layout) -> Option<Damage> {
-    let actual: Vec<u64> =
-        table.iter().map(|entry| entry.decompressed.into()).filter(|len| *len > 0).collect();
-    let expected = layout.cuts();
-    if actual == expected {
-        return None;
+    let mut actual = table.iter().map(|entry| u64::from(entry.decompressed)).filter(|len| *len > 0);
+    let mut expected = layout.cuts();
+    let bytes = |len: Option<u64>| len.map_or("none".to_owned(), |len| format!("{len} bytes"));
+    for number in 1_u64.. {
+        let (expected, actual) = (expected.next(), actual.next());
+        if expected != actual {
+            let problem = format!(
+                "content size mismatch in frame {number}: expected {}, got {}",
+                bytes(expected),
+                bytes(actual)
+            );
+            return Some(Damage::of_structure(SEEK_TABLE, DamageKind::Damaged, problem));
+        }
+        if expected.is_none() {
+            break;
+        }
     }
-    let equal = actual.iter().zip(&expected).take_while(|(actual, expected)| actual == expected).count();
-    let bytes = |len: Option<&u64>| len.map_or("none".to_owned(), |len| format!("{len} bytes"));
-    let problem = format!(
-        "content size mismatch in frame {}: expected {}, got {}",
-        equal + 1,
-        bytes(expected.get(equal)),
-        bytes(actual.get(equal))
-    );
-    Some(Damage::of_structure(SEEK_TABLE, DamageKind::Damaged, problem))
+    None
 }
 
 /// Returns the damage of a bundle whose seek table cannot be read.

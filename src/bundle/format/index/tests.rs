@@ -169,6 +169,11 @@ fn an_invalid_or_unsupported_index_is_an_error() {
         (name, &format!("{name},\"dev.airbundle.encoding\":\"gunzip\""), "encoding `gunzip`"),
         (name, &format!("{name},\"dev.airbundle.platforms\":\"linux\""), "`linux`: "),
         ("pause:3.9\"", "../pause:3.9\"", "`registry.k8s.io/../pause:3.9`"),
+        (
+            "pause:3.9\"",
+            &format!("pause:3.9@{}\"", Digest::of(b"other")),
+            "digest mismatch of `registry.k8s.io/pause",
+        ),
         ("image.index.v1+json\",\"digest\"", "image.config.v1+json\",\"digest\"", "unsupported media type"),
         ("sha256:", "sha256:x", "malformed"),
         ("\"size\":12", "\"size\":-12", "malformed"),
