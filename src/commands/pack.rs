@@ -18,9 +18,11 @@ use std::time::Instant;
 
 use crate::base::error_chain::chain;
 use crate::base::event::{Event, Report};
+use crate::base::fs::FsError;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::layout::{Blob, LayoutError};
 use crate::bundle::reuse::ReusableBundle;
+use crate::bundle::write::accepted::{AcceptedFile, Opened};
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::head::BundleHead;
 use crate::bundle::write::manifest_cache::ManifestCache;
@@ -72,7 +74,6 @@ pub(crate) fn pack(
         return Err(partial.fetch_failed(failures));
     }
     let context = FetchContext::new(&http, &options.upstream, report);
-    let volume_command = options.on_volume.clone().map(VolumeCommand::start);
     let run = PackRun {
         start,
         input,
@@ -81,7 +82,7 @@ pub(crate) fn pack(
         base,
         older,
         failures,
-        volume_command,
+        volume_command: None,
         partial,
         validators: Validators::default(),
         compared: 0,
@@ -285,6 +286,7 @@ impl PackRun<'_> {
             };
             let mut attempt = Attempt::begin(claim, &plan, self.options, self.context.report)?;
             self.partial.keep = true;
+            self.start_volume_command(&mut attempt)?;
             let older: Vec<&ReusableBundle> = self.older.iter().chain(&attempt.set_aside).collect();
             let failure = match attempt.job.write(&plan, &older, &self.context, self.volume_command.as_mut())
             {
@@ -308,6 +310,31 @@ impl PackRun<'_> {
                 }
             }
         }
+    }
+
+    /// Starts the command of `--on-volume`. The bundle does not hand over again what the same command has accepted of the
+    /// same bundle in an earlier run.
+    fn start_volume_command(&mut self, attempt: &mut Attempt) -> Result<(), FsError> {
+        let Some(command) = &self.options.on_volume else { return Ok(()) };
+        let key = Digest::of(format!("{} {command}", attempt.fingerprint).as_bytes());
+        let Opened { file, volumes, forgotten } = AcceptedFile::open(&attempt.claim.partial, key)?;
+        if forgotten > 0 {
+            let message = format!(
+                "the `--on-volume` command has accepted {forgotten} volumes, and the lists, the options or the command have \
+                 changed since: all volumes are handed over; discard the earlier ones"
+            );
+            self.context.report.event(&Event::Warning { message });
+        }
+        if volumes.len() > 0 {
+            let message = format!(
+                "{} volumes that the `--on-volume` command has accepted are not handed over again",
+                volumes.len()
+            );
+            self.context.report.event(&Event::Note { message });
+        }
+        attempt.job.set_accepted(volumes);
+        self.volume_command = Some(VolumeCommand::start(command.clone(), file));
+        Ok(())
     }
 
     /// Removes images whose manifests state different sizes for `blob`, if entries may be missing.
@@ -341,10 +368,12 @@ impl PackRun<'_> {
         self.partial.remove()?;
         remove_other_form(&self.options.output, self.options.volume_size.is_some())?;
         if let Some(command) = &mut self.volume_command {
-            bundle.volumes.iter().try_for_each(|volume| command.run_for_volume(volume))?;
+            let report = self.context.report;
+            bundle.volumes.iter().try_for_each(|volume| command.run_for_volume(volume, report))?;
             bundle.sums.iter().try_for_each(|path| command.run_for_file(path.clone()))?;
             command.finish()?;
         }
+        self.partial.forget_accepted()?;
         if let Some(path) = &self.options.write_lock {
             OutputFile::write(path, Access::Default, &plan.lock().to_json())?;
         }
