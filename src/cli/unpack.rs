@@ -197,9 +197,8 @@ impl From<UnpackError> for Failure {
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Older { .. } => Code::Outdated,
-            UnpackError::Fs(_) | UnpackError::Unsupported { .. } | UnpackError::Obstacles { .. } => {
-                Code::File
-            }
+            UnpackError::Fs(error) => Code::of_fs(error),
+            UnpackError::Unsupported { .. } | UnpackError::Obstacles { .. } => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,
