@@ -39,13 +39,15 @@ use crate::commands::pack::summary::{PackSummary, PackedVolume};
 use crate::commands::pack::validators::Validators;
 use crate::commands::pack::volume_command::VolumeCommand;
 use crate::commands::pack::write::{WriteFailure, WrittenBlobs};
+use crate::documents::list::Checksum;
 use crate::fetch::known::KnownDocuments;
 use crate::fetch::queue::{self, FetchContext};
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::resolve_lock;
 use crate::fetch::resolve::{Resolved, resolve};
-use crate::net::error::FetchError;
-use crate::net::http::Http;
+use crate::fetch::web;
+use crate::net::error::{FetchError, FetchProblem};
+use crate::net::http::{Http, RequestContext};
 use crate::oci::digest::Digest;
 use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError, file_task};
 use crate::plan::site_contents::SiteContents;
@@ -297,6 +299,11 @@ impl PackRun<'_> {
             match failure {
                 WriteFailure::Command(error) => return Err(error.into()),
                 WriteFailure::Fs(error) => return Err(self.partial.failed(error).into()),
+                WriteFailure::Fetch { blob, failure }
+                    if has_mismatch(&failure) && next_size(&self.context, &mut resolved, blob) =>
+                {
+                    claim = attempt.claim;
+                }
                 WriteFailure::Fetch { failure, .. } if self.options.missing == Missing::Stop => {
                     return Err(self.partial.fetch_failed(vec![*failure]));
                 }
@@ -441,6 +448,37 @@ impl PackRun<'_> {
             missing: std::mem::take(&mut self.failures),
         }
     }
+}
+
+/// True if a source may have sent bytes that do not match.
+fn has_mismatch(failure: &FetchError) -> bool {
+    matches!(failure.problem, FetchProblem::Mismatch { .. } | FetchProblem::AllFailed { .. })
+}
+
+/// Removes endpoints of the files that the list pins to `blob` and that no source delivers, up to the first endpoint that
+/// states another size: the plan has the size that the first one stated, and its content does not match the checksum.
+/// Returns false if there is no such endpoint.
+fn next_size(context: &FetchContext<'_>, resolved: &mut Resolved, blob: Digest) -> bool {
+    let FetchContext { http, report, .. } = *context;
+    let mut is_changed = false;
+    for (entry, remote) in &mut resolved.files {
+        if entry.checksum != Some(Checksum::Sha256(blob)) || remote.content.is_some() {
+            continue;
+        }
+        let object = entry.name();
+        let request = RequestContext { http, report, object: &object };
+        let mut endpoints = remote.endpoints.get(1..).unwrap_or_default().to_vec();
+        while !endpoints.is_empty() {
+            let Ok(next) = web::probe(request, &endpoints, None) else { break };
+            if next.size != remote.size {
+                *remote = next;
+                is_changed = true;
+                break;
+            }
+            endpoints = next.endpoints[1..].to_vec();
+        }
+    }
+    is_changed
 }
 
 /// Pins `files` to their old content.
