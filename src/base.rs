@@ -19,6 +19,7 @@ pub mod ownership;
 pub mod path;
 pub(crate) mod pipeline;
 pub mod source_url;
+pub(crate) mod temporary_file;
 pub mod text;
 pub mod title;
 pub mod units;

@@ -64,11 +64,23 @@ impl FsError {
         self.source.raw_os_error().is_some_and(|code| CODES.iter().any(|known| known.raw_os_error() == code))
     }
 
+    /// True if a file, or the list of a directory, was read.
+    #[must_use]
+    pub(crate) fn is_read(&self) -> bool {
+        ["read", "read directory", "open", "list", "seek in"].contains(&self.action)
+    }
+
     /// True if the file system or the user's quota is full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        matches!(self.source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+        is_full(&self.source)
     }
+}
+
+/// True if the file system or the user's quota is full.
+#[must_use]
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Returns the maximum size of `file` in bytes, as far as it is known: a limit of this process, or that of FAT32.

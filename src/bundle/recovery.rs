@@ -27,6 +27,7 @@ pub(crate) mod geometry;
 pub(crate) mod group;
 pub(crate) mod repair;
 pub(crate) mod scan;
+pub(crate) mod spill;
 
 pub(crate) use blocks::ReadAt;
 pub(crate) use damage::RecoveryError;

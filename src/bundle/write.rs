@@ -1,5 +1,6 @@
 //! Writing a bundle: the archive, its volumes, and the state that lets an interrupted run resume.
 
+pub mod accepted;
 pub mod claim;
 pub(crate) mod frames;
 pub mod head;

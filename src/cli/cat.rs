@@ -57,7 +57,8 @@ impl From<CatError> for Failure {
             CatError::NotFound(_) => Code::Usage,
             CatError::External(_) => Code::Incomplete,
             CatError::Read { source, .. } => Code::of_blob(source),
-            CatError::Fs(_) | CatError::Stream(_) => Code::File,
+            CatError::Fs(error) => Code::of_fs(error),
+            CatError::Stream(_) => Code::File,
         };
         Self::of(code, &error)
     }

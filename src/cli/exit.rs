@@ -2,9 +2,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 use crate::base::error_chain::chain;
-use crate::base::fs::FsError;
+use crate::base::fs::{FsError, is_full};
 use crate::bundle::format::index::IndexError;
 use crate::bundle::read::discover_error::DiscoverError;
 use crate::bundle::read::error::ReadError;
@@ -13,6 +14,7 @@ use crate::cli::console::Text;
 use crate::documents::lock::LockError;
 use crate::signature::policy::SignatureError;
 use crate::site::record::RecordError;
+use crate::site::roots::RootsError;
 use crate::site::signed_index::SignedIndexError;
 
 /// The exit codes of both programs. `docs/cli.md` is generated from this list.
@@ -78,14 +80,18 @@ impl Failure {
         Self { code, messages: vec![message.into()], hint: None }
     }
 
-    /// Creates a failure from an error and its causes.
-    pub(crate) fn of(code: Code, error: &dyn Error) -> Self {
-        Self::new(code, chain(error))
+    /// Creates a failure from an error and its causes. A full disk has its own code, whatever failed because of it.
+    pub(crate) fn of(code: Code, error: &(dyn Error + 'static)) -> Self {
+        Self::new(Code::of_cause(error).unwrap_or(code), chain(error))
     }
 
-    /// Creates a failure with one message for each of `errors`.
-    pub(crate) fn all<'a, E: Error + 'a>(code: Code, errors: impl IntoIterator<Item = &'a E>) -> Self {
-        let messages = errors.into_iter().map(|error| chain(error)).collect();
+    /// Creates a failure with one message for each of `errors`. As in [`Self::of`], the cause can determine the code.
+    pub(crate) fn all<'a, E: Error + 'static>(code: Code, errors: impl IntoIterator<Item = &'a E>) -> Self {
+        let (mut code, mut messages) = (code, Vec::new());
+        for error in errors {
+            code = Code::of_cause(error).unwrap_or(code);
+            messages.push(chain(error));
+        }
         Self { code, messages, hint: None }
     }
 
@@ -124,7 +130,7 @@ impl fmt::Display for Failure {
 
 impl From<FsError> for Failure {
     fn from(error: FsError) -> Self {
-        Self::of(Code::File, &error)
+        Self::of(Code::of_fs(&error), &error)
     }
 }
 
@@ -162,6 +168,29 @@ impl From<DamageKind> for Code {
 }
 
 impl Code {
+    /// Returns the code for a failed file call: that of unreadable media if it was to read.
+    pub(crate) fn of_fs(error: &FsError) -> Self {
+        if error.is_media_error() && error.is_read() { Self::Unreadable } else { Self::File }
+    }
+
+    /// Returns the code for a cause of an error. `None`: the error itself determines the code.
+    fn of_cause(error: &(dyn Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            // `source` of an `io::Error` skips the error that it contains.
+            let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let has_full = |error: &(dyn Error + Send + Sync + 'static)| Self::of_cause(error).is_some();
+            if cause.downcast_ref::<io::Error>().is_some_and(is_full)
+                || cause.downcast_ref::<FsError>().is_some_and(FsError::is_full)
+                || inner.is_some_and(has_full)
+            {
+                return Some(Self::File);
+            }
+            next = cause.source();
+        }
+        None
+    }
+
     /// Returns the code for a bundle that cannot be read.
     pub(crate) fn of_read(error: &ReadError) -> Self {
         match error {
@@ -186,7 +215,8 @@ impl Code {
     /// Returns the code for a record of a site that cannot be used.
     pub(crate) fn of_record(error: &RecordError) -> Self {
         match error {
-            RecordError::Fs(_) | RecordError::Missing(_) => Self::File,
+            RecordError::Fs(error) | RecordError::Roots(_, RootsError::Fs(error)) => Self::of_fs(error),
+            RecordError::Missing(_) => Self::File,
             RecordError::Syntax(..)
             | RecordError::Content(..)
             | RecordError::Roots(..)
@@ -194,7 +224,7 @@ impl Code {
             RecordError::Version(..) => Self::NotABundle,
             RecordError::NoIndex(..) => Self::Unsigned,
             RecordError::Index(_, _, source) => match &**source {
-                SignedIndexError::Fs(_) => Self::File,
+                SignedIndexError::Fs(error) => Self::of_fs(error),
                 SignedIndexError::Signature(error) => Self::of_signature(error),
                 SignedIndexError::Corrupt(_) => Self::Damaged,
             },
@@ -219,6 +249,9 @@ impl Code {
         }
     }
 }
+
+#[cfg(all(test, feature = "net"))]
+mod causes;
 
 #[cfg(test)]
 mod tests {

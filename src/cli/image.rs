@@ -136,7 +136,7 @@ impl From<ImageError> for Failure {
             ImageError::Read(error) => Code::of_read(error),
             ImageError::Damaged { source, .. } => Code::of_blob(source),
             ImageError::Delta { .. } => Code::Incomplete,
-            ImageError::Fs(_) => Code::File,
+            ImageError::Fs(error) => Code::of_fs(error),
             ImageError::Busy(_) => Code::Busy,
             ImageError::Names(_) | ImageError::Base(_) | ImageError::NoFiles => Code::Usage,
         };

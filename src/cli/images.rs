@@ -298,7 +298,8 @@ impl From<Vec<LoadError>> for Failure {
         let code = errors.first().map_or(Code::Success, |error| match error {
             LoadError::Image(error) | LoadError::Engine(EngineError::Image(error)) => image_code(error),
             LoadError::Engine(_) => Code::Engine,
-            LoadError::Fs(_) | LoadError::Stdout(..) => Code::File,
+            LoadError::Fs(error) => Code::of_fs(error),
+            LoadError::Stdout(..) => Code::File,
             LoadError::SharedFile(..) | LoadError::NoImages(_) => Code::Usage,
         });
         let failure = Self::all(code, &errors);
@@ -312,11 +313,12 @@ impl From<Vec<LoadError>> for Failure {
 
 fn image_code(error: &SiteImageError) -> Code {
     match error {
-        SiteImageError::Blob { source: BlobError::Fs(_), .. } => Code::File,
+        SiteImageError::Blob { source: BlobError::Fs(error), .. } => Code::of_fs(error),
         SiteImageError::Blob { source: BlobError::Bundle(error), .. } => match &**error {
             CatError::Read { source, .. } => Code::of_blob(source),
             CatError::External(_) => Code::Incomplete,
-            CatError::NotFound(_) | CatError::Fs(_) | CatError::Stream(_) => Code::File,
+            CatError::Fs(error) => Code::of_fs(error),
+            CatError::NotFound(_) | CatError::Stream(_) => Code::File,
         },
         SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } => Code::Damaged,
         SiteImageError::Artifact { .. } | SiteImageError::Platform { .. } | SiteImageError::NoTag { .. } => {

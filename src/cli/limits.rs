@@ -77,7 +77,7 @@ fn limit_heaps() {
     }
 }
 
-fn refused(error: &dyn std::error::Error) -> Failure {
+fn refused(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::of(Code::File, error).context("cannot start the threads of the program").with_hint(
         "raise the limit of processes or of memory (96 MiB are needed at least): `ulimit -u`, `ulimit -v`, `ulimit -d`, or \
          `pids.max` of the cgroup",

@@ -30,6 +30,7 @@ use crate::commands::pack::error::PackError;
 use crate::commands::pack::options::{Input, Missing, PackOptions};
 use crate::commands::pack::pack;
 use crate::commands::pack::summary::PackSummary;
+use crate::commands::pack::volume_command::CommandError;
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
 use crate::documents::list::{FileEntry, ListError, Lists};
@@ -398,7 +399,7 @@ impl From<PackError> for Failure {
                             `--volume-size fat32`, which reuses what was fetched";
                 return Self::of(Code::File, error).with_hint(hint);
             }
-            PackError::Fs(_) => Code::File,
+            PackError::Fs(error) | PackError::Command(CommandError::Record(error)) => Code::of_fs(error),
             PackError::Busy(_) => Code::Busy,
             PackError::VolumeSize { .. } => Code::Usage,
             PackError::Command(_) => Code::Command,
@@ -411,7 +412,7 @@ impl From<PackError> for Failure {
 
 fn base_code(error: &BaseError) -> Code {
     match error {
-        BaseError::Fs(_) => Code::File,
+        BaseError::Fs(error) => Code::of_fs(error),
         BaseError::Inventory(InventoryError::Version(_)) => Code::NotABundle,
         BaseError::Inventory(_) => Code::List,
         BaseError::Lock(error) => Code::of_lock(error),

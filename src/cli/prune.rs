@@ -88,7 +88,8 @@ impl From<PruneError> for Failure {
     fn from(error: PruneError) -> Self {
         let code = match error {
             PruneError::Record(error) => return error.into(),
-            PruneError::Fs(_) | PruneError::Irregular(_) => Code::File,
+            PruneError::Fs(ref error) => Code::of_fs(error),
+            PruneError::Irregular(_) => Code::File,
             PruneError::Busy(_) => Code::Busy,
             PruneError::Mismatch(_) => Code::Incomplete,
         };

@@ -84,7 +84,8 @@ fn text(summary: &ReceiveSummary) -> Text {
 impl From<ReceiveError> for Failure {
     fn from(error: ReceiveError) -> Self {
         let code = match &error {
-            ReceiveError::Stream(_) | ReceiveError::Fs(_) => Code::File,
+            ReceiveError::Stream(_) => Code::File,
+            ReceiveError::Fs(error) => Code::of_fs(error),
             ReceiveError::Busy(_) => Code::Busy,
         };
         Self::of(code, &error)

@@ -63,7 +63,7 @@ fn code(error: &RepairError) -> Code {
             Code::Damaged
         }
         RepairError::Unreadable(_) => Code::Unreadable,
-        RepairError::Fs(_) => Code::File,
+        RepairError::Fs(error) => Code::of_fs(error),
         RepairError::Busy(_) => Code::Busy,
         RepairError::Same(_) => Code::Usage,
     }

@@ -20,6 +20,7 @@ use crate::cli::output::{print, print_json};
 use crate::cli::trust::SiteTrustArgs;
 use crate::commands::site::{CaChanges, Changes, ConfError, Configured, configure};
 use crate::conf::ca::{CaChange, CaError};
+use crate::conf::host_record::HostRecordError;
 use crate::conf::setup::{Setup, Tls, is_root};
 use crate::conf::tls::{Issued, RENEWAL, TlsError, day};
 use crate::conf::trust::hosts_line;
@@ -453,14 +454,17 @@ impl From<ConfError> for Failure {
         };
         let code = match &error {
             ConfError::Record(error) => Code::of_record(error),
-            ConfError::Fs(_)
-            | ConfError::Unknown(_)
+            ConfError::Fs(error)
+            | ConfError::Unknown(HostRecordError::Fs(error))
+            | ConfError::User(UserError::Fs(error))
+            | ConfError::Tls(TlsError::Fs(error) | TlsError::Ca(CaError::Fs(error)))
+            | ConfError::Ca(CaError::Fs(error)) => Code::of_fs(error),
+            ConfError::Unknown(_)
             | ConfError::Storage(_)
             | ConfError::Saved(..)
             | ConfError::Outside(..)
-            | ConfError::User(UserError::Fs(_) | UserError::Missing { .. })
-            | ConfError::Tls(TlsError::Fs(_) | TlsError::Ca(CaError::Fs(_)))
-            | ConfError::Ca(CaError::Fs(_) | CaError::Exists(_) | CaError::NoKey { .. }) => Code::File,
+            | ConfError::User(UserError::Missing { .. })
+            | ConfError::Ca(CaError::Exists(_) | CaError::NoKey { .. }) => Code::File,
             ConfError::Tls(_) | ConfError::Ca(_) => Code::Serve,
             ConfError::Busy(_) => Code::Busy,
             ConfError::User(_)
@@ -471,7 +475,7 @@ impl From<ConfError> for Failure {
             | ConfError::Setting(_)
             | ConfError::UnusedCa => Code::Usage,
         };
-        Self::new(code, chain(&error))
+        Self::of(code, &error)
     }
 }
 

@@ -57,7 +57,7 @@ pub(crate) struct Unpack {
     /// Unpack images only for these platforms; comma-separated
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     platform: Vec<Platform>,
-    /// Unpack everything that is intact, even if parts of the bundle are corrupt or missing
+    /// Unpack everything that is intact, even if parts of the bundle, or of the base of a delta, are corrupt or missing
     #[arg(long)]
     keep_going: bool,
     /// Unpack a bundle even if the site has a newer one of the same name
@@ -113,7 +113,9 @@ impl Unpack {
         }
         let summary = match result {
             // `--keep-going` helps only if the documents at the start of the bundle are intact.
-            Err(error @ UnpackError::Damaged { .. }) => return Err(with_hint(error.into())),
+            Err(error @ (UnpackError::Damaged { .. } | UnpackError::Incomplete { .. })) => {
+                return Err(with_hint(error.into()));
+            }
             other => other?,
         };
         self.out.print(&summary, || {
@@ -131,7 +133,11 @@ impl Unpack {
 /// Returns the error message that names the omitted images and files.
 fn omitted(summary: &UnpackSummary, site: &Path) -> String {
     let names = names(summary.omitted.iter().map(|item| item.name.as_str()));
-    format!("cannot unpack {names} to `{}`: the bundle has no intact copy of them", site.display())
+    let site = site.display();
+    match summary.missing.as_slice() {
+        [] => format!("cannot unpack {names} to `{site}`: the bundle has no intact copy of them"),
+        _ => format!("cannot unpack {names} to `{site}`: it lacks content that the delta omits"),
+    }
 }
 
 /// Lists the first few of `names`, and counts the others.
@@ -197,9 +203,8 @@ impl From<UnpackError> for Failure {
             UnpackError::Changed(_) => Code::Damaged,
             UnpackError::Incomplete { .. } => Code::Incomplete,
             UnpackError::Older { .. } => Code::Outdated,
-            UnpackError::Fs(_) | UnpackError::Unsupported { .. } | UnpackError::Obstacles { .. } => {
-                Code::File
-            }
+            UnpackError::Fs(error) => Code::of_fs(error),
+            UnpackError::Unsupported { .. } | UnpackError::Obstacles { .. } => Code::File,
             UnpackError::Busy(_) => Code::Busy,
             UnpackError::Names(_) | UnpackError::Select(_) => Code::Usage,
             UnpackError::Space { .. } | UnpackError::Inodes { .. } => Code::Space,

@@ -152,7 +152,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(fs::read(path, FILE_LIMIT)?)
 }
 
-fn invalid(path: &Path, error: &dyn std::error::Error) -> Failure {
+fn invalid(path: &Path, error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::of(Code::Usage, error).context(format_args!("invalid `{}`", path.display()))
 }
 

@@ -18,9 +18,11 @@ use std::time::Instant;
 
 use crate::base::error_chain::chain;
 use crate::base::event::{Event, Report};
+use crate::base::fs::FsError;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::layout::{Blob, LayoutError};
 use crate::bundle::reuse::ReusableBundle;
+use crate::bundle::write::accepted::{AcceptedFile, Opened};
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::head::BundleHead;
 use crate::bundle::write::manifest_cache::ManifestCache;
@@ -37,13 +39,15 @@ use crate::commands::pack::summary::{PackSummary, PackedVolume};
 use crate::commands::pack::validators::Validators;
 use crate::commands::pack::volume_command::VolumeCommand;
 use crate::commands::pack::write::{WriteFailure, WrittenBlobs};
+use crate::documents::list::Checksum;
 use crate::fetch::known::KnownDocuments;
 use crate::fetch::queue::{self, FetchContext};
 use crate::fetch::resolve::context::ResolveContext;
 use crate::fetch::resolve::locked::resolve_lock;
 use crate::fetch::resolve::{Resolved, resolve};
-use crate::net::error::FetchError;
-use crate::net::http::Http;
+use crate::fetch::web;
+use crate::net::error::{FetchError, FetchProblem};
+use crate::net::http::{Http, RequestContext};
 use crate::oci::digest::Digest;
 use crate::plan::bundle_plan::{BundlePlan, CompletePlan, PlanError, file_task};
 use crate::plan::site_contents::SiteContents;
@@ -72,7 +76,6 @@ pub(crate) fn pack(
         return Err(partial.fetch_failed(failures));
     }
     let context = FetchContext::new(&http, &options.upstream, report);
-    let volume_command = options.on_volume.clone().map(VolumeCommand::start);
     let run = PackRun {
         start,
         input,
@@ -81,7 +84,7 @@ pub(crate) fn pack(
         base,
         older,
         failures,
-        volume_command,
+        volume_command: None,
         partial,
         validators: Validators::default(),
         compared: 0,
@@ -285,6 +288,7 @@ impl PackRun<'_> {
             };
             let mut attempt = Attempt::begin(claim, &plan, self.options, self.context.report)?;
             self.partial.keep = true;
+            self.start_volume_command(&mut attempt)?;
             let older: Vec<&ReusableBundle> = self.older.iter().chain(&attempt.set_aside).collect();
             let failure = match attempt.job.write(&plan, &older, &self.context, self.volume_command.as_mut())
             {
@@ -295,6 +299,11 @@ impl PackRun<'_> {
             match failure {
                 WriteFailure::Command(error) => return Err(error.into()),
                 WriteFailure::Fs(error) => return Err(self.partial.failed(error).into()),
+                WriteFailure::Fetch { blob, failure }
+                    if has_mismatch(&failure) && next_size(&self.context, &mut resolved, blob) =>
+                {
+                    claim = attempt.claim;
+                }
                 WriteFailure::Fetch { failure, .. } if self.options.missing == Missing::Stop => {
                     return Err(self.partial.fetch_failed(vec![*failure]));
                 }
@@ -308,6 +317,31 @@ impl PackRun<'_> {
                 }
             }
         }
+    }
+
+    /// Starts the command of `--on-volume`. The bundle does not hand over again what the same command has accepted of the
+    /// same bundle in an earlier run.
+    fn start_volume_command(&mut self, attempt: &mut Attempt) -> Result<(), FsError> {
+        let Some(command) = &self.options.on_volume else { return Ok(()) };
+        let key = Digest::of(format!("{} {command}", attempt.fingerprint).as_bytes());
+        let Opened { file, volumes, forgotten } = AcceptedFile::open(&attempt.claim.partial, key)?;
+        if forgotten > 0 {
+            let message = format!(
+                "the `--on-volume` command has accepted {forgotten} volumes, and the lists, the options or the command have \
+                 changed since: all volumes are handed over; discard the earlier ones"
+            );
+            self.context.report.event(&Event::Warning { message });
+        }
+        if volumes.len() > 0 {
+            let message = format!(
+                "{} volumes that the `--on-volume` command has accepted are not handed over again",
+                volumes.len()
+            );
+            self.context.report.event(&Event::Note { message });
+        }
+        attempt.job.set_accepted(volumes);
+        self.volume_command = Some(VolumeCommand::start(command.clone(), file));
+        Ok(())
     }
 
     /// Removes images whose manifests state different sizes for `blob`, if entries may be missing.
@@ -341,10 +375,12 @@ impl PackRun<'_> {
         self.partial.remove()?;
         remove_other_form(&self.options.output, self.options.volume_size.is_some())?;
         if let Some(command) = &mut self.volume_command {
-            bundle.volumes.iter().try_for_each(|volume| command.run_for_volume(volume))?;
+            let report = self.context.report;
+            bundle.volumes.iter().try_for_each(|volume| command.run_for_volume(volume, report))?;
             bundle.sums.iter().try_for_each(|path| command.run_for_file(path.clone()))?;
             command.finish()?;
         }
+        self.partial.forget_accepted()?;
         if let Some(path) = &self.options.write_lock {
             OutputFile::write(path, Access::Default, &plan.lock().to_json())?;
         }
@@ -412,6 +448,37 @@ impl PackRun<'_> {
             missing: std::mem::take(&mut self.failures),
         }
     }
+}
+
+/// True if a source may have sent bytes that do not match.
+fn has_mismatch(failure: &FetchError) -> bool {
+    matches!(failure.problem, FetchProblem::Mismatch { .. } | FetchProblem::AllFailed { .. })
+}
+
+/// Removes endpoints of the files that the list pins to `blob` and that no source delivers, up to the first endpoint that
+/// states another size: the plan has the size that the first one stated, and its content does not match the checksum.
+/// Returns false if there is no such endpoint.
+fn next_size(context: &FetchContext<'_>, resolved: &mut Resolved, blob: Digest) -> bool {
+    let FetchContext { http, report, .. } = *context;
+    let mut is_changed = false;
+    for (entry, remote) in &mut resolved.files {
+        if entry.checksum != Some(Checksum::Sha256(blob)) || remote.content.is_some() {
+            continue;
+        }
+        let object = entry.name();
+        let request = RequestContext { http, report, object: &object };
+        let mut endpoints = remote.endpoints.get(1..).unwrap_or_default().to_vec();
+        while !endpoints.is_empty() {
+            let Ok(next) = web::probe(request, &endpoints, None) else { break };
+            if next.size != remote.size {
+                *remote = next;
+                is_changed = true;
+                break;
+            }
+            endpoints = next.endpoints[1..].to_vec();
+        }
+    }
+    is_changed
 }
 
 /// Pins `files` to their old content.

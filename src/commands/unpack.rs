@@ -25,7 +25,7 @@ use crate::bundle::read::error::ReadError;
 use crate::bundle::read::problem::Position;
 use crate::bundle::read::reader::{BundleReader, Contents};
 use crate::bundle::read::select::Prefetched;
-use crate::commands::unpack::delta::Delta;
+use crate::commands::unpack::delta::{Delta, omit_incomplete};
 use crate::commands::unpack::error::UnpackError;
 use crate::commands::unpack::links::MissingLinks;
 use crate::commands::unpack::obstacles::Obstacles;
@@ -72,16 +72,24 @@ pub fn unpack(
 
     // Checks. Until the space check has passed, the site is unchanged, except for permissions of intact files and
     // the staging area.
-    let links = Links::new(&contents.layout, &options.templates)?;
     let record = read_record(options)?;
-    let mut delta = Delta::new(&contents.layout, &record, options)?;
+    let (mut delta, missing) = Delta::new(&contents.layout, &record, options)?;
+    omit_incomplete(&mut contents.layout, missing, options, &mut summary)?;
+    let mut links = Links::new(&contents.layout, &options.templates)?;
     check_support(&contents.layout, &links, &record, options)?;
     let roots = Roots::open(options, &contents.layout)?;
     // Again, because another process may have unpacked a newer bundle before this one got the lock.
     check_release(&contents, options, reader.policy())?;
-    let obstacles = Obstacles::find(&contents.layout, &record, &roots, options.replace)?;
+    let mut obstacles = Obstacles::find(&contents.layout, &record, &roots, options.replace)?;
     let mut plan = WritePlan::new(&contents.layout, &roots, report)?;
-    delta.locate(&contents.layout, &plan, report)?;
+    let missing = delta.locate(&plan, report)?;
+    if !missing.is_empty() {
+        omit_incomplete(&mut contents.layout, missing, options, &mut summary)?;
+        links = Links::new(&contents.layout, &options.templates)?;
+        obstacles = Obstacles::find(&contents.layout, &record, &roots, options.replace)?;
+        plan = plan.narrow(&contents.layout, &roots);
+        delta.locate(&plan, report)?;
+    }
     plan.clear_staging(&roots)?;
     let mut missing_links = MissingLinks::find(&links, &roots)?;
     check_space(&plan, &missing_links, &roots)?;
@@ -114,7 +122,7 @@ pub fn unpack(
             return Err(UnpackError::damaged(&contents.layout, lost));
         }
         summary.bytes_written -= plan.bytes_of(&lost);
-        summary.omitted = omit_lost(&mut contents.layout, &lost);
+        summary.omitted.extend(omit_lost(&mut contents.layout, &lost));
         missing_links = MissingLinks::find(&Links::new(&contents.layout, &options.templates)?, &roots)?;
     }
 

@@ -410,6 +410,70 @@ fn corrupt_or_missing_base_blobs_are_named_before_anything_is_written() {
 }
 
 #[test]
+fn delta_with_keep_going_unpacks_what_is_complete_and_names_the_rest() {
+    let base = base();
+    let digest = sha256(&base.bytes);
+    let mut rotten = base.bytes.to_vec();
+    rotten[1_000_000] ^= 1;
+    // The blob is corrupt, or missing.
+    for (bytes, problem) in [(Some(&rotten[..]), "corrupt on the site"), (None, "the site lacks")] {
+        let directory = directory();
+        let (site, delta) = (old_site(&directory), delta(&directory));
+        let blob = site.join(data(&digest));
+        match bytes {
+            Some(bytes) => fs::write(&blob, bytes).unwrap(),
+            None => fs::remove_file(&blob).unwrap(),
+        }
+        let repositories = site.join(STORAGE).join("repositories/k8s");
+        let tag = |name: &str| fs::read(repositories.join(name).join("current/link")).ok();
+        let (stable, new) = ("quay.io/team/app/_manifests/tags/stable", "quay.io/team/app/_manifests/tags/2");
+        let before = tag(stable);
+        let finished = unpack(&delta, &site).failed(16, &["nothing was changed"]);
+        finished.failed(16, &["use `--keep-going` to unpack everything that is intact"]);
+        let finished = unbundle(["unpack", "--keep-going", "--json", &text(&delta), &text(&site)]);
+        let summary = finished.json();
+        finished
+            .failed(16, &["cannot unpack `quay.io/team/app:2`, `quay.io/team/app:stable`", "lacks content"]);
+        let omitted = summary["leftOut"].as_array().unwrap();
+        let names: Vec<_> = omitted.iter().map(|item| item["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["quay.io/team/app:2", "quay.io/team/app:stable"]);
+        for item in omitted {
+            assert!(item["problem"].as_str().unwrap().contains(problem), "{summary}");
+        }
+        assert_eq!(summary["missing"][0]["digest"], digest);
+        assert_eq!(summary["missing"].as_array().unwrap().len(), 1);
+        // No image is half-visible: the tag that moved has its old image.
+        assert!(before.is_some() && tag(stable) == before);
+        assert!(!repositories.join(new).exists());
+        let record = fs::read_to_string(site.join("site.json")).unwrap();
+        assert!(!record.contains("team/app:2") && record.contains("\"partial\": true"), "{record}");
+        // Everything else is complete.
+        assert!(tag("quay.io/team/other/_manifests/tags/1").is_some());
+        for file in world().new.upstream.files() {
+            let path = site.join("files/k8s").join(file.url.trim_start_matches("https://"));
+            assert!(fs::read(&path).unwrap() == file.bytes[..], "{}", path.display());
+        }
+        // The site is completed when it has the blob again.
+        fs::write(&blob, &base.bytes).unwrap();
+        unpack(&delta, &site).ok();
+        world().new.assert_served(&site);
+    }
+}
+
+#[test]
+fn delta_with_keep_going_changes_nothing_if_nothing_is_complete() {
+    let directory = directory();
+    let delta = delta(&directory);
+    let site = directory.path().join("site");
+    let only = ["--only", "quay.io/team/app:2"];
+    let [bundle, target] = [text(&delta), text(&site)];
+    let arguments = [&["unpack", "--keep-going", &bundle, &target][..], &only].concat();
+    let finished = unbundle(arguments).failed(16, &["lacks", "nothing was changed"]);
+    finished.failed(16, &["missing: ", "needed by `quay.io/team/app:2`"]);
+    assert!(!site.exists());
+}
+
+#[test]
 fn corrupt_base_blob_is_restored_from_another_copy_on_the_site() {
     let directory = directory();
     let (site, delta) = (old_site(&directory), delta(&directory));

@@ -19,9 +19,9 @@ use crate::support::fake::{Content, Fake, Framing, Reply, Seen};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::nginx::Nginx;
 use crate::support::random_bytes;
-use crate::support::sha256;
 use crate::support::tls::Pair;
 use crate::support::web::free_port;
+use crate::support::{sha256, sha512};
 
 fn image() -> Image {
     Image::new(Format::Oci, "linux/amd64", &[Layer::random(1, 1000, Compression::Gzip)])
@@ -322,6 +322,63 @@ fn a_portal_that_redirects_to_its_login_page_is_left_for_the_next_source() {
     assert_eq!(packed(&job), bytes);
     let job = PackJob::new(&format!("https://{FILES}/tool.bin\n"));
     job.pack_from(&portal, &[]).failed(4, &["/login", "a web page"]);
+}
+
+/// Changes the response of a server that has a file of this size.
+type Twist = fn(&Seen, Reply, usize) -> Reply;
+
+#[test]
+fn a_mirror_that_cuts_a_pinned_file_short_is_left_for_the_next_source() {
+    for (number, size) in [(1, 5000), (2, 20 << 20)] {
+        let bytes = random_bytes(20 + number, size);
+        let mut content = Content::default();
+        content.file(&format!("https://{FILES}/tool.bin"), bytes.clone());
+        let mut short = Content::default();
+        short.file(&format!("https://{FILES}/tool.bin"), bytes[..size * 3 / 4].to_vec());
+        let without_ranges = |reply: Reply| Reply { status: 200, ..reply.without("content-range") };
+        let twists: [(&str, bool, Twist); 5] = [
+            // The stated length is right, and every connection ends at the same byte of the file.
+            ("cut", false, |seen, reply, size| {
+                let first = seen.range().map_or(0, |(first, _)| first);
+                Reply { cut: Some((size / 2).saturating_sub(first)), ..reply }
+            }),
+            // The stated length is too small.
+            ("ranges", true, |_, reply, _| reply),
+            ("complete", true, |seen, reply, _| if seen.is_probe() { Reply::status(416) } else { reply }),
+            // No length is stated.
+            ("chunked", true, |_, reply, _| Reply { framing: Framing::Chunked, ..reply }),
+            ("close", true, |_, reply, _| Reply { framing: Framing::Close, ..reply }),
+        ];
+        for (name, is_short, twist) in twists {
+            let served = if is_short { short.clone() } else { content.clone() };
+            let all = short.clone();
+            let has_no_ranges = matches!(name, "chunked" | "close");
+            let mirror = Fake::start(served, move |seen, reply| {
+                let reply =
+                    if has_no_ranges { without_ranges(all.respond(&seen.without("range"))) } else { reply };
+                twist(seen, reply, size)
+            });
+            let honest = Fake::honest(content.clone());
+            for pin in [sha256(&bytes), sha512(&bytes)] {
+                let job = PackJob::new(&format!("https://{FILES}/tool.bin {pin}\n"));
+                let options = [
+                    &mirror.mirror(FILES)[..],
+                    &honest.mirror(FILES),
+                    &["--retries", "1"].map(str::to_owned),
+                ]
+                .concat();
+                let finished = job.pack_with(&options).ok();
+                let warning = format!("`http://{}/` failed, falling back to the next source", mirror.addr());
+                assert!(finished.stderr.contains(&warning), "{name}: {finished:#?}");
+                assert_eq!(packed(&job), bytes, "{name}");
+            }
+        }
+        // Without another source, it is an error.
+        let mirror = Fake::honest(short);
+        let job = PackJob::new(&format!("https://{FILES}/tool.bin {}\n", sha256(&bytes)));
+        let options = [&mirror.mirror(FILES)[..], &["--mirrors-only"].map(str::to_owned)].concat();
+        job.fails(&options.iter().map(String::as_str).collect::<Vec<_>>(), 5, &["tool.bin", "mismatch"]);
+    }
 }
 
 #[test]

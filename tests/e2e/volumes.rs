@@ -383,7 +383,7 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     let usage = fs::read_to_string(temporary.path().join("usage")).unwrap();
     assert_eq!(usage.lines().count(), names.len() + 1, "each of them, and the list");
 
-    // A failing command stops the run, and a re-run writes all volumes.
+    // A failing command stops the run, and a re-run without a command writes all volumes.
     let again = temporary.path().join("again");
     fs::create_dir(&again).unwrap();
     let mut options = vec!["--volume-size", "7MiB", "--recovery", "5%", "--on-volume"];
@@ -397,6 +397,110 @@ fn volumes_are_handed_over_as_they_fill_so_the_disk_never_holds_the_entire_bundl
     );
     assert_eq!(volumes(&again).len(), names.len());
     shell(&again, "sha256sum --strict -c SHA256SUMS");
+    assert!(fs::read_dir(&again).unwrap().all(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        !name.contains("partial")
+    }));
+}
+
+/// The directories of a run that hands over volumes, and the log of its command.
+struct HandOver {
+    temporary: tempfile::TempDir,
+    command: String,
+}
+
+impl HandOver {
+    fn new() -> Self {
+        let temporary = tempdir().unwrap();
+        for name in ["output", "cloud"] {
+            fs::create_dir(temporary.path().join(name)).unwrap();
+        }
+        // Fails for the volume with the number in `fail`.
+        let path = temporary.path().display();
+        let command = format!(
+            r#"echo "${{1##*/}}" >>{path}/log; case "$1" in *."$(cat {path}/fail)") exit 9 ;; esac; mv "$1" {path}/cloud/"#
+        );
+        Self { temporary, command }
+    }
+
+    fn pack(&self, fail: &str, command: &str) -> Finished {
+        let world = world();
+        fs::write(self.temporary.path().join("fail"), fail).unwrap();
+        let options = ["--volume-size", "7MiB", "--on-volume", command];
+        world.pack(&world.lists, &self.output(), &options)
+    }
+
+    fn output(&self) -> PathBuf {
+        self.temporary.path().join("output/all.tar.zst")
+    }
+
+    /// Returns the files that were handed over since the last call, in order.
+    fn take_log(&self) -> Vec<String> {
+        let path = self.temporary.path().join("log");
+        let log = fs::read_to_string(&path).unwrap_or_default();
+        fs::write(&path, "").unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// Asserts that the command has got the same volumes as without a command, and that nothing else is left.
+    fn assert_complete(&self) {
+        let (cloud, plain) = (self.temporary.path().join("cloud"), volume_sets().plain());
+        assert_eq!(volumes(&cloud), volumes(&plain));
+        shell(&cloud, "sha256sum --strict -c SHA256SUMS");
+        assert_eq!(fs::read(cloud.join("SHA256SUMS")).unwrap(), fs::read(plain.join("SHA256SUMS")).unwrap());
+        let output = self.temporary.path().join("output");
+        assert_eq!(fs::read_dir(output).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn volumes_that_the_command_accepted_are_not_handed_over_again() {
+    let runs = HandOver::new();
+    let all: Vec<String> = volume_sets().names.clone();
+    let last = format!("{:03}", all.len());
+    // While the bundle is written; at the first volume, which is complete last; and at the last one.
+    let mut handed_over: Vec<String> = Vec::new();
+    for fail in ["003", "001", &last] {
+        runs.pack(fail, &runs.command).failed(COMMAND, &["run the same command to resume"]);
+        let mut log = runs.take_log();
+        assert_eq!(log.pop().unwrap(), format!("all.tar.zst.{fail}"));
+        handed_over.extend(log);
+    }
+    let finished = runs.pack("none", &runs.command).ok();
+    assert!(finished.stderr.contains("are not handed over again"), "{}", finished.stderr);
+    handed_over.extend(runs.take_log());
+    let lists = handed_over.iter().filter(|name| *name == "SHA256SUMS").count();
+    assert_eq!(lists, 1, "{handed_over:?}");
+    handed_over.retain(|name| name != "SHA256SUMS");
+    handed_over.sort();
+    assert_eq!(handed_over, all, "each of them once");
+    runs.assert_complete();
+    // A complete bundle is packed again like a new one.
+    runs.pack("none", &runs.command).ok();
+    assert_eq!(runs.take_log().len(), all.len() + 1);
+}
+
+#[test]
+fn volumes_are_handed_over_again_if_they_or_the_command_changed() {
+    let runs = HandOver::new();
+    let all = volume_sets().names.len();
+    runs.pack("004", &runs.command).failed(COMMAND, &["all.tar.zst.004"]);
+    assert_eq!(runs.take_log().len(), 3);
+    // As if the content of volume 2 had changed upstream.
+    let record = runs.temporary.path().join("output/all.tar.zst.partial.accepted");
+    let text = fs::read_to_string(&record).unwrap();
+    let line = text.lines().find(|line| line.starts_with("2 ")).unwrap();
+    let (front, _) = line.rsplit_once(' ').unwrap();
+    let other = format!("{front} {}", sha256(b"other").trim_start_matches("sha256:"));
+    fs::write(&record, text.replace(line, &other)).unwrap();
+    let finished = runs.pack("004", &runs.command);
+    finished.failed(COMMAND, &["`", "all.tar.zst.002` differs from the volume", "discard the earlier one"]);
+    assert_eq!(runs.take_log(), ["all.tar.zst.002", "all.tar.zst.004"]);
+    // Another command has accepted nothing.
+    let finished = runs.pack("none", &format!("{} # other", runs.command)).ok();
+    assert!(finished.stderr.contains("accepted 2 volumes, and the lists"), "{}", finished.stderr);
+    assert_eq!(runs.take_log().len(), all + 1);
+    runs.assert_complete();
 }
 
 #[test]

@@ -15,6 +15,8 @@ use reed_solomon_simd::rate::{HighRateDecoder, RateDecoder};
 
 /// Number of bytes per block in a column. Every block size is a multiple of it.
 pub(super) const STRIPE: usize = 2 << 10;
+/// Number of columns that are decoded at the same time.
+const COLUMNS: usize = 8;
 /// The element type of `reed-solomon-simd`.
 type Unit = [u8; 64];
 const UNITS: usize = STRIPE / size_of::<Unit>();
@@ -164,8 +166,7 @@ pub(super) fn decode<E: Engine>(
     engine: impl Fn() -> E + Sync,
 ) {
     let missing: Vec<usize> = (0..intact.len()).filter(|row| !intact[*row]).collect();
-    let known = &*rows;
-    let decode = |decoder: &mut HighRateDecoder<E>, column: usize| {
+    let decode = |decoder: &mut HighRateDecoder<E>, known: &[u8], column: usize| {
         let stripe = column * STRIPE..(column + 1) * STRIPE;
         for row in (0..intact.len()).filter(|row| intact[*row]) {
             decoder.add_original_shard(row, &known[row * block_size..][stripe.clone()])?;
@@ -182,17 +183,22 @@ pub(super) fn decode<E: Engine>(
         Ok(restored)
     };
     let decoder = || HighRateDecoder::new(intact.len(), parity_count, STRIPE, engine(), None);
-    let columns: Vec<Result<Vec<u8>, reed_solomon_simd::Error>> = (0..block_size / STRIPE)
-        .into_par_iter()
-        .map_init(
-            || decoder().expect("the geometry is valid; please report"),
-            |decoder, column| decode(decoder, column),
-        )
-        .collect();
-    for (column, restored) in columns.into_iter().enumerate() {
-        let restored = restored.expect("as many parity blocks as missing rows; please report");
-        for (row, stripe) in missing.iter().zip(restored.chunks_exact(STRIPE)) {
-            rows[row * block_size + column * STRIPE..][..STRIPE].copy_from_slice(stripe);
+    let columns: Vec<usize> = (0..block_size / STRIPE).collect();
+    // All columns together would need the memory of all missing rows again.
+    for columns in columns.chunks(COLUMNS) {
+        let known = &*rows;
+        let restored: Vec<Result<Vec<u8>, reed_solomon_simd::Error>> = columns
+            .par_iter()
+            .map_init(
+                || decoder().expect("the geometry is valid; please report"),
+                |decoder, column| decode(decoder, known, *column),
+            )
+            .collect();
+        for (column, restored) in columns.iter().zip(restored) {
+            let restored = restored.expect("as many parity blocks as missing rows; please report");
+            for (row, stripe) in missing.iter().zip(restored.chunks_exact(STRIPE)) {
+                rows[row * block_size + column * STRIPE..][..STRIPE].copy_from_slice(stripe);
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::bundle::recovery::scan::scan;
 
 /// The recovery data of a volume. Each call receives the volume itself, which must be the same one.
 ///
-/// Uses up to about 256 MiB of memory. Returns verified bytes only: all blocks are compared with their
+/// Uses up to about 170 MiB of memory. Returns verified bytes only: all blocks are compared with their
 /// checksums.
 pub struct Recovery {
     map: BlockMap,
@@ -45,6 +45,18 @@ impl Recovery {
         fields.front.checked_add(section)?.checked_add(fields.tail)
     }
 
+    /// Replaces the cache of repaired blocks.
+    #[cfg(test)]
+    pub(super) fn with_cache(self, cache: RepairCache) -> Self {
+        Self { cache: Mutex::new(cache), ..self }
+    }
+
+    /// Number of repaired bytes in the temporary file.
+    #[cfg(test)]
+    pub(super) fn spilled_len(&self) -> u64 {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).spilled_len()
+    }
+
     /// Length of the intact volume in bytes.
     #[must_use]
     pub fn volume_len(&self) -> u64 {
@@ -65,9 +77,9 @@ impl Recovery {
 
     /// Returns the original bytes of a range of the volume.
     ///
-    /// Repairing a block requires its entire group, up to 128 MiB. Up to 128 MiB of repaired blocks are kept
-    /// for later calls, so that sequential reads through a smaller gap read each group once. Through a larger
-    /// gap, [`Recovery::repair`] is faster.
+    /// Repairing a block requires its entire group, up to 128 MiB. The other repaired blocks of the group are kept for
+    /// later calls, so that sequential reads read each group once: up to 40 MiB in memory, the others in a temporary
+    /// file. Without space for the file, a group is read once for every 40 MiB of a gap.
     pub fn reconstruct(&self, volume: &impl ReadAt, range: Range<u64>) -> Result<Vec<u8>, RecoveryError> {
         let map = &self.map;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,9 +10,11 @@ use crate::bundle::format::seek_table;
 use crate::bundle::format::skippable::{self, RECOVERY_MAGIC};
 use crate::bundle::read::frame_reader::{self, Frame, FrameReader};
 use crate::bundle::recovery::blocks::{ReadAt, index};
+use crate::bundle::recovery::cache::RepairCache;
 use crate::bundle::recovery::damage::Damage;
 use crate::bundle::recovery::encode::encode_within;
 use crate::bundle::recovery::geometry::Numbers;
+use crate::bundle::recovery::spill::Spill;
 use crate::oci::digest::Digest;
 
 const SECTOR: usize = 4096;
@@ -473,4 +475,34 @@ fn many_ranges_of_an_intact_block_are_read_once() {
     }
     // A range at the boundary of two blocks needs both, and the first one is read again for the next range.
     assert!(counting.read.get() <= 8 * block, "{} bytes", counting.read.get());
+}
+
+#[test]
+fn every_group_is_read_once_through_a_gap_that_does_not_fit_into_memory() {
+    let geometry = geometry(2 << 20, 500, 4);
+    let original = volume(&geometry, 100);
+    let gaps = [100_000..500_000, 900_000..1_200_000];
+    let damaged = gaps.iter().cloned().fold(original.clone(), |volume, gap| damage(&volume, gap));
+    let counting = CountingVolume { bytes: damaged.clone(), read: Cell::new(0) };
+    let read_through = |recovery: &Recovery| {
+        let before = counting.read.get();
+        for gap in &gaps {
+            for start in gap.clone().step_by(10_000) {
+                let bytes = recovery.reconstruct(&counting, start as u64..start as u64 + 10_000).unwrap();
+                assert!(bytes == original[start..start + 10_000], "{start}");
+            }
+        }
+        counting.read.get() - before
+    };
+    let memory = 100_000;
+    let spilling = found(&damaged).with_cache(RepairCache::with_limits(memory, Spill::default()));
+    let read = read_through(&spilling);
+    // Blocks at the ends of the gaps are read to find out that they are corrupt.
+    assert!(read < original.len() + 100_000, "{read} bytes of {}", original.len());
+    assert!(spilling.spilled_len() >= 500_000, "{} bytes", spilling.spilled_len());
+
+    // Without space for the file, groups are read again, and the bytes are the same.
+    let failing = found(&damaged).with_cache(RepairCache::with_limits(memory, Spill::failed()));
+    let read_again = read_through(&failing);
+    assert!(read_again > 3 * read && read_again < 10 * read, "{read_again} and {read} bytes");
 }

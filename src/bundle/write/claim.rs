@@ -10,7 +10,7 @@ use crate::base::fs::{self, FsError};
 use crate::base::output_file::is_descriptor;
 use crate::base::own_file;
 use crate::bundle::write::parts::{part_path, parts, remove_parts, remove_parts_from, volumes_of};
-use crate::bundle::write::{manifest_cache, spool};
+use crate::bundle::write::{accepted, manifest_cache, spool};
 
 /// An exclusive lock on an output file. The lock is released when all clones of the handle are dropped.
 pub struct Claim {
@@ -85,7 +85,8 @@ impl Claim {
 
     /// Returns the names of everything else that an earlier run can have left.
     fn other_names(&self) -> Result<Vec<PathBuf>, FsError> {
-        let mut names = vec![spool::path(&self.partial), manifest_cache::path(&self.partial)];
+        let partial = &self.partial;
+        let mut names = vec![spool::path(partial), manifest_cache::path(partial), accepted::path(partial)];
         names.extend(old_paths(&self.partial));
         let directory = fs::parent(&self.partial);
         for bundle in std::iter::once(self.partial.clone()).chain(old_paths(&self.partial)) {

@@ -16,6 +16,7 @@ use crate::bundle::format::label::Label;
 use crate::bundle::format::skippable::SKIPPABLE_LIMIT;
 use crate::bundle::format::volume_name::VOLUME_LIMIT;
 use crate::bundle::recovery::{self, Geometry, LENGTH_LIMIT};
+use crate::bundle::write::accepted::{Acceptance, AcceptedVolumes};
 use crate::bundle::write::parts::{part_path, remove_parts_from, volume_path};
 use crate::oci::digest::{Digest, Hasher};
 
@@ -73,6 +74,8 @@ pub struct FinishedVolume {
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
+    /// Tells if the command of `--on-volume` has accepted it in an earlier run.
+    pub acceptance: Acceptance,
 }
 
 /// The position of a volume in the bundle.
@@ -219,15 +222,20 @@ impl VolumeWriter {
     }
 
     /// Completes the volumes that end at or before `end`, renames them to their final names, and forgets
-    /// them. The first and the last volume are not handed over.
-    pub(crate) fn hand_over(&mut self, end: u64, target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
+    /// them. The first and the last volume are not handed over. A volume that is `accepted` is removed.
+    pub(crate) fn hand_over(
+        &mut self,
+        end: u64,
+        target: &Path,
+        accepted: &AcceptedVolumes,
+    ) -> Result<Vec<FinishedVolume>, FsError> {
         let last = self.files.len() - 1;
         let ready = self.files[..last].iter().skip(1).take_while(|volume| volume.end() <= end).count();
         let mut finished = Vec::new();
         for mut file in self.files.drain(1..=ready) {
             let size = file.complete(self.options, &[])?;
-            let volume = file.finished(target, size)?;
-            fs::rename_durably(&file.path, &volume.path)?;
+            let volume = file.finished(target, size, accepted)?;
+            volume.publish(&file.path)?;
             finished.push(volume);
         }
         Ok(finished)
@@ -235,28 +243,30 @@ impl VolumeWriter {
 
     /// Appends `tail` and the recovery data, and syncs all files. Returns the volumes with their final names,
     /// which [`Self::publish`] gives them; none for a bundle in one file.
-    pub(crate) fn complete(&mut self, tail: &[u8], target: &Path) -> Result<Vec<FinishedVolume>, FsError> {
+    pub(crate) fn complete(
+        &mut self,
+        tail: &[u8],
+        target: &Path,
+        accepted: &AcceptedVolumes,
+    ) -> Result<Vec<FinishedVolume>, FsError> {
         let last = self.last().number;
         let mut volumes = Vec::new();
         for file in &mut self.files {
             let size = file.complete(self.options, if file.number == last { tail } else { &[] })?;
             if self.options.volume_size.is_some() {
-                volumes.push(file.finished(target, size)?);
+                volumes.push(file.finished(target, size, accepted)?);
             }
         }
         Ok(volumes)
     }
 
     /// Renames all files to their final names. The first volume is the last one to be renamed, since there is
-    /// no bundle without it.
-    pub(crate) fn publish(self, target: &Path) -> Result<(), FsError> {
+    /// no bundle without it. `volumes` are the result of [`Self::complete`]; accepted ones are removed.
+    pub(crate) fn publish(self, target: &Path, volumes: &[FinishedVolume]) -> Result<(), FsError> {
         if self.options.volume_size.is_none() {
             return fs::rename_durably(&self.partial, target);
         }
-        for file in self.files.iter().rev() {
-            fs::rename_durably(&file.path, &volume_path(target, file.number))?;
-        }
-        Ok(())
+        self.files.iter().zip(volumes).rev().try_for_each(|(file, volume)| volume.publish(&file.path))
     }
 
     fn last(&self) -> &VolumeFile {
@@ -265,6 +275,18 @@ impl VolumeWriter {
 
     fn last_mut(&mut self) -> &mut VolumeFile {
         self.files.last_mut().expect("there is a first volume; please report")
+    }
+}
+
+impl FinishedVolume {
+    /// Renames the file at `partial` to its final name. If the command has accepted the volume and has removed it, removes
+    /// the file.
+    fn publish(&self, partial: &Path) -> Result<(), FsError> {
+        if self.acceptance == Acceptance::Accepted && !self.path.exists() {
+            fs::remove_file(partial)
+        } else {
+            fs::rename_durably(partial, &self.path)
+        }
     }
 }
 
@@ -313,10 +335,16 @@ impl VolumeFile {
     }
 
     /// Returns the complete volume with its final name.
-    fn finished(&self, target: &Path, size: u64) -> Result<FinishedVolume, FsError> {
+    fn finished(
+        &self,
+        target: &Path,
+        size: u64,
+        accepted: &AcceptedVolumes,
+    ) -> Result<FinishedVolume, FsError> {
         let digest = self.digest(size).map_err(FsError::at("read", &self.path))?;
-        let path = volume_path(target, self.number);
-        Ok(FinishedVolume { path, number: self.number, digest, size })
+        let (path, number) = (volume_path(target, self.number), self.number);
+        let acceptance = accepted.acceptance(number, size, digest);
+        Ok(FinishedVolume { path, number, digest, size, acceptance })
     }
 
     fn digest(&self, size: u64) -> io::Result<Digest> {

@@ -11,6 +11,7 @@ use crate::base::fs::{self, FsError};
 use crate::bundle::format::layout::{blob_name, tar_header};
 use crate::bundle::format::seek_table::{self, FrameEntry};
 use crate::bundle::format::{BLOCK, FRAME_SIZE, frame, padded};
+use crate::bundle::write::accepted::AcceptedVolumes;
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::frames::{FrameOutput, FrameRecord};
 use crate::bundle::write::head::{BundleHead, frame_entry, padding};
@@ -35,6 +36,8 @@ pub struct BundleWriter {
     blob: Option<OpenBlob>,
     late_headers: Vec<LateHeader>,
     handed_over: Vec<(VolumeExtent, FinishedVolume)>,
+    /// The volumes that the command of `--on-volume` has accepted in earlier runs.
+    accepted: AcceptedVolumes,
 }
 
 /// The parameters that determine the bytes of a bundle, besides its content.
@@ -150,7 +153,15 @@ impl BundleWriter {
             blob: None,
             late_headers: Vec::new(),
             handed_over: Vec::new(),
+            accepted: AcceptedVolumes::default(),
         }
+    }
+
+    /// Sets the volumes that the command of `--on-volume` has accepted in earlier runs. They are written and compared, and
+    /// do not appear at the output again.
+    #[cfg(feature = "net")]
+    pub(crate) fn set_accepted(&mut self, accepted: AcceptedVolumes) {
+        self.accepted = accepted;
     }
 
     /// Returns the number of bytes of the tar stream after the head that were passed to the writer.
@@ -266,7 +277,7 @@ impl BundleWriter {
         let first = large.and_then(|large| self.output.frames().get(large.first_frame));
         let end = first.map_or_else(|| self.output.volumes.end(), |frame| frame.offset);
         let extents: Vec<VolumeExtent> = self.output.volumes.extents(0).skip(1).collect();
-        let volumes = self.output.volumes.hand_over(end, &self.target)?;
+        let volumes = self.output.volumes.hand_over(end, &self.target, &self.accepted)?;
         self.handed_over.extend(extents.into_iter().zip(volumes.iter().cloned()));
         Ok(volumes)
     }
@@ -280,11 +291,11 @@ impl BundleWriter {
         self.output.volumes.patch(0, &encoded.bytes)?;
         let table = self.seek_table(&encoded.frames)?;
 
-        let Self { output, target, handed_over, .. } = self;
+        let Self { output, target, handed_over, accepted, .. } = self;
         let mut writer = output.volumes;
         let table_len = table.len() as u64;
         let size = writer.end() + table_len + writer.recovery_len(table_len);
-        let volumes = writer.complete(&table, &target)?;
+        let volumes = writer.complete(&table, &target, &accepted)?;
         let mut sums = None;
         if !volumes.is_empty() {
             let mut all: Vec<&FinishedVolume> =
@@ -293,7 +304,7 @@ impl BundleWriter {
             sums = Some(write_sums(&target, &all)?);
             remove_surplus(&target, all.len())?;
         }
-        writer.publish(&target)?;
+        writer.publish(&target, &volumes)?;
         Ok(WrittenBundle { identity: Digest::of(&head.index), size, volumes, sums })
     }
 

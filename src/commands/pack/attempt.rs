@@ -16,11 +16,14 @@ use crate::bundle::write::writer::WriteOptions;
 use crate::commands::pack::error::PackError;
 use crate::commands::pack::options::PackOptions;
 use crate::commands::pack::write::BundleJob;
+use crate::oci::digest::Digest;
 use crate::plan::bundle_plan::BundlePlan;
 
 /// One attempt at a plan.
 pub(super) struct Attempt {
     pub(super) job: BundleJob,
+    /// Identifies the plan and the options that determine the bytes of the bundle.
+    pub(super) fingerprint: Digest,
     /// The claim for the next attempt.
     pub(super) claim: Claim,
     /// Partial bundles of other plans.
@@ -63,7 +66,7 @@ impl Attempt {
         let is_needed = needed_pieces(plan, &done);
         let pieces = spool.begin(fingerprint, plan.pending_count(), is_same_plan, is_needed)?;
         let job = BundleJob::begin(claim.try_clone()?, write_options, spool, pieces, done, &expected)?;
-        Ok(Self { job, claim, set_aside })
+        Ok(Self { job, fingerprint, claim, set_aside })
     }
 
     /// True if the next run would save nothing by reusing this attempt.

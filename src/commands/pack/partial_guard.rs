@@ -8,7 +8,7 @@ use crate::base::fs::FsError;
 use crate::base::units::human_bytes;
 use crate::bundle::write::claim::{Claim, old_paths};
 use crate::bundle::write::parts::{remove_parts, size_of_parts};
-use crate::bundle::write::{manifest_cache, spool};
+use crate::bundle::write::{accepted, manifest_cache, spool};
 use crate::commands::pack::error::PackError;
 use crate::net::error::FetchError;
 
@@ -58,7 +58,13 @@ impl<'a> PartialGuard<'a> {
     /// Removes the unfinished bundle and everything that it needs.
     pub(super) fn discard(&mut self) -> Result<(), FsError> {
         self.remove()?;
+        self.forget_accepted()?;
         remove_parts(&self.partial)
+    }
+
+    /// Removes the record of the volumes that the command of `--on-volume` has accepted, when all of them are handed over.
+    pub(super) fn forget_accepted(&self) -> Result<(), FsError> {
+        accepted::remove(&self.partial)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::Blob;
 use crate::bundle::reuse::ReusableBundle;
+use crate::bundle::write::accepted::AcceptedVolumes;
 use crate::bundle::write::claim::Claim;
 use crate::bundle::write::partial::{BlobPrefix, ExpectedEntry, PartialBundle};
 use crate::bundle::write::spool::{Spool, SpoolKey, SpooledPiece};
@@ -145,6 +146,11 @@ impl BundleJob {
             pieces,
             manifests_end: 0,
         })
+    }
+
+    /// Sets the volumes that the command of `--on-volume` has accepted in earlier runs.
+    pub(crate) fn set_accepted(&mut self, accepted: AcceptedVolumes) {
+        self.writer.set_accepted(accepted);
     }
 
     /// True if nothing but manifests was written or spooled.
@@ -421,7 +427,7 @@ impl StepRun<'_, '_> {
     fn hand_over_volumes(&mut self) -> Result<(), WriteFailure> {
         if let Some(command) = self.volume_command.as_deref_mut() {
             for volume in self.job.writer.hand_over()? {
-                command.run_for_volume(&volume)?;
+                command.run_for_volume(&volume, self.context.report)?;
                 self.written.volumes.push(volume);
             }
         }

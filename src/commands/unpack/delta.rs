@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cap_std::fs::File;
 use rayon::prelude::*;
@@ -15,10 +15,13 @@ use crate::base::bulk;
 use crate::base::event::{Event, Report};
 use crate::base::fs::FsError;
 use crate::bundle::format::layout::{Blob, Layout};
+use crate::bundle::read::error::Unavailable;
+use crate::bundle::read::problem::DamageKind;
 use crate::commands::unpack::error::{MissingBlob, UnpackError};
 use crate::commands::unpack::options::UnpackOptions;
-use crate::commands::unpack::plan::WritePlan;
+use crate::commands::unpack::plan::{LostBlobs, WritePlan, omit_lost};
 use crate::commands::unpack::roots::Roots;
+use crate::commands::unpack::summary::UnpackSummary;
 use crate::oci::digest::{Digest, Hasher};
 use crate::site::check::State;
 use crate::site::locator::{BlobFile, BlobLocator};
@@ -29,7 +32,6 @@ const BUFFER: usize = 256 << 10;
 
 /// The external blobs of a delta that the selection needs.
 pub(super) struct Delta {
-    site: PathBuf,
     locator: BlobLocator,
     needed: Vec<Blob>,
     copies: Vec<Copy>,
@@ -51,13 +53,12 @@ enum Source {
 }
 
 impl Delta {
-    /// Fails if the site has no file of the right size for an external blob. Hashes and creates nothing.
+    /// Also returns the external blobs for which the site has no file of the right size. Hashes and creates nothing.
     pub(super) fn new(
         layout: &Layout,
         record: &Record,
         options: &UnpackOptions,
-    ) -> Result<Self, UnpackError> {
-        let site = options.site.clone();
+    ) -> Result<(Self, Vec<MissingBlob>), UnpackError> {
         let locator = BlobLocator::new(layout, record, &options.files_root(), &options.registry_root())?;
         let of_images = layout.images.iter().flat_map(|image| layout.blobs_of(image));
         let selected: HashSet<Digest> =
@@ -70,18 +71,17 @@ impl Delta {
                 missing.push(MissingBlob::new(*blob, false));
             }
         }
-        check_complete(layout, &site, missing)?;
-        Ok(Self { site, locator, needed, copies: Vec::new() })
+        Ok((Self { locator, needed, copies: Vec::new() }, missing))
     }
 
     /// Finds a source for every external blob whose target is missing or damaged. Hashes candidates, except
-    /// intact targets.
+    /// intact targets. Returns the blobs without a source.
     pub(super) fn locate(
         &mut self,
-        layout: &Layout,
         plan: &WritePlan,
         report: &dyn Report,
-    ) -> Result<(), UnpackError> {
+    ) -> Result<Vec<MissingBlob>, UnpackError> {
+        self.copies.clear();
         let mut intact = HashMap::new();
         for (index, (target, state)) in plan.iter().enumerate() {
             if !state.must_be_written() {
@@ -100,7 +100,7 @@ impl Delta {
                 None => missing.push(MissingBlob::new(blob, true)),
             }
         }
-        check_complete(layout, &self.site, missing)
+        Ok(missing)
     }
 
     /// Copies and hashes every located blob into the staging area, syncs it, and sets the state of its
@@ -187,13 +187,20 @@ impl Copier<'_> {
 }
 
 impl MissingBlob {
-    /// `owners` is filled in by [`check_complete`].
+    /// `owners` is filled in by [`omit_incomplete`].
     fn new(Blob { digest, size }: Blob, damaged: bool) -> Self {
         Self { digest, size, damaged, owners: Vec::new() }
     }
 }
 
-fn check_complete(layout: &Layout, site: &Path, mut missing: Vec<MissingBlob>) -> Result<(), UnpackError> {
+/// Removes from `layout` the images and files that need a `missing` blob, and adds both to `summary`. Fails without
+/// `--keep-going`, or if nothing is left.
+pub(super) fn omit_incomplete(
+    layout: &mut Layout,
+    mut missing: Vec<MissingBlob>,
+    options: &UnpackOptions,
+    summary: &mut UnpackSummary,
+) -> Result<(), UnpackError> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -201,5 +208,24 @@ fn check_complete(layout: &Layout, site: &Path, mut missing: Vec<MissingBlob>) -
     for blob in &mut missing {
         blob.owners = owners.remove(&blob.digest).unwrap_or_default();
     }
-    Err(UnpackError::Incomplete { site: site.to_owned(), missing })
+    let site = options.site.clone();
+    if !options.keep_going {
+        return Err(UnpackError::Incomplete { site, missing });
+    }
+    let unavailable = |blob: &MissingBlob| {
+        let problem = if blob.damaged {
+            format!("`{}` is corrupt on the site, and the delta omits it", blob.digest)
+        } else {
+            format!("the site lacks `{}`, which the delta omits", blob.digest)
+        };
+        (blob.digest, Unavailable { trouble: DamageKind::Missing, problem })
+    };
+    let lost: LostBlobs = missing.iter().map(unavailable).collect();
+    let omitted = omit_lost(layout, &lost);
+    if layout.images.is_empty() && layout.files.is_empty() {
+        return Err(UnpackError::Incomplete { site, missing });
+    }
+    summary.omitted.extend(omitted);
+    summary.missing.extend(missing);
+    Ok(())
 }

@@ -36,6 +36,16 @@ impl WritePlan {
         let objects = Some(targets.len() as u64);
         report.event(&Event::Stage { name: "checking", bytes: None, objects });
         let states = check_targets(&targets, &roots.all, report)?;
+        let mut plan = Self::of(targets, states);
+        for (number, root) in roots.all.iter().enumerate() {
+            let files = plan.targets.iter().filter(|target| target.root == number);
+            plan.directories += root.make_accessible(files.map(|target| &target.path))?;
+        }
+        Ok(plan)
+    }
+
+    /// Returns the plan for hashed targets.
+    fn of(targets: Vec<Target>, states: Vec<State>) -> Self {
         let (mut pending, mut bytes): (HashMap<Digest, Vec<usize>>, _) = (HashMap::new(), 0);
         for (index, (target, state)) in targets.iter().zip(&states).enumerate() {
             if state.must_be_written() {
@@ -43,12 +53,17 @@ impl WritePlan {
                 bytes += target.blob.size;
             }
         }
-        let mut directories = 0;
-        for (number, root) in roots.all.iter().enumerate() {
-            let files = targets.iter().filter(|target| target.root == number);
-            directories += root.make_accessible(files.map(|target| &target.path))?;
-        }
-        Ok(Self { targets, states, pending, bytes, directories })
+        Self { targets, states, pending, bytes, directories: 0 }
+    }
+
+    /// Removes the files that `layout` does not name any more.
+    pub(super) fn narrow(self, layout: &Layout, roots: &Roots) -> Self {
+        let named: HashSet<(usize, RelPath)> =
+            self::targets(layout, roots).into_iter().map(|target| (target.root, target.path)).collect();
+        let directories = self.directories;
+        let is_named = |(target, _): &(Target, State)| named.contains(&(target.root, target.path.clone()));
+        let (targets, states) = self.targets.into_iter().zip(self.states).filter(is_named).unzip();
+        Self { directories, ..Self::of(targets, states) }
     }
 
     /// Returns the targets with their states.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::base::units::as_seconds;
 use crate::bundle::format::layout::Layout;
 use crate::bundle::read::problem::{DamageKind, Position};
+use crate::commands::unpack::error::MissingBlob;
 
 /// The result of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -22,6 +23,9 @@ pub struct UnpackSummary {
     /// Selected images and files that are not on the site because a blob is unavailable; images first.
     #[serde(rename = "leftOut")]
     pub omitted: Vec<OmittedItem>,
+    /// Blobs that a delta omits and the site does not have intact, with `--keep-going`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingBlob>,
     /// Files written.
     pub written: usize,
     /// Files that were damaged or not readable by all users, and directories that were not accessible to them.

@@ -218,6 +218,8 @@ impl Shared<'_> {
         let progress = &mut window.progress[lease.task];
         let endpoint = progress.endpoint;
         let fallbacks = &self.fallbacks[lease.task];
+        let task = &self.tasks[lease.task];
+        let mut has_left = false;
         // Bytes from several endpoints are no fault of this one.
         if progress.start_endpoint == endpoint && fallbacks.is_last(endpoint) {
             progress.mismatches += 1;
@@ -229,11 +231,12 @@ impl Shared<'_> {
             }
         } else if progress.start_endpoint == endpoint {
             fallbacks.server(endpoint).record_failure(self.report, &error);
-            progress.leave_endpoint(endpoint, error.reason());
+            has_left = progress.leave_endpoint(endpoint, error.reason());
         }
         let is_size = matches!(error.problem, FetchProblem::Mismatch { kind: MismatchKind::Size, .. });
-        if is_size && self.tasks[lease.task].digest.is_none() {
-            // The size is from an earlier response of the server, and out of date.
+        // The size is from an earlier response of the server, and out of date; or the endpoint that stated it, or whose
+        // bytes ended there, has been left.
+        if (is_size || has_left) && (task.digest.is_none() || task.size.is_none()) {
             progress.forget_size();
         }
         window.restart(lease.task);
