@@ -184,9 +184,8 @@ impl Directory {
     /// they do: if the run is interrupted, a file is missing, but none is of another generation.
     pub(crate) fn replace_together(&self, name: &str, files: &[(&str, &[u8], u32)]) -> Result<(), FsError> {
         let scratch = format!(".{name}.part");
-        // An interrupted run left the new files, or, after the exchange, the old ones with the others.
-        self.keep_others(&scratch, name, files)?;
-        self.remove_directory(&scratch)?;
+        let names: Vec<&str> = files.iter().map(|(file, ..)| *file).collect();
+        self.clear_replacement(name, &names)?;
         let new = self.create_subdirectory(&scratch, 0o777)?;
         for &(file, content, mode) in files {
             new.write_new(file, content, mode)?;
@@ -205,7 +204,6 @@ impl Directory {
         match rustix::fs::renameat_with(&self.file, &*scratch, &self.file, name, RenameFlags::EXCHANGE) {
             Ok(()) => {
                 self.file.sync_all().map_err(FsError::at("sync directory", &self.path))?;
-                self.keep_others(&scratch, name, files)?;
             }
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 files.iter().skip(1).try_for_each(|(file, ..)| old.remove(file))?;
@@ -213,21 +211,22 @@ impl Directory {
             }
             Err(error) => return Err(FsError::at("rename to", &old.path)(error.into())),
         }
-        self.remove_directory(&scratch)
+        self.clear_replacement(name, &names)
     }
 
-    /// Moves what is in the subdirectory `from`, except `files`, to the subdirectory `to`.
-    fn keep_others(&self, from: &str, to: &str, files: &[(&str, &[u8], u32)]) -> Result<(), FsError> {
-        if !self.exists(from) || !self.exists(to) {
-            return Ok(());
-        }
-        let (from, to) = (self.subdirectory(from)?, self.subdirectory(to)?);
-        for name in from.names()?.iter().filter(|name| !files.iter().any(|(file, ..)| file == name)) {
-            if !to.exists(name) {
-                from.rename(name, &to, name)?;
+    /// Removes what an interrupted [`Self::replace_together`] left: the new files, or, after the exchange, the old ones. The
+    /// other files that are with them go back to the subdirectory.
+    pub(crate) fn clear_replacement(&self, name: &str, files: &[&str]) -> Result<(), FsError> {
+        let scratch = format!(".{name}.part");
+        if self.exists(&scratch) && self.exists(name) {
+            let (from, to) = (self.subdirectory(&scratch)?, self.subdirectory(name)?);
+            for other in from.names()?.iter().filter(|other| !files.contains(&other.as_str())) {
+                if !to.exists(other) {
+                    from.rename(other, &to, other)?;
+                }
             }
         }
-        Ok(())
+        self.remove_directory(&scratch)
     }
 
     /// Renames a file, which is then in `to`, and syncs that directory. Both names have one component.
@@ -354,6 +353,11 @@ mod tests {
             replace(b"3", b"three").unwrap();
             assert_eq!([read("d/a"), read("d/b"), read("d/other")], ["3", "three", "mine"]);
         }
+        // A later run that replaces nothing.
+        fs::create_dir(base.path().join(".d.part")).unwrap();
+        fs::write(base.path().join(".d.part/a"), "old").unwrap();
+        directory.clear_replacement("d", &["a", "b"]).unwrap();
+        assert_eq!(read("d/a"), "3");
         assert_eq!((read("d/late"), directory.names().unwrap()), ("x".to_owned(), vec!["d".to_owned()]));
     }
 

@@ -1,6 +1,6 @@
 //! Writes an intact copy of a damaged bundle with its recovery data.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -109,6 +109,15 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
     report.event(&Event::Stage { name: "repairing", bytes: Some(bytes), objects: Some(all.len() as u64) });
     let mut summary = RepairSummary::default();
     summary.failed.extend(absent_after_end(volumes).map(RepairError::Absent));
+    // Two runs that write the same volumes would each wait for a volume of the other one.
+    let lock = is_in_volumes.then(|| lock(target)).transpose();
+    let _lock = match lock {
+        Ok(lock) => lock,
+        Err(error) => {
+            summary.failed.push(error);
+            return summary;
+        }
+    };
     // A file into which volumes were joined is repaired as a whole.
     let outputs: Vec<(PathBuf, Range<usize>)> = if is_in_volumes {
         all.map(|number| (target.join(volumes.name_of(number)), number..number + 1)).collect()
@@ -132,6 +141,15 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
         }
     }
     summary
+}
+
+/// Locks a directory that volumes are written to, until the result is dropped. A file system without locks is used without.
+fn lock(directory: &Path) -> Result<File, RepairError> {
+    let file = File::open(directory).map_err(FsError::at("open", directory))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(RepairError::Busy(directory.to_owned())),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 /// Returns the problems of volumes after the last one that was found.

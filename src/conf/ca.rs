@@ -176,6 +176,11 @@ impl Ca {
     }
 }
 
+/// Removes the previous key, if a run was killed when it had replaced the CA.
+pub(crate) fn clear(conf: &Directory) -> Result<(), FsError> {
+    conf.clear_replacement(CA, &[KEY_NAME, CERTIFICATE_NAME])
+}
+
 /// Writes a copy of the CA key to `file`, which must not exist, with mode 0600.
 pub(crate) fn export_key(conf: &Directory, file: &Path) -> Result<(), CaError> {
     let Some(key) = stored(conf, KEY)? else {

@@ -220,7 +220,7 @@ fn hash(file: &File) -> io::Result<Digest> {
 /// True if nothing is in the directory but the lock, empty directories, and what a run that failed at its first file left.
 fn is_empty(conf: &Directory) -> Result<bool, FsError> {
     for name in conf.names()? {
-        let is_unfinished = name.starts_with('.') && name.ends_with(".part");
+        let is_unfinished = name.strip_prefix('.').is_some_and(|name| name.strip_suffix(".part").is_some());
         let is_empty_directory = || {
             conf.subdirectory(&name)
                 .is_ok_and(|directory| directory.names().is_ok_and(|names| names.is_empty()))

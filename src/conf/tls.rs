@@ -117,6 +117,8 @@ pub(crate) fn provide(
     new_ca: bool,
     record: &mut HostRecord,
 ) -> Result<(Issued, Option<(String, CaState)>), TlsError> {
+    ca::clear(conf)?;
+    conf.clear_replacement(TLS, &[KEY_NAME, CERTIFICATE_NAME])?;
     match settings.tls {
         Tls::Off => Ok((Issued::Off, None)),
         Tls::Files => Ok((copy(settings, conf, files)?, None)),

@@ -61,8 +61,10 @@ const FAULTS: &[Fault] = &[
 /// Runs the cases: all, or at most `limit` of each command and fault.
 pub fn run(world: &World, scenarios: &[Scenario], limit: Option<usize>, report: &Report) {
     for scenario in scenarios {
+        let mut calls = 0;
         for fault in FAULTS {
             let total = run_case(world, scenario, fault, 0, report);
+            calls += total;
             let numbers: Vec<u64> = match limit {
                 Some(limit) => spread(total, limit),
                 None => (1..=total).collect(),
@@ -70,7 +72,7 @@ pub fn run(world: &World, scenarios: &[Scenario], limit: Option<usize>, report: 
             for_each(&numbers, |&number| _ = run_case(world, scenario, fault, number, report));
         }
         eprintln!(
-            "{PART}: {}: {} cases in {} s",
+            "{PART}: {}: {calls} calls; {} cases in {} s",
             scenario.name,
             report.cases_of(PART),
             report.elapsed().as_secs()

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use tempfile::TempDir;
 use ureq::Agent;
@@ -123,13 +123,6 @@ impl Registry {
         if let Some(tag) = tag.into() {
             equal(tag, self.manifest(repository, tag).map(|(_, manifest)| manifest), &image.manifest);
         }
-    }
-
-    /// Starts `docker-registry garbage-collect` on this storage. It fails while `unpack` or `prune` run.
-    pub fn start_garbage_collection(&self) -> Child {
-        let mut command = Command::new("docker-registry");
-        command.arg("garbage-collect").arg(&self.config).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().expect("start docker-registry")
     }
 
     /// Runs `docker-registry garbage-collect` with these options (such as `--dry-run`) on this storage.
