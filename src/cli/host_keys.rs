@@ -41,10 +41,13 @@ impl HostKeys {
             Err(error) => return Err(FsError::at("open", directory)(error).into()),
         }
         let (top, keys_directory) = (names(directory)?, directory.join(KEYS_DIRECTORY));
-        let inner =
-            if top.iter().any(|name| name == KEYS_DIRECTORY) { names(&keys_directory)? } else { Vec::new() };
+        let inner = if top.iter().any(|name| name.as_os_str() == KEYS_DIRECTORY) {
+            names(&keys_directory)?
+        } else {
+            Vec::new()
+        };
         let mut files = Vec::new();
-        if top.iter().any(|name| name == FILE) {
+        if top.iter().any(|name| name.as_os_str() == FILE) {
             files.push(directory.join(FILE));
         }
         let is_key = |name: &&PathBuf| name.extension() == Some(OsStr::new("pub"));

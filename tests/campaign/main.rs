@@ -1,6 +1,7 @@
 //! The campaign: faults at every system call, byte and file. `quick` tries a sample of everything, `full` all of it.
 //!
-//! Usage: campaign [quick|full] [PART…]. If `CAMPAIGN_PAGE` names a Markdown file, the table replaces the one in it.
+//! Usage: campaign [quick|full] [PART…]. If `CAMPAIGN_PAGE` names a Markdown file, its rows replace those in the
+//! table of that page.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(unreachable_pub, reason = "as in the other test targets")]
 
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
     let (cases, violations) = report.totals();
     println!("{cases} cases, {violations} violations, {} min", report.elapsed().as_secs().div_ceil(60));
     if let Some(page) = std::env::var_os("CAMPAIGN_PAGE") {
-        report.write(Path::new(&page));
+        report.write(Path::new(&page), &parts.iter().map(|(part, _)| *part).collect::<Vec<_>>());
     }
     ExitCode::from(u8::from(violations > 0))
 }

@@ -1,11 +1,13 @@
 //! [`Report`]: what was tried, and what went wrong.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::support::process::stdout_of;
 
 /// Cases and violations by part and group, in the order of their first case.
 pub struct Report {
@@ -65,31 +67,52 @@ impl Report {
         self.start.elapsed()
     }
 
-    /// Replaces the table of a page, which is between two comments.
-    pub fn write(&self, page: &Path) {
+    /// Replaces the rows of these parts in the table of a page, which is between two comments. The rows of other parts are
+    /// those of earlier runs.
+    pub fn write(&self, page: &Path, order: &[&str]) {
         const BEGIN: &str = "<!-- campaign: begin -->\n";
         const END: &str = "<!-- campaign: end -->\n";
         let text = fs::read_to_string(page).expect("read the page");
         let (before, rest) = text.split_once(BEGIN).expect("the comment before the table");
-        let (_, after) = rest.split_once(END).expect("the comment behind the table");
-        let (cases, violations) = self.totals();
-        let minutes = self.elapsed().as_secs().div_ceil(60);
-        let sum = format!("{cases} cases in {minutes} minutes: {violations} violations.\n");
-        let table = self.table();
-        fs::write(page, format!("{before}{BEGIN}\n{sum}\n{table}\n{END}{after}")).expect("write the page");
+        let (old, after) = rest.split_once(END).expect("the comment behind the table");
+        let new = self.rows();
+        let part_of = |row: &str| row.split('|').nth(1).expect("a cell").trim().to_owned();
+        let is_replaced = |row: &str| new.iter().any(|new| part_of(new) == part_of(row));
+        let is_row = |row: &&str| order.contains(&part_of(row).as_str());
+        let old =
+            old.lines().filter(|line| line.starts_with('|')).filter(is_row).filter(|row| !is_replaced(row));
+        let mut rows: Vec<String> = old.map(str::to_owned).collect();
+        rows.extend(new.iter().cloned());
+        rows.sort_by_key(|row| order.iter().position(|part| *part == part_of(row)));
+        let sum = |column: usize| -> u64 {
+            let cell = |row: &String| row.split('|').nth(column).expect("a cell").trim().parse::<u64>();
+            rows.iter().map(|row| cell(row).expect("a number")).sum()
+        };
+        let sum = format!("{} cases, {} violations.", sum(3), sum(5));
+        let table = table(&rows);
+        fs::write(page, format!("{before}{BEGIN}\n{sum}\n\n{table}\n{END}{after}")).expect("write the page");
     }
 
     /// Returns the table in Markdown.
     pub fn table(&self) -> String {
+        table(&self.rows())
+    }
+
+    fn rows(&self) -> Vec<String> {
+        let date = stdout_of(Command::new("date").arg("+%F"));
         let rows = self.rows.lock().expect("no thread panics with the lock");
-        let mut table =
-            "| part | group | cases | exit codes (cases) | violations |\n|---|---|---|---|---|\n".to_owned();
-        for row in rows.iter() {
+        let line = |row: &Row| {
             let codes: Vec<_> = row.codes.iter().map(|(code, count)| format!("{code} ({count})")).collect();
             let Row { part, group, cases, violations, .. } = row;
-            writeln!(table, "| {part} | {group} | {cases} | {} | {} |", codes.join(", "), violations.len())
-                .expect("write to a string");
-        }
-        table
+            let (codes, violations) = (codes.join(", "), violations.len());
+            format!("| {part} | {group} | {cases} | {codes} | {violations} | {} |", date.trim())
+        };
+        rows.iter().map(line).collect()
     }
+}
+
+fn table(rows: &[String]) -> String {
+    let head =
+        "| part | group | cases | exit codes (cases) | violations | date |\n|---|---|---|---|---|---|\n";
+    format!("{head}{}\n", rows.join("\n"))
 }

@@ -129,7 +129,7 @@ fn what_is_no_manifest_comes_from_the_next_endpoint_or_is_named() {
         assert_eq!(listed(&job)["digest"], digest.as_str(), "{words}");
         assert!(has_warning(&finished, words), "{words}: {finished:#?}");
         removed(&job);
-        let finished = job.pack_with(&[&option, &first, "--mirrors-only", "--retries", "0"]);
+        let finished = job.pack_with(&[option.as_str(), &first, "--mirrors-only", "--retries", "0"]);
         finished.failed(code, &[words, "team/app"]);
         assert!(!job.output().exists());
     }
