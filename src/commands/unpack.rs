@@ -12,6 +12,7 @@ pub mod summary;
 pub(crate) mod support;
 pub(crate) mod write;
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::base::event::{Event, Report};
@@ -181,11 +182,21 @@ fn select(
     options: &UnpackOptions,
 ) -> Result<Prefetched, UnpackError> {
     let registry = options.registry_root();
-    let config = |digest| read_regular(&registry.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+    let failed = RefCell::new(None);
+    let config = |digest| match read_regular(&registry.join(blob_path(digest)), MANIFEST_LIMIT) {
+        Ok(bytes) => Some(bytes),
+        Err(error) => {
+            // Anything else at its place, such as a directory, is replaced.
+            if error.is_media_error() {
+                failed.replace(Some(error));
+            }
+            None
+        }
+    };
     let prefetched = options.select.apply(layout, reader, config)?;
     let on_site = |digest| config(digest).filter(|bytes| Digest::of(bytes) == digest);
     layout.check_platforms(on_site).map_err(ReadError::from)?;
-    Ok(prefetched)
+    failed.into_inner().map_or(Ok(prefetched), |error| Err(error.into()))
 }
 
 /// Reads the record of the site, or makes one for a new site. Fails if the record is invalid, or has other
@@ -215,7 +226,7 @@ fn write_record(
     // Again, because another process may have changed it before this one got the lock.
     let mut record = read_record(options)?;
     obstacles.forget(&mut record);
-    record.add(contents, is_partial, &options.templates, &options.site);
+    record.add(contents, is_partial, &options.templates, &options.site)?;
     record.write(&roots.site)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! The configuration, the catalog and the Kubespray variables are generated from it, without a bundle and
 //! without hashing. Servers do not need it, and `unpack` restores it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -300,7 +301,13 @@ impl Record {
     ///
     /// An image or file replaces the one of the same name. A replaced image remains recorded while it has
     /// another name, and its manifests as `retired` afterwards.
-    pub fn add(&mut self, contents: &Contents, partial: bool, templates: &[RepositoryTemplate], site: &Path) {
+    pub fn add(
+        &mut self,
+        contents: &Contents,
+        partial: bool,
+        templates: &[RepositoryTemplate],
+        site: &Path,
+    ) -> Result<(), FsError> {
         let Contents { identity, about, layout, .. } = contents;
         let bundle = RecordedBundle {
             identity: *identity,
@@ -315,10 +322,17 @@ impl Record {
         }
         let storage = self.registry_root(site);
         let mut images = ImageTable::new(std::mem::take(&mut self.images), &storage);
+        let failed = RefCell::new(None);
         for image in &layout.images {
             let names = repositories(&image.indexed.reference, layout, templates).unwrap_or_default();
-            // `unpack` has just hashed or written the config.
-            let config = |digest| read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).ok();
+            // `unpack` has just hashed or written the config, so that one that cannot be read is an error.
+            let config = |digest| match read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT) {
+                Ok(bytes) => Some(bytes),
+                Err(error) => {
+                    failed.replace(Some(error));
+                    None
+                }
+            };
             images.add(recorded(image, layout, names, &config));
         }
         self.retired.append(&mut images.retired);
@@ -342,6 +356,7 @@ impl Record {
             files.insert(path, recorded);
         }
         self.files = files.into_values().collect();
+        failed.into_inner().map_or(Ok(()), Err)
     }
 }
 
