@@ -1,7 +1,7 @@
 //! File system calls whose errors contain the path.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
@@ -81,6 +81,12 @@ impl FsError {
 #[must_use]
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+/// Locks `file` until it is closed. Returns false if another process holds the lock. A file system without locks is used
+/// without.
+pub(crate) fn try_lock_file(file: &File) -> bool {
+    !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 /// Returns the maximum size of `file` in bytes, as far as it is known: a limit of this process, or that of FAT32.

@@ -1,6 +1,6 @@
 //! Writes an intact copy of a damaged bundle with its recovery data.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::base::bulk;
 use crate::base::event::{Event, Report};
-use crate::base::fs::{FsError, file_name, remove_file};
+use crate::base::fs::{FsError, file_name, remove_file, try_lock_file};
 use crate::base::json::text_of;
 use crate::base::output_file::{Access, OutputFile};
 use crate::bundle::format::volume_name::SUMS;
@@ -143,13 +143,10 @@ pub(crate) fn repair(volumes: &VolumeSet, target: &Path, report: &dyn Report) ->
     summary
 }
 
-/// Locks a directory that volumes are written to, until the result is dropped. A file system without locks is used without.
+/// Locks a directory that volumes are written to, until the result is dropped.
 fn lock(directory: &Path) -> Result<File, RepairError> {
     let file = File::open(directory).map_err(FsError::at("open", directory))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(RepairError::Busy(directory.to_owned())),
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
+    if try_lock_file(&file) { Ok(file) } else { Err(RepairError::Busy(directory.to_owned())) }
 }
 
 /// Returns the problems of volumes after the last one that was found.

@@ -1,6 +1,6 @@
 //! `unbundle site`: writes the configuration that serves a site.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::base::directory::Directory;
-use crate::base::fs::{self, FsError};
+use crate::base::fs::{self, FsError, try_lock_file};
 use crate::base::json::pretty;
 use crate::base::path::RelPath;
 use crate::conf::ca::{self, CaError, CaState};
@@ -392,11 +392,7 @@ fn write_settings(setup: &Setup, conf: &Directory, host: &mut HostRecord) -> Res
 /// Locks the configuration. Two concurrent runs could create two CAs.
 fn lock(conf: &Directory) -> Result<File, ConfError> {
     let file = conf.lock_file(LOCK)?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(ConfError::Busy(conf.path().to_owned())),
-        // Some file systems do not support locks.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
+    if try_lock_file(&file) { Ok(file) } else { Err(ConfError::Busy(conf.path().to_owned())) }
 }
 
 /// Returns the address of this host that clients most likely use: the source address for external

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cap_std::fs::{Dir, File, OpenOptions, OpenOptionsExt as _, PermissionsExt as _};
 
 use crate::base::directory::Directory;
-use crate::base::fs::FsError;
+use crate::base::fs::{FsError, try_lock_file};
 use crate::base::own_file::{self, Distrust, check};
 use crate::base::path::RelPath;
 
@@ -110,12 +110,9 @@ impl Stagings {
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// Locks `file`; `path` is for the error. A file system without locks is used without.
+/// Locks `file`; `path` is for the error.
 fn try_lock(file: &fs::File, path: &Path) -> Result<(), RootError> {
-    match file.try_lock() {
-        Err(fs::TryLockError::WouldBlock) => Err(RootError::Busy(path.to_owned())),
-        Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(()),
-    }
+    if try_lock_file(file) { Ok(()) } else { Err(RootError::Busy(path.to_owned())) }
 }
 
 impl Staging {
@@ -192,7 +189,7 @@ impl Staging {
             .directory
             .subdirectory(name)
             .and_then(|probe| probe.reopen())
-            .is_ok_and(|probe| matches!(probe.try_lock(), Err(fs::TryLockError::WouldBlock)));
+            .is_ok_and(|probe| !try_lock_file(&probe));
         if is_used { Ok(()) } else { self.directory.remove_directory(name) }
     }
 

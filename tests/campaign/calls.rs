@@ -80,22 +80,13 @@ pub const READS: &[&str] = &["read", "pread64"];
 /// Calls that open a file.
 pub const OPENS: &[&str] = &["open", "openat", "openat2"];
 
-/// Calls that only read, or open a file.
+/// Calls that only read.
 pub const LOOKS: &[&str] = &["read", "pread64", "getdents64", "statx", "newfstatat", "flock"];
 
-/// Calls that need space or quota.
-pub const ALLOCATIONS: &[&str] = &[
-    "write",
-    "pwrite64",
-    "writev",
-    "copy_file_range",
-    "sendfile",
-    "splice",
+/// Other calls that need space or quota.
+const SPACE: &[&str] = &[
     "ftruncate",
     "fallocate",
-    "open",
-    "openat",
-    "openat2",
     "mkdir",
     "mkdirat",
     "rename",
@@ -108,38 +99,21 @@ pub const ALLOCATIONS: &[&str] = &[
     "syncfs",
 ];
 
-/// Calls that change a file system.
-pub const CHANGES: &[&str] = &[
-    "write",
-    "pwrite64",
-    "writev",
-    "copy_file_range",
-    "sendfile",
-    "splice",
-    "ftruncate",
-    "fallocate",
-    "open",
-    "openat",
-    "openat2",
-    "mkdir",
-    "mkdirat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "link",
-    "linkat",
-    "symlink",
-    "symlinkat",
-    "unlink",
-    "unlinkat",
-    "rmdir",
-    "fchmod",
-    "fchmodat",
-    "utimensat",
-    "fsync",
-    "fdatasync",
-    "syncfs",
-];
+/// Other calls that change a file system.
+const REMOVALS_AND_MODES: &[&str] =
+    &["symlink", "symlinkat", "unlink", "unlinkat", "rmdir", "fchmod", "fchmodat", "utimensat"];
+
+/// Calls that need space or quota, in groups.
+pub const ALLOCATIONS: &[&[&str]] = &[WRITES, OPENS, SPACE];
+
+/// Calls that change a file system, in groups.
+pub const CHANGES: &[&[&str]] = &[WRITES, OPENS, SPACE, REMOVALS_AND_MODES];
+
+/// Calls that change a file system, and those that read from it.
+pub const ALL: &[&[&str]] = &[WRITES, OPENS, SPACE, REMOVALS_AND_MODES, LOOKS];
+
+/// Calls that change a file system, and those that transfer bytes from it.
+pub const TRANSFERS: &[&[&str]] = &[WRITES, OPENS, SPACE, REMOVALS_AND_MODES, READS];
 
 /// Calls that a signal can interrupt.
 pub const INTERRUPTIBLE: &[&str] = &[

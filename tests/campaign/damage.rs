@@ -7,10 +7,11 @@ use std::process::{Command, Stdio};
 
 use crate::program::unbundle_command;
 use crate::report::Report;
-use crate::scenario::{badly_ended, incomplete_images, run_within};
+use crate::scenario::{badly_ended, run_within};
+use crate::support::for_each;
 use crate::support::process::run as run_command;
+use crate::support::storage::incomplete_images;
 use crate::support::tree::{Entry, Kind, Tree};
-use crate::system_calls::for_each;
 use crate::world::World;
 
 /// Name of this part.
@@ -109,7 +110,6 @@ pub fn run(world: &World, step: usize, report: &Report) {
             fs::remove_dir_all(&top).expect("remove a directory");
         }
     });
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
 }
 
 /// Returns what `unpack` writes to a site.
@@ -156,8 +156,5 @@ fn case(
         violations.extend(difference(&content(&site), reference));
         violations.extend(incomplete_images(&site.join("registry/docker/registry/v2")));
     }
-    let is_right = violations.is_empty();
-    let context = |violation| format!("{context}: {violation}");
-    report.add(PART, name, ended.code, violations.into_iter().map(context).collect());
-    is_right
+    report.add(PART, name, context, ended.code, &violations)
 }

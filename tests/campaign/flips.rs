@@ -7,7 +7,7 @@ use std::process::Stdio;
 use crate::program::unbundle_command;
 use crate::report::Report;
 use crate::scenario::{Scenario, badly_ended, run_within};
-use crate::system_calls::for_each;
+use crate::support::for_each;
 use crate::world::World;
 
 /// Name of this part.
@@ -67,7 +67,6 @@ pub fn run(world: &World, limit: Option<usize>, report: &Report) {
         case(&scenario, change, is_same, &directory, &bundle, report);
         fs::remove_dir_all(&directory).expect("remove a directory");
     });
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
 }
 
 /// True if a byte is in a frame with content, and not in a skippable one.
@@ -100,21 +99,15 @@ fn case(
         command.arg(arguments[0]).arg(bundle).args(site).args(&arguments[1..]);
         run_within("20", Stdio::null(), &command)
     };
-    let add = |group: &str, code: i32, violations: Vec<String>| {
-        let context = |violation| format!("{}: {violation}", change.name());
-        report.add(
-            PART,
-            &format!("{}, {group}", change.group()),
-            code,
-            violations.into_iter().map(context).collect(),
-        );
+    let add = |group: &str, code: i32, violations: &[String]| {
+        report.add(PART, &format!("{}, {group}", change.group()), &change.name(), code, violations);
     };
     let verified = run(&["verify", "-q"], None);
     let mut violations = badly_ended(&verified);
     if verified.code == 0 && !is_same {
         violations.push("verify finds nothing".to_owned());
     }
-    add("verify", verified.code, violations);
+    add("verify", verified.code, &violations);
     for (group, options) in
         [("unpack", &["unpack", "-q"][..]), ("unpack --keep-going", &["unpack", "-q", "--keep-going"])]
     {
@@ -133,6 +126,6 @@ fn case(
         if unpacked.code == 0 {
             violations.extend(scenario.difference(&top));
         }
-        add(group, unpacked.code, violations);
+        add(group, unpacked.code, &violations);
     }
 }

@@ -1,15 +1,15 @@
 //! Bundles that state what is not there, or expand without end. A writer of its own makes them, from the format's page.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
 use crate::program::unbundle_command;
 use crate::report::Report;
 use crate::scenario::{badly_ended, run_within};
-use crate::support::process::run as run_command;
+use crate::support::process::{append_command, run as run_command};
 use crate::support::sha256;
 use crate::world::World;
 
@@ -23,6 +23,9 @@ const FRAME: usize = 4 << 20;
 /// Private memory of each command, in bytes, and its processor time in seconds.
 const MEMORY: &str = "--data=402653184";
 const TIME: &str = "--cpu=20";
+
+/// Bundles that are strange and right.
+const INTACT: &[&str] = &["20,000 images of one manifest", "100,000 layers", "100,000 files of one blob"];
 
 /// A frame of these bytes, with content size and checksum.
 fn frame(content: &[u8]) -> Vec<u8> {
@@ -168,18 +171,13 @@ fn intact() -> Vec<u8> {
     with_layers(&[descriptor(LAYER, &content)], &[content])
 }
 
-/// One after the other, for the same bytes many times.
-fn repeated(bytes: &[u8], count: usize) -> Vec<u8> {
-    bytes.repeat(count)
-}
-
 /// A head with an entry of this stated size, and zeros that seem to follow.
 fn stated(name: &str, size: u64, megabytes: usize) -> Vec<u8> {
     let zeros = frame(&vec![0; FRAME]);
     let mut head =
         if name == "index.json" { layout() } else { [layout(), entry("index.json", &index(&[]))].concat() };
     head.extend(header(name, size, b'0', ""));
-    [frames(&head), repeated(&zeros, megabytes / 4)].concat()
+    [frames(&head), zeros.repeat(megabytes / 4)].concat()
 }
 
 /// All bundles by name.
@@ -192,11 +190,7 @@ fn all() -> Vec<(&'static str, Vec<u8>)> {
             (0..count).map(|number| named(root.clone(), &format!("a.example/b:{number}"))).collect();
         bundle(&index(&roots), &[image.clone(), CONFIG.to_vec()])
     };
-    let deep = |depth: usize| {
-        let mut text = String::new();
-        write!(text, "{}{}", "[".repeat(depth), "]".repeat(depth)).expect("write to a string");
-        bundle(text.as_bytes(), &[])
-    };
+    let deep = |depth: usize| bundle(format!("{}{}", "[".repeat(depth), "]".repeat(depth)).as_bytes(), &[]);
     let link = {
         let head = [
             layout(),
@@ -241,11 +235,8 @@ fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("absolute path", with_files(&["/tmp/outside".to_owned()])),
         ("path below a file", with_files(&["a.example/x".to_owned(), "a.example/x/y".to_owned()])),
         ("symlink in the archive", link),
-        ("2 million empty frames", [repeated(&empty, 2_000_000), intact()].concat()),
-        (
-            "2 million skippable frames",
-            [repeated(&skippable(0x184D_2A50, &[]), 2_000_000), intact()].concat(),
-        ),
+        ("2 million empty frames", [empty.repeat(2_000_000), intact()].concat()),
+        ("2 million skippable frames", [skippable(0x184D_2A50, &[]).repeat(2_000_000), intact()].concat()),
         (
             "skippable frame of 4 GiB",
             [intact(), [0x184D_2A50_u32.to_le_bytes(), u32::MAX.to_le_bytes()].concat()].concat(),
@@ -279,47 +270,30 @@ pub fn run(world: &World, step: usize, report: &Report) {
         for (group, arguments, is_piped) in commands {
             let place = top.join("in");
             fs::create_dir(&place).expect("create a directory");
-            let program = unbundle_command();
-            let mut limited = std::process::Command::new("prlimit");
-            limited.args([MEMORY, TIME]).arg(program.get_program()).args(*arguments);
-            for (name, value) in program.get_envs() {
-                if value.is_none() {
-                    limited.env_remove(name);
-                }
-            }
-            if *is_piped {
-                limited.arg("-")
-            } else {
-                limited.arg(&path)
-            };
+            let mut program = unbundle_command();
+            program.args(*arguments).arg(if *is_piped { Path::new("-") } else { &path });
             match arguments[0] {
-                "unpack" => _ = limited.arg(place.join("site")),
-                "repair" => _ = limited.arg("-o").arg(place.join("good")),
+                "unpack" => _ = program.arg(place.join("site")),
+                "repair" => _ = program.arg("-o").arg(place.join("good")),
                 _ => {}
             }
+            let mut limited = Command::new("prlimit");
+            append_command(limited.args([MEMORY, TIME]), &program);
             let input =
                 if *is_piped { fs::File::open(&path).expect("open a bundle").into() } else { Stdio::null() };
             let ended = run_within("60", input, &limited);
             let mut violations = badly_ended(&ended);
-            let entries = |path: &std::path::Path| fs::read_dir(path).expect("list a directory").count();
-            if entries(&top) != 2
-                || top.join("outside").exists()
-                || std::path::Path::new("/tmp/outside").exists()
-            {
+            let entries = |path: &Path| fs::read_dir(path).expect("list a directory").count();
+            if entries(&top) != 2 || top.join("outside").exists() || Path::new("/tmp/outside").exists() {
                 violations.push("something outside has changed".to_owned());
             }
             if (name == "intact") != (ended.code == 0) && *group == "verify" && !INTACT.contains(&name) {
                 violations.push(format!("exit code {}: {}", ended.code, ended.stderr));
             }
-            let context = |violation| format!("{name}: {violation}");
-            report.add(PART, group, ended.code, violations.into_iter().map(context).collect());
+            report.add(PART, group, name, ended.code, &violations);
             // Paths can be longer than one call accepts.
-            run_command(std::process::Command::new("rm").arg("-rf").arg(&place));
+            run_command(Command::new("rm").arg("-rf").arg(&place));
         }
         fs::remove_dir_all(&top).expect("remove a directory");
     }
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
 }
-
-/// Bundles that are strange and right.
-const INTACT: &[&str] = &["20,000 images of one manifest", "100,000 layers", "100,000 files of one blob"];

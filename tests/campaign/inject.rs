@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::calls::{CALLS, Call, OPENS, Object};
+use crate::support::process::append_command;
 
 /// First argument of the tracer, and of the tracee.
 pub const TRACER: &str = "--tracer";
@@ -63,13 +64,7 @@ pub fn command(injection: &Injection, log: &Path, program: &Command) -> Command 
     let itself = std::env::current_exe().expect("the path of this program");
     let mut command = Command::new(itself);
     command.arg(TRACER).arg(log).arg(serde_json::to_string(injection).expect("JSON"));
-    command.arg(program.get_program()).args(program.get_args());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    append_command(&mut command, program);
     command
 }
 

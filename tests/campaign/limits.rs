@@ -5,7 +5,8 @@ use std::process::Command;
 
 use crate::report::Report;
 use crate::scenario::{Scenario, badly_ended};
-use crate::system_calls::for_each;
+use crate::support::for_each;
+use crate::support::process::append_command;
 use crate::world::World;
 
 /// Name of this part.
@@ -41,13 +42,8 @@ pub fn run(world: &World, scenarios: &[Scenario], step: usize, report: &Report) 
         scenario.prepare(&directory);
         let program = scenario.command(&directory);
         let mut limited = Command::new("prlimit");
-        limited.arg(limit).arg(program.get_program()).args(program.get_args());
-        for (name, value) in program.get_envs() {
-            match value {
-                Some(value) => limited.env(name, value),
-                None => limited.env_remove(name),
-            };
-        }
+        limited.arg(limit);
+        append_command(&mut limited, &program);
         let ended = scenario.run(&limited);
         // Programs that cannot even be loaded say nothing about themselves.
         let is_started = !ended.stderr.contains("error while loading shared libraries");
@@ -56,18 +52,9 @@ pub fn run(world: &World, scenarios: &[Scenario], step: usize, report: &Report) 
         if ended.code == 0 {
             violations.extend(scenario.difference(&directory));
         }
-        let again = scenario.run(&scenario.command(&directory));
-        if again.code != 0 {
-            violations.push(format!("run again: exit code {}: {}", again.code, again.stderr));
-        }
-        violations
-            .extend(scenario.difference(&directory).into_iter().map(|line| format!("run again: {line}")));
-        let is_right = violations.is_empty();
-        let context = |violation| format!("{}: {violation}", scenario.name);
-        report.add(PART, &limit[2..], ended.code, violations.into_iter().map(context).collect());
-        if is_right {
+        violations.extend(scenario.wrong_after_rerun(&directory));
+        if report.add(PART, &limit[2..], scenario.name, ended.code, &violations) {
             fs::remove_dir_all(&directory).expect("remove a directory");
         }
     });
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
 }

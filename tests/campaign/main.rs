@@ -60,7 +60,9 @@ fn main() -> ExitCode {
     ];
     for (part, run) in parts.iter().filter(|(part, _)| is_chosen(part)) {
         run();
-        assert!(report.cases_of(part) > 0, "{part}: no case was run");
+        let cases = report.cases_of(part);
+        assert!(cases > 0, "{part}: no case was run");
+        eprintln!("{part}: {cases} cases, {} s", report.elapsed().as_secs());
     }
     print!("{}", report.table());
     let (cases, violations) = report.totals();

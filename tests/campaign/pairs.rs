@@ -10,7 +10,7 @@ use crate::world::World;
 /// Name of this part.
 pub const PART: &str = "two at once";
 
-/// Runs every command with itself, and those of a site with each other, this many times.
+/// Runs every command with itself, this many times.
 pub fn run(world: &World, scenarios: &[Scenario], rounds: usize, report: &Report) {
     for scenario in scenarios {
         for round in 0..rounds {
@@ -26,18 +26,10 @@ pub fn run(world: &World, scenarios: &[Scenario], rounds: usize, report: &Report
                 violations.push(format!("both fail: {} {}", one.stderr, two.stderr));
             }
             violations.extend(scenario.difference(&directory));
-            let context = |violation| format!("round {round}: {violation}");
-            let is_right = violations.is_empty();
-            report.add(
-                PART,
-                scenario.name,
-                one.code.max(two.code),
-                violations.into_iter().map(context).collect(),
-            );
-            if is_right {
+            let code = one.code.max(two.code);
+            if report.add(PART, scenario.name, &format!("round {round}"), code, &violations) {
                 fs::remove_dir_all(&directory).expect("remove a directory");
             }
         }
     }
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
 }

@@ -63,7 +63,6 @@ pub fn run(world: &World, scenarios: &[Scenario], cuts: u64, report: &Report) {
         }
         fs::remove_file(&pristine).expect("remove an image");
     }
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
 }
 
 /// Runs a command up to a call, or for the number 0 to its end, and cuts the power. Returns the number of calls.
@@ -85,7 +84,7 @@ fn case(
     scenario.prepare(&directory);
     run_command(Command::new("sync").arg("-f").arg(mounted.path()));
     let injection = Injection {
-        calls: CHANGES.iter().map(|&name| name.to_owned()).collect(),
+        calls: CHANGES.concat().iter().map(|&name| name.to_owned()).collect(),
         number,
         action: Action::Kill,
         lasting: false,
@@ -105,13 +104,9 @@ fn case(
     } else if number == 0 {
         violations.push(format!("no fault, and exit code {}: {}", ended.code, ended.stderr));
     }
-    let again = scenario.run(&scenario.command(&directory));
-    if again.code != 0 {
-        violations.push(format!("run again: exit code {}: {}", again.code, again.stderr));
-    }
-    violations.extend(scenario.difference(&directory).into_iter().map(|line| format!("run again: {line}")));
-    let context = |violation| format!("{}, call {number}: {violation}", scenario.name);
-    report.add(PART, file_system, ended.code, violations.into_iter().map(context).collect());
+    violations.extend(scenario.wrong_after_rerun(&directory));
+    let name = format!("{}, call {number}", scenario.name);
+    report.add(PART, file_system, &name, ended.code, &violations);
     drop(after);
     let seen = inject::seen(&log);
     for path in [image, copy, log] {

@@ -19,7 +19,7 @@ struct Row {
     part: &'static str,
     group: String,
     cases: usize,
-    violations: Vec<String>,
+    violations: usize,
     /// Exit codes and how often they were seen; a signal is 128 and its number.
     codes: BTreeMap<i32, usize>,
 }
@@ -29,32 +29,27 @@ impl Report {
         Self { start: Instant::now(), rows: Mutex::new(Vec::new()) }
     }
 
-    /// Counts one case that ended with this code.
-    pub fn add(&self, part: &'static str, group: &str, code: i32, violations: Vec<String>) {
-        for violation in &violations {
-            eprintln!("VIOLATION {part}, {group}: {violation}");
+    /// Counts one case that ended with this code. Returns true if there is no violation.
+    pub fn add(&self, part: &'static str, group: &str, case: &str, code: i32, violations: &[String]) -> bool {
+        for violation in violations {
+            eprintln!("VIOLATION {part}, {group}: {case}: {violation}");
         }
         let mut rows = self.rows.lock().expect("no thread panics with the lock");
         let index = rows.iter().position(|row| row.part == part && row.group == group).unwrap_or_else(|| {
-            rows.push(Row {
-                part,
-                group: group.to_owned(),
-                cases: 0,
-                violations: Vec::new(),
-                codes: BTreeMap::new(),
-            });
+            rows.push(Row { part, group: group.to_owned(), cases: 0, violations: 0, codes: BTreeMap::new() });
             rows.len() - 1
         });
         let row = &mut rows[index];
         row.cases += 1;
-        row.violations.extend(violations);
+        row.violations += violations.len();
         *row.codes.entry(code).or_default() += 1;
+        violations.is_empty()
     }
 
     /// Number of cases, and of violations.
     pub fn totals(&self) -> (usize, usize) {
         let rows = self.rows.lock().expect("no thread panics with the lock");
-        (rows.iter().map(|row| row.cases).sum(), rows.iter().map(|row| row.violations.len()).sum())
+        (rows.iter().map(|row| row.cases).sum(), rows.iter().map(|row| row.violations).sum())
     }
 
     /// Number of cases of a part.
@@ -104,7 +99,7 @@ impl Report {
         let line = |row: &Row| {
             let codes: Vec<_> = row.codes.iter().map(|(code, count)| format!("{code} ({count})")).collect();
             let Row { part, group, cases, violations, .. } = row;
-            let (codes, violations) = (codes.join(", "), violations.len());
+            let codes = codes.join(", ");
             format!("| {part} | {group} | {cases} | {codes} | {violations} | {} |", date.trim())
         };
         rows.iter().map(line).collect()

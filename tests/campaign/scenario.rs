@@ -5,11 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
-
 use crate::program::{airbundle_command, unbundle_command};
-use crate::support::process::run;
+use crate::support::process::{append_command, run};
 use crate::support::sha256;
+use crate::support::storage::incomplete_images;
 use crate::support::tree::{Kind, Tree};
 use crate::world::World;
 
@@ -133,6 +132,14 @@ impl Scenario {
         unsound
     }
 
+    /// Runs the command again, without a fault, and returns what is wrong with its end and its result.
+    pub fn wrong_after_rerun(&self, directory: &Path) -> Vec<String> {
+        let ended = self.run(&self.command(directory));
+        let failed = (ended.code != 0).then(|| format!("exit code {}: {}", ended.code, ended.stderr));
+        let wrong = failed.into_iter().chain(self.difference(directory));
+        wrong.map(|line| format!("run again: {line}")).collect()
+    }
+
     /// Like [`Self::difference`], without what no reader sees.
     pub fn visible_difference(&self, directory: &Path) -> Vec<String> {
         visible(&state(directory)).difference(&visible(&self.after))
@@ -169,13 +176,8 @@ pub fn badly_ended(ended: &Ended) -> Vec<String> {
 /// Runs a command for at most this many seconds.
 pub fn run_within(seconds: &str, input: Stdio, command: &Command) -> Ended {
     let mut limited = Command::new("timeout");
-    limited.args(["--kill-after=1", seconds]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
+    limited.args(["--kill-after=1", seconds]);
+    append_command(&mut limited, command);
     let output = limited.stdin(input).output().expect("start a program");
     let code = output.status.code().unwrap_or(137);
     Ended { code, stderr: String::from_utf8_lossy(&output.stderr).into_owned() }
@@ -256,59 +258,6 @@ fn visible(tree: &Tree) -> Tree {
             .map(|(path, entry)| (path.clone(), entry.clone()))
             .collect(),
     )
-}
-
-/// Returns the tags, links and manifests of a storage that name something missing.
-pub fn incomplete_images(storage: &Path) -> Vec<String> {
-    let repositories = storage.join("repositories");
-    let mut incomplete = Vec::new();
-    for entry in walkdir::WalkDir::new(&repositories).into_iter().filter_map(Result::ok) {
-        if entry.file_name() != "link" {
-            continue;
-        }
-        let path = entry.path();
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let Some(hex) = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64) else {
-            incomplete.push(format!("{} has {text:?}", path.display()));
-            continue;
-        };
-        if !data(storage, hex).is_file() {
-            incomplete.push(format!("{} names a missing blob", path.display()));
-        } else if path.ends_with("current/link") {
-            let repository = path.ancestors().nth(5).expect("a tag is below a repository");
-            missing_of_manifest(storage, repository, hex, &mut incomplete);
-        }
-    }
-    incomplete
-}
-
-fn missing_of_manifest(storage: &Path, repository: &Path, hex: &str, missing: &mut Vec<String>) {
-    let mut need = |place: &str, hex: &str| {
-        let link = repository.join(place).join("sha256").join(hex).join("link");
-        for path in [link, data(storage, hex)] {
-            if !path.is_file() {
-                missing.push(format!("a tag needs {}", path.display()));
-            }
-        }
-    };
-    need("_manifests/revisions", hex);
-    let Ok(bytes) = fs::read(data(storage, hex)) else { return };
-    let Ok(manifest) = serde_json::from_slice::<Value>(&bytes) else {
-        missing.push(format!("manifest {hex} is not JSON"));
-        return;
-    };
-    let list = |name: &str| manifest[name].as_array().cloned().unwrap_or_default();
-    let hex_of = |entry: &Value| entry["digest"].as_str().unwrap_or_default().replacen("sha256:", "", 1);
-    for entry in list("layers").iter().chain(manifest.get("config")) {
-        need("_layers", &hex_of(entry));
-    }
-    for entry in list("manifests") {
-        missing_of_manifest(storage, repository, &hex_of(&entry), missing);
-    }
-}
-
-fn data(storage: &Path, hex: &str) -> PathBuf {
-    storage.join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
 /// Returns all scenarios.

@@ -11,10 +11,11 @@ use ureq::Agent;
 
 use crate::program::{unbundle, unbundle_command};
 use crate::report::Report;
-use crate::scenario::{badly_ended, incomplete_images, run_within};
+use crate::scenario::{badly_ended, run_within};
 use crate::support::process::run as run_command;
 use crate::support::registry::Registry;
 use crate::support::sha256;
+use crate::support::storage::incomplete_images;
 use crate::support::web::Web;
 use crate::world::World;
 
@@ -65,11 +66,10 @@ pub fn run(world: &World, rounds: usize, report: &Report) {
                     violations.push(format!("exit code {}: {}", ended.code, ended.stderr));
                 }
                 violations.extend(incomplete_images(&site.join("registry/docker/registry/v2")));
-                report.add(PART, group, ended.code, violations);
+                report.add(PART, group, &format!("round {round}"), ended.code, &violations);
             }
         }
     });
-    eprintln!("{PART}: {} cases, {} s", report.cases_of(PART), report.elapsed().as_secs());
     fs::remove_dir_all(&top).expect("remove a directory");
 }
 
@@ -113,7 +113,7 @@ fn read_images(registry: &Registry, commands: &AtomicUsize, ends: &AtomicBool, r
             let still = get(&agent, registry, &repository, "manifests", tag)
                 .is_some_and(|again| again == bytes)
                 && commands.load(Ordering::Relaxed) < number + 2;
-            report.add(PART, "image pulled", 0, if still { missing } else { Vec::new() });
+            report.add(PART, "image pulled", name, 0, if still { &missing } else { &[] });
         }
     }
 }
@@ -155,8 +155,14 @@ fn read_files(web: &Web, files: &HashMap<String, Vec<String>>, ends: &AtomicBool
             let status = response.status().as_u16();
             let bytes = response.body_mut().read_to_vec().expect("a body");
             let is_right = status == 404 || status == 200 && digests.contains(&sha256(&bytes));
-            let violation = || format!("{path}: status {status}, {} bytes that no bundle has", bytes.len());
-            report.add(PART, "file downloaded", 0, if is_right { Vec::new() } else { vec![violation()] });
+            let violation = format!("status {status}, {} bytes that no bundle has", bytes.len());
+            report.add(
+                PART,
+                "file downloaded",
+                path,
+                0,
+                if is_right { &[] } else { std::slice::from_ref(&violation) },
+            );
         }
     }
 }

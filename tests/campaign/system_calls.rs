@@ -2,15 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 
 use nix::libc;
 
-use crate::calls::{ALLOCATIONS, CHANGES, INTERRUPTIBLE, LOOKS, OPENS, READS, RECENT, WRITES};
+use crate::calls::{ALL, ALLOCATIONS, CHANGES, INTERRUPTIBLE, OPENS, READS, RECENT, TRANSFERS, WRITES};
 use crate::inject::{self, Action, Injection};
 use crate::report::Report;
 use crate::scenario::{self, Ended, Scenario};
+use crate::support::for_each;
 use crate::world::World;
 
 /// Name of this part.
@@ -40,14 +39,14 @@ const fn only_writing(fault: Fault) -> Fault {
 }
 
 const FAULTS: &[Fault] = &[
-    only_writing(fault("killed", &[CHANGES], Action::Kill)),
-    only_writing(fault("ENOSPC", &[ALLOCATIONS], Action::Error(libc::ENOSPC))),
-    only_writing(lasting(fault("ENOSPC from then on", &[ALLOCATIONS], Action::Error(libc::ENOSPC)))),
-    only_writing(fault("EDQUOT", &[ALLOCATIONS], Action::Error(libc::EDQUOT))),
-    only_writing(fault("EROFS", &[ALLOCATIONS], Action::Error(libc::EROFS))),
-    fault("EACCES", &[CHANGES], Action::Error(libc::EACCES)),
-    fault("EIO", &[CHANGES, LOOKS], Action::Error(libc::EIO)),
-    lasting(fault("EIO from then on", &[CHANGES, READS], Action::Error(libc::EIO))),
+    only_writing(fault("killed", CHANGES, Action::Kill)),
+    only_writing(fault("ENOSPC", ALLOCATIONS, Action::Error(libc::ENOSPC))),
+    only_writing(lasting(fault("ENOSPC from then on", ALLOCATIONS, Action::Error(libc::ENOSPC)))),
+    only_writing(fault("EDQUOT", ALLOCATIONS, Action::Error(libc::EDQUOT))),
+    only_writing(fault("EROFS", ALLOCATIONS, Action::Error(libc::EROFS))),
+    fault("EACCES", CHANGES, Action::Error(libc::EACCES)),
+    fault("EIO", ALL, Action::Error(libc::EIO)),
+    lasting(fault("EIO from then on", TRANSFERS, Action::Error(libc::EIO))),
     fault("EMFILE", &[OPENS], Action::Error(libc::EMFILE)),
     lasting(fault("EMFILE from then on", &[OPENS], Action::Error(libc::EMFILE))),
     fault("ENOMEM", &[&["mmap"]], Action::Error(libc::ENOMEM)),
@@ -90,21 +89,6 @@ fn spread(total: u64, limit: usize) -> Vec<u64> {
     (0..limit).map(|index| 1 + index * step + (total * 7 + index * 13) % step).collect()
 }
 
-/// Calls `work` for each item in as many threads as there are processors.
-pub fn for_each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
-    let next = AtomicUsize::new(0);
-    let jobs = thread::available_parallelism().map_or(2, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    work(item);
-                }
-            });
-        }
-    });
-}
-
 /// Runs one case, or for the number 0 a run without a fault. Returns the number of calls.
 fn run_case(world: &World, scenario: &Scenario, fault: &Fault, number: u64, report: &Report) -> u64 {
     let top = world.cases(&format!("{} {} {number}", scenario.name, fault.name));
@@ -127,16 +111,12 @@ fn run_case(world: &World, scenario: &Scenario, fault: &Fault, number: u64, repo
     if entries(&top) != ["in", "log", "outside"] || entries(&top.join("outside")) != ["file"] {
         violations.push("something outside has changed".to_owned());
     }
-    let is_sound = violations.is_empty();
-    if number > 0
-        && let Some(hit) = &seen.hit
-    {
-        let context = |violation| format!("call {number}, {hit}: {violation}");
-        report.add(PART, fault.name, ended.code, violations.into_iter().map(context).collect());
-    } else {
-        assert!(is_sound, "{} without a fault: {violations:#?}", scenario.name);
-    }
-    if is_sound {
+    let is_right = match &seen.hit {
+        Some(hit) => report.add(PART, fault.name, &format!("call {number}, {hit}"), ended.code, &violations),
+        None => violations.is_empty(),
+    };
+    assert!(is_right || seen.hit.is_some(), "{} without a fault: {violations:#?}", scenario.name);
+    if is_right {
         fs::remove_dir_all(&top).expect("remove a directory");
     }
     seen.count
@@ -160,11 +140,7 @@ fn violations(scenario: &Scenario, fault: &Fault, ended: &Ended, hit: bool, dire
     violations.extend(
         scenario.unsound(directory).into_iter().map(|line| format!("exit code {}, {line}", ended.code)),
     );
-    let again = scenario.run(&scenario.command(directory));
-    if again.code != 0 {
-        violations.push(format!("run again: exit code {}: {}", again.code, again.stderr));
-    }
-    violations.extend(scenario.difference(directory).into_iter().map(|line| format!("run again: {line}")));
+    violations.extend(scenario.wrong_after_rerun(directory));
     violations
 }
 

@@ -4,10 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tempfile::TempDir;
-
 use crate::program::{airbundle, unbundle};
 use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::mount::Tmpfs;
 use crate::support::process::run;
 use crate::support::random_bytes;
 use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
@@ -15,14 +14,14 @@ use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
 /// A file system in memory, the servers of an upstream, and bundles.
 pub struct World {
     upstream: Upstream,
-    memory: Memory,
+    memory: Tmpfs,
     mirrors: Vec<String>,
 }
 
 impl World {
     /// Starts the servers and packs all bundles.
     pub fn new() -> Self {
-        let memory = Memory::new("size=6g");
+        let memory = Tmpfs::new("size=6g");
         let root = memory.path().join("world");
         let upstream = Upstream::start(&root.join("upstream"), images(), files());
         let mirrors = upstream.mirror_args();
@@ -155,25 +154,4 @@ fn files() -> Vec<UpstreamFile> {
         file("two", b"the second version".to_vec()),
         file("large", random_bytes(3, 7_000_000)),
     ]
-}
-
-/// A file system in memory. Unmounted when dropped. Needs root.
-pub struct Memory(TempDir);
-
-impl Memory {
-    pub fn new(options: &str) -> Self {
-        let directory = TempDir::new().expect("create a temporary directory");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()));
-        Self(directory)
-    }
-
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status(); // the report tells more
-    }
 }

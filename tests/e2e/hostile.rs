@@ -10,6 +10,7 @@ use crate::policy::bundle_with_index;
 use crate::program::{Finished, run, unbundle_command};
 use crate::support::fake::{Content, Fake, Reply};
 use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process::append_command;
 use crate::support::sha256;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -83,13 +84,8 @@ fn an_index_that_names_another_one_many_times_is_requested_once() {
 fn run_within(kilobytes: usize, command: &Command) -> Finished {
     let mut limited = Command::new("sh");
     let script = format!(r#"ulimit -d {kilobytes} && exec "$@""#);
-    limited.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
+    limited.args(["-c", &script, "sh"]);
+    append_command(&mut limited, command);
     run(limited.stdin(Stdio::null()))
 }
 

@@ -18,6 +18,7 @@ use crate::serve::{blob, directory, unpack, world};
 use crate::support::clients::{Dockerd, Podman, skopeo};
 use crate::support::image::{Compression, Format, Image, Layer};
 use crate::support::process;
+use crate::support::process::append_command;
 use crate::support::upstream::UpstreamImage;
 
 const ENGINES: [&str; 3] = ["docker", "podman", "containerd"];
@@ -607,13 +608,7 @@ fn start_blocked_load(engines: &Engines, sample: &Sample, engine: &str, path: &P
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=read", "-e"]);
     command.arg("inject=read:delay_enter=300000000:when=9").arg("-P").arg(path);
-    command.arg(program.get_program()).args(program.get_args());
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    append_command(&mut command, &program);
     let child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let child = child.expect("start strace");
     let is_blocked = |id: &str| {

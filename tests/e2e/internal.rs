@@ -9,6 +9,7 @@ use crate::pack_job::PackJob;
 use crate::program::{Finished, run};
 use crate::support::fake::{Content, Fake, Reply};
 use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process::append_command;
 use crate::support::sha256;
 
 /// Names that resolve to 127.0.0.1. Their connections are to this machine, but the names could be those of any host.
@@ -43,13 +44,7 @@ fn pack_with(list: &str, hosts: &str, options: &[&str], environment: &[(&str, &s
     let command = job.command(&[&["--retries", "0"], options].concat());
     let mut apart = Command::new("unshare");
     apart.args(["--mount", "--map-root-user", "sh", "-c", SCRIPT, "sh", &hosts]);
-    apart.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => apart.env(name, value),
-            None => apart.env_remove(name),
-        };
-    }
+    append_command(&mut apart, &command);
     run(apart.envs(environment.iter().copied()).stdin(Stdio::null()))
 }
 

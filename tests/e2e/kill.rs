@@ -13,15 +13,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 use crate::program::{Finished, airbundle, airbundle_command, unbundle, unbundle_command, unbundle_from};
 use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::mount::Tmpfs;
 use crate::support::process::run;
+use crate::support::storage::incomplete_images;
 use crate::support::tree::{Kind, Tree};
 use crate::support::upstream::{Upstream, UpstreamFile, UpstreamImage};
-use crate::support::{random_bytes, sha256};
+use crate::support::{for_each, random_bytes, sha256};
 
 const STORAGE: &str = "registry/docker/registry/v2";
 const GC_GUARD: &str = "registry/docker/registry/v2/blobs/unbundle-in-progress";
@@ -99,38 +100,8 @@ impl Sample {
                 "{what}: {} is {entry:?} and not {expected:?}",
                 path.display()
             );
-            if path.file_name().is_some_and(|name| name == "link") {
-                let digest = fs::read_to_string(site.join(path)).expect("read a link");
-                assert!(tree.0.contains_key(&data(&digest)), "{what}: {} names nothing", path.display());
-                if path.ends_with("current/link") {
-                    let repository = path.ancestors().nth(5).expect("a tag is below a repository");
-                    assert_image_complete(site, repository, &digest, what);
-                }
-            }
         }
-    }
-}
-
-/// Asserts that a repository has everything that a manifest names, with its links.
-#[track_caller]
-fn assert_image_complete(site: &Path, repository: &Path, digest: &str, what: &str) {
-    let link = |place: &str, digest: &str| {
-        let link = repository.join(place).join(digest.replace(':', "/")).join("link");
-        assert!(site.join(&link).exists(), "{what}: a tag needs {}", link.display());
-        let data = data(digest);
-        assert!(site.join(&data).exists(), "{what}: a tag needs {}", data.display());
-    };
-    link("_manifests/revisions", digest);
-    let bytes = fs::read(site.join(data(digest))).expect("read a manifest");
-    let manifest: Value = serde_json::from_slice(&bytes).expect("a manifest is JSON");
-    let digests = |name: &str| {
-        let entries = manifest[name].as_array().cloned().unwrap_or_default();
-        entries.into_iter().map(|entry| entry["digest"].as_str().expect("a digest").to_owned())
-    };
-    digests("manifests").for_each(|digest| assert_image_complete(site, repository, &digest, what));
-    digests("layers").for_each(|digest| link("_layers", &digest));
-    if let Some(config) = manifest["config"]["digest"].as_str() {
-        link("_layers", config);
+        assert_eq!(incomplete_images(&site.join(STORAGE)), [""; 0], "{what}");
     }
 }
 
@@ -141,11 +112,6 @@ fn visible(site: &Path) -> Tree {
         Tree::of(path).0.into_iter().map(move |(path, entry)| (Path::new(part).join(path), entry))
     });
     Tree(entries.collect())
-}
-
-fn data(digest: &str) -> PathBuf {
-    let hex = &digest["sha256:".len()..];
-    Path::new(STORAGE).join("blobs/sha256").join(&hex[..2]).join(hex).join("data")
 }
 
 /// Returns the names of all files that are not hidden.
@@ -353,20 +319,6 @@ fn run_with_injection(injection: &str, program: &Command) -> (Finished, bool, bo
     (finished, happened, mute)
 }
 
-/// Calls `work` for every item, a few at a time.
-fn for_each_item<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    work(item);
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
     let sample = small();
@@ -376,7 +328,7 @@ fn unpack_killed_at_any_system_call_leaves_only_complete_files_and_reruns() {
             .into_iter()
             .collect();
     let killed = AtomicUsize::new(0);
-    for_each_item(&calls, |(name, number)| {
+    for_each(&calls, |(name, number)| {
         let what = format!("{name} {number}");
         let site = directory.path().join(&what);
         let (finished, happened, _) = run_with_injection(
@@ -406,7 +358,7 @@ fn pack_killed_at_any_system_call_leaves_no_output_and_reruns_to_the_same_bundle
         .filter(|(name, number)| name != "write" || *number <= 20)
         .collect();
     let killed = AtomicUsize::new(0);
-    for_each_item(&calls, |(name, number)| {
+    for_each(&calls, |(name, number)| {
         let what = format!("{name} {number}");
         let directory = tempdir().expect("create a temporary directory");
         let output = directory.path().join("out.tar.zst");
@@ -444,7 +396,7 @@ fn unpack_fails_when_a_system_call_fails_and_reruns() {
         })
         .collect();
     let failed = AtomicUsize::new(0);
-    for_each_item(&calls, |((name, number), error)| {
+    for_each(&calls, |((name, number), error)| {
         let what = format!("{name} {number} {error}");
         let site = directory.path().join(&what);
         before(&site);
@@ -516,36 +468,11 @@ fn pack_fails_when_fsync_fails() {
 
 // ---- File systems that are full or read-only ----
 
-/// A small file system of its own. Unmounted when dropped. Needs root.
-struct Mount(TempDir);
-
-impl Mount {
-    fn new(options: &str) -> Self {
-        let directory = tempdir().expect("create a temporary directory");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(directory.path()));
-        Self(directory)
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, options: &str) {
-        run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path()));
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status(); // a test that fails tells more
-    }
-}
-
 #[test]
 fn pack_names_the_file_on_a_full_disk_and_resumes_once_there_is_space() {
     let sample = large();
     for size in ["size=4k", "size=64k", "size=12m", "size=32m"] {
-        let mount = Mount::new(size);
+        let mount = Tmpfs::new(size);
         let output = mount.path().join("out.tar.zst");
         airbundle(sample.pack(&output)).failed(6, &["error: cannot write", "out.tar.zst.partial", NO_SPACE]);
         assert!(!output.exists(), "{size}");
@@ -564,7 +491,7 @@ fn unpack_writes_nothing_and_reports_the_space_it_needs_when_the_disk_is_too_sma
         ("size=30m", ["no space left on device", "needed; nothing was written"]),
         ("size=100m,nr_inodes=100", ["inodes free", "needed; nothing was written"]),
     ] {
-        let mount = Mount::new(options);
+        let mount = Tmpfs::new(options);
         let site = mount.path().join("site");
         unbundle(sample.unpack(&site)).failed(10, &[&text(&site), words[0], words[1]]);
         let tree = Tree::of(&site);
@@ -578,7 +505,7 @@ fn unpack_writes_nothing_and_reports_the_space_it_needs_when_the_disk_is_too_sma
 fn unpack_fails_when_the_disk_fills_up_meanwhile_and_reruns() {
     let sample = large();
     let bytes = sample.bytes();
-    let mount = Mount::new("size=60m");
+    let mount = Tmpfs::new("size=60m");
     let site = mount.path().join("site");
     let mut child = start(unbundle_command().args(["unpack", "-", &text(&site), "-q"]).stdin(Stdio::piped()));
     let mut stdin = child.stdin.take().expect("a pipe");
@@ -597,7 +524,7 @@ fn unpack_fails_when_the_disk_fills_up_meanwhile_and_reruns() {
 #[test]
 fn unpack_refuses_an_unwritable_site_and_leaves_it_unchanged() {
     let sample = small();
-    let mount = Mount::new("size=10m");
+    let mount = Tmpfs::new("size=10m");
     let [site, fresh] = ["site", "fresh"].map(|name| mount.path().join(name));
     unbundle(sample.unpack(&site)).ok();
     let damaged = site.join("files/k8s/dl.k8s.io/a/file");
@@ -673,7 +600,7 @@ fn unpack_accepts_mounts_of_one_file_system_inside_a_site() {
 #[test]
 fn free_space_of_a_file_system_is_counted_once_for_files_and_registry() {
     let sample = large();
-    let mount = Mount::new("size=30m");
+    let mount = Tmpfs::new("size=30m");
     let [files, registry] = ["files", "registry"].map(|name| text(&mount.path().join(name)));
     let elsewhere = tempfile::tempdir().expect("create a directory");
     let mut args = sample.unpack(elsewhere.path());

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::pack_job::{OUTPUT, PackJob, mirrors_to};
 use crate::program::{Finished, airbundle_command, run, unbundle, unbundle_command};
 use crate::support::fake::{Content, Fake};
+use crate::support::process::append_command;
 use crate::support::random_bytes;
 
 /// The user ID of a process whose threads are limited. No other process has it.
@@ -17,13 +18,8 @@ const USER: &str = "54321";
 /// Runs a command of a program under test with `prlimit` options.
 fn limited(limits: &[&str], command: &Command) -> Finished {
     let mut prlimit = Command::new("prlimit");
-    prlimit.args(limits).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => prlimit.env(name, value),
-            None => prlimit.env_remove(name),
-        };
-    }
+    prlimit.args(limits);
+    append_command(&mut prlimit, command);
     run(&mut prlimit)
 }
 

@@ -13,6 +13,7 @@ use crate::pack_job::{FILES, LIST, OUTPUT, PARTIAL, PackJob, REGISTRY, SPOOL};
 use crate::program::{Finished, airbundle_command, run, unbundle, unbundle_command};
 use crate::support::fake::{Content, Fake};
 use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process::append_command;
 use crate::support::{process, random_bytes};
 
 /// A user who is neither root nor the user of the tests.
@@ -73,13 +74,8 @@ impl Plant {
 #[track_caller]
 fn run_in_time(command: &Command) -> Finished {
     let mut timed = Command::new("timeout");
-    timed.args(["--kill-after=1", "60"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => timed.env(name, value),
-            None => timed.env_remove(name),
-        };
-    }
+    timed.args(["--kill-after=1", "60"]);
+    append_command(&mut timed, command);
     let finished = run(timed.stdin(Stdio::null()));
     assert!(!matches!(finished.code, Some(124 | 137)), "it blocks: {finished:#?}");
     finished
@@ -219,13 +215,8 @@ fn partial_files_are_private_and_resumed_under_any_umask() {
 fn with_umask(umask: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"]);
-    shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
+    shell.stdin(Stdio::null());
+    append_command(&mut shell, command);
     shell
 }
 

@@ -11,6 +11,7 @@ use crate::pack_job::{FILES, OUTPUT, PARTIAL, PackJob, REGISTRY, mirrors_to};
 use crate::program::{Finished, run, unbundle};
 use crate::support::fake::{Content, Fake};
 use crate::support::image::{Compression, Format, Image, Layer};
+use crate::support::process::append_command;
 use crate::support::{process, random_bytes};
 
 /// A mounted file system. Unmounted when dropped.
@@ -204,13 +205,8 @@ fn file_system_that_does_not_know_its_size_is_not_full() {
 fn run_with_file_limit(kibibytes: u64, command: &Command) -> Finished {
     let mut limited = Command::new("sh");
     let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", kibibytes * 2);
-    limited.args(["-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
-        };
-    }
+    limited.args(["-c", &script, "sh"]);
+    append_command(&mut limited, command);
     run(&mut limited)
 }
 

@@ -10,19 +10,38 @@ pub mod browser;
 pub mod clients;
 pub mod fake;
 pub mod image;
+pub mod mount;
 pub mod nginx;
 pub mod package;
 pub mod process;
 pub mod proxy;
 pub mod registry;
+pub mod storage;
 pub mod tls;
 pub mod tree;
 pub mod upstream;
 pub mod web;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use sha2::{Digest as _, Sha256, Sha512};
+
+/// Calls `work` for each item, in one thread more than there are processors, because work waits for the disk.
+pub fn for_each<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let jobs = thread::available_parallelism().map_or(2, usize::from) + 1;
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(item);
+                }
+            });
+        }
+    });
+}
 
 /// Content, cheap to share between images, files and expectations.
 pub type Bytes = Arc<[u8]>;

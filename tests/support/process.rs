@@ -88,6 +88,17 @@ impl Drop for Daemon {
     }
 }
 
+/// Appends a command line to that of a program that runs it, such as timeout(1), with its environment.
+pub fn append_command(wrapper: &mut Command, command: &Command) {
+    wrapper.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapper.env(name, value),
+            None => wrapper.env_remove(name),
+        };
+    }
+}
+
 /// Runs `command` to its end. Panics with the command line and its output if it fails.
 pub fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("start {command:?}: {error}"));
