@@ -1,5 +1,6 @@
 //! `unbundle images`: lists the images of a site or a bundle, or loads them into a container engine.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -99,7 +100,10 @@ impl Images {
         }
         let contents = open().and_then(|mut reader| reader.contents())?;
         let blobs = Blobs::Bundle { contents: &contents, open: &open };
-        let record = Record::of_bundle(&contents, &|digest| blobs.read(digest).ok());
+        let external: HashSet<Digest> = contents.layout.external.iter().map(|blob| blob.digest).collect();
+        let config =
+            |digest| if external.contains(&digest) { Ok(None) } else { blobs.read(digest).map(Some) };
+        let record = Record::of_bundle(&contents, config)?;
         self.act(&record, &blobs)
     }
 
@@ -311,18 +315,31 @@ impl From<Vec<LoadError>> for Failure {
     }
 }
 
+impl From<BlobError> for Failure {
+    fn from(error: BlobError) -> Self {
+        Self::of(blob_code(&error), &error)
+    }
+}
+
 fn image_code(error: &SiteImageError) -> Code {
     match error {
-        SiteImageError::Blob { source: BlobError::Fs(error), .. } => Code::of_fs(error),
-        SiteImageError::Blob { source: BlobError::Bundle(error), .. } => match &**error {
+        SiteImageError::Blob { source, .. } => blob_code(source),
+        SiteImageError::Manifest { .. } => Code::Damaged,
+        SiteImageError::Artifact { .. } | SiteImageError::Platform { .. } | SiteImageError::NoTag { .. } => {
+            Code::Usage
+        }
+    }
+}
+
+fn blob_code(error: &BlobError) -> Code {
+    match error {
+        BlobError::Fs(error) => Code::of_fs(error),
+        BlobError::Bundle(error) => match &**error {
             CatError::Read { source, .. } => Code::of_blob(source),
             CatError::External(_) => Code::Incomplete,
             CatError::Fs(error) => Code::of_fs(error),
             CatError::NotFound(_) | CatError::Stream(_) => Code::File,
         },
-        SiteImageError::Blob { .. } | SiteImageError::Manifest { .. } => Code::Damaged,
-        SiteImageError::Artifact { .. } | SiteImageError::Platform { .. } | SiteImageError::NoTag { .. } => {
-            Code::Usage
-        }
+        BlobError::Corrupt { .. } | BlobError::Missing { .. } => Code::Damaged,
     }
 }

@@ -1,6 +1,7 @@
 //! [`Listing`]: the images and files of a bundle, as `unbundle ls` prints them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 
 use serde::Serialize;
 
@@ -164,7 +165,8 @@ impl DetailedImage {
         let platforms = match single_config(image, layout) {
             Some(config) if is_external(config.digest) => vec!["?".to_owned()],
             _ => {
-                let platforms = layout.platforms(image, |digest| configs.get(&digest).cloned());
+                let config = |digest| Ok::<_, Infallible>(configs.get(&digest).cloned());
+                let Ok(platforms) = layout.platforms(image, config);
                 platforms.iter().map(ToString::to_string).collect()
             }
         };

@@ -12,7 +12,6 @@ pub mod summary;
 pub(crate) mod support;
 pub(crate) mod write;
 
-use std::cell::RefCell;
 use std::time::Instant;
 
 use crate::base::event::{Event, Report};
@@ -182,21 +181,20 @@ fn select(
     options: &UnpackOptions,
 ) -> Result<Prefetched, UnpackError> {
     let registry = options.registry_root();
-    let failed = RefCell::new(None);
     let config = |digest| match read_regular(&registry.join(blob_path(digest)), MANIFEST_LIMIT) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => {
-            // Anything else at its place, such as a directory, is replaced.
-            if error.is_media_error() {
-                failed.replace(Some(error));
-            }
-            None
-        }
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.is_media_error() => Err(error),
+        // Anything else at its place, such as a directory, is replaced.
+        Err(_) => Ok(None),
     };
     let prefetched = options.select.apply(layout, reader, config)?;
-    let on_site = |digest| config(digest).filter(|bytes| Digest::of(bytes) == digest);
-    layout.check_platforms(on_site).map_err(ReadError::from)?;
-    failed.into_inner().map_or(Ok(prefetched), |error| Err(error.into()))
+    for descriptor in layout.platform_configs() {
+        if let Some(bytes) = config(descriptor.digest)?.filter(|bytes| Digest::of(bytes) == descriptor.digest)
+        {
+            layout.check_platform(descriptor, &bytes).map_err(ReadError::from)?;
+        }
+    }
+    Ok(prefetched)
 }
 
 /// Reads the record of the site, or makes one for a new site. Fails if the record is invalid, or has other

@@ -1,6 +1,7 @@
 //! Parts of the bundle format: frames, the seek table and the documents.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::Cursor;
 
 use crate::bundle::format::index::{FileSet, Index};
@@ -197,7 +198,7 @@ fn check_layout(layout: &Layout) {
     for image in &layout.images {
         let types = layout.media_types(image);
         assert!(image.manifests.iter().all(|manifest| types.contains_key(&manifest.digest)));
-        let _ = layout.platforms(image, |_| None);
+        let _ = layout.platforms(image, |_| Ok::<_, Infallible>(None));
         let _ = layout.attestations(image);
     }
     let lock = Lock::of(layout, &layout.files, &HashMap::new());

@@ -3,7 +3,6 @@
 //! The configuration, the catalog and the Kubespray variables are generated from it, without a bundle and
 //! without hashing. Servers do not need it, and `unpack` restores it.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -217,14 +216,18 @@ impl Record {
     }
 
     /// Returns a record of the images of a bundle, which are in no repository. `config` returns the bytes of a config that
-    /// states a platform.
-    #[must_use]
-    pub(crate) fn of_bundle(contents: &Contents, config: &dyn Fn(Digest) -> Option<Vec<u8>>) -> Self {
+    /// states a platform; `None`: it is not available. Fails if `config` does.
+    pub(crate) fn of_bundle<E>(
+        contents: &Contents,
+        config: impl Fn(Digest) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Self, E> {
         let mut record = Self::new("files".into(), "registry".into());
         let layout = &contents.layout;
         let images = layout.images.iter();
-        record.images = images.map(|image| recorded(image, layout, BTreeSet::new(), config)).collect();
-        record
+        record.images = images
+            .map(|image| recorded(image, layout, BTreeSet::new(), &config))
+            .collect::<Result<_, E>>()?;
+        Ok(record)
     }
 
     /// Reads the record of `site`. Fails unless its roots are inside the site, or those that `named` has.
@@ -322,18 +325,11 @@ impl Record {
         }
         let storage = self.registry_root(site);
         let mut images = ImageTable::new(std::mem::take(&mut self.images), &storage);
-        let failed = RefCell::new(None);
+        // `unpack` has just hashed or written the configs, so that one that cannot be read is an error.
+        let config = |digest| read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT).map(Some);
         for image in &layout.images {
             let names = repositories(&image.indexed.reference, layout, templates).unwrap_or_default();
-            // `unpack` has just hashed or written the config, so that one that cannot be read is an error.
-            let config = |digest| match read_regular(&storage.join(blob_path(digest)), MANIFEST_LIMIT) {
-                Ok(bytes) => Some(bytes),
-                Err(error) => {
-                    failed.replace(Some(error));
-                    None
-                }
-            };
-            images.add(recorded(image, layout, names, &config));
+            images.add(recorded(image, layout, names, config)?);
         }
         self.retired.append(&mut images.retired);
         self.retired.sort_by_key(|manifest| manifest.digest);
@@ -356,7 +352,7 @@ impl Record {
             files.insert(path, recorded);
         }
         self.files = files.into_values().collect();
-        failed.into_inner().map_or(Ok(()), Err)
+        Ok(())
     }
 }
 
@@ -423,20 +419,20 @@ fn names(image: &RecordedImage) -> impl Iterator<Item = (Tag, RepositoryName)> {
     image.repositories.iter().filter_map(name)
 }
 
-fn recorded(
+fn recorded<E>(
     image: &BundledImage,
     layout: &Layout,
     repositories: BTreeSet<RepositoryName>,
-    config: &dyn Fn(Digest) -> Option<Vec<u8>>,
-) -> RecordedImage {
+    config: impl Fn(Digest) -> Result<Option<Vec<u8>>, E>,
+) -> Result<RecordedImage, E> {
     let reference = &image.indexed.reference;
     let types = layout.media_types(image);
     let all = image.manifests.iter().copied().chain(layout.blobs_of(image));
-    RecordedImage {
+    Ok(RecordedImage {
         reference: reference.clone(),
         repositories,
         tag: reference.tag().map(|tag| tag.parse().expect("a reference has a valid tag; please report")),
-        platforms: layout.platforms(image, config),
+        platforms: layout.platforms(image, config)?,
         size: all.map(|blob| blob.size).sum(),
         manifests: image
             .manifests
@@ -446,7 +442,7 @@ fn recorded(
                 media_type: types.get(&blob.digest).cloned().expect("a manifest has a type; please report"),
             })
             .collect(),
-    }
+    })
 }
 
 #[cfg(test)]

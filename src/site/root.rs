@@ -509,10 +509,14 @@ fn is_same_mount(one: &Directory, other: &Directory) -> Result<bool, FsError> {
 }
 
 /// Returns the device and the mount ID, within which a file can be renamed: one file system can be mounted
-/// twice. `None`: the kernel does not report mount IDs (before Linux 5.8).
+/// twice. `None`: the kernel does not report mount IDs (before Linux 5.8), or a sandbox does not allow the call.
 fn mount(directory: &Directory) -> Result<(u64, Option<u64>), FsError> {
     use rustix::fs::{AtFlags, StatxFlags, statx};
-    let id = statx(directory.file(), "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok();
-    let id = id.filter(|stat| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|stat| stat.stx_mnt_id);
+    use rustix::io::Errno;
+    let id = match statx(directory.file(), "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(stat) => (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id),
+        Err(Errno::NOSYS | Errno::PERM) => None,
+        Err(error) => return Err(FsError::at("open", directory.path())(error.into())),
+    };
     Ok((directory.identity()?.0, id))
 }

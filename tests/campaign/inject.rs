@@ -1,9 +1,9 @@
 //! A program under ptrace: the n-th of the chosen system calls of all its threads fails, transfers fewer bytes, or is
 //! its last one.
 //!
-//! The campaign starts itself as the tracer, which starts itself as the tracee and becomes the program there.
+//! The campaign starts itself as the tracer, which starts itself as the tracee and becomes the program there. A filter
+//! (seccomp) stops the program at the calls of interest only.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -15,6 +15,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use serde::{Deserialize, Serialize};
 
 use crate::calls::{CALLS, Call, OPENS, Object};
@@ -74,39 +75,58 @@ pub fn seen(log: &Path) -> Seen {
     serde_json::from_str(&text).expect("the JSON of the tracer")
 }
 
-/// Becomes the program of these arguments, with the parent as its tracer.
+/// Becomes the program of these arguments (injection, program, its arguments), with the parent as its tracer.
 pub fn become_tracee(arguments: &[String]) -> ! {
+    let [injection, program, arguments @ ..] = arguments else { panic!("INJECTION PROGRAM [ARGUMENT…]") };
+    let injection: Injection = serde_json::from_str(injection).expect("an injection");
     ptrace::traceme().expect("be traced");
     raise(Signal::SIGSTOP).expect("stop for the tracer");
-    let error = Command::new(&arguments[0]).args(&arguments[1..]).exec();
-    panic!("start {}: {error}", arguments[0]);
+    apply_filter(&injection.filter()).expect("apply the filter");
+    let error = Command::new(program).args(arguments).exec();
+    panic!("start {program}: {error}");
+}
+
+impl Injection {
+    /// Returns a filter that stops a thread at each call that may count.
+    fn filter(&self) -> BpfProgram {
+        let is_chosen = |call: &&Call| self.calls.iter().any(|name| name == call.name);
+        // Calls without a file count after the first call with one.
+        let all = CALLS.iter().filter(is_chosen).any(|call| matches!(call.object, Object::Nothing));
+        let stops = CALLS.iter().filter(|call| all || is_chosen(call)).map(|call| (call.number, Vec::new()));
+        let filter = SeccompFilter::new(
+            stops.collect(),
+            SeccompAction::Allow,
+            SeccompAction::Trace(0),
+            TargetArch::x86_64,
+        );
+        filter.and_then(BpfProgram::try_from).expect("a filter")
+    }
 }
 
 /// Runs the program of these arguments (log, injection, program, its arguments) and returns its exit code, or 128 and
 /// the number of the signal that ended it.
 pub fn run_tracer(arguments: &[String]) -> ExitCode {
-    let [log, injection, program @ ..] = arguments else { panic!("LOG INJECTION PROGRAM [ARGUMENT…]") };
-    let injection: Injection = serde_json::from_str(injection).expect("an injection");
+    let [log, tracee @ ..] = arguments else { panic!("LOG INJECTION PROGRAM [ARGUMENT…]") };
+    let injection: Injection = serde_json::from_str(&tracee[0]).expect("an injection");
     let itself = std::env::current_exe().expect("the path of this program");
     #[allow(clippy::zombie_processes, reason = "`Tracer::run` waits")]
-    let child = Command::new(itself).arg(TRACEE).args(program).spawn().expect("start the tracee");
+    let child = Command::new(itself).arg(TRACEE).args(tracee).spawn().expect("start the tracee");
     let child = Pid::from_raw(child.id().try_into().expect("a process ID"));
     waitpid(child, None).expect("wait for the tracee");
-    let options = Options::PTRACE_O_TRACESYSGOOD
+    let options = Options::PTRACE_O_TRACESECCOMP
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACEEXEC
         | Options::PTRACE_O_EXITKILL;
     ptrace::setoptions(child, options).expect("set the options of the tracer");
-    ptrace::syscall(child, None).expect("start the tracee");
+    ptrace::cont(child, None).expect("start the tracee");
     let mut tracer = Tracer {
         injection,
         child,
         log: log.into(),
         is_started: false,
         is_in_use: false,
-        threads: HashMap::new(),
         seen: Seen::default(),
     };
     let code = tracer.run();
@@ -122,8 +142,6 @@ struct Tracer {
     is_started: bool,
     /// The program has used one of the paths, so that its start is over.
     is_in_use: bool,
-    /// The threads that are in a call, with the error that it shall return.
-    threads: HashMap<Pid, Option<i32>>,
     seen: Seen,
 }
 
@@ -138,11 +156,11 @@ impl Tracer {
                 WaitStatus::Signaled(pid, signal, _) if pid == self.child => {
                     code = 128 + u8::try_from(signal as i32).expect("a signal");
                 }
-                WaitStatus::PtraceSyscall(thread) => self.stopped_at_call(thread),
                 WaitStatus::PtraceEvent(thread, _, event) => {
-                    if event == libc::PTRACE_EVENT_EXEC {
-                        self.is_started = true;
-                        self.threads.insert(thread, None);
+                    match event {
+                        libc::PTRACE_EVENT_EXEC => self.is_started = true,
+                        libc::PTRACE_EVENT_SECCOMP => self.stopped_at_call(thread),
+                        _ => {}
                     }
                     resume(thread, None);
                 }
@@ -156,19 +174,14 @@ impl Tracer {
     }
 
     fn stopped_at_call(&mut self, thread: Pid) {
-        // A thread can end at any time.
-        let Ok(mut registers) = ptrace::getregs(thread) else { return resume(thread, None) };
-        if let Some(error) = self.threads.remove(&thread) {
-            if let Some(error) = error {
-                registers.rax = i64::from(-error).cast_unsigned();
-                let _ = ptrace::setregs(thread, registers); // it may have been killed
-            }
-            return resume(thread, None);
+        let Injection { number, lasting, action, .. } = self.injection;
+        if number > 0 && !lasting && self.seen.count == number {
+            return;
         }
-        let mut fails = None;
+        // A thread can end at any time.
+        let Ok(mut registers) = ptrace::getregs(thread) else { return };
         if let Some((call, path)) = self.counted(thread, &registers) {
             self.seen.count += 1;
-            let Injection { number, lasting, action, .. } = self.injection;
             let hits = self.seen.count == number || lasting && number > 0 && self.seen.count > number;
             let hits = hits && (action != Action::Short || call.length.is_some());
             if hits {
@@ -181,7 +194,7 @@ impl Tracer {
                     }
                     Action::Error(error) => {
                         registers.orig_rax = u64::MAX;
-                        fails = Some(error);
+                        registers.rax = i64::from(-error).cast_unsigned();
                     }
                     Action::Short => {
                         let length = argument_mut(&mut registers, call.length.expect("checked"));
@@ -191,8 +204,6 @@ impl Tracer {
                 let _ = ptrace::setregs(thread, registers); // it may have been killed
             }
         }
-        self.threads.insert(thread, fails);
-        resume(thread, None);
     }
 
     /// Returns the call and its path if it counts.
@@ -232,7 +243,7 @@ impl Tracer {
 }
 
 fn resume(thread: Pid, signal: Option<Signal>) {
-    let _ = ptrace::syscall(thread, signal); // it may have been killed
+    let _ = ptrace::cont(thread, signal); // it may have been killed
 }
 
 fn argument(registers: &user_regs_struct, index: usize) -> u64 {

@@ -199,13 +199,12 @@ impl Layout {
     }
 
     /// Returns the platforms of `image` in the bundle. Empty for an artifact. `config` returns the bytes of a
-    /// config, which states the platform if no index does.
-    #[must_use]
-    pub fn platforms(
+    /// config, which states the platform if no index does; `None`: it is not available. Fails if `config` does.
+    pub fn platforms<E>(
         &self,
         image: &BundledImage,
-        config: impl Fn(Digest) -> Option<Vec<u8>>,
-    ) -> Vec<Platform> {
+        config: impl Fn(Digest) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Vec<Platform>, E> {
         let held: HashSet<Digest> = image.manifests.iter().map(|manifest| manifest.digest).collect();
         let mut platforms = BTreeMap::new();
         let mut add = |platform: &Platform| drop(platforms.insert(platform.to_string(), platform.clone()));
@@ -216,10 +215,10 @@ impl Layout {
             }
         }
         for (_, of) in self.deciding_configs(image) {
-            let bytes = config(of.digest).unwrap_or_default();
+            let bytes = config(of.digest)?.unwrap_or_default();
             config_platform(&of.media_type, &bytes).ok().flatten().iter().for_each(&mut add);
         }
-        platforms.into_values().collect()
+        Ok(platforms.into_values().collect())
     }
 
     /// Returns the manifests of `image` that are attestations, each with the manifest that it refers to.

@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use crate::base::fs::FsError;
 use crate::bundle::format::MANIFESTS_LIMIT;
 use crate::bundle::format::layout::{Blob, BundledImage, Layout, LayoutError};
 use crate::bundle::read::error::{ReadError, Unavailable};
@@ -69,6 +70,9 @@ pub enum SelectError {
     /// The configs that state the platforms of images cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A config of the site cannot be read.
+    #[error(transparent)]
+    Fs(#[from] FsError),
     /// Patterns that match nothing.
     #[error(
         "no image or file in the bundle matches `{}`: run `unbundle ls` for the names (`*` does not match `/`, `**/` \
@@ -105,12 +109,12 @@ impl Selection {
 
     /// Removes everything from `layout` that is not selected. `reader` has read the documents. If only a
     /// config states the platform of an image, reads the config, or calls `site` for it if a delta omits it. Fails
-    /// if such a platform is invalid.
+    /// if such a platform is invalid, or `site` fails.
     pub fn apply(
         &self,
         layout: &mut Layout,
         reader: &mut BundleReader,
-        site: impl Fn(Digest) -> Option<Vec<u8>>,
+        site: impl Fn(Digest) -> Result<Option<Vec<u8>>, FsError>,
     ) -> Result<Prefetched, SelectError> {
         self.by_name(layout)?;
         if self.platforms.is_empty() {
@@ -119,12 +123,10 @@ impl Selection {
         let configs = deciding_configs(layout);
         let mut prefetched = prefetch_configs(layout, &configs, reader)?;
         let external: HashSet<Digest> = layout.external.iter().map(|blob| blob.digest).collect();
-        let on_site = configs
-            .into_iter()
-            .filter(|digest| external.contains(digest))
-            .filter_map(|digest| Some((digest, site(digest)?)))
-            .filter(|(digest, bytes)| Digest::of(bytes) == *digest);
-        prefetched.blobs.extend(on_site);
+        for digest in configs.into_iter().filter(|digest| external.contains(digest)) {
+            let bytes = site(digest)?.filter(|bytes| Digest::of(bytes) == digest);
+            prefetched.blobs.extend(bytes.map(|bytes| (digest, bytes)));
+        }
         layout.check_platforms(|digest| prefetched.blobs.get(&digest).cloned()).map_err(ReadError::from)?;
         self.by_platform(layout, &prefetched)?;
         Ok(prefetched)

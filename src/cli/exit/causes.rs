@@ -14,6 +14,7 @@ use crate::bundle::read::discover_error::DiscoverError;
 use crate::bundle::read::error::ReadError;
 use crate::bundle::read::frame_error::FrameError;
 use crate::bundle::read::problem::Position;
+use crate::bundle::read::select::SelectError;
 use crate::bundle::recovery::RecoveryError;
 use crate::bundle::write::claim::ClaimError;
 use crate::commands::cat::CatError;
@@ -88,6 +89,7 @@ const ROWS: &[Row] = &[
     ("RepairError::Unreadable", |error| repair(RepairError::Unreadable(call(error))), None),
     ("RootError::Fs", |error| UnpackError::from(RootError::Fs(call(error))).into(), UNREADABLE),
     ("RootsError::Fs", |error| RecordError::Roots(path(), RootsError::Fs(call(error))).into(), UNREADABLE),
+    ("SelectError::Fs", |error| UnpackError::from(SelectError::Fs(call(error))).into(), UNREADABLE),
     ("SignedIndexError::Fs", |error| signed_index(SignedIndexError::Fs(call(error))), UNREADABLE),
     ("TlsError::Fs", |error| ConfError::Tls(TlsError::Fs(call(error))).into(), UNREADABLE),
     ("UnpackError::Fs", |error| UnpackError::Fs(call(error)).into(), UNREADABLE),

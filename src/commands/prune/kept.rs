@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
-use crate::oci::platform::Platform;
 use crate::oci::reference::DEFAULT_PREFIX;
 use crate::site::files::Files;
 use crate::site::record::{Record, RecordedImage};
@@ -148,41 +148,48 @@ impl<'a> Kept<'a> {
     }
 
     /// Returns the record of the pruned site.
-    pub(super) fn prune_record(&self, record: &Record, storage: Option<&Storage>) -> Record {
+    pub(super) fn prune_record(&self, record: &Record, storage: Option<&Storage>) -> Result<Record, FsError> {
         let mut pruned = record.clone();
         pruned.bundles.retain(|bundle| self.identities.contains(&bundle.identity));
         pruned.files.retain(|file| self.files.contains_key(file.path.as_str()));
         pruned.retired.retain(|manifest| self.manifests.contains(&manifest.digest));
-        pruned.images.retain_mut(|image| {
-            let Some(digest) = image.digest() else { return false };
-            let Some(bundled) = self.images.get(&(image.reference.to_string(), digest)) else { return false };
-            prune_image(image, bundled, storage);
-            true
-        });
-        pruned
+        pruned.images.retain(|image| self.has(image));
+        for image in &mut pruned.images {
+            let bundled =
+                image.digest().and_then(|digest| self.images.get(&(image.reference.to_string(), digest)));
+            prune_image(image, bundled.expect("a kept image is in a bundle; please report"), storage)?;
+        }
+        Ok(pruned)
     }
 }
 
 /// Removes the platforms of `image` that only other bundles had.
-fn prune_image(image: &mut RecordedImage, bundled: &[(&Layout, &BundledImage)], storage: Option<&Storage>) {
+fn prune_image(
+    image: &mut RecordedImage,
+    bundled: &[(&Layout, &BundledImage)],
+    storage: Option<&Storage>,
+) -> Result<(), FsError> {
     let is_kept = |digest| {
         bundled.iter().any(|(_, image)| image.manifests.iter().any(|manifest| manifest.digest == digest))
     };
     let before = image.manifests.len();
     image.manifests.retain(|manifest| is_kept(manifest.digest));
     if image.manifests.len() == before {
-        return;
+        return Ok(());
     }
-    let config = |digest| storage?.read(digest).ok().flatten();
-    let platforms = bundled.iter().flat_map(|(layout, image)| layout.platforms(image, config));
-    let platforms: BTreeMap<String, Platform> =
-        platforms.map(|platform| (platform.to_string(), platform)).collect();
+    let config = |digest| storage.map_or(Ok(None), |storage| storage.read(digest));
+    let mut platforms = BTreeMap::new();
+    for (layout, image) in bundled {
+        let all = layout.platforms(image, config)?;
+        platforms.extend(all.into_iter().map(|platform| (platform.to_string(), platform)));
+    }
     image.platforms = platforms.into_values().collect();
     let blobs = bundled
         .iter()
         .flat_map(|(layout, image)| image.manifests.iter().copied().chain(layout.blobs_of(image)));
     let sizes: HashMap<Digest, u64> = blobs.map(|blob| (blob.digest, blob.size)).collect();
     image.size = sizes.values().sum();
+    Ok(())
 }
 
 fn difference(name: &str, exists: bool) -> String {

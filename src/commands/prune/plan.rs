@@ -67,7 +67,7 @@ impl PrunePlan {
             blobs: Vec::new(),
             files: Vec::new(),
             paths: Vec::new(),
-            record: kept.prune_record(record, storage),
+            record: kept.prune_record(record, storage)?,
             images: Vec::new(),
             file_bytes: 0,
         };

@@ -1,6 +1,7 @@
 //! [`BomContents`]: the items of an SBOM, independent of its format.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::format_description::well_known::Rfc3339;
@@ -136,7 +137,8 @@ impl<'a> ImageItems<'a> {
         let mut root = self.item(image.indexed.digest, blobs.map(|blob| blob.size).sum(), true);
         if image.manifests.len() > 1 {
             root.children = image.manifests[1..].iter().map(|manifest| self.child(*manifest)).collect();
-            root.platforms = layout.platforms(image, |_| None).iter().map(Platform::to_string).collect();
+            let Ok(platforms) = layout.platforms(image, |_| Ok::<_, Infallible>(None));
+            root.platforms = platforms.iter().map(Platform::to_string).collect();
             // For example an index of attestations.
             if root.children.iter().all(|child| child.kind == ItemKind::Artifact) {
                 root.kind = ItemKind::Artifact;

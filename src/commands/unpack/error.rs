@@ -152,6 +152,7 @@ impl From<SelectError> for UnpackError {
     fn from(error: SelectError) -> Self {
         match error {
             SelectError::Read(error) => Self::Read(error),
+            SelectError::Fs(error) => Self::Fs(error),
             other => Self::Select(other),
         }
     }
