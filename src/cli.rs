@@ -11,6 +11,7 @@ pub(crate) mod date;
 pub(crate) mod diff;
 #[cfg(all(test, feature = "net"))]
 mod documented;
+pub(crate) mod documents;
 pub mod exit;
 pub(crate) mod host_keys;
 pub(crate) mod image;

@@ -164,8 +164,12 @@ impl Directory {
         }
         let parent = parents.as_ref().unwrap_or(self);
         let scratch = format!(".{rest}.part");
-        parent.write_new(&scratch, content, mode)?;
-        parent.rename(&scratch, parent, rest)
+        let replaced =
+            parent.write_new(&scratch, content, mode).and_then(|()| parent.rename(&scratch, parent, rest));
+        if replaced.is_err() {
+            let _ = parent.remove(&scratch); // the error above is the one to report
+        }
+        replaced
     }
 
     /// Writes and syncs a file in place of any file or link that has the name. `mode` is exact.
@@ -191,7 +195,7 @@ impl Directory {
             new.write_new(file, content, mode)?;
         }
         let at = || FsError::at("write", &new.path);
-        if !self.exists(name) {
+        if !self.exists(name)? {
             new.file.sync_all().map_err(at())?;
             return self.rename(&scratch, self, name);
         }
@@ -218,10 +222,10 @@ impl Directory {
     /// other files that are with them go back to the subdirectory.
     pub(crate) fn clear_replacement(&self, name: &str, files: &[&str]) -> Result<(), FsError> {
         let scratch = format!(".{name}.part");
-        if self.exists(&scratch) && self.exists(name) {
+        if self.exists(&scratch)? && self.exists(name)? {
             let (from, to) = (self.subdirectory(&scratch)?, self.subdirectory(name)?);
             for other in from.names()?.iter().filter(|other| !files.contains(&other.as_str())) {
-                if !to.exists(other) {
+                if !to.exists(other)? {
                     from.rename(other, &to, other)?;
                 }
             }
@@ -262,13 +266,14 @@ impl Directory {
     }
 
     /// True if there is anything under the name, a dangling symlink included.
-    pub(crate) fn exists(&self, name: &str) -> bool {
-        self.parent(name).is_ok_and(|found| {
-            found.is_some_and(|(parent, last)| {
-                let parent = parent.as_ref().unwrap_or(self);
-                rustix::fs::statat(&parent.file, last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-            })
-        })
+    pub(crate) fn exists(&self, name: &str) -> Result<bool, FsError> {
+        let Some((parent, last)) = self.parent(name)? else { return Ok(false) };
+        let parent = parent.as_ref().unwrap_or(self);
+        match rustix::fs::statat(&parent.file, last, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(FsError::at("open", self.path.join(name))(error.into())),
+        }
     }
 
     /// Returns the names of its entries.
@@ -414,7 +419,7 @@ mod tests {
             assert!(directory.create_file(name, 0o644).is_err(), "{name}");
             assert!(directory.lock_file(name).is_err(), "{name}");
             assert!(directory.create_subdirectory(name, 0o755).is_err(), "{name}");
-            assert!(!directory.exists(name), "{name}");
+            assert!(!directory.exists(name).is_ok_and(|exists| exists), "{name}");
         }
         assert_eq!(fs::read_to_string(outside.path().join("victim")).unwrap(), "precious");
         assert_eq!(fs::read_dir(outside.path().join("inside")).unwrap().count(), 0);

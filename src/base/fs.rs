@@ -152,6 +152,26 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FsError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::at("sync directory", path))
 }
 
+/// True if something is at `path`. A path that cannot be looked up is an error, not a missing file.
+pub(crate) fn exists(path: &Path) -> Result<bool, FsError> {
+    Ok(found(path)?.is_some())
+}
+
+/// True if a directory is at `path`, or a link to one. As in [`exists`], unreadable is not missing.
+pub(crate) fn is_directory(path: &Path) -> Result<bool, FsError> {
+    Ok(found(path)?.is_some_and(|metadata| metadata.is_dir()))
+}
+
+fn found(path: &Path) -> Result<Option<fs::Metadata>, FsError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(FsError::at("open", path)(error)),
+    }
+}
+
 /// Returns the absolute path without symlinks. Its last components do not need to exist.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, FsError> {
     let absolute = std::path::absolute(path).map_err(FsError::at("resolve", path))?;

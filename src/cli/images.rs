@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::base::error_chain::chain;
+use crate::base::fs::{self, FsError};
 use crate::base::json::text_of;
 use crate::base::units::human_bytes;
 use crate::bundle::read::discover;
@@ -93,7 +94,7 @@ impl Images {
             let volumes = discover::find(std::slice::from_ref(&self.source))?;
             Ok(self.expiry.apply(BundleReader::from_volumes(volumes, &policy.signatures)?))
         };
-        if self.is_site() {
+        if self.is_site()? {
             let record = verified::read(&self.source, &policy)?;
             let storage = record.registry_root(&self.source);
             return self.act(&record, &Blobs::Storage(&storage));
@@ -108,9 +109,9 @@ impl Images {
     }
 
     /// True for a directory that has a record, or no bundles either.
-    fn is_site(&self) -> bool {
+    fn is_site(&self) -> Result<bool, FsError> {
         let has_bundle = || discover::find(std::slice::from_ref(&self.source)).is_ok();
-        self.source.join(RECORD).exists() || self.source.is_dir() && !has_bundle()
+        Ok(fs::exists(&self.source.join(RECORD))? || fs::is_directory(&self.source)? && !has_bundle())
     }
 
     fn act(&self, record: &Record, blobs: &Blobs<'_>) -> Result<Code, Failure> {

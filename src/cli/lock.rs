@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::base::output_file::{Access, OutputFile};
 use crate::base::units::human_bytes;
 use crate::cli::console::Text;
+use crate::cli::documents::read_lock;
 use crate::cli::exit::{Code, Failure};
-use crate::cli::pack::read_lock;
 use crate::cli::progress::Output;
 use crate::cli::selection::SelectionArgs;
 use crate::cli::upstream::UpstreamArgs;
@@ -18,7 +18,6 @@ use crate::commands::lock::merge::{Decided, merge};
 use crate::commands::lock::{Moved, Now, check, lock};
 use crate::documents::list::Lists;
 use crate::documents::lock::Lock as Document;
-use crate::fetch::resolve::locked::lists_of;
 
 /// Resolve lists to digests and sizes, or check a lock against the upstream
 ///
@@ -105,13 +104,13 @@ impl Lock {
         };
         let read = |path: &PathBuf| read_lock(path)?.ok_or_else(|| no_lock("merge", path));
         let (ours, theirs) = (read(ours)?, read(theirs)?);
-        let mut both = lists_of(&ours)?;
-        let other = lists_of(&theirs)?;
+        let mut both = ours.lists()?;
+        let other = theirs.lists()?;
         both.files.extend(other.files);
         both.images.extend(other.images);
         let upstream = self.upstream.upstream_for(&both)?;
         let lists = |lock: &Document| -> Result<Lists, Failure> {
-            let mut lists = lists_of(lock)?;
+            let mut lists = lock.lists()?;
             self.urls.apply_known(&mut lists)?;
             Ok(lists)
         };
@@ -180,7 +179,7 @@ impl Lock {
         let Some(document) = read_lock(path)? else {
             return Err(no_lock("check", path));
         };
-        let mut lists = lists_of(&document)?;
+        let mut lists = document.lists()?;
         self.urls.apply(&mut lists)?;
         let upstream = self.upstream.upstream_for(&lists)?;
         let moved = self.out.report(|report| check(&document, &lists, self.quick, &upstream, report));

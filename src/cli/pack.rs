@@ -1,8 +1,6 @@
 //! `airbundle pack`: fetches the entries of lists or of a lock and writes one bundle.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use time::OffsetDateTime;
@@ -12,12 +10,12 @@ use crate::base::event::Event;
 use crate::base::fs;
 use crate::base::title::Title;
 use crate::base::units::human_bytes;
-use crate::bundle::format::INDEX_LIMIT;
 use crate::bundle::format::index::BundleInfo;
 use crate::bundle::format::release::{Expiry, Release, ReleaseName, Sequence};
 use crate::bundle::format::volume_name::SUMS;
 use crate::cli::console::Text;
 use crate::cli::date::source_date;
+use crate::cli::documents::read_lock;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::keygen::{exposure, signer};
 use crate::cli::progress::Output;
@@ -33,9 +31,7 @@ use crate::commands::pack::summary::PackSummary;
 use crate::commands::pack::volume_command::CommandError;
 use crate::commands::unpack::GUIDE_TEXT;
 use crate::documents::inventory::InventoryError;
-use crate::documents::list::{FileEntry, ListError, Lists};
-use crate::documents::lock::Lock;
-use crate::fetch::resolve::locked::lists_of;
+use crate::documents::list::{FileEntry, Lists};
 use crate::net::error::FetchError;
 use crate::plan::bundle_plan::PlanError;
 use crate::plan::site_contents::BaseError;
@@ -344,47 +340,16 @@ fn read_input(paths: &[PathBuf]) -> Result<(Input, Option<&PathBuf>), Failure> {
         let hint = "make one lock of all lists with `airbundle lock`";
         return Err(Failure::new(Code::Usage, message).with_hint(hint));
     }
-    let mut locked = lists_of(&lock)?;
+    let mut locked = lock.lists()?;
     if !others.is_empty() {
         refresh_urls(&mut locked, &Lists::read(&others)?)?;
     }
     Ok((Input::Lock(lock, locked), Some(path)))
 }
 
-/// Reads `path` if it is a lock. `None`: not a lock, or not readable.
-pub(super) fn read_lock(path: &Path) -> Result<Option<Lock>, Failure> {
-    // A list can be a pipe, which can be read only once. If the file cannot be read, reading it as a list
-    // reports that.
-    let mut start = Vec::new();
-    if !path.is_file()
-        || File::open(path).and_then(|file| file.take(64).read_to_end(&mut start)).is_err()
-        || !Lock::is_one(&start)
-    {
-        return Ok(None);
-    }
-    let bytes = fs::read(path, INDEX_LIMIT)?;
-    let lock = Lock::parse(&bytes).map_err(|error| {
-        Failure::from(error).context(format_args!("cannot read the lock `{}`", path.display()))
-    })?;
-    Ok(Some(lock))
-}
-
 fn fetch_failure(failures: &[FetchError]) -> Failure {
     let mismatch = failures.iter().any(FetchError::is_mismatch);
     Failure::all(if mismatch { Code::Mismatch } else { Code::Fetch }, failures)
-}
-
-impl From<ListError> for Failure {
-    fn from(error: ListError) -> Self {
-        match error {
-            ListError::Problems(problems) => {
-                let messages = problems.iter().map(ToString::to_string).collect();
-                Self { code: Code::List, messages, hint: None }
-            }
-            ListError::Read { .. } => Self::of(Code::File, &error),
-            error => Self::of(Code::List, &error),
-        }
-    }
 }
 
 impl From<PackError> for Failure {

@@ -1,29 +1,41 @@
-//! `unbundle prune`: removes from a site what no kept bundle contains.
+//! `unbundle prune`: removes from a site what no kept bundle contains and no lock or list names.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::base::fs::{self, FsError};
 use crate::base::units::human_bytes;
+use crate::bundle::read::discover;
+use crate::bundle::read::reader::Contents;
 use crate::cli::allow_readers;
 use crate::cli::console::Text;
+use crate::cli::documents::read_lock;
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
 use crate::cli::trust::SiteNameArgs;
 use crate::commands::prune::error::PruneError;
+use crate::commands::prune::listed::Listed;
 use crate::commands::prune::prune;
 use crate::commands::prune::summary::PruneSummary;
+use crate::documents::list::{Lists, NAMES};
+use crate::documents::lock::Lock;
 
-/// Remove images and files that no kept bundle contains from a site
+/// Remove images and files from a site that are in no kept bundle, lock or list
 ///
 /// Without --yes, nothing is removed: the command lists what it would remove.
 #[derive(Debug, Args)]
 pub(crate) struct Prune {
     /// Site directory
     site: PathBuf,
-    /// Bundles to keep, deltas included; can be repeated
-    #[arg(long, value_name = "BUNDLE", required = true, num_args = 1..)]
+    /// Bundles, deltas, locks and lists to keep; can be repeated
+    ///
+    /// A bundle or lock keeps its images with its platforms, a list keeps all platforms that the site has. A directory with
+    /// `files.list` and `images.list` counts as both lists.
+    #[arg(long, value_name = "INPUT", required = true, num_args = 1..)]
     keep: Vec<PathBuf>,
     /// Remove the listed images and files
     #[arg(long)]
@@ -39,20 +51,32 @@ pub(crate) struct Prune {
 impl Prune {
     pub(crate) fn run(self) -> Result<Code, Failure> {
         allow_readers();
-        let mut kept = Vec::new();
+        let (mut kept, mut listed) = (Vec::new(), Listed::default());
         for path in &self.keep {
-            let failed = |failure: Failure| {
-                let context = format!("cannot read the bundle `{}`", path.display());
-                failure.context(context).with_hint("nothing was removed")
-            };
-            // The documents are in the first volume, so that the others may be missing.
-            let mut reader = self.input.open(std::slice::from_ref(path), Gaps::Allow).map_err(failed)?;
-            kept.push(reader.contents().map_err(|error| failed(error.into()))?);
+            if let Some(lock) = read_lock(path)? {
+                keep_lock(path, &lock, &mut listed)?;
+            } else if is_list(path)? {
+                // An empty list is an error: it would remove everything.
+                listed.add_lists(&Lists::read(std::slice::from_ref(path))?);
+            } else {
+                kept.push(self.contents(path)?);
+            }
         }
         let policy = self.names.policy(self.input.policy()?);
-        let summary = self.out.report(|report| prune(&self.site, &policy, &kept, self.yes, report))?;
+        let summary =
+            self.out.report(|report| prune(&self.site, &policy, &kept, &listed, self.yes, report))?;
         self.out.print(&summary, || self.text(&summary))?;
         Ok(Code::Success)
+    }
+
+    fn contents(&self, path: &Path) -> Result<Contents, Failure> {
+        let failed = |failure: Failure| {
+            let context = format!("cannot read the bundle `{}`", path.display());
+            failure.context(context).with_hint("nothing was removed")
+        };
+        // The documents are in the first volume, so that the others may be missing.
+        let mut reader = self.input.open(&[path.to_owned()], Gaps::Allow).map_err(failed)?;
+        reader.contents().map_err(|error| failed(error.into()))
     }
 
     fn text(&self, summary: &PruneSummary) -> Text {
@@ -82,6 +106,35 @@ impl Prune {
         }
         text
     }
+}
+
+fn keep_lock(path: &Path, lock: &Lock, listed: &mut Listed) -> Result<(), Failure> {
+    if lock.files.is_empty() && lock.images.is_empty() {
+        let message = format!("cannot keep `{}`: the lock names no file and no image", path.display());
+        return Err(Failure::new(Code::List, message));
+    }
+    listed.add_lock(lock).map_err(|error| {
+        Failure::from(error).context(format_args!("cannot read the lock `{}`", path.display()))
+    })
+}
+
+/// True for a list, or a directory with lists and without a bundle.
+fn is_list(path: &Path) -> Result<bool, Failure> {
+    /// Number of bytes at the start that tell a text from a bundle, whose frames have bytes that no text has.
+    const START: u64 = 64;
+    if fs::is_directory(path)? {
+        let has_bundle = || discover::find(&[path.to_owned()]).is_ok();
+        return Ok(NAMES.iter().any(|name| path.join(name).is_file()) && !has_bundle());
+    }
+    if !path.is_file() {
+        return Ok(false);
+    }
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(START).read_to_end(&mut start));
+    read.map_err(FsError::at("read", path))?;
+    let text = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    // The last character may be cut.
+    Ok(start.len() - text.len() < 4 && !text.contains('\0'))
 }
 
 impl From<PruneError> for Failure {

@@ -182,7 +182,11 @@ impl Site {
         if self.start {
             run(&start, &["start"], None)?;
         }
-        Ok(Code::Success)
+        // The configuration does not need the page, so that its error comes last.
+        match &configured.page {
+            Ok(()) => Ok(Code::Success),
+            Err(error) => Err(page_failure(error)),
+        }
     }
 }
 
@@ -227,9 +231,15 @@ fn run(script: &Path, arguments: &[&str], password: Option<OsString>) -> Result<
     Err(failure.with_hint("see the output above"))
 }
 
+fn page_failure(error: &FsError) -> Failure {
+    Failure::of(Code::of_fs(error), error)
+        .context("cannot write the catalog page; the configuration is complete")
+        .with_hint("`--own-index-page` leaves the page out, for example on a read-only disk")
+}
+
 /// Returns what the user should know, one sentence each. `is_run`: the configuration is used on this host now.
 fn warnings(configured: &Configured, is_run: bool) -> Vec<String> {
-    let Configured { setup, issued, ca, page, kept, is_lost, remembered, .. } = configured;
+    let Configured { setup, issued, ca, kept, is_lost, remembered, .. } = configured;
     let conf = setup.conf.display();
     let mut warnings = Vec::new();
     if is_run {
@@ -250,10 +260,6 @@ fn warnings(configured: &Configured, is_run: bool) -> Vec<String> {
             "this host cannot remember the configuration, so the next run requires `--adopt-conf`: {}",
             chain(error)
         ));
-    }
-    if let Err(error) = page {
-        let page = setup.files.join("index.html");
-        warnings.push(format!("cannot write the catalog page {}: {}", page.display(), chain(error)));
     }
     if setup.settings.user.is_some() && !setup.is_tls() {
         warnings.push("the site uses plain HTTP: everyone on the network can read the password".to_owned());

@@ -80,7 +80,7 @@ pub(crate) enum Now {
 }
 
 /// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. `lists` are
-/// [`lists_of`](crate::fetch::resolve::locked::lists_of) the lock, with current URLs. Files are fetched and hashed; if `quick` is true, only their sizes are compared.
+/// the [`lists`](crate::documents::lock::Lock::lists) of the lock, with current URLs. Files are fetched and hashed; if `quick` is true, only their sizes are compared.
 pub(crate) fn check(
     lock: &Lock,
     lists: &Lists,

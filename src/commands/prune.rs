@@ -1,4 +1,4 @@
-//! Removes from a site the images and files that none of the kept bundles contains, while servers run.
+//! Removes from a site the images and files that no kept bundle contains and no lock or list names, while servers run.
 //!
 //! Only what the record of the site names is removed. Images that other clients pushed into the same storage
 //! remain, with all blobs they need.
@@ -9,6 +9,7 @@
 
 pub(crate) mod error;
 pub(crate) mod kept;
+pub(crate) mod listed;
 pub(crate) mod plan;
 pub(crate) mod repository;
 pub(crate) mod summary;
@@ -19,17 +20,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::base::event::{Event, Report};
-use crate::base::fs::FsError;
+use crate::base::fs::{self, FsError};
 use crate::base::path::RelPath;
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
+use crate::commands::prune::listed::Listed;
 use crate::commands::prune::plan::{PrunePlan, Site};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::site::files::Files;
+use crate::site::record::{Record, RecordError, RecordedBundle};
 use crate::site::root::{Root, Staging, Stagings};
 use crate::site::scan::{Repositories, Storage};
-use crate::site::signed_index;
+use crate::site::signed_index::{self, KeptBundles, SignedIndex};
 use crate::site::storage::{BASE, blob_path};
 use crate::site::verified::{self, SitePolicy};
 
@@ -39,12 +42,13 @@ const BATCH: usize = 64;
 /// The prefix of quarantined blobs in the staging area.
 const QUARANTINED: &str = "pruned.";
 
-/// Removes from `site` the images and files that none of the `kept` bundles contains. Without `remove`: a dry
-/// run.
+/// Removes from `site` the images and files that none of the `kept` bundles contains and that are not `listed`. Without
+/// `remove`: a dry run.
 pub(crate) fn prune(
     site: &Path,
     policy: &SitePolicy,
     kept: &[Contents],
+    listed: &Listed,
     remove: bool,
     report: &dyn Report,
 ) -> Result<PruneSummary, PruneError> {
@@ -74,7 +78,8 @@ pub(crate) fn prune(
         files: files.as_ref(),
         repositories: &repositories,
     };
-    let plan = PrunePlan::new(&parts, kept, report)?;
+    let listed = listed.select(&record, storage.as_ref(), &documents(site, &record, policy)?)?;
+    let plan = PrunePlan::new(&parts, kept, listed.as_ref(), report)?;
     let mut summary = plan.summary();
     if let Some(staging) = staging {
         let objects = Some((summary.links + summary.blobs + summary.files.len()) as u64);
@@ -99,9 +104,25 @@ pub(crate) fn prune(
     Ok(summary)
 }
 
+/// Returns the unpacked bundles with their documents; `None`: the site does not have them.
+fn documents(
+    site: &Path,
+    record: &Record,
+    policy: &SitePolicy,
+) -> Result<Vec<(Digest, Option<SignedIndex>)>, PruneError> {
+    let kept = KeptBundles::open(site)?;
+    let read = |bundle: &RecordedBundle| {
+        let identity = bundle.identity;
+        let index = kept.read(identity, &policy.signatures);
+        let index = index.map_err(|error| RecordError::Index(site.to_owned(), identity, error.into()))?;
+        Ok((identity, index))
+    };
+    record.bundles.iter().map(read).collect()
+}
+
 /// Opens and locks a directory of the site; `None`: it does not exist.
 fn open_root(path: &Path, site: &Path, stagings: &mut Stagings) -> Result<Option<Root>, PruneError> {
-    if !path.is_dir() {
+    if !fs::is_directory(path)? {
         return Ok(None);
     }
     let base = if path.starts_with(site) { site } else { path };

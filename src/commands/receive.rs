@@ -123,8 +123,10 @@ pub(crate) fn receive(
         }
         receiver.finish()
     });
-    let _ = fs::remove_file(&claim.partial); // it is empty
-    result
+    let removed = fs::remove_file(&claim.partial); // it is empty
+    let summary = result?;
+    removed?;
+    Ok(summary)
 }
 
 /// The volume that the stream delivers now.

@@ -93,7 +93,7 @@ pub struct Configured {
     pub issued: Issued,
     /// The state of the site's CA. `None`: the site does not use it.
     pub ca: Option<CaState>,
-    /// The result of writing the catalog page. An error is not fatal: the files can be on a read-only disk.
+    /// The result of writing the catalog page. The configuration is complete even if it failed.
     pub page: Result<(), FsError>,
     /// True if there was no configuration, although the host remembers one.
     pub is_lost: bool,
@@ -245,7 +245,7 @@ fn find_conf(site: &Path, conf: Option<&Path>) -> Result<PathBuf, ConfError> {
 
 /// Fails if the storage contains links or special files: Docker Distribution follows them with its own rights.
 fn check_storage(registry: &Path) -> Result<(), ConfError> {
-    if !registry.exists() {
+    if !fs::exists(registry)? {
         return Ok(());
     }
     for entry in WalkDir::new(registry).min_depth(1) {

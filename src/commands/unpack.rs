@@ -231,7 +231,7 @@ fn write_record(
 
 /// Writes the operator's guide. An existing one is kept, since operators edit it.
 fn write_guide(about: &BundleInfo, site: &Staging) -> Result<(), FsError> {
-    if site.base().exists(GUIDE) {
+    if site.base().exists(GUIDE)? {
         return Ok(());
     }
     site.replace_in_base(GUIDE, about.guide.as_deref().unwrap_or(GUIDE_TEXT).as_bytes())

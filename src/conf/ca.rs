@@ -110,7 +110,7 @@ impl Ca {
     ) -> Result<(Self, CaState), CaError> {
         let certificate = stored(conf, CA_CERTIFICATE)?;
         // If the directory of the CA is lost, clients still have its certificate.
-        let is_known = certificate.is_some() || conf.exists(COPY);
+        let is_known = certificate.is_some() || conf.exists(COPY)?;
         let (ca, change) = match certificate.filter(|_| !renew) {
             Some(certificate) => {
                 let ca = Self::open(conf, certificate)?;
@@ -197,7 +197,7 @@ pub(crate) fn export_key(conf: &Directory, file: &Path) -> Result<(), CaError> {
 /// Deletes the CA key. Succeeds if there is none.
 pub(crate) fn forget_key(conf: &Directory) -> Result<(), CaError> {
     conf.remove(KEY)?;
-    if conf.exists(CA) {
+    if conf.exists(CA)? {
         Ok(conf.subdirectory(CA)?.file().sync_all().map_err(FsError::at("sync", conf.path().join(CA)))?)
     } else {
         Ok(())

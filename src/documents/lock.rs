@@ -1,8 +1,8 @@
 //! [`Lock`]: the digests and sizes that lists resolved to, as a diffable JSON document.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
 use crate::base::json::{pretty, without_byte_order_mark};
 use crate::base::path::RelPath;
@@ -11,6 +11,7 @@ use crate::base::text::is_conflict_mark;
 use crate::base::units::deserialize_size as size;
 use crate::bundle::format::index::IndexedFile;
 use crate::bundle::format::layout::{Blob, Layout, Totals};
+use crate::documents::list::Lists;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::media_type::MediaType;
@@ -232,6 +233,34 @@ impl Lock {
         Ok(())
     }
 
+    /// Returns lists with the entries of the lock in its order, each file with its checksum. A file whose URL had a
+    /// secret query in its list gets the URL without it.
+    pub(crate) fn lists(&self) -> Result<Lists, LockError> {
+        let files = self.files.iter().map(|file| format!("{} {}\n", file.name(), file.digest));
+        let images = self.images.iter().map(|image| {
+            let platforms: Vec<_> = image.platforms.iter().map(ToString::to_string).collect();
+            let platforms = platforms.join(",");
+            let attribute = if platforms.is_empty() { platforms } else { format!(" platform={platforms}") };
+            format!("{}{attribute}\n", image.reference)
+        });
+        let (mut lists, mut problems) = (Lists::default(), Vec::new());
+        let text: String = files.chain(images).collect();
+        lists.parse_into(Path::new("lock"), &text, &mut problems);
+        if let Some(problem) = problems.first() {
+            let line = text.lines().nth(problem.line - 1).unwrap_or_default();
+            return Err(LockError::Content(format!("`{}`: {}", without_query(line), problem.message)));
+        }
+        // Files are looked up by URL, so that parsing must not have changed it.
+        let parsed: HashSet<&str> = lists.files.iter().map(|file| file.url.as_str()).collect();
+        match self.files.iter().find(|file| !parsed.contains(file.url.as_str())) {
+            None => Ok(lists),
+            Some(file) => {
+                let name = file.name();
+                Err(LockError::Content(format!("`{}`: not a normalized URL", without_query(&name))))
+            }
+        }
+    }
+
     /// Fails if an image of `other` has other manifests or blobs than the image of the same name in `self`.
     pub(crate) fn agrees(&self, other: &Self) -> Result<(), LockError> {
         let parts = |image: &LockedImage| -> Vec<_> {
@@ -277,6 +306,14 @@ impl Lock {
     #[must_use]
     pub(crate) fn bytes(&self) -> u64 {
         self.blobs().values().sum()
+    }
+}
+
+/// Removes the query of the URL at the start of a line, which may contain a secret if the lock was edited by hand.
+fn without_query(line: &str) -> String {
+    match line.split_once('?') {
+        Some((url, rest)) => format!("{url}?…{}", rest.split_once(' ').map_or("", |(_, rest)| rest)),
+        None => line.to_owned(),
     }
 }
 

@@ -18,6 +18,7 @@ use crate::bundle::write::claim::Claim;
 use crate::bundle::write::head::{BundleHead, header_space};
 use crate::bundle::write::volume_writer::VolumeOptions;
 use crate::bundle::write::writer::{BundleWriter, WriteOptions};
+use crate::commands::prune::listed::Listed;
 use crate::commands::prune::prune;
 use crate::commands::unpack::options::UnpackOptions;
 use crate::commands::unpack::unpack;
@@ -300,7 +301,7 @@ proptest! {
             unpack_into(&at(site), &at(bundle));
         }
         let kept = BundleReader::open(&at("new.tar.zst"), &Policy::none()).unwrap().contents().unwrap();
-        prune(&at("pruned"), &SitePolicy::none(), &[kept], true, &Silent).unwrap();
+        prune(&at("pruned"), &SitePolicy::none(), &[kept], &Listed::default(), true, &Silent).unwrap();
         // A manifest of the kept bundle can keep its link in a repository that had it before.
         let [files, mut registry] = served(&at("pruned"));
         let [fresh_files, fresh_registry] = served(&at("fresh"));

@@ -372,9 +372,10 @@ impl Root {
 
     /// True if a directory is empty or missing.
     pub(crate) fn is_empty(&self, directory: &RelPath) -> Result<bool, FsError> {
-        match self.dir.read_dir(directory) {
+        let first = self.dir.read_dir(directory).and_then(|mut entries| entries.next().transpose());
+        match first {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            entries => Ok(entries.map_err(FsError::at("list", self.path(directory)))?.next().is_none()),
+            first => Ok(first.map_err(FsError::at("list", self.path(directory)))?.is_none()),
         }
     }
 
@@ -408,7 +409,10 @@ impl Root {
                 continue;
             }
             let name = if is_root { Path::new(".") } else { directory };
-            let Ok(metadata) = self.dir.symlink_metadata(name) else { continue };
+            let metadata = match self.dir.symlink_metadata(name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata.map_err(|error| FsError::at("open", self.path.join(name))(error))?,
+            };
             let mut permissions = metadata.permissions();
             if metadata.is_dir() && permissions.mode() & ACCESSIBLE != ACCESSIBLE {
                 permissions.set_mode(permissions.mode() & 0o7777 | ACCESSIBLE);

@@ -106,11 +106,11 @@ impl Injection {
 /// Runs the program of these arguments (log, injection, program, its arguments) and returns its exit code, or 128 and
 /// the number of the signal that ended it.
 pub fn run_tracer(arguments: &[String]) -> ExitCode {
-    let [log, tracee @ ..] = arguments else { panic!("LOG INJECTION PROGRAM [ARGUMENT…]") };
-    let injection: Injection = serde_json::from_str(&tracee[0]).expect("an injection");
+    let [log, arguments @ ..] = arguments else { panic!("LOG INJECTION PROGRAM [ARGUMENT…]") };
+    let injection: Injection = serde_json::from_str(&arguments[0]).expect("an injection");
     let itself = std::env::current_exe().expect("the path of this program");
     #[allow(clippy::zombie_processes, reason = "`Tracer::run` waits")]
-    let child = Command::new(itself).arg(TRACEE).args(tracee).spawn().expect("start the tracee");
+    let child = Command::new(itself).arg(TRACEE).args(arguments).spawn().expect("start the tracee");
     let child = Pid::from_raw(child.id().try_into().expect("a process ID"));
     waitpid(child, None).expect("wait for the tracee");
     let options = Options::PTRACE_O_TRACESECCOMP

@@ -705,7 +705,7 @@ fn prune_refuses_to_keep_what_the_site_does_not_have() {
 
     let blob = site.join(data(&sha256(&note("two").bytes)));
     fs::rename(&blob, directory.path().join("aside")).unwrap();
-    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack them again"]);
+    prune(&site, &[&new.bundle], &["--yes"]).failed(16, &[&sha256(&note("two").bytes), "unpack that again"]);
     fs::rename(directory.path().join("aside"), &blob).unwrap();
     let odd = site.join(STORAGE).join("repositories/odd");
     std::os::unix::fs::symlink("/nonexistent", &odd).unwrap();
@@ -1017,6 +1017,122 @@ fn prune_removes_platforms_that_no_bundle_names_from_a_kept_image() {
     assert!(tree.difference(&expected).is_empty(), "{:#?}", tree.difference(&expected));
     let images = |text: &str| serde_json::from_str::<Value>(text).unwrap()["images"].clone();
     assert_eq!(images(&record), images(&fresh_record));
+}
+
+#[test]
+fn prune_keeps_what_lists_and_locks_name() {
+    let World { new, .. } = world();
+    let (fresh, fresh_record) = fresh(&new.bundle);
+    let parse = |record: &str| serde_json::from_str::<Value>(record).unwrap();
+    let fresh_record = parse(&fresh_record);
+    for keep in [&new.lists, &new.lock] {
+        let directory = directory();
+        let site = site_with_both_releases(&directory);
+        let result = prune(&site, &[keep], &["--yes"]).ok().json();
+        assert_eq!(result["blobs"], 6, "{keep:?}");
+        let (tree, record) = served(&site);
+        assert!(tree.difference(&fresh).is_empty(), "{keep:?}: {:#?}", tree.difference(&fresh));
+        let record = parse(&record);
+        assert_eq!((&record["images"], &record["files"]), (&fresh_record["images"], &fresh_record["files"]));
+        // The old release has images that both have: it remains, as unpacked in part.
+        let partial: Vec<_> =
+            record["bundles"].as_array().unwrap().iter().map(|bundle| &bundle["partial"]).collect();
+        assert_eq!(partial, [&Value::Bool(true), &Value::Null], "{keep:?}");
+        new.assert_served(&site);
+        let again = unbundle(["prune", &text(&site), "--keep", &text(keep), "--yes"]).ok();
+        assert!(again.stdout.contains("nothing to remove"), "{again:#?}");
+        prune(&site, &[&new.bundle], &["--yes"]).ok();
+        assert_eq!(parse(&served(&site).1), fresh_record);
+    }
+}
+
+#[test]
+fn prune_keeps_the_platforms_of_a_lock_and_every_platform_of_a_list() {
+    let World { new, .. } = world();
+    let directory = directory();
+    let site = directory.path().join("site");
+    unpack(&new.bundle, &site).ok();
+    let before = served(&site);
+    prune(&site, &[&new.lists], &["--yes"]).ok();
+    assert_eq!(served(&site), before);
+    let bundle = directory.path().join("amd64.tar.zst");
+    let lock = directory.path().join("amd64.lock.json");
+    new.pack(&bundle, &["--platform", "linux/amd64", "--write-lock", &text(&lock)]).ok();
+    let result = prune(&site, &[&lock], &["--yes"]).ok().json();
+    assert_eq!((&result["images"], &result["blobs"]), (&[0; 0][..].into(), &3.into()));
+    let (tree, expected) = (served(&site).0, fresh(&bundle).0);
+    assert!(tree.difference(&expected).is_empty(), "{:#?}", tree.difference(&expected));
+    let list = directory.path().join("arm64.list");
+    fs::write(&list, "registry.k8s.io/tool:1 platform=linux/arm64\n").unwrap();
+    prune(&site, &[&list], &["--yes"])
+        .failed(16, &["`registry.k8s.io/tool:1` has no linux/arm64", "nothing was removed"]);
+}
+
+#[test]
+fn prune_removes_nothing_for_documents_that_do_not_match_the_site() {
+    let World { old, new, .. } = world();
+    let directory = directory();
+    let site = directory.path().join("site");
+    unpack(&new.bundle, &site).ok();
+    let before = served(&site);
+    let write = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let lock = |change: &dyn Fn(&mut Value)| {
+        let mut lock = serde_json::from_slice(&fs::read(&new.lock).unwrap()).unwrap();
+        change(&mut lock);
+        write("changed.json", &lock.to_string())
+    };
+    let locked = |lock: &Value, reference: &str| {
+        let images = lock["images"].as_array().unwrap();
+        images.iter().position(|image| image["reference"] == reference).unwrap()
+    };
+    let refused = |keep: &Path, code, parts: &[&str]| {
+        for options in [&[][..], &["--yes"]] {
+            prune(&site, &[&new.bundle, keep], options).failed(code, parts);
+            prune(&site, &[keep], options).failed(code, parts);
+        }
+        assert_eq!(served(&site), before);
+    };
+    refused(&old.lock, 16, &["`k8s/dl.k8s.io/old/gone` is missing", "`quay.io/team/app:1` is missing"]);
+    refused(&old.lists, 16, &["`quay.io/team/gone:1` is missing"]);
+    refused(&write("empty.list", "# nothing\n"), 3, &["empty"]);
+    refused(&write("empty", ""), 3, &["empty"]);
+    refused(&write("bad.list", "https://dl.k8s.io/a b c\n"), 3, &["bad.list:1"]);
+    refused(
+        &write("latin.list", "quay.io/team/app:2 # caf\u{e9}\n").with_file_name("missing.list"),
+        6,
+        &["missing.list"],
+    );
+    refused(
+        &lock(&|lock| (lock["files"], lock["images"]) = (Value::Array(vec![]), Value::Array(vec![]))),
+        3,
+        &["names no file and no image"],
+    );
+    refused(
+        &write("inventory.json", r#"{"airbundleInventory": 1, "blobs": {}, "files": {}}"#),
+        3,
+        &["inventory.json", "not a valid lock"],
+    );
+    let tool = "registry.k8s.io/tool:1";
+    let without_children = lock(&|lock| {
+        let index = locked(lock, tool);
+        lock["images"][index]["manifests"].as_array_mut().unwrap().truncate(1);
+    });
+    refused(
+        &without_children,
+        16,
+        &["names the index of `registry.k8s.io/tool:1`, and none of its manifests"],
+    );
+    let moved = lock(&|lock| {
+        let index = locked(lock, "quay.io/team/app:2");
+        let other = sha256(b"other");
+        lock["images"][index]["digest"] = other.clone().into();
+        lock["images"][index]["manifests"][0]["digest"] = other.into();
+    });
+    refused(&moved, 16, &["`quay.io/team/app:2` differs"]);
 }
 
 /// Blobs of all kinds and a base with half of them, one of which equals an unpinned file.

@@ -523,7 +523,7 @@ fn read_only_site_is_served_with_configuration_in_another_directory() {
         r#"
 mount --bind "$SITE" "$SITE" && mount -o remount,bind,ro "$SITE"
 "$UNBUNDLE" site "$SITE" 2>&1 | grep 'Read-only file system'
-"$UNBUNDLE" site "$SITE" --conf "$HOST_COPY/conf" --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
+"$UNBUNDLE" site "$SITE" --conf "$HOST_COPY/conf" --own-index-page --host hub.site.test --ip 127.0.0.1 --files-port "$FILES" --registry-port "$REGISTRY"
 chmod 755 "$HOST_COPY"
 SITE_ENGINE=nginx "$HOST_COPY/conf/site" start
 curl -sSf --cacert "$HOST_COPY/conf/ca.crt" -o /dev/null "https://127.0.0.1:$FILES/k8s/"

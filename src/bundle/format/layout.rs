@@ -55,7 +55,7 @@ pub struct BundledImage {
 }
 
 /// All blobs of a bundle, in the order of the tar stream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Layout {
     /// Size of `index.json` in bytes.
     pub index_size: u64,

@@ -282,7 +282,7 @@ impl FinishedVolume {
     /// Renames the file at `partial` to its final name. If the command has accepted the volume and has removed it, removes
     /// the file.
     fn publish(&self, partial: &Path) -> Result<(), FsError> {
-        if self.acceptance == Acceptance::Accepted && !self.path.exists() {
+        if self.acceptance == Acceptance::Accepted && !fs::exists(&self.path)? {
             fs::remove_file(partial)
         } else {
             fs::rename_durably(partial, &self.path)

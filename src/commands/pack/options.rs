@@ -16,7 +16,7 @@ pub(crate) enum Input {
     /// Entries of lists, which are resolved now.
     Lists(Lists),
     /// Entries that were resolved earlier, and are fetched by digest. The lists are
-    /// [`lists_of`](crate::fetch::resolve::locked::lists_of) the lock, with current URLs.
+    /// the [`lists`](crate::documents::lock::Lock::lists) of the lock, with current URLs.
     Lock(Lock, Lists),
 }
 

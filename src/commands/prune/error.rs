@@ -22,9 +22,9 @@ pub enum PruneError {
     /// Another process holds the lock.
     #[error("another `unbundle` is writing to `{}`: wait until it is done", .0.display())]
     Busy(PathBuf),
-    /// An image, file or blob of the kept bundles is missing or different on the site.
+    /// An image, file or blob that is kept is missing or different on the site.
     #[error(
-        "nothing was removed: the site does not match the kept bundles: {}; unpack them again, or keep others",
+        "nothing was removed: the site does not match what `--keep` names: {}; unpack that again, or keep something else",
         first(.0)
     )]
     Mismatch(Vec<String>),
@@ -44,4 +44,10 @@ impl From<RootError> for PruneError {
 
 fn first(all: &[String]) -> String {
     listed(all.iter().cloned(), SHOWN)
+}
+
+/// Returns the text for an image or file that is not on the site as it is to be kept.
+pub(super) fn difference(name: &str, exists: bool) -> String {
+    let what = if exists { "differs" } else { "is missing" };
+    format!("`{name}` {what}")
 }

@@ -1,4 +1,4 @@
-//! [`Kept`]: the images, files and blobs of the kept bundles.
+//! [`Kept`]: the images, files and blobs that are kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -6,7 +6,8 @@ use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
-use crate::commands::prune::error::PruneError;
+use crate::commands::prune::error::{PruneError, difference};
+use crate::commands::prune::listed::Selected;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::reference::DEFAULT_PREFIX;
@@ -23,7 +24,10 @@ pub(super) struct Kept<'a> {
     pub(super) blobs: HashMap<Digest, u64>,
     pub(super) parsed: HashMap<Digest, &'a Manifest>,
     pub(super) manifests: HashSet<Digest>,
+    /// The bundles that remain in the record.
     identities: HashSet<Digest>,
+    /// Those of them that lose images or files.
+    partial: HashSet<Digest>,
 }
 
 /// Returns the identity and the layout of each bundle, without the images and files that were not unpacked:
@@ -54,17 +58,22 @@ fn unpacked_layout(contents: &Contents, record: &Record) -> Layout {
 }
 
 impl<'a> Kept<'a> {
-    pub(super) fn of(bundles: &'a [(Digest, Layout)]) -> Self {
+    pub(super) fn of(bundles: &'a [(Digest, Layout)], listed: Option<&'a Selected>) -> Self {
         let mut kept = Self {
             images: HashMap::new(),
             files: HashMap::new(),
             blobs: HashMap::new(),
             parsed: HashMap::new(),
             manifests: HashSet::new(),
-            identities: HashSet::new(),
+            identities: bundles.iter().map(|(identity, _)| *identity).collect(),
+            partial: HashSet::new(),
         };
-        for (identity, layout) in bundles {
-            kept.identities.insert(*identity);
+        if let Some(Selected { holders, partial, .. }) = listed {
+            kept.partial = partial.difference(&kept.identities).copied().collect();
+            kept.identities.extend(holders);
+        }
+        let listed = listed.map(|listed| &listed.layout);
+        for layout in bundles.iter().map(|(_, layout)| layout).chain(listed) {
             for image in &layout.images {
                 let key = (image.indexed.reference.to_string(), image.indexed.digest);
                 kept.images.entry(key).or_default().push((layout, image));
@@ -84,7 +93,7 @@ impl<'a> Kept<'a> {
         image.digest().is_some_and(|digest| self.images.contains_key(&(image.reference.to_string(), digest)))
     }
 
-    /// Fails unless the site has every kept image and file as one of the bundles has it, and all blobs of the
+    /// Fails unless the site has every kept image and file as one of the bundles or lists has it, and all blobs of the
     /// images.
     pub(super) fn compare(
         &self,
@@ -151,6 +160,9 @@ impl<'a> Kept<'a> {
     pub(super) fn prune_record(&self, record: &Record, storage: Option<&Storage>) -> Result<Record, FsError> {
         let mut pruned = record.clone();
         pruned.bundles.retain(|bundle| self.identities.contains(&bundle.identity));
+        for bundle in &mut pruned.bundles {
+            bundle.partial |= self.partial.contains(&bundle.identity);
+        }
         pruned.files.retain(|file| self.files.contains_key(file.path.as_str()));
         pruned.retired.retain(|manifest| self.manifests.contains(&manifest.digest));
         pruned.images.retain(|image| self.has(image));
@@ -190,9 +202,4 @@ fn prune_image(
     let sizes: HashMap<Digest, u64> = blobs.map(|blob| (blob.digest, blob.size)).collect();
     image.size = sizes.values().sum();
     Ok(())
-}
-
-fn difference(name: &str, exists: bool) -> String {
-    let what = if exists { "differs" } else { "is missing" };
-    format!("`{name}` {what}")
 }

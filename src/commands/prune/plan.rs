@@ -9,6 +9,7 @@ use crate::bundle::format::layout::Blob;
 use crate::bundle::read::reader::Contents;
 use crate::commands::prune::error::PruneError;
 use crate::commands::prune::kept::{Kept, unpacked};
+use crate::commands::prune::listed::Selected;
 use crate::commands::prune::repository::{Manifests, RepositoryPlan, RepositoryPlanner};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
@@ -52,11 +53,16 @@ pub(super) struct Site<'a> {
 }
 
 impl PrunePlan {
-    /// Fails if the site differs from the `kept` bundles.
-    pub(super) fn new(site: &Site, kept: &[Contents], report: &dyn Report) -> Result<Self, PruneError> {
+    /// Fails if the site differs from the `kept` bundles, or from what is `listed` of it.
+    pub(super) fn new(
+        site: &Site,
+        kept: &[Contents],
+        listed: Option<&Selected>,
+        report: &dyn Report,
+    ) -> Result<Self, PruneError> {
         let Site { record, storage, files, .. } = *site;
         let unpacked = unpacked(kept, record);
-        let kept = Kept::of(&unpacked);
+        let kept = Kept::of(&unpacked, listed);
         kept.compare(record, storage, files)?;
         let mut plan = Self {
             tags: Vec::new(),

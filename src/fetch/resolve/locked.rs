@@ -1,11 +1,10 @@
 //! Resolves a lock: requests manifests by digest only, since tags may have moved.
 
-use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
+use std::collections::BTreeSet;
 
 use crate::bundle::format::index::IndexedImage;
 use crate::documents::list::{FileEntry, Lists};
-use crate::documents::lock::{Lock, LockError, LockedImage, LockedManifest};
+use crate::documents::lock::{Lock, LockedImage, LockedManifest};
 use crate::fetch::in_parallel;
 use crate::fetch::mirrored::MirroredRegistry;
 use crate::fetch::resolve::context::ResolveContext;
@@ -16,7 +15,7 @@ use crate::net::error::{FetchError, FetchProblem, MismatchKind};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 
-/// Requests the manifests that `lock` names, and probes its files. `lists` are [`lists_of`] the lock. Returns
+/// Requests the manifests that `lock` names, and probes its files. `lists` are the [`Lock::lists`]. Returns
 /// the failures separately.
 pub(crate) fn resolve_lock(
     context: &ResolveContext<'_>,
@@ -34,47 +33,11 @@ pub(crate) fn resolve_lock(
     let foreign = context.find_foreign();
     let files = context.probe_files(&lists.files);
 
-    // `lists_of` keeps the order of the lock.
+    // `Lock::lists` keeps the order of the lock.
     let sizes = lock.files.iter().map(|file| file.size);
     let files = lists.files.into_iter().zip(files).zip(sizes);
     let files = files.map(|((entry, file), size)| check_size(entry, file?, size));
     Resolved::collect(context, images, files, foreign)
-}
-
-/// Returns lists with the entries of `lock` in its order, each file with its checksum. A file whose URL had a
-/// secret query in its list gets the URL without it.
-pub(crate) fn lists_of(lock: &Lock) -> Result<Lists, LockError> {
-    let files = lock.files.iter().map(|file| format!("{} {}\n", file.name(), file.digest));
-    let images = lock.images.iter().map(|image| {
-        let platforms: Vec<_> = image.platforms.iter().map(ToString::to_string).collect();
-        let platforms = platforms.join(",");
-        let attribute = if platforms.is_empty() { platforms } else { format!(" platform={platforms}") };
-        format!("{}{attribute}\n", image.reference)
-    });
-    let (mut lists, mut problems) = (Lists::default(), Vec::new());
-    let text: String = files.chain(images).collect();
-    lists.parse_into(Path::new("lock"), &text, &mut problems);
-    if let Some(problem) = problems.first() {
-        let line = text.lines().nth(problem.line - 1).unwrap_or_default();
-        return Err(LockError::Content(format!("`{}`: {}", without_query(line), problem.message)));
-    }
-    // Files are looked up by URL, so that parsing must not have changed it.
-    let parsed: HashSet<&str> = lists.files.iter().map(|file| file.url.as_str()).collect();
-    match lock.files.iter().find(|file| !parsed.contains(file.url.as_str())) {
-        None => Ok(lists),
-        Some(file) => {
-            let name = file.name();
-            Err(LockError::Content(format!("`{}`: not a normalized URL", without_query(&name))))
-        }
-    }
-}
-
-/// Removes the query of the URL at the start of a line, which may contain a secret if the lock was edited by hand.
-fn without_query(line: &str) -> String {
-    match line.split_once('?') {
-        Some((url, rest)) => format!("{url}?…{}", rest.split_once(' ').map_or("", |(_, rest)| rest)),
-        None => line.to_owned(),
-    }
 }
 
 /// Sets the size of a file to the one in the lock. Fails if the server states another one.
