@@ -165,9 +165,7 @@ pub(crate) fn is_directory(path: &Path) -> Result<bool, FsError> {
 fn found(path: &Path) -> Result<Option<fs::Metadata>, FsError> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(FsError::at("open", path)(error)),
     }
 }

@@ -110,8 +110,8 @@ impl Images {
 
     /// True for a directory that has a record, or no bundles either.
     fn is_site(&self) -> Result<bool, FsError> {
-        let has_bundle = || discover::find(std::slice::from_ref(&self.source)).is_ok();
-        Ok(fs::exists(&self.source.join(RECORD))? || fs::is_directory(&self.source)? && !has_bundle())
+        let path = &self.source;
+        Ok(fs::exists(&path.join(RECORD))? || fs::is_directory(path)? && !discover::is_bundle(path))
     }
 
     fn act(&self, record: &Record, blobs: &Blobs<'_>) -> Result<Code, Failure> {

@@ -1,18 +1,14 @@
 //! `unbundle prune`: removes from a site what no kept bundle contains and no lock or list names.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::base::fs::{self, FsError};
 use crate::base::units::human_bytes;
-use crate::bundle::read::discover;
 use crate::bundle::read::reader::Contents;
 use crate::cli::allow_readers;
 use crate::cli::console::Text;
-use crate::cli::documents::read_lock;
+use crate::cli::documents::{is_list, read_lock};
 use crate::cli::exit::{Code, Failure};
 use crate::cli::input::{Gaps, InputArgs};
 use crate::cli::progress::Output;
@@ -21,7 +17,7 @@ use crate::commands::prune::error::PruneError;
 use crate::commands::prune::listed::Listed;
 use crate::commands::prune::prune;
 use crate::commands::prune::summary::PruneSummary;
-use crate::documents::list::{Lists, NAMES};
+use crate::documents::list::Lists;
 use crate::documents::lock::Lock;
 
 /// Remove images and files from a site that are in no kept bundle, lock or list
@@ -116,25 +112,6 @@ fn keep_lock(path: &Path, lock: &Lock, listed: &mut Listed) -> Result<(), Failur
     listed.add_lock(lock).map_err(|error| {
         Failure::from(error).context(format_args!("cannot read the lock `{}`", path.display()))
     })
-}
-
-/// True for a list, or a directory with lists and without a bundle.
-fn is_list(path: &Path) -> Result<bool, Failure> {
-    /// Number of bytes at the start that tell a text from a bundle, whose frames have bytes that no text has.
-    const START: u64 = 64;
-    if fs::is_directory(path)? {
-        let has_bundle = || discover::find(&[path.to_owned()]).is_ok();
-        return Ok(NAMES.iter().any(|name| path.join(name).is_file()) && !has_bundle());
-    }
-    if !path.is_file() {
-        return Ok(false);
-    }
-    let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(START).read_to_end(&mut start));
-    read.map_err(FsError::at("read", path))?;
-    let text = start.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    // The last character may be cut.
-    Ok(start.len() - text.len() < 4 && !text.contains('\0'))
 }
 
 impl From<PruneError> for Failure {

@@ -80,7 +80,8 @@ pub(crate) enum Now {
 }
 
 /// Requests all entries of `lock` by name, and returns those that differ, in the order of the lock. `lists` are
-/// the [`lists`](crate::documents::lock::Lock::lists) of the lock, with current URLs. Files are fetched and hashed; if `quick` is true, only their sizes are compared.
+/// the [`lists`](crate::documents::lock::Lock::lists) of the lock, with current URLs. Files are fetched and hashed; if
+/// `quick` is true, only their sizes are compared.
 pub(crate) fn check(
     lock: &Lock,
     lists: &Lists,

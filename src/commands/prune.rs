@@ -29,10 +29,10 @@ use crate::commands::prune::plan::{PrunePlan, Site};
 use crate::commands::prune::summary::PruneSummary;
 use crate::oci::digest::Digest;
 use crate::site::files::Files;
-use crate::site::record::{Record, RecordError, RecordedBundle};
+use crate::site::record::RecordedBundle;
 use crate::site::root::{Root, Staging, Stagings};
 use crate::site::scan::{Repositories, Storage};
-use crate::site::signed_index::{self, KeptBundles, SignedIndex};
+use crate::site::signed_index::{self, KeptBundles};
 use crate::site::storage::{BASE, blob_path};
 use crate::site::verified::{self, SitePolicy};
 
@@ -78,7 +78,9 @@ pub(crate) fn prune(
         files: files.as_ref(),
         repositories: &repositories,
     };
-    let listed = listed.select(&record, storage.as_ref(), &documents(site, &record, policy)?)?;
+    let documents =
+        |bundle: &RecordedBundle| verified::documents(site, &KeptBundles::open(site)?, bundle, policy);
+    let listed = listed.select(&record, storage.as_ref(), documents)?;
     let plan = PrunePlan::new(&parts, kept, listed.as_ref(), report)?;
     let mut summary = plan.summary();
     if let Some(staging) = staging {
@@ -102,22 +104,6 @@ pub(crate) fn prune(
     }
     summary.time = start.elapsed();
     Ok(summary)
-}
-
-/// Returns the unpacked bundles with their documents; `None`: the site does not have them.
-fn documents(
-    site: &Path,
-    record: &Record,
-    policy: &SitePolicy,
-) -> Result<Vec<(Digest, Option<SignedIndex>)>, PruneError> {
-    let kept = KeptBundles::open(site)?;
-    let read = |bundle: &RecordedBundle| {
-        let identity = bundle.identity;
-        let index = kept.read(identity, &policy.signatures);
-        let index = index.map_err(|error| RecordError::Index(site.to_owned(), identity, error.into()))?;
-        Ok((identity, index))
-    };
-    record.bundles.iter().map(read).collect()
 }
 
 /// Opens and locks a directory of the site; `None`: it does not exist.

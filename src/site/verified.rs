@@ -16,7 +16,9 @@ use crate::oci::reference::{DEFAULT_PREFIX, Reference};
 use crate::oci::repository::RepositoryName;
 use crate::oci::template::RepositoryTemplate;
 use crate::signature::policy::Policy;
-use crate::site::record::{Record, RecordError, RecordedFile, RecordedImage, RecordedManifest};
+use crate::site::record::{
+    Record, RecordError, RecordedBundle, RecordedFile, RecordedImage, RecordedManifest,
+};
 use crate::site::roots::NamedRoots;
 use crate::site::signed_index::{KeptBundles, SignedIndex};
 use crate::site::storage::blob_path;
@@ -50,19 +52,28 @@ pub fn read(site: &Path, policy: &SitePolicy) -> Result<Record, RecordError> {
     let kept = KeptBundles::open(site)?;
     let mut indexes = Vec::new();
     for bundle in &record.bundles {
-        let identity = bundle.identity;
-        let index = kept.read(identity, &policy.signatures);
-        let index = index.map_err(|error| RecordError::Index(site.to_owned(), identity, error.into()))?;
-        let index = index.ok_or_else(|| RecordError::NoIndex(site.to_owned(), identity))?;
+        let index = documents(site, &kept, bundle, policy)?;
+        let index = index.ok_or_else(|| RecordError::NoIndex(site.to_owned(), bundle.identity))?;
         let about = &index.index.about;
         if (&about.title, &about.created) != (&bundle.title, &bundle.created) {
-            return Err(uncovered(site, &format!("a title or date of the bundle `{identity}`")));
+            return Err(uncovered(site, &format!("a title or date of the bundle `{}`", bundle.identity)));
         }
         indexes.push(index);
     }
     let contents = SignedContents::of(&indexes);
     contents.check(&record, site, policy).map_err(|item| uncovered(site, &item))?;
     Ok(record)
+}
+
+/// Returns the documents of an unpacked bundle, one of those that the site has `kept`; `None`: it does not have them.
+pub(crate) fn documents(
+    site: &Path,
+    kept: &KeptBundles,
+    bundle: &RecordedBundle,
+    policy: &SitePolicy,
+) -> Result<Option<SignedIndex>, RecordError> {
+    let index = kept.read(bundle.identity, &policy.signatures);
+    index.map_err(|error| RecordError::Index(site.to_owned(), bundle.identity, error.into()))
 }
 
 fn uncovered(site: &Path, item: &str) -> RecordError {

@@ -31,13 +31,9 @@ impl Report {
 
     /// Counts one case that ended with this code. Returns true if there is no violation.
     pub fn add(&self, part: &'static str, group: &str, case: &str, code: i32, violations: &[String]) -> bool {
-        let [start @ .., last] = violations else { return self.count(part, group, code, true) };
-        let shown = start.first().unwrap_or(last);
-        eprintln!("VIOLATION {part}, {group}: {case}: {shown} ({} differences)", violations.len());
-        self.count(part, group, code, false)
-    }
-
-    fn count(&self, part: &'static str, group: &str, code: i32, is_right: bool) -> bool {
+        if let Some(first) = violations.first() {
+            eprintln!("VIOLATION {part}, {group}: {case}: {first} ({} differences)", violations.len());
+        }
         let mut rows = self.rows.lock().expect("no thread panics with the lock");
         let index = rows.iter().position(|row| row.part == part && row.group == group).unwrap_or_else(|| {
             rows.push(Row { part, group: group.to_owned(), cases: 0, violations: 0, codes: BTreeMap::new() });
@@ -45,9 +41,9 @@ impl Report {
         });
         let row = &mut rows[index];
         row.cases += 1;
-        row.violations += usize::from(!is_right);
+        row.violations += usize::from(!violations.is_empty());
         *row.codes.entry(code).or_default() += 1;
-        is_right
+        violations.is_empty()
     }
 
     /// Number of cases, and of violations.

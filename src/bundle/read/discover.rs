@@ -23,6 +23,12 @@ const SUMS_LIMIT: u64 = 16 << 20;
 /// Maximum number of bundles that an error describes.
 const SHOWN_BUNDLES: usize = 8;
 
+/// True if `path` is a bundle, or a directory that contains one.
+#[must_use]
+pub(crate) fn is_bundle(path: &Path) -> bool {
+    find(&[path.to_owned()]).is_ok()
+}
+
 /// Finds the bundle that `paths` specify: one file, any volumes of a bundle, or directories that together
 /// contain one bundle.
 ///

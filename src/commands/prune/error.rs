@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::base::fs::FsError;
 use crate::base::text::listed;
+use crate::oci::digest::Digest;
 use crate::site::record::RecordError;
 use crate::site::root::RootError;
 
@@ -44,6 +45,11 @@ impl From<RootError> for PruneError {
 
 fn first(all: &[String]) -> String {
     listed(all.iter().cloned(), SHOWN)
+}
+
+/// Returns the text for a blob that is not on the site.
+pub(super) fn missing(blob: Digest) -> String {
+    format!("the blob `{blob}` is missing")
 }
 
 /// Returns the text for an image or file that is not on the site as it is to be kept.

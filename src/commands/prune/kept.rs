@@ -6,7 +6,7 @@ use crate::base::fs::FsError;
 use crate::base::path::RelPath;
 use crate::bundle::format::layout::{BundledImage, Layout};
 use crate::bundle::read::reader::Contents;
-use crate::commands::prune::error::{PruneError, difference};
+use crate::commands::prune::error::{self, PruneError, difference};
 use crate::commands::prune::listed::Selected;
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
@@ -90,7 +90,12 @@ impl<'a> Kept<'a> {
     }
 
     pub(super) fn has(&self, image: &RecordedImage) -> bool {
-        image.digest().is_some_and(|digest| self.images.contains_key(&(image.reference.to_string(), digest)))
+        self.bundled(image).is_some()
+    }
+
+    /// Returns the image as the bundles and lists have it that keep it; `None`: none of them does.
+    fn bundled(&self, image: &RecordedImage) -> Option<&[(&'a Layout, &'a BundledImage)]> {
+        Some(self.images.get(&(image.reference.to_string(), image.digest()?))?)
     }
 
     /// Fails unless the site has every kept image and file as one of the bundles or lists has it, and all blobs of the
@@ -150,7 +155,7 @@ impl<'a> Kept<'a> {
         let mut missing = BTreeSet::new();
         for (digest, size) in &self.blobs {
             if storage.map(|storage| storage.size(*digest)).transpose()?.flatten() != Some(*size) {
-                missing.insert(format!("the blob `{digest}` is missing"));
+                missing.insert(error::missing(*digest));
             }
         }
         Ok(missing)
@@ -165,11 +170,11 @@ impl<'a> Kept<'a> {
         }
         pruned.files.retain(|file| self.files.contains_key(file.path.as_str()));
         pruned.retired.retain(|manifest| self.manifests.contains(&manifest.digest));
-        pruned.images.retain(|image| self.has(image));
-        for image in &mut pruned.images {
-            let bundled =
-                image.digest().and_then(|digest| self.images.get(&(image.reference.to_string(), digest)));
-            prune_image(image, bundled.expect("a kept image is in a bundle; please report"), storage)?;
+        for mut image in std::mem::take(&mut pruned.images) {
+            if let Some(bundled) = self.bundled(&image) {
+                prune_image(&mut image, bundled, storage)?;
+                pruned.images.push(image);
+            }
         }
         Ok(pruned)
     }

@@ -5,14 +5,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use crate::base::fs::FsError;
 use crate::bundle::format::index::{IndexedFile, IndexedImage};
 use crate::bundle::format::layout::{Blob, BundledImage, Layout};
-use crate::commands::prune::error::{PruneError, difference};
+use crate::commands::prune::error::{PruneError, difference, missing};
 use crate::documents::list::{Checksum, Lists};
 use crate::documents::lock::{Lock, LockError, LockedImage};
 use crate::oci::digest::Digest;
 use crate::oci::manifest::Manifest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::DEFAULT_PREFIX;
-use crate::site::record::{Record, RecordedFile, RecordedImage};
+use crate::site::record::{Record, RecordError, RecordedBundle, RecordedFile, RecordedImage};
 use crate::site::scan::Storage;
 use crate::site::signed_index::SignedIndex;
 
@@ -75,13 +75,13 @@ impl Listed {
         self.images.entry(reference).or_default().push(image);
     }
 
-    /// Finds the listed images and files on the site. `bundles` are the unpacked bundles with their documents; `None`: the
-    /// site does not have them. Returns nothing if nothing is listed. Fails if the site does not have all of it.
+    /// Finds the listed images and files on the site. `documents` returns those of an unpacked bundle; `None`: the site
+    /// does not have them. Returns nothing if nothing is listed. Fails if the site does not have all of it.
     pub(super) fn select(
         &self,
         record: &Record,
         storage: Option<&Storage>,
-        bundles: &[(Digest, Option<SignedIndex>)],
+        documents: impl Fn(&RecordedBundle) -> Result<Option<SignedIndex>, RecordError>,
     ) -> Result<Option<Selected>, PruneError> {
         if self.images.is_empty() && self.files.is_empty() {
             return Ok(None);
@@ -91,8 +91,7 @@ impl Listed {
         let files = self.files(record, &mut differences);
         let mut layout = Layout::default();
         for (image, manifests) in &images {
-            let read = Reading { image, manifests, storage }.read(&mut layout)?;
-            differences.extend(read.into_iter().flatten());
+            differences.extend(Reading { image, manifests, storage }.read(&mut layout)?);
         }
         if !differences.is_empty() {
             return Err(PruneError::Mismatch(differences.into_iter().collect()));
@@ -106,8 +105,8 @@ impl Listed {
             .collect();
         let images = images.iter().map(|(image, _)| (image.reference.to_string(), image.digest())).collect();
         let files = files.iter().map(|file| (file.path.as_str(), file.digest)).collect();
-        for (identity, documents) in bundles {
-            selected.add_holder(*identity, documents.as_ref(), &images, &cut, &files);
+        for bundle in &record.bundles {
+            selected.add_holder(bundle.identity, documents(bundle)?.as_ref(), &images, &cut, &files);
         }
         Ok(Some(selected))
     }
@@ -186,26 +185,26 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Adds the image to `layout`. Returns what is wrong with it.
-    fn read(&self, layout: &mut Layout) -> Result<Option<Vec<String>>, FsError> {
+    fn read(&self, layout: &mut Layout) -> Result<Vec<String>, FsError> {
         let Self { image, manifests, storage } = self;
         let (mut blobs, mut wrong) = (Vec::new(), Vec::new());
         for digest in *manifests {
             let Some(storage) = storage else {
-                return Ok(Some(vec![format!("the blob `{digest}` is missing")]));
+                return Ok(vec![missing(*digest)]);
             };
             match (storage.size(*digest)?, storage.manifest(*digest)?) {
                 (Some(size), Some(manifest)) => {
                     blobs.push(Blob { digest: *digest, size });
                     layout.parsed.insert(*digest, manifest);
                 }
-                (None, _) => wrong.push(format!("the blob `{digest}` is missing")),
+                (None, _) => wrong.push(missing(*digest)),
                 (Some(_), None) => {
                     wrong.push(format!("the manifest `{digest}` of `{}` is corrupt", image.reference));
                 }
             }
         }
         let (Some(first), Some(recorded)) = (blobs.first(), image.manifests.first()) else {
-            return Ok(Some(wrong));
+            return Ok(wrong);
         };
         if self.is_without_children(layout) {
             // The children would be removed, and the image could not be pulled.
@@ -221,7 +220,7 @@ impl Reading<'_> {
             is_made: false,
         };
         layout.images.push(BundledImage { indexed, manifests: blobs });
-        Ok(Some(wrong))
+        Ok(wrong)
     }
 
     /// True if an index is kept, and none of the children that the site has.
